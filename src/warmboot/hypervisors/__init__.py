@@ -1,0 +1,1 @@
+"""Hypervisors behind one interface (``base``); drivers differ by declared capabilities only."""

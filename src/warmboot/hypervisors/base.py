@@ -1,0 +1,132 @@
+"""The interface that every hypervisor driver implements, and what a driver says of itself.
+
+A VM's life, as a driver sees it::
+
+    boot(spec) ─────▶ running ⇄ paused ──save──▶ files in spec.template_dir
+    restore(spec, snapshot) ─▶ running
+    attach(spec, handle) ────▶ whatever it is doing        (after the manager was restarted)
+    any ──kill──▶ gone
+
+Rules that the conformance suite (``tests/conformance``) holds every driver to:
+
+* ``boot`` and ``restore`` return with the VM running, or raise and leave no process and no file
+  outside ``spec.run_dir`` behind.
+* A VMM runs in a session of its own with log files of its own, so that it outlives the manager.
+* ``save`` needs a paused VM and leaves it paused. The files are complete when it returns, though
+  not yet synced to disk.
+* Saved files are never written to again: a restore maps them privately.
+* ``kill`` is idempotent and returns only when the process is gone and reaped.
+* Every error is a ``HypervisorError``; a restore that fails raises ``RestoreFailed``; talking to a
+  dead VMM raises ``VmGone``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from warmboot.model.runtime_snapshot import HostRequirements
+from warmboot.model.vm import GuestAddress, VmHandle, VmSpec, VmStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a driver can do. The host agent asks these, never a driver's name.
+
+    ``snapshots``: can save and restore. ``qcow2_overlays``: disks may be qcow2 overlays on a raw
+    base, so a clone's disk need not be copied. ``vsock``: the guest is reached over vsock, not
+    over its network. ``runs_linux``: boots an ordinary Linux kernel on this machine.
+    ``lazy_memory``: a restore maps memory and does not read it all.
+    ``process``: a VM is an operating-system process.
+    """
+
+    snapshots: bool = True
+    qcow2_overlays: bool = False
+    vsock: bool = False
+    runs_linux: bool = True
+    lazy_memory: bool = True
+    process: bool = True
+    network: bool = True
+    max_vcpus: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that keeps a driver from working here, and the remedy."""
+
+    brief: str
+    resolution: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a driver found on this machine. Usable when ``problems`` is empty.
+
+    ``host`` is what its snapshots are bound to. ``notes`` explain choices ("TCG, because ...").
+    """
+
+    host: HostRequirements
+    capabilities: Capabilities
+    binary: Path | None = None
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def usable(self) -> bool:
+        return not self.problems
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSnapshot:
+    """The saved machine: guest memory and device state."""
+
+    memory: Path
+    state: Path
+
+
+class Vm(Protocol):
+    """A VM that was started, restored or found again."""
+
+    @property
+    def handle(self) -> VmHandle: ...
+
+    async def status(self) -> VmStatus: ...
+
+    async def pause(self) -> None: ...
+
+    async def resume(self) -> None: ...
+
+    async def save(self) -> MachineSnapshot:
+        """Write the paused machine into ``spec.template_dir``."""
+        ...
+
+    async def kill(self) -> None: ...
+
+    async def wait_gone(self) -> None:
+        """Return when the VMM process is no more; the host learns of a crash this way."""
+        ...
+
+    async def detach(self) -> None:
+        """Let go of the VM (sockets, tasks) without stopping it."""
+        ...
+
+    def guest_address(self, port: int) -> GuestAddress: ...
+
+
+class Hypervisor(Protocol):
+    """A driver."""
+
+    name: str
+
+    async def probe(self) -> Probe:
+        """Look at the machine. Cached by the driver after the first call; never raises."""
+        ...
+
+    async def boot(self, spec: VmSpec) -> Vm: ...
+
+    async def restore(self, spec: VmSpec, snapshot: MachineSnapshot) -> Vm: ...
+
+    async def attach(self, spec: VmSpec, handle: VmHandle) -> Vm:
+        """Take over a VM that another manager process started; ``VmGone`` if it is not there."""
+        ...

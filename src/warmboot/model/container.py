@@ -1,0 +1,174 @@
+"""A user's container, alone in its own VM.
+
+    creating ──▶ running ⇄ exited
+        │           │        │
+        │           ▼        ▼
+        └──────▶ failed ──▶ deleting ──▶ (gone)
+
+``failed`` means that there is no VM to speak of: it never came up, or it died. A failed or exited
+container can be started again (a failed one gets a new VM, cold, on its own disk).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from warmboot.model.shapes import Shape
+from warmboot.model.transitions import Transitions
+
+
+class ContainerState(StrEnum):
+    CREATING = "creating"
+    RUNNING = "running"
+    EXITED = "exited"
+    FAILED = "failed"
+    DELETING = "deleting"
+
+
+CONTAINER_TRANSITIONS = Transitions(
+    "container",
+    {
+        ContainerState.CREATING: frozenset(
+            {
+                ContainerState.RUNNING,
+                ContainerState.EXITED,
+                ContainerState.FAILED,
+                ContainerState.DELETING,
+            }
+        ),
+        ContainerState.RUNNING: frozenset(
+            {ContainerState.EXITED, ContainerState.FAILED, ContainerState.DELETING}
+        ),
+        ContainerState.EXITED: frozenset(
+            {ContainerState.RUNNING, ContainerState.FAILED, ContainerState.DELETING}
+        ),
+        ContainerState.FAILED: frozenset({ContainerState.CREATING, ContainerState.DELETING}),
+        ContainerState.DELETING: frozenset(),
+    },
+)
+
+
+class BootMethod(StrEnum):
+    WARM = "warm"
+    COLD = "cold"
+
+
+class BootPolicy(StrEnum):
+    """``auto`` boots warm where it can; ``cold`` asks for a cold boot."""
+
+    AUTO = "auto"
+    COLD = "cold"
+
+
+class FallbackReason(StrEnum):
+    """Why a container was booted cold."""
+
+    NO_SNAPSHOT = "no_snapshot"
+    SNAPSHOT_UNHEALTHY = "snapshot_unhealthy"
+    SNAPSHOT_WAIT_TIMEOUT = "snapshot_wait_timeout"
+    VERSION_MISMATCH = "version_mismatch"
+    HOST_MISMATCH = "host_mismatch"
+    SHAPE_MISMATCH = "shape_mismatch"
+    SNAPSHOT_DAMAGED = "snapshot_damaged"
+    RESTORE_FAILED = "restore_failed"
+    DOCKER_NOT_VERIFIED = "docker_not_verified"
+    REQUESTED = "requested"
+    KEEPS_DISK = "keeps_disk"
+
+    @property
+    def phrase(self) -> str:
+        return _PHRASES[self]
+
+
+_PHRASES = {
+    FallbackReason.NO_SNAPSHOT: "No runtime snapshot available",
+    FallbackReason.SNAPSHOT_UNHEALTHY: "Runtime snapshot is unhealthy",
+    FallbackReason.SNAPSHOT_WAIT_TIMEOUT: "Runtime snapshot did not become ready in time",
+    FallbackReason.VERSION_MISMATCH: "Hypervisor version mismatch",
+    FallbackReason.HOST_MISMATCH: "Runtime snapshot was made on another kind of host",
+    FallbackReason.SHAPE_MISMATCH: "No runtime snapshot has this shape",
+    FallbackReason.SNAPSHOT_DAMAGED: "Runtime snapshot is damaged",
+    FallbackReason.RESTORE_FAILED: "Restore failed",
+    FallbackReason.DOCKER_NOT_VERIFIED: "Docker did not answer after the restore",
+    FallbackReason.REQUESTED: "A cold boot was asked for",
+    FallbackReason.KEEPS_DISK: "The container keeps the disk of its earlier VM",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PortMapping:
+    """``host_ip:host_port`` on the host leads to ``container_port``. ``host_port`` 0: any free."""
+
+    container_port: int
+    host_port: int = 0
+    host_ip: str = "127.0.0.1"
+    protocol: str = "tcp"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    """What the user asked for.
+
+    ``image`` is a reference (``redis:7``, ``localhost:5000/app``) or, with ``archive``, the name
+    that the archive's image gets. ``archive`` is the id of an uploaded archive. ``shape`` is
+    ``None`` for the default one. ``command`` and ``entrypoint`` as in Docker.
+    """
+
+    name: str
+    image: str
+    command: tuple[str, ...] | None = None
+    entrypoint: tuple[str, ...] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    ports: tuple[PortMapping, ...] = ()
+    shape: Shape | None = None
+    boot: BootPolicy = BootPolicy.AUTO
+    runtime_image_id: UUID | None = None
+    archive: str | None = None
+    tty: bool = False
+    stdin_open: bool = False
+    auto_remove: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StageTiming:
+    """One stage of a boot, e.g. ``restore`` or ``docker``; seconds since the request, and long."""
+
+    name: str
+    started_s: float
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A row of ``containers``: what was asked (``spec``) and what runs (``shape``, ``vm_id``)."""
+
+    id: UUID
+    spec: ContainerSpec
+    state: ContainerState
+    created_at: datetime
+    shape: Shape
+    runtime_image_id: UUID | None = None
+    runtime_snapshot_id: UUID | None = None
+    vm_id: str | None = None
+    docker_id: str | None = None
+    boot_method: BootMethod | None = None
+    fallback_reason: FallbackReason | None = None
+    fallback_details: str = ""
+    stages: tuple[StageTiming, ...] = ()
+    boot_s: float | None = None
+    ports: tuple[PortMapping, ...] = ()
+    exit_code: int | None = None
+    oom_killed: bool = False
+    error: Mapping[str, Any] | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def name(self) -> str:
+        return self.spec.name

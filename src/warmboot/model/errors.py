@@ -1,0 +1,159 @@
+"""The error tree. Every error says what went wrong, the details, and what to do.
+
+    WarmbootError
+    ├── InvalidRequest            the request can never succeed as it stands
+    │   └── InvalidName
+    ├── Unauthorized              no token, or an unknown one
+    ├── NotFound                  no such thing (any more)
+    ├── Conflict                  legal in itself, but not now
+    │   ├── NameTaken
+    │   ├── InUse                 leased, referenced, or mapped by a running VM
+    │   └── IllegalTransition     not from this state
+    ├── NotSupported              this machine, engine or hypervisor cannot do it
+    ├── Unavailable               something we depend on does not answer
+    │   ├── RegistryUnavailable
+    │   └── EngineUnavailable
+    ├── DiskFull
+    └── HostError                 something on the machine failed
+        ├── ImageDamaged          a runtime image's file is missing or is not what it was
+        ├── SnapshotDamaged       a snapshot's file is missing or is not what it was
+        ├── NetworkError
+        ├── HypervisorError
+        │   ├── VmGone            the VMM process is not there any more
+        │   └── RestoreFailed
+        ├── GuestError            the guest agent refused, or did not answer
+        │   └── DockerNotReady
+        ├── ContainerError        Docker in the guest refused
+        │   └── ImageNotFound     the registry does not have it
+        └── CheckpointError       CRIU or the engine failed
+
+HTTP status codes live in the API's error handlers only.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class WarmbootError(Exception):
+    """Base of all. ``brief`` is one line; ``details`` what was seen; ``resolution`` what to do."""
+
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, brief: str, *, details: str = "", resolution: str = "") -> None:
+        super().__init__(brief)
+        self.brief = brief
+        self.details = details
+        self.resolution = resolution
+
+    def __str__(self) -> str:
+        return "\n".join(part for part in (self.brief, self.details, self.resolution) if part)
+
+    def as_dict(self) -> dict[str, Any]:
+        """``code``, ``brief``, ``details``, ``resolution``: as stored in journals and events."""
+        return {
+            "code": self.code,
+            "brief": self.brief,
+            "details": self.details,
+            "resolution": self.resolution,
+        }
+
+
+class InvalidRequest(WarmbootError):
+    code = "invalid-request"
+
+
+class InvalidName(InvalidRequest):
+    code = "invalid-name"
+
+
+class Unauthorized(WarmbootError):
+    code = "unauthorized"
+
+
+class NotFound(WarmbootError):
+    code = "not-found"
+
+
+class Conflict(WarmbootError):
+    code = "conflict"
+
+
+class NameTaken(Conflict):
+    code = "name-taken"
+
+
+class InUse(Conflict):
+    code = "in-use"
+
+
+class IllegalTransition(Conflict):
+    code = "illegal-transition"
+
+
+class NotSupported(WarmbootError):
+    code = "not-supported"
+
+
+class Unavailable(WarmbootError):
+    code = "unavailable"
+
+
+class RegistryUnavailable(Unavailable):
+    code = "registry-unavailable"
+
+
+class EngineUnavailable(Unavailable):
+    code = "engine-unavailable"
+
+
+class DiskFull(WarmbootError):
+    code = "disk-full"
+
+
+class HostError(WarmbootError):
+    code = "host-error"
+
+
+class ImageDamaged(HostError):
+    code = "image-damaged"
+
+
+class SnapshotDamaged(HostError):
+    code = "snapshot-damaged"
+
+
+class NetworkError(HostError):
+    code = "network-error"
+
+
+class HypervisorError(HostError):
+    code = "hypervisor-error"
+
+
+class VmGone(HypervisorError):
+    code = "vm-gone"
+
+
+class RestoreFailed(HypervisorError):
+    code = "restore-failed"
+
+
+class GuestError(HostError):
+    code = "guest-error"
+
+
+class DockerNotReady(GuestError):
+    code = "docker-not-ready"
+
+
+class ContainerError(HostError):
+    code = "container-error"
+
+
+class ImageNotFound(ContainerError):
+    code = "image-not-found"
+
+
+class CheckpointError(HostError):
+    code = "checkpoint-error"

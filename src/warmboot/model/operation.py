@@ -1,0 +1,38 @@
+"""A saga's journal entry: which steps were begun, and what undoing them needs.
+
+    running ──▶ done
+       │
+       ▼
+    undoing ──▶ undone
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+
+class OperationState(StrEnum):
+    RUNNING = "running"
+    UNDOING = "undoing"
+    DONE = "done"
+    UNDONE = "undone"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """``begun`` names the steps begun so far, in order; ``data`` is what they have noted."""
+
+    id: UUID
+    kind: str
+    subject_id: str
+    state: OperationState
+    begun: tuple[str, ...]
+    data: Mapping[str, Any] = field(default_factory=dict)
+    error: Mapping[str, Any] | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None

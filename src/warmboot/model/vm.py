@@ -1,0 +1,87 @@
+"""A VM as the host sees it: what it is made of, and how to find it again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from warmboot.model.shapes import Shape
+
+
+class DiskFormat(StrEnum):
+    RAW = "raw"
+    QCOW2 = "qcow2"
+
+
+class VmStatus(StrEnum):
+    RUNNING = "running"
+    PAUSED = "paused"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """One virtio block device; in order of appearance ``/dev/vda``, ``/dev/vdb``, …"""
+
+    path: Path
+    read_only: bool = False
+    format: DiskFormat = DiskFormat.RAW
+
+
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """The VM's only network interface: a TAP inside a network namespace (a path)."""
+
+    namespace: Path
+    tap: str
+    guest_mac: str
+    guest_ip: str
+
+
+@dataclass(frozen=True, slots=True)
+class VmSpec:
+    """What to start. The same spec (but for paths) must be given to restore what it saved.
+
+    ``run_dir`` is the VM's own folder: sockets, logs, pid. ``template_dir`` is set for a VM that
+    will be saved: the folder that receives ``snapshot.mem`` and ``snapshot.state``; hypervisors
+    that keep guest RAM in a file put it there from the start. ``uid`` is the user and group that
+    the VMM runs as.
+    """
+
+    id: str
+    run_dir: Path
+    shape: Shape
+    kernel: Path
+    initrd: Path | None
+    cmdline: str
+    disks: tuple[Disk, ...] = ()
+    nic: Nic | None = None
+    template_dir: Path | None = None
+    uid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VmHandle:
+    """Finds a VMM process again: a pid counts only together with its start time and boot id."""
+
+    vm_id: str
+    hypervisor: str
+    pid: int
+    start_time_ticks: int
+    boot_id: str
+    run_dir: Path
+
+
+@dataclass(frozen=True, slots=True)
+class GuestAddress:
+    """How to reach a port of the guest: over TCP from inside ``namespace``, or a vsock socket.
+
+    Exactly one of ``namespace`` (with ``ip``) and ``vsock_socket`` is set. The latter is a
+    Firecracker-style Unix socket that takes ``CONNECT <port>\\n`` and answers ``OK <n>\\n``.
+    """
+
+    port: int
+    namespace: Path | None = None
+    ip: str = ""
+    vsock_socket: Path | None = None
