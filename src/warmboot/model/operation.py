@@ -1,9 +1,9 @@
 """A saga's journal entry: which steps were begun, and what undoing them needs.
 
-    running ──▶ done
-       │
-       ▼
-    undoing ──▶ undone
+running ──▶ done
+   │
+   ▼
+undoing ──▶ undone
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A runtime snapshot: a VM of a runtime image, frozen with Docker ready.
 
-    creating ──▶ ready ⇄ unhealthy
-        │          │         │
-        └──────────┴─────────┴──▶ deleted
+creating ──▶ ready ⇄ unhealthy
+    │          │         │
+    └──────────┴─────────┴──▶ deleted
 """
 
 from __future__ import annotations

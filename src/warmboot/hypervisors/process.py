@@ -1,0 +1,178 @@
+"""VMM processes: started to outlive the manager, found again by pid, start time and boot id.
+
+A VMM is started by ``posix_spawn`` in a session of its own, its output in a log file, and is
+watched through a pidfd. The manager may be killed at any moment: the VMM goes on, and the next
+manager attaches to it with the ``VmHandle`` that was stored.
+
+Before the VMM's own program two small ones run and replace themselves (``exec``), so the pid stays:
+``nsenter`` enters the VM's network namespace, ``setpriv`` drops to the VM's own user, without
+capabilities and without a way to gain any.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from warmboot.model.errors import HypervisorError, VmGone
+from warmboot.model.vm import VmHandle, VmSpec
+
+KILL_TIMEOUT_S = 10.0
+
+
+@cache
+def boot_id() -> str:
+    """This boot of the host: a pid stored before a reboot means nothing after it."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def start_time_ticks(pid: int) -> int | None:
+    """When a process began, in clock ticks since boot (proc(5), field 22); None if it is no more.
+
+    A zombie counts as no more.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+class VmmProcess:
+    """A running VMM. Make one with ``spawn`` or ``attach``; ``close`` lets go of it."""
+
+    def __init__(self, handle: VmHandle, pidfd: int) -> None:
+        self.handle = handle
+        self._pidfd = pidfd
+        self._gone = asyncio.Event()
+        asyncio.get_running_loop().add_reader(pidfd, self._on_exit)
+
+    @classmethod
+    async def spawn(
+        cls, argv: Sequence[str], *, spec: VmSpec, hypervisor: str, log: Path
+    ) -> VmmProcess:
+        """Start ``argv`` as ``spec`` wants it. The log file is appended to."""
+        command = [*_confinement(spec), *argv]
+        pid = await asyncio.to_thread(_spawn, command, log)
+        pidfd = os.pidfd_open(pid)
+        handle = VmHandle(
+            vm_id=spec.id,
+            hypervisor=hypervisor,
+            pid=pid,
+            start_time_ticks=start_time_ticks(pid) or 0,
+            boot_id=boot_id(),
+            run_dir=spec.run_dir,
+        )
+        return cls(handle, pidfd)
+
+    @classmethod
+    def attach(cls, handle: VmHandle) -> VmmProcess:
+        """Watch a process that another manager started; ``VmGone`` if it is not that one."""
+        gone = VmGone(
+            f"the VMM of {handle.vm_id} is not running any more",
+            details=f"pid {handle.pid}, started at tick {handle.start_time_ticks}",
+        )
+        if handle.boot_id != boot_id():
+            raise gone
+        try:
+            pidfd = os.pidfd_open(handle.pid)
+        except ProcessLookupError:
+            raise gone from None
+        # The pidfd is held now, so the pid cannot be given to another process after this check.
+        if start_time_ticks(handle.pid) != handle.start_time_ticks:
+            os.close(pidfd)
+            raise gone
+        return cls(handle, pidfd)
+
+    @property
+    def alive(self) -> bool:
+        return not self._gone.is_set()
+
+    async def wait(self) -> None:
+        await self._gone.wait()
+
+    async def kill(self) -> None:
+        """SIGKILL, and wait until it is gone and reaped. Idempotent."""
+        if self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            try:
+                async with asyncio.timeout(KILL_TIMEOUT_S):
+                    await self.wait()
+            except TimeoutError:
+                raise HypervisorError(
+                    f"the VMM of {self.handle.vm_id} (pid {self.handle.pid}) survives SIGKILL",
+                    resolution="look for a hung disk or mount: `cat /proc/PID/stack`",
+                ) from None
+        self.close()
+
+    def close(self) -> None:
+        """Stop watching. The process is left as it is."""
+        if self._pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def _on_exit(self) -> None:
+        with contextlib.suppress(ChildProcessError):  # another manager's child: init reaps it
+            os.waitpid(self.handle.pid, os.WNOHANG)
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        self._gone.set()
+
+
+def _confinement(spec: VmSpec) -> list[str]:
+    command: list[str] = []
+    if spec.nic is not None:
+        command += [_tool("nsenter"), f"--net={spec.nic.namespace}", "--"]
+    if spec.uid:
+        command += [
+            _tool("setpriv"),
+            f"--reuid={spec.uid}",
+            f"--regid={spec.uid}",
+            "--clear-groups",
+            "--no-new-privs",
+            "--inh-caps=-all",
+            "--bounding-set=-all",
+            "--",
+        ]
+    return command
+
+
+@cache
+def _tool(name: str) -> str:
+    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if path is None:
+        raise HypervisorError(
+            f"{name} is not installed", resolution="apt-get install util-linux, then try again"
+        )
+    return path
+
+
+def _spawn(command: Sequence[str], log: Path) -> int:
+    program = shutil.which(command[0])
+    if program is None:
+        raise HypervisorError(f"{command[0]} is not there or not executable")
+    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    try:
+        return os.posix_spawn(
+            program,
+            command,
+            {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o640),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+            setsigmask=[],
+            setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGTERM],
+        )
+    except OSError as error:
+        raise HypervisorError(f"{program} could not be started", details=str(error)) from error
