@@ -155,7 +155,7 @@ def _tool(name: str) -> str:
     return path
 
 
-def _spawn(command: Sequence[str], log: Path) -> int:
+def _spawn(command: list[str], log: Path) -> int:
     program = shutil.which(command[0])
     if program is None:
         raise HypervisorError(f"{command[0]} is not there or not executable")
