@@ -16,6 +16,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,7 @@ from warmboot.model.errors import HypervisorError, VmGone
 from warmboot.model.vm import VmHandle, VmSpec
 
 KILL_TIMEOUT_S = 10.0
+LISTENER_FD = 3
 
 
 @cache
@@ -56,11 +58,21 @@ class VmmProcess:
 
     @classmethod
     async def spawn(
-        cls, argv: Sequence[str], *, spec: VmSpec, hypervisor: str, log: Path
+        cls,
+        argv: Sequence[str],
+        *,
+        spec: VmSpec,
+        hypervisor: str,
+        log: Path,
+        listener: socket.socket | None = None,
     ) -> VmmProcess:
-        """Start ``argv`` as ``spec`` wants it. The log file is appended to."""
+        """Start ``argv`` as ``spec`` wants it. The log file is appended to.
+
+        ``listener``, a bound socket, becomes file descriptor ``LISTENER_FD`` of the VMM: clients
+        may connect before the VMM has come up, so nobody has to poll for its socket.
+        """
         command = [*_confinement(spec), *argv]
-        pid = await asyncio.to_thread(_spawn, command, log)
+        pid = await asyncio.to_thread(_spawn, command, log, listener)
         pidfd = os.pidfd_open(pid)
         handle = VmHandle(
             vm_id=spec.id,
@@ -155,21 +167,24 @@ def _tool(name: str) -> str:
     return path
 
 
-def _spawn(command: list[str], log: Path) -> int:
+def _spawn(command: list[str], log: Path, listener: socket.socket | None) -> int:
     program = shutil.which(command[0])
     if program is None:
         raise HypervisorError(f"{command[0]} is not there or not executable")
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    actions: list[tuple[int, int, str, int, int] | tuple[int, int, int]] = [
+        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o640),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    if listener is not None:
+        actions.append((os.POSIX_SPAWN_DUP2, listener.fileno(), LISTENER_FD))
     try:
         return os.posix_spawn(
             program,
             command,
             {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o640),
-                (os.POSIX_SPAWN_DUP2, 1, 2),
-            ],
+            file_actions=actions,
             setsid=True,
             setsigmask=[],
             setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGTERM],

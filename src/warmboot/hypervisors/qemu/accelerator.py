@@ -1,0 +1,76 @@
+"""Is KVM usable here? The device file alone does not tell.
+
+Inside some virtual machines ``/dev/kvm`` opens and answers although the CPU shows neither ``vmx``
+nor ``svm``: ring-0 code is then emulated, and an ordinary kernel does not get through its boot. So
+both are asked: the CPU's flags, and QEMU itself, which must bring up a KVM machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+PROBE_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class KvmVerdict:
+    usable: bool
+    reason: str
+
+
+async def kvm_verdict(binary: str, device: Path = Path("/dev/kvm")) -> KvmVerdict:
+    """Decide, and say why in words that ``warmboot doctor`` can show."""
+    if not device.exists():
+        return KvmVerdict(False, f"{device} does not exist")
+    cpuinfo = await asyncio.to_thread(Path("/proc/cpuinfo").read_text)
+    if not cpu_flags(cpuinfo) & {"vmx", "svm"}:
+        return KvmVerdict(False, f"{device} is there, but the CPU shows neither vmx nor svm")
+    try:
+        with device.open("rb+"):
+            pass
+    except OSError as error:
+        return KvmVerdict(False, f"{device} cannot be opened: {error.strerror}")
+    if await _qemu_brings_up_kvm(binary):
+        return KvmVerdict(True, "the CPU has virtualization, and QEMU brought up a KVM machine")
+    return KvmVerdict(False, "QEMU could not bring up a KVM machine")
+
+
+def cpu_flags(cpuinfo: str) -> frozenset[str]:
+    for line in cpuinfo.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "flags":
+            return frozenset(value.split())
+    return frozenset()
+
+
+def cpu_model(cpuinfo: str) -> str:
+    for line in cpuinfo.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return "unknown"
+
+
+async def _qemu_brings_up_kvm(binary: str) -> bool:
+    process = await asyncio.create_subprocess_exec(
+        *(binary, "-nodefaults", "-display", "none", "-machine", "none", "-accel", "kvm"),
+        *("-qmp", "stdio"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    commands = [{"execute": "qmp_capabilities"}, {"execute": "query-kvm"}, {"execute": "quit"}]
+    script = "".join(json.dumps(command) + "\n" for command in commands).encode()
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            output, _ = await process.communicate(script)
+    except TimeoutError:
+        return False
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return b'"enabled": true' in output

@@ -1,0 +1,109 @@
+"""QEMU's command line.
+
+A restored machine must be built from the same arguments as the saved one: both come from
+``machine_arguments``, and only what is listed in ``restore_arguments`` differs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from warmboot.hypervisors.process import LISTENER_FD
+from warmboot.hypervisors.qemu.config import Machine, QemuConfig
+from warmboot.model.vm import Disk, DiskFormat, VmSpec
+
+CONSOLE_LOG = "console.log"
+SERIAL_LOG = "serial.log"
+QMP_SOCKET = "qmp.sock"
+
+# The versioned type, so that a newer QEMU of the same machine does not change devices silently.
+_MACHINE_OPTIONS = {
+    Machine.Q35: "q35,usb=off,vmport=off,smm=off,hpet=off,graphics=off",
+    Machine.MICROVM: "microvm,acpi=on,rtc=on,pic=on,pit=on,isa-serial=on",
+}
+
+
+def machine_arguments(
+    config: QemuConfig, binary: str, accelerator: str, spec: VmSpec, *, memory: str
+) -> list[str]:
+    """The machine itself; ``memory`` is the ``-object`` that holds guest RAM under the id ram."""
+    bus = "pci" if config.machine is Machine.Q35 else "device"
+    acceleration = (
+        f"tcg,thread=multi,tb-size={config.translation_cache_mib}"
+        if accelerator == "tcg"
+        else accelerator
+    )
+    arguments = [
+        binary,
+        *("-name", spec.id),
+        *("-nodefaults", "-no-user-config", "-no-reboot"),
+        *("-display", "none"),
+        *("-machine", f"{_MACHINE_OPTIONS[config.machine]},memory-backend=ram"),
+        *("-accel", acceleration),
+        *("-cpu", "max" if accelerator == "tcg" else "host"),
+        *("-smp", str(spec.shape.vcpus)),
+        *("-m", str(spec.shape.memory_mib)),
+        *("-object", memory),
+        *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
+        *("-chardev", f"socket,id=qmp,fd={LISTENER_FD},server=on,wait=off"),
+        *("-mon", "chardev=qmp,mode=control"),
+        *("-serial", f"file:{spec.run_dir / SERIAL_LOG}"),
+        *("-chardev", f"file,id=console,path={spec.run_dir / CONSOLE_LOG}"),
+        *("-device", f"virtio-serial-{bus}"),
+        *("-device", "virtconsole,chardev=console"),
+        *("-object", "rng-random,id=rng,filename=/dev/urandom"),
+        *("-device", f"virtio-rng-{bus},rng=rng"),
+        *("-kernel", str(spec.kernel)),
+        *("-append", f"{spec.cmdline} console=hvc0 panic=-1".strip()),
+    ]
+    if config.machine is Machine.Q35:
+        arguments += ["-device", "vmgenid,guid=auto"]
+    if spec.initrd is not None:
+        arguments += ["-initrd", str(spec.initrd)]
+    for number, disk in enumerate(spec.disks):
+        arguments += _disk_arguments(number, disk, bus)
+    if spec.nic is not None:
+        arguments += [
+            "-netdev",
+            f"tap,id=net0,ifname={spec.nic.tap},script=no,downscript=no,vhost=off",
+            "-device",
+            f"virtio-net-{bus},netdev=net0,mac={spec.nic.guest_mac}"
+            + (",romfile=" if bus == "pci" else ""),
+        ]
+    return arguments
+
+
+def template_memory(path: Path, memory_mib: int) -> str:
+    """RAM in a file, mapped shared: what a template boots with."""
+    return f"memory-backend-file,id=ram,size={memory_mib}M,mem-path={path},share=on"
+
+
+def private_memory(path: Path, memory_mib: int) -> str:
+    """The same file mapped private and opened for reading only."""
+    return (
+        f"memory-backend-file,id=ram,size={memory_mib}M,mem-path={path},"
+        "share=off,readonly=on,rom=off"
+    )
+
+
+def anonymous_memory(memory_mib: int) -> str:
+    """RAM of a VM that will never be saved."""
+    return f"memory-backend-ram,id=ram,size={memory_mib}M"
+
+
+def restore_arguments(state: Path) -> list[str]:
+    """Load the state, RAM left where it is, and run on."""
+    return ["-global", "migration.x-ignore-shared=true", "-incoming", f"file:{state}"]
+
+
+def _disk_arguments(number: int, disk: Disk, bus: str) -> list[str]:
+    node = f"disk{number}"
+    options = f"node-name={node},file.driver=file,file.filename={disk.path}"
+    access = "on" if disk.read_only else "off"
+    driver = "qcow2" if disk.format is DiskFormat.QCOW2 else "raw"
+    return [
+        "-blockdev",
+        f"driver={driver},{options},read-only={access},discard=unmap",
+        "-device",
+        f"virtio-blk-{bus},drive={node}",
+    ]

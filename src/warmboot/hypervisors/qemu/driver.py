@@ -1,0 +1,198 @@
+"""The QEMU driver: what this machine's QEMU can do, and starting, restoring, finding VMs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import shutil
+import socket
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from warmboot.hypervisors.base import Capabilities, MachineSnapshot, Probe, Problem
+from warmboot.hypervisors.process import VmmProcess
+from warmboot.hypervisors.qemu import arguments
+from warmboot.hypervisors.qemu.accelerator import KvmVerdict, cpu_model, kvm_verdict
+from warmboot.hypervisors.qemu.config import QemuConfig
+from warmboot.hypervisors.qemu.vm import QemuVm
+from warmboot.model.errors import HypervisorError, NotSupported, RestoreFailed
+from warmboot.model.runtime_snapshot import HostRequirements
+from warmboot.model.vm import VmHandle, VmSpec
+
+MINIMUM_VERSION = (8, 2)  # private mapping of a RAM file that is opened read-only
+SMP_MINIMUM_VERSION = (9, 0)  # below, guests with two vCPUs panic at random under TCG
+_SOCKET_PATH_LIMIT = 107
+
+
+class Qemu:
+    """Implements ``hypervisors.base.Hypervisor``."""
+
+    name = "qemu"
+
+    def __init__(self, config: QemuConfig | None = None) -> None:
+        self.config = config or QemuConfig()
+        self._probe: Probe | None = None
+        self._probing = asyncio.Lock()
+
+    async def probe(self) -> Probe:
+        async with self._probing:
+            if self._probe is None:
+                self._probe = await self._look()
+            return self._probe
+
+    async def boot(self, spec: VmSpec) -> QemuVm:
+        mib = spec.shape.memory_mib
+        memory = (
+            arguments.anonymous_memory(mib)
+            if spec.template_dir is None
+            else arguments.template_memory(spec.template_dir / "snapshot.mem", mib)
+        )
+        async with self._started(spec, memory, []) as vm:
+            return vm
+
+    async def restore(self, spec: VmSpec, snapshot: MachineSnapshot) -> QemuVm:
+        mib = spec.shape.memory_mib
+        await asyncio.to_thread(_check_files, snapshot, mib)
+        memory = arguments.private_memory(snapshot.memory, mib)
+        try:
+            async with self._started(
+                spec, memory, arguments.restore_arguments(snapshot.state)
+            ) as vm:
+                await vm.until_running()
+                return vm
+        except RestoreFailed:
+            raise
+        except HypervisorError as error:
+            raise RestoreFailed(
+                f"QEMU could not restore {spec.id}",
+                details=error.details or error.brief,
+                resolution="the snapshot may be damaged or from another QEMU: rebuild it",
+            ) from error
+
+    async def attach(self, spec: VmSpec, handle: VmHandle) -> QemuVm:
+        vm = QemuVm(spec, self.config, VmmProcess.attach(handle))
+        try:
+            await vm.connect()
+        except BaseException:
+            await vm.detach()
+            raise
+        return vm
+
+    @contextlib.asynccontextmanager
+    async def _started(self, spec: VmSpec, memory: str, extra: list[str]) -> AsyncIterator[QemuVm]:
+        """A connected VM, which is killed if the body raises."""
+        probe = await self.probe()
+        if not probe.usable:
+            problem = probe.problems[0]
+            raise NotSupported(problem.brief, resolution=problem.resolution)
+        if spec.shape.vcpus > probe.capabilities.max_vcpus:
+            raise NotSupported(
+                f"this QEMU runs {probe.capabilities.max_vcpus} vCPU reliably, "
+                f"{spec.shape.vcpus} were asked for",
+                resolution="install QEMU 10 (Debian: bookworm-backports)",
+            )
+        argv = arguments.machine_arguments(
+            self.config, str(probe.binary), probe.host.accelerator, spec, memory=memory
+        )
+        with _listening(spec.run_dir / arguments.QMP_SOCKET) as listener:
+            process = await VmmProcess.spawn(
+                [*argv, *extra],
+                spec=spec,
+                hypervisor=self.name,
+                log=spec.run_dir / "vmm.log",
+                listener=listener,
+            )
+        vm = QemuVm(spec, self.config, process)
+        try:
+            await vm.connect()
+            yield vm
+        except BaseException:
+            await vm.kill()
+            raise
+
+    async def _look(self) -> Probe:
+        binary = shutil.which(self.config.binary)
+        if binary is None:
+            return _unusable(f"{self.config.binary} is not installed", "make setup installs it")
+        version = await _version(binary)
+        verdict = await self._kvm(binary)
+        accelerator = "kvm" if verdict.usable else "tcg"
+        notes = [f"accelerator {accelerator}: {verdict.reason}"]
+        problems: list[Problem] = []
+        numbers = tuple(int(part) for part in version.split(".")[:2])
+        if numbers < MINIMUM_VERSION:
+            problems.append(
+                Problem(
+                    f"QEMU {version} is too old to restore snapshots (8.2 or newer is needed)",
+                    "make setup installs QEMU 10 (Debian: bookworm-backports)",
+                )
+            )
+        model = "max"
+        if accelerator == "kvm":
+            model = cpu_model(await asyncio.to_thread(Path("/proc/cpuinfo").read_text))
+        shaky = accelerator == "tcg" and numbers < SMP_MINIMUM_VERSION
+        return Probe(
+            host=HostRequirements(
+                hypervisor=self.name,
+                hypervisor_version=version,
+                accelerator=accelerator,
+                machine=self.config.machine.value,
+                cpu_model=model,
+            ),
+            capabilities=Capabilities(qcow2_overlays=True, max_vcpus=1 if shaky else 32),
+            binary=Path(binary),
+            problems=tuple(problems),
+            notes=tuple(notes),
+        )
+
+    async def _kvm(self, binary: str) -> KvmVerdict:
+        if self.config.accelerator == "tcg":
+            return KvmVerdict(False, "TCG was asked for")
+        return await kvm_verdict(binary)
+
+
+async def _version(binary: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        binary, "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    output, _ = await process.communicate()
+    found = re.search(rb"version (\d+\.\d+(?:\.\d+)?)", output)
+    return found.group(1).decode() if found else "0.0"
+
+
+def _unusable(brief: str, resolution: str) -> Probe:
+    nothing = HostRequirements("qemu", "", "", "", "")
+    return Probe(host=nothing, capabilities=Capabilities(), problems=(Problem(brief, resolution),))
+
+
+def _check_files(snapshot: MachineSnapshot, memory_mib: int) -> None:
+    # QEMU would map a shorter file and die of SIGBUS later, in the middle of the guest's work.
+    for path, expected in ((snapshot.memory, memory_mib << 20), (snapshot.state, None)):
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            raise RestoreFailed(f"{path} is missing", resolution="rebuild the snapshot") from None
+        if size == 0 or (expected is not None and size != expected):
+            raise RestoreFailed(
+                f"{path} is truncated",
+                details=f"{size} bytes instead of {expected or 'more than none'}",
+                resolution="rebuild the snapshot",
+            )
+
+
+@contextlib.contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    """A Unix socket that is bound before QEMU starts; ours is closed once QEMU has its copy."""
+    if len(str(path)) > _SOCKET_PATH_LIMIT:
+        raise HypervisorError(
+            f"the path of the monitor's socket is too long: {path}",
+            details=f"{len(str(path))} characters, {_SOCKET_PATH_LIMIT} are possible",
+            resolution="choose a shorter MANAGER_STORAGE_ROOT",
+        )
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(1)
+        yield listener

@@ -1,0 +1,192 @@
+"""A running QEMU, driven through its monitor (QMP)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from qemu.qmp import ConnectError, ExecInterruptedError, QMPClient
+from qemu.qmp.protocol import StateError
+from qemu.qmp.qmp_client import ExecuteError
+
+from warmboot.hypervisors.base import MachineSnapshot
+from warmboot.hypervisors.process import VmmProcess
+from warmboot.hypervisors.qemu.arguments import QMP_SOCKET
+from warmboot.hypervisors.qemu.config import QemuConfig
+from warmboot.model.errors import HypervisorError, VmGone
+from warmboot.model.runtime_snapshot import MEMORY_FILE, STATE_FILE
+from warmboot.model.vm import GuestAddress, VmHandle, VmSpec, VmStatus
+
+_PAUSED = {"paused", "prelaunch", "postmigrate", "finish-migrate", "suspended"}
+
+
+class QemuVm:
+    """One VM. Made by ``Qemu``; the monitor is connected."""
+
+    def __init__(self, spec: VmSpec, config: QemuConfig, process: VmmProcess) -> None:
+        self.spec = spec
+        self._config = config
+        self._process = process
+        self._qmp = QMPClient(spec.id)
+        self._qmp.logger.disabled = True  # it logs every lost connection as an error
+
+    @property
+    def handle(self) -> VmHandle:
+        return self._process.handle
+
+    async def connect(self) -> None:
+        """Connect to the monitor; returns when QEMU has come up, ``VmGone`` if it did not."""
+        connecting = asyncio.ensure_future(self._qmp.connect(str(self.spec.run_dir / QMP_SOCKET)))
+        leaving = asyncio.ensure_future(self._process.wait())
+        try:
+            done, _ = await asyncio.wait(
+                {connecting, leaving},
+                timeout=self._config.start_timeout_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if connecting in done and connecting.exception() is None:
+                return
+            if connecting in done and self._process.alive and leaving not in done:
+                # The socket's other end closes an instant before the process is gone.
+                await asyncio.wait({leaving}, timeout=1.0)
+        finally:
+            for task in (connecting, leaving):
+                task.cancel()
+            await asyncio.gather(connecting, leaving, return_exceptions=True)
+        if not self._process.alive:
+            raise VmGone(f"QEMU ended while {self.spec.id} came up", details=self.log_tail())
+        raise HypervisorError(
+            f"QEMU's monitor of {self.spec.id} did not answer",
+            details=f"within {self._config.start_timeout_s:g} s",
+        )
+
+    async def status(self) -> VmStatus:
+        if not self._process.alive:
+            return VmStatus.GONE
+        state = (await self._execute("query-status"))["status"]
+        return VmStatus.PAUSED if state in _PAUSED else VmStatus.RUNNING
+
+    async def pause(self) -> None:
+        await self._execute("stop")
+
+    async def resume(self) -> None:
+        await self._execute("cont")
+
+    async def until_running(self) -> None:
+        """Return when an incoming state is loaded and the guest runs on."""
+        with self._qmp.listener(("RESUME", "STOP")) as events:
+            # Listening began before this question, so the event cannot fall in between.
+            state = (await self._execute("query-status"))["status"]
+            if state == "running":
+                return
+            async with self._deadline("load the saved state"):
+                await self._first_of(events, "RESUME")
+
+    async def save(self) -> MachineSnapshot:
+        folder = self.spec.template_dir
+        if folder is None:
+            raise HypervisorError(f"{self.spec.id} was not booted to be saved")
+        if await self.status() is not VmStatus.PAUSED:
+            raise HypervisorError(f"{self.spec.id} runs: pause it before it is saved")
+        await self._execute(
+            "migrate-set-capabilities",
+            capabilities=[
+                {"capability": "x-ignore-shared", "state": True},
+                {"capability": "events", "state": True},
+            ],
+        )
+        state = folder / STATE_FILE
+        with self._qmp.listener("MIGRATION") as events:
+            await self._execute("migrate", uri=f"file:{state}")
+            async with self._deadline("save its state"):
+                async for event in events:
+                    status = event["data"]["status"]
+                    if status == "completed":
+                        break
+                    if status in ("failed", "cancelled"):
+                        raise await self._migration_error()
+        return MachineSnapshot(memory=folder / MEMORY_FILE, state=state)
+
+    async def kill(self) -> None:
+        await self._process.kill()
+        await self._disconnect()
+
+    async def wait_gone(self) -> None:
+        await self._process.wait()
+
+    async def detach(self) -> None:
+        await self._disconnect()
+        self._process.close()
+
+    def guest_address(self, port: int) -> GuestAddress:
+        nic = self.spec.nic
+        if nic is None:
+            raise HypervisorError(f"{self.spec.id} has no network interface")
+        return GuestAddress(port=port, namespace=nic.namespace, ip=nic.guest_ip)
+
+    def log_tail(self, size: int = 2000) -> str:
+        """The end of what QEMU itself said (not the guest)."""
+        path = self.spec.run_dir / "vmm.log"
+        return _tail(path, size)
+
+    async def _first_of(self, events: Any, name: str) -> None:
+        leaving = asyncio.ensure_future(self._process.wait())
+
+        async def arrives() -> None:
+            async for event in events:
+                if event["event"] == name:
+                    return
+
+        arriving = asyncio.ensure_future(arrives())
+        try:
+            await asyncio.wait({leaving, arriving}, return_when=asyncio.FIRST_COMPLETED)
+            if not arriving.done():
+                raise VmGone(f"QEMU ended while {self.spec.id} came up", details=self.log_tail())
+        finally:
+            for task in (leaving, arriving):
+                task.cancel()
+            await asyncio.gather(leaving, arriving, return_exceptions=True)
+
+    async def _execute(self, command: str, **arguments: Any) -> Any:
+        try:
+            return await self._qmp.execute(command, arguments or None)
+        except ExecuteError as error:
+            raise HypervisorError(
+                f"QEMU refused {command} for {self.spec.id}", details=str(error)
+            ) from error
+        except (ExecInterruptedError, ConnectError, StateError, EOFError, OSError) as error:
+            raise VmGone(
+                f"QEMU's monitor of {self.spec.id} is gone", details=self.log_tail()
+            ) from error
+
+    async def _migration_error(self) -> HypervisorError:
+        info = await self._execute("query-migrate")
+        return HypervisorError(
+            f"{self.spec.id} could not be saved", details=str(info.get("error-desc", info))
+        )
+
+    @contextlib.asynccontextmanager
+    async def _deadline(self, what: str) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._config.migrate_timeout_s):
+                yield
+        except TimeoutError:
+            raise HypervisorError(
+                f"{self.spec.id} did not {what} within {self._config.migrate_timeout_s:g} s",
+                details=self.log_tail(),
+            ) from None
+
+    async def _disconnect(self) -> None:
+        # EOF is how the library tells that QEMU has hung up before us.
+        with contextlib.suppress(EOFError, OSError, StateError):
+            await self._qmp.disconnect()
+
+
+def _tail(path: Path, size: int) -> str:
+    try:
+        return path.read_bytes()[-size:].decode(errors="replace").strip()
+    except FileNotFoundError:
+        return ""
