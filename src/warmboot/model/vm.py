@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 from warmboot.model.shapes import Shape
 
@@ -85,3 +89,29 @@ class GuestAddress:
     namespace: Path | None = None
     ip: str = ""
     vsock_socket: Path | None = None
+
+
+class VmKind(StrEnum):
+    CONTAINER = "container"
+    BUILDER = "builder"
+
+
+@dataclass(frozen=True, slots=True)
+class VmRecord:
+    """A row of ``vms``: what is needed to find a VM again after the manager was killed.
+
+    ``owner_id`` is the container that lives in it, or the snapshot that is built in it. ``handle``
+    is ``None`` until the VMM process was started. ``slot`` is its place in the host's network, as
+    the host wrote it. ``token`` is the guest agent's. ``snapshot_id`` is the snapshot whose files
+    it maps, leased under the VM's ``id``.
+    """
+
+    id: str
+    kind: VmKind
+    owner_id: UUID
+    spec: VmSpec
+    token: str
+    created_at: datetime
+    handle: VmHandle | None = None
+    slot: Mapping[str, Any] | None = None
+    snapshot_id: UUID | None = None
