@@ -147,7 +147,7 @@ def _confinement(spec: VmSpec) -> list[str]:
         command += [
             _tool("setpriv"),
             f"--reuid={spec.uid}",
-            f"--regid={spec.uid}",
+            f"--regid={spec.gid or spec.uid}",
             "--clear-groups",
             "--no-new-privs",
             "--inh-caps=-all",

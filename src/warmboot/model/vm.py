@@ -49,8 +49,8 @@ class VmSpec:
 
     ``run_dir`` is the VM's own folder: sockets, logs, pid. ``template_dir`` is set for a VM that
     will be saved: the folder that receives ``snapshot.mem`` and ``snapshot.state``; hypervisors
-    that keep guest RAM in a file put it there from the start. ``uid`` is the user and group that
-    the VMM runs as.
+    that keep guest RAM in a file put it there from the start. ``uid`` and ``gid`` are the user and
+    group that the VMM runs as; 0 means the manager's own.
     """
 
     id: str
@@ -63,6 +63,7 @@ class VmSpec:
     nic: Nic | None = None
     template_dir: Path | None = None
     uid: int = 0
+    gid: int = 0
 
 
 @dataclass(frozen=True, slots=True)

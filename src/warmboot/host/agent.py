@@ -1,0 +1,314 @@
+"""The host agent: everything that happens to VMs on this machine goes through here.
+
+A VM's life on the host::
+
+    reserve ──▶ (boot | restore) ──▶ claim ──▶ … in use … ──▶ destroy
+       network slot      VMM process     identity,             process, links,
+       folder, disk                      Docker answers        slot, folder
+
+Every step is undone by ``destroy``, which needs only the VM's id and may be called at any time, any
+number of times. Methods take and return plain frozen models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from warmboot.host import disks, leftovers
+from warmboot.host.guest_link import AGENT_PORT, GuestLink, GuestStep, Identity
+from warmboot.host.network import Network, Slot
+from warmboot.host.snapshot_files import SnapshotFiles
+from warmboot.hypervisors.base import Hypervisor, MachineSnapshot, Probe, Vm
+from warmboot.model.container import PortMapping
+from warmboot.model.errors import DiskFull, HostError, VmGone
+from warmboot.model.runtime_image import RuntimeImage
+from warmboot.model.runtime_snapshot import DISK_FILE, MEMORY_FILE, ROOTFS_FILE, STATE_FILE
+from warmboot.model.shapes import Shape
+from warmboot.model.vm import Disk, DiskFormat, Nic, VmHandle, VmRecord, VmSpec
+
+VMM_GID = 620_000
+"""The group that VMMs run as; it may read runtime images and snapshots, and nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostConfig:
+    """``disk_floor_bytes``: with less room than this below ``root``, nothing new is begun."""
+
+    root: Path
+    disk_floor_bytes: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSource:
+    """What a new VM's two disks come from; ``keep`` is the writable disk of an earlier VM."""
+
+    rootfs: Path
+    base: Path
+    keep: Disk | None = None
+
+
+@dataclass(slots=True)
+class _Machine:
+    vm: Vm
+    link: GuestLink
+
+
+class HostAgent:
+    """One machine's VMs. ``start`` before use, ``stop`` after; VMs outlive it."""
+
+    def __init__(
+        self,
+        config: HostConfig,
+        hypervisor: Hypervisor,
+        network: Network | None,
+        files: SnapshotFiles,
+    ) -> None:
+        self.config = config
+        self.hypervisor = hypervisor
+        self.network = network
+        self.files = files
+        self._machines: dict[str, _Machine] = {}
+
+    @property
+    def vms_root(self) -> Path:
+        return self.config.root / "vms"
+
+    async def probe(self) -> Probe:
+        return await self.hypervisor.probe()
+
+    async def start(self, records: Sequence[VmRecord]) -> list[str]:
+        """Take over what an earlier manager left; returns the ids of VMs that are lost.
+
+        Everything of ours that belongs to no record is removed: processes, namespaces, folders.
+        """
+        await asyncio.to_thread(self._make_folders)
+        known = {record.id for record in records}
+        await leftovers.remove(self.vms_root, known)
+        slots = [Slot.from_dict(r.slot) for r in records if r.slot is not None]
+        if self.network is not None:
+            await self.network.start(slots)
+        outcomes = await asyncio.gather(*(self._adopt(record) for record in records))
+        return [record.id for record, found in zip(records, outcomes, strict=True) if not found]
+
+    async def stop(self, *, keep_vms: bool = True) -> None:
+        """Let go of everything; the VMs run on."""
+        for machine in self._machines.values():
+            await machine.link.close()
+            await machine.vm.detach()
+        self._machines.clear()
+        if self.network is not None:
+            await self.network.stop(keep=keep_vms)
+
+    # -- before it runs ------------------------------------------------------------------------
+
+    async def reserve_slot(self) -> Slot | None:
+        """A network slot, where the hypervisor has networking."""
+        return None if self.network is None else await self.network.acquire()
+
+    async def release_slot(self, slot: Slot | None) -> None:
+        if slot is not None and self.network is not None:
+            await self.network.release(slot)
+
+    def check_room(self) -> None:
+        """``DiskFull`` when there is less room than the floor."""
+        free = disks.free_bytes(self.config.root)
+        if free < self.config.disk_floor_bytes:
+            raise DiskFull(
+                f"only {free >> 20} MiB are free below {self.config.root}",
+                details=f"the floor is {self.config.disk_floor_bytes >> 20} MiB",
+                resolution="free some space, or lower MANAGER_DISK_FLOOR_MIB",
+            )
+
+    async def make_vm(
+        self,
+        vm_id: str,
+        image: RuntimeImage,
+        shape: Shape,
+        slot: Slot | None,
+        source: DiskSource,
+        template_dir: Path | None = None,
+    ) -> VmSpec:
+        """The VM's folder and disk. A template's writable disk is ``disk.ext4`` in its folder."""
+        self.check_room()
+        uid = slot.uid if slot is not None and os.geteuid() == 0 else 0
+        folder = self.vms_root / vm_id
+        await asyncio.to_thread(_make_vm_folder, folder, uid)
+        if template_dir is not None:
+            disk = Disk(template_dir / DISK_FILE)
+        else:
+            disk = await self._make_disk(folder, source)
+            if uid:
+                os.chown(disk.path, uid, VMM_GID)
+        return VmSpec(
+            id=vm_id,
+            run_dir=folder,
+            shape=shape,
+            kernel=image.kernel,
+            initrd=image.initrd,
+            cmdline=image.manifest.cmdline,
+            disks=(Disk(source.rootfs, read_only=True), disk),
+            nic=None if slot is None else _nic(slot),
+            template_dir=template_dir,
+            uid=uid,
+            gid=VMM_GID if uid else 0,
+        )
+
+    async def _make_disk(self, folder: Path, source: DiskSource) -> Disk:
+        capabilities = (await self.hypervisor.probe()).capabilities
+        suffix = "qcow2" if capabilities.qcow2_overlays else "ext4"
+        target = folder / f"disk.{suffix}"
+        if source.keep is not None:
+            await asyncio.to_thread(source.keep.path.rename, target)
+            return replace(source.keep, path=target)
+        if capabilities.qcow2_overlays:
+            return await disks.overlay(source.base, target)
+        return await disks.copy(source.base, target)
+
+    # -- running -------------------------------------------------------------------------------
+
+    async def boot(self, spec: VmSpec, token: str) -> VmHandle:
+        """Start a VM from nothing."""
+        return self._hold(await self.hypervisor.boot(spec), spec, token)
+
+    async def restore(self, spec: VmSpec, snapshot: Path, token: str) -> VmHandle:
+        """Start a VM from a snapshot folder; it runs on when this returns."""
+        machine = MachineSnapshot(memory=snapshot / MEMORY_FILE, state=snapshot / STATE_FILE)
+        return self._hold(await self.hypervisor.restore(spec, machine), spec, token)
+
+    async def claim(self, vm_id: str, identity: Identity, timeout_s: float) -> list[GuestStep]:
+        """Make the guest its own self; ``VmGone`` as soon as its VMM is no more."""
+        machine = self._machine(vm_id)
+        return await self._while_alive(machine, machine.link.claim(identity, timeout_s))
+
+    async def wait_for_docker(self, vm_id: str, timeout_s: float) -> None:
+        machine = self._machine(vm_id)
+        await self._while_alive(machine, machine.link.wait_for_docker(timeout_s))
+
+    async def freeze(self, vm_id: str) -> None:
+        """Warm the guest up, pause it and write it into its template folder; it stays paused."""
+        machine = self._machine(vm_id)
+        await self._while_alive(machine, machine.link.warm_up())
+        await self._while_alive(machine, machine.link.prepare_snapshot())
+        await machine.vm.pause()
+        await machine.vm.save()
+
+    async def wait_gone(self, vm_id: str) -> None:
+        await self._machine(vm_id).vm.wait_gone()
+
+    def link(self, vm_id: str) -> GuestLink:
+        """The connection to a VM's guest; ``VmGone`` when there is no such VM."""
+        return self._machine(vm_id).link
+
+    async def publish(
+        self, slot: Slot | None, ports: Sequence[PortMapping]
+    ) -> tuple[PortMapping, ...]:
+        """Forward host ports to the VM; the mappings with their real host ports."""
+        if not ports:
+            return ()
+        if slot is None or self.network is None:
+            raise HostError(
+                "ports cannot be published: this hypervisor has no network",
+                resolution="leave out the ports, or use QEMU or Firecracker",
+            )
+        return tuple([await self.network.publish(slot, mapping) for mapping in ports])
+
+    # -- the end -------------------------------------------------------------------------------
+
+    async def destroy(self, vm_id: str, slot: Slot | None, *, keep_folder: bool = False) -> None:
+        """Kill the VM and give everything back. Idempotent; works for a VM that never came up."""
+        machine = self._machines.pop(vm_id, None)
+        if machine is not None:
+            await machine.link.close()
+            await machine.vm.kill()
+        folder = self.vms_root / vm_id
+        await leftovers.kill_users_of(folder)
+        await self.release_slot(slot)
+        if not keep_folder:
+            await asyncio.to_thread(shutil.rmtree, folder, True)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _hold(self, vm: Vm, spec: VmSpec, token: str) -> VmHandle:
+        link = GuestLink(spec.id, vm.guest_address(AGENT_PORT), token)
+        self._machines[spec.id] = _Machine(vm, link)
+        return vm.handle
+
+    def _machine(self, vm_id: str) -> _Machine:
+        try:
+            return self._machines[vm_id]
+        except KeyError:
+            raise VmGone(f"there is no VM {vm_id} on this host") from None
+
+    async def _while_alive(self, machine: _Machine, work: Any) -> Any:
+        """``work``'s result, or ``VmGone`` if the VMM ends before it."""
+        working = asyncio.ensure_future(work)
+        leaving = asyncio.ensure_future(machine.vm.wait_gone())
+        try:
+            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise VmGone(f"the VMM of {machine.vm.handle.vm_id} ended unexpectedly")
+            return working.result()
+        finally:
+            for task in (working, leaving):
+                task.cancel()
+            await asyncio.gather(working, leaving, return_exceptions=True)
+
+    async def _adopt(self, record: VmRecord) -> bool:
+        if record.handle is None or record.spec is None:
+            return False
+        try:
+            vm = await self.hypervisor.attach(record.spec, record.handle)
+        except VmGone:
+            return False
+        self._hold(vm, record.spec, record.token)
+        return True
+
+    def _make_folders(self) -> None:
+        for folder in (self.config.root, self.vms_root, self.files.root):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.geteuid() == 0:
+                os.chown(folder, -1, VMM_GID)
+                folder.chmod(0o710)
+
+
+def image_disks(image: RuntimeImage) -> DiskSource:
+    return DiskSource(rootfs=image.rootfs, base=image.disk)
+
+
+def snapshot_disks(snapshot: Path) -> DiskSource:
+    return DiskSource(rootfs=snapshot / ROOTFS_FILE, base=snapshot / DISK_FILE)
+
+
+def kept_disk(spec: VmSpec) -> Disk:
+    """The writable disk of a VM that is no more."""
+    return next(disk for disk in spec.disks if not disk.read_only)
+
+
+def _nic(slot: Slot) -> Nic:
+    return Nic(
+        namespace=slot.namespace, tap=slot.tap, guest_mac=slot.guest_mac, guest_ip=slot.guest_ip
+    )
+
+
+def _make_vm_folder(folder: Path, uid: int) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if uid:
+        os.chown(folder, uid, VMM_GID)
+
+
+__all__ = [
+    "VMM_GID",
+    "DiskFormat",
+    "DiskSource",
+    "HostAgent",
+    "HostConfig",
+    "image_disks",
+    "kept_disk",
+    "snapshot_disks",
+]

@@ -1,0 +1,104 @@
+"""Copy-on-write disks for VMs.
+
+Where the hypervisor can (``qcow2_overlays``) a VM's disk is a small overlay on an immutable base;
+elsewhere it is a copy: a reflink where the file system can, otherwise only the allocated parts.
+A VM's disk is written by that VM alone and is never put under another's memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+from warmboot.model.errors import DiskFull, HostError
+from warmboot.model.vm import Disk, DiskFormat
+
+_FICLONE = 0x40049409  # linux/fs.h
+_QEMU_IMG_TIMEOUT_S = 30.0
+
+
+async def overlay(base: Path, target: Path) -> Disk:
+    """A new qcow2 overlay at ``target``; ``base`` must never change while it exists."""
+    process = await asyncio.create_subprocess_exec(
+        *("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base), str(target)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(_QEMU_IMG_TIMEOUT_S):
+            _, output = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode != 0:
+        message = output.decode(errors="replace").strip()
+        if "No space left" in message:
+            raise _full(target)
+        raise HostError(f"no overlay disk could be made at {target}", details=message)
+    return Disk(target, format=DiskFormat.QCOW2)
+
+
+async def copy(source: Path, target: Path) -> Disk:
+    """A copy of a raw disk, sparse where the source is."""
+    await asyncio.to_thread(copy_file, source, target)
+    return Disk(target)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Reflink, or copy what is allocated. ``target`` must not exist; it is removed on failure."""
+    try:
+        with source.open("rb") as reading, target.open("xb") as writing:
+            try:
+                fcntl.ioctl(writing.fileno(), _FICLONE, reading.fileno())
+            except OSError:
+                _copy_allocated(reading.fileno(), writing.fileno())
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _full(target) from error
+        raise HostError(f"{source} could not be copied to {target}", details=str(error)) from error
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+
+
+def _copy_allocated(source: int, target: int) -> None:
+    size = os.fstat(source).st_size
+    os.ftruncate(target, size)
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(source, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # only a hole is left
+                return
+            raise
+        end = os.lseek(source, start, os.SEEK_HOLE)
+        while start < end:
+            copied = os.copy_file_range(source, target, end - start, start, start)
+            if copied == 0:
+                raise OSError(errno.EIO, "the file became shorter while it was copied")
+            start += copied
+
+
+def allocated_bytes(path: Path) -> int:
+    """What a sparse file really takes."""
+    return path.stat().st_blocks * 512
+
+
+def free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
+
+
+def _full(target: Path) -> DiskFull:
+    return DiskFull(
+        f"the disk is full: {target} could not be written",
+        resolution="free some space below MANAGER_STORAGE_ROOT (`warmboot rm`, "
+        "`warmboot snapshot rm`), then try again",
+    )

@@ -1,0 +1,207 @@
+"""Speaking with the guest agent, and through it with Docker in the guest.
+
+One HTTP connection pool per VM leads to the agent's port, over TCP from inside the VM's network
+namespace or over a vsock socket (``GuestAddress`` says which). Paths under ``/warmboot/`` are the
+agent's own; all others it hands to Docker, so the same pool serves a Docker client.
+
+    GuestLink ── GuestConnector ── (namespace TCP | vsock CONNECT) ── agent ── docker.sock
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import socket
+import time
+from dataclasses import dataclass
+from typing import Any, cast
+
+import aiodocker
+import aiohttp
+from aiohttp.client_reqrep import ClientRequest
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.tracing import Trace
+
+from warmboot.host.network import connect as connect_in_namespace
+from warmboot.model.errors import DockerNotReady, GuestError
+from warmboot.model.vm import GuestAddress
+
+AGENT_PORT = 1024
+DOCKER_API_VERSION = "v1.44"
+ENTROPY_BYTES = 64
+CONNECT_TIMEOUT_S = 0.5
+RETRY_INTERVAL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What makes a restored VM its own self. ``machine_id``: 32 hex digits."""
+
+    hostname: str
+    machine_id: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class GuestStep:
+    name: str
+    duration_s: float
+
+
+class GuestConnector(aiohttp.BaseConnector):
+    """Connections to one port of one guest."""
+
+    def __init__(self, address: GuestAddress) -> None:
+        super().__init__(keepalive_timeout=60, limit=64)
+        self._address = address
+
+    async def _create_connection(
+        self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        try:
+            connected = await open_guest_socket(self._address)
+            _, protocol = await self._loop.create_connection(self._factory, sock=connected)
+        except OSError as error:
+            raise aiohttp.ClientConnectorError(req.connection_key, error) from error
+        return cast(ResponseHandler, protocol)
+
+
+async def open_guest_socket(address: GuestAddress) -> socket.socket:
+    """A connected, non-blocking socket; ``OSError`` (a timeout included) if there is no answer."""
+    if address.vsock_socket is not None:
+        return await _open_vsock(address)
+    assert address.namespace is not None
+    return await connect_in_namespace(
+        address.namespace, address.ip, address.port, CONNECT_TIMEOUT_S
+    )
+
+
+async def _open_vsock(address: GuestAddress) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.setblocking(False)
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await loop.sock_connect(connection, str(address.vsock_socket))
+            await loop.sock_sendall(connection, f"CONNECT {address.port}\n".encode())
+            answer = b""
+            while not answer.endswith(b"\n"):
+                byte = await loop.sock_recv(connection, 1)
+                if not byte:
+                    raise ConnectionRefusedError("nothing listens on that port of the guest")
+                answer += byte
+            if not answer.startswith(b"OK "):
+                raise ConnectionRefusedError(answer.decode(errors="replace"))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+class GuestLink:
+    """The connection to one VM's guest agent. ``close`` when done; the VM goes on."""
+
+    def __init__(self, vm_id: str, address: GuestAddress, token: str) -> None:
+        self.vm_id = vm_id
+        self.token = token
+        self._session = aiohttp.ClientSession(
+            connector=GuestConnector(address),
+            timeout=aiohttp.ClientTimeout(total=None),
+            headers={"Authorization": f"Bearer {token}"},
+        )
+        self.docker = aiodocker.Docker(
+            "http://guest",
+            connector=self._session.connector,
+            session=self._session,
+            api_version=DOCKER_API_VERSION,
+        )
+
+    async def close(self) -> None:
+        await self.docker.close()
+        await self._session.close()
+
+    async def claim(self, identity: Identity, timeout_s: float) -> list[GuestStep]:
+        """Give the guest its identity, as soon as its agent answers; the token is ours then."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                answer = await self._call("identity", _identity_body(identity), timeout_s=10)
+                return [GuestStep(s["name"], s["duration_s"]) for s in answer["steps"]]
+            except GuestUnreachable:
+                if time.monotonic() > deadline:
+                    raise
+                # The agent is not up yet, and nothing tells when: it has no way to call us.
+                await asyncio.sleep(RETRY_INTERVAL_S)
+
+    async def health(self) -> dict[str, Any]:
+        return await self._request("GET", "health", None, timeout_s=5)
+
+    async def wait_for_docker(self, timeout_s: float) -> None:
+        """Return when Docker in the guest has answered a ping; ``DockerNotReady`` if it has not."""
+        try:
+            await self._call("docker-wait", {"timeout_s": timeout_s}, timeout_s=timeout_s + 5)
+        except GuestError as error:
+            raise DockerNotReady(
+                f"Docker in {self.vm_id} did not answer",
+                details=error.details or error.brief,
+                resolution="see the VM's console.log",
+            ) from error
+
+    async def warm_up(self) -> None:
+        """Run a throw-away container, so that a snapshot has the runtime in its page cache."""
+        await self._call("warm-up", {}, timeout_s=300)
+
+    async def prepare_snapshot(self) -> None:
+        """Make the guest ready to be frozen; it can be claimed anew after its restore."""
+        await self._call("prepare-snapshot", {}, timeout_s=60)
+
+    async def host_forward(self, port: int, enabled: bool) -> None:
+        """While enabled, ``localhost:port`` in the guest is the host's."""
+        await self._call("host-forward", {"port": port, "enabled": enabled}, timeout_s=30)
+
+    async def sync(self) -> None:
+        await self._call("sync", {}, timeout_s=60)
+
+    async def _call(self, what: str, body: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        return await self._request("POST", what, body, timeout_s=timeout_s)
+
+    async def _request(
+        self, method: str, what: str, body: dict[str, Any] | None, timeout_s: float
+    ) -> dict[str, Any]:
+        try:
+            async with self._session.request(
+                method,
+                f"http://guest/warmboot/v1/{what}",
+                json=body,
+                timeout=aiohttp.ClientTimeout(total=timeout_s),
+            ) as response:
+                if response.status == 200:
+                    return cast(dict[str, Any], await response.json(content_type=None))
+                raise GuestError(
+                    f"the guest agent of {self.vm_id} refused {what}",
+                    details=f"{response.status}: {(await response.text())[:500]}",
+                )
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise GuestUnreachable(
+                f"the guest agent of {self.vm_id} does not answer",
+                details=f"{what}: {error!r}",
+                resolution="see the VM's console.log",
+            ) from error
+
+
+class GuestUnreachable(GuestError):
+    """No connection, or it broke off: the guest may be starting, or gone."""
+
+    code = "guest-unreachable"
+
+
+def _identity_body(identity: Identity) -> dict[str, Any]:
+    # The clock is read at the last moment: what it loses is the way into the guest.
+    return {
+        "hostname": identity.hostname,
+        "machine_id": identity.machine_id,
+        "token": identity.token,
+        "entropy": base64.b64encode(os.urandom(ENTROPY_BYTES)).decode(),
+        "clock_ns": time.time_ns(),
+    }

@@ -1,0 +1,62 @@
+"""Finding what a manager that was killed has left: VMM processes and VM folders.
+
+A VMM names its VM's folder on its command line. That is how one is found whose handle was not
+stored yet when the manager died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import shutil
+import signal
+from collections.abc import Collection
+from pathlib import Path
+
+_KILL_TIMEOUT_S = 10.0
+
+
+async def remove(vms_root: Path, known: Collection[str]) -> None:
+    """Kill and remove every VM below ``vms_root`` that is not known."""
+    for folder in await asyncio.to_thread(lambda: sorted(vms_root.glob("*"))):
+        if folder.name not in known:
+            await kill_users_of(folder)
+            await asyncio.to_thread(shutil.rmtree, folder, True)
+
+
+async def kill_users_of(folder: Path) -> None:
+    """SIGKILL every process that names ``folder`` on its command line, and wait for its end."""
+    await asyncio.to_thread(_kill_users_of, folder)
+
+
+def users_of(folder: Path) -> list[int]:
+    """The pids of processes that name a file in ``folder`` on their command line."""
+    needle = f"{folder}/".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+                if needle in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+    return found
+
+
+def _kill_users_of(folder: Path) -> None:
+    for pid in users_of(folder):
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            # Asked again with the pidfd in hand: the pid may have passed to another process.
+            if f"{folder}/".encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                select.select([pidfd], [], [], _KILL_TIMEOUT_S)
+        except (ProcessLookupError, FileNotFoundError):
+            pass
+        finally:
+            os.close(pidfd)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)

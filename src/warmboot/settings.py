@@ -1,0 +1,74 @@
+"""Everything that can be set from outside, read once at the start.
+
+The names of environment variables are the specification's where it has them; the others follow its
+``MANAGER_`` form. Parts get small frozen configs made from this (see ``bootstrap``), never this.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from warmboot.model.shapes import Shape
+
+
+class Settings(BaseSettings):
+    """See ``docs/reference/settings.md``."""
+
+    model_config = SettingsConfigDict(env_prefix="MANAGER_", extra="ignore", frozen=True)
+
+    storage_root: Path = Path("/srv/fc")
+    database_url: str = ""
+    host: str = "127.0.0.1"
+    port: int = Field(18080, ge=0, le=65535)
+    tokens: Annotated[frozenset[str], NoDecode] = frozenset()
+    log_format: Literal["console", "json"] = "console"
+    log_level: str = "INFO"
+
+    hypervisor: Literal["auto", "qemu", "firecracker", "simulated"] = "auto"
+    qemu_binary: str = "qemu-system-x86_64"
+    qemu_machine: Literal["q35", "microvm"] = "q35"
+    qemu_accelerator: Literal["auto", "tcg"] = "auto"
+    firecracker_binary: str = "firecracker"
+    simulation: Path | None = None
+
+    default_vcpus: int = Field(2, ge=1, le=32)
+    default_memory_mib: int = Field(768, ge=256, le=65536)
+    max_runtime_snapshots: int = Field(10, ge=1)
+    snapshot_wait_s: float = Field(60.0, ge=0)
+    warm_boot_timeout_s: float = Field(30.0, gt=0)
+    cold_boot_timeout_s: float = Field(300.0, gt=0)
+    disk_floor_mib: int = Field(1024, ge=0)
+
+    network_prefix: str = Field("wb", pattern=r"^[a-z][a-z0-9]{1,5}$")
+    network_subnet: str = "198.19.0.0/16"
+    network_pool_size: int = Field(4, ge=0, le=64)
+    publish_address: str = "127.0.0.1"
+    resolv_conf: Path = Path("/etc/resolv.conf")
+
+    container_runtime_kernel: Path | None = Field(None, alias="CONTAINER_RUNTIME_KERNEL")
+    container_runtime_rootfs: Path | None = Field(None, alias="CONTAINER_RUNTIME_ROOTFS")
+    container_runtime_initrd: Path | None = Field(None, alias="CONTAINER_RUNTIME_INITRD")
+
+    @field_validator("tokens", mode="before")
+    @classmethod
+    def _split_tokens(cls, value: object) -> object:
+        if isinstance(value, str):
+            return frozenset(token.strip() for token in value.split(",") if token.strip())
+        return value
+
+    @field_validator("storage_root")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.absolute()
+
+    @property
+    def default_shape(self) -> Shape:
+        return Shape(self.default_vcpus, self.default_memory_mib)
+
+    @property
+    def effective_database_url(self) -> str:
+        return self.database_url or f"sqlite+aiosqlite:///{self.storage_root / 'warmboot.db'}"
