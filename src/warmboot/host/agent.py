@@ -223,11 +223,12 @@ class HostAgent:
     async def destroy(self, vm_id: str, slot: Slot | None, *, keep_folder: bool = False) -> None:
         """Kill the VM and give everything back. Idempotent; works for a VM that never came up."""
         machine = self._machines.pop(vm_id, None)
+        folder = self.vms_root / vm_id
         if machine is not None:
             await machine.link.close()
             await machine.vm.kill()
-        folder = self.vms_root / vm_id
-        await leftovers.kill_users_of(folder)
+        else:
+            await leftovers.kill_users_of(folder)
         await self.release_slot(slot)
         if not keep_folder:
             await asyncio.to_thread(shutil.rmtree, folder, True)

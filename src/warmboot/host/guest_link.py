@@ -14,6 +14,7 @@ import base64
 import os
 import socket
 import time
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -120,6 +121,12 @@ class GuestLink:
     async def close(self) -> None:
         await self.docker.close()
         await self._session.close()
+
+    def get(
+        self, path: str, query: dict[str, str]
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """A GET of Docker's API, for streams that the Docker client would decode."""
+        return self._session.get(f"http://guest/{DOCKER_API_VERSION}/{path}", params=query)
 
     async def claim(self, identity: Identity, timeout_s: float) -> list[GuestStep]:
         """Give the guest its identity, as soon as its agent answers; the token is ours then."""

@@ -1,0 +1,274 @@
+"""The user's container inside its VM: images, life, output and sessions, on Docker in the guest.
+
+Every function takes the VM's ``GuestLink``; Docker's errors become ours here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from aiodocker.exceptions import DockerError
+
+from warmboot.host.guest_link import GuestLink
+from warmboot.model.container import ContainerSpec
+from warmboot.model.errors import (
+    ContainerError,
+    DiskFull,
+    GuestError,
+    ImageNotFound,
+    NotFound,
+    RegistryUnavailable,
+    WarmbootError,
+)
+
+Progress = Callable[[Mapping[str, Any]], None]
+"""Called with Docker's progress messages of a pull."""
+
+
+@dataclass(frozen=True, slots=True)
+class DockerState:
+    """What Docker in the guest says of the container. Times as Docker writes them (RFC 3339)."""
+
+    docker_id: str
+    running: bool
+    status: str
+    exit_code: int
+    oom_killed: bool
+    error: str
+
+
+async def has_image(link: GuestLink, reference: str) -> bool:
+    try:
+        await link.docker.images.inspect(reference)
+    except DockerError as error:
+        if error.status == 404:
+            return False
+        raise _translated(error, f"looking for {reference}") from error
+    return True
+
+
+async def pull_image(link: GuestLink, reference: str, progress: Progress) -> None:
+    """Pull ``reference``; ``ImageNotFound``, ``RegistryUnavailable`` or ``DiskFull``."""
+    name = reference if has_tag(reference) else f"{reference}:latest"
+    try:
+        async for message in link.docker.images.pull(name, stream=True):
+            if "error" in message:
+                raise pull_error(reference, str(message["error"]))
+            progress(message)
+    except DockerError as error:
+        raise pull_error(reference, error.message) from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise _lost(link, error) from error
+
+
+async def load_archive(link: GuestLink, chunks: AsyncIterator[bytes]) -> list[str]:
+    """Load a ``docker save`` archive; the references (or ids) of its images."""
+    loaded = []
+    try:
+        async for message in link.docker.images.import_image(chunks, stream=True):
+            if "error" in message:
+                raise _load_error(str(message["error"]))
+            for prefix in ("Loaded image: ", "Loaded image ID: "):
+                if (text := str(message.get("stream", ""))).startswith(prefix):
+                    loaded.append(text.removeprefix(prefix).strip())
+    except DockerError as error:
+        raise _load_error(error.message) from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise _lost(link, error) from error
+    return loaded
+
+
+async def ensure_created(link: GuestLink, spec: ContainerSpec) -> str:
+    """Docker's id of the container, which is created if it is not there yet."""
+    containers = link.docker.containers
+    try:
+        with contextlib.suppress(NotFound):
+            return (await inspect(link, spec.name)).docker_id
+        created = await containers.create(_docker_config(spec), name=spec.name)
+    except DockerError as error:
+        raise _translated(error, f"creating {spec.name}") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise _lost(link, error) from error
+    return str(created.id)
+
+
+async def inspect(link: GuestLink, ref: str) -> DockerState:
+    with _translation(link, f"inspecting {ref}"):
+        details = await link.docker.containers.container(ref).show()
+    state = details["State"]
+    return DockerState(
+        docker_id=details["Id"],
+        running=state["Running"],
+        status=state["Status"],
+        exit_code=state["ExitCode"],
+        oom_killed=state.get("OOMKilled", False),
+        error=state.get("Error", ""),
+    )
+
+
+async def start(link: GuestLink, docker_id: str) -> None:
+    with _translation(link, "starting the container"):
+        await link.docker.containers.container(docker_id).start()
+
+
+async def stop(link: GuestLink, docker_id: str, timeout_s: float) -> None:
+    with _translation(link, "stopping the container"):
+        await link.docker.containers.container(docker_id).stop(t=int(timeout_s))
+
+
+async def wait(link: GuestLink, docker_id: str) -> int:
+    """The exit code, once the container is not running."""
+    with _translation(link, "waiting for the container"):
+        result = await link.docker.containers.container(docker_id).wait(timeout=None)
+    return int(result["StatusCode"])
+
+
+async def resize(link: GuestLink, docker_id: str, rows: int, columns: int) -> None:
+    with _translation(link, "resizing the container's terminal"):
+        await link.docker.containers.container(docker_id).resize(h=rows, w=columns)
+
+
+async def logs(
+    link: GuestLink, docker_id: str, *, tty: bool, options: Mapping[str, Any]
+) -> AsyncIterator[tuple[int, bytes]]:
+    """Chunks of output, each with its stream (1 stdout, 2 stderr)."""
+    query = {"stdout": "1", "stderr": "1", **{k: str(v) for k, v in options.items()}}
+    with _translation(link, "reading the logs"):
+        async with link.get(f"containers/{docker_id}/logs", query) as response:
+            if response.status != 200:
+                raise DockerError(response.status, await response.text())
+            if tty:
+                async for chunk in response.content.iter_any():
+                    yield 1, chunk
+                return
+            while True:
+                header = await _exactly(response.content, 8)
+                if header is None:
+                    return
+                size = int.from_bytes(header[4:], "big")
+                data = await _exactly(response.content, size)
+                if data is None:
+                    return
+                yield header[0], data
+
+
+async def _exactly(content: aiohttp.StreamReader, size: int) -> bytes | None:
+    try:
+        return await content.readexactly(size)
+    except EOFError:  # asyncio.IncompleteReadError: the VM went away within a frame
+        return None
+
+
+def registry_of(reference: str) -> tuple[str, int] | None:
+    """The registry's host and port when it is the host's own loopback, else None.
+
+    ``localhost:5000/app`` means the machine that the user sits at, not the VM.
+    """
+    head, slash, _ = reference.partition("/")
+    name, colon, port = head.rpartition(":")
+    if not slash or not colon or not port.isdigit():
+        return None
+    if name == "localhost" or name.startswith("127."):
+        return name, int(port)
+    return None
+
+
+def has_tag(reference: str) -> bool:
+    return "@" in reference or ":" in reference.rpartition("/")[2]
+
+
+def pull_error(reference: str, message: str) -> WarmbootError:
+    """Which of our errors Docker's message about a pull is."""
+    text = message.lower()
+    if "no space left" in text:
+        return DiskFull(
+            f"the VM's disk is full: {reference} does not fit",
+            details=message,
+            resolution="use a smaller image",
+        )
+    missing = ("manifest unknown", "not found", "pull access denied", "repository does not exist")
+    if any(phrase in text for phrase in missing):
+        return ImageNotFound(
+            f"there is no image {reference}",
+            details=message,
+            resolution="check its name and tag; a private one needs a registry that the VM may read",
+        )
+    if "invalid reference format" in text:
+        return ImageNotFound(
+            f"{reference!r} is no valid image reference", details=message,
+            resolution="write [REGISTRY/]NAME[:TAG], in lower case",
+        )
+    return RegistryUnavailable(
+        f"{reference} could not be pulled",
+        details=message,
+        resolution="check that the registry runs and can be reached from this host, "
+        "or load an archive: `warmboot run --archive FILE`",
+    )
+
+
+def _load_error(message: str) -> WarmbootError:
+    if "no space left" in message.lower():
+        return DiskFull("the VM's disk is full: the archive does not fit", details=message)
+    return ContainerError(
+        "the archive could not be loaded",
+        details=message,
+        resolution="give the output of `docker save` or an OCI image layout as a tar file",
+    )
+
+
+def _docker_config(spec: ContainerSpec) -> dict[str, Any]:
+    exposed = {f"{p.container_port}/{p.protocol}": {} for p in spec.ports}
+    config: dict[str, Any] = {
+        "Image": spec.image,
+        "Env": [f"{name}={value}" for name, value in spec.environment.items()],
+        "Labels": dict(spec.labels),
+        "Tty": spec.tty,
+        "OpenStdin": spec.stdin_open,
+        "StdinOnce": spec.stdin_open,
+        "AttachStdin": spec.stdin_open,
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "ExposedPorts": exposed,
+        "HostConfig": {
+            # The VM has the port to itself, so the guest publishes it under its own number.
+            "PortBindings": {
+                f"{p.container_port}/{p.protocol}": [{"HostPort": str(p.container_port)}]
+                for p in spec.ports
+            },
+        },
+    }
+    if spec.command is not None:
+        config["Cmd"] = list(spec.command)
+    if spec.entrypoint is not None:
+        config["Entrypoint"] = list(spec.entrypoint)
+    return config
+
+
+@contextlib.contextmanager
+def _translation(link: GuestLink, doing: str) -> Iterator[None]:
+    try:
+        yield
+    except DockerError as error:
+        raise _translated(error, doing) from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise _lost(link, error) from error
+
+
+def _translated(error: DockerError, doing: str) -> WarmbootError:
+    if error.status == 404:
+        return NotFound(f"Docker in the VM does not know it ({doing})", details=error.message)
+    if "no space left" in error.message.lower():
+        return DiskFull(f"the VM's disk is full ({doing})", details=error.message)
+    return ContainerError(f"Docker in the VM refused {doing}", details=error.message)
+
+
+def _lost(link: GuestLink, error: Exception) -> GuestError:
+    return GuestError(
+        f"the connection to Docker in {link.vm_id} broke off",
+        details=repr(error),
+        resolution="see the VM's console.log",
+    )
