@@ -1,0 +1,272 @@
+"""The simulated hypervisor: VMs without virtualization, for tests and for trying warmboot.
+
+A simulated VM is a small process of its own (``simulated_vm``). It answers as the guest agent and
+as Docker over a vsock-like Unix socket, can be paused, saved, restored, killed and found again like
+a real one, and needs neither root nor KVM. Nothing of the user's runs in it: containers understand
+a handful of commands. Delays and faults are set by ``SimulatedConfig``, and may be changed while
+VMs run through its ``overrides`` file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from warmboot.hypervisors import simulated_vm
+from warmboot.hypervisors.base import Capabilities, MachineSnapshot, Probe, Problem
+from warmboot.hypervisors.process import VmmProcess
+from warmboot.hypervisors.simulated_vm.config import SimulatedConfig, When
+from warmboot.hypervisors.simulated_vm.main import CONTROL_SOCKET, READY_SOCKET, VSOCK_SOCKET
+from warmboot.model.errors import HypervisorError, RestoreFailed, VmGone
+from warmboot.model.runtime_snapshot import MEMORY_FILE, STATE_FILE, HostRequirements
+from warmboot.model.vm import GuestAddress, VmHandle, VmSpec, VmStatus
+
+__all__ = ["Simulated", "SimulatedConfig", "SimulatedVm", "When"]
+
+NAME = "simulated"
+ANSWER_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 30.0
+SOCKET_PATH_MAX = 107
+NEWS_GRACE_S = 1.0
+VM_PROGRAM = Path(simulated_vm.__file__).resolve().with_name("__main__.py")
+
+
+class SimulatedVm:
+    """A ``Vm`` whose machine is another process."""
+
+    def __init__(self, spec: VmSpec, process: VmmProcess) -> None:
+        self._spec = spec
+        self._process = process
+
+    @property
+    def handle(self) -> VmHandle:
+        return self._process.handle
+
+    async def status(self) -> VmStatus:
+        try:
+            return VmStatus(await self._order("status"))
+        except VmGone:
+            return VmStatus.GONE
+
+    async def pause(self) -> None:
+        await self._order("pause")
+
+    async def resume(self) -> None:
+        await self._order("resume")
+
+    async def save(self) -> MachineSnapshot:
+        folder = self._spec.template_dir
+        if folder is None:
+            raise HypervisorError(
+                f"VM {self._spec.id} was not started to be saved",
+                resolution="give its spec a template_dir",
+            )
+        snapshot = MachineSnapshot(memory=folder / MEMORY_FILE, state=folder / STATE_FILE)
+        await self._order("save", memory=str(snapshot.memory), state=str(snapshot.state))
+        return snapshot
+
+    async def kill(self) -> None:
+        await self._process.kill()
+
+    async def wait_gone(self) -> None:
+        await self._process.wait()
+
+    async def detach(self) -> None:
+        self._process.close()
+
+    def guest_address(self, port: int) -> GuestAddress:
+        return GuestAddress(port=port, vsock_socket=self._spec.run_dir / VSOCK_SOCKET)
+
+    async def answers(self) -> None:
+        """Return if the VMM answers; ``VmGone`` or ``HypervisorError`` if not."""
+        await self._order("status")
+
+    async def _order(self, what: str, **parameters: str) -> str:
+        """Have the VMM do something; returns the VM's status after it."""
+        line = json.dumps({"do": what, **parameters}).encode() + b"\n"
+        path = str(self._spec.run_dir / CONTROL_SOCKET)
+        if not self._process.alive:
+            raise VmGone(f"VM {self._spec.id} is gone")
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                reader, writer = await asyncio.open_unix_connection(path)
+                try:
+                    writer.write(line)
+                    answer = await reader.readline()
+                finally:
+                    writer.close()
+        except TimeoutError as error:
+            raise HypervisorError(
+                f"VM {self._spec.id} does not answer", details=f"{what} on {path}"
+            ) from error
+        except OSError as error:
+            raise VmGone(f"VM {self._spec.id} is gone", details=str(error)) from error
+        if not answer:
+            raise VmGone(f"VM {self._spec.id} is gone", details=f"it died during {what}")
+        result: dict[str, Any] = json.loads(answer)
+        if "error" in result:
+            raise HypervisorError(f"VM {self._spec.id}: {what} failed", details=result["error"])
+        return str(result["status"])
+
+
+class Simulated:
+    """The driver. It keeps nothing about its VMs: all is in their processes and folders."""
+
+    name = NAME
+
+    def __init__(self, config: SimulatedConfig | None = None) -> None:
+        self._config = config or SimulatedConfig()
+
+    async def probe(self) -> Probe:
+        """Not cached, as overrides may change what it finds."""
+        config = self._config
+        problems: tuple[Problem, ...] = ()
+        try:
+            config = self._config.current()
+        except ValueError as error:
+            problems = (Problem(str(error), "correct or delete the overrides file"),)
+        return Probe(
+            host=HostRequirements(
+                hypervisor=NAME,
+                hypervisor_version=config.version,
+                accelerator=config.accelerator,
+                machine=config.machine,
+                cpu_model=config.cpu_model,
+            ),
+            capabilities=Capabilities(vsock=True, network=False, lazy_memory=False),
+            binary=Path(sys.executable),
+            problems=problems,
+            notes=("simulated: containers do not really run",),
+        )
+
+    async def boot(self, spec: VmSpec) -> SimulatedVm:
+        if self._current().fail_boot:
+            raise HypervisorError(
+                f"VM {spec.id} could not be booted", details="the fault fail_boot is set"
+            )
+        return await self._start(spec, None)
+
+    async def restore(self, spec: VmSpec, snapshot: MachineSnapshot) -> SimulatedVm:
+        if self._current().fail_restore:
+            raise RestoreFailed(
+                f"VM {spec.id} could not be restored", details="the fault fail_restore is set"
+            )
+        try:
+            return await self._start(spec, snapshot)
+        except RestoreFailed:
+            raise
+        except HypervisorError as error:
+            raise RestoreFailed(
+                f"VM {spec.id} could not be restored",
+                details=str(error),
+                resolution=error.resolution,
+            ) from error
+
+    async def attach(self, spec: VmSpec, handle: VmHandle) -> SimulatedVm:
+        vm = SimulatedVm(spec, VmmProcess.attach(handle))
+        try:
+            await vm.answers()
+        except BaseException:
+            await vm.detach()
+            raise
+        return vm
+
+    def _current(self) -> SimulatedConfig:
+        try:
+            return self._config.current()
+        except ValueError as error:
+            raise HypervisorError("the simulated faults are not usable", details=str(error)) from (
+                error
+            )
+
+    async def _start(self, spec: VmSpec, snapshot: MachineSnapshot | None) -> SimulatedVm:
+        _check_files(spec)
+        argv = [
+            *(sys.executable, "-I", "-S", str(VM_PROGRAM)),
+            *("--id", spec.id, "--run-dir", str(spec.run_dir.resolve())),
+            *("--shape", f"{spec.shape.vcpus},{spec.shape.memory_mib}"),
+            *("--cmdline", spec.cmdline, "--config", self._config.to_json()),
+        ]
+        if snapshot is not None:
+            argv += ["--restore", str(snapshot.memory.resolve()), str(snapshot.state.resolve())]
+        log = spec.run_dir / "vmm.log"
+        async with _ready_socket(spec) as news:
+            process = await VmmProcess.spawn(argv, spec=spec, hypervisor=NAME, log=log)
+            try:
+                await _wait_ready(spec, process, news, log)
+            except BaseException:
+                await process.kill()
+                raise
+        return SimulatedVm(spec, process)
+
+
+def _check_files(spec: VmSpec) -> None:
+    wanted = [spec.kernel, *(disk.path for disk in spec.disks)]
+    if spec.initrd is not None:
+        wanted.append(spec.initrd)
+    for path in wanted:
+        if not path.is_file():
+            raise HypervisorError(f"{path} of VM {spec.id} is missing")
+    longest = spec.run_dir / CONTROL_SOCKET
+    if len(os.fsencode(longest)) > SOCKET_PATH_MAX:
+        raise HypervisorError(
+            f"the folder of VM {spec.id} has too long a path",
+            details=f"{longest} has more than the {SOCKET_PATH_MAX} bytes that a socket may have",
+            resolution="use a shorter storage root",
+        )
+
+
+@contextlib.asynccontextmanager
+async def _ready_socket(spec: VmSpec) -> AsyncIterator[asyncio.Future[dict[str, Any]]]:
+    """Bound before the process starts, so that its news cannot be missed."""
+    news: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+
+    async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = await reader.readline()
+        writer.close()
+        if line and not news.done():
+            news.set_result(json.loads(line))
+
+    path = spec.run_dir / READY_SOCKET
+    path.unlink(missing_ok=True)
+    try:
+        server = await asyncio.start_unix_server(hear, path)
+    except OSError as error:
+        raise HypervisorError(f"{path} cannot be listened on", details=str(error)) from error
+    try:
+        if spec.uid:
+            os.chown(path, spec.uid, spec.uid)
+        yield news
+    finally:
+        server.close()
+        path.unlink(missing_ok=True)
+
+
+async def _wait_ready(
+    spec: VmSpec, process: VmmProcess, news: asyncio.Future[dict[str, Any]], log: Path
+) -> None:
+    died = asyncio.ensure_future(process.wait())
+    either: set[asyncio.Future[Any]] = {news, died}
+    try:
+        await asyncio.wait(either, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        if died.done():  # its last words may still be in the socket
+            await asyncio.wait({news}, timeout=NEWS_GRACE_S)
+    finally:
+        died.cancel()
+    if not news.done():
+        how = "ended at once" if not process.alive else f"was not up in {START_TIMEOUT_S:g} s"
+        raise HypervisorError(
+            f"the simulated VM {spec.id} {how}", details=log.read_text(errors="replace")[-2000:]
+        )
+    if "error" in news.result():
+        raise RestoreFailed(
+            f"VM {spec.id} could not be restored",
+            details=news.result()["error"],
+            resolution="rebuild the snapshot",
+        )

@@ -1,0 +1,277 @@
+"""Containers of the simulated Docker: their records in RAM and the tasks that run them.
+
+created ──start──▶ running ⇄ exited ──▶ (removed)
+                      │  ▲
+                   pause unpause
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+from warmboot.hypervisors.simulated_vm import programs
+from warmboot.hypervisors.simulated_vm.events import EventLog
+from warmboot.hypervisors.simulated_vm.http import HttpError
+from warmboot.hypervisors.simulated_vm.images import Images
+from warmboot.hypervisors.simulated_vm.machine import Machine
+
+NEVER = "0001-01-01T00:00:00Z"
+MAX_LOG_ENTRIES = 10_000
+
+Record = dict[str, Any]
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "000Z")
+
+
+class Containers:
+    """All containers of one machine."""
+
+    def __init__(self, machine: Machine, images: Images, events: EventLog) -> None:
+        self._machine = machine
+        self._images = images
+        self._events = events
+        self._records: dict[str, Record] = machine.ram["containers"]
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._stdin: dict[str, asyncio.Queue[bytes]] = {}
+        self._changed = asyncio.Event()
+
+    def resume_all(self) -> None:
+        """After a restore: what ran, runs on."""
+        for record in self._records.values():
+            if record["state"]["Running"]:
+                self._run(record)
+
+    def list(self, everything: bool) -> list[Record]:
+        return [c for c in self._records.values() if everything or c["state"]["Running"]]
+
+    def find(self, name: str) -> Record:
+        """By id, name or beginning of an id; 404."""
+        for record in self._records.values():
+            if name in (record["id"], record["name"]):
+                return record
+        matches = [c for c in self._records.values() if name and c["id"].startswith(name)]
+        if len(matches) == 1:
+            return matches[0]
+        raise HttpError(404, f"No such container: {name}")
+
+    def create(self, name: str, body: Record) -> Record:
+        image = self._images.find(body.get("Image", ""))
+        name = name.removeprefix("/") or f"simulated_{secrets.token_hex(4)}"
+        self._check_name_is_free(name)
+        config = {
+            "Hostname": "",
+            "Tty": False,
+            "OpenStdin": False,
+            "StdinOnce": False,
+            "AttachStdin": False,
+            "Labels": {},
+            **{key: value for key, value in body.items() if key != "HostConfig"},
+        }
+        config["Env"] = [*image["config"].get("Env", []), *(body.get("Env") or [])]
+        config["Cmd"] = body.get("Cmd")
+        config["Entrypoint"] = body.get("Entrypoint")
+        if config["Entrypoint"] is None:
+            config["Entrypoint"] = image["config"].get("Entrypoint")
+            config["Cmd"] = config["Cmd"] or image["config"].get("Cmd")
+        container_id = secrets.token_hex(32)
+        config["Hostname"] = config["Hostname"] or container_id[:12]
+        record: Record = {
+            "id": container_id,
+            "name": name,
+            "config": config,
+            "host_config": body.get("HostConfig") or {},
+            "image_id": image["id"],
+            "created": now(),
+            "state": _state("created"),
+            "runs": 0,
+            "exits": 0,
+            "log": [],
+            "dropped": 0,
+            "program": None,
+        }
+        self._records[container_id] = record
+        self._emit(record, "create")
+        return record
+
+    def start(self, record: Record) -> bool:
+        """False if it runs already."""
+        if record["state"]["Running"]:
+            return False
+        config = record["config"]
+        record["program"] = programs.compile_command(
+            [*_words(config["Entrypoint"]), *_words(config["Cmd"])]
+        )
+        record["state"] = _state("running") | {"Running": True, "StartedAt": now(), "Pid": 1000}
+        record["runs"] += 1
+        self._run(record)
+        self._emit(record, "start")
+        return True
+
+    def end(self, record: Record, signum: int) -> bool:
+        """As a signal ends it; false if it does not run."""
+        if not record["state"]["Running"]:
+            return False
+        self._emit(record, "kill", signal=str(signum))
+        self._cancel(record)
+        self._exited(record, 128 + signum)
+        return True
+
+    def stop(self, record: Record, signum: int = signal.SIGTERM) -> bool:
+        if not self.end(record, signum):
+            return False
+        self._emit(record, "stop")
+        return True
+
+    def set_paused(self, record: Record, paused: bool) -> None:
+        state = record["state"]
+        if not state["Running"] or state["Paused"] == paused:
+            what = "not running" if not state["Running"] else "already in that state"
+            raise HttpError(409, f"Container {record['id']} is {what}")
+        state["Paused"] = paused
+        state["Status"] = "paused" if paused else "running"
+        if paused:
+            self._cancel(record)
+        else:
+            self._run(record)
+        self._emit(record, "pause" if paused else "unpause")
+
+    def remove(self, record: Record, force: bool) -> None:
+        if record["state"]["Running"]:
+            if not force:
+                raise HttpError(
+                    409,
+                    f'cannot remove container "/{record["name"]}": container is running: stop '
+                    "the container before removing or force remove",
+                )
+            self.end(record, signal.SIGKILL)
+        if self._records.pop(record["id"], None) is not None:
+            self._emit(record, "destroy")
+
+    def rename(self, record: Record, name: str) -> None:
+        self._check_name_is_free(name)
+        record["name"] = name
+        self._emit(record, "rename")
+
+    async def wait_exit(self, record: Record, condition: str) -> int:
+        exits = record["exits"] + (condition == "next-exit" or not record["runs"])
+        while (
+            record["state"]["Running"]
+            or record["exits"] < exits
+            or (condition == "removed" and record["id"] in self._records)
+        ):
+            await self._changed.wait()
+        return int(record["state"]["ExitCode"])
+
+    async def follow(
+        self, record: Record, start: int, until_exit: bool = True
+    ) -> AsyncIterator[tuple[str, int, str]]:
+        """Log entries (time, 1 or 2, text) from number ``start``, until its (next) exit."""
+        exits = record["exits"] + (not record["runs"] or record["state"]["Running"])
+        number = start
+        while True:
+            ended = not until_exit or record["exits"] >= exits
+            ended = ended or record["id"] not in self._records
+            while number < record["dropped"] + len(record["log"]):
+                number = max(number, record["dropped"])
+                moment, stream, text = record["log"][number - record["dropped"]]
+                number += 1
+                yield moment, stream, text
+            if ended:
+                return
+            await self._changed.wait()
+
+    def stdin(self, record: Record) -> asyncio.Queue[bytes] | None:
+        if not record["config"]["OpenStdin"]:
+            return None
+        return self._stdin.setdefault(record["id"], asyncio.Queue())
+
+    def surroundings(
+        self, record: Record, write: Any, stdin: asyncio.Queue[bytes] | None, tty: bool
+    ) -> programs.Surroundings:
+        config = record["config"]
+        return programs.Surroundings(
+            self._machine.clock, config["Env"], config["Hostname"], write, stdin, tty
+        )
+
+    def _check_name_is_free(self, name: str) -> None:
+        for record in self._records.values():
+            if record["name"] == name:
+                raise HttpError(
+                    409,
+                    f'Conflict. The container name "/{name}" is already in use by container '
+                    f'"{record["id"]}". You have to remove (or rename) that container to be able '
+                    "to reuse that name.",
+                )
+
+    def _run(self, record: Record) -> None:
+        def write(stream: int, text: str) -> None:
+            record["log"].append([now(), stream, text])
+            excess = len(record["log"]) - MAX_LOG_ENTRIES
+            if excess > 0:
+                del record["log"][:excess]
+                record["dropped"] += excess
+            self._pulse()
+
+        around = self.surroundings(record, write, self.stdin(record), bool(record["config"]["Tty"]))
+
+        async def life() -> None:
+            self._exited(record, await programs.run(record["program"], around))
+
+        self._tasks[record["id"]] = asyncio.create_task(life())
+
+    def _cancel(self, record: Record) -> None:
+        task = self._tasks.pop(record["id"], None)
+        if task is not None:
+            task.cancel()
+
+    def _exited(self, record: Record, status: int) -> None:
+        self._tasks.pop(record["id"], None)
+        self._stdin.pop(record["id"], None)
+        started = record["state"]["StartedAt"]
+        record["state"] = _state("exited") | {
+            "ExitCode": status,
+            "StartedAt": started,
+            "FinishedAt": now(),
+        }
+        record["exits"] += 1
+        self._emit(record, "die", exitCode=str(status))
+        if record["host_config"].get("AutoRemove"):
+            self.remove(record, force=True)
+
+    def _emit(self, record: Record, action: str, **attributes: str) -> None:
+        attributes |= {"name": record["name"], "image": record["config"].get("Image", "")}
+        self._events.emit("container", action, record["id"], attributes)
+        self._pulse()
+
+    def _pulse(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def _words(value: Any) -> list[str]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else [str(word) for word in value]
+
+
+def _state(status: str) -> Record:
+    return {
+        "Status": status,
+        "Running": False,
+        "Paused": False,
+        "Restarting": False,
+        "OOMKilled": False,
+        "Dead": False,
+        "Pid": 0,
+        "ExitCode": 0,
+        "Error": "",
+        "StartedAt": NEVER,
+        "FinishedAt": NEVER,
+    }

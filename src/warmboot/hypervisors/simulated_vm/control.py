@@ -1,0 +1,53 @@
+"""The VMM's side of a simulated VM: one JSON line in, one out, on ``control.sock``.
+
+``{"do": "status"}``, ``{"do": "pause"}``, ``{"do": "resume"}``, ``{"do": "save", "memory": …,
+"state": …}``; answered by ``{"status": "running" | "paused"}`` or ``{"error": …}``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from warmboot.hypervisors.simulated_vm import snapshot
+from warmboot.hypervisors.simulated_vm.machine import Machine
+
+
+class Control:
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            line = await reader.readline()
+            if line:
+                try:
+                    answer = self._perform(json.loads(line))
+                except (OSError, ValueError, KeyError) as error:
+                    answer = {"error": f"{type(error).__name__}: {error}"}
+                writer.write(json.dumps(answer).encode() + b"\n")
+                await writer.drain()
+        writer.close()
+
+    def _perform(self, order: dict[str, Any]) -> dict[str, Any]:
+        clock = self._machine.clock
+        match order["do"]:
+            case "pause":
+                clock.pause()
+            case "resume":
+                clock.resume()
+            case "save":
+                if not clock.paused:
+                    return {"error": "only a paused VM can be saved"}
+                if self._machine.config.fail_save:
+                    return {"error": "the fault fail_save is set"}
+                memory, state = Path(order["memory"]), Path(order["state"])
+                snapshot.write(self._machine.saved(), memory, state)
+            case "status":
+                pass
+            case other:
+                return {"error": f"unknown order {other!r}"}
+        return {"status": "paused" if clock.paused else "running"}

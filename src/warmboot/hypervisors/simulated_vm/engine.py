@@ -1,0 +1,252 @@
+"""The simulated Docker Engine API: which request does what. What it keeps is in ``machine.ram``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+from warmboot.hypervisors.simulated_vm import render, streams
+from warmboot.hypervisors.simulated_vm.containers import Containers
+from warmboot.hypervisors.simulated_vm.events import EventLog
+from warmboot.hypervisors.simulated_vm.execs import Execs
+from warmboot.hypervisors.simulated_vm.http import (
+    Answer,
+    HttpError,
+    Request,
+    Response,
+    Streaming,
+    Upgrade,
+)
+from warmboot.hypervisors.simulated_vm.images import Images
+from warmboot.hypervisors.simulated_vm.machine import Machine
+
+Action = Callable[[Request, str], Awaitable[Answer]]
+
+
+class Engine:
+    """Docker in one machine. ``handle`` answers one request."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._events = EventLog(machine.ram["events"])
+        self._images = Images(machine, self._events)
+        self._containers = Containers(machine, self._images, self._events)
+        self._execs = Execs(machine, self._containers)
+        self._containers.resume_all()
+        routes: list[tuple[str, str, Action]] = [
+            ("GET|HEAD", r"_ping", self._ping),
+            ("GET", r"version", self._version),
+            ("GET", r"info", self._info),
+            ("GET", r"events", self._stream_events),
+            ("POST", r"images/create", self._pull_image),
+            ("POST", r"images/load", self._load_images),
+            ("GET", r"images/json", self._list_images),
+            ("GET", r"images/(.+)/json", self._inspect_image),
+            ("DELETE", r"images/(.+)", self._remove_image),
+            ("POST", r"containers/create", self._create),
+            ("GET", r"containers/json", self._list),
+            ("GET", r"containers/([^/]+)/json", self._inspect),
+            ("GET", r"containers/([^/]+)/logs", self._logs),
+            ("POST", r"containers/([^/]+)/start", self._start),
+            ("POST", r"containers/([^/]+)/stop", self._stop),
+            ("POST", r"containers/([^/]+)/restart", self._restart),
+            ("POST", r"containers/([^/]+)/kill", self._kill),
+            ("POST", r"containers/([^/]+)/pause", self._pause),
+            ("POST", r"containers/([^/]+)/unpause", self._unpause),
+            ("POST", r"containers/([^/]+)/rename", self._rename),
+            ("POST", r"containers/([^/]+)/resize", self._resize),
+            ("POST", r"containers/([^/]+)/wait", self._wait),
+            ("POST", r"containers/([^/]+)/attach", self._attach),
+            ("POST", r"containers/([^/]+)/exec", self._create_exec),
+            ("DELETE", r"containers/([^/]+)", self._remove),
+            ("POST", r"exec/([^/]+)/start", self._start_exec),
+            ("POST", r"exec/([^/]+)/resize", self._resize_exec),
+            ("GET", r"exec/([^/]+)/json", self._inspect_exec),
+        ]
+        self._routes = [(methods.split("|"), re.compile(path), do) for methods, path, do in routes]
+
+    async def handle(self, request: Request) -> Answer:
+        if not self._machine.docker_ready():
+            raise HttpError(503, "Docker does not answer yet")
+        path = re.sub(r"^/(v1\.\d+/)?", "", request.path)
+        for methods, pattern, do in self._routes:
+            match = pattern.fullmatch(path)
+            if match and request.method in methods:
+                return await do(request, match[1] if match.re.groups else "")
+        raise HttpError(404, "page not found")
+
+    # The engine itself
+
+    async def _ping(self, request: Request, _: str) -> Answer:
+        return Response(text="OK")
+
+    async def _version(self, request: Request, _: str) -> Answer:
+        return Response(json=render.version())
+
+    async def _info(self, request: Request, _: str) -> Answer:
+        containers = self._containers.list(everything=True)
+        return Response(json=render.info(self._machine, containers, len(self._images.list())))
+
+    async def _stream_events(self, request: Request, _: str) -> Answer:
+        return Streaming(self._events.stream(request.query))
+
+    # Images
+
+    async def _pull_image(self, request: Request, _: str) -> Answer:
+        repository = request.query.get("fromImage", "")
+        if not repository:
+            raise HttpError(400, "fromImage is missing")
+        return Streaming(await self._images.pull(repository, request.query.get("tag", "")))
+
+    async def _load_images(self, request: Request, _: str) -> Answer:
+        with tempfile.NamedTemporaryFile(dir=Path.cwd(), prefix="load-") as file:
+            async for chunk in request.chunks():
+                file.write(chunk)
+            file.flush()
+            return Streaming(await self._images.load(Path(file.name)))
+
+    async def _list_images(self, request: Request, _: str) -> Answer:
+        return Response(json=[render.image(image) for image in self._images.list()])
+
+    async def _inspect_image(self, request: Request, name: str) -> Answer:
+        return Response(json=render.image(self._images.find(name)))
+
+    async def _remove_image(self, request: Request, name: str) -> Answer:
+        image = self._images.remove(name)
+        return Response(json=[{"Untagged": image["name"]}, {"Deleted": image["id"]}])
+
+    # Containers
+
+    async def _create(self, request: Request, _: str) -> Answer:
+        record = self._containers.create(request.query.get("name", ""), await request.json())
+        return Response(201, {"Id": record["id"], "Warnings": []})
+
+    async def _list(self, request: Request, _: str) -> Answer:
+        filters = json.loads(request.query.get("filters") or "{}")
+        listed = [
+            render.container_summary(record)
+            for record in self._containers.list(request.flag("all"))
+            if render.matches(record, filters)
+        ]
+        return Response(json=listed)
+
+    async def _inspect(self, request: Request, name: str) -> Answer:
+        return Response(json=render.container(self._containers.find(name)))
+
+    async def _start(self, request: Request, name: str) -> Answer:
+        return Response(204 if self._containers.start(self._containers.find(name)) else 304)
+
+    async def _stop(self, request: Request, name: str) -> Answer:
+        return Response(204 if self._containers.stop(self._containers.find(name)) else 304)
+
+    async def _restart(self, request: Request, name: str) -> Answer:
+        record = self._containers.find(name)
+        self._containers.stop(record)
+        self._containers.start(record)
+        return Response(204)
+
+    async def _kill(self, request: Request, name: str) -> Answer:
+        record = self._containers.find(name)
+        signum = _signal_number(request.query.get("signal") or "SIGKILL")
+        if not self._containers.end(record, signum):
+            raise HttpError(
+                409, f"cannot kill container: {name}: container {record['id']} is not running"
+            )
+        return Response(204)
+
+    async def _pause(self, request: Request, name: str) -> Answer:
+        self._containers.set_paused(self._containers.find(name), True)
+        return Response(204)
+
+    async def _unpause(self, request: Request, name: str) -> Answer:
+        self._containers.set_paused(self._containers.find(name), False)
+        return Response(204)
+
+    async def _rename(self, request: Request, name: str) -> Answer:
+        self._containers.rename(self._containers.find(name), request.query.get("name", ""))
+        return Response(204)
+
+    async def _resize(self, request: Request, name: str) -> Answer:
+        self._containers.find(name)
+        return Response()
+
+    async def _remove(self, request: Request, name: str) -> Answer:
+        self._containers.remove(self._containers.find(name), request.flag("force"))
+        return Response(204)
+
+    async def _wait(self, request: Request, name: str) -> Answer:
+        record = self._containers.find(name)
+        condition = request.query.get("condition", "not-running")
+
+        async def outcome() -> AsyncIterator[bytes]:
+            status = await self._containers.wait_exit(record, condition)
+            yield json.dumps({"StatusCode": status}).encode() + b"\n"
+
+        return Streaming(outcome())
+
+    async def _logs(self, request: Request, name: str) -> Answer:
+        record = self._containers.find(name)
+        tty = bool(record["config"]["Tty"])
+        tail = request.query.get("tail", "all")
+        start = 0
+        if tail.isdecimal():
+            start = max(0, record["dropped"] + len(record["log"]) - int(tail))
+        wanted = {n for n, key in ((1, "stdout"), (2, "stderr")) if request.flag(key)}
+        if not wanted:
+            raise HttpError(400, "Bad parameters: you must choose at least one stream")
+        stamps = request.flag("timestamps")
+        entries = self._containers.follow(record, start, until_exit=request.flag("follow"))
+
+        async def lines() -> AsyncIterator[bytes]:
+            async for moment, stream, text in entries:
+                if stream in wanted:
+                    yield streams.frame(stream, f"{moment} {text}" if stamps else text, tty)
+
+        kind = "raw" if tty else "multiplexed"
+        return Streaming(lines(), f"application/vnd.docker.{kind}-stream")
+
+    async def _attach(self, request: Request, name: str) -> Answer:
+        record = self._containers.find(name)
+        tty = bool(record["config"]["Tty"])
+        start = 0 if request.flag("logs") else record["dropped"] + len(record["log"])
+        stdin = self._containers.stdin(record) if request.flag("stdin") else None
+
+        async def frames() -> AsyncIterator[bytes]:
+            async for _, stream, text in self._containers.follow(record, start):
+                yield streams.frame(stream, text, tty)
+
+        async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            async with streams.feeding(reader, stdin, self._machine.clock):
+                await streams.send(writer, frames())
+
+        return Upgrade(converse)
+
+    # Execs
+
+    async def _create_exec(self, request: Request, name: str) -> Answer:
+        return Response(201, {"Id": self._execs.create(name, await request.json())["id"]})
+
+    async def _start_exec(self, request: Request, exec_id: str) -> Answer:
+        body = await request.json()
+        return self._execs.start(self._execs.find(exec_id), bool(body.get("Detach")))
+
+    async def _resize_exec(self, request: Request, exec_id: str) -> Answer:
+        self._execs.find(exec_id)
+        return Response()
+
+    async def _inspect_exec(self, request: Request, exec_id: str) -> Answer:
+        return Response(json=self._execs.inspect(self._execs.find(exec_id)))
+
+
+def _signal_number(name: str) -> int:
+    if name.isdecimal():
+        return int(name)
+    try:
+        return signal.Signals["SIG" + name.upper().removeprefix("SIG")]
+    except KeyError:
+        raise HttpError(400, f"invalid signal: {name}") from None

@@ -1,0 +1,83 @@
+"""How a simulated machine lies on disk, and how damage to it is found.
+
+``snapshot.mem``: a magic line, the SHA-256 of what follows, the RAM as JSON. ``snapshot.state``: a
+JSON object with the version and shape that it needs, the guest's clock and the memory's SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MAGIC = b"warmboot simulated memory 1\n"
+
+
+class SnapshotUnusable(Exception):
+    """A file is missing, damaged or of another snapshot. The text says which and how."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedMachine:
+    """``clock_s`` is the guest's uptime; ``shape`` is (vCPUs, MiB)."""
+
+    version: str
+    shape: tuple[int, int]
+    clock_s: float
+    ram: dict[str, Any]
+
+
+def write(machine: SavedMachine, memory: Path, state: Path) -> None:
+    """Write both files; on failure neither is left."""
+    ram = json.dumps(machine.ram).encode()
+    sha256 = hashlib.sha256(ram).hexdigest()
+    about = {
+        "version": machine.version,
+        "shape": machine.shape,
+        "clock_s": machine.clock_s,
+        "memory_sha256": sha256,
+    }
+    text = json.dumps(about)
+    try:
+        memory.write_bytes(MAGIC + sha256.encode() + b"\n" + ram)
+        state.write_text(f"{text}\n{hashlib.sha256(text.encode()).hexdigest()}\n")
+    except OSError:
+        memory.unlink(missing_ok=True)
+        state.unlink(missing_ok=True)
+        raise
+
+
+def read(memory: Path, state: Path, *, version: str, shape: tuple[int, int]) -> SavedMachine:
+    """Read both files and check them, or raise ``SnapshotUnusable``."""
+    about = _read_state(state)
+    if about["version"] != version:
+        raise SnapshotUnusable(
+            f"the snapshot was saved by version {about['version']}, this is version {version}"
+        )
+    if tuple(about["shape"]) != shape:
+        raise SnapshotUnusable(f"the snapshot's shape is {about['shape']}, not {list(shape)}")
+    try:
+        content = memory.read_bytes()
+    except OSError as error:
+        raise SnapshotUnusable(f"{memory} cannot be read: {error}") from error
+    magic, _, rest = content.partition(b"\n")
+    sha256, _, ram = rest.partition(b"\n")
+    if magic + b"\n" != MAGIC or hashlib.sha256(ram).hexdigest().encode() != sha256:
+        raise SnapshotUnusable(f"{memory} is damaged")
+    if sha256.decode() != about["memory_sha256"]:
+        raise SnapshotUnusable(f"{memory} does not belong to {state}")
+    return SavedMachine(version, shape, float(about["clock_s"]), json.loads(ram))
+
+
+def _read_state(state: Path) -> dict[str, Any]:
+    try:
+        content = state.read_bytes()
+    except OSError as error:
+        raise SnapshotUnusable(f"{state} cannot be read: {error}") from error
+    text, _, sha256 = content.partition(b"\n")
+    if hashlib.sha256(text).hexdigest().encode() + b"\n" != sha256:
+        raise SnapshotUnusable(f"{state} is damaged")
+    about: dict[str, Any] = json.loads(text)
+    return about
