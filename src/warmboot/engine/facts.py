@@ -1,0 +1,103 @@
+"""What an engine says of itself and of a container, reduced to what workers need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from warmboot.model.checkpoint import Versions
+
+SYSTEM_CONTAINERD = Path("/var/lib/containerd")
+_TASKS = "io.containerd.runtime.v2.task/moby"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """``networks`` are the network drivers it has; ``cgroup_version`` is 1 or 2."""
+
+    version: str
+    api_version: str
+    experimental: bool
+    kernel: str
+    architecture: str
+    data_root: Path
+    cgroup_version: str
+    storage_driver: str
+    networks: tuple[str, ...]
+    security: tuple[str, ...]
+
+    @classmethod
+    def of(cls, version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineFacts:
+        return cls(
+            version=str(version.get("Version", "")),
+            api_version=str(version.get("ApiVersion", "")),
+            experimental=bool(info.get("ExperimentalBuild") or version.get("Experimental")),
+            kernel=str(info.get("KernelVersion", "")),
+            architecture=str(info.get("Architecture", "")),
+            data_root=Path(str(info.get("DockerRootDir", "/var/lib/docker"))),
+            cgroup_version=str(info.get("CgroupVersion", "")),
+            storage_driver=str(info.get("Driver", "")),
+            networks=tuple((info.get("Plugins") or {}).get("Network") or ()),
+            security=tuple(info.get("SecurityOptions") or ()),
+        )
+
+    def versions(self, criu: str) -> Versions:
+        return Versions(
+            engine=self.version, criu=criu, kernel=self.kernel, architecture=self.architecture
+        )
+
+    def checkpoint_folder(self, container_id: str, name: str) -> Path:
+        """Where Docker keeps a checkpoint; other places are not supported by its restore."""
+        return self.data_root / "containers" / container_id / "checkpoints" / name
+
+    def work_folders(self, container_id: str) -> tuple[Path, ...]:
+        """Where containerd lets CRIU write its logs: its own, or the one dockerd started."""
+        return (
+            self.data_root / "containerd" / "daemon" / _TASKS / container_id,
+            SYSTEM_CONTAINERD / _TASKS / container_id,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerFacts:
+    """``pid`` is the first process's on the host, 0 when it does not run."""
+
+    id: str
+    name: str
+    status: str
+    running: bool
+    pid: int
+    exit_code: int
+    image: str
+    image_digest: str
+    network: str
+    tty: bool
+    auto_remove: bool
+    started_at: str
+    error: str = ""
+    upper_folder: Path | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> ContainerFacts:
+        state, config, host = found["State"], found["Config"], found["HostConfig"]
+        upper = ((found.get("GraphDriver") or {}).get("Data") or {}).get("UpperDir")
+        return cls(
+            id=str(found["Id"]),
+            name=str(found["Name"]).lstrip("/"),
+            status=str(state["Status"]),
+            running=bool(state["Running"]),
+            pid=int(state["Pid"]),
+            exit_code=int(state["ExitCode"]),
+            image=str(config["Image"]),
+            image_digest=str(found["Image"]),
+            network=str(host["NetworkMode"]),
+            tty=bool(config["Tty"]),
+            auto_remove=bool(host["AutoRemove"]),
+            started_at=str(state["StartedAt"]),
+            error=str(state.get("Error") or ""),
+            upper_folder=Path(upper) if upper else None,
+            labels=dict(config.get("Labels") or {}),
+        )
