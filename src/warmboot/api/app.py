@@ -1,0 +1,85 @@
+"""The application, put together.
+
+    Guard ▶ HttpMetrics ▶ Doors ▶ Bodies ▶ Idempotency ▶ routes ▶ Services
+
+All layers are pure ASGI, so that streams stay streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from warmboot import __version__
+from warmboot.api import (
+    archives,
+    containers,
+    events,
+    runtime_images,
+    runtime_snapshots,
+    system,
+)
+from warmboot.api.access import Doors
+from warmboot.api.body import Bodies
+from warmboot.api.idempotency import Idempotency, Repository
+from warmboot.api.metrics import HttpMetrics
+from warmboot.api.openapi import install_openapi
+from warmboot.api.problems import Guard, install_handlers
+from warmboot.manager.ports import Services
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+ROUTERS = (
+    runtime_images.router,
+    runtime_snapshots.router,
+    containers.router,
+    archives.router,
+    events.router,
+    system.router,
+)
+
+
+def create_app(
+    services: Services,
+    *,
+    tokens: frozenset[str] = frozenset(),
+    idempotency: Repository | None = None,
+    registry: CollectorRegistry | None = None,
+    lifespan: Lifespan | None = None,
+) -> FastAPI:
+    """The API over ``services``.
+
+    ``tokens`` are bearer tokens; none means open, but for this machine only (see ``access``).
+    Without ``idempotency`` keys are not honoured. ``registry`` is what ``/metrics`` shows.
+    """
+    registry = registry or CollectorRegistry()
+    app = FastAPI(
+        title="warmboot",
+        version=__version__,
+        description="Containers in microVMs that start warm.",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    app.state.services = services
+    app.state.registry = registry
+    for router in ROUTERS:
+        app.include_router(router)
+    install_handlers(app)
+    install_openapi(app, tokens=bool(tokens))
+    layers: list[tuple[Any, dict[str, Any]]] = [
+        (Guard, {}),
+        (HttpMetrics, {"registry": registry}),
+        (Doors, {"tokens": tokens}),
+        (Bodies, {}),
+    ]
+    if idempotency is not None:
+        layers.append((Idempotency, {"repository": idempotency}))
+    for layer, options in reversed(layers):
+        app.add_middleware(layer, **options)
+    return app

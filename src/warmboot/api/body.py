@@ -1,0 +1,114 @@
+"""Request bodies: read whole, in bounds and in time, before anything else looks at them.
+
+Only uploads (``/v1/archives``) pass through as a stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from warmboot.api.problems import MalformedRequest, TooLarge, TooSlow, WrongMediaType, problem_of
+from warmboot.model.errors import WarmbootError
+
+MAX_BODY_BYTES = 1024 * 1024
+BODY_TIMEOUT_S = 60.0
+STREAMED_PATHS = frozenset({"/v1/archives"})
+
+
+class Disconnected(Exception):
+    """The client went away before its request was complete."""
+
+
+class Bodies:
+    """Hands on each request with its body in one piece, or refuses it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in STREAMED_PATHS:
+            await self.app(scope, receive, send)
+            return
+        try:
+            check_length(Headers(scope=scope), MAX_BODY_BYTES)
+            body = await read_body(receive)
+            _settle_content_type(scope, body)
+        except WarmbootError as error:
+            await problem_of(error)(scope, receive, send)
+            return
+        except Disconnected:
+            return
+        await self.app(scope, replay(body, receive), send)
+
+
+def check_length(headers: Headers, limit: int | None) -> None:
+    """Refuse a Content-Length that is no number, or over ``limit`` bytes."""
+    declared = headers.get("content-length")
+    if declared is None:
+        return
+    if not (declared.isascii() and declared.isdigit() and len(declared) < 20):
+        raise MalformedRequest("Content-Length is no number of bytes")
+    if limit is not None and int(declared) > limit:
+        raise _too_large()
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(
+        f"the body is over {MAX_BODY_BYTES} bytes",
+        resolution="send less; image archives go to POST /v1/archives",
+    )
+
+
+async def read_body(receive: Receive) -> bytes:
+    """The whole body. Raises ``TooLarge``, ``TooSlow`` or ``Disconnected``."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Disconnected
+                body += message.get("body", b"")
+                if len(body) > MAX_BODY_BYTES:
+                    raise _too_large()
+                if not message.get("more_body", False):
+                    return bytes(body)
+    except TimeoutError as error:
+        raise TooSlow(
+            f"the body did not arrive within {BODY_TIMEOUT_S:g} s", resolution="send it again"
+        ) from error
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """A ``receive`` that gives ``body`` once and then whatever comes (a disconnect)."""
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+def _settle_content_type(scope: Scope, body: bytes) -> None:
+    """Bodies are JSON. ``curl -d '{…}'`` calls it a form, as the specification's examples do."""
+    if not body:
+        return
+    headers = MutableHeaders(scope=scope)
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        return
+    if kind in ("", "application/x-www-form-urlencoded") and body.lstrip()[:1] == b"{":
+        headers["content-type"] = "application/json"
+        return
+    raise WrongMediaType(
+        "the body is not JSON",
+        details=f"Content-Type is {kind or 'missing'}",
+        resolution="send Content-Type: application/json",
+    )

@@ -1,0 +1,145 @@
+"""``/v1/containers``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, WebSocket, WebSocketDisconnect
+from fastapi.responses import StreamingResponse
+
+from warmboot.api import sessions
+from warmboot.api.access import refuse
+from warmboot.api.requests import ContainerIn
+from warmboot.api.responses import ContainerOut, Created, Item, Items, Ok
+from warmboot.api.routing import MAX_WAIT_S, Ref, StopTimeout, Wired
+from warmboot.api.streams import MULTIPLEXED, begun, multiplexed, plain
+from warmboot.manager.ports import Services, Until
+from warmboot.model.errors import WarmbootError
+
+router = APIRouter(prefix="/v1/containers", tags=["containers"])
+
+_LOG_TYPES = {
+    "text/plain": {"schema": {"type": "string"}},
+    MULTIPLEXED: {"schema": {"type": "string", "format": "binary"}},
+}
+
+
+@router.post("", status_code=201, summary="Create and start a container in a VM of its own")
+async def create(body: ContainerIn, services: Wired) -> Created:
+    return Created(id=await services.containers.create(body.to_model()))
+
+
+@router.get("", summary="List containers")
+async def list_containers(
+    services: Wired,
+    all: Annotated[bool, Query(description="those too that do not run")] = False,
+) -> Items[ContainerOut]:
+    found = await services.containers.list(all_states=all)
+    return Items(items=[ContainerOut.of(container) for container in found])
+
+
+@router.get("/{ref}", summary="Show a container")
+async def show(ref: Ref, services: Wired) -> Item[ContainerOut]:
+    return Item(item=ContainerOut.of(await services.containers.get(ref)))
+
+
+@router.delete("/{ref}", summary="Remove a container and its VM")
+async def delete(
+    ref: Ref,
+    services: Wired,
+    force: Annotated[bool, Query(description="also when it runs")] = False,
+) -> Ok:
+    await services.containers.delete(ref, force=force)
+    return Ok()
+
+
+@router.post("/{ref}/start", summary="Start a container that has exited or failed")
+async def start(ref: Ref, services: Wired) -> Ok:
+    await services.containers.start(ref)
+    return Ok()
+
+
+@router.post("/{ref}/stop", summary="Stop a container")
+async def stop(ref: Ref, services: Wired, timeout_s: StopTimeout = 10.0) -> Ok:
+    await services.containers.stop(ref, timeout_s)
+    return Ok()
+
+
+@router.post("/{ref}/restart", summary="Stop and start a container")
+async def restart(ref: Ref, services: Wired, timeout_s: StopTimeout = 10.0) -> Ok:
+    await services.containers.restart(ref, timeout_s)
+    return Ok()
+
+
+@router.get("/{ref}/wait", summary="The container, once it is so or the time is over")
+async def wait(
+    ref: Ref,
+    services: Wired,
+    until: Annotated[Until, Query()] = Until.EXITED,
+    timeout_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False)] = 60.0,
+) -> Item[ContainerOut]:
+    return Item(item=ContainerOut.of(await services.containers.wait(ref, until, timeout_s)))
+
+
+@router.get(
+    "/{ref}/logs",
+    summary="What a container has written",
+    response_class=StreamingResponse,
+    responses={200: {"description": "Its output, as text or framed", "content": _LOG_TYPES}},
+)
+async def logs(
+    ref: Ref,
+    request: Request,
+    services: Wired,
+    follow: Annotated[bool, Query(description="go on until it exits")] = False,
+    tail: Annotated[int | None, Query(ge=0, le=1_000_000, description="last lines only")] = None,
+    timestamps: Annotated[bool, Query(description="a time before every line")] = False,
+) -> StreamingResponse:
+    """With ``Accept: application/vnd.docker.multiplexed-stream`` stdout and stderr are framed."""
+    await services.containers.get(ref)
+    chunks = await begun(
+        services.containers.logs(ref, follow=follow, tail=tail, timestamps=timestamps)
+    )
+    if MULTIPLEXED in request.headers.get("accept", ""):
+        return StreamingResponse(multiplexed(chunks), media_type=MULTIPLEXED)
+    return StreamingResponse(plain(chunks), media_type="text/plain; charset=utf-8")
+
+
+@router.websocket("/{ref}/exec")
+async def exec_(ws: WebSocket, ref: Ref) -> None:
+    """Run a command in a running container; see ``sessions``."""
+    services: Services = ws.app.state.services
+    try:
+        await services.containers.get(ref)
+    except WarmbootError as error:
+        await refuse(error, ws.scope, ws.receive, ws.send)
+        return
+    await ws.accept()
+    try:
+        spec, size = await sessions.receive_start(ws)
+        session = await services.containers.exec(ref, spec)
+        await sessions.pump(ws, session, size)
+    except WarmbootError as error:
+        await sessions.tell_error(ws, error)
+    except WebSocketDisconnect:
+        return
+
+
+@router.websocket("/{ref}/attach")
+async def attach(ws: WebSocket, ref: Ref) -> None:
+    """The container's own process; see ``sessions``."""
+    services: Services = ws.app.state.services
+    try:
+        session = await services.containers.attach(ref)
+    except WarmbootError as error:
+        await refuse(error, ws.scope, ws.receive, ws.send)
+        return
+    try:
+        await ws.accept()
+        await sessions.pump(ws, session)
+    except WarmbootError as error:
+        await sessions.tell_error(ws, error)
+    except WebSocketDisconnect:
+        return
+    finally:
+        await session.close()

@@ -1,0 +1,46 @@
+"""``/v1/events``: what happened, as a list or as it happens."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import Response, StreamingResponse
+
+from warmboot.api.responses import EventOut, Items
+from warmboot.api.routing import MAX_INT64, Wired
+from warmboot.api.streams import EVENT_STREAM, event_stream
+
+router = APIRouter(prefix="/v1/events", tags=["events"])
+
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": Items[EventOut],
+        "description": "A list, or with follow an endless stream of server-sent events",
+        "content": {EVENT_STREAM: {"schema": {"type": "string"}}},
+    }
+}
+EventId = Annotated[int | None, Query(ge=0, le=MAX_INT64, description="events after this id")]
+
+
+@router.get("", summary="List events, or follow them", responses=_STREAM, response_model=None)
+async def list_events(
+    request: Request,
+    services: Wired,
+    after: EventId = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="of a list")] = 100,
+    follow: Annotated[bool, Query(description="server-sent events, from now on")] = False,
+    last_event_id: Annotated[
+        int | None, Header(ge=0, le=MAX_INT64, description="where an event stream was cut off")
+    ] = None,
+) -> Items[EventOut] | Response:
+    """``Accept: text/event-stream`` means ``follow`` too."""
+    if follow or EVENT_STREAM in request.headers.get("accept", ""):
+        since = after if last_event_id is None else last_event_id
+        return StreamingResponse(
+            event_stream(services.events.follow(since)),
+            media_type=EVENT_STREAM,
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
+    found = await services.events.list(after or 0, limit)
+    return Items(items=[EventOut.of(event) for event in found])

@@ -1,0 +1,228 @@
+"""Errors as ``application/problem+json`` (RFC 9457); the only place that knows HTTP status codes.
+
+use case ──raises WarmbootError──▶ handlers ──▶ problem+json
+pydantic ──RequestValidationError─▶    "
+router   ──HTTPException──────────▶    "
+a bug    ──any Exception──────────▶ Guard: logged with an id, the answer names only that id
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from warmboot.model import errors
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+# The nearest class in an error's ancestry counts.
+STATUS: Mapping[type[errors.WarmbootError], int] = {
+    errors.WarmbootError: 500,
+    errors.InvalidRequest: 422,
+    errors.Unauthorized: 401,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.NotSupported: 422,
+    errors.Unavailable: 503,
+    errors.DiskFull: 507,
+    errors.HostError: 500,
+    errors.ImageDamaged: 422,
+    errors.VmGone: 409,
+    errors.ContainerError: 422,
+}
+
+
+class MalformedRequest(errors.InvalidRequest):
+    """Not even HTTP as it should be: a bad length, a bad header."""
+
+    code = "malformed-request"
+
+
+class ForeignOrigin(errors.WarmbootError):
+    """A browser was led here from elsewhere."""
+
+    code = "foreign-origin"
+
+
+class TooLarge(errors.InvalidRequest):
+    code = "too-large"
+
+
+class WrongMediaType(errors.InvalidRequest):
+    code = "wrong-media-type"
+
+
+class TooSlow(errors.InvalidRequest):
+    code = "too-slow"
+
+
+_STATUS_HERE: Mapping[type[errors.WarmbootError], int] = {
+    MalformedRequest: 400,
+    ForeignOrigin: 403,
+    TooSlow: 408,
+    TooLarge: 413,
+    WrongMediaType: 415,
+}
+
+_CODES = {400: "malformed-request", 404: "not-found", 405: "method-not-allowed"}
+_HINTS = {
+    404: "GET /openapi.json lists all paths",
+    405: "the Allow header lists what this path takes",
+    400: "send a JSON document that fits the schema in /openapi.json",
+}
+
+
+def status_of(error: errors.WarmbootError) -> int:
+    """The HTTP status of an error."""
+    table = {**STATUS, **_STATUS_HERE}
+    return next(table[base] for base in type(error).__mro__ if base in table)
+
+
+def clean(text: str) -> str:
+    """``text`` with what UTF-8 cannot carry (lone surrogates) spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def problem(
+    status: int,
+    code: str,
+    title: str,
+    *,
+    detail: str = "",
+    resolution: str = "",
+    headers: Mapping[str, str] | None = None,
+    **more: Any,
+) -> Response:
+    """A problem+json response."""
+    body = {
+        "type": f"urn:warmboot:problem:{code}",
+        "title": clean(title),
+        "status": status,
+        "detail": clean(detail),
+        "code": code,
+        "resolution": clean(resolution),
+        **more,
+    }
+    content = json.dumps(body, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    return Response(content, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def problem_of(error: errors.WarmbootError) -> Response:
+    """The response for one of our own errors."""
+    status = status_of(error)
+    headers: dict[str, str] = {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if status == 503 or getattr(error, "retry_after_s", None):
+        headers["Retry-After"] = str(getattr(error, "retry_after_s", 5))
+    if status >= 500:
+        log.warning("answered %d %s: %s", status, error.code, clean(str(error)).replace("\n", "; "))
+    return problem(
+        status,
+        error.code,
+        error.brief,
+        detail=error.details,
+        resolution=error.resolution,
+        headers=headers,
+    )
+
+
+def _where(location: Sequence[Any]) -> str:
+    return clean(".".join(str(part) for part in location))[:200]
+
+
+def validation_problem(found: Sequence[Any]) -> Response:
+    """What pydantic found, without the input itself: it may be secret, huge or not printable."""
+    listed = [
+        {"field": _where(item["loc"]), "message": clean(str(item["msg"]))[:500]}
+        for item in found[:20]
+    ]
+    first = listed[0] if listed else {"field": "body", "message": "not valid"}
+    return problem(
+        422,
+        errors.InvalidRequest.code,
+        "the request does not fit the schema",
+        detail="; ".join(f"{item['field']}: {item['message']}" for item in listed[:5]),
+        resolution=f"correct {first['field']}; /openapi.json has the schema",
+        errors=listed,
+    )
+
+
+def unexpected_problem(error: Exception, path: str) -> Response:
+    """A bug, or something nobody foresaw: logged in full, answered with an id to look for."""
+    incident = secrets.token_hex(6)
+    log.error("unexpected error %s in %s", incident, clean(path), exc_info=error)
+    return problem(
+        500,
+        "internal",
+        "something unexpected went wrong in warmboot",
+        detail=f"The log has the whole story under the id {incident}.",
+        resolution="try again; if it comes back, report it together with the log lines",
+        id=incident,
+    )
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Make ``app`` answer every error as a problem."""
+
+    @app.exception_handler(errors.WarmbootError)
+    async def _known(_: Request, error: errors.WarmbootError) -> Response:
+        return problem_of(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(_: Request, error: RequestValidationError) -> Response:
+        return validation_problem(error.errors())
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        status = error.status_code
+        return problem(
+            status,
+            _CODES.get(status, "invalid-request" if status < 500 else "internal"),
+            f"{request.method} {request.url.path}: {error.detail}",
+            resolution=_HINTS.get(status, ""),
+            headers=error.headers,
+        )
+
+
+class Guard:
+    """The outermost layer: whatever escapes the inner ones still becomes a problem."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun = False
+
+        async def watch(message: Message) -> None:
+            nonlocal begun
+            begun = begun or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        except errors.WarmbootError as error:
+            if begun:
+                # Too late for a status: returning early makes the server cut the connection,
+                # which is how a client learns that a stream is not complete.
+                log.warning("%s was cut off: %s", scope["path"], error.brief)
+                return
+            await problem_of(error)(scope, receive, send)
+        except Exception as error:  # noqa: BLE001 - the last line; it logs and answers
+            answer = unexpected_problem(error, scope["path"])
+            if not begun:
+                await answer(scope, receive, send)

@@ -1,0 +1,208 @@
+"""What the API takes: strict models. Unknown fields are refused, everything has a bound."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from uuid import UUID
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    model_validator,
+)
+
+from warmboot.model.container import BootPolicy, ContainerSpec, PortMapping
+from warmboot.model.errors import InvalidName
+from warmboot.model.names import MAX_NAME_LENGTH, check_name, invent_name
+from warmboot.model.shapes import MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, Shape
+
+# The patterns repeat what the validators check, so that the schema says it too.
+NAME_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9_-]*(\.[a-zA-Z0-9_-]+)*\.?$"
+_REGISTRY = r"([a-zA-Z0-9]+([.-]+[a-zA-Z0-9]+)*(:[0-9]{1,5})?/)?"
+_REPOSITORY = r"[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*"
+IMAGE_PATTERN = (
+    rf"^{_REGISTRY}{_REPOSITORY}(/{_REPOSITORY})*"
+    r"(:[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$"
+)
+ENV_NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_.-]*$"
+NO_NUL_PATTERN = r"^[^\x00]*$"
+LABEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_./-]*$"
+
+
+def _checked_name(name: str) -> str:
+    try:
+        return check_name(name)
+    except InvalidName as error:
+        raise ValueError(f"{error.brief}: {error.details or error.resolution}") from error
+
+
+def _checked_ip(address: str) -> str:
+    return str(ipaddress.ip_address(address))
+
+
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_NAME_LENGTH, pattern=NAME_PATTERN),
+    AfterValidator(_checked_name),
+]
+Text = Annotated[str, Field(max_length=131_072, pattern=NO_NUL_PATTERN)]
+ImageReference = Annotated[str, Field(min_length=1, max_length=512, pattern=IMAGE_PATTERN)]
+EnvName = Annotated[str, Field(min_length=1, max_length=256, pattern=ENV_NAME_PATTERN)]
+LabelName = Annotated[str, Field(min_length=1, max_length=256, pattern=LABEL_PATTERN)]
+LabelValue = Annotated[str, Field(max_length=4096, pattern=NO_NUL_PATTERN)]
+Words = Annotated[list[Text], Field(max_length=1024)]
+HostPath = Annotated[str, Field(min_length=1, max_length=4095, pattern=r"^/[^\x00]*$")]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ShapeIn(Strict):
+    """vCPUs and memory of the VM."""
+
+    vcpus: Annotated[StrictInt, Field(ge=1, le=MAX_VCPUS)]
+    memory_mib: Annotated[StrictInt, Field(ge=MIN_MEMORY_MIB, le=MAX_MEMORY_MIB, multiple_of=2)]
+
+    def to_model(self) -> Shape:
+        return Shape(self.vcpus, self.memory_mib)
+
+
+class PortIn(Strict):
+    """A published port; ``host_port`` 0 takes any free one."""
+
+    container_port: Annotated[StrictInt, Field(ge=1, le=65_535)]
+    host_port: Annotated[StrictInt, Field(ge=0, le=65_535)] = 0
+    host_ip: Annotated[
+        str,
+        Field(max_length=45, json_schema_extra={"anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}),
+        AfterValidator(_checked_ip),
+    ] = "127.0.0.1"
+    protocol: Literal["tcp", "udp"] = "tcp"
+
+    def to_model(self) -> PortMapping:
+        return PortMapping(self.container_port, self.host_port, self.host_ip, self.protocol)
+
+
+class RuntimeImageIn(Strict):
+    """An image folder on the server (``path``), or bare files (``kernel`` and ``rootfs``)."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["path"], "properties": {"path": {"type": "string"}}},
+                {
+                    "required": ["kernel", "rootfs"],
+                    "properties": {"kernel": {"type": "string"}, "rootfs": {"type": "string"}},
+                },
+            ]
+        },
+    )
+
+    name: Name
+    path: HostPath | None = None
+    kernel: HostPath | None = None
+    rootfs: HostPath | None = None
+    initrd: HostPath | None = None
+
+    @model_validator(mode="after")
+    def _folder_or_files(self) -> Self:
+        bare = (self.kernel, self.rootfs, self.initrd)
+        if self.path is not None and any(bare):
+            raise ValueError("give either path, or kernel and rootfs")
+        if self.path is None and not (self.kernel and self.rootfs):
+            raise ValueError("give path, or both kernel and rootfs")
+        return self
+
+    def paths(self) -> dict[str, Path | None]:
+        """As the keyword arguments of ``RuntimeImages.register``."""
+        given = {
+            "path": self.path,
+            "kernel": self.kernel,
+            "rootfs": self.rootfs,
+            "initrd": self.initrd,
+        }
+        return {key: Path(value) if value else None for key, value in given.items()}
+
+
+class RuntimeSnapshotIn(Strict):
+    runtime_image_id: UUID
+    shape: ShapeIn | None = None
+
+
+class ContainerIn(Strict):
+    """A container to create. Only ``image`` is needed."""
+
+    image: ImageReference
+    name: Name | None = None
+    command: Words | None = None
+    entrypoint: Words | None = None
+    environment: Annotated[dict[EnvName, Text], Field(max_length=1024)] = {}
+    ports: Annotated[list[PortIn], Field(max_length=256)] = []
+    shape: ShapeIn | None = None
+    boot: BootPolicy = BootPolicy.AUTO
+    runtime_image_id: UUID | None = None
+    archive: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    tty: StrictBool = False
+    stdin_open: StrictBool = False
+    auto_remove: StrictBool = False
+    labels: Annotated[dict[LabelName, LabelValue], Field(max_length=256)] = {}
+
+    @model_validator(mode="after")
+    def _no_port_twice(self) -> Self:
+        fixed = [(p.host_ip, p.host_port, p.protocol) for p in self.ports if p.host_port]
+        if len(fixed) != len(set(fixed)):
+            raise ValueError("a host port is published twice")
+        return self
+
+    def to_model(self) -> ContainerSpec:
+        return ContainerSpec(
+            name=self.name or invent_name(),
+            image=self.image,
+            command=None if self.command is None else tuple(self.command),
+            entrypoint=None if self.entrypoint is None else tuple(self.entrypoint),
+            environment=dict(self.environment),
+            ports=tuple(port.to_model() for port in self.ports),
+            shape=self.shape.to_model() if self.shape else None,
+            boot=self.boot,
+            runtime_image_id=self.runtime_image_id,
+            archive=self.archive,
+            tty=self.tty,
+            stdin_open=self.stdin_open,
+            auto_remove=self.auto_remove,
+            labels=dict(self.labels),
+        )
+
+
+EnvAssignment = Annotated[
+    str, Field(max_length=131_072, pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*=[^\x00]*$")
+]
+
+
+class ResizeIn(Strict):
+    """The terminal's size, in characters."""
+
+    type: Literal["resize"] = "resize"
+    rows: Annotated[StrictInt, Field(ge=1, le=10_000)]
+    columns: Annotated[StrictInt, Field(ge=1, le=10_000)]
+
+
+class StartIn(Strict):
+    """The first frame of an exec session."""
+
+    type: Literal["start"]
+    command: Annotated[list[Text], Field(min_length=1, max_length=1024)]
+    tty: StrictBool = False
+    stdin: StrictBool = False
+    environment: Annotated[list[EnvAssignment], Field(max_length=1024)] = []
+    user: Annotated[str, Field(max_length=256, pattern=r"^[^\x00]*$")] = ""
+    working_dir: Annotated[str, Field(max_length=4095, pattern=r"^[^\x00]*$")] = ""
+    rows: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None
+    columns: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None

@@ -1,0 +1,43 @@
+"""What all routes share: the services, path parameters, JSON with any text in it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Depends, Path, Query, Request
+
+from warmboot.api.requests import NAME_PATTERN
+from warmboot.manager.ports import Services
+from warmboot.model.names import MAX_NAME_LENGTH
+
+MAX_WAIT_S = 3600.0
+MAX_INT64 = 2**63 - 1
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+Wired = Annotated[Services, Depends(_services)]
+
+Ref = Annotated[
+    str,
+    Path(
+        description="an id, the unique beginning of one, or a name",
+        min_length=1,
+        max_length=MAX_NAME_LENGTH,
+        pattern=NAME_PATTERN,
+    ),
+]
+Id = Annotated[UUID, Path()]
+StopTimeout = Annotated[
+    float,
+    Query(
+        ge=0,
+        le=MAX_WAIT_S,
+        allow_inf_nan=False,
+        description="seconds to wait before the container is killed",
+    ),
+]

@@ -1,0 +1,44 @@
+"""``/v1/runtime-snapshots``, as specified."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from warmboot.api.requests import RuntimeSnapshotIn
+from warmboot.api.responses import Created, Item, Items, Ok, RebuildStarted, RuntimeSnapshotOut
+from warmboot.api.routing import Id, Wired
+
+router = APIRouter(prefix="/v1/runtime-snapshots", tags=["runtime snapshots"])
+
+
+@router.post("", status_code=201, summary="Begin to build a snapshot; its state tells how it goes")
+async def create(body: RuntimeSnapshotIn, services: Wired) -> Created:
+    shape = body.shape.to_model() if body.shape else None
+    return Created(id=await services.snapshots.create(body.runtime_image_id, shape))
+
+
+@router.get("", summary="List snapshots")
+async def list_snapshots(
+    services: Wired,
+    include_deleted: Annotated[bool, Query(description="those too that wait for cleanup")] = False,
+) -> Items[RuntimeSnapshotOut]:
+    found = await services.snapshots.list(include_deleted=include_deleted)
+    return Items(items=[RuntimeSnapshotOut.of(snapshot) for snapshot in found])
+
+
+@router.get("/{id}", summary="Show a snapshot")
+async def show(id: Id, services: Wired) -> Item[RuntimeSnapshotOut]:
+    return Item(item=RuntimeSnapshotOut.of(await services.snapshots.get(id)))
+
+
+@router.delete("/{id}", summary="Mark a snapshot as deleted; its files go when no VM maps them")
+async def delete(id: Id, services: Wired) -> Ok:
+    await services.snapshots.delete(id)
+    return Ok()
+
+
+@router.post("/{id}/rebuild", status_code=202, summary="Begin to build a snapshot's successor")
+async def rebuild(id: Id, services: Wired) -> RebuildStarted:
+    return RebuildStarted(id=await services.snapshots.rebuild(id))

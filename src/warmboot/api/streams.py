@@ -1,0 +1,116 @@
+"""Long answers: container output, framed or plain, and server-sent events.
+
+Framed output is what Docker calls a multiplexed stream: for every chunk one byte that names the
+stream (1 stdout, 2 stderr, 3 an error of the server), three zero bytes, the length as a big-endian
+32-bit number, then the data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from warmboot.api.responses import EventOut
+from warmboot.manager.ports import LogChunk, Stream
+from warmboot.model.errors import WarmbootError
+from warmboot.model.event import Event
+
+MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
+EVENT_STREAM = "text/event-stream"
+STREAM_TAGS = {Stream.STDOUT: 1, Stream.STDERR: 2}
+ERROR_TAG = 3
+
+FIRST_CHUNK_WAIT_S = 0.5
+KEEP_ALIVE_S = 15.0
+
+T = TypeVar("T")
+
+
+async def begun(chunks: AsyncIterator[T]) -> AsyncIterator[T]:
+    """``chunks``, after its first one is there or has kept us waiting for half a second.
+
+    So an error that comes at once is raised here, while a status can still be chosen.
+    """
+    first = asyncio.ensure_future(anext(chunks, None))
+    try:
+        done, _ = await asyncio.wait({first}, timeout=FIRST_CHUNK_WAIT_S)
+    except asyncio.CancelledError:
+        first.cancel()
+        raise
+    if done and first.exception() is not None:
+        first.result()
+    return _from_first(first, chunks)
+
+
+async def _from_first(first: asyncio.Future[T | None], rest: AsyncIterator[T]) -> AsyncIterator[T]:
+    try:
+        chunk = await first
+        if chunk is None:
+            return
+        yield chunk
+        async for chunk in rest:
+            yield chunk
+    finally:
+        first.cancel()
+        await _close(rest)
+
+
+async def _close(iterator: Any) -> None:
+    aclose = getattr(iterator, "aclose", None)
+    if aclose is not None:
+        await aclose()
+
+
+async def plain(chunks: AsyncIterator[LogChunk]) -> AsyncIterator[bytes]:
+    """Both streams' bytes in the order they came."""
+    async with aclosing(chunks) as opened:  # type: ignore[type-var]
+        async for chunk in opened:
+            yield chunk.data
+
+
+def frame(tag: int, data: bytes) -> bytes:
+    return struct.pack(">BxxxL", tag, len(data)) + data
+
+
+async def multiplexed(chunks: AsyncIterator[LogChunk]) -> AsyncIterator[bytes]:
+    """Docker's framing; an error on the way is told in a frame of its own."""
+    async with aclosing(chunks) as opened:  # type: ignore[type-var]
+        try:
+            async for chunk in opened:
+                yield frame(STREAM_TAGS[chunk.stream], chunk.data)
+        except WarmbootError as error:
+            yield frame(ERROR_TAG, json.dumps(error.as_dict()).encode())
+
+
+def sse(event: Event) -> bytes:
+    """One event in the wire format of server-sent events."""
+    data = EventOut.of(event).model_dump_json()
+    kind = event.kind.replace("\n", " ").replace("\r", " ")
+    return f"id: {event.id}\nevent: {kind}\ndata: {data}\n\n".encode("utf-8", "backslashreplace")
+
+
+async def event_stream(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+    """Events as they come; a comment at once, and whenever it has been quiet for a while."""
+    following: asyncio.Future[Event | None] = asyncio.ensure_future(anext(events, None))
+    try:
+        # One turn of the loop, so that the subscription stands before the client is told.
+        await asyncio.wait({following}, timeout=0.01)
+        yield b": connected\n\n"
+        while True:
+            done, _ = await asyncio.wait({following}, timeout=KEEP_ALIVE_S)
+            if not done:
+                yield b": keep-alive\n\n"
+                continue
+            event = following.result()
+            if event is None:
+                return
+            yield sse(event)
+            following = asyncio.ensure_future(anext(events, None))
+    finally:
+        following.cancel()
+        await asyncio.wait({following})
+        await _close(events)

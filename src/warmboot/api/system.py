@@ -1,0 +1,45 @@
+"""The service itself: probes, metrics, what machine this is and what works on it."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from warmboot.api.responses import CheckOut, HostInfoOut, Item, Items, Ok
+from warmboot.api.routing import Wired
+
+router = APIRouter(tags=["system"])
+
+
+@router.get("/healthz", summary="The process answers")
+async def healthz() -> Ok:
+    return Ok()
+
+
+@router.get("/readyz", summary="What it depends on answers too")
+async def readyz(services: Wired) -> Ok:
+    await services.system.info()
+    return Ok()
+
+
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={
+        200: {"description": "Metrics", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    },
+)
+async def metrics(request: Request) -> Response:
+    return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/v1/info", summary="This machine and its hypervisor")
+async def info(services: Wired) -> Item[HostInfoOut]:
+    return Item(item=HostInfoOut.of(await services.system.info()))
+
+
+@router.get("/v1/doctor", summary="What works here, what does not, why, and what to do")
+async def doctor(services: Wired) -> Items[CheckOut]:
+    return Items(items=[CheckOut.of(check) for check in await services.system.doctor()])
