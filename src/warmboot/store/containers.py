@@ -1,0 +1,148 @@
+"""Users' containers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import fields
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, and_, delete, or_, select, update
+
+from warmboot.model.container import CONTAINER_TRANSITIONS, Container, ContainerState
+from warmboot.model.errors import Conflict, NameTaken, NotFound
+from warmboot.model.shapes import Shape
+from warmboot.store.codec import is_storable
+from warmboot.store.database import Database
+from warmboot.store.guard import check_fields, move, with_shape
+from warmboot.store.tables import containers
+
+_COLUMNS = [column for column in containers.c if column.name not in {"name", "updated_at"}]
+_FIELDS = [field.name for field in fields(Container)]
+_CHANGEABLE = frozenset(_FIELDS) - {"id", "spec", "state", "created_at"}
+_HEX_ID = re.compile(r"[0-9a-f]{1,32}")
+
+
+def _container(row: Row[Any]) -> Container:
+    values = dict(row._mapping)
+    values["shape"] = Shape(values.pop("vcpus"), values.pop("memory_mib"))
+    return Container(**values)
+
+
+def _unknown(reference: object) -> NotFound:
+    return NotFound(f"there is no container {reference}", resolution="see `warmboot ps --all`")
+
+
+class ContainerRepository:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, container: Container) -> None:
+        """``NameTaken``; ``NotFound`` if its runtime image or snapshot is not there."""
+        values = with_shape({name: getattr(container, name) for name in _FIELDS})
+        insert = self._database.insert(containers).values(**values, name=container.name)
+        missing = NotFound("the container's runtime image or snapshot is not there any more")
+        async with self._database.write(missing) as connection:
+            added = await connection.execute(
+                insert.on_conflict_do_nothing().returning(containers.c.id)
+            )
+            if added.first() is None:
+                raise NameTaken(
+                    f"there is a container named {container.name!r} already",
+                    resolution="choose another name, or remove that one",
+                )
+
+    async def get(self, container_id: UUID) -> Container:
+        """The container, or ``NotFound``."""
+        query = select(*_COLUMNS).where(containers.c.id == container_id)
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).first()
+        if row is None:
+            raise _unknown(container_id)
+        return _container(row)
+
+    async def find(self, reference: str) -> Container:
+        """By whole id, name, or unique beginning of an id, in this order.
+
+        ``NotFound``; ``Conflict`` if several ids begin like this.
+        """
+        if not is_storable(reference):
+            raise _unknown(repr(reference))
+        conditions = [containers.c.name == reference]
+        digits = reference.lower().replace("-", "")
+        if _HEX_ID.fullmatch(digits):
+            first, last = UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
+            conditions.append(and_(containers.c.id >= first, containers.c.id <= last))
+        query = select(*_COLUMNS).where(or_(*conditions)).order_by(containers.c.id).limit(3)
+        async with self._database.read() as connection:
+            found = [_container(row) for row in await connection.execute(query)]
+            if len(found) == 3:
+                # Only a beginning so short can hide a name behind others.
+                named = await connection.execute(select(*_COLUMNS).where(conditions[0]))
+                found += [_container(row) for row in named]
+        for container in found:
+            if container.id.hex == digits:
+                return container
+        for container in found:
+            if container.name == reference:
+                return container
+        if not found:
+            raise _unknown(reference)
+        if len(found) > 1:
+            raise Conflict(
+                f"several containers' ids begin with {reference}",
+                resolution="give more of the id, or the name",
+            )
+        return found[0]
+
+    async def list(
+        self, states: Collection[ContainerState] | None = None, *, limit: int | None = None
+    ) -> tuple[Container, ...]:
+        """Those in ``states`` (any), newest first, at most ``limit``."""
+        query = select(*_COLUMNS).order_by(containers.c.created_at.desc(), containers.c.id.desc())
+        if states is not None:
+            query = query.where(containers.c.state.in_(sorted(states)))
+        async with self._database.read() as connection:
+            return tuple(_container(row) for row in await connection.execute(query.limit(limit)))
+
+    async def set_state(self, container_id: UUID, new: ContainerState, **changes: Any) -> Container:
+        """Change the state, and fields along with it. ``IllegalTransition``, ``NotFound``."""
+        check_fields(changes, _CHANGEABLE)
+        values = with_shape(changes)
+        async with self._database.write() as connection:
+            row = await move(
+                connection,
+                containers,
+                _COLUMNS,
+                container_id,
+                CONTAINER_TRANSITIONS,
+                new,
+                values,
+            )
+            if row is None:
+                raise _unknown(container_id)
+            return _container(row)
+
+    async def update(self, container_id: UUID, **changes: Any) -> Container:
+        """Change fields, but not the state. ``NotFound``."""
+        check_fields(changes, _CHANGEABLE)
+        statement = (
+            update(containers)
+            .where(containers.c.id == container_id)
+            .values(with_shape(changes))
+            .returning(*_COLUMNS)
+        )
+        async with self._database.write() as connection:
+            row = (await connection.execute(statement)).first()
+            if row is None:
+                raise _unknown(container_id)
+            return _container(row)
+
+    async def remove(self, container_id: UUID) -> bool:
+        """Forget it; whether it was there."""
+        async with self._database.write() as connection:
+            gone = await connection.execute(
+                delete(containers).where(containers.c.id == container_id)
+            )
+            return gone.rowcount > 0

@@ -1,0 +1,171 @@
+"""Connections and transactions.
+
+Every repository call is one short transaction of its own, unless it happens inside
+``transaction()``, which it then joins::
+
+    async with store.transaction():
+        container = await store.containers.set_state(...)
+        await store.events.append("container.running", str(container.id), {...})
+
+Writers take turns. On SQLite there is one writing connection in the process, and ``BEGIN
+IMMEDIATE`` keeps order between processes, so that nobody ever sees "database is locked". On
+PostgreSQL single calls run side by side, guarded by row locks, while transactions of several calls
+take turns by an advisory lock: they cannot deadlock one another, and events get their ids in the
+order in which they become visible. Readers never wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Table, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from warmboot.model.errors import WarmbootError
+from warmboot.store.failures import translated
+from warmboot.store.sqlite import connect_with
+
+_POOL_TIMEOUT_S = 10
+_CONNECT_TIMEOUT_S = 10
+_TURN = 0x7761726D  # "warm": the key of the advisory lock
+
+
+@dataclass(slots=True)
+class _Transaction:
+    database: Database
+    connection: AsyncConnection
+    task: asyncio.Task[Any] | None
+    open: bool = True
+    failure: WarmbootError | None = None
+
+
+_current: ContextVar[_Transaction | None] = ContextVar("warmboot_transaction", default=None)
+
+
+class Database:
+    """The engines of one database."""
+
+    def __init__(self, writer: AsyncEngine, reader: AsyncEngine) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._is_postgres = writer.dialect.name == "postgresql"
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: URL) -> AsyncIterator[Database]:
+        """Engines for ``url``, disposed of at the end. Connects when first used."""
+        if url.get_backend_name() == "postgresql":
+            writer = create_async_engine(
+                url,
+                pool_size=8,
+                max_overflow=8,
+                pool_timeout=_POOL_TIMEOUT_S,
+                pool_pre_ping=True,
+                connect_args={"connect_timeout": _CONNECT_TIMEOUT_S},
+            )
+            engines = (writer, writer.execution_options(isolation_level="AUTOCOMMIT"))
+        else:
+            writer = sqlite_engine(url, writer=True, pool_size=1)
+            engines = (writer, sqlite_engine(url, writer=False, pool_size=3))
+        try:
+            yield cls(*engines)
+        finally:
+            for engine in reversed(engines):
+                await engine.dispose()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A connection to read with; inside a transaction, that one's."""
+        joined = self._joined()
+        if joined is not None:
+            with _translating(joined):
+                yield joined.connection
+            return
+        with _translating():
+            async with self._reader.connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def write(self, refusal: WarmbootError | None = None) -> AsyncIterator[AsyncConnection]:
+        """A connection in a transaction. A violated constraint raises ``refusal``, if given."""
+        joined = self._joined()
+        if joined is not None:
+            with _translating(joined, refusal):
+                yield joined.connection
+            return
+        with _translating(None, refusal):
+            async with self._writer.begin() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """Make the calls of this task inside the block one transaction. An inner one joins it.
+
+        It belongs to the task that opened it: a call from a task that was started inside
+        (``gather``, ``wait_for``) is a ``RuntimeError``. Where a call failed in the database, the
+        whole is undone and that error raised, even if it was caught in between.
+        """
+        if self._joined() is not None:
+            yield
+            return
+        with _translating():
+            async with self._writer.begin() as connection:
+                if self._is_postgres:
+                    await connection.execute(select(func.pg_advisory_xact_lock(_TURN)))
+                here = _Transaction(self, connection, asyncio.current_task())
+                token = _current.set(here)
+                try:
+                    yield
+                finally:
+                    here.open = False
+                    _current.reset(token)
+                if here.failure is not None:
+                    raise here.failure
+
+    def _joined(self) -> _Transaction | None:
+        here = _current.get()
+        if here is None or not here.open or here.database is not self:
+            return None
+        if here.task is not asyncio.current_task():
+            raise RuntimeError("a transaction is used by another task than the one that opened it")
+        return here
+
+    def insert(self, table: Table) -> postgresql.Insert | sqlite.Insert:
+        """An INSERT that knows ``on_conflict_do_nothing``."""
+        return postgresql.insert(table) if self._is_postgres else sqlite.insert(table)
+
+
+@contextmanager
+def _translating(
+    joined: _Transaction | None = None, refusal: WarmbootError | None = None
+) -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as exc:
+        broken = isinstance(exc, IntegrityError)
+        error = refusal if refusal is not None and broken else translated(exc)
+        if joined is not None:
+            # PostgreSQL would silently roll back at the end, SQLite would keep the rest.
+            joined.failure = error
+        raise error from exc
+
+
+def sqlite_engine(
+    url: URL, *, writer: bool, pool_size: int, foreign_keys: bool = True
+) -> AsyncEngine:
+    creator = connect_with(url.database or "", writer=writer, foreign_keys=foreign_keys)
+    return create_async_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=_POOL_TIMEOUT_S,
+        connect_args={"async_creator_fn": creator},
+    )

@@ -1,0 +1,53 @@
+"""What happened, in order: an append-only log that listeners read on from the id they know.
+
+An event becomes visible only after all with smaller ids (see ``database``), so reading on from the
+last id seen never misses one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import delete, func, select
+
+from warmboot.model.event import Event
+from warmboot.store.clock import now
+from warmboot.store.database import Database
+from warmboot.store.tables import events
+
+
+class EventRepository:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def append(
+        self, kind: str, subject_id: str, data: Mapping[str, Any] | None = None
+    ) -> Event:
+        statement = (
+            events.insert()
+            .values(at=now(), kind=kind, subject_id=subject_id, data=data or {})
+            .returning(*events.c)
+        )
+        async with self._database.transaction(), self._database.write() as connection:
+            return Event(**(await connection.execute(statement)).one()._mapping)
+
+    async def since(self, last_id: int, limit: int = 100) -> tuple[Event, ...]:
+        """The events after ``last_id``, at most ``limit``, in order."""
+        query = select(events).where(events.c.id > last_id).order_by(events.c.id).limit(limit)
+        async with self._database.read() as connection:
+            return tuple(Event(**row._mapping) for row in await connection.execute(query))
+
+    async def last_id(self) -> int:
+        """The newest event's id, 0 if there is none: from here on is the future."""
+        async with self._database.read() as connection:
+            return await connection.scalar(select(func.max(events.c.id))) or 0
+
+    async def trim(self, keep: int) -> int:
+        """Forget all but the newest ``keep``; how many."""
+        statement = delete(events)
+        if keep:
+            oldest = select(events.c.id).order_by(events.c.id.desc()).limit(1).offset(keep - 1)
+            statement = statement.where(events.c.id < oldest.scalar_subquery())
+        async with self._database.write() as connection:
+            return (await connection.execute(statement)).rowcount

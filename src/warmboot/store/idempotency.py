@@ -1,0 +1,119 @@
+"""Idempotency keys: who comes first does the work, who comes later gets the same answer.
+
+claim ──▶ Claimed ──▶ complete ──▶ later claims: Done
+             └─────▶ abandon  ──▶ as if it had never been claimed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy import delete, select, update
+
+from warmboot.model.errors import NotFound
+from warmboot.store.clock import now
+from warmboot.store.database import Database
+from warmboot.store.tables import idempotency_keys
+
+_RUNNING, _DONE = "running", "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """It is yours: do the work, then ``complete`` or ``abandon``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The first request is still at work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """The key was used for another request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The answer that the first request got."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+Claim = Claimed | Running | Mismatch | Done
+
+
+class IdempotencyRepository:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def claim(self, scope: str, key: str, request_hash: str) -> Claim:
+        insert = self._database.insert(idempotency_keys).values(
+            scope=scope,
+            key=key,
+            request_hash=request_hash,
+            state=_RUNNING,
+            created_at=now(),
+        )
+        claim = insert.on_conflict_do_nothing().returning(idempotency_keys.c.key)
+        query = select(idempotency_keys).where(
+            idempotency_keys.c.scope == scope, idempotency_keys.c.key == key
+        )
+        async with self._database.write() as connection:
+            while True:
+                if (await connection.execute(claim)).first() is not None:
+                    return Claimed()
+                row = (await connection.execute(query)).first()
+                if row is not None:
+                    break
+                # It was abandoned in between: claim it after all.
+        if row.request_hash != request_hash:
+            return Mismatch()
+        if row.state == _RUNNING:
+            return Running()
+        return Done(status=row.status, headers=row.headers, body=row.body)
+
+    async def complete(
+        self, scope: str, key: str, *, status: int, headers: Mapping[str, str], body: bytes
+    ) -> None:
+        """Keep the answer. ``NotFound`` if the key is not claimed."""
+        statement = (
+            update(idempotency_keys)
+            .where(
+                idempotency_keys.c.scope == scope,
+                idempotency_keys.c.key == key,
+                idempotency_keys.c.state == _RUNNING,
+            )
+            .values(state=_DONE, status=status, headers=headers, body=body)
+        )
+        async with self._database.write() as connection:
+            if not (await connection.execute(statement)).rowcount:
+                raise NotFound("no request is running under this idempotency key")
+
+    async def abandon(self, scope: str, key: str) -> None:
+        """The work came to nothing that should be repeated: free the key. Idempotent."""
+        statement = delete(idempotency_keys).where(
+            idempotency_keys.c.scope == scope,
+            idempotency_keys.c.key == key,
+            idempotency_keys.c.state == _RUNNING,
+        )
+        async with self._database.write() as connection:
+            await connection.execute(statement)
+
+    async def abandon_all(self) -> int:
+        """Free every key that is still running: for the start after a crash. How many."""
+        statement = delete(idempotency_keys).where(idempotency_keys.c.state == _RUNNING)
+        async with self._database.write() as connection:
+            return (await connection.execute(statement)).rowcount
+
+    async def purge(self, older_than: datetime) -> int:
+        """Forget the answers to requests made before ``older_than``; how many."""
+        statement = delete(idempotency_keys).where(
+            idempotency_keys.c.state == _DONE, idempotency_keys.c.created_at < older_than
+        )
+        async with self._database.write() as connection:
+            return (await connection.execute(statement)).rowcount

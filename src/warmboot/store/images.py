@@ -1,0 +1,129 @@
+"""Registered runtime images.
+
+An image can be deleted when no live snapshot and no container refers to it. Deleted snapshots
+whose files still wait to be collected do not hold it back: it then vanishes from sight, gives its
+name and digest free, and its row goes with the last of those snapshots.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from sqlalchemy import Row, and_, delete, exists, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.elements import ColumnElement
+
+from warmboot.model.errors import Conflict, InUse, NameTaken, NotFound
+from warmboot.model.runtime_image import RuntimeImage
+from warmboot.model.runtime_snapshot import SnapshotState
+from warmboot.store.clock import now
+from warmboot.store.codec import is_storable
+from warmboot.store.database import Database
+from warmboot.store.tables import containers, images, runtime_snapshots
+
+_FIELDS = [column for column in images.c if column.name != "deleted_at"]
+_VISIBLE = images.c.deleted_at.is_(None)
+
+
+def _image(row: Row[tuple[object, ...]]) -> RuntimeImage:
+    return RuntimeImage(**row._mapping)
+
+
+def unknown_image(image_id: UUID) -> NotFound:
+    return NotFound(
+        f"there is no runtime image {image_id}",
+        resolution="see `warmboot runtime ls`",
+    )
+
+
+class RuntimeImageRepository:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, image: RuntimeImage) -> None:
+        """``NameTaken``, or ``Conflict`` if the same files are registered already."""
+        insert = self._database.insert(images).values(
+            {column.name: getattr(image, column.name) for column in _FIELDS}
+        )
+        async with self._database.write() as connection:
+            added = await connection.execute(insert.on_conflict_do_nothing().returning(images.c.id))
+            if added.first() is None:
+                same_name = await self._one(images.c.name == image.name, connection)
+                if same_name is not None:
+                    raise NameTaken(
+                        f"there is a runtime image named {image.name!r} already",
+                        resolution="choose another name, or delete that one",
+                    )
+                raise Conflict("this runtime image is registered already", details=image.digest)
+
+    async def get(self, image_id: UUID) -> RuntimeImage:
+        """The image, or ``NotFound``."""
+        image = await self._one(images.c.id == image_id)
+        if image is None:
+            raise unknown_image(image_id)
+        return image
+
+    async def by_digest(self, digest: str) -> RuntimeImage | None:
+        return await self._one(images.c.digest == digest) if is_storable(digest) else None
+
+    async def by_name(self, name: str) -> RuntimeImage | None:
+        return await self._one(images.c.name == name) if is_storable(name) else None
+
+    async def list(self) -> tuple[RuntimeImage, ...]:
+        """All, oldest first."""
+        query = select(*_FIELDS).where(_VISIBLE).order_by(images.c.created_at, images.c.id)
+        async with self._database.read() as connection:
+            return tuple(_image(row) for row in await connection.execute(query))
+
+    async def delete(self, image_id: UUID) -> None:
+        """``InUse`` while a live snapshot or a container refers to it; ``NotFound``."""
+        async with self._database.write() as connection:
+            found = await connection.execute(
+                select(images.c.id).where(images.c.id == image_id, _VISIBLE).with_for_update()
+            )
+            if found.first() is None:
+                raise unknown_image(image_id)
+            if await connection.scalar(select(_is_used(image_id))):
+                raise InUse(
+                    f"the runtime image {image_id} is in use",
+                    details="runtime snapshots or containers were made from it",
+                    resolution="delete those first",
+                )
+            await connection.execute(
+                update(images).where(images.c.id == image_id).values(deleted_at=now())
+            )
+            await remove_forgotten(connection)
+
+    async def _one(
+        self, condition: ColumnElement[bool], connection: AsyncConnection | None = None
+    ) -> RuntimeImage | None:
+        query = select(*_FIELDS).where(condition, _VISIBLE)
+        if connection is not None:
+            row = (await connection.execute(query)).first()
+        else:
+            async with self._database.read() as reader:
+                row = (await reader.execute(query)).first()
+        return None if row is None else _image(row)
+
+
+def _is_used(image_id: UUID) -> ColumnElement[bool]:
+    return or_(
+        exists().where(
+            and_(
+                runtime_snapshots.c.runtime_image_id == image_id,
+                runtime_snapshots.c.state != SnapshotState.DELETED,
+            )
+        ),
+        exists().where(containers.c.runtime_image_id == image_id),
+    )
+
+
+async def remove_forgotten(connection: AsyncConnection) -> None:
+    """Remove the rows of deleted images to which nothing refers any more."""
+    await connection.execute(
+        delete(images).where(
+            images.c.deleted_at.is_not(None),
+            ~exists().where(runtime_snapshots.c.runtime_image_id == images.c.id),
+            ~exists().where(containers.c.runtime_image_id == images.c.id),
+        )
+    )

@@ -1,0 +1,165 @@
+"""The journal of sagas.
+
+Noting a step is one INSERT into ``operation_steps``, never a change of what was noted before; an
+``Operation`` is put together when it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import Row, delete, literal, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.elements import ColumnElement
+
+from warmboot.model.errors import Conflict, NotFound
+from warmboot.model.operation import Operation, OperationState
+from warmboot.model.transitions import Transitions
+from warmboot.store.clock import now
+from warmboot.store.database import Database
+from warmboot.store.guard import move
+from warmboot.store.tables import operation_steps, operations
+from warmboot.store.types import Encoded, FreeForm, SafeText, UtcDateTime
+
+_COLUMNS = list(operations.c)
+OPEN = (OperationState.RUNNING, OperationState.UNDOING)
+CLOSED = (OperationState.DONE, OperationState.UNDONE)
+
+OPERATION_TRANSITIONS = Transitions(
+    "operation",
+    {
+        OperationState.RUNNING: frozenset({OperationState.DONE, OperationState.UNDOING}),
+        OperationState.UNDOING: frozenset({OperationState.UNDONE}),
+        OperationState.DONE: frozenset(),
+        OperationState.UNDONE: frozenset(),
+    },
+)
+
+
+def _operation(row: Row[Any], steps: Iterable[Row[*tuple[Any, ...]]]) -> Operation:
+    values = dict(row._mapping)
+    begun: dict[str, None] = {}
+    data = dict(values.pop("data"))
+    for step in steps:
+        begun[step.step] = None
+        data |= step.data
+    return Operation(**values, begun=tuple(begun), data=data)
+
+
+def _unknown(operation_id: UUID) -> NotFound:
+    return NotFound(f"there is no operation {operation_id}")
+
+
+class OperationRepository:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def begin(
+        self, kind: str, subject_id: str, data: Mapping[str, Any] | None = None
+    ) -> Operation:
+        """Open a journal entry."""
+        at = now()
+        statement = (
+            operations.insert()
+            .values(
+                id=uuid4(),
+                kind=kind,
+                subject_id=subject_id,
+                state=OperationState.RUNNING,
+                data=data or {},
+                created_at=at,
+                updated_at=at,
+            )
+            .returning(*operations.c)
+        )
+        async with self._database.write() as connection:
+            return _operation((await connection.execute(statement)).one(), ())
+
+    async def get(self, operation_id: UUID) -> Operation:
+        async with self._database.read() as connection:
+            found = await _read(connection, operations.c.id == operation_id)
+        if not found:
+            raise _unknown(operation_id)
+        return found[0]
+
+    async def note_step(
+        self, operation_id: UUID, step: str, data: Mapping[str, Any] | None = None
+    ) -> None:
+        """``step`` has begun, or, when noted again, has something to add: ``data``, key by key.
+
+        ``Conflict`` if the operation has ended, ``NotFound``.
+        """
+        source = select(
+            operations.c.id,
+            literal(step, SafeText()),
+            literal(data or {}, Encoded(FreeForm)),
+            literal(now(), UtcDateTime()),
+        ).where(operations.c.id == operation_id, operations.c.state.in_(OPEN))
+        statement = operation_steps.insert().from_select(
+            ["operation_id", "step", "data", "at"], source
+        )
+        async with self._database.write() as connection:
+            noted = await connection.execute(statement)
+            if noted.rowcount:
+                return
+            query = select(operations.c.state).where(operations.c.id == operation_id)
+            state = await connection.scalar(query)
+            if state is None:
+                raise _unknown(operation_id)
+            raise Conflict(f"the operation {operation_id} is {state}: it takes no more steps")
+
+    async def set_state(
+        self, operation_id: UUID, new: OperationState, error: Mapping[str, Any] | None = None
+    ) -> Operation:
+        """Change the state; an ``error`` stays. ``IllegalTransition``, ``NotFound``."""
+        changes: dict[str, Any] = {"updated_at": now()}
+        if error is not None:
+            changes["error"] = error
+        async with self._database.write() as connection:
+            row = await move(
+                connection,
+                operations,
+                _COLUMNS,
+                operation_id,
+                OPERATION_TRANSITIONS,
+                new,
+                changes,
+            )
+            if row is None:
+                raise _unknown(operation_id)
+            return (await _read(connection, operations.c.id == operation_id))[0]
+
+    async def list(self, *, open_only: bool = True) -> tuple[Operation, ...]:
+        """Those that have not ended, or all; oldest first."""
+        wanted = operations.c.state.in_(OPEN if open_only else OPEN + CLOSED)
+        async with self._database.read() as connection:
+            return tuple(await _read(connection, wanted))
+
+    async def purge(self, older_than: datetime) -> int:
+        """Forget those that ended before ``older_than``; how many."""
+        async with self._database.write() as connection:
+            gone = await connection.execute(
+                delete(operations).where(
+                    operations.c.state.in_(CLOSED), operations.c.updated_at < older_than
+                )
+            )
+            return gone.rowcount
+
+
+async def _read(connection: AsyncConnection, wanted: ColumnElement[bool]) -> list[Operation]:
+    rows = await connection.execute(
+        select(operations).where(wanted).order_by(operations.c.created_at, operations.c.id)
+    )
+    steps = await connection.execute(
+        select(operation_steps.c.operation_id, operation_steps.c.step, operation_steps.c.data)
+        .join(operations)
+        .where(wanted)
+        .order_by(operation_steps.c.id)
+    )
+    noted: dict[UUID, list[Row[*tuple[Any, ...]]]] = {}
+    for step in steps:
+        noted.setdefault(step.operation_id, []).append(step)
+    return [_operation(row, noted.get(row.id, ())) for row in rows]

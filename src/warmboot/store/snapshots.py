@@ -1,0 +1,272 @@
+"""Runtime snapshots, their health, and the leases that keep their files in place.
+
+States change by guarded updates: the states from which the new one is legal stand in the UPDATE's
+WHERE, so of two that race one wins and the other gets ``IllegalTransition``.
+
+    lease ──▶ VM maps the files ──▶ release          only while ready or unhealthy
+    set_state(deleted) ──▶ no new leases ──▶ the last one released ──▶ files removed ──▶ purge
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, Select, delete, literal, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from warmboot.model.errors import Conflict, IllegalTransition, InUse, NotFound
+from warmboot.model.runtime_snapshot import (
+    SNAPSHOT_TRANSITIONS,
+    RuntimeSnapshot,
+    SnapshotState,
+)
+from warmboot.model.shapes import Shape
+from warmboot.store.clock import now
+from warmboot.store.database import Database
+from warmboot.store.guard import check_fields, move, with_shape
+from warmboot.store.images import remove_forgotten, unknown_image
+from warmboot.store.tables import images, leases, runtime_snapshots
+from warmboot.store.types import SafeText, UtcDateTime
+
+_LEASABLE = (SnapshotState.READY, SnapshotState.UNHEALTHY)
+_COLUMNS = [column for column in runtime_snapshots.c if column.name != "updated_at"]
+_FIELDS = [field.name for field in fields(RuntimeSnapshot)]
+_CHANGEABLE = frozenset(_FIELDS) - {"id", "runtime_image_id", "state", "created_at"}
+
+
+def _snapshot(row: Row[tuple[Any, ...]]) -> RuntimeSnapshot:
+    values = dict(row._mapping)
+    values["shape"] = Shape(values.pop("vcpus"), values.pop("memory_mib"))
+    return RuntimeSnapshot(**values)
+
+
+def _unknown(snapshot_id: UUID) -> NotFound:
+    return NotFound(
+        f"there is no runtime snapshot {snapshot_id}",
+        resolution="see `warmboot snapshot ls`",
+    )
+
+
+class RuntimeSnapshotRepository:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, snapshot: RuntimeSnapshot) -> None:
+        """``NotFound`` if its image is not there."""
+        image_id = snapshot.runtime_image_id
+        async with self._database.write(unknown_image(image_id)) as connection:
+            image = await connection.execute(
+                select(images.c.id)
+                .where(images.c.id == image_id, images.c.deleted_at.is_(None))
+                .with_for_update(read=True, key_share=True)
+            )
+            if image.first() is None:
+                raise unknown_image(image_id)
+            await connection.execute(
+                runtime_snapshots.insert().values(
+                    with_shape({name: getattr(snapshot, name) for name in _FIELDS})
+                )
+            )
+
+    async def get(self, snapshot_id: UUID) -> RuntimeSnapshot:
+        """The snapshot, deleted ones included until they are purged; or ``NotFound``."""
+        async with self._database.read() as connection:
+            return await _get(connection, snapshot_id)
+
+    async def list(self, *, include_deleted: bool = False) -> tuple[RuntimeSnapshot, ...]:
+        """All, newest first."""
+        query = select(*_COLUMNS)
+        if not include_deleted:
+            query = query.where(runtime_snapshots.c.state != SnapshotState.DELETED)
+        return await self._many(query)
+
+    async def for_image(
+        self, image_id: UUID, shape: Shape | None = None
+    ) -> tuple[RuntimeSnapshot, ...]:
+        """Those of an image that are not deleted, of any shape or one; newest first."""
+        query = select(*_COLUMNS).where(
+            runtime_snapshots.c.runtime_image_id == image_id,
+            runtime_snapshots.c.state != SnapshotState.DELETED,
+        )
+        if shape is not None:
+            query = query.where(
+                runtime_snapshots.c.vcpus == shape.vcpus,
+                runtime_snapshots.c.memory_mib == shape.memory_mib,
+            )
+        return await self._many(query)
+
+    async def set_state(
+        self, snapshot_id: UUID, new: SnapshotState, **changes: Any
+    ) -> RuntimeSnapshot:
+        """Change the state, and fields along with it. ``IllegalTransition``, ``NotFound``."""
+        check_fields(changes, _CHANGEABLE)
+        async with self._database.write() as connection:
+            return await _move(connection, snapshot_id, new, changes)
+
+    async def swap(self, old_id: UUID, new_id: UUID) -> RuntimeSnapshot:
+        """The new one becomes ready and the old one deleted, both or neither. The new one."""
+        async with self._database.transaction(), self._database.write() as connection:
+            new = await _move(connection, new_id, SnapshotState.READY, {})
+            await _move(connection, old_id, SnapshotState.DELETED, {})
+            return new
+
+    async def record_success(self, snapshot_id: UUID, at: datetime) -> RuntimeSnapshot:
+        """A boot from it succeeded: counted, and its failures are no longer consecutive."""
+        return await self._count(
+            snapshot_id,
+            success_count=runtime_snapshots.c.success_count + 1,
+            consecutive_failures=0,
+            last_used_at=at,
+        )
+
+    async def record_failure(
+        self, snapshot_id: UUID, error: Mapping[str, Any], at: datetime
+    ) -> RuntimeSnapshot:
+        """A boot from it failed. Look at ``consecutive_failures`` of what is returned."""
+        return await self._count(
+            snapshot_id,
+            failure_count=runtime_snapshots.c.failure_count + 1,
+            consecutive_failures=runtime_snapshots.c.consecutive_failures + 1,
+            last_used_at=at,
+            error=error,
+        )
+
+    async def update_metadata(
+        self, snapshot_id: UUID, metadata: Mapping[str, Any]
+    ) -> RuntimeSnapshot:
+        """Merge ``metadata`` over what is there, key by key."""
+        query = select(runtime_snapshots.c.metadata).where(runtime_snapshots.c.id == snapshot_id)
+        async with self._database.write() as connection:
+            row = (await connection.execute(query.with_for_update())).first()
+            if row is None:
+                raise _unknown(snapshot_id)
+            return await _change(connection, snapshot_id, metadata={**row.metadata, **metadata})
+
+    async def lease(self, snapshot_id: UUID, holder_id: str) -> None:
+        """Keep its files in place for ``holder_id``; repeating it changes nothing.
+
+        ``Conflict`` unless it is ready or unhealthy. The row is share-locked on the way, so that a
+        delete at the same moment comes either before (no lease) or after (the lease is seen).
+        """
+        source = (
+            select(
+                runtime_snapshots.c.id,
+                literal(holder_id, SafeText()),
+                literal(now(), UtcDateTime()),
+            )
+            .where(runtime_snapshots.c.id == snapshot_id, runtime_snapshots.c.state.in_(_LEASABLE))
+            .with_for_update(read=True)
+        )
+        insert = self._database.insert(leases).from_select(
+            ["snapshot_id", "holder_id", "created_at"], source
+        )
+        async with self._database.write() as connection:
+            added = await connection.execute(
+                insert.on_conflict_do_nothing().returning(leases.c.snapshot_id)
+            )
+            if added.first() is not None:
+                return
+            snapshot = await _get(connection, snapshot_id)
+            if snapshot.state not in _LEASABLE:
+                raise Conflict(
+                    f"the runtime snapshot {snapshot_id} cannot be used",
+                    details=f"it is {snapshot.state}",
+                    resolution="use another one, or boot cold",
+                )
+
+    async def release(self, holder_id: str) -> int:
+        """Give back all that ``holder_id`` has leased; how many those were."""
+        async with self._database.write() as connection:
+            gone = await connection.execute(delete(leases).where(leases.c.holder_id == holder_id))
+            return gone.rowcount
+
+    async def leases(self, snapshot_id: UUID) -> tuple[str, ...]:
+        """Who holds it, longest first."""
+        query = (
+            select(leases.c.holder_id)
+            .where(leases.c.snapshot_id == snapshot_id)
+            .order_by(leases.c.created_at, leases.c.holder_id)
+        )
+        async with self._database.read() as connection:
+            return tuple((await connection.execute(query)).scalars())
+
+    async def purge(self, snapshot_id: UUID) -> None:
+        """Forget a deleted snapshot whose files are gone; nothing happens if it is forgotten.
+
+        ``InUse`` while it is leased, ``IllegalTransition`` if it is not deleted.
+        """
+        held = InUse(
+            f"the runtime snapshot {snapshot_id} is in use",
+            details="VMs map its files",
+            resolution="try again when those have ended",
+        )
+        async with self._database.write(held) as connection:
+            gone = await connection.execute(
+                delete(runtime_snapshots).where(
+                    runtime_snapshots.c.id == snapshot_id,
+                    runtime_snapshots.c.state == SnapshotState.DELETED,
+                )
+            )
+            if gone.rowcount:
+                await remove_forgotten(connection)
+                return
+            query = select(runtime_snapshots.c.state).where(runtime_snapshots.c.id == snapshot_id)
+            state = await connection.scalar(query)
+            if state is not None:
+                raise IllegalTransition(
+                    f"the runtime snapshot {snapshot_id} is {state}, not deleted",
+                    resolution="delete it first",
+                )
+
+    async def _count(self, snapshot_id: UUID, **values: Any) -> RuntimeSnapshot:
+        async with self._database.write() as connection:
+            return await _change(connection, snapshot_id, **values)
+
+    async def _many(self, query: Select[Any]) -> tuple[RuntimeSnapshot, ...]:
+        ordered = query.order_by(
+            runtime_snapshots.c.created_at.desc(), runtime_snapshots.c.id.desc()
+        )
+        async with self._database.read() as connection:
+            return tuple(_snapshot(row) for row in await connection.execute(ordered))
+
+
+async def _get(connection: AsyncConnection, snapshot_id: UUID) -> RuntimeSnapshot:
+    query = select(*_COLUMNS).where(runtime_snapshots.c.id == snapshot_id)
+    row = (await connection.execute(query)).first()
+    if row is None:
+        raise _unknown(snapshot_id)
+    return _snapshot(row)
+
+
+async def _change(connection: AsyncConnection, snapshot_id: UUID, **values: Any) -> RuntimeSnapshot:
+    statement = (
+        update(runtime_snapshots)
+        .where(runtime_snapshots.c.id == snapshot_id)
+        .values(**values, updated_at=now())
+        .returning(*_COLUMNS)
+    )
+    row = (await connection.execute(statement)).first()
+    if row is None:
+        raise _unknown(snapshot_id)
+    return _snapshot(row)
+
+
+async def _move(
+    connection: AsyncConnection, snapshot_id: UUID, new: SnapshotState, changes: Mapping[str, Any]
+) -> RuntimeSnapshot:
+    row = await move(
+        connection,
+        runtime_snapshots,
+        _COLUMNS,
+        snapshot_id,
+        SNAPSHOT_TRANSITIONS,
+        new,
+        with_shape(changes),
+    )
+    if row is None:
+        raise _unknown(snapshot_id)
+    return _snapshot(row)

@@ -1,0 +1,56 @@
+"""The store: what the manager remembers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from warmboot.store.address import parse_url, prepare_file
+from warmboot.store.containers import ContainerRepository
+from warmboot.store.database import Database
+from warmboot.store.events import EventRepository
+from warmboot.store.idempotency import IdempotencyRepository
+from warmboot.store.images import RuntimeImageRepository
+from warmboot.store.meta import MetaRepository
+from warmboot.store.migrate import migrate
+from warmboot.store.operations import OperationRepository
+from warmboot.store.snapshots import RuntimeSnapshotRepository
+from warmboot.store.vms import VmRepository
+
+
+class Store:
+    """One repository a noun, over one database. See ``database`` for who waits for whom."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.images = RuntimeImageRepository(database)
+        self.snapshots = RuntimeSnapshotRepository(database)
+        self.containers = ContainerRepository(database)
+        self.vms = VmRepository(database)
+        self.operations = OperationRepository(database)
+        self.events = EventRepository(database)
+        self.idempotency = IdempotencyRepository(database)
+        self.meta = MetaRepository(database)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str) -> AsyncIterator[Store]:
+        """Open the database at ``url``, brought to this version's schema first.
+
+        ``url`` is ``sqlite:////path/to/file.db`` (made if it is not there, readable for its owner
+        alone) or ``postgresql://user:password@host/database``. ``InvalidRequest`` for any other;
+        ``Unavailable`` if it cannot be opened; ``NotSupported`` if a newer version made it.
+        """
+        address = parse_url(url)
+        if address.get_backend_name() == "sqlite":
+            prepare_file(address)
+        await migrate(address)
+        async with Database.open(address) as database:
+            yield cls(database)
+
+    def transaction(self) -> AbstractAsyncContextManager[None]:
+        """Make the calls inside the block one transaction: all of them happen, or none.
+
+        Do nothing else in it: writers wait for one another. See ``Database.transaction``.
+        """
+        return self._database.transaction()

@@ -1,0 +1,71 @@
+"""The VMs that this manager has started, so that the next one finds them."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from sqlalchemy import Row, delete, select, update
+
+from warmboot.model.errors import Conflict, NotFound
+from warmboot.model.vm import VmKind, VmRecord
+from warmboot.store.database import Database
+from warmboot.store.guard import check_fields
+from warmboot.store.tables import vms
+
+_FIELDS = [field.name for field in fields(VmRecord)]
+_CHANGEABLE = frozenset({"spec", "handle", "slot", "snapshot_id"})
+
+
+def _record(row: Row[Any]) -> VmRecord:
+    return VmRecord(**row._mapping)
+
+
+def _unknown(vm_id: str) -> NotFound:
+    return NotFound(f"there is no VM {vm_id}")
+
+
+class VmRepository:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, vm: VmRecord) -> None:
+        """``Conflict`` if its id is taken; ``NotFound`` if its snapshot is not there."""
+        insert = self._database.insert(vms).values({name: getattr(vm, name) for name in _FIELDS})
+        missing = NotFound(f"there is no runtime snapshot {vm.snapshot_id}")
+        async with self._database.write(missing) as connection:
+            added = await connection.execute(insert.on_conflict_do_nothing().returning(vms.c.id))
+            if added.first() is None:
+                raise Conflict(f"there is a VM {vm.id} already")
+
+    async def get(self, vm_id: str) -> VmRecord:
+        """The VM, or ``NotFound``."""
+        async with self._database.read() as connection:
+            row = (await connection.execute(select(vms).where(vms.c.id == vm_id))).first()
+        if row is None:
+            raise _unknown(vm_id)
+        return _record(row)
+
+    async def list(self, kind: VmKind | None = None) -> tuple[VmRecord, ...]:
+        """All, or those of one kind; oldest first."""
+        query = select(vms).order_by(vms.c.created_at, vms.c.id)
+        if kind is not None:
+            query = query.where(vms.c.kind == kind)
+        async with self._database.read() as connection:
+            return tuple(_record(row) for row in await connection.execute(query))
+
+    async def update(self, vm_id: str, **changes: Any) -> VmRecord:
+        """Change ``spec``, ``handle``, ``slot`` or ``snapshot_id``. ``NotFound``."""
+        check_fields(changes, _CHANGEABLE)
+        statement = update(vms).where(vms.c.id == vm_id).values(**changes).returning(*vms.c)
+        async with self._database.write() as connection:
+            row = (await connection.execute(statement)).first()
+            if row is None:
+                raise _unknown(vm_id)
+            return _record(row)
+
+    async def remove(self, vm_id: str) -> bool:
+        """Forget it; whether it was there. Its lease is released separately."""
+        async with self._database.write() as connection:
+            gone = await connection.execute(delete(vms).where(vms.c.id == vm_id))
+            return gone.rowcount > 0
