@@ -16,8 +16,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from warmboot.api.body import STREAMED_PATHS, Disconnected, read_body, replay
 from warmboot.api.problems import problem_of
 from warmboot.model.errors import Conflict, InvalidRequest, WarmbootError
+from warmboot.store.idempotency import Claim, Done, Mismatch, Running
 
 KEY_HEADER = "idempotency-key"
 REPLAYED_HEADER = "idempotent-replayed"
@@ -33,40 +33,13 @@ _KEPT_HEADERS = ("content-type", "location")
 MAX_KEPT_BYTES = 256 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """The key is ours now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """The first request with this key has no answer yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mismatch:
-    """The key belongs to another request."""
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The kept answer."""
-
-    status: int
-    headers: Mapping[str, Any]
-    body: bytes
-
-
-Outcome = Claimed | Running | Mismatch | Done
-
-
 class Repository(Protocol):
     """What keeps the answers, for 24 h. Each method is one transaction."""
 
-    async def claim(self, scope: str, key: str, request_hash: str) -> Outcome: ...
+    async def claim(self, scope: str, key: str, request_hash: str) -> Claim: ...
 
     async def complete(
-        self, scope: str, key: str, status: int, headers: Mapping[str, Any], body: bytes
+        self, scope: str, key: str, *, status: int, headers: Mapping[str, str], body: bytes
     ) -> None: ...
 
     async def abandon(self, scope: str, key: str) -> None: ...
@@ -164,7 +137,11 @@ class Idempotency:
             await self._kept.abandon(place, key)
             return
         await self._kept.complete(
-            place, key, answer.status, answer.kept_headers(), bytes(answer.body)
+            place,
+            key,
+            status=answer.status,
+            headers=answer.kept_headers(),
+            body=bytes(answer.body),
         )
 
 
@@ -194,8 +171,7 @@ class _Answer:
 
 async def _give_kept(kept: Done, send: Send) -> None:
     headers = [
-        (name.encode("latin-1"), str(value).encode("latin-1"))
-        for name, value in kept.headers.items()
+        (name.encode("latin-1"), value.encode("latin-1")) for name, value in kept.headers.items()
     ]
     headers.append((b"content-length", str(len(kept.body)).encode()))
     headers.append((REPLAYED_HEADER.encode(), b"true"))
