@@ -1,0 +1,229 @@
+"""What can be asked for, a class a noun; they mirror the API's paths."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from warmboot.client.results import (
+    Check,
+    Container,
+    Event,
+    LogChunk,
+    RuntimeImage,
+    RuntimeSnapshot,
+)
+from warmboot.client.sessions import Session, open_session
+from warmboot.client.streams import MULTIPLEXED, demultiplexed, server_sent
+from warmboot.client.transport import Transport
+
+WAIT_CHUNK_S = 300.0
+UPLOAD_CHUNK_BYTES = 1024 * 1024
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _flags(**values: bool) -> dict[str, str]:
+    return {name: "true" for name, value in values.items() if value}
+
+
+class RuntimeImages:
+    def __init__(self, link: Transport) -> None:
+        self._link = link
+
+    async def register(
+        self,
+        name: str,
+        *,
+        path: str | None = None,
+        kernel: str | None = None,
+        rootfs: str | None = None,
+        initrd: str | None = None,
+    ) -> str:
+        """The id of the image; paths are the server's."""
+        body = _given(name=name, path=path, kernel=kernel, rootfs=rootfs, initrd=initrd)
+        return str((await self._link.post("/v1/runtime-images", body))["id"])
+
+    async def list(self) -> builtins.list[RuntimeImage]:
+        answer = await self._link.get("/v1/runtime-images")
+        return [RuntimeImage.of(raw) for raw in answer["items"]]
+
+    async def get(self, image_id: str) -> RuntimeImage:
+        path = f"/v1/runtime-images/{quote(image_id, safe='')}"
+        return RuntimeImage.of((await self._link.get(path))["item"])
+
+    async def delete(self, image_id: str) -> None:
+        await self._link.delete(f"/v1/runtime-images/{quote(image_id, safe='')}")
+
+
+class RuntimeSnapshots:
+    def __init__(self, link: Transport) -> None:
+        self._link = link
+
+    async def create(
+        self, runtime_image_id: str, *, vcpus: int | None = None, memory_mib: int | None = None
+    ) -> str:
+        """Begin to build one; its id. A shape needs both ``vcpus`` and ``memory_mib``."""
+        body: dict[str, Any] = {"runtime_image_id": runtime_image_id}
+        if vcpus is not None or memory_mib is not None:
+            body["shape"] = _given(vcpus=vcpus, memory_mib=memory_mib)
+        return str((await self._link.post("/v1/runtime-snapshots", body))["id"])
+
+    async def list(self, *, include_deleted: bool = False) -> builtins.list[RuntimeSnapshot]:
+        params = _flags(include_deleted=include_deleted)
+        answer = await self._link.get("/v1/runtime-snapshots", params)
+        return [RuntimeSnapshot.of(raw) for raw in answer["items"]]
+
+    async def get(self, snapshot_id: str) -> RuntimeSnapshot:
+        path = f"/v1/runtime-snapshots/{quote(snapshot_id, safe='')}"
+        return RuntimeSnapshot.of((await self._link.get(path))["item"])
+
+    async def delete(self, snapshot_id: str) -> None:
+        await self._link.delete(f"/v1/runtime-snapshots/{quote(snapshot_id, safe='')}")
+
+    async def rebuild(self, snapshot_id: str) -> str:
+        """Begin to build its successor; the new id."""
+        path = f"/v1/runtime-snapshots/{quote(snapshot_id, safe='')}/rebuild"
+        return str((await self._link.post(path))["id"])
+
+
+class Containers:
+    def __init__(self, link: Transport, token: str | None) -> None:
+        self._link, self._token = link, token
+
+    @staticmethod
+    def _path(ref: str, what: str = "") -> str:
+        return f"/v1/containers/{quote(ref, safe='')}" + (f"/{what}" if what else "")
+
+    async def create(self, *, image: str, **fields: Any) -> str:
+        """Create and start a container; its id. ``fields`` as in POST /v1/containers."""
+        return str((await self._link.post("/v1/containers", {"image": image, **fields}))["id"])
+
+    async def list(self, *, all_states: bool = False) -> builtins.list[Container]:
+        answer = await self._link.get("/v1/containers", _flags(all=all_states))
+        return [Container.of(raw) for raw in answer["items"]]
+
+    async def get(self, ref: str) -> Container:
+        return Container.of((await self._link.get(self._path(ref)))["item"])
+
+    async def wait(
+        self, ref: str, until: str = "exited", timeout_s: float | None = None
+    ) -> Container:
+        """The container when it is so, has failed, or the time (``None``: no end) is over."""
+        deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+        while True:
+            left_s = WAIT_CHUNK_S
+            if deadline is not None:
+                left_s = min(left_s, max(0.0, deadline - asyncio.get_running_loop().time()))
+            container = await self._wait_once(ref, until, left_s)
+            over = deadline is not None and asyncio.get_running_loop().time() >= deadline
+            if over or _holds(container, until):
+                return container
+
+    async def _wait_once(self, ref: str, until: str, timeout_s: float) -> Container:
+        params = {"until": until, "timeout_s": timeout_s}
+        answer = await self._link.get(self._path(ref, "wait"), params, timeout=timeout_s + 30)
+        return Container.of(answer["item"])
+
+    async def start(self, ref: str) -> None:
+        await self._link.post(self._path(ref, "start"))
+
+    async def stop(self, ref: str, timeout_s: float = 10.0) -> None:
+        await self._link.post_slow(self._path(ref, "stop"), timeout_s)
+
+    async def restart(self, ref: str, timeout_s: float = 10.0) -> None:
+        await self._link.post_slow(self._path(ref, "restart"), timeout_s)
+
+    async def delete(self, ref: str, *, force: bool = False) -> None:
+        await self._link.delete(self._path(ref), _flags(force=force))
+
+    async def logs(
+        self, ref: str, *, follow: bool = False, tail: int | None = None, timestamps: bool = False
+    ) -> AsyncIterator[LogChunk]:
+        params = {**_flags(follow=follow, timestamps=timestamps), **_given(tail=tail)}
+        accept = {"Accept": MULTIPLEXED}
+        async with self._link.stream(self._path(ref, "logs"), params, accept) as response:
+            async for chunk in demultiplexed(response.aiter_raw()):
+                yield chunk
+
+    def exec(
+        self, ref: str, command: Sequence[str], **options: Any
+    ) -> AbstractAsyncContextManager[Session]:
+        """Run a command; ``options`` as in the start frame (tty, stdin, environment, …)."""
+        url = self._link.base_url + self._path(ref, "exec")
+        return open_session(url, self._token, {"command": list(command), **_given(**options)})
+
+    def attach(self, ref: str) -> AbstractAsyncContextManager[Session]:
+        """The container's own process, from its first output on."""
+        return open_session(self._link.base_url + self._path(ref, "attach"), self._token, None)
+
+
+def _holds(container: Container, until: str) -> bool:
+    ended = container.state in ("exited", "failed", "deleting")
+    if until == "booted":
+        return ended or container.state == "running" or container.boot_method is not None
+    return ended or (until == "running" and container.state == "running")
+
+
+class Archives:
+    def __init__(self, link: Transport) -> None:
+        self._link = link
+
+    async def upload(self, path: Path, progress: Any = None) -> str:
+        """Upload an archive; its id. ``progress`` is called with the bytes sent so far."""
+        size_bytes = (await asyncio.to_thread(path.stat)).st_size
+        chunks = _file_chunks(path, progress)
+        return str((await self._link.upload("/v1/archives", chunks, size_bytes))["id"])
+
+
+async def _file_chunks(path: Path, progress: Any) -> AsyncIterator[bytes]:
+    sent = 0
+    with await asyncio.to_thread(path.open, "rb") as file:
+        while chunk := await asyncio.to_thread(file.read, UPLOAD_CHUNK_BYTES):
+            yield chunk
+            sent += len(chunk)
+            if progress is not None:
+                progress(sent)
+
+
+class Events:
+    def __init__(self, link: Transport) -> None:
+        self._link = link
+
+    async def list(self, after: int = 0, limit: int = 100) -> builtins.list[Event]:
+        answer = await self._link.get("/v1/events", {"after": after, "limit": limit})
+        return [Event.of(raw) for raw in answer["items"]]
+
+    @asynccontextmanager
+    async def follow(self, after: int | None = None) -> AsyncIterator[AsyncIterator[Event]]:
+        """Events as they come; inside the context, none that happens is missed."""
+        accept = {"Accept": "text/event-stream"}
+        async with self._link.stream("/v1/events", _given(after=after), accept) as response:
+            received = server_sent(response.aiter_lines())
+            await anext(received, None)
+            yield _only_events(received)
+
+
+async def _only_events(received: AsyncIterator[Event | None]) -> AsyncIterator[Event]:
+    async for event in received:
+        if event is not None:
+            yield event
+
+
+class System:
+    def __init__(self, link: Transport) -> None:
+        self._link = link
+
+    async def info(self) -> Mapping[str, Any]:
+        item: Mapping[str, Any] = (await self._link.get("/v1/info"))["item"]
+        return item
+
+    async def doctor(self) -> builtins.list[Check]:
+        return [Check(**raw) for raw in (await self._link.get("/v1/doctor"))["items"]]

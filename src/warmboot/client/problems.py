@@ -1,0 +1,66 @@
+"""A problem+json answer, back into the error that the server raised."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from warmboot.model import errors
+
+
+class ManagerUnreachable(errors.Unavailable):
+    """Nothing answers at the manager's address."""
+
+    code = "manager-unreachable"
+
+
+def _tree(base: type[errors.WarmbootError]) -> Iterator[type[errors.WarmbootError]]:
+    yield base
+    for child in base.__subclasses__():
+        yield from _tree(child)
+
+
+# What a server may say that this client has no class for goes by its status.
+_BY_STATUS: Mapping[int, type[errors.WarmbootError]] = {
+    401: errors.Unauthorized,
+    404: errors.NotFound,
+    409: errors.Conflict,
+    503: errors.Unavailable,
+    507: errors.DiskFull,
+}
+
+
+def error_from(status: int, content: bytes) -> errors.WarmbootError:
+    """The error told by a response that is no success."""
+    try:
+        body = json.loads(content)
+    except ValueError:
+        body = None
+    if not isinstance(body, dict) or "title" not in body:
+        return errors.Unavailable(
+            f"the server answered {status}, but not as warmboot does",
+            details=content[:200].decode("utf-8", "replace"),
+            resolution="check WARMBOOT_URL: is this the manager?",
+        )
+    return _error(body, status)
+
+
+def error_of(body: Mapping[str, Any]) -> errors.WarmbootError:
+    """The error told by a stored error or a session's last frame (``brief``, ``details``)."""
+    told = {**body, "title": body.get("brief", "it failed"), "detail": body.get("details", "")}
+    return _error(told, int(body.get("status", 500)))
+
+
+def _error(body: Mapping[str, Any], status: int) -> errors.WarmbootError:
+    code = body.get("code")
+    fallback = errors.HostError if status >= 500 else errors.InvalidRequest
+    kind = next(
+        (known for known in _tree(errors.WarmbootError) if known.code == code),
+        _BY_STATUS.get(status, fallback),
+    )
+    return kind(
+        str(body["title"]),
+        details=str(body.get("detail") or ""),
+        resolution=str(body.get("resolution") or ""),
+    )

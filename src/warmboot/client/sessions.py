@@ -1,0 +1,103 @@
+"""Exec and attach: a process's input and output over a WebSocket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
+
+from warmboot.client.problems import ManagerUnreachable, error_from, error_of
+from warmboot.client.results import LogChunk
+from warmboot.model.errors import Unavailable
+
+_STREAMS = {1: "stdout", 2: "stderr"}
+_STDIN = b"\x00"
+OPEN_TIMEOUT_S = 30.0
+
+
+class Session:
+    """A running process. Iterate for its output; ``exit_code`` is set when that has ended."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+        self.exit_code: int | None = None
+
+    async def __aiter__(self) -> AsyncIterator[LogChunk]:
+        """Raises what the server tells, ``Unavailable`` when the connection is lost."""
+        try:
+            async for received in self._connection:
+                if isinstance(received, bytes):
+                    yield LogChunk(_STREAMS.get(received[0], "stdout"), received[1:])
+                    continue
+                control = json.loads(received)
+                if control["type"] == "exit":
+                    self.exit_code = control["exit_code"]
+                    return
+                if control["type"] == "error":
+                    raise error_of(control)
+        except ConnectionClosed as error:
+            raise _lost() from error
+        raise _lost()
+
+    async def write(self, data: bytes) -> None:
+        await self._send(_STDIN + data)
+
+    async def write_eof(self) -> None:
+        await self._send(json.dumps({"type": "eof"}))
+
+    async def resize(self, rows: int, columns: int) -> None:
+        await self._send(json.dumps({"type": "resize", "rows": rows, "columns": columns}))
+
+    async def _send(self, frame: str | bytes) -> None:
+        try:
+            await self._connection.send(frame)
+        except ConnectionClosed as error:
+            raise _lost() from error
+
+    async def _started(self) -> None:
+        try:
+            control = json.loads(await self._connection.recv())
+        except ConnectionClosed as error:
+            raise _lost() from error
+        if control["type"] == "error":
+            raise error_of(control)
+
+
+def _lost() -> Unavailable:
+    return Unavailable(
+        "the session was cut off", resolution="see whether it still runs with: warmboot ps"
+    )
+
+
+@asynccontextmanager
+async def open_session(
+    url: str, token: str | None, start: Mapping[str, Any] | None
+) -> AsyncIterator[Session]:
+    """A started session at ``url`` (http or https); ``start`` is the first frame of an exec."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        connection = await connect(
+            "ws" + url.removeprefix("http"),
+            additional_headers=headers,
+            open_timeout=OPEN_TIMEOUT_S,
+            max_size=None,
+            proxy=None,
+        )
+    except InvalidStatus as error:
+        raise error_from(error.response.status_code, bytes(error.response.body or b"")) from error
+    except (OSError, InvalidURI, WebSocketException, TimeoutError) as error:
+        raise ManagerUnreachable(
+            "no session could be opened with the manager",
+            details=str(error),
+            resolution="start it with: warmboot serve (or set WARMBOOT_URL to where it runs)",
+        ) from error
+    async with connection:
+        session = Session(connection)
+        if start is not None:
+            await session._send(json.dumps({"type": "start", **start}))
+        await session._started()
+        yield session

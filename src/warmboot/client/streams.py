@@ -1,0 +1,48 @@
+"""Reading long answers: framed container output and server-sent events."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import AsyncIterator
+
+from warmboot.client.problems import error_of
+from warmboot.client.results import Event, LogChunk
+from warmboot.model.errors import Unavailable
+
+MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
+_HEADER_BYTES = 8
+_STREAMS = {1: "stdout", 2: "stderr"}
+_ERROR_TAG = 3
+
+
+async def demultiplexed(chunks: AsyncIterator[bytes]) -> AsyncIterator[LogChunk]:
+    """Frames of ``stream, 0, 0, 0, length (32 bit, big-endian), data``; errors are raised."""
+    buffer = bytearray()
+    async for chunk in chunks:
+        buffer += chunk
+        while len(buffer) >= _HEADER_BYTES:
+            tag, length = struct.unpack_from(">BxxxL", buffer)
+            end = _HEADER_BYTES + length
+            if len(buffer) < end:
+                break
+            data = bytes(buffer[_HEADER_BYTES:end])
+            del buffer[:end]
+            if tag == _ERROR_TAG:
+                raise error_of(json.loads(data))
+            yield LogChunk(_STREAMS.get(tag, "stdout"), data)
+    if buffer:
+        raise Unavailable("the output was cut off in the middle", resolution="ask for it again")
+
+
+async def server_sent(lines: AsyncIterator[str]) -> AsyncIterator[Event | None]:
+    """Events; ``None`` for a comment, the first of which says that the stream stands."""
+    data: list[str] = []
+    async for line in lines:
+        if line.startswith(":"):
+            yield None
+        elif line.startswith("data:"):
+            data.append(line[5:].removeprefix(" "))
+        elif not line and data:
+            yield Event.of(json.loads("\n".join(data)))
+            data = []

@@ -1,0 +1,128 @@
+"""HTTP to the manager: tokens, retries, idempotency keys, errors.
+
+Reads, and POSTs (each with a key of its own), are sent again when the connection fails: a POST
+that did arrive is then answered with what it did, not done twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import httpx
+
+from warmboot.client.problems import ManagerUnreachable, error_from
+
+ATTEMPTS = 3
+FIRST_PAUSE_S = 0.1
+_AGAIN = frozenset({502, 504})
+_STILL_RUNNING = "request-still-running"
+
+
+class Transport:
+    """One connection pool to one manager."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self.http = http
+        self.base_url = str(http.base_url).rstrip("/")
+
+    async def get(self, path: str, params: Mapping[str, Any] | None = None, **more: Any) -> Any:
+        return (await self._send("GET", path, params=params, **more)).json()
+
+    async def post(self, path: str, body: Any = None, **more: Any) -> Any:
+        headers = {"Idempotency-Key": str(uuid4())}
+        if body is not None:
+            more["json"] = body
+        return (await self._send("POST", path, headers=headers, **more)).json()
+
+    async def post_slow(self, path: str, timeout_s: float) -> Any:
+        """A POST whose work may take ``timeout_s`` and then some."""
+        return await self.post(path, params={"timeout_s": timeout_s}, timeout=timeout_s + 300)
+
+    async def upload(self, path: str, chunks: AsyncIterator[bytes], size_bytes: int) -> Any:
+        """A body too large to be sent twice: no retry."""
+        headers = {
+            "Idempotency-Key": str(uuid4()),
+            "Content-Type": "application/x-tar",
+            "Content-Length": str(size_bytes),
+        }
+        async with self._unreachable():
+            answer = await self.http.post(path, content=chunks, headers=headers, timeout=None)
+        return _checked(answer).json()
+
+    async def delete(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
+        async with self._unreachable():
+            return _checked(await self.http.delete(path, params=params)).json()
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, params: Mapping[str, Any], headers: Mapping[str, str]
+    ) -> AsyncIterator[httpx.Response]:
+        """A long answer; the time between its bytes has no bound."""
+        timeout = httpx.Timeout(10.0, read=None)
+        async with (
+            self._unreachable(),
+            self.http.stream(
+                "GET", path, params=params, headers=headers, timeout=timeout
+            ) as response,
+        ):
+            if not response.is_success:
+                raise error_from(response.status_code, await response.aread())
+            yield response
+
+    async def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
+        pause_s = FIRST_PAUSE_S
+        async with self._unreachable():
+            for attempt in range(1, ATTEMPTS + 1):
+                last = attempt == ATTEMPTS
+                try:
+                    response = await self.http.request(method, path, **request)
+                except httpx.TransportError as error:
+                    if last or isinstance(error, httpx.ReadTimeout | httpx.UnsupportedProtocol):
+                        raise
+                else:
+                    if last or not _worth_another(response, attempt):
+                        return _checked(response)
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
+                pause_s *= 3
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    @asynccontextmanager
+    async def _unreachable(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise ManagerUnreachable(
+                f"no manager answers at {self.base_url}",
+                details=str(error),
+                resolution="start it with: warmboot serve (or set WARMBOOT_URL to where it runs)",
+            ) from error
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            raise ManagerUnreachable(
+                f"{self.base_url!r} is no address of a manager",
+                details=str(error),
+                resolution="set WARMBOOT_URL to something like http://127.0.0.1:18080",
+            ) from error
+        except httpx.TransportError as error:
+            raise ManagerUnreachable(
+                "the connection to the manager was lost",
+                details=str(error) or type(error).__name__,
+                resolution="try again; if the manager is gone, start it with: warmboot serve",
+            ) from error
+
+
+def _worth_another(response: httpx.Response, attempt: int) -> bool:
+    """A proxy's failure; or, of a request sent again, the first one being still at work."""
+    if response.status_code in _AGAIN:
+        return True
+    return attempt > 1 and response.status_code == 409 and _STILL_RUNNING in response.text
+
+
+def _checked(response: httpx.Response) -> httpx.Response:
+    if not response.is_success:
+        raise error_from(response.status_code, response.content)
+    return response
