@@ -65,13 +65,15 @@ class VmmProcess:
         hypervisor: str,
         log: Path,
         listener: socket.socket | None = None,
+        groups: Sequence[int] = (),
     ) -> VmmProcess:
         """Start ``argv`` as ``spec`` wants it. The log file is appended to.
 
         ``listener``, a bound socket, becomes file descriptor ``LISTENER_FD`` of the VMM: clients
         may connect before the VMM has come up, so nobody has to poll for its socket.
+        ``groups`` are supplementary groups for a VMM that does not run as root (a device's).
         """
-        command = [*_confinement(spec), *argv]
+        command = [*_confinement(spec, groups), *argv]
         pid = await asyncio.to_thread(_spawn, command, log, listener)
         pidfd = os.pidfd_open(pid)
         handle = VmHandle(
@@ -139,7 +141,7 @@ class VmmProcess:
         self._gone.set()
 
 
-def _confinement(spec: VmSpec) -> list[str]:
+def _confinement(spec: VmSpec, groups: Sequence[int]) -> list[str]:
     command: list[str] = []
     if spec.nic is not None:
         command += [_tool("nsenter"), f"--net={spec.nic.namespace}", "--"]
@@ -148,7 +150,7 @@ def _confinement(spec: VmSpec) -> list[str]:
             _tool("setpriv"),
             f"--reuid={spec.uid}",
             f"--regid={spec.gid or spec.uid}",
-            "--clear-groups",
+            f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups",
             "--no-new-privs",
             "--inh-caps=-all",
             "--bounding-set=-all",
