@@ -1,0 +1,238 @@
+"""Dump a container: the worker is afterwards either in the checkpoint or still running.
+
+    refuse what cannot be restored ─▶ dump ─▶ read what was dumped ─▶ wait until it has stopped
+                                       │              │
+                                       ▼              ▼
+                       CRIU's lines, still running?   half-made: delete it
+
+If the engine goes away in between, the call raises ``EngineUnavailable``; ``settle`` then says,
+once the engine is back, which of the two it was and removes a checkpoint that is only half there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmboot.engine.client import DockerEngine
+from warmboot.engine.continuity import memory_bytes
+from warmboot.engine.criu_images import DumpFacts, read_dump
+from warmboot.engine.criu_log import CriuLog, holding_log
+from warmboot.engine.facts import ContainerFacts, EngineFacts
+from warmboot.model.checkpoint import Versions, check_checkpoint_name, obstacles
+from warmboot.model.errors import (
+    CheckpointError,
+    Conflict,
+    DiskFull,
+    EngineUnavailable,
+    NameTaken,
+    NotFound,
+    NotSupported,
+    WarmbootError,
+)
+
+SALT_FILE = "warmboot.salt"
+OUR_FILES = frozenset({SALT_FILE})
+"""Files in a checkpoint's folder that are not the dump's."""
+
+STOP_TIMEOUT_S = 30.0
+COPIES_OF_A_DUMP = 3  # containerd's temporary folder, its content store, and Docker's folder
+SPARE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Dumped:
+    """A checkpoint that is there. ``duration_s`` is that of the engine's call."""
+
+    container_id: str
+    name: str
+    folder: Path
+    size_bytes: int
+    duration_s: float
+    processes: int
+    tcp_connections: int
+    image_digest: str
+    versions: Versions
+    left_running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What an interrupted dump or restore has left. ``checkpoint``: it is there and whole."""
+
+    running: bool
+    exit_code: int
+    checkpoint: bool
+
+
+def refuse_obstacles(engine: EngineFacts, container: ContainerFacts) -> None:
+    """``NotSupported`` when this container could not be restored by this engine."""
+    if not engine.experimental:
+        raise NotSupported(
+            "the Docker engine is not in experimental mode, so it cannot make checkpoints",
+            resolution='put {"experimental": true} into daemon.json and restart Docker '
+            "(`warmboot doctor --fix --restart`)",
+        )
+    found = obstacles(
+        engine.version,
+        container.network,
+        tty=container.tty,
+        auto_remove=container.auto_remove,
+    )
+    if found:
+        raise NotSupported(
+            f"{container.name} cannot be paused so that it would resume",
+            details="; ".join(obstacle.reason for obstacle in found),
+            resolution="; ".join(obstacle.remedy for obstacle in found),
+        )
+
+
+async def checkpoint(
+    engine: DockerEngine, container: str, name: str, *, leave_running: bool = False
+) -> Dumped:
+    """Dump ``container`` into a checkpoint ``name``, and stop it unless ``leave_running``.
+
+    Errors: ``Conflict`` (it does not run), ``NameTaken``, ``NotSupported``, ``DiskFull``,
+    ``CheckpointError`` with CRIU's own lines (it runs on), ``EngineUnavailable``.
+    """
+    check_checkpoint_name(name)
+    facts, found = await asyncio.gather(engine.remembered_facts(), engine.inspect(container))
+    if not found.running:
+        raise Conflict(
+            f"{found.name} is not running",
+            details=f"its container is {found.status}",
+            resolution="only what runs can be paused",
+        )
+    refuse_obstacles(facts, found)
+    folder = facts.checkpoint_folder(found.id, name)
+    if folder.exists():
+        raise NameTaken(
+            f"{found.name} already has a checkpoint {name}",
+            resolution="choose another name, or delete that one",
+        )
+    _check_room(facts, found)
+    logs = [work / "criu-work" / "dump.log" for work in facts.work_folders(found.id)]
+    async with holding_log(logs) as log:
+        started = time.monotonic()
+        try:
+            await engine.dump(found.id, name, leave_running=leave_running)
+        except (CheckpointError, Conflict, DiskFull) as error:
+            raise await _failed(engine, found, name, error, log) from error
+        duration_s = time.monotonic() - started
+        criu = log.version()
+    dump = await _read_or_delete(engine, found, name, folder)
+    if not leave_running:
+        await engine.wait_stopped(found.id, STOP_TIMEOUT_S)
+    return Dumped(
+        container_id=found.id,
+        name=name,
+        folder=folder,
+        size_bytes=dump.size_bytes,
+        duration_s=duration_s,
+        processes=len(dump.processes),
+        tcp_connections=dump.tcp_connections,
+        image_digest=found.image_digest,
+        versions=facts.versions(criu),
+        left_running=leave_running,
+    )
+
+
+async def settle(engine: DockerEngine, container: str, name: str) -> Settled:
+    """After an interruption: what is true now. Removes the checkpoint if it is only half there."""
+    facts, found = await asyncio.gather(engine.facts(), engine.inspect(container))
+    folder = facts.checkpoint_folder(found.id, name)
+    whole = True
+    try:
+        await asyncio.to_thread(read_dump, folder, OUR_FILES)
+    except CheckpointError:
+        whole = False
+        await engine.delete_checkpoint(found.id, name)
+    return Settled(running=found.running, exit_code=found.exit_code, checkpoint=whole)
+
+
+async def dump_facts(engine: DockerEngine, container_id: str, name: str) -> DumpFacts:
+    """Read a checkpoint that should be there. ``NotFound``, ``CheckpointError`` (damaged)."""
+    facts = await engine.remembered_facts()
+    folder = facts.checkpoint_folder(container_id, check_checkpoint_name(name))
+    if not folder.is_dir():
+        raise NotFound(
+            f"there is no checkpoint {name}",
+            details=f"{folder} is not there",
+            resolution="list the checkpoints and choose one of them",
+        )
+    return await asyncio.to_thread(read_dump, folder, OUR_FILES)
+
+
+def _check_room(facts: EngineFacts, container: ContainerFacts) -> None:
+    needed = memory_bytes(container.pid) * COPIES_OF_A_DUMP + SPARE_BYTES
+    free = shutil.disk_usage(facts.data_root).free
+    if free < needed:
+        raise DiskFull(
+            f"there is no room for a checkpoint of {container.name}",
+            details=f"it needs about {needed >> 20} MiB below {facts.data_root}, where "
+            f"{free >> 20} MiB are free",
+            resolution="delete checkpoints, containers or images that are not needed",
+        )
+
+
+async def _read_or_delete(
+    engine: DockerEngine, container: ContainerFacts, name: str, folder: Path
+) -> DumpFacts:
+    try:
+        return await asyncio.to_thread(read_dump, folder, OUR_FILES)
+    except CheckpointError:
+        await engine.delete_checkpoint(container.id, name)
+        raise
+
+
+async def _failed(
+    engine: DockerEngine,
+    container: ContainerFacts,
+    name: str,
+    error: WarmbootError,
+    log: CriuLog,
+) -> WarmbootError:
+    """What to raise after a dump that failed: CRIU's reason, and whether the worker runs on."""
+    lines = log.errors() or _kept_log(error.details)
+    with contextlib.suppress(CheckpointError, Conflict):
+        await engine.delete_checkpoint(container.id, name)  # nothing is left of a half-made one
+    try:
+        now = await engine.inspect(container.id)
+    except NotFound:
+        fate = "its container is gone"
+    except EngineUnavailable:
+        fate = "the engine went away, so it is not known whether it runs on"
+    else:
+        fate = "it runs on" if now.running else f"it has stopped with exit code {now.exit_code}"
+    full = isinstance(error, DiskFull) or any("No space left on device" in line for line in lines)
+    kind = DiskFull if full else CheckpointError
+    return kind(
+        f"{container.name} could not be paused; {fate}",
+        details="\n".join((*lines, error.details)),
+        resolution=_advice(lines, error.details),
+    )
+
+
+def _kept_log(message: str) -> tuple[str, ...]:
+    """The log that containerd copies beside the container and names in its answer, if it does."""
+    path = Path(message.partition("path= ")[2].partition(": ")[0].strip())
+    log = CriuLog()
+    try:
+        return log.errors() if path.is_absolute() and log.hold(path) else ()
+    finally:
+        log.close()
+
+
+def _advice(lines: tuple[str, ...], message: str) -> str:
+    text = "\n".join((*lines, message))
+    if "executable file not found" in text or "criu binary" in text:
+        return "install CRIU where the engine finds it (`warmboot doctor --fix`)"
+    if "--tcp-established" in text or "Connected TCP socket" in text:
+        return "put tcp-established into /etc/criu/runc.conf (`warmboot doctor --fix`)"
+    if "No space left on device" in text:
+        return "delete checkpoints, containers or images that are not needed"
+    return "see CRIU's lines above for what it cannot dump; `warmboot doctor` checks the rest"
