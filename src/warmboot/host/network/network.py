@@ -1,0 +1,299 @@
+"""Slots on this machine: kept ready, given out, published, taken back.
+
+    (nothing) ──make──▶ idle ──acquire──▶ in use ──release──▶ (nothing)
+        ▲                 │                 │
+        └──── stop ───────┘                 └── kept over stop and a kill of the manager,
+                                                named again to the next start
+
+A slot is never used twice: tracked connections, neighbours and counters go with its namespace.
+Whatever bears our prefix and is not named to ``start`` as in use was left by a manager that was
+killed, perhaps half made, and is deleted there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any
+
+import structlog
+
+from warmboot.host.network import conntrack, links, namespaces, nft, ports, preflight, rules
+from warmboot.host.network.config import NETNS_DIR, NetworkConfig, Slot
+from warmboot.host.network.dns import NameServer
+from warmboot.host.network.forwarding import Forwarding
+from warmboot.host.network.pool import SlotPool
+from warmboot.model.container import PortMapping
+from warmboot.model.errors import Conflict, NetworkError
+
+_FOREIGN_BRIDGES = ("docker", "br-", "virbr")
+
+_log = structlog.get_logger(__name__)
+
+
+class Network:
+    """The networks of one manager's VMs. ``start`` first; no method blocks the event loop."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        self._config = config
+        self._pool = SlotPool(self._make_slot, config.pool_size)
+        self._dns = NameServer(config)
+        self._forwarding = Forwarding(config)
+        self._taken: set[int] = set()
+        self._last_index = 0
+        self._held: dict[int, dict[PortMapping, socket.socket]] = {}
+        self._lock_fd: int | None = None
+
+    # -- life ------------------------------------------------------------------------------------
+
+    async def start(self, in_use: Sequence[Slot]) -> None:
+        """Set up the host, adopt ``in_use``, clear away what else bears our prefix, fill the pool.
+
+        ``NetworkError`` when the machine lacks something or a slot in use is gone, ``Conflict``
+        when another manager has the prefix.
+        """
+        preflight.check_host()
+        self._config.state_dir.mkdir(parents=True, exist_ok=True)
+        self._lock_fd = preflight.lock(self._config)
+        try:
+            await self._set_up(in_use)
+        except BaseException:
+            await self.stop(keep=bool(in_use))
+            raise
+
+    async def _set_up(self, in_use: Sequence[Slot]) -> None:
+        config = self._config
+        names = await namespaces.in_thread(links.link_names)
+        await namespaces.in_thread(partial(preflight.check_subnet, config, names))
+        self._taken = {slot.index for slot in in_use}
+        self._last_index = max(self._taken, default=0)
+        await self._remove_leftovers(names)
+        await nft.apply(rules.host(config, await self._foreign_bridges()))
+        await self._drop_dead_elements(in_use)
+        for slot in in_use:
+            await namespaces.in_thread(partial(links.open_to_host, slot))
+        address_link = partial(links.make_address_link, config.dns_link, config.dns_ip)
+        await namespaces.in_thread(address_link)
+        await self._dns.start()
+        await self._forwarding.allow()
+        self._pool.start()
+
+    async def stop(self, keep: bool = True) -> None:
+        """Stop background work and remove idle slots. Idempotent.
+
+        With ``keep``, slots in use stay and go on working without us, name server included.
+        Without, everything goes.
+        """
+        if self._lock_fd is None:
+            return
+        for slot in await self._pool.drain():
+            await self.release(slot)
+        self._close_all_held()
+        if keep:
+            await self._dns.let_go()
+        else:
+            await self._tear_down()
+        os.close(self._lock_fd)
+        self._lock_fd = None
+
+    async def _tear_down(self) -> None:
+        self._taken = set()
+        await self._remove_leftovers(await namespaces.in_thread(links.link_names))
+        await self._dns.stop()
+        await namespaces.in_thread(partial(links.delete_link, self._config.dns_link))
+        await nft.apply(rules.delete_table(self._config))
+        await self._forwarding.withdraw()
+
+    async def audit(self) -> list[str]:
+        """Names of everything of ours on this machine: namespaces, links, tables."""
+        config = self._config
+        spaces = [f"namespace {name}" for name in _namespace_names() if config.index_of(name)]
+        names = await namespaces.in_thread(links.link_names)
+        found = [
+            f"link {name}" for name in names if name == config.dns_link or config.index_of(name)
+        ]
+        tables = [f"table {family} {name}" for family, name in await nft.tables()]
+        return sorted([*spaces, *found, *(t for t in tables if t == f"table ip {config.table}")])
+
+    # -- slots -----------------------------------------------------------------------------------
+
+    async def acquire(self) -> Slot:
+        """A fresh slot: from the pool at once, else made now. ``NetworkError``."""
+        return await self._pool.take()
+
+    async def release(self, slot: Slot) -> None:
+        """Take a slot back with all its ports. Idempotent; the VMM should be dead by then."""
+        await _to_the_end(self._destroy(slot))
+
+    async def _make_slot(self) -> Slot:
+        slot = self._config.slot(self._free_index())
+        self._taken.add(slot.index)
+        try:
+            await self._forwarding.allow()
+            await namespaces.in_thread(partial(links.build_slot, slot))
+            await namespaces.in_thread(partial(links.open_to_host, slot))
+            await nft.apply(rules.namespace(self._config, slot), slot.namespace)
+        except BaseException:
+            try:
+                await _to_the_end(self._destroy(slot))
+            except NetworkError as error:  # the first error, or the cancellation, counts
+                _log.warning("half-made slot not removed", slot=slot.veth, details=error.details)
+            raise
+        return slot
+
+    def _free_index(self) -> int:
+        """The next one in turn, so that an index just given back rests as long as possible."""
+        capacity = self._config.capacity
+        for step in range(capacity):
+            index = (self._last_index + step) % capacity + 1
+            if index not in self._taken:
+                self._last_index = index
+                return index
+        raise NetworkError(
+            f"all {capacity} network slots are in use",
+            details=f"the subnet {self._config.subnet} has no more",
+            resolution="delete containers, or give the manager a larger subnet",
+        )
+
+    async def _destroy(self, slot: Slot) -> None:
+        await self._unpublish_on_host(slot)
+        await self._remove(slot)
+        self._taken.discard(slot.index)
+
+    async def _remove(self, slot: Slot) -> None:
+        def remove() -> None:
+            links.delete_link(slot.veth)
+            with links.translated(f"delete the namespace {slot.namespace.name}"):
+                namespaces.delete(slot.namespace)
+
+        await namespaces.in_thread(remove)
+
+    async def _remove_leftovers(self, link_names: Sequence[str]) -> None:
+        indexes = {self._config.index_of(name) for name in [*link_names, *_namespace_names()]}
+        for index in sorted(index for index in indexes if index is not None):
+            if index not in self._taken:
+                _log.info("network slot removed", name=self._config.slot(index).veth)
+                await self._remove(self._config.slot(index))
+
+    async def _foreign_bridges(self) -> list[str]:
+        """Patterns of other engines' bridges, unless the host's own way out is one of them."""
+        uplinks = await namespaces.in_thread(links.default_route_links)
+        return [
+            f"{name}*"
+            for name in _FOREIGN_BRIDGES
+            if not any(uplink.startswith(name) for uplink in uplinks)
+        ]
+
+    # -- ports -----------------------------------------------------------------------------------
+
+    async def publish(self, slot: Slot, mapping: PortMapping) -> PortMapping:
+        """Lead a host port to the guest's; returns the mapping with the real ``host_port``.
+
+        ``Conflict`` when the port is taken, ``InvalidRequest`` when the mapping makes no sense.
+        """
+        wanted = ports.check(mapping, self._config.publish_address)
+        held, real = ports.reserve(wanted)
+        try:
+            await self._add_rules(slot, real)
+        except BaseException:
+            held.close()
+            raise
+        self._held.setdefault(slot.index, {})[real] = held
+        return real
+
+    async def republish(self, slot: Slot, mappings: Sequence[PortMapping]) -> None:
+        """Hold an adopted slot's ports again. One that was taken meanwhile goes on being led to
+        the guest, and is logged."""
+        for mapping in mappings:
+            if mapping in self._held.get(slot.index, {}):
+                continue
+            await self._add_rules(slot, mapping)
+            try:
+                held, _ = ports.reserve(mapping)
+            except Conflict as error:
+                _log.warning("published port not held", brief=error.brief, slot=slot.veth)
+                continue
+            self._held.setdefault(slot.index, {})[mapping] = held
+
+    async def unpublish(self, slot: Slot) -> None:
+        """Give back all of a slot's ports. Idempotent."""
+        if slot.namespace.exists():
+            await nft.apply(f"flush set ip {self._config.table} published", slot.namespace)
+        await self._unpublish_on_host(slot)
+
+    async def _unpublish_on_host(self, slot: Slot) -> None:
+        table = self._config.table
+        script = await self._elements_script(lambda ns_ip: ns_ip == slot.ns_ip)
+        opened = [
+            f'delete element ip {table} opened {{ "{link}" . {port} }}'
+            for link, port in _concats(await nft.elements(table, "opened", "set"))
+            if link == slot.veth
+        ]
+        if script or opened:
+            await nft.apply("\n".join([*script, *opened]))
+            await namespaces.in_thread(partial(conntrack.forget, slot.ns_ip))
+        for held in self._held.pop(slot.index, {}).values():
+            held.close()
+
+    async def open_host_port(self, slot: Slot, port: int) -> None:
+        """Let the guest reach the host's own 127.0.0.1:``port`` (TCP) at its gateway's address."""
+        await self._switch_host_port(slot, port, "add")
+
+    async def close_host_port(self, slot: Slot, port: int) -> None:
+        """Idempotent. Connections that are open stay open."""
+        await self._switch_host_port(slot, port, "delete")
+
+    async def _switch_host_port(self, slot: Slot, port: int, verb: str) -> None:
+        # What is not there cannot be deleted: added first, deleting is idempotent.
+        steps = ["add", "delete"] if verb == "delete" else ["add"]
+        scripts = [rules.open_port(self._config, slot, port, step) for step in steps]
+        await nft.apply("\n".join(host for host, _ in scripts))
+        await nft.apply("\n".join(inside for _, inside in scripts), slot.namespace)
+
+    async def _add_rules(self, slot: Slot, mapping: PortMapping) -> None:
+        host, inside = rules.publish(self._config, slot, mapping)
+        await nft.apply(inside, slot.namespace)
+        await nft.apply(host)
+
+    async def _drop_dead_elements(self, in_use: Sequence[Slot]) -> None:
+        """Ports of slots that are gone. An opened host port never outlives the manager."""
+        alive = {slot.ns_ip for slot in in_use}
+        script = await self._elements_script(lambda ns_ip: ns_ip not in alive)
+        await nft.apply("\n".join([*script, f"flush set ip {self._config.table} opened"]))
+
+    async def _elements_script(self, matches: Callable[[str], bool]) -> list[str]:
+        """Statements that delete the published ports that lead to matching addresses."""
+        table, script = self._config.table, []
+        for name in ("published", "published_any"):
+            for key, value in await nft.elements(table, name):
+                if matches(value["concat"][0]):
+                    joined = " . ".join(str(part) for part in key["concat"])
+                    script.append(f"delete element ip {table} {name} {{ {joined} }}")
+        return script
+
+    def _close_all_held(self) -> None:
+        for held in self._held.values():
+            for reserved in held.values():
+                reserved.close()
+        self._held.clear()
+
+
+def _namespace_names() -> list[str]:
+    return [path.name for path in NETNS_DIR.iterdir()] if NETNS_DIR.exists() else []
+
+
+def _concats(elements: Sequence[Any]) -> list[list[Any]]:
+    return [element["concat"] for element in elements]
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Finish what was begun, then let a cancellation through."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

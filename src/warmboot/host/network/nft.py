@@ -1,0 +1,80 @@
+"""Running ``nft``: a script is one transaction, it applies as a whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from warmboot.model.errors import NetworkError
+
+TIMEOUT_S = 20.0
+
+
+async def run(*argv: str, stdin: str = "") -> tuple[int, str, str]:
+    """Exit status, output and error output of a short command, killed after ``TIMEOUT_S``."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except FileNotFoundError as error:
+        raise NetworkError(
+            f"the program {argv[0]} is missing",
+            resolution="install it (Debian: nftables, util-linux, dnsmasq-base, iptables)",
+        ) from error
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            out, err = await process.communicate(stdin.encode())
+    except TimeoutError as error:
+        raise NetworkError(
+            f"{argv[0]} did not end within {TIMEOUT_S} s", details=" ".join(argv)
+        ) from error
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return process.returncode or 0, out.decode(errors="replace"), err.decode(errors="replace")
+
+
+def _argv(namespace: Path | None, *args: str) -> list[str]:
+    enter = ["nsenter", f"--net={namespace}"] if namespace is not None else []
+    return [*enter, "nft", *args]
+
+
+async def apply(script: str, namespace: Path | None = None) -> None:
+    """Apply a script. ``NetworkError`` with nft's own words if it is refused."""
+    status, _, err = await run(*_argv(namespace, "-f", "-"), stdin=script)
+    if status != 0:
+        raise NetworkError(
+            "nftables refused our rules" + (f" in {namespace.name}" if namespace else ""),
+            details=err.strip(),
+            resolution="see that the kernel has nf_tables with NAT (modprobe nft_chain_nat)",
+        )
+
+
+async def elements(table: str, name: str, kind: str = "map") -> list[Any]:
+    """The elements of one of the host's sets or maps, in nft's JSON; none if it is gone."""
+    status, out, _ = await run("nft", "-j", "list", kind, "ip", table, name)
+    if status != 0:
+        return []
+    for item in json.loads(out)["nftables"]:
+        if kind in item:
+            found: list[Any] = item[kind].get("elem", [])
+            return found
+    return []
+
+
+async def tables() -> list[tuple[str, str]]:
+    """Family and name of every table on the host."""
+    status, out, err = await run("nft", "-j", "list", "tables")
+    if status != 0:
+        raise NetworkError("cannot list the nftables", details=err.strip())
+    return [
+        (item["table"]["family"], item["table"]["name"])
+        for item in json.loads(out)["nftables"]
+        if "table" in item
+    ]

@@ -1,0 +1,80 @@
+"""Host ports held for published ports.
+
+The traffic goes by rules, no program of ours touches it. But as long as a port is published, a
+socket is bound to it, so that a port taken by any other program is found when it is published, and
+any other program finds it taken.
+
+TCP: the socket has ``SO_REUSEADDR``, or connections in TIME_WAIT of an earlier owner would block
+it for a minute. Bound alone it would then share the port with any other such socket; only
+listening makes the kernel treat it as taken. UDP: bound, without any option, is exclusive.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from dataclasses import replace
+from ipaddress import AddressValueError, IPv4Address
+
+from warmboot.model.container import PortMapping
+from warmboot.model.errors import Conflict, InvalidRequest, NetworkError
+
+_MAX_PORT = 65_535
+
+
+def check(mapping: PortMapping, default_address: str) -> PortMapping:
+    """The mapping with its address filled in. ``InvalidRequest`` for what can never be."""
+    if mapping.protocol not in ("tcp", "udp"):
+        raise InvalidRequest(
+            f"the protocol {mapping.protocol!r} cannot be published", resolution="use tcp or udp"
+        )
+    if not 1 <= mapping.container_port <= _MAX_PORT or not 0 <= mapping.host_port <= _MAX_PORT:
+        raise InvalidRequest(
+            f"no valid ports: {mapping.host_port}:{mapping.container_port}",
+            resolution="use 1 to 65535; a host port of 0 takes a free one",
+        )
+    try:
+        address = IPv4Address(mapping.host_ip or default_address)
+    except AddressValueError as error:
+        raise InvalidRequest(
+            f"{mapping.host_ip!r} is no IPv4 address",
+            details=str(error),
+            resolution="use an address of this host, or 0.0.0.0 for all of them",
+        ) from error
+    return replace(mapping, host_ip=str(address))
+
+
+def reserve(mapping: PortMapping) -> tuple[socket.socket, PortMapping]:
+    """A socket that holds the port, and the mapping with the real ``host_port``.
+
+    ``Conflict`` when the port is taken, ``InvalidRequest`` when the address is not this host's.
+    """
+    tcp = mapping.protocol == "tcp"
+    held = socket.socket(socket.AF_INET, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM)
+    try:
+        if tcp:
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind((mapping.host_ip, mapping.host_port))
+        if tcp:
+            held.listen(0)
+    except OSError as error:
+        held.close()
+        raise _translated(error, mapping) from error
+    return held, replace(mapping, host_port=held.getsockname()[1])
+
+
+def _translated(error: OSError, mapping: PortMapping) -> Conflict | InvalidRequest | NetworkError:
+    where = f"{mapping.host_ip}:{mapping.host_port}/{mapping.protocol}"
+    if error.errno == errno.EADDRINUSE:
+        return Conflict(
+            f"port {where} is already taken on this host",
+            details=f"`ss -lnp sport = :{mapping.host_port}` shows by which program",
+            resolution="publish on another host port, or on 0 for any free one; "
+            "or stop the other program",
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return InvalidRequest(
+            f"{mapping.host_ip} is no address of this host",
+            resolution="use one that `ip address` shows, or 0.0.0.0 for all of them",
+        )
+    return NetworkError(f"cannot hold port {where}", details=str(error))
