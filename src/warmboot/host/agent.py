@@ -15,22 +15,27 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from uuid import UUID
 
-from warmboot.host import disks, leftovers
+from warmboot.host import disks, guest_containers, leftovers
+from warmboot.host.guest_containers import Progress
 from warmboot.host.guest_link import AGENT_PORT, GuestLink, GuestStep, Identity
 from warmboot.host.network import Network, Slot
 from warmboot.host.snapshot_files import SnapshotFiles
 from warmboot.hypervisors.base import Hypervisor, MachineSnapshot, Probe, Vm
+from warmboot.images.files import import_bare_files, import_runtime_image, stored_folder
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import DiskFull, HostError, VmGone
-from warmboot.model.runtime_image import RuntimeImage
+from warmboot.model.runtime_image import RuntimeImage, RuntimeImageManifest
 from warmboot.model.runtime_snapshot import DISK_FILE, MEMORY_FILE, ROOTFS_FILE, STATE_FILE
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import Disk, DiskFormat, Nic, VmHandle, VmRecord, VmSpec
+
+T = TypeVar("T")
 
 VMM_GID = 620_000
 """The group that VMMs run as; it may read runtime images and snapshots, and nothing else."""
@@ -46,11 +51,16 @@ class HostConfig:
 
 @dataclass(frozen=True, slots=True)
 class DiskSource:
-    """What a new VM's two disks come from; ``keep`` is the writable disk of an earlier VM."""
+    """What a VM's two disks come from; ``keep`` is the writable disk of the
+    VM's own earlier life."""
 
     rootfs: Path
     base: Path
     keep: Disk | None = None
+
+
+def _no_progress(_: Mapping[str, Any]) -> None:
+    """Nobody is watching."""
 
 
 @dataclass(slots=True)
@@ -88,13 +98,13 @@ class HostAgent:
         Everything of ours that belongs to no record is removed: processes, namespaces, folders.
         """
         await asyncio.to_thread(self._make_folders)
-        known = {record.id for record in records}
-        await leftovers.remove(self.vms_root, known)
-        slots = [Slot.from_dict(r.slot) for r in records if r.slot is not None]
+        await leftovers.remove(self.vms_root, {record.id for record in records})
+        found = await asyncio.gather(*(self._adopt(record) for record in records))
+        adopted = [record for record, is_there in zip(records, found, strict=True) if is_there]
         if self.network is not None:
+            slots = [Slot.from_dict(r.slot) for r in adopted if r.slot is not None]
             await self.network.start(slots)
-        outcomes = await asyncio.gather(*(self._adopt(record) for record in records))
-        return [record.id for record, found in zip(records, outcomes, strict=True) if not found]
+        return [record.id for record in records if record not in adopted]
 
     async def stop(self, *, keep_vms: bool = True) -> None:
         """Let go of everything; the VMs run on."""
@@ -104,6 +114,30 @@ class HostAgent:
         self._machines.clear()
         if self.network is not None:
             await self.network.stop(keep=keep_vms)
+
+    # -- files ---------------------------------------------------------------------------------
+
+    async def import_image(
+        self, path: Path | None, kernel: Path | None, rootfs: Path | None, initrd: Path | None
+    ) -> tuple[Path, RuntimeImageManifest]:
+        """Take a runtime image into the storage; where it is now, and its manifest."""
+        root = self.config.root
+        if path is not None:
+            manifest = await import_runtime_image(path, root)
+        else:
+            assert kernel is not None
+            assert rootfs is not None
+            manifest = await import_bare_files(kernel, rootfs, initrd, root)
+        folder = stored_folder(root, manifest.digest)
+        await asyncio.to_thread(self._let_vmms_read, folder)
+        return folder, manifest
+
+    async def remove_image(self, image: RuntimeImage) -> None:
+        await asyncio.to_thread(shutil.rmtree, image.path, True)
+
+    async def remove_snapshot_orphans(self, known: Sequence[UUID]) -> None:
+        for folder in await self.files.orphans(known):
+            await asyncio.to_thread(shutil.rmtree, folder, True)
 
     # -- before it runs ------------------------------------------------------------------------
 
@@ -141,6 +175,7 @@ class HostAgent:
         await asyncio.to_thread(_make_vm_folder, folder, uid)
         if template_dir is not None:
             disk = Disk(template_dir / DISK_FILE)
+            await self.files.hand_over(template_dir, uid)
         else:
             disk = await self._make_disk(folder, source)
             if uid:
@@ -164,8 +199,7 @@ class HostAgent:
         suffix = "qcow2" if capabilities.qcow2_overlays else "ext4"
         target = folder / f"disk.{suffix}"
         if source.keep is not None:
-            await asyncio.to_thread(source.keep.path.rename, target)
-            return replace(source.keep, path=target)
+            return source.keep
         if capabilities.qcow2_overlays:
             return await disks.overlay(source.base, target)
         return await disks.copy(source.base, target)
@@ -218,6 +252,33 @@ class HostAgent:
             )
         return tuple([await self.network.publish(slot, mapping) for mapping in ports])
 
+    async def republish(self, slot: Slot | None, ports: Sequence[PortMapping]) -> None:
+        """Hold the ports of an adopted VM again."""
+        if slot is not None and self.network is not None:
+            await self.network.republish(slot, ports)
+
+    async def pull_image(
+        self, vm_id: str, slot: Slot | None, reference: str, progress: Progress = _no_progress
+    ) -> None:
+        """Pull an image into the VM. ``localhost:PORT/…`` means this host's own registry.
+
+        The way to that one port of the host is open during the pull only: before the user's
+        container runs.
+        """
+        link = self.link(vm_id)
+        registry = guest_containers.registry_of(reference)
+        if registry is None or slot is None or self.network is None:
+            await guest_containers.pull_image(link, reference, progress)
+            return
+        _, port = registry
+        await self.network.open_host_port(slot, port)
+        try:
+            await link.host_forward(port, True)
+            await guest_containers.pull_image(link, reference, progress)
+            await link.host_forward(port, False)
+        finally:
+            await self.network.close_host_port(slot, port)
+
     # -- the end -------------------------------------------------------------------------------
 
     async def destroy(self, vm_id: str, slot: Slot | None, *, keep_folder: bool = False) -> None:
@@ -246,7 +307,7 @@ class HostAgent:
         except KeyError:
             raise VmGone(f"there is no VM {vm_id} on this host") from None
 
-    async def _while_alive(self, machine: _Machine, work: Any) -> Any:
+    async def _while_alive(self, machine: _Machine, work: Coroutine[Any, Any, T]) -> T:
         """``work``'s result, or ``VmGone`` if the VMM ends before it."""
         working = asyncio.ensure_future(work)
         leaving = asyncio.ensure_future(machine.vm.wait_gone())
@@ -269,6 +330,13 @@ class HostAgent:
             return False
         self._hold(vm, record.spec, record.token)
         return True
+
+    def _let_vmms_read(self, folder: Path) -> None:
+        if os.geteuid() != 0:
+            return
+        for path in (folder.parent, folder, *folder.iterdir()):
+            os.chown(path, -1, VMM_GID)
+            path.chmod(0o710 if path.is_dir() else 0o440)
 
     def _make_folders(self) -> None:
         for folder in (self.config.root, self.vms_root, self.files.root):

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
-import os
 import shutil
 from pathlib import Path
 
+from warmboot.images.hashing import copy_sparse
 from warmboot.model.errors import DiskFull, HostError
 from warmboot.model.vm import Disk, DiskFormat
 
-_FICLONE = 0x40049409  # linux/fs.h
 _QEMU_IMG_TIMEOUT_S = 30.0
 
 
@@ -53,38 +51,12 @@ async def copy(source: Path, target: Path) -> Disk:
 def copy_file(source: Path, target: Path) -> None:
     """Reflink, or copy what is allocated. ``target`` must not exist; it is removed on failure."""
     try:
-        with source.open("rb") as reading, target.open("xb") as writing:
-            try:
-                fcntl.ioctl(writing.fileno(), _FICLONE, reading.fileno())
-            except OSError:
-                _copy_allocated(reading.fileno(), writing.fileno())
+        copy_sparse(source, target)
     except OSError as error:
         target.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _full(target) from error
         raise HostError(f"{source} could not be copied to {target}", details=str(error)) from error
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
-
-
-def _copy_allocated(source: int, target: int) -> None:
-    size = os.fstat(source).st_size
-    os.ftruncate(target, size)
-    end = 0
-    while end < size:
-        try:
-            start = os.lseek(source, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # only a hole is left
-                return
-            raise
-        end = os.lseek(source, start, os.SEEK_HOLE)
-        while start < end:
-            copied = os.copy_file_range(source, target, end - start, start, start)
-            if copied == 0:
-                raise OSError(errno.EIO, "the file became shorter while it was copied")
-            start += copied
 
 
 def allocated_bytes(path: Path) -> int:

@@ -82,6 +82,21 @@ async def load_archive(link: GuestLink, chunks: AsyncIterator[bytes]) -> list[st
     return loaded
 
 
+async def name_loaded_image(link: GuestLink, loaded: list[str], reference: str) -> None:
+    """See to it that ``reference`` names an image of the archive: the only one, if unnamed."""
+    if await has_image(link, reference):
+        return
+    if len(loaded) != 1:
+        raise ImageNotFound(
+            f"the archive has no image {reference}",
+            details=f"it has: {', '.join(loaded) or 'none'}",
+            resolution="name one of these",
+        )
+    repository, tag = split_reference(reference)
+    with _translation(link, f"naming the image {reference}"):
+        await link.docker.images.tag(loaded[0], repository, tag=tag)
+
+
 async def ensure_created(link: GuestLink, spec: ContainerSpec) -> str:
     """Docker's id of the container, which is created if it is not there yet."""
     containers = link.docker.containers
@@ -181,6 +196,14 @@ def has_tag(reference: str) -> bool:
     return "@" in reference or ":" in reference.rpartition("/")[2]
 
 
+def split_reference(reference: str) -> tuple[str, str]:
+    """Repository and tag (``latest`` if there is none)."""
+    if not has_tag(reference):
+        return reference, "latest"
+    repository, _, tag = reference.rpartition(":")
+    return repository, tag
+
+
 def pull_error(reference: str, message: str) -> WarmbootError:
     """Which of our errors Docker's message about a pull is."""
     text = message.lower()
@@ -195,11 +218,12 @@ def pull_error(reference: str, message: str) -> WarmbootError:
         return ImageNotFound(
             f"there is no image {reference}",
             details=message,
-            resolution="check its name and tag; a private one needs a registry that the VM may read",
+            resolution="check its name and tag, and that the registry lets anybody read it",
         )
     if "invalid reference format" in text:
         return ImageNotFound(
-            f"{reference!r} is no valid image reference", details=message,
+            f"{reference!r} is no valid image reference",
+            details=message,
             resolution="write [REGISTRY/]NAME[:TAG], in lower case",
         )
     return RegistryUnavailable(
@@ -221,7 +245,7 @@ def _load_error(message: str) -> WarmbootError:
 
 
 def _docker_config(spec: ContainerSpec) -> dict[str, Any]:
-    exposed = {f"{p.container_port}/{p.protocol}": {} for p in spec.ports}
+    exposed: dict[str, Any] = {f"{p.container_port}/{p.protocol}": {} for p in spec.ports}
     config: dict[str, Any] = {
         "Image": spec.image,
         "Env": [f"{name}={value}" for name, value in spec.environment.items()],

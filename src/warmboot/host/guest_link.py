@@ -20,8 +20,8 @@ from typing import Any, cast
 
 import aiodocker
 import aiohttp
-from aiohttp.client_reqrep import ClientRequest
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ClientRequest
 from aiohttp.tracing import Trace
 
 from warmboot.host.network import connect as connect_in_namespace
@@ -65,7 +65,7 @@ class GuestConnector(aiohttp.BaseConnector):
             _, protocol = await self._loop.create_connection(self._factory, sock=connected)
         except OSError as error:
             raise aiohttp.ClientConnectorError(req.connection_key, error) from error
-        return cast(ResponseHandler, protocol)
+        return protocol
 
 
 async def open_guest_socket(address: GuestAddress) -> socket.socket:

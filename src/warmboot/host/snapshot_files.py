@@ -16,7 +16,6 @@ where they differ. ``verify`` always takes the sums.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import os
 import shutil
@@ -28,6 +27,7 @@ from typing import Any
 from uuid import UUID
 
 from warmboot.host.disks import copy_file
+from warmboot.images.hashing import sum_file
 from warmboot.model.errors import SnapshotDamaged
 from warmboot.model.runtime_image import FileSum, RuntimeImage
 from warmboot.model.runtime_snapshot import (
@@ -44,7 +44,6 @@ from warmboot.model.shapes import Shape
 _PARTS = (MEMORY_FILE, STATE_FILE, ROOTFS_FILE, DISK_FILE)
 _BUILDING = ".building-"
 _SEEN_FILE = ".seen.json"
-_CHUNK = 1 << 20
 
 
 class SnapshotFiles:
@@ -57,14 +56,17 @@ class SnapshotFiles:
     def path(self, image_id: UUID, snapshot_id: UUID) -> Path:
         return self.root / str(image_id) / str(snapshot_id)
 
-    async def begin(self, image: RuntimeImage, snapshot_id: UUID, owner_uid: int) -> Path:
-        """An empty folder for ``snapshot_id``, with its root file system and an empty disk in it.
-
-        It belongs to ``owner_uid``, the builder VM's user, until it is published.
-        """
+    async def begin(self, image: RuntimeImage, snapshot_id: UUID) -> Path:
+        """A folder for ``snapshot_id``, with its root file system and an empty disk in it."""
         folder = self._building(image.id, snapshot_id)
-        await asyncio.to_thread(self._begin, image, folder, owner_uid)
+        await asyncio.to_thread(self._begin, image, folder)
         return folder
+
+    async def hand_over(self, folder: Path, uid: int) -> None:
+        """Give a folder that is being built, and its disk, to the builder VM's user."""
+        if os.geteuid() == 0:
+            os.chown(folder, uid, self.gid)
+            os.chown(folder / DISK_FILE, uid, self.gid)
 
     async def publish(self, folder: Path, manifest: SnapshotManifest) -> SnapshotManifest:
         """Sum, sync and rename ``folder``; the manifest as written, with its sums."""
@@ -96,7 +98,7 @@ class SnapshotFiles:
     def _building(self, image_id: UUID, snapshot_id: UUID) -> Path:
         return self.root / str(image_id) / f"{_BUILDING}{snapshot_id}"
 
-    def _begin(self, image: RuntimeImage, folder: Path, owner_uid: int) -> None:
+    def _begin(self, image: RuntimeImage, folder: Path) -> None:
         _remove_folder(folder)
         folder.mkdir(parents=True)
         for parent in (self.root, folder.parent):
@@ -104,9 +106,6 @@ class SnapshotFiles:
         link_or_copy(image.rootfs, folder / ROOTFS_FILE)
         copy_file(image.disk, folder / DISK_FILE)
         (folder / DISK_FILE).chmod(0o600)
-        if os.geteuid() == 0:
-            os.chown(folder, owner_uid, self.gid)
-            os.chown(folder / DISK_FILE, owner_uid, self.gid)
 
     def _publish(self, folder: Path, manifest: SnapshotManifest) -> SnapshotManifest:
         files = {}
@@ -116,7 +115,7 @@ class SnapshotFiles:
                 if os.geteuid() == 0:
                     os.chown(part, 0, self.gid)
                 part.chmod(0o440)
-            files[name] = file_sum(part)
+            files[name] = sum_file(part)
             _sync(part)
         whole = replace(manifest, files=files)
         text = json.dumps(manifest_to_json(whole), indent=2, sort_keys=True) + "\n"
@@ -152,7 +151,7 @@ class SnapshotFiles:
                     path, f"{name} has {stamp['size']} bytes instead of {expected.size_bytes}"
                 )
             if seen.get(name) != stamp:
-                if file_sum(part) != expected:
+                if sum_file(part) != expected:
                     raise _damaged(path, f"{name} is not what it was: its SHA-256 differs")
                 seen[name], news = stamp, True
         if news:
@@ -188,30 +187,6 @@ def load_manifest(path: Path) -> SnapshotManifest:
         raise _damaged(path, f"{METADATA_FILE} cannot be read: {error}") from error
 
 
-def file_sum(path: Path) -> FileSum:
-    """Size and SHA-256 of a file; holes are summed as the zeros they are, without being read."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        zeros = bytes(_CHUNK)
-        buffer = memoryview(bytearray(_CHUNK))
-        position = data_start = data_end = 0
-        while position < size:
-            if position >= data_end:
-                data_start, data_end = _next_data(file.fileno(), position, size)
-            if position < data_start:
-                length = min(_CHUNK, data_start - position)
-                digest.update(zeros[:length])
-            else:
-                file.seek(position)
-                length = file.readinto(buffer[: min(_CHUNK, data_end - position)]) or 0
-                if length == 0:
-                    break
-                digest.update(buffer[:length])
-            position += length
-    return FileSum(size_bytes=size, sha256=digest.hexdigest())
-
-
 def link_or_copy(source: Path, target: Path) -> None:
     """A hard link where the file system allows it; an independent copy elsewhere."""
     try:
@@ -219,14 +194,6 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError:
         copy_file(source, target)
         target.chmod(0o444)
-
-
-def _next_data(descriptor: int, position: int, size: int) -> tuple[int, int]:
-    try:
-        start = os.lseek(descriptor, position, os.SEEK_DATA)
-        return start, os.lseek(descriptor, start, os.SEEK_HOLE)
-    except OSError:  # ENXIO: only a hole is left
-        return size, size
 
 
 def _stamp(path: Path) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """A runtime snapshot: a VM of a runtime image, frozen with Docker ready.
 
-creating ──▶ ready ⇄ unhealthy
+creating ──▶ ready ⇄ unhealthy ◀── creating (the build failed)
     │          │         │
     └──────────┴─────────┴──▶ deleted
 """
@@ -39,7 +39,9 @@ class SnapshotState(StrEnum):
 SNAPSHOT_TRANSITIONS = Transitions(
     "runtime snapshot",
     {
-        SnapshotState.CREATING: frozenset({SnapshotState.READY, SnapshotState.DELETED}),
+        SnapshotState.CREATING: frozenset(
+            {SnapshotState.READY, SnapshotState.UNHEALTHY, SnapshotState.DELETED}
+        ),
         SnapshotState.READY: frozenset({SnapshotState.UNHEALTHY, SnapshotState.DELETED}),
         SnapshotState.UNHEALTHY: frozenset({SnapshotState.READY, SnapshotState.DELETED}),
         SnapshotState.DELETED: frozenset(),

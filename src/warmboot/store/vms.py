@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Row, delete, select, update
 
@@ -51,6 +52,12 @@ class VmRepository:
         query = select(vms).order_by(vms.c.created_at, vms.c.id)
         if kind is not None:
             query = query.where(vms.c.kind == kind)
+        async with self._database.read() as connection:
+            return tuple(_record(row) for row in await connection.execute(query))
+
+    async def of_owner(self, owner_id: UUID) -> tuple[VmRecord, ...]:
+        """The VMs of a container or of a snapshot that is built; oldest first."""
+        query = select(vms).where(vms.c.owner_id == owner_id).order_by(vms.c.created_at, vms.c.id)
         async with self._database.read() as connection:
             return tuple(_record(row) for row in await connection.execute(query))
 

@@ -1,0 +1,215 @@
+"""Booting a container's VM, warm or cold: one saga.
+
+    lease ─▶ network ─▶ machine ─▶ start ─▶ identity ─▶ docker
+    the      a slot     folder,    boot or  the guest   Docker has
+    snapshot            disk, row  restore  is itself   answered
+
+The lease is the container's: its disk is an overlay on the snapshot's for as long as it lives.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+from warmboot.host.agent import DiskSource, HostAgent, image_disks, kept_disk, snapshot_disks
+from warmboot.host.guest_link import Identity
+from warmboot.host.network import Slot
+from warmboot.manager.saga import Context, Saga, SagaRunner, Step
+from warmboot.manager.stopwatch import Stopwatch
+from warmboot.model.container import Container
+from warmboot.model.names import hostname_for
+from warmboot.model.runtime_image import RuntimeImage
+from warmboot.model.runtime_snapshot import RuntimeSnapshot
+from warmboot.model.shapes import Shape
+from warmboot.model.vm import VmKind, VmRecord
+from warmboot.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class BootTimeouts:
+    """Seconds until Docker must have answered."""
+
+    warm_s: float = 30.0
+    cold_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What one run of the saga is to boot."""
+
+    container: Container
+    image: RuntimeImage
+    shape: Shape
+    snapshot: RuntimeSnapshot | None
+    kept: VmRecord | None
+    token: str
+    watch: Stopwatch
+
+
+class BootVm:
+    """``warm`` and ``cold`` return the record of a VM in which Docker has answered."""
+
+    def __init__(
+        self, store: Store, host: HostAgent, runner: SagaRunner, timeouts: BootTimeouts
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._runner = runner
+        self._timeouts = timeouts
+        self.saga = Saga(
+            "boot-vm",
+            (
+                Step("lease", self._lease, self._unlease),
+                Step("network", self._reserve, self._unreserve),
+                Step("machine", self._make, self._unmake),
+                Step("start", self._start),
+                Step("identity", self._claim),
+                Step("docker", self._verify),
+            ),
+        )
+
+    async def warm(
+        self,
+        container: Container,
+        image: RuntimeImage,
+        snapshot: RuntimeSnapshot,
+        watch: Stopwatch,
+    ) -> VmRecord:
+        return await self._boot(
+            _Order(container, image, snapshot.shape, snapshot, None, _token(), watch)
+        )
+
+    async def cold(self, container: Container, image: RuntimeImage, watch: Stopwatch) -> VmRecord:
+        return await self._boot(
+            _Order(container, image, container.shape, None, None, _token(), watch)
+        )
+
+    async def again(
+        self, container: Container, image: RuntimeImage, kept: VmRecord, watch: Stopwatch
+    ) -> VmRecord:
+        """Cold, on the disk of the container's earlier VM, which died."""
+        return await self._boot(
+            _Order(container, image, kept.spec.shape, None, kept, _token(), watch)
+        )
+
+    async def _boot(self, order: _Order) -> VmRecord:
+        data = {
+            "vm_id": order.kept.id if order.kept else f"vm-{secrets.token_hex(6)}",
+            "snapshot_id": str(order.snapshot.id) if order.snapshot else None,
+            "keeps_disk": order.kept is not None,
+            "slot": None,
+        }
+        context = await self._runner.run(self.saga, str(order.container.id), data, {"order": order})
+        record: VmRecord = context.live["record"]
+        return record
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    async def _lease(self, context: Context) -> None:
+        order: _Order = context.live["order"]
+        if order.snapshot is not None:
+            await self._store.snapshots.lease(order.snapshot.id, context.subject_id)
+
+    async def _unlease(self, context: Context) -> None:
+        if context.data["snapshot_id"] is not None:
+            await self._store.snapshots.release(context.subject_id)
+
+    async def _reserve(self, context: Context) -> None:
+        order: _Order = context.live["order"]
+        with order.watch.stage("network"):
+            slot = await self._host.reserve_slot()
+        context.live["slot"] = slot
+        context.data["slot"] = None if slot is None else slot.as_dict()
+
+    async def _unreserve(self, context: Context) -> None:
+        # A slot that was taken but not noted is one that the host finds unused at its start.
+        await self._host.release_slot(_slot(context))
+
+    async def _make(self, context: Context) -> None:
+        order: _Order = context.live["order"]
+        with order.watch.stage("disk"):
+            source = await self._disks(order)
+            slot: Slot | None = context.live["slot"]
+            spec = await self._host.make_vm(
+                context.data["vm_id"], order.image, order.shape, slot, source
+            )
+            record = VmRecord(
+                id=spec.id,
+                kind=VmKind.CONTAINER,
+                owner_id=order.container.id,
+                spec=spec,
+                token=order.token,
+                created_at=datetime.now(UTC),
+                slot=context.data["slot"],
+                snapshot_id=order.kept.snapshot_id if order.kept else _snapshot_id(order),
+            )
+            if order.kept is not None:
+                await self._store.vms.remove(order.kept.id)
+            await self._store.vms.add(record)
+            context.live["record"] = record
+
+    async def _disks(self, order: _Order) -> DiskSource:
+        if order.kept is not None:
+            rootfs = next(disk.path for disk in order.kept.spec.disks if disk.read_only)
+            return DiskSource(rootfs, base=rootfs, keep=kept_disk(order.kept.spec))
+        if order.snapshot is not None:
+            await self._host.files.check(order.snapshot.snapshot_path)
+            return snapshot_disks(order.snapshot.snapshot_path)
+        return image_disks(order.image)
+
+    async def _unmake(self, context: Context) -> None:
+        vm_id, kept = context.data["vm_id"], context.data["keeps_disk"]
+        await self._host.destroy(vm_id, _slot(context), keep_folder=kept)
+        if kept:
+            await self._store.vms.update(vm_id, handle=None, slot=None)
+        else:
+            await self._store.vms.remove(vm_id)
+
+    async def _start(self, context: Context) -> None:
+        order: _Order = context.live["order"]
+        record: VmRecord = context.live["record"]
+        if order.snapshot is None:
+            with order.watch.stage("boot"):
+                handle = await self._host.boot(record.spec, order.token)
+        else:
+            with order.watch.stage("restore"):
+                handle = await self._host.restore(
+                    record.spec, Path(order.snapshot.snapshot_path), order.token
+                )
+        context.live["record"] = replace(record, handle=handle)
+        await self._store.vms.update(record.id, handle=handle)
+
+    async def _claim(self, context: Context) -> None:
+        order: _Order = context.live["order"]
+        identity = Identity(
+            hostname=hostname_for(order.container.name),
+            machine_id=order.container.id.hex,
+            token=order.token,
+        )
+        with order.watch.stage("identity"):
+            await self._host.claim(context.data["vm_id"], identity, self._timeout_s(order))
+
+    async def _verify(self, context: Context) -> None:
+        order: _Order = context.live["order"]
+        with order.watch.stage("docker"):
+            await self._host.wait_for_docker(context.data["vm_id"], self._timeout_s(order))
+
+    def _timeout_s(self, order: _Order) -> float:
+        return self._timeouts.cold_s if order.snapshot is None else self._timeouts.warm_s
+
+
+def _token() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def _slot(context: Context) -> Slot | None:
+    slot = context.data["slot"]
+    return None if slot is None else Slot.from_dict(slot)
+
+
+def _snapshot_id(order: _Order) -> UUID | None:
+    return order.snapshot.id if order.snapshot else None

@@ -1,0 +1,293 @@
+"""From ``creating`` to ``running``: a VM, warm where that works, and the container in it.
+
+    choose ─▶ Use ──▶ warm boot ──────────────────────┐
+       │       │          │ failed, counted           ▼
+       │       │          ▼                     image ─▶ create ─▶ ports ─▶ start ─▶ running
+       └─▶ Wait, Fallback ─▶ cold boot, reason ───────┘
+
+It may be run again for a container that another manager began: what is there is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+import structlog
+
+from warmboot.host import guest_containers
+from warmboot.host.agent import HostAgent
+from warmboot.host.network import Slot
+from warmboot.manager.archives import ArchiveFiles
+from warmboot.manager.boot_vm import BootVm
+from warmboot.manager.choose_snapshot import Candidate, Fallback, Use, Wait, choose_snapshot
+from warmboot.manager.event_log import EventLog
+from warmboot.manager.snapshot_health import SnapshotHealth
+from warmboot.manager.stopwatch import Stopwatch
+from warmboot.model.container import (
+    BootMethod,
+    BootPolicy,
+    Container,
+    ContainerState,
+    FallbackReason,
+)
+from warmboot.model.errors import (
+    Conflict,
+    GuestError,
+    HypervisorError,
+    IllegalTransition,
+    NotFound,
+    SnapshotDamaged,
+    WarmbootError,
+)
+from warmboot.model.runtime_image import RuntimeImage
+from warmboot.model.runtime_snapshot import HostRequirements, RuntimeSnapshot, SnapshotState
+from warmboot.model.shapes import Shape
+from warmboot.model.vm import VmRecord
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BringUpConfig:
+    default_shape: Shape
+    snapshot_wait_s: float = 60.0
+
+
+class BringUp:
+    """Call it with a container's id; it returns when the container runs or has failed."""
+
+    def __init__(
+        self,
+        store: Store,
+        host: HostAgent,
+        events: EventLog,
+        boot: BootVm,
+        health: SnapshotHealth,
+        archives: ArchiveFiles,
+        config: BringUpConfig,
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._events = events
+        self._boot = boot
+        self._health = health
+        self._archives = archives
+        self._config = config
+
+    async def __call__(self, container_id: UUID, watch: Stopwatch | None = None) -> None:
+        watch = watch or Stopwatch()
+        container = await self._store.containers.get(container_id)
+        try:
+            record = await self._machine(container, watch)
+            await self._provision(container, record, watch)
+        except WarmbootError as error:
+            await self.fail(container_id, error)
+
+    async def fail(self, container_id: UUID, error: WarmbootError) -> None:
+        """The container could not be brought up: its VM goes, and it says why."""
+        log.error(f"Container {container_id} failed: {error.brief}", details=error.details)
+        for record in await self._store.vms.of_owner(container_id):
+            await self._host.destroy(record.id, slot_of(record))
+            await self._store.vms.remove(record.id)
+        await self._store.snapshots.release(str(container_id))
+        try:
+            await self._store.containers.set_state(
+                container_id,
+                ContainerState.FAILED,
+                error=error.as_dict(),
+                vm_id=None,
+                finished_at=datetime.now(UTC),
+            )
+        except (IllegalTransition, NotFound):  # it is being deleted
+            return
+        await self._events.emit("container.failed", container_id, error=error.as_dict())
+
+    # -- the VM --------------------------------------------------------------------------------
+
+    async def _machine(self, container: Container, watch: Stopwatch) -> VmRecord:
+        for record in await self._store.vms.of_owner(container.id):
+            if record.handle is not None:
+                return record  # an earlier manager booted it
+            image = await self._image(container)
+            kept = await self._boot.again(container, image, record, watch)
+            await self._booted(container, kept, watch, FallbackReason.KEEPS_DISK)
+            return kept
+        image = await self._image(container)
+        outcome = await self._warm(container, image, watch)
+        if isinstance(outcome, VmRecord):
+            return outcome
+        if outcome.reason is not FallbackReason.REQUESTED:
+            why = ": ".join(part for part in (outcome.reason.phrase, outcome.details) if part)
+            log.warning(
+                f"Warm boot failed for container {container.id}, falling back to cold boot: {why}"
+            )
+        await self._tell(container, "boot", reason=outcome.reason, details=outcome.details)
+        record = await self._boot.cold(container, image, watch)
+        await self._booted(container, record, watch, outcome.reason, outcome.details)
+        return record
+
+    async def _image(self, container: Container) -> RuntimeImage:
+        assert container.runtime_image_id is not None
+        return await self._store.images.get(container.runtime_image_id)
+
+    async def _warm(
+        self, container: Container, image: RuntimeImage, watch: Stopwatch
+    ) -> VmRecord | Fallback:
+        if container.spec.boot is BootPolicy.COLD:
+            return Fallback(FallbackReason.REQUESTED)
+        with watch.stage("snapshot"):
+            choice = await self._choose(container, image)
+        if isinstance(choice, Fallback):
+            return choice
+        try:
+            record = await self._boot.warm(container, image, choice.snapshot, watch)
+        except SnapshotDamaged as error:
+            return await self._count(choice.snapshot, FallbackReason.SNAPSHOT_DAMAGED, error)
+        except HypervisorError as error:
+            return await self._count(choice.snapshot, FallbackReason.RESTORE_FAILED, error)
+        except GuestError as error:
+            return await self._count(choice.snapshot, FallbackReason.DOCKER_NOT_VERIFIED, error)
+        except Conflict as error:  # it was deleted between the choice and the lease
+            return Fallback(FallbackReason.NO_SNAPSHOT, error.brief)
+        await self._booted(container, record, watch, None, snapshot=choice.snapshot)
+        await self._health.succeeded(choice.snapshot)
+        return record
+
+    async def _count(
+        self, snapshot: RuntimeSnapshot, reason: FallbackReason, error: WarmbootError
+    ) -> Fallback:
+        await self._health.failed(snapshot, error)
+        details = f"{error.brief}: {error.details}" if error.details else error.brief
+        return Fallback(reason, details)
+
+    async def _choose(self, container: Container, image: RuntimeImage) -> Use | Fallback:
+        here = (await self._host.probe()).host
+        choice = await self._look(container, image, here)
+        if not isinstance(choice, Wait):
+            return choice
+        await self._tell(container, "snapshot", waiting_for=str(choice.snapshot.id))
+
+        async def decided() -> Use | Fallback | None:
+            again = await self._look(container, image, here)
+            return None if isinstance(again, Wait) else again
+
+        found: Use | Fallback | None = await self._events.wait_for(
+            decided, self._config.snapshot_wait_s
+        )
+        return found or Fallback(
+            FallbackReason.SNAPSHOT_WAIT_TIMEOUT, f"after {self._config.snapshot_wait_s:g} s"
+        )
+
+    async def _look(
+        self, container: Container, image: RuntimeImage, here: HostRequirements
+    ) -> Use | Wait | Fallback:
+        snapshots = await self._store.snapshots.for_image(image.id)
+        candidates = [
+            Candidate(snapshot, requirements_of(snapshot))
+            for snapshot in snapshots
+            if snapshot.state is not SnapshotState.DELETED
+        ]
+        return choose_snapshot(candidates, container.spec.shape, self._config.default_shape, here)
+
+    async def _booted(
+        self,
+        container: Container,
+        record: VmRecord,
+        watch: Stopwatch,
+        reason: FallbackReason | None,
+        details: str = "",
+        snapshot: RuntimeSnapshot | None = None,
+    ) -> None:
+        method = BootMethod.WARM if reason is None else BootMethod.COLD
+        took = watch.elapsed_s
+        log.info(
+            f"Container {container.id} VM created: {record.id} via {method} boot in {took:.2f}s"
+        )
+        await self._store.containers.update(
+            container.id,
+            vm_id=record.id,
+            boot_method=method,
+            fallback_reason=reason,
+            fallback_details=details,
+            runtime_snapshot_id=snapshot.id if snapshot else None,
+            shape=record.spec.shape,
+            boot_s=round(took, 4),
+            stages=watch.stages,
+        )
+        await self._events.emit(
+            "container.booted", container.id, vm_id=record.id, boot_method=method, seconds=took
+        )
+
+    # -- the container in it -------------------------------------------------------------------
+
+    async def _provision(self, container: Container, record: VmRecord, watch: Stopwatch) -> None:
+        link = self._host.link(record.id)
+        spec = container.spec
+        with watch.stage("ports"):
+            ports = await self._host.publish(slot_of(record), spec.ports)
+        await self._provide_image(container, record, watch)
+        with watch.stage("create"):
+            docker_id = await guest_containers.ensure_created(link, spec)
+        await self._tell(container, "start")
+        with watch.stage("start"):
+            await guest_containers.start(link, docker_id)
+        await self._store.containers.set_state(
+            container.id,
+            ContainerState.RUNNING,
+            docker_id=docker_id,
+            ports=ports,
+            stages=watch.stages,
+            started_at=datetime.now(UTC),
+            finished_at=None,
+            exit_code=None,
+            error=None,
+        )
+        await self._log_provisioned(container.id, watch)
+        await self._events.emit("container.running", container.id, seconds=watch.elapsed_s)
+
+    async def _provide_image(
+        self, container: Container, record: VmRecord, watch: Stopwatch
+    ) -> None:
+        link, spec = self._host.link(record.id), container.spec
+        if spec.archive is not None:
+            await self._tell(container, "load")
+            with watch.stage("load"):
+                path = self._archives.find(spec.archive)
+                loaded = await guest_containers.load_archive(link, self._archives.read(path))
+                await guest_containers.name_loaded_image(link, loaded, spec.image)
+            return
+        with watch.stage("image"):
+            if await guest_containers.has_image(link, spec.image):
+                return
+        await self._tell(container, "pull", image=spec.image)
+        with watch.stage("pull"):
+            await self._host.pull_image(record.id, slot_of(record), spec.image)
+
+    async def _log_provisioned(self, container_id: UUID, watch: Stopwatch) -> None:
+        container = await self._store.containers.get(container_id)
+        saved = ""
+        if container.boot_method is BootMethod.WARM and container.runtime_snapshot_id:
+            snapshot = await self._store.snapshots.get(container.runtime_snapshot_id)
+            cold_s = snapshot.metadata.get("cold_boot_s")
+            if cold_s and container.boot_s is not None:
+                saved = f" (saved ~{max(0.0, cold_s - container.boot_s):.0f}s)"
+        log.info(
+            f"Container {container_id} fully provisioned in {watch.elapsed_s:.2f}s "
+            f"via {container.boot_method} boot{saved}"
+        )
+
+    async def _tell(self, container: Container, stage: str, **data: object) -> None:
+        await self._events.emit("container.stage", container.id, stage=stage, **data)
+
+
+def requirements_of(snapshot: RuntimeSnapshot) -> HostRequirements | None:
+    """What a finished snapshot needs of a host, from its metadata."""
+    needed = snapshot.metadata.get("requires")
+    return HostRequirements(**needed) if needed else None
+
+
+def slot_of(record: VmRecord) -> Slot | None:
+    return None if record.slot is None else Slot.from_dict(record.slot)

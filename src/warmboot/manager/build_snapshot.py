@@ -1,0 +1,242 @@
+"""Building a runtime snapshot: a VM is booted, warmed up, frozen, and its files are published.
+
+    folder ─▶ network ─▶ machine ─▶ start ─▶ identity ─▶ docker ─▶ freeze ─▶ publish ─▶ swap
+    temporary  a slot     row        cold     claimed     ready     paused,   summed,    ready, in
+                                     boot                           saved     renamed    the old
+                                                                                         one's place
+
+A build that fails leaves a snapshot that is ``unhealthy`` and says why; a rebuild that fails leaves
+the old one as it was. A build that a dead manager began is undone and begun again.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import structlog
+
+from warmboot.host.agent import DiskSource, HostAgent
+from warmboot.host.disks import allocated_bytes
+from warmboot.host.guest_link import Identity
+from warmboot.host.network import Slot
+from warmboot.manager.event_log import EventLog
+from warmboot.manager.saga import Context, Saga, SagaRunner, Step
+from warmboot.manager.stopwatch import Stopwatch
+from warmboot.model.errors import HostError, IllegalTransition, WarmbootError
+from warmboot.model.runtime_image import RuntimeImage
+from warmboot.model.runtime_snapshot import (
+    DISK_FILE,
+    MEMORY_FILE,
+    ROOTFS_FILE,
+    RuntimeSnapshot,
+    SnapshotManifest,
+    SnapshotState,
+)
+from warmboot.model.vm import VmKind, VmRecord
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+class BuildSnapshot:
+    """Call it with the id of a snapshot in ``creating``; it returns when that is decided."""
+
+    def __init__(
+        self,
+        store: Store,
+        host: HostAgent,
+        runner: SagaRunner,
+        events: EventLog,
+        boot_timeout_s: float,
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._runner = runner
+        self._events = events
+        self._boot_timeout_s = boot_timeout_s
+        self.saga = Saga(
+            "build-snapshot",
+            (
+                Step("folder", self._begin_folder, self._discard_folder),
+                Step("network", self._reserve, self._unreserve),
+                Step("machine", self._make, self._unmake),
+                Step("start", self._start),
+                Step("identity", self._claim),
+                Step("docker", self._wait_for_docker),
+                Step("freeze", self._freeze),
+                Step("publish", self._publish),
+                Step("swap", self._swap),
+            ),
+        )
+
+    async def __call__(self, snapshot_id: UUID) -> None:
+        snapshot = await self._store.snapshots.get(snapshot_id)
+        if snapshot.state is not SnapshotState.CREATING:
+            return
+        image = await self._store.images.get(snapshot.runtime_image_id)
+        watch = Stopwatch()
+        live = {"snapshot": snapshot, "image": image, "watch": watch}
+        data = {
+            "image_id": str(image.id),
+            "vm_id": f"vm-{secrets.token_hex(6)}",
+            "slot": None,
+        }
+        try:
+            await self._runner.run(self.saga, str(snapshot_id), data, live)
+        except WarmbootError as error:
+            await self._give_up(snapshot, error)
+            return
+        log.info(f"Runtime snapshot {snapshot_id} is ready after {watch.elapsed_s:.2f}s")
+        await self._events.emit("runtime-snapshot.ready", snapshot_id, seconds=watch.elapsed_s)
+        if snapshot.replaces is not None:
+            await self._events.emit("runtime-snapshot.deleted", snapshot.replaces)
+
+    async def _give_up(self, snapshot: RuntimeSnapshot, error: WarmbootError) -> None:
+        log.error(f"Runtime snapshot {snapshot.id} could not be built: {error.brief}")
+        target = SnapshotState.DELETED if snapshot.replaces else SnapshotState.UNHEALTHY
+        try:
+            await self._store.snapshots.set_state(snapshot.id, target, error=error.as_dict())
+        except IllegalTransition:  # deleted while it was built
+            return
+        await self._events.emit("runtime-snapshot.failed", snapshot.id, error=error.as_dict())
+
+    async def _tell(self, context: Context, stage: str) -> None:
+        watch: Stopwatch = context.live["watch"]
+        await self._events.emit(
+            "runtime-snapshot.stage",
+            context.subject_id,
+            stage=stage,
+            seconds=round(watch.elapsed_s, 3),
+        )
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    async def _begin_folder(self, context: Context) -> None:
+        self._host.check_room()
+        # The disk gets its owner when the VM, and with it the slot, is made.
+        context.live["folder"] = await self._host.files.begin(
+            context.live["image"], UUID(context.subject_id)
+        )
+
+    async def _discard_folder(self, context: Context) -> None:
+        snapshot = await self._store.snapshots.get(UUID(context.subject_id))
+        if snapshot.state in (SnapshotState.READY, SnapshotState.UNHEALTHY):
+            return  # the manager died after the swap: it is a snapshot like any other now
+        await self._host.files.discard(UUID(context.data["image_id"]), UUID(context.subject_id))
+
+    async def _reserve(self, context: Context) -> None:
+        slot = await self._host.reserve_slot()
+        context.live["slot"] = slot
+        context.data["slot"] = None if slot is None else slot.as_dict()
+
+    async def _unreserve(self, context: Context) -> None:
+        await self._host.release_slot(_slot(context))
+
+    async def _make(self, context: Context) -> None:
+        snapshot: RuntimeSnapshot = context.live["snapshot"]
+        folder: Path = context.live["folder"]
+        spec = await self._host.make_vm(
+            context.data["vm_id"],
+            context.live["image"],
+            snapshot.shape,
+            context.live["slot"],
+            DiskSource(folder / ROOTFS_FILE, folder / DISK_FILE),
+            template_dir=folder,
+        )
+        record = VmRecord(
+            id=spec.id,
+            kind=VmKind.BUILDER,
+            owner_id=snapshot.id,
+            spec=spec,
+            token=secrets.token_urlsafe(32),
+            created_at=datetime.now(UTC),
+            slot=context.data["slot"],
+        )
+        await self._store.vms.add(record)
+        context.live["record"] = record
+
+    async def _unmake(self, context: Context) -> None:
+        await self._host.destroy(context.data["vm_id"], _slot(context))
+        await self._store.vms.remove(context.data["vm_id"])
+
+    async def _start(self, context: Context) -> None:
+        await self._tell(context, "boot")
+        record: VmRecord = context.live["record"]
+        context.live["booting"] = Stopwatch()
+        handle = await self._host.boot(record.spec, record.token)
+        await self._store.vms.update(record.id, handle=handle)
+
+    async def _claim(self, context: Context) -> None:
+        record: VmRecord = context.live["record"]
+        identity = Identity("warmboot-template", secrets.token_hex(16), record.token)
+        await self._host.claim(record.id, identity, self._boot_timeout_s)
+
+    async def _wait_for_docker(self, context: Context) -> None:
+        await self._tell(context, "docker")
+        await self._host.wait_for_docker(context.data["vm_id"], self._boot_timeout_s)
+        booting: Stopwatch = context.live["booting"]
+        context.live["cold_boot_s"] = booting.elapsed_s
+
+    async def _freeze(self, context: Context) -> None:
+        await self._tell(context, "warm-up")
+        await self._host.freeze(context.data["vm_id"])
+
+    async def _publish(self, context: Context) -> None:
+        await self._tell(context, "publish")
+        # The VM must be gone before its files are summed: nothing may write to them any more.
+        await self._unmake(context)
+        snapshot: RuntimeSnapshot = context.live["snapshot"]
+        image: RuntimeImage = context.live["image"]
+        probe = await self._host.probe()
+        context.live["manifest"] = await self._host.files.publish(
+            context.live["folder"],
+            SnapshotManifest(
+                snapshot_id=snapshot.id,
+                image_digest=image.digest,
+                agent_version=image.manifest.agent_version,
+                shape=snapshot.shape,
+                requires=probe.host,
+                files={},
+                created_at=datetime.now(UTC),
+                cmdline=image.manifest.cmdline,
+            ),
+        )
+
+    async def _swap(self, context: Context) -> None:
+        snapshot: RuntimeSnapshot = context.live["snapshot"]
+        metadata = snapshot_metadata(
+            context.live["manifest"], snapshot.snapshot_path, context.live["cold_boot_s"]
+        )
+        async with self._store.transaction():
+            await self._store.snapshots.update_metadata(snapshot.id, metadata)
+            if snapshot.replaces is not None:
+                await self._store.snapshots.swap(snapshot.replaces, snapshot.id)
+            else:
+                await self._store.snapshots.set_state(snapshot.id, SnapshotState.READY)
+
+
+def snapshot_metadata(
+    manifest: SnapshotManifest, path: Path, cold_boot_s: float
+) -> dict[str, object]:
+    """The specification's ``metadata``: sizes in bytes, and what the snapshot needs of a host."""
+    if not manifest.files:
+        raise HostError("a snapshot was published without files")
+    return {
+        "size_bytes": sum(allocated_bytes(path / name) for name in manifest.files),
+        "mem_size_bytes": manifest.files[MEMORY_FILE].size_bytes,
+        "mem_stored_bytes": allocated_bytes(path / MEMORY_FILE),
+        "compressed": False,
+        "compressed_size_bytes": None,
+        "agent_version": manifest.agent_version,
+        "requires": asdict(manifest.requires),
+        "cold_boot_s": round(cold_boot_s, 3),
+    }
+
+
+def _slot(context: Context) -> Slot | None:
+    slot = context.data["slot"]
+    return None if slot is None else Slot.from_dict(slot)

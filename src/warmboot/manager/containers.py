@@ -1,0 +1,325 @@
+"""The life of a user's container after it was asked for: what the API may do with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict, defaultdict
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+from warmboot.host import guest_containers
+from warmboot.host.agent import HostAgent
+from warmboot.host.guest_link import GuestLink
+from warmboot.manager.archives import ArchiveFiles
+from warmboot.manager.bring_up import BringUp, slot_of
+from warmboot.manager.collect_snapshots import SnapshotCollector
+from warmboot.manager.event_log import EventLog
+from warmboot.manager.ports import ExecSpec, LogChunk, Session, Stream, Until
+from warmboot.manager.sessions import attach_session, exec_session
+from warmboot.manager.stopwatch import Stopwatch
+from warmboot.manager.tasks import Tasks
+from warmboot.manager.watch_container import WatchContainer
+from warmboot.model.container import Container, ContainerSpec, ContainerState
+from warmboot.model.errors import (
+    Conflict,
+    InUse,
+    InvalidRequest,
+    NotFound,
+    NotSupported,
+)
+from warmboot.model.shapes import Shape
+from warmboot.model.vm import VmRecord
+from warmboot.store import Store
+
+_REMEMBERED = 1000
+
+
+@dataclass(slots=True)
+class _Live:
+    """What is known of a container only while the manager runs."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Containers:
+    """Implements ``ports.Containers``."""
+
+    def __init__(
+        self,
+        store: Store,
+        host: HostAgent,
+        events: EventLog,
+        tasks: Tasks,
+        bring_up: BringUp,
+        watch: WatchContainer,
+        archives: ArchiveFiles,
+        collector: SnapshotCollector,
+        default_shape: Shape,
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._events = events
+        self._tasks = tasks
+        self._bring_up = bring_up
+        self._watch = watch
+        self._archives = archives
+        self._collector = collector
+        self._default_shape = default_shape
+        self._live: defaultdict[UUID, _Live] = defaultdict(_Live)
+        self._gone: OrderedDict[UUID, Container] = OrderedDict()
+
+    # -- asking --------------------------------------------------------------------------------
+
+    async def list(self, *, all_states: bool = False) -> Sequence[Container]:
+        states = None if all_states else {ContainerState.CREATING, ContainerState.RUNNING}
+        return await self._store.containers.list(states)
+
+    async def get(self, ref: str) -> Container:
+        return await self._store.containers.find(ref)
+
+    async def wait(self, ref: str, until: Until, timeout_s: float) -> Container:
+        container_id = (await self._find_even_gone(ref)).id
+
+        async def look() -> Container | None:
+            try:
+                container = await self._store.containers.get(container_id)
+            except NotFound:
+                return self._gone.get(container_id) or await self._store.containers.get(
+                    container_id
+                )
+            return container if _holds(container, until) else None
+
+        found = await self._events.wait_for(look, timeout_s)
+        return found or await self._store.containers.get(container_id)
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def create(self, spec: ContainerSpec) -> UUID:
+        """Begin; ``container.running`` or ``container.failed`` tells how it went."""
+        watch = Stopwatch()
+        image_id = await self._runtime_image(spec)
+        if spec.archive is not None:
+            self._archives.find(spec.archive)
+        if spec.ports and self._host.network is None:
+            raise NotSupported(
+                "ports cannot be published: this hypervisor has no network",
+                resolution="leave them out, or run the manager with QEMU or Firecracker",
+            )
+        container = Container(
+            id=uuid4(),
+            spec=spec,
+            state=ContainerState.CREATING,
+            created_at=datetime.now(UTC),
+            shape=spec.shape or self._default_shape,
+            runtime_image_id=image_id,
+            ports=spec.ports,
+        )
+        await self._store.containers.add(container)
+        await self._events.emit("container.creating", container.id, name=spec.name)
+        self._begin(container.id, watch)
+        return container.id
+
+    def resume(self, container_id: UUID) -> None:
+        """Take up a container that an earlier manager had begun to bring up."""
+        self._begin(container_id, Stopwatch())
+
+    async def start(self, ref: str) -> None:
+        """Start a container that has exited or failed; one that runs is left alone."""
+        container = await self.get(ref)
+        async with self._live[container.id].lock:
+            container = await self._store.containers.get(container.id)
+            if container.state in (ContainerState.RUNNING, ContainerState.CREATING):
+                return
+            record = await self._record(container)
+            if container.state is ContainerState.EXITED and record and record.handle:
+                await self._start_again(container, record)
+                return
+            if container.state is ContainerState.EXITED:
+                # Its VM died after it had ended: the way back leads through ``failed``.
+                await self._store.containers.set_state(container.id, ContainerState.FAILED)
+            await self._store.containers.set_state(
+                container.id, ContainerState.CREATING, error=None
+            )
+            await self._events.emit("container.creating", container.id, name=container.name)
+            self._begin(container.id, Stopwatch())
+
+    async def stop(self, ref: str, timeout_s: float) -> None:
+        """SIGTERM, and SIGKILL after ``timeout_s``; one that does not run is left alone."""
+        container = await self.get(ref)
+        if container.state is ContainerState.CREATING:
+            raise Conflict(
+                f"{container.name} is still being created",
+                resolution=f"wait (`warmboot wait {container.name}`), or `warmboot rm -f` it",
+            )
+        if container.state is not ContainerState.RUNNING or container.docker_id is None:
+            return
+        async with self._live[container.id].lock:
+            await guest_containers.stop(self._link(container), container.docker_id, timeout_s)
+            await self._watch.settle(container.id)
+
+    async def restart(self, ref: str, timeout_s: float) -> None:
+        await self.stop(ref, timeout_s)
+        await self.start(ref)
+
+    async def delete(self, ref: str, *, force: bool = False) -> None:
+        container = await self.get(ref)
+        if not force and container.state in (ContainerState.RUNNING, ContainerState.CREATING):
+            raise InUse(
+                f"{container.name} is {container.state}",
+                resolution=f"stop it first (`warmboot stop {container.name}`), "
+                f"or `warmboot rm -f {container.name}`",
+            )
+        await self.remove(container.id)
+
+    async def remove(self, container_id: UUID) -> None:
+        """Give back everything the container has, whatever it is doing. Idempotent."""
+        await self._tasks.cancel(_bring_up_key(container_id))
+        await self._watch.stop(container_id)
+        async with self._live[container_id].lock:
+            with contextlib.suppress(NotFound):
+                container = await self._store.containers.get(container_id)
+                if container.state is not ContainerState.DELETING:
+                    container = await self._store.containers.set_state(
+                        container_id, ContainerState.DELETING
+                    )
+                    await self._events.emit("container.deleting", container_id)
+                await self._give_back(container)
+        self._live.pop(container_id, None)
+
+    async def _give_back(self, container: Container) -> None:
+        for record in await self._store.vms.of_owner(container.id):
+            await self._host.destroy(record.id, slot_of(record))
+            await self._store.vms.remove(record.id)
+        await self._store.snapshots.release(str(container.id))
+        self._gone[container.id] = self._watch.last_seen(container)
+        while len(self._gone) > _REMEMBERED:
+            self._gone.popitem(last=False)
+        await self._store.containers.remove(container.id)
+        await self._events.emit("container.deleted", container.id)
+        await self._collector.collect_released()
+
+    # -- output and sessions -------------------------------------------------------------------
+
+    async def logs(
+        self, ref: str, *, follow: bool = False, tail: int | None = None, timestamps: bool = False
+    ) -> AsyncIterator[LogChunk]:
+        container = await self._with_docker(ref)
+        assert container.docker_id is not None
+        options = {
+            "follow": int(follow),
+            "tail": "all" if tail is None else tail,
+            "timestamps": int(timestamps),
+        }
+        with self._watch.streaming(container.id):
+            async for number, data in guest_containers.logs(
+                self._link(container),
+                container.docker_id,
+                tty=container.spec.tty,
+                options=options,
+            ):
+                yield LogChunk(Stream.STDERR if number == 2 else Stream.STDOUT, data)
+
+    async def exec(self, ref: str, spec: ExecSpec) -> Session:
+        container = await self._with_docker(ref)
+        if container.state is not ContainerState.RUNNING or container.docker_id is None:
+            raise Conflict(
+                f"{container.name} does not run",
+                details=f"it is {container.state}",
+                resolution=f"start it first: `warmboot start {container.name}`",
+            )
+        return await exec_session(self._link(container), container.docker_id, spec)
+
+    async def attach(self, ref: str) -> Session:
+        container = await self._with_docker(ref)
+        assert container.docker_id is not None
+        return await attach_session(
+            self._link(container),
+            container.docker_id,
+            tty=container.spec.tty,
+            stdin=container.spec.stdin_open,
+            streaming=self._watch.streaming(container.id),
+        )
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _begin(self, container_id: UUID, watch: Stopwatch) -> None:
+        async def work() -> None:
+            await self._bring_up(container_id, watch)
+            self._watch.start(container_id)
+
+        self._tasks.start(_bring_up_key(container_id), work())
+
+    async def _start_again(self, container: Container, record: VmRecord) -> None:
+        assert container.docker_id is not None
+        await guest_containers.start(self._host.link(record.id), container.docker_id)
+        await self._store.containers.set_state(
+            container.id,
+            ContainerState.RUNNING,
+            started_at=datetime.now(UTC),
+            finished_at=None,
+            exit_code=None,
+            error=None,
+        )
+        await self._events.emit("container.running", container.id)
+        self._watch.start(container.id)
+
+    async def _runtime_image(self, spec: ContainerSpec) -> UUID:
+        if spec.runtime_image_id is not None:
+            return (await self._store.images.get(spec.runtime_image_id)).id
+        images = await self._store.images.list()
+        if not images:
+            raise InvalidRequest(
+                "there is no runtime image",
+                resolution="build and register one: `warmboot runtime build`, "
+                "`warmboot runtime register`",
+            )
+        return images[0].id
+
+    async def _record(self, container: Container) -> VmRecord | None:
+        records = await self._store.vms.of_owner(container.id)
+        return records[0] if records else None
+
+    async def _with_docker(self, ref: str) -> Container:
+        """The container, if it has been created in a VM that is there."""
+        container = await self.get(ref)
+        if container.state is ContainerState.CREATING:
+            container = await self.wait(ref, Until.RUNNING, timeout_s=600)
+        if container.docker_id is None or container.vm_id is None:
+            error = (container.error or {}).get("brief", f"it is {container.state}")
+            raise Conflict(
+                f"{container.name} has no process in a VM",
+                details=str(error),
+                resolution=f"see `warmboot inspect {container.name}`",
+            )
+        return container
+
+    def _link(self, container: Container) -> GuestLink:
+        if container.vm_id is None:
+            raise Conflict(f"{container.name} has no VM")
+        return self._host.link(container.vm_id)
+
+    async def _find_even_gone(self, ref: str) -> Container:
+        try:
+            return await self.get(ref)
+        except NotFound:
+            for container in reversed(self._gone.values()):
+                if ref in (str(container.id), container.name):
+                    return container
+            raise
+
+
+def _bring_up_key(container_id: UUID) -> str:
+    return f"bring-up {container_id}"
+
+
+def _holds(container: Container, until: Until) -> bool:
+    if container.state in (ContainerState.FAILED, ContainerState.DELETING):
+        return True
+    if until is Until.BOOTED:
+        return container.boot_method is not None
+    if until is Until.RUNNING:
+        return container.state is not ContainerState.CREATING
+    return container.state is ContainerState.EXITED

@@ -1,0 +1,127 @@
+"""What works on this machine, what does not, why, and what to do.
+
+Every check looks at the machine itself and needs no running manager.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from warmboot.host.disks import free_bytes
+from warmboot.hypervisors.base import Hypervisor
+from warmboot.manager.ports import Check
+
+_SETUP = "`make setup` installs it"
+_TOOLS = {
+    "nft": ("the firewall and port forwarding of each VM", "nftables"),
+    "dnsmasq": ("name resolution inside VMs", "dnsmasq-base"),
+    "nsenter": ("starting a VMM inside its network namespace", "util-linux"),
+    "setpriv": ("running a VMM without privileges", "util-linux"),
+    "qemu-img": ("copy-on-write disks", "qemu-utils"),
+    "mke2fs": ("building runtime images", "e2fsprogs"),
+    "mmdebstrap": ("building runtime images", "mmdebstrap"),
+}
+
+
+async def examine(
+    hypervisors: Sequence[Hypervisor], root: Path, disk_floor_bytes: int
+) -> list[Check]:
+    """All checks, the most basic first."""
+    checks = [_root_user(), _tun(), await asyncio.to_thread(_room, root, disk_floor_bytes)]
+    checks += [_tool(name, purpose, package) for name, (purpose, package) in _TOOLS.items()]
+    for hypervisor in hypervisors:
+        checks += await _hypervisor(hypervisor)
+    return checks
+
+
+def _root_user() -> Check:
+    return Check(
+        "root",
+        os.geteuid() == 0,
+        "runs as root" if os.geteuid() == 0 else "does not run as root",
+        why="network namespaces and TAP devices are made by root",
+        remedy="run it as root, or try it with MANAGER_HYPERVISOR=simulated",
+    )
+
+
+def _tun() -> Check:
+    device = Path("/dev/net/tun")
+    usable = os.access(device, os.R_OK | os.W_OK)
+    return Check(
+        "tun",
+        usable,
+        f"{device} opens" if usable else f"{device} is missing or cannot be opened",
+        why="a VM's network interface is a TAP device",
+        remedy="load the module: `modprobe tun`",
+    )
+
+
+def _room(root: Path, floor: int) -> Check:
+    folder = root
+    while not folder.exists():
+        folder = folder.parent
+    free = free_bytes(folder)
+    return Check(
+        "disk",
+        free >= floor,
+        f"{free >> 30} GiB are free below {root}",
+        why=f"below {floor >> 20} MiB nothing new is begun",
+        remedy="free some space, or choose another MANAGER_STORAGE_ROOT",
+    )
+
+
+def _tool(name: str, purpose: str, package: str) -> Check:
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    return Check(
+        name,
+        found is not None,
+        found or f"{name} is not installed",
+        why=f"needed for {purpose}",
+        remedy=f"`apt-get install {package}`, or {_SETUP}",
+    )
+
+
+async def _hypervisor(hypervisor: Hypervisor) -> list[Check]:
+    probe = await hypervisor.probe()
+    name = hypervisor.name
+    checks = [
+        Check(
+            name,
+            False,
+            problem.brief,
+            why=f"without it no VM runs on {name}",
+            remedy=problem.resolution,
+            required=name == "qemu",
+        )
+        for problem in probe.problems
+    ]
+    if probe.usable:
+        linux = "" if probe.capabilities.runs_linux else ", but not with an ordinary Linux here"
+        summary = f"{name} {probe.host.hypervisor_version} works{linux}"
+        checks.append(
+            Check(
+                name,
+                probe.capabilities.runs_linux,
+                summary,
+                why="; ".join(probe.notes),
+                remedy="" if probe.capabilities.runs_linux else "use QEMU, which runs without KVM",
+                required=name == "qemu",
+            )
+        )
+        if probe.host.accelerator == "tcg":
+            checks.append(
+                Check(
+                    "kvm",
+                    False,
+                    "KVM is not usable: guests are emulated (TCG)",
+                    why="; ".join(probe.notes),
+                    remedy="on bare metal, or with nested virtualization, they run many times "
+                    "faster; warm boots matter all the more without",
+                    required=False,
+                )
+            )
+    return checks

@@ -1,0 +1,68 @@
+"""Events: written to the store, told to whoever waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from warmboot.model.event import Event
+from warmboot.store import Store
+
+T = TypeVar("T")
+
+KEEP_EVENTS = 10_000
+_TRIM_EVERY = 1_000
+_PAGE = 500
+
+
+class EventLog:
+    """Every change of state is emitted here, so waiting for an event is waiting for a change."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._tick = asyncio.Event()
+        self._last_id = 0
+
+    async def start(self) -> None:
+        self._last_id = await self._store.events.last_id()
+
+    async def emit(self, kind: str, subject_id: object, **data: Any) -> Event:
+        event = await self._store.events.append(kind, str(subject_id), data)
+        self._last_id = max(self._last_id, event.id)
+        self.wake()
+        if event.id % _TRIM_EVERY == 0:
+            await self._store.events.trim(KEEP_EVENTS)
+        return event
+
+    def wake(self) -> None:
+        """Let every waiter look again."""
+        tick, self._tick = self._tick, asyncio.Event()
+        tick.set()
+
+    async def list(self, after: int = 0, limit: int = 100) -> Sequence[Event]:
+        return await self._store.events.since(after, limit)
+
+    async def follow(self, after: int | None = None) -> AsyncIterator[Event]:
+        last = self._last_id if after is None else after
+        while True:
+            tick = self._tick  # taken before the look, so nothing falls in between
+            events = await self._store.events.since(last, _PAGE)
+            for event in events:
+                yield event
+                last = event.id
+            if not events:
+                await tick.wait()
+
+    async def wait_for(self, look: Callable[[], Awaitable[T | None]], timeout_s: float) -> T | None:
+        """The first result of ``look`` that is not None; None when the time is over."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    tick = self._tick
+                    found = await look()
+                    if found is not None:
+                        return found
+                    await tick.wait()
+        except TimeoutError:
+            return None

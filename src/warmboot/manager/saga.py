@@ -1,0 +1,126 @@
+"""Sagas: several steps that all happen or are all undone, ``kill -9`` included.
+
+Before a step begins, its name and everything that earlier steps noted are written to the journal
+(the ``operations`` table). So the journal always names every step that may have had an effect:
+
+    run      begin ─▶ note a ─▶ a.do ─▶ note b ─▶ b.do ─▶ … ─▶ done
+                                            │ error
+                                            ▼
+    undo     undoing ─▶ b.undo ─▶ a.undo ─▶ undone            (newest first; also at next start)
+
+An undo must therefore cope with a step that did everything, a part, or nothing, and may be run
+twice. It finds what to undo by names that were chosen before the step (``data``), not by results.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from warmboot.model.errors import WarmbootError
+from warmboot.model.operation import Operation, OperationState
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Context:
+    """What a saga's steps share. ``data`` is journaled (JSON only); ``live`` dies with us."""
+
+    operation_id: UUID
+    subject_id: str
+    data: dict[str, Any]
+    live: dict[str, Any]
+
+
+Action = Callable[[Context], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    name: str
+    do: Action
+    undo: Action | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Saga:
+    kind: str
+    steps: tuple[Step, ...]
+
+
+Hook = Callable[[str, str], Awaitable[None]]
+"""Called with the saga's kind and the step's name when a step was journaled, before it is done."""
+
+
+class SagaRunner:
+    """Runs sagas and, after a restart, undoes those that were not finished."""
+
+    def __init__(self, store: Store, hook: Hook | None = None) -> None:
+        self._store = store
+        self._hook = hook
+
+    async def run(
+        self,
+        saga: Saga,
+        subject_id: str,
+        data: Mapping[str, Any],
+        live: dict[str, Any] | None = None,
+    ) -> Context:
+        """All steps in order; on any error (or cancellation) all begun ones are undone first."""
+        operation = await self._store.operations.begin(saga.kind, subject_id, dict(data))
+        context = Context(operation.id, subject_id, dict(data), {} if live is None else live)
+        begun: list[Step] = []
+        try:
+            for step in saga.steps:
+                begun.append(step)
+                await self._store.operations.note_step(operation.id, step.name, context.data)
+                if self._hook is not None:
+                    await self._hook(saga.kind, step.name)
+                await step.do(context)
+            await self._store.operations.set_state(operation.id, OperationState.DONE)
+        except BaseException as error:
+            # Shielded: a cancelled request must not leave half a machine behind.
+            await asyncio.shield(self._undo(saga, context, begun, error))
+            raise
+        return context
+
+    async def recover(self, saga: Saga, operation: Operation) -> None:
+        """Undo what a manager that was killed had begun."""
+        names = set(operation.begun)
+        begun = [step for step in saga.steps if step.name in names]
+        context = Context(operation.id, operation.subject_id, dict(operation.data), {})
+        await self._undo(saga, context, begun, None)
+
+    async def _undo(
+        self, saga: Saga, context: Context, begun: list[Step], error: BaseException | None
+    ) -> None:
+        await self._store.operations.set_state(
+            context.operation_id, OperationState.UNDOING, error=_described(error)
+        )
+        clean = True
+        for step in reversed(begun):
+            if step.undo is None:
+                continue
+            try:
+                await step.undo(context)
+            except (WarmbootError, OSError) as failure:
+                # The others must be undone all the same; the next start tries this one again.
+                clean = False
+                log.error("undo failed", saga=saga.kind, step=step.name, error=str(failure))
+        if clean:
+            await self._store.operations.set_state(context.operation_id, OperationState.UNDONE)
+
+
+def _described(error: BaseException | None) -> dict[str, Any] | None:
+    if error is None:
+        return None
+    if isinstance(error, WarmbootError):
+        return error.as_dict()
+    return {"code": "internal", "brief": repr(error), "details": "", "resolution": ""}

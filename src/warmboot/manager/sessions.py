@@ -1,0 +1,169 @@
+"""Sessions with a process in a VM: an exec, or the container's own (attach)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
+
+import aiohttp
+from aiodocker.exceptions import DockerError
+from aiodocker.stream import Stream as DockerStream
+
+from warmboot.host import guest_containers
+from warmboot.host.guest_link import GuestLink
+from warmboot.manager.ports import ExecSpec, LogChunk, Session, Stream
+from warmboot.model.errors import ContainerError, GuestError
+
+Resize = Callable[[int, int], Awaitable[None]]
+ExitCode = Callable[[], Awaitable[int | None]]
+
+
+class DockerSession:
+    """A ``ports.Session`` over a hijacked connection to Docker in the guest."""
+
+    def __init__(
+        self,
+        stream: DockerStream,
+        resize: Resize,
+        exit_code: ExitCode,
+        while_open: AbstractContextManager[None],
+    ) -> None:
+        self._stream = stream
+        self._resize = resize
+        self._exit_code = exit_code
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(while_open)
+
+    async def __aiter__(self) -> AsyncIterator[LogChunk]:
+        try:
+            while (message := await self._stream.read_out()) is not None:
+                which = Stream.STDERR if message.stream == 2 else Stream.STDOUT
+                yield LogChunk(which, message.data)
+        except (aiohttp.ClientError, OSError) as error:
+            raise GuestError("the session broke off", details=repr(error)) from error
+
+    async def write(self, data: bytes) -> None:
+        try:
+            await self._stream.write_in(data)
+        except (aiohttp.ClientError, OSError, RuntimeError, AssertionError) as error:
+            # The library asserts on a connection whose other end is gone.
+            raise GuestError("the session has ended", details=repr(error)) from error
+
+    async def write_eof(self) -> None:
+        response = self._stream._resp
+        transport = response.connection.transport if response and response.connection else None
+        if transport is not None and transport.can_write_eof():
+            transport.write_eof()
+
+    async def resize(self, rows: int, columns: int) -> None:
+        await self._resize(rows, columns)
+
+    async def exit_code(self) -> int | None:
+        return await self._exit_code()
+
+    async def close(self) -> None:
+        self._open.close()
+        with contextlib.suppress(aiohttp.ClientError, OSError, AssertionError):
+            await self._stream.close()
+
+
+class EndedSession:
+    """What attaching to a container that has ended gives: what it had said, and its exit code."""
+
+    def __init__(
+        self,
+        link: GuestLink,
+        docker_id: str,
+        tty: bool,
+        while_open: AbstractContextManager[None],
+    ) -> None:
+        self._link = link
+        self._docker_id = docker_id
+        self._tty = tty
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(while_open)
+
+    async def __aiter__(self) -> AsyncIterator[LogChunk]:
+        chunks = guest_containers.logs(self._link, self._docker_id, tty=self._tty, options={})
+        async for number, data in chunks:
+            yield LogChunk(Stream.STDERR if number == 2 else Stream.STDOUT, data)
+
+    async def write(self, data: bytes) -> None:
+        """Nobody reads it any more."""
+
+    async def write_eof(self) -> None:
+        """Nobody reads it any more."""
+
+    async def resize(self, rows: int, columns: int) -> None:
+        """Its terminal is gone."""
+
+    async def exit_code(self) -> int | None:
+        return (await guest_containers.inspect(self._link, self._docker_id)).exit_code
+
+    async def close(self) -> None:
+        self._open.close()
+
+
+async def exec_session(link: GuestLink, docker_id: str, spec: ExecSpec) -> Session:
+    """Run a command in a running container."""
+    try:
+        execution = await link.docker.containers.container(docker_id).exec(
+            list(spec.command),
+            stdin=spec.stdin,
+            tty=spec.tty,
+            user=spec.user,
+            environment=list(spec.environment),
+            workdir=spec.working_dir or None,
+        )
+        stream = execution.start()
+        await stream._init()
+    except DockerError as error:
+        raise ContainerError("the command could not be run", details=error.message) from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise GuestError("the guest does not answer", details=repr(error)) from error
+
+    async def resize(rows: int, columns: int) -> None:
+        # A process that has just ended cannot be resized, and need not be.
+        with contextlib.suppress(DockerError, aiohttp.ClientError, OSError):
+            await execution.resize(h=rows, w=columns)
+
+    async def exit_code() -> int | None:
+        try:
+            code = (await execution.inspect())["ExitCode"]
+        except (DockerError, aiohttp.ClientError, OSError):
+            return None
+        return None if code is None else int(code)
+
+    return DockerSession(stream, resize, exit_code, contextlib.nullcontext())
+
+
+async def attach_session(
+    link: GuestLink,
+    docker_id: str,
+    *,
+    tty: bool,
+    stdin: bool,
+    streaming: AbstractContextManager[None],
+) -> Session:
+    """Attach to the container's own process; output that came earlier is given first."""
+    container = link.docker.containers.container(docker_id)
+    try:
+        stream = container.attach(stdout=True, stderr=True, stdin=stdin, logs=True)
+        await stream._init()
+    except DockerError as error:
+        if not (await guest_containers.inspect(link, docker_id)).running:
+            return EndedSession(link, docker_id, tty, streaming)
+        raise ContainerError("the container cannot be attached", details=error.message) from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise GuestError("the guest does not answer", details=repr(error)) from error
+
+    async def resize(rows: int, columns: int) -> None:
+        with contextlib.suppress(ContainerError, GuestError):
+            await guest_containers.resize(link, docker_id, rows, columns)
+
+    async def exit_code() -> int | None:
+        state = await guest_containers.inspect(link, docker_id)
+        return None if state.running else state.exit_code
+
+    return DockerSession(stream, resize, exit_code, streaming)

@@ -1,0 +1,52 @@
+"""Is a snapshot good? Counted only once Docker in the restored guest has answered, or has not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from uuid import UUID
+
+import structlog
+
+from warmboot.manager.event_log import EventLog
+from warmboot.model.errors import IllegalTransition, SnapshotDamaged, WarmbootError
+from warmboot.model.runtime_snapshot import UNHEALTHY_AFTER, RuntimeSnapshot, SnapshotState
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+class SnapshotHealth:
+    """``on_unhealthy`` is called with the snapshot's id: it is to be rebuilt."""
+
+    def __init__(
+        self, store: Store, events: EventLog, on_unhealthy: Callable[[UUID], None]
+    ) -> None:
+        self._store = store
+        self._events = events
+        self._on_unhealthy = on_unhealthy
+
+    async def succeeded(self, snapshot: RuntimeSnapshot) -> None:
+        await self._store.snapshots.record_success(snapshot.id, datetime.now(UTC))
+
+    async def failed(self, snapshot: RuntimeSnapshot, error: WarmbootError) -> None:
+        """Count a failure; three in a row, or one that damage explains, make it unhealthy."""
+        now = await self._store.snapshots.record_failure(
+            snapshot.id, error.as_dict(), datetime.now(UTC)
+        )
+        if isinstance(error, SnapshotDamaged) or now.consecutive_failures >= UNHEALTHY_AFTER:
+            await self._set_unhealthy(now, error)
+
+    async def _set_unhealthy(self, snapshot: RuntimeSnapshot, error: WarmbootError) -> None:
+        try:
+            await self._store.snapshots.set_state(
+                snapshot.id, SnapshotState.UNHEALTHY, error=error.as_dict()
+            )
+        except IllegalTransition:  # another boot was first, or it was deleted meanwhile
+            return
+        log.warning(
+            f"Runtime snapshot {snapshot.id} is unhealthy: {error.brief}",
+            consecutive_failures=snapshot.consecutive_failures,
+        )
+        await self._events.emit("runtime-snapshot.unhealthy", snapshot.id, error=error.as_dict())
+        self._on_unhealthy(snapshot.id)

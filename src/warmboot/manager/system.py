@@ -1,0 +1,38 @@
+"""The service itself, as the API offers it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from warmboot import __version__
+from warmboot.host.agent import HostAgent
+from warmboot.hypervisors.base import Hypervisor
+from warmboot.manager import doctor
+from warmboot.manager.ports import Check, HostInfo
+from warmboot.model.shapes import Shape
+
+
+class System:
+    """Implements ``ports.System``."""
+
+    def __init__(
+        self, host: HostAgent, hypervisors: Sequence[Hypervisor], default_shape: Shape
+    ) -> None:
+        self._host = host
+        self._hypervisors = hypervisors
+        self._default_shape = default_shape
+
+    async def info(self) -> HostInfo:
+        probe = await self._host.probe()
+        return HostInfo(
+            version=__version__,
+            hypervisor=probe.host.hypervisor,
+            hypervisor_version=probe.host.hypervisor_version,
+            accelerator=probe.host.accelerator,
+            storage_root=self._host.config.root,
+            default_shape=self._default_shape,
+        )
+
+    async def doctor(self) -> Sequence[Check]:
+        config = self._host.config
+        return await doctor.examine(self._hypervisors, config.root, config.disk_floor_bytes)

@@ -1,0 +1,186 @@
+"""Watching running containers, so that their state is kept true.
+
+One task a container waits for Docker in the guest to say that the process has ended, or for the VMM
+to be gone; whichever comes first is written down. A container that is to be removed when it has
+ended is removed once its output was read to the end, or a moment later if nobody reads it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from uuid import UUID
+
+import structlog
+
+from warmboot.host import guest_containers
+from warmboot.host.agent import HostAgent
+from warmboot.manager.bring_up import slot_of
+from warmboot.manager.event_log import EventLog
+from warmboot.manager.tasks import Tasks
+from warmboot.model.container import Container, ContainerState
+from warmboot.model.errors import GuestError, IllegalTransition, NotFound, VmGone, WarmbootError
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+READ_GRACE_S = 5.0
+"""How long an ended container that is to be removed waits for somebody to read its output."""
+
+_SETTLE_S = 10.0
+
+
+class _Streams:
+    """How many follow a container's output, and whether anybody ever did."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.idle = asyncio.Event()
+
+
+class WatchContainer:
+    """``remove`` is called with the id of a container that is to go when it has ended."""
+
+    def __init__(
+        self,
+        store: Store,
+        host: HostAgent,
+        events: EventLog,
+        tasks: Tasks,
+        remove: Callable[[UUID], Awaitable[None]],
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._events = events
+        self._tasks = tasks
+        self._remove = remove
+        self._streams: defaultdict[UUID, _Streams] = defaultdict(_Streams)
+        self._last: dict[UUID, Container] = {}
+
+    def start(self, container_id: UUID) -> None:
+        self._tasks.start(_key(container_id), self._watch(container_id))
+
+    async def stop(self, container_id: UUID) -> None:
+        await self._tasks.cancel(_key(container_id))
+        self._streams.pop(container_id, None)
+
+    async def settle(self, container_id: UUID) -> None:
+        """Return when an exit that has just happened is written down."""
+
+        async def ended() -> Container | None:
+            container = await self._store.containers.get(container_id)
+            return None if container.state is ContainerState.RUNNING else container
+
+        with contextlib.suppress(NotFound):  # it was to be removed, and is
+            await self._events.wait_for(ended, _SETTLE_S)
+
+    @contextlib.contextmanager
+    def streaming(self, container_id: UUID) -> Iterator[None]:
+        """Somebody reads the container's output: it is not removed before they have it all."""
+        streams = self._streams[container_id]
+        streams.open += 1
+        try:
+            yield
+        finally:
+            streams.open -= 1
+            if streams.open == 0:
+                streams.idle.set()
+
+    def last_seen(self, container: Container) -> Container:
+        """The container as it was when it ended: for those who asked before it was removed."""
+        return self._last.pop(container.id, container)
+
+    async def _watch(self, container_id: UUID) -> None:
+        container = await self._store.containers.get(container_id)
+        if container.state is not ContainerState.RUNNING:
+            return
+        try:
+            ended = await self._until_end(container)
+        except VmGone as error:
+            await self.vm_lost(container_id, error)
+            return
+        except (IllegalTransition, NotFound):  # it is being removed
+            return
+        log.info(f"Container {container_id} exited with {ended.exit_code}")
+        await self._events.emit(
+            "container.exited", container_id, exit_code=ended.exit_code, oom_killed=ended.oom_killed
+        )
+        if container.spec.auto_remove:
+            self._last[container_id] = ended
+            await self._read_to_the_end(container_id)
+            await self._remove(container_id)
+
+    async def _until_end(self, container: Container) -> Container:
+        assert container.vm_id is not None
+        assert container.docker_id is not None
+        leaving = asyncio.ensure_future(self._host.wait_gone(container.vm_id))
+        ending = asyncio.ensure_future(self._docker_end(container.vm_id, container.docker_id))
+        try:
+            await asyncio.wait({leaving, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not ending.done() or (leaving.done() and ending.exception() is not None):
+                raise VmGone(
+                    f"the VM of container {container.name} died",
+                    details=f"the VMM process of {container.vm_id} ended unexpectedly",
+                    resolution=f"`warmboot start {container.name}` boots it again on its disk",
+                )
+            state = ending.result()
+        finally:
+            for task in (leaving, ending):
+                task.cancel()
+            await asyncio.gather(leaving, ending, return_exceptions=True)
+        return await self._store.containers.set_state(
+            container.id,
+            ContainerState.EXITED,
+            exit_code=state.exit_code,
+            oom_killed=state.oom_killed,
+            finished_at=datetime.now(UTC),
+        )
+
+    async def _docker_end(self, vm_id: str, docker_id: str) -> guest_containers.DockerState:
+        while True:
+            try:
+                link = self._host.link(vm_id)
+                await guest_containers.wait(link, docker_id)
+                state = await guest_containers.inspect(link, docker_id)
+            except GuestError as error:
+                # The connection broke. If the VM is dying, its end decides; else ask again.
+                log.warning("lost sight of a container", vm=vm_id, error=error.details)
+                await asyncio.sleep(1.0)
+                continue
+            if not state.running:
+                return state
+
+    async def vm_lost(self, container_id: UUID, error: WarmbootError) -> None:
+        """Its VM is no more: it has failed, and keeps its disk."""
+        await self.forget_vm(container_id)
+        log.error(f"Container {container_id} failed: {error.brief}")
+        with contextlib.suppress(IllegalTransition, NotFound):
+            await self._store.containers.set_state(
+                container_id,
+                ContainerState.FAILED,
+                error=error.as_dict(),
+                vm_id=None,
+                finished_at=datetime.now(UTC),
+            )
+            await self._events.emit("container.failed", container_id, error=error.as_dict())
+
+    async def forget_vm(self, container_id: UUID) -> None:
+        """Give back what a dead VM had, but for its disk."""
+        for record in await self._store.vms.of_owner(container_id):
+            await self._host.destroy(record.id, slot_of(record), keep_folder=True)
+            await self._store.vms.update(record.id, handle=None, slot=None)
+
+    async def _read_to_the_end(self, container_id: UUID) -> None:
+        streams = self._streams[container_id]
+        if streams.open:
+            streams.idle.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READ_GRACE_S):
+                await streams.idle.wait()
+
+
+def _key(container_id: UUID) -> str:
+    return f"watch {container_id}"
