@@ -34,6 +34,7 @@ ANSWER_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 30.0
 SOCKET_PATH_MAX = 107
 NEWS_GRACE_S = 1.0
+VMM_LOG = "vmm.log"
 VM_PROGRAM = Path(simulated_vm.__file__).resolve().with_name("__main__.py")
 
 
@@ -195,7 +196,7 @@ class Simulated:
         ]
         if snapshot is not None:
             argv += ["--restore", str(snapshot.memory.resolve()), str(snapshot.state.resolve())]
-        log = spec.run_dir / "vmm.log"
+        log = spec.run_dir / VMM_LOG
         async with _ready_socket(spec) as news:
             process = await VmmProcess.spawn(argv, spec=spec, hypervisor=NAME, log=log)
             try:
@@ -241,7 +242,7 @@ async def _ready_socket(spec: VmSpec) -> AsyncIterator[asyncio.Future[dict[str, 
         raise HypervisorError(f"{path} cannot be listened on", details=str(error)) from error
     try:
         if spec.uid:
-            os.chown(path, spec.uid, spec.uid)
+            os.chown(path, spec.uid, spec.gid or spec.uid)
         yield news
     finally:
         server.close()

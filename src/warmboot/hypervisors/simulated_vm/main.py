@@ -17,7 +17,7 @@ from warmboot.hypervisors.simulated_vm.http import serve_connection
 from warmboot.hypervisors.simulated_vm.machine import Machine
 
 CONTROL_SOCKET, VSOCK_SOCKET, READY_SOCKET = "control.sock", "vsock.sock", "ready.sock"
-SERIAL_LOG = "serial.log"
+CONSOLE_LOG = "console.log"
 DIED = 70
 """Exit status of a VMM that ended by the fault ``die_after_s``."""
 
@@ -60,7 +60,7 @@ async def _run(arguments: argparse.Namespace) -> None:
         await asyncio.start_unix_server(serve_vsock, VSOCK_SOCKET),
     ):
         await _tell_driver({"ok": True})
-        await machine.count(Path(SERIAL_LOG))
+        await machine.count(Path(CONSOLE_LOG))
         await asyncio.Event().wait()
 
 

@@ -1,0 +1,265 @@
+"""The Firecracker driver: what this machine's Firecracker can do; starting and finding VMs.
+
+spawned ──configure──▶ configured ──InstanceStart──▶ running
+   └────────snapshot/load──▶ paused ──Resumed──────────▲
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from warmboot.hypervisors.base import Capabilities, MachineSnapshot, Probe, Problem
+from warmboot.hypervisors.firecracker import binary, kvm, layout
+from warmboot.hypervisors.firecracker.config import FirecrackerConfig
+from warmboot.hypervisors.firecracker.vm import FirecrackerVm
+from warmboot.hypervisors.process import VmmProcess
+from warmboot.model.errors import HypervisorError, RestoreFailed, VmGone
+from warmboot.model.runtime_snapshot import HostRequirements
+from warmboot.model.vm import VmHandle, VmSpec, VmStatus
+
+NAME = "firecracker"
+INTERFACE = "net0"
+GUEST_CID = 3
+MAX_VCPUS = 32
+
+
+class Firecracker:
+    """Implements ``hypervisors.base.Hypervisor``."""
+
+    name = NAME
+
+    def __init__(self, config: FirecrackerConfig | None = None) -> None:
+        self.config = config or FirecrackerConfig()
+        self._found: tuple[Probe, binary.Versions | None] | None = None
+        self._looking = asyncio.Lock()
+
+    async def probe(self) -> Probe:
+        return (await self._look_once())[0]
+
+    async def boot(self, spec: VmSpec) -> FirecrackerVm:
+        if not spec.kernel.is_file():
+            raise HypervisorError(f"the kernel {spec.kernel} of VM {spec.id} is missing")
+        async with self._started(spec) as vm:
+            await _configure(vm)
+            await vm.api.put("/actions", {"action_type": "InstanceStart"})
+            await _expect_running(vm)
+            return vm
+
+    async def restore(self, spec: VmSpec, snapshot: MachineSnapshot) -> FirecrackerVm:
+        try:
+            program, known = await self._program()
+            await asyncio.to_thread(_check_files, snapshot, spec.shape.memory_mib)
+            await binary.check_snapshot(program, snapshot.state, known.snapshot)
+            async with self._started(spec) as vm:
+                await _load(vm, snapshot)
+                await vm.resume()
+                await _expect_running(vm)
+                return vm
+        except RestoreFailed:
+            raise
+        except HypervisorError as error:
+            raise RestoreFailed(
+                f"Firecracker could not restore {spec.id}",
+                details="\n".join(part for part in (error.brief, error.details) if part),
+                resolution=error.resolution or "rebuild the snapshot",
+            ) from error
+
+    async def attach(self, spec: VmSpec, handle: VmHandle) -> FirecrackerVm:
+        vm = FirecrackerVm(spec, self.config, VmmProcess.attach(handle))
+        try:
+            if await vm.status() is VmStatus.GONE:
+                _raise_gone(spec)
+        except BaseException:
+            await vm.detach()
+            raise
+        return vm
+
+    @contextlib.asynccontextmanager
+    async def _started(self, spec: VmSpec) -> AsyncIterator[FirecrackerVm]:
+        """A Firecracker that answers, which is killed if the body raises."""
+        program, _ = await self._program()
+        groups = self._kvm_groups(spec)
+        await asyncio.to_thread(layout.prepare, spec)
+        # env changes into the folder and replaces itself, so that the relative names hold.
+        argv = [
+            *("env", f"--chdir={spec.run_dir}", str(program)),
+            *("--id", spec.id, "--api-sock", layout.API_SOCKET),
+            *("--log-path", layout.VMM_LOG, "--level", "Info"),
+        ]
+        process = await VmmProcess.spawn(
+            argv,
+            spec=spec,
+            hypervisor=NAME,
+            log=spec.run_dir / layout.CONSOLE_LOG,
+            groups=groups,
+        )
+        vm = FirecrackerVm(spec, self.config, process)
+        try:
+            await vm.api.until_listening(self.config.start_timeout_s)
+            yield vm
+        except HypervisorError as error:
+            await vm.kill()
+            if isinstance(error, VmGone):
+                error.details = "\n".join(filter(None, (error.details, vm.log_tail())))
+            raise
+        except BaseException:
+            await vm.kill()
+            raise
+
+    async def _program(self) -> tuple[Path, binary.Versions]:
+        probe, versions = await self._look_once()
+        if probe.problems or probe.binary is None or versions is None:
+            problem = probe.problems[0]
+            raise HypervisorError(problem.brief, resolution=problem.resolution)
+        return probe.binary, versions
+
+    def _kvm_groups(self, spec: VmSpec) -> tuple[int, ...]:
+        """The least that lets the VM's user open KVM: one supplementary group, never more."""
+        group = kvm.group_for(self.config.kvm, spec.uid, spec.gid or spec.uid)
+        if isinstance(group, PermissionError):
+            raise HypervisorError(
+                f"user {spec.uid} of VM {spec.id} may not open {self.config.kvm}",
+                details=str(group),
+                resolution=f"chgrp kvm {self.config.kvm} && chmod 0660 {self.config.kvm}",
+            )
+        return () if group is None else (group,)
+
+    async def _look_once(self) -> tuple[Probe, binary.Versions | None]:
+        async with self._looking:
+            if self._found is None:
+                self._found = await self._look()
+            return self._found
+
+    async def _look(self) -> tuple[Probe, binary.Versions | None]:
+        problems: list[Problem] = []
+        versions = None
+        path = shutil.which(self.config.binary)
+        if path is None:
+            problems.append(
+                Problem(
+                    f"{self.config.binary} is not installed",
+                    "scripts/fetch_firecracker.py FOLDER fetches it",
+                )
+            )
+        else:
+            try:
+                versions = await binary.versions(Path(path))
+            except HypervisorError as error:
+                problems.append(Problem(f"{error.brief}: {error.details}", error.resolution))
+        verdict = await asyncio.to_thread(kvm.look, self.config.kvm)
+        if not verdict.opens:
+            problems.append(Problem(verdict.reason, "enable virtualization, or use QEMU"))
+        cpuinfo = await asyncio.to_thread(Path("/proc/cpuinfo").read_text)
+        probe = Probe(
+            host=HostRequirements(
+                hypervisor=NAME,
+                hypervisor_version=versions.program if versions else "",
+                accelerator="kvm",
+                machine="firecracker",
+                cpu_model=kvm.cpu_model(cpuinfo),
+            ),
+            capabilities=Capabilities(
+                vsock=True, runs_linux=verdict.runs_linux, max_vcpus=MAX_VCPUS
+            ),
+            binary=Path(path).resolve() if path else None,
+            problems=tuple(problems),
+            notes=(verdict.reason,),
+        )
+        return probe, versions
+
+
+async def _configure(vm: FirecrackerVm) -> None:
+    spec = vm.spec
+    machine = {"vcpu_count": spec.shape.vcpus, "mem_size_mib": spec.shape.memory_mib}
+    await vm.api.put("/machine-config", machine)
+    source = {
+        "kernel_image_path": str(spec.kernel.resolve()),
+        "boot_args": layout.boot_arguments(spec.cmdline),
+    }
+    if spec.initrd is not None:
+        source["initrd_path"] = str(spec.initrd.resolve())
+    await vm.api.put("/boot-source", source)
+    for name, disk in zip(layout.drive_names(spec), spec.disks, strict=True):
+        drive = {
+            "drive_id": name,
+            "path_on_host": name,
+            "is_root_device": False,
+            "is_read_only": disk.read_only,
+        }
+        await vm.api.put(f"/drives/{name}", drive)
+    if spec.nic is not None:
+        interface = {
+            "iface_id": INTERFACE,
+            "guest_mac": spec.nic.guest_mac,
+            "host_dev_name": spec.nic.tap,
+        }
+        await vm.api.put(f"/network-interfaces/{INTERFACE}", interface)
+    await vm.api.put("/vsock", {"guest_cid": GUEST_CID, "uds_path": layout.VSOCK_SOCKET})
+    await vm.api.put("/entropy", {})
+
+
+async def _load(vm: FirecrackerVm, snapshot: MachineSnapshot) -> None:
+    """Load the snapshot, paused; check that it is of this spec's machine."""
+    spec = vm.spec
+    body: dict[str, object] = {
+        "snapshot_path": str(snapshot.state.resolve()),
+        "mem_backend": {"backend_type": "File", "backend_path": str(snapshot.memory.resolve())},
+        # Said outright, as a VM that was loaded and never resumed answers nothing for ever.
+        "resume_vm": False,
+    }
+    if spec.nic is not None:
+        override = {"iface_id": INTERFACE, "host_dev_name": spec.nic.tap}
+        body["network_overrides"] = [override]
+    await vm.api.put("/snapshot/load", body)
+    config = await vm.api.get("/vm/config")
+    wanted = {
+        "vCPUs": spec.shape.vcpus,
+        "disks": [(name, name) for name in layout.drive_names(spec)],
+        "network interfaces": 0 if spec.nic is None else 1,
+    }
+    loaded = {
+        "vCPUs": config["machine-config"]["vcpu_count"],
+        "disks": sorted((d["drive_id"], d["path_on_host"]) for d in config["drives"]),
+        "network interfaces": len(config["network-interfaces"]),
+    }
+    for what, value in wanted.items():
+        if loaded[what] != value:
+            raise RestoreFailed(
+                f"the snapshot is of another machine than {spec.id}",
+                details=f"{what}: {loaded[what]} in the snapshot, {value} wanted",
+            )
+
+
+async def _expect_running(vm: FirecrackerVm) -> None:
+    status = await vm.status()
+    if status is not VmStatus.RUNNING:
+        raise HypervisorError(f"{vm.spec.id} is {status} after its start", details=vm.log_tail())
+
+
+def _raise_gone(spec: VmSpec) -> None:
+    raise VmGone(f"VM {spec.id} is gone")
+
+
+def _check_files(snapshot: MachineSnapshot, memory_mib: int) -> None:
+    """Firecracker maps a shorter memory file as well, and dies of SIGBUS when the guest gets there.
+
+    Only sizes: what the files contain is checked against the manifest's sums by their owner.
+    """
+    for path, expected in ((snapshot.memory, memory_mib << 20), (snapshot.state, None)):
+        try:
+            size = os.stat(path).st_size  # noqa: PTH116
+        except OSError as error:
+            raise RestoreFailed(
+                f"{path} cannot be read", details=str(error), resolution="rebuild the snapshot"
+            ) from error
+        if size == 0 or (expected is not None and size != expected):
+            raise RestoreFailed(
+                f"{path} is truncated or of another shape",
+                details=f"{size} bytes instead of {expected or 'more than none'}",
+                resolution="rebuild the snapshot",
+            )
