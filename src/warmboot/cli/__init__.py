@@ -1,1 +1,1 @@
-"""cli"""
+"""The command line: Typer and Rich over the client."""

@@ -1,0 +1,5 @@
+"""``python -m warmboot.cli``."""
+
+from warmboot.cli.main import main
+
+main()

@@ -1,0 +1,74 @@
+"""Running a command: the client from the environment, errors in a few lines, exit codes.
+
+0    it worked                     125  `warmboot run` itself failed, as docker run
+1    it did not                    130  interrupted
+2    the command line is wrong     else the container's or the command's own code
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+from warmboot.model.errors import WarmbootError
+
+if TYPE_CHECKING:
+    from warmboot.client import Client
+
+T = TypeVar("T")
+
+FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
+
+
+def connect(timeout_s: float | None = None) -> Client:
+    """The client that ``WARMBOOT_URL`` and ``WARMBOOT_TOKEN`` tell of; an async context."""
+    from warmboot.client import DEFAULT_URL, Client
+
+    url = os.environ.get("WARMBOOT_URL") or DEFAULT_URL
+    token = os.environ.get("WARMBOOT_TOKEN") or None
+    if timeout_s is None:
+        return Client(url, token)
+    return Client(url, token, timeout_s=timeout_s)
+
+
+def drive(work: Coroutine[Any, Any, T], failure: int = FAILED) -> T:
+    """Run ``work`` to its end; an error becomes a few lines and the exit code ``failure``."""
+    try:
+        return asyncio.run(work)
+    except WarmbootError as error:
+        show_error(error)
+        raise typer.Exit(failure) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    except asyncio.CancelledError:  # a SIGTERM or SIGHUP while the terminal was ours
+        raise typer.Exit(TERMINATED) from None
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; keep the interpreter from flushing into it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
+
+
+def show_error(error: WarmbootError) -> None:
+    """What, why, what next: one to three lines on stderr."""
+    color = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    mark = typer.style("error:", fg="red", bold=True) if color else "error:"
+    lines = [f"{mark} {error.brief}"]
+    if error.details:
+        lines.append(f"  why: {_one_line(error.details)}")
+    if error.resolution:
+        lines.append(f" next: {_one_line(error.resolution)}")
+    print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _one_line(text: str) -> str:
+    return "; ".join(part.strip() for part in text.splitlines() if part.strip())
+
+
+def usage(message: str, parameter: str | None = None) -> typer.BadParameter:
+    """A mistake on the command line."""
+    return typer.BadParameter(message, param_hint=parameter)

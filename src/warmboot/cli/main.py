@@ -1,0 +1,64 @@
+"""The command line. Parts that are slow to import are imported by the commands that need them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from warmboot import __version__
+from warmboot.cli import containers, runtime, snapshot
+from warmboot.cli.events import events
+from warmboot.cli.host import doctor, serve
+from warmboot.cli.run import run
+
+app = typer.Typer(
+    name="warmboot",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Containers in microVMs that start warm.",
+    epilog="WARMBOOT_URL (default http://127.0.0.1:18080) and WARMBOOT_TOKEN say which manager.",
+)
+
+CONTAINERS, SERVICE = "Containers", "Service"
+# Options end where the container's command begins.
+_COMMAND_FOLLOWS = {"allow_interspersed_args": False, "ignore_unknown_options": False}
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"warmboot {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="show the version"),
+    ] = False,
+) -> None:
+    pass
+
+
+app.command(rich_help_panel=CONTAINERS, context_settings=_COMMAND_FOLLOWS)(run)
+app.command(rich_help_panel=CONTAINERS)(containers.ps)
+app.command(rich_help_panel=CONTAINERS)(containers.inspect)
+app.command(rich_help_panel=CONTAINERS)(containers.logs)
+app.command("exec", rich_help_panel=CONTAINERS, context_settings=_COMMAND_FOLLOWS)(containers.exec_)
+app.command(rich_help_panel=CONTAINERS)(containers.stop)
+app.command(rich_help_panel=CONTAINERS)(containers.start)
+app.command(rich_help_panel=CONTAINERS)(containers.restart)
+app.command(rich_help_panel=CONTAINERS)(containers.wait)
+app.command(rich_help_panel=CONTAINERS)(containers.rm)
+app.command(rich_help_panel=SERVICE)(serve)
+app.command(rich_help_panel=SERVICE)(doctor)
+app.command(rich_help_panel=SERVICE)(events)
+app.add_typer(runtime.app, name="runtime", rich_help_panel=SERVICE)
+app.add_typer(snapshot.app, name="snapshot", rich_help_panel=SERVICE)
+
+
+def main() -> None:
+    """The ``warmboot`` program."""
+    app()

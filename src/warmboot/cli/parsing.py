@@ -1,0 +1,106 @@
+"""What docker users write on the command line, into what the API takes.
+
+All raise ``ValueError`` with a sentence that says what would be right.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+_SIZES = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE)
+MIB = 2**20
+
+
+def parse_memory(text: str) -> int:
+    """``512m``, ``1g``, ``1.5g`` (a bare number is bytes, as in docker) to MiB."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no size; write for example 512m or 1g")
+    size_bytes = float(match[1]) * _SIZES[match[2].lower()]
+    if size_bytes < MIB:
+        raise ValueError(f"{text!r} is less than 1 MiB; write for example 512m or 1g")
+    memory_mib = round(size_bytes / MIB)
+    return memory_mib + memory_mib % 2
+
+
+def parse_cpus(text: str) -> int:
+    """A whole number of CPUs."""
+    try:
+        cpus = float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number of CPUs") from None
+    if cpus != int(cpus) or cpus < 1:
+        raise ValueError(
+            f"{text} CPUs cannot be had: a container has a VM of its own, and a VM has whole "
+            "CPUs; use --cpus 1, 2, …"
+        )
+    return int(cpus)
+
+
+def parse_port(text: str) -> dict[str, Any]:
+    """``[ip:][host:]container[/udp]``; an IPv6 address in brackets."""
+    rest, _, protocol = text.partition("/")
+    protocol = protocol.lower() or "tcp"
+    if protocol not in ("tcp", "udp"):
+        raise ValueError(f"{text!r}: the protocol is tcp or udp")
+    ip = ""
+    if rest.startswith("["):
+        ip, _, rest = rest[1:].partition("]")
+        rest = rest.removeprefix(":")
+    parts = rest.split(":")
+    if len(parts) == 3 and not ip:
+        ip, *parts = parts
+    if len(parts) > 2:
+        raise ValueError(f"{text!r} is no port; write [ip:][host:]container[/udp]")
+    host, container = ("", *parts) if len(parts) == 1 else parts
+    port = {
+        "container_port": _port(container, text),
+        "host_port": _port(host, text, lowest=0) if host else 0,
+        "protocol": protocol,
+    }
+    if ip:
+        try:
+            port["host_ip"] = str(ipaddress.ip_address(ip))
+        except ValueError:
+            raise ValueError(f"{text!r}: {ip!r} is no IP address") from None
+    return port
+
+
+def _port(text: str, whole: str, lowest: int = 1) -> int:
+    if "-" in text:
+        raise ValueError(f"{whole!r}: ranges of ports are not supported; give -p once a port")
+    if not (text.isascii() and text.isdigit()) or not lowest <= int(text) <= 65_535:
+        raise ValueError(f"{whole!r}: {text!r} is no port; ports are {lowest} to 65535")
+    return int(text)
+
+
+def parse_environment(entries: Iterable[str], files: Iterable[Path]) -> dict[str, str]:
+    """Files first, then ``K=V``; a bare ``K`` takes its value from here, or is left out."""
+    environment: dict[str, str] = {}
+    lines = [line for file in files for line in _env_lines(file)]
+    for entry in [*lines, *entries]:
+        name, assigned, value = entry.partition("=")
+        if not name:
+            raise ValueError(f"{entry!r} has no name; write NAME=VALUE")
+        if assigned:
+            environment[name] = value
+        elif name in os.environ:
+            environment[name] = os.environ[name]
+    return environment
+
+
+def _env_lines(file: Path) -> list[str]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is no UTF-8 text") from None
+    lines = (line.lstrip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]

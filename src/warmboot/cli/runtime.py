@@ -1,0 +1,160 @@
+"""``warmboot runtime``: images with kernel, Docker and the guest agent."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from warmboot.cli.completion import image_names
+from warmboot.cli.drive import INTERRUPTED, connect, drive, usage
+from warmboot.cli.lookup import find_image
+from warmboot.cli.output import (
+    age,
+    print_fields,
+    print_json,
+    print_lines,
+    print_table,
+    short,
+    size,
+)
+from warmboot.cli.progress import status
+
+if TYPE_CHECKING:
+    from warmboot.client.results import RuntimeImage
+
+app = typer.Typer(no_args_is_help=True, help="Runtime images: kernel, Docker, guest agent.")
+
+Ref = Annotated[
+    str,
+    typer.Argument(
+        metavar="IMAGE", help="name or id", autocompletion=image_names, show_default=False
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="as the API has it")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="ids only")]
+
+
+@app.command()
+def build(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="the image's folder", metavar="DIR")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="even if a good one is there")] = False,
+) -> None:
+    """Build a runtime image from Debian packages, on this machine (needs root)."""
+    command = [sys.executable, "-m", "warmboot.images", "build"]
+    if output is not None:
+        command += ["--output", str(output)]
+    if force:
+        command.append("--force")
+    with subprocess.Popen(command) as builder:
+        while True:
+            try:
+                code = builder.wait()
+                break
+            except KeyboardInterrupt:
+                continue  # the builder got it too, and cleans up
+    raise typer.Exit(code if code >= 0 else INTERRUPTED)
+
+
+@app.command()
+def register(
+    path: Annotated[
+        Path | None, typer.Argument(help="an image folder", metavar="DIR", show_default=False)
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="its name (default: the folder's)")] = None,
+    kernel: Annotated[Path | None, typer.Option(help="bare files instead of DIR")] = None,
+    rootfs: Annotated[Path | None, typer.Option(help="ext4 root file system")] = None,
+    initrd: Annotated[Path | None, typer.Option(help="if the kernel needs one")] = None,
+) -> None:
+    """Register an image folder or bare files with the manager; prints the id."""
+    if (path is None) == (kernel is None and rootfs is None):
+        raise usage("give an image folder, or --kernel and --rootfs")
+    chosen = name or (path.resolve().name if path else "default")
+
+    def absolute(given: Path | None) -> str | None:
+        return None if given is None else str(given.absolute())
+
+    async def work() -> str:
+        async with connect() as client:
+            with status(f"checking the files of {chosen} …"):
+                return await client.images.register(
+                    chosen,
+                    path=absolute(path),
+                    kernel=absolute(kernel),
+                    rootfs=absolute(rootfs),
+                    initrd=absolute(initrd),
+                )
+
+    print(drive(work()))
+
+
+@app.command("ls")
+def list_images(quiet: Quiet = False, json_: Json = False) -> None:
+    """List runtime images."""
+
+    async def work() -> list[RuntimeImage]:
+        async with connect() as client:
+            return await client.images.list()
+
+    found = drive(work())
+    if json_:
+        print_json([image.raw for image in found])
+    elif quiet:
+        print_lines(image.id for image in found)
+    else:
+        rows = [
+            (
+                short(image.id),
+                image.name,
+                size(image.size_bytes),
+                f"{age(image.created_at)} ago",
+                image.digest[:19],
+            )
+            for image in found
+        ]
+        print_table(("IMAGE ID", "NAME", "SIZE", "REGISTERED", "DIGEST"), rows, keep=("IMAGE ID",))
+
+
+@app.command()
+def show(ref: Ref, json_: Json = False) -> None:
+    """Show a runtime image."""
+
+    async def work() -> RuntimeImage:
+        async with connect() as client:
+            return await find_image(client, ref)
+
+    image = drive(work())
+    if json_:
+        print_json(image.raw)
+        return
+    files = ", ".join(
+        f"{name} {size(entry['size_bytes'])}" for name, entry in image.raw["files"].items()
+    )
+    print_fields(
+        [
+            ("id", image.id),
+            ("name", image.name),
+            ("digest", image.digest),
+            ("path", image.path),
+            ("files", files),
+            ("agent", image.raw["agent_version"]),
+            ("registered", f"{age(image.created_at)} ago"),
+        ]
+    )
+
+
+@app.command()
+def rm(ref: Ref) -> None:
+    """Remove a runtime image that nothing uses."""
+
+    async def work() -> None:
+        async with connect() as client:
+            await client.images.delete((await find_image(client, ref)).id)
+
+    drive(work())
+    print(ref)

@@ -1,0 +1,207 @@
+"""``warmboot snapshot``: VMs frozen with Docker ready."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from warmboot.cli.completion import image_names
+from warmboot.cli.drive import FAILED, connect, drive, show_error, usage
+from warmboot.cli.lookup import find_image, find_snapshot
+from warmboot.cli.output import (
+    age,
+    print_fields,
+    print_json,
+    print_lines,
+    print_table,
+    short,
+    size,
+)
+from warmboot.cli.parsing import parse_cpus, parse_memory
+from warmboot.cli.progress import phrase, status
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from warmboot.cli.progress import Show
+    from warmboot.client import Client
+    from warmboot.client.results import Event, RuntimeSnapshot
+
+    Begin = Callable[[Client], Awaitable[str]]
+
+app = typer.Typer(no_args_is_help=True, help="Runtime snapshots: VMs frozen with Docker ready.")
+
+Ref = Annotated[
+    str, typer.Argument(metavar="SNAPSHOT", help="id or its beginning", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="as the API has it")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="ids only")]
+Detach = Annotated[bool, typer.Option("--detach", "-d", help="do not wait for it")]
+
+
+@app.command()
+def create(
+    image: Annotated[
+        str,
+        typer.Argument(
+            metavar="IMAGE",
+            help="runtime image, by name or id",
+            autocompletion=image_names,
+            show_default=False,
+        ),
+    ],
+    cpus: Annotated[str | None, typer.Option(help="whole CPUs", metavar="N")] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", "-m", help="e.g. 512m, 1g", metavar="SIZE")
+    ] = None,
+    detach: Detach = False,
+) -> None:
+    """Build a snapshot of a runtime image; prints its id."""
+    try:
+        vcpus = parse_cpus(cpus) if cpus else None
+        memory_mib = parse_memory(memory) if memory else None
+    except ValueError as error:
+        raise usage(str(error)) from None
+
+    async def begin(client: Client) -> str:
+        found = await find_image(client, image)
+        if vcpus is None and memory_mib is None:
+            return await client.snapshots.create(found.id)
+        default = (await client.system.info())["default_shape"]
+        return await client.snapshots.create(
+            found.id,
+            vcpus=vcpus or default["vcpus"],
+            memory_mib=memory_mib or default["memory_mib"],
+        )
+
+    _build(begin, detach=detach)
+
+
+@app.command()
+def rebuild(ref: Ref, detach: Detach = False) -> None:
+    """Build a snapshot's successor; the old one serves until it is ready."""
+
+    async def begin(client: Client) -> str:
+        return await client.snapshots.rebuild((await find_snapshot(client, ref)).id)
+
+    _build(begin, detach=detach)
+
+
+def _build(begin: Begin, *, detach: bool) -> None:
+    async def work() -> tuple[str, RuntimeSnapshot | None]:
+        async with connect() as client:
+            if detach:
+                return await begin(client), None
+            with status("building a runtime snapshot …") as show_:
+                async with client.events.follow() as events:
+                    snapshot_id = await begin(client)
+                    return snapshot_id, await _built(client, snapshot_id, events, show_)
+
+    snapshot_id, snapshot = drive(work())
+    if snapshot is None or snapshot.state == "ready":
+        print(snapshot_id)
+        return
+    from warmboot.client.problems import error_of
+
+    error = error_of(snapshot.error or {"brief": f"the snapshot is {snapshot.state}"})
+    show_error(error)
+    raise typer.Exit(FAILED)
+
+
+async def _built(
+    client: Client, snapshot_id: str, events: AsyncIterator[Event], show_: Show
+) -> RuntimeSnapshot:
+    snapshot = await client.snapshots.get(snapshot_id)
+    while snapshot.state == "creating":
+        event = await anext(events, None)
+        if event is not None and event.subject_id != snapshot_id:
+            continue
+        if event is not None and (text := phrase(event)):
+            show_(text)
+            continue
+        snapshot = await client.snapshots.get(snapshot_id)
+        if event is None:
+            break
+    return snapshot
+
+
+@app.command("ls")
+def list_snapshots(
+    all_: Annotated[bool, typer.Option("--all", "-a", help="deleted ones too")] = False,
+    quiet: Quiet = False,
+    json_: Json = False,
+) -> None:
+    """List runtime snapshots."""
+
+    async def work() -> tuple[list[RuntimeSnapshot], dict[str, str]]:
+        async with connect() as client:
+            found = await client.snapshots.list(include_deleted=all_)
+            names = {} if json_ or quiet else {i.id: i.name for i in await client.images.list()}
+            return found, names
+
+    found, names = drive(work())
+    if json_:
+        print_json([snapshot.raw for snapshot in found])
+    elif quiet:
+        print_lines(snapshot.id for snapshot in found)
+    else:
+        rows = [
+            (
+                short(snapshot.id),
+                names.get(snapshot.runtime_image_id, short(snapshot.runtime_image_id)),
+                snapshot.state,
+                f"{snapshot.shape.vcpus} × {snapshot.shape.memory_mib} MiB",
+                size(snapshot.metadata.get("size_bytes")),
+                f"{snapshot.success_count}/{snapshot.failure_count}",
+                age(snapshot.last_used_at),
+            )
+            for snapshot in found
+        ]
+        columns = ("SNAPSHOT", "RUNTIME", "STATE", "SHAPE", "SIZE", "OK/FAIL", "USED")
+        print_table(columns, rows, keep=("SNAPSHOT", "STATE", "OK/FAIL"))
+
+
+@app.command("show")
+def show_snapshot(ref: Ref, json_: Json = False) -> None:
+    """Show a runtime snapshot."""
+
+    async def work() -> RuntimeSnapshot:
+        async with connect() as client:
+            return await find_snapshot(client, ref)
+
+    snapshot = drive(work())
+    if json_:
+        print_json(snapshot.raw)
+        return
+    error = snapshot.error or {}
+    print_fields(
+        [
+            ("id", snapshot.id),
+            ("runtime image", snapshot.runtime_image_id),
+            ("state", snapshot.state),
+            ("hypervisor", f"{snapshot.hypervisor} {snapshot.fc_version}"),
+            ("shape", str(snapshot.shape)),
+            ("path", snapshot.snapshot_path),
+            ("size", size(snapshot.metadata.get("size_bytes"))),
+            ("memory file", size(snapshot.metadata.get("mem_size_bytes"))),
+            ("boots", f"{snapshot.success_count} good, {snapshot.failure_count} failed"),
+            ("last used", age(snapshot.last_used_at)),
+            ("replaces", snapshot.replaces or ""),
+            ("created", f"{age(snapshot.created_at)} ago"),
+            ("error", ". ".join(str(error.get(k)) for k in ("brief", "details") if error.get(k))),
+            ("what next", str(error.get("resolution") or "")),
+        ]
+    )
+
+
+@app.command()
+def rm(ref: Ref) -> None:
+    """Remove a snapshot; its files go when no VM maps them."""
+
+    async def work() -> None:
+        async with connect() as client:
+            await client.snapshots.delete((await find_snapshot(client, ref)).id)
+
+    drive(work())
+    print(ref)
