@@ -210,9 +210,10 @@ def _optional(inner: Coder) -> Coder:
 
 def _sequence(inner: Coder) -> Coder:
     def each(items: Any, wanted: type, code: Callable[[Any], Any]) -> list[Any]:
+        _expect(items, wanted)
         done: list[Any] = []
         try:
-            for item in _expect(items, wanted):
+            for item in items:
                 done.append(code(item))
         except CodecError as exc:
             raise exc.inside(f"[{len(done)}]") from exc

@@ -102,8 +102,8 @@ class OperationRepository:
             ["operation_id", "step", "data", "at"], source
         )
         async with self._database.write() as connection:
-            noted = await connection.execute(statement)
-            if noted.rowcount:
+            noted = await connection.execute(statement.returning(operation_steps.c.id))
+            if noted.first() is not None:
                 return
             query = select(operations.c.state).where(operations.c.id == operation_id)
             state = await connection.scalar(query)

@@ -123,7 +123,7 @@ containers = Table(
     Column("docker_id", SafeText),
     Column("boot_method", Choice(BootMethod)),
     Column("fallback_reason", Choice(FallbackReason)),
-    Column("fallback_details", SafeText, nullable=False, server_default=""),
+    Column("fallback_details", SafeText, nullable=False),
     Column("stages", Encoded(tuple[StageTiming, ...]), nullable=False),
     Column("boot_s", Float),
     Column("ports", Encoded(tuple[PortMapping, ...]), nullable=False),

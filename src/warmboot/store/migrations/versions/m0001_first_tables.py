@@ -103,7 +103,7 @@ def _containers_and_vms() -> None:
         sa.Column("docker_id", sa.Text()),
         sa.Column("boot_method", sa.Text()),
         sa.Column("fallback_reason", sa.Text()),
-        sa.Column("fallback_details", sa.Text(), server_default="", nullable=False),
+        sa.Column("fallback_details", sa.Text(), nullable=False),
         sa.Column("stages", _JSON, nullable=False),
         sa.Column("boot_s", sa.Float()),
         sa.Column("ports", _JSON, nullable=False),
