@@ -144,17 +144,22 @@ def _where(location: Sequence[Any]) -> str:
 
 def validation_problem(found: Sequence[Any]) -> Response:
     """What pydantic found, without the input itself: it may be secret, huge or not printable."""
-    listed = [
-        {"field": _where(item["loc"]), "message": clean(str(item["msg"]))[:500]}
-        for item in found[:20]
-    ]
-    first = listed[0] if listed else {"field": "body", "message": "not valid"}
+    listed = []
+    for item in found[:20]:
+        message = str(item["msg"]).removeprefix("Value error, ")
+        listed.append({"field": _where(item["loc"]), "message": clean(message)[:500]})
+    first = listed[0]["field"] if listed else "body"
+    name = first.removeprefix("body.").removeprefix("query.").removeprefix("path.")
+    alone = len(listed) == 1
     return problem(
         422,
         errors.InvalidRequest.code,
-        "the request does not fit the schema",
-        detail="; ".join(f"{item['field']}: {item['message']}" for item in listed[:5]),
-        resolution=f"correct {first['field']}; /openapi.json has the schema",
+        f"{name} is not valid",
+        detail="; ".join(
+            item["message"] if alone else f"{item['field']}: {item['message']}"
+            for item in listed[:5]
+        ),
+        resolution=f"correct {name}; /openapi.json has the schema",
         errors=listed,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from uuid import UUID
@@ -30,6 +31,7 @@ IMAGE_PATTERN = (
     rf"^{_REGISTRY}{_REPOSITORY}(/{_REPOSITORY})*"
     r"(:[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$"
 )
+_IMAGE = re.compile(IMAGE_PATTERN.removeprefix("^").removesuffix("$"))
 ENV_NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_.-]*$"
 NO_NUL_PATTERN = r"^[^\x00]*$"
 LABEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_./-]*$"
@@ -42,17 +44,31 @@ def _checked_name(name: str) -> str:
         raise ValueError(f"{error.brief}: {error.details or error.resolution}") from error
 
 
+def _checked_image(reference: str) -> str:
+    if not _IMAGE.fullmatch(reference):
+        raise ValueError(
+            "no image reference; it looks like redis:7 or registry:5000/team/app@sha256:…, "
+            "the name in lower case"
+        )
+    return reference
+
+
 def _checked_ip(address: str) -> str:
     return str(ipaddress.ip_address(address))
 
 
 Name = Annotated[
     str,
-    Field(min_length=1, max_length=MAX_NAME_LENGTH, pattern=NAME_PATTERN),
+    # The validators say it in words; the schema has the pattern.
+    Field(min_length=1, max_length=MAX_NAME_LENGTH, json_schema_extra={"pattern": NAME_PATTERN}),
     AfterValidator(_checked_name),
 ]
 Text = Annotated[str, Field(max_length=131_072, pattern=NO_NUL_PATTERN)]
-ImageReference = Annotated[str, Field(min_length=1, max_length=512, pattern=IMAGE_PATTERN)]
+ImageReference = Annotated[
+    str,
+    Field(min_length=1, max_length=512, json_schema_extra={"pattern": IMAGE_PATTERN}),
+    AfterValidator(_checked_image),
+]
 EnvName = Annotated[str, Field(min_length=1, max_length=256, pattern=ENV_NAME_PATTERN)]
 LabelName = Annotated[str, Field(min_length=1, max_length=256, pattern=LABEL_PATTERN)]
 LabelValue = Annotated[str, Field(max_length=4096, pattern=NO_NUL_PATTERN)]

@@ -178,7 +178,9 @@ def logs(
 
 def exec_(
     ref: Ref,
-    command: Annotated[list[str], typer.Argument(help="what to run", show_default=False)],
+    command: Annotated[
+        list[str], typer.Argument(metavar="COMMAND…", help="what to run", show_default=False)
+    ],
     interactive: Annotated[
         bool, typer.Option("--interactive", "-i", help="pass on standard input")
     ] = False,

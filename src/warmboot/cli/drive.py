@@ -69,6 +69,8 @@ def _one_line(text: str) -> str:
     return "; ".join(part.strip() for part in text.splitlines() if part.strip())
 
 
-def usage(message: str, parameter: str | None = None) -> typer.BadParameter:
+def usage(message: str, parameter: str | None = None, exit_code: int = 2) -> typer.BadParameter:
     """A mistake on the command line."""
-    return typer.BadParameter(message, param_hint=parameter)
+    mistake = typer.BadParameter(message, param_hint=parameter)
+    mistake.exit_code = exit_code
+    return mistake

@@ -91,7 +91,7 @@ def _print_checks(checks: Sequence[Check]) -> None:
         out.print(Text(mark, style), Text(check.name.ljust(width), "bold"), "", check.summary)
         for label, text in (("why: ", check.why), ("do:  ", check.remedy)):
             if text and not check.ok:
-                out.print(Padding(Text(label + text), (0, 0, 0, 7 + width)))
+                out.print(Padding(Text(label + text), (0, 0, 0, 7 + width), expand=False))
     failed = [check.name for check in checks if check.required and not check.ok]
     out.print()
     if failed:

@@ -43,10 +43,13 @@ def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, keep: Sequence[str] = ()
 ) -> None:
     """A table; the columns in ``keep`` are never cut."""
+    listed = [tuple(row) for row in rows]
+    if not sys.stdout.isatty():
+        _print_uncut([tuple(columns), *listed])
+        return
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    listed = [tuple(row) for row in rows]
     for number, name in enumerate(columns):
         widest = max((len(row[number]) for row in listed), default=0)
         table.add_column(
@@ -58,6 +61,13 @@ def print_table(
     for row in listed:
         table.add_row(*row)
     console().print(table)
+
+
+def _print_uncut(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
 
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:

@@ -30,9 +30,13 @@ STOP_TIMEOUT_S = 10.0
 
 
 def run(
-    image: Annotated[str, typer.Argument(help="a reference, e.g. redis:7", show_default=False)],
+    image: Annotated[
+        str,
+        typer.Argument(metavar="IMAGE", help="a reference, e.g. redis:7", show_default=False),
+    ],
     command: Annotated[
-        list[str] | None, typer.Argument(help="instead of the image's own", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="[COMMAND…]", help="instead of the image's own", show_default=False),
     ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="print the id and leave it running")
@@ -79,7 +83,7 @@ def run(
     In a terminal (-it), ctrl-p ctrl-q leaves it running.
     """
     if interactive and tty and not detach and not has_terminal():
-        raise usage("the input is no terminal; leave out -t", "-t")
+        raise usage("the input is no terminal; leave out -t", "-t", OUR_FAILURE)
     try:
         body: dict[str, Any] = {
             "image": image,
@@ -97,7 +101,7 @@ def run(
             "memory_mib": parse_memory(memory) if memory else None,
         }
     except ValueError as error:
-        raise usage(str(error)) from None
+        raise usage(str(error), exit_code=OUR_FAILURE) from None
     if name is not None:
         body["name"] = name
     if command:
