@@ -1,0 +1,59 @@
+"""Starts the agent in the VM: ``python3 -S -E -m guest`` in /usr/lib/warmboot."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+from .agent import Agent
+from .claim import Claim
+from .docker import Docker
+from .forward import HostForward
+from .system import System
+
+ADDRESS = "198.18.0.2"
+GATEWAY = "198.18.0.1"
+PORT = 1024
+RUN = Path("/run/warmboot")
+_THREAD_STACK_BYTES = 256 << 10
+
+
+def listen() -> socket.socket:
+    """The VM's network when there is one, else vsock."""
+    if Path("/sys/class/net/eth0").exists():
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((ADDRESS, PORT))
+    else:
+        listener = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        listener.bind((socket.VMADDR_CID_ANY, PORT))
+    listener.listen(128)
+    return listener
+
+
+def main() -> int:
+    os.umask(0o022)
+    RUN.mkdir(exist_ok=True)
+    threading.stack_size(_THREAD_STACK_BYTES)
+    agent = Agent(
+        System(),
+        Claim(RUN / "token"),
+        Docker("/run/docker.sock", Path("/usr/share/warmboot/probe.tar")),
+        HostForward(GATEWAY),
+    )
+    agent.start(listen())
+    # All that is there now stays: keep the collector from going over it (and from copying the
+    # pages that clones share).
+    gc.collect()
+    gc.freeze()
+    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

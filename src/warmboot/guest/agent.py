@@ -1,0 +1,218 @@
+"""The agent: takes connections, checks tokens, does what its own endpoints say, splices the rest.
+
+    connection ─▶ head ─▶ /warmboot/v1/… ─▶ answered here, next head
+                    └───▶ anything else ──▶ spliced with Docker's socket until it ends
+
+Threads wait in ``accept`` ahead of need: after a restore the first request meets a thread that
+has been there all the time, and runs no program and imports nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from . import AGENT_VERSION
+from .claim import Claim
+from .docker import Docker
+from .forward import HostForward
+from .identity import Identity, IdentitySystem
+from .splice import splice
+from .wire import Connection, Head, HttpError
+
+PREFIX = "/warmboot/v1/"
+_SPARE_THREADS = 4
+_MAX_THREADS = 512
+_MAX_WAIT_S = 600.0
+
+
+class AgentSystem(IdentitySystem, Protocol):
+    def sync(self) -> None: ...
+
+    def forget_neighbours(self) -> None: ...
+
+
+class Agent:
+    """Serves on a listening socket of any family."""
+
+    def __init__(
+        self, system: AgentSystem, claim: Claim, docker: Docker, forward: HostForward
+    ) -> None:
+        self._system = system
+        self._claim = claim
+        self._docker = docker
+        self._forward = forward
+        self._started = time.monotonic()
+        self._lock = threading.Lock()
+        self._idle = 0
+        self._threads = 0
+        self._connections: set[socket.socket] = set()
+        self._closing: set[socket.socket] = set()
+        self._endpoints: dict[tuple[str, str], Callable[[Connection, Head], dict[str, Any]]] = {
+            ("GET", "health"): self._health,
+            ("POST", "identity"): self._identity,
+            ("POST", "docker-wait"): self._docker_wait,
+            ("POST", "warm-up"): self._warm_up,
+            ("POST", "prepare-snapshot"): self._prepare_snapshot,
+            ("POST", "host-forward"): self._host_forward,
+            ("POST", "sync"): self._sync,
+        }
+
+    def start(self, listener: socket.socket) -> None:
+        """Begin to serve, in threads, until the listener is shut down."""
+        for _ in range(_SPARE_THREADS):
+            self._spawn(listener)
+
+    def _spawn(self, listener: socket.socket) -> None:
+        with self._lock:
+            self._threads += 1
+            self._idle += 1
+        threading.Thread(target=self._serve, args=(listener,), daemon=True).start()
+
+    def _serve(self, listener: socket.socket) -> None:
+        """One thread's life: accept, serve, again; ends when there are enough others."""
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            with self._lock:
+                self._idle -= 1
+                more = self._idle == 0 and self._threads < _MAX_THREADS
+                self._connections.add(sock)
+            if more:
+                self._spawn(listener)
+            try:
+                with sock:
+                    self._converse(Connection(sock))
+            except OSError:
+                pass  # the client is gone
+            finally:
+                with self._lock:
+                    self._connections.discard(sock)
+                    self._closing.discard(sock)
+            with self._lock:
+                if self._idle >= _SPARE_THREADS:
+                    self._threads -= 1
+                    return
+                self._idle += 1
+
+    def _converse(self, connection: Connection) -> None:
+        sock = connection.sock
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        try:
+            while (head := connection.read_head()) is not None:
+                if not head.path.startswith("/warmboot/"):
+                    self._claim.check(head)
+                    self._to_docker(connection, head)
+                    return
+                answer = self._dispatch(connection, head)
+                keep_alive = head.keep_alive and sock not in self._closing
+                connection.send_json(200, answer, keep_alive=keep_alive)
+                if not keep_alive:
+                    return
+        except HttpError as error:
+            connection.send_json(error.status, {"error": error.reason}, keep_alive=False)
+            _linger(sock)
+
+    def _to_docker(self, connection: Connection, head: Head) -> None:
+        try:
+            docker = self._docker.connect(5.0)
+        except OSError as error:
+            raise HttpError(502, f"Docker does not take connections: {error}") from error
+        with docker:
+            splice(connection.sock, docker, head.without_token() + connection.ahead)
+
+    def _dispatch(self, connection: Connection, head: Head) -> dict[str, Any]:
+        name = head.path.removeprefix(PREFIX)
+        if name not in ("health", "identity") or (name == "identity" and self._claim.claimed):
+            self._claim.check(head)
+        endpoint = self._endpoints.get((head.method, name))
+        if endpoint is None:
+            known = any(name == other for _, other in self._endpoints)
+            raise HttpError(405 if known else 404, f"there is no {head.method} {head.path}")
+        return endpoint(connection, head)
+
+    def _health(self, connection: Connection, head: Head) -> dict[str, Any]:
+        connection.read_body(head)
+        return {
+            "version": AGENT_VERSION,
+            "claimed": self._claim.claimed,
+            "docker": self._docker.answers(),
+            "uptime_s": time.monotonic() - self._started,
+        }
+
+    def _identity(self, connection: Connection, head: Head) -> dict[str, Any]:
+        identity = Identity(connection.read_json(head))
+        with self._claim.lock:
+            if self._claim.claimed:
+                raise HttpError(409, "this VM has its identity already")
+            steps = identity.apply(self._system, self._claim.claim)
+        return {"steps": steps, "version": AGENT_VERSION}
+
+    def _docker_wait(self, connection: Connection, head: Head) -> dict[str, Any]:
+        timeout = connection.read_json(head).get("timeout_s", 60)
+        if type(timeout) not in (int, float) or not 0 < timeout <= _MAX_WAIT_S:
+            raise HttpError(400, f"timeout_s must be a number up to {_MAX_WAIT_S:g}")
+        return {"waited_s": self._docker.wait(timeout)}
+
+    def _warm_up(self, connection: Connection, head: Head) -> dict[str, Any]:
+        connection.read_body(head)
+        started = time.monotonic()
+        self._docker.warm_up()
+        return {"duration_s": time.monotonic() - started}
+
+    def _prepare_snapshot(self, connection: Connection, head: Head) -> dict[str, Any]:
+        """Leave nothing in memory that a clone must not have; the page cache stays."""
+        connection.read_body(head)
+        self._forward.disable_all()
+        with self._lock:
+            others = self._connections - {connection.sock}
+            self._closing.add(connection.sock)
+        for sock in others:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        self._system.forget_neighbours()
+        self._system.sync()
+        with self._claim.lock:
+            self._claim.release()
+        return {"version": AGENT_VERSION}
+
+    def _host_forward(self, connection: Connection, head: Head) -> dict[str, Any]:
+        document = connection.read_json(head)
+        port, enabled = document.get("port"), document.get("enabled")
+        if type(port) is not int or not 1 <= port <= 65535:
+            raise HttpError(400, "port must be a number from 1 to 65535")
+        if type(enabled) is not bool:
+            raise HttpError(400, "enabled must be true or false")
+        if enabled:
+            self._forward.enable(port)
+        else:
+            self._forward.disable(port)
+        return {"port": port, "enabled": enabled}
+
+    def _sync(self, connection: Connection, head: Head) -> dict[str, Any]:
+        connection.read_body(head)
+        self._system.sync()
+        return {}
+
+
+def _linger(sock: socket.socket) -> None:
+    """Read a little more before closing: with unread data a close would cut off the answer."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+        sock.settimeout(1.0)
+        for _ in range(64):
+            if not sock.recv(64 << 10):
+                return
+
+
+def log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,138 @@
+"""The agent's own dealings with Docker: is it there, and the warm-up of the container runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from .wire import HttpError
+
+_PROBE = "warmboot/probe:latest"
+_PROBE_LABEL = "warmboot.probe"
+_RETRY_S = 0.02
+_CALL_TIMEOUT_S = 120.0
+
+
+class Docker:
+    """Docker's Engine API on a Unix socket, one connection a call."""
+
+    def __init__(self, socket_path: str, probe_archive: Path) -> None:
+        self.socket_path = socket_path
+        self.probe_archive = probe_archive
+
+    def connect(self, timeout_s: float | None = None) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(timeout_s)
+            sock.connect(self.socket_path)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def answers(self, timeout_s: float = 2.0) -> bool:
+        """Whether ``GET /_ping`` is answered with 200."""
+        try:
+            with self.connect(timeout_s) as sock:
+                sock.sendall(b"GET /_ping HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n")
+                return sock.recv(64).startswith((b"HTTP/1.1 200", b"HTTP/1.0 200"))
+        except OSError:
+            return False
+
+    def wait(self, timeout_s: float) -> float:
+        """Return as soon as Docker answers, with the seconds it took; ``HttpError`` 504."""
+        started = time.monotonic()
+        deadline = started + timeout_s
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise HttpError(504, f"Docker did not answer within {timeout_s:g} s")
+            if self.answers(left):
+                return time.monotonic() - started
+            time.sleep(min(_RETRY_S, max(0.0, left)))
+
+    def warm_up(self) -> None:
+        """Run the probe twice, once with a published port, and remove what it left.
+
+        Afterwards the pages of dockerd, containerd, the shim, crun and iptables that a start
+        takes are in memory. ``HttpError`` 502 when Docker refuses a step.
+        """
+        if self._call("GET", f"/images/{_PROBE}/json", accept=(404,))[0] == 404:
+            self._call("POST", "/images/load?quiet=1", body=self.probe_archive.read_bytes())
+        try:
+            for ports in ({}, {"8080/tcp": [{"HostIp": "", "HostPort": ""}]}):
+                self._run_probe(ports)
+        finally:
+            self._remove_probes()
+
+    def _run_probe(self, ports: dict[str, Any]) -> None:
+        spec = {
+            "Image": _PROBE,
+            "Cmd": ["/bin/true"],
+            "Labels": {_PROBE_LABEL: "1"},
+            "ExposedPorts": {port: {} for port in ports},
+            "HostConfig": {"PortBindings": ports},
+        }
+        _, created = self._call("POST", "/containers/create", document=spec)
+        container = json.loads(created)["Id"]
+        self._call("POST", f"/containers/{container}/start")
+        self._call("POST", f"/containers/{container}/wait")
+        self._call("GET", f"/containers/{container}/json")
+        self._call("GET", f"/containers/{container}/logs?stdout=1")
+        self._call("DELETE", f"/containers/{container}?force=1&v=1")
+
+    def _remove_probes(self) -> None:
+        filters = quote(json.dumps({"label": [_PROBE_LABEL]}))
+        _, listed = self._call("GET", f"/containers/json?all=1&filters={filters}")
+        for entry in json.loads(listed):
+            self._call("DELETE", f"/containers/{entry['Id']}?force=1&v=1", accept=(404, 409))
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        document: Any = None,
+        body: bytes = b"",
+        accept: tuple[int, ...] = (),
+    ) -> tuple[int, bytes]:
+        kind = "application/x-tar"
+        if document is not None:
+            body, kind = json.dumps(document).encode(), "application/json"
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n"
+            f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        try:
+            with (
+                self.connect(_CALL_TIMEOUT_S) as sock,
+                contextlib.closing(sock.makefile("rb")) as answer,
+            ):
+                sock.sendall(head.encode() + body)
+                status = int(answer.readline().split()[1])
+                content = b"".join(_body(answer))
+        except (OSError, IndexError, ValueError) as error:
+            raise HttpError(502, f"{method} {path}: Docker does not answer: {error}") from error
+        if status >= 400 and status not in accept:
+            reason = content[:500].decode(errors="replace").strip()
+            raise HttpError(502, f"{method} {path}: Docker answered {status}: {reason}")
+        return status, content
+
+
+def _body(answer: Any) -> Iterator[bytes]:
+    """The rest of a response, after its status line, out of its chunks where it has some."""
+    chunked = False
+    while (line := answer.readline().strip().lower()) != b"":
+        chunked = chunked or line == b"transfer-encoding: chunked"
+    if not chunked:
+        yield answer.read()
+        return
+    while size := int(answer.readline().split(b";")[0], 16):
+        yield answer.read(size)
+        answer.readline()

@@ -1,0 +1,58 @@
+"""``python -m warmboot.images build [--output DIR] [--force]``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from warmboot.guest import AGENT_VERSION
+from warmboot.images.build import build_runtime_image
+from warmboot.images.files import check_sizes, load_manifest
+from warmboot.model.errors import ImageDamaged, WarmbootError
+from warmboot.model.runtime_image import RuntimeImageManifest
+
+DEFAULT_OUTPUT = Path(".state/runtime-image")
+
+
+def good_image(folder: Path) -> RuntimeImageManifest | None:
+    """The manifest of an image that is there, complete, and brings the present agent."""
+    try:
+        manifest = load_manifest(folder)
+        check_sizes(folder, manifest)
+    except ImageDamaged:
+        return None
+    return manifest if manifest.agent_version == AGENT_VERSION else None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m warmboot.images", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    build = commands.add_parser("build", help="build a runtime image from Debian packages")
+    build.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="the image's folder")
+    build.add_argument("--force", action="store_true", help="build even if a good one is there")
+    options = parser.parse_args(arguments)
+
+    output: Path = options.output
+    if not options.force and (found := good_image(output)):
+        print(f"{output} is there: {found.digest}")
+        return 0
+    try:
+        manifest = asyncio.run(build_runtime_image(output, _print_progress))
+    except WarmbootError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; nothing was left behind", file=sys.stderr)
+        return 130
+    print(f"{output}: {manifest.digest}")
+    return 0
+
+
+def _print_progress(what: str, part: float) -> None:
+    print(f"[{part:4.0%}] {what}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

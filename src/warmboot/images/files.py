@@ -1,0 +1,233 @@
+"""An image's files: describing, checking and importing them.
+
+Images live content-addressed below the storage root::
+
+    <storage>/runtime-images/<hex of the digest>/{kernel,initrd,rootfs.ext4,disk.ext4,manifest.json}
+
+so the same files are stored once, whoever registers them. A folder appears there complete or not
+at all: it is put together beside its place, synced, and renamed (``staging`` and ``place``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from warmboot.images.filesystems import make_empty_disk
+from warmboot.images.hashing import copy_sparse, sum_file
+from warmboot.images.magic import check_ext4, check_initrd, check_kernel
+from warmboot.images.staging import place, staging
+from warmboot.model.errors import ImageDamaged
+from warmboot.model.runtime_image import FileSum, RuntimeImageManifest
+
+MANIFEST_FILE = "manifest.json"
+FILE_NAMES: Mapping[str, str] = {
+    "kernel": "kernel",
+    "initrd": "initrd",
+    "rootfs": "rootfs.ext4",
+    "disk": "disk.ext4",
+}
+"""Key in the manifest's ``files`` → name in the folder."""
+_REQUIRED = frozenset({"kernel", "rootfs", "disk"})
+
+DEFAULT_CMDLINE = (
+    "root=/dev/vda ro quiet init=/usr/lib/warmboot/init panic=1 reboot=k "
+    "ipv6.disable_ipv6=1 apparmor=0 audit=0 transparent_hugepage=madvise "
+    "random.trust_cpu=on cryptomgr.notests no_timer_check i8042.noaux i8042.nomux i8042.dumbkbd"
+)
+"""Drivers append ``console=``: which console there is, is theirs to know."""
+
+_REBUILD = "build the image again (python -m warmboot.images build --force), or import a good copy"
+
+
+def image_digest(files: Mapping[str, FileSum]) -> str:
+    """``sha256:`` of the sorted file sums, one line ``<key> <sha256> <bytes>`` a file."""
+    lines = (f"{key} {sums.sha256} {sums.size_bytes}\n" for key, sums in sorted(files.items()))
+    return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+async def describe(
+    folder: Path, cmdline: str, agent_version: str, labels: Mapping[str, str]
+) -> RuntimeImageManifest:
+    """The manifest of the files that are in ``folder``. Reads all of them, in threads."""
+    present = {key: folder / name for key, name in FILE_NAMES.items() if (folder / name).exists()}
+    sums = await asyncio.gather(*(asyncio.to_thread(sum_file, path) for path in present.values()))
+    files = dict(zip(present, sums, strict=True))
+    return RuntimeImageManifest(image_digest(files), files, cmdline, agent_version, dict(labels))
+
+
+def write_manifest(folder: Path, manifest: RuntimeImageManifest) -> None:
+    document = {
+        "digest": manifest.digest,
+        "files": {
+            key: {"size_bytes": sums.size_bytes, "sha256": sums.sha256}
+            for key, sums in manifest.files.items()
+        },
+        "cmdline": manifest.cmdline,
+        "agent_version": manifest.agent_version,
+        "labels": dict(manifest.labels),
+    }
+    (folder / MANIFEST_FILE).write_text(json.dumps(document, indent=2) + "\n")
+
+
+def load_manifest(folder: Path) -> RuntimeImageManifest:
+    """Read ``manifest.json``; ``ImageDamaged`` when it is missing or makes no sense.
+
+    Looks at no other file: see ``verify_runtime_image``.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        document: Any = json.loads(path.read_text())
+        files = {
+            str(key): FileSum(int(entry["size_bytes"]), str(entry["sha256"]))
+            for key, entry in document["files"].items()
+        }
+        manifest = RuntimeImageManifest(
+            digest=str(document["digest"]),
+            files=files,
+            cmdline=str(document["cmdline"]),
+            agent_version=str(document["agent_version"]),
+            labels={str(k): str(v) for k, v in document.get("labels", {}).items()},
+        )
+    except OSError as error:
+        raise ImageDamaged(
+            f"the runtime image's {path} cannot be read", details=str(error), resolution=_REBUILD
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ImageDamaged(
+            f"the runtime image's {path} is no manifest",
+            details=f"{type(error).__name__}: {error}",
+            resolution=_REBUILD,
+        ) from error
+    if unknown := files.keys() - FILE_NAMES.keys():
+        raise ImageDamaged(f"{path} names unknown files: {', '.join(sorted(unknown))}")
+    if missing := _REQUIRED - files.keys():
+        raise ImageDamaged(f"{path} does not name: {', '.join(sorted(missing))}")
+    if image_digest(files) != manifest.digest:
+        raise ImageDamaged(
+            f"{path} contradicts itself",
+            details=f"its files make {image_digest(files)}, it says {manifest.digest}",
+            resolution=_REBUILD,
+        )
+    return manifest
+
+
+def check_sizes(folder: Path, manifest: RuntimeImageManifest) -> None:
+    """The cheap check: every file is there with the right size; else ``ImageDamaged``."""
+    for key, sums in manifest.files.items():
+        path = folder / FILE_NAMES[key]
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise ImageDamaged(
+                f"the runtime image's {path} is missing", details=str(error), resolution=_REBUILD
+            ) from error
+        if size != sums.size_bytes:
+            raise ImageDamaged(
+                f"the runtime image's {path} has the wrong size",
+                details=f"{size} bytes, the manifest says {sums.size_bytes}",
+                resolution=_REBUILD,
+            )
+
+
+async def verify_runtime_image(folder: Path) -> RuntimeImageManifest:
+    """Check an image folder in full and return its manifest.
+
+    Every file is read and compared with its SHA-256; ``ImageDamaged`` names the first that is
+    missing, truncated or changed.
+    """
+    manifest = await asyncio.to_thread(load_manifest, folder)
+    await asyncio.to_thread(check_sizes, folder, manifest)
+    paths = {key: folder / FILE_NAMES[key] for key in manifest.files}
+    sums = await asyncio.gather(*(asyncio.to_thread(sum_file, path) for path in paths.values()))
+    for (key, path), found in zip(paths.items(), sums, strict=True):
+        if found != manifest.files[key]:
+            raise ImageDamaged(
+                f"the runtime image's {path} is damaged",
+                details=f"its SHA-256 is {found.sha256}, the manifest says "
+                f"{manifest.files[key].sha256}",
+                resolution=_REBUILD,
+            )
+    return manifest
+
+
+def stored_folder(storage: Path, digest: str) -> Path:
+    """Where the image with this digest is kept."""
+    return storage / "runtime-images" / digest.removeprefix("sha256:")
+
+
+async def import_runtime_image(source: Path, storage: Path) -> RuntimeImageManifest:
+    """Check the image folder ``source`` and store it; already stored is fine.
+
+    Files are hard-linked where possible (images are never written to), else copied.
+    ``ImageDamaged`` when the source is; ``DiskFull`` when there is no room.
+    """
+    manifest = await verify_runtime_image(source)
+    target = stored_folder(storage, manifest.digest)
+    names = [FILE_NAMES[key] for key in manifest.files]
+    if await _is_stored(source, target, names):
+        return manifest
+    async with staging(target) as folder:
+        image = folder / "image"
+        image.mkdir()
+        for name in names:
+            await asyncio.to_thread(_link_or_copy, source / name, image / name)
+        write_manifest(image, manifest)
+        await place(image, target)
+    return manifest
+
+
+async def import_bare_files(
+    kernel: Path, rootfs: Path, initrd: Path | None, storage: Path, cmdline: str = DEFAULT_CMDLINE
+) -> RuntimeImageManifest:
+    """Make a stored image of single files, with an empty writable disk of our own.
+
+    Kernel (ELF or bzImage), root file system (ext4) and initrd are told by their magic bytes;
+    ``ImageDamaged`` or ``InvalidRequest`` says what else they are. The files are copied: they are
+    the user's, who may go on writing to them. The root file system has to bring warmboot's agent.
+    """
+    check_kernel(kernel)
+    check_ext4(rootfs)
+    if initrd is not None:
+        check_initrd(initrd)
+    async with staging(stored_folder(storage, "bare")) as folder:
+        image = folder / "image"
+        image.mkdir()
+        for key, path in (("kernel", kernel), ("initrd", initrd), ("rootfs", rootfs)):
+            if path is not None:
+                await asyncio.to_thread(copy_sparse, path, image / FILE_NAMES[key])
+        await make_empty_disk(image / FILE_NAMES["disk"])
+        labels = {"origin": "files", "kernel.path": str(kernel), "rootfs.path": str(rootfs)}
+        manifest = await describe(image, cmdline, "unknown", labels)
+        write_manifest(image, manifest)
+        target = stored_folder(storage, manifest.digest)
+        if not await _is_stored(image, target, [FILE_NAMES[key] for key in manifest.files]):
+            await place(image, target)
+    return manifest
+
+
+async def _is_stored(source: Path, target: Path, names: list[str]) -> bool:
+    """Whether a good copy is at ``target``. A damaged one is not, and will be replaced."""
+    if not target.exists():
+        return False
+    if all((target / name).exists() for name in names) and all(
+        (source / name).samefile(target / name) for name in names
+    ):
+        return True  # the very files that were just verified
+    try:
+        await verify_runtime_image(target)
+    except ImageDamaged:
+        return False
+    return True
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        copy_sparse(source, target)

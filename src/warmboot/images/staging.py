@@ -1,0 +1,106 @@
+"""Folders that appear complete or not at all.
+
+``staging(dest)`` gives a temporary folder beside ``dest``; ``place(folder, dest)`` syncs what was
+put together there and renames it. A temporary folder is held by a lock as long as its process
+lives, so what a killed process left is told from what another one is just filling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from warmboot.model.errors import DiskFull, HostError
+
+_SUFFIX = ".partial"
+
+
+@contextlib.asynccontextmanager
+async def staging(dest: Path) -> AsyncIterator[Path]:
+    """A temporary folder on ``dest``'s file system, removed at the end.
+
+    Left-overs of killed processes with the same ``dest`` folder are removed first. Errors of the
+    operating system inside become ``DiskFull`` or ``HostError``.
+    """
+    dest = dest.absolute()
+    try:
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(_remove_left_overs, dest.parent)
+        folder, lock = _create(dest)
+        try:
+            yield folder
+        finally:
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
+            os.close(lock)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(
+                f"there is no room for {dest}",
+                details=str(error),
+                resolution="free some space, or use a storage root on another disk",
+            ) from error
+        raise HostError(f"{dest} could not be written", details=str(error)) from error
+
+
+async def place(folder: Path, dest: Path) -> None:
+    """Sync ``folder`` to disk and make it ``dest``. An old ``dest`` is moved aside first."""
+    await asyncio.to_thread(_place, folder, dest.absolute())
+
+
+def _place(folder: Path, dest: Path) -> None:
+    for path in folder.iterdir():
+        if path.stat().st_nlink == 1:
+            path.chmod(0o444)
+        _sync(path)
+    folder.chmod(0o755)
+    _sync(folder)
+    if dest.exists():
+        dest.rename(folder.parent / "old")
+    folder.rename(dest)
+    _sync(dest.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _create(dest: Path) -> tuple[Path, int]:
+    while True:
+        folder = dest.parent / f".{dest.name}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
+        folder.mkdir(mode=0o700)
+        lock = _lock(folder)
+        if lock is not None:
+            return folder, lock
+
+
+def _lock(folder: Path) -> int | None:
+    """Hold the folder, unless somebody else does or it is gone."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_left_overs(parent: Path) -> None:
+    for folder in parent.glob(f".*{_SUFFIX}"):
+        lock = _lock(folder)
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
