@@ -37,17 +37,16 @@ def _unknown(reference: object) -> NotFound:
 class ContainerRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
+        insert = database.insert(containers).on_conflict_do_nothing()
+        self._add = insert.returning(containers.c.id)
 
     async def add(self, container: Container) -> None:
         """``NameTaken``; ``NotFound`` if its runtime image or snapshot is not there."""
         values = with_shape({name: getattr(container, name) for name in _FIELDS})
-        insert = self._database.insert(containers).values(**values, name=container.name)
+        values["name"] = container.name
         missing = NotFound("the container's runtime image or snapshot is not there any more")
         async with self._database.write(missing) as connection:
-            added = await connection.execute(
-                insert.on_conflict_do_nothing().returning(containers.c.id)
-            )
-            if added.first() is None:
+            if (await connection.execute(self._add, values)).first() is None:
                 raise NameTaken(
                     f"there is a container named {container.name!r} already",
                     resolution="choose another name, or remove that one",

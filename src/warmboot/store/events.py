@@ -16,6 +16,8 @@ from warmboot.store.clock import now
 from warmboot.store.database import Database
 from warmboot.store.tables import events
 
+_APPEND = events.insert().returning(*events.c)
+
 
 class EventRepository:
     def __init__(self, database: Database) -> None:
@@ -24,13 +26,9 @@ class EventRepository:
     async def append(
         self, kind: str, subject_id: str, data: Mapping[str, Any] | None = None
     ) -> Event:
-        statement = (
-            events.insert()
-            .values(at=now(), kind=kind, subject_id=subject_id, data=data or {})
-            .returning(*events.c)
-        )
+        values = {"at": now(), "kind": kind, "subject_id": subject_id, "data": data or {}}
         async with self._database.transaction(), self._database.write() as connection:
-            return Event(**(await connection.execute(statement)).one()._mapping)
+            return Event(**(await connection.execute(_APPEND, values)).one()._mapping)
 
     async def since(self, last_id: int, limit: int = 100) -> tuple[Event, ...]:
         """The events after ``last_id``, at most ``limit``, in order."""

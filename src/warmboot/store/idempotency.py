@@ -50,22 +50,23 @@ Claim = Claimed | Running | Mismatch | Done
 class IdempotencyRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
+        insert = database.insert(idempotency_keys).on_conflict_do_nothing()
+        self._claim = insert.returning(idempotency_keys.c.key)
 
     async def claim(self, scope: str, key: str, request_hash: str) -> Claim:
-        insert = self._database.insert(idempotency_keys).values(
-            scope=scope,
-            key=key,
-            request_hash=request_hash,
-            state=_RUNNING,
-            created_at=now(),
-        )
-        claim = insert.on_conflict_do_nothing().returning(idempotency_keys.c.key)
+        values = {
+            "scope": scope,
+            "key": key,
+            "request_hash": request_hash,
+            "state": _RUNNING,
+            "created_at": now(),
+        }
         query = select(idempotency_keys).where(
             idempotency_keys.c.scope == scope, idempotency_keys.c.key == key
         )
         async with self._database.write() as connection:
             while True:
-                if (await connection.execute(claim)).first() is not None:
+                if (await connection.execute(self._claim, values)).first() is not None:
                     return Claimed()
                 row = (await connection.execute(query)).first()
                 if row is not None:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Row, delete, literal, select
+from sqlalchemy import Row, bindparam, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -27,6 +27,22 @@ from warmboot.store.types import Encoded, FreeForm, SafeText, UtcDateTime
 _COLUMNS = list(operations.c)
 OPEN = (OperationState.RUNNING, OperationState.UNDOING)
 CLOSED = (OperationState.DONE, OperationState.UNDONE)
+
+# Made once: a boot notes many steps, and making a statement takes longer than running it.
+_BEGIN = operations.insert().returning(*_COLUMNS)
+_NOTE_STEP = (
+    operation_steps.insert()
+    .from_select(
+        ["operation_id", "step", "data", "at"],
+        select(
+            operations.c.id,
+            bindparam("step_", type_=SafeText()),
+            bindparam("data_", type_=Encoded(FreeForm)),
+            bindparam("at_", type_=UtcDateTime()),
+        ).where(operations.c.id == bindparam("operation_id_"), operations.c.state.in_(OPEN)),
+    )
+    .returning(operation_steps.c.id)
+)
 
 OPERATION_TRANSITIONS = Transitions(
     "operation",
@@ -62,21 +78,17 @@ class OperationRepository:
     ) -> Operation:
         """Open a journal entry."""
         at = now()
-        statement = (
-            operations.insert()
-            .values(
-                id=uuid4(),
-                kind=kind,
-                subject_id=subject_id,
-                state=OperationState.RUNNING,
-                data=data or {},
-                created_at=at,
-                updated_at=at,
-            )
-            .returning(*operations.c)
-        )
+        values = {
+            "id": uuid4(),
+            "kind": kind,
+            "subject_id": subject_id,
+            "state": OperationState.RUNNING,
+            "data": data or {},
+            "created_at": at,
+            "updated_at": at,
+        }
         async with self._database.write() as connection:
-            return _operation((await connection.execute(statement)).one(), ())
+            return _operation((await connection.execute(_BEGIN, values)).one(), ())
 
     async def get(self, operation_id: UUID) -> Operation:
         async with self._database.read() as connection:
@@ -92,17 +104,14 @@ class OperationRepository:
 
         ``Conflict`` if the operation has ended, ``NotFound``.
         """
-        source = select(
-            operations.c.id,
-            literal(step, SafeText()),
-            literal(data or {}, Encoded(FreeForm)),
-            literal(now(), UtcDateTime()),
-        ).where(operations.c.id == operation_id, operations.c.state.in_(OPEN))
-        statement = operation_steps.insert().from_select(
-            ["operation_id", "step", "data", "at"], source
-        )
+        values = {
+            "operation_id_": operation_id,
+            "step_": step,
+            "data_": data or {},
+            "at_": now(),
+        }
         async with self._database.write() as connection:
-            noted = await connection.execute(statement.returning(operation_steps.c.id))
+            noted = await connection.execute(_NOTE_STEP, values)
             if noted.first() is not None:
                 return
             query = select(operations.c.state).where(operations.c.id == operation_id)

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Select, delete, literal, select, update
+from sqlalchemy import Row, Select, bindparam, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from warmboot.model.errors import Conflict, IllegalTransition, InUse, NotFound
@@ -36,6 +36,18 @@ _LEASABLE = (SnapshotState.READY, SnapshotState.UNHEALTHY)
 _COLUMNS = [column for column in runtime_snapshots.c if column.name != "updated_at"]
 _FIELDS = [field.name for field in fields(RuntimeSnapshot)]
 _CHANGEABLE = frozenset(_FIELDS) - {"id", "runtime_image_id", "state", "created_at"}
+_LEASE_SOURCE = (
+    select(
+        runtime_snapshots.c.id,
+        bindparam("holder_id_", type_=SafeText()),
+        bindparam("created_at_", type_=UtcDateTime()),
+    )
+    .where(
+        runtime_snapshots.c.id == bindparam("snapshot_id_"),
+        runtime_snapshots.c.state.in_(_LEASABLE),
+    )
+    .with_for_update(read=True)
+)
 
 
 def _snapshot(row: Row[tuple[Any, ...]]) -> RuntimeSnapshot:
@@ -54,6 +66,10 @@ def _unknown(snapshot_id: UUID) -> NotFound:
 class RuntimeSnapshotRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
+        insert = database.insert(leases).from_select(
+            ["snapshot_id", "holder_id", "created_at"], _LEASE_SOURCE
+        )
+        self._lease = insert.on_conflict_do_nothing().returning(leases.c.snapshot_id)
 
     async def add(self, snapshot: RuntimeSnapshot) -> None:
         """``NotFound`` if its image is not there."""
@@ -152,23 +168,9 @@ class RuntimeSnapshotRepository:
         ``Conflict`` unless it is ready or unhealthy. The row is share-locked on the way, so that a
         delete at the same moment comes either before (no lease) or after (the lease is seen).
         """
-        source = (
-            select(
-                runtime_snapshots.c.id,
-                literal(holder_id, SafeText()),
-                literal(now(), UtcDateTime()),
-            )
-            .where(runtime_snapshots.c.id == snapshot_id, runtime_snapshots.c.state.in_(_LEASABLE))
-            .with_for_update(read=True)
-        )
-        insert = self._database.insert(leases).from_select(
-            ["snapshot_id", "holder_id", "created_at"], source
-        )
+        values = {"snapshot_id_": snapshot_id, "holder_id_": holder_id, "created_at_": now()}
         async with self._database.write() as connection:
-            added = await connection.execute(
-                insert.on_conflict_do_nothing().returning(leases.c.snapshot_id)
-            )
-            if added.first() is not None:
+            if (await connection.execute(self._lease, values)).first() is not None:
                 return
             snapshot = await _get(connection, snapshot_id)
             if snapshot.state not in _LEASABLE:

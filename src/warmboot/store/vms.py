@@ -29,14 +29,14 @@ def _unknown(vm_id: str) -> NotFound:
 class VmRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._add = database.insert(vms).on_conflict_do_nothing().returning(vms.c.id)
 
     async def add(self, vm: VmRecord) -> None:
         """``Conflict`` if its id is taken; ``NotFound`` if its snapshot is not there."""
-        insert = self._database.insert(vms).values({name: getattr(vm, name) for name in _FIELDS})
+        values = {name: getattr(vm, name) for name in _FIELDS}
         missing = NotFound(f"there is no runtime snapshot {vm.snapshot_id}")
         async with self._database.write(missing) as connection:
-            added = await connection.execute(insert.on_conflict_do_nothing().returning(vms.c.id))
-            if added.first() is None:
+            if (await connection.execute(self._add, values)).first() is None:
                 raise Conflict(f"there is a VM {vm.id} already")
 
     async def get(self, vm_id: str) -> VmRecord:
