@@ -1,9 +1,12 @@
 """Read a tar that somebody else wrote, and take nothing from it but plain files.
 
-Python's tarfile understands every extension that tar ever had: links, devices, sparse files, headers
-of any length. An archive of ours needs none of them, so this reader knows the 512-byte header, its
-checksum and two number formats, and refuses the rest. It never writes; its caller decides where a
-file goes, and gets the size before the first byte.
+Python's tarfile understands every extension that tar ever had: links, devices, sparse files,
+headers of any length. An archive of ours needs none of them, so this reader knows the 512-byte
+header, its checksum and two number formats, and refuses the rest. It never writes; its caller
+decides where a file goes, and gets the size before the first byte.
+
+The layer of changed files that goes with a checkpoint may have links and long names. It is unpacked
+by the engine, inside a chroot; ``check_layer`` looks through it before.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from warmboot.model.errors import InvalidRequest
 
 BLOCK = 512
 CHUNK = 1 << 20
+MAX_LONG_NAME = 8192
 _REGULAR, _FOLDER = (b"0", b"\0"), (b"5",)
 _KINDS = {
     b"1": "a hard link",
@@ -67,11 +71,35 @@ def members(stream: IO[bytes], max_members: int) -> Iterator[Member]:
             pass  # whatever the caller has not read
 
 
+def check_layer(stream: IO[bytes], max_members: int) -> None:
+    """``InvalidRequest`` unless there are only files, folders and links with tame names."""
+    long_name: str | None = None
+    for _ in range(max_members):
+        header = _exactly(stream, BLOCK)
+        if not header.strip(b"\0"):
+            return
+        name, size, kind = _parse(header)
+        if kind in (b"L", b"K"):
+            if size > MAX_LONG_NAME:
+                raise hostile("a changed file's name is too long")
+            text = b"".join(_content(stream, size)).rstrip(b"\0").decode(errors="replace")
+            long_name = text if kind == b"L" else long_name
+            continue
+        name, long_name = long_name or name, None
+        if kind not in (*_REGULAR, *_FOLDER, b"1", b"2"):
+            raise hostile(f"the changed file {name!r} is {_KINDS.get(kind, 'of unknown kind')}")
+        if name.startswith("/") or ".." in name.split("/") or "\0" in name:
+            raise hostile(f"the changed file {name!r} leaves the container")
+        for _ in _content(stream, size):
+            pass
+    raise hostile(f"it has more than {max_members} changed files")
+
+
 def hostile(details: str) -> InvalidRequest:
     return InvalidRequest(
         "the archive is refused",
         details=details,
-        resolution="use an archive that warmboot exported; this one is damaged or not to be trusted",
+        resolution="use an archive that warmboot exported; this one is damaged or foreign",
     )
 
 
@@ -83,7 +111,7 @@ def _parse(header: bytes) -> tuple[str, int, bytes]:
     if header[257:262] == b"ustar" and header[263:265] == b"00" and header[345:500].strip(b"\0"):
         raise hostile("a name is too long")
     try:
-        name = header[:100].rstrip(b"\0").decode("ascii")
+        name = header[:100].rstrip(b"\0").decode()
     except UnicodeDecodeError as error:
         raise hostile("a name is not plain text") from error
     return name, _size(header[124:136]), header[156:157]

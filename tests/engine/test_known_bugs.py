@@ -1,0 +1,200 @@
+"""Docker's known bugs, made to happen, and that they do no harm."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import Start, counted, last_count, wait_for_line
+from tests.support.dockerd import PrivateDockerd
+from warmboot.engine.checkpoint import checkpoint, settle
+from warmboot.engine.client import DockerEngine
+from warmboot.engine.commands import run
+from warmboot.engine.restore import restore
+from warmboot.model.errors import CheckpointError, EngineUnavailable, NotFound
+
+pytestmark = [pytest.mark.docker, pytest.mark.root]
+
+GHOST = (
+    "exec 3>/ghost; rm /ghost; dd if=/dev/zero bs=1024 count=4096 >&3 2>/dev/null; "
+    "echo ready; while true; do sleep 1; done"
+)
+
+
+class Blobs:
+    """Keeps a second name of everything that enters the engine's content store meanwhile."""
+
+    def __init__(self, dockerd: PrivateDockerd, keep: Path) -> None:
+        content = dockerd.data_root / "containerd/daemon/io.containerd.content.v1.content"
+        self.folder, self.keep = content / "blobs/sha256", keep
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Blobs:
+        self.keep.mkdir()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.is_set():
+            for blob in self.folder.glob("*"):
+                target = self.keep / blob.name
+                if not target.exists():
+                    try:
+                        target.hardlink_to(blob)
+                    except (FileNotFoundError, FileExistsError):
+                        continue
+
+
+async def _pin(dockerd: PrivateDockerd, blob: Path) -> None:
+    """Put a blob (back) into the content store, safe from its collector."""
+    ctr = ["ctr", "--address", str(dockerd.containerd_socket), "-n", "moby", "content"]
+    with blob.open("rb") as content:
+        await asyncio.to_thread(
+            subprocess.run,
+            [*ctr, "ingest", f"--expected-digest=sha256:{blob.name}", blob.name],
+            stdin=content,
+            check=False,
+            timeout=30,
+        )
+    digest = f"sha256:{blob.name}"
+    assert (await run([*ctr, "label", digest, "containerd.io/gc.root=test"])).ok
+
+
+async def test_content_that_exists_already_does_not_stop_a_restore(
+    dockerd: PrivateDockerd, engine: DockerEngine, start: Start, tmp_path: Path
+) -> None:
+    container = await start()
+    await counted(engine, container, beyond=1)
+    keep = dockerd.root / f"blobs-{tmp_path.name}"
+    try:
+        with Blobs(dockerd, keep):
+            await checkpoint(engine, container, "cp")
+        kept = list(keep.iterdir())
+        assert kept, "the dump never was in the content store"
+        for blob in kept:
+            await _pin(dockerd, blob)
+        with pytest.raises(CheckpointError, match="already exists"):
+            await engine.start_from(container, "cp")
+        restored = await restore(engine, container, "cp")
+    finally:
+        shutil.rmtree(keep)
+    assert restored.attempts == 1
+
+
+class ForgetfulEngine(DockerEngine):
+    """An engine with the bug of moby 41639: it says that it restored, and has not."""
+
+    async def start_from(self, container: str, name: str) -> None:
+        await self.start(container)
+
+
+async def test_a_fresh_start_is_not_taken_for_a_restore(
+    dockerd: PrivateDockerd, engine: DockerEngine, start: Start
+) -> None:
+    container = await start()
+    secret, _ = await counted(engine, container, beyond=2)
+    await checkpoint(engine, container, "cp")
+    async with ForgetfulEngine(dockerd.socket) as forgetful:
+        with pytest.raises(CheckpointError, match="afresh"):
+            await restore(forgetful, container, "cp")
+    await engine.wait_stopped(container, 10)
+    await restore(engine, container, "cp")
+    _, before = await last_count(engine, container)
+    assert (await counted(engine, container, beyond=before))[0] == secret
+
+
+async def test_a_dump_that_fails_leaves_it_running_and_says_why(
+    engine: DockerEngine, start: Start
+) -> None:
+    container = await start(script=GHOST)
+    await wait_for_line(engine, container, lambda line: line == "ready")
+    pid = (await engine.inspect(container)).pid
+    with pytest.raises(CheckpointError) as caught:
+        await checkpoint(engine, container, "cp")
+    assert "it runs on" in caught.value.brief
+    assert "host file" in caught.value.details or "ghost file" in caught.value.details
+    assert caught.value.details.startswith("Error (criu/")
+    now = await engine.inspect(container)
+    assert (now.running, now.pid) == (True, pid)
+    assert await engine.checkpoints(container) == []
+
+
+async def test_a_restore_that_fails_keeps_the_checkpoint(
+    engine: DockerEngine, start: Start
+) -> None:
+    container = await start()
+    secret, _ = await counted(engine, container, beyond=2)
+    dumped = await checkpoint(engine, container, "cp")
+    broken = dumped.folder / "seccomp.img"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"\0" * len(whole))
+    with pytest.raises(CheckpointError) as caught:
+        await restore(engine, container, "cp")
+    assert "Error (criu/" in caught.value.details
+    assert "kept" in caught.value.brief
+    broken.write_bytes(whole)
+    await restore(engine, container, "cp")
+    assert (await counted(engine, container))[0] == secret
+
+
+async def test_a_damaged_checkpoint_is_seen_before_it_is_started(
+    engine: DockerEngine, start: Start
+) -> None:
+    container = await start()
+    dumped = await checkpoint(engine, container, "cp")
+    (dumped.folder / "mm-1.img").write_bytes(b"no image")
+    with pytest.raises(CheckpointError, match="damaged"):
+        await restore(engine, container, "cp")
+    (dumped.folder / "mm-1.img").unlink()
+    with pytest.raises(CheckpointError, match="incomplete"):
+        await restore(engine, container, "cp")
+    assert not (await engine.inspect(container)).running
+
+
+async def test_an_engine_that_was_killed_in_between_restores(
+    dockerd: PrivateDockerd, engine: DockerEngine, start: Start
+) -> None:
+    container = await start()
+    secret, _ = await counted(engine, container, beyond=2)
+    await checkpoint(engine, container, "cp")
+    await dockerd.kill()
+    with pytest.raises(EngineUnavailable):
+        await restore(engine, container, "cp")
+    await dockerd.start()
+    _, before = await last_count(engine, container)
+    await restore(engine, container, "cp")
+    assert (await counted(engine, container, beyond=before))[0] == secret
+
+
+async def test_an_engine_that_is_killed_meanwhile_is_noticed_and_settled(
+    dockerd: PrivateDockerd, engine: DockerEngine, start: Start
+) -> None:
+    container = await start()
+    await counted(engine, container, beyond=2)
+    await engine.remembered_facts()
+    dumping = asyncio.create_task(checkpoint(engine, container, "cp"))
+    folder = (await engine.remembered_facts()).checkpoint_folder(container, "cp")
+    async with asyncio.timeout(10):
+        while not folder.parent.exists():  # noqa: ASYNC110 (another program makes it)
+            await asyncio.sleep(0.001)
+    await dockerd.kill()
+    with pytest.raises(EngineUnavailable):
+        await dumping
+    await dockerd.start()
+    settled = await settle(engine, container, "cp")
+    assert settled.checkpoint is folder.exists()
+    if settled.checkpoint:
+        await restore(engine, container, "cp")
+    else:
+        with pytest.raises(NotFound):
+            await restore(engine, container, "cp")

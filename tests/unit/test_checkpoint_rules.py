@@ -1,0 +1,193 @@
+"""What can be restored where, and which checkpoints a retention gives up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warmboot.model.checkpoint import (
+    CHECKPOINT_TRANSITIONS,
+    ArchiveManifest,
+    Checkpoint,
+    CheckpointState,
+    Versions,
+    archive_obstacles,
+    check_checkpoint_name,
+    criu_needed,
+    criu_obstacles,
+    engine_obstacles,
+    network_obstacles,
+    obstacles,
+    outdated,
+    parse_version,
+)
+from warmboot.model.errors import InvalidName
+
+HERE = Versions("27.5.1", "4.2.1", "6.18.44-fc", "x86_64")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("20.10.24+dfsg1", (20, 10, 24)),
+        ("26.0", (26, 0, 0)),
+        ("v4.2.1", (4, 2, 1)),
+        ("6.18.44-fc-v669", (6, 18, 44)),
+        ("dev", ()),
+        ("", ()),
+    ],
+)
+def test_versions_are_read(text: str, version: tuple[int, ...]) -> None:
+    assert parse_version(text) == version
+
+
+@pytest.mark.parametrize(
+    ("engine", "host", "bridge"),
+    [
+        ("20.10.24+dfsg1", True, False),
+        ("24.0.9", True, False),
+        ("25.0.0", False, False),
+        ("25.0.3", False, False),
+        ("25.0.4", True, False),
+        ("26.0.0", True, False),
+        ("26.0.1", True, True),
+        ("26.1.5+dfsg1", True, True),
+        ("27.0.0", True, True),
+        ("27.5.1", True, True),
+        ("28.0.0", True, False),
+        ("29.1.0", True, False),
+        ("unknown", True, False),
+    ],
+)
+def test_which_engine_restores_on_which_network(engine: str, host: bool, bridge: bool) -> None:
+    assert (not obstacles(engine, "host")) is host
+    assert (not obstacles(engine, "bridge")) is bridge
+
+
+def test_a_tty_and_auto_remove_are_refused_everywhere() -> None:
+    assert len(obstacles("27.5.1", "host", tty=True, auto_remove=True)) == 2
+
+
+@given(st.from_regex(r"\d{1,2}\.\d{1,2}\.\d{1,2}", fullmatch=True), st.text(min_size=1))
+def test_every_obstacle_has_a_reason_and_a_remedy(engine: str, network: str) -> None:
+    for obstacle in obstacles(engine, network, tty=True, auto_remove=True):
+        assert obstacle.reason
+        assert obstacle.remedy
+
+
+@given(st.tuples(st.integers(17, 40), st.integers(0, 12), st.integers(0, 30)))
+def test_what_a_network_allows_the_host_network_allows(version: tuple[int, int, int]) -> None:
+    engine = ".".join(map(str, version))
+    assert network_obstacles(engine, "host") == ()
+    if not obstacles(engine, "bridge"):
+        assert engine_obstacles(engine) == ()
+
+
+@pytest.mark.parametrize(
+    ("criu", "kernel", "well"),
+    [
+        ("3.17.1", "6.1.0-31-amd64", True),
+        ("3.17.1", "6.18.44-fc", False),
+        ("4.1.1", "6.14.2", True),
+        ("4.1.1", "6.16.0", False),
+        ("4.2.1", "6.18.44-fc", True),
+        ("", "6.1.0", False),
+    ],
+)
+def test_which_criu_does_on_which_kernel(criu: str, kernel: str, well: bool) -> None:
+    assert (not criu_obstacles(criu, kernel)) is well
+
+
+@given(
+    st.tuples(st.integers(5, 7), st.integers(0, 30)),
+    st.tuples(st.integers(5, 7), st.integers(0, 30)),
+)
+def test_a_newer_kernel_never_needs_an_older_criu(
+    one: tuple[int, int], two: tuple[int, int]
+) -> None:
+    older, newer = sorted((one, two))
+    assert criu_needed("{}.{}".format(*older))[0] <= criu_needed("{}.{}".format(*newer))[0]
+
+
+def manifest(**changes: object) -> ArchiveManifest:
+    base = ArchiveManifest(
+        name="cp",
+        created_at=NOW,
+        image="app:1",
+        image_digest="sha256:1",
+        versions=HERE,
+        network="host",
+        processes=1,
+        tcp_connections=0,
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def test_an_archive_fits_where_it_was_made() -> None:
+    assert archive_obstacles(manifest(), HERE, "sha256:1") == ()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": 2},
+        {"image_digest": "sha256:2"},
+        {"versions": replace(HERE, architecture="aarch64")},
+        {"versions": replace(HERE, criu="4.3")},
+        {"versions": replace(HERE, kernel="7.0.0")},
+        {"network": "bridge", "versions": HERE},
+    ],
+)
+def test_an_archive_that_does_not_fit_is_told_apart(changes: dict[str, object]) -> None:
+    here = replace(HERE, engine="28.0.0")
+    found = archive_obstacles(manifest(**changes), here, "sha256:1")
+    assert len(found) == 1
+    assert found[0].remedy
+
+
+@pytest.mark.parametrize("name", ["", "a", "a/b", "..", "a..b", "x" * 64, "\n"])
+def test_a_bad_checkpoint_name_is_refused(name: str) -> None:
+    with pytest.raises(InvalidName):
+        check_checkpoint_name(name)
+
+
+def test_a_deleted_checkpoint_stays_deleted() -> None:
+    assert not CHECKPOINT_TRANSITIONS.table[CheckpointState.DELETED]
+
+
+def a_checkpoint(minute: int, automatic: bool, state: CheckpointState) -> Checkpoint:
+    return Checkpoint(
+        id=uuid4(),
+        worker_id=uuid4(),
+        name=f"cp-{minute}",
+        state=state,
+        created_at=NOW + timedelta(minutes=minute),
+        versions=HERE,
+        image_digest="sha256:1",
+        automatic=automatic,
+    )
+
+
+checkpoints = st.lists(
+    st.builds(
+        a_checkpoint, st.integers(0, 500), st.booleans(), st.sampled_from(list(CheckpointState))
+    ),
+    max_size=12,
+)
+
+
+@given(checkpoints, st.integers(1, 5))
+def test_retention_keeps_the_newest_automatic_ones_and_all_others(
+    found: list[Checkpoint], keep: int
+) -> None:
+    gone = outdated(found, keep)
+    assert all(c.automatic and c.state is CheckpointState.READY for c in gone)
+    left = [c for c in found if c.automatic and c.state is CheckpointState.READY and c not in gone]
+    assert len(left) == min(keep, len(left) + len(gone))
+    assert all(a.created_at <= b.created_at for a in gone for b in left)
