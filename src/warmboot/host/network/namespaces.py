@@ -48,13 +48,18 @@ def _mount(source: str, target: str, flags: int) -> None:
     )
 
 
+def enter(namespace: Path) -> None:
+    """Move the calling thread."""
+    fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _check(_libc.setns(fd, _CLONE_NEWNET), f"enter {namespace}")
+    finally:
+        os.close(fd)
+
+
 def _enter_and_run(namespace: Path | None, function: Callable[[], T]) -> T:
     if namespace is not None:
-        fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _check(_libc.setns(fd, _CLONE_NEWNET), f"enter {namespace}")
-        finally:
-            os.close(fd)
+        enter(namespace)
     return function()
 
 

@@ -1,0 +1,147 @@
+"""What needs no kernel: settings, names, port mappings, the pool."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warmboot.host.network import NetworkConfig, Slot, ports
+from warmboot.host.network.pool import SlotPool
+from warmboot.model.container import PortMapping
+from warmboot.model.errors import InvalidRequest, NetworkError
+
+CONFIG = NetworkConfig(state_dir=Path("/nowhere"))
+
+
+@given(st.integers(1, CONFIG.capacity))
+def test_names_lead_back_to_the_slot(index: int) -> None:
+    slot = CONFIG.slot(index)
+    assert CONFIG.index_of(slot.veth) == CONFIG.index_of(slot.namespace.name) == index
+    assert len(slot.veth) <= 15
+    assert Slot.from_dict(json.loads(json.dumps(slot.as_dict()))) == slot
+
+
+@given(st.integers(1, CONFIG.capacity), st.integers(1, CONFIG.capacity))
+def test_slots_share_no_address_and_no_user(one: int, other: int) -> None:
+    first, second = CONFIG.slot(one), CONFIG.slot(other)
+    net = IPv4Network((first.host_ip, 30), strict=False)
+    assert net == IPv4Network((first.ns_ip, 30), strict=False)
+    assert net.subnet_of(CONFIG.network)
+    assert CONFIG.dns_ip not in {str(address) for address in net}
+    shared = {first.host_ip, first.ns_ip, first.uid} & {second.host_ip, second.ns_ip, second.uid}
+    assert bool(shared) == (one == other)
+
+
+def test_guests_are_the_same_in_every_slot() -> None:
+    first, second = CONFIG.slot(1), CONFIG.slot(CONFIG.capacity)
+    for name in ("tap", "guest_mac", "guest_ip", "gateway_ip"):
+        assert getattr(first, name) == getattr(second, name)
+
+
+@pytest.mark.parametrize(
+    "name", ["wb-0", "wb-01", "wb-x", "wb-1-2", "wb2-1", "wb-dns", "wb-123456"]
+)
+def test_names_of_others_are_not_taken_for_ours(name: str) -> None:
+    assert CONFIG.index_of(name) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prefix": ""},
+        {"prefix": "wb-1"},
+        {"prefix": "Wb"},
+        {"prefix": "toolongname"},
+        {"subnet": "198.18.0.0/16"},
+        {"subnet": "10.0.0.0/30"},
+        {"subnet": "10.0.0.1/16"},
+        {"subnet": "fd00::/64"},
+        {"pool_size": -1},
+    ],
+)
+def test_settings_that_cannot_work_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(InvalidRequest):
+        NetworkConfig(state_dir=Path("/nowhere"), **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "mapping",
+    [
+        PortMapping(0),
+        PortMapping(65_536),
+        PortMapping(80, -1),
+        PortMapping(80, 65_536),
+        PortMapping(80, host_ip="localhost"),
+        PortMapping(80, host_ip="::1"),
+        PortMapping(80, host_ip="127.0.0.1; flush ruleset"),
+        PortMapping(80, protocol="sctp"),
+    ],
+)
+def test_mappings_that_cannot_work_are_refused(mapping: PortMapping) -> None:
+    with pytest.raises(InvalidRequest):
+        ports.check(mapping, "127.0.0.1")
+
+
+def test_an_empty_address_is_the_default_one() -> None:
+    assert ports.check(PortMapping(80, host_ip=""), "10.1.2.3").host_ip == "10.1.2.3"
+
+
+class Factory:
+    """Makes slots when it is allowed to."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.allowed = asyncio.Semaphore(0)
+        self.error: NetworkError | None = None
+
+    async def make(self) -> Slot:
+        await self.allowed.acquire()
+        if self.error is not None:
+            raise self.error
+        self.made += 1
+        return CONFIG.slot(self.made)
+
+    def allow(self, count: int) -> None:
+        for _ in range(count):
+            self.allowed.release()
+
+
+async def test_the_pool_keeps_its_size_and_serves_in_order() -> None:
+    factory = Factory()
+    pool = SlotPool(factory.make, 2)
+    pool.start()
+    takers = [asyncio.create_task(pool.take()) for _ in range(3)]
+    factory.allow(9)
+    assert [(await taker).index for taker in takers] == [1, 2, 3]
+    assert (await pool.take()).index == 4
+    assert [slot.index for slot in await pool.drain()] == [5, 6][: factory.made - 4]
+
+
+async def test_a_failure_reaches_who_waits_and_the_next_request_tries_again() -> None:
+    factory = Factory()
+    pool = SlotPool(factory.make, 0)
+    pool.start()
+    factory.error = NetworkError("no")
+    factory.allow(1)
+    with pytest.raises(NetworkError, match="no"):
+        await pool.take()
+    factory.error = None
+    factory.allow(1)
+    assert (await pool.take()).index == 1
+    await pool.drain()
+
+
+async def test_who_waits_when_the_pool_is_drained_is_told() -> None:
+    pool = SlotPool(Factory().make, 0)
+    pool.start()
+    taker = asyncio.create_task(pool.take())
+    await asyncio.sleep(0)
+    assert await pool.drain() == []
+    with pytest.raises(NetworkError, match="stopped"):
+        await taker
