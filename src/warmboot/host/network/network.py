@@ -52,8 +52,9 @@ class Network:
     async def start(self, in_use: Sequence[Slot]) -> None:
         """Set up the host, adopt ``in_use``, clear away what else bears our prefix, fill the pool.
 
-        ``NetworkError`` when the machine lacks something or a slot in use is gone, ``Conflict``
-        when another manager has the prefix.
+        ``NetworkError`` when the machine lacks something or the subnet is in use, ``Conflict``
+        when another manager has the prefix. A slot in use that is gone is only logged: whether
+        its VM still lives is not for the network to say, and ``release`` takes it all the same.
         """
         preflight.check_host()
         self._config.state_dir.mkdir(parents=True, exist_ok=True)
@@ -74,6 +75,9 @@ class Network:
         await nft.apply(rules.host(config, await self._foreign_bridges()))
         await self._drop_dead_elements(in_use)
         for slot in in_use:
+            if not slot.namespace.exists() or slot.veth not in names:
+                _log.warning("network slot in use is gone", name=slot.veth)
+                continue
             await namespaces.in_thread(partial(links.open_to_host, slot))
         address_link = partial(links.make_address_link, config.dns_link, config.dns_ip)
         await namespaces.in_thread(address_link)
@@ -89,15 +93,17 @@ class Network:
         """
         if self._lock_fd is None:
             return
-        for slot in await self._pool.drain():
-            await self.release(slot)
-        self._close_all_held()
-        if keep:
-            await self._dns.let_go()
-        else:
-            await self._tear_down()
-        os.close(self._lock_fd)
-        self._lock_fd = None
+        try:
+            for slot in await self._pool.drain():
+                await self.release(slot)
+            self._close_all_held()
+            if keep:
+                await self._dns.let_go()
+            else:
+                await self._tear_down()
+        finally:
+            os.close(self._lock_fd)
+            self._lock_fd = None
 
     async def _tear_down(self) -> None:
         self._taken = set()
