@@ -116,3 +116,20 @@ async def test_deleting_races_with_a_new_snapshot_and_one_wins(store: Store) -> 
         there = {found.id for found in await store.images.list()}
         assert (image.id in there) == isinstance(failures[0], InUse)
         assert isinstance(failures[0], WarmbootError)
+
+
+async def test_a_snapshot_that_comes_while_its_image_vanishes_is_refused(store: Store) -> None:
+    waiting = await stored_snapshot(store, state=SnapshotState.DELETED)
+    vanished = asyncio.Event()
+
+    async def add() -> None:
+        await vanished.wait()
+        await store.snapshots.add(a_snapshot(waiting.runtime_image_id))
+
+    adding = asyncio.create_task(add())
+    async with store.transaction():
+        await store.images.delete(waiting.runtime_image_id)
+        vanished.set()
+        await asyncio.wait([adding], timeout=0.2)
+    with pytest.raises(NotFound):
+        await adding

@@ -231,3 +231,37 @@ async def test_a_lease_never_slips_in_behind_a_delete(store: Store) -> None:
         )
         assert isinstance(leased, Conflict) == free
         assert bool(await store.snapshots.leases(snapshot.id)) == (not free)
+
+
+async def test_a_lease_that_comes_during_a_delete_is_refused(store: Store) -> None:
+    snapshot = await stored_snapshot(store)
+    deleted = asyncio.Event()
+
+    async def lease() -> None:
+        await deleted.wait()
+        await store.snapshots.lease(snapshot.id, "vm-1")
+
+    leasing = asyncio.create_task(lease())
+    async with store.transaction():
+        await store.snapshots.set_state(snapshot.id, DELETED)
+        deleted.set()
+        await asyncio.wait([leasing], timeout=0.2)
+    with pytest.raises(Conflict, match="deleted"):
+        await leasing
+
+
+async def test_a_delete_that_comes_during_a_lease_sees_it(store: Store) -> None:
+    snapshot = await stored_snapshot(store)
+    leased = asyncio.Event()
+
+    async def collect() -> tuple[str, ...]:
+        await leased.wait()
+        await store.snapshots.set_state(snapshot.id, DELETED)
+        return await store.snapshots.leases(snapshot.id)
+
+    collecting = asyncio.create_task(collect())
+    async with store.transaction():
+        await store.snapshots.lease(snapshot.id, "vm-1")
+        leased.set()
+        await asyncio.wait([collecting], timeout=0.2)
+    assert await collecting == ("vm-1",)
