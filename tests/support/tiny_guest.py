@@ -38,17 +38,15 @@ def last_number(log: Path) -> int:
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - 4096))
-            lines = file.read().split(b"\n")[:-1]
+            found = numbers(file.read())
     except FileNotFoundError:
         return 0
-    numbers = [int(line) for line in lines if line.strip().isdigit()]
-    return numbers[-1] if numbers else 0
+    return found[-1] if found else 0
 
 
-def numbers(log: Path) -> list[int]:
-    """All complete numbers in a serial log, in order."""
-    lines = log.read_bytes().split(b"\n")[:-1]
-    return [int(line) for line in lines if line.strip().isdigit()]
+def numbers(printed: bytes) -> list[int]:
+    """All complete numbers among what a guest printed, in order."""
+    return [int(line) for line in printed.split(b"\n")[:-1] if line.strip().isdigit()]
 
 
 class _Assembler:
@@ -94,6 +92,10 @@ def _code(touch_mib: int, tick_tsc: int) -> bytes:
     a.put("81c7", PAGE)  # add edi, PAGE
     a.put("83e901")  # sub ecx, 1
     a.jump("75", "touch")  # jnz
+    # A newline first: a firmware may have printed on the line before.
+    a.put("bf", buffer_end - 1)  # mov edi, the buffer's last byte
+    a.put("c6070a")  # mov byte [edi], newline
+    a.jump("eb", "print")  # jmp
     a.label("next")
     a.put("8b03 83c001 8903")  # mov eax, [ebx]; add eax, 1; mov [ebx], eax
     a.put("bf", buffer_end - 1)  # mov edi, the buffer's last byte

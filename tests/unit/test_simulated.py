@@ -24,7 +24,7 @@ from warmboot.model.shapes import Shape
 from warmboot.model.vm import VmSpec, VmStatus
 
 QUICK = SimulatedConfig(boot_s=0, docker_s=0, restore_s=0)
-IDENTITY = {
+IDENTITY: dict[str, Any] = {
     "hostname": "calm-otter",
     "machine_id": "0" * 32,
     "token": "secret",

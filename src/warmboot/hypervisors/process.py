@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
-import socket
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -25,7 +25,7 @@ from warmboot.model.errors import HypervisorError, VmGone
 from warmboot.model.vm import VmHandle, VmSpec
 
 KILL_TIMEOUT_S = 10.0
-LISTENER_FD = 3
+FIRST_FD = 3
 
 
 @cache
@@ -64,17 +64,25 @@ class VmmProcess:
         spec: VmSpec,
         hypervisor: str,
         log: Path,
-        listener: socket.socket | None = None,
+        inherit: Sequence[int] = (),
         groups: Sequence[int] = (),
     ) -> VmmProcess:
         """Start ``argv`` as ``spec`` wants it. The log file is appended to.
 
-        ``listener``, a bound socket, becomes file descriptor ``LISTENER_FD`` of the VMM: clients
-        may connect before the VMM has come up, so nobody has to poll for its socket.
+        ``inherit`` are open file descriptors that become ``FIRST_FD`` and the following ones of the
+        VMM. A listening socket among them can be connected to before the VMM has come up, so nobody
+        has to poll for it; and what only root may open need not be opened by the VMM.
         ``groups`` are supplementary groups for a VMM that does not run as root (a device's).
         """
         command = [*_confinement(spec, groups), *argv]
-        pid = await asyncio.to_thread(_spawn, command, log, listener)
+        starting = asyncio.ensure_future(asyncio.to_thread(_spawn, command, log, inherit))
+        try:
+            pid = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # The thread cannot be stopped and will start it: take that back when it has.
+            starting.add_done_callback(_take_back)
+            await asyncio.wait({starting})
+            raise
         pidfd = os.pidfd_open(pid)
         handle = VmHandle(
             vm_id=spec.id,
@@ -141,6 +149,13 @@ class VmmProcess:
         self._gone.set()
 
 
+def _take_back(started: asyncio.Future[int]) -> None:
+    """End a process that nobody wants any more."""
+    if not started.cancelled() and started.exception() is None:
+        os.kill(started.result(), signal.SIGKILL)
+        os.waitpid(started.result(), 0)
+
+
 def _confinement(spec: VmSpec, groups: Sequence[int]) -> list[str]:
     command: list[str] = []
     if spec.nic is not None:
@@ -169,27 +184,31 @@ def _tool(name: str) -> str:
     return path
 
 
-def _spawn(command: list[str], log: Path, listener: socket.socket | None) -> int:
+def _spawn(command: list[str], log: Path, inherit: Sequence[int]) -> int:
     program = shutil.which(command[0])
     if program is None:
         raise HypervisorError(f"{command[0]} is not there or not executable")
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    actions: list[tuple[int, int, str, int, int] | tuple[int, int, int]] = [
-        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o640),
-        (os.POSIX_SPAWN_DUP2, 1, 2),
-    ]
-    if listener is not None:
-        actions.append((os.POSIX_SPAWN_DUP2, listener.fileno(), LISTENER_FD))
-    try:
-        return os.posix_spawn(
-            program,
-            command,
-            {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
-            file_actions=actions,
-            setsid=True,
-            setsigmask=[],
-            setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGTERM],
-        )
-    except OSError as error:
-        raise HypervisorError(f"{program} could not be started", details=str(error)) from error
+    with contextlib.ExitStack() as copies:
+        actions: list[tuple[int, int, str, int, int] | tuple[int, int, int]] = [
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o640),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ]
+        for number, descriptor in enumerate(inherit, start=FIRST_FD):
+            # From a copy out of the way of every target: no target overwrites a later source.
+            copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST_FD + len(inherit))
+            copies.callback(os.close, copy)
+            actions.append((os.POSIX_SPAWN_DUP2, copy, number))
+        try:
+            return os.posix_spawn(
+                program,
+                command,
+                {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
+                file_actions=actions,
+                setsid=True,
+                setsigmask=[],
+                setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGTERM],
+            )
+        except OSError as error:
+            raise HypervisorError(f"{program} could not be started", details=str(error)) from error

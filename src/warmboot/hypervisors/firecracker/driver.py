@@ -232,6 +232,7 @@ async def _load(vm: FirecrackerVm, snapshot: MachineSnapshot) -> None:
             raise RestoreFailed(
                 f"the snapshot is of another machine than {spec.id}",
                 details=f"{what}: {loaded[what]} in the snapshot, {value} wanted",
+                resolution="restore it with the spec that it was saved with",
             )
 
 

@@ -1,0 +1,59 @@
+"""Starts VMs for a test, ends them after it, and finds what they leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.conformance.rigs import Rig
+
+from warmboot.hypervisors.base import Hypervisor, MachineSnapshot, Vm
+from warmboot.model.vm import VmSpec
+
+
+class Keeper:
+    """Starts VMs through a driver and ends them when the test is over."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.driver: Hypervisor = rig.driver()
+        self._vms: list[Vm] = []
+
+    def keep(self, vm: Vm) -> Vm:
+        self._vms.append(vm)
+        return vm
+
+    async def detach(self, vm: Vm) -> None:
+        """Let go of a VM: it is no longer ended through this object."""
+        self._vms.remove(vm)
+        await vm.detach()
+
+    async def boot(self, spec: VmSpec | None = None) -> tuple[VmSpec, Vm]:
+        """A VM that has begun to count."""
+        spec = spec or self.rig.make_spec(template_dir=self.rig.make_template_dir())
+        vm = self.keep(await self.driver.boot(spec))
+        await self.rig.counts_past(spec, 0)
+        return spec, vm
+
+    async def restore(
+        self, snapshot: MachineSnapshot, spec: VmSpec | None = None
+    ) -> tuple[VmSpec, Vm]:
+        spec = spec or self.rig.make_spec()
+        return spec, self.keep(await self.driver.restore(spec, snapshot))
+
+    async def saved(self) -> tuple[VmSpec, MachineSnapshot]:
+        """A snapshot of a VM that counted, was saved and killed."""
+        spec, vm = await self.boot()
+        await vm.pause()
+        snapshot = await vm.save()
+        await vm.kill()
+        return spec, snapshot
+
+    async def end(self) -> None:
+        for vm in self._vms:
+            await vm.kill()
+        # A process that another one adopted is reaped by init, an instant later than killed.
+        for _ in range(100):
+            if not self.rig.left_over():
+                break
+            await asyncio.sleep(0.02)
+        assert self.rig.left_over() == []
