@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from tests.support.dockerd import PrivateDockerd, private_dockerd
 from tests.support.images import counter_image, shell_image
+
 from warmboot.engine.client import DockerEngine
 from warmboot.engine.settings_files import enable_tcp_established
 from warmboot.model.worker import WorkerSpec

@@ -9,9 +9,9 @@ import threading
 from pathlib import Path
 
 import pytest
-
 from tests.engine.conftest import Start, counted, last_count, wait_for_line
 from tests.support.dockerd import PrivateDockerd
+
 from warmboot.engine.checkpoint import checkpoint, settle
 from warmboot.engine.client import DockerEngine
 from warmboot.engine.commands import run
@@ -56,18 +56,25 @@ class Blobs:
 
 
 async def _pin(dockerd: PrivateDockerd, blob: Path) -> None:
-    """Put a blob (back) into the content store, safe from its collector."""
+    """Put a blob (back) into the content store, safe from its collector.
+
+    The collector may take it between the two steps as long as it is from the dump.
+    """
     ctr = ["ctr", "--address", str(dockerd.containerd_socket), "-n", "moby", "content"]
-    with blob.open("rb") as content:
-        await asyncio.to_thread(
-            subprocess.run,
-            [*ctr, "ingest", f"--expected-digest=sha256:{blob.name}", blob.name],
-            stdin=content,
-            check=False,
-            timeout=30,
-        )
     digest = f"sha256:{blob.name}"
-    assert (await run([*ctr, "label", digest, "containerd.io/gc.root=test"])).ok
+    for _ in range(20):
+        with blob.open("rb") as content:
+            await asyncio.to_thread(
+                subprocess.run,
+                [*ctr, "ingest", f"--expected-digest={digest}", blob.name],
+                stdin=content,
+                capture_output=True,
+                check=False,
+                timeout=30,
+            )
+        if (await run([*ctr, "label", digest, "containerd.io/gc.root=test"])).ok:
+            return
+    raise AssertionError(f"{digest} could not be pinned")
 
 
 async def test_content_that_exists_already_does_not_stop_a_restore(
@@ -75,7 +82,7 @@ async def test_content_that_exists_already_does_not_stop_a_restore(
 ) -> None:
     container = await start()
     await counted(engine, container, beyond=1)
-    keep = dockerd.root / f"blobs-{tmp_path.name}"
+    keep = dockerd.data_root / f"blobs-{tmp_path.name}"
     try:
         with Blobs(dockerd, keep):
             await checkpoint(engine, container, "cp")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import pytest
-
 from tests.engine.conftest import Start, counted, last_count
 from tests.support.dockerd import PrivateDockerd
+
 from warmboot.engine.checkpoint import SALT_FILE, checkpoint
 from warmboot.engine.client import DockerEngine
 from warmboot.engine.continuity import Continuity
@@ -38,8 +39,6 @@ async def test_a_paused_worker_is_gone_from_the_process_list(
     pid = (await engine.inspect(container)).pid
     await checkpoint(engine, container, "cp")
     with pytest.raises(ProcessLookupError):
-        import os
-
         os.kill(pid, 0)
 
 

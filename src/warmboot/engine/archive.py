@@ -204,6 +204,9 @@ def _pack(
                 _add(tar, MANIFEST, io.BytesIO(manifest_json(manifest)))
                 for name, content in metadata.items():
                     _add(tar, name, io.BytesIO(content))
+                folder_entry = tarfile.TarInfo(CHECKPOINT_FOLDER)  # checkpointctl looks for it
+                folder_entry.type, folder_entry.mode = tarfile.DIRTYPE, 0o700
+                tar.addfile(folder_entry)
                 for name, path in paths.items():
                     with path.open("rb") as content_file:
                         _add(tar, name, content_file)

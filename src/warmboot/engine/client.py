@@ -326,6 +326,8 @@ def _translate(error: DockerError, what: str) -> WarmbootError:
                 "there is no such image", details=message, resolution="pull or load it first"
             )
         return NotFound(f"no such {what}", details=message)
+    if "does not exist for container" in message:  # a checkpoint, told as an internal error
+        return NotFound("there is no such checkpoint", details=message)
     if error.status == 409:
         if "already in use" in message:
             return NameTaken(

@@ -118,7 +118,7 @@ async def _unpack(suite: str, prefix: Path, wrapper: Path, kernel: str) -> Insta
                 "--quiet",
                 "--variant=extract",
                 "--include=criu",
-                *await _apt_settings(),
+                *await apt_settings(),
                 suite,
                 str(new),
             ],
@@ -173,7 +173,7 @@ def _write_script(path: Path, command: Sequence[str]) -> None:
     write_atomically(path, f'#!/bin/sh\n{why}\nexec {shlex.join(command)} "$@"\n', mode=0o755)
 
 
-async def _apt_settings() -> list[str]:
+async def apt_settings() -> list[str]:
     """The host's own choices that mmdebstrap does not read by itself.
 
     A host whose mirror lags behind says in its configuration that the age of a release file does
