@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -42,7 +43,7 @@ class PrivateDockerd:
         self.exec_root = root / "exec"
         self.log = root / "dockerd.log"
         self.containerd_socket = self.exec_root / "containerd" / "containerd.sock"
-        self._config = root / "daemon.json"
+        self.config = root / "daemon.json"
         self._process: asyncio.subprocess.Process | None = None
         config = {
             "experimental": True,
@@ -56,16 +57,17 @@ class PrivateDockerd:
             "shutdown-timeout": 1,
             **settings,
         }
-        self._config.write_text(json.dumps(config))
+        self.config.write_text(json.dumps(config))
 
-    async def start(self) -> None:
-        environment = {**os.environ, "PATH": f"{CRIU_WRAPPER.parent}:{SEARCH_PATH}"}
+    async def start(self, *, criu: bool = True) -> None:
+        path = f"{CRIU_WRAPPER.parent}:{SEARCH_PATH}" if criu else SEARCH_PATH
+        environment = {**os.environ, "PATH": path}
         environment.pop("DOCKER_HOST", None)
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 "dockerd",
                 "--config-file",
-                str(self._config),
+                str(self.config),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -83,10 +85,19 @@ class PrivateDockerd:
                 await asyncio.sleep(LOOK_EVERY_S)
 
     async def kill(self) -> None:
-        """SIGKILL dockerd alone, as a crash would; containers go on."""
+        """SIGKILL dockerd and its containerd, as a crash would; shims and containers go on."""
         assert self._process is not None
-        self._process.kill()
-        await self._process.wait()
+        containerd_pid = self.exec_root / "containerd" / "containerd.pid"
+        containerd = os.pidfd_open(int(containerd_pid.read_text()))
+        try:
+            self._process.kill()
+            await self._process.wait()
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(containerd, signal.SIGKILL)
+            await asyncio.to_thread(select.select, [containerd], [], [], STOP_TIMEOUT_S)
+        finally:
+            os.close(containerd)
+        containerd_pid.unlink(missing_ok=True)
         (self.root / "dockerd.pid").unlink(missing_ok=True)
 
     async def stop(self) -> None:
