@@ -68,6 +68,7 @@ def create_app(
     )
     app.state.services = services
     app.state.registry = registry
+    app.state.routes = [route for router in ROUTERS for route in router.routes]
     for router in ROUTERS:
         app.include_router(router)
     install_handlers(app)

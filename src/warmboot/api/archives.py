@@ -18,7 +18,7 @@ _BODY = {
     "requestBody": {
         "required": True,
         "description": "a tar as `docker save` writes it, or an OCI layout as tar",
-        "content": {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}},
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
 

@@ -13,11 +13,19 @@ from warmboot.api.streams import EVENT_STREAM, event_stream
 
 router = APIRouter(prefix="/v1/events", tags=["events"])
 
+_SENT_EVENT = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"type": "string"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "model": Items[EventOut],
         "description": "A list, or with follow an endless stream of server-sent events",
-        "content": {EVENT_STREAM: {"schema": {"type": "string"}}},
+        "content": {EVENT_STREAM: {"schema": _SENT_EVENT}},
     }
 }
 EventId = Annotated[int | None, Query(ge=0, le=MAX_INT64, description="events after this id")]

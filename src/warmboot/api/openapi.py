@@ -37,7 +37,6 @@ _COMMON = {
 }
 _OF_POST = {
     "408": "The body came too slowly",
-    "409": "Not now: in use, taken, or not in this state",
     "415": "Not JSON",
     "507": "The disk is full",
 }
@@ -51,8 +50,9 @@ def _problem(description: str) -> dict[str, Any]:
 def _complete(path: str, method: str, operation: dict[str, Any], *, tokens: bool) -> None:
     responses = operation["responses"]
     described = dict(_COMMON)
-    if "{" in path:
+    if "{" in path or method == "post":
         described["404"] = "No such thing"
+        described["409"] = "Not now: in use, taken, ambiguous, or not in this state"
     if method in ("post", "delete"):
         described |= _OF_POST
     for status, description in described.items():

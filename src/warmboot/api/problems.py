@@ -18,6 +18,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from warmboot.model import errors
@@ -192,13 +193,26 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
         status = error.status_code
+        headers = dict(error.headers or {})
+        if status == 405:
+            headers["Allow"] = ", ".join(sorted(_methods_of(request)))
         return problem(
             status,
             _CODES.get(status, "invalid-request" if status < 500 else "internal"),
             f"{request.method} {request.url.path}: {error.detail}",
             resolution=_HINTS.get(status, ""),
-            headers=error.headers,
+            headers=headers,
         )
+
+
+def _methods_of(request: Request) -> set[str]:
+    """All methods of a path; the router itself names those of the first route only."""
+    return {
+        method
+        for route in request.app.state.routes
+        if route.matches(request.scope)[0] is not Match.NONE
+        for method in getattr(route, "methods", None) or ()
+    }
 
 
 class Guard:

@@ -11,7 +11,15 @@ import typer
 from warmboot.cli.attach import carry, has_terminal
 from warmboot.cli.completion import container_names
 from warmboot.cli.drive import FAILED, connect, drive, show_error, usage
-from warmboot.cli.output import age, print_fields, print_json, print_lines, print_table, short
+from warmboot.cli.output import (
+    age,
+    print_fields,
+    print_json,
+    print_lines,
+    print_table,
+    short,
+    terminal_width,
+)
 from warmboot.cli.parsing import parse_environment
 from warmboot.cli.progress import stages_shown, status
 from warmboot.cli.terminal import Detached, terminal_size, write_output
@@ -68,9 +76,7 @@ def ps(
 
 
 def _print_containers(found: list[Container]) -> None:
-    from warmboot.cli.output import console
-
-    wide = console().width >= WIDE
+    wide = terminal_width() >= WIDE
     columns = ["CONTAINER ID", "IMAGE", "STATUS", "BOOT", "PORTS", "NAMES"]
     if wide:
         columns[2:2] = ["COMMAND", "CREATED"]

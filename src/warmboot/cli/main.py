@@ -61,4 +61,4 @@ app.add_typer(snapshot.app, name="snapshot", rich_help_panel=SERVICE)
 
 def main() -> None:
     """The ``warmboot`` program."""
-    app()
+    app(prog_name="warmboot")

@@ -7,6 +7,7 @@ nothing is cut.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 UNLIMITED = 10_000
+GAP = 2
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -42,32 +44,45 @@ def print_lines(lines: Iterable[str]) -> None:
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, keep: Sequence[str] = ()
 ) -> None:
-    """A table; the columns in ``keep`` are never cut."""
-    listed = [tuple(row) for row in rows]
-    if not sys.stdout.isatty():
-        _print_uncut([tuple(columns), *listed])
-        return
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for number, name in enumerate(columns):
-        widest = max((len(row[number]) for row in listed), default=0)
-        table.add_column(
-            name,
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=max(widest, len(name)) if name in keep else None,
-        )
-    for row in listed:
-        table.add_row(*row)
-    console().print(table)
+    """A table; the columns in ``keep`` are cut only when nothing else is left to cut."""
+    listed = [tuple(columns), *(tuple(row) for row in rows)]
+    widths = [max(len(cell) for cell in column) for column in zip(*listed, strict=True)]
+    terminal = sys.stdout.isatty()
+    if terminal:
+        kept = {number for number, name in enumerate(columns) if name in keep}
+        widths = _fitted(widths, [len(name) for name in columns], kept, terminal_width())
+    for number, row in enumerate(listed):
+        cells = (_cell(cell, width) for cell, width in zip(row, widths, strict=True))
+        line = (" " * GAP).join(cells).rstrip()
+        print(f"\x1b[1m{line}\x1b[0m" if terminal and number == 0 else line)
 
 
-def _print_uncut(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
+def _cell(text: str, width: int) -> str:
+    return f"{text:<{width}}" if len(text) <= width else text[: max(0, width - 1)] + "…"
+
+
+def _fitted(widths: list[int], headers: list[int], kept: set[int], room: int) -> list[int]:
+    """Take from the widest column, down to its header; from a kept one only at last."""
+    fitted = list(widths)
+    too_wide = sum(fitted) + GAP * (len(fitted) - 1) - room
+    for floors in (headers, [4] * len(fitted)):
+        for spared in (kept, set[int]()):
+            while too_wide > 0:
+                free = [
+                    number
+                    for number, width in enumerate(fitted)
+                    if number not in spared and width > floors[number]
+                ]
+                if not free:
+                    break
+                fitted[max(free, key=lambda number: fitted[number])] -= 1
+                too_wide -= 1
+    return fitted
+
+
+def terminal_width() -> int:
+    """Columns of the terminal; without end when there is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else UNLIMITED
 
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:

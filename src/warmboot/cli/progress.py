@@ -74,25 +74,32 @@ async def stages_shown(client: Client, show: Show) -> AsyncIterator[Callable[[st
     Progress is a courtesy: when events cannot be had, the work goes on without.
     """
     subject: list[str] = []
+    latest: dict[str, str] = {}  # what was told before the id was known
     standing = asyncio.Event()
-    task = asyncio.create_task(_follow(client, show, subject, standing))
+
+    async def follow() -> None:
+        try:
+            async with client.events.follow() as events:
+                standing.set()
+                async for event in events:
+                    if text := phrase(event):
+                        latest[event.subject_id] = text
+                        if event.subject_id in subject:
+                            show(text)
+        except WarmbootError:
+            return
+        finally:
+            standing.set()
+
+    def watch(subject_id: str) -> None:
+        subject.append(subject_id)
+        if subject_id in latest:
+            show(latest[subject_id])
+
+    task = asyncio.create_task(follow())
     await standing.wait()
     try:
-        yield subject.append
+        yield watch
     finally:
         task.cancel()
         await asyncio.wait({task})
-
-
-async def _follow(client: Client, show: Show, subject: list[str], standing: asyncio.Event) -> None:
-    try:
-        async with client.events.follow() as events:
-            standing.set()
-            async for event in events:
-                text = phrase(event)
-                if text and event.subject_id in subject:
-                    show(text)
-    except WarmbootError:
-        return
-    finally:
-        standing.set()

@@ -47,7 +47,7 @@ class Transport:
         """A body too large to be sent twice: no retry."""
         headers = {
             "Idempotency-Key": str(uuid4()),
-            "Content-Type": "application/x-tar",
+            "Content-Type": "application/octet-stream",
             "Content-Length": str(size_bytes),
         }
         async with self._unreachable():

@@ -1,0 +1,62 @@
+"""The API over the in-memory services: in-process for most, on a real socket for streams."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from tests.support.fake_services import FakeServices
+
+from warmboot.api import create_app
+
+LOCAL = "http://127.0.0.1"
+
+
+@pytest.fixture
+async def fakes() -> FakeServices:
+    return FakeServices()
+
+
+@pytest.fixture
+async def http(fakes: FakeServices) -> AsyncIterator[httpx.AsyncClient]:
+    async with http_to(create_app(fakes.services)) as client:
+        yield client
+
+
+def http_to(app: FastAPI, **options: object) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(app),
+        base_url=LOCAL,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+@asynccontextmanager
+async def served(app: FastAPI) -> AsyncIterator[str]:
+    """A real server on a free loopback port; its URL."""
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    try:
+        async with asyncio.timeout(10):
+            while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+                await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"{LOCAL}:{port}"
+    finally:
+        server.should_exit = True
+        async with asyncio.timeout(10):
+            await task
+
+
+@pytest.fixture
+async def url(fakes: FakeServices) -> AsyncIterator[str]:
+    async with served(create_app(fakes.services)) as address:
+        yield address

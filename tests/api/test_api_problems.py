@@ -1,0 +1,138 @@
+"""Whatever goes wrong is told as application/problem+json, with what to do."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import httpx
+import pytest
+from tests.support.fake_services import FakeServices
+
+from warmboot.api.problems import status_of
+from warmboot.model import errors
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        (errors.InvalidRequest, 422),
+        (errors.InvalidName, 422),
+        (errors.Unauthorized, 401),
+        (errors.NotFound, 404),
+        (errors.Conflict, 409),
+        (errors.NameTaken, 409),
+        (errors.InUse, 409),
+        (errors.IllegalTransition, 409),
+        (errors.NotSupported, 422),
+        (errors.Unavailable, 503),
+        (errors.RegistryUnavailable, 503),
+        (errors.EngineUnavailable, 503),
+        (errors.DiskFull, 507),
+        (errors.HostError, 500),
+        (errors.SnapshotDamaged, 500),
+        (errors.ImageDamaged, 422),
+        (errors.VmGone, 409),
+        (errors.ImageNotFound, 422),
+        (errors.WarmbootError, 500),
+    ],
+)
+async def test_every_error_has_its_status_and_tells_all_it_knows(
+    http: httpx.AsyncClient, fakes: FakeServices, kind: type[errors.WarmbootError], status: int
+) -> None:
+    error = kind("it went wrong", details="seen", resolution="do that")
+    assert status_of(error) == status
+    fakes.containers.fail_creation = error
+    answer = await http.post("/v1/containers", json={"image": "busybox"})
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json() == {
+        "type": f"urn:warmboot:problem:{kind.code}",
+        "title": "it went wrong",
+        "status": status,
+        "detail": "seen",
+        "code": kind.code,
+        "resolution": "do that",
+    }
+
+
+async def test_unknown_paths_and_methods_are_problems_too(http: httpx.AsyncClient) -> None:
+    path = await http.get("/v1/nothing")
+    assert (path.status_code, path.json()["code"]) == (404, "not-found")
+    method = await http.put("/v1/containers")
+    assert (method.status_code, method.json()["code"]) == (405, "method-not-allowed")
+    assert method.headers["allow"] == "GET, POST"
+
+
+async def test_a_bug_is_logged_with_an_id_and_no_traceback_is_shown(
+    http: httpx.AsyncClient, fakes: FakeServices, caplog: pytest.LogCaptureFixture
+) -> None:
+    fakes.system.error = ZeroDivisionError("the secret inside")
+    with caplog.at_level(logging.ERROR):
+        answer = await http.get("/v1/info")
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    assert "Traceback" not in answer.text
+    assert answer.json()["id"] in caplog.text
+    assert "the secret inside" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{", 422),
+        (b"[" * 100_000, 400),
+        (b'{"image": "\xff"}', 400),
+        (b'{"image": "a\\ud800"}', 422),
+        (b'{"image": "a", "\\ud800": 1}', 422),
+        (b'{"image": "a", "name": "\\u0000"}', 422),
+        (b'{"image": ' + b"9" * 10_000 + b"}", 400),
+        (b'{"image": NaN}', 422),
+        (b"null", 422),
+        (b'"text"', 422),
+        (b"", 422),
+    ],
+)
+async def test_a_malformed_body_is_the_callers_fault(
+    http: httpx.AsyncClient, body: bytes, status: int
+) -> None:
+    answer = await http.post(
+        "/v1/containers", content=body, headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    json.loads(answer.content.decode("utf-8"))
+
+
+async def test_another_content_type_is_refused(http: httpx.AsyncClient) -> None:
+    answer = await http.post(
+        "/v1/containers", content=b"<x/>", headers={"Content-Type": "application/xml"}
+    )
+    assert (answer.status_code, answer.json()["code"]) == (415, "wrong-media-type")
+
+
+async def test_a_body_over_one_mebibyte_is_refused(http: httpx.AsyncClient) -> None:
+    declared = await http.post("/v1/containers", json={"image": "x" * 2**20})
+    assert declared.status_code == 413
+
+    async def chunks() -> object:
+        for _ in range(20):
+            yield b"x" * 100_000
+
+    streamed = await http.post("/v1/containers", content=chunks())
+    assert streamed.status_code == 413
+
+
+@pytest.mark.parametrize("length", ["-1", "abc", "1e3", "9" * 30])
+async def test_a_content_length_without_sense_is_refused(
+    http: httpx.AsyncClient, length: str
+) -> None:
+    for path in ("/v1/containers", "/v1/archives"):
+        answer = await http.post(path, content=b"{}", headers={"Content-Length": length})
+        assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("ref", ["a%00b", "..", "a..b", "%2e%2e%2fetc", "x" * 64, "-a", "%ff"])
+async def test_a_strange_container_name_is_refused(http: httpx.AsyncClient, ref: str) -> None:
+    assert (await http.get(f"/v1/containers/{ref}")).status_code in (404, 422)
+    assert (await http.delete(f"/v1/containers/{ref}")).status_code in (404, 405, 422)

@@ -1,0 +1,49 @@
+"""Generated requests: no 5xx on any input, and every answer is as the document says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from tests.support.fake_services import FakeServices
+
+from warmboot.api import create_app
+
+TOKEN = "schema-token"
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+CHECKS = (
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+)
+
+
+def _app() -> Any:
+    fakes = FakeServices()
+    fakes.events.endless = False
+    return create_app(fakes.services, tokens=frozenset({TOKEN}))
+
+
+schema = schemathesis.openapi.from_asgi("/openapi.json", _app(), headers=HEADERS)
+
+
+@schema.parametrize()
+@settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+def test_no_input_breaks_the_api(case: Any) -> None:
+    case.call_and_validate(headers=HEADERS, checks=CHECKS)

@@ -1,0 +1,91 @@
+"""The command line as a user has it: real processes against a real server with fake services."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from tests.support.fake_services import FakeServices
+
+from warmboot.api import create_app
+
+ROOT = Path(__file__).parents[2]
+WARMBOOT = [sys.executable, "-m", "warmboot.cli"]
+
+
+class Served:
+    """A server in a thread with a loop of its own; ``fakes`` are behind it."""
+
+    def __init__(self) -> None:
+        self.fakes: FakeServices
+        self.loop: asyncio.AbstractEventLoop
+        self.url = ""
+        self._server: uvicorn.Server
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._ready.wait(10), "the server did not start"
+
+    async def _serve(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.fakes = FakeServices()
+        app = create_app(self.fakes.services)
+        config = uvicorn.Config(
+            app, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=1
+        )
+        self._server = uvicorn.Server(config)
+        serving = asyncio.create_task(self._server.serve())
+        while not self._server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.01)
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self._ready.set()
+        await serving
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    server = Served()
+    server.start()
+    yield server
+    server.stop()
+
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def env(served: Served) -> dict[str, str]:
+    return {**os.environ, "WARMBOOT_URL": served.url, "COLUMNS": "80", "TERM": "xterm"}
+
+
+@pytest.fixture
+def cli(env: dict[str, str]) -> Cli:
+    """Run ``warmboot …``; stdout and stderr apart, no terminal."""
+
+    def run(*words: str, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*WARMBOOT, *words],
+            input=stdin,
+            env=env | more,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    return run

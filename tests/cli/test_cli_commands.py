@@ -1,0 +1,285 @@
+"""Each command, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import WARMBOOT, Cli, Served
+
+
+def test_run_shows_the_output_and_exits_with_the_containers_code(cli: Cli) -> None:
+    done = cli("run", "--name", "c", "busybox", "echo", "hi", "-x", "--name=not-ours")
+    assert (done.stdout, done.stderr, done.returncode) == ("hi -x --name=not-ours\n", "", 0)
+    assert cli("run", "busybox", "exit", "7").returncode == 7
+
+
+def test_run_keeps_stdout_and_stderr_apart(cli: Cli) -> None:
+    done = cli("run", "busybox", "err", "oh")
+    assert (done.stdout, done.stderr) == ("", "oh\n")
+
+
+def test_run_d_prints_the_id_alone(cli: Cli, served: Served) -> None:
+    done = cli("run", "-d", "--name", "web", "-p", "8080:80", "-p", "[::1]:53:53/udp", "redis:7")
+    (container,) = served.fakes.containers.rows.values()
+    assert done.stdout == f"{container.id}\n"
+    assert done.stderr == ""
+    assert [(p.host_ip, p.host_port, p.container_port, p.protocol) for p in container.ports] == [
+        ("127.0.0.1", 8080, 80, "tcp"),
+        ("::1", 53, 53, "udp"),
+    ]
+
+
+def test_run_passes_on_all_it_was_given(cli: Cli, served: Served, tmp_path: Path) -> None:
+    env_file = tmp_path / "env"
+    env_file.write_text("# comment\nFROM_FILE=1\nA=file\n\nHERE\n")
+    done = cli(
+        "run", "-d", "-e", "A=b=c", "-e", "HERE", "-e", "GONE", "--env-file", str(env_file),
+        "--entrypoint", "/bin/x", "--cpus", "1.0", "-m", "512m", "--cold", "-it", "--rm",
+        "-l", "team=x", "img", HERE="here",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (container,) = served.fakes.containers.rows.values()
+    spec = container.spec
+    assert spec.environment == {"FROM_FILE": "1", "A": "b=c", "HERE": "here"}
+    assert spec.entrypoint == ("/bin/x",)
+    assert spec.command is None
+    assert str(spec.shape) == "1 vCPU, 512 MiB"
+    assert spec.boot == "cold"
+    assert (spec.tty, spec.stdin_open, spec.auto_remove) == (True, True, True)
+    assert spec.labels == {"team": "x"}
+
+
+def test_run_i_passes_on_standard_input(cli: Cli) -> None:
+    done = cli("run", "-i", "--rm", "busybox", "cat", stdin="through the pipe")
+    assert (done.stdout, done.returncode) == ("through the pipe", 0)
+
+
+def test_run_rm_leaves_nothing(cli: Cli, served: Served) -> None:
+    assert cli("run", "--rm", "busybox", "ticks", "3").stdout == "tick 0\ntick 1\ntick 2\n"
+    assert served.fakes.containers.rows == {}
+
+
+def test_run_uploads_an_archive_first(cli: Cli, served: Served, tmp_path: Path) -> None:
+    archive = tmp_path / "image.tar"
+    archive.write_bytes(b"tar" * 1000)
+    done = cli("run", "--archive", str(archive), "app:1", "echo", "ok")
+    assert done.stdout == "ok\n"
+    assert list(served.fakes.archives.kept.values()) == [b"tar" * 1000]
+    missing = cli("run", "--archive", str(tmp_path / "no.tar"), "app:1")
+    assert missing.returncode == 125
+    assert "docker save" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--cpus", "1.5"], "whole CPUs"),
+        (["-m", "lots"], "512m or 1g"),
+        (["-p", "70000"], "is no port"),
+        (["-p", "1-5:1-5"], "ranges"),
+        (["-p", "x:1:1"], "no IP address"),
+        (["--env-file", "/nowhere"], "cannot be read"),
+        (["--name", "a/b"], "is no valid name"),
+        (["--runtime", "none"], "no runtime image"),
+        (["-it"], "no terminal"),
+    ],
+)
+def test_run_says_what_is_wrong_with_its_options(cli: Cli, words: list[str], said: str) -> None:
+    done = cli("run", *words, "busybox")
+    assert said in " ".join(done.stderr.replace("│", " ").split())
+    assert done.returncode == 125
+    assert "Traceback" not in done.stderr
+
+
+def test_a_failed_start_is_told_in_three_lines(cli: Cli) -> None:
+    done = cli("run", "missing:1")
+    assert done.returncode == 125
+    assert done.stderr.splitlines() == [
+        "error: the image missing:1 does not exist",
+        "  why: the registry answered: manifest unknown",
+        " next: check the name and the tag",
+    ]
+
+
+def test_a_first_interrupt_stops_the_container(env: dict[str, str], served: Served) -> None:
+    process = subprocess.Popen(
+        [*WARMBOOT, "run", "--name", "c", "busybox", "ticks", "1000"],
+        env=env,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "tick 0\n"
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+        assert process.wait(10) == 143
+    (container,) = served.fakes.containers.rows.values()
+    assert container.state == "exited"
+
+
+def test_no_manager_says_how_to_start_one(cli: Cli) -> None:
+    done = cli("ps", WARMBOOT_URL="http://127.0.0.1:1")
+    assert done.returncode == 1
+    assert "error: no manager answers at http://127.0.0.1:1" in done.stderr
+    assert "warmboot serve" in done.stderr
+
+
+def test_ps_lists_what_runs_and_with_a_all(cli: Cli) -> None:
+    cli("run", "-d", "--name", "going", "-p", "8080:80", "redis:7")
+    cli("run", "--name", "ended", "busybox", "exit", "3")
+    running = cli("ps").stdout
+    assert "going" in running
+    assert "ended" not in running
+    lines = cli("ps", "-a").stdout.splitlines()
+    assert lines[0].split("  ")[0] == "CONTAINER ID"
+    assert "Exited (3)" in lines[1]
+    assert "8080->80" in lines[2]
+    assert " warm " in lines[2]
+    items = json.loads(cli("ps", "-a", "--json").stdout)
+    assert [item["name"] for item in items] == ["ended", "going"]
+    assert cli("ps", "-aq").stdout.split() == [item["id"] for item in items]
+
+
+def test_inspect_tells_how_it_was_booted(cli: Cli) -> None:
+    cli("run", "-d", "--cold", "--name", "c", "redis:7")
+    text = cli("inspect", "c").stdout
+    assert "boot          cold, Docker answered after 0.50 s" in text
+    assert "cold because  A cold boot was asked for" in text
+    assert json.loads(cli("inspect", "c", "--json").stdout)[0]["name"] == "c"
+
+
+def test_logs_follow_tail_and_times(cli: Cli) -> None:
+    cli("run", "--name", "c", "busybox", "ticks", "3")
+    assert cli("logs", "c").stdout == "tick 0\ntick 1\ntick 2\n"
+    assert cli("logs", "-n", "1", "c").stdout == "tick 2\n"
+    assert cli("logs", "-ft", "c").stdout.count("2026-01-24T") == 3
+    assert cli("logs", "--tail", "some", "c").returncode == 2
+    unknown = cli("logs", "nothing")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "warmboot ps -a" in unknown.stderr
+
+
+def test_exec_runs_passes_input_and_gives_back_the_code(cli: Cli) -> None:
+    cli("run", "-d", "--name", "c", "busybox")
+    assert cli("exec", "-e", "A=1", "c", "echo", "hi").stdout == "A=1\nhi\n"
+    assert cli("exec", "c", "exit", "3").returncode == 3
+    assert cli("exec", "-i", "c", "cat", stdin="in").stdout == "in"
+    cli("stop", "c")
+    refused = cli("exec", "c", "true")
+    assert refused.returncode == 1
+    assert "warmboot start c" in refused.stderr
+
+
+def test_stop_start_restart_wait_and_rm(cli: Cli) -> None:
+    cli("run", "-d", "--name", "c", "busybox")
+    assert cli("stop", "-t", "1", "c").stdout == "c\n"
+    assert cli("wait", "c").stdout == "143\n"
+    assert cli("start", "c").stdout == "c\n"
+    assert cli("restart", "c").stdout == "c\n"
+    assert cli("wait", "--until", "running", "c").stdout == "running\n"
+    timed_out = cli("wait", "--timeout", "0.1", "c")
+    assert (timed_out.stdout, timed_out.returncode) == ("running\n", 1)
+    refused = cli("rm", "c")
+    assert refused.returncode == 1
+    assert "warmboot stop c" in refused.stderr
+    both = cli("rm", "-f", "nothing", "c")
+    assert (both.stdout, both.returncode) == ("c\n", 1)
+
+
+def test_runtime_images_and_snapshots(cli: Cli, tmp_path: Path) -> None:
+    image_id = cli("runtime", "register", str(tmp_path), "--name", "trixie").stdout.strip()
+    assert cli("runtime", "ls", "-q").stdout.strip() == image_id
+    assert "trixie" in cli("runtime", "ls").stdout
+    assert json.loads(cli("runtime", "show", "trixie", "--json").stdout)["id"] == image_id
+    built = cli("snapshot", "create", "trixie", "-m", "512m").stdout.strip()
+    listed = json.loads(cli("snapshot", "ls", "--json").stdout)
+    assert [(item["id"], item["state"]) for item in listed] == [(built, "ready")]
+    assert listed[0]["shape"] == {"vcpus": 2, "memory_mib": 512}
+    assert "2 × 512 MiB" in cli("snapshot", "ls").stdout
+    assert "2 vCPU, 512 MiB" in cli("snapshot", "show", built[:8]).stdout
+    rebuilt = cli("snapshot", "rebuild", built[:8]).stdout.strip()
+    assert rebuilt != built
+    assert cli("snapshot", "rm", built[:8]).stdout == f"{built[:8]}\n"
+    assert "deleted" in cli("snapshot", "ls", "-a").stdout
+    in_use = cli("runtime", "rm", "trixie")
+    assert in_use.returncode == 1
+    assert "snapshots" in in_use.stderr
+    assert "warmboot snapshot ls" in cli("snapshot", "show", "zzz").stderr
+
+
+def test_events_are_listed_and_followed(cli: Cli, env: dict[str, str]) -> None:
+    cli("run", "--name", "c", "busybox", "exit", "0")
+    listed = cli("events", "--no-follow").stdout
+    assert "container.exited name=c exit_code=0" in listed
+    first = json.loads(cli("events", "--no-follow", "--json").stdout.splitlines()[0])
+    assert first["kind"] == "container.creating"
+    following = subprocess.Popen(
+        [*WARMBOOT, "events", "--after", "0"], env=env, stdout=subprocess.PIPE, text=True
+    )
+    with following:
+        assert following.stdout is not None
+        assert "container.creating" in following.stdout.readline()
+        following.send_signal(signal.SIGINT)
+        assert following.wait(10) == 130
+
+
+def test_doctor_asks_the_manager_and_tells_why(cli: Cli) -> None:
+    done = cli("doctor")
+    assert done.returncode == 0
+    assert "note kvm" in done.stdout
+    assert "why: the CPU flags show neither vmx nor svm" in done.stdout
+    assert len(json.loads(cli("doctor", "--json").stdout)) == 3
+
+
+def test_help_is_quick_and_imports_nothing_slow() -> None:
+    code = (
+        "import sys, warmboot.cli.main; "
+        "print([m for m in ('httpx', 'pydantic', 'fastapi', 'rich.table', 'websockets') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_command_has_its_help(cli: Cli) -> None:
+    for words in (["run"], ["ps"], ["exec"], ["snapshot", "create"], ["runtime", "build"]):
+        done = cli(*words, "--help")
+        assert done.returncode == 0
+        assert max(len(line) for line in done.stdout.splitlines()) <= 80
+
+
+def test_container_names_are_completed(cli: Cli) -> None:
+    cli("run", "-d", "--name", "completed", "busybox")
+    done = cli(_WARMBOOT_COMPLETE="complete_bash", COMP_WORDS="warmboot logs comp", COMP_CWORD="2")
+    assert done.stdout.strip() == "completed"
+    started = time.monotonic()
+    down = cli(
+        _WARMBOOT_COMPLETE="complete_bash",
+        COMP_WORDS="warmboot logs comp",
+        COMP_CWORD="2",
+        WARMBOOT_URL="http://127.0.0.1:1",
+    )
+    assert down.stdout.strip() == ""
+    assert time.monotonic() - started < 5
+
+
+def test_output_that_nobody_reads_is_no_error(env: dict[str, str], cli: Cli) -> None:
+    cli("run", "--name", "c", "busybox", "ticks", "3")
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*WARMBOOT, "logs", "c"], env=env, stdout=writer, stderr=subprocess.PIPE, text=True,
+        timeout=30, check=False,
+    )  # fmt: skip
+    os.close(writer)
+    assert "Traceback" not in done.stderr
