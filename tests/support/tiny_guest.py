@@ -10,7 +10,9 @@ its memory back.
 
 from __future__ import annotations
 
+import asyncio
 import struct
+import time
 from pathlib import Path
 
 LOAD_ADDRESS = 0x100_0000
@@ -49,6 +51,15 @@ def numbers(printed: bytes) -> list[int]:
     return [int(line) for line in printed.split(b"\n")[:-1] if line.strip().isdigit()]
 
 
+async def counts_past(log: Path, number: int, timeout_s: float = 30.0) -> int:
+    """Wait until a greater number stands in the serial log."""
+    deadline = time.monotonic() + timeout_s
+    while (now := last_number(log)) <= number:
+        assert time.monotonic() < deadline, f"{log} stands at {now}"
+        await asyncio.sleep(0.01)
+    return now
+
+
 class _Assembler:
     """Bytes with labels; jumps are one byte long."""
 
@@ -85,13 +96,14 @@ def _code(touch_mib: int, tick_tsc: int) -> bytes:
     a.put("bb", counter)  # mov ebx, counter
     a.put("b9", touch_mib * (1024 * 1024 // PAGE))  # mov ecx, pages
     a.put("85c9")  # test ecx, ecx
-    a.jump("74", "next")  # jz
+    a.jump("74", "touched")  # jz
     a.put("bf", TOUCHED_FROM)  # mov edi, TOUCHED_FROM
     a.label("touch")
     a.put("890f")  # mov [edi], ecx
     a.put("81c7", PAGE)  # add edi, PAGE
     a.put("83e901")  # sub ecx, 1
     a.jump("75", "touch")  # jnz
+    a.label("touched")
     # A newline first: a firmware may have printed on the line before.
     a.put("bf", buffer_end - 1)  # mov edi, the buffer's last byte
     a.put("c6070a")  # mov byte [edi], newline
