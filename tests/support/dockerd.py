@@ -65,6 +65,10 @@ class PrivateDockerd:
         environment.pop("DOCKER_HOST", None)
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
+                # Should the tests be killed, dockerd is told to stop, and stops its containers.
+                "setpriv",
+                "--pdeathsig",
+                "TERM",
                 "dockerd",
                 "--config-file",
                 str(self.config),

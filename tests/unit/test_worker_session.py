@@ -69,8 +69,10 @@ async def test_a_change_is_tried_again_with_the_same_key(failures: list[int]) ->
     async with serving(server) as url, Session(url, "w1", retry=QUICK) as session:
         assert (await session.post("/v1/x", json={"a": 1})).status_code == 200
     assert len(server.seen) == len(failures) + 1
-    assert len({key for _, _, key in server.seen}) == 1
-    assert len(server.changes) == 1
+    keys = {key for _, _, key in server.seen}
+    assert len(keys) == 1
+    assert all(keys)
+    assert server.changes == keys
 
 
 async def test_two_changes_have_two_keys() -> None:
@@ -79,6 +81,7 @@ async def test_two_changes_have_two_keys() -> None:
         await session.post("/v1/x")
         await session.post("/v1/x")
     assert len(server.changes) == 2
+    assert all(server.changes)
 
 
 async def test_reading_needs_no_key() -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from warmboot.engine.client import DockerEngine
 from warmboot.engine.continuity import memory_bytes
-from warmboot.engine.criu_images import DumpFacts, read_dump
+from warmboot.engine.criu_images import DumpFacts, read_dump, unreadable
 from warmboot.engine.criu_log import CriuLog, holding_log
 from warmboot.engine.facts import ContainerFacts, EngineFacts
 from warmboot.model.checkpoint import Versions, check_checkpoint_name, obstacles
@@ -158,7 +158,11 @@ async def dump_facts(engine: DockerEngine, container_id: str, name: str) -> Dump
     """Read a checkpoint that should be there. ``NotFound``, ``CheckpointError`` (damaged)."""
     facts = await engine.remembered_facts()
     folder = facts.checkpoint_folder(container_id, check_checkpoint_name(name))
-    if not folder.is_dir():
+    try:
+        there = folder.is_dir()
+    except PermissionError as error:
+        raise unreadable(error) from error
+    if not there:
         raise NotFound(
             f"there is no checkpoint {name}",
             details=f"{folder} is not there",
@@ -169,7 +173,14 @@ async def dump_facts(engine: DockerEngine, container_id: str, name: str) -> Dump
 
 def _check_room(facts: EngineFacts, container: ContainerFacts) -> None:
     needed = memory_bytes(container.pid) * COPIES_OF_A_DUMP + SPARE_BYTES
-    free = shutil.disk_usage(facts.data_root).free
+    try:
+        free = shutil.disk_usage(facts.data_root).free
+    except OSError as error:
+        raise NotSupported(
+            "the engine's own folder cannot be seen from here",
+            details=str(error),
+            resolution="run warmboot as root on the engine's own machine",
+        ) from error
     if free < needed:
         raise DiskFull(
             f"there is no room for a checkpoint of {container.name}",

@@ -6,7 +6,6 @@ they are asked for by path.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -182,14 +181,13 @@ class DockerEngine:
             await self._do("DELETE", f"containers/{container}", params={"force": "1", "v": "1"})
 
     async def wait_stopped(self, container: str, timeout_s: float) -> int:
-        """Return the exit code when it does not run (any more); ``TimeoutError``."""
-        async with asyncio.timeout(timeout_s):
-            answer = await self._json(
-                "POST",
-                f"containers/{container}/wait",
-                params={"condition": "not-running"},
-                timeout_s=timeout_s,
-            )
+        """The exit code when it does not run (any more); ``EngineUnavailable`` if it goes on."""
+        answer = await self._json(
+            "POST",
+            f"containers/{container}/wait",
+            params={"condition": "not-running"},
+            timeout_s=timeout_s,
+        )
         return int(answer["StatusCode"])
 
     async def logs(

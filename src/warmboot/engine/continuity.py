@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from warmboot.engine.criu_images import AT_RANDOM, RANDOM_BYTES, DumpFacts, ProcessImage
+from warmboot.engine.criu_images import AT_RANDOM, RANDOM_BYTES, DumpFacts, ProcessImage, unreadable
 
 _STACK, _HEAP, _ARGUMENTS = 25, 44, 45  # proc(5) fields 28, 47, 48, counted after the name
 
@@ -45,8 +45,7 @@ def compare(dump: DumpFacts, pid: int, proc: Path = Path("/proc")) -> Continuity
     if live is None:
         return Continuity.ENDED
     images = {image.pid: image for image in dump.processes}
-    root = next(image for image in dump.processes if not image.parent)
-    if _same(root, live):
+    if _same(dump.root, live):
         return Continuity.SAME
     for child in descendants(pid, proc):
         image = images.get(inner_pid(child, proc))
@@ -77,9 +76,9 @@ def look_at(pid: int, proc: Path = Path("/proc")) -> LiveProcess | None:
             secret = os.pread(descriptor, RANDOM_BYTES, address)
         finally:
             os.close(descriptor)
-    except (FileNotFoundError, ProcessLookupError, OSError) as error:
-        if isinstance(error, PermissionError):
-            raise
+    except PermissionError as error:
+        raise unreadable(error) from error
+    except OSError:  # gone, or going: its memory cannot be read any more
         return None
     layout = (int(fields[_STACK]), int(fields[_HEAP]), int(fields[_ARGUMENTS]))
     return LiveProcess(layout, address, secret)
@@ -103,7 +102,7 @@ def descendants(pid: int, proc: Path = Path("/proc")) -> Iterator[int]:
 
 def inner_pid(pid: int, proc: Path = Path("/proc")) -> int:
     """A process's id in its own innermost pid namespace; 0 when it is no more."""
-    return int(_status(pid, "NSpid", proc).split()[-1:][0] if _status(pid, "NSpid", proc) else 0)
+    return int((_status(pid, "NSpid", proc).split() or ["0"])[-1])
 
 
 def memory_bytes(pid: int, proc: Path = Path("/proc")) -> int:

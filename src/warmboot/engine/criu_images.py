@@ -8,7 +8,7 @@ public ``images/*.proto`` and were seen in images of CRIU 4.2.1.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,11 @@ class DumpFacts:
     tcp_connections: int
     size_bytes: int
 
+    @property
+    def root(self) -> ProcessImage:
+        """The container's first process."""
+        return _root_of(self.processes)
+
 
 def read_dump(folder: Path, ignore: frozenset[str] = frozenset()) -> DumpFacts:
     """Read a checkpoint's folder; ``CheckpointError`` when it is incomplete or damaged."""
@@ -57,6 +62,7 @@ def read_dump(folder: Path, ignore: frozenset[str] = frozenset()) -> DumpFacts:
             _process(folder, _number(entry, 1), _number(entry, 2))
             for entry in _all(folder / "pstree.img")
         )
+        _root_of(processes)
         files = [path for path in folder.iterdir() if path.name not in ignore]
         size_bytes = sum(path.stat().st_size for path in files)
     except FileNotFoundError as error:
@@ -65,7 +71,9 @@ def read_dump(folder: Path, ignore: frozenset[str] = frozenset()) -> DumpFacts:
             details=f"{error.filename} is missing",
             resolution="delete it and use another one",
         ) from error
-    except (ValueError, IndexError, struct.error) as error:
+    except PermissionError as error:
+        raise unreadable(error) from error
+    except (ValueError, IndexError, OSError, struct.error) as error:
         raise CheckpointError(
             "the checkpoint is damaged",
             details=f"{folder}: {error}",
@@ -73,6 +81,21 @@ def read_dump(folder: Path, ignore: frozenset[str] = frozenset()) -> DumpFacts:
         ) from error
     connections = sum(1 for path in files if path.name.startswith("tcp-stream-"))
     return DumpFacts(processes, connections, size_bytes)
+
+
+def unreadable(error: OSError) -> CheckpointError:
+    return CheckpointError(
+        "warmboot may not read what belongs to a checkpoint",
+        details=str(error),
+        resolution="run warmboot as root",
+    )
+
+
+def _root_of(processes: Sequence[ProcessImage]) -> ProcessImage:
+    for image in processes:
+        if not image.parent:
+            return image
+    raise ValueError("no process is the first one")
 
 
 def _process(folder: Path, pid: int, parent: int) -> ProcessImage:

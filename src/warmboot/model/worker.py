@@ -1,18 +1,14 @@
 """A worker: a container on the host's own Docker engine that can be paused with its memory.
 
-                         ┌─────── checkpointing        (``leave_running``: it goes on meanwhile)
-                         ▼ ▲
-    creating ─────────▶ running ──────▶ pausing ──────▶ paused
-       │                 ▲ ▲ │             │               │
-       │   dump failed:  │ │ │◀────────────┘               │
-       │   still there   │ │ ▼                             ▼
-       │                 │ │ exited ────────────────▶ resuming
-       ▼                 │ │   ▲                        │ │ │
-     failed ─────────────┼─┼───┼────────────────────────┘ │ │  from a checkpoint that is left
-                         │ └───┼──────────────────────────┘ │  restore failed: as it was before
-                         └─────┼────────────────────────────┘
-                               └── its process ended
+    creating ──▶ running ──▶ pausing ──▶ paused ──▶ resuming ──▶ running
+                 │  ▲ ▲         │          ▲           │
+                 │  │ └─────────┘          └───────────┘
+                 ▼  │   the dump failed      the restore failed
+        checkpointing            (``leave_running``: it goes on meanwhile)
 
+    its process ended:       running, checkpointing, pausing, resuming ──▶ exited
+    from a checkpoint left:  exited, failed ──▶ resuming
+    cannot be told any more: every state ──▶ failed
     every state ──▶ deleting ──▶ (gone)
 
 Between two states one operation at a time has the worker: ``pausing``, ``resuming`` and
