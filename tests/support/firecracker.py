@@ -1,12 +1,15 @@
-"""The Firecracker binary for tests: the installed one, or the pinned one, fetched once."""
+"""For tests of real VMs: the Firecracker binary (fetched once if need be), and a network."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import shutil
 import sys
 from pathlib import Path
+
+from warmboot.model.vm import Nic
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".state" / "firecracker"
@@ -42,3 +45,32 @@ async def firecracker_binary() -> Path:
     if status != 0:
         raise RuntimeError("Firecracker could not be fetched: see above")
     return FOLDER / "firecracker"
+
+
+class Namespace:
+    """A network namespace with a TAP, for as long as a test needs it."""
+
+    def __init__(self, tap: str = "tap0") -> None:
+        self._name = f"wb-test-{secrets.token_hex(4)}"
+        self._tap = tap
+
+    async def __aenter__(self) -> Nic:
+        await _run("ip", "netns", "add", self._name)
+        try:
+            inside = ("ip", "-n", self._name)
+            await _run(*inside, "tuntap", "add", self._tap, "mode", "tap")
+            await _run(*inside, "address", "add", "198.18.0.1/30", "dev", self._tap)
+            await _run(*inside, "link", "set", self._tap, "up")
+        except BaseException:
+            await self.__aexit__()
+            raise
+        path = Path("/run/netns") / self._name
+        return Nic(path, self._tap, "06:00:00:00:00:01", "198.18.0.2")
+
+    async def __aexit__(self, *_: object) -> None:
+        await _run("ip", "netns", "delete", self._name)
+
+
+async def _run(*command: str) -> None:
+    process = await asyncio.create_subprocess_exec(*command)
+    assert await process.wait() == 0, command

@@ -17,7 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.support import tiny_guest
-from tests.support.firecracker import firecracker_binary, kvm_opens
+from tests.support.firecracker import Namespace, firecracker_binary, kvm_opens
 
 from warmboot.hypervisors.firecracker import Firecracker, FirecrackerConfig, kvm, layout
 from warmboot.hypervisors.firecracker.api import FirecrackerApi, fault_message
@@ -25,7 +25,7 @@ from warmboot.hypervisors.firecracker.binary import versions
 from warmboot.hypervisors.process import VmmProcess
 from warmboot.model.errors import HypervisorError, RestoreFailed, VmGone
 from warmboot.model.shapes import Shape
-from warmboot.model.vm import Disk, DiskFormat, Nic, VmSpec
+from warmboot.model.vm import Disk, DiskFormat, VmSpec
 
 real_firecracker = [
     pytest.mark.firecracker,
@@ -344,27 +344,6 @@ class TestOnKvm:
                     await clone.kill()
             finally:
                 await vm.kill()
-
-
-class Namespace:
-    """A network namespace with a TAP, for as long as a test needs it."""
-
-    def __init__(self, tap: str) -> None:
-        self._name = f"wb-test-{secrets.token_hex(4)}"
-        self._tap = tap
-
-    async def __aenter__(self) -> Nic:
-        await _run("ip", "netns", "add", self._name)
-        await _run("ip", "-n", self._name, "tuntap", "add", self._tap, "mode", "tap")
-        return Nic(Path("/run/netns") / self._name, self._tap, "06:00:00:00:00:01", "10.0.0.2")
-
-    async def __aexit__(self, *_: object) -> None:
-        await _run("ip", "netns", "delete", self._name)
-
-
-async def _run(*command: str) -> None:
-    process = await asyncio.create_subprocess_exec(*command)
-    assert await process.wait() == 0, command
 
 
 # Fetching

@@ -163,9 +163,7 @@ class Firecracker:
                 machine="firecracker",
                 cpu_model=kvm.cpu_model(cpuinfo),
             ),
-            capabilities=Capabilities(
-                vsock=True, runs_linux=verdict.runs_linux, max_vcpus=MAX_VCPUS
-            ),
+            capabilities=Capabilities(runs_linux=verdict.runs_linux, max_vcpus=MAX_VCPUS),
             binary=Path(path).resolve() if path else None,
             problems=tuple(problems),
             notes=(verdict.reason,),

@@ -78,6 +78,10 @@ class FirecrackerVm:
         self._process.close()
 
     def guest_address(self, port: int) -> GuestAddress:
+        """Over its network if it has one, as the guest agent then listens there; else vsock."""
+        nic = self.spec.nic
+        if nic is not None:
+            return GuestAddress(port=port, namespace=nic.namespace, ip=nic.guest_ip)
         return GuestAddress(port=port, vsock_socket=self.spec.run_dir / VSOCK_SOCKET)
 
     def log_tail(self, size: int = 2000) -> str:
