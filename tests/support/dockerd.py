@@ -28,6 +28,7 @@ from warmboot.model.errors import EngineUnavailable
 REPOSITORY = Path(__file__).parents[2]
 CRIU_PREFIX = REPOSITORY / ".state" / "criu" / "prefix"
 CRIU_WRAPPER = REPOSITORY / ".state" / "criu" / "bin" / "criu"
+FOLDER = "wb-dockerd-"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 LOOK_EVERY_S = 0.05
@@ -163,7 +164,8 @@ async def private_dockerd(**settings: Any) -> AsyncIterator[PrivateDockerd]:
     """A running engine; ``settings`` go into its daemon.json."""
     ensure_docker_installed()
     await install_criu(CRIU_PREFIX, CRIU_WRAPPER, from_distribution=False)
-    root = Path(tempfile.mkdtemp(prefix="wb-dockerd-"))
+    _sweep()
+    root = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-"))
     dockerd = PrivateDockerd(root, settings)
     try:
         await dockerd.start()
@@ -171,6 +173,14 @@ async def private_dockerd(**settings: Any) -> AsyncIterator[PrivateDockerd]:
     finally:
         await dockerd.stop()
         shutil.rmtree(root)
+
+
+def _sweep() -> None:
+    """Remove the folders of test runs that were killed; their engines have ended by themselves."""
+    for left in Path(tempfile.gettempdir()).glob(f"{FOLDER}*-*"):
+        owner = left.name.removeprefix(FOLDER).partition("-")[0]
+        if owner.isdigit() and not Path("/proc", owner).exists():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def ensure_docker_installed() -> None:
