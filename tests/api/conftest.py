@@ -40,7 +40,12 @@ def http_to(app: FastAPI, **options: object) -> httpx.AsyncClient:
 async def served(app: FastAPI) -> AsyncIterator[str]:
     """A real server on a free loopback port; its URL."""
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=1
+        app,
+        host="127.0.0.1",
+        port=0,
+        log_level="warning",
+        ws="websockets-sansio",
+        timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())

@@ -13,6 +13,7 @@ from warmboot.cli.completion import container_names
 from warmboot.cli.drive import FAILED, connect, drive, show_error, usage
 from warmboot.cli.output import (
     age,
+    brief_age,
     print_fields,
     print_json,
     print_lines,
@@ -26,6 +27,8 @@ from warmboot.cli.terminal import Detached, terminal_size, write_output
 from warmboot.model.errors import Unavailable, WarmbootError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from warmboot.client import Client
     from warmboot.client.results import Container
 
@@ -41,7 +44,7 @@ Ref = Annotated[
 Refs = Annotated[
     list[str],
     typer.Argument(
-        metavar="CONTAINER…",
+        metavar="CONTAINER",
         help="names, ids or beginnings of ids",
         autocompletion=container_names,
         show_default=False,
@@ -86,7 +89,7 @@ def _print_containers(found: list[Container]) -> None:
         row = [
             short(container.id),
             container.image,
-            _status(container),
+            _status(container, age if wide else brief_age),
             container.boot_method or "",
             ports,
             container.name,
@@ -101,12 +104,12 @@ def _port(text: str) -> str:
     return text.removeprefix("127.0.0.1:").removesuffix("/tcp")
 
 
-def _status(container: Container) -> str:
+def _status(container: Container, told: Callable[[datetime | None], str]) -> str:
     match container.state:
         case "running":
-            return f"Up {age(container.started_at)}"
+            return f"Up {told(container.started_at)}"
         case "exited":
-            return f"Exited ({container.exit_code}) {age(container.finished_at)} ago"
+            return f"Exited ({container.exit_code}) {told(container.finished_at)} ago"
         case other:
             return other.capitalize()
 
@@ -141,7 +144,7 @@ def _print_container(container: Container) -> None:
             ("id", container.id),
             ("name", container.name),
             ("image", container.image),
-            ("state", _status(container)),
+            ("state", _status(container, age)),
             ("command", " ".join(container.command or ())),
             ("boot", boot),
             ("cold because", why),
@@ -185,7 +188,7 @@ def logs(
 def exec_(
     ref: Ref,
     command: Annotated[
-        list[str], typer.Argument(metavar="COMMAND…", help="what to run", show_default=False)
+        list[str], typer.Argument(metavar="COMMAND", help="what to run", show_default=False)
     ],
     interactive: Annotated[
         bool, typer.Option("--interactive", "-i", help="pass on standard input")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,12 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
     shown = [(name, value) for name, value in fields if value]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
-        print(f"{name:<{width}}  {value}")
+        if not sys.stdout.isatty():
+            print(f"{name:<{width}}  {value}")
+            continue
+        room = max(20, terminal_width() - width - GAP)
+        lines = textwrap.wrap(value, room, break_on_hyphens=False) or [""]
+        print(f"{name:<{width}}  " + ("\n" + " " * (width + GAP)).join(lines))
 
 
 def age(moment: datetime | None, now: datetime | None = None) -> str:
@@ -107,6 +113,17 @@ def age(moment: datetime | None, now: datetime | None = None) -> str:
     if seconds < 1:
         return "under a second"
     return f"{seconds} second{'s' if seconds > 1 else ''}"
+
+
+def brief_age(moment: datetime | None) -> str:
+    """``3m``: for narrow terminals."""
+    if moment is None:
+        return "never"
+    seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
 
 
 def size(size_bytes: float | None) -> str:

@@ -36,7 +36,7 @@ def run(
     ],
     command: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[COMMAND…]", help="instead of the image's own", show_default=False),
+        typer.Argument(metavar="COMMAND", help="instead of the image's own", show_default=False),
     ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="print the id and leave it running")
