@@ -106,14 +106,15 @@ class HostAgent:
             await self.network.start(slots)
         return [record.id for record in records if record not in adopted]
 
-    async def stop(self, *, keep_vms: bool = True) -> None:
-        """Let go of everything; the VMs run on."""
+    async def stop(self) -> None:
+        """Let go of everything; the VMs run on. Without VMs nothing of ours stays on the host."""
+        in_use = bool(self._machines)
         for machine in self._machines.values():
             await machine.link.close()
             await machine.vm.detach()
         self._machines.clear()
         if self.network is not None:
-            await self.network.stop(keep=keep_vms)
+            await self.network.stop(keep=in_use)
 
     # -- files ---------------------------------------------------------------------------------
 

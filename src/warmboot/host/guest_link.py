@@ -25,7 +25,7 @@ from aiohttp.client_reqrep import ClientRequest
 from aiohttp.tracing import Trace
 
 from warmboot.host.network import connect as connect_in_namespace
-from warmboot.model.errors import DockerNotReady, GuestError
+from warmboot.model.errors import DockerNotReady, GuestError, NetworkError
 from warmboot.model.vm import GuestAddress
 
 AGENT_PORT = 1024
@@ -63,13 +63,16 @@ class GuestConnector(aiohttp.BaseConnector):
         try:
             connected = await open_guest_socket(self._address)
             _, protocol = await self._loop.create_connection(self._factory, sock=connected)
+        except NetworkError as error:
+            refused = ConnectionRefusedError(str(error))
+            raise aiohttp.ClientConnectorError(req.connection_key, refused) from error
         except OSError as error:
             raise aiohttp.ClientConnectorError(req.connection_key, error) from error
         return protocol
 
 
 async def open_guest_socket(address: GuestAddress) -> socket.socket:
-    """A connected, non-blocking socket; ``OSError`` (a timeout included) if there is no answer."""
+    """A connected, non-blocking socket; ``OSError`` or ``NetworkError`` if there is no answer."""
     if address.vsock_socket is not None:
         return await _open_vsock(address)
     assert address.namespace is not None
@@ -133,7 +136,7 @@ class GuestLink:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                answer = await self._call("identity", _identity_body(identity), timeout_s=10)
+                answer = await self._call("identity", _identity_body(identity), timeout_s=30)
                 return [GuestStep(s["name"], s["duration_s"]) for s in answer["steps"]]
             except GuestUnreachable:
                 if time.monotonic() > deadline:

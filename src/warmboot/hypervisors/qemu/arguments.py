@@ -1,20 +1,23 @@
 """QEMU's command line.
 
 A restored machine must be built from the same arguments as the saved one: both come from
-``machine_arguments``, and only what is listed in ``restore_arguments`` differs.
+``machine_arguments``, and only what ``private_memory`` and ``restore_arguments`` give differs.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from warmboot.hypervisors.process import LISTENER_FD
+from warmboot.hypervisors.process import FIRST_FD
 from warmboot.hypervisors.qemu.config import Machine, QemuConfig
 from warmboot.model.vm import Disk, DiskFormat, VmSpec
 
 CONSOLE_LOG = "console.log"
 SERIAL_LOG = "serial.log"
 QMP_SOCKET = "qmp.sock"
+
+# What QEMU inherits, in this order.
+_QMP_FD, _TAP_FD = FIRST_FD, FIRST_FD + 1
 
 # The versioned type, so that a newer QEMU of the same machine does not change devices silently.
 _MACHINE_OPTIONS = {
@@ -45,7 +48,7 @@ def machine_arguments(
         *("-m", str(spec.shape.memory_mib)),
         *("-object", memory),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
-        *("-chardev", f"socket,id=qmp,fd={LISTENER_FD},server=on,wait=off"),
+        *("-chardev", f"socket,id=qmp,fd={_QMP_FD},server=on,wait=off"),
         *("-mon", "chardev=qmp,mode=control"),
         *("-serial", f"file:{spec.run_dir / SERIAL_LOG}"),
         *("-chardev", f"file,id=console,path={spec.run_dir / CONSOLE_LOG}"),
@@ -65,7 +68,7 @@ def machine_arguments(
     if spec.nic is not None:
         arguments += [
             "-netdev",
-            f"tap,id=net0,ifname={spec.nic.tap},script=no,downscript=no,vhost=off",
+            f"tap,id=net0,fd={_TAP_FD},vhost=off",
             "-device",
             f"virtio-net-{bus},netdev=net0,mac={spec.nic.guest_mac}"
             + (",romfile=" if bus == "pci" else ""),
@@ -91,9 +94,9 @@ def anonymous_memory(memory_mib: int) -> str:
     return f"memory-backend-ram,id=ram,size={memory_mib}M"
 
 
-def restore_arguments(state: Path) -> list[str]:
-    """Load the state, RAM left where it is, and run on."""
-    return ["-global", "migration.x-ignore-shared=true", "-incoming", f"file:{state}"]
+def restore_arguments() -> list[str]:
+    """Come up without a state, and wait for the order to load one."""
+    return ["-incoming", "defer"]
 
 
 def _disk_arguments(number: int, disk: Disk, bus: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import shutil
 import socket
@@ -16,6 +17,7 @@ from warmboot.hypervisors.qemu import arguments
 from warmboot.hypervisors.qemu.accelerator import KvmVerdict, cpu_model, kvm_verdict
 from warmboot.hypervisors.qemu.config import QemuConfig
 from warmboot.hypervisors.qemu.vm import QemuVm
+from warmboot.hypervisors.tap import open_tap
 from warmboot.model.errors import HypervisorError, NotSupported, RestoreFailed
 from warmboot.model.runtime_snapshot import HostRequirements
 from warmboot.model.vm import VmHandle, VmSpec
@@ -56,10 +58,8 @@ class Qemu:
         await asyncio.to_thread(_check_files, snapshot, mib)
         memory = arguments.private_memory(snapshot.memory, mib)
         try:
-            async with self._started(
-                spec, memory, arguments.restore_arguments(snapshot.state)
-            ) as vm:
-                await vm.until_running()
+            async with self._started(spec, memory, arguments.restore_arguments()) as vm:
+                await vm.load(snapshot.state)
                 return vm
         except RestoreFailed:
             raise
@@ -95,13 +95,18 @@ class Qemu:
         argv = arguments.machine_arguments(
             self.config, str(probe.binary), probe.host.accelerator, spec, memory=memory
         )
-        with _listening(spec.run_dir / arguments.QMP_SOCKET) as listener:
+        with contextlib.ExitStack() as inherited:
+            listener = inherited.enter_context(_listening(spec.run_dir / arguments.QMP_SOCKET))
+            descriptors = [listener.fileno()]
+            if spec.nic is not None:
+                descriptors.append(await open_tap(spec.nic))
+                inherited.callback(os.close, descriptors[-1])
             process = await VmmProcess.spawn(
                 [*argv, *extra],
                 spec=spec,
                 hypervisor=self.name,
                 log=spec.run_dir / "vmm.log",
-                listener=listener,
+                inherit=descriptors,
             )
         vm = QemuVm(spec, self.config, process)
         try:

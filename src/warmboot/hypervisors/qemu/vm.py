@@ -75,15 +75,14 @@ class QemuVm:
     async def resume(self) -> None:
         await self._execute("cont")
 
-    async def until_running(self) -> None:
-        """Return when an incoming state is loaded and the guest runs on."""
-        with self._qmp.listener(("RESUME", "STOP")) as events:
-            # Listening began before this question, so the event cannot fall in between.
-            state = (await self._execute("query-status"))["status"]
-            if state == "running":
-                return
+    async def load(self, state: Path) -> None:
+        """Load a saved state, RAM left where it is; returns when the guest runs on."""
+        await self._ignore_shared_memory()
+        with self._qmp.listener("MIGRATION") as events:
+            await self._execute("migrate-incoming", uri=f"file:{state}")
             async with self._deadline("load the saved state"):
-                await self._first_of(events, "RESUME")
+                await self._migrated(events)
+        await self.resume()  # it was paused when it was saved, and so it is now
 
     async def save(self) -> MachineSnapshot:
         folder = self.spec.template_dir
@@ -91,23 +90,12 @@ class QemuVm:
             raise HypervisorError(f"{self.spec.id} was not booted to be saved")
         if await self.status() is not VmStatus.PAUSED:
             raise HypervisorError(f"{self.spec.id} runs: pause it before it is saved")
-        await self._execute(
-            "migrate-set-capabilities",
-            capabilities=[
-                {"capability": "x-ignore-shared", "state": True},
-                {"capability": "events", "state": True},
-            ],
-        )
+        await self._ignore_shared_memory()
         state = folder / STATE_FILE
         with self._qmp.listener("MIGRATION") as events:
             await self._execute("migrate", uri=f"file:{state}")
             async with self._deadline("save its state"):
-                async for event in events:
-                    status = event["data"]["status"]
-                    if status == "completed":
-                        break
-                    if status in ("failed", "cancelled"):
-                        raise await self._migration_error()
+                await self._migrated(events)
         return MachineSnapshot(memory=folder / MEMORY_FILE, state=state)
 
     async def kill(self) -> None:
@@ -132,23 +120,20 @@ class QemuVm:
         path = self.spec.run_dir / "vmm.log"
         return _tail(path, size)
 
-    async def _first_of(self, events: Any, name: str) -> None:
+    async def _migrated(self, events: Any) -> None:
+        """Return when a migration, in or out, has completed."""
         leaving = asyncio.ensure_future(self._process.wait())
-
-        async def arrives() -> None:
-            async for event in events:
-                if event["event"] == name:
-                    return
-
-        arriving = asyncio.ensure_future(arrives())
+        outcome = asyncio.ensure_future(_migration_outcome(events))
         try:
-            await asyncio.wait({leaving, arriving}, return_when=asyncio.FIRST_COMPLETED)
-            if not arriving.done():
+            await asyncio.wait({leaving, outcome}, return_when=asyncio.FIRST_COMPLETED)
+            if not outcome.done():
                 raise VmGone(f"QEMU ended while {self.spec.id} came up", details=self.log_tail())
+            if outcome.result() != "completed":
+                raise await self._migration_error()
         finally:
-            for task in (leaving, arriving):
+            for task in (leaving, outcome):
                 task.cancel()
-            await asyncio.gather(leaving, arriving, return_exceptions=True)
+            await asyncio.gather(leaving, outcome, return_exceptions=True)
 
     async def _execute(self, command: str, **arguments: Any) -> Any:
         try:
@@ -162,10 +147,20 @@ class QemuVm:
                 f"QEMU's monitor of {self.spec.id} is gone", details=self.log_tail()
             ) from error
 
+    async def _ignore_shared_memory(self) -> None:
+        await self._execute(
+            "migrate-set-capabilities",
+            capabilities=[
+                {"capability": "x-ignore-shared", "state": True},
+                {"capability": "events", "state": True},
+            ],
+        )
+
     async def _migration_error(self) -> HypervisorError:
         info = await self._execute("query-migrate")
         return HypervisorError(
-            f"{self.spec.id} could not be saved", details=str(info.get("error-desc", info))
+            f"the state of {self.spec.id} could not be moved",
+            details=str(info.get("error-desc", info)),
         )
 
     @contextlib.asynccontextmanager
@@ -183,6 +178,14 @@ class QemuVm:
         # EOF is how the library tells that QEMU has hung up before us.
         with contextlib.suppress(EOFError, OSError, StateError):
             await self._qmp.disconnect()
+
+
+async def _migration_outcome(events: Any) -> str:
+    async for event in events:
+        status = str(event["data"]["status"])
+        if status in ("completed", "failed", "cancelled"):
+            return status
+    return "failed"
 
 
 def _tail(path: Path, size: int) -> str:

@@ -1,0 +1,41 @@
+# Everything a person types. The scripts behind it install what is missing.
+
+STATE ?= $(CURDIR)/.state
+PYTHON = .venv/bin/python
+export WARMBOOT_STATE = $(STATE)
+export PATH := $(CURDIR)/.venv/bin:$(STATE)/firecracker:$(PATH):/usr/sbin:/sbin
+
+.PHONY: help demo test test-quick lint bench setup clean
+
+help:
+	@echo "make demo    install what is missing, then show a cold and a warm start side by side"
+	@echo "make test    run all tests"
+	@echo "make bench   measure the figures, table on the terminal, JSON in bench/results/"
+	@echo "make lint    style, types and import contracts"
+	@echo "make setup   only install what is missing"
+	@echo "make clean   remove what the demo and the tests have kept (.state)"
+
+setup:
+	@scripts/setup run
+
+demo: setup
+	@$(PYTHON) -m demo
+
+test: lint
+	@$(PYTHON) -m pytest
+
+test-quick: lint
+	@$(PYTHON) -m pytest -m "not qemu and not docker and not slow"
+
+lint:
+	@scripts/setup test
+	@$(PYTHON) -m ruff check
+	@$(PYTHON) -m ruff format --check
+	@$(PYTHON) -m mypy
+	@.venv/bin/lint-imports
+
+bench: setup
+	@$(PYTHON) -m bench
+
+clean:
+	rm -rf $(STATE)
