@@ -122,7 +122,7 @@ class VmmProcess:
 
     async def kill(self) -> None:
         """SIGKILL, and wait until it is gone and reaped. Idempotent."""
-        if self.alive:
+        if self.alive and self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             try:

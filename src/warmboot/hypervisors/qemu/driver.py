@@ -85,7 +85,7 @@ class Qemu:
         probe = await self.probe()
         if not probe.usable:
             problem = probe.problems[0]
-            raise NotSupported(problem.brief, resolution=problem.resolution)
+            raise HypervisorError(problem.brief, resolution=problem.resolution)
         if spec.shape.vcpus > probe.capabilities.max_vcpus:
             raise NotSupported(
                 f"this QEMU runs {probe.capabilities.max_vcpus} vCPU reliably, "
