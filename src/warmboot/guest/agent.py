@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -53,6 +52,7 @@ class Agent:
         self._threads = 0
         self._connections: set[socket.socket] = set()
         self._closing: set[socket.socket] = set()
+        self._wake_docker = threading.Semaphore(0)
         self._endpoints: dict[tuple[str, str], Callable[[Connection, Head], dict[str, Any]]] = {
             ("GET", "health"): self._health,
             ("POST", "identity"): self._identity,
@@ -65,8 +65,19 @@ class Agent:
 
     def start(self, listener: socket.socket) -> None:
         """Begin to serve, in threads, until the listener is shut down."""
+        threading.Thread(target=self._ping_docker, daemon=True).start()
         for _ in range(_SPARE_THREADS):
             self._spawn(listener)
+
+    def _ping_docker(self) -> None:
+        """Wakes Docker while the identity is being applied.
+
+        After a restore its pages are not mapped yet, and under emulation its code has to be
+        translated again; that can go on beside the identity instead of after it.
+        """
+        while True:
+            self._wake_docker.acquire()
+            self._docker.answers()
 
     def _spawn(self, listener: socket.socket) -> None:
         with self._lock:
@@ -150,6 +161,7 @@ class Agent:
         }
 
     def _identity(self, connection: Connection, head: Head) -> dict[str, Any]:
+        self._wake_docker.release()
         identity = Identity(connection.read_json(head))
         with self._claim.lock:
             if self._claim.claimed:
@@ -212,7 +224,3 @@ def _linger(sock: socket.socket) -> None:
         for _ in range(64):
             if not sock.recv(64 << 10):
                 return
-
-
-def log(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

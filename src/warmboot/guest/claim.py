@@ -34,8 +34,10 @@ class Claim:
         descriptor = os.open(
             self._file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
         )
-        with os.fdopen(descriptor, "w") as file:
-            file.write(token)
+        try:
+            os.write(descriptor, token.encode())
+        finally:
+            os.close(descriptor)
         self._token = token
 
     def release(self) -> None:

@@ -30,7 +30,7 @@ Progress = Callable[[str, float], None]
 _HERE = Path(__file__).parent
 _GUEST = _HERE.parent / "guest"
 _LIB = "usr/lib/warmboot"
-_PROGRAMS = ("init", "run-agent", "run-containerd", "run-dockerd")
+_PROGRAMS = ("init", "run-agent", "run-containerd", "run-dockerd", "crun", "set-network-key")
 _EMPTY_FOLDERS = ("dev", "proc", "run", "sys", "tmp", "root", "var/lib")
 
 

@@ -29,6 +29,7 @@ PACKAGES = (
     "iptables",
     "kmod",
     "python3-minimal",
+    "socat",
 )
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _KERNEL_FOLDER = ".kernel"

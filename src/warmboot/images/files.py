@@ -38,7 +38,8 @@ _REQUIRED = frozenset({"kernel", "rootfs", "disk"})
 DEFAULT_CMDLINE = (
     "root=/dev/vda ro quiet init=/usr/lib/warmboot/init panic=1 reboot=k "
     "ipv6.disable_ipv6=1 apparmor=0 audit=0 transparent_hugepage=madvise "
-    "random.trust_cpu=on cryptomgr.notests no_timer_check i8042.noaux i8042.nomux i8042.dumbkbd"
+    "random.trust_cpu=on cryptomgr.notests no_timer_check no5lvl "
+    "i8042.noaux i8042.nomux i8042.dumbkbd"
 )
 """Drivers append ``console=``: which console there is, is theirs to know."""
 
