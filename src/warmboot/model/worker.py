@@ -1,10 +1,11 @@
 """A worker: a container on the host's own Docker engine that can be paused with its memory.
 
     creating ──▶ running ──▶ pausing ──▶ paused ──▶ resuming ──▶ running
-                 │  ▲ ▲         │          ▲           │
-                 │  │ └─────────┘          └───────────┘
-                 ▼  │   the dump failed      the restore failed
-        checkpointing            (``leave_running``: it goes on meanwhile)
+       │         │  ▲ ▲         │          ▲           │
+       │         │  │ └─────────┘          └───────────┘
+       │         ▼  │   the dump failed      the restore failed
+       │      checkpointing      (``leave_running``: it goes on meanwhile)
+       └──▶ paused               (never started: a checkpoint was imported into it)
 
     its process ended:       running, checkpointing, pausing, resuming ──▶ exited
     from a checkpoint left:  exited, failed ──▶ resuming
@@ -50,7 +51,7 @@ _S = WorkerState
 WORKER_TRANSITIONS = Transitions(
     "worker",
     {
-        _S.CREATING: frozenset({_S.RUNNING, _S.EXITED, _S.FAILED, _S.DELETING}),
+        _S.CREATING: frozenset({_S.RUNNING, _S.PAUSED, _S.EXITED, _S.FAILED, _S.DELETING}),
         _S.RUNNING: frozenset({_S.CHECKPOINTING, _S.PAUSING, _S.EXITED, _S.FAILED, _S.DELETING}),
         _S.CHECKPOINTING: frozenset({_S.RUNNING, _S.EXITED, _S.FAILED, _S.DELETING}),
         _S.PAUSING: frozenset({_S.PAUSED, _S.RUNNING, _S.EXITED, _S.FAILED, _S.DELETING}),
@@ -84,10 +85,19 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """Where a process waits for TCP connections; ``host`` is an IPv4 or IPv6 address."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerPolicy:
     """What happens to a worker without being asked.
 
-    ``pause_after_idle_s``: paused when nothing was heard of it for so long; ``None``: never.
+    ``pause_after_idle_s``: paused when for so long it neither reported anything nor used its CPUs
+    to speak of; ``None``: never.
     ``checkpoint_every_s``: a checkpoint that leaves it running, the newest ``keep_checkpoints`` of
     which are kept. ``pause_at_shutdown`` pauses it when the manager or the machine stops and
     resumes it at the next start. ``wake_on`` are TCP ports of the worker: while it is paused a
@@ -126,7 +136,8 @@ class WorkerSpec:
 
     ``network`` is ``host`` unless the engine is known to restore on another one
     (``warmboot.model.checkpoint.obstacles``); ``tty`` and ``auto_remove`` are there to be refused
-    with a reason, not to be lost silently.
+    with a reason, not to be lost silently. Without ``start`` it is only created, so that a
+    checkpoint can be imported into it.
     """
 
     name: str
@@ -140,6 +151,7 @@ class WorkerSpec:
     policy: WorkerPolicy = WorkerPolicy()
     tty: bool = False
     auto_remove: bool = False
+    start: bool = True
 
     def __post_init__(self) -> None:
         check_name(self.name, "worker's name")
@@ -160,7 +172,8 @@ class Worker:
     """A row of ``workers``. ``docker_id`` is the container's id on the host's engine.
 
     ``paused_into`` is the checkpoint that a resume without a name takes. ``error`` says why the
-    last operation failed.
+    last operation failed. ``listens`` is where it listened when it was paused, as far as
+    ``wake_on`` asks for it. ``resume_at_start``: a manager paused it when it stopped.
     """
 
     id: UUID
@@ -175,6 +188,8 @@ class Worker:
     heard_at: datetime | None = None
     paused_at: datetime | None = None
     resumed_at: datetime | None = None
+    listens: tuple[ListenAddress, ...] = ()
+    resume_at_start: bool = False
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from warmboot.store.address import parse_url, prepare_file
+from warmboot.store.checkpoints import CheckpointRepository
 from warmboot.store.containers import ContainerRepository
 from warmboot.store.database import Database
 from warmboot.store.events import EventRepository
@@ -16,6 +17,7 @@ from warmboot.store.migrate import migrate
 from warmboot.store.operations import OperationRepository
 from warmboot.store.snapshots import RuntimeSnapshotRepository
 from warmboot.store.vms import VmRepository
+from warmboot.store.workers import WorkerRepository
 
 
 class Store:
@@ -27,6 +29,8 @@ class Store:
         self.snapshots = RuntimeSnapshotRepository(database)
         self.containers = ContainerRepository(database)
         self.vms = VmRepository(database)
+        self.workers = WorkerRepository(database)
+        self.checkpoints = CheckpointRepository(database)
         self.operations = OperationRepository(database)
         self.events = EventRepository(database)
         self.idempotency = IdempotencyRepository(database)

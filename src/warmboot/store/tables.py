@@ -3,6 +3,7 @@
     images ◀── runtime_snapshots ◀── leases          operations ◀── operation_steps
        ▲              ▲     ▲
        └── containers ┘     └── vms                  events, idempotency_keys, meta
+    workers ◀── checkpoints
 
 A runtime image or snapshot that something refers to cannot be removed by accident: the database
 refuses. A container or a VM only remembers its snapshot, and forgets it when that one is purged;
@@ -27,6 +28,7 @@ from sqlalchemy import (
     text,
 )
 
+from warmboot.model.checkpoint import CheckpointState, Versions
 from warmboot.model.container import (
     BootMethod,
     ContainerSpec,
@@ -39,6 +41,7 @@ from warmboot.model.operation import OperationState
 from warmboot.model.runtime_image import RuntimeImageManifest
 from warmboot.model.runtime_snapshot import SnapshotState
 from warmboot.model.vm import VmHandle, VmKind, VmSpec
+from warmboot.model.worker import ListenAddress, WorkerSpec, WorkerState
 from warmboot.store.types import Choice, Encoded, FreeForm, PathText, SafeText, UtcDateTime
 
 metadata = MetaData(
@@ -154,6 +157,50 @@ vms = Table(
     Column("slot", Encoded(FreeForm)),
     Column("snapshot_id", ForeignKey("runtime_snapshots.id", ondelete="SET NULL")),
     Index(None, "snapshot_id"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", SafeText, nullable=False),
+    Column("state", Choice(WorkerState), nullable=False),
+    Column("spec", Encoded(WorkerSpec), nullable=False),
+    Column("docker_id", SafeText),
+    Column("image_digest", SafeText, nullable=False),
+    # No foreign key: checkpoints refer to their worker already.
+    Column("paused_into", Uuid),
+    Column("exit_code", Integer),
+    Column("error", Encoded(FreeForm)),
+    Column("heard_at", UtcDateTime),
+    Column("paused_at", UtcDateTime),
+    Column("resumed_at", UtcDateTime),
+    Column("listens", Encoded(tuple[ListenAddress, ...]), nullable=False),
+    Column("resume_at_start", Boolean, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Index("uq_workers_name", "name", unique=True),
+    Index(None, "created_at", "id"),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("worker_id", ForeignKey("workers.id", ondelete="CASCADE"), nullable=False),
+    Column("name", SafeText, nullable=False),
+    Column("state", Choice(CheckpointState), nullable=False),
+    Column("versions", Encoded(Versions), nullable=False),
+    Column("image_digest", SafeText, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("duration_s", Float, nullable=False),
+    Column("processes", Integer, nullable=False),
+    Column("tcp_connections", Integer, nullable=False),
+    Column("left_running", Boolean, nullable=False),
+    Column("automatic", Boolean, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Index("uq_checkpoints_worker_id_name", "worker_id", "name", unique=True),
 )
 
 operations = Table(
