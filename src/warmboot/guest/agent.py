@@ -28,6 +28,7 @@ PREFIX = "/warmboot/v1/"
 _SPARE_THREADS = 4
 _MAX_THREADS = 512
 _MAX_WAIT_S = 600.0
+_LINGER_S = 5.0
 
 
 class AgentSystem(IdentitySystem, Protocol):
@@ -140,6 +141,7 @@ class Agent:
             raise HttpError(502, f"Docker does not take connections: {error}") from error
         with docker:
             splice(connection.sock, docker, head.without_token() + connection.ahead)
+        _linger(connection.sock)
 
     def _dispatch(self, connection: Connection, head: Head) -> dict[str, Any]:
         name = head.path.removeprefix(PREFIX)
@@ -217,10 +219,10 @@ class Agent:
 
 
 def _linger(sock: socket.socket) -> None:
-    """Read a little more before closing: with unread data a close would cut off the answer."""
+    """Read on for a little before closing: with unread data a close would cut off the answer."""
+    deadline = time.monotonic() + _LINGER_S
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
         sock.settimeout(1.0)
-        for _ in range(64):
-            if not sock.recv(64 << 10):
-                return
+        while time.monotonic() < deadline and sock.recv(256 << 10):
+            pass
