@@ -10,6 +10,7 @@ from warmboot.images.process import run_tool
 
 DISK_SIZE_BYTES = 8 << 30
 _BLOCK = 4096
+_DISK_UUID = "5b0f3c1e-7a57-4d0b-9c2e-77626f6f7464"
 
 
 async def make_root_file_system(tree: Path, target: Path) -> None:
@@ -28,11 +29,14 @@ async def make_empty_disk(target: Path, size_bytes: int = DISK_SIZE_BYTES) -> No
     """The writable disk: sparse, and with so few blocks in use that a clone's copy is quick.
 
     The file is known to be zeros, so neither mke2fs nor later the guest writes out inode tables.
+    The same bytes every time, so that the same kernel and root make the same image.
     """
     await _create(target, size_bytes)
     await run_tool(
         "mke2fs", "-q", "-F", "-t", "ext4", "-b", str(_BLOCK), "-m", "0", "-L", "warmboot-disk",
-        "-J", "size=16", "-E", "assume_storage_prezeroed=1,nodiscard", target,
+        "-J", "size=16", "-U", _DISK_UUID,
+        "-E", f"assume_storage_prezeroed=1,nodiscard,hash_seed={_DISK_UUID}", target,
+        environment={"E2FSPROGS_FAKE_TIME": "1600000000"},
     )  # fmt: skip
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from warmboot.model.errors import HostError, NotSupported
@@ -35,6 +36,7 @@ async def run_tool(
     *arguments: str | Path,
     on_line: Callable[[str], None] | None = None,
     timeout_s: float = 1800.0,
+    environment: Mapping[str, str] | None = None,
 ) -> str:
     """Run a program to its end and return its output (both streams, in order).
 
@@ -48,6 +50,7 @@ async def run_tool(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         limit=1 << 20,
+        env={**os.environ, **(environment or {})},
     )
     lines: deque[str] = deque(maxlen=4000)
     try:

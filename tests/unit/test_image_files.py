@@ -1,0 +1,306 @@
+"""Image folders: what is wrong with them is found, and they are stored whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from warmboot.images import files, staging
+from warmboot.images.__main__ import good_image
+from warmboot.images.files import (
+    DEFAULT_CMDLINE,
+    describe,
+    import_bare_files,
+    import_runtime_image,
+    load_manifest,
+    stored_folder,
+    verify_runtime_image,
+    write_manifest,
+)
+from warmboot.images.hashing import copy_sparse, sum_file
+from warmboot.images.process import find_tool
+from warmboot.model.errors import DiskFull, HostError, ImageDamaged, InvalidRequest
+
+MIB = 1 << 20
+
+
+def make_ext4(path: Path, size_bytes: int = 4 * MIB) -> None:
+    with path.open("wb") as file:
+        file.truncate(size_bytes)
+    subprocess.run([find_tool("mke2fs"), "-q", "-F", "-t", "ext4", path], check=True, timeout=60)
+
+
+def make_elf(path: Path) -> None:
+    header = bytearray(1024)
+    header[:5] = b"\x7fELF\x02"
+    header[18:20] = b"\x3e\x00"
+    path.write_bytes(header)
+
+
+@pytest.fixture
+async def image(tmp_path: Path) -> Path:
+    """A small, complete image folder."""
+    folder = tmp_path / "image"
+    folder.mkdir()
+    make_elf(folder / "kernel")
+    (folder / "initrd").write_bytes(b"070701" + b"0" * 100)
+    make_ext4(folder / "rootfs.ext4")
+    make_ext4(folder / "disk.ext4", 64 * MIB)
+    write_manifest(folder, await describe(folder, DEFAULT_CMDLINE, "1", {"debian": "trixie"}))
+    return folder
+
+
+def residue(storage: Path) -> list[str]:
+    folder = storage / "runtime-images"
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+# --- sums and copies
+
+
+def test_the_sum_of_a_sparse_file_is_the_ordinary_one(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.seek(9 * MIB + 5)
+        file.write(b"in the middle")
+        file.seek(23 * MIB)
+        file.write(b"and near the end")
+        file.truncate(31 * MIB + 7)
+    found = sum_file(path)
+    assert found.size_bytes == 31 * MIB + 7
+    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert sum_file(Path(os.devnull)).sha256 == hashlib.sha256(b"").hexdigest()
+
+
+def test_a_copy_is_equal_and_stays_sparse(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    make_ext4(path, 256 * MIB)
+    copy_sparse(path, tmp_path / "copy")
+    assert sum_file(path) == sum_file(tmp_path / "copy")
+    assert (tmp_path / "copy").stat().st_blocks * 512 < 32 * MIB
+
+
+# --- what is damaged is found, by name
+
+
+async def test_a_good_image_verifies(image: Path) -> None:
+    manifest = await verify_runtime_image(image)
+    assert manifest == load_manifest(image)
+    assert "console=" not in manifest.cmdline
+    assert set(manifest.files) == {"kernel", "initrd", "rootfs", "disk"}
+
+
+@pytest.mark.parametrize("name", ["kernel", "initrd", "rootfs.ext4", "disk.ext4", "manifest.json"])
+async def test_a_missing_file_is_named(image: Path, name: str) -> None:
+    (image / name).unlink()
+    with pytest.raises(ImageDamaged, match=name):
+        await verify_runtime_image(image)
+
+
+@pytest.mark.parametrize("name", ["kernel", "initrd", "rootfs.ext4", "disk.ext4"])
+async def test_a_truncated_file_is_named(image: Path, name: str) -> None:
+    os.truncate(image / name, (image / name).stat().st_size - 1)
+    with pytest.raises(ImageDamaged, match=name):
+        await verify_runtime_image(image)
+
+
+@pytest.mark.parametrize("name", ["kernel", "initrd", "rootfs.ext4", "disk.ext4"])
+@pytest.mark.parametrize("where", [0.0, 0.5, 1.0])
+async def test_a_flipped_bit_is_named(image: Path, name: str, where: float) -> None:
+    path = image / name
+    with path.open("r+b") as file:
+        file.seek(int((path.stat().st_size - 1) * where))
+        (byte,) = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+    with pytest.raises(ImageDamaged, match=name):
+        await verify_runtime_image(image)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"files": 1}', '{"files": {"kernel": {}}}', '"digest"', "\x00"],
+)
+async def test_a_broken_manifest_is_named(image: Path, text: str) -> None:
+    (image / "manifest.json").write_text(text)
+    with pytest.raises(ImageDamaged, match=r"manifest\.json"):
+        await verify_runtime_image(image)
+
+
+@pytest.mark.parametrize("key", ["kernel", "../../etc/passwd"])
+async def test_a_manifest_that_was_edited_contradicts_itself(image: Path, key: str) -> None:
+    document = json.loads((image / "manifest.json").read_text())
+    document["files"][key] = {"size_bytes": 1, "sha256": "0" * 64}
+    (image / "manifest.json").write_text(json.dumps(document))
+    with pytest.raises(ImageDamaged, match=r"manifest\.json"):
+        load_manifest(image)
+
+
+def test_only_a_complete_image_with_the_present_agent_spares_a_build(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert good_image(image) is not None
+    monkeypatch.setattr("warmboot.images.__main__.AGENT_VERSION", "another")
+    assert good_image(image) is None
+    monkeypatch.undo()
+    (image / "initrd").unlink()
+    assert good_image(image) is None
+
+
+# --- importing
+
+
+async def test_an_import_is_stored_under_its_digest_once(image: Path, tmp_path: Path) -> None:
+    storage = tmp_path / "storage"
+    manifest = await import_runtime_image(image, storage)
+    folder = stored_folder(storage, manifest.digest)
+    assert folder.name == manifest.digest.removeprefix("sha256:")
+    assert await verify_runtime_image(folder) == manifest
+    inode = folder.stat().st_ino
+    copy = tmp_path / "copy"
+    shutil.copytree(image, copy)
+    assert await import_runtime_image(copy, storage) == manifest
+    assert folder.stat().st_ino == inode
+    assert residue(storage) == []
+
+
+async def test_other_files_get_another_digest(image: Path, tmp_path: Path) -> None:
+    first = await import_runtime_image(image, tmp_path / "storage")
+    (image / "initrd").unlink()
+    (image / "initrd").write_bytes(b"070701" + b"1" * 100)
+    write_manifest(image, await describe(image, DEFAULT_CMDLINE, "1", {}))
+    second = await import_runtime_image(image, tmp_path / "storage")
+    assert first.digest != second.digest
+    assert len(list((tmp_path / "storage/runtime-images").iterdir())) == 2
+
+
+async def test_a_damaged_source_is_not_stored(image: Path, tmp_path: Path) -> None:
+    os.truncate(image / "rootfs.ext4", 5)
+    with pytest.raises(ImageDamaged, match=r"rootfs\.ext4"):
+        await import_runtime_image(image, tmp_path / "storage")
+    assert not (tmp_path / "storage").exists()
+
+
+async def test_a_damaged_stored_copy_is_replaced(image: Path, tmp_path: Path) -> None:
+    storage = tmp_path / "storage"
+    manifest = await import_runtime_image(image, storage)
+    folder = stored_folder(storage, manifest.digest)
+    (folder / "kernel").unlink()
+    (folder / "kernel").write_bytes(b"x")
+    await import_runtime_image(image, storage)
+    assert await verify_runtime_image(folder) == manifest
+    assert residue(storage) == []
+
+
+async def test_the_same_import_twice_at_once_is_fine(image: Path, tmp_path: Path) -> None:
+    storage = tmp_path / "storage"
+    one, two = await asyncio.gather(
+        import_runtime_image(image, storage), import_runtime_image(image, storage)
+    )
+    assert one == two == await verify_runtime_image(stored_folder(storage, one.digest))
+    assert residue(storage) == []
+
+
+async def test_a_full_disk_leaves_nothing(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: Path, target: Path) -> None:
+        target.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "_link_or_copy", full)
+    with pytest.raises(DiskFull, match="no room"):
+        await import_runtime_image(image, tmp_path / "storage")
+    assert list((tmp_path / "storage/runtime-images").iterdir()) == []
+
+
+async def test_what_a_killed_import_left_is_removed_but_not_what_runs(
+    image: Path, tmp_path: Path
+) -> None:
+    storage = tmp_path / "storage"
+    dead = storage / "runtime-images/.dead.0000.partial"
+    (dead / "image").mkdir(parents=True)
+    async with staging.staging(storage / "runtime-images/running") as running:
+        await import_runtime_image(image, storage)
+        assert not dead.exists()
+        assert running.exists()
+    assert residue(storage) == []
+
+
+async def test_a_cancelled_import_leaves_nothing(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached = asyncio.Event()
+
+    async def never(folder: Path, dest: Path) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(files, "place", never)
+    task = asyncio.create_task(import_runtime_image(image, tmp_path / "storage"))
+    await asyncio.wait_for(reached.wait(), 30)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert list((tmp_path / "storage/runtime-images").iterdir()) == []
+
+
+async def test_a_place_that_cannot_be_written_is_an_error_in_words(image: Path) -> None:
+    with pytest.raises(HostError, match="could not be written"):
+        await import_runtime_image(image, Path("/proc/nowhere"))
+
+
+# --- bare files
+
+
+async def test_bare_files_become_an_image_with_a_disk(image: Path, tmp_path: Path) -> None:
+    storage = tmp_path / "storage"
+    manifest = await import_bare_files(image / "kernel", image / "rootfs.ext4", None, storage)
+    folder = stored_folder(storage, manifest.digest)
+    assert set(manifest.files) == {"kernel", "rootfs", "disk"}
+    assert manifest.cmdline == DEFAULT_CMDLINE
+    assert manifest.files["disk"].size_bytes == 8 << 30
+    assert (folder / "disk.ext4").stat().st_blocks * 512 < 16 * MIB
+    assert not (folder / "rootfs.ext4").samefile(image / "rootfs.ext4")
+    again = await import_bare_files(image / "kernel", image / "rootfs.ext4", None, storage)
+    assert again.digest == manifest.digest
+    assert residue(storage) == []
+
+
+@pytest.mark.parametrize("which", ["kernel", "rootfs", "initrd"])
+async def test_bare_files_of_another_kind_are_refused(
+    image: Path, tmp_path: Path, which: str
+) -> None:
+    paths = {
+        "kernel": image / "kernel",
+        "rootfs": image / "rootfs.ext4",
+        "initrd": image / "initrd",
+    }
+    paths[which] = tmp_path / "wrong"
+    paths[which].write_bytes(b"#!/bin/sh\n" * 1000)
+    with pytest.raises(InvalidRequest, match="wrong"):
+        await import_bare_files(
+            paths["kernel"], paths["rootfs"], paths["initrd"], tmp_path / "storage"
+        )
+    assert not (tmp_path / "storage").exists()
+
+
+async def test_a_truncated_root_file_system_is_found(image: Path, tmp_path: Path) -> None:
+    os.truncate(image / "rootfs.ext4", MIB)
+    with pytest.raises(ImageDamaged, match="truncated"):
+        await import_bare_files(image / "kernel", image / "rootfs.ext4", None, tmp_path / "storage")
+
+
+async def test_a_missing_bare_file_is_named(image: Path, tmp_path: Path) -> None:
+    with pytest.raises(ImageDamaged, match="vmlinux-nowhere"):
+        await import_bare_files(
+            tmp_path / "vmlinux-nowhere", image / "rootfs.ext4", None, tmp_path / "storage"
+        )
