@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
+import structlog
+
 from warmboot.host import disks, guest_containers, leftovers
 from warmboot.host.guest_containers import Progress
 from warmboot.host.guest_link import AGENT_PORT, GuestLink, GuestStep, Identity
@@ -29,13 +31,15 @@ from warmboot.host.snapshot_files import SnapshotFiles
 from warmboot.hypervisors.base import Hypervisor, MachineSnapshot, Probe, Vm
 from warmboot.images.files import import_bare_files, import_runtime_image, stored_folder
 from warmboot.model.container import PortMapping
-from warmboot.model.errors import DiskFull, HostError, VmGone
+from warmboot.model.errors import DiskFull, HostError, HypervisorError, VmGone
 from warmboot.model.runtime_image import RuntimeImage, RuntimeImageManifest
 from warmboot.model.runtime_snapshot import DISK_FILE, MEMORY_FILE, ROOTFS_FILE, STATE_FILE
 from warmboot.model.shapes import Shape
-from warmboot.model.vm import Disk, DiskFormat, Nic, VmHandle, VmRecord, VmSpec
+from warmboot.model.vm import Disk, DiskFormat, Nic, VmHandle, VmRecord, VmSpec, VmStatus
 
 T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 VMM_GID = 620_000
 """The group that VMMs run as; it may read runtime images and snapshots, and nothing else."""
@@ -233,6 +237,11 @@ class HostAgent:
         await machine.vm.pause()
         await machine.vm.save()
 
+    async def is_alive(self, vm_id: str) -> bool:
+        """Whether its VMM is there."""
+        machine = self._machines.get(vm_id)
+        return machine is not None and await machine.vm.status() is not VmStatus.GONE
+
     async def wait_gone(self, vm_id: str) -> None:
         await self._machine(vm_id).vm.wait_gone()
 
@@ -327,7 +336,9 @@ class HostAgent:
             return False
         try:
             vm = await self.hypervisor.attach(record.spec, record.handle)
-        except VmGone:
+        except HypervisorError as error:
+            # Gone, or there and without an answer: the one who destroys it will kill it.
+            log.warning("a VM could not be adopted", vm=record.id, error=str(error))
             return False
         self._hold(vm, record.spec, record.token)
         return True

@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from warmboot.images.hashing import copy_sparse
-from warmboot.model.errors import DiskFull, HostError
+from warmboot.model.errors import DiskFull, HostError, WarmbootError
 from warmboot.model.vm import Disk, DiskFormat
 
 _QEMU_IMG_TIMEOUT_S = 30.0
@@ -66,6 +66,13 @@ def allocated_bytes(path: Path) -> int:
 
 def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
+
+
+def os_error(error: OSError) -> WarmbootError:
+    """What an error of the operating system means, for whoever asked."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _full(Path(str(error.filename or "a file")))
+    return HostError("the machine refused an operation", details=str(error) or repr(error))
 
 
 def _full(target: Path) -> DiskFull:

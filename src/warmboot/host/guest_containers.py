@@ -25,6 +25,9 @@ from warmboot.model.errors import (
     WarmbootError,
 )
 
+DOCKER_NAME = "warmboot"
+"""The name in the VM, where nobody sees it. The user's own may be too short for Docker."""
+
 Progress = Callable[[Mapping[str, Any]], None]
 """Called with Docker's progress messages of a pull."""
 
@@ -43,11 +46,10 @@ class DockerState:
 
 async def has_image(link: GuestLink, reference: str) -> bool:
     try:
-        await link.docker.images.inspect(reference)
-    except DockerError as error:
-        if error.status == 404:
-            return False
-        raise _translated(error, f"looking for {reference}") from error
+        with _translation(link, f"looking for {reference}"):
+            await link.docker.images.inspect(reference)
+    except NotFound:
+        return False
     return True
 
 
@@ -97,18 +99,19 @@ async def name_loaded_image(link: GuestLink, loaded: list[str], reference: str) 
         await link.docker.images.tag(loaded[0], repository, tag=tag)
 
 
-async def ensure_created(link: GuestLink, spec: ContainerSpec) -> str:
-    """Docker's id of the container, which is created if it is not there yet."""
+async def ensure_created(link: GuestLink, spec: ContainerSpec) -> tuple[str, bool]:
+    """Docker's id of the container, created if it is not there, and whether it never ran yet."""
     containers = link.docker.containers
     try:
         with contextlib.suppress(NotFound):
-            return (await inspect(link, spec.name)).docker_id
-        created = await containers.create(_docker_config(spec), name=spec.name)
+            known = await inspect(link, DOCKER_NAME)
+            return known.docker_id, known.status == "created"
+        created = await containers.create(_docker_config(spec), name=DOCKER_NAME)
     except DockerError as error:
         raise _translated(error, f"creating {spec.name}") from error
     except (aiohttp.ClientError, OSError) as error:
         raise _lost(link, error) from error
-    return str(created.id)
+    return str(created.id), True
 
 
 async def inspect(link: GuestLink, ref: str) -> DockerState:

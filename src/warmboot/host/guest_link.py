@@ -136,10 +136,11 @@ class GuestLink:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                answer = await self._call("identity", _identity_body(identity), timeout_s=30)
+                left_s = max(CONNECT_TIMEOUT_S, deadline - time.monotonic())
+                answer = await self._call("identity", _identity_body(identity), left_s)
                 return [GuestStep(s["name"], s["duration_s"]) for s in answer["steps"]]
             except GuestUnreachable:
-                if time.monotonic() > deadline:
+                if time.monotonic() >= deadline:
                     raise
                 # The agent is not up yet, and nothing tells when: it has no way to call us.
                 await asyncio.sleep(RETRY_INTERVAL_S)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import select
 import shutil
 import signal
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 _KILL_TIMEOUT_S = 10.0
@@ -32,15 +33,20 @@ async def kill_users_of(folder: Path) -> None:
 
 
 def users_of(folder: Path) -> list[int]:
-    """The pids of processes that name a file in ``folder`` on their command line."""
-    needle = f"{folder}/".encode()
+    """The pids of processes that name ``folder`` or a file in it on their command line."""
+    names_it = _names(folder)
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-                if needle in (entry / "cmdline").read_bytes():
+                if names_it((entry / "cmdline").read_bytes()):
                     found.append(int(entry.name))
     return found
+
+
+def _names(folder: Path) -> Callable[[bytes], object]:
+    """Whether a command line names ``folder`` itself or something in it, and no longer name."""
+    return re.compile(re.escape(os.fsencode(folder)) + rb"(?![\w.-])").search
 
 
 def _kill_users_of(folder: Path) -> None:
@@ -51,7 +57,7 @@ def _kill_users_of(folder: Path) -> None:
             continue
         try:
             # Asked again with the pidfd in hand: the pid may have passed to another process.
-            if f"{folder}/".encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if _names(folder)(Path(f"/proc/{pid}/cmdline").read_bytes()):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 select.select([pidfd], [], [], _KILL_TIMEOUT_S)
         except (ProcessLookupError, FileNotFoundError):

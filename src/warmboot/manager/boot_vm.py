@@ -9,6 +9,7 @@ The lease is the container's: its disk is an overlay on the snapshot's for as lo
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from warmboot.host.network import Slot
 from warmboot.manager.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.stopwatch import Stopwatch
 from warmboot.model.container import Container
+from warmboot.model.errors import NotFound
 from warmboot.model.names import hostname_for
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
@@ -147,9 +149,13 @@ class BootVm:
                 slot=context.data["slot"],
                 snapshot_id=order.kept.snapshot_id if order.kept else _snapshot_id(order),
             )
-            if order.kept is not None:
-                await self._store.vms.remove(order.kept.id)
-            await self._store.vms.add(record)
+            if order.kept is None:
+                await self._store.vms.add(record)
+            else:
+                # Together: without a record the kept disk would be taken for a left-over.
+                async with self._store.transaction():
+                    await self._store.vms.remove(order.kept.id)
+                    await self._store.vms.add(record)
             context.live["record"] = record
 
     async def _disks(self, order: _Order) -> DiskSource:
@@ -165,7 +171,8 @@ class BootVm:
         vm_id, kept = context.data["vm_id"], context.data["keeps_disk"]
         await self._host.destroy(vm_id, _slot(context), keep_folder=kept)
         if kept:
-            await self._store.vms.update(vm_id, handle=None, slot=None)
+            with contextlib.suppress(NotFound):
+                await self._store.vms.update(vm_id, handle=None, slot=None)
         else:
             await self._store.vms.remove(vm_id)
 

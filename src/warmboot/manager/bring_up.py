@@ -18,6 +18,7 @@ import structlog
 
 from warmboot.host import guest_containers
 from warmboot.host.agent import HostAgent
+from warmboot.host.disks import os_error
 from warmboot.host.network import Slot
 from warmboot.manager.archives import ArchiveFiles
 from warmboot.manager.boot_vm import BootVm
@@ -79,20 +80,36 @@ class BringUp:
 
     async def __call__(self, container_id: UUID, watch: Stopwatch | None = None) -> None:
         watch = watch or Stopwatch()
-        container = await self._store.containers.get(container_id)
+        try:
+            container = await self._store.containers.get(container_id)
+        except NotFound:  # deleted before its turn came
+            return
+        if container.state is not ContainerState.CREATING:
+            return
         try:
             record = await self._machine(container, watch)
             await self._provision(container, record, watch)
         except WarmbootError as error:
-            await self.fail(container_id, error)
+            await self._fail(container, error)
+        except OSError as error:
+            await self._fail(container, os_error(error))
 
-    async def fail(self, container_id: UUID, error: WarmbootError) -> None:
-        """The container could not be brought up: its VM goes, and it says why."""
+    async def _fail(self, container: Container, error: WarmbootError) -> None:
+        """The container could not be brought up: its VM goes, and it says why.
+
+        One that has run before keeps its disk, and with it the lease on what is under it.
+        """
+        container_id, keep = container.id, container.started_at is not None
         log.error(f"Container {container_id} failed: {error.brief}", details=error.details)
-        for record in await self._store.vms.of_owner(container_id):
-            await self._host.destroy(record.id, slot_of(record))
-            await self._store.vms.remove(record.id)
-        await self._store.snapshots.release(str(container_id))
+        records = await self._store.vms.of_owner(container_id)
+        for record in records:
+            await self._host.destroy(record.id, slot_of(record), keep_folder=keep)
+            if keep:
+                await self._store.vms.update(record.id, handle=None, slot=None)
+            else:
+                await self._store.vms.remove(record.id)
+        if not (keep and records):
+            await self._store.snapshots.release(str(container_id))
         try:
             await self._store.containers.set_state(
                 container_id,
@@ -110,8 +127,10 @@ class BringUp:
     async def _machine(self, container: Container, watch: Stopwatch) -> VmRecord:
         for record in await self._store.vms.of_owner(container.id):
             if record.handle is not None:
+                await self._adopted(container, record)
                 return record  # an earlier manager booted it
             image = await self._image(container)
+            await self._expect(container, FallbackReason.KEEPS_DISK)
             kept = await self._boot.again(container, image, record, watch)
             await self._booted(container, kept, watch, FallbackReason.KEEPS_DISK)
             return kept
@@ -124,10 +143,36 @@ class BringUp:
             log.warning(
                 f"Warm boot failed for container {container.id}, falling back to cold boot: {why}"
             )
+        await self._expect(container, outcome.reason, outcome.details)
         await self._tell(container, "boot", reason=outcome.reason, details=outcome.details)
         record = await self._boot.cold(container, image, watch)
         await self._booted(container, record, watch, outcome.reason, outcome.details)
         return record
+
+    async def _expect(
+        self, container: Container, reason: FallbackReason, details: str = ""
+    ) -> None:
+        """Note why it boots cold before it does: a later manager may find the VM ready."""
+        await self._store.containers.update(
+            container.id, fallback_reason=reason, fallback_details=details
+        )
+
+    async def _adopted(self, container: Container, record: VmRecord) -> None:
+        """Catch up on what an earlier manager was killed before it noted: the boot was done."""
+        if container.vm_id == record.id:
+            return
+        method = BootMethod.WARM if container.fallback_reason is None else BootMethod.COLD
+        snapshot_id = record.snapshot_id if method is BootMethod.WARM else None
+        await self._store.containers.update(
+            container.id,
+            vm_id=record.id,
+            boot_method=method,
+            runtime_snapshot_id=snapshot_id,
+            shape=record.spec.shape,
+        )
+        await self._tell_booted(container, record, method)
+        if snapshot_id is not None:
+            await self._health.succeeded(await self._store.snapshots.get(snapshot_id))
 
     async def _image(self, container: Container) -> RuntimeImage:
         assert container.runtime_image_id is not None
@@ -150,7 +195,7 @@ class BringUp:
             return await self._count(choice.snapshot, FallbackReason.RESTORE_FAILED, error)
         except GuestError as error:
             return await self._count(choice.snapshot, FallbackReason.DOCKER_NOT_VERIFIED, error)
-        except Conflict as error:  # it was deleted between the choice and the lease
+        except (Conflict, NotFound) as error:  # it was deleted between the choice and the lease
             return Fallback(FallbackReason.NO_SNAPSHOT, error.brief)
         await self._booted(container, record, watch, None, snapshot=choice.snapshot)
         await self._health.succeeded(choice.snapshot)
@@ -217,8 +262,13 @@ class BringUp:
             boot_s=round(took, 4),
             stages=watch.stages,
         )
+        await self._tell_booted(container, record, method, seconds=took)
+
+    async def _tell_booted(
+        self, container: Container, record: VmRecord, method: BootMethod, **data: object
+    ) -> None:
         await self._events.emit(
-            "container.booted", container.id, vm_id=record.id, boot_method=method, seconds=took
+            "container.booted", container.id, vm_id=record.id, boot_method=method, **data
         )
 
     # -- the container in it -------------------------------------------------------------------
@@ -230,10 +280,12 @@ class BringUp:
             ports = await self._host.publish(slot_of(record), spec.ports)
         await self._provide_image(container, record, watch)
         with watch.stage("create"):
-            docker_id = await guest_containers.ensure_created(link, spec)
+            docker_id, fresh = await guest_containers.ensure_created(link, spec)
         await self._tell(container, "start")
         with watch.stage("start"):
-            await guest_containers.start(link, docker_id)
+            # A manager that was killed may have started it: the command must not run twice.
+            if fresh or container.started_at is not None:
+                await guest_containers.start(link, docker_id)
         await self._store.containers.set_state(
             container.id,
             ContainerState.RUNNING,

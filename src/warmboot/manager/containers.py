@@ -8,6 +8,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 from warmboot.host import guest_containers
@@ -25,6 +26,7 @@ from warmboot.manager.watch_container import WatchContainer
 from warmboot.model.container import Container, ContainerSpec, ContainerState
 from warmboot.model.errors import (
     Conflict,
+    IllegalTransition,
     InUse,
     InvalidRequest,
     NotFound,
@@ -35,6 +37,16 @@ from warmboot.model.vm import VmRecord
 from warmboot.store import Store
 
 _REMEMBERED = 1000
+_UNBOOTED: dict[str, Any] = {
+    "error": None,
+    "vm_id": None,
+    "boot_method": None,
+    "boot_s": None,
+    "stages": (),
+    "fallback_reason": None,
+    "fallback_details": "",
+}
+"""What is known of a container's boot before it: nothing."""
 
 
 @dataclass(slots=True)
@@ -134,14 +146,15 @@ class Containers:
             if container.state in (ContainerState.RUNNING, ContainerState.CREATING):
                 return
             record = await self._record(container)
-            if container.state is ContainerState.EXITED and record and record.handle:
-                await self._start_again(container, record)
-                return
             if container.state is ContainerState.EXITED:
+                if record is not None and await self._host.is_alive(record.id):
+                    await self._start_again(container, record)
+                    return
                 # Its VM died after it had ended: the way back leads through ``failed``.
+                await self._watch.forget_vm(container.id)
                 await self._store.containers.set_state(container.id, ContainerState.FAILED)
             await self._store.containers.set_state(
-                container.id, ContainerState.CREATING, error=None
+                container.id, ContainerState.CREATING, **_UNBOOTED
             )
             await self._events.emit("container.creating", container.id, name=container.name)
             self._begin(container.id, Stopwatch())
@@ -176,17 +189,16 @@ class Containers:
 
     async def remove(self, container_id: UUID) -> None:
         """Give back everything the container has, whatever it is doing. Idempotent."""
-        await self._tasks.cancel(_bring_up_key(container_id))
-        await self._watch.stop(container_id)
+        with contextlib.suppress(IllegalTransition, NotFound):  # somebody else deletes it too
+            # First of all: nobody can begin anything with it from here on.
+            await self._store.containers.set_state(container_id, ContainerState.DELETING)
+            await self._events.emit("container.deleting", container_id)
         async with self._live[container_id].lock:
+            # Within the lock: a start that held it may just have begun to bring it up.
+            await self._tasks.cancel(_bring_up_key(container_id))
+            await self._watch.stop(container_id)
             with contextlib.suppress(NotFound):
-                container = await self._store.containers.get(container_id)
-                if container.state is not ContainerState.DELETING:
-                    container = await self._store.containers.set_state(
-                        container_id, ContainerState.DELETING
-                    )
-                    await self._events.emit("container.deleting", container_id)
-                await self._give_back(container)
+                await self._give_back(await self._store.containers.get(container_id))
         self._live.pop(container_id, None)
 
     async def _give_back(self, container: Container) -> None:
@@ -249,6 +261,8 @@ class Containers:
         async def work() -> None:
             await self._bring_up(container_id, watch)
             self._watch.start(container_id)
+            # A boot that failed has given back its lease, perhaps the last one.
+            await self._collector.collect_released()
 
         self._tasks.start(_bring_up_key(container_id), work())
 

@@ -15,9 +15,9 @@ twice. It finds what to undo by names that were chosen before the step (``data``
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import structlog
@@ -25,6 +25,8 @@ import structlog
 from warmboot.model.errors import WarmbootError
 from warmboot.model.operation import Operation, OperationState
 from warmboot.store import Store
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -74,21 +76,28 @@ class SagaRunner:
         live: dict[str, Any] | None = None,
     ) -> Context:
         """All steps in order; on any error (or cancellation) all begun ones are undone first."""
-        operation = await self._store.operations.begin(saga.kind, subject_id, dict(data))
+        operation, cancelled = await _to_the_end(
+            self._store.operations.begin(saga.kind, subject_id, dict(data))
+        )
         context = Context(operation.id, subject_id, dict(data), {} if live is None else live)
         begun: list[Step] = []
         try:
+            _raise_if(cancelled)
             for step in saga.steps:
                 begun.append(step)
                 await self._store.operations.note_step(operation.id, step.name, context.data)
                 if self._hook is not None:
                     await self._hook(saga.kind, step.name)
                 await step.do(context)
-            await self._store.operations.set_state(operation.id, OperationState.DONE)
+            _, cancelled = await _to_the_end(
+                self._store.operations.set_state(operation.id, OperationState.DONE)
+            )
         except BaseException as error:
-            # Shielded: a cancelled request must not leave half a machine behind.
-            await asyncio.shield(self._undo(saga, context, begun, error))
+            # To the end: a cancelled request must not leave half a machine behind.
+            _, cancelled = await _to_the_end(self._undo(saga, operation, context, begun, error))
+            _raise_if(cancelled)
             raise
+        _raise_if(cancelled)
         return context
 
     async def recover(self, saga: Saga, operation: Operation) -> None:
@@ -96,15 +105,26 @@ class SagaRunner:
         names = set(operation.begun)
         begun = [step for step in saga.steps if step.name in names]
         context = Context(operation.id, operation.subject_id, dict(operation.data), {})
-        await self._undo(saga, context, begun, None)
+        await self._undo(saga, operation, context, begun, None)
 
     async def _undo(
-        self, saga: Saga, context: Context, begun: list[Step], error: BaseException | None
+        self,
+        saga: Saga,
+        operation: Operation,
+        context: Context,
+        begun: list[Step],
+        error: BaseException | None,
     ) -> None:
-        await self._store.operations.set_state(
-            context.operation_id, OperationState.UNDOING, error=_described(error)
-        )
         clean = True
+        if operation.state is OperationState.RUNNING:
+            try:
+                await self._store.operations.set_state(
+                    operation.id, OperationState.UNDOING, error=_described(error)
+                )
+            except WarmbootError as failure:
+                # Undone all the same. It stays in the journal: the next start looks again.
+                clean = False
+                log.error("undo could not be journaled", saga=saga.kind, error=str(failure))
         for step in reversed(begun):
             if step.undo is None:
                 continue
@@ -116,6 +136,22 @@ class SagaRunner:
                 log.error("undo failed", saga=saga.kind, step=step.name, error=str(failure))
         if clean:
             await self._store.operations.set_state(context.operation_id, OperationState.UNDONE)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, T]) -> tuple[T, bool]:
+    """The result of ``work``, which is not cancelled, and whether we were meanwhile."""
+    task, cancelled = asyncio.ensure_future(work), False
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            cancelled = True
+    return task.result(), cancelled
+
+
+def _raise_if(cancelled: bool) -> None:
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 def _described(error: BaseException | None) -> dict[str, Any] | None:

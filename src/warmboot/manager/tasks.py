@@ -1,4 +1,4 @@
-"""Background work by key: at most one task a key, all ended when the manager stops."""
+"""Background work by key: of one key one after the other, all ended when the manager stops."""
 
 from __future__ import annotations
 
@@ -15,37 +15,53 @@ class Tasks:
     """Tasks that go on after the request that began them was answered."""
 
     def __init__(self) -> None:
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[str, list[asyncio.Task[None]]] = {}
         self._stopping = False
 
     def start(self, key: str, work: Coroutine[Any, Any, None]) -> None:
-        """Begin ``work`` unless work of the same key goes on or the manager stops."""
-        if self._stopping or key in self._tasks:
+        """Begin ``work`` when earlier work of the same key has ended; not if the manager stops.
+
+        It is never dropped because the earlier one is just about to end: ``work`` looks itself
+        whether there is still something to do.
+        """
+        if self._stopping:
             work.close()
             return
-        task = asyncio.get_running_loop().create_task(work, name=key)
-        self._tasks[key] = task
-        task.add_done_callback(lambda done: self._ended(key, done))
+        waiting = self._tasks.setdefault(key, [])
+        turn = _after(waiting[-1] if waiting else None, work)
+        task = asyncio.get_running_loop().create_task(turn, name=key)
+        waiting.append(task)
+        task.add_done_callback(lambda done: self._ended(key, done, work))
 
     def running(self, key: str) -> bool:
         return key in self._tasks
 
     async def cancel(self, key: str) -> None:
         """Cancel and wait until it has cleaned up after itself."""
-        task = self._tasks.get(key)
-        if task is not None and task is not asyncio.current_task():
+        tasks = [t for t in self._tasks.get(key, ()) if t is not asyncio.current_task()]
+        for task in tasks:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def stop(self) -> None:
         self._stopping = True
-        tasks = list(self._tasks.values())
+        tasks = [task for waiting in self._tasks.values() for task in waiting]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks)
 
-    def _ended(self, key: str, task: asyncio.Task[None]) -> None:
-        if self._tasks.get(key) is task:
+    def _ended(self, key: str, task: asyncio.Task[None], work: Coroutine[Any, Any, None]) -> None:
+        work.close()  # it may have been cancelled before its turn
+        self._tasks[key].remove(task)
+        if not self._tasks[key]:
             del self._tasks[key]
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("background work failed", work=key, exc_info=error)
+
+
+async def _after(earlier: asyncio.Task[None] | None, work: Coroutine[Any, Any, None]) -> None:
+    if earlier is not None:
+        await asyncio.wait({earlier})
+    await work

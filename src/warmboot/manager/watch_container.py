@@ -22,7 +22,14 @@ from warmboot.manager.bring_up import slot_of
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.tasks import Tasks
 from warmboot.model.container import Container, ContainerState
-from warmboot.model.errors import GuestError, IllegalTransition, NotFound, VmGone, WarmbootError
+from warmboot.model.errors import (
+    ContainerError,
+    GuestError,
+    IllegalTransition,
+    NotFound,
+    VmGone,
+    WarmbootError,
+)
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
@@ -30,7 +37,16 @@ log = structlog.get_logger(__name__)
 READ_GRACE_S = 5.0
 """How long an ended container that is to be removed waits for somebody to read its output."""
 
+READ_LIMIT_S = 600.0
+"""How long it waits for those who are reading it."""
+
 _SETTLE_S = 10.0
+
+
+class ContainerLost(ContainerError):
+    """The VM is there, the container in it is not."""
+
+    code = "container-lost"
 
 
 class _Streams:
@@ -99,7 +115,7 @@ class WatchContainer:
             return
         try:
             ended = await self._until_end(container)
-        except VmGone as error:
+        except (VmGone, ContainerLost) as error:
             await self.vm_lost(container_id, error)
             return
         except (IllegalTransition, NotFound):  # it is being removed
@@ -111,7 +127,7 @@ class WatchContainer:
         if container.spec.auto_remove:
             self._last[container_id] = ended
             await self._read_to_the_end(container_id)
-            await self._remove(container_id)
+            await self._remove_ended(container_id)
 
     async def _until_end(self, container: Container) -> Container:
         assert container.vm_id is not None
@@ -145,7 +161,13 @@ class WatchContainer:
                 link = self._host.link(vm_id)
                 await guest_containers.wait(link, docker_id)
                 state = await guest_containers.inspect(link, docker_id)
-            except GuestError as error:
+            except NotFound as error:
+                raise ContainerLost(
+                    "Docker in the VM does not know the container any more",
+                    details=error.details,
+                    resolution="remove it (`warmboot rm`), and run it again",
+                ) from error
+            except (GuestError, ContainerError) as error:
                 # The connection broke. If the VM is dying, its end decides; else ask again.
                 log.warning("lost sight of a container", vm=vm_id, error=error.details)
                 await asyncio.sleep(1.0)
@@ -178,8 +200,14 @@ class WatchContainer:
         if streams.open:
             streams.idle.clear()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(READ_GRACE_S):
+            async with asyncio.timeout(READ_LIMIT_S if streams.open else READ_GRACE_S):
                 await streams.idle.wait()
+
+    async def _remove_ended(self, container_id: UUID) -> None:
+        with contextlib.suppress(NotFound):
+            container = await self._store.containers.get(container_id)
+            if container.state is ContainerState.EXITED:  # it may have been started again
+                await self._remove(container_id)
 
 
 def _key(container_id: UUID) -> str:
