@@ -1,8 +1,8 @@
 """Speaking with the guest agent, and through it with Docker in the guest.
 
-One HTTP connection pool per VM leads to the agent's port, over TCP from inside the VM's network
+HTTP connections lead to the agent's port, over TCP from inside the VM's network
 namespace or over a vsock socket (``GuestAddress`` says which). Paths under ``/warmboot/`` are the
-agent's own; all others it hands to Docker, so the same pool serves a Docker client.
+agent's own; a connection that begins with any other is handed to Docker.
 
     GuestLink ── GuestConnector ── (namespace TCP | vsock CONNECT) ── agent ── docker.sock
 """
@@ -109,27 +109,32 @@ class GuestLink:
     def __init__(self, vm_id: str, address: GuestAddress, token: str) -> None:
         self.vm_id = vm_id
         self.token = token
-        self._session = aiohttp.ClientSession(
-            connector=GuestConnector(address),
-            timeout=aiohttp.ClientTimeout(total=None),
-            headers={"Authorization": f"Bearer {token}"},
+        # Two pools: a connection that the agent has handed to Docker stays there.
+        self._session, self._docker_session = (
+            aiohttp.ClientSession(
+                connector=GuestConnector(address),
+                timeout=aiohttp.ClientTimeout(total=None),
+                headers={"Authorization": f"Bearer {token}"},
+            )
+            for _ in range(2)
         )
         self.docker = aiodocker.Docker(
             "http://guest",
-            connector=self._session.connector,
-            session=self._session,
+            connector=self._docker_session.connector,
+            session=self._docker_session,
             api_version=DOCKER_API_VERSION,
         )
 
     async def close(self) -> None:
         await self.docker.close()
         await self._session.close()
+        await self._docker_session.close()
 
     def get(
         self, path: str, query: dict[str, str]
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """A GET of Docker's API, for streams that the Docker client would decode."""
-        return self._session.get(f"http://guest/{DOCKER_API_VERSION}/{path}", params=query)
+        return self._docker_session.get(f"http://guest/{DOCKER_API_VERSION}/{path}", params=query)
 
     async def claim(self, identity: Identity, timeout_s: float) -> list[GuestStep]:
         """Give the guest its identity, as soon as its agent answers; the token is ours then."""

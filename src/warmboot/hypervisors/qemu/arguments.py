@@ -19,6 +19,9 @@ QMP_SOCKET = "qmp.sock"
 # What QEMU inherits, in this order.
 _QMP_FD, _TAP_FD = FIRST_FD, FIRST_FD + 1
 
+# Five-level page tables would make every miss of the emulated TLB dearer, and nobody needs them.
+TCG_CPU = "max,-la57"
+
 # The versioned type, so that a newer QEMU of the same machine does not change devices silently.
 _MACHINE_OPTIONS = {
     Machine.Q35: "q35,usb=off,vmport=off,smm=off,hpet=off,graphics=off",
@@ -43,7 +46,7 @@ def machine_arguments(
         *("-display", "none"),
         *("-machine", f"{_MACHINE_OPTIONS[config.machine]},memory-backend=ram"),
         *("-accel", acceleration),
-        *("-cpu", "max" if accelerator == "tcg" else "host"),
+        *("-cpu", TCG_CPU if accelerator == "tcg" else "host"),
         *("-smp", str(spec.shape.vcpus)),
         *("-m", str(spec.shape.memory_mib)),
         *("-object", memory),

@@ -133,7 +133,7 @@ class Qemu:
                     "make setup installs QEMU 10 (Debian: bookworm-backports)",
                 )
             )
-        model = "max"
+        model = arguments.TCG_CPU
         if accelerator == "kvm":
             model = cpu_model(await asyncio.to_thread(Path("/proc/cpuinfo").read_text))
         shaky = accelerator == "tcg" and numbers < SMP_MINIMUM_VERSION

@@ -1,0 +1,1 @@
+"""``make bench``: the project's figures, as ratios measured in one run."""

@@ -1,0 +1,52 @@
+"""``make demo``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from demo import boots
+from demo.manager import manager, state_root
+
+
+async def _demo(console: Console) -> None:
+    state = state_root()
+    image = state / "runtime-image"
+    console.rule("Warm boot")
+    console.print(
+        f"A manager of its own, storage in {state / 'demo'}; your Docker, network and files are "
+        "left alone.\n"
+    )
+    await _build_image(image)
+    async with manager(state / "demo", prefix="wbdemo", subnet="198.19.192.0/20") as running:
+        await boots.show(console, running, image)
+    console.print(
+        f"Cleaned up. The runtime image and the snapshot stay in {_short(state)} for the next "
+        "run; `make clean` removes them."
+    )
+
+
+async def _build_image(folder: Path) -> None:
+    """Minutes the first time, nothing later; the builder shows its progress."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "warmboot.images", "build", "--output", str(folder))
+    )
+    if await process.wait() != 0:
+        raise SystemExit("the runtime image could not be built; see the message above")
+
+
+def _short(path: Path) -> str:
+    return os.path.relpath(path)
+
+
+def main() -> None:
+    if os.geteuid() != 0:
+        raise SystemExit("the demo makes network namespaces: run it as root")
+    asyncio.run(_demo(Console(highlight=False)))
+
+
+main()

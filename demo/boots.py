@@ -1,0 +1,118 @@
+"""The first half of the demo: the same container started cold and warm, side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from demo.image import NAME, PORT, write_hello_image
+from demo.manager import Manager
+from warmboot.client import Client
+from warmboot.client.results import Container
+
+_STAGES = {
+    "snapshot": "choose a snapshot",
+    "network": "take a network slot",
+    "disk": "copy-on-write disk",
+    "boot": "start the VMM",
+    "restore": "restore the VM",
+    "identity": "guest is up, gets its identity",
+    "docker": "Docker answers",
+    "ports": "publish the port",
+    "load": "load the image",
+    "create": "create the container",
+    "start": "start the container",
+}
+
+
+async def show(console: Console, manager: Manager, image_folder: Path) -> None:
+    """Register, build a snapshot, boot cold and warm, talk to both, clean up."""
+    archive = manager.storage / "hello.tar"
+    write_hello_image(archive)
+    cli = _Cli(console, manager.url)
+    await cli.run("runtime", "register", "--name", "demo", str(image_folder))
+    async with Client(manager.url) as client:
+        await _ready_snapshot(console, cli, client)
+        try:
+            boots = [
+                await _boot(console, cli, client, archive, name, options)
+                for name, options in (("demo-cold", ["--cold"]), ("demo-warm", []))
+            ]
+            console.print(_side_by_side(*boots))
+        finally:
+            names = [c.name for c in await client.containers.list(all_states=True)]
+            if names:
+                await cli.run("rm", "-f", *names)
+
+
+async def _ready_snapshot(console: Console, cli: _Cli, client: Client) -> None:
+    """The snapshot of an earlier run serves again; otherwise one is built."""
+    for snapshot in await client.snapshots.list():
+        if snapshot.state == "ready":
+            console.print(f"Runtime snapshot {snapshot.id[:8]} is there from an earlier run.")
+            return
+    image = (await client.images.list())[0]
+    await cli.run("snapshot", "create", image.name)
+
+
+async def _boot(
+    console: Console, cli: _Cli, client: Client, archive: Path, name: str, options: list[str]
+) -> Container:
+    await cli.run(
+        *("run", "-d", "--name", name, "-p", str(PORT), "--archive", str(archive)),
+        *options,
+        NAME,
+    )
+    container = await client.containers.get(name)
+    port = container.ports[0].host_port
+    async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+        answer = await http.get(f"http://127.0.0.1:{port}/")
+    answer.raise_for_status()
+    console.print(f"[bold]$ curl http://127.0.0.1:{port}/[/bold]\n{answer.text.strip()}\n")
+    return container
+
+
+def _side_by_side(cold: Container, warm: Container) -> Table:
+    table = Table(title="The same container, started cold and warm (seconds)")
+    for heading in ("stage", "cold", "warm"):
+        table.add_column(heading, justify="left" if heading == "stage" else "right")
+    both = [{stage.name: stage.duration_s for stage in c.stages} for c in (cold, warm)]
+    for name, words in _STAGES.items():
+        if any(name in one for one in both):
+            table.add_row(words, *(f"{one[name]:.2f}" if name in one else "" for one in both))
+    table.add_section()
+    cold_s, warm_s = cold.boot_s or 0.0, warm.boot_s or 0.0
+    table.add_row("request → Docker answers", f"{cold_s:.2f}", f"{warm_s:.2f}", style="bold")
+    totals = [sum(one.values()) for one in both]
+    table.add_row("all stages", *(f"{total:.2f}" for total in totals), style="bold")
+    table.caption = f"{warm.boot_method}: Docker answers {cold_s / max(warm_s, 1e-3):.0f}× sooner"
+    return table
+
+
+class _Cli:
+    """Runs the command line as a user would type it, and shows it."""
+
+    def __init__(self, console: Console, url: str) -> None:
+        self._console = console
+        self._url = url
+
+    async def run(self, *words: str) -> None:
+        self._console.print(f"[bold]$ warmboot {shlex.join(words)}[/bold]")
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "warmboot.cli", *words),
+            env={**_environment(), "WARMBOOT_URL": self._url},
+        )
+        if await process.wait() != 0:
+            raise SystemExit(f"`warmboot {words[0]}` failed; see the message above")
+        self._console.print()
+
+
+def _environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith(("WARMBOOT_", "MANAGER_"))}

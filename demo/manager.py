@@ -1,0 +1,91 @@
+"""A manager of the demo's (or the bench's) own: its storage, port, network names and log."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Manager:
+    url: str
+    pid: int
+    storage: Path
+    log: Path
+
+
+def state_root() -> Path:
+    """Where the demo, the bench and the tests keep what makes the next run quick."""
+    return Path(os.environ.get("WARMBOOT_STATE", ".state")).absolute()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.asynccontextmanager
+async def manager(
+    storage: Path, *, prefix: str, subnet: str, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[Manager]:
+    """``warmboot serve`` as a process; on leaving it is stopped (its VMs are the caller's)."""
+    storage.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    log = storage / "manager.log"
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("MANAGER_")},
+        "MANAGER_STORAGE_ROOT": str(storage),
+        "MANAGER_PORT": str(port),
+        "MANAGER_NETWORK_PREFIX": prefix,
+        "MANAGER_NETWORK_SUBNET": subnet,
+        **(settings or {}),
+    }
+    with log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "warmboot.cli", "serve"),
+            env=environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        await _until_ready(url, process, log)
+        yield Manager(url, process.pid, storage, log)
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(STOP_TIMEOUT_S):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+async def _until_ready(url: str, process: asyncio.subprocess.Process, log: Path) -> None:
+    async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if (await client.get("/readyz")).status_code == 200:
+                    return
+            late = asyncio.get_running_loop().time() > deadline
+            if process.returncode is not None or late:
+                tail = log.read_text(errors="replace").splitlines()[-10:]
+                raise SystemExit("the manager did not start; its log ends:\n" + "\n".join(tail))
+            # Nothing tells from outside when a server begins to listen.
+            await asyncio.sleep(0.05)
