@@ -137,8 +137,8 @@ class HostAgent:
         await asyncio.to_thread(self._let_vmms_read, folder)
         return folder, manifest
 
-    async def remove_image(self, image: RuntimeImage) -> None:
-        await asyncio.to_thread(shutil.rmtree, image.path, True)
+    async def remove_image_folder(self, folder: Path) -> None:
+        await asyncio.to_thread(shutil.rmtree, folder, True)
 
     async def remove_snapshot_orphans(self, known: Sequence[UUID]) -> None:
         for folder in await self.files.orphans(known):

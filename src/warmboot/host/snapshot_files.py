@@ -16,6 +16,7 @@ where they differ. ``verify`` always takes the sums.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -138,26 +139,22 @@ class SnapshotFiles:
 
     def _check(self, path: Path, thorough: bool) -> SnapshotManifest:
         manifest = load_manifest(path)
+        if set(manifest.files) != set(_PARTS) or str(manifest.snapshot_id) != path.name:
+            raise _damaged(path, f"{METADATA_FILE} is not this snapshot's")
         seen = {} if thorough else _load_seen(path / _SEEN_FILE)
-        news = False
+        news = {}
         for name, expected in manifest.files.items():
-            part = path / name
             try:
-                stamp = _stamp(part)
+                stamp = _stamp(path / name)
+                if seen.get(name) != stamp:
+                    _compare(path, name, stamp["size"], expected)
+                    news[name] = stamp
             except FileNotFoundError:
                 raise _damaged(path, f"{name} is missing") from None
-            if stamp["size"] != expected.size_bytes:
-                raise _damaged(
-                    path, f"{name} has {stamp['size']} bytes instead of {expected.size_bytes}"
-                )
-            if seen.get(name) != stamp:
-                if sum_file(part) != expected:
-                    raise _damaged(path, f"{name} is not what it was: its SHA-256 differs")
-                seen[name], news = stamp, True
+            except OSError as error:
+                raise _damaged(path, f"{name} cannot be read: {error}") from error
         if news:
-            temporary = path / f"{_SEEN_FILE}.new"
-            temporary.write_text(json.dumps(seen))
-            temporary.rename(path / _SEEN_FILE)
+            _note_seen(path, seen | news)
         return manifest
 
 
@@ -196,6 +193,25 @@ def link_or_copy(source: Path, target: Path) -> None:
         target.chmod(0o444)
 
 
+def _compare(path: Path, name: str, size: int, expected: FileSum) -> None:
+    if size != expected.size_bytes:
+        raise _damaged(path, f"{name} has {size} bytes instead of {expected.size_bytes}")
+    if sum_file(path / name) != expected:
+        raise _damaged(path, f"{name} is not what it was: its SHA-256 differs")
+
+
+def _note_seen(path: Path, seen: dict[str, dict[str, int]]) -> None:
+    """So that the next check is cheap. If it cannot be noted, that one takes the sums again."""
+    temporary = path / f"{_SEEN_FILE}.new"
+    with contextlib.suppress(OSError):
+        try:
+            temporary.write_text(json.dumps(seen))
+            temporary.rename(path / _SEEN_FILE)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
 def _stamp(path: Path) -> dict[str, int]:
     status = path.stat()
     # ctime is left out for the root file system's sake: every new hard link changes it.
@@ -222,13 +238,19 @@ def _damaged(path: Path, details: str) -> SnapshotDamaged:
 
 
 def _remove_folder(path: Path) -> None:
-    if not path.exists():
-        return
     gone = path.with_name(f".gone-{path.name.removeprefix(_BUILDING)}")
-    if path != gone:
-        shutil.rmtree(gone, ignore_errors=True)
+    _remove_tree(gone)  # what an earlier removal that broke off has left
+    with contextlib.suppress(FileNotFoundError):
         path.rename(gone)  # at once out of the way: nobody can find it half removed
-    shutil.rmtree(gone)
+        _remove_tree(gone)
+
+
+def _remove_tree(path: Path) -> None:
+    """Also what is no folder, as somebody may have put a file in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -7,26 +7,38 @@ the same blobs; it is added at upload, so what is stored can always be loaded.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
+import posixpath
 import re
 import secrets
 import tarfile
 import time
+import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from warmboot.model.errors import DiskFull, InvalidRequest, NotFound
+from warmboot.host.disks import os_error
+from warmboot.model.errors import InvalidRequest, NotFound
 
 KEEP_S = 86_400.0
 _CHUNK = 1 << 20
 _MAX_METADATA_BYTES = 8 << 20
+_MAX_DEPTH = 4
 _ID = re.compile(r"[0-9a-f]{64}")
 _REF_NAME = "org.opencontainers.image.ref.name"
 _CONTAINERD_NAME = "io.containerd.image.name"
+_DAMAGED = (
+    *(tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError),
+    *(KeyError, TypeError, ValueError, AttributeError, OverflowError),
+)
+"""What reading an archive raises that is truncated, damaged, or no archive of images at all."""
 
 
 class ArchiveFiles:
@@ -37,10 +49,11 @@ class ArchiveFiles:
 
     async def upload(self, chunks: AsyncIterator[bytes]) -> str:
         """Store an archive; its id. ``InvalidRequest`` if it is no image archive."""
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await self.collect()
         temporary = self.root / f".upload-{secrets.token_hex(8)}"
         digest = hashlib.sha256()
         try:
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             with temporary.open("xb") as file:
                 async for chunk in chunks:
                     digest.update(chunk)
@@ -49,9 +62,7 @@ class ArchiveFiles:
             archive_id = digest.hexdigest()
             temporary.rename(self.root / archive_id)
         except OSError as error:
-            raise DiskFull(
-                "the archive could not be stored", details=str(error), resolution="free some space"
-            ) from error
+            raise os_error(error) from error
         finally:
             temporary.unlink(missing_ok=True)
         return archive_id
@@ -71,34 +82,28 @@ class ArchiveFiles:
             while chunk := await asyncio.to_thread(file.read, _CHUNK):
                 yield chunk
 
-    async def collect(self, in_use: frozenset[str] = frozenset()) -> None:
-        """Remove archives that nobody has used for a day, and uploads that broke off."""
+    async def collect(self) -> None:
+        """Remove what nobody has used for a day."""
         limit = time.time() - KEEP_S
-        for path in self.root.glob("*") if self.root.exists() else ():
-            if path.name not in in_use and path.stat().st_mtime < limit:
-                path.unlink(missing_ok=True)
+        for path in self.root.glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < limit:
+                    path.unlink()
+
+    async def start(self) -> None:
+        """Remove, before the first upload, those that broke off with an earlier manager."""
         for path in self.root.glob(".upload-*"):
             path.unlink(missing_ok=True)
-
-
-def archive_references(path: Path) -> list[str]:
-    """The image names in a stored archive."""
-    with _opened(path) as archive:
-        document = _json_member(archive, "manifest.json")
-    return [name for entry in document or [] for name in entry.get("RepoTags") or []]
+        await self.collect()
 
 
 def _make_loadable(path: Path) -> None:
-    with _opened(path) as archive:
-        if _json_member(archive, "manifest.json") is not None:
-            return
-        index = _json_member(archive, "index.json")
-        if index is None:
-            raise _no_archive("it has neither manifest.json nor index.json")
-        manifest = [_docker_entry(archive, entry) for entry in _image_entries(archive, index)]
-        if not manifest:
-            raise _no_archive("its index.json names no image for linux/amd64")
-        compressed = not isinstance(archive.fileobj, io.BufferedReader)
+    try:
+        manifest, compressed = _understood(path)
+    except _DAMAGED as error:
+        raise _no_archive(f"it is damaged: {error!r}") from error
+    if manifest is None:
+        return
     if compressed:
         raise _no_archive("a compressed OCI layout: unpack it first (`zcat` or `zstdcat`)")
     text = json.dumps(manifest).encode()
@@ -108,8 +113,26 @@ def _make_loadable(path: Path) -> None:
         archive.addfile(member, io.BytesIO(text))
 
 
-def _image_entries(archive: tarfile.TarFile, index: Any) -> list[dict[str, Any]]:
+def _understood(path: Path) -> tuple[list[dict[str, Any]] | None, bool]:
+    """The ``manifest.json`` that it lacks (``None``: it has one), and whether it is compressed."""
+    with tarfile.open(path) as archive:
+        members = _Members(archive)
+        known = members.json("manifest.json")
+        if isinstance(known, list) and known:
+            return None, False
+        index = members.json("index.json")
+        if known is not None or index is None:
+            raise _no_archive("it has neither a manifest.json nor an index.json of images")
+        manifest = [_docker_entry(entry) for entry in _image_entries(members, index, _MAX_DEPTH)]
+        if not manifest:
+            raise _no_archive("its index.json names no image for linux/amd64")
+        return manifest, not isinstance(archive.fileobj, io.BufferedReader)
+
+
+def _image_entries(members: _Members, index: Any, depth: int) -> list[dict[str, Any]]:
     """The manifests for this machine, of an index or of the indexes in it."""
+    if not depth:
+        raise _no_archive("its indexes lead from one to the next without end")
     found: list[dict[str, Any]] = []
     for entry in index.get("manifests", []):
         platform = entry.get("platform", {})
@@ -117,18 +140,18 @@ def _image_entries(archive: tarfile.TarFile, index: Any) -> list[dict[str, Any]]
             "amd64"
         ):
             continue
-        document = _json_member(archive, _blob(entry["digest"]))
+        document = members.json(_blob(entry["digest"]))
         if document is None:
             raise _no_archive(f"the blob {entry['digest']} is missing")
         if "manifests" in document:
-            inner = _image_entries(archive, document)
+            inner = _image_entries(members, document, depth - 1)
             found += [{**one, "annotations": entry.get("annotations", {})} for one in inner]
         else:
             found.append({**document, "annotations": entry.get("annotations", {})})
     return found
 
 
-def _docker_entry(archive: tarfile.TarFile, manifest: dict[str, Any]) -> dict[str, Any]:
+def _docker_entry(manifest: dict[str, Any]) -> dict[str, Any]:
     annotations = manifest.get("annotations") or {}
     name = annotations.get(_CONTAINERD_NAME) or annotations.get(_REF_NAME)
     return {
@@ -145,27 +168,25 @@ def _blob(digest: str) -> str:
     return f"blobs/sha256/{value}"
 
 
-def _opened(path: Path) -> tarfile.TarFile:
-    try:
-        return tarfile.open(path)
-    except tarfile.TarError as error:
-        raise _no_archive(str(error)) from error
+class _Members:
+    """What is in an archive, whether it was packed as ``name`` or as ``./name``."""
 
+    def __init__(self, archive: tarfile.TarFile) -> None:
+        self._archive = archive
+        self._by_name = {posixpath.normpath(member.name): member for member in archive}
 
-def _json_member(archive: tarfile.TarFile, name: str) -> Any:
-    try:
-        member = archive.getmember(name)
-    except KeyError:
-        return None
-    except (tarfile.TarError, EOFError) as error:
-        raise _no_archive(str(error)) from error
-    file = archive.extractfile(member)
-    if file is None or member.size > _MAX_METADATA_BYTES:
-        raise _no_archive(f"{name} is not what it should be")
-    try:
-        return json.loads(file.read())
-    except ValueError as error:
-        raise _no_archive(f"{name} is no JSON") from error
+    def json(self, name: str) -> Any:
+        """A JSON file's content; ``None`` if there is no such file."""
+        member = self._by_name.get(name)
+        if member is None:
+            return None
+        file = self._archive.extractfile(member) if member.isfile() else None
+        if file is None or member.size > _MAX_METADATA_BYTES:
+            raise _no_archive(f"{name} is not what it should be")
+        try:
+            return json.loads(file.read())
+        except (ValueError, RecursionError) as error:
+            raise _no_archive(f"{name} is no JSON") from error
 
 
 def _no_archive(details: str) -> InvalidRequest:

@@ -11,6 +11,7 @@ the old one as it was. A build that a dead manager began is undone and begun aga
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -20,13 +21,13 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import DiskSource, HostAgent
-from warmboot.host.disks import allocated_bytes
+from warmboot.host.disks import allocated_bytes, os_error
 from warmboot.host.guest_link import Identity
 from warmboot.host.network import Slot
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.stopwatch import Stopwatch
-from warmboot.model.errors import HostError, IllegalTransition, WarmbootError
+from warmboot.model.errors import HostError, IllegalTransition, NotFound, WarmbootError
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import (
     DISK_FILE,
@@ -90,6 +91,9 @@ class BuildSnapshot:
         except WarmbootError as error:
             await self._give_up(snapshot, error)
             return
+        except OSError as error:
+            await self._give_up(snapshot, os_error(error))
+            return
         log.info(f"Runtime snapshot {snapshot_id} is ready after {watch.elapsed_s:.2f}s")
         await self._events.emit("runtime-snapshot.ready", snapshot_id, seconds=watch.elapsed_s)
         if snapshot.replaces is not None:
@@ -100,7 +104,7 @@ class BuildSnapshot:
         target = SnapshotState.DELETED if snapshot.replaces else SnapshotState.UNHEALTHY
         try:
             await self._store.snapshots.set_state(snapshot.id, target, error=error.as_dict())
-        except IllegalTransition:  # deleted while it was built
+        except (IllegalTransition, NotFound):  # deleted while it was built
             return
         await self._events.emit("runtime-snapshot.failed", snapshot.id, error=error.as_dict())
 
@@ -123,9 +127,10 @@ class BuildSnapshot:
         )
 
     async def _discard_folder(self, context: Context) -> None:
-        snapshot = await self._store.snapshots.get(UUID(context.subject_id))
-        if snapshot.state in (SnapshotState.READY, SnapshotState.UNHEALTHY):
-            return  # the manager died after the swap: it is a snapshot like any other now
+        with contextlib.suppress(NotFound):  # deleted, and collected already
+            snapshot = await self._store.snapshots.get(UUID(context.subject_id))
+            if snapshot.state in (SnapshotState.READY, SnapshotState.UNHEALTHY):
+                return  # the manager died after the swap: it is a snapshot like any other now
         await self._host.files.discard(UUID(context.data["image_id"]), UUID(context.subject_id))
 
     async def _reserve(self, context: Context) -> None:
@@ -213,10 +218,21 @@ class BuildSnapshot:
         )
         async with self._store.transaction():
             await self._store.snapshots.update_metadata(snapshot.id, metadata)
-            if snapshot.replaces is not None:
-                await self._store.snapshots.swap(snapshot.replaces, snapshot.id)
+            old_id = await self._replaced(snapshot)
+            if old_id is not None:
+                await self._store.snapshots.swap(old_id, snapshot.id)
             else:
                 await self._store.snapshots.set_state(snapshot.id, SnapshotState.READY)
+
+    async def _replaced(self, snapshot: RuntimeSnapshot) -> UUID | None:
+        """The one that it takes the place of; that may have been deleted during the rebuild."""
+        if snapshot.replaces is None:
+            return None
+        try:
+            old = await self._store.snapshots.get(snapshot.replaces)
+        except NotFound:
+            return None
+        return None if old.state is SnapshotState.DELETED else old.id
 
 
 def snapshot_metadata(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,7 @@ class RuntimeImages:
         self._host = host
         self._events = events
         self._collector = collector
+        self._lock = asyncio.Lock()
 
     async def list(self) -> Sequence[RuntimeImage]:
         return await self._store.images.list()
@@ -50,11 +52,23 @@ class RuntimeImages:
                 resolution="give `path`, or `kernel` and `rootfs` (and `initrd`)",
             )
         self._host.check_room()
+        async with self._lock:  # the same files may be registered and deleted at the same time
+            return await self._register(name, path, kernel, rootfs, initrd)
+
+    async def _register(
+        self,
+        name: str,
+        path: Path | None,
+        kernel: Path | None,
+        rootfs: Path | None,
+        initrd: Path | None,
+    ) -> RuntimeImage:
         folder, manifest = await self._host.import_image(path, kernel, rootfs, initrd)
         known = await self._store.images.by_digest(manifest.digest)
         if known is not None:
             return known
         if await self._store.images.by_name(name) is not None:
+            await self._host.remove_image_folder(folder)
             raise NameTaken(
                 f"there is a runtime image named {name!r} already, with other files",
                 resolution="choose another name, or remove that one",
@@ -73,8 +87,9 @@ class RuntimeImages:
 
     async def delete(self, image_id: UUID) -> None:
         """``InUse`` while a snapshot or a container needs it."""
-        image = await self._store.images.get(image_id)
-        await self._collector.collect_released()
-        await self._store.images.delete(image_id)
-        await self._host.remove_image(image)
+        async with self._lock:
+            image = await self._store.images.get(image_id)
+            await self._collector.collect_released()
+            await self._store.images.delete(image_id)
+            await self._host.remove_image_folder(image.path)
         await self._events.emit("runtime-image.deleted", image_id)

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
+
+import structlog
 
 from warmboot.host.agent import HostAgent
 from warmboot.manager.build_snapshot import BuildSnapshot
 from warmboot.manager.collect_snapshots import SnapshotCollector
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.tasks import Tasks
-from warmboot.model.errors import Conflict, IllegalTransition, NotFound, NotSupported
+from warmboot.model.errors import (
+    Conflict,
+    IllegalTransition,
+    NotFound,
+    NotSupported,
+    WarmbootError,
+)
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.shapes import Shape
 from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
 
 
 class RuntimeSnapshots:
@@ -40,6 +51,7 @@ class RuntimeSnapshots:
         self._collector = collector
         self._default_shape = default_shape
         self._max_active = max_active
+        self._beginning = asyncio.Lock()
 
     async def list(self, *, include_deleted: bool = False) -> Sequence[RuntimeSnapshot]:
         return await self._store.snapshots.list(include_deleted=include_deleted)
@@ -48,11 +60,16 @@ class RuntimeSnapshots:
         return await self._store.snapshots.get(snapshot_id)
 
     async def create(self, runtime_image_id: UUID, shape: Shape | None) -> UUID:
-        await self._check_capacity()
-        return await self._begin(runtime_image_id, shape or self._default_shape, None)
+        async with self._beginning:
+            await self._check_capacity()
+            return await self._begin(runtime_image_id, shape or self._default_shape, None)
 
     async def rebuild(self, snapshot_id: UUID) -> UUID:
         """The old one serves until its successor is ready; one rebuild at a time."""
+        async with self._beginning:
+            return await self._rebuild(snapshot_id)
+
+    async def _rebuild(self, snapshot_id: UUID) -> UUID:
         old = await self._store.snapshots.get(snapshot_id)
         if old.state in (SnapshotState.CREATING, SnapshotState.DELETED):
             raise IllegalTransition(
@@ -75,6 +92,8 @@ class RuntimeSnapshots:
                 await self.rebuild(snapshot_id)
             except (Conflict, NotFound):  # somebody was faster
                 return
+            except WarmbootError as error:
+                log.error(f"Runtime snapshot {snapshot_id} could not be rebuilt: {error.brief}")
 
         self._tasks.start(f"rebuild {snapshot_id}", work())
 

@@ -9,7 +9,7 @@ from uuid import UUID
 import structlog
 
 from warmboot.manager.event_log import EventLog
-from warmboot.model.errors import IllegalTransition, SnapshotDamaged, WarmbootError
+from warmboot.model.errors import IllegalTransition, NotFound, SnapshotDamaged, WarmbootError
 from warmboot.model.runtime_snapshot import UNHEALTHY_AFTER, RuntimeSnapshot, SnapshotState
 from warmboot.store import Store
 
@@ -31,9 +31,12 @@ class SnapshotHealth:
 
     async def failed(self, snapshot: RuntimeSnapshot, error: WarmbootError) -> None:
         """Count a failure; three in a row, or one that damage explains, make it unhealthy."""
-        now = await self._store.snapshots.record_failure(
-            snapshot.id, error.as_dict(), datetime.now(UTC)
-        )
+        try:
+            now = await self._store.snapshots.record_failure(
+                snapshot.id, error.as_dict(), datetime.now(UTC)
+            )
+        except NotFound:  # deleted meanwhile, and forgotten
+            return
         if isinstance(error, SnapshotDamaged) or now.consecutive_failures >= UNHEALTHY_AFTER:
             await self._set_unhealthy(now, error)
 
@@ -42,7 +45,7 @@ class SnapshotHealth:
             await self._store.snapshots.set_state(
                 snapshot.id, SnapshotState.UNHEALTHY, error=error.as_dict()
             )
-        except IllegalTransition:  # another boot was first, or it was deleted meanwhile
+        except (IllegalTransition, NotFound):  # another boot was first, or it was deleted meanwhile
             return
         log.warning(
             f"Runtime snapshot {snapshot.id} is unhealthy: {error.brief}",
