@@ -171,7 +171,15 @@ def _wire(settings: Settings, store: Store, host: HostAgent, hook: Hook | None) 
         system=System(host, all_hypervisors(settings), shape),
     )
     reconcile = Reconcile(
-        store, host, runner, (boot.saga, build.saga), containers, snapshots, watch, collector
+        store,
+        host,
+        runner,
+        (boot.saga, build.saga),
+        containers,
+        snapshots,
+        watch,
+        collector,
+        archives,
     )
     return _Parts(services, events, tasks, reconcile)
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from collections.abc import Sequence
+
 import structlog
 
 from warmboot.host import guest_containers
 from warmboot.host.agent import HostAgent
+from warmboot.manager.archives import ArchiveFiles
 from warmboot.manager.bring_up import slot_of
 from warmboot.manager.collect_snapshots import SnapshotCollector
 from warmboot.manager.containers import Containers
@@ -22,7 +25,7 @@ from warmboot.manager.watch_container import WatchContainer
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import NotFound, VmGone, WarmbootError
 from warmboot.model.runtime_snapshot import SnapshotState
-from warmboot.model.vm import VmKind
+from warmboot.model.vm import VmKind, VmRecord
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
@@ -43,6 +46,7 @@ class Reconcile:
         snapshots: RuntimeSnapshots,
         watch: WatchContainer,
         collector: SnapshotCollector,
+        archives: ArchiveFiles,
     ) -> None:
         self._store = store
         self._host = host
@@ -52,8 +56,10 @@ class Reconcile:
         self._snapshots = snapshots
         self._watch = watch
         self._collector = collector
+        self._archives = archives
 
     async def __call__(self) -> None:
+        await self._archives.start()
         lost = set(await self._host.start(await self._store.vms.list()))
         await self._undo_half_done()
         await self._remove_ownerless()
@@ -81,7 +87,13 @@ class Reconcile:
         if container.state is ContainerState.DELETING:
             await self._containers.remove(container.id)
             return
-        if records and not alive:
+        if container.state is ContainerState.EXITED and container.spec.auto_remove:
+            await self._containers.remove(container.id)
+            return
+        if container.state is ContainerState.CREATING and container.started_at is None:
+            if not alive:
+                await self._begin_anew(container, records)
+        elif not alive:
             gone = VmGone(
                 f"the VM of container {container.name} died while the manager was away",
                 resolution=f"`warmboot start {container.name}` boots it again on its disk",
@@ -95,6 +107,13 @@ class Reconcile:
         elif alive and container.state is ContainerState.RUNNING:
             await self._adopt(container, alive[0].id)
             log.info(f"Container {container.id} adopted in {alive[0].id}")
+
+    async def _begin_anew(self, container: Container, records: Sequence[VmRecord]) -> None:
+        """Its command never ran, so nothing is lost with its VM and its disk."""
+        for record in records:
+            await self._host.destroy(record.id, slot_of(record))
+            await self._store.vms.remove(record.id)
+        await self._store.snapshots.release(str(container.id))
 
     async def _adopt(self, container: Container, vm_id: str) -> None:
         """Hold its ports again, and look whether it still runs; if not, the watch says so."""
