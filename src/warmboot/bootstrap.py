@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID
@@ -13,6 +16,7 @@ import uvicorn
 
 from warmboot.api.access import check_bind
 from warmboot.api.app import create_app
+from warmboot.bootstrap_workers import WorkerParts, worker_checks, worker_parts
 from warmboot.host.agent import VMM_GID, HostAgent, HostConfig
 from warmboot.host.network import Network, NetworkConfig
 from warmboot.host.snapshot_files import SnapshotFiles
@@ -29,6 +33,7 @@ from warmboot.manager.build_snapshot import BuildSnapshot
 from warmboot.manager.collect_snapshots import SnapshotCollector
 from warmboot.manager.containers import Containers
 from warmboot.manager.event_log import EventLog
+from warmboot.manager.forget_old import keep_forgetting
 from warmboot.manager.ports import Check, Services
 from warmboot.manager.reconcile import Reconcile
 from warmboot.manager.runtime_images import RuntimeImages
@@ -38,6 +43,7 @@ from warmboot.manager.snapshot_health import SnapshotHealth
 from warmboot.manager.system import System
 from warmboot.manager.tasks import Tasks
 from warmboot.manager.watch_container import WatchContainer
+from warmboot.manager.worker_tokens import WorkerTokens
 from warmboot.settings import Settings
 from warmboot.store import Store
 
@@ -51,6 +57,7 @@ class Running:
     services: Services
     store: Store
     host: HostAgent
+    tokens: WorkerTokens
 
 
 def hypervisor_of(settings: Settings) -> Hypervisor:
@@ -104,28 +111,39 @@ async def running(settings: Settings, hook: Hook | None = None) -> AsyncIterator
         SnapshotFiles(root / "runtime-snapshots", VMM_GID),
     )
     async with Store.open(settings.effective_database_url) as store:
-        parts = _wire(settings, store, host, hook)
-        await parts.events.start()
-        try:
-            await parts.reconcile()
-            await _register_given_image(settings, parts.services)
-            yield Running(parts.services, store, host)
-        finally:
-            await parts.tasks.stop()
-            await host.stop()
+        events, tasks, runner = EventLog(store), Tasks(), SagaRunner(store, hook)
+        async with worker_parts(settings, store, runner, events, tasks) as worker:
+            parts = _wire(settings, store, host, runner, events, tasks, worker)
+            await events.start()
+            try:
+                await parts.reconcile()
+                await worker.reconcile()
+                tasks.start("forget-old", keep_forgetting(store))
+                await _register_given_image(settings, parts.services)
+                yield Running(parts.services, store, host, worker.tokens)
+            finally:
+                try:
+                    await worker.stop()
+                finally:
+                    await tasks.stop()
+                    await host.stop()
 
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
     services: Services
-    events: EventLog
-    tasks: Tasks
     reconcile: Reconcile
 
 
-def _wire(settings: Settings, store: Store, host: HostAgent, hook: Hook | None) -> _Parts:
-    events, tasks = EventLog(store), Tasks()
-    runner = SagaRunner(store, hook)
+def _wire(
+    settings: Settings,
+    store: Store,
+    host: HostAgent,
+    runner: SagaRunner,
+    events: EventLog,
+    tasks: Tasks,
+    worker: WorkerParts,
+) -> _Parts:
     shape = settings.default_shape
     archives = ArchiveFiles(settings.storage_root / "archives")
     collector = SnapshotCollector(store, host)
@@ -168,20 +186,21 @@ def _wire(settings: Settings, store: Store, host: HostAgent, hook: Hook | None) 
         containers=containers,
         archives=archives,
         events=events,
-        system=System(host, all_hypervisors(settings), shape),
+        system=System(host, all_hypervisors(settings), shape, lambda: worker_checks(settings)),
+        workers=worker.workers,
     )
     reconcile = Reconcile(
         store,
         host,
         runner,
-        (boot.saga, build.saga),
+        (boot.saga, build.saga, *worker.sagas),
         containers,
         snapshots,
         watch,
         collector,
         archives,
     )
-    return _Parts(services, events, tasks, reconcile)
+    return _Parts(services, reconcile)
 
 
 async def _register_given_image(settings: Settings, services: Services) -> None:
@@ -205,6 +224,7 @@ async def serve(settings: Settings) -> None:
             manager.services,
             tokens=settings.tokens,
             idempotency=manager.store.idempotency,
+            worker_of=manager.tokens.owner,
         )
         config = uvicorn.Config(
             app,
@@ -215,16 +235,32 @@ async def serve(settings: Settings) -> None:
             ws="websockets-sansio",
             timeout_graceful_shutdown=5,
         )
-        server = uvicorn.Server(config)
+        server = _Server(config)
         log.info(f"warmboot listens on http://{settings.host}:{settings.port}")
         await server.serve()
 
 
+class _Server(uvicorn.Server):
+    """uvicorn ends the process by the signal that stopped it; we have VMs to let go of first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+
 async def local_doctor(settings: Settings) -> Sequence[Check]:
     """The checks of ``warmboot doctor``, without a running manager."""
-    return await doctor.examine(
+    checks = await doctor.examine(
         all_hypervisors(settings), settings.storage_root, settings.disk_floor_mib << 20
     )
+    return [*checks, *await worker_checks(settings)]
 
 
 def configure_logging(settings: Settings) -> None:

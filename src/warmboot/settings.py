@@ -43,7 +43,11 @@ class Settings(BaseSettings):
     cold_boot_timeout_s: float = Field(300.0, gt=0)
     disk_floor_mib: int = Field(1024, ge=0)
 
-    network_prefix: str = Field("wb", pattern=r"^[a-z][a-z0-9]{1,5}$")
+    docker_host: str = "unix:///var/run/docker.sock"
+    criu_wrapper: Path = Path("/usr/local/sbin/criu")
+    worker_url: str = ""
+
+    network_prefix: str = Field("wb", pattern=r"^[a-z][a-z0-9]{0,7}$")
     network_subnet: str = "198.19.0.0/16"
     network_pool_size: int = Field(4, ge=0, le=64)
     publish_address: str = "127.0.0.1"
@@ -60,6 +64,16 @@ class Settings(BaseSettings):
             return frozenset(token.strip() for token in value.split(",") if token.strip())
         return value
 
+    @field_validator("docker_host")
+    @classmethod
+    def _unix_socket(cls, value: str) -> str:
+        if not value.startswith("unix:///"):
+            raise ValueError(
+                "an engine on this machine is needed, as unix:///path/to/docker.sock: checkpoints "
+                "lie in its own folders"
+            )
+        return value
+
     @field_validator("storage_root")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -68,6 +82,15 @@ class Settings(BaseSettings):
     @property
     def default_shape(self) -> Shape:
         return Shape(self.default_vcpus, self.default_memory_mib)
+
+    @property
+    def url_for_workers(self) -> str:
+        """Where workers, which have the host's network, find this manager."""
+        if self.worker_url:
+            return self.worker_url
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(self.host, self.host)
+        host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        return f"http://{host}:{self.port}"
 
     @property
     def effective_database_url(self) -> str:

@@ -31,6 +31,7 @@ CHECKS = (
 def _app() -> Any:
     fakes = FakeServices()
     fakes.events.endless = False
+    fakes.containers.longest_wait_s = 1.0
     return create_app(fakes.services, tokens=frozenset({TOKEN}))
 
 

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+from tests.support.fake_workers import FakeWorkers
+
 from warmboot.manager.ports import (
     Check,
     ExecSpec,
@@ -311,6 +313,7 @@ class FakeContainers:
         self.sessions: list[FakeSession] = []
         self.stage_s = 0.005
         self.tick_s = 0.02
+        self.longest_wait_s = 3600.0
         self.fail_creation: WarmbootError | None = None
         self.removed: list[UUID] = []
         self._events, self._archives = events, archives
@@ -451,7 +454,7 @@ class FakeContainers:
             return row.id not in self.rows or row.state in holds
 
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s), self._changed:
+            async with asyncio.timeout(min(timeout_s, self.longest_wait_s)), self._changed:
                 await self._changed.wait_for(done)
         return row
 
@@ -574,6 +577,7 @@ class FakeServices:
         self.archives = FakeArchives()
         self.containers = FakeContainers(self.events, self.archives)
         self.system = FakeSystem()
+        self.workers = FakeWorkers(self.events.add)
         self.services = Services(
             images=self.images,
             snapshots=self.snapshots,
@@ -581,4 +585,5 @@ class FakeServices:
             archives=self.archives,
             events=self.events,
             system=self.system,
+            workers=self.workers,
         )

@@ -4,6 +4,9 @@ With tokens configured, every request but a health probe carries ``Authorization
 Without tokens everything is open, but then only to this machine: the server refuses to bind
 anything but loopback, and requests whose ``Host`` or ``Origin`` is not this server are refused, so
 that a web page in a local browser cannot reach it by DNS rebinding or a cross-site form.
+
+A worker shows its own token, which is good for its own routes only: to look at itself, to report,
+to ask for its pause and for checkpoints.
 """
 
 from __future__ import annotations
@@ -11,17 +14,26 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from warmboot.api.problems import ForeignOrigin, MalformedRequest, problem_of
+from warmboot.api.problems import Forbidden, ForeignOrigin, MalformedRequest, problem_of
 from warmboot.model.errors import InvalidRequest, Unauthorized, WarmbootError
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 ANYONE = "anyone"
+_OF_WORKERS = {
+    "GET": re.compile(r"(/wait|/logs|/checkpoints(/[^/]+)?)?"),
+    "POST": re.compile(r"/events|/pause|/checkpoints"),
+}
+
+WorkerOf = Callable[[str], UUID | None]
+"""Whose token this is, if it is a worker's."""
 
 
 def is_loopback(host: str) -> bool:
@@ -52,11 +64,15 @@ def check_bind(host: str, tokens: Iterable[str]) -> None:
 class Doors:
     """Authentication, and the refusal of foreign hosts and origins. Pure ASGI, WebSockets too.
 
-    Leaves the caller's name in ``scope["state"]["caller"]``: a token's fingerprint, or ``anyone``.
+    Leaves the caller's name in ``scope["state"]["caller"]``: a token's fingerprint, or ``anyone``;
+    and in ``scope["state"]["worker"]`` the id of the worker that calls, if one does.
     """
 
-    def __init__(self, app: ASGIApp, *, tokens: frozenset[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, tokens: frozenset[str], worker_of: WorkerOf | None = None
+    ) -> None:
         self.app = app
+        self._worker_of = worker_of
         self._known = tuple(_digest(token) for token in tokens if token)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,13 +84,20 @@ class Doors:
         except WarmbootError as error:
             await refuse(error, scope, receive, send)
             return
-        scope.setdefault("state", {})["caller"] = caller
+        state = scope.setdefault("state", {})
+        state["caller"] = caller
         await self.app(scope, receive, send)
 
     def _caller(self, scope: Scope) -> str:
         headers = Headers(scope=scope)
         if not self._known:
             _check_local(headers)
+        worker = self._worker(headers)
+        if worker is not None:
+            _check_own(worker, scope)
+            scope.setdefault("state", {})["worker"] = worker
+            return f"worker {worker}"
+        if not self._known:
             return ANYONE
         if scope["type"] == "http" and scope["path"] in OPEN_PATHS:
             return ANYONE
@@ -89,6 +112,32 @@ class Doors:
                 resolution="set WARMBOOT_TOKEN to one of the server's tokens",
             )
         return given.hex()[:32]
+
+    def _worker(self, headers: Headers) -> UUID | None:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if self._worker_of is None or scheme.lower() != "bearer":
+            return None
+        return self._worker_of(token.strip())
+
+
+def worker_caller(scope: Scope) -> UUID | None:
+    """The worker that makes this request, if it is one."""
+    found: UUID | None = scope.get("state", {}).get("worker")
+    return found
+
+
+def _check_own(worker: UUID, scope: Scope) -> None:
+    own, path = f"/v1/workers/{worker}", str(scope["path"])
+    allowed = _OF_WORKERS.get(scope.get("method", ""))
+    if path in OPEN_PATHS:
+        return
+    if not path.startswith(own) or allowed is None or not allowed.fullmatch(path[len(own) :]):
+        raise Forbidden(
+            "a worker's token is not for this",
+            details=f"it is good for looking at itself, and for POST {own}/events, /pause and "
+            "/checkpoints",
+            resolution="use one of the manager's own tokens",
+        )
 
 
 def _digest(token: str) -> bytes:

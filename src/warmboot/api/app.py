@@ -1,6 +1,6 @@
 """The application, put together.
 
-    Guard ▶ HttpMetrics ▶ Doors ▶ Bodies ▶ Idempotency ▶ routes ▶ Services
+    AfterAnswer ▶ Guard ▶ HttpMetrics ▶ Doors ▶ Bodies ▶ Idempotency ▶ routes ▶ Services
 
 All layers are pure ASGI, so that streams stay streams.
 """
@@ -17,13 +17,16 @@ from prometheus_client import CollectorRegistry
 from warmboot import __version__
 from warmboot.api import (
     archives,
+    checkpoints,
     containers,
     events,
     runtime_images,
     runtime_snapshots,
     system,
+    workers,
 )
-from warmboot.api.access import Doors
+from warmboot.api.access import Doors, WorkerOf
+from warmboot.api.after_answer import AfterAnswer
 from warmboot.api.body import Bodies
 from warmboot.api.idempotency import Idempotency, Repository
 from warmboot.api.metrics import HttpMetrics
@@ -38,6 +41,8 @@ ROUTERS = (
     runtime_snapshots.router,
     containers.router,
     archives.router,
+    checkpoints.router,
+    workers.router,
     events.router,
     system.router,
 )
@@ -48,13 +53,15 @@ def create_app(
     *,
     tokens: frozenset[str] = frozenset(),
     idempotency: Repository | None = None,
+    worker_of: WorkerOf | None = None,
     registry: CollectorRegistry | None = None,
     lifespan: Lifespan | None = None,
 ) -> FastAPI:
     """The API over ``services``.
 
     ``tokens`` are bearer tokens; none means open, but for this machine only (see ``access``).
-    Without ``idempotency`` keys are not honoured. ``registry`` is what ``/metrics`` shows.
+    ``worker_of`` knows workers' tokens. Without ``idempotency`` keys are not honoured.
+    ``registry`` is what ``/metrics`` shows.
     """
     registry = registry or CollectorRegistry()
     app = FastAPI(
@@ -74,9 +81,10 @@ def create_app(
     install_handlers(app)
     install_openapi(app, tokens=bool(tokens))
     layers: list[tuple[Any, dict[str, Any]]] = [
+        (AfterAnswer, {}),
         (Guard, {}),
         (HttpMetrics, {"registry": registry}),
-        (Doors, {"tokens": tokens}),
+        (Doors, {"tokens": tokens, "worker_of": worker_of}),
         (Bodies, {}),
     ]
     if idempotency is not None:

@@ -26,10 +26,11 @@ _BODY = {
 @router.post("", status_code=201, summary="Upload an image archive", openapi_extra=_BODY)
 async def upload(request: Request, services: Wired) -> Uploaded:
     check_length(request.headers, None)
-    return Uploaded(id=await services.archives.upload(_chunks(request)))
+    return Uploaded(id=await services.archives.upload(upload_chunks(request)))
 
 
-async def _chunks(request: Request) -> AsyncIterator[bytes]:
+async def upload_chunks(request: Request) -> AsyncIterator[bytes]:
+    """A request's body as it comes."""
     try:
         async for chunk in request.stream():
             if chunk:

@@ -1,11 +1,12 @@
 """Request bodies: read whole, in bounds and in time, before anything else looks at them.
 
-Only uploads (``/v1/archives``) pass through as a stream.
+Only uploads (``/v1/archives``, checkpoints that are imported) pass through as a stream.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,7 +16,12 @@ from warmboot.model.errors import WarmbootError
 
 MAX_BODY_BYTES = 1024 * 1024
 BODY_TIMEOUT_S = 60.0
-STREAMED_PATHS = frozenset({"/v1/archives"})
+_STREAMED = re.compile(r"/v1/archives|/v1/workers/[^/]+/checkpoints/import")
+
+
+def is_streamed(path: str) -> bool:
+    """Whether this is the path of an upload."""
+    return _STREAMED.fullmatch(path) is not None
 
 
 class Disconnected(Exception):
@@ -29,7 +35,7 @@ class Bodies:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in STREAMED_PATHS:
+        if scope["type"] != "http" or is_streamed(scope["path"]):
             await self.app(scope, receive, send)
             return
         try:

@@ -21,10 +21,10 @@ from typing import Protocol
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from warmboot.api.body import STREAMED_PATHS, Disconnected, read_body, replay
+from warmboot.api.body import Disconnected, is_streamed, read_body, replay
 from warmboot.api.problems import problem_of
 from warmboot.model.errors import Conflict, InvalidRequest, WarmbootError
-from warmboot.store.idempotency import Claim, Done, Mismatch, Running
+from warmboot.model.idempotency import Claim, Done, Mismatch, Running
 
 KEY_HEADER = "idempotency-key"
 REPLAYED_HEADER = "idempotent-replayed"
@@ -71,7 +71,7 @@ class Idempotency:
             return
         try:
             key = _checked(keys)
-            if scope["path"] in STREAMED_PATHS:
+            if is_streamed(scope["path"]):
                 await self._after(key, scope, receive, send)
             else:
                 await self._before(key, scope, receive, send)

@@ -29,7 +29,7 @@ _REPLAYED = {
 _COMMON = {
     "400": "Not understood",
     "401": "No valid token",
-    "403": "From a foreign host or origin",
+    "403": "From a foreign host or origin, or by a token that is not for this",
     "413": "The body is too large",
     "422": "Does not fit the schema, or can never succeed",
     "500": "Something on the machine failed",

@@ -56,6 +56,12 @@ class ForeignOrigin(errors.WarmbootError):
     code = "foreign-origin"
 
 
+class Forbidden(errors.WarmbootError):
+    """A token that is good, but not for this."""
+
+    code = "forbidden"
+
+
 class TooLarge(errors.InvalidRequest):
     code = "too-large"
 
@@ -71,6 +77,7 @@ class TooSlow(errors.InvalidRequest):
 _STATUS_HERE: Mapping[type[errors.WarmbootError], int] = {
     MalformedRequest: 400,
     ForeignOrigin: 403,
+    Forbidden: 403,
     TooSlow: 408,
     TooLarge: 413,
     WrongMediaType: 415,

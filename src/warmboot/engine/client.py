@@ -45,10 +45,13 @@ class DockerEngine:
     def __init__(self, socket: Path = DEFAULT_SOCKET) -> None:
         self.socket = socket
         self._client: Any = None
+        self._connector: aiohttp.UnixConnector | None = None
         self._facts: EngineFacts | None = None
 
     async def __aenter__(self) -> Self:
-        self._client = Docker(url=f"unix://{self.socket}")
+        # One long request a running worker waits for its end, so there is no limit.
+        self._connector = aiohttp.UnixConnector(str(self.socket), limit=0)
+        self._client = Docker(url=f"unix://{self.socket}", connector=self._connector)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -58,6 +61,9 @@ class DockerEngine:
         if self._client is not None:
             await self._client.close()
             self._client = None
+        if self._connector is not None:
+            await self._connector.close()
+            self._connector = None
 
     # -- the engine ---------------------------------------------------------------------------
 
@@ -180,8 +186,11 @@ class DockerEngine:
         with contextlib.suppress(NotFound):
             await self._do("DELETE", f"containers/{container}", params={"force": "1", "v": "1"})
 
-    async def wait_stopped(self, container: str, timeout_s: float) -> int:
-        """The exit code when it does not run (any more); ``EngineUnavailable`` if it goes on."""
+    async def wait_stopped(self, container: str, timeout_s: float | None) -> int:
+        """The exit code when it does not run (any more); ``EngineUnavailable`` if it goes on.
+
+        ``None`` waits as long as it takes.
+        """
         answer = await self._json(
             "POST",
             f"containers/{container}/wait",

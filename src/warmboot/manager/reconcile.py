@@ -7,8 +7,6 @@ stopped, killed, or the machine rebooted.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 from collections.abc import Sequence
 
 import structlog
@@ -29,8 +27,6 @@ from warmboot.model.vm import VmKind, VmRecord
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
-
-JOURNAL_KEPT = timedelta(days=7)
 
 
 class Reconcile:
@@ -67,7 +63,6 @@ class Reconcile:
             await self._container(container, lost)
         await self._snapshot_folders()
         await self._store.idempotency.abandon_all()
-        await self._store.operations.purge(datetime.now(UTC) - JOURNAL_KEPT)
 
     async def _undo_half_done(self) -> None:
         for operation in reversed(await self._store.operations.list()):

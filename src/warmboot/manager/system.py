@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from warmboot import __version__
 from warmboot.host.agent import HostAgent
@@ -16,11 +16,16 @@ class System:
     """Implements ``ports.System``."""
 
     def __init__(
-        self, host: HostAgent, hypervisors: Sequence[Hypervisor], default_shape: Shape
+        self,
+        host: HostAgent,
+        hypervisors: Sequence[Hypervisor],
+        default_shape: Shape,
+        worker_checks: Callable[[], Awaitable[Sequence[Check]]],
     ) -> None:
         self._host = host
         self._hypervisors = hypervisors
         self._default_shape = default_shape
+        self._worker_checks = worker_checks
 
     async def info(self) -> HostInfo:
         probe = await self._host.probe()
@@ -35,4 +40,5 @@ class System:
 
     async def doctor(self) -> Sequence[Check]:
         config = self._host.config
-        return await doctor.examine(self._hypervisors, config.root, config.disk_floor_bytes)
+        checks = await doctor.examine(self._hypervisors, config.root, config.disk_floor_bytes)
+        return [*checks, *await self._worker_checks()]

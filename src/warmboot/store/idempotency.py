@@ -7,44 +7,17 @@ claim ──▶ Claimed ──▶ complete ──▶ later claims: Done
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import delete, select, update
 
 from warmboot.model.errors import NotFound
+from warmboot.model.idempotency import Claim, Claimed, Done, Mismatch, Running
 from warmboot.store.clock import now
 from warmboot.store.database import Database
 from warmboot.store.tables import idempotency_keys
 
 _RUNNING, _DONE = "running", "done"
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """It is yours: do the work, then ``complete`` or ``abandon``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """The first request is still at work."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mismatch:
-    """The key was used for another request."""
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The answer that the first request got."""
-
-    status: int
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-
-
-Claim = Claimed | Running | Mismatch | Done
 
 
 class IdempotencyRepository:

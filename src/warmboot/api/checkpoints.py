@@ -1,0 +1,110 @@
+"""``/v1/workers/{ref}/checkpoints``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import StreamingResponse
+
+from warmboot.api.archives import upload_chunks
+from warmboot.api.body import check_length
+from warmboot.api.requests import NAME_PATTERN
+from warmboot.api.responses import Item, Items, Ok
+from warmboot.api.routing import Ref
+from warmboot.api.worker_requests import CheckpointIn, CheckpointName
+from warmboot.api.worker_responses import CheckpointOut
+from warmboot.api.workers import Wiring
+from warmboot.manager.ports import Exported
+from warmboot.model.names import MAX_NAME_LENGTH
+
+router = APIRouter(prefix="/v1/workers/{ref}/checkpoints", tags=["checkpoints"])
+
+ARCHIVE = "application/zstd"
+_CHUNK = 1 << 20
+
+CheckpointRef = Annotated[
+    str,
+    Path(
+        description="the checkpoint's name",
+        min_length=2,
+        max_length=MAX_NAME_LENGTH,
+        pattern=NAME_PATTERN,
+    ),
+]
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+
+@router.get("", summary="List a worker's checkpoints, newest first")
+async def list_checkpoints(ref: Ref, workers: Wiring) -> Items[CheckpointOut]:
+    return Items(items=[CheckpointOut.of(found) for found in await workers.checkpoints(ref)])
+
+
+@router.post("", status_code=201, summary="Make a checkpoint; the worker runs on unless told else")
+async def create(
+    ref: Ref, workers: Wiring, body: CheckpointIn | None = None
+) -> Item[CheckpointOut]:
+    asked = body or CheckpointIn()
+    made = await workers.create_checkpoint(ref, asked.name, leave_running=asked.leave_running)
+    return Item(item=CheckpointOut.of(made))
+
+
+@router.post(
+    "/import",
+    status_code=201,
+    summary="Bring an archive into a worker that was created but never started",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "description": "an archive as the export gives it",
+            "content": {"application/octet-stream": _BINARY},
+        }
+    },
+)
+async def bring_in(
+    ref: Ref,
+    request: Request,
+    workers: Wiring,
+    name: Annotated[CheckpointName, Query(description="what to call it here")] = "imported",
+) -> Item[CheckpointOut]:
+    check_length(request.headers, None)
+    made = await workers.import_checkpoint(ref, name, upload_chunks(request))
+    return Item(item=CheckpointOut.of(made))
+
+
+@router.get("/{checkpoint}", summary="Show a checkpoint")
+async def show(ref: Ref, checkpoint: CheckpointRef, workers: Wiring) -> Item[CheckpointOut]:
+    return Item(item=CheckpointOut.of(await workers.checkpoint(ref, checkpoint)))
+
+
+@router.delete("/{checkpoint}", summary="Delete a checkpoint")
+async def delete(ref: Ref, checkpoint: CheckpointRef, workers: Wiring) -> Ok:
+    await workers.delete_checkpoint(ref, checkpoint)
+    return Ok()
+
+
+@router.get(
+    "/{checkpoint}/export",
+    summary="A checkpoint as one file: tar, zstd, with a manifest",
+    response_class=StreamingResponse,
+    responses={200: {"description": "The archive", "content": {ARCHIVE: _BINARY}}},
+)
+async def export(ref: Ref, checkpoint: CheckpointRef, workers: Wiring) -> StreamingResponse:
+    """What ``checkpointctl`` reads, too. The worker must not run meanwhile."""
+    exported = await workers.export_checkpoint(ref, checkpoint)
+    return StreamingResponse(
+        _chunks(exported),
+        media_type=ARCHIVE,
+        headers={
+            "Content-Length": str(exported.size_bytes),
+            "Content-Disposition": f'attachment; filename="{exported.file_name}"',
+        },
+    )
+
+
+async def _chunks(exported: Exported) -> AsyncIterator[bytes]:
+    with exported.file as file:
+        while chunk := await asyncio.to_thread(file.read, _CHUNK):
+            yield chunk

@@ -1,0 +1,138 @@
+"""What the API takes for workers: strict, and bounded as in ``requests``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, StrictBool, StrictInt
+
+from warmboot.api.requests import (
+    NAME_PATTERN,
+    EnvName,
+    HostPath,
+    ImageReference,
+    LabelName,
+    LabelValue,
+    Name,
+    Strict,
+    Text,
+    Words,
+)
+from warmboot.model.checkpoint import check_checkpoint_name
+from warmboot.model.errors import InvalidName, InvalidRequest
+from warmboot.model.names import MAX_NAME_LENGTH, invent_name
+from warmboot.model.worker import HOST_NETWORK, MAX_PORT, Mount, WorkerPolicy, WorkerSpec
+
+MAX_PERIOD_S = 366 * 86_400.0
+
+
+def _checked_checkpoint(name: str) -> str:
+    try:
+        return check_checkpoint_name(name)
+    except InvalidName as error:
+        raise ValueError(f"{error.brief}: {error.details or error.resolution}") from error
+
+
+def _plain_path(path: str) -> str:
+    try:
+        Mount(path, path)
+    except InvalidRequest as error:
+        raise ValueError(f"{error.brief}: {error.resolution}") from error
+    return path
+
+
+CheckpointName = Annotated[
+    str,
+    Field(min_length=2, max_length=MAX_NAME_LENGTH, json_schema_extra={"pattern": NAME_PATTERN}),
+    AfterValidator(_checked_checkpoint),
+]
+MountPath = Annotated[HostPath, AfterValidator(_plain_path)]
+Period = Annotated[float, Field(ge=1, le=MAX_PERIOD_S, allow_inf_nan=False)]
+Port = Annotated[StrictInt, Field(ge=1, le=MAX_PORT)]
+_WORD = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$"
+Network = Annotated[str, Field(min_length=1, max_length=128, pattern=_WORD)]
+
+
+class MountIn(Strict):
+    """A path of the manager's machine in the worker; it is no part of checkpoints."""
+
+    source: MountPath
+    target: MountPath
+    read_only: StrictBool = False
+
+
+class PolicyIn(Strict):
+    """What happens without being asked; see docs/how-to/workers.md."""
+
+    pause_after_idle_s: Period | None = None
+    checkpoint_every_s: Period | None = None
+    keep_checkpoints: Annotated[StrictInt, Field(ge=1, le=1000)] = 3
+    pause_at_shutdown: StrictBool = False
+    wake_on: Annotated[list[Port], Field(max_length=64, default_factory=list)]
+
+    def to_model(self) -> WorkerPolicy:
+        return WorkerPolicy(
+            pause_after_idle_s=self.pause_after_idle_s,
+            checkpoint_every_s=self.checkpoint_every_s,
+            keep_checkpoints=self.keep_checkpoints,
+            pause_at_shutdown=self.pause_at_shutdown,
+            wake_on=tuple(self.wake_on),
+        )
+
+
+class WorkerIn(Strict):
+    """A worker to create. Only ``image`` is needed. ``start: false`` only creates it."""
+
+    image: ImageReference
+    name: Name | None = None
+    command: Words | None = None
+    entrypoint: Words | None = None
+    environment: Annotated[dict[EnvName, Text], Field(max_length=1024, default_factory=dict)]
+    mounts: Annotated[list[MountIn], Field(max_length=64, default_factory=list)]
+    network: Network = HOST_NETWORK
+    labels: Annotated[dict[LabelName, LabelValue], Field(max_length=256, default_factory=dict)]
+    policy: Annotated[PolicyIn, Field(default_factory=PolicyIn)]
+    tty: StrictBool = False
+    auto_remove: StrictBool = False
+    start: StrictBool = True
+
+    def to_model(self) -> WorkerSpec:
+        return WorkerSpec(
+            name=self.name or invent_name(),
+            image=self.image,
+            command=None if self.command is None else tuple(self.command),
+            entrypoint=None if self.entrypoint is None else tuple(self.entrypoint),
+            environment=dict(self.environment),
+            mounts=tuple(Mount(m.source, m.target, m.read_only) for m in self.mounts),
+            network=self.network,
+            labels=dict(self.labels),
+            policy=self.policy.to_model(),
+            tty=self.tty,
+            auto_remove=self.auto_remove,
+            start=self.start,
+        )
+
+
+class PauseIn(Strict):
+    """``checkpoint`` names the checkpoint. With ``wait: false`` the answer comes before it."""
+
+    checkpoint: CheckpointName | None = None
+    wait: StrictBool = True
+
+
+class ResumeIn(Strict):
+    """``checkpoint``: another than the one the worker was paused into."""
+
+    checkpoint: CheckpointName | None = None
+
+
+class CheckpointIn(Strict):
+    name: CheckpointName | None = None
+    leave_running: StrictBool = True
+
+
+class ReportIn(Strict):
+    """Progress, or whatever a worker has to say; 16 KiB at most."""
+
+    kind: Annotated[str, Field(min_length=1, max_length=64, pattern=_WORD)]
+    data: Annotated[dict[str, Any], Field(default_factory=dict)]

@@ -1,0 +1,125 @@
+"""``/v1/workers``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from warmboot.api.access import worker_caller
+from warmboot.api.after_answer import after_answer
+from warmboot.api.responses import Created, Item, Items, Ok
+from warmboot.api.routing import MAX_WAIT_S, Ref, Wired
+from warmboot.api.streams import begun, plain
+from warmboot.api.worker_requests import PauseIn, ReportIn, ResumeIn, WorkerIn
+from warmboot.api.worker_responses import WorkerOut
+from warmboot.manager.ports import Workers, WorkerUntil
+from warmboot.model.errors import EngineUnavailable
+
+router = APIRouter(prefix="/v1/workers", tags=["workers"])
+
+
+def _workers(services: Wired) -> Workers:
+    if services.workers is None:
+        raise EngineUnavailable(
+            "this manager has no Docker engine for workers",
+            resolution="set MANAGER_DOCKER_HOST to its socket and restart the manager",
+        )
+    return services.workers
+
+
+Wiring = Annotated[Workers, Depends(_workers)]
+
+
+@router.post("", status_code=201, summary="Create and start a worker; its state tells how it goes")
+async def create(body: WorkerIn, workers: Wiring) -> Created:
+    return Created(id=await workers.create(body.to_model()))
+
+
+@router.get("", summary="List workers")
+async def list_workers(workers: Wiring) -> Items[WorkerOut]:
+    return Items(items=[WorkerOut.of(worker) for worker in await workers.list()])
+
+
+@router.get("/{ref}", summary="Show a worker")
+async def show(ref: Ref, workers: Wiring) -> Item[WorkerOut]:
+    return Item(item=WorkerOut.of(await workers.get(ref)))
+
+
+@router.delete("/{ref}", summary="Remove a worker, its container and its checkpoints")
+async def delete(
+    ref: Ref,
+    workers: Wiring,
+    force: Annotated[bool, Query(description="also when it runs")] = False,
+) -> Ok:
+    await workers.delete(ref, force=force)
+    return Ok()
+
+
+@router.get("/{ref}/wait", summary="The worker, once it is so or the time is over")
+async def wait(
+    ref: Ref,
+    workers: Wiring,
+    until: Annotated[WorkerUntil, Query()] = WorkerUntil.SETTLED,
+    timeout_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False)] = 60.0,
+) -> Item[WorkerOut]:
+    return Item(item=WorkerOut.of(await workers.wait(ref, until, timeout_s)))
+
+
+@router.get(
+    "/{ref}/logs",
+    summary="What a worker has written",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "Its output, as text",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        }
+    },
+)
+async def logs(
+    ref: Ref,
+    workers: Wiring,
+    follow: Annotated[bool, Query(description="go on until it ends or is paused")] = False,
+    tail: Annotated[int | None, Query(ge=0, le=1_000_000, description="last lines only")] = None,
+) -> StreamingResponse:
+    chunks = await begun(workers.logs(ref, follow=follow, tail=tail))
+    return StreamingResponse(plain(chunks), media_type="text/plain; charset=utf-8")
+
+
+@router.post(
+    "/{ref}/pause",
+    summary="Pause a worker into a checkpoint",
+    responses={202: {"description": "It will be paused now", "model": Item[WorkerOut]}},
+)
+async def pause(
+    ref: Ref, request: Request, response: Response, workers: Wiring, body: PauseIn | None = None
+) -> Item[WorkerOut]:
+    """Answers when it is paused. To the worker itself (by its token), and with ``wait: false``,
+    it answers 202 at once, and the pause begins after that."""
+    asked = body or PauseIn()
+    if asked.wait and worker_caller(request.scope) is None:
+        return Item(item=WorkerOut.of(await workers.pause(ref, asked.checkpoint)))
+    worker, begin = await workers.ask_pause(ref, asked.checkpoint)
+    after_answer(request, begin)
+    response.status_code = 202
+    return Item(item=WorkerOut.of(worker))
+
+
+@router.post("/{ref}/resume", summary="Resume a worker from a checkpoint")
+async def resume(ref: Ref, workers: Wiring, body: ResumeIn | None = None) -> Item[WorkerOut]:
+    """Answers when its process has run again, or says why it has not."""
+    checkpoint = body.checkpoint if body else None
+    return Item(item=WorkerOut.of(await workers.resume(ref, checkpoint)))
+
+
+@router.post("/{ref}/wake", summary="Make a worker run, whether it is paused or not")
+async def wake(ref: Ref, workers: Wiring) -> Item[WorkerOut]:
+    return Item(item=WorkerOut.of(await workers.wake(ref)))
+
+
+@router.post("/{ref}/events", status_code=201, summary="What a worker reports; it becomes an event")
+async def report(ref: Ref, body: ReportIn, workers: Wiring) -> Ok:
+    await workers.report(ref, body.kind, body.data)
+    return Ok()

@@ -1,0 +1,132 @@
+"""The wiring of workers: a part of ``bootstrap``, in a file of its own for its size."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from warmboot.engine.client import DockerEngine
+from warmboot.engine.criu import SEARCH_PATH
+from warmboot.engine.preflight import Change, Finding, Preflight
+from warmboot.engine.verification import Verified, verify
+from warmboot.manager.create_worker import CreateWorker
+from warmboot.manager.event_log import EventLog
+from warmboot.manager.pause_worker import PauseWorker
+from warmboot.manager.ports import Check
+from warmboot.manager.reconcile_workers import ReconcileWorkers
+from warmboot.manager.resume_worker import ResumeWorker
+from warmboot.manager.saga import Saga, SagaRunner
+from warmboot.manager.settle_worker import SettleWorker
+from warmboot.manager.tasks import Tasks
+from warmboot.manager.wake_worker import WakeWorker
+from warmboot.manager.watch_worker import WatchWorker
+from warmboot.manager.worker_checkpoints import WorkerCheckpoints
+from warmboot.manager.worker_states import WorkerStates
+from warmboot.manager.worker_tokens import WorkerTokens
+from warmboot.manager.workers import Workers
+from warmboot.settings import Settings
+from warmboot.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerParts:
+    """``reconcile`` at the start, ``stop`` at the end."""
+
+    workers: Workers
+    sagas: tuple[Saga, ...]
+    reconcile: ReconcileWorkers
+    wake: WakeWorker
+    tokens: WorkerTokens
+
+    async def stop(self) -> None:
+        """Pause those whose policy says so, finish what is under way, give back ports."""
+        await self.workers.pause_for_shutdown()
+        await self.wake.stop()
+
+
+def docker_socket(settings: Settings) -> Path:
+    return Path(settings.docker_host.removeprefix("unix://"))
+
+
+def _criu_path(settings: Settings) -> str:
+    return f"{settings.criu_wrapper.parent}:{SEARCH_PATH}"
+
+
+@asynccontextmanager
+async def worker_parts(
+    settings: Settings, store: Store, runner: SagaRunner, events: EventLog, tasks: Tasks
+) -> AsyncIterator[WorkerParts]:
+    """Everything about workers. The engine is not asked for anything yet: there may be none."""
+    tokens = await WorkerTokens.of(store)
+
+    def environment(worker_id: UUID) -> dict[str, str]:
+        return {
+            "WARMBOOT_URL": settings.url_for_workers,
+            "WARMBOOT_WORKER_ID": str(worker_id),
+            "WARMBOOT_TOKEN": tokens.issue(worker_id),
+        }
+
+    async with DockerEngine(docker_socket(settings)) as engine:
+        states = WorkerStates(store, events)
+        settle = SettleWorker(store, engine, states, tasks)
+        create = CreateWorker(store, engine, runner, states, environment)
+        pause = PauseWorker(store, engine, runner, events, states, settle)
+        resume = ResumeWorker(store, engine, runner, events, states, settle)
+        checkpoints = WorkerCheckpoints(
+            store,
+            engine,
+            events,
+            states,
+            settings.storage_root / "checkpoint-archives",
+            _criu_path(settings),
+        )
+        workers = Workers(
+            store, engine, events, tasks, states, create, pause, resume, settle, checkpoints
+        )
+        watch = WatchWorker(
+            store, engine, tasks, settle, workers.pause_by_policy, workers.checkpoint_by_policy
+        )
+        wake = WakeWorker(events, workers.wake_by_connection)
+        states.follow(wake.follow)
+        states.follow(watch.follow)
+        yield WorkerParts(
+            workers,
+            (create.saga, pause.saga, resume.saga),
+            ReconcileWorkers(store, states, settle, workers, checkpoints),
+            wake,
+            tokens,
+        )
+
+
+def preflight(settings: Settings) -> Preflight:
+    return Preflight(socket=docker_socket(settings), criu_wrapper=settings.criu_wrapper)
+
+
+async def worker_checks(settings: Settings) -> Sequence[Check]:
+    """The prerequisites of workers, for ``warmboot doctor``. A machine without is fine too."""
+    return [_check(finding) for finding in await preflight(settings).look()]
+
+
+def _check(finding: Finding) -> Check:
+    return Check(
+        name=f"workers: {finding.name}",
+        ok=finding.ok,
+        summary=(finding.note or "as it should be") if finding.ok else finding.problem,
+        why=finding.why,
+        remedy=finding.remedy + (" (`warmboot doctor --fix` does it)" if finding.fixable else ""),
+        required=False,
+    )
+
+
+async def fix_workers(settings: Settings, *, restart_engine: bool) -> Sequence[Change]:
+    """Do what ``warmboot doctor --fix`` can do for workers; nothing the second time."""
+    return await preflight(settings).fix(restart_engine=restart_engine)
+
+
+async def verify_workers(settings: Settings) -> Verified:
+    """Checkpoint and restore a real container; raises what is in the way."""
+    async with DockerEngine(docker_socket(settings)) as engine:
+        return await verify(engine)

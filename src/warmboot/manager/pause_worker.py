@@ -1,0 +1,181 @@
+"""Pause a worker, or make a checkpoint that leaves it running.
+
+    claim (state and checkpoint row) ─▶ dump ─▶ record
+                                         │ error, kill -9
+                                         ▼
+                          settle: what the engine says is true
+
+The claim is made before the work, so that a caller can be answered in between: a worker that asks
+for its own pause must have its answer before it is dumped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+from warmboot.engine.activity import listening
+from warmboot.engine.checkpoint import Dumped, checkpoint
+from warmboot.engine.client import DockerEngine
+from warmboot.manager.event_log import EventLog
+from warmboot.manager.saga import Context, Saga, SagaRunner, Step
+from warmboot.manager.settle_worker import SettleWorker
+from warmboot.manager.worker_states import WorkerStates, refusal
+from warmboot.model.checkpoint import (
+    Checkpoint,
+    CheckpointState,
+    Versions,
+    check_checkpoint_name,
+)
+from warmboot.model.errors import NotFound, WarmbootError
+from warmboot.model.worker import ListenAddress, Worker, WorkerState
+from warmboot.store import Store
+
+_NOT_YET = Versions("", "", "", "")
+
+
+class PauseWorker:
+    def __init__(
+        self,
+        store: Store,
+        engine: DockerEngine,
+        runner: SagaRunner,
+        events: EventLog,
+        states: WorkerStates,
+        settle: SettleWorker,
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._runner = runner
+        self._events = events
+        self._states = states
+        self._settle = settle
+        self.saga = Saga(
+            "pause-worker",
+            (Step("dump", self._dump, self._undo), Step("record", self._record)),
+        )
+
+    async def claim(
+        self, worker: Worker, name: str | None, *, leave_running: bool, automatic: bool
+    ) -> Checkpoint:
+        """The worker is now ``pausing`` (or ``checkpointing``); call ``work`` next, always.
+
+        ``Conflict`` when it does not run, ``NameTaken``, ``InvalidName``.
+        """
+        check_checkpoint_name(name or "automatic")
+        if worker.state is not WorkerState.RUNNING:
+            raise refusal(worker, "checkpointed" if leave_running else "paused")
+        made = Checkpoint(
+            id=uuid4(),
+            worker_id=worker.id,
+            name=name or _timed_name("checkpoint" if leave_running else "pause"),
+            state=CheckpointState.CREATING,
+            created_at=datetime.now(UTC),
+            versions=_NOT_YET,
+            image_digest=worker.image_digest,
+            left_running=leave_running,
+            automatic=automatic,
+        )
+        await self._store.checkpoints.add(made)
+        try:
+            if leave_running:
+                await self._states.claim(worker, WorkerState.CHECKPOINTING, "checkpointed")
+            else:
+                await self._states.claim(worker, WorkerState.PAUSING, "paused")
+        except BaseException:
+            await asyncio.shield(self._store.checkpoints.remove(made.id))
+            raise
+        return made
+
+    async def work(self, worker: Worker, made: Checkpoint) -> Checkpoint:
+        """Dump what was claimed. On an error the worker is settled first, then it is raised."""
+        data = {
+            "checkpoint": str(made.id),
+            "name": made.name,
+            "docker_id": worker.docker_id,
+            "leave_running": made.left_running,
+        }
+        try:
+            context = await self._runner.run(self.saga, str(worker.id), data, {"worker": worker})
+        except WarmbootError as error:
+            await self._tell_failure(worker, made, error)
+            raise
+        finished: Checkpoint = context.live["checkpoint"]
+        return finished
+
+    async def _dump(self, context: Context) -> None:
+        worker: Worker = context.live["worker"]
+        context.live["listens"] = await self._listens(worker)
+        context.live["dumped"] = await checkpoint(
+            self._engine,
+            context.data["docker_id"],
+            context.data["name"],
+            leave_running=context.data["leave_running"],
+        )
+
+    async def _record(self, context: Context) -> None:
+        dumped: Dumped = context.live["dumped"]
+        made = await self._store.checkpoints.set_state(
+            UUID(context.data["checkpoint"]),
+            CheckpointState.READY,
+            size_bytes=dumped.size_bytes,
+            duration_s=dumped.duration_s,
+            processes=dumped.processes,
+            tcp_connections=dumped.tcp_connections,
+            image_digest=dumped.image_digest,
+            versions=dumped.versions,
+        )
+        context.live["checkpoint"] = made
+        told = {
+            "checkpoint": made.name,
+            "size_bytes": made.size_bytes,
+            "duration_s": round(made.duration_s, 3),
+        }
+        if dumped.left_running:
+            await self._states.enter(made.worker_id, WorkerState.RUNNING, told=told, error=None)
+        else:
+            await self._states.enter(
+                made.worker_id,
+                WorkerState.PAUSED,
+                told=told,
+                paused_into=made.id,
+                paused_at=datetime.now(UTC),
+                listens=context.live["listens"],
+                error=None,
+            )
+
+    async def _undo(self, context: Context) -> None:
+        await self._settle(UUID(context.subject_id))
+
+    async def _tell_failure(self, worker: Worker, made: Checkpoint, error: WarmbootError) -> None:
+        try:
+            now = await self._store.workers.update(worker.id, error=error.as_dict())
+        except NotFound:
+            return
+        await self._events.emit(
+            "worker.pause-failed",
+            worker.id,
+            name=worker.name,
+            checkpoint=made.name,
+            error=error.as_dict(),
+        )
+        if now.state in (WorkerState.PAUSING, WorkerState.CHECKPOINTING):
+            self._settle.later(worker.id)
+
+    async def _listens(self, worker: Worker) -> tuple[ListenAddress, ...]:
+        """Where to listen for those who want to wake it."""
+        wanted = worker.spec.policy.wake_on
+        if not wanted:
+            return ()
+        found = await self._engine.inspect(worker.docker_id or "")
+        known = listening(found.pid) if found.pid else ()
+        there = tuple(address for address in known if address.port in wanted)
+        missing = set(wanted) - {address.port for address in there}
+        return (*there, *(ListenAddress("127.0.0.1", port) for port in sorted(missing)))
+
+
+def _timed_name(beginning: str) -> str:
+    """Unique within a worker, and readable: ``pause-20260124-120000-123``."""
+    now = datetime.now(UTC)
+    return f"{beginning}-{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03}"

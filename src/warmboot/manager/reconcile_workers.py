@@ -1,0 +1,53 @@
+"""At the start: workers and what their engine says of them are brought into agreement.
+
+An engine that does not answer keeps nobody waiting: its workers are settled when it does.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from warmboot.manager.settle_worker import SettleWorker
+from warmboot.manager.worker_checkpoints import WorkerCheckpoints
+from warmboot.manager.worker_states import WorkerStates
+from warmboot.manager.workers import Workers
+from warmboot.model.errors import EngineUnavailable, NotFound
+from warmboot.model.worker import WorkerState
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+class ReconcileWorkers:
+    """Call it once, after half-done sagas were undone."""
+
+    def __init__(
+        self,
+        store: Store,
+        states: WorkerStates,
+        settle: SettleWorker,
+        workers: Workers,
+        checkpoints: WorkerCheckpoints,
+    ) -> None:
+        self._store = store
+        self._states = states
+        self._settle = settle
+        self._workers = workers
+        self._checkpoints = checkpoints
+
+    async def __call__(self) -> None:
+        await self._checkpoints.sweep()
+        for worker in await self._store.workers.list():
+            try:
+                await self._settle(worker.id)
+                now = await self._store.workers.get(worker.id)
+            except EngineUnavailable as error:
+                log.warning("a worker waits for its engine", worker=worker.name, why=error.details)
+                self._settle.later(worker.id)
+                now = worker
+            except NotFound:
+                continue
+            if now.state is WorkerState.CREATING and (now.docker_id is None or now.spec.start):
+                self._workers.begin(now)
+            await self._states.tell_followers(now)
+        await self._workers.resume_after_start()

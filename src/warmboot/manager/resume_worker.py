@@ -1,0 +1,143 @@
+"""Resume a worker from a checkpoint.
+
+    claim (state) ─▶ restore, memory proven ─▶ record
+                        │ error, kill -9
+                        ▼
+         settle: it runs from a checkpoint, or is back where it was
+
+The checkpoint stays in every case, so a resume that failed can be asked for again.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from warmboot.engine.client import DockerEngine
+from warmboot.engine.continuity import Continuity
+from warmboot.engine.restore import Restored, restore
+from warmboot.manager.event_log import EventLog
+from warmboot.manager.saga import Context, Saga, SagaRunner, Step
+from warmboot.manager.settle_worker import SettleWorker
+from warmboot.manager.worker_states import WorkerStates, refusal
+from warmboot.model.checkpoint import Checkpoint, CheckpointState
+from warmboot.model.errors import Conflict, NotFound, WarmbootError
+from warmboot.model.worker import WORKER_TRANSITIONS, Worker, WorkerState
+from warmboot.store import Store
+
+
+class ResumeWorker:
+    def __init__(
+        self,
+        store: Store,
+        engine: DockerEngine,
+        runner: SagaRunner,
+        events: EventLog,
+        states: WorkerStates,
+        settle: SettleWorker,
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._runner = runner
+        self._events = events
+        self._states = states
+        self._settle = settle
+        self.saga = Saga(
+            "resume-worker",
+            (Step("restore", self._restore, self._undo), Step("record", self._record)),
+        )
+
+    async def claim(self, worker: Worker, name: str | None) -> Checkpoint:
+        """The worker is now ``resuming``, from what is returned; call ``work`` next, always.
+
+        ``Conflict`` when it is not paused (or ended), ``NotFound`` for an unknown checkpoint.
+        """
+        if not WORKER_TRANSITIONS.allows(worker.state, WorkerState.RESUMING):
+            raise refusal(worker, "resumed")
+        chosen = await self._chosen(worker, name)
+        if chosen.state is not CheckpointState.READY:
+            raise Conflict(
+                f"the checkpoint {chosen.name} of {worker.name} is {chosen.state}",
+                resolution=f"resume from another one (`warmboot worker checkpoints {worker.name}`)",
+            )
+        await self._states.claim(worker, WorkerState.RESUMING, "resumed")
+        return chosen
+
+    async def work(self, worker: Worker, chosen: Checkpoint) -> None:
+        """Restore what was claimed. On an error the worker is settled first, then it is raised."""
+        data = {
+            "checkpoint": str(chosen.id),
+            "name": chosen.name,
+            "docker_id": worker.docker_id,
+        }
+        try:
+            await self._runner.run(self.saga, str(worker.id), data)
+        except WarmbootError as error:
+            await self._tell_failure(worker, chosen, error)
+            raise
+
+    async def _chosen(self, worker: Worker, name: str | None) -> Checkpoint:
+        if name is not None:
+            return await self._store.checkpoints.named(worker.id, name)
+        if worker.paused_into is not None:
+            try:
+                return await self._store.checkpoints.get(worker.paused_into)
+            except NotFound:  # somebody deleted just that one
+                pass
+        for checkpoint in await self._store.checkpoints.of_worker(worker.id):
+            if checkpoint.state is CheckpointState.READY:
+                return checkpoint
+        raise NotFound(
+            f"{worker.name} has no checkpoint",
+            resolution=f"remove the worker (`warmboot worker rm {worker.name}`) and create it anew",
+        )
+
+    async def _restore(self, context: Context) -> None:
+        context.live["restored"] = await restore(
+            self._engine, context.data["docker_id"], context.data["name"]
+        )
+
+    async def _record(self, context: Context) -> None:
+        restored: Restored = context.live["restored"]
+        worker_id = UUID(context.subject_id)
+        changes = {"paused_into": None, "resume_at_start": False, "error": None}
+        told = {
+            "checkpoint": restored.name,
+            "duration_s": round(restored.duration_s, 3),
+            "attempts": restored.attempts,
+        }
+        if restored.continuity is Continuity.ENDED:
+            await self._states.enter(
+                worker_id,
+                WorkerState.EXITED,
+                told={**told, "exit_code": restored.exit_code},
+                exit_code=restored.exit_code,
+                **changes,
+            )
+            return
+        await self._states.enter(
+            worker_id,
+            WorkerState.RUNNING,
+            told=told,
+            resumed_at=datetime.now(UTC),
+            exit_code=None,
+            **changes,
+        )
+
+    async def _undo(self, context: Context) -> None:
+        await self._settle(UUID(context.subject_id))
+
+    async def _tell_failure(self, worker: Worker, chosen: Checkpoint, error: WarmbootError) -> None:
+        try:
+            now = await self._store.workers.update(worker.id, error=error.as_dict())
+        except NotFound:
+            return
+        await self._events.emit(
+            "worker.resume-failed",
+            worker.id,
+            name=worker.name,
+            checkpoint=chosen.name,
+            error=error.as_dict(),
+        )
+        if now.state is WorkerState.RESUMING:
+            self._settle.later(worker.id)

@@ -1,0 +1,185 @@
+"""What is true of a worker after an interruption: asked of its engine, then recorded.
+
+    pausing, checkpointing   checkpoint whole? process there?  ─▶ paused, running or exited
+    resuming                 the process of a checkpoint?      ─▶ running, else back to where it was
+    running                  still there?                      ─▶ running or exited
+    deleting                                                   ─▶ gone
+    no container any more                                      ─▶ failed
+
+It is the undo of pausing and resuming: half a dump cannot be taken back, but what it left can be
+told. The engine must answer for that; while it does not, ``later`` asks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from warmboot.engine.checkpoint import dump_facts, settle
+from warmboot.engine.client import DockerEngine
+from warmboot.engine.continuity import Continuity, compare
+from warmboot.engine.facts import ContainerFacts
+from warmboot.manager.tasks import Tasks
+from warmboot.manager.worker_states import WorkerStates
+from warmboot.model.checkpoint import Checkpoint, CheckpointState
+from warmboot.model.errors import (
+    CheckpointError,
+    ContainerError,
+    EngineUnavailable,
+    NotFound,
+)
+from warmboot.model.worker import Worker, WorkerState
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+_S = WorkerState
+_DUMPING = (_S.PAUSING, _S.CHECKPOINTING)
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 10.0
+
+
+class SettleWorker:
+    """Idempotent; ``EngineUnavailable`` when it cannot be told now."""
+
+    def __init__(
+        self, store: Store, engine: DockerEngine, states: WorkerStates, tasks: Tasks
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._states = states
+        self._tasks = tasks
+
+    async def __call__(self, worker_id: UUID) -> None:
+        worker = await self._store.workers.get(worker_id)
+        if worker.state is _S.DELETING:
+            await self.delete(worker)
+            return
+        if worker.state not in (*_DUMPING, _S.RESUMING, _S.RUNNING):
+            await self._forget_unfinished(worker)
+            return
+        try:
+            found = await self._engine.inspect(worker.docker_id or "")
+        except NotFound:
+            await self._gone(worker)
+            return
+        if worker.state in _DUMPING:
+            await self._after_dump(worker, found)
+        elif worker.state is _S.RESUMING:
+            await self._after_restore(worker, found)
+        elif not found.running:
+            await self._ended(worker, found)
+
+    def later(self, worker_id: UUID) -> None:
+        """Settle as soon as the engine answers again."""
+        key = f"settle-worker {worker_id}"
+        if not self._tasks.running(key):
+            self._tasks.start(key, self._until_settled(worker_id))
+
+    async def delete(self, worker: Worker) -> None:
+        """Remove a worker that is ``deleting``, its container and its checkpoints."""
+        if worker.docker_id is not None:
+            await self._engine.remove(worker.docker_id)
+        await self._store.workers.remove(worker.id)
+
+    async def _until_settled(self, worker_id: UUID) -> None:
+        wait_s = FIRST_WAIT_S
+        while True:
+            try:
+                await self(worker_id)
+            except EngineUnavailable:
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            except NotFound:
+                return
+            else:
+                return
+
+    async def _after_dump(self, worker: Worker, found: ContainerFacts) -> None:
+        checkpoint = await self._unfinished(worker)
+        whole, running, exit_code = False, found.running, found.exit_code
+        if checkpoint is not None:
+            settled = await settle(self._engine, found.id, checkpoint.name)
+            whole, running, exit_code = settled.checkpoint, settled.running, settled.exit_code
+            if whole and running and not checkpoint.left_running:
+                # It went on after the dump, so the dump is no longer what it is.
+                await self._engine.delete_checkpoint(found.id, checkpoint.name)
+                whole = False
+            if whole:
+                await self._keep(checkpoint, found)
+            else:
+                await self._store.checkpoints.remove(checkpoint.id)
+        if running:
+            await self._states.enter(worker.id, _S.RUNNING, told={"settled": True})
+        elif whole and checkpoint is not None and worker.state is _S.PAUSING:
+            await self._states.enter(
+                worker.id, _S.PAUSED, told={"settled": True}, paused_into=checkpoint.id
+            )
+        else:
+            await self._states.enter(worker.id, _S.EXITED, exit_code=exit_code)
+
+    async def _after_restore(self, worker: Worker, found: ContainerFacts) -> None:
+        if found.running and await self._is_restored(worker, found):
+            await self._states.enter(worker.id, _S.RUNNING, told={"settled": True})
+            return
+        if found.running:
+            await self._engine.kill(found.id)
+        back = _S.PAUSED if worker.paused_into else _S.EXITED
+        await self._states.enter(worker.id, back, told={"settled": True})
+
+    async def _is_restored(self, worker: Worker, found: ContainerFacts) -> bool:
+        for checkpoint in await self._store.checkpoints.of_worker(worker.id):
+            try:
+                dump = await dump_facts(self._engine, found.id, checkpoint.name)
+            except (CheckpointError, NotFound):
+                continue
+            if compare(dump, found.pid) is Continuity.SAME:
+                return True
+        return False
+
+    async def _ended(self, worker: Worker, found: ContainerFacts) -> None:
+        await self._states.enter(
+            worker.id,
+            _S.EXITED,
+            told={"exit_code": found.exit_code},
+            exit_code=found.exit_code,
+        )
+
+    async def _gone(self, worker: Worker) -> None:
+        error = ContainerError(
+            f"the container of {worker.name} is gone",
+            details="somebody removed it from the engine, and its checkpoints with it",
+            resolution=f"remove the worker (`warmboot worker rm {worker.name}`) and create it anew",
+        )
+        log.error(error.brief, worker=str(worker.id))
+        await self._states.enter(
+            worker.id, _S.FAILED, told={"error": error.as_dict()}, error=error.as_dict()
+        )
+
+    async def _unfinished(self, worker: Worker) -> Checkpoint | None:
+        for checkpoint in await self._store.checkpoints.of_worker(worker.id):
+            if checkpoint.state is CheckpointState.CREATING:
+                return checkpoint
+        return None
+
+    async def _forget_unfinished(self, worker: Worker) -> None:
+        """Rows of checkpoints that were never begun, or whose removal was interrupted."""
+        for checkpoint in await self._store.checkpoints.of_worker(worker.id):
+            if checkpoint.state in (CheckpointState.CREATING, CheckpointState.DELETED):
+                if worker.docker_id is not None:
+                    await self._engine.delete_checkpoint(worker.docker_id, checkpoint.name)
+                await self._store.checkpoints.remove(checkpoint.id)
+
+    async def _keep(self, checkpoint: Checkpoint, found: ContainerFacts) -> None:
+        dump = await dump_facts(self._engine, found.id, checkpoint.name)
+        facts = await self._engine.remembered_facts()
+        changes: dict[str, Any] = {
+            "size_bytes": dump.size_bytes,
+            "processes": len(dump.processes),
+            "tcp_connections": dump.tcp_connections,
+            "image_digest": found.image_digest,
+            "versions": facts.versions(checkpoint.versions.criu),
+        }
+        await self._store.checkpoints.set_state(checkpoint.id, CheckpointState.READY, **changes)

@@ -1,0 +1,298 @@
+"""Workers, as the API offers them: what is asked for is checked, begun, and watched to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import structlog
+
+from warmboot.engine.client import DockerEngine
+from warmboot.manager.create_worker import CreateWorker
+from warmboot.manager.event_log import EventLog
+from warmboot.manager.pause_worker import PauseWorker
+from warmboot.manager.ports import Exported, LogChunk, Stream, WorkerUntil
+from warmboot.manager.resume_worker import ResumeWorker
+from warmboot.manager.settle_worker import SettleWorker
+from warmboot.manager.tasks import Tasks
+from warmboot.manager.worker_checkpoints import WorkerCheckpoints
+from warmboot.manager.worker_states import WorkerStates, refusal
+from warmboot.model.checkpoint import Checkpoint
+from warmboot.model.errors import Conflict, EngineUnavailable, InUse, InvalidRequest, WarmbootError
+from warmboot.model.worker import Worker, WorkerSpec, WorkerState
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+_S = WorkerState
+_BUSY = (_S.PAUSING, _S.RESUMING, _S.CHECKPOINTING)
+WAKE_TIMEOUT_S = 300.0
+STOP_TIMEOUT_S = 600.0
+MAX_REPORT_BYTES = 16 * 1024
+
+
+class Workers:
+    """Implements ``ports.Workers``."""
+
+    def __init__(
+        self,
+        store: Store,
+        engine: DockerEngine,
+        events: EventLog,
+        tasks: Tasks,
+        states: WorkerStates,
+        create: CreateWorker,
+        pause: PauseWorker,
+        resume: ResumeWorker,
+        settle: SettleWorker,
+        checkpoints: WorkerCheckpoints,
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._events = events
+        self._tasks = tasks
+        self._states = states
+        self._create = create
+        self._pause = pause
+        self._resume = resume
+        self._settle = settle
+        self._checkpoints = checkpoints
+        # Dumps and restores are never cancelled: half of one is worth nothing.
+        self._work: set[asyncio.Task[Any]] = set()
+
+    # -- asking --------------------------------------------------------------------------------
+
+    async def list(self) -> Sequence[Worker]:
+        return await self._store.workers.list()
+
+    async def get(self, ref: str) -> Worker:
+        return await self._store.workers.find(ref)
+
+    async def wait(self, ref: str, until: WorkerUntil, timeout_s: float) -> Worker:
+        worker_id = (await self.get(ref)).id
+
+        async def look() -> Worker | None:
+            worker = await self._store.workers.get(worker_id)
+            return worker if _holds(worker, until) else None
+
+        found = await self._events.wait_for(look, timeout_s)
+        return found or await self._store.workers.get(worker_id)
+
+    async def logs(
+        self, ref: str, *, follow: bool = False, tail: int | None = None
+    ) -> AsyncIterator[LogChunk]:
+        worker = await self.get(ref)
+        if worker.docker_id is None:
+            raise refusal(worker, "read: it has no container yet" if not worker.error else "read")
+        async for text in self._engine.logs(worker.docker_id, follow=follow, tail=tail):
+            yield LogChunk(Stream.STDOUT, text.encode("utf-8", "surrogateescape"))
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def create(self, spec: WorkerSpec) -> UUID:
+        """Begin; ``worker.running`` or ``worker.failed`` tells how it went."""
+        await self._create.check(spec)
+        worker = Worker(id=uuid4(), spec=spec, state=_S.CREATING, created_at=datetime.now(UTC))
+        await self._store.workers.add(worker)
+        await self._events.emit("worker.creating", worker.id, name=worker.name)
+        self.begin(worker)
+        return worker.id
+
+    def begin(self, worker: Worker) -> None:
+        """Bring up a worker that is ``creating``."""
+        self._tasks.start(_create_key(worker.id), self._create(worker))
+
+    async def delete(self, ref: str, *, force: bool = False) -> None:
+        worker = await self.get(ref)
+        if worker.state in _BUSY:
+            await self._events.wait_for(lambda: self._not_busy(worker.id), WAKE_TIMEOUT_S)
+            worker = await self._store.workers.get(worker.id)
+        if worker.state is _S.RUNNING and not force:
+            raise InUse(
+                f"{worker.name} is running",
+                resolution=f"pause it first, or remove it with force (`warmboot worker rm -f "
+                f"{worker.name}`)",
+            )
+        await self._tasks.cancel(_create_key(worker.id))
+        if worker.state is not _S.DELETING:
+            worker = await self._states.enter(worker.id, _S.DELETING)
+        try:
+            await self._settle.delete(worker)
+        except EngineUnavailable:
+            self._settle.later(worker.id)
+            raise
+        await self._events.emit("worker.deleted", worker.id, name=worker.name)
+
+    async def report(self, ref: str, kind: str, data: Mapping[str, Any]) -> None:
+        """What a worker says of itself; also a sign of life."""
+        size_bytes = len(json.dumps(data, ensure_ascii=False).encode("utf-8", "replace"))
+        if size_bytes > MAX_REPORT_BYTES:
+            raise InvalidRequest(
+                f"the report has {size_bytes} bytes",
+                resolution=f"report at most {MAX_REPORT_BYTES}, and keep the rest elsewhere",
+            )
+        worker = await self.get(ref)
+        await self._store.workers.update(worker.id, heard_at=datetime.now(UTC))
+        await self._events.emit("worker.reported", worker.id, report=kind, data=dict(data))
+
+    # -- pause and resume ----------------------------------------------------------------------
+
+    async def pause(self, ref: str, name: str | None = None) -> Worker:
+        """Pause it now; returns when it is paused."""
+        worker = await self.get(ref)
+        await self._dump(worker, name, leave_running=False)
+        return await self._store.workers.get(worker.id)
+
+    async def ask_pause(
+        self, ref: str, name: str | None = None
+    ) -> tuple[Worker, Callable[[], None]]:
+        """Claim it for a pause that begins when the second result is called, which must happen."""
+        worker = await self.get(ref)
+        made = await self._pause.claim(worker, name, leave_running=False, automatic=name is None)
+
+        def begin() -> None:
+            self._in_background(self._finish_dump(worker, made))
+
+        return await self._store.workers.get(worker.id), begin
+
+    async def resume(self, ref: str, checkpoint: str | None = None) -> Worker:
+        """Resume it now, from its newest checkpoint or a named one; returns when it runs."""
+        worker = await self.get(ref)
+        chosen = await self._resume.claim(worker, checkpoint)
+        await self._undisturbed(self._resume.work(worker, chosen))
+        return await self._store.workers.get(worker.id)
+
+    async def wake(self, ref: str) -> Worker:
+        """Make it run whatever it does: paused, being paused, or running already."""
+        worker_id = (await self.get(ref)).id
+        async with asyncio.timeout(WAKE_TIMEOUT_S):
+            while True:
+                await self._events.wait_for(lambda: self._not_busy(worker_id), WAKE_TIMEOUT_S)
+                worker = await self._store.workers.get(worker_id)
+                if worker.state is _S.RUNNING:
+                    return worker
+                if worker.state is not _S.PAUSED:
+                    raise refusal(worker, "woken")
+                try:
+                    return await self.resume(str(worker_id))
+                except Conflict:
+                    # Somebody else was quicker; look again. What cannot pass is raised above.
+                    if (await self._store.workers.get(worker_id)).state is _S.PAUSED:
+                        raise
+
+    # -- checkpoints ---------------------------------------------------------------------------
+
+    async def checkpoints(self, ref: str) -> Sequence[Checkpoint]:
+        return await self._checkpoints.list(await self.get(ref))
+
+    async def checkpoint(self, ref: str, name: str) -> Checkpoint:
+        return await self._checkpoints.get(await self.get(ref), name)
+
+    async def create_checkpoint(
+        self, ref: str, name: str | None = None, *, leave_running: bool = True
+    ) -> Checkpoint:
+        """Without ``leave_running`` it is a pause."""
+        return await self._dump(await self.get(ref), name, leave_running=leave_running)
+
+    async def delete_checkpoint(self, ref: str, name: str) -> None:
+        await self._checkpoints.delete(await self.get(ref), name)
+
+    async def export_checkpoint(self, ref: str, name: str) -> Exported:
+        return await self._checkpoints.export(await self.get(ref), name)
+
+    async def import_checkpoint(
+        self, ref: str, name: str, chunks: AsyncIterator[bytes]
+    ) -> Checkpoint:
+        return await self._checkpoints.bring_in(await self.get(ref), name, chunks)
+
+    # -- the manager's own -----------------------------------------------------------------------
+
+    async def pause_by_policy(self, worker: Worker) -> None:
+        await self._dump(worker, None, leave_running=False)
+
+    async def checkpoint_by_policy(self, worker: Worker) -> None:
+        await self._dump(worker, None, leave_running=True)
+
+    async def wake_by_connection(self, worker_id: UUID) -> None:
+        await self.wake(str(worker_id))
+
+    async def pause_for_shutdown(self) -> None:
+        """Pause those whose policy asks for it, and finish what is under way."""
+        running = await self._store.workers.list({_S.RUNNING})
+        asked = [worker for worker in running if worker.spec.policy.pause_at_shutdown]
+        for worker in asked:
+            try:
+                await self._store.workers.update(worker.id, resume_at_start=True)
+                await self._dump(worker, None, leave_running=False)
+            except WarmbootError as error:
+                log.error("a worker could not be paused", worker=worker.name, why=str(error))
+        if self._work:
+            await asyncio.wait(self._work, timeout=STOP_TIMEOUT_S)
+
+    async def resume_after_start(self) -> None:
+        """Resume those that were paused because the manager stopped."""
+        for worker in await self._store.workers.list({_S.PAUSED}):
+            if worker.resume_at_start:
+                self._in_background(self._resume_quietly(worker))
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    async def _resume_quietly(self, worker: Worker) -> None:
+        try:
+            await self.wake(str(worker.id))
+        except WarmbootError as error:
+            log.error("a worker could not be resumed", worker=worker.name, why=str(error))
+
+    async def _dump(self, worker: Worker, name: str | None, *, leave_running: bool) -> Checkpoint:
+        made = await self._pause.claim(
+            worker, name, leave_running=leave_running, automatic=name is None
+        )
+        return await self._undisturbed(self._finish_dump(worker, made))
+
+    async def _finish_dump(self, worker: Worker, made: Checkpoint) -> Checkpoint:
+        finished = await self._pause.work(worker, made)
+        self._tasks.start(f"retention {worker.id}", self._checkpoints.apply_retention(worker))
+        return finished
+
+    async def _not_busy(self, worker_id: UUID) -> bool | None:
+        worker = await self._store.workers.get(worker_id)
+        return None if worker.state in _BUSY else True
+
+    async def _undisturbed(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do it to its end, also when the caller goes away."""
+        return await asyncio.shield(self._in_background(work))
+
+    def _in_background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._work.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._work.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Told by an event and by the worker; here so that nobody has to look for it.
+            log.warning("work on a worker failed", why=str(error))
+
+
+def _create_key(worker_id: UUID) -> str:
+    return f"create-worker {worker_id}"
+
+
+def _holds(worker: Worker, until: WorkerUntil) -> bool:
+    if worker.state in (_S.FAILED, _S.DELETING):
+        return True
+    if until is WorkerUntil.SETTLED:
+        ready = worker.docker_id is not None and not worker.spec.start
+        return worker.state not in (*_BUSY, _S.CREATING) or (worker.state is _S.CREATING and ready)
+    if until is WorkerUntil.PAUSED:
+        return worker.state in (_S.PAUSED, _S.EXITED)
+    if until is WorkerUntil.RUNNING:
+        return worker.state in (_S.RUNNING, _S.EXITED)
+    return worker.state is _S.EXITED

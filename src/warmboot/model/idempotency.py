@@ -1,0 +1,37 @@
+"""What comes of claiming an idempotency key: who comes first does the work.
+
+claim ──▶ Claimed ──▶ the work is done ──▶ later claims: Done
+             └──────▶ it came to nothing ─▶ as if it had never been claimed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """It is yours: do the work, then ``complete`` or ``abandon``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The first request is still at work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """The key was used for another request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The answer that the first request got."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+Claim = Claimed | Running | Mismatch | Done
