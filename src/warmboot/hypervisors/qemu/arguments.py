@@ -19,8 +19,7 @@ QMP_SOCKET = "qmp.sock"
 # What QEMU inherits, in this order.
 _QMP_FD, _TAP_FD = FIRST_FD, FIRST_FD + 1
 
-# Five-level page tables would make every miss of the emulated TLB dearer, and nobody needs them.
-TCG_CPU = "max,-la57"
+TCG_CPU = "max"
 
 # The versioned type, so that a newer QEMU of the same machine does not change devices silently.
 _MACHINE_OPTIONS = {

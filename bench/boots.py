@@ -1,0 +1,272 @@
+"""Warm, cold and floor; containers; four at once; memory. All through the manager's API."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from demo.image import NAME, write_hello_image
+from demo.manager import Manager, manager, state_root
+from rich.console import Console
+
+from bench.measure import Samples
+from warmboot.client import Client
+from warmboot.client.results import Container
+from warmboot.host.agent import VMM_GID
+from warmboot.host.network import Network, NetworkConfig
+
+WARM_ROUNDS = 9
+COLD_EVERY = 3
+FOUR_ROUNDS = 3
+BOOT_TIMEOUT_S = 300.0
+KERNEL_CONSOLE = "console=hvc0 panic=-1"
+
+
+async def measure(console: Console) -> dict[str, float]:
+    """The figures of booting and memory."""
+    state = state_root()
+    image = state / "runtime-image"
+    await _run(sys.executable, "-m", "warmboot.images", "build", "--output", str(image))
+    samples = Samples()
+    async with (
+        manager(state / "bench", prefix="wbbench", subnet="198.19.176.0/20") as running,
+        Client(running.url) as client,
+        _floor_network(state) as network,
+    ):
+        bench = _Bench(console, samples, client, running, network)
+        await bench.prepare(image)
+        try:
+            await bench.boots()
+            await bench.containers()
+            await bench.four()
+            return await bench.figures()
+        finally:
+            await bench.remove_all()
+
+
+class _Bench:
+    def __init__(
+        self,
+        console: Console,
+        samples: Samples,
+        client: Client,
+        running: Manager,
+        network: Network,
+    ) -> None:
+        self._console = console
+        self._samples = samples
+        self._client = client
+        self._manager = running
+        self._network = network
+        self._snapshot = Path()
+        self._archive = ""
+        self._count = 0
+
+    async def prepare(self, image: Path) -> None:
+        """A ready snapshot, the container image, and everything touched once."""
+        self._samples.add("memory.manager_mib", _resident_mib(self._manager.pid))
+        image_id = await self._client.images.register(name="bench", path=str(image))
+        ready = [s for s in await self._client.snapshots.list() if s.state == "ready"]
+        fresh = [s for s in ready if s.runtime_image_id == image_id]
+        if not fresh:
+            with self._console.status("building a snapshot"):
+                snapshot_id = await self._client.snapshots.create(image_id)
+                await self._until_ready(snapshot_id)
+            fresh = [await self._client.snapshots.get(snapshot_id)]
+        self._snapshot = Path(fresh[0].snapshot_path)
+        archive = self._manager.storage / "hello.tar"
+        write_hello_image(archive)
+        self._archive = await self._client.archives.upload(archive)
+        await self._boot("auto")
+        await self._floor()
+
+    async def boots(self) -> None:
+        """Floor, warm and, every third round, cold, one after the other."""
+        for number in range(WARM_ROUNDS):
+            with self._console.status(f"boots: round {number + 1} of {WARM_ROUNDS}"):
+                self._samples.add("boot.floor_s", await self._floor())
+                self._samples.add("boot.warm_s", await self._boot("auto"))
+                if number % COLD_EVERY == 0:
+                    self._samples.add("boot.cold_s", await self._boot("cold"))
+
+    async def containers(self) -> None:
+        """Create → running, the time to bring the image into the guest taken out of both."""
+        for number in range(COLD_EVERY):
+            with self._console.status(f"containers: round {number + 1} of {COLD_EVERY}"):
+                self._samples.add("container.warm_s", await self._container("auto"))
+                self._samples.add("container.cold_s", await self._container("cold"))
+
+    async def four(self) -> None:
+        """Four warm boots begun at once; and what an idle VM has for itself among clones."""
+        for number in range(FOUR_ROUNDS):
+            with self._console.status(f"four at once: round {number + 1} of {FOUR_ROUNDS}"):
+                started = time.perf_counter()
+                names = [await self._create("auto") for _ in range(4)]
+                ends = await asyncio.gather(*(self._booted(name, started) for name in names))
+                for end in ends:
+                    self._samples.add("boot.four_s", end)
+                for name in names:
+                    container = await self._client.containers.wait(
+                        name, until="running", timeout_s=BOOT_TIMEOUT_S
+                    )
+                    private, ram = _private_mib(container)
+                    self._samples.add("memory.private_mib", private)
+                    self._samples.add("memory.ram_mib", ram)
+                await self.remove_all()
+
+    async def figures(self) -> dict[str, float]:
+        s = self._samples
+        figures = {
+            "boot.warm_over_floor": s.ratio("boot.warm_s", "boot.floor_s"),
+            "boot.cold_over_warm": s.ratio("boot.cold_s", "boot.warm_s"),
+            "container.cold_over_warm": s.ratio("container.cold_s", "container.warm_s"),
+            "boot.four_over_one": s.ratio("boot.four_s", "boot.warm_s"),
+            "memory.private_over_ram": s.ratio("memory.private_mib", "memory.ram_mib"),
+            "memory.manager_mib": s.median("memory.manager_mib"),
+        }
+        for name in (
+            *("boot.floor_s", "boot.warm_s", "boot.cold_s", "boot.four_s"),
+            *("container.warm_s", "container.cold_s"),
+            *("memory.private_mib", "memory.ram_mib"),
+        ):
+            figures[name] = s.median(name)
+            figures[f"{name}.runs"] = s.runs(name)
+        return figures
+
+    async def remove_all(self) -> None:
+        for container in await self._client.containers.list(all_states=True):
+            await self._client.containers.delete(container.id, force=True)
+
+    # -- one measurement -----------------------------------------------------------------------
+
+    async def _create(self, boot: str) -> str:
+        self._count += 1
+        return await self._client.containers.create(
+            image=NAME, name=f"bench-{self._count}", boot=boot, archive=self._archive
+        )
+
+    async def _booted(self, name: str, started: float) -> float:
+        container = await self._client.containers.wait(
+            name, until="booted", timeout_s=BOOT_TIMEOUT_S
+        )
+        took = time.perf_counter() - started
+        if container.boot_method is None:
+            raise SystemExit(f"a boot failed: {container.error}")
+        return took
+
+    async def _boot(self, boot: str) -> float:
+        """API request → Docker in the guest has answered."""
+        started = time.perf_counter()
+        name = await self._create(boot)
+        took = await self._booted(name, started)
+        container = await self._client.containers.get(name)
+        if (boot == "auto") != (container.boot_method == "warm"):
+            raise SystemExit(
+                f"not {boot} but {container.boot_method}: {container.fallback_details}"
+            )
+        await self._client.containers.delete(name, force=True)
+        return took
+
+    async def _container(self, boot: str) -> float:
+        started = time.perf_counter()
+        name = await self._create(boot)
+        container = await self._client.containers.wait(
+            name, until="running", timeout_s=BOOT_TIMEOUT_S
+        )
+        took = time.perf_counter() - started
+        if container.state != "running":
+            raise SystemExit(f"a container did not start: {container.error}")
+        loading = sum(stage.duration_s for stage in container.stages if stage.name == "load")
+        await self._client.containers.delete(name, force=True)
+        return took - loading
+
+    async def _floor(self) -> float:
+        slot = await self._network.acquire()
+        disk = self._manager.storage / "floor.qcow2"
+        base = self._snapshot / "disk.ext4"
+        try:
+            disk.unlink(missing_ok=True)
+            await _run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, disk)
+            manifest = json.loads((self._snapshot / "metadata.json").read_text())
+            image = (await self._client.images.list())[0]
+            folder = Path(image.path)
+            output = await _run(
+                *(sys.executable, "-I", Path(__file__).with_name("floor.py"), self._snapshot),
+                *(folder / "kernel", folder / "initrd"),
+                f"{manifest['cmdline']} {KERNEL_CONSOLE}",
+                *(manifest["shape"]["memory_mib"], manifest["shape"]["vcpus"]),
+                *(slot.namespace, disk),
+            )
+            return float(output)
+        finally:
+            disk.unlink(missing_ok=True)
+            await self._network.release(slot)
+
+    async def _until_ready(self, snapshot_id: str) -> None:
+        async with self._client.events.follow(after=0) as events:
+            async for event in events:
+                if event.subject_id == snapshot_id and event.kind.endswith((".ready", ".failed")):
+                    break
+        snapshot = await self._client.snapshots.get(snapshot_id)
+        if snapshot.state != "ready":
+            raise SystemExit(f"the snapshot could not be built: {snapshot.error}")
+
+
+@contextlib.asynccontextmanager
+async def _floor_network(state: Path) -> AsyncIterator[Network]:
+    config = NetworkConfig(
+        state_dir=state / "bench" / "floor-network",
+        prefix="wbfloor",
+        subnet="198.19.160.0/20",
+        pool_size=1,
+        uid_base=VMM_GID + 50_000,
+    )
+    network = Network(config)
+    await network.start([])
+    try:
+        yield network
+    finally:
+        await network.stop(keep=False)
+
+
+async def _run(*command: object) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *(str(word) for word in command), stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    if process.returncode != 0:
+        raise SystemExit(f"{command[0]} failed")
+    return output.decode()
+
+
+def _private_mib(container: Container) -> tuple[float, float]:
+    """What the VM's process has for itself alone, and the VM's RAM, in MiB."""
+    needle = f"/{container.vm_id}/".encode()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and needle in _read(entry / "cmdline"):
+            fields = dict(
+                line.split(":", 1)
+                for line in _read(entry / "smaps_rollup").decode().splitlines()[1:]
+            )
+            private = sum(int(fields[key].split()[0]) for key in ("Private_Clean", "Private_Dirty"))
+            return private / 1024, float(container.shape.memory_mib)
+    raise SystemExit(f"the VMM of {container.vm_id} is not there")
+
+
+def _resident_mib(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise SystemExit("the manager is not there")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

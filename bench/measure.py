@@ -1,0 +1,82 @@
+"""Interleaved measurements, their medians, and where they go."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+
+class Samples:
+    """Measured values by name; a figure is made of medians of one run."""
+
+    def __init__(self) -> None:
+        self._values: defaultdict[str, list[float]] = defaultdict(list)
+
+    def add(self, name: str, value: float) -> None:
+        self._values[name].append(value)
+
+    def median(self, name: str) -> float:
+        return median(self._values[name])
+
+    def runs(self, name: str) -> int:
+        return len(self._values[name])
+
+    def ratio(self, name: str, over: str) -> float:
+        return self.median(name) / self.median(over)
+
+
+TARGETS: Mapping[str, tuple[str, float]] = {
+    "boot.warm_over_floor": ("≤", 1.3),
+    "boot.cold_over_warm": ("≥", 40.0),
+    "container.cold_over_warm": ("≥", 10.0),
+    "boot.four_over_one": ("≤", 2.5),
+    "memory.private_over_ram": ("≤", 0.25),
+    "memory.manager_mib": ("≤", 150.0),
+    "worker.pause_over_docker": ("≤", 1.15),
+    "worker.resume_over_docker": ("≤", 1.25),
+    "worker.pause_256m_over_docker": ("≤", 1.15),
+    "worker.resume_256m_over_docker": ("≤", 1.25),
+    "worker.rounds_kept": ("≥", 50.0),
+}
+
+
+def report(console: Console, figures: Mapping[str, float], path: Path) -> None:
+    """The table on the terminal, and everything in ``path``."""
+    document = {
+        "figures": dict(sorted(figures.items())),
+        "machine": {
+            "cpus": os.cpu_count(),
+            "kernel": platform.release(),
+            "python": platform.python_version(),
+        },
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=2) + "\n")
+    table = Table(title=f"warmboot on {os.cpu_count()} CPUs, medians of one interleaved run")
+    for heading in ("figure", "measured", "must reach", ""):
+        table.add_column(heading, justify="left" if heading in ("figure", "") else "right")
+    for name, (relation, target) in TARGETS.items():
+        if name not in figures:
+            continue
+        value = figures[name]
+        reached = value <= target if relation == "≤" else value >= target
+        table.add_row(
+            name,
+            f"{value:.2f}",
+            f"{relation} {target:g}",
+            "[green]yes[/green]" if reached else "[red]no[/red]",
+        )
+    table.add_section()
+    for name, value in sorted(figures.items()):
+        if name not in TARGETS:
+            table.add_row(name, f"{value:.3f}", "", "")
+    console.print(table)
+    console.print(f"written to {path}")
