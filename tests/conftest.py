@@ -1,0 +1,36 @@
+"""What holds for all tests.
+
+With ``WARMBOOT_NO_SKIPS`` set, as in CI, a skipped test fails the run: what a machine can run, it
+must run. Only tests marked ``kvm`` may be skipped, where the driver's own probe finds KVM unusable.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+_skipped: list[str] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and "kvm" not in item.keywords:
+        _skipped.append(item.nodeid)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if _skipped and os.environ.get("WARMBOOT_NO_SKIPS") and exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _skipped and os.environ.get("WARMBOOT_NO_SKIPS"):
+        terminalreporter.section("skips are failures here")
+        for nodeid in _skipped:
+            terminalreporter.line(nodeid)
