@@ -51,7 +51,7 @@ class DockerEngine:
     async def __aenter__(self) -> Self:
         # One long request a running worker waits for its end, so there is no limit.
         self._connector = aiohttp.UnixConnector(str(self.socket), limit=0)
-        self._client = Docker(url=f"unix://{self.socket}", connector=self._connector)
+        self._client = Docker(url="unix://localhost", connector=self._connector)
         return self
 
     async def __aexit__(self, *_: object) -> None:
