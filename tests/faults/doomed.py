@@ -1,0 +1,170 @@
+"""Managers that end themselves with SIGKILL at a given point: ``python -m tests.faults.doomed``.
+
+What one is to do and where it dies comes as JSON on a line of standard input (``Doom``). It dies
+when a saga's step was journaled, or before or after a method of one of its parts. With ``vmms_too``
+the VMMs die in the same moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.support.invariants import settled
+from tests.support.managers import Lab, Manager, vmm_pids
+
+from warmboot.host.agent import HostAgent
+from warmboot.host.snapshot_files import SnapshotFiles
+from warmboot.manager.event_log import EventLog
+from warmboot.model.container import BootPolicy
+from warmboot.model.runtime_snapshot import SnapshotState
+from warmboot.store.containers import ContainerRepository
+from warmboot.store.operations import OperationRepository
+from warmboot.store.snapshots import RuntimeSnapshotRepository
+from warmboot.store.vms import VmRepository
+
+SURVIVED = 3
+"""The exit code of one that came to the end of its work alive."""
+
+
+@dataclass(frozen=True)
+class Doom:
+    """``at``: ``(saga, step)``, or ``(part, method, "before" | "after"[, an argument])``."""
+
+    root: str
+    work: str
+    at: tuple[str, ...] = ()
+    vmms_too: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def _die(doom: Doom) -> None:
+    if doom.vmms_too:
+        for pid in vmm_pids(Path(doom.root) / "s"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def cold(manager: Manager) -> None:
+    await manager.run("victim", boot=BootPolicy.COLD)
+
+
+async def warm(manager: Manager) -> None:
+    await manager.run("victim")
+
+
+async def short(manager: Manager) -> None:
+    """A command that is over at once."""
+    await manager.run("victim", "echo", "once")
+
+
+async def go_on(manager: Manager) -> None:
+    """Only what an earlier manager had begun."""
+    await settled(manager.running)
+
+
+async def build(manager: Manager) -> None:
+    await manager.snapshot()
+
+
+async def rebuild(manager: Manager) -> None:
+    (old,) = await manager.snapshots.list()
+    new_id = await manager.snapshots.rebuild(old.id)
+    await manager.snapshot_until(new_id, SnapshotState.READY)
+    await settled(manager.running)
+
+
+async def delete(manager: Manager) -> None:
+    await manager.containers.delete("victim", force=True)
+
+
+async def delete_snapshot(manager: Manager) -> None:
+    for snapshot in await manager.snapshots.list():
+        await manager.snapshots.delete(snapshot.id)
+
+
+async def start(manager: Manager) -> None:
+    """A failed container, on its own disk."""
+    await manager.containers.start("victim")
+    await manager.run("other")
+
+
+WORK: dict[str, Callable[[Manager], Awaitable[None]]] = {
+    work.__name__: work
+    for work in (cold, warm, short, go_on, build, rebuild, delete, delete_snapshot, start)
+}
+
+
+PARTS: dict[str, type] = {
+    "host": HostAgent,
+    "files": SnapshotFiles,
+    "containers": ContainerRepository,
+    "snapshots": RuntimeSnapshotRepository,
+    "vms": VmRepository,
+    "events": EventLog,
+    "operations": OperationRepository,
+}
+
+
+def _arm(doom: Doom) -> None:
+    """Make a method deadly: always, or where one of its arguments is the fourth word."""
+    if not doom.at or doom.at[0] not in PARTS:
+        return
+    part, method, when = PARTS[doom.at[0]], doom.at[1], doom.at[2]
+    real = getattr(part, method)
+
+    async def deadly(*args: Any, **kwargs: Any) -> Any:
+        wanted = len(doom.at) == 3 or doom.at[3] in map(str, args)
+        if wanted and when == "before":
+            _die(doom)
+        result = await real(*args, **kwargs)
+        if wanted:
+            _die(doom)
+        return result
+
+    setattr(part, method, deadly)
+
+
+async def main(doom: Doom) -> None:
+    async def hook(saga: str, step: str) -> None:
+        if doom.at == (saga, step):
+            _die(doom)
+
+    lab = Lab(Path(doom.root))
+    lab.set(**doom.options)
+    _arm(doom)
+    async with lab.manager(hook) as manager:
+        async with asyncio.timeout(20):
+            await WORK[doom.work](manager)
+    sys.exit(SURVIVED)
+
+
+def serve() -> None:
+    """One ``Doom`` a line on standard input; each is done by a fork, its end told on a line.
+
+    Forks, because what takes longest of all is that Python reads the modules of a manager.
+    """
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(2, 1)  # the answers are not to be mixed with the log
+            values = json.loads(line)
+            asyncio.run(main(Doom(**values | {"at": tuple(values["at"])})))
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,370 @@
+"""``kill -9`` of the manager at every journaled step and between; the next one makes it good.
+
+Each test leaves a storage as a killed manager leaves it, starts another manager on it, and has the
+invariants checked. The steps come from the sagas themselves, so a new step is covered by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.faults.doomed import Doom
+from tests.support.invariants import check, settled
+from tests.support.managers import FOREVER, Lab, Manager, image_folder, lab, vmm_pids
+
+from warmboot.manager.boot_vm import BootTimeouts, BootVm
+from warmboot.manager.build_snapshot import BuildSnapshot
+from warmboot.manager.ports import Until
+from warmboot.manager.saga import Saga
+from warmboot.model.container import BootMethod, Container, ContainerState, FallbackReason
+from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def points(saga: Saga) -> list[tuple[str, str]]:
+    return [(saga.kind, step.name) for step in saga.steps]
+
+
+# What a saga's steps are does not depend on the parts that they will use.
+NONE: Any = None
+BOOT = points(BootVm(NONE, NONE, NONE, BootTimeouts()).saga)
+BUILD = points(BuildSnapshot(NONE, NONE, NONE, NONE, 1.0).saga)
+
+PROVISION = [
+    ("operations", "set_state", "after"),  # the boot is done, and nothing of it noted
+    ("containers", "update", "before"),
+    ("containers", "update", "after"),
+    ("snapshots", "record_success", "before"),
+    ("snapshots", "record_success", "after"),
+    ("host", "publish", "before"),
+    ("containers", "set_state", "before"),  # the container runs, and nobody knows
+    ("containers", "set_state", "after"),
+    ("events", "emit", "before", "container.running"),
+]
+DELETE = [
+    ("containers", "set_state", "after"),
+    ("host", "destroy", "before"),
+    ("host", "destroy", "after"),
+    ("vms", "remove", "after"),
+    ("snapshots", "release", "before"),
+    ("snapshots", "release", "after"),
+    ("containers", "remove", "before"),
+    ("containers", "remove", "after"),
+]
+
+
+@pytest.fixture
+async def place() -> AsyncIterator[Lab]:
+    async with lab() as made:
+        yield made
+
+
+def names(point: tuple[str, ...]) -> str:
+    return "-".join(point)
+
+
+@pytest.fixture(scope="module")
+async def reaper() -> AsyncIterator[asyncio.subprocess.Process]:
+    """The process that forks managers which are to die."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.faults.doomed"),
+        cwd=REPOSITORY,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    yield process
+    process.stdin.close()
+    await asyncio.wait_for(process.wait(), 30)
+
+
+Die = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture
+def die(place: Lab, reaper: asyncio.subprocess.Process) -> Die:
+    """Run a manager until it kills itself; it must have come to that point."""
+
+    async def run(work: str, at: tuple[str, ...], *, vmms_too: bool = False) -> None:
+        doom = Doom(str(place.root), work, at, vmms_too)
+        reaper.stdin.write(doom.to_json().encode() + b"\n")
+        code = int(await asyncio.wait_for(reaper.stdout.readline(), 40))
+        assert code == -signal.SIGKILL, f"it was to die at {at}, but ended with {code}"
+
+    return run
+
+
+async def prepare(place: Lab, *, snapshot: bool = False) -> list[RuntimeSnapshot]:
+    await image_folder()
+    async with place.manager() as manager:
+        await manager.image()
+        return [await manager.snapshot()] if snapshot else []
+
+
+async def run_victim(place: Lab) -> Container:
+    async with place.manager() as manager:
+        return await manager.run("victim")
+
+
+async def victim_runs(manager: Manager) -> Container:
+    """It was begun, so it is finished: it runs, and obeys."""
+    container = await manager.wait("victim", Until.RUNNING)
+    assert container.state is ContainerState.RUNNING, container.error
+    assert container.boot_method is not None
+    await manager.containers.stop("victim", 0)
+    assert (await manager.containers.get("victim")).state is ContainerState.EXITED
+    return container
+
+
+async def clear(manager: Manager, ready: list[RuntimeSnapshot]) -> None:
+    """Everything holds; then all is deleted, and everything holds again, with nothing left."""
+    await check(manager.running, ready=ready)
+    for container in await manager.containers.list(all_states=True):
+        await manager.containers.delete(str(container.id), force=True)
+    for snapshot in await manager.snapshots.list():
+        await manager.snapshots.delete(snapshot.id)
+    await check(manager.running)
+    assert vmm_pids(manager.lab.storage) == []
+    assert list(manager.host.vms_root.iterdir()) == []
+    folders = [p for image in manager.host.files.root.iterdir() for p in image.iterdir()]
+    assert folders == []
+
+
+@pytest.mark.parametrize("vmms_too", [False, True], ids=["", "vmm-killed-too"])
+@pytest.mark.parametrize("at", BOOT, ids=names)
+@pytest.mark.parametrize("work", ["warm", "cold"])
+async def test_killed_while_it_boots(
+    place: Lab, die: Die, work: str, at: tuple[str, str], vmms_too: bool
+) -> None:
+    ready = await prepare(place, snapshot=work == "warm")
+    await die(work, at, vmms_too=vmms_too)
+    async with place.manager() as manager:
+        container = await manager.wait("victim", Until.RUNNING)
+        await check(manager.running, ready=ready)
+        assert container.boot_method == work
+        await victim_runs(manager)
+        await clear(manager, ready)
+
+
+@pytest.mark.parametrize("vmms_too", [False, True], ids=["", "vmm-killed-too"])
+@pytest.mark.parametrize("at", PROVISION, ids=names)
+async def test_killed_while_it_provisions(
+    place: Lab, die: Die, at: tuple[str, ...], vmms_too: bool
+) -> None:
+    ready = await prepare(place, snapshot=True)
+    await die("warm", at, vmms_too=vmms_too)
+    async with place.manager() as manager:
+        await settled(manager.running)
+        container = await manager.containers.get("victim")
+        if vmms_too and container.state is ContainerState.FAILED:
+            assert container.error is not None  # it had been running, and its VM died
+            await manager.containers.start("victim")
+            container = await manager.wait("victim", Until.RUNNING)
+            assert container.fallback_reason is FallbackReason.KEEPS_DISK
+        else:
+            assert container.boot_method is BootMethod.WARM
+        await check(manager.running, ready=ready)
+        await victim_runs(manager)
+        await clear(manager, ready)
+
+
+@pytest.mark.parametrize("at", PROVISION, ids=names)
+async def test_a_command_that_ran_is_not_run_again(
+    place: Lab, die: Die, at: tuple[str, ...]
+) -> None:
+    ready = await prepare(place, snapshot=True)
+    await die("short", at)
+    async with place.manager() as manager:
+        container = await manager.wait("victim", Until.EXITED)
+        assert container.state is ContainerState.EXITED
+        assert container.exit_code == 0
+        assert await manager.output("victim") == b"once\n"
+        await clear(manager, ready)
+
+
+@pytest.mark.parametrize("work", ["build", "rebuild"])
+@pytest.mark.parametrize("at", BUILD, ids=names)
+@pytest.mark.parametrize("vmms_too", [False, True], ids=["", "vmm-killed-too"])
+async def test_killed_while_it_builds(
+    place: Lab, die: Die, work: str, at: tuple[str, str], vmms_too: bool
+) -> None:
+    ready = await prepare(place, snapshot=work == "rebuild")
+    await die(work, at, vmms_too=vmms_too)
+    async with place.manager() as manager:
+        await check(manager.running, ready=ready)
+        states = [s.state for s in await manager.snapshots.list(include_deleted=True)]
+        assert states == [SnapshotState.READY], "what was begun is finished, the old one is gone"
+        container = await manager.run("proof")
+        assert container.boot_method is BootMethod.WARM
+        await clear(manager, ready)
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        ("snapshots", "update_metadata", "before"),
+        ("snapshots", "swap", "before"),
+        ("snapshots", "swap", "after"),
+        ("files", "publish", "after"),
+        ("files", "discard", "before"),
+        ("files", "discard", "after"),
+        ("snapshots", "purge", "after"),
+    ],
+    ids=names,
+)
+async def test_killed_while_it_swaps(place: Lab, die: Die, at: tuple[str, ...]) -> None:
+    ready = await prepare(place, snapshot=True)
+    await die("rebuild", at)
+    async with place.manager() as manager:
+        await check(manager.running, ready=ready)
+        states = [s.state for s in await manager.snapshots.list(include_deleted=True)]
+        assert states == [SnapshotState.READY]
+        await clear(manager, ready)
+
+
+@pytest.mark.parametrize("vmms_too", [False, True], ids=["", "vmm-killed-too"])
+@pytest.mark.parametrize("at", DELETE, ids=names)
+async def test_killed_while_it_deletes(
+    place: Lab, die: Die, at: tuple[str, ...], vmms_too: bool
+) -> None:
+    ready = await prepare(place, snapshot=True)
+    await run_victim(place)
+    await die("delete", at, vmms_too=vmms_too)
+    async with place.manager() as manager:
+        await check(manager.running, ready=ready)
+        assert await manager.containers.list(all_states=True) == ()
+        await clear(manager, ready)
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        ("snapshots", "set_state", "after"),
+        ("files", "discard", "before"),
+        ("files", "discard", "after"),
+        ("snapshots", "purge", "before"),
+        ("snapshots", "purge", "after"),
+    ],
+    ids=names,
+)
+async def test_killed_while_it_deletes_a_snapshot(
+    place: Lab, die: Die, at: tuple[str, ...]
+) -> None:
+    await prepare(place, snapshot=True)
+    await die("delete_snapshot", at)
+    async with place.manager() as manager:
+        await check(manager.running)
+        assert await manager.snapshots.list(include_deleted=True) == ()
+        await clear(manager, [])
+
+
+@pytest.mark.parametrize("vmms_too", [False, True], ids=["", "vmm-killed-too"])
+@pytest.mark.parametrize("at", BOOT, ids=names)
+async def test_killed_while_it_starts_on_its_own_disk(
+    place: Lab, die: Die, at: tuple[str, str], vmms_too: bool
+) -> None:
+    """The disk of a container that has run is never lost, and neither is the lease under it."""
+    ready = await prepare(place, snapshot=True)
+    container = await run_victim(place)
+    place.kill_everything()
+    async with place.manager() as manager:
+        assert (await manager.containers.get("victim")).state is ContainerState.FAILED
+    disk = place.storage / "vms" / str(container.vm_id) / "disk.ext4"
+    disk.write_bytes(b"precious")
+    await die("start", at, vmms_too=vmms_too)
+    async with place.manager() as manager:
+        await manager.wait("victim", Until.RUNNING)
+        await check(manager.running, ready=ready)
+        again = await victim_runs(manager)
+        assert again.fallback_reason is FallbackReason.KEEPS_DISK
+        assert disk.read_bytes() == b"precious"
+        await clear(manager, ready)
+
+
+UNDO = [
+    ("operations", "set_state", "before"),
+    ("operations", "set_state", "after"),
+    ("host", "destroy", "before"),
+    ("host", "destroy", "after"),
+    ("vms", "remove", "after"),
+]
+
+
+@pytest.mark.parametrize("at", UNDO, ids=names)
+@pytest.mark.parametrize("work", ["warm", "build"])
+async def test_killed_again_while_it_undoes(
+    place: Lab, die: Die, work: str, at: tuple[str, ...]
+) -> None:
+    ready = await prepare(place, snapshot=work == "warm")
+    await die(work, ("boot-vm" if work == "warm" else "build-snapshot", "docker"))
+    await die("go_on", at)
+    async with place.manager() as manager:
+        await check(manager.running, ready=ready)
+        if work == "warm":
+            await victim_runs(manager)
+        await clear(manager, ready)
+
+
+async def test_killed_twice_while_it_boots(place: Lab, die: Die) -> None:
+    ready = await prepare(place, snapshot=True)
+    await die("warm", ("boot-vm", "identity"))
+    await die("go_on", ("boot-vm", "docker"))
+    async with place.manager() as manager:
+        await check(manager.running, ready=ready)
+        await victim_runs(manager)
+        await clear(manager, ready)
+
+
+async def test_what_runs_is_adopted_and_goes_on(place: Lab) -> None:
+    await prepare(place, snapshot=True)
+    before = await run_victim(place)
+    pids = vmm_pids(place.storage)
+    async with place.manager() as manager:
+        container = await manager.containers.get("victim")
+        assert container.state is ContainerState.RUNNING
+        assert container.vm_id == before.vm_id
+        assert vmm_pids(place.storage) == pids
+        await check(manager.running)
+        await victim_runs(manager)
+
+
+async def test_a_vm_that_died_meanwhile_is_noticed(place: Lab) -> None:
+    await prepare(place, snapshot=True)
+    await run_victim(place)
+    place.kill_everything()
+    async with place.manager() as manager:
+        container = await manager.containers.get("victim")
+        assert container.state is ContainerState.FAILED
+        assert "died while the manager was away" in (container.error or {})["brief"]
+        await check(manager.running)
+
+
+async def test_a_vm_that_does_not_answer_does_not_stop_the_manager(place: Lab) -> None:
+    await prepare(place, snapshot=True)
+    await run_victim(place)
+    (pid,) = vmm_pids(place.storage)
+    os.kill(pid, signal.SIGSTOP)
+    async with place.manager() as manager:
+        container = await manager.containers.get("victim")
+        assert container.state is ContainerState.FAILED
+        await check(manager.running)
+
+
+async def test_an_exit_while_the_manager_is_away_is_seen(place: Lab) -> None:
+    await prepare(place)
+    async with place.manager() as manager:
+        await manager.run("victim", "sh", "-c", "sleep 0.3; exit 7")
+        await manager.run("other", *FOREVER)
+    await asyncio.sleep(0.5)
+    async with place.manager() as manager:
+        container = await manager.wait("victim", Until.EXITED)
+        assert container.state is ContainerState.EXITED
+        assert container.exit_code == 7
+        await check(manager.running)

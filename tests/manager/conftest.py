@@ -1,0 +1,26 @@
+"""A manager on the simulated hypervisor for each test; nothing of it may be left at the end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from tests.support.invariants import check
+from tests.support.managers import Lab, Manager, lab
+
+
+@pytest.fixture
+async def place() -> AsyncIterator[Lab]:
+    async with lab() as made:
+        yield made
+
+
+@pytest.fixture
+async def manager(place: Lab) -> AsyncIterator[Manager]:
+    """A running manager. Afterwards database and host are compared, and everything is deleted."""
+    async with place.manager() as running:
+        yield running
+        await check(running.running)
+        for container in await running.containers.list(all_states=True):
+            await running.containers.delete(str(container.id), force=True)
+        await check(running.running)

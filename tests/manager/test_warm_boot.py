@@ -1,0 +1,343 @@
+"""Warm boots, and every reason for a cold one, as they come about."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from tests.support.managers import Lab, Manager
+
+from warmboot.manager.ports import Until
+from warmboot.model.container import BootMethod, BootPolicy, ContainerState, FallbackReason
+from warmboot.model.runtime_snapshot import (
+    DISK_FILE,
+    MEMORY_FILE,
+    METADATA_FILE,
+    ROOTFS_FILE,
+    STATE_FILE,
+    RuntimeSnapshot,
+    SnapshotState,
+)
+from warmboot.model.shapes import Shape
+
+
+async def test_a_ready_snapshot_is_used(manager: Manager) -> None:
+    snapshot = await manager.snapshot()
+    container = await manager.run()
+    assert container.state is ContainerState.RUNNING
+    assert container.boot_method is BootMethod.WARM
+    assert container.runtime_snapshot_id == snapshot.id
+    assert container.fallback_reason is None
+    assert container.boot_s is not None
+    stages = [stage.name for stage in container.stages]
+    assert [s for s in stages if s in ("restore", "identity", "docker")] == [
+        "restore",
+        "identity",
+        "docker",
+    ]
+    counted = await manager.snapshots.get(snapshot.id)
+    assert (counted.success_count, counted.failure_count) == (1, 0)
+    assert counted.last_used_at is not None
+
+
+async def test_without_a_snapshot_it_boots_cold(manager: Manager) -> None:
+    container = await manager.run()
+    assert container.state is ContainerState.RUNNING
+    assert container.boot_method is BootMethod.COLD
+    assert container.fallback_reason is FallbackReason.NO_SNAPSHOT
+    assert "restore" not in [stage.name for stage in container.stages]
+
+
+async def test_a_snapshot_in_creation_is_waited_for(manager: Manager) -> None:
+    image = await manager.image()
+    manager.lab.set(docker_s=0.5)
+    snapshot_id = await manager.snapshots.create(image.id, None)
+    container = await manager.run()
+    assert container.boot_method is BootMethod.WARM
+    assert container.runtime_snapshot_id == snapshot_id
+    waited = next(stage for stage in container.stages if stage.name == "snapshot")
+    assert waited.duration_s > 0.1
+
+
+async def test_the_wait_for_a_snapshot_ends(place: Lab) -> None:
+    async with place.manager(snapshot_wait_s=0.2) as manager:
+        image = await manager.image()
+        manager.lab.set(docker_s=60)
+        snapshot_id = await manager.snapshots.create(image.id, None)
+        creating = await manager.create()
+
+        async def waited() -> bool | None:
+            events = await manager.events_of(creating)
+            return any(e.data.get("reason") == "snapshot_wait_timeout" for e in events) or None
+
+        await manager.until(waited)
+        manager.lab.set(docker_s=0)
+        container = await manager.wait(str(creating), Until.RUNNING)
+        assert container.boot_method is BootMethod.COLD
+        assert container.fallback_reason is FallbackReason.SNAPSHOT_WAIT_TIMEOUT
+        assert "0.2 s" in container.fallback_details
+        await manager.snapshots.delete(snapshot_id)
+
+
+async def test_a_build_that_fails_ends_the_wait_at_once(manager: Manager) -> None:
+    image = await manager.image()
+    manager.lab.set(docker_s=0.3, fail_save=True)
+    await manager.snapshots.create(image.id, None)
+    container = await manager.run()
+    assert container.boot_method is BootMethod.COLD
+    assert container.fallback_reason is FallbackReason.SNAPSHOT_UNHEALTHY
+
+
+async def test_a_cold_boot_can_be_asked_for(manager: Manager) -> None:
+    await manager.snapshot()
+    container = await manager.run(boot=BootPolicy.COLD)
+    assert container.boot_method is BootMethod.COLD
+    assert container.fallback_reason is FallbackReason.REQUESTED
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"version": "2.0"}, FallbackReason.VERSION_MISMATCH),
+        ({"cpu_model": "another"}, FallbackReason.HOST_MISMATCH),
+        ({"accelerator": "other"}, FallbackReason.HOST_MISMATCH),
+        ({"machine": "other"}, FallbackReason.HOST_MISMATCH),
+    ],
+)
+async def test_a_snapshot_of_another_host_is_not_used(
+    manager: Manager, change: dict[str, str], reason: FallbackReason
+) -> None:
+    snapshot = await manager.snapshot()
+    manager.lab.set(**change)
+    container = await manager.run()
+    assert container.boot_method is BootMethod.COLD
+    assert container.fallback_reason is reason
+    assert next(iter(change.values())) in container.fallback_details
+    untouched = await manager.snapshots.get(snapshot.id)
+    assert untouched.state is SnapshotState.READY
+    assert untouched.failure_count == 0
+
+
+async def test_a_shape_that_no_snapshot_has_boots_cold(manager: Manager) -> None:
+    await manager.snapshot()
+    container = await manager.run(shape=Shape(2, 512))
+    assert container.fallback_reason is FallbackReason.SHAPE_MISMATCH
+    assert container.shape == Shape(2, 512)
+    assert "2 vCPU, 512 MiB" in container.fallback_details
+
+
+async def test_what_runs_is_recorded_not_what_was_asked(manager: Manager) -> None:
+    await manager.snapshot(shape=Shape(2, 512))
+    container = await manager.run()
+    assert container.boot_method is BootMethod.WARM
+    assert container.shape == Shape(2, 512)
+    assert container.spec.shape is None
+
+
+def _truncate(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+def _tamper(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def _remove(path: Path) -> None:
+    path.unlink()
+
+
+def _replace(path: Path) -> None:
+    """Tampered with, under the very same inode times as far as one can set them."""
+    status = path.stat()
+    _tamper(path)
+    import os
+
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("name", [MEMORY_FILE, STATE_FILE, ROOTFS_FILE, DISK_FILE])
+@pytest.mark.parametrize("damage", [_truncate, _tamper, _remove], ids=lambda f: f.__name__[1:])
+async def test_a_damaged_snapshot_is_set_aside_and_rebuilt(
+    manager: Manager, name: str, damage: object
+) -> None:
+    snapshot = await manager.snapshot()
+    path = Path(snapshot.snapshot_path) / name
+    if name == ROOTFS_FILE:  # a hard link: the image itself must stay whole
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content)
+    damage(path)  # type: ignore[operator]
+    container = await manager.run()
+    assert container.state is ContainerState.RUNNING
+    assert container.boot_method is BootMethod.COLD
+    assert container.fallback_reason is FallbackReason.SNAPSHOT_DAMAGED
+    assert name in container.fallback_details
+    successor = await _successor(manager, snapshot)
+    again = await manager.run("again")
+    assert again.boot_method is BootMethod.WARM
+    assert again.runtime_snapshot_id == successor.id
+
+
+async def test_a_damaged_metadata_file_is_found(manager: Manager) -> None:
+    snapshot = await manager.snapshot()
+    (Path(snapshot.snapshot_path) / METADATA_FILE).write_text("{")
+    container = await manager.run()
+    assert container.fallback_reason is FallbackReason.SNAPSHOT_DAMAGED
+    assert METADATA_FILE in container.fallback_details
+
+
+async def test_a_folder_removed_by_hand_is_found(manager: Manager) -> None:
+    snapshot = await manager.snapshot()
+    Path(snapshot.snapshot_path).rename(manager.lab.root / "elsewhere")
+    container = await manager.run()
+    assert container.state is ContainerState.RUNNING
+    assert container.fallback_reason is FallbackReason.SNAPSHOT_DAMAGED
+    await _successor(manager, snapshot)
+
+
+async def test_a_folder_that_became_a_file_is_found(manager: Manager) -> None:
+    snapshot = await manager.snapshot()
+    folder = Path(snapshot.snapshot_path)
+    folder.rename(manager.lab.root / "elsewhere")
+    folder.write_text("not a folder")
+    container = await manager.run()
+    assert container.state is ContainerState.RUNNING
+    assert container.fallback_reason is FallbackReason.SNAPSHOT_DAMAGED
+    await _successor(manager, snapshot)
+
+
+async def test_a_restore_that_fails_is_counted_and_booted_cold(manager: Manager) -> None:
+    snapshot = await manager.snapshot()
+    manager.lab.set(fail_restore=True)
+    container = await manager.run()
+    assert container.state is ContainerState.RUNNING
+    assert container.boot_method is BootMethod.COLD
+    assert container.fallback_reason is FallbackReason.RESTORE_FAILED
+    assert container.runtime_snapshot_id is None
+    counted = await manager.snapshots.get(snapshot.id)
+    assert (counted.success_count, counted.failure_count) == (0, 1)
+    assert counted.state is SnapshotState.READY
+    assert counted.error is not None
+
+
+async def test_a_vmm_that_dies_while_it_restores_is_booted_cold(manager: Manager) -> None:
+    await manager.snapshot()
+    manager.lab.set(die_after_s=0.0, die="restore")
+    container = await manager.run()
+    assert container.state is ContainerState.RUNNING
+    assert container.fallback_reason is FallbackReason.RESTORE_FAILED
+
+
+@pytest.mark.parametrize("fault", ["docker_never_ready", "agent_silent"])
+async def test_success_is_counted_only_when_docker_has_answered(place: Lab, fault: str) -> None:
+    async with place.manager(warm_boot_timeout_s=0.5) as manager:
+        snapshot = await manager.snapshot()
+        manager.lab.set(**{fault: "restore"})
+        began = datetime.now(UTC)
+        container = await manager.run()
+        took = (datetime.now(UTC) - began).total_seconds()
+        assert container.state is ContainerState.RUNNING
+        assert container.fallback_reason is FallbackReason.DOCKER_NOT_VERIFIED
+        assert took < 8, "the warm boot's own time limit holds"
+        counted = await manager.snapshots.get(snapshot.id)
+        assert (counted.success_count, counted.failure_count) == (0, 1)
+
+
+async def test_nothing_is_counted_before_docker_answers(manager: Manager) -> None:
+    snapshot = await manager.snapshot()
+    manager.lab.set(docker_never_ready="restore")
+    container_id = await manager.create()
+
+    async def restored() -> bool | None:
+        records = await manager.store.vms.of_owner(container_id)
+        return True if records and records[0].handle else None
+
+    await manager.until(restored)
+    await asyncio.sleep(0.2)
+    counted = await manager.snapshots.get(snapshot.id)
+    assert (counted.success_count, counted.failure_count) == (0, 0)
+    manager.lab.set(docker_never_ready="never")
+    container = await manager.wait(str(container_id), Until.RUNNING)
+    assert container.boot_method is BootMethod.WARM
+    assert (await manager.snapshots.get(snapshot.id)).success_count == 1
+
+
+async def test_three_failures_in_a_row_make_it_unhealthy_and_rebuild_it(manager: Manager) -> None:
+    snapshot = await manager.snapshot()
+    manager.lab.set(fail_restore=True)
+    for number in (1, 2):
+        await manager.run(f"c{number}")
+        assert (await manager.snapshots.get(snapshot.id)).state is SnapshotState.READY
+    manager.lab.set(docker_s=0.5)  # keeps the rebuild under way for a while
+    await manager.run("c3")
+    unhealthy = await manager.snapshots.get(snapshot.id)
+    assert unhealthy.state is SnapshotState.UNHEALTHY
+    assert unhealthy.consecutive_failures == 3
+    manager.lab.set(docker_s=0, fail_restore=False)
+    successor = await _successor(manager, snapshot)
+    container = await manager.run("c4")
+    assert container.runtime_snapshot_id == successor.id
+    kinds = [event.kind for event in await manager.events_of(snapshot.id)]
+    assert kinds[-2:] == ["runtime-snapshot.unhealthy", "runtime-snapshot.deleted"]
+
+
+async def test_an_unhealthy_snapshot_is_not_used(manager: Manager) -> None:
+    snapshot = await manager.snapshot()
+    manager.lab.set(fail_restore=True, fail_save=True)  # and its rebuild fails
+    for number in range(3):
+        await manager.run(f"c{number}")
+
+    async def given_up() -> bool | None:
+        everything = await manager.snapshots.list(include_deleted=True)
+        return True if [s.id for s in everything] == [snapshot.id] else None
+
+    await manager.until(given_up)
+    manager.lab.set(fail_restore=False, fail_save=False)
+    container = await manager.run("last")
+    assert container.boot_method is BootMethod.COLD
+    assert container.fallback_reason is FallbackReason.SNAPSHOT_UNHEALTHY
+
+
+async def test_a_success_in_between_starts_the_count_anew(manager: Manager) -> None:
+    snapshot = await manager.snapshot()
+    for number, fails in enumerate([True, True, False, True, True]):
+        manager.lab.set(fail_restore=fails)
+        await manager.run(f"c{number}")
+    counted = await manager.snapshots.get(snapshot.id)
+    assert counted.state is SnapshotState.READY
+    assert (counted.success_count, counted.failure_count) == (1, 4)
+    assert counted.consecutive_failures == 2
+
+
+async def test_a_snapshot_deleted_while_it_is_waited_for_ends_the_wait(manager: Manager) -> None:
+    image = await manager.image()
+    manager.lab.set(docker_s=30)
+    snapshot_id = await manager.snapshots.create(image.id, None)
+    container_id = await manager.create()
+
+    async def waits() -> bool | None:
+        events = await manager.events_of(container_id)
+        return any(e.data.get("waiting_for") == str(snapshot_id) for e in events) or None
+
+    await manager.until(waits)
+    manager.lab.set(docker_s=0)
+    await manager.snapshots.delete(snapshot_id)
+    container = await manager.wait(str(container_id), Until.RUNNING)
+    assert container.state is ContainerState.RUNNING
+
+
+async def _successor(manager: Manager, old: RuntimeSnapshot) -> RuntimeSnapshot:
+    """The snapshot that has taken the place of ``old``."""
+
+    async def look() -> RuntimeSnapshot | None:
+        for snapshot in await manager.snapshots.list():
+            if snapshot.id != old.id and snapshot.state is SnapshotState.READY:
+                return snapshot
+        return None
+
+    return await manager.until(look, f"a successor of {old.id}")

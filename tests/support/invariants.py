@@ -1,0 +1,216 @@
+"""What must hold whenever a manager is at rest: nothing leaks, and nobody is wrong about anything.
+
+``check`` looks at a manager that runs, through its store and its host, so it works with every
+hypervisor; ``settled`` waits first until nothing is under way. Each broken promise is a sentence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection
+
+from warmboot.bootstrap import Running
+from warmboot.host import guest_containers
+from warmboot.host.leftovers import users_of
+from warmboot.host.network import Slot
+from warmboot.model.container import Container, ContainerState
+from warmboot.model.errors import NotFound, WarmbootError
+from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
+from warmboot.model.vm import VmKind, VmRecord
+
+FINAL = frozenset({ContainerState.RUNNING, ContainerState.EXITED, ContainerState.FAILED})
+SETTLE_S = 30.0
+MAX_POOL = 5
+"""Slots that a manager keeps ready at most (``MANAGER_NETWORK_POOL_SIZE``), and one being made."""
+
+
+async def settled(running: Running, timeout_s: float = SETTLE_S) -> None:
+    """Return when nothing is under way any more: no operation, no passing state."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        containers = {c.state for c in await running.store.containers.list()}
+        snapshots = await running.store.snapshots.list(include_deleted=True)
+        busy = bool(containers - FINAL) or any([await _passing(running, s) for s in snapshots])
+        if not busy and not await running.store.operations.list():
+            return
+        await asyncio.sleep(0.01)
+
+
+async def _passing(running: Running, snapshot: RuntimeSnapshot) -> bool:
+    if snapshot.state is SnapshotState.DELETED:
+        return not await running.store.snapshots.leases(snapshot.id)
+    return snapshot.state is SnapshotState.CREATING
+
+
+async def check(running: Running, *, ready: Collection[RuntimeSnapshot] = ()) -> None:
+    """Raise ``AssertionError`` with every promise that is broken.
+
+    ``ready`` are snapshots that were ready before: each must be still, or have a successor that is.
+    """
+    await settled(running)
+    broken = [
+        *await _journal(running),
+        *await _containers(running),
+        *await _vms(running),
+        *await _snapshots(running),
+        *await _lost(running, ready),
+        *_files(running),
+        *await _slots(running),
+    ]
+    assert not broken, "\n".join(["broken promises:", *broken])
+
+
+async def _journal(running: Running) -> list[str]:
+    operations = await running.store.operations.list()
+    return [f"the operation {o.kind} of {o.subject_id} is still {o.state}" for o in operations]
+
+
+async def _containers(running: Running) -> list[str]:
+    broken = []
+    for container in await running.store.containers.list():
+        records = await running.store.vms.of_owner(container.id)
+        broken += _container_fields(container, records)
+        if container.state is ContainerState.RUNNING and records:
+            broken += await _runs(running, container, records[0])
+    return broken
+
+
+def _container_fields(container: Container, records: Collection[VmRecord]) -> list[str]:
+    who = f"container {container.name} ({container.state})"
+    broken = []
+    if container.state not in FINAL:
+        broken.append(f"{who} is not in a final state")
+    if len(records) > 1:
+        broken.append(f"{who} has {len(records)} VMs")
+    alive = [record for record in records if record.handle is not None]
+    if container.state is ContainerState.RUNNING:
+        if not alive:
+            broken.append(f"{who} has no VM")
+        elif container.vm_id != alive[0].id:
+            broken.append(f"{who} names the VM {container.vm_id} but has {alive[0].id}")
+        if container.boot_method is None:
+            broken.append(f"{who} has no boot method")
+        if container.docker_id is None:
+            broken.append(f"{who} has no Docker id")
+    if container.state is ContainerState.FAILED:
+        if alive:
+            broken.append(f"{who} has a VM that runs")
+        if not container.error:
+            broken.append(f"{who} does not say why")
+    if container.state is ContainerState.EXITED and container.exit_code is None:
+        broken.append(f"{who} has no exit code")
+    return broken
+
+
+async def _runs(running: Running, container: Container, record: VmRecord) -> list[str]:
+    """Ask Docker in its VM whether it is so."""
+    try:
+        link = running.host.link(record.id)
+        state = await guest_containers.inspect(link, container.docker_id or "")
+    except WarmbootError as error:
+        return [f"container {container.name} is running, but its VM says: {error.brief}"]
+    now = await running.store.containers.get(container.id)
+    if not state.running and now.state is ContainerState.RUNNING:
+        return [f"container {container.name} is running, but Docker says {state.status}"]
+    return []
+
+
+async def _vms(running: Running) -> list[str]:
+    """Processes, folders, records: each belongs to one of the others."""
+    broken = []
+    records = {record.id: record for record in await running.store.vms.list()}
+    owners = {c.id for c in await running.store.containers.list()}
+    for record in records.values():
+        if record.kind is VmKind.BUILDER:
+            broken.append(f"the builder VM {record.id} is still recorded")
+        elif record.owner_id not in owners:
+            broken.append(f"the VM {record.id} belongs to nobody")
+    root = running.host.vms_root
+    for folder in sorted(root.glob("*")) if root.exists() else ():
+        users = users_of(folder)
+        known = records.get(folder.name)
+        if known is None:
+            broken.append(f"the folder {folder} belongs to no VM")
+        if users and (known is None or known.handle is None):
+            broken.append(f"the processes {users} run in {folder.name}, which should not run")
+        if known is not None and known.handle is not None and known.handle.pid not in users:
+            container = await _owner(running, known)
+            if container is None or container.state is ContainerState.RUNNING:
+                broken.append(f"the VM {known.id} has no process {known.handle.pid}")
+    for record in records.values():
+        if not (root / record.id).is_dir():
+            broken.append(f"the VM {record.id} has no folder")
+    return broken
+
+
+async def _owner(running: Running, record: VmRecord) -> Container | None:
+    try:
+        return await running.store.containers.get(record.owner_id)
+    except NotFound:
+        return None
+
+
+async def _snapshots(running: Running) -> list[str]:
+    """Rows, folders and leases agree."""
+    broken = []
+    records = await running.store.vms.list()
+    snapshots = await running.store.snapshots.list(include_deleted=True)
+    for snapshot in snapshots:
+        who = f"snapshot {snapshot.id} ({snapshot.state})"
+        leases = await running.store.snapshots.leases(snapshot.id)
+        for holder in leases:
+            users = [r for r in records if r.snapshot_id == snapshot.id]
+            if holder not in {str(record.owner_id) for record in users}:
+                broken.append(f"{who} is leased by {holder}, which has no VM of it")
+        for record in records:
+            if record.snapshot_id == snapshot.id and str(record.owner_id) not in leases:
+                broken.append(f"{who} is used by the VM {record.id} without a lease")
+        if snapshot.state is SnapshotState.READY:
+            broken += await _whole(running, snapshot)
+        if snapshot.state is SnapshotState.CREATING:
+            broken.append(f"{who} is not decided")
+        if snapshot.state is SnapshotState.DELETED and not leases:
+            broken.append(f"{who} is not leased, and has not been forgotten")
+    return broken
+
+
+async def _whole(running: Running, snapshot: RuntimeSnapshot) -> list[str]:
+    if not snapshot.metadata.get("requires"):
+        return [f"snapshot {snapshot.id} is ready without metadata"]
+    try:
+        await running.host.files.verify(snapshot.snapshot_path)
+    except WarmbootError as error:
+        return [f"snapshot {snapshot.id} is ready, but {error.details or error.brief}"]
+    return []
+
+
+async def _lost(running: Running, ready: Collection[RuntimeSnapshot]) -> list[str]:
+    now = await running.store.snapshots.list()
+    serving = {(s.runtime_image_id, s.shape) for s in now if s.state is SnapshotState.READY}
+    return [
+        f"the snapshot {old.id} was ready, and nothing serves in its place"
+        for old in ready
+        if (old.runtime_image_id, old.shape) not in serving
+    ]
+
+
+def _files(running: Running) -> list[str]:
+    """No temporary file or folder anywhere in the storage."""
+    root = running.host.config.root
+    names = (".building-*", ".gone-*", ".upload-*", "*.new", ".*.partial")
+    return [f"{path} was left" for name in names for path in sorted(root.rglob(name))]
+
+
+async def _slots(running: Running) -> list[str]:
+    """Every VM has its slot's namespace; besides them there are those that are kept ready."""
+    network = running.host.network
+    if network is None:
+        return []
+    there = {one.removeprefix("namespace ") for one in await network.audit() if "namespace" in one}
+    slots = [r.slot for r in await running.store.vms.list() if r.slot is not None]
+    used = {Slot.from_dict(slot).namespace.name for slot in slots}
+    broken = [f"the namespace {name} of a VM is missing" for name in sorted(used - there)]
+    if len(there - used) > MAX_POOL:
+        broken.append(f"there are {len(there - used)} namespaces without a VM")
+    return broken

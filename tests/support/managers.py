@@ -1,0 +1,198 @@
+"""A whole manager on the simulated hypervisor, over a storage of its own.
+
+    async with lab() as it:                  a short folder below /tmp, removed at the end
+        async with it.manager() as m:        services, store and host, reconciled
+            m.services.containers.create(…)
+        async with it.manager() as m:        the next one, on the same storage
+
+Delays and faults are changed while everything runs: ``it.set(fail_restore=True)``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+from warmboot import bootstrap
+from warmboot.bootstrap import Running
+from warmboot.host.leftovers import users_of
+from warmboot.images.files import describe, write_manifest
+from warmboot.manager.ports import Until
+from warmboot.manager.saga import Hook
+from warmboot.model.container import Container, ContainerSpec
+from warmboot.model.event import Event
+from warmboot.model.runtime_image import RuntimeImage
+from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
+from warmboot.settings import Settings
+
+T = TypeVar("T")
+
+IMAGE_NAME = "default"
+QUICK = {"boot_s": 0, "docker_s": 0, "restore_s": 0}
+TIMEOUT_S = 20.0
+FOREVER = ("sleep", "1000")
+
+
+_kept: dict[str, Path] = {}
+
+
+async def image_folder() -> Path:
+    """A runtime image that looks like a real one from outside, with a small disk; made once."""
+    if "image" not in _kept:
+        folder = Path(tempfile.mkdtemp(prefix="wb-image-", dir="/tmp"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        elf = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HHI", 2, 0x3E, 1)
+        (folder / "kernel").write_bytes(elf + bytes(4096))
+        for name in ("rootfs.ext4", "disk.ext4"):
+            with (folder / name).open("wb") as file:
+                file.truncate(1 << 20)
+            tool = ["mke2fs", "-q", "-t", "ext4", str(folder / name)]
+            await asyncio.to_thread(subprocess.run, tool, check=True, timeout=30)
+        write_manifest(folder, await describe(folder, "quiet", "1", {}))
+        _kept["image"] = folder
+    return _kept["image"]
+
+
+class Lab:
+    """A storage root with its settings, and managers on it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.storage = root / "s"
+        self.simulation = root / "simulation.json"
+        self.options: dict[str, Any] = dict(QUICK)
+        self.set()
+
+    def set(self, **options: Any) -> None:
+        """Delays and faults from now on (see ``SimulatedConfig``), at once and as a whole."""
+        self.options |= options
+        temporary = self.simulation.with_suffix(".new")
+        temporary.write_text(json.dumps(self.options))
+        temporary.rename(self.simulation)
+
+    def settings(self, **changes: Any) -> Settings:
+        values: dict[str, Any] = {
+            "storage_root": self.storage,
+            "hypervisor": "simulated",
+            "simulation": self.simulation,
+            "disk_floor_mib": 0,
+            "default_vcpus": 1,
+            "default_memory_mib": 256,
+            **changes,
+        }
+        return Settings(**values)
+
+    @contextlib.asynccontextmanager
+    async def manager(self, hook: Hook | None = None, **changes: Any) -> AsyncIterator[Manager]:
+        async with bootstrap.running(self.settings(**changes), hook) as running:
+            yield Manager(self, running)
+
+    def kill_everything(self) -> None:
+        """End every simulated VM of this storage."""
+        for pid in vmm_pids(self.storage):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+class Manager:
+    """A running manager, and the questions that tests ask it."""
+
+    def __init__(self, lab: Lab, running: Running) -> None:
+        self.lab = lab
+        self.running = running
+        self.services = running.services
+        self.containers = running.services.containers
+        self.snapshots = running.services.snapshots
+        self.store = running.store
+        self.host = running.host
+
+    async def image(self) -> RuntimeImage:
+        """The runtime image, registered when first asked for."""
+        for known in await self.services.images.list():
+            return known
+        return await self.services.images.register(name=IMAGE_NAME, path=await image_folder())
+
+    async def snapshot(self, **options: Any) -> RuntimeSnapshot:
+        """A new snapshot that is ready."""
+        image = await self.image()
+        snapshot_id = await self.snapshots.create(image.id, options.get("shape"))
+        return await self.snapshot_until(snapshot_id, SnapshotState.READY)
+
+    async def snapshot_until(self, snapshot_id: UUID, *states: SnapshotState) -> RuntimeSnapshot:
+        async def look() -> RuntimeSnapshot | None:
+            snapshot = await self.snapshots.get(snapshot_id)
+            return snapshot if snapshot.state in states else None
+
+        return await self.until(look, f"snapshot {snapshot_id} is {states}")
+
+    async def create(self, name: str = "web", *command: str, **fields: Any) -> UUID:
+        await self.image()
+        spec = {"name": name, "image": "busybox", "command": command or FOREVER, **fields}
+        return await self.containers.create(ContainerSpec(**spec))
+
+    async def run(self, name: str = "web", *command: str, **fields: Any) -> Container:
+        """Create and wait until it runs (or has failed, or has even ended)."""
+        container_id = await self.create(name, *command, **fields)
+        return await self.wait(str(container_id), Until.RUNNING)
+
+    async def wait(self, ref: str, until: Until) -> Container:
+        return await self.containers.wait(ref, until, TIMEOUT_S)
+
+    async def output(self, ref: str, **options: Any) -> bytes:
+        chunks = self.containers.logs(ref, **options)
+        return b"".join([chunk.data async for chunk in chunks])
+
+    async def vm_pid(self, ref: str) -> int:
+        container = await self.containers.get(ref)
+        (record,) = await self.store.vms.of_owner(container.id)
+        assert record.handle is not None
+        return record.handle.pid
+
+    async def events_of(self, subject_id: object) -> list[Event]:
+        events = await self.services.events.list(limit=1000)
+        return [event for event in events if event.subject_id == str(subject_id)]
+
+    async def until(self, look: Callable[[], Awaitable[T | None]], what: str = "") -> T:
+        """What ``look`` finds once it finds something; looked for every few milliseconds."""
+        return await eventually(look, what)
+
+
+async def eventually(
+    look: Callable[[], Awaitable[T | None]], what: str = "", timeout_s: float = TIMEOUT_S
+) -> T:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = await look()
+        if found is not None and found is not False:
+            return found
+        assert time.monotonic() < deadline, f"did not happen in {timeout_s:g} s: {what}"
+        await asyncio.sleep(0.01)
+
+
+def vmm_pids(storage: Path) -> list[int]:
+    """Every process that names the folder of a VM of this storage."""
+    return users_of(storage / "vms")
+
+
+@contextlib.asynccontextmanager
+async def lab() -> AsyncIterator[Lab]:
+    """A short path: a Unix socket's may have 107 bytes at most."""
+    made = Lab(Path(tempfile.mkdtemp(prefix="wb-", dir="/tmp")))
+    try:
+        yield made
+    finally:
+        made.kill_everything()
+        shutil.rmtree(made.root, ignore_errors=True)
