@@ -19,9 +19,14 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if report.skipped and not hasattr(report, "wasxfail") and "kvm" not in item.keywords:
+    if report.skipped and not _cannot_run_here(item):
         _skipped.append(item.nodeid)
     return report
+
+
+def _cannot_run_here(item: pytest.Item) -> bool:
+    no_kvm = not os.access("/dev/kvm", os.R_OK | os.W_OK)
+    return "kvm" in item.keywords or (no_kvm and "firecracker" in item.keywords)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     worker_url: str = ""
 
     network_prefix: str = Field("wb", pattern=r"^[a-z][a-z0-9]{0,7}$")
-    network_subnet: str = "198.19.0.0/16"
+    network_subnet: str = "198.19.0.0/18"
     network_pool_size: int = Field(4, ge=0, le=64)
     publish_address: str = "127.0.0.1"
     resolv_conf: Path = Path("/etc/resolv.conf")

@@ -46,7 +46,7 @@ class NetworkConfig:
 
     state_dir: Path
     prefix: str = "wb"
-    subnet: str = "198.19.0.0/16"
+    subnet: str = "198.19.0.0/18"
     pool_size: int = 4
     resolv_conf: Path = Path("/etc/resolv.conf")
     publish_address: str = "127.0.0.1"
@@ -64,13 +64,13 @@ class NetworkConfig:
             raise InvalidRequest(
                 f"{self.subnet!r} is no IPv4 network",
                 details=str(error),
-                resolution="give one like 198.19.0.0/16",
+                resolution="give one like 198.19.0.0/18",
             ) from error
         if subnet.prefixlen > 29 or subnet.overlaps(GUEST_NET):
             raise InvalidRequest(
                 f"the network {subnet} cannot be used for VMs",
                 details=f"it must hold two /30 at least and not overlap with {GUEST_NET}",
-                resolution="choose another, for example 198.19.0.0/16",
+                resolution="choose another, for example 198.19.0.0/18",
             )
         if self.pool_size < 0:
             raise InvalidRequest("the pool size is negative", resolution="use 0 or more")
