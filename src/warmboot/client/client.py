@@ -21,6 +21,7 @@ from warmboot.client.nouns import (
     System,
 )
 from warmboot.client.transport import Transport
+from warmboot.client.workers import Workers
 
 DEFAULT_URL = "http://127.0.0.1:18080"
 TIMEOUT_S = 300.0
@@ -54,6 +55,7 @@ class Client:
         self.snapshots = RuntimeSnapshots(link)
         self.containers = Containers(link, token)
         self.archives = Archives(link)
+        self.workers = Workers(link)
         self.events = Events(link)
         self.system = System(link)
 

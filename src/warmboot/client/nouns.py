@@ -179,11 +179,12 @@ class Archives:
     async def upload(self, path: Path, progress: Any = None) -> str:
         """Upload an archive; its id. ``progress`` is called with the bytes sent so far."""
         size_bytes = (await asyncio.to_thread(path.stat)).st_size
-        chunks = _file_chunks(path, progress)
+        chunks = file_chunks(path, progress)
         return str((await self._link.upload("/v1/archives", chunks, size_bytes))["id"])
 
 
-async def _file_chunks(path: Path, progress: Any) -> AsyncIterator[bytes]:
+async def file_chunks(path: Path, progress: Any) -> AsyncIterator[bytes]:
+    """A file's content; ``progress`` is called with the bytes sent so far."""
     sent = 0
     with await asyncio.to_thread(path.open, "rb") as file:
         while chunk := await asyncio.to_thread(file.read, UPLOAD_CHUNK_BYTES):

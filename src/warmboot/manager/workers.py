@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 _S = WorkerState
 _BUSY = (_S.PAUSING, _S.RESUMING, _S.CHECKPOINTING)
-WAKE_TIMEOUT_S = 300.0
+BUSY_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 600.0
 MAX_REPORT_BYTES = 16 * 1024
 
@@ -111,8 +111,7 @@ class Workers:
     async def delete(self, ref: str, *, force: bool = False) -> None:
         worker = await self.get(ref)
         if worker.state in _BUSY:
-            await self._events.wait_for(lambda: self._not_busy(worker.id), WAKE_TIMEOUT_S)
-            worker = await self._store.workers.get(worker.id)
+            worker = await self._settled(worker.id)
         if worker.state is _S.RUNNING and not force:
             raise InUse(
                 f"{worker.name} is running",
@@ -171,20 +170,19 @@ class Workers:
     async def wake(self, ref: str) -> Worker:
         """Make it run whatever it does: paused, being paused, or running already."""
         worker_id = (await self.get(ref)).id
-        async with asyncio.timeout(WAKE_TIMEOUT_S):
-            while True:
-                await self._events.wait_for(lambda: self._not_busy(worker_id), WAKE_TIMEOUT_S)
-                worker = await self._store.workers.get(worker_id)
-                if worker.state is _S.RUNNING:
-                    return worker
-                if worker.state is not _S.PAUSED:
-                    raise refusal(worker, "woken")
-                try:
-                    return await self.resume(str(worker_id))
-                except Conflict:
-                    # Somebody else was quicker; look again. What cannot pass is raised above.
-                    if (await self._store.workers.get(worker_id)).state is _S.PAUSED:
-                        raise
+        while True:
+            worker = await self._settled(worker_id)
+            if worker.state is _S.RUNNING:
+                return worker
+            if worker.state is not _S.PAUSED:
+                raise refusal(worker, "woken")
+            try:
+                chosen = await self._resume.claim(worker, None)
+            except Conflict:
+                if (await self._store.workers.get(worker_id)).state is _S.PAUSED:
+                    raise  # not because somebody else was quicker
+                continue
+            await self._undisturbed(self._resume.work(worker, chosen))
 
     # -- checkpoints ---------------------------------------------------------------------------
 
@@ -260,9 +258,15 @@ class Workers:
         self._tasks.start(f"retention {worker.id}", self._checkpoints.apply_retention(worker))
         return finished
 
-    async def _not_busy(self, worker_id: UUID) -> bool | None:
-        worker = await self._store.workers.get(worker_id)
-        return None if worker.state in _BUSY else True
+    async def _settled(self, worker_id: UUID) -> Worker:
+        """The worker when nothing is under way with it; as it is when that takes too long."""
+
+        async def look() -> Worker | None:
+            worker = await self._store.workers.get(worker_id)
+            return None if worker.state in _BUSY else worker
+
+        found = await self._events.wait_for(look, BUSY_TIMEOUT_S)
+        return found or await self._store.workers.get(worker_id)
 
     async def _undisturbed(self, work: Coroutine[Any, Any, T]) -> T:
         """Do it to its end, also when the caller goes away."""

@@ -1,0 +1,153 @@
+"""Workers and their checkpoints, as ``/v1/workers`` has them."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from warmboot.client.nouns import file_chunks
+from warmboot.client.transport import Transport
+from warmboot.client.worker_results import Checkpoint, Worker
+
+WORK_TIMEOUT_S = 1800.0
+"""A pause or resume of gigabytes takes its time."""
+
+WAIT_CHUNK_S = 300.0
+
+Progress = Callable[[int], None]
+
+
+class Workers:
+    def __init__(self, link: Transport) -> None:
+        self._link = link
+
+    @staticmethod
+    def _path(ref: str, *what: str) -> str:
+        return "/".join(["/v1/workers", *(quote(part, safe="") for part in (ref, *what))])
+
+    async def create(self, *, image: str, **fields: Any) -> str:
+        """Create and start a worker; its id. ``fields`` as in POST /v1/workers."""
+        return str((await self._link.post("/v1/workers", {"image": image, **fields}))["id"])
+
+    async def list(self) -> builtins.list[Worker]:
+        return [Worker.of(raw) for raw in (await self._link.get("/v1/workers"))["items"]]
+
+    async def get(self, ref: str) -> Worker:
+        return Worker.of((await self._link.get(self._path(ref)))["item"])
+
+    async def wait(
+        self, ref: str, until: str = "settled", timeout_s: float | None = None
+    ) -> Worker:
+        """The worker when it is so, has failed, or the time (``None``: no end) is over."""
+        deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+        while True:
+            left_s = WAIT_CHUNK_S
+            if deadline is not None:
+                left_s = min(left_s, max(0.0, deadline - asyncio.get_running_loop().time()))
+            answer = await self._link.get(
+                self._path(ref, "wait"), {"until": until, "timeout_s": left_s}, timeout=left_s + 30
+            )
+            worker = Worker.of(answer["item"])
+            over = deadline is not None and asyncio.get_running_loop().time() >= deadline
+            if over or _holds(worker, until):
+                return worker
+
+    async def delete(self, ref: str, *, force: bool = False) -> None:
+        await self._link.delete(self._path(ref), {"force": "true"} if force else {})
+
+    async def logs(
+        self, ref: str, *, follow: bool = False, tail: int | None = None
+    ) -> AsyncIterator[bytes]:
+        params: dict[str, Any] = {"follow": "true"} if follow else {}
+        if tail is not None:
+            params["tail"] = tail
+        async with self._link.stream(self._path(ref, "logs"), params, {}) as response:
+            async for chunk in response.aiter_raw():
+                yield chunk
+
+    async def pause(self, ref: str, checkpoint: str | None = None, *, wait: bool = True) -> Worker:
+        """Pause it; returns when it is paused, or without ``wait`` at once."""
+        body: dict[str, Any] = {"wait": wait}
+        if checkpoint is not None:
+            body["checkpoint"] = checkpoint
+        return await self._work(ref, "pause", body)
+
+    async def resume(self, ref: str, checkpoint: str | None = None) -> Worker:
+        """Resume it; returns when it has run again."""
+        return await self._work(ref, "resume", {"checkpoint": checkpoint} if checkpoint else {})
+
+    async def wake(self, ref: str) -> Worker:
+        """Make it run, whether it is paused or not."""
+        return await self._work(ref, "wake", None)
+
+    async def report(self, ref: str, kind: str, data: Mapping[str, Any]) -> None:
+        await self._link.post(self._path(ref, "events"), {"kind": kind, "data": dict(data)})
+
+    async def _work(self, ref: str, what: str, body: Mapping[str, Any] | None) -> Worker:
+        answer = await self._link.post(self._path(ref, what), body, timeout=WORK_TIMEOUT_S)
+        return Worker.of(answer["item"])
+
+    # -- checkpoints ---------------------------------------------------------------------------
+
+    async def checkpoints(self, ref: str) -> builtins.list[Checkpoint]:
+        answer = await self._link.get(self._path(ref, "checkpoints"))
+        return [Checkpoint.of(raw) for raw in answer["items"]]
+
+    async def checkpoint(self, ref: str, name: str) -> Checkpoint:
+        answer = await self._link.get(self._path(ref, "checkpoints", name))
+        return Checkpoint.of(answer["item"])
+
+    async def create_checkpoint(
+        self, ref: str, name: str | None = None, *, leave_running: bool = True
+    ) -> Checkpoint:
+        body: dict[str, Any] = {"leave_running": leave_running}
+        if name is not None:
+            body["name"] = name
+        answer = await self._link.post(self._path(ref, "checkpoints"), body, timeout=WORK_TIMEOUT_S)
+        return Checkpoint.of(answer["item"])
+
+    async def delete_checkpoint(self, ref: str, name: str) -> None:
+        await self._link.delete(self._path(ref, "checkpoints", name))
+
+    async def export_checkpoint(
+        self, ref: str, name: str, destination: Path, progress: Progress | None = None
+    ) -> None:
+        """Write the archive to ``destination``, which is there only when it is whole."""
+        partial = destination.with_name(f".{destination.name}.{os.getpid()}")
+        path, received = self._path(ref, "checkpoints", name, "export"), 0
+        try:
+            async with self._link.stream(path, {}, {}) as response:
+                with await asyncio.to_thread(partial.open, "wb") as file:
+                    async for chunk in response.aiter_raw():
+                        await asyncio.to_thread(file.write, chunk)
+                        received += len(chunk)
+                        if progress is not None:
+                            progress(received)
+            await asyncio.to_thread(partial.replace, destination)
+        finally:
+            await asyncio.to_thread(partial.unlink, missing_ok=True)
+
+    async def import_checkpoint(
+        self, ref: str, source: Path, name: str = "imported", progress: Progress | None = None
+    ) -> Checkpoint:
+        """Bring an archive into a worker that was created with ``start=False``."""
+        size_bytes = (await asyncio.to_thread(source.stat)).st_size
+        path = f"{self._path(ref, 'checkpoints', 'import')}?name={quote(name, safe='')}"
+        answer = await self._link.upload(path, file_chunks(source, progress), size_bytes)
+        return Checkpoint.of(answer["item"])
+
+
+def _holds(worker: Worker, until: str) -> bool:
+    if worker.state in ("failed", "deleting"):
+        return True
+    if until == "settled":
+        unstarted = worker.state == "creating" and not worker.raw["start"] and worker.docker_id
+        return bool(unstarted) or worker.state in ("running", "paused", "exited")
+    if until == "exited":
+        return worker.state == "exited"
+    return worker.state in (until, "exited")

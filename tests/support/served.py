@@ -1,0 +1,78 @@
+"""A manager with its API on a real socket, in this process, over a storage of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from tests.support.dockerd import CRIU_WRAPPER
+
+from warmboot import bootstrap
+from warmboot.api.app import create_app
+from warmboot.bootstrap import Running
+from warmboot.client import Client
+from warmboot.settings import Settings
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    url: str
+    manager: Running
+    client: Client
+
+
+def worker_settings(storage: Path, engine: Path, port: int, **more: Any) -> Settings:
+    """Settings of a manager whose workers run on ``engine``; VMs are simulated."""
+    return Settings(
+        storage_root=storage,
+        host="127.0.0.1",
+        port=port,
+        hypervisor="simulated",
+        docker_host=f"unix://{engine}",
+        criu_wrapper=CRIU_WRAPPER,
+        **more,
+    )
+
+
+@contextlib.asynccontextmanager
+async def served(settings: Settings) -> AsyncIterator[Served]:
+    """As ``warmboot serve``; on leaving it stops as that does on a signal."""
+    url = f"http://127.0.0.1:{settings.port}"
+    async with bootstrap.running(settings) as manager:
+        app = create_app(
+            manager.services,
+            tokens=settings.tokens,
+            idempotency=manager.store.idempotency,
+            worker_of=manager.tokens.owner,
+        )
+        config = uvicorn.Config(
+            app,
+            host="127.0.0.1",
+            port=settings.port,
+            log_level="warning",
+            ws="websockets-sansio",
+            timeout_graceful_shutdown=1,
+        )
+        server = uvicorn.Server(config)
+        task = asyncio.create_task(server.serve())
+        try:
+            async with asyncio.timeout(10):
+                while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+                    await asyncio.sleep(0.01)
+            async with Client(url, next(iter(settings.tokens), None)) as client:
+                yield Served(url, manager, client)
+        finally:
+            server.should_exit = True
+            await asyncio.wait({task}, timeout=10)

@@ -1,0 +1,118 @@
+"""One private engine for all tests of this folder, and a manager with its API over it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.dockerd import PrivateDockerd, private_dockerd
+from tests.support.images import counter_image, shell_image
+from tests.support.served import Served, free_port, served, worker_settings
+
+from warmboot.client import Client
+from warmboot.client.worker_results import Worker
+from warmboot.engine.client import DockerEngine
+from warmboot.engine.settings_files import enable_tcp_established
+
+COUNTER = "warmboot-test/counter:1"
+TIMEOUT_S = 30.0
+
+Start = Callable[..., Awaitable[Worker]]
+
+
+@pytest.fixture(scope="session")
+async def dockerd() -> AsyncIterator[PrivateDockerd]:
+    enable_tcp_established(Path("/etc/criu/runc.conf"))  # runc knows no other place
+    async with private_dockerd() as running:
+        async with DockerEngine(running.socket) as engine:
+            await engine.load_image(counter_image(COUNTER))
+        yield running
+
+
+@pytest.fixture
+async def engine(dockerd: PrivateDockerd) -> AsyncIterator[DockerEngine]:
+    async with DockerEngine(dockerd.socket) as client:
+        yield client
+
+
+@pytest.fixture
+async def it(dockerd: PrivateDockerd, tmp_path: Path) -> AsyncIterator[Served]:
+    """A manager that ends, with all its workers, when the test does."""
+    async with served(worker_settings(tmp_path / "s", dockerd.socket, free_port())) as running:
+        yield running
+        await remove_all(running.client)
+
+
+@pytest.fixture
+async def client(it: Served) -> Client:
+    return it.client
+
+
+@pytest.fixture
+async def start(client: Client, engine: DockerEngine) -> Start:
+    """Start a worker that counts, or runs ``script`` in busybox; it runs when this returns."""
+
+    async def starting(script: str = "", image: str = COUNTER, **fields: Any) -> Worker:
+        return await start_on(client, engine, script, image, **fields)
+
+    return starting
+
+
+async def start_on(
+    client: Client, engine: DockerEngine, script: str = "", image: str = COUNTER, **fields: Any
+) -> Worker:
+    name = fields.pop("name", f"w-{secrets.token_hex(4)}")
+    if script:
+        image = f"warmboot-test/{name}:1"
+        await engine.load_image(shell_image(image, script))
+    worker_id = await client.workers.create(image=image, name=name, **fields)
+    worker = await client.workers.wait(worker_id, "settled", TIMEOUT_S)
+    assert worker.error is None, worker.error
+    return worker
+
+
+async def remove_all(client: Client) -> None:
+    for worker in await client.workers.list():
+        await client.workers.delete(worker.id, force=True)
+
+
+async def lines(client: Client, ref: str) -> list[str]:
+    written = b"".join([chunk async for chunk in client.workers.logs(ref)])
+    return written.decode().splitlines()
+
+
+async def wait_for_line(client: Client, ref: str, wanted: Callable[[str], bool]) -> str:
+    """Follow the log, from its start, until a whole line is as wanted."""
+    rest = ""
+    async with asyncio.timeout(TIMEOUT_S):
+        async with contextlib.aclosing(client.workers.logs(ref, follow=True)) as chunks:
+            async for chunk in chunks:
+                *whole, rest = (rest + chunk.decode()).split("\n")
+                for line in whole:
+                    if wanted(line.strip()):
+                        return line.strip()
+    raise AssertionError("the worker has ended")
+
+
+def parsed(line: str) -> tuple[str, int]:
+    secret, _, number = line.strip().rpartition(" ")
+    return secret, int(number)
+
+
+async def counted(client: Client, ref: str, beyond: int = 0) -> tuple[str, int]:
+    """The counter's secret and its first number above ``beyond``."""
+    return parsed(await wait_for_line(client, ref, lambda line: parsed(line)[1] > beyond))
+
+
+async def last_count(client: Client, ref: str) -> tuple[str, int]:
+    return parsed((await lines(client, ref))[-1])
+
+
+async def event_kinds(client: Client, worker_id: str) -> list[str]:
+    events = await client.events.list(0, 1000)
+    return [event.kind for event in events if event.subject_id == worker_id]
