@@ -63,7 +63,7 @@ class DiskSource:
     keep: Disk | None = None
 
 
-def _no_progress(_: Mapping[str, Any]) -> None:
+async def _no_progress(_: Mapping[str, Any]) -> None:
     """Nobody is watching."""
 
 

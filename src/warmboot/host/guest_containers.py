@@ -6,7 +6,7 @@ Every function takes the VM's ``GuestLink``; Docker's errors become ours here.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from warmboot.model.errors import (
 DOCKER_NAME = "warmboot"
 """The name in the VM, where nobody sees it. The user's own may be too short for Docker."""
 
-Progress = Callable[[Mapping[str, Any]], None]
+Progress = Callable[[Mapping[str, Any]], Awaitable[None]]
 """Called with Docker's progress messages of a pull."""
 
 
@@ -60,7 +60,7 @@ async def pull_image(link: GuestLink, reference: str, progress: Progress) -> Non
         async for message in link.docker.images.pull(name, stream=True):
             if "error" in message:
                 raise pull_error(reference, str(message["error"]))
-            progress(message)
+            await progress(message)
     except DockerError as error:
         raise pull_error(reference, error.message) from error
     except (aiohttp.ClientError, OSError) as error:

@@ -24,6 +24,7 @@ from warmboot.manager.archives import ArchiveFiles
 from warmboot.manager.boot_vm import BootVm
 from warmboot.manager.choose_snapshot import Candidate, Fallback, Use, Wait, choose_snapshot
 from warmboot.manager.event_log import EventLog
+from warmboot.manager.pull_progress import PullProgress
 from warmboot.manager.snapshot_health import SnapshotHealth
 from warmboot.manager.stopwatch import Stopwatch
 from warmboot.model.container import (
@@ -316,7 +317,8 @@ class BringUp:
                 return
         await self._tell(container, "pull", image=spec.image)
         with watch.stage("pull"):
-            await self._host.pull_image(record.id, slot_of(record), spec.image)
+            progress = PullProgress(self._events, container.id)
+            await self._host.pull_image(record.id, slot_of(record), spec.image, progress)
 
     async def _log_provisioned(self, container_id: UUID, watch: Stopwatch) -> None:
         container = await self._store.containers.get(container_id)
