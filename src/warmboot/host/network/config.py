@@ -124,7 +124,8 @@ class NetworkConfig:
 class Slot:
     """One VM's network: namespace, TAP, addresses, the veth's host side, the VMM's uid.
 
-    ``host_ip`` and ``ns_ip`` are the two ends of the veth, as seen from the host.
+    ``host_ip`` and ``ns_ip`` are the two ends of the veth, as seen from the host. ``serial`` tells
+    it from an earlier or later slot with the same index, and so with the same names.
     """
 
     index: int
@@ -137,6 +138,7 @@ class Slot:
     ns_ip: str
     veth: str
     uid: int
+    serial: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Of JSON types only; ``from_dict`` takes it back."""

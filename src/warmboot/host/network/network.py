@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -42,7 +44,7 @@ class Network:
         self._pool = SlotPool(self._make_slot, config.pool_size)
         self._dns = NameServer(config)
         self._forwarding = Forwarding(config)
-        self._taken: set[int] = set()
+        self._taken: dict[int, str] = {}  # index: the slot's serial
         self._last_index = 0
         self._held: dict[int, dict[PortMapping, socket.socket]] = {}
         self._lock_fd: int | None = None
@@ -69,7 +71,7 @@ class Network:
         config = self._config
         names = await namespaces.in_thread(links.link_names)
         await namespaces.in_thread(partial(preflight.check_subnet, config, names))
-        self._taken = {slot.index for slot in in_use}
+        self._taken = {slot.index: slot.serial for slot in in_use}
         self._last_index = max(self._taken, default=0)
         await self._remove_leftovers(names)
         await nft.apply(rules.host(config, await self._foreign_bridges()))
@@ -106,7 +108,7 @@ class Network:
             self._lock_fd = None
 
     async def _tear_down(self) -> None:
-        self._taken = set()
+        self._taken = {}
         await self._remove_leftovers(await namespaces.in_thread(links.link_names))
         await self._dns.stop()
         await namespaces.in_thread(partial(links.delete_link, self._config.dns_link))
@@ -131,12 +133,17 @@ class Network:
         return await self._pool.take()
 
     async def release(self, slot: Slot) -> None:
-        """Take a slot back with all its ports. Idempotent; the VMM should be dead by then."""
-        await _to_the_end(self._destroy(slot))
+        """Take a slot back with all its ports. Idempotent; the VMM should be dead by then.
+
+        One that is not in use is left alone: it was cleared away when we started, and another may
+        bear its names by now.
+        """
+        if self._taken.get(slot.index) == slot.serial:
+            await _to_the_end(self._destroy(slot))
 
     async def _make_slot(self) -> Slot:
-        slot = self._config.slot(self._free_index())
-        self._taken.add(slot.index)
+        slot = replace(self._config.slot(self._free_index()), serial=secrets.token_hex(4))
+        self._taken[slot.index] = slot.serial
         try:
             await self._forwarding.allow()
             await namespaces.in_thread(partial(links.build_slot, slot))
@@ -167,7 +174,7 @@ class Network:
     async def _destroy(self, slot: Slot) -> None:
         await self._unpublish_on_host(slot)
         await self._remove(slot)
-        self._taken.discard(slot.index)
+        self._taken.pop(slot.index, None)
 
     async def _remove(self, slot: Slot) -> None:
         def remove() -> None:
