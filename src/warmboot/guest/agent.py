@@ -131,7 +131,9 @@ class Agent:
                 if not keep_alive:
                     return
         except HttpError as error:
-            connection.send_json(error.status, {"error": error.reason}, keep_alive=False)
+            # Clients of Docker's API look for a message.
+            body = {"error": error.reason, "message": error.reason}
+            connection.send_json(error.status, body, keep_alive=False)
             _linger(sock)
 
     def _to_docker(self, connection: Connection, head: Head) -> None:
@@ -166,8 +168,9 @@ class Agent:
         self._wake_docker.release()
         identity = Identity(connection.read_json(head))
         with self._claim.lock:
-            if self._claim.claimed:
-                raise HttpError(409, "this VM has its identity already")
+            # The same claim again is one whose answer was lost on the way.
+            if self._claim.claimed and not self._claim.is_token(identity.token):
+                raise HttpError(409, "this VM has another identity already")
             steps = identity.apply(self._system, self._claim.claim)
         return {"steps": steps, "version": AGENT_VERSION}
 
