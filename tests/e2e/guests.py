@@ -1,0 +1,62 @@
+"""Looking into a VM from its own Docker, with all rights: what no user's container may do."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+
+from tests.support.vms import PROBE
+
+from warmboot.host.guest_link import GuestLink
+
+_EVERYTHING = {
+    "Privileged": True,
+    "PidMode": "host",
+    "NetworkMode": "host",
+    "Binds": ["/:/guest"],
+}
+
+
+async def inside(link: GuestLink, script: str) -> str:
+    """The output of a shell's ``script``; the guest's root file system is at /guest."""
+    container = await link.docker.containers.create(
+        {"Image": PROBE, "Cmd": ["sh", "-c", script], "HostConfig": _EVERYTHING}
+    )
+    try:
+        await container.start()
+        await container.wait(timeout=60)
+        return "".join(await container.log(stdout=True, stderr=True))
+    finally:
+        await container.delete(force=True)
+
+
+_WHO = """\
+import json, os
+def read(path): return open(path).read().strip()
+print(json.dumps({
+    "machine_id": read("/etc/machine-id"),
+    "hostname": read("/proc/sys/kernel/hostname"),
+    "urandom": open("/dev/urandom", "rb").read(16).hex(),
+    "getrandom": os.getrandom(16).hex(),
+    "uuid": read("/proc/sys/kernel/random/uuid"),
+    "token": read("/run/warmboot/token"),
+}))
+"""
+
+
+async def who(link: GuestLink) -> dict[str, str]:
+    """What makes the guest different from its siblings, as the guest itself sees it."""
+    output = await inside(link, f"busybox chroot /guest /usr/bin/python3 -S -c '{_WHO}'")
+    found: dict[str, str] = json.loads(output)
+    return found
+
+
+async def clock(link: GuestLink) -> datetime:
+    """The guest's wall clock."""
+    text = (await link.docker.system.info())["SystemTime"]
+    match = re.fullmatch(r"(.*?)(\.\d+)?Z", text)
+    assert match is not None, text
+    fraction = float(match[2] or 0)
+    moment = datetime.fromisoformat(match[1]).replace(tzinfo=UTC)
+    return datetime.fromtimestamp(moment.timestamp() + fraction, UTC)

@@ -1,0 +1,79 @@
+"""Warm and cold boots, as a user sees them."""
+
+from __future__ import annotations
+
+import httpx
+from tests.e2e.conftest import PAGE, Archive
+from tests.support.vms import PROBE, Site
+
+
+async def fetch(port: int) -> bytes:
+    async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
+        answer = await http.get(f"http://127.0.0.1:{port}/")
+    answer.raise_for_status()
+    return answer.content
+
+
+async def test_a_container_starts_warm_and_its_port_answers(site: Site, archive: Archive) -> None:
+    words = ("-p", "8080", "--archive", str(archive.path), archive.name)
+    web = await site.run("web", *words)
+    assert (web["state"], web["boot_method"]) == ("running", "warm")
+    assert web["fallback_reason"] is None
+    stages = [stage["name"] for stage in web["stages"]]
+    wanted = ["snapshot", "network", "disk", "restore", "identity", "docker", "ports", "load"]
+    assert stages == [*wanted, "create", "start"]
+    assert all(stage["duration_s"] >= 0 for stage in web["stages"])
+    before_docker = sum(stage["duration_s"] for stage in web["stages"][:6])
+    assert before_docker <= web["boot_s"] + 0.01 < before_docker + 1
+    assert await fetch(web["ports"][0]["host_port"]) == PAGE
+
+    async with site.link(await site.vm("web")) as link:
+        assert (await link.docker.version())["ApiVersion"]
+        assert (await link.health())["docker"] is True
+
+    (created,) = site.log_lines(web["id"], "VM created")
+    assert f"INFO Container {web['id']} VM created: {web['vm_id']} via warm boot in" in created
+    (provisioned,) = site.log_lines(web["id"], "fully provisioned")
+    assert "via warm boot (saved ~" in provisioned
+
+
+async def test_a_success_is_counted(site: Site) -> None:
+    async with site.client() as client:
+        (before,) = await client.snapshots.list()
+        await site.run("counted", PROBE, "sleep", "1000")
+        (after,) = await client.snapshots.list()
+    assert after.success_count == before.success_count + 1
+    assert (after.failure_count, after.state) == (before.failure_count, "ready")
+    assert after.last_used_at is not None
+
+
+async def test_a_cold_boot_that_was_asked_for(site: Site, archive: Archive) -> None:
+    words = ("--cold", "-p", "8080", "--archive", str(archive.path), archive.name)
+    ran = await site.cli("run", "-d", "--name", "cold", *words)
+    assert "booted cold" not in ran.err, "it is what the user wanted"
+    cold = await site.inspect("cold")
+    assert (cold["boot_method"], cold["fallback_reason"]) == ("cold", "requested")
+    stages = [stage["name"] for stage in cold["stages"]]
+    assert "boot" in stages
+    assert "restore" not in stages
+    assert await fetch(cold["ports"][0]["host_port"]) == PAGE
+    assert site.log_lines(cold["id"], "fully provisioned", "via cold boot")
+    assert not site.log_lines(cold["id"], "falling back")
+
+
+async def test_a_shape_that_no_snapshot_has_boots_cold_and_says_so(
+    site: Site, archive: Archive
+) -> None:
+    words = ("--cpus", "1", "-m", "512m", "--archive", str(archive.path), archive.name)
+    ran = await site.cli("run", "-d", "--name", "small", *words)
+    assert "booted cold: No runtime snapshot has this shape" in ran.err
+    assert "asked for 1 vCPU, 512 MiB" in ran.err
+    small = await site.inspect("small")
+    assert (small["boot_method"], small["fallback_reason"]) == ("cold", "shape_mismatch")
+    assert small["shape"] == {"vcpus": 1, "memory_mib": 512}
+    seen = (await site.exec("small", "nproc; cat /proc/meminfo")).splitlines()
+    assert seen[0] == "1"
+    total_kib = int(next(line for line in seen if line.startswith("MemTotal")).split()[1])
+    assert 420 << 10 < total_kib <= 512 << 10
+    (warning,) = site.log_lines(small["id"], "falling back to cold boot")
+    assert "WARN Warm boot failed for container" in warning

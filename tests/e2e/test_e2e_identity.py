@@ -1,0 +1,169 @@
+"""What a clone shares with its siblings: the memory from before. What it does not: the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.e2e.conftest import Archive
+from tests.e2e.guests import clock, who
+from tests.support.vms import PROBE, Site, state_root
+
+from warmboot import bootstrap
+from warmboot.bootstrap import Running
+from warmboot.host import guest_containers
+from warmboot.host.guest_link import GuestLink
+from warmboot.manager.ports import ExecSpec, Until
+from warmboot.manager.sessions import exec_session
+from warmboot.model.container import BootMethod, ContainerSpec
+from warmboot.model.errors import GuestError
+from warmboot.model.runtime_snapshot import DISK_FILE, MEMORY_FILE, ROOTFS_FILE, SnapshotState
+from warmboot.settings import Settings
+
+KEEPER = "keeper"
+# A shell that keeps a random value in a variable and tells it to whoever asks. Pipes on a tmpfs:
+# what goes through them is never written anywhere.
+KEEP = (
+    "s=$(busybox od -An -tx1 -N24 /dev/urandom | busybox tr -d ' \\n'); cd /ram; "
+    "busybox mkfifo ask answer; while read line <ask; do echo $s >answer; done"
+)
+ASK = "cd /ram; while ! test -p answer; do sleep 0.1; done; echo please >ask; cat answer"
+
+
+async def test_two_clones_of_one_snapshot_are_two_machines(site: Site) -> None:
+    names = ("left", "right")
+    found = await asyncio.gather(*(site.run(name, PROBE, "sleep", "1000") for name in names))
+    assert len({one["runtime_snapshot_id"] for one in found}) == 1
+    records = [await site.vm(name) for name in names]
+    async with site.link(records[0]) as left, site.link(records[1]) as right:
+        for link in (left, right):
+            before = time.time()
+            there = (await clock(link)).timestamp()
+            assert before - 2 < there < time.time() + 2
+        mine, other = await asyncio.gather(who(left), who(right))
+    assert mine.keys() == other.keys()
+    assert [key for key in mine if mine[key] == other[key]] == []
+    assert [mine["hostname"], other["hostname"]] == list(names)
+    assert [mine["machine_id"], other["machine_id"]] == [
+        one["id"].replace("-", "") for one in found
+    ]
+    assert [mine["token"], other["token"]] == [record.token for record in records]
+
+    async with site.link(records[1], token=records[0].token) as stranger:
+        with pytest.raises(GuestError) as refused:
+            await stranger.sync()
+        assert "401" in refused.value.details
+        async with stranger.get("version", {}) as closed:
+            assert closed.status == 401
+        # Nor can anybody claim it a second time.
+        answer = await _claim_again(stranger)
+        assert answer == 401
+    async with site.link(records[1]) as owner:
+        await owner.sync()
+
+
+async def _claim_again(link: GuestLink) -> int:
+    async with link._session.post("http://guest/warmboot/v1/identity", json={}) as response:
+        return response.status
+
+
+@pytest.fixture
+async def memory_site() -> AsyncIterator[Site]:
+    async with Site.at(state_root() / "e2e-memory", prefix="wbm", subnet="198.19.212.0/22") as site:
+        yield site
+
+
+async def test_what_was_in_memory_only_is_there_after_the_restore(
+    memory_site: Site, image_folder: Path, archive: Archive
+) -> None:
+    before: list[str] = []
+
+    async def plant(saga: str, step: str) -> None:
+        """Called as the last thing before the builder's VM is frozen."""
+        if (saga, step) == ("build-snapshot", "freeze"):
+            (record,) = await running.store.vms.list()
+            before.append(await _plant(running.host.link(record.id), archive))
+
+    settings = Settings(
+        storage_root=memory_site.storage,
+        network_prefix=memory_site.prefix,
+        network_subnet=memory_site.subnet,
+    )
+    async with bootstrap.running(settings, plant) as running:
+        snapshot = await _snapshot(running, image_folder)
+        (secret,) = before
+        assert len(bytes.fromhex(secret)) == 24
+        for name in (DISK_FILE, ROOTFS_FILE):
+            assert not _contains(snapshot / name, secret.encode()), f"it is in {name}"
+        assert _contains(snapshot / MEMORY_FILE, secret.encode())
+
+        container_id = await running.services.containers.create(
+            ContainerSpec("clone", PROBE, command=("sleep", "1000"))
+        )
+        clone = await running.services.containers.wait(str(container_id), Until.RUNNING, 120)
+        assert clone.boot_method is BootMethod.WARM, clone.error
+        assert clone.vm_id is not None
+        assert await _ask(running.host.link(clone.vm_id)) == secret
+        await running.services.containers.delete("clone", force=True)
+    assert await memory_site.on_the_machine() == []
+
+
+async def _snapshot(running: Running, image_folder: Path) -> Path:
+    """Build one; its folder."""
+    image = await running.services.images.register(name="default", path=image_folder)
+    snapshot_id = await running.services.snapshots.create(image.id, None)
+    async for event in running.services.events.follow(0):
+        if event.subject_id == str(snapshot_id):
+            assert event.kind != "runtime-snapshot.failed", event.data
+            if event.kind == "runtime-snapshot.ready":
+                break
+    snapshot = await running.services.snapshots.get(snapshot_id)
+    assert snapshot.state is SnapshotState.READY
+    return snapshot.snapshot_path
+
+
+async def _plant(link: GuestLink, archive: Archive) -> str:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield archive.content
+
+    await guest_containers.load_archive(link, chunks())
+    keeper = await link.docker.containers.create(
+        {
+            "Image": archive.name,
+            "Cmd": ["sh", "-c", KEEP],
+            "HostConfig": {"Tmpfs": {"/ram": ""}, "NetworkMode": "none"},
+        },
+        name=KEEPER,
+    )
+    await keeper.start()
+    return await _ask(link)
+
+
+async def _ask(link: GuestLink) -> str:
+    session = await exec_session(link, KEEPER, ExecSpec(("sh", "-c", ASK)))
+    try:
+        async with asyncio.timeout(60):
+            return b"".join([chunk.data async for chunk in session]).decode().strip()
+    finally:
+        await session.close()
+
+
+def _contains(path: Path, needle: bytes) -> bool:
+    """Whether it is anywhere in the file; holes are not read."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content:
+        start, size = 0, len(content)
+        while start < size:
+            try:
+                start = os.lseek(file.fileno(), start, os.SEEK_DATA)
+            except OSError:  # ENXIO: only a hole is left
+                return False
+            end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            if content.find(needle, max(0, start - len(needle)), end) >= 0:
+                return True
+            start = end
+    return False

@@ -1,0 +1,99 @@
+"""Where a container's image comes from: a real registry on this host, or an archive."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.e2e.conftest import Archive
+from tests.support.registry import Image, push, registry, silent_registry, untagged
+from tests.support.vms import Site, free_port, slot_of
+
+SAY = ("sh", "-c", "busybox cat /www/index.html; sleep 1000")
+
+
+@pytest.fixture(scope="module")
+async def registry_port(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[int]:
+    async with registry(tmp_path_factory.mktemp("registry")) as port:
+        yield port
+
+
+@pytest.mark.registry
+async def test_an_image_of_the_hosts_own_registry_is_pulled_by_the_guest(
+    site: Site, archive: Archive, registry_port: int
+) -> None:
+    await push(Image.of(archive.content), registry_port, "e2e/app", "1")
+    reference = f"localhost:{registry_port}/e2e/app:1"
+    found = await site.run("pulled", "-p", "8080", reference)
+    assert (found["boot_method"], found["image"]) == ("warm", reference)
+    assert "pull" in [stage["name"] for stage in found["stages"]]
+
+    slot = slot_of(await site.vm("pulled"))
+    for ip in (slot.gateway_ip, slot.guest_ip, slot.host_ip, "127.0.0.1"):
+        url = f"http://{ip}:{registry_port}/v2/"
+        assert "refused" in await site.exec("pulled", f"busybox wget -O - {url} || true")
+
+
+@pytest.mark.registry
+async def test_an_image_that_does_not_exist(site: Site, registry_port: int) -> None:
+    reference = f"localhost:{registry_port}/e2e/nothing:7"
+    ran = await site.cli("run", "-d", "--name", "missing", reference, code=125)
+    assert f"error: there is no image {reference}" in ran.err
+    assert "next: check its name and tag" in ran.err
+    await _failed_without_residue(site, "missing", "image-not-found")
+
+
+async def test_a_registry_that_is_not_there(site: Site) -> None:
+    reference = f"localhost:{free_port()}/app:1"
+    ran = await site.cli("run", "-d", "--name", "nowhere", reference, code=125)
+    assert f"error: {reference} could not be pulled" in ran.err
+    assert "next: check that the registry runs" in ran.err
+    await _failed_without_residue(site, "nowhere", "registry-unavailable")
+
+
+async def test_a_registry_that_does_not_answer(site: Site) -> None:
+    with silent_registry() as port:
+        reference = f"localhost:{port}/app:1"
+        began = time.monotonic()
+        ran = await site.cli("run", "-d", "--name", "silent", reference, code=125)
+        assert time.monotonic() - began < 90
+    assert f"error: {reference} could not be pulled" in ran.err
+    await _failed_without_residue(site, "silent", "registry-unavailable")
+
+
+async def _failed_without_residue(site: Site, name: str, code: str) -> None:
+    found = await site.inspect(name)
+    assert (found["state"], found["error"]["code"]) == ("failed", code)
+    assert found["vm_id"] is None
+    assert site.vmms() == []
+    async with site.store() as store:
+        assert await store.vms.list() == ()
+        for snapshot in await store.snapshots.list():
+            assert await store.snapshots.leases(snapshot.id) == ()
+
+
+@pytest.mark.parametrize("kind", ["docker-save-untagged", "oci", "oci-untagged"])
+async def test_an_archive_is_loaded(
+    site: Site, archive: Archive, tmp_path: Path, kind: str
+) -> None:
+    image = Image.of(archive.content)
+    path = tmp_path / "image.tar"
+    path.write_bytes(
+        {
+            "docker-save-untagged": lambda: untagged(archive.content),
+            "oci": lambda: image.oci_layout("e2e/named:3"),
+            "oci-untagged": lambda: image.oci_layout(None),
+        }[kind]()
+    )
+    found = await site.run("loaded", "--archive", str(path), "e2e/named:3", *SAY)
+    assert (found["state"], found["boot_method"]) == ("running", "warm")
+    assert "hello from a container" in (await site.cli("logs", "loaded")).out
+
+
+async def test_an_archive_whose_only_image_has_another_name_gets_the_name_asked_for(
+    site: Site, archive: Archive
+) -> None:
+    found = await site.run("renamed", "--archive", str(archive.path), "e2e/other:1", *SAY)
+    assert (found["state"], found["image"]) == ("running", "e2e/other:1")

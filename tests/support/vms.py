@@ -1,0 +1,376 @@
+"""A manager of the tests' own on real VMs: a process, its storage, its command line.
+
+    async with Site.at(folder, prefix="wbe", subnet="198.19.208.0/22") as site:
+        await site.start()
+        ran = await site.cli("run", "-d", "warmboot/probe", "sleep", "1000")
+        await site.kill()                  as kill -9 does; its VMs run on
+        await site.start()                 the next one, on the same storage and port
+
+What a run that was killed has left in the folder is removed first, its processes included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import shutil
+import signal
+import socket
+import struct
+import sys
+import termios
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+from warmboot.client import Client
+from warmboot.host.guest_link import AGENT_PORT, GuestLink
+from warmboot.host.leftovers import kill_users_of, users_of
+from warmboot.host.network import Network, NetworkConfig, Slot
+from warmboot.model.vm import GuestAddress, VmRecord
+from warmboot.store import Store
+
+T = TypeVar("T")
+
+START_TIMEOUT_S = 60.0
+CLI_TIMEOUT_S = 180.0
+PROBE = "warmboot/probe:latest"
+"""A busybox that every warm guest has in its Docker already: it was warmed up with it."""
+
+
+def state_root() -> Path:
+    """Where the runtime image lies between runs."""
+    return Path(os.environ.get("WARMBOOT_STATE", ".state")).absolute()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def runtime_image() -> Path:
+    """The runtime image, built when it is not there: minutes the first time."""
+    folder = state_root() / "runtime-image"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "warmboot.images", "build", "--output", str(folder))
+    )
+    assert await process.wait() == 0, "the runtime image could not be built"
+    return folder
+
+
+async def eventually(
+    look: Callable[[], Awaitable[T | None]], what: str, timeout_s: float = 30.0
+) -> T:
+    """What ``look`` finds, once that is something."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = await look()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"did not happen within {timeout_s:g} s: {what}"
+        await asyncio.sleep(0.05)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What became of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class Site:
+    """One storage and the managers on it, one after the other."""
+
+    folder: Path
+    prefix: str
+    subnet: str
+    settings: dict[str, str] = field(default_factory=dict)
+    port: int = field(default_factory=free_port)
+    process: asyncio.subprocess.Process | None = None
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def at(
+        cls, folder: Path, *, prefix: str, subnet: str, settings: Mapping[str, str] | None = None
+    ) -> AsyncIterator[Site]:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            site = cls(folder, prefix, subnet, dict(settings or {}))
+            await site._sweep()
+            folder.mkdir()
+            try:
+                yield site
+            finally:
+                await site.kill()
+                await site._sweep()
+
+    @property
+    def storage(self) -> Path:
+        return self.folder / "storage"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "manager.log"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    # -- the manager ---------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        environment = {
+            **_environment(),
+            "MANAGER_STORAGE_ROOT": str(self.storage),
+            "MANAGER_PORT": str(self.port),
+            "MANAGER_NETWORK_PREFIX": self.prefix,
+            "MANAGER_NETWORK_SUBNET": self.subnet,
+            **self.settings,
+        }
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "warmboot.cli", "serve"),
+                env=environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        await self._until_ready()
+
+    async def _until_ready(self) -> None:
+        process = self.process
+        assert process is not None
+        deadline = time.monotonic() + START_TIMEOUT_S
+        async with httpx.AsyncClient(base_url=self.url, trust_env=False) as client:
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    if (await client.get("/readyz")).status_code == 200:
+                        return
+                tail = self.log.read_text(errors="replace")[-3000:]
+                assert process.returncode is None, f"the manager ended:\n{tail}"
+                assert time.monotonic() < deadline, f"the manager does not answer:\n{tail}"
+                await asyncio.sleep(0.05)
+
+    async def stop(self) -> int:
+        """As a service manager stops it; the exit code."""
+        return await self._end(signal.SIGTERM)
+
+    async def kill(self) -> None:
+        """SIGKILL. Nothing happens when there is none."""
+        await self._end(signal.SIGKILL)
+
+    async def _end(self, number: signal.Signals) -> int:
+        process, self.process = self.process, None
+        if process is None:
+            return 0
+        if process.returncode is None:
+            process.send_signal(number)
+        async with asyncio.timeout(60):
+            return await process.wait()
+
+    def log_lines(self, *parts: str) -> list[str]:
+        """Lines of the manager's log with all of ``parts`` in them."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return [line for line in lines if all(part in line for part in parts)]
+
+    # -- its users -----------------------------------------------------------------------------
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**_environment(), "WARMBOOT_URL": self.url, "COLUMNS": "200"}
+
+    def client(self) -> Client:
+        return Client(self.url)
+
+    async def cli(
+        self, *words: str, stdin: bytes = b"", timeout_s: float = CLI_TIMEOUT_S, code: int = 0
+    ) -> Ran:
+        """``warmboot`` as a user types it; it must exit with ``code``."""
+        process = await self.begin(*words)
+        try:
+            async with asyncio.timeout(timeout_s):
+                out, err = await process.communicate(stdin)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        assert process.returncode is not None
+        ran = Ran(process.returncode, out.decode(), err.decode())
+        assert ran.code == code, f"warmboot {' '.join(words)}: {ran}"
+        return ran
+
+    async def begin(self, *words: str) -> asyncio.subprocess.Process:
+        """A ``warmboot`` that goes on; the caller ends it."""
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "warmboot.cli", *words),
+            env=self.environment,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+
+    async def run(self, name: str, *words: str) -> dict[str, Any]:
+        """``warmboot run -d --name NAME …``; what ``inspect`` says of it."""
+        await self.cli("run", "-d", "--name", name, *words)
+        return await self.inspect(name)
+
+    async def inspect(self, ref: str) -> dict[str, Any]:
+        (found,) = json.loads((await self.cli("inspect", "--json", ref)).out)
+        return dict(found)
+
+    async def exec(self, ref: str, script: str, timeout_s: float = 60.0) -> str:
+        """The output of a shell's ``script`` in a container, errors with it."""
+        ran = await self.cli("exec", ref, "sh", "-c", f"({script}) 2>&1", timeout_s=timeout_s)
+        return ran.out
+
+    async def remove_containers(self) -> None:
+        async with self.client() as client:
+            for container in await client.containers.list(all_states=True):
+                await client.containers.delete(container.id, force=True)
+
+    # -- behind its back -----------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def store(self) -> AsyncIterator[Store]:
+        """The manager's database."""
+        async with Store.open(f"sqlite+aiosqlite:///{self.storage / 'warmboot.db'}") as store:
+            yield store
+
+    async def vm(self, ref: str) -> VmRecord:
+        async with self.store() as store:
+            container = await store.containers.find(ref)
+            (record,) = await store.vms.of_owner(container.id)
+            return record
+
+    @contextlib.asynccontextmanager
+    async def link(self, record: VmRecord, token: str | None = None) -> AsyncIterator[GuestLink]:
+        """A connection of our own to a guest's agent."""
+        slot = slot_of(record)
+        address = GuestAddress(AGENT_PORT, namespace=slot.namespace, ip=slot.guest_ip)
+        link = GuestLink(record.id, address, record.token if token is None else token)
+        try:
+            yield link
+        finally:
+            await link.close()
+
+    # -- what is left --------------------------------------------------------------------------
+
+    def vmms(self) -> list[int]:
+        return users_of(self.storage / "vms")
+
+    async def on_the_machine(self) -> list[str]:
+        """Everything of this site that is there: processes, names on the network, mounts."""
+        mounts = Path("/proc/self/mounts").read_text().splitlines()
+        return [
+            *(f"process {pid} {_command(pid)}" for pid in users_of(self.storage)),
+            *await self._network().audit(),
+            *(f"mount {line}" for line in mounts if str(self.storage) in line),
+        ]
+
+    def temporary_files(self) -> list[Path]:
+        patterns = (".building-*", ".gone-*", ".upload-*", "*.new", ".*.partial", "*.tmp")
+        return [path for one in patterns for path in self.storage.rglob(one)]
+
+    def _network(self) -> Network:
+        return Network(
+            NetworkConfig(state_dir=self.folder / "sweep", prefix=self.prefix, subnet=self.subnet)
+        )
+
+    async def _sweep(self) -> None:
+        """Remove all that a run has left, one that was killed too."""
+        await kill_users_of(self.folder)
+        network = self._network()
+        await network.start([])
+        await network.stop(keep=False)
+        await asyncio.to_thread(shutil.rmtree, self.folder, True)
+
+
+def slot_of(record: VmRecord) -> Slot:
+    assert record.slot is not None
+    return Slot.from_dict(record.slot)
+
+
+def _command(pid: int) -> str:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:200]
+    return ""
+
+
+def _environment() -> dict[str, str]:
+    ours = ("WARMBOOT_", "MANAGER_", "CONTAINER_RUNTIME_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
+
+class Terminal:
+    """A pseudo-terminal with a ``warmboot`` on it. Use as an async context manager."""
+
+    def __init__(self, site: Site, *words: str) -> None:
+        self._site, self._words = site, words
+        self._seen = ""
+
+    async def __aenter__(self) -> Terminal:
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 31, 97, 0, 0))
+        os.set_blocking(self._master, False)
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "warmboot.cli", *self._words),
+            env={k: v for k, v in self._site.environment.items() if k != "COLUMNS"},
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.wait()
+        os.close(self._master)
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    async def shows(self, text: str, timeout_s: float = 60.0) -> str:
+        """Return when ``text`` was shown, with what came before it."""
+
+        async def look() -> str | None:
+            with contextlib.suppress(BlockingIOError, OSError):
+                self._seen += os.read(self._master, 65_536).decode(errors="replace")
+            return self._seen if text in self._seen else None
+
+        await eventually(look, f"{text!r} on the terminal; it shows {self._seen!r}", timeout_s)
+        before, _, self._seen = self._seen.partition(text)
+        return before
+
+    async def ends(self, timeout_s: float = 60.0) -> int:
+        """The exit code. Its output is read meanwhile, or it could not end."""
+
+        async def look() -> bool:
+            with contextlib.suppress(BlockingIOError, OSError):
+                self._seen += os.read(self._master, 65_536).decode(errors="replace")
+            return self._process.returncode is not None
+
+        await eventually(look, f"the end of warmboot {self._words}", timeout_s)
+        assert self._process.returncode is not None
+        return self._process.returncode
