@@ -205,10 +205,17 @@ def test_a_claimed_vm_refuses_any_other_token(
     assert guest.ask("POST", "/warmboot/v1/sync", token=TOKEN)[0] == 200
 
 
-def test_a_claimed_vm_keeps_its_identity(guest: Guest) -> None:
+def test_a_claimed_vm_takes_no_other_identity(guest: Guest) -> None:
     guest.become()
-    assert guest.ask("POST", "/warmboot/v1/identity", IDENTITY, TOKEN)[0] == 409
+    other = IDENTITY | {"token": "another-token-altogether"}
+    assert guest.ask("POST", "/warmboot/v1/identity", other, TOKEN)[0] == 409
     assert [name for name, _ in guest.system.calls].count("hostname") == 1
+
+
+def test_a_claim_whose_answer_was_lost_can_be_repeated(guest: Guest) -> None:
+    guest.become()
+    assert guest.ask("POST", "/warmboot/v1/identity", IDENTITY, TOKEN)[0] == 200
+    assert guest.ask("POST", "/warmboot/v1/sync", token=TOKEN)[0] == 200
 
 
 def test_of_many_claims_at_once_one_wins(guest: Guest) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from warmboot.images import files, staging
 from warmboot.images.__main__ import good_image
+from warmboot.images.build import recipe
 from warmboot.images.files import (
     DEFAULT_CMDLINE,
     describe,
@@ -54,7 +55,7 @@ async def image(tmp_path: Path) -> Path:
     (folder / "initrd").write_bytes(b"070701" + b"0" * 100)
     make_ext4(folder / "rootfs.ext4")
     make_ext4(folder / "disk.ext4", 64 * MIB)
-    write_manifest(folder, await describe(folder, DEFAULT_CMDLINE, "1", {"debian": "trixie"}))
+    write_manifest(folder, await describe(folder, DEFAULT_CMDLINE, "1", {"recipe": recipe()}))
     return folder
 
 
@@ -144,11 +145,11 @@ async def test_a_manifest_that_was_edited_contradicts_itself(image: Path, key: s
         load_manifest(image)
 
 
-def test_only_a_complete_image_with_the_present_agent_spares_a_build(
+def test_only_a_complete_image_of_the_present_recipe_spares_a_build(
     image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert good_image(image) is not None
-    monkeypatch.setattr("warmboot.images.__main__.AGENT_VERSION", "another")
+    monkeypatch.setattr("warmboot.images.__main__.recipe", lambda: "another")
     assert good_image(image) is None
     monkeypatch.undo()
     (image / "initrd").unlink()

@@ -44,6 +44,9 @@ class Claim:
         self._file.unlink(missing_ok=True)
         self._token = None
 
+    def is_token(self, token: str) -> bool:
+        return self._token is not None and _compare_digest(self._token.encode(), token.encode())
+
     def check(self, head: Head) -> None:
         """``HttpError`` 401 unless the request carries the token. Nobody has an unclaimed VM's."""
         scheme, _, given = head.headers.get("authorization", "").partition(" ")

@@ -7,8 +7,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from warmboot.guest import AGENT_VERSION
-from warmboot.images.build import build_runtime_image
+from warmboot.images.build import build_runtime_image, recipe
 from warmboot.images.files import check_sizes, load_manifest
 from warmboot.model.errors import ImageDamaged, WarmbootError
 from warmboot.model.runtime_image import RuntimeImageManifest
@@ -17,13 +16,13 @@ DEFAULT_OUTPUT = Path(".state/runtime-image")
 
 
 def good_image(folder: Path) -> RuntimeImageManifest | None:
-    """The manifest of an image that is there, complete, and brings the present agent."""
+    """The manifest of an image that is there, complete, and made as one would be made now."""
     try:
         manifest = load_manifest(folder)
         check_sizes(folder, manifest)
     except ImageDamaged:
         return None
-    return manifest if manifest.agent_version == AGENT_VERSION else None
+    return manifest if manifest.labels.get("recipe") == recipe() else None
 
 
 def main(arguments: list[str] | None = None) -> int:

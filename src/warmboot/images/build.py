@@ -11,6 +11,7 @@ next build into the same place.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,7 @@ async def build_runtime_image(dest: Path, progress: Progress) -> RuntimeImageMan
         kernel_tree = await debian.build_tree(root, lambda what, part: progress(what, 0.65 * part))
         progress("kernel and initrd", 0.65)
         labels = {
+            "recipe": recipe(),
             "debian": debian.SUITE,
             **{f"package.{k}": v for k, v in (await debian.package_versions(root)).items()},
         }
@@ -69,6 +71,15 @@ async def build_runtime_image(dest: Path, progress: Progress) -> RuntimeImageMan
         await place(image, dest)
         progress("done", 1.0)
         return manifest
+
+
+def recipe() -> str:
+    """A digest of everything of ours that goes into an image: another one means a new image."""
+    digest = hashlib.sha256()
+    for folder in (_HERE, _GUEST):
+        for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".pyc"):
+            digest.update(f"{path.relative_to(folder.parent)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 async def _kernel_files(kernel_tree: Path, root: Path, image: Path) -> str:
