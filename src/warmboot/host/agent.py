@@ -380,7 +380,9 @@ def _nic(slot: Slot) -> Nic:
 def _make_vm_folder(folder: Path, uid: int) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if uid:
-        os.chown(folder, uid, VMM_GID)
+        # With all that an earlier VM in it has left: that one ran as another user.
+        for path in (folder, *folder.iterdir()):
+            os.chown(path, uid, VMM_GID, follow_symlinks=False)
 
 
 __all__ = [
