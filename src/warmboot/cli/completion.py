@@ -20,6 +20,10 @@ def image_names(incomplete: str) -> list[str]:
     return [name for name in _ask(_image_names()) if name.startswith(incomplete)]
 
 
+def worker_names(incomplete: str) -> list[str]:
+    return [name for name in _ask(_worker_names()) if name.startswith(incomplete)]
+
+
 def _ask(work: Coroutine[Any, Any, list[str]]) -> list[str]:
     try:
         return asyncio.run(_bounded(work))
@@ -44,3 +48,10 @@ async def _image_names() -> list[str]:
 
     async with connect() as client:
         return [image.name for image in await client.images.list()]
+
+
+async def _worker_names() -> list[str]:
+    from warmboot.cli.drive import connect
+
+    async with connect() as client:
+        return [worker.name for worker in await client.workers.list()]

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from warmboot.cli.drive import FAILED, connect, drive
+from warmboot.cli.drive import FAILED, connect, drive, usage
 from warmboot.cli.output import print_json
-from warmboot.model.errors import InvalidRequest, Unavailable
+from warmboot.cli.progress import status
+from warmboot.model.errors import InvalidRequest, Unavailable, WarmbootError
 
 if TYPE_CHECKING:
     from warmboot.client.results import Check
@@ -48,17 +49,61 @@ def _settings(given: dict[str, Any]) -> Any:
         ) from error
 
 
-def doctor(json_: Annotated[bool, typer.Option("--json", help="for programs")] = False) -> None:
+def doctor(
+    fix: Annotated[bool, typer.Option("--fix", help="do what can be done for workers")] = False,
+    restart_engine: Annotated[
+        bool, typer.Option("--restart-engine", help="with --fix: restart Docker if need be")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
     """Say what works on this machine, what does not, why, and what to do."""
+    if restart_engine and not fix:
+        raise usage("it goes with --fix", "--restart-engine")
+    fixed: dict[str, Any] = drive(_fixed(restart_engine, quiet=json_)) if fix else {}
     checks = drive(_checks())
+    listed = [{field: getattr(check, field) for field in _FIELDS} for check in checks]
     if json_:
-        print_json(
-            [{field: getattr(check, field) for field in _FIELDS} for check in checks],
-        )
+        print_json({**fixed, "checks": listed} if fix else listed)
     else:
         _print_checks(checks)
-    if any(check.required and not check.ok for check in checks):
+    failed = any(check.required and not check.ok for check in checks)
+    if failed or not all(change["ok"] for change in fixed.get("changes", ())):
         raise typer.Exit(FAILED)
+
+
+async def _fixed(restart_engine: bool, *, quiet: bool) -> dict[str, Any]:
+    """Mend what can be mended, then prove it: ``changes`` and ``verified`` (or ``why_not``)."""
+    from warmboot import bootstrap_workers
+
+    settings, tell = _settings({}), (lambda _: None) if quiet else print
+    with status("looking at what workers need …"):
+        changes = await bootstrap_workers.fix_workers(settings, restart_engine=restart_engine)
+    for change in changes:
+        tell(f"{'done:' if change.ok else 'could not:'} {change.what} {change.details}".rstrip())
+    if not changes:
+        tell("nothing had to be changed")
+    told: dict[str, Any] = {
+        "changes": [{"what": c.what, "ok": c.ok, "details": c.details} for c in changes],
+        "verified": None,
+    }
+    try:
+        with status("pausing and resuming a test container …"):
+            proof = await bootstrap_workers.verify_workers(settings)
+    except WarmbootError as error:
+        told["why_not"] = error.as_dict()
+        tell(f"not verified: {error}".replace("\n", "; "))
+        return told
+    told["verified"] = {
+        "pause_s": round(proof.pause_s, 3),
+        "resume_s": round(proof.resume_s, 3),
+        "count_before": proof.count_before,
+        "count_after": proof.count_after,
+    }
+    tell(
+        f"verified: a test container was paused in {proof.pause_s:.2f} s and resumed in "
+        f"{proof.resume_s:.2f} s; it went on from {proof.count_before} to {proof.count_after}"
+    )
+    return told
 
 
 _FIELDS = ("name", "ok", "required", "summary", "why", "remedy")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from warmboot import __version__
-from warmboot.cli import containers, runtime, snapshot
+from warmboot.cli import containers, runtime, snapshot, worker
 from warmboot.cli.events import events
 from warmboot.cli.host import doctor, serve
 from warmboot.cli.run import run
@@ -17,7 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Containers in microVMs that start warm.",
+    help="Containers in microVMs that start warm, and workers that pause with their memory.",
     epilog="WARMBOOT_URL (default http://127.0.0.1:18080) and WARMBOOT_TOKEN say which manager.",
 )
 
@@ -55,6 +55,7 @@ app.command(rich_help_panel=CONTAINERS)(containers.rm)
 app.command(rich_help_panel=SERVICE)(serve)
 app.command(rich_help_panel=SERVICE)(doctor)
 app.command(rich_help_panel=SERVICE)(events)
+app.add_typer(worker.app, name="worker", rich_help_panel=CONTAINERS)
 app.add_typer(runtime.app, name="runtime", rich_help_panel=SERVICE)
 app.add_typer(snapshot.app, name="snapshot", rich_help_panel=SERVICE)
 

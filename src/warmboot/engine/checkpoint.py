@@ -75,7 +75,7 @@ def refuse_obstacles(engine: EngineFacts, container: ContainerFacts) -> None:
         raise NotSupported(
             "the Docker engine is not in experimental mode, so it cannot make checkpoints",
             resolution='put {"experimental": true} into daemon.json and restart Docker '
-            "(`warmboot doctor --fix --restart`)",
+            "(`warmboot doctor --fix --restart-engine`)",
         )
     found = obstacles(
         engine.version,

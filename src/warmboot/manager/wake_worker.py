@@ -2,13 +2,14 @@
 
     paused ──▶ we listen where it did ──▶ a connection is held ──▶ wake
                                                                     │
-    running ◀── the worker listens again ◀── port released ◀── resuming
+    running ◀── port released ◀── the worker listens again ◀── resuming
        │
        └──▶ each held connection is carried on to the worker
 
-With the host's network the port is the worker's own, and free while it is paused. Connections that
-were made before it runs again go through this process for as long as they live; later ones reach
-the worker directly.
+With the host's network the port is the worker's own, and free while it is paused. It is shared
+(``SO_REUSEPORT``, which CRIU sets too while it restores a socket) until the worker runs, so that no
+moment is left in which nobody listens. Connections that were taken here go through this process for
+as long as they live; later ones reach the worker directly.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class WakeWorker:
         """Listen for a worker that is paused, and for no other."""
         if worker.state is WorkerState.PAUSED and worker.listens:
             await self._listen(worker)
-        else:
+        elif worker.state is not WorkerState.RESUMING:
             self._release(worker.id)
 
     async def stop(self) -> None:
@@ -145,6 +146,7 @@ def _open(address: ListenAddress, others: tuple[ListenAddress, ...]) -> socket.s
     opened = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_STREAM)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if six:
             four = any(o.port == address.port and ":" not in o.host for o in others)
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(four))

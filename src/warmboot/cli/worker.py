@@ -1,0 +1,347 @@
+"""``warmboot worker``: containers of this machine's own engine that pause with their memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from warmboot.cli.completion import worker_names
+from warmboot.cli.drive import FAILED, connect, drive, show_error, usage
+from warmboot.cli.output import age, print_json, print_lines, print_table, short, size
+from warmboot.cli.parsing import parse_environment
+from warmboot.cli.progress import Show, status
+from warmboot.model.errors import WarmbootError
+
+if TYPE_CHECKING:
+    from warmboot.client import Client
+    from warmboot.client.worker_results import Checkpoint, Worker
+
+app = typer.Typer(no_args_is_help=True, help="Workers: containers that pause with their memory.")
+
+Ref = Annotated[
+    str,
+    typer.Argument(
+        metavar="WORKER",
+        help="name, id or beginning of an id",
+        autocompletion=worker_names,
+        show_default=False,
+    ),
+]
+Refs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="WORKER",
+        help="names, ids or beginnings of ids",
+        autocompletion=worker_names,
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="as the API has it")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="ids only")]
+Named = Annotated[
+    str | None, typer.Option("--checkpoint", "-c", help="the checkpoint's name", metavar="NAME")
+]
+
+
+@app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False})
+def run(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", show_default=False)],
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="COMMAND", show_default=False)
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="otherwise one is made up")] = None,
+    env: Annotated[
+        list[str] | None, typer.Option("--env", "-e", help="K=V, or K", metavar="K=V")
+    ] = None,
+    env_file: Annotated[list[Path] | None, typer.Option(help="lines of K=V")] = None,
+    volume: Annotated[
+        list[str] | None, typer.Option("--volume", "-v", help="source:target[:ro]")
+    ] = None,
+    network: Annotated[str, typer.Option(help="of the engine")] = "host",
+    label: Annotated[list[str] | None, typer.Option("--label", "-l", metavar="K=V")] = None,
+    idle: Annotated[float | None, typer.Option(help="pause after S idle seconds", min=1)] = None,
+    every: Annotated[float | None, typer.Option(help="checkpoint every S seconds", min=1)] = None,
+    keep: Annotated[int, typer.Option(help="automatic checkpoints that are kept", min=1)] = 3,
+    pause_at_shutdown: Annotated[
+        bool, typer.Option(help="pause when the manager stops, resume when it starts")
+    ] = False,
+    wake_on: Annotated[
+        list[int] | None, typer.Option(help="TCP port that wakes it while paused", metavar="PORT")
+    ] = None,
+    no_start: Annotated[bool, typer.Option(help="only create it, for `worker import`")] = False,
+    json_: Json = False,
+) -> None:
+    """Create and start a worker; prints its id when it runs."""
+    try:
+        fields: dict[str, Any] = {
+            "environment": parse_environment(env or (), env_file or ()),
+            "labels": parse_environment(label or (), ()),
+            "mounts": [_mount(text) for text in volume or ()],
+        }
+    except ValueError as error:
+        raise usage(str(error)) from None
+    fields |= {"network": network, "start": not no_start}
+    fields["policy"] = {
+        "pause_after_idle_s": idle,
+        "checkpoint_every_s": every,
+        "keep_checkpoints": keep,
+        "pause_at_shutdown": pause_at_shutdown,
+        "wake_on": wake_on or [],
+    }
+    if name is not None:
+        fields["name"] = name
+    if command:
+        fields["command"] = command
+
+    async def work() -> Worker:
+        with status(f"creating a worker of {image} …"):
+            async with connect() as client:
+                worker_id = await client.workers.create(image=image, **fields)
+                return await client.workers.wait(worker_id, "settled")
+
+    worker = drive(work())
+    if worker.error is not None:
+        _fail(worker)
+    print_json(worker.raw) if json_ else print(worker.id)
+
+
+def _mount(text: str) -> dict[str, Any]:
+    parts = text.split(":")
+    if len(parts) not in (2, 3) or not all(parts) or parts[2:] not in ([], ["ro"], ["rw"]):
+        raise ValueError(f"{text!r} is no mount; write source:target or source:target:ro")
+    return {"source": parts[0], "target": parts[1], "read_only": parts[2:] == ["ro"]}
+
+
+def _fail(worker: Worker) -> None:
+    from warmboot.client.problems import error_of
+
+    show_error(error_of(worker.error or {"brief": f"{worker.name} is {worker.state}"}))
+    raise typer.Exit(FAILED)
+
+
+@app.command("ls")
+def list_workers(quiet: Quiet = False, json_: Json = False) -> None:
+    """List workers."""
+
+    async def work() -> list[Worker]:
+        async with connect() as client:
+            return await client.workers.list()
+
+    found = drive(work())
+    if json_:
+        print_json([worker.raw for worker in found])
+    elif quiet:
+        print_lines(worker.id for worker in found)
+    else:
+        rows = [
+            (short(w.id), w.image, _status(w), f"{age(w.created_at)} ago", w.name) for w in found
+        ]
+        print_table(("WORKER", "IMAGE", "STATE", "CREATED", "NAME"), rows, keep=("WORKER", "NAME"))
+
+
+def _status(worker: Worker) -> str:
+    if worker.state == "paused" and worker.paused_at is not None:
+        return f"paused for {age(worker.paused_at)}"
+    if worker.state == "exited" and worker.exit_code is not None:
+        return f"exited ({worker.exit_code})"
+    return worker.state
+
+
+@app.command()
+def show(ref: Ref, json_: Json = False) -> None:
+    """Show a worker."""
+    from warmboot.cli.worker_shown import print_worker
+
+    async def work() -> Worker:
+        async with connect() as client:
+            return await client.workers.get(ref)
+
+    worker = drive(work())
+    print_json(worker.raw) if json_ else print_worker(worker, _status(worker))
+
+
+def _each(
+    refs: list[str], text: str, act: Callable[[Client, str], Awaitable[Any]], as_json: bool
+) -> None:
+    """Do it to all of them; print the names of those that it worked for, or how they are now."""
+
+    async def work() -> int:
+        failed, done = 0, []
+        async with connect() as client:
+            for ref in refs:
+                try:
+                    async with _told(f"{text} {ref} …"):
+                        outcome = await act(client, ref)
+                except WarmbootError as error:
+                    failed += 1
+                    show_error(error)
+                    continue
+                done.append(outcome)
+                if not as_json:
+                    print(ref, flush=True)
+        if as_json:
+            print_json([one.raw for one in done if one is not None])
+        return FAILED if failed else 0
+
+    raise typer.Exit(drive(work()))
+
+
+@asynccontextmanager
+async def _told(text: str) -> AsyncIterator[Show]:
+    with status(text) as shown:
+        yield shown
+
+
+@app.command()
+def pause(refs: Refs, checkpoint: Named = None, json_: Json = False) -> None:
+    """Pause workers: their memory goes to disk, their processes are gone."""
+    _each(refs, "pausing", lambda client, ref: client.workers.pause(ref, checkpoint), json_)
+
+
+@app.command()
+def resume(refs: Refs, checkpoint: Named = None, json_: Json = False) -> None:
+    """Resume workers, from their newest checkpoint or a named one."""
+    _each(refs, "resuming", lambda client, ref: client.workers.resume(ref, checkpoint), json_)
+
+
+@app.command()
+def wake(refs: Refs, json_: Json = False) -> None:
+    """Make workers run, whether they are paused or not."""
+    _each(refs, "waking", lambda client, ref: client.workers.wake(ref), json_)
+
+
+@app.command()
+def rm(
+    refs: Refs,
+    force: Annotated[bool, typer.Option("--force", "-f", help="also when it runs")] = False,
+) -> None:
+    """Remove workers, with their containers and checkpoints."""
+    _each(refs, "removing", lambda client, ref: client.workers.delete(ref, force=force), False)
+
+
+@app.command()
+def logs(
+    ref: Ref,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until it ends")] = False,
+    tail: Annotated[int | None, typer.Option("--tail", "-n", min=0, help="last lines")] = None,
+) -> None:
+    """Show what a worker has written."""
+
+    async def work() -> None:
+        async with connect() as client:
+            async for chunk in client.workers.logs(ref, follow=follow, tail=tail):
+                sys.stdout.buffer.write(chunk)
+                sys.stdout.buffer.flush()
+
+    drive(work())
+
+
+@app.command()
+def checkpoint(
+    ref: Ref,
+    name: Annotated[str | None, typer.Option(help="otherwise one is made up")] = None,
+    json_: Json = False,
+) -> None:
+    """Make a checkpoint of a worker, which runs on; prints its name."""
+
+    async def work() -> Checkpoint:
+        with status(f"making a checkpoint of {ref} …"):
+            async with connect() as client:
+                return await client.workers.create_checkpoint(ref, name)
+
+    made = drive(work())
+    print_json(made.raw) if json_ else print(made.name)
+
+
+@app.command()
+def checkpoints(
+    ref: Ref,
+    remove: Annotated[
+        list[str] | None, typer.Option("--rm", help="delete this one", metavar="NAME")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="names only")] = False,
+    json_: Json = False,
+) -> None:
+    """List a worker's checkpoints, newest first, or delete some."""
+
+    async def work() -> list[Checkpoint]:
+        async with connect() as client:
+            for name in remove or ():
+                await client.workers.delete_checkpoint(ref, name)
+            return await client.workers.checkpoints(ref)
+
+    found = drive(work())
+    if json_:
+        print_json([one.raw for one in found])
+    elif quiet:
+        print_lines(one.name for one in found)
+    else:
+        rows = [
+            (
+                one.name,
+                one.state,
+                size(one.size_bytes),
+                f"{one.duration_s:.2f} s",
+                str(one.processes),
+                str(one.tcp_connections),
+                "automatic" if one.automatic else "by hand",
+                f"{age(one.created_at)} ago",
+            )
+            for one in found
+        ]
+        columns = ("CHECKPOINT", "STATE", "SIZE", "TOOK", "PROCS", "TCP", "MADE", "CREATED")
+        print_table(columns, rows, keep=("CHECKPOINT",))
+
+
+@app.command("export")
+def export_(
+    ref: Ref,
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", show_default=False)],
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="otherwise WORKER-CHECKPOINT.tar.zst")
+    ] = None,
+) -> None:
+    """Write a checkpoint of a worker that does not run into one file; prints its path."""
+    destination = file or Path(f"{ref}-{checkpoint}.tar.zst")
+
+    async def work() -> None:
+        with status(f"exporting {checkpoint} of {ref} …") as shown:
+            async with connect() as client:
+                await client.workers.export_checkpoint(
+                    ref,
+                    checkpoint,
+                    destination,
+                    lambda done: shown(f"exporting {checkpoint} of {ref} … {size(done)}"),
+                )
+
+    drive(work())
+    print(destination)
+
+
+@app.command("import")
+def import_(
+    ref: Ref,
+    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False)],
+    name: Annotated[str, typer.Option(help="what to call it here")] = "imported",
+    json_: Json = False,
+) -> None:
+    """Bring an exported checkpoint into a worker made by `worker run --no-start`."""
+
+    async def work() -> Checkpoint:
+        total = size(file.stat().st_size)
+        with status(f"importing {file} …") as shown:
+            async with connect() as client:
+                return await client.workers.import_checkpoint(
+                    ref,
+                    file,
+                    name,
+                    lambda done: shown(f"importing {file} … {size(done)} of {total}"),
+                )
+
+    made = drive(work())
+    print_json(made.raw) if json_ else print(made.name)

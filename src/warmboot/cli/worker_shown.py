@@ -1,0 +1,44 @@
+"""A worker, field by field."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from warmboot.cli.output import age, print_fields
+
+if TYPE_CHECKING:
+    from warmboot.client.worker_results import Worker
+
+
+def print_worker(worker: Worker, state: str) -> None:
+    raw, error = worker.raw, worker.error or {}
+    policy = raw["policy"]
+    print_fields(
+        [
+            ("id", worker.id),
+            ("name", worker.name),
+            ("image", worker.image),
+            ("image digest", raw["image_digest"]),
+            ("state", state),
+            ("command", " ".join(worker.command or ())),
+            ("network", worker.network),
+            ("mounts", ", ".join(f"{m['source']}:{m['target']}" for m in raw["mounts"])),
+            ("environment", " ".join(f"{k}={v}" for k, v in raw["environment"].items())),
+            ("labels", " ".join(f"{k}={v}" for k, v in raw["labels"].items())),
+            ("pause when idle", _seconds(policy["pause_after_idle_s"])),
+            ("checkpoint every", _seconds(policy["checkpoint_every_s"])),
+            ("keeps", f"{policy['keep_checkpoints']} automatic checkpoints"),
+            ("at shutdown", "paused, and resumed later" if policy["pause_at_shutdown"] else ""),
+            ("woken by port", ", ".join(map(str, policy["wake_on"]))),
+            ("docker id", (worker.docker_id or "")[:12]),
+            ("created", f"{age(worker.created_at)} ago"),
+            ("last heard", f"{age(worker.heard_at)} ago" if worker.heard_at else ""),
+            ("resumed", f"{age(worker.resumed_at)} ago" if worker.resumed_at else ""),
+            ("error", ". ".join(str(error.get(k)) for k in ("brief", "details") if error.get(k))),
+            ("what next", str(error.get("resolution") or "")),
+        ]
+    )
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:g} s"

@@ -1,0 +1,206 @@
+"""What happens to a worker without being asked: idleness, periods, shutdown, connections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+
+import pytest
+from tests.support.dockerd import PrivateDockerd
+from tests.support.images import http_image
+from tests.support.served import Served, free_port, served, worker_settings
+from tests.workers.conftest import (
+    Start,
+    counted,
+    event_kinds,
+    last_count,
+    remove_all,
+    start_on,
+    wait_for_line,
+)
+
+from warmboot.client import Client
+from warmboot.engine.client import DockerEngine
+
+pytestmark = [pytest.mark.docker, pytest.mark.root]
+
+SLEEPER = "echo ready; while true; do sleep 1000; done"
+BUSY = "echo ready; while true; do :; done"
+
+
+async def test_an_idle_worker_is_paused(client: Client, start: Start) -> None:
+    worker = await start(script=SLEEPER, policy={"pause_after_idle_s": 1})
+    assert (await client.workers.wait(worker.id, "paused", 15)).state == "paused"
+    await client.workers.resume(worker.id)
+    began = time.monotonic()
+    assert (await client.workers.wait(worker.id, "paused", 15)).state == "paused"
+    assert time.monotonic() - began > 0.9
+
+
+async def test_a_busy_worker_is_not_paused(client: Client, start: Start) -> None:
+    worker = await start(script=BUSY, policy={"pause_after_idle_s": 1})
+    assert (await client.workers.wait(worker.id, "paused", 3)).state == "running"
+
+
+async def test_a_worker_that_reports_is_not_idle(client: Client, start: Start) -> None:
+    worker = await start(script=SLEEPER, policy={"pause_after_idle_s": 2})
+    for number in range(8):
+        await client.workers.report(worker.id, "progress", {"done": number})
+        await asyncio.sleep(0.5)
+    assert (await client.workers.get(worker.id)).state == "running"
+    assert (await client.workers.wait(worker.id, "paused", 15)).state == "paused"
+
+
+async def test_checkpoints_are_made_regularly_and_the_newest_are_kept(
+    client: Client, start: Start, dockerd: PrivateDockerd
+) -> None:
+    worker = await start(policy={"checkpoint_every_s": 1, "keep_checkpoints": 2})
+    await client.workers.create_checkpoint(worker.id, "by-hand")
+    made: set[str] = set()
+    async with asyncio.timeout(30):
+        while len(made) < 4:
+            made |= {one.name for one in await client.workers.checkpoints(worker.id)}
+            await asyncio.sleep(0.2)
+    async with asyncio.timeout(10):
+        while True:
+            kept = await client.workers.checkpoints(worker.id)
+            if len(kept) == 3 and all(one.state == "ready" for one in kept):
+                break
+            await asyncio.sleep(0.05)
+    assert sum(one.automatic for one in kept) == 2
+    assert "by-hand" in {one.name for one in kept}
+    await counted(client, worker.id, beyond=5)
+
+
+async def test_shutdown_pauses_and_the_next_start_resumes(
+    dockerd: PrivateDockerd, engine: DockerEngine, tmp_path: Path
+) -> None:
+    settings = worker_settings(tmp_path / "s", dockerd.socket, free_port())
+    async with served(settings) as it:
+        asked = await start_on(it.client, engine, name="asked", policy={"pause_at_shutdown": True})
+        other = await start_on(it.client, engine, name="other")
+        by_hand = await start_on(
+            it.client, engine, name="by-hand", policy={"pause_at_shutdown": True}
+        )
+        secret, _ = await counted(it.client, asked.id, beyond=2)
+        await it.client.workers.pause(by_hand.id)
+    assert not (await engine.inspect(asked.docker_id or "")).running
+    assert (await engine.inspect(other.docker_id or "")).running
+    async with served(settings) as it:
+        assert (await it.client.workers.wait(asked.id, "running", 20)).state == "running"
+        assert (await counted(it.client, asked.id))[0] == secret
+        assert (await it.client.workers.get(other.id)).state == "running"
+        assert (await it.client.workers.get(by_hand.id)).state == "paused"
+        await remove_all(it.client)
+
+
+async def test_what_ended_while_no_manager_ran_is_noticed(
+    dockerd: PrivateDockerd, engine: DockerEngine, tmp_path: Path
+) -> None:
+    settings = worker_settings(tmp_path / "s", dockerd.socket, free_port())
+    async with served(settings) as it:
+        ends = await start_on(it.client, engine, name="ends")
+        gone = await start_on(it.client, engine, name="gone")
+    await engine.kill(ends.docker_id or "")
+    await engine.remove(gone.docker_id or "")
+    async with served(settings) as it:
+        assert (await it.client.workers.get(ends.id)).state == "exited"
+        failed = await it.client.workers.get(gone.id)
+        assert failed.state == "failed"
+        assert "gone" in (failed.error or {})["brief"]
+        await remove_all(it.client)
+
+
+async def _get(port: int) -> bytes:
+    """One plain HTTP request, on a connection of its own."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(b"GET /here HTTP/1.0\r\n\r\n")
+        await writer.drain()
+        return await reader.read()
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def _http_worker(it: Served, engine: DockerEngine, port: int) -> str:
+    image = f"warmboot-test/http-{port}:1"
+    await engine.load_image(http_image(image, port))
+    worker = await start_on(
+        it.client,
+        engine,
+        image=image,
+        command=["sh", "-c", f"echo hello > /here; exec httpd -f -p 127.0.0.1:{port} -h /"],
+        policy={"wake_on": [port]},
+    )
+    async with asyncio.timeout(10):
+        while True:
+            with contextlib.suppress(OSError):
+                if b"hello" in await _get(port):
+                    return worker.id
+            await asyncio.sleep(0.05)
+
+
+async def test_a_connection_wakes_a_paused_worker_and_is_answered(
+    it: Served, engine: DockerEngine
+) -> None:
+    port = free_port()
+    worker_id = await _http_worker(it, engine, port)
+    for _ in range(2):
+        await it.client.workers.pause(worker_id)
+        answers = await asyncio.gather(*(_get(port) for _ in range(5)))
+        assert all(answer.endswith(b"hello\n") for answer in answers)
+        assert (await it.client.workers.get(worker_id)).state == "running"
+    assert (await event_kinds(it.client, worker_id)).count("worker.resuming") == 2
+
+
+async def test_connections_that_come_during_the_restore_are_answered_too(
+    it: Served, engine: DockerEngine
+) -> None:
+    port = free_port()
+    worker_id = await _http_worker(it, engine, port)
+    await it.client.workers.pause(worker_id)
+
+    async def late(after_s: float) -> bytes:
+        await asyncio.sleep(after_s)
+        return await _get(port)
+
+    answers = await asyncio.gather(*(late(0.01 * number) for number in range(80)))
+    assert all(answer.endswith(b"hello\n") for answer in answers)
+
+
+async def test_a_resume_by_hand_takes_the_port_back(it: Served, engine: DockerEngine) -> None:
+    port = free_port()
+    worker_id = await _http_worker(it, engine, port)
+    await it.client.workers.pause(worker_id)
+    await it.client.workers.resume(worker_id)
+    assert (await _get(port)).endswith(b"hello\n")
+    await it.client.workers.delete(worker_id, force=True)
+    with pytest.raises(ConnectionRefusedError):
+        await _get(port)
+
+
+async def test_a_paused_worker_is_woken_after_a_restart_of_the_manager(
+    dockerd: PrivateDockerd, engine: DockerEngine, tmp_path: Path
+) -> None:
+    settings = worker_settings(tmp_path / "s", dockerd.socket, free_port())
+    port = free_port()
+    async with served(settings) as it:
+        worker_id = await _http_worker(it, engine, port)
+        await it.client.workers.pause(worker_id)
+    with pytest.raises(ConnectionRefusedError):
+        await _get(port)
+    async with served(settings) as it:
+        assert (await _get(port)).endswith(b"hello\n")
+        await remove_all(it.client)
+
+
+async def test_last_counts_go_on(client: Client, start: Start) -> None:
+    """The counter of the idle tests is one that never idles."""
+    worker = await start(policy={"pause_after_idle_s": 1})
+    await wait_for_line(client, worker.id, lambda line: line.endswith(" 20"))
+    assert (await client.workers.get(worker.id)).state == "running"
+    assert (await last_count(client, worker.id))[1] >= 20
