@@ -11,7 +11,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from demo.image import NAME, write_hello_image
-from demo.manager import Manager, manager, state_root
+from demo.manager import (
+    Manager,
+    forget_older_images,
+    image_digest,
+    manager,
+    state_root,
+)
 from rich.console import Console
 
 from bench.measure import Samples
@@ -70,6 +76,7 @@ class _Bench:
     async def prepare(self, image: Path) -> None:
         """A ready snapshot, the container image, and everything touched once."""
         self._samples.add("memory.manager_mib", _resident_mib(self._manager.pid))
+        await forget_older_images(self._client, image_digest(image))
         image_id = await self._client.images.register(name="bench", path=str(image))
         ready = [s for s in await self._client.snapshots.list() if s.state == "ready"]
         fresh = [s for s in ready if s.runtime_image_id == image_id]

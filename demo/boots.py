@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from demo.image import NAME, PORT, write_hello_image
-from demo.manager import Manager
+from demo.manager import Manager, forget_older_images, image_digest
 from warmboot.client import Client
 from warmboot.client.results import Container
 
@@ -37,8 +37,9 @@ async def show(console: Console, manager: Manager, image_folder: Path) -> None:
     archive = manager.storage / "hello.tar"
     write_hello_image(archive)
     cli = _Cli(console, manager.url)
-    await cli.run("runtime", "register", "--name", "demo", str(image_folder))
     async with Client(manager.url) as client:
+        await forget_older_images(client, image_digest(image_folder))
+        await cli.run("runtime", "register", "--name", "demo", str(image_folder))
         await _ready_snapshot(console, cli, client)
         try:
             boots = [

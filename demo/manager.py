@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+
+from warmboot.client import Client
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
@@ -74,6 +77,21 @@ async def manager(
             except TimeoutError:
                 process.kill()
                 await process.wait()
+
+
+async def forget_older_images(client: Client, digest: str) -> None:
+    """Remove what an earlier build of the runtime image has left in this storage."""
+    for image in await client.images.list():
+        if image.digest == digest:
+            continue
+        for snapshot in await client.snapshots.list():
+            if snapshot.runtime_image_id == image.id:
+                await client.snapshots.delete(snapshot.id)
+        await client.images.delete(image.id)
+
+
+def image_digest(folder: Path) -> str:
+    return str(json.loads((folder / "manifest.json").read_text())["digest"])
 
 
 async def _until_ready(url: str, process: asyncio.subprocess.Process, log: Path) -> None:
