@@ -29,12 +29,18 @@ async def settled(running: Running, timeout_s: float = SETTLE_S) -> None:
     """Return when nothing is under way any more: no operation, no passing state."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        containers = {c.state for c in await running.store.containers.list()}
+        containers = await running.store.containers.list()
         snapshots = await running.store.snapshots.list(include_deleted=True)
-        busy = bool(containers - FINAL) or any([await _passing(running, s) for s in snapshots])
+        busy = any(_is_passing(container) for container in containers)
+        busy |= any([await _passing(running, snapshot) for snapshot in snapshots])
         if not busy and not await running.store.operations.list():
             return
         await asyncio.sleep(0.01)
+
+
+def _is_passing(container: Container) -> bool:
+    removed_soon = container.state is ContainerState.EXITED and container.spec.auto_remove
+    return removed_soon or container.state not in FINAL
 
 
 async def _passing(running: Running, snapshot: RuntimeSnapshot) -> bool:

@@ -239,8 +239,9 @@ def _damaged(path: Path, details: str) -> SnapshotDamaged:
 
 def _remove_folder(path: Path) -> None:
     gone = path.with_name(f".gone-{path.name.removeprefix(_BUILDING)}")
-    _remove_tree(gone)  # what an earlier removal that broke off has left
-    with contextlib.suppress(FileNotFoundError):
+    # Nothing to remove, too, when something else is in the way of the parent folder.
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        _remove_tree(gone)  # what an earlier removal that broke off has left
         path.rename(gone)  # at once out of the way: nobody can find it half removed
         _remove_tree(gone)
 

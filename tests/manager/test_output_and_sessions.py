@@ -1,0 +1,333 @@
+"""Logs, execs and attached sessions; archives; and what the manager itself logs."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import re
+import signal
+import tarfile
+from collections.abc import AsyncIterator, Iterator
+from hashlib import sha256
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+from tests.support.invariants import check
+from tests.support.managers import Lab, Manager
+
+from warmboot import bootstrap
+from warmboot.manager.ports import ExecSpec, Session, Stream, Until
+from warmboot.model.container import ContainerState
+from warmboot.model.errors import Conflict, InvalidRequest, NotFound, WarmbootError
+
+
+async def read(session: Session) -> dict[Stream, bytes]:
+    output = {Stream.STDOUT: b"", Stream.STDERR: b""}
+    async with asyncio.timeout(10):
+        async for chunk in session:
+            output[chunk.stream] += chunk.data
+    return output
+
+
+# -- logs ------------------------------------------------------------------------------------------
+
+
+async def test_logs_tell_stdout_from_stderr(manager: Manager) -> None:
+    await manager.run("web", "sh", "-c", "echo out; echo err >&2")
+    await manager.wait("web", Until.EXITED)
+    chunks = [chunk async for chunk in manager.containers.logs("web")]
+    assert [(c.stream, c.data) for c in chunks] == [
+        (Stream.STDOUT, b"out\n"),
+        (Stream.STDERR, b"err\n"),
+    ]
+
+
+async def test_logs_follow_until_the_end(manager: Manager) -> None:
+    await manager.run("web", "sh", "-c", "echo one; sleep 0.3; echo two")
+    async with asyncio.timeout(5):
+        assert await manager.output("web", follow=True) == b"one\ntwo\n"
+    assert (await manager.wait("web", Until.EXITED)).exit_code == 0
+
+
+async def test_logs_of_a_running_container_end_when_not_followed(manager: Manager) -> None:
+    await manager.run("web", "sh", "-c", "echo one; sleep 100")
+    await asyncio.sleep(0.05)
+    async with asyncio.timeout(5):
+        assert await manager.output("web") == b"one\n"
+
+
+async def test_the_tail_of_the_logs(manager: Manager) -> None:
+    await manager.run("web", "sh", "-c", "echo one; echo two; echo three")
+    await manager.wait("web", Until.EXITED)
+    assert await manager.output("web", tail=2) == b"two\nthree\n"
+    assert re.fullmatch(rb"\d{4}-\S+ three\n", await manager.output("web", tail=1, timestamps=True))
+
+
+async def test_logs_wait_for_a_container_that_is_being_created(manager: Manager) -> None:
+    manager.lab.set(docker_s=0.3)
+    await manager.create("web", "echo", "hello")
+    assert await manager.output("web", follow=True) == b"hello\n"
+
+
+async def test_logs_of_one_that_never_ran_are_a_conflict(manager: Manager) -> None:
+    await manager.run("web", image="missing/image")
+    with pytest.raises(Conflict, match="no process"):
+        await manager.output("web")
+
+
+async def test_following_ends_when_the_vm_dies(manager: Manager) -> None:
+    await manager.run("web", "sh", "-c", "echo one; sleep 100")
+    reading = asyncio.create_task(manager.output("web", follow=True))
+    await asyncio.sleep(0.1)
+    os.kill(await manager.vm_pid("web"), signal.SIGKILL)
+    done, _ = await asyncio.wait({reading}, timeout=5)
+    assert done
+    error = reading.exception()
+    assert error is None or isinstance(error, WarmbootError)
+
+
+# -- sessions --------------------------------------------------------------------------------------
+
+
+async def test_an_exec_runs_in_the_container(manager: Manager) -> None:
+    await manager.run()
+    command = ("sh", "-c", "echo out; echo err >&2; exit 4")
+    session = await manager.containers.exec("web", ExecSpec(command))
+    output = await read(session)
+    assert output == {Stream.STDOUT: b"out\n", Stream.STDERR: b"err\n"}
+    assert await session.exit_code() == 4
+    await session.close()
+    assert (await manager.containers.get("web")).state is ContainerState.RUNNING
+
+
+async def test_an_exec_takes_input_until_its_end(manager: Manager) -> None:
+    await manager.run()
+    session = await manager.containers.exec("web", ExecSpec(("cat",), stdin=True))
+    await session.write(b"hello\n")
+    await session.write_eof()
+    assert (await read(session))[Stream.STDOUT] == b"hello\n"
+    assert await session.exit_code() == 0
+    await session.close()
+
+
+async def test_an_exec_with_a_terminal(manager: Manager) -> None:
+    await manager.run()
+    session = await manager.containers.exec("web", ExecSpec(("sh",), tty=True, stdin=True))
+    await session.resize(40, 100)
+    await session.write(b"echo hi; exit 2\r")
+    assert b"\nhi\r\n" in (await read(session))[Stream.STDOUT]
+    assert await session.exit_code() == 2
+    await session.close()
+
+
+async def test_an_exec_needs_a_container_that_runs(manager: Manager) -> None:
+    await manager.run("web", "true")
+    await manager.wait("web", Until.EXITED)
+    with pytest.raises(Conflict, match="does not run"):
+        await manager.containers.exec("web", ExecSpec(("true",)))
+    with pytest.raises(NotFound):
+        await manager.containers.exec("nobody", ExecSpec(("true",)))
+
+
+async def test_attaching_gives_all_output_and_the_exit_code(manager: Manager) -> None:
+    await manager.run("web", "sh", "-c", "echo one; sleep 0.3; echo two; exit 6")
+    session = await manager.containers.attach("web")
+    assert (await read(session))[Stream.STDOUT] == b"one\ntwo\n"
+    await session.close()
+    assert (await manager.wait("web", Until.EXITED)).exit_code == 6
+
+
+async def test_attaching_takes_input(manager: Manager) -> None:
+    await manager.run("web", "cat", stdin_open=True)
+    session = await manager.containers.attach("web")
+    await session.write(b"ping\n")
+    await session.write_eof()
+    assert (await read(session))[Stream.STDOUT] == b"ping\n"
+    await session.close()
+    assert (await manager.wait("web", Until.EXITED)).exit_code == 0
+
+
+async def test_attaching_to_one_that_has_ended_gives_what_it_said(manager: Manager) -> None:
+    await manager.run("web", "sh", "-c", "echo late; exit 3")
+    await manager.wait("web", Until.EXITED)
+    session = await manager.containers.attach("web")
+    assert (await read(session))[Stream.STDOUT] == b"late\n"
+    assert await session.exit_code() == 3
+    await session.close()
+
+
+async def test_one_that_is_to_be_removed_waits_for_those_attached(manager: Manager) -> None:
+    await manager.run("web", "sh", "-c", "echo one; exit 3", auto_remove=True)
+    session = await manager.containers.attach("web")
+    await manager.wait("web", Until.EXITED)
+    await asyncio.sleep(0.1)
+    assert (await read(session))[Stream.STDOUT] == b"one\n"
+    assert await session.exit_code() == 3
+    await session.close()
+
+    async def gone() -> bool | None:
+        return True if not await manager.containers.list(all_states=True) else None
+
+    await manager.until(gone)
+
+
+# -- archives --------------------------------------------------------------------------------------
+
+
+def packed(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def docker_archive(name: str, command: list[str]) -> bytes:
+    config = json.dumps({"config": {"Cmd": command}}).encode()
+    entry = {"Config": "c.json", "RepoTags": [name], "Layers": []}
+    return packed({"c.json": config, "manifest.json": json.dumps([entry]).encode()})
+
+
+def oci_archive(name: str, command: list[str]) -> bytes:
+    config = json.dumps({"config": {"Cmd": command}}).encode()
+    config_digest = sha256(config).hexdigest()
+    manifest = json.dumps({"config": {"digest": f"sha256:{config_digest}"}, "layers": []}).encode()
+    digest = sha256(manifest).hexdigest()
+    index = {
+        "manifests": [
+            {
+                "digest": f"sha256:{digest}",
+                "annotations": {"org.opencontainers.image.ref.name": name},
+            }
+        ]
+    }
+    files = {
+        "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
+        "index.json": json.dumps(index).encode(),
+        f"blobs/sha256/{digest}": manifest,
+        f"blobs/sha256/{config_digest}": config,
+    }
+    return packed(files)
+
+
+async def chunks_of(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), 1000):
+        yield content[start : start + 1000]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        docker_archive("app:1", ["echo", "from the archive"]),
+        oci_archive("app:1", ["echo", "from the archive"]),
+    ],
+    ids=["docker", "oci"],
+)
+async def test_an_image_comes_from_an_archive(manager: Manager, content: bytes) -> None:
+    archive_id = await manager.services.archives.upload(chunks_of(content))
+    assert archive_id == sha256(content).hexdigest()
+    container = await manager.run(image="app:1", archive=archive_id, command=None)
+    assert container.state is not ContainerState.FAILED, container.error
+    await manager.wait("web", Until.EXITED)
+    assert await manager.output("web") == b"from the archive\n"
+
+
+async def test_an_archive_without_the_image_is_an_error_that_says_what_it_has(
+    manager: Manager,
+) -> None:
+    two = [{"Config": "c.json", "RepoTags": ["a:1", "b:1"], "Layers": []}]
+    content = packed({"c.json": b"{}", "manifest.json": json.dumps(two).encode()})
+    archive_id = await manager.services.archives.upload(chunks_of(content))
+    container = await manager.run(image="app:1", archive=archive_id)
+    assert container.state is ContainerState.FAILED
+    assert container.error is not None
+    assert "a:1, b:1" in container.error["details"]
+
+
+async def test_an_unknown_archive_is_refused(manager: Manager) -> None:
+    for unknown in ("0" * 64, "../../etc/passwd", ""):
+        with pytest.raises(NotFound):
+            await manager.create(archive=unknown)
+    assert await manager.containers.list(all_states=True) == ()
+
+
+async def test_a_bad_archive_is_refused_and_leaves_nothing(manager: Manager) -> None:
+    with pytest.raises(InvalidRequest):
+        await manager.services.archives.upload(chunks_of(b"no archive" * 500))
+    await check(manager.running)
+    root = manager.lab.storage / "archives"
+    assert list(root.iterdir()) == []
+
+
+async def test_an_upload_that_breaks_off_is_swept_by_the_next_manager(place: Lab) -> None:
+    async with place.manager() as manager:
+        (place.storage / "archives").mkdir()
+        (place.storage / "archives" / ".upload-dead").write_bytes(b"half")
+    async with place.manager() as manager:
+        await check(manager.running)
+
+
+# -- what the manager logs -------------------------------------------------------------------------
+
+
+class Lines:
+    """What was logged of something, each message behind its level."""
+
+    def __init__(self, entries: list[structlog.typing.EventDict]) -> None:
+        self._entries = entries
+
+    def of(self, subject: object) -> list[str]:
+        return [
+            f"{entry['log_level']} {entry['event']}"
+            for entry in self._entries
+            if str(subject) in entry["event"]
+        ]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    with capture_logs() as entries:
+        yield Lines(entries)
+
+
+async def test_a_warm_boot_is_logged_as_specified(manager: Manager, lines: Lines) -> None:
+    manager.lab.set(docker_s=1.2)
+    await manager.snapshot()
+    container = await manager.run()
+    created, provisioned = lines.of(container.id)
+    assert re.fullmatch(
+        rf"info Container {container.id} VM created: vm-\w+ via warm boot in \d+\.\d\ds", created
+    )
+    assert re.fullmatch(
+        rf"info Container {container.id} fully provisioned in \d+\.\d\ds "
+        r"via warm boot \(saved ~1s\)",
+        provisioned,
+    )
+
+
+async def test_a_cold_boot_is_logged_as_specified(manager: Manager, lines: Lines) -> None:
+    container = await manager.run()
+    failed, created, provisioned = lines.of(container.id)
+    assert failed == (
+        f"warning Warm boot failed for container {container.id}, "
+        "falling back to cold boot: No runtime snapshot available"
+    )
+    assert re.fullmatch(
+        rf"info Container {container.id} VM created: vm-\w+ via cold boot in \d+\.\d\ds", created
+    )
+    assert re.fullmatch(
+        rf"info Container {container.id} fully provisioned in \d+\.\d\ds via cold boot",
+        provisioned,
+    )
+
+
+def test_the_levels_are_named_as_specified() -> None:
+    line = bootstrap._spec_form(None, "", {"level": "warning", "event": "Warm boot failed"})
+    assert line.split(maxsplit=1)[0] == "WARN"
+    line = bootstrap._spec_form(None, "", {"level": "info", "timestamp": "T", "event": "x", "a": 1})
+    assert line == "T INFO x a=1"
