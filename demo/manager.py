@@ -80,7 +80,9 @@ async def manager(
 
 
 async def forget_older_images(client: Client, digest: str) -> None:
-    """Remove what an earlier build of the runtime image has left in this storage."""
+    """Remove what an earlier run, or build of the runtime image, has left in this storage."""
+    for container in await client.containers.list(all_states=True):
+        await client.containers.delete(container.id, force=True)
     for image in await client.images.list():
         if image.digest == digest:
             continue

@@ -1,0 +1,205 @@
+"""Workers: what warmboot's API takes over the bare engine calls, on the same container.
+
+Interleaved, so that whatever the machine does meanwhile falls on both:
+
+    running ── pause over the API ──▶ a ── bare start from a ──▶ running
+       ▲                                                            │
+       └── resume from a over the API ── b ◀── bare dump ───────────┘
+
+The manager sees only its own half: for it the worker is paused from ``a`` on. The bare start is
+prepared as warmboot prepares it (else it fails every time, see ``docs/``), and only the engine's
+call is timed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
+
+from aiohttp import web
+from demo.manager import manager, state_root
+
+from bench.measure import Samples
+from warmboot.client import Client
+from warmboot.engine.client import DockerEngine
+from warmboot.engine.continuity import memory_bytes
+from warmboot.engine.private_dockerd import private_dockerd, tcp_established
+from warmboot.engine.restore import salt
+from warmboot.engine.tiny_image import busybox_image, static_busybox
+
+IMAGE = "warmboot-bench/busybox:1"
+KEPT_ROUNDS = 50
+TOUCHED_BYTES = 256 << 20
+BETWEEN_S = 0.2
+"""Between a resume and the next pause: long enough for the process to have run."""
+
+READY_TIMEOUT_S = 60.0
+ROUND_TIMEOUT_S = 30.0
+
+COUNT = "i=0; while true; do i=$((i+1)); echo $i; sleep 0.1; done"
+HOLD_256M = (
+    f"( head -c {TOUCHED_BYTES} /dev/urandom; while sleep 1; do :; done ) | "
+    f"dd of=/dev/null bs={TOUCHED_BYTES} iflag=fullblock"
+)
+COUNT_OVER_HTTP = (
+    "( printf 'POST /count HTTP/1.1\\r\\nHost: bench\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n'; "
+    "i=0; while true; do i=$((i+1)); printf '%x\\r\\n%s\\n\\r\\n' $((${{#i}}+1)) $i; sleep 0.05; done"
+    " ) | nc 127.0.0.1 {port}"
+)
+
+
+async def measure(rounds: int) -> dict[str, float]:
+    """All figures of workers, on an engine and a manager of their own. Needs root."""
+    figures: dict[str, float] = {}
+    async with _setting() as (client, engine):
+        for key, script in (("", COUNT), ("_256m", HOLD_256M)):
+            samples = await _interleaved(client, engine, script, rounds)
+            for what in ("pause", "resume"):
+                figures[f"worker.{what}{key}_over_docker"] = samples.ratio(what, f"bare {what}")
+                figures[f"worker.{what}{key}_s"] = samples.median(what)
+                figures[f"worker.{what}{key}_docker_s"] = samples.median(f"bare {what}")
+                figures[f"worker.{what}{key}_runs"] = samples.runs(what)
+        kept = await _rounds_kept(client, KEPT_ROUNDS)
+        figures |= {"worker.rounds_kept": kept, "worker.rounds": KEPT_ROUNDS}
+    return figures
+
+
+@contextlib.asynccontextmanager
+async def _setting() -> AsyncIterator[tuple[Client, DockerEngine]]:
+    busybox = static_busybox()
+    if busybox is None:
+        raise SystemExit("a static busybox is needed: apt-get install busybox-static")
+    with tempfile.TemporaryDirectory(prefix="wb-bench-") as storage, tcp_established():
+        async with (
+            private_dockerd(state_root() / "criu") as dockerd,
+            DockerEngine(dockerd.socket) as engine,
+        ):
+            await engine.load_image(busybox_image(IMAGE, busybox, ["sh"]))
+            settings = {
+                "MANAGER_HYPERVISOR": "simulated",
+                "MANAGER_DOCKER_HOST": f"unix://{dockerd.socket}",
+                "MANAGER_CRIU_WRAPPER": str(dockerd.criu_wrapper),
+            }
+            async with (
+                manager(
+                    Path(storage), prefix="wbw", subnet="198.19.224.0/20", settings=settings
+                ) as running,
+                Client(running.url) as client,
+            ):
+                yield client, engine
+
+
+@contextlib.asynccontextmanager
+async def _worker(client: Client, name: str, script: str) -> AsyncIterator[str]:
+    """A running worker's id; removed at the end."""
+    worker_id = await client.workers.create(image=IMAGE, name=name, command=["sh", "-c", script])
+    try:
+        worker = await client.workers.wait(worker_id, "settled", READY_TIMEOUT_S)
+        if worker.state != "running":
+            raise SystemExit(f"the worker {name} does not run: {worker.error}")
+        yield worker_id
+    finally:
+        await client.workers.delete(worker_id, force=True)
+
+
+async def _interleaved(client: Client, engine: DockerEngine, script: str, rounds: int) -> Samples:
+    samples = Samples()
+    async with _worker(client, "timed", script) as worker_id:
+        docker_id = (await client.workers.get(worker_id)).docker_id or ""
+        if script == HOLD_256M:
+            await _touched(engine, docker_id)
+        facts = await engine.facts()
+        for number in range(-1, rounds):  # the first round warms up and does not count
+            before, bare = f"a{number + 1}", f"b{number + 1}"
+            took = {"pause": await _timed(client.workers.pause(worker_id, before))}
+            await asyncio.to_thread(salt, facts.checkpoint_folder(docker_id, before))
+            took["bare resume"] = await _timed(engine.start_from(docker_id, before))
+            await asyncio.sleep(BETWEEN_S)
+            took["bare pause"] = await _timed(engine.dump(docker_id, bare, leave_running=False))
+            await engine.wait_stopped(docker_id, ROUND_TIMEOUT_S)
+            took["resume"] = await _timed(client.workers.resume(worker_id, before))
+            await engine.delete_checkpoint(docker_id, bare)
+            await client.workers.delete_checkpoint(worker_id, before)
+            await asyncio.sleep(BETWEEN_S)
+            for name, value in took.items():
+                if number >= 0:
+                    samples.add(name, value)
+    return samples
+
+
+async def _timed(call: Awaitable[object]) -> float:
+    began = time.perf_counter()
+    await call
+    return time.perf_counter() - began
+
+
+async def _touched(engine: DockerEngine, docker_id: str) -> None:
+    async with asyncio.timeout(READY_TIMEOUT_S):
+        while True:
+            pid = (await engine.inspect(docker_id)).pid
+            if await asyncio.to_thread(memory_bytes, pid) >= TOUCHED_BYTES:
+                return
+            await asyncio.sleep(0.1)  # nothing tells when a process has touched its memory
+
+
+class _Counting:
+    """An HTTP server that hears a worker count, on as many connections as that needs."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.last = 0
+        self.lost = 0
+        self._heard = asyncio.Condition()
+
+    async def hear(self, request: web.Request) -> web.Response:
+        self.requests += 1
+        async for line in request.content:
+            number = int(line)
+            async with self._heard:
+                self.lost += number != self.last + 1
+                self.last = number
+                self._heard.notify_all()
+        return web.Response()
+
+    async def beyond(self, number: int) -> bool:
+        """Whether a higher one was heard in time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ROUND_TIMEOUT_S), self._heard:
+                await self._heard.wait_for(lambda: self.last > number)
+                return True
+        return False
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[int]:
+        app = web.Application()
+        app.router.add_post("/count", self.hear)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            yield int(runner.addresses[0][1])
+        finally:
+            await runner.cleanup()
+
+
+async def _rounds_kept(client: Client, rounds: int) -> int:
+    """Rounds after which the count went on, without loss and on the same HTTP connection."""
+    counting, kept = _Counting(), 0
+    async with (
+        counting.serving() as port,
+        _worker(client, "counts", COUNT_OVER_HTTP.format(port=port)) as worker_id,
+    ):
+        await counting.beyond(2)
+        for _ in range(rounds):
+            lost, requests = counting.lost, counting.requests
+            await client.workers.pause(worker_id)
+            before = counting.last
+            await client.workers.resume(worker_id)
+            went_on = await counting.beyond(before + 1)
+            kept += went_on and (counting.lost, counting.requests) == (lost, requests)
+    return kept
