@@ -24,6 +24,8 @@ from warmboot.model.errors import (
     WarmbootError,
 )
 
+PROGRESS = {"container.stage", "container.pull"}
+
 
 async def test_it_is_created_runs_stops_and_starts_again(manager: Manager) -> None:
     container = await manager.run()
@@ -469,7 +471,7 @@ async def test_events_tell_its_life_in_order(manager: Manager) -> None:
     await manager.wait("web", Until.EXITED)
     await manager.containers.delete("web")
     events = await manager.events_of(container.id)
-    kinds = [event.kind for event in events if event.kind != "container.stage"]
+    kinds = [event.kind for event in events if event.kind not in PROGRESS]
     assert kinds == [
         "container.creating",
         "container.booted",

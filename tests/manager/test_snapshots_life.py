@@ -13,6 +13,7 @@ from tests.support.managers import Lab, Manager, vmm_pids
 from warmboot.manager.ports import Until
 from warmboot.model.container import BootMethod, ContainerState
 from warmboot.model.errors import Conflict, IllegalTransition, InUse, NotFound
+from warmboot.model.event import Event
 from warmboot.model.runtime_snapshot import (
     DISK_FILE,
     MEMORY_FILE,
@@ -38,7 +39,12 @@ async def test_a_build_is_laid_out_as_specified(manager: Manager) -> None:
 
 async def test_events_tell_a_build_in_order(manager: Manager) -> None:
     snapshot = await manager.snapshot()
-    events = await manager.events_of(snapshot.id)
+
+    async def told() -> list[Event] | None:  # a moment after the state has changed
+        events = await manager.events_of(snapshot.id)
+        return events if events[-1].kind == "runtime-snapshot.ready" else None
+
+    events = await manager.until(told, "the last event")
     kinds = [e.kind.removeprefix("runtime-snapshot.") for e in events]
     assert kinds == ["creating", "stage", "stage", "stage", "stage", "ready"]
     stages = [e.data["stage"] for e in events if "stage" in e.data]

@@ -21,6 +21,9 @@ from warmboot.model.vm import VmKind, VmRecord
 
 FINAL = frozenset({ContainerState.RUNNING, ContainerState.EXITED, ContainerState.FAILED})
 SETTLE_S = 30.0
+AGREE_S = 3.0
+"""How long database and host may differ after something has happened."""
+
 MAX_POOL = 5
 """Slots that a manager keeps ready at most (``MANAGER_NETWORK_POOL_SIZE``), and one being made."""
 
@@ -55,7 +58,15 @@ async def check(running: Running, *, ready: Collection[RuntimeSnapshot] = ()) ->
     ``ready`` are snapshots that were ready before: each must be still, or have a successor that is.
     """
     await settled(running)
-    broken = [
+    deadline = time.monotonic() + AGREE_S
+    while broken := await _broken(running, ready):
+        # What has just happened in a VM may not have been written down yet.
+        assert time.monotonic() < deadline, "\n".join(["broken promises:", *broken])
+        await asyncio.sleep(0.05)
+
+
+async def _broken(running: Running, ready: Collection[RuntimeSnapshot]) -> list[str]:
+    return [
         *await _journal(running),
         *await _containers(running),
         *await _vms(running),
@@ -64,7 +75,6 @@ async def check(running: Running, *, ready: Collection[RuntimeSnapshot] = ()) ->
         *_files(running),
         *await _slots(running),
     ]
-    assert not broken, "\n".join(["broken promises:", *broken])
 
 
 async def _journal(running: Running) -> list[str]:

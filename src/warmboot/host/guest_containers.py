@@ -28,6 +28,9 @@ from warmboot.model.errors import (
 DOCKER_NAME = "warmboot"
 """The name in the VM, where nobody sees it. The user's own may be too short for Docker."""
 
+_NO_CONNECTION = 900
+"""What the Docker client says instead of a status when it could not connect."""
+
 Progress = Callable[[Mapping[str, Any]], Awaitable[None]]
 """Called with Docker's progress messages of a pull."""
 
@@ -62,7 +65,7 @@ async def pull_image(link: GuestLink, reference: str, progress: Progress) -> Non
                 raise pull_error(reference, str(message["error"]))
             await progress(message)
     except DockerError as error:
-        raise pull_error(reference, error.message) from error
+        raise lost_or(link, error, pull_error(reference, error.message)) from error
     except (aiohttp.ClientError, OSError) as error:
         raise _lost(link, error) from error
 
@@ -78,7 +81,7 @@ async def load_archive(link: GuestLink, chunks: AsyncIterator[bytes]) -> list[st
                 if (text := str(message.get("stream", ""))).startswith(prefix):
                     loaded.append(text.removeprefix(prefix).strip())
     except DockerError as error:
-        raise _load_error(error.message) from error
+        raise lost_or(link, error, _load_error(error.message)) from error
     except (aiohttp.ClientError, OSError) as error:
         raise _lost(link, error) from error
     return loaded
@@ -108,7 +111,7 @@ async def ensure_created(link: GuestLink, spec: ContainerSpec) -> tuple[str, boo
             return known.docker_id, known.status == "created"
         created = await containers.create(_docker_config(spec), name=DOCKER_NAME)
     except DockerError as error:
-        raise _translated(error, f"creating {spec.name}") from error
+        raise _translated(link, error, f"creating {spec.name}") from error
     except (aiohttp.ClientError, OSError) as error:
         raise _lost(link, error) from error
     return str(created.id), True
@@ -280,12 +283,19 @@ def _translation(link: GuestLink, doing: str) -> Iterator[None]:
     try:
         yield
     except DockerError as error:
-        raise _translated(error, doing) from error
+        raise _translated(link, error, doing) from error
     except (aiohttp.ClientError, OSError) as error:
         raise _lost(link, error) from error
 
 
-def _translated(error: DockerError, doing: str) -> WarmbootError:
+def lost_or(link: GuestLink, error: DockerError, refusal: WarmbootError) -> WarmbootError:
+    """``refusal``, unless Docker has not even been reached."""
+    return _lost(link, error) if error.status == _NO_CONNECTION else refusal
+
+
+def _translated(link: GuestLink, error: DockerError, doing: str) -> WarmbootError:
+    if error.status == _NO_CONNECTION:
+        return _lost(link, error)
     if error.status == 404:
         return NotFound(f"Docker in the VM does not know it ({doing})", details=error.message)
     if "no space left" in error.message.lower():

@@ -29,7 +29,7 @@ from uuid import UUID
 
 from warmboot.host.disks import copy_file
 from warmboot.images.hashing import sum_file
-from warmboot.model.errors import SnapshotDamaged
+from warmboot.model.errors import InvalidRequest, SnapshotDamaged
 from warmboot.model.runtime_image import FileSum, RuntimeImage
 from warmboot.model.runtime_snapshot import (
     DISK_FILE,
@@ -45,6 +45,16 @@ from warmboot.model.shapes import Shape
 _PARTS = (MEMORY_FILE, STATE_FILE, ROOTFS_FILE, DISK_FILE)
 _BUILDING = ".building-"
 _SEEN_FILE = ".seen.json"
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    InvalidRequest,
+)
+"""What reading ``metadata.json`` raises when it is not what it was; the last for a shape."""
 
 
 class SnapshotFiles:
@@ -180,7 +190,7 @@ def load_manifest(path: Path) -> SnapshotManifest:
             cmdline=document["cmdline"],
             uid=document["uid"],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except _UNREADABLE as error:
         raise _damaged(path, f"{METADATA_FILE} cannot be read: {error}") from error
 
 

@@ -119,7 +119,8 @@ async def exec_session(link: GuestLink, docker_id: str, spec: ExecSpec) -> Sessi
         stream = execution.start()
         await stream._init()
     except DockerError as error:
-        raise ContainerError("the command could not be run", details=error.message) from error
+        refusal = ContainerError("the command could not be run", details=error.message)
+        raise guest_containers.lost_or(link, error, refusal) from error
     except (aiohttp.ClientError, OSError) as error:
         raise GuestError("the guest does not answer", details=repr(error)) from error
 

@@ -1,0 +1,250 @@
+"""Uploaded image archives: understood, made loadable, refused in plain words, kept for a day."""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import io
+import json
+import lzma
+import os
+import tarfile
+import time
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from warmboot.manager.archives import KEEP_S, ArchiveFiles
+from warmboot.model.errors import InvalidRequest, NotFound
+
+
+@pytest.fixture
+def archives(tmp_path: Path) -> ArchiveFiles:
+    return ArchiveFiles(tmp_path / "archives")
+
+
+def packed(files: dict[str, bytes], prefix: str = "") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(prefix + name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+DOCKER = packed({"manifest.json": b'[{"Config": "c.json", "RepoTags": ["a:1"], "Layers": []}]'})
+
+
+def blob(value: Any) -> tuple[str, bytes]:
+    content = json.dumps(value).encode()
+    return f"sha256:{sha256(content).hexdigest()}", content
+
+
+def stored_at(digest: str) -> str:
+    return "blobs/" + digest.replace(":", "/")
+
+
+def oci(*, nested: bool = False, prefix: str = "", name: str = "app:1", **platform: str) -> bytes:
+    config, config_bytes = blob({"config": {}})
+    layer, layer_bytes = blob("a layer")
+    manifest, manifest_bytes = blob({"config": {"digest": config}, "layers": [{"digest": layer}]})
+    annotations = {"org.opencontainers.image.ref.name": name}
+    entry: dict[str, Any] = {"digest": manifest, "annotations": annotations}
+    if platform:
+        entry["platform"] = platform
+    files = {
+        stored_at(config): config_bytes,
+        stored_at(layer): layer_bytes,
+        stored_at(manifest): manifest_bytes,
+    }
+    if nested:
+        other = {"digest": "sha256:" + "0" * 64, "platform": {"architecture": "arm64"}}
+        inner, inner_bytes = blob({"manifests": [other, {"digest": manifest}]})
+        files[stored_at(inner)] = inner_bytes
+        entry = {"digest": inner, "annotations": annotations}
+    files["index.json"] = json.dumps({"manifests": [entry]}).encode()
+    return packed(files, prefix)
+
+
+async def stream(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), 700):
+        yield content[start : start + 700]
+
+
+async def loadable(archives: ArchiveFiles, content: bytes) -> Any:
+    """The ``manifest.json`` that Docker will read of what was stored."""
+    archive_id = await archives.upload(stream(content))
+    assert archive_id == sha256(content).hexdigest()
+    with tarfile.open(archives.find(archive_id)) as archive:
+        member = archive.extractfile("manifest.json")
+        assert member is not None
+        return json.loads(member.read())
+
+
+async def test_a_docker_archive_is_kept_as_it_is(archives: ArchiveFiles) -> None:
+    archive_id = await archives.upload(stream(DOCKER))
+    path = archives.find(archive_id)
+    assert path.read_bytes() == DOCKER
+    assert b"".join([chunk async for chunk in archives.read(path)]) == DOCKER
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+async def test_a_compressed_docker_archive_is_fine(archives: ArchiveFiles, compress: Any) -> None:
+    assert archives.find(await archives.upload(stream(compress(DOCKER))))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("prefix", ["", "./"])
+async def test_an_oci_layout_becomes_loadable(
+    archives: ArchiveFiles, nested: bool, prefix: str
+) -> None:
+    (entry,) = await loadable(archives, oci(nested=nested, prefix=prefix))
+    assert entry["RepoTags"] == ["app:1"]
+    with tarfile.open(next(archives.root.iterdir())) as archive:
+        names = {os.path.normpath(name) for name in archive.getnames()}
+    assert {entry["Config"], *entry["Layers"]} <= names
+
+
+async def test_a_bare_tag_is_no_name(archives: ArchiveFiles) -> None:
+    (entry,) = await loadable(archives, oci(name="latest"))
+    assert entry["RepoTags"] is None
+
+
+async def test_the_same_archive_may_be_uploaded_again(archives: ArchiveFiles) -> None:
+    one = await archives.upload(stream(oci()))
+    assert await archives.upload(stream(oci())) == one
+    assert len(list(archives.root.iterdir())) == 1
+
+
+def endless() -> bytes:
+    digest = "sha256:" + "1" * 64
+    index = json.dumps({"manifests": [{"digest": digest}]}).encode()
+    return packed({"index.json": index, stored_at(digest): index})
+
+
+def linked(target: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        member = tarfile.TarInfo("manifest.json")
+        member.type, member.linkname = tarfile.SYMTYPE, target
+        archive.addfile(member)
+    return buffer.getvalue()
+
+
+LARGE = packed({"layer.tar": os.urandom(60_000), "manifest.json": b"[{}]"})
+BAD = {
+    "nothing": b"",
+    "text": b"hello" * 1000,
+    "empty tar": packed({}),
+    "something else": packed({"etc/passwd": b"root"}),
+    "half a docker archive": DOCKER[:600],
+    "half a compressed one": gzip.compress(LARGE)[:30_000],
+    "damaged compressed": gzip.compress(LARGE)[:30_000] + b"\xff" * 30_000,
+    "half a compressed one (xz)": lzma.compress(LARGE)[:30_000],
+    "damaged compressed (xz)": lzma.compress(LARGE)[:30_000] + b"\xff" * 30_000,
+    "half a compressed one (bzip2)": bz2.compress(LARGE)[:30_000],
+    "not gzip after all": b"\x1f\x8b" + b"\0" * 100,
+    "manifest is no list": packed({"manifest.json": b"42"}),
+    "manifest is no JSON": packed({"manifest.json": b"{"}),
+    "manifest is deep": packed({"manifest.json": b"[" * 100_000}),
+    "manifest is a link": linked("/etc/passwd"),
+    "index is a list": packed({"index.json": b"[]"}),
+    "index of nothing": packed({"index.json": b'{"manifests": [{}]}'}),
+    "index of a number": packed({"index.json": b'{"manifests": 5}'}),
+    "digest is a path": packed({"index.json": b'{"manifests": [{"digest": "sha256:../../x"}]}'}),
+    "digest is a number": packed({"index.json": b'{"manifests": [{"digest": 7}]}'}),
+    "blob is missing": packed(
+        {"index.json": json.dumps({"manifests": [{"digest": "sha256:" + "0" * 64}]}).encode()}
+    ),
+    "endless": endless(),
+    "another machine's": oci(architecture="arm64", os="linux"),
+    "compressed OCI": gzip.compress(oci()),
+}
+
+
+@pytest.mark.parametrize("content", BAD.values(), ids=BAD.keys())
+async def test_what_is_no_archive_is_refused_and_leaves_nothing(
+    archives: ArchiveFiles, content: bytes
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await archives.upload(stream(content))
+    assert "docker save" in caught.value.resolution
+    assert list(archives.root.iterdir()) == []
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=10),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["manifests", "digest", "config", "layers", "platform", "annotations"]),
+            inner,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(values, values)
+async def test_whatever_the_index_says_the_answer_is_an_id_or_a_refusal(
+    archives: ArchiveFiles, index: Any, inner: Any
+) -> None:
+    digest, content = blob(inner)
+    for document in (index, {"manifests": [{"digest": digest, "annotations": {}}]}):
+        files = {"index.json": json.dumps(document).encode(), stored_at(digest): content}
+        with contextlib.suppress(InvalidRequest):
+            archives.find(await archives.upload(stream(packed(files))))
+        assert not list(archives.root.glob(".upload-*"))
+
+
+async def test_an_upload_that_breaks_off_leaves_nothing(archives: ArchiveFiles) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield DOCKER[:100]
+        raise ConnectionResetError("the client went away")
+
+    with pytest.raises(Exception, match=r"went away|refused"):
+        await archives.upload(broken())
+    assert list(archives.root.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", "..", "../secret", "0" * 63, "0" * 65, "Z" * 64, "a/b"])
+async def test_an_id_is_never_a_path(archives: ArchiveFiles, name: str) -> None:
+    archives.root.mkdir()
+    (archives.root.parent / "secret").write_text("secret")
+    with pytest.raises(NotFound):
+        archives.find(name)
+
+
+async def test_what_nobody_used_for_a_day_is_removed(archives: ArchiveFiles) -> None:
+    used, unused = await archives.upload(stream(DOCKER)), await archives.upload(stream(oci()))
+    long_ago = time.time() - KEEP_S - 60
+    for path in archives.root.iterdir():
+        os.utime(path, (long_ago, long_ago))
+    archives.find(used)
+    await archives.collect()
+    assert archives.find(used)
+    with pytest.raises(NotFound):
+        archives.find(unused)
+
+
+async def test_an_upload_makes_room_first(archives: ArchiveFiles) -> None:
+    old = await archives.upload(stream(DOCKER))
+    os.utime(archives.root / old, (0, 0))
+    await archives.upload(stream(oci()))
+    assert not (archives.root / old).exists()
+
+
+async def test_a_start_sweeps_what_broke_off(archives: ArchiveFiles) -> None:
+    kept = await archives.upload(stream(DOCKER))
+    (archives.root / ".upload-1234").write_bytes(b"half")
+    await archives.start()
+    assert [path.name for path in archives.root.iterdir()] == [kept]
+    await ArchiveFiles(archives.root / "nothing").start()
