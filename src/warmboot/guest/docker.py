@@ -16,6 +16,7 @@ from .wire import HttpError
 _PROBE = "warmboot/probe:latest"
 _PROBE_LABEL = "warmboot.probe"
 _RETRY_S = 0.02
+_PING_TIMEOUT_S = 2.0
 _CALL_TIMEOUT_S = 120.0
 
 
@@ -36,7 +37,7 @@ class Docker:
             raise
         return sock
 
-    def answers(self, timeout_s: float = 2.0) -> bool:
+    def answers(self, timeout_s: float = _PING_TIMEOUT_S) -> bool:
         """Whether ``GET /_ping`` is answered with 200."""
         try:
             with self.connect(timeout_s) as sock:
@@ -53,7 +54,9 @@ class Docker:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise HttpError(504, f"Docker did not answer within {timeout_s:g} s")
-            if self.answers(left):
+            # Not with all the time that is left: a connection that dockerd took while it was still
+            # starting may never be answered, though a new one is at once.
+            if self.answers(min(left, _PING_TIMEOUT_S)):
                 return time.monotonic() - started
             time.sleep(min(_RETRY_S, max(0.0, left)))
 
