@@ -369,6 +369,31 @@ def test_docker_wait_returns_when_docker_answers(guest: Guest) -> None:
     assert 0.1 < answer["waited_s"] < 5
 
 
+def test_docker_wait_asks_again_when_a_ping_is_never_answered(guest: Guest) -> None:
+    """As dockerd does with a connection that it took while it was still starting."""
+    guest.become()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(guest.docker_path))
+        listener.listen(64)
+        held: list[socket.socket] = []
+
+        def answer_the_last_only() -> None:
+            # The identity pings too, so two connections are left without an answer.
+            for _ in range(2):
+                held.append(listener.accept()[0])
+            while True:
+                sock, _ = listener.accept()
+                with sock:
+                    read_head(sock)
+                    sock.sendall(OK)
+
+        threading.Thread(target=answer_the_last_only, daemon=True).start()
+        status, _ = guest.ask("POST", "/warmboot/v1/docker-wait", {"timeout_s": 60}, TOKEN)
+        assert status == 200
+        for sock in held:
+            sock.close()
+
+
 def test_docker_wait_gives_up(guest: Guest) -> None:
     guest.become()
     status, _ = guest.ask("POST", "/warmboot/v1/docker-wait", {"timeout_s": 0.1}, TOKEN)
