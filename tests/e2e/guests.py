@@ -6,9 +6,12 @@ import json
 import re
 from datetime import UTC, datetime
 
-from tests.support.vms import PROBE
+from tests.support.vms import PROBE, Site
 
 from warmboot.host.guest_link import GuestLink
+
+UNREACHED = re.compile(r"(wget: can't connect to remote host .*)?\s*(Terminated)?")
+"""What ``fetch_all`` has of an address that cannot be reached: refused, or no answer in time."""
 
 _EVERYTHING = {
     "Privileged": True,
@@ -60,3 +63,17 @@ async def clock(link: GuestLink) -> datetime:
     fraction = float(match[2] or 0)
     moment = datetime.fromisoformat(match[1]).replace(tzinfo=UTC)
     return datetime.fromtimestamp(moment.timestamp() + fraction, UTC)
+
+
+async def fetch_all(site: Site, ref: str, addresses: list[str]) -> dict[str, str]:
+    """What a container gets from each address (``ip:port``) by HTTP, or why it gets nothing.
+
+    All at once: some are refused, some never answer.
+    """
+    each = (
+        f'(r=$(busybox timeout 4 busybox wget -q -O - http://{one}/ 2>&1); echo "== {one} $r") &'
+        for one in addresses
+    )
+    output = await site.exec(ref, f"{' '.join(each)} wait", timeout_s=60)
+    parts = [part.partition(" ") for part in output.split("== ")[1:]]
+    return {address: text.strip() for address, _, text in parts}

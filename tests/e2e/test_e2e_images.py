@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.conftest import Archive
+from tests.e2e.conftest import PAGE, Archive
+from tests.e2e.guests import UNREACHED, fetch_all
 from tests.support.registry import Image, push, registry, silent_registry, untagged
 from tests.support.vms import Site, free_port, slot_of
 
@@ -31,9 +32,13 @@ async def test_an_image_of_the_hosts_own_registry_is_pulled_by_the_guest(
     assert "pull" in [stage["name"] for stage in found["stages"]]
 
     slot = slot_of(await site.vm("pulled"))
-    for ip in (slot.gateway_ip, slot.guest_ip, slot.host_ip, "127.0.0.1"):
-        url = f"http://{ip}:{registry_port}/v2/"
-        assert "refused" in await site.exec("pulled", f"busybox wget -O - {url} || true")
+    ways = (slot.gateway_ip, slot.guest_ip, slot.host_ip, "127.0.0.1")
+    seen = await fetch_all(
+        site, "pulled", ["127.0.0.1:8080", *(f"{ip}:{registry_port}" for ip in ways)]
+    )
+    assert seen.pop("127.0.0.1:8080") == PAGE.decode().strip()
+    assert len(seen) == 4
+    assert [text for text in seen.values() if not UNREACHED.fullmatch(text)] == []
 
 
 @pytest.mark.registry

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import socket
 from collections.abc import AsyncIterator
 
 from tests.e2e.conftest import ANSWER, NAME, PAGE, Archive
+from tests.e2e.guests import UNREACHED, fetch_all
 from tests.support.vms import PROBE, Site, slot_of
 
 from warmboot.host.guest_link import AGENT_PORT
-
-REFUSED = re.compile(r"Connection refused|No route to host|unreachable|Host is unreachable")
 
 
 @contextlib.asynccontextmanager
@@ -61,21 +59,11 @@ async def test_a_container_reaches_neither_agent_nor_host_nor_other_vms(
             # cloud metadata
             "169.254.169.254:80",
         ]
-        seen = await _fetch_all(site, "inner", ["127.0.0.1:8080", *forbidden])
+        seen = await fetch_all(site, "inner", ["127.0.0.1:8080", *forbidden])
     assert seen.pop("127.0.0.1:8080") == PAGE.decode().strip(), "the means of looking are broken"
-    reached = {url: text for url, text in seen.items() if not REFUSED.search(text)}
+    reached = {url: text for url, text in seen.items() if not UNREACHED.fullmatch(text)}
     assert reached == {}
     assert set(seen) == set(forbidden)
-
-
-async def _fetch_all(site: Site, ref: str, addresses: list[str]) -> dict[str, str]:
-    each = "; ".join(
-        f"echo '== {one}'; busybox timeout 5 busybox wget -q -O - http://{one}/ || true"
-        for one in addresses
-    )
-    output = await site.exec(ref, each, timeout_s=120)
-    parts = [part.partition("\n") for part in output.split("== ")[1:]]
-    return {address: text.strip() for address, _, text in parts}
 
 
 async def test_names_resolve_where_the_hosts_resolver_is_on_loopback_only(site: Site) -> None:

@@ -78,6 +78,7 @@ async def test_a_vm_that_dies_fails_its_container_which_starts_again_on_its_disk
     assert site.vmms() == []
 
     await site.cli("start", "phoenix")
+    await site.cli("wait", "--until", "running", "phoenix")
     again = await site.inspect("phoenix")
     assert (again["state"], again["boot_method"]) == ("running", "cold")
     assert again["fallback_reason"] == "keeps_disk"
