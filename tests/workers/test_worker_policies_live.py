@@ -15,10 +15,8 @@ from tests.workers.conftest import (
     Start,
     counted,
     event_kinds,
-    last_count,
     remove_all,
     start_on,
-    wait_for_line,
 )
 
 from warmboot.client import Client
@@ -196,11 +194,3 @@ async def test_a_paused_worker_is_woken_after_a_restart_of_the_manager(
     async with served(settings) as it:
         assert (await _get(port)).endswith(b"hello\n")
         await remove_all(it.client)
-
-
-async def test_last_counts_go_on(client: Client, start: Start) -> None:
-    """The counter of the idle tests is one that never idles."""
-    worker = await start(policy={"pause_after_idle_s": 1})
-    await wait_for_line(client, worker.id, lambda line: line.endswith(" 20"))
-    assert (await client.workers.get(worker.id)).state == "running"
-    assert (await last_count(client, worker.id))[1] >= 20

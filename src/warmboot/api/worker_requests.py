@@ -13,7 +13,6 @@ from warmboot.api.requests import (
     ImageReference,
     LabelName,
     LabelValue,
-    Name,
     Strict,
     Text,
     Words,
@@ -33,6 +32,14 @@ def _checked_checkpoint(name: str) -> str:
         raise ValueError(f"{error.brief}: {error.details or error.resolution}") from error
 
 
+def _checked_worker(name: str) -> str:
+    try:
+        WorkerSpec(name, "image")
+    except InvalidName as error:
+        raise ValueError(f"{error.brief}: {error.details or error.resolution}") from error
+    return name
+
+
 def _plain_path(path: str) -> str:
     try:
         Mount(path, path)
@@ -45,6 +52,11 @@ CheckpointName = Annotated[
     str,
     Field(min_length=2, max_length=MAX_NAME_LENGTH, json_schema_extra={"pattern": NAME_PATTERN}),
     AfterValidator(_checked_checkpoint),
+]
+WorkerName = Annotated[
+    str,
+    Field(min_length=2, max_length=MAX_NAME_LENGTH, json_schema_extra={"pattern": NAME_PATTERN}),
+    AfterValidator(_checked_worker),
 ]
 MountPath = Annotated[HostPath, AfterValidator(_plain_path)]
 Period = Annotated[float, Field(ge=1, le=MAX_PERIOD_S, allow_inf_nan=False)]
@@ -84,7 +96,7 @@ class WorkerIn(Strict):
     """A worker to create. Only ``image`` is needed. ``start: false`` only creates it."""
 
     image: ImageReference
-    name: Name | None = None
+    name: WorkerName | None = None
     command: Words | None = None
     entrypoint: Words | None = None
     environment: Annotated[dict[EnvName, Text], Field(max_length=1024, default_factory=dict)]

@@ -27,7 +27,7 @@ from typing import IO
 
 import zstandard
 
-from warmboot.engine.checkpoint import OUR_FILES, dump_facts
+from warmboot.engine.checkpoint import OUR_FILES, dump_facts, inspect_settled
 from warmboot.engine.client import DockerEngine
 from warmboot.engine.criu_images import read_dump
 from warmboot.engine.layers import pack_changes
@@ -84,7 +84,7 @@ async def export_checkpoint(
 
     ``Conflict`` while the container runs: what it changes on its disk would not fit the memory.
     """
-    found = await engine.inspect(container)
+    found = await inspect_settled(engine, container)
     if found.running:
         raise Conflict(
             f"{found.name} is running, so its files may have changed since the checkpoint",

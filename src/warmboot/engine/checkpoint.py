@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmboot.engine.client import DockerEngine
-from warmboot.engine.continuity import memory_bytes
+from warmboot.engine.continuity import look_at, memory_bytes
 from warmboot.engine.criu_images import DumpFacts, read_dump, unreadable
 from warmboot.engine.criu_log import CriuLog, holding_log
 from warmboot.engine.facts import ContainerFacts, EngineFacts
@@ -91,10 +91,29 @@ def refuse_obstacles(engine: EngineFacts, container: ContainerFacts) -> None:
         )
 
 
+async def inspect_settled(engine: DockerEngine, container: str) -> ContainerFacts:
+    """``inspect``, but an engine that has not yet noticed that the process is gone is waited for.
+
+    After a dump it may take it a quarter of a second.
+    """
+    found = await engine.inspect(container)
+    if found.running and found.pid and not await asyncio.to_thread(look_at, found.pid):
+        await engine.wait_stopped(found.id, STOP_TIMEOUT_S)
+        found = await engine.inspect(container)
+    return found
+
+
 async def checkpoint(
-    engine: DockerEngine, container: str, name: str, *, leave_running: bool = False
+    engine: DockerEngine,
+    container: str,
+    name: str,
+    *,
+    leave_running: bool = False,
+    until_stopped: bool = True,
 ) -> Dumped:
     """Dump ``container`` into a checkpoint ``name``, and stop it unless ``leave_running``.
+
+    Its processes are gone when this returns; with ``until_stopped`` the engine has noticed, too.
 
     Errors: ``Conflict`` (it does not run), ``NameTaken``, ``NotSupported``, ``DiskFull``,
     ``CheckpointError`` with CRIU's own lines (it runs on), ``EngineUnavailable``.
@@ -125,7 +144,8 @@ async def checkpoint(
         duration_s = time.monotonic() - started
         criu = log.version()
     dump = await _read_or_delete(engine, found, name, folder)
-    if not leave_running:
+    gone = not leave_running and await asyncio.to_thread(look_at, found.pid) is None
+    if not leave_running and (until_stopped or not gone):
         await engine.wait_stopped(found.id, STOP_TIMEOUT_S)
     return Dumped(
         container_id=found.id,
@@ -143,7 +163,7 @@ async def checkpoint(
 
 async def settle(engine: DockerEngine, container: str, name: str) -> Settled:
     """After an interruption: what is true now. Removes the checkpoint if it is only half there."""
-    facts, found = await asyncio.gather(engine.facts(), engine.inspect(container))
+    facts, found = await asyncio.gather(engine.facts(), inspect_settled(engine, container))
     folder = facts.checkpoint_folder(found.id, name)
     whole = True
     try:

@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ from warmboot.engine.client import DockerEngine
 from warmboot.engine.commands import run
 from warmboot.engine.criu import SEARCH_PATH
 from warmboot.engine.install_criu import install_criu
+from warmboot.engine.settings_files import enable_tcp_established
 from warmboot.model.errors import EngineUnavailable
 
+RUNC_CONF = Path("/etc/criu/runc.conf")
 FOLDER = "wb-dockerd-"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
@@ -178,6 +180,20 @@ async def private_dockerd(state: Path, **settings: Any) -> AsyncIterator[Private
     finally:
         await dockerd.stop()
         shutil.rmtree(root)
+
+
+@contextlib.contextmanager
+def tcp_established(path: Path = RUNC_CONF) -> Iterator[None]:
+    """Have the option in CRIU's configuration for runc, which knows no other place, meanwhile."""
+    before = path.read_bytes() if path.exists() else None
+    changed = enable_tcp_established(path)
+    try:
+        yield
+    finally:
+        if changed and before is None:
+            path.unlink(missing_ok=True)
+        elif changed and before is not None:
+            path.write_bytes(before)
 
 
 def _sweep() -> None:

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmboot.engine.checkpoint import SALT_FILE, dump_facts, refuse_obstacles
+from warmboot.engine.checkpoint import SALT_FILE, dump_facts, inspect_settled, refuse_obstacles
 from warmboot.engine.client import DockerEngine
 from warmboot.engine.continuity import Continuity, compare
 from warmboot.engine.criu_log import CriuLog, holding_log
@@ -54,7 +54,9 @@ async def restore(engine: DockerEngine, container: str, name: str) -> Restored:
     every case, so that it can be tried again.
     """
     started = time.monotonic()
-    facts, found = await asyncio.gather(engine.remembered_facts(), engine.inspect(container))
+    facts, found = await asyncio.gather(
+        engine.remembered_facts(), inspect_settled(engine, container)
+    )
     if found.running:
         raise Conflict(
             f"{found.name} is running",

@@ -11,7 +11,6 @@ for its own pause must have its answer before it is dumped.
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -28,7 +27,7 @@ from warmboot.model.checkpoint import (
     Versions,
     check_checkpoint_name,
 )
-from warmboot.model.errors import NotFound, WarmbootError
+from warmboot.model.errors import IllegalTransition, NotFound, WarmbootError
 from warmboot.model.worker import ListenAddress, Worker, WorkerState
 from warmboot.store import Store
 
@@ -64,8 +63,9 @@ class PauseWorker:
         ``Conflict`` when it does not run, ``NameTaken``, ``InvalidName``.
         """
         check_checkpoint_name(name or "automatic")
+        participle = "checkpointed" if leave_running else "paused"
         if worker.state is not WorkerState.RUNNING:
-            raise refusal(worker, "checkpointed" if leave_running else "paused")
+            raise refusal(worker, participle)
         made = Checkpoint(
             id=uuid4(),
             worker_id=worker.id,
@@ -77,15 +77,14 @@ class PauseWorker:
             left_running=leave_running,
             automatic=automatic,
         )
-        await self._store.checkpoints.add(made)
+        state = WorkerState.CHECKPOINTING if leave_running else WorkerState.PAUSING
         try:
-            if leave_running:
-                await self._states.claim(worker, WorkerState.CHECKPOINTING, "checkpointed")
-            else:
-                await self._states.claim(worker, WorkerState.PAUSING, "paused")
-        except BaseException:
-            await asyncio.shield(self._store.checkpoints.remove(made.id))
-            raise
+            async with self._store.transaction():
+                await self._store.checkpoints.add(made)
+                now = await self._states.record(worker.id, state)
+        except IllegalTransition as error:
+            raise await self._states.refusal_now(worker.id, participle) from error
+        await self._states.announce(now)
         return made
 
     async def work(self, worker: Worker, made: Checkpoint) -> Checkpoint:
@@ -112,38 +111,43 @@ class PauseWorker:
             context.data["docker_id"],
             context.data["name"],
             leave_running=context.data["leave_running"],
+            until_stopped=False,
         )
 
     async def _record(self, context: Context) -> None:
         dumped: Dumped = context.live["dumped"]
-        made = await self._store.checkpoints.set_state(
-            UUID(context.data["checkpoint"]),
-            CheckpointState.READY,
-            size_bytes=dumped.size_bytes,
-            duration_s=dumped.duration_s,
-            processes=dumped.processes,
-            tcp_connections=dumped.tcp_connections,
-            image_digest=dumped.image_digest,
-            versions=dumped.versions,
-        )
-        context.live["checkpoint"] = made
         told = {
-            "checkpoint": made.name,
-            "size_bytes": made.size_bytes,
-            "duration_s": round(made.duration_s, 3),
+            "checkpoint": dumped.name,
+            "size_bytes": dumped.size_bytes,
+            "duration_s": round(dumped.duration_s, 3),
         }
-        if dumped.left_running:
-            await self._states.enter(made.worker_id, WorkerState.RUNNING, told=told, error=None)
-        else:
-            await self._states.enter(
-                made.worker_id,
-                WorkerState.PAUSED,
-                told=told,
-                paused_into=made.id,
-                paused_at=datetime.now(UTC),
-                listens=context.live["listens"],
-                error=None,
+        worker_id, made_id = UUID(context.subject_id), UUID(context.data["checkpoint"])
+        async with self._store.transaction():
+            context.live["checkpoint"] = await self._store.checkpoints.set_state(
+                made_id,
+                CheckpointState.READY,
+                size_bytes=dumped.size_bytes,
+                duration_s=dumped.duration_s,
+                processes=dumped.processes,
+                tcp_connections=dumped.tcp_connections,
+                image_digest=dumped.image_digest,
+                versions=dumped.versions,
             )
+            if dumped.left_running:
+                now = await self._states.record(
+                    worker_id, WorkerState.RUNNING, told=told, error=None
+                )
+            else:
+                now = await self._states.record(
+                    worker_id,
+                    WorkerState.PAUSED,
+                    told=told,
+                    paused_into=made_id,
+                    paused_at=datetime.now(UTC),
+                    listens=context.live["listens"],
+                    error=None,
+                )
+        await self._states.announce(now)
 
     async def _undo(self, context: Context) -> None:
         await self._settle(UUID(context.subject_id))

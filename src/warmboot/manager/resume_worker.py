@@ -21,7 +21,7 @@ from warmboot.manager.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.settle_worker import SettleWorker
 from warmboot.manager.worker_states import WorkerStates, refusal
 from warmboot.model.checkpoint import Checkpoint, CheckpointState
-from warmboot.model.errors import Conflict, NotFound, WarmbootError
+from warmboot.model.errors import Conflict, IllegalTransition, NotFound, WarmbootError
 from warmboot.model.worker import WORKER_TRANSITIONS, Worker, WorkerState
 from warmboot.store import Store
 
@@ -60,7 +60,10 @@ class ResumeWorker:
                 f"the checkpoint {chosen.name} of {worker.name} is {chosen.state}",
                 resolution=f"resume from another one (`warmboot worker checkpoints {worker.name}`)",
             )
-        await self._states.claim(worker, WorkerState.RESUMING, "resumed")
+        try:
+            await self._states.enter(worker.id, WorkerState.RESUMING)
+        except IllegalTransition as error:
+            raise await self._states.refusal_now(worker.id, "resumed") from error
         return chosen
 
     async def work(self, worker: Worker, chosen: Checkpoint) -> None:

@@ -18,7 +18,7 @@ from uuid import UUID
 
 import structlog
 
-from warmboot.engine.checkpoint import dump_facts, settle
+from warmboot.engine.checkpoint import dump_facts, inspect_settled, settle
 from warmboot.engine.client import DockerEngine
 from warmboot.engine.continuity import Continuity, compare
 from warmboot.engine.facts import ContainerFacts
@@ -61,7 +61,7 @@ class SettleWorker:
             await self._forget_unfinished(worker)
             return
         try:
-            found = await self._engine.inspect(worker.docker_id or "")
+            found = await inspect_settled(self._engine, worker.docker_id or "")
         except NotFound:
             await self._gone(worker)
             return

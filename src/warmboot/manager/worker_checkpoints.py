@@ -30,6 +30,8 @@ from warmboot.model.errors import Conflict, DiskFull, InUse, NotFound
 from warmboot.model.worker import Worker, WorkerState
 from warmboot.store import Store
 
+RETENTION_DELAY_S = 1.0
+
 
 class WorkerCheckpoints:
     def __init__(
@@ -76,7 +78,11 @@ class WorkerCheckpoints:
         await self._remove(worker, found)
 
     async def apply_retention(self, worker: Worker) -> None:
-        """Delete the automatic checkpoints that are more than the policy keeps."""
+        """Delete the automatic checkpoints that are more than the policy keeps.
+
+        A moment later: whoever waits for the one that was just made shall not wait for this.
+        """
+        await asyncio.sleep(RETENTION_DELAY_S)
         now = await self._store.workers.get(worker.id)
         if now.state is WorkerState.RESUMING:
             return

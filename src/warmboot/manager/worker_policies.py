@@ -3,7 +3,7 @@
 Idle means both, for as long as the policy says:
 
 - it has reported nothing (``POST …/events``), and
-- all its processes together used less than 2 % of one CPU.
+- all its processes together used less than 1 % of one CPU.
 
 A worker that waits for a network answer or a timer is idle by this; one that must not be paused
 then reports something now and then. The time begins anew at every start and every resume.
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from warmboot.model.worker import WorkerPolicy
 
-BUSY_CPU_SHARE = 0.02
-"""Of one CPU. A loop that sleeps a tenth of a second in between uses more."""
+BUSY_CPU_SHARE = 0.01
+"""Of one CPU."""
 
 SHORTEST_LOOK_S, LONGEST_LOOK_S = 0.25, 15.0
 LOOKS = 4

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from warmboot.manager.event_log import EventLog
-from warmboot.model.errors import Conflict, IllegalTransition
+from warmboot.model.errors import Conflict
 from warmboot.model.worker import Worker, WorkerState
 from warmboot.store import Store
 
@@ -47,18 +47,32 @@ class WorkerStates:
         **changes: Any,
     ) -> Worker:
         """``IllegalTransition``, ``NotFound``. ``told`` goes into the event."""
-        worker = await self._store.workers.set_state(worker_id, state, **changes)
-        await self._events.emit(f"worker.{state}", worker_id, name=worker.name, **(told or {}))
-        await self.tell_followers(worker)
+        async with self._store.transaction():
+            worker = await self.record(worker_id, state, told=told, **changes)
+        await self.announce(worker)
         return worker
 
-    async def claim(self, worker: Worker, state: WorkerState, participle: str) -> Worker:
-        """``enter``, but a state from which it is not legal is a ``Conflict`` in plain words."""
-        try:
-            return await self.enter(worker.id, state)
-        except IllegalTransition as error:
-            now = await self._store.workers.get(worker.id)
-            raise refusal(now, participle) from error
+    async def record(
+        self,
+        worker_id: UUID,
+        state: WorkerState,
+        *,
+        told: Mapping[str, Any] | None = None,
+        **changes: Any,
+    ) -> Worker:
+        """The part of ``enter`` for a larger transaction; ``announce`` it after that."""
+        worker = await self._store.workers.set_state(worker_id, state, **changes)
+        await self._events.emit(f"worker.{state}", worker_id, name=worker.name, **(told or {}))
+        return worker
+
+    async def announce(self, worker: Worker) -> None:
+        """Let those who wait look, and the followers act, now that it is committed."""
+        self._events.wake()
+        await self.tell_followers(worker)
+
+    async def refusal_now(self, worker_id: UUID, participle: str) -> Conflict:
+        """Why not, when somebody else was quicker."""
+        return refusal(await self._store.workers.get(worker_id), participle)
 
     async def tell(self, worker: Worker, what: str) -> None:
         """An event about it that is no change of state."""

@@ -255,7 +255,9 @@ class Workers:
 
     async def _finish_dump(self, worker: Worker, made: Checkpoint) -> Checkpoint:
         finished = await self._pause.work(worker, made)
-        self._tasks.start(f"retention {worker.id}", self._checkpoints.apply_retention(worker))
+        key = f"retention {worker.id}"
+        if made.automatic and not self._tasks.running(key):
+            self._tasks.start(key, self._checkpoints.apply_retention(worker))
         return finished
 
     async def _settled(self, worker_id: UUID) -> Worker:

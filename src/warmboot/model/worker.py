@@ -26,7 +26,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from warmboot.model.errors import InvalidRequest
+from warmboot.model.errors import InvalidName, InvalidRequest
 from warmboot.model.names import check_name
 from warmboot.model.transitions import Transitions
 
@@ -154,7 +154,11 @@ class WorkerSpec:
     start: bool = True
 
     def __post_init__(self) -> None:
-        check_name(self.name, "worker's name")
+        if len(check_name(self.name, "worker's name")) < 2:
+            raise InvalidName(
+                f"{self.name!r} is too short for a worker's name",
+                resolution="use two characters or more: Docker asks for that",
+            )
         if not self.image or any(character.isspace() for character in self.image):
             raise InvalidRequest(
                 f"{self.image!r} is no image", resolution="give a reference like app:1"
