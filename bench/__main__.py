@@ -8,14 +8,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import boots
+from bench import boots, workers
 from bench.measure import report
 
+WORKER_ROUNDS = 9
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 
 async def _bench(console: Console) -> None:
     figures = await boots.measure(console)
+    with console.status("workers: pause and resume, against the engine alone"):
+        figures |= await workers.measure(WORKER_ROUNDS)
     report(console, figures, RESULTS)
 
 
