@@ -19,6 +19,7 @@ from tests.faults.doomed import Doom
 from tests.support.invariants import check, settled
 from tests.support.managers import FOREVER, Lab, Manager, image_folder, lab, vmm_pids
 
+from warmboot.hypervisors import simulated
 from warmboot.manager.boot_vm import BootTimeouts, BootVm
 from warmboot.manager.build_snapshot import BuildSnapshot
 from warmboot.manager.ports import Until
@@ -346,7 +347,10 @@ async def test_a_vm_that_died_meanwhile_is_noticed(place: Lab) -> None:
         await check(manager.running)
 
 
-async def test_a_vm_that_does_not_answer_does_not_stop_the_manager(place: Lab) -> None:
+async def test_a_vm_that_does_not_answer_does_not_stop_the_manager(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(simulated, "ANSWER_TIMEOUT_S", 0.5)
     await prepare(place, snapshot=True)
     await run_victim(place)
     (pid,) = vmm_pids(place.storage)
