@@ -141,3 +141,16 @@ async def test_a_worker_can_be_paused_again_and_again(it: Served, start: Start) 
         assert await counted(it.client, worker.id, beyond=before) == (secret, before + 1)
     kept = await it.client.workers.checkpoints(worker.id)
     assert len(kept) <= 4
+
+
+async def test_dumps_in_quick_succession_do_not_lose_the_worker(
+    client: Client, start: Start
+) -> None:
+    """containerd refuses a dump, its process already ended, while the one before is kept."""
+    worker = await start()
+    secret, _ = await counted(client, worker.id, beyond=1)
+    for number in range(4):
+        await client.workers.create_checkpoint(worker.id, f"quick-{number}")
+    await client.workers.pause(worker.id)
+    await client.workers.resume(worker.id)
+    assert (await counted(client, worker.id))[0] == secret

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmboot.engine.client import DockerEngine
+from warmboot.engine.content_store import until_forgotten
 from warmboot.engine.continuity import look_at, memory_bytes
 from warmboot.engine.criu_images import DumpFacts, read_dump, unreadable
 from warmboot.engine.criu_log import CriuLog, holding_log
@@ -134,6 +135,7 @@ async def checkpoint(
             resolution="choose another name, or delete that one",
         )
     _check_room(facts, found)
+    await until_forgotten(found.id, found.pid, facts.content_stores())
     logs = [work / "criu-work" / "dump.log" for work in facts.work_folders(found.id)]
     async with holding_log(logs) as log:
         started = time.monotonic()

@@ -11,6 +11,7 @@ from warmboot.model.checkpoint import Versions
 
 SYSTEM_CONTAINERD = Path("/var/lib/containerd")
 _TASKS = "io.containerd.runtime.v2.task/moby"
+_BLOBS = "io.containerd.content.v1.content/blobs/sha256"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,10 @@ class EngineFacts:
     def checkpoint_folder(self, container_id: str, name: str) -> Path:
         """Where Docker keeps a checkpoint; other places are not supported by its restore."""
         return self.data_root / "containers" / container_id / "checkpoints" / name
+
+    def content_stores(self) -> tuple[Path, ...]:
+        """Where containerd, dockerd's own or the system's, keeps what it was given to keep."""
+        return (self.data_root / "containerd" / "daemon" / _BLOBS, SYSTEM_CONTAINERD / _BLOBS)
 
     def work_folders(self, container_id: str) -> tuple[Path, ...]:
         """Where containerd lets CRIU write its logs: its own, or the one dockerd started."""

@@ -1,0 +1,81 @@
+"""A checkpoint leaves one worker as a file and comes into another; what does not fit is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.workers.conftest import COUNTER, Start, counted, last_count
+
+from warmboot.client import Client
+from warmboot.model.errors import Conflict, InvalidRequest, NotFound, NotSupported, WarmbootError
+
+pytestmark = [pytest.mark.docker, pytest.mark.root]
+
+
+async def _fresh(client: Client, name: str, image: str = COUNTER) -> str:
+    worker_id = await client.workers.create(image=image, name=name, start=False)
+    worker = await client.workers.wait(worker_id, "settled", 20)
+    assert (worker.state, worker.error) == ("creating", None)
+    return worker_id
+
+
+async def test_a_worker_moves_with_its_memory(client: Client, start: Start, tmp_path: Path) -> None:
+    worker = await start()
+    secret, _ = await counted(client, worker.id, beyond=3)
+    await client.workers.pause(worker.id, "leaving")
+    _, before = await last_count(client, worker.id)
+    archive = tmp_path / "leaving.tar.zst"
+    await client.workers.export_checkpoint(worker.id, "leaving", archive)
+    await client.workers.delete(worker.id)
+    moved = await _fresh(client, "moved")
+    made = await client.workers.import_checkpoint(moved, archive, "arrived")
+    again = await client.workers.import_checkpoint(moved, archive, "arrived")
+    assert (made.name, again.id) == ("arrived", made.id)
+    assert (await client.workers.get(moved)).state == "paused"
+    await client.workers.resume(moved)
+    assert await counted(client, moved) == (secret, before + 1)
+
+
+async def test_what_runs_is_not_exported(client: Client, start: Start, tmp_path: Path) -> None:
+    worker = await start()
+    await client.workers.create_checkpoint(worker.id, "cp")
+    target = tmp_path / "cp.tar.zst"
+    with pytest.raises(Conflict):
+        await client.workers.export_checkpoint(worker.id, "cp", target)
+    await client.workers.pause(worker.id)
+    with pytest.raises(NotFound):
+        await client.workers.export_checkpoint(worker.id, "nope", target)
+    assert list(tmp_path.glob("*.zst")) == []
+
+
+async def test_what_does_not_fit_is_refused_and_changes_nothing(
+    client: Client, start: Start, tmp_path: Path
+) -> None:
+    worker = await start()
+    await client.workers.pause(worker.id, "leaving")
+    archive = tmp_path / "leaving.tar.zst"
+    await client.workers.export_checkpoint(worker.id, "leaving", archive)
+    whole = archive.read_bytes()
+    fresh = await _fresh(client, "fresh")
+    broken = bytearray(whole)
+    broken[len(broken) // 2] ^= 0xFF
+    for content in (b"", b"no archive", whole[: len(whole) // 2], bytes(broken)):
+        damaged = tmp_path / "damaged"
+        damaged.write_bytes(content)
+        with pytest.raises(WarmbootError) as caught:
+            await client.workers.import_checkpoint(fresh, damaged, "arrived")
+        assert caught.value.code in ("invalid-request", "checkpoint-error")
+        assert caught.value.resolution
+    with pytest.raises(Conflict):
+        await client.workers.import_checkpoint(worker.id, archive, "arrived")
+    with pytest.raises(InvalidRequest):
+        await client.workers.import_checkpoint(fresh, archive, "../arrived")
+    assert await client.workers.checkpoints(fresh) == []
+    assert (await client.workers.get(fresh)).state == "creating"
+    other = await start(script="while true; do sleep 1; done")
+    foreign = await _fresh(client, "foreign", other.image)
+    with pytest.raises(NotSupported, match="does not fit"):
+        await client.workers.import_checkpoint(foreign, archive)
+    await client.workers.import_checkpoint(fresh, archive, "arrived")
+    assert (await client.workers.resume(fresh)).state == "running"
