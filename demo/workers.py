@@ -1,4 +1,4 @@
-"""The second half of the demo: a worker that counts is paused, is gone, and counts on where it was."""
+"""The second half of the demo: a worker that counts is paused, is gone, and then counts on."""
 
 from __future__ import annotations
 

@@ -1,0 +1,82 @@
+"""``warmboot worker`` against the in-memory services."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.cli.conftest import Cli
+
+
+def test_a_worker_is_run_paused_resumed_and_removed(cli: Cli) -> None:
+    made = cli("worker", "run", "--name", "crawler", "my/crawler:3", "crawl", "--fast")
+    assert made.returncode == 0, made.stderr
+    worker_id = made.stdout.strip()
+    assert cli("worker", "pause", "crawler").stdout == "crawler\n"
+    shown = json.loads(cli("worker", "show", "crawler", "--json").stdout)
+    assert (shown["id"], shown["state"]) == (worker_id, "paused")
+    assert shown["command"] == ["crawl", "--fast"]
+    assert "paused" in cli("worker", "ls").stdout
+    assert cli("worker", "ls", "-q").stdout.strip() == worker_id
+    assert json.loads(cli("worker", "resume", "crawler", "--json").stdout)[0]["state"] == "running"
+    assert cli("worker", "wake", "crawler").returncode == 0
+    assert "counts 3" in cli("worker", "logs", "-n", "1", "crawler").stdout
+    assert cli("worker", "rm", "crawler").returncode == 1
+    assert cli("worker", "rm", "-f", "crawler").stdout == "crawler\n"
+    assert json.loads(cli("worker", "ls", "--json").stdout) == []
+
+
+def test_the_policy_is_passed_on(cli: Cli) -> None:
+    words = "--idle 60 --every 30 --keep 5 --pause-at-shutdown --wake-on 8080 -e A=b -v /a:/b:ro"
+    made = cli("worker", "run", "--json", "--name", "kept", *words.split(), "app:1")
+    worker = json.loads(made.stdout)
+    assert worker["policy"] == {
+        "pause_after_idle_s": 60,
+        "checkpoint_every_s": 30,
+        "keep_checkpoints": 5,
+        "pause_at_shutdown": True,
+        "wake_on": [8080],
+    }
+    assert worker["environment"] == {"A": "b"}
+    assert worker["mounts"] == [{"source": "/a", "target": "/b", "read_only": True}]
+    shown = cli("worker", "show", "kept").stdout
+    assert "pause when idle" in shown
+    assert "8080" in shown
+
+
+def test_checkpoints_are_made_listed_and_deleted(cli: Cli) -> None:
+    cli("worker", "run", "--name", "one", "app:1")
+    assert cli("worker", "checkpoint", "one", "--name", "early").stdout == "early\n"
+    assert "early" in cli("worker", "checkpoints", "one").stdout
+    assert cli("worker", "checkpoints", "one", "-q").stdout == "early\n"
+    assert json.loads(cli("worker", "checkpoints", "one", "--rm", "early", "--json").stdout) == []
+
+
+def test_an_archive_goes_out_and_in(cli: Cli, tmp_path: Path) -> None:
+    cli("worker", "run", "--name", "old", "app:1")
+    cli("worker", "pause", "old", "-c", "leaving")
+    file = tmp_path / "leaving.tar.zst"
+    assert cli("worker", "export", "old", "leaving", str(file)).stdout.strip() == str(file)
+    assert file.read_bytes() == b"the archive of leaving"
+    cli("worker", "run", "--no-start", "--name", "new", "app:1")
+    assert cli("worker", "import", "new", str(file)).stdout == "imported\n"
+    assert json.loads(cli("worker", "show", "new", "--json").stdout)["state"] == "paused"
+    broken = tmp_path / "broken"
+    broken.write_bytes(b"nothing")
+    refused = cli("worker", "import", "new", str(broken))
+    assert refused.returncode == 1
+    assert "no archive" in refused.stderr
+
+
+def test_what_cannot_be_is_said_in_a_few_lines(cli: Cli) -> None:
+    refused = cli("worker", "run", "--network", "bridge", "app:1")
+    assert refused.returncode == 1
+    assert "next:" in refused.stderr
+    cli("worker", "run", "--name", "stuck", "app:1", "undumpable")
+    failed = cli("worker", "pause", "stuck")
+    assert failed.returncode == 1
+    assert "Error (criu/" in failed.stderr
+    unknown = cli("worker", "resume", "nobody")
+    assert "there is no worker nobody" in unknown.stderr
+    assert cli("worker", "run", "-v", "here", "app:1").returncode == 2
+    assert cli("doctor", "--restart-engine").returncode == 2
