@@ -1,7 +1,8 @@
 """Finding what a manager that was killed has left: VMM processes and VM folders.
 
-A VMM names its VM's folder on its command line. That is how one is found whose handle was not
-stored yet when the manager died.
+A VMM names its VM's folder on its command line and leads a session of its own. That is how one is
+found whose handle was not stored yet when the manager died; a user's ``tail -f`` of a log in that
+folder belongs to the session of a terminal, and is left alone.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ async def remove(vms_root: Path, known: Collection[str]) -> None:
 
 
 async def kill_users_of(folder: Path) -> None:
-    """SIGKILL every process that names ``folder`` on its command line, and wait for its end."""
+    """SIGKILL every VMM that names ``folder`` on its command line, and wait for its end."""
     await asyncio.to_thread(_kill_users_of, folder)
 
 
 def users_of(folder: Path) -> list[int]:
-    """The pids of processes that name ``folder`` or a file in it on their command line."""
+    """The pids of session leaders that name ``folder`` or a file in it on their command line."""
     names_it = _names(folder)
     found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
+        if entry.name.isdigit() and (pid := int(entry.name)) != os.getpid():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-                if names_it((entry / "cmdline").read_bytes()):
-                    found.append(int(entry.name))
+                if names_it((entry / "cmdline").read_bytes()) and os.getsid(pid) == pid:
+                    found.append(pid)
     return found
 
 
