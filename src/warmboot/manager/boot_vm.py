@@ -11,24 +11,35 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 from uuid import UUID
 
+import structlog
+
 from warmboot.host.agent import DiskSource, HostAgent, image_disks, kept_disk, snapshot_disks
-from warmboot.host.guest_link import Identity
+from warmboot.host.guest_link import GuestUnreachable, Identity
 from warmboot.host.network import Slot
 from warmboot.manager.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.stopwatch import Stopwatch
 from warmboot.model.container import Container
-from warmboot.model.errors import NotFound
+from warmboot.model.errors import NotFound, VmGone
 from warmboot.model.names import hostname_for
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import VmKind, VmRecord
 from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+AGENT_TIMEOUT_S = 90.0
+"""How long a guest may take until its agent answers; Docker comes later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +209,8 @@ class BootVm:
             token=order.token,
         )
         with order.watch.stage("identity"):
-            await self._host.claim(context.data["vm_id"], identity, self._timeout_s(order))
+            limit_s = min(self._timeout_s(order), AGENT_TIMEOUT_S)
+            await self._host.claim(context.data["vm_id"], identity, limit_s)
 
     async def _verify(self, context: Context) -> None:
         order: _Order = context.live["order"]
@@ -207,6 +219,18 @@ class BootVm:
 
     def _timeout_s(self, order: _Order) -> float:
         return self._timeouts.cold_s if order.snapshot is None else self._timeouts.warm_s
+
+
+async def with_second_try(boot: Callable[[], Awaitable[T]]) -> T:
+    """Boot cold; a guest that did not come up at all gets one more VM.
+
+    An emulated machine on a busy host hangs or panics now and then before its agent is up.
+    """
+    try:
+        return await boot()
+    except (VmGone, GuestUnreachable) as error:
+        log.warning(f"a cold boot is tried once more: {error.brief}", details=error.details)
+        return await boot()
 
 
 def _token() -> str:

@@ -21,7 +21,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.host.disks import os_error
 from warmboot.host.network import Slot
 from warmboot.manager.archives import ArchiveFiles
-from warmboot.manager.boot_vm import BootVm
+from warmboot.manager.boot_vm import BootVm, with_second_try
 from warmboot.manager.choose_snapshot import Candidate, Fallback, Use, Wait, choose_snapshot
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.pull_progress import PullProgress
@@ -146,7 +146,7 @@ class BringUp:
             )
         await self._expect(container, outcome.reason, outcome.details)
         await self._tell(container, "boot", reason=outcome.reason, details=outcome.details)
-        record = await self._boot.cold(container, image, watch)
+        record = await with_second_try(lambda: self._boot.cold(container, image, watch))
         await self._booted(container, record, watch, outcome.reason, outcome.details)
         return record
 

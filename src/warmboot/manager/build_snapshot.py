@@ -24,6 +24,7 @@ from warmboot.host.agent import DiskSource, HostAgent
 from warmboot.host.disks import allocated_bytes, os_error
 from warmboot.host.guest_link import Identity
 from warmboot.host.network import Slot
+from warmboot.manager.boot_vm import AGENT_TIMEOUT_S, with_second_try
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.stopwatch import Stopwatch
@@ -81,13 +82,17 @@ class BuildSnapshot:
         image = await self._store.images.get(snapshot.runtime_image_id)
         watch = Stopwatch()
         live = {"snapshot": snapshot, "image": image, "watch": watch}
-        data = {
-            "image_id": str(image.id),
-            "vm_id": f"vm-{secrets.token_hex(6)}",
-            "slot": None,
-        }
+
+        async def build() -> Context:
+            data = {
+                "image_id": str(image.id),
+                "vm_id": f"vm-{secrets.token_hex(6)}",
+                "slot": None,
+            }
+            return await self._runner.run(self.saga, str(snapshot_id), data, live)
+
         try:
-            await self._runner.run(self.saga, str(snapshot_id), data, live)
+            await with_second_try(build)
         except WarmbootError as error:
             await self._give_up(snapshot, error)
             return
@@ -178,7 +183,8 @@ class BuildSnapshot:
     async def _claim(self, context: Context) -> None:
         record: VmRecord = context.live["record"]
         identity = Identity("warmboot-template", secrets.token_hex(16), record.token)
-        await self._host.claim(record.id, identity, self._boot_timeout_s)
+        limit_s = min(self._boot_timeout_s, AGENT_TIMEOUT_S)
+        await self._host.claim(record.id, identity, limit_s)
 
     async def _wait_for_docker(self, context: Context) -> None:
         await self._tell(context, "docker")
