@@ -345,7 +345,12 @@ async def test_a_detached_exec_runs_and_a_stopped_container_ends_it(tmp_path: Pa
         await command.start(detach=True)
         assert (await command.inspect())["Running"] is True
         await container.stop()
-        assert (await command.inspect())["ExitCode"] == 137
+        async with asyncio.timeout(10):
+            while (seen := await command.inspect())["Running"]:
+                await asyncio.sleep(
+                    0.01
+                )  # the engine answers a stop before it has seen to its execs
+        assert seen["ExitCode"] == 137
 
 
 async def test_events_tell_of_a_containers_life(tmp_path: Path) -> None:
