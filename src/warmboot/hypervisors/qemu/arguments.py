@@ -23,7 +23,7 @@ TCG_CPU = "max"
 
 # The versioned type, so that a newer QEMU of the same machine does not change devices silently.
 _MACHINE_OPTIONS = {
-    Machine.Q35: "q35,usb=off,vmport=off,smm=off,hpet=off,graphics=off",
+    Machine.Q35: "q35,usb=off,vmport=off,smm=off,graphics=off",
     Machine.MICROVM: "microvm,acpi=on,rtc=on,pic=on,pit=on,isa-serial=on",
 }
 
