@@ -50,10 +50,8 @@ class PauseWorker:
         self._events = events
         self._states = states
         self._settle = settle
-        self.saga = Saga(
-            "pause-worker",
-            (Step("dump", self._dump, self._undo), Step("record", self._record)),
-        )
+        # One step: what is recorded is what undoing would find out, too.
+        self.saga = Saga("pause-worker", (Step("dump", self._dump_and_record, self._undo),))
 
     async def claim(
         self, worker: Worker, name: str | None, *, leave_running: bool, automatic: bool
@@ -103,9 +101,14 @@ class PauseWorker:
         finished: Checkpoint = context.live["checkpoint"]
         return finished
 
+    async def _dump_and_record(self, context: Context) -> None:
+        await self._dump(context)
+        await self._record(context)
+
     async def _dump(self, context: Context) -> None:
         worker: Worker = context.live["worker"]
-        context.live["listens"] = await self._listens(worker)
+        if worker.spec.policy.wake_on:
+            context.live["listens"] = await self._listens(worker)
         context.live["dumped"] = await checkpoint(
             self._engine,
             context.data["docker_id"],
@@ -144,13 +147,16 @@ class PauseWorker:
                     told=told,
                     paused_into=made_id,
                     paused_at=datetime.now(UTC),
-                    listens=context.live["listens"],
+                    listens=context.live.get("listens", ()),
                     error=None,
                 )
         await self._states.announce(now)
 
     async def _undo(self, context: Context) -> None:
-        await self._settle(UUID(context.subject_id))
+        if context.live:
+            await self._settle(UUID(context.subject_id))
+        else:  # an earlier manager's: its engine may still be at work on it
+            self._settle.later(UUID(context.subject_id))
 
     async def _tell_failure(self, worker: Worker, made: Checkpoint, error: WarmbootError) -> None:
         try:
@@ -170,8 +176,6 @@ class PauseWorker:
     async def _listens(self, worker: Worker) -> tuple[ListenAddress, ...]:
         """Where to listen for those who want to wake it."""
         wanted = worker.spec.policy.wake_on
-        if not wanted:
-            return ()
         found = await self._engine.inspect(worker.docker_id or "")
         known = listening(found.pid) if found.pid else ()
         there = tuple(address for address in known if address.port in wanted)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import structlog
 
-from warmboot.manager.settle_worker import SettleWorker
+from warmboot.manager.settle_worker import BUSY, SettleWorker
 from warmboot.manager.worker_checkpoints import WorkerCheckpoints
 from warmboot.manager.worker_states import WorkerStates
 from warmboot.manager.workers import Workers
@@ -38,6 +38,9 @@ class ReconcileWorkers:
     async def __call__(self) -> None:
         await self._checkpoints.sweep()
         for worker in await self._store.workers.list():
+            if worker.state in BUSY:
+                self._settle.later(worker.id)
+                continue
             try:
                 await self._settle(worker.id)
                 now = await self._store.workers.get(worker.id)

@@ -42,10 +42,8 @@ class ResumeWorker:
         self._events = events
         self._states = states
         self._settle = settle
-        self.saga = Saga(
-            "resume-worker",
-            (Step("restore", self._restore, self._undo), Step("record", self._record)),
-        )
+        # One step: what is recorded is what undoing would find out, too.
+        self.saga = Saga("resume-worker", (Step("restore", self._restore_and_record, self._undo),))
 
     async def claim(self, worker: Worker, name: str | None) -> Checkpoint:
         """The worker is now ``resuming``, from what is returned; call ``work`` next, always.
@@ -74,7 +72,7 @@ class ResumeWorker:
             "docker_id": worker.docker_id,
         }
         try:
-            await self._runner.run(self.saga, str(worker.id), data)
+            await self._runner.run(self.saga, str(worker.id), data, {"worker": worker})
         except WarmbootError as error:
             await self._tell_failure(worker, chosen, error)
             raise
@@ -94,6 +92,10 @@ class ResumeWorker:
             f"{worker.name} has no checkpoint",
             resolution=f"remove the worker (`warmboot worker rm {worker.name}`) and create it anew",
         )
+
+    async def _restore_and_record(self, context: Context) -> None:
+        await self._restore(context)
+        await self._record(context)
 
     async def _restore(self, context: Context) -> None:
         context.live["restored"] = await restore(
@@ -128,7 +130,10 @@ class ResumeWorker:
         )
 
     async def _undo(self, context: Context) -> None:
-        await self._settle(UUID(context.subject_id))
+        if context.live:
+            await self._settle(UUID(context.subject_id))
+        else:  # an earlier manager's: its engine may still be at work on it
+            self._settle.later(UUID(context.subject_id))
 
     async def _tell_failure(self, worker: Worker, chosen: Checkpoint, error: WarmbootError) -> None:
         try:

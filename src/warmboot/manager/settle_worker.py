@@ -7,7 +7,8 @@
     no container any more                                      ─▶ failed
 
 It is the undo of pausing and resuming: half a dump cannot be taken back, but what it left can be
-told. The engine must answer for that; while it does not, ``later`` asks again.
+told. The engine must answer for that; while it does not, ``later`` asks again. After a crash the
+engine may still be at work on what was asked of it then; ``later`` waits until it is done.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from warmboot.engine.checkpoint import dump_facts, inspect_settled, settle
 from warmboot.engine.client import DockerEngine
 from warmboot.engine.continuity import Continuity, compare
 from warmboot.engine.facts import ContainerFacts
+from warmboot.engine.in_progress import until_quiet
 from warmboot.manager.tasks import Tasks
 from warmboot.manager.worker_states import WorkerStates
 from warmboot.model.checkpoint import Checkpoint, CheckpointState
@@ -38,6 +40,9 @@ log = structlog.get_logger(__name__)
 
 _S = WorkerState
 _DUMPING = (_S.PAUSING, _S.CHECKPOINTING)
+BUSY = (*_DUMPING, _S.RESUMING)
+"""Something is under way with a worker in these states."""
+
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 10.0
 
 
@@ -57,7 +62,7 @@ class SettleWorker:
         if worker.state is _S.DELETING:
             await self.delete(worker)
             return
-        if worker.state not in (*_DUMPING, _S.RESUMING, _S.RUNNING):
+        if worker.state not in (*BUSY, _S.RUNNING):
             await self._forget_unfinished(worker)
             return
         try:
@@ -88,6 +93,7 @@ class SettleWorker:
         wait_s = FIRST_WAIT_S
         while True:
             try:
+                await self._until_engine_is_done(worker_id)
                 await self(worker_id)
             except EngineUnavailable:
                 await asyncio.sleep(wait_s)
@@ -96,6 +102,14 @@ class SettleWorker:
                 return
             else:
                 return
+
+    async def _until_engine_is_done(self, worker_id: UUID) -> None:
+        worker = await self._store.workers.get(worker_id)
+        if worker.docker_id is None or worker.state not in BUSY:
+            return
+        rows = await self._store.checkpoints.of_worker(worker_id)
+        names = tuple(row.name for row in rows if row.state is CheckpointState.CREATING)
+        await until_quiet(await self._engine.facts(), worker.docker_id, names)
 
     async def _after_dump(self, worker: Worker, found: ContainerFacts) -> None:
         checkpoint = await self._unfinished(worker)

@@ -17,7 +17,7 @@ from warmboot.manager.event_log import EventLog
 from warmboot.manager.pause_worker import PauseWorker
 from warmboot.manager.ports import Exported, LogChunk, Stream, WorkerUntil
 from warmboot.manager.resume_worker import ResumeWorker
-from warmboot.manager.settle_worker import SettleWorker
+from warmboot.manager.settle_worker import BUSY, SettleWorker
 from warmboot.manager.tasks import Tasks
 from warmboot.manager.worker_checkpoints import WorkerCheckpoints
 from warmboot.manager.worker_states import WorkerStates, refusal
@@ -31,7 +31,6 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _S = WorkerState
-_BUSY = (_S.PAUSING, _S.RESUMING, _S.CHECKPOINTING)
 BUSY_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 600.0
 MAX_REPORT_BYTES = 16 * 1024
@@ -110,7 +109,7 @@ class Workers:
 
     async def delete(self, ref: str, *, force: bool = False) -> None:
         worker = await self.get(ref)
-        if worker.state in _BUSY:
+        if worker.state in BUSY:
             worker = await self._settled(worker.id)
         if worker.state is _S.RUNNING and not force:
             raise InUse(
@@ -234,8 +233,8 @@ class Workers:
             await asyncio.wait(self._work, timeout=STOP_TIMEOUT_S)
 
     async def resume_after_start(self) -> None:
-        """Resume those that were paused because the manager stopped."""
-        for worker in await self._store.workers.list({_S.PAUSED}):
+        """Resume those that were paused because the manager stopped, or that just were being."""
+        for worker in await self._store.workers.list({_S.PAUSED, _S.PAUSING}):
             if worker.resume_at_start:
                 self._in_background(self._resume_quietly(worker))
 
@@ -265,7 +264,7 @@ class Workers:
 
         async def look() -> Worker | None:
             worker = await self._store.workers.get(worker_id)
-            return None if worker.state in _BUSY else worker
+            return None if worker.state in BUSY else worker
 
         found = await self._events.wait_for(look, BUSY_TIMEOUT_S)
         return found or await self._store.workers.get(worker_id)
@@ -296,7 +295,7 @@ def _holds(worker: Worker, until: WorkerUntil) -> bool:
         return True
     if until is WorkerUntil.SETTLED:
         ready = worker.docker_id is not None and not worker.spec.start
-        return worker.state not in (*_BUSY, _S.CREATING) or (worker.state is _S.CREATING and ready)
+        return worker.state not in (*BUSY, _S.CREATING) or (worker.state is _S.CREATING and ready)
     if until is WorkerUntil.PAUSED:
         return worker.state in (_S.PAUSED, _S.EXITED)
     if until is WorkerUntil.RUNNING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Collection
 from dataclasses import fields
@@ -64,17 +65,19 @@ class WorkerRepository:
         """
         if not is_storable(reference):
             raise _unknown(repr(reference))
+        digits = reference.lower().replace("-", "")
+        if len(digits) == 32 and _HEX_ID.fullmatch(digits):
+            with contextlib.suppress(NotFound):
+                return await self.get(UUID(digits))
         named = workers.c.name == reference
         conditions = [named]
-        digits = reference.lower().replace("-", "")
         if _HEX_ID.fullmatch(digits):
             first, last = UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
             conditions.append(and_(workers.c.id >= first, workers.c.id <= last))
         query = select(*_COLUMNS).where(or_(*conditions)).order_by(named.desc()).limit(_FEW)
         async with self._database.read() as connection:
             found = [_worker(row) for row in await connection.execute(query)]
-        exact = [worker for worker in found if worker.id.hex == digits]
-        exact += [worker for worker in found if worker.name == reference]
+        exact = [worker for worker in found if worker.name == reference]
         if exact:
             return exact[0]
         if not found:
