@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import pty
+import select
 import shutil
 import signal
 import socket
@@ -297,6 +298,7 @@ class Site:
 
     async def _sweep(self) -> None:
         """Remove all that a run has left, one that was killed too."""
+        _kill_managers_of(self.storage)
         await kill_users_of(self.folder)
         network = self._network()
         await network.start([])
@@ -307,6 +309,21 @@ class Site:
 def slot_of(record: VmRecord) -> Slot:
     assert record.slot is not None
     return Slot.from_dict(record.slot)
+
+
+def _kill_managers_of(storage: Path) -> None:
+    """A manager has its storage in its environment only."""
+    setting = f"MANAGER_STORAGE_ROOT={storage}".encode()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            command = (entry / "cmdline").read_bytes()
+            if b"\0serve\0" in command and setting in (entry / "environ").read_bytes().split(b"\0"):
+                pidfd = os.pidfd_open(int(entry.name))
+                try:
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    select.select([pidfd], [], [], 10)
+                finally:
+                    os.close(pidfd)
 
 
 def _command(pid: int) -> str:
