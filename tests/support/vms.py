@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -34,7 +35,6 @@ import httpx
 
 from warmboot.client import Client
 from warmboot.host.guest_link import AGENT_PORT, GuestLink
-from warmboot.host.leftovers import kill_users_of, users_of
 from warmboot.host.network import Network, NetworkConfig, Slot
 from warmboot.model.vm import GuestAddress, VmRecord
 from warmboot.store import Store
@@ -43,6 +43,7 @@ T = TypeVar("T")
 
 START_TIMEOUT_S = 60.0
 CLI_TIMEOUT_S = 180.0
+_PROGRAMS = ("qemu-system-x86_64", "dnsmasq", "nsenter", "setpriv", "qemu-img")
 PROBE = "warmboot/probe:latest"
 """A busybox that every warm guest has in its Docker already: it was warmed up with it."""
 
@@ -276,13 +277,13 @@ class Site:
     # -- what is left --------------------------------------------------------------------------
 
     def vmms(self) -> list[int]:
-        return users_of(self.storage / "vms")
+        return processes_of(self.storage / "vms")
 
     async def on_the_machine(self) -> list[str]:
         """Everything of this site that is there: processes, names on the network, mounts."""
         mounts = Path("/proc/self/mounts").read_text().splitlines()
         return [
-            *(f"process {pid} {_command(pid)}" for pid in users_of(self.storage)),
+            *(f"process {pid} {_command(pid)}" for pid in processes_of(self.storage)),
             *await self._network().audit(),
             *(f"mount {line}" for line in mounts if str(self.storage) in line),
         ]
@@ -298,8 +299,7 @@ class Site:
 
     async def _sweep(self) -> None:
         """Remove all that a run has left, one that was killed too."""
-        _kill_managers_of(self.storage)
-        await kill_users_of(self.folder)
+        await asyncio.to_thread(_kill_processes_of, self.folder)
         network = self._network()
         await network.start([])
         await network.stop(keep=False)
@@ -311,19 +311,33 @@ def slot_of(record: VmRecord) -> Slot:
     return Slot.from_dict(record.slot)
 
 
-def _kill_managers_of(storage: Path) -> None:
-    """A manager has its storage in its environment only."""
-    setting = f"MANAGER_STORAGE_ROOT={storage}".encode()
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-            command = (entry / "cmdline").read_bytes()
-            if b"\0serve\0" in command and setting in (entry / "environ").read_bytes().split(b"\0"):
-                pidfd = os.pidfd_open(int(entry.name))
-                try:
+def processes_of(folder: Path) -> list[int]:
+    """VMMs and name servers that name a file in ``folder``, and managers whose storage it has."""
+    path = re.escape(os.fsencode(folder)) + rb"(?![\w.-])"
+    return [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if _belongs_to(entry, path)]
+
+
+def _belongs_to(process: Path, path: bytes) -> bool:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        command = (process / "cmdline").read_bytes()
+        if command.endswith(b"\0serve\0"):
+            setting = b"MANAGER_STORAGE_ROOT=" + path
+            return re.search(setting, (process / "environ").read_bytes()) is not None
+        program = Path(os.fsdecode(command.partition(b"\0")[0])).name
+        return program in _PROGRAMS and re.search(path, command) is not None
+    return False
+
+
+def _kill_processes_of(folder: Path) -> None:
+    for pid in processes_of(folder):
+        with contextlib.suppress(ProcessLookupError):
+            pidfd = os.pidfd_open(pid)
+            try:
+                if pid in processes_of(folder):  # still the same one, now that we hold it
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                     select.select([pidfd], [], [], 10)
-                finally:
-                    os.close(pidfd)
+            finally:
+                os.close(pidfd)
 
 
 def _command(pid: int) -> str:
