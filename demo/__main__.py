@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from demo import boots
+from demo import boots, workers
 from demo.manager import manager, state_root
 
 
@@ -24,6 +24,9 @@ async def _demo(console: Console) -> None:
     await _build_image(image)
     async with manager(state / "demo", prefix="wbdemo", subnet="198.19.192.0/20") as running:
         await boots.show(console, running, image)
+    console.print()
+    console.rule("Pause and resume")
+    await workers.show(console)
     console.print(
         f"Cleaned up. The runtime image and the snapshot stay in {_short(state)} for the next "
         "run; `make clean` removes them."

@@ -109,7 +109,7 @@ async def _setting(console: Console) -> AsyncIterator[tuple[Client, DockerEngine
             }
             async with (
                 manager(
-                    Path(storage), prefix="wbdw", subnet="198.19.208.0/20", settings=settings
+                    Path(storage), prefix="wbdw", subnet="198.19.224.0/20", settings=settings
                 ) as running,
                 Client(running.url) as client,
             ):

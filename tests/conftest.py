@@ -7,11 +7,18 @@ must run. Only tests marked ``kvm`` may be skipped, where the driver's own probe
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
 
 _skipped: list[str] = []
+
+
+def pytest_configure() -> None:
+    # A shell starts what it puts in the background with interrupts ignored, and so would be what
+    # the tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -225,10 +225,13 @@ def test_events_are_listed_and_followed(cli: Cli, env: dict[str, str]) -> None:
         [*WARMBOOT, "events", "--after", "0"], env=env, stdout=subprocess.PIPE, text=True
     )
     with following:
-        assert following.stdout is not None
-        assert "container.creating" in following.stdout.readline()
-        following.send_signal(signal.SIGINT)
-        assert following.wait(10) == 130
+        try:
+            assert following.stdout is not None
+            assert "container.creating" in following.stdout.readline()
+            following.send_signal(signal.SIGINT)
+            assert following.wait(10) == 130
+        finally:
+            following.kill()
 
 
 def test_doctor_asks_the_manager_and_tells_why(cli: Cli) -> None:
