@@ -91,11 +91,11 @@ class BringUp:
             record = await self._machine(container, watch)
             await self._provision(container, record, watch)
         except WarmbootError as error:
-            await self._fail(container, error)
+            await self._fail(container, error, watch)
         except OSError as error:
-            await self._fail(container, os_error(error))
+            await self._fail(container, os_error(error), watch)
 
-    async def _fail(self, container: Container, error: WarmbootError) -> None:
+    async def _fail(self, container: Container, error: WarmbootError, watch: Stopwatch) -> None:
         """The container could not be brought up: its VM goes, and it says why.
 
         One that has run before keeps its disk, and with it the lease on what is under it.
@@ -112,7 +112,7 @@ class BringUp:
         if not (keep and records):
             await self._store.snapshots.release(str(container_id))
         try:
-            await self._store.containers.set_state(
+            failed = await self._store.containers.set_state(
                 container_id,
                 ContainerState.FAILED,
                 error=error.as_dict(),
@@ -121,7 +121,13 @@ class BringUp:
             )
         except (IllegalTransition, NotFound):  # it is being deleted
             return
-        await self._events.emit("container.failed", container_id, error=error.as_dict())
+        await self._events.emit(
+            "container.failed",
+            container_id,
+            error=error.as_dict(),
+            stage=watch.last_stage,
+            reason=failed.fallback_reason,
+        )
 
     # -- the VM --------------------------------------------------------------------------------
 
@@ -171,7 +177,7 @@ class BringUp:
             runtime_snapshot_id=snapshot_id,
             shape=record.spec.shape,
         )
-        await self._tell_booted(container, record, method)
+        await self._tell_booted(container, record, method, reason=container.fallback_reason)
         if snapshot_id is not None:
             await self._health.succeeded(await self._store.snapshots.get(snapshot_id))
 
@@ -191,11 +197,14 @@ class BringUp:
         try:
             record = await self._boot.warm(container, image, choice.snapshot, watch)
         except SnapshotDamaged as error:
-            return await self._count(choice.snapshot, FallbackReason.SNAPSHOT_DAMAGED, error)
+            reason = FallbackReason.SNAPSHOT_DAMAGED
+            return await self._count(container, choice.snapshot, reason, error)
         except HypervisorError as error:
-            return await self._count(choice.snapshot, FallbackReason.RESTORE_FAILED, error)
+            reason = FallbackReason.RESTORE_FAILED
+            return await self._count(container, choice.snapshot, reason, error)
         except GuestError as error:
-            return await self._count(choice.snapshot, FallbackReason.DOCKER_NOT_VERIFIED, error)
+            reason = FallbackReason.DOCKER_NOT_VERIFIED
+            return await self._count(container, choice.snapshot, reason, error)
         except (Conflict, NotFound) as error:  # it was deleted between the choice and the lease
             return Fallback(FallbackReason.NO_SNAPSHOT, error.brief)
         await self._booted(container, record, watch, None, snapshot=choice.snapshot)
@@ -203,8 +212,19 @@ class BringUp:
         return record
 
     async def _count(
-        self, snapshot: RuntimeSnapshot, reason: FallbackReason, error: WarmbootError
+        self,
+        container: Container,
+        snapshot: RuntimeSnapshot,
+        reason: FallbackReason,
+        error: WarmbootError,
     ) -> Fallback:
+        await self._events.emit(
+            "runtime-snapshot.boot-failed",
+            snapshot.id,
+            container=str(container.id),
+            reason=reason,
+            error=error.as_dict(),
+        )
         await self._health.failed(snapshot, error)
         details = f"{error.brief}: {error.details}" if error.details else error.brief
         return Fallback(reason, details)
@@ -263,7 +283,17 @@ class BringUp:
             boot_s=round(took, 4),
             stages=watch.stages,
         )
-        await self._tell_booted(container, record, method, seconds=took)
+        await self._tell_booted(
+            container,
+            record,
+            method,
+            reason=reason,
+            seconds=round(took, 4),
+            stages=watch.told,
+            shape=[record.spec.shape.vcpus, record.spec.shape.memory_mib],
+            snapshot=str(snapshot.id) if snapshot else None,
+            cold_boot_s=snapshot.metadata.get("cold_boot_s") if snapshot else None,
+        )
 
     async def _tell_booted(
         self, container: Container, record: VmRecord, method: BootMethod, **data: object
@@ -298,8 +328,14 @@ class BringUp:
             exit_code=None,
             error=None,
         )
-        await self._log_provisioned(container.id, watch)
-        await self._events.emit("container.running", container.id, seconds=watch.elapsed_s)
+        method = await self._log_provisioned(container.id, watch)
+        await self._events.emit(
+            "container.running",
+            container.id,
+            boot_method=method,
+            seconds=round(watch.elapsed_s, 4),
+            stages=watch.told,
+        )
 
     async def _provide_image(
         self, container: Container, record: VmRecord, watch: Stopwatch
@@ -320,7 +356,7 @@ class BringUp:
             progress = PullProgress(self._events, container.id)
             await self._host.pull_image(record.id, slot_of(record), spec.image, progress)
 
-    async def _log_provisioned(self, container_id: UUID, watch: Stopwatch) -> None:
+    async def _log_provisioned(self, container_id: UUID, watch: Stopwatch) -> BootMethod | None:
         container = await self._store.containers.get(container_id)
         saved = ""
         if container.boot_method is BootMethod.WARM and container.runtime_snapshot_id:
@@ -332,6 +368,7 @@ class BringUp:
             f"Container {container_id} fully provisioned in {watch.elapsed_s:.2f}s "
             f"via {container.boot_method} boot{saved}"
         )
+        return container.boot_method
 
     async def _tell(self, container: Container, stage: str, **data: object) -> None:
         await self._events.emit("container.stage", container.id, stage=stage, **data)

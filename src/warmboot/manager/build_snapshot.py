@@ -100,7 +100,12 @@ class BuildSnapshot:
             await self._give_up(snapshot, os_error(error))
             return
         log.info(f"Runtime snapshot {snapshot_id} is ready after {watch.elapsed_s:.2f}s")
-        await self._events.emit("runtime-snapshot.ready", snapshot_id, seconds=watch.elapsed_s)
+        await self._events.emit(
+            "runtime-snapshot.ready",
+            snapshot_id,
+            seconds=round(watch.elapsed_s, 4),
+            replaces=snapshot.replaces,
+        )
         if snapshot.replaces is not None:
             await self._events.emit("runtime-snapshot.deleted", snapshot.replaces)
 
@@ -111,7 +116,12 @@ class BuildSnapshot:
             await self._store.snapshots.set_state(snapshot.id, target, error=error.as_dict())
         except (IllegalTransition, NotFound):  # deleted while it was built
             return
-        await self._events.emit("runtime-snapshot.failed", snapshot.id, error=error.as_dict())
+        await self._events.emit(
+            "runtime-snapshot.failed",
+            snapshot.id,
+            error=error.as_dict(),
+            replaces=snapshot.replaces,
+        )
 
     async def _tell(self, context: Context, stage: str) -> None:
         watch: Stopwatch = context.live["watch"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from warmboot.model.container import StageTiming
 
@@ -23,6 +24,16 @@ class Stopwatch:
     @property
     def stages(self) -> tuple[StageTiming, ...]:
         return tuple(self._stages)
+
+    @property
+    def last_stage(self) -> str | None:
+        """The one that ended last; after an error, the one it came from."""
+        return self._stages[-1].name if self._stages else None
+
+    @property
+    def told(self) -> list[dict[str, Any]]:
+        """The stages as events tell them."""
+        return [{"name": stage.name, "seconds": stage.duration_s} for stage in self._stages]
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
