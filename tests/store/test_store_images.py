@@ -110,7 +110,7 @@ async def test_deleting_races_with_a_new_snapshot_and_one_wins(store: Store) -> 
         outcomes = await asyncio.gather(
             store.images.delete(image.id), store.snapshots.add(snapshot), return_exceptions=True
         )
-        failures = [outcome for outcome in outcomes if outcome is not None]
+        failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         assert len(failures) == 1
         assert isinstance(failures[0], InUse | NotFound)
         there = {found.id for found in await store.images.list()}

@@ -106,9 +106,7 @@ async def stored_image(store: Store, **changes: Any) -> RuntimeImage:
 
 async def stored_snapshot(store: Store, **changes: Any) -> RuntimeSnapshot:
     image_id = changes.pop("runtime_image_id", None) or (await stored_image(store)).id
-    snapshot = a_snapshot(image_id, **changes)
-    await store.snapshots.add(snapshot)
-    return snapshot
+    return await store.snapshots.add(a_snapshot(image_id, **changes))
 
 
 async def stored_container(store: Store, name: str = "", **changes: Any) -> Container:

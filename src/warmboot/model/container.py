@@ -145,8 +145,22 @@ class StageTiming:
 
 
 @dataclass(frozen=True, slots=True)
+class BootAttempt:
+    """A warm boot that failed before the one that counts: which version, and why."""
+
+    snapshot_id: UUID
+    version: int
+    reason: FallbackReason
+    details: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Container:
-    """A row of ``containers``: what was asked (``spec``) and what runs (``shape``, ``vm_id``)."""
+    """A row of ``containers``: what was asked (``spec``) and what runs (``shape``, ``vm_id``).
+
+    ``snapshot_version`` is the version of the snapshot that it was booted from;
+    ``boot_attempts`` are those that were tried before, in vain.
+    """
 
     id: UUID
     spec: ContainerSpec
@@ -155,6 +169,8 @@ class Container:
     shape: Shape
     runtime_image_id: UUID | None = None
     runtime_snapshot_id: UUID | None = None
+    snapshot_version: int | None = None
+    boot_attempts: tuple[BootAttempt, ...] = ()
     vm_id: str | None = None
     docker_id: str | None = None
     boot_method: BootMethod | None = None

@@ -3,6 +3,10 @@
 creating ──▶ ready ⇄ unhealthy ◀── creating (the build failed)
     │          │         │
     └──────────┴─────────┴──▶ deleted
+
+Several of one image and shape may be ready side by side: its versions. They are numbered from 1 on
+as they are begun, and a number is never given twice. Each has a weight: how often it is chosen,
+in proportion to the others' (see ``manager.choose_snapshot``). A pinned one is never collected.
 """
 
 from __future__ import annotations
@@ -12,9 +16,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from statistics import median
 from typing import Any
 from uuid import UUID
 
+from warmboot.model.errors import InvalidRequest
 from warmboot.model.runtime_image import FileSum
 from warmboot.model.shapes import Shape
 from warmboot.model.transitions import Transitions
@@ -27,6 +33,12 @@ METADATA_FILE = "metadata.json"
 
 UNHEALTHY_AFTER = 3
 """Consecutive failures that make a snapshot unhealthy."""
+
+DEFAULT_WEIGHT = 100.0
+MAX_WEIGHT = 1_000_000.0
+
+RECENT_BOOTS = 50
+"""How many of a version's last boots are kept one by one, for the median."""
 
 
 class SnapshotState(StrEnum):
@@ -49,15 +61,61 @@ SNAPSHOT_TRANSITIONS = Transitions(
 )
 
 
+class BuildCause(StrEnum):
+    """Why a snapshot was begun: asked for by a user, or by the manager itself.
+
+    ``registered``: its image was. ``demand``: its shape was often asked for. ``unhealthy``: the one
+    it replaces is. ``migration``: the one it replaces does not fit this host (any more).
+    """
+
+    REQUESTED = "requested"
+    REGISTERED = "registered"
+    DEMAND = "demand"
+    UNHEALTHY = "unhealthy"
+    MIGRATION = "migration"
+
+    @property
+    def automatic(self) -> bool:
+        return self is not BuildCause.REQUESTED
+
+
+@dataclass(frozen=True, slots=True)
+class BootStats:
+    """Good warm boots from one version: how many, their seconds in all, and the last ones'."""
+
+    count: int = 0
+    total_s: float = 0.0
+    recent_s: tuple[float, ...] = ()
+
+    def plus(self, boot_s: float) -> BootStats:
+        recent = (*self.recent_s, round(boot_s, 4))[-RECENT_BOOTS:]
+        return BootStats(self.count + 1, round(self.total_s + boot_s, 4), recent)
+
+    @property
+    def mean_s(self) -> float | None:
+        """Of all boots; ``None`` before the first."""
+        return self.total_s / self.count if self.count else None
+
+    @property
+    def median_s(self) -> float | None:
+        """Of the last ``RECENT_BOOTS``; ``None`` before the first."""
+        return median(self.recent_s) if self.recent_s else None
+
+
 @dataclass(frozen=True, slots=True)
 class HostRequirements:
-    """What a snapshot needs of the machine that restores it. All must be equal there."""
+    """What a snapshot needs of the machine that restores it. All must be equal there.
+
+    ``options`` are the machine's options as the driver gives them to the hypervisor; empty in
+    snapshots from before they were noted, which then are not held to them.
+    """
 
     hypervisor: str
     hypervisor_version: str
     accelerator: str
     machine: str
     cpu_model: str
+    options: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +140,10 @@ class RuntimeSnapshot:
     ``failure_count`` counts all failures, ``consecutive_failures`` those since the last success.
     ``replaces`` is the snapshot that this one, a rebuild, will take the place of.
     ``error`` says why the last build or boot failed.
+
+    ``version`` counts per image and shape; 0 in one that is about to be added: the store numbers
+    it. ``rebuild_failures`` counts rebuilds of this one that were begun by the manager itself and
+    failed one after the other; before ``rebuild_not_before`` no other is begun.
     """
 
     id: UUID
@@ -99,6 +161,24 @@ class RuntimeSnapshot:
     replaces: UUID | None = None
     error: Mapping[str, Any] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    version: int = 0
+    weight: float = DEFAULT_WEIGHT
+    pinned: bool = False
+    cause: BuildCause = BuildCause.REQUESTED
+    boots: BootStats = field(default_factory=BootStats)
+    rebuild_failures: int = 0
+    rebuild_not_before: datetime | None = None
+
+
+def check_weight(weight: float) -> float:
+    """Return ``weight`` as a float, or raise ``InvalidRequest``: finite, 0 to ``MAX_WEIGHT``."""
+    if isinstance(weight, bool) or not 0 <= weight <= MAX_WEIGHT:  # NaN is not either
+        raise InvalidRequest(
+            f"{weight} is no weight",
+            resolution=f"give a number from 0 (not chosen) to {MAX_WEIGHT:g}; the default is "
+            f"{DEFAULT_WEIGHT:g}",
+        )
+    return float(weight)
 
 
 def unmet_requirement(needed: HostRequirements, here: HostRequirements) -> str | None:
@@ -109,8 +189,9 @@ def unmet_requirement(needed: HostRequirements, here: HostRequirements) -> str |
         ("accelerator", "accelerator"),
         ("machine", "machine type"),
         ("cpu_model", "CPU model"),
+        ("options", "machine options"),
     ):
         want, have = getattr(needed, name), getattr(here, name)
-        if want != have:
+        if want != have and not (name == "options" and not want):
             return f"{label} mismatch: the snapshot needs {want}, this host has {have}"
     return None

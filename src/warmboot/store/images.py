@@ -21,7 +21,7 @@ from warmboot.store.codec import is_storable
 from warmboot.store.database import Database
 from warmboot.store.tables import containers, images, runtime_snapshots
 
-_FIELDS = [column for column in images.c if column.name != "deleted_at"]
+_FIELDS = [column for column in images.c if column.name not in {"deleted_at", "versions"}]
 _VISIBLE = images.c.deleted_at.is_(None)
 
 

@@ -10,7 +10,7 @@ WHERE, so of two that race one wins and the other gets ``IllegalTransition``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -35,7 +35,7 @@ from warmboot.store.types import SafeText, UtcDateTime
 _LEASABLE = (SnapshotState.READY, SnapshotState.UNHEALTHY)
 _COLUMNS = [column for column in runtime_snapshots.c if column.name != "updated_at"]
 _FIELDS = [field.name for field in fields(RuntimeSnapshot)]
-_CHANGEABLE = frozenset(_FIELDS) - {"id", "runtime_image_id", "state", "created_at"}
+_CHANGEABLE = frozenset(_FIELDS) - {"id", "runtime_image_id", "state", "created_at", "version"}
 _LEASE_SOURCE = (
     select(
         runtime_snapshots.c.id,
@@ -71,22 +71,17 @@ class RuntimeSnapshotRepository:
         )
         self._lease = insert.on_conflict_do_nothing().returning(leases.c.snapshot_id)
 
-    async def add(self, snapshot: RuntimeSnapshot) -> None:
-        """``NotFound`` if its image is not there."""
+    async def add(self, snapshot: RuntimeSnapshot) -> RuntimeSnapshot:
+        """The snapshot with its version's number. ``NotFound`` if its image is not there."""
         image_id = snapshot.runtime_image_id
         async with self._database.write(unknown_image(image_id)) as connection:
-            image = await connection.execute(
-                select(images.c.id)
-                .where(images.c.id == image_id, images.c.deleted_at.is_(None))
-                .with_for_update(read=True, key_share=True)
-            )
-            if image.first() is None:
-                raise unknown_image(image_id)
+            numbered = replace(snapshot, version=await _number(connection, snapshot))
             await connection.execute(
                 runtime_snapshots.insert().values(
-                    with_shape({name: getattr(snapshot, name) for name in _FIELDS})
+                    with_shape({name: getattr(numbered, name) for name in _FIELDS})
                 )
             )
+            return numbered
 
     async def get(self, snapshot_id: UUID) -> RuntimeSnapshot:
         """The snapshot, deleted ones included until they are purged; or ``NotFound``."""
@@ -123,21 +118,64 @@ class RuntimeSnapshotRepository:
         async with self._database.write() as connection:
             return await _move(connection, snapshot_id, new, changes)
 
-    async def swap(self, old_id: UUID, new_id: UUID) -> RuntimeSnapshot:
-        """The new one becomes ready and the old one deleted, both or neither. The new one."""
-        async with self._database.transaction(), self._database.write() as connection:
-            new = await _move(connection, new_id, SnapshotState.READY, {})
-            await _move(connection, old_id, SnapshotState.DELETED, {})
-            return new
+    async def set_traits(
+        self, snapshot_id: UUID, *, weight: float | None = None, pinned: bool | None = None
+    ) -> RuntimeSnapshot:
+        """Change how often it is chosen, and whether it may be collected.
 
-    async def record_success(self, snapshot_id: UUID, at: datetime) -> RuntimeSnapshot:
-        """A boot from it succeeded: counted, and its failures are no longer consecutive."""
-        return await self._count(
-            snapshot_id,
-            success_count=runtime_snapshots.c.success_count + 1,
-            consecutive_failures=0,
-            last_used_at=at,
+        ``Conflict`` if it is deleted, ``NotFound`` if there is none.
+        """
+        changes: dict[str, Any] = {"weight": weight, "pinned": pinned}
+        statement = (
+            update(runtime_snapshots)
+            .where(
+                runtime_snapshots.c.id == snapshot_id,
+                runtime_snapshots.c.state != SnapshotState.DELETED,
+            )
+            .values({k: v for k, v in changes.items() if v is not None} | {"updated_at": now()})
+            .returning(*_COLUMNS)
         )
+        async with self._database.write() as connection:
+            row = (await connection.execute(statement)).first()
+            if row is not None:
+                return _snapshot(row)
+            await _get(connection, snapshot_id)
+            raise Conflict(
+                f"the runtime snapshot {snapshot_id} was deleted",
+                details="its files go as soon as no VM maps them",
+                resolution="`warmboot snapshot create` builds a new version",
+            )
+
+    async def swap(self, old_id: UUID, new_id: UUID) -> RuntimeSnapshot:
+        """The new one becomes ready and the old one deleted, both or neither. The new one.
+
+        It takes over the old one's weight and pin.
+        """
+        async with self._database.transaction(), self._database.write() as connection:
+            old = await _move(connection, old_id, SnapshotState.DELETED, {})
+            traits = {"weight": old.weight, "pinned": old.pinned}
+            return await _move(connection, new_id, SnapshotState.READY, traits)
+
+    async def record_success(
+        self, snapshot_id: UUID, at: datetime, boot_s: float | None = None
+    ) -> RuntimeSnapshot:
+        """A boot from it succeeded: counted, and its failures are no longer consecutive.
+
+        ``boot_s`` is how long it took, where that is known.
+        """
+        changes: dict[str, Any] = {
+            "success_count": runtime_snapshots.c.success_count + 1,
+            "consecutive_failures": 0,
+            "last_used_at": at,
+        }
+        query = select(runtime_snapshots.c.boots).where(runtime_snapshots.c.id == snapshot_id)
+        async with self._database.write() as connection:
+            if boot_s is not None:
+                row = (await connection.execute(query.with_for_update())).first()
+                if row is None:
+                    raise _unknown(snapshot_id)
+                changes["boots"] = row.boots.plus(boot_s)
+            return await _change(connection, snapshot_id, **changes)
 
     async def record_failure(
         self, snapshot_id: UUID, error: Mapping[str, Any], at: datetime
@@ -150,6 +188,20 @@ class RuntimeSnapshotRepository:
             last_used_at=at,
             error=error,
         )
+
+    async def record_rebuild_failure(
+        self, snapshot_id: UUID, not_before: datetime
+    ) -> RuntimeSnapshot:
+        """A rebuild that the manager began by itself has failed. Look at ``rebuild_failures``."""
+        return await self._count(
+            snapshot_id,
+            rebuild_failures=runtime_snapshots.c.rebuild_failures + 1,
+            rebuild_not_before=not_before,
+        )
+
+    async def forget_rebuild_failures(self, snapshot_id: UUID) -> RuntimeSnapshot:
+        """The next rebuild may begin at once, as if none had failed."""
+        return await self._count(snapshot_id, rebuild_failures=0, rebuild_not_before=None)
 
     async def update_metadata(
         self, snapshot_id: UUID, metadata: Mapping[str, Any]
@@ -234,6 +286,21 @@ class RuntimeSnapshotRepository:
         )
         async with self._database.read() as connection:
             return tuple(_snapshot(row) for row in await connection.execute(ordered))
+
+
+async def _number(connection: AsyncConnection, snapshot: RuntimeSnapshot) -> int:
+    """The next version's number of its image and shape; the image's row is locked."""
+    image_id = snapshot.runtime_image_id
+    known = images.c.id == image_id, images.c.deleted_at.is_(None)
+    query = select(images.c.versions).where(*known).with_for_update(key_share=True)
+    row = (await connection.execute(query)).first()
+    if row is None:
+        raise unknown_image(image_id)
+    key = f"{snapshot.shape.vcpus}x{snapshot.shape.memory_mib}"
+    number = snapshot.version or row.versions.get(key, 0) + 1
+    versions = {**row.versions, key: max(number, row.versions.get(key, 0))}
+    await connection.execute(update(images).where(*known).values(versions=versions))
+    return number
 
 
 async def _get(connection: AsyncConnection, snapshot_id: UUID) -> RuntimeSnapshot:

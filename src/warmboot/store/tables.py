@@ -12,6 +12,8 @@ what keeps the snapshot's files in place is the lease.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -25,11 +27,13 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Uuid,
+    false,
     text,
 )
 
 from warmboot.model.checkpoint import CheckpointState, Versions
 from warmboot.model.container import (
+    BootAttempt,
     BootMethod,
     ContainerSpec,
     ContainerState,
@@ -39,7 +43,7 @@ from warmboot.model.container import (
 )
 from warmboot.model.operation import OperationState
 from warmboot.model.runtime_image import RuntimeImageManifest
-from warmboot.model.runtime_snapshot import SnapshotState
+from warmboot.model.runtime_snapshot import BootStats, BuildCause, SnapshotState
 from warmboot.model.vm import VmHandle, VmKind, VmSpec
 from warmboot.model.worker import ListenAddress, WorkerSpec, WorkerState
 from warmboot.store.types import Choice, Encoded, FreeForm, PathText, SafeText, UtcDateTime
@@ -67,6 +71,8 @@ images = Table(
     Column("created_at", UtcDateTime, nullable=False),
     # Set when the image was deleted while deleted snapshots of it still waited to be purged.
     Column("deleted_at", UtcDateTime),
+    # The last version number of each shape of its snapshots, e.g. {"2x768": 3}.
+    Column("versions", Encoded(Mapping[str, int]), nullable=False, server_default="{}"),
 )
 for _column in (images.c.name, images.c.digest):
     Index(
@@ -97,6 +103,13 @@ runtime_snapshots = Table(
     Column("replaces", ForeignKey("runtime_snapshots.id", ondelete="SET NULL")),
     Column("error", Encoded(FreeForm)),
     Column("metadata", Encoded(FreeForm), nullable=False),
+    Column("version", Integer, nullable=False, server_default="1"),
+    Column("weight", Float, nullable=False, server_default="100"),
+    Column("pinned", Boolean, nullable=False, server_default=false()),
+    Column("cause", Choice(BuildCause), nullable=False, server_default="requested"),
+    Column("boots", Encoded(BootStats), nullable=False, server_default="{}"),
+    Column("rebuild_failures", Integer, nullable=False, server_default="0"),
+    Column("rebuild_not_before", UtcDateTime),
     Index(None, "runtime_image_id", "state"),
     Index(None, "replaces"),
 )
@@ -137,6 +150,8 @@ containers = Table(
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
     Column("updated_at", UtcDateTime, nullable=False),
+    Column("snapshot_version", Integer),
+    Column("boot_attempts", Encoded(tuple[BootAttempt, ...]), nullable=False, server_default="[]"),
     Index("uq_containers_name", "name", unique=True),
     Index(None, "created_at", "id"),
     Index(None, "state", "created_at", "id"),

@@ -1,0 +1,71 @@
+"""How many there are of everything, seen at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, func, select
+
+from warmboot.model.operation import OperationState
+from warmboot.store.database import Database
+from warmboot.store.tables import (
+    checkpoints,
+    containers,
+    images,
+    leases,
+    operations,
+    runtime_snapshots,
+    vms,
+    workers,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """By state or kind; what there is none of is not named. ``leases`` by snapshot."""
+
+    images: int
+    snapshots: Mapping[str, int]
+    containers: Mapping[str, int]
+    workers: Mapping[str, int]
+    checkpoints: Mapping[str, int]
+    checkpoint_bytes: int
+    vms: Mapping[str, int]
+    leases: Mapping[UUID, int]
+    unfinished: int
+
+
+class Census:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def take(self) -> Counts:
+        async with self._database.read() as connection:
+
+            async def by(column: ColumnElement[object]) -> Mapping[object, int]:
+                found = await connection.execute(select(column, func.count()).group_by(column))
+                return {key: int(count) for key, count in found.tuples()}
+
+            async def states(column: ColumnElement[object]) -> Mapping[str, int]:
+                return {str(key): count for key, count in (await by(column)).items()}
+
+            known = select(func.count()).where(images.c.deleted_at.is_(None))
+            running = select(func.count()).where(operations.c.state == OperationState.RUNNING)
+            held = await connection.execute(
+                select(leases.c.snapshot_id, func.count()).group_by(leases.c.snapshot_id)
+            )
+            return Counts(
+                images=await connection.scalar(known) or 0,
+                snapshots=await states(runtime_snapshots.c.state),
+                containers=await states(containers.c.state),
+                workers=await states(workers.c.state),
+                checkpoints=await states(checkpoints.c.state),
+                checkpoint_bytes=int(
+                    await connection.scalar(select(func.sum(checkpoints.c.size_bytes))) or 0
+                ),
+                vms=await states(vms.c.kind),
+                leases={snapshot_id: int(count) for snapshot_id, count in held.tuples()},
+                unfinished=await connection.scalar(running) or 0,
+            )
