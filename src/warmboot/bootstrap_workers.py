@@ -10,7 +10,8 @@ from uuid import UUID
 
 from warmboot.engine.client import DockerEngine
 from warmboot.engine.criu import SEARCH_PATH
-from warmboot.engine.preflight import Change, Finding, Preflight
+from warmboot.engine.findings import Finding
+from warmboot.engine.preflight import Change, Preflight
 from warmboot.engine.verification import Verified, verify
 from warmboot.manager.create_worker import CreateWorker
 from warmboot.manager.event_log import EventLog
@@ -101,13 +102,13 @@ async def worker_parts(
         )
 
 
-def preflight(settings: Settings) -> Preflight:
-    return Preflight(socket=docker_socket(settings), criu_wrapper=settings.criu_wrapper)
+async def preflight(settings: Settings) -> Preflight:
+    return await Preflight.of_engine(docker_socket(settings), settings.criu_wrapper)
 
 
 async def worker_checks(settings: Settings) -> Sequence[Check]:
     """The prerequisites of workers, for ``warmboot doctor``. A machine without is fine too."""
-    return [_check(finding) for finding in await preflight(settings).look()]
+    return [_check(finding) for finding in await (await preflight(settings)).look()]
 
 
 def _check(finding: Finding) -> Check:
@@ -116,14 +117,14 @@ def _check(finding: Finding) -> Check:
         ok=finding.ok,
         summary=(finding.note or "as it should be") if finding.ok else finding.problem,
         why=finding.why,
-        remedy=finding.remedy + (" (`warmboot doctor --fix` does it)" if finding.fixable else ""),
+        remedy=finding.remedy,
         required=False,
     )
 
 
 async def fix_workers(settings: Settings, *, restart_engine: bool) -> Sequence[Change]:
     """Do what ``warmboot doctor --fix`` can do for workers; nothing the second time."""
-    return await preflight(settings).fix(restart_engine=restart_engine)
+    return await (await preflight(settings)).fix(restart_engine=restart_engine)
 
 
 async def verify_workers(settings: Settings) -> Verified:

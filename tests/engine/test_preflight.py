@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,10 @@ from tests.support.dockerd import CRIU_PREFIX, CRIU_WRAPPER, PrivateDockerd, pri
 
 from warmboot.engine.client import DockerEngine
 from warmboot.engine.criu import check_criu, criu_version
+from warmboot.engine.findings import Finding
 from warmboot.engine.install_criu import Installed, install_criu
-from warmboot.engine.preflight import Finding, Preflight
+from warmboot.engine.peer import engine_process
+from warmboot.engine.preflight import DAEMON_JSON, Preflight
 from warmboot.engine.settings_files import (
     daemon_settings,
     enable_experimental,
@@ -28,9 +32,9 @@ async def nothing_to_install(prefix: Path, wrapper: Path) -> Installed:
     return Installed(wrapper, "4.2.1", "present")
 
 
-def preflight(folder: Path, socket: Path, **changes: object) -> Preflight:
+def preflight(folder: Path, address: Path, **changes: object) -> Preflight:
     settings: dict[str, object] = {
-        "socket": socket,
+        "socket": address,
         "daemon_json": folder / "docker" / "daemon.json",
         "runc_conf": folder / "criu" / "runc.conf",
         "criu_prefix": CRIU_PREFIX,
@@ -70,6 +74,7 @@ async def test_every_problem_says_why_it_matters_and_what_to_do(tmp_path: Path) 
     assert not findings["tcp-established"].ok
     for finding in findings.values():
         assert finding.ok or (finding.problem and finding.why and finding.remedy)
+        assert finding.remedy.count("doctor --fix") == int(finding.fixable)
 
 
 async def test_a_criu_too_old_for_the_kernel_is_told(tmp_path: Path) -> None:
@@ -83,10 +88,8 @@ async def test_a_criu_too_old_for_the_kernel_is_told(tmp_path: Path) -> None:
     assert "too old" in criu.problem
 
 
-async def test_fixing_twice_changes_nothing_the_second_time(
-    dockerd: PrivateDockerd, tmp_path: Path
-) -> None:
-    machine = preflight(tmp_path, dockerd.socket)
+async def test_fixing_twice_changes_nothing_the_second_time(tmp_path: Path) -> None:
+    machine = preflight(tmp_path, tmp_path / "no.sock")
     machine.daemon_json.parent.mkdir()
     machine.daemon_json.write_text('{"log-driver": "journald", "dns": ["10.0.0.1"]}')
     machine.runc_conf.parent.mkdir()
@@ -154,20 +157,76 @@ def test_whether_the_option_is_set(tmp_path: Path, text: str, there: bool) -> No
     assert path.read_text().startswith(text)
 
 
+async def test_an_engine_that_is_experimental_already_is_left_alone(
+    dockerd: PrivateDockerd, tmp_path: Path
+) -> None:
+    """It may be so by its command line; dockerd refuses to start if the file says it, too."""
+    ran = tmp_path / "ran"
+    machine = preflight(tmp_path, dockerd.socket, restart_command=("touch", str(ran)))
+    changes = await machine.fix(restart_engine=True)
+    assert [change.what for change in changes] == [f"added tcp-established to {machine.runc_conf}"]
+    assert not machine.daemon_json.exists()
+    assert not ran.exists()
+
+
+async def test_the_engine_itself_says_which_files_it_reads(
+    dockerd: PrivateDockerd, tmp_path: Path
+) -> None:
+    found = engine_process(dockerd.socket)
+    assert found is not None
+    assert found.config == dockerd.config
+    assert found.path.startswith(f"{dockerd.criu_wrapper.parent}:")
+    asked = await Preflight.of_engine(dockerd.socket)
+    assert (asked.daemon_json, asked.engine_path) == (dockerd.config, found.path)
+    assert asked.restart_command == (), "only the machine's own engine is restarted"
+    assert engine_process(tmp_path / "no.sock") is None
+    assert (await Preflight.of_engine(tmp_path / "no.sock")).daemon_json == DAEMON_JSON
+
+
+async def test_who_is_no_engine_is_not_asked_for_its_files(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "other.sock"))
+        other.listen()
+        assert engine_process(tmp_path / "other.sock") is None
+
+
+async def test_a_criu_where_the_engine_does_not_look_is_told(
+    dockerd: PrivateDockerd, tmp_path: Path
+) -> None:
+    machine = preflight(tmp_path, dockerd.socket, engine_path=str(tmp_path))
+    criu = named(await machine.look())["criu"]
+    assert not criu.ok
+    assert str(tmp_path) in criu.problem
+    assert str(CRIU_WRAPPER.parent) in criu.remedy
+
+
 async def test_the_engine_is_restarted_only_when_asked(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
-    machine = preflight(tmp_path, tmp_path / "no.sock", restart_command=("touch", str(ran)))
+    machine = preflight(
+        tmp_path,
+        tmp_path / "no.sock",
+        restart_command=("touch", str(ran)),
+        ready_timeout_s=0.1,
+    )
     await machine.fix()
     assert not ran.exists()
     changes = await machine.fix(restart_engine=True)
     assert ran.exists()
-    assert changes[-1].what.startswith("restarted the engine")
+    assert not changes[-1].ok
+    assert "is not there" in changes[-1].details
 
 
 async def test_a_restart_that_fails_is_told(tmp_path: Path) -> None:
     machine = preflight(tmp_path, tmp_path / "no.sock", restart_command=("false",))
     changes = await machine.fix(restart_engine=True)
     assert not changes[-1].ok
+
+
+async def test_an_engine_that_somebody_started_by_hand_is_not_restarted(tmp_path: Path) -> None:
+    machine = preflight(tmp_path, tmp_path / "no.sock", restart_command=())
+    changes = await machine.fix(restart_engine=True)
+    assert not changes[-1].ok
+    assert "restart it as you" in changes[-1].details
 
 
 async def test_an_installation_that_fails_does_not_stop_the_rest(tmp_path: Path) -> None:
@@ -180,20 +239,36 @@ async def test_an_installation_that_fails_does_not_stop_the_rest(tmp_path: Path)
 
 
 async def test_a_plain_engine_is_refused_then_fixed_then_verified(tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+
+    async def restart_when_asked(engine: PrivateDockerd) -> None:
+        while not asked.exists():  # noqa: ASYNC110 (another program makes it)
+            await asyncio.sleep(0.05)
+        await engine.stop()
+        await engine.start()
+
     async with private_dockerd(experimental=False) as plain:
-        machine = preflight(tmp_path, plain.socket, daemon_json=plain.config)
+        machine = preflight(
+            tmp_path,
+            plain.socket,
+            daemon_json=plain.config,
+            restart_command=("touch", str(asked)),
+        )
         assert not named(await machine.look())["experimental"].ok
         async with DockerEngine(plain.socket) as engine:
             with pytest.raises(NotSupported, match="experimental"):
                 await verify(engine)
-        changes = await machine.fix()
-        assert "set experimental" in changes[-1].what
-        await plain.stop()
-        await plain.start()
+        assert "set experimental" in (await machine.fix())[-1].what
+        assert await machine.fix() == (), "what is only left to do is the restart"
+        async with asyncio.timeout(60), asyncio.TaskGroup() as restarting:
+            restarting.create_task(restart_when_asked(plain))
+            changes = await machine.fix(restart_engine=True)
+        assert [change.what for change in changes] == [f"restarted the engine (touch {asked})"]
         assert named(await machine.look())["experimental"].ok
         async with DockerEngine(plain.socket) as engine:
             verified = await verify(engine)
         assert verified.count_after == verified.count_before + 1
+        assert await machine.fix(restart_engine=True) == ()
 
 
 async def test_an_engine_without_criu_says_that_it_is_missing() -> None:

@@ -67,7 +67,8 @@ def doctor(
     else:
         _print_checks(checks)
     failed = any(check.required and not check.ok for check in checks)
-    if failed or not all(change["ok"] for change in fixed.get("changes", ())):
+    unproven = fix and fixed["verified"] is None
+    if failed or unproven or not all(change["ok"] for change in fixed.get("changes", ())):
         raise typer.Exit(FAILED)
 
 

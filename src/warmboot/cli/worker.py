@@ -68,12 +68,17 @@ def run(
     every: Annotated[float | None, typer.Option(help="checkpoint every S seconds", min=1)] = None,
     keep: Annotated[int, typer.Option(help="automatic checkpoints that are kept", min=1)] = 3,
     pause_at_shutdown: Annotated[
-        bool, typer.Option(help="pause when the manager stops, resume when it starts")
+        bool,
+        typer.Option(
+            "--pause-at-shutdown", help="pause when the manager stops, resume when it starts"
+        ),
     ] = False,
     wake_on: Annotated[
         list[int] | None, typer.Option(help="TCP port that wakes it while paused", metavar="PORT")
     ] = None,
-    no_start: Annotated[bool, typer.Option(help="only create it, for `worker import`")] = False,
+    no_start: Annotated[
+        bool, typer.Option("--no-start", help="only create it, for `worker import`")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Create and start a worker; prints its id when it runs."""

@@ -29,6 +29,10 @@ class EngineFacts:
     networks: tuple[str, ...]
     security: tuple[str, ...]
 
+    @property
+    def rootless(self) -> bool:
+        return any(option.partition("=")[2] == "rootless" for option in self.security)
+
     @classmethod
     def of(cls, version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineFacts:
         return cls(

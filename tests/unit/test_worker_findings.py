@@ -1,0 +1,74 @@
+"""What the doctor says about engines: versions, networks, rootless ones, and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from warmboot.engine import findings
+from warmboot.engine.facts import EngineFacts
+
+ENGINE = EngineFacts(
+    version="27.5.1",
+    api_version="1.47",
+    experimental=True,
+    kernel="6.18.44",
+    architecture="x86_64",
+    data_root=Path("/var/lib/docker"),
+    cgroup_version="2",
+    storage_driver="overlay2",
+    networks=("bridge", "host", "null"),
+    security=("name=seccomp,profile=builtin", "name=cgroupns"),
+)
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        ("20.10.24+dfsg1", "on 'host' only; it is not known"),
+        ("26.0.0", "on 'host' only; Docker 26.0.0 cannot restore on the network 'bridge'"),
+        ("26.1.5", "on every network"),
+        ("28.0.1", "on 'host' only; Docker 28.0.1 cannot restore on the network 'bridge'"),
+    ],
+)
+def test_it_says_on_which_network_an_engine_restores(version: str, said: str) -> None:
+    found = findings.version(replace(ENGINE, version=version))
+    assert found.ok
+    assert said in found.note
+
+
+@pytest.mark.parametrize("version", ["25.0.0", "25.0.3"])
+def test_an_engine_that_cannot_restore_at_all_is_told(version: str) -> None:
+    found = findings.version(replace(ENGINE, version=version))
+    assert not found.ok
+    assert version in found.problem
+    assert "25.0.4" in found.remedy
+
+
+def test_a_rootless_engine_has_no_network_of_the_host() -> None:
+    assert findings.host_network(ENGINE).ok
+    found = findings.host_network(replace(ENGINE, security=(*ENGINE.security, "name=rootless")))
+    assert not found.ok
+    assert "without root" in found.problem
+    assert not findings.host_network(replace(ENGINE, networks=("bridge", "null"))).ok
+
+
+def test_what_is_fixable_names_the_command_once_and_nothing_else_does(tmp_path: Path) -> None:
+    plain = replace(ENGINE, experimental=False, version="25.0.1", networks=(), data_root=tmp_path)
+    found = [
+        findings.experimental(plain),
+        findings.version(plain),
+        findings.host_network(plain),
+        findings.tcp_established(tmp_path / "runc.conf"),
+        findings.reachable(None, tmp_path / "no.sock", "gone"),
+        findings.disk(tmp_path / "gone"),
+        findings.criu_not_found("/bin", tmp_path / "criu"),
+    ]
+    for one in found:
+        assert not one.ok
+        assert one.problem, one.name
+        assert one.why, one.name
+        assert one.remedy, one.name
+        assert one.remedy.count("doctor --fix") == int(one.fixable), one.name
