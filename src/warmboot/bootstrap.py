@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from uuid import UUID
 
 import structlog
@@ -34,6 +35,7 @@ from warmboot.manager.collect_snapshots import SnapshotCollector
 from warmboot.manager.containers import Containers
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.forget_old import keep_forgetting
+from warmboot.manager.metrics import Look, ManagerMetrics
 from warmboot.manager.ports import Check, Services
 from warmboot.manager.reconcile import Reconcile
 from warmboot.manager.runtime_images import RuntimeImages
@@ -115,6 +117,7 @@ async def running(settings: Settings, hook: Hook | None = None) -> AsyncIterator
         async with worker_parts(settings, store, runner, events, tasks) as worker:
             parts = _wire(settings, store, host, runner, events, tasks, worker)
             await events.start()
+            await parts.metrics.start()
             try:
                 await parts.reconcile()
                 await worker.reconcile()
@@ -133,6 +136,7 @@ async def running(settings: Settings, hook: Hook | None = None) -> AsyncIterator
 class _Parts:
     services: Services
     reconcile: Reconcile
+    metrics: ManagerMetrics
 
 
 def _wire(
@@ -180,14 +184,32 @@ def _wire(
 
     watch = WatchContainer(store, host, events, tasks, remove)
     containers = Containers(store, host, events, tasks, bring_up, watch, archives, collector, shape)
+    metrics = ManagerMetrics(
+        events,
+        Look(
+            store,
+            host,
+            events,
+            most=settings.max_runtime_snapshots,
+            caches=_caches(settings),
+        ),
+    )
     services = Services(
         images=RuntimeImages(store, host, events, collector),
         snapshots=snapshots,
         containers=containers,
         archives=archives,
         events=events,
-        system=System(host, all_hypervisors(settings), shape, lambda: worker_checks(settings)),
+        system=System(
+            host,
+            all_hypervisors(settings),
+            shape,
+            lambda: worker_checks(settings),
+            store,
+            metrics.boots,
+        ),
         workers=worker.workers,
+        metrics=metrics,
     )
     reconcile = Reconcile(
         store,
@@ -200,7 +222,13 @@ def _wire(
         collector,
         archives,
     )
-    return _Parts(services, reconcile)
+    return _Parts(services, reconcile, metrics)
+
+
+def _caches(settings: Settings) -> Mapping[str, Path]:
+    """What may be thrown away, and is looked at for its size."""
+    root = settings.storage_root
+    return {"archives": root / "archives", "checkpoint-archives": root / "checkpoint-archives"}
 
 
 async def _register_given_image(settings: Settings, services: Services) -> None:

@@ -61,9 +61,10 @@ def create_app(
 
     ``tokens`` are bearer tokens; none means open, but for this machine only (see ``access``).
     ``worker_of`` knows workers' tokens. Without ``idempotency`` keys are not honoured.
-    ``registry`` is what ``/metrics`` shows.
+    ``registry`` is where requests are counted, by default with what the services count.
     """
-    registry = registry or CollectorRegistry()
+    if registry is None:
+        registry = services.metrics.registry if services.metrics else CollectorRegistry()
     app = FastAPI(
         title="warmboot",
         version=__version__,

@@ -1,13 +1,27 @@
-"""HTTP metrics: requests by method, route and status, and how long they took."""
+"""HTTP metrics: requests by method, route and status, and how long they took; what is shown."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric
+from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _METHODS = frozenset({"GET", "POST", "DELETE", "HEAD", "PUT", "PATCH", "OPTIONS"})
+
+
+class Together(Collector):
+    """What was counted and what is there, in one answer."""
+
+    def __init__(self, counted: CollectorRegistry, there: Iterable[Metric]) -> None:
+        self._parts = (counted, there)
+
+    def collect(self) -> Iterable[Metric]:
+        counted, there = self._parts
+        yield from counted.collect()
+        yield from there
 
 
 class HttpMetrics:

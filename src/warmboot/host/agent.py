@@ -23,7 +23,7 @@ from uuid import UUID
 
 import structlog
 
-from warmboot.host import disks, guest_containers, leftovers
+from warmboot.host import disks, guest_containers, leftovers, usage
 from warmboot.host.guest_containers import Progress
 from warmboot.host.guest_link import AGENT_PORT, GuestLink, GuestStep, Identity
 from warmboot.host.network import Network, Slot
@@ -35,6 +35,7 @@ from warmboot.model.errors import DiskFull, HostError, HypervisorError, VmGone
 from warmboot.model.runtime_image import RuntimeImage, RuntimeImageManifest
 from warmboot.model.runtime_snapshot import DISK_FILE, MEMORY_FILE, ROOTFS_FILE, STATE_FILE
 from warmboot.model.shapes import Shape
+from warmboot.model.usage import StorageUsage, VmUsage
 from warmboot.model.vm import Disk, DiskFormat, Nic, VmHandle, VmRecord, VmSpec, VmStatus
 
 T = TypeVar("T")
@@ -241,6 +242,14 @@ class HostAgent:
         """Whether its VMM is there."""
         machine = self._machines.get(vm_id)
         return machine is not None and await machine.vm.status() is not VmStatus.GONE
+
+    async def vm_usage(self) -> Sequence[VmUsage]:
+        """What the VMs use at the moment; some milliseconds each."""
+        handles = [machine.vm.handle for machine in self._machines.values()]
+        return await asyncio.to_thread(usage.of_vms, handles)
+
+    def storage_usage(self) -> StorageUsage:
+        return usage.of_storage(self.config.root, self.config.disk_floor_bytes)
 
     async def wait_gone(self, vm_id: str) -> None:
         await self._machine(vm_id).vm.wait_gone()

@@ -10,6 +10,7 @@ from warmboot.model.event import Event
 from warmboot.store import Store
 
 T = TypeVar("T")
+Observer = Callable[[Event], None]
 
 KEEP_EVENTS = 10_000
 _TRIM_EVERY = 1_000
@@ -23,6 +24,13 @@ class EventLog:
         self._store = store
         self._tick = asyncio.Event()
         self._last_id = 0
+        self._observers: list[Observer] = []
+        self.followers = 0
+        """How many listen to ``follow`` at the moment."""
+
+    def observe(self, observer: Observer) -> None:
+        """Call ``observer`` with every event of this manager, at once; it may not raise or wait."""
+        self._observers.append(observer)
 
     async def start(self) -> None:
         self._last_id = await self._store.events.last_id()
@@ -30,6 +38,8 @@ class EventLog:
     async def emit(self, kind: str, subject_id: object, **data: Any) -> Event:
         event = await self._store.events.append(kind, str(subject_id), data)
         self._last_id = max(self._last_id, event.id)
+        for observer in self._observers:
+            observer(event)
         self.wake()
         if event.id % _TRIM_EVERY == 0:
             await self._store.events.trim(KEEP_EVENTS)
@@ -43,16 +53,25 @@ class EventLog:
     async def list(self, after: int = 0, limit: int = 100) -> Sequence[Event]:
         return await self._store.events.since(after, limit)
 
+    async def newest(self, count: int) -> Sequence[Event]:
+        """The last ``count`` events, oldest first."""
+        last = await self._store.events.last_id()
+        return await self._store.events.since(max(0, last - count), count)
+
     async def follow(self, after: int | None = None) -> AsyncIterator[Event]:
         last = self._last_id if after is None else after
-        while True:
-            tick = self._tick  # taken before the look, so nothing falls in between
-            events = await self._store.events.since(last, _PAGE)
-            for event in events:
-                yield event
-                last = event.id
-            if not events:
-                await tick.wait()
+        self.followers += 1
+        try:
+            while True:
+                tick = self._tick  # taken before the look, so nothing falls in between
+                events = await self._store.events.since(last, _PAGE)
+                for event in events:
+                    yield event
+                    last = event.id
+                if not events:
+                    await tick.wait()
+        finally:
+            self.followers -= 1
 
     async def wait_for(self, look: Callable[[], Awaitable[T | None]], timeout_s: float) -> T | None:
         """The first result of ``look`` that is not None; None when the time is over."""

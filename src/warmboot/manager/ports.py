@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 from uuid import UUID
 
+from prometheus_client import CollectorRegistry, Metric
+
 from warmboot.model.checkpoint import Checkpoint
 from warmboot.model.container import Container, ContainerSpec
 from warmboot.model.event import Event
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.model.shapes import Shape
+from warmboot.model.usage import Usage
 from warmboot.model.worker import Worker, WorkerSpec
 
 
@@ -246,6 +249,19 @@ class Events(Protocol):
         ...
 
 
+class Metrics(Protocol):
+    """What ``/metrics`` shows."""
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """What is counted as it happens."""
+        ...
+
+    async def look(self) -> Sequence[Metric]:
+        """What is there at the moment: states, sizes, ages."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One line of ``warmboot doctor``."""
@@ -272,6 +288,10 @@ class HostInfo:
 class System(Protocol):
     async def info(self) -> HostInfo: ...
 
+    async def usage(self, window_s: float) -> Usage:
+        """What VMs and disk use at the moment, and the boots of the last ``window_s`` seconds."""
+        ...
+
     async def doctor(self) -> Sequence[Check]: ...
 
 
@@ -286,3 +306,4 @@ class Services:
     events: Events
     system: System
     workers: Workers | None = None
+    metrics: Metrics | None = None

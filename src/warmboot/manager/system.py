@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 
 from warmboot import __version__
 from warmboot.host.agent import HostAgent
 from warmboot.hypervisors.base import Hypervisor
 from warmboot.manager import doctor
+from warmboot.manager.metrics import RecentBoots
 from warmboot.manager.ports import Check, HostInfo
 from warmboot.model.shapes import Shape
+from warmboot.model.usage import OwnedVm, Usage
+from warmboot.store import Store
 
 
 class System:
@@ -21,11 +25,15 @@ class System:
         hypervisors: Sequence[Hypervisor],
         default_shape: Shape,
         worker_checks: Callable[[], Awaitable[Sequence[Check]]],
+        store: Store,
+        boots: RecentBoots,
     ) -> None:
         self._host = host
         self._hypervisors = hypervisors
         self._default_shape = default_shape
         self._worker_checks = worker_checks
+        self._store = store
+        self._boots = boots
 
     async def info(self) -> HostInfo:
         probe = await self._host.probe()
@@ -36,6 +44,21 @@ class System:
             accelerator=probe.host.accelerator,
             storage_root=self._host.config.root,
             default_shape=self._default_shape,
+        )
+
+    async def usage(self, window_s: float) -> Usage:
+        records = {record.id: record for record in await self._store.vms.list()}
+        vms = await self._host.vm_usage()
+        return Usage(
+            at=datetime.now(UTC),
+            window_s=window_s,
+            boots=self._boots.since(window_s),
+            vms=tuple(
+                OwnedVm(used, record.kind, record.owner_id)
+                for used in vms
+                if (record := records.get(used.vm_id)) is not None
+            ),
+            storage=self._host.storage_usage(),
         )
 
     async def doctor(self) -> Sequence[Check]:

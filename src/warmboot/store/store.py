@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from warmboot.store.address import parse_url, prepare_file
+from warmboot.store.census import Census
 from warmboot.store.checkpoints import CheckpointRepository
 from warmboot.store.containers import ContainerRepository
 from warmboot.store.database import Database
@@ -35,6 +36,7 @@ class Store:
         self.events = EventRepository(database)
         self.idempotency = IdempotencyRepository(database)
         self.meta = MetaRepository(database)
+        self.census = Census(database)
 
     @classmethod
     @asynccontextmanager

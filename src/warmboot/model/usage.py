@@ -1,0 +1,74 @@
+"""What is used at the moment: VMs' processor time and memory, and the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from warmboot.model.container import BootMethod
+
+
+@dataclass(frozen=True, slots=True)
+class VmUsage:
+    """What one VMM process uses, from ``/proc``; all counted from its start.
+
+    ``cpu_s`` grows, so two looks give a load. ``memory_bytes`` is its proportional share (PSS): a
+    page that n VMs share counts 1/n, so the sum over all VMs is what they really take.
+    ``private_bytes`` is what its end would give back.
+    """
+
+    vm_id: str
+    cpu_s: float
+    memory_bytes: int
+    private_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedVm:
+    """A VM's use, and whose VM it is: a container's, or a snapshot's that is being built."""
+
+    usage: VmUsage
+    kind: str
+    owner_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class StorageUsage:
+    """The file system below the storage root. Nothing new is begun below the floor."""
+
+    total_bytes: int
+    free_bytes: int
+    floor_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """One boot that succeeded; ``reason`` is why it was cold."""
+
+    at: datetime
+    method: BootMethod
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BootSummary:
+    """Boots of one method in a time. Without any, there is no median and no maximum."""
+
+    count: int = 0
+    median_s: float | None = None
+    max_s: float | None = None
+    reasons: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """``GET /v1/system/usage``: boots are those of the last ``window_s`` seconds."""
+
+    at: datetime
+    window_s: float
+    boots: Mapping[BootMethod, BootSummary]
+    vms: tuple[OwnedVm, ...]
+    storage: StorageUsage
