@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,7 @@ from tests.workers.conftest import Start, counted, last_count, start_on, wait_fo
 
 from warmboot.client import Client
 from warmboot.engine.client import DockerEngine
+from warmboot.engine.commands import run
 from warmboot.model.errors import (
     CheckpointError,
     Conflict,
@@ -216,32 +222,91 @@ async def test_without_an_engine_workers_are_unavailable_and_the_rest_works(
         assert not checks["workers: engine"].required
 
 
+@contextlib.asynccontextmanager
+async def small_disk(path: Path, mib: int) -> AsyncIterator[Path]:
+    """A file system of its own at ``path``."""
+    path.mkdir()
+    mounted = await run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(path)])
+    assert mounted.ok, mounted.output
+    try:
+        yield path
+    finally:
+        await run(["umount", "--lazy", str(path)])
+
+
+HOLDS_32M = (
+    f"( head -c {32 << 20} /dev/urandom; echo ready >&2; while sleep 1; do :; done ) | "
+    f"dd of=/dev/null bs={32 << 20} iflag=fullblock"
+)
+
+
 @pytest.mark.slow
-async def test_a_full_disk_and_a_missing_criu_leave_it_running(tmp_path: Path) -> None:
-    async with private_dockerd() as dockerd:
-        settings = worker_settings(tmp_path / "s", dockerd.socket, free_port())
-        async with served(settings) as it, DockerEngine(dockerd.socket) as engine:
-            worker = await start_on(
-                it.client, engine, "echo ready; while true; do sleep 1; done", name="here"
-            )
-            usage = "warmboot.engine.checkpoint.shutil.disk_usage"
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(usage, lambda _: type("Usage", (), {"free": 1 << 20})())
-                with pytest.raises(DiskFull) as full:
-                    await it.client.workers.pause(worker.id)
+async def test_a_full_disk_leaves_it_running_and_its_checkpoints_as_they_were(
+    tmp_path: Path,
+) -> None:
+    async with (
+        small_disk(tmp_path / "small", 200) as disk,
+        private_dockerd(**{"data-root": str(disk)}) as dockerd,
+        DockerEngine(dockerd.socket) as engine,
+        served(worker_settings(tmp_path / "s", dockerd.socket, free_port())) as it,
+    ):
+        worker = await start_on(it.client, engine, HOLDS_32M, name="here")
+        await wait_for_line(it.client, worker.id, lambda line: line == "ready")
+        await it.client.workers.create_checkpoint(worker.id, "before")
+        pid = (await engine.inspect(worker.docker_id or "")).pid
+        filler = disk / "filler"
+        with filler.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free - (40 << 20))
+        for act in (it.client.workers.pause, it.client.workers.create_checkpoint):
+            with pytest.raises(DiskFull) as full:
+                await act(worker.id, "after")
             assert "MiB are free" in full.value.details
-            assert (await it.client.workers.get(worker.id)).state == "running"
-            await it.client.workers.delete(worker.id, force=True)
-            await dockerd.stop()
-            await dockerd.start(criu=False)
-            worker = await start_on(
-                it.client, engine, "echo ready; while true; do sleep 1; done", name="there"
-            )
-            with pytest.raises(CheckpointError) as missing:
-                await it.client.workers.pause(worker.id)
-            assert "doctor --fix" in missing.value.resolution
-            assert (await it.client.workers.get(worker.id)).state == "running"
-            await it.client.workers.delete(worker.id, force=True)
+            assert explained(full.value)
+        now = await it.client.workers.get(worker.id)
+        assert now.state == "running"
+        assert (await engine.inspect(worker.docker_id or "")).pid == pid
+        assert [one.name for one in await it.client.workers.checkpoints(worker.id)] == ["before"]
+        filler.unlink()
+        assert (await it.client.workers.pause(worker.id, "after")).state == "paused"
+        with filler.open("wb") as file:  # not a byte is left: it cannot be resumed now
+            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free)
+        with pytest.raises(DiskFull) as full:
+            await it.client.workers.resume(worker.id)
+        assert explained(full.value)
+        assert (await it.client.workers.get(worker.id)).state == "paused"
+        filler.unlink()
+        assert (await it.client.workers.resume(worker.id)).state == "running"
+        await it.client.workers.delete(worker.id, force=True)
+
+
+async def test_a_full_folder_for_temporary_files_is_seen_before_the_dump(
+    client: Client, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await start()
+    async with small_disk(tmp_path / "small", 1) as disk:
+        monkeypatch.setattr(tempfile, "tempdir", str(disk))
+        with pytest.raises(DiskFull) as full:
+            await client.workers.pause(worker.id)
+        assert str(disk) in full.value.details
+    assert (await client.workers.get(worker.id)).state == "running"
+
+
+@pytest.mark.slow
+async def test_without_criu_a_worker_runs_on_and_the_remedy_is_named(tmp_path: Path) -> None:
+    async with (
+        private_dockerd() as dockerd,
+        DockerEngine(dockerd.socket) as engine,
+        served(worker_settings(tmp_path / "s", dockerd.socket, free_port())) as it,
+    ):
+        await dockerd.stop()
+        await dockerd.start(criu=False)
+        script = "echo ready; while true; do sleep 1; done"
+        worker = await start_on(it.client, engine, script, name="there")
+        with pytest.raises(CheckpointError) as missing:
+            await it.client.workers.pause(worker.id)
+        assert "doctor --fix" in missing.value.resolution
+        assert (await it.client.workers.get(worker.id)).state == "running"
+        await it.client.workers.delete(worker.id, force=True)
 
 
 @pytest.mark.slow

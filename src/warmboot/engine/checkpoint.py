@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ OUR_FILES = frozenset({SALT_FILE})
 """Files in a checkpoint's folder that are not the dump's."""
 
 STOP_TIMEOUT_S = 30.0
-COPIES_OF_A_DUMP = 3  # containerd's temporary folder, its content store, and Docker's folder
+KEPT_COPIES = 2  # in containerd's content store, for a while, and in Docker's own folder
 SPARE_BYTES = 64 << 20
 
 
@@ -194,22 +195,30 @@ async def dump_facts(engine: DockerEngine, container_id: str, name: str) -> Dump
 
 
 def _check_room(facts: EngineFacts, container: ContainerFacts) -> None:
-    needed = memory_bytes(container.pid) * COPIES_OF_A_DUMP + SPARE_BYTES
+    """Before the dump: when the disk is full after it, the process is already gone."""
+    dump = memory_bytes(container.pid)
+    data_root, scratch = facts.data_root, Path(tempfile.gettempdir())  # containerd's, too
     try:
-        free = shutil.disk_usage(facts.data_root).free
+        if data_root.stat().st_dev == scratch.stat().st_dev:
+            needs = {data_root: (KEPT_COPIES + 1) * dump}
+        else:
+            needs = {data_root: KEPT_COPIES * dump, scratch: dump}
+        room = {folder: shutil.disk_usage(folder).free for folder in needs}
     except OSError as error:
         raise NotSupported(
             "the engine's own folder cannot be seen from here",
             details=str(error),
             resolution="run warmboot as root on the engine's own machine",
         ) from error
-    if free < needed:
-        raise DiskFull(
-            f"there is no room for a checkpoint of {container.name}",
-            details=f"it needs about {needed >> 20} MiB below {facts.data_root}, where "
-            f"{free >> 20} MiB are free",
-            resolution="delete checkpoints, containers or images that are not needed",
-        )
+    for folder, bytes_ in needs.items():
+        needed, free = bytes_ + SPARE_BYTES, room[folder]
+        if free < needed:
+            raise DiskFull(
+                f"there is no room for a checkpoint of {container.name}",
+                details=f"it needs about {needed >> 20} MiB below {folder}, where "
+                f"{free >> 20} MiB are free",
+                resolution="delete checkpoints, containers or images that are not needed",
+            )
 
 
 async def _read_or_delete(

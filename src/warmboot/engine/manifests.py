@@ -24,6 +24,7 @@ MANIFEST = "warmboot.json"
 CONFIG_DUMP, SPEC_DUMP = "config.dump", "spec.dump"
 ROOTFS_DIFF, DELETED_FILES = "rootfs-diff.tar", "deleted.files"
 CHECKPOINT_FOLDER = "checkpoint/"
+MAX_NUMBER = 1 << 63
 
 
 def manifest_json(manifest: ArchiveManifest) -> bytes:
@@ -59,27 +60,41 @@ def parse_manifest(text: bytes) -> ArchiveManifest:
         found: Mapping[str, Any] = json.loads(text)
         versions = found["versions"]
         return ArchiveManifest(
-            format=int(found["format"]),
-            name=str(found["name"]),
+            format=_number(found["format"]),
+            name=_text(found["name"]),
             created_at=datetime.fromisoformat(found["created_at"]),
-            image=str(found["image"]),
-            image_digest=str(found["image_digest"]),
+            image=_text(found["image"]),
+            image_digest=_text(found["image_digest"]),
             versions=Versions(
-                engine=str(versions["engine"]),
-                criu=str(versions["criu"]),
-                kernel=str(versions["kernel"]),
-                architecture=str(versions["architecture"]),
+                engine=_text(versions["engine"]),
+                criu=_text(versions["criu"]),
+                kernel=_text(versions["kernel"]),
+                architecture=_text(versions["architecture"]),
             ),
-            network=str(found["network"]),
-            processes=int(found["processes"]),
-            tcp_connections=int(found["tcp_connections"]),
+            network=_text(found["network"]),
+            processes=_number(found["processes"]),
+            tcp_connections=_number(found["tcp_connections"]),
             files={
-                str(path): FileSum(int(one["size_bytes"]), str(one["sha256"]))
+                _text(path): FileSum(_number(one["size_bytes"]), _text(one["sha256"]))
                 for path, one in found["files"].items()
             },
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise hostile(f"its manifest cannot be read: {type(error).__name__} {error}") from error
+
+
+def _text(value: object) -> str:
+    """Also refuses what UTF-8 cannot carry, as half of a surrogate pair."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    value.encode()
+    return value
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < MAX_NUMBER:
+        raise ValueError(f"{value!r} is no number that can be here")
+    return value
 
 
 def config_dump(container: ContainerFacts, description: Mapping[str, Any], at: datetime) -> bytes:

@@ -43,7 +43,7 @@ class PrivateDockerd:
         self.root = root
         self.criu_wrapper = criu_wrapper
         self.socket = root / "docker.sock"
-        self.data_root = root / "data"
+        self.data_root = Path(settings.get("data-root", root / "data"))
         self.exec_root = root / "exec"
         self.log = root / "dockerd.log"
         self.containerd_socket = self.exec_root / "containerd" / "containerd.sock"
@@ -154,11 +154,11 @@ class PrivateDockerd:
         return sorted(ours)
 
     def mounts(self) -> list[str]:
-        """What is mounted below this engine's folder, the innermost first."""
+        """What is mounted below this engine's folders, the innermost first."""
         lines = Path("/proc/self/mounts").read_text().splitlines()
+        ours = (f"{self.root}/", f"{self.data_root}/")
         return sorted(
-            (p for p in (ln.split()[1] for ln in lines) if p.startswith(f"{self.root}/")),
-            reverse=True,
+            (p for p in (ln.split()[1] for ln in lines) if p.startswith(ours)), reverse=True
         )
 
 

@@ -28,7 +28,7 @@ from warmboot.model.checkpoint import (
     check_checkpoint_name,
 )
 from warmboot.model.errors import IllegalTransition, NotFound, WarmbootError
-from warmboot.model.worker import ListenAddress, Worker, WorkerState
+from warmboot.model.worker import LOOPBACK, ListenAddress, Worker, WorkerState
 from warmboot.store import Store
 
 _NOT_YET = Versions("", "", "", "")
@@ -54,11 +54,18 @@ class PauseWorker:
         self.saga = Saga("pause-worker", (Step("dump", self._dump_and_record, self._undo),))
 
     async def claim(
-        self, worker: Worker, name: str | None, *, leave_running: bool, automatic: bool
+        self,
+        worker: Worker,
+        name: str | None,
+        *,
+        leave_running: bool,
+        automatic: bool,
+        resume_at_start: bool = False,
     ) -> Checkpoint:
         """The worker is now ``pausing`` (or ``checkpointing``); call ``work`` next, always.
 
-        ``Conflict`` when it does not run, ``NameTaken``, ``InvalidName``.
+        With ``resume_at_start`` the next manager resumes it. ``Conflict`` when it does not run,
+        ``NameTaken``, ``InvalidName``.
         """
         check_checkpoint_name(name or "automatic")
         participle = "checkpointed" if leave_running else "paused"
@@ -79,7 +86,7 @@ class PauseWorker:
         try:
             async with self._store.transaction():
                 await self._store.checkpoints.add(made)
-                now = await self._states.record(worker.id, state)
+                now = await self._states.record(worker.id, state, resume_at_start=resume_at_start)
         except IllegalTransition as error:
             raise await self._states.refusal_now(worker.id, participle) from error
         await self._states.announce(now)
@@ -107,8 +114,9 @@ class PauseWorker:
 
     async def _dump(self, context: Context) -> None:
         worker: Worker = context.live["worker"]
-        if worker.spec.policy.wake_on:
-            context.live["listens"] = await self._listens(worker)
+        if worker.spec.policy.wake_on:  # kept first: after a crash nobody could ask any more
+            listens = await self._listens(worker)
+            await self._store.workers.update(worker.id, listens=listens)
         context.live["dumped"] = await checkpoint(
             self._engine,
             context.data["docker_id"],
@@ -147,7 +155,6 @@ class PauseWorker:
                     told=told,
                     paused_into=made_id,
                     paused_at=datetime.now(UTC),
-                    listens=context.live.get("listens", ()),
                     error=None,
                 )
         await self._states.announce(now)
@@ -180,7 +187,7 @@ class PauseWorker:
         known = listening(found.pid) if found.pid else ()
         there = tuple(address for address in known if address.port in wanted)
         missing = set(wanted) - {address.port for address in there}
-        return (*there, *(ListenAddress("127.0.0.1", port) for port in sorted(missing)))
+        return (*there, *(ListenAddress(LOOPBACK, port) for port in sorted(missing)))
 
 
 def _timed_name(beginning: str) -> str:

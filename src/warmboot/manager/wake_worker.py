@@ -33,6 +33,9 @@ log = structlog.get_logger(__name__)
 MAX_HELD = 512
 """Connections held for one worker; further ones wait in the kernel's queue."""
 
+LISTEN_AGAIN_S = 1.0
+"""After this machine could not take a connection, for want of descriptors, say."""
+
 CONNECT_TIMEOUT_S = 15.0
 CONNECT_AGAIN_S = 0.02
 _CHUNK = 1 << 16
@@ -101,27 +104,50 @@ class WakeWorker:
             return
         for opened in door.sockets:
             asyncio.get_running_loop().remove_reader(opened)
-            self._accept(door, opened)
+            self._take(door, opened, limit=None)
             opened.close()
 
     def _accept(self, door: _Door, opened: socket.socket) -> None:
+        """Called while connections wait; so it must not be called when they have to go on waiting.
+
+        ``_hold`` or the clock calls it again then.
+        """
+        loop = asyncio.get_running_loop()
+        if opened not in door.sockets or self._doors.get(door.worker_id) is not door:
+            return
+        if not self._take(door, opened, MAX_HELD):
+            loop.remove_reader(opened)
+            loop.call_later(LISTEN_AGAIN_S, self._accept, door, opened)
+        elif door.held >= MAX_HELD:
+            loop.remove_reader(opened)
+        else:
+            loop.add_reader(opened, self._accept, door, opened)
+
+    def _take(self, door: _Door, opened: socket.socket, limit: int | None) -> bool:
+        """Take what waits in the kernel's queue; whether nothing was in the way of that."""
         address = door.sockets[opened]
-        while door.held < MAX_HELD:
+        while limit is None or door.held < limit:
             try:
                 connection, _ = opened.accept()
             except (BlockingIOError, InterruptedError, ConnectionError):
-                return
+                return True
             except OSError as error:
                 log.warning("a connection could not be taken", why=str(error))
-                return
+                return False
             connection.setblocking(False)
             door.held += 1
             task = asyncio.get_running_loop().create_task(self._hold(door, address, connection))
             self._carried.add(task)
             task.add_done_callback(self._carried.discard)
+        return True
 
     async def _hold(self, door: _Door, address: ListenAddress, connection: socket.socket) -> None:
-        reader, writer = await asyncio.open_connection(sock=connection)
+        try:
+            reader, writer = await asyncio.open_connection(sock=connection)
+        except BaseException:
+            connection.close()
+            self._let_go(door)
+            raise
         try:
             await self._wake(door.worker_id)
             to_reader, to_writer = await _connected(address)
@@ -133,12 +159,19 @@ class WakeWorker:
             writer.transport.abort()
             raise
         finally:
-            door.held -= 1
+            self._let_go(door)
         try:
             await asyncio.gather(_carry(reader, to_writer), _carry(to_reader, writer))
         finally:
             writer.transport.abort()
             to_writer.transport.abort()
+
+    def _let_go(self, door: _Door) -> None:
+        """One connection less; whoever waits in the kernel's queues may be next."""
+        door.held -= 1
+        if door.held == MAX_HELD - 1:
+            for opened in door.sockets:
+                self._accept(door, opened)
 
 
 def _open(address: ListenAddress, others: tuple[ListenAddress, ...]) -> socket.socket:

@@ -27,7 +27,7 @@ from warmboot.model.checkpoint import (
     outdated,
 )
 from warmboot.model.errors import Conflict, DiskFull, InUse, NotFound
-from warmboot.model.worker import Worker, WorkerState
+from warmboot.model.worker import LOOPBACK, ListenAddress, Worker, WorkerState
 from warmboot.store import Store
 
 RETENTION_DELAY_S = 1.0
@@ -169,6 +169,7 @@ class WorkerCheckpoints:
             told={"checkpoint": name, "imported": True},
             paused_into=made.id,
             paused_at=datetime.now(UTC),
+            listens=tuple(ListenAddress(LOOPBACK, port) for port in worker.spec.policy.wake_on),
         )
         return made
 

@@ -17,7 +17,12 @@ from warmboot.manager.event_log import EventLog
 from warmboot.manager.pause_worker import PauseWorker
 from warmboot.manager.ports import Exported, LogChunk, Stream, WorkerUntil
 from warmboot.manager.resume_worker import ResumeWorker
-from warmboot.manager.settle_worker import BUSY, SettleWorker
+from warmboot.manager.settle_worker import (
+    BUSY,
+    FIRST_WAIT_S,
+    LONGEST_WAIT_S,
+    SettleWorker,
+)
 from warmboot.manager.tasks import Tasks
 from warmboot.manager.worker_checkpoints import WorkerCheckpoints
 from warmboot.manager.worker_states import WorkerStates, refusal
@@ -221,14 +226,12 @@ class Workers:
 
     async def pause_for_shutdown(self) -> None:
         """Pause those whose policy asks for it, and finish what is under way."""
-        running = await self._store.workers.list({_S.RUNNING})
-        asked = [worker for worker in running if worker.spec.policy.pause_at_shutdown]
-        for worker in asked:
-            try:
-                await self._store.workers.update(worker.id, resume_at_start=True)
-                await self._dump(worker, None, leave_running=False)
-            except WarmbootError as error:
-                log.error("a worker could not be paused", worker=worker.name, why=str(error))
+        for worker in await self._store.workers.list({_S.RUNNING, *BUSY}):
+            if worker.spec.policy.pause_at_shutdown:
+                try:
+                    await self._pause_for_shutdown(worker.id)
+                except WarmbootError as error:
+                    log.error("a worker could not be paused", worker=worker.name, why=str(error))
         if self._work:
             await asyncio.wait(self._work, timeout=STOP_TIMEOUT_S)
 
@@ -236,19 +239,54 @@ class Workers:
         """Resume those that were paused because the manager stopped, or that just were being."""
         for worker in await self._store.workers.list({_S.PAUSED, _S.PAUSING}):
             if worker.resume_at_start:
-                self._in_background(self._resume_quietly(worker))
+                self._tasks.start(f"resume-at-start {worker.id}", self._resume_at_start(worker))
 
     # -- inside ----------------------------------------------------------------------------------
 
-    async def _resume_quietly(self, worker: Worker) -> None:
-        try:
-            await self.wake(str(worker.id))
-        except WarmbootError as error:
-            log.error("a worker could not be resumed", worker=worker.name, why=str(error))
+    async def _pause_for_shutdown(self, worker_id: UUID) -> None:
+        """When what is under way is done: a checkpoint, say, that its policy makes just now."""
+        for last in (False, True):
+            worker = await self._settled(worker_id)
+            if worker.state is not _S.RUNNING:
+                return
+            try:
+                await self._dump(worker, None, leave_running=False, resume_at_start=True)
+            except Conflict:
+                if last or (await self._store.workers.get(worker_id)).state not in BUSY:
+                    raise
+            else:
+                return
 
-    async def _dump(self, worker: Worker, name: str | None, *, leave_running: bool) -> Checkpoint:
+    async def _resume_at_start(self, worker: Worker) -> None:
+        """The engine may come later than the manager when a machine starts."""
+        wait_s = FIRST_WAIT_S
+        while True:
+            try:
+                await self.wake(str(worker.id))
+            except EngineUnavailable as error:
+                log.warning("a worker waits for its engine", worker=worker.name, why=error.details)
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            except WarmbootError as error:
+                log.error("a worker could not be resumed", worker=worker.name, why=str(error))
+                return
+            else:
+                return
+
+    async def _dump(
+        self,
+        worker: Worker,
+        name: str | None,
+        *,
+        leave_running: bool,
+        resume_at_start: bool = False,
+    ) -> Checkpoint:
         made = await self._pause.claim(
-            worker, name, leave_running=leave_running, automatic=name is None
+            worker,
+            name,
+            leave_running=leave_running,
+            automatic=name is None,
+            resume_at_start=resume_at_start,
         )
         return await self._undisturbed(self._finish_dump(worker, made))
 

@@ -31,6 +31,9 @@ from warmboot.model.names import check_name
 from warmboot.model.transitions import Transitions
 
 HOST_NETWORK = "host"
+LOOPBACK = "127.0.0.1"
+"""Where a worker is taken to have listened when that cannot be told."""
+
 MAX_PORT = 65_535
 
 

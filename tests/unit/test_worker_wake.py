@@ -1,0 +1,173 @@
+"""Connections to a paused worker are held, however many, and carried on when it is back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from warmboot.manager import wake_worker
+from warmboot.manager.wake_worker import WakeWorker
+from warmboot.model.errors import CheckpointError
+from warmboot.model.worker import ListenAddress, Worker, WorkerSpec, WorkerState
+
+
+class Events:
+    """Keeps what is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    async def emit(self, kind: str, *_: Any, **__: Any) -> None:
+        self.told.append(kind)
+
+
+class Paused:
+    """A worker that answers each connection with ``hello`` once it runs."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.worker = Worker(
+            id=uuid4(),
+            spec=WorkerSpec("w1", "app:1"),
+            state=WorkerState.PAUSED,
+            created_at=datetime.now(UTC),
+            listens=(ListenAddress("127.0.0.1", self.port),),
+        )
+        self.events = Events()
+        self.wake = WakeWorker(self.events, self._wake)  # type: ignore[arg-type]
+        self.may_run = asyncio.Event()
+        self.fails = False
+        self._server: asyncio.Server | None = None
+
+    async def _wake(self, worker_id: UUID) -> None:
+        assert worker_id == self.worker.id
+        await self.may_run.wait()
+        if self.fails:
+            raise CheckpointError("it does not want to")
+        if self._server is None:
+            self._server = await asyncio.start_server(
+                self._serve, "127.0.0.1", self.port, reuse_port=True
+            )
+            await self.wake.follow(replace(self.worker, state=WorkerState.RUNNING))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"hello")
+        writer.close()
+
+    async def asked(self) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            return await reader.read()
+        finally:
+            writer.close()
+
+    async def stop(self) -> None:
+        await self.wake.stop()
+        if self._server is not None:
+            self._server.close()
+
+
+@pytest.fixture
+async def paused() -> AsyncIterator[Paused]:
+    it = Paused()
+    await it.wake.follow(it.worker)
+    try:
+        yield it
+    finally:
+        await it.stop()
+
+
+async def _turns(for_s: float) -> int:
+    """How often the loop comes round in that time when nobody keeps it busy."""
+    loop, turns = asyncio.get_running_loop(), 0
+    end = loop.time() + for_s
+    while loop.time() < end:
+        turns += 1
+        await asyncio.sleep(0.01)
+    return turns
+
+
+async def test_more_than_can_be_held_wait_in_the_queue_and_keep_nobody_busy(
+    paused: Paused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wake_worker, "MAX_HELD", 2)
+    calls = 0
+    accept = WakeWorker._accept
+
+    def counting(self: WakeWorker, *arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        accept(self, *arguments)
+
+    monkeypatch.setattr(WakeWorker, "_accept", counting)
+    asking = [asyncio.create_task(paused.asked()) for _ in range(6)]
+    await _turns(0.3)
+    assert calls < 10
+    paused.may_run.set()
+    async with asyncio.timeout(10):
+        assert await asyncio.gather(*asking) == [b"hello"] * 6
+
+
+async def test_when_waking_fails_those_that_wait_have_their_turn(
+    paused: Paused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wake_worker, "MAX_HELD", 2)
+    paused.fails = True
+    paused.may_run.set()
+    async with asyncio.timeout(10):
+        assert await asyncio.gather(*(paused.asked() for _ in range(6))) == [b""] * 6
+    paused.fails = False
+    async with asyncio.timeout(10):
+        assert await paused.asked() == b"hello"
+
+
+async def test_a_machine_without_descriptors_tries_again_later(
+    paused: Paused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wake_worker, "LISTEN_AGAIN_S", 0.1)
+    refused = 0
+    take = socket.socket.accept
+
+    def accept(self: socket.socket) -> Any:
+        nonlocal refused
+        if self.getsockname()[1] == paused.port and refused < 2:
+            refused += 1
+            raise OSError(errno.EMFILE, "too many open files")
+        return take(self)
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+    paused.may_run.set()
+    async with asyncio.timeout(10):
+        assert await paused.asked() == b"hello"
+    assert refused == 2
+
+
+async def test_a_port_that_is_taken_is_told() -> None:
+    it = Paused()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", it.port))
+        other.listen()
+        await it.wake.follow(it.worker)
+        assert it.events.told == ["worker.wake-unavailable"]
+        await it.stop()
+
+
+async def test_at_the_end_what_is_held_is_cut_off(paused: Paused) -> None:
+    asking = asyncio.create_task(paused.asked())
+    await asyncio.sleep(0.1)
+    await paused.wake.stop()
+    with contextlib.suppress(ConnectionResetError):
+        assert await asking == b""
+    with pytest.raises(ConnectionRefusedError):
+        await paused.asked()
