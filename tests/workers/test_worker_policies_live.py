@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.support.dockerd import PrivateDockerd
+from tests.support.dockerd import PrivateDockerd, private_dockerd
 from tests.support.images import http_image
 from tests.support.served import Served, free_port, served, worker_settings
 from tests.workers.conftest import (
@@ -92,6 +92,44 @@ async def test_shutdown_pauses_and_the_next_start_resumes(
         assert (await it.client.workers.get(other.id)).state == "running"
         assert (await it.client.workers.get(by_hand.id)).state == "paused"
         await remove_all(it.client)
+
+
+async def test_shutdown_waits_for_a_checkpoint_that_is_being_made(
+    dockerd: PrivateDockerd, engine: DockerEngine, tmp_path: Path
+) -> None:
+    settings = worker_settings(tmp_path / "s", dockerd.socket, free_port())
+    async with served(settings) as it:
+        worker = await start_on(it.client, engine, policy={"pause_at_shutdown": True})
+        secret, _ = await counted(it.client, worker.id, beyond=2)
+        making = asyncio.create_task(it.client.workers.create_checkpoint(worker.id, "cp"))
+        async with asyncio.timeout(10):
+            while (await it.client.workers.get(worker.id)).state != "checkpointing":  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+    await asyncio.gather(making, return_exceptions=True)  # whatever it was told, if anything
+    assert not (await engine.inspect(worker.docker_id or "")).running
+    async with served(settings) as it:
+        assert (await it.client.workers.wait(worker.id, "running", 20)).state == "running"
+        assert (await counted(it.client, worker.id))[0] == secret
+        # From now on it was paused by hand, whatever was before.
+        await it.client.workers.pause(worker.id)
+    async with served(settings) as it:
+        assert (await it.client.workers.wait(worker.id, "running", 1)).state == "paused"
+        await remove_all(it.client)
+
+
+@pytest.mark.slow
+async def test_an_engine_that_starts_after_the_manager_is_waited_for(tmp_path: Path) -> None:
+    async with private_dockerd() as late:
+        settings = worker_settings(tmp_path / "s", late.socket, free_port())
+        async with served(settings) as it, DockerEngine(late.socket) as engine:
+            script = "while true; do sleep 1; done"
+            worker = await start_on(it.client, engine, script, policy={"pause_at_shutdown": True})
+        await late.stop()
+        async with served(settings) as it:
+            assert (await it.client.workers.get(worker.id)).state == "paused"
+            await late.start()
+            assert (await it.client.workers.wait(worker.id, "running", 30)).state == "running"
+            await remove_all(it.client)
 
 
 async def test_what_ended_while_no_manager_ran_is_noticed(
@@ -194,3 +232,21 @@ async def test_a_paused_worker_is_woken_after_a_restart_of_the_manager(
     async with served(settings) as it:
         assert (await _get(port)).endswith(b"hello\n")
         await remove_all(it.client)
+
+
+async def test_a_connection_wakes_a_worker_that_came_as_an_archive(
+    it: Served, engine: DockerEngine, tmp_path: Path
+) -> None:
+    port = free_port()
+    worker = await it.client.workers.get(await _http_worker(it, engine, port))
+    await it.client.workers.pause(worker.id, "leaving")
+    archive = tmp_path / "leaving.tar.zst"
+    await it.client.workers.export_checkpoint(worker.id, "leaving", archive)
+    await it.client.workers.delete(worker.id)
+    moved = await it.client.workers.create(
+        image=worker.image, name="moved", start=False, policy={"wake_on": [port]}
+    )
+    await it.client.workers.wait(moved, "settled", 20)
+    await it.client.workers.import_checkpoint(moved, archive)
+    assert (await _get(port)).endswith(b"hello\n")
+    assert (await it.client.workers.get(moved)).state == "running"
