@@ -37,7 +37,7 @@ async def overlay(base: Path, target: Path) -> Disk:
     if process.returncode != 0:
         message = output.decode(errors="replace").strip()
         if "No space left" in message:
-            raise _full(target)
+            raise disk_full(target)
         raise HostError(f"no overlay disk could be made at {target}", details=message)
     return Disk(target, format=DiskFormat.QCOW2)
 
@@ -55,7 +55,7 @@ def copy_file(source: Path, target: Path) -> None:
     except OSError as error:
         target.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _full(target) from error
+            raise disk_full(target) from error
         raise HostError(f"{source} could not be copied to {target}", details=str(error)) from error
 
 
@@ -71,11 +71,11 @@ def free_bytes(folder: Path) -> int:
 def os_error(error: OSError) -> WarmbootError:
     """What an error of the operating system means, for whoever asked."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _full(Path(str(error.filename or "a file")))
+        return disk_full(Path(str(error.filename or "a file")))
     return HostError("the machine refused an operation", details=str(error) or repr(error))
 
 
-def _full(target: Path) -> DiskFull:
+def disk_full(target: Path) -> DiskFull:
     return DiskFull(
         f"the disk is full: {target} could not be written",
         resolution="free some space below MANAGER_STORAGE_ROOT (`warmboot rm`, "

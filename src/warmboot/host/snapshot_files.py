@@ -1,8 +1,9 @@
 """Snapshot folders: laid out as in the specification, published whole or not at all.
 
     <root>/<runtime image id>/.building-<snapshot id>/   while it is made
-    <root>/<runtime image id>/<snapshot id>/             once it is complete, and never changed
+    <root>/<runtime image id>/<snapshot id>/             once it is complete; kept whole
         snapshot.mem  snapshot.state  rootfs.ext4  disk.ext4  metadata.json
+        snapshot.mem.zst in the place of snapshot.mem while it is stored compressed
 
 A folder is filled under its temporary name, summed, synced and renamed; a crash leaves either no
 snapshot or a whole one. ``rootfs.ext4`` is a hard link to the runtime image's, ``disk.ext4`` the
@@ -21,40 +22,37 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, replace
-from datetime import datetime
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from warmboot.host.disks import copy_file
+from warmboot.host.memory_forms import MemoryForms
+from warmboot.host.snapshot_manifest import (
+    SEEN_FILE,
+    UNFINISHED,
+    damaged,
+    load_manifest,
+    load_seen,
+    manifest_to_json,
+    memory_metadata,
+    note_seen,
+    parts_of,
+    stamp,
+    sync,
+)
 from warmboot.images.hashing import sum_file
-from warmboot.model.errors import InvalidRequest, SnapshotDamaged
 from warmboot.model.runtime_image import FileSum, RuntimeImage
 from warmboot.model.runtime_snapshot import (
     DISK_FILE,
-    MEMORY_FILE,
     METADATA_FILE,
     ROOTFS_FILE,
-    STATE_FILE,
-    HostRequirements,
     SnapshotManifest,
 )
-from warmboot.model.shapes import Shape
 
-_PARTS = (MEMORY_FILE, STATE_FILE, ROOTFS_FILE, DISK_FILE)
-_BUILDING = ".building-"
-_SEEN_FILE = ".seen.json"
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-    InvalidRequest,
-)
-"""What reading ``metadata.json`` raises when it is not what it was; the last for a shape."""
+BUILDING = ".building-"
+GONE = ".gone-"
 
 
 class SnapshotFiles:
@@ -63,6 +61,7 @@ class SnapshotFiles:
     def __init__(self, root: Path, gid: int) -> None:
         self.root = root
         self.gid = gid
+        self._forms = MemoryForms(gid)
 
     def path(self, image_id: UUID, snapshot_id: UUID) -> Path:
         return self.root / str(image_id) / str(snapshot_id)
@@ -85,11 +84,29 @@ class SnapshotFiles:
 
     async def check(self, path: Path) -> SnapshotManifest:
         """Cheap: ``SnapshotDamaged`` if a file is missing, or changed and no longer what it was."""
-        return await asyncio.to_thread(self._check, path, False)
+        async with self._forms.kept(path):
+            return await asyncio.to_thread(self._check, path, False)
 
     async def verify(self, path: Path) -> SnapshotManifest:
         """Thorough: every sum is taken."""
-        return await asyncio.to_thread(self._check, path, True)
+        async with self._forms.kept(path):
+            return await asyncio.to_thread(self._check, path, True)
+
+    async def compress(self, path: Path) -> SnapshotManifest:
+        """Store its memory as frames; see ``memory_forms``."""
+        return await self._forms.compress(path)
+
+    async def unpack(self, path: Path) -> SnapshotManifest:
+        """Store its memory plain again."""
+        return await self._forms.unpack(path)
+
+    async def tidy(self, path: Path) -> list[Path]:
+        """Remove what a change of form that broke off has left; what was removed."""
+        return await self._forms.tidy(path)
+
+    def reading(self, path: Path) -> AbstractAsyncContextManager[SnapshotManifest]:
+        """Its memory keeps its form in the body: for whoever is about to open the file."""
+        return self._forms.reading(path)
 
     async def discard(self, image_id: UUID, snapshot_id: UUID) -> None:
         """Remove a snapshot's folder in whatever state it is. The caller knows that it is free."""
@@ -102,12 +119,12 @@ class SnapshotFiles:
         return [
             path
             for path in self.root.glob("*/*")
-            if path.name.removeprefix(_BUILDING).removeprefix(".gone-") not in names
-            or path.name.startswith(".gone-")
+            if path.name.removeprefix(BUILDING).removeprefix(GONE) not in names
+            or path.name.startswith(GONE)
         ]
 
     def _building(self, image_id: UUID, snapshot_id: UUID) -> Path:
-        return self.root / str(image_id) / f"{_BUILDING}{snapshot_id}"
+        return self.root / str(image_id) / f"{BUILDING}{snapshot_id}"
 
     def _begin(self, image: RuntimeImage, folder: Path) -> None:
         _remove_folder(folder)
@@ -120,26 +137,26 @@ class SnapshotFiles:
 
     def _publish(self, folder: Path, manifest: SnapshotManifest) -> SnapshotManifest:
         files = {}
-        for name in _PARTS:
+        for name in parts_of(manifest):
             part = folder / name
             if name != ROOTFS_FILE:  # that one is the runtime image's own
                 if os.geteuid() == 0:
                     os.chown(part, 0, self.gid)
                 part.chmod(0o440)
             files[name] = sum_file(part)
-            _sync(part)
+            sync(part)
         whole = replace(manifest, files=files)
         text = json.dumps(manifest_to_json(whole), indent=2, sort_keys=True) + "\n"
         (folder / METADATA_FILE).write_text(text)
-        _sync(folder / METADATA_FILE)
+        sync(folder / METADATA_FILE)
         if os.geteuid() == 0:
             os.chown(folder, 0, self.gid)
         self._let_group_enter(folder)
-        (folder / _SEEN_FILE).write_text(json.dumps({n: _stamp(folder / n) for n in _PARTS}))
-        _sync(folder)
-        final = folder.with_name(folder.name.removeprefix(_BUILDING))
+        (folder / SEEN_FILE).write_text(json.dumps({n: stamp(folder / n) for n in files}))
+        sync(folder)
+        final = folder.with_name(folder.name.removeprefix(BUILDING))
         folder.rename(final)
-        _sync(final.parent)
+        sync(final.parent)
         return whole
 
     def _let_group_enter(self, folder: Path) -> None:
@@ -149,49 +166,23 @@ class SnapshotFiles:
 
     def _check(self, path: Path, thorough: bool) -> SnapshotManifest:
         manifest = load_manifest(path)
-        if set(manifest.files) != set(_PARTS) or str(manifest.snapshot_id) != path.name:
-            raise _damaged(path, f"{METADATA_FILE} is not this snapshot's")
-        seen = {} if thorough else _load_seen(path / _SEEN_FILE)
+        if set(manifest.files) != set(parts_of(manifest)) or str(manifest.snapshot_id) != path.name:
+            raise damaged(path, f"{METADATA_FILE} is not this snapshot's")
+        seen = {} if thorough else load_seen(path)
         news = {}
         for name, expected in manifest.files.items():
             try:
-                stamp = _stamp(path / name)
-                if seen.get(name) != stamp:
-                    _compare(path, name, stamp["size"], expected)
-                    news[name] = stamp
+                now = stamp(path / name)
+                if seen.get(name) != now:
+                    _compare(path, name, now["size"], expected)
+                    news[name] = now
             except FileNotFoundError:
-                raise _damaged(path, f"{name} is missing") from None
+                raise damaged(path, f"{name} is missing") from None
             except OSError as error:
-                raise _damaged(path, f"{name} cannot be read: {error}") from error
+                raise damaged(path, f"{name} cannot be read: {error}") from error
         if news:
-            _note_seen(path, seen | news)
+            note_seen(path, seen | news)
         return manifest
-
-
-def manifest_to_json(manifest: SnapshotManifest) -> dict[str, Any]:
-    document = asdict(manifest)
-    document["snapshot_id"] = str(manifest.snapshot_id)
-    document["created_at"] = manifest.created_at.isoformat()
-    return document
-
-
-def load_manifest(path: Path) -> SnapshotManifest:
-    """Read ``metadata.json``; ``SnapshotDamaged`` when it is missing or not understood."""
-    try:
-        document = json.loads((path / METADATA_FILE).read_text())
-        return SnapshotManifest(
-            snapshot_id=UUID(document["snapshot_id"]),
-            image_digest=document["image_digest"],
-            agent_version=document["agent_version"],
-            shape=Shape(**document["shape"]),
-            requires=HostRequirements(**document["requires"]),
-            files={name: FileSum(**value) for name, value in document["files"].items()},
-            created_at=datetime.fromisoformat(document["created_at"]),
-            cmdline=document["cmdline"],
-            uid=document["uid"],
-        )
-    except _UNREADABLE as error:
-        raise _damaged(path, f"{METADATA_FILE} cannot be read: {error}") from error
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -205,50 +196,13 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def _compare(path: Path, name: str, size: int, expected: FileSum) -> None:
     if size != expected.size_bytes:
-        raise _damaged(path, f"{name} has {size} bytes instead of {expected.size_bytes}")
+        raise damaged(path, f"{name} has {size} bytes instead of {expected.size_bytes}")
     if sum_file(path / name) != expected:
-        raise _damaged(path, f"{name} is not what it was: its SHA-256 differs")
-
-
-def _note_seen(path: Path, seen: dict[str, dict[str, int]]) -> None:
-    """So that the next check is cheap. If it cannot be noted, that one takes the sums again."""
-    temporary = path / f"{_SEEN_FILE}.new"
-    with contextlib.suppress(OSError):
-        try:
-            temporary.write_text(json.dumps(seen))
-            temporary.rename(path / _SEEN_FILE)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-def _stamp(path: Path) -> dict[str, int]:
-    status = path.stat()
-    # ctime is left out for the root file system's sake: every new hard link changes it.
-    stamp = {"size": status.st_size, "inode": status.st_ino, "mtime_ns": status.st_mtime_ns}
-    if status.st_nlink == 1:
-        stamp["ctime_ns"] = status.st_ctime_ns
-    return stamp
-
-
-def _load_seen(path: Path) -> dict[str, dict[str, int]]:
-    try:
-        document = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def _damaged(path: Path, details: str) -> SnapshotDamaged:
-    return SnapshotDamaged(
-        f"the snapshot {path.name} is damaged",
-        details=details,
-        resolution=f"rebuild it: `warmboot snapshot rebuild {path.name}`",
-    )
+        raise damaged(path, f"{name} is not what it was: its SHA-256 differs")
 
 
 def _remove_folder(path: Path) -> None:
-    gone = path.with_name(f".gone-{path.name.removeprefix(_BUILDING)}")
+    gone = path.with_name(f"{GONE}{path.name.removeprefix(BUILDING)}")
     # Nothing to remove, too, when something else is in the way of the parent folder.
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         _remove_tree(gone)  # what an earlier removal that broke off has left
@@ -264,9 +218,13 @@ def _remove_tree(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+__all__ = [
+    "BUILDING",
+    "GONE",
+    "UNFINISHED",
+    "SnapshotFiles",
+    "link_or_copy",
+    "load_manifest",
+    "manifest_to_json",
+    "memory_metadata",
+]

@@ -26,6 +26,7 @@ from warmboot.model.shapes import Shape
 from warmboot.model.transitions import Transitions
 
 MEMORY_FILE = "snapshot.mem"
+FRAMES_FILE = "snapshot.mem.zst"
 STATE_FILE = "snapshot.state"
 ROOTFS_FILE = "rootfs.ext4"
 DISK_FILE = "disk.ext4"
@@ -119,8 +120,23 @@ class HostRequirements:
 
 
 @dataclass(frozen=True, slots=True)
+class PackedMemory:
+    """Guest memory that is stored compressed: what ``snapshot.mem`` is when it is unpacked.
+
+    ``nonzero_bytes`` counts its bytes that are not zero.
+    """
+
+    plain: FileSum
+    nonzero_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotManifest:
-    """What stands in a snapshot folder's ``metadata.json``."""
+    """What stands in a snapshot folder's ``metadata.json``.
+
+    ``packed`` is set when memory is stored compressed: then ``files`` has ``snapshot.mem.zst``
+    in the place of ``snapshot.mem``.
+    """
 
     snapshot_id: UUID
     image_digest: str
@@ -131,6 +147,15 @@ class SnapshotManifest:
     created_at: datetime
     cmdline: str
     uid: int = 0
+    packed: PackedMemory | None = None
+
+    @property
+    def compressed(self) -> bool:
+        return self.packed is not None
+
+    @property
+    def memory_file(self) -> str:
+        return MEMORY_FILE if self.packed is None else FRAMES_FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,17 +206,32 @@ def check_weight(weight: float) -> float:
     return float(weight)
 
 
-def unmet_requirement(needed: HostRequirements, here: HostRequirements) -> str | None:
-    """Why a snapshot cannot be restored here, in words; ``None`` when it can."""
-    for name, label in (
-        ("hypervisor", "hypervisor"),
-        ("hypervisor_version", "hypervisor version"),
-        ("accelerator", "accelerator"),
-        ("machine", "machine type"),
-        ("cpu_model", "CPU model"),
-        ("options", "machine options"),
-    ):
+_REQUIREMENTS = {
+    "hypervisor": "hypervisor",
+    "hypervisor_version": "hypervisor version",
+    "accelerator": "accelerator",
+    "machine": "machine type",
+    "cpu_model": "CPU model",
+    "options": "machine options",
+}
+
+
+def unmet(needed: HostRequirements, here: HostRequirements) -> tuple[str, str] | None:
+    """The first requirement that is not met here: its field's name, and why in words."""
+    for name, label in _REQUIREMENTS.items():
         want, have = getattr(needed, name), getattr(here, name)
         if want != have and not (name == "options" and not want):
-            return f"{label} mismatch: the snapshot needs {want}, this host has {have}"
+            return name, f"{label} mismatch: the snapshot needs {want}, this host has {have}"
     return None
+
+
+def unmet_requirement(needed: HostRequirements, here: HostRequirements) -> str | None:
+    """Why a snapshot cannot be restored here, in words; ``None`` when it can."""
+    found = unmet(needed, here)
+    return None if found is None else found[1]
+
+
+def requirements_of(snapshot: RuntimeSnapshot) -> HostRequirements | None:
+    """What a finished snapshot needs of a host, from its metadata; ``None`` before it is done."""
+    needed = snapshot.metadata.get("requires")
+    return HostRequirements(**needed) if needed else None

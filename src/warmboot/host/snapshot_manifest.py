@@ -1,0 +1,158 @@
+"""``metadata.json`` of a snapshot folder, and ``.seen.json``, the note that makes checks cheap."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from warmboot.host.disks import allocated_bytes
+from warmboot.model.errors import InvalidRequest, SnapshotDamaged
+from warmboot.model.runtime_image import FileSum
+from warmboot.model.runtime_snapshot import (
+    DISK_FILE,
+    FRAMES_FILE,
+    METADATA_FILE,
+    ROOTFS_FILE,
+    STATE_FILE,
+    HostRequirements,
+    PackedMemory,
+    SnapshotManifest,
+)
+from warmboot.model.shapes import Shape
+
+SEEN_FILE = ".seen.json"
+UNFINISHED = ".new"
+"""How the name of a file in a snapshot's folder ends while it is written."""
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    InvalidRequest,
+)
+"""What reading ``metadata.json`` raises when it is not what it was; the last for a shape."""
+
+Stamps = dict[str, dict[str, int]]
+
+
+def parts_of(manifest: SnapshotManifest) -> tuple[str, ...]:
+    """The files that a whole snapshot has, memory first."""
+    return (manifest.memory_file, STATE_FILE, ROOTFS_FILE, DISK_FILE)
+
+
+def manifest_to_json(manifest: SnapshotManifest) -> dict[str, Any]:
+    document = asdict(manifest)
+    document["snapshot_id"] = str(manifest.snapshot_id)
+    document["created_at"] = manifest.created_at.isoformat()
+    document["compressed"] = manifest.compressed
+    return document
+
+
+def load_manifest(path: Path) -> SnapshotManifest:
+    """Read ``metadata.json``; ``SnapshotDamaged`` when it is missing or not understood."""
+    try:
+        document = json.loads((path / METADATA_FILE).read_text())
+        return SnapshotManifest(
+            snapshot_id=UUID(document["snapshot_id"]),
+            image_digest=document["image_digest"],
+            agent_version=document["agent_version"],
+            shape=Shape(**document["shape"]),
+            requires=HostRequirements(**document["requires"]),
+            files={name: FileSum(**value) for name, value in document["files"].items()},
+            created_at=datetime.fromisoformat(document["created_at"]),
+            cmdline=document["cmdline"],
+            uid=document["uid"],
+            packed=_packed(document.get("packed")),
+        )
+    except _UNREADABLE as error:
+        raise damaged(path, f"{METADATA_FILE} cannot be read: {error}") from error
+
+
+def write_manifest(path: Path, manifest: SnapshotManifest) -> None:
+    """Put it in the place of the one that is there, or leave that one as it is."""
+    temporary = path / f"{METADATA_FILE}{UNFINISHED}"
+    temporary.write_text(json.dumps(manifest_to_json(manifest), indent=2, sort_keys=True) + "\n")
+    sync(temporary)
+    temporary.rename(path / METADATA_FILE)
+    sync(path)
+
+
+def memory_metadata(manifest: SnapshotManifest, path: Path) -> dict[str, object]:
+    """The specification's sizes, in bytes, for a snapshot's ``metadata``.
+
+    ``size_bytes``: all files on disk. ``mem_size_bytes``: of RAM. ``mem_stored_bytes``: of it on
+    disk. ``mem_nonzero_bytes``: of it not zero; known since it was compressed. Blocking.
+    """
+    packed = manifest.packed
+    plain = manifest.files[manifest.memory_file] if packed is None else packed.plain
+    return {
+        "size_bytes": sum(allocated_bytes(path / name) for name in manifest.files),
+        "mem_size_bytes": plain.size_bytes,
+        "mem_stored_bytes": allocated_bytes(path / manifest.memory_file),
+        "mem_nonzero_bytes": None if packed is None else packed.nonzero_bytes,
+        "compressed": manifest.compressed,
+        "compressed_size_bytes": (
+            None if packed is None else manifest.files[FRAMES_FILE].size_bytes
+        ),
+    }
+
+
+def stamp(path: Path) -> dict[str, int]:
+    status = path.stat()
+    # ctime is left out for the root file system's sake: every new hard link changes it.
+    found = {"size": status.st_size, "inode": status.st_ino, "mtime_ns": status.st_mtime_ns}
+    if status.st_nlink == 1:
+        found["ctime_ns"] = status.st_ctime_ns
+    return found
+
+
+def load_seen(path: Path) -> Stamps:
+    """The note in a snapshot's folder; empty when there is none, or none that can be read."""
+    try:
+        document = json.loads((path / SEEN_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def note_seen(path: Path, seen: Mapping[str, dict[str, int]]) -> None:
+    """So that the next check is cheap. If it cannot be noted, that one takes the sums again."""
+    temporary = path / f"{SEEN_FILE}{UNFINISHED}"
+    with contextlib.suppress(OSError):
+        try:
+            temporary.write_text(json.dumps(seen))
+            temporary.rename(path / SEEN_FILE)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def damaged(path: Path, details: str) -> SnapshotDamaged:
+    return SnapshotDamaged(
+        f"the snapshot {path.name} is damaged",
+        details=details,
+        resolution=f"rebuild it: `warmboot snapshot rebuild {path.name}`",
+    )
+
+
+def sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _packed(document: Any) -> PackedMemory | None:
+    if document is None:
+        return None
+    return PackedMemory(FileSum(**document["plain"]), int(document["nonzero_bytes"]))
