@@ -12,6 +12,7 @@ import pytest
 from tests.engine.conftest import Start, counted, last_count, wait_for_line
 from tests.support.dockerd import PrivateDockerd
 
+from warmboot.engine import content_store
 from warmboot.engine.checkpoint import checkpoint, settle
 from warmboot.engine.client import DockerEngine
 from warmboot.engine.commands import run
@@ -96,6 +97,68 @@ async def test_content_that_exists_already_does_not_stop_a_restore(
     finally:
         shutil.rmtree(keep)
     assert restored.attempts == 1
+
+
+async def _unpin(dockerd: PrivateDockerd, blob: Path) -> None:
+    ctr = ["ctr", "--address", str(dockerd.containerd_socket), "-n", "moby", "content"]
+    removed = await run([*ctr, "rm", f"sha256:{blob.name}"])
+    assert removed.ok, removed.output
+
+
+async def test_a_dump_waits_until_the_one_before_is_forgotten(
+    dockerd: PrivateDockerd, engine: DockerEngine, start: Start, tmp_path: Path
+) -> None:
+    """containerd keeps the container's specification for a while, writes the same bytes again with
+    the next dump, and fails when they are there: after CRIU has ended the process."""
+    container = await start()
+    secret, _ = await counted(engine, container, beyond=1)
+    keep = dockerd.data_root / f"blobs-{tmp_path.name}"
+    try:
+        with Blobs(dockerd, keep):
+            await checkpoint(engine, container, "cp1", leave_running=True)
+        kept = [blob for blob in keep.iterdir() if b'"ociVersion"' in blob.read_bytes()]
+        assert kept, "the specification never was in the content store"
+        for blob in kept:
+            await _pin(dockerd, blob)
+        dumping = asyncio.create_task(checkpoint(engine, container, "cp2"))
+        await asyncio.sleep(1)
+        assert not dumping.done()
+        assert (await engine.inspect(container)).running
+        for blob in kept:
+            await _unpin(dockerd, blob)
+        await dumping
+    finally:
+        shutil.rmtree(keep)
+    await restore(engine, container, "cp2")
+    _, before = await last_count(engine, container)
+    assert (await counted(engine, container, beyond=before))[0] == secret
+
+
+async def test_a_dump_that_would_end_the_process_for_nothing_is_not_begun(
+    dockerd: PrivateDockerd,
+    engine: DockerEngine,
+    start: Start,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(content_store, "GONE_TIMEOUT_S", 0.5)
+    container = await start()
+    keep = dockerd.data_root / f"blobs-{tmp_path.name}"
+    try:
+        with Blobs(dockerd, keep):
+            await checkpoint(engine, container, "cp1", leave_running=True)
+        kept = [blob for blob in keep.iterdir() if b'"ociVersion"' in blob.read_bytes()]
+        for blob in kept:
+            await _pin(dockerd, blob)
+        with pytest.raises(CheckpointError, match="runs on") as caught:
+            await checkpoint(engine, container, "cp2")
+        assert caught.value.resolution
+        assert (await engine.inspect(container)).running
+        for blob in kept:
+            await _unpin(dockerd, blob)
+        await checkpoint(engine, container, "cp2")
+    finally:
+        shutil.rmtree(keep)
 
 
 class ForgetfulEngine(DockerEngine):

@@ -314,7 +314,9 @@ async def test_an_engine_that_is_killed_and_comes_back_is_noticed(tmp_path: Path
     async with private_dockerd() as dockerd:
         settings = worker_settings(tmp_path / "s", dockerd.socket, free_port())
         async with served(settings) as it, DockerEngine(dockerd.socket) as engine:
-            runs = await start_on(it.client, engine, "while true; do sleep 1; done", name="runs")
+            sleeps = "while true; do sleep 1; done"
+            runs = await start_on(it.client, engine, sleeps, name="runs")
+            watched = await start_on(it.client, engine, sleeps, name="watched")
             kept = await start_on(
                 it.client, engine, "i=0; while true; do i=$((i+1)); echo n $i; sleep 0.1; done"
             )
@@ -328,9 +330,10 @@ async def test_an_engine_that_is_killed_and_comes_back_is_noticed(tmp_path: Path
                 await it.client.workers.pause(runs.id)
             await dockerd.start()
             # dockerd ends the containers of its predecessor; ours must have seen that.
-            assert (await it.client.workers.wait(runs.id, "exited", 30)).state == "exited"
+            for worker in (runs, watched):
+                assert (await it.client.workers.wait(worker.id, "exited", 30)).state == "exited"
             await it.client.workers.wait(kept.id, "paused", 30)
             await it.client.workers.resume(kept.id)
             assert await counted(it.client, kept.id, beyond=before) == ("n", before + 1)
-            for worker in (runs, kept):
+            for worker in (runs, watched, kept):
                 await it.client.workers.delete(worker.id, force=True)
