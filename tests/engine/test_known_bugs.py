@@ -16,6 +16,7 @@ from warmboot.engine import content_store
 from warmboot.engine.checkpoint import checkpoint, settle
 from warmboot.engine.client import DockerEngine
 from warmboot.engine.commands import run
+from warmboot.engine.facts import ContainerFacts
 from warmboot.engine.restore import restore
 from warmboot.model.errors import CheckpointError, EngineUnavailable, NotFound
 
@@ -179,6 +180,33 @@ async def test_a_fresh_start_is_not_taken_for_a_restore(
             await restore(forgetful, container, "cp")
     await engine.wait_stopped(container, 10)
     await restore(engine, container, "cp")
+    _, before = await last_count(engine, container)
+    assert (await counted(engine, container, beyond=before))[0] == secret
+
+
+class SlowEngine(DockerEngine):
+    """An engine that says for a while that a container runs whose process is gone already."""
+
+    stale: ContainerFacts | None = None
+
+    async def inspect(self, container: str) -> ContainerFacts:
+        return self.stale or await super().inspect(container)
+
+    async def wait_stopped(self, container: str, timeout_s: float | None) -> int:
+        self.stale = None
+        return await super().wait_stopped(container, timeout_s)
+
+
+async def test_an_engine_that_has_not_yet_noticed_the_end_is_waited_for(
+    dockerd: PrivateDockerd, engine: DockerEngine, start: Start
+) -> None:
+    container = await start()
+    secret, _ = await counted(engine, container, beyond=1)
+    async with SlowEngine(dockerd.socket) as slow:
+        running = await engine.inspect(container)
+        await checkpoint(engine, container, "cp")
+        slow.stale = running
+        await restore(slow, container, "cp")
     _, before = await last_count(engine, container)
     assert (await counted(engine, container, beyond=before))[0] == secret
 
