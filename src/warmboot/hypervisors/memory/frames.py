@@ -8,12 +8,12 @@
 
 Each frame holds one MiB of memory, so ``zstd -dc`` gives the plain file back. An entry's digest is
 of the frame as it is stored, and is compared before anything is decompressed; its mask has a bit
-for each page that is not all zero. Zero pages are never written out again, and a frame without a
-bit (some 50 bytes) is never even read. Whatever is flipped or cut off is found: it is either under
-a digest, under the index's own sum, or a constant.
+for each page that is not all zero. Zero pages need not be written out again, and a frame without a
+bit (some 50 bytes) is not even read. Whatever is flipped or cut off is found: it is either under a
+digest, under the index's own sum, or a constant.
 
-One MiB and level 7 were measured on a Linux guest with Docker: larger frames compress no better
-worth the time of a page fault, smaller ones worse (see ``docs/decisions``).
+One MiB and level 7 were measured on a Linux guest with Docker (``docs/decisions/0016``): what
+larger frames spare is not worth the time of a page fault, and smaller ones take more room.
 """
 
 from __future__ import annotations
@@ -56,13 +56,9 @@ class Entry:
     digest: bytes
     mask: int
 
-    def runs(self) -> list[tuple[int, int]]:
-        """Its pages that are not zero, as offsets (start, end) within the frame."""
-        return runs_of(self.mask)
-
 
 def runs_of(mask: int) -> list[tuple[int, int]]:
-    """Runs of set bits, as offsets in bytes."""
+    """Runs of pages whose bits are set, as offsets (start, end) in bytes."""
     found, page = [], 0
     while mask:
         zeros = (mask & -mask).bit_length() - 1

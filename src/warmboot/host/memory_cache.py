@@ -1,0 +1,208 @@
+"""Unpacked memory of compressed snapshots, for hypervisors that need it as a file.
+
+    <root>/<snapshot id>-<content>.mem        mapped private by every VM that was restored from it
+    <root>/<snapshot id>-<content>.mem.json   what the file was when it was made; its time is the
+                                              last use's
+    <root>/<snapshot id>-<content>.mem.new    while it is unpacked
+
+The first boot unpacks, however many ask at once; the others wait for it, and the next ones find it.
+Nothing is synced: a file counts only in the boot of the machine in which it was made, and as long
+as its size, inode and times are those that were noted. Removing one is always safe while nobody is
+about to open it, as VMs keep their mapping.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from threading import Event
+from uuid import UUID
+from weakref import WeakValueDictionary
+
+from warmboot.host import memory_frames
+from warmboot.host.disks import allocated_bytes, os_error
+from warmboot.host.memory_frames import in_thread
+from warmboot.host.snapshot_manifest import UNFINISHED, stamp
+from warmboot.hypervisors.process import boot_id
+from warmboot.model.runtime_snapshot import FRAMES_FILE, SnapshotManifest
+
+_SUFFIX = ".mem"
+_CONTENT_DIGITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """One unpacked file. ``size_bytes`` is what it takes on disk; ``in_use``: it is being unpacked,
+    or about to be opened by a VMM."""
+
+    path: Path
+    snapshot_id: UUID
+    size_bytes: int
+    last_used: datetime
+    in_use: bool
+
+
+def over_budget(
+    entries: Sequence[CacheEntry], budget_bytes: int, known: Collection[UUID] | None = None
+) -> list[CacheEntry]:
+    """What has to go: those of snapshots that are not ``known``, then the least recently used.
+
+    ``known=None``: all are. Never one in use, even if the rest is over the budget.
+    """
+    gone = [e for e in entries if known is not None and e.snapshot_id not in known and not e.in_use]
+    left = sorted((e for e in entries if e not in gone), key=lambda e: e.last_used)
+    total = sum(e.size_bytes for e in left)
+    for entry in left:
+        if total > budget_bytes and not entry.in_use:
+            gone.append(entry)
+            total -= entry.size_bytes
+    return gone
+
+
+class MemoryCache:
+    """``gid`` is the group that VMMs read as. ``budget_bytes``: kept after every unpacking."""
+
+    def __init__(self, root: Path, gid: int, budget_bytes: int | None = None) -> None:
+        self.root = root
+        self.gid = gid
+        self.budget_bytes = budget_bytes
+        self._users: Counter[str] = Counter()
+        self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @contextlib.asynccontextmanager
+    async def unpacked(self, path: Path, manifest: SnapshotManifest) -> AsyncIterator[Path]:
+        """The plain memory of the compressed snapshot in ``path``, there while the body runs.
+
+        ``SnapshotDamaged`` if a frame is; ``DiskFull``, and then no file is left.
+        """
+        packed = manifest.packed
+        assert packed is not None
+        content = packed.plain.sha256[:_CONTENT_DIGITS]
+        target = self.root / f"{manifest.snapshot_id}-{content}{_SUFFIX}"
+        self._users[target.name] += 1
+        try:
+            lock = self._making.setdefault(target.name, asyncio.Lock())
+            async with lock:
+                made = not await asyncio.to_thread(_is_good, target)
+                if made:
+                    await in_thread(partial(self._make, path / FRAMES_FILE, target), polite=False)
+            await asyncio.to_thread(_note_use, target)
+            yield target
+        finally:
+            self._users[target.name] -= 1
+            if not self._users[target.name]:
+                del self._users[target.name]
+        if made and self.budget_bytes is not None:
+            await self.evict(self.budget_bytes)
+
+    async def entries(self) -> list[CacheEntry]:
+        """What is there, the least recently used first."""
+        found = await asyncio.to_thread(lambda: list(map(self._entry, self._files())))
+        return sorted((entry for entry in found if entry), key=lambda entry: entry.last_used)
+
+    async def evict(
+        self, budget_bytes: int, *, known: Collection[UUID] | None = None
+    ) -> list[CacheEntry]:
+        """Remove what ``over_budget`` says; what was removed."""
+        removed = []
+        for entry in over_budget(await self.entries(), budget_bytes, known):
+            # Asked again right before: no boot can come between this and the removal.
+            if entry.path.name not in self._users:
+                _remove(entry.path)
+                removed.append(entry)
+        return removed
+
+    async def tidy(self) -> None:
+        """At the start, when nothing is in use: remove all that does not count any more."""
+        await asyncio.to_thread(self._tidy)
+
+    def _files(self) -> list[Path]:
+        return sorted(self.root.glob(f"*{_SUFFIX}"))
+
+    def _entry(self, path: Path) -> CacheEntry | None:
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return CacheEntry(
+                path=path,
+                snapshot_id=UUID(path.name[:36]),
+                size_bytes=allocated_bytes(path),
+                last_used=_last_use(path),
+                in_use=path.name in self._users,
+            )
+        return None
+
+    def _make(self, frames: Path, target: Path, stop: Event) -> None:
+        new = target.with_name(f"{target.name}{UNFINISHED}")
+        try:
+            self._make_root()
+            _remove(target)
+            new.unlink(missing_ok=True)
+        except OSError as error:
+            raise os_error(error) from error
+        memory_frames.unpack(frames, new, stop, sync=False)
+        try:
+            if os.geteuid() == 0:
+                os.chown(new, 0, self.gid)
+            new.chmod(0o440)
+            new.rename(target)
+            note = {"boot_id": boot_id(), "stamp": stamp(target)}
+            _note_path(target).write_text(json.dumps(note))
+        except OSError as error:
+            new.unlink(missing_ok=True)
+            _remove(target)
+            raise os_error(error) from error
+
+    def _make_root(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        for folder in (self.root.parent, self.root):
+            if os.geteuid() == 0:
+                os.chown(folder, -1, self.gid)
+            folder.chmod(0o710)
+
+    def _tidy(self) -> None:
+        for path in self._files():
+            if not _is_good(path):
+                _remove(path)
+        for path in self.root.glob("*"):
+            is_note = path.name.endswith(f"{_SUFFIX}.json")
+            if path.suffix == UNFINISHED or (is_note and not path.with_suffix("").exists()):
+                path.unlink(missing_ok=True)
+
+
+def _note_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _is_good(path: Path) -> bool:
+    """Whether it is there, and still what was made in this boot of the machine."""
+    try:
+        note = json.loads(_note_path(path).read_text())
+        return bool(note == {"boot_id": boot_id(), "stamp": stamp(path)})
+    except (OSError, ValueError):
+        return False
+
+
+def _note_use(path: Path) -> None:
+    with contextlib.suppress(OSError):  # then it counts as used when it was made
+        os.utime(_note_path(path))
+
+
+def _last_use(path: Path) -> datetime:
+    try:
+        status = _note_path(path).stat()
+    except FileNotFoundError:
+        status = path.stat()
+    return datetime.fromtimestamp(status.st_mtime, UTC)
+
+
+def _remove(path: Path) -> None:
+    # The note last: a file without one does not count, so a crash in between harms nobody.
+    path.unlink(missing_ok=True)
+    _note_path(path).unlink(missing_ok=True)
