@@ -61,6 +61,8 @@ from warmboot.model.runtime_snapshot import (
     SnapshotState,
 )
 from warmboot.model.shapes import Shape
+from warmboot.model.usage import BootSummary, OwnedVm, StorageUsage, Usage, VmUsage
+from warmboot.model.vm import VmKind
 
 DEFAULT_SHAPE = Shape(2, 1024)
 
@@ -546,7 +548,9 @@ class FakeArchives:
 
 
 class FakeSystem:
-    def __init__(self) -> None:
+    def __init__(self, containers: FakeContainers) -> None:
+        self._containers = containers
+        self.cpu_s = 0.0
         self.error: Exception | None = None
         self.checks = (
             Check("kernel", True, "Linux 6.18"),
@@ -563,6 +567,29 @@ class FakeSystem:
             "0.1.0", "simulated", "1.0", "none", Path("/srv/fc"), DEFAULT_SHAPE, self.checks
         )
 
+    async def usage(self, window_s: float) -> Usage:
+        """A VM for every container that runs; each look finds 0.1 s of processor time more."""
+        self.cpu_s += 0.1
+        running = [c for c in self._containers.rows.values() if c.state is S.RUNNING]
+        warm = [c for c in running if c.boot_method is BootMethod.WARM]
+        return Usage(
+            at=now(),
+            window_s=window_s,
+            boots={
+                BootMethod.WARM: BootSummary(len(warm), 0.5, 0.5) if warm else BootSummary(),
+                BootMethod.COLD: BootSummary(),
+            },
+            vms=tuple(
+                OwnedVm(
+                    VmUsage(c.vm_id or f"vm-{c.name}", self.cpu_s, 100 << 20, 40 << 20),
+                    VmKind.CONTAINER,
+                    c.id,
+                )
+                for c in running
+            ),
+            storage=StorageUsage(100 << 30, 60 << 30, 1 << 30),
+        )
+
     async def doctor(self) -> Sequence[Check]:
         return self.checks
 
@@ -576,7 +603,7 @@ class FakeServices:
         self.snapshots = FakeSnapshots(self.events, self.images)
         self.archives = FakeArchives()
         self.containers = FakeContainers(self.events, self.archives)
-        self.system = FakeSystem()
+        self.system = FakeSystem(self.containers)
         self.workers = FakeWorkers(self.events.add)
         self.services = Services(
             images=self.images,

@@ -23,6 +23,7 @@ from warmboot.api import (
     runtime_images,
     runtime_snapshots,
     system,
+    usage,
     workers,
 )
 from warmboot.api.access import Doors, WorkerOf
@@ -45,6 +46,7 @@ ROUTERS = (
     workers.router,
     events.router,
     system.router,
+    usage.router,
 )
 
 

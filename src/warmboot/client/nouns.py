@@ -21,6 +21,7 @@ from warmboot.client.results import (
 from warmboot.client.sessions import Session, open_session
 from warmboot.client.streams import MULTIPLEXED, demultiplexed, server_sent
 from warmboot.client.transport import Transport
+from warmboot.client.usage import Usage
 
 WAIT_CHUNK_S = 300.0
 UPLOAD_CHUNK_BYTES = 1024 * 1024
@@ -225,6 +226,11 @@ class System:
     async def info(self) -> Mapping[str, Any]:
         item: Mapping[str, Any] = (await self._link.get("/v1/info"))["item"]
         return item
+
+    async def usage(self, window_s: float = 300.0) -> Usage:
+        """What VMs and disk use at the moment; the boots of the last ``window_s`` seconds."""
+        answer = await self._link.get("/v1/system/usage", {"window_s": window_s})
+        return Usage.of(answer["item"])
 
     async def doctor(self) -> builtins.list[Check]:
         return [Check(**raw) for raw in (await self._link.get("/v1/doctor"))["items"]]

@@ -12,7 +12,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from warmboot.manager.metrics.saved_time import ColdBoots
-from warmboot.manager.metrics.tables import COUNTED, COUNTERS, ZEROS, build_kind
+from warmboot.manager.metrics.tables import COUNTED, COUNTERS, build_kind
 from warmboot.model.container import BootMethod, FallbackReason
 from warmboot.model.event import Event
 
@@ -113,9 +113,9 @@ class EventCounts:
             self._boots.labels(BootMethod.COLD, reason, "failed")
         for reason in _TRIED:
             self._boots.labels(BootMethod.WARM, reason, "failed")
-        for name, combinations in ZEROS.items():
-            for labels in combinations:
-                self._table[name].labels(**labels)
+        for name, counter in COUNTERS.items():
+            for values in counter.from_the_beginning():
+                self._table[name].labels(*values)
 
     def __call__(self, event: Event) -> None:
         data = event.data
@@ -124,9 +124,9 @@ class EventCounts:
         if isinstance(error, Mapping) and "code" in error:
             self._failures.labels(event.kind, error["code"]).inc()
         for counted in COUNTED.get(event.kind, ()):
-            counter = self._table[counted.counter]
-            labels = counted.labels_of(data)
-            (counter.labels(**labels) if labels else counter).inc(counted.amount_of(data))
+            for labels, amount in counted.of(data):
+                counter = self._table[counted.counter]
+                (counter.labels(**labels) if labels else counter).inc(amount)
         special = self._kinds.get(event.kind)
         if special is not None:
             special(data)

@@ -153,7 +153,10 @@ def _of_snapshots(
     info = GaugeMetricFamily(
         "warmboot_snapshot_info",
         "1; the labels tell what kind of snapshot it is, and its state",
-        labels=("snapshot", "state", "vcpus", "memory_mib", "hypervisor", "hypervisor_version"),
+        labels=(
+            *("snapshot", "version", "state", "pinned"),
+            *("vcpus", "memory_mib", "hypervisor", "hypervisor_version"),
+        ),
     )
     boots = CounterMetricFamily(
         "warmboot_snapshot_boots",
@@ -163,7 +166,8 @@ def _of_snapshots(
     gauges = {name: _empty(f"warmboot_snapshot_{name}", text) for name, text in _GAUGES.items()}
     for snapshot in shown:
         name, shape = str(snapshot.id), snapshot.shape
-        what = (snapshot.state, str(shape.vcpus), str(shape.memory_mib))
+        kind = (str(snapshot.version), snapshot.state, "yes" if snapshot.pinned else "no")
+        what = (*kind, str(shape.vcpus), str(shape.memory_mib))
         info.add_metric([name, *what, snapshot.hypervisor, snapshot.fc_version], 1)
         boots.add_metric([name, "succeeded"], snapshot.success_count)
         boots.add_metric([name, "failed"], snapshot.failure_count)
@@ -183,6 +187,7 @@ _GAUGES = {
     "last_used_timestamp_seconds": "When a boot from it was last tried",
     "consecutive_failures": "Failed boots since the last one that worked",
     "leases": "VMs that need its files",
+    "weight": "Its share of the boots among the versions of its image and shape",
     "cold_boot_seconds": "What a cold boot took on this host when it was built",
 }
 
@@ -199,6 +204,7 @@ def _values(snapshot: RuntimeSnapshot, leases: int) -> Mapping[str, float | None
         "last_used_timestamp_seconds": None if used is None else used.timestamp(),
         "consecutive_failures": snapshot.consecutive_failures,
         "leases": leases,
+        "weight": snapshot.weight,
         "cold_boot_seconds": known.get("cold_boot_s"),
     }
 

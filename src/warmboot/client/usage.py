@@ -1,0 +1,58 @@
+"""What the client returns about use: frozen, typed, with the answer as it came in ``raw``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Self
+
+
+@dataclass(frozen=True, slots=True)
+class VmUsage:
+    """``cpu_s`` is processor time since the VM's start, so two looks give its load."""
+
+    vm_id: str
+    kind: str
+    owner_id: str
+    cpu_s: float
+    memory_bytes: int
+    private_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BootSummary:
+    count: int
+    median_s: float | None
+    max_s: float | None
+    reasons: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    total_bytes: int
+    free_bytes: int
+    floor_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """``boots`` by method, of the last ``window_s`` seconds."""
+
+    at: datetime
+    window_s: float
+    boots: Mapping[str, BootSummary]
+    vms: tuple[VmUsage, ...]
+    storage: Storage
+    raw: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Self:
+        return cls(
+            at=datetime.fromisoformat(raw["at"]),
+            window_s=raw["window_s"],
+            boots={method: BootSummary(**boots) for method, boots in raw["boots"].items()},
+            vms=tuple(VmUsage(**vm) for vm in raw["vms"]),
+            storage=Storage(**raw["storage"]),
+            raw=raw,
+        )
