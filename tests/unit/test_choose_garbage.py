@@ -262,7 +262,12 @@ def test_orphans_of_every_kind_go_and_what_somebody_owns_stays(kind: Kind) -> No
 
 
 @pytest.mark.parametrize(
-    ("kind", "kept"), [(Kind.ARCHIVE, ARCHIVE_KEPT), (Kind.TEMPORARY, UNFINISHED_KEPT)]
+    ("kind", "kept"),
+    [
+        (Kind.ARCHIVE, ARCHIVE_KEPT),
+        (Kind.TEMPORARY, UNFINISHED_KEPT),
+        (Kind.VM_FOLDER, UNFINISHED_KEPT),
+    ],
 )
 def test_what_somebody_may_just_be_writing_is_given_time(kind: Kind, kept: timedelta) -> None:
     assert why(Seen(lying=[lying(kind, age=kept - timedelta(seconds=1))])) == []

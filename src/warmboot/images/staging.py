@@ -49,6 +49,16 @@ async def staging(dest: Path) -> AsyncIterator[Path]:
         raise HostError(f"{dest} could not be written", details=str(error)) from error
 
 
+def is_left_over(folder: Path) -> bool:
+    """Whether ``folder`` is a temporary one whose process is no more."""
+    if not folder.name.endswith(_SUFFIX):
+        return False
+    lock = _lock(folder)
+    if lock is not None:
+        os.close(lock)
+    return lock is not None
+
+
 async def place(folder: Path, dest: Path) -> None:
     """Sync ``folder`` to disk and make it ``dest``. An old ``dest`` is moved aside first."""
     await asyncio.to_thread(_place, folder, dest.absolute())

@@ -26,11 +26,12 @@ ARCHIVE_KEPT = timedelta(days=1)
 """How long an uploaded archive is kept after its last use by a container that is no more."""
 
 UNFINISHED_KEPT = timedelta(hours=1)
-"""Temporary files younger than this may be somebody's who is just writing them."""
+"""Temporary files and VMs' folders younger than this may be just in the making."""
 
 GRACE: Mapping[Kind, timedelta] = {
     Kind.ARCHIVE: ARCHIVE_KEPT,
     Kind.TEMPORARY: UNFINISHED_KEPT,
+    Kind.VM_FOLDER: UNFINISHED_KEPT,
 }
 
 

@@ -248,6 +248,31 @@ class RuntimeSnapshotRepository:
         async with self._database.read() as connection:
             return tuple((await connection.execute(query)).scalars())
 
+    async def retire(self, seen: RuntimeSnapshot) -> bool:
+        """Mark it deleted if it is as it was ``seen``, and nothing holds it; whether that was so.
+
+        What holds it: a lease, a pin, a successor that is being built. The row is locked before
+        they are looked for, so that a lease at the same moment is either seen or refused.
+        """
+        successor = runtime_snapshots.alias()
+        lock = select(*_COLUMNS).where(runtime_snapshots.c.id == seen.id).with_for_update()
+        held = select(leases.c.holder_id).where(leases.c.snapshot_id == seen.id)
+        built = select(successor.c.id).where(
+            successor.c.replaces == seen.id, successor.c.state == SnapshotState.CREATING
+        )
+        async with self._database.transaction(), self._database.write() as connection:
+            row = (await connection.execute(lock)).first()
+            now = None if row is None else _snapshot(row)
+            if now is None or (now.state, now.last_used_at) != (seen.state, seen.last_used_at):
+                return False
+            if now.pinned or now.state not in _LEASABLE:
+                return False
+            for query in (held, built):
+                if (await connection.execute(query.limit(1))).first() is not None:
+                    return False
+            await _move(connection, seen.id, SnapshotState.DELETED, {})
+            return True
+
     async def purge(self, snapshot_id: UUID) -> None:
         """Forget a deleted snapshot whose files are gone; nothing happens if it is forgotten.
 

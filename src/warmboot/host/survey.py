@@ -1,0 +1,132 @@
+"""What lies below the storage root that only the database can say the owner of.
+
+    runtime-images/<digest>/              IMAGE_FOLDER      owner: the folder's name
+    runtime-images/.….partial/            TEMPORARY         unless a running process holds it
+    runtime-snapshots/<image>/            EMPTY_FOLDER      owner: the image; only if it is empty
+                     /<image>/<id>/       SNAPSHOT_FOLDER   owner: the snapshot
+                     /<image>/.building-<id>/   HALF_BUILT  owner: the snapshot
+                     /<image>/.gone-…     TEMPORARY
+                     /<image>/<id>/*.new  TEMPORARY
+    vms/<id>/                             VM_FOLDER         owner: the VM; not if it has a process
+    archives/<sha256>                     ARCHIVE           owner: the archive
+    archives/.upload-…, checkpoint-archives/…   TEMPORARY
+
+``look`` changes nothing. What it finds was there before the database is asked about owners, and a
+row is written before its folder is made: so what has no owner then is really nobody's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from warmboot.host.leftovers import users_of
+from warmboot.images.staging import is_left_over
+from warmboot.model.garbage import Kind, Lying
+
+BUILDING, GONE, UNFINISHED = ".building-", ".gone-", ".new"
+"""How ``snapshot_files`` calls what is not a snapshot yet, or not any more."""
+
+
+class DiskSurvey:
+    """Looks below ``root``, and removes what is pointed out to it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    async def look(self) -> list[Lying]:
+        """Everything that has an owner, or should have."""
+        return await asyncio.to_thread(lambda: list(self._look()))
+
+    async def remove(self, one: Lying) -> bool:
+        """Remove it; whether it is gone.
+
+        An archive or temporary file that was written to or used since it was looked at stays.
+        """
+        if one.kind in (Kind.ARCHIVE, Kind.TEMPORARY) and _changed_at(one.path) != one.changed_at:
+            return not one.path.exists()
+        if one.kind is Kind.ARCHIVE:
+            one.path.unlink(missing_ok=True)  # with no pause since: a use changes the time first
+            return True
+        await asyncio.to_thread(_remove, one)
+        return not one.path.exists()
+
+    def _look(self) -> Iterator[Lying]:
+        yield from self._images()
+        for folder in _children(self.root / "runtime-snapshots"):
+            yield from self._snapshots_of(folder)
+        for folder in _children(self.root / "vms"):
+            if not users_of(folder):  # what stands by has no record, but a process
+                yield from _lying(Kind.VM_FOLDER, folder, folder.name)
+        for path in _children(self.root / "archives"):
+            kind = Kind.TEMPORARY if path.name.startswith(".upload-") else Kind.ARCHIVE
+            yield from _lying(kind, path, path.name)
+        for path in _children(self.root / "checkpoint-archives"):
+            yield from _lying(Kind.TEMPORARY, path, path.name)
+
+    def _images(self) -> Iterator[Lying]:
+        for folder in _children(self.root / "runtime-images"):
+            if not folder.name.startswith("."):
+                yield from _lying(Kind.IMAGE_FOLDER, folder, folder.name)
+            elif is_left_over(folder):
+                yield from _lying(Kind.TEMPORARY, folder, folder.name)
+
+    def _snapshots_of(self, folder: Path) -> Iterator[Lying]:
+        """``folder`` is an image's. What is no folder there is nobody's either."""
+        children = list(_children(folder))
+        if not children:
+            yield from _lying(Kind.EMPTY_FOLDER, folder, folder.name)
+        for child in children:
+            if child.name.startswith(BUILDING):
+                yield from _lying(Kind.HALF_BUILT, child, child.name.removeprefix(BUILDING))
+            elif child.name.startswith(GONE):
+                yield from _lying(Kind.TEMPORARY, child, child.name)
+            else:
+                yield from _lying(Kind.SNAPSHOT_FOLDER, child, child.name)
+                for path in _children(child):
+                    if path.name.endswith(UNFINISHED):
+                        yield from _lying(Kind.TEMPORARY, path, path.name)
+
+
+def own_bytes(path: Path) -> int:
+    """Allocated bytes of a file, or of all files below a folder, without other names elsewhere."""
+    total = 0
+    for file in [path, *path.rglob("*")] if path.is_dir() and not path.is_symlink() else [path]:
+        with contextlib.suppress(FileNotFoundError):
+            status = file.lstat()
+            if status.st_nlink == 1 or file.is_dir():
+                total += status.st_blocks * 512
+    return total
+
+
+def _children(folder: Path) -> Iterator[Path]:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        yield from sorted(folder.iterdir())
+
+
+def _lying(kind: Kind, path: Path, owner: str) -> Iterator[Lying]:
+    changed_at = _changed_at(path)
+    if changed_at is not None:
+        yield Lying(kind, path, owner, own_bytes(path), changed_at)
+
+
+def _changed_at(path: Path) -> datetime | None:
+    """When it was last written to; ``None`` if it is not there."""
+    try:
+        return datetime.fromtimestamp(path.lstat().st_mtime, UTC)
+    except FileNotFoundError:
+        return None
+
+
+def _remove(one: Lying) -> None:
+    with contextlib.suppress(OSError):  # what is not gone is told, and tried again
+        if one.kind is Kind.EMPTY_FOLDER:
+            one.path.rmdir()
+        elif one.path.is_dir() and not one.path.is_symlink():
+            shutil.rmtree(one.path)
+        else:
+            one.path.unlink(missing_ok=True)
