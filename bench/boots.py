@@ -77,7 +77,10 @@ class _Bench:
         """A ready snapshot, the container image, and everything touched once."""
         self._samples.add("memory.manager_mib", _resident_mib(self._manager.pid))
         await forget_older_images(self._client, image_digest(image))
-        image_id = await self._client.images.register(name="bench", path=str(image))
+        registered = await self._client.images.register(
+            name="bench", path=str(image), build_snapshot=False
+        )
+        image_id = registered.id
         ready = [s for s in await self._client.snapshots.list() if s.state == "ready"]
         fresh = [s for s in ready if s.runtime_image_id == image_id]
         if not fresh:

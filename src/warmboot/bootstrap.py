@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -29,22 +30,29 @@ from warmboot.hypervisors.simulated import Simulated, SimulatedConfig
 from warmboot.manager import doctor
 from warmboot.manager.archives import ArchiveFiles
 from warmboot.manager.boot_vm import BootTimeouts, BootVm
-from warmboot.manager.bring_up import BringUp, BringUpConfig
+from warmboot.manager.bring_up import BringUp
 from warmboot.manager.build_snapshot import BuildSnapshot
-from warmboot.manager.collect_snapshots import SnapshotCollector
+from warmboot.manager.choose_garbage import Limits
+from warmboot.manager.collect_garbage import CollectGarbage
 from warmboot.manager.containers import Containers
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.forget_old import keep_forgetting
+from warmboot.manager.look_after_snapshots import LookAfterConfig, LookAfterSnapshots
 from warmboot.manager.metrics import Look, ManagerMetrics
+from warmboot.manager.plan_rebuilds import RetryPolicy
 from warmboot.manager.ports import Check, Services
 from warmboot.manager.reconcile import Reconcile
 from warmboot.manager.runtime_images import RuntimeImages
 from warmboot.manager.runtime_snapshots import RuntimeSnapshots
 from warmboot.manager.saga import Hook, SagaRunner
+from warmboot.manager.shape_demand import DemandPolicy
 from warmboot.manager.snapshot_health import SnapshotHealth
+from warmboot.manager.stand_by import StandBy
 from warmboot.manager.system import System
 from warmboot.manager.tasks import Tasks
+from warmboot.manager.warm_boot import WarmBoot, WarmBootConfig
 from warmboot.manager.watch_container import WatchContainer
+from warmboot.manager.watch_demand import WatchDemand
 from warmboot.manager.worker_tokens import WorkerTokens
 from warmboot.settings import Settings
 from warmboot.store import Store
@@ -107,7 +115,7 @@ async def running(settings: Settings, hook: Hook | None = None) -> AsyncIterator
     root.mkdir(parents=True, exist_ok=True)
     hypervisor = hypervisor_of(settings)
     host = HostAgent(
-        HostConfig(root, settings.disk_floor_mib << 20),
+        HostConfig(root, settings.disk_floor_mib << 20, settings.cache_budget_mib << 20),
         hypervisor,
         await _network_of(settings, hypervisor),
         SnapshotFiles(root / "runtime-snapshots", VMM_GID),
@@ -121,6 +129,9 @@ async def running(settings: Settings, hook: Hook | None = None) -> AsyncIterator
             try:
                 await parts.reconcile()
                 await worker.reconcile()
+                await parts.demand.start()
+                tasks.start("look-after-snapshots", parts.look_after())
+                tasks.start("stand-by", parts.standby.keep_filled())
                 tasks.start("forget-old", keep_forgetting(store))
                 await _register_given_image(settings, parts.services)
                 yield Running(parts.services, store, host, worker.tokens)
@@ -137,6 +148,9 @@ class _Parts:
     services: Services
     reconcile: Reconcile
     metrics: ManagerMetrics
+    standby: StandBy
+    demand: WatchDemand
+    look_after: LookAfterSnapshots
 
 
 def _wire(
@@ -150,40 +164,73 @@ def _wire(
 ) -> _Parts:
     shape = settings.default_shape
     archives = ArchiveFiles(settings.storage_root / "archives")
-    collector = SnapshotCollector(store, host)
-    build = BuildSnapshot(store, host, runner, events, settings.cold_boot_timeout_s)
+    image_folders = asyncio.Lock()
+    garbage = CollectGarbage(store, host, runner, events, _limits(settings), image_folders)
+    attention, retry = asyncio.Event(), _retry(settings)
+    build = BuildSnapshot(
+        store,
+        host,
+        runner,
+        events,
+        settings.cold_boot_timeout_s,
+        settings.warm_boot_timeout_s,
+        retry,
+    )
     snapshots = RuntimeSnapshots(
         store,
         host,
         events,
         tasks,
         build,
-        collector,
+        garbage,
         default_shape=shape,
         max_active=settings.max_runtime_snapshots,
+        on_built=attention.set,
     )
+    standby = StandBy(store, host, settings.standby_vmms)
+    events.observe(standby.on_event)
     boot = BootVm(
         store,
         host,
         runner,
+        standby,
         BootTimeouts(settings.warm_boot_timeout_s, settings.cold_boot_timeout_s),
     )
-    health = SnapshotHealth(store, events, snapshots.rebuild_unhealthy)
+    health = SnapshotHealth(store, events, lambda _: attention.set())
+    demand = WatchDemand(
+        store,
+        host,
+        events,
+        snapshots,
+        DemandPolicy(settings.shape_demand_boots, settings.shape_demand_window_s),
+        settings.max_runtime_snapshots,
+    )
+    look_after = LookAfterSnapshots(
+        store,
+        host,
+        events,
+        snapshots,
+        attention,
+        LookAfterConfig(settings.auto_rebuild, retry),
+    )
+    warm_config = WarmBootConfig(shape, settings.snapshot_wait_s)
     bring_up = BringUp(
         store,
         host,
         events,
         boot,
+        standby,
+        WarmBoot(store, host, events, boot, health, warm_config, attention.set),
         health,
+        demand,
         archives,
-        BringUpConfig(shape, settings.snapshot_wait_s),
     )
 
     async def remove(container_id: UUID) -> None:
         await containers.remove(container_id)
 
     watch = WatchContainer(store, host, events, tasks, remove)
-    containers = Containers(store, host, events, tasks, bring_up, watch, archives, collector, shape)
+    containers = Containers(store, host, events, tasks, bring_up, watch, archives, garbage, shape)
     metrics = ManagerMetrics(
         events,
         Look(
@@ -195,7 +242,15 @@ def _wire(
         ),
     )
     services = Services(
-        images=RuntimeImages(store, host, events, collector),
+        images=RuntimeImages(
+            store,
+            host,
+            events,
+            garbage,
+            image_folders,
+            snapshots,
+            auto_snapshot=settings.auto_snapshot,
+        ),
         snapshots=snapshots,
         containers=containers,
         archives=archives,
@@ -207,7 +262,9 @@ def _wire(
             lambda: worker_checks(settings),
             store,
             metrics.boots,
+            standby,
         ),
+        garbage=garbage,
         workers=worker.workers,
         metrics=metrics,
     )
@@ -215,14 +272,27 @@ def _wire(
         store,
         host,
         runner,
-        (boot.saga, build.saga, *worker.sagas),
+        (boot.saga, build.saga, garbage.saga, *worker.sagas),
         containers,
         snapshots,
         watch,
-        collector,
-        archives,
+        garbage,
     )
-    return _Parts(services, reconcile, metrics)
+    return _Parts(services, reconcile, metrics, standby, demand, look_after)
+
+
+def _retry(settings: Settings) -> RetryPolicy:
+    return RetryPolicy(settings.rebuild_attempts, settings.rebuild_pause_s)
+
+
+def _limits(settings: Settings) -> Limits:
+    days = settings.snapshot_unused_days
+    return Limits(
+        max_active=settings.max_runtime_snapshots,
+        unused_after=timedelta(days=days) if days else None,
+        cache_budget_bytes=settings.cache_budget_mib << 20,
+        disk_floor_bytes=settings.disk_floor_mib << 20,
+    )
 
 
 def _caches(settings: Settings) -> Mapping[str, Path]:

@@ -39,9 +39,25 @@ class Settings(BaseSettings):
     default_memory_mib: int = Field(768, ge=256, le=65536)
     max_runtime_snapshots: int = Field(10, ge=1)
     snapshot_wait_s: float = Field(60.0, ge=0)
+    standby_vmms: int = Field(2, ge=0, le=16)
     warm_boot_timeout_s: float = Field(30.0, gt=0)
     cold_boot_timeout_s: float = Field(300.0, gt=0)
     disk_floor_mib: int = Field(1024, ge=0)
+
+    auto_snapshot: bool = True
+    auto_rebuild: bool = True
+    rebuild_attempts: int = Field(5, ge=1)
+    rebuild_pause_s: float = Field(30.0, gt=0, allow_inf_nan=False)
+    shape_demand_boots: int = Field(3, ge=0)
+    shape_demand_window_s: float = Field(3600.0, gt=0, allow_inf_nan=False)
+
+    gc_every_h: float = Field(24.0, ge=0, allow_inf_nan=False)
+    snapshot_unused_days: float = Field(30.0, ge=0, le=36_500)
+    cache_budget_mib: int = Field(4096, ge=0)
+    compress_after_h: float = Field(168.0, ge=0, allow_inf_nan=False)
+    unpack_after_boots: int = Field(3, ge=0)
+    unpack_within_h: float = Field(1.0, gt=0, allow_inf_nan=False)
+    integrity_every_h: float = Field(24.0, ge=0, allow_inf_nan=False)
 
     docker_host: str = "unix:///var/run/docker.sock"
     criu_wrapper: Path = Path("/usr/local/sbin/criu")

@@ -115,7 +115,10 @@ async def test_what_was_in_memory_only_is_there_after_the_restore(
 
 async def _snapshot(running: Running, image_folder: Path) -> Path:
     """Build one; its folder."""
-    image = await running.services.images.register(name="default", path=image_folder)
+    registered = await running.services.images.register(
+        name="default", path=image_folder, build_snapshot=False
+    )
+    image = registered.image
     snapshot_id = await running.services.snapshots.create(image.id, None)
     async for event in running.services.events.follow(0):
         if event.subject_id == str(snapshot_id):

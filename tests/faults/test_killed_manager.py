@@ -36,7 +36,7 @@ def points(saga: Saga) -> list[tuple[str, str]]:
 
 # What a saga's steps are does not depend on the parts that they will use.
 NONE: Any = None
-BOOT = points(BootVm(NONE, NONE, NONE, BootTimeouts()).saga)
+BOOT = points(BootVm(NONE, NONE, NONE, NONE, BootTimeouts()).saga)
 BUILD = points(BuildSnapshot(NONE, NONE, NONE, NONE, 1.0).saga)
 
 PROVISION = [

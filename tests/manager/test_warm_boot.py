@@ -107,17 +107,18 @@ async def test_a_cold_boot_can_be_asked_for(manager: Manager) -> None:
     ],
 )
 async def test_a_snapshot_of_another_host_is_not_used(
-    manager: Manager, change: dict[str, str], reason: FallbackReason
+    place: Lab, change: dict[str, str], reason: FallbackReason
 ) -> None:
-    snapshot = await manager.snapshot()
-    manager.lab.set(**change)
-    container = await manager.run()
-    assert container.boot_method is BootMethod.COLD
-    assert container.fallback_reason is reason
-    assert next(iter(change.values())) in container.fallback_details
-    untouched = await manager.snapshots.get(snapshot.id)
-    assert untouched.state is SnapshotState.READY
-    assert untouched.failure_count == 0
+    async with place.manager(auto_rebuild=False) as manager:
+        snapshot = await manager.snapshot()
+        manager.lab.set(**change)
+        container = await manager.run()
+        assert container.boot_method is BootMethod.COLD
+        assert container.fallback_reason is reason
+        assert next(iter(change.values())) in container.fallback_details
+        untouched = await manager.snapshots.get(snapshot.id)
+        assert untouched.state is SnapshotState.READY
+        assert untouched.failure_count == 0
 
 
 async def test_a_shape_that_no_snapshot_has_boots_cold(manager: Manager) -> None:

@@ -30,6 +30,7 @@ from warmboot.manager.ports import (
     ExecSpec,
     HostInfo,
     LogChunk,
+    Registered,
     Services,
     Stream,
     Until,
@@ -54,13 +55,16 @@ from warmboot.model.errors import (
     WarmbootError,
 )
 from warmboot.model.event import Event
+from warmboot.model.garbage import Collection, Garbage
 from warmboot.model.runtime_image import FileSum, RuntimeImage, RuntimeImageManifest
 from warmboot.model.runtime_snapshot import (
     SNAPSHOT_TRANSITIONS,
+    HostRequirements,
     RuntimeSnapshot,
     SnapshotState,
 )
 from warmboot.model.shapes import Shape
+from warmboot.model.snapshot_fit import Fit, fit_of
 from warmboot.model.usage import BootSummary, OwnedVm, StorageUsage, Usage, VmUsage
 from warmboot.model.vm import VmKind
 
@@ -107,6 +111,8 @@ class FakeImages:
     def __init__(self, events: FakeEvents) -> None:
         self.rows: dict[UUID, RuntimeImage] = {}
         self.used_by: set[UUID] = set()
+        self.snapshots: FakeSnapshots | None = None
+        """Set where registering an image is to begin its snapshot."""
         self._events = events
 
     async def register(
@@ -117,8 +123,17 @@ class FakeImages:
         kernel: Path | None = None,
         rootfs: Path | None = None,
         initrd: Path | None = None,
-    ) -> RuntimeImage:
-        found = path or kernel
+        build_snapshot: bool | None = None,
+    ) -> Registered:
+        image = await self._register(name, path or kernel)
+        if build_snapshot is False or self.snapshots is None:
+            return Registered(image, note="no snapshot was asked for")
+        for row in self.snapshots.rows.values():
+            if row.runtime_image_id == image.id:
+                return Registered(image, row.id)
+        return Registered(image, await self.snapshots.create(image.id, None), begun=True)
+
+    async def _register(self, name: str, found: Path | None) -> RuntimeImage:
         if found is None or not await asyncio.to_thread(found.exists):
             raise InvalidRequest(
                 f"{found} is not there", resolution="build one with: warmboot runtime build"
@@ -177,6 +192,7 @@ class FakeSnapshots:
             shape=shape or DEFAULT_SHAPE,
             created_at=now(),
             replaces=replaces,
+            version=1 + sum(row.runtime_image_id == image.id for row in self.rows.values()),
         )
         self.rows[snapshot.id] = snapshot
         self._events.add("runtime-snapshot.creating", snapshot.id)
@@ -214,6 +230,20 @@ class FakeSnapshots:
         SNAPSHOT_TRANSITIONS.check(row.state, SnapshotState.DELETED)
         self.rows[snapshot_id] = replace(row, state=SnapshotState.DELETED)
         self._events.add("runtime-snapshot.deleted", snapshot_id)
+
+    async def set_traits(
+        self, snapshot_id: UUID, *, weight: float | None = None, pinned: bool | None = None
+    ) -> RuntimeSnapshot:
+        row = await self.get(snapshot_id)
+        if row.state is SnapshotState.DELETED:
+            raise Conflict("the snapshot was deleted", resolution="create another one")
+        traits = {"weight": weight, "pinned": pinned}
+        changed = replace(row, **{k: v for k, v in traits.items() if v is not None})
+        self.rows[snapshot_id] = changed
+        return changed
+
+    async def fit(self, snapshot: RuntimeSnapshot) -> Fit:
+        return fit_of(snapshot, HostRequirements("simulated", "1.0", "none", "simulated", "any"))
 
     async def rebuild(self, snapshot_id: UUID) -> UUID:
         row = await self.get(snapshot_id)
@@ -594,6 +624,22 @@ class FakeSystem:
         return self.checks
 
 
+class FakeGarbage:
+    """``waiting`` is what a collection removes, and ``kept`` what it cannot."""
+
+    def __init__(self, events: FakeEvents) -> None:
+        self.waiting: tuple[Garbage, ...] = ()
+        self.kept: tuple[Garbage, ...] = ()
+        self._events = events
+
+    async def collect(self, *, dry_run: bool = False) -> Collection:
+        done = Collection(dry_run, self.waiting, self.kept, 0.0 if dry_run else 0.1)
+        if not dry_run:
+            self.waiting = ()
+            self._events.add("garbage.collected", "garbage", removed=len(done.removed))
+        return done
+
+
 class FakeServices:
     """All of them, wired; ``services`` is what ``create_app`` takes."""
 
@@ -603,6 +649,7 @@ class FakeServices:
         self.snapshots = FakeSnapshots(self.events, self.images)
         self.archives = FakeArchives()
         self.containers = FakeContainers(self.events, self.archives)
+        self.garbage = FakeGarbage(self.events)
         self.system = FakeSystem(self.containers)
         self.workers = FakeWorkers(self.events.add)
         self.services = Services(
@@ -612,5 +659,6 @@ class FakeServices:
             archives=self.archives,
             events=self.events,
             system=self.system,
+            garbage=self.garbage,
             workers=self.workers,
         )

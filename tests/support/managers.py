@@ -91,6 +91,7 @@ class Lab:
             "disk_floor_mib": 0,
             "default_vcpus": 1,
             "default_memory_mib": 256,
+            "auto_snapshot": False,
             **changes,
         }
         return Settings(**values)
@@ -123,7 +124,8 @@ class Manager:
         """The runtime image, registered when first asked for."""
         for known in await self.services.images.list():
             return known
-        return await self.services.images.register(name=IMAGE_NAME, path=await image_folder())
+        registered = await self.services.images.register(name=IMAGE_NAME, path=await image_folder())
+        return registered.image
 
     async def snapshot(self, **options: Any) -> RuntimeSnapshot:
         """A new snapshot that is ready."""

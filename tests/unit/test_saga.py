@@ -272,7 +272,10 @@ NONE: Any = None
 
 @pytest.mark.parametrize(
     "saga",
-    [BootVm(NONE, NONE, NONE, BootTimeouts()).saga, BuildSnapshot(NONE, NONE, NONE, NONE, 1).saga],
+    [
+        BootVm(NONE, NONE, NONE, NONE, BootTimeouts()).saga,
+        BuildSnapshot(NONE, NONE, NONE, NONE, 1).saga,
+    ],
     ids=lambda saga: saga.kind,
 )
 def test_the_steps_of_a_real_saga_have_names_of_their_own(saga: Saga) -> None:

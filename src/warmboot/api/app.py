@@ -20,6 +20,7 @@ from warmboot.api import (
     checkpoints,
     containers,
     events,
+    garbage,
     runtime_images,
     runtime_snapshots,
     system,
@@ -45,6 +46,7 @@ ROUTERS = (
     checkpoints.router,
     workers.router,
     events.router,
+    garbage.router,
     system.router,
     usage.router,
 )

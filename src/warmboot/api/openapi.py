@@ -53,7 +53,7 @@ def _complete(path: str, method: str, operation: dict[str, Any], *, tokens: bool
     if "{" in path or method == "post":
         described["404"] = "No such thing"
         described["409"] = "Not now: in use, taken, ambiguous, or not in this state"
-    if method in ("post", "delete"):
+    if method in ("post", "patch", "delete"):
         described |= _OF_POST
     for status, description in described.items():
         responses[status] = _problem(description)

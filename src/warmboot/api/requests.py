@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StrictBool,
+    StrictFloat,
     StrictInt,
     model_validator,
 )
@@ -21,6 +22,7 @@ from pydantic import (
 from warmboot.model.container import BootPolicy, ContainerSpec, PortMapping
 from warmboot.model.errors import InvalidName
 from warmboot.model.names import MAX_NAME_LENGTH, check_name, invent_name
+from warmboot.model.runtime_snapshot import MAX_WEIGHT
 from warmboot.model.shapes import MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, Shape
 
 # The patterns repeat what the validators check, so that the schema says it too.
@@ -127,6 +129,10 @@ class RuntimeImageIn(Strict):
     kernel: HostPath | None = None
     rootfs: HostPath | None = None
     initrd: HostPath | None = None
+    build_snapshot: Annotated[
+        StrictBool | None,
+        Field(description="begin its snapshot, too; left out: as MANAGER_AUTO_SNAPSHOT has it"),
+    ] = None
 
     @model_validator(mode="after")
     def _folder_or_files(self) -> Self:
@@ -151,6 +157,32 @@ class RuntimeImageIn(Strict):
 class RuntimeSnapshotIn(Strict):
     runtime_image_id: UUID
     shape: ShapeIn | None = None
+
+
+class RuntimeSnapshotChange(Strict):
+    """What can be changed about a snapshot. At least one of them."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"minProperties": 1})
+
+    weight: Annotated[
+        StrictInt | StrictFloat | None,
+        Field(
+            ge=0,
+            le=MAX_WEIGHT,
+            allow_inf_nan=False,
+            description="how often it is chosen among the versions of its shape, in proportion to "
+            "theirs; 0: only when no other is left",
+        ),
+    ] = None
+    pinned: Annotated[StrictBool | None, Field(description="a pinned one is never collected")] = (
+        None
+    )
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.weight is None and self.pinned is None:
+            raise ValueError("give weight, pinned, or both")
+        return self
 
 
 class ContainerIn(Strict):

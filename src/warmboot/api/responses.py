@@ -8,8 +8,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from warmboot.manager.ports import Check, HostInfo
+from warmboot.manager.ports import Check, HostInfo, Registered
 from warmboot.model.container import (
+    BootAttempt,
     BootMethod,
     BootPolicy,
     Container,
@@ -19,8 +20,9 @@ from warmboot.model.container import (
 )
 from warmboot.model.event import Event
 from warmboot.model.runtime_image import RuntimeImage
-from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
+from warmboot.model.runtime_snapshot import BuildCause, RuntimeSnapshot, SnapshotState
 from warmboot.model.shapes import Shape
+from warmboot.model.snapshot_fit import Fit
 
 T = TypeVar("T")
 
@@ -35,6 +37,24 @@ class Item(BaseModel, Generic[T]):
 
 class Created(BaseModel):
     id: UUID
+
+
+class RegisteredOut(BaseModel):
+    """``snapshot_id`` is its snapshot of the default shape, if it has one or gets one."""
+
+    id: UUID
+    snapshot_id: UUID | None
+    snapshot_begun: bool = Field(description="its build was begun by this registration")
+    note: str = Field(description="why there is no snapshot")
+
+    @classmethod
+    def of(cls, registered: Registered) -> Self:
+        return cls(
+            id=registered.image.id,
+            snapshot_id=registered.snapshot_id,
+            snapshot_begun=registered.begun,
+            note=registered.note,
+        )
 
 
 class Uploaded(BaseModel):
@@ -112,8 +132,39 @@ class RuntimeImageOut(BaseModel):
         )
 
 
+class BootSecondsOut(BaseModel):
+    """Seconds of good warm boots; ``median`` of the last 50, ``mean`` of all."""
+
+    count: int
+    median: float | None
+    mean: float | None
+
+
+class SnapshotStatsOut(BaseModel):
+    boots: int = Field(description="tried: successes and failures")
+    successes: int
+    failures: int
+    boot_s: BootSecondsOut
+
+    @classmethod
+    def of(cls, snapshot: RuntimeSnapshot) -> Self:
+        good, bad, boots = snapshot.success_count, snapshot.failure_count, snapshot.boots
+        seconds = BootSecondsOut(
+            count=boots.count, median=_rounded(boots.median_s), mean=_rounded(boots.mean_s)
+        )
+        return cls(boots=good + bad, successes=good, failures=bad, boot_s=seconds)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)
+
+
 class RuntimeSnapshotOut(BaseModel):
-    """``fc_version`` is the hypervisor's version; the name is the specification's."""
+    """``fc_version`` is the hypervisor's version; the name is the specification's.
+
+    ``usable`` is apart from ``state``: a ``ready`` one that does not fit this host is not usable
+    here, and ``unmet_requirement`` and ``unusable_because`` say why; it is not broken.
+    """
 
     id: UUID
     runtime_image_id: UUID
@@ -130,9 +181,19 @@ class RuntimeSnapshotOut(BaseModel):
     consecutive_failures: int
     replaces: UUID | None
     error: dict[str, Any] | None
+    version: int = Field(description="counts up per runtime image and shape")
+    weight: float
+    pinned: bool
+    cause: BuildCause = Field(description="why it was begun")
+    usable: bool
+    unmet_requirement: str | None
+    unusable_because: str
+    stats: SnapshotStatsOut
+    rebuild_failures: int = Field(description="rebuilds by the manager itself that failed in a row")
+    rebuild_not_before: datetime | None
 
     @classmethod
-    def of(cls, snapshot: RuntimeSnapshot) -> Self:
+    def of(cls, snapshot: RuntimeSnapshot, fit: Fit) -> Self:
         return cls(
             id=snapshot.id,
             runtime_image_id=snapshot.runtime_image_id,
@@ -149,6 +210,16 @@ class RuntimeSnapshotOut(BaseModel):
             consecutive_failures=snapshot.consecutive_failures,
             replaces=snapshot.replaces,
             error=None if snapshot.error is None else dict(snapshot.error),
+            version=snapshot.version,
+            weight=snapshot.weight,
+            pinned=snapshot.pinned,
+            cause=snapshot.cause,
+            usable=fit.usable,
+            unmet_requirement=fit.requirement,
+            unusable_because=fit.why,
+            stats=SnapshotStatsOut.of(snapshot),
+            rebuild_failures=snapshot.rebuild_failures,
+            rebuild_not_before=snapshot.rebuild_not_before,
         )
 
 
@@ -174,6 +245,24 @@ class StageOut(BaseModel):
     name: str
     started_s: float
     duration_s: float
+
+
+class BootAttemptOut(BaseModel):
+    snapshot_id: UUID
+    version: int
+    reason: FallbackReason
+    message: str
+    details: str
+
+    @classmethod
+    def of(cls, attempt: BootAttempt) -> Self:
+        return cls(
+            snapshot_id=attempt.snapshot_id,
+            version=attempt.version,
+            reason=attempt.reason,
+            message=attempt.reason.phrase,
+            details=attempt.details,
+        )
 
 
 class ContainerOut(BaseModel):
@@ -204,6 +293,10 @@ class ContainerOut(BaseModel):
     labels: dict[str, str]
     runtime_image_id: UUID | None
     runtime_snapshot_id: UUID | None
+    snapshot_version: int | None
+    boot_attempts: list[BootAttemptOut] = Field(
+        description="versions that were tried before the boot that counts, and why they failed"
+    )
     vm_id: str | None
     docker_id: str | None
     exit_code: int | None
@@ -245,6 +338,8 @@ class ContainerOut(BaseModel):
             labels=dict(spec.labels),
             runtime_image_id=spec.runtime_image_id or container.runtime_image_id,
             runtime_snapshot_id=container.runtime_snapshot_id,
+            snapshot_version=container.snapshot_version,
+            boot_attempts=[BootAttemptOut.of(attempt) for attempt in container.boot_attempts],
             vm_id=container.vm_id,
             docker_id=container.docker_id,
             exit_code=container.exit_code,
@@ -301,6 +396,7 @@ class HostInfoOut(BaseModel):
     accelerator: str
     storage_root: str
     default_shape: ShapeOut
+    standby_vmms: int = Field(description="VMMs that wait ready for the next warm boots")
     checks: list[CheckOut]
 
     @classmethod
@@ -312,5 +408,6 @@ class HostInfoOut(BaseModel):
             accelerator=info.accelerator,
             storage_root=str(info.storage_root),
             default_shape=ShapeOut.of(info.default_shape),
+            standby_vmms=info.standby_vmms,
             checks=[CheckOut.of(check) for check in info.checks],
         )

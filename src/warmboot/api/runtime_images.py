@@ -5,16 +5,24 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from warmboot.api.requests import RuntimeImageIn
-from warmboot.api.responses import Created, Item, Items, Ok, RuntimeImageOut
+from warmboot.api.responses import Item, Items, Ok, RegisteredOut, RuntimeImageOut
 from warmboot.api.routing import Id, Wired
 
 router = APIRouter(prefix="/v1/runtime-images", tags=["runtime images"])
 
 
-@router.post("", status_code=201, summary="Register an image folder, or bare files")
-async def register(body: RuntimeImageIn, services: Wired) -> Created:
-    image = await services.images.register(name=body.name, **body.paths())
-    return Created(id=image.id)
+@router.post("", status_code=201, summary="Register an image; its snapshot is begun")
+async def register(body: RuntimeImageIn, services: Wired) -> RegisteredOut:
+    paths = body.paths()
+    registered = await services.images.register(
+        name=body.name,
+        path=paths["path"],
+        kernel=paths["kernel"],
+        rootfs=paths["rootfs"],
+        initrd=paths["initrd"],
+        build_snapshot=body.build_snapshot,
+    )
+    return RegisteredOut.of(registered)
 
 
 @router.get("", summary="List runtime images")

@@ -6,14 +6,18 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from warmboot.api.requests import RuntimeSnapshotIn
+from warmboot.api.requests import RuntimeSnapshotChange, RuntimeSnapshotIn
 from warmboot.api.responses import Created, Item, Items, Ok, RebuildStarted, RuntimeSnapshotOut
 from warmboot.api.routing import Id, Wired
 
 router = APIRouter(prefix="/v1/runtime-snapshots", tags=["runtime snapshots"])
 
 
-@router.post("", status_code=201, summary="Begin to build a snapshot; its state tells how it goes")
+@router.post(
+    "",
+    status_code=201,
+    summary="Begin to build a snapshot, another version beside any that are there",
+)
 async def create(body: RuntimeSnapshotIn, services: Wired) -> Created:
     shape = body.shape.to_model() if body.shape else None
     return Created(id=await services.snapshots.create(body.runtime_image_id, shape))
@@ -25,12 +29,20 @@ async def list_snapshots(
     include_deleted: Annotated[bool, Query(description="those too that wait for cleanup")] = False,
 ) -> Items[RuntimeSnapshotOut]:
     found = await services.snapshots.list(include_deleted=include_deleted)
-    return Items(items=[RuntimeSnapshotOut.of(snapshot) for snapshot in found])
+    fit = services.snapshots.fit
+    return Items(items=[RuntimeSnapshotOut.of(snapshot, await fit(snapshot)) for snapshot in found])
 
 
 @router.get("/{id}", summary="Show a snapshot")
 async def show(id: Id, services: Wired) -> Item[RuntimeSnapshotOut]:
-    return Item(item=RuntimeSnapshotOut.of(await services.snapshots.get(id)))
+    snapshot = await services.snapshots.get(id)
+    return Item(item=RuntimeSnapshotOut.of(snapshot, await services.snapshots.fit(snapshot)))
+
+
+@router.patch("/{id}", summary="Change how often a version is chosen, or whether it is pinned")
+async def change(id: Id, body: RuntimeSnapshotChange, services: Wired) -> Item[RuntimeSnapshotOut]:
+    changed = await services.snapshots.set_traits(id, weight=body.weight, pinned=body.pinned)
+    return Item(item=RuntimeSnapshotOut.of(changed, await services.snapshots.fit(changed)))
 
 
 @router.delete("/{id}", summary="Mark a snapshot as deleted; its files go when no VM maps them")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -153,7 +153,8 @@ def _print_container(container: Container) -> None:
             ("ports", ", ".join(str(port) for port in container.ports)),
             ("environment", " ".join(f"{k}={v}" for k, v in raw["environment"].items())),
             ("labels", " ".join(f"{k}={v}" for k, v in raw["labels"].items())),
-            ("snapshot", raw["runtime_snapshot_id"] or ""),
+            ("snapshot", _snapshot(raw)),
+            ("tried before", "; ".join(_attempt(a) for a in raw["boot_attempts"])),
             ("runtime", raw["runtime_image_id"] or ""),
             ("vm", raw["vm_id"] or ""),
             ("docker id", (raw["docker_id"] or "")[:12]),
@@ -162,6 +163,15 @@ def _print_container(container: Container) -> None:
             ("what next", str(error.get("resolution") or "")),
         ]
     )
+
+
+def _snapshot(raw: Mapping[str, Any]) -> str:
+    version = raw["snapshot_version"]
+    return "" if version is None else f"version {version} {raw['runtime_snapshot_id'] or '(gone)'}"
+
+
+def _attempt(attempt: Mapping[str, Any]) -> str:
+    return f"version {attempt['version']}: {attempt['message']}"
 
 
 def logs(

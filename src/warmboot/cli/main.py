@@ -10,6 +10,7 @@ from warmboot import __version__
 from warmboot.cli import containers, runtime, snapshot, worker
 from warmboot.cli.events import events
 from warmboot.cli.host import doctor, serve
+from warmboot.cli.housekeeping import gc
 from warmboot.cli.run import run
 from warmboot.cli.top import top
 
@@ -56,6 +57,7 @@ app.command(rich_help_panel=CONTAINERS)(containers.rm)
 app.command(rich_help_panel=SERVICE)(serve)
 app.command(rich_help_panel=SERVICE)(doctor)
 app.command(rich_help_panel=SERVICE)(events)
+app.command(rich_help_panel=SERVICE)(gc)
 app.command(rich_help_panel=SERVICE)(top)
 app.add_typer(worker.app, name="worker", rich_help_panel=CONTAINERS)
 app.add_typer(runtime.app, name="runtime", rich_help_panel=SERVICE)

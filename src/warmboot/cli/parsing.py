@@ -43,6 +43,17 @@ def parse_cpus(text: str) -> int:
     return int(cpus)
 
 
+def parse_weight(text: str) -> float:
+    """A number from 0 on; how large it may be, the manager says."""
+    try:
+        weight = float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number; write for example 100, 0.5 or 0") from None
+    if not 0 <= weight < float("inf"):
+        raise ValueError(f"{text} is no weight; write a number from 0 on")
+    return weight
+
+
 def parse_port(text: str) -> dict[str, Any]:
     """``[ip:][host:]container[/udp]``; an IPv6 address in brackets."""
     rest, _, protocol = text.partition("/")

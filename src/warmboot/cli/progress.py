@@ -30,6 +30,7 @@ _PHRASES = {
     "freeze": "freezing the VM",
     "publish": "writing the snapshot",
     "warm-up": "warming up Docker",
+    "canary": "trying the new snapshot",
 }
 
 

@@ -24,7 +24,7 @@ from warmboot.cli.output import (
 from warmboot.cli.progress import status
 
 if TYPE_CHECKING:
-    from warmboot.client.results import RuntimeImage
+    from warmboot.client.results import Registered, RuntimeImage
 
 app = typer.Typer(no_args_is_help=True, help="Runtime images: kernel, Docker, guest agent.")
 
@@ -70,8 +70,19 @@ def register(
     kernel: Annotated[Path | None, typer.Option(help="bare files instead of DIR")] = None,
     rootfs: Annotated[Path | None, typer.Option(help="ext4 root file system")] = None,
     initrd: Annotated[Path | None, typer.Option(help="if the kernel needs one")] = None,
+    snapshot: Annotated[
+        bool | None,
+        typer.Option(
+            "--snapshot/--no-snapshot",
+            help="build its snapshot too (default: as the manager is set)",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Register an image folder or bare files with the manager; prints the id."""
+    """Register an image folder or bare files with the manager; prints the id.
+
+    Its snapshot is built in the background.
+    """
     if (path is None) == (kernel is None and rootfs is None):
         raise usage("give an image folder, or --kernel and --rootfs")
     chosen = name or (path.resolve().name if path else "default")
@@ -79,7 +90,7 @@ def register(
     def absolute(given: Path | None) -> str | None:
         return None if given is None else str(given.absolute())
 
-    async def work() -> str:
+    async def work() -> Registered:
         async with connect() as client:
             with status(f"checking the files of {chosen} …"):
                 return await client.images.register(
@@ -88,9 +99,19 @@ def register(
                     kernel=absolute(kernel),
                     rootfs=absolute(rootfs),
                     initrd=absolute(initrd),
+                    build_snapshot=snapshot,
                 )
 
-    print(drive(work()))
+    registered = drive(work())
+    print(registered.id)
+    if registered.snapshot_begun:
+        said = f"its snapshot {short(registered.snapshot_id or '')} is being built"
+        print(f"{said}; `warmboot snapshot ls` shows it", file=sys.stderr)
+    elif registered.snapshot_id is not None:
+        said = f"it has the snapshot {short(registered.snapshot_id)} already"
+        print(said, file=sys.stderr)
+    elif snapshot is not False:
+        print(f"no snapshot is built: {registered.note}", file=sys.stderr)
 
 
 @app.command("ls")

@@ -18,7 +18,7 @@ from warmboot.cli.output import (
     short,
     size,
 )
-from warmboot.cli.parsing import parse_cpus, parse_memory
+from warmboot.cli.parsing import parse_cpus, parse_memory, parse_weight
 from warmboot.cli.progress import phrase, status
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def create(
     ] = None,
     detach: Detach = False,
 ) -> None:
-    """Build a snapshot of a runtime image; prints its id."""
+    """Build a snapshot of a runtime image, another version if it has one; prints its id."""
     try:
         vcpus = parse_cpus(cpus) if cpus else None
         memory_mib = parse_memory(memory) if memory else None
@@ -150,7 +150,9 @@ def list_snapshots(
             (
                 short(snapshot.id),
                 names.get(snapshot.runtime_image_id, short(snapshot.runtime_image_id)),
-                snapshot.state,
+                f"v{snapshot.version}",
+                _standing(snapshot),
+                f"{snapshot.weight:g}" + (" pinned" if snapshot.pinned else ""),
                 f"{snapshot.shape.vcpus} × {snapshot.shape.memory_mib} MiB",
                 size(snapshot.metadata.get("size_bytes")),
                 f"{snapshot.success_count}/{snapshot.failure_count}",
@@ -158,8 +160,25 @@ def list_snapshots(
             )
             for snapshot in found
         ]
-        columns = ("SNAPSHOT", "RUNTIME", "STATE", "SHAPE", "SIZE", "OK/FAIL", "USED")
-        print_table(columns, rows, keep=("SNAPSHOT", "STATE", "OK/FAIL"))
+        columns = (
+            "SNAPSHOT",
+            "RUNTIME",
+            "VERSION",
+            "STATE",
+            "WEIGHT",
+            "SHAPE",
+            "SIZE",
+            "OK/FAIL",
+            "USED",
+        )
+        print_table(columns, rows, keep=("SNAPSHOT", "VERSION", "STATE", "OK/FAIL"))
+
+
+def _standing(snapshot: RuntimeSnapshot) -> str:
+    """The state, and whether a ready one cannot be used here for all that."""
+    if snapshot.state != "ready" or snapshot.usable:
+        return snapshot.state
+    return f"ready, unfit ({(snapshot.unmet_requirement or 'host').replace('_', ' ')})"
 
 
 @app.command("show")
@@ -179,20 +198,132 @@ def show_snapshot(ref: Ref, json_: Json = False) -> None:
         [
             ("id", snapshot.id),
             ("runtime image", snapshot.runtime_image_id),
+            ("version", f"{snapshot.version} ({snapshot.cause})"),
             ("state", snapshot.state),
+            ("usable here", "yes" if snapshot.usable else f"no: {snapshot.unusable_because}"),
+            ("weight", f"{snapshot.weight:g}"),
+            ("pinned", "yes" if snapshot.pinned else "no"),
             ("hypervisor", f"{snapshot.hypervisor} {snapshot.fc_version}"),
             ("shape", str(snapshot.shape)),
             ("path", snapshot.snapshot_path),
             ("size", size(snapshot.metadata.get("size_bytes"))),
             ("memory file", size(snapshot.metadata.get("mem_size_bytes"))),
             ("boots", f"{snapshot.success_count} good, {snapshot.failure_count} failed"),
+            ("warm boot", _seconds(snapshot)),
             ("last used", age(snapshot.last_used_at)),
             ("replaces", snapshot.replaces or ""),
             ("created", f"{age(snapshot.created_at)} ago"),
             ("error", ". ".join(str(error.get(k)) for k in ("brief", "details") if error.get(k))),
             ("what next", str(error.get("resolution") or "")),
+            ("rebuilds", _retries(snapshot)),
         ]
     )
+
+
+def _seconds(snapshot: RuntimeSnapshot) -> str:
+    stats = snapshot.stats
+    if stats.median_s is None or stats.mean_s is None:
+        return ""
+    return f"{stats.median_s:.2f} s median, {stats.mean_s:.2f} s mean"
+
+
+def _retries(snapshot: RuntimeSnapshot) -> str:
+    if not snapshot.rebuild_failures:
+        return ""
+    until = snapshot.rebuild_not_before
+    later = f", the next one not before {until:%Y-%m-%d %H:%M:%S} UTC" if until else ""
+    return f"{snapshot.rebuild_failures} failed in a row{later}"
+
+
+@app.command()
+def stats(
+    image: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[IMAGE]",
+            help="only this runtime image's, by name or id",
+            autocompletion=image_names,
+            show_default=False,
+        ),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Compare versions: how often each was chosen, how it went, and how fast."""
+
+    async def work() -> tuple[list[RuntimeSnapshot], dict[str, str]]:
+        async with connect() as client:
+            wanted = (await find_image(client, image)).id if image else None
+            found = [
+                s
+                for s in await client.snapshots.list()
+                if wanted is None or s.runtime_image_id == wanted
+            ]
+            return found, {i.id: i.name for i in await client.images.list()}
+
+    found, names = drive(work())
+    if json_:
+        print_json([{"id": s.id, "version": s.version, **s.raw["stats"]} for s in found])
+        return
+    rows = [
+        (
+            short(s.id),
+            names.get(s.runtime_image_id, short(s.runtime_image_id)),
+            f"{s.shape.vcpus} × {s.shape.memory_mib} MiB",
+            f"v{s.version}",
+            f"{s.weight:g}",
+            str(s.stats.boots),
+            str(s.stats.failures),
+            "" if s.stats.median_s is None else f"{s.stats.median_s:.2f}",
+            "" if s.stats.mean_s is None else f"{s.stats.mean_s:.2f}",
+        )
+        for s in sorted(found, key=lambda s: (s.runtime_image_id, str(s.shape), s.version))
+    ]
+    columns = (
+        "SNAPSHOT",
+        "RUNTIME",
+        "SHAPE",
+        "VERSION",
+        "WEIGHT",
+        "BOOTS",
+        "FAILED",
+        "MEDIAN S",
+        "MEAN S",
+    )
+    print_table(columns, rows, keep=("SNAPSHOT", "VERSION", "BOOTS", "MEDIAN S"))
+
+
+@app.command()
+def weight(
+    ref: Ref,
+    number: Annotated[str, typer.Argument(metavar="N", help="0 or more", show_default=False)],
+) -> None:
+    """Set how often a version is chosen, in proportion to the others'; 0: only in need."""
+    try:
+        wanted = parse_weight(number)
+    except ValueError as error:
+        raise usage(str(error)) from None
+    _change(ref, weight=wanted)
+
+
+@app.command()
+def pin(ref: Ref) -> None:
+    """Keep a snapshot from being collected."""
+    _change(ref, pinned=True)
+
+
+@app.command()
+def unpin(ref: Ref) -> None:
+    """Let a pinned snapshot be collected again."""
+    _change(ref, pinned=False)
+
+
+def _change(ref: str, *, weight: float | None = None, pinned: bool | None = None) -> None:
+    async def work() -> RuntimeSnapshot:
+        async with connect() as client:
+            found = await find_snapshot(client, ref)
+            return await client.snapshots.change(found.id, weight=weight, pinned=pinned)
+
+    print(drive(work()).id)
 
 
 @app.command()

@@ -58,9 +58,11 @@ def run(
     env: Annotated[
         list[str] | None, typer.Option("--env", "-e", help="K=V, or K", metavar="K=V")
     ] = None,
-    env_file: Annotated[list[Path] | None, typer.Option(help="lines of K=V")] = None,
+    env_file: Annotated[
+        list[Path] | None, typer.Option(help="lines of K=V", metavar="FILE")
+    ] = None,
     volume: Annotated[
-        list[str] | None, typer.Option("--volume", "-v", help="source:target[:ro]")
+        list[str] | None, typer.Option("--volume", "-v", help="source:target[:ro]", metavar="S:T")
     ] = None,
     network: Annotated[str, typer.Option(help="of the engine")] = "host",
     label: Annotated[list[str] | None, typer.Option("--label", "-l", metavar="K=V")] = None,

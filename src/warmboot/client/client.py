@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import httpx
 
+from warmboot.client.garbage import GarbageCollector
 from warmboot.client.nouns import (
     Archives,
     Containers,
@@ -57,6 +58,7 @@ class Client:
         self.archives = Archives(link)
         self.workers = Workers(link)
         self.events = Events(link)
+        self.garbage = GarbageCollector(link)
         self.system = System(link)
 
     async def __aenter__(self) -> Self:

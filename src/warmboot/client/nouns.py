@@ -15,6 +15,7 @@ from warmboot.client.results import (
     Container,
     Event,
     LogChunk,
+    Registered,
     RuntimeImage,
     RuntimeSnapshot,
 )
@@ -47,10 +48,18 @@ class RuntimeImages:
         kernel: str | None = None,
         rootfs: str | None = None,
         initrd: str | None = None,
-    ) -> str:
-        """The id of the image; paths are the server's."""
-        body = _given(name=name, path=path, kernel=kernel, rootfs=rootfs, initrd=initrd)
-        return str((await self._link.post("/v1/runtime-images", body))["id"])
+        build_snapshot: bool | None = None,
+    ) -> Registered:
+        """Paths are the server's. Its snapshot is begun unless that is turned off."""
+        body = _given(
+            name=name,
+            path=path,
+            kernel=kernel,
+            rootfs=rootfs,
+            initrd=initrd,
+            build_snapshot=build_snapshot,
+        )
+        return Registered.of(await self._link.post("/v1/runtime-images", body))
 
     async def list(self) -> builtins.list[RuntimeImage]:
         answer = await self._link.get("/v1/runtime-images")
@@ -85,6 +94,14 @@ class RuntimeSnapshots:
     async def get(self, snapshot_id: str) -> RuntimeSnapshot:
         path = f"/v1/runtime-snapshots/{quote(snapshot_id, safe='')}"
         return RuntimeSnapshot.of((await self._link.get(path))["item"])
+
+    async def change(
+        self, snapshot_id: str, *, weight: float | None = None, pinned: bool | None = None
+    ) -> RuntimeSnapshot:
+        """Set how often it is chosen among its versions, or whether it may be collected."""
+        path = f"/v1/runtime-snapshots/{quote(snapshot_id, safe='')}"
+        body = _given(weight=weight, pinned=pinned)
+        return RuntimeSnapshot.of((await self._link.patch(path, body))["item"])
 
     async def delete(self, snapshot_id: str) -> None:
         await self._link.delete(f"/v1/runtime-snapshots/{quote(snapshot_id, safe='')}")

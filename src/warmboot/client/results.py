@@ -45,6 +45,38 @@ class RuntimeImage:
 
 
 @dataclass(frozen=True, slots=True)
+class Registered:
+    """``id`` is the image's. ``note`` says why there is no snapshot."""
+
+    id: str
+    snapshot_id: str | None
+    snapshot_begun: bool
+    note: str
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Self:
+        return cls(raw["id"], raw["snapshot_id"], raw["snapshot_begun"], raw["note"])
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotStats:
+    """Of one version; ``median_s`` and ``mean_s`` of its good warm boots."""
+
+    boots: int
+    successes: int
+    failures: int
+    median_s: float | None
+    mean_s: float | None
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Self:
+        seconds = raw["boot_s"]
+        return cls(
+            raw["boots"], raw["successes"], raw["failures"], seconds["median"], seconds["mean"]
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class RuntimeSnapshot:
     id: str
     runtime_image_id: str
@@ -61,6 +93,16 @@ class RuntimeSnapshot:
     replaces: str | None
     error: Mapping[str, Any] | None
     metadata: Mapping[str, Any]
+    version: int
+    weight: float
+    pinned: bool
+    cause: str
+    usable: bool
+    unmet_requirement: str | None
+    unusable_because: str
+    stats: SnapshotStats
+    rebuild_failures: int
+    rebuild_not_before: datetime | None
     raw: Mapping[str, Any] = field(repr=False)
 
     @classmethod
@@ -69,6 +111,16 @@ class RuntimeSnapshot:
             id=raw["id"],
             runtime_image_id=raw["runtime_image_id"],
             state=raw["state"],
+            version=raw["version"],
+            weight=raw["weight"],
+            pinned=raw["pinned"],
+            cause=raw["cause"],
+            usable=raw["usable"],
+            unmet_requirement=raw["unmet_requirement"],
+            unusable_because=raw["unusable_because"],
+            stats=SnapshotStats.of(raw["stats"]),
+            rebuild_failures=raw["rebuild_failures"],
+            rebuild_not_before=_time(raw["rebuild_not_before"]),
             hypervisor=raw["hypervisor"],
             fc_version=raw["fc_version"],
             shape=Shape(**raw["shape"]),

@@ -39,6 +39,9 @@ class Transport:
             more["json"] = body
         return (await self._send("POST", path, headers=headers, **more)).json()
 
+    async def patch(self, path: str, body: Any) -> Any:
+        return (await self._send("PATCH", path, json=body)).json()
+
     async def post_slow(self, path: str, timeout_s: float) -> Any:
         """A POST whose work may take ``timeout_s`` and then some."""
         return await self.post(path, params={"timeout_s": timeout_s}, timeout=timeout_s + 300)

@@ -15,25 +15,25 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import UUID
 
 import structlog
 
-from warmboot.host import disks, guest_containers, leftovers, usage
+from warmboot.host import disks, guest_containers, leftovers, stored_memory, usage
 from warmboot.host.guest_containers import Progress
 from warmboot.host.guest_link import AGENT_PORT, GuestLink, GuestStep, Identity
+from warmboot.host.memory_cache import MemoryCache
 from warmboot.host.network import Network, Slot
 from warmboot.host.snapshot_files import SnapshotFiles
-from warmboot.hypervisors.base import Hypervisor, MachineSnapshot, Probe, Vm
+from warmboot.hypervisors.base import Hypervisor, MachineSnapshot, Probe, Standby, Vm
 from warmboot.images.files import import_bare_files, import_runtime_image, stored_folder
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import DiskFull, HostError, HypervisorError, VmGone
 from warmboot.model.runtime_image import RuntimeImage, RuntimeImageManifest
-from warmboot.model.runtime_snapshot import DISK_FILE, MEMORY_FILE, ROOTFS_FILE, STATE_FILE
+from warmboot.model.runtime_snapshot import DISK_FILE, ROOTFS_FILE
 from warmboot.model.shapes import Shape
 from warmboot.model.usage import StorageUsage, VmUsage
 from warmboot.model.vm import Disk, DiskFormat, Nic, VmHandle, VmRecord, VmSpec, VmStatus
@@ -48,10 +48,14 @@ VMM_GID = 620_000
 
 @dataclass(frozen=True, slots=True)
 class HostConfig:
-    """``disk_floor_bytes``: with less room than this below ``root``, nothing new is begun."""
+    """``disk_floor_bytes``: with less room than this below ``root``, nothing new is begun.
+
+    ``memory_cache_bytes``: the budget for unpacked memory of compressed snapshots; ``None``: none.
+    """
 
     root: Path
     disk_floor_bytes: int = 1 << 30
+    memory_cache_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,11 @@ class HostAgent:
         self.hypervisor = hypervisor
         self.network = network
         self.files = files
+        self.cache = MemoryCache(
+            config.root / "cache" / "memory", VMM_GID, config.memory_cache_bytes
+        )
         self._machines: dict[str, _Machine] = {}
+        self._standbys: dict[str, Standby] = {}
 
     @property
     def vms_root(self) -> Path:
@@ -103,6 +111,7 @@ class HostAgent:
         Everything of ours that belongs to no record is removed: processes, namespaces, folders.
         """
         await asyncio.to_thread(self._make_folders)
+        await self.cache.tidy()
         await leftovers.remove(self.vms_root, {record.id for record in records})
         found = await asyncio.gather(*(self._adopt(record) for record in records))
         adopted = [record for record, is_there in zip(records, found, strict=True) if is_there]
@@ -141,10 +150,6 @@ class HostAgent:
     async def remove_image_folder(self, folder: Path) -> None:
         await asyncio.to_thread(shutil.rmtree, folder, True)
 
-    async def remove_snapshot_orphans(self, known: Sequence[UUID]) -> None:
-        for folder in await self.files.orphans(known):
-            await asyncio.to_thread(shutil.rmtree, folder, True)
-
     # -- before it runs ------------------------------------------------------------------------
 
     async def reserve_slot(self) -> Slot | None:
@@ -154,6 +159,15 @@ class HostAgent:
     async def release_slot(self, slot: Slot | None) -> None:
         if slot is not None and self.network is not None:
             await self.network.release(slot)
+
+    async def ensure_room(self) -> None:
+        """``DiskFull`` when there is less room than the floor; caches shrink before that."""
+        missing = self.config.disk_floor_bytes - disks.free_bytes(self.config.root)
+        if missing > 0:
+            cached = sum(entry.size_bytes for entry in await self.cache.entries())
+            for entry in await self.cache.evict(max(0, cached - missing)):
+                log.warning("the disk is nearly full: a cache shrinks", of=str(entry.snapshot_id))
+        self.check_room()
 
     def check_room(self) -> None:
         """``DiskFull`` when there is less room than the floor."""
@@ -175,7 +189,7 @@ class HostAgent:
         template_dir: Path | None = None,
     ) -> VmSpec:
         """The VM's folder and disk. A template's writable disk is ``disk.ext4`` in its folder."""
-        self.check_room()
+        await self.ensure_room()
         uid = slot.uid if slot is not None and os.geteuid() == 0 else 0
         folder = self.vms_root / vm_id
         await asyncio.to_thread(_make_vm_folder, folder, uid)
@@ -218,8 +232,22 @@ class HostAgent:
 
     async def restore(self, spec: VmSpec, snapshot: Path, token: str) -> VmHandle:
         """Start a VM from a snapshot folder; it runs on when this returns."""
-        machine = MachineSnapshot(memory=snapshot / MEMORY_FILE, state=snapshot / STATE_FILE)
-        return self._hold(await self.hypervisor.restore(spec, machine), spec, token)
+        standby = self._standbys.pop(spec.id, None)
+        if standby is not None and standby.alive:
+            return self._hold(await standby.restore(), spec, token)
+        if standby is not None:
+            await standby.discard()
+        vm = await self._with_machine(snapshot, lambda m: self.hypervisor.restore(spec, m))
+        return self._hold(vm, spec, token)
+
+    async def stand_by(self, spec: VmSpec, snapshot: Path) -> None:
+        """Start the VMM that a ``restore`` of ``spec`` will use; until then ``destroy`` ends it.
+
+        Unlike a VM it has no record and does not outlive the manager.
+        """
+        self._standbys[spec.id] = await self._with_machine(
+            snapshot, lambda m: self.hypervisor.stand_by(spec, m)
+        )
 
     async def claim(self, vm_id: str, identity: Identity, timeout_s: float) -> list[GuestStep]:
         """Make the guest its own self; ``VmGone`` as soon as its VMM is no more."""
@@ -303,8 +331,11 @@ class HostAgent:
     async def destroy(self, vm_id: str, slot: Slot | None, *, keep_folder: bool = False) -> None:
         """Kill the VM and give everything back. Idempotent; works for a VM that never came up."""
         machine = self._machines.pop(vm_id, None)
+        standby = self._standbys.pop(vm_id, None)
         folder = self.vms_root / vm_id
-        if machine is not None:
+        if standby is not None:
+            await standby.discard()
+        elif machine is not None:
             await machine.link.close()
             await machine.vm.kill()
         else:
@@ -314,6 +345,13 @@ class HostAgent:
             await asyncio.to_thread(shutil.rmtree, folder, True)
 
     # -- inside --------------------------------------------------------------------------------
+
+    async def _with_machine(
+        self, snapshot: Path, open_it: Callable[[MachineSnapshot], Awaitable[T]]
+    ) -> T:
+        return await stored_memory.with_machine(
+            self.hypervisor, self.files, self.cache, snapshot, open_it
+        )
 
     def _hold(self, vm: Vm, spec: VmSpec, token: str) -> VmHandle:
         link = GuestLink(spec.id, vm.guest_address(AGENT_PORT), token)

@@ -4,6 +4,7 @@ A VM's life, as a driver sees it::
 
     boot(spec) ─────▶ running ⇄ paused ──save──▶ files in spec.template_dir
     restore(spec, snapshot) ─▶ running
+    stand_by(spec, snapshot) ─▶ waits ──restore──▶ running      (where the driver can)
     attach(spec, handle) ────▶ whatever it is doing        (after the manager was restarted)
     any ──kill──▶ gone
 
@@ -17,7 +18,8 @@ Rules that the conformance suite (``tests/conformance``) holds every driver to:
 * Saved files are never written to again: a restore maps them privately.
 * ``kill`` is idempotent and returns only when the process is gone and reaped.
 * Every error is a ``HypervisorError``; a restore that fails raises ``RestoreFailed``; talking to a
-  dead VMM raises ``VmGone``.
+  dead VMM raises ``VmGone``. Only from compressed memory may a restore also raise
+  ``SnapshotDamaged``, and ``NotSupported`` for a VM that cannot have its pages served.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ class Capabilities:
     base, so a clone's disk need not be copied. ``vsock``: the guest is reached over vsock, not
     over its network. ``runs_linux``: boots an ordinary Linux kernel on this machine.
     ``lazy_memory``: a restore maps memory and does not read it all.
-    ``process``: a VM is an operating-system process.
+    ``memory_frames``: restores compressed memory without unpacking it, pages as they are touched.
+    ``process``: a VM is an operating-system process. ``stand_by``: a VMM can be started ahead of
+    need and wait for the order to restore.
     """
 
     snapshots: bool = True
@@ -46,7 +50,9 @@ class Capabilities:
     vsock: bool = False
     runs_linux: bool = True
     lazy_memory: bool = True
+    memory_frames: bool = False
     process: bool = True
+    stand_by: bool = False
     network: bool = True
     max_vcpus: int = 32
 
@@ -79,10 +85,15 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class MachineSnapshot:
-    """The saved machine: guest memory and device state."""
+    """The saved machine: guest memory and device state.
+
+    ``compressed``: memory is a file of frames (``hypervisors.memory.frames``), for drivers with the
+    capability ``memory_frames``.
+    """
 
     memory: Path
     state: Path
+    compressed: bool = False
 
 
 class Vm(Protocol):
@@ -114,6 +125,20 @@ class Vm(Protocol):
     def guest_address(self, port: int) -> GuestAddress: ...
 
 
+class Standby(Protocol):
+    """A VMM that has come up and waits. It ends with ``restore`` or ``discard``, whichever first;
+    unlike a VM it does not outlive the manager."""
+
+    @property
+    def alive(self) -> bool: ...
+
+    async def restore(self) -> Vm:
+        """Load the snapshot that it was started for; raises as ``Hypervisor.restore`` does."""
+        ...
+
+    async def discard(self) -> None: ...
+
+
 class Hypervisor(Protocol):
     """A driver."""
 
@@ -126,6 +151,10 @@ class Hypervisor(Protocol):
     async def boot(self, spec: VmSpec) -> Vm: ...
 
     async def restore(self, spec: VmSpec, snapshot: MachineSnapshot) -> Vm: ...
+
+    async def stand_by(self, spec: VmSpec, snapshot: MachineSnapshot) -> Standby:
+        """Do all of a restore that needs no decision yet; ``NotSupported`` without capability."""
+        ...
 
     async def attach(self, spec: VmSpec, handle: VmHandle) -> Vm:
         """Take over a VM that another manager process started; ``VmGone`` if it is not there."""

@@ -7,7 +7,6 @@ the same blobs; it is added at upload, so what is stored can always be loaded.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gzip
 import hashlib
 import io
@@ -18,7 +17,6 @@ import posixpath
 import re
 import secrets
 import tarfile
-import time
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -27,7 +25,6 @@ from typing import Any
 from warmboot.host.disks import os_error
 from warmboot.model.errors import InvalidRequest, NotFound
 
-KEEP_S = 86_400.0
 _CHUNK = 1 << 20
 _MAX_METADATA_BYTES = 8 << 20
 _MAX_DEPTH = 4
@@ -42,14 +39,13 @@ _DAMAGED = (
 
 
 class ArchiveFiles:
-    """Archives below ``root``; one that was not used for a day is removed by ``collect``."""
+    """Archives below ``root``. Those that no container needs are collected after a day."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     async def upload(self, chunks: AsyncIterator[bytes]) -> str:
         """Store an archive; its id. ``InvalidRequest`` if it is no image archive."""
-        await self.collect()
         temporary = self.root / f".upload-{secrets.token_hex(8)}"
         digest = hashlib.sha256()
         try:
@@ -72,7 +68,7 @@ class ArchiveFiles:
         if not _ID.fullmatch(archive_id) or not path.is_file():
             raise NotFound(
                 f"there is no archive {archive_id[:80]!r}",
-                resolution="upload it again: it is kept for a day after its last use",
+                resolution="upload it again: without a container it is kept for a day",
             )
         os.utime(path)
         return path
@@ -81,20 +77,6 @@ class ArchiveFiles:
         with path.open("rb") as file:
             while chunk := await asyncio.to_thread(file.read, _CHUNK):
                 yield chunk
-
-    async def collect(self) -> None:
-        """Remove what nobody has used for a day."""
-        limit = time.time() - KEEP_S
-        for path in self.root.glob("*"):
-            with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_mtime < limit:
-                    path.unlink()
-
-    async def start(self) -> None:
-        """Remove, before the first upload, those that broke off with an earlier manager."""
-        for path in self.root.glob(".upload-*"):
-            path.unlink(missing_ok=True)
-        await self.collect()
 
 
 def _make_loadable(path: Path) -> None:

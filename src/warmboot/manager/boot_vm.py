@@ -24,6 +24,7 @@ from warmboot.host.agent import DiskSource, HostAgent, image_disks, kept_disk, s
 from warmboot.host.guest_link import GuestUnreachable, Identity
 from warmboot.host.network import Slot
 from warmboot.manager.saga import Context, Saga, SagaRunner, Step
+from warmboot.manager.stand_by import Prepared, StandBy
 from warmboot.manager.stopwatch import Stopwatch
 from warmboot.model.container import Container
 from warmboot.model.errors import NotFound, VmGone
@@ -31,7 +32,7 @@ from warmboot.model.names import hostname_for
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.model.shapes import Shape
-from warmboot.model.vm import VmKind, VmRecord
+from warmboot.model.vm import VmKind, VmRecord, VmSpec
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
@@ -59,19 +60,33 @@ class _Order:
     shape: Shape
     snapshot: RuntimeSnapshot | None
     kept: VmRecord | None
+    prepared: Prepared | None
     token: str
     watch: Stopwatch
+
+    @property
+    def vm_id(self) -> str | None:
+        """The VM's id, where it has one already."""
+        if self.kept is not None:
+            return self.kept.id
+        return None if self.prepared is None else self.prepared.spec.id
 
 
 class BootVm:
     """``warm`` and ``cold`` return the record of a VM in which Docker has answered."""
 
     def __init__(
-        self, store: Store, host: HostAgent, runner: SagaRunner, timeouts: BootTimeouts
+        self,
+        store: Store,
+        host: HostAgent,
+        runner: SagaRunner,
+        standby: StandBy,
+        timeouts: BootTimeouts,
     ) -> None:
         self._store = store
         self._host = host
         self._runner = runner
+        self._standby = standby
         self._timeouts = timeouts
         self.saga = Saga(
             "boot-vm",
@@ -92,13 +107,18 @@ class BootVm:
         snapshot: RuntimeSnapshot,
         watch: Stopwatch,
     ) -> VmRecord:
-        return await self._boot(
-            _Order(container, image, snapshot.shape, snapshot, None, _token(), watch)
-        )
+        prepared = self._standby.take(snapshot.id)
+        order = _Order(container, image, snapshot.shape, snapshot, None, prepared, _token(), watch)
+        try:
+            return await self._boot(order)
+        except BaseException:
+            if prepared is not None:  # the saga may have failed before it was its
+                await self._standby.discard(prepared)
+            raise
 
     async def cold(self, container: Container, image: RuntimeImage, watch: Stopwatch) -> VmRecord:
         return await self._boot(
-            _Order(container, image, container.shape, None, None, _token(), watch)
+            _Order(container, image, container.shape, None, None, None, _token(), watch)
         )
 
     async def again(
@@ -106,12 +126,12 @@ class BootVm:
     ) -> VmRecord:
         """Cold, on the disk of the container's earlier VM, which died."""
         return await self._boot(
-            _Order(container, image, kept.spec.shape, None, kept, _token(), watch)
+            _Order(container, image, kept.spec.shape, None, kept, None, _token(), watch)
         )
 
     async def _boot(self, order: _Order) -> VmRecord:
         data = {
-            "vm_id": order.kept.id if order.kept else f"vm-{secrets.token_hex(6)}",
+            "vm_id": order.vm_id or f"vm-{secrets.token_hex(6)}",
             "snapshot_id": str(order.snapshot.id) if order.snapshot else None,
             "keeps_disk": order.kept is not None,
             "slot": None,
@@ -134,7 +154,8 @@ class BootVm:
     async def _reserve(self, context: Context) -> None:
         order: _Order = context.live["order"]
         with order.watch.stage("network"):
-            slot = await self._host.reserve_slot()
+            prepared = order.prepared
+            slot = prepared.slot if prepared else await self._host.reserve_slot()
         context.live["slot"] = slot
         context.data["slot"] = None if slot is None else slot.as_dict()
 
@@ -145,11 +166,7 @@ class BootVm:
     async def _make(self, context: Context) -> None:
         order: _Order = context.live["order"]
         with order.watch.stage("disk"):
-            source = await self._disks(order)
-            slot: Slot | None = context.live["slot"]
-            spec = await self._host.make_vm(
-                context.data["vm_id"], order.image, order.shape, slot, source
-            )
+            spec = await self._spec(context, order)
             record = VmRecord(
                 id=spec.id,
                 kind=VmKind.CONTAINER,
@@ -168,6 +185,15 @@ class BootVm:
                     await self._store.vms.remove(order.kept.id)
                     await self._store.vms.add(record)
             context.live["record"] = record
+
+    async def _spec(self, context: Context, order: _Order) -> VmSpec:
+        source = await self._disks(order)
+        if order.prepared is not None:
+            return order.prepared.spec
+        slot: Slot | None = context.live["slot"]
+        return await self._host.make_vm(
+            context.data["vm_id"], order.image, order.shape, slot, source
+        )
 
     async def _disks(self, order: _Order) -> DiskSource:
         if order.kept is not None:

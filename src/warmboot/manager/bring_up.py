@@ -1,16 +1,15 @@
 """From ``creating`` to ``running``: a VM, warm where that works, and the container in it.
 
-    choose ─▶ Use ──▶ warm boot ──────────────────────┐
-       │       │          │ failed, counted           ▼
-       │       │          ▼                     image ─▶ create ─▶ ports ─▶ start ─▶ running
-       └─▶ Wait, Fallback ─▶ cold boot, reason ───────┘
+    warm boot (see warm_boot) ────────────────────────┐
+       │ no version, or none that works               ▼
+       ▼                                        image ─▶ create ─▶ ports ─▶ start ─▶ running
+    cold boot, reason ────────────────────────────────┘
 
 It may be run again for a container that another manager began: what is there is used.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -22,40 +21,30 @@ from warmboot.host.disks import os_error
 from warmboot.host.network import Slot
 from warmboot.manager.archives import ArchiveFiles
 from warmboot.manager.boot_vm import BootVm, with_second_try
-from warmboot.manager.choose_snapshot import Candidate, Fallback, Use, Wait, choose_snapshot
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.pull_progress import PullProgress
 from warmboot.manager.snapshot_health import SnapshotHealth
+from warmboot.manager.stand_by import StandBy
 from warmboot.manager.stopwatch import Stopwatch
+from warmboot.manager.warm_boot import WarmBoot, Warmed
+from warmboot.manager.watch_demand import WatchDemand
 from warmboot.model.container import (
     BootMethod,
-    BootPolicy,
     Container,
     ContainerState,
     FallbackReason,
 )
 from warmboot.model.errors import (
-    Conflict,
-    GuestError,
-    HypervisorError,
     IllegalTransition,
     NotFound,
-    SnapshotDamaged,
     WarmbootError,
 )
 from warmboot.model.runtime_image import RuntimeImage
-from warmboot.model.runtime_snapshot import HostRequirements, RuntimeSnapshot, SnapshotState
-from warmboot.model.shapes import Shape
+from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class BringUpConfig:
-    default_shape: Shape
-    snapshot_wait_s: float = 60.0
 
 
 class BringUp:
@@ -67,17 +56,21 @@ class BringUp:
         host: HostAgent,
         events: EventLog,
         boot: BootVm,
+        standby: StandBy,
+        warm: WarmBoot,
         health: SnapshotHealth,
+        demand: WatchDemand,
         archives: ArchiveFiles,
-        config: BringUpConfig,
     ) -> None:
         self._store = store
         self._host = host
         self._events = events
         self._boot = boot
+        self._standby = standby
+        self._warm = warm
         self._health = health
+        self._demand = demand
         self._archives = archives
-        self._config = config
 
     async def __call__(self, container_id: UUID, watch: Stopwatch | None = None) -> None:
         watch = watch or Stopwatch()
@@ -88,8 +81,9 @@ class BringUp:
         if container.state is not ContainerState.CREATING:
             return
         try:
-            record = await self._machine(container, watch)
-            await self._provision(container, record, watch)
+            async with self._standby.boot():
+                record = await self._machine(container, watch)
+                await self._provision(container, record, watch)
         except WarmbootError as error:
             await self._fail(container, error, watch)
         except OSError as error:
@@ -143,8 +137,10 @@ class BringUp:
             return kept
         image = await self._image(container)
         outcome = await self._warm(container, image, watch)
-        if isinstance(outcome, VmRecord):
-            return outcome
+        if isinstance(outcome, Warmed):
+            await self._booted(container, outcome.record, watch, None, snapshot=outcome.snapshot)
+            await self._health.succeeded(outcome.snapshot, outcome.boot_s)
+            return outcome.record
         if outcome.reason is not FallbackReason.REQUESTED:
             why = ": ".join(part for part in (outcome.reason.phrase, outcome.details) if part)
             log.warning(
@@ -154,6 +150,8 @@ class BringUp:
         await self._tell(container, "boot", reason=outcome.reason, details=outcome.details)
         record = await with_second_try(lambda: self._boot.cold(container, image, watch))
         await self._booted(container, record, watch, outcome.reason, outcome.details)
+        if outcome.reason is FallbackReason.SHAPE_MISMATCH:
+            await self._demand.missed(image.id, container.shape)
         return record
 
     async def _expect(
@@ -170,93 +168,22 @@ class BringUp:
             return
         method = BootMethod.WARM if container.fallback_reason is None else BootMethod.COLD
         snapshot_id = record.snapshot_id if method is BootMethod.WARM else None
+        snapshot = None if snapshot_id is None else await self._store.snapshots.get(snapshot_id)
         await self._store.containers.update(
             container.id,
             vm_id=record.id,
             boot_method=method,
             runtime_snapshot_id=snapshot_id,
+            snapshot_version=None if snapshot is None else snapshot.version,
             shape=record.spec.shape,
         )
         await self._tell_booted(container, record, method, reason=container.fallback_reason)
-        if snapshot_id is not None:
-            await self._health.succeeded(await self._store.snapshots.get(snapshot_id))
+        if snapshot is not None:
+            await self._health.succeeded(snapshot)
 
     async def _image(self, container: Container) -> RuntimeImage:
         assert container.runtime_image_id is not None
         return await self._store.images.get(container.runtime_image_id)
-
-    async def _warm(
-        self, container: Container, image: RuntimeImage, watch: Stopwatch
-    ) -> VmRecord | Fallback:
-        if container.spec.boot is BootPolicy.COLD:
-            return Fallback(FallbackReason.REQUESTED)
-        with watch.stage("snapshot"):
-            choice = await self._choose(container, image)
-        if isinstance(choice, Fallback):
-            return choice
-        try:
-            record = await self._boot.warm(container, image, choice.snapshot, watch)
-        except SnapshotDamaged as error:
-            reason = FallbackReason.SNAPSHOT_DAMAGED
-            return await self._count(container, choice.snapshot, reason, error)
-        except HypervisorError as error:
-            reason = FallbackReason.RESTORE_FAILED
-            return await self._count(container, choice.snapshot, reason, error)
-        except GuestError as error:
-            reason = FallbackReason.DOCKER_NOT_VERIFIED
-            return await self._count(container, choice.snapshot, reason, error)
-        except (Conflict, NotFound) as error:  # it was deleted between the choice and the lease
-            return Fallback(FallbackReason.NO_SNAPSHOT, error.brief)
-        await self._booted(container, record, watch, None, snapshot=choice.snapshot)
-        await self._health.succeeded(choice.snapshot)
-        return record
-
-    async def _count(
-        self,
-        container: Container,
-        snapshot: RuntimeSnapshot,
-        reason: FallbackReason,
-        error: WarmbootError,
-    ) -> Fallback:
-        await self._events.emit(
-            "runtime-snapshot.boot-failed",
-            snapshot.id,
-            container=str(container.id),
-            reason=reason,
-            error=error.as_dict(),
-        )
-        await self._health.failed(snapshot, error)
-        details = f"{error.brief}: {error.details}" if error.details else error.brief
-        return Fallback(reason, details)
-
-    async def _choose(self, container: Container, image: RuntimeImage) -> Use | Fallback:
-        here = (await self._host.probe()).host
-        choice = await self._look(container, image, here)
-        if not isinstance(choice, Wait):
-            return choice
-        await self._tell(container, "snapshot", waiting_for=str(choice.snapshot.id))
-
-        async def decided() -> Use | Fallback | None:
-            again = await self._look(container, image, here)
-            return None if isinstance(again, Wait) else again
-
-        found: Use | Fallback | None = await self._events.wait_for(
-            decided, self._config.snapshot_wait_s
-        )
-        return found or Fallback(
-            FallbackReason.SNAPSHOT_WAIT_TIMEOUT, f"after {self._config.snapshot_wait_s:g} s"
-        )
-
-    async def _look(
-        self, container: Container, image: RuntimeImage, here: HostRequirements
-    ) -> Use | Wait | Fallback:
-        snapshots = await self._store.snapshots.for_image(image.id)
-        candidates = [
-            Candidate(snapshot, requirements_of(snapshot))
-            for snapshot in snapshots
-            if snapshot.state is not SnapshotState.DELETED
-        ]
-        return choose_snapshot(candidates, container.spec.shape, self._config.default_shape, here)
 
     async def _booted(
         self,
@@ -279,6 +206,7 @@ class BringUp:
             fallback_reason=reason,
             fallback_details=details,
             runtime_snapshot_id=snapshot.id if snapshot else None,
+            snapshot_version=snapshot.version if snapshot else None,
             shape=record.spec.shape,
             boot_s=round(took, 4),
             stages=watch.stages,
@@ -292,6 +220,7 @@ class BringUp:
             stages=watch.told,
             shape=[record.spec.shape.vcpus, record.spec.shape.memory_mib],
             snapshot=str(snapshot.id) if snapshot else None,
+            version=snapshot.version if snapshot else None,
             cold_boot_s=snapshot.metadata.get("cold_boot_s") if snapshot else None,
         )
 
@@ -372,12 +301,6 @@ class BringUp:
 
     async def _tell(self, container: Container, stage: str, **data: object) -> None:
         await self._events.emit("container.stage", container.id, stage=stage, **data)
-
-
-def requirements_of(snapshot: RuntimeSnapshot) -> HostRequirements | None:
-    """What a finished snapshot needs of a host, from its metadata."""
-    needed = snapshot.metadata.get("requires")
-    return HostRequirements(**needed) if needed else None
 
 
 def slot_of(record: VmRecord) -> Slot | None:

@@ -1,12 +1,16 @@
 """Building a runtime snapshot: a VM is booted, warmed up, frozen, and its files are published.
 
-    folder ─▶ network ─▶ machine ─▶ start ─▶ identity ─▶ docker ─▶ freeze ─▶ publish ─▶ swap
-    temporary  a slot     row        cold     claimed     ready     paused,   summed,    ready, in
-                                     boot                           saved     renamed    the old
-                                                                                         one's place
+    folder ─▶ network ─▶ machine ─▶ start ─▶ identity ─▶ docker ─▶ freeze
+    temporary  a slot     row        cold     claimed     ready     paused, saved
+                                     boot                             │
+    swap ◀──── canary-run ◀─ … ◀─ canary-network ◀──── publish ◀──────┘
+    ready, in   restored once and tried                 summed, renamed
+    the old one's place
 
-A build that fails leaves a snapshot that is ``unhealthy`` and says why; a rebuild that fails leaves
-the old one as it was. A build that a dead manager began is undone and begun again.
+Only what was restored once, with a container run in it, begins to serve (see ``canary``). A build
+that fails leaves a snapshot that is ``unhealthy`` and says why; a rebuild that fails leaves the old
+one as it was. A build that a dead manager began is undone and begun again. One that the manager
+itself began and that failed is counted: ``look_after_snapshots`` tries again, later each time.
 """
 
 from __future__ import annotations
@@ -25,7 +29,10 @@ from warmboot.host.disks import allocated_bytes, os_error
 from warmboot.host.guest_link import Identity
 from warmboot.host.network import Slot
 from warmboot.manager.boot_vm import AGENT_TIMEOUT_S, with_second_try
+from warmboot.manager.canary import Canary
 from warmboot.manager.event_log import EventLog
+from warmboot.manager.plan_rebuilds import RetryPolicy
+from warmboot.manager.retries import note_failed_build
 from warmboot.manager.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.stopwatch import Stopwatch
 from warmboot.model.errors import HostError, IllegalTransition, NotFound, WarmbootError
@@ -54,12 +61,16 @@ class BuildSnapshot:
         runner: SagaRunner,
         events: EventLog,
         boot_timeout_s: float,
+        canary_timeout_s: float = 30.0,
+        retry: RetryPolicy | None = None,
     ) -> None:
         self._store = store
         self._host = host
         self._runner = runner
         self._events = events
         self._boot_timeout_s = boot_timeout_s
+        self._retry = retry or RetryPolicy()
+        self._canary = Canary(store, host, canary_timeout_s)
         self.saga = Saga(
             "build-snapshot",
             (
@@ -71,6 +82,7 @@ class BuildSnapshot:
                 Step("docker", self._wait_for_docker),
                 Step("freeze", self._freeze),
                 Step("publish", self._publish),
+                *self._canary.steps,
                 Step("swap", self._swap),
             ),
         )
@@ -88,6 +100,7 @@ class BuildSnapshot:
                 "image_id": str(image.id),
                 "vm_id": f"vm-{secrets.token_hex(6)}",
                 "slot": None,
+                **self._canary.data(),
             }
             return await self._runner.run(self.saga, str(snapshot_id), data, live)
 
@@ -116,11 +129,15 @@ class BuildSnapshot:
             await self._store.snapshots.set_state(snapshot.id, target, error=error.as_dict())
         except (IllegalTransition, NotFound):  # deleted while it was built
             return
+        if snapshot.cause.automatic:
+            spoiled = snapshot.replaces or snapshot.id
+            await note_failed_build(self._store, self._events, self._retry, spoiled, error)
         await self._events.emit(
             "runtime-snapshot.failed",
             snapshot.id,
             error=error.as_dict(),
             replaces=snapshot.replaces,
+            cause=snapshot.cause,
         )
 
     async def _tell(self, context: Context, stage: str) -> None:
@@ -135,7 +152,7 @@ class BuildSnapshot:
     # -- steps ---------------------------------------------------------------------------------
 
     async def _begin_folder(self, context: Context) -> None:
-        self._host.check_room()
+        await self._host.ensure_room()
         # The disk gets its owner when the VM, and with it the slot, is made.
         context.live["folder"] = await self._host.files.begin(
             context.live["image"], UUID(context.subject_id)
@@ -226,12 +243,17 @@ class BuildSnapshot:
                 cmdline=image.manifest.cmdline,
             ),
         )
+        await self._tell(context, "canary")
 
     async def _swap(self, context: Context) -> None:
         snapshot: RuntimeSnapshot = context.live["snapshot"]
         metadata = snapshot_metadata(
             context.live["manifest"], snapshot.snapshot_path, context.live["cold_boot_s"]
         )
+        metadata["canary"] = {
+            "boot_s": round(context.live["canary_boot_s"], 3),
+            "run_s": round(context.live["canary_run_s"], 3),
+        }
         async with self._store.transaction():
             await self._store.snapshots.update_metadata(snapshot.id, metadata)
             old_id = await self._replaced(snapshot)

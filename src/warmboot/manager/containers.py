@@ -16,7 +16,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.host.guest_link import GuestLink
 from warmboot.manager.archives import ArchiveFiles
 from warmboot.manager.bring_up import BringUp, slot_of
-from warmboot.manager.collect_snapshots import SnapshotCollector
+from warmboot.manager.collect_garbage import CollectGarbage
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.ports import ExecSpec, LogChunk, Session, Stream, Until
 from warmboot.manager.sessions import attach_session, exec_session
@@ -45,6 +45,8 @@ _UNBOOTED: dict[str, Any] = {
     "stages": (),
     "fallback_reason": None,
     "fallback_details": "",
+    "snapshot_version": None,
+    "boot_attempts": (),
 }
 """What is known of a container's boot before it: nothing."""
 
@@ -68,7 +70,7 @@ class Containers:
         bring_up: BringUp,
         watch: WatchContainer,
         archives: ArchiveFiles,
-        collector: SnapshotCollector,
+        garbage: CollectGarbage,
         default_shape: Shape,
     ) -> None:
         self._store = store
@@ -78,7 +80,7 @@ class Containers:
         self._bring_up = bring_up
         self._watch = watch
         self._archives = archives
-        self._collector = collector
+        self._garbage = garbage
         self._default_shape = default_shape
         self._live: defaultdict[UUID, _Live] = defaultdict(_Live)
         self._gone: OrderedDict[UUID, Container] = OrderedDict()
@@ -211,7 +213,7 @@ class Containers:
             self._gone.popitem(last=False)
         await self._store.containers.remove(container.id)
         await self._events.emit("container.deleted", container.id)
-        await self._collector.collect_released()
+        await self._garbage.collect_released()
 
     # -- output and sessions -------------------------------------------------------------------
 
@@ -262,7 +264,7 @@ class Containers:
             await self._bring_up(container_id, watch)
             self._watch.start(container_id)
             # A boot that failed has given back its lease, perhaps the last one.
-            await self._collector.collect_released()
+            await self._garbage.collect_released()
 
         self._tasks.start(_bring_up_key(container_id), work())
 

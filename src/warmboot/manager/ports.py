@@ -18,9 +18,11 @@ from prometheus_client import CollectorRegistry, Metric
 from warmboot.model.checkpoint import Checkpoint
 from warmboot.model.container import Container, ContainerSpec
 from warmboot.model.event import Event
+from warmboot.model.garbage import Collection
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.model.shapes import Shape
+from warmboot.model.snapshot_fit import Fit
 from warmboot.model.usage import Usage
 from warmboot.model.worker import Worker, WorkerSpec
 
@@ -80,6 +82,19 @@ class Session(Protocol):
     async def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """An image, and the snapshot of the default shape that it has, or why it has none (``note``).
+
+    ``begun``: that snapshot's build was begun by this very registration.
+    """
+
+    image: RuntimeImage
+    snapshot_id: UUID | None = None
+    begun: bool = False
+    note: str = ""
+
+
 class RuntimeImages(Protocol):
     async def register(
         self,
@@ -89,8 +104,12 @@ class RuntimeImages(Protocol):
         kernel: Path | None = None,
         rootfs: Path | None = None,
         initrd: Path | None = None,
-    ) -> RuntimeImage:
-        """Take over an image folder (``path``), or bare files; the same files: the same image."""
+        build_snapshot: bool | None = None,
+    ) -> Registered:
+        """Take over an image folder (``path``), or bare files; the same files: the same image.
+
+        ``build_snapshot``: begin its snapshot; ``None`` as the settings have it.
+        """
         ...
 
     async def list(self) -> Sequence[RuntimeImage]: ...
@@ -102,7 +121,10 @@ class RuntimeImages(Protocol):
 
 class RuntimeSnapshots(Protocol):
     async def create(self, runtime_image_id: UUID, shape: Shape | None) -> UUID:
-        """Begin to build one, beside any that are there."""
+        """Begin to build another version, beside any that are there.
+
+        If one of this image and shape is being made already, that one's id.
+        """
         ...
 
     async def list(self, *, include_deleted: bool = False) -> Sequence[RuntimeSnapshot]: ...
@@ -115,6 +137,16 @@ class RuntimeSnapshots(Protocol):
 
     async def rebuild(self, snapshot_id: UUID) -> UUID:
         """Begin to build its successor; the old one serves until that is ready. The new id."""
+        ...
+
+    async def set_traits(
+        self, snapshot_id: UUID, *, weight: float | None = None, pinned: bool | None = None
+    ) -> RuntimeSnapshot:
+        """How often it is chosen among its versions, and whether it may be collected."""
+        ...
+
+    async def fit(self, snapshot: RuntimeSnapshot) -> Fit:
+        """Whether it can be used on this host as it is now, and why not."""
         ...
 
 
@@ -282,7 +314,14 @@ class HostInfo:
     accelerator: str
     storage_root: Path
     default_shape: Shape
+    standby_vmms: int = 0
     checks: tuple[Check, ...] = field(default=())
+
+
+class GarbageCollector(Protocol):
+    async def collect(self, *, dry_run: bool = False) -> Collection:
+        """Remove all that may go; or, in a dry run, only say what that is."""
+        ...
 
 
 class System(Protocol):
@@ -305,5 +344,6 @@ class Services:
     archives: Archives
     events: Events
     system: System
+    garbage: GarbageCollector
     workers: Workers | None = None
     metrics: Metrics | None = None

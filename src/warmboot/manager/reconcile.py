@@ -13,9 +13,8 @@ import structlog
 
 from warmboot.host import guest_containers
 from warmboot.host.agent import HostAgent
-from warmboot.manager.archives import ArchiveFiles
 from warmboot.manager.bring_up import slot_of
-from warmboot.manager.collect_snapshots import SnapshotCollector
+from warmboot.manager.collect_garbage import CollectGarbage
 from warmboot.manager.containers import Containers
 from warmboot.manager.runtime_snapshots import RuntimeSnapshots
 from warmboot.manager.saga import Saga, SagaRunner
@@ -41,8 +40,7 @@ class Reconcile:
         containers: Containers,
         snapshots: RuntimeSnapshots,
         watch: WatchContainer,
-        collector: SnapshotCollector,
-        archives: ArchiveFiles,
+        garbage: CollectGarbage,
     ) -> None:
         self._store = store
         self._host = host
@@ -51,11 +49,9 @@ class Reconcile:
         self._containers = containers
         self._snapshots = snapshots
         self._watch = watch
-        self._collector = collector
-        self._archives = archives
+        self._garbage = garbage
 
     async def __call__(self) -> None:
-        await self._archives.start()
         lost = set(await self._host.start(await self._store.vms.list()))
         await self._undo_half_done()
         await self._remove_ownerless()
@@ -123,9 +119,8 @@ class Reconcile:
         self._watch.start(container.id)
 
     async def _snapshot_folders(self) -> None:
-        snapshots = await self._store.snapshots.list(include_deleted=True)
-        await self._host.remove_snapshot_orphans([snapshot.id for snapshot in snapshots])
-        await self._collector.collect_released()
-        for snapshot in snapshots:
+        await self._garbage.sweep()
+        await self._garbage.collect_released()
+        for snapshot in await self._store.snapshots.list():
             if snapshot.state is SnapshotState.CREATING:
                 self._snapshots.resume(snapshot.id)

@@ -8,26 +8,42 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import structlog
+
 from warmboot.host.agent import HostAgent
-from warmboot.manager.collect_snapshots import SnapshotCollector
+from warmboot.manager.collect_garbage import CollectGarbage
 from warmboot.manager.event_log import EventLog
-from warmboot.model.errors import InvalidRequest, NameTaken
+from warmboot.manager.ports import Registered
+from warmboot.manager.runtime_snapshots import RuntimeSnapshots
+from warmboot.model.errors import InvalidRequest, NameTaken, WarmbootError
 from warmboot.model.names import check_name
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.store import Store
 
+log = structlog.get_logger(__name__)
+
 
 class RuntimeImages:
-    """Implements ``ports.RuntimeImages``."""
+    """Implements ``ports.RuntimeImages``. ``lock`` is held while image folders come or go."""
 
     def __init__(
-        self, store: Store, host: HostAgent, events: EventLog, collector: SnapshotCollector
+        self,
+        store: Store,
+        host: HostAgent,
+        events: EventLog,
+        garbage: CollectGarbage,
+        lock: asyncio.Lock,
+        snapshots: RuntimeSnapshots,
+        *,
+        auto_snapshot: bool,
     ) -> None:
         self._store = store
         self._host = host
         self._events = events
-        self._collector = collector
-        self._lock = asyncio.Lock()
+        self._garbage = garbage
+        self._lock = lock
+        self._snapshots = snapshots
+        self._auto_snapshot = auto_snapshot
 
     async def list(self) -> Sequence[RuntimeImage]:
         return await self._store.images.list()
@@ -43,17 +59,31 @@ class RuntimeImages:
         kernel: Path | None = None,
         rootfs: Path | None = None,
         initrd: Path | None = None,
-    ) -> RuntimeImage:
-        """Damage is found here: every file is read and summed on its way into the storage."""
+        build_snapshot: bool | None = None,
+    ) -> Registered:
+        """Damage is found here: every file is read and summed on its way into the storage.
+
+        Its first snapshot is begun then, unless it has one; that it cannot be is no error.
+        """
         check_name(name, "image name")
         if (path is None) == (kernel is None) or (kernel is None) != (rootfs is None):
             raise InvalidRequest(
                 "name either an image folder or a kernel and a root file system",
                 resolution="give `path`, or `kernel` and `rootfs` (and `initrd`)",
             )
-        self._host.check_room()
+        await self._host.ensure_room()
         async with self._lock:  # the same files may be registered and deleted at the same time
-            return await self._register(name, path, kernel, rootfs, initrd)
+            image = await self._register(name, path, kernel, rootfs, initrd)
+        wanted = self._auto_snapshot if build_snapshot is None else build_snapshot
+        if not wanted:
+            return Registered(image, note="no snapshot was asked for")
+        try:
+            snapshot_id, begun = await self._snapshots.ensure(image.id)
+        except WarmbootError as error:
+            log.warning(f"No runtime snapshot of image {name} was begun: {error.brief}")
+            note = "; ".join(part for part in (error.brief, error.resolution) if part)
+            return Registered(image, note=note)
+        return Registered(image, snapshot_id, begun)
 
     async def _register(
         self,
@@ -89,7 +119,7 @@ class RuntimeImages:
         """``InUse`` while a snapshot or a container needs it."""
         async with self._lock:
             image = await self._store.images.get(image_id)
-            await self._collector.collect_released()
+            await self._garbage.collect_released()
             await self._store.images.delete(image_id)
             await self._host.remove_image_folder(image.path)
         await self._events.emit("runtime-image.deleted", image_id)

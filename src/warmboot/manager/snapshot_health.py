@@ -26,8 +26,9 @@ class SnapshotHealth:
         self._events = events
         self._on_unhealthy = on_unhealthy
 
-    async def succeeded(self, snapshot: RuntimeSnapshot) -> None:
-        await self._store.snapshots.record_success(snapshot.id, datetime.now(UTC))
+    async def succeeded(self, snapshot: RuntimeSnapshot, boot_s: float | None = None) -> None:
+        """``boot_s``: from the choice of this version until Docker has answered."""
+        await self._store.snapshots.record_success(snapshot.id, datetime.now(UTC), boot_s)
 
     async def failed(self, snapshot: RuntimeSnapshot, error: WarmbootError) -> None:
         """Count a failure; three in a row, or one that damage explains, make it unhealthy."""

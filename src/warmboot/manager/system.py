@@ -11,6 +11,7 @@ from warmboot.hypervisors.base import Hypervisor
 from warmboot.manager import doctor
 from warmboot.manager.metrics import RecentBoots
 from warmboot.manager.ports import Check, HostInfo
+from warmboot.manager.stand_by import StandBy
 from warmboot.model.shapes import Shape
 from warmboot.model.usage import OwnedVm, Usage
 from warmboot.store import Store
@@ -27,6 +28,7 @@ class System:
         worker_checks: Callable[[], Awaitable[Sequence[Check]]],
         store: Store,
         boots: RecentBoots,
+        standby: StandBy,
     ) -> None:
         self._host = host
         self._hypervisors = hypervisors
@@ -34,6 +36,7 @@ class System:
         self._worker_checks = worker_checks
         self._store = store
         self._boots = boots
+        self._standby = standby
 
     async def info(self) -> HostInfo:
         probe = await self._host.probe()
@@ -44,6 +47,7 @@ class System:
             accelerator=probe.host.accelerator,
             storage_root=self._host.config.root,
             default_shape=self._default_shape,
+            standby_vmms=self._standby.ready,
         )
 
     async def usage(self, window_s: float) -> Usage:

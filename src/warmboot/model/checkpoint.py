@@ -12,7 +12,7 @@ was tried (``docs/``); what they do not know they do not allow.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -85,7 +85,10 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveManifest:
-    """What stands in an archive's ``warmboot.json``; ``files`` by path within the archive."""
+    """What stands in an archive's ``warmboot.json``; ``files`` by path within the archive.
+
+    ``mounts`` are the places in the worker where something was mounted.
+    """
 
     name: str
     created_at: datetime
@@ -95,6 +98,7 @@ class ArchiveManifest:
     network: str
     processes: int
     tcp_connections: int
+    mounts: tuple[str, ...] = ()
     files: Mapping[str, FileSum] = field(default_factory=dict)
     format: int = ARCHIVE_FORMAT
 
@@ -215,9 +219,17 @@ def criu_obstacles(criu: str, kernel: str) -> tuple[Obstacle, ...]:
 
 
 def archive_obstacles(
-    manifest: ArchiveManifest, here: Versions, image_digest: str
+    manifest: ArchiveManifest,
+    here: Versions,
+    image_digest: str,
+    *,
+    network: str = HOST_NETWORK,
+    mounts: Collection[str] = (),
 ) -> tuple[Obstacle, ...]:
-    """Why an archive cannot become a checkpoint of a worker of ``image_digest`` on this host."""
+    """Why an archive cannot become a checkpoint of a worker of ``image_digest`` on this host.
+
+    ``network`` and ``mounts`` (places in the worker) are the new worker's.
+    """
     found: list[Obstacle] = []
     there = manifest.versions
     if manifest.format != ARCHIVE_FORMAT:
@@ -249,7 +261,28 @@ def archive_obstacles(
                     f"bring {what} here to {then} or later",
                 )
             )
-    return (*found, *obstacles(here.engine, manifest.network))
+    found += _other_mounts(set(manifest.mounts), set(mounts))
+    if manifest.network != network:
+        found.append(
+            Obstacle(
+                f"the archive is of a worker on the network {manifest.network!r}, this one is on "
+                f"{network!r}",
+                f"create the worker with network {manifest.network!r}",
+            )
+        )
+        return tuple(found)
+    return (*found, *obstacles(here.engine, network))
+
+
+def _other_mounts(there: set[str], here: set[str]) -> tuple[Obstacle, ...]:
+    """CRIU restores a mount only where there is one, and knows no other ones."""
+    if there == here:
+        return ()
+    wanted = ", ".join(sorted(there - here))
+    unknown = ", ".join(sorted(here - there))
+    reasons = [f"the archive needs a mount at {wanted}"] if wanted else []
+    reasons += [f"it knows no mount at {unknown}"] if unknown else []
+    return (Obstacle(" and ".join(reasons), "create the worker with the same mounts as then"),)
 
 
 def outdated(checkpoints: Sequence[Checkpoint], keep: int) -> tuple[Checkpoint, ...]:

@@ -17,6 +17,7 @@
     └── HostError                 something on the machine failed
         ├── ImageDamaged          a runtime image's file is missing or is not what it was
         ├── SnapshotDamaged       a snapshot's file is missing or is not what it was
+        ├── CanaryFailed          a new snapshot was built, but what is restored from it fails
         ├── NetworkError
         ├── HypervisorError
         │   ├── VmGone            the VMM process is not there any more
@@ -121,6 +122,10 @@ class ImageDamaged(HostError):
 
 class SnapshotDamaged(HostError):
     code = "snapshot-damaged"
+
+
+class CanaryFailed(HostError):
+    code = "canary-failed"
 
 
 class NetworkError(HostError):

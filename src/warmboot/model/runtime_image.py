@@ -8,6 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
+GUEST_PROTOCOLS = frozenset({"1"})
+"""The guest agents' protocol versions that this warmboot speaks."""
+
 
 @dataclass(frozen=True, slots=True)
 class FileSum:

@@ -7,6 +7,7 @@ last id seen never misses one.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete, func, select
@@ -33,6 +34,14 @@ class EventRepository:
     async def since(self, last_id: int, limit: int = 100) -> tuple[Event, ...]:
         """The events after ``last_id``, at most ``limit``, in order."""
         query = select(events).where(events.c.id > last_id).order_by(events.c.id).limit(limit)
+        async with self._database.read() as connection:
+            return tuple(Event(**row._mapping) for row in await connection.execute(query))
+
+    async def of_kind(self, kind: str, since: datetime) -> tuple[Event, ...]:
+        """The events of one kind that happened after ``since``, in order."""
+        query = (
+            select(events).where(events.c.kind == kind, events.c.at > since).order_by(events.c.id)
+        )
         async with self._database.read() as connection:
             return tuple(Event(**row._mapping) for row in await connection.execute(query))
 

@@ -13,12 +13,12 @@ import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from warmboot.hypervisors.base import Capabilities, MachineSnapshot, Probe, Problem
+from warmboot.hypervisors.base import Capabilities, MachineSnapshot, Probe, Problem, Standby
 from warmboot.hypervisors.firecracker import binary, kvm, layout
 from warmboot.hypervisors.firecracker.config import FirecrackerConfig
 from warmboot.hypervisors.firecracker.vm import FirecrackerVm
 from warmboot.hypervisors.process import VmmProcess
-from warmboot.model.errors import HypervisorError, RestoreFailed, VmGone
+from warmboot.model.errors import HypervisorError, NotSupported, RestoreFailed, VmGone
 from warmboot.model.runtime_snapshot import HostRequirements
 from warmboot.model.vm import VmHandle, VmSpec, VmStatus
 
@@ -68,6 +68,9 @@ class Firecracker:
                 details="\n".join(part for part in (error.brief, error.details) if part),
                 resolution=error.resolution or "rebuild the snapshot",
             ) from error
+
+    async def stand_by(self, spec: VmSpec, snapshot: MachineSnapshot) -> Standby:
+        raise NotSupported("Firecracker starts too quickly for that to be worth it")
 
     async def attach(self, spec: VmSpec, handle: VmHandle) -> FirecrackerVm:
         vm = FirecrackerVm(spec, self.config, VmmProcess.attach(handle))

@@ -16,6 +16,7 @@ from warmboot.hypervisors.process import VmmProcess
 from warmboot.hypervisors.qemu import arguments
 from warmboot.hypervisors.qemu.accelerator import KvmVerdict, cpu_model, kvm_verdict
 from warmboot.hypervisors.qemu.config import QemuConfig
+from warmboot.hypervisors.qemu.standby import QemuStandby, restoring
 from warmboot.hypervisors.qemu.vm import QemuVm
 from warmboot.hypervisors.tap import open_tap
 from warmboot.model.errors import HypervisorError, NotSupported, RestoreFailed
@@ -54,21 +55,17 @@ class Qemu:
             return vm
 
     async def restore(self, spec: VmSpec, snapshot: MachineSnapshot) -> QemuVm:
+        standby = await self.stand_by(spec, snapshot)
+        return await standby.restore()
+
+    async def stand_by(self, spec: VmSpec, snapshot: MachineSnapshot) -> QemuStandby:
         mib = spec.shape.memory_mib
         await asyncio.to_thread(_check_files, snapshot, mib)
         memory = arguments.private_memory(snapshot.memory, mib)
-        try:
+        with restoring(spec):
             async with self._started(spec, memory, arguments.restore_arguments()) as vm:
-                await vm.load(snapshot.state)
-                return vm
-        except RestoreFailed:
-            raise
-        except HypervisorError as error:
-            raise RestoreFailed(
-                f"QEMU could not restore {spec.id}",
-                details=error.details or error.brief,
-                resolution="the snapshot may be damaged or from another QEMU: rebuild it",
-            ) from error
+                await vm.prepare_to_load()
+                return QemuStandby(vm, snapshot.state)
 
     async def attach(self, spec: VmSpec, handle: VmHandle) -> QemuVm:
         vm = QemuVm(spec, self.config, VmmProcess.attach(handle))
@@ -145,7 +142,9 @@ class Qemu:
                 machine=self.config.machine.value,
                 cpu_model=model,
             ),
-            capabilities=Capabilities(qcow2_overlays=True, max_vcpus=1 if shaky else 32),
+            capabilities=Capabilities(
+                qcow2_overlays=True, stand_by=True, max_vcpus=1 if shaky else 32
+            ),
             binary=Path(binary),
             problems=tuple(problems),
             notes=tuple(notes),

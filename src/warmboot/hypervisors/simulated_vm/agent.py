@@ -105,6 +105,7 @@ class Agent:
     async def _warm_up(self, request: Request) -> Response:
         if not self._machine.docker_ready():
             raise HttpError(503, "Docker does not answer yet")
+        self._engine.add_probe_image()
         return Response(json={"steps": [{"name": "warm-up", "duration_s": 0.0}]})
 
     async def _prepare_snapshot(self, request: Request) -> Response:

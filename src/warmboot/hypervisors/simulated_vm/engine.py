@@ -70,6 +70,10 @@ class Engine:
         ]
         self._routes = [(methods.split("|"), re.compile(path), do) for methods, path, do in routes]
 
+    def add_probe_image(self) -> None:
+        """The throw-away image that the agent's warm-up leaves."""
+        self._images.add("warmboot/probe:latest", {"Cmd": ["/bin/true"]})
+
     async def handle(self, request: Request) -> Answer:
         if not self._machine.docker_ready():
             raise HttpError(503, "Docker does not answer yet")

@@ -1,0 +1,54 @@
+"""Collecting garbage, as the client has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from warmboot.client.transport import Transport
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """``why`` is short and stable, ``reason`` the same in words."""
+
+    kind: str
+    name: str
+    why: str
+    reason: str
+    size_bytes: int
+    path: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """What is gone (or would be, in a dry run), and what could not be removed this time."""
+
+    dry_run: bool
+    removed: tuple[Garbage, ...]
+    kept: tuple[Garbage, ...]
+    freed_bytes: int
+    seconds: float
+    raw: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Self:
+        return cls(
+            dry_run=raw["dry_run"],
+            removed=tuple(Garbage(**one) for one in raw["removed"]),
+            kept=tuple(Garbage(**one) for one in raw["kept"]),
+            freed_bytes=raw["freed_bytes"],
+            seconds=raw["seconds"],
+            raw=raw,
+        )
+
+
+class GarbageCollector:
+    def __init__(self, link: Transport) -> None:
+        self._link = link
+
+    async def collect(self, *, dry_run: bool = False) -> Collection:
+        """Remove all that may go, or only say what that is."""
+        answer = await self._link.post("/v1/gc", {"dry_run": dry_run})
+        return Collection.of(answer["item"])

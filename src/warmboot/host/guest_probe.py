@@ -1,0 +1,41 @@
+"""A throw-away container in a guest: proof that one can be created, started and comes to its end.
+
+The image is the guest agent's own, which its warm-up has left in the guest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from warmboot.host import guest_containers
+from warmboot.host.guest_link import GuestLink
+from warmboot.model.container import ContainerSpec
+from warmboot.model.errors import ContainerError, GuestError
+
+PROBE = ContainerSpec(name="probe", image="warmboot/probe:latest", command=("/bin/true",))
+
+
+async def run_probe(link: GuestLink, timeout_s: float) -> None:
+    """Return when the container has ended with 0.
+
+    ``ContainerError`` if Docker refuses it or it ends otherwise, ``GuestError`` if there is no
+    answer, or not within ``timeout_s`` seconds.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            if not await guest_containers.has_image(link, PROBE.image):
+                await link.warm_up()  # a guest that forgets the image: its agent has the archive
+            docker_id, _ = await guest_containers.ensure_created(link, PROBE)
+            await guest_containers.start(link, docker_id)
+            exit_code = await guest_containers.wait(link, docker_id)
+    except TimeoutError as error:
+        raise GuestError(
+            f"a container in {link.vm_id} did not come to its end",
+            details=f"{PROBE.image} ran for {timeout_s:g} s",
+            resolution="see the VM's console.log",
+        ) from error
+    if exit_code != 0:
+        raise ContainerError(
+            f"a container in {link.vm_id} ended with {exit_code}",
+            details=f"{PROBE.image} should end with 0",
+        )

@@ -1,0 +1,144 @@
+"""Snapshots look after themselves: what is broken or does not fit this host is built anew.
+
+    at start ──┐
+    attention ─┼─▶ look ─▶ host changed? ─▶ what fits? ─▶ plan ─▶ one rebuild ─▶ wait
+    every 30 s ┘                                            (the old one serves until the swap)
+
+One rebuild at a time is begun from here: a machine on which the hypervisor was upgraded has many.
+``attention`` is set by whoever finds a snapshot broken or unfit, and when a build is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from uuid import UUID
+
+import structlog
+
+from warmboot.host.agent import HostAgent
+from warmboot.manager.event_log import EventLog
+from warmboot.manager.plan_rebuilds import Due, RetryPolicy, plan_rebuilds
+from warmboot.manager.retries import note_failed_build
+from warmboot.manager.runtime_snapshots import RuntimeSnapshots
+from warmboot.model.errors import Conflict, IllegalTransition, NotFound, WarmbootError
+from warmboot.model.runtime_snapshot import HostRequirements, RuntimeSnapshot, SnapshotState
+from warmboot.model.snapshot_fit import FitKind, fit_of
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+_HOST = "host"
+
+
+@dataclass(frozen=True, slots=True)
+class LookAfterConfig:
+    """``enabled``: whether rebuilds are begun; without, it is only told what does not fit."""
+
+    enabled: bool = True
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    every_s: float = 30.0
+
+
+class LookAfterSnapshots:
+    """Call it as a task; it goes on until it is cancelled."""
+
+    def __init__(
+        self,
+        store: Store,
+        host: HostAgent,
+        events: EventLog,
+        snapshots: RuntimeSnapshots,
+        attention: asyncio.Event,
+        config: LookAfterConfig,
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._events = events
+        self._snapshots = snapshots
+        self._attention = attention
+        self._config = config
+        self._here: HostRequirements | None = None
+        self._told: set[UUID] = set()
+
+    async def __call__(self) -> None:
+        while True:
+            self._attention.clear()
+            pause_s = self._config.every_s
+            try:
+                pause_s = await self.look()
+            except WarmbootError as error:
+                log.error(f"Runtime snapshots could not be looked after: {error.brief}")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._attention.wait()
+
+    async def look(self) -> float:
+        """Look once, and begin at most one rebuild; how many seconds until the next look."""
+        probe = await self._host.probe()
+        if not (probe.usable and probe.capabilities.snapshots):
+            return self._config.every_s
+        if probe.host != self._here:
+            await self._arrived(probe.host)
+            self._here = probe.host
+        snapshots = await self._store.snapshots.list()
+        await self._tell_unfit(snapshots, probe.host)
+        if not self._config.enabled or _is_building(snapshots):
+            return self._config.every_s  # attention is set when it is over
+        now = datetime.now(UTC)
+        plan = plan_rebuilds(snapshots, probe.host, now, self._config.retry)
+        for due in plan.due:
+            if await self._rebuild(due):
+                break
+        if plan.next_at is None:
+            return self._config.every_s
+        return min(self._config.every_s, max(0.0, (plan.next_at - now).total_seconds()))
+
+    async def _arrived(self, here: HostRequirements) -> None:
+        """On another kind of host than last time, what was given up deserves another try."""
+        known, text = await self._store.meta.get(_HOST), json.dumps(asdict(here), sort_keys=True)
+        if known == text:
+            return
+        if known is not None:
+            log.warning("this host is another one than before", before=known, now=text)
+            await self._events.emit(
+                "host.changed", "host", before=json.loads(known), now=asdict(here)
+            )
+            for snapshot in await self._store.snapshots.list():
+                if snapshot.rebuild_failures:
+                    await self._store.snapshots.forget_rebuild_failures(snapshot.id)
+        await self._store.meta.set(_HOST, text)
+
+    async def _tell_unfit(
+        self, snapshots: Sequence[RuntimeSnapshot], here: HostRequirements
+    ) -> None:
+        unfit = {s.id: fit_of(s, here) for s in snapshots if s.state is SnapshotState.READY}
+        unfit = {id_: fit for id_, fit in unfit.items() if fit.kind is FitKind.NOT_HERE}
+        for snapshot_id in unfit.keys() - self._told:
+            fit = unfit[snapshot_id]
+            log.warning(f"Runtime snapshot {snapshot_id} cannot be used here: {fit.why}")
+            await self._events.emit(
+                "runtime-snapshot.unusable", snapshot_id, requirement=fit.requirement, why=fit.why
+            )
+        self._told = set(unfit)
+
+    async def _rebuild(self, due: Due) -> bool:
+        """Whether one was begun."""
+        log.info(f"Runtime snapshot {due.snapshot.id} is rebuilt ({due.cause}): {due.why}")
+        try:
+            await self._snapshots.rebuild_for(due.snapshot.id, due.cause)
+        except (Conflict, IllegalTransition, NotFound):  # somebody was faster
+            return False
+        except WarmbootError as error:
+            retry = self._config.retry
+            await note_failed_build(self._store, self._events, retry, due.snapshot.id, error)
+            return False
+        return True
+
+
+def _is_building(snapshots: Sequence[RuntimeSnapshot]) -> bool:
+    return any(s.state is SnapshotState.CREATING and s.cause.automatic for s in snapshots)

@@ -1,0 +1,88 @@
+"""Which snapshots the manager rebuilds by itself, and when: a pure decision.
+
+    broken (unhealthy) ──┐
+                         ├─▶ due ──rebuild──▶ swapped
+    does not fit here ───┘    ▲          │ failed
+                              └─ later ◀─┘ each time four times as late, at last never: given up
+
+What a user has ordered and what could not be built then is not tried again: the user was told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from warmboot.model.runtime_snapshot import (
+    BuildCause,
+    HostRequirements,
+    RuntimeSnapshot,
+    SnapshotState,
+)
+from warmboot.model.snapshot_fit import FitKind, fit_of
+
+_GROWTH = 4
+_LONGEST_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """``attempts`` rebuilds one after the other may fail; the first pause is ``pause_s``."""
+
+    attempts: int = 5
+    pause_s: float = 30.0
+
+    def pause_after(self, failures: int) -> timedelta:
+        """How long to wait after so many failures in a row (at least 1); an hour at most."""
+        return timedelta(seconds=min(_LONGEST_S, self.pause_s * _GROWTH ** min(failures - 1, 10)))
+
+    def has_given_up(self, snapshot: RuntimeSnapshot) -> bool:
+        return snapshot.rebuild_failures >= self.attempts
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    snapshot: RuntimeSnapshot
+    cause: BuildCause
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What may begin now, most used first; and when the next may, if that is later."""
+
+    due: tuple[Due, ...]
+    next_at: datetime | None
+
+
+def plan_rebuilds(
+    snapshots: Collection[RuntimeSnapshot],
+    here: HostRequirements,
+    now: datetime,
+    policy: RetryPolicy,
+) -> Plan:
+    under_way = {s.replaces for s in snapshots if s.state is SnapshotState.CREATING}
+    due: list[Due] = []
+    later: list[datetime] = []
+    for snapshot in snapshots:
+        wish = _wish(snapshot, here)
+        if wish is None or snapshot.id in under_way or policy.has_given_up(snapshot):
+            continue
+        if snapshot.rebuild_not_before is not None and snapshot.rebuild_not_before > now:
+            later.append(snapshot.rebuild_not_before)
+        else:
+            due.append(wish)
+    due.sort(key=lambda d: (d.snapshot.success_count, d.snapshot.created_at), reverse=True)
+    return Plan(tuple(due), min(later, default=None))
+
+
+def _wish(snapshot: RuntimeSnapshot, here: HostRequirements) -> Due | None:
+    fit = fit_of(snapshot, here)
+    if fit.kind is FitKind.BROKEN:
+        was_ready = "requires" in snapshot.metadata
+        if was_ready or snapshot.cause.automatic:
+            return Due(snapshot, BuildCause.UNHEALTHY, fit.why)
+    elif fit.rebuild_helps:
+        return Due(snapshot, BuildCause.MIGRATION, fit.why)
+    return None

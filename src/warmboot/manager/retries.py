@@ -1,0 +1,53 @@
+"""Rebuilds that the manager began by itself and that failed: counted in the database, with the time
+before which no other begins. So neither a restart nor a crash makes it try more often.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import structlog
+
+from warmboot.manager.event_log import EventLog
+from warmboot.manager.plan_rebuilds import RetryPolicy
+from warmboot.model.errors import NotFound, WarmbootError
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+async def note_failed_build(
+    store: Store, events: EventLog, policy: RetryPolicy, snapshot_id: UUID, error: WarmbootError
+) -> None:
+    """``snapshot_id`` is the one that was to be replaced, or a first one that could not be built.
+
+    Told as ``runtime-snapshot.retry``, or as ``runtime-snapshot.given-up`` after the last attempt.
+    """
+    try:
+        failures = (await store.snapshots.get(snapshot_id)).rebuild_failures + 1
+        not_before = datetime.now(UTC) + policy.pause_after(failures)
+        noted = await store.snapshots.record_rebuild_failure(snapshot_id, not_before)
+    except NotFound:  # deleted meanwhile: nobody wants it any more
+        return
+    if not policy.has_given_up(noted):
+        pause_s = round(policy.pause_after(failures).total_seconds())
+        log.warning(f"Runtime snapshot {snapshot_id} will be rebuilt again in {pause_s} s")
+        await events.emit(
+            "runtime-snapshot.retry",
+            snapshot_id,
+            failures=noted.rebuild_failures,
+            not_before=not_before.isoformat(),
+            error=error.as_dict(),
+        )
+        return
+    command = f"`warmboot snapshot rebuild {snapshot_id}`"
+    log.error(
+        f"Runtime snapshot {snapshot_id} could not be rebuilt {noted.rebuild_failures} times: "
+        f"{error.brief}. It is given up; when the cause is removed: {command}"
+    )
+    told = error.as_dict()
+    told["resolution"] = ". ".join(filter(None, (error.resolution, f"then {command}")))
+    await events.emit(
+        "runtime-snapshot.given-up", snapshot_id, failures=noted.rebuild_failures, error=told
+    )

@@ -1,0 +1,53 @@
+"""Whether a shape that no snapshot has deserves one of its own: a pure decision."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class DemandPolicy:
+    """``boots`` cold ones of a shape within ``window_s`` seconds; 0 boots: never."""
+
+    boots: int = 3
+    window_s: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """``build`` or not, and ``why`` in words; ``asked`` is how often it was within the window."""
+
+    build: bool
+    asked: int
+    why: str
+
+
+def judge_demand(
+    misses: Collection[datetime],
+    now: datetime,
+    policy: DemandPolicy,
+    *,
+    active: int,
+    max_active: int,
+    has_room: bool,
+) -> Demand:
+    """``misses`` are the cold boots of that shape; ``active`` the snapshots that there are."""
+    since = now - timedelta(seconds=policy.window_s)
+    asked = sum(1 for miss in misses if since < miss <= now)
+    often = f"asked for {asked} times within {policy.window_s:g} s"
+    if policy.boots == 0:
+        return Demand(False, asked, "snapshots of shapes in demand are turned off")
+    if asked < policy.boots:
+        return Demand(False, asked, f"{often}; it takes {policy.boots}")
+    if active >= max_active:
+        return Demand(
+            False,
+            asked,
+            f"{often}, but there are {active} runtime snapshots already; "
+            f"MANAGER_MAX_RUNTIME_SNAPSHOTS is {max_active}",
+        )
+    if not has_room:
+        return Demand(False, asked, f"{often}, but the disk is filled to its floor")
+    return Demand(True, asked, often)

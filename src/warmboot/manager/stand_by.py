@@ -1,0 +1,141 @@
+"""VMMs that stand by: started ahead of need for the snapshot that is used most, waiting to restore.
+
+    fill ─▶ slot, disk, VMM ─▶ ready ──take──▶ one warm boot, which owns it from then on
+                                 └──discard──▶ gone    (another is wanted, the manager stops)
+
+What a VMM does before it can load a state depends on nobody's container, so it is done while nobody
+waits. A boot that finds none ready starts its own VMM, as it would without this. VMMs that stand by
+are in no table: those of a manager that was killed are left-overs, which its next start removes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from uuid import UUID
+
+import structlog
+
+from warmboot.host.agent import HostAgent, snapshot_disks
+from warmboot.host.network import Slot
+from warmboot.model.errors import WarmbootError
+from warmboot.model.event import Event
+from warmboot.model.runtime_snapshot import (
+    HostRequirements,
+    RuntimeSnapshot,
+    SnapshotState,
+    unmet_requirement,
+)
+from warmboot.model.vm import VmSpec
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that a warm boot of ``snapshot_id`` needs on the host but the order to restore."""
+
+    snapshot_id: UUID
+    spec: VmSpec
+    slot: Slot | None
+
+
+class StandBy:
+    """At most ``size`` of them."""
+
+    def __init__(self, store: Store, host: HostAgent, size: int) -> None:
+        self._store = store
+        self._host = host
+        self._size = size
+        self._ready: list[Prepared] = []
+        self._busy = 0
+        self._changed = asyncio.Event()
+
+    @property
+    def ready(self) -> int:
+        return len(self._ready)
+
+    def take(self, snapshot_id: UUID) -> Prepared | None:
+        """One for this snapshot, the caller's from now on: to be destroyed as any VM is."""
+        for prepared in self._ready:
+            if prepared.snapshot_id == snapshot_id:
+                self._ready.remove(prepared)
+                return prepared
+        return None
+
+    async def discard(self, prepared: Prepared) -> None:
+        await self._host.destroy(prepared.spec.id, prepared.slot)
+
+    @contextlib.asynccontextmanager
+    async def boot(self) -> AsyncIterator[None]:
+        """Somebody waits for a container: nothing is prepared meanwhile, and more afterwards."""
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            self.look_again()
+
+    def look_again(self) -> None:
+        self._changed.set()
+
+    def on_event(self, event: Event) -> None:
+        """An observer of the event log: another snapshot may be wanted."""
+        if event.kind.startswith("runtime-snapshot."):
+            self.look_again()
+
+    async def keep_filled(self) -> None:
+        """Until cancelled; what stands by is gone then."""
+        if self._size == 0 or not (await self._host.probe()).capabilities.stand_by:
+            return
+        try:
+            while True:
+                self._changed.clear()
+                try:
+                    await self._fill()
+                except (WarmbootError, OSError) as error:
+                    log.warning("no VMM could be made to stand by", error=str(error))
+                await self._changed.wait()
+        finally:
+            while self._ready:
+                await self.discard(self._ready.pop())
+
+    async def _fill(self) -> None:
+        wanted = await self._wanted()
+        for prepared in [p for p in self._ready if wanted is None or p.snapshot_id != wanted.id]:
+            self._ready.remove(prepared)
+            await self.discard(prepared)
+        while wanted is not None and len(self._ready) < self._size and not self._busy:
+            self._ready.append(await self._prepare(wanted))
+
+    async def _wanted(self) -> RuntimeSnapshot | None:
+        """The one used last of those that can be restored here, and are not put away compressed."""
+        here = (await self._host.probe()).host
+        fitting = [
+            snapshot
+            for snapshot in await self._store.snapshots.list()
+            if snapshot.state is SnapshotState.READY
+            and not snapshot.metadata.get("compressed")
+            and (needed := snapshot.metadata.get("requires"))
+            and unmet_requirement(HostRequirements(**needed), here) is None
+        ]
+        return max(fitting, key=lambda s: s.last_used_at or s.created_at, default=None)
+
+    async def _prepare(self, snapshot: RuntimeSnapshot) -> Prepared:
+        image = await self._store.images.get(snapshot.runtime_image_id)
+        path, vm_id = snapshot.snapshot_path, f"vm-{secrets.token_hex(6)}"
+        await self._host.files.check(path)
+        slot = await self._host.reserve_slot()
+        try:
+            spec = await self._host.make_vm(
+                vm_id, image, snapshot.shape, slot, snapshot_disks(path)
+            )
+            await self._host.stand_by(spec, path)
+        except BaseException:
+            await self._host.destroy(vm_id, slot)
+            raise
+        return Prepared(snapshot.id, spec, slot)

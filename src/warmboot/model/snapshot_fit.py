@@ -1,0 +1,91 @@
+"""What cannot be used here, told apart from what is broken: a pure judgement.
+
+ready ──▶ fits this host ──▶ USABLE
+  └────▶ does not ────────▶ NOT_HERE: names the requirement; a rebuild makes one that fits
+unhealthy ────────────────▶ BROKEN: failed, damaged, or never built
+creating, deleted ────────▶ NOT_READY
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
+
+from warmboot.model.runtime_image import GUEST_PROTOCOLS
+from warmboot.model.runtime_snapshot import (
+    HostRequirements,
+    RuntimeSnapshot,
+    SnapshotState,
+    requirements_of,
+    unmet,
+)
+
+GUEST_AGENT = "guest_agent"
+"""The requirement that this warmboot speaks the guest agent's protocol."""
+
+
+class FitKind(StrEnum):
+    USABLE = "usable"
+    NOT_HERE = "not-here"
+    BROKEN = "broken"
+    NOT_READY = "not-ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """``requirement`` is a field of ``HostRequirements``, or ``guest_agent``; ``why`` in words."""
+
+    kind: FitKind
+    requirement: str | None = None
+    why: str = ""
+
+    @property
+    def usable(self) -> bool:
+        return self.kind is FitKind.USABLE
+
+    @property
+    def rebuild_helps(self) -> bool:
+        """Not where the guest agent is another one: that is a part of the runtime image."""
+        return self.kind is FitKind.NOT_HERE and self.requirement != GUEST_AGENT
+
+
+def fit_of(
+    snapshot: RuntimeSnapshot,
+    here: HostRequirements,
+    protocols: Collection[str] = GUEST_PROTOCOLS,
+) -> Fit:
+    """Whether ``snapshot`` can be used on the host ``here``, and why not."""
+    if snapshot.state is SnapshotState.UNHEALTHY:
+        brief = str((snapshot.error or {}).get("brief", ""))
+        return Fit(FitKind.BROKEN, None, brief or "it is unhealthy")
+    if snapshot.state is not SnapshotState.READY:
+        return Fit(FitKind.NOT_READY, None, f"it is {snapshot.state}")
+    return fit_of_ready(requirements_of(snapshot), agent_of(snapshot), here, protocols)
+
+
+def fit_of_ready(
+    requires: HostRequirements | None,
+    agent: str | None,
+    here: HostRequirements,
+    protocols: Collection[str] = GUEST_PROTOCOLS,
+) -> Fit:
+    """The same for a ready one, by what it says it needs; ``None`` is not known, and let pass."""
+    found = None if requires is None else unmet(requires, here)
+    if found is not None:
+        return Fit(FitKind.NOT_HERE, *found)
+    if agent is not None and agent not in protocols:
+        spoken = ", ".join(sorted(protocols))
+        return Fit(
+            FitKind.NOT_HERE,
+            GUEST_AGENT,
+            f"guest agent mismatch: its protocol is {agent}, this warmboot speaks {spoken}; "
+            "build and register a new runtime image",
+        )
+    return Fit(FitKind.USABLE)
+
+
+def agent_of(snapshot: RuntimeSnapshot) -> str | None:
+    """The guest agent's protocol version that was frozen with it."""
+    agent = snapshot.metadata.get("agent_version")
+    return None if agent is None else str(agent)
