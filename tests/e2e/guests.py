@@ -71,7 +71,7 @@ async def fetch_all(site: Site, ref: str, addresses: list[str]) -> dict[str, str
     All at once: some are refused, some never answer.
     """
     each = (
-        f'(r=$(busybox timeout 4 busybox wget -q -O - http://{one}/ 2>&1); echo "== {one} $r") &'
+        f'(r=$(busybox timeout 15 busybox wget -q -O - http://{one}/ 2>&1); echo "== {one} $r") &'
         for one in addresses
     )
     output = await site.exec(ref, f"{' '.join(each)} wait", timeout_s=60)

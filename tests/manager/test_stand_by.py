@@ -1,0 +1,107 @@
+"""VMMs that stand by: used by the next boot, never in the way of one, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+from tests.support.managers import Lab, Manager, vmm_pids
+
+from warmboot.host.agent import snapshot_disks
+from warmboot.manager.ports import Until
+from warmboot.model.container import BootMethod, ContainerState, FallbackReason
+
+
+@pytest.fixture
+async def waiting(place: Lab) -> AsyncIterator[Manager]:
+    """A manager with a ready snapshot, for which two VMMs stand by."""
+    place.set(stand_by=True)
+    async with place.manager(standby_vmms=2) as manager:
+        await manager.snapshot()
+        await stands_by(manager, 2)
+        yield manager
+
+
+async def stands_by(manager: Manager, count: int) -> None:
+    async def look() -> bool | None:
+        return (await manager.services.system.info()).standby_vmms == count or None
+
+    await manager.until(look, f"{count} stand by")
+
+
+def vm_folders(manager: Manager) -> set[str]:
+    return {folder.name for folder in manager.host.vms_root.iterdir()}
+
+
+async def test_a_warm_boot_takes_one_and_another_takes_its_place(waiting: Manager) -> None:
+    before = vm_folders(waiting)
+    container = await waiting.run()
+    assert container.boot_method is BootMethod.WARM
+    assert container.vm_id in before
+    await stands_by(waiting, 2)
+    assert len(vm_folders(waiting)) == 3
+
+
+async def test_more_boots_than_stand_by_start_their_own(waiting: Manager) -> None:
+    ids = [await waiting.create(f"c{number}") for number in range(4)]
+    for container_id in ids:
+        container = await waiting.wait(str(container_id), Until.RUNNING)
+        assert (container.state, container.boot_method) == (
+            ContainerState.RUNNING,
+            BootMethod.WARM,
+        )
+
+
+async def test_one_that_died_is_not_the_snapshots_fault(waiting: Manager) -> None:
+    for pid in vmm_pids(waiting.lab.storage):
+        os.kill(pid, signal.SIGKILL)
+    container = await waiting.run()
+    assert container.boot_method is BootMethod.WARM
+    assert container.runtime_snapshot_id is not None
+    assert (await waiting.snapshots.get(container.runtime_snapshot_id)).failure_count == 0
+
+
+async def test_a_restore_that_fails_falls_back_and_leaves_nothing(waiting: Manager) -> None:
+    waiting.lab.set(fail_restore=True)
+    container = await waiting.run()
+    assert container.fallback_reason is FallbackReason.RESTORE_FAILED
+    assert container.vm_id in vm_folders(waiting)
+    assert container.boot_method is BootMethod.COLD
+
+
+async def test_they_go_with_their_snapshot(waiting: Manager) -> None:
+    (snapshot,) = await waiting.snapshots.list()
+    await waiting.snapshots.delete(snapshot.id)
+    await stands_by(waiting, 0)
+
+    async def look() -> bool | None:
+        return vm_folders(waiting) == set() or None
+
+    await waiting.until(look, "their folders are gone")
+
+
+async def test_they_go_when_the_manager_stops(place: Lab) -> None:
+    place.set(stand_by=True)
+    async with place.manager(standby_vmms=1) as manager:
+        await manager.snapshot()
+        await stands_by(manager, 1)
+    assert vmm_pids(place.storage) == []
+    assert list((place.storage / "vms").iterdir()) == []
+
+
+async def test_those_of_a_killed_manager_are_removed(place: Lab) -> None:
+    place.set(stand_by=True)
+    async with place.manager(standby_vmms=0) as manager:
+        snapshot = await manager.snapshot()
+        image, path = await manager.image(), snapshot.snapshot_path
+        spec = await manager.host.make_vm(
+            "vm-left", image, snapshot.shape, None, snapshot_disks(path)
+        )
+        await manager.host.stand_by(spec, path)  # as one that is in no table
+        (left,) = vmm_pids(place.storage)
+    assert left in vmm_pids(place.storage)
+    async with place.manager(standby_vmms=0):
+        assert vmm_pids(place.storage) == []
+        assert list((place.storage / "vms").iterdir()) == []
