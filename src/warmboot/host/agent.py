@@ -371,7 +371,8 @@ class HostAgent:
         try:
             await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
-                raise VmGone(f"the VMM of {machine.vm.handle.vm_id} ended unexpectedly")
+                gone = VmGone(f"the VMM of {machine.vm.handle.vm_id} ended unexpectedly")
+                raise machine.vm.end_cause() or gone
             return working.result()
         finally:
             for task in (working, leaving):

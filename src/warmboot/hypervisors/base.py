@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from warmboot.model.errors import HostError
 from warmboot.model.runtime_snapshot import HostRequirements
 from warmboot.model.vm import GuestAddress, VmHandle, VmSpec, VmStatus
 
@@ -116,6 +117,11 @@ class Vm(Protocol):
 
     async def wait_gone(self) -> None:
         """Return when the VMM process is no more; the host learns of a crash this way."""
+        ...
+
+    def end_cause(self) -> HostError | None:
+        """Why a VM that is gone was ended, where that is known and not its own doing:
+        ``SnapshotDamaged`` when its memory was."""
         ...
 
     async def detach(self) -> None:

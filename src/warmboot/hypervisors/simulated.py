@@ -23,7 +23,7 @@ from warmboot.hypervisors.base import Capabilities, MachineSnapshot, Probe, Prob
 from warmboot.hypervisors.process import VmmProcess
 from warmboot.hypervisors.simulated_vm.config import SimulatedConfig, When
 from warmboot.hypervisors.simulated_vm.main import CONTROL_SOCKET, READY_SOCKET, VSOCK_SOCKET
-from warmboot.model.errors import HypervisorError, NotSupported, RestoreFailed, VmGone
+from warmboot.model.errors import HostError, HypervisorError, NotSupported, RestoreFailed, VmGone
 from warmboot.model.runtime_snapshot import MEMORY_FILE, STATE_FILE, HostRequirements
 from warmboot.model.vm import GuestAddress, VmHandle, VmSpec, VmStatus
 
@@ -81,6 +81,9 @@ class SimulatedVm:
 
     async def wait_gone(self) -> None:
         await self._process.wait()
+
+    def end_cause(self) -> HostError | None:
+        return None
 
     async def detach(self) -> None:
         self._process.close()

@@ -16,7 +16,10 @@ from pathlib import Path
 from warmboot.hypervisors.base import Capabilities, MachineSnapshot, Probe, Problem, Standby
 from warmboot.hypervisors.firecracker import binary, kvm, layout
 from warmboot.hypervisors.firecracker.config import FirecrackerConfig
+from warmboot.hypervisors.firecracker.pager import SOCKET, Pager, check_frames
 from warmboot.hypervisors.firecracker.vm import FirecrackerVm
+from warmboot.hypervisors.memory import userfault
+from warmboot.hypervisors.memory.userfault import all_users_may
 from warmboot.hypervisors.process import VmmProcess
 from warmboot.model.errors import HypervisorError, NotSupported, RestoreFailed, VmGone
 from warmboot.model.runtime_snapshot import HostRequirements
@@ -54,11 +57,11 @@ class Firecracker:
         try:
             program, known = await self._program()
             await asyncio.to_thread(_check_files, snapshot, spec.shape.memory_mib)
+            if snapshot.compressed:
+                return await self._restore_compressed(spec, snapshot, program, known)
             await binary.check_snapshot(program, snapshot.state, known.snapshot)
             async with self._started(spec) as vm:
                 await _load(vm, snapshot)
-                await vm.resume()
-                await _expect_running(vm)
                 return vm
         except RestoreFailed:
             raise
@@ -69,11 +72,32 @@ class Firecracker:
                 resolution=error.resolution or "rebuild the snapshot",
             ) from error
 
+    async def _restore_compressed(
+        self, spec: VmSpec, snapshot: MachineSnapshot, program: Path, known: binary.Versions
+    ) -> FirecrackerVm:
+        groups = self._userfault_groups(spec)
+        # It comes up while Firecracker does: its socket takes connections already.
+        pager = await Pager.start(spec, snapshot.memory)
+        try:
+            await binary.check_snapshot(program, snapshot.state, known.snapshot)
+            async with self._started(spec, pager, groups) as vm:
+                await pager.guard(_load(vm, snapshot))
+                return vm
+        except BaseException:
+            await pager.kill()
+            raise
+
     async def stand_by(self, spec: VmSpec, snapshot: MachineSnapshot) -> Standby:
         raise NotSupported("Firecracker starts too quickly for that to be worth it")
 
     async def attach(self, spec: VmSpec, handle: VmHandle) -> FirecrackerVm:
-        vm = FirecrackerVm(spec, self.config, VmmProcess.attach(handle))
+        process = VmmProcess.attach(handle)
+        try:
+            pager = await Pager.find(spec)
+        except BaseException:
+            await process.kill()  # it would hang at its next fault
+            raise
+        vm = FirecrackerVm(spec, self.config, process, pager)
         try:
             if await vm.status() is VmStatus.GONE:
                 _raise_gone(spec)
@@ -83,7 +107,9 @@ class Firecracker:
         return vm
 
     @contextlib.asynccontextmanager
-    async def _started(self, spec: VmSpec) -> AsyncIterator[FirecrackerVm]:
+    async def _started(
+        self, spec: VmSpec, pager: Pager | None = None, more_groups: tuple[int, ...] = ()
+    ) -> AsyncIterator[FirecrackerVm]:
         """A Firecracker that answers, which is killed if the body raises."""
         program, _ = await self._program()
         groups = self._kvm_groups(spec)
@@ -99,9 +125,9 @@ class Firecracker:
             spec=spec,
             hypervisor=NAME,
             log=spec.run_dir / layout.CONSOLE_LOG,
-            groups=groups,
+            groups=(*groups, *more_groups),
         )
-        vm = FirecrackerVm(spec, self.config, process)
+        vm = FirecrackerVm(spec, self.config, process, pager)
         try:
             await vm.api.until_listening(self.config.start_timeout_s)
             yield vm
@@ -129,6 +155,19 @@ class Firecracker:
                 f"user {spec.uid} of VM {spec.id} may not open {self.config.kvm}",
                 details=str(group),
                 resolution=f"chgrp kvm {self.config.kvm} && chmod 0660 {self.config.kvm}",
+            )
+        return () if group is None else (group,)
+
+    def _userfault_groups(self, spec: VmSpec) -> tuple[int, ...]:
+        """The same for the device that lets others serve its page faults."""
+        if all_users_may():
+            return ()
+        group = kvm.group_for(userfault.DEVICE, spec.uid, spec.gid or spec.uid)
+        if isinstance(group, PermissionError):
+            raise NotSupported(
+                f"user {spec.uid} of VM {spec.id} may not have its pages served",
+                details=str(group),
+                resolution=f"chgrp kvm {userfault.DEVICE} && chmod 0660 {userfault.DEVICE}",
             )
         return () if group is None else (group,)
 
@@ -166,7 +205,11 @@ class Firecracker:
                 machine="firecracker",
                 cpu_model=kvm.cpu_model(cpuinfo),
             ),
-            capabilities=Capabilities(runs_linux=verdict.runs_linux, max_vcpus=MAX_VCPUS),
+            capabilities=Capabilities(
+                runs_linux=verdict.runs_linux,
+                memory_frames=await asyncio.to_thread(userfault.can_serve),
+                max_vcpus=MAX_VCPUS,
+            ),
             binary=Path(path).resolve() if path else None,
             problems=tuple(problems),
             notes=(verdict.reason,),
@@ -205,11 +248,11 @@ async def _configure(vm: FirecrackerVm) -> None:
 
 
 async def _load(vm: FirecrackerVm, snapshot: MachineSnapshot) -> None:
-    """Load the snapshot, paused; check that it is of this spec's machine."""
+    """Load the snapshot, check that it is of this spec's machine, and let it run on."""
     spec = vm.spec
     body: dict[str, object] = {
         "snapshot_path": str(snapshot.state.resolve()),
-        "mem_backend": {"backend_type": "File", "backend_path": str(snapshot.memory.resolve())},
+        "mem_backend": _memory_backend(snapshot),
         # Said outright, as a VM that was loaded and never resumed answers nothing for ever.
         "resume_vm": False,
     }
@@ -235,6 +278,14 @@ async def _load(vm: FirecrackerVm, snapshot: MachineSnapshot) -> None:
                 details=f"{what}: {loaded[what]} in the snapshot, {value} wanted",
                 resolution="restore it with the spec that it was saved with",
             )
+    await vm.resume()
+    await _expect_running(vm)
+
+
+def _memory_backend(snapshot: MachineSnapshot) -> dict[str, str]:
+    if snapshot.compressed:
+        return {"backend_type": "Uffd", "backend_path": SOCKET}
+    return {"backend_type": "File", "backend_path": str(snapshot.memory.resolve())}
 
 
 async def _expect_running(vm: FirecrackerVm) -> None:
@@ -252,7 +303,12 @@ def _check_files(snapshot: MachineSnapshot, memory_mib: int) -> None:
 
     Only sizes: what the files contain is checked against the manifest's sums by their owner.
     """
-    for path, expected in ((snapshot.memory, memory_mib << 20), (snapshot.state, None)):
+    if snapshot.compressed:
+        check_frames(snapshot.memory, memory_mib)
+    sizes = [(snapshot.state, None)]
+    for path, expected in (
+        sizes if snapshot.compressed else [(snapshot.memory, memory_mib << 20), *sizes]
+    ):
         try:
             size = os.stat(path).st_size  # noqa: PTH116
         except OSError as error:

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from warmboot.hypervisors.base import MachineSnapshot
 from warmboot.hypervisors.firecracker.api import FirecrackerApi
 from warmboot.hypervisors.firecracker.config import FirecrackerConfig
 from warmboot.hypervisors.firecracker.layout import API_SOCKET, VMM_LOG, VSOCK_SOCKET
+from warmboot.hypervisors.firecracker.pager import Pager
 from warmboot.hypervisors.process import VmmProcess
-from warmboot.model.errors import HypervisorError, VmGone
+from warmboot.model.errors import HostError, HypervisorError, VmGone
 from warmboot.model.runtime_snapshot import MEMORY_FILE, STATE_FILE
 from warmboot.model.vm import GuestAddress, VmHandle, VmSpec, VmStatus
 
 
 class FirecrackerVm:
-    """One VM. Made by ``Firecracker``."""
+    """One VM. Made by ``Firecracker``. One with a ``pager`` dies with it."""
 
-    def __init__(self, spec: VmSpec, config: FirecrackerConfig, process: VmmProcess) -> None:
+    def __init__(
+        self,
+        spec: VmSpec,
+        config: FirecrackerConfig,
+        process: VmmProcess,
+        pager: Pager | None = None,
+    ) -> None:
         self.spec = spec
         self._config = config
         self._process = process
+        self._pager = pager
+        self._dying = None if pager is None else asyncio.create_task(self._die_with(pager))
         self.api = FirecrackerApi(
             spec.id, spec.run_dir / API_SOCKET, process, config.request_timeout_s
         )
@@ -67,15 +77,35 @@ class FirecrackerVm:
         return snapshot
 
     async def kill(self) -> None:
+        # Firecracker first: without its pager it could not go on to its end.
         await self._process.kill()
+        await self._let_pager_go()
+        if self._pager is not None:
+            await self._pager.kill()
         await self.api.close()
 
     async def wait_gone(self) -> None:
         await self._process.wait()
 
+    def end_cause(self) -> HostError | None:
+        return None if self._pager is None else self._pager.damage
+
     async def detach(self) -> None:
+        await self._let_pager_go()
+        if self._pager is not None:
+            await self._pager.close()
         await self.api.close()
         self._process.close()
+
+    async def _die_with(self, pager: Pager) -> None:
+        await pager.process.wait()
+        await pager.cause()
+        await self._process.kill()
+
+    async def _let_pager_go(self) -> None:
+        if self._dying is not None:
+            self._dying.cancel()
+            await asyncio.gather(self._dying, return_exceptions=True)
 
     def guest_address(self, port: int) -> GuestAddress:
         """Over its network if it has one, as the guest agent then listens there; else vsock."""

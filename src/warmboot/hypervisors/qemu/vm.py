@@ -16,7 +16,7 @@ from warmboot.hypervisors.base import MachineSnapshot
 from warmboot.hypervisors.process import VmmProcess
 from warmboot.hypervisors.qemu.arguments import QMP_SOCKET
 from warmboot.hypervisors.qemu.config import QemuConfig
-from warmboot.model.errors import HypervisorError, VmGone
+from warmboot.model.errors import HostError, HypervisorError, VmGone
 from warmboot.model.runtime_snapshot import MEMORY_FILE, STATE_FILE
 from warmboot.model.vm import GuestAddress, VmHandle, VmSpec, VmStatus
 
@@ -110,6 +110,9 @@ class QemuVm:
 
     async def wait_gone(self) -> None:
         await self._process.wait()
+
+    def end_cause(self) -> HostError | None:
+        return None
 
     async def detach(self) -> None:
         await self._disconnect()

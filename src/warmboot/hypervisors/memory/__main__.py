@@ -1,0 +1,23 @@
+"""Entry point of a page server: ``python -I -S …/memory/__main__.py``.
+
+    VM_ID RUN_DIR FRAMES RECORDED PACKAGES
+
+Inherits a listening socket and a descriptor for its report. It sees no installed package but those
+in ``PACKAGES``, where zstandard is. The folder is named so that it can be found by it.
+"""
+
+import socket
+import sys
+from pathlib import Path
+
+LISTENER, REPORT = 3, 4
+
+if __name__ == "__main__":
+    _, _, _, frames, recorded, packages = sys.argv
+    sys.path[:0] = [str(Path(__file__).resolve().parents[3])]
+    sys.path.append(packages)
+
+    from warmboot.hypervisors.memory.page_server import run
+
+    listener = socket.socket(fileno=LISTENER)
+    sys.exit(run(listener, REPORT, Path(frames), Path(recorded)))

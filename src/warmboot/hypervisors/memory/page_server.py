@@ -1,0 +1,270 @@
+"""Serves the pages of one VM's memory out of compressed frames, as they are touched.
+
+    handshake ─▶ recorded frames first, a fault always before the next of them ─▶ faults
+                                                                                    │
+    the VM ends ─▶ exit 0             a frame is damaged ─▶ VM killed, told, exit 3 ┘
+
+A fault is answered with its whole frame: pages that are zero in the snapshot become the kernel's
+zero page, which takes no memory, the others are copied. What the VM gave back (a balloon) is zero
+when it is touched again. The VM can do nothing without this process and must never see a page that
+is not its own, so whatever goes wrong here ends it.
+
+The frames that the VM faulted on in its first seconds are told to the driver once, over the
+descriptor that it left us; the next server of this snapshot gets them as the recorded ones.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from warmboot.hypervisors.memory.frames import FRAME_BYTES, PAGE, Frames, runs_of
+from warmboot.hypervisors.memory.userfault import Fault, Gone, MappingChanges, Removed, Userfault
+from warmboot.model.errors import SnapshotDamaged
+
+DAMAGED, FAILED = 3, 4
+RECORD_S = 10.0
+HANDSHAKE_TIMEOUT_S = 60.0
+_LONGEST_HANDSHAKE = 1 << 16
+_ALL_PAGES = (1 << (FRAME_BYTES // PAGE)) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A piece of guest memory: where the VMM has it, and where it is in the snapshot."""
+
+    address: int
+    size: int
+    offset: int
+
+
+class Pages(Protocol):
+    """What a server needs of ``Userfault``."""
+
+    def events(self) -> list[Fault | Removed]: ...
+
+    def copy(self, target: int, content: bytes, start: int, length: int) -> int: ...
+
+    def zero(self, target: int, length: int) -> int: ...
+
+    def wake(self, start: int, length: int) -> None: ...
+
+
+class PageServer:
+    """Knows of each page whether it was served, and answers events. ``touched`` are the frames
+    that somebody waited for, in that order."""
+
+    def __init__(self, frames: Frames, pages: Pages, regions: Iterable[Region]) -> None:
+        self._frames = frames
+        self._pages = pages
+        self._regions = list(regions)
+        self._pending = [_ALL_PAGES] * len(frames.entries)
+        self._removed = [0] * len(frames.entries)
+        self.touched: dict[int, None] = {}
+
+    def answer(self) -> None:
+        """Answer all that has happened."""
+        for event in self._pages.events():
+            if isinstance(event, Fault):
+                self._on_fault(event.address)
+            else:
+                self._on_removed(event)
+
+    def serve(self, number: int) -> None:
+        """Bring in what is still missing of a frame."""
+        content = None
+        while pending := self._pending[number]:
+            data = self._frames.entries[number].mask & pending
+            start, end = runs_of(data or pending)[0]
+            if data and content is None:
+                content = self._frames.read(number)
+            try:
+                self._fill(number, start, end, content if data else None)
+            except MappingChanges:
+                self.answer()  # what was removed meanwhile is no longer pending
+
+    def _fill(self, number: int, start: int, end: int, content: bytes | None) -> None:
+        """Bring in one run, as far as it goes at once."""
+        end = min(end, self._frames.plain_length(number))
+        address, length = self._target(number * FRAME_BYTES + start, end - start)
+        if length <= 0:  # beyond the machine's memory: nobody can touch it
+            self._done(number, start, FRAME_BYTES)
+            return
+        if content is None:
+            filled = self._pages.zero(address, length)
+        else:
+            filled = self._pages.copy(address, content, start, length)
+        if filled == 0:  # there already
+            self._pages.wake(address, PAGE)
+            filled = PAGE
+        self._done(number, start, start + filled)
+
+    def _done(self, number: int, start: int, end: int) -> None:
+        self._pending[number] &= ~_mask(start, end)
+
+    def _target(self, offset: int, length: int) -> tuple[int, int]:
+        """Where the VMM has a part of memory, and how much of it in one piece."""
+        for region in self._regions:
+            at = offset - region.offset
+            if 0 <= at < region.size:
+                return region.address + at, min(length, region.size - at)
+        return 0, 0
+
+    def _on_fault(self, address: int) -> None:
+        address &= -PAGE
+        number, at = divmod(self._offset(address), FRAME_BYTES)
+        bit = _mask(at, at + PAGE)
+        if self._pending[number] & bit:
+            self.touched[number] = None
+            self.serve(number)
+        elif self._removed[number] & bit:
+            with contextlib.suppress(MappingChanges):  # being removed once more: it will ask again
+                self._pages.zero(address, PAGE)
+                self._removed[number] &= ~bit
+            self._pages.wake(address, PAGE)
+        else:
+            self._pages.wake(address, PAGE)
+
+    def _on_removed(self, event: Removed) -> None:
+        for address in range(event.start, event.end, PAGE):
+            number, at = divmod(self._offset(address), FRAME_BYTES)
+            bit = _mask(at, at + PAGE)
+            self._pending[number] &= ~bit
+            self._removed[number] |= bit
+
+    def _offset(self, address: int) -> int:
+        for region in self._regions:
+            if 0 <= address - region.address < region.size:
+                return region.offset + address - region.address
+        raise ValueError(f"{address:#x} is not the guest's memory")
+
+
+class Peer:
+    """The VMM at the other end of the socket: what it told us, and its end."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        self.process = os.pidfd_open(struct.unpack("<iII", credentials)[0])
+
+    def handshake(self) -> tuple[Userfault, list[Region]]:
+        """Firecracker's message: the userfault descriptor with the regions as JSON.
+
+        See ``docs/snapshotting/handling-page-faults-on-snapshot-resume.md`` of Firecracker.
+        """
+        self.connection.settimeout(HANDSHAKE_TIMEOUT_S)
+        descriptors = array.array("i")
+        text, ancillary, _, _ = self.connection.recvmsg(
+            _LONGEST_HANDSHAKE, socket.CMSG_SPACE(descriptors.itemsize)
+        )
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                descriptors.frombytes(data[: descriptors.itemsize])
+        if not descriptors:
+            raise ValueError("no userfault descriptor came with the memory regions")
+        regions = [
+            Region(int(r["base_host_virt_addr"]), int(r["size"]), int(r["offset"]))
+            for r in json.loads(text)
+        ]
+        return Userfault(descriptors[0]), regions
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.process, signal.SIGKILL)
+
+
+def run(listener: socket.socket, report: int, frames_path: Path, recorded: Path) -> int:
+    """Serve the first who connects until its end; the exit status."""
+    try:
+        frames = Frames(frames_path)
+    except SnapshotDamaged as error:
+        _tell(report, {"damaged": error.details})
+        return DAMAGED
+    listener.settimeout(HANDSHAKE_TIMEOUT_S)
+    try:
+        connection, _ = listener.accept()
+    except TimeoutError:
+        return FAILED  # nobody came
+    peer = Peer(connection)
+    try:
+        userfault, regions = peer.handshake()
+        server = PageServer(frames, userfault, regions)
+        ahead = load_recorded(recorded, len(frames.entries))
+        _serve(server, userfault, peer, report, ahead)
+    except Gone:
+        return 0
+    except SnapshotDamaged as error:
+        _tell(report, {"damaged": error.details})
+        return DAMAGED
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        _tell(report, {"failed": f"{type(error).__name__}: {error}"})
+        return FAILED
+    finally:
+        peer.kill()  # whyever we end: nobody will answer its faults any more
+    return 0
+
+
+def load_recorded(path: Path, count: int) -> list[int]:
+    """The frames that an earlier VM touched first; none when that is not known."""
+    try:
+        numbers = json.loads(path.read_text())
+        return [int(number) for number in numbers if 0 <= int(number) < count]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def _serve(
+    server: PageServer, userfault: Userfault, peer: Peer, report: int, recorded: list[int]
+) -> None:
+    ahead = iter(recorded)
+    prefetching = bool(recorded)
+    tell_at = None if recorded else time.monotonic() + RECORD_S
+    poller = select.poll()
+    poller.register(userfault.descriptor, select.POLLIN)
+    poller.register(peer.process, select.POLLIN)
+    while True:
+        ready = dict(poller.poll(0 if prefetching else _timeout_ms(tell_at)))
+        if peer.process in ready:
+            return
+        if userfault.descriptor in ready:
+            server.answer()
+        elif prefetching:
+            number = next(ahead, None)
+            prefetching = number is not None
+            if number is not None:
+                server.serve(number)
+        if tell_at is not None and time.monotonic() >= tell_at:
+            _tell(report, {"touched": list(server.touched)})
+            tell_at = None
+
+
+def _timeout_ms(moment: float | None) -> float | None:
+    return None if moment is None else max(0.0, moment - time.monotonic()) * 1000 + 1
+
+
+def _mask(start: int, end: int) -> int:
+    """The bits of the pages from ``start`` to ``end``, offsets in a frame."""
+    return ((1 << ((end - start + PAGE - 1) // PAGE)) - 1) << (start // PAGE)
+
+
+def _tell(report: int, news: dict[str, object]) -> None:
+    """The driver may be gone: then nobody needs to know."""
+    with contextlib.suppress(OSError):
+        for part in _chunks(json.dumps(news).encode() + b"\n"):
+            os.write(report, part)
+
+
+def _chunks(content: bytes, size: int = 1 << 15) -> Iterator[bytes]:
+    for start in range(0, len(content), size):
+        yield content[start : start + size]
