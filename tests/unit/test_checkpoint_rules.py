@@ -142,6 +142,7 @@ def test_an_archive_fits_where_it_was_made() -> None:
         {"versions": replace(HERE, criu="4.3")},
         {"versions": replace(HERE, kernel="7.0.0")},
         {"network": "bridge", "versions": HERE},
+        {"mounts": ("/data",)},
     ],
 )
 def test_an_archive_that_does_not_fit_is_told_apart(changes: dict[str, object]) -> None:
@@ -149,6 +150,16 @@ def test_an_archive_that_does_not_fit_is_told_apart(changes: dict[str, object]) 
     found = archive_obstacles(manifest(**changes), here, "sha256:1")
     assert len(found) == 1
     assert found[0].remedy
+
+
+def test_an_archive_needs_the_mounts_and_the_network_that_it_had() -> None:
+    had = manifest(mounts=("/a", "/b"))
+    assert archive_obstacles(had, HERE, "sha256:1", mounts=("/b", "/a")) == ()
+    (found,) = archive_obstacles(had, HERE, "sha256:1", mounts=("/b", "/c"))
+    assert found.reason == "the archive needs a mount at /a and it knows no mount at /c"
+    assert archive_obstacles(manifest(network="br0"), HERE, "sha256:1", network="br0") == ()
+    (found,) = archive_obstacles(manifest(network="br0"), HERE, "sha256:1")
+    assert "'br0'" in found.remedy
 
 
 @pytest.mark.parametrize("name", ["", "a", "a/b", "..", "a..b", "x" * 64, "\n"])

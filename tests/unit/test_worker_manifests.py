@@ -25,6 +25,7 @@ MANIFEST = ArchiveManifest(
     network="host",
     processes=2,
     tcp_connections=1,
+    mounts=("/data",),
     files={"checkpoint/a.img": FileSum(3, "f" * 64)},
 )
 
@@ -56,6 +57,8 @@ def _set(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         _set("files", value=[]),
         _set("image", value="app\udfff"),
         _set("image", value=["app:1"]),
+        _set("mounts", value=[1]),
+        _set("mounts", value=["/d\udc00"]),
         _set("versions", value="4.2.1"),
         _set("versions", "criu", value=None),
         _set("created_at", value=12),

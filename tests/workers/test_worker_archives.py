@@ -37,6 +37,28 @@ async def test_a_worker_moves_with_its_memory(client: Client, start: Start, tmp_
     assert await counted(client, moved) == (secret, before + 1)
 
 
+async def test_a_worker_with_a_mount_moves_into_one_that_has_it(
+    client: Client, start: Start, tmp_path: Path
+) -> None:
+    mounts = [{"source": str(tmp_path), "target": "/data"}]
+    worker = await start(mounts=mounts)
+    secret, _ = await counted(client, worker.id, beyond=2)
+    await client.workers.pause(worker.id, "leaving")
+    archive = tmp_path / "leaving.tar.zst"
+    await client.workers.export_checkpoint(worker.id, "leaving", archive)
+    bare = await _fresh(client, "bare")
+    with pytest.raises(NotSupported) as caught:
+        await client.workers.import_checkpoint(bare, archive)
+    assert "a mount at /data" in caught.value.details
+    assert "same mounts" in caught.value.resolution
+    assert await client.workers.checkpoints(bare) == []
+    moved = await client.workers.create(image=COUNTER, name="moved", start=False, mounts=mounts)
+    await client.workers.wait(moved, "settled", 20)
+    await client.workers.import_checkpoint(moved, archive)
+    await client.workers.resume(moved)
+    assert (await counted(client, moved))[0] == secret
+
+
 async def test_what_runs_is_not_exported(client: Client, start: Start, tmp_path: Path) -> None:
     worker = await start()
     await client.workers.create_checkpoint(worker.id, "cp")

@@ -102,6 +102,7 @@ async def export_checkpoint(
         network=found.network,
         processes=len(dump.processes),
         tcp_connections=dump.tcp_connections,
+        mounts=found.mounts,
     )
     metadata = {
         CONFIG_DUMP: config_dump(found, description, created_at),
@@ -147,7 +148,13 @@ async def import_checkpoint(
             resolution="import into a fresh worker of the same image",
         )
     manifest = await asyncio.to_thread(read_manifest, source)
-    obstacles = archive_obstacles(manifest, facts.versions(criu), found.image_digest)
+    obstacles = archive_obstacles(
+        manifest,
+        facts.versions(criu),
+        found.image_digest,
+        network=found.network,
+        mounts=found.mounts,
+    )
     if obstacles:
         raise NotSupported(
             "the archive does not fit",

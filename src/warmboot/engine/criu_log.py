@@ -22,6 +22,9 @@ LOOK_EVERY_S = 0.005
 MAX_LOG_BYTES = 4 << 20
 MAX_LINES = 12
 _VERSION = re.compile(rb"(?:Version: |CRIU )(\d+\.\d+(?:\.\d+)?)")
+_HARMLESS = ("Can't setup RLIMIT_NOFILE for self",)
+"""CRIU calls it an error, goes on, and succeeds."""
+
 _ERROR = re.compile(r"^\(\d+\.\d+\)\s*(?:\d+:\s*)?(Error .*)$")
 
 
@@ -49,7 +52,8 @@ class CriuLog:
     def errors(self) -> tuple[str, ...]:
         """The lines in which CRIU says what went wrong, without time stamps; the last ones."""
         found = [match[1] for line in self.text().splitlines() if (match := _ERROR.match(line))]
-        return tuple(found[-MAX_LINES:])
+        told = [line for line in found if not any(text in line for text in _HARMLESS)]
+        return tuple(told[-MAX_LINES:])
 
     def version(self) -> str:
         """The version of the CRIU that wrote it; empty when unknown."""

@@ -71,7 +71,10 @@ class EngineFacts:
 
 @dataclass(frozen=True, slots=True)
 class ContainerFacts:
-    """``pid`` is the first process's on the host, 0 when it does not run."""
+    """``pid`` is the first process's on the host, 0 when it does not run.
+
+    ``mounts`` are where something is mounted in it, the volumes of its image included.
+    """
 
     id: str
     name: str
@@ -87,6 +90,7 @@ class ContainerFacts:
     started_at: str
     error: str = ""
     upper_folder: Path | None = None
+    mounts: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -108,5 +112,6 @@ class ContainerFacts:
             started_at=str(state["StartedAt"]),
             error=str(state.get("Error") or ""),
             upper_folder=Path(upper) if upper else None,
+            mounts=tuple(sorted(str(mount["Destination"]) for mount in found.get("Mounts") or ())),
             labels=dict(config.get("Labels") or {}),
         )

@@ -45,6 +45,7 @@ def manifest_json(manifest: ArchiveManifest) -> bytes:
             "network": manifest.network,
             "processes": manifest.processes,
             "tcp_connections": manifest.tcp_connections,
+            "mounts": list(manifest.mounts),
             "files": {
                 path: {"size_bytes": one.size_bytes, "sha256": one.sha256}
                 for path, one in sorted(manifest.files.items())
@@ -74,6 +75,7 @@ def parse_manifest(text: bytes) -> ArchiveManifest:
             network=_text(found["network"]),
             processes=_number(found["processes"]),
             tcp_connections=_number(found["tcp_connections"]),
+            mounts=tuple(_text(place) for place in found["mounts"]),
             files={
                 _text(path): FileSum(_number(one["size_bytes"]), _text(one["sha256"]))
                 for path, one in found["files"].items()

@@ -135,6 +135,8 @@ def _failed(
 def _advice(text: str) -> str:
     if "Can't bind inet socket" in text or "Address already in use" in text:
         return "another process has taken the worker's port: stop it, then resume again"
+    if "No mapping for" in text and "mountpoint" in text:
+        return "the worker's mounts are not those of the checkpoint: create it with the same ones"
     if "File r/w" in text or "Can't open file" in text or "has bad size" in text:
         return "a file that the worker had open has changed or is gone: bring it back, resume again"
     return "mend what CRIU says above and resume again, or resume from another checkpoint"
