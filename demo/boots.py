@@ -54,7 +54,10 @@ async def show(console: Console, manager: Manager, image_folder: Path) -> None:
 
 
 async def _ready_snapshot(console: Console, cli: _Cli, client: Client) -> None:
-    """The snapshot of an earlier run serves again; otherwise one is built."""
+    """The snapshot of an earlier run serves again; otherwise the one that is being built will.
+
+    Registering the image has begun it: to create one waits for that.
+    """
     for snapshot in await client.snapshots.list():
         if snapshot.state == "ready":
             console.print(f"Runtime snapshot {snapshot.id[:8]} is there from an earlier run.")

@@ -186,6 +186,7 @@ def _wire(
         default_shape=shape,
         max_active=settings.max_runtime_snapshots,
         on_built=attention.set,
+        retry=retry,
     )
     standby = StandBy(store, host, settings.standby_vmms)
     events.observe(standby.on_event)

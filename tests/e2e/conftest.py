@@ -74,7 +74,9 @@ async def bare_site(resolver: Path) -> AsyncIterator[Site]:
 @pytest.fixture(scope="session")
 async def site(bare_site: Site, image_folder: Path) -> Site:
     """A manager with a runtime image and a snapshot that is ready, made as a user makes them."""
-    await bare_site.cli("runtime", "register", "--name", "default", str(image_folder))
+    await bare_site.cli(
+        "runtime", "register", "--no-snapshot", "--name", "default", str(image_folder)
+    )
     await bare_site.cli("snapshot", "create", "default")
     return bare_site
 

@@ -20,6 +20,7 @@ from warmboot.host.agent import VMM_GID
 from warmboot.host.snapshot_files import SnapshotFiles
 from warmboot.images.hashing import copy_sparse
 from warmboot.model.runtime_snapshot import (
+    DEFAULT_WEIGHT,
     DISK_FILE,
     MEMORY_FILE,
     METADATA_FILE,
@@ -30,8 +31,8 @@ from warmboot.model.runtime_snapshot import (
 
 
 @pytest.fixture(scope="module")
-async def spare(site: Site) -> UUID:
-    """A second snapshot, newer than the shared one, to be damaged."""
+async def spare(site: Site) -> AsyncIterator[UUID]:
+    """A second version, to be damaged; meanwhile the shared one only stands by."""
     async with site.store() as store:
         (shared,) = await store.snapshots.list()
         new_id = uuid4()
@@ -40,9 +41,11 @@ async def spare(site: Site) -> UUID:
         await SnapshotFiles(site.storage / "runtime-snapshots", VMM_GID).check(path)
         now = datetime.now(UTC)
         copy = replace(shared, id=new_id, snapshot_path=path, created_at=now)
-        await store.snapshots.add(replace(copy, state=SnapshotState.CREATING))
+        await store.snapshots.add(replace(copy, state=SnapshotState.CREATING, version=0))
         await store.snapshots.set_state(new_id, SnapshotState.READY)
-    return new_id
+        await store.snapshots.set_traits(shared.id, weight=0)
+        yield new_id
+        await store.snapshots.set_traits(shared.id, weight=DEFAULT_WEIGHT)
 
 
 def _copy_folder(source: Path, target: Path) -> None:
@@ -87,13 +90,13 @@ async def test_a_damaged_snapshot_is_not_restored(
             archive_id = await client.archives.upload(archive.path)
             container_id = await client.containers.create(image=archive.name, archive=archive_id)
 
-            async def falls_back() -> bool:
-                return (await client.containers.get(container_id)).fallback_reason is not None
-
-            await eventually(falls_back, "it boots cold", 60)
-            found = await client.containers.get(container_id)
-            assert found.fallback_reason == "snapshot_damaged"
-            assert f"the snapshot {spare} is damaged: {name} " in found.fallback_details
+            found = await client.containers.wait(container_id, "running", 60)
+            (attempt,) = found.raw["boot_attempts"]
+            assert (attempt["snapshot_id"], attempt["reason"]) == (str(spare), "snapshot_damaged")
+            assert f"the snapshot {spare} is damaged: {name} " in attempt["details"]
+            # The other version has served instead.
+            assert (found.boot_method, found.fallback_reason) == ("warm", None)
+            assert found.raw["runtime_snapshot_id"] not in (None, str(spare))
             marked = await client.snapshots.get(str(spare))
             assert (marked.state, marked.consecutive_failures) == ("unhealthy", 1)
             assert marked.error is not None
@@ -121,9 +124,10 @@ async def test_a_rebuilt_snapshot_takes_over_and_can_be_deleted_while_it_is_in_u
         old = await store.snapshots.get(spare)
         (old.snapshot_path / STATE_FILE).unlink()
         words = ("--archive", str(archive.path), archive.name)
-        ran = await site.cli("run", "-d", "--name", "cold", *words)
-        assert f"booted cold: Runtime snapshot is damaged (the snapshot {spare}" in ran.err
-        assert (await site.inspect("cold"))["boot_method"] == "cold"
+        await site.cli("run", "-d", "--name", "other-version", *words)
+        ran = await site.inspect("other-version")
+        assert ran["boot_method"] == "warm"
+        assert [attempt["reason"] for attempt in ran["boot_attempts"]] == ["snapshot_damaged"]
         assert site.log_lines("WARN Runtime snapshot", str(spare), "is unhealthy")
 
         async def swapped() -> str | None:
@@ -167,6 +171,7 @@ async def small(image_folder: Path) -> AsyncIterator[Site]:
             # The database elsewhere: as if another program filled the disk with the VMs.
             site.settings["MANAGER_DATABASE_URL"] = f"sqlite:///{site.folder / 'elsewhere.db'}"
             site.settings["MANAGER_DISK_FLOOR_MIB"] = "0"
+            site.settings["MANAGER_AUTO_SNAPSHOT"] = "false"
             await site.start()
             await site.cli("runtime", "register", "--name", "default", str(image_folder))
             yield site

@@ -151,7 +151,7 @@ class Hypervisor(Protocol):
     name: str
 
     async def probe(self) -> Probe:
-        """Look at the machine. Cached by the driver after the first call; never raises."""
+        """Look at the machine; never raises. Cached until the driver's program is exchanged."""
         ...
 
     async def boot(self, spec: VmSpec) -> Vm: ...

@@ -12,6 +12,8 @@ from warmboot.manager.build_snapshot import BuildSnapshot
 from warmboot.manager.choose_garbage import active_count
 from warmboot.manager.collect_garbage import CollectGarbage
 from warmboot.manager.event_log import EventLog
+from warmboot.manager.plan_rebuilds import RetryPolicy
+from warmboot.manager.retries import note_failed_build
 from warmboot.manager.tasks import Tasks
 from warmboot.model.errors import Conflict, IllegalTransition, NotFound, NotSupported
 from warmboot.model.runtime_snapshot import (
@@ -40,6 +42,7 @@ class RuntimeSnapshots:
         default_shape: Shape,
         max_active: int,
         on_built: Callable[[], None] = lambda: None,
+        retry: RetryPolicy | None = None,
     ) -> None:
         self._store = store
         self._host = host
@@ -50,6 +53,7 @@ class RuntimeSnapshots:
         self._default_shape = default_shape
         self._max_active = max_active
         self._on_built = on_built
+        self._retry = retry or RetryPolicy()
         self._beginning = asyncio.Lock()
 
     async def list(self, *, include_deleted: bool = False) -> Sequence[RuntimeSnapshot]:
@@ -136,7 +140,17 @@ class RuntimeSnapshots:
         await self._store.snapshots.set_state(snapshot_id, SnapshotState.DELETED)
         await self._tasks.cancel(_key(snapshot_id))
         await self._events.emit("runtime-snapshot.deleted", snapshot_id)
+        if snapshot.state is SnapshotState.CREATING and snapshot.cause.automatic:
+            await self._was_stopped(snapshot)
         await self._garbage.collect_released()
+
+    async def _was_stopped(self, rebuild: RuntimeSnapshot) -> None:
+        """Somebody did not want it now: the next one by itself is not begun at once."""
+        if rebuild.replaces is not None:
+            stopped = Conflict("the rebuild was deleted while it was made")
+            await note_failed_build(
+                self._store, self._events, self._retry, rebuild.replaces, stopped
+            )
 
     def resume(self, snapshot_id: UUID) -> None:
         """Build (again) a snapshot that is in ``creating``."""

@@ -43,8 +43,13 @@ class SnapshotHealth:
 
     async def _set_unhealthy(self, snapshot: RuntimeSnapshot, error: WarmbootError) -> None:
         try:
+            # Rebuilds that failed for another cause say nothing about this one.
             await self._store.snapshots.set_state(
-                snapshot.id, SnapshotState.UNHEALTHY, error=error.as_dict()
+                snapshot.id,
+                SnapshotState.UNHEALTHY,
+                error=error.as_dict(),
+                rebuild_failures=0,
+                rebuild_not_before=None,
             )
         except (IllegalTransition, NotFound):  # another boot was first, or it was deleted meanwhile
             return

@@ -21,6 +21,7 @@ from warmboot.hypervisors.firecracker.vm import FirecrackerVm
 from warmboot.hypervisors.memory import userfault
 from warmboot.hypervisors.memory.userfault import all_users_may
 from warmboot.hypervisors.process import VmmProcess
+from warmboot.hypervisors.stamp import Stamp, stamp_of
 from warmboot.model.errors import HypervisorError, NotSupported, RestoreFailed, VmGone
 from warmboot.model.runtime_snapshot import HostRequirements
 from warmboot.model.vm import VmHandle, VmSpec, VmStatus
@@ -39,6 +40,7 @@ class Firecracker:
     def __init__(self, config: FirecrackerConfig | None = None) -> None:
         self.config = config or FirecrackerConfig()
         self._found: tuple[Probe, binary.Versions | None] | None = None
+        self._stamp: Stamp | None = None
         self._looking = asyncio.Lock()
 
     async def probe(self) -> Probe:
@@ -173,8 +175,9 @@ class Firecracker:
 
     async def _look_once(self) -> tuple[Probe, binary.Versions | None]:
         async with self._looking:
-            if self._found is None:
-                self._found = await self._look()
+            stamp = stamp_of(self.config.binary)
+            if self._found is None or stamp != self._stamp:
+                self._found, self._stamp = await self._look(), stamp
             return self._found
 
     async def _look(self) -> tuple[Probe, binary.Versions | None]:

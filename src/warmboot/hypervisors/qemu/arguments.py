@@ -6,11 +6,14 @@ A restored machine must be built from the same arguments as the saved one: both 
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from pathlib import Path
 
 from warmboot.hypervisors.process import FIRST_FD
 from warmboot.hypervisors.qemu.config import Machine, QemuConfig
-from warmboot.model.vm import Disk, DiskFormat, VmSpec
+from warmboot.model.shapes import Shape
+from warmboot.model.vm import Disk, DiskFormat, Nic, VmSpec
 
 CONSOLE_LOG = "console.log"
 SERIAL_LOG = "serial.log"
@@ -76,6 +79,30 @@ def machine_arguments(
             + (",romfile=" if bus == "pci" else ""),
         ]
     return arguments
+
+
+def machine_options(config: QemuConfig, accelerator: str) -> str:
+    """The machine and its devices, as far as a saved state depends on them.
+
+    The machine's own options in words, and a sum over all arguments of a VM with one of everything.
+    Left out are names, the sandbox, and how QEMU emulates: they may differ.
+    """
+    folder = Path("/vm")
+    spec = VmSpec(
+        id="vm",
+        run_dir=folder,
+        shape=Shape(1, 256),
+        kernel=folder / "kernel",
+        initrd=folder / "initrd",
+        cmdline="",
+        disks=(Disk(folder / "rootfs", read_only=True), Disk(folder / "disk")),
+        nic=Nic(folder / "netns", "tap", "06:00:00:00:00:01", "172.16.0.2"),
+    )
+    whole = machine_arguments(config, "qemu", accelerator, spec, memory=anonymous_memory(256))
+    pairs = itertools.pairwise(whole)
+    kept = [(flag, value) for flag, value in pairs if flag in ("-machine", "-cpu", "-device")]
+    digest = hashlib.sha256(repr(kept).encode()).hexdigest()[:12]
+    return f"{_MACHINE_OPTIONS[config.machine]} devices {digest}"
 
 
 def template_memory(path: Path, memory_mib: int) -> str:

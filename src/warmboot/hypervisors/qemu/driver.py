@@ -18,6 +18,7 @@ from warmboot.hypervisors.qemu.accelerator import KvmVerdict, cpu_model, kvm_ver
 from warmboot.hypervisors.qemu.config import QemuConfig
 from warmboot.hypervisors.qemu.standby import QemuStandby, restoring
 from warmboot.hypervisors.qemu.vm import QemuVm
+from warmboot.hypervisors.stamp import Stamp, stamp_of
 from warmboot.hypervisors.tap import open_tap
 from warmboot.model.errors import HypervisorError, NotSupported, RestoreFailed
 from warmboot.model.runtime_snapshot import HostRequirements
@@ -36,12 +37,14 @@ class Qemu:
     def __init__(self, config: QemuConfig | None = None) -> None:
         self.config = config or QemuConfig()
         self._probe: Probe | None = None
+        self._stamp: Stamp | None = None
         self._probing = asyncio.Lock()
 
     async def probe(self) -> Probe:
         async with self._probing:
-            if self._probe is None:
-                self._probe = await self._look()
+            stamp = stamp_of(self.config.binary)
+            if self._probe is None or stamp != self._stamp:
+                self._probe, self._stamp = await self._look(), stamp
             return self._probe
 
     async def boot(self, spec: VmSpec) -> QemuVm:
@@ -141,6 +144,7 @@ class Qemu:
                 accelerator=accelerator,
                 machine=self.config.machine.value,
                 cpu_model=model,
+                options=arguments.machine_options(self.config, accelerator),
             ),
             capabilities=Capabilities(
                 qcow2_overlays=True, stand_by=True, max_vcpus=1 if shaky else 32

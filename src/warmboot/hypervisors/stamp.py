@@ -1,0 +1,23 @@
+"""Is a program still the one that was looked at? A package upgrade exchanges it under our feet."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+Stamp = tuple[str, int, int, int]
+
+
+def stamp_of(program: str) -> Stamp | None:
+    """Path, inode, size and time of change of what ``program`` is now; ``None`` if it is not there.
+
+    A few system calls: cheap enough to be asked before every boot.
+    """
+    path = shutil.which(program)
+    if path is None:
+        return None
+    try:
+        status = Path(path).stat()  # of the file itself, through all links
+    except FileNotFoundError:
+        return None
+    return path, status.st_ino, status.st_size, status.st_mtime_ns
