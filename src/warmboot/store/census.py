@@ -46,7 +46,7 @@ class Census:
 
             async def by(column: ColumnElement[object]) -> Mapping[object, int]:
                 found = await connection.execute(select(column, func.count()).group_by(column))
-                return {key: int(count) for key, count in found.tuples()}
+                return {key: int(count) for key, count in found}
 
             async def states(column: ColumnElement[object]) -> Mapping[str, int]:
                 return {str(key): count for key, count in (await by(column)).items()}
@@ -66,6 +66,6 @@ class Census:
                     await connection.scalar(select(func.sum(checkpoints.c.size_bytes))) or 0
                 ),
                 vms=await states(vms.c.kind),
-                leases={snapshot_id: int(count) for snapshot_id, count in held.tuples()},
+                leases={snapshot_id: int(count) for snapshot_id, count in held},
                 unfinished=await connection.scalar(running) or 0,
             )
