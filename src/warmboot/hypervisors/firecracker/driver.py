@@ -164,7 +164,7 @@ class Firecracker:
         """The same for the device that lets others serve its page faults."""
         if all_users_may():
             return ()
-        group = kvm.group_for(userfault.DEVICE, spec.uid, spec.gid or spec.uid)
+        group = kvm.group_for(Path(userfault.DEVICE), spec.uid, spec.gid or spec.uid)
         if isinstance(group, PermissionError):
             raise NotSupported(
                 f"user {spec.uid} of VM {spec.id} may not have its pages served",

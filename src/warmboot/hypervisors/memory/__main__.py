@@ -8,16 +8,15 @@ in ``PACKAGES``, where zstandard is. The folder is named so that it can be found
 
 import socket
 import sys
-from pathlib import Path
 
 LISTENER, REPORT = 3, 4
 
 if __name__ == "__main__":
     _, _, _, frames, recorded, packages = sys.argv
-    sys.path[:0] = [str(Path(__file__).resolve().parents[3])]
+    sys.path[:0] = [__file__.rsplit("/", 4)[0]]
     sys.path.append(packages)
 
     from warmboot.hypervisors.memory.page_server import run
 
     listener = socket.socket(fileno=LISTENER)
-    sys.exit(run(listener, REPORT, Path(frames), Path(recorded)))
+    sys.exit(run(listener, REPORT, frames, recorded))

@@ -21,13 +21,14 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-import threading
-from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import zstandard
 
 from warmboot.model.errors import SnapshotDamaged
+
+if TYPE_CHECKING:  # a page server starts for every VM, and starts quicker without
+    from pathlib import Path
 
 PAGE = 4096
 FRAME_BYTES = 1 << 20
@@ -47,8 +48,7 @@ _SUM_BYTES = 32
 _ZERO_PAGE = bytes(PAGE)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """Where a frame is stored, its digest, and which of its pages are not all zero."""
 
     offset: int
@@ -110,7 +110,7 @@ def pack_index(plain_bytes: int, entries: list[Entry]) -> bytes:
 class Frames:
     """An open file of frames. Reading is thread-safe; ``SnapshotDamaged`` for what is not whole."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
         self.path = path
         try:
             self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -121,7 +121,6 @@ class Frames:
         except BaseException:
             self.close()
             raise
-        self._local = threading.local()
 
     def __enter__(self) -> Frames:
         return self
@@ -148,7 +147,8 @@ class Frames:
         if digest_of(stored) != entry.digest:
             raise damaged(self.path, f"frame {number} is not what it was: its digest differs")
         try:
-            plain: bytes = self._decompressor().decompress(stored, max_output_size=length)
+            # One each time, as they are not thread-safe: that takes some microseconds.
+            plain = zstandard.ZstdDecompressor().decompress(stored, max_output_size=length)
         except zstandard.ZstdError as error:
             raise damaged(self.path, f"frame {number}: {error}") from error
         if len(plain) != length:
@@ -165,14 +165,6 @@ class Frames:
             parts.append(part)
             start += len(part)
         return b"".join(parts)
-
-    def _decompressor(self) -> zstandard.ZstdDecompressor:
-        """One a thread: they are not thread-safe, and making one is dear."""
-        try:
-            found: zstandard.ZstdDecompressor = self._local.decompressor
-        except AttributeError:
-            found = self._local.decompressor = zstandard.ZstdDecompressor()
-        return found
 
     def _pread(self, offset: int, length: int) -> bytes:
         try:
@@ -214,11 +206,12 @@ class Frames:
         return plain_bytes, entries
 
 
-def damaged(path: Path, details: str) -> SnapshotDamaged:
-    """The error for a file of frames, with the snapshot's own remedy."""
-    snapshot = path.parent.name
+def damaged(path: Path | str, details: str) -> SnapshotDamaged:
+    """The error for a file of a snapshot's memory, with the snapshot's own remedy."""
+    folder, name = os.path.split(path)
+    snapshot = os.path.basename(folder)  # noqa: PTH119 (pathlib costs milliseconds of a restore)
     return SnapshotDamaged(
         f"the snapshot {snapshot} is damaged",
-        details=f"{path.name}: {details}",
+        details=f"{name}: {details}",
         resolution=f"rebuild it: `warmboot snapshot rebuild {snapshot}`",
     )

@@ -15,8 +15,6 @@ descriptor that it left us; the next server of this snapshot gets them as the re
 
 from __future__ import annotations
 
-import array
-import contextlib
 import json
 import os
 import select
@@ -24,14 +22,15 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from warmboot.hypervisors.memory.frames import FRAME_BYTES, PAGE, Frames, runs_of
 from warmboot.hypervisors.memory.userfault import Fault, Gone, MappingChanges, Removed, Userfault
 from warmboot.model.errors import SnapshotDamaged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 DAMAGED, FAILED = 3, 4
 RECORD_S = 10.0
@@ -40,8 +39,7 @@ _LONGEST_HANDSHAKE = 1 << 16
 _ALL_PAGES = (1 << (FRAME_BYTES // PAGE)) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
+class Region(NamedTuple):
     """A piece of guest memory: where the VMM has it, and where it is in the snapshot."""
 
     address: int
@@ -129,7 +127,7 @@ class PageServer:
             self.touched[number] = None
             self.serve(number)
         elif self._removed[number] & bit:
-            with contextlib.suppress(MappingChanges):  # being removed once more: it will ask again
+            with suppress(MappingChanges):  # it is being removed once more, and asked for again
                 self._pages.zero(address, PAGE)
                 self._removed[number] &= ~bit
             self._pages.wake(address, PAGE)
@@ -164,13 +162,12 @@ class Peer:
         See ``docs/snapshotting/handling-page-faults-on-snapshot-resume.md`` of Firecracker.
         """
         self.connection.settimeout(HANDSHAKE_TIMEOUT_S)
-        descriptors = array.array("i")
-        text, ancillary, _, _ = self.connection.recvmsg(
-            _LONGEST_HANDSHAKE, socket.CMSG_SPACE(descriptors.itemsize)
-        )
-        for level, kind, data in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                descriptors.frombytes(data[: descriptors.itemsize])
+        text, ancillary, _, _ = self.connection.recvmsg(_LONGEST_HANDSHAKE, socket.CMSG_SPACE(4))
+        descriptors = [
+            struct.unpack("i", data[:4])[0]
+            for level, kind, data in ancillary
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+        ]
         if not descriptors:
             raise ValueError("no userfault descriptor came with the memory regions")
         regions = [
@@ -180,11 +177,11 @@ class Peer:
         return Userfault(descriptors[0]), regions
 
     def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.process, signal.SIGKILL)
 
 
-def run(listener: socket.socket, report: int, frames_path: Path, recorded: Path) -> int:
+def run(listener: socket.socket, report: int, frames_path: str, recorded: str) -> int:
     """Serve the first who connects until its end; the exit status."""
     try:
         frames = Frames(frames_path)
@@ -215,10 +212,11 @@ def run(listener: socket.socket, report: int, frames_path: Path, recorded: Path)
     return 0
 
 
-def load_recorded(path: Path, count: int) -> list[int]:
+def load_recorded(path: str, count: int) -> list[int]:
     """The frames that an earlier VM touched first; none when that is not known."""
     try:
-        numbers = json.loads(path.read_text())
+        with open(path) as file:  # noqa: PTH123 (pathlib costs milliseconds of every restore)
+            numbers = json.load(file)
         return [int(number) for number in numbers if 0 <= int(number) < count]
     except (OSError, ValueError, TypeError):
         return []
@@ -260,7 +258,7 @@ def _mask(start: int, end: int) -> int:
 
 def _tell(report: int, news: dict[str, object]) -> None:
     """The driver may be gone: then nobody needs to know."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         for part in _chunks(json.dumps(news).encode() + b"\n"):
             os.write(report, part)
 

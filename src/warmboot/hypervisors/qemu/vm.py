@@ -81,6 +81,8 @@ class QemuVm:
 
     async def prepare_to_load(self) -> None:
         await self._ignore_shared_memory()
+        # Clones keep their addresses, each in a network of its own: there is nobody to tell.
+        await self._execute("migrate-set-parameters", **{"announce-rounds": 0})
 
     async def load(self, state: Path) -> None:
         """Load a saved state, RAM left where it is; returns when the guest runs on."""

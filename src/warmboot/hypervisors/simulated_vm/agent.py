@@ -30,6 +30,7 @@ class Agent:
             ("GET", "health"): self._health,
             ("POST", "identity"): self._identity,
             ("POST", "docker-wait"): self._docker_wait,
+            ("POST", "sandbox"): self._sandbox,
             ("POST", "warm-up"): self._warm_up,
             ("POST", "prepare-snapshot"): self._prepare_snapshot,
             ("POST", "host-forward"): self._host_forward,
@@ -107,6 +108,11 @@ class Agent:
             raise HttpError(503, "Docker does not answer yet")
         self._engine.add_probe_image()
         return Response(json={"steps": [{"name": "warm-up", "duration_s": 0.0}]})
+
+    async def _sandbox(self, request: Request) -> Response:
+        if not self._machine.docker_ready():
+            raise HttpError(503, "Docker does not answer yet")
+        return Response(json={})
 
     async def _prepare_snapshot(self, request: Request) -> Response:
         self._machine.ram |= {"token": None, "hostname": "warmboot", "machine_id": ""}
