@@ -110,7 +110,6 @@ def unpack(source: Path, target: Path, stop: threading.Event, *, sync: bool) -> 
     """
     with Frames(source) as frames, _made_whole(target) as new:
         os.ftruncate(new, frames.plain_bytes)
-        numbers = [number for number, entry in enumerate(frames.entries) if entry.mask]
 
         def write(number: int) -> None:
             if stop.is_set():
@@ -122,7 +121,7 @@ def unpack(source: Path, target: Path, stop: threading.Event, *, sync: bool) -> 
 
         with ThreadPoolExecutor(UNPACK_THREADS, "snapshot-memory") as threads:
             try:
-                for _ in threads.map(write, numbers):
+                for _ in threads.map(write, range(len(frames.entries))):
                     pass
             except BaseException:
                 threads.shutdown(wait=True, cancel_futures=True)
@@ -131,15 +130,14 @@ def unpack(source: Path, target: Path, stop: threading.Event, *, sync: bool) -> 
             os.fsync(new)
 
 
-def _worth_writing(runs: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def _worth_writing(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """The runs, joined over small gaps: zeros written cost less than another call."""
-    start, end = runs[0]
-    for next_start, next_end in runs[1:]:
-        if next_start - end > _SMALL_GAP:
-            yield start, end
-            start = next_start
-        end = next_end
-    yield start, end
+    joined: list[tuple[int, int]] = []
+    for start, end in runs:
+        if joined and start - joined[-1][1] <= _SMALL_GAP:
+            start = joined.pop()[0]
+        joined.append((start, end))
+    return joined
 
 
 class _Packer:

@@ -9,7 +9,7 @@
 Each frame holds one MiB of memory, so ``zstd -dc`` gives the plain file back. An entry's digest is
 of the frame as it is stored, and is compared before anything is decompressed; its mask has a bit
 for each page that is not all zero. Zero pages need not be written out again, and a frame without a
-bit (some 50 bytes) is not even read. Whatever is flipped or cut off is found: it is either under a
+bit (some 50 bytes) is not even decompressed. Whatever is flipped or cut off is found: it is under a
 digest, under the index's own sum, or a constant.
 
 One MiB and level 7 were measured on a Linux guest with Docker (``docs/decisions/0016``): what
@@ -141,11 +141,11 @@ class Frames:
         """The memory in a frame."""
         entry = self.entries[number]
         length = self.plain_length(number)
-        if not entry.mask:
-            return bytes(length)
         stored = self._pread(entry.offset, entry.length)
         if digest_of(stored) != entry.digest:
             raise damaged(self.path, f"frame {number} is not what it was: its digest differs")
+        if not entry.mask:
+            return bytes(length)
         try:
             # One each time, as they are not thread-safe: that takes some microseconds.
             plain = zstandard.ZstdDecompressor().decompress(stored, max_output_size=length)
