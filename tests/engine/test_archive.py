@@ -17,11 +17,17 @@ import zstandard
 from tests.engine.conftest import Start, counted, last_count
 from tests.support.dockerd import REPOSITORY, PrivateDockerd
 
-from warmboot.engine.archive import Limits, export_checkpoint, import_checkpoint, read_manifest
+from warmboot.engine.archive import (
+    Limits,
+    export_checkpoint,
+    import_checkpoint,
+    read_manifest,
+)
 from warmboot.engine.checkpoint import Dumped, checkpoint
 from warmboot.engine.client import DockerEngine
 from warmboot.engine.commands import run
 from warmboot.engine.install_criu import apt_settings
+from warmboot.engine.left_imports import STAGING, forget_imports
 from warmboot.engine.restore import restore
 from warmboot.model.errors import (
     CheckpointError,
@@ -81,6 +87,21 @@ async def test_it_goes_on_in_a_fresh_container(
     assert manifest.image_digest == (await engine.inspect(fresh)).image_digest
     await restore(engine, fresh, "moved")
     assert await counted(engine, fresh) == (exported.secret, exported.count + 1)
+
+
+async def test_what_an_interrupted_import_has_left_is_removed(
+    dockerd: PrivateDockerd, engine: DockerEngine, start: Start, exported: Exported
+) -> None:
+    fresh = await start(exported.image, running=False)
+    folder = dockerd.data_root / "containers" / fresh
+    (folder / f"{STAGING}left" / "checkpoint").mkdir(parents=True)
+    await import_checkpoint(engine, fresh, "whole", exported.path, criu=exported.criu)
+    await import_checkpoint(engine, fresh, "unknown", exported.path, criu=exported.criu)
+    for _ in range(2):
+        await forget_imports(engine, fresh, {"whole"})
+        assert await engine.checkpoints(fresh) == ["whole"]
+        assert list(folder.glob(f"{STAGING}*")) == []
+    await restore(engine, fresh, "whole")
 
 
 async def test_an_export_leaves_nothing_beside_the_archive(exported: Exported) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
-from tests.workers.conftest import COUNTER, Start, counted, last_count
+from tests.support.dockerd import PrivateDockerd
+from tests.support.served import free_port, served, worker_settings
+from tests.workers.conftest import COUNTER, Start, counted, last_count, remove_all, start_on
 
 from warmboot.client import Client
+from warmboot.engine.client import DockerEngine
 from warmboot.model.errors import Conflict, InvalidRequest, NotFound, NotSupported, WarmbootError
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
@@ -35,6 +39,28 @@ async def test_a_worker_moves_with_its_memory(client: Client, start: Start, tmp_
     assert (await client.workers.get(moved)).state == "paused"
     await client.workers.resume(moved)
     assert await counted(client, moved) == (secret, before + 1)
+
+
+async def test_an_import_that_a_crash_interrupted_can_be_done_again(
+    dockerd: PrivateDockerd, engine: DockerEngine, tmp_path: Path
+) -> None:
+    settings = worker_settings(tmp_path / "s", dockerd.socket, free_port())
+    archive = tmp_path / "leaving.tar.zst"
+    async with served(settings) as it:
+        worker = await start_on(it.client, engine)
+        await it.client.workers.pause(worker.id, "leaving")
+        await it.client.workers.export_checkpoint(worker.id, "leaving", archive)
+        fresh = await it.client.workers.get(await _fresh(it.client, "fresh"))
+    # As if the manager had been killed before it could write down what it had brought in.
+    folders = dockerd.data_root / "containers"
+    shutil.copytree(
+        folders / (worker.docker_id or "") / "checkpoints" / "leaving",
+        folders / (fresh.docker_id or "") / "checkpoints" / "arrived",
+    )
+    async with served(settings) as it:
+        await it.client.workers.import_checkpoint(fresh.id, archive, "arrived")
+        assert (await it.client.workers.resume(fresh.id)).state == "running"
+        await remove_all(it.client)
 
 
 async def test_a_worker_with_a_mount_moves_into_one_that_has_it(

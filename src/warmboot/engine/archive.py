@@ -31,6 +31,7 @@ from warmboot.engine.checkpoint import OUR_FILES, dump_facts, inspect_settled
 from warmboot.engine.client import DockerEngine
 from warmboot.engine.criu_images import read_dump
 from warmboot.engine.layers import pack_changes
+from warmboot.engine.left_imports import STAGING
 from warmboot.engine.manifests import (
     CHECKPOINT_FOLDER,
     CONFIG_DUMP,
@@ -165,7 +166,7 @@ async def import_checkpoint(
     if target.exists():
         raise NameTaken(f"{found.name} already has a checkpoint {name}")
     _check_size(manifest, limits, facts.data_root)
-    staging = Path(tempfile.mkdtemp(prefix=".warmboot-import-", dir=target.parents[1]))
+    staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=target.parents[1]))
     try:
         await asyncio.to_thread(_unpack, source, staging, manifest, limits)
         await asyncio.to_thread(read_dump, staging / CHECKPOINT_FOLDER, frozenset())

@@ -24,6 +24,7 @@ from warmboot.engine.client import DockerEngine
 from warmboot.engine.continuity import Continuity, compare
 from warmboot.engine.facts import ContainerFacts
 from warmboot.engine.in_progress import until_quiet
+from warmboot.engine.left_imports import forget_imports
 from warmboot.manager.tasks import Tasks
 from warmboot.manager.worker_states import WorkerStates
 from warmboot.model.checkpoint import Checkpoint, CheckpointState
@@ -185,6 +186,12 @@ class SettleWorker:
                 if worker.docker_id is not None:
                     await self._engine.delete_checkpoint(worker.docker_id, checkpoint.name)
                 await self._store.checkpoints.remove(checkpoint.id)
+        if worker.state is _S.CREATING and worker.docker_id is not None:
+            rows = await self._store.checkpoints.of_worker(worker.id)
+            try:
+                await forget_imports(self._engine, worker.docker_id, {row.name for row in rows})
+            except NotFound:  # its container is gone
+                return
 
     async def _keep(self, checkpoint: Checkpoint, found: ContainerFacts) -> None:
         dump = await dump_facts(self._engine, found.id, checkpoint.name)
