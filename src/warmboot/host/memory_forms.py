@@ -124,19 +124,21 @@ class MemoryForms:
     ) -> SnapshotManifest:
         gate = self._gate(path)
         async with gate.changing:
-            manifest = await asyncio.to_thread(load_manifest, path)
-            await asyncio.to_thread(_remove_other_form, path, manifest)
-            if manifest.memory_file == target:
-                return manifest
-            new = path / f"{target}{UNFINISHED}"
-            try:
-                with _translated(path):
+            with _translated(path):
+                manifest = await asyncio.to_thread(load_manifest, path)
+                await asyncio.to_thread(_remove_other_form, path, manifest)
+                if manifest.memory_file == target:
+                    return manifest
+                new = path / f"{target}{UNFINISHED}"
+                try:
                     changed = await in_thread(partial(make, path, manifest, new), polite=True)
                     async with gate.alone():
                         await in_thread(lambda _: self._swap(path, changed, new), polite=False)
-            finally:
-                await asyncio.to_thread(new.unlink, missing_ok=True)
-            return changed
+                except BaseException:
+                    with contextlib.suppress(OSError):  # then the next change or ``tidy`` does
+                        await asyncio.to_thread(new.unlink, missing_ok=True)
+                    raise
+                return changed
 
     def _pack(
         self, path: Path, manifest: SnapshotManifest, new: Path, stop: Event
