@@ -9,7 +9,6 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -18,6 +17,7 @@ import uvicorn
 
 from warmboot.api.access import check_bind
 from warmboot.api.app import create_app
+from warmboot.bootstrap_housekeeping import Collecting, Kept, housekeeping_parts
 from warmboot.bootstrap_workers import WorkerParts, worker_checks, worker_parts
 from warmboot.host.agent import VMM_GID, HostAgent, HostConfig
 from warmboot.host.network import Network, NetworkConfig
@@ -32,8 +32,6 @@ from warmboot.manager.archives import ArchiveFiles
 from warmboot.manager.boot_vm import BootTimeouts, BootVm
 from warmboot.manager.bring_up import BringUp
 from warmboot.manager.build_snapshot import BuildSnapshot
-from warmboot.manager.choose_garbage import Limits
-from warmboot.manager.collect_garbage import CollectGarbage
 from warmboot.manager.containers import Containers
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.forget_old import keep_forgetting
@@ -132,6 +130,7 @@ async def running(settings: Settings, hook: Hook | None = None) -> AsyncIterator
                 await parts.demand.start()
                 tasks.start("look-after-snapshots", parts.look_after())
                 tasks.start("stand-by", parts.standby.keep_filled())
+                tasks.start("housekeeping", parts.kept.housekeeping())
                 tasks.start("forget-old", keep_forgetting(store))
                 await _register_given_image(settings, parts.services)
                 yield Running(parts.services, store, host, worker.tokens)
@@ -151,6 +150,7 @@ class _Parts:
     standby: StandBy
     demand: WatchDemand
     look_after: LookAfterSnapshots
+    kept: Kept
 
 
 def _wire(
@@ -164,8 +164,8 @@ def _wire(
 ) -> _Parts:
     shape = settings.default_shape
     archives = ArchiveFiles(settings.storage_root / "archives")
-    image_folders = asyncio.Lock()
-    garbage = CollectGarbage(store, host, runner, events, _limits(settings), image_folders)
+    collecting = Collecting(settings, store, host, runner, events)
+    garbage = collecting.garbage
     attention, retry = asyncio.Event(), _retry(settings)
     build = BuildSnapshot(
         store,
@@ -198,6 +198,7 @@ def _wire(
         BootTimeouts(settings.warm_boot_timeout_s, settings.cold_boot_timeout_s),
     )
     health = SnapshotHealth(store, events, lambda _: attention.set())
+    kept = housekeeping_parts(settings, store, host, runner, events, tasks, health, collecting)
     demand = WatchDemand(
         store,
         host,
@@ -248,7 +249,7 @@ def _wire(
             host,
             events,
             garbage,
-            image_folders,
+            collecting.image_folders,
             snapshots,
             auto_snapshot=settings.auto_snapshot,
         ),
@@ -265,6 +266,7 @@ def _wire(
             metrics.boots,
             standby,
         ),
+        forms=kept.forms,
         garbage=garbage,
         workers=worker.workers,
         metrics=metrics,
@@ -273,27 +275,17 @@ def _wire(
         store,
         host,
         runner,
-        (boot.saga, build.saga, garbage.saga, *worker.sagas),
+        (boot.saga, build.saga, *kept.sagas, *worker.sagas),
         containers,
         snapshots,
         watch,
         garbage,
     )
-    return _Parts(services, reconcile, metrics, standby, demand, look_after)
+    return _Parts(services, reconcile, metrics, standby, demand, look_after, kept)
 
 
 def _retry(settings: Settings) -> RetryPolicy:
     return RetryPolicy(settings.rebuild_attempts, settings.rebuild_pause_s)
-
-
-def _limits(settings: Settings) -> Limits:
-    days = settings.snapshot_unused_days
-    return Limits(
-        max_active=settings.max_runtime_snapshots,
-        unused_after=timedelta(days=days) if days else None,
-        cache_budget_bytes=settings.cache_budget_mib << 20,
-        disk_floor_bytes=settings.disk_floor_mib << 20,
-    )
 
 
 def _caches(settings: Settings) -> Mapping[str, Path]:

@@ -48,6 +48,7 @@ from warmboot.model.container import ContainerState as S
 from warmboot.model.errors import (
     Conflict,
     ContainerError,
+    IllegalTransition,
     InUse,
     InvalidRequest,
     NameTaken,
@@ -624,6 +625,32 @@ class FakeSystem:
         return self.checks
 
 
+class FakeForms:
+    """At once; ``error`` is told as a real one would be."""
+
+    def __init__(self, events: FakeEvents, snapshots: FakeSnapshots) -> None:
+        self.error: WarmbootError | None = None
+        self._events, self._snapshots = events, snapshots
+
+    async def compress(self, snapshot_id: UUID) -> None:
+        await self._change(snapshot_id, "compress", compressed=True)
+
+    async def unpack(self, snapshot_id: UUID) -> None:
+        await self._change(snapshot_id, "unpack", compressed=False)
+
+    async def _change(self, snapshot_id: UUID, verb: str, *, compressed: bool) -> None:
+        row = await self._snapshots.get(snapshot_id)
+        if row.state is not SnapshotState.READY:
+            raise IllegalTransition(f"the snapshot is {row.state}", resolution="wait")
+        if self.error is not None:
+            error = self.error.as_dict()
+            self._events.add(f"runtime-snapshot.{verb}-failed", snapshot_id, error=error)
+            return
+        form = {"compressed": compressed, "compressed_size_bytes": 1000 if compressed else None}
+        self._snapshots.rows[snapshot_id] = replace(row, metadata={**row.metadata, **form})
+        self._events.add(f"runtime-snapshot.{verb}ed", snapshot_id)
+
+
 class FakeGarbage:
     """``waiting`` is what a collection removes, and ``kept`` what it cannot."""
 
@@ -649,6 +676,7 @@ class FakeServices:
         self.snapshots = FakeSnapshots(self.events, self.images)
         self.archives = FakeArchives()
         self.containers = FakeContainers(self.events, self.archives)
+        self.forms = FakeForms(self.events, self.snapshots)
         self.garbage = FakeGarbage(self.events)
         self.system = FakeSystem(self.containers)
         self.workers = FakeWorkers(self.events.add)
@@ -659,6 +687,7 @@ class FakeServices:
             archives=self.archives,
             events=self.events,
             system=self.system,
+            forms=self.forms,
             garbage=self.garbage,
             workers=self.workers,
         )

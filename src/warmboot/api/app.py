@@ -23,6 +23,7 @@ from warmboot.api import (
     garbage,
     runtime_images,
     runtime_snapshots,
+    snapshot_forms,
     system,
     usage,
     workers,
@@ -41,6 +42,7 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 ROUTERS = (
     runtime_images.router,
     runtime_snapshots.router,
+    snapshot_forms.router,
     containers.router,
     archives.router,
     checkpoints.router,

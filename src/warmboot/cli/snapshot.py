@@ -20,6 +20,7 @@ from warmboot.cli.output import (
 )
 from warmboot.cli.parsing import parse_cpus, parse_memory, parse_weight
 from warmboot.cli.progress import phrase, status
+from warmboot.cli.snapshot_forms import compress, unpack
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -36,6 +37,8 @@ Ref = Annotated[
     str, typer.Argument(metavar="SNAPSHOT", help="id or its beginning", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="as the API has it")]
+app.command()(compress)
+app.command()(unpack)
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="ids only")]
 Detach = Annotated[bool, typer.Option("--detach", "-d", help="do not wait for it")]
 
@@ -208,6 +211,7 @@ def show_snapshot(ref: Ref, json_: Json = False) -> None:
             ("path", snapshot.snapshot_path),
             ("size", size(snapshot.metadata.get("size_bytes"))),
             ("memory file", size(snapshot.metadata.get("mem_size_bytes"))),
+            ("memory stored", _stored(snapshot)),
             ("boots", f"{snapshot.success_count} good, {snapshot.failure_count} failed"),
             ("warm boot", _seconds(snapshot)),
             ("last used", age(snapshot.last_used_at)),
@@ -324,6 +328,13 @@ def _change(ref: str, *, weight: float | None = None, pinned: bool | None = None
             return await client.snapshots.change(found.id, weight=weight, pinned=pinned)
 
     print(drive(work()).id)
+
+
+def _stored(snapshot: RuntimeSnapshot) -> str:
+    if snapshot.metadata.get("compressed"):
+        return f"compressed, {size(snapshot.metadata.get('compressed_size_bytes'))}"
+    stored = snapshot.metadata.get("mem_stored_bytes")
+    return "" if stored is None else f"plain, {size(stored)}"
 
 
 @app.command()

@@ -106,6 +106,14 @@ class RuntimeSnapshots:
     async def delete(self, snapshot_id: str) -> None:
         await self._link.delete(f"/v1/runtime-snapshots/{quote(snapshot_id, safe='')}")
 
+    async def compress(self, snapshot_id: str) -> None:
+        """Begin to store its memory compressed; events tell how it went."""
+        await self._link.post(f"/v1/runtime-snapshots/{quote(snapshot_id, safe='')}/compress")
+
+    async def unpack(self, snapshot_id: str) -> None:
+        """Begin to store its memory plain again."""
+        await self._link.post(f"/v1/runtime-snapshots/{quote(snapshot_id, safe='')}/unpack")
+
     async def rebuild(self, snapshot_id: str) -> str:
         """Begin to build its successor; the new id."""
         path = f"/v1/runtime-snapshots/{quote(snapshot_id, safe='')}/rebuild"

@@ -160,22 +160,24 @@ class HostAgent:
         if slot is not None and self.network is not None:
             await self.network.release(slot)
 
-    async def ensure_room(self) -> None:
-        """``DiskFull`` when there is less room than the floor; caches shrink before that."""
-        missing = self.config.disk_floor_bytes - disks.free_bytes(self.config.root)
+    async def ensure_room(self, needed_bytes: int = 0) -> None:
+        """``DiskFull`` if ``needed_bytes`` would leave less than the floor; caches shrink first."""
+        wanted = self.config.disk_floor_bytes + needed_bytes
+        missing = wanted - disks.free_bytes(self.config.root)
         if missing > 0:
             cached = sum(entry.size_bytes for entry in await self.cache.entries())
             for entry in await self.cache.evict(max(0, cached - missing)):
                 log.warning("the disk is nearly full: a cache shrinks", of=str(entry.snapshot_id))
-        self.check_room()
+        self.check_room(needed_bytes)
 
-    def check_room(self) -> None:
-        """``DiskFull`` when there is less room than the floor."""
+    def check_room(self, needed_bytes: int = 0) -> None:
+        """``DiskFull`` when ``needed_bytes`` would leave less room than the floor."""
         free = disks.free_bytes(self.config.root)
-        if free < self.config.disk_floor_bytes:
+        if free < self.config.disk_floor_bytes + needed_bytes:
+            needed = f", and {needed_bytes >> 20} MiB are needed" if needed_bytes else ""
             raise DiskFull(
                 f"only {free >> 20} MiB are free below {self.config.root}",
-                details=f"the floor is {self.config.disk_floor_bytes >> 20} MiB",
+                details=f"the floor is {self.config.disk_floor_bytes >> 20} MiB{needed}",
                 resolution="free some space, or lower MANAGER_DISK_FLOOR_MIB",
             )
 
@@ -212,6 +214,7 @@ class HostAgent:
             template_dir=template_dir,
             uid=uid,
             gid=VMM_GID if uid else 0,
+            background=template_dir is not None,
         )
 
     async def _make_disk(self, folder: Path, source: DiskSource) -> Disk:

@@ -25,10 +25,12 @@ from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from uuid import UUID
 
 from warmboot.host.disks import copy_file
 from warmboot.host.memory_forms import MemoryForms
+from warmboot.host.memory_frames import in_thread
 from warmboot.host.snapshot_manifest import (
     SEEN_FILE,
     UNFINISHED,
@@ -87,10 +89,10 @@ class SnapshotFiles:
         async with self._forms.kept(path):
             return await asyncio.to_thread(self._check, path, False)
 
-    async def verify(self, path: Path) -> SnapshotManifest:
-        """Thorough: every sum is taken."""
+    async def verify(self, path: Path, *, polite: bool = False) -> SnapshotManifest:
+        """Thorough: every sum is taken; ``polite``: with what processor time is left over."""
         async with self._forms.kept(path):
-            return await asyncio.to_thread(self._check, path, True)
+            return await in_thread(lambda stop: self._check(path, True, stop), polite=polite)
 
     async def compress(self, path: Path) -> SnapshotManifest:
         """Store its memory as frames; see ``memory_forms``."""
@@ -164,7 +166,7 @@ class SnapshotFiles:
             os.chown(folder, -1, self.gid)
         folder.chmod(0o710)
 
-    def _check(self, path: Path, thorough: bool) -> SnapshotManifest:
+    def _check(self, path: Path, thorough: bool, stop: Event | None = None) -> SnapshotManifest:
         manifest = load_manifest(path)
         if set(manifest.files) != set(parts_of(manifest)) or str(manifest.snapshot_id) != path.name:
             raise damaged(path, f"{METADATA_FILE} is not this snapshot's")
@@ -174,7 +176,7 @@ class SnapshotFiles:
             try:
                 now = stamp(path / name)
                 if seen.get(name) != now:
-                    _compare(path, name, now["size"], expected)
+                    _compare(path, name, now["size"], expected, stop)
                     news[name] = now
             except FileNotFoundError:
                 raise damaged(path, f"{name} is missing") from None
@@ -194,10 +196,12 @@ def link_or_copy(source: Path, target: Path) -> None:
         target.chmod(0o444)
 
 
-def _compare(path: Path, name: str, size: int, expected: FileSum) -> None:
+def _compare(
+    path: Path, name: str, size: int, expected: FileSum, stop: Event | None = None
+) -> None:
     if size != expected.size_bytes:
         raise damaged(path, f"{name} has {size} bytes instead of {expected.size_bytes}")
-    if sum_file(path / name) != expected:
+    if sum_file(path / name, stop) != expected:
         raise damaged(path, f"{name} is not what it was: its SHA-256 differs")
 
 

@@ -25,11 +25,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from warmboot.host.leftovers import users_of
+from warmboot.host.snapshot_files import BUILDING, GONE, UNFINISHED
 from warmboot.images.staging import is_left_over
 from warmboot.model.garbage import Kind, Lying
-
-BUILDING, GONE, UNFINISHED = ".building-", ".gone-", ".new"
-"""How ``snapshot_files`` calls what is not a snapshot yet, or not any more."""
 
 
 class DiskSurvey:

@@ -7,6 +7,9 @@ manager attaches to it with the ``VmHandle`` that was stored.
 Before the VMM's own program two small ones run and replace themselves (``exec``), so the pid stays:
 ``nsenter`` enters the VM's network namespace, ``setpriv`` drops to the VM's own user, without
 capabilities and without a way to gain any.
+
+A VMM in the background (``VmSpec.background``) runs in the kernel's idle class. As each session has
+a group of its own where the scheduler groups by session, that group's weight is the least, too.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from warmboot.model.vm import VmHandle, VmSpec
 
 KILL_TIMEOUT_S = 10.0
 FIRST_FD = 3
+_LOWEST_PRIORITY = 19
 
 
 @cache
@@ -75,7 +79,7 @@ class VmmProcess:
         ``groups`` are supplementary groups for a VMM that does not run as root (a device's).
         """
         command = [*_confinement(spec, groups), *argv]
-        starting = asyncio.ensure_future(asyncio.to_thread(_spawn, command, log, inherit))
+        starting = asyncio.ensure_future(asyncio.to_thread(_spawn, command, log, inherit, spec.background))
         try:
             pid = await asyncio.shield(starting)
         except asyncio.CancelledError:
@@ -184,7 +188,7 @@ def _tool(name: str) -> str:
     return path
 
 
-def _spawn(command: list[str], log: Path, inherit: Sequence[int]) -> int:
+def _spawn(command: list[str], log: Path, inherit: Sequence[int], background: bool) -> int:
     program = shutil.which(command[0])
     if program is None:
         raise HypervisorError(f"{command[0]} is not there or not executable")
@@ -201,7 +205,7 @@ def _spawn(command: list[str], log: Path, inherit: Sequence[int]) -> int:
             copies.callback(os.close, copy)
             actions.append((os.POSIX_SPAWN_DUP2, copy, number))
         try:
-            return os.posix_spawn(
+            pid = os.posix_spawn(
                 program,
                 command,
                 {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
@@ -212,3 +216,17 @@ def _spawn(command: list[str], log: Path, inherit: Sequence[int]) -> int:
             )
         except OSError as error:
             raise HypervisorError(f"{program} could not be started", details=str(error)) from error
+    if background:
+        _give_way(pid)
+    return pid
+
+
+def _give_way(pid: int) -> None:
+    """Let the process, and its session, come last (sched(7)); what it starts takes over both.
+
+    Only now, as posix_spawn knows no idle class: the VMM has not begun to work yet.
+    """
+    with contextlib.suppress(OSError):  # it has ended
+        os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+    with contextlib.suppress(OSError):  # or the kernel does not group by session
+        Path(f"/proc/{pid}/autogroup").write_text(f"{_LOWEST_PRIORITY}")

@@ -318,6 +318,14 @@ class HostInfo:
     checks: tuple[Check, ...] = field(default=())
 
 
+class SnapshotForms(Protocol):
+    """How a ready snapshot's memory is stored; both methods only begin."""
+
+    async def compress(self, snapshot_id: UUID) -> None: ...
+
+    async def unpack(self, snapshot_id: UUID) -> None: ...
+
+
 class GarbageCollector(Protocol):
     async def collect(self, *, dry_run: bool = False) -> Collection:
         """Remove all that may go; or, in a dry run, only say what that is."""
@@ -344,6 +352,7 @@ class Services:
     archives: Archives
     events: Events
     system: System
+    forms: SnapshotForms
     garbage: GarbageCollector
     workers: Workers | None = None
     metrics: Metrics | None = None

@@ -50,7 +50,8 @@ class VmSpec:
     ``run_dir`` is the VM's own folder: sockets, logs, pid. ``template_dir`` is set for a VM that
     will be saved: the folder that receives ``snapshot.mem`` and ``snapshot.state``; hypervisors
     that keep guest RAM in a file put it there from the start. ``uid`` and ``gid`` are the user and
-    group that the VMM runs as; 0 means the manager's own.
+    group that the VMM runs as; 0 means the manager's own. A ``background`` VM gets the processor
+    time that nobody else wants.
     """
 
     id: str
@@ -64,6 +65,7 @@ class VmSpec:
     template_dir: Path | None = None
     uid: int = 0
     gid: int = 0
+    background: bool = False
 
 
 @dataclass(frozen=True, slots=True)

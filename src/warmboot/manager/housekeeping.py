@@ -1,0 +1,111 @@
+"""What the manager does by itself from time to time.
+
+    every day      garbage is collected
+    all the time   what is hot is unpacked, what is cold compressed, what is due checked
+
+One thing after the other, and all of it with what processor time is left over. What fails is logged
+and tried again in its turn: the next day, or when it is due again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from warmboot.host.disks import os_error
+from warmboot.manager.check_integrity import CheckIntegrity
+from warmboot.manager.choose_form import FormPolicy, RecentUse, choose_check, choose_forms
+from warmboot.manager.collect_garbage import CollectGarbage
+from warmboot.manager.compress_snapshot import CompressSnapshot
+from warmboot.model.errors import WarmbootError
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+LAST_COLLECTION = "gc.last"
+_SHORTEST_S, _LONGEST_S = 0.05, 60.0
+_ROUNDS = 4
+"""How often it is looked in the shortest of the intervals."""
+_PATIENCE = 10
+"""Looks from one try to the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class HousekeepingConfig:
+    """``None``: never."""
+
+    collect_every: timedelta | None = timedelta(days=1)
+    check_every: timedelta | None = timedelta(days=1)
+    forms: FormPolicy = field(default_factory=FormPolicy)
+
+    @property
+    def look_every_s(self) -> float:
+        """Often enough for the shortest interval, and never more often than makes sense."""
+        intervals = (
+            self.collect_every,
+            self.check_every,
+            self.forms.compress_after,
+            self.forms.unpack_within if self.forms.unpack_after is not None else None,
+        )
+        shortest = min((i.total_seconds() for i in intervals if i is not None), default=_LONGEST_S * _ROUNDS)
+        return min(_LONGEST_S, max(_SHORTEST_S, shortest / _ROUNDS))
+
+
+class Housekeeping:
+    """Call it as a task; it goes on until it is cancelled."""
+
+    def __init__(
+        self,
+        store: Store,
+        garbage: CollectGarbage,
+        forms: CompressSnapshot,
+        check: CheckIntegrity,
+        config: HousekeepingConfig,
+    ) -> None:
+        self._store = store
+        self._garbage = garbage
+        self._forms = forms
+        self._check = check
+        self._config = config
+        self._recent = RecentUse(config.forms.unpack_within)
+        self._tried: dict[object, datetime] = {}
+
+    async def __call__(self) -> None:
+        await self._store.meta.set_default(LAST_COLLECTION, datetime.now(UTC).isoformat())
+        while True:
+            try:
+                await self.look(datetime.now(UTC))
+            except WarmbootError as error:
+                log.error(f"Housekeeping goes on later: {error.brief}", details=error.details)
+            except OSError as error:
+                log.error("Housekeeping goes on later", details=os_error(error).details)
+            await asyncio.sleep(self._config.look_every_s)
+
+    async def look(self, now: datetime) -> None:
+        """Do what is due."""
+        every = self._config.collect_every
+        if every is not None and now - await self._last_collection(now) >= every:
+            await self._store.meta.set(LAST_COLLECTION, now.isoformat())
+            await self._garbage.collect()
+        snapshots = await self._store.snapshots.list()
+        recent = self._recent.note(snapshots, now)
+        leased = [s.id for s in snapshots if await self._store.snapshots.leases(s.id)]
+        for snapshot, form in choose_forms(snapshots, recent, leased, self._config.forms, now):
+            if self._may_try((snapshot.id, form), now):
+                await self._forms.change(snapshot.id, form)
+        due = choose_check(await self._store.snapshots.list(), self._config.check_every, now)
+        if due is not None:
+            await self._check(due.id)
+
+    async def _last_collection(self, now: datetime) -> datetime:
+        noted = await self._store.meta.get(LAST_COLLECTION)
+        return now if noted is None else datetime.fromisoformat(noted)
+
+    def _may_try(self, key: object, now: datetime) -> bool:
+        """What did not work a moment ago (a full disk) is not tried again at once."""
+        wait = timedelta(seconds=self._config.look_every_s * _PATIENCE)
+        self._tried = {tried: at for tried, at in self._tried.items() if now - at < wait}
+        return self._tried.setdefault(key, now) is now

@@ -1,0 +1,30 @@
+"""Heavy work on snapshots' files, one after the other, and on which it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Collection
+from uuid import UUID
+
+
+class OneAtATime:
+    """``busy`` are the snapshots whose turn it is, or that wait for it: nobody takes them away."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._wanted: Counter[UUID] = Counter()
+
+    @contextlib.asynccontextmanager
+    async def __call__(self, snapshot_id: UUID) -> AsyncIterator[None]:
+        self._wanted[snapshot_id] += 1
+        try:
+            async with self._lock:
+                yield
+        finally:
+            self._wanted[snapshot_id] -= 1
+            self._wanted += Counter()  # only those above zero stay
+
+    def busy(self) -> Collection[UUID]:
+        return frozenset(self._wanted)
