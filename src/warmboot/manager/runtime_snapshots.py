@@ -157,6 +157,7 @@ class RuntimeSnapshots:
 
         async def work() -> None:
             await self._build(snapshot_id)
+            self._on_built()
             await self._garbage.collect_released()
 
         self._tasks.start(_key(snapshot_id), work())

@@ -1,0 +1,408 @@
+"""Snapshots that look after themselves: built unasked, tried, rebuilt, migrated."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from tests.support.invariants import check
+from tests.support.managers import IMAGE_NAME, Lab, Manager, image_folder, vmm_pids
+
+from warmboot.host import guest_probe
+from warmboot.manager.ports import Registered
+from warmboot.model.container import BootMethod, ContainerSpec, FallbackReason
+from warmboot.model.event import Event
+from warmboot.model.runtime_snapshot import BuildCause, RuntimeSnapshot, SnapshotState
+from warmboot.model.shapes import Shape
+
+ODD = Shape(1, 300)
+
+
+async def register(manager: Manager, **options: Any) -> Registered:
+    path = await image_folder()
+    return await manager.services.images.register(name=IMAGE_NAME, path=path, **options)
+
+
+async def ready(manager: Manager, **wanted: Any) -> RuntimeSnapshot:
+    """The snapshot that is ready and has the attributes ``wanted``."""
+
+    async def look() -> RuntimeSnapshot | None:
+        for snapshot in await manager.snapshots.list():
+            fits = all(getattr(snapshot, name) == value for name, value in wanted.items())
+            if snapshot.state is SnapshotState.READY and fits:
+                return snapshot
+        return None
+
+    return await manager.until(look, f"a snapshot with {wanted} is ready")
+
+
+async def event(manager: Manager, kind: str, subject: object = None) -> Event:
+    """The last event of its kind, once there is one."""
+
+    async def look() -> Event | None:
+        for one in reversed(await manager.services.events.list(limit=1000)):
+            if one.kind == kind and subject in (None, UUID(one.subject_id)):
+                return one
+        return None
+
+    return await manager.until(look, kind)
+
+
+# -- when an image is registered -------------------------------------------------------------------
+
+
+async def test_registering_an_image_builds_its_snapshot(place: Lab) -> None:
+    async with place.manager(auto_snapshot=True) as manager:
+        registered = await register(manager)
+        assert registered.begun
+        snapshot = await ready(manager)
+        assert snapshot.id == registered.snapshot_id
+        assert (snapshot.cause, snapshot.version) == (BuildCause.REGISTERED, 1)
+        assert (await manager.run()).boot_method is BootMethod.WARM
+
+
+async def test_registering_again_does_nothing_twice(place: Lab) -> None:
+    async with place.manager(auto_snapshot=True) as manager:
+        place.set(docker_s=0.3)
+        first, *others = await asyncio.gather(*(register(manager) for _ in range(4)))
+        assert {one.snapshot_id for one in others} == {first.snapshot_id}
+        assert [one.begun for one in (first, *others)].count(True) >= 1
+        await ready(manager)
+        again = await register(manager)
+        assert (again.begun, again.snapshot_id) == (False, first.snapshot_id)
+        assert len(await manager.snapshots.list()) == 1
+
+
+async def test_building_can_be_turned_off_for_one_and_for_all(place: Lab) -> None:
+    async with place.manager(auto_snapshot=True) as manager:
+        registered = await register(manager, build_snapshot=False)
+        assert (registered.snapshot_id, registered.begun) == (None, False)
+        assert await manager.snapshots.list() == ()
+    async with place.manager(auto_snapshot=False) as manager:
+        assert (await register(manager)).snapshot_id is None
+        assert (await register(manager, build_snapshot=True)).begun
+        await ready(manager)
+
+
+async def test_an_image_is_registered_even_where_no_snapshot_can_be_begun(place: Lab) -> None:
+    async with place.manager(auto_snapshot=True, max_runtime_snapshots=1) as manager:
+        await register(manager, build_snapshot=False)
+        (image,) = await manager.services.images.list()
+        await manager.snapshots.create(image.id, ODD)
+        registered = await register(manager)
+        assert registered.image == image
+        assert registered.snapshot_id is None
+        assert "there are 1 runtime snapshots already" in registered.note
+
+
+async def test_to_create_one_that_is_being_made_is_to_wait_for_it(place: Lab) -> None:
+    async with place.manager(auto_snapshot=True) as manager:
+        place.set(docker_s=0.3)
+        registered = await register(manager)
+        asked = [await manager.snapshots.create(registered.image.id, None) for _ in range(2)]
+        assert asked == [registered.snapshot_id] * 2
+        await ready(manager)
+        another = await manager.snapshots.create(registered.image.id, None)
+        assert (await ready(manager, version=2)).id == another
+
+
+# -- a shape that is asked for often ---------------------------------------------------------------
+
+
+async def test_a_shape_that_is_asked_for_often_gets_a_snapshot(manager: Manager) -> None:
+    await manager.snapshot()
+    for number in range(3):
+        container = await manager.run(f"c{number}", shape=ODD)
+        assert container.fallback_reason is FallbackReason.SHAPE_MISMATCH
+    snapshot = await ready(manager, shape=ODD)
+    assert snapshot.cause is BuildCause.DEMAND
+    assert (await manager.run("warm", shape=ODD)).runtime_snapshot_id == snapshot.id
+    told = await event(manager, "runtime-snapshot.wanted")
+    assert (told.data["asked"], told.data["build"]) == (3, True)
+
+
+async def test_demand_outlasts_the_manager(place: Lab) -> None:
+    async with place.manager() as manager:
+        await manager.snapshot()
+        for number in range(2):
+            await manager.run(f"c{number}", shape=ODD)
+    async with place.manager() as manager:
+        await manager.run("c2", shape=ODD)
+        await ready(manager, shape=ODD)
+
+
+async def test_demand_does_not_go_beyond_the_limit(place: Lab) -> None:
+    async with place.manager(max_runtime_snapshots=1, shape_demand_boots=1) as manager:
+        await manager.snapshot()
+        await manager.run("one", shape=ODD)
+        told = await event(manager, "runtime-snapshot.wanted")
+        assert told.data["build"] is False
+        assert "MANAGER_MAX_RUNTIME_SNAPSHOTS is 1" in told.data["why"]
+        assert len(await manager.snapshots.list()) == 1
+
+
+async def test_demand_can_be_turned_off(place: Lab) -> None:
+    async with place.manager(shape_demand_boots=0) as manager:
+        await manager.snapshot()
+        for number in range(4):
+            await manager.run(f"c{number}", shape=ODD)
+        assert [s.shape for s in await manager.snapshots.list()] != [ODD]
+        assert len(await manager.snapshots.list()) == 1
+
+
+# -- the canary ------------------------------------------------------------------------------------
+
+
+def _container_fails(monkeypatch: pytest.MonkeyPatch, place: Lab) -> None:
+    bad = ContainerSpec(name="probe", image=guest_probe.PROBE.image, command=("false",))
+    monkeypatch.setattr(guest_probe, "PROBE", bad)
+
+
+def _restore_fails(monkeypatch: pytest.MonkeyPatch, place: Lab) -> None:
+    place.set(fail_restore=True)
+
+
+def _docker_is_silent(monkeypatch: pytest.MonkeyPatch, place: Lab) -> None:
+    place.set(docker_never_ready="restore")
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (_container_fails, "no container runs"),
+        (_restore_fails, "could not be restored"),
+        (_docker_is_silent, "could not be restored"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+async def test_a_canary_that_fails_leaves_the_old_one_serving(
+    place: Lab, monkeypatch: pytest.MonkeyPatch, fault: Any, words: str
+) -> None:
+    async with place.manager(warm_boot_timeout_s=0.5) as manager:
+        old = await manager.snapshot()
+        with monkeypatch.context() as patched:
+            fault(patched, place)
+            new_id = await manager.snapshots.rebuild(old.id)
+            failed = await event(manager, "runtime-snapshot.failed", new_id)
+            assert failed.data["error"]["code"] == "canary-failed"
+            assert words in failed.data["error"]["brief"]
+            assert failed.data["error"]["resolution"]
+            first = await manager.snapshots.create(old.runtime_image_id, ODD)
+            unhealthy = await manager.snapshot_until(first, SnapshotState.UNHEALTHY)
+            assert (unhealthy.error or {})["code"] == "canary-failed"
+        place.set(fail_restore=False, docker_never_ready="never")
+        await check(manager.running, ready=[old])
+        assert vmm_pids(place.storage) == []
+        assert (await manager.run()).runtime_snapshot_id == old.id
+
+
+async def test_a_snapshot_says_how_its_canary_went(manager: Manager) -> None:
+    snapshot = await manager.snapshot()
+    assert snapshot.metadata["canary"]["boot_s"] > 0
+    assert snapshot.metadata["canary"]["run_s"] > 0
+    assert (snapshot.success_count, snapshot.boots.count) == (0, 0), "it is nobody's boot"
+
+
+# -- rebuilds by itself ----------------------------------------------------------------------------
+
+
+async def spoil(manager: Manager) -> RuntimeSnapshot:
+    """A snapshot that has become unhealthy."""
+    snapshot = await manager.snapshot()
+    (Path(snapshot.snapshot_path) / "snapshot.state").unlink()
+    container = await manager.run("spoiled")
+    assert container.fallback_reason is FallbackReason.SNAPSHOT_DAMAGED
+    await manager.containers.delete("spoiled", force=True)
+    return snapshot
+
+
+async def test_a_rebuild_that_fails_is_tried_again(place: Lab) -> None:
+    async with place.manager(rebuild_pause_s=0.3) as manager:
+        snapshot = await manager.snapshot()
+        place.set(fail_save=True)
+        (Path(snapshot.snapshot_path) / "snapshot.state").unlink()
+        await manager.run("spoiled")
+        told = await event(manager, "runtime-snapshot.retry", snapshot.id)
+        assert told.data["failures"] == 1
+        place.set(fail_save=False)
+        assert (await ready(manager)).cause is BuildCause.UNHEALTHY
+        await check(manager.running)
+
+
+async def test_it_gives_up_at_last_and_names_the_next_command(place: Lab) -> None:
+    async with place.manager(rebuild_pause_s=0.01, rebuild_attempts=2) as manager:
+        snapshot = await manager.snapshot()
+        place.set(fail_save=True)
+        (Path(snapshot.snapshot_path) / "snapshot.state").unlink()
+        await manager.run("spoiled")
+        told = await event(manager, "runtime-snapshot.given-up", snapshot.id)
+        assert told.data["failures"] == 2
+        assert f"warmboot snapshot rebuild {snapshot.id}" in told.data["error"]["resolution"]
+        place.set(fail_save=False)
+        await check(manager.running)
+    async with place.manager(rebuild_pause_s=0.01, rebuild_attempts=2) as manager:
+        await check(manager.running)
+        assert (await manager.snapshots.get(snapshot.id)).rebuild_failures == 2
+        # What the user orders is done all the same.
+        new_id = await manager.snapshots.rebuild(snapshot.id)
+        assert (await ready(manager)).id == new_id
+
+
+async def test_the_pause_outlasts_the_manager(place: Lab) -> None:
+    async with place.manager(rebuild_pause_s=1000) as manager:
+        snapshot = await manager.snapshot()
+        place.set(fail_save=True)
+        (Path(snapshot.snapshot_path) / "snapshot.state").unlink()
+        await manager.run("spoiled")
+        await event(manager, "runtime-snapshot.retry", snapshot.id)
+        await manager.containers.delete("spoiled", force=True)
+    place.set(fail_save=False)
+    async with place.manager(rebuild_pause_s=1000) as manager:
+        await check(manager.running)
+        waiting = await manager.snapshots.get(snapshot.id)
+        assert waiting.state is SnapshotState.UNHEALTHY
+        assert waiting.rebuild_failures == 1
+        assert waiting.rebuild_not_before is not None
+
+
+async def test_a_first_build_that_failed_by_itself_is_tried_again(place: Lab) -> None:
+    async with place.manager(auto_snapshot=True, rebuild_pause_s=0.3) as manager:
+        place.set(fail_save=True)
+        registered = await register(manager)
+        assert registered.snapshot_id is not None
+        await event(manager, "runtime-snapshot.retry", registered.snapshot_id)
+        place.set(fail_save=False)
+        snapshot = await ready(manager)
+        assert snapshot.replaces in (None, registered.snapshot_id)
+        await check(manager.running)
+
+
+async def test_a_first_build_that_a_user_ordered_is_not(place: Lab) -> None:
+    async with place.manager(rebuild_pause_s=0.01) as manager:
+        image = await manager.image()
+        place.set(fail_save=True)
+        snapshot_id = await manager.snapshots.create(image.id, None)
+        await manager.snapshot_until(snapshot_id, SnapshotState.UNHEALTHY)
+        place.set(fail_save=False)
+        await manager.snapshot(shape=ODD)
+        assert (await manager.snapshots.get(snapshot_id)).state is SnapshotState.UNHEALTHY
+
+
+async def test_a_rebuild_that_somebody_deletes_is_not_begun_again_at_once(place: Lab) -> None:
+    async with place.manager(rebuild_pause_s=1000) as manager:
+        place.set(docker_s=0)
+        snapshot = await manager.snapshot()
+        place.set(docker_s=5)
+        (Path(snapshot.snapshot_path) / "snapshot.state").unlink()
+        await manager.create("spoiled")
+
+        async def begun() -> UUID | None:
+            for one in await manager.snapshots.list():
+                if one.replaces == snapshot.id:
+                    return one.id
+            return None
+
+        await manager.snapshots.delete(await manager.until(begun, "a rebuild"))
+        place.set(docker_s=0)
+        await event(manager, "runtime-snapshot.retry", snapshot.id)
+        assert [one.id for one in await manager.snapshots.list()] == [snapshot.id]
+
+
+async def test_with_rebuilds_turned_off_nothing_is_begun(place: Lab) -> None:
+    async with place.manager(auto_rebuild=False) as manager:
+        snapshot = await spoil(manager)
+        await manager.snapshot(shape=ODD)
+        assert (await manager.snapshots.get(snapshot.id)).state is SnapshotState.UNHEALTHY
+
+
+# -- migration -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "requirement"),
+    [
+        ({"version": "2.0"}, "hypervisor_version"),
+        ({"cpu_model": "newer"}, "cpu_model"),
+        ({"machine": "other"}, "machine"),
+    ],
+)
+async def test_what_does_not_fit_after_a_restart_is_migrated(
+    place: Lab, change: dict[str, str], requirement: str
+) -> None:
+    async with place.manager() as manager:
+        old = await manager.snapshot()
+        await manager.snapshots.set_traits(old.id, weight=7, pinned=True)
+    place.set(**change)
+    async with place.manager() as manager:
+        told = await event(manager, "runtime-snapshot.unusable", old.id)
+        assert told.data["requirement"] == requirement
+        new = await ready(manager, cause=BuildCause.MIGRATION)
+        assert new.version == 2
+        assert (new.weight, new.pinned) == (7, True)
+        assert (await manager.snapshots.fit(new)).usable
+        assert (await manager.run()).runtime_snapshot_id == new.id
+        assert old.id not in [s.id for s in await manager.snapshots.list()]
+        await check(manager.running)
+
+
+async def test_a_host_that_changes_under_a_running_manager_is_noticed_by_a_boot(
+    manager: Manager,
+) -> None:
+    old = await manager.snapshot()
+    manager.lab.set(version="2.0", docker_s=0.2)
+    fit = await manager.snapshots.fit(old)
+    assert (fit.usable, fit.requirement) == (False, "hypervisor_version")
+    container = await manager.run()
+    assert container.fallback_reason is FallbackReason.VERSION_MISMATCH
+    new = await ready(manager, cause=BuildCause.MIGRATION)
+    assert new.fc_version == "2.0"
+    kinds = {e.kind for e in await manager.events_of(old.id)}
+    assert "runtime-snapshot.unhealthy" not in kinds
+    assert "runtime-snapshot.boot-failed" not in kinds
+
+
+async def test_many_that_do_not_fit_are_rebuilt_one_after_the_other(place: Lab) -> None:
+    shapes = [Shape(1, 256), Shape(1, 300), Shape(1, 400)]
+    async with place.manager() as manager:
+        for shape in shapes:
+            await manager.snapshot(shape=shape)
+    place.set(version="2.0", docker_s=0.1)
+    most = 0
+    async with place.manager() as manager:
+
+        async def all_migrated() -> bool | None:
+            nonlocal most
+            found = await manager.snapshots.list()
+            most = max(most, sum(s.state is SnapshotState.CREATING for s in found))
+            good = [s for s in found if s.state is SnapshotState.READY and s.fc_version == "2.0"]
+            return True if sorted(s.shape for s in good) == shapes else None
+
+        await manager.until(all_migrated)
+        assert most == 1
+        await check(manager.running)
+
+
+async def test_on_another_host_what_was_given_up_is_tried_again(place: Lab) -> None:
+    async with place.manager(rebuild_pause_s=0.01, rebuild_attempts=1) as manager:
+        snapshot = await manager.snapshot()
+        place.set(fail_save=True)
+        (Path(snapshot.snapshot_path) / "snapshot.state").unlink()
+        await manager.run("spoiled")
+        await event(manager, "runtime-snapshot.given-up", snapshot.id)
+        await manager.containers.delete("spoiled", force=True)
+    place.set(fail_save=False, version="2.0")
+    async with place.manager(rebuild_pause_s=0.01, rebuild_attempts=1) as manager:
+        assert (await ready(manager)).fc_version == "2.0"
+        changed = await event_of_host(manager)
+        assert changed.data["before"]["hypervisor_version"] == "1.0"
+        assert changed.data["now"]["hypervisor_version"] == "2.0"
+
+
+async def event_of_host(manager: Manager) -> Event:
+    for one in await manager.services.events.list(limit=1000):
+        if one.kind == "host.changed":
+            return one
+    raise AssertionError("host.changed was not told")
