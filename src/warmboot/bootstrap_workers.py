@@ -21,6 +21,7 @@ from warmboot.manager.reconcile_workers import ReconcileWorkers
 from warmboot.manager.resume_worker import ResumeWorker
 from warmboot.manager.saga import Saga, SagaRunner
 from warmboot.manager.settle_worker import SettleWorker
+from warmboot.manager.stop_workers import StopWorkers
 from warmboot.manager.tasks import Tasks
 from warmboot.manager.wake_worker import WakeWorker
 from warmboot.manager.watch_worker import WatchWorker
@@ -41,10 +42,11 @@ class WorkerParts:
     reconcile: ReconcileWorkers
     wake: WakeWorker
     tokens: WorkerTokens
+    stops: StopWorkers
 
     async def stop(self) -> None:
         """Pause those whose policy says so, finish what is under way, give back ports."""
-        await self.workers.pause_for_shutdown()
+        await self.stops.stop()
         await self.wake.stop()
 
 
@@ -91,14 +93,16 @@ async def worker_parts(
             store, engine, tasks, settle, workers.pause_by_policy, workers.checkpoint_by_policy
         )
         wake = WakeWorker(events, workers.wake_by_connection)
+        stops = StopWorkers(store, tasks, workers)
         states.follow(wake.follow)
         states.follow(watch.follow)
         yield WorkerParts(
             workers,
             (create.saga, pause.saga, resume.saga),
-            ReconcileWorkers(store, states, settle, workers, checkpoints),
+            ReconcileWorkers(store, states, settle, workers, checkpoints, stops),
             wake,
             tokens,
+            stops,
         )
 
 

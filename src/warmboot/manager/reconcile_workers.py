@@ -8,6 +8,7 @@ from __future__ import annotations
 import structlog
 
 from warmboot.manager.settle_worker import BUSY, SettleWorker
+from warmboot.manager.stop_workers import StopWorkers
 from warmboot.manager.worker_checkpoints import WorkerCheckpoints
 from warmboot.manager.worker_states import WorkerStates
 from warmboot.manager.workers import Workers
@@ -28,12 +29,14 @@ class ReconcileWorkers:
         settle: SettleWorker,
         workers: Workers,
         checkpoints: WorkerCheckpoints,
+        stops: StopWorkers,
     ) -> None:
         self._store = store
         self._states = states
         self._settle = settle
         self._workers = workers
         self._checkpoints = checkpoints
+        self._stops = stops
 
     async def __call__(self) -> None:
         await self._checkpoints.sweep()
@@ -53,4 +56,4 @@ class ReconcileWorkers:
             if now.state is WorkerState.CREATING and (now.docker_id is None or now.spec.start):
                 self._workers.begin(now)
             await self._states.tell_followers(now)
-        await self._workers.resume_after_start()
+        await self._stops.start()

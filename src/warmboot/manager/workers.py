@@ -17,17 +17,12 @@ from warmboot.manager.event_log import EventLog
 from warmboot.manager.pause_worker import PauseWorker
 from warmboot.manager.ports import Exported, LogChunk, Stream, WorkerUntil
 from warmboot.manager.resume_worker import ResumeWorker
-from warmboot.manager.settle_worker import (
-    BUSY,
-    FIRST_WAIT_S,
-    LONGEST_WAIT_S,
-    SettleWorker,
-)
+from warmboot.manager.settle_worker import BUSY, SettleWorker
 from warmboot.manager.tasks import Tasks
 from warmboot.manager.worker_checkpoints import WorkerCheckpoints
 from warmboot.manager.worker_states import WorkerStates, refusal
 from warmboot.model.checkpoint import Checkpoint
-from warmboot.model.errors import Conflict, EngineUnavailable, InUse, InvalidRequest, WarmbootError
+from warmboot.model.errors import Conflict, EngineUnavailable, InUse, InvalidRequest
 from warmboot.model.worker import Worker, WorkerSpec, WorkerState
 from warmboot.store import Store
 
@@ -115,7 +110,7 @@ class Workers:
     async def delete(self, ref: str, *, force: bool = False) -> None:
         worker = await self.get(ref)
         if worker.state in BUSY:
-            worker = await self._settled(worker.id)
+            worker = await self.settled(worker.id)
         if worker.state is _S.RUNNING and not force:
             raise InUse(
                 f"{worker.name} is running",
@@ -175,7 +170,7 @@ class Workers:
         """Make it run whatever it does: paused, being paused, or running already."""
         worker_id = (await self.get(ref)).id
         while True:
-            worker = await self._settled(worker_id)
+            worker = await self.settled(worker_id)
             if worker.state is _S.RUNNING:
                 return worker
             if worker.state is not _S.PAUSED:
@@ -215,8 +210,8 @@ class Workers:
 
     # -- the manager's own -----------------------------------------------------------------------
 
-    async def pause_by_policy(self, worker: Worker) -> None:
-        await self._dump(worker, None, leave_running=False)
+    async def pause_by_policy(self, worker: Worker, *, resume_at_start: bool = False) -> None:
+        await self._dump(worker, None, leave_running=False, resume_at_start=resume_at_start)
 
     async def checkpoint_by_policy(self, worker: Worker) -> None:
         await self._dump(worker, None, leave_running=True)
@@ -224,54 +219,22 @@ class Workers:
     async def wake_by_connection(self, worker_id: UUID) -> None:
         await self.wake(str(worker_id))
 
-    async def pause_for_shutdown(self) -> None:
-        """Pause those whose policy asks for it, and finish what is under way."""
-        for worker in await self._store.workers.list({_S.RUNNING, *BUSY}):
-            if worker.spec.policy.pause_at_shutdown:
-                try:
-                    await self._pause_for_shutdown(worker.id)
-                except WarmbootError as error:
-                    log.error("a worker could not be paused", worker=worker.name, why=str(error))
+    async def settled(self, worker_id: UUID) -> Worker:
+        """The worker when nothing is under way with it; as it is when that takes too long."""
+
+        async def look() -> Worker | None:
+            worker = await self._store.workers.get(worker_id)
+            return None if worker.state in BUSY else worker
+
+        found = await self._events.wait_for(look, BUSY_TIMEOUT_S)
+        return found or await self._store.workers.get(worker_id)
+
+    async def finish(self) -> None:
+        """Wait until what is under way is done, for some minutes."""
         if self._work:
             await asyncio.wait(self._work, timeout=STOP_TIMEOUT_S)
 
-    async def resume_after_start(self) -> None:
-        """Resume those that were paused because the manager stopped, or that just were being."""
-        for worker in await self._store.workers.list({_S.PAUSED, _S.PAUSING}):
-            if worker.resume_at_start:
-                self._tasks.start(f"resume-at-start {worker.id}", self._resume_at_start(worker))
-
     # -- inside ----------------------------------------------------------------------------------
-
-    async def _pause_for_shutdown(self, worker_id: UUID) -> None:
-        """When what is under way is done: a checkpoint, say, that its policy makes just now."""
-        for last in (False, True):
-            worker = await self._settled(worker_id)
-            if worker.state is not _S.RUNNING:
-                return
-            try:
-                await self._dump(worker, None, leave_running=False, resume_at_start=True)
-            except Conflict:
-                if last or (await self._store.workers.get(worker_id)).state not in BUSY:
-                    raise
-            else:
-                return
-
-    async def _resume_at_start(self, worker: Worker) -> None:
-        """The engine may come later than the manager when a machine starts."""
-        wait_s = FIRST_WAIT_S
-        while True:
-            try:
-                await self.wake(str(worker.id))
-            except EngineUnavailable as error:
-                log.warning("a worker waits for its engine", worker=worker.name, why=error.details)
-                await asyncio.sleep(wait_s)
-                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
-            except WarmbootError as error:
-                log.error("a worker could not be resumed", worker=worker.name, why=str(error))
-                return
-            else:
-                return
 
     async def _dump(
         self,
@@ -296,16 +259,6 @@ class Workers:
         if made.automatic and not self._tasks.running(key):
             self._tasks.start(key, self._checkpoints.apply_retention(worker))
         return finished
-
-    async def _settled(self, worker_id: UUID) -> Worker:
-        """The worker when nothing is under way with it; as it is when that takes too long."""
-
-        async def look() -> Worker | None:
-            worker = await self._store.workers.get(worker_id)
-            return None if worker.state in BUSY else worker
-
-        found = await self._events.wait_for(look, BUSY_TIMEOUT_S)
-        return found or await self._store.workers.get(worker_id)
 
     async def _undisturbed(self, work: Coroutine[Any, Any, T]) -> T:
         """Do it to its end, also when the caller goes away."""
