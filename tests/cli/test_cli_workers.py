@@ -58,6 +58,10 @@ def test_an_archive_goes_out_and_in(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "leaving.tar.zst"
     assert cli("worker", "export", "old", "leaving", str(file)).stdout.strip() == str(file)
     assert file.read_bytes() == b"the archive of leaving"
+    nowhere = cli("worker", "export", "old", "leaving", str(tmp_path / "no" / "where"))
+    assert nowhere.returncode == 1
+    assert "could not be written" in nowhere.stderr
+    assert "Traceback" not in nowhere.stderr
     cli("worker", "run", "--no-start", "--name", "new", "app:1")
     assert cli("worker", "import", "new", str(file)).stdout == "imported\n"
     assert json.loads(cli("worker", "show", "new", "--json").stdout)["state"] == "paused"
@@ -66,6 +70,13 @@ def test_an_archive_goes_out_and_in(cli: Cli, tmp_path: Path) -> None:
     refused = cli("worker", "import", "new", str(broken))
     assert refused.returncode == 1
     assert "no archive" in refused.stderr
+
+
+def test_flags_have_no_double_negation(cli: Cli) -> None:
+    shown = cli("worker", "run", "--help").stdout
+    assert "--no-start" in shown
+    assert "--no-no-start" not in shown
+    assert "--no-pause-at-shutdown" not in shown
 
 
 def test_what_cannot_be_is_said_in_a_few_lines(cli: Cli) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from urllib.parse import quote
 from warmboot.client.nouns import file_chunks
 from warmboot.client.transport import Transport
 from warmboot.client.worker_results import Checkpoint, Worker
+from warmboot.model.errors import DiskFull
 
 WORK_TIMEOUT_S = 1800.0
 """A pause or resume of gigabytes takes its time."""
@@ -117,7 +119,10 @@ class Workers:
     async def export_checkpoint(
         self, ref: str, name: str, destination: Path, progress: Progress | None = None
     ) -> None:
-        """Write the archive to ``destination``, which is there only when it is whole."""
+        """Write the archive to ``destination``, which is there only when it is whole.
+
+        ``DiskFull`` when it cannot be written there.
+        """
         partial = destination.with_name(f".{destination.name}.{os.getpid()}")
         path, received = self._path(ref, "checkpoints", name, "export"), 0
         try:
@@ -129,8 +134,15 @@ class Workers:
                         if progress is not None:
                             progress(received)
             await asyncio.to_thread(partial.replace, destination)
+        except OSError as error:
+            raise DiskFull(
+                f"the archive could not be written to {destination}",
+                details=str(error),
+                resolution="see that its folder is there, has room and may be written to",
+            ) from error
         finally:
-            await asyncio.to_thread(partial.unlink, missing_ok=True)
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(partial.unlink)
 
     async def import_checkpoint(
         self, ref: str, source: Path, name: str = "imported", progress: Progress | None = None
