@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from warmboot.manager.plan_rebuilds import RetryPolicy, plan_rebuilds
 from warmboot.manager.shape_demand import DemandPolicy, judge_demand
+from warmboot.model.runtime_image import GUEST_PROTOCOLS
 from warmboot.model.runtime_snapshot import (
     RECENT_BOOTS,
     BootStats,
@@ -32,6 +33,7 @@ READY, CREATING, UNHEALTHY, DELETED = (
     SnapshotState.UNHEALTHY,
     SnapshotState.DELETED,
 )
+AGENT = min(GUEST_PROTOCOLS)
 POLICY = RetryPolicy(attempts=3, pause_s=10)
 
 
@@ -39,7 +41,7 @@ def snapshot(
     state: SnapshotState,
     requires: HostRequirements | None = HERE,
     *,
-    agent: str = "1",
+    agent: str = AGENT,
     cause: BuildCause = BuildCause.REQUESTED,
     replaces: UUID | None = None,
     failures: int = 0,
@@ -95,6 +97,10 @@ def test_a_guest_agent_that_is_not_understood_is_told_and_not_rebuilt() -> None:
     assert "runtime image" in fit.why
     assert not fit.rebuild_helps
     assert plan_rebuilds([stranger], HERE, NOW, POLICY).due == ()
+
+
+def test_an_image_of_bare_files_does_not_tell_its_agent_and_is_let_pass() -> None:
+    assert fit_of(snapshot(READY, agent="unknown"), HERE).usable
 
 
 def test_broken_is_told_apart_from_unfit_and_from_unfinished() -> None:
@@ -162,7 +168,7 @@ snapshots = st.lists(
         snapshot,
         st.sampled_from(list(SnapshotState)),
         st.sampled_from([HERE, replace(HERE, cpu_model="EPYC"), None]),
-        agent=st.sampled_from(["1", "99"]),
+        agent=st.sampled_from([AGENT, "99", "unknown"]),
         cause=st.sampled_from(list(BuildCause)),
         failures=st.integers(0, 5),
         not_before=st.none() | st.sampled_from([NOW - timedelta(1), NOW + timedelta(1)]),

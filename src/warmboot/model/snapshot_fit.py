@@ -24,6 +24,9 @@ from warmboot.model.runtime_snapshot import (
 GUEST_AGENT = "guest_agent"
 """The requirement that this warmboot speaks the guest agent's protocol."""
 
+_UNKNOWN_AGENT = "unknown"
+"""What images that were made of bare files say."""
+
 
 class FitKind(StrEnum):
     USABLE = "usable"
@@ -74,7 +77,7 @@ def fit_of_ready(
     found = None if requires is None else unmet(requires, here)
     if found is not None:
         return Fit(FitKind.NOT_HERE, *found)
-    if agent is not None and agent not in protocols:
+    if agent not in (None, _UNKNOWN_AGENT, *protocols):
         spoken = ", ".join(sorted(protocols))
         return Fit(
             FitKind.NOT_HERE,
