@@ -63,6 +63,7 @@ def test_an_archive_goes_out_and_in(cli: Cli, tmp_path: Path) -> None:
     assert "could not be written" in nowhere.stderr
     assert "Traceback" not in nowhere.stderr
     cli("worker", "run", "--no-start", "--name", "new", "app:1")
+    assert "created, not started" in cli("worker", "ls").stdout
     assert cli("worker", "import", "new", str(file)).stdout == "imported\n"
     assert json.loads(cli("worker", "show", "new", "--json").stdout)["state"] == "paused"
     broken = tmp_path / "broken"

@@ -156,6 +156,8 @@ def _status(worker: Worker) -> str:
         return f"paused for {age(worker.paused_at)}"
     if worker.state == "exited" and worker.exit_code is not None:
         return f"exited ({worker.exit_code})"
+    if worker.state == "creating" and worker.docker_id and not worker.raw["start"]:
+        return "created, not started"
     return worker.state
 
 
