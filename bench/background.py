@@ -1,0 +1,216 @@
+"""Warm boots per second while a rebuild, a compression and a collection run, over an idle manager.
+
+One client boots and removes a container after the other. A round is as many boots on an idle
+manager, then as many while in the background a snapshot is rebuilt (the one that the boots use),
+another is compressed and unpacked again without a pause, and garbage is collected once a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from demo.image import NAME, write_hello_image
+from demo.manager import forget_older_images, image_digest, manager, state_root
+
+from bench.measure import Samples
+from warmboot.client import Client
+from warmboot.client.results import RuntimeSnapshot
+from warmboot.model.errors import Conflict
+
+BOOTS = 8
+SPARE_MEMORY_MIB = 512
+COLLECT_EVERY_S = 1.0
+BOOT_TIMEOUT_S = 120.0
+BUILD_TIMEOUT_S = 900.0
+
+
+async def measure(rounds: int) -> dict[str, float]:
+    """``background.boots_over_idle``, and the medians and counts that it is made from."""
+    state = state_root()
+    image = state / "runtime-image"
+    await _build_image(image)
+    settings = {"MANAGER_AUTO_REBUILD": "false", "MANAGER_INTEGRITY_EVERY_H": "0"}
+    async with (
+        manager(
+            state / "bench-background", prefix="wbback", subnet="198.19.144.0/20", settings=settings
+        ) as running,
+        Client(running.url) as client,
+    ):
+        bench = _Bench(client)
+        await bench.prepare(image, running.storage)
+        try:
+            for _ in range(rounds):
+                await bench.round()
+        finally:
+            await bench.clean_up()
+        return bench.figures()
+
+
+class _Bench:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._samples = Samples()
+        self._archive = ""
+        self._used = ""
+        self._spare = ""
+        self._boots = 0
+        self._done = {"rebuilds": 0, "compressions": 0, "collections": 0}
+
+    async def prepare(self, image: Path, storage: Path) -> None:
+        """The snapshot that is booted from, another one to be compressed, everything touched."""
+        await forget_older_images(self._client, image_digest(image))
+        image_id = await self._client.images.register(name="bench", path=str(image))
+        self._used = (await self._ready(image_id, None)).id
+        self._spare = (await self._ready(image_id, SPARE_MEMORY_MIB)).id
+        archive = storage / "hello.tar"
+        write_hello_image(archive)
+        self._archive = await self._client.archives.upload(archive)
+        await self._boot()
+
+    async def round(self) -> None:
+        self._samples.add("background.idle_boots_per_s", await self._rate())
+        async with self._background():
+            self._samples.add("background.busy_boots_per_s", await self._rate())
+
+    def figures(self) -> dict[str, float]:
+        s = self._samples
+        idle, busy = "background.idle_boots_per_s", "background.busy_boots_per_s"
+        return {
+            "background.boots_over_idle": s.ratio(busy, idle),
+            idle: s.median(idle),
+            busy: s.median(busy),
+            "background.rounds": float(s.runs(busy)),
+            "background.boots_per_round": float(BOOTS),
+            **{f"background.{what}": float(count) for what, count in self._done.items()},
+        }
+
+    async def clean_up(self) -> None:
+        for container in await self._client.containers.list(all_states=True):
+            await self._client.containers.delete(container.id, force=True)
+
+    # -- boots ---------------------------------------------------------------------------------
+
+    async def _rate(self) -> float:
+        started = time.perf_counter()
+        for _ in range(BOOTS):
+            await self._boot()
+        return BOOTS / (time.perf_counter() - started)
+
+    async def _boot(self) -> None:
+        self._boots += 1
+        name = await self._client.containers.create(
+            image=NAME, name=f"bench-{self._boots}", archive=self._archive
+        )
+        container = await self._client.containers.wait(name, "booted", BOOT_TIMEOUT_S)
+        if container.boot_method != "warm":
+            raise SystemExit(
+                f"a boot was not warm: {container.error or container.fallback_details}"
+            )
+        await self._client.containers.delete(name, force=True)
+
+    # -- the background ------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _background(self) -> AsyncIterator[None]:
+        """The builder's VM boots already when the body begins, and still does when it has ended."""
+        rebuild = await self._begin_rebuild()
+        work = [
+            asyncio.create_task(self._compress_and_unpack()),
+            asyncio.create_task(self._collect()),
+        ]
+        try:
+            yield
+            state = (await self._client.snapshots.get(rebuild)).state
+            if state != "creating":
+                raise SystemExit(f"the rebuild was over before the boots: it is {state}")
+            failed = [task for task in work if task.done()]
+            if failed:
+                raise SystemExit(f"the background came to its end: {failed}")
+            self._done["rebuilds"] += 1
+        finally:
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+            await self._client.snapshots.delete(rebuild)
+            await self._rest()
+
+    async def _begin_rebuild(self) -> str:
+        async with self._client.events.follow() as events:
+            rebuild = await self._client.snapshots.rebuild(self._used)
+            async for event in events:
+                told = event.data.get("stage")
+                if event.subject_id == rebuild and told == "boot":
+                    break
+        return rebuild
+
+    async def _compress_and_unpack(self) -> None:
+        async with self._client.events.follow() as events:
+            while True:
+                await self._client.snapshots.compress(self._spare)
+                await self._until(events, "runtime-snapshot.compressed")
+                self._done["compressions"] += 1
+                await self._client.snapshots.unpack(self._spare)
+                await self._until(events, "runtime-snapshot.unpacked")
+
+    async def _until(self, events: AsyncIterator[object], kind: str) -> None:
+        async for event in events:
+            happened = getattr(event, "kind", "")
+            if happened == kind:
+                return
+            if happened.endswith("-failed"):
+                raise SystemExit(f"{happened}: {getattr(event, 'data', '')}")
+
+    async def _collect(self) -> None:
+        while True:
+            await self._client.garbage.collect()
+            self._done["collections"] += 1
+            await asyncio.sleep(COLLECT_EVERY_S)
+
+    async def _rest(self) -> None:
+        """Until the spare one is plain again and nothing of the background goes on."""
+        async with asyncio.timeout(BUILD_TIMEOUT_S):
+            while True:
+                with contextlib.suppress(Conflict):
+                    await self._client.snapshots.unpack(self._spare)
+                spare = await self._client.snapshots.get(self._spare)
+                waiting = await self._client.snapshots.list(include_deleted=True)
+                if not spare.metadata["compressed"] and len(waiting) == len(
+                    await self._client.snapshots.list()
+                ):
+                    return
+                # A conflict ends when the change before it does, and no event tells of that alone.
+                await asyncio.sleep(0.2)
+
+    async def _ready(self, image_id: str, memory_mib: int | None) -> RuntimeSnapshot:
+        """A ready snapshot of that memory; ``None``: of the default shape."""
+        default = (await self._client.system.info())["default_shape"]
+        memory_mib = memory_mib or default["memory_mib"]
+        async with asyncio.timeout(BUILD_TIMEOUT_S):
+            while True:
+                known = [
+                    snapshot
+                    for snapshot in await self._client.snapshots.list()
+                    if snapshot.shape.memory_mib == memory_mib
+                ]
+                ready = [snapshot for snapshot in known if snapshot.state == "ready"]
+                if ready:
+                    return ready[0]
+                if all(snapshot.state != "creating" for snapshot in known):
+                    await self._client.snapshots.create(
+                        image_id, vcpus=default["vcpus"], memory_mib=memory_mib
+                    )
+                await asyncio.sleep(0.5)
+
+
+async def _build_image(folder: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "warmboot.images", "build", "--output", str(folder)),
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    if await process.wait() != 0:
+        raise SystemExit("the runtime image could not be built")
