@@ -24,7 +24,6 @@ from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
 
-_WANTED = "runtime-snapshot.wanted"
 _REMEMBERED = 1000
 
 
@@ -52,7 +51,7 @@ class WatchDemand:
 
     async def start(self) -> None:
         since = datetime.now(UTC) - timedelta(seconds=self._policy.window_s)
-        for event in await self._store.events.of_kind(_WANTED, since):
+        for event in await self._store.events.of_kind("runtime-snapshot.wanted", since):
             vcpus, memory_mib = event.data["shape"]
             wanted = UUID(event.subject_id), Shape(vcpus, memory_mib)
             self._misses[wanted].append(event.at)
@@ -74,7 +73,12 @@ class WatchDemand:
         )
         told = [shape.vcpus, shape.memory_mib]
         await self._events.emit(
-            _WANTED, image_id, shape=told, asked=demand.asked, build=demand.build, why=demand.why
+            "runtime-snapshot.wanted",
+            image_id,
+            shape=told,
+            asked=demand.asked,
+            build=demand.build,
+            why=demand.why,
         )
         if not demand.build:
             return
