@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 SOCKET = "pages.sock"
 LOG = "pages.log"
+RECORD_S = 10.0
 RECORDED_FILE = ".touched.json"
 """Beside the frames: those that a VM faulted on in its first seconds, in that order."""
 
@@ -56,11 +57,14 @@ class Pager:
         self._listening = report and asyncio.create_task(self._listen(report[0]))
 
     @classmethod
-    async def start(cls, spec: VmSpec, frames: Path) -> Pager:
-        """Its socket takes connections when this returns, whether it has come up or not."""
+    async def start(cls, spec: VmSpec, frames: Path, record_s: float = RECORD_S) -> Pager:
+        """Its socket takes connections when this returns, whether it has come up or not.
+
+        If no touched frames are recorded yet, those of the first ``record_s`` seconds will be.
+        """
         argv = [
             *(sys.executable, "-I", "-S", str(_PROGRAM), spec.id, str(spec.run_dir)),
-            *(str(frames), str(frames.with_name(RECORDED_FILE)), str(_PACKAGES)),
+            *(str(frames), str(frames.with_name(RECORDED_FILE)), str(record_s), str(_PACKAGES)),
         ]
         ours, its = socket.socketpair()
         with its, _listener(spec) as listener:

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 DAMAGED, FAILED = 3, 4
-RECORD_S = 10.0
 HANDSHAKE_TIMEOUT_S = 60.0
 _LONGEST_HANDSHAKE = 1 << 16
 _ALL_PAGES = (1 << (FRAME_BYTES // PAGE)) - 1
@@ -68,16 +67,14 @@ class PageServer:
         self._pages = pages
         self._regions = list(regions)
         self._pending = [_ALL_PAGES] * len(frames.entries)
-        self._removed = [0] * len(frames.entries)
+        self._faults: list[int] = []
         self.touched: dict[int, None] = {}
 
     def answer(self) -> None:
         """Answer all that has happened."""
-        for event in self._pages.events():
-            if isinstance(event, Fault):
-                self._on_fault(event.address)
-            else:
-                self._on_removed(event)
+        self._take()
+        while self._faults:
+            self._on_fault(self._faults.pop(0))
 
     def serve(self, number: int) -> None:
         """Bring in what is still missing of a frame."""
@@ -90,7 +87,16 @@ class PageServer:
             try:
                 self._fill(number, start, end, content if data else None)
             except MappingChanges:
-                self.answer()  # what was removed meanwhile is no longer pending
+                self._take()  # what was given back meanwhile is no longer pending
+
+    def _take(self) -> None:
+        """Read what has happened. What was given back counts at once: its pages go as soon as that
+        is read, and nothing may be copied there any more."""
+        for event in self._pages.events():
+            if isinstance(event, Removed):
+                self._on_removed(event)
+            else:
+                self._faults.append(event.address)
 
     def _fill(self, number: int, start: int, end: int, content: bytes | None) -> None:
         """Bring in one run, as far as it goes at once."""
@@ -126,20 +132,16 @@ class PageServer:
         if self._pending[number] & bit:
             self.touched[number] = None
             self.serve(number)
-        elif self._removed[number] & bit:
-            with suppress(MappingChanges):  # it is being removed once more, and asked for again
-                self._pages.zero(address, PAGE)
-                self._removed[number] &= ~bit
-            self._pages.wake(address, PAGE)
-        else:
-            self._pages.wake(address, PAGE)
+            return
+        # It was there and was given back: zero from now on. Or somebody else asked for it first.
+        with suppress(MappingChanges):  # given back once more: whoever waits will ask again
+            self._pages.zero(address, PAGE)
+        self._pages.wake(address, PAGE)
 
     def _on_removed(self, event: Removed) -> None:
         for address in range(event.start, event.end, PAGE):
             number, at = divmod(self._offset(address), FRAME_BYTES)
-            bit = _mask(at, at + PAGE)
-            self._pending[number] &= ~bit
-            self._removed[number] |= bit
+            self._pending[number] &= ~_mask(at, at + PAGE)
 
     def _offset(self, address: int) -> int:
         for region in self._regions:
@@ -181,7 +183,9 @@ class Peer:
             signal.pidfd_send_signal(self.process, signal.SIGKILL)
 
 
-def run(listener: socket.socket, report: int, frames_path: str, recorded: str) -> int:
+def run(
+    listener: socket.socket, report: int, frames_path: str, recorded: str, record_s: float
+) -> int:
     """Serve the first who connects until its end; the exit status."""
     try:
         frames = Frames(frames_path)
@@ -198,7 +202,7 @@ def run(listener: socket.socket, report: int, frames_path: str, recorded: str) -
         userfault, regions = peer.handshake()
         server = PageServer(frames, userfault, regions)
         ahead = load_recorded(recorded, len(frames.entries))
-        _serve(server, userfault, peer, report, ahead)
+        _serve(server, userfault, peer, ahead, None if ahead else _Record(report, record_s))
     except Gone:
         return 0
     except SnapshotDamaged as error:
@@ -222,17 +226,38 @@ def load_recorded(path: str, count: int) -> list[int]:
         return []
 
 
+class _Record:
+    """Tells the driver once, after some seconds, which frames were touched."""
+
+    def __init__(self, report: int, after_s: float) -> None:
+        self._report = report
+        self._moment: float | None = time.monotonic() + after_s
+
+    def timeout_ms(self) -> float | None:
+        if self._moment is None:
+            return None
+        return max(0.0, self._moment - time.monotonic()) * 1000 + 1
+
+    def tell_when_due(self, server: PageServer) -> None:
+        if self._moment is not None and time.monotonic() >= self._moment:
+            self._moment = None
+            _tell(self._report, {"touched": list(server.touched)})
+
+
 def _serve(
-    server: PageServer, userfault: Userfault, peer: Peer, report: int, recorded: list[int]
+    server: PageServer,
+    userfault: Userfault,
+    peer: Peer,
+    recorded: list[int],
+    record: _Record | None,
 ) -> None:
-    ahead = iter(recorded)
-    prefetching = bool(recorded)
-    tell_at = None if recorded else time.monotonic() + RECORD_S
+    ahead, prefetching = iter(recorded), bool(recorded)
     poller = select.poll()
     poller.register(userfault.descriptor, select.POLLIN)
     poller.register(peer.process, select.POLLIN)
     while True:
-        ready = dict(poller.poll(0 if prefetching else _timeout_ms(tell_at)))
+        timeout_ms = record.timeout_ms() if record else None
+        ready = dict(poller.poll(0 if prefetching else timeout_ms))
         if peer.process in ready:
             return
         if userfault.descriptor in ready:
@@ -242,13 +267,9 @@ def _serve(
             prefetching = number is not None
             if number is not None:
                 server.serve(number)
-        if tell_at is not None and time.monotonic() >= tell_at:
-            _tell(report, {"touched": list(server.touched)})
-            tell_at = None
-
-
-def _timeout_ms(moment: float | None) -> float | None:
-    return None if moment is None else max(0.0, moment - time.monotonic()) * 1000 + 1
+                server.answer()  # what came in meanwhile
+        if record:
+            record.tell_when_due(server)
 
 
 def _mask(start: int, end: int) -> int:
