@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -213,6 +214,58 @@ def test_runtime_images_and_snapshots(cli: Cli, tmp_path: Path) -> None:
     assert in_use.returncode == 1
     assert "snapshots" in in_use.stderr
     assert "warmboot snapshot ls" in cli("snapshot", "show", "zzz").stderr
+
+
+def test_versions_are_weighed_pinned_and_compared(cli: Cli, served: Served, tmp_path: Path) -> None:
+    served.fakes.images.snapshots = served.fakes.snapshots
+    registered = cli("runtime", "register", str(tmp_path), "--name", "trixie")
+    assert "its snapshot" in registered.stderr
+    assert "is being built" in registered.stderr
+    again = cli("runtime", "register", str(tmp_path), "--name", "trixie")
+    assert again.stdout == registered.stdout
+    assert "already" in again.stderr
+    second = cli("snapshot", "create", "trixie").stdout.strip()
+    listed = json.loads(cli("snapshot", "ls", "--json").stdout)
+    assert sorted(item["version"] for item in listed) == [1, 2]
+    assert cli("snapshot", "weight", second[:8], "2.5").stdout.strip() == second
+    assert cli("snapshot", "pin", second[:8]).returncode == 0
+    shown = cli("snapshot", "show", second[:8]).stdout
+    assert re.search(r"weight +2\.5", shown)
+    assert re.search(r"pinned +yes", shown)
+    assert re.search(r"usable here +yes", shown)
+    assert "2.5 pinned" in cli("snapshot", "ls").stdout
+    assert cli("snapshot", "unpin", second[:8]).returncode == 0
+    assert "pinned" not in cli("snapshot", "ls").stdout
+    compared = cli("snapshot", "stats", "trixie")
+    assert [line.split()[:2][1] for line in compared.stdout.splitlines()[1:]] == ["trixie"] * 2
+    assert {one["version"] for one in json.loads(cli("snapshot", "stats", "--json").stdout)} == {
+        1,
+        2,
+    }
+    for weight, words in (
+        ("many", "is no number"),
+        ("-1", "is no weight"),
+        ("nan", "is no weight"),
+    ):
+        refused = cli("snapshot", "weight", second[:8], "--", weight)
+        assert refused.returncode == 2
+        assert words in refused.stderr
+    too_much = cli("snapshot", "weight", second[:8], "1e9")
+    assert too_much.returncode == 1
+    assert "1000000" in too_much.stderr
+    cli("snapshot", "rm", second[:8])
+    deleted = cli("snapshot", "pin", second[:8])
+    assert deleted.returncode == 1
+    assert "deleted" in deleted.stderr
+
+
+def test_an_image_can_be_registered_without_a_snapshot(
+    cli: Cli, served: Served, tmp_path: Path
+) -> None:
+    served.fakes.images.snapshots = served.fakes.snapshots
+    registered = cli("runtime", "register", str(tmp_path), "--name", "trixie", "--no-snapshot")
+    assert registered.stderr == ""
+    assert cli("snapshot", "ls", "-q").stdout == ""
 
 
 def test_events_are_listed_and_followed(cli: Cli, env: dict[str, str]) -> None:

@@ -595,7 +595,7 @@ class FakeSystem:
         if self.error is not None:
             raise self.error
         return HostInfo(
-            "0.1.0", "simulated", "1.0", "none", Path("/srv/fc"), DEFAULT_SHAPE, self.checks
+            "0.1.0", "simulated", "1.0", "none", Path("/srv/fc"), DEFAULT_SHAPE, checks=self.checks
         )
 
     async def usage(self, window_s: float) -> Usage:
