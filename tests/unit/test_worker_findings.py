@@ -55,6 +55,18 @@ def test_a_rootless_engine_has_no_network_of_the_host() -> None:
     assert not findings.host_network(replace(ENGINE, networks=("bridge", "null"))).ok
 
 
+def test_room_is_looked_for_where_criu_writes_first_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert findings.disk(tmp_path, tmp_path).ok
+    assert not findings.disk(tmp_path, tmp_path / "gone").ok
+    monkeypatch.setattr(findings, "MIN_SCRATCH_BYTES", 1 << 60)
+    found = findings.disk(tmp_path, Path("/dev/shm"))
+    assert not found.ok
+    assert "/dev/shm" in found.problem
+    assert str(tmp_path) not in found.problem
+
+
 def test_what_is_fixable_names_the_command_once_and_nothing_else_does(tmp_path: Path) -> None:
     plain = replace(ENGINE, experimental=False, version="25.0.1", networks=(), data_root=tmp_path)
     found = [

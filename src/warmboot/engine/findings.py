@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from warmboot.engine.settings_files import has_tcp_established
 from warmboot.model.checkpoint import engine_obstacles, network_obstacles
 
 MIN_FREE_BYTES = 2 << 30
+MIN_SCRATCH_BYTES = 1 << 30
 OTHER_NETWORK = "bridge"
 """Stands for all networks but the host's."""
 
@@ -131,23 +133,29 @@ def host_network(engine: EngineFacts) -> Finding:
     )
 
 
-def disk(data_root: Path) -> Finding:
-    try:
-        free = shutil.disk_usage(data_root).free
-    except OSError as error:
-        return Finding(
-            "disk",
-            ok=False,
-            problem=f"the engine's folder {data_root} cannot be seen from here: {error.strerror}",
-            why="checkpoints are read and prepared in it",
-            remedy="run warmboot on the engine's own machine",
-        )
-    if free >= MIN_FREE_BYTES:
-        return Finding("disk", ok=True, note=f"{free >> 30} GiB free below {data_root}")
+def disk(data_root: Path, scratch: Path | None = None) -> Finding:
+    """``scratch`` is where containerd lets CRIU write first; else the usual folder."""
+    needs = {data_root: MIN_FREE_BYTES, scratch or Path(tempfile.gettempdir()): MIN_SCRATCH_BYTES}
+    room: dict[Path, int] = {}
+    for folder in needs:
+        try:
+            room[folder] = shutil.disk_usage(folder).free
+        except OSError as error:
+            return Finding(
+                "disk",
+                ok=False,
+                problem=f"the engine's folder {folder} cannot be seen from here: {error.strerror}",
+                why="checkpoints are read and prepared in it",
+                remedy="run warmboot on the engine's own machine",
+            )
+    lacking = [folder for folder, needed in needs.items() if room[folder] < needed]
+    if not lacking:
+        told = (f"{free >> 30} GiB below {folder}" for folder, free in room.items())
+        return Finding("disk", ok=True, note=f"free: {', '.join(told)}")
     return Finding(
         "disk",
         ok=False,
-        problem=f"{free >> 20} MiB are free below {data_root}",
+        problem="; ".join(f"{room[one] >> 20} MiB are free below {one}" for one in lacking),
         why="a checkpoint takes up to three times the worker's memory while it is being made",
         remedy="make room, or move Docker's data-root",
     )
