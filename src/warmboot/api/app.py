@@ -67,10 +67,9 @@ def create_app(
 
     ``tokens`` are bearer tokens; none means open, but for this machine only (see ``access``).
     ``worker_of`` knows workers' tokens. Without ``idempotency`` keys are not honoured.
-    ``registry`` is where requests are counted, by default with what the services count.
+    ``registry`` is where requests are counted.
     """
-    if registry is None:
-        registry = services.metrics.registry if services.metrics else CollectorRegistry()
+    registry = registry or CollectorRegistry()
     app = FastAPI(
         title="warmboot",
         version=__version__,

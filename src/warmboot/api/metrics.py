@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from itertools import chain
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric
 from prometheus_client.registry import Collector
@@ -13,15 +14,13 @@ _METHODS = frozenset({"GET", "POST", "DELETE", "HEAD", "PUT", "PATCH", "OPTIONS"
 
 
 class Together(Collector):
-    """What was counted and what is there, in one answer."""
+    """What was counted here and there, and what is there, in one answer."""
 
-    def __init__(self, counted: CollectorRegistry, there: Iterable[Metric]) -> None:
-        self._parts = (counted, there)
+    def __init__(self, parts: Iterable[Iterable[Metric]]) -> None:
+        self._parts = parts
 
     def collect(self) -> Iterable[Metric]:
-        counted, there = self._parts
-        yield from counted.collect()
-        yield from there
+        return chain.from_iterable(self._parts)
 
 
 class HttpMetrics:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Metric, generate_latest
 
 from warmboot.api.metrics import Together
 from warmboot.api.responses import CheckOut, HostInfoOut, Item, Items, Ok
@@ -34,9 +36,10 @@ async def readyz(services: Wired) -> Ok:
 )
 async def metrics(request: Request, services: Wired) -> Response:
     """Needs a token where the API needs one."""
-    there = await services.metrics.look() if services.metrics else ()
-    shown = Together(request.app.state.registry, there)
-    return Response(generate_latest(shown), media_type=CONTENT_TYPE_LATEST)
+    parts: list[Iterable[Metric]] = [request.app.state.registry.collect()]
+    if services.metrics is not None:
+        parts += [services.metrics.registry.collect(), await services.metrics.look()]
+    return Response(generate_latest(Together(parts)), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/v1/info", summary="This machine and its hypervisor")
