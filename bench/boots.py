@@ -40,7 +40,12 @@ async def measure(console: Console) -> dict[str, float]:
     await _run(sys.executable, "-m", "warmboot.images", "build", "--output", str(image))
     samples = Samples()
     async with (
-        manager(state / "bench", prefix="wbbench", subnet="198.19.176.0/20") as running,
+        manager(
+            state / "bench",
+            prefix="wbbench",
+            subnet="198.19.176.0/20",
+            settings={"MANAGER_AUTO_REBUILD": "false"},
+        ) as running,
         Client(running.url) as client,
         _floor_network(state) as network,
     ):

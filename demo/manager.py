@@ -80,15 +80,18 @@ async def manager(
 
 
 async def forget_older_images(client: Client, digest: str) -> None:
-    """Remove what an earlier run, or build of the runtime image, has left in this storage."""
+    """Remove what an earlier run, or build of the runtime image, has left in this storage.
+
+    Snapshots of this image stay if they serve: not those of another hypervisor, or half built.
+    """
     for container in await client.containers.list(all_states=True):
         await client.containers.delete(container.id, force=True)
-    for image in await client.images.list():
-        if image.digest == digest:
-            continue
-        for snapshot in await client.snapshots.list():
-            if snapshot.runtime_image_id == image.id:
-                await client.snapshots.delete(snapshot.id)
+    older = [image for image in await client.images.list() if image.digest != digest]
+    gone = {image.id for image in older}
+    for snapshot in await client.snapshots.list():
+        if snapshot.runtime_image_id in gone or not snapshot.usable:
+            await client.snapshots.delete(snapshot.id)
+    for image in older:
         await client.images.delete(image.id)
 
 
