@@ -140,6 +140,16 @@ async def test_a_container_remembers_which_versions_failed(store: Store) -> None
     assert await store.containers.get(container.id) == changed
 
 
+async def test_events_of_a_kind_are_found_by_their_time(store: Store) -> None:
+    wanted = [await store.events.append("a.b", str(n), {"n": n}) for n in range(3)]
+    await store.events.append("a.c", "other")
+    assert await store.events.of_kind("a.b", NOON) == tuple(wanted)
+    later = await store.events.of_kind("a.b", wanted[0].at)
+    assert later == tuple(event for event in wanted if event.at > wanted[0].at)
+    assert await store.events.of_kind("a.b", wanted[-1].at) == ()
+    assert await store.events.of_kind("none", NOON) == ()
+
+
 async def test_what_an_older_version_stored_is_numbered(database_url: str) -> None:
     """Three of one shape and one of another, as revision 0002 has them."""
     address = parse_url(database_url)

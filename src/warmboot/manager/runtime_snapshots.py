@@ -151,6 +151,7 @@ class RuntimeSnapshots:
             await note_failed_build(
                 self._store, self._events, self._retry, rebuild.replaces, stopped
             )
+        self._on_built()
 
     def resume(self, snapshot_id: UUID) -> None:
         """Build (again) a snapshot that is in ``creating``."""
