@@ -291,7 +291,11 @@ def _retry(settings: Settings) -> RetryPolicy:
 def _caches(settings: Settings) -> Mapping[str, Path]:
     """What may be thrown away, and is looked at for its size."""
     root = settings.storage_root
-    return {"archives": root / "archives", "checkpoint-archives": root / "checkpoint-archives"}
+    return {
+        "archives": root / "archives",
+        "checkpoint-archives": root / "checkpoint-archives",
+        "memory": root / "cache" / "memory",
+    }
 
 
 async def _register_given_image(settings: Settings, services: Services) -> None:

@@ -222,6 +222,7 @@ def _snapshots(view: View) -> _Table | None:
         return (
             short(snapshot.id),
             snapshot.state,
+            str(snapshot.raw.get("version", "")),
             f"{snapshot.shape.vcpus}x{snapshot.shape.memory_mib}",
             str(snapshot.success_count),
             str(snapshot.failure_count),
@@ -236,7 +237,7 @@ def _snapshots(view: View) -> _Table | None:
         return (_SERVING.index(state) if state in _SERVING else 9, -snapshot.success_count)
 
     ordered = sorted(view.snapshots, key=order)
-    columns = "SNAPSHOT STATE SHAPE >USES >FAILED >SIZE MEMORY >AGE >USED"
+    columns = "SNAPSHOT STATE >VER SHAPE >USES >FAILED >SIZE MEMORY >AGE >USED"
     return _table(columns, 1, ordered, row)
 
 

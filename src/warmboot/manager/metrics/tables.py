@@ -93,9 +93,9 @@ COUNTERS: Mapping[str, CounterOf] = {
         "Snapshots that do not fit this host any more (another hypervisor version, CPU, …)"
     ),
     "warmboot_snapshot_compressions": CounterOf(
-        "Changes of how a snapshot's memory is stored, by what was done",
-        ("action",),
-        (("compressed", "unpacked"),),
+        "Changes of how a snapshot's memory is stored, by how they ended",
+        ("action", "outcome"),
+        (("compress", "unpack"), _OUTCOME),
     ),
     "warmboot_snapshot_checks": CounterOf(
         "Integrity checks of snapshots' files, by what was found",
@@ -128,10 +128,16 @@ COUNTED: Mapping[str, tuple[Counted, ...]] = {
     "runtime-snapshot.unhealthy": (Counted("warmboot_snapshots_turned_unhealthy", once()),),
     "runtime-snapshot.unusable": (Counted("warmboot_snapshots_turned_unusable", once()),),
     "runtime-snapshot.compressed": (
-        Counted("warmboot_snapshot_compressions", once(action="compressed")),
+        Counted("warmboot_snapshot_compressions", once(action="compress", outcome="succeeded")),
     ),
     "runtime-snapshot.unpacked": (
-        Counted("warmboot_snapshot_compressions", once(action="unpacked")),
+        Counted("warmboot_snapshot_compressions", once(action="unpack", outcome="succeeded")),
+    ),
+    "runtime-snapshot.compress-failed": (
+        Counted("warmboot_snapshot_compressions", once(action="compress", outcome="failed")),
+    ),
+    "runtime-snapshot.unpack-failed": (
+        Counted("warmboot_snapshot_compressions", once(action="unpack", outcome="failed")),
     ),
     "runtime-snapshot.checked": (Counted("warmboot_snapshot_checks", once(outcome="intact")),),
     "runtime-snapshot.damaged": (Counted("warmboot_snapshot_checks", once(outcome="damaged")),),
