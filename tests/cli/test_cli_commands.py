@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -339,3 +341,22 @@ def test_output_that_nobody_reads_is_no_error(env: dict[str, str], cli: Cli) -> 
     )  # fmt: skip
     os.close(writer)
     assert "Traceback" not in done.stderr
+
+
+def test_a_snapshot_shows_what_becomes_of_its_rebuilds(
+    cli: Cli, served: Served, tmp_path: Path
+) -> None:
+    served.fakes.images.snapshots = served.fakes.snapshots
+    cli("runtime", "register", str(tmp_path), "--name", "trixie")
+    (row,) = served.fakes.snapshots.rows.values()
+    assert not re.search(r"rebuilds +\S", cli("snapshot", "show", str(row.id)).stdout)
+    for not_before, words in (
+        (datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC), "not before 2030-01-02 03:04:05 UTC"),
+        (None, "given up; `warmboot snapshot rebuild"),
+    ):
+        served.fakes.snapshots.rows[row.id] = replace(
+            row, rebuild_failures=2, rebuild_not_before=not_before
+        )
+        shown = cli("snapshot", "show", str(row.id)).stdout
+        assert "2 failed in a row" in shown
+        assert words in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -14,6 +15,7 @@ from tests.support.managers import IMAGE_NAME, Lab, Manager, image_folder, vmm_p
 from warmboot.host import guest_probe
 from warmboot.manager.ports import Registered
 from warmboot.model.container import BootMethod, ContainerSpec, FallbackReason
+from warmboot.model.errors import NotSupported
 from warmboot.model.event import Event
 from warmboot.model.runtime_snapshot import BuildCause, RuntimeSnapshot, SnapshotState
 from warmboot.model.shapes import Shape
@@ -96,6 +98,24 @@ async def test_an_image_is_registered_even_where_no_snapshot_can_be_begun(place:
         assert registered.image == image
         assert registered.snapshot_id is None
         assert "there are 1 runtime snapshots already" in registered.note
+
+
+async def test_an_image_with_a_guest_agent_of_another_protocol_gets_no_snapshot(
+    place: Lab, tmp_path: Path
+) -> None:
+    for file in (await image_folder()).iterdir():
+        (tmp_path / file.name).hardlink_to(file)
+    manifest = tmp_path / "manifest.json"
+    document = json.loads(manifest.read_text())
+    manifest.unlink()
+    manifest.write_text(json.dumps({**document, "agent_version": "99"}))
+    async with place.manager(auto_snapshot=True) as manager:
+        images = manager.services.images
+        registered = await images.register(name="stranger", path=tmp_path)
+        assert registered.snapshot_id is None
+        assert "runtime build" in registered.note
+        with pytest.raises(NotSupported, match="could not be used"):
+            await manager.snapshots.create(registered.image.id, None)
 
 
 async def test_to_create_one_that_is_being_made_is_to_wait_for_it(place: Lab) -> None:
@@ -245,7 +265,8 @@ async def test_it_gives_up_at_last_and_names_the_next_command(place: Lab) -> Non
         await check(manager.running)
     async with place.manager(rebuild_pause_s=0.01, rebuild_attempts=2) as manager:
         await check(manager.running)
-        assert (await manager.snapshots.get(snapshot.id)).rebuild_failures == 2
+        given_up = await manager.snapshots.get(snapshot.id)
+        assert (given_up.rebuild_failures, given_up.rebuild_not_before) == (2, None)
         # What the user orders is done all the same.
         new_id = await manager.snapshots.rebuild(snapshot.id)
         assert (await ready(manager)).id == new_id

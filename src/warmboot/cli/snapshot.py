@@ -234,9 +234,11 @@ def _seconds(snapshot: RuntimeSnapshot) -> str:
 def _retries(snapshot: RuntimeSnapshot) -> str:
     if not snapshot.rebuild_failures:
         return ""
+    failed = f"{snapshot.rebuild_failures} failed in a row"
     until = snapshot.rebuild_not_before
-    later = f", the next one not before {until:%Y-%m-%d %H:%M:%S} UTC" if until else ""
-    return f"{snapshot.rebuild_failures} failed in a row{later}"
+    if until is not None:
+        return f"{failed}, the next one not before {until:%Y-%m-%d %H:%M:%S} UTC"
+    return f"{failed}, given up; `warmboot snapshot rebuild {short(snapshot.id)}` tries again"
 
 
 @app.command()

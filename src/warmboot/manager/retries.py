@@ -26,28 +26,27 @@ async def note_failed_build(
     """
     try:
         failures = (await store.snapshots.get(snapshot_id)).rebuild_failures + 1
-        not_before = datetime.now(UTC) + policy.pause_after(failures)
-        noted = await store.snapshots.record_rebuild_failure(snapshot_id, not_before)
+        pause = policy.pause_after(failures)
+        not_before = None if failures >= policy.attempts else datetime.now(UTC) + pause
+        await store.snapshots.record_rebuild_failure(snapshot_id, not_before)
     except NotFound:  # deleted meanwhile: nobody wants it any more
         return
-    if not policy.has_given_up(noted):
-        pause_s = round(policy.pause_after(failures).total_seconds())
+    if not_before is not None:
+        pause_s = round(pause.total_seconds())
         log.warning(f"Runtime snapshot {snapshot_id} will be rebuilt again in {pause_s} s")
         await events.emit(
             "runtime-snapshot.retry",
             snapshot_id,
-            failures=noted.rebuild_failures,
+            failures=failures,
             not_before=not_before.isoformat(),
             error=error.as_dict(),
         )
         return
     command = f"`warmboot snapshot rebuild {snapshot_id}`"
     log.error(
-        f"Runtime snapshot {snapshot_id} could not be rebuilt {noted.rebuild_failures} times: "
+        f"Runtime snapshot {snapshot_id} could not be rebuilt {failures} times: "
         f"{error.brief}. It is given up; when the cause is removed: {command}"
     )
     told = error.as_dict()
     told["resolution"] = ". ".join(filter(None, (error.resolution, f"then {command}")))
-    await events.emit(
-        "runtime-snapshot.given-up", snapshot_id, failures=noted.rebuild_failures, error=told
-    )
+    await events.emit("runtime-snapshot.given-up", snapshot_id, failures=failures, error=told)

@@ -11,6 +11,14 @@ from uuid import UUID
 GUEST_PROTOCOLS = frozenset({"1"})
 """The guest agents' protocol versions that this warmboot speaks."""
 
+UNKNOWN_AGENT = "unknown"
+"""What images that were made of bare files say; they are given the benefit of the doubt."""
+
+
+def speaks_with(agent_version: str | None) -> bool:
+    """Whether the guest agent of this protocol version is understood."""
+    return agent_version in (None, UNKNOWN_AGENT, *GUEST_PROTOCOLS)
+
 
 @dataclass(frozen=True, slots=True)
 class FileSum:

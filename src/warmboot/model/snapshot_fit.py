@@ -8,11 +8,10 @@ creating, deleted ────────▶ NOT_READY
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
-from warmboot.model.runtime_image import GUEST_PROTOCOLS
+from warmboot.model.runtime_image import GUEST_PROTOCOLS, speaks_with
 from warmboot.model.runtime_snapshot import (
     HostRequirements,
     RuntimeSnapshot,
@@ -23,9 +22,6 @@ from warmboot.model.runtime_snapshot import (
 
 GUEST_AGENT = "guest_agent"
 """The requirement that this warmboot speaks the guest agent's protocol."""
-
-_UNKNOWN_AGENT = "unknown"
-"""What images that were made of bare files say."""
 
 
 class FitKind(StrEnum):
@@ -53,32 +49,25 @@ class Fit:
         return self.kind is FitKind.NOT_HERE and self.requirement != GUEST_AGENT
 
 
-def fit_of(
-    snapshot: RuntimeSnapshot,
-    here: HostRequirements,
-    protocols: Collection[str] = GUEST_PROTOCOLS,
-) -> Fit:
+def fit_of(snapshot: RuntimeSnapshot, here: HostRequirements) -> Fit:
     """Whether ``snapshot`` can be used on the host ``here``, and why not."""
     if snapshot.state is SnapshotState.UNHEALTHY:
         brief = str((snapshot.error or {}).get("brief", ""))
         return Fit(FitKind.BROKEN, None, brief or "it is unhealthy")
     if snapshot.state is not SnapshotState.READY:
         return Fit(FitKind.NOT_READY, None, f"it is {snapshot.state}")
-    return fit_of_ready(requirements_of(snapshot), agent_of(snapshot), here, protocols)
+    return fit_of_ready(requirements_of(snapshot), agent_of(snapshot), here)
 
 
 def fit_of_ready(
-    requires: HostRequirements | None,
-    agent: str | None,
-    here: HostRequirements,
-    protocols: Collection[str] = GUEST_PROTOCOLS,
+    requires: HostRequirements | None, agent: str | None, here: HostRequirements
 ) -> Fit:
     """The same for a ready one, by what it says it needs; ``None`` is not known, and let pass."""
     found = None if requires is None else unmet(requires, here)
     if found is not None:
         return Fit(FitKind.NOT_HERE, *found)
-    if agent not in (None, _UNKNOWN_AGENT, *protocols):
-        spoken = ", ".join(sorted(protocols))
+    if not speaks_with(agent):
+        spoken = ", ".join(sorted(GUEST_PROTOCOLS))
         return Fit(
             FitKind.NOT_HERE,
             GUEST_AGENT,

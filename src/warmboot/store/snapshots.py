@@ -190,9 +190,9 @@ class RuntimeSnapshotRepository:
         )
 
     async def record_rebuild_failure(
-        self, snapshot_id: UUID, not_before: datetime
+        self, snapshot_id: UUID, not_before: datetime | None
     ) -> RuntimeSnapshot:
-        """A rebuild that the manager began by itself has failed. Look at ``rebuild_failures``."""
+        """A rebuild that the manager began by itself has failed; ``None``: it is given up."""
         return await self._count(
             snapshot_id,
             rebuild_failures=runtime_snapshots.c.rebuild_failures + 1,
