@@ -219,6 +219,23 @@ async def test_a_canary_that_fails_leaves_the_old_one_serving(
         assert (await manager.run()).runtime_snapshot_id == old.id
 
 
+async def test_a_vmm_that_dies_under_the_canary_spoils_only_the_new_one(place: Lab) -> None:
+    async def shoot(saga: str, step: str) -> None:
+        if (saga, step) == ("build-snapshot", "canary-run") and armed:
+            place.kill_everything()
+
+    armed = False
+    async with place.manager(shoot) as manager:
+        old = await manager.snapshot()
+        armed = True
+        new_id = await manager.snapshots.rebuild(old.id)
+        failed = await event(manager, "runtime-snapshot.failed", new_id)
+        assert failed.data["error"]["code"] == "canary-failed"
+        armed = False
+        await check(manager.running, ready=[old])
+        assert (await manager.run()).runtime_snapshot_id == old.id
+
+
 async def test_a_snapshot_says_how_its_canary_went(manager: Manager) -> None:
     snapshot = await manager.snapshot()
     assert snapshot.metadata["canary"]["boot_s"] > 0
