@@ -64,7 +64,10 @@ class _Bench:
     async def prepare(self, image: Path, storage: Path) -> None:
         """The snapshot that is booted from, another one to be compressed, everything touched."""
         await forget_older_images(self._client, image_digest(image))
-        image_id = await self._client.images.register(name="bench", path=str(image))
+        registered = await self._client.images.register(
+            name="bench", path=str(image), build_snapshot=False
+        )
+        image_id = registered.id
         self._used = (await self._ready(image_id, None)).id
         self._spare = (await self._ready(image_id, SPARE_MEMORY_MIB)).id
         archive = storage / "hello.tar"

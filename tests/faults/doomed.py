@@ -22,7 +22,9 @@ from tests.support.invariants import settled
 from tests.support.managers import Lab, Manager, vmm_pids
 
 from warmboot.host.agent import HostAgent
+from warmboot.host.memory_forms import MemoryForms
 from warmboot.host.snapshot_files import SnapshotFiles
+from warmboot.host.survey import DiskSurvey
 from warmboot.manager.event_log import EventLog
 from warmboot.model.container import BootPolicy
 from warmboot.model.runtime_snapshot import SnapshotState
@@ -95,6 +97,30 @@ async def delete_snapshot(manager: Manager) -> None:
         await manager.snapshots.delete(snapshot.id)
 
 
+async def compress(manager: Manager) -> None:
+    await _change(manager, compressed=True)
+
+
+async def unpack(manager: Manager) -> None:
+    await _change(manager, compressed=False)
+
+
+async def _change(manager: Manager, *, compressed: bool) -> None:
+    (snapshot,) = await manager.snapshots.list()
+    forms = manager.services.forms
+    await (forms.compress if compressed else forms.unpack)(snapshot.id)
+
+    async def changed() -> bool:
+        return (await manager.snapshots.get(snapshot.id)).metadata["compressed"] is compressed
+
+    await manager.until(changed)
+    await settled(manager.running)
+
+
+async def collect(manager: Manager) -> None:
+    await manager.services.garbage.collect()
+
+
 async def start(manager: Manager) -> None:
     """A failed container, on its own disk."""
     await manager.containers.start("victim")
@@ -103,13 +129,18 @@ async def start(manager: Manager) -> None:
 
 WORK: dict[str, Callable[[Manager], Awaitable[None]]] = {
     work.__name__: work
-    for work in (cold, warm, short, go_on, build, rebuild, delete, delete_snapshot, start)
+    for work in (
+        *(cold, warm, short, go_on, build, rebuild, delete, delete_snapshot, start),
+        *(compress, unpack, collect),
+    )
 }
 
 
 PARTS: dict[str, type] = {
     "host": HostAgent,
     "files": SnapshotFiles,
+    "forms": MemoryForms,
+    "survey": DiskSurvey,
     "containers": ContainerRepository,
     "snapshots": RuntimeSnapshotRepository,
     "vms": VmRepository,

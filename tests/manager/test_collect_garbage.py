@@ -31,7 +31,7 @@ async def used(manager: Manager, snapshot: RuntimeSnapshot, days_ago: float) -> 
         await connection.execute(
             update(runtime_snapshots)
             .where(runtime_snapshots.c.id == snapshot.id)
-            .values(last_used_at=at, created_at=at)
+            .values(last_used_at=at)
         )
 
 

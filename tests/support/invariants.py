@@ -16,7 +16,12 @@ from warmboot.host.leftovers import users_of
 from warmboot.host.network import Slot
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import NotFound, WarmbootError
-from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
+from warmboot.model.runtime_snapshot import (
+    FRAMES_FILE,
+    MEMORY_FILE,
+    RuntimeSnapshot,
+    SnapshotState,
+)
 from warmboot.model.vm import VmKind, VmRecord
 
 FINAL = frozenset({ContainerState.RUNNING, ContainerState.EXITED, ContainerState.FAILED})
@@ -72,6 +77,7 @@ async def _broken(running: Running, ready: Collection[RuntimeSnapshot]) -> list[
         *await _vms(running),
         *await _snapshots(running),
         *await _lost(running, ready),
+        *await _cache(running),
         *_files(running),
         *await _slots(running),
     ]
@@ -195,10 +201,25 @@ async def _whole(running: Running, snapshot: RuntimeSnapshot) -> list[str]:
     if not snapshot.metadata.get("requires"):
         return [f"snapshot {snapshot.id} is ready without metadata"]
     try:
-        await running.host.files.verify(snapshot.snapshot_path)
+        manifest = await running.host.files.verify(snapshot.snapshot_path)
     except WarmbootError as error:
         return [f"snapshot {snapshot.id} is ready, but {error.details or error.brief}"]
-    return []
+    who, broken = f"snapshot {snapshot.id}", []
+    if manifest.compressed != bool(snapshot.metadata.get("compressed")):
+        broken.append(f"{who} is {manifest.compressed=}, and its row says otherwise")
+    forms = [
+        name for name in (MEMORY_FILE, FRAMES_FILE) if (snapshot.snapshot_path / name).exists()
+    ]
+    if forms != [manifest.memory_file]:
+        broken.append(f"{who} has its memory as {forms}, and needs only {manifest.memory_file}")
+    return broken
+
+
+async def _cache(running: Running) -> list[str]:
+    """What is unpacked belongs to a snapshot that is compressed, and not gone."""
+    known = {s.id for s in await running.store.snapshots.list()}
+    entries = await running.host.cache.entries()
+    return [f"{e.path} is cached of nobody" for e in entries if e.snapshot_id not in known]
 
 
 async def _lost(running: Running, ready: Collection[RuntimeSnapshot]) -> list[str]:

@@ -28,6 +28,7 @@ from uuid import UUID
 
 from warmboot import bootstrap
 from warmboot.bootstrap import Running
+from warmboot.guest import AGENT_VERSION
 from warmboot.host.leftovers import users_of
 from warmboot.images.files import describe, write_manifest
 from warmboot.manager.ports import Until
@@ -61,7 +62,7 @@ async def image_folder() -> Path:
                 file.truncate(1 << 20)
             tool = ["mke2fs", "-q", "-t", "ext4", str(folder / name)]
             await asyncio.to_thread(subprocess.run, tool, check=True, timeout=30)
-        write_manifest(folder, await describe(folder, "quiet", "1", {}))
+        write_manifest(folder, await describe(folder, "quiet", AGENT_VERSION, {}))
         _kept["image"] = folder
     return _kept["image"]
 
@@ -89,6 +90,8 @@ class Lab:
             "hypervisor": "simulated",
             "simulation": self.simulation,
             "disk_floor_mib": 0,
+            # Housekeeping by itself is for the tests of housekeeping.
+            **dict.fromkeys(("gc_every_h", "compress_after_h", "integrity_every_h"), 0),
             "default_vcpus": 1,
             "default_memory_mib": 256,
             "auto_snapshot": False,

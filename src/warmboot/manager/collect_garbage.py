@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -111,6 +112,9 @@ class CollectGarbage:
             for snapshot in await self._store.snapshots.list(include_deleted=True):
                 if snapshot.state is SnapshotState.DELETED and await self._give_back(snapshot):
                     gone.append(snapshot.id)
+            if gone:  # what was unpacked of them is of no use any more
+                known = {s.id for s in await self._store.snapshots.list()}
+                await self._host.cache.evict(sys.maxsize, known=known)
             return gone
 
     async def make_room(self) -> None:

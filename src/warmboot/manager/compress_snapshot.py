@@ -20,7 +20,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.host.disks import os_error
 from warmboot.host.snapshot_files import memory_metadata
 from warmboot.host.snapshot_manifest import load_manifest
-from warmboot.manager.choose_form import Form
+from warmboot.manager.choose_form import Form, form_of
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.one_at_a_time import OneAtATime
 from warmboot.manager.saga import Context, Saga, SagaRunner, Step
@@ -90,6 +90,8 @@ class CompressSnapshot:
         async with self._turn(snapshot_id):
             try:
                 snapshot = await self._ready(snapshot_id)
+                if form_of(snapshot) is form:
+                    return
                 await self._host.ensure_room(_needed_bytes(snapshot, form))
                 live = {"snapshot": snapshot, "form": form}
                 await self._runner.run(saga, str(snapshot_id), {"form": form.value}, live)

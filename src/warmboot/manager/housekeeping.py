@@ -50,7 +50,9 @@ class HousekeepingConfig:
             self.forms.compress_after,
             self.forms.unpack_within if self.forms.unpack_after is not None else None,
         )
-        shortest = min((i.total_seconds() for i in intervals if i is not None), default=_LONGEST_S * _ROUNDS)
+        shortest = min(
+            (i.total_seconds() for i in intervals if i is not None), default=_LONGEST_S * _ROUNDS
+        )
         return min(_LONGEST_S, max(_SHORTEST_S, shortest / _ROUNDS))
 
 

@@ -1,0 +1,156 @@
+"""``kill -9`` while memory changes its form, or garbage is collected; and of VMMs under a build.
+
+As in ``test_killed_manager``: the next manager makes it good, and nothing that was ready is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.faults.test_killed_manager import Die, clear, die, names, place, points, reaper
+from tests.manager.test_collect_garbage import used
+from tests.support.invariants import check
+from tests.support.managers import Lab, Manager, image_folder, vmm_pids
+
+from warmboot.host.agent import HostConfig
+from warmboot.manager.choose_garbage import Limits
+from warmboot.manager.collect_garbage import CollectGarbage
+from warmboot.manager.compress_snapshot import CompressSnapshot
+from warmboot.model.container import BootMethod
+from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
+from warmboot.model.shapes import Shape
+
+__all__ = ["die", "place", "reaper"]
+
+NONE: Any = None
+COMPRESS, UNPACK = (
+    points(saga) for saga in CompressSnapshot(NONE, NONE, NONE, NONE, NONE, NONE, NONE).sagas
+)
+
+
+HOST: Any = SimpleNamespace(config=HostConfig(Path("/nowhere")))
+COLLECT = points(CollectGarbage(NONE, HOST, NONE, NONE, Limits(1), NONE).saga)
+BETWEEN = [
+    ("forms", "_change", "before"),
+    ("forms", "_change", "after"),
+    ("snapshots", "update_metadata", "before"),
+    ("snapshots", "update_metadata", "after"),
+]
+
+
+async def prepare(place: Lab, *, compressed: bool = False) -> list[RuntimeSnapshot]:
+    await image_folder()
+    async with place.manager() as manager:
+        snapshot = await manager.snapshot()
+        if compressed:
+            await manager.services.forms.compress(snapshot.id)
+
+            async def done() -> bool:
+                return bool((await manager.snapshots.get(snapshot.id)).metadata["compressed"])
+
+            await manager.until(done)
+        return [snapshot]
+
+
+@pytest.mark.parametrize("at", [*COMPRESS, *BETWEEN], ids=names)
+async def test_killed_while_it_compresses(place: Lab, die: Die, at: tuple[str, ...]) -> None:
+    ready = await prepare(place)
+    await die("compress", at)
+    await one_whole_form(place, ready)
+
+
+@pytest.mark.parametrize("at", [*UNPACK, *BETWEEN], ids=names)
+async def test_killed_while_it_unpacks(place: Lab, die: Die, at: tuple[str, ...]) -> None:
+    ready = await prepare(place, compressed=True)
+    await die("unpack", at)
+    await one_whole_form(place, ready)
+
+
+async def one_whole_form(place: Lab, ready: list[RuntimeSnapshot]) -> None:
+    """The very snapshot is ready, its row says which form it has, and it boots."""
+    async with place.manager() as manager:
+        await check(manager.running, ready=ready)
+        (snapshot,) = await manager.snapshots.list(include_deleted=True)
+        assert (snapshot.id, snapshot.state) == (ready[0].id, SnapshotState.READY)
+        assert (await manager.run("proof")).boot_method is BootMethod.WARM
+        await clear(manager, ready)
+
+
+@pytest.mark.parametrize("left", ["snapshot.mem.zst", "snapshot.mem.zst.new", "metadata.json.new"])
+async def test_what_a_killed_change_has_left_is_tidied(place: Lab, left: str, die: Die) -> None:
+    """As if it had died within the change of the files."""
+    ready = await prepare(place)
+    await die("compress", COMPRESS[0])
+    (Path(ready[0].snapshot_path) / left).write_bytes(b"half")
+    await one_whole_form(place, ready)
+
+
+COLLECTING = [
+    *COLLECT,
+    ("snapshots", "retire", "before"),
+    ("snapshots", "retire", "after"),
+    ("files", "discard", "before"),
+    ("files", "discard", "after"),
+    ("snapshots", "purge", "before"),
+    ("snapshots", "purge", "after"),
+    ("survey", "remove", "before"),
+    ("survey", "remove", "after"),
+]
+
+
+@pytest.mark.parametrize("at", COLLECTING, ids=names)
+async def test_killed_while_it_collects(place: Lab, die: Die, at: tuple[str, ...]) -> None:
+    """An old snapshot, one that a container runs on, and an archive that is nobody's."""
+    (kept,) = await prepare(place)
+    async with place.manager() as manager:
+        old = await manager.snapshot(shape=Shape(1, 512))
+        await manager.run("user", shape=kept.shape)
+        await used(manager, old, 31)
+        await used(manager, kept, 31)
+        orphan = make_orphan(manager)
+    await die("collect", at)
+    async with place.manager() as manager:
+        await check(manager.running, ready=[kept])
+        await manager.services.garbage.collect()
+        await check(manager.running, ready=[kept])
+        assert not orphan.exists()
+        assert [s.id for s in await manager.snapshots.list(include_deleted=True)] == [kept.id]
+        assert (await manager.run("proof")).boot_method is BootMethod.WARM
+        await clear(manager, [kept])
+
+
+def make_orphan(manager: Manager) -> Path:
+    """Of a kind that a start does not sweep."""
+    archive = manager.host.config.root / "archives" / ("cd" * 32)
+    archive.parent.mkdir(exist_ok=True)
+    archive.write_bytes(b"x")
+    os.utime(archive, (0, 0))
+    return archive
+
+
+@pytest.mark.parametrize("work", ["build", "rebuild"])
+@pytest.mark.parametrize("delay", [timedelta(milliseconds=n) for n in (20, 60, 120, 250)], ids=str)
+async def test_the_builder_is_killed_and_the_manager_lives(
+    place: Lab, work: str, delay: timedelta
+) -> None:
+    """A build that loses its VM is tried once more or fails; what served before still does."""
+    async with place.manager() as manager:
+        ready = [await manager.snapshot()] if work == "rebuild" else []
+        place.set(boot_s=0.1, docker_s=0.3)
+        if ready:
+            await manager.snapshots.rebuild(ready[0].id)
+        else:
+            await manager.snapshots.create((await manager.image()).id, None)
+        await asyncio.sleep(delay.total_seconds())
+        for pid in vmm_pids(place.storage):
+            os.kill(pid, signal.SIGKILL)
+        place.set(boot_s=0, docker_s=0)
+        await check(manager.running, ready=ready)
+        await clear(manager, ready)
