@@ -51,12 +51,14 @@ def numbers(printed: bytes) -> list[int]:
     return [int(line) for line in printed.split(b"\n")[:-1] if line.strip().isdigit()]
 
 
-async def counts_past(log: Path, number: int, timeout_s: float = 30.0) -> int:
+async def counts_past(
+    log: Path, number: int, timeout_s: float = 30.0, every_s: float = 0.01
+) -> int:
     """Wait until a greater number stands in the serial log."""
     deadline = time.monotonic() + timeout_s
     while (now := last_number(log)) <= number:
         assert time.monotonic() < deadline, f"{log} stands at {now}"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(every_s)
     return now
 
 
