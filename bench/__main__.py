@@ -8,17 +8,23 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import boots, workers
+from bench import boots, storage, workers
 from bench.measure import report
 
+BACKGROUND_ROUNDS = 3
 WORKER_ROUNDS = 9
+STORAGE_ROUNDS = 9
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 
 async def _bench(console: Console) -> None:
     figures = await boots.measure(console)
+    with console.status("boots beside a rebuild, a compression and a collection"):
+        figures |= await background.measure(BACKGROUND_ROUNDS)
     with console.status("workers: pause and resume, against the engine alone"):
         figures |= await workers.measure(WORKER_ROUNDS)
+    with console.status("storage: boots from compressed snapshots, against plain ones"):
+        figures |= await storage.measure(STORAGE_ROUNDS)
     report(console, figures, RESULTS)
 
 

@@ -40,11 +40,16 @@ TARGETS: Mapping[str, tuple[str, float]] = {
     "boot.four_over_one": ("≤", 2.5),
     "memory.private_over_ram": ("≤", 0.25),
     "memory.manager_mib": ("≤", 150.0),
+    "background.boots_over_idle": ("≥", 0.7),
     "worker.pause_over_docker": ("≤", 1.15),
     "worker.resume_over_docker": ("≤", 1.25),
     "worker.pause_256m_over_docker": ("≤", 1.15),
     "worker.resume_256m_over_docker": ("≤", 1.25),
     "worker.rounds_kept": ("≥", 50.0),
+    "storage.ratio": ("≤", 0.45),
+    "storage.compressed_boot_over_plain": ("≤", 4.0),
+    "storage.compressed_next_over_plain": ("≤", 1.1),
+    "storage.uffd_over_file": ("≤", 3.0),
 }
 
 

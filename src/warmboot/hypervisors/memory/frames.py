@@ -12,7 +12,7 @@ for each page that is not all zero. Zero pages need not be written out again, an
 bit (some 50 bytes) is not even decompressed. Whatever is flipped or cut off is found: it is under a
 digest, under the index's own sum, or a constant.
 
-One MiB and level 7 were measured on a Linux guest with Docker (``docs/decisions/0016``): what
+One MiB and level 7 were measured on a Linux guest with Docker (``docs/decisions/0018``): what
 larger frames spare is not worth the time of a page fault, and smaller ones take more room.
 """
 
