@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import boots, storage, workers
+from bench import background, boots, storage, workers
 from bench.measure import report
 
 BACKGROUND_ROUNDS = 3

@@ -21,7 +21,6 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -114,16 +113,6 @@ class SnapshotFiles:
         """Remove a snapshot's folder in whatever state it is. The caller knows that it is free."""
         for path in (self._building(image_id, snapshot_id), self.path(image_id, snapshot_id)):
             await asyncio.to_thread(_remove_folder, path)
-
-    async def orphans(self, known: Iterable[UUID]) -> list[Path]:
-        """Folders that belong to no known snapshot, half-built ones included."""
-        names = {str(snapshot_id) for snapshot_id in known}
-        return [
-            path
-            for path in self.root.glob("*/*")
-            if path.name.removeprefix(BUILDING).removeprefix(GONE) not in names
-            or path.name.startswith(GONE)
-        ]
 
     def _building(self, image_id: UUID, snapshot_id: UUID) -> Path:
         return self.root / str(image_id) / f"{BUILDING}{snapshot_id}"
