@@ -188,7 +188,7 @@ def _wire(
         on_built=attention.set,
         retry=retry,
     )
-    standby = StandBy(store, host, settings.standby_vmms)
+    standby = StandBy(store, host, settings.standby_vms, shape)
     events.observe(standby.on_event)
     boot = BootVm(
         store,

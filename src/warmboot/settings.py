@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     default_memory_mib: int = Field(768, ge=256, le=65536)
     max_runtime_snapshots: int = Field(10, ge=1)
     snapshot_wait_s: float = Field(60.0, ge=0)
-    standby_vmms: int = Field(2, ge=0, le=16)
+    standby_vms: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = "auto"
     warm_boot_timeout_s: float = Field(30.0, gt=0)
     cold_boot_timeout_s: float = Field(300.0, gt=0)
     disk_floor_mib: int = Field(1024, ge=0)

@@ -14,7 +14,7 @@ from tests.conformance.rigs import Rig
 from tests.support import tiny_guest
 
 from warmboot.hypervisors.base import MachineSnapshot
-from warmboot.model.errors import HypervisorError, NotSupported, RestoreFailed
+from warmboot.model.errors import HypervisorError, RestoreFailed
 from warmboot.model.runtime_snapshot import unmet_requirement
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import Disk, VmSpec, VmStatus
@@ -57,35 +57,6 @@ async def test_a_restored_vm_counts_on_from_where_it_was_saved(vms: Keeper, rig:
     await rig.counts_past(spec, before + 1)
     numbers = counted(rig, saved_spec, spec)
     assert numbers == list(range(1, len(numbers) + 1))
-
-
-async def test_a_vmm_that_stood_by_restores_as_any_other(vms: Keeper, rig: Rig) -> None:
-    saved_spec, snapshot = await vms.saved()
-    before = rig.count(saved_spec)
-    spec = rig.make_spec()
-    if not (await vms.driver.probe()).capabilities.stand_by:
-        with pytest.raises(NotSupported):
-            await vms.driver.stand_by(spec, snapshot)
-        return
-    standby = await vms.driver.stand_by(spec, snapshot)
-    assert standby.alive
-    assert rig.printed(spec) == b""
-    vm = vms.keep(await standby.restore())
-    assert await vm.status() is VmStatus.RUNNING
-    await rig.counts_past(spec, before + 1)
-    numbers = counted(rig, saved_spec, spec)
-    assert numbers == list(range(1, len(numbers) + 1))
-
-
-async def test_a_vmm_that_stood_by_in_vain_leaves_nothing(vms: Keeper, rig: Rig) -> None:
-    _, snapshot = await vms.saved()
-    if not (await vms.driver.probe()).capabilities.stand_by:
-        return
-    standby = await vms.driver.stand_by(rig.make_spec(), snapshot)
-    await standby.discard()
-    await standby.discard()
-    assert not standby.alive
-    assert rig.left_over() == []
 
 
 async def test_two_clones_run_at_once_and_apart(vms: Keeper, rig: Rig) -> None:

@@ -1,4 +1,4 @@
-"""VMMs that stand by: used by the next boot, never in the way of one, and never left behind."""
+"""VMs that stand by: used by the next boot, never in the way of one, and never left behind."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from warmboot.model.container import BootMethod, ContainerState, FallbackReason
 
 @pytest.fixture
 async def waiting(place: Lab) -> AsyncIterator[Manager]:
-    """A manager with a ready snapshot, for which two VMMs stand by."""
-    place.set(stand_by=True)
-    async with place.manager(standby_vmms=2) as manager:
+    """A manager with a ready snapshot, for which two VMs stand by."""
+    async with place.manager(standby_vms=2) as manager:
         await manager.snapshot()
         await stands_by(manager, 2)
         yield manager
@@ -26,7 +25,7 @@ async def waiting(place: Lab) -> AsyncIterator[Manager]:
 
 async def stands_by(manager: Manager, count: int) -> None:
     async def look() -> bool | None:
-        return (await manager.services.system.info()).standby_vmms == count or None
+        return (await manager.services.system.info()).standby_vms == count or None
 
     await manager.until(look, f"{count} stand by")
 
@@ -63,12 +62,17 @@ async def test_one_that_died_is_not_the_snapshots_fault(waiting: Manager) -> Non
     assert (await waiting.snapshots.get(container.runtime_snapshot_id)).failure_count == 0
 
 
-async def test_a_restore_that_fails_falls_back_and_leaves_nothing(waiting: Manager) -> None:
-    waiting.lab.set(fail_restore=True)
-    container = await waiting.run()
-    assert container.fallback_reason is FallbackReason.RESTORE_FAILED
-    assert container.vm_id in vm_folders(waiting)
-    assert container.boot_method is BootMethod.COLD
+async def test_one_that_does_not_answer_falls_back_and_goes(place: Lab) -> None:
+    async with place.manager(standby_vms=1, warm_boot_timeout_s=1) as manager:
+        await manager.snapshot()
+        await stands_by(manager, 1)
+        (folder,) = vm_folders(manager)
+        place.set(docker_never_ready="restore")
+        container = await manager.run()
+        assert container.fallback_reason is FallbackReason.DOCKER_NOT_VERIFIED
+        assert container.boot_method is BootMethod.COLD
+        assert folder not in vm_folders(manager)
+        await manager.containers.delete(str(container.id), force=True)
 
 
 async def test_they_go_with_their_snapshot(waiting: Manager) -> None:
@@ -83,8 +87,7 @@ async def test_they_go_with_their_snapshot(waiting: Manager) -> None:
 
 
 async def test_they_go_when_the_manager_stops(place: Lab) -> None:
-    place.set(stand_by=True)
-    async with place.manager(standby_vmms=1) as manager:
+    async with place.manager(standby_vms=1) as manager:
         await manager.snapshot()
         await stands_by(manager, 1)
     assert vmm_pids(place.storage) == []
@@ -92,8 +95,7 @@ async def test_they_go_when_the_manager_stops(place: Lab) -> None:
 
 
 async def test_those_of_a_killed_manager_are_removed(place: Lab) -> None:
-    place.set(stand_by=True)
-    async with place.manager(standby_vmms=0) as manager:
+    async with place.manager(standby_vms=0) as manager:
         snapshot = await manager.snapshot()
         image, path = await manager.image(), snapshot.snapshot_path
         spec = await manager.host.make_vm(
@@ -102,6 +104,6 @@ async def test_those_of_a_killed_manager_are_removed(place: Lab) -> None:
         await manager.host.stand_by(spec, path)  # as one that is in no table
         (left,) = vmm_pids(place.storage)
     assert left in vmm_pids(place.storage)
-    async with place.manager(standby_vmms=0):
+    async with place.manager(standby_vms=0):
         assert vmm_pids(place.storage) == []
         assert list((place.storage / "vms").iterdir()) == []

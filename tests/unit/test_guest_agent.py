@@ -18,6 +18,7 @@ from warmboot.guest.agent import Agent
 from warmboot.guest.claim import Claim
 from warmboot.guest.docker import Docker
 from warmboot.guest.forward import HostForward
+from warmboot.guest.sandbox import Sandbox
 
 TOKEN = "t0ken-t0ken-t0ken"
 MACHINE_ID = "0123456789abcdef0123456789abcdef"
@@ -57,6 +58,9 @@ class FakeSystem:
 
     def sync(self) -> None:
         self._note("sync")
+
+    def settle(self) -> None:
+        self._note("settle")
 
     def forget_neighbours(self) -> None:
         self._note("neighbours")
@@ -98,7 +102,8 @@ class Guest:
         self.claim = Claim(folder / "token")
         docker = Docker(str(self.docker_path), folder / "probe.tar")
         self.forward = HostForward("127.0.0.2", mark=None)
-        Agent(self.system, self.claim, docker, self.forward).start(self.listener)
+        sandbox = Sandbox(docker, run=lambda _: 0)
+        Agent(self.system, self.claim, docker, self.forward, sandbox).start(self.listener)
 
     def connect(self) -> socket.socket:
         return socket.create_connection(self.listener.getsockname(), timeout=10)
@@ -544,7 +549,7 @@ def test_preparing_a_snapshot_forgets_the_owner_and_cuts_everybody_off(
         assert read_all(follower) == b""
         assert read_all(idle) == b""
     names = [name for name, _ in guest.system.calls]
-    assert names[-2:] == ["neighbours", "sync"]
+    assert names[-3:] == ["neighbours", "sync", "settle"]
     assert not (guest.folder / "token").exists()
     assert guest.ask("POST", "/warmboot/v1/sync", token=TOKEN)[0] == 401
     guest.become()

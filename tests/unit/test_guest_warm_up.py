@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from warmboot.guest.docker import Docker
+from warmboot.guest.sandbox import JOINED
 from warmboot.guest.wire import HttpError
 
 
@@ -90,17 +91,17 @@ def docker(tmp_path: Path) -> Docker:
     return Docker(str(tmp_path / "docker.sock"), tmp_path / "probe.tar")
 
 
-def test_warm_up_runs_two_containers_one_with_a_port_and_removes_them(
+def test_warm_up_runs_two_containers_as_the_users_will_be_and_removes_them(
     engine: DockerOfContainers, docker: Docker
 ) -> None:
-    docker.warm_up()
-    assert [bool(spec["HostConfig"]["PortBindings"]) for spec in engine.started] == [False, True]
+    docker.warm_up(JOINED)
+    assert [spec["HostConfig"] for spec in engine.started] == [JOINED, JOINED]
     assert engine.containers == {}
 
 
 def test_the_probe_is_loaded_once(engine: DockerOfContainers, docker: Docker) -> None:
-    docker.warm_up()
-    docker.warm_up()
+    docker.warm_up(JOINED)
+    docker.warm_up(JOINED)
     assert engine.images == 1
 
 
@@ -110,11 +111,11 @@ def test_a_refused_step_is_reported_and_leaves_no_container(
 ) -> None:
     engine.refuse = step
     with pytest.raises(HttpError, match="500") as caught:
-        docker.warm_up()
+        docker.warm_up(JOINED)
     assert caught.value.status == 502
     assert engine.containers == {}
 
 
 def test_no_docker_is_an_error_with_a_reason(docker: Docker) -> None:
     with pytest.raises(HttpError, match="does not answer"):
-        docker.warm_up()
+        docker.warm_up(JOINED)

@@ -396,7 +396,7 @@ class HostInfoOut(BaseModel):
     accelerator: str
     storage_root: str
     default_shape: ShapeOut
-    standby_vmms: int = Field(description="VMMs that wait ready for the next warm boots")
+    standby_vms: int = Field(description="VMs that stand by for the next warm boots")
     checks: list[CheckOut]
 
     @classmethod
@@ -408,6 +408,6 @@ class HostInfoOut(BaseModel):
             accelerator=info.accelerator,
             storage_root=str(info.storage_root),
             default_shape=ShapeOut.of(info.default_shape),
-            standby_vmms=info.standby_vmms,
+            standby_vms=info.standby_vms,
             checks=[CheckOut.of(check) for check in info.checks],
         )

@@ -14,6 +14,7 @@ from .agent import Agent
 from .claim import Claim
 from .docker import Docker
 from .forward import HostForward
+from .sandbox import Sandbox
 from .system import System
 
 ADDRESS = "198.18.0.2"
@@ -40,12 +41,8 @@ def main() -> int:
     os.umask(0o022)
     RUN.mkdir(exist_ok=True)
     threading.stack_size(_THREAD_STACK_BYTES)
-    agent = Agent(
-        System(),
-        Claim(RUN / "token"),
-        Docker("/run/docker.sock", Path("/usr/share/warmboot/probe.tar")),
-        HostForward(GATEWAY),
-    )
+    docker = Docker("/run/docker.sock", Path("/usr/share/warmboot/probe.tar"))
+    agent = Agent(System(), Claim(RUN / "token"), docker, HostForward(GATEWAY), Sandbox(docker))
     agent.start(listen())
     # All that is there now stays: keep the collector from going over it (and from copying the
     # pages that clones share).

@@ -21,6 +21,7 @@ from .claim import Claim
 from .docker import Docker
 from .forward import HostForward
 from .identity import Identity, IdentitySystem
+from .sandbox import JOINED, Sandbox
 from .splice import splice
 from .wire import Connection, Head, HttpError
 
@@ -29,6 +30,7 @@ _SPARE_THREADS = 4
 _MAX_THREADS = 512
 _MAX_WAIT_S = 600.0
 _LINGER_S = 5.0
+_WAKE_EVERY_S = 0.02
 
 
 class AgentSystem(IdentitySystem, Protocol):
@@ -36,28 +38,37 @@ class AgentSystem(IdentitySystem, Protocol):
 
     def forget_neighbours(self) -> None: ...
 
+    def settle(self) -> None: ...
+
 
 class Agent:
     """Serves on a listening socket of any family."""
 
     def __init__(
-        self, system: AgentSystem, claim: Claim, docker: Docker, forward: HostForward
+        self,
+        system: AgentSystem,
+        claim: Claim,
+        docker: Docker,
+        forward: HostForward,
+        sandbox: Sandbox,
     ) -> None:
         self._system = system
         self._claim = claim
         self._docker = docker
         self._forward = forward
+        self._sandbox = sandbox
         self._started = time.monotonic()
         self._lock = threading.Lock()
         self._idle = 0
         self._threads = 0
         self._connections: set[socket.socket] = set()
         self._closing: set[socket.socket] = set()
-        self._wake_docker = threading.Semaphore(0)
+        self._wake_docker = threading.Event()
         self._endpoints: dict[tuple[str, str], Callable[[Connection, Head], dict[str, Any]]] = {
             ("GET", "health"): self._health,
             ("POST", "identity"): self._identity,
             ("POST", "docker-wait"): self._docker_wait,
+            ("POST", "sandbox"): self._ensure_sandbox,
             ("POST", "warm-up"): self._warm_up,
             ("POST", "prepare-snapshot"): self._prepare_snapshot,
             ("POST", "host-forward"): self._host_forward,
@@ -71,14 +82,15 @@ class Agent:
             self._spawn(listener)
 
     def _ping_docker(self) -> None:
-        """Wakes Docker while the identity is being applied.
+        """Wakes Docker as soon as a restored VM runs, from before the snapshot until it is claimed.
 
         After a restore its pages are not mapped yet, and under emulation its code has to be
-        translated again; that can go on beside the identity instead of after it.
+        translated again; that can go on while the host connects and gives the VM its identity.
         """
         while True:
-            self._wake_docker.acquire()
+            self._wake_docker.wait()
             self._docker.answers()
+            time.sleep(_WAKE_EVERY_S)
 
     def _spawn(self, listener: socket.socket) -> None:
         with self._lock:
@@ -165,7 +177,7 @@ class Agent:
         }
 
     def _identity(self, connection: Connection, head: Head) -> dict[str, Any]:
-        self._wake_docker.release()
+        self._wake_docker.clear()
         identity = Identity(connection.read_json(head))
         with self._claim.lock:
             # The same claim again is one whose answer was lost on the way.
@@ -180,10 +192,16 @@ class Agent:
             raise HttpError(400, f"timeout_s must be a number up to {_MAX_WAIT_S:g}")
         return {"waited_s": self._docker.wait(timeout)}
 
+    def _ensure_sandbox(self, connection: Connection, head: Head) -> dict[str, Any]:
+        connection.read_body(head)
+        self._sandbox.ensure()
+        return {}
+
     def _warm_up(self, connection: Connection, head: Head) -> dict[str, Any]:
         connection.read_body(head)
         started = time.monotonic()
-        self._docker.warm_up()
+        self._sandbox.ensure()
+        self._docker.warm_up(JOINED)
         return {"duration_s": time.monotonic() - started}
 
     def _prepare_snapshot(self, connection: Connection, head: Head) -> dict[str, Any]:
@@ -198,8 +216,10 @@ class Agent:
                 sock.shutdown(socket.SHUT_RDWR)
         self._system.forget_neighbours()
         self._system.sync()
+        self._system.settle()
         with self._claim.lock:
             self._claim.release()
+        self._wake_docker.set()
         return {"version": AGENT_VERSION}
 
     def _host_forward(self, connection: Connection, head: Head) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from .wire import HttpError
 
-_PROBE = "warmboot/probe:latest"
+PROBE = "warmboot/probe:latest"
 _PROBE_LABEL = "warmboot.probe"
 _RETRY_S = 0.02
 _PING_TIMEOUT_S = 2.0
@@ -60,43 +60,46 @@ class Docker:
                 return time.monotonic() - started
             time.sleep(min(_RETRY_S, max(0.0, left)))
 
-    def warm_up(self) -> None:
-        """Run the probe twice, once with a published port, and remove what it left.
+    def load_probe(self) -> None:
+        """Have the throw-away image."""
+        if self.call("GET", f"/images/{PROBE}/json", accept=(404,))[0] == 404:
+            self.call("POST", "/images/load?quiet=1", body=self.probe_archive.read_bytes())
 
-        Afterwards the pages of dockerd, containerd, the shim, crun and iptables that a start
-        takes are in memory. ``HttpError`` 502 when Docker refuses a step.
+    def warm_up(self, host_config: dict[str, Any]) -> None:
+        """Run the probe twice, as the user's container will run, and remove what it left.
+
+        Afterwards the pages of dockerd, containerd, the shim and crun that a start takes are in
+        memory. ``HttpError`` 502 when Docker refuses a step.
         """
-        if self._call("GET", f"/images/{_PROBE}/json", accept=(404,))[0] == 404:
-            self._call("POST", "/images/load?quiet=1", body=self.probe_archive.read_bytes())
+        self.load_probe()
         try:
-            for ports in ({}, {"8080/tcp": [{"HostIp": "", "HostPort": ""}]}):
-                self._run_probe(ports)
+            for _ in range(2):
+                self._run_probe(host_config)
         finally:
             self._remove_probes()
 
-    def _run_probe(self, ports: dict[str, Any]) -> None:
+    def _run_probe(self, host_config: dict[str, Any]) -> None:
         spec = {
-            "Image": _PROBE,
+            "Image": PROBE,
             "Cmd": ["/bin/true"],
             "Labels": {_PROBE_LABEL: "1"},
-            "ExposedPorts": {port: {} for port in ports},
-            "HostConfig": {"PortBindings": ports},
+            "HostConfig": host_config,
         }
-        _, created = self._call("POST", "/containers/create", document=spec)
+        _, created = self.call("POST", "/containers/create", document=spec)
         container = json.loads(created)["Id"]
-        self._call("POST", f"/containers/{container}/start")
-        self._call("POST", f"/containers/{container}/wait")
-        self._call("GET", f"/containers/{container}/json")
-        self._call("GET", f"/containers/{container}/logs?stdout=1")
-        self._call("DELETE", f"/containers/{container}?force=1&v=1")
+        self.call("POST", f"/containers/{container}/start")
+        self.call("POST", f"/containers/{container}/wait")
+        self.call("GET", f"/containers/{container}/json")
+        self.call("GET", f"/containers/{container}/logs?stdout=1")
+        self.call("DELETE", f"/containers/{container}?force=1&v=1")
 
     def _remove_probes(self) -> None:
         filters = quote(json.dumps({"label": [_PROBE_LABEL]}))
-        _, listed = self._call("GET", f"/containers/json?all=1&filters={filters}")
+        _, listed = self.call("GET", f"/containers/json?all=1&filters={filters}")
         for entry in json.loads(listed):
-            self._call("DELETE", f"/containers/{entry['Id']}?force=1&v=1", accept=(404, 409))
+            self.call("DELETE", f"/containers/{entry['Id']}?force=1&v=1", accept=(404, 409))
 
-    def _call(
+    def call(
         self,
         method: str,
         path: str,

@@ -12,6 +12,9 @@ from pathlib import Path
 
 _RNDADDENTROPY = 0x40085203
 _RNDRESEEDCRNG = 0x5207
+_SETTLE_WINDOW_S = 0.2
+_SETTLE_WINDOWS = 3
+_SETTLE_LIMIT_S = 15.0
 
 
 class System:
@@ -43,6 +46,25 @@ class System:
 
     def sync(self) -> None:
         os.sync()
+
+    def settle(self) -> None:
+        """Wait until the processors have next to nothing to do.
+
+        What is unfinished when a VM is frozen is the first thing that every clone does.
+        """
+        deadline = time.monotonic() + _SETTLE_LIMIT_S
+        calm, busy = 0, self._busy_ticks()
+        while calm < _SETTLE_WINDOWS and time.monotonic() < deadline:
+            time.sleep(_SETTLE_WINDOW_S)
+            before, busy = busy, self._busy_ticks()
+            calm = calm + 1 if busy - before <= 1 else 0
+
+    def _busy_ticks(self) -> int:
+        """What all processors have worked, in ticks of 10 ms (proc_stat(5))."""
+        user, nice, system, _, _, irq, softirq = map(
+            int, Path("/proc/stat").read_text().split(None, 8)[1:8]
+        )
+        return user + nice + system + irq + softirq
 
     def forget_neighbours(self) -> None:
         """Drop what is known of MAC addresses: the next network is another one."""

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import shutil
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +29,8 @@ from warmboot.host.guest_link import AGENT_PORT, GuestLink, GuestStep, Identity
 from warmboot.host.memory_cache import MemoryCache
 from warmboot.host.network import Network, Slot
 from warmboot.host.snapshot_files import SnapshotFiles
-from warmboot.hypervisors.base import Hypervisor, MachineSnapshot, Probe, Standby, Vm
+from warmboot.hypervisors.base import Hypervisor, MachineSnapshot, Probe, Vm
+from warmboot.hypervisors.process import come_first
 from warmboot.images.files import import_bare_files, import_runtime_image, stored_folder
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import DiskFull, HostError, HypervisorError, VmGone
@@ -41,6 +43,8 @@ from warmboot.model.vm import Disk, DiskFormat, Nic, VmHandle, VmRecord, VmSpec,
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
+
+STAND_BY_TIMEOUT_S = 120.0
 
 VMM_GID = 620_000
 """The group that VMMs run as; it may read runtime images and snapshots, and nothing else."""
@@ -96,7 +100,7 @@ class HostAgent:
             config.root / "cache" / "memory", VMM_GID, config.memory_cache_bytes
         )
         self._machines: dict[str, _Machine] = {}
-        self._standbys: dict[str, Standby] = {}
+        self._standing_by: set[str] = set()
 
     @property
     def vms_root(self) -> Path:
@@ -235,22 +239,31 @@ class HostAgent:
 
     async def restore(self, spec: VmSpec, snapshot: Path, token: str) -> VmHandle:
         """Start a VM from a snapshot folder; it runs on when this returns."""
-        standby = self._standbys.pop(spec.id, None)
-        if standby is not None and standby.alive:
-            return self._hold(await standby.restore(), spec, token)
-        if standby is not None:
-            await standby.discard()
+        if spec.id in self._standing_by:
+            self._standing_by.remove(spec.id)
+            machine = self._machines.pop(spec.id)
+            await machine.link.close()
+            if await machine.vm.status() is not VmStatus.GONE:
+                come_first(machine.vm.handle)
+                await machine.vm.resume()
+                return self._hold(machine.vm, spec, token)
+            await machine.vm.kill()
         vm = await self._with_machine(snapshot, lambda m: self.hypervisor.restore(spec, m))
         return self._hold(vm, spec, token)
 
     async def stand_by(self, spec: VmSpec, snapshot: Path) -> None:
-        """Start the VMM that a ``restore`` of ``spec`` will use; until then ``destroy`` ends it.
+        """Restore a VM that nobody waits for, run throw-away containers in it, and pause it.
 
-        Unlike a VM it has no record and does not outlive the manager.
+        A ``restore`` of ``spec`` lets it run on; until then ``destroy`` ends it. It is nobody's:
+        it has no identity and no record, and does not outlive the manager.
         """
-        self._standbys[spec.id] = await self._with_machine(
-            snapshot, lambda m: self.hypervisor.stand_by(spec, m)
-        )
+        token = secrets.token_urlsafe(32)
+        await self.restore(replace(spec, background=True), snapshot, token)
+        identity = Identity("warmboot-standby", secrets.token_hex(16), token)
+        await self.claim(spec.id, identity, STAND_BY_TIMEOUT_S)
+        await self.wait_for_docker(spec.id, STAND_BY_TIMEOUT_S)
+        await self._exercise(spec.id)
+        self._standing_by.add(spec.id)
 
     async def claim(self, vm_id: str, identity: Identity, timeout_s: float) -> list[GuestStep]:
         """Make the guest its own self; ``VmGone`` as soon as its VMM is no more."""
@@ -263,11 +276,8 @@ class HostAgent:
 
     async def freeze(self, vm_id: str) -> None:
         """Warm the guest up, pause it and write it into its template folder; it stays paused."""
-        machine = self._machine(vm_id)
-        await self._while_alive(machine, machine.link.warm_up())
-        await self._while_alive(machine, machine.link.prepare_snapshot())
-        await machine.vm.pause()
-        await machine.vm.save()
+        await self._exercise(vm_id)
+        await self._machine(vm_id).vm.save()
 
     async def is_alive(self, vm_id: str) -> bool:
         """Whether its VMM is there."""
@@ -278,6 +288,9 @@ class HostAgent:
         """What the VMs use at the moment; some milliseconds each."""
         handles = [machine.vm.handle for machine in self._machines.values()]
         return await asyncio.to_thread(usage.of_vms, handles)
+
+    def free_memory_mib(self) -> int:
+        return usage.free_memory_mib()
 
     def storage_usage(self) -> StorageUsage:
         return usage.of_storage(self.config.root, self.config.disk_floor_bytes)
@@ -334,11 +347,9 @@ class HostAgent:
     async def destroy(self, vm_id: str, slot: Slot | None, *, keep_folder: bool = False) -> None:
         """Kill the VM and give everything back. Idempotent; works for a VM that never came up."""
         machine = self._machines.pop(vm_id, None)
-        standby = self._standbys.pop(vm_id, None)
+        self._standing_by.discard(vm_id)
         folder = self.vms_root / vm_id
-        if standby is not None:
-            await standby.discard()
-        elif machine is not None:
+        if machine is not None:
             await machine.link.close()
             await machine.vm.kill()
         else:
@@ -355,6 +366,13 @@ class HostAgent:
         return await stored_memory.with_machine(
             self.hypervisor, self.files, self.cache, snapshot, open_it
         )
+
+    async def _exercise(self, vm_id: str) -> None:
+        """Run throw-away containers in the guest, have it forget who it was, and pause it."""
+        machine = self._machine(vm_id)
+        await self._while_alive(machine, machine.link.warm_up())
+        await self._while_alive(machine, machine.link.prepare_snapshot())
+        await machine.vm.pause()
 
     def _hold(self, vm: Vm, spec: VmSpec, token: str) -> VmHandle:
         link = GuestLink(spec.id, vm.guest_address(AGENT_PORT), token)

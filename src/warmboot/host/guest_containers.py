@@ -24,9 +24,17 @@ from warmboot.model.errors import (
     RegistryUnavailable,
     WarmbootError,
 )
+from warmboot.model.names import hostname_for
 
 DOCKER_NAME = "warmboot"
 """The name in the VM, where nobody sees it. The user's own may be too short for Docker."""
+
+SANDBOX = {
+    "NetworkMode": "container:warmboot-sandbox",
+    "UTSMode": "host",
+    "Annotations": {"io.containerd.runc.v2.group": "warmboot"},
+}
+"""The network that is there before the container, and the shim that runs (``guest/sandbox.py``)."""
 
 _NO_CONNECTION = 900
 """What the Docker client says instead of a status when it could not connect."""
@@ -109,6 +117,7 @@ async def ensure_created(link: GuestLink, spec: ContainerSpec) -> tuple[str, boo
         with contextlib.suppress(NotFound):
             known = await inspect(link, DOCKER_NAME)
             return known.docker_id, known.status == "created"
+        await link.ensure_sandbox()
         created = await containers.create(_docker_config(spec), name=DOCKER_NAME)
     except DockerError as error:
         raise _translated(link, error, f"creating {spec.name}") from error
@@ -251,10 +260,11 @@ def _load_error(message: str) -> WarmbootError:
 
 
 def _docker_config(spec: ContainerSpec) -> dict[str, Any]:
-    exposed: dict[str, Any] = {f"{p.container_port}/{p.protocol}": {} for p in spec.ports}
+    # Docker would set the sandbox's.
+    environment = {"HOSTNAME": hostname_for(spec.name), **spec.environment}
     config: dict[str, Any] = {
         "Image": spec.image,
-        "Env": [f"{name}={value}" for name, value in spec.environment.items()],
+        "Env": [f"{name}={value}" for name, value in environment.items()],
         "Labels": dict(spec.labels),
         "Tty": spec.tty,
         "OpenStdin": spec.stdin_open,
@@ -262,14 +272,8 @@ def _docker_config(spec: ContainerSpec) -> dict[str, Any]:
         "AttachStdin": spec.stdin_open,
         "AttachStdout": True,
         "AttachStderr": True,
-        "ExposedPorts": exposed,
-        "HostConfig": {
-            # The VM has the port to itself, so the guest publishes it under its own number.
-            "PortBindings": {
-                f"{p.container_port}/{p.protocol}": [{"HostPort": str(p.container_port)}]
-                for p in spec.ports
-            },
-        },
+        # The VM has all ports to itself: which of them are published is the host's to decide.
+        "HostConfig": dict(SANDBOX),
     }
     if spec.command is not None:
         config["Cmd"] = list(spec.command)

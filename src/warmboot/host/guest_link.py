@@ -168,6 +168,10 @@ class GuestLink:
         """Run a throw-away container, so that a snapshot has the runtime in its page cache."""
         await self._call("warm-up", {}, timeout_s=300)
 
+    async def ensure_sandbox(self) -> None:
+        """See to it that there is a network for a container to join (``SANDBOX``)."""
+        await self._call("sandbox", {}, timeout_s=120)
+
     async def prepare_snapshot(self) -> None:
         """Make the guest ready to be frozen; it can be claimed anew after its restore."""
         await self._call("prepare-snapshot", {}, timeout_s=60)

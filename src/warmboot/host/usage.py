@@ -71,3 +71,11 @@ def allocated_below(folder: Path) -> int:
             except FileNotFoundError:
                 continue
     return total
+
+
+def free_memory_mib() -> int:
+    """What the kernel thinks can be had without swapping (proc_meminfo(5), MemAvailable)."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) >> 10
+    return 0

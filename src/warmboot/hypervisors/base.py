@@ -4,7 +4,6 @@ A VM's life, as a driver sees it::
 
     boot(spec) ─────▶ running ⇄ paused ──save──▶ files in spec.template_dir
     restore(spec, snapshot) ─▶ running
-    stand_by(spec, snapshot) ─▶ waits ──restore──▶ running      (where the driver can)
     attach(spec, handle) ────▶ whatever it is doing        (after the manager was restarted)
     any ──kill──▶ gone
 
@@ -42,8 +41,7 @@ class Capabilities:
     over its network. ``runs_linux``: boots an ordinary Linux kernel on this machine.
     ``lazy_memory``: a restore maps memory and does not read it all.
     ``memory_frames``: restores compressed memory without unpacking it, pages as they are touched.
-    ``process``: a VM is an operating-system process. ``stand_by``: a VMM can be started ahead of
-    need and wait for the order to restore.
+    ``process``: a VM is an operating-system process.
     """
 
     snapshots: bool = True
@@ -53,7 +51,6 @@ class Capabilities:
     lazy_memory: bool = True
     memory_frames: bool = False
     process: bool = True
-    stand_by: bool = False
     network: bool = True
     max_vcpus: int = 32
 
@@ -131,20 +128,6 @@ class Vm(Protocol):
     def guest_address(self, port: int) -> GuestAddress: ...
 
 
-class Standby(Protocol):
-    """A VMM that has come up and waits. It ends with ``restore`` or ``discard``, whichever first;
-    unlike a VM it does not outlive the manager."""
-
-    @property
-    def alive(self) -> bool: ...
-
-    async def restore(self) -> Vm:
-        """Load the snapshot that it was started for; raises as ``Hypervisor.restore`` does."""
-        ...
-
-    async def discard(self) -> None: ...
-
-
 class Hypervisor(Protocol):
     """A driver."""
 
@@ -157,10 +140,6 @@ class Hypervisor(Protocol):
     async def boot(self, spec: VmSpec) -> Vm: ...
 
     async def restore(self, spec: VmSpec, snapshot: MachineSnapshot) -> Vm: ...
-
-    async def stand_by(self, spec: VmSpec, snapshot: MachineSnapshot) -> Standby:
-        """Do all of a restore that needs no decision yet; ``NotSupported`` without capability."""
-        ...
 
     async def attach(self, spec: VmSpec, handle: VmHandle) -> Vm:
         """Take over a VM that another manager process started; ``VmGone`` if it is not there."""

@@ -14,7 +14,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from warmboot.hypervisors.base import Capabilities, MachineSnapshot, Probe, Prob
 from warmboot.hypervisors.process import VmmProcess
 from warmboot.hypervisors.simulated_vm.config import SimulatedConfig, When
 from warmboot.hypervisors.simulated_vm.main import CONTROL_SOCKET, READY_SOCKET, VSOCK_SOCKET
-from warmboot.model.errors import HostError, HypervisorError, NotSupported, RestoreFailed, VmGone
+from warmboot.model.errors import HostError, HypervisorError, RestoreFailed, VmGone
 from warmboot.model.runtime_snapshot import MEMORY_FILE, STATE_FILE, HostRequirements
 from warmboot.model.vm import GuestAddress, VmHandle, VmSpec, VmStatus
 
@@ -48,10 +48,6 @@ class SimulatedVm:
     @property
     def handle(self) -> VmHandle:
         return self._process.handle
-
-    @property
-    def alive(self) -> bool:
-        return self._process.alive
 
     async def status(self) -> VmStatus:
         try:
@@ -123,38 +119,6 @@ class SimulatedVm:
         return str(result["status"])
 
 
-class SimulatedStandby:
-    """Implements ``hypervisors.base.Standby``: here the VM itself, which is held."""
-
-    def __init__(self, vm: SimulatedVm, current: Callable[[], SimulatedConfig]) -> None:
-        self._vm = vm
-        self._current = current
-
-    @property
-    def alive(self) -> bool:
-        return self._vm.alive
-
-    async def restore(self) -> SimulatedVm:
-        try:
-            if self._current().fail_restore:
-                raise RestoreFailed(
-                    "a VM that stood by could not be restored", details="fail_restore is set"
-                )
-            await self._vm.resume()
-        except HypervisorError as error:
-            await self.discard()
-            if isinstance(error, RestoreFailed):
-                raise
-            raise RestoreFailed(error.brief, details=error.details) from error
-        except BaseException:
-            await self.discard()
-            raise
-        return self._vm
-
-    async def discard(self) -> None:
-        await self._vm.kill()
-
-
 class Simulated:
     """The driver. It keeps nothing about its VMs: all is in their processes and folders."""
 
@@ -179,9 +143,7 @@ class Simulated:
                 machine=config.machine,
                 cpu_model=config.cpu_model,
             ),
-            capabilities=Capabilities(
-                vsock=True, network=False, lazy_memory=False, stand_by=config.stand_by
-            ),
+            capabilities=Capabilities(vsock=True, network=False, lazy_memory=False),
             binary=Path(sys.executable),
             problems=problems,
             notes=("simulated: containers do not really run",),
@@ -209,13 +171,6 @@ class Simulated:
                 details=str(error),
                 resolution=error.resolution,
             ) from error
-
-    async def stand_by(self, spec: VmSpec, snapshot: MachineSnapshot) -> SimulatedStandby:
-        if not self._current().stand_by:
-            raise NotSupported("the simulated hypervisor was not told to have VMMs stand by")
-        vm = await self.restore(spec, snapshot)
-        await vm.pause()
-        return SimulatedStandby(vm, self._current)
 
     async def attach(self, spec: VmSpec, handle: VmHandle) -> SimulatedVm:
         vm = SimulatedVm(spec, VmmProcess.attach(handle))

@@ -314,7 +314,7 @@ class HostInfo:
     accelerator: str
     storage_root: Path
     default_shape: Shape
-    standby_vmms: int = 0
+    standby_vms: int = 0
     checks: tuple[Check, ...] = field(default=())
 
 

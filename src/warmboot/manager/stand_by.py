@@ -1,11 +1,12 @@
-"""VMMs that stand by: started ahead of need for the snapshot that is used most, waiting to restore.
+"""VMs that stand by: restored ahead of need from the snapshot that is used most, and paused.
 
-    fill ─▶ slot, disk, VMM ─▶ ready ──take──▶ one warm boot, which owns it from then on
-                                 └──discard──▶ gone    (another is wanted, the manager stops)
+    fill ─▶ slot, disk, VM restored, exercised, paused ─▶ ready ──take──▶ one warm boot owns it
+                                                            └─discard──▶ gone
 
-What a VMM does before it can load a state depends on nobody's container, so it is done while nobody
-waits. A boot that finds none ready starts its own VMM, as it would without this. VMMs that stand by
-are in no table: those of a manager that was killed are left-overs, which its next start removes.
+A container that comes gets one of them, lets it run and gives it its identity; what is dear after a
+restore, and dearest under emulation, has been done while nobody waited. A boot that finds none
+ready restores its own VM. VMs that stand by are in no table: those of a manager that was killed are
+left-overs, which its next start removes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Literal
 from uuid import UUID
 
 import structlog
@@ -29,10 +31,16 @@ from warmboot.model.runtime_snapshot import (
     SnapshotState,
     unmet_requirement,
 )
+from warmboot.model.shapes import Shape
 from warmboot.model.vm import VmSpec
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
+
+
+MOST = 4
+SHARE_OF_OWN = 0.35
+"""How much of its RAM a VM that stands by has for itself, seen for 768 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +53,15 @@ class Prepared:
 
 
 class StandBy:
-    """At most ``size`` of them."""
+    """At most ``most`` of them; ``auto`` is what a quarter of the free memory holds, 4 at most."""
 
-    def __init__(self, store: Store, host: HostAgent, size: int) -> None:
+    def __init__(
+        self, store: Store, host: HostAgent, most: int | Literal["auto"], shape: Shape
+    ) -> None:
         self._store = store
         self._host = host
-        self._size = size
+        self._most = most
+        self._shape = shape
         self._ready: list[Prepared] = []
         self._busy = 0
         self._changed = asyncio.Event()
@@ -90,27 +101,36 @@ class StandBy:
 
     async def keep_filled(self) -> None:
         """Until cancelled; what stands by is gone then."""
-        if self._size == 0 or not (await self._host.probe()).capabilities.stand_by:
+        size = await self._size()
+        if size == 0:
             return
         try:
             while True:
                 self._changed.clear()
                 try:
-                    await self._fill()
+                    await self._fill(size)
                 except (WarmbootError, OSError) as error:
-                    log.warning("no VMM could be made to stand by", error=str(error))
+                    log.warning("no VM could be made to stand by", error=str(error))
                 await self._changed.wait()
         finally:
             while self._ready:
                 await self.discard(self._ready.pop())
 
-    async def _fill(self) -> None:
+    async def _fill(self, size: int) -> None:
         wanted = await self._wanted()
         for prepared in [p for p in self._ready if wanted is None or p.snapshot_id != wanted.id]:
             self._ready.remove(prepared)
             await self.discard(prepared)
-        while wanted is not None and len(self._ready) < self._size and not self._busy:
+        while wanted is not None and len(self._ready) < size and not self._busy:
             self._ready.append(await self._prepare(wanted))
+
+    async def _size(self) -> int:
+        if self._most != "auto":
+            return self._most
+        if not (await self._host.probe()).capabilities.lazy_memory:
+            return 0  # each would have all of its memory for itself
+        each_mib = self._shape.memory_mib * SHARE_OF_OWN
+        return min(MOST, int(self._host.free_memory_mib() / 4 / each_mib))
 
     async def _wanted(self) -> RuntimeSnapshot | None:
         """The one used last of those that can be restored here, and are not put away compressed."""

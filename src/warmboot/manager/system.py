@@ -47,7 +47,7 @@ class System:
             accelerator=probe.host.accelerator,
             storage_root=self._host.config.root,
             default_shape=self._default_shape,
-            standby_vmms=self._standby.ready,
+            standby_vms=self._standby.ready,
         )
 
     async def usage(self, window_s: float) -> Usage:

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
-GUEST_PROTOCOLS = frozenset({"1"})
+GUEST_PROTOCOLS = frozenset({"2"})
 """The guest agents' protocol versions that this warmboot speaks."""
 
 UNKNOWN_AGENT = "unknown"

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from warmboot.hypervisors.base import Capabilities, MachineSnapshot, Probe, Problem, Standby
+from warmboot.hypervisors.base import Capabilities, MachineSnapshot, Probe, Problem
 from warmboot.hypervisors.firecracker import binary, kvm, layout
 from warmboot.hypervisors.firecracker.config import FirecrackerConfig
 from warmboot.hypervisors.firecracker.pager import SOCKET, Pager, check_frames
@@ -88,9 +88,6 @@ class Firecracker:
         except BaseException:
             await pager.kill()
             raise
-
-    async def stand_by(self, spec: VmSpec, snapshot: MachineSnapshot) -> Standby:
-        raise NotSupported("Firecracker starts too quickly for that to be worth it")
 
     async def attach(self, spec: VmSpec, handle: VmHandle) -> FirecrackerVm:
         process = VmmProcess.attach(handle)

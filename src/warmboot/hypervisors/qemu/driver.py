@@ -16,7 +16,6 @@ from warmboot.hypervisors.process import VmmProcess
 from warmboot.hypervisors.qemu import arguments
 from warmboot.hypervisors.qemu.accelerator import KvmVerdict, cpu_model, kvm_verdict
 from warmboot.hypervisors.qemu.config import QemuConfig
-from warmboot.hypervisors.qemu.standby import QemuStandby, restoring
 from warmboot.hypervisors.qemu.vm import QemuVm
 from warmboot.hypervisors.stamp import Stamp, stamp_of
 from warmboot.hypervisors.tap import open_tap
@@ -58,17 +57,21 @@ class Qemu:
             return vm
 
     async def restore(self, spec: VmSpec, snapshot: MachineSnapshot) -> QemuVm:
-        standby = await self.stand_by(spec, snapshot)
-        return await standby.restore()
-
-    async def stand_by(self, spec: VmSpec, snapshot: MachineSnapshot) -> QemuStandby:
         mib = spec.shape.memory_mib
         await asyncio.to_thread(_check_files, snapshot, mib)
         memory = arguments.private_memory(snapshot.memory, mib)
-        with restoring(spec):
+        try:
             async with self._started(spec, memory, arguments.restore_arguments()) as vm:
-                await vm.prepare_to_load()
-                return QemuStandby(vm, snapshot.state)
+                await vm.load(snapshot.state)
+                return vm
+        except RestoreFailed:
+            raise
+        except HypervisorError as error:
+            raise RestoreFailed(
+                f"QEMU could not restore {spec.id}",
+                details=error.details or error.brief,
+                resolution="the snapshot may be damaged or from another QEMU: rebuild it",
+            ) from error
 
     async def attach(self, spec: VmSpec, handle: VmHandle) -> QemuVm:
         vm = QemuVm(spec, self.config, VmmProcess.attach(handle))
@@ -146,9 +149,7 @@ class Qemu:
                 cpu_model=model,
                 options=arguments.machine_options(self.config, accelerator),
             ),
-            capabilities=Capabilities(
-                qcow2_overlays=True, stand_by=True, max_vcpus=1 if shaky else 32
-            ),
+            capabilities=Capabilities(qcow2_overlays=True, max_vcpus=1 if shaky else 32),
             binary=Path(binary),
             problems=tuple(problems),
             notes=tuple(notes),

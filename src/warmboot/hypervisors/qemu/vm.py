@@ -75,17 +75,11 @@ class QemuVm:
     async def resume(self) -> None:
         await self._execute("cont")
 
-    @property
-    def alive(self) -> bool:
-        return self._process.alive
-
-    async def prepare_to_load(self) -> None:
+    async def load(self, state: Path) -> None:
+        """Load a saved state, RAM left where it is; returns when the guest runs on."""
         await self._ignore_shared_memory()
         # Clones keep their addresses, each in a network of its own: there is nobody to tell.
         await self._execute("migrate-set-parameters", **{"announce-rounds": 0})
-
-    async def load(self, state: Path) -> None:
-        """Load a saved state, RAM left where it is; returns when the guest runs on."""
         with self._qmp.listener("MIGRATION") as events:
             await self._execute("migrate-incoming", uri=f"file:{state}")
             async with self._deadline("load the saved state"):

@@ -33,8 +33,6 @@ class SimulatedConfig:
     never answers. ``agent_silent``: the guest agent takes connections and says nothing.
     ``die_after_s``: the VMM process ends by itself so long after its start, in VMs of ``die``.
 
-    ``stand_by``: VMMs can be started ahead of need.
-
     ``version``, ``accelerator``, ``machine`` and ``cpu_model`` are what snapshots are bound to.
 
     ``overrides`` is a JSON file with any of these fields; it is read again before every use, so
@@ -52,7 +50,6 @@ class SimulatedConfig:
     agent_silent: When = When.NEVER
     die_after_s: float | None = None
     die: When = When.ALWAYS
-    stand_by: bool = False
     version: str = "1.0"
     accelerator: str = "none"
     machine: str = "simulated"

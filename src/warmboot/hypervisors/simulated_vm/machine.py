@@ -19,7 +19,7 @@ from typing import Any
 from warmboot.hypervisors.simulated_vm.config import SimulatedConfig
 from warmboot.hypervisors.simulated_vm.snapshot import SavedMachine
 
-AGENT_VERSION = "1"
+AGENT_VERSION = "2"
 COUNTER_OPTION = "simulated.counter"
 COUNTER_PERIOD_S = 0.02
 

@@ -1,0 +1,124 @@
+"""The network of the user's container, made before there is such a container.
+
+    host ──▶ eth0 ──DNAT──▶ docker0 ──▶ the sandbox's namespace ◀── joined by the user's container
+
+To connect a container to its bridge, dockerd makes links, runs iptables several times and has the
+runtime call it back; under emulation that is most of a start. So a container that only sleeps is
+connected once, before the snapshot is taken, and the user's joins its network namespace (what
+Kubernetes calls a sandbox). It also shares the sandbox's shim, which is running already.
+
+All that the host sends in goes to it, but for what is the agent's: which ports are published is
+decided by the host's own rules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .docker import PROBE, Docker
+from .wire import HttpError
+
+NAME = "warmboot-sandbox"
+SHIM_GROUP = {"io.containerd.runc.v2.group": "warmboot"}
+"""containerd's runc shim serves all containers of a group with one process."""
+
+_ADDRESS = "198.18.0.2"
+JOINED: dict[str, Any] = {
+    "NetworkMode": f"container:{NAME}",
+    "UTSMode": "host",
+    "Annotations": SHIM_GROUP,
+}
+"""The HostConfig of a container in the sandbox. The VM's host name is its own."""
+
+_SPEC: dict[str, Any] = {
+    "Image": PROBE,
+    "Cmd": ["/bin/sleep", "2147483647"],
+    "HostConfig": {
+        "Annotations": SHIM_GROUP,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges"],
+        "ReadonlyRootfs": True,
+        "OomScoreAdj": -900,
+        "LogConfig": {"Type": "none"},
+    },
+}
+
+Run = Callable[[Sequence[str]], int]
+"""Runs a command; its exit code."""
+
+
+def run(command: Sequence[str]) -> int:
+    return subprocess.run(
+        command,
+        check=False,
+        timeout=30,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ).returncode
+
+
+class Sandbox:
+    def __init__(self, docker: Docker, run: Run = run) -> None:
+        self._docker = docker
+        self._run = run
+        self._lock = threading.Lock()
+        self._address = ""
+        self._hosts = ""
+        self._named = ""
+
+    def ensure(self) -> None:
+        """There is a sandbox that runs and is reached, and it knows this VM's name. Idempotent.
+
+        ``HttpError`` 502 or 500 when that cannot be had.
+        """
+        with self._lock:
+            if not self._address:
+                self._make()
+            hostname = socket.gethostname()
+            if self._named != hostname:
+                self._name(hostname)
+
+    def _make(self) -> None:
+        status, _ = self._docker.call("GET", f"/containers/{NAME}/json", accept=(404,))
+        if status == 404:
+            self._docker.load_probe()
+            self._docker.call("POST", f"/containers/create?name={NAME}", document=_SPEC)
+        self._docker.call("POST", f"/containers/{NAME}/start")  # 304 when it runs
+        _, body = self._docker.call("GET", f"/containers/{NAME}/json")
+        details = json.loads(body)
+        address = details["NetworkSettings"]["IPAddress"]
+        self._route(address)
+        self._hosts = details["HostsPath"]
+        self._address = address
+
+    def _route(self, address: str) -> None:
+        for table, chain, rule in (
+            ("nat", "PREROUTING", ["-i", "eth0", "-d", _ADDRESS, "-j", "DNAT", "--to", address]),
+            ("filter", "DOCKER-USER", ["-i", "eth0", "-d", address, "-j", "ACCEPT"]),
+        ):
+            iptables = ["/usr/sbin/iptables", "--wait", "-t", table]
+            # Docker's own chain ends with RETURN, so the rule must come before that.
+            add = ["-I" if chain == "DOCKER-USER" else "-A", chain]
+            if self._run([*iptables, "-C", chain, *rule]) == 0:
+                continue
+            if self._run([*iptables, *add, *rule]) != 0:
+                raise HttpError(500, f"the sandbox could not be reached: iptables refused {rule}")
+
+    def _name(self, hostname: str) -> None:
+        """The hosts file of the sandbox is that of the container which joins it."""
+        text = f"127.0.0.1\tlocalhost\n{self._address}\t{hostname}\n"
+        try:
+            descriptor = os.open(self._hosts, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+            with contextlib.closing(os.fdopen(descriptor, "w")) as file:
+                file.write(text)
+        except OSError as error:
+            raise HttpError(500, f"the sandbox's hosts file: {error}") from error
+        self._named = hostname

@@ -1,0 +1,52 @@
+"""A VM that stood by becomes a container's own, as any other."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tests.e2e.conftest import Archive
+from tests.e2e.guests import clock, who
+from tests.support.vms import Site
+
+from warmboot.client import Client
+
+TIMEOUT_S = 180.0
+WITH_TWO = {"MANAGER_STANDBY_VMS": "2"}
+
+
+async def two_stand_by(client: Client) -> None:
+    async with asyncio.timeout(TIMEOUT_S):
+        while True:
+            if (await client.system.info())["standby_vms"] == 2:
+                return
+            await asyncio.sleep(0.2)  # nobody is told when one has been made ready
+
+
+async def test_vms_that_stood_by_are_used_and_are_nobodys_before(
+    site: Site, archive: Archive
+) -> None:
+    await site.stop()
+    await site.start(WITH_TWO)
+    try:
+        async with site.client() as client:
+            await two_stand_by(client)
+            folders = {path.name for path in Path(site.storage, "vms").iterdir()}
+            words = ("-d", "--archive", str(archive.path))
+            for name in ("one", "two"):
+                await site.cli("run", "--name", name, *words, archive.name)
+            records = [await site.vm(name) for name in ("one", "two")]
+            assert {record.id for record in records} <= folders
+            selves = []
+            for record in records:
+                async with site.link(record) as link:
+                    selves.append(await who(link))
+                    off = (await clock(link)) - datetime.now(UTC)
+                    assert abs(off.total_seconds()) < 2
+            for key in ("machine_id", "hostname", "urandom", "getrandom", "uuid", "token"):
+                assert selves[0][key] != selves[1][key]
+            await site.remove_containers()
+    finally:
+        await site.stop()
+        await site.start()
