@@ -5,16 +5,13 @@ As in ``test_killed_manager``: the next manager makes it good, and nothing that 
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
-from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.faults.test_killed_manager import Die, clear, die, names, place, points, reaper
+from tests.faults.test_killed_manager import BUILD, Die, clear, die, names, place, points, reaper
 from tests.manager.test_collect_garbage import used
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, image_folder, vmm_pids
@@ -136,21 +133,26 @@ def make_orphan(manager: Manager) -> Path:
 
 
 @pytest.mark.parametrize("work", ["build", "rebuild"])
-@pytest.mark.parametrize("delay", [timedelta(milliseconds=n) for n in (20, 60, 120, 250)], ids=str)
+@pytest.mark.parametrize("at", BUILD, ids=names)
 async def test_the_builder_is_killed_and_the_manager_lives(
-    place: Lab, work: str, delay: timedelta
+    place: Lab, work: str, at: tuple[str, str]
 ) -> None:
     """A build that loses its VM is tried once more or fails; what served before still does."""
-    async with place.manager() as manager:
+    killed: list[int] = []
+
+    async def kill(saga: str, step: str) -> None:
+        if armed and (saga, step) == at and not killed:
+            killed.append(len(vmm_pids(place.storage)))
+            place.kill_everything()
+
+    armed = False
+    async with place.manager(kill, auto_rebuild=False) as manager:
         ready = [await manager.snapshot()] if work == "rebuild" else []
-        place.set(boot_s=0.1, docker_s=0.3)
+        armed = True
         if ready:
             await manager.snapshots.rebuild(ready[0].id)
         else:
             await manager.snapshots.create((await manager.image()).id, None)
-        await asyncio.sleep(delay.total_seconds())
-        for pid in vmm_pids(place.storage):
-            os.kill(pid, signal.SIGKILL)
-        place.set(boot_s=0, docker_s=0)
         await check(manager.running, ready=ready)
+        assert killed, "it came to that step"
         await clear(manager, ready)
