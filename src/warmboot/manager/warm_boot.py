@@ -27,6 +27,7 @@ from warmboot.manager.stopwatch import Stopwatch
 from warmboot.model.container import BootAttempt, BootPolicy, Container, FallbackReason
 from warmboot.model.errors import (
     Conflict,
+    DiskFull,
     GuestError,
     HypervisorError,
     NotFound,
@@ -136,6 +137,8 @@ class WarmBoot:
         except GuestError as error:
             reason = FallbackReason.DOCKER_NOT_VERIFIED
             return await self._count(container, snapshot, reason, error)
+        except DiskFull as error:  # no fault of its: there is no room to unpack its memory
+            return _Failed(snapshot, FallbackReason.RESTORE_FAILED, str(error))
         except (Conflict, NotFound) as error:  # it was deleted between the choice and the lease
             return _Failed(snapshot, FallbackReason.NO_SNAPSHOT, error.brief)
 

@@ -1,0 +1,67 @@
+"""Boots from compressed snapshots, where memory has to be unpacked for them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from typing import Any
+
+import pytest
+from tests.support.managers import Manager
+from tests.support.snapshots import flip
+
+from warmboot.host import memory_frames
+from warmboot.host.snapshot_files import memory_metadata
+from warmboot.model.container import BootMethod, FallbackReason
+from warmboot.model.runtime_snapshot import FRAMES_FILE, RuntimeSnapshot, SnapshotState
+
+
+async def compressed(manager: Manager) -> RuntimeSnapshot:
+    snapshot = await manager.snapshot()
+    manifest = await manager.host.files.compress(snapshot.snapshot_path)
+    sizes = memory_metadata(manifest, snapshot.snapshot_path)
+    await manager.store.snapshots.update_metadata(snapshot.id, sizes)
+    return snapshot
+
+
+async def test_it_boots_warm_and_boots_share_what_was_unpacked(manager: Manager) -> None:
+    snapshot = await compressed(manager)
+    containers = await asyncio.gather(*(manager.run(name=f"web-{n}") for n in range(3)))
+    assert {container.boot_method for container in containers} == {BootMethod.WARM}
+    assert {container.runtime_snapshot_id for container in containers} == {snapshot.id}
+    (entry,) = await manager.host.cache.entries()
+    assert entry.snapshot_id == snapshot.id
+    assert not entry.in_use
+
+
+async def test_without_room_to_unpack_it_boots_cold_and_blames_no_snapshot(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = await compressed(manager)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory_frames.os, "pwrite", full)
+        container = await manager.run()
+    assert container.boot_method is BootMethod.COLD
+    assert container.fallback_reason is FallbackReason.RESTORE_FAILED
+    assert "disk is full" in container.fallback_details
+    now = await manager.snapshots.get(snapshot.id)
+    assert (now.state, now.failure_count) == (SnapshotState.READY, 0)
+    assert await manager.host.cache.entries() == []
+    assert (await manager.run(name="again")).boot_method is BootMethod.WARM
+
+
+async def test_a_flipped_bit_in_the_frames_boots_cold_and_marks_the_snapshot(
+    manager: Manager,
+) -> None:
+    snapshot = await compressed(manager)
+    flip(snapshot.snapshot_path / FRAMES_FILE, 30)
+    container = await manager.run()
+    assert container.boot_method is BootMethod.COLD
+    assert container.fallback_reason is FallbackReason.SNAPSHOT_DAMAGED
+    assert FRAMES_FILE in container.fallback_details
+    assert await manager.host.cache.entries() == []
