@@ -20,12 +20,15 @@ from tests.support.fake_vmm import FakeVmm
 from tests.support.snapshots import flip
 
 from warmboot.host.memory_frames import pack
+from warmboot.hypervisors.firecracker import pager as pager_module
 from warmboot.hypervisors.firecracker.pager import RECORDED_FILE, SOCKET, Pager
 from warmboot.hypervisors.memory.frames import FRAME_BYTES, PAGE, Frames
-from warmboot.model.errors import RestoreFailed, SnapshotDamaged, VmGone
+from warmboot.model.errors import NotSupported, RestoreFailed, SnapshotDamaged, VmGone
 from warmboot.model.runtime_image import FileSum
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import VmSpec
+
+pytestmark = pytest.mark.root
 
 SIZE = 24 * FRAME_BYTES
 REGIONS = [(16 * FRAME_BYTES, 0), (8 * FRAME_BYTES, 16 * FRAME_BYTES)]
@@ -223,6 +226,19 @@ async def test_a_message_that_is_none_ends_it(home: Path, frames: Path) -> None:
         with pytest.raises(RestoreFailed):
             await asyncio.wait_for(pager.guard(asyncio.sleep(60)), ENDS_S)
         await asyncio.wait_for(stranger.wait(), ENDS_S)
+    finally:
+        await pager.kill()
+
+
+async def test_one_that_cannot_be_started_says_so(
+    home: Path, frames: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pager_module, "_PROGRAM", home / "nothing.py")
+    pager = await Pager.start(make_spec(home), frames)
+    try:
+        with pytest.raises(NotSupported) as told:
+            await asyncio.wait_for(pager.guard(asyncio.sleep(60)), ENDS_S)
+        assert "nothing.py" in told.value.details
     finally:
         await pager.kill()
 

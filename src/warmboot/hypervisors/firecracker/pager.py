@@ -24,7 +24,14 @@ import zstandard
 from warmboot.hypervisors import memory
 from warmboot.hypervisors.memory.frames import Frames, damaged
 from warmboot.hypervisors.process import VmmProcess, boot_id, start_time_ticks
-from warmboot.model.errors import HostError, HypervisorError, RestoreFailed, VmGone
+from warmboot.model.errors import (
+    HostError,
+    HypervisorError,
+    NotSupported,
+    RestoreFailed,
+    VmGone,
+    WarmbootError,
+)
 from warmboot.model.vm import VmHandle, VmSpec
 
 T = TypeVar("T")
@@ -52,6 +59,7 @@ class Pager:
     ) -> None:
         self.process = process
         self.damage: HostError | None = None
+        self._came_up = False
         self._frames = frames
         self._report = report
         self._listening = report and asyncio.create_task(self._listen(report[0]))
@@ -117,14 +125,18 @@ class Pager:
                 task.cancel()
             await asyncio.gather(working, leaving, return_exceptions=True)
 
-    async def cause(self) -> HostError:
-        """Why it ended: ``SnapshotDamaged`` if it has told us so."""
+    async def cause(self) -> WarmbootError:
+        """Why it ended: ``SnapshotDamaged`` if it has told us so; ``NotSupported`` if it never came
+        up, as the VM's user may not run our Python."""
         if self._listening is not None:
             await asyncio.wait({self._listening}, timeout=_LAST_WORDS_S)
-        return self.damage or RestoreFailed(
-            f"the page server of {self.process.handle.vm_id} ended",
-            details=_tail(self.process.handle.run_dir / LOG),
-        )
+        if self.damage is not None:
+            return self.damage
+        ended = f"the page server of {self.process.handle.vm_id} ended"
+        details = _tail(self.process.handle.run_dir / LOG)
+        if self._listening is not None and not self._came_up:
+            return NotSupported(f"{ended} before it was up", details=details)
+        return RestoreFailed(ended, details=details)
 
     async def kill(self) -> None:
         await self.process.kill()
@@ -145,6 +157,7 @@ class Pager:
         with contextlib.suppress(OSError, ValueError):  # a line that is none: it was cut off
             while line := await reader.readline():
                 news = json.loads(line)
+                self._came_up = True
                 if "damaged" in news:
                     self.damage = damaged(self._frames, _brief(self._frames, news["damaged"]))
                 if "failed" in news:

@@ -187,6 +187,7 @@ def run(
     listener: socket.socket, report: int, frames_path: str, recorded: str, record_s: float
 ) -> int:
     """Serve the first who connects until its end; the exit status."""
+    _tell(report, {"up": True})
     try:
         frames = Frames(frames_path)
     except SnapshotDamaged as error:
