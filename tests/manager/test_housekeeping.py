@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.support.invariants import check
-from tests.support.managers import Lab, Manager
+from tests.support.managers import Lab, Manager, vmm_pids
 
 from warmboot.manager.choose_form import CHECKED_AT
 from warmboot.manager.housekeeping import LAST_COLLECTION
@@ -275,3 +276,28 @@ async def test_a_damaged_one_is_not_restored_while_its_successor_is_built(place:
         assert container.boot_method is BootMethod.COLD
         place.set(docker_s=0)
         await check(manager.running, ready=[snapshot])
+
+
+# -- politeness ------------------------------------------------------------------------------------
+
+
+async def test_a_rebuild_gives_way_and_what_somebody_waits_for_does_not(manager: Manager) -> None:
+    async def builder() -> int | None:
+        pids = vmm_pids(manager.lab.storage)
+        return pids[0] if pids else None
+
+    image = await manager.image()
+    manager.lab.set(docker_s=0.5)
+    snapshot_id = await manager.snapshots.create(image.id, None)
+    first = os.sched_getscheduler(await manager.until(builder, "the builder runs"))
+    snapshot = await manager.snapshot_until(snapshot_id, SnapshotState.READY)
+    await manager.until(lambda: _none_run(manager), "the builder has ended")
+    new_id = await manager.snapshots.rebuild(snapshot.id)
+    second = os.sched_getscheduler(await manager.until(builder, "the next builder runs"))
+    await manager.snapshot_until(new_id, SnapshotState.READY)
+    manager.lab.set(docker_s=0)
+    assert (first, second) == (os.SCHED_OTHER, os.SCHED_IDLE)
+
+
+async def _none_run(manager: Manager) -> bool | None:
+    return None if vmm_pids(manager.lab.storage) else True

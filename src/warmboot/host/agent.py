@@ -193,6 +193,8 @@ class HostAgent:
         slot: Slot | None,
         source: DiskSource,
         template_dir: Path | None = None,
+        *,
+        background: bool = False,
     ) -> VmSpec:
         """The VM's folder and disk. A template's writable disk is ``disk.ext4`` in its folder."""
         await self.ensure_room()
@@ -218,7 +220,7 @@ class HostAgent:
             template_dir=template_dir,
             uid=uid,
             gid=VMM_GID if uid else 0,
-            background=template_dir is not None,
+            background=background,
         )
 
     async def _make_disk(self, folder: Path, source: DiskSource) -> Disk:

@@ -41,6 +41,7 @@ from warmboot.model.runtime_snapshot import (
     DISK_FILE,
     MEMORY_FILE,
     ROOTFS_FILE,
+    BuildCause,
     RuntimeSnapshot,
     SnapshotManifest,
     SnapshotState,
@@ -183,6 +184,7 @@ class BuildSnapshot:
             context.live["slot"],
             DiskSource(folder / ROOTFS_FILE, folder / DISK_FILE),
             template_dir=folder,
+            background=_can_wait(snapshot),
         )
         record = VmRecord(
             id=spec.id,
@@ -211,6 +213,8 @@ class BuildSnapshot:
         record: VmRecord = context.live["record"]
         identity = Identity("warmboot-template", secrets.token_hex(16), record.token)
         limit_s = min(self._boot_timeout_s, AGENT_TIMEOUT_S)
+        if _can_wait(context.live["snapshot"]):
+            limit_s = self._boot_timeout_s  # it gets only what others leave
         await self._host.claim(record.id, identity, limit_s)
 
     async def _wait_for_docker(self, context: Context) -> None:
@@ -271,6 +275,11 @@ class BuildSnapshot:
         except NotFound:
             return None
         return None if old.state is SnapshotState.DELETED else old.id
+
+
+def _can_wait(snapshot: RuntimeSnapshot) -> bool:
+    """Nobody waits for it: the one that it replaces serves, or another shape does."""
+    return snapshot.replaces is not None or snapshot.cause is BuildCause.DEMAND
 
 
 def snapshot_metadata(
