@@ -34,7 +34,11 @@ async def measure(rounds: int) -> dict[str, float]:
     state = state_root()
     image = state / "runtime-image"
     await _build_image(image)
-    settings = {"MANAGER_AUTO_REBUILD": "false", "MANAGER_INTEGRITY_EVERY_H": "0"}
+    settings = {
+        "MANAGER_AUTO_REBUILD": "false",
+        "MANAGER_INTEGRITY_EVERY_H": "0",
+        "MANAGER_STANDBY_VMS": "0",  # each boot is to do all of its work
+    }
     async with (
         manager(
             state / "bench-background", prefix="wbback", subnet="198.19.144.0/20", settings=settings

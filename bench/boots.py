@@ -27,6 +27,7 @@ from warmboot.host.agent import VMM_GID
 from warmboot.host.network import Network, NetworkConfig
 
 WARM_ROUNDS = 9
+RESTORE_ROUNDS = 9
 COLD_EVERY = 3
 FOUR_ROUNDS = 3
 BOOT_TIMEOUT_S = 300.0
@@ -39,12 +40,25 @@ async def measure(console: Console) -> dict[str, float]:
     image = state / "runtime-image"
     await _run(sys.executable, "-m", "warmboot.images", "build", "--output", str(image))
     samples = Samples()
+    async with _bench(console, samples, image, standby="0") as bench:
+        await bench.restores()
+    async with _bench(console, samples, image, standby="4") as bench:
+        await bench.boots()
+        await bench.containers()
+        await bench.four()
+    return _figures(samples)
+
+
+@contextlib.asynccontextmanager
+async def _bench(
+    console: Console, samples: Samples, image: Path, standby: str
+) -> AsyncIterator[_Bench]:
+    """A manager with ``standby`` VMs that stand by, and a snapshot; everything touched once."""
+    state = state_root()
+    settings = {"MANAGER_AUTO_REBUILD": "false", "MANAGER_STANDBY_VMS": standby}
     async with (
         manager(
-            state / "bench",
-            prefix="wbbench",
-            subnet="198.19.176.0/20",
-            settings={"MANAGER_AUTO_REBUILD": "false"},
+            state / "bench", prefix="wbbench", subnet="198.19.176.0/20", settings=settings
         ) as running,
         Client(running.url) as client,
         _floor_network(state) as network,
@@ -52,10 +66,7 @@ async def measure(console: Console) -> dict[str, float]:
         bench = _Bench(console, samples, client, running, network)
         await bench.prepare(image)
         try:
-            await bench.boots()
-            await bench.containers()
-            await bench.four()
-            return await bench.figures()
+            yield bench
         finally:
             await bench.remove_all()
 
@@ -100,6 +111,13 @@ class _Bench:
         await self._boot("auto")
         await self._floor()
 
+    async def restores(self) -> None:
+        """Floor, and warm with nothing standing by: the restore is made when it is asked for."""
+        for number in range(RESTORE_ROUNDS):
+            with self._console.status(f"restores: round {number + 1} of {RESTORE_ROUNDS}"):
+                self._samples.add("restore.floor_s", await self._floor())
+                self._samples.add("restore.warm_s", await self._boot("auto"))
+
     async def boots(self) -> None:
         """Floor, warm and, every third round, cold, one after the other."""
         for number in range(WARM_ROUNDS):
@@ -120,6 +138,7 @@ class _Bench:
         """Four warm boots begun at once; and what an idle VM has for itself among clones."""
         for number in range(FOUR_ROUNDS):
             with self._console.status(f"four at once: round {number + 1} of {FOUR_ROUNDS}"):
+                await self._at_rest()
                 started = time.perf_counter()
                 names = [await self._create("auto") for _ in range(4)]
                 ends = await asyncio.gather(*(self._booted(name, started) for name in names))
@@ -133,25 +152,6 @@ class _Bench:
                     self._samples.add("memory.private_mib", private)
                     self._samples.add("memory.ram_mib", ram)
                 await self.remove_all()
-
-    async def figures(self) -> dict[str, float]:
-        s = self._samples
-        figures = {
-            "boot.warm_over_floor": s.ratio("boot.warm_s", "boot.floor_s"),
-            "boot.cold_over_warm": s.ratio("boot.cold_s", "boot.warm_s"),
-            "container.cold_over_warm": s.ratio("container.cold_s", "container.warm_s"),
-            "boot.four_over_one": s.ratio("boot.four_s", "boot.warm_s"),
-            "memory.private_over_ram": s.ratio("memory.private_mib", "memory.ram_mib"),
-            "memory.manager_mib": s.median("memory.manager_mib"),
-        }
-        for name in (
-            *("boot.floor_s", "boot.warm_s", "boot.cold_s", "boot.four_s"),
-            *("container.warm_s", "container.cold_s"),
-            *("memory.private_mib", "memory.ram_mib"),
-        ):
-            figures[name] = s.median(name)
-            figures[f"{name}.runs"] = s.runs(name)
-        return figures
 
     async def remove_all(self) -> None:
         for container in await self._client.containers.list(all_states=True):
@@ -176,6 +176,7 @@ class _Bench:
 
     async def _boot(self, boot: str) -> float:
         """API request → Docker in the guest has answered."""
+        await self._at_rest()
         started = time.perf_counter()
         name = await self._create(boot)
         took = await self._booted(name, started)
@@ -188,6 +189,7 @@ class _Bench:
         return took
 
     async def _container(self, boot: str) -> float:
+        await self._at_rest()
         started = time.perf_counter()
         name = await self._create(boot)
         container = await self._client.containers.wait(
@@ -200,7 +202,17 @@ class _Bench:
         await self._client.containers.delete(name, force=True)
         return took - loading
 
+    async def _at_rest(self) -> None:
+        """As many VMs stand by as shall, so none is made ready beside what is measured."""
+        async with asyncio.timeout(BOOT_TIMEOUT_S):
+            while True:
+                info = await self._client.system.info()
+                if info["standby_vms"] == info["standby_vms_most"]:
+                    return
+                await asyncio.sleep(0.1)  # nobody is told
+
     async def _floor(self) -> float:
+        await self._at_rest()
         slot = await self._network.acquire()
         disk = self._manager.storage / "floor.qcow2"
         base = self._snapshot / "disk.ext4"
@@ -230,6 +242,28 @@ class _Bench:
         snapshot = await self._client.snapshots.get(snapshot_id)
         if snapshot.state != "ready":
             raise SystemExit(f"the snapshot could not be built: {snapshot.error}")
+
+
+def _figures(s: Samples) -> dict[str, float]:
+    figures = {
+        "boot.warm_over_floor": s.ratio("boot.warm_s", "boot.floor_s"),
+        "boot.cold_over_warm": s.ratio("boot.cold_s", "boot.warm_s"),
+        "container.cold_over_warm": s.ratio("container.cold_s", "container.warm_s"),
+        "boot.four_over_one": s.ratio("boot.four_s", "boot.warm_s"),
+        "memory.private_over_ram": s.ratio("memory.private_mib", "memory.ram_mib"),
+        "memory.manager_mib": s.median("memory.manager_mib"),
+        "restore.warm_over_floor": s.ratio("restore.warm_s", "restore.floor_s"),
+        "restore.cold_over_warm": s.ratio("boot.cold_s", "restore.warm_s"),
+    }
+    for name in (
+        *("boot.floor_s", "boot.warm_s", "boot.cold_s", "boot.four_s"),
+        *("restore.floor_s", "restore.warm_s"),
+        *("container.warm_s", "container.cold_s"),
+        *("memory.private_mib", "memory.ram_mib"),
+    ):
+        figures[name] = s.median(name)
+        figures[f"{name}.runs"] = s.runs(name)
+    return figures
 
 
 @contextlib.asynccontextmanager

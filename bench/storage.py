@@ -171,7 +171,12 @@ async def _ready_snapshot(state: Path) -> tuple[Path, Path]:
     if await process.wait() != 0:
         raise SystemExit("the runtime image could not be built")
     async with (
-        manager(state / "bench", prefix="wbbench", subnet="198.19.176.0/20") as running,
+        manager(
+            state / "bench",
+            prefix="wbbench",
+            subnet="198.19.176.0/20",
+            settings={"MANAGER_STANDBY_VMS": "0", "MANAGER_COMPRESS_AFTER_H": "0"},
+        ) as running,
         Client(running.url) as client,
     ):
         await forget_older_images(client, image_digest(image))

@@ -397,6 +397,7 @@ class HostInfoOut(BaseModel):
     storage_root: str
     default_shape: ShapeOut
     standby_vms: int = Field(description="VMs that stand by for the next warm boots")
+    standby_vms_most: int = Field(description="as many are kept, one after the other made ready")
     checks: list[CheckOut]
 
     @classmethod
@@ -409,5 +410,6 @@ class HostInfoOut(BaseModel):
             storage_root=str(info.storage_root),
             default_shape=ShapeOut.of(info.default_shape),
             standby_vms=info.standby_vms,
+            standby_vms_most=info.standby_vms_most,
             checks=[CheckOut.of(check) for check in info.checks],
         )

@@ -315,6 +315,7 @@ class HostInfo:
     storage_root: Path
     default_shape: Shape
     standby_vms: int = 0
+    standby_vms_most: int = 0
     checks: tuple[Check, ...] = field(default=())
 
 

@@ -60,9 +60,10 @@ class StandBy:
     ) -> None:
         self._store = store
         self._host = host
-        self._most = most
         self._shape = shape
         self._ready: list[Prepared] = []
+        self.most = 0
+        self._setting = most
         self._busy = 0
         self._changed = asyncio.Event()
 
@@ -101,14 +102,14 @@ class StandBy:
 
     async def keep_filled(self) -> None:
         """Until cancelled; what stands by is gone then."""
-        size = await self._size()
-        if size == 0:
+        self.most = await self._size()
+        if self.most == 0:
             return
         try:
             while True:
                 self._changed.clear()
                 try:
-                    await self._fill(size)
+                    await self._fill()
                 except (WarmbootError, OSError) as error:
                     log.warning("no VM could be made to stand by", error=str(error))
                 await self._changed.wait()
@@ -116,17 +117,17 @@ class StandBy:
             while self._ready:
                 await self.discard(self._ready.pop())
 
-    async def _fill(self, size: int) -> None:
+    async def _fill(self) -> None:
         wanted = await self._wanted()
         for prepared in [p for p in self._ready if wanted is None or p.snapshot_id != wanted.id]:
             self._ready.remove(prepared)
             await self.discard(prepared)
-        while wanted is not None and len(self._ready) < size and not self._busy:
+        while wanted is not None and len(self._ready) < self.most and not self._busy:
             self._ready.append(await self._prepare(wanted))
 
     async def _size(self) -> int:
-        if self._most != "auto":
-            return self._most
+        if self._setting != "auto":
+            return self._setting
         if not (await self._host.probe()).capabilities.lazy_memory:
             return 0  # each would have all of its memory for itself
         each_mib = self._shape.memory_mib * SHARE_OF_OWN

@@ -48,6 +48,7 @@ class System:
             storage_root=self._host.config.root,
             default_shape=self._default_shape,
             standby_vms=self._standby.ready,
+            standby_vms_most=self._standby.most,
         )
 
     async def usage(self, window_s: float) -> Usage:
