@@ -250,7 +250,7 @@ class BootVm:
 async def with_second_try(boot: Callable[[], Awaitable[T]]) -> T:
     """Boot cold; a guest that did not come up at all gets one more VM.
 
-    An emulated machine on a busy host hangs or panics now and then before its agent is up.
+    An emulated machine on a busy host may still die before its agent is up.
     """
     try:
         return await boot()
