@@ -7,19 +7,23 @@ import errno
 import json
 import mmap
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import pytest
 from tests.support.snapshots import IMAGE_ID, MEMORY, flip, make_image, publish
 
 from warmboot.host import memory_forms, memory_frames
+from warmboot.host.polite import run_politely
 from warmboot.host.snapshot_files import SnapshotFiles, load_manifest, memory_metadata
 from warmboot.model.errors import DiskFull, SnapshotDamaged, WarmbootError
 from warmboot.model.runtime_snapshot import FRAMES_FILE, MEMORY_FILE, METADATA_FILE
+
+T = TypeVar("T")
 
 PLAIN = {".seen.json", "disk.ext4", METADATA_FILE, "rootfs.ext4", MEMORY_FILE, "snapshot.state"}
 COMPRESSED = PLAIN - {MEMORY_FILE} | {FRAMES_FILE}
@@ -27,7 +31,42 @@ COMPRESSED = PLAIN - {MEMORY_FILE} | {FRAMES_FILE}
 
 @pytest.fixture
 def files(tmp_path: Path) -> SnapshotFiles:
-    return SnapshotFiles(tmp_path / "snapshots", os.getgid())
+    return SnapshotFiles(tmp_path / "snapshots", os.getgid(), here)
+
+
+async def here(function: Callable[..., T], *arguments: Any) -> T:
+    """In this process, where system calls can be made to fail."""
+    return await asyncio.to_thread(function, *arguments)
+
+
+async def test_a_helper_process_does_the_work(tmp_path: Path) -> None:
+    files = SnapshotFiles(tmp_path / "snapshots", os.getgid())
+    path = await publish(files, make_image(tmp_path / "image"))
+    before = load_manifest(path)
+    await files.compress(path)
+    assert await files.unpack(path) == before
+    flip(path / MEMORY_FILE)
+    with pytest.raises(SnapshotDamaged, match="is damaged") as found:
+        await files.compress(path)
+    assert found.value.resolution
+    assert names(path) == PLAIN
+
+
+async def test_a_helper_process_is_killed_with_its_call(tmp_path: Path) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await run_politely(time.sleep, 3600)
+    helpers = [
+        p for p in Path("/proc").glob("[0-9]*/cmdline") if b"warmboot.host.polite" in read(p)
+    ]
+    assert helpers == []
+
+
+def read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it has ended
+        return b""
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TypeVar
@@ -26,6 +25,7 @@ from weakref import WeakValueDictionary
 from warmboot.host import memory_frames
 from warmboot.host.disks import os_error
 from warmboot.host.memory_frames import in_thread
+from warmboot.host.polite import Politely, run_politely
 from warmboot.host.snapshot_manifest import (
     UNFINISHED,
     damaged,
@@ -85,8 +85,9 @@ class _Gate:
 class MemoryForms:
     """For all snapshot folders of one machine. ``gid`` is the group that VMMs read them as."""
 
-    def __init__(self, gid: int) -> None:
+    def __init__(self, gid: int, politely: Politely = run_politely) -> None:
         self._gid = gid
+        self._politely = politely
         self._gates: WeakValueDictionary[Path, _Gate] = WeakValueDictionary()
 
     @contextlib.asynccontextmanager
@@ -104,11 +105,11 @@ class MemoryForms:
 
     async def compress(self, path: Path) -> SnapshotManifest:
         """Idempotent. ``SnapshotDamaged`` if the memory is not what it was; ``DiskFull``."""
-        return await self._change(path, FRAMES_FILE, self._pack)
+        return await self._change(path, FRAMES_FILE, _pack)
 
     async def unpack(self, path: Path) -> SnapshotManifest:
         """Idempotent. ``SnapshotDamaged`` if a frame is not what it was; ``DiskFull``."""
-        return await self._change(path, MEMORY_FILE, self._unpack)
+        return await self._change(path, MEMORY_FILE, _unpack)
 
     async def tidy(self, path: Path) -> list[Path]:
         """Remove what a change that broke off has left; what was removed."""
@@ -120,7 +121,7 @@ class MemoryForms:
         self,
         path: Path,
         target: str,
-        make: Callable[[Path, SnapshotManifest, Path, Event], SnapshotManifest],
+        make: Callable[[Path, SnapshotManifest, Path], SnapshotManifest],
     ) -> SnapshotManifest:
         gate = self._gate(path)
         async with gate.changing:
@@ -131,7 +132,7 @@ class MemoryForms:
                     return manifest
                 new = path / f"{target}{UNFINISHED}"
                 try:
-                    changed = await in_thread(partial(make, path, manifest, new), polite=True)
+                    changed = await self._politely(make, path, manifest, new)
                     async with gate.alone():
                         await in_thread(lambda _: self._swap(path, changed, new), polite=False)
                 except BaseException:
@@ -139,22 +140,6 @@ class MemoryForms:
                         await asyncio.to_thread(new.unlink, missing_ok=True)
                     raise
                 return changed
-
-    def _pack(
-        self, path: Path, manifest: SnapshotManifest, new: Path, stop: Event
-    ) -> SnapshotManifest:
-        packed = memory_frames.pack(path / MEMORY_FILE, new, manifest.files[MEMORY_FILE], stop)
-        return with_memory(manifest, sum_file(new), packed)
-
-    def _unpack(
-        self, path: Path, manifest: SnapshotManifest, new: Path, stop: Event
-    ) -> SnapshotManifest:
-        assert manifest.packed is not None
-        memory_frames.unpack(path / FRAMES_FILE, new, stop, sync=True)
-        plain = sum_file(new)
-        if plain != manifest.packed.plain:
-            raise damaged(path, f"{FRAMES_FILE} does not hold the memory that it was made from")
-        return with_memory(manifest, plain, None)
 
     def _swap(self, path: Path, changed: SnapshotManifest, new: Path) -> None:
         """From here on it is the new form that counts."""
@@ -180,6 +165,20 @@ def with_memory(
     changed = replace(manifest, packed=packed)
     files = {name: one for name, one in manifest.files.items() if name != manifest.memory_file}
     return replace(changed, files={**files, changed.memory_file: stored})
+
+
+def _pack(path: Path, manifest: SnapshotManifest, new: Path) -> SnapshotManifest:
+    packed = memory_frames.pack(path / MEMORY_FILE, new, manifest.files[MEMORY_FILE], Event())
+    return with_memory(manifest, sum_file(new), packed)
+
+
+def _unpack(path: Path, manifest: SnapshotManifest, new: Path) -> SnapshotManifest:
+    assert manifest.packed is not None
+    memory_frames.unpack(path / FRAMES_FILE, new, Event(), sync=True)
+    plain = sum_file(new)
+    if plain != manifest.packed.plain:
+        raise damaged(path, f"{FRAMES_FILE} does not hold the memory that it was made from")
+    return with_memory(manifest, plain, None)
 
 
 def _remove_other_form(path: Path, manifest: SnapshotManifest) -> list[Path]:

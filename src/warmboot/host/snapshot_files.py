@@ -30,6 +30,7 @@ from uuid import UUID
 from warmboot.host.disks import copy_file
 from warmboot.host.memory_forms import MemoryForms
 from warmboot.host.memory_frames import in_thread
+from warmboot.host.polite import Politely, run_politely
 from warmboot.host.snapshot_manifest import (
     SEEN_FILE,
     UNFINISHED,
@@ -59,10 +60,10 @@ GONE = ".gone-"
 class SnapshotFiles:
     """All snapshot folders below ``root``. ``gid`` is the group that VMMs read them as."""
 
-    def __init__(self, root: Path, gid: int) -> None:
+    def __init__(self, root: Path, gid: int, politely: Politely = run_politely) -> None:
         self.root = root
         self.gid = gid
-        self._forms = MemoryForms(gid)
+        self._forms = MemoryForms(gid, politely)
 
     def path(self, image_id: UUID, snapshot_id: UUID) -> Path:
         return self.root / str(image_id) / str(snapshot_id)

@@ -1,0 +1,79 @@
+"""Work that has time: in a process of its own, with the processor time that nobody else wants.
+
+A thread would not do. It needs the interpreter's lock now and then, and one of low priority that
+is put aside while it holds the lock puts the whole manager aside with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+from warmboot.model.errors import HostError, WarmbootError
+
+T = TypeVar("T")
+
+
+class Politely(Protocol):
+    """How work that has time is run."""
+
+    async def __call__(self, function: Callable[..., T], *arguments: Any) -> T: ...
+
+
+_LOWEST_PRIORITY = 19
+
+
+async def run_politely(function: Callable[..., T], *arguments: Any) -> T:
+    """What ``function``, a module's own, returns or raises (``WarmbootError``, ``OSError``).
+
+    All of it goes through a pipe. The process is killed when the caller is cancelled, and by the
+    kernel when the manager is killed.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *("setpriv", "--pdeathsig", "KILL", sys.executable, "-m", __name__),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        answer, words = await process.communicate(pickle.dumps((function, arguments)))
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode != 0 or not answer:
+        raise HostError(
+            f"a helper process ended with {process.returncode}",
+            details=words.decode(errors="replace")[-2000:],
+        )
+    result, error = pickle.loads(answer)
+    if error is not None:
+        raise error
+    return cast(T, result)
+
+
+def main() -> None:
+    """The helper process: one call, from standard input to standard output."""
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    with contextlib.suppress(OSError):  # the kernel may not group by session
+        Path("/proc/self/autogroup").write_text(f"{_LOWEST_PRIORITY}")
+    function, arguments = pickle.load(sys.stdin.buffer)
+    result = error = None
+    try:
+        result = function(*arguments)
+    except (WarmbootError, OSError) as failure:
+        error = failure
+    sys.stdout.buffer.write(pickle.dumps((result, error)))
+
+
+if __name__ == "__main__":
+    main()
