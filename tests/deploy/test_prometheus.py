@@ -101,7 +101,7 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
         manager, url = Manager(place, running.manager), running.url
         await manager.snapshot()
         await server.until('warmboot_snapshots{state="ready"} == 1')
-        await make_boots(place, manager)
+        await make_boots(place, manager, server)
         await server.until(
             'sum(warmboot_boots_total{outcome="succeeded"}) == 6'
             ' and sum(warmboot_containers{state="exited"}) == 1'
@@ -119,7 +119,7 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
             await manager.containers.delete(str(container.id), force=True)
 
 
-async def make_boots(place: Lab, manager: Manager) -> None:
+async def make_boots(place: Lab, manager: Manager, server: Prometheus) -> None:
     """Three warm ones, one of them ending; one cold by wish, two cold because a restore fails."""
     await manager.run("cold", boot=BootPolicy.COLD)
     await manager.run("warm-1")
@@ -128,6 +128,8 @@ async def make_boots(place: Lab, manager: Manager) -> None:
     await manager.wait("short", Until.EXITED)
     place.set(fail_restore=True)
     await manager.run("fallen-back-1")
+    # A counter that is 2 when it is first seen has not increased, as Prometheus counts.
+    await server.until('warmboot_failures_total{cause="restore-failed"} == 1')
     await manager.run("fallen-back-2")
     place.set(fail_restore=False)
 
