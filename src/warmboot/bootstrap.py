@@ -19,9 +19,10 @@ from warmboot.api.access import check_bind
 from warmboot.api.app import create_app
 from warmboot.bootstrap_housekeeping import Collecting, Kept, housekeeping_parts
 from warmboot.bootstrap_workers import WorkerParts, worker_checks, worker_parts
-from warmboot.host.agent import VMM_GID, HostAgent, HostConfig
+from warmboot.host.agent import HostAgent, HostConfig
 from warmboot.host.network import Network, NetworkConfig
 from warmboot.host.snapshot_files import SnapshotFiles
+from warmboot.host.vm_files import VMM_GID
 from warmboot.hypervisors.base import Hypervisor
 from warmboot.hypervisors.firecracker import Firecracker, FirecrackerConfig
 from warmboot.hypervisors.qemu import Qemu, QemuConfig

@@ -16,8 +16,8 @@ import pytest
 from tests.e2e.conftest import Archive
 from tests.support.vms import PROBE, Site, eventually, state_root
 
-from warmboot.host.agent import VMM_GID
 from warmboot.host.snapshot_files import SnapshotFiles
+from warmboot.host.vm_files import VMM_GID
 from warmboot.images.hashing import copy_sparse
 from warmboot.model.runtime_snapshot import (
     DEFAULT_WEIGHT,

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.support.managers import Lab, Manager, vmm_pids
 
-from warmboot.host.agent import snapshot_disks
+from warmboot.host.vm_files import snapshot_disks
 from warmboot.manager.ports import Until
 from warmboot.model.container import BootMethod, ContainerState, FallbackReason
 

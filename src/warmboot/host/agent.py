@@ -13,41 +13,37 @@ number of times. Methods take and return plain frozen models.
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
-import shutil
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 
-from warmboot.host import disks, guest_containers, leftovers, stored_memory, usage
+from warmboot.host import guest_containers, leftovers, stored_memory, usage
 from warmboot.host.guest_containers import Progress
-from warmboot.host.guest_link import AGENT_PORT, GuestLink, GuestStep, Identity
+from warmboot.host.guest_link import GuestLink, GuestStep, Identity
+from warmboot.host.live_vm import LiveVm
 from warmboot.host.memory_cache import MemoryCache
 from warmboot.host.network import Network, Slot
 from warmboot.host.snapshot_files import SnapshotFiles
+from warmboot.host.storage import Storage, remove_folder
+from warmboot.host.vm_files import VMM_GID, DiskSource, VmFiles
 from warmboot.hypervisors.base import Hypervisor, MachineSnapshot, Probe, Vm
 from warmboot.hypervisors.process import come_first
-from warmboot.images.files import import_bare_files, import_runtime_image, stored_folder
 from warmboot.model.container import PortMapping
-from warmboot.model.errors import DiskFull, HostError, HypervisorError, VmGone
+from warmboot.model.errors import HostError, HypervisorError, VmGone
 from warmboot.model.runtime_image import RuntimeImage, RuntimeImageManifest
-from warmboot.model.runtime_snapshot import DISK_FILE, ROOTFS_FILE
 from warmboot.model.shapes import Shape
 from warmboot.model.usage import StorageUsage, VmUsage
-from warmboot.model.vm import Disk, DiskFormat, Nic, VmHandle, VmRecord, VmSpec, VmStatus
+from warmboot.model.vm import VmHandle, VmRecord, VmSpec
 
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
 STAND_BY_TIMEOUT_S = 120.0
-
-VMM_GID = 620_000
-"""The group that VMMs run as; it may read runtime images and snapshots, and nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +58,8 @@ class HostConfig:
     memory_cache_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DiskSource:
-    """What a VM's two disks come from; ``keep`` is the writable disk of the
-    VM's own earlier life."""
-
-    rootfs: Path
-    base: Path
-    keep: Disk | None = None
-
-
 async def _no_progress(_: Mapping[str, Any]) -> None:
     """Nobody is watching."""
-
-
-@dataclass(slots=True)
-class _Machine:
-    vm: Vm
-    link: GuestLink
 
 
 class HostAgent:
@@ -99,7 +79,9 @@ class HostAgent:
         self.cache = MemoryCache(
             config.root / "cache" / "memory", VMM_GID, config.memory_cache_bytes
         )
-        self._machines: dict[str, _Machine] = {}
+        self._storage = Storage(config.root, config.disk_floor_bytes, self.cache)
+        self._vm_files = VmFiles(self.vms_root, hypervisor, files)
+        self._machines: dict[str, LiveVm] = {}
         self._standing_by: set[str] = set()
 
     @property
@@ -114,7 +96,7 @@ class HostAgent:
 
         Everything of ours that belongs to no record is removed: processes, namespaces, folders.
         """
-        await asyncio.to_thread(self._make_folders)
+        await self._storage.make_folders(self.vms_root, self.files.root)
         await self.cache.tidy()
         await leftovers.remove(self.vms_root, {record.id for record in records})
         found = await asyncio.gather(*(self._adopt(record) for record in records))
@@ -128,8 +110,7 @@ class HostAgent:
         """Let go of everything; the VMs run on. Without VMs nothing of ours stays on the host."""
         in_use = bool(self._machines)
         for machine in self._machines.values():
-            await machine.link.close()
-            await machine.vm.detach()
+            await machine.let_go()
         self._machines.clear()
         if self.network is not None:
             await self.network.stop(keep=in_use)
@@ -140,19 +121,10 @@ class HostAgent:
         self, path: Path | None, kernel: Path | None, rootfs: Path | None, initrd: Path | None
     ) -> tuple[Path, RuntimeImageManifest]:
         """Take a runtime image into the storage; where it is now, and its manifest."""
-        root = self.config.root
-        if path is not None:
-            manifest = await import_runtime_image(path, root)
-        else:
-            assert kernel is not None
-            assert rootfs is not None
-            manifest = await import_bare_files(kernel, rootfs, initrd, root)
-        folder = stored_folder(root, manifest.digest)
-        await asyncio.to_thread(self._let_vmms_read, folder)
-        return folder, manifest
+        return await self._storage.import_image(path, kernel, rootfs, initrd)
 
     async def remove_image_folder(self, folder: Path) -> None:
-        await asyncio.to_thread(shutil.rmtree, folder, True)
+        await remove_folder(folder)
 
     # -- before it runs ------------------------------------------------------------------------
 
@@ -166,24 +138,11 @@ class HostAgent:
 
     async def ensure_room(self, needed_bytes: int = 0) -> None:
         """``DiskFull`` if ``needed_bytes`` would leave less than the floor; caches shrink first."""
-        wanted = self.config.disk_floor_bytes + needed_bytes
-        missing = wanted - disks.free_bytes(self.config.root)
-        if missing > 0:
-            cached = sum(entry.size_bytes for entry in await self.cache.entries())
-            for entry in await self.cache.evict(max(0, cached - missing)):
-                log.warning("the disk is nearly full: a cache shrinks", of=str(entry.snapshot_id))
-        self.check_room(needed_bytes)
+        await self._storage.ensure_room(needed_bytes)
 
     def check_room(self, needed_bytes: int = 0) -> None:
         """``DiskFull`` when ``needed_bytes`` would leave less room than the floor."""
-        free = disks.free_bytes(self.config.root)
-        if free < self.config.disk_floor_bytes + needed_bytes:
-            needed = f", and {needed_bytes >> 20} MiB are needed" if needed_bytes else ""
-            raise DiskFull(
-                f"only {free >> 20} MiB are free below {self.config.root}",
-                details=f"the floor is {self.config.disk_floor_bytes >> 20} MiB{needed}",
-                resolution="free some space, or lower MANAGER_DISK_FLOOR_MIB",
-            )
+        self._storage.check_room(needed_bytes)
 
     async def make_vm(
         self,
@@ -198,40 +157,9 @@ class HostAgent:
     ) -> VmSpec:
         """The VM's folder and disk. A template's writable disk is ``disk.ext4`` in its folder."""
         await self.ensure_room()
-        uid = slot.uid if slot is not None and os.geteuid() == 0 else 0
-        folder = self.vms_root / vm_id
-        await asyncio.to_thread(_make_vm_folder, folder, uid)
-        if template_dir is not None:
-            disk = Disk(template_dir / DISK_FILE)
-            await self.files.hand_over(template_dir, uid)
-        else:
-            disk = await self._make_disk(folder, source)
-            if uid:
-                os.chown(disk.path, uid, VMM_GID)
-        return VmSpec(
-            id=vm_id,
-            run_dir=folder,
-            shape=shape,
-            kernel=image.kernel,
-            initrd=image.initrd,
-            cmdline=image.manifest.cmdline,
-            disks=(Disk(source.rootfs, read_only=True), disk),
-            nic=None if slot is None else _nic(slot),
-            template_dir=template_dir,
-            uid=uid,
-            gid=VMM_GID if uid else 0,
-            background=background,
+        return await self._vm_files.make(
+            vm_id, image, shape, slot, source, template_dir, background
         )
-
-    async def _make_disk(self, folder: Path, source: DiskSource) -> Disk:
-        capabilities = (await self.hypervisor.probe()).capabilities
-        suffix = "qcow2" if capabilities.qcow2_overlays else "ext4"
-        target = folder / f"disk.{suffix}"
-        if source.keep is not None:
-            return source.keep
-        if capabilities.qcow2_overlays:
-            return await disks.overlay(source.base, target)
-        return await disks.copy(source.base, target)
 
     # -- running -------------------------------------------------------------------------------
 
@@ -245,7 +173,7 @@ class HostAgent:
             self._standing_by.remove(spec.id)
             machine = self._machines.pop(spec.id)
             await machine.link.close()
-            if await machine.vm.status() is not VmStatus.GONE:
+            if await machine.is_alive():
                 come_first(machine.vm.handle)
                 await machine.vm.resume()
                 return self._hold(machine.vm, spec, token)
@@ -264,27 +192,28 @@ class HostAgent:
         identity = Identity("warmboot-standby", secrets.token_hex(16), token)
         await self.claim(spec.id, identity, STAND_BY_TIMEOUT_S)
         await self.wait_for_docker(spec.id, STAND_BY_TIMEOUT_S)
-        await self._exercise(spec.id)
+        await self._machine(spec.id).exercise()
         self._standing_by.add(spec.id)
 
     async def claim(self, vm_id: str, identity: Identity, timeout_s: float) -> list[GuestStep]:
         """Make the guest its own self; ``VmGone`` as soon as its VMM is no more."""
         machine = self._machine(vm_id)
-        return await self._while_alive(machine, machine.link.claim(identity, timeout_s))
+        return await machine.while_alive(machine.link.claim(identity, timeout_s))
 
     async def wait_for_docker(self, vm_id: str, timeout_s: float) -> None:
         machine = self._machine(vm_id)
-        await self._while_alive(machine, machine.link.wait_for_docker(timeout_s))
+        await machine.while_alive(machine.link.wait_for_docker(timeout_s))
 
     async def freeze(self, vm_id: str) -> None:
         """Warm the guest up, pause it and write it into its template folder; it stays paused."""
-        await self._exercise(vm_id)
-        await self._machine(vm_id).vm.save()
+        machine = self._machine(vm_id)
+        await machine.exercise()
+        await machine.vm.save()
 
     async def is_alive(self, vm_id: str) -> bool:
         """Whether its VMM is there."""
         machine = self._machines.get(vm_id)
-        return machine is not None and await machine.vm.status() is not VmStatus.GONE
+        return machine is not None and await machine.is_alive()
 
     async def vm_usage(self) -> Sequence[VmUsage]:
         """What the VMs use at the moment; some milliseconds each."""
@@ -295,7 +224,7 @@ class HostAgent:
         return usage.free_memory_mib()
 
     def storage_usage(self) -> StorageUsage:
-        return usage.of_storage(self.config.root, self.config.disk_floor_bytes)
+        return self._storage.usage()
 
     async def wait_gone(self, vm_id: str) -> None:
         await self._machine(vm_id).vm.wait_gone()
@@ -352,13 +281,12 @@ class HostAgent:
         self._standing_by.discard(vm_id)
         folder = self.vms_root / vm_id
         if machine is not None:
-            await machine.link.close()
-            await machine.vm.kill()
+            await machine.kill()
         else:
             await leftovers.kill_users_of(folder)
         await self.release_slot(slot)
         if not keep_folder:
-            await asyncio.to_thread(shutil.rmtree, folder, True)
+            await remove_folder(folder)
 
     # -- inside --------------------------------------------------------------------------------
 
@@ -369,38 +297,15 @@ class HostAgent:
             self.hypervisor, self.files, self.cache, snapshot, open_it
         )
 
-    async def _exercise(self, vm_id: str) -> None:
-        """Run throw-away containers in the guest, have it forget who it was, and pause it."""
-        machine = self._machine(vm_id)
-        await self._while_alive(machine, machine.link.warm_up())
-        await self._while_alive(machine, machine.link.prepare_snapshot())
-        await machine.vm.pause()
-
     def _hold(self, vm: Vm, spec: VmSpec, token: str) -> VmHandle:
-        link = GuestLink(spec.id, vm.guest_address(AGENT_PORT), token)
-        self._machines[spec.id] = _Machine(vm, link)
+        self._machines[spec.id] = LiveVm.of(vm, spec.id, token)
         return vm.handle
 
-    def _machine(self, vm_id: str) -> _Machine:
+    def _machine(self, vm_id: str) -> LiveVm:
         try:
             return self._machines[vm_id]
         except KeyError:
             raise VmGone(f"there is no VM {vm_id} on this host") from None
-
-    async def _while_alive(self, machine: _Machine, work: Coroutine[Any, Any, T]) -> T:
-        """``work``'s result, or ``VmGone`` if the VMM ends before it."""
-        working = asyncio.ensure_future(work)
-        leaving = asyncio.ensure_future(machine.vm.wait_gone())
-        try:
-            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                gone = VmGone(f"the VMM of {machine.vm.handle.vm_id} ended unexpectedly")
-                raise machine.vm.end_cause() or gone
-            return working.result()
-        finally:
-            for task in (working, leaving):
-                task.cancel()
-            await asyncio.gather(working, leaving, return_exceptions=True)
 
     async def _adopt(self, record: VmRecord) -> bool:
         if record.handle is None or record.spec is None:
@@ -413,56 +318,3 @@ class HostAgent:
             return False
         self._hold(vm, record.spec, record.token)
         return True
-
-    def _let_vmms_read(self, folder: Path) -> None:
-        if os.geteuid() != 0:
-            return
-        for path in (folder.parent, folder, *folder.iterdir()):
-            os.chown(path, -1, VMM_GID)
-            path.chmod(0o710 if path.is_dir() else 0o440)
-
-    def _make_folders(self) -> None:
-        for folder in (self.config.root, self.vms_root, self.files.root):
-            folder.mkdir(parents=True, exist_ok=True)
-            if os.geteuid() == 0:
-                os.chown(folder, -1, VMM_GID)
-                folder.chmod(0o710)
-
-
-def image_disks(image: RuntimeImage) -> DiskSource:
-    return DiskSource(rootfs=image.rootfs, base=image.disk)
-
-
-def snapshot_disks(snapshot: Path) -> DiskSource:
-    return DiskSource(rootfs=snapshot / ROOTFS_FILE, base=snapshot / DISK_FILE)
-
-
-def kept_disk(spec: VmSpec) -> Disk:
-    """The writable disk of a VM that is no more."""
-    return next(disk for disk in spec.disks if not disk.read_only)
-
-
-def _nic(slot: Slot) -> Nic:
-    return Nic(
-        namespace=slot.namespace, tap=slot.tap, guest_mac=slot.guest_mac, guest_ip=slot.guest_ip
-    )
-
-
-def _make_vm_folder(folder: Path, uid: int) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if uid:
-        # With all that an earlier VM in it has left: that one ran as another user.
-        for path in (folder, *folder.iterdir()):
-            os.chown(path, uid, VMM_GID, follow_symlinks=False)
-
-
-__all__ = [
-    "VMM_GID",
-    "DiskFormat",
-    "DiskSource",
-    "HostAgent",
-    "HostConfig",
-    "image_disks",
-    "kept_disk",
-    "snapshot_disks",
-]

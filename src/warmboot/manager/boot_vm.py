@@ -20,9 +20,10 @@ from uuid import UUID
 
 import structlog
 
-from warmboot.host.agent import DiskSource, HostAgent, image_disks, kept_disk, snapshot_disks
+from warmboot.host.agent import HostAgent
 from warmboot.host.guest_link import GuestUnreachable, Identity
 from warmboot.host.network import Slot
+from warmboot.host.vm_files import DiskSource, image_disks, kept_disk, snapshot_disks
 from warmboot.manager.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.stand_by import Prepared, StandBy
 from warmboot.manager.stopwatch import Stopwatch

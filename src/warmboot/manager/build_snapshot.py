@@ -24,10 +24,11 @@ from uuid import UUID
 
 import structlog
 
-from warmboot.host.agent import DiskSource, HostAgent
+from warmboot.host.agent import HostAgent
 from warmboot.host.disks import allocated_bytes, os_error
 from warmboot.host.guest_link import Identity
 from warmboot.host.network import Slot
+from warmboot.host.vm_files import DiskSource
 from warmboot.manager.boot_vm import AGENT_TIMEOUT_S, with_second_try
 from warmboot.manager.canary import Canary
 from warmboot.manager.event_log import EventLog

@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from warmboot.host.agent import HostAgent, snapshot_disks
+from warmboot.host.agent import HostAgent
 from warmboot.host.guest_link import Identity
 from warmboot.host.guest_probe import run_probe
 from warmboot.host.network import Slot
+from warmboot.host.vm_files import snapshot_disks
 from warmboot.manager.saga import Context, Step
 from warmboot.manager.stopwatch import Stopwatch
 from warmboot.model.errors import (

@@ -21,8 +21,9 @@ from uuid import UUID
 
 import structlog
 
-from warmboot.host.agent import HostAgent, snapshot_disks
+from warmboot.host.agent import HostAgent
 from warmboot.host.network import Slot
+from warmboot.host.vm_files import snapshot_disks
 from warmboot.model.errors import WarmbootError
 from warmboot.model.event import Event
 from warmboot.model.runtime_snapshot import (

@@ -1,0 +1,92 @@
+"""The storage folder on this host: runtime images come into it, and its disk keeps some room free.
+
+Below the floor nothing new is begun. Caches are the first to shrink: what they hold can be made
+again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from warmboot.host import disks, usage
+from warmboot.host.memory_cache import MemoryCache
+from warmboot.host.vm_files import VMM_GID
+from warmboot.images.files import import_bare_files, import_runtime_image, stored_folder
+from warmboot.model.errors import DiskFull
+from warmboot.model.runtime_image import RuntimeImageManifest
+from warmboot.model.usage import StorageUsage
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    root: Path
+    floor_bytes: int
+    cache: MemoryCache
+
+    async def make_folders(self, *folders: Path) -> None:
+        """The root and ``folders`` in it, through which VMMs may pass to what is theirs."""
+        await asyncio.to_thread(_make_folders, (self.root, *folders))
+
+    async def import_image(
+        self, path: Path | None, kernel: Path | None, rootfs: Path | None, initrd: Path | None
+    ) -> tuple[Path, RuntimeImageManifest]:
+        if path is not None:
+            manifest = await import_runtime_image(path, self.root)
+        else:
+            assert kernel is not None
+            assert rootfs is not None
+            manifest = await import_bare_files(kernel, rootfs, initrd, self.root)
+        folder = stored_folder(self.root, manifest.digest)
+        await asyncio.to_thread(_let_vmms_read, folder)
+        return folder, manifest
+
+    async def ensure_room(self, needed_bytes: int) -> None:
+        missing = self.floor_bytes + needed_bytes - disks.free_bytes(self.root)
+        if missing > 0:
+            cached = sum(entry.size_bytes for entry in await self.cache.entries())
+            for entry in await self.cache.evict(max(0, cached - missing)):
+                log.warning("the disk is nearly full: a cache shrinks", of=str(entry.snapshot_id))
+        self.check_room(needed_bytes)
+
+    def check_room(self, needed_bytes: int) -> None:
+        free = disks.free_bytes(self.root)
+        if free < self.floor_bytes + needed_bytes:
+            needed = f", and {needed_bytes >> 20} MiB are needed" if needed_bytes else ""
+            raise DiskFull(
+                f"only {free >> 20} MiB are free below {self.root}",
+                details=f"the floor is {self.floor_bytes >> 20} MiB{needed}",
+                resolution="free some space, or lower MANAGER_DISK_FLOOR_MIB",
+            )
+
+    def usage(self) -> StorageUsage:
+        return usage.of_storage(self.root, self.floor_bytes)
+
+
+async def remove_folder(folder: Path) -> None:
+    """With all that is in it; nothing happens when it is not there."""
+    await asyncio.to_thread(shutil.rmtree, folder, True)
+
+
+def _let_vmms_read(folder: Path) -> None:
+    if os.geteuid() != 0:
+        return
+    for path in (folder.parent, folder, *folder.iterdir()):
+        os.chown(path, -1, VMM_GID)
+        path.chmod(0o710 if path.is_dir() else 0o440)
+
+
+def _make_folders(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.geteuid() == 0:
+            os.chown(folder, -1, VMM_GID)
+            folder.chmod(0o710)

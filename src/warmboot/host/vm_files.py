@@ -1,0 +1,116 @@
+"""What a VM has on disk before it runs: its folder, its two disks, and the spec that names them.
+
+The root file system is read-only and shared; the other disk is the VM's own: an overlay or a copy
+of its source's, or the one that an earlier life of the same VM has left. VMMs run as users of their
+own, so what they are to read or write is handed to them here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmboot.host import disks
+from warmboot.host.network import Slot
+from warmboot.host.snapshot_files import SnapshotFiles
+from warmboot.hypervisors.base import Hypervisor
+from warmboot.model.runtime_image import RuntimeImage
+from warmboot.model.runtime_snapshot import DISK_FILE, ROOTFS_FILE
+from warmboot.model.shapes import Shape
+from warmboot.model.vm import Disk, Nic, VmSpec
+
+VMM_GID = 620_000
+"""The group that VMMs run as; it may read runtime images and snapshots, and nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSource:
+    """What a VM's two disks come from; ``keep`` is the writable disk of the
+    VM's own earlier life."""
+
+    rootfs: Path
+    base: Path
+    keep: Disk | None = None
+
+
+def image_disks(image: RuntimeImage) -> DiskSource:
+    return DiskSource(rootfs=image.rootfs, base=image.disk)
+
+
+def snapshot_disks(snapshot: Path) -> DiskSource:
+    return DiskSource(rootfs=snapshot / ROOTFS_FILE, base=snapshot / DISK_FILE)
+
+
+def kept_disk(spec: VmSpec) -> Disk:
+    """The writable disk of a VM that is no more."""
+    return next(disk for disk in spec.disks if not disk.read_only)
+
+
+@dataclass(frozen=True, slots=True)
+class VmFiles:
+    """VMs' folders, one below ``root`` each; ``snapshots`` has the templates that are built."""
+
+    root: Path
+    hypervisor: Hypervisor
+    snapshots: SnapshotFiles
+
+    async def make(
+        self,
+        vm_id: str,
+        image: RuntimeImage,
+        shape: Shape,
+        slot: Slot | None,
+        source: DiskSource,
+        template_dir: Path | None,
+        background: bool,
+    ) -> VmSpec:
+        uid = slot.uid if slot is not None and os.geteuid() == 0 else 0
+        folder = self.root / vm_id
+        await asyncio.to_thread(_make_vm_folder, folder, uid)
+        if template_dir is not None:
+            disk = Disk(template_dir / DISK_FILE)
+            await self.snapshots.hand_over(template_dir, uid)
+        else:
+            disk = await self._make_disk(folder, source)
+            if uid:
+                os.chown(disk.path, uid, VMM_GID)
+        return VmSpec(
+            id=vm_id,
+            run_dir=folder,
+            shape=shape,
+            kernel=image.kernel,
+            initrd=image.initrd,
+            cmdline=image.manifest.cmdline,
+            disks=(Disk(source.rootfs, read_only=True), disk),
+            nic=None if slot is None else _nic(slot),
+            template_dir=template_dir,
+            uid=uid,
+            gid=VMM_GID if uid else 0,
+            background=background,
+        )
+
+    async def _make_disk(self, folder: Path, source: DiskSource) -> Disk:
+        capabilities = (await self.hypervisor.probe()).capabilities
+        suffix = "qcow2" if capabilities.qcow2_overlays else "ext4"
+        target = folder / f"disk.{suffix}"
+        if source.keep is not None:
+            return source.keep
+        if capabilities.qcow2_overlays:
+            return await disks.overlay(source.base, target)
+        return await disks.copy(source.base, target)
+
+
+def _nic(slot: Slot) -> Nic:
+    return Nic(
+        namespace=slot.namespace, tap=slot.tap, guest_mac=slot.guest_mac, guest_ip=slot.guest_ip
+    )
+
+
+def _make_vm_folder(folder: Path, uid: int) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if uid:
+        # With all that an earlier VM in it has left: that one ran as another user.
+        for path in (folder, *folder.iterdir()):
+            os.chown(path, uid, VMM_GID, follow_symlinks=False)
