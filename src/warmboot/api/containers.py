@@ -9,8 +9,9 @@ from fastapi.responses import StreamingResponse
 
 from warmboot.api import sessions
 from warmboot.api.access import refuse
+from warmboot.api.container_responses import ContainerOut
 from warmboot.api.requests import ContainerIn
-from warmboot.api.responses import ContainerOut, Created, Item, Items, Ok
+from warmboot.api.responses import Created, Item, Items, Ok
 from warmboot.api.routing import MAX_WAIT_S, Ref, StopTimeout, Wired
 from warmboot.api.streams import MULTIPLEXED, begun, multiplexed, plain
 from warmboot.manager.ports import Services, Until

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from warmboot.api.image_responses import RegisteredOut, RuntimeImageOut
 from warmboot.api.requests import RuntimeImageIn
-from warmboot.api.responses import Item, Items, Ok, RegisteredOut, RuntimeImageOut
+from warmboot.api.responses import Item, Items, Ok
 from warmboot.api.routing import Id, Wired
 
 router = APIRouter(prefix="/v1/runtime-images", tags=["runtime images"])

@@ -9,8 +9,9 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, Metric, generate_latest
 
 from warmboot.api.metrics import Together
-from warmboot.api.responses import CheckOut, HostInfoOut, Item, Items, Ok
+from warmboot.api.responses import Item, Items, Ok
 from warmboot.api.routing import Wired
+from warmboot.api.system_responses import CheckOut, HostInfoOut
 
 router = APIRouter(tags=["system"])
 
