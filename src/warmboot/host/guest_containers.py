@@ -113,11 +113,11 @@ async def name_loaded_image(link: GuestLink, loaded: list[str], reference: str) 
 async def ensure_created(link: GuestLink, spec: ContainerSpec) -> tuple[str, bool]:
     """Docker's id of the container, created if it is not there, and whether it never ran yet."""
     containers = link.docker.containers
+    await link.ensure_sandbox()  # also for one that is there: its VM may have been booted again
     try:
         with contextlib.suppress(NotFound):
             known = await inspect(link, DOCKER_NAME)
             return known.docker_id, known.status == "created"
-        await link.ensure_sandbox()
         created = await containers.create(_docker_config(spec), name=DOCKER_NAME)
     except DockerError as error:
         raise _translated(link, error, f"creating {spec.name}") from error
