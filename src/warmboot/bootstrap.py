@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,17 +16,11 @@ import uvicorn
 
 from warmboot.api.access import check_bind
 from warmboot.api.app import create_app
+from warmboot.bootstrap_host import all_hypervisors, host_agent
 from warmboot.bootstrap_housekeeping import Collecting, Kept, housekeeping_parts
 from warmboot.bootstrap_workers import WorkerParts, worker_checks, worker_parts
-from warmboot.host.agent import HostAgent, HostConfig
-from warmboot.host.network import Network, NetworkConfig
-from warmboot.host.snapshot_files import SnapshotFiles
-from warmboot.host.vm_files import VMM_GID
-from warmboot.hypervisors.base import Hypervisor
-from warmboot.hypervisors.firecracker import Firecracker, FirecrackerConfig
-from warmboot.hypervisors.qemu import Qemu, QemuConfig
-from warmboot.hypervisors.qemu.config import Machine
-from warmboot.hypervisors.simulated import Simulated, SimulatedConfig
+from warmboot.host.agent import HostAgent
+from warmboot.logs import configure_logging
 from warmboot.manager import doctor
 from warmboot.manager.archives import ArchiveFiles
 from warmboot.manager.boot_vm import BootTimeouts, BootVm
@@ -69,56 +62,11 @@ class Running:
     tokens: WorkerTokens
 
 
-def hypervisor_of(settings: Settings) -> Hypervisor:
-    """The chosen driver; ``auto`` is QEMU, which runs everywhere."""
-    if settings.hypervisor == "simulated":
-        return Simulated(SimulatedConfig(overrides=settings.simulation))
-    if settings.hypervisor == "firecracker":
-        return Firecracker(FirecrackerConfig(binary=settings.firecracker_binary))
-    return Qemu(
-        QemuConfig(
-            binary=settings.qemu_binary,
-            machine=Machine(settings.qemu_machine),
-            accelerator=settings.qemu_accelerator,
-        )
-    )
-
-
-def all_hypervisors(settings: Settings) -> Sequence[Hypervisor]:
-    return (
-        hypervisor_of(settings.model_copy(update={"hypervisor": "qemu"})),
-        hypervisor_of(settings.model_copy(update={"hypervisor": "firecracker"})),
-    )
-
-
-async def _network_of(settings: Settings, hypervisor: Hypervisor) -> Network | None:
-    if not (await hypervisor.probe()).capabilities.network:
-        return None
-    return Network(
-        NetworkConfig(
-            state_dir=settings.storage_root / "network",
-            prefix=settings.network_prefix,
-            subnet=settings.network_subnet,
-            pool_size=settings.network_pool_size,
-            resolv_conf=settings.resolv_conf,
-            publish_address=settings.publish_address,
-            uid_base=VMM_GID,
-        )
-    )
-
-
 @asynccontextmanager
 async def running(settings: Settings, hook: Hook | None = None) -> AsyncIterator[Running]:
     """A manager over its storage; on leaving it lets go of its VMs, which run on."""
-    root = settings.storage_root
-    root.mkdir(parents=True, exist_ok=True)
-    hypervisor = hypervisor_of(settings)
-    host = HostAgent(
-        HostConfig(root, settings.disk_floor_mib << 20, settings.cache_budget_mib << 20),
-        hypervisor,
-        await _network_of(settings, hypervisor),
-        SnapshotFiles(root / "runtime-snapshots", VMM_GID),
-    )
+    settings.storage_root.mkdir(parents=True, exist_ok=True)
+    host = await host_agent(settings)
     async with Store.open(settings.effective_database_url) as store:
         events, tasks, runner = EventLog(store), Tasks(), SagaRunner(store, hook)
         async with worker_parts(settings, store, runner, events, tasks) as worker:
@@ -313,7 +261,7 @@ async def _register_given_image(settings: Settings, services: Services) -> None:
 
 async def serve(settings: Settings) -> None:
     """Run the service until SIGINT or SIGTERM."""
-    configure_logging(settings)
+    configure_logging(settings.log_format, settings.log_level)
     check_bind(settings.host, settings.tokens)
     async with running(settings) as manager:
         app = create_app(
@@ -359,41 +307,4 @@ async def local_doctor(settings: Settings) -> Sequence[Check]:
     return [*checks, *await worker_checks(settings)]
 
 
-def configure_logging(settings: Settings) -> None:
-    """One line an event on standard error: ``LEVEL message key=value``, or JSON."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    if settings.log_format == "json":
-        rendering: list[structlog.typing.Processor] = [
-            structlog.processors.dict_tracebacks,
-            structlog.processors.JSONRenderer(),
-        ]
-    else:
-        rendering = [_spec_form]
-    structlog.configure(
-        processors=[*shared, *rendering],
-        wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-
-
-def _spec_form(_: object, __: str, event: structlog.typing.EventDict) -> str:
-    """``<time> INFO message key=value``: the specification's form, time added."""
-    level = str(event.pop("level", "info")).upper()
-    level = "WARN" if level == "WARNING" else level
-    time, message = event.pop("timestamp", ""), event.pop("event", "")
-    error = event.pop("exc_info", None)
-    rest = " ".join(f"{key}={value!r}" for key, value in event.items())
-    lines = [f"{time} {level} {message} {rest}".rstrip()]
-    if isinstance(error, BaseException):
-        lines += structlog.processors.format_exc_info(None, "", {"exc_info": error})[
-            "exception"
-        ].splitlines()
-    return "\n".join(lines)
-
-
-__all__ = ["Running", "configure_logging", "local_doctor", "running", "serve"]
+__all__ = ["Running", "local_doctor", "running", "serve"]

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 
-from warmboot import bootstrap
+from warmboot.logs import spec_form
 from warmboot.manager.ports import ExecSpec, Session, Stream, Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict, InvalidRequest, NotFound, WarmbootError
@@ -327,7 +327,7 @@ async def test_a_cold_boot_is_logged_as_specified(manager: Manager, lines: Lines
 
 
 def test_the_levels_are_named_as_specified() -> None:
-    line = bootstrap._spec_form(None, "", {"level": "warning", "event": "Warm boot failed"})
+    line = spec_form(None, "", {"level": "warning", "event": "Warm boot failed"})
     assert line.split(maxsplit=1)[0] == "WARN"
-    line = bootstrap._spec_form(None, "", {"level": "info", "timestamp": "T", "event": "x", "a": 1})
+    line = spec_form(None, "", {"level": "info", "timestamp": "T", "event": "x", "a": 1})
     assert line == "T INFO x a=1"

@@ -1,0 +1,66 @@
+"""The wiring of the host agent: a hypervisor, a network, and where its files lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from warmboot.host.agent import HostAgent, HostConfig
+from warmboot.host.network import Network, NetworkConfig
+from warmboot.host.snapshot_files import SnapshotFiles
+from warmboot.host.vm_files import VMM_GID
+from warmboot.hypervisors.base import Hypervisor
+from warmboot.hypervisors.firecracker import Firecracker, FirecrackerConfig
+from warmboot.hypervisors.qemu import Qemu, QemuConfig
+from warmboot.hypervisors.qemu.config import Machine
+from warmboot.hypervisors.simulated import Simulated, SimulatedConfig
+from warmboot.settings import Settings
+
+
+async def host_agent(settings: Settings) -> HostAgent:
+    """Not started yet: what is to be adopted is known to the one who reconciles."""
+    root = settings.storage_root
+    hypervisor = _hypervisor_of(settings)
+    return HostAgent(
+        HostConfig(root, settings.disk_floor_mib << 20, settings.cache_budget_mib << 20),
+        hypervisor,
+        await _network_of(settings, hypervisor),
+        SnapshotFiles(root / "runtime-snapshots", VMM_GID),
+    )
+
+
+def all_hypervisors(settings: Settings) -> Sequence[Hypervisor]:
+    return (
+        _hypervisor_of(settings.model_copy(update={"hypervisor": "qemu"})),
+        _hypervisor_of(settings.model_copy(update={"hypervisor": "firecracker"})),
+    )
+
+
+def _hypervisor_of(settings: Settings) -> Hypervisor:
+    """The chosen driver; ``auto`` is QEMU, which runs everywhere."""
+    if settings.hypervisor == "simulated":
+        return Simulated(SimulatedConfig(overrides=settings.simulation))
+    if settings.hypervisor == "firecracker":
+        return Firecracker(FirecrackerConfig(binary=settings.firecracker_binary))
+    return Qemu(
+        QemuConfig(
+            binary=settings.qemu_binary,
+            machine=Machine(settings.qemu_machine),
+            accelerator=settings.qemu_accelerator,
+        )
+    )
+
+
+async def _network_of(settings: Settings, hypervisor: Hypervisor) -> Network | None:
+    if not (await hypervisor.probe()).capabilities.network:
+        return None
+    return Network(
+        NetworkConfig(
+            state_dir=settings.storage_root / "network",
+            prefix=settings.network_prefix,
+            subnet=settings.network_subnet,
+            pool_size=settings.network_pool_size,
+            resolv_conf=settings.resolv_conf,
+            publish_address=settings.publish_address,
+            uid_base=VMM_GID,
+        )
+    )
