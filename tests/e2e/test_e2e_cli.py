@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 
-from tests.support.vms import PROBE, Site, Terminal, eventually
+from tests.support.terminals import Terminal
+from tests.support.vms import PROBE, Site, eventually
 
 
 async def test_run_in_the_foreground_gives_output_and_exit_code(site: Site) -> None:

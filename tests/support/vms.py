@@ -16,15 +16,10 @@ import contextlib
 import fcntl
 import json
 import os
-import pty
-import re
-import select
 import shutil
 import signal
 import socket
-import struct
 import sys
-import termios
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+from tests.support.site_processes import command_of, kill_processes_of, processes_of
 
 from warmboot.client import Client
 from warmboot.host.guest_link import AGENT_PORT, GuestLink
@@ -43,7 +39,6 @@ T = TypeVar("T")
 
 START_TIMEOUT_S = 60.0
 CLI_TIMEOUT_S = 180.0
-_PROGRAMS = ("qemu-system-x86_64", "dnsmasq", "nsenter", "setpriv", "qemu-img")
 PROBE = "warmboot/probe:latest"
 """A busybox that every warm guest has in its Docker already: it was warmed up with it."""
 
@@ -287,7 +282,7 @@ class Site:
         """Everything of this site that is there: processes, names on the network, mounts."""
         mounts = Path("/proc/self/mounts").read_text().splitlines()
         return [
-            *(f"process {pid} {_command(pid)}" for pid in processes_of(self.storage)),
+            *(f"process {pid} {command_of(pid)}" for pid in processes_of(self.storage)),
             *await self._network().audit(),
             *(f"mount {line}" for line in mounts if str(self.storage) in line),
         ]
@@ -303,7 +298,7 @@ class Site:
 
     async def _sweep(self) -> None:
         """Remove all that a run has left, one that was killed too."""
-        await asyncio.to_thread(_kill_processes_of, self.folder)
+        await asyncio.to_thread(kill_processes_of, self.folder)
         network = self._network()
         await network.start([])
         await network.stop(keep=False)
@@ -315,97 +310,6 @@ def slot_of(record: VmRecord) -> Slot:
     return Slot.from_dict(record.slot)
 
 
-def processes_of(folder: Path) -> list[int]:
-    """VMMs and name servers that name a file in ``folder``, and managers whose storage it has."""
-    path = re.escape(os.fsencode(folder)) + rb"(?![\w.-])"
-    return [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if _belongs_to(entry, path)]
-
-
-def _belongs_to(process: Path, path: bytes) -> bool:
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        command = (process / "cmdline").read_bytes()
-        if command.endswith(b"\0serve\0"):
-            setting = b"MANAGER_STORAGE_ROOT=" + path
-            return re.search(setting, (process / "environ").read_bytes()) is not None
-        program = Path(os.fsdecode(command.partition(b"\0")[0])).name
-        return program in _PROGRAMS and re.search(path, command) is not None
-    return False
-
-
-def _kill_processes_of(folder: Path) -> None:
-    for pid in processes_of(folder):
-        with contextlib.suppress(ProcessLookupError):
-            pidfd = os.pidfd_open(pid)
-            try:
-                if pid in processes_of(folder):  # still the same one, now that we hold it
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                    select.select([pidfd], [], [], 10)
-            finally:
-                os.close(pidfd)
-
-
-def _command(pid: int) -> str:
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:200]
-    return ""
-
-
 def _environment() -> dict[str, str]:
     ours = ("WARMBOOT_", "MANAGER_", "CONTAINER_RUNTIME_")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-
-
-class Terminal:
-    """A pseudo-terminal with a ``warmboot`` on it. Use as an async context manager."""
-
-    def __init__(self, site: Site, *words: str) -> None:
-        self._site, self._words = site, words
-        self._seen = ""
-
-    async def __aenter__(self) -> Terminal:
-        self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 31, 97, 0, 0))
-        os.set_blocking(self._master, False)
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "warmboot.cli", *self._words),
-            env={k: v for k, v in self._site.environment.items() if k != "COLUMNS"},
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-        )
-        os.close(slave)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._process.returncode is None:
-            self._process.kill()
-        await self._process.wait()
-        os.close(self._master)
-
-    def type(self, text: str) -> None:
-        os.write(self._master, text.encode())
-
-    async def shows(self, text: str, timeout_s: float = 60.0) -> str:
-        """Return when ``text`` was shown, with what came before it."""
-
-        async def look() -> str | None:
-            with contextlib.suppress(BlockingIOError, OSError):
-                self._seen += os.read(self._master, 65_536).decode(errors="replace")
-            return self._seen if text in self._seen else None
-
-        await eventually(look, f"{text!r} on the terminal; it shows {self._seen!r}", timeout_s)
-        before, _, self._seen = self._seen.partition(text)
-        return before
-
-    async def ends(self, timeout_s: float = 60.0) -> int:
-        """The exit code. Its output is read meanwhile, or it could not end."""
-
-        async def look() -> bool:
-            with contextlib.suppress(BlockingIOError, OSError):
-                self._seen += os.read(self._master, 65_536).decode(errors="replace")
-            return self._process.returncode is not None
-
-        await eventually(look, f"the end of warmboot {self._words}", timeout_s)
-        assert self._process.returncode is not None
-        return self._process.returncode
