@@ -162,7 +162,7 @@ class BootVm:
 
     async def _unreserve(self, context: Context) -> None:
         # A slot that was taken but not noted is one that the host finds unused at its start.
-        await self._host.release_slot(_slot(context))
+        await self._host.release_slot(journaled_slot(context))
 
     async def _make(self, context: Context) -> None:
         order: _Order = context.live["order"]
@@ -207,7 +207,7 @@ class BootVm:
 
     async def _unmake(self, context: Context) -> None:
         vm_id, kept = context.data["vm_id"], context.data["keeps_disk"]
-        await self._host.destroy(vm_id, _slot(context), keep_folder=kept)
+        await self._host.destroy(vm_id, journaled_slot(context), keep_folder=kept)
         if kept:
             with contextlib.suppress(NotFound):
                 await self._store.vms.update(vm_id, handle=None, slot=None)
@@ -260,13 +260,14 @@ async def with_second_try(boot: Callable[[], Awaitable[T]]) -> T:
         return await boot()
 
 
+def journaled_slot(context: Context, key: str = "slot") -> Slot | None:
+    """The network slot that a saga noted; it may have died since."""
+    slot = context.data[key]
+    return None if slot is None else Slot.from_dict(slot)
+
+
 def _token() -> str:
     return secrets.token_urlsafe(32)
-
-
-def _slot(context: Context) -> Slot | None:
-    slot = context.data["slot"]
-    return None if slot is None else Slot.from_dict(slot)
 
 
 def _snapshot_id(order: _Order) -> UUID | None:

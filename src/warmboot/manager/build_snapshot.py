@@ -27,9 +27,9 @@ import structlog
 from warmboot.host.agent import HostAgent
 from warmboot.host.disks import allocated_bytes, os_error
 from warmboot.host.guest_link import Identity
-from warmboot.host.network import Slot
 from warmboot.host.vm_files import DiskSource
 from warmboot.manager.boot_vm import AGENT_TIMEOUT_S, with_second_try
+from warmboot.manager.builder_vm import BuilderVm
 from warmboot.manager.canary import Canary
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.plan_rebuilds import RetryPolicy
@@ -47,7 +47,6 @@ from warmboot.model.runtime_snapshot import (
     SnapshotManifest,
     SnapshotState,
 )
-from warmboot.model.vm import VmKind, VmRecord
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
@@ -72,13 +71,14 @@ class BuildSnapshot:
         self._events = events
         self._boot_timeout_s = boot_timeout_s
         self._retry = retry or RetryPolicy()
+        self._vm = BuilderVm(store, host)
         self._canary = Canary(store, host, canary_timeout_s)
         self.saga = Saga(
             "build-snapshot",
             (
                 Step("folder", self._begin_folder, self._discard_folder),
-                Step("network", self._reserve, self._unreserve),
-                Step("machine", self._make, self._unmake),
+                Step("network", self._vm.reserve, self._vm.unreserve),
+                Step("machine", self._make, self._vm.unmake),
                 Step("start", self._start),
                 Step("identity", self._claim),
                 Step("docker", self._wait_for_docker),
@@ -100,8 +100,7 @@ class BuildSnapshot:
         async def build() -> Context:
             data = {
                 "image_id": str(image.id),
-                "vm_id": f"vm-{secrets.token_hex(6)}",
-                "slot": None,
+                **self._vm.data(),
                 **self._canary.data(),
             }
             return await self._runner.run(self.saga, str(snapshot_id), data, live)
@@ -167,51 +166,25 @@ class BuildSnapshot:
                 return  # the manager died after the swap: it is a snapshot like any other now
         await self._host.files.discard(UUID(context.data["image_id"]), UUID(context.subject_id))
 
-    async def _reserve(self, context: Context) -> None:
-        slot = await self._host.reserve_slot()
-        context.live["slot"] = slot
-        context.data["slot"] = None if slot is None else slot.as_dict()
-
-    async def _unreserve(self, context: Context) -> None:
-        await self._host.release_slot(_slot(context))
-
     async def _make(self, context: Context) -> None:
         snapshot: RuntimeSnapshot = context.live["snapshot"]
         folder: Path = context.live["folder"]
-        spec = await self._host.make_vm(
-            context.data["vm_id"],
-            context.live["image"],
-            snapshot.shape,
-            context.live["slot"],
+        await self._vm.make(
+            context,
             DiskSource(folder / ROOTFS_FILE, folder / DISK_FILE),
             template_dir=folder,
             background=_can_wait(snapshot),
         )
-        record = VmRecord(
-            id=spec.id,
-            kind=VmKind.BUILDER,
-            owner_id=snapshot.id,
-            spec=spec,
-            token=secrets.token_urlsafe(32),
-            created_at=datetime.now(UTC),
-            slot=context.data["slot"],
-        )
-        await self._store.vms.add(record)
-        context.live["record"] = record
-
-    async def _unmake(self, context: Context) -> None:
-        await self._host.destroy(context.data["vm_id"], _slot(context))
-        await self._store.vms.remove(context.data["vm_id"])
 
     async def _start(self, context: Context) -> None:
         await self._tell(context, "boot")
-        record: VmRecord = context.live["record"]
+        record = self._vm.record(context)
         context.live["booting"] = Stopwatch()
         handle = await self._host.boot(record.spec, record.token)
         await self._store.vms.update(record.id, handle=handle)
 
     async def _claim(self, context: Context) -> None:
-        record: VmRecord = context.live["record"]
+        record = self._vm.record(context)
         identity = Identity("warmboot-template", secrets.token_hex(16), record.token)
         limit_s = min(self._boot_timeout_s, AGENT_TIMEOUT_S)
         if _can_wait(context.live["snapshot"]):
@@ -220,18 +193,18 @@ class BuildSnapshot:
 
     async def _wait_for_docker(self, context: Context) -> None:
         await self._tell(context, "docker")
-        await self._host.wait_for_docker(context.data["vm_id"], self._boot_timeout_s)
+        await self._host.wait_for_docker(self._vm.id(context), self._boot_timeout_s)
         booting: Stopwatch = context.live["booting"]
         context.live["cold_boot_s"] = booting.elapsed_s
 
     async def _freeze(self, context: Context) -> None:
         await self._tell(context, "warm-up")
-        await self._host.freeze(context.data["vm_id"])
+        await self._host.freeze(self._vm.id(context))
 
     async def _publish(self, context: Context) -> None:
         await self._tell(context, "publish")
         # The VM must be gone before its files are summed: nothing may write to them any more.
-        await self._unmake(context)
+        await self._vm.unmake(context)
         snapshot: RuntimeSnapshot = context.live["snapshot"]
         image: RuntimeImage = context.live["image"]
         probe = await self._host.probe()
@@ -299,8 +272,3 @@ def snapshot_metadata(
         "requires": asdict(manifest.requires),
         "cold_boot_s": round(cold_boot_s, 3),
     }
-
-
-def _slot(context: Context) -> Slot | None:
-    slot = context.data["slot"]
-    return None if slot is None else Slot.from_dict(slot)

@@ -13,14 +13,13 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 from warmboot.host.agent import HostAgent
 from warmboot.host.guest_link import Identity
 from warmboot.host.guest_probe import run_probe
-from warmboot.host.network import Slot
 from warmboot.host.vm_files import snapshot_disks
+from warmboot.manager.builder_vm import BuilderVm
 from warmboot.manager.saga import Context, Step
 from warmboot.manager.stopwatch import Stopwatch
 from warmboot.model.errors import (
@@ -31,7 +30,6 @@ from warmboot.model.errors import (
     SnapshotDamaged,
 )
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
-from warmboot.model.vm import VmKind, VmRecord
 from warmboot.store import Store
 
 _RUN_TIMEOUT_S = 120.0
@@ -43,55 +41,26 @@ class Canary:
     def __init__(self, store: Store, host: HostAgent, timeout_s: float) -> None:
         self._store = store
         self._host = host
+        self._vm = BuilderVm(store, host, "canary_")
         self._timeout_s = timeout_s
         self.steps = (
-            Step("canary-network", self._reserve, self._unreserve),
-            Step("canary-machine", self._make, self._unmake),
+            Step("canary-network", self._vm.reserve, self._vm.unreserve),
+            Step("canary-machine", self._make, self._vm.unmake),
             Step("canary-restore", self._restore),
             Step("canary-run", self._run),
         )
 
-    @staticmethod
-    def data() -> dict[str, Any]:
+    def data(self) -> dict[str, Any]:
         """What the journal has of it from the beginning."""
-        return {"canary_vm_id": f"vm-{secrets.token_hex(6)}", "canary_slot": None}
-
-    async def _reserve(self, context: Context) -> None:
-        slot = await self._host.reserve_slot()
-        context.live["canary_slot"] = slot
-        context.data["canary_slot"] = None if slot is None else slot.as_dict()
-
-    async def _unreserve(self, context: Context) -> None:
-        await self._host.release_slot(_slot(context))
+        return self._vm.data()
 
     async def _make(self, context: Context) -> None:
         snapshot: RuntimeSnapshot = context.live["snapshot"]
-        spec = await self._host.make_vm(
-            context.data["canary_vm_id"],
-            context.live["image"],
-            snapshot.shape,
-            context.live["canary_slot"],
-            snapshot_disks(snapshot.snapshot_path),
-        )
-        record = VmRecord(
-            id=spec.id,
-            kind=VmKind.BUILDER,
-            owner_id=snapshot.id,
-            spec=spec,
-            token=secrets.token_urlsafe(32),
-            created_at=datetime.now(UTC),
-            slot=context.data["canary_slot"],
-        )
-        await self._store.vms.add(record)
-        context.live["canary"] = record
-
-    async def _unmake(self, context: Context) -> None:
-        await self._host.destroy(context.data["canary_vm_id"], _slot(context))
-        await self._store.vms.remove(context.data["canary_vm_id"])
+        await self._vm.make(context, snapshot_disks(snapshot.snapshot_path))
 
     async def _restore(self, context: Context) -> None:
         snapshot: RuntimeSnapshot = context.live["snapshot"]
-        record: VmRecord = context.live["canary"]
+        record = self._vm.record(context)
         identity = Identity("warmboot-canary", secrets.token_hex(16), record.token)
         watch = Stopwatch()
         with _judged("a VM could not be restored from it"):
@@ -105,10 +74,10 @@ class Canary:
     async def _run(self, context: Context) -> None:
         watch = Stopwatch()
         with _judged("no container runs in a VM that is restored from it"):
-            await run_probe(self._host.link(context.data["canary_vm_id"]), _RUN_TIMEOUT_S)
+            await run_probe(self._host.link(self._vm.id(context)), _RUN_TIMEOUT_S)
         context.live["canary_run_s"] = watch.elapsed_s
         # Not kept until the end of the saga: nothing maps the files when they begin to serve.
-        await self._unmake(context)
+        await self._vm.unmake(context)
 
 
 @contextlib.contextmanager
@@ -123,8 +92,3 @@ def _judged(verdict: str) -> Iterator[None]:
             resolution="see `warmboot doctor` and the manager's log; "
             "`warmboot snapshot rebuild` tries again",
         ) from error
-
-
-def _slot(context: Context) -> Slot | None:
-    slot = context.data["canary_slot"]
-    return None if slot is None else Slot.from_dict(slot)

@@ -18,16 +18,17 @@ from warmboot.engine.activity import listening
 from warmboot.engine.checkpoint import Dumped, checkpoint
 from warmboot.engine.client import DockerEngine
 from warmboot.manager.event_log import EventLog
-from warmboot.manager.saga import Context, Saga, SagaRunner, Step
+from warmboot.manager.saga import Context, SagaRunner
 from warmboot.manager.settle_worker import SettleWorker
 from warmboot.manager.worker_states import WorkerStates, refusal
+from warmboot.manager.worker_work import WorkerWork
 from warmboot.model.checkpoint import (
     Checkpoint,
     CheckpointState,
     Versions,
     check_checkpoint_name,
 )
-from warmboot.model.errors import IllegalTransition, NotFound, WarmbootError
+from warmboot.model.errors import IllegalTransition
 from warmboot.model.worker import LOOPBACK, ListenAddress, Worker, WorkerState
 from warmboot.store import Store
 
@@ -46,12 +47,17 @@ class PauseWorker:
     ) -> None:
         self._store = store
         self._engine = engine
-        self._runner = runner
-        self._events = events
         self._states = states
-        self._settle = settle
-        # One step: what is recorded is what undoing would find out, too.
-        self.saga = Saga("pause-worker", (Step("dump", self._dump_and_record, self._undo),))
+        self._work = WorkerWork(
+            store,
+            runner,
+            events,
+            settle,
+            "pause",
+            ("dump", self._dump_and_record),
+            *(WorkerState.PAUSING, WorkerState.CHECKPOINTING),
+        )
+        self.saga = self._work.saga
 
     async def claim(
         self,
@@ -94,17 +100,7 @@ class PauseWorker:
 
     async def work(self, worker: Worker, made: Checkpoint) -> Checkpoint:
         """Dump what was claimed. On an error the worker is settled first, then it is raised."""
-        data = {
-            "checkpoint": str(made.id),
-            "name": made.name,
-            "docker_id": worker.docker_id,
-            "leave_running": made.left_running,
-        }
-        try:
-            context = await self._runner.run(self.saga, str(worker.id), data, {"worker": worker})
-        except WarmbootError as error:
-            await self._tell_failure(worker, made, error)
-            raise
+        context = await self._work(worker, made, leave_running=made.left_running)
         finished: Checkpoint = context.live["checkpoint"]
         return finished
 
@@ -158,27 +154,6 @@ class PauseWorker:
                     error=None,
                 )
         await self._states.announce(now)
-
-    async def _undo(self, context: Context) -> None:
-        if context.live:
-            await self._settle(UUID(context.subject_id))
-        else:  # an earlier manager's: its engine may still be at work on it
-            self._settle.later(UUID(context.subject_id))
-
-    async def _tell_failure(self, worker: Worker, made: Checkpoint, error: WarmbootError) -> None:
-        try:
-            now = await self._store.workers.update(worker.id, error=error.as_dict())
-        except NotFound:
-            return
-        await self._events.emit(
-            "worker.pause-failed",
-            worker.id,
-            name=worker.name,
-            checkpoint=made.name,
-            error=error.as_dict(),
-        )
-        if now.state in (WorkerState.PAUSING, WorkerState.CHECKPOINTING):
-            self._settle.later(worker.id)
 
     async def _listens(self, worker: Worker) -> tuple[ListenAddress, ...]:
         """Where to listen for those who want to wake it."""

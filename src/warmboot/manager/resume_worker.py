@@ -17,11 +17,12 @@ from warmboot.engine.client import DockerEngine
 from warmboot.engine.continuity import Continuity
 from warmboot.engine.restore import Restored, restore
 from warmboot.manager.event_log import EventLog
-from warmboot.manager.saga import Context, Saga, SagaRunner, Step
+from warmboot.manager.saga import Context, SagaRunner
 from warmboot.manager.settle_worker import SettleWorker
 from warmboot.manager.worker_states import WorkerStates, refusal
+from warmboot.manager.worker_work import WorkerWork
 from warmboot.model.checkpoint import Checkpoint, CheckpointState
-from warmboot.model.errors import Conflict, IllegalTransition, NotFound, WarmbootError
+from warmboot.model.errors import Conflict, IllegalTransition, NotFound
 from warmboot.model.worker import WORKER_TRANSITIONS, Worker, WorkerState
 from warmboot.store import Store
 
@@ -38,12 +39,17 @@ class ResumeWorker:
     ) -> None:
         self._store = store
         self._engine = engine
-        self._runner = runner
-        self._events = events
         self._states = states
-        self._settle = settle
-        # One step: what is recorded is what undoing would find out, too.
-        self.saga = Saga("resume-worker", (Step("restore", self._restore_and_record, self._undo),))
+        self._work = WorkerWork(
+            store,
+            runner,
+            events,
+            settle,
+            "resume",
+            ("restore", self._restore_and_record),
+            WorkerState.RESUMING,
+        )
+        self.saga = self._work.saga
 
     async def claim(self, worker: Worker, name: str | None) -> Checkpoint:
         """The worker is now ``resuming``, from what is returned; call ``work`` next, always.
@@ -66,16 +72,7 @@ class ResumeWorker:
 
     async def work(self, worker: Worker, chosen: Checkpoint) -> None:
         """Restore what was claimed. On an error the worker is settled first, then it is raised."""
-        data = {
-            "checkpoint": str(chosen.id),
-            "name": chosen.name,
-            "docker_id": worker.docker_id,
-        }
-        try:
-            await self._runner.run(self.saga, str(worker.id), data, {"worker": worker})
-        except WarmbootError as error:
-            await self._tell_failure(worker, chosen, error)
-            raise
+        await self._work(worker, chosen)
 
     async def _chosen(self, worker: Worker, name: str | None) -> Checkpoint:
         if name is not None:
@@ -128,24 +125,3 @@ class ResumeWorker:
             exit_code=None,
             **changes,
         )
-
-    async def _undo(self, context: Context) -> None:
-        if context.live:
-            await self._settle(UUID(context.subject_id))
-        else:  # an earlier manager's: its engine may still be at work on it
-            self._settle.later(UUID(context.subject_id))
-
-    async def _tell_failure(self, worker: Worker, chosen: Checkpoint, error: WarmbootError) -> None:
-        try:
-            now = await self._store.workers.update(worker.id, error=error.as_dict())
-        except NotFound:
-            return
-        await self._events.emit(
-            "worker.resume-failed",
-            worker.id,
-            name=worker.name,
-            checkpoint=chosen.name,
-            error=error.as_dict(),
-        )
-        if now.state is WorkerState.RESUMING:
-            self._settle.later(worker.id)
