@@ -1,0 +1,129 @@
+"""What a pause and a resume have in common: after a failure the worker is settled, and told of."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+
+from warmboot.manager.event_log import EventLog
+from warmboot.manager.saga import Context, SagaRunner
+from warmboot.manager.worker_work import WorkerWork
+from warmboot.model.checkpoint import Checkpoint, CheckpointState, Versions
+from warmboot.model.errors import CheckpointError
+from warmboot.model.worker import Worker, WorkerSpec, WorkerState
+from warmboot.store import Store
+
+
+class Settle:
+    """Notes who is to be settled; ``settles_to`` is what the engine says is true."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.settles_to: WorkerState | None = None
+        self.at_once: list[UUID] = []
+        self.put_off: list[UUID] = []
+
+    async def __call__(self, worker_id: UUID) -> None:
+        self.at_once.append(worker_id)
+        if self.settles_to is not None:
+            await self._store.workers.set_state(worker_id, self.settles_to)
+
+    def later(self, worker_id: UUID) -> None:
+        self.put_off.append(worker_id)
+
+
+class Scene:
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.runner = SagaRunner(store)
+        self.settle = Settle(store)
+        self.fails = False
+        self.work = WorkerWork(
+            store,
+            self.runner,
+            EventLog(store),
+            self.settle,  # type: ignore[arg-type]
+            "pause",
+            ("dump", self._dump),
+            WorkerState.PAUSING,
+        )
+        now = datetime.now(UTC)
+        spec = WorkerSpec("w1", "app:1")
+        self.worker = Worker(id=uuid4(), spec=spec, state=WorkerState.PAUSING, created_at=now)
+        self.checkpoint = Checkpoint(
+            id=uuid4(),
+            worker_id=self.worker.id,
+            name="before",
+            state=CheckpointState.CREATING,
+            created_at=now,
+            versions=Versions("", "", "", ""),
+            image_digest="",
+        )
+
+    async def _dump(self, context: Context) -> None:
+        if self.fails:
+            raise CheckpointError("it could not be dumped")
+        context.live["dumped"] = context.data["name"]
+
+    async def failures(self) -> list[object]:
+        events = await self.store.events.since(0)
+        return [event.data["checkpoint"] for event in events if event.kind == "worker.pause-failed"]
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    async with Store.open(f"sqlite+aiosqlite:///{tmp_path / 'workers.db'}") as store:
+        made = Scene(store)
+        await store.workers.add(made.worker)
+        yield made
+
+
+async def test_what_went_well_is_neither_settled_nor_told(scene: Scene) -> None:
+    context = await scene.work(scene.worker, scene.checkpoint, leave_running=False)
+    assert context.live["dumped"] == "before"
+    assert context.data["leave_running"] is False
+    assert scene.settle.at_once == scene.settle.put_off == []
+    assert await scene.failures() == []
+
+
+async def test_a_failure_settles_first_and_is_told_with_its_cause(scene: Scene) -> None:
+    scene.fails, scene.settle.settles_to = True, WorkerState.RUNNING
+    with pytest.raises(CheckpointError):
+        await scene.work(scene.worker, scene.checkpoint)
+    assert scene.settle.at_once == [scene.worker.id]
+    assert scene.settle.put_off == []
+    now = await scene.store.workers.get(scene.worker.id)
+    assert now.state is WorkerState.RUNNING
+    assert now.error is not None
+    assert await scene.failures() == ["before"]
+
+
+async def test_a_worker_that_is_still_under_way_is_settled_later(scene: Scene) -> None:
+    scene.fails = True
+    with pytest.raises(CheckpointError):
+        await scene.work(scene.worker, scene.checkpoint)
+    assert scene.settle.put_off == [scene.worker.id]
+
+
+async def test_a_worker_that_was_removed_meanwhile_is_not_told_of(scene: Scene) -> None:
+    scene.fails = True
+    await scene.store.workers.remove(scene.worker.id)
+    with pytest.raises(CheckpointError):
+        await scene.work(scene.worker, scene.checkpoint)
+    assert await scene.failures() == []
+    assert scene.settle.put_off == []
+
+
+async def test_what_a_dead_manager_began_waits_for_the_engine(scene: Scene) -> None:
+    operation = await scene.store.operations.begin(
+        scene.work.saga.kind, str(scene.worker.id), {"name": "before"}
+    )
+    await scene.store.operations.note_step(operation.id, "dump", {"name": "before"})
+    (left,) = await scene.store.operations.list(open_only=True)
+    await scene.runner.recover(scene.work.saga, left)
+    assert scene.settle.at_once == []
+    assert scene.settle.put_off == [scene.worker.id]
