@@ -295,7 +295,8 @@ async def _run(*command: object) -> str:
 
 def _private_mib(container: Container) -> tuple[float, float]:
     """What the VM's process has for itself alone, and the VM's RAM, in MiB."""
-    needle = f"/{container.vm_id}/".encode()
+    vm_id = container.raw["vm_id"]
+    needle = f"/{vm_id}/".encode()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and needle in _read(entry / "cmdline"):
             fields = dict(
@@ -304,7 +305,7 @@ def _private_mib(container: Container) -> tuple[float, float]:
             )
             private = sum(int(fields[key].split()[0]) for key in ("Private_Clean", "Private_Dirty"))
             return private / 1024, float(container.shape.memory_mib)
-    raise SystemExit(f"the VMM of {container.vm_id} is not there")
+    raise SystemExit(f"the VMM of {vm_id} is not there")
 
 
 def _resident_mib(pid: int) -> float:
