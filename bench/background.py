@@ -37,6 +37,7 @@ async def measure(rounds: int) -> dict[str, float]:
     settings = {
         "MANAGER_AUTO_REBUILD": "false",
         "MANAGER_INTEGRITY_EVERY_H": "0",
+        "MANAGER_COMPRESS_AFTER_H": "0",  # the bench does it itself
         "MANAGER_STANDBY_VMS": "0",  # each boot is to do all of its work
     }
     async with (

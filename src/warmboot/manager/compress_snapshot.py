@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -59,6 +60,7 @@ class CompressSnapshot:
         self._tasks = tasks
         self._health = health
         self._turn = turn
+        self._changing: set[UUID] = set()
         self.sagas = tuple(
             Saga(
                 f"{verb}-snapshot",
@@ -77,28 +79,35 @@ class CompressSnapshot:
 
     async def _begin(self, snapshot_id: UUID, form: Form) -> None:
         await self._ready(snapshot_id)
-        if self._tasks.running(_key(snapshot_id)):
+        if snapshot_id in self._changing:
             raise Conflict(
                 f"the runtime snapshot {snapshot_id} is being compressed or unpacked already",
                 resolution="wait until that is done",
             )
-        self._tasks.start(_key(snapshot_id), self.change(snapshot_id, form))
+        self._changing.add(snapshot_id)
+        self._tasks.start(f"form {snapshot_id}", self.change(snapshot_id, form))
 
     async def change(self, snapshot_id: UUID, form: Form) -> None:
         """Have it in ``form``; what fails is told by an event, and the old form stays."""
         saga = self.sagas[0 if form is Form.COMPRESSED else 1]
+        live: dict[str, Any] = {"form": form}
+        self._changing.add(snapshot_id)
         async with self._turn(snapshot_id):
             try:
                 snapshot = await self._ready(snapshot_id)
                 if form_of(snapshot) is form:
                     return
                 await self._host.ensure_room(_needed_bytes(snapshot, form))
-                live = {"snapshot": snapshot, "form": form}
+                live["snapshot"] = snapshot
                 await self._runner.run(saga, str(snapshot_id), {"form": form.value}, live)
             except OSError as error:
                 await self._failed(snapshot_id, form, os_error(error))
             except WarmbootError as error:
                 await self._failed(snapshot_id, form, error)
+            finally:
+                self._changing.discard(snapshot_id)
+        if "changed" in live:  # who hears of it may ask for the next change at once
+            await self._tell(form, live["snapshot"], live["changed"])
 
     async def _ready(self, snapshot_id: UUID) -> RuntimeSnapshot:
         snapshot = await self._store.snapshots.get(snapshot_id)
@@ -133,18 +142,18 @@ class CompressSnapshot:
         await change(snapshot.snapshot_path)
 
     async def _note(self, context: Context) -> None:
-        snapshot: RuntimeSnapshot = context.live["snapshot"]
-        form: Form = context.live["form"]
-        changed = await self._agree(snapshot)
-        log.info(f"Runtime snapshot {snapshot.id} is {form}")
+        context.live["changed"] = await self._agree(context.live["snapshot"])
+
+    async def _tell(self, form: Form, was: RuntimeSnapshot, now: RuntimeSnapshot) -> None:
+        log.info(f"Runtime snapshot {now.id} is {form}")
         sizes = {
-            "size_bytes": changed.metadata.get("size_bytes"),
-            "was_bytes": snapshot.metadata.get("size_bytes"),
+            "size_bytes": now.metadata.get("size_bytes"),
+            "was_bytes": was.metadata.get("size_bytes"),
         }
         if form is Form.COMPRESSED:
-            await self._events.emit("runtime-snapshot.compressed", snapshot.id, **sizes)
+            await self._events.emit("runtime-snapshot.compressed", now.id, **sizes)
         else:
-            await self._events.emit("runtime-snapshot.unpacked", snapshot.id, **sizes)
+            await self._events.emit("runtime-snapshot.unpacked", now.id, **sizes)
 
     async def _settle(self, context: Context) -> None:
         """One form stays, and the row says which."""
@@ -167,7 +176,3 @@ def _needed_bytes(snapshot: RuntimeSnapshot, form: Form) -> int:
     if form is Form.COMPRESSED:
         return int(known.get("mem_stored_bytes") or 0) // 2
     return int(known.get("mem_nonzero_bytes") or known.get("mem_size_bytes") or 0)
-
-
-def _key(snapshot_id: UUID) -> str:
-    return f"form {snapshot_id}"
