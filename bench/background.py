@@ -183,13 +183,15 @@ class _Bench:
         """Until the spare one is plain again and nothing of the background goes on."""
         async with asyncio.timeout(BUILD_TIMEOUT_S):
             while True:
-                with contextlib.suppress(Conflict):
+                idle = True
+                try:
                     await self._client.snapshots.unpack(self._spare)
+                except Conflict:
+                    idle = False
                 spare = await self._client.snapshots.get(self._spare)
                 waiting = await self._client.snapshots.list(include_deleted=True)
-                if not spare.metadata["compressed"] and len(waiting) == len(
-                    await self._client.snapshots.list()
-                ):
+                alive = await self._client.snapshots.list()
+                if idle and not spare.metadata["compressed"] and len(waiting) == len(alive):
                     return
                 # A conflict ends when the change before it does, and no event tells of that alone.
                 await asyncio.sleep(0.2)
