@@ -92,20 +92,20 @@ class CompressSnapshot:
         saga = self.sagas[0 if form is Form.COMPRESSED else 1]
         live: dict[str, Any] = {"form": form}
         self._changing.add(snapshot_id)
-        async with self._turn(snapshot_id):
-            try:
+        try:
+            async with self._turn(snapshot_id):
                 snapshot = await self._ready(snapshot_id)
                 if form_of(snapshot) is form:
                     return
                 await self._host.ensure_room(_needed_bytes(snapshot, form))
                 live["snapshot"] = snapshot
                 await self._runner.run(saga, str(snapshot_id), {"form": form.value}, live)
-            except OSError as error:
-                await self._failed(snapshot_id, form, os_error(error))
-            except WarmbootError as error:
-                await self._failed(snapshot_id, form, error)
-            finally:
-                self._changing.discard(snapshot_id)
+        except OSError as error:
+            await self._failed(snapshot_id, form, os_error(error))
+        except WarmbootError as error:
+            await self._failed(snapshot_id, form, error)
+        finally:
+            self._changing.discard(snapshot_id)
         if "changed" in live:  # who hears of it may ask for the next change at once
             await self._tell(form, live["snapshot"], live["changed"])
 
