@@ -106,7 +106,7 @@ class Containers:
                 )
             return container if _holds(container, until) else None
 
-        found = await self._events.wait_for(look, timeout_s)
+        found = await self._events.wait_for(look, timeout_s, container_id)
         return found or await self._store.containers.get(container_id)
 
     # -- life ----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from warmboot.model.event import Event
 from warmboot.store import Store
@@ -23,6 +24,7 @@ class EventLog:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._tick = asyncio.Event()
+        self._ticks: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
         self._last_id = 0
         self._observers: list[Observer] = []
         self.followers = 0
@@ -40,15 +42,17 @@ class EventLog:
         self._last_id = max(self._last_id, event.id)
         for observer in self._observers:
             observer(event)
-        self.wake()
+        self.wake(event.subject_id)
         if event.id % _TRIM_EVERY == 0:
             await self._store.events.trim(KEEP_EVENTS)
         return event
 
-    def wake(self) -> None:
-        """Let every waiter look again."""
+    def wake(self, subject_id: object) -> None:
+        """Let those look again who wait for ``subject_id``, or for anything."""
         tick, self._tick = self._tick, asyncio.Event()
         tick.set()
+        if (own := self._ticks.pop(str(subject_id), None)) is not None:
+            own.set()
 
     async def list(self, after: int = 0, limit: int = 100) -> Sequence[Event]:
         return await self._store.events.since(after, limit)
@@ -73,15 +77,29 @@ class EventLog:
         finally:
             self.followers -= 1
 
-    async def wait_for(self, look: Callable[[], Awaitable[T | None]], timeout_s: float) -> T | None:
-        """The first result of ``look`` that is not None; None when the time is over."""
+    async def wait_for(
+        self,
+        look: Callable[[], Awaitable[T | None]],
+        timeout_s: float,
+        subject_id: object | None = None,
+    ) -> T | None:
+        """The first result of ``look`` that is not None; None when the time is over.
+
+        With a ``subject_id`` only its events make it look again: what one waits for does not cost
+        more because many wait.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
-                    tick = self._tick
+                    tick = self._tick_of(subject_id)
                     found = await look()
                     if found is not None:
                         return found
                     await tick.wait()
         except TimeoutError:
             return None
+
+    def _tick_of(self, subject_id: object | None) -> asyncio.Event:
+        if subject_id is None:
+            return self._tick
+        return self._ticks.setdefault(str(subject_id), asyncio.Event())

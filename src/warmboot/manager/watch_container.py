@@ -91,7 +91,7 @@ class WatchContainer:
             return None if container.state is ContainerState.RUNNING else container
 
         with contextlib.suppress(NotFound):  # it was to be removed, and is
-            await self._events.wait_for(ended, _SETTLE_S)
+            await self._events.wait_for(ended, _SETTLE_S, container_id)
 
     @contextlib.contextmanager
     def streaming(self, container_id: UUID) -> Iterator[None]:

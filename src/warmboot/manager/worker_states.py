@@ -67,7 +67,7 @@ class WorkerStates:
 
     async def announce(self, worker: Worker) -> None:
         """Let those who wait look, and the followers act, now that it is committed."""
-        self._events.wake()
+        self._events.wake(worker.id)
         await self.tell_followers(worker)
 
     async def refusal_now(self, worker_id: UUID, participle: str) -> Conflict:

@@ -80,7 +80,7 @@ class Workers:
             worker = await self._store.workers.get(worker_id)
             return worker if _holds(worker, until) else None
 
-        found = await self._events.wait_for(look, timeout_s)
+        found = await self._events.wait_for(look, timeout_s, worker_id)
         return found or await self._store.workers.get(worker_id)
 
     async def logs(
@@ -226,7 +226,7 @@ class Workers:
             worker = await self._store.workers.get(worker_id)
             return None if worker.state in BUSY else worker
 
-        found = await self._events.wait_for(look, BUSY_TIMEOUT_S)
+        found = await self._events.wait_for(look, BUSY_TIMEOUT_S, worker_id)
         return found or await self._store.workers.get(worker_id)
 
     async def finish(self) -> None:
