@@ -1,8 +1,9 @@
 """Warm boots per second while a rebuild, a compression and a collection run, over an idle manager.
 
 One client boots and removes a container after the other. A round is as many boots on an idle
-manager, then as many while in the background a snapshot is rebuilt (the one that the boots use),
-another is compressed and unpacked again without a pause, and garbage is collected once a second.
+manager, then as many while in the background the snapshot that the boots use is rebuilt, another
+is compressed and unpacked again, both without a pause, and garbage is collected once a second. What
+was begun and what of it came to its end within the rounds is counted.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import contextlib
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from warmboot.client import Client
 from warmboot.client.results import RuntimeSnapshot
 from warmboot.model.errors import Conflict
 
-BOOTS = 8
+BOOTS = 20
 SPARE_MEMORY_MIB = 512
 COLLECT_EVERY_S = 1.0
 BOOT_TIMEOUT_S = 120.0
@@ -61,10 +63,10 @@ class _Bench:
         self._client = client
         self._samples = Samples()
         self._archive = ""
-        self._used = ""
+        self._image_id = ""
         self._spare = ""
         self._boots = 0
-        self._done = {"rebuilds": 0, "compressions": 0, "collections": 0}
+        self._counts: Counter[tuple[str, str]] = Counter()
 
     async def prepare(self, image: Path, storage: Path) -> None:
         """The snapshot that is booted from, another one to be compressed, everything touched."""
@@ -72,9 +74,9 @@ class _Bench:
         registered = await self._client.images.register(
             name="bench", path=str(image), build_snapshot=False
         )
-        image_id = registered.id
-        self._used = (await self._ready(image_id, None)).id
-        self._spare = (await self._ready(image_id, SPARE_MEMORY_MIB)).id
+        self._image_id = registered.id
+        await self._ready(self._image_id, None)
+        self._spare = (await self._ready(self._image_id, SPARE_MEMORY_MIB)).id
         archive = storage / "hello.tar"
         write_hello_image(archive)
         self._archive = await self._client.archives.upload(archive)
@@ -94,7 +96,11 @@ class _Bench:
             busy: s.median(busy),
             "background.rounds": float(s.runs(busy)),
             "background.boots_per_round": float(BOOTS),
-            **{f"background.{what}": float(count) for what, count in self._done.items()},
+            **{
+                f"background.{what}_{how}": float(self._counts[what, how])
+                for what in ("rebuilds", "compressions", "collections")
+                for how in ("begun", "ended")
+            },
         }
 
     async def clean_up(self) -> None:
@@ -125,43 +131,52 @@ class _Bench:
 
     @contextlib.asynccontextmanager
     async def _background(self) -> AsyncIterator[None]:
-        """The builder's VM boots already when the body begins, and still does when it has ended."""
-        rebuild = await self._begin_rebuild()
+        """All three go on when the body begins, and until it has ended."""
+        begun = asyncio.Event()
         work = [
+            asyncio.create_task(self._rebuild(begun)),
             asyncio.create_task(self._compress_and_unpack()),
             asyncio.create_task(self._collect()),
         ]
         try:
+            await asyncio.wait(
+                {*work, asyncio.create_task(begun.wait())}, return_when=asyncio.FIRST_COMPLETED
+            )
             yield
-            state = (await self._client.snapshots.get(rebuild)).state
-            if state != "creating":
-                raise SystemExit(f"the rebuild was over before the boots: it is {state}")
             failed = [task for task in work if task.done()]
             if failed:
                 raise SystemExit(f"the background came to its end: {failed}")
-            self._done["rebuilds"] += 1
         finally:
             for task in work:
                 task.cancel()
             await asyncio.gather(*work, return_exceptions=True)
-            await self._client.snapshots.delete(rebuild)
             await self._rest()
 
-    async def _begin_rebuild(self) -> str:
+    async def _rebuild(self, begun: asyncio.Event) -> None:
+        """Again and again; ``begun`` is set when the first builder's VM boots."""
         async with self._client.events.follow() as events:
-            rebuild = await self._client.snapshots.rebuild(self._used)
-            async for event in events:
-                told = event.data.get("stage")
-                if event.subject_id == rebuild and told == "boot":
-                    break
-        return rebuild
+            while True:
+                used = await self._ready(self._image_id, None)
+                successor = await self._client.snapshots.rebuild(used.id)
+                self._counts["rebuilds", "begun"] += 1
+                async for event in events:
+                    if event.subject_id != successor:
+                        continue
+                    if event.data.get("stage") == "boot":
+                        begun.set()
+                    if event.kind == "runtime-snapshot.failed":
+                        raise SystemExit(f"{event.kind}: {event.data}")
+                    if event.kind == "runtime-snapshot.ready":
+                        break
+                self._counts["rebuilds", "ended"] += 1
 
     async def _compress_and_unpack(self) -> None:
         async with self._client.events.follow() as events:
             while True:
+                self._counts["compressions", "begun"] += 1
                 await self._client.snapshots.compress(self._spare)
                 await self._until(events, "runtime-snapshot.compressed")
-                self._done["compressions"] += 1
+                self._counts["compressions", "ended"] += 1
                 await self._client.snapshots.unpack(self._spare)
                 await self._until(events, "runtime-snapshot.unpacked")
 
@@ -175,12 +190,16 @@ class _Bench:
 
     async def _collect(self) -> None:
         while True:
+            self._counts["collections", "begun"] += 1
             await self._client.garbage.collect()
-            self._done["collections"] += 1
+            self._counts["collections", "ended"] += 1
             await asyncio.sleep(COLLECT_EVERY_S)
 
     async def _rest(self) -> None:
         """Until the spare one is plain again and nothing of the background goes on."""
+        for snapshot in await self._client.snapshots.list():
+            if snapshot.state == "creating":
+                await self._client.snapshots.delete(snapshot.id)
         async with asyncio.timeout(BUILD_TIMEOUT_S):
             while True:
                 idle = True

@@ -35,6 +35,7 @@ class Samples:
 
 TARGETS: Mapping[str, tuple[str, float]] = {
     "boot.warm_over_floor": ("≤", 1.3),
+    "restore.warm_over_floor": ("≤", 1.3),
     "boot.cold_over_warm": ("≥", 40.0),
     "container.cold_over_warm": ("≥", 10.0),
     "boot.four_over_one": ("≤", 2.5),

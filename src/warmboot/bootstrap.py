@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -42,6 +43,7 @@ from warmboot.manager.snapshot_health import SnapshotHealth
 from warmboot.manager.stand_by import StandBy
 from warmboot.manager.system import System
 from warmboot.manager.tasks import Tasks
+from warmboot.manager.turns import Turns
 from warmboot.manager.warm_boot import WarmBoot, WarmBootConfig
 from warmboot.manager.watch_container import WatchContainer
 from warmboot.manager.watch_demand import WatchDemand
@@ -164,6 +166,7 @@ def _wire(
         attention,
         LookAfterConfig(settings.auto_rebuild, retry),
     )
+    turns = Turns(os.cpu_count() or 1)
     warm_config = WarmBootConfig(shape, settings.snapshot_wait_s)
     bring_up = BringUp(
         store,
@@ -171,7 +174,8 @@ def _wire(
         events,
         boot,
         standby,
-        WarmBoot(store, host, events, boot, health, warm_config, attention.set),
+        turns,
+        WarmBoot(store, host, events, boot, health, turns, warm_config, attention.set),
         health,
         demand,
         archives,

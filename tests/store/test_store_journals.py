@@ -48,7 +48,8 @@ async def test_an_operation_ends_once(store: Store) -> None:
     operation = await store.operations.begin("boot", "c-1")
     await store.operations.set_state(operation.id, OperationState.UNDOING, {"code": "x"})
     await store.operations.note_step(operation.id, "undo")
-    undone = await store.operations.set_state(operation.id, OperationState.UNDONE)
+    await store.operations.set_state(operation.id, OperationState.UNDONE)
+    undone = await store.operations.get(operation.id)
     assert (undone.error, undone.begun) == ({"code": "x"}, ("undo",))
     with pytest.raises(IllegalTransition):
         await store.operations.set_state(operation.id, OperationState.DONE)

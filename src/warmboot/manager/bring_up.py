@@ -26,6 +26,7 @@ from warmboot.manager.pull_progress import PullProgress
 from warmboot.manager.snapshot_health import SnapshotHealth
 from warmboot.manager.stand_by import StandBy
 from warmboot.manager.stopwatch import Stopwatch
+from warmboot.manager.turns import Turns
 from warmboot.manager.warm_boot import WarmBoot, Warmed
 from warmboot.manager.watch_demand import WatchDemand
 from warmboot.model.container import (
@@ -57,6 +58,7 @@ class BringUp:
         events: EventLog,
         boot: BootVm,
         standby: StandBy,
+        turns: Turns,
         warm: WarmBoot,
         health: SnapshotHealth,
         demand: WatchDemand,
@@ -67,6 +69,7 @@ class BringUp:
         self._events = events
         self._boot = boot
         self._standby = standby
+        self._turns = turns
         self._warm = warm
         self._health = health
         self._demand = demand
@@ -83,6 +86,7 @@ class BringUp:
         try:
             async with self._standby.boot():
                 record = await self._machine(container, watch)
+                await self._turns.let_boots_pass()
                 await self._provision(container, record, watch)
         except WarmbootError as error:
             await self._fail(container, error, watch)

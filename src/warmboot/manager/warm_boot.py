@@ -24,6 +24,7 @@ from warmboot.manager.choose_snapshot import Candidate, Fallback, Use, Wait, cho
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.snapshot_health import SnapshotHealth
 from warmboot.manager.stopwatch import Stopwatch
+from warmboot.manager.turns import Turns
 from warmboot.model.container import BootAttempt, BootPolicy, Container, FallbackReason
 from warmboot.model.errors import (
     Conflict,
@@ -81,6 +82,7 @@ class WarmBoot:
         events: EventLog,
         boot: BootVm,
         health: SnapshotHealth,
+        turns: Turns,
         config: WarmBootConfig,
         on_misfit: Callable[[], None] = lambda: None,
         draw: Callable[[], float] = random.random,
@@ -90,6 +92,7 @@ class WarmBoot:
         self._events = events
         self._boot = boot
         self._health = health
+        self._turns = turns
         self._config = config
         self._on_misfit = on_misfit
         self._draw = draw
@@ -127,7 +130,8 @@ class WarmBoot:
         watch: Stopwatch,
     ) -> VmRecord | _Failed:
         try:
-            return await self._boot.warm(container, image, snapshot, watch)
+            async with self._turns.boot():
+                return await self._boot.warm(container, image, snapshot, watch)
         except SnapshotDamaged as error:
             reason = FallbackReason.SNAPSHOT_DAMAGED
             return await self._count(container, snapshot, reason, error)

@@ -122,7 +122,7 @@ class OperationRepository:
 
     async def set_state(
         self, operation_id: UUID, new: OperationState, error: Mapping[str, Any] | None = None
-    ) -> Operation:
+    ) -> None:
         """Change the state; an ``error`` stays. ``IllegalTransition``, ``NotFound``."""
         changes: dict[str, Any] = {"updated_at": now()}
         if error is not None:
@@ -131,7 +131,7 @@ class OperationRepository:
             row = await move(
                 connection,
                 operations,
-                _COLUMNS,
+                [operations.c.id],
                 operation_id,
                 OPERATION_TRANSITIONS,
                 new,
@@ -139,7 +139,6 @@ class OperationRepository:
             )
             if row is None:
                 raise _unknown(operation_id)
-            return (await _read(connection, operations.c.id == operation_id))[0]
 
     async def list(self, *, open_only: bool = True) -> tuple[Operation, ...]:
         """Those that have not ended, or all; oldest first."""
