@@ -156,3 +156,18 @@ async def test_a_cancelled_writer_lets_the_next_one_in(store: Store) -> None:
     await asyncio.wait([holder, *waiting], timeout=10)
     # Which of those that wait comes first is the database's business.
     assert sorted(event.subject_id for event in await store.events.since(0)) == ["1", "2"]
+
+
+async def test_a_call_that_ends_before_its_statement_commits_nothing_of_the_next(
+    store: Store,
+) -> None:
+    """Such a call's statement would have been committed as it is executed."""
+    database = store.containers._database
+    with pytest.raises(ZeroDivisionError):
+        async with database.write(alone=True):
+            raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        async with store.transaction():
+            await store.containers.add(a_container())
+            raise ZeroDivisionError
+    assert await store.containers.list() == ()

@@ -45,7 +45,7 @@ class ContainerRepository:
         values = with_shape({name: getattr(container, name) for name in _FIELDS})
         values["name"] = container.name
         missing = NotFound("the container's runtime image or snapshot is not there any more")
-        async with self._database.write(missing) as connection:
+        async with self._database.write(missing, alone=True) as connection:
             if (await connection.execute(self._add, values)).first() is None:
                 raise NameTaken(
                     f"there is a container named {container.name!r} already",
@@ -109,7 +109,7 @@ class ContainerRepository:
         """Change the state, and fields along with it. ``IllegalTransition``, ``NotFound``."""
         check_fields(changes, _CHANGEABLE)
         values = with_shape(changes)
-        async with self._database.write() as connection:
+        async with self._database.write(alone=True) as connection:
             row = await move(
                 connection,
                 containers,
@@ -132,7 +132,7 @@ class ContainerRepository:
             .values(with_shape(changes))
             .returning(*_COLUMNS)
         )
-        async with self._database.write() as connection:
+        async with self._database.write(alone=True) as connection:
             row = (await connection.execute(statement)).first()
             if row is None:
                 raise _unknown(container_id)
@@ -140,7 +140,7 @@ class ContainerRepository:
 
     async def remove(self, container_id: UUID) -> bool:
         """Forget it; whether it was there."""
-        async with self._database.write() as connection:
+        async with self._database.write(alone=True) as connection:
             gone = await connection.execute(
                 delete(containers).where(containers.c.id == container_id)
             )

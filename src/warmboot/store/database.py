@@ -31,7 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from warmboot.model.errors import WarmbootError
 from warmboot.store.failures import translated
-from warmboot.store.sqlite import connect_with
+from warmboot.store.sqlite import OneTripConnection, connect_with
 
 _POOL_TIMEOUT_S = 10
 _CONNECT_TIMEOUT_S = 10
@@ -94,8 +94,18 @@ class Database:
                 yield connection
 
     @asynccontextmanager
-    async def write(self, refusal: WarmbootError | None = None) -> AsyncIterator[AsyncConnection]:
-        """A connection in a transaction. A violated constraint raises ``refusal``, if given."""
+    async def write(
+        self,
+        refusal: WarmbootError | None = None,
+        *,
+        alone: bool = False,
+        in_turn: bool = False,
+    ) -> AsyncIterator[AsyncConnection]:
+        """A connection in a transaction. A violated constraint raises ``refusal``, if given.
+
+        ``alone``: one statement does all of the writing; it may be committed as it is executed.
+        ``in_turn``: it takes turns with transactions of several calls.
+        """
         joined = self._joined()
         if joined is not None:
             with _translating(joined, refusal):
@@ -103,6 +113,10 @@ class Database:
             return
         with _translating(None, refusal):
             async with self._writer.begin() as connection:
+                if in_turn and self._is_postgres:
+                    await _take_turn(connection)
+                elif alone and not self._is_postgres:
+                    (await _driver(connection)).alone = True
                 yield connection
 
     @asynccontextmanager
@@ -119,7 +133,7 @@ class Database:
         with _translating():
             async with self._writer.begin() as connection:
                 if self._is_postgres:
-                    await connection.execute(select(func.pg_advisory_xact_lock(_TURN)))
+                    await _take_turn(connection)
                 here = _Transaction(self, connection, asyncio.current_task())
                 token = _current.set(here)
                 try:
@@ -141,6 +155,16 @@ class Database:
     def insert(self, table: Table) -> postgresql.Insert | sqlite.Insert:
         """An INSERT that knows ``on_conflict_do_nothing``."""
         return postgresql.insert(table) if self._is_postgres else sqlite.insert(table)
+
+
+async def _take_turn(connection: AsyncConnection) -> None:
+    await connection.execute(select(func.pg_advisory_xact_lock(_TURN)))
+
+
+async def _driver(connection: AsyncConnection) -> OneTripConnection:
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert isinstance(driver, OneTripConnection)
+    return driver
 
 
 @contextmanager

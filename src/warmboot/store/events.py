@@ -28,7 +28,7 @@ class EventRepository:
         self, kind: str, subject_id: str, data: Mapping[str, Any] | None = None
     ) -> Event:
         values = {"at": now(), "kind": kind, "subject_id": subject_id, "data": data or {}}
-        async with self._database.transaction(), self._database.write() as connection:
+        async with self._database.write(alone=True, in_turn=True) as connection:
             return Event(**(await connection.execute(_APPEND, values)).one()._mapping)
 
     async def since(self, last_id: int, limit: int = 100) -> tuple[Event, ...]:

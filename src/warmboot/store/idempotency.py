@@ -37,7 +37,7 @@ class IdempotencyRepository:
         query = select(idempotency_keys).where(
             idempotency_keys.c.scope == scope, idempotency_keys.c.key == key
         )
-        async with self._database.write() as connection:
+        async with self._database.write(alone=True) as connection:
             while True:
                 if (await connection.execute(self._claim, values)).first() is not None:
                     return Claimed()
@@ -64,7 +64,7 @@ class IdempotencyRepository:
             )
             .values(state=_DONE, status=status, headers=headers, body=body)
         )
-        async with self._database.write() as connection:
+        async with self._database.write(alone=True) as connection:
             if not (await connection.execute(statement)).rowcount:
                 raise NotFound("no request is running under this idempotency key")
 

@@ -87,7 +87,7 @@ class OperationRepository:
             "created_at": at,
             "updated_at": at,
         }
-        async with self._database.write() as connection:
+        async with self._database.write(alone=True) as connection:
             return _operation((await connection.execute(_BEGIN, values)).one(), ())
 
     async def get(self, operation_id: UUID) -> Operation:
@@ -110,7 +110,7 @@ class OperationRepository:
             "data_": data or {},
             "at_": now(),
         }
-        async with self._database.write() as connection:
+        async with self._database.write(alone=True) as connection:
             noted = await connection.execute(_NOTE_STEP, values)
             if noted.first() is not None:
                 return
@@ -127,7 +127,7 @@ class OperationRepository:
         changes: dict[str, Any] = {"updated_at": now()}
         if error is not None:
             changes["error"] = error
-        async with self._database.write() as connection:
+        async with self._database.write(alone=True) as connection:
             row = await move(
                 connection,
                 operations,

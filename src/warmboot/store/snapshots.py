@@ -221,7 +221,7 @@ class RuntimeSnapshotRepository:
         delete at the same moment comes either before (no lease) or after (the lease is seen).
         """
         values = {"snapshot_id_": snapshot_id, "holder_id_": holder_id, "created_at_": now()}
-        async with self._database.write() as connection:
+        async with self._database.write(alone=True) as connection:
             if (await connection.execute(self._lease, values)).first() is not None:
                 return
             snapshot = await _get(connection, snapshot_id)
@@ -234,7 +234,7 @@ class RuntimeSnapshotRepository:
 
     async def release(self, holder_id: str) -> int:
         """Give back all that ``holder_id`` has leased; how many those were."""
-        async with self._database.write() as connection:
+        async with self._database.write(alone=True) as connection:
             gone = await connection.execute(delete(leases).where(leases.c.holder_id == holder_id))
             return gone.rowcount
 

@@ -4,7 +4,8 @@ aiosqlite runs each connection in a thread of its own, and every call is a trip 
 (some 90 µs): making a cursor, executing, fetching, closing the cursor. A short transaction costs
 eight of them, which is more than SQLite itself needs. Here a statement with its rows is one trip,
 the ``BEGIN`` rides along with the first statement, and closing costs nothing: two trips to write,
-one to read.
+one to read. Where a statement is said to be a whole transaction (``alone``), its ``COMMIT`` rides
+along, too: one trip.
 
 A writer begins with ``BEGIN IMMEDIATE``, so that it waits for its turn (``busy_timeout``) instead
 of failing in the middle when a reader wants to become a writer.
@@ -73,22 +74,29 @@ class OneTripConnection(aiosqlite.Connection):
         self._writer = writer
         # Set before a trip, not after: a cancelled trip goes on in the thread.
         self._maybe_begun = False
+        self.alone = False
+        """The next statement is a transaction of its own."""
 
     def cursor(self) -> Any:
         return OneTripCursor(self)
 
     async def trip(self, run: Callable[[sqlite3.Cursor], sqlite3.Cursor]) -> Any:
         self._maybe_begun = self._writer
-        return await self._execute(self._travel, run)  # type: ignore[no-untyped-call]
+        alone, self.alone = self.alone, False
+        outcome = await self._execute(self._travel, run, alone)  # type: ignore[no-untyped-call]
+        self._maybe_begun = self._writer and not alone
+        return outcome
 
     def _travel(
-        self, run: Callable[[sqlite3.Cursor], sqlite3.Cursor]
+        self, run: Callable[[sqlite3.Cursor], sqlite3.Cursor], alone: bool
     ) -> tuple[Any, int, int | None, _Rows]:
         connection = self._conn
         if self._writer and not connection.in_transaction:
             connection.execute("BEGIN IMMEDIATE")
         cursor = run(connection.cursor())
         rows = cursor.fetchall() if cursor.description else []
+        if alone:
+            connection.commit()
         return cursor.description, cursor.rowcount, cursor.lastrowid, rows
 
     async def commit(self) -> None:
@@ -97,6 +105,7 @@ class OneTripConnection(aiosqlite.Connection):
             self._maybe_begun = False
 
     async def rollback(self) -> None:
+        self.alone = False  # the call ended before its statement
         if self._maybe_begun:
             await super().rollback()
             self._maybe_begun = False

@@ -35,7 +35,7 @@ class VmRepository:
         """``Conflict`` if its id is taken; ``NotFound`` if its snapshot is not there."""
         values = {name: getattr(vm, name) for name in _FIELDS}
         missing = NotFound(f"there is no runtime snapshot {vm.snapshot_id}")
-        async with self._database.write(missing) as connection:
+        async with self._database.write(missing, alone=True) as connection:
             if (await connection.execute(self._add, values)).first() is None:
                 raise Conflict(f"there is a VM {vm.id} already")
 
@@ -65,7 +65,7 @@ class VmRepository:
         """Change ``spec``, ``handle``, ``slot`` or ``snapshot_id``. ``NotFound``."""
         check_fields(changes, _CHANGEABLE)
         statement = update(vms).where(vms.c.id == vm_id).values(**changes).returning(*vms.c)
-        async with self._database.write() as connection:
+        async with self._database.write(alone=True) as connection:
             row = (await connection.execute(statement)).first()
             if row is None:
                 raise _unknown(vm_id)
@@ -73,6 +73,6 @@ class VmRepository:
 
     async def remove(self, vm_id: str) -> bool:
         """Forget it; whether it was there. Its lease is released separately."""
-        async with self._database.write() as connection:
+        async with self._database.write(alone=True) as connection:
             gone = await connection.execute(delete(vms).where(vms.c.id == vm_id))
             return gone.rowcount > 0
