@@ -24,6 +24,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.logs import configure_logging
 from warmboot.manager import doctor
 from warmboot.manager.archives import ArchiveFiles
+from warmboot.manager.boot_turns import BootTurns
 from warmboot.manager.boot_vm import BootTimeouts, BootVm
 from warmboot.manager.bring_up import BringUp
 from warmboot.manager.build_snapshot import BuildSnapshot
@@ -43,7 +44,6 @@ from warmboot.manager.snapshot_health import SnapshotHealth
 from warmboot.manager.stand_by import StandBy
 from warmboot.manager.system import System
 from warmboot.manager.tasks import Tasks
-from warmboot.manager.turns import Turns
 from warmboot.manager.warm_boot import WarmBoot, WarmBootConfig
 from warmboot.manager.watch_container import WatchContainer
 from warmboot.manager.watch_demand import WatchDemand
@@ -166,7 +166,7 @@ def _wire(
         attention,
         LookAfterConfig(settings.auto_rebuild, retry),
     )
-    turns = Turns(os.cpu_count() or 1)
+    turns = BootTurns(os.cpu_count() or 1)
     warm_config = WarmBootConfig(shape, settings.snapshot_wait_s)
     bring_up = BringUp(
         store,

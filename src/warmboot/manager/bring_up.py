@@ -20,13 +20,13 @@ from warmboot.host.agent import HostAgent
 from warmboot.host.disks import os_error
 from warmboot.host.network import Slot
 from warmboot.manager.archives import ArchiveFiles
+from warmboot.manager.boot_turns import BootTurns
 from warmboot.manager.boot_vm import BootVm, with_second_try
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.pull_progress import PullProgress
 from warmboot.manager.snapshot_health import SnapshotHealth
 from warmboot.manager.stand_by import StandBy
 from warmboot.manager.stopwatch import Stopwatch
-from warmboot.manager.turns import Turns
 from warmboot.manager.warm_boot import WarmBoot, Warmed
 from warmboot.manager.watch_demand import WatchDemand
 from warmboot.model.container import (
@@ -58,7 +58,7 @@ class BringUp:
         events: EventLog,
         boot: BootVm,
         standby: StandBy,
-        turns: Turns,
+        turns: BootTurns,
         warm: WarmBoot,
         health: SnapshotHealth,
         demand: WatchDemand,

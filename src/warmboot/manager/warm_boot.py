@@ -19,12 +19,12 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import HostAgent
+from warmboot.manager.boot_turns import BootTurns
 from warmboot.manager.boot_vm import BootVm
 from warmboot.manager.choose_snapshot import Candidate, Fallback, Use, Wait, choose_snapshot
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.snapshot_health import SnapshotHealth
 from warmboot.manager.stopwatch import Stopwatch
-from warmboot.manager.turns import Turns
 from warmboot.model.container import BootAttempt, BootPolicy, Container, FallbackReason
 from warmboot.model.errors import (
     Conflict,
@@ -82,7 +82,7 @@ class WarmBoot:
         events: EventLog,
         boot: BootVm,
         health: SnapshotHealth,
-        turns: Turns,
+        turns: BootTurns,
         config: WarmBootConfig,
         on_misfit: Callable[[], None] = lambda: None,
         draw: Callable[[], float] = random.random,

@@ -1,10 +1,10 @@
-"""Turns: who goes first, and that nobody waits for ever."""
+"""BootTurns: who goes first, and that nobody waits for ever."""
 
 from __future__ import annotations
 
 import asyncio
 
-from warmboot.manager.turns import Turns
+from warmboot.manager.boot_turns import BootTurns
 
 FOR_EVER_S = 3600.0
 
@@ -12,7 +12,7 @@ FOR_EVER_S = 3600.0
 class Boots:
     """Boots that take a turn and end when they are told to."""
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: BootTurns) -> None:
         self._turns = turns
         self.begun: list[str] = []
         self._ends: dict[str, asyncio.Event] = {}
@@ -41,7 +41,7 @@ async def settled() -> None:
 
 
 async def test_boots_take_turns_in_the_order_in_which_they_came() -> None:
-    boots = Boots(Turns(2, FOR_EVER_S))
+    boots = Boots(BootTurns(2, FOR_EVER_S))
     await boots.ask("a", "b", "c", "d")
     assert boots.begun == ["a", "b"]
     await boots.end("b")
@@ -52,7 +52,7 @@ async def test_boots_take_turns_in_the_order_in_which_they_came() -> None:
 
 
 async def test_what_comes_after_a_boot_lets_waiting_boots_pass() -> None:
-    turns = Turns(1, FOR_EVER_S)
+    turns = BootTurns(1, FOR_EVER_S)
     boots = Boots(turns)
     await boots.ask("a", "b")
     later = asyncio.create_task(turns.let_boots_pass())
@@ -64,7 +64,7 @@ async def test_what_comes_after_a_boot_lets_waiting_boots_pass() -> None:
 
 
 async def test_nobody_waits_for_ever_behind_one_that_hangs() -> None:
-    turns = Turns(1, patience_s=0.01)
+    turns = BootTurns(1, patience_s=0.01)
     boots = Boots(turns)
     await boots.ask("hangs")
     async with turns.boot():
@@ -78,7 +78,7 @@ async def test_nobody_waits_for_ever_behind_one_that_hangs() -> None:
 
 
 async def test_a_cancelled_wait_leaves_the_turn_to_the_next() -> None:
-    turns = Turns(1, FOR_EVER_S)
+    turns = BootTurns(1, FOR_EVER_S)
     boots = Boots(turns)
     await boots.ask("a")
     gone = asyncio.create_task(turns.boot().__aenter__())

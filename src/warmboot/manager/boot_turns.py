@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable
 PATIENCE_S = 1.0
 
 
-class Turns:
+class BootTurns:
     """``most``: how many have a turn at once."""
 
     def __init__(self, most: int, patience_s: float = PATIENCE_S) -> None:
