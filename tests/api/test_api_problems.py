@@ -30,6 +30,8 @@ from warmboot.model import errors
         (errors.EngineUnavailable, 503),
         (errors.DiskFull, 507),
         (errors.HostError, 500),
+        (errors.GuestError, 500),
+        (errors.GuestUnreachable, 503),
         (errors.SnapshotDamaged, 500),
         (errors.ImageDamaged, 422),
         (errors.VmGone, 409),
@@ -54,6 +56,18 @@ async def test_every_error_has_its_status_and_tells_all_it_knows(
         "code": kind.code,
         "resolution": "do that",
     }
+
+
+async def test_what_does_not_answer_now_may_later(
+    http: httpx.AsyncClient, fakes: FakeServices
+) -> None:
+    fakes.containers.fail_creation = errors.GuestUnreachable("Docker in the VM does not answer")
+    answer = await http.post("/v1/containers", json={"image": "busybox"})
+    assert int(answer.headers["retry-after"]) > 0
+    document = (await http.get("/openapi.json")).json()
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            assert "Retry-After" in operation["responses"]["503"]["headers"]
 
 
 async def test_unknown_paths_and_methods_are_problems_too(http: httpx.AsyncClient) -> None:

@@ -33,7 +33,13 @@ _COMMON = {
     "413": "The body is too large",
     "422": "Does not fit the schema, or can never succeed",
     "500": "Something on the machine failed",
-    "503": "Something that is needed does not answer",
+    "503": "Something that is needed, a guest included, does not answer",
+}
+_RETRY_AFTER = {
+    "Retry-After": {
+        "description": "seconds after which it is worth another try",
+        "schema": {"type": "integer"},
+    }
 }
 _OF_POST = {
     "408": "The body came too slowly",
@@ -57,6 +63,7 @@ def _complete(path: str, method: str, operation: dict[str, Any], *, tokens: bool
         described |= _OF_POST
     for status, description in described.items():
         responses[status] = _problem(description)
+    responses["503"]["headers"] = _RETRY_AFTER
     if method == "post":
         operation.setdefault("parameters", []).append(_KEY_PARAMETER)
         for status, response in responses.items():

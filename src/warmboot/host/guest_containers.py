@@ -5,20 +5,21 @@ Every function takes the VM's ``GuestLink``; Docker's errors become ours here.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 from aiodocker.exceptions import DockerError
 
+from warmboot.host.guest_errors import lost, lost_or, translation
 from warmboot.host.guest_link import GuestLink
 from warmboot.model.container import ContainerSpec
 from warmboot.model.errors import (
     ContainerError,
     DiskFull,
-    GuestError,
     ImageNotFound,
     NotFound,
     RegistryUnavailable,
@@ -36,8 +37,14 @@ SANDBOX = {
 }
 """The network that is there before the container, and the shim that runs (``guest/sandbox.py``)."""
 
-_NO_CONNECTION = 900
-"""What the Docker client says instead of a status when it could not connect."""
+ANSWER_TIMEOUT_S = 60.0
+"""How long Docker may take to say how a container is."""
+
+START_TIMEOUT_S = 300.0
+"""How long a start may take; on a machine that emulates many VMs at once it does take long."""
+
+STOP_MARGIN_S = 30.0
+"""How long a stop may take beyond the time that the container is given."""
 
 Progress = Callable[[Mapping[str, Any]], Awaitable[None]]
 """Called with Docker's progress messages of a pull."""
@@ -57,7 +64,7 @@ class DockerState:
 
 async def has_image(link: GuestLink, reference: str) -> bool:
     try:
-        with _translation(link, f"looking for {reference}"):
+        with translation(link, f"looking for {reference}"):
             await link.docker.images.inspect(reference)
     except NotFound:
         return False
@@ -73,9 +80,10 @@ async def pull_image(link: GuestLink, reference: str, progress: Progress) -> Non
                 raise pull_error(reference, str(message["error"]))
             await progress(message)
     except DockerError as error:
-        raise lost_or(link, error, pull_error(reference, error.message)) from error
+        refusal = pull_error(reference, error.message)
+        raise lost_or(link, error, f"pulling {reference}", refusal) from error
     except (aiohttp.ClientError, OSError) as error:
-        raise _lost(link, error) from error
+        raise lost(link, error, f"pulling {reference}") from error
 
 
 async def load_archive(link: GuestLink, chunks: AsyncIterator[bytes]) -> list[str]:
@@ -89,9 +97,10 @@ async def load_archive(link: GuestLink, chunks: AsyncIterator[bytes]) -> list[st
                 if (text := str(message.get("stream", ""))).startswith(prefix):
                     loaded.append(text.removeprefix(prefix).strip())
     except DockerError as error:
-        raise lost_or(link, error, _load_error(error.message)) from error
+        refusal = _load_error(error.message)
+        raise lost_or(link, error, "loading the archive", refusal) from error
     except (aiohttp.ClientError, OSError) as error:
-        raise _lost(link, error) from error
+        raise lost(link, error, "loading the archive") from error
     return loaded
 
 
@@ -106,7 +115,7 @@ async def name_loaded_image(link: GuestLink, loaded: list[str], reference: str) 
             resolution="name one of these",
         )
     repository, tag = split_reference(reference)
-    with _translation(link, f"naming the image {reference}"):
+    with translation(link, f"naming the image {reference}"):
         await link.docker.images.tag(loaded[0], repository, tag=tag)
 
 
@@ -114,21 +123,18 @@ async def ensure_created(link: GuestLink, spec: ContainerSpec) -> tuple[str, boo
     """Docker's id of the container, created if it is not there, and whether it never ran yet."""
     containers = link.docker.containers
     await link.ensure_sandbox()  # also for one that is there: its VM may have been booted again
-    try:
-        with contextlib.suppress(NotFound):
-            known = await inspect(link, DOCKER_NAME)
-            return known.docker_id, known.status == "created"
+    with contextlib.suppress(NotFound):
+        known = await inspect(link, DOCKER_NAME)
+        return known.docker_id, known.status == "created"
+    with translation(link, f"creating {spec.name}"):
         created = await containers.create(_docker_config(spec), name=DOCKER_NAME)
-    except DockerError as error:
-        raise _translated(link, error, f"creating {spec.name}") from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise _lost(link, error) from error
     return str(created.id), True
 
 
 async def inspect(link: GuestLink, ref: str) -> DockerState:
-    with _translation(link, f"inspecting {ref}"):
-        details = await link.docker.containers.container(ref).show()
+    with translation(link, "asking for the container's state"):
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            details = await link.docker.containers.container(ref).show()
     state = details["State"]
     return DockerState(
         docker_id=details["Id"],
@@ -141,24 +147,27 @@ async def inspect(link: GuestLink, ref: str) -> DockerState:
 
 
 async def start(link: GuestLink, docker_id: str) -> None:
-    with _translation(link, "starting the container"):
-        await link.docker.containers.container(docker_id).start()
+    with translation(link, "starting the container"):
+        async with asyncio.timeout(START_TIMEOUT_S):
+            await link.docker.containers.container(docker_id).start()
 
 
 async def stop(link: GuestLink, docker_id: str, timeout_s: float) -> None:
-    with _translation(link, "stopping the container"):
-        await link.docker.containers.container(docker_id).stop(t=int(timeout_s))
+    """SIGTERM, and SIGKILL after ``timeout_s``. ``GuestUnreachable`` if even that does nothing."""
+    with translation(link, "stopping the container"):
+        async with asyncio.timeout(timeout_s + STOP_MARGIN_S):
+            await link.docker.containers.container(docker_id).stop(t=int(timeout_s))
 
 
 async def wait(link: GuestLink, docker_id: str) -> int:
     """The exit code, once the container is not running."""
-    with _translation(link, "waiting for the container"):
+    with translation(link, "waiting for the container"):
         result = await link.docker.containers.container(docker_id).wait(timeout=None)
     return int(result["StatusCode"])
 
 
 async def resize(link: GuestLink, docker_id: str, rows: int, columns: int) -> None:
-    with _translation(link, "resizing the container's terminal"):
+    with translation(link, "resizing the container's terminal"):
         await link.docker.containers.container(docker_id).resize(h=rows, w=columns)
 
 
@@ -167,8 +176,9 @@ async def logs(
 ) -> AsyncIterator[tuple[int, bytes]]:
     """Chunks of output, each with its stream (1 stdout, 2 stderr)."""
     query = {"stdout": "1", "stderr": "1", **{k: str(v) for k, v in options.items()}}
-    with _translation(link, "reading the logs"):
-        async with link.get(f"containers/{docker_id}/logs", query) as response:
+    with translation(link, "reading the logs"):
+        silence_s = None if options.get("follow") else ANSWER_TIMEOUT_S
+        async with link.get(f"containers/{docker_id}/logs", query, silence_s) as response:
             if response.status != 200:
                 raise DockerError(response.status, await response.text())
             if tty:
@@ -280,36 +290,3 @@ def _docker_config(spec: ContainerSpec) -> dict[str, Any]:
     if spec.entrypoint is not None:
         config["Entrypoint"] = list(spec.entrypoint)
     return config
-
-
-@contextlib.contextmanager
-def _translation(link: GuestLink, doing: str) -> Iterator[None]:
-    try:
-        yield
-    except DockerError as error:
-        raise _translated(link, error, doing) from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise _lost(link, error) from error
-
-
-def lost_or(link: GuestLink, error: DockerError, refusal: WarmbootError) -> WarmbootError:
-    """``refusal``, unless Docker has not even been reached."""
-    return _lost(link, error) if error.status == _NO_CONNECTION else refusal
-
-
-def _translated(link: GuestLink, error: DockerError, doing: str) -> WarmbootError:
-    if error.status == _NO_CONNECTION:
-        return _lost(link, error)
-    if error.status == 404:
-        return NotFound(f"Docker in the VM does not know it ({doing})", details=error.message)
-    if "no space left" in error.message.lower():
-        return DiskFull(f"the VM's disk is full ({doing})", details=error.message)
-    return ContainerError(f"Docker in the VM refused {doing}", details=error.message)
-
-
-def _lost(link: GuestLink, error: Exception) -> GuestError:
-    return GuestError(
-        f"the connection to Docker in {link.vm_id} broke off",
-        details=repr(error),
-        resolution="see the VM's console.log",
-    )

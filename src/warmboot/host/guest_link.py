@@ -25,7 +25,7 @@ from aiohttp.client_reqrep import ClientRequest
 from aiohttp.tracing import Trace
 
 from warmboot.host.network import connect as connect_in_namespace
-from warmboot.model.errors import DockerNotReady, GuestError, NetworkError
+from warmboot.model.errors import DockerNotReady, GuestError, GuestUnreachable, NetworkError
 from warmboot.model.vm import GuestAddress
 
 AGENT_PORT = 1024
@@ -64,7 +64,8 @@ class GuestConnector(aiohttp.BaseConnector):
             connected = await open_guest_socket(self._address)
             _, protocol = await self._loop.create_connection(self._factory, sock=connected)
         except NetworkError as error:
-            refused = ConnectionRefusedError(str(error))
+            why = ": ".join(part for part in (error.brief, error.details) if part)
+            refused = ConnectionRefusedError(why)
             raise aiohttp.ClientConnectorError(req.connection_key, refused) from error
         except OSError as error:
             raise aiohttp.ClientConnectorError(req.connection_key, error) from error
@@ -131,10 +132,15 @@ class GuestLink:
         await self._docker_session.close()
 
     def get(
-        self, path: str, query: dict[str, str]
+        self, path: str, query: dict[str, str], silence_s: float | None
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        """A GET of Docker's API, for streams that the Docker client would decode."""
-        return self._docker_session.get(f"http://guest/{DOCKER_API_VERSION}/{path}", params=query)
+        """A GET of Docker's API, for streams that the Docker client would decode.
+
+        ``silence_s``: how long nothing may come before it is given up; ``None``: as long as it is.
+        """
+        url = f"http://guest/{DOCKER_API_VERSION}/{path}"
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=silence_s)
+        return self._docker_session.get(url, params=query, timeout=timeout)
 
     async def claim(self, identity: Identity, timeout_s: float) -> list[GuestStep]:
         """Give the guest its identity, as soon as its agent answers; the token is ours then."""
@@ -208,12 +214,6 @@ class GuestLink:
                 details=f"{what}: {error!r}",
                 resolution="see the VM's console.log",
             ) from error
-
-
-class GuestUnreachable(GuestError):
-    """No connection, or it broke off: the guest may be starting, or gone."""
-
-    code = "guest-unreachable"
 
 
 def _identity_body(identity: Identity) -> dict[str, Any]:

@@ -21,14 +21,14 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import HostAgent
-from warmboot.host.guest_link import GuestUnreachable, Identity
+from warmboot.host.guest_link import Identity
 from warmboot.host.network import Slot
 from warmboot.host.vm_files import DiskSource, image_disks, kept_disk, snapshot_disks
 from warmboot.manager.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.stand_by import Prepared, StandBy
 from warmboot.manager.stopwatch import Stopwatch
 from warmboot.model.container import Container
-from warmboot.model.errors import NotFound, VmGone
+from warmboot.model.errors import GuestUnreachable, NotFound, VmGone
 from warmboot.model.names import hostname_for
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot

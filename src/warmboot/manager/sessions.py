@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
@@ -11,9 +12,10 @@ from aiodocker.exceptions import DockerError
 from aiodocker.stream import Stream as DockerStream
 
 from warmboot.host import guest_containers
+from warmboot.host.guest_errors import lost, lost_or, plain_reason
 from warmboot.host.guest_link import GuestLink
 from warmboot.manager.ports import ExecSpec, LogChunk, Session, Stream
-from warmboot.model.errors import ContainerError, GuestError
+from warmboot.model.errors import ContainerError, GuestError, GuestUnreachable
 
 Resize = Callable[[int, int], Awaitable[None]]
 ExitCode = Callable[[], Awaitable[int | None]]
@@ -41,14 +43,14 @@ class DockerSession:
                 which = Stream.STDERR if message.stream == 2 else Stream.STDOUT
                 yield LogChunk(which, message.data)
         except (aiohttp.ClientError, OSError) as error:
-            raise GuestError("the session broke off", details=repr(error)) from error
+            raise GuestUnreachable("the session broke off", details=plain_reason(error)) from error
 
     async def write(self, data: bytes) -> None:
         try:
             await self._stream.write_in(data)
         except (aiohttp.ClientError, OSError, RuntimeError, AssertionError) as error:
             # The library asserts on a connection whose other end is gone.
-            raise GuestError("the session has ended", details=repr(error)) from error
+            raise GuestUnreachable("the session has ended", details=plain_reason(error)) from error
 
     async def write_eof(self) -> None:
         response = self._stream._resp
@@ -108,21 +110,22 @@ class EndedSession:
 async def exec_session(link: GuestLink, docker_id: str, spec: ExecSpec) -> Session:
     """Run a command in a running container."""
     try:
-        execution = await link.docker.containers.container(docker_id).exec(
-            list(spec.command),
-            stdin=spec.stdin,
-            tty=spec.tty,
-            user=spec.user,
-            environment=list(spec.environment),
-            workdir=spec.working_dir or None,
-        )
-        stream = execution.start()
-        await stream._init()
+        async with asyncio.timeout(guest_containers.ANSWER_TIMEOUT_S):
+            execution = await link.docker.containers.container(docker_id).exec(
+                list(spec.command),
+                stdin=spec.stdin,
+                tty=spec.tty,
+                user=spec.user,
+                environment=list(spec.environment),
+                workdir=spec.working_dir or None,
+            )
+            stream = execution.start()
+            await stream._init()
     except DockerError as error:
         refusal = ContainerError("the command could not be run", details=error.message)
-        raise guest_containers.lost_or(link, error, refusal) from error
+        raise lost_or(link, error, "running a command", refusal) from error
     except (aiohttp.ClientError, OSError) as error:
-        raise GuestError("the guest does not answer", details=repr(error)) from error
+        raise lost(link, error, "running a command") from error
 
     async def resize(rows: int, columns: int) -> None:
         # A process that has just ended cannot be resized, and need not be.
@@ -151,13 +154,14 @@ async def attach_session(
     container = link.docker.containers.container(docker_id)
     try:
         stream = container.attach(stdout=True, stderr=True, stdin=stdin, logs=True)
-        await stream._init()
+        async with asyncio.timeout(guest_containers.ANSWER_TIMEOUT_S):
+            await stream._init()
     except DockerError as error:
         if not (await guest_containers.inspect(link, docker_id)).running:
             return EndedSession(link, docker_id, tty, streaming)
         raise ContainerError("the container cannot be attached", details=error.message) from error
     except (aiohttp.ClientError, OSError) as error:
-        raise GuestError("the guest does not answer", details=repr(error)) from error
+        raise lost(link, error, "attaching to it") from error
 
     async def resize(rows: int, columns: int) -> None:
         with contextlib.suppress(ContainerError, GuestError):

@@ -22,7 +22,8 @@
         ├── HypervisorError
         │   ├── VmGone            the VMM process is not there any more
         │   └── RestoreFailed
-        ├── GuestError            the guest agent refused, or did not answer
+        ├── GuestError            the guest agent refused
+        │   ├── GuestUnreachable  it, or Docker in the guest, does not answer (any more)
         │   └── DockerNotReady
         ├── ContainerError        Docker in the guest refused
         │   └── ImageNotFound     the registry does not have it
@@ -146,6 +147,12 @@ class RestoreFailed(HypervisorError):
 
 class GuestError(HostError):
     code = "guest-error"
+
+
+class GuestUnreachable(GuestError):
+    """No connection, it broke off, or nothing came: the guest may be starting, busy, or gone."""
+
+    code = "guest-unreachable"
 
 
 class DockerNotReady(GuestError):

@@ -1,0 +1,85 @@
+"""A guest that hangs, or whose VM is gone: nobody waits for it for ever, and all say what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from warmboot.host import guest_containers
+from warmboot.host.guest_link import AGENT_PORT, GuestLink
+from warmboot.model.errors import GuestUnreachable
+from warmboot.model.vm import GuestAddress
+
+
+class Hanging:
+    """A call into the guest that never returns."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+
+    async def __call__(self, *_: object) -> None:
+        self.begun.set()
+        await asyncio.Event().wait()
+
+
+@contextlib.asynccontextmanager
+async def guest_that_listens_only(path: Path) -> AsyncIterator[GuestLink]:
+    """It takes a request, and then nothing comes."""
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"OK 1\n")
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_unix_server(listen, path)
+    link = GuestLink("vm-1", GuestAddress(AGENT_PORT, vsock_socket=path), "token")
+    try:
+        yield link
+    finally:
+        await link.close()
+        server.close()
+
+
+# -- a guest that does not answer ------------------------------------------------------------------
+
+
+async def test_a_stop_has_an_end_even_if_the_guest_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guest_containers, "STOP_MARGIN_S", 0.2)
+    async with guest_that_listens_only(tmp_path / "s") as link:
+        with pytest.raises(GuestUnreachable) as caught:
+            await asyncio.wait_for(guest_containers.stop(link, "abc", 0.1), timeout=5)
+    assert caught.value.details == "stopping the container: no answer came in time"
+    assert "warmboot rm -f" in caught.value.resolution
+
+
+async def test_who_asks_a_guest_that_does_nothing_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guest_containers, "ANSWER_TIMEOUT_S", 0.2)
+    async with guest_that_listens_only(tmp_path / "s") as link:
+        with pytest.raises(GuestUnreachable, match="vm-1 does not answer"):
+            await asyncio.wait_for(guest_containers.inspect(link, "abc"), timeout=5)
+        with pytest.raises(GuestUnreachable, match="vm-1 does not answer"):
+            async for _ in guest_containers.logs(link, "abc", tty=False, options={}):
+                pass
+
+
+async def test_no_words_of_a_library_are_in_what_is_told(tmp_path: Path) -> None:
+    link = GuestLink("vm-1", GuestAddress(AGENT_PORT, vsock_socket=tmp_path / "none"), "token")
+    try:
+        for ask in (guest_containers.inspect, guest_containers.has_image):
+            with pytest.raises(GuestUnreachable) as caught:
+                await ask(link, "abc")
+            for word in ("guest:80", "ssl", "Errno", "Error("):
+                assert word not in str(caught.value)
+            assert "no such file or directory" in caught.value.details
+            assert caught.value.resolution
+    finally:
+        await link.close()
