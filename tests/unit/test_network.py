@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
+import threading
+from collections.abc import Callable
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -11,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmboot.host.network import NetworkConfig, Slot, ports
+from warmboot.host.network import NetworkConfig, Slot, namespaces, nft, ports
+from warmboot.host.network import pool as pool_module
 from warmboot.host.network.pool import SlotPool
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import InvalidRequest, NetworkError
@@ -97,12 +102,14 @@ class Factory:
 
     def __init__(self) -> None:
         self.made = 0
+        self.failed = 0
         self.allowed = asyncio.Semaphore(0)
-        self.error: NetworkError | None = None
+        self.error: Exception | None = None
 
     async def make(self) -> Slot:
         await self.allowed.acquire()
         if self.error is not None:
+            self.failed += 1
             raise self.error
         self.made += 1
         return CONFIG.slot(self.made)
@@ -147,3 +154,114 @@ async def test_who_waits_when_the_pool_is_drained_is_told() -> None:
     assert await pool.drain() == []
     with pytest.raises(NetworkError, match="stopped"):
         await taker
+
+
+async def test_the_pool_outlives_what_nobody_foresaw() -> None:
+    factory = Factory()
+    pool = SlotPool(factory.make, 0)
+    pool.start()
+    for error in (OSError(errno.EMFILE, "Too many open files"), RuntimeError("a bug")):
+        factory.error = error
+        factory.allow(1)
+        with pytest.raises(NetworkError) as caught:
+            await asyncio.wait_for(pool.take(), 5)
+        assert str(error) in caught.value.details
+    factory.error = None
+    factory.allow(1)
+    assert (await asyncio.wait_for(pool.take(), 5)).index == 1
+    await pool.drain()
+
+
+async def test_a_pool_that_could_not_be_filled_is_filled_later_without_being_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool_module, "FIRST_PAUSE_S", 0.01)
+    factory = Factory()
+    factory.error = NetworkError("no")
+    pool = SlotPool(factory.make, 2)
+    pool.start()
+    factory.allow(3)
+    await eventually(lambda: factory.failed == 3)
+    factory.error = None
+    factory.allow(2)
+    await eventually(lambda: pool.idle == 2)
+    await pool.drain()
+
+
+async def test_nobody_waits_for_ever_and_all_hear_of_the_last_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool_module, "PATIENCE_S", 0.05)
+    factory = Factory()
+    pool = SlotPool(factory.make, 0)
+    pool.start()
+    with pytest.raises(NetworkError, match="became ready"):
+        await asyncio.wait_for(pool.take(), 5)
+    factory.error = NetworkError("no", details="the kernel says so")
+    factory.allow(1)
+    await eventually(lambda: factory.failed == 1)
+    with pytest.raises(NetworkError) as caught:
+        await asyncio.wait_for(pool.take(), 5)
+    assert "the kernel says so" in caught.value.details
+    await pool.drain()
+
+
+async def test_who_waits_goes_on_waiting_while_others_are_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool_module, "PATIENCE_S", 0.1)
+    factory = Factory()
+    pool = SlotPool(factory.make, 0)
+    pool.start()
+    takers = [asyncio.create_task(pool.take()) for _ in range(4)]
+    for _ in takers:
+        await asyncio.sleep(0.06)
+        factory.allow(1)
+    assert [slot.index for slot in await asyncio.gather(*takers)] == [1, 2, 3, 4]
+    await pool.drain()
+
+
+async def test_a_slot_handed_to_one_who_was_cancelled_is_kept() -> None:
+    factory = Factory()
+    pool = SlotPool(factory.make, 0)
+    pool.start()
+    taker = asyncio.create_task(pool.take())
+    factory.allow(1)
+    while not factory.made:  # noqa: ASYNC110 - the very moment is wanted
+        await asyncio.sleep(0)
+    taker.cancel()
+    await asyncio.wait({taker})
+    assert taker.cancelled()
+    assert (await asyncio.wait_for(pool.take(), 5)).index == 1
+    await pool.drain()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EAGAIN, errno.ENOMEM])
+async def test_a_program_that_the_kernel_refuses_to_start_is_an_error_of_ours(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
+    with pytest.raises(NetworkError) as caught:
+        await nft.run("nft", "list", "tables")
+    assert os.strerror(number) in caught.value.details
+    assert caught.value.resolution
+
+
+async def test_a_thread_that_the_kernel_refuses_is_an_error_of_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(NetworkError, match="no thread"):
+        await namespaces.in_thread(lambda: None)
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not holds():  # noqa: ASYNC110 - what it looks at has no event
+            await asyncio.sleep(0.005)

@@ -127,8 +127,8 @@ class NameServer:
         while True:
             try:
                 return await self._adopt_or_launch()
-            except NetworkError as error:
-                _log.error("name server for VMs", brief=error.brief, details=error.details)
+            except (NetworkError, OSError) as error:
+                _log.error("name server for VMs", error=str(error))
                 await asyncio.sleep(_RETRY_S)
 
 

@@ -40,15 +40,18 @@ class Forwarding:
     async def allow(self) -> None:
         """Idempotent; called again for every slot, as Docker may be started at any time."""
         async with self._lock:
-            if _IP_FORWARD.read_text().strip() == "0":
-                note = {"boot_id": _BOOT_ID.read_text().strip(), "before": 0}
-                self._note.write_text(json.dumps(note))
-                with translated("turn on IP forwarding"):
-                    sysctl("ipv4/ip_forward", 1)
+            with translated("turn on IP forwarding"):
+                self._turn_on()
             if await self._policy_is_drop():
                 for rule in self._rules():
                     if not await self._iptables("-C", *rule):
                         await self._insert(rule)
+
+    def _turn_on(self) -> None:
+        if _IP_FORWARD.read_text().strip() == "0":
+            note = {"boot_id": _BOOT_ID.read_text().strip(), "before": 0}
+            self._note.write_text(json.dumps(note))
+            sysctl("ipv4/ip_forward", 1)
 
     async def withdraw(self) -> None:
         """Idempotent. Our own tables must be gone already."""

@@ -67,11 +67,20 @@ async def in_thread(function: Callable[[], T], namespace: Path | None = None) ->
     """Run ``function`` in a thread of its own, inside ``namespace`` if one is given.
 
     A thread cannot be interrupted: cancelled, the call ends once the function has ended, so that
-    nothing goes on behind the caller's back. ``OSError`` when the namespace cannot be entered.
+    nothing goes on behind the caller's back. ``OSError`` when the namespace cannot be entered,
+    ``NetworkError`` when there is no thread to be had.
     """
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="network")
-    running = asyncio.wrap_future(executor.submit(_enter_and_run, namespace, function))
-    executor.shutdown(wait=False)
+    try:
+        running = asyncio.wrap_future(executor.submit(_enter_and_run, namespace, function))
+    except RuntimeError as error:  # Python's word for a thread that the kernel refused
+        raise NetworkError(
+            "no thread can be started for the network",
+            details=str(error),
+            resolution="look what uses up processes or memory on this machine",
+        ) from error
+    finally:
+        executor.shutdown(wait=False)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:

@@ -10,6 +10,7 @@ from typing import Any
 from warmboot.model.errors import NetworkError
 
 TIMEOUT_S = 20.0
+SCARCE = "look what uses up processes, memory or descriptors on this machine (`ulimit -a`, `free`)"
 
 
 async def run(*argv: str, stdin: str = "") -> tuple[int, str, str]:
@@ -25,6 +26,12 @@ async def run(*argv: str, stdin: str = "") -> tuple[int, str, str]:
         raise NetworkError(
             f"the program {argv[0]} is missing",
             resolution="install it (Debian: nftables, util-linux, dnsmasq-base, iptables)",
+        ) from error
+    except OSError as error:  # no descriptor, process or memory left
+        raise NetworkError(
+            f"the program {argv[0]} cannot be started",
+            details=str(error),
+            resolution=SCARCE,
         ) from error
     try:
         async with asyncio.timeout(TIMEOUT_S):

@@ -1,12 +1,14 @@
 """Slots kept ready ahead of need.
 
 One task makes slots, one after the other (the kernel's own lock allows no more at a time anyway),
-until the pool is full and nobody waits. Taking a slot from the pool wakes it.
+until the pool is full and nobody waits. Taking a slot from the pool wakes it. When a slot cannot be
+made, whoever waits is told why; another is tried after a pause, and for the next request at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 
@@ -14,6 +16,12 @@ import structlog
 
 from warmboot.host.network.config import Slot
 from warmboot.model.errors import NetworkError
+
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 60.0
+
+PATIENCE_S = 60.0
+"""How long a request waits while not a single slot gets ready, for anybody."""
 
 _log = structlog.get_logger(__name__)
 
@@ -28,6 +36,8 @@ class SlotPool:
         self._waiting: deque[asyncio.Future[Slot]] = deque()
         self._wake = asyncio.Event()
         self._filler: asyncio.Task[None] | None = None
+        self._made = 0
+        self._last_failure = ""
 
     @property
     def idle(self) -> int:
@@ -38,7 +48,7 @@ class SlotPool:
         self._filler = asyncio.create_task(self._fill(), name="network-pool")
 
     async def take(self) -> Slot:
-        """An idle slot, or the next one made; the error if it cannot be made."""
+        """An idle slot, or the next one made; ``NetworkError`` if it cannot be made, or is not."""
         self._wake.set()
         if self._ready:
             return self._ready.popleft()
@@ -47,11 +57,24 @@ class SlotPool:
         waiter: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         try:
-            return await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            while not waiter.done():
+                made = self._made
+                await asyncio.wait({waiter}, timeout=PATIENCE_S)
+                if not waiter.done() and self._made == made:
+                    raise self._out_of_patience()
+            return waiter.result()
+        except BaseException:
+            if not waiter.cancel() and waiter.exception() is None:
                 self._ready.append(waiter.result())  # handed over, but nobody is there to take it
             raise
+
+    def _out_of_patience(self) -> NetworkError:
+        return NetworkError(
+            "no network for the VM became ready",
+            details=f"not one within {PATIENCE_S:g} s; "
+            + (self._last_failure or "none has failed either: the kernel or nft hangs"),
+            resolution="see whether `ip link` and `nft list tables` answer on this machine",
+        )
 
     async def drain(self) -> list[Slot]:
         """Stop making slots, fail who waits for one, and give up those that are idle."""
@@ -68,16 +91,29 @@ class SlotPool:
         return idle
 
     async def _fill(self) -> None:
+        pause_s: float | None = None
         while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._lacking():
-                try:
-                    slot = await self._make()
-                except NetworkError as error:
-                    self._failed(error)
-                    break
-                self._deliver(slot)
+            await self._woken(pause_s)
+            pause_s = await self._refill(pause_s)
+
+    async def _woken(self, pause_s: float | None) -> None:
+        """Return when a slot was taken, or the pause after a failure is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._wake.wait()
+        self._wake.clear()
+
+    async def _refill(self, paused_s: float | None) -> float | None:
+        """Make what is lacking; after a failure, how long to pause."""
+        while self._lacking():
+            try:
+                slot = await self._make()
+            except Exception as error:  # noqa: BLE001 - whatever it is: who waits hears of it
+                self._failed(error)
+                return min(2 * paused_s, LONGEST_PAUSE_S) if paused_s else FIRST_PAUSE_S
+            paused_s = None
+            self._deliver(slot)
+        return None
 
     def _lacking(self) -> bool:
         while self._waiting and self._waiting[0].done():  # cancelled meanwhile
@@ -85,6 +121,7 @@ class SlotPool:
         return bool(self._waiting) or len(self._ready) < self._size
 
     def _deliver(self, slot: Slot) -> None:
+        self._made += 1
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
@@ -92,10 +129,20 @@ class SlotPool:
                 return
         self._ready.append(slot)
 
-    def _failed(self, error: NetworkError) -> None:
+    def _failed(self, error: Exception) -> None:
         """Whoever waits gets the error; the next request tries again."""
-        _log.warning("network slot not made", brief=error.brief, details=error.details)
+        told = error if isinstance(error, NetworkError) else _unforeseen(error)
+        _log.warning("network slot not made", brief=told.brief, details=told.details)
+        self._last_failure = f"the last failure: {told.brief}: {told.details}"
         for waiter in self._waiting:
             if not waiter.done():
-                waiter.set_exception(error)
+                waiter.set_exception(told)
         self._waiting.clear()
+
+
+def _unforeseen(error: Exception) -> NetworkError:
+    return NetworkError(
+        "a network for a VM could not be made",
+        details=str(error) or repr(error),
+        resolution="see the manager's log, and try again",
+    )
