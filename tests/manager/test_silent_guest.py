@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.support.invariants import check
+from tests.support.managers import Manager, vmm_pids
 
 from warmboot.host import guest_containers
 from warmboot.host.guest_link import AGENT_PORT, GuestLink
-from warmboot.model.errors import GuestUnreachable
+from warmboot.model.container import ContainerState
+from warmboot.model.errors import GuestUnreachable, NotFound
 from warmboot.model.vm import GuestAddress
 
 
@@ -43,6 +49,66 @@ async def guest_that_listens_only(path: Path) -> AsyncIterator[GuestLink]:
     finally:
         await link.close()
         server.close()
+
+
+# -- a removal does not wait -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["stop", "restart"])
+async def test_a_removal_does_not_wait_for_a_stop(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    hanging = Hanging()
+    monkeypatch.setattr(guest_containers, "stop", hanging)
+    await manager.run()
+    act = getattr(manager.containers, what)
+    stopping = asyncio.create_task(act("web", 3600))
+    waiting = asyncio.create_task(act("web", 3600))
+    await hanging.begun.wait()
+    began = time.monotonic()
+    await manager.containers.delete("web", force=True)
+    assert time.monotonic() - began < 5
+    assert vmm_pids(manager.lab.storage) == []
+    results = await asyncio.wait_for(
+        asyncio.gather(stopping, waiting, return_exceptions=True), timeout=5
+    )
+    gone = [result for result in results if result is not None]
+    assert all(isinstance(result, NotFound) for result in gone), results
+    if what == "stop":
+        assert results[0] is None, "what is removed has been stopped"
+    await check(manager.running)
+
+
+async def test_a_removal_does_not_wait_for_a_start(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await manager.run()
+    await manager.containers.stop("web", 0)
+    hanging = Hanging()
+    monkeypatch.setattr(guest_containers, "start", hanging)
+    starting = asyncio.create_task(manager.containers.start("web"))
+    await hanging.begun.wait()
+    await asyncio.wait_for(manager.containers.delete("web"), timeout=5)
+    with pytest.raises(NotFound, match="being removed"):
+        await asyncio.wait_for(starting, timeout=5)
+    await check(manager.running)
+
+
+async def test_a_removal_does_not_wait_for_a_guest_that_hangs(manager: Manager) -> None:
+    await manager.run()
+    os.kill(await manager.vm_pid("web"), signal.SIGSTOP)
+    stopping = asyncio.create_task(manager.containers.stop("web", 3600))
+    await asyncio.sleep(0.1)
+    await asyncio.wait_for(manager.containers.delete("web", force=True), timeout=5)
+    await asyncio.wait({stopping}, timeout=5)
+    assert stopping.done()
+    assert vmm_pids(manager.lab.storage) == []
+
+
+async def test_a_second_stop_finds_it_stopped(manager: Manager) -> None:
+    await manager.run()
+    await asyncio.gather(*(manager.containers.stop("web", 0) for _ in range(3)))
+    assert (await manager.containers.get("web")).state is ContainerState.EXITED
 
 
 # -- a guest that does not answer ------------------------------------------------------------------

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -22,6 +20,7 @@ from warmboot.manager.ports import ExecSpec, LogChunk, Session, Stream, Until
 from warmboot.manager.sessions import attach_session, exec_session
 from warmboot.manager.stopwatch import Stopwatch
 from warmboot.manager.tasks import Tasks
+from warmboot.manager.turns import Turns
 from warmboot.manager.watch_container import WatchContainer
 from warmboot.model.container import Container, ContainerSpec, ContainerState
 from warmboot.model.errors import (
@@ -51,13 +50,6 @@ _UNBOOTED: dict[str, Any] = {
 """What is known of a container's boot before it: nothing."""
 
 
-@dataclass(slots=True)
-class _Live:
-    """What is known of a container only while the manager runs."""
-
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-
 class Containers:
     """Implements ``ports.Containers``."""
 
@@ -82,7 +74,7 @@ class Containers:
         self._archives = archives
         self._garbage = garbage
         self._default_shape = default_shape
-        self._live: defaultdict[UUID, _Live] = defaultdict(_Live)
+        self._turns = Turns()
         self._gone: OrderedDict[UUID, Container] = OrderedDict()
 
     # -- asking --------------------------------------------------------------------------------
@@ -143,14 +135,16 @@ class Containers:
     async def start(self, ref: str) -> None:
         """Start a container that has exited or failed; one that runs is left alone."""
         container = await self.get(ref)
-        async with self._live[container.id].lock:
+        async with self._turns.turn(container.id):
             container = await self._store.containers.get(container.id)
             if container.state in (ContainerState.RUNNING, ContainerState.CREATING):
                 return
             record = await self._record(container)
             if container.state is ContainerState.EXITED:
                 if record is not None and await self._host.is_alive(record.id):
-                    await self._start_again(container, record)
+                    again = self._start_again(container, record)
+                    if not await self._turns.unless_removed(container.id, again):
+                        raise NotFound(f"{container.name} is being removed")
                     return
                 # Its VM died after it had ended: the way back leads through ``failed``.
                 await self._watch.forget_vm(container.id)
@@ -164,15 +158,16 @@ class Containers:
     async def stop(self, ref: str, timeout_s: float) -> None:
         """SIGTERM, and SIGKILL after ``timeout_s``; one that does not run is left alone."""
         container = await self.get(ref)
-        if container.state is ContainerState.CREATING:
-            raise Conflict(
-                f"{container.name} is still being created",
-                resolution=f"wait (`warmboot wait {container.name}`), or `warmboot rm -f` it",
-            )
-        if container.state is not ContainerState.RUNNING or container.docker_id is None:
+        if not _can_be_stopped(container):
             return
-        async with self._live[container.id].lock:
-            await guest_containers.stop(self._link(container), container.docker_id, timeout_s)
+        async with self._turns.turn(container.id):
+            container = await self._store.containers.get(container.id)
+            if not _can_be_stopped(container):  # while we waited, it was
+                return
+            docker_id = container.docker_id or ""
+            stopping = guest_containers.stop(self._link(container), docker_id, timeout_s)
+            if not await self._turns.unless_removed(container.id, stopping):
+                return
             await self._watch.settle(container.id)
 
     async def restart(self, ref: str, timeout_s: float) -> None:
@@ -195,13 +190,12 @@ class Containers:
             # First of all: nobody can begin anything with it from here on.
             await self._store.containers.set_state(container_id, ContainerState.DELETING)
             await self._events.emit("container.deleting", container_id)
-        async with self._live[container_id].lock:
-            # Within the lock: a start that held it may just have begun to bring it up.
+        async with self._turns.last_turn(container_id):
+            # Within it: a start that had its turn may just have begun to bring it up.
             await self._tasks.cancel(_bring_up_key(container_id))
             await self._watch.stop(container_id)
             with contextlib.suppress(NotFound):
                 await self._give_back(await self._store.containers.get(container_id))
-        self._live.pop(container_id, None)
 
     async def _give_back(self, container: Container) -> None:
         for record in await self._store.vms.of_owner(container.id):
@@ -325,6 +319,15 @@ class Containers:
                 if ref in (str(container.id), container.name):
                     return container
             raise
+
+
+def _can_be_stopped(container: Container) -> bool:
+    if container.state is ContainerState.CREATING:
+        raise Conflict(
+            f"{container.name} is still being created",
+            resolution=f"wait (`warmboot wait {container.name}`), or `warmboot rm -f` it",
+        )
+    return container.state is ContainerState.RUNNING and container.docker_id is not None
 
 
 def _bring_up_key(container_id: UUID) -> str:

@@ -1,0 +1,60 @@
+"""Turns: one thing at a time is done with what runs in a container's VM.
+
+A removal takes its turn as everybody does, but tells whoever has it that what he does is in vain:
+a guest that hangs, or a stop with an hour's grace, does not keep it waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+
+@dataclass(slots=True)
+class _Turn:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    in_vain: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Turns:
+    """Of all containers; kept only while the manager runs."""
+
+    def __init__(self) -> None:
+        self._turns: defaultdict[UUID, _Turn] = defaultdict(_Turn)
+
+    @asynccontextmanager
+    async def turn(self, container_id: UUID) -> AsyncIterator[None]:
+        async with self._turns[container_id].lock:
+            yield
+
+    @asynccontextmanager
+    async def last_turn(self, container_id: UUID) -> AsyncIterator[None]:
+        """The removal's: what is done ``unless_removed`` ends now."""
+        turn = self._turns[container_id]
+        turn.in_vain.set()
+        async with turn.lock:
+            yield
+        self._turns.pop(container_id, None)
+
+    async def unless_removed(self, container_id: UUID, work: Coroutine[Any, Any, None]) -> bool:
+        """Do something within a turn that may take as long as a guest likes; whether it was done.
+
+        False if it was ended because the container is to be removed.
+        """
+        in_vain = self._turns[container_id].in_vain
+        working, removing = asyncio.ensure_future(work), asyncio.ensure_future(in_vain.wait())
+        try:
+            await asyncio.wait({working, removing}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                return False
+            working.result()
+            return True
+        finally:
+            for task in (working, removing):
+                task.cancel()
+            await asyncio.gather(working, removing, return_exceptions=True)
