@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 from tests.support.invariants import check
-from tests.support.managers import Manager, vmm_pids
+from tests.support.managers import Lab, Manager, vmm_pids
 
 from warmboot.host import guest_containers
 from warmboot.host.guest_link import AGENT_PORT, GuestLink
+from warmboot.manager.ports import ExecSpec, Until
 from warmboot.model.container import ContainerState
-from warmboot.model.errors import GuestUnreachable, NotFound
+from warmboot.model.errors import GuestUnreachable, NotFound, VmGone
 from warmboot.model.vm import GuestAddress
 
 
@@ -149,3 +150,37 @@ async def test_no_words_of_a_library_are_in_what_is_told(tmp_path: Path) -> None
             assert caught.value.resolution
     finally:
         await link.close()
+
+
+# -- a VM that is gone -----------------------------------------------------------------------------
+
+
+async def test_the_logs_of_a_dead_vm_are_on_its_disk_and_so_it_is_told(manager: Manager) -> None:
+    await manager.run("web", "sh", "-c", "echo precious; sleep 1000")
+    os.kill(await manager.vm_pid("web"), signal.SIGKILL)
+    await manager.wait("web", Until.EXITED)
+    for ask in (manager.output("web"), manager.containers.attach("web")):
+        with pytest.raises(VmGone, match="the VM of container web is gone") as caught:
+            await ask
+        assert "ended unexpectedly" in caught.value.details
+        assert "its disk is kept" in caught.value.details
+        assert "`warmboot start web`" in caught.value.resolution
+        assert "`warmboot logs web`" in caught.value.resolution
+    with pytest.raises(VmGone):
+        await manager.containers.exec("web", ExecSpec(("true",)))
+
+
+async def test_the_same_is_told_of_one_that_had_exited_before(place: Lab) -> None:
+    async with place.manager() as manager:
+        await manager.run("web", "echo", "precious")
+        await manager.wait("web", Until.EXITED)
+        place.kill_everything()
+        with pytest.raises(VmGone) as caught:
+            await manager.output("web")
+        assert "after the container had" in caught.value.details
+    async with place.manager() as manager:
+        with pytest.raises(VmGone) as caught:
+            await manager.output("web")
+        assert "`warmboot start web`" in caught.value.resolution
+        await manager.containers.start("web")
+        assert await manager.output("web", follow=True) == b"precious\n"

@@ -30,6 +30,7 @@ from warmboot.model.errors import (
     InvalidRequest,
     NotFound,
     NotSupported,
+    VmGone,
 )
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import VmRecord
@@ -297,13 +298,15 @@ class Containers:
         container = await self.get(ref)
         if container.state is ContainerState.CREATING:
             container = await self.wait(ref, Until.RUNNING, timeout_s=600)
-        if container.docker_id is None or container.vm_id is None:
+        if container.docker_id is None:
             error = (container.error or {}).get("brief", f"it is {container.state}")
             raise Conflict(
                 f"{container.name} has no process in a VM",
                 details=str(error),
                 resolution=f"see `warmboot inspect {container.name}`",
             )
+        if container.vm_id is None or not await self._host.is_alive(container.vm_id):
+            raise _vm_gone(container)
         return container
 
     def _link(self, container: Container) -> GuestLink:
@@ -319,6 +322,18 @@ class Containers:
                 if ref in (str(container.id), container.name):
                     return container
             raise
+
+
+def _vm_gone(container: Container) -> VmGone:
+    """Why there is nobody to ask, and the way back to what the container has written."""
+    name, error = container.name, container.error or {}
+    why = error.get("details") or error.get("brief") or "its VMM ended after the container had"
+    return VmGone(
+        f"the VM of container {name} is gone",
+        details=f"{why}; its disk is kept, and what the container has written is on it",
+        resolution=f"`warmboot start {name}` boots it again on its disk and runs its command "
+        f"again; `warmboot logs {name}` then shows the old output, too",
+    )
 
 
 def _can_be_stopped(container: Container) -> bool:
