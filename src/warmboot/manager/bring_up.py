@@ -10,6 +10,7 @@ It may be run again for a container that another manager began: what is there is
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -29,17 +30,14 @@ from warmboot.manager.stand_by import StandBy
 from warmboot.manager.stopwatch import Stopwatch
 from warmboot.manager.warm_boot import WarmBoot, Warmed
 from warmboot.manager.watch_demand import WatchDemand
+from warmboot.manager.write_down import state_written_down, written_down
 from warmboot.model.container import (
     BootMethod,
     Container,
     ContainerState,
     FallbackReason,
 )
-from warmboot.model.errors import (
-    IllegalTransition,
-    NotFound,
-    WarmbootError,
-)
+from warmboot.model.errors import HostError, IllegalTransition, NotFound, WarmbootError
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.model.vm import VmRecord
@@ -78,7 +76,9 @@ class BringUp:
     async def __call__(self, container_id: UUID, watch: Stopwatch | None = None) -> None:
         watch = watch or Stopwatch()
         try:
-            container = await self._store.containers.get(container_id)
+            container = await written_down(
+                f"container {container_id}", lambda: self._store.containers.get(container_id)
+            )
         except NotFound:  # deleted before its turn came
             return
         if container.state is not ContainerState.CREATING:
@@ -92,25 +92,26 @@ class BringUp:
             await self._fail(container, error, watch)
         except OSError as error:
             await self._fail(container, os_error(error), watch)
+        except Exception as error:  # a bug, too, may not leave it ``creating`` for ever
+            log.exception(f"Container {container_id} met a bug")
+            bug = WarmbootError(
+                "something unexpected went wrong in warmboot",
+                details=repr(error),
+                resolution="try again; if it comes back, report it with the lines of the log",
+            )
+            await self._fail(container, bug, watch)
 
     async def _fail(self, container: Container, error: WarmbootError, watch: Stopwatch) -> None:
         """The container could not be brought up: its VM goes, and it says why.
 
         One that has run before keeps its disk, and with it the lease on what is under it.
         """
-        container_id, keep = container.id, container.started_at is not None
+        container_id, what = container.id, f"the failure of container {container.id}"
         log.error(f"Container {container_id} failed: {error.brief}", details=error.details)
-        records = await self._store.vms.of_owner(container_id)
-        for record in records:
-            await self._host.destroy(record.id, slot_of(record), keep_folder=keep)
-            if keep:
-                await self._store.vms.update(record.id, handle=None, slot=None)
-            else:
-                await self._store.vms.remove(record.id)
-        if not (keep and records):
-            await self._store.snapshots.release(str(container_id))
+        await written_down(what, lambda: self._clear_away(container))
         try:
-            failed = await self._store.containers.set_state(
+            failed = await state_written_down(
+                self._store,
                 container_id,
                 ContainerState.FAILED,
                 error=error.as_dict(),
@@ -119,13 +120,33 @@ class BringUp:
             )
         except (IllegalTransition, NotFound):  # it is being deleted
             return
-        await self._events.emit(
-            "container.failed",
-            container_id,
-            error=error.as_dict(),
-            stage=watch.last_stage,
-            reason=failed.fallback_reason,
+        told = {
+            "error": error.as_dict(),
+            "stage": watch.last_stage,
+            "reason": failed.fallback_reason,
+        }
+        await written_down(
+            what, lambda: self._events.emit("container.failed", container_id, **told)
         )
+
+    async def _clear_away(self, container: Container) -> None:
+        """Give back what its VM had. Idempotent."""
+        keep, left = container.started_at is not None, False
+        for record in await self._store.vms.of_owner(container.id):
+            try:
+                await self._host.destroy(record.id, slot_of(record), keep_folder=keep)
+            except (HostError, OSError) as trouble:
+                # Its record stays: the next start or removal gives back what is left of the VM.
+                log.error("a VM was not cleared away", vm=record.id, error=str(trouble))
+                left = True
+                continue
+            if keep:
+                left = True
+                await self._store.vms.update(record.id, handle=None, slot=None)
+            else:
+                await self._store.vms.remove(record.id)
+        if not left:
+            await self._store.snapshots.release(str(container.id))
 
     # -- the VM --------------------------------------------------------------------------------
 
@@ -250,7 +271,9 @@ class BringUp:
             # A manager that was killed may have started it: the command must not run twice.
             if fresh or container.started_at is not None:
                 await guest_containers.start(link, docker_id)
-        await self._store.containers.set_state(
+        # From here on it runs: what the database does not take now it takes later.
+        running = await state_written_down(
+            self._store,
             container.id,
             ContainerState.RUNNING,
             docker_id=docker_id,
@@ -261,13 +284,15 @@ class BringUp:
             exit_code=None,
             error=None,
         )
-        method = await self._log_provisioned(container.id, watch)
-        await self._events.emit(
-            "container.running",
-            container.id,
-            boot_method=method,
-            seconds=round(watch.elapsed_s, 4),
-            stages=watch.told,
+        await self._log_provisioned(running, watch)
+        told = {
+            "boot_method": running.boot_method,
+            "seconds": round(watch.elapsed_s, 4),
+            "stages": watch.told,
+        }
+        await written_down(
+            f"the start of container {container.id}",
+            lambda: self._events.emit("container.running", container.id, **told),
         )
 
     async def _provide_image(
@@ -289,19 +314,18 @@ class BringUp:
             progress = PullProgress(self._events, container.id)
             await self._host.pull_image(record.id, slot_of(record), spec.image, progress)
 
-    async def _log_provisioned(self, container_id: UUID, watch: Stopwatch) -> BootMethod | None:
-        container = await self._store.containers.get(container_id)
+    async def _log_provisioned(self, container: Container, watch: Stopwatch) -> None:
         saved = ""
         if container.boot_method is BootMethod.WARM and container.runtime_snapshot_id:
-            snapshot = await self._store.snapshots.get(container.runtime_snapshot_id)
-            cold_s = snapshot.metadata.get("cold_boot_s")
-            if cold_s and container.boot_s is not None:
-                saved = f" (saved ~{max(0.0, cold_s - container.boot_s):.0f}s)"
+            with contextlib.suppress(WarmbootError):  # it is only for the log
+                snapshot = await self._store.snapshots.get(container.runtime_snapshot_id)
+                cold_s = snapshot.metadata.get("cold_boot_s")
+                if cold_s and container.boot_s is not None:
+                    saved = f" (saved ~{max(0.0, cold_s - container.boot_s):.0f}s)"
         log.info(
-            f"Container {container_id} fully provisioned in {watch.elapsed_s:.2f}s "
+            f"Container {container.id} fully provisioned in {watch.elapsed_s:.2f}s "
             f"via {container.boot_method} boot{saved}"
         )
-        return container.boot_method
 
     async def _tell(self, container: Container, stage: str, **data: object) -> None:
         await self._events.emit("container.stage", container.id, stage=stage, **data)

@@ -22,6 +22,7 @@ from warmboot.manager.stopwatch import Stopwatch
 from warmboot.manager.tasks import Tasks
 from warmboot.manager.turns import Turns
 from warmboot.manager.watch_container import WatchContainer
+from warmboot.manager.write_down import state_written_down, written_down
 from warmboot.model.container import Container, ContainerSpec, ContainerState
 from warmboot.model.errors import (
     Conflict,
@@ -30,6 +31,7 @@ from warmboot.model.errors import (
     InvalidRequest,
     NotFound,
     NotSupported,
+    Unavailable,
     VmGone,
 )
 from warmboot.model.shapes import Shape
@@ -169,7 +171,13 @@ class Containers:
             stopping = guest_containers.stop(self._link(container), docker_id, timeout_s)
             if not await self._turns.unless_removed(container.id, stopping):
                 return
-            await self._watch.settle(container.id)
+            if not await self._watch.settle(container.id):
+                raise Unavailable(
+                    f"{container.name} was stopped, but its end is not written down yet",
+                    details="the database does not take it, or Docker in the VM does not tell",
+                    resolution="the manager goes on trying, and its log says what is in the way; "
+                    f"look again: `warmboot inspect {container.name}`",
+                )
 
     async def restart(self, ref: str, timeout_s: float) -> None:
         await self.stop(ref, timeout_s)
@@ -266,16 +274,24 @@ class Containers:
     async def _start_again(self, container: Container, record: VmRecord) -> None:
         assert container.docker_id is not None
         await guest_containers.start(self._host.link(record.id), container.docker_id)
-        await self._store.containers.set_state(
-            container.id,
+        await self.note_started(container.id)
+
+    async def note_started(self, container_id: UUID) -> None:
+        """An exited container's process has been started again: it is, and is watched."""
+        await state_written_down(
+            self._store,
+            container_id,
             ContainerState.RUNNING,
             started_at=datetime.now(UTC),
             finished_at=None,
             exit_code=None,
             error=None,
         )
-        await self._events.emit("container.running", container.id)
-        self._watch.start(container.id)
+        self._watch.start(container_id)
+        await written_down(
+            f"the start of container {container_id}",
+            lambda: self._events.emit("container.running", container_id),
+        )
 
     async def _runtime_image(self, spec: ContainerSpec) -> UUID:
         if spec.runtime_image_id is not None:

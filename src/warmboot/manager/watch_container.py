@@ -21,9 +21,11 @@ from warmboot.host.agent import HostAgent
 from warmboot.manager.bring_up import slot_of
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.tasks import Tasks
+from warmboot.manager.write_down import state_written_down, written_down
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import (
     ContainerError,
+    DiskFull,
     GuestError,
     IllegalTransition,
     NotFound,
@@ -83,15 +85,17 @@ class WatchContainer:
         await self._tasks.cancel(_key(container_id))
         self._streams.pop(container_id, None)
 
-    async def settle(self, container_id: UUID) -> None:
-        """Return when an exit that has just happened is written down."""
+    async def settle(self, container_id: UUID) -> bool:
+        """Wait a moment for an exit that has just happened; whether it is written down."""
 
         async def ended() -> Container | None:
             container = await self._store.containers.get(container_id)
             return None if container.state is ContainerState.RUNNING else container
 
-        with contextlib.suppress(NotFound):  # it was to be removed, and is
-            await self._events.wait_for(ended, _SETTLE_S, container_id)
+        try:
+            return await self._events.wait_for(ended, _SETTLE_S, container_id) is not None
+        except NotFound:  # it was to be removed, and is
+            return True
 
     @contextlib.contextmanager
     def streaming(self, container_id: UUID) -> Iterator[None]:
@@ -110,26 +114,37 @@ class WatchContainer:
         return self._last.pop(container.id, container)
 
     async def _watch(self, container_id: UUID) -> None:
-        container = await self._store.containers.get(container_id)
+        who = f"container {container_id}"
+        container = await written_down(who, lambda: self._store.containers.get(container_id))
         if container.state is not ContainerState.RUNNING:
             return
         try:
-            ended = await self._until_end(container)
+            state = await self._until_end(container)
+            ended = await state_written_down(
+                self._store,
+                container_id,
+                ContainerState.EXITED,
+                exit_code=state.exit_code,
+                oom_killed=state.oom_killed,
+                finished_at=datetime.now(UTC),
+            )
         except (VmGone, ContainerLost) as error:
             await self.vm_lost(container_id, error)
             return
         except (IllegalTransition, NotFound):  # it is being removed
             return
         log.info(f"Container {container_id} exited with {ended.exit_code}")
-        await self._events.emit(
-            "container.exited", container_id, exit_code=ended.exit_code, oom_killed=ended.oom_killed
+        told = {"exit_code": ended.exit_code, "oom_killed": ended.oom_killed}
+        await written_down(
+            f"the exit of {who}",
+            lambda: self._events.emit("container.exited", container_id, **told),
         )
         if container.spec.auto_remove:
             self._last[container_id] = ended
             await self._read_to_the_end(container_id)
-            await self._remove_ended(container_id)
+            await written_down(f"the end of {who}", lambda: self._remove_ended(container_id))
 
-    async def _until_end(self, container: Container) -> Container:
+    async def _until_end(self, container: Container) -> guest_containers.DockerState:
         assert container.vm_id is not None
         assert container.docker_id is not None
         leaving = asyncio.ensure_future(self._host.wait_gone(container.vm_id))
@@ -142,18 +157,11 @@ class WatchContainer:
                     details=f"the VMM process of {container.vm_id} ended unexpectedly",
                     resolution=f"`warmboot start {container.name}` boots it again on its disk",
                 )
-            state = ending.result()
+            return ending.result()
         finally:
             for task in (leaving, ending):
                 task.cancel()
             await asyncio.gather(leaving, ending, return_exceptions=True)
-        return await self._store.containers.set_state(
-            container.id,
-            ContainerState.EXITED,
-            exit_code=state.exit_code,
-            oom_killed=state.oom_killed,
-            finished_at=datetime.now(UTC),
-        )
 
     async def _docker_end(self, vm_id: str, docker_id: str) -> guest_containers.DockerState:
         while True:
@@ -167,7 +175,7 @@ class WatchContainer:
                     details=error.details,
                     resolution="remove it (`warmboot rm`), and run it again",
                 ) from error
-            except (GuestError, ContainerError) as error:
+            except (GuestError, ContainerError, DiskFull) as error:
                 # The connection broke. If the VM is dying, its end decides; else ask again.
                 log.warning("lost sight of a container", vm=vm_id, error=error.details)
                 await asyncio.sleep(1.0)
@@ -177,17 +185,26 @@ class WatchContainer:
 
     async def vm_lost(self, container_id: UUID, error: WarmbootError) -> None:
         """Its VM is no more: it has failed, and keeps its disk."""
-        await self.forget_vm(container_id)
+        what = f"the failure of container {container_id}"
         log.error(f"Container {container_id} failed: {error.brief}")
+        try:
+            await written_down(what, lambda: self.forget_vm(container_id))
+        except (WarmbootError, OSError) as trouble:
+            # Its record stays: the next start or removal gives back what is left of the VM.
+            log.error("a dead VM was not cleared away", of=str(container_id), error=str(trouble))
         with contextlib.suppress(IllegalTransition, NotFound):
-            await self._store.containers.set_state(
+            await state_written_down(
+                self._store,
                 container_id,
                 ContainerState.FAILED,
                 error=error.as_dict(),
                 vm_id=None,
                 finished_at=datetime.now(UTC),
             )
-            await self._events.emit("container.failed", container_id, error=error.as_dict())
+            await written_down(
+                what,
+                lambda: self._events.emit("container.failed", container_id, error=error.as_dict()),
+            )
 
     async def forget_vm(self, container_id: UUID) -> None:
         """Give back what a dead VM had, but for its disk."""
@@ -206,7 +223,8 @@ class WatchContainer:
     async def _remove_ended(self, container_id: UUID) -> None:
         with contextlib.suppress(NotFound):
             container = await self._store.containers.get(container_id)
-            if container.state is ContainerState.EXITED:  # it may have been started again
+            # It may have been started again; or its removal have begun, and failed half-way.
+            if container.state in (ContainerState.EXITED, ContainerState.DELETING):
                 await self._remove(container_id)
 
 

@@ -1,0 +1,63 @@
+"""Writing down what has happened already: a full disk or a lost database may only delay it.
+
+Were such a write given up, the database would be wrong about a thing until the manager's next
+start: nobody else looks at it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+from uuid import UUID
+
+import structlog
+
+from warmboot.model.container import Container, ContainerState
+from warmboot.model.errors import DiskFull, IllegalTransition, Unavailable
+from warmboot.store import Store
+
+T = TypeVar("T")
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 30.0
+
+log = structlog.get_logger(__name__)
+
+
+async def written_down(what: str, write: Callable[[], Awaitable[T]]) -> T:
+    """The result of ``write``, called until the database takes it, or we are cancelled.
+
+    What it refuses for a reason of its own (``NotFound``, ``IllegalTransition``) is raised.
+    """
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            return await write()
+        except (DiskFull, Unavailable) as error:
+            log.error(
+                f"{what} could not be written down, tried again in {pause_s:g} s: {error.brief}",
+                details=error.details,
+            )
+        await asyncio.sleep(pause_s)  # a disk does not tell when it has room again
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
+async def state_written_down(
+    store: Store, container_id: UUID, state: ContainerState, **changes: Any
+) -> Container:
+    """The container, once the database has taken its new state. As ``set_state`` otherwise."""
+    tried = False
+
+    async def write() -> Container:
+        nonlocal tried
+        again, tried = tried, True
+        try:
+            return await store.containers.set_state(container_id, state, **changes)
+        except IllegalTransition:
+            container = await store.containers.get(container_id)
+            if again and container.state is state:
+                return container  # the earlier attempt was taken, and only its answer lost
+            raise
+
+    return await written_down(f"that container {container_id} is {state}", write)
