@@ -21,6 +21,7 @@ from typing import Any
 from tests.support.invariants import settled
 from tests.support.managers import Lab, Manager, vmm_pids
 
+from warmboot.host import guest_containers
 from warmboot.host.agent import HostAgent
 from warmboot.host.memory_forms import MemoryForms
 from warmboot.host.snapshot_files import SnapshotFiles
@@ -122,7 +123,7 @@ async def collect(manager: Manager) -> None:
 
 
 async def start(manager: Manager) -> None:
-    """A failed container, on its own disk."""
+    """One that does not run: a failed container on its own disk, an exited one in its VM."""
     await manager.containers.start("victim")
     await manager.run("other")
 
@@ -136,7 +137,8 @@ WORK: dict[str, Callable[[Manager], Awaitable[None]]] = {
 }
 
 
-PARTS: dict[str, type] = {
+PARTS: dict[str, Any] = {
+    "guest": guest_containers,
     "host": HostAgent,
     "files": SnapshotFiles,
     "forms": MemoryForms,

@@ -25,6 +25,7 @@ from warmboot.manager.build_snapshot import BuildSnapshot
 from warmboot.manager.ports import Until
 from warmboot.manager.saga import Saga
 from warmboot.model.container import BootMethod, Container, ContainerState, FallbackReason
+from warmboot.model.errors import InUse
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -286,6 +287,42 @@ async def test_killed_while_it_starts_on_its_own_disk(
         again = await victim_runs(manager)
         assert again.fallback_reason is FallbackReason.KEEPS_DISK
         assert disk.read_bytes() == b"precious"
+        await clear(manager, ready)
+
+
+START = [
+    ("guest", "start", "before"),
+    ("guest", "start", "after"),  # it runs, and nobody has written that down
+    ("containers", "set_state", "before"),
+    ("containers", "set_state", "after"),
+    ("events", "emit", "before", "container.running"),
+]
+
+
+@pytest.mark.parametrize("vmms_too", [False, True], ids=["", "vmm-killed-too"])
+@pytest.mark.parametrize("at", START, ids=names)
+async def test_killed_while_it_starts_again_in_its_vm(
+    place: Lab, die: Die, at: tuple[str, ...], vmms_too: bool
+) -> None:
+    """What runs is said to run, and is watched; what does not is not."""
+    ready = await prepare(place, snapshot=True)
+    async with place.manager() as manager:
+        container = await manager.run("victim")
+        await manager.containers.stop("victim", 0)
+    await die("start", at, vmms_too=vmms_too)
+    async with place.manager() as manager:
+        await check(manager.running, ready=ready)
+        again = await manager.containers.get("victim")
+        if not vmms_too:
+            runs = at != ("guest", "start", "before")
+            assert again.state is (ContainerState.RUNNING if runs else ContainerState.EXITED)
+            assert again.vm_id == container.vm_id
+        if again.state is not ContainerState.RUNNING:
+            await manager.containers.start("victim")
+        else:
+            with pytest.raises(InUse):
+                await manager.containers.delete("victim")
+        await victim_runs(manager)
         await clear(manager, ready)
 
 

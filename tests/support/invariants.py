@@ -95,6 +95,8 @@ async def _containers(running: Running) -> list[str]:
         broken += _container_fields(container, records)
         if container.state is ContainerState.RUNNING and records:
             broken += await _runs(running, container, records[0])
+        if container.state is ContainerState.EXITED and records:
+            broken += await _runs_not(running, container, records[0])
     return broken
 
 
@@ -136,6 +138,16 @@ async def _runs(running: Running, container: Container, record: VmRecord) -> lis
     if not state.running and now.state is ContainerState.RUNNING:
         return [f"container {container.name} is running, but Docker says {state.status}"]
     return []
+
+
+async def _runs_not(running: Running, container: Container, record: VmRecord) -> list[str]:
+    """An exited one's VM may have died, and then there is nobody to ask."""
+    try:
+        link = running.host.link(record.id)
+        state = await guest_containers.inspect(link, container.docker_id or "")
+    except WarmbootError:
+        return []
+    return [f"container {container.name} has exited, but runs"] if state.running else []
 
 
 async def _vms(running: Running) -> list[str]:

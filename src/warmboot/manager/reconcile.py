@@ -95,7 +95,7 @@ class Reconcile:
                 await self._watch.forget_vm(container.id)
         if container.state is ContainerState.CREATING:
             self._containers.resume(container.id)
-        elif alive and container.state is ContainerState.RUNNING:
+        elif alive and container.state in (ContainerState.RUNNING, ContainerState.EXITED):
             await self._adopt(container, alive[0].id)
             log.info(f"Container {container.id} adopted in {alive[0].id}")
 
@@ -107,16 +107,24 @@ class Reconcile:
         await self._store.snapshots.release(str(container.id))
 
     async def _adopt(self, container: Container, vm_id: str) -> None:
-        """Hold its ports again, and look whether it still runs; if not, the watch says so."""
+        """Hold its ports again, and look whether it still runs; if not, the watch says so.
+
+        One that had exited may run: the manager was killed when it had just been started again.
+        """
         record = await self._store.vms.get(vm_id)
         await self._host.republish(slot_of(record), container.ports)
+        exited, runs = container.state is ContainerState.EXITED, False
         try:
-            await guest_containers.inspect(self._host.link(vm_id), container.docker_id or "")
+            link = self._host.link(vm_id)
+            runs = (await guest_containers.inspect(link, container.docker_id or "")).running
         except NotFound:
             log.error("the guest does not know its container", container=str(container.id))
         except WarmbootError as error:
             log.warning("an adopted guest does not answer yet", vm=vm_id, error=error.brief)
-        self._watch.start(container.id)
+        if not exited:
+            self._watch.start(container.id)
+        elif runs:
+            await self._containers.note_started(container.id)
 
     async def _snapshot_folders(self) -> None:
         await self._garbage.sweep()
