@@ -197,6 +197,34 @@ def test_stop_start_restart_wait_and_rm(cli: Cli) -> None:
     assert (both.stdout, both.returncode) == ("c\n", 1)
 
 
+@pytest.mark.parametrize("command", ["start", "restart"])
+def test_a_start_ends_when_it_is_decided_and_says_why_it_failed(
+    cli: Cli, served: Served, command: str
+) -> None:
+    cli("run", "-d", "--name", "c", "missing:1")
+    cli("run", "-d", "--name", "good", "busybox")
+    cli("stop", "good")
+    served.fakes.containers.stage_s = 0.1
+    done = cli(command, "c", "good")
+    assert (done.stdout, done.returncode) == ("good\n", 1)
+    assert done.stderr.splitlines() == [
+        "error: the image missing:1 does not exist",
+        "  why: the registry answered: manifest unknown",
+        " next: check the name and the tag",
+    ]
+
+
+def test_a_start_that_boots_ends_when_it_runs(cli: Cli, served: Served) -> None:
+    fakes = served.fakes.containers
+    cli("run", "-d", "--name", "c", "missing:1")
+    (container,) = fakes.rows.values()
+    fakes.rows[container.id] = replace(container, spec=replace(container.spec, image="busybox"))
+    fakes.stage_s = 0.3
+    done = cli("start", "c")
+    assert (done.stdout, done.stderr, done.returncode) == ("c\n", "", 0)
+    assert fakes.rows[container.id].state == "running"
+
+
 def test_runtime_images_and_snapshots(cli: Cli, tmp_path: Path) -> None:
     image_id = cli("runtime", "register", str(tmp_path), "--name", "trixie").stdout.strip()
     assert cli("runtime", "ls", "-q").stdout.strip() == image_id

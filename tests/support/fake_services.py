@@ -502,7 +502,7 @@ class FakeContainers:
 
     async def stop(self, ref: str, timeout_s: float) -> None:
         row = await self.get(ref)
-        if row.state is S.EXITED:
+        if row.state in (S.EXITED, S.FAILED):
             return
         CONTAINER_TRANSITIONS.check(row.state, S.EXITED)
         await self._exit(row.id, 143)

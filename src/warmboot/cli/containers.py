@@ -10,7 +10,7 @@ import typer
 
 from warmboot.cli.attach import carry, has_terminal
 from warmboot.cli.completion import container_names
-from warmboot.cli.drive import FAILED, connect, drive, show_error, usage
+from warmboot.cli.drive import FAILED, connect, drive, failure_of, show_error, usage
 from warmboot.cli.output import (
     age,
     brief_age,
@@ -281,18 +281,34 @@ def start(refs: Refs) -> None:
     """Start containers that have exited or failed."""
 
     async def act(client: Client, ref: str) -> None:
-        container = await client.containers.get(ref)
-        with status(f"starting {ref} …") as show:
-            async with stages_shown(client, show) as watch:
-                watch(container.id)
-                await client.containers.start(container.id)
+        await _brought_up(client, ref, "starting", client.containers.start)
 
     _each(refs, act)
 
 
 def restart(refs: Refs, time: StopTime = 10.0) -> None:
     """Stop and start containers."""
-    _quick(refs, "restarting", lambda client, ref: client.containers.restart(ref, time))
+
+    async def act(client: Client, ref: str) -> None:
+        await _brought_up(
+            client, ref, "restarting", lambda id_: client.containers.restart(id_, time)
+        )
+
+    _each(refs, act)
+
+
+async def _brought_up(
+    client: Client, ref: str, doing: str, begin: Callable[[str], Awaitable[None]]
+) -> None:
+    """Begin it, and stay until it is decided: one whose VM is gone is booted first."""
+    container = await client.containers.get(ref)
+    with status(f"{doing} {ref} …") as show:
+        async with stages_shown(client, show) as watch:
+            watch(container.id)
+            await begin(container.id)
+            container = await client.containers.wait(container.id, "running")
+    if container.state == "failed":
+        raise failure_of(container)
 
 
 def rm(

@@ -19,6 +19,7 @@ from warmboot.model.errors import WarmbootError
 
 if TYPE_CHECKING:
     from warmboot.client import Client
+    from warmboot.client.results import Container
 
 T = TypeVar("T")
 
@@ -67,6 +68,16 @@ def show_error(error: WarmbootError) -> None:
 
 def _one_line(text: str) -> str:
     return "; ".join(part.strip() for part in text.splitlines() if part.strip())
+
+
+def failure_of(container: Container) -> WarmbootError:
+    """Why a container failed, to be raised."""
+    from warmboot.client.problems import error_of
+
+    error = error_of(container.error or {"brief": f"the container {container.name} failed"})
+    if not error.resolution:
+        error.resolution = f"see: warmboot inspect {container.name}"
+    return error
 
 
 def usage(message: str, parameter: str | None = None, exit_code: int = 2) -> typer.BadParameter:

@@ -14,12 +14,12 @@ import typer
 
 from warmboot.cli.attach import carry, has_terminal
 from warmboot.cli.completion import image_names
-from warmboot.cli.drive import connect, drive, usage
+from warmboot.cli.drive import connect, drive, failure_of, usage
 from warmboot.cli.output import size
 from warmboot.cli.parsing import parse_cpus, parse_environment, parse_memory, parse_port
 from warmboot.cli.progress import stages_shown, status
 from warmboot.cli.terminal import Detached, write_output
-from warmboot.model.errors import Conflict, NotFound, WarmbootError
+from warmboot.model.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
     from warmboot.client import Client
@@ -170,7 +170,7 @@ class _Run:
                     created.append(container_id)
                 container = await client.containers.wait(container_id, "running")
         if container.state == "failed":
-            raise _failure(container)
+            raise failure_of(container)
         _tell_boot(container, quiet=self.quiet)
         return container
 
@@ -224,7 +224,7 @@ async def _stay(client: Client, container: Container, *, interactive: bool, tty:
         ended.cancel()
         await asyncio.wait({ended})
     if last.state == "failed":
-        raise _failure(last)
+        raise failure_of(last)
     return OUR_FAILURE if last.exit_code is None else last.exit_code
 
 
@@ -276,15 +276,6 @@ async def _signals_stop(client: Client, container: Container) -> AsyncIterator[N
             loop.remove_signal_handler(number)
         for task in stopping:
             task.cancel()
-
-
-def _failure(container: Container) -> WarmbootError:
-    from warmboot.client.problems import error_of
-
-    error = error_of(container.error or {"brief": f"the container {container.name} failed"})
-    if not error.resolution:
-        error.resolution = f"see: warmboot inspect {container.name}"
-    return error
 
 
 def _tell_boot(container: Container, *, quiet: bool) -> None:
