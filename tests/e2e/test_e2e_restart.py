@@ -11,6 +11,7 @@ from tests.e2e.test_e2e_boot import fetch
 from tests.support.vms import PROBE, Site, eventually
 
 KEPT = "it was on the disk"
+SAID = "it was in the logs"
 
 
 async def test_vms_outlive_a_killed_manager_and_are_adopted(site: Site, archive: Archive) -> None:
@@ -65,6 +66,12 @@ async def test_a_vm_that_dies_fails_its_container_which_starts_again_on_its_disk
 ) -> None:
     words = ("-p", "8080", "--archive", str(archive.path), archive.name)
     found = await site.run("phoenix", *words)
+    await site.exec("phoenix", f"echo '{SAID}' >/proc/1/fd/1")
+
+    async def logged() -> bool:
+        return SAID in (await site.cli("logs", "phoenix")).out
+
+    await eventually(logged, "what it says is in its logs")
     await site.exec("phoenix", f"echo '{KEPT}' >/kept; sync")
     record = await site.vm("phoenix")
     assert record.handle is not None
@@ -76,12 +83,14 @@ async def test_a_vm_that_dies_fails_its_container_which_starts_again_on_its_disk
     assert dead.error["brief"] == "the VM of container phoenix died"
     assert "warmboot start phoenix" in dead.error["resolution"]
     assert site.vmms() == []
+    refused = await site.cli("logs", "phoenix", code=1)
+    assert "warmboot start phoenix" in refused.err
 
     await site.cli("start", "phoenix")
-    await site.cli("wait", "--until", "running", "phoenix")
     again = await site.inspect("phoenix")
     assert (again["state"], again["boot_method"]) == ("running", "cold")
     assert again["fallback_reason"] == "keeps_disk"
     assert await site.exec("phoenix", "cat /kept") == f"{KEPT}\n"
+    assert await logged(), "the old output is in the logs again"
     assert await fetch(again["ports"][0]["host_port"]) == PAGE
     assert again["id"] == found["id"]
