@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.support.managers import Lab, Manager, vmm_pids
 
-from warmboot.host.vm_files import snapshot_disks
+from warmboot.host.vm_files import kept_disk, snapshot_disks
 from warmboot.manager.ports import Until
 from warmboot.model.container import BootMethod, ContainerState, FallbackReason
+from warmboot.model.runtime_snapshot import DISK_FILE
 
 
 @pytest.fixture
@@ -54,12 +55,21 @@ async def test_more_boots_than_stand_by_start_their_own(waiting: Manager) -> Non
 
 
 async def test_one_that_died_is_not_the_snapshots_fault(waiting: Manager) -> None:
+    for folder in vm_folders(waiting):  # as its throw-away containers do
+        with (waiting.host.vms_root / folder / DISK_FILE).open("r+b") as disk:
+            disk.write(b"what the clean memory of another VM does not know of")
     for pid in vmm_pids(waiting.lab.storage):
         os.kill(pid, signal.SIGKILL)
+    before = vm_folders(waiting)
     container = await waiting.run()
     assert container.boot_method is BootMethod.WARM
+    assert container.vm_id in before
     assert container.runtime_snapshot_id is not None
-    assert (await waiting.snapshots.get(container.runtime_snapshot_id)).failure_count == 0
+    snapshot = await waiting.snapshots.get(container.runtime_snapshot_id)
+    assert snapshot.failure_count == 0
+    (record,) = await waiting.store.vms.of_owner(container.id)
+    disk_now = kept_disk(record.spec).path.read_bytes()
+    assert disk_now == (snapshot.snapshot_path / DISK_FILE).read_bytes()
 
 
 async def test_one_that_does_not_answer_falls_back_and_goes(place: Lab) -> None:

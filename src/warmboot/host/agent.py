@@ -13,6 +13,7 @@ number of times. Methods take and return plain frozen models.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from warmboot.host.memory_cache import MemoryCache
 from warmboot.host.network import Network, Slot
 from warmboot.host.snapshot_files import SnapshotFiles
 from warmboot.host.storage import Storage, remove_folder
-from warmboot.host.vm_files import VMM_GID, DiskSource, VmFiles
+from warmboot.host.vm_files import VMM_GID, DiskSource, VmFiles, snapshot_disks
 from warmboot.hypervisors.base import Hypervisor, MachineSnapshot, Probe, Vm
 from warmboot.hypervisors.process import come_first
 from warmboot.model.container import PortMapping
@@ -175,9 +176,12 @@ class HostAgent:
             await machine.link.close()
             if await machine.is_alive():
                 come_first(machine.vm.handle)
-                await machine.vm.resume()
-                return self._hold(machine.vm, spec, token)
+                with contextlib.suppress(VmGone):  # it died since
+                    await machine.vm.resume()
+                    return self._hold(machine.vm, spec, token)
             await machine.vm.kill()
+            # Its throw-away containers have written to it: it is no match for a clean memory.
+            await self._vm_files.renew_disk(spec, snapshot_disks(snapshot))
         vm = await self._with_machine(snapshot, lambda m: self.hypervisor.restore(spec, m))
         return self._hold(vm, spec, token)
 

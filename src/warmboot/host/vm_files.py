@@ -73,9 +73,7 @@ class VmFiles:
             disk = Disk(template_dir / DISK_FILE)
             await self.snapshots.hand_over(template_dir, uid)
         else:
-            disk = await self._make_disk(folder, source)
-            if uid:
-                os.chown(disk.path, uid, VMM_GID)
+            disk = await self._make_disk(folder, source, uid)
         return VmSpec(
             id=vm_id,
             run_dir=folder,
@@ -91,15 +89,24 @@ class VmFiles:
             background=background,
         )
 
-    async def _make_disk(self, folder: Path, source: DiskSource) -> Disk:
+    async def renew_disk(self, spec: VmSpec, source: DiskSource) -> None:
+        """Make the writable disk of a VM that does not run anew: what was written to it is gone."""
+        await asyncio.to_thread(kept_disk(spec).path.unlink, missing_ok=True)
+        await self._make_disk(spec.run_dir, source, spec.uid)
+
+    async def _make_disk(self, folder: Path, source: DiskSource, uid: int) -> Disk:
         capabilities = (await self.hypervisor.probe()).capabilities
         suffix = "qcow2" if capabilities.qcow2_overlays else "ext4"
         target = folder / f"disk.{suffix}"
         if source.keep is not None:
-            return source.keep
-        if capabilities.qcow2_overlays:
-            return await disks.overlay(source.base, target)
-        return await disks.copy(source.base, target)
+            disk = source.keep
+        elif capabilities.qcow2_overlays:
+            disk = await disks.overlay(source.base, target)
+        else:
+            disk = await disks.copy(source.base, target)
+        if uid:
+            os.chown(disk.path, uid, VMM_GID)
+        return disk
 
 
 def _nic(slot: Slot) -> Nic:
