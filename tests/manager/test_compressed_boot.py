@@ -13,7 +13,7 @@ from tests.support.snapshots import flip
 
 from warmboot.host import memory_frames
 from warmboot.host.snapshot_files import memory_metadata
-from warmboot.model.container import BootMethod, FallbackReason
+from warmboot.model.container import BootMethod, ContainerState, FallbackReason
 from warmboot.model.runtime_snapshot import FRAMES_FILE, RuntimeSnapshot, SnapshotState
 
 
@@ -52,6 +52,22 @@ async def test_without_room_to_unpack_it_boots_cold_and_blames_no_snapshot(
     now = await manager.snapshots.get(snapshot.id)
     assert (now.state, now.failure_count) == (SnapshotState.READY, 0)
     assert await manager.host.cache.entries() == []
+    assert (await manager.run(name="again")).boot_method is BootMethod.WARM
+
+
+async def test_a_cache_that_cannot_be_made_boots_cold_and_blames_no_snapshot(
+    manager: Manager,
+) -> None:
+    snapshot = await compressed(manager)
+    cache = manager.host.cache.root.parent
+    cache.write_text("in the way")
+    container = await manager.run()
+    assert container.state is ContainerState.RUNNING
+    assert container.fallback_reason is FallbackReason.RESTORE_FAILED
+    assert str(cache) in container.fallback_details
+    now = await manager.snapshots.get(snapshot.id)
+    assert (now.state, now.failure_count) == (SnapshotState.READY, 0)
+    cache.unlink()
     assert (await manager.run(name="again")).boot_method is BootMethod.WARM
 
 

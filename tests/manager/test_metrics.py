@@ -16,8 +16,8 @@ from tests.support.managers import Lab, Manager
 from warmboot.api.app import create_app
 from warmboot.manager.ports import Until
 from warmboot.model.container import BootMethod, BootPolicy, FallbackReason
-from warmboot.model.errors import Unavailable
-from warmboot.model.runtime_snapshot import SnapshotState
+from warmboot.model.errors import DiskFull, NotFound, Unavailable
+from warmboot.model.runtime_snapshot import STATE_FILE, SnapshotState
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 _ROW = re.compile(r"^\| `((?:warmboot|process)_\w+)` \| (\w+) \| (.*?) \|", re.MULTILINE)
@@ -132,6 +132,68 @@ async def test_boots_are_counted_by_method_reason_and_outcome(manager: Manager, 
         )
         == 1
     )
+
+
+FAILED_WARM = {"method": "warm", "outcome": "failed"}
+
+
+async def test_a_full_disk_at_a_warm_boot_is_a_failed_one(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await manager.snapshot()
+
+    async def full(*_: object) -> None:
+        raise DiskFull("no room to unpack it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manager.host, "restore", full)
+        await manager.run()
+    shown = await look(manager)
+    assert shown.value("warmboot_boots_total", **FAILED_WARM, reason="restore_failed") == 1
+    kind = "runtime-snapshot.boot-failed"
+    assert shown.value("warmboot_failures_total", kind=kind, cause="disk-full") == 1
+
+
+async def test_a_misfit_found_by_a_boot_is_a_failed_one(place: Lab) -> None:
+    async def exchange(saga: str, step: str) -> None:
+        if (saga, step) == ("boot-vm", "start") and place.options.get("version") is None:
+            place.set(version="2.0")
+
+    async with place.manager(exchange, auto_rebuild=False) as manager:
+        await manager.snapshot()
+        container = await manager.run()
+        assert container.fallback_reason is FallbackReason.VERSION_MISMATCH
+        shown = await look(manager)
+        assert shown.value("warmboot_boots_total", **FAILED_WARM, reason="version_mismatch") == 1
+        await manager.containers.delete(str(container.id), force=True)
+
+
+async def test_a_snapshot_that_is_deleted_under_a_boot_is_a_failed_one(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await manager.snapshot()
+
+    async def deleted(*_: object) -> None:
+        raise NotFound("it was deleted meanwhile")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(manager.store.snapshots), "lease", deleted)
+        await manager.run()
+    shown = await look(manager)
+    assert shown.value("warmboot_boots_total", **FAILED_WARM, reason="no_snapshot") == 1
+    assert shown.value("warmboot_snapshot_boots_total", outcome="failed") == 0
+
+
+async def test_damage_found_by_a_boot_is_told_as_damage(manager: Manager) -> None:
+    """The alert for damaged snapshots looks at this counter alone."""
+    snapshot = await manager.snapshot()
+    (snapshot.snapshot_path / STATE_FILE).unlink()
+    container = await manager.run()
+    assert container.fallback_reason is FallbackReason.SNAPSHOT_DAMAGED
+    shown = await look(manager)
+    assert shown.value("warmboot_snapshot_checks_total", outcome="damaged") == 1
+    assert shown.value("warmboot_snapshots_turned_unhealthy_total") == 1
+    assert shown.value("warmboot_boots_total", **FAILED_WARM, reason="snapshot_damaged") == 1
 
 
 async def test_a_boot_that_fails_cold_too_is_a_failed_one(manager: Manager, place: Lab) -> None:

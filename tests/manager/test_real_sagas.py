@@ -20,7 +20,6 @@ from warmboot.model.errors import (
     NetworkError,
     NotFound,
     SnapshotDamaged,
-    WarmbootError,
 )
 from warmboot.model.runtime_snapshot import SnapshotState
 
@@ -67,27 +66,30 @@ async def test_a_cold_boot_that_fails_at_any_step_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("error", "reason", "counted"),
     [
-        (SnapshotDamaged("made to fail"), FallbackReason.SNAPSHOT_DAMAGED),
-        (HypervisorError("made to fail"), FallbackReason.RESTORE_FAILED),
-        (GuestError("made to fail"), FallbackReason.DOCKER_NOT_VERIFIED),
-        (NotFound("made to fail"), FallbackReason.NO_SNAPSHOT),
+        (SnapshotDamaged("made to fail"), FallbackReason.SNAPSHOT_DAMAGED, 1),
+        (HypervisorError("made to fail"), FallbackReason.RESTORE_FAILED, 1),
+        (GuestError("made to fail"), FallbackReason.DOCKER_NOT_VERIFIED, 1),
+        (NotFound("made to fail"), FallbackReason.NO_SNAPSHOT, 0),
+        (HostError("made to fail"), FallbackReason.RESTORE_FAILED, 0),
+        (OSError(5, "Input/output error"), FallbackReason.RESTORE_FAILED, 0),
     ],
     ids=lambda value: getattr(value, "code", value),
 )
 @pytest.mark.parametrize("step", BOOT)
 async def test_a_warm_boot_that_fails_at_any_step_goes_on_cold(
-    place: Lab, step: str, error: WarmbootError, reason: FallbackReason
+    place: Lab, step: str, error: Exception, reason: FallbackReason, counted: int
 ) -> None:
     failing = Failing()
-    async with place.manager(failing) as manager:
-        await manager.snapshot()
+    async with place.manager(failing, auto_rebuild=False) as manager:
+        snapshot = await manager.snapshot()
         failing.at, failing.error = ("boot-vm", step), error
         container = await manager.run()
         assert container.state is ContainerState.RUNNING
         assert container.boot_method is BootMethod.COLD
         assert container.fallback_reason is reason
+        assert (await manager.snapshots.get(snapshot.id)).failure_count == counted
         await check(manager.running)
 
 

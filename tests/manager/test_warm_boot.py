@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.managers import Lab, Manager
 
+from warmboot.host.vm_files import snapshot_disks
 from warmboot.manager.ports import Until
 from warmboot.model.container import BootMethod, BootPolicy, ContainerState, FallbackReason
+from warmboot.model.errors import HostError
 from warmboot.model.runtime_snapshot import (
     DISK_FILE,
     MEMORY_FILE,
@@ -18,9 +21,11 @@ from warmboot.model.runtime_snapshot import (
     ROOTFS_FILE,
     STATE_FILE,
     RuntimeSnapshot,
+    SnapshotManifest,
     SnapshotState,
 )
 from warmboot.model.shapes import Shape
+from warmboot.model.vm import VmSpec
 
 
 async def test_a_ready_snapshot_is_used(manager: Manager) -> None:
@@ -210,6 +215,46 @@ async def test_a_folder_that_became_a_file_is_found(manager: Manager) -> None:
     assert container.state is ContainerState.RUNNING
     assert container.fallback_reason is FallbackReason.SNAPSHOT_DAMAGED
     await _successor(manager, snapshot)
+
+
+async def test_a_disk_that_goes_after_the_check_is_found(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = await manager.snapshot()
+    check = manager.host.files.check
+
+    async def removed_after_it(path: Path) -> SnapshotManifest:
+        manifest = await check(path)
+        (path / DISK_FILE).unlink()
+        return manifest
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manager.host.files, "check", removed_after_it)
+        container = await manager.run()
+    assert container.state is ContainerState.RUNNING
+    assert container.fallback_reason is FallbackReason.SNAPSHOT_DAMAGED
+    assert DISK_FILE in container.fallback_details
+    await _successor(manager, snapshot)
+
+
+async def test_a_version_that_the_host_fails_is_spared_and_another_one_serves(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await manager.snapshot(), await manager.snapshot()
+    await manager.snapshots.set_traits(second.id, weight=0)
+    make = manager.host.make_vm
+
+    async def fails_for_the_first(*args: Any, **options: Any) -> VmSpec:
+        if args[4] == snapshot_disks(first.snapshot_path):
+            raise HostError("no overlay disk could be made", details="Input/output error")
+        return await make(*args, **options)
+
+    monkeypatch.setattr(manager.host, "make_vm", fails_for_the_first)
+    container = await manager.run()
+    assert (container.boot_method, container.runtime_snapshot_id) == (BootMethod.WARM, second.id)
+    (attempt,) = container.boot_attempts
+    assert (attempt.snapshot_id, attempt.reason) == (first.id, FallbackReason.RESTORE_FAILED)
+    assert (await manager.snapshots.get(first.id)).failure_count == 0
 
 
 async def test_a_restore_that_fails_is_counted_and_booted_cold(manager: Manager) -> None:

@@ -57,9 +57,6 @@ class CheckIntegrity:
         except SnapshotDamaged as error:
             now = await self._store.snapshots.get(snapshot_id)
             if now.state is SnapshotState.READY:
-                await self._events.emit(
-                    "runtime-snapshot.damaged", snapshot_id, error=error.as_dict()
-                )
                 await self._health.failed(now, error)
             return now.state is not SnapshotState.READY
         await self._store.snapshots.update_metadata(

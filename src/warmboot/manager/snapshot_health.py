@@ -57,5 +57,7 @@ class SnapshotHealth:
             f"Runtime snapshot {snapshot.id} is unhealthy: {error.brief}",
             consecutive_failures=snapshot.consecutive_failures,
         )
+        if isinstance(error, SnapshotDamaged):
+            await self._events.emit("runtime-snapshot.damaged", snapshot.id, error=error.as_dict())
         await self._events.emit("runtime-snapshot.unhealthy", snapshot.id, error=error.as_dict())
         self._on_unhealthy(snapshot.id)

@@ -3,6 +3,7 @@
 choose ─▶ Use ──▶ restore ──▶ Docker answers: counted as a success ──▶ Warmed
   ▲        │         │ failed
   │        │         ▼
+  │        │      its fault, and not the host's (a full disk)? ─ no ─▶ not counted
   │        │      does it (still) fit this host? ─ no ─▶ not counted: it is to be migrated
   │        │         │ yes: counted as a failure
   └────────┼─────────┘ another version is ready, at most three in all
@@ -19,6 +20,7 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import HostAgent
+from warmboot.host.disks import os_error
 from warmboot.manager.boot_turns import BootTurns
 from warmboot.manager.boot_vm import BootVm
 from warmboot.manager.choose_snapshot import Candidate, Fallback, Use, Wait, choose_snapshot
@@ -30,7 +32,9 @@ from warmboot.model.errors import (
     Conflict,
     DiskFull,
     GuestError,
+    HostError,
     HypervisorError,
+    NetworkError,
     NotFound,
     SnapshotDamaged,
     WarmbootError,
@@ -141,10 +145,27 @@ class WarmBoot:
         except GuestError as error:
             reason = FallbackReason.DOCKER_NOT_VERIFIED
             return await self._count(container, snapshot, reason, error)
-        except DiskFull as error:  # no fault of its: there is no room to unpack its memory
-            return _Failed(snapshot, FallbackReason.RESTORE_FAILED, str(error))
         except (Conflict, NotFound) as error:  # it was deleted between the choice and the lease
-            return _Failed(snapshot, FallbackReason.NO_SNAPSHOT, error.brief)
+            return await self._failed(container, snapshot, FallbackReason.NO_SNAPSHOT, error)
+        except NetworkError:  # a cold boot needs a network, too
+            raise
+        except (HostError, DiskFull) as error:
+            return await self._spared(container, snapshot, error)
+        except OSError as error:
+            return await self._spared(container, snapshot, os_error(error))
+
+    async def _spared(
+        self, container: Container, snapshot: RuntimeSnapshot, error: WarmbootError
+    ) -> _Failed:
+        """No fault of the snapshot's, and not counted; unless it was damaged just now."""
+        try:
+            await self._host.files.check(snapshot.snapshot_path)
+        except SnapshotDamaged as damage:
+            reason = FallbackReason.SNAPSHOT_DAMAGED
+            return await self._count(container, snapshot, reason, damage)
+        except OSError as unreadable:  # the boot's own error says more
+            log.warning("a snapshot could not be looked at", error=str(unreadable))
+        return await self._failed(container, snapshot, FallbackReason.RESTORE_FAILED, error)
 
     async def _count(
         self,
@@ -161,7 +182,20 @@ class WarmBoot:
             self._on_misfit()
             version = fit.requirement == "hypervisor_version"
             mismatch = _MISFITS[0] if version else _MISFITS[1]
-            return _Failed(snapshot, mismatch, fit.why)
+            return await self._failed(container, snapshot, mismatch, error, fit.why)
+        failed = await self._failed(container, snapshot, reason, error)
+        await self._health.failed(snapshot, error)
+        return failed
+
+    async def _failed(
+        self,
+        container: Container,
+        snapshot: RuntimeSnapshot,
+        reason: FallbackReason,
+        error: WarmbootError,
+        why: str = "",
+    ) -> _Failed:
+        """Told, whosever fault it is."""
         await self._events.emit(
             "runtime-snapshot.boot-failed",
             snapshot.id,
@@ -170,8 +204,7 @@ class WarmBoot:
             error=error.as_dict(),
             version=snapshot.version,
         )
-        await self._health.failed(snapshot, error)
-        details = f"{error.brief}: {error.details}" if error.details else error.brief
+        details = why or ": ".join(part for part in (error.brief, error.details) if part)
         return _Failed(snapshot, reason, details)
 
     async def _note(self, container: Container, failed: list[_Failed]) -> None:

@@ -23,10 +23,14 @@ BOOT_STAGES = frozenset({"snapshot", "network", "disk", "boot", "restore", "iden
 
 NO_REASON = "none"
 _TRIED = (
+    FallbackReason.NO_SNAPSHOT,
+    FallbackReason.VERSION_MISMATCH,
+    FallbackReason.HOST_MISMATCH,
     FallbackReason.SNAPSHOT_DAMAGED,
     FallbackReason.RESTORE_FAILED,
     FallbackReason.DOCKER_NOT_VERIFIED,
 )
+"""Why a warm boot that was begun can fail."""
 
 
 class EventCounts:
