@@ -18,11 +18,13 @@ from warmboot.model.container import BootMethod, ContainerState, FallbackReason,
 from warmboot.model.errors import (
     Conflict,
     InUse,
+    InvalidRequest,
     NameTaken,
     NotFound,
     NotSupported,
     WarmbootError,
 )
+from warmboot.model.shapes import Capacity, Shape
 
 PROGRESS = {"container.stage", "container.pull"}
 
@@ -148,6 +150,39 @@ async def test_an_unknown_runtime_image_is_refused(manager: Manager) -> None:
     with pytest.raises(NotFound):
         await manager.create("web", runtime_image_id=uuid4())
     assert await manager.containers.list(all_states=True) == ()
+
+
+@pytest.mark.parametrize(
+    ("shape", "has"),
+    [(Shape(3, 512), "it has 2 CPUs"), (Shape(1, 4096), "it has 2048 MiB")],
+    ids=str,
+)
+async def test_a_shape_that_the_host_has_not_is_refused(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch, shape: Shape, has: str
+) -> None:
+    monkeypatch.setattr(manager.host, "capacity", lambda: Capacity(2, 2048))
+    image = await manager.image()
+    with pytest.raises(InvalidRequest, match="cannot be had on this host") as refused:
+        await manager.create(shape=shape)
+    assert refused.value.details == has
+    assert refused.value.resolution
+    with pytest.raises(InvalidRequest):
+        await manager.snapshots.create(image.id, shape)
+    assert await manager.containers.list(all_states=True) == ()
+    assert await manager.snapshots.list(include_deleted=True) == ()
+    await manager.run(shape=Shape(2, 2048))
+
+
+async def test_the_default_shape_is_never_refused(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.manager(default_vcpus=2) as manager:
+        monkeypatch.setattr(manager.host, "capacity", lambda: Capacity(1, 2048))
+        assert (await manager.run()).shape == Shape(2, 256)
+        # As the command line asks when only the memory was given.
+        assert (await manager.run("more", shape=Shape(2, 512))).shape == Shape(2, 512)
+        for name in ("web", "more"):
+            await manager.containers.delete(name, force=True)
 
 
 async def test_ports_are_refused_where_there_is_no_network(manager: Manager) -> None:

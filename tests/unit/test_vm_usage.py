@@ -9,7 +9,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from warmboot.host.usage import allocated_below, of_storage, of_vm, of_vms
+from warmboot.host.usage import (
+    allocated_below,
+    capacity,
+    free_memory_mib,
+    of_storage,
+    of_vm,
+    of_vms,
+)
 from warmboot.hypervisors.process import boot_id, start_time_ticks
 from warmboot.model.vm import VmHandle
 
@@ -30,6 +37,14 @@ def test_processor_time_grows_with_work() -> None:
     assert before is not None
     assert after is not None
     assert after.cpu_s >= before.cpu_s + 0.1
+
+
+def test_the_capacity_is_the_machines() -> None:
+    found = capacity()
+    assert 1 <= found.cpus <= (os.cpu_count() or 1)
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert found.memory_mib == pages >> 20
+    assert free_memory_mib() < found.memory_mib
 
 
 def test_memory_that_is_written_is_private() -> None:

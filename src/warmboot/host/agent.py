@@ -36,7 +36,7 @@ from warmboot.hypervisors.process import come_first
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import HostError, HypervisorError, VmGone
 from warmboot.model.runtime_image import RuntimeImage, RuntimeImageManifest
-from warmboot.model.shapes import Shape
+from warmboot.model.shapes import Capacity, Shape
 from warmboot.model.usage import StorageUsage, VmUsage
 from warmboot.model.vm import VmHandle, VmRecord, VmSpec
 
@@ -223,6 +223,10 @@ class HostAgent:
         """What the VMs use at the moment; some milliseconds each."""
         handles = [machine.vm.handle for machine in self._machines.values()]
         return await asyncio.to_thread(usage.of_vms, handles)
+
+    def capacity(self) -> Capacity:
+        """The processors and the memory of this machine."""
+        return usage.capacity()
 
     def free_memory_mib(self) -> int:
         return usage.free_memory_mib()

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from warmboot.model.shapes import Capacity
 from warmboot.model.usage import StorageUsage, VmUsage
 from warmboot.model.vm import VmHandle
 
@@ -73,9 +74,19 @@ def allocated_below(folder: Path) -> int:
     return total
 
 
+def capacity() -> Capacity:
+    """What there is of processors that we may run on, and of memory, used or not."""
+    return Capacity(len(os.sched_getaffinity(0)), _meminfo_mib("MemTotal"))
+
+
 def free_memory_mib() -> int:
-    """What the kernel thinks can be had without swapping (proc_meminfo(5), MemAvailable)."""
+    """What the kernel thinks can be had without swapping."""
+    return _meminfo_mib("MemAvailable")
+
+
+def _meminfo_mib(name: str) -> int:
+    """A line of proc_meminfo(5)."""
     for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) >> 10
     return 0

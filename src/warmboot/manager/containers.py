@@ -109,6 +109,8 @@ class Containers:
     async def create(self, spec: ContainerSpec) -> UUID:
         """Begin; ``container.running`` or ``container.failed`` tells how it went."""
         watch = Stopwatch()
+        if spec.shape is not None:
+            self._host.capacity().check(spec.shape, self._default_shape)
         image_id = await self._runtime_image(spec)
         if spec.archive is not None:
             self._archives.find(spec.archive)

@@ -79,6 +79,7 @@ class RuntimeSnapshots:
         A rebuild is not meant by this: it takes the place of another.
         """
         wanted = shape or self._default_shape
+        self._host.capacity().check(wanted, self._default_shape)
         async with self._beginning:
             for other in await self._store.snapshots.for_image(runtime_image_id, wanted):
                 if other.state is SnapshotState.CREATING and other.replaces is None:

@@ -1,4 +1,4 @@
-"""The shape of a VM: vCPUs and memory."""
+"""The shape of a VM: vCPUs and memory; and what a machine has for one."""
 
 from __future__ import annotations
 
@@ -30,3 +30,26 @@ class Shape:
 
     def __str__(self) -> str:
         return f"{self.vcpus} vCPU, {self.memory_mib} MiB"
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """The processors and the memory of a machine: no single VM gets more."""
+
+    cpus: int
+    memory_mib: int
+
+    def check(self, shape: Shape, default: Shape) -> None:
+        """``InvalidRequest`` for a larger shape. What ``default`` has may always be asked for."""
+        if shape.vcpus > max(self.cpus, default.vcpus):
+            raise InvalidRequest(
+                f"{shape.vcpus} vCPUs cannot be had on this host",
+                details=f"it has {self.cpus} CPUs",
+                resolution=f"ask for 1 to {self.cpus}",
+            )
+        if shape.memory_mib > max(self.memory_mib, default.memory_mib):
+            raise InvalidRequest(
+                f"{shape.memory_mib} MiB of memory cannot be had on this host",
+                details=f"it has {self.memory_mib} MiB",
+                resolution="ask for less than that, and leave some to the host",
+            )
