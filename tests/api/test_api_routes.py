@@ -146,6 +146,8 @@ async def test_a_container_keeps_all_that_was_asked_for(http: httpx.AsyncClient)
     assert item["fallback_reason"] == "requested"
     assert item["fallback_message"] == "A cold boot was asked for"
     assert item["stages"][0]["name"] == "boot"
+    (identity,) = [stage for stage in item["stages"] if stage["name"] == "identity"]
+    assert identity["steps"] == [{"name": "clock", "duration_s": 0.0001}]
 
 
 @pytest.mark.parametrize(

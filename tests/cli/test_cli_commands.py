@@ -156,6 +156,7 @@ def test_inspect_tells_how_it_was_booted(cli: Cli) -> None:
     text = cli("inspect", "c").stdout
     assert "boot          cold, Docker answered after 0.50 s" in text
     assert "cold because  A cold boot was asked for" in text
+    assert "identity 0.01 s (clock 0.1 ms), docker" in text
     assert json.loads(cli("inspect", "c", "--json").stdout)[0]["name"] == "c"
 
 

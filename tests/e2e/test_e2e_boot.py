@@ -23,6 +23,10 @@ async def test_a_container_starts_warm_and_its_port_answers(site: Site, archive:
     wanted = ["snapshot", "network", "disk", "restore", "identity", "docker", "ports", "load"]
     assert stages == [*wanted, "create", "start"]
     assert all(stage["duration_s"] >= 0 for stage in web["stages"])
+    (identity,) = [stage for stage in web["stages"] if stage["name"] == "identity"]
+    steps = ["entropy", "clock", "machine-id", "hostname", "token"]
+    assert [step["name"] for step in identity["steps"]] == steps
+    assert sum(step["duration_s"] for step in identity["steps"]) <= identity["duration_s"]
     before_docker = sum(stage["duration_s"] for stage in web["stages"][:6])
     assert before_docker <= web["boot_s"] + 0.01 < before_docker + 1
     assert await fetch(web["ports"][0]["host_port"]) == PAGE

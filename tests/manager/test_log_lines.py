@@ -22,6 +22,7 @@ from warmboot.model.errors import Unavailable
 UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 VM = r"vm-[0-9a-f]+"
 SECONDS = r"\d+\.\d{2}s"
+MS = r"\d+\.\dms"
 NO_SNAPSHOT = "No runtime snapshot available"
 FALLS_BACK = f"Warm boot failed for container {UUID}, falling back to cold boot: "
 
@@ -30,6 +31,12 @@ PROMISED = (
     (
         "info",
         rf"Container {UUID} fully provisioned in {SECONDS} via warm boot \(saved ~[1-9]\d*s\)",
+    ),
+    (
+        "info",
+        f"Container {UUID} stages: snapshot {SECONDS}, network {SECONDS}, disk {SECONDS}, "
+        rf"restore {SECONDS}, identity {SECONDS} \(entropy {MS}, clock {MS}, machine-id {MS}, "
+        rf"hostname {MS}, token {MS}\), docker {SECONDS}, .*create {SECONDS}, start {SECONDS}",
     ),
     ("warning", FALLS_BACK + NO_SNAPSHOT),
     ("warning", FALLS_BACK + "Restore failed: .+"),

@@ -47,6 +47,19 @@ async def test_a_ready_snapshot_is_used(manager: Manager) -> None:
     assert counted.last_used_at is not None
 
 
+async def test_the_guests_own_steps_are_told_within_their_stage(manager: Manager) -> None:
+    await manager.snapshot()
+    container = await manager.run()
+    (identity,) = [stage for stage in container.stages if stage.name == "identity"]
+    steps = ["entropy", "clock", "machine-id", "hostname", "token"]
+    assert [step.name for step in identity.steps] == steps
+    assert 0 < sum(step.duration_s for step in identity.steps) <= identity.duration_s
+    assert [stage.name for stage in container.stages if stage.steps] == ["identity"]
+    for event in await manager.events_of(container.id):  # what metrics count stages from
+        assert all("." not in stage["name"] for stage in event.data.get("stages", ()))
+        assert all(stage["name"] not in steps for stage in event.data.get("stages", ()))
+
+
 async def test_without_a_snapshot_it_boots_cold(manager: Manager) -> None:
     container = await manager.run()
     assert container.state is ContainerState.RUNNING

@@ -19,6 +19,7 @@ from warmboot.model.container import (
     BootPolicy,
     ContainerSpec,
     PortMapping,
+    StageStep,
     StageTiming,
 )
 from warmboot.model.errors import InvalidRequest
@@ -71,7 +72,7 @@ VALUES = st.one_of(
     SPECS,
     VM_SPECS,
     st.builds(VmHandle, TEXT, TEXT, st.integers(), st.integers(), TEXT, PATHS),
-    st.builds(StageTiming, TEXT, FLOATS, FLOATS),
+    st.builds(StageTiming, TEXT, FLOATS, FLOATS, st.just((StageStep("clock", 0.1),))),
     st.builds(RuntimeImageManifest, TEXT, SUMS, TEXT, TEXT, MAPPINGS),
     st.builds(
         SnapshotManifest,
@@ -101,6 +102,11 @@ def test_every_value_comes_back_as_it_was(value: Any) -> None:
 @given(st.lists(st.builds(StageTiming, TEXT, FLOATS, FLOATS)).map(tuple))
 def test_tuples_stay_tuples(stages: tuple[StageTiming, ...]) -> None:
     assert through_json(tuple[StageTiming, ...], stages) == stages
+
+
+def test_stages_that_were_stored_before_they_had_steps_are_read() -> None:
+    stored = {"name": "identity", "started_s": 0.1, "duration_s": 0.2}
+    assert decode(StageTiming, stored) == StageTiming("identity", 0.1, 0.2, ())
 
 
 def test_a_time_comes_back_in_utc() -> None:

@@ -42,6 +42,7 @@ from warmboot.model.container import (
     Container,
     ContainerSpec,
     FallbackReason,
+    StageStep,
     StageTiming,
 )
 from warmboot.model.container import ContainerState as S
@@ -400,7 +401,8 @@ class FakeContainers:
                         "container.pull", container_id, bytes=done, total_bytes=4_000_000
                     )
             await asyncio.sleep(self.stage_s)
-            stages.append(StageTiming(name, number * self.stage_s, self.stage_s))
+            steps = (StageStep("clock", 0.0001),) if name == "identity" else ()
+            stages.append(StageTiming(name, number * self.stage_s, self.stage_s, steps))
         if spec.image.startswith("missing"):
             error = ContainerError(
                 f"the image {spec.image} does not exist",

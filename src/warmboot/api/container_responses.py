@@ -17,6 +17,7 @@ from warmboot.model.container import (
     ContainerState,
     FallbackReason,
     PortMapping,
+    StageTiming,
 )
 
 
@@ -36,12 +37,29 @@ class PortOut(BaseModel):
         )
 
 
+class StageStepOut(BaseModel):
+    name: str
+    duration_s: float
+
+
 class StageOut(BaseModel):
     """One stage of the boot; seconds since the request, and how long it took."""
 
     name: str
     started_s: float
     duration_s: float
+    steps: list[StageStepOut] = Field(
+        description="what the guest did in this stage; the stage's own duration contains them"
+    )
+
+    @classmethod
+    def of(cls, stage: StageTiming) -> Self:
+        return cls(
+            name=stage.name,
+            started_s=stage.started_s,
+            duration_s=stage.duration_s,
+            steps=[StageStepOut(name=s.name, duration_s=s.duration_s) for s in stage.steps],
+        )
 
 
 class BootAttemptOut(BaseModel):
@@ -116,10 +134,7 @@ class ContainerOut(BaseModel):
             fallback_message=reason.phrase if reason else "",
             fallback_details=container.fallback_details,
             boot_s=container.boot_s,
-            stages=[
-                StageOut(name=s.name, started_s=s.started_s, duration_s=s.duration_s)
-                for s in container.stages
-            ],
+            stages=[StageOut.of(stage) for stage in container.stages],
             command=None if spec.command is None else list(spec.command),
             entrypoint=None if spec.entrypoint is None else list(spec.entrypoint),
             environment=dict(spec.environment),

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from warmboot.client import Client
-    from warmboot.client.results import Container
+    from warmboot.client.results import Container, Stage
 
 Ref = Annotated[
     str,
@@ -137,7 +137,7 @@ def _print_container(container: Container) -> None:
     if container.boot_s is not None:
         boot += f", Docker answered after {container.boot_s:.2f} s"
     why = ": ".join(x for x in (container.fallback_message, container.fallback_details) if x)
-    stages = ", ".join(f"{stage.name} {stage.duration_s:.2f} s" for stage in container.stages)
+    stages = ", ".join(_stage(stage) for stage in container.stages)
     error = container.error or {}
     print_fields(
         [
@@ -163,6 +163,11 @@ def _print_container(container: Container) -> None:
             ("what next", str(error.get("resolution") or "")),
         ]
     )
+
+
+def _stage(stage: Stage) -> str:
+    steps = ", ".join(f"{step.name} {step.duration_s * 1000:.1f} ms" for step in stage.steps)
+    return f"{stage.name} {stage.duration_s:.2f} s" + (f" ({steps})" if steps else "")
 
 
 def _snapshot(raw: Mapping[str, Any]) -> str:

@@ -150,10 +150,24 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
+class StageStep:
+    name: str
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
+    """``duration_s`` contains what its ``steps`` took."""
+
     name: str
     started_s: float
     duration_s: float
+    steps: tuple[StageStep, ...] = ()
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Self:
+        steps = tuple(StageStep(**step) for step in raw["steps"])
+        return cls(raw["name"], raw["started_s"], raw["duration_s"], steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +206,7 @@ class Container:
             fallback_message=raw["fallback_message"],
             fallback_details=raw["fallback_details"],
             boot_s=raw["boot_s"],
-            stages=tuple(Stage(**stage) for stage in raw["stages"]),
+            stages=tuple(Stage.of(stage) for stage in raw["stages"]),
             ports=tuple(Port(**port) for port in raw["ports"]),
             shape=Shape(**raw["shape"]),
             tty=raw["tty"],

@@ -25,6 +25,7 @@ from aiohttp.client_reqrep import ClientRequest
 from aiohttp.tracing import Trace
 
 from warmboot.host.network import connect as connect_in_namespace
+from warmboot.model.container import StageStep
 from warmboot.model.errors import DockerNotReady, GuestError, GuestUnreachable, NetworkError
 from warmboot.model.vm import GuestAddress
 
@@ -42,12 +43,6 @@ class Identity:
     hostname: str
     machine_id: str
     token: str
-
-
-@dataclass(frozen=True, slots=True)
-class GuestStep:
-    name: str
-    duration_s: float
 
 
 class GuestConnector(aiohttp.BaseConnector):
@@ -142,14 +137,14 @@ class GuestLink:
         timeout = aiohttp.ClientTimeout(total=None, sock_read=silence_s)
         return self._docker_session.get(url, params=query, timeout=timeout)
 
-    async def claim(self, identity: Identity, timeout_s: float) -> list[GuestStep]:
+    async def claim(self, identity: Identity, timeout_s: float) -> list[StageStep]:
         """Give the guest its identity, as soon as its agent answers; the token is ours then."""
         deadline = time.monotonic() + timeout_s
         while True:
             try:
                 left_s = max(CONNECT_TIMEOUT_S, deadline - time.monotonic())
                 answer = await self._call("identity", _identity_body(identity), left_s)
-                return [GuestStep(s["name"], s["duration_s"]) for s in answer["steps"]]
+                return [StageStep(s["name"], s["duration_s"]) for s in answer["steps"]]
             except GuestUnreachable:
                 if time.monotonic() >= deadline:
                     raise

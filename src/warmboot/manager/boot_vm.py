@@ -235,9 +235,9 @@ class BootVm:
             machine_id=order.container.id.hex,
             token=order.token,
         )
-        with order.watch.stage("identity"):
+        with order.watch.stage("identity") as steps:
             limit_s = min(self._timeout_s(order), AGENT_TIMEOUT_S)
-            await self._host.claim(context.data["vm_id"], identity, limit_s)
+            steps += await self._host.claim(context.data["vm_id"], identity, limit_s)
 
     async def _verify(self, context: Context) -> None:
         order: _Order = context.live["order"]

@@ -326,6 +326,7 @@ class BringUp:
             f"Container {container.id} fully provisioned in {watch.elapsed_s:.2f}s "
             f"via {container.boot_method} boot{saved}"
         )
+        log.info(f"Container {container.id} stages: {watch.line}")
 
     async def _tell(self, container: Container, stage: str, **data: object) -> None:
         await self._events.emit("container.stage", container.id, stage=stage, **data)

@@ -136,12 +136,24 @@ class ContainerSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class StageStep:
+    """A part of a stage, e.g. ``clock`` of ``identity``, as the guest has timed it."""
+
+    name: str
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class StageTiming:
-    """One stage of a boot, e.g. ``restore`` or ``docker``; seconds since the request, and long."""
+    """One stage of a boot, e.g. ``restore`` or ``docker``; seconds since the request, and long.
+
+    What its ``steps`` took is in ``duration_s``.
+    """
 
     name: str
     started_s: float
     duration_s: float
+    steps: tuple[StageStep, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,11 +76,11 @@ class Agent:
         machine_id, entropy = _text(body, "machine_id"), _text(body, "entropy")
         if not isinstance(body.get("clock_ns"), int):
             raise HttpError(400, "clock_ns: a whole number is expected")
-        steps.done("clock")
         ram["entropy"] = entropy
         steps.done("entropy")
+        steps.done("clock")
         ram["machine_id"] = machine_id
-        steps.done("machine_id")
+        steps.done("machine-id")
         ram["hostname"] = hostname
         steps.done("hostname")
         ram["token"] = token
