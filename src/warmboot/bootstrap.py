@@ -36,6 +36,7 @@ from warmboot.manager.metrics import Look, ManagerMetrics
 from warmboot.manager.plan_rebuilds import RetryPolicy
 from warmboot.manager.ports import Check, Services
 from warmboot.manager.reconcile import Reconcile
+from warmboot.manager.resume_stalled import ResumeStalled
 from warmboot.manager.runtime_images import RuntimeImages
 from warmboot.manager.runtime_snapshots import RuntimeSnapshots
 from warmboot.manager.saga import Hook, SagaRunner
@@ -184,6 +185,8 @@ def _wire(
     async def remove(container_id: UUID) -> None:
         await containers.remove(container_id)
 
+    stalled = ResumeStalled(store, host, events, tasks)
+    events.observe(stalled.on_event)
     watch = WatchContainer(store, host, events, tasks, remove)
     containers = Containers(store, host, events, tasks, bring_up, watch, archives, garbage, shape)
     metrics = ManagerMetrics(
@@ -232,6 +235,7 @@ def _wire(
         containers,
         snapshots,
         watch,
+        stalled,
         garbage,
     )
     return _Parts(services, reconcile, metrics, standby, demand, look_after, kept)

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import WARMBOOT, Cli, Served
 
+from warmboot.model.errors import DiskFull
+
 
 def test_run_shows_the_output_and_exits_with_the_containers_code(cli: Cli) -> None:
     done = cli("run", "--name", "c", "busybox", "echo", "hi", "-x", "--name=not-ours")
@@ -149,6 +151,18 @@ def test_ps_lists_what_runs_and_with_a_all(cli: Cli) -> None:
     items = json.loads(cli("ps", "-a", "--json").stdout)
     assert [item["name"] for item in items] == ["ended", "going"]
     assert cli("ps", "-aq").stdout.split() == [item["id"] for item in items]
+
+
+def test_one_that_stands_still_is_shown_as_such(cli: Cli, served: Served) -> None:
+    cli("run", "-d", "--name", "full", "redis:7")
+    rows = served.fakes.containers.rows
+    (container,) = rows.values()
+    error = DiskFull("the disk is full", resolution="free some space")
+    rows[container.id] = replace(container, error=error.as_dict())
+    assert " (Stalled)" in cli("ps").stdout
+    assert re.search("what next +free some space", cli("inspect", "full").stdout)
+    (row,) = [line for line in cli("top").stdout.splitlines() if line.startswith("full")]
+    assert row.split()[1] == "stalled"
 
 
 def test_inspect_tells_how_it_was_booted(cli: Cli) -> None:

@@ -45,6 +45,18 @@ async def test_pause_stops_the_guest_and_resume_continues_it(vms: Keeper, rig: R
     assert numbers == list(range(1, len(numbers) + 1))
 
 
+async def test_a_vm_that_runs_or_is_paused_has_not_stalled(vms: Keeper) -> None:
+    _, vm = await vms.boot()
+    waiting = asyncio.create_task(vm.wait_stalled())
+    await vm.pause()
+    await vm.resume()
+    await asyncio.sleep(STILL_S)
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert await vm.status() is VmStatus.RUNNING  # it listens to orders as before
+
+
 async def test_kill_is_idempotent_and_reaps(vms: Keeper) -> None:
     _, vm = await vms.boot()
     await vm.kill()

@@ -107,7 +107,7 @@ def _port(text: str) -> str:
 def _status(container: Container, told: Callable[[datetime | None], str]) -> str:
     match container.state:
         case "running":
-            return f"Up {told(container.started_at)}"
+            return f"Up {told(container.started_at)}{' (Stalled)' if container.stalled else ''}"
         case "exited":
             return f"Exited ({container.exit_code}) {told(container.finished_at)} ago"
         case other:

@@ -58,6 +58,8 @@ def phrase(event: Event) -> str | None:
         return text + " …"
     if what == "pull":
         return f"pulling the image … {_amount(data)}".rstrip()
+    if what == "stalled":
+        return "the disk is full: waiting for room …"
     return None
 
 

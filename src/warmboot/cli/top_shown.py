@@ -33,6 +33,7 @@ _STATE_STYLES = {
     "ready": "green",
     "paused": "cyan",
     "failed": "bold red",
+    "stalled": "bold red",
     "unhealthy": "bold red",
     "exited": "dim",
 }
@@ -202,7 +203,7 @@ def _containers(view: View) -> _Table | None:
         known = vm is not None and vm.vm_id in view.load
         return (
             container.name,
-            container.state,
+            "stalled" if container.stalled else container.state,
             container.boot_method or "",
             _seconds(container.boot_s),
             f"{100 * load(container):.1f}" if known else "",

@@ -193,6 +193,11 @@ class Container:
     finished_at: datetime | None
     raw: Mapping[str, Any] = field(repr=False)
 
+    @property
+    def stalled(self) -> bool:
+        """It stands still until the host has room on its disk; ``error`` says so."""
+        return self.state == "running" and self.error is not None
+
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> Self:
         return cls(

@@ -84,6 +84,7 @@ class HostAgent:
         self._vm_files = VmFiles(self.vms_root, hypervisor, files)
         self._machines: dict[str, LiveVm] = {}
         self._standing_by: set[str] = set()
+        self._stalled: set[str] = set()
 
     @property
     def vms_root(self) -> Path:
@@ -236,6 +237,23 @@ class HostAgent:
 
     async def wait_gone(self, vm_id: str) -> None:
         await self._machine(vm_id).vm.wait_gone()
+
+    async def wait_stalled(self, vm_id: str) -> None:
+        """Return when a VM stands still because the disk is full; ``VmGone`` when its VMM ends."""
+        await self._machine(vm_id).wait_stalled()
+
+    async def resume_stalled(self, vm_id: str) -> None:
+        """Make room where that can be done, wait for it otherwise; return when the VM runs on."""
+        self._stalled.add(vm_id)
+        try:
+            await self._machine(vm_id).resume_stalled(self._storage.make_room)
+        finally:
+            self._stalled.remove(vm_id)
+
+    @property
+    def stalled_vms(self) -> int:
+        """How many wait for room in ``resume_stalled``."""
+        return len(self._stalled)
 
     def link(self, vm_id: str) -> GuestLink:
         """The connection to a VM's guest; ``VmGone`` when there is no such VM."""

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from warmboot.host.disks import disk_full
 from warmboot.host.guest_link import AGENT_PORT, GuestLink
 from warmboot.hypervisors.base import Vm
-from warmboot.model.errors import VmGone
+from warmboot.model.errors import DiskFull, HypervisorError, VmGone
 from warmboot.model.vm import VmStatus
 
 T = TypeVar("T")
+
+STEADY_S = 1.0
+"""A VM that has stalled and was resumed runs on if it has not stalled again by then."""
+
+LOOK_AGAIN_S = 1.0
 
 
 @dataclass(slots=True)
@@ -43,17 +50,48 @@ class LiveVm:
         await self.while_alive(self.link.prepare_snapshot())
         await self.vm.pause()
 
+    async def wait_stalled(self) -> None:
+        """Return when it stands still because the disk is full; ``VmGone`` if its VMM ends."""
+        with contextlib.suppress(DiskFull):
+            await self.while_alive(asyncio.Event().wait())
+
     async def while_alive(self, work: Coroutine[Any, Any, T]) -> T:
-        """``work``'s result, or ``VmGone`` if the VMM ends before it."""
+        """``work``'s result; ``VmGone`` if the VMM ends before it, ``DiskFull`` if it stalls."""
         working = asyncio.ensure_future(work)
         leaving = asyncio.ensure_future(self.vm.wait_gone())
+        stalling = asyncio.ensure_future(self._stalled())
+        tasks: tuple[asyncio.Future[Any], ...] = (working, leaving, stalling)
         try:
-            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                gone = VmGone(f"the VMM of {self.vm.handle.vm_id} ended unexpectedly")
-                raise self.vm.end_cause() or gone
-            return working.result()
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+            if leaving.done():
+                raise self.vm.end_cause() or self._gone()
+            raise disk_full(self.vm.handle.run_dir)
         finally:
-            for task in (working, leaving):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(working, leaving, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def resume_stalled(self, make_room: Callable[[], Awaitable[bool]]) -> None:
+        """Let it run on once ``make_room`` has some; return when it does. ``VmGone``."""
+        while await self.is_alive():
+            if await make_room():
+                await self.vm.resume()
+                try:
+                    async with asyncio.timeout(STEADY_S):
+                        await self.wait_stalled()
+                except TimeoutError:
+                    return
+            # Nothing tells that a file system has room again.
+            await asyncio.sleep(LOOK_AGAIN_S)
+        raise self._gone()
+
+    def _gone(self) -> VmGone:
+        return VmGone(f"the VMM of {self.vm.handle.vm_id} ended unexpectedly")
+
+    async def _stalled(self) -> None:
+        try:
+            await self.vm.wait_stalled()
+        except HypervisorError:  # its VMM is about to be gone, and that is told by its end
+            await asyncio.Event().wait()

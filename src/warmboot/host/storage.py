@@ -7,6 +7,7 @@ again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ from warmboot.model.runtime_image import RuntimeImageManifest
 from warmboot.model.usage import StorageUsage
 
 log = structlog.get_logger(__name__)
+
+GO_ON_BYTES = 32 << 20
+"""With less room than this, a VM that was resumed would soon stand still again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,12 @@ class Storage:
             for entry in await self.cache.evict(max(0, cached - missing)):
                 log.warning("the disk is nearly full: a cache shrinks", of=str(entry.snapshot_id))
         self.check_room(needed_bytes)
+
+    async def make_room(self) -> bool:
+        """Whether VMs that stand still for want of room can go on; caches shrink first."""
+        with contextlib.suppress(DiskFull):  # the floor is for what is new, not for what runs
+            await self.ensure_room(GO_ON_BYTES)
+        return disks.free_bytes(self.root) >= GO_ON_BYTES
 
     def check_room(self, needed_bytes: int) -> None:
         free = disks.free_bytes(self.root)

@@ -5,6 +5,7 @@ A VM's life, as a driver sees it::
     boot(spec) ─────▶ running ⇄ paused ──save──▶ files in spec.template_dir
     restore(spec, snapshot) ─▶ running
     attach(spec, handle) ────▶ whatever it is doing        (after the manager was restarted)
+    running ──the host's disk is full──▶ stalled ──resume──▶ running    (not in every driver)
     any ──kill──▶ gone
 
 Rules that the conformance suite (``tests/conformance``) holds every driver to:
@@ -114,6 +115,11 @@ class Vm(Protocol):
 
     async def wait_gone(self) -> None:
         """Return when the VMM process is no more; the host learns of a crash this way."""
+        ...
+
+    async def wait_stalled(self) -> None:
+        """Return when the VM stands still because the host's disk is full: ``resume`` has it write
+        again. Never, where the hypervisor hands that error to the guest, or the VM is gone."""
         ...
 
     def end_cause(self) -> HostError | None:

@@ -78,6 +78,9 @@ class SimulatedVm:
     async def wait_gone(self) -> None:
         await self._process.wait()
 
+    async def wait_stalled(self) -> None:
+        await self._order("wait-stalled", timeout_s=None)
+
     def end_cause(self) -> HostError | None:
         return None
 
@@ -91,14 +94,16 @@ class SimulatedVm:
         """Return if the VMM answers; ``VmGone`` or ``HypervisorError`` if not."""
         await self._order("status")
 
-    async def _order(self, what: str, **parameters: str) -> str:
+    async def _order(
+        self, what: str, timeout_s: float | None = ANSWER_TIMEOUT_S, **parameters: str
+    ) -> str:
         """Have the VMM do something; returns the VM's status after it."""
         line = json.dumps({"do": what, **parameters}).encode() + b"\n"
         path = str(self._spec.run_dir / CONTROL_SOCKET)
         if not self._process.alive:
             raise VmGone(f"VM {self._spec.id} is gone")
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 reader, writer = await asyncio.open_unix_connection(path)
                 try:
                     writer.write(line)

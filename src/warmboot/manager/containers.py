@@ -26,6 +26,7 @@ from warmboot.manager.write_down import state_written_down, written_down
 from warmboot.model.container import Container, ContainerSpec, ContainerState
 from warmboot.model.errors import (
     Conflict,
+    DiskFull,
     IllegalTransition,
     InUse,
     InvalidRequest,
@@ -147,7 +148,7 @@ class Containers:
             record = await self._record(container)
             if container.state is ContainerState.EXITED:
                 if record is not None and await self._host.is_alive(record.id):
-                    again = self._start_again(container, record)
+                    again = self._start_again(container)
                     if not await self._turns.unless_removed(container.id, again):
                         raise NotFound(f"{container.name} is being removed")
                     return
@@ -273,9 +274,9 @@ class Containers:
 
         self._tasks.start(_bring_up_key(container_id), work())
 
-    async def _start_again(self, container: Container, record: VmRecord) -> None:
+    async def _start_again(self, container: Container) -> None:
         assert container.docker_id is not None
-        await guest_containers.start(self._host.link(record.id), container.docker_id)
+        await guest_containers.start(self._link(container), container.docker_id)
         await self.note_started(container.id)
 
     async def note_started(self, container_id: UUID) -> None:
@@ -330,6 +331,9 @@ class Containers:
     def _link(self, container: Container) -> GuestLink:
         if container.vm_id is None:
             raise Conflict(f"{container.name} has no VM")
+        if container.error is not None:  # it stands still, and would not answer
+            told = {key: str(container.error.get(key, "")) for key in ("details", "resolution")}
+            raise DiskFull(str(container.error.get("brief")), **told)
         return self._host.link(container.vm_id)
 
     async def _find_even_gone(self, ref: str) -> Container:

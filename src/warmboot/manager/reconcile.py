@@ -16,6 +16,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.manager.bring_up import slot_of
 from warmboot.manager.collect_garbage import CollectGarbage
 from warmboot.manager.containers import Containers
+from warmboot.manager.resume_stalled import ResumeStalled
 from warmboot.manager.runtime_snapshots import RuntimeSnapshots
 from warmboot.manager.saga import Saga, SagaRunner
 from warmboot.manager.watch_container import WatchContainer
@@ -40,6 +41,7 @@ class Reconcile:
         containers: Containers,
         snapshots: RuntimeSnapshots,
         watch: WatchContainer,
+        stalled: ResumeStalled,
         garbage: CollectGarbage,
     ) -> None:
         self._store = store
@@ -49,6 +51,7 @@ class Reconcile:
         self._containers = containers
         self._snapshots = snapshots
         self._watch = watch
+        self._stalled = stalled
         self._garbage = garbage
 
     async def __call__(self) -> None:
@@ -93,6 +96,8 @@ class Reconcile:
                 await self._watch.vm_lost(container.id, gone)
             else:
                 await self._watch.forget_vm(container.id)
+        for record in alive:
+            await self._stalled.adopt(container, record.id)
         if container.state is ContainerState.CREATING:
             self._containers.resume(container.id)
         elif alive and container.state in (ContainerState.RUNNING, ContainerState.EXITED):

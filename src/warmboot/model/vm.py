@@ -19,8 +19,11 @@ class DiskFormat(StrEnum):
 
 
 class VmStatus(StrEnum):
+    """``stalled``: it stands still, as the host's disk had no room for what its guest wrote."""
+
     RUNNING = "running"
     PAUSED = "paused"
+    STALLED = "stalled"
     GONE = "gone"
 
 

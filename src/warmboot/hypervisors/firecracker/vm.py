@@ -87,6 +87,10 @@ class FirecrackerVm:
     async def wait_gone(self) -> None:
         await self._process.wait()
 
+    async def wait_stalled(self) -> None:
+        """Never: Firecracker hands the error to the guest."""
+        await asyncio.Event().wait()
+
     def end_cause(self) -> HostError | None:
         return None if self._pager is None else self._pager.damage
 

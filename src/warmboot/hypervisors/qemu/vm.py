@@ -21,6 +21,8 @@ from warmboot.model.runtime_snapshot import MEMORY_FILE, STATE_FILE
 from warmboot.model.vm import GuestAddress, VmHandle, VmSpec, VmStatus
 
 _PAUSED = {"paused", "prelaunch", "postmigrate", "finish-migrate", "suspended"}
+_STALLED = "io-error"
+"""By QEMU's default (werror=enospc) a write for which the host has no room stops the VM."""
 
 
 class QemuVm:
@@ -67,6 +69,8 @@ class QemuVm:
         if not self._process.alive:
             return VmStatus.GONE
         state = (await self._execute("query-status"))["status"]
+        if state == _STALLED:
+            return VmStatus.STALLED
         return VmStatus.PAUSED if state in _PAUSED else VmStatus.RUNNING
 
     async def pause(self) -> None:
@@ -106,6 +110,11 @@ class QemuVm:
 
     async def wait_gone(self) -> None:
         await self._process.wait()
+
+    async def wait_stalled(self) -> None:
+        with self._qmp.listener("STOP") as stops:  # before the look: none falls in between
+            while await self.status() is not VmStatus.STALLED:
+                await stops.get()
 
     def end_cause(self) -> HostError | None:
         return None

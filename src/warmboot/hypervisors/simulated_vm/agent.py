@@ -43,6 +43,8 @@ class Agent:
         path = request.path.removeprefix(PREFIX)
         if (request.method, request.path) != ("GET", f"{PREFIX}health"):
             self._authorize(request)
+        if request.method != "GET":
+            await self._machine.write()
         if path == request.path:
             return await self._engine.handle(request)
         if (request.method, path) in self._routes:

@@ -31,6 +31,8 @@ class SimulatedConfig:
 
     ``fail_boot``, ``fail_restore``, ``fail_save``: the call fails. ``docker_never_ready``: Docker
     never answers. ``agent_silent``: the guest agent takes connections and says nothing.
+    ``disk_full``: the host has no room for what the guest writes, as it does for every request that
+    changes something; the VM stands still then.
     ``die_after_s``: the VMM process ends by itself so long after its start, in VMs of ``die``.
 
     ``version``, ``accelerator``, ``machine`` and ``cpu_model`` are what snapshots are bound to.
@@ -48,6 +50,7 @@ class SimulatedConfig:
     fail_save: bool = False
     docker_never_ready: When = When.NEVER
     agent_silent: When = When.NEVER
+    disk_full: When = When.NEVER
     die_after_s: float | None = None
     die: When = When.ALWAYS
     version: str = "1.0"

@@ -1,7 +1,8 @@
 """The VMM's side of a simulated VM: one JSON line in, one out, on ``control.sock``.
 
 ``{"do": "status"}``, ``{"do": "pause"}``, ``{"do": "resume"}``, ``{"do": "save", "memory": …,
-"state": …}``; answered by ``{"status": "running" | "paused"}`` or ``{"error": …}``.
+"state": …}``; answered by ``{"status": "running" | "paused" | "stalled"}`` or ``{"error": …}``.
+``{"do": "wait-stalled"}`` is answered once the machine has stalled.
 """
 
 from __future__ import annotations
@@ -25,12 +26,26 @@ class Control:
             line = await reader.readline()
             if line:
                 try:
-                    answer = self._perform(json.loads(line))
+                    order = json.loads(line)
+                    if order["do"] == "wait-stalled":
+                        await self._stalled_or_hung_up(reader)
+                        order = {"do": "status"}
+                    answer = self._perform(order)
                 except (OSError, ValueError, KeyError) as error:
                     answer = {"error": f"{type(error).__name__}: {error}"}
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
         writer.close()
+
+    async def _stalled_or_hung_up(self, reader: asyncio.StreamReader) -> None:
+        either = [
+            asyncio.ensure_future(wait) for wait in (self._machine.stalled.wait(), reader.read())
+        ]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for waiting in either:
+                waiting.cancel()
 
     def _perform(self, order: dict[str, Any]) -> dict[str, Any]:
         clock = self._machine.clock
@@ -38,7 +53,7 @@ class Control:
             case "pause":
                 clock.pause()
             case "resume":
-                clock.resume()
+                self._machine.resume()
             case "save":
                 if not clock.paused:
                     return {"error": "only a paused VM can be saved"}
@@ -50,4 +65,4 @@ class Control:
                 pass
             case other:
                 return {"error": f"unknown order {other!r}"}
-        return {"status": "paused" if clock.paused else "running"}
+        return {"status": self._machine.status}

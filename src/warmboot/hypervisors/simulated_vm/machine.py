@@ -1,9 +1,11 @@
 """The simulated machine: its RAM and its clock.
 
 ``ram`` is a JSON object, so that it can be saved at any moment: all that the guest knows is in it.
-The clock is the guest's uptime and stands still while the machine is paused::
+The clock is the guest's uptime and stands still while the machine is paused, or has stalled for
+want of room on the host's disk::
 
     running ⇄ paused
+    running ──write──▶ stalled ──resume──▶ running
 """
 
 from __future__ import annotations
@@ -80,6 +82,7 @@ class Machine:
         self.origin = "boot" if saved is None else "restore"
         self.clock = GuestClock(saved.clock_s if saved else 0.0)
         self.ram = saved.ram if saved else _fresh_ram(cmdline)
+        self.stalled = asyncio.Event()
 
     @property
     def config(self) -> SimulatedConfig:
@@ -103,6 +106,23 @@ class Machine:
 
     def docker_ready(self) -> bool:
         return self.clock.now() >= self.docker_ready_at
+
+    @property
+    def status(self) -> str:
+        if self.stalled.is_set():
+            return "stalled"
+        return "paused" if self.clock.paused else "running"
+
+    async def write(self) -> None:
+        """The guest writes to its disk: the whole machine waits until the host has room."""
+        while self.config.disk_full.applies(self.origin):
+            self.clock.pause()
+            self.stalled.set()
+            await self.clock.running()
+
+    def resume(self) -> None:
+        self.stalled.clear()
+        self.clock.resume()
 
     def saved(self) -> SavedMachine:
         return SavedMachine(self.config.version, self.shape, self.clock.now(), self.ram)

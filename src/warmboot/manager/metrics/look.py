@@ -97,6 +97,11 @@ class Look:
         return {name: allocated_below(folder) for name, folder in self._caches.items()}
 
     def _of_host(self, sizes: Mapping[str, int]) -> Iterable[Metric]:
+        yield _gauge(
+            "warmboot_vms_stalled",
+            "Containers' VMs that stand still because the disk is full",
+            self._host.stalled_vms,
+        )
         storage = self._host.storage_usage()
         yield _gauge(
             "warmboot_storage_size_bytes",

@@ -1,0 +1,75 @@
+"""A VM that stands still because the host's disk is full: told, and let run on once there is room.
+
+    running ──a write finds no room──▶ stalled ──room, by itself or by whoever frees some──▶ running
+                 container.stalled                         container.resumed
+
+The container keeps its state, as nothing of it is lost; meanwhile its ``error`` says what to do.
+One task a container's VM waits, from its boot or its adoption until its end. A VM that stalls
+before Docker has answered fails its boot instead: there is nothing in it to be kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from uuid import UUID
+
+import structlog
+
+from warmboot.host.agent import HostAgent
+from warmboot.manager.event_log import EventLog
+from warmboot.manager.stopwatch import Stopwatch
+from warmboot.manager.tasks import Tasks
+from warmboot.model.container import Container
+from warmboot.model.errors import DiskFull, NotFound, VmGone
+from warmboot.model.event import Event
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+class ResumeStalled:
+    """``on_event`` is an observer of the event log; ``adopt`` is for VMs that were there before."""
+
+    def __init__(self, store: Store, host: HostAgent, events: EventLog, tasks: Tasks) -> None:
+        self._store = store
+        self._host = host
+        self._events = events
+        self._tasks = tasks
+
+    def on_event(self, event: Event) -> None:
+        if event.kind == "container.booted":
+            self.watch(UUID(event.subject_id), event.data["vm_id"])
+
+    async def adopt(self, container: Container, vm_id: str) -> None:
+        """A VM that another manager has left: it may run on, or stand still, by now."""
+        if container.error is not None:
+            await self._store.containers.update(container.id, error=None)
+        self.watch(container.id, vm_id)
+
+    def watch(self, container_id: UUID, vm_id: str) -> None:
+        """Until the VM's end."""
+        self._tasks.start(f"stalled {vm_id}", self._watch(container_id, vm_id))
+
+    async def _watch(self, container_id: UUID, vm_id: str) -> None:
+        with contextlib.suppress(VmGone, NotFound):  # its end is told by others
+            while True:
+                await self._host.wait_stalled(vm_id)
+                await self._tell(container_id, vm_id)
+                watch = Stopwatch()
+                await self._host.resume_stalled(vm_id)
+                await self._store.containers.update(container_id, error=None)
+                log.info(f"Container {container_id} goes on after {watch.elapsed_s:.2f}s")
+                await self._events.emit(
+                    "container.resumed", container_id, seconds=round(watch.elapsed_s, 4)
+                )
+
+    async def _tell(self, container_id: UUID, vm_id: str) -> None:
+        stalled = DiskFull(
+            "the disk is full: the container stands still",
+            details=f"its VM {vm_id} could not write to its disk; nothing is lost",
+            resolution="free some space below MANAGER_STORAGE_ROOT (`warmboot gc`, `warmboot rm`, "
+            "`warmboot snapshot rm`): it goes on by itself",
+        )
+        log.error(f"Container {container_id} stands still: the disk is full", vm=vm_id)
+        await self._store.containers.update(container_id, error=stalled.as_dict())
+        await self._events.emit("container.stalled", container_id, error=stalled.as_dict())

@@ -1,0 +1,111 @@
+"""The host's disk fills up under a container that runs: it stands still, says so, and goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from tests.e2e.conftest import Archive
+from tests.support.vms import Site, eventually, state_root
+
+from warmboot.client.results import Event
+from warmboot.host.disks import allocated_bytes, free_bytes
+
+WRITTEN = 64 << 20
+"""Bytes that the container writes while there is room for none."""
+
+
+@pytest.fixture
+async def small(image_folder: Path) -> AsyncIterator[Site]:
+    """A site whose storage is a small file system of its own, a runtime image in it."""
+    size_mib = sum(map(allocated_bytes, image_folder.iterdir())) // (1 << 20) + 250
+    async with Site.at(
+        state_root() / "e2e-stalled", prefix="wbs", subnet="198.19.244.0/22"
+    ) as site:
+        site.storage.mkdir(mode=0o755)
+        options = f"size={size_mib}m,mode=755"
+        await _do("mount", "-t", "tmpfs", "-o", options, "warmboot-e2e", str(site.storage))
+        try:
+            # The database elsewhere: as if another program filled the disk with the VMs.
+            site.settings["MANAGER_DATABASE_URL"] = f"sqlite:///{site.folder / 'elsewhere.db'}"
+            site.settings["MANAGER_DISK_FLOOR_MIB"] = "0"
+            site.settings["MANAGER_AUTO_SNAPSHOT"] = "false"
+            await site.start()
+            await site.cli("runtime", "register", "--name", "default", str(image_folder))
+            yield site
+        finally:
+            await site.kill()
+            await _do("umount", "--lazy", str(site.storage))
+
+
+async def _do(*words: str) -> None:
+    process = await asyncio.create_subprocess_exec(*words)
+    assert await process.wait() == 0, words
+
+
+@contextlib.contextmanager
+def _filled(folder: Path) -> Iterator[None]:
+    """Not a page is free below ``folder``."""
+    filler = folder / "filler"
+    with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
+        os.posix_fallocate(file.fileno(), 0, free_bytes(folder))
+        file.seek(0, os.SEEK_END)
+        while True:  # what was given back meanwhile
+            file.write(bytes(1 << 12))
+    yield
+    filler.unlink()
+
+
+async def _told(site: Site, subject_id: str, kind: str) -> list[Event]:
+    async with site.client() as client:
+        events = await client.events.list(limit=1000)
+    return [event for event in events if (event.subject_id, event.kind) == (subject_id, kind)]
+
+
+async def test_a_running_container_waits_for_room_and_goes_on(
+    small: Site, archive: Archive
+) -> None:
+    words = ("--cold", "--archive", str(archive.path), archive.name, "sleep", "1000")
+    ran = await small.run("full", *words)
+    assert ran["state"] == "running"
+    # Under way before the disk is full: to begin a command is to write, too.
+    write = f"sleep 5; head -c {WRITTEN} /dev/zero > /written; sync; echo yes > /done"
+    assert await small.exec("full", f"({write}) < /dev/null > /dev/null 2>&1 &") == ""
+    async with small.client() as client:
+        with _filled(small.storage):
+
+            async def stalled() -> bool:
+                return (await client.containers.get("full")).stalled
+
+            await eventually(stalled, "it stands still")
+            assert "(Stalled)" in (await small.cli("ps")).out
+            shown = (await small.cli("inspect", "full")).out
+            assert "the disk is full: the container stands still" in shown
+            refused = await small.cli("exec", "full", "echo", "hello", code=1)
+            assert "next: free some space" in refused.err
+            # The next manager finds out for itself.
+            await small.kill()
+            await small.start()
+
+            async def told_again() -> bool:
+                return len(await _told(small, ran["id"], "container.stalled")) == 2
+
+            await eventually(told_again, "it is found standing still")
+            assert await stalled()
+            assert await _told(small, ran["id"], "container.resumed") == []
+
+        async def resumed() -> bool:
+            return bool(await _told(small, ran["id"], "container.resumed"))
+
+        await eventually(resumed, "it goes on by itself")
+        assert not await stalled()
+
+    async def written() -> bool:
+        return await small.exec("full", "test -e /done && echo yes; true") == "yes\n"
+
+    await eventually(written, "nothing that was to be written is lost")
+    assert await small.exec("full", "busybox wc -c < /written") == f"{WRITTEN}\n"
