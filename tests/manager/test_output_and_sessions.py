@@ -299,7 +299,7 @@ async def test_a_warm_boot_is_logged_as_specified(manager: Manager, lines: Lines
     manager.lab.set(docker_s=1.2)
     await manager.snapshot()
     container = await manager.run()
-    created, provisioned = lines.of(container.id)
+    created, provisioned, stages = lines.of(container.id)
     assert re.fullmatch(
         rf"info Container {container.id} VM created: vm-\w+ via warm boot in \d+\.\d\ds", created
     )
@@ -308,11 +308,12 @@ async def test_a_warm_boot_is_logged_as_specified(manager: Manager, lines: Lines
         r"via warm boot \(saved ~1s\)",
         provisioned,
     )
+    assert stages.startswith(f"info Container {container.id} stages: snapshot ")
 
 
 async def test_a_cold_boot_is_logged_as_specified(manager: Manager, lines: Lines) -> None:
     container = await manager.run()
-    failed, created, provisioned = lines.of(container.id)
+    failed, created, provisioned, stages = lines.of(container.id)
     assert failed == (
         f"warning Warm boot failed for container {container.id}, "
         "falling back to cold boot: No runtime snapshot available"
@@ -324,6 +325,7 @@ async def test_a_cold_boot_is_logged_as_specified(manager: Manager, lines: Lines
         rf"info Container {container.id} fully provisioned in \d+\.\d\ds via cold boot",
         provisioned,
     )
+    assert stages.startswith(f"info Container {container.id} stages: snapshot ")
 
 
 def test_the_levels_are_named_as_specified() -> None:
