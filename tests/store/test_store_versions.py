@@ -20,6 +20,7 @@ from warmboot.model.runtime_snapshot import (
     RECENT_BOOTS,
     BootStats,
     BuildCause,
+    RuntimeSnapshot,
     SnapshotState,
 )
 from warmboot.model.shapes import Shape
@@ -84,15 +85,61 @@ async def test_a_deleted_one_takes_no_weight_and_no_pin(store: Store) -> None:
         await store.snapshots.set_traits(uuid4(), pinned=True)
 
 
-async def test_a_successor_takes_over_weight_and_pin(store: Store) -> None:
-    image = await stored_image(store)
-    old = await stored_snapshot(store, runtime_image_id=image.id)
-    new = await stored_snapshot(
-        store, runtime_image_id=image.id, state=SnapshotState.CREATING, replaces=old.id
+async def stored_successor(store: Store, old: RuntimeSnapshot) -> RuntimeSnapshot:
+    return await stored_snapshot(
+        store,
+        runtime_image_id=old.runtime_image_id,
+        state=SnapshotState.CREATING,
+        replaces=old.id,
     )
+
+
+async def test_a_successor_begins_with_the_weight_and_pin_of_the_old_one(store: Store) -> None:
+    old = await stored_snapshot(store)
     await store.snapshots.set_traits(old.id, weight=7.0, pinned=True)
+    new = await stored_successor(store, old)
+    assert (new.weight, new.pinned) == (7.0, True)
+    assert await store.snapshots.get(new.id) == new
     swapped = await store.snapshots.swap(old.id, new.id)
     assert (swapped.weight, swapped.pinned) == (7.0, True)
+
+
+async def test_what_is_set_on_the_old_one_meanwhile_the_successor_has_too(store: Store) -> None:
+    old = await stored_snapshot(store)
+    new = await stored_successor(store, old)
+    changed = await store.snapshots.set_traits(old.id, weight=7.0, pinned=True)
+    assert changed.id == old.id
+    swapped = await store.snapshots.swap(old.id, new.id)
+    assert (swapped.weight, swapped.pinned) == (7.0, True)
+
+
+async def test_what_is_set_on_the_successor_outlasts_the_swap(store: Store) -> None:
+    old = await stored_snapshot(store)
+    new = await stored_successor(store, old)
+    await store.snapshots.set_traits(old.id, weight=5.0)
+    await store.snapshots.set_traits(new.id, weight=7.0, pinned=True)
+    serving = await store.snapshots.get(old.id)
+    assert (serving.weight, serving.pinned) == (5.0, False)
+    swapped = await store.snapshots.swap(old.id, new.id)
+    assert (swapped.weight, swapped.pinned) == (7.0, True)
+
+
+async def test_only_a_successor_that_is_being_built_follows_the_old_one(store: Store) -> None:
+    old = await stored_snapshot(store)
+    failed, other = await stored_successor(store, old), await stored_snapshot(store)
+    await store.snapshots.set_state(failed.id, SnapshotState.DELETED)
+    await store.snapshots.set_traits(old.id, weight=7.0)
+    for one in (failed, other):
+        assert (await store.snapshots.get(one.id)).weight == DEFAULT_WEIGHT
+
+
+async def test_a_change_at_the_moment_at_which_a_rebuild_begins_is_not_lost(store: Store) -> None:
+    for weight in range(1, 11):
+        old = await stored_snapshot(store)
+        new, _ = await asyncio.gather(
+            stored_successor(store, old), store.snapshots.set_traits(old.id, weight=weight)
+        )
+        assert (await store.snapshots.get(new.id)).weight == weight
 
 
 async def test_boots_are_counted_with_their_seconds(store: Store) -> None:

@@ -72,10 +72,17 @@ class RuntimeSnapshotRepository:
         self._lease = insert.on_conflict_do_nothing().returning(leases.c.snapshot_id)
 
     async def add(self, snapshot: RuntimeSnapshot) -> RuntimeSnapshot:
-        """The snapshot with its version's number. ``NotFound`` if its image is not there."""
+        """The snapshot with its version's number. ``NotFound`` if its image is not there.
+
+        One that replaces another begins with that one's weight and pin.
+        """
         image_id = snapshot.runtime_image_id
         async with self._database.write(unknown_image(image_id)) as connection:
-            numbered = replace(snapshot, version=await _number(connection, snapshot))
+            numbered = replace(
+                snapshot,
+                version=await _number(connection, snapshot),
+                **await _inherited(connection, snapshot),
+            )
             await connection.execute(
                 runtime_snapshots.insert().values(
                     with_shape({name: getattr(numbered, name) for name in _FIELDS})
@@ -123,21 +130,20 @@ class RuntimeSnapshotRepository:
     ) -> RuntimeSnapshot:
         """Change how often it is chosen, and whether it may be collected.
 
+        A successor that is being built has it, too, so that of two changes the later one counts.
         ``Conflict`` if it is deleted, ``NotFound`` if there is none.
         """
-        changes: dict[str, Any] = {"weight": weight, "pinned": pinned}
-        statement = (
-            update(runtime_snapshots)
-            .where(
-                runtime_snapshots.c.id == snapshot_id,
-                runtime_snapshots.c.state != SnapshotState.DELETED,
-            )
-            .values({k: v for k, v in changes.items() if v is not None} | {"updated_at": now()})
-            .returning(*_COLUMNS)
-        )
+        wanted: dict[str, Any] = {"weight": weight, "pinned": pinned}
+        changes = {k: v for k, v in wanted.items() if v is not None} | {"updated_at": now()}
+        known = runtime_snapshots.c
+        change = update(runtime_snapshots).values(changes)
+        this = change.where(known.id == snapshot_id, known.state != SnapshotState.DELETED)
+        heirs = change.where(known.replaces == snapshot_id, known.state == SnapshotState.CREATING)
         async with self._database.write() as connection:
-            row = (await connection.execute(statement)).first()
+            # First the old one: its row's lock keeps a successor from beginning in between.
+            row = (await connection.execute(this.returning(*_COLUMNS))).first()
             if row is not None:
+                await connection.execute(heirs)
                 return _snapshot(row)
             await _get(connection, snapshot_id)
             raise Conflict(
@@ -147,14 +153,10 @@ class RuntimeSnapshotRepository:
             )
 
     async def swap(self, old_id: UUID, new_id: UUID) -> RuntimeSnapshot:
-        """The new one becomes ready and the old one deleted, both or neither. The new one.
-
-        It takes over the old one's weight and pin.
-        """
+        """The new one becomes ready and the old one deleted, both or neither. The new one."""
         async with self._database.transaction(), self._database.write() as connection:
-            old = await _move(connection, old_id, SnapshotState.DELETED, {})
-            traits = {"weight": old.weight, "pinned": old.pinned}
-            return await _move(connection, new_id, SnapshotState.READY, traits)
+            await _move(connection, old_id, SnapshotState.DELETED, {})
+            return await _move(connection, new_id, SnapshotState.READY, {})
 
     async def record_success(
         self, snapshot_id: UUID, at: datetime, boot_s: float | None = None
@@ -326,6 +328,14 @@ async def _number(connection: AsyncConnection, snapshot: RuntimeSnapshot) -> int
     versions = {**row.versions, key: max(number, row.versions.get(key, 0))}
     await connection.execute(update(images).where(*known).values(versions=versions))
     return number
+
+
+async def _inherited(connection: AsyncConnection, snapshot: RuntimeSnapshot) -> dict[str, Any]:
+    """Weight and pin of the one that it replaces; that row is locked, so none changes meanwhile."""
+    known = runtime_snapshots.c
+    query = select(known.weight, known.pinned).where(known.id == snapshot.replaces)
+    row = (await connection.execute(query.with_for_update(read=True))).first()
+    return {} if row is None else dict(row._mapping)
 
 
 async def _get(connection: AsyncConnection, snapshot_id: UUID) -> RuntimeSnapshot:
