@@ -11,13 +11,14 @@ from uuid import UUID
 import pytest
 from tests.support.invariants import check
 from tests.support.managers import IMAGE_NAME, Lab, Manager, image_folder, vmm_pids
+from tests.support.rebuilds import event, ready, spoil
 
 from warmboot.host import guest_probe
 from warmboot.manager.ports import Registered
 from warmboot.model.container import BootMethod, ContainerSpec, FallbackReason
 from warmboot.model.errors import NotSupported
 from warmboot.model.event import Event
-from warmboot.model.runtime_snapshot import BuildCause, RuntimeSnapshot, SnapshotState
+from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
 from warmboot.model.shapes import Shape
 
 ODD = Shape(1, 300)
@@ -26,31 +27,6 @@ ODD = Shape(1, 300)
 async def register(manager: Manager, **options: Any) -> Registered:
     path = await image_folder()
     return await manager.services.images.register(name=IMAGE_NAME, path=path, **options)
-
-
-async def ready(manager: Manager, **wanted: Any) -> RuntimeSnapshot:
-    """The snapshot that is ready and has the attributes ``wanted``."""
-
-    async def look() -> RuntimeSnapshot | None:
-        for snapshot in await manager.snapshots.list():
-            fits = all(getattr(snapshot, name) == value for name, value in wanted.items())
-            if snapshot.state is SnapshotState.READY and fits:
-                return snapshot
-        return None
-
-    return await manager.until(look, f"a snapshot with {wanted} is ready")
-
-
-async def event(manager: Manager, kind: str, subject: object = None) -> Event:
-    """The last event of its kind, once there is one."""
-
-    async def look() -> Event | None:
-        for one in reversed(await manager.services.events.list(limit=1000)):
-            if one.kind == kind and subject in (None, UUID(one.subject_id)):
-                return one
-        return None
-
-    return await manager.until(look, kind)
 
 
 # -- when an image is registered -------------------------------------------------------------------
@@ -244,16 +220,6 @@ async def test_a_snapshot_says_how_its_canary_went(manager: Manager) -> None:
 
 
 # -- rebuilds by itself ----------------------------------------------------------------------------
-
-
-async def spoil(manager: Manager) -> RuntimeSnapshot:
-    """A snapshot that has become unhealthy."""
-    snapshot = await manager.snapshot()
-    (Path(snapshot.snapshot_path) / "snapshot.state").unlink()
-    container = await manager.run("spoiled")
-    assert container.fallback_reason is FallbackReason.SNAPSHOT_DAMAGED
-    await manager.containers.delete("spoiled", force=True)
-    return snapshot
 
 
 async def test_a_rebuild_that_fails_is_tried_again(place: Lab) -> None:

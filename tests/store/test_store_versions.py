@@ -164,6 +164,16 @@ async def test_boots_at_the_same_moment_are_all_counted(store: Store) -> None:
     assert (found.count, found.total_s, len(found.recent_s)) == (boots, boots, RECENT_BOOTS)
 
 
+async def test_a_rebuild_that_is_put_off_is_not_counted(store: Store) -> None:
+    snapshot = await stored_snapshot(store)
+    await store.snapshots.record_rebuild_failure(snapshot.id, NOON)
+    later = NOON + timedelta(minutes=5)
+    put_off = await store.snapshots.put_off_rebuild(snapshot.id, later)
+    assert (put_off.rebuild_failures, put_off.rebuild_not_before) == (1, later)
+    with pytest.raises(NotFound):
+        await store.snapshots.put_off_rebuild(uuid4(), later)
+
+
 async def test_failed_rebuilds_are_counted_until_they_are_forgotten(store: Store) -> None:
     snapshot = await stored_snapshot(store)
     for n in (1, 2):

@@ -232,12 +232,13 @@ def _seconds(snapshot: RuntimeSnapshot) -> str:
 
 
 def _retries(snapshot: RuntimeSnapshot) -> str:
-    if not snapshot.rebuild_failures:
-        return ""
-    failed = f"{snapshot.rebuild_failures} failed in a row"
-    until = snapshot.rebuild_not_before
-    if until is not None:
-        return f"{failed}, the next one not before {until:%Y-%m-%d %H:%M:%S} UTC"
+    failures, until = snapshot.rebuild_failures, snapshot.rebuild_not_before
+    later = "" if until is None else f"the next one not before {until:%Y-%m-%d %H:%M:%S} UTC"
+    if not failures:
+        return later
+    failed = f"{failures} failed in a row"
+    if later:
+        return f"{failed}, {later}"
     return f"{failed}, given up; `warmboot snapshot rebuild {short(snapshot.id)}` tries again"
 
 

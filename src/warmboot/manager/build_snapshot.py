@@ -11,15 +11,20 @@ Only what was restored once, with a container run in it, begins to serve (see ``
 that fails leaves a snapshot that is ``unhealthy`` and says why; a rebuild that fails leaves the old
 one as it was. A build that a dead manager began is undone and begun again. One that the manager
 itself began and that failed is counted: ``look_after_snapshots`` tries again, later each time.
+
+What nobody waits for is built in the background. That the VM fails there may only mean that others
+left nothing for it, so it is built once more at full speed before that counts.
 """
 
 from __future__ import annotations
 
 import contextlib
 import secrets
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -36,7 +41,16 @@ from warmboot.manager.plan_rebuilds import RetryPolicy
 from warmboot.manager.retries import note_failed_build
 from warmboot.manager.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.stopwatch import Stopwatch
-from warmboot.model.errors import HostError, IllegalTransition, NotFound, WarmbootError
+from warmboot.model.errors import (
+    ContainerError,
+    DiskFull,
+    GuestError,
+    HostError,
+    HypervisorError,
+    IllegalTransition,
+    NotFound,
+    WarmbootError,
+)
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import (
     DISK_FILE,
@@ -50,6 +64,9 @@ from warmboot.model.runtime_snapshot import (
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
+
+_MAY_HAVE_STARVED = (HypervisorError, GuestError, ContainerError)
+_LEAST_ROOM_BYTES = 1 << 20
 
 
 class BuildSnapshot:
@@ -73,21 +90,19 @@ class BuildSnapshot:
         self._retry = retry or RetryPolicy()
         self._vm = BuilderVm(store, host)
         self._canary = Canary(store, host, canary_timeout_s)
-        self.saga = Saga(
-            "build-snapshot",
-            (
-                Step("folder", self._begin_folder, self._discard_folder),
-                Step("network", self._vm.reserve, self._vm.unreserve),
-                Step("machine", self._make, self._vm.unmake),
-                Step("start", self._start),
-                Step("identity", self._claim),
-                Step("docker", self._wait_for_docker),
-                Step("freeze", self._freeze),
-                Step("publish", self._publish),
-                *self._canary.steps,
-                Step("swap", self._swap),
-            ),
+        steps = (
+            Step("folder", self._begin_folder, self._discard_folder),
+            Step("network", self._vm.reserve, self._vm.unreserve),
+            Step("machine", self._make, self._vm.unmake),
+            Step("start", self._start),
+            Step("identity", self._claim),
+            Step("docker", self._wait_for_docker),
+            Step("freeze", self._freeze),
+            Step("publish", self._publish),
+            *self._canary.steps,
+            Step("swap", self._swap),
         )
+        self.saga = Saga("build-snapshot", tuple(self._with_room(step) for step in steps))
 
     async def __call__(self, snapshot_id: UUID) -> None:
         snapshot = await self._store.snapshots.get(snapshot_id)
@@ -95,7 +110,8 @@ class BuildSnapshot:
             return
         image = await self._store.images.get(snapshot.runtime_image_id)
         watch = Stopwatch()
-        live = {"snapshot": snapshot, "image": image, "watch": watch}
+        background = _can_wait(snapshot)
+        live = {"snapshot": snapshot, "image": image, "watch": watch, "background": background}
 
         async def build() -> Context:
             data = {
@@ -106,7 +122,7 @@ class BuildSnapshot:
             return await self._runner.run(self.saga, str(snapshot_id), data, live)
 
         try:
-            await with_second_try(build)
+            await self._build(build, live)
         except WarmbootError as error:
             await self._give_up(snapshot, error)
             return
@@ -122,6 +138,39 @@ class BuildSnapshot:
         )
         if snapshot.replaces is not None:
             await self._events.emit("runtime-snapshot.deleted", snapshot.replaces)
+
+    async def _build(self, build: Callable[[], Awaitable[Context]], live: dict[str, Any]) -> None:
+        if live["background"]:
+            try:
+                await build()
+            except _MAY_HAVE_STARVED as error:
+                log.warning(
+                    f"Runtime snapshot {live['snapshot'].id} is built once more, at full speed: "
+                    f"{error.brief}",
+                    details=error.details,
+                )
+                live["background"] = False
+            else:
+                return
+        await with_second_try(build)
+
+    def _with_room(self, step: Step) -> Step:
+        """What goes wrong on a disk that is filled to its floor does so because of that."""
+
+        async def do(context: Context) -> None:
+            try:
+                await step.do(context)
+            except HostError as error:
+                try:
+                    self._host.check_room(_LEAST_ROOM_BYTES)
+                except DiskFull as full:
+                    details = f"{full.details}; what could not go on: {error.brief}"
+                    raise DiskFull(
+                        full.brief, details=details, resolution=full.resolution
+                    ) from error
+                raise
+
+        return replace(step, do=do)
 
     async def _give_up(self, snapshot: RuntimeSnapshot, error: WarmbootError) -> None:
         log.error(f"Runtime snapshot {snapshot.id} could not be built: {error.brief}")
@@ -167,13 +216,12 @@ class BuildSnapshot:
         await self._host.files.discard(UUID(context.data["image_id"]), UUID(context.subject_id))
 
     async def _make(self, context: Context) -> None:
-        snapshot: RuntimeSnapshot = context.live["snapshot"]
         folder: Path = context.live["folder"]
         await self._vm.make(
             context,
             DiskSource(folder / ROOTFS_FILE, folder / DISK_FILE),
             template_dir=folder,
-            background=_can_wait(snapshot),
+            background=context.live["background"],
         )
 
     async def _start(self, context: Context) -> None:
@@ -187,7 +235,7 @@ class BuildSnapshot:
         record = self._vm.record(context)
         identity = Identity("warmboot-template", secrets.token_hex(16), record.token)
         limit_s = min(self._boot_timeout_s, AGENT_TIMEOUT_S)
-        if _can_wait(context.live["snapshot"]):
+        if context.live["background"]:
             limit_s = self._boot_timeout_s  # it gets only what others leave
         await self._host.claim(record.id, identity, limit_s)
 

@@ -5,7 +5,8 @@
     every 30 s ┘                                            (the old one serves until the swap)
 
 One rebuild at a time is begun from here: a machine on which the hypervisor was upgraded has many.
-``attention`` is set by whoever finds a snapshot broken or unfit, and when a build is over.
+``attention`` is set by whoever finds a snapshot broken or unfit, and when a build is over. What
+refuses a rebuild and is not the snapshot's fault, such as a full disk, is told once and waited for.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import structlog
 from warmboot.host.agent import HostAgent
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.plan_rebuilds import Due, RetryPolicy, plan_rebuilds
-from warmboot.manager.retries import note_failed_build
+from warmboot.manager.retries import NO_VERDICT, note_failed_build, tell_put_off
 from warmboot.manager.runtime_snapshots import RuntimeSnapshots
 from warmboot.model.errors import Conflict, IllegalTransition, NotFound, WarmbootError
 from warmboot.model.runtime_snapshot import HostRequirements, RuntimeSnapshot, SnapshotState
@@ -64,6 +65,7 @@ class LookAfterSnapshots:
         self._config = config
         self._here: HostRequirements | None = None
         self._told: set[UUID] = set()
+        self._refused_by: str | None = None
 
     async def __call__(self) -> None:
         while True:
@@ -91,12 +93,14 @@ class LookAfterSnapshots:
             return self._config.every_s  # attention is set when it is over
         now = datetime.now(UTC)
         plan = plan_rebuilds(snapshots, probe.host, now, self._config.retry)
-        for due in plan.due:
-            if await self._rebuild(due):
-                break
+        await self._begin_one(plan.due)
+        # Anew: what was refused just now has its time by now.
+        snapshots = await self._store.snapshots.list()
+        plan = plan_rebuilds(snapshots, probe.host, now, self._config.retry)
         if plan.next_at is None:
             return self._config.every_s
-        return min(self._config.every_s, max(0.0, (plan.next_at - now).total_seconds()))
+        left_s = (plan.next_at - datetime.now(UTC)).total_seconds()
+        return min(self._config.every_s, max(0.0, left_s))
 
     async def _arrived(self, here: HostRequirements) -> None:
         """On another kind of host than last time, what was given up deserves another try."""
@@ -126,17 +130,33 @@ class LookAfterSnapshots:
             )
         self._told = set(unfit)
 
+    async def _begin_one(self, wanted: Sequence[Due]) -> None:
+        """The first that can be begun; what would refuse the others, too, ends the look."""
+        refused_by = None
+        for due in wanted:
+            try:
+                if await self._rebuild(due):
+                    break
+            except NO_VERDICT as error:
+                refused_by = error.code
+                if refused_by != self._refused_by:
+                    await tell_put_off(self._events, due.snapshot.id, error)
+                break
+        self._refused_by = refused_by
+
     async def _rebuild(self, due: Due) -> bool:
-        """Whether one was begun."""
-        log.info(f"Runtime snapshot {due.snapshot.id} is rebuilt ({due.cause}): {due.why}")
+        """Whether one was begun. Raises what says nothing about the snapshot."""
         try:
             await self._snapshots.rebuild_for(due.snapshot.id, due.cause)
         except (Conflict, IllegalTransition, NotFound):  # somebody was faster
             return False
+        except NO_VERDICT:
+            raise
         except WarmbootError as error:
             retry = self._config.retry
             await note_failed_build(self._store, self._events, retry, due.snapshot.id, error)
             return False
+        log.info(f"Runtime snapshot {due.snapshot.id} is rebuilt ({due.cause}): {due.why}")
         return True
 
 

@@ -24,6 +24,8 @@ from warmboot.model.snapshot_fit import FitKind, fit_of
 
 _GROWTH = 4
 _LONGEST_S = 3600.0
+_WITHOUT_VERDICT = 3
+"""Such a build took as long as any, and why it broke off may last: the pause of a third failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,11 @@ class RetryPolicy:
     def pause_after(self, failures: int) -> timedelta:
         """How long to wait after so many failures in a row (at least 1); an hour at most."""
         return timedelta(seconds=min(_LONGEST_S, self.pause_s * _GROWTH ** min(failures - 1, 10)))
+
+    @property
+    def pause_without_verdict(self) -> timedelta:
+        """How long to wait after a build that broke off and proved nothing; it is not counted."""
+        return self.pause_after(_WITHOUT_VERDICT)
 
     def has_given_up(self, snapshot: RuntimeSnapshot) -> bool:
         return snapshot.rebuild_failures >= self.attempts

@@ -169,7 +169,7 @@ class RuntimeSnapshot:
     ``version`` counts per image and shape; 0 in one that is about to be added: the store numbers
     it. ``rebuild_failures`` counts rebuilds of this one that were begun by the manager itself and
     failed one after the other; before ``rebuild_not_before`` no other is begun. That it is ``None``
-    after failures means that it was given up.
+    after failures means that it was given up. A rebuild that was only put off is not counted.
     """
 
     id: UUID

@@ -201,6 +201,10 @@ class RuntimeSnapshotRepository:
             rebuild_not_before=not_before,
         )
 
+    async def put_off_rebuild(self, snapshot_id: UUID, not_before: datetime) -> RuntimeSnapshot:
+        """The next rebuild waits; no failure is counted."""
+        return await self._count(snapshot_id, rebuild_not_before=not_before)
+
     async def forget_rebuild_failures(self, snapshot_id: UUID) -> RuntimeSnapshot:
         """The next rebuild may begin at once, as if none had failed."""
         return await self._count(snapshot_id, rebuild_failures=0, rebuild_not_before=None)
