@@ -1,4 +1,4 @@
-"""Rebuilds that a full disk or a busy host holds up; what a successor has of the old one."""
+"""Rebuilds that a full disk or a busy host holds up; what a successor keeps of the old one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from warmboot.manager.look_after_snapshots import LookAfterConfig, LookAfterSnap
 from warmboot.manager.plan_rebuilds import RetryPolicy
 from warmboot.model.errors import CanaryFailed, DiskFull, HostError
 from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
+from warmboot.model.shapes import Shape
 
 FLOOR_MIB = 64
 
@@ -235,6 +236,51 @@ async def test_what_is_no_fault_of_the_vm_is_not_built_twice(place: Lab) -> None
         await manager.snapshots.rebuild(old.id)
         await event(manager, "runtime-snapshot.failed")
         assert begun == ["armed", "publish"]
+
+
+# -- a measured cold boot --------------------------------------------------------------------------
+
+
+async def test_a_rebuild_keeps_the_cold_boot_that_was_measured(place: Lab) -> None:
+    async with place.manager() as manager:
+        old = await manager.snapshot()
+        await manager.store.snapshots.update_metadata(old.id, {"cold_boot_s": 77.0})
+        new = await ready(manager, id=await manager.snapshots.rebuild(old.id))
+        assert new.metadata["cold_boot_s"] == 77.0
+
+
+async def test_one_that_is_built_in_the_background_first_measures_nothing(place: Lab) -> None:
+    shape = Shape(1, 300)
+    async with place.manager(shape_demand_boots=1) as manager:
+        await manager.snapshot()
+        await manager.run("cold", shape=shape)
+        snapshot = await ready(manager, shape=shape)
+        assert snapshot.cause is BuildCause.DEMAND
+        assert snapshot.metadata["cold_boot_s"] is None
+        await manager.run("warm", shape=shape)
+        booted = await event(manager, "container.booted")
+        assert booted.data["snapshot"] == str(snapshot.id)
+        assert booted.data["cold_boot_s"] is None
+
+
+async def test_a_cold_boot_of_another_host_is_not_kept(place: Lab) -> None:
+    async with place.manager() as manager:
+        old = await manager.snapshot()
+        assert old.metadata["cold_boot_s"] > 0
+    place.set(version="2.0")
+    async with place.manager() as manager:
+        new = await ready(manager, cause=BuildCause.MIGRATION)
+        assert new.metadata["cold_boot_s"] is None
+
+
+async def test_a_rebuild_at_full_speed_measures_its_own(place: Lab) -> None:
+    starved = Starved(place)
+    async with place.manager(starved, cold_boot_timeout_s=1.0) as manager:
+        old = await manager.snapshot()
+        await manager.store.snapshots.update_metadata(old.id, {"cold_boot_s": 77.0})
+        starved.manager = manager
+        new = await ready(manager, id=await manager.snapshots.rebuild(old.id))
+        assert 0 < new.metadata["cold_boot_s"] < 77.0
 
 
 # -- weight and pin --------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import HostAgent
-from warmboot.host.disks import allocated_bytes, os_error
+from warmboot.host.disks import os_error
 from warmboot.host.guest_link import Identity
 from warmboot.host.vm_files import DiskSource
 from warmboot.manager.boot_vm import AGENT_TIMEOUT_S, with_second_try
@@ -40,6 +40,7 @@ from warmboot.manager.event_log import EventLog
 from warmboot.manager.plan_rebuilds import RetryPolicy
 from warmboot.manager.retries import note_failed_build
 from warmboot.manager.saga import Context, Saga, SagaRunner, Step
+from warmboot.manager.snapshot_metadata import known_cold_boot_s, snapshot_metadata
 from warmboot.manager.stopwatch import Stopwatch
 from warmboot.model.errors import (
     ContainerError,
@@ -54,7 +55,6 @@ from warmboot.model.errors import (
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import (
     DISK_FILE,
-    MEMORY_FILE,
     ROOTFS_FILE,
     BuildCause,
     RuntimeSnapshot,
@@ -243,7 +243,7 @@ class BuildSnapshot:
         await self._tell(context, "docker")
         await self._host.wait_for_docker(self._vm.id(context), self._boot_timeout_s)
         booting: Stopwatch = context.live["booting"]
-        context.live["cold_boot_s"] = booting.elapsed_s
+        context.live["cold_boot_s"] = round(booting.elapsed_s, 3)
 
     async def _freeze(self, context: Context) -> None:
         await self._tell(context, "warm-up")
@@ -273,22 +273,24 @@ class BuildSnapshot:
 
     async def _swap(self, context: Context) -> None:
         snapshot: RuntimeSnapshot = context.live["snapshot"]
-        metadata = snapshot_metadata(
-            context.live["manifest"], snapshot.snapshot_path, context.live["cold_boot_s"]
-        )
+        manifest: SnapshotManifest = context.live["manifest"]
+        metadata = snapshot_metadata(manifest, snapshot.snapshot_path)
         metadata["canary"] = {
             "boot_s": round(context.live["canary_boot_s"], 3),
             "run_s": round(context.live["canary_run_s"], 3),
         }
         async with self._store.transaction():
+            old = await self._replaced(snapshot)
+            metadata["cold_boot_s"] = context.live["cold_boot_s"]
+            if context.live["background"]:
+                metadata["cold_boot_s"] = known_cold_boot_s(old, manifest.requires)
             await self._store.snapshots.update_metadata(snapshot.id, metadata)
-            old_id = await self._replaced(snapshot)
-            if old_id is not None:
-                await self._store.snapshots.swap(old_id, snapshot.id)
+            if old is not None:
+                await self._store.snapshots.swap(old.id, snapshot.id)
             else:
                 await self._store.snapshots.set_state(snapshot.id, SnapshotState.READY)
 
-    async def _replaced(self, snapshot: RuntimeSnapshot) -> UUID | None:
+    async def _replaced(self, snapshot: RuntimeSnapshot) -> RuntimeSnapshot | None:
         """The one that it takes the place of; that may have been deleted during the rebuild."""
         if snapshot.replaces is None:
             return None
@@ -296,27 +298,9 @@ class BuildSnapshot:
             old = await self._store.snapshots.get(snapshot.replaces)
         except NotFound:
             return None
-        return None if old.state is SnapshotState.DELETED else old.id
+        return None if old.state is SnapshotState.DELETED else old
 
 
 def _can_wait(snapshot: RuntimeSnapshot) -> bool:
     """Nobody waits for it: the one that it replaces serves, or another shape does."""
     return snapshot.replaces is not None or snapshot.cause is BuildCause.DEMAND
-
-
-def snapshot_metadata(
-    manifest: SnapshotManifest, path: Path, cold_boot_s: float
-) -> dict[str, object]:
-    """The specification's ``metadata``: sizes in bytes, and what the snapshot needs of a host."""
-    if not manifest.files:
-        raise HostError("a snapshot was published without files")
-    return {
-        "size_bytes": sum(allocated_bytes(path / name) for name in manifest.files),
-        "mem_size_bytes": manifest.files[MEMORY_FILE].size_bytes,
-        "mem_stored_bytes": allocated_bytes(path / MEMORY_FILE),
-        "compressed": False,
-        "compressed_size_bytes": None,
-        "agent_version": manifest.agent_version,
-        "requires": asdict(manifest.requires),
-        "cold_boot_s": round(cold_boot_s, 3),
-    }

@@ -193,7 +193,7 @@ _GAUGES = {
     "consecutive_failures": "Failed boots since the last one that worked",
     "leases": "VMs that need its files",
     "weight": "Its share of the boots among the versions of its image and shape",
-    "cold_boot_seconds": "What a cold boot took on this host when it was built",
+    "cold_boot_seconds": "What a cold boot took on this host, where that was measured",
 }
 
 

@@ -32,8 +32,9 @@ class ColdBoots:
             self._seconds[tuple(shape)].append(seconds)
 
     def saved_s(self, shape: Any, own_cold_s: float | None, seconds: float) -> float:
-        """Against the snapshot's own cold boot, measured on a host like this one when it was built;
-        where that is not known, the median of cold boots of this shape; without either 0.
+        """Against the snapshot's own cold boot, measured on a host like this one when it was built
+        (never in the background); where that is not known, the median of cold boots of this shape;
+        without either 0.
         """
         known = self._seconds.get(tuple(shape or ()))
         cold_s = own_cold_s or (median(known) if known else seconds)
