@@ -184,6 +184,7 @@ async def test_a_canary_that_fails_leaves_the_old_one_serving(
             new_id = await manager.snapshots.rebuild(old.id)
             failed = await event(manager, "runtime-snapshot.failed", new_id)
             assert failed.data["error"]["code"] == "canary-failed"
+            assert failed.data["replaces"] == str(old.id)
             assert words in failed.data["error"]["brief"]
             assert failed.data["error"]["resolution"]
             first = await manager.snapshots.create(old.runtime_image_id, ODD)
@@ -193,6 +194,26 @@ async def test_a_canary_that_fails_leaves_the_old_one_serving(
         await check(manager.running, ready=[old])
         assert vmm_pids(place.storage) == []
         assert (await manager.run()).runtime_snapshot_id == old.id
+
+
+async def test_until_the_swap_a_boot_has_the_very_snapshot_that_is_rebuilt(place: Lab) -> None:
+    async def hold(saga: str, step: str) -> None:
+        if (saga, step) == ("build-snapshot", "swap") and armed:
+            reached.set()
+            await go_on.wait()
+
+    armed, reached, go_on = False, asyncio.Event(), asyncio.Event()
+    async with place.manager(hold) as manager:
+        old = await manager.snapshot()
+        armed = True
+        new_id = await manager.snapshots.rebuild(old.id)
+        await reached.wait()
+        assert (await manager.run("before")).runtime_snapshot_id == old.id
+        assert (await manager.snapshots.get(new_id)).state is SnapshotState.CREATING
+        go_on.set()
+        await manager.snapshot_until(new_id, SnapshotState.READY)
+        assert (await manager.run("after")).runtime_snapshot_id == new_id
+        await check(manager.running)
 
 
 async def test_a_vmm_that_dies_under_the_canary_spoils_only_the_new_one(place: Lab) -> None:
