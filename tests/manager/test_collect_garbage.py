@@ -147,6 +147,57 @@ async def test_orphans_of_every_kind_go(manager: Manager) -> None:
     assert {path.name for path in files.iterdir()} == {image}
 
 
+@pytest.mark.parametrize("is_file", [True, False])
+async def test_what_has_no_name_of_ours_is_an_orphan_like_any_other(
+    manager: Manager, is_file: bool
+) -> None:
+    snapshot = await manager.snapshot()
+    root, folder = manager.host.config.root, snapshot.snapshot_path
+    strangers = [
+        folder.with_name(f"{folder.name}.bak"),
+        folder.parents[1] / "notes",
+        root / "runtime-images" / "old",
+        root / "vms" / "notes",
+        root / "archives" / "notes",
+    ]
+    for path in strangers:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x") if is_file else path.mkdir()
+        os.utime(path, (0, 0))
+    found = await manager.services.garbage.collect(dry_run=True)
+    assert whys(found.removed) == dict.fromkeys((path.name for path in strangers), Why.ORPHAN)
+    assert all(path.exists() for path in strangers)
+    done = await manager.services.garbage.collect()
+    assert (whys(done.removed), done.kept) == (whys(found.removed), ())
+    assert [path for path in strangers if path.exists()] == []
+    assert (await manager.run()).boot_method is BootMethod.WARM
+
+
+async def test_a_folder_by_another_name_does_not_keep_the_limit_from_making_room(
+    place: Lab,
+) -> None:
+    async with place.manager(max_runtime_snapshots=1) as manager:
+        first = await manager.snapshot()
+        first.snapshot_path.with_name(f"{first.id}.bak").mkdir()
+        second = await manager.snapshot()
+        assert set(await states(manager)) == {second.id}
+
+
+async def test_what_is_used_between_the_look_and_its_turn_is_told_as_kept(place: Lab) -> None:
+    old: list[RuntimeSnapshot] = []
+
+    async def use(saga: str, step: str) -> None:
+        if (saga, step) == ("collect-garbage", "retire"):
+            await manager.store.snapshots.record_success(old[0].id, datetime.now(UTC))
+
+    async with place.manager(use) as manager:
+        old.append(await manager.snapshot())
+        await used(manager, old[0], 31)
+        done = await manager.services.garbage.collect()
+        assert (done.removed, whys(done.kept)) == ((), {str(old[0].id): Why.UNUSED})
+        assert await states(manager) == {old[0].id: SnapshotState.READY}
+
+
 async def test_an_archive_is_kept_as_long_as_a_container_may_need_it(place: Lab) -> None:
     async with place.manager() as manager:
         archive = manager.host.config.root / "archives" / ("ab" * 32)

@@ -309,5 +309,5 @@ def test_the_cache_of_a_snapshot_that_is_no_more_goes_first() -> None:
 
 def test_what_removing_a_snapshot_frees_is_what_was_measured() -> None:
     gone = snapshot(DELETED)
-    (garbage,) = choose_garbage(Seen([gone], sizes={gone.id: 12}), Limits(1), NOW)
+    (garbage,) = choose_garbage(Seen([gone], sizes={str(gone.id): 12}), Limits(1), NOW)
     assert garbage.size_bytes == 12

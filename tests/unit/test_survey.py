@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -154,3 +155,21 @@ def test_files_that_have_another_name_elsewhere_free_nothing(tmp_path: Path) -> 
     assert own_bytes(tmp_path / "snapshot") == before
     assert before >= own.stat().st_blocks * 512
     assert own_bytes(tmp_path / "nothing") == 0
+
+
+def test_folders_that_are_removed_meanwhile_count_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "vm" / "disk.qcow2")
+    here = own_bytes(tmp_path / "vm")
+    (tmp_path / "vm" / "going").mkdir()
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path).name == "going":
+            Path(path).rmdir()
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert here <= own_bytes(tmp_path / "vm") <= here + 4096
+    assert not (tmp_path / "vm" / "going").exists()

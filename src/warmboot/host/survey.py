@@ -20,12 +20,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from warmboot.host.leftovers import users_of
 from warmboot.host.snapshot_files import BUILDING, GONE, UNFINISHED
+from warmboot.host.usage import statuses_below
 from warmboot.images.staging import is_left_over
 from warmboot.model.garbage import Kind, Lying
 
@@ -48,9 +50,9 @@ class DiskSurvey:
         if one.kind in (Kind.ARCHIVE, Kind.TEMPORARY) and _changed_at(one.path) != one.changed_at:
             return not one.path.exists()
         if one.kind is Kind.ARCHIVE:
-            one.path.unlink(missing_ok=True)  # with no pause since: a use changes the time first
-            return True
-        await asyncio.to_thread(_remove, one)
+            _remove(one)  # with no pause since: a use changes the time first
+        else:
+            await asyncio.to_thread(_remove, one)
         return not one.path.exists()
 
     def _look(self) -> Iterator[Lying]:
@@ -91,12 +93,15 @@ class DiskSurvey:
 
 
 def own_bytes(path: Path) -> int:
-    """Allocated bytes of a file, or of all files below a folder, without other names elsewhere."""
+    """Allocated bytes of a file, or of all files below a folder, without other names elsewhere.
+
+    It may be removed meanwhile, or be gone.
+    """
     total = 0
-    for file in [path, *path.rglob("*")] if path.is_dir() and not path.is_symlink() else [path]:
-        with contextlib.suppress(FileNotFoundError):
-            status = file.lstat()
-            if status.st_nlink == 1 or file.is_dir():
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        below = () if path.is_symlink() else statuses_below(path)
+        for status in (path.lstat(), *below):
+            if status.st_nlink == 1 or stat.S_ISDIR(status.st_mode):
                 total += status.st_blocks * 512
     return total
 
@@ -122,7 +127,7 @@ def _changed_at(path: Path) -> datetime | None:
 
 def _remove(one: Lying) -> None:
     with contextlib.suppress(OSError):  # what is not gone is told, and tried again
-        if one.kind is Kind.EMPTY_FOLDER:
+        if one.kind is Kind.EMPTY_FOLDER and one.path.is_dir():
             one.path.rmdir()
         elif one.path.is_dir() and not one.path.is_symlink():
             shutil.rmtree(one.path)

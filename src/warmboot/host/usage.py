@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from warmboot.model.shapes import Capacity
@@ -63,15 +65,16 @@ def of_storage(root: Path, floor_bytes: int) -> StorageUsage:
 
 
 def allocated_below(folder: Path) -> int:
-    """Bytes on disk of the files below ``folder``, which need not be there; files come and go."""
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(Path(parent, name)).st_blocks * 512
-            except FileNotFoundError:
-                continue
-    return total
+    """Bytes on disk of the files below ``folder``."""
+    return sum(s.st_blocks * 512 for s in statuses_below(folder) if not stat.S_ISDIR(s.st_mode))
+
+
+def statuses_below(folder: Path) -> Iterator[os.stat_result]:
+    """Of all files and folders below ``folder``, which need not be there; they come and go."""
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                yield Path(parent, name).lstat()
 
 
 def capacity() -> Capacity:

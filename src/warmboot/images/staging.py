@@ -95,10 +95,10 @@ def _create(dest: Path) -> tuple[Path, int]:
 
 
 def _lock(folder: Path) -> int | None:
-    """Hold the folder, unless somebody else does or it is gone."""
+    """Hold the folder, unless somebody else does, or there is none."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

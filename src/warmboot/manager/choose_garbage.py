@@ -52,7 +52,7 @@ class Seen:
 
     ``leased`` and ``busy`` are ids of snapshots: mapped by a VM; being packed, unpacked or checked.
     ``known`` has, for each kind of thing on the disk, the owners that the database knows.
-    ``sizes`` is what removing a snapshot frees, where that was measured.
+    ``sizes`` is what removing a snapshot frees, where that was measured, by its folder's name.
     """
 
     snapshots: Collection[RuntimeSnapshot] = ()
@@ -60,7 +60,7 @@ class Seen:
     busy: Collection[UUID] = frozenset()
     lying: Collection[Lying] = ()
     known: Mapping[Kind, Collection[str]] = field(default_factory=dict)
-    sizes: Mapping[UUID, int] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
     caches: Collection[Cached] = ()
     free_bytes: int = 0
 
@@ -125,7 +125,7 @@ def _use(snapshot: RuntimeSnapshot) -> tuple[bool, datetime, int, UUID]:
 
 
 def _garbage(snapshot: RuntimeSnapshot, seen: Seen, why: Why) -> Garbage:
-    size_bytes = seen.sizes.get(snapshot.id, int(snapshot.metadata.get("size_bytes") or 0))
+    size_bytes = seen.sizes.get(str(snapshot.id), int(snapshot.metadata.get("size_bytes") or 0))
     return Garbage(
         Kind.SNAPSHOT, str(snapshot.id), why, size_bytes, snapshot.snapshot_path, snapshot.id
     )

@@ -154,7 +154,7 @@ class CollectGarbage:
             busy=frozenset(self._busy()),
             lying=lying,
             known=await self._known(),
-            sizes={UUID(o.owner): o.size_bytes for o in lying if o.kind is Kind.SNAPSHOT_FOLDER},
+            sizes={o.owner: o.size_bytes for o in lying if o.kind is Kind.SNAPSHOT_FOLDER},
             caches=[
                 Cached(e.path, e.size_bytes, e.last_used, e.in_use, str(e.snapshot_id))
                 for e in entries
@@ -197,8 +197,9 @@ class CollectGarbage:
     async def _released(self, context: Context) -> None:
         gone = set(await self.collect_released())
         for one in context.live["chosen"]:
-            if one.kind is Kind.SNAPSHOT and (one.snapshot_id in gone or not one.path.exists()):
-                context.live["removed"].append(one)
+            if one.kind is Kind.SNAPSHOT:
+                is_gone = one.snapshot_id in gone or not one.path.exists()
+                context.live["removed" if is_gone else "kept"].append(one)
 
     async def _leftovers(self, context: Context) -> None:
         for one in context.live["chosen"]:
