@@ -83,7 +83,7 @@ async def running(settings: Settings, hook: Hook | None = None) -> AsyncIterator
                 tasks.start("look-after-snapshots", parts.look_after())
                 tasks.start("stand-by", parts.standby.keep_filled())
                 tasks.start("housekeeping", parts.kept.housekeeping())
-                tasks.start("forget-old", keep_forgetting(store))
+                tasks.start("forget-old", keep_forgetting(store, parts.metrics.failed))
                 await _register_given_image(settings, parts.services)
                 yield Running(parts.services, store, host, worker.tokens)
             finally:
@@ -150,7 +150,11 @@ def _wire(
         BootTimeouts(settings.warm_boot_timeout_s, settings.cold_boot_timeout_s),
     )
     health = SnapshotHealth(store, events, lambda _: attention.set())
-    kept = housekeeping_parts(settings, store, host, runner, events, tasks, health, collecting)
+    look = Look(store, host, events, most=settings.max_runtime_snapshots, caches=_caches(settings))
+    metrics = ManagerMetrics(events, look)
+    kept = housekeeping_parts(
+        settings, store, host, runner, events, tasks, health, collecting, metrics.failed
+    )
     demand = WatchDemand(
         store,
         host,
@@ -166,6 +170,7 @@ def _wire(
         snapshots,
         attention,
         LookAfterConfig(settings.auto_rebuild, retry),
+        metrics.failed,
     )
     turns = BootTurns(os.cpu_count() or 1)
     warm_config = WarmBootConfig(shape, settings.snapshot_wait_s)
@@ -189,16 +194,6 @@ def _wire(
     events.observe(stalled.on_event)
     watch = WatchContainer(store, host, events, tasks, remove)
     containers = Containers(store, host, events, tasks, bring_up, watch, archives, garbage, shape)
-    metrics = ManagerMetrics(
-        events,
-        Look(
-            store,
-            host,
-            events,
-            most=settings.max_runtime_snapshots,
-            caches=_caches(settings),
-        ),
-    )
     services = Services(
         images=RuntimeImages(
             store,

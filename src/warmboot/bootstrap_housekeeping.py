@@ -13,6 +13,7 @@ from warmboot.manager.choose_garbage import Limits
 from warmboot.manager.collect_garbage import CollectGarbage
 from warmboot.manager.compress_snapshot import CompressSnapshot
 from warmboot.manager.event_log import EventLog
+from warmboot.manager.going_on import Failed
 from warmboot.manager.housekeeping import Housekeeping, HousekeepingConfig
 from warmboot.manager.one_at_a_time import OneAtATime
 from warmboot.manager.saga import Saga, SagaRunner
@@ -58,6 +59,7 @@ def housekeeping_parts(
     tasks: Tasks,
     health: SnapshotHealth,
     collecting: Collecting,
+    failed: Failed,
 ) -> Kept:
     turn = collecting.turn
     forms = CompressSnapshot(store, host, runner, events, tasks, health, turn)
@@ -71,7 +73,7 @@ def housekeeping_parts(
             timedelta(hours=settings.unpack_within_h),
         ),
     )
-    housekeeping = Housekeeping(store, collecting.garbage, forms, check, config)
+    housekeeping = Housekeeping(store, collecting.garbage, forms, check, config, failed)
     return Kept(forms, housekeeping, (collecting.garbage.saga, *forms.sagas))
 
 

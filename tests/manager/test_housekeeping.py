@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
 from warmboot.manager.choose_form import CHECKED_AT
+from warmboot.manager.collect_garbage import CollectGarbage
 from warmboot.manager.housekeeping import LAST_COLLECTION
 from warmboot.manager.ports import Until
 from warmboot.model.container import BootMethod, ContainerState
-from warmboot.model.errors import Conflict, DiskFull, IllegalTransition, NotFound
+from warmboot.model.errors import Conflict, DiskFull, IllegalTransition, NotFound, Unavailable
 from warmboot.model.event import Event
 from warmboot.model.runtime_snapshot import (
     DISK_FILE,
@@ -27,6 +29,7 @@ from warmboot.model.runtime_snapshot import (
     RuntimeSnapshot,
     SnapshotState,
 )
+from warmboot.store.meta import MetaRepository
 
 AT_ONCE = 0.2 / 3600
 """Hours: so that a test need not wait."""
@@ -218,6 +221,65 @@ async def test_garbage_is_collected_every_day(place: Lab) -> None:
         await manager.until(collected, "a collection")
         await asyncio.sleep(0.3)
         assert len(await manager.events_of("garbage")) == 1, "the next one is due tomorrow"
+
+
+async def test_a_mistake_in_one_round_does_not_end_the_later_ones(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[datetime] = []
+
+    async def mistaken(self: CollectGarbage) -> None:
+        tried.append(datetime.now(UTC))
+        raise ValueError("badly formed hexadecimal UUID string")
+
+    async with place.manager() as manager:
+        yesterday = datetime.now(UTC) - timedelta(hours=25)
+        await manager.store.meta.set(LAST_COLLECTION, yesterday.isoformat())
+    async with place.manager(gc_every_h=24, compress_after_h=AT_ONCE) as manager:
+        with monkeypatch.context() as patched, capture_logs() as logged:
+            patched.setattr(CollectGarbage, "collect", mistaken)
+
+            async def twice() -> bool:
+                return len(tried) >= 2
+
+            await manager.until(twice, "it is tried again")
+            # Nor does it keep the others from their turn.
+            await changed(manager, await manager.snapshot(), compressed=True)
+        assert tried[1] - tried[0] > timedelta(seconds=0.3), "not in every look"
+        (first, *_) = [line for line in logged if line["log_level"] == "error"]
+        assert isinstance(first["exc_info"], ValueError)
+        assert await manager.store.meta.get(LAST_COLLECTION) == yesterday.isoformat(), "still due"
+        assert failures(manager, "housekeeping") == len(tried)
+
+        async def collected() -> bool | None:
+            return True if await manager.events_of("garbage") else None
+
+        await manager.until(collected, "a collection, once it can")
+
+
+async def test_a_database_that_does_not_answer_ends_no_work(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(*_: Any, **__: Any) -> Any:
+        raise Unavailable("the database does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MetaRepository, "get", refused)
+        async with place.manager(integrity_every_h=AT_ONCE) as manager:
+
+            async def both() -> bool:
+                works = ("housekeeping", "look-after-snapshots")
+                return all(failures(manager, work) for work in works)
+
+            await manager.until(both, "both have failed")
+            patched.undo()
+            snapshot = await manager.snapshot()
+            await event(manager, snapshot, "checked")
+
+
+def failures(manager: Manager, work: str) -> float:
+    registry = manager.services.metrics.registry
+    return registry.get_sample_value("warmboot_background_failures_total", {"work": work}) or 0
 
 
 # -- integrity -------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from tests.support.managers import IMAGE_NAME, Lab, Manager, image_folder, vmm_p
 from tests.support.rebuilds import event, ready, spoil
 
 from warmboot.host import guest_probe
+from warmboot.manager import look_after_snapshots
+from warmboot.manager.plan_rebuilds import plan_rebuilds
 from warmboot.manager.ports import Registered
 from warmboot.model.container import BootMethod, ContainerSpec, FallbackReason
 from warmboot.model.errors import NotSupported
@@ -424,6 +426,29 @@ async def test_on_another_host_what_was_given_up_is_tried_again(place: Lab) -> N
         changed = await event_of_host(manager)
         assert changed.data["before"]["hypervisor_version"] == "1.0"
         assert changed.data["now"]["hypervisor_version"] == "2.0"
+
+
+async def test_a_mistake_in_one_look_does_not_end_the_later_ones(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.manager() as manager:
+        old = await manager.snapshot()
+    place.set(version="2.0")
+    looked: list[None] = []
+
+    def mistaken(*arguments: Any) -> Any:
+        looked.append(None)
+        if len(looked) == 1:
+            raise KeyError("a mistake")
+        return plan_rebuilds(*arguments)
+
+    monkeypatch.setattr(look_after_snapshots, "plan_rebuilds", mistaken)
+    async with place.manager() as manager:
+        await manager.snapshot(shape=ODD)  # when that is over, it looks again
+        assert (await ready(manager, replaces=old.id)).fc_version == "2.0"
+        registry = manager.services.metrics.registry
+        counted = {"work": "look-after-snapshots"}
+        assert registry.get_sample_value("warmboot_background_failures_total", counted) == 1
 
 
 async def event_of_host(manager: Manager) -> Event:

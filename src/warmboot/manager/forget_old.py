@@ -5,12 +5,8 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-import structlog
-
-from warmboot.model.errors import WarmbootError
+from warmboot.manager.going_on import Failed, Work, one_round
 from warmboot.store import Store
-
-log = structlog.get_logger(__name__)
 
 ANSWERS_KEPT = timedelta(hours=24)
 JOURNAL_KEPT = timedelta(days=7)
@@ -24,11 +20,8 @@ async def forget_old(store: Store, now: datetime | None = None) -> None:
     await store.operations.purge(now - JOURNAL_KEPT)
 
 
-async def keep_forgetting(store: Store) -> None:
+async def keep_forgetting(store: Store, failed: Failed) -> None:
     """``forget_old`` at once and every ten minutes, until cancelled."""
     while True:
-        try:
-            await forget_old(store)
-        except WarmbootError as error:
-            log.warning("old records could not be removed", why=str(error))
+        await one_round(Work.FORGET_OLD, forget_old(store), failed)
         await asyncio.sleep(EVERY_S)

@@ -4,7 +4,7 @@
     all the time   what is hot is unpacked, what is cold compressed, what is due checked
 
 One thing after the other, and all of it with what processor time is left over. What fails is logged
-and tried again in its turn: the next day, or when it is due again.
+and counted, and tried again some looks later.
 """
 
 from __future__ import annotations
@@ -13,17 +13,12 @@ import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-import structlog
-
-from warmboot.host.disks import os_error
 from warmboot.manager.check_integrity import CheckIntegrity
 from warmboot.manager.choose_form import FormPolicy, RecentUse, choose_check, choose_forms
 from warmboot.manager.collect_garbage import CollectGarbage
 from warmboot.manager.compress_snapshot import CompressSnapshot
-from warmboot.model.errors import WarmbootError
+from warmboot.manager.going_on import Failed, Work, one_round
 from warmboot.store import Store
-
-log = structlog.get_logger(__name__)
 
 LAST_COLLECTION = "gc.last"
 _SHORTEST_S, _LONGEST_S = 0.05, 60.0
@@ -66,32 +61,25 @@ class Housekeeping:
         forms: CompressSnapshot,
         check: CheckIntegrity,
         config: HousekeepingConfig,
+        failed: Failed,
     ) -> None:
         self._store = store
         self._garbage = garbage
         self._forms = forms
         self._check = check
         self._config = config
+        self._failed = failed
         self._recent = RecentUse(config.forms.unpack_within)
         self._tried: dict[object, datetime] = {}
 
     async def __call__(self) -> None:
-        await self._store.meta.set_default(LAST_COLLECTION, datetime.now(UTC).isoformat())
         while True:
-            try:
-                await self.look(datetime.now(UTC))
-            except WarmbootError as error:
-                log.error(f"Housekeeping goes on later: {error.brief}", details=error.details)
-            except OSError as error:
-                log.error("Housekeeping goes on later", details=os_error(error).details)
+            await one_round(Work.HOUSEKEEPING, self.look(datetime.now(UTC)), self._failed)
             await asyncio.sleep(self._config.look_every_s)
 
     async def look(self, now: datetime) -> None:
         """Do what is due."""
-        every = self._config.collect_every
-        if every is not None and now - await self._last_collection(now) >= every:
-            await self._store.meta.set(LAST_COLLECTION, now.isoformat())
-            await self._garbage.collect()
+        await self._collect(now)
         snapshots = await self._store.snapshots.list()
         recent = self._recent.note(snapshots, now)
         leased = [s.id for s in snapshots if await self._store.snapshots.leases(s.id)]
@@ -102,9 +90,19 @@ class Housekeeping:
         if due is not None:
             await self._check(due.id)
 
-    async def _last_collection(self, now: datetime) -> datetime:
-        noted = await self._store.meta.get(LAST_COLLECTION)
-        return now if noted is None else datetime.fromisoformat(noted)
+    async def _collect(self, now: datetime) -> None:
+        """It counts once it came to its end: one that failed or was broken off is due still."""
+        meta = self._store.meta
+        last = await meta.get(LAST_COLLECTION)
+        if last is None:  # a start is no reason to collect
+            last = await meta.set_default(LAST_COLLECTION, now.isoformat())
+        every = self._config.collect_every
+        if every is None or now - datetime.fromisoformat(last) < every:
+            return
+        if self._may_try(LAST_COLLECTION, now):
+            await self._garbage.collect()
+            await meta.set(LAST_COLLECTION, now.isoformat())
+            self._tried.pop(LAST_COLLECTION, None)
 
     def _may_try(self, key: object, now: datetime) -> bool:
         """What did not work a moment ago (a full disk) is not tried again at once."""

@@ -23,6 +23,7 @@ import structlog
 
 from warmboot.host.agent import HostAgent
 from warmboot.manager.event_log import EventLog
+from warmboot.manager.going_on import Failed, Work, one_round
 from warmboot.manager.plan_rebuilds import Due, RetryPolicy, plan_rebuilds
 from warmboot.manager.retries import NO_VERDICT, note_failed_build, tell_put_off
 from warmboot.manager.runtime_snapshots import RuntimeSnapshots
@@ -56,6 +57,7 @@ class LookAfterSnapshots:
         snapshots: RuntimeSnapshots,
         attention: asyncio.Event,
         config: LookAfterConfig,
+        failed: Failed,
     ) -> None:
         self._store = store
         self._host = host
@@ -63,6 +65,7 @@ class LookAfterSnapshots:
         self._snapshots = snapshots
         self._attention = attention
         self._config = config
+        self._failed = failed
         self._here: HostRequirements | None = None
         self._told: set[UUID] = set()
         self._refused_by: str | None = None
@@ -70,13 +73,9 @@ class LookAfterSnapshots:
     async def __call__(self) -> None:
         while True:
             self._attention.clear()
-            pause_s = self._config.every_s
-            try:
-                pause_s = await self.look()
-            except WarmbootError as error:
-                log.error(f"Runtime snapshots could not be looked after: {error.brief}")
+            pause_s = await one_round(Work.LOOK_AFTER, self.look(), self._failed)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):
+                async with asyncio.timeout(self._config.every_s if pause_s is None else pause_s):
                     await self._attention.wait()
 
     async def look(self) -> float:

@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 from prometheus_client import (
     CollectorRegistry,
+    Counter,
     Metric,
     ProcessCollector,
     disable_created_metrics,
@@ -25,6 +26,7 @@ from warmboot import __version__
 from warmboot.host.agent import HostAgent
 from warmboot.host.usage import allocated_below
 from warmboot.manager.event_log import EventLog
+from warmboot.manager.going_on import Work
 from warmboot.manager.metrics.counts import EventCounts
 from warmboot.manager.metrics.recent_boots import REPLAY, RecentBoots
 from warmboot.model.checkpoint import CheckpointState
@@ -52,12 +54,24 @@ class ManagerMetrics:
         self.boots = RecentBoots()
         self._events = events
         self._look = look
+        self._failures = Counter(
+            "warmboot_background_failures",
+            "Rounds of work in the background that failed, by what they are for",
+            ("work",),
+            registry=self.registry,
+        )
+        for work in Work:  # a counter that appears with 1 has not increased
+            self._failures.labels(work)
         ProcessCollector(registry=self.registry)
         events.observe(EventCounts(self.registry))
         events.observe(self.boots)
 
     async def start(self) -> None:
         self.boots.replay(await self._events.newest(REPLAY))
+
+    def failed(self, work: Work) -> None:
+        """Count a round that failed. No event tells it: the database may be why."""
+        self._failures.labels(work).inc()
 
     async def look(self) -> Sequence[Metric]:
         """Without a database that answers, what was counted is still worth showing."""
