@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from structlog.testing import capture_logs
@@ -76,24 +78,41 @@ async def test_it_is_compressed_and_unpacked_as_asked(manager: Manager) -> None:
     await check(manager.running, ready=[snapshot])
 
 
+async def begun(change: Callable[[UUID], Awaitable[None]], snapshot: RuntimeSnapshot) -> bool:
+    try:
+        await change(snapshot.id)
+    except Conflict:  # the one before has told that it is done, and is just about to end
+        return False
+    return True
+
+
 async def test_what_is_compressed_already_stays_so(manager: Manager) -> None:
     snapshot = await manager.snapshot()
     await manager.services.forms.compress(snapshot.id)
     await event(manager, snapshot, "compressed")
     frames = (Path(snapshot.snapshot_path) / FRAMES_FILE).stat()
-
-    async def begun() -> bool | None:
-        try:
-            await manager.services.forms.compress(snapshot.id)
-        except Conflict:  # the first has told that it is done, and is just about to end
-            return None
-        return True
-
-    await manager.until(begun)
+    await manager.until(lambda: begun(manager.services.forms.compress, snapshot))
     await check(manager.running, ready=[snapshot])
     assert (Path(snapshot.snapshot_path) / FRAMES_FILE).stat().st_mtime_ns == frames.st_mtime_ns
-    kinds = [e.kind for e in await manager.events_of(snapshot.id)]
-    assert kinds.count("runtime-snapshot.compressed") == 1
+
+
+async def test_who_asks_for_the_form_that_it_has_is_told_at_once(manager: Manager) -> None:
+    """As when housekeeping has compressed it just before: nobody waits for an event in vain."""
+    snapshot = await manager.snapshot()
+    for form, change in (
+        ("unpacked", manager.services.forms.unpack),
+        ("compressed", manager.services.forms.compress),
+    ):
+        for _ in range(2):
+            before = await manager.services.events.list(limit=1000)
+            await manager.until(lambda change=change: begun(change, snapshot))
+
+            async def told(form: str = form, since: int = before[-1].id) -> Event | None:
+                events = await manager.services.events.list(after=since)
+                return next((e for e in events if e.kind == f"runtime-snapshot.{form}"), None)
+
+            last = await manager.until(told, f"the event {form}")
+    assert last.data["size_bytes"] == last.data["was_bytes"]
 
 
 async def test_only_what_is_ready_changes_its_form(manager: Manager) -> None:

@@ -88,18 +88,19 @@ class CompressSnapshot:
         self._tasks.start(f"form {snapshot_id}", self.change(snapshot_id, form))
 
     async def change(self, snapshot_id: UUID, form: Form) -> None:
-        """Have it in ``form``; what fails is told by an event, and the old form stays."""
+        """Have it in ``form``. An event tells so, or what failed: then the old one stays."""
         saga = self.sagas[0 if form is Form.COMPRESSED else 1]
         live: dict[str, Any] = {"form": form}
         self._changing.add(snapshot_id)
         try:
             async with self._turn(snapshot_id):
                 snapshot = await self._ready(snapshot_id)
-                if form_of(snapshot) is form:
-                    return
-                await self._host.ensure_room(_needed_bytes(snapshot, form))
                 live["snapshot"] = snapshot
-                await self._runner.run(saga, str(snapshot_id), {"form": form.value}, live)
+                if form_of(snapshot) is form:  # somebody was faster, and who waits wants to know
+                    live["changed"] = snapshot
+                else:
+                    await self._host.ensure_room(_needed_bytes(snapshot, form))
+                    await self._runner.run(saga, str(snapshot_id), {"form": form.value}, live)
         except OSError as error:
             await self._failed(snapshot_id, form, os_error(error))
         except WarmbootError as error:
