@@ -7,7 +7,7 @@ import asyncio
 from tests.conformance.rigs import Rig
 
 from warmboot.hypervisors.base import Hypervisor, MachineSnapshot, Vm
-from warmboot.model.vm import VmSpec
+from warmboot.model.vm import VmHandle, VmSpec
 
 
 class Keeper:
@@ -17,6 +17,9 @@ class Keeper:
         self.rig = rig
         self.driver: Hypervisor = rig.driver()
         self._vms: list[Vm] = []
+
+    def handles(self) -> list[VmHandle]:
+        return [vm.handle for vm in self._vms]
 
     def keep(self, vm: Vm) -> Vm:
         self._vms.append(vm)

@@ -15,7 +15,7 @@ from tests.conformance.keeper import Keeper
 from tests.conformance.rigs import SHAPE, Rig
 from tests.conformance.test_snapshots import counted
 from tests.support.firecracker import kvm_opens
-from tests.support.snapshots import IMAGE_ID, flip, make_image
+from tests.support.snapshots import IMAGE_ID, flip, here, make_image
 
 from warmboot.host.memory_cache import MemoryCache
 from warmboot.host.snapshot_files import SnapshotFiles, load_manifest
@@ -41,8 +41,9 @@ class Stored:
         self.vms, self.rig, self.path = vms, vms.rig, path
         self.before = vms.rig.count(saved_spec)
         self.saved_spec = saved_spec
-        self.files = SnapshotFiles(path.parents[1], os.getgid())
-        self.cache = MemoryCache(vms.rig.home / "cache" / "memory", os.getgid())
+        self.files = SnapshotFiles(path.parents[1], os.getgid(), here)
+        root = vms.rig.home / "cache" / "memory"
+        self.cache = MemoryCache(root, os.getgid(), vms=vms.handles)
 
     async def restore(self, spec: VmSpec | None = None) -> tuple[VmSpec, Vm]:
         spec = spec or self.rig.make_spec()
@@ -57,7 +58,7 @@ class Stored:
 @pytest.fixture
 async def stored(vms: Keeper, rig: Rig) -> AsyncIterator[Stored]:
     """Compressed."""
-    files = SnapshotFiles(rig.home / "snapshots", os.getgid())
+    files = SnapshotFiles(rig.home / "snapshots", os.getgid(), here)
     snapshot_id = UUID(int=9)
     folder = await files.begin(make_image(rig.home / "image"), snapshot_id)
     spec, vm = await vms.boot(rig.make_spec(template_dir=folder))
@@ -112,6 +113,17 @@ async def test_stored_files_never_change(stored: Stored, rig: Rig) -> None:
     assert await stored.files.verify(stored.path) == load_manifest(stored.path)
 
 
+async def test_what_a_vm_maps_stays_in_the_cache_until_it_ends(stored: Stored, rig: Rig) -> None:
+    spec, vm = await stored.restore()
+    unpacked = [entry.path for entry in await stored.cache.entries()]
+    assert await stored.cache.evict(0) == []
+    await rig.counts_past(spec, stored.before + 1)
+    await vm.kill()
+    assert [entry.path for entry in await stored.cache.evict(0)] == unpacked
+    unpacks = not (await stored.vms.driver.probe()).capabilities.memory_frames
+    assert bool(unpacked) is unpacks
+
+
 async def test_it_runs_on_while_the_snapshot_is_unpacked_and_compressed(
     stored: Stored, rig: Rig
 ) -> None:
@@ -119,7 +131,8 @@ async def test_it_runs_on_while_the_snapshot_is_unpacked_and_compressed(
     await stored.files.unpack(stored.path)
     plain_spec, _ = await stored.restore()
     await stored.files.compress(stored.path)
-    await stored.cache.evict(0)
+    for file in stored.cache.root.glob("*"):  # as by hand
+        file.unlink()
     for one in (spec, plain_spec):
         await rig.counts_past(one, rig.count(one) + 3)
 

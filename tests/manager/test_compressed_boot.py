@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.managers import Manager
+from tests.support.invariants import check
+from tests.support.managers import Lab, Manager
 from tests.support.snapshots import flip
 
 from warmboot.host import memory_frames
 from warmboot.host.snapshot_files import memory_metadata
 from warmboot.model.container import BootMethod, ContainerState, FallbackReason
+from warmboot.model.errors import DiskFull
+from warmboot.model.garbage import Why
 from warmboot.model.runtime_snapshot import FRAMES_FILE, RuntimeSnapshot, SnapshotState
 
 
@@ -32,7 +36,33 @@ async def test_it_boots_warm_and_boots_share_what_was_unpacked(manager: Manager)
     assert {container.runtime_snapshot_id for container in containers} == {snapshot.id}
     (entry,) = await manager.host.cache.entries()
     assert entry.snapshot_id == snapshot.id
-    assert not entry.in_use
+
+
+async def test_memory_that_a_vm_maps_is_neither_evicted_nor_counted_as_freed(place: Lab) -> None:
+    """Nothing would be given back, and the next boot would unpack a second one."""
+    async with place.manager() as manager:
+        snapshot = await compressed(manager)
+        await manager.run()
+        path = await kept(manager)
+    nearly_full = {"disk_floor_mib": 1 << 30}
+    async with place.manager(cache_budget_mib=0, **nearly_full) as manager:
+        # The VM is an earlier manager's.
+        assert (await manager.services.garbage.collect()).removed == ()
+        with pytest.raises(DiskFull):
+            await manager.host.ensure_room()
+        assert await kept(manager) == path
+        await manager.containers.delete("web", force=True)
+        done = await manager.services.garbage.collect()
+        assert [(one.path, one.why) for one in done.removed] == [(path, Why.OVER_BUDGET)]
+        await manager.snapshots.delete(snapshot.id)
+        await check(manager.running)
+
+
+async def kept(manager: Manager) -> Path:
+    """The one file that is in the cache, and in use."""
+    (entry,) = await manager.host.cache.entries()
+    assert entry.in_use
+    return entry.path
 
 
 async def test_without_room_to_unpack_it_boots_cold_and_blames_no_snapshot(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from warmboot.host.snapshot_files import SnapshotFiles
@@ -17,8 +20,15 @@ from warmboot.model.runtime_snapshot import (
 )
 from warmboot.model.shapes import Shape
 
+T = TypeVar("T")
+
 IMAGE_ID = UUID(int=7)
 MEMORY = b"kernel" * 1000 + bytes(3 << 20) + os.urandom(10_000) + bytes(5000)
+
+
+async def here(function: Callable[..., T], *arguments: Any) -> T:
+    """Work that has time, done at once, and in this process: system calls can be made to fail."""
+    return await asyncio.to_thread(function, *arguments)
 
 
 def make_image(folder: Path) -> RuntimeImage:

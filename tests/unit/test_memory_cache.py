@@ -16,23 +16,30 @@ from uuid import UUID, uuid4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.snapshots import MEMORY, flip, make_image, publish
+from tests.support.snapshots import MEMORY, flip, here, make_image, publish
 
 from warmboot.host import memory_cache, memory_frames
 from warmboot.host.memory_cache import CacheEntry, MemoryCache, over_budget
 from warmboot.host.snapshot_files import SnapshotFiles, load_manifest
 from warmboot.model.errors import DiskFull, SnapshotDamaged
 from warmboot.model.runtime_snapshot import FRAMES_FILE
+from warmboot.model.vm import VmHandle
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> SnapshotFiles:
-    return SnapshotFiles(tmp_path / "snapshots", os.getgid())
+    return SnapshotFiles(tmp_path / "snapshots", os.getgid(), here)
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> MemoryCache:
-    return MemoryCache(tmp_path / "cache" / "memory", os.getgid())
+def vms() -> list[VmHandle]:
+    """Those that may map a file of the cache."""
+    return []
+
+
+@pytest.fixture
+def cache(tmp_path: Path, vms: list[VmHandle]) -> MemoryCache:
+    return MemoryCache(tmp_path / "cache" / "memory", os.getgid(), vms=lambda: vms)
 
 
 @pytest.fixture
@@ -209,18 +216,44 @@ async def test_the_least_recently_used_go_first(
     assert left(cache) == []
 
 
-async def test_one_in_use_stays_and_one_that_is_mapped_may_go(
-    tmp_path: Path, files: SnapshotFiles, cache: MemoryCache
+async def test_one_that_is_about_to_be_opened_or_that_a_vm_maps_stays(
+    tmp_path: Path, files: SnapshotFiles, vms: list[VmHandle], cache: MemoryCache
 ) -> None:
-    snapshot = await compressed(tmp_path, files)
+    snapshot, other = [await compressed(tmp_path, files) for _ in range(2)]
+    await use(cache, other)
     async with cache.unpacked(snapshot, load_manifest(snapshot)) as path:
-        assert [entry.in_use for entry in await cache.entries()] == [True]
-        assert await cache.evict(0) == []
+        assert [entry.in_use for entry in await cache.entries()] == [False, True]
         with path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    assert len(await cache.evict(0)) == 1
-    assert mapped[:] == MEMORY
+    vms.append(VmHandle("vm-1", "mine", os.getpid(), 0, "", tmp_path))
+    assert [str(e.snapshot_id) for e in await cache.evict(0)] == [other.name]
+    assert [entry.in_use for entry in await cache.entries()] == [True]
+    assert await cache.evict(0, known=()) == []
     mapped.close()
+    assert [entry.path for entry in await cache.evict(0)] == [path]
+
+
+async def test_the_mapping_of_a_removed_file_does_not_keep_the_next_one(
+    tmp_path: Path, files: SnapshotFiles, vms: list[VmHandle], cache: MemoryCache
+) -> None:
+    snapshot = await compressed(tmp_path, files)
+    path = await use(cache, snapshot)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        vms.append(VmHandle("vm-1", "mine", os.getpid(), 0, "", tmp_path))
+        path.unlink()
+        await use(cache, snapshot)
+        assert len(await cache.evict(0)) == 1
+        assert mapped[:] == MEMORY
+
+
+async def test_a_vm_that_is_gone_maps_nothing(
+    tmp_path: Path, files: SnapshotFiles, vms: list[VmHandle], cache: MemoryCache
+) -> None:
+    process = await asyncio.create_subprocess_exec("true")
+    await process.wait()
+    vms.append(VmHandle("vm-1", "mine", process.pid, 0, "", tmp_path))
+    await use(cache, await compressed(tmp_path, files))
+    assert len(await cache.evict(0)) == 1
 
 
 async def test_one_that_is_being_unpacked_stays(
@@ -242,13 +275,13 @@ async def test_one_that_is_being_unpacked_stays(
     assert (await asyncio.wait_for(using, 10)).exists()
 
 
-async def test_the_budget_is_kept_after_every_unpacking(
+async def test_at_every_unpacking_the_others_make_room_for_it(
     tmp_path: Path, files: SnapshotFiles, cache: MemoryCache
 ) -> None:
     cache.budget_bytes = 1
     for _ in range(2):
-        await use(cache, await compressed(tmp_path, files))
-        assert left(cache) == []
+        path = await use(cache, await compressed(tmp_path, files))
+        assert left(cache) == [path.name, f"{path.name}.json"]
 
 
 ids = [UUID(int=number) for number in range(4)]

@@ -11,19 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import pytest
-from tests.support.snapshots import IMAGE_ID, MEMORY, flip, make_image, publish
+from tests.support.snapshots import IMAGE_ID, MEMORY, flip, here, make_image, publish
 
 from warmboot.host import memory_forms, memory_frames
 from warmboot.host.polite import run_politely
 from warmboot.host.snapshot_files import SnapshotFiles, load_manifest, memory_metadata
 from warmboot.model.errors import DiskFull, SnapshotDamaged, WarmbootError
 from warmboot.model.runtime_snapshot import FRAMES_FILE, MEMORY_FILE, METADATA_FILE
-
-T = TypeVar("T")
 
 PLAIN = {".seen.json", "disk.ext4", METADATA_FILE, "rootfs.ext4", MEMORY_FILE, "snapshot.state"}
 COMPRESSED = PLAIN - {MEMORY_FILE} | {FRAMES_FILE}
@@ -32,11 +30,6 @@ COMPRESSED = PLAIN - {MEMORY_FILE} | {FRAMES_FILE}
 @pytest.fixture
 def files(tmp_path: Path) -> SnapshotFiles:
     return SnapshotFiles(tmp_path / "snapshots", os.getgid(), here)
-
-
-async def here(function: Callable[..., T], *arguments: Any) -> T:
-    """In this process, where system calls can be made to fail."""
-    return await asyncio.to_thread(function, *arguments)
 
 
 async def test_a_helper_process_does_the_work(tmp_path: Path) -> None:

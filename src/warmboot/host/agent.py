@@ -78,7 +78,7 @@ class HostAgent:
         self.network = network
         self.files = files
         self.cache = MemoryCache(
-            config.root / "cache" / "memory", VMM_GID, config.memory_cache_bytes
+            config.root / "cache" / "memory", VMM_GID, config.memory_cache_bytes, self._handles
         )
         self._storage = Storage(config.root, config.disk_floor_bytes, self.cache)
         self._vm_files = VmFiles(self.vms_root, hypervisor, files)
@@ -222,8 +222,7 @@ class HostAgent:
 
     async def vm_usage(self) -> Sequence[VmUsage]:
         """What the VMs use at the moment; some milliseconds each."""
-        handles = [machine.vm.handle for machine in self._machines.values()]
-        return await asyncio.to_thread(usage.of_vms, handles)
+        return await asyncio.to_thread(usage.of_vms, self._handles())
 
     def capacity(self) -> Capacity:
         """The processors and the memory of this machine."""
@@ -322,6 +321,9 @@ class HostAgent:
         return await stored_memory.with_machine(
             self.hypervisor, self.files, self.cache, snapshot, open_it
         )
+
+    def _handles(self) -> list[VmHandle]:
+        return [machine.vm.handle for machine in self._machines.values()]
 
     def _hold(self, vm: Vm, spec: VmSpec, token: str) -> VmHandle:
         self._machines[spec.id] = LiveVm.of(vm, spec.id, token)

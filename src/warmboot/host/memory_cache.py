@@ -8,7 +8,8 @@
 The first boot unpacks, however many ask at once; the others wait for it, and the next ones find it.
 Nothing is synced: a file counts only in the boot of the machine in which it was made, and as long
 as its size, inode and times are those that were noted. Removing one is always safe while nobody is
-about to open it, as VMs keep their mapping.
+about to open it, as VMs keep their mapping. But it would give nothing back, and the next boot would
+unpack a second one: so what a VM maps, which the kernel knows best, is in use.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import contextlib
 import json
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -31,8 +32,10 @@ from warmboot.host import memory_frames
 from warmboot.host.disks import allocated_bytes, os_error
 from warmboot.host.memory_frames import in_thread
 from warmboot.host.snapshot_manifest import UNFINISHED, stamp
+from warmboot.host.usage import mapped_names
 from warmboot.hypervisors.process import boot_id
 from warmboot.model.runtime_snapshot import FRAMES_FILE, SnapshotManifest
+from warmboot.model.vm import VmHandle
 
 _SUFFIX = ".mem"
 _CONTENT_DIGITS = 16
@@ -41,7 +44,7 @@ _CONTENT_DIGITS = 16
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
     """One unpacked file. ``size_bytes`` is what it takes on disk; ``in_use``: it is being unpacked,
-    or about to be opened by a VMM."""
+    about to be opened by a VMM, or mapped by one."""
 
     path: Path
     snapshot_id: UUID
@@ -68,12 +71,22 @@ def over_budget(
 
 
 class MemoryCache:
-    """``gid`` is the group that VMMs read as. ``budget_bytes``: kept after every unpacking."""
+    """``gid`` is the group that VMMs read as. ``budget_bytes``: kept after every unpacking.
 
-    def __init__(self, root: Path, gid: int, budget_bytes: int | None = None) -> None:
+    ``vms`` are those that may map a file: all whose restore has returned.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        gid: int,
+        budget_bytes: int | None = None,
+        vms: Callable[[], Collection[VmHandle]] = tuple,
+    ) -> None:
         self.root = root
         self.gid = gid
         self.budget_bytes = budget_bytes
+        self._vms = vms
         self._users: Counter[str] = Counter()
         self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -96,17 +109,19 @@ class MemoryCache:
                     await in_thread(partial(self._make, path / FRAMES_FILE, target), polite=False)
             await asyncio.to_thread(_note_use, target)
             yield target
+            if made and self.budget_bytes is not None:
+                await self.evict(self.budget_bytes)  # the others: this one has just got a user
         finally:
             self._users[target.name] -= 1
             if not self._users[target.name]:
                 del self._users[target.name]
-        if made and self.budget_bytes is not None:
-            await self.evict(self.budget_bytes)
 
     async def entries(self) -> list[CacheEntry]:
         """What is there, the least recently used first."""
-        found = await asyncio.to_thread(lambda: list(map(self._entry, self._files())))
-        return sorted((entry for entry in found if entry), key=lambda entry: entry.last_used)
+        # Both asked in one go: who leaves the one is in the other.
+        about_to, vms = set(self._users), self._vms()
+        found = await asyncio.to_thread(self._look, about_to, vms)
+        return sorted(found, key=lambda entry: entry.last_used)
 
     async def evict(
         self, budget_bytes: int, *, known: Collection[UUID] | None = None
@@ -127,16 +142,21 @@ class MemoryCache:
     def _files(self) -> list[Path]:
         return sorted(self.root.glob(f"*{_SUFFIX}"))
 
-    def _entry(self, path: Path) -> CacheEntry | None:
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            return CacheEntry(
-                path=path,
-                snapshot_id=UUID(path.name[:36]),
-                size_bytes=allocated_bytes(path),
-                last_used=_last_use(path),
-                in_use=path.name in self._users,
-            )
-        return None
+    def _look(self, about_to: Collection[str], vms: Collection[VmHandle]) -> list[CacheEntry]:
+        files = self._files()
+        used = {*about_to, *mapped_names(vms)} if files else set()
+        found = []
+        for path in files:
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                entry = CacheEntry(
+                    path=path,
+                    snapshot_id=UUID(path.name[:36]),
+                    size_bytes=allocated_bytes(path),
+                    last_used=_last_use(path),
+                    in_use=path.name in used,
+                )
+                found.append(entry)
+        return found
 
     def _make(self, frames: Path, target: Path, stop: Event) -> None:
         new = target.with_name(f"{target.name}{UNFINISHED}")

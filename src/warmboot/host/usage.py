@@ -59,6 +59,19 @@ def _memory(folder: Path) -> dict[str, int]:
     return found
 
 
+def mapped_names(handles: Iterable[VmHandle]) -> set[str]:
+    """Names of the files that VMs have mapped, without their folders.
+
+    That of a removed file ends with `` (deleted)``. Some tenths of a millisecond a VM.
+    """
+    names = set()
+    for handle in handles:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            for line in Path(f"/proc/{handle.pid}/maps").read_bytes().splitlines():
+                names.add(os.fsdecode(line.rpartition(b"/")[2]))
+    return names
+
+
 def of_storage(root: Path, floor_bytes: int) -> StorageUsage:
     disk = shutil.disk_usage(root)
     return StorageUsage(total_bytes=disk.total, free_bytes=disk.free, floor_bytes=floor_bytes)

@@ -69,7 +69,7 @@ class Lying:
 @dataclass(frozen=True, slots=True)
 class Cached:
     """A file that can be made again, of the snapshot ``owner``. ``in_use``: it is just being made,
-    or about to be opened."""
+    about to be opened, or mapped by a VM."""
 
     path: Path
     size_bytes: int

@@ -80,6 +80,7 @@ class Machine:
         self._config = config
         self.shape = shape
         self.origin = "boot" if saved is None else "restore"
+        self._mapped = saved.mapped if saved else None
         self.clock = GuestClock(saved.clock_s if saved else 0.0)
         self.ram = saved.ram if saved else _fresh_ram(cmdline)
         self.stalled = asyncio.Event()

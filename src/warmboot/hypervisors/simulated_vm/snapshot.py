@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ class SavedMachine:
     shape: tuple[int, int]
     clock_s: float
     ram: dict[str, Any]
+    mapped: mmap.mmap | None = None
+    """The file that it was read from, mapped as long as the VM lives."""
 
 
 def write(machine: SavedMachine, memory: Path, state: Path) -> None:
@@ -59,16 +62,18 @@ def read(memory: Path, state: Path, *, version: str, shape: tuple[int, int]) -> 
     if tuple(about["shape"]) != shape:
         raise SnapshotUnusable(f"the snapshot's shape is {about['shape']}, not {list(shape)}")
     try:
-        content = memory.read_bytes()
-    except OSError as error:
+        with memory.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except (OSError, ValueError) as error:  # the latter for an empty file
         raise SnapshotUnusable(f"{memory} cannot be read: {error}") from error
+    content = mapped[:]
     magic, _, rest = content.partition(b"\n")
     sha256, _, ram = rest.partition(b"\n")
     if magic + b"\n" != MAGIC or hashlib.sha256(ram).hexdigest().encode() != sha256:
         raise SnapshotUnusable(f"{memory} is damaged")
     if sha256.decode() != about["memory_sha256"]:
         raise SnapshotUnusable(f"{memory} does not belong to {state}")
-    return SavedMachine(version, shape, float(about["clock_s"]), json.loads(ram))
+    return SavedMachine(version, shape, float(about["clock_s"]), json.loads(ram), mapped)
 
 
 def _read_state(state: Path) -> dict[str, Any]:
