@@ -222,7 +222,7 @@ async def _tiny_guest(samples: Samples, rounds: int) -> None:
         plain, counted = await _saved(driver, folder, kernel)
         frames = plain.memory.with_name(FRAMES_FILE)
         expected = await asyncio.to_thread(sum_file, plain.memory)
-        await in_thread(partial(pack, plain.memory, frames, expected), polite=False)
+        await in_thread(partial(pack, plain.memory, frames, expected))
         packed = MachineSnapshot(frames, plain.state, compressed=True)
         for name, machine in (("warming up", plain), ("warming up", packed)):
             await _load(driver, folder, kernel, machine, counted, samples, name)

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from warmboot.host import memory_frames
-from warmboot.host.memory_frames import Stopped, in_thread, pack, unpack
+from warmboot.host.memory_frames import Stopped, pack, unpack
 from warmboot.hypervisors.memory.frames import (
     FRAME_BYTES,
     PAGE,
@@ -219,13 +219,3 @@ def test_what_is_stopped_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         pack(tmp_path / "snapshot.mem", tmp_path / "more", sum_of(SAMPLE), stopped)
     assert len(list(tmp_path.iterdir())) == 2
-
-
-async def test_work_in_a_thread_is_polite_when_asked_and_leaves_others_alone() -> None:
-    def niceness(_: threading.Event) -> int:
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-    ours = os.getpriority(os.PRIO_PROCESS, 0)
-    assert await in_thread(niceness, polite=True) == 19
-    assert await in_thread(niceness, polite=False) == ours
-    assert os.getpriority(os.PRIO_PROCESS, 0) == ours

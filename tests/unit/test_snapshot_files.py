@@ -368,7 +368,7 @@ async def test_the_check_is_cheap_until_something_changes(
     path = await published(files, image)
     real, summed = snapshot_files.sum_file, []
 
-    def counting(part: Path, stop: Any = None) -> FileSum:
+    def counting(part: Path) -> FileSum:
         summed.append(part.name)
         return real(part)
 
@@ -382,6 +382,26 @@ async def test_the_check_is_cheap_until_something_changes(
     assert summed == [MEMORY_FILE]
     await files.verify(path)
     assert sorted(summed[1:]) == sorted(PARTS)
+
+
+async def test_sums_that_have_time_are_taken_by_a_process_of_its_own(
+    files: SnapshotFiles, image: RuntimeImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of low priority that shares the manager's lock would keep the manager waiting."""
+    path = await published(files, image)
+    manifest = await files.check(path)
+
+    def here(_: Path) -> FileSum:
+        raise AssertionError("a sum was taken in this process")
+
+    os.utime(path / MEMORY_FILE)
+    monkeypatch.setattr(snapshot_files, "sum_file", here)
+    assert await files.verify(path, polite=True) == manifest
+    assert await files.check(path) == manifest, "what was found is noted"
+    flipped(path / DISK_FILE)
+    with pytest.raises(SnapshotDamaged) as told:
+        await files.verify(path, polite=True)
+    assert DISK_FILE in told.value.details
 
 
 @pytest.mark.parametrize("note", ["", "{", "[]", '{"snapshot.mem": 7}'])

@@ -106,7 +106,7 @@ class MemoryCache:
             async with lock:
                 made = not await asyncio.to_thread(_is_good, target)
                 if made:
-                    await in_thread(partial(self._make, path / FRAMES_FILE, target), polite=False)
+                    await in_thread(partial(self._make, path / FRAMES_FILE, target))
             await asyncio.to_thread(_note_use, target)
             yield target
             if made and self.budget_bytes is not None:

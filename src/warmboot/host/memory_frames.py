@@ -42,7 +42,6 @@ T = TypeVar("T")
 
 UNPACK_THREADS = 2
 """More do not help: they share the bandwidth of memory with the VM that waits for them."""
-_LOWEST_PRIORITY = 19
 _SMALL_GAP = 8 * PAGE
 
 
@@ -50,23 +49,15 @@ class Stopped(Exception):
     """What a thread raises when its work is not wanted any more."""
 
 
-async def in_thread(work: Callable[[threading.Event], T], *, polite: bool) -> T:
+async def in_thread(work: Callable[[threading.Event], T]) -> T:
     """Run ``work`` in a thread of its own, and end it when the caller is cancelled.
 
-    ``work`` gets an event that is set then and raises ``Stopped`` soon after. ``polite``: with the
-    lowest priority, so that it takes only what nobody else wants.
+    ``work`` gets an event that is set then and raises ``Stopped`` soon after.
     """
     stop = threading.Event()
-
-    def run() -> T:
-        if polite:
-            with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
-        return work(stop)
-
     thread = ThreadPoolExecutor(1, "snapshot-memory")
     try:
-        done = asyncio.get_running_loop().run_in_executor(thread, run)
+        done = asyncio.get_running_loop().run_in_executor(thread, work, stop)
     finally:
         thread.shutdown(wait=False)
     try:

@@ -24,12 +24,10 @@ import shutil
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
 from uuid import UUID
 
 from warmboot.host.disks import copy_file
 from warmboot.host.memory_forms import MemoryForms
-from warmboot.host.memory_frames import in_thread
 from warmboot.host.polite import Politely, run_politely
 from warmboot.host.snapshot_manifest import (
     SEEN_FILE,
@@ -63,6 +61,7 @@ class SnapshotFiles:
     def __init__(self, root: Path, gid: int, politely: Politely = run_politely) -> None:
         self.root = root
         self.gid = gid
+        self._politely = politely
         self._forms = MemoryForms(gid, politely)
 
     def path(self, image_id: UUID, snapshot_id: UUID) -> Path:
@@ -87,12 +86,14 @@ class SnapshotFiles:
     async def check(self, path: Path) -> SnapshotManifest:
         """Cheap: ``SnapshotDamaged`` if a file is missing, or changed and no longer what it was."""
         async with self._forms.kept(path):
-            return await asyncio.to_thread(self._check, path, False)
+            return await asyncio.to_thread(_checked, path, False)
 
     async def verify(self, path: Path, *, polite: bool = False) -> SnapshotManifest:
         """Thorough: every sum is taken; ``polite``: with what processor time is left over."""
         async with self._forms.kept(path):
-            return await in_thread(lambda stop: self._check(path, True, stop), polite=polite)
+            if polite:
+                return await self._politely(_checked, path, True)
+            return await asyncio.to_thread(_checked, path, True)
 
     async def compress(self, path: Path) -> SnapshotManifest:
         """Store its memory as frames; see ``memory_forms``."""
@@ -156,26 +157,6 @@ class SnapshotFiles:
             os.chown(folder, -1, self.gid)
         folder.chmod(0o710)
 
-    def _check(self, path: Path, thorough: bool, stop: Event | None = None) -> SnapshotManifest:
-        manifest = load_manifest(path)
-        if set(manifest.files) != set(parts_of(manifest)) or str(manifest.snapshot_id) != path.name:
-            raise damaged(path, f"{METADATA_FILE} is not this snapshot's")
-        seen = {} if thorough else load_seen(path)
-        news = {}
-        for name, expected in manifest.files.items():
-            try:
-                now = stamp(path / name)
-                if seen.get(name) != now:
-                    _compare(path, name, now["size"], expected, stop)
-                    news[name] = now
-            except FileNotFoundError:
-                raise damaged(path, f"{name} is missing") from None
-            except OSError as error:
-                raise damaged(path, f"{name} cannot be read: {error}") from error
-        if news:
-            note_seen(path, seen | news)
-        return manifest
-
 
 def link_or_copy(source: Path, target: Path) -> None:
     """A hard link where the file system allows it; an independent copy elsewhere."""
@@ -186,12 +167,31 @@ def link_or_copy(source: Path, target: Path) -> None:
         target.chmod(0o444)
 
 
-def _compare(
-    path: Path, name: str, size: int, expected: FileSum, stop: Event | None = None
-) -> None:
+def _checked(path: Path, thorough: bool) -> SnapshotManifest:
+    manifest = load_manifest(path)
+    if set(manifest.files) != set(parts_of(manifest)) or str(manifest.snapshot_id) != path.name:
+        raise damaged(path, f"{METADATA_FILE} is not this snapshot's")
+    seen = {} if thorough else load_seen(path)
+    news = {}
+    for name, expected in manifest.files.items():
+        try:
+            now = stamp(path / name)
+            if seen.get(name) != now:
+                _compare(path, name, now["size"], expected)
+                news[name] = now
+        except FileNotFoundError:
+            raise damaged(path, f"{name} is missing") from None
+        except OSError as error:
+            raise damaged(path, f"{name} cannot be read: {error}") from error
+    if news:
+        note_seen(path, seen | news)
+    return manifest
+
+
+def _compare(path: Path, name: str, size: int, expected: FileSum) -> None:
     if size != expected.size_bytes:
         raise damaged(path, f"{name} has {size} bytes instead of {expected.size_bytes}")
-    if sum_file(path / name, stop) != expected:
+    if sum_file(path / name) != expected:
         raise damaged(path, f"{name} is not what it was: its SHA-256 differs")
 
 

@@ -8,7 +8,6 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Event
 
 from warmboot.model.runtime_image import FileSum
 
@@ -17,13 +16,8 @@ _ZEROS = bytes(_CHUNK)
 _FICLONE = 0x40049409
 
 
-class SumStopped(Exception):
-    """A sum that is not wanted any more."""
-
-
-def sum_file(path: Path, stop: Event | None = None) -> FileSum:
-    """Size and SHA-256 of a file. Blocking: call it in a thread. ``stop`` ends it early, by
-    ``SumStopped``.
+def sum_file(path: Path) -> FileSum:
+    """Size and SHA-256 of a file. Blocking: call it in a thread.
 
     The sum is the ordinary one, of all bytes. Holes are not read, only counted in as zeros, which
     spares the page cache.
@@ -42,8 +36,6 @@ def sum_file(path: Path, stop: Event | None = None) -> FileSum:
                     break
                 digest.update(view[:count])
                 start += count
-                if stop is not None and stop.is_set():
-                    raise SumStopped
         _update_zeros(digest, size - file.tell())
     return FileSum(size, digest.hexdigest())
 
