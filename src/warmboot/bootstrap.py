@@ -33,6 +33,7 @@ from warmboot.manager.event_log import EventLog
 from warmboot.manager.forget_old import keep_forgetting
 from warmboot.manager.look_after_snapshots import LookAfterConfig, LookAfterSnapshots
 from warmboot.manager.metrics import Look, ManagerMetrics
+from warmboot.manager.own_storage import own_storage
 from warmboot.manager.plan_rebuilds import RetryPolicy
 from warmboot.manager.ports import Check, Services
 from warmboot.manager.reconcile import Reconcile
@@ -71,6 +72,7 @@ async def running(settings: Settings, hook: Hook | None = None) -> AsyncIterator
     settings.storage_root.mkdir(parents=True, exist_ok=True)
     host = await host_agent(settings)
     async with Store.open(settings.effective_database_url) as store:
+        await own_storage(store, settings.storage_root)
         events, tasks, runner = EventLog(store), Tasks(), SagaRunner(store, hook)
         async with worker_parts(settings, store, runner, events, tasks) as worker:
             parts = _wire(settings, store, host, runner, events, tasks, worker)
