@@ -31,6 +31,7 @@ from warmboot.bootstrap import Running
 from warmboot.guest import AGENT_VERSION
 from warmboot.host.leftovers import users_of
 from warmboot.images.files import describe, write_manifest
+from warmboot.images.guest_agent import SHIPPED
 from warmboot.manager.ports import Until
 from warmboot.manager.saga import Hook
 from warmboot.model.container import Container, ContainerSpec
@@ -50,21 +51,40 @@ FOREVER = ("sleep", "1000")
 _kept: dict[str, Path] = {}
 
 
-async def image_folder() -> Path:
-    """A runtime image that looks like a real one from outside, with a small disk; made once."""
-    if "image" not in _kept:
+async def image_folder(agent: str = AGENT_VERSION) -> Path:
+    """A runtime image that looks like a real one from outside, with a small disk; made once.
+
+    Its guest agent is the shipped one, but for the protocol ``agent`` that it says it speaks.
+    """
+    if agent not in _kept:
         folder = Path(tempfile.mkdtemp(prefix="wb-image-", dir="/tmp"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         elf = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HHI", 2, 0x3E, 1)
         (folder / "kernel").write_bytes(elf + bytes(4096))
-        for name in ("rootfs.ext4", "disk.ext4"):
-            with (folder / name).open("wb") as file:
-                file.truncate(1 << 20)
-            tool = ["mke2fs", "-q", "-t", "ext4", str(folder / name)]
-            await asyncio.to_thread(subprocess.run, tool, check=True, timeout=30)
-        write_manifest(folder, await describe(folder, "quiet", AGENT_VERSION, {}))
-        _kept["image"] = folder
-    return _kept["image"]
+        with tempfile.TemporaryDirectory() as tree:
+            agent_package(Path(tree) / "usr/lib/warmboot/guest", agent)
+            await make_ext4(folder / "rootfs.ext4", Path(tree))
+        await make_ext4(folder / "disk.ext4")
+        write_manifest(folder, await describe(folder, "quiet", agent, {}))
+        _kept[agent] = folder
+    return _kept[agent]
+
+
+def agent_package(folder: Path, version: str) -> Path:
+    """The shipped guest agent in ``folder``, of another protocol as far as it says."""
+    shutil.copytree(SHIPPED, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    init = folder / "__init__.py"
+    init.write_text(init.read_text().replace(f'"{AGENT_VERSION}"', f'"{version}"'))
+    return folder
+
+
+async def make_ext4(path: Path, tree: Path | None = None, size_bytes: int = 1 << 20) -> None:
+    """A small ext4 file system, with ``tree`` in it."""
+    with path.open("wb") as file:
+        file.truncate(size_bytes)
+    filled = [] if tree is None else ["-d", str(tree)]
+    tool = ["mke2fs", "-q", "-t", "ext4", *filled, str(path)]
+    await asyncio.to_thread(subprocess.run, tool, check=True, timeout=30)
 
 
 class Lab:

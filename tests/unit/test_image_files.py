@@ -29,6 +29,7 @@ from warmboot.images.files import (
 from warmboot.images.hashing import copy_sparse, sum_file
 from warmboot.images.process import find_tool
 from warmboot.model.errors import DiskFull, HostError, ImageDamaged, InvalidRequest
+from warmboot.model.runtime_image import UNKNOWN_AGENT
 
 MIB = 1 << 20
 
@@ -217,7 +218,7 @@ async def test_a_full_disk_leaves_nothing(
         target.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files, "_link_or_copy", full)
+    monkeypatch.setattr(files, "link_or_copy", full)
     with pytest.raises(DiskFull, match="no room"):
         await import_runtime_image(image, tmp_path / "storage")
     assert list((tmp_path / "storage/runtime-images").iterdir()) == []
@@ -268,6 +269,7 @@ async def test_bare_files_become_an_image_with_a_disk(image: Path, tmp_path: Pat
     folder = stored_folder(storage, manifest.digest)
     assert set(manifest.files) == {"kernel", "rootfs", "disk"}
     assert manifest.cmdline == DEFAULT_CMDLINE
+    assert manifest.agent_version == UNKNOWN_AGENT, "there is none of ours in it"
     assert manifest.files["disk"].size_bytes == 8 << 30
     assert (folder / "disk.ext4").stat().st_blocks * 512 < 16 * MIB
     assert not (folder / "rootfs.ext4").samefile(image / "rootfs.ext4")

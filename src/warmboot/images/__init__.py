@@ -16,11 +16,13 @@ from warmboot.images.files import (
     load_manifest,
     verify_runtime_image,
 )
+from warmboot.images.renew import renew_agent
 
 __all__ = [
     "build_runtime_image",
     "import_bare_files",
     "import_runtime_image",
     "load_manifest",
+    "renew_agent",
     "verify_runtime_image",
 ]

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from warmboot.images.filesystems import make_empty_disk
+from warmboot.images.guest_agent import agent_version_in
 from warmboot.images.hashing import copy_sparse, sum_file
 from warmboot.images.magic import check_ext4, check_initrd, check_kernel
 from warmboot.images.staging import place, staging
 from warmboot.model.errors import ImageDamaged
-from warmboot.model.runtime_image import FileSum, RuntimeImageManifest
+from warmboot.model.runtime_image import UNKNOWN_AGENT, FileSum, RuntimeImageManifest
 
 MANIFEST_FILE = "manifest.json"
 FILE_NAMES: Mapping[str, str] = {
@@ -177,7 +178,7 @@ async def import_runtime_image(source: Path, storage: Path) -> RuntimeImageManif
         image = folder / "image"
         image.mkdir()
         for name in names:
-            await asyncio.to_thread(_link_or_copy, source / name, image / name)
+            await asyncio.to_thread(link_or_copy, source / name, image / name)
         write_manifest(image, manifest)
         await place(image, target)
     return manifest
@@ -204,12 +205,18 @@ async def import_bare_files(
                 await asyncio.to_thread(copy_sparse, path, image / FILE_NAMES[key])
         await make_empty_disk(image / FILE_NAMES["disk"])
         labels = {"origin": "files", "kernel.path": str(kernel), "rootfs.path": str(rootfs)}
-        manifest = await describe(image, cmdline, "unknown", labels)
-        write_manifest(image, manifest)
-        target = stored_folder(storage, manifest.digest)
-        if not await _is_stored(image, target, [FILE_NAMES[key] for key in manifest.files]):
-            await place(image, target)
+        agent = await agent_version_in(image / FILE_NAMES["rootfs"])
+        manifest = await describe(image, cmdline, agent or UNKNOWN_AGENT, labels)
+        await place_image(image, manifest, storage)
     return manifest
+
+
+async def place_image(image: Path, manifest: RuntimeImageManifest, storage: Path) -> None:
+    """Store the folder ``image``, which is whole but for its manifest; already stored is fine."""
+    write_manifest(image, manifest)
+    target = stored_folder(storage, manifest.digest)
+    if not await _is_stored(image, target, [FILE_NAMES[key] for key in manifest.files]):
+        await place(image, target)
 
 
 async def _is_stored(source: Path, target: Path, names: list[str]) -> bool:
@@ -227,7 +234,7 @@ async def _is_stored(source: Path, target: Path, names: list[str]) -> bool:
     return True
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:

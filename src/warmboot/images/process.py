@@ -14,6 +14,8 @@ from warmboot.model.errors import HostError, NotSupported
 _PACKAGES = {
     "mmdebstrap": "mmdebstrap",
     "mke2fs": "e2fsprogs",
+    "debugfs": "e2fsprogs",
+    "e2fsck": "e2fsprogs",
     "apt-get": "apt",
 }
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
@@ -37,6 +39,7 @@ async def run_tool(
     on_line: Callable[[str], None] | None = None,
     timeout_s: float = 1800.0,
     environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> str:
     """Run a program to its end and return its output (both streams, in order).
 
@@ -51,6 +54,7 @@ async def run_tool(
         stderr=asyncio.subprocess.STDOUT,
         limit=1 << 20,
         env={**os.environ, **(environment or {})},
+        cwd=cwd,
     )
     lines: deque[str] = deque(maxlen=4000)
     try:

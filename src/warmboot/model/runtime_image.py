@@ -12,7 +12,12 @@ GUEST_PROTOCOLS = frozenset({"2"})
 """The guest agents' protocol versions that this warmboot speaks."""
 
 UNKNOWN_AGENT = "unknown"
-"""What images that were made of bare files say; they are given the benefit of the doubt."""
+"""What images of files in which no agent of ours was found say; they get the benefit of the doubt.
+"""
+
+RENEWED_FROM = "renewed.from"
+"""The label with the digest of the files that an image was registered with, before its guest agent
+was renewed."""
 
 
 def speaks_with(agent_version: str | None) -> bool:

@@ -1,0 +1,94 @@
+"""How another guest agent takes the place of the one in an image.
+
+    rootfs.ext4 ──copied──▶ the agent's folder exchanged ──▶ checked, summed ──▶ a new image
+    kernel, initrd, disk.ext4 ──hard links, with the sums that they have─────────┘
+
+Only what speaks the protocol is exchanged. Configuration, init and packages stay as they are: they
+may be the user's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from warmboot.images.ext4 import replace_folder
+from warmboot.images.files import (
+    FILE_NAMES,
+    check_sizes,
+    image_digest,
+    link_or_copy,
+    load_manifest,
+    place_image,
+    stored_folder,
+)
+from warmboot.images.guest_agent import FOLDER, SHIPPED, agent_version_in, agent_version_of
+from warmboot.images.hashing import copy_sparse, sum_file
+from warmboot.images.process import find_tool
+from warmboot.images.staging import staging
+from warmboot.model.errors import HostError, ImageDamaged, NotSupported
+from warmboot.model.runtime_image import RENEWED_FROM, FileSum, RuntimeImageManifest
+
+_BUILD = "build a new runtime image (`warmboot runtime build`) and register it"
+
+
+async def renew_agent(source: Path, storage: Path, agent: Path = SHIPPED) -> RuntimeImageManifest:
+    """Store the image folder ``source`` once more, with the package ``agent`` in the old one's
+    place. ``source`` is only read, and the same two make the same image.
+
+    ``NotSupported`` where there is no agent to be exchanged, or no program that can do it;
+    ``ImageDamaged`` if the old root file system is not what it was, ``HostError`` if it cannot be
+    changed, ``DiskFull``.
+    """
+    for tool in ("debugfs", "e2fsck"):
+        find_tool(tool)
+    old = await asyncio.to_thread(load_manifest, source)
+    await asyncio.to_thread(check_sizes, source, old)
+    async with staging(stored_folder(storage, "renewed")) as folder:
+        image, work = folder / "image", folder / "work"
+        image.mkdir()
+        work.mkdir()
+        rootfs = image / FILE_NAMES["rootfs"]
+        await asyncio.to_thread(copy_sparse, source / rootfs.name, rootfs)
+        await _check_sum(source / rootfs.name, rootfs, old.files["rootfs"])
+        await _exchange(rootfs, source, agent, work)
+        files = {**old.files, "rootfs": await asyncio.to_thread(sum_file, rootfs)}
+        for key in files.keys() - {"rootfs"}:
+            name = FILE_NAMES[key]
+            await asyncio.to_thread(link_or_copy, source / name, image / name)
+        # No recipe makes it, and the files that it was first made of are still found to be known.
+        labels = {key: value for key, value in old.labels.items() if key != "recipe"}
+        labels.setdefault(RENEWED_FROM, old.digest)
+        manifest = RuntimeImageManifest(
+            image_digest(files), files, old.cmdline, agent_version_of(agent), labels
+        )
+        await place_image(image, manifest, storage)
+    return manifest
+
+
+async def _check_sum(source: Path, copied: Path, expected: FileSum) -> None:
+    """Damage must not get a sum of its own."""
+    found = await asyncio.to_thread(sum_file, copied)
+    if found != expected:
+        raise ImageDamaged(
+            f"the runtime image's {source} is damaged",
+            details=f"its SHA-256 is {found.sha256}, the manifest says {expected.sha256}",
+            resolution=_BUILD,
+        )
+
+
+async def _exchange(rootfs: Path, source: Path, agent: Path, work: Path) -> None:
+    try:
+        if await agent_version_in(rootfs) is None:
+            raise NotSupported(
+                f"there is no guest agent of warmboot's in the runtime image {source}",
+                details=f"its root file system has no {FOLDER} that says its version",
+                resolution=_BUILD,
+            )
+        await replace_folder(rootfs, FOLDER, sorted(agent.glob("*.py")), work)
+    except HostError as error:
+        raise HostError(
+            f"the root file system of the runtime image {source} cannot be changed",
+            details=": ".join(part for part in (error.brief, error.details) if part),
+            resolution=_BUILD,
+        ) from error
