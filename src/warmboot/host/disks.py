@@ -39,7 +39,7 @@ async def overlay(base: Path, target: Path) -> Disk:
         if "No space left" in message:
             raise disk_full(target)
         raise HostError(f"no overlay disk could be made at {target}", details=message)
-    return Disk(target, format=DiskFormat.QCOW2)
+    return Disk(target, format=DiskFormat.QCOW2, base=base)
 
 
 async def copy(source: Path, target: Path) -> Disk:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from warmboot.host import disks
@@ -19,7 +19,7 @@ from warmboot.hypervisors.base import Hypervisor
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import DISK_FILE, ROOTFS_FILE
 from warmboot.model.shapes import Shape
-from warmboot.model.vm import Disk, Nic, VmSpec
+from warmboot.model.vm import Disk, DiskFormat, Nic, VmSpec
 
 VMM_GID = 620_000
 """The group that VMMs run as; it may read runtime images and snapshots, and nothing else."""
@@ -45,7 +45,11 @@ def snapshot_disks(snapshot: Path) -> DiskSource:
 
 def kept_disk(spec: VmSpec) -> Disk:
     """The writable disk of a VM that is no more."""
-    return next(disk for disk in spec.disks if not disk.read_only)
+    disk = next(disk for disk in spec.disks if not disk.read_only)
+    if disk.format is DiskFormat.QCOW2 and disk.base is None:  # from before that was noted
+        rootfs = next(disk.path for disk in spec.disks if disk.read_only)
+        return replace(disk, base=rootfs.with_name(DISK_FILE))
+    return disk
 
 
 @dataclass(frozen=True, slots=True)

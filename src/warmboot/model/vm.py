@@ -29,11 +29,15 @@ class VmStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """One virtio block device; in order of appearance ``/dev/vda``, ``/dev/vdb``, …"""
+    """One virtio block device; in order of appearance ``/dev/vda``, ``/dev/vdb``, …
+
+    ``base`` is what an overlay lies on, and without which it is lost.
+    """
 
     path: Path
     read_only: bool = False
     format: DiskFormat = DiskFormat.RAW
+    base: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,12 @@ class VmSpec:
     uid: int = 0
     gid: int = 0
     background: bool = False
+
+    @property
+    def files(self) -> frozenset[Path]:
+        """All that it needs, and that its disk needs when it is no more."""
+        disks = [path for disk in self.disks for path in (disk.path, disk.base)]
+        return frozenset(path for path in (self.kernel, self.initrd, *disks) if path is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,40 @@
+"""What a VM's disk lies on is noted, and found again for what did not note it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from warmboot.host import disks
+from warmboot.host.vm_files import kept_disk
+from warmboot.model.shapes import Shape
+from warmboot.model.vm import Disk, DiskFormat, VmSpec
+
+IMAGE, RUN = Path("/srv/fc/runtime-images/abc"), Path("/srv/fc/vms/vm-1")
+ROOT = Disk(IMAGE / "rootfs.ext4", read_only=True)
+OVERLAY = Disk(RUN / "disk.qcow2", format=DiskFormat.QCOW2)
+
+
+def spec(*vm_disks: Disk) -> VmSpec:
+    return VmSpec("vm-1", RUN, Shape(1, 256), IMAGE / "kernel", None, "quiet", vm_disks)
+
+
+async def test_an_overlay_says_what_it_lies_on(tmp_path: Path) -> None:
+    base = tmp_path / "base.ext4"
+    base.write_bytes(bytes(4096))
+    made = await disks.overlay(base, tmp_path / "disk.qcow2")
+    assert made == Disk(tmp_path / "disk.qcow2", format=DiskFormat.QCOW2, base=base)
+    assert base in spec(ROOT, made).files
+
+
+def test_an_overlay_of_an_older_version_lies_on_the_disk_beside_the_root() -> None:
+    assert kept_disk(spec(ROOT, OVERLAY)).base == IMAGE / "disk.ext4"
+    copied = Disk(RUN / "disk.ext4")
+    assert kept_disk(spec(ROOT, copied)) == copied
+
+
+def test_what_a_vm_needs_outlasts_another_root() -> None:
+    """A later life of it has the root of another image folder, and the same disk."""
+    newer = Disk(Path("/srv/fc/runtime-images/def/rootfs.ext4"), read_only=True)
+    again = spec(newer, kept_disk(spec(ROOT, OVERLAY)))
+    assert IMAGE / "disk.ext4" in again.files
+    assert kept_disk(again).base == IMAGE / "disk.ext4"
