@@ -37,6 +37,7 @@ from warmboot.manager.own_storage import own_storage
 from warmboot.manager.plan_rebuilds import RetryPolicy
 from warmboot.manager.ports import Check, Services
 from warmboot.manager.reconcile import Reconcile
+from warmboot.manager.renew_agent import RenewAgent
 from warmboot.manager.resume_stalled import ResumeStalled
 from warmboot.manager.runtime_images import RuntimeImages
 from warmboot.manager.runtime_snapshots import RuntimeSnapshots
@@ -121,11 +122,13 @@ def _wire(
     collecting = Collecting(settings, store, host, runner, events)
     garbage = collecting.garbage
     attention, retry = asyncio.Event(), _retry(settings)
+    renew = RenewAgent(store, host, runner, events, garbage, collecting.image_folders)
     build = BuildSnapshot(
         store,
         host,
         runner,
         events,
+        renew,
         settings.cold_boot_timeout_s,
         settings.warm_boot_timeout_s,
         retry,
@@ -181,6 +184,7 @@ def _wire(
         host,
         events,
         boot,
+        renew,
         standby,
         turns,
         WarmBoot(store, host, events, boot, health, turns, warm_config, attention.set),
@@ -228,7 +232,7 @@ def _wire(
         store,
         host,
         runner,
-        (boot.saga, build.saga, *kept.sagas, *worker.sagas),
+        (boot.saga, renew.saga, build.saga, *kept.sagas, *worker.sagas),
         containers,
         snapshots,
         watch,

@@ -28,8 +28,9 @@ from warmboot.host.snapshot_files import SnapshotFiles
 from warmboot.host.survey import DiskSurvey
 from warmboot.manager.event_log import EventLog
 from warmboot.model.container import BootPolicy
-from warmboot.model.runtime_snapshot import SnapshotState
+from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
 from warmboot.store.containers import ContainerRepository
+from warmboot.store.images import RuntimeImageRepository
 from warmboot.store.operations import OperationRepository
 from warmboot.store.snapshots import RuntimeSnapshotRepository
 from warmboot.store.vms import VmRepository
@@ -89,6 +90,17 @@ async def rebuild(manager: Manager) -> None:
     await settled(manager.running)
 
 
+async def migrate(manager: Manager) -> None:
+    """What the manager does by itself for a snapshot whose guest agent is not understood."""
+
+    async def migrated() -> bool:
+        snapshots = await manager.snapshots.list()
+        return any(s.cause is BuildCause.MIGRATION and s.state == "ready" for s in snapshots)
+
+    await manager.until(migrated)
+    await settled(manager.running)
+
+
 async def delete(manager: Manager) -> None:
     await manager.containers.delete("victim", force=True)
 
@@ -132,7 +144,7 @@ WORK: dict[str, Callable[[Manager], Awaitable[None]]] = {
     work.__name__: work
     for work in (
         *(cold, warm, short, go_on, build, rebuild, delete, delete_snapshot, start),
-        *(compress, unpack, collect),
+        *(compress, unpack, collect, migrate),
     )
 }
 
@@ -144,6 +156,7 @@ PARTS: dict[str, Any] = {
     "forms": MemoryForms,
     "survey": DiskSurvey,
     "containers": ContainerRepository,
+    "images": RuntimeImageRepository,
     "snapshots": RuntimeSnapshotRepository,
     "vms": VmRepository,
     "events": EventLog,

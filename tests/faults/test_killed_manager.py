@@ -38,7 +38,7 @@ def points(saga: Saga) -> list[tuple[str, str]]:
 # What a saga's steps are does not depend on the parts that they will use.
 NONE: Any = None
 BOOT = points(BootVm(NONE, NONE, NONE, NONE, BootTimeouts()).saga)
-BUILD = points(BuildSnapshot(NONE, NONE, NONE, NONE, 1.0).saga)
+BUILD = points(BuildSnapshot(NONE, NONE, NONE, NONE, NONE, 1.0).saga)
 
 PROVISION = [
     ("operations", "set_state", "after"),  # the boot is done, and nothing of it noted

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,7 +17,6 @@ from warmboot.manager import look_after_snapshots
 from warmboot.manager.plan_rebuilds import plan_rebuilds
 from warmboot.manager.ports import Registered
 from warmboot.model.container import BootMethod, ContainerSpec, FallbackReason
-from warmboot.model.errors import NotSupported
 from warmboot.model.event import Event
 from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
 from warmboot.model.shapes import Shape
@@ -76,24 +74,6 @@ async def test_an_image_is_registered_even_where_no_snapshot_can_be_begun(place:
         assert registered.image == image
         assert registered.snapshot_id is None
         assert "there are 1 runtime snapshots already" in registered.note
-
-
-async def test_an_image_with_a_guest_agent_of_another_protocol_gets_no_snapshot(
-    place: Lab, tmp_path: Path
-) -> None:
-    for file in (await image_folder()).iterdir():
-        (tmp_path / file.name).hardlink_to(file)
-    manifest = tmp_path / "manifest.json"
-    document = json.loads(manifest.read_text())
-    manifest.unlink()
-    manifest.write_text(json.dumps({**document, "agent_version": "99"}))
-    async with place.manager(auto_snapshot=True) as manager:
-        images = manager.services.images
-        registered = await images.register(name="stranger", path=tmp_path)
-        assert registered.snapshot_id is None
-        assert "runtime build" in registered.note
-        with pytest.raises(NotSupported, match="could not be used"):
-            await manager.snapshots.create(registered.image.id, None)
 
 
 async def test_to_create_one_that_is_being_made_is_to_wait_for_it(place: Lab) -> None:

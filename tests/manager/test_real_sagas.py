@@ -25,7 +25,7 @@ from warmboot.model.runtime_snapshot import SnapshotState
 
 NONE: Any = None
 BOOT = [step.name for step in BootVm(NONE, NONE, NONE, NONE, BootTimeouts()).saga.steps]
-BUILD = [step.name for step in BuildSnapshot(NONE, NONE, NONE, NONE, 1.0).saga.steps]
+BUILD = [step.name for step in BuildSnapshot(NONE, NONE, NONE, NONE, NONE, 1.0).saga.steps]
 
 
 class Failing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
@@ -55,6 +56,35 @@ async def test_the_same_files_are_registered_once(store: Store) -> None:
     with pytest.raises(Conflict) as caught:
         await store.images.add(an_image(digest=image.digest))
     assert not isinstance(caught.value, NameTaken)
+
+
+async def test_an_image_gets_new_files_and_stays_the_same_image(store: Store) -> None:
+    old = await stored_image(store)
+    snapshot = await stored_snapshot(store, runtime_image_id=old.id)
+    other = an_image()
+    renewed = await store.images.renew(old.id, old.digest, other.digest, other.path, other.manifest)
+    assert renewed == replace(old, digest=other.digest, path=other.path, manifest=other.manifest)
+    assert await store.images.list() == (renewed,)
+    assert await store.images.by_digest(old.digest) is None
+    assert (await store.snapshots.for_image(old.id))[0].id == snapshot.id
+
+
+async def test_only_what_an_image_had_is_exchanged(store: Store) -> None:
+    image, other = await stored_image(store), an_image()
+    new = other.digest, other.path, other.manifest
+    with pytest.raises(Conflict, match="at the same moment"):
+        await store.images.renew(image.id, "sha256:of-before", *new)
+    with pytest.raises(NotFound):
+        await store.images.renew(uuid4(), image.digest, *new)
+    assert await store.images.list() == (image,)
+
+
+async def test_two_images_never_have_the_same_files(store: Store) -> None:
+    image, other = await stored_image(store), await stored_image(store)
+    with pytest.raises(Conflict) as caught:
+        await store.images.renew(image.id, image.digest, other.digest, other.path, other.manifest)
+    assert "runtime rm" in caught.value.resolution
+    assert await store.images.get(image.id) == image
 
 
 async def test_a_deleted_image_gives_its_name_free(store: Store) -> None:

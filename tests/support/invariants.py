@@ -14,6 +14,7 @@ from warmboot.bootstrap import Running
 from warmboot.host import guest_containers
 from warmboot.host.leftovers import users_of
 from warmboot.host.network import Slot
+from warmboot.images.files import check_sizes, load_manifest
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import NotFound, WarmbootError
 from warmboot.model.runtime_snapshot import (
@@ -73,6 +74,7 @@ async def check(running: Running, *, ready: Collection[RuntimeSnapshot] = ()) ->
 async def _broken(running: Running, ready: Collection[RuntimeSnapshot]) -> list[str]:
     return [
         *await _journal(running),
+        *await _images(running),
         *await _containers(running),
         *await _vms(running),
         *await _snapshots(running),
@@ -124,6 +126,23 @@ def _container_fields(container: Container, records: Collection[VmRecord]) -> li
             broken.append(f"{who} does not say why")
     if container.state is ContainerState.EXITED and container.exit_code is None:
         broken.append(f"{who} has no exit code")
+    return broken
+
+
+async def _images(running: Running) -> list[str]:
+    """Each image has its files, and no VM has lost what lies under it."""
+    broken = []
+    for image in await running.store.images.list():
+        try:
+            manifest = load_manifest(image.path)
+            check_sizes(image.path, manifest)
+        except WarmbootError as error:
+            broken.append(f"image {image.name}: {error.brief}")
+            continue
+        if manifest != image.manifest or manifest.digest != image.digest:
+            broken.append(f"image {image.name} is not what its row says")
+    for record in await running.store.vms.list():
+        broken += [f"the VM {record.id} lacks {p}" for p in record.spec.files if not p.exists()]
     return broken
 
 

@@ -87,16 +87,15 @@ def test_what_a_ready_one_lacks_here_is_named(requirement: str, value: str) -> N
     fit = fit_of(snapshot(READY, replace(HERE, **{requirement: value})), HERE)
     assert (fit.kind, fit.requirement, fit.usable) == (FitKind.NOT_HERE, requirement, False)
     assert value in fit.why
-    assert fit.rebuild_helps
 
 
-def test_a_guest_agent_that_is_not_understood_is_told_and_not_rebuilt() -> None:
+def test_a_guest_agent_that_is_not_understood_is_told_and_migrated() -> None:
     stranger = snapshot(READY, agent="99")
     fit = fit_of(stranger, HERE)
     assert (fit.kind, fit.requirement) == (FitKind.NOT_HERE, GUEST_AGENT)
-    assert "runtime image" in fit.why
-    assert not fit.rebuild_helps
-    assert plan_rebuilds([stranger], HERE, NOW, POLICY).due == ()
+    assert f"its protocol is 99, this warmboot speaks {AGENT}" in fit.why
+    (due,) = plan_rebuilds([stranger], HERE, NOW, POLICY).due
+    assert (due.snapshot, due.cause, due.why) == (stranger, BuildCause.MIGRATION, fit.why)
 
 
 def test_an_image_of_bare_files_does_not_tell_its_agent_and_is_let_pass() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from warmboot.manager.boot_vm import BootTimeouts, BootVm
 from warmboot.manager.build_snapshot import BuildSnapshot
+from warmboot.manager.renew_agent import RenewAgent
 from warmboot.manager.saga import Context, Saga, SagaRunner, Step
 from warmboot.model.errors import Conflict, HostError
 from warmboot.model.operation import OperationState
@@ -274,7 +275,8 @@ NONE: Any = None
     "saga",
     [
         BootVm(NONE, NONE, NONE, NONE, BootTimeouts()).saga,
-        BuildSnapshot(NONE, NONE, NONE, NONE, 1).saga,
+        BuildSnapshot(NONE, NONE, NONE, NONE, NONE, 1).saga,
+        RenewAgent(NONE, NONE, NONE, NONE, NONE, NONE).saga,
     ],
     ids=lambda saga: saga.kind,
 )

@@ -125,6 +125,10 @@ class HostAgent:
         """Take a runtime image into the storage; where it is now, and its manifest."""
         return await self._storage.import_image(path, kernel, rootfs, initrd)
 
+    async def renew_agent(self, image: Path) -> tuple[Path, RuntimeImageManifest]:
+        """Store the image folder once more, with the guest agent that is shipped here in it."""
+        return await self._storage.renew_agent(image)
+
     async def remove_image_folder(self, folder: Path) -> None:
         await remove_folder(folder)
 

@@ -20,6 +20,7 @@ from warmboot.host import disks, usage
 from warmboot.host.memory_cache import MemoryCache
 from warmboot.host.vm_files import VMM_GID
 from warmboot.images.files import import_bare_files, import_runtime_image, stored_folder
+from warmboot.images.renew import renew_agent
 from warmboot.model.errors import DiskFull
 from warmboot.model.runtime_image import RuntimeImageManifest
 from warmboot.model.usage import StorageUsage
@@ -49,6 +50,12 @@ class Storage:
             assert kernel is not None
             assert rootfs is not None
             manifest = await import_bare_files(kernel, rootfs, initrd, self.root)
+        return await self._stored(manifest)
+
+    async def renew_agent(self, image: Path) -> tuple[Path, RuntimeImageManifest]:
+        return await self._stored(await renew_agent(image, self.root))
+
+    async def _stored(self, manifest: RuntimeImageManifest) -> tuple[Path, RuntimeImageManifest]:
         folder = stored_folder(self.root, manifest.digest)
         await asyncio.to_thread(_let_vmms_read, folder)
         return folder, manifest

@@ -198,8 +198,7 @@ class BootVm:
 
     async def _disks(self, order: _Order) -> DiskSource:
         if order.kept is not None:
-            rootfs = next(disk.path for disk in order.kept.spec.disks if disk.read_only)
-            return DiskSource(rootfs, base=rootfs, keep=kept_disk(order.kept.spec))
+            return replace(image_disks(order.image), keep=kept_disk(order.kept.spec))
         if order.snapshot is not None:
             await self._host.files.check(order.snapshot.snapshot_path)
             return snapshot_disks(order.snapshot.snapshot_path)

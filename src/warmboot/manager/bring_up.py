@@ -25,6 +25,7 @@ from warmboot.manager.boot_turns import BootTurns
 from warmboot.manager.boot_vm import BootVm, with_second_try
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.pull_progress import PullProgress
+from warmboot.manager.renew_agent import RenewAgent
 from warmboot.manager.snapshot_health import SnapshotHealth
 from warmboot.manager.stand_by import StandBy
 from warmboot.manager.stopwatch import Stopwatch
@@ -55,6 +56,7 @@ class BringUp:
         host: HostAgent,
         events: EventLog,
         boot: BootVm,
+        renew: RenewAgent,
         standby: StandBy,
         turns: BootTurns,
         warm: WarmBoot,
@@ -66,6 +68,7 @@ class BringUp:
         self._host = host
         self._events = events
         self._boot = boot
+        self._renew = renew
         self._standby = standby
         self._turns = turns
         self._warm = warm
@@ -155,8 +158,8 @@ class BringUp:
             if record.handle is not None:
                 await self._adopted(container, record)
                 return record  # an earlier manager booted it
-            image = await self._image(container)
             await self._expect(container, FallbackReason.KEEPS_DISK)
+            image = await self._renew(await self._image(container))
             kept = await self._boot.again(container, image, record, watch)
             await self._booted(container, kept, watch, FallbackReason.KEEPS_DISK)
             return kept
@@ -173,7 +176,8 @@ class BringUp:
             )
         await self._expect(container, outcome.reason, outcome.details)
         await self._tell(container, "boot", reason=outcome.reason, details=outcome.details)
-        record = await with_second_try(lambda: self._boot.cold(container, image, watch))
+        renewed = await self._renew(image)
+        record = await with_second_try(lambda: self._boot.cold(container, renewed, watch))
         await self._booted(container, record, watch, outcome.reason, outcome.details)
         if outcome.reason is FallbackReason.SHAPE_MISMATCH:
             await self._demand.missed(image.id, container.shape)

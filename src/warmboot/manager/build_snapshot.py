@@ -7,6 +7,7 @@
     ready, in   restored once and tried                 summed, renamed
     the old one's place
 
+An image whose guest agent is not understood gets another one first (see ``renew_agent``).
 Only what was restored once, with a container run in it, begins to serve (see ``canary``). A build
 that fails leaves a snapshot that is ``unhealthy`` and says why; a rebuild that fails leaves the old
 one as it was. A build that a dead manager began is undone and begun again. One that the manager
@@ -38,6 +39,7 @@ from warmboot.manager.builder_vm import BuilderVm
 from warmboot.manager.canary import Canary
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.plan_rebuilds import RetryPolicy
+from warmboot.manager.renew_agent import RenewAgent
 from warmboot.manager.retries import note_failed_build
 from warmboot.manager.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.snapshot_metadata import known_cold_boot_s, snapshot_metadata
@@ -78,6 +80,7 @@ class BuildSnapshot:
         host: HostAgent,
         runner: SagaRunner,
         events: EventLog,
+        renew: RenewAgent,
         boot_timeout_s: float,
         canary_timeout_s: float = 30.0,
         retry: RetryPolicy | None = None,
@@ -86,6 +89,7 @@ class BuildSnapshot:
         self._host = host
         self._runner = runner
         self._events = events
+        self._renew = renew
         self._boot_timeout_s = boot_timeout_s
         self._retry = retry or RetryPolicy()
         self._vm = BuilderVm(store, host)
@@ -111,7 +115,7 @@ class BuildSnapshot:
         image = await self._store.images.get(snapshot.runtime_image_id)
         watch = Stopwatch()
         background = _can_wait(snapshot)
-        live = {"snapshot": snapshot, "image": image, "watch": watch, "background": background}
+        live: dict[str, Any] = {"snapshot": snapshot, "watch": watch, "background": background}
 
         async def build() -> Context:
             data = {
@@ -122,6 +126,7 @@ class BuildSnapshot:
             return await self._runner.run(self.saga, str(snapshot_id), data, live)
 
         try:
+            live["image"] = await self._renew(image)
             await self._build(build, live)
         except WarmbootError as error:
             await self._give_up(snapshot, error)

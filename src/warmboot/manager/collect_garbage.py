@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -131,6 +132,14 @@ class CollectGarbage:
             await self._retire(one, seen)
         await self.collect_released()
 
+    async def drop_image_folder(self, folder: Path) -> None:
+        """Remove an image's folder unless an image has it or a VM needs it.
+
+        The caller holds ``images``, or is the only one.
+        """
+        if folder.name not in (await self._known())[Kind.IMAGE_FOLDER]:
+            await self._host.remove_image_folder(folder)
+
     async def sweep(self) -> None:
         """Remove, before the first request, all that an earlier manager has left."""
         lying = await self._survey.look()
@@ -169,14 +178,17 @@ class CollectGarbage:
         snapshots = await self._store.snapshots.list(include_deleted=True)
         images = await self._store.images.list()
         containers = await self._store.containers.list()
-        vms = {record.id for record in await self._store.vms.list()}
+        records = await self._store.vms.list()
+        vms = {record.id for record in records}
+        needed = {path.parent.name for record in records for path in record.spec.files}
         ids = {str(snapshot.id) for snapshot in snapshots}
         creating = [s for s in snapshots if s.state is SnapshotState.CREATING]
         return {
             Kind.SNAPSHOT_FOLDER: ids,
             Kind.HALF_BUILT: {str(snapshot.id) for snapshot in creating},
             Kind.CACHE: {str(s.id) for s in snapshots if s.state is not SnapshotState.DELETED},
-            Kind.IMAGE_FOLDER: {image.path.name for image in images},
+            # What an image had before its agent was renewed may be under a VM's disk.
+            Kind.IMAGE_FOLDER: {image.path.name for image in images} | needed,
             Kind.EMPTY_FOLDER: {str(image.id) for image in images},
             Kind.VM_FOLDER: vms | {str(operation.data.get("vm_id")) for operation in operations},
             Kind.ARCHIVE: {c.spec.archive for c in containers if c.spec.archive},

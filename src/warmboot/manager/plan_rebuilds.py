@@ -90,6 +90,6 @@ def _wish(snapshot: RuntimeSnapshot, here: HostRequirements) -> Due | None:
         was_ready = "requires" in snapshot.metadata
         if was_ready or snapshot.cause.automatic:
             return Due(snapshot, BuildCause.UNHEALTHY, fit.why)
-    elif fit.rebuild_helps:
+    elif fit.kind is FitKind.NOT_HERE:
         return Due(snapshot, BuildCause.MIGRATION, fit.why)
     return None

@@ -17,7 +17,7 @@ from warmboot.manager.ports import Registered
 from warmboot.manager.runtime_snapshots import RuntimeSnapshots
 from warmboot.model.errors import InvalidRequest, NameTaken, WarmbootError
 from warmboot.model.names import check_name
-from warmboot.model.runtime_image import RuntimeImage
+from warmboot.model.runtime_image import RENEWED_FROM, RuntimeImage
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
@@ -94,11 +94,13 @@ class RuntimeImages:
         initrd: Path | None,
     ) -> RuntimeImage:
         folder, manifest = await self._host.import_image(path, kernel, rootfs, initrd)
-        known = await self._store.images.by_digest(manifest.digest)
+        digest = manifest.digest
+        known = await self._store.images.by_digest(digest) or await self._renewed_from(digest)
         if known is not None:
+            await self._garbage.drop_image_folder(folder)  # unless it is the image's own
             return known
         if await self._store.images.by_name(name) is not None:
-            await self._host.remove_image_folder(folder)
+            await self._garbage.drop_image_folder(folder)
             raise NameTaken(
                 f"there is a runtime image named {name!r} already, with other files",
                 resolution="choose another name, or remove that one",
@@ -106,7 +108,7 @@ class RuntimeImages:
         image = RuntimeImage(
             id=uuid4(),
             name=name,
-            digest=manifest.digest,
+            digest=digest,
             path=folder,
             manifest=manifest,
             created_at=datetime.now(UTC),
@@ -115,11 +117,18 @@ class RuntimeImages:
         await self._events.emit("runtime-image.registered", image.id, name=name)
         return image
 
+    async def _renewed_from(self, digest: str) -> RuntimeImage | None:
+        """The image that was registered with these files, before its agent was renewed."""
+        for image in await self._store.images.list():
+            if image.manifest.labels.get(RENEWED_FROM) == digest:
+                return image
+        return None
+
     async def delete(self, image_id: UUID) -> None:
         """``InUse`` while a snapshot or a container needs it."""
         async with self._lock:
             image = await self._store.images.get(image_id)
             await self._garbage.collect_released()
             await self._store.images.delete(image_id)
-            await self._host.remove_image_folder(image.path)
+            await self._garbage.drop_image_folder(image.path)
         await self._events.emit("runtime-image.deleted", image_id)

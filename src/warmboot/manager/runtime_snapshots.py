@@ -16,7 +16,6 @@ from warmboot.manager.plan_rebuilds import RetryPolicy
 from warmboot.manager.retries import note_failed_build
 from warmboot.manager.tasks import Tasks
 from warmboot.model.errors import Conflict, IllegalTransition, NotFound, NotSupported
-from warmboot.model.runtime_image import speaks_with
 from warmboot.model.runtime_snapshot import (
     BuildCause,
     RuntimeSnapshot,
@@ -175,14 +174,6 @@ class RuntimeSnapshots:
                 "this host cannot build snapshots",
                 details="; ".join(problem.brief for problem in probe.problems),
                 resolution="see `warmboot doctor`",
-            )
-        image = await self._store.images.get(image_id)
-        if not speaks_with(image.manifest.agent_version):
-            raise NotSupported(
-                f"a snapshot of the runtime image {image.name} could not be used",
-                details="its guest agent speaks another protocol than this warmboot: "
-                f"{image.manifest.agent_version}",
-                resolution="build a new one (`warmboot runtime build`) and register it",
             )
         snapshot_id = uuid4()
         added = await self._store.snapshots.add(

@@ -26,13 +26,9 @@ from warmboot.host.network import Slot
 from warmboot.host.vm_files import snapshot_disks
 from warmboot.model.errors import WarmbootError
 from warmboot.model.event import Event
-from warmboot.model.runtime_snapshot import (
-    HostRequirements,
-    RuntimeSnapshot,
-    SnapshotState,
-    unmet_requirement,
-)
+from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.model.shapes import Shape
+from warmboot.model.snapshot_fit import fit_of
 from warmboot.model.vm import VmSpec
 from warmboot.store import Store
 
@@ -140,10 +136,7 @@ class StandBy:
         fitting = [
             snapshot
             for snapshot in await self._store.snapshots.list()
-            if snapshot.state is SnapshotState.READY
-            and not snapshot.metadata.get("compressed")
-            and (needed := snapshot.metadata.get("requires"))
-            and unmet_requirement(HostRequirements(**needed), here) is None
+            if fit_of(snapshot, here).usable and not snapshot.metadata.get("compressed")
         ]
         return max(fitting, key=lambda s: s.last_used_at or s.created_at, default=None)
 

@@ -43,11 +43,6 @@ class Fit:
     def usable(self) -> bool:
         return self.kind is FitKind.USABLE
 
-    @property
-    def rebuild_helps(self) -> bool:
-        """Not where the guest agent is another one: that is a part of the runtime image."""
-        return self.kind is FitKind.NOT_HERE and self.requirement != GUEST_AGENT
-
 
 def fit_of(snapshot: RuntimeSnapshot, here: HostRequirements) -> Fit:
     """Whether ``snapshot`` can be used on the host ``here``, and why not."""
@@ -71,8 +66,7 @@ def fit_of_ready(
         return Fit(
             FitKind.NOT_HERE,
             GUEST_AGENT,
-            f"guest agent mismatch: its protocol is {agent}, this warmboot speaks {spoken}; "
-            "build and register a new runtime image",
+            f"guest agent mismatch: its protocol is {agent}, this warmboot speaks {spoken}",
         )
     return Fit(FitKind.USABLE)
 

@@ -7,6 +7,7 @@ name and digest free, and its row goes with the last of those snapshots.
 
 from __future__ import annotations
 
+from pathlib import Path
 from uuid import UUID
 
 from sqlalchemy import Row, and_, delete, exists, or_, select, update
@@ -14,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.elements import ColumnElement
 
 from warmboot.model.errors import Conflict, InUse, NameTaken, NotFound
-from warmboot.model.runtime_image import RuntimeImage
+from warmboot.model.runtime_image import RuntimeImage, RuntimeImageManifest
 from warmboot.model.runtime_snapshot import SnapshotState
 from warmboot.store.clock import now
 from warmboot.store.codec import is_storable
@@ -74,6 +75,34 @@ class RuntimeImageRepository:
         query = select(*_FIELDS).where(_VISIBLE).order_by(images.c.created_at, images.c.id)
         async with self._database.read() as connection:
             return tuple(_image(row) for row in await connection.execute(query))
+
+    async def renew(
+        self, image_id: UUID, was: str, digest: str, path: Path, manifest: RuntimeImageManifest
+    ) -> RuntimeImage:
+        """The image has other files now, if it still has those of the digest ``was``.
+
+        ``Conflict`` if it has not, or if another image has the new ones. ``NotFound``.
+        """
+        taken = Conflict(
+            f"the runtime image {image_id} cannot get new files",
+            details=f"another one has them: {digest}",
+            resolution="remove one of the two (`warmboot runtime rm`)",
+        )
+        statement = (
+            update(images)
+            .where(images.c.id == image_id, images.c.digest == was, _VISIBLE)
+            .values(digest=digest, path=path, manifest=manifest)
+            .returning(*_FIELDS)
+        )
+        async with self._database.write(taken) as connection:
+            row = (await connection.execute(statement)).first()
+        if row is not None:
+            return _image(row)
+        await self.get(image_id)
+        raise Conflict(
+            f"the runtime image {image_id} was changed at the same moment",
+            resolution="look at it and try again",
+        )
 
     async def delete(self, image_id: UUID) -> None:
         """``InUse`` while a live snapshot or a container refers to it; ``NotFound``."""
