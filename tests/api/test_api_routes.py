@@ -165,6 +165,7 @@ async def test_a_container_keeps_all_that_was_asked_for(http: httpx.AsyncClient)
         {"ports": [{"container_port": 0}]},
         {"ports": [{"container_port": 65_536}]},
         {"ports": [{"container_port": 80, "host_ip": "somewhere"}]},
+        {"ports": [{"container_port": 80, "host_ip": "::1"}]},
         {"ports": [{"container_port": 1, "host_port": 9}, {"container_port": 2, "host_port": 9}]},
         {"shape": {"vcpus": 1.5, "memory_mib": 512}},
         {"shape": {"vcpus": 1, "memory_mib": 513}},

@@ -31,13 +31,13 @@ def test_run_keeps_stdout_and_stderr_apart(cli: Cli) -> None:
 
 
 def test_run_d_prints_the_id_alone(cli: Cli, served: Served) -> None:
-    done = cli("run", "-d", "--name", "web", "-p", "8080:80", "-p", "[::1]:53:53/udp", "redis:7")
+    done = cli("run", "-d", "--name", "web", "-p", "8080:80", "-p", "0.0.0.0:53:53/udp", "redis:7")
     (container,) = served.fakes.containers.rows.values()
     assert done.stdout == f"{container.id}\n"
     assert done.stderr == ""
     assert [(p.host_ip, p.host_port, p.container_port, p.protocol) for p in container.ports] == [
         ("127.0.0.1", 8080, 80, "tcp"),
-        ("::1", 53, 53, "udp"),
+        ("0.0.0.0", 53, 53, "udp"),
     ]
 
 
@@ -89,7 +89,9 @@ def test_run_uploads_an_archive_first(cli: Cli, served: Served, tmp_path: Path) 
         (["-m", "lots"], "512m or 1g"),
         (["-p", "70000"], "is no port"),
         (["-p", "1-5:1-5"], "ranges"),
-        (["-p", "x:1:1"], "no IP address"),
+        (["-p", "x:1:1"], "no IPv4 address"),
+        (["-p", "[::1]:8080:80"], "on IPv4 addresses only"),
+        (["-p", "::1:8080:80"], "on IPv4 addresses only"),
         (["--env-file", "/nowhere"], "cannot be read"),
         (["--name", "a/b"], "is no valid name"),
         (["--runtime", "none"], "no runtime image"),

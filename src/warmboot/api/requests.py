@@ -56,7 +56,12 @@ def _checked_image(reference: str) -> str:
 
 
 def _checked_ip(address: str) -> str:
-    return str(ipaddress.ip_address(address))
+    try:
+        return str(ipaddress.IPv4Address(address))
+    except ValueError:
+        raise ValueError(
+            f"{address!r} is no IPv4 address; ports are published on IPv4 addresses only"
+        ) from None
 
 
 Name = Annotated[
@@ -99,7 +104,7 @@ class PortIn(Strict):
     host_port: Annotated[StrictInt, Field(ge=0, le=65_535)] = 0
     host_ip: Annotated[
         str,
-        Field(max_length=45, json_schema_extra={"anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}),
+        Field(max_length=45, json_schema_extra={"format": "ipv4"}),
         AfterValidator(_checked_ip),
     ] = "127.0.0.1"
     protocol: Literal["tcp", "udp"] = "tcp"

@@ -55,17 +55,19 @@ def parse_weight(text: str) -> float:
 
 
 def parse_port(text: str) -> dict[str, Any]:
-    """``[ip:][host:]container[/udp]``; an IPv6 address in brackets."""
+    """``[ip:][host:]container[/udp]``."""
     rest, _, protocol = text.partition("/")
     protocol = protocol.lower() or "tcp"
     if protocol not in ("tcp", "udp"):
         raise ValueError(f"{text!r}: the protocol is tcp or udp")
+    if rest.startswith("[") or rest.count(":") > 2:
+        raise ValueError(
+            f"{text!r}: ports are published on IPv4 addresses only; leave the address out, or "
+            "write for example 127.0.0.1:8080:80"
+        )
     ip = ""
-    if rest.startswith("["):
-        ip, _, rest = rest[1:].partition("]")
-        rest = rest.removeprefix(":")
     parts = rest.split(":")
-    if len(parts) == 3 and not ip:
+    if len(parts) == 3:
         ip, *parts = parts
     if len(parts) > 2:
         raise ValueError(f"{text!r} is no port; write [ip:][host:]container[/udp]")
@@ -77,9 +79,9 @@ def parse_port(text: str) -> dict[str, Any]:
     }
     if ip:
         try:
-            port["host_ip"] = str(ipaddress.ip_address(ip))
+            port["host_ip"] = str(ipaddress.IPv4Address(ip))
         except ValueError:
-            raise ValueError(f"{text!r}: {ip!r} is no IP address") from None
+            raise ValueError(f"{text!r}: {ip!r} is no IPv4 address") from None
     return port
 
 

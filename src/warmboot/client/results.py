@@ -145,8 +145,7 @@ class Port:
     protocol: str
 
     def __str__(self) -> str:
-        host = f"[{self.host_ip}]" if ":" in self.host_ip else self.host_ip
-        return f"{host}:{self.host_port}->{self.container_port}/{self.protocol}"
+        return f"{self.host_ip}:{self.host_port}->{self.container_port}/{self.protocol}"
 
 
 @dataclass(frozen=True, slots=True)
