@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import httpx
@@ -133,6 +134,11 @@ async def test_a_container_keeps_all_that_was_asked_for(http: httpx.AsyncClient)
         "boot": "cold",
         "tty": True,
         "labels": {"team/x": "y"},
+        "user": "1000:1000",
+        "working_dir": "/data",
+        "hostname": "box",
+        "stop_signal": "SIGINT",
+        "stop_timeout_s": 3,
     }
     await create(http, **asked)
     item = (await http.get("/v1/containers/web/wait?until=running")).json()["item"]
@@ -166,6 +172,14 @@ async def test_a_container_keeps_all_that_was_asked_for(http: httpx.AsyncClient)
         {"ports": [{"container_port": 65_536}]},
         {"ports": [{"container_port": 80, "host_ip": "somewhere"}]},
         {"ports": [{"container_port": 80, "host_ip": "::1"}]},
+        {"user": "a\x00"},
+        {"working_dir": "data"},
+        {"hostname": "Not_A_Name"},
+        {"hostname": "x" * 64},
+        {"stop_signal": "NONE"},
+        {"stop_signal": "65"},
+        {"stop_timeout_s": -1},
+        {"stop_timeout_s": 1.5},
         {"ports": [{"container_port": 1, "host_port": 9}, {"container_port": 2, "host_port": 9}]},
         {"shape": {"vcpus": 1.5, "memory_mib": 512}},
         {"shape": {"vcpus": 1, "memory_mib": 513}},
@@ -228,6 +242,32 @@ async def test_stop_start_restart_and_delete(http: httpx.AsyncClient) -> None:
     assert (await http.get("/v1/containers/c")).json()["item"]["state"] == "running"
     assert (await http.delete("/v1/containers/c?force=true")).json() == {"ok": True}
     assert (await http.get("/v1/containers/c")).status_code == 404
+
+
+async def test_a_signal_is_sent(http: httpx.AsyncClient, fakes: FakeServices) -> None:
+    await create(http, name="c")
+    await http.get("/v1/containers/c/wait?until=running")
+    assert (await http.post("/v1/containers/c/kill?signal=usr1")).json() == {"ok": True}
+    assert (await http.post("/v1/containers/c/kill")).status_code == 409
+    await http.post("/v1/containers/c/start")
+    assert (await http.post("/v1/containers/c/stop?signal=SIGINT")).json() == {"ok": True}
+    assert fakes.containers.signals == ["SIGUSR1", "SIGINT"]
+    for wrong in ("NONE", "0", "65", "", "TERM+1"):
+        answer = await http.post("/v1/containers/c/kill", params={"signal": wrong})
+        assert answer.status_code == 422, wrong
+
+
+async def test_logs_are_asked_for_by_time(http: httpx.AsyncClient, fakes: FakeServices) -> None:
+    await create(http, name="c", command=["echo", "hi"])
+    await http.get("/v1/containers/c/wait")
+    times = {"since": "2026-01-24T13:00:00+01:00", "until": "2026-01-24T12:00:01Z"}
+    assert (await http.get("/v1/containers/c/logs", params=times)).status_code == 200
+    since, until = fakes.containers.asked_times
+    assert since == datetime(2026, 1, 24, 12, tzinfo=UTC)
+    assert until == datetime(2026, 1, 24, 12, 0, 1, tzinfo=UTC)
+    for wrong in ("yesterday", "2026-01-24T12:00:00"):
+        answer = await http.get("/v1/containers/c/logs", params={"since": wrong})
+        assert answer.status_code == 422, wrong
 
 
 @pytest.mark.parametrize("timeout", ["nan", "inf", "-1", "1e9", "x"])

@@ -400,6 +400,34 @@ async def test_stop_delete_and_restart_at_once_leave_nothing(manager: Manager) -
     await check(manager.running)
 
 
+async def test_a_delete_does_not_wait_for_a_stop(manager: Manager) -> None:
+    await manager.run("web", "sh", "-c", "trap '' TERM; sleep 1000")
+    stopping = asyncio.create_task(manager.containers.stop("web", 600))
+    await asyncio.sleep(0.2)  # until the stop has it
+    async with asyncio.timeout(10):
+        await manager.containers.delete("web", force=True)
+        await asyncio.gather(stopping, return_exceptions=True)
+    assert await manager.containers.list(all_states=True) == ()
+
+
+async def test_a_kill_ends_a_stop_that_waits(manager: Manager) -> None:
+    await manager.run("web", "sh", "-c", "trap '' TERM; sleep 1000")
+    stopping = asyncio.create_task(manager.containers.stop("web"))
+    await asyncio.sleep(0.2)
+    await manager.containers.kill("web", "SIGKILL")
+    assert (await manager.containers.get("web")).exit_code == 137
+    async with asyncio.timeout(5):
+        await stopping
+    with pytest.raises(Conflict, match="does not run"):
+        await manager.containers.kill("web", "SIGTERM")
+
+
+async def test_it_is_killed_when_its_own_time_is_over(manager: Manager) -> None:
+    await manager.run("web", "sh", "-c", "trap '' USR1; sleep 1000", stop_timeout_s=0)
+    await manager.containers.stop("web", signal="SIGUSR1")
+    assert (await manager.containers.get("web")).exit_code == 137
+
+
 async def test_stop_is_refused_while_it_is_created(manager: Manager) -> None:
     manager.lab.set(docker_s=0.5)
     await manager.create()
@@ -456,6 +484,25 @@ async def test_one_that_was_started_again_is_not_removed(
     assert container.state is ContainerState.RUNNING
     await manager.containers.stop("web", 0)
     await manager.until(lambda: _nobody(manager))
+
+
+async def test_one_that_could_not_be_started_is_removed_if_it_was_to_be(manager: Manager) -> None:
+    failed = await manager.run("web", "missing", auto_remove=True)
+    assert failed.error is not None
+    assert failed.error["code"] == "command-not-found"
+
+    async def gone() -> bool:
+        return not await manager.containers.list(all_states=True)
+
+    await manager.until(gone, "it is removed")
+
+
+async def test_the_next_manager_removes_what_could_not_be_started(place: Lab) -> None:
+    async with place.manager() as manager:
+        await manager.run("web", "missing", auto_remove=True)
+        await manager.run("kept", "missing")
+    async with place.manager() as manager:
+        assert [c.name for c in await manager.containers.list(all_states=True)] == ["kept"]
 
 
 async def test_one_that_ended_before_the_manager_did_is_removed_by_the_next(place: Lab) -> None:

@@ -6,6 +6,7 @@ What a fake container does is written in its command, as a tiny shell would read
     echo WORDS…          writes a line and exits with 0
     err WORDS…           the same, on stderr
     exit N               exits with N
+    missing              is not there: the container fails
     cat                  gives back its input until that ends
     sh                   a terminal's echo: see ``FakeSession``
     ticks N              writes N lines, one at a time
@@ -16,10 +17,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from signal import Signals
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -47,6 +50,7 @@ from warmboot.model.container import (
 )
 from warmboot.model.container import ContainerState as S
 from warmboot.model.errors import (
+    CommandNotFound,
     Conflict,
     ContainerError,
     IllegalTransition,
@@ -263,6 +267,8 @@ class FakeSession:
         self._out: asyncio.Queue[LogChunk | None] = asyncio.Queue()
         self._code: int | None = None
         self.over = asyncio.Event()
+        self.of: UUID | None = None
+        """The container whose own process it is."""
         self._line = b""
         self._interactive = command[0] in ("sh", "cat")
         if greeting:
@@ -274,12 +280,12 @@ class FakeSession:
             chunk, code = run_command(command)
             if chunk:
                 self._out.put_nowait(chunk)
-            self._end(code)
+            self.end(code)
 
     def _say(self, data: bytes) -> None:
         self._out.put_nowait(LogChunk(Stream.STDOUT, data))
 
-    def _end(self, code: int) -> None:
+    def end(self, code: int) -> None:
         if self._code is None:
             self._code = code
             self._out.put_nowait(None)
@@ -296,7 +302,7 @@ class FakeSession:
         for byte in data:
             char = bytes((byte,))
             if char == b"\x04":
-                self._end(0)
+                self.end(0)
             elif char == b"\r":
                 self._say(b"\r\n")
                 self._read_line(self._line.decode("utf-8", "replace").split())
@@ -307,14 +313,14 @@ class FakeSession:
 
     def _read_line(self, words: list[str]) -> None:
         if words[:1] == ["exit"]:
-            self._end(int(words[1]) if words[1:] else 0)
+            self.end(int(words[1]) if words[1:] else 0)
             return
         if words[:1] == ["size"]:
             self._say(f"{self.size}\r\n".encode())
         self._say(b"$ ")
 
     async def write_eof(self) -> None:
-        self._end(0)
+        self.end(0)
 
     async def resize(self, rows: int, columns: int) -> None:
         self.size = (rows, columns)
@@ -350,6 +356,11 @@ class FakeContainers:
         self.longest_wait_s = 3600.0
         self.fail_creation: WarmbootError | None = None
         self.removed: list[UUID] = []
+        self.gone: dict[UUID, Container] = {}
+        self.signals: list[str | None] = []
+        self.execs: list[ExecSpec] = []
+        self.asked_times: tuple[datetime | None, datetime | None] = (None, None)
+        self._readers: Counter[UUID] = Counter()
         self._events, self._archives = events, archives
         self._changed = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -411,6 +422,10 @@ class FakeContainers:
             )
             await self._set(container_id, S.FAILED, error=error.as_dict(), finished_at=now())
             return
+        if spec.command and spec.command[0] == "missing":
+            refused = CommandNotFound("the image has no program 'missing'", details="exec: …")
+            await self._set(container_id, S.FAILED, error=refused.as_dict(), finished_at=now())
+            return
         ports = tuple(
             replace(port, host_port=port.host_port or 40_000 + number)
             for number, port in enumerate(spec.ports)
@@ -447,9 +462,18 @@ class FakeContainers:
     async def _exit(self, container_id: UUID, code: int) -> None:
         await self._set(container_id, S.EXITED, exit_code=code, finished_at=now())
         if self.rows[container_id].spec.auto_remove:
+            self._begin(self._remove_when_read(container_id))
+
+    async def _remove_when_read(self, container_id: UUID) -> None:
+        ended = self.rows[container_id]
+        await asyncio.sleep(0.5)
+        while self._readers[container_id]:  # noqa: ASYNC110 - readers come and go
+            await asyncio.sleep(0.005)
+        if self.rows.get(container_id) is ended:
             await self._remove(container_id)
 
     async def _remove(self, container_id: UUID) -> None:
+        self.gone[container_id] = self.rows[container_id]
         await self._set(container_id, S.DELETING)
         del self.rows[container_id]
         self.removed.append(container_id)
@@ -476,7 +500,10 @@ class FakeContainers:
         raise NotFound(f"no container {ref}", resolution="list them with: warmboot ps -a")
 
     async def wait(self, ref: str, until: Until, timeout_s: float) -> Container:
-        row = await self.get(ref)
+        with contextlib.suppress(NotFound):
+            ref = str((await self.get(ref)).id)
+        row = self.gone.get(UUID(ref)) if ref in map(str, self.gone) else await self.get(ref)
+        assert row is not None
         holds = {
             Until.BOOTED: {S.RUNNING, S.EXITED},
             Until.RUNNING: {S.RUNNING, S.EXITED},
@@ -502,14 +529,32 @@ class FakeContainers:
         await self._set(row.id, S.RUNNING, exit_code=None, started_at=now())
         self._begin(self._run(row.id, row.spec.command or ("sleep",)))
 
-    async def stop(self, ref: str, timeout_s: float) -> None:
+    async def stop(
+        self, ref: str, timeout_s: float | None = None, signal: str | None = None
+    ) -> None:
         row = await self.get(ref)
         if row.state in (S.EXITED, S.FAILED):
             return
         CONTAINER_TRANSITIONS.check(row.state, S.EXITED)
-        await self._exit(row.id, 143)
+        self.signals.append(signal)
+        await self._end(row.id, signal or row.spec.stop_signal or "SIGTERM")
 
-    async def restart(self, ref: str, timeout_s: float) -> None:
+    async def _end(self, container_id: UUID, signal: str) -> None:
+        code = 128 + int(signal if signal.isdigit() else Signals[signal])
+        for session in self.sessions:
+            if session.of == container_id:
+                session.end(code)
+                return  # whoever follows it sees to the exit
+        await self._exit(container_id, code)
+
+    async def kill(self, ref: str, signal: str) -> None:
+        row = await self.get(ref)
+        if row.state is not S.RUNNING:
+            raise Conflict(f"the container {row.name} is not running")
+        self.signals.append(signal)
+        await self._end(row.id, signal)
+
+    async def restart(self, ref: str, timeout_s: float | None = None) -> None:
         await self.stop(ref, timeout_s)
         await self.start(ref)
 
@@ -523,9 +568,27 @@ class FakeContainers:
         await self._remove(row.id)
 
     async def logs(
-        self, ref: str, *, follow: bool = False, tail: int | None = None, timestamps: bool = False
+        self,
+        ref: str,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        timestamps: bool = False,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> AsyncIterator[LogChunk]:
         row = await self.get(ref)
+        self.asked_times = (since, until)
+        self._readers[row.id] += 1
+        try:
+            async for chunk in self._logs(row, follow, tail, timestamps):
+                yield chunk
+        finally:
+            self._readers[row.id] -= 1
+
+    async def _logs(
+        self, row: Container, follow: bool, tail: int | None, timestamps: bool
+    ) -> AsyncIterator[LogChunk]:
         written = self.output[row.id]
         seen = 0 if tail is None else max(0, len(written) - tail)
         while True:
@@ -546,16 +609,23 @@ class FakeContainers:
                 f"the container {row.name} is not running",
                 resolution=f"start it with: warmboot start {row.name}",
             )
+        self.execs.append(spec)
+        if spec.detach:
+            return FakeSession(("exit", "0"), tty=False)
         greeting = "".join(f"{entry}\n" for entry in spec.environment).encode()
         session = FakeSession(spec.command, tty=spec.tty, greeting=greeting)
         self.sessions.append(session)
         return session
 
-    async def attach(self, ref: str) -> FakeSession:
+    async def attach(self, ref: str, *, logs: bool = True) -> FakeSession:
         row = await self.get(ref)
         if row.state is not S.RUNNING:
             raise Conflict(f"the container {row.name} is not running")
-        session = FakeSession(row.spec.command or ("sh",), tty=row.spec.tty)
+        command = row.spec.command or ("sh",)
+        session = FakeSession(
+            ("cat",) if command[0] in ("sleep", "ticks") else command, tty=row.spec.tty
+        )
+        session.of = row.id
         self.sessions.append(session)
         self._begin(self._follow_session(row.id, session))
         return session

@@ -106,6 +106,11 @@ class ContainerOut(BaseModel):
     stdin_open: bool
     auto_remove: bool
     labels: dict[str, str]
+    user: str
+    working_dir: str
+    hostname: str
+    stop_signal: str
+    stop_timeout_s: int | None
     runtime_image_id: UUID | None
     runtime_snapshot_id: UUID | None
     snapshot_version: int | None
@@ -148,6 +153,11 @@ class ContainerOut(BaseModel):
             stdin_open=spec.stdin_open,
             auto_remove=spec.auto_remove,
             labels=dict(spec.labels),
+            user=spec.user,
+            working_dir=spec.working_dir,
+            hostname=spec.host_name,
+            stop_signal=spec.stop_signal,
+            stop_timeout_s=spec.stop_timeout_s,
             runtime_image_id=spec.runtime_image_id or container.runtime_image_id,
             runtime_snapshot_id=container.runtime_snapshot_id,
             snapshot_version=container.snapshot_version,

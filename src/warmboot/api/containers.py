@@ -6,11 +6,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import StreamingResponse
+from pydantic import AwareDatetime
 
 from warmboot.api import sessions
 from warmboot.api.access import refuse
 from warmboot.api.container_responses import ContainerOut
-from warmboot.api.requests import ContainerIn
+from warmboot.api.requests import ContainerIn, Signal
 from warmboot.api.responses import Created, Item, Items, Ok
 from warmboot.api.routing import MAX_WAIT_S, Ref, StopTimeout, Wired
 from warmboot.api.streams import MULTIPLEXED, begun, multiplexed, plain
@@ -61,13 +62,30 @@ async def start(ref: Ref, services: Wired) -> Ok:
 
 
 @router.post("/{ref}/stop", summary="Stop a container")
-async def stop(ref: Ref, services: Wired, timeout_s: StopTimeout = 10.0) -> Ok:
-    await services.containers.stop(ref, timeout_s)
+async def stop(
+    ref: Ref,
+    services: Wired,
+    timeout_s: StopTimeout = None,
+    signal: Annotated[
+        Signal | None, Query(description="instead of the container's own stop signal")
+    ] = None,
+) -> Ok:
+    await services.containers.stop(ref, timeout_s, signal)
+    return Ok()
+
+
+@router.post("/{ref}/kill", summary="Send a signal to a container's process")
+async def kill(
+    ref: Ref,
+    services: Wired,
+    signal: Annotated[Signal, Query(description="its name or number")] = "SIGKILL",
+) -> Ok:
+    await services.containers.kill(ref, signal)
     return Ok()
 
 
 @router.post("/{ref}/restart", summary="Stop and start a container")
-async def restart(ref: Ref, services: Wired, timeout_s: StopTimeout = 10.0) -> Ok:
+async def restart(ref: Ref, services: Wired, timeout_s: StopTimeout = None) -> Ok:
     await services.containers.restart(ref, timeout_s)
     return Ok()
 
@@ -95,11 +113,15 @@ async def logs(
     follow: Annotated[bool, Query(description="go on until it exits")] = False,
     tail: Annotated[int | None, Query(ge=0, le=1_000_000, description="last lines only")] = None,
     timestamps: Annotated[bool, Query(description="a time before every line")] = False,
+    since: Annotated[AwareDatetime | None, Query(description="lines from this time on")] = None,
+    until: Annotated[AwareDatetime | None, Query(description="lines before this time")] = None,
 ) -> StreamingResponse:
     """With ``Accept: application/vnd.docker.multiplexed-stream`` stdout and stderr are framed."""
     await services.containers.get(ref)
     chunks = await begun(
-        services.containers.logs(ref, follow=follow, tail=tail, timestamps=timestamps)
+        services.containers.logs(
+            ref, follow=follow, tail=tail, timestamps=timestamps, since=since, until=until
+        )
     )
     if MULTIPLEXED in request.headers.get("accept", ""):
         return StreamingResponse(multiplexed(chunks), media_type=MULTIPLEXED)
@@ -127,11 +149,11 @@ async def exec_(ws: WebSocket, ref: Ref) -> None:
 
 
 @router.websocket("/{ref}/attach")
-async def attach(ws: WebSocket, ref: Ref) -> None:
-    """The container's own process; see ``sessions``."""
+async def attach(ws: WebSocket, ref: Ref, logs: bool = True) -> None:
+    """The container's own process; ``logs``: from its first output on. See ``sessions``."""
     services: Services = ws.app.state.services
     try:
-        session = await services.containers.attach(ref)
+        session = await services.containers.attach(ref, logs=logs)
     except WarmbootError as error:
         await refuse(error, ws.scope, ws.receive, ws.send)
         return

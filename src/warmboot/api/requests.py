@@ -24,6 +24,7 @@ from warmboot.model.errors import InvalidName
 from warmboot.model.names import MAX_NAME_LENGTH, check_name, invent_name
 from warmboot.model.runtime_snapshot import MAX_WEIGHT
 from warmboot.model.shapes import MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, Shape
+from warmboot.model.signals import SIGNAL_PATTERN, signal_name
 
 # The patterns repeat what the validators check, so that the schema says it too.
 NAME_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9_-]*(\.[a-zA-Z0-9_-]+)*\.?$"
@@ -37,6 +38,7 @@ _IMAGE = re.compile(IMAGE_PATTERN.removeprefix("^").removesuffix("$"))
 ENV_NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_.-]*$"
 NO_NUL_PATTERN = r"^[^\x00]*$"
 LABEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_./-]*$"
+MAX_STOP_TIMEOUT_S = 3600
 
 
 def _checked_name(name: str) -> str:
@@ -77,6 +79,19 @@ ImageReference = Annotated[
     AfterValidator(_checked_image),
 ]
 EnvName = Annotated[str, Field(min_length=1, max_length=256, pattern=ENV_NAME_PATTERN)]
+UserName = Annotated[str, Field(max_length=256, pattern=NO_NUL_PATTERN)]
+HostName = Annotated[
+    str,
+    Field(
+        pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$",
+        description="a host name label in lower case; left out: the container's name",
+    ),
+]
+Signal = Annotated[
+    str,
+    Field(max_length=16, json_schema_extra={"pattern": SIGNAL_PATTERN}),
+    AfterValidator(signal_name),
+]
 LabelName = Annotated[str, Field(min_length=1, max_length=256, pattern=LABEL_PATTERN)]
 LabelValue = Annotated[str, Field(max_length=4096, pattern=NO_NUL_PATTERN)]
 Words = Annotated[list[Text], Field(max_length=1024)]
@@ -207,6 +222,11 @@ class ContainerIn(Strict):
     stdin_open: StrictBool = False
     auto_remove: StrictBool = False
     labels: Annotated[dict[LabelName, LabelValue], Field(max_length=256)] = {}
+    user: UserName = ""
+    working_dir: Annotated[str, Field(max_length=4095, pattern=r"^(/[^\x00]*)?$")] = ""
+    hostname: HostName = ""
+    stop_signal: Signal | None = None
+    stop_timeout_s: Annotated[StrictInt, Field(ge=0, le=MAX_STOP_TIMEOUT_S)] | None = None
 
     @model_validator(mode="after")
     def _no_port_twice(self) -> Self:
@@ -231,6 +251,11 @@ class ContainerIn(Strict):
             stdin_open=self.stdin_open,
             auto_remove=self.auto_remove,
             labels=dict(self.labels),
+            user=self.user,
+            working_dir=self.working_dir,
+            hostname=self.hostname,
+            stop_signal=self.stop_signal or "",
+            stop_timeout_s=self.stop_timeout_s,
         )
 
 
@@ -254,8 +279,9 @@ class StartIn(Strict):
     command: Annotated[list[Text], Field(min_length=1, max_length=1024)]
     tty: StrictBool = False
     stdin: StrictBool = False
+    detach: StrictBool = False
     environment: Annotated[list[EnvAssignment], Field(max_length=1024)] = []
-    user: Annotated[str, Field(max_length=256, pattern=r"^[^\x00]*$")] = ""
+    user: UserName = ""
     working_dir: Annotated[str, Field(max_length=4095, pattern=r"^[^\x00]*$")] = ""
     rows: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None
     columns: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None

@@ -33,11 +33,12 @@ Ref = Annotated[
 ]
 Id = Annotated[UUID, Path()]
 StopTimeout = Annotated[
-    float,
+    float | None,
     Query(
         ge=0,
         le=MAX_WAIT_S,
         allow_inf_nan=False,
-        description="seconds to wait before the container is killed",
+        description="seconds to wait before the container is killed; left out: its own "
+        "stop_timeout_s, or 10",
     ),
 ]

@@ -50,6 +50,7 @@ async def receive_start(ws: WebSocket) -> tuple[ExecSpec, ResizeIn | None]:
         command=tuple(start.command),
         tty=start.tty,
         stdin=start.stdin,
+        detach=start.detach,
         environment=tuple(start.environment),
         user=start.user,
         working_dir=start.working_dir,

@@ -6,6 +6,7 @@ import asyncio
 import builtins
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -161,19 +162,35 @@ class Containers:
     async def start(self, ref: str) -> None:
         await self._link.post(self._path(ref, "start"))
 
-    async def stop(self, ref: str, timeout_s: float = 10.0) -> None:
-        await self._link.post_slow(self._path(ref, "stop"), timeout_s)
+    async def stop(
+        self, ref: str, timeout_s: float | None = None, signal: str | None = None
+    ) -> None:
+        """``signal``, then SIGKILL; both and the time between, if not given, are its own."""
+        params = _given(timeout_s=timeout_s, signal=signal)
+        await self._link.post_slow(self._path(ref, "stop"), params)
 
-    async def restart(self, ref: str, timeout_s: float = 10.0) -> None:
-        await self._link.post_slow(self._path(ref, "restart"), timeout_s)
+    async def kill(self, ref: str, signal: str = "SIGKILL") -> None:
+        await self._link.post(self._path(ref, "kill"), params={"signal": signal})
+
+    async def restart(self, ref: str, timeout_s: float | None = None) -> None:
+        await self._link.post_slow(self._path(ref, "restart"), _given(timeout_s=timeout_s))
 
     async def delete(self, ref: str, *, force: bool = False) -> None:
         await self._link.delete(self._path(ref), _flags(force=force))
 
     async def logs(
-        self, ref: str, *, follow: bool = False, tail: int | None = None, timestamps: bool = False
+        self,
+        ref: str,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        timestamps: bool = False,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> AsyncIterator[LogChunk]:
-        params = {**_flags(follow=follow, timestamps=timestamps), **_given(tail=tail)}
+        """``since`` and ``until`` have a time zone."""
+        times = {k: v.isoformat() for k, v in (("since", since), ("until", until)) if v}
+        params = {**_flags(follow=follow, timestamps=timestamps), **_given(tail=tail), **times}
         accept = {"Accept": MULTIPLEXED}
         async with self._link.stream(self._path(ref, "logs"), params, accept) as response:
             async for chunk in demultiplexed(response.aiter_raw()):
@@ -186,9 +203,10 @@ class Containers:
         url = self._link.base_url + self._path(ref, "exec")
         return open_session(url, self._token, {"command": list(command), **_given(**options)})
 
-    def attach(self, ref: str) -> AbstractAsyncContextManager[Session]:
-        """The container's own process, from its first output on."""
-        return open_session(self._link.base_url + self._path(ref, "attach"), self._token, None)
+    def attach(self, ref: str, *, logs: bool = True) -> AbstractAsyncContextManager[Session]:
+        """The container's own process; with ``logs``, from its first output on."""
+        url = self._link.base_url + self._path(ref, "attach") + ("" if logs else "?logs=false")
+        return open_session(url, self._token, None)
 
 
 def _holds(container: Container, until: str) -> bool:

@@ -19,6 +19,7 @@ from warmboot.client.problems import ManagerUnreachable, error_from
 
 ATTEMPTS = 3
 FIRST_PAUSE_S = 0.1
+MAX_TIMEOUT_S = 3600.0
 _AGAIN = frozenset({502, 504})
 _STILL_RUNNING = "request-still-running"
 
@@ -42,9 +43,10 @@ class Transport:
     async def patch(self, path: str, body: Any) -> Any:
         return (await self._send("PATCH", path, json=body)).json()
 
-    async def post_slow(self, path: str, timeout_s: float) -> Any:
-        """A POST whose work may take ``timeout_s`` and then some."""
-        return await self.post(path, params={"timeout_s": timeout_s}, timeout=timeout_s + 300)
+    async def post_slow(self, path: str, params: Mapping[str, Any]) -> Any:
+        """A POST whose work may take its ``timeout_s`` (the server's own, if none) and more."""
+        limit_s = params.get("timeout_s", MAX_TIMEOUT_S) + 300
+        return await self.post(path, params=params, timeout=limit_s)
 
     async def upload(self, path: str, chunks: AsyncIterator[bytes], size_bytes: int) -> Any:
         """A body too large to be sent twice: no retry."""

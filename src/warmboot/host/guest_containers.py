@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from warmboot.host.guest_errors import lost, lost_or, translation
 from warmboot.host.guest_link import GuestLink
 from warmboot.model.container import ContainerSpec
 from warmboot.model.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
     ContainerError,
     DiskFull,
     ImageNotFound,
@@ -25,7 +28,6 @@ from warmboot.model.errors import (
     RegistryUnavailable,
     WarmbootError,
 )
-from warmboot.model.names import hostname_for
 
 DOCKER_NAME = "warmboot"
 """The name in the VM, where nobody sees it. The user's own may be too short for Docker."""
@@ -147,16 +149,34 @@ async def inspect(link: GuestLink, ref: str) -> DockerState:
 
 
 async def start(link: GuestLink, docker_id: str) -> None:
+    """``CommandNotFound`` and ``CommandNotExecutable`` if it is the command's fault."""
     with translation(link, "starting the container"):
-        async with asyncio.timeout(START_TIMEOUT_S):
-            await link.docker.containers.container(docker_id).start()
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await link.docker.containers.container(docker_id).start()
+        except DockerError as error:
+            if (fault := command_error(error.message)) is not None:
+                raise fault from error
+            raise
 
 
-async def stop(link: GuestLink, docker_id: str, timeout_s: float) -> None:
-    """SIGTERM, and SIGKILL after ``timeout_s``. ``GuestUnreachable`` if even that does nothing."""
+async def stop(
+    link: GuestLink, docker_id: str, timeout_s: float, signal: str | None = None
+) -> None:
+    """``signal`` (the container's own, if ``None``), and SIGKILL after ``timeout_s``.
+
+    ``GuestUnreachable`` if even that does nothing.
+    """
     with translation(link, "stopping the container"):
         async with asyncio.timeout(timeout_s + STOP_MARGIN_S):
-            await link.docker.containers.container(docker_id).stop(t=int(timeout_s))
+            container = link.docker.containers.container(docker_id)
+            await container.stop(t=int(timeout_s), signal=signal)
+
+
+async def kill(link: GuestLink, docker_id: str, signal: str) -> None:
+    with translation(link, f"sending {signal} to the container"):
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            await link.docker.containers.container(docker_id).kill(signal=signal)
 
 
 async def wait(link: GuestLink, docker_id: str) -> int:
@@ -259,6 +279,44 @@ def pull_error(reference: str, message: str) -> WarmbootError:
     )
 
 
+_NOT_FOUND = (
+    re.compile(r"executable file `(?P<program>.*?)` not found"),  # crun
+    re.compile(
+        r'exec: "(?P<program>(?:[^"\\]|\\.)*)": '
+        r"(?:.*executable file not found|.*no such file or directory)"
+    ),
+)
+_NOT_EXECUTABLE = (
+    re.compile(
+        r"the path `(?P<program>.*?)` (?:exists but it is not executable|is not a regular file)"
+    ),  # crun
+    re.compile(r'exec: "(?P<program>(?:[^"\\]|\\.)*)": (?:permission denied|is a directory)'),
+)
+"""What crun and runc say of a program that they could not execute."""
+
+
+def command_error(message: str) -> WarmbootError | None:
+    """Which of our errors Docker's message about a start is; ``None`` if it is none about it."""
+    if program := _program(_NOT_FOUND, message):
+        return CommandNotFound(
+            f"the image has no program {program!r}",
+            details=message,
+            resolution="check the command, and the image's entrypoint, which comes before it",
+        )
+    if program := _program(_NOT_EXECUTABLE, message):
+        return CommandNotExecutable(
+            f"{program!r} cannot be executed",
+            details=message,
+            resolution="name a program that is executable for the container's user",
+        )
+    return None
+
+
+def _program(patterns: tuple[re.Pattern[str], ...], message: str) -> str | None:
+    found = (pattern.search(message) for pattern in patterns)
+    return next((match["program"] for match in found if match), None)
+
+
 def _load_error(message: str) -> WarmbootError:
     if "no space left" in message.lower():
         return DiskFull("the VM's disk is full: the archive does not fit", details=message)
@@ -271,7 +329,7 @@ def _load_error(message: str) -> WarmbootError:
 
 def _docker_config(spec: ContainerSpec) -> dict[str, Any]:
     # Docker would set the sandbox's.
-    environment = {"HOSTNAME": hostname_for(spec.name), **spec.environment}
+    environment = {"HOSTNAME": spec.host_name, **spec.environment}
     config: dict[str, Any] = {
         "Image": spec.image,
         "Env": [f"{name}={value}" for name, value in environment.items()],
@@ -289,4 +347,7 @@ def _docker_config(spec: ContainerSpec) -> dict[str, Any]:
         config["Cmd"] = list(spec.command)
     if spec.entrypoint is not None:
         config["Entrypoint"] = list(spec.entrypoint)
-    return config
+    if spec.stop_timeout_s is not None:
+        config["StopTimeout"] = spec.stop_timeout_s
+    asked = {"User": spec.user, "WorkingDir": spec.working_dir, "StopSignal": spec.stop_signal}
+    return config | {key: value for key, value in asked.items() if value}

@@ -29,7 +29,6 @@ from warmboot.manager.stand_by import Prepared, StandBy
 from warmboot.manager.stopwatch import Stopwatch
 from warmboot.model.container import Container
 from warmboot.model.errors import GuestUnreachable, NotFound, VmGone
-from warmboot.model.names import hostname_for
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.model.shapes import Shape
@@ -230,7 +229,7 @@ class BootVm:
     async def _claim(self, context: Context) -> None:
         order: _Order = context.live["order"]
         identity = Identity(
-            hostname=hostname_for(order.container.name),
+            hostname=order.container.spec.host_name,
             machine_id=order.container.id.hex,
             token=order.token,
         )

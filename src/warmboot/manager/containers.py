@@ -17,13 +17,18 @@ from warmboot.manager.bring_up import BringUp, slot_of
 from warmboot.manager.collect_garbage import CollectGarbage
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.ports import ExecSpec, LogChunk, Session, Stream, Until
-from warmboot.manager.sessions import attach_session, exec_session
+from warmboot.manager.sessions import attach_session, exec_session, log_times
 from warmboot.manager.stopwatch import Stopwatch
 from warmboot.manager.tasks import Tasks
 from warmboot.manager.turns import Turns
 from warmboot.manager.watch_container import WatchContainer
 from warmboot.manager.write_down import state_written_down, written_down
-from warmboot.model.container import Container, ContainerSpec, ContainerState
+from warmboot.model.container import (
+    DEFAULT_STOP_TIMEOUT_S,
+    Container,
+    ContainerSpec,
+    ContainerState,
+)
 from warmboot.model.errors import (
     Conflict,
     DiskFull,
@@ -161,17 +166,23 @@ class Containers:
             await self._events.emit("container.creating", container.id, name=container.name)
             self._begin(container.id, Stopwatch())
 
-    async def stop(self, ref: str, timeout_s: float) -> None:
-        """SIGTERM, and SIGKILL after ``timeout_s``; one that does not run is left alone."""
+    async def stop(
+        self, ref: str, timeout_s: float | None = None, signal: str | None = None
+    ) -> None:
+        """``signal``, and SIGKILL after ``timeout_s``; one that does not run is left alone."""
         container = await self.get(ref)
         if not _can_be_stopped(container):
             return
+        if timeout_s is None:
+            timeout_s = container.spec.stop_timeout_s
+        if timeout_s is None:
+            timeout_s = DEFAULT_STOP_TIMEOUT_S
         async with self._turns.turn(container.id):
             container = await self._store.containers.get(container.id)
             if not _can_be_stopped(container):  # while we waited, it was
                 return
             docker_id = container.docker_id or ""
-            stopping = guest_containers.stop(self._link(container), docker_id, timeout_s)
+            stopping = guest_containers.stop(self._link(container), docker_id, timeout_s, signal)
             if not await self._turns.unless_removed(container.id, stopping):
                 return
             if not await self._watch.settle(container.id):
@@ -182,7 +193,15 @@ class Containers:
                     f"look again: `warmboot inspect {container.name}`",
                 )
 
-    async def restart(self, ref: str, timeout_s: float) -> None:
+    async def kill(self, ref: str, signal: str) -> None:
+        """Not within the lock: it also ends one that somebody waits for to stop."""
+        container = self._running(await self.get(ref))
+        assert container.docker_id is not None
+        await guest_containers.kill(self._link(container), container.docker_id, signal)
+        if signal in ("SIGKILL", "9"):
+            await self._watch.settle(container.id)
+
+    async def restart(self, ref: str, timeout_s: float | None = None) -> None:
         await self.stop(ref, timeout_s)
         await self.start(ref)
 
@@ -224,15 +243,20 @@ class Containers:
     # -- output and sessions -------------------------------------------------------------------
 
     async def logs(
-        self, ref: str, *, follow: bool = False, tail: int | None = None, timestamps: bool = False
+        self,
+        ref: str,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        timestamps: bool = False,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> AsyncIterator[LogChunk]:
         container = await self._with_docker(ref)
         assert container.docker_id is not None
-        options = {
-            "follow": int(follow),
-            "tail": "all" if tail is None else tail,
-            "timestamps": int(timestamps),
-        }
+        times = log_times(since, until)
+        options = {"follow": int(follow), "timestamps": int(timestamps), **times}
+        options["tail"] = "all" if tail is None else tail
         with self._watch.streaming(container.id):
             async for number, data in guest_containers.logs(
                 self._link(container),
@@ -243,16 +267,11 @@ class Containers:
                 yield LogChunk(Stream.STDERR if number == 2 else Stream.STDOUT, data)
 
     async def exec(self, ref: str, spec: ExecSpec) -> Session:
-        container = await self._with_docker(ref)
-        if container.state is not ContainerState.RUNNING or container.docker_id is None:
-            raise Conflict(
-                f"{container.name} does not run",
-                details=f"it is {container.state}",
-                resolution=f"start it first: `warmboot start {container.name}`",
-            )
+        container = self._running(await self._with_docker(ref))
+        assert container.docker_id is not None
         return await exec_session(self._link(container), container.docker_id, spec)
 
-    async def attach(self, ref: str) -> Session:
+    async def attach(self, ref: str, *, logs: bool = True) -> Session:
         container = await self._with_docker(ref)
         assert container.docker_id is not None
         return await attach_session(
@@ -260,6 +279,7 @@ class Containers:
             container.docker_id,
             tty=container.spec.tty,
             stdin=container.spec.stdin_open,
+            logs=logs,
             streaming=self._watch.streaming(container.id),
         )
 
@@ -326,6 +346,16 @@ class Containers:
             )
         if container.vm_id is None or not await self._host.is_alive(container.vm_id):
             raise _vm_gone(container)
+        return container
+
+    @staticmethod
+    def _running(container: Container) -> Container:
+        if container.state is not ContainerState.RUNNING or container.docker_id is None:
+            raise Conflict(
+                f"{container.name} does not run",
+                details=f"it is {container.state}",
+                resolution=f"start it first: `warmboot start {container.name}`",
+            )
         return container
 
     def _link(self, container: Container) -> GuestLink:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -52,7 +53,10 @@ class LogChunk:
 
 @dataclass(frozen=True, slots=True)
 class ExecSpec:
-    """A command to run in a running container, as ``docker exec``."""
+    """A command to run in a running container, as ``docker exec``.
+
+    ``detach``: only begin it; its session has no output and no exit code.
+    """
 
     command: tuple[str, ...]
     tty: bool = False
@@ -60,6 +64,7 @@ class ExecSpec:
     environment: tuple[str, ...] = ()
     user: str = ""
     working_dir: str = ""
+    detach: bool = False
 
 
 class Session(Protocol):
@@ -165,19 +170,39 @@ class Containers(Protocol):
 
     async def start(self, ref: str) -> None: ...
 
-    async def stop(self, ref: str, timeout_s: float) -> None: ...
+    async def stop(
+        self, ref: str, timeout_s: float | None = None, signal: str | None = None
+    ) -> None:
+        """Send ``signal``, and SIGKILL when it still runs after ``timeout_s``.
 
-    async def restart(self, ref: str, timeout_s: float) -> None: ...
+        ``None``: what its spec says, or SIGTERM and ten seconds.
+        """
+        ...
+
+    async def kill(self, ref: str, signal: str) -> None:
+        """Send ``signal`` to its process; only SIGKILL is waited for."""
+        ...
+
+    async def restart(self, ref: str, timeout_s: float | None = None) -> None: ...
 
     async def delete(self, ref: str, *, force: bool = False) -> None: ...
 
     def logs(
-        self, ref: str, *, follow: bool = False, tail: int | None = None, timestamps: bool = False
+        self,
+        ref: str,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        timestamps: bool = False,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> AsyncIterator[LogChunk]: ...
 
     async def exec(self, ref: str, spec: ExecSpec) -> Session: ...
 
-    async def attach(self, ref: str) -> Session: ...
+    async def attach(self, ref: str, *, logs: bool = True) -> Session:
+        """Its own process; ``logs``: what it has written before comes first."""
+        ...
 
 
 class WorkerUntil(StrEnum):

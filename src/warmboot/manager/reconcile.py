@@ -19,7 +19,7 @@ from warmboot.manager.containers import Containers
 from warmboot.manager.resume_stalled import ResumeStalled
 from warmboot.manager.runtime_snapshots import RuntimeSnapshots
 from warmboot.manager.saga import Saga, SagaRunner
-from warmboot.manager.watch_container import WatchContainer
+from warmboot.manager.watch_container import WatchContainer, to_be_removed
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import NotFound, VmGone, WarmbootError
 from warmboot.model.runtime_snapshot import SnapshotState
@@ -81,7 +81,7 @@ class Reconcile:
         if container.state is ContainerState.DELETING:
             await self._containers.remove(container.id)
             return
-        if container.state is ContainerState.EXITED and container.spec.auto_remove:
+        if to_be_removed(container):
             await self._containers.remove(container.id)
             return
         if container.state is ContainerState.CREATING and container.started_at is None:

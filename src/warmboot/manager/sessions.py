@@ -1,4 +1,4 @@
-"""Sessions with a process in a VM: an exec, or the container's own (attach)."""
+"""Sessions with a process in a VM: an exec, or the container's own (attach); and its log."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
+from datetime import datetime
 
 import aiohttp
 from aiodocker.exceptions import DockerError
@@ -70,7 +71,31 @@ class DockerSession:
             await self._stream.close()
 
 
-class EndedSession:
+class DetachedSession:
+    """A command that was only begun: nothing is seen of it, and nothing reaches it."""
+
+    async def __aiter__(self) -> AsyncIterator[LogChunk]:
+        nothing: tuple[LogChunk, ...] = ()
+        for chunk in nothing:
+            yield chunk
+
+    async def write(self, data: bytes) -> None:
+        """Nobody reads it."""
+
+    async def write_eof(self) -> None:
+        """Nobody reads it."""
+
+    async def resize(self, rows: int, columns: int) -> None:
+        """There is no terminal."""
+
+    async def exit_code(self) -> int | None:
+        return None
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+
+class EndedSession(DetachedSession):
     """What attaching to a container that has ended gives: what it had said, and its exit code."""
 
     def __init__(
@@ -79,26 +104,22 @@ class EndedSession:
         docker_id: str,
         tty: bool,
         while_open: AbstractContextManager[None],
+        *,
+        logs: bool,
     ) -> None:
         self._link = link
         self._docker_id = docker_id
         self._tty = tty
+        self._logs = logs
         self._open = contextlib.ExitStack()
         self._open.enter_context(while_open)
 
     async def __aiter__(self) -> AsyncIterator[LogChunk]:
+        if not self._logs:
+            return
         chunks = guest_containers.logs(self._link, self._docker_id, tty=self._tty, options={})
         async for number, data in chunks:
             yield LogChunk(Stream.STDERR if number == 2 else Stream.STDOUT, data)
-
-    async def write(self, data: bytes) -> None:
-        """Nobody reads it any more."""
-
-    async def write_eof(self) -> None:
-        """Nobody reads it any more."""
-
-    async def resize(self, rows: int, columns: int) -> None:
-        """Its terminal is gone."""
 
     async def exit_code(self) -> int | None:
         return (await guest_containers.inspect(self._link, self._docker_id)).exit_code
@@ -110,15 +131,19 @@ class EndedSession:
 async def exec_session(link: GuestLink, docker_id: str, spec: ExecSpec) -> Session:
     """Run a command in a running container."""
     try:
+        container = link.docker.containers.container(docker_id)
         async with asyncio.timeout(guest_containers.ANSWER_TIMEOUT_S):
-            execution = await link.docker.containers.container(docker_id).exec(
+            execution = await container.exec(
                 list(spec.command),
-                stdin=spec.stdin,
+                stdin=spec.stdin and not spec.detach,
                 tty=spec.tty,
                 user=spec.user,
                 environment=list(spec.environment),
                 workdir=spec.working_dir or None,
             )
+            if spec.detach:
+                await execution.start(detach=True)
+                return DetachedSession()
             stream = execution.start()
             await stream._init()
     except DockerError as error:
@@ -148,17 +173,18 @@ async def attach_session(
     *,
     tty: bool,
     stdin: bool,
+    logs: bool,
     streaming: AbstractContextManager[None],
 ) -> Session:
-    """Attach to the container's own process; output that came earlier is given first."""
+    """Attach to the container's own process; with ``logs``, earlier output is given first."""
     container = link.docker.containers.container(docker_id)
     try:
-        stream = container.attach(stdout=True, stderr=True, stdin=stdin, logs=True)
+        stream = container.attach(stdout=True, stderr=True, stdin=stdin, logs=logs)
         async with asyncio.timeout(guest_containers.ANSWER_TIMEOUT_S):
             await stream._init()
     except DockerError as error:
         if not (await guest_containers.inspect(link, docker_id)).running:
-            return EndedSession(link, docker_id, tty, streaming)
+            return EndedSession(link, docker_id, tty, streaming, logs=logs)
         raise ContainerError("the container cannot be attached", details=error.message) from error
     except (aiohttp.ClientError, OSError) as error:
         raise lost(link, error, "attaching to it") from error
@@ -172,3 +198,14 @@ async def attach_session(
         return None if state.running else state.exit_code
 
     return DockerSession(stream, resize, exit_code, streaming)
+
+
+def log_times(since: datetime | None, until: datetime | None) -> dict[str, int | str]:
+    """As Docker takes them: seconds since 1970, before which nobody has logged anything."""
+    times: dict[str, int | str] = {}
+    if since is not None:
+        times["since"] = f"{max(0.0, since.timestamp()):.6f}"
+    if until is not None:
+        # Docker's are finer than ours: to the end of that microsecond.
+        times["until"] = f"{max(0.0, until.timestamp()):.6f}999"
+    return times

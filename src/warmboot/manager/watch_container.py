@@ -117,6 +117,10 @@ class WatchContainer:
         who = f"container {container_id}"
         container = await written_down(who, lambda: self._store.containers.get(container_id))
         if container.state is not ContainerState.RUNNING:
+            if to_be_removed(container):
+                # Those who wait for it learn why before it goes.
+                await self._read_to_the_end(container_id)
+                await self._remove_ended(container_id)
             return
         try:
             state = await self._until_end(container)
@@ -224,8 +228,15 @@ class WatchContainer:
         with contextlib.suppress(NotFound):
             container = await self._store.containers.get(container_id)
             # It may have been started again; or its removal have begun, and failed half-way.
-            if container.state in (ContainerState.EXITED, ContainerState.DELETING):
+            if to_be_removed(container) or container.state is ContainerState.DELETING:
                 await self._remove(container_id)
+
+
+def to_be_removed(container: Container) -> bool:
+    """Whether it has ended for good: it exited, or could not even be started."""
+    never_ran = container.state is ContainerState.FAILED and container.started_at is None
+    ended = never_ran or container.state is ContainerState.EXITED
+    return container.spec.auto_remove and ended
 
 
 def _key(container_id: UUID) -> str:

@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from warmboot.model.names import hostname_for
 from warmboot.model.shapes import Shape
 from warmboot.model.transitions import Transitions
 
@@ -100,6 +101,9 @@ _PHRASES = {
 }
 
 
+DEFAULT_STOP_TIMEOUT_S = 10.0
+
+
 @dataclass(frozen=True, slots=True)
 class PortMapping:
     """``host_ip:host_port`` on the host leads to ``container_port``. ``host_port`` 0: any free."""
@@ -116,7 +120,9 @@ class ContainerSpec:
 
     ``image`` is a reference (``redis:7``, ``localhost:5000/app``) or, with ``archive``, the name
     that the archive's image gets. ``archive`` is the id of an uploaded archive. ``shape`` is
-    ``None`` for the default one. ``command`` and ``entrypoint`` as in Docker.
+    ``None`` for the default one. ``command`` and ``entrypoint`` as in Docker; what is empty or
+    ``None`` of ``user``, ``working_dir`` and ``stop_signal`` is the image's own, of ``hostname``
+    the name's, of ``stop_timeout_s`` the default.
     """
 
     name: str
@@ -133,6 +139,16 @@ class ContainerSpec:
     stdin_open: bool = False
     auto_remove: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
+    user: str = ""
+    working_dir: str = ""
+    hostname: str = ""
+    stop_signal: str = ""
+    stop_timeout_s: int | None = None
+
+    @property
+    def host_name(self) -> str:
+        """Of its VM, and so the container's, too."""
+        return self.hostname or hostname_for(self.name)
 
 
 @dataclass(frozen=True, slots=True)

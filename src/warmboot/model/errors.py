@@ -26,7 +26,9 @@
         │   ├── GuestUnreachable  it, or Docker in the guest, does not answer (any more)
         │   └── DockerNotReady
         ├── ContainerError        Docker in the guest refused
-        │   └── ImageNotFound     the registry does not have it
+        │   ├── ImageNotFound     the registry does not have it
+        │   ├── CommandNotFound   the image has no such program
+        │   └── CommandNotExecutable  it has, but it cannot be executed
         └── CheckpointError       CRIU or the engine failed
 
 HTTP status codes live in the API's error handlers only.
@@ -165,6 +167,14 @@ class ContainerError(HostError):
 
 class ImageNotFound(ContainerError):
     code = "image-not-found"
+
+
+class CommandNotFound(ContainerError):
+    code = "command-not-found"
+
+
+class CommandNotExecutable(ContainerError):
+    code = "command-not-executable"
 
 
 class CheckpointError(HostError):

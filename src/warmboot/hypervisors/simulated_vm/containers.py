@@ -8,10 +8,12 @@ created ──start──▶ running ⇄ exited ──▶ (removed)
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from warmboot.hypervisors.simulated_vm import programs
@@ -26,8 +28,12 @@ MAX_LOG_ENTRIES = 10_000
 Record = dict[str, Any]
 
 
+def stamp(moment: datetime) -> str:
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "000Z")
+
+
 def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "000Z")
+    return stamp(datetime.now(UTC))
 
 
 class Containers:
@@ -90,6 +96,7 @@ class Containers:
             "image_id": image["id"],
             "created": now(),
             "state": _state("created"),
+            "ignored": [],
             "runs": 0,
             "exits": 0,
             "log": [],
@@ -105,9 +112,16 @@ class Containers:
         if record["state"]["Running"]:
             return False
         config = record["config"]
-        record["program"] = programs.compile_command(
-            [*_words(config["Entrypoint"]), *_words(config["Cmd"])]
-        )
+        command = [*_words(config["Entrypoint"]), *_words(config["Cmd"])]
+        if (refused := programs.refusal(command)) is not None:
+            code, why = refused
+            message = (
+                f"failed to create task for container: OCI runtime create failed: {why}: unknown"
+            )
+            record["state"] |= {"ExitCode": code, "Error": message}
+            raise HttpError(400, message)
+        record["program"] = programs.compile_command(command)
+        record["ignored"] = []
         record["state"] = _state("running") | {"Running": True, "StartedAt": now(), "Pid": 1000}
         record["runs"] += 1
         self._run(record)
@@ -115,17 +129,24 @@ class Containers:
         return True
 
     def end(self, record: Record, signum: int) -> bool:
-        """As a signal ends it; false if it does not run."""
+        """As a signal ends it, if it does not ignore that; false if it does not run."""
         if not record["state"]["Running"]:
             return False
         self._emit(record, "kill", signal=str(signum))
-        self._cancel(record)
-        self._exited(record, 128 + signum)
+        if signum not in record["ignored"]:
+            self._cancel(record)
+            self._exited(record, 128 + signum)
         return True
 
-    def stop(self, record: Record, signum: int = signal.SIGTERM) -> bool:
+    async def stop(self, record: Record, signum: int | None, timeout_s: float) -> bool:
+        if signum is None:
+            signum = signal_number(record["config"].get("StopSignal") or "SIGTERM")
         if not self.end(record, signum):
             return False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self.wait_exit(record, "not-running")
+        self.end(record, signal.SIGKILL)
         self._emit(record, "stop")
         return True
 
@@ -193,11 +214,29 @@ class Containers:
         return self._stdin.setdefault(record["id"], asyncio.Queue())
 
     def surroundings(
-        self, record: Record, write: Any, stdin: asyncio.Queue[bytes] | None, tty: bool
+        self,
+        record: Record,
+        write: Any,
+        stdin: asyncio.Queue[bytes] | None,
+        tty: bool,
+        asked: Mapping[str, Any] = MappingProxyType({}),
     ) -> programs.Surroundings:
+        """A program's; what is ``asked`` of an exec comes before what the container has."""
         config = record["config"]
+
+        def ignore(names: Sequence[str]) -> None:
+            record["ignored"] += [signal_number(name) for name in names]
+
         return programs.Surroundings(
-            self._machine.clock, config["Env"], config["Hostname"], write, stdin, tty
+            self._machine.clock,
+            [*config["Env"], *(asked.get("Env") or [])],
+            self._machine.ram["hostname"] if _shares_name(record) else config["Hostname"],
+            write,
+            stdin,
+            tty,
+            asked.get("User") or config.get("User") or "root",
+            asked.get("WorkingDir") or config.get("WorkingDir") or "/",
+            ignore,
         )
 
     def _check_name_is_free(self, name: str) -> None:
@@ -253,6 +292,19 @@ class Containers:
     def _pulse(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def signal_number(name: str) -> int:
+    if name.isdecimal():
+        return int(name)
+    try:
+        return signal.Signals["SIG" + name.upper().removeprefix("SIG")]
+    except KeyError:
+        raise HttpError(400, f"invalid signal: {name}") from None
+
+
+def _shares_name(record: Record) -> bool:
+    return bool(record["host_config"].get("UTSMode") == "host")
 
 
 def _words(value: Any) -> list[str]:

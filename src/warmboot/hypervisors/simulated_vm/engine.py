@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from warmboot.hypervisors.simulated_vm import render, streams
-from warmboot.hypervisors.simulated_vm.containers import Containers
+from warmboot.hypervisors.simulated_vm.containers import Containers, signal_number, stamp
 from warmboot.hypervisors.simulated_vm.events import EventLog
 from warmboot.hypervisors.simulated_vm.execs import Execs
 from warmboot.hypervisors.simulated_vm.http import (
@@ -146,17 +146,18 @@ class Engine:
         return Response(204 if self._containers.start(self._containers.find(name)) else 304)
 
     async def _stop(self, request: Request, name: str) -> Answer:
-        return Response(204 if self._containers.stop(self._containers.find(name)) else 304)
+        record = self._containers.find(name)
+        return Response(204 if await self._containers.stop(record, *_stopping(request)) else 304)
 
     async def _restart(self, request: Request, name: str) -> Answer:
         record = self._containers.find(name)
-        self._containers.stop(record)
+        await self._containers.stop(record, *_stopping(request))
         self._containers.start(record)
         return Response(204)
 
     async def _kill(self, request: Request, name: str) -> Answer:
         record = self._containers.find(name)
-        signum = _signal_number(request.query.get("signal") or "SIGKILL")
+        signum = signal_number(request.query.get("signal") or "SIGKILL")
         if not self._containers.end(record, signum):
             raise HttpError(
                 409, f"cannot kill container: {name}: container {record['id']} is not running"
@@ -204,11 +205,14 @@ class Engine:
         if not wanted:
             raise HttpError(400, "Bad parameters: you must choose at least one stream")
         stamps = request.flag("timestamps")
+        since, until = (_moment(request.query.get(key)) for key in ("since", "until"))
         entries = self._containers.follow(record, start, until_exit=request.flag("follow"))
 
         async def lines() -> AsyncIterator[bytes]:
             async for moment, stream, text in entries:
-                if stream in wanted:
+                if until and moment > until:
+                    return
+                if stream in wanted and moment >= since:
                     yield streams.frame(stream, f"{moment} {text}" if stamps else text, tty)
 
         kind = "raw" if tty else "multiplexed"
@@ -247,10 +251,12 @@ class Engine:
         return Response(json=self._execs.inspect(self._execs.find(exec_id)))
 
 
-def _signal_number(name: str) -> int:
-    if name.isdecimal():
-        return int(name)
-    try:
-        return signal.Signals["SIG" + name.upper().removeprefix("SIG")]
-    except KeyError:
-        raise HttpError(400, f"invalid signal: {name}") from None
+def _stopping(request: Request) -> tuple[int | None, float]:
+    """The signal (``None``: the container's own) and the seconds that a stop was asked for."""
+    name = request.query.get("signal")
+    return signal_number(name) if name else None, float(request.query.get("t") or 10)
+
+
+def _moment(seconds: str | None) -> str:
+    """Seconds since 1970 as a log entry's time."""
+    return stamp(datetime.fromtimestamp(float(seconds), UTC)) if seconds else ""

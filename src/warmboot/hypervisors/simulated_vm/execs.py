@@ -90,8 +90,13 @@ class Execs:
     async def _run(self, record: Record, write: Any, stdin: asyncio.Queue[bytes] | None) -> None:
         container = self._containers.find(record["container"])
         around = self._containers.surroundings(
-            container, write, stdin, bool(record["config"].get("Tty"))
+            container, write, stdin, bool(record["config"].get("Tty")), record["config"]
         )
+        if (refused := programs.refusal(record["config"]["Cmd"])) is not None:
+            # With crun's words Docker does not tell what is missing from what is not executable.
+            record["exit_code"] = 126
+            write(1, f"OCI runtime exec failed: {refused[1]}: unknown\r\n")
+            return
         program = programs.compile_command(record["config"]["Cmd"])
         record["running"] = True
         command = asyncio.create_task(programs.run(program, around))

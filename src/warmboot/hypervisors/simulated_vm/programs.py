@@ -1,9 +1,11 @@
 """What runs in a simulated container: a tiny command language; nothing of the host's is started.
 
 Understood are ``true``, ``false``, ``exit N``, ``sleep N``, ``echo …`` (``>&2`` for stderr),
-``cat`` (stdin to stdout), ``env``, ``printenv NAME`` and ``hostname``; ``sh -c`` with a list of
-them joined by ``;``, ``&&`` or ``||``; and ``sh`` alone, which takes such lines from stdin.
-Anything else runs until it is stopped.
+``cat`` (stdin to stdout), ``env``, ``printenv NAME``, ``hostname``, ``pwd`` and ``whoami``;
+``trap '' SIGNAL…``, which ignores signals from then on; ``sh -c`` with a list of them joined by
+``;``, ``&&`` or ``||``; and ``sh`` alone, which takes such lines from stdin. ``missing`` and what
+is in ``/missing/`` is not there, and what is in ``/etc/`` cannot be executed. Anything else runs
+until it is stopped.
 
 A program is a JSON object (its steps, which one is next, when a sleep ends), so that it lies in the
 machine's RAM and goes on after a restore where it stood.
@@ -23,14 +25,15 @@ from warmboot.hypervisors.simulated_vm.machine import GuestClock
 SHELLS = frozenset({"sh", "bash", "ash", "dash"})
 _TO_STDERR = ">2"
 """Stands for ``>&2`` in a compiled script: the lexer would take ``&`` for an operator."""
-_PLAIN = frozenset({"true", "false", "cat", "env", "hostname"})
+_PLAIN = frozenset({"true", "false", "cat", "env", "hostname", "pwd", "whoami"})
 
 Program = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a program sees. ``write`` takes 1 or 2 for stdout or stderr, and text.
+    """What a program sees. ``write`` takes 1 or 2 for stdout or stderr, and text; ``ignore`` the
+    names of signals.
 
     ``stdin`` yields lines or pieces of input and ``b""`` at its end; ``None``: there is no input.
     """
@@ -41,6 +44,22 @@ class Surroundings:
     write: Callable[[int, str], None]
     stdin: asyncio.Queue[bytes] | None = None
     tty: bool = False
+    user: str = "root"
+    working_dir: str = "/"
+    ignore: Callable[[Sequence[str]], None] = lambda names: None
+
+
+def refusal(argv: Sequence[str]) -> tuple[int, str] | None:
+    """The exit code, and crun's words, for a command that cannot be executed."""
+    program = argv[0] if argv else ""
+    if program == "missing":
+        return 127, f"executable file `{program}` not found in $PATH: No such file or directory"
+    if program.startswith("/missing/"):
+        return 127, f"executable file `{program}` not found: No such file or directory"
+    if program.startswith("/etc/"):
+        why = "exists but it is not executable: Operation not permitted"
+        return 126, f"the path `{program}` {why}"
+    return None
 
 
 def compile_command(argv: Sequence[str]) -> Program:
@@ -94,6 +113,8 @@ def _compile_simple(argv: Sequence[str], condition: str) -> dict[str, Any]:
         step |= {"op": "sleep", "seconds": float(rest[0])}
     elif name == "exit" and len(rest) <= 1 and (not rest or rest[0].isdecimal()):
         step |= {"op": "exit", "status": int(rest[0]) & 255 if rest else None}
+    elif name == "trap" and rest[:1] == [""]:
+        step |= {"op": "ignore", "signals": rest[1:]}
     elif name == "printenv" and len(rest) == 1:
         step |= {"op": "printenv", "name": rest[0]}
     elif name in _PLAIN:
@@ -132,6 +153,12 @@ async def _perform(step: dict[str, Any], program: Program, around: Surroundings)
             program["wake_at"] = None
         case "hostname":
             around.write(1, f"{around.hostname}\n")
+        case "pwd":
+            around.write(1, f"{around.working_dir}\n")
+        case "whoami":
+            around.write(1, f"{around.user}\n")
+        case "ignore":
+            around.ignore(step["signals"])
         case "env":
             around.write(1, "".join(f"{pair}\n" for pair in around.environment))
         case "printenv":
