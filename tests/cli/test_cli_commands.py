@@ -47,7 +47,8 @@ def test_run_passes_on_all_it_was_given(cli: Cli, served: Served, tmp_path: Path
     done = cli(
         "run", "-d", "-e", "A=b=c", "-e", "HERE", "-e", "GONE", "--env-file", str(env_file),
         "--entrypoint", "/bin/x", "--cpus", "1.0", "-m", "512m", "--cold", "-it", "--rm",
-        "-l", "team=x", "img", HERE="here",
+        "-l", "team=x", "-u", "1000:1000", "-w", "/data", "-h", "box", "--stop-signal", "int",
+        "--stop-timeout", "3", "img", HERE="here",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (container,) = served.fakes.containers.rows.values()
@@ -59,6 +60,8 @@ def test_run_passes_on_all_it_was_given(cli: Cli, served: Served, tmp_path: Path
     assert spec.boot == "cold"
     assert (spec.tty, spec.stdin_open, spec.auto_remove) == (True, True, True)
     assert spec.labels == {"team": "x"}
+    assert (spec.user, spec.working_dir, spec.hostname) == ("1000:1000", "/data", "box")
+    assert (spec.stop_signal, spec.stop_timeout_s) == ("SIGINT", 3)
 
 
 def test_run_i_passes_on_standard_input(cli: Cli) -> None:
@@ -92,6 +95,13 @@ def test_run_uploads_an_archive_first(cli: Cli, served: Served, tmp_path: Path) 
         (["-p", "x:1:1"], "no IPv4 address"),
         (["-p", "[::1]:8080:80"], "on IPv4 addresses only"),
         (["-p", "::1:8080:80"], "on IPv4 addresses only"),
+        (["-v", "/data:/data"], "no volumes"),
+        (["--mount", "type=bind"], "no volumes"),
+        (["-w", "data"], "no absolute path"),
+        (["-h", "Not_A_Name"], "no host name"),
+        (["--stop-signal", "NONE"], "is no signal"),
+        (["--stop-timeout", "soon"], "parse string as an integer"),
+        (["--no-such-option"], "No such option"),
         (["--env-file", "/nowhere"], "cannot be read"),
         (["--name", "a/b"], "is no valid name"),
         (["--runtime", "none"], "no runtime image"),
@@ -103,6 +113,32 @@ def test_run_says_what_is_wrong_with_its_options(cli: Cli, words: list[str], sai
     assert said in " ".join(done.stderr.replace("│", " ").split())
     assert done.returncode == 125
     assert "Traceback" not in done.stderr
+
+
+def test_run_without_an_image_is_our_failure_too(cli: Cli) -> None:
+    assert cli("run").returncode == 125
+    assert cli("ps", "--no-such-option").returncode == 2
+
+
+def test_h_is_the_host_name_of_run_and_help_elsewhere(cli: Cli, served: Served) -> None:
+    cli("run", "-d", "-h", "box", "busybox")
+    (container,) = served.fakes.containers.rows.values()
+    assert container.spec.hostname == "box"
+    assert cli("ps", "-h").stdout.strip().startswith("Usage: warmboot ps")
+
+
+def test_what_never_ran_leaves_nothing_unless_it_is_to_be_kept(cli: Cli, served: Served) -> None:
+    for words in (["-d"], ["--rm"], ["-d", "--rm"], []):
+        assert cli("run", *words, "--name", "web", "missing:1").returncode == 125
+        assert served.fakes.containers.rows == {}
+    assert cli("run", "--name", "web", "--keep", "missing:1").returncode == 125
+    assert cli("ps", "-a", "--json").stdout.count('"name": "web"') == 1
+
+
+def test_a_command_that_is_not_there_is_127(cli: Cli) -> None:
+    done = cli("run", "--rm", "busybox", "missing")
+    assert done.returncode == 127
+    assert "no program 'missing'" in done.stderr
 
 
 def test_a_failed_start_is_told_in_three_lines(cli: Cli) -> None:
@@ -176,15 +212,78 @@ def test_inspect_tells_how_it_was_booted(cli: Cli) -> None:
     assert json.loads(cli("inspect", "c", "--json").stdout)[0]["name"] == "c"
 
 
-def test_logs_follow_tail_and_times(cli: Cli) -> None:
+def test_logs_follow_tail_and_times(cli: Cli, served: Served) -> None:
     cli("run", "--name", "c", "busybox", "ticks", "3")
     assert cli("logs", "c").stdout == "tick 0\ntick 1\ntick 2\n"
     assert cli("logs", "-n", "1", "c").stdout == "tick 2\n"
     assert cli("logs", "-ft", "c").stdout.count("2026-01-24T") == 3
     assert cli("logs", "--tail", "some", "c").returncode == 2
+    assert cli("logs", "--since", "some", "c").returncode == 2
+    cli("logs", "--since", "2026-01-24T12:00:00Z", "--until", "1769256000.5", "c")
+    first, last = served.fakes.containers.asked_times
+    assert first == datetime(2026, 1, 24, 12, tzinfo=UTC)
+    assert last == datetime(2026, 1, 24, 12, 0, 0, 500_000, tzinfo=UTC)
+    cli("logs", "--since", "1h30m", "c")
+    (since, _) = served.fakes.containers.asked_times
+    assert since is not None
+    assert 5395 < (datetime.now(UTC) - since).total_seconds() < 5430
     unknown = cli("logs", "nothing")
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert "warmboot ps -a" in unknown.stderr
+
+
+def test_ps_is_filtered(cli: Cli) -> None:
+    cli("run", "-d", "--name", "web-1", "-l", "team=x", "-l", "env=test", "-p", "80:80", "redis:7")
+    cli("run", "-d", "--name", "web-2", "-l", "team=y", "busybox")
+    cli("run", "--name", "ended", "busybox", "exit", "3")
+
+    def names(*words: str) -> list[str]:
+        done = cli("ps", "--json", *words)
+        assert done.returncode == 0, done.stderr
+        return [item["name"] for item in json.loads(done.stdout)]
+
+    assert names("-f", "name=web") == ["web-2", "web-1"]
+    assert names("-f", "name=web-1", "-f", "name=web-2") == ["web-2", "web-1"]
+    assert names("-f", "label=team=x") == ["web-1"]
+    assert names("-f", "label=team", "-f", "label=env=test") == ["web-1"]
+    assert names("-f", "ancestor=redis:7") == ["web-1"]
+    assert names("-f", "publish=80") == ["web-1"]
+    assert names("-f", "status=exited") == ["ended"]
+    assert names("-a", "-f", "exited=3") == ["ended"]
+    assert names("-f", "exited=3") == []
+    assert names("-n", "2") == ["ended", "web-2"]
+    assert names("-l") == ["ended"]
+    (whole,) = json.loads(cli("ps", "--json", "-f", "name=web-1").stdout)
+    assert whole["id"] in cli("ps", "--no-trunc").stdout
+    assert whole["id"] not in cli("ps").stdout
+    for wrong in ("name", "colour=red", "status=lost"):
+        assert cli("ps", "-f", wrong).returncode == 2
+
+
+def test_ports_are_shown_as_docker_shows_them(cli: Cli) -> None:
+    cli("run", "-d", "--name", "c", "-p", "8080:80", "-p", "0.0.0.0:53:53/udp", "redis:7")
+    assert cli("port", "c").stdout == "80/tcp -> 127.0.0.1:8080\n53/udp -> 0.0.0.0:53\n"
+    assert cli("port", "c", "80").stdout == "127.0.0.1:8080\n"
+    assert cli("port", "c", "53/udp").stdout == "0.0.0.0:53\n"
+    assert cli("port", "c", "53").returncode == 1
+
+
+def test_kill_sends_a_signal(cli: Cli, served: Served) -> None:
+    cli("run", "-d", "--name", "c", "busybox")
+    assert cli("kill", "-s", "usr1", "c").stdout == "c\n"
+    assert served.fakes.containers.signals == ["SIGUSR1"]
+    assert cli("kill", "c").returncode == 1
+    assert cli("kill", "-s", "NONE", "c").returncode == 2
+
+
+def test_exec_begins_a_command_and_goes(cli: Cli, served: Served, tmp_path: Path) -> None:
+    env_file = tmp_path / "env"
+    env_file.write_text("A=1\n")
+    cli("run", "-d", "--name", "c", "busybox")
+    done = cli("exec", "-d", "--env-file", str(env_file), "-u", "me", "-w", "/", "c", "exit", "3")
+    assert (done.stdout, done.returncode) == ("", 0)
+    (spec,) = served.fakes.containers.execs
+    assert (spec.detach, spec.environment, spec.user) == (True, ("A=1",), "me")
 
 
 def test_exec_runs_passes_input_and_gives_back_the_code(cli: Cli) -> None:

@@ -131,6 +131,21 @@ def test_the_detach_keys_leave_it_running(terminal: Terminal, served: Served) ->
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_run_it_ends_the_container_and_restores_the_terminal(
+    terminal: Terminal, served: Served, number: signal.Signals
+) -> None:
+    terminal.start("run", "-it", "--rm", "busybox", "sh")
+    terminal.wait_for("$ ")
+    assert terminal.is_raw
+    assert terminal.process is not None
+    terminal.process.send_signal(number)
+    assert terminal.wait() == 128 + number
+    assert terminal.is_restored
+    assert served.fakes.containers.signals == [number.name]
+    assert served.fakes.containers.rows == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_restores_the_terminal(
     cli: Cli, terminal: Terminal, number: signal.Signals
 ) -> None:

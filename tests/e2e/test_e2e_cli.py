@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 
+import pytest
 from tests.support.terminals import Terminal
 from tests.support.vms import PROBE, Site, eventually
 
@@ -117,3 +119,92 @@ async def test_four_at_once_are_independent(site: Site) -> None:
     running = json.loads((await site.cli("ps", "--json")).out)
     assert sorted(one["name"] for one in running) == ["vm2", "vm3"]
     assert len(site.vmms()) == 2
+
+
+# -- as docker -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [("nosuch", 127), ("/no/such", 127), ("/etc/hosts", 126), ("/etc", 126)],
+)
+async def test_a_command_that_cannot_be_executed(site: Site, program: str, code: int) -> None:
+    ran = await site.cli("run", "--name", "never", PROBE, program, code=code)
+    assert program in ran.err
+    assert "never" not in (await site.cli("ps", "-a")).out
+    assert site.vmms() == []
+
+
+async def test_user_folder_and_host_name_are_as_asked_for(site: Site) -> None:
+    script = "busybox id -u; busybox id -g; busybox pwd; busybox hostname; echo $HOSTNAME"
+    script += "; busybox grep -c box /etc/hosts"
+    words = ("--rm", "-u", "1234:5678", "-w", "/some/where", "-h", "box", PROBE, "sh", "-c", script)
+    assert (await site.cli("run", *words)).out == "1234\n5678\n/some/where\nbox\nbox\n1\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("way", [[], ["-i"]], ids=["plain", "input"])
+async def test_a_signal_is_the_containers(
+    site: Site, way: list[str], number: signal.Signals
+) -> None:
+    name = number.name.removeprefix("SIG")
+    script = f"trap 'echo got {name}; exit 9' {name}; echo up; while true; do sleep 0.2; done"
+    ran = await site.begin("run", *way, "--rm", "--name", "told", PROBE, "sh", "-c", script)
+    assert ran.stdout is not None
+    assert await asyncio.wait_for(ran.stdout.readline(), 60) == b"up\n"
+    ran.send_signal(number)
+    out, _ = await asyncio.wait_for(ran.communicate(), 60)
+    assert (out, ran.returncode) == (f"got {name}\n".encode(), 9)
+    assert "told" not in (await site.cli("ps", "-a")).out
+    assert site.vmms() == []
+
+
+async def test_what_ignores_a_signal_is_killed(site: Site) -> None:
+    words = ("--rm", "--stop-timeout", "1", "--name", "deaf", PROBE)
+    ran = await site.begin("run", *words, "sh", "-c", "trap '' TERM; echo up; sleep 1000")
+    assert ran.stdout is not None
+    assert await asyncio.wait_for(ran.stdout.readline(), 60) == b"up\n"
+    ran.send_signal(signal.SIGTERM)
+    await asyncio.wait_for(ran.communicate(), 60)
+    assert ran.returncode == 137
+    assert site.vmms() == []
+
+
+async def test_a_killed_command_line_leaves_rm_to_the_manager(site: Site) -> None:
+    ran = await site.begin("run", "--rm", "--name", "left", PROBE, "sh", "-c", "echo up; sleep 5")
+    assert ran.stdout is not None
+    assert await asyncio.wait_for(ran.stdout.readline(), 60) == b"up\n"
+    ran.kill()
+    await ran.wait()
+
+    async def gone() -> bool:
+        return "left" not in (await site.cli("ps", "-a")).out
+
+    await eventually(gone, "it has ended and is removed", timeout_s=60)
+    assert site.vmms() == []
+
+
+async def test_stop_signals_kill_and_logs_by_time(site: Site) -> None:
+    script = "trap 'echo usr1; exit 3' USR1; echo one; sleep 2; echo two; "
+    script += "while true; do sleep 0.2; done"
+    await site.run("timed", "--stop-signal", "USR1", PROBE, "sh", "-c", script)
+
+    async def both() -> list[str] | None:
+        lines = (await site.cli("logs", "-t", "timed")).out.splitlines()
+        return lines if len(lines) == 2 else None
+
+    first, second = (line.split()[0] for line in await eventually(both, "both lines"))
+    assert (await site.cli("logs", "--since", second, "timed")).out == "two\n"
+    assert (await site.cli("logs", "--until", first, "timed")).out == "one\n"
+    await site.cli("exec", "timed", "nosuch", code=126)
+    await site.cli("exec", "-d", "timed", "sh", "-c", "echo begun >/tmp/begun")
+
+    async def begun() -> bool:
+        return "begun" in await site.exec("timed", "cat /tmp/begun")
+
+    await eventually(begun, "the detached command")
+    await site.cli("stop", "timed")
+    assert (await site.inspect("timed"))["exit_code"] == 3
+    await site.cli("start", "timed")
+    await site.cli("kill", "timed")
+    assert (await site.inspect("timed"))["exit_code"] == 137

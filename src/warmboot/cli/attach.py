@@ -31,7 +31,6 @@ async def carry(session: Session, *, tty: bool, stdin: bool) -> int | None:
         if tty and sys.stdin.isatty():
             if stdin:
                 restored.enter_context(raw_terminal(STDIN))
-                restored.enter_context(hangup_ends_us())
             await session.resize(*terminal_size(STDIN))
             restored.enter_context(on_resize(session.resize, STDIN))
         output = asyncio.create_task(_show(session))

@@ -1,4 +1,4 @@
-"""What is done with containers that are there: ps, inspect, logs, exec, stop, start, rm, wait."""
+"""What is done with containers that are there: inspect, logs, port, stop, kill, start, rm, wait."""
 
 from __future__ import annotations
 
@@ -8,110 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from warmboot.cli.attach import carry, has_terminal
-from warmboot.cli.completion import container_names
 from warmboot.cli.drive import FAILED, connect, drive, failure_of, show_error, usage
-from warmboot.cli.output import (
-    age,
-    brief_age,
-    print_fields,
-    print_json,
-    print_lines,
-    print_table,
-    short,
-    terminal_width,
-)
-from warmboot.cli.parsing import parse_environment
+from warmboot.cli.output import age, print_fields, print_json, print_lines
+from warmboot.cli.parsing import parse_moment
 from warmboot.cli.progress import stages_shown, status
-from warmboot.cli.terminal import Detached, terminal_size, write_output
-from warmboot.model.errors import Unavailable, WarmbootError
+from warmboot.cli.ps import status_of
+from warmboot.cli.refs import Ref, Refs
+from warmboot.cli.terminal import write_output
+from warmboot.model.errors import NotFound, WarmbootError
+from warmboot.model.signals import signal_name
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from warmboot.client import Client
     from warmboot.client.results import Container, Stage
 
-Ref = Annotated[
-    str,
-    typer.Argument(
-        metavar="CONTAINER",
-        help="name, id or beginning of an id",
-        autocompletion=container_names,
-        show_default=False,
-    ),
-]
-Refs = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="CONTAINER",
-        help="names, ids or beginnings of ids",
-        autocompletion=container_names,
-        show_default=False,
-    ),
-]
 Json = Annotated[bool, typer.Option("--json", help="as the API has it")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="ids only")]
 StopTime = Annotated[
     float, typer.Option("--time", "-t", min=0, max=3600, help="seconds before it is killed")
 ]
-WIDE = 110
-
-
-def ps(
-    all_: Annotated[bool, typer.Option("--all", "-a", help="those too that do not run")] = False,
-    quiet: Quiet = False,
-    json_: Json = False,
-) -> None:
-    """List containers."""
-
-    async def work() -> list[Container]:
-        async with connect() as client:
-            return await client.containers.list(all_states=all_)
-
-    found = sorted(drive(work()), key=lambda container: container.created_at, reverse=True)
-    if json_:
-        print_json([container.raw for container in found])
-    elif quiet:
-        print_lines(container.id for container in found)
-    else:
-        _print_containers(found)
-
-
-def _print_containers(found: list[Container]) -> None:
-    wide = terminal_width() >= WIDE
-    columns = ["CONTAINER ID", "IMAGE", "STATUS", "BOOT", "PORTS", "NAMES"]
-    if wide:
-        columns[2:2] = ["COMMAND", "CREATED"]
-    rows = []
-    for container in found:
-        ports = ", ".join(_port(str(port)) for port in container.ports)
-        row = [
-            short(container.id),
-            container.image,
-            _status(container, age if wide else brief_age),
-            container.boot_method or "",
-            ports,
-            container.name,
-        ]
-        if wide:
-            row[2:2] = [" ".join(container.command or ()), f"{age(container.created_at)} ago"]
-        rows.append(row)
-    print_table(columns, rows, keep=("CONTAINER ID", "BOOT", "NAMES"))
-
-
-def _port(text: str) -> str:
-    return text.removeprefix("127.0.0.1:").removesuffix("/tcp")
-
-
-def _status(container: Container, told: Callable[[datetime | None], str]) -> str:
-    match container.state:
-        case "running":
-            return f"Up {told(container.started_at)}{' (Stalled)' if container.stalled else ''}"
-        case "exited":
-            return f"Exited ({container.exit_code}) {told(container.finished_at)} ago"
-        case other:
-            return other.capitalize()
 
 
 def inspect(refs: Refs, json_: Json = False) -> None:
@@ -144,13 +58,16 @@ def _print_container(container: Container) -> None:
             ("id", container.id),
             ("name", container.name),
             ("image", container.image),
-            ("state", _status(container, age)),
+            ("state", status_of(container, age)),
             ("command", " ".join(container.command or ())),
             ("boot", boot),
             ("cold because", why),
             ("stages", stages),
             ("shape", str(container.shape)),
             ("ports", ", ".join(str(port) for port in container.ports)),
+            ("user", raw["user"]),
+            ("folder", raw["working_dir"]),
+            ("host name", raw["hostname"]),
             ("environment", " ".join(f"{k}={v}" for k, v in raw["environment"].items())),
             ("labels", " ".join(f"{k}={v}" for k, v in raw["labels"].items())),
             ("snapshot", _snapshot(raw)),
@@ -184,70 +101,59 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until it exits")] = False,
     tail: Annotated[str, typer.Option("--tail", "-n", help="last lines only")] = "all",
     timestamps: Annotated[bool, typer.Option("--timestamps", "-t", help="with times")] = False,
+    since: Annotated[
+        str | None, typer.Option(help="a time, or so long ago: 10m", metavar="TIME")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="the same", metavar="TIME")] = None,
 ) -> None:
     """Show what a container has written."""
     if tail != "all" and not (tail.isascii() and tail.isdigit()):
         raise usage("it takes a number, or all", "--tail")
     lines = None if tail == "all" else int(tail)
+    try:
+        first, last = (None if text is None else parse_moment(text) for text in (since, until))
+    except ValueError as error:
+        raise usage(str(error)) from None
 
     async def work() -> None:
         async with connect() as client:
             async for chunk in client.containers.logs(
-                ref, follow=follow, tail=lines, timestamps=timestamps
+                ref, follow=follow, tail=lines, timestamps=timestamps, since=first, until=last
             ):
                 write_output(chunk.stream, chunk.data)
 
     drive(work())
 
 
-def exec_(
+def port(
     ref: Ref,
-    command: Annotated[
-        list[str], typer.Argument(metavar="COMMAND", help="what to run", show_default=False)
-    ],
-    interactive: Annotated[
-        bool, typer.Option("--interactive", "-i", help="pass on standard input")
-    ] = False,
-    tty: Annotated[bool, typer.Option("--tty", "-t", help="give it a terminal")] = False,
-    env: Annotated[
-        list[str] | None, typer.Option("--env", "-e", help="K=V, or K", metavar="K=V")
+    wanted: Annotated[
+        str | None,
+        typer.Argument(metavar="PORT", help="of the container: 80, 53/udp", show_default=False),
     ] = None,
-    user: Annotated[str, typer.Option("--user", "-u", help="user or user:group")] = "",
-    workdir: Annotated[str, typer.Option("--workdir", "-w", help="folder to run in")] = "",
 ) -> None:
-    """Run a command in a running container; exits with its code."""
-    if interactive and tty and not has_terminal():
-        raise usage("the input is no terminal; leave out -t", "-t")
-    try:
-        environment = parse_environment(env or (), ())
-    except ValueError as error:
-        raise usage(str(error), "-e") from None
-    rows, columns = terminal_size(0) if tty else (None, None)
+    """Show where a container's ports are published."""
 
-    async def work() -> int:
-        async with (
-            connect() as client,
-            client.containers.exec(
-                ref,
-                command,
-                tty=tty,
-                stdin=interactive,
-                environment=[f"{name}={value}" for name, value in environment.items()],
-                user=user,
-                working_dir=workdir,
-                rows=rows,
-                columns=columns,
-            ) as session,
-        ):
-            try:
-                code = await carry(session, tty=tty, stdin=interactive)
-            except Detached:
-                return 0
-            if code is None:
-                raise Unavailable("the command's exit code is not known")
-            return code
+    async def work() -> Container:
+        async with connect() as client:
+            return await client.containers.get(ref)
 
-    raise typer.Exit(drive(work()))
+    container = drive(work())
+    if wanted is None:
+        print_lines(
+            f"{p.container_port}/{p.protocol} -> {p.host_ip}:{p.host_port}" for p in container.ports
+        )
+        return
+    number, _, protocol = wanted.partition("/")
+    found = [
+        f"{p.host_ip}:{p.host_port}"
+        for p in container.ports
+        if (str(p.container_port), p.protocol) == (number, protocol.lower() or "tcp")
+    ]
+    if not found:
+        show_error(NotFound(f"{container.name} does not publish {wanted}"))
+        raise typer.Exit(FAILED)
+    print_lines(found)
 
 
 def _each(refs: list[str], act: Callable[[Client, str], Awaitable[Any]]) -> None:
@@ -277,9 +183,37 @@ def _quick(refs: list[str], text: str, act: Callable[[Client, str], Awaitable[No
     _each(refs, shown)
 
 
-def stop(refs: Refs, time: StopTime = 10.0) -> None:
+def stop(
+    refs: Refs,
+    time: Annotated[
+        float | None,
+        typer.Option(
+            "--time", "-t", min=0, max=3600, help="seconds before it is killed: its own, or 10"
+        ),
+    ] = None,
+    signal: Annotated[
+        str | None, typer.Option("--signal", "-s", help="instead of its own stop signal")
+    ] = None,
+) -> None:
     """Stop containers."""
-    _quick(refs, "stopping", lambda client, ref: client.containers.stop(ref, time))
+    name = None if signal is None else _signal(signal)
+    _quick(refs, "stopping", lambda client, ref: client.containers.stop(ref, time, name))
+
+
+def kill(
+    refs: Refs,
+    signal: Annotated[str, typer.Option("--signal", "-s", help="its name or number")] = "KILL",
+) -> None:
+    """Send a signal to containers' processes."""
+    name = _signal(signal)
+    _quick(refs, "killing", lambda client, ref: client.containers.kill(ref, name))
+
+
+def _signal(text: str) -> str:
+    try:
+        return signal_name(text)
+    except ValueError as error:
+        raise usage(str(error), "--signal") from None
 
 
 def start(refs: Refs) -> None:

@@ -1,8 +1,9 @@
 """Running a command: the client from the environment, errors in a few lines, exit codes.
 
 0    it worked                     125  `warmboot run` itself failed, as docker run
-1    it did not                    130  interrupted
-2    the command line is wrong     else the container's or the command's own code
+1    it did not                    126, 127  its command cannot be executed, is not there
+2    the command line is wrong     130, 143, 129  interrupted, terminated, hung up
+                                   else the container's or the command's own code
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
@@ -37,13 +38,17 @@ def connect(timeout_s: float | None = None) -> Client:
     return Client(url, token, timeout_s=timeout_s)
 
 
-def drive(work: Coroutine[Any, Any, T], failure: int = FAILED) -> T:
-    """Run ``work`` to its end; an error becomes a few lines and the exit code ``failure``."""
+def failed(_: WarmbootError) -> int:
+    return FAILED
+
+
+def drive(work: Coroutine[Any, Any, T], exit_code: Callable[[WarmbootError], int] = failed) -> T:
+    """Run ``work`` to its end; an error becomes a few lines and its ``exit_code``."""
     try:
         return asyncio.run(work)
     except WarmbootError as error:
         show_error(error)
-        raise typer.Exit(failure) from None
+        raise typer.Exit(exit_code(error)) from None
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except asyncio.CancelledError:  # a SIGTERM or SIGHUP while the terminal was ours

@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from warmboot import __version__
-from warmboot.cli import containers, runtime, snapshot, worker
+from warmboot.cli import containers, runtime, sessions, snapshot, worker
 from warmboot.cli.events import events
 from warmboot.cli.host import doctor, serve
 from warmboot.cli.housekeeping import gc
-from warmboot.cli.run import run
+from warmboot.cli.ps import ps
+from warmboot.cli.run import RunCommand, run
 from warmboot.cli.top import top
 
 app = typer.Typer(
@@ -44,12 +45,20 @@ def _options(
     pass
 
 
-app.command(rich_help_panel=CONTAINERS, context_settings=_COMMAND_FOLLOWS)(run)
-app.command(rich_help_panel=CONTAINERS)(containers.ps)
+app.command(
+    cls=RunCommand,
+    rich_help_panel=CONTAINERS,
+    # As with docker, -h is the host name.
+    context_settings={**_COMMAND_FOLLOWS, "help_option_names": ["--help"]},
+)(run)
+app.command(rich_help_panel=CONTAINERS)(ps)
 app.command(rich_help_panel=CONTAINERS)(containers.inspect)
 app.command(rich_help_panel=CONTAINERS)(containers.logs)
-app.command("exec", rich_help_panel=CONTAINERS, context_settings=_COMMAND_FOLLOWS)(containers.exec_)
+app.command("exec", rich_help_panel=CONTAINERS, context_settings=_COMMAND_FOLLOWS)(sessions.exec_)
+app.command(rich_help_panel=CONTAINERS)(sessions.attach)
+app.command(rich_help_panel=CONTAINERS)(containers.port)
 app.command(rich_help_panel=CONTAINERS)(containers.stop)
+app.command(rich_help_panel=CONTAINERS)(containers.kill)
 app.command(rich_help_panel=CONTAINERS)(containers.start)
 app.command(rich_help_panel=CONTAINERS)(containers.restart)
 app.command(rich_help_panel=CONTAINERS)(containers.wait)

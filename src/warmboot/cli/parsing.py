@@ -9,11 +9,17 @@ import ipaddress
 import os
 import re
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 _SIZES = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE)
+_AGO = re.compile(
+    r"(?=\d)((?P<hours>\d+(\.\d+)?)h)?((?P<minutes>\d+(\.\d+)?)m(?!s))?"
+    r"((?P<seconds>\d+(\.\d+)?)s)?((?P<milliseconds>\d+)ms)?"
+)
+_SECONDS = re.compile(r"\d+(\.\d+)?")
 MIB = 2**20
 
 
@@ -91,6 +97,21 @@ def _port(text: str, whole: str, lowest: int = 1) -> int:
     if not (text.isascii() and text.isdigit()) or not lowest <= int(text) <= 65_535:
         raise ValueError(f"{whole!r}: {text!r} is no port; ports are {lowest} to 65535")
     return int(text)
+
+
+def parse_moment(text: str, now: datetime | None = None) -> datetime:
+    """``10m`` or ``1h30m`` ago, seconds since 1970, or a date and time (ours, without a zone)."""
+    if match := _AGO.fullmatch(text):
+        parts = {unit: float(number or 0) for unit, number in match.groupdict().items()}
+        return (now or datetime.now(UTC)) - timedelta(**parts)
+    try:
+        if _SECONDS.fullmatch(text):
+            return datetime.fromtimestamp(float(text), UTC)
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError, OSError):
+        raise ValueError(
+            f"{text!r} is no time; write for example 10m, 2026-01-24T12:00:00 or 1769256000"
+        ) from None
 
 
 def parse_environment(entries: Iterable[str], files: Iterable[Path]) -> dict[str, str]:

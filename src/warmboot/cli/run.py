@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import signal
-import sys
-from collections.abc import AsyncIterator, Iterator
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+from typer.exceptions import TyperException
 
-from warmboot.cli.attach import carry, has_terminal
+from warmboot.cli.attach import has_terminal
 from warmboot.cli.completion import image_names
-from warmboot.cli.drive import connect, drive, failure_of, usage
-from warmboot.cli.output import size
+from warmboot.cli.drive import drive, usage
 from warmboot.cli.parsing import parse_cpus, parse_environment, parse_memory, parse_port
-from warmboot.cli.progress import stages_shown, status
-from warmboot.cli.terminal import Detached, write_output
-from warmboot.model.errors import Conflict, NotFound
+from warmboot.cli.running import Run
+from warmboot.cli.stay import OUR_FAILURE
+from warmboot.model.errors import CommandNotExecutable, CommandNotFound, WarmbootError
+from warmboot.model.signals import signal_name
 
-if TYPE_CHECKING:
-    from warmboot.client import Client
-    from warmboot.client.results import Container
+NOT_EXECUTABLE, NOT_FOUND = 126, 127
+_HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
-OUR_FAILURE = 125
-STOP_TIMEOUT_S = 10.0
+
+class RunCommand(TyperCommand):
+    """A mistake on the command line exits as any other failure of ours, as with docker."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().make_context(*args, **kwargs)
+        except TyperException as error:
+            error.exit_code = OUR_FAILURE
+            raise
 
 
 def run(
@@ -59,6 +64,17 @@ def run(
     ] = None,
     rm: Annotated[bool, typer.Option("--rm", help="remove it when it has ended")] = False,
     entrypoint: Annotated[str | None, typer.Option(help="instead of the image's own")] = None,
+    user: Annotated[str, typer.Option("--user", "-u", help="user or user:group")] = "",
+    workdir: Annotated[str, typer.Option("--workdir", "-w", help="folder to run in")] = "",
+    hostname: Annotated[
+        str, typer.Option("--hostname", "-h", help="instead of its name", metavar="NAME")
+    ] = "",
+    stop_signal: Annotated[
+        str | None, typer.Option(help="what stop sends", metavar="SIGNAL")
+    ] = None,
+    stop_timeout: Annotated[
+        int | None, typer.Option(min=0, max=3600, help="seconds before it is killed", metavar="S")
+    ] = None,
     cpus: Annotated[str | None, typer.Option(help="whole CPUs", metavar="N")] = None,
     memory: Annotated[
         str | None, typer.Option("--memory", "-m", help="e.g. 512m, 1g", metavar="SIZE")
@@ -75,16 +91,23 @@ def run(
         str | None,
         typer.Option(help="the runtime image, by name or id", autocompletion=image_names),
     ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="also when it could not be started")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+    volume: Annotated[
+        list[str] | None, typer.Option("--volume", "-v", "--mount", hidden=True)
+    ] = None,
 ) -> None:
     """Run a container in a VM of its own; it starts warm where it can.
 
-    Exits with the container's exit code, or 125 when warmboot itself failed.
+    Exits with the container's exit code, with 126 or 127 when its command
+    cannot be executed or is not there, or 125 when warmboot itself failed.
+    SIGINT, SIGTERM and SIGHUP stop it; a second one does not wait for that.
     In a terminal (-it), ctrl-p ctrl-q leaves it running.
     """
     if interactive and tty and not detach and not has_terminal():
         raise usage("the input is no terminal; leave out -t", "-t", OUR_FAILURE)
     try:
+        _refuse_volumes(volume)
         body: dict[str, Any] = {
             "image": image,
             "environment": parse_environment(env or (), env_file or ()),
@@ -92,27 +115,43 @@ def run(
             "labels": dict(_label(entry) for entry in label or ()),
             "tty": tty,
             "stdin_open": interactive,
-            # In the foreground we remove it ourselves, once its last output has been shown.
-            "auto_remove": rm and detach,
+            "auto_remove": rm,
             "boot": "cold" if cold else "auto",
+            "user": user,
+            "working_dir": _absolute(workdir),
+            "hostname": _host_name(hostname),
         }
         wanted = {
             "vcpus": parse_cpus(cpus) if cpus else None,
             "memory_mib": parse_memory(memory) if memory else None,
         }
+        if stop_signal is not None:
+            body["stop_signal"] = signal_name(stop_signal)
     except ValueError as error:
         raise usage(str(error), exit_code=OUR_FAILURE) from None
+    if stop_timeout is not None:
+        body["stop_timeout_s"] = stop_timeout
     if name is not None:
         body["name"] = name
     if command:
         body["command"] = command
     if entrypoint is not None:
         body["entrypoint"] = [entrypoint] if entrypoint else []
-    work = _Run(body, wanted, archive, runtime, quiet=quiet)
+    work = Run(body, wanted, archive, runtime, quiet=quiet, keep=keep)
     if detach:
-        print(drive(work.detached(), OUR_FAILURE))
+        print(drive(work.detached(), _exit_code))
         return
-    raise typer.Exit(drive(work.attached(interactive=interactive, tty=tty, rm=rm), OUR_FAILURE))
+    raise typer.Exit(drive(work.attached(interactive=interactive, tty=tty, rm=rm), _exit_code))
+
+
+def _exit_code(error: WarmbootError) -> int:
+    match error:
+        case CommandNotFound():
+            return NOT_FOUND
+        case CommandNotExecutable():
+            return NOT_EXECUTABLE
+        case _:
+            return OUR_FAILURE
 
 
 def _label(entry: str) -> tuple[str, str]:
@@ -120,172 +159,23 @@ def _label(entry: str) -> tuple[str, str]:
     return name, value
 
 
-class _Run:
-    """One ``warmboot run``."""
+def _absolute(folder: str) -> str:
+    if folder and not folder.startswith("/"):
+        raise ValueError(f"the working folder {folder!r} is no absolute path")
+    return folder
 
-    def __init__(
-        self,
-        body: dict[str, Any],
-        wanted: dict[str, int | None],
-        archive: Path | None,
-        runtime: str | None,
-        *,
-        quiet: bool,
-    ) -> None:
-        self.body, self.wanted = body, wanted
-        self.archive, self.runtime, self.quiet = archive, runtime, quiet
 
-    async def detached(self) -> str:
-        """The id of a container that runs (or has even ended)."""
-        async with connect() as client:
-            return (await self._started(client)).id
-
-    async def attached(self, *, interactive: bool, tty: bool, rm: bool) -> int:
-        """Stay until it ends; the exit code."""
-        async with connect() as client:
-            detached = False
-            created: list[str] = []
-            try:
-                container = await self._started(client, created)
-                return await _stay(client, container, interactive=interactive, tty=tty)
-            except Detached:
-                detached = True
-                print("\r", file=sys.stderr)
-                if rm:
-                    _note(f"it goes on; remove it with: warmboot rm -f {created[0][:8]}")
-                return 0
-            finally:
-                if rm and created and not detached:
-                    with contextlib.suppress(NotFound):
-                        await asyncio.shield(client.containers.delete(created[0], force=True))
-
-    async def _started(self, client: Client, created: list[str] | None = None) -> Container:
-        """Create it, and wait for it to run. ``created`` gets its id."""
-        with _quiet_status(self.quiet) as show:
-            await self._complete(client, show)
-            async with stages_shown(client, show) as watch:
-                container_id = await client.containers.create(**self.body)
-                watch(container_id)
-                if created is not None:
-                    created.append(container_id)
-                container = await client.containers.wait(container_id, "running")
-        if container.state == "failed":
-            raise failure_of(container)
-        _tell_boot(container, quiet=self.quiet)
-        return container
-
-    async def _complete(self, client: Client, show: Any) -> None:
-        """What the body still needs of the server: archive, runtime image, default shape."""
-        if self.archive is not None:
-            self.body["archive"] = await self._upload(client, self.archive, show)
-        if self.runtime is not None:
-            from warmboot.cli.lookup import find_image
-
-            self.body["runtime_image_id"] = (await find_image(client, self.runtime)).id
-        if any(self.wanted.values()):
-            shape = dict((await client.system.info())["default_shape"])
-            shape.update({key: value for key, value in self.wanted.items() if value is not None})
-            self.body["shape"] = shape
-
-    async def _upload(self, client: Client, archive: Path, show: Any) -> str:
-        if not archive.is_file():
-            raise NotFound(
-                f"there is no archive {archive}",
-                resolution=f"make one with: docker save -o {archive} {self.body['image']}",
-            )
-        total = size(archive.stat().st_size)
-        return await client.archives.upload(
-            archive, lambda sent: show(f"uploading {archive.name} … {size(sent)} of {total}")
+def _host_name(name: str) -> str:
+    if name and not _HOSTNAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is no host name: up to 63 letters in lower case, digits and '-' inside"
         )
+    return name
 
 
-@contextlib.contextmanager
-def _quiet_status(quiet: bool) -> Iterator[Any]:
-    if quiet:
-        yield lambda _: None
-        return
-    with status("creating the container …") as show:
-        yield show
-
-
-async def _stay(client: Client, container: Container, *, interactive: bool, tty: bool) -> int:
-    """Show its output (and pass on input) until it ends."""
-    ended = asyncio.create_task(client.containers.wait(container.id))
-    try:
-        code = None
-        if interactive:
-            code = await _attached(client, container, tty=tty)
-        else:
-            await _shown(client, container)
-        if code is not None:
-            return code
-        last = await ended
-    finally:
-        ended.cancel()
-        await asyncio.wait({ended})
-    if last.state == "failed":
-        raise failure_of(last)
-    return OUR_FAILURE if last.exit_code is None else last.exit_code
-
-
-async def _attached(client: Client, container: Container, *, tty: bool) -> int | None:
-    try:
-        async with client.containers.attach(container.id) as session:
-            return await carry(session, tty=tty, stdin=True)
-    except Conflict:
-        # It ended before we came: what it wrote is in its log.
-        await _shown(client, container)
-        return None
-
-
-async def _shown(client: Client, container: Container) -> None:
-    async def show() -> None:
-        async for chunk in client.containers.logs(container.id, follow=True):
-            write_output(chunk.stream, chunk.data)
-
-    async with _signals_stop(client, container):
-        await show()
-
-
-@contextlib.asynccontextmanager
-async def _signals_stop(client: Client, container: Container) -> AsyncIterator[None]:
-    """SIGINT and SIGTERM stop the container; its output goes on until it has ended.
-
-    A second signal ends us at once.
-    """
-    loop = asyncio.get_running_loop()
-    current = asyncio.current_task()
-    stopping: list[asyncio.Task[None]] = []
-
-    def stop() -> None:
-        if stopping:
-            _note(f"leaving {container.name} as it is")
-            if current is not None:
-                current.cancel()
-            return
-        stopping.append(asyncio.create_task(client.containers.stop(container.id, STOP_TIMEOUT_S)))
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
-    try:
-        yield
-        for task in stopping:
-            await task
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-        for task in stopping:
-            task.cancel()
-
-
-def _tell_boot(container: Container, *, quiet: bool) -> None:
-    if container.boot_method == "cold" and container.fallback_reason not in (None, "requested"):
-        details = f" ({container.fallback_details})" if container.fallback_details else ""
-        _note(f"booted cold: {container.fallback_message}{details}")
-    elif sys.stderr.isatty() and not quiet and container.boot_s is not None:
-        _note(f"{container.boot_method} boot in {container.boot_s:.2f} s")
-
-
-def _note(text: str) -> None:
-    dim = sys.stderr.isatty()
-    print(typer.style(text, dim=True) if dim else text, file=sys.stderr, flush=True)
+def _refuse_volumes(volumes: list[str] | None) -> None:
+    if volumes:
+        raise ValueError(
+            "there are no volumes: the container is in a VM of its own, which does not see this "
+            "machine's folders; put files into the image, or write them with `warmboot exec -i`"
+        )

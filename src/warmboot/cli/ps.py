@@ -1,0 +1,100 @@
+"""``warmboot ps``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from warmboot.cli.drive import connect, drive, usage
+from warmboot.cli.filters import Filters
+from warmboot.cli.output import (
+    age,
+    brief_age,
+    print_json,
+    print_lines,
+    print_table,
+    short,
+    terminal_width,
+)
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from warmboot.client.results import Container
+
+WIDE = 110
+
+
+def ps(
+    all_: Annotated[bool, typer.Option("--all", "-a", help="those too that do not run")] = False,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", "-f", help="name=, id=, label=, status=, …", metavar="K=V"),
+    ] = None,
+    last: Annotated[
+        int | None,
+        typer.Option("--last", "-n", min=0, help="the newest, in any state", metavar="N"),
+    ] = None,
+    latest: Annotated[bool, typer.Option("--latest", "-l", help="the newest one")] = False,
+    no_trunc: Annotated[bool, typer.Option("--no-trunc", help="ids as a whole")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="ids only")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="as the API has it")] = False,
+) -> None:
+    """List containers."""
+    try:
+        wanted = Filters(filters or ())
+    except ValueError as error:
+        raise usage(str(error), "--filter") from None
+    most = 1 if latest else last
+    everything = all_ or most is not None or wanted.any_state
+
+    async def work() -> list[Container]:
+        async with connect() as client:
+            return await client.containers.list(all_states=everything)
+
+    listed = sorted(drive(work()), key=lambda container: container.created_at, reverse=True)
+    found = [container for container in listed if wanted.match(container)][:most]
+    if json_:
+        print_json([container.raw for container in found])
+    elif quiet:
+        print_lines(container.id for container in found)
+    else:
+        _print_containers(found, whole=no_trunc)
+
+
+def _print_containers(found: list[Container], *, whole: bool) -> None:
+    wide = terminal_width() >= WIDE
+    columns = ["CONTAINER ID", "IMAGE", "STATUS", "BOOT", "PORTS", "NAMES"]
+    if wide:
+        columns[2:2] = ["COMMAND", "CREATED"]
+    rows = []
+    for container in found:
+        ports = ", ".join(_port(str(port)) for port in container.ports)
+        row = [
+            container.id if whole else short(container.id),
+            container.image,
+            status_of(container, age if wide else brief_age),
+            container.boot_method or "",
+            ports,
+            container.name,
+        ]
+        if wide:
+            row[2:2] = [" ".join(container.command or ()), f"{age(container.created_at)} ago"]
+        rows.append(row)
+    print_table(columns, rows, keep=("CONTAINER ID", "BOOT", "NAMES"))
+
+
+def _port(text: str) -> str:
+    return text.removeprefix("127.0.0.1:").removesuffix("/tcp")
+
+
+def status_of(container: Container, told: Callable[[datetime | None], str]) -> str:
+    match container.state:
+        case "running":
+            return f"Up {told(container.started_at)}{' (Stalled)' if container.stalled else ''}"
+        case "exited":
+            return f"Exited ({container.exit_code}) {told(container.finished_at)} ago"
+        case other:
+            return other.capitalize()

@@ -1,0 +1,157 @@
+"""Bringing a container up, as ``warmboot run`` does; what comes to nothing leaves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from warmboot.cli.drive import connect
+from warmboot.cli.output import size
+from warmboot.cli.progress import stages_shown, status
+from warmboot.cli.signals import Signals
+from warmboot.cli.stay import Stay, failure, note
+from warmboot.cli.terminal import Detached
+from warmboot.model.errors import NotFound, WarmbootError
+
+if TYPE_CHECKING:
+    from warmboot.client import Client
+    from warmboot.client.results import Container
+
+
+class Run:
+    """One ``warmboot run``. What ``wanted`` has of a shape counts, the rest is the default's."""
+
+    def __init__(
+        self,
+        body: dict[str, Any],
+        wanted: dict[str, int | None],
+        archive: Path | None,
+        runtime: str | None,
+        *,
+        quiet: bool,
+        keep: bool,
+    ) -> None:
+        self._body, self._wanted = body, wanted
+        self._archive, self._runtime = archive, runtime
+        self._quiet, self._keep = quiet, keep
+        self._container_id: str | None = None
+
+    async def detached(self) -> str:
+        """The id of a container that runs (or has even ended)."""
+        with Signals() as signals:
+            async with connect() as client:
+                return (await self._started(client, signals)).id
+
+    async def attached(self, *, interactive: bool, tty: bool, rm: bool) -> int:
+        """Stay until it ends; the exit code."""
+        with Signals() as signals:
+            async with connect() as client:
+                container = await self._started(client, signals)
+                try:
+                    code = await Stay(client, container, signals).run(stdin=interactive, tty=tty)
+                except Detached:
+                    print("\r", file=sys.stderr)
+                    return 0
+                except asyncio.CancelledError:
+                    if (interrupted := signals.settle()) is None:
+                        raise
+                    if rm:
+                        await self._remove(client)
+                    else:
+                        note(f"leaving {container.name}, which is being stopped")
+                    return interrupted
+                except WarmbootError:
+                    # What still runs goes on, and the manager removes it when it has ended.
+                    if rm:
+                        await self._remove(client, force=False)
+                    raise
+                if rm:
+                    await self._remove(client)
+                return code
+
+    async def _started(self, client: Client, signals: Signals) -> Container:
+        """Create it, and wait for it to run; if it does not come to that, nothing is left."""
+        try:
+            with _status(self._quiet) as show:
+                container = await self._brought_up(client, show)
+        except asyncio.CancelledError:
+            if (interrupted := signals.settle()) is None:
+                raise
+            await self._remove(client)
+            raise typer.Exit(interrupted) from None
+        if container.state in ("failed", "deleting"):
+            error = failure(container)
+            if not self._keep:
+                await self._remove(client)
+                if not error.resolution:
+                    error.resolution = "to look into it, keep it: warmboot run --keep …"
+            raise error
+        _tell_boot(container, quiet=self._quiet)
+        return container
+
+    async def _brought_up(self, client: Client, show: Any) -> Container:
+        await self._complete(client, show)
+        async with stages_shown(client, show) as watch:
+            creating = asyncio.create_task(client.containers.create(**self._body))
+            try:
+                self._container_id = await asyncio.shield(creating)
+            except asyncio.CancelledError:
+                # It was asked for: without its id it could not be removed.
+                with contextlib.suppress(WarmbootError):
+                    self._container_id = await creating
+                raise
+            watch(self._container_id)
+            return await client.containers.wait(self._container_id, "running")
+
+    async def _remove(self, client: Client, *, force: bool = True) -> None:
+        """As far as the manager can be asked; it knows itself what it has to remove."""
+        if self._container_id is not None:
+            with contextlib.suppress(WarmbootError):
+                await client.containers.delete(self._container_id, force=force)
+
+    async def _complete(self, client: Client, show: Any) -> None:
+        """What the body still needs of the server: archive, runtime image, default shape."""
+        if self._archive is not None:
+            self._body["archive"] = await self._upload(client, self._archive, show)
+        if self._runtime is not None:
+            from warmboot.cli.lookup import find_image
+
+            self._body["runtime_image_id"] = (await find_image(client, self._runtime)).id
+        if any(self._wanted.values()):
+            shape = dict((await client.system.info())["default_shape"])
+            shape.update({key: value for key, value in self._wanted.items() if value is not None})
+            self._body["shape"] = shape
+
+    async def _upload(self, client: Client, archive: Path, show: Any) -> str:
+        if not archive.is_file():
+            raise NotFound(
+                f"there is no archive {archive}",
+                resolution=f"make one with: docker save -o {archive} {self._body['image']}",
+            )
+        total = size(archive.stat().st_size)
+        return await client.archives.upload(
+            archive, lambda sent: show(f"uploading {archive.name} … {size(sent)} of {total}")
+        )
+
+
+@contextlib.contextmanager
+def _status(quiet: bool) -> Iterator[Any]:
+    if quiet:
+        yield lambda _: None
+        return
+    with status("creating the container …") as show:
+        yield show
+
+
+def _tell_boot(container: Container, *, quiet: bool) -> None:
+    if container.boot_method == "cold" and container.fallback_reason not in (None, "requested"):
+        details = f" ({container.fallback_details})" if container.fallback_details else ""
+        note(f"booted cold: {container.fallback_message}{details}")
+    elif sys.stderr.isatty() and not quiet and container.boot_s is not None:
+        note(f"{container.boot_method} boot in {container.boot_s:.2f} s")

@@ -1,0 +1,117 @@
+"""``warmboot exec`` and ``warmboot attach``: a session with a process in a container."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from warmboot.cli.attach import carry, hangup_ends_us, has_terminal
+from warmboot.cli.drive import connect, drive, usage
+from warmboot.cli.parsing import parse_environment
+from warmboot.cli.refs import Ref
+from warmboot.cli.signals import Signals
+from warmboot.cli.stay import Stay, note
+from warmboot.cli.terminal import Detached, terminal_size
+from warmboot.model.errors import Conflict, Unavailable
+
+
+def exec_(
+    ref: Ref,
+    command: Annotated[
+        list[str], typer.Argument(metavar="COMMAND", help="what to run", show_default=False)
+    ],
+    interactive: Annotated[
+        bool, typer.Option("--interactive", "-i", help="pass on standard input")
+    ] = False,
+    tty: Annotated[bool, typer.Option("--tty", "-t", help="give it a terminal")] = False,
+    env: Annotated[
+        list[str] | None, typer.Option("--env", "-e", help="K=V, or K", metavar="K=V")
+    ] = None,
+    env_file: Annotated[
+        list[Path] | None, typer.Option(help="a file of K=V lines", metavar="FILE")
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="only begin it")] = False,
+    user: Annotated[str, typer.Option("--user", "-u", help="user or user:group")] = "",
+    workdir: Annotated[str, typer.Option("--workdir", "-w", help="folder to run in")] = "",
+) -> None:
+    """Run a command in a running container; exits with its code."""
+    if interactive and tty and not detach and not has_terminal():
+        raise usage("the input is no terminal; leave out -t", "-t")
+    try:
+        environment = parse_environment(env or (), env_file or ())
+    except ValueError as error:
+        raise usage(str(error), "-e") from None
+    rows, columns = terminal_size(0) if tty else (None, None)
+
+    async def work() -> int:
+        async with (
+            connect() as client,
+            client.containers.exec(
+                ref,
+                command,
+                tty=tty,
+                stdin=interactive and not detach,
+                detach=detach,
+                environment=[f"{name}={value}" for name, value in environment.items()],
+                user=user,
+                working_dir=workdir,
+                rows=rows,
+                columns=columns,
+            ) as session,
+        ):
+            if detach:
+                return 0
+            ends_us = hangup_ends_us() if interactive and tty else contextlib.nullcontext()
+            try:
+                with ends_us:
+                    code = await carry(session, tty=tty, stdin=interactive)
+            except Detached:
+                return 0
+            if code is None:
+                raise Unavailable("the command's exit code is not known")
+            return code
+
+    raise typer.Exit(drive(work()))
+
+
+def attach(
+    ref: Ref,
+    no_stdin: Annotated[
+        bool, typer.Option("--no-stdin", help="do not pass on standard input")
+    ] = False,
+) -> None:
+    """Stay with a running container, as ``run`` does, from now on.
+
+    Exits with its code; signals stop it. In a terminal (of one that was run
+    with -it) ctrl-p ctrl-q leaves it running.
+    """
+
+    async def work() -> int:
+        with Signals() as signals:
+            async with connect() as client:
+                container = await client.containers.get(ref)
+                if container.state != "running":
+                    raise Conflict(
+                        f"{container.name} does not run",
+                        details=f"it is {container.state}",
+                        resolution=f"start it first: warmboot start {container.name}",
+                    )
+                stdin = bool(container.raw["stdin_open"]) and not no_stdin
+                if stdin and container.tty and not has_terminal():
+                    raise usage("the input is no terminal; use --no-stdin")
+                stay = Stay(client, container, signals)
+                try:
+                    return await stay.attach(stdin=stdin, tty=container.tty)
+                except Detached:
+                    return 0
+                except asyncio.CancelledError:
+                    if (interrupted := signals.settle()) is None:
+                        raise
+                    note(f"leaving {container.name}, which is being stopped")
+                    return interrupted
+
+    raise typer.Exit(drive(work()))

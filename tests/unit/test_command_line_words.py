@@ -1,0 +1,111 @@
+"""What is written on a command line, and what Docker says of a command that it cannot execute."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from warmboot.cli.parsing import parse_moment, parse_port
+from warmboot.host.guest_containers import command_error
+from warmboot.model.errors import CommandNotExecutable, CommandNotFound
+from warmboot.model.signals import signal_name
+
+NOW = datetime(2026, 1, 24, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("TERM", "SIGTERM"),
+        ("sigusr1", "SIGUSR1"),
+        ("15", "15"),
+        ("RTMIN+3", "SIGRTMIN+3"),
+        ("rtmax-1", "SIGRTMAX-1"),
+    ],
+)
+def test_signals_are_named_as_docker_takes_them(text: str, name: str) -> None:
+    assert signal_name(text) == name
+
+
+@pytest.mark.parametrize("text", ["", "NONE", "0", "65", "-9", "TERM+1", "SIG", "\u0661"])
+def test_what_is_no_signal_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no signal"):
+        signal_name(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "ago"),
+    [
+        ("10m", timedelta(minutes=10)),
+        ("1h30m", timedelta(hours=1, minutes=30)),
+        ("1.5s", timedelta(seconds=1.5)),
+        ("250ms", timedelta(milliseconds=250)),
+    ],
+)
+def test_so_long_ago(text: str, ago: timedelta) -> None:
+    assert parse_moment(text, NOW) == NOW - ago
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-01-24T12:00:00Z", "2026-01-24T13:00:00.000000000+01:00", "1769256000"]
+)
+def test_a_time_of_its_own(text: str) -> None:
+    assert parse_moment(text) == NOW
+
+
+def test_a_time_without_a_zone_is_ours() -> None:
+    assert parse_moment("2026-01-24T12:00:00") == datetime(2026, 1, 24, 12).astimezone()
+
+
+@pytest.mark.parametrize("text", ["", "m", "10", "yesterday", "1e99", "9" * 30, "1d"])
+def test_what_is_no_time_is_refused_or_seconds(text: str) -> None:
+    if text == "10":
+        assert parse_moment(text) == datetime(1970, 1, 1, 0, 0, 10, tzinfo=UTC)
+        return
+    with pytest.raises(ValueError, match="is no time"):
+        parse_moment(text)
+
+
+@pytest.mark.parametrize("text", ["[::1]:8080:80", "[::]:80", "::1:8080:80", "fe80::1:80:80"])
+def test_ports_are_published_on_ipv4_only(text: str) -> None:
+    with pytest.raises(ValueError, match="IPv4"):
+        parse_port(text)
+
+
+SAID = (
+    "failed to create task for container: failed to create shim task: OCI runtime create failed: "
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        (
+            'unable to start container process: exec: "nosuch": executable file not found in $PATH',
+            CommandNotFound,
+        ),
+        (
+            "unable to start container process: error during container init: "
+            'exec: "/no/such": stat /no/such: no such file or directory: unknown',
+            CommandNotFound,
+        ),
+        (
+            "executable file `nosuch` not found in $PATH: No such file or directory: unknown",
+            CommandNotFound,
+        ),
+        (
+            "the path `/etc/hosts` exists but it is not executable: Operation not permitted",
+            CommandNotExecutable,
+        ),
+        ("the path `/etc` is not a regular file: Operation not permitted", CommandNotExecutable),
+        ('exec: "/etc/hosts": permission denied: unknown', CommandNotExecutable),
+        ('exec: "/etc": is a directory: unknown', CommandNotExecutable),
+        ('exec: "a \\"b\\"": executable file not found in $PATH: unknown', CommandNotFound),
+        ("lstat /proc/7/ns/net: no such file or directory", None),
+        ("unable to find user nobody7: no matching entries in passwd file", None),
+    ],
+)
+def test_whose_fault_a_failed_start_is(said: str, error: type[Exception] | None) -> None:
+    found = command_error(SAID + said)
+    assert type(found) is (error or type(None))
