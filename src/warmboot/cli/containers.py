@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="as the API has it")]
 StopTime = Annotated[
-    float, typer.Option("--time", "-t", min=0, max=3600, help="seconds before it is killed")
+    float | None,
+    typer.Option(
+        "--time", "-t", min=0, max=3600, help="seconds before it is killed: its own, or 10"
+    ),
 ]
 
 
@@ -185,12 +188,7 @@ def _quick(refs: list[str], text: str, act: Callable[[Client, str], Awaitable[No
 
 def stop(
     refs: Refs,
-    time: Annotated[
-        float | None,
-        typer.Option(
-            "--time", "-t", min=0, max=3600, help="seconds before it is killed: its own, or 10"
-        ),
-    ] = None,
+    time: StopTime = None,
     signal: Annotated[
         str | None, typer.Option("--signal", "-s", help="instead of its own stop signal")
     ] = None,
@@ -225,7 +223,7 @@ def start(refs: Refs) -> None:
     _each(refs, act)
 
 
-def restart(refs: Refs, time: StopTime = 10.0) -> None:
+def restart(refs: Refs, time: StopTime = None) -> None:
     """Stop and start containers."""
 
     async def act(client: Client, ref: str) -> None:

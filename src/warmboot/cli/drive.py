@@ -80,7 +80,7 @@ def failure_of(container: Container) -> WarmbootError:
     from warmboot.client.problems import error_of
 
     error = error_of(container.error or {"brief": f"the container {container.name} failed"})
-    if not error.resolution:
+    if not error.resolution and container.started_at is not None:
         error.resolution = f"see: warmboot inspect {container.name}"
     return error
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from warmboot.cli.drive import connect
+from warmboot.cli.drive import connect, failure_of
 from warmboot.cli.output import size
 from warmboot.cli.progress import stages_shown, status
 from warmboot.cli.signals import Signals
-from warmboot.cli.stay import Stay, failure, note
+from warmboot.cli.stay import Stay, note
 from warmboot.cli.terminal import Detached
 from warmboot.model.errors import NotFound, WarmbootError
 
@@ -86,7 +86,7 @@ class Run:
             await self._remove(client)
             raise typer.Exit(interrupted) from None
         if container.state in ("failed", "deleting"):
-            error = failure(container)
+            error = failure_of(container)
             if not self._keep:
                 await self._remove(client)
                 if not error.resolution:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from warmboot.cli.attach import carry
+from warmboot.cli.drive import failure_of
 from warmboot.cli.signals import Signals
 from warmboot.cli.terminal import write_output
 from warmboot.model.errors import Conflict, WarmbootError
@@ -59,7 +60,7 @@ class Stay:
             assert code is not None
             return code
         if last.state == "failed":
-            raise failure(last)
+            raise failure_of(last)
         return OUR_FAILURE if last.exit_code is None else last.exit_code
 
     def _stop(self, number: signal.Signals) -> None:
@@ -83,16 +84,6 @@ class Stay:
     async def _shown(self) -> None:
         async for chunk in self._client.containers.logs(self._container.id, follow=True):
             write_output(chunk.stream, chunk.data)
-
-
-def failure(container: Container) -> WarmbootError:
-    """Why it failed, and what to do."""
-    from warmboot.client.problems import error_of
-
-    error = error_of(container.error or {"brief": f"the container {container.name} failed"})
-    if not error.resolution and container.started_at is not None:
-        error.resolution = f"see: warmboot inspect {container.name}"
-    return error
 
 
 def note(text: str) -> None:
