@@ -10,10 +10,10 @@ from tests.support.managers import Lab, Manager
 from tests.support.rebuilds import event, ready, spoil
 
 from warmboot.host import disks
-from warmboot.manager import runtime_snapshots
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.look_after_snapshots import LookAfterConfig, LookAfterSnapshots
 from warmboot.manager.plan_rebuilds import RetryPolicy
+from warmboot.manager.runtime_snapshots import RuntimeSnapshots
 from warmboot.model.errors import CanaryFailed, DiskFull, HostError
 from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
 from warmboot.model.shapes import Shape
@@ -45,9 +45,11 @@ def eye(manager: Manager, retry: RetryPolicy | None = None) -> LookAfterSnapshot
     """What looks after the snapshots of a manager that does not do so by itself."""
     store, host, events = manager.store, manager.host, manager.services.events
     assert isinstance(events, EventLog)
-    assert isinstance(manager.snapshots, runtime_snapshots.RuntimeSnapshots)
+    assert isinstance(manager.snapshots, RuntimeSnapshots)
     config = LookAfterConfig(retry=retry or RetryPolicy())
-    return LookAfterSnapshots(store, host, events, manager.snapshots, asyncio.Event(), config)
+    return LookAfterSnapshots(
+        store, host, events, manager.snapshots, asyncio.Event(), config, lambda work: None
+    )
 
 
 async def told(manager: Manager, kind: str) -> int:
@@ -172,9 +174,12 @@ async def test_a_guest_whose_own_disk_is_full_fails_its_canary(
 async def test_after_a_refusal_the_next_look_comes_when_its_pause_is_over(
     place: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def refuse(*_: object) -> None:
+        raise HostError("made to fail")
+
     async with place.manager(auto_rebuild=False) as manager:
         snapshot = await spoil(manager)
-        monkeypatch.setattr(runtime_snapshots, "speaks_with", lambda _: False)
+        monkeypatch.setattr(manager.snapshots, "rebuild_for", refuse)
         pause_s = await eye(manager, RetryPolicy(pause_s=2.0)).look()
         refused = await manager.snapshots.get(snapshot.id)
         assert refused.rebuild_failures == 1

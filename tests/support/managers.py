@@ -44,7 +44,8 @@ T = TypeVar("T")
 
 IMAGE_NAME = "default"
 QUICK = {"boot_s": 0, "docker_s": 0, "restore_s": 0}
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
+"""A rebuild has only what other tests leave to it."""
 FOREVER = ("sleep", "1000")
 
 
