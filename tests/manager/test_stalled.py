@@ -16,7 +16,13 @@ from tests.support.managers import Lab, Manager, vmm_pids
 
 from warmboot.host import disks, live_vm
 from warmboot.manager.ports import ExecSpec, Until
-from warmboot.model.container import BootMethod, Container, ContainerState, FallbackReason
+from warmboot.model.container import (
+    BootMethod,
+    BootPolicy,
+    Container,
+    ContainerState,
+    FallbackReason,
+)
 from warmboot.model.errors import DiskFull
 from warmboot.model.event import Event
 from warmboot.model.runtime_snapshot import SnapshotState
@@ -111,7 +117,9 @@ async def test_caches_make_room_for_it_and_without_room_it_is_left_alone(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await compressed(manager)
-    container = await manager.run()
+    await manager.run("warm")
+    await manager.containers.delete("warm", force=True)  # nobody maps what was unpacked for it
+    container = await manager.run(boot=BootPolicy.COLD)
     assert len(await manager.host.cache.entries()) == 1
     free_bytes, asked = 0, asyncio.Event()
 
