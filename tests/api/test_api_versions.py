@@ -67,7 +67,7 @@ async def test_weight_and_pin_are_set_one_by_one_or_both(http: httpx.AsyncClient
         answer = await http.patch(f"{SNAPSHOTS}/{snapshot_id}", json=body)
         assert answer.status_code == 200
         assert body.items() <= answer.json()["item"].items()
-        assert answer.json()["item"] == await show(http, snapshot_id)
+        assert body.items() <= (await show(http, snapshot_id)).items()
 
 
 @pytest.mark.parametrize(
