@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import WARMBOOT, Cli, Served
 
+from warmboot.model.container import ContainerState
 from warmboot.model.errors import DiskFull
 
 
@@ -313,11 +314,20 @@ def test_stop_start_restart_wait_and_rm(cli: Cli) -> None:
     assert (both.stdout, both.returncode) == ("c\n", 1)
 
 
+def its_vm_dies(served: Served, name: str, image: str) -> None:
+    """The container has failed, and a start boots it; ``missing:1`` cannot be booted."""
+    rows = served.fakes.containers.rows
+    (container,) = (row for row in rows.values() if row.name == name)
+    spec = replace(container.spec, image=image)
+    rows[container.id] = replace(container, spec=spec, state=ContainerState.FAILED)
+
+
 @pytest.mark.parametrize("command", ["start", "restart"])
 def test_a_start_ends_when_it_is_decided_and_says_why_it_failed(
     cli: Cli, served: Served, command: str
 ) -> None:
-    cli("run", "-d", "--name", "c", "missing:1")
+    cli("run", "-d", "--name", "c", "busybox")
+    its_vm_dies(served, "c", "missing:1")
     cli("run", "-d", "--name", "good", "busybox")
     cli("stop", "good")
     served.fakes.containers.stage_s = 0.1
@@ -332,13 +342,12 @@ def test_a_start_ends_when_it_is_decided_and_says_why_it_failed(
 
 def test_a_start_that_boots_ends_when_it_runs(cli: Cli, served: Served) -> None:
     fakes = served.fakes.containers
-    cli("run", "-d", "--name", "c", "missing:1")
-    (container,) = fakes.rows.values()
-    fakes.rows[container.id] = replace(container, spec=replace(container.spec, image="busybox"))
+    cli("run", "-d", "--name", "c", "busybox")
+    its_vm_dies(served, "c", "busybox")
     fakes.stage_s = 0.3
     done = cli("start", "c")
     assert (done.stdout, done.stderr, done.returncode) == ("c\n", "", 0)
-    assert fakes.rows[container.id].state == "running"
+    assert [row.state for row in fakes.rows.values()] == [ContainerState.RUNNING]
 
 
 def test_runtime_images_and_snapshots(cli: Cli, tmp_path: Path) -> None:
