@@ -17,7 +17,7 @@ import pytest
 from tests.cli.conftest import WARMBOOT, Cli, Served
 
 from warmboot.model.container import ContainerState
-from warmboot.model.errors import DiskFull
+from warmboot.model.errors import CanaryFailed, DiskFull
 
 
 def test_run_shows_the_output_and_exits_with_the_containers_code(cli: Cli) -> None:
@@ -369,6 +369,21 @@ def test_runtime_images_and_snapshots(cli: Cli, tmp_path: Path) -> None:
     assert in_use.returncode == 1
     assert "snapshots" in in_use.stderr
     assert "warmboot snapshot ls" in cli("snapshot", "show", "zzz").stderr
+
+
+def test_a_build_that_fails_says_why_though_nothing_is_left_of_a_rebuild(
+    cli: Cli, served: Served, tmp_path: Path
+) -> None:
+    cli("runtime", "register", str(tmp_path), "--name", "trixie")
+    good = cli("snapshot", "create", "trixie").stdout.strip()
+    served.fakes.snapshots.build_fails = CanaryFailed(
+        "the new runtime snapshot failed its test", details="no Docker", resolution="try again"
+    )
+    for words in (("create", "trixie"), ("rebuild", good)):
+        failed = cli("snapshot", *words)
+        assert (failed.returncode, failed.stdout) == (1, "")
+        assert "error: the new runtime snapshot failed its test" in failed.stderr
+        assert "next: try again" in failed.stderr
 
 
 def test_versions_are_weighed_pinned_and_compared(cli: Cli, served: Served, tmp_path: Path) -> None:

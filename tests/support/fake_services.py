@@ -180,6 +180,7 @@ class FakeSnapshots:
         self.rows: dict[UUID, RuntimeSnapshot] = {}
         self.leased: set[UUID] = set()
         self.build_s = 0.02
+        self.build_fails: WarmbootError | None = None
         self._events, self._images = events, images
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -210,7 +211,13 @@ class FakeSnapshots:
     async def _build(self, snapshot_id: UUID) -> None:
         await asyncio.sleep(self.build_s)
         row = self.rows[snapshot_id]
-        if row.state is SnapshotState.CREATING:
+        if row.state is SnapshotState.CREATING and self.build_fails is not None:
+            error = self.build_fails.as_dict()
+            self.rows[snapshot_id] = replace(row, state=SnapshotState.UNHEALTHY, error=error)
+            self._events.add("runtime-snapshot.failed", snapshot_id, error=error)
+            if row.replaces is not None:  # deleted, and collected at once
+                del self.rows[snapshot_id]
+        elif row.state is SnapshotState.CREATING:
             sizes = {"size_bytes": 900_000_000, "mem_size_bytes": 512_000_000, "compressed": False}
             self.rows[snapshot_id] = replace(row, state=SnapshotState.READY, metadata=sizes)
             self._events.add("runtime-snapshot.ready", snapshot_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,7 +23,7 @@ from warmboot.cli.progress import phrase, status
 from warmboot.cli.snapshot_forms import compress, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from warmboot.cli.progress import Show
     from warmboot.client import Client
@@ -92,41 +92,49 @@ def rebuild(ref: Ref, detach: Detach = False) -> None:
 
 
 def _build(begin: Begin, *, detach: bool) -> None:
-    async def work() -> tuple[str, RuntimeSnapshot | None]:
+    async def work() -> tuple[str, Mapping[str, Any] | None]:
         async with connect() as client:
             if detach:
                 return await begin(client), None
             with status("building a runtime snapshot …") as show_:
                 async with client.events.follow() as events:
                     snapshot_id = await begin(client)
-                    return snapshot_id, await _built(client, snapshot_id, events, show_)
+                    return snapshot_id, await _failure(client, snapshot_id, events, show_)
 
-    snapshot_id, snapshot = drive(work())
-    if snapshot is None or snapshot.state == "ready":
+    snapshot_id, failure = drive(work())
+    if failure is None:
         print(snapshot_id)
         return
     from warmboot.client.problems import error_of
 
-    error = error_of(snapshot.error or {"brief": f"the snapshot is {snapshot.state}"})
-    show_error(error)
+    show_error(error_of(failure))
     raise typer.Exit(FAILED)
 
 
-async def _built(
+async def _failure(
     client: Client, snapshot_id: str, events: AsyncIterator[Event], show_: Show
-) -> RuntimeSnapshot:
-    snapshot = await client.snapshots.get(snapshot_id)
-    while snapshot.state == "creating":
-        event = await anext(events, None)
-        if event is not None and event.subject_id != snapshot_id:
+) -> Mapping[str, Any] | None:
+    """Why it could not be built, ``None`` if it could.
+
+    As events tell it: of a rebuild that failed nothing else may be left.
+    """
+    async for event in events:
+        what = event.kind.partition(".")[2]
+        if event.subject_id != snapshot_id:
             continue
-        if event is not None and (text := phrase(event)):
+        if text := phrase(event):
             show_(text)
-            continue
-        snapshot = await client.snapshots.get(snapshot_id)
-        if event is None:
-            break
-    return snapshot
+        elif what == "ready":
+            return None
+        elif what == "failed":
+            failure: Mapping[str, Any] = event.data["error"]
+            return failure
+        elif what == "deleted":
+            return {"brief": "the snapshot was deleted while it was built"}
+    snapshot = await client.snapshots.get(snapshot_id)
+    if snapshot.state == "ready":
+        return None
+    return snapshot.error or {"brief": f"the snapshot is {snapshot.state}"}
 
 
 @app.command("ls")
