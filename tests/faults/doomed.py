@@ -1,8 +1,8 @@
 """Managers that end themselves with SIGKILL at a given point: ``python -m tests.faults.doomed``.
 
 What one is to do and where it dies comes as JSON on a line of standard input (``Doom``). It dies
-when a saga's step was journaled, or before or after a method of one of its parts. With ``vmms_too``
-the VMMs die in the same moment.
+when a saga's step was journaled, before or after a method of one of its parts, or in the middle of
+what its helper process writes. With ``vmms_too`` the VMMs die in the same moment.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.faults.dying_helper import dying
 from tests.support.invariants import settled
 from tests.support.managers import Lab, Manager, vmm_pids
 
 from warmboot.host import guest_containers
 from warmboot.host.agent import HostAgent
+from warmboot.host.memory_cache import MemoryCache
 from warmboot.host.memory_forms import MemoryForms
 from warmboot.host.snapshot_files import SnapshotFiles
 from warmboot.host.survey import DiskSurvey
@@ -38,16 +40,21 @@ from warmboot.store.vms import VmRepository
 SURVIVED = 3
 """The exit code of one that came to the end of its work alive."""
 
+MIDWAY = ("helper", "midway")
+"""While memory is packed or unpacked: its new file is begun."""
+
 
 @dataclass(frozen=True)
 class Doom:
-    """``at``: ``(saga, step)``, or ``(part, method, "before" | "after"[, an argument])``."""
+    """``at``: ``(saga, step)``, ``(part, method, "before" | "after"[, an argument])``, or
+    ``MIDWAY``. ``options`` are the simulation's, ``settings`` the manager's."""
 
     root: str
     work: str
     at: tuple[str, ...] = ()
     vmms_too: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -154,6 +161,7 @@ PARTS: dict[str, Any] = {
     "host": HostAgent,
     "files": SnapshotFiles,
     "forms": MemoryForms,
+    "cache": MemoryCache,
     "survey": DiskSurvey,
     "containers": ContainerRepository,
     "images": RuntimeImageRepository,
@@ -191,7 +199,9 @@ async def main(doom: Doom) -> None:
     lab = Lab(Path(doom.root))
     lab.set(**doom.options)
     _arm(doom)
-    async with lab.manager(hook) as manager:
+    async with lab.manager(hook, **doom.settings) as manager:
+        if doom.at == MIDWAY:
+            manager.host.files._forms._politely = dying("manager")
         async with asyncio.timeout(20):
             await WORK[doom.work](manager)
     sys.exit(SURVIVED)

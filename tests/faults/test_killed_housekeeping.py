@@ -5,22 +5,27 @@ As in ``test_killed_manager``: the next manager makes it good, and nothing that 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.faults.doomed import MIDWAY
+from tests.faults.dying_helper import dying
 from tests.faults.test_killed_manager import BUILD, Die, clear, die, names, place, points, reaper
 from tests.manager.test_collect_garbage import used
+from tests.manager.test_housekeeping import changed, event
 from tests.support.invariants import check
-from tests.support.managers import Lab, Manager, image_folder, vmm_pids
+from tests.support.managers import Lab, Manager, eventually, image_folder, vmm_pids
 
 from warmboot.host.agent import HostConfig
 from warmboot.manager.choose_garbage import Limits
 from warmboot.manager.collect_garbage import CollectGarbage
 from warmboot.manager.compress_snapshot import CompressSnapshot
 from warmboot.model.container import BootMethod
+from warmboot.model.errors import Conflict
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.shapes import Shape
 
@@ -47,23 +52,23 @@ async def prepare(place: Lab, *, compressed: bool = False) -> list[RuntimeSnapsh
     async with place.manager() as manager:
         snapshot = await manager.snapshot()
         if compressed:
-            await manager.services.forms.compress(snapshot.id)
-
-            async def done() -> bool:
-                return bool((await manager.snapshots.get(snapshot.id)).metadata["compressed"])
-
-            await manager.until(done)
+            await compress(manager, snapshot)
         return [snapshot]
 
 
-@pytest.mark.parametrize("at", [*COMPRESS, *BETWEEN], ids=names)
+async def compress(manager: Manager, snapshot: RuntimeSnapshot) -> None:
+    await manager.services.forms.compress(snapshot.id)
+    await changed(manager, snapshot, compressed=True)
+
+
+@pytest.mark.parametrize("at", [*COMPRESS, *BETWEEN, MIDWAY], ids=names)
 async def test_killed_while_it_compresses(place: Lab, die: Die, at: tuple[str, ...]) -> None:
     ready = await prepare(place)
     await die("compress", at)
     await one_whole_form(place, ready)
 
 
-@pytest.mark.parametrize("at", [*UNPACK, *BETWEEN], ids=names)
+@pytest.mark.parametrize("at", [*UNPACK, *BETWEEN, MIDWAY], ids=names)
 async def test_killed_while_it_unpacks(place: Lab, die: Die, at: tuple[str, ...]) -> None:
     ready = await prepare(place, compressed=True)
     await die("unpack", at)
@@ -72,11 +77,53 @@ async def test_killed_while_it_unpacks(place: Lab, die: Die, at: tuple[str, ...]
 
 async def one_whole_form(place: Lab, ready: list[RuntimeSnapshot]) -> None:
     """The very snapshot is ready, its row says which form it has, and it boots."""
+    await nobody_writes(ready[0].snapshot_path)
     async with place.manager() as manager:
         await check(manager.running, ready=ready)
         (snapshot,) = await manager.snapshots.list(include_deleted=True)
         assert (snapshot.id, snapshot.state) == (ready[0].id, SnapshotState.READY)
         assert (await manager.run("proof")).boot_method is BootMethod.WARM
+        await clear(manager, ready)
+
+
+async def nobody_writes(folder: Path) -> None:
+    """A helper ends with its manager: it must not go on beside the next one's."""
+
+    async def all_closed() -> bool:
+        return not any(folder in _target(fd).parents for fd in Path("/proc").glob("[0-9]*/fd/*"))
+
+    await eventually(all_closed, f"no process has a file of {folder} open")
+
+
+def _target(link: Path) -> Path:
+    with contextlib.suppress(OSError):
+        return link.readlink()
+    return Path()
+
+
+@pytest.mark.parametrize("verb", ["compress", "unpack"])
+async def test_a_helper_that_is_killed_midway_leaves_the_old_form(place: Lab, verb: str) -> None:
+    """As the kernel does when memory is short; the manager lives."""
+    ready = await prepare(place, compressed=verb == "unpack")
+    async with place.manager() as manager:
+        forms = manager.host.files._forms
+        change, real = getattr(manager.services.forms, verb), forms._politely
+        forms._politely = dying("helper")
+        await change(ready[0].id)
+        told = await event(manager, ready[0], f"{verb}-failed")
+        assert told.data["error"]["brief"] == "a helper process ended with -9"
+        forms._politely = real
+        await check(manager.running, ready=ready)
+        assert (await manager.run("meanwhile")).boot_method is BootMethod.WARM
+
+        async def begun() -> bool:
+            with contextlib.suppress(Conflict):  # the one that failed is just about to end
+                await change(ready[0].id)
+                return True
+            return False
+
+        await manager.until(begun)
+        await changed(manager, ready[0], compressed=verb == "compress")
         await clear(manager, ready)
 
 
@@ -99,25 +146,36 @@ COLLECTING = [
     ("snapshots", "purge", "after"),
     ("survey", "remove", "before"),
     ("survey", "remove", "after"),
+    ("cache", "evict", "before"),
+    ("cache", "evict", "after"),
 ]
 
 
 @pytest.mark.parametrize("at", COLLECTING, ids=names)
 async def test_killed_while_it_collects(place: Lab, die: Die, at: tuple[str, ...]) -> None:
-    """An old snapshot, one that a container runs on, and an archive that is nobody's."""
-    (kept,) = await prepare(place)
+    """An old snapshot, one that a container runs on, and an archive that is nobody's.
+
+    What was unpacked of the one goes with it; what was of the other is over the budget.
+    """
+    (kept,) = await prepare(place, compressed=True)
     async with place.manager() as manager:
         old = await manager.snapshot(shape=Shape(1, 512))
+        await compress(manager, old)
         await manager.run("user", shape=kept.shape)
+        await manager.run("earlier", shape=old.shape)
+        await manager.containers.delete("earlier", force=True)
+        cached = {entry.snapshot_id for entry in await manager.host.cache.entries()}
+        assert cached == {kept.id, old.id}
         await used(manager, old, 31)
         await used(manager, kept, 31)
         orphan = make_orphan(manager)
-    await die("collect", at)
-    async with place.manager() as manager:
+    await die("collect", at, cache_budget_mib=0)
+    async with place.manager(cache_budget_mib=0) as manager:
         await check(manager.running, ready=[kept])
         await manager.services.garbage.collect()
         await check(manager.running, ready=[kept])
         assert not orphan.exists()
+        assert await manager.host.cache.entries() == []
         assert [s.id for s in await manager.snapshots.list(include_deleted=True)] == [kept.id]
         assert (await manager.run("proof")).boot_method is BootMethod.WARM
         await clear(manager, [kept])

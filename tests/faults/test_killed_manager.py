@@ -94,8 +94,10 @@ Die = Callable[..., Awaitable[None]]
 def die(place: Lab, reaper: asyncio.subprocess.Process) -> Die:
     """Run a manager until it kills itself; it must have come to that point."""
 
-    async def run(work: str, at: tuple[str, ...], *, vmms_too: bool = False) -> None:
-        doom = Doom(str(place.root), work, at, vmms_too)
+    async def run(
+        work: str, at: tuple[str, ...], *, vmms_too: bool = False, **settings: Any
+    ) -> None:
+        doom = Doom(str(place.root), work, at, vmms_too, settings=settings)
         reaper.stdin.write(doom.to_json().encode() + b"\n")
         code = int(await asyncio.wait_for(reaper.stdout.readline(), 40))
         assert code == -signal.SIGKILL, f"it was to die at {at}, but ended with {code}"

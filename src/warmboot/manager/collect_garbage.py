@@ -113,10 +113,14 @@ class CollectGarbage:
             for snapshot in await self._store.snapshots.list(include_deleted=True):
                 if snapshot.state is SnapshotState.DELETED and await self._give_back(snapshot):
                     gone.append(snapshot.id)
-            if gone:  # what was unpacked of them is of no use any more
-                known = {s.id for s in await self._store.snapshots.list()}
-                await self._host.cache.evict(sys.maxsize, known=known)
+            if gone:
+                await self._evict_unpacked_of_nobody()
             return gone
+
+    async def _evict_unpacked_of_nobody(self) -> None:
+        """What was unpacked of a snapshot that is gone is of no use any more."""
+        known = {s.id for s in await self._store.snapshots.list()}
+        await self._host.cache.evict(sys.maxsize, known=known)
 
     async def make_room(self) -> None:
         """Have the least used snapshot go if a further one would be too many.
@@ -148,6 +152,7 @@ class CollectGarbage:
             unowned = one.owner not in known.get(one.kind, ())
             if unowned and one.kind is not Kind.ARCHIVE:
                 await self._survey.remove(one)
+        await self._evict_unpacked_of_nobody()
 
     # -- looking -------------------------------------------------------------------------------
 
