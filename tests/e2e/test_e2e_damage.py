@@ -1,30 +1,22 @@
-"""Files of a snapshot that are not what they were; a disk that is full."""
+"""Files of a snapshot that are not what they were."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
-import os
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from tests.e2e.conftest import Archive
-from tests.support.vms import PROBE, Site, eventually, state_root
+from tests.e2e.copies import add_copy
+from tests.support.vms import PROBE, Site, eventually
 
-from warmboot.host.snapshot_files import SnapshotFiles
-from warmboot.host.vm_files import VMM_GID
-from warmboot.images.hashing import copy_sparse
 from warmboot.model.runtime_snapshot import (
     DEFAULT_WEIGHT,
     DISK_FILE,
     MEMORY_FILE,
-    METADATA_FILE,
-    ROOTFS_FILE,
     STATE_FILE,
     SnapshotState,
 )
@@ -35,29 +27,10 @@ async def spare(site: Site) -> AsyncIterator[UUID]:
     """A second version, to be damaged; meanwhile the shared one only stands by."""
     async with site.store() as store:
         (shared,) = await store.snapshots.list()
-        new_id = uuid4()
-        path = shared.snapshot_path.with_name(str(new_id))
-        await asyncio.to_thread(_copy_folder, shared.snapshot_path, path)
-        await SnapshotFiles(site.storage / "runtime-snapshots", VMM_GID).check(path)
-        now = datetime.now(UTC)
-        copy = replace(shared, id=new_id, snapshot_path=path, created_at=now)
-        await store.snapshots.add(replace(copy, state=SnapshotState.CREATING, version=0))
-        await store.snapshots.set_state(new_id, SnapshotState.READY)
+        copy = await add_copy(site, shared)
         await store.snapshots.set_traits(shared.id, weight=0)
-        yield new_id
+        yield copy.id
         await store.snapshots.set_traits(shared.id, weight=DEFAULT_WEIGHT)
-
-
-def _copy_folder(source: Path, target: Path) -> None:
-    target.mkdir()
-    for name in (MEMORY_FILE, STATE_FILE, ROOTFS_FILE, DISK_FILE):
-        copy_sparse(source / name, target / name)
-    document = json.loads((source / METADATA_FILE).read_text())
-    document["snapshot_id"] = target.name
-    (target / METADATA_FILE).write_text(json.dumps(document))
-    for path in (target, *target.iterdir()):
-        os.chown(path, 0, VMM_GID)
-        path.chmod(0o710 if path.is_dir() else 0o440)
 
 
 @contextlib.contextmanager
@@ -154,95 +127,3 @@ async def test_a_rebuilt_snapshot_takes_over_and_can_be_deleted_while_it_is_in_u
         await site.cli("rm", "-f", "heir")
         assert not folder.exists()
     assert site.temporary_files() == []
-
-
-# -- a full disk -------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-async def small(image_folder: Path) -> AsyncIterator[Site]:
-    """A site whose storage is a small file system of its own, a runtime image in it."""
-    allocated_kib = sum(path.stat().st_blocks for path in image_folder.iterdir()) // 2
-    async with Site.at(state_root() / "e2e-full", prefix="wbf", subnet="198.19.216.0/22") as site:
-        site.storage.mkdir(mode=0o755)
-        options = f"size={allocated_kib + (150 << 10)}k,mode=755"
-        await _do("mount", "-t", "tmpfs", "-o", options, "warmboot-e2e", str(site.storage))
-        try:
-            # The database elsewhere: as if another program filled the disk with the VMs.
-            site.settings["MANAGER_DATABASE_URL"] = f"sqlite:///{site.folder / 'elsewhere.db'}"
-            site.settings["MANAGER_DISK_FLOOR_MIB"] = "0"
-            site.settings["MANAGER_AUTO_SNAPSHOT"] = "false"
-            await site.start()
-            await site.cli("runtime", "register", "--name", "default", str(image_folder))
-            yield site
-        finally:
-            await site.kill()
-            await _do("umount", "--lazy", str(site.storage))
-
-
-async def _do(*words: str) -> None:
-    process = await asyncio.create_subprocess_exec(*words)
-    assert await process.wait() == 0, words
-
-
-async def test_too_little_room_is_told_before_anything_begins(
-    small: Site, archive: Archive
-) -> None:
-    await small.stop()
-    small.settings["MANAGER_DISK_FLOOR_MIB"] = "1024"
-    await small.start()
-    try:
-        await _refuses_all(small, archive, "MiB are free below", contextlib.nullcontext())
-    finally:
-        await small.stop()
-        small.settings["MANAGER_DISK_FLOOR_MIB"] = "0"
-        await small.start()
-
-
-async def test_a_disk_that_is_full_in_the_middle_leaves_nothing(
-    small: Site, archive: Archive
-) -> None:
-    await _refuses_all(small, archive, "the disk is full", _filled(small.storage))
-
-
-@contextlib.contextmanager
-def _filled(folder: Path) -> Iterator[None]:
-    """Not a page is free below ``folder``."""
-    filler = folder / "filler"
-    with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(1 << 20))
-    yield
-    filler.unlink()
-
-
-async def _refuses_all(
-    small: Site, archive: Archive, told: str, while_full: contextlib.AbstractContextManager[None]
-) -> None:
-    """Container and snapshot fail and say why; nothing is left of them."""
-    async with small.client() as client:
-        uploaded = await client.archives.upload(archive.path)
-        before = _files(small.storage)
-        with while_full:
-            container_id = await client.containers.create(
-                image=archive.name, archive=uploaded, boot="cold"
-            )
-            found = await client.containers.wait(container_id, "running", 60)
-            assert (found.state, found.error and found.error["code"]) == ("failed", "disk-full")
-            assert found.error is not None
-            assert told in found.error["brief"]
-            assert found.error["resolution"].startswith("free some space")
-            ran = await small.cli("snapshot", "create", "default", code=1)
-            assert told in ran.err
-            assert "next: free some space" in ran.err
-            assert small.vmms() == []
-            await client.containers.delete(container_id)
-            for snapshot in await client.snapshots.list():
-                await client.snapshots.delete(snapshot.id)
-        assert _files(small.storage) == before
-
-
-def _files(storage: Path) -> set[Path]:
-    """All but the network's, which are of slots kept ready."""
-    found = (path for path in storage.rglob("*") if path.is_file())
-    return {path for path in found if path.parent.name != "network"}

@@ -1,30 +1,43 @@
-"""Housekeeping on real VMs: garbage, damage that nobody boots into, compression by age."""
+"""Housekeeping on real VMs: garbage, limits, damage, and in which form memory is stored.
+
+One story on a site of its own; each test goes on where the one before has ended.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
+from tests.e2e.conftest import Archive
+from tests.e2e.copies import add_copy
 from tests.support.vms import PROBE, Site, eventually, state_root
 
 from warmboot.client import Client
+from warmboot.host.disks import allocated_bytes
 from warmboot.model.runtime_snapshot import FRAMES_FILE, MEMORY_FILE, STATE_FILE, SnapshotState
 
 HOURLY_TENTH_S = str(0.1 / 3600)
 """A tenth of a second, in hours."""
 
+EVERY_4_S = str(4 / 3600)
+LONG_AGO = datetime(2025, 1, 1, tzinfo=UTC)
+
 
 @pytest.fixture(scope="module")
 async def kept(image_folder: Path) -> AsyncIterator[Site]:
     """A site of its own: its housekeeping must not disturb other tests."""
-    settings = {"MANAGER_INTEGRITY_EVERY_H": "0", "MANAGER_COMPRESS_AFTER_H": "0"}
+    settings = {
+        **{f"MANAGER_{name}": "0" for name in ("INTEGRITY_EVERY_H", "COMPRESS_AFTER_H")},
+        "MANAGER_MAX_RUNTIME_SNAPSHOTS": "4",
+    }
     async with Site.at(
         state_root() / "e2e-keep", prefix="wbk", subnet="198.19.220.0/22", settings=settings
     ) as site:
@@ -56,7 +69,7 @@ async def test_gc_says_what_would_go_and_removes_it_while_a_container_runs(kept:
             used,
             id=uuid4(),
             state=SnapshotState.CREATING,
-            created_at=datetime(2025, 1, 1, tzinfo=UTC),
+            created_at=LONG_AGO,
             last_used_at=None,
             version=0,
         )
@@ -88,6 +101,53 @@ async def test_gc_says_what_would_go_and_removes_it_while_a_container_runs(kept:
         await kept.remove_containers()
 
 
+async def test_at_most_so_many_stay_and_what_is_pinned_or_in_use_never_goes(kept: Site) -> None:
+    async with kept.store() as store, kept.client() as client:
+        (first,) = await store.snapshots.list()
+        recently = datetime.now(UTC) - timedelta(days=1)
+        least = await add_copy(kept, first, last_used_at=recently)
+        pinned = await add_copy(kept, first, last_used_at=LONG_AGO, pinned=True)
+        mapped = await add_copy(kept, first)
+        for other in (first, least, pinned):
+            await client.snapshots.change(str(other.id), weight=0)
+        ran = await kept.run("user", PROBE, "sleep", "1000")
+        assert ran["runtime_snapshot_id"] == str(mapped.id)
+        await store.snapshots.record_success(mapped.id, LONG_AGO)
+
+        async def ready() -> set[UUID]:
+            return {UUID(s.id) for s in await client.snapshots.list() if s.state == "ready"}
+
+        assert (await kept.cli("gc")).out == "nothing to remove\n"
+        assert await ready() == {first.id, least.id, pinned.id, mapped.id}
+        # A fifth: the least used of those that may go makes room for it.
+        begun = (await kept.cli("snapshot", "create", "-d", "default")).out.strip()
+        assert await ready() == {first.id, pinned.id, mapped.id}
+        assert not least.snapshot_path.exists()
+        told = [e for e in await client.events.list(limit=1000) if e.subject_id == str(least.id)]
+        assert (told[-1].kind, told[-1].data["why"]) == ("runtime-snapshot.deleted", "over-limit")
+        await client.snapshots.delete(begun)
+
+        await restarted(kept, MANAGER_MAX_RUNTIME_SNAPSHOTS="2")
+        shown = (await kept.cli("gc", "--dry-run")).out
+        assert "the least used of too many" in shown
+        assert "1 thing, would free" in shown
+        await kept.cli("snapshot", "pin", str(first.id))
+        assert (await kept.cli("gc")).out == "nothing to remove\n"
+        refused = await kept.cli("snapshot", "create", "default", code=1)
+        assert "none of them may go" in refused.err
+        assert await kept.exec("user", "echo alive") == "alive\n"
+        assert await ready() == {first.id, pinned.id, mapped.id}
+
+        await kept.cli("snapshot", "unpin", str(pinned.id))
+        await kept.remove_containers()
+        document = json.loads((await kept.cli("gc", "--json")).out)
+        why = {one["name"]: one["why"] for one in document["removed"]}
+        assert why == {str(pinned.id): "unused", str(mapped.id): "unused"}
+        assert await ready() == {first.id}
+        assert await kept.counted("warmboot_garbage_removed_total", reason="unused") == 2
+        await client.snapshots.change(str(first.id), weight=1, pinned=False)
+
+
 async def test_what_is_cold_is_compressed_by_itself_and_still_boots_warm(kept: Site) -> None:
     await restarted(kept, MANAGER_COMPRESS_AFTER_H=HOURLY_TENTH_S, MANAGER_UNPACK_AFTER_BOOTS="0")
     async with kept.client() as client:
@@ -105,11 +165,54 @@ async def test_what_is_cold_is_compressed_by_itself_and_still_boots_warm(kept: S
         found = await kept.run("warm", PROBE, "sleep", "1000")
         assert found["boot_method"] == "warm"
         await kept.remove_containers()
-    await restarted(kept, MANAGER_COMPRESS_AFTER_H="0")
+    assert await changes(kept, "compress") == 1
+
+
+async def changes(site: Site, action: str) -> float:
+    labels = {"action": action, "outcome": "succeeded"}
+    return await site.counted("warmboot_snapshot_compressions_total", **labels)
+
+
+async def test_a_cache_over_its_budget_shrinks_and_what_is_hot_is_unpacked(kept: Site) -> None:
+    (cached,) = (kept.storage / "cache" / "memory").glob("*.mem")
+    await restarted(
+        kept,
+        MANAGER_MAX_RUNTIME_SNAPSHOTS="4",
+        MANAGER_COMPRESS_AFTER_H="0",
+        MANAGER_CACHE_BUDGET_MIB="1",
+        MANAGER_UNPACK_AFTER_BOOTS="2",
+        MANAGER_GC_EVERY_H=EVERY_4_S,
+    )
+
+    async def shrunk() -> bool:
+        return not cached.exists()
+
+    await eventually(shrunk, "garbage is collected by itself", 30)
+
+    async def counted() -> bool:
+        return await kept.counted("warmboot_garbage_removed_total", reason="over-budget") == 1
+
+    await eventually(counted, "and counted")
+    assert await kept.counted("warmboot_garbage_freed_bytes_total") > 0
     async with kept.client() as client:
-        await kept.cli("snapshot", "unpack", snapshot.id)
-        assert (await only(client)).metadata["compressed"] is False
-        assert (folder / MEMORY_FILE).exists()
+        assert (await only(client)).metadata["compressed"] is True
+        for name in ("one", "two"):
+            assert (await kept.run(name, PROBE, "sleep", "1000"))["boot_method"] == "warm"
+
+        async def plain() -> Any:
+            snapshot = await only(client)
+            return snapshot if snapshot.metadata["compressed"] is False else None
+
+        unpacked = await eventually(plain, "it is unpacked by itself", 60)
+        metadata = unpacked.metadata
+        assert metadata["compressed_size_bytes"] is None
+        folder = Path(unpacked.snapshot_path)
+        assert metadata["mem_stored_bytes"] == allocated_bytes(folder / MEMORY_FILE)
+        assert not (folder / FRAMES_FILE).exists()
+    assert await changes(kept, "unpack") == 1
+    assert await kept.exec("two", "echo alive") == "alive\n"
+    assert (await kept.run("three", PROBE, "sleep", "1000"))["boot_method"] == "warm"
+    await kept.remove_containers()
 
 
 async def test_damage_is_found_in_the_background_and_rebuilt(kept: Site) -> None:
@@ -119,7 +222,8 @@ async def test_damage_is_found_in_the_background_and_rebuilt(kept: Site) -> None
         content = bytearray(state.read_bytes())
         content[len(content) // 2] ^= 0xFF
         state.write_bytes(content)
-        await restarted(kept, MANAGER_INTEGRITY_EVERY_H=str(2 / 3600))
+        often = str(2 / 3600)
+        await restarted(kept, MANAGER_INTEGRITY_EVERY_H=often, MANAGER_GC_EVERY_H="0")
 
         async def told() -> list[str]:
             events = await client.events.list(limit=1000)
@@ -137,3 +241,40 @@ async def test_damage_is_found_in_the_background_and_rebuilt(kept: Site) -> None
         assert (found["boot_method"], found["runtime_snapshot_id"]) == ("warm", new.id)
         await kept.remove_containers()
     assert kept.temporary_files() == []
+    assert await kept.counted("warmboot_snapshot_checks_total", outcome="damaged") == 1
+    assert await kept.counted("warmboot_snapshots_turned_unhealthy_total") == 1
+
+
+async def test_a_folder_that_was_removed_by_hand_is_told_and_built_anew(
+    kept: Site, archive: Archive
+) -> None:
+    await restarted(kept, MANAGER_INTEGRITY_EVERY_H="0")
+    async with kept.client() as client:
+        old = await only(client)
+        shutil.rmtree(old.snapshot_path)
+        words = ("--archive", str(archive.path), archive.name, "sleep", "1000")
+        found = await kept.run("cold", *words)
+        assert (found["boot_method"], found["fallback_reason"]) == ("cold", "snapshot_damaged")
+        assert f"the snapshot {old.id} is damaged" in found["fallback_details"]
+        assert await kept.exec("cold", "echo alive") == "alive\n"
+        await kept.remove_containers()
+        assert kept.log_lines(f"Runtime snapshot {old.id} is unhealthy")
+
+        async def rebuilt() -> Any:
+            ready = [one for one in await client.snapshots.list() if one.state == "ready"]
+            return next((one for one in ready if one.replaces == old.id), None)
+
+        new = await eventually(rebuilt, "it is rebuilt", 300)
+        warm = await kept.run("after", PROBE, "sleep", "1000")
+        assert (warm["boot_method"], warm["runtime_snapshot_id"]) == ("warm", new.id)
+        await kept.remove_containers()
+    assert kept.temporary_files() == []
+    for name, labels in (
+        ("boots", {"method": "warm", "reason": "snapshot_damaged", "outcome": "failed"}),
+        ("boots", {"method": "cold", "reason": "snapshot_damaged", "outcome": "succeeded"}),
+        ("boots", {"method": "warm", "reason": "none", "outcome": "succeeded"}),
+        ("failures", {"kind": "runtime-snapshot.boot-failed", "cause": "snapshot-damaged"}),
+        ("snapshot_builds", {"kind": "rebuild", "outcome": "succeeded"}),
+        ("snapshot_canaries", {"outcome": "succeeded"}),
+    ):
+        assert await kept.counted(f"warmboot_{name}_total", **labels) == 1, (name, labels)

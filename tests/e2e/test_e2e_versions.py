@@ -5,6 +5,7 @@ One story on a site of its own; each test goes on where the one before has ended
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,9 +13,12 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from tests.e2e.conftest import Archive
 from tests.support.vms import PROBE, Site, eventually, state_root
 
-from warmboot.client.results import RuntimeSnapshot
+from warmboot.client.results import RuntimeSnapshot, Shape
+from warmboot.host.snapshot_files import BUILDING
+from warmboot.model.runtime_snapshot import MEMORY_FILE
 
 BUILD_S = 400.0
 
@@ -26,7 +30,7 @@ async def grown(image_folder: Path) -> AsyncIterator[Site]:
         state_root() / "e2e-versions",
         prefix="wbv",
         subnet="198.19.220.0/22",
-        settings={"MANAGER_REBUILD_PAUSE_S": "5"},
+        settings={"MANAGER_REBUILD_PAUSE_S": "5", "MANAGER_SHAPE_DEMAND_BOOTS": "2"},
     ) as site:
         await site.start()
         ran = await site.cli("runtime", "register", "--name", "default", str(image_folder))
@@ -101,41 +105,131 @@ async def test_a_version_of_weight_0_only_stands_by(grown: Site) -> None:
     assert "is no number" in refused.err
 
 
-async def test_a_rebuild_is_swapped_in_with_weight_and_pin(grown: Site) -> None:
+async def test_a_rebuild_is_swapped_in_with_weight_and_pin_and_until_then_the_old_one_serves(
+    grown: Site,
+) -> None:
     old = await _ready(grown, version=2)
     await grown.cli("snapshot", "pin", old.id)
-    rebuilt = await grown.cli("snapshot", "rebuild", old.id, timeout_s=BUILD_S)
+    rebuilding = await grown.begin("snapshot", "rebuild", old.id)
+
+    async def building() -> RuntimeSnapshot | None:
+        successors = [one for one in await _snapshots(grown) if one.replaces == old.id]
+        return successors[0] if successors and grown.vmms() else None
+
+    begun = await eventually(building, "a VM is booted for its successor")
+    booted = await grown.run("meanwhile", PROBE, "sleep", "1000")
+    assert (booted["boot_method"], booted["runtime_snapshot_id"]) == ("warm", old.id)
+    async with grown.client() as client:
+        assert (await client.snapshots.get(begun.id)).state == "creating"
+    out, err = await asyncio.wait_for(rebuilding.communicate(), BUILD_S)
+    assert (rebuilding.returncode, out.decode().strip()) == (0, begun.id), err
     new = await _ready(grown, version=3)
-    assert rebuilt.out.strip() == new.id
-    assert (new.weight, new.pinned) == (1, True)
+    assert (new.id, new.weight, new.pinned) == (begun.id, 1, True)
     assert old.id not in [one.id for one in await _snapshots(grown)]
+    assert await grown.exec("meanwhile", "echo alive") == "alive\n", "its memory is the old one's"
     booted = await grown.run("heir", PROBE, "sleep", "1000")
     assert (booted["boot_method"], booted["snapshot_version"]) == ("warm", 3)
     await grown.remove_containers()
+    assert not Path(old.snapshot_path).exists(), "nobody maps it any more"
 
 
-async def test_a_snapshot_of_another_hypervisor_version_is_migrated(grown: Site) -> None:
-    stale = await _ready(grown, version=3)
+async def test_a_successor_in_which_nothing_wakes_fails_its_canary_and_the_old_one_serves(
+    grown: Site,
+) -> None:
+    old = await _ready(grown, version=3)
+    folder = Path(old.snapshot_path).parent
+    before = {outcome: await _canaries(grown, outcome) for outcome in ("succeeded", "failed")}
+    async with grown.client() as client, client.events.follow() as events:
+        rebuilding = await grown.begin("snapshot", "rebuild", old.id)
+        async for event in events:
+            if event.kind == "runtime-snapshot.failed":
+                break
+            if event.kind == "runtime-snapshot.stage" and event.data["stage"] == "publish":
+                # Its VM is frozen. What a failing disk may do to memory while it is stored:
+                await _zero(folder / f"{BUILDING}{event.subject_id}" / MEMORY_FILE)
+        _, err = await asyncio.wait_for(rebuilding.communicate(), BUILD_S)
+        assert event.data["replaces"] == old.id
+        assert event.data["error"]["code"] == "canary-failed"
+        assert "a VM could not be restored from it" in event.data["error"]["brief"]
+        assert rebuilding.returncode == 1
+        assert "the new runtime snapshot failed its test" in err.decode()
+        assert "next: see `warmboot doctor`" in err.decode()
+        known = {one.id: one.state for one in await client.snapshots.list()}
+        assert known[old.id] == "ready"
+        assert event.subject_id not in known
+    assert await _canaries(grown, "failed") == before["failed"] + 1
+    assert await _canaries(grown, "succeeded") == before["succeeded"]
+    booted = await grown.run("still", PROBE, "sleep", "1000")
+    assert (booted["boot_method"], booted["runtime_snapshot_id"]) == ("warm", old.id)
+    await grown.remove_containers()
+    assert grown.vmms() == []
+    assert grown.temporary_files() == []
+    assert not (folder / event.subject_id).exists()
+
+
+async def _canaries(site: Site, outcome: str) -> float:
+    return await site.counted("warmboot_snapshot_canaries_total", outcome=outcome)
+
+
+async def _zero(path: Path) -> None:
+    """All of the file's content, in no time."""
+    size = str(path.stat().st_size)
+    process = await asyncio.create_subprocess_exec(
+        *("fallocate", "--punch-hole", "--length", size, str(path))
+    )
+    assert await process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("requirement", "shown"),
+    [("hypervisor_version", "hypervisor version"), ("cpu_model", "cpu model")],
+)
+async def test_a_snapshot_of_another_host_is_migrated(
+    grown: Site, requirement: str, shown: str
+) -> None:
+    stale = await _ready(grown, weight=1)
     await grown.stop()
     async with grown.store() as store:
-        needed = {**stale.metadata["requires"], "hypervisor_version": "9.0.0"}
+        needed = {**stale.metadata["requires"], requirement: "another"}
         await store.snapshots.update_metadata(UUID(stale.id), {"requires": needed})
     await grown.start()
-
-    async def shown() -> bool:
-        listed = await grown.cli("snapshot", "ls")
-        return "unfit (hypervisor version)" in listed.out
-
-    assert await shown(), "it is told apart from what is broken"
+    listed = await grown.cli("snapshot", "ls")
+    assert f"unfit ({shown})" in listed.out, "it is told apart from what is broken"
     # The other version, though of weight 0, is warm meanwhile.
     booted = await grown.run("meanwhile", PROBE, "sleep", "1000")
     assert (booted["boot_method"], booted["snapshot_version"]) == ("warm", 1)
-    migrated = await _ready(grown, version=4, cause="migration")
+    migrated = await _ready(grown, replaces=stale.id, cause="migration")
     assert (migrated.weight, migrated.pinned, migrated.usable) == (1, True, True)
     assert stale.id not in [one.id for one in await _snapshots(grown)]
     booted = await grown.run("after", PROBE, "sleep", "1000")
-    assert (booted["boot_method"], booted["snapshot_version"]) == ("warm", 4)
+    assert (booted["boot_method"], booted["runtime_snapshot_id"]) == ("warm", migrated.id)
+    await grown.remove_containers()
     async with grown.store() as store:
         kinds = [e.kind for e in await store.events.since(0, 10_000) if e.subject_id == stale.id]
     assert "runtime-snapshot.unusable" in kinds
     assert "runtime-snapshot.unhealthy" not in kinds
+    assert await grown.counted("warmboot_snapshots_turned_unusable_total") == 1
+    rebuilt = {"kind": "rebuild", "outcome": "succeeded"}
+    assert await grown.counted("warmboot_snapshot_builds_total", **rebuilt) == 1
+
+
+async def test_a_shape_that_is_asked_for_often_gets_a_snapshot_of_its_own(
+    grown: Site, archive: Archive
+) -> None:
+    wish = ("--cpus", "1", "--memory", "512m")
+    words = (*wish, "--archive", str(archive.path), archive.name, "sleep", "1000")
+    for cold in await asyncio.gather(*(grown.run(f"cold-{n}", *words) for n in range(2))):
+        assert (cold["boot_method"], cold["fallback_reason"]) == ("cold", "shape_mismatch")
+    await grown.remove_containers()
+    async with grown.client() as client:
+        wanted = [
+            (e.data["asked"], e.data["build"])
+            for e in await client.events.list(limit=1000)
+            if e.kind == "runtime-snapshot.wanted"
+        ]
+    assert sorted(wanted) == [(1, False), (2, True)]
+    own = await _ready(grown, cause="demand")
+    assert own.shape == Shape(1, 512)
+    found = await grown.run("warm", *wish, PROBE, "sleep", "1000")
+    assert (found["boot_method"], found["runtime_snapshot_id"]) == ("warm", own.id)
+    assert await grown.exec("warm", "nproc") == "1\n"

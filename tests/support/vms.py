@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 from tests.support.site_processes import command_of, kill_processes_of, processes_of
 
 from warmboot.client import Client
@@ -248,12 +249,21 @@ class Site:
             for container in await client.containers.list(all_states=True):
                 await client.containers.delete(container.id, force=True)
 
+    async def counted(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples with at least these labels, as Prometheus sees them."""
+        async with httpx.AsyncClient(trust_env=False) as client:
+            text = (await client.get(f"{self.url}/metrics")).text
+        families = text_string_to_metric_families(text)
+        samples = [one for family in families for one in family.samples if one.name == name]
+        return sum(one.value for one in samples if labels.items() <= one.labels.items())
+
     # -- behind its back -----------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
     async def store(self) -> AsyncIterator[Store]:
         """The manager's database."""
-        async with Store.open(f"sqlite+aiosqlite:///{self.storage / 'warmboot.db'}") as store:
+        inside = f"sqlite+aiosqlite:///{self.storage / 'warmboot.db'}"
+        async with Store.open(self.settings.get("MANAGER_DATABASE_URL", inside)) as store:
             yield store
 
     async def vm(self, ref: str) -> VmRecord:

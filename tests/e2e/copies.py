@@ -1,0 +1,67 @@
+"""Further versions of a snapshot that was built once: its files are copied, its row is too."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from tests.support.vms import Site
+
+from warmboot.host.snapshot_files import SnapshotFiles, link_or_copy
+from warmboot.host.vm_files import VMM_GID
+from warmboot.images.hashing import copy_sparse
+from warmboot.model.runtime_image import RuntimeImage
+from warmboot.model.runtime_snapshot import (
+    DISK_FILE,
+    MEMORY_FILE,
+    METADATA_FILE,
+    ROOTFS_FILE,
+    STATE_FILE,
+    RuntimeSnapshot,
+    SnapshotState,
+)
+
+
+async def add_copy(
+    site: Site, source: RuntimeSnapshot, image: RuntimeImage | None = None, **fields: Any
+) -> RuntimeSnapshot:
+    """A copy of ``source`` that is ready, as a further version with these ``fields``.
+
+    ``image`` is the same one where it is registered at another site.
+    """
+    async with site.store() as store:
+        image = image or await store.images.get(source.runtime_image_id)
+        files = SnapshotFiles(site.storage / "runtime-snapshots", VMM_GID)
+        path = files.path(image.id, new_id := uuid4())
+        await asyncio.to_thread(_copy_folder, source.snapshot_path, path, image.rootfs)
+        await files.check(path)
+        copy = replace(
+            source,
+            **{"created_at": datetime.now(UTC), **fields},
+            id=new_id,
+            runtime_image_id=image.id,
+            snapshot_path=path,
+            state=SnapshotState.CREATING,
+            version=0,
+        )
+        await store.snapshots.add(copy)
+        return await store.snapshots.set_state(new_id, SnapshotState.READY)
+
+
+def _copy_folder(source: Path, target: Path, rootfs: Path) -> None:
+    target.mkdir(parents=True)
+    link_or_copy(rootfs, target / ROOTFS_FILE)
+    for name in (MEMORY_FILE, STATE_FILE, DISK_FILE):
+        copy_sparse(source / name, target / name)
+    document = json.loads((source / METADATA_FILE).read_text())
+    document["snapshot_id"] = target.name
+    (target / METADATA_FILE).write_text(json.dumps(document))
+    for path in (target.parent, target, *target.iterdir()):
+        os.chown(path, 0, VMM_GID)
+        path.chmod(0o710 if path.is_dir() else 0o440)

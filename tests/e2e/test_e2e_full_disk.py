@@ -1,0 +1,231 @@
+"""A disk that is full, fills up, or has less room than its floor: a small one of its own.
+
+Containers and snapshots are refused and leave nothing; what is ready goes on serving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from tests.e2e.conftest import Archive
+from tests.e2e.copies import add_copy
+from tests.support.vms import PROBE, Site, eventually, state_root
+
+from warmboot.host.disks import allocated_bytes, free_bytes
+from warmboot.model.runtime_snapshot import FRAMES_FILE, MEMORY_FILE, RuntimeSnapshot, SnapshotState
+
+SPARE_MIB = 400
+
+
+@pytest.fixture(scope="module")
+async def small(site: Site, image_folder: Path) -> AsyncIterator[Site]:
+    """A site whose storage is a small file system of its own, a runtime image in it.
+
+    There is room for a copy of the shared site's snapshot, and not much more.
+    """
+    memory = (await _shared(site)).snapshot_path / MEMORY_FILE
+    parts = [*image_folder.iterdir(), memory]
+    size_mib = sum(map(allocated_bytes, parts)) // (1 << 20) + SPARE_MIB
+    async with Site.at(state_root() / "e2e-full", prefix="wbf", subnet="198.19.216.0/22") as made:
+        made.storage.mkdir(mode=0o755)
+        options = f"size={size_mib}m,mode=755"
+        await _do("mount", "-t", "tmpfs", "-o", options, "warmboot-e2e", str(made.storage))
+        try:
+            # The database elsewhere: as if another program filled the disk with the VMs.
+            made.settings["MANAGER_DATABASE_URL"] = f"sqlite:///{made.folder / 'elsewhere.db'}"
+            made.settings["MANAGER_DISK_FLOOR_MIB"] = "0"
+            made.settings["MANAGER_AUTO_SNAPSHOT"] = "false"
+            made.settings["MANAGER_COMPRESS_AFTER_H"] = "0"
+            await made.start()
+            await made.cli("runtime", "register", "--name", "default", str(image_folder))
+            yield made
+        finally:
+            await made.kill()
+            await _do("umount", "--lazy", str(made.storage))
+
+
+async def _shared(site: Site) -> RuntimeSnapshot:
+    async with site.store() as store:
+        (ready,) = [s for s in await store.snapshots.list() if s.state is SnapshotState.READY]
+        return ready
+
+
+async def _do(*words: str) -> None:
+    process = await asyncio.create_subprocess_exec(*words)
+    assert await process.wait() == 0, words
+
+
+async def _restarted(small: Site, **settings: str) -> None:
+    await small.stop()
+    await small.start(settings)
+
+
+@contextlib.contextmanager
+def _filled(folder: Path) -> Iterator[None]:
+    """Not a page is free below ``folder``, from one moment to the next."""
+    filler = folder / "filler"
+    with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
+        os.posix_fallocate(file.fileno(), 0, free_bytes(folder))
+        file.seek(0, os.SEEK_END)
+        while True:  # what was given back meanwhile
+            file.write(bytes(1 << 12))
+    yield
+    filler.unlink()
+
+
+def _files(storage: Path) -> set[Path]:
+    """All but the network's, which are of slots kept ready."""
+    found = (path for path in storage.rglob("*") if path.is_file())
+    return {path for path in found if path.parent.name != "network"}
+
+
+# -- with nothing in it but a runtime image --------------------------------------------------------
+
+
+async def test_too_little_room_is_told_before_anything_begins(
+    small: Site, archive: Archive
+) -> None:
+    await _restarted(small, MANAGER_DISK_FLOOR_MIB="4096")
+    try:
+        await _refuses_all(small, archive, "MiB are free below", contextlib.nullcontext())
+    finally:
+        await _restarted(small)
+
+
+async def test_a_disk_that_is_full_in_the_middle_leaves_nothing(
+    small: Site, archive: Archive
+) -> None:
+    await _refuses_all(small, archive, "the disk is full", _filled(small.storage))
+
+
+async def _refuses_all(
+    small: Site, archive: Archive, told: str, while_full: contextlib.AbstractContextManager[None]
+) -> None:
+    """Container and snapshot fail and say why; nothing is left of them."""
+    async with small.client() as client:
+        uploaded = await client.archives.upload(archive.path)
+        before = _files(small.storage)
+        with while_full:
+            container_id = await client.containers.create(
+                image=archive.name, archive=uploaded, boot="cold"
+            )
+            found = await client.containers.wait(container_id, "running", 60)
+            assert (found.state, found.error and found.error["code"]) == ("failed", "disk-full")
+            assert found.error is not None
+            assert told in found.error["brief"]
+            assert found.error["resolution"].startswith("free some space")
+            ran = await small.cli("snapshot", "create", "default", code=1)
+            assert told in ran.err
+            assert "next: free some space" in ran.err
+            assert small.vmms() == []
+            await client.containers.delete(container_id)
+            for snapshot in await client.snapshots.list():
+                await client.snapshots.delete(snapshot.id)
+        assert _files(small.storage) == before
+
+
+# -- with a snapshot that is ready -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+async def stocked(site: Site, small: Site) -> RuntimeSnapshot:
+    """The shared site's snapshot, as one of this site; from now on there is a floor."""
+    small.settings["MANAGER_DISK_FLOOR_MIB"] = "16"
+    await _restarted(small)
+    async with small.store() as store:
+        (image,) = await store.images.list()
+    return await add_copy(small, await _shared(site), image)
+
+
+async def _serves(small: Site, snapshot_id: UUID) -> None:
+    """It is ready, and the next container boots from it."""
+    found = await small.run("served", PROBE, "sleep", "1000")
+    assert (found["boot_method"], found["runtime_snapshot_id"]) == ("warm", str(snapshot_id))
+    await small.remove_containers()
+
+
+async def test_a_disk_that_fills_up_during_a_compression_leaves_the_old_form(
+    small: Site, stocked: RuntimeSnapshot
+) -> None:
+    before = _files(small.storage)
+    half_done = stocked.snapshot_path / f"{FRAMES_FILE}.new"
+
+    async def begun() -> bool:
+        return half_done.exists()
+
+    compressing = await small.begin("snapshot", "compress", str(stocked.id))
+    await eventually(begun, "it is being compressed")
+    with _filled(small.storage):
+        _, err = await compressing.communicate()
+        assert compressing.returncode == 1
+        assert "the disk is full" in err.decode()
+        assert "next: free some space" in err.decode()
+        assert not half_done.exists()
+    assert _files(small.storage) == before
+    async with small.client() as client:
+        known = await client.snapshots.get(str(stocked.id))
+        assert (known.state, known.metadata["compressed"]) == ("ready", False)
+    await _serves(small, stocked.id)
+    failed = {"action": "compress", "outcome": "failed"}
+    assert await small.counted("warmboot_snapshot_compressions_total", **failed) == 1
+    cause = {"kind": "runtime-snapshot.compress-failed", "cause": "disk-full"}
+    assert await small.counted("warmboot_failures_total", **cause) == 1
+
+
+async def test_a_disk_that_fills_up_during_a_rebuild_leaves_the_old_one_serving(
+    small: Site, stocked: RuntimeSnapshot
+) -> None:
+    before = _files(small.storage)
+    async with small.client() as client, client.events.follow() as events:
+        new_id = await client.snapshots.rebuild(str(stocked.id))
+
+        async def told(kind: str, **data: Any) -> dict[str, Any]:
+            async for event in events:
+                fits = data.items() <= event.data.items()
+                if (event.subject_id, event.kind) == (new_id, f"runtime-snapshot.{kind}") and fits:
+                    return dict(event.data)
+            raise AssertionError("the events have ended")
+
+        await asyncio.wait_for(told("stage", stage="boot"), 60)
+        with _filled(small.storage):
+            failed = await asyncio.wait_for(told("failed"), 120)
+        assert failed["replaces"] == str(stocked.id)
+        assert failed["error"]["code"] == "disk-full"
+        assert failed["error"]["resolution"].startswith("free some space")
+        (left,) = await client.snapshots.list()
+        assert (left.id, left.state) == (str(stocked.id), "ready")
+    assert _files(small.storage) == before
+    assert small.vmms() == []
+    await _serves(small, stocked.id)
+    rebuild = {"kind": "rebuild", "outcome": "failed"}
+    assert await small.counted("warmboot_snapshot_builds_total", **rebuild) == 1
+    cause = {"kind": "runtime-snapshot.failed", "cause": "disk-full"}
+    assert await small.counted("warmboot_failures_total", **cause) == 1
+
+
+async def test_below_the_floor_caches_shrink_before_a_build_is_refused(
+    small: Site, stocked: RuntimeSnapshot
+) -> None:
+    await small.cli("snapshot", "compress", str(stocked.id))
+    await _serves(small, stocked.id)
+    (cached,) = (small.storage / "cache" / "memory").glob("*.mem")
+    shrunk = free_bytes(small.storage) + allocated_bytes(cached) // 2
+    await _restarted(small, MANAGER_DISK_FLOOR_MIB=str(shrunk >> 20))
+    document = json.loads((await small.cli("gc", "--dry-run", "--json")).out)
+    why = {one["name"]: one["why"] for one in document["removed"]}
+    assert why == {cached.name: "low-disk"}
+    assert cached.exists()
+    begun = (await small.cli("snapshot", "create", "-d", "default")).out.strip()
+    assert not cached.exists()
+    assert small.log_lines("a cache shrinks", str(stocked.id))
+    await small.cli("snapshot", "rm", begun)
+    await _restarted(small)
+    await _serves(small, stocked.id)
