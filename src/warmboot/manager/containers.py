@@ -15,6 +15,14 @@ from warmboot.host.guest_link import GuestLink
 from warmboot.manager.archives import ArchiveFiles
 from warmboot.manager.bring_up import BringUp, slot_of
 from warmboot.manager.collect_garbage import CollectGarbage
+from warmboot.manager.container_states import (
+    can_be_stopped,
+    check_goes_on,
+    check_has_process,
+    check_runs,
+    holds,
+    vm_gone,
+)
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.ports import ExecSpec, LogChunk, Session, Stream, Until
 from warmboot.manager.sessions import attach_session, exec_session, log_times
@@ -31,14 +39,12 @@ from warmboot.model.container import (
 )
 from warmboot.model.errors import (
     Conflict,
-    DiskFull,
     IllegalTransition,
     InUse,
     InvalidRequest,
     NotFound,
     NotSupported,
     Unavailable,
-    VmGone,
 )
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import VmRecord
@@ -105,7 +111,7 @@ class Containers:
                 return self._gone.get(container_id) or await self._store.containers.get(
                     container_id
                 )
-            return container if _holds(container, until) else None
+            return container if holds(container, until) else None
 
         found = await self._events.wait_for(look, timeout_s, container_id)
         return found or await self._store.containers.get(container_id)
@@ -171,7 +177,7 @@ class Containers:
     ) -> None:
         """``signal``, and SIGKILL after ``timeout_s``; one that does not run is left alone."""
         container = await self.get(ref)
-        if not _can_be_stopped(container):
+        if not can_be_stopped(container):
             return
         if timeout_s is None:
             timeout_s = container.spec.stop_timeout_s
@@ -179,7 +185,7 @@ class Containers:
             timeout_s = DEFAULT_STOP_TIMEOUT_S
         async with self._turns.turn(container.id):
             container = await self._store.containers.get(container.id)
-            if not _can_be_stopped(container):  # while we waited, it was
+            if not can_be_stopped(container):  # while we waited, it was
                 return
             docker_id = container.docker_id or ""
             stopping = guest_containers.stop(self._link(container), docker_id, timeout_s, signal)
@@ -195,7 +201,8 @@ class Containers:
 
     async def kill(self, ref: str, signal: str) -> None:
         """Not within the lock: it also ends one that somebody waits for to stop."""
-        container = self._running(await self.get(ref))
+        container = await self.get(ref)
+        check_runs(container)
         assert container.docker_id is not None
         await guest_containers.kill(self._link(container), container.docker_id, signal)
         if signal in ("SIGKILL", "9"):
@@ -267,7 +274,8 @@ class Containers:
                 yield LogChunk(Stream.STDERR if number == 2 else Stream.STDOUT, data)
 
     async def exec(self, ref: str, spec: ExecSpec) -> Session:
-        container = self._running(await self._with_docker(ref))
+        container = await self._with_docker(ref)
+        check_runs(container)
         assert container.docker_id is not None
         return await exec_session(self._link(container), container.docker_id, spec)
 
@@ -337,33 +345,15 @@ class Containers:
         container = await self.get(ref)
         if container.state is ContainerState.CREATING:
             container = await self.wait(ref, Until.RUNNING, timeout_s=600)
-        if container.docker_id is None:
-            error = (container.error or {}).get("brief", f"it is {container.state}")
-            raise Conflict(
-                f"{container.name} has no process in a VM",
-                details=str(error),
-                resolution=f"see `warmboot inspect {container.name}`",
-            )
+        check_has_process(container)
         if container.vm_id is None or not await self._host.is_alive(container.vm_id):
-            raise _vm_gone(container)
-        return container
-
-    @staticmethod
-    def _running(container: Container) -> Container:
-        if container.state is not ContainerState.RUNNING or container.docker_id is None:
-            raise Conflict(
-                f"{container.name} does not run",
-                details=f"it is {container.state}",
-                resolution=f"start it first: `warmboot start {container.name}`",
-            )
+            raise vm_gone(container)
         return container
 
     def _link(self, container: Container) -> GuestLink:
         if container.vm_id is None:
             raise Conflict(f"{container.name} has no VM")
-        if container.error is not None:  # it stands still, and would not answer
-            told = {key: str(container.error.get(key, "")) for key in ("details", "resolution")}
-            raise DiskFull(str(container.error.get("brief")), **told)
+        check_goes_on(container)
         return self._host.link(container.vm_id)
 
     async def _find_even_gone(self, ref: str) -> Container:
@@ -376,36 +366,5 @@ class Containers:
             raise
 
 
-def _vm_gone(container: Container) -> VmGone:
-    """Why there is nobody to ask, and the way back to what the container has written."""
-    name, error = container.name, container.error or {}
-    why = error.get("details") or error.get("brief") or "its VMM ended after the container had"
-    return VmGone(
-        f"the VM of container {name} is gone",
-        details=f"{why}; its disk is kept, and what the container has written is on it",
-        resolution=f"`warmboot start {name}` boots it again on its disk and runs its command "
-        f"again; `warmboot logs {name}` then shows the old output, too",
-    )
-
-
-def _can_be_stopped(container: Container) -> bool:
-    if container.state is ContainerState.CREATING:
-        raise Conflict(
-            f"{container.name} is still being created",
-            resolution=f"wait (`warmboot wait {container.name}`), or `warmboot rm -f` it",
-        )
-    return container.state is ContainerState.RUNNING and container.docker_id is not None
-
-
 def _bring_up_key(container_id: UUID) -> str:
     return f"bring-up {container_id}"
-
-
-def _holds(container: Container, until: Until) -> bool:
-    if container.state in (ContainerState.FAILED, ContainerState.DELETING):
-        return True
-    if until is Until.BOOTED:
-        return container.boot_method is not None
-    if until is Until.RUNNING:
-        return container.state is not ContainerState.CREATING
-    return container.state is ContainerState.EXITED

@@ -1,0 +1,68 @@
+"""What may be asked of a container in the state in which it is, and the refusals. Pure."""
+
+from __future__ import annotations
+
+from warmboot.manager.ports import Until
+from warmboot.model.container import Container, ContainerState
+from warmboot.model.errors import Conflict, DiskFull, VmGone
+
+
+def holds(container: Container, until: Until) -> bool:
+    """Whether it is as somebody waits for it, or never will be."""
+    if container.state in (ContainerState.FAILED, ContainerState.DELETING):
+        return True
+    if until is Until.BOOTED:
+        return container.boot_method is not None
+    if until is Until.RUNNING:
+        return container.state is not ContainerState.CREATING
+    return container.state is ContainerState.EXITED
+
+
+def can_be_stopped(container: Container) -> bool:
+    """``Conflict`` while it is being created."""
+    if container.state is ContainerState.CREATING:
+        raise Conflict(
+            f"{container.name} is still being created",
+            resolution=f"wait (`warmboot wait {container.name}`), or `warmboot rm -f` it",
+        )
+    return container.state is ContainerState.RUNNING and container.docker_id is not None
+
+
+def check_runs(container: Container) -> None:
+    """``Conflict`` unless it does."""
+    if container.state is not ContainerState.RUNNING or container.docker_id is None:
+        raise Conflict(
+            f"{container.name} does not run",
+            details=f"it is {container.state}",
+            resolution=f"start it first: `warmboot start {container.name}`",
+        )
+
+
+def check_has_process(container: Container) -> None:
+    """``Conflict`` if it never came as far as to be one in its VM."""
+    if container.docker_id is None:
+        error = (container.error or {}).get("brief", f"it is {container.state}")
+        raise Conflict(
+            f"{container.name} has no process in a VM",
+            details=str(error),
+            resolution=f"see `warmboot inspect {container.name}`",
+        )
+
+
+def check_goes_on(container: Container) -> None:
+    """``DiskFull`` if it stands still until its host has room: it would not answer."""
+    if container.error is not None:
+        told = {key: str(container.error.get(key, "")) for key in ("details", "resolution")}
+        raise DiskFull(str(container.error.get("brief")), **told)
+
+
+def vm_gone(container: Container) -> VmGone:
+    """Why there is nobody to ask, and the way back to what the container has written."""
+    name, error = container.name, container.error or {}
+    why = error.get("details") or error.get("brief") or "its VMM ended after the container had"
+    return VmGone(
+        f"the VM of container {name} is gone",
+        details=f"{why}; its disk is kept, and what the container has written is on it",
+        resolution=f"`warmboot start {name}` boots it again on its disk and runs its command "
+        f"again; `warmboot logs {name}` then shows the old output, too",
+    )
