@@ -14,7 +14,17 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from test_network_lab import FOREIGN_IP, HOST_IP, PREFIX, config, foreign, guest, host, until, world
+from tests.host.network_lab import (
+    FOREIGN_IP,
+    HOST_IP,
+    PREFIX,
+    config,
+    foreign,
+    guest,
+    host,
+    until,
+    world,
+)
 
 from warmboot.host.network import Network, Slot, connect, nft
 from warmboot.model.container import PortMapping
@@ -27,7 +37,7 @@ IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 MANAGER = """
 import asyncio, json, sys
 from pathlib import Path
-from test_network_lab import config
+from tests.host.network_lab import config
 from warmboot.host.network import Network
 from warmboot.model.container import PortMapping
 

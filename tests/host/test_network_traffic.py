@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from test_network_lab import (
+from tests.host.network_lab import (
     FOREIGN_IP,
     HOST_IP,
     METADATA_IP,

@@ -1,0 +1,208 @@
+"""A small world of namespaces for the network tests: a host, a foreign host, and guests.
+
+    guest (namespace, TAP eth0) ═ relay ═ tap0 of a slot ── slot ── host ══ veth ══ foreign host
+    198.18.0.2                                                203.0.113.1        203.0.113.2
+
+The test's main thread moves into the host's namespace, so the network under test takes that for
+the machine. A guest has a kernel TCP/IP stack behind the slot's TAP, as a VM has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pyroute2 import IPRoute
+
+from warmboot.host.network import NetworkConfig, Slot, connect, links, namespaces
+from warmboot.host.network.config import NETNS_DIR
+
+PREFIX = "tn"
+HOST_IP = "203.0.113.1"
+FOREIGN_IP = "203.0.113.2"
+METADATA_IP = "169.254.169.254"
+UPLINK_MTU = 1400
+FOREIGN = NETNS_DIR / "tnlab-foreign"
+HOST = NETNS_DIR / "tnlab-host"
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def until(holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Return when it holds; for what the kernel or another process does in its own time."""
+    async with asyncio.timeout(timeout_s):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+def config(state_dir: Path, **changes: object) -> NetworkConfig:
+    values = {"prefix": PREFIX, "subnet": "10.213.0.0/20", "pool_size": 1, "uid_base": 690_000}
+    return NetworkConfig(state_dir=state_dir, **{**values, **changes})  # type: ignore[arg-type]
+
+
+@contextmanager
+def moved_into(namespace: Path) -> Iterator[None]:
+    """The calling thread is in this namespace."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        namespaces.enter(namespace)
+        yield
+    finally:
+        namespaces.enter(Path(f"/proc/self/fd/{home}"))
+        os.close(home)
+
+
+def _build_foreign() -> None:
+    with IPRoute() as ip:
+        ip.link("set", index=1, state="up")
+        host_ns = os.open(HOST, os.O_RDONLY)
+        ip.link("add", ifname="wan0", kind="veth", peer={"ifname": "wan0", "net_ns_fd": host_ns})
+        os.close(host_ns)
+        index = ip.link_lookup(ifname="wan0")[0]
+        ip.addr("add", index=index, address=FOREIGN_IP, prefixlen=24)
+        ip.addr("add", index=index, address=METADATA_IP, prefixlen=32)
+        ip.link("set", index=index, state="up")
+
+
+def _build_host() -> None:
+    with IPRoute() as ip:
+        ip.link("set", index=1, state="up")
+        index = ip.link_lookup(ifname="wan0")[0]
+        ip.addr("add", index=index, address=HOST_IP, prefixlen=24)
+        ip.link("set", index=index, state="up", mtu=UPLINK_MTU)
+        ip.route("add", dst="default", gateway=FOREIGN_IP)
+    links.sysctl("ipv4/ip_forward", 0)
+
+
+@asynccontextmanager
+async def world() -> AsyncIterator[None]:
+    for namespace in (HOST, FOREIGN):
+        await namespaces.in_thread(partial(namespaces.delete, namespace))
+    try:
+        for namespace in (HOST, FOREIGN):
+            await namespaces.in_thread(partial(namespaces.create, namespace))
+        await namespaces.in_thread(_build_foreign, FOREIGN)
+        await namespaces.in_thread(_build_host, HOST)
+        with moved_into(HOST):
+            yield
+    finally:
+        for namespace in (HOST, FOREIGN):
+            await namespaces.in_thread(partial(namespaces.delete, namespace))
+
+
+@dataclass(frozen=True)
+class Place:
+    """A namespace in which tests listen, connect and send."""
+
+    namespace: Path
+
+    async def tcp(self, ip: str, port: int, timeout_s: float = 2.0) -> bytes:
+        """What the server there says first."""
+        connected = await connect(self.namespace, ip, port, timeout_s)
+        with connected:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.get_running_loop().sock_recv(connected, 1000)
+
+    async def udp(self, ip: str, port: int, data: bytes, source: str = "0.0.0.0") -> bytes:
+        """The answer to a datagram; ``TimeoutError`` without one."""
+        sender = await self.bound(source, 0, socket.SOCK_DGRAM)
+        with sender:
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendto(sender, data, (ip, port))
+            async with asyncio.timeout(1.0):
+                return await loop.sock_recv(sender, 2000)
+
+    async def bound(self, ip: str, port: int, kind: int) -> socket.socket:
+        def make() -> socket.socket:
+            made = socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind((ip, port))
+            return made
+
+        return await namespaces.in_thread(make, self.namespace)
+
+    @asynccontextmanager
+    async def tcp_server(self, port: int, name: str, ip: str = "0.0.0.0") -> AsyncIterator[int]:
+        """Says its name, the client's address and the segment size; yields its port."""
+
+        async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            peer = writer.get_extra_info("peername")[0]
+            raw = writer.get_extra_info("socket")
+            mss = raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+            writer.write(f"{name} {peer} {mss}".encode())
+            writer.close()
+
+        listening = await self.bound(ip, port, socket.SOCK_STREAM)
+        server = await asyncio.start_server(greet, sock=listening)
+        async with server:
+            yield listening.getsockname()[1]
+
+    @asynccontextmanager
+    async def udp_server(self, port: int, name: str) -> AsyncIterator[None]:
+        """Answers each datagram with its name, the client's address and the datagram."""
+        loop = asyncio.get_running_loop()
+
+        class Answer(asyncio.DatagramProtocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                self.transport = transport
+
+            def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+                answer = f"{name} {addr[0]} ".encode() + data
+                self.transport.sendto(answer, addr)  # type: ignore[attr-defined]
+
+        bound = await self.bound("0.0.0.0", port, socket.SOCK_DGRAM)
+        transport, _ = await loop.create_datagram_endpoint(Answer, sock=bound)
+        try:
+            yield
+        finally:
+            transport.close()
+
+
+host = Place(HOST)
+foreign = Place(FOREIGN)
+
+
+def _build_guest(slot: Slot) -> int:
+    with IPRoute() as ip:
+        ip.link("set", index=1, state="up")
+        fd = links.open_tap("eth0")
+        index = ip.link_lookup(ifname="eth0")[0]
+        ip.link("set", index=index, address=slot.guest_mac)
+        ip.addr("add", index=index, address=slot.guest_ip, prefixlen=30)
+        ip.addr("add", index=1, address="10.99.99.99", prefixlen=32)
+        ip.link("set", index=index, state="up")
+        ip.route("add", dst="default", gateway=slot.gateway_ip)
+    return fd
+
+
+def _pass_frame(source: int, target: int) -> None:
+    try:
+        os.write(target, os.read(source, 70_000))
+    except (BlockingIOError, OSError):
+        return  # a frame is lost, as on any wire
+
+
+@asynccontextmanager
+async def guest(slot: Slot) -> AsyncIterator[Place]:
+    """A guest on the slot's TAP."""
+    namespace = NETNS_DIR / f"tnlab-guest-{slot.index}"
+    loop = asyncio.get_running_loop()
+    await namespaces.in_thread(partial(namespaces.delete, namespace))
+    await namespaces.in_thread(partial(namespaces.create, namespace))
+    inner = await namespaces.in_thread(partial(_build_guest, slot), namespace)
+    outer = await namespaces.in_thread(partial(links.open_tap, slot.tap), slot.namespace)
+    loop.add_reader(inner, _pass_frame, inner, outer)
+    loop.add_reader(outer, _pass_frame, outer, inner)
+    try:
+        yield Place(namespace)
+    finally:
+        for fd in (inner, outer):
+            loop.remove_reader(fd)
+            os.close(fd)
+        await namespaces.in_thread(partial(namespaces.delete, namespace))

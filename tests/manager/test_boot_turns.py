@@ -1,0 +1,32 @@
+"""Boots of several containers at once, and what follows them, on two CPUs."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+import pytest
+from tests.support.managers import Lab
+
+from warmboot import bootstrap
+from warmboot.manager.boot_turns import BootTurns
+from warmboot.manager.ports import Until
+from warmboot.model.container import BootMethod
+
+A_LONG_TIME_S = 60.0
+
+
+async def test_all_have_their_docker_before_the_first_gets_its_image(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = partial(BootTurns, patience_s=A_LONG_TIME_S)
+    monkeypatch.setattr(bootstrap, "BootTurns", lambda _: turns(2))
+    async with place.manager(standby_vms=0) as manager:
+        await manager.snapshot()
+        names = [f"web{number}" for number in range(4)]
+        await asyncio.gather(*(manager.create(name) for name in names))
+        running = [await manager.wait(name, Until.RUNNING) for name in names]
+        assert {container.boot_method for container in running} == {BootMethod.WARM}
+        events = await manager.services.events.list(limit=1000)
+        order = [e.kind for e in events if e.kind in ("container.booted", "container.running")]
+        assert order == ["container.booted"] * 4 + ["container.running"] * 4
