@@ -126,10 +126,11 @@ class Lab:
             yield Manager(self, running)
 
     def kill_everything(self) -> None:
-        """End every simulated VM of this storage."""
+        """End every simulated VM of this storage; those of a manager in here are our children."""
         for pid in vmm_pids(self.storage):
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
 
 class Manager:
