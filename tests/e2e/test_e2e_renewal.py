@@ -53,7 +53,7 @@ async def upgraded(
         state_root() / "e2e-renewal",
         prefix="wbg",
         subnet="198.19.240.0/22",
-        settings={"MANAGER_AUTO_SNAPSHOT": "false"},
+        settings={"MANAGER_AUTO_SNAPSHOT": "false", "MANAGER_REBUILD_PAUSE_S": "5"},
     ) as site:
         await site.start()
         await site.cli("runtime", "register", "--name", "default", str(image_folder))
@@ -101,7 +101,6 @@ async def test_a_container_starts_on_its_disk_with_an_agent_that_is_understood(
     site = upgraded.site
     await site.start()
     await site.cli("start", "early")
-    await site.cli("wait", "--until", "running", "early")
     again = await site.inspect("early")
     assert (again["state"], again["boot_method"]) == ("running", "cold")
     assert again["fallback_reason"] == "keeps_disk"
