@@ -145,7 +145,9 @@ def _wire(
         on_built=attention.set,
         retry=retry,
     )
-    standby = StandBy(store, host, settings.standby_vms, shape)
+    look = Look(store, host, events, most=settings.max_runtime_snapshots, caches=_caches(settings))
+    metrics = ManagerMetrics(events, look)
+    standby = StandBy(store, host, settings.standby_vms, shape, metrics.failed)
     events.observe(standby.on_event)
     boot = BootVm(
         store,
@@ -155,8 +157,6 @@ def _wire(
         BootTimeouts(settings.warm_boot_timeout_s, settings.cold_boot_timeout_s),
     )
     health = SnapshotHealth(store, events, lambda _: attention.set())
-    look = Look(store, host, events, most=settings.max_runtime_snapshots, caches=_caches(settings))
-    metrics = ManagerMetrics(events, look)
     kept = housekeeping_parts(
         settings, store, host, runner, events, tasks, health, collecting, metrics.failed
     )

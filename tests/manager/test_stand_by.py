@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from tests.support.managers import Lab, Manager, vmm_pids
@@ -83,6 +85,25 @@ async def test_one_that_does_not_answer_falls_back_and_goes(place: Lab) -> None:
         assert container.boot_method is BootMethod.COLD
         assert folder not in vm_folders(manager)
         await manager.containers.delete(str(container.id), force=True)
+
+
+async def test_a_mistake_while_one_is_made_does_not_end_the_making(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.manager(standby_vms=1) as manager:
+
+        async def mistaken(*_: Any) -> None:
+            made.set()
+            raise ZeroDivisionError
+
+        made = asyncio.Event()
+        with monkeypatch.context() as patched:
+            patched.setattr(manager.host, "stand_by", mistaken)
+            await manager.snapshot()
+            await made.wait()
+        await manager.run()
+        await stands_by(manager, 1)
+        await manager.containers.delete("web", force=True)
 
 
 async def test_they_go_with_their_snapshot(waiting: Manager) -> None:

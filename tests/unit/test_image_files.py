@@ -211,6 +211,23 @@ async def test_the_same_import_twice_at_once_is_fine(image: Path, tmp_path: Path
     assert residue(storage) == []
 
 
+async def test_of_two_placed_at_once_one_is_there(tmp_path: Path) -> None:
+    """Many times over: the second one must come between the first one's two renames."""
+    dest = tmp_path / "dest"
+
+    async def one(content: str) -> None:
+        async with staging.staging(dest) as folder:
+            image = folder / "image"
+            image.mkdir()
+            (image / "file").write_text(content)
+            await staging.place(image, dest)
+
+    for _ in range(30):
+        await asyncio.gather(*(one(content) for content in "abcd"))
+        assert (dest / "file").read_text() in "abcd"
+        assert list(tmp_path.iterdir()) == [dest]
+
+
 async def test_a_full_disk_leaves_nothing(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,9 +71,15 @@ def _place(folder: Path, dest: Path) -> None:
         _sync(path)
     folder.chmod(0o755)
     _sync(folder)
-    if dest.exists():
-        dest.rename(folder.parent / "old")
-    folder.rename(dest)
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            dest.rename(folder.parent / f"old-{uuid.uuid4().hex[:8]}")
+        try:
+            folder.rename(dest)
+            break
+        except OSError as error:  # somebody else was faster with the same: his goes aside, too
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
     _sync(dest.parent)
 
 
@@ -102,10 +108,13 @@ def _lock(folder: Path) -> int | None:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
+        # It may have been removed between the two: then what is held is a folder without a name.
+        if os.path.samestat(os.fstat(descriptor), folder.stat()):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(descriptor)
+    return None
 
 
 def _remove_left_overs(parent: Path) -> None:

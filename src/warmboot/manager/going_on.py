@@ -25,6 +25,7 @@ class Work(StrEnum):
 
     HOUSEKEEPING = "housekeeping"
     LOOK_AFTER = "look-after-snapshots"
+    STAND_BY = "stand-by"
     FORGET_OLD = "forget-old"
 
 

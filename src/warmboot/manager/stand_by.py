@@ -19,21 +19,16 @@ from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
-import structlog
-
 from warmboot.host.agent import HostAgent
 from warmboot.host.network import Slot
 from warmboot.host.vm_files import snapshot_disks
-from warmboot.model.errors import WarmbootError
+from warmboot.manager.going_on import Failed, Work, one_round
 from warmboot.model.event import Event
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.model.shapes import Shape
 from warmboot.model.snapshot_fit import fit_of
 from warmboot.model.vm import VmSpec
 from warmboot.store import Store
-
-log = structlog.get_logger(__name__)
-
 
 MOST = 4
 SHARE_OF_OWN = 0.35
@@ -53,11 +48,17 @@ class StandBy:
     """At most ``most`` of them; ``auto`` is what a quarter of the free memory holds, 4 at most."""
 
     def __init__(
-        self, store: Store, host: HostAgent, most: int | Literal["auto"], shape: Shape
+        self,
+        store: Store,
+        host: HostAgent,
+        most: int | Literal["auto"],
+        shape: Shape,
+        failed: Failed,
     ) -> None:
         self._store = store
         self._host = host
         self._shape = shape
+        self._failed = failed
         self._ready: list[Prepared] = []
         self.most = 0
         self._setting = most
@@ -105,10 +106,7 @@ class StandBy:
         try:
             while True:
                 self._changed.clear()
-                try:
-                    await self._fill()
-                except (WarmbootError, OSError) as error:
-                    log.warning("no VM could be made to stand by", error=str(error))
+                await one_round(Work.STAND_BY, self._fill(), self._failed)
                 await self._changed.wait()
         finally:
             while self._ready:
