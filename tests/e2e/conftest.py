@@ -44,12 +44,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failure shows what the manager has said meanwhile."""
+    """A failure shows what the managers have said meanwhile."""
     report = yield
-    site = getattr(item, "funcargs", {}).get("site")
-    if report.failed and site is not None and site.log.exists():
-        tail = site.log.read_text(errors="replace").splitlines()[-40:]
-        report.sections.append(("the manager's log", "\n".join(tail)))
+    sites = [one for one in getattr(item, "funcargs", {}).values() if isinstance(one, Site)]
+    for site in sites if report.failed else ():
+        if site.log.exists():
+            tail = site.log.read_text(errors="replace").splitlines()[-40:]
+            report.sections.append((f"the manager's log of {site.folder.name}", "\n".join(tail)))
     return report
 
 

@@ -105,7 +105,7 @@ async def test_a_rebuilt_snapshot_takes_over_and_can_be_deleted_while_it_is_in_u
 
         async def swapped() -> str | None:
             ready = [one for one in await client.snapshots.list() if one.state == "ready"]
-            return next((one.id for one in ready if one.replaces == str(spare)), None)
+            return next((one.id for one in ready if one.version > old.version), None)
 
         rebuilt = await eventually(swapped, "the rebuild is ready", 180)
         assert str(spare) not in [one.id for one in await client.snapshots.list()]

@@ -60,6 +60,16 @@ async def only(client: Client) -> Any:
     return snapshot
 
 
+async def successor(client: Client, old: Any) -> Any:
+    """The one that has taken the place of ``old``, which may be forgotten by then."""
+
+    async def rebuilt() -> Any:
+        ready = [one for one in await client.snapshots.list() if one.state == "ready"]
+        return next((one for one in ready if one.version > old.version), None)
+
+    return await eventually(rebuilt, "it is rebuilt", 300)
+
+
 async def test_gc_says_what_would_go_and_removes_it_while_a_container_runs(kept: Site) -> None:
     async with kept.store() as store, kept.client() as client:
         (used,) = await store.snapshots.list()
@@ -232,11 +242,7 @@ async def test_damage_is_found_in_the_background_and_rebuilt(kept: Site) -> None
 
         assert await eventually(told, "the damage is found", 60)
 
-        async def rebuilt() -> Any:
-            ready = [one for one in await client.snapshots.list() if one.state == "ready"]
-            return next((one for one in ready if one.replaces == old.id), None)
-
-        new = await eventually(rebuilt, "it is rebuilt", 300)
+        new = await successor(client, old)
         found = await kept.run("after", PROBE, "sleep", "1000")
         assert (found["boot_method"], found["runtime_snapshot_id"]) == ("warm", new.id)
         await kept.remove_containers()
@@ -260,11 +266,7 @@ async def test_a_folder_that_was_removed_by_hand_is_told_and_built_anew(
         await kept.remove_containers()
         assert kept.log_lines(f"Runtime snapshot {old.id} is unhealthy")
 
-        async def rebuilt() -> Any:
-            ready = [one for one in await client.snapshots.list() if one.state == "ready"]
-            return next((one for one in ready if one.replaces == old.id), None)
-
-        new = await eventually(rebuilt, "it is rebuilt", 300)
+        new = await successor(client, old)
         warm = await kept.run("after", PROBE, "sleep", "1000")
         assert (warm["boot_method"], warm["runtime_snapshot_id"]) == ("warm", new.id)
         await kept.remove_containers()

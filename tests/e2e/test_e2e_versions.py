@@ -45,14 +45,14 @@ async def _snapshots(site: Site) -> list[RuntimeSnapshot]:
         return await client.snapshots.list()
 
 
-async def _ready(site: Site, **wanted: Any) -> RuntimeSnapshot:
-    """The snapshot that is ready and has the attributes ``wanted``."""
+async def _ready(site: Site, *, after: int = 0, **wanted: Any) -> RuntimeSnapshot:
+    """The ready snapshot of a version ``after`` that, with the attributes ``wanted``."""
 
     async def look() -> RuntimeSnapshot | None:
         for snapshot in await _snapshots(site):
             assert snapshot.state != "unhealthy", snapshot.error
             fits = all(getattr(snapshot, name) == value for name, value in wanted.items())
-            if snapshot.state == "ready" and fits:
+            if snapshot.state == "ready" and snapshot.version > after and fits:
                 return snapshot
         return None
 
@@ -198,7 +198,7 @@ async def test_a_snapshot_of_another_host_is_migrated(
     # The other version, though of weight 0, is warm meanwhile.
     booted = await grown.run("meanwhile", PROBE, "sleep", "1000")
     assert (booted["boot_method"], booted["snapshot_version"]) == ("warm", 1)
-    migrated = await _ready(grown, replaces=stale.id, cause="migration")
+    migrated = await _ready(grown, after=stale.version, cause="migration")
     assert (migrated.weight, migrated.pinned, migrated.usable) == (1, True, True)
     assert stale.id not in [one.id for one in await _snapshots(grown)]
     booted = await grown.run("after", PROBE, "sleep", "1000")
