@@ -58,7 +58,7 @@ async def test_two_clones_of_one_snapshot_are_two_machines(site: Site) -> None:
         with pytest.raises(GuestError) as refused:
             await stranger.sync()
         assert "401" in refused.value.details
-        async with stranger.get("version", {}) as closed:
+        async with stranger.get("version", {}, silence_s=5) as closed:
             assert closed.status == 401
         # Nor can anybody claim it a second time.
         answer = await _claim_again(stranger)
