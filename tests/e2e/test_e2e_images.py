@@ -44,15 +44,17 @@ async def test_an_image_of_the_hosts_own_registry_is_pulled_by_the_guest(
 @pytest.mark.registry
 async def test_an_image_that_does_not_exist(site: Site, registry_port: int) -> None:
     reference = f"localhost:{registry_port}/e2e/nothing:7"
-    ran = await site.cli("run", "-d", "--name", "missing", reference, code=125)
+    ran = await site.cli("run", "-d", "--keep", "--name", "missing", reference, code=125)
     assert f"error: there is no image {reference}" in ran.err
     assert "next: check its name and tag" in ran.err
     await _failed_without_residue(site, "missing", "image-not-found")
+    await site.cli("run", "-d", "--name", "not-kept", reference, code=125)
+    await site.cli("inspect", "not-kept", code=1)
 
 
 async def test_a_registry_that_is_not_there(site: Site) -> None:
     reference = f"localhost:{free_port()}/app:1"
-    ran = await site.cli("run", "-d", "--name", "nowhere", reference, code=125)
+    ran = await site.cli("run", "-d", "--keep", "--name", "nowhere", reference, code=125)
     assert f"error: {reference} could not be pulled" in ran.err
     assert "next: check that the registry runs" in ran.err
     await _failed_without_residue(site, "nowhere", "registry-unavailable")
@@ -62,7 +64,7 @@ async def test_a_registry_that_does_not_answer(site: Site) -> None:
     with silent_registry() as port:
         reference = f"localhost:{port}/app:1"
         began = time.monotonic()
-        ran = await site.cli("run", "-d", "--name", "silent", reference, code=125)
+        ran = await site.cli("run", "-d", "--keep", "--name", "silent", reference, code=125)
         assert time.monotonic() - began < 90
     assert f"error: {reference} could not be pulled" in ran.err
     await _failed_without_residue(site, "silent", "registry-unavailable")
