@@ -11,12 +11,13 @@ from sqlalchemy import Row, delete, select
 from warmboot.model.checkpoint import CHECKPOINT_TRANSITIONS, Checkpoint, CheckpointState
 from warmboot.model.errors import NameTaken, NotFound
 from warmboot.store.database import Database
-from warmboot.store.guard import check_fields, move, with_shape
+from warmboot.store.guard import Changes, check_fields, with_shape
 from warmboot.store.tables import checkpoints
 
 _COLUMNS = [column for column in checkpoints.c if column.name != "updated_at"]
 _FIELDS = [field.name for field in fields(Checkpoint)]
 _CHANGEABLE = frozenset(_FIELDS) - {"id", "worker_id", "name", "state", "created_at"}
+_CHANGES = Changes(checkpoints, _COLUMNS, CHECKPOINT_TRANSITIONS)
 
 
 def _checkpoint(row: Row[Any]) -> Checkpoint:
@@ -83,15 +84,7 @@ class CheckpointRepository:
         """Change the state, and fields along with it. ``IllegalTransition``, ``NotFound``."""
         check_fields(changes, _CHANGEABLE)
         async with self._database.write() as connection:
-            row = await move(
-                connection,
-                checkpoints,
-                _COLUMNS,
-                checkpoint_id,
-                CHECKPOINT_TRANSITIONS,
-                new,
-                with_shape(changes),
-            )
+            row = await _CHANGES.move(connection, checkpoint_id, new, with_shape(changes))
             if row is None:
                 raise _unknown(checkpoint_id)
             return _checkpoint(row)

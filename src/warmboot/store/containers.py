@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Collection
 from dataclasses import fields
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, and_, delete, or_, select, update
+from sqlalchemy import Row, and_, bindparam, delete, or_, select
 
 from warmboot.model.container import CONTAINER_TRANSITIONS, Container, ContainerState
 from warmboot.model.errors import Conflict, NameTaken, NotFound
 from warmboot.model.shapes import Shape
 from warmboot.store.codec import is_storable
 from warmboot.store.database import Database
-from warmboot.store.guard import check_fields, move, with_shape
+from warmboot.store.guard import Changes, check_fields, with_shape
 from warmboot.store.tables import containers
 
 _COLUMNS = [column for column in containers.c if column.name not in {"name", "updated_at"}]
 _FIELDS = [field.name for field in fields(Container)]
 _CHANGEABLE = frozenset(_FIELDS) - {"id", "spec", "state", "created_at"}
 _HEX_ID = re.compile(r"[0-9a-f]{1,32}")
+_CHANGES = Changes(containers, _COLUMNS, CONTAINER_TRANSITIONS)
+_BY_ID = select(*_COLUMNS).where(containers.c.id == bindparam("id"))
 
 
 def _container(row: Row[Any]) -> Container:
@@ -54,9 +57,8 @@ class ContainerRepository:
 
     async def get(self, container_id: UUID) -> Container:
         """The container, or ``NotFound``."""
-        query = select(*_COLUMNS).where(containers.c.id == container_id)
         async with self._database.read() as connection:
-            row = (await connection.execute(query)).first()
+            row = (await connection.execute(_BY_ID, {"id": container_id})).first()
         if row is None:
             raise _unknown(container_id)
         return _container(row)
@@ -68,8 +70,11 @@ class ContainerRepository:
         """
         if not is_storable(reference):
             raise _unknown(repr(reference))
-        conditions = [containers.c.name == reference]
         digits = reference.lower().replace("-", "")
+        if len(digits) == 32 and _HEX_ID.fullmatch(digits):
+            with contextlib.suppress(NotFound):
+                return await self.get(UUID(digits))
+        conditions = [containers.c.name == reference]
         if _HEX_ID.fullmatch(digits):
             first, last = UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
             conditions.append(and_(containers.c.id >= first, containers.c.id <= last))
@@ -80,9 +85,6 @@ class ContainerRepository:
                 # Only a beginning so short can hide a name behind others.
                 named = await connection.execute(select(*_COLUMNS).where(conditions[0]))
                 found += [_container(row) for row in named]
-        for container in found:
-            if container.id.hex == digits:
-                return container
         for container in found:
             if container.name == reference:
                 return container
@@ -108,17 +110,8 @@ class ContainerRepository:
     async def set_state(self, container_id: UUID, new: ContainerState, **changes: Any) -> Container:
         """Change the state, and fields along with it. ``IllegalTransition``, ``NotFound``."""
         check_fields(changes, _CHANGEABLE)
-        values = with_shape(changes)
         async with self._database.write(alone=True) as connection:
-            row = await move(
-                connection,
-                containers,
-                _COLUMNS,
-                container_id,
-                CONTAINER_TRANSITIONS,
-                new,
-                values,
-            )
+            row = await _CHANGES.move(connection, container_id, new, with_shape(changes))
             if row is None:
                 raise _unknown(container_id)
             return _container(row)
@@ -126,14 +119,8 @@ class ContainerRepository:
     async def update(self, container_id: UUID, **changes: Any) -> Container:
         """Change fields, but not the state. ``NotFound``."""
         check_fields(changes, _CHANGEABLE)
-        statement = (
-            update(containers)
-            .where(containers.c.id == container_id)
-            .values(with_shape(changes))
-            .returning(*_COLUMNS)
-        )
         async with self._database.write(alone=True) as connection:
-            row = (await connection.execute(statement)).first()
+            row = await _CHANGES.update(connection, container_id, with_shape(changes))
             if row is None:
                 raise _unknown(container_id)
             return _container(row)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, TypeVar
-from uuid import UUID
+from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Column, Row, Table, select, update
+from sqlalchemy import Column, Row, Table, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from warmboot.model.errors import IllegalTransition
 from warmboot.model.transitions import Transitions
 from warmboot.store.clock import now
 
 S = TypeVar("S", bound=StrEnum)
+
+_ID = "id_of_row"
 
 
 def check_fields(changes: Mapping[str, Any], allowed: Collection[str]) -> None:
@@ -33,34 +35,52 @@ def with_shape(fields: Mapping[str, Any]) -> dict[str, Any]:
     return columns
 
 
-async def move(
-    connection: AsyncConnection,
-    table: Table,
-    columns: Sequence[Column[Any]],
-    row_id: UUID,
-    transitions: Transitions[S],
-    new: S,
-    changes: Mapping[str, Any],
-) -> Row[Any] | None:
-    """Make the row's state ``new``; the row, or ``None`` if there is none.
+class Changes(Generic[S]):
+    """UPDATEs of one table's rows, by their ids, each returning ``columns``.
 
-    ``IllegalTransition`` if ``new`` may not follow what the state is by now.
+    The statements are made once: making one takes longer than running it.
     """
-    statement = (
-        update(table)
-        .where(table.c.id == row_id, table.c.state.in_(sorted(transitions.sources(new))))
-        .values(**changes, state=new)
-        .returning(*columns)
-    )
-    row = (await connection.execute(statement)).first()
-    if row is not None:
+
+    def __init__(
+        self, table: Table, columns: Sequence[Column[Any]], transitions: Transitions[S]
+    ) -> None:
+        self._table = table
+        self._transitions = transitions
+        self._update = update(table).where(table.c.id == bindparam(_ID)).returning(*columns)
+        self._moves: dict[S, ReturningUpdate[Any]] = {}
+
+    async def update(
+        self, connection: AsyncConnection, row_id: object, changes: Mapping[str, Any]
+    ) -> Row[Any] | None:
+        """The row as it is now, or ``None`` if there is none."""
+        values = {**changes, _ID: row_id}
+        row: Row[Any] | None = (await connection.execute(self._update, values)).first()
         return row
-    old: S | None = await connection.scalar(select(table.c.state).where(table.c.id == row_id))
-    if old is None:
-        return None
-    transitions.check(old, new)
-    raise IllegalTransition(
-        f"a {transitions.what} could not become {new}",
-        details="it was being changed at the same moment",
-        resolution="look at it and try again",
-    )
+
+    async def move(
+        self, connection: AsyncConnection, row_id: object, new: S, changes: Mapping[str, Any]
+    ) -> Row[Any] | None:
+        """Make the row's state ``new``; the row, or ``None`` if there is none.
+
+        ``IllegalTransition`` if ``new`` may not follow what the state is by now.
+        """
+        values = {**changes, _ID: row_id, "state": new}
+        row: Row[Any] | None = (await connection.execute(self._move(new), values)).first()
+        if row is not None:
+            return row
+        known = self._table.c
+        old: S | None = await connection.scalar(select(known.state).where(known.id == row_id))
+        if old is None:
+            return None
+        self._transitions.check(old, new)
+        raise IllegalTransition(
+            f"a {self._transitions.what} could not become {new}",
+            details="it was being changed at the same moment",
+            resolution="look at it and try again",
+        )
+
+    def _move(self, new: S) -> ReturningUpdate[Any]:
+        if new not in self._moves:
+            legal = self._table.c.state.in_(sorted(self._transitions.sources(new)))
+            self._moves[new] = self._update.where(legal)
+        return self._moves[new]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 
 from warmboot.model.errors import NotFound
 from warmboot.model.idempotency import Claim, Claimed, Done, Mismatch, Running
@@ -18,6 +18,11 @@ from warmboot.store.database import Database
 from warmboot.store.tables import idempotency_keys
 
 _RUNNING, _DONE = "running", "done"
+_COMPLETE = update(idempotency_keys).where(
+    idempotency_keys.c.scope == bindparam("scope_"),
+    idempotency_keys.c.key == bindparam("key_"),
+    idempotency_keys.c.state == _RUNNING,
+)
 
 
 class IdempotencyRepository:
@@ -55,17 +60,10 @@ class IdempotencyRepository:
         self, scope: str, key: str, *, status: int, headers: Mapping[str, str], body: bytes
     ) -> None:
         """Keep the answer. ``NotFound`` if the key is not claimed."""
-        statement = (
-            update(idempotency_keys)
-            .where(
-                idempotency_keys.c.scope == scope,
-                idempotency_keys.c.key == key,
-                idempotency_keys.c.state == _RUNNING,
-            )
-            .values(state=_DONE, status=status, headers=headers, body=body)
-        )
+        answer = {"status": status, "headers": headers, "body": body}
+        values = {"scope_": scope, "key_": key, "state": _DONE, **answer}
         async with self._database.write(alone=True) as connection:
-            if not (await connection.execute(statement)).rowcount:
+            if not (await connection.execute(_COMPLETE, values)).rowcount:
                 raise NotFound("no request is running under this idempotency key")
 
     async def abandon(self, scope: str, key: str) -> None:

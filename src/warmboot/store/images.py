@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from uuid import UUID
 
-from sqlalchemy import Row, and_, delete, exists, or_, select, update
+from sqlalchemy import Row, and_, bindparam, delete, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -24,6 +24,7 @@ from warmboot.store.tables import containers, images, runtime_snapshots
 
 _FIELDS = [column for column in images.c if column.name not in {"deleted_at", "versions"}]
 _VISIBLE = images.c.deleted_at.is_(None)
+_BY_ID = select(*_FIELDS).where(images.c.id == bindparam("id"), _VISIBLE)
 
 
 def _image(row: Row[tuple[object, ...]]) -> RuntimeImage:
@@ -59,10 +60,11 @@ class RuntimeImageRepository:
 
     async def get(self, image_id: UUID) -> RuntimeImage:
         """The image, or ``NotFound``."""
-        image = await self._one(images.c.id == image_id)
-        if image is None:
+        async with self._database.read() as connection:
+            row = (await connection.execute(_BY_ID, {"id": image_id})).first()
+        if row is None:
             raise unknown_image(image_id)
-        return image
+        return _image(row)
 
     async def by_digest(self, digest: str) -> RuntimeImage | None:
         return await self._one(images.c.digest == digest) if is_storable(digest) else None

@@ -20,7 +20,7 @@ from warmboot.model.operation import Operation, OperationState
 from warmboot.model.transitions import Transitions
 from warmboot.store.clock import now
 from warmboot.store.database import Database
-from warmboot.store.guard import move
+from warmboot.store.guard import Changes
 from warmboot.store.tables import operation_steps, operations
 from warmboot.store.types import Encoded, FreeForm, SafeText, UtcDateTime
 
@@ -53,6 +53,8 @@ OPERATION_TRANSITIONS = Transitions(
         OperationState.UNDONE: frozenset(),
     },
 )
+
+_CHANGES = Changes(operations, [operations.c.id], OPERATION_TRANSITIONS)
 
 
 def _operation(row: Row[Any], steps: Iterable[Row[*tuple[Any, ...]]]) -> Operation:
@@ -128,15 +130,7 @@ class OperationRepository:
         if error is not None:
             changes["error"] = error
         async with self._database.write(alone=True) as connection:
-            row = await move(
-                connection,
-                operations,
-                [operations.c.id],
-                operation_id,
-                OPERATION_TRANSITIONS,
-                new,
-                changes,
-            )
+            row = await _CHANGES.move(connection, operation_id, new, changes)
             if row is None:
                 raise _unknown(operation_id)
 

@@ -27,7 +27,7 @@ from warmboot.model.runtime_snapshot import (
 from warmboot.model.shapes import Shape
 from warmboot.store.clock import now
 from warmboot.store.database import Database
-from warmboot.store.guard import check_fields, move, with_shape
+from warmboot.store.guard import Changes, check_fields, with_shape
 from warmboot.store.images import remove_forgotten, unknown_image
 from warmboot.store.tables import images, leases, runtime_snapshots
 from warmboot.store.types import SafeText, UtcDateTime
@@ -47,6 +47,26 @@ _LEASE_SOURCE = (
         runtime_snapshots.c.state.in_(_LEASABLE),
     )
     .with_for_update(read=True)
+)
+_CHANGES = Changes(runtime_snapshots, _COLUMNS, SNAPSHOT_TRANSITIONS)
+_SUCCEEDED = (
+    update(runtime_snapshots)
+    .where(runtime_snapshots.c.id == bindparam("id_of_row"))
+    .values(success_count=runtime_snapshots.c.success_count + 1, consecutive_failures=0)
+    .returning(*_COLUMNS)
+)
+_BOOTS = (
+    select(runtime_snapshots.c.boots)
+    .where(runtime_snapshots.c.id == bindparam("id"))
+    .with_for_update()
+)
+_OF_IMAGE = (
+    select(*_COLUMNS)
+    .where(
+        runtime_snapshots.c.runtime_image_id == bindparam("image_id"),
+        runtime_snapshots.c.state != SnapshotState.DELETED,
+    )
+    .order_by(runtime_snapshots.c.created_at.desc(), runtime_snapshots.c.id.desc())
 )
 
 
@@ -106,16 +126,10 @@ class RuntimeSnapshotRepository:
         self, image_id: UUID, shape: Shape | None = None
     ) -> tuple[RuntimeSnapshot, ...]:
         """Those of an image that are not deleted, of any shape or one; newest first."""
-        query = select(*_COLUMNS).where(
-            runtime_snapshots.c.runtime_image_id == image_id,
-            runtime_snapshots.c.state != SnapshotState.DELETED,
-        )
-        if shape is not None:
-            query = query.where(
-                runtime_snapshots.c.vcpus == shape.vcpus,
-                runtime_snapshots.c.memory_mib == shape.memory_mib,
-            )
-        return await self._many(query)
+        async with self._database.read() as connection:
+            rows = await connection.execute(_OF_IMAGE, {"image_id": image_id})
+            found = tuple(_snapshot(row) for row in rows)
+        return tuple(one for one in found if shape is None or one.shape == shape)
 
     async def set_state(
         self, snapshot_id: UUID, new: SnapshotState, **changes: Any
@@ -165,19 +179,19 @@ class RuntimeSnapshotRepository:
 
         ``boot_s`` is how long it took, where that is known.
         """
-        changes: dict[str, Any] = {
-            "success_count": runtime_snapshots.c.success_count + 1,
-            "consecutive_failures": 0,
-            "last_used_at": at,
-        }
-        query = select(runtime_snapshots.c.boots).where(runtime_snapshots.c.id == snapshot_id)
+        changes = {"last_used_at": at, "updated_at": now()}
         async with self._database.write() as connection:
             if boot_s is not None:
-                row = (await connection.execute(query.with_for_update())).first()
-                if row is None:
+                boots = await connection.scalar(_BOOTS, {"id": snapshot_id})
+                if boots is None:
                     raise _unknown(snapshot_id)
-                changes["boots"] = row.boots.plus(boot_s)
-            return await _change(connection, snapshot_id, **changes)
+                changes["boots"] = boots.plus(boot_s)
+            row = (
+                await connection.execute(_SUCCEEDED, {**changes, "id_of_row": snapshot_id})
+            ).first()
+            if row is None:
+                raise _unknown(snapshot_id)
+            return _snapshot(row)
 
     async def record_failure(
         self, snapshot_id: UUID, error: Mapping[str, Any], at: datetime
@@ -366,15 +380,7 @@ async def _change(connection: AsyncConnection, snapshot_id: UUID, **values: Any)
 async def _move(
     connection: AsyncConnection, snapshot_id: UUID, new: SnapshotState, changes: Mapping[str, Any]
 ) -> RuntimeSnapshot:
-    row = await move(
-        connection,
-        runtime_snapshots,
-        _COLUMNS,
-        snapshot_id,
-        SNAPSHOT_TRANSITIONS,
-        new,
-        with_shape(changes),
-    )
+    row = await _CHANGES.move(connection, snapshot_id, new, with_shape(changes))
     if row is None:
         raise _unknown(snapshot_id)
     return _snapshot(row)

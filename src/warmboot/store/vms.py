@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, delete, select, update
+from sqlalchemy import Row, bindparam, delete, select, update
 
 from warmboot.model.errors import Conflict, NotFound
 from warmboot.model.vm import VmKind, VmRecord
@@ -16,6 +16,11 @@ from warmboot.store.tables import vms
 
 _FIELDS = [field.name for field in fields(VmRecord)]
 _CHANGEABLE = frozenset({"spec", "handle", "slot", "snapshot_id"})
+
+_OF_OWNER = (
+    select(vms).where(vms.c.owner_id == bindparam("owner_id")).order_by(vms.c.created_at, vms.c.id)
+)
+_UPDATE = update(vms).where(vms.c.id == bindparam("id_of_row")).returning(*vms.c)
 
 
 def _record(row: Row[Any]) -> VmRecord:
@@ -57,16 +62,15 @@ class VmRepository:
 
     async def of_owner(self, owner_id: UUID) -> tuple[VmRecord, ...]:
         """The VMs of a container or of a snapshot that is built; oldest first."""
-        query = select(vms).where(vms.c.owner_id == owner_id).order_by(vms.c.created_at, vms.c.id)
         async with self._database.read() as connection:
-            return tuple(_record(row) for row in await connection.execute(query))
+            rows = await connection.execute(_OF_OWNER, {"owner_id": owner_id})
+            return tuple(_record(row) for row in rows)
 
     async def update(self, vm_id: str, **changes: Any) -> VmRecord:
         """Change ``spec``, ``handle``, ``slot`` or ``snapshot_id``. ``NotFound``."""
         check_fields(changes, _CHANGEABLE)
-        statement = update(vms).where(vms.c.id == vm_id).values(**changes).returning(*vms.c)
         async with self._database.write(alone=True) as connection:
-            row = (await connection.execute(statement)).first()
+            row = (await connection.execute(_UPDATE, {**changes, "id_of_row": vm_id})).first()
             if row is None:
                 raise _unknown(vm_id)
             return _record(row)

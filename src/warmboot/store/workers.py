@@ -9,18 +9,19 @@ from dataclasses import fields
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, and_, delete, or_, select, update
+from sqlalchemy import Row, and_, delete, or_, select
 
 from warmboot.model.errors import Conflict, NameTaken, NotFound
 from warmboot.model.worker import WORKER_TRANSITIONS, Worker, WorkerState
 from warmboot.store.codec import is_storable
 from warmboot.store.database import Database
-from warmboot.store.guard import check_fields, move, with_shape
+from warmboot.store.guard import Changes, check_fields, with_shape
 from warmboot.store.tables import workers
 
 _COLUMNS = [column for column in workers.c if column.name not in {"name", "updated_at"}]
 _FIELDS = [field.name for field in fields(Worker)]
 _CHANGEABLE = frozenset(_FIELDS) - {"id", "spec", "state", "created_at"}
+_CHANGES = Changes(workers, _COLUMNS, WORKER_TRANSITIONS)
 _HEX_ID = re.compile(r"[0-9a-f]{1,32}")
 _FEW = 20  # beginnings of ids so short that more workers share them are no way to name one
 
@@ -100,11 +101,8 @@ class WorkerRepository:
     async def set_state(self, worker_id: UUID, new: WorkerState, **changes: Any) -> Worker:
         """Change the state, and fields along with it. ``IllegalTransition``, ``NotFound``."""
         check_fields(changes, _CHANGEABLE)
-        values = with_shape(changes)
         async with self._database.write() as connection:
-            row = await move(
-                connection, workers, _COLUMNS, worker_id, WORKER_TRANSITIONS, new, values
-            )
+            row = await _CHANGES.move(connection, worker_id, new, with_shape(changes))
             if row is None:
                 raise _unknown(worker_id)
             return _worker(row)
@@ -112,14 +110,8 @@ class WorkerRepository:
     async def update(self, worker_id: UUID, **changes: Any) -> Worker:
         """Change fields, but not the state. ``NotFound``."""
         check_fields(changes, _CHANGEABLE)
-        statement = (
-            update(workers)
-            .where(workers.c.id == worker_id)
-            .values(with_shape(changes))
-            .returning(*_COLUMNS)
-        )
         async with self._database.write() as connection:
-            row = (await connection.execute(statement)).first()
+            row = await _CHANGES.update(connection, worker_id, with_shape(changes))
             if row is None:
                 raise _unknown(worker_id)
             return _worker(row)
