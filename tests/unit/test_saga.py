@@ -66,7 +66,7 @@ async def test_all_steps_are_done_in_order(store: Store) -> None:
     assert context.data == {"given": 1, "a": 1, "b": 2, "c": 3, "d": 4}
     operation = await only(store)
     assert operation.state is OperationState.DONE
-    assert operation.begun == NAMES
+    assert operation.begun == NAMES[1:], "the first one has begun with the saga"
 
 
 @pytest.mark.parametrize("fails", NAMES)
@@ -81,7 +81,7 @@ async def test_a_step_that_fails_undoes_exactly_the_begun_ones_newest_first(
     assert recorder.effects == set()
     operation = await only(store)
     assert operation.state is OperationState.UNDONE
-    assert operation.begun == begun
+    assert operation.begun == begun[1:]
     assert operation.error["brief"] == f"{fails} failed"
 
 
@@ -201,8 +201,44 @@ async def test_recovering_undoes_what_a_dead_manager_had_begun(store: Store, cou
         await store.operations.note_step(begun.id, name, {f"noted {name}": True})
     (operation,) = await store.operations.list()
     await SagaRunner(store).recover(recorder.saga, operation)
-    assert recorder.said == [f"undo {name}" for name in reversed(NAMES[:count])]
+    assert recorder.said == [f"undo {name}" for name in reversed(NAMES[: max(count, 1)])]
     assert await store.operations.list() == ()
+
+
+async def test_a_step_that_cannot_be_undone_is_journaled_for_what_others_noted(
+    store: Store,
+) -> None:
+    async def nothing(_: Context) -> None:
+        pass
+
+    async def note(context: Context) -> None:
+        context.data["slot"] = 7
+
+    saga = Saga(
+        "test",
+        (
+            Step("a", nothing, nothing),
+            Step("b", note, nothing),
+            Step("c", nothing),
+            Step("d", nothing),
+            Step("e", nothing, nothing),
+        ),
+        known=2,
+    )
+    seen: list[tuple[tuple[str, ...], dict[str, Any]]] = []
+
+    async def hook(_: str, __: str) -> None:
+        operation = await only(store)
+        seen.append((operation.begun, operation.data))
+
+    await SagaRunner(store, hook).run(saga, "thing", {})
+    assert seen == [
+        ((), {}),
+        ((), {}),
+        (("c",), {"slot": 7}),
+        (("c",), {"slot": 7}),
+        (("c", "e"), {"slot": 7}),
+    ]
 
 
 async def test_an_undo_sees_what_was_noted_before_the_crash(store: Store) -> None:

@@ -1,11 +1,12 @@
 """Sagas: several steps that all happen or are all undone, ``kill -9`` included.
 
-Before a step begins, its name and everything that earlier steps noted are written to the journal
-(the ``operations`` table). So the journal always names every step that may have had an effect:
+Before a step begins that can be undone, its name and everything that earlier steps noted are
+written to the journal (the ``operations`` table). So the journal always names every step that may
+have to be undone; the first one may as soon as the operation is in there:
 
-    run      begin ─▶ note a ─▶ a.do ─▶ note b ─▶ b.do ─▶ … ─▶ done
-                                            │ error
-                                            ▼
+    run      begin ─▶ a.do ─▶ note b ─▶ b.do ─▶ note c ─▶ … ─▶ done
+                                  │ error
+                                  ▼
     undo     undoing ─▶ b.undo ─▶ a.undo ─▶ undone            (newest first; also at next start)
 
 An undo must therefore cope with a step that did everything, a part, or nothing, and may be run
@@ -53,12 +54,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Saga:
+    """``known``: so many of the first steps may have begun as soon as the saga has."""
+
     kind: str
     steps: tuple[Step, ...]
+    known: int = 1
 
 
 Hook = Callable[[str, str], Awaitable[None]]
-"""Called with the saga's kind and the step's name when a step was journaled, before it is done."""
+"""Called with the saga's kind and the step's name before a step is done."""
 
 
 class SagaRunner:
@@ -81,11 +85,15 @@ class SagaRunner:
         )
         context = Context(operation.id, subject_id, dict(data), {} if live is None else live)
         begun: list[Step] = []
+        noted = dict(data)
         try:
             _raise_if(cancelled)
             for step in saga.steps:
                 begun.append(step)
-                await self._store.operations.note_step(operation.id, step.name, context.data)
+                known = step.undo is None or len(begun) <= saga.known
+                if not known or context.data != noted:
+                    noted = dict(context.data)
+                    await self._store.operations.note_step(operation.id, step.name, noted)
                 if self._hook is not None:
                     await self._hook(saga.kind, step.name)
                 await step.do(context)
@@ -102,7 +110,7 @@ class SagaRunner:
 
     async def recover(self, saga: Saga, operation: Operation) -> None:
         """Undo what a manager that was killed had begun."""
-        names = set(operation.begun)
+        names = {step.name for step in saga.steps[: saga.known]} | set(operation.begun)
         begun = [step for step in saga.steps if step.name in names]
         context = Context(operation.id, operation.subject_id, dict(operation.data), {})
         await self._undo(saga, operation, context, begun, None)
