@@ -177,7 +177,7 @@ def _wire(
         LookAfterConfig(settings.auto_rebuild, retry),
         metrics.failed,
     )
-    turns = BootTurns(os.cpu_count() or 1)
+    turns = BootTurns(max(1, (os.cpu_count() or 1) // 2))
     warm_config = WarmBootConfig(shape, settings.snapshot_wait_s)
     bring_up = BringUp(
         store,
@@ -187,7 +187,7 @@ def _wire(
         renew,
         standby,
         turns,
-        WarmBoot(store, host, events, boot, health, turns, warm_config, attention.set),
+        WarmBoot(store, host, events, boot, health, warm_config, attention.set),
         health,
         demand,
         archives,
@@ -199,7 +199,9 @@ def _wire(
     stalled = ResumeStalled(store, host, events, tasks)
     events.observe(stalled.on_event)
     watch = WatchContainer(store, host, events, tasks, remove)
-    containers = Containers(store, host, events, tasks, bring_up, watch, archives, garbage, shape)
+    containers = Containers(
+        store, host, events, tasks, bring_up, turns, watch, archives, garbage, shape
+    )
     services = Services(
         images=RuntimeImages(
             store,

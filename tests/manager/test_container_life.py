@@ -329,7 +329,7 @@ async def test_a_vm_killed_at_any_moment_leaves_a_decided_container(
 async def test_it_can_be_deleted_while_it_is_created(manager: Manager) -> None:
     manager.lab.set(docker_s=30)
     container_id = await manager.create()
-    await manager.until(lambda: _booting(manager, container_id))
+    await manager.until(lambda: manager.vmm_runs(container_id))
     with pytest.raises(InUse):
         await manager.containers.delete("web")
     began = time.monotonic()
@@ -604,8 +604,3 @@ async def _nobody(manager: Manager) -> bool | None:
 async def _stage(manager: Manager, container_id: object, stage: str) -> bool | None:
     events = await manager.events_of(container_id)
     return any(e.data.get("stage") == stage for e in events) or None
-
-
-async def _booting(manager: Manager, container_id: object) -> bool | None:
-    records = await manager.store.vms.of_owner(container_id)  # type: ignore[arg-type]
-    return True if records and records[0].handle else None

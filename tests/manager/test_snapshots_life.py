@@ -179,12 +179,7 @@ async def test_the_last_lease_may_end_by_a_boot_that_fails(manager: Manager) -> 
     snapshot = await manager.snapshot()
     manager.lab.set(docker_never_ready="restore")
     container_id = await manager.create()
-
-    async def restored() -> bool | None:
-        records = await manager.store.vms.of_owner(container_id)
-        return True if records and records[0].handle else None
-
-    await manager.until(restored)
+    await manager.until(lambda: manager.vmm_runs(container_id))
     assert await manager.store.snapshots.leases(snapshot.id) == (str(container_id),)
     await manager.snapshots.delete(snapshot.id)
     manager.lab.kill_everything()

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from tests.support.managers import Lab, Manager, vmm_pids
 
+from warmboot.host import guest_link
+from warmboot.host.guest_link import open_guest_socket
 from warmboot.host.vm_files import kept_disk, snapshot_disks
 from warmboot.manager.ports import Until
 from warmboot.model.container import BootMethod, ContainerState, FallbackReason
 from warmboot.model.runtime_snapshot import DISK_FILE
+from warmboot.model.vm import GuestAddress
 
 
 @pytest.fixture
@@ -44,6 +48,23 @@ async def test_a_warm_boot_takes_one_and_another_takes_its_place(waiting: Manage
     assert container.vm_id in before
     await stands_by(waiting, 2)
     assert len(vm_folders(waiting)) == 3
+
+
+async def test_it_is_met_on_the_connection_that_it_has(
+    waiting: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    async def note(address: GuestAddress) -> socket.socket:
+        opened.append("a connection")
+        return await open_guest_socket(address)
+
+    monkeypatch.setattr(guest_link, "open_guest_socket", note)
+    container_id = await waiting.create("met")
+    await waiting.wait("met", Until.BOOTED)
+    assert opened == []
+    await waiting.wait(str(container_id), Until.RUNNING)
+    assert opened != [], "Docker is spoken to on others"
 
 
 async def test_more_boots_than_stand_by_start_their_own(waiting: Manager) -> None:

@@ -311,12 +311,7 @@ async def test_nothing_is_counted_before_docker_answers(manager: Manager) -> Non
     snapshot = await manager.snapshot()
     manager.lab.set(docker_never_ready="restore")
     container_id = await manager.create()
-
-    async def restored() -> bool | None:
-        records = await manager.store.vms.of_owner(container_id)
-        return True if records and records[0].handle else None
-
-    await manager.until(restored)
+    await manager.until(lambda: manager.vmm_runs(container_id))
     await asyncio.sleep(0.2)
     counted = await manager.snapshots.get(snapshot.id)
     assert (counted.success_count, counted.failure_count) == (0, 0)

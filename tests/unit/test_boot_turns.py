@@ -4,51 +4,72 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from warmboot.manager.boot_turns import BootTurns
 
 FOR_EVER_S = 3600.0
 
 
 class Boots:
-    """Boots that take a turn and end when they are told to."""
+    """Boots that take their turns and go on when they are told to: prepare, run, over."""
 
     def __init__(self, turns: BootTurns) -> None:
         self._turns = turns
-        self.begun: list[str] = []
-        self._ends: dict[str, asyncio.Event] = {}
+        self.said: list[str] = []
+        self._steps: dict[str, asyncio.Semaphore] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def ask(self, *names: str) -> None:
         for name in names:
-            self._ends[name] = asyncio.Event()
+            self._steps[name] = asyncio.Semaphore(0)
             self._tasks.append(asyncio.create_task(self._boot(name)))
         await settled()
 
-    async def end(self, name: str) -> None:
-        self._ends[name].set()
-        await settled()
+    async def go_on(self, *names: str) -> None:
+        for name in names:
+            self._steps[name].release()
+            await settled()
 
     async def _boot(self, name: str) -> None:
-        async with self._turns.boot():
-            self.begun.append(name)
-            await self._ends[name].wait()
+        turn, step = self._turns.boot(), self._steps[name]
+        await turn.prepare()
+        self.said.append(f"{name} is prepared")
+        await step.acquire()
+        await turn.run()
+        self.said.append(f"{name} runs")
+        turn.prepared()
+        await step.acquire()
+        turn.ran()
+        await step.acquire()
+        turn.over()
 
 
 async def settled() -> None:
     """Everything that can go on has gone on."""
-    for _ in range(10):
+    for _ in range(20):
         await asyncio.sleep(0)
 
 
-async def test_boots_take_turns_in_the_order_in_which_they_came() -> None:
+async def test_one_is_prepared_while_the_guest_of_the_one_before_is_at_work() -> None:
+    boots = Boots(BootTurns(1, FOR_EVER_S))
+    await boots.ask("a", "b", "c")
+    assert boots.said == ["a is prepared"]
+    await boots.go_on("a")
+    assert boots.said[1:] == ["a runs", "b is prepared"]
+    await boots.go_on("b")
+    assert boots.said[3:] == [], "b waits for a's guest, and c for b"
+    await boots.go_on("a")
+    assert boots.said[3:] == ["b runs", "c is prepared"]
+
+
+async def test_as_many_guests_run_as_may() -> None:
     boots = Boots(BootTurns(2, FOR_EVER_S))
-    await boots.ask("a", "b", "c", "d")
-    assert boots.begun == ["a", "b"]
-    await boots.end("b")
-    assert boots.begun == ["a", "b", "c"]
-    for name in ("c", "a", "d"):
-        await boots.end(name)
-    assert boots.begun == ["a", "b", "c", "d"]
+    await boots.ask("a", "b", "c")
+    await boots.go_on("a", "b", "c")
+    assert [said for said in boots.said if "runs" in said] == ["a runs", "b runs"]
+    await boots.go_on("b")
+    assert boots.said[-1] == "c runs"
 
 
 async def test_what_comes_after_a_boot_lets_waiting_boots_pass() -> None:
@@ -56,9 +77,9 @@ async def test_what_comes_after_a_boot_lets_waiting_boots_pass() -> None:
     boots = Boots(turns)
     await boots.ask("a", "b")
     later = asyncio.create_task(turns.let_boots_pass())
-    await boots.end("a")
+    await boots.go_on("a", "a", "a", "b", "b")
     assert not later.done()
-    await boots.end("b")
+    await boots.go_on("b")
     assert later.done()
     await asyncio.wait_for(turns.let_boots_pass(), FOR_EVER_S)
 
@@ -67,26 +88,68 @@ async def test_nobody_waits_for_ever_behind_one_that_hangs() -> None:
     turns = BootTurns(1, patience_s=0.01)
     boots = Boots(turns)
     await boots.ask("hangs")
-    async with turns.boot():
-        pass
-    await turns.let_boots_pass()
-    assert boots.begun == ["hangs"]
-    await boots.end("hangs")
-    await boots.ask("next")
-    assert boots.begun == ["hangs", "next"]
-    await boots.end("next")
+    await asyncio.wait_for(turns.boot().prepare(), FOR_EVER_S)
+    await boots.go_on("hangs")
+    other = turns.boot()
+    await asyncio.wait_for(other.run(), FOR_EVER_S)
+    other.over()
+    await asyncio.wait_for(turns.let_boots_pass(), FOR_EVER_S)
+
+
+async def test_who_had_no_turn_gives_none_back() -> None:
+    turns = BootTurns(1, patience_s=0.01)
+    first, second, third = turns.boot(), turns.boot(), turns.boot()
+    await first.prepare()
+    await first.run()
+    await second.prepare()
+    await second.run()
+    second.over()
+    waiting = asyncio.create_task(third.run())
+    await settled()
+    assert not waiting.done(), "the first one has the only turn"
+    first.over()
+    await waiting
 
 
 async def test_a_cancelled_wait_leaves_the_turn_to_the_next() -> None:
     turns = BootTurns(1, FOR_EVER_S)
     boots = Boots(turns)
     await boots.ask("a")
-    gone = asyncio.create_task(turns.boot().__aenter__())
+    gone = turns.boot()
+    waiting = asyncio.create_task(gone.prepare())
     await settled()
     await boots.ask("b")
-    gone.cancel()
-    await settled()
-    await boots.end("a")
-    assert boots.begun == ["a", "b"]
-    await boots.end("b")
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    gone.over()
+    await boots.go_on("a")
+    assert boots.said == ["a is prepared", "a runs", "b is prepared"]
+
+
+async def test_over_may_be_said_at_any_time_and_again() -> None:
+    turns = BootTurns(1, FOR_EVER_S)
+    for steps in range(4):
+        turn = turns.boot()
+        for step in (turn.prepare, turn.run, turn.run)[:steps]:
+            await asyncio.wait_for(step(), FOR_EVER_S)
+        turn.over()
+        turn.over()
+        turn.ran()
+        turn.prepared()
     await asyncio.wait_for(turns.let_boots_pass(), FOR_EVER_S)
+
+
+async def test_one_that_stepped_aside_comes_back() -> None:
+    turns = BootTurns(1, FOR_EVER_S)
+    aside, other = turns.boot(), turns.boot()
+    await aside.prepare()
+    aside.over()
+    await asyncio.wait_for(other.prepare(), FOR_EVER_S)
+    await asyncio.wait_for(aside.run(), FOR_EVER_S)
+    waiting = asyncio.create_task(turns.let_boots_pass())
+    other.over()
+    await settled()
+    assert not waiting.done()
+    aside.over()
+    await waiting

@@ -15,7 +15,7 @@ MAX_WAIT_S = 3600.0
 MAX_INT64 = 2**63 - 1
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 

@@ -20,7 +20,7 @@ from warmboot.model.errors import EngineUnavailable
 router = APIRouter(prefix="/v1/workers", tags=["workers"])
 
 
-def _workers(services: Wired) -> Workers:
+async def _workers(services: Wired) -> Workers:
     if services.workers is None:
         raise EngineUnavailable(
             "this manager has no Docker engine for workers",

@@ -24,7 +24,7 @@ import structlog
 
 from warmboot.host import guest_containers, leftovers, stored_memory, usage
 from warmboot.host.guest_containers import Progress
-from warmboot.host.guest_link import GuestLink, Identity
+from warmboot.host.guest_link import GuestLink, Identity, Sent, nobody_asks
 from warmboot.host.live_vm import LiveVm
 from warmboot.host.memory_cache import MemoryCache
 from warmboot.host.network import Network, Slot
@@ -177,14 +177,14 @@ class HostAgent:
         """Start a VM from a snapshot folder; it runs on when this returns."""
         if spec.id in self._standing_by:
             self._standing_by.remove(spec.id)
-            machine = self._machines.pop(spec.id)
-            await machine.link.close()
+            machine = self._machine(spec.id)
             if await machine.is_alive():
                 come_first(machine.vm.handle)
+                await machine.link.use_token(token)
                 with contextlib.suppress(VmGone):  # it died since
                     await machine.vm.resume()
-                    return self._hold(machine.vm, spec, token)
-            await machine.vm.kill()
+                    return machine.vm.handle
+            await self._machines.pop(spec.id).kill()
             # Its throw-away containers have written to it: it is no match for a clean memory.
             await self._vm_files.renew_disk(spec, snapshot_disks(snapshot))
         vm = await self._with_machine(snapshot, lambda m: self.hypervisor.restore(spec, m))
@@ -201,13 +201,15 @@ class HostAgent:
         identity = Identity("warmboot-standby", secrets.token_hex(16), token)
         await self.claim(spec.id, identity, STAND_BY_TIMEOUT_S)
         await self.wait_for_docker(spec.id, STAND_BY_TIMEOUT_S)
-        await self._machine(spec.id).exercise()
+        await self._machine(spec.id).stand_by()
         self._standing_by.add(spec.id)
 
-    async def claim(self, vm_id: str, identity: Identity, timeout_s: float) -> list[StageStep]:
+    async def claim(
+        self, vm_id: str, identity: Identity, timeout_s: float, on_sent: Sent = nobody_asks
+    ) -> list[StageStep]:
         """Make the guest its own self; ``VmGone`` as soon as its VMM is no more."""
         machine = self._machine(vm_id)
-        return await machine.while_alive(machine.link.claim(identity, timeout_s))
+        return await machine.while_alive(machine.link.claim(identity, timeout_s, on_sent))
 
     async def wait_for_docker(self, vm_id: str, timeout_s: float) -> None:
         machine = self._machine(vm_id)
@@ -216,7 +218,7 @@ class HostAgent:
     async def freeze(self, vm_id: str) -> None:
         """Warm the guest up, pause it and write it into its template folder; it stays paused."""
         machine = self._machine(vm_id)
-        await machine.exercise()
+        await machine.freeze()
         await machine.vm.save()
 
     async def is_alive(self, vm_id: str) -> bool:

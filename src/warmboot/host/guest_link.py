@@ -14,8 +14,10 @@ import base64
 import os
 import socket
 import time
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import aiodocker
@@ -34,6 +36,15 @@ DOCKER_API_VERSION = "v1.44"
 ENTROPY_BYTES = 64
 CONNECT_TIMEOUT_S = 0.5
 RETRY_INTERVAL_S = 0.02
+KEEP_ALIVE_S = 3600
+"""How long a VM may stand by, paused, and be met on the connection that it had."""
+
+
+Sent = Callable[[], None]
+
+
+def nobody_asks() -> None:
+    """Nobody wants to know when a request has been sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +60,7 @@ class GuestConnector(aiohttp.BaseConnector):
     """Connections to one port of one guest."""
 
     def __init__(self, address: GuestAddress) -> None:
-        super().__init__(keepalive_timeout=60, limit=64)
+        super().__init__(keepalive_timeout=KEEP_ALIVE_S, limit=64)
         self._address = address
 
     async def _create_connection(
@@ -105,16 +116,23 @@ class GuestLink:
     def __init__(self, vm_id: str, address: GuestAddress, token: str) -> None:
         self.vm_id = vm_id
         self.token = token
+        self._address = address
         # Two pools: a connection that the agent has handed to Docker stays there.
-        self._session, self._docker_session = (
-            aiohttp.ClientSession(
-                connector=GuestConnector(address),
-                timeout=aiohttp.ClientTimeout(total=None),
-                headers={"Authorization": f"Bearer {token}"},
-            )
-            for _ in range(2)
+        self._session = aiohttp.ClientSession(
+            connector=GuestConnector(address), trace_configs=[_telling_when_sent()]
         )
-        self.docker = aiodocker.Docker(
+
+    @cached_property
+    def _docker_session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=GuestConnector(self._address),
+            timeout=aiohttp.ClientTimeout(total=None),
+            headers=self._authorization,
+        )
+
+    @cached_property
+    def docker(self) -> aiodocker.Docker:
+        return aiodocker.Docker(
             "http://guest",
             connector=self._docker_session.connector,
             session=self._docker_session,
@@ -122,9 +140,13 @@ class GuestLink:
         )
 
     async def close(self) -> None:
-        await self.docker.close()
+        await self._close_docker()
         await self._session.close()
-        await self._docker_session.close()
+
+    async def use_token(self, token: str) -> None:
+        """Show another one from now on; the connection to the agent stays."""
+        await self._close_docker()
+        self.token = token
 
     def get(
         self, path: str, query: dict[str, str], silence_s: float | None
@@ -137,13 +159,19 @@ class GuestLink:
         timeout = aiohttp.ClientTimeout(total=None, sock_read=silence_s)
         return self._docker_session.get(url, params=query, timeout=timeout)
 
-    async def claim(self, identity: Identity, timeout_s: float) -> list[StageStep]:
-        """Give the guest its identity, as soon as its agent answers; the token is ours then."""
+    async def claim(
+        self, identity: Identity, timeout_s: float, on_sent: Sent = nobody_asks
+    ) -> list[StageStep]:
+        """Give the guest its identity, as soon as its agent answers; the token is ours then.
+
+        ``on_sent`` is called when the guest has it, and is at work.
+        """
         deadline = time.monotonic() + timeout_s
         while True:
             try:
                 left_s = max(CONNECT_TIMEOUT_S, deadline - time.monotonic())
-                answer = await self._call("identity", _identity_body(identity), left_s)
+                body = _identity_body(identity)
+                answer = await self._call("identity", body, left_s, on_sent)
                 return [StageStep(s["name"], s["duration_s"]) for s in answer["steps"]]
             except GuestUnreachable:
                 if time.monotonic() >= deadline:
@@ -151,8 +179,8 @@ class GuestLink:
                 # The agent is not up yet, and nothing tells when: it has no way to call us.
                 await asyncio.sleep(RETRY_INTERVAL_S)
 
-    async def health(self) -> dict[str, Any]:
-        return await self._request("GET", "health", None, timeout_s=5)
+    async def health(self, timeout_s: float = 5) -> dict[str, Any]:
+        return await self._request("GET", "health", None, timeout_s)
 
     async def wait_for_docker(self, timeout_s: float) -> None:
         """Return when Docker in the guest has answered a ping; ``DockerNotReady`` if it has not."""
@@ -184,18 +212,39 @@ class GuestLink:
     async def sync(self) -> None:
         await self._call("sync", {}, timeout_s=60)
 
-    async def _call(self, what: str, body: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        return await self._request("POST", what, body, timeout_s=timeout_s)
+    @property
+    def _authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
+    async def _close_docker(self) -> None:
+        if "docker" in self.__dict__:
+            await self.docker.close()
+            del self.docker
+        if "_docker_session" in self.__dict__:
+            await self._docker_session.close()
+            del self._docker_session
+
+    async def _call(
+        self, what: str, body: dict[str, Any], timeout_s: float, on_sent: Sent = nobody_asks
+    ) -> dict[str, Any]:
+        return await self._request("POST", what, body, timeout_s, on_sent)
 
     async def _request(
-        self, method: str, what: str, body: dict[str, Any] | None, timeout_s: float
+        self,
+        method: str,
+        what: str,
+        body: dict[str, Any] | None,
+        timeout_s: float,
+        on_sent: Sent = nobody_asks,
     ) -> dict[str, Any]:
         try:
             async with self._session.request(
                 method,
                 f"http://guest/warmboot/v1/{what}",
                 json=body,
+                headers=self._authorization,
                 timeout=aiohttp.ClientTimeout(total=timeout_s),
+                trace_request_ctx=on_sent,
             ) as response:
                 if response.status == 200:
                     return cast(dict[str, Any], await response.json(content_type=None))
@@ -209,6 +258,18 @@ class GuestLink:
                 details=f"{what}: {error!r}",
                 resolution="see the VM's console.log",
             ) from error
+
+
+def _telling_when_sent() -> aiohttp.TraceConfig:
+    """Calls what a request has as its ``trace_request_ctx`` when its body has been written."""
+
+    async def tell(_: aiohttp.ClientSession, context: Any, __: object) -> None:
+        if context.trace_request_ctx is not None:
+            context.trace_request_ctx()
+
+    config = aiohttp.TraceConfig()
+    config.on_request_chunk_sent.append(tell)
+    return config
 
 
 def _identity_body(identity: Identity) -> dict[str, Any]:

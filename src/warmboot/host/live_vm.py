@@ -21,6 +21,9 @@ STEADY_S = 1.0
 
 LOOK_AGAIN_S = 1.0
 
+CONNECT_S = 60.0
+"""A VM that is made ready in the background runs when nobody else wants to."""
+
 
 @dataclass(slots=True)
 class LiveVm:
@@ -44,11 +47,20 @@ class LiveVm:
         await self.link.close()
         await self.vm.kill()
 
-    async def exercise(self) -> None:
+    async def freeze(self) -> None:
         """Run throw-away containers in the guest, have it forget who it was, and pause it."""
+        await self._exercise()
+        await self.vm.pause()
+
+    async def stand_by(self) -> None:
+        """The same, with a connection to its agent that is there when it runs on."""
+        await self._exercise()
+        await self.while_alive(self.link.health(timeout_s=CONNECT_S))
+        await self.vm.pause()
+
+    async def _exercise(self) -> None:
         await self.while_alive(self.link.warm_up())
         await self.while_alive(self.link.prepare_snapshot())
-        await self.vm.pause()
 
     async def wait_stalled(self) -> None:
         """Return when it stands still because the disk is full; ``VmGone`` if its VMM ends."""

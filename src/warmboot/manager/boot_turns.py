@@ -1,10 +1,12 @@
 """Short work first: warm boots take turns, and what comes after a boot lets waiting boots pass.
 
-A warm boot takes some hundredths of a second of a CPU, bringing an image into a guest and starting
-a container some tenths. Begun all at once on few CPUs they would all end late; one after the other
-most of them end early, and the last one no later.
+A warm boot takes some hundredths of a second of the manager's time, then as much of its guest's;
+bringing an image into a guest and starting a container takes some tenths. Begun all at once on few
+CPUs they would all end late. One after the other, one boot's guest at work while the next boot is
+prepared, most of them end early, and the last one no later::
 
-    boot ──turn (as many at once as there are CPUs)──▶ Docker answers ──let boots pass──▶ container
+    prepare (one at a time) ─▶ run (half as many as CPUs) ─▶ over ─▶ let boots pass ─▶ container
+    request, journal, disk     the guest, until Docker answers
 
 Nobody waits longer than ``patience_s``, whatever hangs before him.
 """
@@ -12,47 +14,86 @@ Nobody waits longer than ``patience_s``, whatever hangs before him.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 
 PATIENCE_S = 1.0
 
 
 class BootTurns:
-    """``most``: how many have a turn at once."""
+    """``most``: how many guests are booted at once."""
 
     def __init__(self, most: int, patience_s: float = PATIENCE_S) -> None:
-        self._free = asyncio.Semaphore(most)
+        self._preparing = asyncio.Semaphore(1)
+        self._running = asyncio.Semaphore(most)
         self._patience_s = patience_s
         self._boots = 0
         self._none_left = asyncio.Event()
         self._none_left.set()
 
-    @contextlib.asynccontextmanager
-    async def boot(self) -> AsyncIterator[None]:
-        """A turn, in the order in which they were asked for."""
-        self._boots += 1
-        self._none_left.clear()
-        try:
-            had_one = await self._in_time(self._free.acquire())
-            try:
-                yield
-            finally:
-                if had_one:
-                    self._free.release()
-        finally:
-            self._boots -= 1
-            if self._boots == 0:
-                self._none_left.set()
+    def boot(self) -> BootTurn:
+        """A place for one boot, which is to say when it is over."""
+        return BootTurn(self)
 
     async def let_boots_pass(self) -> None:
         """Return when no boot has or waits for a turn."""
-        await self._in_time(self._none_left.wait())
+        await self.in_time(self._none_left.wait())
 
-    async def _in_time(self, waited_for: Awaitable[object]) -> bool:
+    async def in_time(self, waited_for: Awaitable[object]) -> bool:
+        """Whether it came within our patience."""
         try:
             async with asyncio.timeout(self._patience_s):
                 await waited_for
         except TimeoutError:
             return False
         return True
+
+    def count(self, change: int) -> None:
+        self._boots += change
+        if self._boots == 0:
+            self._none_left.set()
+        else:
+            self._none_left.clear()
+
+
+class BootTurn:
+    """One boot's. The methods are called in their order; any may be left out, or called again."""
+
+    def __init__(self, turns: BootTurns) -> None:
+        self._turns = turns
+        self._counted = self._prepares = self._runs = False
+
+    async def prepare(self) -> None:
+        """Wait, in the order of asking, until no other boot is prepared."""
+        self._count()
+        if not self._prepares:
+            self._prepares = await self._turns.in_time(self._turns._preparing.acquire())
+
+    async def run(self) -> None:
+        """Wait until the guest may run."""
+        self._count()
+        if not self._runs:
+            self._runs = await self._turns.in_time(self._turns._running.acquire())
+
+    def ran(self) -> None:
+        """The guest has done its part; another may run."""
+        if self._runs:
+            self._runs = False
+            self._turns._running.release()
+
+    def over(self) -> None:
+        """It has ended, or waits for something else than the others."""
+        self.prepared()
+        self.ran()
+        if self._counted:
+            self._counted = False
+            self._turns.count(-1)
+
+    def prepared(self) -> None:
+        if self._prepares:
+            self._prepares = False
+            self._turns._preparing.release()
+
+    def _count(self) -> None:
+        if not self._counted:
+            self._counted = True
+            self._turns.count(+1)

@@ -24,6 +24,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.host.guest_link import Identity
 from warmboot.host.network import Slot
 from warmboot.host.vm_files import DiskSource, image_disks, kept_disk, snapshot_disks
+from warmboot.manager.boot_turns import BootTurn
 from warmboot.manager.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.stand_by import Prepared, StandBy
 from warmboot.manager.stopwatch import Stopwatch
@@ -63,6 +64,7 @@ class _Order:
     prepared: Prepared | None
     token: str
     watch: Stopwatch
+    turn: BootTurn
 
     @property
     def vm_id(self) -> str | None:
@@ -98,6 +100,7 @@ class BootVm:
                 Step("identity", self._claim),
                 Step("docker", self._verify),
             ),
+            known=2,  # a network slot that was not noted is one that nobody has
         )
 
     async def warm(
@@ -106,9 +109,12 @@ class BootVm:
         image: RuntimeImage,
         snapshot: RuntimeSnapshot,
         watch: Stopwatch,
+        turn: BootTurn,
     ) -> VmRecord:
         prepared = self._standby.take(snapshot.id)
-        order = _Order(container, image, snapshot.shape, snapshot, None, prepared, _token(), watch)
+        order = _Order(
+            container, image, snapshot.shape, snapshot, None, prepared, _token(), watch, turn
+        )
         try:
             return await self._boot(order)
         except BaseException:
@@ -116,17 +122,24 @@ class BootVm:
                 await self._standby.discard(prepared)
             raise
 
-    async def cold(self, container: Container, image: RuntimeImage, watch: Stopwatch) -> VmRecord:
+    async def cold(
+        self, container: Container, image: RuntimeImage, watch: Stopwatch, turn: BootTurn
+    ) -> VmRecord:
         return await self._boot(
-            _Order(container, image, container.shape, None, None, None, _token(), watch)
+            _Order(container, image, container.shape, None, None, None, _token(), watch, turn)
         )
 
     async def again(
-        self, container: Container, image: RuntimeImage, kept: VmRecord, watch: Stopwatch
+        self,
+        container: Container,
+        image: RuntimeImage,
+        kept: VmRecord,
+        watch: Stopwatch,
+        turn: BootTurn,
     ) -> VmRecord:
         """Cold, on the disk of the container's earlier VM, which died."""
         return await self._boot(
-            _Order(container, image, kept.spec.shape, None, kept, None, _token(), watch)
+            _Order(container, image, kept.spec.shape, None, kept, None, _token(), watch, turn)
         )
 
     async def _boot(self, order: _Order) -> VmRecord:
@@ -219,12 +232,14 @@ class BootVm:
             with order.watch.stage("boot"):
                 handle = await self._host.boot(record.spec, order.token)
         else:
+            await order.turn.run()
+            if order.prepared is None:  # a restore takes its time, and little of ours
+                order.turn.prepared()
             with order.watch.stage("restore"):
                 handle = await self._host.restore(
                     record.spec, Path(order.snapshot.snapshot_path), order.token
                 )
         context.live["record"] = replace(record, handle=handle)
-        await self._store.vms.update(record.id, handle=handle)
 
     async def _claim(self, context: Context) -> None:
         order: _Order = context.live["order"]
@@ -235,12 +250,18 @@ class BootVm:
         )
         with order.watch.stage("identity") as steps:
             limit_s = min(self._timeout_s(order), AGENT_TIMEOUT_S)
-            steps += await self._host.claim(context.data["vm_id"], identity, limit_s)
+            steps += await self._host.claim(
+                context.data["vm_id"], identity, limit_s, order.turn.prepared
+            )
 
     async def _verify(self, context: Context) -> None:
         order: _Order = context.live["order"]
         with order.watch.stage("docker"):
             await self._host.wait_for_docker(context.data["vm_id"], self._timeout_s(order))
+        order.turn.ran()
+        # Not before: whoever finds it unfinished undoes it, and finds its processes by its folder.
+        record: VmRecord = context.live["record"]
+        await self._store.vms.update(record.id, handle=record.handle)
 
     def _timeout_s(self, order: _Order) -> float:
         return self._timeouts.cold_s if order.snapshot is None else self._timeouts.warm_s

@@ -21,7 +21,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.host.disks import os_error
 from warmboot.host.network import Slot
 from warmboot.manager.archives import ArchiveFiles
-from warmboot.manager.boot_turns import BootTurns
+from warmboot.manager.boot_turns import BootTurn, BootTurns
 from warmboot.manager.boot_vm import BootVm, with_second_try
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.pull_progress import PullProgress
@@ -76,19 +76,23 @@ class BringUp:
         self._demand = demand
         self._archives = archives
 
-    async def __call__(self, container_id: UUID, watch: Stopwatch | None = None) -> None:
-        watch = watch or Stopwatch()
+    async def __call__(
+        self,
+        container_id: UUID,
+        watch: Stopwatch,
+        turn: BootTurn,
+        fresh: Container | None = None,
+    ) -> None:
+        """``turn``: its place among the boots. ``fresh``: the container, if it was just created."""
         try:
-            container = await written_down(
-                f"container {container_id}", lambda: self._store.containers.get(container_id)
-            )
+            container = fresh or await self._found(container_id)
         except NotFound:  # deleted before its turn came
             return
         if container.state is not ContainerState.CREATING:
             return
         try:
             async with self._standby.boot():
-                record = await self._machine(container, watch)
+                record = await self._machine(container, watch, turn, fresh=fresh is not None)
                 await self._turns.let_boots_pass()
                 await self._provision(container, record, watch)
         except WarmbootError as error:
@@ -103,6 +107,11 @@ class BringUp:
                 resolution="try again; if it comes back, report it with the lines of the log",
             )
             await self._fail(container, bug, watch)
+
+    async def _found(self, container_id: UUID) -> Container:
+        return await written_down(
+            f"container {container_id}", lambda: self._store.containers.get(container_id)
+        )
 
     async def _fail(self, container: Container, error: WarmbootError, watch: Stopwatch) -> None:
         """The container could not be brought up: its VM goes, and it says why.
@@ -153,20 +162,26 @@ class BringUp:
 
     # -- the VM --------------------------------------------------------------------------------
 
-    async def _machine(self, container: Container, watch: Stopwatch) -> VmRecord:
-        for record in await self._store.vms.of_owner(container.id):
+    async def _machine(
+        self, container: Container, watch: Stopwatch, turn: BootTurn, *, fresh: bool
+    ) -> VmRecord:
+        for record in () if fresh else await self._store.vms.of_owner(container.id):
             if record.handle is not None:
                 await self._adopted(container, record)
                 return record  # an earlier manager booted it
             await self._expect(container, FallbackReason.KEEPS_DISK)
             image = await self._renew(await self._image(container))
-            kept = await self._boot.again(container, image, record, watch)
+            kept = await self._boot.again(container, image, record, watch, turn)
             await self._booted(container, kept, watch, FallbackReason.KEEPS_DISK)
             return kept
         image = await self._image(container)
-        outcome = await self._warm(container, image, watch)
+        try:
+            outcome = await self._warm(container, image, watch, turn)
+        finally:
+            turn.over()
         if isinstance(outcome, Warmed):
             await self._booted(container, outcome.record, watch, None, snapshot=outcome.snapshot)
+            await self._turns.let_boots_pass()
             await self._health.succeeded(outcome.snapshot, outcome.boot_s)
             return outcome.record
         if outcome.reason is not FallbackReason.REQUESTED:
@@ -177,7 +192,7 @@ class BringUp:
         await self._expect(container, outcome.reason, outcome.details)
         await self._tell(container, "boot", reason=outcome.reason, details=outcome.details)
         renewed = await self._renew(image)
-        record = await with_second_try(lambda: self._boot.cold(container, renewed, watch))
+        record = await with_second_try(lambda: self._boot.cold(container, renewed, watch, turn))
         await self._booted(container, record, watch, outcome.reason, outcome.details)
         if outcome.reason is FallbackReason.SHAPE_MISMATCH:
             await self._demand.missed(image.id, container.shape)

@@ -13,6 +13,7 @@ from warmboot.host import guest_containers
 from warmboot.host.agent import HostAgent
 from warmboot.host.guest_link import GuestLink
 from warmboot.manager.archives import ArchiveFiles
+from warmboot.manager.boot_turns import BootTurn, BootTurns
 from warmboot.manager.bring_up import BringUp, slot_of
 from warmboot.manager.collect_garbage import CollectGarbage
 from warmboot.manager.container_states import (
@@ -75,6 +76,7 @@ class Containers:
         events: EventLog,
         tasks: Tasks,
         bring_up: BringUp,
+        boots: BootTurns,
         watch: WatchContainer,
         archives: ArchiveFiles,
         garbage: CollectGarbage,
@@ -85,6 +87,7 @@ class Containers:
         self._events = events
         self._tasks = tasks
         self._bring_up = bring_up
+        self._boots = boots
         self._watch = watch
         self._archives = archives
         self._garbage = garbage
@@ -102,7 +105,10 @@ class Containers:
         return await self._store.containers.find(ref)
 
     async def wait(self, ref: str, until: Until, timeout_s: float) -> Container:
-        container_id = (await self._find_even_gone(ref)).id
+        found = await self._find_even_gone(ref)
+        if holds(found, until):
+            return found
+        container_id = found.id
 
         async def look() -> Container | None:
             try:
@@ -113,14 +119,24 @@ class Containers:
                 )
             return container if holds(container, until) else None
 
-        found = await self._events.wait_for(look, timeout_s, container_id)
-        return found or await self._store.containers.get(container_id)
+        held = await self._events.wait_for(look, timeout_s, container_id)
+        return held or await self._store.containers.get(container_id)
 
     # -- life ----------------------------------------------------------------------------------
 
     async def create(self, spec: ContainerSpec) -> UUID:
         """Begin; ``container.running`` or ``container.failed`` tells how it went."""
-        watch = Stopwatch()
+        watch, turn = Stopwatch(), self._boots.boot()
+        try:
+            await turn.prepare()
+            container = await self._create(spec)
+        except BaseException:
+            turn.over()
+            raise
+        self._begin(container.id, watch, turn, container)
+        return container.id
+
+    async def _create(self, spec: ContainerSpec) -> Container:
         if spec.shape is not None:
             self._host.capacity().check(spec.shape, self._default_shape)
         image_id = await self._runtime_image(spec)
@@ -142,12 +158,11 @@ class Containers:
         )
         await self._store.containers.add(container)
         await self._events.emit("container.creating", container.id, name=spec.name)
-        self._begin(container.id, watch)
-        return container.id
+        return container
 
     def resume(self, container_id: UUID) -> None:
         """Take up a container that an earlier manager had begun to bring up."""
-        self._begin(container_id, Stopwatch())
+        self._begin(container_id, Stopwatch(), self._boots.boot())
 
     async def start(self, ref: str) -> None:
         """Start a container that has exited or failed; one that runs is left alone."""
@@ -170,7 +185,7 @@ class Containers:
                 container.id, ContainerState.CREATING, **_UNBOOTED
             )
             await self._events.emit("container.creating", container.id, name=container.name)
-            self._begin(container.id, Stopwatch())
+            self._begin(container.id, Stopwatch(), self._boots.boot())
 
     async def stop(
         self, ref: str, timeout_s: float | None = None, signal: str | None = None
@@ -293,14 +308,20 @@ class Containers:
 
     # -- inside --------------------------------------------------------------------------------
 
-    def _begin(self, container_id: UUID, watch: Stopwatch) -> None:
+    def _begin(
+        self,
+        container_id: UUID,
+        watch: Stopwatch,
+        turn: BootTurn,
+        fresh: Container | None = None,
+    ) -> None:
         async def work() -> None:
-            await self._bring_up(container_id, watch)
+            await self._bring_up(container_id, watch, turn, fresh)
             self._watch.start(container_id)
             # A boot that failed has given back its lease, perhaps the last one.
             await self._garbage.collect_released()
 
-        self._tasks.start(_bring_up_key(container_id), work())
+        self._tasks.start(_bring_up_key(container_id), work(), turn.over)
 
     async def _start_again(self, container: Container) -> None:
         assert container.docker_id is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -18,20 +18,28 @@ class Tasks:
         self._tasks: dict[str, list[asyncio.Task[None]]] = {}
         self._stopping = False
 
-    def start(self, key: str, work: Coroutine[Any, Any, None]) -> None:
+    def start(
+        self,
+        key: str,
+        work: Coroutine[Any, Any, None],
+        at_end: Callable[[], None] = lambda: None,
+    ) -> None:
         """Begin ``work`` when earlier work of the same key has ended; not if the manager stops.
 
         It is never dropped because the earlier one is just about to end: ``work`` looks itself
-        whether there is still something to do.
+        whether there is still something to do. ``at_end`` is called in any case, also when
+        ``work`` was cancelled before it began.
         """
         if self._stopping:
             work.close()
+            at_end()
             return
         waiting = self._tasks.setdefault(key, [])
         turn = _after(waiting[-1] if waiting else None, work)
         task = asyncio.get_running_loop().create_task(turn, name=key)
         waiting.append(task)
         task.add_done_callback(lambda done: self._ended(key, done, work))
+        task.add_done_callback(lambda _: at_end())
 
     def running(self, key: str) -> bool:
         return key in self._tasks

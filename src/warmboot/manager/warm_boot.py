@@ -21,7 +21,7 @@ import structlog
 
 from warmboot.host.agent import HostAgent
 from warmboot.host.disks import os_error
-from warmboot.manager.boot_turns import BootTurns
+from warmboot.manager.boot_turns import BootTurn
 from warmboot.manager.boot_vm import BootVm
 from warmboot.manager.choose_snapshot import Candidate, Fallback, Use, Wait, choose_snapshot
 from warmboot.manager.event_log import EventLog
@@ -86,7 +86,6 @@ class WarmBoot:
         events: EventLog,
         boot: BootVm,
         health: SnapshotHealth,
-        turns: BootTurns,
         config: WarmBootConfig,
         on_misfit: Callable[[], None] = lambda: None,
         draw: Callable[[], float] = random.random,
@@ -96,24 +95,23 @@ class WarmBoot:
         self._events = events
         self._boot = boot
         self._health = health
-        self._turns = turns
         self._config = config
         self._on_misfit = on_misfit
         self._draw = draw
 
     async def __call__(
-        self, container: Container, image: RuntimeImage, watch: Stopwatch
+        self, container: Container, image: RuntimeImage, watch: Stopwatch, turn: BootTurn
     ) -> Warmed | Fallback:
         if container.spec.boot is BootPolicy.COLD:
             return Fallback(FallbackReason.REQUESTED)
         failed: list[_Failed] = []
         while len(failed) < MOST_ATTEMPTS:
             with watch.stage("snapshot"):
-                choice = await self._choose(container, image, failed)
+                choice = await self._choose(container, image, failed, turn)
             if not isinstance(choice, Use):
                 break
             began_s = watch.elapsed_s
-            outcome = await self._attempt(container, image, choice.snapshot, watch)
+            outcome = await self._attempt(container, image, choice.snapshot, watch, turn)
             if isinstance(outcome, VmRecord):
                 boot_s = watch.elapsed_s - began_s
                 return Warmed(outcome, choice.snapshot, boot_s)
@@ -132,10 +130,10 @@ class WarmBoot:
         image: RuntimeImage,
         snapshot: RuntimeSnapshot,
         watch: Stopwatch,
+        turn: BootTurn,
     ) -> VmRecord | _Failed:
         try:
-            async with self._turns.boot():
-                return await self._boot.warm(container, image, snapshot, watch)
+            return await self._boot.warm(container, image, snapshot, watch, turn)
         except SnapshotDamaged as error:
             reason = FallbackReason.SNAPSHOT_DAMAGED
             return await self._count(container, snapshot, reason, error)
@@ -220,12 +218,13 @@ class WarmBoot:
     # -- choosing ------------------------------------------------------------------------------
 
     async def _choose(
-        self, container: Container, image: RuntimeImage, failed: list[_Failed]
+        self, container: Container, image: RuntimeImage, failed: list[_Failed], turn: BootTurn
     ) -> Use | Wait | Fallback:
         tried = {attempt.snapshot.id for attempt in failed}
         choice = await self._look(container, image, tried)
         if not isinstance(choice, Wait) or failed:
             return choice  # one that is made because of a failure is not waited for
+        turn.over()
         await self._events.emit(
             "container.stage",
             container.id,
