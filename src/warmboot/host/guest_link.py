@@ -36,7 +36,8 @@ DOCKER_API_VERSION = "v1.44"
 ENTROPY_BYTES = 64
 CONNECT_TIMEOUT_S = 0.5
 RETRY_INTERVAL_S = 0.02
-KEEP_ALIVE_S = 3600
+KEEP_ALIVE_S = 60.0
+STANDBY_KEEP_ALIVE_S = 3600.0
 """How long a VM may stand by, paused, and be met on the connection that it had."""
 
 
@@ -59,8 +60,8 @@ class Identity:
 class GuestConnector(aiohttp.BaseConnector):
     """Connections to one port of one guest."""
 
-    def __init__(self, address: GuestAddress) -> None:
-        super().__init__(keepalive_timeout=KEEP_ALIVE_S, limit=64)
+    def __init__(self, address: GuestAddress, keep_alive_s: float) -> None:
+        super().__init__(keepalive_timeout=keep_alive_s, limit=64)
         self._address = address
 
     async def _create_connection(
@@ -119,13 +120,14 @@ class GuestLink:
         self._address = address
         # Two pools: a connection that the agent has handed to Docker stays there.
         self._session = aiohttp.ClientSession(
-            connector=GuestConnector(address), trace_configs=[_telling_when_sent()]
+            connector=GuestConnector(address, STANDBY_KEEP_ALIVE_S),
+            trace_configs=[_telling_when_sent()],
         )
 
     @cached_property
     def _docker_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=GuestConnector(self._address),
+            connector=GuestConnector(self._address, KEEP_ALIVE_S),
             timeout=aiohttp.ClientTimeout(total=None),
             headers=self._authorization,
         )

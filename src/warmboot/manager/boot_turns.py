@@ -23,8 +23,8 @@ class BootTurns:
     """``most``: how many guests are booted at once."""
 
     def __init__(self, most: int, patience_s: float = PATIENCE_S) -> None:
-        self._preparing = asyncio.Semaphore(1)
-        self._running = asyncio.Semaphore(most)
+        self.preparing = asyncio.Semaphore(1)
+        self.running = asyncio.Semaphore(most)
         self._patience_s = patience_s
         self._boots = 0
         self._none_left = asyncio.Event()
@@ -66,19 +66,19 @@ class BootTurn:
         """Wait, in the order of asking, until no other boot is prepared."""
         self._count()
         if not self._prepares:
-            self._prepares = await self._turns.in_time(self._turns._preparing.acquire())
+            self._prepares = await self._turns.in_time(self._turns.preparing.acquire())
 
     async def run(self) -> None:
         """Wait until the guest may run."""
         self._count()
         if not self._runs:
-            self._runs = await self._turns.in_time(self._turns._running.acquire())
+            self._runs = await self._turns.in_time(self._turns.running.acquire())
 
     def ran(self) -> None:
         """The guest has done its part; another may run."""
         if self._runs:
             self._runs = False
-            self._turns._running.release()
+            self._turns.running.release()
 
     def over(self) -> None:
         """It has ended, or waits for something else than the others."""
@@ -89,9 +89,10 @@ class BootTurn:
             self._turns.count(-1)
 
     def prepared(self) -> None:
+        """Its guest is at work; the next one may be prepared."""
         if self._prepares:
             self._prepares = False
-            self._turns._preparing.release()
+            self._turns.preparing.release()
 
     def _count(self) -> None:
         if not self._counted:

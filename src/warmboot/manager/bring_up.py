@@ -92,8 +92,11 @@ class BringUp:
             return
         try:
             async with self._standby.boot():
-                record = await self._machine(container, watch, turn, fresh=fresh is not None)
+                is_fresh = fresh is not None
+                record, warmed = await self._machine(container, watch, turn, fresh=is_fresh)
                 await self._turns.let_boots_pass()
+                if warmed is not None:
+                    await self._health.succeeded(warmed.snapshot, warmed.boot_s)
                 await self._provision(container, record, watch)
         except WarmbootError as error:
             await self._fail(container, error, watch)
@@ -164,16 +167,17 @@ class BringUp:
 
     async def _machine(
         self, container: Container, watch: Stopwatch, turn: BootTurn, *, fresh: bool
-    ) -> VmRecord:
+    ) -> tuple[VmRecord, Warmed | None]:
+        """A VM in which Docker has answered; and what is to be counted, if that was a success."""
         for record in () if fresh else await self._store.vms.of_owner(container.id):
             if record.handle is not None:
                 await self._adopted(container, record)
-                return record  # an earlier manager booted it
+                return record, None  # an earlier manager booted it
             await self._expect(container, FallbackReason.KEEPS_DISK)
             image = await self._renew(await self._image(container))
             kept = await self._boot.again(container, image, record, watch, turn)
             await self._booted(container, kept, watch, FallbackReason.KEEPS_DISK)
-            return kept
+            return kept, None
         image = await self._image(container)
         try:
             outcome = await self._warm(container, image, watch, turn)
@@ -181,9 +185,7 @@ class BringUp:
             turn.over()
         if isinstance(outcome, Warmed):
             await self._booted(container, outcome.record, watch, None, snapshot=outcome.snapshot)
-            await self._turns.let_boots_pass()
-            await self._health.succeeded(outcome.snapshot, outcome.boot_s)
-            return outcome.record
+            return outcome.record, outcome
         if outcome.reason is not FallbackReason.REQUESTED:
             why = ": ".join(part for part in (outcome.reason.phrase, outcome.details) if part)
             log.warning(
@@ -196,7 +198,7 @@ class BringUp:
         await self._booted(container, record, watch, outcome.reason, outcome.details)
         if outcome.reason is FallbackReason.SHAPE_MISMATCH:
             await self._demand.missed(image.id, container.shape)
-        return record
+        return record, None
 
     async def _expect(
         self, container: Container, reason: FallbackReason, details: str = ""
