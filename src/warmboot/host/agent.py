@@ -178,12 +178,11 @@ class HostAgent:
         if spec.id in self._standing_by:
             self._standing_by.remove(spec.id)
             machine = self._machine(spec.id)
-            if await machine.is_alive():
-                come_first(machine.vm.handle)
-                await machine.link.use_token(token)
-                with contextlib.suppress(VmGone):  # it died since
-                    await machine.vm.resume()
-                    return machine.vm.handle
+            come_first(machine.vm.handle)
+            await machine.link.use_token(token)
+            with contextlib.suppress(VmGone):  # it died since
+                await machine.vm.resume()
+                return machine.vm.handle
             await self._machines.pop(spec.id).kill()
             # Its throw-away containers have written to it: it is no match for a clean memory.
             await self._vm_files.renew_disk(spec, snapshot_disks(snapshot))
