@@ -422,12 +422,8 @@ async def test_a_mistake_in_one_look_does_not_end_the_later_ones(
             raise KeyError("a mistake")
         return plan_rebuilds(*arguments)
 
-    async def has_looked() -> bool | None:
-        return True if looked else None
-
     monkeypatch.setattr(look_after_snapshots, "plan_rebuilds", mistaken)
     async with place.manager() as manager:
-        await manager.until(has_looked)
         await manager.snapshot(shape=ODD)  # when that is over, it looks again
         assert (await ready(manager, replaces=old.id)).fc_version == "2.0"
         registry = manager.services.metrics.registry
