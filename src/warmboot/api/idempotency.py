@@ -90,7 +90,7 @@ class Idempotency:
         answer = _Answer()
         try:
             await self.app(scope, replay(body, receive), answer.take)
-        except BaseException:
+        except BaseException:  # cancelled, too; raised again
             await asyncio.shield(self._kept.abandon(place, key))
             raise
         await asyncio.shield(self._keep(place, key, answer))

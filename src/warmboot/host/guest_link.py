@@ -105,7 +105,7 @@ async def _open_vsock(address: GuestAddress) -> socket.socket:
                 answer += byte
             if not answer.startswith(b"OK "):
                 raise ConnectionRefusedError(answer.decode(errors="replace"))
-    except BaseException:
+    except BaseException:  # cancelled, too; raised again
         connection.close()
         raise
     return connection

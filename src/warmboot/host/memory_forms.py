@@ -135,7 +135,7 @@ class MemoryForms:
                     changed = await self._politely(make, path, manifest, new)
                     async with gate.alone():
                         await in_thread(lambda _: self._swap(path, changed, new))
-                except BaseException:
+                except BaseException:  # cancelled, too; raised again
                     with contextlib.suppress(OSError):  # then the next change or ``tidy`` does
                         await asyncio.to_thread(new.unlink, missing_ok=True)
                     raise

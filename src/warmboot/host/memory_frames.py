@@ -114,7 +114,7 @@ def unpack(source: Path, target: Path, stop: threading.Event, *, sync: bool) -> 
             try:
                 for _ in threads.map(write, range(len(frames.entries))):
                     pass
-            except BaseException:
+            except BaseException:  # whatever it is; raised again
                 threads.shutdown(wait=True, cancel_futures=True)
                 raise
         if sync:
@@ -221,7 +221,7 @@ def _made_whole(target: Path) -> Iterator[int]:
         file = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             yield file
-        except BaseException:
+        except BaseException:  # whatever it is; raised again
             target.unlink(missing_ok=True)
             raise
         finally:

@@ -181,7 +181,7 @@ class Simulated:
         vm = SimulatedVm(spec, VmmProcess.attach(handle))
         try:
             await vm.answers()
-        except BaseException:
+        except BaseException:  # cancelled, too; raised again
             await vm.detach()
             raise
         return vm
@@ -209,7 +209,7 @@ class Simulated:
             process = await VmmProcess.spawn(argv, spec=spec, hypervisor=NAME, log=log)
             try:
                 await _wait_ready(spec, process, news, log)
-            except BaseException:
+            except BaseException:  # cancelled, too; raised again
                 await process.kill()
                 raise
         return SimulatedVm(spec, process)

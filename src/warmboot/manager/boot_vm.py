@@ -117,7 +117,7 @@ class BootVm:
         )
         try:
             return await self._boot(order)
-        except BaseException:
+        except BaseException:  # cancelled, too; raised again
             if prepared is not None:  # the saga may have failed before it was its
                 await self._standby.discard(prepared)
             raise

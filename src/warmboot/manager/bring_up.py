@@ -11,6 +11,7 @@ It may be run again for a container that another manager began: what is there is
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -47,8 +48,18 @@ from warmboot.store import Store
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be brought up, since when, its place among the boots; whole, if just created."""
+
+    container_id: UUID
+    turn: BootTurn
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    fresh: Container | None = None
+
+
 class BringUp:
-    """Call it with a container's id; it returns when the container runs or has failed."""
+    """Call it with what was asked for; it returns when the container runs or has failed."""
 
     def __init__(
         self,
@@ -76,24 +87,17 @@ class BringUp:
         self._demand = demand
         self._archives = archives
 
-    async def __call__(
-        self,
-        container_id: UUID,
-        watch: Stopwatch,
-        turn: BootTurn,
-        fresh: Container | None = None,
-    ) -> None:
-        """``turn``: its place among the boots. ``fresh``: the container, if it was just created."""
+    async def __call__(self, asked: Asked) -> None:
+        container_id, watch = asked.container_id, asked.watch
         try:
-            container = fresh or await self._found(container_id)
+            container = asked.fresh or await self._found(container_id)
         except NotFound:  # deleted before its turn came
             return
         if container.state is not ContainerState.CREATING:
             return
         try:
             async with self._standby.boot():
-                is_fresh = fresh is not None
-                record, warmed = await self._machine(container, watch, turn, fresh=is_fresh)
+                record, warmed = await self._machine(container, asked)
                 await self._turns.let_boots_pass()
                 if warmed is not None:
                     await self._health.succeeded(warmed.snapshot, warmed.boot_s)
@@ -165,11 +169,10 @@ class BringUp:
 
     # -- the VM --------------------------------------------------------------------------------
 
-    async def _machine(
-        self, container: Container, watch: Stopwatch, turn: BootTurn, *, fresh: bool
-    ) -> tuple[VmRecord, Warmed | None]:
+    async def _machine(self, container: Container, asked: Asked) -> tuple[VmRecord, Warmed | None]:
         """A VM in which Docker has answered; and what is to be counted, if that was a success."""
-        for record in () if fresh else await self._store.vms.of_owner(container.id):
+        watch, turn = asked.watch, asked.turn
+        for record in () if asked.fresh else await self._store.vms.of_owner(container.id):
             if record.handle is not None:
                 await self._adopted(container, record)
                 return record, None  # an earlier manager booted it

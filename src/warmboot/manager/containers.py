@@ -13,8 +13,8 @@ from warmboot.host import guest_containers
 from warmboot.host.agent import HostAgent
 from warmboot.host.guest_link import GuestLink
 from warmboot.manager.archives import ArchiveFiles
-from warmboot.manager.boot_turns import BootTurn, BootTurns
-from warmboot.manager.bring_up import BringUp, slot_of
+from warmboot.manager.boot_turns import BootTurns
+from warmboot.manager.bring_up import Asked, BringUp, slot_of
 from warmboot.manager.collect_garbage import CollectGarbage
 from warmboot.manager.container_states import (
     can_be_stopped,
@@ -130,10 +130,10 @@ class Containers:
         try:
             await turn.prepare()
             container = await self._create(spec)
-        except BaseException:
+        except BaseException:  # cancelled, too: the next boot waits for this turn
             turn.over()
             raise
-        self._begin(container.id, watch, turn, container)
+        self._begin(Asked(container.id, turn, watch, container))
         return container.id
 
     async def _create(self, spec: ContainerSpec) -> Container:
@@ -162,7 +162,7 @@ class Containers:
 
     def resume(self, container_id: UUID) -> None:
         """Take up a container that an earlier manager had begun to bring up."""
-        self._begin(container_id, Stopwatch(), self._boots.boot())
+        self._begin(Asked(container_id, self._boots.boot()))
 
     async def start(self, ref: str) -> None:
         """Start a container that has exited or failed; one that runs is left alone."""
@@ -185,7 +185,7 @@ class Containers:
                 container.id, ContainerState.CREATING, **_UNBOOTED
             )
             await self._events.emit("container.creating", container.id, name=container.name)
-            self._begin(container.id, Stopwatch(), self._boots.boot())
+            self._begin(Asked(container.id, self._boots.boot()))
 
     async def stop(
         self, ref: str, timeout_s: float | None = None, signal: str | None = None
@@ -308,20 +308,14 @@ class Containers:
 
     # -- inside --------------------------------------------------------------------------------
 
-    def _begin(
-        self,
-        container_id: UUID,
-        watch: Stopwatch,
-        turn: BootTurn,
-        fresh: Container | None = None,
-    ) -> None:
+    def _begin(self, asked: Asked) -> None:
         async def work() -> None:
-            await self._bring_up(container_id, watch, turn, fresh)
-            self._watch.start(container_id)
+            await self._bring_up(asked)
+            self._watch.start(asked.container_id)
             # A boot that failed has given back its lease, perhaps the last one.
             await self._garbage.collect_released()
 
-        self._tasks.start(_bring_up_key(container_id), work(), turn.over)
+        self._tasks.start(_bring_up_key(asked.container_id), work(), asked.turn.over)
 
     async def _start_again(self, container: Container) -> None:
         assert container.docker_id is not None

@@ -100,7 +100,7 @@ class SagaRunner:
             _, cancelled = await _to_the_end(
                 self._store.operations.set_state(operation.id, OperationState.DONE)
             )
-        except BaseException as error:
+        except BaseException as error:  # cancelled, too; raised again
             # To the end: a cancelled request must not leave half a machine behind.
             _, cancelled = await _to_the_end(self._undo(saga, operation, context, begun, error))
             _raise_if(cancelled)

@@ -148,7 +148,7 @@ class StandBy:
                 vm_id, image, snapshot.shape, slot, snapshot_disks(path)
             )
             await self._host.stand_by(spec, path)
-        except BaseException:
+        except BaseException:  # cancelled, too; raised again
             await self._host.destroy(vm_id, slot)
             raise
         return Prepared(snapshot.id, spec, slot)

@@ -144,7 +144,7 @@ class WakeWorker:
     async def _hold(self, door: _Door, address: ListenAddress, connection: socket.socket) -> None:
         try:
             reader, writer = await asyncio.open_connection(sock=connection)
-        except BaseException:
+        except BaseException:  # cancelled, too; raised again
             connection.close()
             self._let_go(door)
             raise
@@ -186,7 +186,7 @@ def _open(address: ListenAddress, others: tuple[ListenAddress, ...]) -> socket.s
         opened.setblocking(False)
         opened.bind((address.host, address.port))
         opened.listen(MAX_HELD)
-    except BaseException:
+    except BaseException:  # whatever it is; raised again
         opened.close()
         raise
     return opened

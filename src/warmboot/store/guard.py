@@ -35,19 +35,16 @@ def with_shape(fields: Mapping[str, Any]) -> dict[str, Any]:
     return columns
 
 
-class Changes(Generic[S]):
+class Updates:
     """UPDATEs of one table's rows, by their ids, each returning ``columns``.
 
-    The statements are made once: making one takes longer than running it.
+    ``computed`` are columns that the database itself makes of what they are. The statement is made
+    once: making one takes longer than running it.
     """
 
-    def __init__(
-        self, table: Table, columns: Sequence[Column[Any]], transitions: Transitions[S]
-    ) -> None:
-        self._table = table
-        self._transitions = transitions
-        self._update = update(table).where(table.c.id == bindparam(_ID)).returning(*columns)
-        self._moves: dict[S, ReturningUpdate[Any]] = {}
+    def __init__(self, table: Table, columns: Sequence[Column[Any]], **computed: Any) -> None:
+        statement = update(table).where(table.c.id == bindparam(_ID)).returning(*columns)
+        self._update = statement.values(computed) if computed else statement
 
     async def update(
         self, connection: AsyncConnection, row_id: object, changes: Mapping[str, Any]
@@ -56,6 +53,18 @@ class Changes(Generic[S]):
         values = {**changes, _ID: row_id}
         row: Row[Any] | None = (await connection.execute(self._update, values)).first()
         return row
+
+
+class Changes(Updates, Generic[S]):
+    """``Updates`` of rows that have a state, which changes only from where that is legal."""
+
+    def __init__(
+        self, table: Table, columns: Sequence[Column[Any]], transitions: Transitions[S]
+    ) -> None:
+        super().__init__(table, columns)
+        self._table = table
+        self._transitions = transitions
+        self._moves: dict[S, ReturningUpdate[Any]] = {}
 
     async def move(
         self, connection: AsyncConnection, row_id: object, new: S, changes: Mapping[str, Any]

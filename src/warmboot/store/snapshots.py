@@ -27,7 +27,7 @@ from warmboot.model.runtime_snapshot import (
 from warmboot.model.shapes import Shape
 from warmboot.store.clock import now
 from warmboot.store.database import Database
-from warmboot.store.guard import Changes, check_fields, with_shape
+from warmboot.store.guard import Changes, Updates, check_fields, with_shape
 from warmboot.store.images import remove_forgotten, unknown_image
 from warmboot.store.tables import images, leases, runtime_snapshots
 from warmboot.store.types import SafeText, UtcDateTime
@@ -49,24 +49,25 @@ _LEASE_SOURCE = (
     .with_for_update(read=True)
 )
 _CHANGES = Changes(runtime_snapshots, _COLUMNS, SNAPSHOT_TRANSITIONS)
-_SUCCEEDED = (
-    update(runtime_snapshots)
-    .where(runtime_snapshots.c.id == bindparam("id_of_row"))
-    .values(success_count=runtime_snapshots.c.success_count + 1, consecutive_failures=0)
-    .returning(*_COLUMNS)
+_SUCCESS = Updates(
+    runtime_snapshots,
+    _COLUMNS,
+    success_count=runtime_snapshots.c.success_count + 1,
+    consecutive_failures=0,
 )
 _BOOTS = (
     select(runtime_snapshots.c.boots)
     .where(runtime_snapshots.c.id == bindparam("id"))
     .with_for_update()
 )
+_NEWEST_FIRST = (runtime_snapshots.c.created_at.desc(), runtime_snapshots.c.id.desc())
 _OF_IMAGE = (
     select(*_COLUMNS)
     .where(
         runtime_snapshots.c.runtime_image_id == bindparam("image_id"),
         runtime_snapshots.c.state != SnapshotState.DELETED,
     )
-    .order_by(runtime_snapshots.c.created_at.desc(), runtime_snapshots.c.id.desc())
+    .order_by(*_NEWEST_FIRST)
 )
 
 
@@ -186,9 +187,7 @@ class RuntimeSnapshotRepository:
                 if boots is None:
                     raise _unknown(snapshot_id)
                 changes["boots"] = boots.plus(boot_s)
-            row = (
-                await connection.execute(_SUCCEEDED, {**changes, "id_of_row": snapshot_id})
-            ).first()
+            row = await _SUCCESS.update(connection, snapshot_id, changes)
             if row is None:
                 raise _unknown(snapshot_id)
             return _snapshot(row)
@@ -326,9 +325,7 @@ class RuntimeSnapshotRepository:
             return await _change(connection, snapshot_id, **values)
 
     async def _many(self, query: Select[Any]) -> tuple[RuntimeSnapshot, ...]:
-        ordered = query.order_by(
-            runtime_snapshots.c.created_at.desc(), runtime_snapshots.c.id.desc()
-        )
+        ordered = query.order_by(*_NEWEST_FIRST)
         async with self._database.read() as connection:
             return tuple(_snapshot(row) for row in await connection.execute(ordered))
 

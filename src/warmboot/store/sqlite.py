@@ -131,7 +131,7 @@ def connect_with(path: str, *, writer: bool, foreign_keys: bool = True) -> Calla
             connection.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
             if not writer:
                 connection.execute("PRAGMA query_only=ON")
-        except BaseException:
+        except BaseException:  # whatever it is; raised again
             connection.close()
             raise
         return connection

@@ -6,12 +6,12 @@ from dataclasses import fields
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, delete, select, update
+from sqlalchemy import Row, bindparam, delete, select
 
 from warmboot.model.errors import Conflict, NotFound
 from warmboot.model.vm import VmKind, VmRecord
 from warmboot.store.database import Database
-from warmboot.store.guard import check_fields
+from warmboot.store.guard import Updates, check_fields
 from warmboot.store.tables import vms
 
 _FIELDS = [field.name for field in fields(VmRecord)]
@@ -20,7 +20,7 @@ _CHANGEABLE = frozenset({"spec", "handle", "slot", "snapshot_id"})
 _OF_OWNER = (
     select(vms).where(vms.c.owner_id == bindparam("owner_id")).order_by(vms.c.created_at, vms.c.id)
 )
-_UPDATE = update(vms).where(vms.c.id == bindparam("id_of_row")).returning(*vms.c)
+_UPDATES = Updates(vms, list(vms.c))
 
 
 def _record(row: Row[Any]) -> VmRecord:
@@ -70,7 +70,7 @@ class VmRepository:
         """Change ``spec``, ``handle``, ``slot`` or ``snapshot_id``. ``NotFound``."""
         check_fields(changes, _CHANGEABLE)
         async with self._database.write(alone=True) as connection:
-            row = (await connection.execute(_UPDATE, {**changes, "id_of_row": vm_id})).first()
+            row = await _UPDATES.update(connection, vm_id, changes)
             if row is None:
                 raise _unknown(vm_id)
             return _record(row)

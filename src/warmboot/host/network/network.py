@@ -63,7 +63,7 @@ class Network:
         self._lock_fd = preflight.lock(self._config)
         try:
             await self._set_up(in_use)
-        except BaseException:
+        except BaseException:  # cancelled, too; raised again
             await self.stop(keep=bool(in_use))
             raise
 
@@ -149,7 +149,7 @@ class Network:
             await namespaces.in_thread(partial(links.build_slot, slot))
             await namespaces.in_thread(partial(links.open_to_host, slot))
             await nft.apply(rules.namespace(self._config, slot), slot.namespace)
-        except BaseException:
+        except BaseException:  # cancelled, too; raised again
             try:
                 await _to_the_end(self._destroy(slot))
             except NetworkError as error:  # the first error, or the cancellation, counts
@@ -211,7 +211,7 @@ class Network:
         held, real = ports.reserve(wanted)
         try:
             await self._add_rules(slot, real)
-        except BaseException:
+        except BaseException:  # cancelled, too; raised again
             held.close()
             raise
         self._held.setdefault(slot.index, {})[real] = held

@@ -63,7 +63,7 @@ class SlotPool:
                 if not waiter.done() and self._made == made:
                     raise self._out_of_patience()
             return waiter.result()
-        except BaseException:
+        except BaseException:  # cancelled, too; raised again
             if not waiter.cancel() and waiter.exception() is None:
                 self._ready.append(waiter.result())  # handed over, but nobody is there to take it
             raise

@@ -85,7 +85,7 @@ class Firecracker:
             async with self._started(spec, pager, groups) as vm:
                 await pager.guard(_load(vm, snapshot))
                 return vm
-        except BaseException:
+        except BaseException:  # cancelled, too; raised again
             await pager.kill()
             raise
 
@@ -93,14 +93,14 @@ class Firecracker:
         process = VmmProcess.attach(handle)
         try:
             pager = await Pager.find(spec)
-        except BaseException:
+        except BaseException:  # cancelled, too; raised again
             await process.kill()  # it would hang at its next fault
             raise
         vm = FirecrackerVm(spec, self.config, process, pager)
         try:
             if await vm.status() is VmStatus.GONE:
                 _raise_gone(spec)
-        except BaseException:
+        except BaseException:  # cancelled, too; raised again
             await vm.detach()
             raise
         return vm
@@ -135,7 +135,7 @@ class Firecracker:
             if isinstance(error, VmGone):
                 error.details = "\n".join(filter(None, (error.details, vm.log_tail())))
             raise
-        except BaseException:
+        except BaseException:  # cancelled, too; raised again
             await vm.kill()
             raise
 

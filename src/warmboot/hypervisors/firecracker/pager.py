@@ -85,7 +85,7 @@ class Pager:
                     log=spec.run_dir / LOG,
                     inherit=[listener.fileno(), its.fileno()],
                 )
-            except BaseException:
+            except BaseException:  # cancelled, too; raised again
                 ours.close()
                 raise
         return cls(process, frames, report)

@@ -70,7 +70,7 @@ class FirecrackerVm:
         }
         try:
             await self.api.put("/snapshot/create", body, self._config.save_timeout_s)
-        except BaseException:
+        except BaseException:  # cancelled, too; raised again
             for path in (snapshot.memory, snapshot.state):
                 path.unlink(missing_ok=True)
             raise

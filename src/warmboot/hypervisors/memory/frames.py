@@ -118,7 +118,7 @@ class Frames:
             raise damaged(path, f"it cannot be opened: {error.strerror}") from error
         try:
             self.plain_bytes, self.entries = self._load_index()
-        except BaseException:
+        except BaseException:  # whatever it is; raised again
             self.close()
             raise
 

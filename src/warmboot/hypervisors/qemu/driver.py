@@ -77,7 +77,7 @@ class Qemu:
         vm = QemuVm(spec, self.config, VmmProcess.attach(handle))
         try:
             await vm.connect()
-        except BaseException:
+        except BaseException:  # cancelled, too; raised again
             await vm.detach()
             raise
         return vm
@@ -115,7 +115,7 @@ class Qemu:
         try:
             await vm.connect()
             yield vm
-        except BaseException:
+        except BaseException:  # cancelled, too; raised again
             await vm.kill()
             raise
 
