@@ -476,10 +476,30 @@ async def test_it_is_not_removed_before_its_output_was_read(manager: Manager) ->
 async def test_one_that_was_started_again_is_not_removed(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch_container, "READ_GRACE_S", 2.0)
+    monkeypatch.setattr(watch_container, "READ_GRACE_S", 0.3)
     await manager.run("web", auto_remove=True)
     await manager.containers.restart("web", 0)
-    await asyncio.sleep(2.5)  # longer than an ended one waits for readers
+    await asyncio.sleep(0.6)  # longer than an ended one waits for readers
+    container = await manager.containers.get("web")
+    assert container.state is ContainerState.RUNNING
+    await manager.containers.stop("web", 0)
+    await manager.until(lambda: _nobody(manager))
+
+
+async def test_a_restart_that_takes_its_time_does_not_lose_it(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_container, "READ_GRACE_S", 0.05)
+    await manager.run("web", auto_remove=True)
+    start = manager.containers.start
+
+    async def start_late(ref: str) -> None:
+        await asyncio.sleep(0.5)  # longer than an ended one waits for readers
+        await start(ref)
+
+    monkeypatch.setattr(manager.containers, "start", start_late)
+    await manager.containers.restart("web", 0)
+    await asyncio.sleep(0.2)
     container = await manager.containers.get("web")
     assert container.state is ContainerState.RUNNING
     await manager.containers.stop("web", 0)

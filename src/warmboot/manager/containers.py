@@ -224,8 +224,11 @@ class Containers:
             await self._watch.settle(container.id)
 
     async def restart(self, ref: str, timeout_s: float | None = None) -> None:
-        await self.stop(ref, timeout_s)
-        await self.start(ref)
+        container = await self.get(ref)
+        # One that is to be removed at its end is kept until then, as for somebody who reads it.
+        with self._watch.streaming(container.id):
+            await self.stop(ref, timeout_s)
+            await self.start(ref)
 
     async def delete(self, ref: str, *, force: bool = False) -> None:
         container = await self.get(ref)
