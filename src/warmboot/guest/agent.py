@@ -178,19 +178,26 @@ class Agent:
 
     def _identity(self, connection: Connection, head: Head) -> dict[str, Any]:
         self._wake_docker.clear()
-        identity = Identity(connection.read_json(head))
+        document = connection.read_json(head)
+        identity = Identity(document)
+        docker_wait_s = _seconds(document, "docker_wait_s", 0.0)
         with self._claim.lock:
             # The same claim again is one whose answer was lost on the way.
             if self._claim.claimed and not self._claim.is_token(identity.token):
                 raise HttpError(409, "this VM has another identity already")
             steps = identity.apply(self._system, self._claim.claim)
-        return {"steps": steps, "version": AGENT_VERSION}
+        # What is asked next is answered with this: a request less, which an emulated guest feels.
+        began = time.monotonic()
+        answers = self._docker.comes(docker_wait_s)
+        docker = {"answers": answers, "waited_s": time.monotonic() - began}
+        return {"steps": steps, "docker": docker, "version": AGENT_VERSION}
 
     def _docker_wait(self, connection: Connection, head: Head) -> dict[str, Any]:
-        timeout = connection.read_json(head).get("timeout_s", 60)
-        if type(timeout) not in (int, float) or not 0 < timeout <= _MAX_WAIT_S:
-            raise HttpError(400, f"timeout_s must be a number up to {_MAX_WAIT_S:g}")
-        return {"waited_s": self._docker.wait(timeout)}
+        timeout_s = _seconds(connection.read_json(head), "timeout_s", 60.0)
+        began = time.monotonic()
+        if not self._docker.comes(timeout_s):
+            raise HttpError(504, f"Docker did not answer within {timeout_s:g} s")
+        return {"waited_s": time.monotonic() - began}
 
     def _ensure_sandbox(self, connection: Connection, head: Head) -> dict[str, Any]:
         connection.read_body(head)
@@ -205,8 +212,11 @@ class Agent:
         return {"duration_s": time.monotonic() - started}
 
     def _prepare_snapshot(self, connection: Connection, head: Head) -> dict[str, Any]:
-        """Leave nothing in memory that a clone must not have; the page cache stays."""
-        connection.read_body(head)
+        """Leave nothing in memory that a clone must not have; the page cache stays.
+
+        ``wake_docker`` false: it is only paused, and not restored; Docker needs no waking.
+        """
+        wake_docker = connection.read_json(head).get("wake_docker", True)
         self._forward.disable_all()
         with self._lock:
             others = self._connections - {connection.sock}
@@ -219,7 +229,8 @@ class Agent:
         self._system.settle()
         with self._claim.lock:
             self._claim.release()
-        self._wake_docker.set()
+        if wake_docker:
+            self._wake_docker.set()
         return {"version": AGENT_VERSION}
 
     def _host_forward(self, connection: Connection, head: Head) -> dict[str, Any]:
@@ -239,6 +250,13 @@ class Agent:
         connection.read_body(head)
         self._system.sync()
         return {}
+
+
+def _seconds(document: dict[str, Any], key: str, default: float) -> float:
+    seconds = document.get(key, default)
+    if type(seconds) not in (int, float) or not 0 <= seconds <= _MAX_WAIT_S:
+        raise HttpError(400, f"{key} must be a number up to {_MAX_WAIT_S:g}")
+    return float(seconds)
 
 
 def _linger(sock: socket.socket) -> None:

@@ -32,7 +32,7 @@ class Docker:
         try:
             sock.settimeout(timeout_s)
             sock.connect(self.socket_path)
-        except BaseException:
+        except OSError:
             sock.close()
             raise
         return sock
@@ -46,19 +46,16 @@ class Docker:
         except OSError:
             return False
 
-    def wait(self, timeout_s: float) -> float:
-        """Return as soon as Docker answers, with the seconds it took; ``HttpError`` 504."""
-        started = time.monotonic()
-        deadline = started + timeout_s
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise HttpError(504, f"Docker did not answer within {timeout_s:g} s")
+    def comes(self, timeout_s: float) -> bool:
+        """Wait until Docker answers; whether it did in time."""
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
             # Not with all the time that is left: a connection that dockerd took while it was still
             # starting may never be answered, though a new one is at once.
             if self.answers(min(left, _PING_TIMEOUT_S)):
-                return time.monotonic() - started
-            time.sleep(min(_RETRY_S, max(0.0, left)))
+                return True
+            time.sleep(min(_RETRY_S, left))
+        return False
 
     def load_probe(self) -> None:
         """Have the throw-away image."""

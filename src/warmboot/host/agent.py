@@ -24,7 +24,7 @@ import structlog
 
 from warmboot.host import guest_containers, leftovers, stored_memory, usage
 from warmboot.host.guest_containers import Progress
-from warmboot.host.guest_link import GuestLink, Identity, Sent, nobody_asks
+from warmboot.host.guest_link import Claimed, GuestLink, Identity, Sent, nobody_asks
 from warmboot.host.live_vm import LiveVm
 from warmboot.host.memory_cache import MemoryCache
 from warmboot.host.network import Network, Slot
@@ -33,7 +33,7 @@ from warmboot.host.storage import Storage, remove_folder
 from warmboot.host.vm_files import VMM_GID, DiskSource, VmFiles, snapshot_disks
 from warmboot.hypervisors.base import Hypervisor, MachineSnapshot, Probe, Vm
 from warmboot.hypervisors.process import come_first
-from warmboot.model.container import PortMapping, StageStep
+from warmboot.model.container import PortMapping
 from warmboot.model.errors import HostError, HypervisorError, VmGone
 from warmboot.model.runtime_image import RuntimeImage, RuntimeImageManifest
 from warmboot.model.shapes import Capacity, Shape
@@ -204,11 +204,17 @@ class HostAgent:
         self._standing_by.add(spec.id)
 
     async def claim(
-        self, vm_id: str, identity: Identity, timeout_s: float, on_sent: Sent = nobody_asks
-    ) -> list[StageStep]:
+        self,
+        vm_id: str,
+        identity: Identity,
+        timeout_s: float,
+        docker_wait_s: float = 0.0,
+        on_sent: Sent = nobody_asks,
+    ) -> Claimed:
         """Make the guest its own self; ``VmGone`` as soon as its VMM is no more."""
         machine = self._machine(vm_id)
-        return await machine.while_alive(machine.link.claim(identity, timeout_s, on_sent))
+        claim = machine.link.claim(identity, timeout_s, docker_wait_s, on_sent)
+        return await machine.while_alive(claim)
 
     async def wait_for_docker(self, vm_id: str, timeout_s: float) -> None:
         machine = self._machine(vm_id)

@@ -57,6 +57,15 @@ class Identity:
     token: str
 
 
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """How a guest became its own self, and how long it then waited for Docker, and if that came."""
+
+    steps: list[StageStep]
+    docker_waited_s: float
+    docker_answers: bool
+
+
 class GuestConnector(aiohttp.BaseConnector):
     """Connections to one port of one guest."""
 
@@ -162,19 +171,24 @@ class GuestLink:
         return self._docker_session.get(url, params=query, timeout=timeout)
 
     async def claim(
-        self, identity: Identity, timeout_s: float, on_sent: Sent = nobody_asks
-    ) -> list[StageStep]:
+        self,
+        identity: Identity,
+        timeout_s: float,
+        docker_wait_s: float = 0.0,
+        on_sent: Sent = nobody_asks,
+    ) -> Claimed:
         """Give the guest its identity, as soon as its agent answers; the token is ours then.
 
-        ``on_sent`` is called when the guest has it, and is at work.
+        It waits for Docker, too, before it answers, but not longer than ``docker_wait_s``.
+        ``on_sent`` is called when the guest has its identity, and is at work.
         """
         deadline = time.monotonic() + timeout_s
         while True:
             try:
                 left_s = max(CONNECT_TIMEOUT_S, deadline - time.monotonic())
-                body = _identity_body(identity)
-                answer = await self._call("identity", body, left_s, on_sent)
-                return [StageStep(s["name"], s["duration_s"]) for s in answer["steps"]]
+                body = {**_identity_body(identity), "docker_wait_s": docker_wait_s}
+                answer = await self._call("identity", body, left_s + docker_wait_s, on_sent)
+                return _claimed(answer)
             except GuestUnreachable:
                 if time.monotonic() >= deadline:
                     raise
@@ -203,9 +217,12 @@ class GuestLink:
         """See to it that there is a network for a container to join (``SANDBOX``)."""
         await self._call("sandbox", {}, timeout_s=120)
 
-    async def prepare_snapshot(self) -> None:
-        """Make the guest ready to be frozen; it can be claimed anew after its restore."""
-        await self._call("prepare-snapshot", {}, timeout_s=60)
+    async def prepare_snapshot(self, wake_docker: bool = True) -> None:
+        """Make the guest ready to be frozen; it can be claimed anew after its restore.
+
+        ``wake_docker``: from the first moment on, Docker is to be pinged until that.
+        """
+        await self._call("prepare-snapshot", {"wake_docker": wake_docker}, timeout_s=60)
 
     async def host_forward(self, port: int, enabled: bool) -> None:
         """While enabled, ``localhost:port`` in the guest is the host's."""
@@ -272,6 +289,12 @@ def _telling_when_sent() -> aiohttp.TraceConfig:
     config = aiohttp.TraceConfig()
     config.on_request_chunk_sent.append(tell)
     return config
+
+
+def _claimed(answer: dict[str, Any]) -> Claimed:
+    steps = [StageStep(step["name"], step["duration_s"]) for step in answer["steps"]]
+    docker = answer.get("docker", {"answers": False, "waited_s": 0.0})  # an older agent's
+    return Claimed(steps, docker["waited_s"], docker["answers"])
 
 
 def _identity_body(identity: Identity) -> dict[str, Any]:

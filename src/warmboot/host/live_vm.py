@@ -49,18 +49,18 @@ class LiveVm:
 
     async def freeze(self) -> None:
         """Run throw-away containers in the guest, have it forget who it was, and pause it."""
-        await self._exercise()
+        await self._exercise(wake_docker=True)
         await self.vm.pause()
 
     async def stand_by(self) -> None:
         """The same, with a connection to its agent that is there when it runs on."""
-        await self._exercise()
+        await self._exercise(wake_docker=False)
         await self.while_alive(self.link.health(timeout_s=CONNECT_S))
         await self.vm.pause()
 
-    async def _exercise(self) -> None:
+    async def _exercise(self, wake_docker: bool) -> None:
         await self.while_alive(self.link.warm_up())
-        await self.while_alive(self.link.prepare_snapshot())
+        await self.while_alive(self.link.prepare_snapshot(wake_docker))
 
     async def wait_stalled(self) -> None:
         """Return when it stands still because the disk is full; ``VmGone`` if its VMM ends."""

@@ -21,7 +21,7 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import HostAgent
-from warmboot.host.guest_link import Identity
+from warmboot.host.guest_link import Claimed, Identity
 from warmboot.host.network import Slot
 from warmboot.host.vm_files import DiskSource, image_disks, kept_disk, snapshot_disks
 from warmboot.manager.boot_turns import BootTurn
@@ -42,6 +42,10 @@ T = TypeVar("T")
 
 AGENT_TIMEOUT_S = 90.0
 """How long a guest may take until its agent answers; Docker comes later."""
+
+
+DOCKER_AT_ONCE_S = 2.0
+"""How long a restored guest waits for its Docker by itself; then it is asked to wait on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,16 +252,22 @@ class BootVm:
             machine_id=order.container.id.hex,
             token=order.token,
         )
+        limit_s = min(self._timeout_s(order), AGENT_TIMEOUT_S)
+        # Where Docker runs already it is asked for in the same breath.
+        docker_wait_s = 0.0 if order.snapshot is None else DOCKER_AT_ONCE_S
         with order.watch.stage("identity") as steps:
-            limit_s = min(self._timeout_s(order), AGENT_TIMEOUT_S)
-            steps += await self._host.claim(
-                context.data["vm_id"], identity, limit_s, order.turn.prepared
+            claimed = await self._host.claim(
+                context.data["vm_id"], identity, limit_s, docker_wait_s, order.turn.prepared
             )
+            steps += claimed.steps
+        context.live["claimed"] = claimed
 
     async def _verify(self, context: Context) -> None:
         order: _Order = context.live["order"]
-        with order.watch.stage("docker"):
-            await self._host.wait_for_docker(context.data["vm_id"], self._timeout_s(order))
+        claimed: Claimed = context.live["claimed"]
+        with order.watch.stage("docker", before_s=claimed.docker_waited_s):
+            if not claimed.docker_answers:
+                await self._host.wait_for_docker(context.data["vm_id"], self._timeout_s(order))
         order.turn.ran()
         # Not before: whoever finds it unfinished undoes it, and finds its processes by its folder.
         record: VmRecord = context.live["record"]

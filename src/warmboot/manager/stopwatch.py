@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from warmboot.model.container import StageStep, StageTiming
@@ -41,12 +42,17 @@ class Stopwatch:
         return ", ".join(f"{s.name} {s.duration_s:.2f}s{_steps(s)}" for s in self._stages)
 
     @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[list[StageStep]]:
+    def stage(self, name: str, before_s: float = 0.0) -> Iterator[list[StageStep]]:
         """Time a stage; one that fails is kept too, since it took its time.
 
-        What the body appends are steps of it that somebody else has timed.
+        What the body appends are steps of it that somebody else has timed. It began ``before_s``
+        ago, when the last one was over.
         """
-        started = self.elapsed_s
+        started = self.elapsed_s - before_s
+        if before_s:
+            last = self._stages[-1]
+            shorter_s = max(0.0, round(last.duration_s - before_s, 4))
+            self._stages[-1] = replace(last, duration_s=shorter_s)
         steps: list[StageStep] = []
         try:
             yield steps

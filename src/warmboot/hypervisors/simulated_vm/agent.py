@@ -87,23 +87,26 @@ class Agent:
         steps.done("hostname")
         ram["token"] = token
         steps.done("token")
-        return Response(json={"steps": steps.taken, "version": AGENT_VERSION})
+        began = time.monotonic()
+        answers = await self._docker_comes(_seconds(body, "docker_wait_s", 0.0))
+        docker = {"answers": answers, "waited_s": time.monotonic() - began}
+        return Response(json={"steps": steps.taken, "docker": docker, "version": AGENT_VERSION})
 
     async def _docker_wait(self, request: Request) -> Response:
-        timeout_s = (await request.json()).get("timeout_s", 60.0)
-        if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
-            raise HttpError(400, "timeout_s: a number is expected")
-        started = time.monotonic()
-        while not self._machine.docker_ready():
-            left = started + timeout_s - time.monotonic()
-            if left <= 0:
-                raise HttpError(504, f"Docker did not answer within {timeout_s:g} s")
+        timeout_s = _seconds(await request.json(), "timeout_s", 60.0)
+        began = time.monotonic()
+        if not await self._docker_comes(timeout_s):
+            raise HttpError(504, f"Docker did not answer within {timeout_s:g} s")
+        return Response(json={"waited_s": time.monotonic() - began})
+
+    async def _docker_comes(self, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            if self._machine.docker_ready():
+                return True
             # In small steps: the fault may be lifted while we wait.
             await asyncio.sleep(min(left, DOCKER_WAIT_STEP_S))
-        duration_s = time.monotonic() - started
-        return Response(
-            json={"ready": True, "steps": [{"name": "docker", "duration_s": duration_s}]}
-        )
+        return False
 
     async def _warm_up(self, request: Request) -> Response:
         if not self._machine.docker_ready():
@@ -144,6 +147,13 @@ class _Steps:
         now = time.monotonic()
         self.taken.append({"name": name, "duration_s": now - self._since})
         self._since = now
+
+
+def _seconds(body: dict[str, Any], name: str, default: float) -> float:
+    value = body.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise HttpError(400, f"{name}: a number is expected")
+    return value
 
 
 def _text(body: dict[str, Any], name: str) -> str:
