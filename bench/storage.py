@@ -143,11 +143,11 @@ async def _host(root: Path) -> AsyncIterator[HostAgent]:
     )
     files = SnapshotFiles(root / "runtime-snapshots", VMM_GID)
     host = HostAgent(HostConfig(root), Qemu(), Network(config), files)
-    await host.start([])
     for folder in ("plain", "packed"):
         for part in (root / folder, root / folder / "image"):
             shutil.chown(part, group=VMM_GID)
             part.chmod(0o710)
+    await host.start([])
     try:
         yield host
     finally:

@@ -383,9 +383,7 @@ def test_docker_wait_asks_again_when_a_ping_is_never_answered(guest: Guest) -> N
         held: list[socket.socket] = []
 
         def answer_the_last_only() -> None:
-            # The identity pings too, so two connections are left without an answer.
-            for _ in range(2):
-                held.append(listener.accept()[0])
+            held.append(listener.accept()[0])
             while True:
                 sock, _ = listener.accept()
                 with sock:
@@ -405,10 +403,33 @@ def test_docker_wait_gives_up(guest: Guest) -> None:
     assert status == 504
 
 
-@pytest.mark.parametrize("timeout", [0, -1, "5", None, True, 1e9])
+@pytest.mark.parametrize("timeout", [-1, "5", None, True, 1e9])
 def test_docker_wait_refuses_nonsense(guest: Guest, timeout: Any) -> None:
     guest.become()
     assert guest.ask("POST", "/warmboot/v1/docker-wait", {"timeout_s": timeout}, TOKEN)[0] == 400
+
+
+def test_the_answer_to_an_identity_can_wait_for_docker(guest: Guest) -> None:
+    started = threading.Timer(0.2, lambda: FakeDocker(guest.docker_path))
+    started.start()
+    status, answer = guest.ask("POST", "/warmboot/v1/identity", IDENTITY | {"docker_wait_s": 10})
+    assert status == 200
+    assert answer["docker"]["answers"] is True
+    assert 0.1 < answer["docker"]["waited_s"] < 5
+
+
+def test_a_docker_that_does_not_come_does_not_spoil_an_identity(guest: Guest) -> None:
+    status, answer = guest.ask("POST", "/warmboot/v1/identity", IDENTITY | {"docker_wait_s": 0.1})
+    assert status == 200
+    assert answer["docker"]["answers"] is False
+    assert answer["docker"]["waited_s"] >= 0.1
+    assert guest.claim.claimed
+
+
+def test_nobody_asked_for_docker(guest: Guest) -> None:
+    FakeDocker(guest.docker_path)
+    _, answer = guest.ask("POST", "/warmboot/v1/identity", IDENTITY)
+    assert answer["docker"]["answers"] is False
 
 
 def test_docker_never_sees_the_token(guest: Guest, docker: FakeDocker) -> None:
@@ -553,6 +574,24 @@ def test_preparing_a_snapshot_forgets_the_owner_and_cuts_everybody_off(
     assert not (guest.folder / "token").exists()
     assert guest.ask("POST", "/warmboot/v1/sync", token=TOKEN)[0] == 401
     guest.become()
+
+
+@pytest.mark.parametrize("wake_docker", [True, False])
+def test_docker_is_woken_until_it_is_claimed_again_if_that_is_wanted(
+    guest: Guest, wake_docker: bool
+) -> None:
+    pinged = threading.Event()
+
+    class Noticing(FakeDocker):
+        def _serve(self, sock: socket.socket) -> None:
+            pinged.set()
+            super()._serve(sock)
+
+    Noticing(guest.docker_path)
+    guest.become()
+    body = {"wake_docker": wake_docker}
+    assert guest.ask("POST", "/warmboot/v1/prepare-snapshot", body, TOKEN)[0] == 200
+    assert pinged.wait(5 if wake_docker else 0.3) is wake_docker
 
 
 # --- host-forward

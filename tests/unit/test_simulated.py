@@ -203,6 +203,14 @@ async def test_docker_wait_ends_when_docker_is_ready(tmp_path: Path) -> None:
         assert (await ask(vm, "GET", "health"))[1]["docker"] is True
 
 
+async def test_an_identity_waits_for_docker_if_that_is_wanted(tmp_path: Path) -> None:
+    async with booted(tmp_path, SimulatedConfig(boot_s=0, docker_s=0.3)) as vm:
+        _, answer = await ask(vm, "POST", "identity", **IDENTITY, docker_wait_s=0.05)
+        assert answer["docker"]["answers"] is False
+        _, answer = await ask(vm, "POST", "identity", bearer="secret", **IDENTITY, docker_wait_s=5)
+        assert answer["docker"]["answers"] is True
+
+
 # Delays and faults
 
 

@@ -45,14 +45,15 @@ class Stopwatch:
     def stage(self, name: str, before_s: float = 0.0) -> Iterator[list[StageStep]]:
         """Time a stage; one that fails is kept too, since it took its time.
 
-        What the body appends are steps of it that somebody else has timed. It began ``before_s``
-        ago, when the last one was over.
+        What the body appends are steps of it that somebody else has timed. The last ``before_s``
+        of the stage before were this one's already.
         """
-        started = self.elapsed_s - before_s
+        started = self.elapsed_s
         if before_s:
             last = self._stages[-1]
-            shorter_s = max(0.0, round(last.duration_s - before_s, 4))
+            shorter_s = round(max(0.0, last.duration_s - before_s), 4)
             self._stages[-1] = replace(last, duration_s=shorter_s)
+            started = last.started_s + shorter_s
         steps: list[StageStep] = []
         try:
             yield steps
