@@ -1,4 +1,4 @@
-"""The host's side of the conversation with a guest agent: what it asks, what it makes of answers."""
+"""The host's side of the conversation with a guest agent: what it asks, and makes of answers."""
 
 from __future__ import annotations
 
