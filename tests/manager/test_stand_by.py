@@ -106,6 +106,27 @@ async def test_one_that_does_not_answer_falls_back_and_goes(place: Lab) -> None:
         await manager.containers.delete(str(container.id), force=True)
 
 
+async def test_what_a_guest_has_waited_for_docker_is_not_waited_again(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.manager(standby_vms=1, warm_boot_timeout_s=1) as manager:
+        await manager.snapshot()
+        await stands_by(manager, 1)
+        place.set(docker_never_ready="restore")
+        waited: list[float] = []
+        wait_for_docker = manager.host.wait_for_docker
+
+        async def note(vm_id: str, timeout_s: float) -> None:
+            waited.append(timeout_s)
+            await wait_for_docker(vm_id, timeout_s)
+
+        monkeypatch.setattr(manager.host, "wait_for_docker", note)
+        container = await manager.run()
+        assert container.fallback_reason is FallbackReason.DOCKER_NOT_VERIFIED
+        assert waited[0] == 0.5, "the other half passed while it took its identity"
+        await manager.containers.delete(str(container.id), force=True)
+
+
 async def test_a_mistake_while_one_is_made_does_not_end_the_making(
     place: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

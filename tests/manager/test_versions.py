@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 
+from warmboot.manager import warm_boot
 from warmboot.manager.ports import Until
 from warmboot.model.container import BootMethod, FallbackReason
 from warmboot.model.errors import Conflict, HypervisorError, InvalidRequest, NotFound
@@ -40,14 +42,15 @@ async def test_weights_decide_which_version_serves(manager: Manager) -> None:
         assert (await manager.run(f"b{number}")).snapshot_version == 2
 
 
-async def test_with_equal_weights_both_come_to_their_turn(manager: Manager) -> None:
+async def test_with_equal_weights_the_draw_decides(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await versions(manager, 100, 100)
-    served: set[int | None] = set()
-    for number in range(64):  # a few are enough; so many in a row of one kind do not happen
-        served.add((await manager.run(f"c{number}")).snapshot_version)
-        if len(served) == 2:
-            break
-    assert served == {1, 2}
+    draws = (0.0, 0.75, 0.25, 0.5, 0.49, 0.99)
+    drawing = SimpleNamespace(random=iter(draws).__next__)
+    monkeypatch.setattr(warm_boot, "random", drawing)
+    served = [(await manager.run(f"c{n}")).snapshot_version for n in range(len(draws))]
+    assert served == [2, 1, 2, 1, 2, 1], "the newest has the lower half"
 
 
 async def test_without_any_weight_the_newest_serves(manager: Manager) -> None:

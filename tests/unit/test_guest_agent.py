@@ -383,7 +383,8 @@ def test_docker_wait_asks_again_when_a_ping_is_never_answered(guest: Guest) -> N
         held: list[socket.socket] = []
 
         def answer_the_last_only() -> None:
-            held.append(listener.accept()[0])
+            for _ in range(2):
+                held.append(listener.accept()[0])
             while True:
                 sock, _ = listener.accept()
                 with sock:
@@ -403,7 +404,7 @@ def test_docker_wait_gives_up(guest: Guest) -> None:
     assert status == 504
 
 
-@pytest.mark.parametrize("timeout", [-1, "5", None, True, 1e9])
+@pytest.mark.parametrize("timeout", [0, -1, "5", None, True, 1e9])
 def test_docker_wait_refuses_nonsense(guest: Guest, timeout: Any) -> None:
     guest.become()
     assert guest.ask("POST", "/warmboot/v1/docker-wait", {"timeout_s": timeout}, TOKEN)[0] == 400
@@ -424,6 +425,14 @@ def test_a_docker_that_does_not_come_does_not_spoil_an_identity(guest: Guest) ->
     assert answer["docker"]["answers"] is False
     assert answer["docker"]["waited_s"] >= 0.1
     assert guest.claim.claimed
+
+
+@pytest.mark.parametrize("wait", [0, -1, "5", None, True, 1e9])
+def test_an_identity_with_nonsense_about_docker_changes_nothing(guest: Guest, wait: Any) -> None:
+    document = IDENTITY | {"docker_wait_s": wait}
+    assert guest.ask("POST", "/warmboot/v1/identity", document)[0] == 400
+    assert guest.system.calls == []
+    assert not guest.claim.claimed
 
 
 def test_nobody_asked_for_docker(guest: Guest) -> None:
@@ -592,6 +601,14 @@ def test_docker_is_woken_until_it_is_claimed_again_if_that_is_wanted(
     body = {"wake_docker": wake_docker}
     assert guest.ask("POST", "/warmboot/v1/prepare-snapshot", body, TOKEN)[0] == 200
     assert pinged.wait(5 if wake_docker else 0.3) is wake_docker
+
+
+@pytest.mark.parametrize("wake_docker", ["yes", 1, None])
+def test_preparing_a_snapshot_refuses_nonsense(guest: Guest, wake_docker: Any) -> None:
+    guest.become()
+    body = {"wake_docker": wake_docker}
+    assert guest.ask("POST", "/warmboot/v1/prepare-snapshot", body, TOKEN)[0] == 400
+    assert guest.claim.claimed
 
 
 # --- host-forward

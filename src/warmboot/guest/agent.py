@@ -187,17 +187,20 @@ class Agent:
                 raise HttpError(409, "this VM has another identity already")
             steps = identity.apply(self._system, self._claim.claim)
         # What is asked next is answered with this: a request less, which an emulated guest feels.
-        began = time.monotonic()
-        answers = self._docker.comes(docker_wait_s)
-        docker = {"answers": answers, "waited_s": time.monotonic() - began}
+        docker = self._docker_comes(docker_wait_s)
         return {"steps": steps, "docker": docker, "version": AGENT_VERSION}
 
     def _docker_wait(self, connection: Connection, head: Head) -> dict[str, Any]:
         timeout_s = _seconds(connection.read_json(head), "timeout_s", 60.0)
-        began = time.monotonic()
-        if not self._docker.comes(timeout_s):
+        docker = self._docker_comes(timeout_s)
+        if not docker["answers"]:
             raise HttpError(504, f"Docker did not answer within {timeout_s:g} s")
-        return {"waited_s": time.monotonic() - began}
+        return docker
+
+    def _docker_comes(self, timeout_s: float) -> dict[str, Any]:
+        began = time.monotonic()
+        answers = self._docker.comes(timeout_s)
+        return {"answers": answers, "waited_s": time.monotonic() - began}
 
     def _ensure_sandbox(self, connection: Connection, head: Head) -> dict[str, Any]:
         connection.read_body(head)
@@ -216,7 +219,7 @@ class Agent:
 
         ``wake_docker`` false: it is only paused, and not restored; Docker needs no waking.
         """
-        wake_docker = connection.read_json(head).get("wake_docker", True)
+        wake_docker = _flag(connection.read_json(head), "wake_docker", True)
         self._forward.disable_all()
         with self._lock:
             others = self._connections - {connection.sock}
@@ -235,11 +238,9 @@ class Agent:
 
     def _host_forward(self, connection: Connection, head: Head) -> dict[str, Any]:
         document = connection.read_json(head)
-        port, enabled = document.get("port"), document.get("enabled")
+        port, enabled = document.get("port"), _flag(document, "enabled", None)
         if type(port) is not int or not 1 <= port <= 65535:
             raise HttpError(400, "port must be a number from 1 to 65535")
-        if type(enabled) is not bool:
-            raise HttpError(400, "enabled must be true or false")
         if enabled:
             self._forward.enable(port)
         else:
@@ -253,10 +254,19 @@ class Agent:
 
 
 def _seconds(document: dict[str, Any], key: str, default: float) -> float:
-    seconds = document.get(key, default)
-    if type(seconds) not in (int, float) or not 0 <= seconds <= _MAX_WAIT_S:
+    if key not in document:
+        return default
+    seconds = document[key]
+    if type(seconds) not in (int, float) or not 0 < seconds <= _MAX_WAIT_S:
         raise HttpError(400, f"{key} must be a number up to {_MAX_WAIT_S:g}")
     return float(seconds)
+
+
+def _flag(document: dict[str, Any], key: str, default: bool | None) -> bool:
+    flag = document.get(key, default)
+    if type(flag) is not bool:
+        raise HttpError(400, f"{key} must be true or false")
+    return flag
 
 
 def _linger(sock: socket.socket) -> None:

@@ -186,7 +186,9 @@ class GuestLink:
         while True:
             try:
                 left_s = max(CONNECT_TIMEOUT_S, deadline - time.monotonic())
-                body = {**_identity_body(identity), "docker_wait_s": docker_wait_s}
+                body = _identity_body(identity)
+                if docker_wait_s:
+                    body["docker_wait_s"] = docker_wait_s
                 answer = await self._call("identity", body, left_s + docker_wait_s, on_sent)
                 return _claimed(answer)
             except GuestUnreachable:

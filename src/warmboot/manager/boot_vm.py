@@ -43,7 +43,6 @@ T = TypeVar("T")
 AGENT_TIMEOUT_S = 90.0
 """How long a guest may take until its agent answers; Docker comes later."""
 
-
 DOCKER_AT_ONCE_S = 2.0
 """How long a restored guest waits for its Docker by itself; then it is asked to wait on."""
 
@@ -253,11 +252,13 @@ class BootVm:
             token=order.token,
         )
         limit_s = min(self._timeout_s(order), AGENT_TIMEOUT_S)
-        # Where Docker runs already it is asked for in the same breath.
-        docker_wait_s = 0.0 if order.snapshot is None else DOCKER_AT_ONCE_S
         with order.watch.stage("identity") as steps:
             claimed = await self._host.claim(
-                context.data["vm_id"], identity, limit_s, docker_wait_s, order.turn.prepared
+                context.data["vm_id"],
+                identity,
+                limit_s,
+                self._docker_at_once_s(order),
+                order.turn.prepared,
             )
             steps += claimed.steps
         context.live["claimed"] = claimed
@@ -267,7 +268,9 @@ class BootVm:
         claimed: Claimed = context.live["claimed"]
         with order.watch.stage("docker", before_s=claimed.docker_waited_s):
             if not claimed.docker_answers:
-                await self._host.wait_for_docker(context.data["vm_id"], self._timeout_s(order))
+                waited_s = min(claimed.docker_waited_s, self._docker_at_once_s(order))
+                left_s = self._timeout_s(order) - waited_s
+                await self._host.wait_for_docker(context.data["vm_id"], left_s)
         order.turn.ran()
         # Not before: whoever finds it unfinished undoes it, and finds its processes by its folder.
         record: VmRecord = context.live["record"]
@@ -275,6 +278,12 @@ class BootVm:
 
     def _timeout_s(self, order: _Order) -> float:
         return self._timeouts.cold_s if order.snapshot is None else self._timeouts.warm_s
+
+    def _docker_at_once_s(self, order: _Order) -> float:
+        """Where Docker runs already it is asked for in the same breath, for half of its time."""
+        if order.snapshot is None:
+            return 0.0
+        return min(DOCKER_AT_ONCE_S, self._timeout_s(order) / 2)
 
 
 async def with_second_try(boot: Callable[[], Awaitable[T]]) -> T:

@@ -88,7 +88,6 @@ class WarmBoot:
         health: SnapshotHealth,
         config: WarmBootConfig,
         on_misfit: Callable[[], None] = lambda: None,
-        draw: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
         self._host = host
@@ -97,7 +96,6 @@ class WarmBoot:
         self._health = health
         self._config = config
         self._on_misfit = on_misfit
-        self._draw = draw
 
     async def __call__(
         self, container: Container, image: RuntimeImage, watch: Stopwatch, turn: BootTurn
@@ -253,4 +251,4 @@ class WarmBoot:
             if snapshot.state is not SnapshotState.DELETED
         ]
         shape, default = container.spec.shape, self._config.default_shape
-        return choose_snapshot(candidates, shape, default, here, self._draw(), tried)
+        return choose_snapshot(candidates, shape, default, here, random.random(), tried)

@@ -78,6 +78,7 @@ class Agent:
         machine_id, entropy = _text(body, "machine_id"), _text(body, "entropy")
         if not isinstance(body.get("clock_ns"), int):
             raise HttpError(400, "clock_ns: a whole number is expected")
+        docker_wait_s = _seconds(body, "docker_wait_s", 0.0)
         ram["entropy"] = entropy
         steps.done("entropy")
         steps.done("clock")
@@ -87,26 +88,24 @@ class Agent:
         steps.done("hostname")
         ram["token"] = token
         steps.done("token")
-        began = time.monotonic()
-        answers = await self._docker_comes(_seconds(body, "docker_wait_s", 0.0))
-        docker = {"answers": answers, "waited_s": time.monotonic() - began}
+        docker = await self._docker_comes(docker_wait_s)
         return Response(json={"steps": steps.taken, "docker": docker, "version": AGENT_VERSION})
 
     async def _docker_wait(self, request: Request) -> Response:
         timeout_s = _seconds(await request.json(), "timeout_s", 60.0)
-        began = time.monotonic()
-        if not await self._docker_comes(timeout_s):
+        docker = await self._docker_comes(timeout_s)
+        if not docker["answers"]:
             raise HttpError(504, f"Docker did not answer within {timeout_s:g} s")
-        return Response(json={"waited_s": time.monotonic() - began})
+        return Response(json=docker)
 
-    async def _docker_comes(self, timeout_s: float) -> bool:
-        deadline = time.monotonic() + timeout_s
-        while (left := deadline - time.monotonic()) > 0:
-            if self._machine.docker_ready():
-                return True
-            # In small steps: the fault may be lifted while we wait.
-            await asyncio.sleep(min(left, DOCKER_WAIT_STEP_S))
-        return False
+    async def _docker_comes(self, timeout_s: float) -> dict[str, Any]:
+        began = time.monotonic()
+        answers = False
+        while not answers and (left := began + timeout_s - time.monotonic()) > 0:
+            answers = self._machine.docker_ready()
+            if not answers:  # in small steps: the fault may be lifted while we wait
+                await asyncio.sleep(min(left, DOCKER_WAIT_STEP_S))
+        return {"answers": answers, "waited_s": time.monotonic() - began}
 
     async def _warm_up(self, request: Request) -> Response:
         if not self._machine.docker_ready():
