@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import signal
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
 import structlog
-import uvicorn
 
 from warmboot.api.access import check_bind
 from warmboot.api.app import create_app
+from warmboot.api.http.server import HttpServer
 from warmboot.bootstrap_host import all_hypervisors, host_agent
 from warmboot.bootstrap_housekeeping import Collecting, Kept, housekeeping_parts
 from warmboot.bootstrap_workers import WorkerParts, worker_checks, worker_parts
@@ -281,33 +279,9 @@ async def serve(settings: Settings) -> None:
             idempotency=manager.store.idempotency,
             worker_of=manager.tokens.owner,
         )
-        config = uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=False,
-            ws="websockets-sansio",
-            timeout_graceful_shutdown=5,
-        )
-        server = _Server(config)
+        server = HttpServer(app, host=settings.host, port=settings.port)
         log.info(f"warmboot listens on http://{settings.host}:{settings.port}")
         await server.serve()
-
-
-class _Server(uvicorn.Server):
-    """uvicorn ends the process by the signal that stopped it; we have VMs to let go of first."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
 
 
 async def local_doctor(settings: Settings) -> Sequence[Check]:
