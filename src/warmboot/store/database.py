@@ -11,7 +11,15 @@ Writers take turns. On SQLite there is one writing connection in the process, an
 IMMEDIATE`` keeps order between processes, so that nobody ever sees "database is locked". On
 PostgreSQL single calls run side by side, guarded by row locks, while transactions of several calls
 take turns by an advisory lock: they cannot deadlock one another, and events get their ids in the
-order in which they become visible. Readers never wait.
+order in which they become visible. Readers never wait for writers.
+
+Who finds no connection free queues, in the order of arrival and without a limit of time: a burst is
+worked off, and whoever asked gives up when he likes. Only one of a process's transactions waits for
+the advisory lock; the others hold no connection meanwhile::
+
+    transaction ─▶ turn ─┐
+    write ───────────────┴▶ one of the writing connections ─▶ BEGIN … COMMIT
+    read ─────────────────▶ one of the reading connections
 """
 
 from __future__ import annotations
@@ -33,9 +41,11 @@ from warmboot.model.errors import WarmbootError
 from warmboot.store.failures import translated
 from warmboot.store.sqlite import OneTripConnection, connect_with
 
-_POOL_TIMEOUT_S = 10
+_READERS = {"sqlite": 3, "postgresql": 8}
+_WRITERS = {"sqlite": 1, "postgresql": 8}
 _CONNECT_TIMEOUT_S = 10
-_TURN = 0x7761726D  # "warm": the key of the advisory lock
+_TAKE_TURN = select(func.pg_advisory_xact_lock(0x7761726D))
+"""The lock's key is "warm"."""
 
 
 @dataclass(slots=True)
@@ -56,7 +66,12 @@ class Database:
     def __init__(self, writer: AsyncEngine, reader: AsyncEngine) -> None:
         self._writer = writer
         self._reader = reader
-        self._is_postgres = writer.dialect.name == "postgresql"
+        name = writer.dialect.name
+        self._is_postgres = name == "postgresql"
+        # asyncio's are first come, first served; the pools' own queues are not, and have a limit.
+        self._writing = asyncio.Semaphore(_WRITERS[name])
+        self._reading = asyncio.Semaphore(_READERS[name])
+        self._turn = asyncio.Lock()
 
     @classmethod
     @asynccontextmanager
@@ -65,16 +80,16 @@ class Database:
         if url.get_backend_name() == "postgresql":
             writer = create_async_engine(
                 url,
-                pool_size=8,
-                max_overflow=8,
-                pool_timeout=_POOL_TIMEOUT_S,
+                pool_size=_READERS["postgresql"] + _WRITERS["postgresql"],
+                max_overflow=0,
                 pool_pre_ping=True,
                 connect_args={"connect_timeout": _CONNECT_TIMEOUT_S},
             )
             engines = (writer, writer.execution_options(isolation_level="AUTOCOMMIT"))
         else:
-            writer = sqlite_engine(url, writer=True, pool_size=1)
-            engines = (writer, sqlite_engine(url, writer=False, pool_size=3))
+            writer = sqlite_engine(url, writer=True, pool_size=_WRITERS["sqlite"])
+            reader = sqlite_engine(url, writer=False, pool_size=_READERS["sqlite"])
+            engines = (writer, reader)
         try:
             yield cls(*engines)
         finally:
@@ -90,7 +105,7 @@ class Database:
                 yield joined.connection
             return
         with _translating():
-            async with self._reader.connect() as connection:
+            async with self._reading, self._reader.connect() as connection:
                 yield connection
 
     @asynccontextmanager
@@ -112,10 +127,8 @@ class Database:
                 yield joined.connection
             return
         with _translating(None, refusal):
-            async with self._writer.begin() as connection:
-                if in_turn and self._is_postgres:
-                    await _take_turn(connection)
-                elif alone and not self._is_postgres:
+            async with self._begun(in_turn) as connection:
+                if alone and not self._is_postgres:
                     (await _driver(connection)).alone = True
                 yield connection
 
@@ -131,9 +144,7 @@ class Database:
             yield
             return
         with _translating():
-            async with self._writer.begin() as connection:
-                if self._is_postgres:
-                    await _take_turn(connection)
+            async with self._begun(True) as connection:
                 here = _Transaction(self, connection, asyncio.current_task())
                 token = _current.set(here)
                 try:
@@ -143,6 +154,17 @@ class Database:
                     _current.reset(token)
                 if here.failure is not None:
                     raise here.failure
+
+    @asynccontextmanager
+    async def _begun(self, in_turn: bool) -> AsyncIterator[AsyncConnection]:
+        """A transaction of one's own, at whose end it is committed or undone."""
+        if not (in_turn and self._is_postgres):
+            async with self._writing, self._writer.begin() as connection:
+                yield connection
+            return
+        async with self._turn, self._writing, self._writer.begin() as connection:
+            await connection.execute(_TAKE_TURN)
+            yield connection
 
     def _joined(self) -> _Transaction | None:
         here = _current.get()
@@ -155,10 +177,6 @@ class Database:
     def insert(self, table: Table) -> postgresql.Insert | sqlite.Insert:
         """An INSERT that knows ``on_conflict_do_nothing``."""
         return postgresql.insert(table) if self._is_postgres else sqlite.insert(table)
-
-
-async def _take_turn(connection: AsyncConnection) -> None:
-    await connection.execute(select(func.pg_advisory_xact_lock(_TURN)))
 
 
 async def _driver(connection: AsyncConnection) -> OneTripConnection:
@@ -190,6 +208,5 @@ def sqlite_engine(
         url,
         pool_size=pool_size,
         max_overflow=0,
-        pool_timeout=_POOL_TIMEOUT_S,
         connect_args={"async_creator_fn": creator},
     )
