@@ -16,6 +16,7 @@ from warmboot.engine.findings import Finding
 from warmboot.engine.install_criu import Installed, install_criu
 from warmboot.engine.peer import engine_process
 from warmboot.engine.preflight import DAEMON_JSON, Preflight
+from warmboot.engine.private_dockerd import BARE_PATH
 from warmboot.engine.settings_files import (
     daemon_settings,
     enable_experimental,
@@ -152,7 +153,7 @@ def test_whether_the_option_is_set(tmp_path: Path, text: str, there: bool) -> No
     path = tmp_path / "runc.conf"
     path.write_text(text)
     assert has_tcp_established(path) is there
-    assert enable_tcp_established(path) is not there
+    assert (enable_tcp_established(path) is None) is there
     assert has_tcp_established(path)
     assert path.read_text().startswith(text)
 
@@ -283,13 +284,13 @@ async def test_an_engine_without_criu_says_that_it_is_missing() -> None:
 
 async def test_criu_is_installed_under_a_prefix_of_its_own(tmp_path: Path) -> None:
     prefix, wrapper = tmp_path / "prefix", tmp_path / "bin" / "criu"
-    installed = await install_criu(prefix, wrapper, from_distribution=False)
+    installed = await install_criu(prefix, wrapper, from_distribution=False, system_path=BARE_PATH)
     assert installed.changed
     assert (await criu_version(wrapper)) == installed.version
     report = await check_criu(wrapper, "1")
     assert report.looks_good
     assert report.missing == {}
-    again = await install_criu(prefix, wrapper, from_distribution=False)
+    again = await install_criu(prefix, wrapper, from_distribution=False, system_path=BARE_PATH)
     assert (again.changed, again.binary) == (False, wrapper)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "prefix"]
 
@@ -297,7 +298,11 @@ async def test_criu_is_installed_under_a_prefix_of_its_own(tmp_path: Path) -> No
 async def test_when_no_suite_has_one_all_that_was_tried_is_told(tmp_path: Path) -> None:
     with pytest.raises(HostError) as caught:
         await install_criu(
-            tmp_path / "prefix", tmp_path / "criu", suites=("no-such-suite",), kernel="99.0"
+            tmp_path / "prefix",
+            tmp_path / "criu",
+            suites=("no-such-suite",),
+            kernel="99.0",
+            system_path=BARE_PATH,
         )
     assert "no-such-suite" in caught.value.details
     assert list(tmp_path.iterdir()) == []

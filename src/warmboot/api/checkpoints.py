@@ -14,6 +14,7 @@ from warmboot.api.body import check_length
 from warmboot.api.requests import NAME_PATTERN
 from warmboot.api.responses import Item, Items, Ok
 from warmboot.api.routing import Ref
+from warmboot.api.streams import Streamed
 from warmboot.api.worker_requests import CheckpointIn, CheckpointName
 from warmboot.api.worker_responses import CheckpointOut
 from warmboot.api.workers import Wiring
@@ -91,10 +92,10 @@ async def delete(ref: Ref, checkpoint: CheckpointRef, workers: Wiring) -> Ok:
     response_class=StreamingResponse,
     responses={200: {"description": "The archive", "content": {ARCHIVE: _BINARY}}},
 )
-async def export(ref: Ref, checkpoint: CheckpointRef, workers: Wiring) -> StreamingResponse:
+async def export(ref: Ref, checkpoint: CheckpointRef, workers: Wiring) -> Streamed:
     """What ``checkpointctl`` reads, too. The worker must not run meanwhile."""
     exported = await workers.export_checkpoint(ref, checkpoint)
-    return StreamingResponse(
+    return Streamed(
         _chunks(exported),
         media_type=ARCHIVE,
         headers={

@@ -14,7 +14,7 @@ from warmboot.api.container_responses import ContainerOut
 from warmboot.api.requests import ContainerIn, Signal
 from warmboot.api.responses import Created, Item, Items, Ok
 from warmboot.api.routing import MAX_WAIT_S, Ref, StopTimeout, Wired
-from warmboot.api.streams import MULTIPLEXED, begun, multiplexed, plain
+from warmboot.api.streams import MULTIPLEXED, Streamed, begun, multiplexed, plain
 from warmboot.manager.ports import Services, Until
 from warmboot.model.errors import WarmbootError
 
@@ -115,7 +115,7 @@ async def logs(
     timestamps: Annotated[bool, Query(description="a time before every line")] = False,
     since: Annotated[AwareDatetime | None, Query(description="lines from this time on")] = None,
     until: Annotated[AwareDatetime | None, Query(description="lines before this time")] = None,
-) -> StreamingResponse:
+) -> Streamed:
     """With ``Accept: application/vnd.docker.multiplexed-stream`` stdout and stderr are framed."""
     await services.containers.get(ref)
     chunks = await begun(
@@ -124,8 +124,8 @@ async def logs(
         )
     )
     if MULTIPLEXED in request.headers.get("accept", ""):
-        return StreamingResponse(multiplexed(chunks), media_type=MULTIPLEXED)
-    return StreamingResponse(plain(chunks), media_type="text/plain; charset=utf-8")
+        return Streamed(multiplexed(chunks), media_type=MULTIPLEXED)
+    return Streamed(plain(chunks), media_type="text/plain; charset=utf-8")
 
 
 @router.websocket("/{ref}/exec")

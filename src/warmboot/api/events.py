@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 
 from warmboot.api.responses import EventOut, Items
 from warmboot.api.routing import MAX_INT64, Wired
-from warmboot.api.streams import EVENT_STREAM, event_stream
+from warmboot.api.streams import EVENT_STREAM, Streamed, event_stream
 
 router = APIRouter(prefix="/v1/events", tags=["events"])
 
@@ -45,7 +45,7 @@ async def list_events(
     """``Accept: text/event-stream`` means ``follow`` too."""
     if follow or EVENT_STREAM in request.headers.get("accept", ""):
         since = after if last_event_id is None else last_event_id
-        return StreamingResponse(
+        return Streamed(
             event_stream(services.events.follow(since)),
             media_type=EVENT_STREAM,
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},

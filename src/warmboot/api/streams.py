@@ -14,6 +14,9 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+from fastapi.responses import StreamingResponse
+from starlette.types import Send
+
 from warmboot.api.responses import EventOut
 from warmboot.manager.ports import LogChunk, Stream
 from warmboot.model.errors import WarmbootError
@@ -28,6 +31,25 @@ FIRST_CHUNK_WAIT_S = 0.5
 KEEP_ALIVE_S = 15.0
 
 T = TypeVar("T")
+
+
+class Streamed(StreamingResponse):
+    """An answer that is made only as fast as it is taken, and ends with whoever reads it.
+
+    A send that need not wait gives nobody else a turn, not even to the news that the reader has
+    gone: so each one is followed by a turn of the loop. However it ends, its source is closed.
+    """
+
+    async def stream_response(self, send: Send) -> None:
+        start = {"type": "http.response.start", "status": self.status_code}
+        await send({**start, "headers": self.raw_headers})
+        try:
+            async for chunk in self.body_iterator:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await asyncio.sleep(0)
+        finally:
+            await _close(self.body_iterator)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def begun(chunks: AsyncIterator[T]) -> AsyncIterator[T]:

@@ -11,7 +11,7 @@ from warmboot.api.access import worker_caller
 from warmboot.api.after_answer import after_answer
 from warmboot.api.responses import Created, Item, Items, Ok
 from warmboot.api.routing import MAX_WAIT_S, Ref, Wired
-from warmboot.api.streams import begun, plain
+from warmboot.api.streams import Streamed, begun, plain
 from warmboot.api.worker_requests import PauseIn, ReportIn, ResumeIn, WorkerIn
 from warmboot.api.worker_responses import WorkerOut
 from warmboot.manager.ports import Workers, WorkerUntil
@@ -83,9 +83,9 @@ async def logs(
     workers: Wiring,
     follow: Annotated[bool, Query(description="go on until it ends or is paused")] = False,
     tail: Annotated[int | None, Query(ge=0, le=1_000_000, description="last lines only")] = None,
-) -> StreamingResponse:
+) -> Streamed:
     chunks = await begun(workers.logs(ref, follow=follow, tail=tail))
-    return StreamingResponse(plain(chunks), media_type="text/plain; charset=utf-8")
+    return Streamed(plain(chunks), media_type="text/plain; charset=utf-8")
 
 
 @router.post(

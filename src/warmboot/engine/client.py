@@ -6,32 +6,24 @@ they are asked for by path.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
 from aiodocker import Docker
-from aiodocker.exceptions import DockerError
 
+from warmboot.engine.engine_errors import raise_streamed, translated
 from warmboot.engine.facts import ContainerFacts, EngineFacts
-from warmboot.model.errors import (
-    CheckpointError,
-    Conflict,
-    ContainerError,
-    DiskFull,
-    EngineUnavailable,
-    ImageNotFound,
-    NameTaken,
-    NotFound,
-    WarmbootError,
-)
+from warmboot.model.errors import Conflict, EngineUnavailable, NotFound
+from warmboot.model.multiplexed import Demultiplexer
 from warmboot.model.worker import WorkerSpec
 
 DEFAULT_SOCKET = Path("/var/run/docker.sock")
-NO_CONNECTION = 900  # what aiodocker calls a connection that was refused or lost
 ANSWER_TIMEOUT_S = 30.0
 IMAGE_TIMEOUT_S = 1800.0
 
@@ -42,8 +34,11 @@ class DockerEngine:
     ``container`` is a container's id or name everywhere.
     """
 
-    def __init__(self, socket: Path = DEFAULT_SOCKET) -> None:
+    def __init__(
+        self, socket: Path = DEFAULT_SOCKET, *, answer_timeout_s: float = ANSWER_TIMEOUT_S
+    ) -> None:
         self.socket = socket
+        self._answer_timeout_s = answer_timeout_s
         self._client: Any = None
         self._connector: aiohttp.UnixConnector | None = None
         self._facts: EngineFacts | None = None
@@ -51,7 +46,9 @@ class DockerEngine:
     async def __aenter__(self) -> Self:
         # One long request a running worker waits for its end, so there is no limit.
         self._connector = aiohttp.UnixConnector(str(self.socket), limit=0)
-        self._client = Docker(url="unix://localhost", connector=self._connector)
+        # Before the first of our requests the library asks for the version by itself.
+        limit = aiohttp.ClientTimeout(total=self._answer_timeout_s)
+        self._client = Docker(url="unix://localhost", connector=self._connector, timeout=limit)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -89,7 +86,7 @@ class DockerEngine:
             "POST", "images/load", what="image", data=archive, timeout_s=IMAGE_TIMEOUT_S
         ) as response:
             text = await response.text()
-        _raise_streamed(text, "the engine did not load the image")
+        raise_streamed(text, "the engine did not load the image")
 
     async def pull(self, image: str) -> None:
         """Pull ``image``; ``ImageNotFound`` when the registry does not have it."""
@@ -105,7 +102,7 @@ class DockerEngine:
             "POST", "images/create", what="image", params=params, timeout_s=IMAGE_TIMEOUT_S
         ) as response:
             text = await response.text()
-        _raise_streamed(text, f"the image {image} could not be pulled")
+        raise_streamed(text, f"the image {image} could not be pulled")
 
     async def image_digest(self, image: str) -> str:
         """The image's id: ``sha256:`` of its configuration, the same on every machine."""
@@ -199,19 +196,39 @@ class DockerEngine:
         )
         return int(answer["StatusCode"])
 
+    async def output(
+        self, container: str, *, follow: bool = False, tail: int | None = None
+    ) -> AsyncGenerator[tuple[int, bytes], None]:
+        """What it has written: the stream (1 stdout, 2 stderr), and bytes of it.
+
+        Read from the engine only as fast as it is taken; it ends with whoever reads.
+        """
+        frames = None if (await self.inspect(container)).tty else Demultiplexer()
+        params = {"stdout": "1", "stderr": "1", "tail": "all" if tail is None else str(tail)}
+        async with self._answer(
+            "GET",
+            f"containers/{container}/logs",
+            params={**params, "follow": "1" if follow else "0"},
+            timeout_s=None,
+            silence_s=None if follow else ANSWER_TIMEOUT_S,
+        ) as response:
+            async for chunk in response.content.iter_any():
+                for piece in [(1, chunk)] if frames is None else frames.feed(chunk):
+                    yield piece
+
     async def logs(
         self, container: str, *, follow: bool = False, tail: int | None = None
     ) -> AsyncIterator[str]:
-        """Standard output and error, in pieces as they were written."""
-        params = {"stdout": True, "stderr": True, "tail": "all" if tail is None else str(tail)}
-        handle = self._client.containers.container(container)
-        with _translated("container"):
-            if follow:
-                async for piece in handle.log(follow=True, **params):
-                    yield piece
-            else:
-                for piece in await handle.log(follow=False, **params):
-                    yield piece
+        """Its output as lines of text, each with its end if it has one."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        rest = ""
+        async with aclosing(self.output(container, follow=follow, tail=tail)) as pieces:
+            async for _, data in pieces:
+                *lines, rest = (rest + decoder.decode(data)).split("\n")
+                for line in lines:
+                    yield f"{line}\n"
+        if rest:
+            yield rest
 
     async def put_archive(self, container: str, tar: Iterable[bytes] | Any) -> None:
         """Unpack a tar into the container's root; the engine does so inside a chroot."""
@@ -274,85 +291,27 @@ class DockerEngine:
         params: Mapping[str, str] | None = None,
         data: Any = None,
         timeout_s: float | None = ANSWER_TIMEOUT_S,
+        silence_s: float | None = None,
     ) -> AsyncIterator[Any]:
+        """``timeout_s`` is for all of it, ``silence_s`` for how long nothing of it comes."""
         body = json.dumps(data) if isinstance(data, dict) else data
         headers = {
             "Content-Type": "application/json" if isinstance(data, dict) else "application/x-tar"
         }
         try:
-            with _translated(what):
-                async with self._client._query(
-                    path,
-                    method=method,
-                    params=params,
-                    data=body,
-                    headers=headers,
-                    timeout=aiohttp.ClientTimeout(total=timeout_s),
-                ) as response:
+            with translated(what):
+                async with (
+                    self._client._query(
+                        path,
+                        method=method,
+                        params=params,
+                        data=body,
+                        headers=headers,
+                        timeout=aiohttp.ClientTimeout(total=timeout_s, sock_read=silence_s),
+                    ) as response,
+                    response,
+                ):  # or an answer that is not read to its end stays open
                     yield response
         except EngineUnavailable:
             self._facts = None
             raise
-
-
-@contextlib.contextmanager
-def _translated(what: str) -> Any:
-    """Turn what aiodocker and aiohttp raise into our own errors."""
-    try:
-        yield
-    except DockerError as error:
-        raise _translate(error, what) from error
-    except (aiohttp.ClientError, ConnectionError) as error:
-        raise _unavailable(str(error) or type(error).__name__) from error
-    except TimeoutError as error:
-        raise _unavailable("it did not answer in time") from error
-
-
-def _unavailable(details: str) -> EngineUnavailable:
-    return EngineUnavailable(
-        "the Docker engine does not answer",
-        details=details,
-        resolution="see whether it runs (`systemctl status docker`, `warmboot doctor`), then try "
-        "again",
-    )
-
-
-def _translate(error: DockerError, what: str) -> WarmbootError:
-    message = str(error.message)
-    if error.status == NO_CONNECTION:
-        return _unavailable(message)
-    if "no space left on device" in message:
-        return DiskFull(
-            "the engine's disk is full",
-            details=message,
-            resolution="delete checkpoints, containers or images that are not needed",
-        )
-    if error.status == 404:
-        if what == "image" or "No such image" in message:
-            return ImageNotFound(
-                "there is no such image", details=message, resolution="pull or load it first"
-            )
-        return NotFound(f"no such {what}", details=message)
-    if "does not exist for container" in message:  # a checkpoint, told as an internal error
-        return NotFound("there is no such checkpoint", details=message)
-    if error.status == 409:
-        if "already in use" in message:
-            return NameTaken(
-                "there is a container of that name", details=message, resolution="choose another"
-            )
-        return Conflict("the engine cannot do that now", details=message)
-    kind = CheckpointError if what == "checkpoint" else ContainerError
-    return kind("the Docker engine refused", details=message)
-
-
-def _raise_streamed(text: str, brief: str) -> None:
-    """Loading and pulling answer 200 and tell of an error in the stream."""
-    for line in text.splitlines():
-        try:
-            message = json.loads(line).get("error")
-        except (ValueError, AttributeError):
-            continue
-        if message:
-            gone = ("not found", "denied", "unknown")
-            kind = ImageNotFound if any(word in message for word in gone) else ContainerError
-            raise kind(brief, details=str(message), resolution="check the image's name")

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
 
-def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
-    """Write ``text`` to a temporary file beside ``path``, sync it, rename it over ``path``.
+def followed(path: Path) -> Path:
+    """The file behind ``path``: where its symbolic links lead, whether it is there or not."""
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return target
 
-    An existing file's owner and permissions are kept; ``mode`` is for a new one.
+
+def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
+    """Write ``content`` to a temporary file beside ``path``, sync it, rename it over ``path``.
+
+    An existing file's owner, permissions and extended attributes are kept; ``mode`` is for a new
+    one. A symbolic link stays one: the file that it leads to is written.
     """
+    path = followed(path)
+    data = content.encode() if isinstance(content, str) else content
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
             if path.exists():
                 status = path.stat()
                 os.fchown(file.fileno(), status.st_uid, status.st_gid)
                 mode = status.st_mode & 0o7777
+                _copy_attributes(path, file.fileno())
             os.fchmod(file.fileno(), mode)
             file.flush()
             os.fsync(file.fileno())
@@ -28,20 +42,48 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
     except BaseException:  # whatever it is; raised again
         Path(temporary).unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    _sync_folder(path.parent)
 
 
 def back_up(path: Path) -> Path:
-    """Copy ``path`` to the first free of ``path.warmboot-backup``, ``…-2``, …; where to."""
+    """Copy ``path`` to the first free of ``path.warmboot-backup``, ``…-2``, …; where to.
+
+    Of a symbolic link the file that it leads to is copied, to a place beside that.
+    """
+    path = followed(path)
+    target = _free_backup(path)
+    shutil.copy2(path, target)
+    status = path.stat()
+    os.chown(target, status.st_uid, status.st_gid)
+    return target
+
+
+def set_aside(path: Path) -> Path:
+    """Rename ``path``, a symbolic link or a file, as ``back_up`` would name its copy; where to."""
+    target = _free_backup(path)
+    path.rename(target)
+    return target
+
+
+def _free_backup(path: Path) -> Path:
     number = 1
     while True:
         name = f"{path.name}.warmboot-backup" + (f"-{number}" if number > 1 else "")
         target = path.with_name(name)
-        if not target.exists():
-            shutil.copy2(path, target)
+        if not os.path.lexists(target):
             return target
         number += 1
+
+
+def _copy_attributes(source: Path, descriptor: int) -> None:
+    with contextlib.suppress(OSError):  # a file system that has none
+        for name in os.listxattr(source):
+            os.setxattr(descriptor, name, os.getxattr(source, name))
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

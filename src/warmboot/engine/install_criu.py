@@ -25,7 +25,7 @@ from pathlib import Path
 
 from warmboot.engine.commands import Outcome, run
 from warmboot.engine.criu import SEARCH_PATH, criu_version, usable_criu
-from warmboot.engine.files import write_atomically
+from warmboot.engine.files import set_aside, write_atomically
 from warmboot.model.checkpoint import criu_obstacles
 from warmboot.model.errors import HostError
 
@@ -33,6 +33,7 @@ DEFAULT_PREFIX = Path("/opt/warmboot/criu")
 DEFAULT_WRAPPER = Path("/usr/local/sbin/criu")
 NEWER_SUITES = ("trixie", "forky", "sid")
 INSTALL_TIMEOUT_S = 900.0
+_OURS = "# Written by warmboot: CRIU with a C library of its own."
 
 _HANDED_DOWN = (
     "Acquire::Check-Valid-Until",
@@ -44,11 +45,15 @@ _HANDED_DOWN = (
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """``source`` is ``present``, ``distribution`` or the suite that it came from."""
+    """``source`` is ``present``, ``distribution`` or the suite that it came from.
+
+    ``aside``: where a program of somebody else's went that stood in the wrapper's place.
+    """
 
     binary: Path
     version: str
     source: str
+    aside: Path | None = None
 
     @property
     def changed(self) -> bool:
@@ -62,13 +67,15 @@ async def install_criu(
     kernel: str | None = None,
     suites: Sequence[str] = NEWER_SUITES,
     from_distribution: bool = True,
+    system_path: str = SEARCH_PATH,
 ) -> Installed:
     """Have a CRIU that does on this kernel; needs root unless there is one. Idempotent.
 
+    ``system_path`` is where one may be already, besides the wrapper's folder.
     ``HostError`` with every way that was tried when none led to one.
     """
     kernel = kernel or os.uname().release
-    search_path = f"{wrapper.parent}:{SEARCH_PATH}"
+    search_path = f"{wrapper.parent}:{system_path}"
     binary, lacking = await usable_criu(search_path, kernel)
     if binary is not None and not lacking:
         return Installed(binary, await criu_version(binary), "present")
@@ -77,7 +84,7 @@ async def install_criu(
         candidate = await _candidate()
         if candidate and not criu_obstacles(candidate, kernel):
             await _apt("install", "-y", "--no-install-recommends", "criu")
-            binary, lacking = await usable_criu(SEARCH_PATH, kernel)
+            binary, lacking = await usable_criu(system_path, kernel)
             if binary is not None and not lacking:
                 return Installed(binary, await criu_version(binary), "distribution")
         tried.append(f"the distribution has {candidate or 'none'}")
@@ -130,7 +137,7 @@ async def _unpack(suite: str, prefix: Path, wrapper: Path, kernel: str) -> Insta
         if launch is None:
             return "what was unpacked has no CRIU or no dynamic loader"
         script = new / "criu"
-        _write_script(script, launch)
+        write_launcher(script, launch)
         version = await criu_version(script)
         lacking = criu_obstacles(version, kernel)
         if lacking:
@@ -145,10 +152,11 @@ async def _unpack(suite: str, prefix: Path, wrapper: Path, kernel: str) -> Insta
     final = launcher(prefix)
     if final is None:
         return f"{prefix} changed while it was being installed"
-    _write_script(prefix / "criu", final)
+    write_launcher(prefix / "criu", final)
     wrapper.parent.mkdir(parents=True, exist_ok=True)
-    _write_script(wrapper, final)
-    return Installed(wrapper, version, suite)
+    aside = make_way(wrapper)
+    write_launcher(wrapper, final)
+    return Installed(wrapper, version, suite, aside)
 
 
 def launcher(prefix: Path) -> list[str] | None:
@@ -168,9 +176,22 @@ def launcher(prefix: Path) -> list[str] | None:
     ]
 
 
-def _write_script(path: Path, command: Sequence[str]) -> None:
-    why = "# Written by warmboot: CRIU with a C library of its own."
-    write_atomically(path, f'#!/bin/sh\n{why}\nexec {shlex.join(command)} "$@"\n', mode=0o755)
+def write_launcher(path: Path, command: Sequence[str]) -> None:
+    write_atomically(path, f'#!/bin/sh\n{_OURS}\nexec {shlex.join(command)} "$@"\n', mode=0o755)
+
+
+def make_way(wrapper: Path) -> Path | None:
+    """Set aside what is at the wrapper's place and not ours; where it is then.
+
+    A link is set aside as a link: what it leads to is the distribution's, or another program.
+    """
+    if not os.path.lexists(wrapper):
+        return None
+    if not wrapper.is_symlink() and wrapper.is_file():
+        with wrapper.open("rb") as file:
+            if _OURS.encode() in file.read(512):
+                return None
+    return set_aside(wrapper)
 
 
 async def apt_settings() -> list[str]:

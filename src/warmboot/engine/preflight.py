@@ -113,13 +113,15 @@ class Preflight:
         try:
             installed = await self.install(self.criu_prefix, self.criu_wrapper)
             if installed.changed:
-                where = f"{installed.binary} (from {installed.source})"
+                where = f"{installed.binary} (from {installed.source}){_aside(installed)}"
                 changes.append(Change(f"installed CRIU {installed.version} as {where}"))
         except HostError as error:
             changes.append(Change("install CRIU", ok=False, details=str(error)))
         try:
-            if enable_tcp_established(self.runc_conf):
-                changes.append(Change(f"added tcp-established to {self.runc_conf}"))
+            backup = enable_tcp_established(self.runc_conf)
+            if backup is not None:
+                kept = _kept(self.runc_conf, backup)
+                changes.append(Change(f"added tcp-established to {self.runc_conf}{kept}"))
         except OSError as error:
             changes.append(Change(f"write {self.runc_conf}", ok=False, details=str(error)))
         if not await self._is_experimental():
@@ -133,7 +135,7 @@ class Preflight:
             return [Change(f"change {self.daemon_json}", ok=False, details=str(error))]
         changes: list[Change] = []
         if backup is not None:
-            kept = "" if backup == self.daemon_json else f"; the old one is {backup}"
+            kept = _kept(self.daemon_json, backup)
             changes.append(Change(f"set experimental in {self.daemon_json}{kept}"))
         if restart_engine:
             changes.append(await self._restart())
@@ -205,3 +207,11 @@ class Preflight:
             return version, Finding("criu-check", ok=True, note="looks good, all needed features")
         remedy = "use a kernel with CONFIG_CHECKPOINT_RESTORE and its socket diagnosis modules"
         return version, Finding("criu-check", ok=False, problem=problem, why=why, remedy=remedy)
+
+
+def _kept(path: Path, backup: Path) -> str:
+    return "" if backup == path else f"; the old one is {backup}"
+
+
+def _aside(installed: Installed) -> str:
+    return f"; what stood there is {installed.aside}" if installed.aside else ""

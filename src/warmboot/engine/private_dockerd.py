@@ -22,12 +22,15 @@ from typing import Any
 from warmboot.engine.client import DockerEngine
 from warmboot.engine.commands import run
 from warmboot.engine.criu import SEARCH_PATH
+from warmboot.engine.files import followed
 from warmboot.engine.install_criu import install_criu
 from warmboot.engine.settings_files import enable_tcp_established
 from warmboot.model.errors import EngineUnavailable
 
 RUNC_CONF = Path("/etc/criu/runc.conf")
 FOLDER = "wb-dockerd-"
+BARE_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+"""Without the folders in which ``doctor --fix`` puts a CRIU."""
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 LOOK_EVERY_S = 0.05
@@ -64,7 +67,7 @@ class PrivateDockerd:
         self.config.write_text(json.dumps(config))
 
     async def start(self, *, criu: bool = True) -> None:
-        path = f"{self.criu_wrapper.parent}:{SEARCH_PATH}" if criu else SEARCH_PATH
+        path = f"{self.criu_wrapper.parent}:{SEARCH_PATH}" if criu else BARE_PATH
         environment = {**os.environ, "PATH": path}
         environment.pop("DOCKER_HOST", None)
         with self.log.open("ab") as log:
@@ -185,15 +188,15 @@ async def private_dockerd(state: Path, **settings: Any) -> AsyncIterator[Private
 @contextlib.contextmanager
 def tcp_established(path: Path = RUNC_CONF) -> Iterator[None]:
     """Have the option in CRIU's configuration for runc, which knows no other place, meanwhile."""
-    before = path.read_bytes() if path.exists() else None
-    changed = enable_tcp_established(path)
+    path = followed(path)
+    backup = enable_tcp_established(path)
     try:
         yield
     finally:
-        if changed and before is None:
+        if backup == path:
             path.unlink(missing_ok=True)
-        elif changed and before is not None:
-            path.write_bytes(before)
+        elif backup is not None:
+            backup.replace(path)
 
 
 def _sweep() -> None:

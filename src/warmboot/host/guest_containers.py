@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from warmboot.model.errors import (
     RegistryUnavailable,
     WarmbootError,
 )
+from warmboot.model.multiplexed import Demultiplexer
 
 DOCKER_NAME = "warmboot"
 """The name in the VM, where nobody sees it. The user's own may be too short for Docker."""
@@ -193,7 +194,7 @@ async def resize(link: GuestLink, docker_id: str, rows: int, columns: int) -> No
 
 async def logs(
     link: GuestLink, docker_id: str, *, tty: bool, options: Mapping[str, Any]
-) -> AsyncIterator[tuple[int, bytes]]:
+) -> AsyncGenerator[tuple[int, bytes], None]:
     """Chunks of output, each with its stream (1 stdout, 2 stderr)."""
     query = {"stdout": "1", "stderr": "1", **{k: str(v) for k, v in options.items()}}
     with translation(link, "reading the logs"):
@@ -201,26 +202,10 @@ async def logs(
         async with link.get(f"containers/{docker_id}/logs", query, silence_s) as response:
             if response.status != 200:
                 raise DockerError(response.status, await response.text())
-            if tty:
-                async for chunk in response.content.iter_any():
-                    yield 1, chunk
-                return
-            while True:
-                header = await _exactly(response.content, 8)
-                if header is None:
-                    return
-                size = int.from_bytes(header[4:], "big")
-                data = await _exactly(response.content, size)
-                if data is None:
-                    return
-                yield header[0], data
-
-
-async def _exactly(content: aiohttp.StreamReader, size: int) -> bytes | None:
-    try:
-        return await content.readexactly(size)
-    except EOFError:  # asyncio.IncompleteReadError: the VM went away within a frame
-        return None
+            frames = None if tty else Demultiplexer()
+            async for chunk in response.content.iter_any():
+                for piece in [(1, chunk)] if frames is None else frames.feed(chunk):
+                    yield piece
 
 
 def registry_of(reference: str) -> tuple[str, int] | None:

@@ -283,13 +283,15 @@ class Containers:
         options = {"follow": int(follow), "timestamps": int(timestamps), **times}
         options["tail"] = "all" if tail is None else tail
         with self._watch.streaming(container.id):
-            async for number, data in guest_containers.logs(
+            pieces = guest_containers.logs(
                 self._link(container),
                 container.docker_id,
                 tty=container.spec.tty,
                 options=options,
-            ):
-                yield LogChunk(Stream.STDERR if number == 2 else Stream.STDOUT, data)
+            )
+            async with contextlib.aclosing(pieces):
+                async for number, data in pieces:
+                    yield LogChunk(Stream.STDERR if number == 2 else Stream.STDOUT, data)
 
     async def exec(self, ref: str, spec: ExecSpec) -> Session:
         container = await self._with_docker(ref)

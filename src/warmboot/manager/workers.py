@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -89,8 +90,11 @@ class Workers:
         worker = await self.get(ref)
         if worker.docker_id is None:
             raise refusal(worker, "read: it has no container yet" if not worker.error else "read")
-        async for text in self._engine.logs(worker.docker_id, follow=follow, tail=tail):
-            yield LogChunk(Stream.STDOUT, text.encode("utf-8", "surrogateescape"))
+        async with aclosing(
+            self._engine.output(worker.docker_id, follow=follow, tail=tail)
+        ) as all_:
+            async for number, data in all_:
+                yield LogChunk(Stream.STDERR if number == 2 else Stream.STDOUT, data)
 
     # -- life ----------------------------------------------------------------------------------
 
