@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from warmboot.host import storage as storage_module
 from warmboot.images import files, staging
 from warmboot.images.__main__ import good_image
 from warmboot.images.build import recipe
@@ -58,6 +59,19 @@ async def image(tmp_path: Path) -> Path:
     make_ext4(folder / "disk.ext4", 64 * MIB)
     write_manifest(folder, await describe(folder, DEFAULT_CMDLINE, "1", {"recipe": recipe()}))
     return folder
+
+
+def marks(path: Path) -> tuple[int, ...]:
+    """All that is not a file's content; a link to it changes the last two."""
+    status = path.stat()
+    return (
+        status.st_mode,
+        status.st_uid,
+        status.st_gid,
+        status.st_mtime_ns,
+        status.st_nlink,
+        status.st_ctime_ns,
+    )
 
 
 def residue(storage: Path) -> list[str]:
@@ -202,6 +216,45 @@ async def test_a_damaged_stored_copy_is_replaced(image: Path, tmp_path: Path) ->
     assert residue(storage) == []
 
 
+async def test_the_users_own_files_stay_as_they_were(image: Path, tmp_path: Path) -> None:
+    """Neither mode, owner nor times; and what the user writes into them later stays theirs."""
+    (image / "kernel").chmod(0o640)
+    before = {path.name: marks(path) for path in image.iterdir()}
+    manifest = await import_runtime_image(image, tmp_path / "storage")
+    folder = stored_folder(tmp_path / "storage", manifest.digest)
+    storage_module._let_vmms_read(folder)
+    assert {path.name: marks(path) for path in image.iterdir()} == before
+    with (image / "rootfs.ext4").open("r+b") as file:
+        file.write(b"edited in place")
+    assert await verify_runtime_image(folder) == manifest
+
+
+async def test_files_that_an_earlier_version_shares_with_the_user_are_shared_no_more(
+    image: Path, tmp_path: Path
+) -> None:
+    manifest = load_manifest(image)
+    folder = stored_folder(tmp_path / "storage", manifest.digest)
+    folder.mkdir(parents=True)
+    for path in image.iterdir():
+        (folder / path.name).hardlink_to(path)
+    assert await import_runtime_image(image, tmp_path / "storage") == manifest
+    assert not any((folder / path.name).samefile(path) for path in image.iterdir())
+
+
+async def test_a_file_that_changes_while_it_is_copied_is_not_taken(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(source: Path, target: Path) -> None:
+        copy_sparse(source, target)
+        with target.open("r+b") as file:
+            file.write(b"changed")
+
+    monkeypatch.setattr(files, "copy_sparse", changed)
+    with pytest.raises(ImageDamaged, match=str(image)):
+        await import_runtime_image(image, tmp_path / "storage")
+    assert list((tmp_path / "storage/runtime-images").iterdir()) == []
+
+
 async def test_the_same_import_twice_at_once_is_fine(image: Path, tmp_path: Path) -> None:
     storage = tmp_path / "storage"
     one, two = await asyncio.gather(
@@ -235,7 +288,7 @@ async def test_a_full_disk_leaves_nothing(
         target.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files, "link_or_copy", full)
+    monkeypatch.setattr(files, "copy_sparse", full)
     with pytest.raises(DiskFull, match="no room"):
         await import_runtime_image(image, tmp_path / "storage")
     assert list((tmp_path / "storage/runtime-images").iterdir()) == []

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,8 +98,13 @@ def _let_vmms_read(folder: Path) -> None:
     if os.geteuid() != 0:
         return
     for path in (folder.parent, folder, *folder.iterdir()):
-        os.chown(path, -1, VMM_GID)
-        path.chmod(0o710 if path.is_dir() else 0o440)
+        status = path.stat()
+        mode = 0o710 if stat.S_ISDIR(status.st_mode) else 0o440
+        # What is so already is left alone: a change of it would look like one of the content.
+        if status.st_gid != VMM_GID:
+            os.chown(path, -1, VMM_GID)
+        if stat.S_IMODE(status.st_mode) != mode:
+            path.chmod(mode)
 
 
 def _make_folders(folders: Sequence[Path]) -> None:

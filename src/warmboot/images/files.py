@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -137,25 +136,31 @@ def check_sizes(folder: Path, manifest: RuntimeImageManifest) -> None:
             )
 
 
-async def verify_runtime_image(folder: Path) -> RuntimeImageManifest:
+async def verify_runtime_image(
+    folder: Path, *, copy_of: Path | None = None
+) -> RuntimeImageManifest:
     """Check an image folder in full and return its manifest.
 
     Every file is read and compared with its SHA-256; ``ImageDamaged`` names the first that is
-    missing, truncated or changed.
+    missing, truncated or changed, as the one in ``copy_of`` if ``folder`` is a copy of that.
     """
     manifest = await asyncio.to_thread(load_manifest, folder)
     await asyncio.to_thread(check_sizes, folder, manifest)
     paths = {key: folder / FILE_NAMES[key] for key in manifest.files}
     sums = await asyncio.gather(*(asyncio.to_thread(sum_file, path) for path in paths.values()))
     for (key, path), found in zip(paths.items(), sums, strict=True):
-        if found != manifest.files[key]:
-            raise ImageDamaged(
-                f"the runtime image's {path} is damaged",
-                details=f"its SHA-256 is {found.sha256}, the manifest says "
-                f"{manifest.files[key].sha256}",
-                resolution=_REBUILD,
-            )
+        check_sum((copy_of or folder) / path.name, found, manifest.files[key])
     return manifest
+
+
+def check_sum(path: Path, found: FileSum, expected: FileSum, resolution: str = _REBUILD) -> None:
+    """``ImageDamaged``, naming ``path``, if what was found there is not what is expected."""
+    if found != expected:
+        raise ImageDamaged(
+            f"the runtime image's {path} is damaged",
+            details=f"its SHA-256 is {found.sha256}, the manifest says {expected.sha256}",
+            resolution=resolution,
+        )
 
 
 def stored_folder(storage: Path, digest: str) -> Path:
@@ -164,22 +169,25 @@ def stored_folder(storage: Path, digest: str) -> Path:
 
 
 async def import_runtime_image(source: Path, storage: Path) -> RuntimeImageManifest:
-    """Check the image folder ``source`` and store it; already stored is fine.
+    """Check the image folder ``source`` and store a copy of it; already stored is fine.
 
-    Files are hard-linked where possible (images are never written to), else copied.
+    A copy, never a link: the files in ``source`` are the user's, who may go on writing to them.
     ``ImageDamaged`` when the source is; ``DiskFull`` when there is no room.
     """
-    manifest = await verify_runtime_image(source)
+    manifest = await asyncio.to_thread(load_manifest, source)
+    await asyncio.to_thread(check_sizes, source, manifest)
     target = stored_folder(storage, manifest.digest)
-    names = [FILE_NAMES[key] for key in manifest.files]
-    if await _is_stored(source, target, names):
-        return manifest
+    if await _is_stored(target) and not _shares_files(source, target, manifest):
+        return await verify_runtime_image(source)
     async with staging(target) as folder:
         image = folder / "image"
         image.mkdir()
-        for name in names:
-            await asyncio.to_thread(link_or_copy, source / name, image / name)
+        names = [FILE_NAMES[key] for key in manifest.files]
+        await asyncio.gather(
+            *(asyncio.to_thread(copy_sparse, source / name, image / name) for name in names)
+        )
         write_manifest(image, manifest)
+        await verify_runtime_image(image, copy_of=source)
         await place(image, target)
     return manifest
 
@@ -215,18 +223,14 @@ async def place_image(image: Path, manifest: RuntimeImageManifest, storage: Path
     """Store the folder ``image``, which is whole but for its manifest; already stored is fine."""
     write_manifest(image, manifest)
     target = stored_folder(storage, manifest.digest)
-    if not await _is_stored(image, target, [FILE_NAMES[key] for key in manifest.files]):
+    if not await _is_stored(target):
         await place(image, target)
 
 
-async def _is_stored(source: Path, target: Path, names: list[str]) -> bool:
+async def _is_stored(target: Path) -> bool:
     """Whether a good copy is at ``target``. A damaged one is not, and will be replaced."""
     if not target.exists():
         return False
-    if all((target / name).exists() for name in names) and all(
-        (source / name).samefile(target / name) for name in names
-    ):
-        return True  # the very files that were just verified
     try:
         await verify_runtime_image(target)
     except ImageDamaged:
@@ -234,8 +238,7 @@ async def _is_stored(source: Path, target: Path, names: list[str]) -> bool:
     return True
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        copy_sparse(source, target)
+def _shares_files(source: Path, target: Path, manifest: RuntimeImageManifest) -> bool:
+    """Earlier versions stored links to the user's own files: those are replaced by copies."""
+    names = [FILE_NAMES[key] for key in manifest.files]
+    return any((source / name).samefile(target / name) for name in names)

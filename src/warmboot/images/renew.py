@@ -10,14 +10,15 @@ may be the user's own.
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 from warmboot.images.ext4 import replace_folder
 from warmboot.images.files import (
     FILE_NAMES,
     check_sizes,
+    check_sum,
     image_digest,
-    link_or_copy,
     load_manifest,
     place_image,
     stored_folder,
@@ -26,7 +27,7 @@ from warmboot.images.guest_agent import FOLDER, SHIPPED, agent_version_in, agent
 from warmboot.images.hashing import copy_sparse, sum_file
 from warmboot.images.process import find_tool
 from warmboot.images.staging import staging
-from warmboot.model.errors import HostError, ImageDamaged, NotSupported
+from warmboot.model.errors import HostError, NotSupported
 from warmboot.model.runtime_image import RENEWED_FROM, FileSum, RuntimeImageManifest
 
 _BUILD = "build a new runtime image (`warmboot runtime build`) and register it"
@@ -50,12 +51,13 @@ async def renew_agent(source: Path, storage: Path, agent: Path = SHIPPED) -> Run
         work.mkdir()
         rootfs = image / FILE_NAMES["rootfs"]
         await asyncio.to_thread(copy_sparse, source / rootfs.name, rootfs)
-        await _check_sum(source / rootfs.name, rootfs, old.files["rootfs"])
+        await _check(source / rootfs.name, rootfs, old.files["rootfs"])
         await _exchange(rootfs, source, agent, work)
         files = {**old.files, "rootfs": await asyncio.to_thread(sum_file, rootfs)}
         for key in files.keys() - {"rootfs"}:
             name = FILE_NAMES[key]
-            await asyncio.to_thread(link_or_copy, source / name, image / name)
+            await asyncio.to_thread(_link_or_copy, source / name, image / name)
+            await _check(source / name, image / name, files[key])
         # No recipe makes it, and the files that it was first made of are still found to be known.
         labels = {key: value for key, value in old.labels.items() if key != "recipe"}
         labels.setdefault(RENEWED_FROM, old.digest)
@@ -66,15 +68,17 @@ async def renew_agent(source: Path, storage: Path, agent: Path = SHIPPED) -> Run
     return manifest
 
 
-async def _check_sum(source: Path, copied: Path, expected: FileSum) -> None:
-    """Damage must not get a sum of its own."""
-    found = await asyncio.to_thread(sum_file, copied)
-    if found != expected:
-        raise ImageDamaged(
-            f"the runtime image's {source} is damaged",
-            details=f"its SHA-256 is {found.sha256}, the manifest says {expected.sha256}",
-            resolution=_BUILD,
-        )
+async def _check(source: Path, taken: Path, expected: FileSum) -> None:
+    """Damage must neither get a sum of its own nor go along."""
+    check_sum(source, await asyncio.to_thread(sum_file, taken), expected, _BUILD)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Both are in the storage: nobody but warmboot writes there, and it does not."""
+    try:
+        os.link(source, target)
+    except OSError:
+        copy_sparse(source, target)
 
 
 async def _exchange(rootfs: Path, source: Path, agent: Path, work: Path) -> None:
