@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from tests.support.managers import Lab, Manager, vmm_pids
 
-from warmboot.host import guest_link
-from warmboot.host.guest_link import open_guest_socket
+from warmboot.host import guest_connections
+from warmboot.host.guest_connections import open_guest_socket
 from warmboot.host.vm_files import kept_disk, snapshot_disks
 from warmboot.manager.ports import Until
 from warmboot.model.container import BootMethod, ContainerState, FallbackReason
@@ -55,11 +55,11 @@ async def test_it_is_met_on_the_connection_that_it_has(
 ) -> None:
     booted_by: list[BootMethod | None] = []
 
-    async def note(address: GuestAddress) -> socket.socket:
+    async def note(address: GuestAddress, timeout_s: float) -> socket.socket:
         booted_by.append((await waiting.containers.get("met")).boot_method)
-        return await open_guest_socket(address)
+        return await open_guest_socket(address, timeout_s)
 
-    monkeypatch.setattr(guest_link, "open_guest_socket", note)
+    monkeypatch.setattr(guest_connections, "open_guest_socket", note)
     await waiting.create("met")
     await waiting.wait("met", Until.RUNNING)
     assert set(booted_by) == {BootMethod.WARM}, "only Docker is spoken to on others, and later"

@@ -183,7 +183,7 @@ async def kill(link: GuestLink, docker_id: str, signal: str) -> None:
 async def wait(link: GuestLink, docker_id: str) -> int:
     """The exit code, once the container is not running."""
     with translation(link, "waiting for the container"):
-        result = await link.docker.containers.container(docker_id).wait(timeout=None)
+        result = await link.streams.containers.container(docker_id).wait(timeout=None)
     return int(result["StatusCode"])
 
 
@@ -195,9 +195,10 @@ async def resize(link: GuestLink, docker_id: str, rows: int, columns: int) -> No
 async def logs(
     link: GuestLink, docker_id: str, *, tty: bool, options: Mapping[str, Any]
 ) -> AsyncGenerator[tuple[int, bytes], None]:
-    """Chunks of output, each with its stream (1 stdout, 2 stderr)."""
+    """Chunks of output, each with its stream (1 stdout, 2 stderr). ``TooManySessions``."""
     query = {"stdout": "1", "stderr": "1", **{k: str(v) for k, v in options.items()}}
-    with translation(link, "reading the logs"):
+    room = link.sessions if options.get("follow") else link.readers
+    with room.taken(), translation(link, "reading the logs"):
         silence_s = None if options.get("follow") else ANSWER_TIMEOUT_S
         async with link.get(f"containers/{docker_id}/logs", query, silence_s) as response:
             if response.status != 200:

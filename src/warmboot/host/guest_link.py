@@ -5,6 +5,8 @@ namespace or over a vsock socket (``GuestAddress`` says which). Paths under ``/w
 agent's own; a connection that begins with any other is handed to Docker.
 
     GuestLink ── GuestConnector ── (namespace TCP | vsock CONNECT) ── agent ── docker.sock
+
+How many connections there may be: ``guest_connections``.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-import socket
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -22,23 +23,34 @@ from typing import Any, cast
 
 import aiodocker
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.client_reqrep import ClientRequest
-from aiohttp.tracing import Trace
 
-from warmboot.host.network import connect as connect_in_namespace
+from warmboot.host.guest_connections import (
+    CONNECT_TIMEOUT_S,
+    DOCKER_API_VERSION,
+    MOST_CALLS,
+    UNLIMITED,
+    DockerPool,
+    GuestConnector,
+    Room,
+)
 from warmboot.model.container import StageStep
-from warmboot.model.errors import DockerNotReady, GuestError, GuestUnreachable, NetworkError
+from warmboot.model.errors import DockerNotReady, GuestError, GuestUnreachable
 from warmboot.model.vm import GuestAddress
 
 AGENT_PORT = 1024
-DOCKER_API_VERSION = "v1.44"
 ENTROPY_BYTES = 64
-CONNECT_TIMEOUT_S = 0.5
 RETRY_INTERVAL_S = 0.02
-KEEP_ALIVE_S = 60.0
 STANDBY_KEEP_ALIVE_S = 3600.0
 """How long a VM may stand by, paused, and be met on the connection that it had."""
+
+MOST_SESSIONS = 256
+"""Execs, attached clients and followed logs of one VM."""
+
+MOST_READERS = 64
+"""Clients that read a log to its end: a few of them would do, but one may be slow to read."""
+
+STARTING_AT_ONCE = 8
+"""Sessions of one VM that are being begun; the others wait for their turn."""
 
 
 Sent = Callable[[], None]
@@ -66,60 +78,6 @@ class Claimed:
     docker_answers: bool
 
 
-class GuestConnector(aiohttp.BaseConnector):
-    """Connections to one port of one guest."""
-
-    def __init__(self, address: GuestAddress, keep_alive_s: float) -> None:
-        super().__init__(keepalive_timeout=keep_alive_s, limit=64)
-        self._address = address
-
-    async def _create_connection(
-        self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
-    ) -> ResponseHandler:
-        try:
-            connected = await open_guest_socket(self._address)
-            _, protocol = await self._loop.create_connection(self._factory, sock=connected)
-        except NetworkError as error:
-            why = ": ".join(part for part in (error.brief, error.details) if part)
-            refused = ConnectionRefusedError(why)
-            raise aiohttp.ClientConnectorError(req.connection_key, refused) from error
-        except OSError as error:
-            raise aiohttp.ClientConnectorError(req.connection_key, error) from error
-        return protocol
-
-
-async def open_guest_socket(address: GuestAddress) -> socket.socket:
-    """A connected, non-blocking socket; ``OSError`` or ``NetworkError`` if there is no answer."""
-    if address.vsock_socket is not None:
-        return await _open_vsock(address)
-    assert address.namespace is not None
-    return await connect_in_namespace(
-        address.namespace, address.ip, address.port, CONNECT_TIMEOUT_S
-    )
-
-
-async def _open_vsock(address: GuestAddress) -> socket.socket:
-    loop = asyncio.get_running_loop()
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.setblocking(False)
-    try:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            await loop.sock_connect(connection, str(address.vsock_socket))
-            await loop.sock_sendall(connection, f"CONNECT {address.port}\n".encode())
-            answer = b""
-            while not answer.endswith(b"\n"):
-                byte = await loop.sock_recv(connection, 1)
-                if not byte:
-                    raise ConnectionRefusedError("nothing listens on that port of the guest")
-                answer += byte
-            if not answer.startswith(b"OK "):
-                raise ConnectionRefusedError(answer.decode(errors="replace"))
-    except BaseException:  # cancelled, too; raised again
-        connection.close()
-        raise
-    return connection
-
-
 class GuestLink:
     """The connection to one VM's guest agent. ``close`` when done; the VM goes on."""
 
@@ -127,28 +85,33 @@ class GuestLink:
         self.vm_id = vm_id
         self.token = token
         self._address = address
-        # Two pools: a connection that the agent has handed to Docker stays there.
+        # Apart from Docker's: a connection that the agent has handed to Docker stays there.
         self._session = aiohttp.ClientSession(
-            connector=GuestConnector(address, STANDBY_KEEP_ALIVE_S),
+            connector=GuestConnector(address, STANDBY_KEEP_ALIVE_S, CONNECT_TIMEOUT_S, MOST_CALLS),
             trace_configs=[_telling_when_sent()],
         )
+        self.sessions = Room(vm_id, MOST_SESSIONS, "sessions")
+        self.readers = Room(vm_id, MOST_READERS, "readers of its log")
+        self.starting = asyncio.Semaphore(STARTING_AT_ONCE)
+        """Held while a session is begun."""
 
     @cached_property
-    def _docker_session(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=GuestConnector(self._address, KEEP_ALIVE_S),
-            timeout=aiohttp.ClientTimeout(total=None),
-            headers=self._authorization,
-        )
+    def _calls(self) -> DockerPool:
+        return DockerPool(self._address, self.token, MOST_CALLS)
 
     @cached_property
+    def _streams(self) -> DockerPool:
+        return DockerPool(self._address, self.token, UNLIMITED)
+
+    @property
     def docker(self) -> aiodocker.Docker:
-        return aiodocker.Docker(
-            "http://guest",
-            connector=self._docker_session.connector,
-            session=self._docker_session,
-            api_version=DOCKER_API_VERSION,
-        )
+        """For calls that are answered soon."""
+        return self._calls.docker
+
+    @property
+    def streams(self) -> aiodocker.Docker:
+        """For what goes on: calls do not wait for it."""
+        return self._streams.docker
 
     async def close(self) -> None:
         await self._close_docker()
@@ -168,7 +131,7 @@ class GuestLink:
         """
         url = f"http://guest/{DOCKER_API_VERSION}/{path}"
         timeout = aiohttp.ClientTimeout(total=None, sock_read=silence_s)
-        return self._docker_session.get(url, params=query, timeout=timeout)
+        return self._streams.session.get(url, params=query, timeout=timeout)
 
     async def claim(
         self,
@@ -238,12 +201,9 @@ class GuestLink:
         return {"Authorization": f"Bearer {self.token}"}
 
     async def _close_docker(self) -> None:
-        if "docker" in self.__dict__:
-            await self.docker.close()
-            del self.docker
-        if "_docker_session" in self.__dict__:
-            await self._docker_session.close()
-            del self._docker_session
+        for name in ("_calls", "_streams"):
+            if (pool := self.__dict__.pop(name, None)) is not None:
+                await pool.close()
 
     async def _call(
         self, what: str, body: dict[str, Any], timeout_s: float, on_sent: Sent = nobody_asks

@@ -10,6 +10,7 @@ from datetime import datetime
 
 import aiohttp
 from aiodocker.exceptions import DockerError
+from aiodocker.execs import Exec
 from aiodocker.stream import Stream as DockerStream
 
 from warmboot.host import guest_containers
@@ -23,20 +24,22 @@ ExitCode = Callable[[], Awaitable[int | None]]
 
 
 class DockerSession:
-    """A ``ports.Session`` over a hijacked connection to Docker in the guest."""
+    """A ``ports.Session`` over a hijacked connection to Docker in the guest.
+
+    ``held`` is given back when it is closed.
+    """
 
     def __init__(
         self,
         stream: DockerStream,
         resize: Resize,
         exit_code: ExitCode,
-        while_open: AbstractContextManager[None],
+        held: contextlib.ExitStack,
     ) -> None:
         self._stream = stream
         self._resize = resize
         self._exit_code = exit_code
-        self._open = contextlib.ExitStack()
-        self._open.enter_context(while_open)
+        self._held = held
 
     async def __aiter__(self) -> AsyncIterator[LogChunk]:
         try:
@@ -66,7 +69,7 @@ class DockerSession:
         return await self._exit_code()
 
     async def close(self) -> None:
-        self._open.close()
+        self._held.close()
         with contextlib.suppress(aiohttp.ClientError, OSError, AssertionError):
             await self._stream.close()
 
@@ -118,8 +121,9 @@ class EndedSession(DetachedSession):
         if not self._logs:
             return
         chunks = guest_containers.logs(self._link, self._docker_id, tty=self._tty, options={})
-        async for number, data in chunks:
-            yield LogChunk(Stream.STDERR if number == 2 else Stream.STDOUT, data)
+        async with contextlib.aclosing(chunks):
+            async for number, data in chunks:
+                yield LogChunk(Stream.STDERR if number == 2 else Stream.STDOUT, data)
 
     async def exit_code(self) -> int | None:
         return (await guest_containers.inspect(self._link, self._docker_id)).exit_code
@@ -129,42 +133,48 @@ class EndedSession(DetachedSession):
 
 
 async def exec_session(link: GuestLink, docker_id: str, spec: ExecSpec) -> Session:
-    """Run a command in a running container."""
-    try:
-        container = link.docker.containers.container(docker_id)
-        async with asyncio.timeout(guest_containers.ANSWER_TIMEOUT_S):
-            execution = await container.exec(
-                list(spec.command),
-                stdin=spec.stdin and not spec.detach,
-                tty=spec.tty,
-                user=spec.user,
-                environment=list(spec.environment),
-                workdir=spec.working_dir or None,
-            )
-            if spec.detach:
-                await execution.start(detach=True)
-                return DetachedSession()
-            stream = execution.start()
-            await stream._init()
-    except DockerError as error:
-        refusal = ContainerError("the command could not be run", details=error.message)
-        raise lost_or(link, error, "running a command", refusal) from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise lost(link, error, "running a command") from error
+    """Run a command in a running container; ``TooManySessions``, unless ``spec.detach``."""
+    with contextlib.ExitStack() as room:
+        if not spec.detach:
+            room.enter_context(link.sessions.taken())
+        try:
+            async with _starting(link):
+                container = link.docker.containers.container(docker_id)
+                execution = await container.exec(
+                    list(spec.command),
+                    stdin=spec.stdin and not spec.detach,
+                    tty=spec.tty,
+                    user=spec.user,
+                    environment=list(spec.environment),
+                    workdir=spec.working_dir or None,
+                )
+                if spec.detach:
+                    await execution.start(detach=True)
+                    return DetachedSession()
+                stream = Exec(link.streams, execution.id, spec.tty).start()
+                await stream._init()
+        except DockerError as error:
+            refusal = ContainerError("the command could not be run", details=error.message)
+            raise lost_or(link, error, "running a command", refusal) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise lost(link, error, "running a command") from error
+        held = room.pop_all()
 
     async def resize(rows: int, columns: int) -> None:
         # A process that has just ended cannot be resized, and need not be.
         with contextlib.suppress(DockerError, aiohttp.ClientError, OSError):
-            await execution.resize(h=rows, w=columns)
+            async with asyncio.timeout(guest_containers.ANSWER_TIMEOUT_S):
+                await execution.resize(h=rows, w=columns)
 
     async def exit_code() -> int | None:
         try:
-            code = (await execution.inspect())["ExitCode"]
+            async with asyncio.timeout(guest_containers.ANSWER_TIMEOUT_S):
+                code = (await execution.inspect())["ExitCode"]
         except (DockerError, aiohttp.ClientError, OSError):
             return None
         return None if code is None else int(code)
 
-    return DockerSession(stream, resize, exit_code, contextlib.nullcontext())
+    return DockerSession(stream, resize, exit_code, held)
 
 
 async def attach_session(
@@ -176,18 +186,27 @@ async def attach_session(
     logs: bool,
     streaming: AbstractContextManager[None],
 ) -> Session:
-    """Attach to the container's own process; with ``logs``, earlier output is given first."""
-    container = link.docker.containers.container(docker_id)
-    try:
-        stream = container.attach(stdout=True, stderr=True, stdin=stdin, logs=logs)
-        async with asyncio.timeout(guest_containers.ANSWER_TIMEOUT_S):
-            await stream._init()
-    except DockerError as error:
-        if not (await guest_containers.inspect(link, docker_id)).running:
-            return EndedSession(link, docker_id, tty, streaming, logs=logs)
-        raise ContainerError("the container cannot be attached", details=error.message) from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise lost(link, error, "attaching to it") from error
+    """Attach to the container's own process; with ``logs``, earlier output is given first.
+
+    ``TooManySessions``.
+    """
+    container = link.streams.containers.container(docker_id)
+    with contextlib.ExitStack() as room:
+        room.enter_context(link.sessions.taken())
+        try:
+            stream = container.attach(stdout=True, stderr=True, stdin=stdin, logs=logs)
+            async with _starting(link):
+                await stream._init()
+        except DockerError as error:
+            if not (await guest_containers.inspect(link, docker_id)).running:
+                return EndedSession(link, docker_id, tty, streaming, logs=logs)
+            raise ContainerError(
+                "the container cannot be attached", details=error.message
+            ) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise lost(link, error, "attaching to it") from error
+        room.enter_context(streaming)
+        held = room.pop_all()
 
     async def resize(rows: int, columns: int) -> None:
         with contextlib.suppress(ContainerError, GuestError):
@@ -197,7 +216,18 @@ async def attach_session(
         state = await guest_containers.inspect(link, docker_id)
         return None if state.running else state.exit_code
 
-    return DockerSession(stream, resize, exit_code, streaming)
+    return DockerSession(stream, resize, exit_code, held)
+
+
+@contextlib.asynccontextmanager
+async def _starting(link: GuestLink) -> AsyncIterator[None]:
+    """A session's turn to be begun. The time that Docker may take counts from there."""
+    async with (
+        asyncio.timeout(guest_containers.START_TIMEOUT_S),
+        link.starting,
+        asyncio.timeout(guest_containers.ANSWER_TIMEOUT_S),
+    ):
+        yield
 
 
 def log_times(since: datetime | None, until: datetime | None) -> dict[str, int | str]:

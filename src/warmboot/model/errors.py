@@ -8,6 +8,7 @@
     ├── Conflict                  legal in itself, but not now
     │   ├── NameTaken
     │   ├── InUse                 leased, referenced, or mapped by a running VM
+    │   ├── TooManySessions       a container has as many sessions as it may
     │   └── IllegalTransition     not from this state
     ├── NotSupported              this machine, engine or hypervisor cannot do it
     ├── Unavailable               something we depend on does not answer
@@ -89,6 +90,10 @@ class NameTaken(Conflict):
 
 class InUse(Conflict):
     code = "in-use"
+
+
+class TooManySessions(Conflict):
+    code = "too-many-sessions"
 
 
 class IllegalTransition(Conflict):

@@ -1,0 +1,136 @@
+"""Connections to a guest's agent: to itself, or through it to Docker.
+
+Connections to Docker come in two pools, so that a call never waits behind what lasts: ``calls`` are
+asked and answered, within a time; ``streams`` (an exec, an attach, a log, a wait) take a connection
+each for as long as they go on. The guest agent has a thread for each connection, 512 at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import aiodocker
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ClientRequest
+from aiohttp.tracing import Trace
+
+from warmboot.host.network import connect as connect_in_namespace
+from warmboot.model.errors import NetworkError, TooManySessions
+from warmboot.model.vm import GuestAddress
+
+DOCKER_API_VERSION = "v1.44"
+CONNECT_TIMEOUT_S = 0.5
+"""How long a connection may take where it is tried again."""
+
+DOCKER_CONNECT_TIMEOUT_S = 10.0
+KEEP_ALIVE_S = 60.0
+MOST_CALLS = 64
+UNLIMITED = 0
+
+
+class GuestConnector(aiohttp.BaseConnector):
+    """Connections to one port of one guest."""
+
+    def __init__(
+        self, address: GuestAddress, keep_alive_s: float, connect_timeout_s: float, limit: int
+    ) -> None:
+        super().__init__(keepalive_timeout=keep_alive_s, limit=limit)
+        self._address = address
+        self._connect_timeout_s = connect_timeout_s
+
+    async def _create_connection(
+        self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        try:
+            connected = await open_guest_socket(self._address, self._connect_timeout_s)
+            _, protocol = await self._loop.create_connection(self._factory, sock=connected)
+        except NetworkError as error:
+            why = ": ".join(part for part in (error.brief, error.details) if part)
+            refused = ConnectionRefusedError(why)
+            raise aiohttp.ClientConnectorError(req.connection_key, refused) from error
+        except OSError as error:
+            raise aiohttp.ClientConnectorError(req.connection_key, error) from error
+        return protocol
+
+
+async def open_guest_socket(
+    address: GuestAddress, timeout_s: float = CONNECT_TIMEOUT_S
+) -> socket.socket:
+    """A connected, non-blocking socket; ``OSError`` or ``NetworkError`` if there is no answer."""
+    if address.vsock_socket is not None:
+        return await _open_vsock(address, timeout_s)
+    assert address.namespace is not None
+    return await connect_in_namespace(address.namespace, address.ip, address.port, timeout_s)
+
+
+async def _open_vsock(address: GuestAddress, timeout_s: float) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.setblocking(False)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await loop.sock_connect(connection, str(address.vsock_socket))
+            await loop.sock_sendall(connection, f"CONNECT {address.port}\n".encode())
+            answer = b""
+            while not answer.endswith(b"\n"):
+                byte = await loop.sock_recv(connection, 1)
+                if not byte:
+                    raise ConnectionRefusedError("nothing listens on that port of the guest")
+                answer += byte
+            if not answer.startswith(b"OK "):
+                raise ConnectionRefusedError(answer.decode(errors="replace"))
+    except BaseException:  # cancelled, too; raised again
+        connection.close()
+        raise
+    return connection
+
+
+class DockerPool:
+    """Connections of one kind to Docker in a guest."""
+
+    def __init__(self, address: GuestAddress, token: str, limit: int) -> None:
+        self.session = aiohttp.ClientSession(
+            connector=GuestConnector(address, KEEP_ALIVE_S, DOCKER_CONNECT_TIMEOUT_S, limit),
+            timeout=aiohttp.ClientTimeout(total=None),
+            headers={"Authorization": f"Bearer {token}"},
+        )
+        self.docker = aiodocker.Docker(
+            "http://guest",
+            connector=self.session.connector,
+            session=self.session,
+            api_version=DOCKER_API_VERSION,
+        )
+
+    async def close(self) -> None:
+        await self.docker.close()
+        await self.session.close()
+
+
+class Room:
+    """Room for ``most`` things of a kind, whose plural is ``what``, in one VM."""
+
+    def __init__(self, vm_id: str, most: int, what: str) -> None:
+        self._vm_id = vm_id
+        self._most = most
+        self._what = what
+        self._taken = 0
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """Take room for one; ``TooManySessions``, at once, if there is none."""
+        if self._taken >= self._most:
+            raise TooManySessions(
+                "too many sessions are open in this container",
+                details=f"{self._vm_id} has {self._taken} {self._what}, which is the most",
+                resolution="close some of them, then try again; what only asks or stops (inspect, "
+                "stop, kill, rm) needs no room",
+            )
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
