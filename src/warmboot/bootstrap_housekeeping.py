@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 
+from warmboot.bootstrap_workers import docker_socket
+from warmboot.engine.containerd import RestoreCopies
 from warmboot.host.agent import HostAgent
 from warmboot.manager.check_integrity import CheckIntegrity
 from warmboot.manager.choose_form import FormPolicy
@@ -37,7 +39,14 @@ class Collecting:
         self.image_folders = asyncio.Lock()
         self.turn = OneAtATime()
         self.garbage = CollectGarbage(
-            store, host, runner, events, _limits(settings), self.image_folders, self.turn.busy
+            store,
+            host,
+            runner,
+            events,
+            _limits(settings),
+            self.image_folders,
+            self.turn.busy,
+            RestoreCopies(docker_socket(settings)),
         )
 
 

@@ -74,10 +74,11 @@ async def worker_parts(
 
     async with DockerEngine(docker_socket(settings)) as engine:
         states = WorkerStates(store, events)
-        settle = SettleWorker(store, engine, states, tasks)
+        limit_s = settings.worker_pause_timeout_s
+        settle = SettleWorker(store, engine, states, tasks, limit_s)
         create = CreateWorker(store, engine, runner, states, environment)
-        pause = PauseWorker(store, engine, runner, events, states, settle)
-        resume = ResumeWorker(store, engine, runner, events, states, settle)
+        pause = PauseWorker(store, engine, runner, events, states, settle, limit_s)
+        resume = ResumeWorker(store, engine, runner, events, states, settle, limit_s)
         checkpoints = WorkerCheckpoints(
             store,
             engine,

@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     docker_host: str = "unix:///var/run/docker.sock"
     criu_wrapper: Path = Path("/usr/local/sbin/criu")
     worker_url: str = ""
+    worker_pause_timeout_s: float = Field(120.0, gt=0, allow_inf_nan=False)
 
     network_prefix: str = Field("wb", pattern=r"^[a-z][a-z0-9]{0,7}$")
     network_subnet: str = "198.19.0.0/18"

@@ -111,6 +111,7 @@ class Lab:
             "hypervisor": "simulated",
             "simulation": self.simulation,
             "disk_floor_mib": 0,
+            "docker_host": f"unix://{self.storage}/no-docker.sock",
             # Housekeeping by itself is for the tests of housekeeping.
             **dict.fromkeys(("gc_every_h", "compress_after_h", "integrity_every_h"), 0),
             "default_vcpus": 1,

@@ -20,11 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmboot.engine.client import DockerEngine
+from warmboot.engine.containerd import SALT_FILE, scratch_folders
 from warmboot.engine.content_store import until_forgotten
 from warmboot.engine.continuity import look_at, memory_bytes
 from warmboot.engine.criu_images import DumpFacts, read_dump, unreadable
 from warmboot.engine.criu_log import CriuLog, holding_log
 from warmboot.engine.facts import ContainerFacts, EngineFacts
+from warmboot.engine.in_progress import HANGS_AFTER_S, Work, unless_it_hangs
+from warmboot.engine.runtime_work import stopped_in, thaw
 from warmboot.model.checkpoint import Versions, check_checkpoint_name, obstacles
 from warmboot.model.errors import (
     CheckpointError,
@@ -37,7 +40,6 @@ from warmboot.model.errors import (
     WarmbootError,
 )
 
-SALT_FILE = "warmboot.salt"
 OUR_FILES = frozenset({SALT_FILE})
 """Files in a checkpoint's folder that are not the dump's."""
 
@@ -112,10 +114,12 @@ async def checkpoint(
     *,
     leave_running: bool = False,
     until_stopped: bool = True,
+    hangs_after_s: float = HANGS_AFTER_S,
 ) -> Dumped:
     """Dump ``container`` into a checkpoint ``name``, and stop it unless ``leave_running``.
 
     Its processes are gone when this returns; with ``until_stopped`` the engine has noticed, too.
+    A dump of which nothing moves for ``hangs_after_s`` is ended, and the container runs on.
 
     Errors: ``Conflict`` (it does not run), ``NameTaken``, ``NotSupported``, ``DiskFull``,
     ``CheckpointError`` with CRIU's own lines (it runs on), ``EngineUnavailable``.
@@ -135,13 +139,16 @@ async def checkpoint(
             f"{found.name} already has a checkpoint {name}",
             resolution="choose another name, or delete that one",
         )
-    _check_room(facts, found)
+    await asyncio.to_thread(_refuse_stopped, facts, found)
+    await asyncio.to_thread(_check_room, facts, found, engine.socket)
     await until_forgotten(found.id, found.pid, facts.content_stores())
     logs = [work / "criu-work" / "dump.log" for work in facts.work_folders(found.id)]
+    work = Work(facts, engine.socket, found.id, (name,), found.pid)
     async with holding_log(logs) as log:
         started = time.monotonic()
         try:
-            await engine.dump(found.id, name, leave_running=leave_running)
+            call = engine.dump(found.id, name, leave_running=leave_running)
+            await unless_it_hangs(work, call, hangs_after_s)
         except (CheckpointError, Conflict, DiskFull) as error:
             raise await _failed(engine, found, name, error, log) from error
         duration_s = time.monotonic() - started
@@ -165,8 +172,12 @@ async def checkpoint(
 
 
 async def settle(engine: DockerEngine, container: str, name: str) -> Settled:
-    """After an interruption: what is true now. Removes the checkpoint if it is only half there."""
+    """After an interruption: what is true now. Removes the checkpoint if it is only half there.
+
+    What a dump that was killed has left frozen is thawed.
+    """
     facts, found = await asyncio.gather(engine.facts(), inspect_settled(engine, container))
+    await _run_on(found)
     folder = facts.checkpoint_folder(found.id, name)
     whole = True
     try:
@@ -194,10 +205,30 @@ async def dump_facts(engine: DockerEngine, container_id: str, name: str) -> Dump
     return await asyncio.to_thread(read_dump, folder, OUR_FILES)
 
 
-def _check_room(facts: EngineFacts, container: ContainerFacts) -> None:
+def _refuse_stopped(facts: EngineFacts, container: ContainerFacts) -> None:
+    """``CheckpointError``: such a process cannot be seized any more once its cgroup is frozen.
+
+    CRIU would wait for it, unkillable by anything but SIGKILL, and the container would stay frozen.
+    """
+    if facts.cgroup_version != "1":
+        return
+    stopped = stopped_in(container.id, container.pid)
+    if stopped:
+        which = ", ".join(f"{pid} ({name})" for pid, name in sorted(stopped.items()))
+        raise CheckpointError(
+            f"{container.name} could not be paused; it runs on",
+            details=f"stopped by a signal: process {which}. With version 1 of cgroups CRIU cannot "
+            "dump a stopped process",
+            resolution="let it go on (`kill -CONT`) or end it, then pause again; a machine with "
+            "version 2 of cgroups does not mind",
+        )
+
+
+def _check_room(facts: EngineFacts, container: ContainerFacts, socket: Path) -> None:
     """Before the dump: when the disk is full after it, the process is already gone."""
     dump = memory_bytes(container.pid)
-    data_root, scratch = facts.data_root, Path(tempfile.gettempdir())  # containerd's, too
+    data_root = facts.data_root
+    scratch = next(iter(scratch_folders(socket)), Path(tempfile.gettempdir()))
     try:
         if data_root.stat().st_dev == scratch.stat().st_dev:
             needs = {data_root: (KEPT_COPIES + 1) * dump}
@@ -240,6 +271,7 @@ async def _failed(
 ) -> WarmbootError:
     """What to raise after a dump that failed: CRIU's reason, and whether the worker runs on."""
     lines = log.errors() or _kept_log(error.details)
+    await _run_on(container)
     with contextlib.suppress(CheckpointError, Conflict):
         await engine.delete_checkpoint(container.id, name)  # nothing is left of a half-made one
     try:
@@ -257,6 +289,12 @@ async def _failed(
         details="\n".join((*lines, error.details)),
         resolution=_advice(lines, error.details),
     )
+
+
+async def _run_on(container: ContainerFacts) -> None:
+    """Let what a dump has left frozen go on, unless its owner had frozen it (`docker pause`)."""
+    if container.pid and container.status != "paused":
+        await asyncio.to_thread(thaw, container.id, container.pid)
 
 
 def _kept_log(message: str) -> tuple[str, ...]:

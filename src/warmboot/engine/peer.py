@@ -15,7 +15,6 @@ from pathlib import Path
 ASK_TIMEOUT_S = 5.0
 _CREDENTIALS = struct.Struct("3i")  # unix(7), struct ucred: pid, uid, gid
 _ENGINE = "dockerd"
-_CONFIG = "--config-file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,21 +22,33 @@ class EngineProcess:
     """``config`` is the daemon.json that it was told to read, ``None`` for the usual one.
 
     ``path`` is its own ``PATH``, where it finds CRIU; empty when that cannot be seen.
+    ``containerd`` is the socket of the one that it was told to use.
     """
 
     pid: int
     config: Path | None
     path: str
+    containerd: Path | None = None
 
 
-def engine_process(address: Path, proc: Path = Path("/proc")) -> EngineProcess | None:
-    """The dockerd that listens at ``address``; ``None`` when nobody does, or somebody else."""
+def listener(address: Path) -> int | None:
+    """Who listens at a Unix socket, by pid; ``None`` when nobody does."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asked:
             asked.settimeout(ASK_TIMEOUT_S)
             asked.connect(str(address))
             found = asked.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid = _CREDENTIALS.unpack(found)[0]
+    except OSError:
+        return None
+    return int(_CREDENTIALS.unpack(found)[0])
+
+
+def engine_process(address: Path, proc: Path = Path("/proc")) -> EngineProcess | None:
+    """The dockerd that listens at ``address``; ``None`` when nobody does, or somebody else."""
+    pid = listener(address)
+    if pid is None:
+        return None
+    try:
         folder = proc / str(pid)
         words = [os.fsdecode(word) for word in (folder / "cmdline").read_bytes().split(b"\0")]
         if Path(words[0]).name != _ENGINE:
@@ -46,12 +57,13 @@ def engine_process(address: Path, proc: Path = Path("/proc")) -> EngineProcess |
     except OSError:
         return None
     path = next((v[len(b"PATH=") :] for v in variables if v.startswith(b"PATH=")), b"")
-    return EngineProcess(pid, _config(words), os.fsdecode(path))
+    config, containerd = _option(words, "--config-file"), _option(words, "--containerd")
+    return EngineProcess(pid, config, os.fsdecode(path), containerd)
 
 
-def _config(words: list[str]) -> Path | None:
+def _option(words: list[str], option: str) -> Path | None:
     for at, word in enumerate(words):
         name, equals, value = word.partition("=")
-        if name == _CONFIG and (equals or at + 1 < len(words)):
+        if name == option and (equals or at + 1 < len(words)):
             return Path(value if equals else words[at + 1])
     return None

@@ -20,6 +20,7 @@ from typing import Self
 from warmboot.engine import findings
 from warmboot.engine.client import DEFAULT_SOCKET, DockerEngine
 from warmboot.engine.commands import run
+from warmboot.engine.containerd import scratch_folders
 from warmboot.engine.criu import SEARCH_PATH, check_criu, find_criu, usable_criu
 from warmboot.engine.facts import EngineFacts
 from warmboot.engine.findings import Finding
@@ -101,8 +102,14 @@ class Preflight:
         found.append(findings.reachable(engine, self.socket, unreachable))
         if engine is not None:
             found += [findings.experimental(engine), findings.version(engine)]
-            found += [findings.host_network(engine), findings.disk(engine.data_root)]
+            found += [
+                findings.host_network(engine),
+                findings.disk(engine.data_root, self._scratch()),
+            ]
         return tuple(found)
+
+    def _scratch(self) -> Path | None:
+        return next(iter(scratch_folders(self.socket)), None)
 
     async def fix(self, *, restart_engine: bool = False) -> tuple[Change, ...]:
         """Do what can be done; the changes made, and what could not be. Twice changes nothing.

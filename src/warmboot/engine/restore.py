@@ -18,11 +18,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmboot.engine.checkpoint import SALT_FILE, dump_facts, inspect_settled, refuse_obstacles
+from warmboot.engine.checkpoint import dump_facts, inspect_settled, refuse_obstacles
 from warmboot.engine.client import DockerEngine
+from warmboot.engine.containerd import SALT_FILE, forget_restored, scratch_folders
 from warmboot.engine.continuity import Continuity, compare
 from warmboot.engine.criu_log import CriuLog, holding_log
 from warmboot.engine.facts import ContainerFacts
+from warmboot.engine.in_progress import HANGS_AFTER_S, Work, unless_it_hangs
 from warmboot.model.errors import CheckpointError, Conflict, DiskFull, WarmbootError
 
 MAX_ATTEMPTS = 3
@@ -46,8 +48,12 @@ class Restored:
     exit_code: int | None = None
 
 
-async def restore(engine: DockerEngine, container: str, name: str) -> Restored:
+async def restore(
+    engine: DockerEngine, container: str, name: str, *, hangs_after_s: float = HANGS_AFTER_S
+) -> Restored:
     """Start ``container`` from its checkpoint ``name``.
+
+    A restore of which nothing moves for ``hangs_after_s`` is ended, as one that failed.
 
     Errors: ``Conflict`` (it runs), ``NotFound``, ``NotSupported``, ``CheckpointError`` with CRIU's
     own lines or because it was started afresh, ``EngineUnavailable``. The checkpoint is kept in
@@ -66,7 +72,8 @@ async def restore(engine: DockerEngine, container: str, name: str) -> Restored:
     refuse_obstacles(facts, found)
     folder = facts.checkpoint_folder(found.id, name)
     logs = [work / "restore.log" for work in facts.work_folders(found.id)]
-    attempts = await _start(engine, found, name, folder, logs)
+    work = Work(facts, engine.socket, found.id)
+    attempts = await _start(engine, found, name, folder, logs, work, hangs_after_s)
     now = await engine.inspect(found.id)
     continuity = compare(dump, now.pid) if now.pid else Continuity.ENDED
     if continuity is Continuity.FRESH:
@@ -92,32 +99,52 @@ async def restore(engine: DockerEngine, container: str, name: str) -> Restored:
 
 
 async def _start(
-    engine: DockerEngine, container: ContainerFacts, name: str, folder: Path, logs: list[Path]
+    engine: DockerEngine,
+    container: ContainerFacts,
+    name: str,
+    folder: Path,
+    logs: list[Path],
+    work: Work,
+    hangs_after_s: float,
 ) -> int:
     """Start it, with other bytes each time; how many attempts it took."""
     for attempt in range(1, MAX_ATTEMPTS + 1):
-        salt(folder)
+        used = salt(folder)
         async with holding_log(logs) as log:
             try:
-                await engine.start_from(container.id, name)
+                call = engine.start_from(container.id, name)
+                await unless_it_hangs(work, call, hangs_after_s)
             except (CheckpointError, Conflict, DiskFull) as error:
+                await _forget_copy(engine, used)
                 if attempt < MAX_ATTEMPTS and CONTENT_EXISTS in error.details:
                     continue
                 raise _failed(container, name, error, log) from error
+        await _forget_copy(engine, used)
         return attempt
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def salt(folder: Path) -> None:
-    """Make a checkpoint's bytes unlike any that were packed before."""
+async def _forget_copy(engine: DockerEngine, used: str) -> None:
+    """The engine has answered, so containerd's copy of the memory is of no use any more."""
+
+    def forget() -> None:
+        forget_restored(scratch_folders(engine.socket), (used,))
+
+    await asyncio.to_thread(forget)
+
+
+def salt(folder: Path) -> str:
+    """Make a checkpoint's bytes unlike any that were packed before; what makes them so."""
+    made = secrets.token_hex(16)
     try:
-        (folder / SALT_FILE).write_text(secrets.token_hex(16) + "\n")
+        (folder / SALT_FILE).write_text(made + "\n")
     except OSError as error:
         raise DiskFull(
             "the checkpoint cannot be prepared for its restore",
             details=str(error),
             resolution="see that the disk has room and is not mounted read-only",
         ) from error
+    return made
 
 
 def _failed(

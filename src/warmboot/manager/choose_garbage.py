@@ -32,6 +32,7 @@ GRACE: Mapping[Kind, timedelta] = {
     Kind.ARCHIVE: ARCHIVE_KEPT,
     Kind.TEMPORARY: UNFINISHED_KEPT,
     Kind.VM_FOLDER: UNFINISHED_KEPT,
+    Kind.RESTORE_COPY: UNFINISHED_KEPT,
 }
 
 

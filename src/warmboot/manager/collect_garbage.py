@@ -25,6 +25,7 @@ from uuid import UUID
 
 import structlog
 
+from warmboot.engine.containerd import RestoreCopies
 from warmboot.host.agent import HostAgent
 from warmboot.host.disks import free_bytes
 from warmboot.host.survey import DiskSurvey
@@ -46,6 +47,7 @@ class CollectGarbage:
     """Implements ``ports.Garbage``. ``busy`` tells which snapshots are just being worked on.
 
     ``images`` is held while image folders are removed: whoever registers one holds it too.
+    ``restores`` knows what restores of workers have left on the engine's machine.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class CollectGarbage:
         limits: Limits,
         images: asyncio.Lock,
         busy: Callable[[], Collection[UUID]] = frozenset,
+        restores: RestoreCopies | None = None,
     ) -> None:
         self._store = store
         self._host = host
@@ -66,6 +69,7 @@ class CollectGarbage:
         self._limits = limits
         self._images = images
         self._busy = busy
+        self._restores = restores
         self._one_at_a_time = asyncio.Lock()
         self._files = asyncio.Lock()
         self.saga = Saga(
@@ -159,6 +163,8 @@ class CollectGarbage:
     async def _choose(self, limits: Limits) -> tuple[tuple[Garbage, ...], Seen]:
         now = datetime.now(UTC)
         lying = await self._survey.look()  # first: see the survey
+        if self._restores is not None:
+            lying += await asyncio.to_thread(self._restores.look)
         entries = await self._host.cache.entries()
         snapshots = await self._store.snapshots.list(include_deleted=True)
         leased = [s.id for s in snapshots if await self._store.snapshots.leases(s.id)]
@@ -252,6 +258,8 @@ class CollectGarbage:
     async def _remove(self, one: Garbage, seen: Seen) -> bool:
         """Whether it is gone. It is asked once more whether it is anybody's."""
         found = next(lying for lying in seen.lying if lying.path == one.path)
+        if one.kind is Kind.RESTORE_COPY and self._restores is not None:
+            return await asyncio.to_thread(self._restores.remove, found)
         exclusive = self._images if one.kind is Kind.IMAGE_FOLDER else contextlib.nullcontext()
         async with exclusive:
             if found.owner in (await self._known()).get(one.kind, ()):

@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 from warmboot.engine.activity import listening
 from warmboot.engine.checkpoint import Dumped, checkpoint
 from warmboot.engine.client import DockerEngine
+from warmboot.engine.in_progress import HANGS_AFTER_S
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.saga import Context, SagaRunner
 from warmboot.manager.settle_worker import SettleWorker
@@ -44,7 +45,9 @@ class PauseWorker:
         events: EventLog,
         states: WorkerStates,
         settle: SettleWorker,
+        hangs_after_s: float = HANGS_AFTER_S,
     ) -> None:
+        self._hangs_after_s = hangs_after_s
         self._store = store
         self._engine = engine
         self._states = states
@@ -119,6 +122,7 @@ class PauseWorker:
             context.data["name"],
             leave_running=context.data["leave_running"],
             until_stopped=False,
+            hangs_after_s=self._hangs_after_s,
         )
 
     async def _record(self, context: Context) -> None:

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from warmboot.engine.client import DockerEngine
 from warmboot.engine.continuity import Continuity
+from warmboot.engine.in_progress import HANGS_AFTER_S
 from warmboot.engine.restore import Restored, restore
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.saga import Context, SagaRunner
@@ -36,7 +37,9 @@ class ResumeWorker:
         events: EventLog,
         states: WorkerStates,
         settle: SettleWorker,
+        hangs_after_s: float = HANGS_AFTER_S,
     ) -> None:
+        self._hangs_after_s = hangs_after_s
         self._store = store
         self._engine = engine
         self._states = states
@@ -96,7 +99,10 @@ class ResumeWorker:
 
     async def _restore(self, context: Context) -> None:
         context.live["restored"] = await restore(
-            self._engine, context.data["docker_id"], context.data["name"]
+            self._engine,
+            context.data["docker_id"],
+            context.data["name"],
+            hangs_after_s=self._hangs_after_s,
         )
 
     async def _record(self, context: Context) -> None:

@@ -14,6 +14,7 @@ engine may still be at work on what was asked of it then; ``later`` waits until 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 from uuid import UUID
 
@@ -23,8 +24,9 @@ from warmboot.engine.checkpoint import dump_facts, inspect_settled, settle
 from warmboot.engine.client import DockerEngine
 from warmboot.engine.continuity import Continuity, compare
 from warmboot.engine.facts import ContainerFacts
-from warmboot.engine.in_progress import until_quiet
+from warmboot.engine.in_progress import HANGS_AFTER_S, Work, until_quiet
 from warmboot.engine.left_imports import forget_imports
+from warmboot.engine.runtime_work import end_work
 from warmboot.manager.tasks import Tasks
 from warmboot.manager.worker_states import WorkerStates
 from warmboot.model.checkpoint import Checkpoint, CheckpointState
@@ -51,8 +53,14 @@ class SettleWorker:
     """Idempotent; ``EngineUnavailable`` when it cannot be told now."""
 
     def __init__(
-        self, store: Store, engine: DockerEngine, states: WorkerStates, tasks: Tasks
+        self,
+        store: Store,
+        engine: DockerEngine,
+        states: WorkerStates,
+        tasks: Tasks,
+        hangs_after_s: float = HANGS_AFTER_S,
     ) -> None:
+        self._hangs_after_s = hangs_after_s
         self._store = store
         self._engine = engine
         self._states = states
@@ -110,7 +118,21 @@ class SettleWorker:
             return
         rows = await self._store.checkpoints.of_worker(worker_id)
         names = tuple(row.name for row in rows if row.state is CheckpointState.CREATING)
-        await until_quiet(await self._engine.facts(), worker.docker_id, names)
+        try:
+            facts, found = await self._engine.facts(), await self._engine.inspect(worker.docker_id)
+        except NotFound:  # settling finds that out, too, and records it
+            return
+        work = Work(facts, self._engine.socket, found.id, names, found.pid)
+        await until_quiet(work, self._hangs_after_s)
+
+    async def give_up(self, worker: Worker) -> None:
+        """End what the engine is at work on with it, so that it answers for it again."""
+        if worker.docker_id is None:
+            return
+        pid = 0
+        with contextlib.suppress(NotFound, EngineUnavailable):
+            pid = (await self._engine.inspect(worker.docker_id)).pid
+        await end_work(worker.docker_id, pid)
 
     async def _after_dump(self, worker: Worker, found: ContainerFacts) -> None:
         checkpoint = await self._unfinished(worker)

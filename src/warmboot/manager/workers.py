@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 _S = WorkerState
 BUSY_TIMEOUT_S = 300.0
+GIVE_UP_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 600.0
 MAX_REPORT_BYTES = 16 * 1024
 
@@ -113,7 +114,10 @@ class Workers:
 
     async def delete(self, ref: str, *, force: bool = False) -> None:
         worker = await self.get(ref)
-        if worker.state in BUSY:
+        if worker.state in BUSY and force:
+            await self._settle.give_up(worker)
+            worker = await self.settled(worker.id, GIVE_UP_TIMEOUT_S)
+        elif worker.state in BUSY:
             worker = await self.settled(worker.id)
         if worker.state is _S.RUNNING and not force:
             raise InUse(
@@ -223,14 +227,14 @@ class Workers:
     async def wake_by_connection(self, worker_id: UUID) -> None:
         await self.wake(str(worker_id))
 
-    async def settled(self, worker_id: UUID) -> Worker:
+    async def settled(self, worker_id: UUID, timeout_s: float = BUSY_TIMEOUT_S) -> Worker:
         """The worker when nothing is under way with it; as it is when that takes too long."""
 
         async def look() -> Worker | None:
             worker = await self._store.workers.get(worker_id)
             return None if worker.state in BUSY else worker
 
-        found = await self._events.wait_for(look, BUSY_TIMEOUT_S, worker_id)
+        found = await self._events.wait_for(look, timeout_s, worker_id)
         return found or await self._store.workers.get(worker_id)
 
     async def finish(self) -> None:

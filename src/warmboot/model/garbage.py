@@ -15,7 +15,10 @@ from uuid import UUID
 
 
 class Kind(StrEnum):
-    """What a thing is. All but a snapshot are known to the database only by their owner's name."""
+    """What a thing is. All but a snapshot are known to the database only by their owner's name.
+
+    A restore copy is containerd's: what it has unpacked of a checkpoint, and never removes.
+    """
 
     SNAPSHOT = "snapshot"
     SNAPSHOT_FOLDER = "snapshot-folder"
@@ -26,6 +29,7 @@ class Kind(StrEnum):
     ARCHIVE = "archive"
     TEMPORARY = "temporary"
     CACHE = "cache"
+    RESTORE_COPY = "restore-copy"
 
 
 class Why(StrEnum):
@@ -57,7 +61,7 @@ _PHRASES = {
 
 @dataclass(frozen=True, slots=True)
 class Lying:
-    """Something below the storage root. ``owner`` is the id or name that its own name tells."""
+    """Something on the disk. ``owner`` is the id or name that its own name tells."""
 
     kind: Kind
     path: Path

@@ -1,0 +1,80 @@
+"""A pause that hangs keeps nobody waiting for ever: it has a limit, and `rm -f` needs none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.support.dockerd import CRIU_WRAPPER, PrivateDockerd
+from tests.support.served import free_port, served, worker_settings
+from tests.workers.conftest import counted, event_kinds, remove_all, start_on
+
+from warmboot.client import Client
+from warmboot.engine.client import DockerEngine
+from warmboot.engine.runtime_work import runtimes_at_work
+from warmboot.model.errors import WarmbootError
+
+pytestmark = [pytest.mark.docker, pytest.mark.root]
+
+HANGING_CRIU = '#!/bin/sh\n[ "$1" = swrk ] && exec sleep 1000\nexec {} "$@"\n'
+
+
+@pytest.fixture
+async def hanging(dockerd: PrivateDockerd, tmp_path: Path) -> AsyncIterator[PrivateDockerd]:
+    """The engine, with a CRIU that never gets anywhere."""
+    criu = tmp_path / "bin" / "criu"
+    criu.parent.mkdir()
+    criu.write_text(HANGING_CRIU.format(CRIU_WRAPPER))
+    criu.chmod(0o755)
+    await dockerd.stop()
+    dockerd.criu_wrapper = criu
+    await dockerd.start()
+    yield dockerd
+    await dockerd.stop()
+    dockerd.criu_wrapper = CRIU_WRAPPER
+    await dockerd.start()
+
+
+async def test_a_pause_that_hangs_ends_at_its_limit_and_the_worker_runs_on(
+    hanging: PrivateDockerd, tmp_path: Path
+) -> None:
+    settings = worker_settings(
+        tmp_path / "s", hanging.socket, free_port(), worker_pause_timeout_s=1.0
+    )
+    async with served(settings) as it, DockerEngine(hanging.socket) as engine:
+        worker = await start_on(it.client, engine)
+        secret, seen = await counted(it.client, worker.id)
+        with pytest.raises(WarmbootError, match="runs on") as caught:
+            await it.client.workers.pause(worker.id)
+        assert "nothing of it had moved for 1 s" in caught.value.details
+        assert (await it.client.workers.get(worker.id)).state == "running"
+        assert (await counted(it.client, worker.id, beyond=seen))[0] == secret
+        assert (await event_kinds(it.client, worker.id))[-2:] == [
+            "worker.running",
+            "worker.pause-failed",
+        ]
+        await remove_all(it.client)
+
+
+async def test_what_hangs_in_pausing_is_removed_by_force_at_once(
+    hanging: PrivateDockerd, tmp_path: Path
+) -> None:
+    settings = worker_settings(tmp_path / "s", hanging.socket, free_port())
+    async with served(settings) as it, DockerEngine(hanging.socket) as engine:
+        worker = await start_on(it.client, engine)
+        pause = asyncio.create_task(_pause(it.client, worker.id))
+        async with asyncio.timeout(30):  # far less than the pause's own limit
+            while not runtimes_at_work(worker.docker_id or ""):  # noqa: ASYNC110 (not ours)
+                await asyncio.sleep(0.02)
+            await it.client.workers.delete(worker.id, force=True)
+            await pause
+        assert await it.client.workers.list() == []
+        assert runtimes_at_work(worker.docker_id or "") == []
+        assert await engine.labelled(f"dev.warmboot.worker={worker.id}") == []
+
+
+async def _pause(client: Client, worker_id: str) -> None:
+    with pytest.raises(WarmbootError):
+        await client.workers.pause(worker_id)
