@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import structlog
 
 from warmboot.api.access import check_bind
 from warmboot.api.app import create_app
+from warmboot.api.http.listeners import listeners, who_may
 from warmboot.api.http.server import HttpServer
 from warmboot.bootstrap_host import all_hypervisors, host_agent
 from warmboot.bootstrap_housekeeping import Collecting, Kept, housekeeping_parts
@@ -272,16 +274,25 @@ async def serve(settings: Settings) -> None:
     """Run the service until SIGINT or SIGTERM."""
     configure_logging(settings.log_format, settings.log_level)
     check_bind(settings.host, settings.tokens)
+    with listeners(
+        settings.host, settings.port, settings.socket_at, settings.socket_group
+    ) as sockets:
+        await _serve(settings, sockets)
+
+
+async def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
+    path = settings.socket_at(sockets[0].getsockname()[1])
     async with running(settings) as manager:
         app = create_app(
             manager.services,
             tokens=settings.tokens,
             idempotency=manager.store.idempotency,
             worker_of=manager.tokens.owner,
+            advice=who_may(path, settings.socket_group),
         )
-        server = HttpServer(app, host=settings.host, port=settings.port)
-        log.info(f"warmboot listens on http://{settings.host}:{settings.port}")
-        await server.serve()
+        server = HttpServer(app)
+        log.info(f"warmboot listens on http://{settings.host}:{settings.port} and unix://{path}")
+        await server.serve(sockets)
 
 
 async def local_doctor(settings: Settings) -> Sequence[Check]:

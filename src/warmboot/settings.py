@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from warmboot.model.manager_socket import DEFAULT_PORT, default_socket
 from warmboot.model.shapes import Shape
 
 
@@ -23,7 +24,9 @@ class Settings(BaseSettings):
     storage_root: Path = Path("/srv/fc")
     database_url: str = ""
     host: str = "127.0.0.1"
-    port: int = Field(18080, ge=0, le=65535)
+    port: int = Field(DEFAULT_PORT, ge=0, le=65535)
+    socket: Path | None = None
+    socket_group: str = "warmboot"
     tokens: Annotated[frozenset[str], NoDecode] = frozenset()
     log_format: Literal["console", "json"] = "console"
     log_level: str = "INFO"
@@ -81,6 +84,11 @@ class Settings(BaseSettings):
             return frozenset(token.strip() for token in value.split(",") if token.strip())
         return value
 
+    @field_validator("socket", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value
+
     @field_validator("docker_host")
     @classmethod
     def _unix_socket(cls, value: str) -> str:
@@ -99,6 +107,12 @@ class Settings(BaseSettings):
     @property
     def default_shape(self) -> Shape:
         return Shape(self.default_vcpus, self.default_memory_mib)
+
+    def socket_at(self, port: int) -> Path:
+        """Where the manager listens that has the TCP port ``port``."""
+        if self.socket is not None:
+            return self.socket.absolute()
+        return default_socket(self.host, port, self.storage_root)
 
     @property
     def url_for_workers(self) -> str:

@@ -17,6 +17,18 @@ from warmboot.api import create_app
 LOCAL = "http://127.0.0.1"
 
 
+class Peers:
+    """Takes everybody for root, or, for a reason, nobody; keeps who was asked about."""
+
+    def __init__(self, why_not: str = "") -> None:
+        self.why_not = why_not
+        self.asked: list[tuple[object, object]] = []
+
+    async def why_not_root(self, client: object, server: object) -> str:
+        self.asked.append((client, server))
+        return self.why_not
+
+
 @pytest.fixture
 async def fakes() -> FakeServices:
     return FakeServices()
@@ -24,14 +36,14 @@ async def fakes() -> FakeServices:
 
 @pytest.fixture
 async def http(fakes: FakeServices) -> AsyncIterator[httpx.AsyncClient]:
-    async with http_to(create_app(fakes.services)) as client:
+    async with http_to(create_app(fakes.services, peers=Peers())) as client:
         yield client
 
 
 def http_to(app: FastAPI, **options: object) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(app),
-        base_url=LOCAL,
+        base_url=f"{LOCAL}:18080",
         **options,  # type: ignore[arg-type]
     )
 

@@ -6,7 +6,7 @@ import logging
 
 import httpx
 import pytest
-from tests.api.conftest import http_to, served
+from tests.api.conftest import Peers, http_to, served
 from tests.support.fake_services import FakeServices
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
@@ -70,7 +70,8 @@ async def test_only_pages_of_this_server_may_call(http: httpx.AsyncClient) -> No
 
 
 async def test_websockets_need_the_token_too(fakes: FakeServices) -> None:
-    async with served(create_app(fakes.services, tokens=TOKENS)) as url:
+    nobody = Peers("not root")
+    async with served(create_app(fakes.services, tokens=TOKENS, peers=nobody)) as url:
         with pytest.raises(InvalidStatus) as refused:
             await connect(url.replace("http", "ws") + "/v1/containers/c/exec", proxy=None)
         assert refused.value.response.status_code == 401

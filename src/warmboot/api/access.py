@@ -1,12 +1,16 @@
 """Who may talk to the API.
 
-With tokens configured, every request but a health probe carries ``Authorization: Bearer <token>``.
-Without tokens everything is open, but then only to this machine: the server refuses to bind
-anything but loopback, and requests whose ``Host`` or ``Origin`` is not this server are refused, so
-that a web page in a local browser cannot reach it by DNS rebinding or a cross-site form.
+    a token is shown          it counts, and nothing else does: one of the manager's opens all, a
+                              worker's its own routes (to look at itself, to report, to ask for
+                              its pause and for checkpoints), any other nothing
+    the Unix socket           whoever its file's mode lets in
+    TCP on loopback           root (``peers``), at every request
+    any other                 nobody
 
-A worker shows its own token, which is good for its own routes only: to look at itself, to report,
-to ask for its pause and for checkpoints.
+Open to all are the health probes, and the metrics while no tokens are configured. Without tokens
+the server refuses to bind anything but loopback. Requests on TCP whose ``Host`` or ``Origin`` is
+not this server need a token, so that a web page in a local browser cannot reach it by DNS
+rebinding or a cross-site form; so do those that a proxy passes on for somebody.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import hmac
 import ipaddress
 import re
 from collections.abc import Callable, Iterable
+from typing import Protocol
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -23,10 +28,13 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from warmboot.api.problems import Forbidden, ForeignOrigin, MalformedRequest, problem_of
+from warmboot.api.sock_diag import Address
 from warmboot.model.errors import InvalidRequest, Unauthorized, WarmbootError
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-ANYONE = "anyone"
+METRICS = "/metrics"
+ANYONE, LOCAL = "anyone", "local"
+_PASSED_ON = ("forwarded", "x-forwarded-for", "via")
 _OF_WORKERS = {
     "GET": re.compile(r"(/wait|/logs|/checkpoints(/[^/]+)?)?"),
     "POST": re.compile(r"/events|/pause|/checkpoints"),
@@ -36,15 +44,23 @@ WorkerOf = Callable[[str], UUID | None]
 """Whose token this is, if it is a worker's."""
 
 
+class Peers(Protocol):
+    """Knows the processes at the other end of loopback connections."""
+
+    async def why_not_root(self, client: Address, server: Address) -> str: ...
+
+
 def is_loopback(host: str) -> bool:
     """Whether ``host`` (a name or an address, IPv6 with or without brackets) is this machine."""
     host = host.strip("[]").lower()
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
 
 
 def check_bind(host: str, tokens: Iterable[str]) -> None:
@@ -64,15 +80,24 @@ def check_bind(host: str, tokens: Iterable[str]) -> None:
 class Doors:
     """Authentication, and the refusal of foreign hosts and origins. Pure ASGI, WebSockets too.
 
-    Leaves the caller's name in ``scope["state"]["caller"]``: a token's fingerprint, or ``anyone``;
-    and in ``scope["state"]["worker"]`` the id of the worker that calls, if one does.
+    Leaves the caller's name in ``scope["state"]["caller"]``: a token's fingerprint, ``local`` for
+    root and those whom the socket lets in, a worker's, or ``anyone``; and in
+    ``scope["state"]["worker"]`` the id of the worker that calls, if one does.
     """
 
     def __init__(
-        self, app: ASGIApp, *, tokens: frozenset[str], worker_of: WorkerOf | None = None
+        self,
+        app: ASGIApp,
+        *,
+        tokens: frozenset[str],
+        peers: Peers,
+        worker_of: WorkerOf | None = None,
+        advice: str = "",
     ) -> None:
         self.app = app
         self._worker_of = worker_of
+        self._peers = peers
+        self._advice = advice
         self._known = tuple(_digest(token) for token in tokens if token)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,7 +105,7 @@ class Doors:
             await self.app(scope, receive, send)
             return
         try:
-            caller = self._caller(scope)
+            caller = await self._caller(scope)
         except WarmbootError as error:
             await refuse(error, scope, receive, send)
             return
@@ -88,36 +113,75 @@ class Doors:
         state["caller"] = caller
         await self.app(scope, receive, send)
 
-    def _caller(self, scope: Scope) -> str:
-        headers = Headers(scope=scope)
-        if not self._known:
-            _check_local(headers)
+    async def _caller(self, scope: Scope) -> str:
+        headers, by_socket = Headers(scope=scope), came_by_socket(scope)
+        if not self._known and not by_socket:
+            check_local(headers)
         worker = self._worker(headers)
         if worker is not None:
             _check_own(worker, scope)
             scope.setdefault("state", {})["worker"] = worker
             return f"worker {worker}"
-        if not self._known:
+        if scope["type"] == "http" and self._is_open(scope["path"]):
             return ANYONE
-        if scope["type"] == "http" and scope["path"] in OPEN_PATHS:
-            return ANYONE
-        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if "authorization" in headers:
+            return self._holder_of(headers["authorization"])
+        if not by_socket:
+            await self._check_root(scope, headers)
+        return LOCAL
+
+    def _is_open(self, path: str) -> bool:
+        return path in OPEN_PATHS or (path == METRICS and not self._known)
+
+    def _holder_of(self, authorization: str) -> str:
+        scheme, _, token = authorization.partition(" ")
         given = _digest(token.strip())
         # Every known token is compared, whichever matches, in constant time each.
         matches = [hmac.compare_digest(given, known) for known in self._known]
         if scheme.lower() != "bearer" or not any(matches):
-            raise Unauthorized(
-                "no valid token",
-                details="this server wants Authorization: Bearer <token>",
-                resolution="set WARMBOOT_TOKEN to one of the server's tokens",
-            )
+            raise self._unauthorized("the token that was shown is none of this server's")
         return given.hex()[:32]
+
+    async def _check_root(self, scope: Scope, headers: Headers) -> None:
+        """Raises ``Unauthorized`` unless root itself is at the other end, on this machine."""
+        client, server = scope.get("client"), scope.get("server")
+        if not (client and server and server[1]) or not (
+            is_loopback(client[0]) and is_loopback(server[0])
+        ):
+            raise self._unauthorized("this connection does not come from this machine's loopback")
+        if any(name in headers for name in _PASSED_ON):
+            raise self._unauthorized("a proxy has passed this request on")
+        try:
+            check_local(headers)
+        except WarmbootError as error:
+            raise self._unauthorized(error.brief) from error
+        reason = await self._peers.why_not_root(tuple(client), tuple(server))
+        if reason:
+            raise self._unauthorized(reason)
+
+    def _unauthorized(self, reason: str) -> Unauthorized:
+        return Unauthorized(
+            "this is for root, for members of the socket's group, and for tokens",
+            details=reason,
+            resolution=self._advice
+            or "use the manager's Unix socket, or show a token: Authorization: Bearer <token>",
+        )
 
     def _worker(self, headers: Headers) -> UUID | None:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if self._worker_of is None or scheme.lower() != "bearer":
             return None
         return self._worker_of(token.strip())
+
+
+def came_by_socket(scope: Scope) -> bool:
+    """Whether this is a connection to our Unix socket: its own end is a path then, with no port.
+
+    The server tells of its own end, which no peer has a say in, and which is there whatever the
+    peer does.
+    """
+    server = scope.get("server")
+    return server is not None and server[1] is None and str(server[0]).startswith("/")
 
 
 def worker_caller(scope: Scope) -> UUID | None:
@@ -144,7 +208,8 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
-def _check_local(headers: Headers) -> None:
+def check_local(headers: Headers) -> None:
+    """Raises unless ``Host`` is a loopback name, and a page that calls is this server's own."""
     hosts = headers.getlist("host")
     if len(hosts) != 1:
         raise MalformedRequest("exactly one Host header is needed")

@@ -28,12 +28,13 @@ from warmboot.api import (
     usage,
     workers,
 )
-from warmboot.api.access import Doors, WorkerOf
+from warmboot.api.access import Doors, Peers, WorkerOf
 from warmboot.api.after_answer import AfterAnswer
 from warmboot.api.body import Bodies
 from warmboot.api.idempotency import Idempotency, Repository
 from warmboot.api.metrics import HttpMetrics
 from warmboot.api.openapi import install_openapi
+from warmboot.api.peers import LoopbackPeers
 from warmboot.api.problems import Guard, install_handlers
 from warmboot.manager.ports import Services
 
@@ -62,10 +63,13 @@ def create_app(
     worker_of: WorkerOf | None = None,
     registry: CollectorRegistry | None = None,
     lifespan: Lifespan | None = None,
+    peers: Peers | None = None,
+    advice: str = "",
 ) -> FastAPI:
     """The API over ``services``.
 
-    ``tokens`` are bearer tokens; none means open, but for this machine only (see ``access``).
+    ``tokens`` are bearer tokens; without one in a request, ``peers`` says who is root on this
+    machine, and ``advice`` is what those are told who are not (see ``access``).
     ``worker_of`` knows workers' tokens. Without ``idempotency`` keys are not honoured.
     ``registry`` is where requests are counted.
     """
@@ -90,7 +94,15 @@ def create_app(
         (AfterAnswer, {}),
         (Guard, {}),
         (HttpMetrics, {"registry": registry}),
-        (Doors, {"tokens": tokens, "worker_of": worker_of}),
+        (
+            Doors,
+            {
+                "tokens": tokens,
+                "worker_of": worker_of,
+                "peers": peers or LoopbackPeers(),
+                "advice": advice,
+            },
+        ),
         (Bodies, {}),
     ]
     if idempotency is not None:

@@ -28,14 +28,10 @@ FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
 
 
 def connect(timeout_s: float | None = None) -> Client:
-    """The client that ``WARMBOOT_URL`` and ``WARMBOOT_TOKEN`` tell of; an async context."""
-    from warmboot.client import DEFAULT_URL, Client
+    """The client of this machine's manager, or that ``WARMBOOT_URL`` tells of; an async context."""
+    from warmboot.client import Client
 
-    url = os.environ.get("WARMBOOT_URL") or DEFAULT_URL
-    token = os.environ.get("WARMBOOT_TOKEN") or None
-    if timeout_s is None:
-        return Client(url, token)
-    return Client(url, token, timeout_s=timeout_s)
+    return Client() if timeout_s is None else Client(timeout_s=timeout_s)
 
 
 def failed(_: WarmbootError) -> int:

@@ -1,12 +1,13 @@
 """The client: one attribute a noun.
 
-async with Client("http://127.0.0.1:18080", token) as client:
+async with Client() as client:
     container_id = await client.containers.create(image="redis:7", name="cache")
     container = await client.containers.wait(container_id, "running")
 """
 
 from __future__ import annotations
 
+import os
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,10 +22,12 @@ from warmboot.client.nouns import (
     RuntimeSnapshots,
     System,
 )
+from warmboot.client.place import DEFAULT_URL, Place
 from warmboot.client.transport import Transport
 from warmboot.client.workers import Workers
 
-DEFAULT_URL = "http://127.0.0.1:18080"
+__all__ = ["DEFAULT_URL", "Client"]
+
 TIMEOUT_S = 300.0
 CONNECT_TIMEOUT_S = 10.0
 
@@ -32,26 +35,35 @@ CONNECT_TIMEOUT_S = 10.0
 class Client:
     """Talks to one manager. All methods raise errors of ``warmboot.model.errors``.
 
+    Without ``base_url`` (``http://…``, ``https://…`` or ``unix:///path``) that is the one of this
+    machine, or the one that ``WARMBOOT_URL`` and ``WARMBOOT_TOKEN`` tell of (see ``place``).
     ``transport`` is for tests: an httpx transport in place of the network.
     """
 
     def __init__(
         self,
-        base_url: str = DEFAULT_URL,
+        base_url: str | None = None,
         token: str | None = None,
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
+        if base_url is None:
+            token = token or os.environ.get("WARMBOOT_TOKEN") or None
+            place = Place.usual(token=bool(token))
+        else:
+            place = Place.of(base_url)
+        if transport is None and place.socket is not None:
+            transport = httpx.AsyncHTTPTransport(uds=str(place.socket))
         headers: dict[str, Any] = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.AsyncClient(
-            base_url=base_url,
+            base_url=place.url,
             headers=headers,
             timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
             transport=transport,
             trust_env=False,
         )
-        link = Transport(self._http)
+        link = Transport(self._http, place)
         self.images = RuntimeImages(link)
         self.snapshots = RuntimeSnapshots(link)
         self.containers = Containers(link, token)

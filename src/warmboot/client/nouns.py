@@ -200,13 +200,13 @@ class Containers:
         self, ref: str, command: Sequence[str], **options: Any
     ) -> AbstractAsyncContextManager[Session]:
         """Run a command; ``options`` as in the start frame (tty, stdin, environment, …)."""
-        url = self._link.base_url + self._path(ref, "exec")
-        return open_session(url, self._token, {"command": list(command), **_given(**options)})
+        start = {"command": list(command), **_given(**options)}
+        return open_session(self._link.place, self._path(ref, "exec"), self._token, start)
 
     def attach(self, ref: str, *, logs: bool = True) -> AbstractAsyncContextManager[Session]:
         """The container's own process; with ``logs``, from its first output on."""
-        url = self._link.base_url + self._path(ref, "attach") + ("" if logs else "?logs=false")
-        return open_session(url, self._token, None)
+        path = self._path(ref, "attach") + ("" if logs else "?logs=false")
+        return open_session(self._link.place, path, self._token, None)
 
 
 def _holds(container: Container, until: str) -> bool:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from warmboot.client.place import Place
 from warmboot.model import errors
 
 
@@ -13,6 +14,22 @@ class ManagerUnreachable(errors.Unavailable):
     """Nothing answers at the manager's address."""
 
     code = "manager-unreachable"
+
+
+def unreachable(place: Place, error: Exception) -> ManagerUnreachable:
+    """What ``error``, of a connection that was not made, comes from."""
+    todo = place.closed_to_us()
+    if todo:
+        return ManagerUnreachable(
+            f"you may not use the manager's socket {place.socket}",
+            details="it is for root and, if it has one, for members of its group",
+            resolution=todo,
+        )
+    return ManagerUnreachable(
+        f"no manager answers at {place}",
+        details=str(error),
+        resolution="start it with: warmboot serve (or set WARMBOOT_URL to where it runs)",
+    )
 
 
 def _tree(base: type[errors.WarmbootError]) -> Iterator[type[errors.WarmbootError]]:

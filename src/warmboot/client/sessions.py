@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
 
-from warmboot.client.problems import ManagerUnreachable, error_from, error_of
+from warmboot.client.place import Place
+from warmboot.client.problems import ManagerUnreachable, error_from, error_of, unreachable
 from warmboot.client.results import LogChunk
 from warmboot.model.errors import Unavailable
 
@@ -75,21 +76,26 @@ def _lost() -> Unavailable:
 
 @asynccontextmanager
 async def open_session(
-    url: str, token: str | None, start: Mapping[str, Any] | None
+    place: Place, path: str, token: str | None, start: Mapping[str, Any] | None
 ) -> AsyncIterator[Session]:
-    """A started session at ``url`` (http or https); ``start`` is the first frame of an exec."""
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    """A started session at ``path``; ``start`` is the first frame of an exec."""
+    url = "ws" + (place.url + path).removeprefix("http")
+    options: dict[str, Any] = {
+        "additional_headers": {"Authorization": f"Bearer {token}"} if token else {},
+        "open_timeout": OPEN_TIMEOUT_S,
+        "max_size": None,
+        "proxy": None,
+    }
     try:
-        connection = await connect(
-            "ws" + url.removeprefix("http"),
-            additional_headers=headers,
-            open_timeout=OPEN_TIMEOUT_S,
-            max_size=None,
-            proxy=None,
-        )
+        if place.socket is not None:
+            connection = await unix_connect(str(place.socket), url, **options)
+        else:
+            connection = await connect(url, **options)
     except InvalidStatus as error:
         raise error_from(error.response.status_code, bytes(error.response.body or b"")) from error
     except (OSError, InvalidURI, WebSocketException, TimeoutError) as error:
+        if place.closed_to_us():
+            raise unreachable(place, error) from error
         raise ManagerUnreachable(
             "no session could be opened with the manager",
             details=str(error),

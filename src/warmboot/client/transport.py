@@ -15,7 +15,8 @@ from uuid import uuid4
 
 import httpx
 
-from warmboot.client.problems import ManagerUnreachable, error_from
+from warmboot.client.place import Place
+from warmboot.client.problems import ManagerUnreachable, error_from, unreachable
 
 ATTEMPTS = 3
 FIRST_PAUSE_S = 0.1
@@ -27,9 +28,9 @@ _STILL_RUNNING = "request-still-running"
 class Transport:
     """One connection pool to one manager."""
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
+    def __init__(self, http: httpx.AsyncClient, place: Place) -> None:
         self.http = http
-        self.base_url = str(http.base_url).rstrip("/")
+        self.place = place
 
     async def get(self, path: str, params: Mapping[str, Any] | None = None, **more: Any) -> Any:
         return (await self._send("GET", path, params=params, **more)).json()
@@ -101,14 +102,10 @@ class Transport:
         try:
             yield
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise ManagerUnreachable(
-                f"no manager answers at {self.base_url}",
-                details=str(error),
-                resolution="start it with: warmboot serve (or set WARMBOOT_URL to where it runs)",
-            ) from error
+            raise unreachable(self.place, error) from error
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             raise ManagerUnreachable(
-                f"{self.base_url!r} is no address of a manager",
+                f"{self.place.url!r} is no address of a manager",
                 details=str(error),
                 resolution="set WARMBOOT_URL to something like http://127.0.0.1:18080",
             ) from error

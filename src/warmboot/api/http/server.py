@@ -37,6 +37,7 @@ class HttpServer(uvicorn.Server):
                 port=port,
                 log_config=None,
                 access_log=False,
+                proxy_headers=False,  # who is root goes by the connection, not by what it says
                 ws="websockets-sansio",
                 backlog=BACKLOG,
                 timeout_graceful_shutdown=graceful_shutdown_s,

@@ -1,0 +1,86 @@
+"""Where the manager is: a URL, or its Unix socket on this machine.
+
+given, or WARMBOOT_URL        that: http://…, https://… or unix:///path/to.sock
+MANAGER_SOCKET                that socket
+a socket of the usual name    this user's own manager's first, then the machine's
+otherwise                     http://127.0.0.1:18080
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from warmboot.model.manager_socket import (
+    DEFAULT_PORT,
+    SYSTEM_FOLDER,
+    default_socket,
+)
+
+DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
+_SCHEME = "unix://"
+_HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """``url`` is what requests are sent to; by ``socket`` if it is one, then ``url`` is a name."""
+
+    url: str
+    socket: Path | None = None
+
+    def __str__(self) -> str:
+        return self.url if self.socket is None else f"{_SCHEME}{self.socket}"
+
+    @classmethod
+    def of(cls, url: str) -> Place:
+        if url.startswith(_SCHEME):
+            return cls("http://localhost", Path(unquote(url.removeprefix(_SCHEME))))
+        return cls(url.rstrip("/"))
+
+    @classmethod
+    def usual(cls, *, token: bool) -> Place:
+        """This machine's manager. With a ``token`` TCP will do where its socket may not be used."""
+        given = os.environ.get("WARMBOOT_URL")
+        if given:
+            return cls.of(given)
+        named = os.environ.get("MANAGER_SOCKET")
+        there = [Path(named)] if named else [path for path in _usual() if path.is_socket()]
+        usable = [path for path in there if os.access(path, os.W_OK)]
+        if usable:
+            return cls.of(f"{_SCHEME}{usable[0]}")
+        if there and not token:  # it says why not
+            return cls.of(f"{_SCHEME}{there[0]}")
+        return cls(f"http://{_HOST}:{_port()}")
+
+    def closed_to_us(self) -> str:
+        """Why this user may not connect, and what to do; empty if that is not what is wrong."""
+        if self.socket is None or not self.socket.exists() or os.access(self.socket, os.W_OK):
+            return ""
+        status = self.socket.stat()
+        if status.st_mode & 0o020 == 0:
+            return "be root (sudo), or set WARMBOOT_URL and WARMBOOT_TOKEN"
+        try:
+            group = grp.getgrgid(status.st_gid).gr_name
+        except KeyError:
+            group = str(status.st_gid)
+        return (
+            f"add yourself to the group {group}: sudo usermod -aG {group} $USER, and log in again; "
+            "or be root (sudo)"
+        )
+
+
+def _port() -> int:
+    given = os.environ.get("MANAGER_PORT", "")
+    return int(given) if given.isdigit() and int(given) else DEFAULT_PORT
+
+
+def _usual() -> Iterator[Path]:
+    root = Path(os.environ.get("MANAGER_STORAGE_ROOT") or "/srv/fc")
+    yield default_socket(_HOST, _port(), root.absolute())
+    yield root.absolute() / "manager.sock"
+    yield SYSTEM_FOLDER / f"{_port()}.sock"
