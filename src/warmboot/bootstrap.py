@@ -17,7 +17,7 @@ from warmboot.api.access import check_bind
 from warmboot.api.app import create_app
 from warmboot.api.http.listeners import listeners, who_may
 from warmboot.api.http.server import HttpServer
-from warmboot.bootstrap_host import all_hypervisors, host_agent
+from warmboot.bootstrap_host import all_hypervisors, hold_host, host_agent
 from warmboot.bootstrap_housekeeping import Collecting, Kept, housekeeping_parts
 from warmboot.bootstrap_workers import WorkerParts, worker_checks, worker_parts
 from warmboot.host.agent import HostAgent
@@ -70,7 +70,13 @@ class Running:
 @asynccontextmanager
 async def running(settings: Settings, hook: Hook | None = None) -> AsyncIterator[Running]:
     """A manager over its storage; on leaving it lets go of its VMs, which run on."""
-    settings.storage_root.mkdir(parents=True, exist_ok=True)
+    with hold_host(settings):
+        async with _running(settings, hook) as manager:
+            yield manager
+
+
+@asynccontextmanager
+async def _running(settings: Settings, hook: Hook | None = None) -> AsyncIterator[Running]:
     host = await host_agent(settings)
     async with Store.open(settings.effective_database_url) as store:
         await own_storage(store, settings.storage_root)
@@ -274,15 +280,19 @@ async def serve(settings: Settings) -> None:
     """Run the service until SIGINT or SIGTERM."""
     configure_logging(settings.log_format, settings.log_level)
     check_bind(settings.host, settings.tokens)
-    with listeners(
-        settings.host, settings.port, settings.socket_at, settings.socket_group
-    ) as sockets:
+    # Before anything is touched: who is the second one here is told so at once.
+    with (
+        hold_host(settings),
+        listeners(
+            settings.host, settings.port, settings.socket_at, settings.socket_group
+        ) as sockets,
+    ):
         await _serve(settings, sockets)
 
 
 async def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
     path = settings.socket_at(sockets[0].getsockname()[1])
-    async with running(settings) as manager:
+    async with _running(settings) as manager:
         app = create_app(
             manager.services,
             tokens=settings.tokens,

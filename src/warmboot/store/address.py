@@ -35,6 +35,12 @@ def parse_url(text: str) -> URL:
     return url.set(drivername=_DRIVERS[backend])
 
 
+def database_file(text: str) -> Path | None:
+    """Where an SQLite database lies; ``None`` for one on a server. ``InvalidRequest``."""
+    url = parse_url(text)
+    return Path(url.database or "") if url.get_backend_name() == "sqlite" else None
+
+
 def prepare_file(url: URL) -> None:
     """Make the SQLite file, readable for its owner alone: it holds the tokens of running VMs.
 

@@ -13,7 +13,6 @@ killed, perhaps half made, and is deleted there.
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import socket
 from collections.abc import Callable, Coroutine, Sequence
@@ -47,20 +46,21 @@ class Network:
         self._taken: dict[int, str] = {}  # index: the slot's serial
         self._last_index = 0
         self._held: dict[int, dict[PortMapping, socket.socket]] = {}
-        self._lock_fd: int | None = None
+        self._started = False
 
     # -- life ------------------------------------------------------------------------------------
 
     async def start(self, in_use: Sequence[Slot]) -> None:
         """Set up the host, adopt ``in_use``, clear away what else bears our prefix, fill the pool.
 
-        ``NetworkError`` when the machine lacks something or the subnet is in use, ``Conflict``
-        when another manager has the prefix. A slot in use that is gone is only logged: whether
-        its VM still lives is not for the network to say, and ``release`` takes it all the same.
+        ``NetworkError`` when the machine lacks something or the subnet is in use. The prefix is
+        ours alone by then (``host.manager_lock``). A slot in use that is gone is only logged:
+        whether its VM still lives is not for the network to say, and ``release`` takes it all the
+        same.
         """
         preflight.check_host()
         self._config.state_dir.mkdir(parents=True, exist_ok=True)
-        self._lock_fd = preflight.lock(self._config)
+        self._started = True
         try:
             await self._set_up(in_use)
         except BaseException:  # cancelled, too; raised again
@@ -93,7 +93,7 @@ class Network:
         With ``keep``, slots in use stay and go on working without us, name server included.
         Without, everything goes.
         """
-        if self._lock_fd is None:
+        if not self._started:
             return
         try:
             for slot in await self._pool.drain():
@@ -104,8 +104,7 @@ class Network:
             else:
                 await self._tear_down()
         finally:
-            os.close(self._lock_fd)
-            self._lock_fd = None
+            self._started = False
 
     async def _tear_down(self) -> None:
         self._taken = {}

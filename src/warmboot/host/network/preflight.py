@@ -1,18 +1,16 @@
-"""What must be there before anything is made, and the lock that keeps a second manager out."""
+"""What must be there before anything is made."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from pathlib import Path
 
 from warmboot.host.network import links
 from warmboot.host.network.config import NetworkConfig
-from warmboot.model.errors import Conflict, NetworkError
+from warmboot.model.errors import NetworkError
 
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 12, 21
-_LOCK_DIR = Path("/run/warmboot")
 _PROGRAMS = {"nft": "nftables", "nsenter": "util-linux", "dnsmasq": "dnsmasq-base"}
 
 
@@ -54,23 +52,3 @@ def check_subnet(config: NetworkConfig, link_names: list[str]) -> None:
                 details=f"{link} has {network}",
                 resolution="choose another subnet for VMs",
             )
-
-
-def lock(config: NetworkConfig) -> int:
-    """A descriptor that holds the prefix for this process; the kernel frees it with the process.
-
-    ``Conflict`` when another manager has it.
-    """
-    _LOCK_DIR.mkdir(mode=0o755, exist_ok=True)
-    path = _LOCK_DIR / f"network-{config.prefix}.lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(fd)
-        raise Conflict(
-            f"another manager runs with the network prefix {config.prefix!r}",
-            details=f"it holds {path}",
-            resolution="stop it, or give this one another prefix and subnet",
-        ) from error
-    return fd

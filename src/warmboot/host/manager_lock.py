@@ -1,0 +1,186 @@
+"""One manager at a time for a storage root, a database file and a network prefix.
+
+    <root>/manager.lock                    all that lies below the root
+    <database file>.lock                   an SQLite file that lies elsewhere
+    /run/warmboot/network-<prefix>.lock    namespaces, links and rules of that prefix
+
+They are taken before anything is touched. A lock (flock(2)) belongs to an open file: it goes by the
+inode, whatever path leads there, and ends with the process, ``kill -9`` included. The descriptor is
+closed on exec, so VMMs and name servers, which outlive the manager, do not hold it. In the file
+stands who holds it. After the manager's end it says whose the prefix was: VMs that still run in
+networks of that prefix are that storage root's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from warmboot.host.disks import os_error
+from warmboot.host.network.occupants import Occupant, occupants
+from warmboot.model.errors import Conflict, HostError
+
+log = structlog.get_logger(__name__)
+
+LOCK_FILE = "manager.lock"
+RUN_DIR = Path("/run/warmboot")
+_MOST_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a lock, or was the last to. ``root_inode`` tells the root whatever its path is."""
+
+    pid: int
+    since: str
+    url: str
+    root: str
+    root_inode: tuple[int, int]
+
+    def __str__(self) -> str:
+        return f"pid {self.pid}, since {self.since}, {self.url}, storage root {self.root}"
+
+
+@contextlib.contextmanager
+def only_manager(
+    root: Path, url: str, *, prefix: str | None = None, database: Path | None = None
+) -> Iterator[None]:
+    """Hold all of them; ``Conflict``, at once, with who holds one. Blocks for milliseconds.
+
+    ``prefix`` is ``None`` for a manager without networks.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        stat = root.stat()
+    except OSError as error:
+        raise os_error(error) from error
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    us = Holder(os.getpid(), since, url, str(root), (stat.st_dev, stat.st_ino))
+    with contextlib.ExitStack() as locks:
+        take = [_take(locks, root / LOCK_FILE, f"on the storage root {root}")]
+        if database is not None and database.resolve().parent != root.resolve():
+            path = database.resolve().with_name(f"{database.name}.lock")
+            take.append(_take(locks, path, f"with the database {database}"))
+        if prefix is not None:
+            path = run_dir() / f"network-{prefix}.lock"
+            fd = _take(locks, path, f"with the network prefix {prefix!r}")
+            _check_networks(prefix, us, _read(fd))
+            take.append(fd)
+        for fd in take:
+            _tell(fd, us)
+        yield
+
+
+def run_dir() -> Path:
+    """The same for all managers that may make networks; a user's own where ``/run`` is not ours."""
+    with contextlib.suppress(OSError):
+        RUN_DIR.mkdir(mode=0o755, exist_ok=True)
+    if os.access(RUN_DIR, os.W_OK):
+        return RUN_DIR
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    own = Path(runtime) / "warmboot" if runtime else _below_tmp()
+    try:
+        own.mkdir(mode=0o700, exist_ok=True)
+        if own.lstat().st_uid != os.geteuid():
+            raise HostError(
+                f"{own} belongs to another user", resolution="set XDG_RUNTIME_DIR, or remove it"
+            )
+    except OSError as error:
+        raise os_error(error) from error
+    return own
+
+
+def _below_tmp() -> Path:
+    return Path(tempfile.gettempdir()) / f"warmboot-{os.geteuid()}"
+
+
+def _take(locks: contextlib.ExitStack, path: Path, what: str) -> int:
+    """An open file that is locked, and still the one that the path names."""
+    while True:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise os_error(error) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _names(path, fd):  # somebody has removed it: the next one would not see ours
+                os.close(fd)
+                continue
+        except BlockingIOError:
+            holder = _read(fd)
+            os.close(fd)
+            raise _refusal(path, what, holder) from None
+        except OSError as error:
+            os.close(fd)
+            raise os_error(error) from error
+        locks.callback(os.close, fd)
+        return fd
+
+
+def _names(path: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
+def _refusal(path: Path, what: str, holder: Holder | None) -> Conflict:
+    end = "`systemctl stop warmboot`" + (f", or `kill {holder.pid}`" if holder else "")
+    return Conflict(
+        f"another manager runs {what}",
+        details=f"{holder or 'it has not said yet who it is'}; it holds {path}",
+        resolution=f"use that one, or end it ({end}); a second one beside it needs its own "
+        "MANAGER_STORAGE_ROOT, MANAGER_PORT, MANAGER_NETWORK_PREFIX and MANAGER_NETWORK_SUBNET",
+    )
+
+
+def _check_networks(prefix: str, us: Holder, last: Holder | None) -> None:
+    """``Conflict`` if VMs of another storage root run in networks of this prefix."""
+    if last is not None and last.root_inode == us.root_inode:
+        return
+    ours = {Path(us.root), Path(us.root).resolve()}
+    theirs = [one for one in occupants(prefix) if not any(one.names(root) for root in ours)]
+    if theirs:
+        raise _occupied(prefix, theirs, last)
+    if last is not None:
+        log.info(f"the network prefix {prefix!r} was that of {last.root}, and is ours from now on")
+
+
+def _occupied(prefix: str, theirs: Sequence[Occupant], last: Holder | None) -> Conflict:
+    root = f"the storage root {last.root}" if last is not None else "another storage root"
+    pids = " ".join(str(one.pid) for one in theirs)
+    start = f"start it (MANAGER_STORAGE_ROOT={last.root}) and " if last is not None else ""
+    return Conflict(
+        f"VMs of {root} run in the networks of the prefix {prefix!r}",
+        details=f"pids {pids}; their manager does not run, and their networks would be deleted",
+        resolution="give this one another MANAGER_NETWORK_PREFIX and MANAGER_NETWORK_SUBNET; or "
+        f"{start}remove its containers first; if nobody wants them any more: `kill -9 {pids}`",
+    )
+
+
+def _read(fd: int) -> Holder | None:
+    try:
+        said = json.loads(os.pread(fd, _MOST_BYTES, 0))
+        inode = tuple(int(number) for number in said.pop("root_inode"))
+        device, number = inode
+        return Holder(**said, root_inode=(device, number))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None  # a new one, or one of an earlier version, which was empty
+
+
+def _tell(fd: int, us: Holder) -> None:
+    said = json.dumps(asdict(us)).encode() + b"\n"
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, said, 0)
+    except OSError as error:  # the lock holds all the same; a full disk keeps nobody from starting
+        log.warning("who holds a lock could not be written into it", error=str(error))

@@ -1,0 +1,183 @@
+"""Two managers never work on one storage root, one database or one network prefix."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.support.invariants import check
+from tests.support.managers import Lab, Manager, vmm_pids
+
+from warmboot import bootstrap
+from warmboot.host import manager_lock
+from warmboot.host.manager_lock import LOCK_FILE, only_manager
+from warmboot.host.network.occupants import Occupant
+from warmboot.model.container import ContainerState
+from warmboot.model.errors import Conflict
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(manager_lock, "RUN_DIR", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def lives(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+# -- the storage root ------------------------------------------------------------------------------
+
+
+async def test_a_second_manager_is_told_who_the_first_is_and_touches_nothing(
+    manager: Manager,
+) -> None:
+    await manager.run()
+    vms = vmm_pids(manager.lab.storage)
+    with pytest.raises(Conflict, match="another manager runs on the storage root") as told:
+        async with manager.lab.manager(port=18099):
+            pass
+    for part in (f"pid {os.getpid()}", "since 20", "http://127.0.0.1:18080", LOCK_FILE):
+        assert part in told.value.details
+    assert f"kill {os.getpid()}" in told.value.resolution
+    assert vmm_pids(manager.lab.storage) == vms
+    assert (await manager.containers.get("web")).state is ContainerState.RUNNING
+    await check(manager.running)
+
+
+async def test_a_link_to_the_storage_root_is_the_same_root(manager: Manager) -> None:
+    link = manager.lab.root / "link"
+    link.symlink_to(manager.lab.storage)
+    with pytest.raises(Conflict, match="storage root"):
+        async with manager.lab.manager(storage_root=link):
+            pass
+
+
+async def test_two_roots_do_not_share_a_database_file(place: Lab) -> None:
+    shared = {"database_url": f"sqlite:///{place.root}/shared.db"}
+    async with place.manager(**shared):
+        with pytest.raises(Conflict, match="with the database") as told:
+            async with place.manager(storage_root=place.root / "b", **shared):
+                pass
+        assert str(place.storage) in told.value.details
+
+
+async def test_the_lock_ends_with_the_manager(place: Lab) -> None:
+    for _ in range(2):
+        async with place.manager():
+            pass
+
+
+async def test_a_vm_does_not_hold_the_lock_of_the_manager_that_it_outlives(place: Lab) -> None:
+    async with place.manager() as manager:
+        await manager.run()
+        pid = await manager.vm_pid("web")
+        held = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}  # noqa: PTH115
+        assert not [path for path in held if path.endswith(".lock")]
+    async with place.manager() as manager:
+        assert await manager.vm_pid("web") == pid
+        await manager.containers.delete("web", force=True)
+
+
+async def test_a_lock_whose_file_was_removed_is_not_handed_to_two_who_come_later(
+    tmp_path: Path,
+) -> None:
+    with only_manager(tmp_path, "http://one"):
+        pass
+    (tmp_path / LOCK_FILE).unlink()
+    with (
+        only_manager(tmp_path, "http://two"),
+        pytest.raises(Conflict, match="storage root") as told,
+        only_manager(tmp_path, "http://three"),
+    ):
+        pass
+    assert "http://two" in told.value.details
+
+
+async def test_who_has_not_said_yet_who_it_is_holds_the_lock_all_the_same(tmp_path: Path) -> None:
+    with only_manager(tmp_path, "http://one"):
+        (tmp_path / LOCK_FILE).write_text("")
+        with (
+            pytest.raises(Conflict, match="storage root") as told,
+            only_manager(tmp_path, "http://two"),
+        ):
+            pass
+    assert "has not said yet" in told.value.details
+
+
+# -- the network prefix ----------------------------------------------------------------------------
+
+
+async def test_two_roots_do_not_share_a_prefix(tmp_path: Path, run_dir: Path) -> None:
+    with (
+        only_manager(tmp_path / "a", "http://one", prefix="zz"),
+        pytest.raises(Conflict, match="network prefix 'zz'") as told,
+        only_manager(tmp_path / "b", "http://two", prefix="zz"),
+    ):
+        pass
+    assert "http://one" in told.value.details
+    assert str(tmp_path / "a") in told.value.details
+    assert str(run_dir / "network-zz.lock") in told.value.details
+
+
+def running(root: Path, pid: int = 4711) -> Callable[[str], list[Occupant]]:
+    return lambda prefix: [Occupant(pid, os.fsencode(f"qemu\0{root}/vms/vm-1/x"), f"{prefix}-1")]
+
+
+async def test_vms_of_a_root_whose_manager_does_not_run_keep_their_prefix(
+    tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with only_manager(tmp_path / "a", "http://one", prefix="zz"):
+        pass
+    monkeypatch.setattr(manager_lock, "occupants", running(tmp_path / "a"))
+    for _ in range(2):  # being refused does not make it ours
+        with (
+            pytest.raises(Conflict, match=r"root .*/a run in the networks") as told,
+            only_manager(tmp_path / "b", "http://two", prefix="zz"),
+        ):
+            pass
+        assert "4711" in told.value.details
+        assert f"MANAGER_STORAGE_ROOT={tmp_path}/a" in told.value.resolution
+    with only_manager(tmp_path / "a", "http://three", prefix="zz"):
+        pass
+    monkeypatch.setattr(manager_lock, "occupants", lambda _: [])
+    with only_manager(tmp_path / "b", "http://four", prefix="zz"):
+        pass
+
+
+async def test_after_an_upgrade_a_root_knows_its_own_vms_by_their_command_line(
+    tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir.mkdir()
+    (run_dir / "network-zz.lock").touch()  # an earlier version wrote nothing into it
+    monkeypatch.setattr(manager_lock, "occupants", running(tmp_path / "a"))
+    with (
+        pytest.raises(Conflict, match="VMs of another storage root"),
+        only_manager(tmp_path / "b", "http://two", prefix="zz"),
+    ):
+        pass
+    with only_manager(tmp_path / "a", "http://one", prefix="zz"):
+        pass
+
+
+# -- the port --------------------------------------------------------------------------------------
+
+
+async def test_a_port_that_is_taken_is_told_before_anything_is_begun(place: Lab) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(Conflict, match=f"cannot listen on 127.0.0.1:{port}") as told:
+            await bootstrap.serve(place.settings(port=port))
+    assert "in use" in told.value.details
+    assert "MANAGER_PORT" in told.value.resolution
+    assert [path.name for path in place.storage.iterdir()] == [LOCK_FILE]
+
+
+async def test_a_second_one_with_the_same_settings_hears_of_the_first_and_not_of_the_port(
+    manager: Manager,
+) -> None:
+    with pytest.raises(Conflict, match="storage root"):
+        await bootstrap.serve(manager.lab.settings())
