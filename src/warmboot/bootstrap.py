@@ -15,7 +15,7 @@ import structlog
 
 from warmboot.api.access import check_bind
 from warmboot.api.app import create_app
-from warmboot.api.http.listeners import listeners, who_may
+from warmboot.api.http.listeners import listeners, socket_check, who_may
 from warmboot.api.http.server import HttpServer
 from warmboot.bootstrap_host import all_hypervisors, hold_host, host_agent
 from warmboot.bootstrap_housekeeping import Collecting, Kept, housekeeping_parts
@@ -226,7 +226,7 @@ def _wire(
             host,
             all_hypervisors(settings),
             shape,
-            lambda: worker_checks(settings),
+            lambda: _more_checks(settings),
             store,
             metrics.boots,
             standby,
@@ -310,7 +310,14 @@ async def local_doctor(settings: Settings) -> Sequence[Check]:
     checks = await doctor.examine(
         all_hypervisors(settings), settings.storage_root, settings.disk_floor_mib << 20
     )
-    return [*checks, *await worker_checks(settings)]
+    return [*checks, *await _more_checks(settings)]
+
+
+async def _more_checks(settings: Settings) -> Sequence[Check]:
+    return [
+        socket_check(settings.socket_at(settings.port), settings.socket_group),
+        *await worker_checks(settings),
+    ]
 
 
 __all__ = ["Running", "local_doctor", "running", "serve"]

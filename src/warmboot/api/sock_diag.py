@@ -53,8 +53,9 @@ def tcp_socket(local: Address, remote: Address) -> TcpSocket | None:
         if -error in (2, 3):  # ENOENT, ESRCH
             return None
         raise OSError(-error, f"sock_diag: {os.strerror(-error)}")
-    _, state, found, *numbers = _ANSWER.unpack_from(answer, _HEADER.size)
-    if found[: len(ends)] != ends:  # a listener on the same port is found when it is gone
+    answered, state, found, *numbers = _ANSWER.unpack_from(answer, _HEADER.size)
+    # When it is gone, a listener on its port is found.
+    if found[: len(ends)] != (ends if answered == family else _as_ipv6(ends)):
         return None
     return TcpSocket(state, uid=numbers[3], inode=numbers[4])
 
@@ -66,6 +67,12 @@ def _socket_id(local: Address, remote: Address) -> tuple[int, bytes]:
     family = socket.AF_INET if addresses[0].version == 4 else socket.AF_INET6
     packed = b"".join(address.packed.ljust(16, b"\0") for address in addresses)
     return family, _PORTS.pack(local[1], remote[1]) + packed
+
+
+def _as_ipv6(ends: bytes) -> bytes:
+    """The same ends as a socket has them that was made for IPv6 and speaks IPv4."""
+    mapped = [bytes(10) + b"\xff\xff" + ends[at : at + 4] for at in (4, 20)]
+    return ends[:4] + b"".join(mapped)
 
 
 def _unmapped(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

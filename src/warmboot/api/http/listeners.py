@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from warmboot.manager.ports import Check
 from warmboot.model.errors import Conflict, HostError, InvalidRequest
 from warmboot.model.manager_socket import MAX_PATH_BYTES
 
@@ -70,6 +71,32 @@ def who_may(path: Path, group: str) -> str:
     return (
         f"become a member of the group {_name_of(gid)} and use {path}, as `warmboot` does by "
         "itself; or be root, or show a token: Authorization: Bearer <token>"
+    )
+
+
+def socket_check(path: Path, group: str) -> Check:
+    """For ``warmboot doctor``: where the socket is, and for whom."""
+    gid: int | None = None
+    try:
+        gid = gid_of(group)
+        missing = group if gid is None and group else ""
+    except InvalidRequest:
+        missing = group
+    alone = os.geteuid() != 0 and gid is None
+    whom = f"root and the group {_name_of(gid)}" if gid is not None else "root alone"
+    return Check(
+        "socket",
+        not missing or alone,
+        f"{path}, for {'this user and root' if alone else whom}",
+        why=f"there is no group {missing}, whose members could use warmboot without sudo; they "
+        "would be as good as root"
+        if missing
+        else "",
+        remedy=f"`groupadd --system {missing}`, `usermod -aG {missing} USER`, and start the "
+        "manager again"
+        if missing
+        else "",
+        required=False,
     )
 
 
