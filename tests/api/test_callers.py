@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from tests.support.fake_services import FakeServices
 from warmboot.api import create_app
 from warmboot.api.http.listeners import listeners
 from warmboot.api.http.server import HttpServer
-from warmboot.api.peers import containers_of
+from warmboot.api.peers import LoopbackPeers, containers_of
 from warmboot.client import Client
 from warmboot.model.container import ContainerState
 
@@ -199,6 +200,21 @@ async def test_who_posts_and_hangs_up_is_not_root(door: Door, who: tuple[str, ..
     await python("for _ in range(20): c = connected(); c.sendall(post); c.close()", door, who)
     assert set(await door.until_answered(20)) == {401}
     assert door.fakes.containers.rows == {}
+
+
+async def test_a_peer_counts_while_its_connection_is_established() -> None:
+    peers = LoopbackPeers()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        ends = client.getsockname(), server.getsockname()
+        accepted, _ = server.accept()
+        with accepted:
+            assert await peers.why_not_root(*ends) == ""
+            client.shutdown(socket.SHUT_WR)
+            assert (await peers.why_not_root(*ends)).startswith("the connection is closed")
+            client.close()
+            assert (await peers.why_not_root(*ends)).startswith("the connection is closed")
+            assert (await peers.why_not_root(server.getsockname(), ends[0])) != ""
 
 
 async def test_a_process_in_a_container_s_cgroup_is_nobody(door: Door) -> None:
