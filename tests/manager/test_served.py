@@ -144,7 +144,9 @@ async def test_the_specification_s_lines_work_for_root(site: Site) -> None:
         snapshot = str(answer.get("id", snapshot))  # after a rebuild that of its successor
         if "POST" in line:
             waited = f"http://localhost:18080/v1/runtime-snapshots/{answer['id']}"
-            await site.run(f'until curl -s {waited} | grep -q \'"state":"ready"\'; do sleep 0.2; done')
+            await site.run(
+                f'until curl -s {waited} | grep -q \'"state":"ready"\'; do sleep 0.2; done'
+            )
     assert "items" in told[0]
     assert told[2]["item"]["id"] == told[1]["id"]  # type: ignore[index]
     assert told[4] == {"ok": True}

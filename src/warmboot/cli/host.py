@@ -10,7 +10,7 @@ import typer
 from warmboot.cli.drive import FAILED, connect, drive, usage
 from warmboot.cli.output import print_json
 from warmboot.cli.progress import status
-from warmboot.model.errors import InvalidRequest, Unavailable, WarmbootError
+from warmboot.model.errors import InvalidRequest, Unauthorized, Unavailable, WarmbootError
 
 if TYPE_CHECKING:
     from warmboot.client.results import Check
@@ -111,11 +111,11 @@ _FIELDS = ("name", "ok", "required", "summary", "why", "remedy")
 
 
 async def _checks() -> Sequence[Check]:
-    """The manager's own, or, when none runs, those of this process."""
+    """The manager's own, or, when none runs or it is not for this user, those of this process."""
     try:
         async with connect(timeout_s=60) as client:
             return await client.system.doctor()
-    except Unavailable:
+    except (Unavailable, Unauthorized):
         from warmboot import bootstrap
 
         found: Sequence[Any] = await bootstrap.local_doctor(_settings({}))
