@@ -28,6 +28,7 @@ from warmboot.manager.boot_turns import BootTurns
 from warmboot.manager.boot_vm import BootTimeouts, BootVm
 from warmboot.manager.bring_up import BringUp
 from warmboot.manager.build_snapshot import BuildSnapshot
+from warmboot.manager.check_image import CheckImage, PrepareImage
 from warmboot.manager.containers import Containers
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.forget_old import keep_forgetting
@@ -129,12 +130,14 @@ def _wire(
     garbage = collecting.garbage
     attention, retry = asyncio.Event(), _retry(settings)
     renew = RenewAgent(store, host, runner, events, garbage, collecting.image_folders)
+    check_image = CheckImage(store, host, events, attention.set)
+    prepare = PrepareImage(check_image, renew)
     build = BuildSnapshot(
         store,
         host,
         runner,
         events,
-        renew,
+        prepare,
         settings.cold_boot_timeout_s,
         settings.warm_boot_timeout_s,
         retry,
@@ -162,7 +165,7 @@ def _wire(
         standby,
         BootTimeouts(settings.warm_boot_timeout_s, settings.cold_boot_timeout_s),
     )
-    health = SnapshotHealth(store, events, lambda _: attention.set())
+    health = SnapshotHealth(store, events, lambda _: attention.set(), check_image.suspect)
     kept = housekeeping_parts(
         settings, store, host, runner, events, tasks, health, collecting, metrics.failed
     )
@@ -190,7 +193,7 @@ def _wire(
         host,
         events,
         boot,
-        renew,
+        prepare,
         standby,
         turns,
         WarmBoot(store, host, events, boot, health, warm_config, attention.set),
@@ -216,6 +219,7 @@ def _wire(
             garbage,
             collecting.image_folders,
             snapshots,
+            check_image,
             auto_snapshot=settings.auto_snapshot,
         ),
         snapshots=snapshots,

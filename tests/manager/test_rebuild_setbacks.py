@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 
 import pytest
 from tests.support.invariants import check
@@ -68,7 +69,7 @@ async def test_a_full_disk_is_waited_for_told_once_and_counted_against_nobody(
         disk.fill()
         looking = eye(manager)
         pauses = [await looking.look() for _ in range(7)]
-        assert pauses == [LookAfterConfig().every_s] * 7, "it is looked again"
+        assert pauses == [LookAfterConfig().room_every_s] * 7, "it is looked again, and soon"
         for snapshot in spoiled:
             now = await manager.snapshots.get(snapshot.id)
             assert (now.rebuild_failures, now.rebuild_not_before) == (0, None)
@@ -124,6 +125,8 @@ async def test_a_rebuild_that_a_full_disk_breaks_off_is_put_off_and_not_counted(
         assert failed.data["error"]["code"] == "disk-full"
         put_off = await event(manager, "runtime-snapshot.put-off", snapshot.id)
         assert put_off.data["not_before"] is not None
+        waiting = await manager.snapshots.get(snapshot.id)
+        assert waiting.rebuild_put_off_by == "disk-full"
         assert await told(manager, "given-up") == 0
         armed = False
         disk.clear()
@@ -131,6 +134,24 @@ async def test_a_rebuild_that_a_full_disk_breaks_off_is_put_off_and_not_counted(
         await eye(manager).look()
         assert (await ready(manager)).cause is BuildCause.UNHEALTHY
         await check(manager.running)
+
+
+async def test_what_a_full_disk_broke_off_is_begun_again_soon_after_there_is_room(
+    place: Lab, disk: Disk
+) -> None:
+    retry = RetryPolicy(pause_s=100)
+    until = datetime.now(UTC) + retry.pause_without_verdict - retry.pause_after(1)
+    async with place.manager(auto_rebuild=False, disk_floor_mib=FLOOR_MIB) as manager:
+        snapshot = await spoil(manager)
+        await manager.store.snapshots.put_off_rebuild(snapshot.id, until, DiskFull.code)
+        looking = eye(manager, retry)
+        disk.fill()
+        assert await looking.look() == LookAfterConfig().room_every_s
+        assert [one.id for one in await manager.snapshots.list()] == [snapshot.id]
+        disk.clear()
+        await looking.look()
+        new = await ready(manager)
+        assert (new.cause, new.rebuild_put_off_by) == (BuildCause.UNHEALTHY, None)
 
 
 async def test_a_build_that_broke_off_waits_before_the_next(place: Lab) -> None:

@@ -168,10 +168,11 @@ async def test_a_rebuild_that_is_put_off_is_not_counted(store: Store) -> None:
     snapshot = await stored_snapshot(store)
     await store.snapshots.record_rebuild_failure(snapshot.id, NOON)
     later = NOON + timedelta(minutes=5)
-    put_off = await store.snapshots.put_off_rebuild(snapshot.id, later)
+    put_off = await store.snapshots.put_off_rebuild(snapshot.id, later, "disk-full")
     assert (put_off.rebuild_failures, put_off.rebuild_not_before) == (1, later)
+    assert put_off.rebuild_put_off_by == "disk-full"
     with pytest.raises(NotFound):
-        await store.snapshots.put_off_rebuild(uuid4(), later)
+        await store.snapshots.put_off_rebuild(uuid4(), later, "disk-full")
 
 
 async def test_failed_rebuilds_are_counted_until_they_are_forgotten(store: Store) -> None:

@@ -135,6 +135,16 @@ async def test_file_systems_of_other_makers_are_changed_too(
 # -- what cannot be renewed ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["kernel", "disk.ext4", "rootfs.ext4"])
+async def test_a_damaged_file_does_not_go_along(old: Path, tmp_path: Path, name: str) -> None:
+    with (old / name).open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"!")
+    with pytest.raises(ImageDamaged, match=name):
+        await renew_agent(old, tmp_path / "storage")
+    assert list((tmp_path / "storage/runtime-images").iterdir()) == []
+
+
 async def test_an_image_without_our_agent_is_told_apart(old: Path, tmp_path: Path) -> None:
     (old / "rootfs.ext4").unlink()
     await make_ext4(old / "rootfs.ext4")

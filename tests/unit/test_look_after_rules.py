@@ -259,3 +259,38 @@ def test_statistics_count_all_and_keep_the_last(seconds: list[float]) -> None:
     else:
         assert stats.mean_s == pytest.approx(sum(seconds) / len(seconds), abs=1e-2)
         assert min(stats.recent_s) <= (stats.median_s or 0) <= max(stats.recent_s)
+
+
+# -- a full disk -----------------------------------------------------------------------------------
+
+
+def put_off(policy: RetryPolicy, ago_s: float) -> RuntimeSnapshot:
+    """By a full disk, so long ago."""
+    until = NOW - timedelta(seconds=ago_s) + policy.pause_without_verdict
+    return replace(snapshot(UNHEALTHY, not_before=until), rebuild_put_off_by="disk-full")
+
+
+def test_what_a_full_disk_has_put_off_is_due_once_there_is_room() -> None:
+    policy = RetryPolicy(pause_s=30)
+    waiting = put_off(policy, ago_s=31)
+    assert plan_rebuilds([waiting], HERE, NOW, policy, room_mib=767).due == ()
+    (due,) = plan_rebuilds([waiting], HERE, NOW, policy, room_mib=768).due
+    assert due.snapshot is waiting
+
+
+def test_rebuilds_do_not_fill_a_disk_again_and_again() -> None:
+    policy = RetryPolicy(pause_s=30)
+    plan = plan_rebuilds([put_off(policy, ago_s=10)], HERE, NOW, policy, room_mib=1 << 20)
+    assert (plan.due, plan.next_at) == ((), NOW + timedelta(seconds=20))
+
+
+def test_room_hastens_nothing_that_was_put_off_for_another_cause() -> None:
+    policy = RetryPolicy(pause_s=30)
+    waiting = replace(put_off(policy, ago_s=31), rebuild_put_off_by="unavailable")
+    assert plan_rebuilds([waiting], HERE, NOW, policy, room_mib=1 << 20).due == ()
+
+
+def test_nothing_is_rebuilt_from_a_damaged_image() -> None:
+    broken = snapshot(UNHEALTHY)
+    image_id = broken.runtime_image_id
+    assert plan_rebuilds([broken], HERE, NOW, POLICY, damaged_images={image_id}).due == ()

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from warmboot.host import snapshot_files
+from warmboot.host.seen import SEEN_FILE
 from warmboot.host.snapshot_files import SnapshotFiles, load_manifest, manifest_to_json
 from warmboot.model.errors import SnapshotDamaged, WarmbootError
 from warmboot.model.runtime_image import FileSum, RuntimeImage, RuntimeImageManifest
@@ -215,10 +216,14 @@ async def test_a_new_one_never_touches_those_that_are_there(
     files: SnapshotFiles, image: RuntimeImage
 ) -> None:
     old = await published(files, image)
-    before = {p.name: (p.stat().st_ino, p.read_bytes()) for p in old.iterdir()}
+    before = {
+        p.name: (p.stat().st_ino, p.read_bytes()) for p in old.iterdir() if p.name != SEEN_FILE
+    }
     await published(files, image)
     await fill(files, image, uuid4())
-    assert {p.name: (p.stat().st_ino, p.read_bytes()) for p in old.iterdir()} == before
+    assert {
+        p.name: (p.stat().st_ino, p.read_bytes()) for p in old.iterdir() if p.name != SEEN_FILE
+    } == before
     await files.check(old)
 
 
@@ -303,14 +308,34 @@ async def test_damage_to_a_file_is_found(
     path = await published(files, image)
     await files.check(path)
     damage(path / name)
-    if damage is flipped_in_place and name == ROOTFS_FILE and not thorough:
-        # A hard link's change time says nothing: the next thorough look finds it.
-        await files.check(path)
-        return
     with pytest.raises(SnapshotDamaged) as caught:
         await (files.verify if thorough else files.check)(path)
     assert name in caught.value.details
     assert "rebuild" in caught.value.resolution
+
+
+async def test_a_version_that_comes_or_goes_gives_the_others_nothing_to_sum(
+    files: SnapshotFiles, image: RuntimeImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share the image's root file system, and each link to it changes its change time."""
+    first, second = await published(files, image), await published(files, image)
+    third = await published(files, image)
+    await files.discard(IMAGE_ID, UUID(second.name))
+    summed: list[Path] = []
+    monkeypatch.setattr(snapshot_files, "sum_file", summed.append)
+    for path in (first, third):
+        await files.check(path)
+    assert summed == []
+
+
+async def test_damage_beside_a_new_link_is_still_found(
+    files: SnapshotFiles, image: RuntimeImage
+) -> None:
+    path = await published(files, image)
+    flipped_in_place(path / ROOTFS_FILE)
+    await fill(files, image, uuid4())
+    with pytest.raises(SnapshotDamaged, match=ROOTFS_FILE):
+        await files.check(path)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Self
+from typing import Any, Self
 from uuid import UUID
 
 from pydantic import BaseModel, Field
@@ -45,6 +45,9 @@ class RuntimeImageOut(BaseModel):
     cmdline: str
     files: dict[str, FileSumOut]
     labels: dict[str, str]
+    damage: dict[str, Any] | None = Field(
+        description="the error with which it was found damaged; nothing is booted from it then"
+    )
 
     @classmethod
     def of(cls, image: RuntimeImage) -> Self:
@@ -62,4 +65,5 @@ class RuntimeImageOut(BaseModel):
                 for name, entry in manifest.files.items()
             },
             labels=dict(manifest.labels),
+            damage=None if image.damage is None else dict(image.damage),
         )

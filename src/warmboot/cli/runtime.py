@@ -134,11 +134,13 @@ def list_images(quiet: Quiet = False, json_: Json = False) -> None:
                 image.name,
                 size(image.size_bytes),
                 f"{age(image.created_at)} ago",
+                "good" if image.damage is None else "damaged",
                 image.digest[:19],
             )
             for image in found
         ]
-        print_table(("IMAGE ID", "NAME", "SIZE", "REGISTERED", "DIGEST"), rows, keep=("IMAGE ID",))
+        heads = ("IMAGE ID", "NAME", "SIZE", "REGISTERED", "STATE", "DIGEST")
+        print_table(heads, rows, keep=("IMAGE ID", "STATE"))
 
 
 @app.command()
@@ -156,10 +158,13 @@ def show(ref: Ref, json_: Json = False) -> None:
     files = ", ".join(
         f"{name} {size(entry['size_bytes'])}" for name, entry in image.raw["files"].items()
     )
+    damage = image.damage or {}
+    why = [str(damage[part]) for part in ("details", "resolution") if damage.get(part)]
     print_fields(
         [
             ("id", image.id),
             ("name", image.name),
+            ("state", "damaged: " + "; ".join(why) if damage else "good"),
             ("digest", image.digest),
             ("path", image.path),
             ("files", files),

@@ -29,6 +29,7 @@ class RuntimeImage:
     path: str
     size_bytes: int
     created_at: datetime
+    damage: Mapping[str, Any] | None
     raw: Mapping[str, Any] = field(repr=False)
 
     @classmethod
@@ -40,6 +41,7 @@ class RuntimeImage:
             path=raw["path"],
             size_bytes=sum(entry["size_bytes"] for entry in raw["files"].values()),
             created_at=datetime.fromisoformat(raw["created_at"]),
+            damage=raw.get("damage"),
             raw=raw,
         )
 

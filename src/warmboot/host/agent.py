@@ -129,6 +129,14 @@ class HostAgent:
         """Store the image folder once more, with the guest agent that is shipped here in it."""
         return await self._storage.renew_agent(image)
 
+    async def check_image(self, image: RuntimeImage, *, thorough: bool = False) -> None:
+        """``ImageDamaged`` if its files are not what they were when it was registered."""
+        await self._storage.check_image(image, thorough=thorough)
+
+    async def suspect_image(self, image: RuntimeImage) -> None:
+        """What is made of it was found damaged: its next check takes all sums."""
+        await self._storage.suspect_image(image)
+
     async def remove_image_folder(self, folder: Path) -> None:
         await remove_folder(folder)
 
@@ -145,6 +153,10 @@ class HostAgent:
     async def ensure_room(self, needed_bytes: int = 0) -> None:
         """``DiskFull`` if ``needed_bytes`` would leave less than the floor; caches shrink first."""
         await self._storage.ensure_room(needed_bytes)
+
+    def room_bytes(self) -> int:
+        """What is free above the floor; below zero when it is reached."""
+        return self._storage.room_bytes()
 
     def check_room(self, needed_bytes: int = 0) -> None:
         """``DiskFull`` when ``needed_bytes`` would leave less room than the floor."""

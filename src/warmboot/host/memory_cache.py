@@ -31,7 +31,7 @@ from weakref import WeakValueDictionary
 from warmboot.host import memory_frames
 from warmboot.host.disks import allocated_bytes, os_error
 from warmboot.host.memory_frames import in_thread
-from warmboot.host.snapshot_manifest import UNFINISHED, stamp
+from warmboot.host.seen import UNFINISHED, stamp
 from warmboot.host.usage import mapped_names
 from warmboot.hypervisors.process import boot_id
 from warmboot.model.runtime_snapshot import FRAMES_FILE, SnapshotManifest

@@ -26,16 +26,8 @@ from warmboot.host import memory_frames
 from warmboot.host.disks import os_error
 from warmboot.host.memory_frames import in_thread
 from warmboot.host.polite import Politely, run_politely
-from warmboot.host.snapshot_manifest import (
-    UNFINISHED,
-    damaged,
-    load_manifest,
-    load_seen,
-    note_seen,
-    stamp,
-    sync,
-    write_manifest,
-)
+from warmboot.host.seen import UNFINISHED, load_seen, note_seen, stamp
+from warmboot.host.snapshot_manifest import damaged, load_manifest, sync, write_manifest
 from warmboot.images.hashing import sum_file
 from warmboot.model.runtime_image import FileSum
 from warmboot.model.runtime_snapshot import (

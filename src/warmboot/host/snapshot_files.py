@@ -21,6 +21,8 @@ import contextlib
 import json
 import os
 import shutil
+import threading
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -29,17 +31,13 @@ from uuid import UUID
 from warmboot.host.disks import copy_file
 from warmboot.host.memory_forms import MemoryForms
 from warmboot.host.polite import Politely, run_politely
+from warmboot.host.seen import SEEN_FILE, UNFINISHED, load_seen, note_seen, relinking, stamp
 from warmboot.host.snapshot_manifest import (
-    SEEN_FILE,
-    UNFINISHED,
     damaged,
     load_manifest,
-    load_seen,
     manifest_to_json,
     memory_metadata,
-    note_seen,
     parts_of,
-    stamp,
     sync,
 )
 from warmboot.images.hashing import sum_file
@@ -63,6 +61,7 @@ class SnapshotFiles:
         self.gid = gid
         self._politely = politely
         self._forms = MemoryForms(gid, politely)
+        self._linking = threading.Lock()
 
     def path(self, image_id: UUID, snapshot_id: UUID) -> Path:
         return self.root / str(image_id) / str(snapshot_id)
@@ -114,17 +113,27 @@ class SnapshotFiles:
     async def discard(self, image_id: UUID, snapshot_id: UUID) -> None:
         """Remove a snapshot's folder in whatever state it is. The caller knows that it is free."""
         for path in (self._building(image_id, snapshot_id), self.path(image_id, snapshot_id)):
-            await asyncio.to_thread(_remove_folder, path)
+            await asyncio.to_thread(self._discard, path)
 
     def _building(self, image_id: UUID, snapshot_id: UUID) -> Path:
         return self.root / str(image_id) / f"{BUILDING}{snapshot_id}"
+
+    def _discard(self, folder: Path) -> None:
+        with self._linking, relinking(folder / ROOTFS_FILE, self._sharing()):
+            _remove_folder(folder)
+
+    def _sharing(self) -> Iterator[Path]:
+        """The folders that may have one root file system in common: images' and snapshots'."""
+        yield from self.root.parent.glob("runtime-images/*")
+        yield from self.root.glob("*/*")
 
     def _begin(self, image: RuntimeImage, folder: Path) -> None:
         _remove_folder(folder)
         folder.mkdir(parents=True)
         for parent in (self.root, folder.parent):
             self._let_group_enter(parent)
-        link_or_copy(image.rootfs, folder / ROOTFS_FILE)
+        with self._linking, relinking(image.rootfs, (image.path, *self._sharing())):
+            link_or_copy(image.rootfs, folder / ROOTFS_FILE)
         copy_file(image.disk, folder / DISK_FILE)
         (folder / DISK_FILE).chmod(0o600)
 

@@ -1,11 +1,9 @@
-"""``metadata.json`` of a snapshot folder, and ``.seen.json``, the note that makes checks cheap."""
+"""``metadata.json`` of a snapshot folder."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from warmboot.host.disks import allocated_bytes
+from warmboot.host.seen import UNFINISHED
 from warmboot.model.errors import InvalidRequest, SnapshotDamaged
 from warmboot.model.runtime_image import FileSum
 from warmboot.model.runtime_snapshot import (
@@ -27,9 +26,6 @@ from warmboot.model.runtime_snapshot import (
 )
 from warmboot.model.shapes import Shape
 
-SEEN_FILE = ".seen.json"
-UNFINISHED = ".new"
-"""How the name of a file in a snapshot's folder ends while it is written."""
 _UNREADABLE = (
     OSError,
     ValueError,
@@ -40,8 +36,6 @@ _UNREADABLE = (
     InvalidRequest,
 )
 """What reading ``metadata.json`` raises when it is not what it was; the last for a shape."""
-
-Stamps = dict[str, dict[str, int]]
 
 
 def parts_of(manifest: SnapshotManifest) -> tuple[str, ...]:
@@ -104,36 +98,6 @@ def memory_metadata(manifest: SnapshotManifest, path: Path) -> dict[str, object]
             None if packed is None else manifest.files[FRAMES_FILE].size_bytes
         ),
     }
-
-
-def stamp(path: Path) -> dict[str, int]:
-    status = path.stat()
-    # ctime is left out for the root file system's sake: every new hard link changes it.
-    found = {"size": status.st_size, "inode": status.st_ino, "mtime_ns": status.st_mtime_ns}
-    if status.st_nlink == 1:
-        found["ctime_ns"] = status.st_ctime_ns
-    return found
-
-
-def load_seen(path: Path) -> Stamps:
-    """The note in a snapshot's folder; empty when there is none, or none that can be read."""
-    try:
-        document = json.loads((path / SEEN_FILE).read_text())
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def note_seen(path: Path, seen: Mapping[str, dict[str, int]]) -> None:
-    """So that the next check is cheap. If it cannot be noted, that one takes the sums again."""
-    temporary = path / f"{SEEN_FILE}{UNFINISHED}"
-    with contextlib.suppress(OSError):
-        try:
-            temporary.write_text(json.dumps(seen))
-            temporary.rename(path / SEEN_FILE)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
 
 
 def damaged(path: Path, details: str) -> SnapshotDamaged:

@@ -18,12 +18,14 @@ from pathlib import Path
 import structlog
 
 from warmboot.host import disks, usage
+from warmboot.host.image_files import check_image, note_image
 from warmboot.host.memory_cache import MemoryCache
+from warmboot.host.seen import forget_seen
 from warmboot.host.vm_files import VMM_GID
 from warmboot.images.files import import_bare_files, import_runtime_image, stored_folder
 from warmboot.images.renew import renew_agent
 from warmboot.model.errors import DiskFull
-from warmboot.model.runtime_image import RuntimeImageManifest
+from warmboot.model.runtime_image import RuntimeImage, RuntimeImageManifest
 from warmboot.model.usage import StorageUsage
 
 log = structlog.get_logger(__name__)
@@ -59,7 +61,16 @@ class Storage:
     async def _stored(self, manifest: RuntimeImageManifest) -> tuple[Path, RuntimeImageManifest]:
         folder = stored_folder(self.root, manifest.digest)
         await asyncio.to_thread(_let_vmms_read, folder)
+        await asyncio.to_thread(note_image, folder, manifest)
         return folder, manifest
+
+    async def check_image(self, image: RuntimeImage, *, thorough: bool) -> None:
+        """``ImageDamaged``; cheap where nothing looks changed, unless it is ``thorough``."""
+        await asyncio.to_thread(check_image, image, thorough)
+
+    async def suspect_image(self, image: RuntimeImage) -> None:
+        """The next check of it takes all sums."""
+        await asyncio.to_thread(forget_seen, image.path)
 
     async def ensure_room(self, needed_bytes: int) -> None:
         missing = self.floor_bytes + needed_bytes - disks.free_bytes(self.root)
@@ -74,6 +85,10 @@ class Storage:
         with contextlib.suppress(DiskFull):  # the floor is for what is new, not for what runs
             await self.ensure_room(GO_ON_BYTES)
         return disks.free_bytes(self.root) >= GO_ON_BYTES
+
+    def room_bytes(self) -> int:
+        """What is free above the floor; below zero when it is reached."""
+        return disks.free_bytes(self.root) - self.floor_bytes
 
     def check_room(self, needed_bytes: int) -> None:
         free = disks.free_bytes(self.root)

@@ -6,7 +6,8 @@ import asyncio
 from pathlib import Path
 
 from warmboot.host.disks import os_error
-from warmboot.host.snapshot_manifest import UNFINISHED, sync
+from warmboot.host.seen import UNFINISHED
+from warmboot.host.snapshot_manifest import sync
 
 OWNER_FILE = "store-id"
 _KEPT_FOR_IT = ("runtime-images/[!.]*", "runtime-snapshots/*/[!.]*", "vms/*")

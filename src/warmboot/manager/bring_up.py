@@ -24,9 +24,9 @@ from warmboot.host.network import Slot
 from warmboot.manager.archives import ArchiveFiles
 from warmboot.manager.boot_turns import BootTurn, BootTurns
 from warmboot.manager.boot_vm import BootVm, with_second_try
+from warmboot.manager.check_image import PrepareImage
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.pull_progress import PullProgress
-from warmboot.manager.renew_agent import RenewAgent
 from warmboot.manager.snapshot_health import SnapshotHealth
 from warmboot.manager.stand_by import StandBy
 from warmboot.manager.stopwatch import Stopwatch
@@ -67,7 +67,7 @@ class BringUp:
         host: HostAgent,
         events: EventLog,
         boot: BootVm,
-        renew: RenewAgent,
+        prepare: PrepareImage,
         standby: StandBy,
         turns: BootTurns,
         warm: WarmBoot,
@@ -79,7 +79,7 @@ class BringUp:
         self._host = host
         self._events = events
         self._boot = boot
-        self._renew = renew
+        self._prepare = prepare
         self._standby = standby
         self._turns = turns
         self._warm = warm
@@ -177,7 +177,7 @@ class BringUp:
                 await self._adopted(container, record)
                 return record, None  # an earlier manager booted it
             await self._expect(container, FallbackReason.KEEPS_DISK)
-            image = await self._renew(await self._image(container))
+            image = await self._prepare(await self._image(container))
             kept = await self._boot.again(container, image, record, watch, turn)
             await self._booted(container, kept, watch, FallbackReason.KEEPS_DISK)
             return kept, None
@@ -196,8 +196,8 @@ class BringUp:
             )
         await self._expect(container, outcome.reason, outcome.details)
         await self._tell(container, "boot", reason=outcome.reason, details=outcome.details)
-        renewed = await self._renew(image)
-        record = await with_second_try(lambda: self._boot.cold(container, renewed, watch, turn))
+        prepared = await self._prepare(image)
+        record = await with_second_try(lambda: self._boot.cold(container, prepared, watch, turn))
         await self._booted(container, record, watch, outcome.reason, outcome.details)
         if outcome.reason is FallbackReason.SHAPE_MISMATCH:
             await self._demand.missed(image.id, container.shape)

@@ -7,7 +7,8 @@
     ready, in   restored once and tried                 summed, renamed
     the old one's place
 
-An image whose guest agent is not understood gets another one first (see ``renew_agent``).
+The image's sums are taken first, and a guest agent that is not understood is renewed (see
+``check_image``).
 Only what was restored once, with a container run in it, begins to serve (see ``canary``). A build
 that fails leaves a snapshot that is ``unhealthy`` and says why; a rebuild that fails leaves the old
 one as it was. A build that a dead manager began is undone and begun again. One that the manager
@@ -37,9 +38,9 @@ from warmboot.host.vm_files import DiskSource
 from warmboot.manager.boot_vm import AGENT_TIMEOUT_S, with_second_try
 from warmboot.manager.builder_vm import BuilderVm
 from warmboot.manager.canary import Canary
+from warmboot.manager.check_image import PrepareImage
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.plan_rebuilds import RetryPolicy
-from warmboot.manager.renew_agent import RenewAgent
 from warmboot.manager.retries import note_failed_build
 from warmboot.manager.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.snapshot_metadata import known_cold_boot_s, snapshot_metadata
@@ -80,7 +81,7 @@ class BuildSnapshot:
         host: HostAgent,
         runner: SagaRunner,
         events: EventLog,
-        renew: RenewAgent,
+        prepare: PrepareImage,
         boot_timeout_s: float,
         canary_timeout_s: float = 30.0,
         retry: RetryPolicy | None = None,
@@ -89,7 +90,7 @@ class BuildSnapshot:
         self._host = host
         self._runner = runner
         self._events = events
-        self._renew = renew
+        self._prepare = prepare
         self._boot_timeout_s = boot_timeout_s
         self._retry = retry or RetryPolicy()
         self._vm = BuilderVm(store, host)
@@ -126,7 +127,7 @@ class BuildSnapshot:
             return await self._runner.run(self.saga, str(snapshot_id), data, live)
 
         try:
-            live["image"] = await self._renew(image)
+            live["image"] = await self._prepare(image, thorough=True)
             await self._build(build, live)
         except WarmbootError as error:
             await self._give_up(snapshot, error)
@@ -274,6 +275,9 @@ class BuildSnapshot:
                 cmdline=image.manifest.cmdline,
             ),
         )
+        if context.live["manifest"].files[ROOTFS_FILE] != image.manifest.files["rootfs"]:
+            await self._prepare(image, thorough=True)  # which says so if it is the image's
+            raise HostError("the root file system was changed while the snapshot was built")
         await self._tell(context, "canary")
 
     async def _swap(self, context: Context) -> None:

@@ -6,7 +6,8 @@
 
 One rebuild at a time is begun from here: a machine on which the hypervisor was upgraded has many.
 ``attention`` is set by whoever finds a snapshot broken or unfit, and when a build is over. What
-refuses a rebuild and is not the snapshot's fault, such as a full disk, is told once and waited for.
+refuses a rebuild and is not the snapshot's fault, such as a full disk, is told once and waited for:
+whether there is room again is looked at every few seconds.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ import structlog
 from warmboot.host.agent import HostAgent
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.going_on import Failed, Work, one_round
-from warmboot.manager.plan_rebuilds import Due, RetryPolicy, plan_rebuilds
+from warmboot.manager.plan_rebuilds import Due, Plan, RetryPolicy, plan_rebuilds, waits_for_room
 from warmboot.manager.retries import NO_VERDICT, note_failed_build, tell_put_off
 from warmboot.manager.runtime_snapshots import RuntimeSnapshots
-from warmboot.model.errors import Conflict, IllegalTransition, NotFound, WarmbootError
+from warmboot.model.errors import Conflict, DiskFull, IllegalTransition, NotFound, WarmbootError
 from warmboot.model.runtime_snapshot import HostRequirements, RuntimeSnapshot, SnapshotState
 from warmboot.model.snapshot_fit import FitKind, fit_of
 from warmboot.store import Store
@@ -44,6 +45,7 @@ class LookAfterConfig:
     enabled: bool = True
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     every_s: float = 30.0
+    room_every_s: float = 2.0
 
 
 class LookAfterSnapshots:
@@ -91,15 +93,26 @@ class LookAfterSnapshots:
         if not self._config.enabled or _is_building(snapshots):
             return self._config.every_s  # attention is set when it is over
         now = datetime.now(UTC)
-        plan = plan_rebuilds(snapshots, probe.host, now, self._config.retry)
+        plan = await self._plan(snapshots, probe.host, now)
         await self._begin_one(plan.due)
         # Anew: what was refused just now has its time by now.
         snapshots = await self._store.snapshots.list()
-        plan = plan_rebuilds(snapshots, probe.host, now, self._config.retry)
+        plan = await self._plan(snapshots, probe.host, now)
+        pause_s = self._config.every_s
+        if self._refused_by == DiskFull.code or any(map(waits_for_room, snapshots)):
+            pause_s = min(pause_s, self._config.room_every_s)  # nothing tells that there is room
         if plan.next_at is None:
-            return self._config.every_s
+            return pause_s
         left_s = (plan.next_at - datetime.now(UTC)).total_seconds()
-        return min(self._config.every_s, max(0.0, left_s))
+        return min(pause_s, max(0.0, left_s))
+
+    async def _plan(
+        self, snapshots: Sequence[RuntimeSnapshot], here: HostRequirements, now: datetime
+    ) -> Plan:
+        images = await self._store.images.list()
+        damaged = {image.id for image in images if image.damage is not None}
+        room_mib = self._host.room_bytes() >> 20
+        return plan_rebuilds(snapshots, here, now, self._config.retry, room_mib, damaged)
 
     async def _arrived(self, here: HostRequirements) -> None:
         """On another kind of host than last time, what was given up deserves another try."""

@@ -5,6 +5,8 @@
     does not fit here ───┘    ▲          │ failed
                               └─ later ◀─┘ each time four times as late, at last never: given up
 
+What a full disk has put off is due as soon as there is room. While its image is damaged nothing is.
+
 What a user has ordered and what could not be built then is not tried again: the user was told.
 """
 
@@ -13,7 +15,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from uuid import UUID
 
+from warmboot.model.errors import DiskFull
 from warmboot.model.runtime_snapshot import (
     BuildCause,
     HostRequirements,
@@ -68,7 +72,10 @@ def plan_rebuilds(
     here: HostRequirements,
     now: datetime,
     policy: RetryPolicy,
+    room_mib: int = 0,
+    damaged_images: Collection[UUID] = (),
 ) -> Plan:
+    """``room_mib``: what is free above the disk's floor."""
     under_way = {s.replaces for s in snapshots if s.state is SnapshotState.CREATING}
     due: list[Due] = []
     later: list[datetime] = []
@@ -76,12 +83,30 @@ def plan_rebuilds(
         wish = _wish(snapshot, here)
         if wish is None or snapshot.id in under_way or policy.has_given_up(snapshot):
             continue
-        if snapshot.rebuild_not_before is not None and snapshot.rebuild_not_before > now:
-            later.append(snapshot.rebuild_not_before)
+        if snapshot.runtime_image_id in damaged_images:
+            continue
+        not_before = _not_before(snapshot, policy, room_mib)
+        if not_before is not None and not_before > now:
+            later.append(not_before)
         else:
             due.append(wish)
     due.sort(key=lambda d: (d.snapshot.success_count, d.snapshot.created_at), reverse=True)
     return Plan(tuple(due), min(later, default=None))
+
+
+def waits_for_room(snapshot: RuntimeSnapshot) -> bool:
+    return snapshot.rebuild_put_off_by == DiskFull.code
+
+
+def _not_before(snapshot: RuntimeSnapshot, policy: RetryPolicy, room_mib: int) -> datetime | None:
+    """Room for its memory is what a rebuild needs. The first pause keeps a disk that others fill
+    again and again from being filled by rebuilds, too."""
+    put_off_until = snapshot.rebuild_not_before
+    if put_off_until is None or not waits_for_room(snapshot):
+        return put_off_until
+    if room_mib < snapshot.shape.memory_mib:
+        return put_off_until
+    return put_off_until - policy.pause_without_verdict + policy.pause_after(1)
 
 
 def _wish(snapshot: RuntimeSnapshot, here: HostRequirements) -> Due | None:

@@ -1,7 +1,8 @@
 """Rebuilds that the manager began by itself and that failed: counted in the database, with the time
 before which no other begins. So neither a restart nor a crash makes it try more often.
 
-Only what speaks against the snapshot is counted: a full disk puts a rebuild off, however often.
+Only what speaks against the snapshot is counted: a full disk or a damaged runtime image puts a
+rebuild off, however often.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import structlog
 
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.plan_rebuilds import RetryPolicy
-from warmboot.model.errors import DiskFull, NotFound, Unavailable, WarmbootError
+from warmboot.model.errors import DiskFull, ImageDamaged, NotFound, Unavailable, WarmbootError
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
 
-NO_VERDICT = (DiskFull, Unavailable)
+NO_VERDICT = (DiskFull, ImageDamaged, Unavailable)
 """These errors say nothing about the snapshot that was to be built: its time will come."""
 
 
@@ -79,7 +80,7 @@ async def _put_off(
 ) -> None:
     not_before = datetime.now(UTC) + policy.pause_without_verdict
     try:
-        await store.snapshots.put_off_rebuild(snapshot_id, not_before)
+        await store.snapshots.put_off_rebuild(snapshot_id, not_before, error.code)
     except NotFound:  # deleted meanwhile
         return
     await tell_put_off(events, snapshot_id, error, not_before)

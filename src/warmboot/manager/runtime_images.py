@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from warmboot.host.agent import HostAgent
+from warmboot.manager.check_image import CheckImage
 from warmboot.manager.collect_garbage import CollectGarbage
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.ports import Registered
@@ -34,6 +35,7 @@ class RuntimeImages:
         garbage: CollectGarbage,
         lock: asyncio.Lock,
         snapshots: RuntimeSnapshots,
+        check: CheckImage,
         *,
         auto_snapshot: bool,
     ) -> None:
@@ -43,6 +45,7 @@ class RuntimeImages:
         self._garbage = garbage
         self._lock = lock
         self._snapshots = snapshots
+        self._check = check
         self._auto_snapshot = auto_snapshot
 
     async def list(self) -> Sequence[RuntimeImage]:
@@ -62,6 +65,8 @@ class RuntimeImages:
         build_snapshot: bool | None = None,
     ) -> Registered:
         """Damage is found here: every file is read and summed on its way into the storage.
+
+        An image that was damaged there is whole again then, with its id and all that is of it.
 
         Its first snapshot is begun then, unless it has one; that it cannot be is no error.
         """
@@ -98,7 +103,9 @@ class RuntimeImages:
         known = await self._store.images.by_digest(digest) or await self._renewed_from(digest)
         if known is not None:
             await self._garbage.drop_image_folder(folder)  # unless it is the image's own
-            return known
+            if known.digest == digest:  # a damaged copy of it was replaced just now
+                await self._check.whole(known)
+            return await self._store.images.get(known.id)
         if await self._store.images.by_name(name) is not None:
             await self._garbage.drop_image_folder(folder)
             raise NameTaken(

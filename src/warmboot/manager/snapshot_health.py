@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -17,14 +17,20 @@ log = structlog.get_logger(__name__)
 
 
 class SnapshotHealth:
-    """``on_unhealthy`` is called with the snapshot's id: it is to be rebuilt."""
+    """``on_unhealthy`` is called with the snapshot's id: it is to be rebuilt. ``suspect`` is called
+    with the id of the image that a damaged one was made from, with which it shares a file."""
 
     def __init__(
-        self, store: Store, events: EventLog, on_unhealthy: Callable[[UUID], None]
+        self,
+        store: Store,
+        events: EventLog,
+        on_unhealthy: Callable[[UUID], None],
+        suspect: Callable[[UUID], Awaitable[None]],
     ) -> None:
         self._store = store
         self._events = events
         self._on_unhealthy = on_unhealthy
+        self._suspect = suspect
 
     async def succeeded(self, snapshot: RuntimeSnapshot, boot_s: float | None = None) -> None:
         """``boot_s``: from the choice of this version until Docker has answered."""
@@ -32,6 +38,8 @@ class SnapshotHealth:
 
     async def failed(self, snapshot: RuntimeSnapshot, error: WarmbootError) -> None:
         """Count a failure; three in a row, or one that damage explains, make it unhealthy."""
+        if isinstance(error, SnapshotDamaged):
+            await self._suspect(snapshot.runtime_image_id)
         try:
             now = await self._store.snapshots.record_failure(
                 snapshot.id, error.as_dict(), datetime.now(UTC)
@@ -50,6 +58,7 @@ class SnapshotHealth:
                 error=error.as_dict(),
                 rebuild_failures=0,
                 rebuild_not_before=None,
+                rebuild_put_off_by=None,
             )
         except (IllegalTransition, NotFound):  # another boot was first, or it was deleted meanwhile
             return

@@ -69,4 +69,17 @@ class System:
     async def doctor(self) -> Sequence[Check]:
         config = self._host.config
         checks = await doctor.examine(self._hypervisors, config.root, config.disk_floor_bytes)
-        return [*checks, *await self._worker_checks()]
+        return [*checks, *await self._image_checks(), *await self._worker_checks()]
+
+    async def _image_checks(self) -> list[Check]:
+        return [
+            Check(
+                f"image {image.name}",
+                False,
+                f"the runtime image {image.name} is damaged",
+                why=str(image.damage.get("details", "")),
+                remedy=str(image.damage.get("resolution", "")),
+            )
+            for image in await self._store.images.list()
+            if image.damage is not None
+        ]

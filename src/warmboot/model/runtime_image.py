@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 GUEST_PROTOCOLS = frozenset({"2"})
@@ -51,7 +52,11 @@ class RuntimeImageManifest:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeImage:
-    """A registered runtime image. ``path`` is its folder on the host."""
+    """A registered runtime image. ``path`` is its folder on the host.
+
+    ``damage`` is the error with which a file of it was found to be not what it was. Nothing is
+    booted from it until it is whole again.
+    """
 
     id: UUID
     name: str
@@ -59,6 +64,7 @@ class RuntimeImage:
     path: Path
     manifest: RuntimeImageManifest
     created_at: datetime
+    damage: Mapping[str, Any] | None = None
 
     @property
     def kernel(self) -> Path:

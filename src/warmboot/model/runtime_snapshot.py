@@ -169,7 +169,8 @@ class RuntimeSnapshot:
     ``version`` counts per image and shape; 0 in one that is about to be added: the store numbers
     it. ``rebuild_failures`` counts rebuilds of this one that were begun by the manager itself and
     failed one after the other; before ``rebuild_not_before`` no other is begun. That it is ``None``
-    after failures means that it was given up. A rebuild that was only put off is not counted.
+    after failures means that it was given up. A rebuild that was only put off is not counted;
+    ``rebuild_put_off_by`` is the code of the error that did it.
     """
 
     id: UUID
@@ -194,6 +195,7 @@ class RuntimeSnapshot:
     boots: BootStats = field(default_factory=BootStats)
     rebuild_failures: int = 0
     rebuild_not_before: datetime | None = None
+    rebuild_put_off_by: str | None = None
 
 
 def check_weight(weight: float) -> float:

@@ -7,7 +7,9 @@ name and digest free, and its row goes with the last of those snapshots.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row, and_, bindparam, delete, exists, or_, select, update
@@ -93,7 +95,7 @@ class RuntimeImageRepository:
         statement = (
             update(images)
             .where(images.c.id == image_id, images.c.digest == was, _VISIBLE)
-            .values(digest=digest, path=path, manifest=manifest)
+            .values(digest=digest, path=path, manifest=manifest, damage=None)
             .returning(*_FIELDS)
         )
         async with self._database.write(taken) as connection:
@@ -105,6 +107,18 @@ class RuntimeImageRepository:
             f"the runtime image {image_id} was changed at the same moment",
             resolution="look at it and try again",
         )
+
+    async def set_damage(self, image_id: UUID, damage: Mapping[str, Any] | None) -> bool:
+        """Note that its files are damaged, or (``None``) whole again; whether that is news."""
+        was = images.c.damage.is_(None) if damage is not None else images.c.damage.is_not(None)
+        statement = (
+            update(images)
+            .where(images.c.id == image_id, was, _VISIBLE)
+            .values(damage=damage)
+            .returning(images.c.id)
+        )
+        async with self._database.write() as connection:
+            return (await connection.execute(statement)).first() is not None
 
     async def delete(self, image_id: UUID) -> None:
         """``InUse`` while a live snapshot or a container refers to it; ``NotFound``."""

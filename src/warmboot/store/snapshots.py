@@ -212,15 +212,22 @@ class RuntimeSnapshotRepository:
             snapshot_id,
             rebuild_failures=runtime_snapshots.c.rebuild_failures + 1,
             rebuild_not_before=not_before,
+            rebuild_put_off_by=None,
         )
 
-    async def put_off_rebuild(self, snapshot_id: UUID, not_before: datetime) -> RuntimeSnapshot:
-        """The next rebuild waits; no failure is counted."""
-        return await self._count(snapshot_id, rebuild_not_before=not_before)
+    async def put_off_rebuild(
+        self, snapshot_id: UUID, not_before: datetime, cause: str
+    ) -> RuntimeSnapshot:
+        """The next rebuild waits; no failure is counted. ``cause`` is an error's code."""
+        return await self._count(
+            snapshot_id, rebuild_not_before=not_before, rebuild_put_off_by=cause
+        )
 
     async def forget_rebuild_failures(self, snapshot_id: UUID) -> RuntimeSnapshot:
         """The next rebuild may begin at once, as if none had failed."""
-        return await self._count(snapshot_id, rebuild_failures=0, rebuild_not_before=None)
+        return await self._count(
+            snapshot_id, rebuild_failures=0, rebuild_not_before=None, rebuild_put_off_by=None
+        )
 
     async def update_metadata(
         self, snapshot_id: UUID, metadata: Mapping[str, Any]

@@ -73,6 +73,7 @@ images = Table(
     Column("deleted_at", UtcDateTime),
     # The last version number of each shape of its snapshots, e.g. {"2x768": 3}.
     Column("versions", Encoded(Mapping[str, int]), nullable=False, server_default="{}"),
+    Column("damage", Encoded(FreeForm)),
 )
 for _column in (images.c.name, images.c.digest):
     Index(
@@ -110,6 +111,7 @@ runtime_snapshots = Table(
     Column("boots", Encoded(BootStats), nullable=False, server_default="{}"),
     Column("rebuild_failures", Integer, nullable=False, server_default="0"),
     Column("rebuild_not_before", UtcDateTime),
+    Column("rebuild_put_off_by", SafeText),
     Index(None, "runtime_image_id", "state"),
     Index(None, "replaces"),
 )

@@ -1,0 +1,77 @@
+"""``.seen.json``, the note that makes it cheap to look at files that are never to change.
+
+It has each file's size, inode and times as they were when its sum was last taken. The change time
+is among them, as nobody can set it back. A hard link that comes or goes changes it, too: whoever
+makes or removes one does so in ``relinking``, and the notes go with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+SEEN_FILE = ".seen.json"
+UNFINISHED = ".new"
+"""How the name of a file in a snapshot's folder ends while it is written."""
+
+Stamps = dict[str, dict[str, int]]
+
+
+def stamp(path: Path) -> dict[str, int]:
+    status = path.stat()
+    return {
+        "size": status.st_size,
+        "inode": status.st_ino,
+        "mtime_ns": status.st_mtime_ns,
+        "ctime_ns": status.st_ctime_ns,
+    }
+
+
+def load_seen(folder: Path) -> Stamps:
+    """The note in ``folder``; empty when there is none, or none that can be read."""
+    try:
+        document = json.loads((folder / SEEN_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def note_seen(folder: Path, seen: Mapping[str, dict[str, int]]) -> None:
+    """So that the next check is cheap. If it cannot be noted, that one takes the sums again."""
+    temporary = folder / f"{SEEN_FILE}{UNFINISHED}"
+    with contextlib.suppress(OSError):
+        try:
+            temporary.write_text(json.dumps(seen))
+            temporary.rename(folder / SEEN_FILE)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def forget_seen(folder: Path) -> None:
+    """So that the next check takes all sums again."""
+    (folder / SEEN_FILE).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def relinking(file: Path, folders: Iterable[Path]) -> Iterator[None]:
+    """In the body a link to ``file`` comes or goes. Folders that know ``file`` by the same name,
+    and had it noted as it was, note it as it is then: its content is the same.
+    """
+    try:
+        before = stamp(file)
+    except OSError:  # there is none: nothing can come or go
+        yield
+        return
+    yield
+    for folder in folders:
+        try:
+            after = stamp(folder / file.name)
+        except OSError:
+            continue
+        seen = load_seen(folder)
+        only_links = before | {"ctime_ns": after["ctime_ns"]} == after
+        if only_links and seen.get(file.name) == before:
+            note_seen(folder, seen | {file.name: after})
