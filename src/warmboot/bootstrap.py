@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -32,6 +33,7 @@ from warmboot.manager.check_image import CheckImage, PrepareImage
 from warmboot.manager.containers import Containers
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.forget_old import keep_forgetting
+from warmboot.manager.going_on import Work
 from warmboot.manager.look_after_snapshots import LookAfterConfig, LookAfterSnapshots
 from warmboot.manager.metrics import Look, ManagerMetrics
 from warmboot.manager.own_storage import own_storage
@@ -90,10 +92,11 @@ async def _running(settings: Settings, hook: Hook | None = None) -> AsyncIterato
                 await parts.reconcile()
                 await worker.reconcile()
                 await parts.demand.start()
-                tasks.start("look-after-snapshots", parts.look_after())
-                tasks.start("stand-by", parts.standby.keep_filled())
-                tasks.start("housekeeping", parts.kept.housekeeping())
-                tasks.start("forget-old", keep_forgetting(store, parts.metrics.failed))
+                tasks.keep_going(Work.LOOK_AFTER, "look-after-snapshots", parts.look_after)
+                tasks.keep_going(Work.STAND_BY, "stand-by", parts.standby.keep_filled)
+                tasks.keep_going(Work.HOUSEKEEPING, "housekeeping", parts.kept.housekeeping)
+                forget = partial(keep_forgetting, store, parts.metrics.failed)
+                tasks.keep_going(Work.FORGET_OLD, "forget-old", forget)
                 await _register_given_image(settings, parts.services)
                 yield Running(parts.services, store, host, worker.tokens)
             finally:
@@ -156,6 +159,7 @@ def _wire(
     )
     look = Look(store, host, events, most=settings.max_runtime_snapshots, caches=_caches(settings))
     metrics = ManagerMetrics(events, look)
+    tasks.observe_failures(metrics.failed)
     standby = StandBy(store, host, settings.standby_vms, shape, metrics.failed)
     events.observe(standby.on_event)
     boot = BootVm(

@@ -12,11 +12,12 @@ import pytest
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
+from warmboot.host import live_vm
 from warmboot.host.agent import HostAgent
 from warmboot.manager import watch_container, write_down
 from warmboot.manager.bring_up import BringUp
 from warmboot.manager.event_log import EventLog
-from warmboot.manager.ports import Until
+from warmboot.manager.ports import ExecSpec, Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import DiskFull, NetworkError, Unavailable, WarmbootError
 from warmboot.store.containers import ContainerRepository
@@ -244,3 +245,33 @@ async def _told(manager: Manager, container_id: object, kind: str) -> bool:
 
 async def _seen(refusals: Refusals) -> bool:
     return refusals.seen > 2
+
+
+async def test_a_vm_that_stood_still_goes_on_though_the_database_takes_nothing(
+    manager: Manager, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_vm, "LOOK_AGAIN_S", 0.05)
+    monkeypatch.setattr(live_vm, "STEADY_S", 0.1)
+    refusals = refuse(ContainerRepository, "update")
+    container = await manager.run()
+
+    async def stalled() -> bool:
+        return manager.host.stalled_vms == 1
+
+    async def goes_on() -> bool:
+        return manager.host.stalled_vms == 0
+
+    refusals.left = 1_000_000
+    manager.lab.set(disk_full="always")
+    writing = asyncio.ensure_future(manager.containers.exec("web", ExecSpec(("true",))))
+    await manager.until(stalled)
+    await manager.until(lambda: _seen(refusals))
+    manager.lab.set(disk_full="never")
+    await manager.until(goes_on)
+    await (await asyncio.wait_for(writing, 10)).close()
+    assert refusals.left, "and all the time it has refused"
+    refusals.left = 0
+    await manager.until(lambda: _told(manager, container.id, "container.resumed"))
+    kinds = [event.kind for event in await manager.events_of(container.id)]
+    assert kinds.index("container.stalled") < kinds.index("container.resumed")
+    assert (await manager.containers.get("web")).error is None

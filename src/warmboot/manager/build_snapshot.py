@@ -45,6 +45,7 @@ from warmboot.manager.retries import note_failed_build
 from warmboot.manager.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.snapshot_metadata import known_cold_boot_s, snapshot_metadata
 from warmboot.manager.stopwatch import Stopwatch
+from warmboot.manager.write_down import written_down
 from warmboot.model.errors import (
     ContainerError,
     DiskFull,
@@ -136,14 +137,17 @@ class BuildSnapshot:
             await self._give_up(snapshot, os_error(error))
             return
         log.info(f"Runtime snapshot {snapshot_id} is ready after {watch.elapsed_s:.2f}s")
-        await self._events.emit(
-            "runtime-snapshot.ready",
-            snapshot_id,
-            seconds=round(watch.elapsed_s, 4),
-            replaces=snapshot.replaces,
+        told = {"seconds": round(watch.elapsed_s, 4), "replaces": snapshot.replaces}
+        await written_down(
+            f"that runtime snapshot {snapshot_id} is ready",
+            lambda: self._events.emit("runtime-snapshot.ready", snapshot_id, **told),
         )
         if snapshot.replaces is not None:
-            await self._events.emit("runtime-snapshot.deleted", snapshot.replaces)
+            replaced = snapshot.replaces
+            await written_down(
+                f"that runtime snapshot {replaced} is deleted",
+                lambda: self._events.emit("runtime-snapshot.deleted", replaced),
+            )
 
     async def _build(self, build: Callable[[], Awaitable[Context]], live: dict[str, Any]) -> None:
         if live["background"]:
@@ -181,19 +185,27 @@ class BuildSnapshot:
     async def _give_up(self, snapshot: RuntimeSnapshot, error: WarmbootError) -> None:
         log.error(f"Runtime snapshot {snapshot.id} could not be built: {error.brief}")
         target = SnapshotState.DELETED if snapshot.replaces else SnapshotState.UNHEALTHY
+        what = f"the failure of runtime snapshot {snapshot.id}"
         try:
-            await self._store.snapshots.set_state(snapshot.id, target, error=error.as_dict())
+            await written_down(
+                what,
+                lambda: self._store.snapshots.set_state(snapshot.id, target, error=error.as_dict()),
+            )
         except (IllegalTransition, NotFound):  # deleted while it was built
             return
         if snapshot.cause.automatic:
             spoiled = snapshot.replaces or snapshot.id
-            await note_failed_build(self._store, self._events, self._retry, spoiled, error)
-        await self._events.emit(
-            "runtime-snapshot.failed",
-            snapshot.id,
-            error=error.as_dict(),
-            replaces=snapshot.replaces,
-            cause=snapshot.cause,
+            await written_down(
+                what,
+                lambda: note_failed_build(self._store, self._events, self._retry, spoiled, error),
+            )
+        told = {
+            "error": error.as_dict(),
+            "replaces": snapshot.replaces,
+            "cause": snapshot.cause,
+        }
+        await written_down(
+            what, lambda: self._events.emit("runtime-snapshot.failed", snapshot.id, **told)
         )
 
     async def _tell(self, context: Context, stage: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -25,6 +26,7 @@ from warmboot.manager.container_states import (
     vm_gone,
 )
 from warmboot.manager.event_log import EventLog
+from warmboot.manager.going_on import Work
 from warmboot.manager.ports import ExecSpec, LogChunk, Session, Stream, Until
 from warmboot.manager.sessions import attach_session, exec_session, log_times
 from warmboot.manager.stopwatch import Stopwatch
@@ -314,13 +316,19 @@ class Containers:
     # -- inside --------------------------------------------------------------------------------
 
     def _begin(self, asked: Asked) -> None:
+        again = False
+
         async def work() -> None:
-            await self._bring_up(asked)
+            nonlocal again
+            # What an earlier round has left is found in the store.
+            wanted, again = replace(asked, fresh=None) if again else asked, True
+            await self._bring_up(wanted)
             self._watch.start(asked.container_id)
             # A boot that failed has given back its lease, perhaps the last one.
             await self._garbage.collect_released()
 
-        self._tasks.start(_bring_up_key(asked.container_id), work(), asked.turn.over)
+        key = _bring_up_key(asked.container_id)
+        self._tasks.keep_going(Work.BRING_UP, key, work, asked.turn.over)
 
     async def _start_again(self, container: Container) -> None:
         assert container.docker_id is not None

@@ -1,11 +1,16 @@
-"""Work that goes on for ever, one round after the other.
+"""Background work ends when it is cancelled, or has come to its end; a failure ends a round only.
 
-A round that fails is logged and counted (``warmboot_background_failures_total``), and the next one
-comes in its turn.
+    Tasks.keep_going ─▶ until_done:  ┌─▶ round ──▶ its end
+                                     └─ pause ◀── it failed: logged, counted
+
+A round that fails (a full disk, a lost database, a mistake of ours) is logged and counted
+(``warmboot_background_failures_total``); the next one begins anew: it looks first at what is there.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import TypeVar
@@ -13,20 +18,32 @@ from typing import TypeVar
 import structlog
 
 from warmboot.host.disks import os_error
-from warmboot.model.errors import WarmbootError
+from warmboot.model.errors import NotFound, WarmbootError
 
 T = TypeVar("T")
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 30.0
 
 log = structlog.get_logger(__name__)
 
 
 class Work(StrEnum):
-    """What goes on for ever; the values are a metric's label."""
+    """What goes on in the background; the values are a metric's label."""
 
     HOUSEKEEPING = "housekeeping"
     LOOK_AFTER = "look-after-snapshots"
     STAND_BY = "stand-by"
     FORGET_OLD = "forget-old"
+    BRING_UP = "bring-up"
+    WATCH_CONTAINERS = "watch-containers"
+    RESUME_STALLED = "resume-stalled"
+    BUILD_SNAPSHOTS = "build-snapshots"
+    CREATE_WORKERS = "create-workers"
+    WATCH_WORKERS = "watch-workers"
+    WORKER_POLICIES = "worker-policies"
+    SETTLE_WORKERS = "settle-workers"
+    RESUME_WORKERS = "resume-workers"
 
 
 Failed = Callable[[Work], None]
@@ -46,3 +63,27 @@ async def one_round(work: Work, doing: Awaitable[T], failed: Failed) -> T | None
         log.error(f"{work} goes on later: a round failed unexpectedly", exc_info=error)
     failed(work)
     return None
+
+
+async def until_done(work: Work, begin: Callable[[], Awaitable[None]], failed: Failed) -> None:
+    """Call ``begin``, and after a failure again, until what it began comes to its end.
+
+    That is also where what it is about is not there any more (``NotFound``).
+    """
+
+    async def to_its_end() -> bool:
+        try:
+            await begin()
+        except NotFound as gone:
+            log.debug(f"{work} has ended: {gone.brief}")
+        return True
+
+    pause_s = FIRST_PAUSE_S
+    while True:
+        began_s = time.monotonic()
+        if await one_round(work, to_its_end(), failed):
+            return
+        if time.monotonic() - began_s > LONGEST_PAUSE_S:  # it went well for a while
+            pause_s = FIRST_PAUSE_S
+        await asyncio.sleep(pause_s)  # nothing tells that a disk has room, or a database is back
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

@@ -12,6 +12,7 @@ from warmboot.manager.build_snapshot import BuildSnapshot
 from warmboot.manager.choose_garbage import active_count
 from warmboot.manager.collect_garbage import CollectGarbage
 from warmboot.manager.event_log import EventLog
+from warmboot.manager.going_on import Work
 from warmboot.manager.plan_rebuilds import RetryPolicy
 from warmboot.manager.retries import note_failed_build
 from warmboot.manager.tasks import Tasks
@@ -162,7 +163,7 @@ class RuntimeSnapshots:
             self._on_built()
             await self._garbage.collect_released()
 
-        self._tasks.start(_key(snapshot_id), work())
+        self._tasks.keep_going(Work.BUILD_SNAPSHOTS, _key(snapshot_id), work)
 
     async def _begin(
         self, image_id: UUID, shape: Shape, replaces: UUID | None, cause: BuildCause

@@ -27,6 +27,7 @@ from warmboot.engine.facts import ContainerFacts
 from warmboot.engine.in_progress import HANGS_AFTER_S, Work, until_quiet
 from warmboot.engine.left_imports import forget_imports
 from warmboot.engine.runtime_work import end_work
+from warmboot.manager.going_on import Work as Background
 from warmboot.manager.tasks import Tasks
 from warmboot.manager.worker_states import WorkerStates
 from warmboot.model.checkpoint import Checkpoint, CheckpointState
@@ -90,7 +91,9 @@ class SettleWorker:
         """Settle as soon as the engine answers again."""
         key = f"settle-worker {worker_id}"
         if not self._tasks.running(key):
-            self._tasks.start(key, self._until_settled(worker_id))
+            self._tasks.keep_going(
+                Background.SETTLE_WORKERS, key, lambda: self._until_settled(worker_id)
+            )
 
     async def delete(self, worker: Worker) -> None:
         """Remove a worker that is ``deleting``, its container and its checkpoints."""

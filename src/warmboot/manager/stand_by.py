@@ -22,7 +22,7 @@ from uuid import UUID
 from warmboot.host.agent import HostAgent
 from warmboot.host.network import Slot
 from warmboot.host.vm_files import snapshot_disks
-from warmboot.manager.going_on import Failed, Work, one_round
+from warmboot.manager.going_on import LONGEST_PAUSE_S, Failed, Work, one_round
 from warmboot.model.event import Event
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.model.shapes import Shape
@@ -106,19 +106,23 @@ class StandBy:
         try:
             while True:
                 self._changed.clear()
-                await one_round(Work.STAND_BY, self._fill(), self._failed)
-                await self._changed.wait()
+                filled = await one_round(Work.STAND_BY, self._fill(), self._failed)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(None if filled else LONGEST_PAUSE_S):
+                        await self._changed.wait()
         finally:
             while self._ready:
                 await self.discard(self._ready.pop())
 
-    async def _fill(self) -> None:
+    async def _fill(self) -> bool:
+        """``True``: it did not fail."""
         wanted = await self._wanted()
         for prepared in [p for p in self._ready if wanted is None or p.snapshot_id != wanted.id]:
             self._ready.remove(prepared)
             await self.discard(prepared)
         while wanted is not None and len(self._ready) < self.most and not self._busy:
             self._ready.append(await self._prepare(wanted))
+        return True
 
     async def _size(self) -> int:
         if self._setting != "auto":

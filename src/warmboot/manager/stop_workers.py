@@ -11,14 +11,16 @@ engine may come later than the manager, so it is asked again until it is there.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from uuid import UUID
 
 import structlog
 
+from warmboot.manager.going_on import Work
 from warmboot.manager.settle_worker import BUSY, FIRST_WAIT_S, LONGEST_WAIT_S
 from warmboot.manager.tasks import Tasks
 from warmboot.manager.workers import Workers
-from warmboot.model.errors import Conflict, EngineUnavailable, WarmbootError
+from warmboot.model.errors import Conflict, DiskFull, EngineUnavailable, Unavailable, WarmbootError
 from warmboot.model.worker import Worker, WorkerState
 from warmboot.store import Store
 
@@ -47,7 +49,8 @@ class StopWorkers:
         """Resume those that were paused because the manager stopped, or that just were being."""
         for worker in await self._store.workers.list({_S.PAUSED, _S.PAUSING}):
             if worker.resume_at_start:
-                self._tasks.start(f"resume-at-start {worker.id}", self._resume(worker))
+                key = f"resume-at-start {worker.id}"
+                self._tasks.keep_going(Work.RESUME_WORKERS, key, partial(self._resume, worker))
 
     async def _pause(self, worker_id: UUID) -> None:
         """When what is under way is done: a checkpoint, say, that its policy makes just now."""
@@ -72,6 +75,8 @@ class StopWorkers:
                 log.warning("a worker waits for its engine", worker=worker.name, why=error.details)
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            except (DiskFull, Unavailable):  # the database's, which says nothing of the worker
+                raise
             except WarmbootError as error:
                 log.error("a worker could not be resumed", worker=worker.name, why=str(error))
                 return

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import structlog
+
+from warmboot.manager.going_on import Failed, Work, until_done
 
 log = structlog.get_logger(__name__)
 
@@ -17,6 +19,21 @@ class Tasks:
     def __init__(self) -> None:
         self._tasks: dict[str, list[asyncio.Task[None]]] = {}
         self._stopping = False
+        self._observers: list[Failed] = []
+
+    def observe_failures(self, failed: Failed) -> None:
+        """Call ``failed`` for every round of ``keep_going`` that failed."""
+        self._observers.append(failed)
+
+    def keep_going(
+        self,
+        work: Work,
+        key: str,
+        begin: Callable[[], Awaitable[None]],
+        at_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``start`` for what has to come to its end: ``begin`` is called anew after a failure."""
+        self.start(key, until_done(work, begin, self._failed), at_end)
 
     def start(
         self,
@@ -59,6 +76,10 @@ class Tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+    def _failed(self, work: Work) -> None:
+        for observer in self._observers:
+            observer(work)
 
     def _ended(self, key: str, task: asyncio.Task[None], work: Coroutine[Any, Any, None]) -> None:
         work.close()  # it may have been cancelled before its turn

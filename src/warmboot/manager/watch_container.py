@@ -20,6 +20,7 @@ from warmboot.host import guest_containers
 from warmboot.host.agent import HostAgent
 from warmboot.manager.bring_up import slot_of
 from warmboot.manager.event_log import EventLog
+from warmboot.manager.going_on import Work
 from warmboot.manager.tasks import Tasks
 from warmboot.manager.write_down import state_written_down, written_down
 from warmboot.model.container import Container, ContainerState
@@ -79,7 +80,9 @@ class WatchContainer:
         self._last: dict[UUID, Container] = {}
 
     def start(self, container_id: UUID) -> None:
-        self._tasks.start(_key(container_id), self._watch(container_id))
+        self._tasks.keep_going(
+            Work.WATCH_CONTAINERS, _key(container_id), lambda: self._watch(container_id)
+        )
 
     async def stop(self, container_id: UUID) -> None:
         await self._tasks.cancel(_key(container_id))

@@ -18,6 +18,7 @@ import structlog
 
 from warmboot.engine.activity import cpu_seconds
 from warmboot.engine.client import DockerEngine
+from warmboot.manager.going_on import Work
 from warmboot.manager.settle_worker import SettleWorker
 from warmboot.manager.tasks import Tasks
 from warmboot.manager.worker_policies import IdleClock, Sight, look_every_s, next_checkpoint_s
@@ -62,11 +63,14 @@ class WatchWorker:
             await self._tasks.cancel(policy)
             return
         if not self._tasks.running(end):
-            self._tasks.start(end, self._until_end(worker.id, worker.docker_id or ""))
+            docker_id = worker.docker_id or ""
+            self._tasks.keep_going(
+                Work.WATCH_WORKERS, end, lambda: self._until_end(worker.id, docker_id)
+            )
         asked = worker.spec.policy
         wanted = asked.pause_after_idle_s is not None or asked.checkpoint_every_s is not None
         if wanted and not self._tasks.running(policy):
-            self._tasks.start(policy, self._keep_policy(worker))
+            self._tasks.keep_going(Work.WORKER_POLICIES, policy, lambda: self._keep_policy(worker))
 
     async def _until_end(self, worker_id: UUID, docker_id: str) -> None:
         while True:

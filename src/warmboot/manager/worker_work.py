@@ -61,16 +61,19 @@ class WorkerWork:
     async def _tell_failure(
         self, worker: Worker, checkpoint: Checkpoint, error: WarmbootError
     ) -> None:
+        unsettled = True  # unless it is seen not to be
         try:
             now = await self._store.workers.update(worker.id, error=error.as_dict())
+            unsettled = now.state in self._under_way
+            await self._events.emit(
+                f"worker.{self._name}-failed",
+                worker.id,
+                name=worker.name,
+                checkpoint=checkpoint.name,
+                error=error.as_dict(),
+            )
         except NotFound:
-            return
-        await self._events.emit(
-            f"worker.{self._name}-failed",
-            worker.id,
-            name=worker.name,
-            checkpoint=checkpoint.name,
-            error=error.as_dict(),
-        )
-        if now.state in self._under_way:
-            self._settle.later(worker.id)
+            unsettled = False
+        finally:
+            if unsettled:
+                self._settle.later(worker.id)

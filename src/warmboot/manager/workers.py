@@ -15,6 +15,7 @@ import structlog
 from warmboot.engine.client import DockerEngine
 from warmboot.manager.create_worker import CreateWorker
 from warmboot.manager.event_log import EventLog
+from warmboot.manager.going_on import Work
 from warmboot.manager.pause_worker import PauseWorker
 from warmboot.manager.ports import Exported, LogChunk, Stream, WorkerUntil
 from warmboot.manager.resume_worker import ResumeWorker
@@ -110,7 +111,13 @@ class Workers:
 
     def begin(self, worker: Worker) -> None:
         """Bring up a worker that is ``creating``."""
-        self._tasks.start(_create_key(worker.id), self._create(worker))
+
+        async def create() -> None:
+            now = await self._store.workers.get(worker.id)
+            if now.state is _S.CREATING:
+                await self._create(now)
+
+        self._tasks.keep_going(Work.CREATE_WORKERS, _create_key(worker.id), create)
 
     async def delete(self, ref: str, *, force: bool = False) -> None:
         worker = await self.get(ref)

@@ -1,0 +1,352 @@
+"""Background work ends by cancellation only: each is tried with a store that fails once.
+
+The database refuses one call, the first, second or third, of the tasks that do one kind of work;
+afterwards that work must go on, or have come to its end. A new kind of ``Work`` needs a scene here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import pytest
+from tests.manager.test_stalled import told
+from tests.support.managers import Lab, Manager, eventually, lab
+
+from warmboot.engine import in_progress
+from warmboot.engine.facts import ContainerFacts, EngineFacts
+from warmboot.host import live_vm
+from warmboot.manager import forget_old, going_on, housekeeping, write_down
+from warmboot.manager import stand_by as stand_by_
+from warmboot.manager.going_on import Work
+from warmboot.manager.ports import Until
+from warmboot.manager.settle_worker import SettleWorker
+from warmboot.manager.stop_workers import StopWorkers
+from warmboot.manager.tasks import Tasks
+from warmboot.manager.watch_worker import WatchWorker
+from warmboot.manager.worker_states import WorkerStates
+from warmboot.manager.workers import Workers
+from warmboot.model.container import ContainerState
+from warmboot.model.errors import DiskFull
+from warmboot.model.runtime_snapshot import SnapshotState
+from warmboot.model.worker import Worker, WorkerPolicy, WorkerSpec, WorkerState
+from warmboot.store.database import Database
+
+FULL = DiskFull("no room is left for the database")
+
+
+class FailingStore:
+    """Refuses call ``number`` of those that tasks make whose name begins with ``key``."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, key: str, number: int) -> None:
+        self._key = key
+        self._number = number
+        self.calls = 0
+        self.refused = False
+        for method in ("read", "write", "transaction"):
+            patch.setattr(Database, method, self._refusing(getattr(Database, method)))
+
+    def _refusing(self, real: Any) -> Any:
+        @contextlib.asynccontextmanager
+        async def call(*args: Any, **options: Any) -> AsyncIterator[Any]:
+            task = asyncio.current_task()
+            if task is not None and task.get_name().startswith(self._key):
+                self.calls += 1
+                if self.calls == self._number:
+                    self.refused = True
+                    raise FULL
+            async with real(*args, **options) as connection:
+                yield connection
+
+        return call
+
+    async def asked_again(self) -> bool | None:
+        return True if self.calls > self._number else None
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in (going_on, write_down):
+        monkeypatch.setattr(part, "FIRST_PAUSE_S", 0.01)
+        monkeypatch.setattr(part, "LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(stand_by_, "LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(live_vm, "LOOK_AGAIN_S", 0.05)
+    monkeypatch.setattr(live_vm, "STEADY_S", 0.1)
+    monkeypatch.setattr(in_progress, "QUIET_S", 0.0)
+    monkeypatch.setattr(forget_old, "EVERY_S", 0.05)
+    monkeypatch.setattr(housekeeping, "_LONGEST_S", 0.05)
+
+
+@pytest.fixture
+async def place() -> AsyncIterator[Lab]:
+    async with lab() as made:
+        yield made
+
+
+# -- work on VMs -----------------------------------------------------------------------------------
+
+Scene = Callable[[Manager, FailingStore], Awaitable[None]]
+
+
+async def rounds(manager: Manager, store: FailingStore) -> None:
+    """It goes on for ever: another round comes."""
+    await eventually(store.asked_again, "the next round", 10)
+
+
+async def look_after(manager: Manager, store: FailingStore) -> None:
+    snapshot = await manager.snapshot()
+    await manager.store.snapshots.set_state(snapshot.id, SnapshotState.UNHEALTHY)
+
+    async def rebuilt() -> bool:
+        cast(Any, manager.snapshots)._on_built()  # it looks at once, not in half a minute
+        return any(s.replaces == snapshot.id for s in await manager.store.snapshots.list())
+
+    await eventually(rebuilt, "what is unhealthy is rebuilt", 40)
+
+
+async def stand_by(manager: Manager, store: FailingStore) -> None:
+    await manager.snapshot()
+
+    async def filled() -> bool:
+        return (await manager.services.system.info()).standby_vms == 1
+
+    await eventually(filled, "a VM stands by", 20)
+
+
+async def bring_up(manager: Manager, store: FailingStore) -> None:
+    container_id = await manager.create()
+    container = await manager.wait(str(container_id), Until.RUNNING)
+    assert container.state in (ContainerState.RUNNING, ContainerState.FAILED)
+    kinds = {event.kind for event in await manager.events_of(container_id)}
+    assert kinds & {"container.running", "container.failed"}
+
+
+async def an_exit(manager: Manager, store: FailingStore) -> None:
+    container = await manager.run("web", "sh", "-c", "sleep 0.1; exit 3")
+    ended = await manager.wait(str(container.id), Until.EXITED)
+    assert ended.exit_code == 3
+    await told(manager, container, "container.exited")
+
+
+async def a_stall(manager: Manager, store: FailingStore) -> None:
+    container = await manager.run()
+    manager.lab.set(disk_full="always")
+    writing = asyncio.ensure_future(manager.containers.restart("web", 0.1))
+    await eventually(_stands_still(manager), "it stands still", 10)
+    manager.lab.set(disk_full="never")
+    await told(manager, container, "container.resumed")
+    kinds = [event.kind for event in await manager.events_of(container.id)]
+    assert kinds.index("container.stalled") < kinds.index("container.resumed")
+    assert (await manager.containers.get("web")).error is None
+    await asyncio.wait({writing})
+
+
+def _stands_still(manager: Manager) -> Callable[[], Awaitable[bool]]:
+    async def look() -> bool:
+        return manager.host.stalled_vms == 1
+
+    return look
+
+
+async def build(manager: Manager, store: FailingStore) -> None:
+    image = await manager.image()
+    snapshot_id = await manager.snapshots.create(image.id, None)
+    await manager.snapshot_until(snapshot_id, SnapshotState.READY, SnapshotState.UNHEALTHY)
+
+    async def heard() -> bool:
+        kinds = {event.kind for event in await manager.events_of(snapshot_id)}
+        return bool(kinds & {"runtime-snapshot.ready", "runtime-snapshot.failed"})
+
+    await eventually(heard, "it is told", 10)
+
+
+# -- work on workers -------------------------------------------------------------------------------
+
+
+class Engine:
+    """A Docker engine that has one container, which may end."""
+
+    def __init__(self) -> None:
+        self.socket = Path("/nonexistent/docker.sock")
+        self.ended = asyncio.Event()
+
+    async def wait_stopped(self, container: str, timeout_s: float | None) -> int:
+        await self.ended.wait()
+        return 3
+
+    async def facts(self) -> EngineFacts:
+        return EngineFacts.of({}, {"DockerRootDir": "/nonexistent"})
+
+    async def inspect(self, container: str) -> ContainerFacts:
+        running = not self.ended.is_set()
+        return ContainerFacts(
+            id=container,
+            name="w1",
+            status="running" if running else "exited",
+            running=running,
+            pid=0,
+            exit_code=3,
+            image="app:1",
+            image_digest="",
+            network="host",
+            tty=False,
+            auto_remove=False,
+            started_at="",
+        )
+
+
+class Shop:
+    """The parts that keep an eye on workers, on a manager's store."""
+
+    def __init__(self, manager: Manager, tasks: Tasks) -> None:
+        self.store = manager.store
+        self.tasks = tasks
+        self.events: Any = manager.services.events
+        self.engine = cast(Any, Engine())
+        self.states = WorkerStates(self.store, self.events)
+        self.settle = SettleWorker(self.store, self.engine, self.states, tasks)
+        self.checkpointed = 0
+        self.watch = WatchWorker(
+            self.store, self.engine, tasks, self.settle, self._checkpoint, self._checkpoint
+        )
+        self.workers = Workers(
+            *(self.store, self.engine, self.events, tasks, self.states),
+            cast(Any, self._create),
+            *(cast(Any, None),) * 2,
+            self.settle,
+            cast(Any, None),
+        )
+
+    async def worker(self, state: WorkerState, **policy: Any) -> Worker:
+        worker = Worker(
+            id=uuid4(),
+            spec=WorkerSpec("w1", "app:1", policy=WorkerPolicy(**policy)),
+            state=WorkerState.CREATING,
+            created_at=datetime.now(UTC),
+        )
+        await self.store.workers.add(worker)
+        if state is not WorkerState.CREATING:
+            await self.store.workers.set_state(worker.id, WorkerState.RUNNING, docker_id="d")
+        if state not in (WorkerState.CREATING, WorkerState.RUNNING):
+            await self.store.workers.set_state(worker.id, WorkerState.PAUSING)
+        if state is WorkerState.PAUSED:
+            await self.store.workers.set_state(worker.id, state, resume_at_start=True)
+        return await self.store.workers.get(worker.id)
+
+    async def until(self, worker: Worker, state: WorkerState) -> None:
+        async def look() -> bool:
+            return (await self.store.workers.get(worker.id)).state is state
+
+        await eventually(look, f"it is {state}", 10)
+
+    async def _checkpoint(self, worker: Worker) -> None:
+        self.checkpointed += 1
+
+    async def _create(self, worker: Worker) -> None:
+        await self.states.enter(worker.id, WorkerState.RUNNING, docker_id="d")
+
+
+async def create_worker(shop: Shop) -> None:
+    worker = await shop.worker(WorkerState.CREATING)
+    shop.workers.begin(worker)
+    await shop.until(worker, WorkerState.RUNNING)
+
+
+async def watch_worker(shop: Shop) -> None:
+    worker = await shop.worker(WorkerState.RUNNING)
+    await shop.watch.follow(worker)
+    shop.engine.ended.set()
+    await shop.until(worker, WorkerState.EXITED)
+
+
+async def keep_policy(shop: Shop) -> None:
+    worker = await shop.worker(WorkerState.RUNNING, checkpoint_every_s=1)
+    # A second is the shortest that users may ask for.
+    object.__setattr__(worker.spec.policy, "checkpoint_every_s", 0.02)
+    await shop.watch.follow(worker)
+
+    async def kept() -> bool:
+        return shop.checkpointed >= 4
+
+    await eventually(kept, "checkpoints are made", 10)
+
+
+async def settle_worker(shop: Shop) -> None:
+    worker = await shop.worker(WorkerState.PAUSING)
+    shop.settle.later(worker.id)
+    await shop.until(worker, WorkerState.RUNNING)
+
+
+class Waking:
+    def __init__(self, shop: Shop) -> None:
+        self._shop = shop
+
+    async def wake(self, ref: str) -> Worker:
+        await self._shop.store.workers.find(ref)
+        await self._shop.states.enter(UUID(ref), WorkerState.RESUMING)
+        return await self._shop.states.enter(UUID(ref), WorkerState.RUNNING)
+
+
+async def resume_worker(shop: Shop) -> None:
+    worker = await shop.worker(WorkerState.PAUSED)
+    await StopWorkers(shop.store, shop.tasks, cast(Any, Waking(shop))).start()
+    await shop.until(worker, WorkerState.RUNNING)
+
+
+ON_VMS: dict[Work, tuple[str, Scene, dict[str, Any]]] = {
+    Work.HOUSEKEEPING: ("housekeeping", rounds, {}),
+    Work.LOOK_AFTER: ("look-after-snapshots", look_after, {"rebuild_pause_s": 0.05}),
+    Work.STAND_BY: ("stand-by", stand_by, {"standby_vms": 1}),
+    Work.FORGET_OLD: ("forget-old", rounds, {}),
+    Work.BRING_UP: ("bring-up", bring_up, {}),
+    Work.WATCH_CONTAINERS: ("watch ", an_exit, {}),
+    Work.RESUME_STALLED: ("stalled", a_stall, {}),
+    Work.BUILD_SNAPSHOTS: ("build ", build, {}),
+}
+ON_WORKERS: dict[Work, tuple[str, Callable[[Shop], Awaitable[None]]]] = {
+    Work.CREATE_WORKERS: ("create-worker", create_worker),
+    Work.WATCH_WORKERS: ("worker-end", watch_worker),
+    Work.WORKER_POLICIES: ("worker-policy", keep_policy),
+    Work.SETTLE_WORKERS: ("settle-worker", settle_worker),
+    Work.RESUME_WORKERS: ("resume-at-start", resume_worker),
+}
+
+
+def test_every_work_has_its_scene() -> None:
+    assert ON_VMS.keys() | ON_WORKERS.keys() == set(Work)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("work", ON_VMS)
+async def test_work_on_vms_goes_on(
+    place: Lab, work: Work, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, scene, settings = ON_VMS[work]
+    store = FailingStore(monkeypatch, key, number)
+    async with place.manager(**settings) as manager:
+        await scene(manager, store)
+        assert store.refused or store.calls < number
+        assert store.calls
+        for container in await manager.containers.list(all_states=True):
+            await manager.containers.delete(str(container.id), force=True)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("work", ON_WORKERS)
+async def test_work_on_workers_goes_on(
+    place: Lab, work: Work, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, scene = ON_WORKERS[work]
+    store, tasks = FailingStore(monkeypatch, key, number), Tasks()
+    async with place.manager() as manager:
+        try:
+            await scene(Shop(manager, tasks))
+            assert store.refused or store.calls < number
+            assert store.calls
+        finally:
+            await tasks.stop()
