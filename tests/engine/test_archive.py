@@ -16,6 +16,7 @@ import pytest
 import zstandard
 from tests.engine.conftest import Start, counted, last_count
 from tests.support.dockerd import REPOSITORY, PrivateDockerd
+from tests.support.file_trees import seen
 
 from warmboot.engine.archive import (
     Limits,
@@ -87,6 +88,46 @@ async def test_it_goes_on_in_a_fresh_container(
     assert manifest.image_digest == (await engine.inspect(fresh)).image_digest
     await restore(engine, fresh, "moved")
     assert await counted(engine, fresh) == (exported.secret, exported.count + 1)
+
+
+HARD_TO_CARRY = (
+    "mkdir -p /var/t; cd /var/t; echo x > a; ln a b; mkfifo p; exec 4<>p; "
+    "echo y > \"$(printf 'caf\\351')\"; chmod 4755 a; rm -f /bin/nc; "
+    "s=$(head -c 8 /dev/urandom | od -An -tx1 | head -c 24); i=0; "
+    'while true; do i=$((i+1)); echo "$s $i"; sleep 0.1; done'
+)
+
+
+async def test_links_pipes_odd_names_and_deleted_files_move_with_it(
+    engine: DockerEngine, start: Start, tmp_path: Path
+) -> None:
+    container = await start(script=HARD_TO_CARRY)
+    secret, _ = await counted(engine, container, beyond=3)
+    dumped = await checkpoint(engine, container, "cp")
+    path = tmp_path / "cp.tar.zst"
+    await _export(engine, dumped, path)
+    there = await engine.inspect(container)
+    fresh = await start(there.image, running=False)
+    await import_checkpoint(engine, fresh, "moved", path, criu=dumped.versions.criu)
+    here = await engine.inspect(fresh)
+    assert there.upper_folder is not None
+    assert here.upper_folder is not None
+    files = seen(here.upper_folder)
+    assert files == seen(there.upper_folder)
+    assert {b"/var/t/a", b"/var/t/b", b"/var/t/p", b"/var/t/caf\xe9", b"/bin/nc"} <= set(files)
+    await restore(engine, fresh, "moved")
+    assert (await counted(engine, fresh))[0] == secret
+
+
+async def test_what_cannot_travel_fails_the_export_and_leaves_nothing(
+    engine: DockerEngine, start: Start, tmp_path: Path
+) -> None:
+    container = await start(script="mknod /sda b 8 0; while true; do echo a 1; sleep 0.1; done")
+    await counted(engine, container)
+    dumped = await checkpoint(engine, container, "cp")
+    with pytest.raises(NotSupported, match="/sda"):
+        await _export(engine, dumped, tmp_path / "cp.tar.zst")
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_what_an_interrupted_import_has_left_is_removed(

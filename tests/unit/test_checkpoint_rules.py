@@ -136,7 +136,7 @@ def test_an_archive_fits_where_it_was_made() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"format": 2},
+        {"format": 3},
         {"image_digest": "sha256:2"},
         {"versions": replace(HERE, architecture="aarch64")},
         {"versions": replace(HERE, criu="4.3")},

@@ -5,7 +5,9 @@ into the folder of a fresh container of the same image. Both ways work in tempor
 the final ones and rename at the end: a failure leaves nothing behind.
 
 An archive is a stranger's until it is proven otherwise: plain files only, each one announced in the
-manifest with its size and sum, all of them bounded before a byte is written.
+manifest with its size and sum, all of them bounded before a byte is written. The worker's own files
+are one of these, a tar (``layers``, ``layer_tar``), laid down by ``layer_files``. What an import
+would refuse, or could not bring, makes the export fail.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import zstandard
 from warmboot.engine.checkpoint import OUR_FILES, dump_facts, inspect_settled
 from warmboot.engine.client import DockerEngine
 from warmboot.engine.criu_images import read_dump
+from warmboot.engine.layer_files import move_in, refuse_foreign, unpack_layer
 from warmboot.engine.layers import pack_changes
 from warmboot.engine.left_imports import STAGING
 from warmboot.engine.manifests import (
@@ -41,10 +44,11 @@ from warmboot.engine.manifests import (
     SPEC_DUMP,
     config_dump,
     manifest_json,
+    parse_deleted,
     parse_manifest,
     spec_dump,
 )
-from warmboot.engine.plain_tar import CHUNK, Member, check_layer, hostile, members
+from warmboot.engine.plain_tar import CHUNK, Member, hostile, members
 from warmboot.model.checkpoint import (
     ArchiveManifest,
     Versions,
@@ -61,15 +65,18 @@ from warmboot.model.errors import (
 from warmboot.model.runtime_image import FileSum
 
 COMPRESSION_LEVEL = 3
-MAX_MANIFEST_BYTES = 8 << 20
+SCRATCH = ".warmboot-export-"
+MAX_MANIFEST_BYTES = 64 << 20
+MAX_DELETED_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What an import takes at most."""
 
-    total_bytes: int = 256 << 30
-    members: int = 100_000
+    total_bytes: int = 16 << 40
+    members: int = 1_000_000
+    changed_files: int = 100_000_000
 
 
 async def export_checkpoint(
@@ -110,10 +117,7 @@ async def export_checkpoint(
         SPEC_DUMP: spec_dump(found, description),
     }
     if found.upper_folder is None:
-        raise NotSupported(
-            f"checkpoints cannot be exported with the storage driver {facts.storage_driver}",
-            resolution="use Docker's overlay2 storage driver",
-        )
+        raise _no_folder("exported", facts.storage_driver)
     folder = facts.checkpoint_folder(found.id, name)
     return await asyncio.to_thread(
         _pack, folder, found.upper_folder, manifest, metadata, destination
@@ -138,8 +142,8 @@ async def import_checkpoint(
     """Make the archive ``source`` the checkpoint ``name`` of a container that never ran.
 
     ``criu`` is this host's version. ``NotSupported`` when it does not fit here, ``InvalidRequest``
-    when it is damaged or hostile; the container is then as before. What the original had deleted
-    of its image's files is there again.
+    when it is damaged or hostile; the container is then as before. Afterwards it has the files of
+    the original, and lacks those that this had deleted.
     """
     check_checkpoint_name(name)
     facts, found = await asyncio.gather(engine.facts(), engine.inspect(container))
@@ -162,23 +166,43 @@ async def import_checkpoint(
             details="; ".join(obstacle.reason for obstacle in obstacles),
             resolution="; ".join(obstacle.remedy for obstacle in obstacles),
         )
+    upper = found.upper_folder
+    if upper is None:
+        raise _no_folder("imported", facts.storage_driver)
     target = facts.checkpoint_folder(found.id, name)
     if target.exists():
         raise NameTaken(f"{found.name} already has a checkpoint {name}")
     _check_size(manifest, limits, facts.data_root)
+    await asyncio.to_thread(refuse_foreign, upper)
     staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=target.parents[1]))
+    changes = Path(tempfile.mkdtemp(prefix=STAGING, dir=upper.parent))
     try:
         await asyncio.to_thread(_unpack, source, staging, manifest, limits)
         await asyncio.to_thread(read_dump, staging / CHECKPOINT_FOLDER, frozenset())
-        with (staging / ROOTFS_DIFF).open("rb") as layer:
-            await asyncio.to_thread(check_layer, layer, limits.members)
-            layer.seek(0)
-            await engine.put_archive(found.id, layer)
+        await asyncio.to_thread(_unpack_changes, staging, changes, upper, limits)
+        await asyncio.to_thread(move_in, changes, upper)
         target.parent.mkdir(mode=0o700, exist_ok=True)
         (staging / CHECKPOINT_FOLDER).rename(target)
     finally:
         await asyncio.to_thread(shutil.rmtree, staging, True)
+        await asyncio.to_thread(shutil.rmtree, changes, True)
     return manifest
+
+
+def _no_folder(done: str, driver: str) -> NotSupported:
+    return NotSupported(
+        f"checkpoints cannot be {done} with the storage driver {driver}",
+        resolution="use Docker's overlay2 storage driver",
+    )
+
+
+def _unpack_changes(staging: Path, changes: Path, upper: Path, limits: Limits) -> None:
+    status = upper.stat()
+    os.chown(changes, status.st_uid, status.st_gid)
+    changes.chmod(status.st_mode & 0o7777)
+    deleted = parse_deleted(staging / DELETED_FILES)
+    with (staging / ROOTFS_DIFF).open("rb") as layer:
+        unpack_layer(layer, deleted, changes, limits.changed_files)
 
 
 def _pack(
@@ -189,45 +213,59 @@ def _pack(
     destination: Path,
 ) -> ArchiveManifest:
     """Sum everything first, as the manifest stands at the front; then write it."""
-    with tempfile.TemporaryDirectory(prefix=".warmboot-export-", dir=destination.parent) as scratch:
-        layer = Path(scratch) / ROOTFS_DIFF
-        deleted = pack_changes(upper, layer)
-        metadata = {**metadata, DELETED_FILES: json.dumps(deleted).encode()}
-        paths = {ROOTFS_DIFF: layer} | {
-            f"{CHECKPOINT_FOLDER}{path.name}": path
-            for path in sorted(folder.iterdir())
-            if path.is_file() and path.name not in OUR_FILES
-        }
-        sums = {name: _sum_bytes(content) for name, content in metadata.items()}
-        sums |= {name: _sum_file(path) for name, path in paths.items()}
-        manifest = replace(manifest, files=sums)
-        partial = Path(scratch) / "archive"
-        compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, threads=-1)
-        try:
-            with (
-                partial.open("wb") as file,
-                compressor.stream_writer(file, closefd=False) as stream,
-                tarfile.open(fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT) as tar,
-            ):
-                _add(tar, MANIFEST, io.BytesIO(manifest_json(manifest)))
-                for name, content in metadata.items():
-                    _add(tar, name, io.BytesIO(content))
-                folder_entry = tarfile.TarInfo(CHECKPOINT_FOLDER)  # checkpointctl looks for it
-                folder_entry.type, folder_entry.mode = tarfile.DIRTYPE, 0o700
-                tar.addfile(folder_entry)
-                for name, path in paths.items():
-                    with path.open("rb") as content_file:
-                        _add(tar, name, content_file)
-            with partial.open("rb") as written:
-                os.fsync(written.fileno())
+    try:
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=destination.parent) as scratch:
+            layer = Path(scratch) / ROOTFS_DIFF
+            deleted = pack_changes(upper, layer)
+            metadata = {**metadata, DELETED_FILES: json.dumps(deleted).encode()}
+            paths = {ROOTFS_DIFF: layer} | {
+                f"{CHECKPOINT_FOLDER}{path.name}": path
+                for path in sorted(folder.iterdir())
+                if path.is_file() and path.name not in OUR_FILES
+            }
+            sums = {name: _sum_bytes(content) for name, content in metadata.items()}
+            sums |= {name: _sum_file(path) for name, path in paths.items()}
+            manifest = replace(manifest, files=sums)
+            partial = Path(scratch) / "archive"
+            _write_archive(partial, manifest, metadata, paths)
             partial.replace(destination)
-        except OSError as error:
-            raise DiskFull(
-                "the archive could not be written",
-                details=str(error),
-                resolution=f"see that {destination.parent} has room and may be written to",
-            ) from error
+    except OSError as error:
+        raise DiskFull(
+            "the archive could not be written",
+            details=str(error),
+            resolution=f"see that {destination.parent} has room and may be written to",
+        ) from error
     return manifest
+
+
+def _write_archive(
+    path: Path, manifest: ArchiveManifest, metadata: dict[str, bytes], paths: dict[str, Path]
+) -> None:
+    """``NotSupported`` when an import would refuse it for its size."""
+    head = manifest_json(manifest)
+    if len(head) > MAX_MANIFEST_BYTES or len(metadata[DELETED_FILES]) > MAX_DELETED_BYTES:
+        raise NotSupported(
+            "the checkpoint cannot be exported",
+            details=f"it has {len(manifest.files)} files, and its worker has deleted too many",
+            resolution="keep what the worker creates and deletes so much of in a mount",
+        )
+    compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, threads=-1)
+    with (
+        path.open("wb") as file,
+        compressor.stream_writer(file, closefd=False) as stream,
+        tarfile.open(fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT) as tar,
+    ):
+        _add(tar, MANIFEST, io.BytesIO(head))
+        for name, content in metadata.items():
+            _add(tar, name, io.BytesIO(content))
+        folder_entry = tarfile.TarInfo(CHECKPOINT_FOLDER)  # checkpointctl looks for it
+        folder_entry.type, folder_entry.mode = tarfile.DIRTYPE, 0o700
+        tar.addfile(folder_entry)
+        for name, one in paths.items():
+            with one.open("rb") as content_file:
+                _add(tar, name, content_file)
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
 
 
 def _add(tar: tarfile.TarFile, name: str, content: IO[bytes]) -> None:
@@ -307,6 +345,10 @@ def _unpack(source: Path, staging: Path, manifest: ArchiveManifest, limits: Limi
 
 def _check_names(manifest: ArchiveManifest) -> None:
     needed = {CONFIG_DUMP, SPEC_DUMP, ROOTFS_DIFF, DELETED_FILES}
+    if DELETED_FILES in manifest.files and (
+        manifest.files[DELETED_FILES].size_bytes > MAX_DELETED_BYTES
+    ):
+        raise hostile("it has too many deleted files")
     if absent := needed - set(manifest.files):
         raise hostile(f"{', '.join(sorted(absent))} missing")
     for path in set(manifest.files) - needed:

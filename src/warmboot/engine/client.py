@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Self
@@ -229,16 +229,6 @@ class DockerEngine:
                     yield f"{line}\n"
         if rest:
             yield rest
-
-    async def put_archive(self, container: str, tar: Iterable[bytes] | Any) -> None:
-        """Unpack a tar into the container's root; the engine does so inside a chroot."""
-        await self._do(
-            "PUT",
-            f"containers/{container}/archive",
-            params={"path": "/"},
-            data=tar,
-            timeout_s=IMAGE_TIMEOUT_S,
-        )
 
     # -- checkpoints --------------------------------------------------------------------------
 

@@ -2,32 +2,228 @@
 
 A checkpoint holds memory, not files: a process that had a changed file open can only be restored
 where that file is. Docker's overlay driver keeps the changes in a folder of their own, the deleted
-ones as character devices 0/0.
+files as character devices 0/0, and folders that hide what the image has there with an attribute.
+
+The tar is as plain ones are (pax), so whatever reads tars reads it. Two things have no place in
+that format, and stand in records of our own: sockets, which are empty files with
+``WARMBOOT.kind``, and times to the nanosecond. Files with holes are in GNU's sparse format 1.0.
 """
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import stat
 import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
+
+from warmboot.model.errors import NotSupported
+
+KIND, SOCKET = "WARMBOOT.kind", "socket"
+XATTR = "SCHILY.xattr."
+OPAQUE = "trusted.overlay.opaque"
+BLOCK = 512
+MAX_EXTENTS = 100_000
+CARRIED = ("user.",)
+CARRIED_NAMES = frozenset(
+    (OPAQUE, "security.capability", "system.posix_acl_access", "system.posix_acl_default")
+)
+_OF_THE_HOST = ("security.selinux", "security.ima", "security.evm", "security.SMACK64")
+_OF_THE_OVERLAY = tuple(
+    f"trusted.overlay.{name}" for name in ("origin", "impure", "nlink", "upper", "uuid")
+)
+IMPORTED = "trusted.warmboot.imported"
+"""On the folder of a container's changes: they are an archive's."""
+
+_DEVICES = frozenset(((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)))
+_PSEUDO_TERMINALS = 136
+
+
+def may_have(kind: str, major: int, minor: int) -> bool:
+    """Whether a container may use such a device: those that Docker lets every container have."""
+    return kind == "c" and ((major, minor) in _DEVICES or major == _PSEUDO_TERMINALS)
+
+
+@dataclass
+class _Packed:
+    tar: tarfile.TarFile
+    deleted: list[str] = field(default_factory=list)
+    links: dict[tuple[int, int], str] = field(default_factory=dict)
 
 
 def pack_changes(upper: Path, target: Path) -> tuple[str, ...]:
     """Write the changes in ``upper`` to the tar ``target``; the deleted paths.
 
-    Sockets are left out, as CRIU makes them itself.
+    ``NotSupported`` names what cannot travel.
     """
-    deleted: list[str] = []
+    with tarfile.open(
+        target, "w", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape"
+    ) as tar:
+        packed = _Packed(tar)
+        _add(packed, str(upper), ".")
+        for path, name in _below(str(upper), ""):
+            _add(packed, path, name)
+    return tuple(packed.deleted)
 
-    def chosen(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        if member.ischr() and (member.devmajor, member.devminor) == (0, 0):
-            deleted.append(f"/{member.name}")
-            return None
-        return member if member.isfile() or member.isdir() or member.issym() else None
 
-    with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as tar:
-        for name in sorted(os.listdir(upper)):  # noqa: PTH208 (names, not paths)
-            if not stat.S_ISSOCK((upper / name).lstat().st_mode):
-                tar.add(upper / name, name, filter=chosen)
-    return tuple(deleted)
+def _below(folder: str, inside: str) -> Iterator[tuple[str, str]]:
+    """All that is in it: a folder before what it has, everything in the order of names."""
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208 (names, not paths)
+    except OSError as error:
+        raise _cannot_travel(inside or "/", error.strerror or str(error)) from error
+    for name in names:
+        path, within = f"{folder}/{name}", f"{inside}/{name}".lstrip("/")
+        yield path, within
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            yield from _below(path, within)
+
+
+def _add(packed: _Packed, path: str, name: str) -> None:
+    try:
+        status = os.lstat(path)
+        if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+            packed.deleted.append(f"/{name}")
+            return
+        member = _member(packed, path, name, status)
+        packed.tar.members = []  # type: ignore[attr-defined]  # or it would keep them all
+        if not member.isreg() or not status.st_size or KIND in member.pax_headers:
+            packed.tar.addfile(member)
+            return
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:  # noqa: PTH123
+            _add_content(packed.tar, member, file, status)
+    except (tarfile.TarError, ValueError) as error:
+        raise _cannot_travel(name, str(error)) from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise _cannot_travel(name, error.strerror or str(error)) from error
+
+
+def _member(packed: _Packed, path: str, name: str, status: os.stat_result) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    mode = status.st_mode
+    member.mode, member.uid, member.gid = stat.S_IMODE(mode), status.st_uid, status.st_gid
+    member.mtime = status.st_mtime_ns // 10**9
+    seconds, rest = divmod(status.st_mtime_ns, 10**9)
+    records = {"mtime": f"{seconds}.{rest:09}"} if rest and seconds >= 0 else {}
+    if not stat.S_ISDIR(mode):
+        inode = (status.st_dev, status.st_ino)
+        first = packed.links.setdefault(inode, name)
+        if first != name:
+            member.type, member.linkname = tarfile.LNKTYPE, first
+            return member
+    if stat.S_ISDIR(mode):
+        member.type = tarfile.DIRTYPE
+    elif stat.S_ISLNK(mode):
+        member.type, member.linkname = tarfile.SYMTYPE, os.readlink(path)  # noqa: PTH115 (a name)
+    elif stat.S_ISFIFO(mode):
+        member.type = tarfile.FIFOTYPE
+    elif stat.S_ISSOCK(mode):
+        records[KIND] = SOCKET
+    elif not stat.S_ISREG(mode):
+        member.type = tarfile.CHRTYPE if stat.S_ISCHR(mode) else tarfile.BLKTYPE
+        member.devmajor, member.devminor = os.major(status.st_rdev), os.minor(status.st_rdev)
+        kind = "c" if stat.S_ISCHR(mode) else "b"
+        if not may_have(kind, member.devmajor, member.devminor):
+            which = f"{kind} {member.devmajor}:{member.devminor}"
+            raise _cannot_travel(name, f"it is the device {which}, which containers may not have")
+    for key, value in _attributes(path, name):
+        records[f"{XATTR}{key}"] = value.decode("utf-8", "surrogateescape")
+    member.pax_headers = records
+    return member
+
+
+def _attributes(path: str, name: str) -> Iterator[tuple[str, bytes]]:
+    for key in os.listxattr(path, follow_symlinks=False):
+        if key in CARRIED_NAMES or key.startswith(CARRIED):
+            if "=" in key:
+                raise _cannot_travel(name, f"its attribute {key!r} has an equals sign in its name")
+            yield key, os.getxattr(path, key, follow_symlinks=False)
+        elif key not in (*_OF_THE_HOST, *_OF_THE_OVERLAY, IMPORTED):
+            raise _cannot_travel(name, f"it has the attribute {key}")
+
+
+def _add_content(
+    tar: tarfile.TarFile, member: tarfile.TarInfo, file: IO[bytes], status: os.stat_result
+) -> None:
+    size = status.st_size
+    extents = _extents(file, size) if status.st_blocks * BLOCK < size else []
+    if not extents:
+        member.size = size
+        tar.addfile(member, file)
+        return
+    numbers = [len(extents), *(number for extent in extents for number in extent)]
+    head = "".join(f"{number}\n" for number in numbers).encode()
+    head += bytes(-len(head) % BLOCK)
+    member.size = len(head) + sum(length for _, length in extents)
+    member.pax_headers = {
+        **member.pax_headers,
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.name": member.name,
+        "GNU.sparse.realsize": str(size),
+    }
+    tar.addfile(member, _Extents(file, head, extents))
+
+
+def _extents(file: IO[bytes], size: int) -> list[tuple[int, int]]:
+    """Where it has data; none when that is all of it, or cannot be told, or in too many places."""
+    found: list[tuple[int, int]] = []
+    at = 0
+    while at < size:
+        try:
+            begin = os.lseek(file.fileno(), at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                return []
+            break
+        at = min(os.lseek(file.fileno(), begin, os.SEEK_HOLE), size)
+        found.append((begin, at - begin))
+    os.lseek(file.fileno(), 0, os.SEEK_SET)
+    if len(found) > MAX_EXTENTS or found == [(0, size)]:
+        return []
+    return found or [(size, 0)]
+
+
+class _Extents(io.RawIOBase):
+    """The map of a file with holes, and then its data, as one stream."""
+
+    def __init__(self, file: IO[bytes], head: bytes, extents: list[tuple[int, int]]) -> None:
+        self._file = file
+        self._head = head
+        self._extents = iter(extents)
+        self._left = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        found = b""
+        while len(found) < size:
+            if self._head:
+                part, self._head = self._head[: size - len(found)], self._head[size - len(found) :]
+            elif self._left:
+                part = self._file.read(min(self._left, size - len(found)))
+                self._left -= len(part)
+            else:
+                extent = next(self._extents, None)
+                if extent is None:
+                    break
+                self._file.seek(extent[0])
+                self._left = extent[1]
+                continue
+            if not part:
+                raise OSError(errno.EIO, "it became shorter while it was being read")
+            found += part
+        return found
+
+
+def _cannot_travel(name: str, why: str) -> NotSupported:
+    shown = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return NotSupported(
+        f"/{shown.lstrip('/')} cannot be exported",
+        details=why,
+        resolution="have the worker remove it or keep it in a mount, pause it again, then export",
+    )

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import Collection
+from pathlib import Path
 
 from warmboot.engine.client import DockerEngine
+from warmboot.engine.layer_files import empty, is_imported
+from warmboot.engine.layers import IMPORTED
 
 STAGING = ".warmboot-import-"
 """How the folder begins in which an import works."""
@@ -21,6 +25,17 @@ async def forget_imports(engine: DockerEngine, container: str, kept: Collection[
     for name in await engine.checkpoints(found.id):
         if name not in kept:
             await engine.delete_checkpoint(found.id, name)
-    folder = facts.checkpoint_folder(found.id, "any").parents[1]
-    for left in await asyncio.to_thread(lambda: list(folder.glob(f"{STAGING}*"))):
-        await asyncio.to_thread(shutil.rmtree, left, True)
+    folders = [facts.checkpoint_folder(found.id, "any").parents[1]]
+    if found.upper_folder is not None:
+        folders.append(found.upper_folder.parent)
+        if not kept:
+            await asyncio.to_thread(_forget_files, found.upper_folder)
+    for folder in folders:
+        for left in await asyncio.to_thread(lambda at: list(at.glob(f"{STAGING}*")), folder):
+            await asyncio.to_thread(shutil.rmtree, left, True)
+
+
+def _forget_files(upper: Path) -> None:
+    if is_imported(upper):
+        empty(upper)
+        os.removexattr(upper, IMPORTED)

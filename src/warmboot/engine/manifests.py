@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from warmboot.engine.facts import ContainerFacts
@@ -83,6 +84,17 @@ def parse_manifest(text: bytes) -> ArchiveManifest:
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise hostile(f"its manifest cannot be read: {type(error).__name__} {error}") from error
+
+
+def parse_deleted(path: Path) -> list[str]:
+    """The deleted files of an archive; names that are not UTF-8 as ``os.fsdecode`` gives them."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise hostile(f"its list of deleted files cannot be read: {error}") from error
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise hostile("its list of deleted files is none")
+    return found
 
 
 def _text(value: object) -> str:

@@ -5,8 +5,7 @@ headers of any length. An archive of ours needs none of them, so this reader kno
 header, its checksum and two number formats, and refuses the rest. It never writes; its caller
 decides where a file goes, and gets the size before the first byte.
 
-The layer of changed files that goes with a checkpoint may have links and long names. It is unpacked
-by the engine, inside a chroot; ``check_layer`` looks through it before.
+The layer of changed files that goes with a checkpoint may have more; ``layer_tar`` reads that.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from warmboot.model.errors import InvalidRequest
 
 BLOCK = 512
 CHUNK = 1 << 20
-MAX_LONG_NAME = 8192
 _REGULAR, _FOLDER = (b"0", b"\0"), (b"5",)
 _KINDS = {
     b"1": "a hard link",
@@ -51,13 +49,17 @@ def members(stream: IO[bytes], max_members: int) -> Iterator[Member]:
     """
     count = 0
     while True:
-        header = _exactly(stream, BLOCK)
+        header = exactly(stream, BLOCK)
         if not header.strip(b"\0"):
             return
         count += 1
         if count > max_members:
             raise hostile(f"it has more than {max_members} members")
-        name, size, kind = _parse(header)
+        path, size, kind = parse_header(header)
+        try:
+            name = path.decode()
+        except UnicodeDecodeError as error:
+            raise hostile("a name is not plain text") from error
         if kind in _FOLDER:
             if size:
                 raise hostile(f"the folder {name!r} has content")
@@ -65,34 +67,10 @@ def members(stream: IO[bytes], max_members: int) -> Iterator[Member]:
         if kind not in _REGULAR:
             what = _KINDS.get(kind, f"a member of kind {kind!r}")
             raise hostile(f"{name!r} is {what}")
-        chunks = _content(stream, size)
+        chunks = content(stream, size)
         yield Member(name, size, chunks)
         for _ in chunks:
             pass  # whatever the caller has not read
-
-
-def check_layer(stream: IO[bytes], max_members: int) -> None:
-    """``InvalidRequest`` unless there are only files, folders and links with tame names."""
-    long_name: str | None = None
-    for _ in range(max_members):
-        header = _exactly(stream, BLOCK)
-        if not header.strip(b"\0"):
-            return
-        name, size, kind = _parse(header)
-        if kind in (b"L", b"K"):
-            if size > MAX_LONG_NAME:
-                raise hostile("a changed file's name is too long")
-            text = b"".join(_content(stream, size)).rstrip(b"\0").decode(errors="replace")
-            long_name = text if kind == b"L" else long_name
-            continue
-        name, long_name = long_name or name, None
-        if kind not in (*_REGULAR, *_FOLDER, b"1", b"2"):
-            raise hostile(f"the changed file {name!r} is {_KINDS.get(kind, 'of unknown kind')}")
-        if name.startswith("/") or ".." in name.split("/") or "\0" in name:
-            raise hostile(f"the changed file {name!r} leaves the container")
-        for _ in _content(stream, size):
-            pass
-    raise hostile(f"it has more than {max_members} changed files")
 
 
 def hostile(details: str) -> InvalidRequest:
@@ -103,27 +81,24 @@ def hostile(details: str) -> InvalidRequest:
     )
 
 
-def _parse(header: bytes) -> tuple[str, int, bytes]:
-    expected = _octal(header[148:156])
+def parse_header(header: bytes) -> tuple[bytes, int, bytes]:
+    """Name, size and kind of a member; ``InvalidRequest`` when the header is damaged."""
+    expected = octal(header[148:156])
     actual = sum(header[:148]) + sum(header[156:]) + 8 * ord(" ")
     if expected != actual:
         raise hostile("a header's checksum is wrong")
     if header[257:262] == b"ustar" and header[263:265] == b"00" and header[345:500].strip(b"\0"):
         raise hostile("a name is too long")
-    try:
-        name = header[:100].rstrip(b"\0").decode()
-    except UnicodeDecodeError as error:
-        raise hostile("a name is not plain text") from error
-    return name, _size(header[124:136]), header[156:157]
+    return header[:100].rstrip(b"\0"), _size(header[124:136]), header[156:157]
 
 
 def _size(field: bytes) -> int:
     if field[0] == 0x80:  # GNU: 8 GiB and more, as a big-endian number
         return int.from_bytes(field[1:], "big")
-    return _octal(field)
+    return octal(field)
 
 
-def _octal(field: bytes) -> int:
+def octal(field: bytes) -> int:
     text = field.strip(b" \0")
     if not text:
         return 0
@@ -136,7 +111,7 @@ def _octal(field: bytes) -> int:
     return number
 
 
-def _content(stream: IO[bytes], size: int) -> Iterator[bytes]:
+def content(stream: IO[bytes], size: int) -> Iterator[bytes]:
     left = size
     while left:
         chunk = stream.read(min(CHUNK, left))
@@ -145,10 +120,10 @@ def _content(stream: IO[bytes], size: int) -> Iterator[bytes]:
         left -= len(chunk)
         yield chunk
     if size % BLOCK:
-        _exactly(stream, BLOCK - size % BLOCK)
+        exactly(stream, BLOCK - size % BLOCK)
 
 
-def _exactly(stream: IO[bytes], length: int) -> bytes:
+def exactly(stream: IO[bytes], length: int) -> bytes:
     found = b""
     while len(found) < length:
         more = stream.read(length - len(found))

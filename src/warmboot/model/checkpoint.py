@@ -24,7 +24,9 @@ from warmboot.model.runtime_image import FileSum
 from warmboot.model.transitions import Transitions
 from warmboot.model.worker import HOST_NETWORK
 
-ARCHIVE_FORMAT = 1
+ARCHIVE_FORMAT = 2
+READ_FORMATS = (1, 2)
+"""In the first, what had been deleted came back, and links and FIFOs were lost at the export."""
 
 Version = tuple[int, ...]
 
@@ -232,10 +234,11 @@ def archive_obstacles(
     """
     found: list[Obstacle] = []
     there = manifest.versions
-    if manifest.format != ARCHIVE_FORMAT:
+    if manifest.format not in READ_FORMATS:
         found.append(
             Obstacle(
-                f"the archive has format {manifest.format}, this warmboot reads {ARCHIVE_FORMAT}",
+                f"the archive has format {manifest.format}, "
+                f"this warmboot reads up to {ARCHIVE_FORMAT}",
                 "use the warmboot version that wrote it",
             )
         )
