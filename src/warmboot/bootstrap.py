@@ -34,6 +34,7 @@ from warmboot.manager.containers import Containers
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.forget_old import keep_forgetting
 from warmboot.manager.going_on import Work
+from warmboot.manager.keep_unresponsive import KeepUnresponsive
 from warmboot.manager.look_after_snapshots import LookAfterConfig, LookAfterSnapshots
 from warmboot.manager.metrics import Look, ManagerMetrics
 from warmboot.manager.own_storage import own_storage
@@ -50,6 +51,7 @@ from warmboot.manager.snapshot_health import SnapshotHealth
 from warmboot.manager.stand_by import StandBy
 from warmboot.manager.system import System
 from warmboot.manager.tasks import Tasks
+from warmboot.manager.unsettled import Unsettled
 from warmboot.manager.warm_boot import WarmBoot, WarmBootConfig
 from warmboot.manager.watch_container import WatchContainer
 from warmboot.manager.watch_demand import WatchDemand
@@ -84,8 +86,10 @@ async def _running(settings: Settings, hook: Hook | None = None) -> AsyncIterato
     async with Store.open(settings.effective_database_url) as store:
         await own_storage(store, settings.storage_root)
         events, tasks, runner = EventLog(store), Tasks(), SagaRunner(store, hook)
-        async with worker_parts(settings, store, runner, events, tasks) as worker:
-            parts = _wire(settings, store, host, runner, events, tasks, worker)
+        unsettled = Unsettled()
+        events.observe(unsettled.on_event)
+        async with worker_parts(settings, store, runner, events, tasks, unsettled) as worker:
+            parts = _wire(settings, store, host, runner, events, tasks, worker, unsettled)
             await events.start()
             await parts.metrics.start()
             try:
@@ -126,6 +130,7 @@ def _wire(
     events: EventLog,
     tasks: Tasks,
     worker: WorkerParts,
+    unsettled: Unsettled,
 ) -> _Parts:
     shape = settings.default_shape
     archives = ArchiveFiles(settings.storage_root / "archives")
@@ -212,9 +217,16 @@ def _wire(
     stalled = ResumeStalled(store, host, events, tasks)
     events.observe(stalled.on_event)
     watch = WatchContainer(store, host, events, tasks, remove)
+    unresponsive = KeepUnresponsive(store, host, events, tasks, watch, unsettled)
     containers = Containers(
-        store, host, events, tasks, bring_up, turns, watch, archives, garbage, shape
+        *(store, host, events, tasks, bring_up, turns, watch, archives, garbage),
+        unresponsive,
+        shape,
     )
+
+    async def more_checks() -> Sequence[Check]:
+        return [*unsettled.checks(), *await _more_checks(settings)]
+
     services = Services(
         images=RuntimeImages(
             store,
@@ -234,7 +246,7 @@ def _wire(
             host,
             all_hypervisors(settings),
             shape,
-            lambda: _more_checks(settings),
+            more_checks,
             store,
             metrics.boots,
             standby,
@@ -254,6 +266,9 @@ def _wire(
         watch,
         stalled,
         garbage,
+        events,
+        unresponsive,
+        unsettled,
     )
     return _Parts(services, reconcile, metrics, standby, demand, look_after, kept)
 

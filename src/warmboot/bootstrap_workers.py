@@ -23,6 +23,7 @@ from warmboot.manager.saga import Saga, SagaRunner
 from warmboot.manager.settle_worker import SettleWorker
 from warmboot.manager.stop_workers import StopWorkers
 from warmboot.manager.tasks import Tasks
+from warmboot.manager.unsettled import Unsettled
 from warmboot.manager.wake_worker import WakeWorker
 from warmboot.manager.watch_worker import WatchWorker
 from warmboot.manager.worker_checkpoints import WorkerCheckpoints
@@ -60,7 +61,12 @@ def _criu_path(settings: Settings) -> str:
 
 @asynccontextmanager
 async def worker_parts(
-    settings: Settings, store: Store, runner: SagaRunner, events: EventLog, tasks: Tasks
+    settings: Settings,
+    store: Store,
+    runner: SagaRunner,
+    events: EventLog,
+    tasks: Tasks,
+    unsettled: Unsettled,
 ) -> AsyncIterator[WorkerParts]:
     """Everything about workers. The engine is not asked for anything yet: there may be none."""
     tokens = await WorkerTokens.of(store)
@@ -100,7 +106,7 @@ async def worker_parts(
         yield WorkerParts(
             workers,
             (create.saga, pause.saga, resume.saga),
-            ReconcileWorkers(store, states, settle, workers, checkpoints, stops),
+            ReconcileWorkers(store, states, settle, workers, checkpoints, stops, unsettled),
             wake,
             tokens,
             stops,

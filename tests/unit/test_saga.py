@@ -319,3 +319,23 @@ NONE: Any = None
 def test_the_steps_of_a_real_saga_have_names_of_their_own(saga: Saga) -> None:
     names = [step.name for step in saga.steps]
     assert len(set(names)) == len(names)
+
+
+async def test_an_undo_that_raises_anything_keeps_no_other_undo_from_running(
+    store: Store,
+) -> None:
+    recorder = Recorder("d")
+
+    async def bug(_: Context) -> None:
+        raise KeyError("a mistake of ours")
+
+    steps = [Step(s.name, s.do, bug if s.name == "c" else s.undo) for s in recorder.saga.steps]
+    saga, runner = Saga("test", tuple(steps)), SagaRunner(store)
+    with pytest.raises(HostError, match="d failed"):
+        await runner.run(saga, "thing", {})
+    assert recorder.effects == {"c"}
+    operation = await only(store)
+    assert operation.state is OperationState.UNDOING
+    assert not await runner.recover(saga, operation)
+    assert await runner.recover(recorder.saga, operation)
+    assert (await only(store)).state is OperationState.UNDONE

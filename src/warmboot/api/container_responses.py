@@ -19,6 +19,7 @@ from warmboot.model.container import (
     PortMapping,
     StageTiming,
 )
+from warmboot.model.errors import VmUnresponsive
 
 
 class PortOut(BaseModel):
@@ -121,6 +122,9 @@ class ContainerOut(BaseModel):
     docker_id: str | None
     exit_code: int | None
     oom_killed: bool
+    answering: bool = Field(
+        description="false while its VM is there and does not answer; `error` says what to do"
+    )
     error: dict[str, Any] | None
     created_at: datetime
     started_at: datetime | None
@@ -166,6 +170,7 @@ class ContainerOut(BaseModel):
             docker_id=container.docker_id,
             exit_code=container.exit_code,
             oom_killed=container.oom_killed,
+            answering=(container.error or {}).get("code") != VmUnresponsive.code,
             error=None if container.error is None else dict(container.error),
             created_at=container.created_at,
             started_at=container.started_at,

@@ -40,6 +40,7 @@ STATUS: Mapping[type[errors.WarmbootError], int] = {
     errors.HostError: 500,
     errors.ImageDamaged: 422,
     errors.VmGone: 409,
+    errors.VmUnresponsive: 503,
     errors.GuestUnreachable: 503,
     errors.ContainerError: 422,
 }

@@ -91,10 +91,12 @@ def _port(text: str) -> str:
 
 
 def status_of(container: Container, told: Callable[[datetime | None], str]) -> str:
+    silent = "" if container.answering else " (Not answering)"
     match container.state:
         case "running":
-            return f"Up {told(container.started_at)}{' (Stalled)' if container.stalled else ''}"
+            remark = " (Stalled)" if container.stalled else silent
+            return f"Up {told(container.started_at)}{remark}"
         case "exited":
-            return f"Exited ({container.exit_code}) {told(container.finished_at)} ago"
+            return f"Exited ({container.exit_code}) {told(container.finished_at)} ago{silent}"
         case other:
-            return other.capitalize()
+            return f"{other.capitalize()}{silent}"

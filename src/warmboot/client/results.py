@@ -188,6 +188,7 @@ class Container:
     shape: Shape
     tty: bool
     exit_code: int | None
+    answering: bool
     error: Mapping[str, Any] | None
     created_at: datetime
     started_at: datetime | None
@@ -197,7 +198,7 @@ class Container:
     @property
     def stalled(self) -> bool:
         """It stands still until the host has room on its disk; ``error`` says so."""
-        return self.state == "running" and self.error is not None
+        return self.state == "running" and (self.error or {}).get("code") == "disk-full"
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> Self:
@@ -217,6 +218,7 @@ class Container:
             shape=Shape(**raw["shape"]),
             tty=raw["tty"],
             exit_code=raw["exit_code"],
+            answering=raw.get("answering", True),
             error=raw["error"],
             created_at=datetime.fromisoformat(raw["created_at"]),
             started_at=_time(raw["started_at"]),

@@ -30,11 +30,12 @@ from warmboot.host.memory_cache import MemoryCache
 from warmboot.host.network import Network, Slot
 from warmboot.host.snapshot_files import SnapshotFiles
 from warmboot.host.storage import Storage, remove_folder
+from warmboot.host.unresponsive import UnresponsiveVms
 from warmboot.host.vm_files import VMM_GID, DiskSource, VmFiles, snapshot_disks
 from warmboot.hypervisors.base import Hypervisor, MachineSnapshot, Probe, Vm
 from warmboot.hypervisors.process import come_first
 from warmboot.model.container import PortMapping
-from warmboot.model.errors import HostError, HypervisorError, VmGone
+from warmboot.model.errors import HostError, VmGone, VmUnresponsive
 from warmboot.model.runtime_image import RuntimeImage, RuntimeImageManifest
 from warmboot.model.shapes import Capacity, Shape
 from warmboot.model.usage import StorageUsage, VmUsage
@@ -83,6 +84,7 @@ class HostAgent:
         self._storage = Storage(config.root, config.disk_floor_bytes, self.cache)
         self._vm_files = VmFiles(self.vms_root, hypervisor, files)
         self._machines: dict[str, LiveVm] = {}
+        self._unresponsive = UnresponsiveVms(hypervisor)
         self._standing_by: set[str] = set()
         self._stalled: set[str] = set()
 
@@ -96,6 +98,7 @@ class HostAgent:
     async def start(self, records: Sequence[VmRecord]) -> list[str]:
         """Take over what an earlier manager left; returns the ids of VMs that are lost.
 
+        One whose VMM is there and does not answer is kept: see ``unresponsive``.
         Everything of ours that belongs to no record is removed: processes, namespaces, folders.
         """
         await self._storage.make_folders(self.vms_root, self.files.root)
@@ -110,10 +113,11 @@ class HostAgent:
 
     async def stop(self) -> None:
         """Let go of everything; the VMs run on. Without VMs nothing of ours stays on the host."""
-        in_use = bool(self._machines)
+        in_use = bool(self._machines or self._unresponsive.vms)
         for machine in self._machines.values():
             await machine.let_go()
         self._machines.clear()
+        self._unresponsive.let_go()
         if self.network is not None:
             await self.network.stop(keep=in_use)
 
@@ -240,8 +244,23 @@ class HostAgent:
 
     async def is_alive(self, vm_id: str) -> bool:
         """Whether its VMM is there."""
-        machine = self._machines.get(vm_id)
+        machine, silent = self._machines.get(vm_id), self._unresponsive.vms.get(vm_id)
+        if silent is not None:
+            return silent.process.alive
         return machine is not None and await machine.is_alive()
+
+    def unresponsive(self, vm_id: str | None) -> VmUnresponsive | None:
+        """Why a VM that is there cannot be asked anything; ``until_answers`` goes on asking it."""
+        one = None if vm_id is None else self._unresponsive.vms.get(vm_id)
+        if one is None:
+            return None
+        told = one.error  # a new one each time: an error that is raised keeps where that was
+        return VmUnresponsive(told.brief, details=told.details, resolution=told.resolution)
+
+    async def until_answers(self, vm_id: str) -> None:
+        """Return when an unresponsive VM answers: it is one as any other then. ``VmGone``."""
+        record, vm = await self._unresponsive.until_answers(vm_id)
+        self._hold(vm, record.spec, record.token)
 
     async def vm_usage(self) -> Sequence[VmUsage]:
         """What the VMs use at the moment; some milliseconds each."""
@@ -331,6 +350,7 @@ class HostAgent:
         if machine is not None:
             await machine.kill()
         else:
+            await self._unresponsive.kill(vm_id)
             await leftovers.kill_users_of(folder)
         await self.release_slot(slot)
         if not keep_folder:
@@ -346,26 +366,30 @@ class HostAgent:
         )
 
     def _handles(self) -> list[VmHandle]:
-        return [machine.vm.handle for machine in self._machines.values()]
+        silent = [one.process.handle for one in self._unresponsive.vms.values()]
+        return [*(machine.vm.handle for machine in self._machines.values()), *silent]
 
     def _hold(self, vm: Vm, spec: VmSpec, token: str) -> VmHandle:
         self._machines[spec.id] = LiveVm.of(vm, spec.id, token)
         return vm.handle
 
     def _machine(self, vm_id: str) -> LiveVm:
+        if (silent := self.unresponsive(vm_id)) is not None:
+            raise silent
         try:
             return self._machines[vm_id]
         except KeyError:
             raise VmGone(f"there is no VM {vm_id} on this host") from None
 
     async def _adopt(self, record: VmRecord) -> bool:
-        if record.handle is None or record.spec is None:
+        """Whether it is there, be it without an answer."""
+        if record.handle is None:
             return False
         try:
-            vm = await self.hypervisor.attach(record.spec, record.handle)
-        except HypervisorError as error:
-            # Gone, or there and without an answer: the one who destroys it will kill it.
-            log.warning("a VM could not be adopted", vm=record.id, error=str(error))
+            vm = await self._unresponsive.adopt(record)
+        except VmGone as error:
+            log.warning("a VM is gone", vm=record.id, error=str(error))
             return False
-        self._hold(vm, record.spec, record.token)
+        if vm is not None:
+            self._hold(vm, record.spec, record.token)
         return True

@@ -51,6 +51,15 @@ def start_time_ticks(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether the process stands still until it gets SIGCONT (or its tracer lets it go on)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] in "Tt"
+
+
 class VmmProcess:
     """A running VMM. Make one with ``spawn`` or ``attach``; ``close`` lets go of it."""
 

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from warmboot.manager.ports import Until
-from warmboot.model.container import Container, ContainerState
-from warmboot.model.errors import Conflict, DiskFull, VmGone
+from warmboot.model.container import DEFAULT_STOP_TIMEOUT_S, Container, ContainerState
+from warmboot.model.errors import Conflict, DiskFull, VmGone, VmUnresponsive
+
+UNBOOTED: dict[str, Any] = {
+    "error": None,
+    "vm_id": None,
+    "boot_method": None,
+    "boot_s": None,
+    "stages": (),
+    "fallback_reason": None,
+    "fallback_details": "",
+    "snapshot_version": None,
+    "boot_attempts": (),
+}
+"""What is known of a container's boot before it: nothing."""
 
 
 def holds(container: Container, until: Until) -> bool:
@@ -26,6 +41,12 @@ def can_be_stopped(container: Container) -> bool:
             resolution=f"wait (`warmboot wait {container.name}`), or `warmboot rm -f` it",
         )
     return container.state is ContainerState.RUNNING and container.docker_id is not None
+
+
+def stop_timeout_s(container: Container, asked_s: float | None) -> float:
+    """How long it may take to end by itself: as asked now, as it was created, or the default."""
+    given = (asked_s, container.spec.stop_timeout_s)
+    return next((one for one in given if one is not None), DEFAULT_STOP_TIMEOUT_S)
 
 
 def check_runs(container: Container) -> None:
@@ -50,10 +71,12 @@ def check_has_process(container: Container) -> None:
 
 
 def check_goes_on(container: Container) -> None:
-    """``DiskFull`` if it stands still until its host has room: it would not answer."""
-    if container.error is not None:
-        told = {key: str(container.error.get(key, "")) for key in ("details", "resolution")}
-        raise DiskFull(str(container.error.get("brief")), **told)
+    """``DiskFull`` or ``VmUnresponsive`` if it stands still: it would not answer."""
+    error = container.error or {}
+    for kind in (DiskFull, VmUnresponsive):
+        if error.get("code") == kind.code:
+            told = {key: str(error.get(key, "")) for key in ("details", "resolution")}
+            raise kind(str(error.get("brief")), **told)
 
 
 def vm_gone(container: Container) -> VmGone:

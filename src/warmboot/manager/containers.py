@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 from uuid import UUID, uuid4
 
 from warmboot.host import guest_containers
@@ -18,15 +17,18 @@ from warmboot.manager.boot_turns import BootTurns
 from warmboot.manager.bring_up import Asked, BringUp, slot_of
 from warmboot.manager.collect_garbage import CollectGarbage
 from warmboot.manager.container_states import (
+    UNBOOTED,
     can_be_stopped,
     check_goes_on,
     check_has_process,
     check_runs,
     holds,
+    stop_timeout_s,
     vm_gone,
 )
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.going_on import Work
+from warmboot.manager.keep_unresponsive import KeepUnresponsive
 from warmboot.manager.ports import ExecSpec, LogChunk, Session, Stream, Until
 from warmboot.manager.sessions import attach_session, exec_session, log_times
 from warmboot.manager.stopwatch import Stopwatch
@@ -35,7 +37,6 @@ from warmboot.manager.turns import Turns
 from warmboot.manager.watch_container import WatchContainer
 from warmboot.manager.write_down import state_written_down, written_down
 from warmboot.model.container import (
-    DEFAULT_STOP_TIMEOUT_S,
     Container,
     ContainerSpec,
     ContainerState,
@@ -54,18 +55,6 @@ from warmboot.model.vm import VmRecord
 from warmboot.store import Store
 
 _REMEMBERED = 1000
-_UNBOOTED: dict[str, Any] = {
-    "error": None,
-    "vm_id": None,
-    "boot_method": None,
-    "boot_s": None,
-    "stages": (),
-    "fallback_reason": None,
-    "fallback_details": "",
-    "snapshot_version": None,
-    "boot_attempts": (),
-}
-"""What is known of a container's boot before it: nothing."""
 
 
 class Containers:
@@ -82,6 +71,7 @@ class Containers:
         watch: WatchContainer,
         archives: ArchiveFiles,
         garbage: CollectGarbage,
+        unresponsive: KeepUnresponsive,
         default_shape: Shape,
     ) -> None:
         self._store = store
@@ -93,6 +83,7 @@ class Containers:
         self._watch = watch
         self._archives = archives
         self._garbage = garbage
+        self._unresponsive = unresponsive
         self._default_shape = default_shape
         self._turns = Turns()
         self._gone: OrderedDict[UUID, Container] = OrderedDict()
@@ -184,7 +175,7 @@ class Containers:
                 await self._watch.forget_vm(container.id)
                 await self._store.containers.set_state(container.id, ContainerState.FAILED)
             await self._store.containers.set_state(
-                container.id, ContainerState.CREATING, **_UNBOOTED
+                container.id, ContainerState.CREATING, **UNBOOTED
             )
             await self._events.emit("container.creating", container.id, name=container.name)
             self._begin(Asked(container.id, self._boots.boot()))
@@ -196,14 +187,18 @@ class Containers:
         container = await self.get(ref)
         if not can_be_stopped(container):
             return
-        if timeout_s is None:
-            timeout_s = container.spec.stop_timeout_s
-        if timeout_s is None:
-            timeout_s = DEFAULT_STOP_TIMEOUT_S
+        timeout_s = stop_timeout_s(container, timeout_s)
         async with self._turns.turn(container.id):
             container = await self._store.containers.get(container.id)
             if not can_be_stopped(container):  # while we waited, it was
                 return
+            if self._host.unresponsive(container.vm_id) is not None:
+                stopping = self._unresponsive.stop(container, timeout_s)
+                if not await self._turns.unless_removed(container.id, stopping):
+                    return
+                container = await self._store.containers.get(container.id)
+                if not can_be_stopped(container):
+                    return
             docker_id = container.docker_id or ""
             stopping = guest_containers.stop(self._link(container), docker_id, timeout_s, signal)
             if not await self._turns.unless_removed(container.id, stopping):
@@ -221,6 +216,9 @@ class Containers:
         container = await self.get(ref)
         check_runs(container)
         assert container.docker_id is not None
+        if self._host.unresponsive(container.vm_id) and signal in ("SIGKILL", "9"):
+            await self._unresponsive.end(container)
+            return
         await guest_containers.kill(self._link(container), container.docker_id, signal)
         if signal in ("SIGKILL", "9"):
             await self._watch.settle(container.id)

@@ -2,12 +2,15 @@
 
 What runs is adopted and goes on; what was half done is undone and, if somebody asked for it, begun
 again; what belongs to nobody is removed. It makes no difference whether the manager before was
-stopped, killed, or the machine rebooted.
+stopped, killed, or the machine rebooted. Every row is settled by itself, and what cannot be is
+noted (``unsettled``).
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from uuid import UUID
 
 import structlog
 
@@ -16,12 +19,25 @@ from warmboot.host.agent import HostAgent
 from warmboot.manager.bring_up import slot_of
 from warmboot.manager.collect_garbage import CollectGarbage
 from warmboot.manager.containers import Containers
+from warmboot.manager.event_log import EventLog
+from warmboot.manager.keep_unresponsive import KeepUnresponsive
 from warmboot.manager.resume_stalled import ResumeStalled
 from warmboot.manager.runtime_snapshots import RuntimeSnapshots
 from warmboot.manager.saga import Saga, SagaRunner
+from warmboot.manager.unsettled import Unsettled
 from warmboot.manager.watch_container import WatchContainer, to_be_removed
+from warmboot.manager.write_down import written_down
 from warmboot.model.container import Container, ContainerState
-from warmboot.model.errors import NotFound, VmGone, WarmbootError
+from warmboot.model.errors import (
+    DiskFull,
+    HostError,
+    NotFound,
+    NotSupported,
+    Unavailable,
+    VmGone,
+    WarmbootError,
+)
+from warmboot.model.operation import Operation
 from warmboot.model.runtime_snapshot import SnapshotState
 from warmboot.model.vm import VmKind, VmRecord
 from warmboot.store import Store
@@ -43,6 +59,9 @@ class Reconcile:
         watch: WatchContainer,
         stalled: ResumeStalled,
         garbage: CollectGarbage,
+        events: EventLog,
+        unresponsive: KeepUnresponsive,
+        unsettled: Unsettled,
     ) -> None:
         self._store = store
         self._host = host
@@ -53,30 +72,85 @@ class Reconcile:
         self._watch = watch
         self._stalled = stalled
         self._garbage = garbage
+        self._events = events
+        self._unresponsive = unresponsive
+        self._unsettled = unsettled
 
     async def __call__(self) -> None:
         lost = set(await self._host.start(await self._store.vms.list()))
         await self._undo_half_done()
         await self._remove_ownerless()
         for container in await self._store.containers.list():
-            await self._container(container, lost)
+            await self._settle(container, lost)
         await self._snapshot_folders()
         await self._store.idempotency.abandon_all()
 
     async def _undo_half_done(self) -> None:
         for operation in reversed(await self._store.operations.list()):
             log.warning("undoing what was half done", saga=operation.kind, of=operation.subject_id)
-            await self._runner.recover(self._sagas[operation.kind], operation)
+            what = f"the operation {operation.kind} of {operation.subject_id}"
+            await self._unsettled.attempt(what, self._undo(operation), operation.subject_id)
+
+    async def _undo(self, operation: Operation) -> None:
+        saga = self._sagas.get(operation.kind)
+        if saga is None:
+            raise NotSupported(
+                f"this version knows no operation {operation.kind!r}",
+                details=f"the journal has one of {operation.subject_id}, which was not finished; "
+                "what it had begun is left as it is",
+                resolution="start the version of warmboot that began it, which undoes it",
+            )
+        if not await self._runner.recover(saga, operation):
+            raise HostError(
+                "not all that it had begun could be undone",
+                details="the log says what was in the way",
+                resolution="the next start of the manager tries again",
+            )
 
     async def _remove_ownerless(self) -> None:
         owners = {container.id for container in await self._store.containers.list()}
         for record in await self._store.vms.list():
             if record.kind is VmKind.BUILDER or record.owner_id not in owners:
-                await self._host.destroy(record.id, slot_of(record))
-                await self._store.vms.remove(record.id)
+                what = f"the VM {record.id}, which is nobody's"
+                await self._unsettled.attempt(what, self._remove(record), record.id)
+
+    async def _remove(self, record: VmRecord) -> None:
+        await self._host.destroy(record.id, slot_of(record))
+        await self._store.vms.remove(record.id)
+
+    async def _settle(self, container: Container, lost: set[str]) -> WarmbootError | None:
+        """By itself: what cannot be settled is marked with why, and keeps nobody waiting."""
+        work = self._container(container, lost)
+        error = await self._unsettled.attempt(f"container {container.name}", work, container.id)
+        if error is not None:
+            await self._mark(container, error)
+        return error
+
+    async def _mark(self, container: Container, error: WarmbootError) -> None:
+        with contextlib.suppress(WarmbootError):  # it is noted, and gone or not to be written to
+            await self._store.containers.update(container.id, error=error.as_dict())
+            await self._events.emit("container.unsettled", container.id, error=error.as_dict())
+
+    async def _settle_again(self, container_id: UUID, answers: bool) -> None:
+        """One whose VM did not answer before."""
+
+        async def settle() -> None:
+            container = await self._store.containers.get(container_id)
+            lost = set() if answers or container.vm_id is None else {container.vm_id}
+            if container.state is not ContainerState.DELETING:
+                error = await self._settle(container, lost)
+                if isinstance(error, DiskFull | Unavailable):
+                    raise error
+
+        await written_down(f"how container {container_id} is", settle)
 
     async def _container(self, container: Container, lost: set[str]) -> None:
         records = await self._store.vms.of_owner(container.id)
+        silent = next((r for r in records if self._host.unresponsive(r.id) is not None), None)
+        ending = container.state is ContainerState.DELETING or to_be_removed(container)
+        if silent is not None and not ending:
+            await self._unresponsive.keep(container, silent.id, self._settle_again)
+            return
         alive = [r for r in records if r.id not in lost and r.handle is not None]
         if container.state is ContainerState.DELETING:
             await self._containers.remove(container.id)
@@ -117,7 +191,10 @@ class Reconcile:
         One that had exited may run: the manager was killed when it had just been started again.
         """
         record = await self._store.vms.get(vm_id)
-        await self._host.republish(slot_of(record), container.ports)
+        work = self._host.republish(slot_of(record), container.ports)
+        what = f"the network of container {container.name}"
+        if (trouble := await self._unsettled.attempt(what, work, container.id)) is not None:
+            await self._mark(container, trouble)
         exited, runs = container.state is ContainerState.EXITED, False
         try:
             link = self._host.link(vm_id)
@@ -132,8 +209,9 @@ class Reconcile:
             await self._containers.note_started(container.id)
 
     async def _snapshot_folders(self) -> None:
-        await self._garbage.sweep()
-        await self._garbage.collect_released()
+        await self._unsettled.attempt("the storage folder", self._garbage.sweep())
+        released = self._garbage.collect_released()
+        await self._unsettled.attempt("what nobody needs any more", released)
         for snapshot in await self._store.snapshots.list():
             if snapshot.state is SnapshotState.CREATING:
                 self._snapshots.resume(snapshot.id)

@@ -9,11 +9,12 @@ import structlog
 
 from warmboot.manager.settle_worker import BUSY, SettleWorker
 from warmboot.manager.stop_workers import StopWorkers
+from warmboot.manager.unsettled import Unsettled
 from warmboot.manager.worker_checkpoints import WorkerCheckpoints
 from warmboot.manager.worker_states import WorkerStates
 from warmboot.manager.workers import Workers
 from warmboot.model.errors import EngineUnavailable, NotFound
-from warmboot.model.worker import WorkerState
+from warmboot.model.worker import Worker, WorkerState
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
@@ -30,6 +31,7 @@ class ReconcileWorkers:
         workers: Workers,
         checkpoints: WorkerCheckpoints,
         stops: StopWorkers,
+        unsettled: Unsettled,
     ) -> None:
         self._store = store
         self._states = states
@@ -37,23 +39,28 @@ class ReconcileWorkers:
         self._workers = workers
         self._checkpoints = checkpoints
         self._stops = stops
+        self._unsettled = unsettled
 
     async def __call__(self) -> None:
-        await self._checkpoints.sweep()
+        attempt = self._unsettled.attempt
+        await attempt("checkpoint archives", self._checkpoints.sweep())
         for worker in await self._store.workers.list():
-            if worker.state in BUSY:
-                self._settle.later(worker.id)
-                continue
-            try:
-                await self._settle(worker.id)
-                now = await self._store.workers.get(worker.id)
-            except EngineUnavailable as error:
-                log.warning("a worker waits for its engine", worker=worker.name, why=error.details)
-                self._settle.later(worker.id)
-                now = worker
-            except NotFound:
-                continue
-            if now.state is WorkerState.CREATING and (now.docker_id is None or now.spec.start):
-                self._workers.begin(now)
-            await self._states.tell_followers(now)
-        await self._stops.start()
+            await attempt(f"worker {worker.name}", self._worker(worker), worker.id)
+        await attempt("workers that were paused at the stop", self._stops.start())
+
+    async def _worker(self, worker: Worker) -> None:
+        if worker.state in BUSY:
+            self._settle.later(worker.id)
+            return
+        try:
+            await self._settle(worker.id)
+            now = await self._store.workers.get(worker.id)
+        except EngineUnavailable as error:
+            log.warning("a worker waits for its engine", worker=worker.name, why=error.details)
+            self._settle.later(worker.id)
+            now = worker
+        except NotFound:
+            return
+        if now.state is WorkerState.CREATING and (now.docker_id is None or now.spec.start):
+            self._workers.begin(now)
+        await self._states.tell_followers(now)

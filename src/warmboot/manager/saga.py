@@ -108,12 +108,12 @@ class SagaRunner:
         _raise_if(cancelled)
         return context
 
-    async def recover(self, saga: Saga, operation: Operation) -> None:
-        """Undo what a manager that was killed had begun."""
+    async def recover(self, saga: Saga, operation: Operation) -> bool:
+        """Undo what a manager that was killed had begun; whether all of it is undone."""
         names = {step.name for step in saga.steps[: saga.known]} | set(operation.begun)
         begun = [step for step in saga.steps if step.name in names]
         context = Context(operation.id, operation.subject_id, dict(operation.data), {})
-        await self._undo(saga, operation, context, begun, None)
+        return await self._undo(saga, operation, context, begun, None)
 
     async def _undo(
         self,
@@ -122,7 +122,7 @@ class SagaRunner:
         context: Context,
         begun: list[Step],
         error: BaseException | None,
-    ) -> None:
+    ) -> bool:
         clean = True
         if operation.state is OperationState.RUNNING:
             try:
@@ -138,12 +138,18 @@ class SagaRunner:
                 continue
             try:
                 await step.undo(context)
-            except (WarmbootError, OSError) as failure:
-                # The others must be undone all the same; the next start tries this one again.
+            except Exception as failure:
+                # Whatever it is: all others must be undone, too. The next start tries again.
                 clean = False
-                log.error("undo failed", saga=saga.kind, step=step.name, error=str(failure))
+                log.exception("undo failed", saga=saga.kind, step=step.name, error=str(failure))
         if clean:
-            await self._store.operations.set_state(context.operation_id, OperationState.UNDONE)
+            try:
+                await self._store.operations.set_state(operation.id, OperationState.UNDONE)
+            except (
+                WarmbootError
+            ) as failure:  # it is undone: the next start does it again, and notes
+                log.error("an undo was not journaled", saga=saga.kind, error=str(failure))
+        return clean
 
 
 async def _to_the_end(work: Coroutine[Any, Any, T]) -> tuple[T, bool]:

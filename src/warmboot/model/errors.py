@@ -22,6 +22,7 @@
         ├── NetworkError
         ├── HypervisorError
         │   ├── VmGone            the VMM process is not there any more
+        │   ├── VmUnresponsive    it is there, and does not answer
         │   └── RestoreFailed
         ├── GuestError            the guest agent refused
         │   ├── GuestUnreachable  it, or Docker in the guest, does not answer (any more)
@@ -146,6 +147,10 @@ class HypervisorError(HostError):
 
 class VmGone(HypervisorError):
     code = "vm-gone"
+
+
+class VmUnresponsive(HypervisorError):
+    code = "vm-unresponsive"
 
 
 class RestoreFailed(HypervisorError):

@@ -93,8 +93,11 @@ class Firecracker:
         process = VmmProcess.attach(handle)
         try:
             pager = await Pager.find(spec)
+        except VmGone:
+            await process.kill()  # without its pages it would hang at its next fault
+            raise
         except BaseException:  # cancelled, too; raised again
-            await process.kill()  # it would hang at its next fault
+            process.close()
             raise
         vm = FirecrackerVm(spec, self.config, process, pager)
         try:

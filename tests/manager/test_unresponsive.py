@@ -1,0 +1,196 @@
+"""A VM that is there and does not answer is kept, told, and ended by its user only."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.support.invariants import check
+from tests.support.managers import Lab, Manager, vmm_pids
+
+from warmboot.api.container_responses import ContainerOut
+from warmboot.host import unresponsive
+from warmboot.manager.ports import ExecSpec, Until
+from warmboot.model.container import ContainerState
+from warmboot.model.errors import NotFound, VmUnresponsive
+from warmboot.model.event import Event
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unresponsive, "FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(unresponsive, "LONGEST_PAUSE_S", 0.05)
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+async def stopped(place: Lab, name: str = "web", *command: str, **fields: object) -> int:
+    """The pid of a VMM that was stopped while no manager ran."""
+    async with place.manager() as manager:
+        await manager.run(name, *command, **fields)
+        pid = await manager.vm_pid(name)
+    os.kill(pid, signal.SIGSTOP)
+    return pid
+
+
+@pytest.fixture
+async def pid(place: Lab) -> int:
+    return await stopped(place)
+
+
+@pytest.fixture
+async def heir(place: Lab, pid: int) -> AsyncIterator[Manager]:
+    """The next manager, beside a VMM that is stopped."""
+    async with place.manager() as manager:
+        yield manager
+        await check(manager.running)
+        for container in await manager.containers.list(all_states=True):
+            await manager.containers.delete(str(container.id), force=True)
+        assert vmm_pids(place.storage) == []
+
+
+async def told(manager: Manager, kind: str) -> Event:
+    web = await manager.containers.get("web")
+
+    async def find() -> Event | None:
+        return next((e for e in await manager.events_of(web.id) if e.kind == kind), None)
+
+    return await manager.until(find, kind)
+
+
+async def test_it_is_kept_and_shown_as_not_answering(heir: Manager, pid: int) -> None:
+    assert state_of(pid) == "T"
+    event = await told(heir, "container.unresponsive")
+    assert event.data["error"]["code"] == "vm-unresponsive"
+    web = await heir.containers.get("web")
+    assert web.state is ContainerState.RUNNING
+    assert not ContainerOut.of(web).answering
+    assert web.error is not None
+    assert "SIGSTOP" in web.error["details"]
+    assert f"kill -CONT {pid}" in web.error["resolution"]
+    assert "adoption of container web: the VM of container web does not answer" in [
+        one.summary for one in await heir.services.system.doctor()
+    ]
+    os.kill(pid, signal.SIGCONT)
+    await told(heir, "container.answering")
+
+
+async def test_it_is_adopted_when_it_answers_again(heir: Manager, pid: int) -> None:
+    await told(heir, "container.unresponsive")
+    os.kill(pid, signal.SIGCONT)
+    event = await told(heir, "container.answering")
+    assert event.data["seconds"] > 0
+    web = await heir.containers.get("web")
+    assert web.error is None
+    assert ContainerOut.of(web).answering
+    session = await heir.containers.exec("web", ExecSpec(("echo", "alive")))
+    assert b"".join([chunk.data async for chunk in session]) == b"alive\n"
+    await session.close()
+    await heir.containers.kill("web", "SIGKILL")  # it is watched, too
+    assert (await heir.wait("web", Until.EXITED)).exit_code == 137
+    assert not [c for c in await heir.services.system.doctor() if c.name == "unsettled"]
+
+
+async def test_who_would_have_to_ask_it_is_told_at_once(heir: Manager, pid: int) -> None:
+    for ask in (
+        heir.containers.exec("web", ExecSpec(("true",))),
+        heir.output("web"),
+        heir.containers.kill("web", "SIGHUP"),
+    ):
+        with pytest.raises(VmUnresponsive, match="does not answer"):
+            await asyncio.wait_for(ask, 5)
+    os.kill(pid, signal.SIGCONT)
+    await told(heir, "container.answering")
+
+
+async def test_its_user_may_remove_it(heir: Manager, pid: int) -> None:
+    await asyncio.wait_for(heir.containers.delete("web", force=True), 5)
+    assert not Path(f"/proc/{pid}").exists()
+    with pytest.raises(NotFound):
+        await heir.containers.get("web")
+
+
+async def test_its_user_may_stop_it(heir: Manager, pid: int) -> None:
+    await asyncio.wait_for(heir.containers.stop("web", 0.1), 5)
+    web = await heir.containers.get("web")
+    assert (web.state, web.exit_code, web.error) == (ContainerState.EXITED, 137, None)
+    assert not Path(f"/proc/{pid}").exists()
+    await heir.containers.start("web")
+    assert (await heir.wait("web", Until.RUNNING)).state is ContainerState.RUNNING
+
+
+async def test_its_user_may_kill_it(heir: Manager, pid: int) -> None:
+    await asyncio.wait_for(heir.containers.kill("web", "SIGKILL"), 5)
+    assert (await heir.containers.get("web")).state is ContainerState.EXITED
+    assert not Path(f"/proc/{pid}").exists()
+
+
+async def test_a_stop_waits_for_it_as_long_as_it_may(heir: Manager, pid: int) -> None:
+    stopping = asyncio.create_task(heir.containers.stop("web", 60))
+    await told(heir, "container.unresponsive")
+    os.kill(pid, signal.SIGCONT)
+    await asyncio.wait_for(stopping, 10)
+    web = await heir.containers.get("web")
+    assert web.state is ContainerState.EXITED
+    assert await heir.output("web") == b"", "its VM is there"
+
+
+async def test_one_that_dies_while_it_does_not_answer_has_failed(heir: Manager, pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    event = await told(heir, "container.failed")
+    assert event.data["error"]["code"] == "vm-gone"
+
+
+async def test_the_manager_after_next_finds_it_too(place: Lab, pid: int) -> None:
+    for _ in range(2):
+        async with place.manager() as manager:
+            assert (await manager.containers.get("web")).error is not None
+    os.kill(pid, signal.SIGCONT)
+    async with place.manager() as manager:
+        assert (await manager.containers.get("web")).error is None
+        await check(manager.running)
+        await manager.containers.delete("web", force=True)
+
+
+async def test_one_whose_container_had_exited_is_kept_too(place: Lab) -> None:
+    async with place.manager() as manager:
+        await manager.run("web", "echo", "precious")
+        await manager.wait("web", Until.EXITED)
+        pid = await manager.vm_pid("web")
+    os.kill(pid, signal.SIGSTOP)
+    async with place.manager() as manager:
+        await told(manager, "container.unresponsive")
+        with pytest.raises(VmUnresponsive):
+            await manager.containers.start("web")
+        os.kill(pid, signal.SIGCONT)
+        await told(manager, "container.answering")
+        assert await manager.output("web") == b"precious\n"
+        await manager.containers.delete("web", force=True)
+
+
+async def test_one_that_cannot_be_attached_to_for_whatever_reason_is_kept(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.manager() as manager:
+        await manager.run()
+        pid, hypervisor = await manager.vm_pid("web"), type(manager.host.hypervisor)
+    attach = hypervisor.attach
+
+    async def broken(*_: object) -> None:
+        raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr(hypervisor, "attach", broken)
+    async with place.manager() as manager:
+        error = (await told(manager, "container.unresponsive")).data["error"]
+        assert "a mistake of ours" in error["details"]
+        assert state_of(pid) in "SR"
+        monkeypatch.setattr(hypervisor, "attach", attach)
+        await told(manager, "container.answering")
+        await check(manager.running)
+        await manager.containers.delete("web", force=True)
