@@ -34,7 +34,12 @@ async def host_agent(settings: Settings) -> HostAgent:
     root = settings.storage_root
     hypervisor = _hypervisor_of(settings)
     return HostAgent(
-        HostConfig(root, settings.disk_floor_mib << 20, settings.cache_budget_mib << 20),
+        HostConfig(
+            root,
+            settings.disk_floor_mib << 20,
+            settings.cache_budget_mib << 20,
+            settings.pull_silence_s,
+        ),
         hypervisor,
         await _network_of(settings, hypervisor),
         SnapshotFiles(root / "runtime-snapshots", VMM_GID),

@@ -45,6 +45,7 @@ class Settings(BaseSettings):
     standby_vms: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = "auto"
     warm_boot_timeout_s: float = Field(30.0, gt=0)
     cold_boot_timeout_s: float = Field(300.0, gt=0)
+    pull_silence_s: float = Field(60.0, gt=0, allow_inf_nan=False)
     disk_floor_mib: int = Field(1024, ge=0)
 
     auto_snapshot: bool = True

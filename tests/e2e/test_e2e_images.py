@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 from tests.e2e.conftest import PAGE, Archive
 from tests.e2e.guests import UNREACHED, fetch_all
-from tests.support.registry import Image, push, registry, silent_registry, untagged
+from tests.support.registry import (
+    Image,
+    push,
+    registry,
+    registry_that_falls_silent,
+    silent_registry,
+    untagged,
+)
 from tests.support.vms import Site, free_port, slot_of
 
 SAY = ("sh", "-c", "busybox cat /www/index.html; sleep 1000")
@@ -68,6 +75,17 @@ async def test_a_registry_that_does_not_answer(site: Site) -> None:
         assert time.monotonic() - began < 90
     assert f"error: {reference} could not be pulled" in ran.err
     await _failed_without_residue(site, "silent", "registry-unavailable")
+
+
+async def test_a_registry_that_falls_silent(site: Site) -> None:
+    """Docker in the guest would wait for it for ever."""
+    async with registry_that_falls_silent() as port:
+        reference = f"localhost:{port}/app:1"
+        ran = await site.cli("run", "-d", "--keep", "--name", "silenced", reference, code=125)
+    assert f"error: {reference} could not be pulled" in ran.err
+    found = await site.inspect("silenced")
+    assert "said nothing for 60 s" in found["error"]["details"]
+    await _failed_without_residue(site, "silenced", "registry-unavailable")
 
 
 async def _failed_without_residue(site: Site, name: str, code: str) -> None:

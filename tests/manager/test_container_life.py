@@ -212,6 +212,34 @@ async def test_an_image_that_cannot_be_had_is_an_error_that_says_so(
     await check(manager.running)
 
 
+@pytest.mark.parametrize(
+    ("registry", "says"),
+    [
+        ("silent", "said nothing for 0.4 s"),
+        ("stalled", "said nothing for 0.4 s"),
+        ("failing", "asked for 2 times, in vain"),
+    ],
+)
+async def test_a_registry_that_brings_nothing_is_not_waited_for(
+    place: Lab, registry: str, says: str
+) -> None:
+    place.set(pull_s=0.01)
+    async with place.manager(pull_silence_s=0.4) as manager:
+        container = await manager.run(image=f"{registry}.invalid/app")
+        assert container.error is not None
+        assert container.error["code"] == "registry-unavailable"
+        assert says in container.error["details"]
+        assert vmm_pids(place.storage) == []
+
+
+async def test_a_pull_that_gets_on_slowly_is_not_cut_off(place: Lab) -> None:
+    place.set(pull_s=0.1)  # nine times in all
+    async with place.manager(pull_silence_s=0.5) as manager:
+        container = await manager.run(image="slow.invalid/app")
+        assert container.error is None
+        assert container.state is ContainerState.RUNNING
+
+
 async def test_a_vm_that_does_not_boot_is_an_error_that_says_so(manager: Manager) -> None:
     await manager.image()
     manager.lab.set(fail_boot=True)

@@ -80,6 +80,30 @@ def silent_registry() -> Any:
         yield int(listener.getsockname()[1])
 
 
+@contextlib.asynccontextmanager
+async def registry_that_falls_silent() -> AsyncIterator[int]:
+    """Says that it is a registry, and answers nothing else; yields its port of 127.0.0.1."""
+    answer = b"HTTP/1.1 200 OK\r\nDocker-Distribution-Api-Version: registry/2.0\r\n"
+    answer += b"Content-Length: 2\r\nConnection: close\r\n\r\n{}"
+    held: set[asyncio.StreamWriter] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        held.add(writer)
+        first = await reader.readline()
+        if first.startswith(b"GET /v2/ "):
+            writer.write(answer)
+        if first.startswith(b"GET /v2/ ") or not first.startswith((b"GET ", b"HEAD ")):
+            writer.close()  # also a TLS hello: then it is asked without
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield int(server.sockets[0].getsockname()[1])
+    finally:
+        for writer in held:
+            writer.close()
+        server.close()
+
+
 @dataclass(frozen=True)
 class Image:
     """One image: its configuration, and its layers as they are stored compressed."""

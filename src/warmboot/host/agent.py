@@ -17,6 +17,7 @@ import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ from warmboot.host.guest_link import Claimed, GuestLink, Identity, Sent, nobody_
 from warmboot.host.live_vm import LiveVm
 from warmboot.host.memory_cache import MemoryCache
 from warmboot.host.network import Network, Slot
+from warmboot.host.pull_patience import PullPatience
 from warmboot.host.snapshot_files import SnapshotFiles
 from warmboot.host.storage import Storage, remove_folder
 from warmboot.host.unresponsive import UnresponsiveVms
@@ -52,12 +54,14 @@ STAND_BY_TIMEOUT_S = 120.0
 class HostConfig:
     """``disk_floor_bytes``: with less room than this below ``root``, nothing new is begun.
 
+    ``pull_silence_s``: how long a registry may say nothing before a pull is given up.
     ``memory_cache_bytes``: the budget for unpacked memory of compressed snapshots; ``None``: none.
     """
 
     root: Path
     disk_floor_bytes: int = 1 << 30
     memory_cache_bytes: int | None = None
+    pull_silence_s: float = 60.0
 
 
 async def _no_progress(_: Mapping[str, Any]) -> None:
@@ -327,15 +331,19 @@ class HostAgent:
         container runs.
         """
         link = self.link(vm_id)
+        patience = PullPatience(self.config.pull_silence_s)
+        if slot is not None and self.network is not None:
+            received = partial(self.network.received_bytes, slot)
+            patience = PullPatience(self.config.pull_silence_s, received)
         registry = guest_containers.registry_of(reference)
         if registry is None or slot is None or self.network is None:
-            await guest_containers.pull_image(link, reference, progress)
+            await guest_containers.pull_image(link, reference, progress, patience)
             return
         _, port = registry
         await self.network.open_host_port(slot, port)
         try:
             await link.host_forward(port, True)
-            await guest_containers.pull_image(link, reference, progress)
+            await guest_containers.pull_image(link, reference, progress, patience)
             await link.host_forward(port, False)
         finally:
             await self.network.close_host_port(slot, port)

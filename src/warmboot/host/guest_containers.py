@@ -17,6 +17,7 @@ from aiodocker.exceptions import DockerError
 
 from warmboot.host.guest_errors import lost, lost_or, translation
 from warmboot.host.guest_link import GuestLink
+from warmboot.host.pull_patience import PullPatience, refused
 from warmboot.model.container import ContainerSpec
 from warmboot.model.errors import (
     CommandNotExecutable,
@@ -25,7 +26,6 @@ from warmboot.model.errors import (
     DiskFull,
     ImageNotFound,
     NotFound,
-    RegistryUnavailable,
     WarmbootError,
 )
 from warmboot.model.multiplexed import Demultiplexer
@@ -74,13 +74,26 @@ async def has_image(link: GuestLink, reference: str) -> bool:
     return True
 
 
-async def pull_image(link: GuestLink, reference: str, progress: Progress) -> None:
+async def pull_image(
+    link: GuestLink,
+    reference: str,
+    progress: Progress,
+    patience: PullPatience = PullPatience(),  # noqa: B008 - it is frozen
+) -> None:
     """Pull ``reference``; ``ImageNotFound``, ``RegistryUnavailable`` or ``DiskFull``."""
+    async with patience.waiting(reference) as heard:
+        await _pull(link, reference, progress, heard)
+
+
+async def _pull(
+    link: GuestLink, reference: str, progress: Progress, heard: Callable[[Mapping[str, Any]], None]
+) -> None:
     name = reference if has_tag(reference) else f"{reference}:latest"
     try:
         async for message in link.docker.images.pull(name, stream=True):
             if "error" in message:
                 raise pull_error(reference, str(message["error"]))
+            heard(message)
             await progress(message)
     except DockerError as error:
         refusal = pull_error(reference, error.message)
@@ -257,12 +270,7 @@ def pull_error(reference: str, message: str) -> WarmbootError:
             details=message,
             resolution="write [REGISTRY/]NAME[:TAG], in lower case",
         )
-    return RegistryUnavailable(
-        f"{reference} could not be pulled",
-        details=message,
-        resolution="check that the registry runs and can be reached from this host, "
-        "or load an archive: `warmboot run --archive FILE`",
-    )
+    return refused(reference, message)
 
 
 _NOT_FOUND = (

@@ -18,6 +18,7 @@ import socket
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -113,6 +114,13 @@ class Network:
         await namespaces.in_thread(partial(links.delete_link, self._config.dns_link))
         await nft.apply(rules.delete_table(self._config))
         await self._forwarding.withdraw()
+
+    def received_bytes(self, slot: Slot) -> int | None:
+        """What came from the host's side for its guest so far; ``None`` if it is gone."""
+        try:
+            return int(Path(f"/sys/class/net/{slot.veth}/statistics/tx_bytes").read_text())
+        except (OSError, ValueError):
+            return None
 
     async def audit(self) -> list[str]:
         """Names of everything of ours on this machine: namespaces, links, tables."""

@@ -1,7 +1,9 @@
 """Images of the simulated Docker: names without content, pulled from registries that never are.
 
 ``missing/…`` is a repository that does not exist, the tag ``missing`` one that it does not have;
-``unreachable.invalid/…`` and every other ``….invalid`` is a registry that does not answer.
+``silent.invalid/…`` takes the request and says nothing, ``stalled.invalid`` falls silent on its
+way, ``failing.invalid`` has its layer asked for again and again, ``slow.invalid`` gets there; every
+other ``….invalid`` is a registry that does not answer.
 """
 
 from __future__ import annotations
@@ -60,6 +62,10 @@ class Images:
         if tag:
             reference = f"{repository}{'@' if ':' in tag else ':'}{tag}"
         host = repository.partition("/")[0]
+        if host == "silent.invalid":
+            await asyncio.Event().wait()
+        if host in ("stalled.invalid", "failing.invalid", "slow.invalid"):
+            return self._troubled(reference, host.partition(".")[0])
         if host.partition(":")[0].endswith(".invalid"):
             raise HttpError(
                 500,
@@ -94,6 +100,28 @@ class Images:
         self._events.emit("image", "pull", reference, {"name": reference})
         yield _line(status=f"Digest: {record['id']}")
         yield _line(status=f"Status: Downloaded newer image for {reference}")
+
+    async def _troubled(self, reference: str, how: str) -> AsyncIterator[bytes]:
+        """As Docker tells it: it falls silent, it tries a layer anew, or gets on slowly."""
+        clock, layer = self._machine.clock, "a" * 12
+
+        async def pause() -> None:
+            await clock.sleep_until(clock.now() + self._machine.config.pull_s)
+
+        yield _line(status="Pulling fs layer", progressDetail={}, id=layer)
+        if how == "stalled":
+            yield _line(status="Downloading", progressDetail={"current": 1, "total": 9}, id=layer)
+            await asyncio.Event().wait()
+        if how == "failing":
+            for left_s in (5, 4, 3, 2, 1, 10, 9):
+                await pause()
+                yield _line(status=f"Retrying in {left_s} seconds", progressDetail={}, id=layer)
+            await asyncio.Event().wait()
+        for current in range(1, 10):
+            await pause()
+            detail = {"current": current, "total": 9}
+            yield _line(status="Downloading", progressDetail=detail, id=layer)
+        self.add(reference, {"Cmd": ["/simulated"], "Env": ["PATH=/usr/bin:/bin"]})
 
     def add(self, reference: str, config: Record) -> Record:
         digest = hashlib.sha256(reference.encode()).hexdigest()
