@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -289,6 +290,24 @@ async def test_ipv6_is_looked_at_alike() -> None:
     async with opened(host="::1") as door:
         assert await curl(door.url("/v1/containers", "[::1]")) == (200, "")
         assert (await curl(door.url("/v1/containers", "[::1]"), by=AS_NOBODY))[0] == 401
+
+
+async def test_a_user_s_own_manager_takes_that_user_for_root_and_no_other() -> None:
+    asked = """
+import asyncio, os, socket, sys
+from warmboot.api.peers import LoopbackPeers
+server, client = socket.create_server(("127.0.0.1", 0)), socket.socket()
+if len(sys.argv) > 1:
+    os.fchown(client.fileno(), int(sys.argv[1]), -1)
+    os.setuid(int(sys.argv[2]))
+client.connect(server.getsockname())
+ends = client.getsockname(), server.getsockname()
+print(asyncio.run(LoopbackPeers().why_not_root(*ends)) or "as root")
+"""
+    python = (sys.executable, "-c", asked)
+    assert await run(*AS_NOBODY, *python) == "as root\n"
+    other = str(NOBODY - 1)
+    assert await run(*python, other, str(NOBODY)) == f"the connection belongs to uid {other}\n"
 
 
 async def test_what_a_proxy_passes_on_needs_a_token(door: Door) -> None:

@@ -238,3 +238,25 @@ async def test_the_same_key_is_answered_the_same(it: Served, start: Start) -> No
 async def _a_little_later(http: httpx.AsyncClient, path: str) -> httpx.Response:
     await asyncio.sleep(0.05)
     return await http.post(path, json={"name": "xx"}, headers={"Idempotency-Key": "k2"})
+
+
+async def test_a_worker_without_its_token_is_nobody(it: Served, start: Start) -> None:
+    """It is root with the host's network, and leaves its token out."""
+    worker = await start(
+        """
+        wget -q -O /dev/null "$WARMBOOT_URL/healthz" && echo open
+        wget -O /dev/null "$WARMBOOT_URL/v1/workers" 2>&1 | grep HTTP/
+        wget -O /dev/null --header "Content-Type: application/json" --post-data \
+            '{"image": "x", "name": "stolen"}' "$WARMBOOT_URL/v1/containers" 2>&1 | grep HTTP/
+        wget -q -O - --header "Authorization: Bearer $WARMBOOT_TOKEN" \
+            "$WARMBOOT_URL/v1/workers/$WARMBOOT_WORKER_ID" | grep -c '"item"'
+        echo done; sleep 1000
+        """
+    )
+    await wait_for_line(it.client, worker.id, lambda line: line == "done")
+    said = (
+        b"".join([chunk async for chunk in it.client.workers.logs(worker.id)]).decode().split("\n")
+    )
+    refused = "wget: server returned error: HTTP/1.1 401 Unauthorized"
+    assert said[:5] == ["open", refused, refused, "1", "done"]
+    assert await it.client.containers.list(all_states=True) == []

@@ -62,15 +62,17 @@ def gid_of(group: str) -> int | None:
 
 def who_may(path: Path, group: str) -> str:
     """What somebody is told who is none of those whom the manager answers."""
-    gid = gid_of(group)
+    gid, token = gid_of(group), "show a token: Authorization: Bearer <token>"
+    if gid is None and os.geteuid() != 0:
+        return f"use {path} as the manager's user or root, or {token}"
     if gid is None:
         return (
-            f"use {path} as root, or show a token: Authorization: Bearer <token>; for more users: "
-            f"groupadd --system {DEFAULT_GROUP}, and start the manager again"
+            f"use {path} as root, or {token}; for more users: groupadd --system {DEFAULT_GROUP}, "
+            "and start the manager again"
         )
     return (
         f"become a member of the group {_name_of(gid)} and use {path}, as `warmboot` does by "
-        "itself; or be root, or show a token: Authorization: Bearer <token>"
+        f"itself; or be root, or {token}"
     )
 
 
