@@ -111,8 +111,9 @@ class HostAgent:
         found = await asyncio.gather(*(self._adopt(record) for record in records))
         adopted = [record for record, is_there in zip(records, found, strict=True) if is_there]
         if self.network is not None:
-            slots = [Slot.from_dict(r.slot) for r in adopted if r.slot is not None]
-            await self.network.start(slots)
+            slots = [(Slot.from_dict(r.slot), r) for r in adopted if r.slot is not None]
+            vmms = {slot.index: r.handle.pid for slot, r in slots if r.handle is not None}
+            await self.network.start([slot for slot, _ in slots], vmms)
         return [record.id for record in records if record not in adopted]
 
     async def stop(self) -> None:

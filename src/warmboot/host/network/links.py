@@ -102,11 +102,15 @@ def _build_slot(slot: Slot) -> None:
             namespaces.create(slot.namespace)
             with IPRoute() as ip:
                 _build_inside(ip, slot, host_ns)
-            index = _index(host, slot.veth)
-            host.addr("add", index=index, address=slot.host_ip, prefixlen=30)
-            host.link("set", index=index, state="up")
+            set_up_host_side(host, slot)
     finally:
         os.close(host_ns)
+
+
+def set_up_host_side(host: IPRoute, slot: Slot) -> None:
+    index = _index(host, slot.veth)
+    host.addr("add", index=index, address=slot.host_ip, prefixlen=30)
+    host.link("set", index=index, state="up")
 
 
 def _build_inside(ip: IPRoute, slot: Slot, host_ns: int) -> None:
@@ -122,13 +126,18 @@ def _build_inside(ip: IPRoute, slot: Slot, host_ns: int) -> None:
     # Permanent: packets for the guest leave at once, also right after a restore.
     ip.neigh("add", dst=slot.guest_ip, lladdr=slot.guest_mac, ifindex=tap, state=_NUD_PERMANENT)
 
+    build_uplink(ip, slot, host_ns)
+    sysctl("ipv4/ip_forward", 1)
+
+
+def build_uplink(ip: IPRoute, slot: Slot, host_ns: int) -> None:
+    """The pair of links to the host, and the way out by it; the host's side is not yet set up."""
     peer = {"ifname": slot.veth, "net_ns_fd": host_ns}
     ip.link("add", ifname=UPLINK_NAME, kind="veth", peer=peer)
     uplink = _index(ip, UPLINK_NAME)
     ip.addr("add", index=uplink, address=slot.ns_ip, prefixlen=30)
     ip.link("set", index=uplink, state="up")
     ip.route("add", dst="default", gateway=slot.host_ip)
-    sysctl("ipv4/ip_forward", 1)
 
 
 def open_to_host(slot: Slot) -> None:

@@ -90,14 +90,27 @@ async def in_thread(function: Callable[[], T], namespace: Path | None = None) ->
 
 def create(namespace: Path) -> None:
     """Make a namespace and keep it at this path. Blocks; moves the calling thread into it."""
+    _check(_libc.unshare(_CLONE_NEWNET), "make a network namespace")
+    pin(Path(f"/proc/self/task/{threading.get_native_id()}/ns/net"), namespace)
+
+
+def pin(source: Path, namespace: Path) -> None:
+    """Keep the namespace that ``source`` leads to at this path. Blocks."""
     _prepare_directory()
     os.close(os.open(namespace, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o000))
     try:
-        _check(_libc.unshare(_CLONE_NEWNET), "make a network namespace")
-        _mount(f"/proc/self/task/{threading.get_native_id()}/ns/net", str(namespace), _MS_BIND)
+        _mount(str(source), str(namespace), _MS_BIND)
     except OSError:
         namespace.unlink()
         raise
+
+
+def is_one(namespace: Path) -> bool:
+    """Whether a namespace is kept at this path, and not only a file there."""
+    try:
+        return os.stat(namespace).st_dev == os.stat("/proc/self/ns/net").st_dev  # noqa: PTH116
+    except FileNotFoundError:
+        return False
 
 
 def _prepare_directory() -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any
 
 import structlog
 
-from warmboot.host.network import conntrack, links, namespaces, nft, ports, preflight, rules
+from warmboot.host.network import conntrack, links, mend, namespaces, nft, ports, preflight, rules
 from warmboot.host.network.config import NETNS_DIR, NetworkConfig, Slot
 from warmboot.host.network.dns import NameServer
 from warmboot.host.network.forwarding import Forwarding
@@ -46,29 +46,30 @@ class Network:
         self._forwarding = Forwarding(config)
         self._taken: dict[int, str] = {}  # index: the slot's serial
         self._last_index = 0
+        self._broken: dict[int, NetworkError] = {}  # by index: slots in use without a network
         self._held: dict[int, dict[PortMapping, socket.socket]] = {}
         self._started = False
 
     # -- life ------------------------------------------------------------------------------------
 
-    async def start(self, in_use: Sequence[Slot]) -> None:
+    async def start(self, in_use: Sequence[Slot], vmms: Mapping[int, int] | None = None) -> None:
         """Set up the host, adopt ``in_use``, clear away what else bears our prefix, fill the pool.
 
         ``NetworkError`` when the machine lacks something or the subnet is in use. The prefix is
-        ours alone by then (``host.manager_lock``). A slot in use that is gone is only logged:
-        whether its VM still lives is not for the network to say, and ``release`` takes it all the
-        same.
+        ours alone by then (``host.manager_lock``). ``vmms`` has the pids of the processes in slots
+        by index: around them what somebody has deleted of a slot in use is made again. Where that
+        cannot be done, ``republish`` tells why, and ``release`` takes the slot all the same.
         """
         preflight.check_host()
         self._config.state_dir.mkdir(parents=True, exist_ok=True)
         self._started = True
         try:
-            await self._set_up(in_use)
+            await self._set_up(in_use, vmms or {})
         except BaseException:  # cancelled, too; raised again
             await self.stop(keep=bool(in_use))
             raise
 
-    async def _set_up(self, in_use: Sequence[Slot]) -> None:
+    async def _set_up(self, in_use: Sequence[Slot], vmms: Mapping[int, int]) -> None:
         config = self._config
         names = await namespaces.in_thread(links.link_names)
         await namespaces.in_thread(partial(preflight.check_subnet, config, names))
@@ -78,15 +79,24 @@ class Network:
         await nft.apply(rules.host(config, await self._foreign_bridges()))
         await self._drop_dead_elements(in_use)
         for slot in in_use:
-            if not slot.namespace.exists() or slot.veth not in names:
-                _log.warning("network slot in use is gone", name=slot.veth)
-                continue
-            await namespaces.in_thread(partial(links.open_to_host, slot))
+            try:
+                await self._take_over(slot, vmms.get(slot.index), names)
+            except (NetworkError, OSError) as error:  # the others are taken over all the same
+                told = error if isinstance(error, NetworkError) else NetworkError(str(error))
+                _log.error(told.brief, slot=slot.veth, details=told.details)
+                self._broken[slot.index] = told
         address_link = partial(links.make_address_link, config.dns_link, config.dns_ip)
         await namespaces.in_thread(address_link)
         await self._dns.start()
         await self._forwarding.allow()
         self._pool.start()
+
+    async def _take_over(self, slot: Slot, vmm_pid: int | None, names: Sequence[str]) -> None:
+        for what in await mend.mend(slot, vmm_pid, names):
+            _log.warning(f"{what} of a VM that runs was gone, and is there again", pid=vmm_pid)
+        await namespaces.in_thread(partial(links.open_to_host, slot))
+        if ("ip", self._config.table) not in await nft.tables(slot.namespace):
+            await nft.apply(rules.namespace(self._config, slot), slot.namespace)
 
     async def stop(self, keep: bool = True) -> None:
         """Stop background work and remove idle slots. Idempotent.
@@ -182,6 +192,7 @@ class Network:
         await self._unpublish_on_host(slot)
         await self._remove(slot)
         self._taken.pop(slot.index, None)
+        self._broken.pop(slot.index, None)
 
     async def _remove(self, slot: Slot) -> None:
         def remove() -> None:
@@ -226,7 +237,9 @@ class Network:
 
     async def republish(self, slot: Slot, mappings: Sequence[PortMapping]) -> None:
         """Hold an adopted slot's ports again. One that was taken meanwhile goes on being led to
-        the guest, and is logged."""
+        the guest, and is logged. ``NetworkError`` if the slot could not be taken over."""
+        if (broken := self._broken.get(slot.index)) is not None:
+            raise NetworkError(broken.brief, details=broken.details, resolution=broken.resolution)
         for mapping in mappings:
             if mapping in self._held.get(slot.index, {}):
                 continue

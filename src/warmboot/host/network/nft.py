@@ -75,9 +75,9 @@ async def elements(table: str, name: str, kind: str = "map") -> list[Any]:
     return []
 
 
-async def tables() -> list[tuple[str, str]]:
-    """Family and name of every table on the host."""
-    status, out, err = await run("nft", "-j", "list", "tables")
+async def tables(namespace: Path | None = None) -> list[tuple[str, str]]:
+    """Family and name of every table on the host, or in a namespace."""
+    status, out, err = await run(*_argv(namespace, "-j", "list", "tables"))
     if status != 0:
         raise NetworkError("cannot list the nftables", details=err.strip())
     return [
