@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
@@ -10,7 +11,10 @@ from warmboot.host.manager_lock import only_manager
 from warmboot.host.network import Network, NetworkConfig
 from warmboot.host.snapshot_files import SnapshotFiles
 from warmboot.host.vm_files import VMM_GID
+from warmboot.hypervisors import cgroups
 from warmboot.hypervisors.base import Hypervisor
+from warmboot.hypervisors.cgroups import Cgroups
+from warmboot.hypervisors.confinement import Confinement
 from warmboot.hypervisors.firecracker import Firecracker, FirecrackerConfig
 from warmboot.hypervisors.qemu import Qemu, QemuConfig
 from warmboot.hypervisors.qemu.config import Machine
@@ -32,7 +36,8 @@ def hold_host(settings: Settings) -> AbstractContextManager[None]:
 async def host_agent(settings: Settings) -> HostAgent:
     """Not started yet: what is to be adopted is known to the one who reconciles."""
     root = settings.storage_root
-    hypervisor = _hypervisor_of(settings)
+    confinement = _confinement_of(settings)
+    hypervisor = _hypervisor_of(settings, confinement)
     return HostAgent(
         HostConfig(
             root,
@@ -43,6 +48,7 @@ async def host_agent(settings: Settings) -> HostAgent:
         hypervisor,
         await _network_of(settings, hypervisor),
         SnapshotFiles(root / "runtime-snapshots", VMM_GID),
+        confinement,
     )
 
 
@@ -53,18 +59,30 @@ def all_hypervisors(settings: Settings) -> Sequence[Hypervisor]:
     )
 
 
-def _hypervisor_of(settings: Settings) -> Hypervisor:
+def _confinement_of(settings: Settings) -> Confinement:
+    """Without control groups for one who may not make them, and for VMs that are none."""
+    if os.geteuid() != 0 or settings.hypervisor == "simulated":
+        return Confinement()
+    return Confinement(
+        Cgroups(settings.network_prefix, cgroups.here()),
+        overhead_mib=settings.vm_overhead_mib,
+        console_bytes=settings.console_log_mib << 20,
+    )
+
+
+def _hypervisor_of(settings: Settings, confinement: Confinement | None = None) -> Hypervisor:
     """The chosen driver; ``auto`` is QEMU, which runs everywhere."""
     if settings.hypervisor == "simulated":
         return Simulated(SimulatedConfig(overrides=settings.simulation))
     if settings.hypervisor == "firecracker":
-        return Firecracker(FirecrackerConfig(binary=settings.firecracker_binary))
+        return Firecracker(FirecrackerConfig(binary=settings.firecracker_binary), confinement)
     return Qemu(
         QemuConfig(
             binary=settings.qemu_binary,
             machine=Machine(settings.qemu_machine),
             accelerator=settings.qemu_accelerator,
-        )
+        ),
+        confinement,
     )
 
 

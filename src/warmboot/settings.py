@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     cold_boot_timeout_s: float = Field(300.0, gt=0)
     pull_silence_s: float = Field(60.0, gt=0, allow_inf_nan=False)
     disk_floor_mib: int = Field(1024, ge=0)
+    vm_overhead_mib: int = Field(640, ge=128, le=65536)
+    console_log_mib: int = Field(16, ge=1, le=4096)
 
     auto_snapshot: bool = True
     auto_rebuild: bool = True

@@ -19,6 +19,7 @@ from tests.support import tiny_guest
 from tests.support.firecracker import firecracker_binary
 
 from warmboot.hypervisors.base import Hypervisor, Vm
+from warmboot.hypervisors.confinement import Confinement
 from warmboot.hypervisors.firecracker import Firecracker, FirecrackerConfig
 from warmboot.hypervisors.qemu.config import QemuConfig
 from warmboot.hypervisors.qemu.driver import Qemu
@@ -38,6 +39,7 @@ class Rig:
     console: ClassVar[str]
     cmdline: ClassVar[str] = ""
     home: Path
+    confinement: Confinement = field(default_factory=Confinement)
     ids: list[str] = field(default_factory=list)
 
     async def prepare(self) -> None:
@@ -158,7 +160,7 @@ class FirecrackerRig(Rig):
         self.binary = await firecracker_binary()
 
     def driver(self) -> Firecracker:
-        return Firecracker(FirecrackerConfig(binary=str(self.binary)))
+        return Firecracker(FirecrackerConfig(binary=str(self.binary)), self.confinement)
 
     def unusable_driver(self) -> Firecracker:
         return Firecracker(FirecrackerConfig(binary=str(self.home / "nothing")))
@@ -172,13 +174,13 @@ class FirecrackerRig(Rig):
 
 class QemuRig(Rig):
     name = "qemu"
-    console = "serial.log"
+    console = "console.log"
 
     def write_kernel(self) -> None:
         tiny_guest.write(self.kernel, pvh=True)
 
     def driver(self) -> Qemu:
-        return Qemu(QemuConfig())
+        return Qemu(QemuConfig(), self.confinement)
 
     def unusable_driver(self) -> Qemu:
         return Qemu(QemuConfig(binary=str(self.home / "nothing")))

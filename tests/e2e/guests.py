@@ -17,6 +17,7 @@ _EVERYTHING = {
     "Privileged": True,
     "PidMode": "host",
     "NetworkMode": "host",
+    "CgroupnsMode": "host",
     "Binds": ["/:/guest"],
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection
+from pathlib import Path
 
 from warmboot.bootstrap import Running
 from warmboot.host import guest_containers
@@ -81,6 +82,7 @@ async def _broken(running: Running, ready: Collection[RuntimeSnapshot]) -> list[
         *await _lost(running, ready),
         *await _cache(running),
         *_files(running),
+        *await _groups(running),
         *await _slots(running),
     ]
 
@@ -268,6 +270,20 @@ def _files(running: Running) -> list[str]:
     root = running.host.config.root
     names = (".building-*", ".gone-*", ".upload-*", "*.new", ".*.partial")
     return [f"{path} was left" for name in names for path in sorted(root.rglob(name))]
+
+
+async def _groups(running: Running) -> list[str]:
+    """A control group belongs to a VM, and a VM's VMM is in its group."""
+    groups = running.host.confinement.cgroups
+    if groups is None:
+        return []
+    records = {r.id: r for r in await running.store.vms.list()}
+    broken = [f"the control group {name} is nobody's" for name in groups.names() - records.keys()]
+    for record in records.values():
+        alive = record.handle is not None and Path(f"/proc/{record.handle.pid}").exists()
+        if alive and record.handle.pid not in groups.members(record.id):
+            broken.append(f"the VM {record.id} is not in its control group")
+    return broken
 
 
 async def _slots(running: Running) -> list[str]:

@@ -33,6 +33,8 @@ from tests.support.site_processes import command_of, kill_processes_of, processe
 from warmboot.client import Client
 from warmboot.host.guest_link import AGENT_PORT, GuestLink
 from warmboot.host.network import Network, NetworkConfig, Slot
+from warmboot.hypervisors import cgroups
+from warmboot.hypervisors.cgroups import Cgroups
 from warmboot.model.vm import GuestAddress, VmRecord
 from warmboot.store import Store
 
@@ -294,12 +296,17 @@ class Site:
         return [
             *(f"process {pid} {command_of(pid)}" for pid in processes_of(self.storage)),
             *await self._network().audit(),
+            *(f"control group {name}" for name in self.groups().names()),
             *(f"mount {line}" for line in mounts if str(self.storage) in line),
         ]
 
     def temporary_files(self) -> list[Path]:
         patterns = (".building-*", ".gone-*", ".upload-*", "*.new", ".*.partial", "*.tmp")
         return [path for one in patterns for path in self.storage.rglob(one)]
+
+    def groups(self) -> Cgroups:
+        """The control groups of its VMs."""
+        return Cgroups(self.prefix, cgroups.here())
 
     def _network(self) -> Network:
         return Network(
@@ -309,6 +316,9 @@ class Site:
     async def _sweep(self) -> None:
         """Remove all that a run has left, one that was killed too."""
         await asyncio.to_thread(kill_processes_of, self.folder)
+        for name in self.groups().names():
+            await asyncio.to_thread(self.groups().remove, name)
+        self.groups().tear_down()
         network = self._network()
         await network.start([])
         await network.stop(keep=False)

@@ -35,6 +35,7 @@ from warmboot.host.storage import Storage, remove_folder
 from warmboot.host.unresponsive import UnresponsiveVms
 from warmboot.host.vm_files import VMM_GID, DiskSource, VmFiles, snapshot_disks
 from warmboot.hypervisors.base import Hypervisor, MachineSnapshot, Probe, Vm
+from warmboot.hypervisors.confinement import Confinement
 from warmboot.hypervisors.process import come_first
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import HostError, VmGone, VmUnresponsive
@@ -77,8 +78,10 @@ class HostAgent:
         hypervisor: Hypervisor,
         network: Network | None,
         files: SnapshotFiles,
+        confinement: Confinement | None = None,
     ) -> None:
         self.config = config
+        self.confinement = confinement or Confinement()
         self.hypervisor = hypervisor
         self.network = network
         self.files = files
@@ -91,6 +94,7 @@ class HostAgent:
         self._unresponsive = UnresponsiveVms(hypervisor)
         self._standing_by: set[str] = set()
         self._stalled: set[str] = set()
+        self._coming_first: set[asyncio.Task[None]] = set()
 
     @property
     def vms_root(self) -> Path:
@@ -107,7 +111,9 @@ class HostAgent:
         """
         await self._storage.make_folders(self.vms_root, self.files.root)
         await self.cache.tidy()
-        await leftovers.remove(self.vms_root, {record.id for record in records})
+        known = {record.id for record in records}
+        await leftovers.remove(self.vms_root, known)
+        await self.confinement.start(known)
         found = await asyncio.gather(*(self._adopt(record) for record in records))
         adopted = [record for record, is_there in zip(records, found, strict=True) if is_there]
         if self.network is not None:
@@ -123,6 +129,9 @@ class HostAgent:
             await machine.let_go()
         self._machines.clear()
         self._unresponsive.let_go()
+        await asyncio.gather(*self._coming_first)
+        if not in_use:
+            await self.confinement.stop()
         if self.network is not None:
             await self.network.stop(keep=in_use)
 
@@ -203,6 +212,7 @@ class HostAgent:
             await machine.link.use_token(token)
             with contextlib.suppress(VmGone):  # it died since
                 await machine.vm.resume()
+                self._come_first(machine.vm.handle)
                 return machine.vm.handle
             await self._machines.pop(spec.id).kill()
             # Its throw-away containers have written to it: it is no match for a clean memory.
@@ -361,6 +371,7 @@ class HostAgent:
         else:
             await self._unresponsive.kill(vm_id)
             await leftovers.kill_users_of(folder)
+        await self.confinement.release(vm_id)
         await self.release_slot(slot)
         if not keep_folder:
             await remove_folder(folder)
@@ -373,6 +384,12 @@ class HostAgent:
         return await stored_memory.with_machine(
             self.hypervisor, self.files, self.cache, snapshot, open_it
         )
+
+    def _come_first(self, handle: VmHandle) -> None:
+        """Its control group follows while it runs already: that takes some ten milliseconds."""
+        task = asyncio.create_task(self.confinement.come_first(handle))
+        self._coming_first.add(task)
+        task.add_done_callback(self._coming_first.discard)
 
     def _handles(self) -> list[VmHandle]:
         silent = [one.process.handle for one in self._unresponsive.vms.values()]

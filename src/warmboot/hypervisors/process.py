@@ -4,9 +4,12 @@ A VMM is started by ``posix_spawn`` in a session of its own, its output in a log
 watched through a pidfd. The manager may be killed at any moment: the VMM goes on, and the next
 manager attaches to it with the ``VmHandle`` that was stored.
 
-Before the VMM's own program two small ones run and replace themselves (``exec``), so the pid stays:
-``nsenter`` enters the VM's network namespace, ``setpriv`` drops to the VM's own user, without
-capabilities and without a way to gain any.
+It is started by a thread that has entered the VM's network namespace and made namespaces of the
+VM's own for mounts, System V IPC and processes: a child takes them over, and its pid is seen here
+as ever. Before the VMM's own program two small ones run and replace themselves (``exec``), so the
+pid stays: ``prlimit`` bounds the length of its files, ``setpriv`` drops to the VM's own user,
+without capabilities and without a way to gain any. It joins its control group while it comes up:
+``confined`` says when.
 
 A VMM in the background (``VmSpec.background``) runs in the kernel's idle class. As each session has
 a group of its own where the scheduler groups by session, that group's weight is the least, too.
@@ -20,12 +23,19 @@ import fcntl
 import os
 import shutil
 import signal
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from pathlib import Path
+from typing import TypeVar
 
+from warmboot.hypervisors import console_log
+from warmboot.hypervisors.confinement import Confinement, file_limit_bytes, isolate
+from warmboot.hypervisors.console_log import ConsoleLog
 from warmboot.model.errors import HypervisorError, VmGone
 from warmboot.model.vm import VmHandle, VmSpec
+
+T = TypeVar("T")
 
 KILL_TIMEOUT_S = 10.0
 FIRST_FD = 3
@@ -63,9 +73,17 @@ def is_stopped(pid: int) -> bool:
 class VmmProcess:
     """A running VMM. Make one with ``spawn`` or ``attach``; ``close`` lets go of it."""
 
-    def __init__(self, handle: VmHandle, pidfd: int) -> None:
+    def __init__(
+        self,
+        handle: VmHandle,
+        pidfd: int,
+        joining: asyncio.Future[None] | None = None,
+        console: ConsoleLog | None = None,
+    ) -> None:
         self.handle = handle
         self._pidfd = pidfd
+        self._joining = joining
+        self._console = console
         self._gone = asyncio.Event()
         asyncio.get_running_loop().add_reader(pidfd, self._on_exit)
 
@@ -79,6 +97,9 @@ class VmmProcess:
         log: Path,
         inherit: Sequence[int] = (),
         groups: Sequence[int] = (),
+        confinement: Confinement | None = None,
+        console: ConsoleLog | None = None,
+        own_pids: bool = True,
     ) -> VmmProcess:
         """Start ``argv`` as ``spec`` wants it. The log file is appended to.
 
@@ -86,17 +107,19 @@ class VmmProcess:
         VMM. A listening socket among them can be connected to before the VMM has come up, so nobody
         has to poll for it; and what only root may open need not be opened by the VMM.
         ``groups`` are supplementary groups for a VMM that does not run as root (a device's).
+        ``console`` ends with this process, and takes its output if it is not among ``inherit``.
+        Without ``own_pids`` it sees the processes that we see.
         """
-        command = [*_confinement(spec, groups), *argv]
-        starting = asyncio.ensure_future(
-            asyncio.to_thread(_spawn, command, log, inherit, spec.background)
-        )
+        command = [*_limits(spec, confinement), *rights(spec, groups), *argv]
+        output = log if console is None or console.pipe in inherit else console.pipe
+        start = partial(_spawn, command, output, inherit, spec, confinement, own_pids)
         try:
-            pid = await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            # The thread cannot be stopped and will start it: take that back when it has.
-            starting.add_done_callback(_take_back)
-            await asyncio.wait({starting})
+            pid = await _in_thread(start, _take_back)
+        except BaseException:  # cancelled, too; raised again
+            if console is not None:
+                await console.finish()
+            if confinement is not None:
+                await confinement.release(spec.id)
             raise
         pidfd = os.pidfd_open(pid)
         handle = VmHandle(
@@ -107,7 +130,16 @@ class VmmProcess:
             boot_id=boot_id(),
             run_dir=spec.run_dir,
         )
-        return cls(handle, pidfd)
+        joining = None
+        if confinement is not None:
+            pids = [pid] if console is None else [console.pid, pid]
+            joining = asyncio.ensure_future(confinement.join(spec, pids))
+        return cls(handle, pidfd, joining, console)
+
+    async def confined(self) -> None:
+        """Return when it is under the VM's limits; ``HypervisorError`` if it cannot be."""
+        if self._joining is not None:
+            await asyncio.shield(self._joining)
 
     @classmethod
     def attach(cls, handle: VmHandle) -> VmmProcess:
@@ -148,10 +180,16 @@ class VmmProcess:
                     f"the VMM of {self.handle.vm_id} (pid {self.handle.pid}) survives SIGKILL",
                     resolution="look for a hung disk or mount: `cat /proc/PID/stack`",
                 ) from None
+        if self._joining is not None:
+            await asyncio.wait({self._joining})
+        if self._console is not None:
+            await self._console.finish()
         self.close()
 
     def close(self) -> None:
         """Stop watching. The process is left as it is."""
+        if self._console is not None:
+            self._console.close_pipe()  # it is reaped, whoever ends the VMM
         if self._pidfd >= 0:
             asyncio.get_running_loop().remove_reader(self._pidfd)
             os.close(self._pidfd)
@@ -164,29 +202,66 @@ class VmmProcess:
         self._gone.set()
 
 
-def _take_back(started: asyncio.Future[int]) -> None:
+async def start_console_log(
+    path: Path, spec: VmSpec, confinement: Confinement | None
+) -> ConsoleLog:
+    """What the guest prints goes to ``path`` through the log's pipe, up to the VM's limit."""
+    limit_bytes = (confinement or Confinement()).console_bytes
+    prefix = [*_lengths(limit_bytes), *rights(spec, ())]
+
+    def take_back(started: tuple[int, int]) -> None:
+        os.close(started[1])
+        _take_back(started[0])
+
+    console_log.set_aside(path, limit_bytes)
+    begin = partial(console_log.start, path, prefix)
+    return ConsoleLog(*await _in_thread(begin, take_back))
+
+
+async def _in_thread(function: Callable[[], T], take_back: Callable[[T], None]) -> T:
+    """Run ``function`` in a thread that ends with it: it may have moved to other namespaces."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="vmm") as thread:
+        running = asyncio.wrap_future(thread.submit(function))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            # The thread cannot be stopped and will start it: take that back when it has.
+            await asyncio.wait({running})
+            if running.exception() is None:
+                take_back(running.result())
+            raise
+
+
+def _take_back(pid: int) -> None:
     """End a process that nobody wants any more."""
-    if not started.cancelled() and started.exception() is None:
-        os.kill(started.result(), signal.SIGKILL)
-        os.waitpid(started.result(), 0)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
-def _confinement(spec: VmSpec, groups: Sequence[int]) -> list[str]:
-    command: list[str] = []
-    if spec.nic is not None:
-        command += [_tool("nsenter"), f"--net={spec.nic.namespace}", "--"]
-    if spec.uid:
-        command += [
-            _tool("setpriv"),
-            f"--reuid={spec.uid}",
-            f"--regid={spec.gid or spec.uid}",
-            f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups",
-            "--no-new-privs",
-            "--inh-caps=-all",
-            "--bounding-set=-all",
-            "--",
-        ]
-    return command
+def rights(spec: VmSpec, groups: Sequence[int]) -> list[str]:
+    """What drops to the VM's user."""
+    if not spec.uid:
+        return []
+    return [
+        _tool("setpriv"),
+        f"--reuid={spec.uid}",
+        f"--regid={spec.gid or spec.uid}",
+        f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups",
+        "--no-new-privs",
+        "--inh-caps=-all",
+        "--bounding-set=-all",
+        "--",
+    ]
+
+
+def _limits(spec: VmSpec, confinement: Confinement | None) -> list[str]:
+    if confinement is None:
+        return []
+    return _lengths(file_limit_bytes(spec))
+
+
+def _lengths(limit_bytes: int) -> list[str]:
+    return [_tool("prlimit"), f"--fsize={limit_bytes}:{limit_bytes}", "--core=0", "--"]
 
 
 @cache
@@ -199,15 +274,33 @@ def _tool(name: str) -> str:
     return path
 
 
-def _spawn(command: list[str], log: Path, inherit: Sequence[int], background: bool) -> int:
+def _spawn(
+    command: list[str],
+    output: Path | int,
+    inherit: Sequence[int],
+    spec: VmSpec,
+    confinement: Confinement | None,
+    own_pids: bool,
+) -> int:
+    """Moves the calling thread, which is to end then."""
     program = shutil.which(command[0])
     if program is None:
         raise HypervisorError(f"{command[0]} is not there or not executable")
+    try:
+        _surround(spec, confinement, own_pids)
+    except OSError as error:
+        raise HypervisorError(
+            f"no namespaces could be made for VM {spec.id}",
+            details=str(error),
+            resolution="run the manager as root, or with MANAGER_HYPERVISOR=simulated",
+        ) from error
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     with contextlib.ExitStack() as copies:
         actions: list[tuple[int, int, str, int, int] | tuple[int, int, int]] = [
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o640),
+            (os.POSIX_SPAWN_DUP2, output, 1)
+            if isinstance(output, int)
+            else (os.POSIX_SPAWN_OPEN, 1, str(output), append, 0o640),
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ]
         for number, descriptor in enumerate(inherit, start=FIRST_FD):
@@ -227,9 +320,17 @@ def _spawn(command: list[str], log: Path, inherit: Sequence[int], background: bo
             )
         except OSError as error:
             raise HypervisorError(f"{program} could not be started", details=str(error)) from error
-    if background:
+    if spec.background:
         _give_way(pid)
     return pid
+
+
+def _surround(spec: VmSpec, confinement: Confinement | None, own_pids: bool) -> None:
+    namespace = None if spec.nic is None else spec.nic.namespace
+    if confinement is not None:
+        confinement.create(spec)
+    if namespace is not None or (confinement is not None and os.geteuid() == 0):
+        isolate(namespace, pids=own_pids)
 
 
 def come_first(handle: VmHandle) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from warmboot.host.disks import free_bytes
+from warmboot.hypervisors import cgroups
 from warmboot.hypervisors.base import Hypervisor
 from warmboot.manager.ports import Check
 
@@ -31,7 +32,12 @@ async def examine(
     hypervisors: Sequence[Hypervisor], root: Path, disk_floor_bytes: int
 ) -> list[Check]:
     """All checks, the most basic first."""
-    checks = [_root_user(), _tun(), await asyncio.to_thread(_room, root, disk_floor_bytes)]
+    checks = [
+        _root_user(),
+        _tun(),
+        *_limits(),
+        await asyncio.to_thread(_room, root, disk_floor_bytes),
+    ]
     checks += [_tool(name, purpose, package) for name, (purpose, package) in _TOOLS.items()]
     for hypervisor in hypervisors:
         checks += await _hypervisor(hypervisor)
@@ -58,6 +64,36 @@ def _tun() -> Check:
         why="a VM's network interface is a TAP device",
         remedy="load the module: `modprobe tun`",
     )
+
+
+def _limits() -> list[Check]:
+    why = "without them one VM can take processors, memory or processes from all others"
+    if os.geteuid() != 0:
+        return [
+            Check(
+                "limits",
+                False,
+                "VMs have no control groups: only root makes them",
+                why=why,
+                remedy="run it as root",
+                required=False,
+            )
+        ]
+    there = cgroups.usable(cgroups.here())
+    missing = cgroups.missing(there)
+    have = cgroups.described(there) or "none"
+    return [
+        Check(
+            "limits",
+            not missing,
+            f"each VM has a control group with {have}"
+            + (f"; missing: {', '.join(missing)}" if missing else ""),
+            why=why,
+            remedy="mount the controllers (cgroups(7)), or start the kernel without "
+            "cgroup_disable=; in a container: give it a writable cgroup file system",
+            required=False,
+        )
+    ]
 
 
 def _room(root: Path, floor: int) -> Check:

@@ -14,13 +14,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from warmboot.hypervisors.base import Capabilities, MachineSnapshot, Probe, Problem
+from warmboot.hypervisors.confinement import Confinement
 from warmboot.hypervisors.firecracker import binary, kvm, layout
 from warmboot.hypervisors.firecracker.config import FirecrackerConfig
 from warmboot.hypervisors.firecracker.pager import SOCKET, Pager, check_frames
 from warmboot.hypervisors.firecracker.vm import FirecrackerVm
 from warmboot.hypervisors.memory import userfault
 from warmboot.hypervisors.memory.userfault import all_users_may
-from warmboot.hypervisors.process import VmmProcess
+from warmboot.hypervisors.process import VmmProcess, start_console_log
 from warmboot.hypervisors.stamp import Stamp, stamp_of
 from warmboot.model.errors import HypervisorError, NotSupported, RestoreFailed, VmGone
 from warmboot.model.runtime_snapshot import HostRequirements
@@ -37,8 +38,11 @@ class Firecracker:
 
     name = NAME
 
-    def __init__(self, config: FirecrackerConfig | None = None) -> None:
+    def __init__(
+        self, config: FirecrackerConfig | None = None, confinement: Confinement | None = None
+    ) -> None:
         self.config = config or FirecrackerConfig()
+        self.confinement = confinement or Confinement()
         self._found: tuple[Probe, binary.Versions | None] | None = None
         self._stamp: Stamp | None = None
         self._looking = asyncio.Lock()
@@ -79,7 +83,7 @@ class Firecracker:
     ) -> FirecrackerVm:
         groups = self._userfault_groups(spec)
         # It comes up while Firecracker does: its socket takes connections already.
-        pager = await Pager.start(spec, snapshot.memory)
+        pager = await Pager.start(spec, snapshot.memory, confinement=self.confinement)
         try:
             await binary.check_snapshot(program, snapshot.state, known.snapshot)
             async with self._started(spec, pager, groups) as vm:
@@ -87,6 +91,7 @@ class Firecracker:
                 return vm
         except BaseException:  # cancelled, too; raised again
             await pager.kill()
+            await self.confinement.release(spec.id)
             raise
 
     async def attach(self, spec: VmSpec, handle: VmHandle) -> FirecrackerVm:
@@ -99,7 +104,7 @@ class Firecracker:
         except BaseException:  # cancelled, too; raised again
             process.close()
             raise
-        vm = FirecrackerVm(spec, self.config, process, pager)
+        vm = FirecrackerVm(spec, self.config, process, self.confinement, pager)
         try:
             if await vm.status() is VmStatus.GONE:
                 _raise_gone(spec)
@@ -122,16 +127,26 @@ class Firecracker:
             *("--id", spec.id, "--api-sock", layout.API_SOCKET),
             *("--log-path", layout.VMM_LOG, "--level", "Info"),
         ]
-        process = await VmmProcess.spawn(
-            argv,
-            spec=spec,
-            hypervisor=NAME,
-            log=spec.run_dir / layout.CONSOLE_LOG,
-            groups=(*groups, *more_groups),
-        )
-        vm = FirecrackerVm(spec, self.config, process, pager)
+        log = spec.run_dir / layout.CONSOLE_LOG
+        console = await start_console_log(log, spec, self.confinement)
+        try:
+            process = await VmmProcess.spawn(
+                argv,
+                spec=spec,
+                hypervisor=NAME,
+                log=log,
+                groups=(*groups, *more_groups),
+                confinement=self.confinement,
+                console=console,
+            )
+        finally:
+            console.close_pipe()
+        vm = FirecrackerVm(spec, self.config, process, self.confinement, pager)
         try:
             await vm.api.until_listening(self.config.start_timeout_s)
+            await process.confined()
+            if pager is not None:
+                await pager.process.confined()
             yield vm
         except HypervisorError as error:
             await vm.kill()

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import zstandard
 
 from warmboot.hypervisors import memory
+from warmboot.hypervisors.confinement import Confinement
 from warmboot.hypervisors.memory.frames import Frames, damaged
 from warmboot.hypervisors.process import VmmProcess, boot_id, start_time_ticks
 from warmboot.model.errors import (
@@ -65,7 +66,13 @@ class Pager:
         self._listening = report and asyncio.create_task(self._listen(report[0]))
 
     @classmethod
-    async def start(cls, spec: VmSpec, frames: Path, record_s: float = RECORD_S) -> Pager:
+    async def start(
+        cls,
+        spec: VmSpec,
+        frames: Path,
+        record_s: float = RECORD_S,
+        confinement: Confinement | None = None,
+    ) -> Pager:
         """Its socket takes connections when this returns, whether it has come up or not.
 
         If no touched frames are recorded yet, those of the first ``record_s`` seconds will be.
@@ -84,6 +91,8 @@ class Pager:
                     hypervisor="pages",
                     log=spec.run_dir / LOG,
                     inherit=[listener.fileno(), its.fileno()],
+                    confinement=confinement,
+                    own_pids=False,  # its Firecracker's is told by the socket, as seen from here
                 )
             except BaseException:  # cancelled, too; raised again
                 ours.close()

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 from warmboot.hypervisors.base import MachineSnapshot
+from warmboot.hypervisors.confinement import Confinement
 from warmboot.hypervisors.firecracker.api import FirecrackerApi
 from warmboot.hypervisors.firecracker.config import FirecrackerConfig
 from warmboot.hypervisors.firecracker.layout import API_SOCKET, VMM_LOG, VSOCK_SOCKET
@@ -24,11 +25,13 @@ class FirecrackerVm:
         spec: VmSpec,
         config: FirecrackerConfig,
         process: VmmProcess,
+        confinement: Confinement,
         pager: Pager | None = None,
     ) -> None:
         self.spec = spec
         self._config = config
         self._process = process
+        self._confinement = confinement
         self._pager = pager
         self._dying = None if pager is None else asyncio.create_task(self._die_with(pager))
         self.api = FirecrackerApi(
@@ -83,6 +86,7 @@ class FirecrackerVm:
         if self._pager is not None:
             await self._pager.kill()
         await self.api.close()
+        await self._confinement.release(self.spec.id)
 
     async def wait_gone(self) -> None:
         await self._process.wait()

@@ -16,11 +16,13 @@ from warmboot.model.shapes import Shape
 from warmboot.model.vm import Disk, DiskFormat, Nic, VmSpec
 
 CONSOLE_LOG = "console.log"
-SERIAL_LOG = "serial.log"
 QMP_SOCKET = "qmp.sock"
 
 # What QEMU inherits, in this order.
-_QMP_FD, _TAP_FD = FIRST_FD, FIRST_FD + 1
+_QMP_FD, _CONSOLE_FD, _TAP_FD = FIRST_FD, FIRST_FD + 1, FIRST_FD + 2
+
+# Descriptors that QEMU opens by a path of its own, as often as it likes.
+_CONSOLE_SET = 1
 
 TCG_CPU = "max"
 
@@ -55,8 +57,11 @@ def machine_arguments(
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
         *("-chardev", f"socket,id=qmp,fd={_QMP_FD},server=on,wait=off"),
         *("-mon", "chardev=qmp,mode=control"),
-        *("-serial", f"file:{spec.run_dir / SERIAL_LOG}"),
-        *("-chardev", f"file,id=console,path={spec.run_dir / CONSOLE_LOG}"),
+        *("-add-fd", f"fd={_CONSOLE_FD},set={_CONSOLE_SET},opaque=console"),
+        # Both to one log; append, as a pipe cannot be cut to length when it is opened.
+        *("-chardev", f"file,id=serial,path=/dev/fdset/{_CONSOLE_SET},append=on"),
+        *("-serial", "chardev:serial"),
+        *("-chardev", f"file,id=console,path=/dev/fdset/{_CONSOLE_SET},append=on"),
         *("-device", f"virtio-serial-{bus}"),
         *("-device", "virtconsole,chardev=console"),
         *("-object", "rng-random,id=rng,filename=/dev/urandom"),

@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from warmboot.hypervisors.base import Capabilities, MachineSnapshot, Probe, Problem
-from warmboot.hypervisors.process import VmmProcess
+from warmboot.hypervisors.confinement import Confinement
+from warmboot.hypervisors.process import VmmProcess, start_console_log
 from warmboot.hypervisors.qemu import arguments
 from warmboot.hypervisors.qemu.accelerator import KvmVerdict, cpu_model, kvm_verdict
 from warmboot.hypervisors.qemu.config import QemuConfig
@@ -33,8 +34,11 @@ class Qemu:
 
     name = "qemu"
 
-    def __init__(self, config: QemuConfig | None = None) -> None:
+    def __init__(
+        self, config: QemuConfig | None = None, confinement: Confinement | None = None
+    ) -> None:
         self.config = config or QemuConfig()
+        self.confinement = confinement or Confinement()
         self._probe: Probe | None = None
         self._stamp: Stamp | None = None
         self._probing = asyncio.Lock()
@@ -74,7 +78,7 @@ class Qemu:
             ) from error
 
     async def attach(self, spec: VmSpec, handle: VmHandle) -> QemuVm:
-        vm = QemuVm(spec, self.config, VmmProcess.attach(handle))
+        vm = QemuVm(spec, self.config, VmmProcess.attach(handle), self.confinement)
         try:
             await vm.connect()
         except BaseException:  # cancelled, too; raised again
@@ -100,7 +104,11 @@ class Qemu:
         )
         with contextlib.ExitStack() as inherited:
             listener = inherited.enter_context(_listening(spec.run_dir / arguments.QMP_SOCKET))
-            descriptors = [listener.fileno()]
+            console = await start_console_log(
+                spec.run_dir / arguments.CONSOLE_LOG, spec, self.confinement
+            )
+            inherited.callback(console.close_pipe)
+            descriptors = [listener.fileno(), console.pipe]
             if spec.nic is not None:
                 descriptors.append(await open_tap(spec.nic))
                 inherited.callback(os.close, descriptors[-1])
@@ -110,10 +118,13 @@ class Qemu:
                 hypervisor=self.name,
                 log=spec.run_dir / "vmm.log",
                 inherit=descriptors,
+                confinement=self.confinement,
+                console=console,
             )
-        vm = QemuVm(spec, self.config, process)
+        vm = QemuVm(spec, self.config, process, self.confinement)
         try:
             await vm.connect()
+            await process.confined()
             yield vm
         except BaseException:  # cancelled, too; raised again
             await vm.kill()

@@ -13,6 +13,7 @@ from qemu.qmp.protocol import StateError
 from qemu.qmp.qmp_client import ExecuteError
 
 from warmboot.hypervisors.base import MachineSnapshot
+from warmboot.hypervisors.confinement import Confinement
 from warmboot.hypervisors.process import VmmProcess
 from warmboot.hypervisors.qemu.arguments import QMP_SOCKET
 from warmboot.hypervisors.qemu.config import QemuConfig
@@ -28,10 +29,13 @@ _STALLED = "io-error"
 class QemuVm:
     """One VM. Made by ``Qemu``; the monitor is connected."""
 
-    def __init__(self, spec: VmSpec, config: QemuConfig, process: VmmProcess) -> None:
+    def __init__(
+        self, spec: VmSpec, config: QemuConfig, process: VmmProcess, confinement: Confinement
+    ) -> None:
         self.spec = spec
         self._config = config
         self._process = process
+        self._confinement = confinement
         self._qmp = QMPClient(spec.id)
         self._qmp.logger.disabled = True  # it logs every lost connection as an error
 
@@ -107,6 +111,7 @@ class QemuVm:
     async def kill(self) -> None:
         await self._process.kill()
         await self._disconnect()
+        await self._confinement.release(self.spec.id)
 
     async def wait_gone(self) -> None:
         await self._process.wait()

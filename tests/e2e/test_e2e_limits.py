@@ -1,0 +1,112 @@
+"""A VM's limits, seen from the whole service; and those of version 2, in a guest of ours."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+from tests.e2e.guests import inside
+from tests.support.vms import PROBE, Site
+
+from warmboot.hypervisors import cgroups
+
+
+async def test_a_vm_lives_in_its_group_until_it_is_removed(site: Site) -> None:
+    await site.run("limited", PROBE, "sleep", "1000")
+    record = await site.vm("limited")
+    assert record.handle is not None
+    groups = site.groups()
+    assert record.handle.pid in groups.members(record.id)
+    await site.kill()
+    await site.start()  # and is still in it when another manager has adopted it
+    assert record.handle.pid in groups.members(record.id)
+    await site.cli("rm", "-f", "limited")
+    assert record.id not in groups.names()
+
+
+async def test_a_group_that_is_nobodys_is_swept_and_another_managers_is_not(site: Site) -> None:
+    hierarchy = cgroups.here()[0]
+    ours = hierarchy.path / cgroups.SLICE / site.prefix / "vm-nobodys"
+    others = hierarchy.path / cgroups.SLICE / "wbother" / "vm-others"
+    await site.kill()
+    try:
+        for group in (ours, others):
+            group.mkdir(parents=True, exist_ok=True)
+        await site.start()
+        assert not ours.exists()
+        assert others.exists()
+    finally:
+        others.rmdir()
+        others.parent.rmdir()
+
+
+_IN_GUEST = """\
+import base64, json, os, signal, subprocess, sys, time, types
+# As a module, with a name that dataclasses find.
+cgroups = types.ModuleType("cgroups")
+sys.modules["cgroups"] = cgroups
+exec(base64.b64decode("{source}").decode(), cgroups.__dict__)
+found = {{}}
+there = cgroups.here()
+found["versions"] = sorted({{h.version for h in there}})
+groups = cgroups.Cgroups("wb", there)
+groups.prepare()
+found["missing"] = cgroups.missing(groups.hierarchies)
+groups.create("vm", cgroups.Limits(memory_bytes=48 << 20, cpus=0.5, pids=4))
+def within(code):
+    child = subprocess.Popen(
+        [sys.executable, "-S", "-c", "import sys; sys.stdin.read(1); " + code],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    groups.join("vm", child.pid)
+    out, _ = child.communicate(b"x")
+    return child.returncode, out.decode().strip()
+found["memory"] = within("b = bytearray(200 << 20); print(len(b))")
+found["little"] = within("b = bytearray(8 << 20); print(len(b))")
+found["pids"] = within(
+    "import os, time\\nn = 0\\ntry:\\n while n < 20:\\n"
+    "  if not os.fork(): time.sleep(1); os._exit(0)\\n  n += 1\\n"
+    "except OSError: pass\\nprint(n)")
+found["cpu"] = within(
+    "import time; a = time.monotonic(); c = time.process_time()\\n"
+    "while time.monotonic() - a < 2: pass\\nprint((time.process_time() - c) / 2)")
+with open("/var/lib/docker/big", "wb") as file:
+    for _ in range(96): file.write(os.urandom(1 << 20))
+found["page_cache"] = within("n = len(open('/var/lib/docker/big','rb').read(1))\\n"
+    "f = open('/var/lib/docker/big','rb')\\nwhile b := f.read(1 << 20): n += len(b)\\nprint(n)")
+os.unlink("/var/lib/docker/big")
+sleeper = subprocess.Popen(["sleep", "1000"])
+groups.join("vm", sleeper.pid)
+found["member"] = sleeper.pid in groups.members("vm")
+groups.come_first("vm", sleeper.pid)
+groups.remove("vm")
+found["ended"] = sleeper.wait() == -9
+found["names"] = sorted(groups.names())
+groups.tear_down()
+found["left"] = os.path.exists("/sys/fs/cgroup/" + cgroups.SLICE)
+print(json.dumps(found))
+"""
+
+
+async def test_version_2_holds_a_process_to_its_limits(site: Site) -> None:
+    await site.run("second", PROBE, "sleep", "1000")
+    source = base64.b64encode(Path(cgroups.__file__).read_bytes()).decode()
+    program = base64.b64encode(_IN_GUEST.format(source=source).encode()).decode()
+    async with site.link(await site.vm("second")) as link:
+        output = await inside(
+            link,
+            f"echo {program} | busybox base64 -d > /guest/tmp/limits.py; "
+            "busybox chroot /guest /usr/bin/python3 -S /tmp/limits.py 2>&1",
+        )
+    found = json.loads(output)
+    assert found["versions"] == [2]
+    assert found["missing"] == []
+    assert found["memory"][0] == -9  # killed by its own limit, not the guest's end
+    assert found["little"] == [0, str(8 << 20)]
+    assert found["pids"][1] == "3"  # and itself
+    assert 0.3 < float(found["cpu"][1]) < 0.7
+    assert found["page_cache"] == [0, str((96 << 20) + 1)]  # its cache never kills it
+    assert found["member"]
+    assert found["ended"]
+    assert found["names"] == []
+    assert not found["left"]
