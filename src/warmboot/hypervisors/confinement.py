@@ -61,7 +61,8 @@ class Confinement:
             await asyncio.to_thread(self.cgroups.prepare)
             for name in await asyncio.to_thread(self.cgroups.names):
                 if name not in known:
-                    await self.release(name)
+                    with contextlib.suppress(HypervisorError):  # it hangs: tried at the next start
+                        await self.release(name)
 
     async def stop(self) -> None:
         """Remove what no VM needs."""
