@@ -58,6 +58,7 @@ from warmboot.manager.watch_demand import WatchDemand
 from warmboot.manager.worker_tokens import WorkerTokens
 from warmboot.settings import Settings
 from warmboot.store import Store
+from warmboot.store.sole_use import sole_use
 
 log = structlog.get_logger("warmboot")
 
@@ -83,7 +84,8 @@ async def running(settings: Settings, hook: Hook | None = None) -> AsyncIterator
 @asynccontextmanager
 async def _running(settings: Settings, hook: Hook | None = None) -> AsyncIterator[Running]:
     host = await host_agent(settings)
-    async with Store.open(settings.effective_database_url) as store:
+    url = settings.effective_database_url
+    async with sole_use(url, _who(settings)), Store.open(url) as store:
         await own_storage(store, settings.storage_root)
         events, tasks, runner = EventLog(store), Tasks(), SagaRunner(store, hook)
         unsettled = Unsettled()
@@ -109,6 +111,10 @@ async def _running(settings: Settings, hook: Hook | None = None) -> AsyncIterato
                 finally:
                     await tasks.stop()
                     await host.stop()
+
+
+def _who(settings: Settings) -> str:
+    return f"pid {os.getpid()} on {socket.gethostname()}, {settings.storage_root}"
 
 
 @dataclass(frozen=True, slots=True)
