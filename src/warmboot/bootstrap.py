@@ -33,6 +33,7 @@ from warmboot.manager.check_image import CheckImage, PrepareImage
 from warmboot.manager.containers import Containers
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.forget_old import keep_forgetting
+from warmboot.manager.given_image import GivenFiles, GivenImage
 from warmboot.manager.going_on import Work
 from warmboot.manager.keep_unresponsive import KeepUnresponsive
 from warmboot.manager.look_after_snapshots import LookAfterConfig, LookAfterSnapshots
@@ -103,7 +104,7 @@ async def _running(settings: Settings, hook: Hook | None = None) -> AsyncIterato
                 tasks.keep_going(Work.HOUSEKEEPING, "housekeeping", parts.kept.housekeeping)
                 forget = partial(keep_forgetting, store, parts.metrics.failed)
                 tasks.keep_going(Work.FORGET_OLD, "forget-old", forget)
-                await _register_given_image(settings, parts.services)
+                await parts.given.register()
                 yield Running(parts.services, store, host, worker.tokens)
             finally:
                 try:
@@ -126,6 +127,7 @@ class _Parts:
     demand: WatchDemand
     look_after: LookAfterSnapshots
     kept: Kept
+    given: GivenImage
 
 
 def _wire(
@@ -230,20 +232,24 @@ def _wire(
         shape,
     )
 
+    images = RuntimeImages(
+        store,
+        host,
+        events,
+        garbage,
+        collecting.image_folders,
+        snapshots,
+        check_image,
+        auto_snapshot=settings.auto_snapshot,
+    )
+    given = GivenImage(store, images, events, _given_files(settings))
+
     async def more_checks() -> Sequence[Check]:
-        return [*unsettled.checks(), *await _more_checks(settings)]
+        checks = [*unsettled.checks(), *await given.checks()]
+        return [*checks, *await _more_checks(settings)]
 
     services = Services(
-        images=RuntimeImages(
-            store,
-            host,
-            events,
-            garbage,
-            collecting.image_folders,
-            snapshots,
-            check_image,
-            auto_snapshot=settings.auto_snapshot,
-        ),
+        images=images,
         snapshots=snapshots,
         containers=containers,
         archives=archives,
@@ -276,7 +282,7 @@ def _wire(
         unresponsive,
         unsettled,
     )
-    return _Parts(services, reconcile, metrics, standby, demand, look_after, kept)
+    return _Parts(services, reconcile, metrics, standby, demand, look_after, kept, given)
 
 
 def _retry(settings: Settings) -> RetryPolicy:
@@ -293,16 +299,11 @@ def _caches(settings: Settings) -> Mapping[str, Path]:
     }
 
 
-async def _register_given_image(settings: Settings, services: Services) -> None:
-    """``CONTAINER_RUNTIME_KERNEL`` and ``CONTAINER_RUNTIME_ROOTFS`` are the default image."""
+def _given_files(settings: Settings) -> GivenFiles | None:
     kernel, rootfs = settings.container_runtime_kernel, settings.container_runtime_rootfs
     if kernel is None or rootfs is None:
-        return
-    if any(image.name == "default" for image in await services.images.list()):
-        return
-    await services.images.register(
-        name="default", kernel=kernel, rootfs=rootfs, initrd=settings.container_runtime_initrd
-    )
+        return None
+    return GivenFiles(kernel, rootfs, settings.container_runtime_initrd)
 
 
 async def serve(settings: Settings) -> None:

@@ -7,9 +7,9 @@ The names of environment variables are the specification's where it has them; th
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from warmboot.model.manager_socket import DEFAULT_PORT, default_socket
@@ -106,6 +106,16 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.absolute()
+
+    @model_validator(mode="after")
+    def _whole_image(self) -> Self:
+        given = (self.container_runtime_kernel, self.container_runtime_rootfs)
+        if None in given and (self.container_runtime_initrd, *given) != (None, None, None):
+            raise ValueError(
+                "CONTAINER_RUNTIME_KERNEL and CONTAINER_RUNTIME_ROOTFS go together "
+                "(CONTAINER_RUNTIME_INITRD with both)"
+            )
+        return self
 
     @property
     def default_shape(self) -> Shape:

@@ -9,10 +9,13 @@ import json
 import os
 import shutil
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
+from warmboot.host import image_files
 from warmboot.host import storage as storage_module
 from warmboot.images import files, staging
 from warmboot.images.__main__ import good_image
@@ -27,10 +30,10 @@ from warmboot.images.files import (
     verify_runtime_image,
     write_manifest,
 )
-from warmboot.images.hashing import copy_sparse, sum_file
+from warmboot.images.hashing import copy_sparse, sum_extents, sum_file
 from warmboot.images.process import find_tool
 from warmboot.model.errors import DiskFull, HostError, ImageDamaged, InvalidRequest
-from warmboot.model.runtime_image import UNKNOWN_AGENT
+from warmboot.model.runtime_image import UNKNOWN_AGENT, FileSum, RuntimeImage
 
 MIB = 1 << 20
 
@@ -94,6 +97,18 @@ def test_the_sum_of_a_sparse_file_is_the_ordinary_one(tmp_path: Path) -> None:
     assert found.size_bytes == 31 * MIB + 7
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert sum_file(Path(os.devnull)).sha256 == hashlib.sha256(b"").hexdigest()
+
+
+def test_the_sum_of_the_data_alone_tells_content_and_place(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for path, at in ((one, MIB), (other, 2 * MIB)):
+        with path.open("wb") as file:
+            file.seek(at)
+            file.write(b"data")
+            file.truncate(64 * MIB)
+    copy_sparse(one, tmp_path / "copy")
+    assert sum_extents(one) == sum_extents(tmp_path / "copy")
+    assert sum_extents(one) != sum_extents(other)
 
 
 def test_a_copy_is_equal_and_stays_sparse(tmp_path: Path) -> None:
@@ -328,6 +343,31 @@ async def test_a_cancelled_import_leaves_nothing(
 async def test_a_place_that_cannot_be_written_is_an_error_in_words(image: Path) -> None:
     with pytest.raises(HostError, match="could not be written"):
         await import_runtime_image(image, Path("/proc/nowhere"))
+
+
+async def test_an_empty_disk_is_not_summed_hole_by_hole_and_its_damage_is_found(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = await import_runtime_image(image, tmp_path / "storage")
+    folder = stored_folder(tmp_path / "storage", manifest.digest)
+    stored = RuntimeImage(uuid4(), "app", manifest.digest, folder, manifest, datetime.now(UTC))
+    image_files.note_image(folder, manifest)
+    summed: list[str] = []
+
+    def summing(path: Path) -> FileSum:
+        summed.append(path.name)
+        return sum_file(path)
+
+    monkeypatch.setattr(image_files, "sum_file", summing)
+    image_files.check_image(stored, thorough=True)
+    assert "kernel" in summed
+    assert "disk.ext4" not in summed
+    stored.disk.chmod(0o600)
+    with stored.disk.open("r+b") as disk:
+        disk.seek(1024 + 0x38)  # the file system's magic number: there is data
+        disk.write(b"!")
+    with pytest.raises(ImageDamaged, match=r"disk\.ext4"):
+        image_files.check_image(stored, thorough=True)
 
 
 # --- bare files

@@ -40,6 +40,11 @@ def _settings(given: dict[str, Any]) -> Any:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # several of them do not go together
+            raise InvalidRequest(
+                first["msg"].removeprefix("Value error, "),
+                resolution="set the missing environment variable, or unset the other",
+            ) from error
         name = "_".join(str(part) for part in first["loc"]).upper()
         name = name if name.startswith("CONTAINER_") else f"MANAGER_{name}"
         raise InvalidRequest(

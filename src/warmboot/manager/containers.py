@@ -50,6 +50,7 @@ from warmboot.model.errors import (
     NotSupported,
     Unavailable,
 )
+from warmboot.model.runtime_image import DEFAULT_IMAGE
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store
@@ -360,7 +361,8 @@ class Containers:
                 resolution="build and register one: `warmboot runtime build`, "
                 "`warmboot runtime register`",
             )
-        return images[0].id
+        named = (image.id for image in images if image.name == DEFAULT_IMAGE)
+        return next(named, images[0].id)
 
     async def _record(self, container: Container) -> VmRecord | None:
         records = await self._store.vms.of_owner(container.id)

@@ -16,6 +16,9 @@ UNKNOWN_AGENT = "unknown"
 """What images of files in which no agent of ours was found say; they get the benefit of the doubt.
 """
 
+DEFAULT_IMAGE = "default"
+"""The name of the image that containers get when nobody names one; else they get the oldest."""
+
 RENEWED_FROM = "renewed.from"
 """The label with the digest of the files that an image was registered with, before its guest agent
 was renewed."""

@@ -108,6 +108,22 @@ class RuntimeImageRepository:
             resolution="look at it and try again",
         )
 
+    async def rename(self, image_id: UUID, name: str) -> None:
+        """``NameTaken`` if another image has it; ``NotFound``."""
+        taken = NameTaken(
+            f"there is a runtime image named {name!r} already",
+            resolution="choose another name, or delete that one",
+        )
+        statement = (
+            update(images)
+            .where(images.c.id == image_id, _VISIBLE)
+            .values(name=name)
+            .returning(images.c.id)
+        )
+        async with self._database.write(taken) as connection:
+            if (await connection.execute(statement)).first() is None:
+                raise unknown_image(image_id)
+
     async def set_damage(self, image_id: UUID, damage: Mapping[str, Any] | None) -> bool:
         """Note that its files are damaged, or (``None``) whole again; whether that is news."""
         was = images.c.damage.is_(None) if damage is not None else images.c.damage.is_not(None)
