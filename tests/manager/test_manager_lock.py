@@ -16,7 +16,7 @@ from warmboot.host import manager_lock
 from warmboot.host.manager_lock import LOCK_FILE, only_manager
 from warmboot.host.network.occupants import Occupant
 from warmboot.model.container import ContainerState
-from warmboot.model.errors import Conflict
+from warmboot.model.errors import Conflict, WarmbootError
 
 
 @pytest.fixture
@@ -161,6 +161,20 @@ async def test_after_an_upgrade_a_root_knows_its_own_vms_by_their_command_line(
         pass
     with only_manager(tmp_path / "a", "http://one", prefix="zz"):
         pass
+
+
+async def test_nobody_else_can_hold_the_locks(tmp_path: Path, run_dir: Path) -> None:
+    with only_manager(tmp_path, "http://one", prefix="zz"):
+        for path in (tmp_path / LOCK_FILE, run_dir / "network-zz.lock"):
+            assert path.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / LOCK_FILE).symlink_to(elsewhere)
+    with pytest.raises(WarmbootError), only_manager(tmp_path, "http://one"):
+        pass
+    assert not elsewhere.exists()
 
 
 # -- the port --------------------------------------------------------------------------------------
