@@ -18,8 +18,9 @@ from warmboot.api.access import check_bind
 from warmboot.api.app import create_app
 from warmboot.api.http.listeners import listeners, socket_check, who_may
 from warmboot.api.http.server import HttpServer
-from warmboot.bootstrap_host import all_hypervisors, hold_host, host_agent
+from warmboot.bootstrap_host import all_hypervisors, host_agent
 from warmboot.bootstrap_housekeeping import Collecting, Kept, housekeeping_parts
+from warmboot.bootstrap_lock import hold_host
 from warmboot.bootstrap_workers import WorkerParts, worker_checks, worker_parts
 from warmboot.host.agent import HostAgent
 from warmboot.logs import configure_logging

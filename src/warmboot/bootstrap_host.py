@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 
 from warmboot.host.agent import HostAgent, HostConfig
-from warmboot.host.manager_lock import only_manager
 from warmboot.host.network import Network, NetworkConfig
 from warmboot.host.snapshot_files import SnapshotFiles
 from warmboot.host.vm_files import VMM_GID
@@ -20,17 +18,6 @@ from warmboot.hypervisors.qemu import Qemu, QemuConfig
 from warmboot.hypervisors.qemu.config import Machine
 from warmboot.hypervisors.simulated import Simulated, SimulatedConfig
 from warmboot.settings import Settings
-from warmboot.store.address import database_file
-
-
-def hold_host(settings: Settings) -> AbstractContextManager[None]:
-    """What one manager at a time may have, held; ``Conflict`` if another one does."""
-    return only_manager(
-        settings.storage_root,
-        f"http://{settings.host}:{settings.port}",
-        prefix=None if settings.hypervisor == "simulated" else settings.network_prefix,
-        database=database_file(settings.effective_database_url),
-    )
 
 
 async def host_agent(settings: Settings) -> HostAgent:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -195,3 +197,33 @@ async def test_a_second_one_with_the_same_settings_hears_of_the_first_and_not_of
 ) -> None:
     with pytest.raises(Conflict, match="storage root"):
         await bootstrap.serve(manager.lab.settings())
+
+
+_SERVE = """
+import sys
+from warmboot.cli.host import serve
+try:
+    serve(host=None, port=None)
+except BaseException as ended:
+    print(type(ended).__name__, "warmboot.bootstrap" in sys.modules)
+"""
+
+
+def test_who_is_refused_need_not_wait_until_a_whole_manager_is_imported(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "MANAGER_STORAGE_ROOT": str(tmp_path),
+        "MANAGER_HYPERVISOR": "simulated",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    with only_manager(tmp_path, "http://one"):
+        ran = subprocess.run(
+            [sys.executable, "-c", _SERVE],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    assert "another manager runs" in ran.stderr
+    assert ran.stdout.split()[-1] == "False"

@@ -24,9 +24,13 @@ def serve(
     given: dict[str, Any] = {"host": host, "port": port}
 
     async def work() -> None:
-        from warmboot import bootstrap
+        from warmboot.bootstrap_lock import check_host
 
-        await bootstrap.serve(_settings(given))
+        settings = _settings(given)
+        check_host(settings)
+        from warmboot import bootstrap  # takes longer than a refusal should
+
+        await bootstrap.serve(settings)
 
     drive(work())
 

@@ -1,0 +1,38 @@
+"""What one manager at a time may have, by its settings; apart, as it is looked at before all else.
+
+All the parts of a manager take longer to import than a second manager should wait for its refusal.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+from warmboot.host.manager_lock import only_manager
+from warmboot.settings import Settings
+
+
+def hold_host(settings: Settings) -> AbstractContextManager[None]:
+    """All of it, held; ``Conflict`` if another manager has a part of it."""
+    from warmboot.store.address import database_file
+
+    return only_manager(
+        settings.storage_root,
+        _url(settings),
+        prefix=_prefix(settings),
+        database=database_file(settings.effective_database_url),
+    )
+
+
+def check_host(settings: Settings) -> None:
+    """``Conflict`` if another manager has the storage root or the prefix at the moment."""
+    with only_manager(settings.storage_root, _url(settings), prefix=_prefix(settings)):
+        pass
+
+
+def _url(settings: Settings) -> str:
+    return f"http://{settings.host}:{settings.port}"
+
+
+def _prefix(settings: Settings) -> str | None:
+    """Simulated VMs have no networks."""
+    return None if settings.hypervisor == "simulated" else settings.network_prefix
