@@ -574,6 +574,10 @@ class FakeContainers:
             )
         await self._remove(row.id)
 
+    async def boot_log(self, ref: str) -> bytes:
+        await self.get(ref)
+        return b"Linux version 6.12\r\nbooted\n"
+
     async def logs(
         self,
         ref: str,

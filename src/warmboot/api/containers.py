@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, WebSocket, WebSocketDisconnect
-from fastapi.responses import StreamingResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import AwareDatetime
 
 from warmboot.api import sessions
@@ -126,6 +126,17 @@ async def logs(
     if MULTIPLEXED in request.headers.get("accept", ""):
         return Streamed(multiplexed(chunks), media_type=MULTIPLEXED)
     return Streamed(plain(chunks), media_type="text/plain; charset=utf-8")
+
+
+@router.get(
+    "/{ref}/boot-log",
+    summary="What a container's guest has said on its console",
+    response_class=PlainTextResponse,
+)
+async def boot_log(ref: Ref, services: Wired) -> PlainTextResponse:
+    """Since its VM was booted or restored; the last 256 KiB. It outlives a VM that died."""
+    said = await services.containers.boot_log(ref)
+    return PlainTextResponse(said.decode("utf-8", "replace"))
 
 
 @router.websocket("/{ref}/exec")

@@ -108,8 +108,16 @@ def logs(
         str | None, typer.Option(help="a time, or so long ago: 10m", metavar="TIME")
     ] = None,
     until: Annotated[str | None, typer.Option(help="the same", metavar="TIME")] = None,
+    boot: Annotated[
+        bool, typer.Option("--boot", help="what its guest has said on its console instead")
+    ] = False,
 ) -> None:
     """Show what a container has written."""
+    if boot:
+        if follow or timestamps or since or until or tail != "all":
+            raise usage("it stands alone", "--boot")
+        drive(_show_boot_log(ref))
+        return
     if tail != "all" and not (tail.isascii() and tail.isdigit()):
         raise usage("it takes a number, or all", "--tail")
     lines = None if tail == "all" else int(tail)
@@ -126,6 +134,18 @@ def logs(
                 write_output(chunk.stream, chunk.data)
 
     drive(work())
+
+
+async def _show_boot_log(ref: str) -> None:
+    async with connect() as client:
+        said = await client.containers.boot_log(ref)
+    if not said:
+        typer.echo("Its guest has said nothing, or nothing since it was restored.", err=True)
+    # It is the guest's to write: no terminal shall obey it.
+    print_lines(
+        "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in line)
+        for line in said.splitlines()
+    )
 
 
 def port(

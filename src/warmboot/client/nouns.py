@@ -196,6 +196,11 @@ class Containers:
             async for chunk in demultiplexed(response.aiter_raw()):
                 yield chunk
 
+    async def boot_log(self, ref: str) -> str:
+        """What its guest has said on its console since its VM was booted or restored."""
+        async with self._link.stream(self._path(ref, "boot-log"), {}, {}) as response:
+            return (await response.aread()).decode()
+
     def exec(
         self, ref: str, command: Sequence[str], **options: Any
     ) -> AbstractAsyncContextManager[Session]:

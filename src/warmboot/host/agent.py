@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import structlog
 
 from warmboot.host import guest_containers, leftovers, stored_memory, usage
+from warmboot.host.boot_logs import BootLogs
 from warmboot.host.guest_containers import Progress
 from warmboot.host.guest_link import Claimed, GuestLink, Identity, Sent, nobody_asks
 from warmboot.host.live_vm import LiveVm
@@ -88,6 +89,7 @@ class HostAgent:
         self.cache = MemoryCache(
             config.root / "cache" / "memory", VMM_GID, config.memory_cache_bytes, self._handles
         )
+        self.boot_logs = BootLogs(config.root / "boot-logs", self.vms_root)
         self._storage = Storage(config.root, config.disk_floor_bytes, self.cache)
         self._vm_files = VmFiles(self.vms_root, hypervisor, files)
         self._machines: dict[str, LiveVm] = {}

@@ -171,7 +171,7 @@ class GuestLink:
             raise DockerNotReady(
                 f"Docker in {self.vm_id} did not answer",
                 details=error.details or error.brief,
-                resolution="see the VM's console.log",
+                resolution="`warmboot logs --boot CONTAINER` shows what the guest has said",
             ) from error
 
     async def warm_up(self) -> None:
@@ -237,7 +237,7 @@ class GuestLink:
             raise GuestUnreachable(
                 f"the guest agent of {self.vm_id} does not answer",
                 details=f"{what}: {error!r}",
-                resolution="see the VM's console.log",
+                resolution="`warmboot logs --boot CONTAINER` shows what the guest has said",
             ) from error
 
 

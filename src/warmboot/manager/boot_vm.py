@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import structlog
 
 from warmboot.host.agent import HostAgent
+from warmboot.host.boot_logs import last_lines
 from warmboot.host.guest_link import Claimed, Identity
 from warmboot.host.network import Slot
 from warmboot.host.vm_files import DiskSource, image_disks, kept_disk, snapshot_disks
@@ -29,7 +31,7 @@ from warmboot.manager.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.stand_by import Prepared, StandBy
 from warmboot.manager.stopwatch import Stopwatch
 from warmboot.model.container import Container
-from warmboot.model.errors import GuestUnreachable, NotFound, VmGone
+from warmboot.model.errors import GuestError, GuestUnreachable, NotFound, VmGone, WarmbootError
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.model.shapes import Shape
@@ -39,9 +41,6 @@ from warmboot.store import Store
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-
-AGENT_TIMEOUT_S = 90.0
-"""How long a guest may take until its agent answers; Docker comes later."""
 
 DOCKER_AT_ONCE_S = 2.0
 """How long a restored guest waits for its Docker by itself; then it is asked to wait on."""
@@ -152,9 +151,28 @@ class BootVm:
             "keeps_disk": order.kept is not None,
             "slot": None,
         }
-        context = await self._runner.run(self.saga, str(order.container.id), data, {"order": order})
+        container = order.container
+        try:
+            context = await self._runner.run(self.saga, str(container.id), data, {"order": order})
+        except (GuestError, VmGone) as error:
+            if order.snapshot is None:
+                await self._quote_console(error, container, data)
+            raise
         record: VmRecord = context.live["record"]
         return record
+
+    async def _quote_console(
+        self, error: WarmbootError, container: Container, data: Mapping[str, Any]
+    ) -> None:
+        """Let an error of a cold boot say what the guest said last."""
+        logs = self._host.boot_logs
+        text = await logs.of_vm(str(data["vm_id"])) or await logs.kept(container.id)
+        said = last_lines(text) or "(nothing)"
+        error.details = f"{error.details}\nthe last that its guest said:\n{said}".strip()
+        error.resolution = (
+            "is this machine very busy, or without KVM? Raise MANAGER_COLD_BOOT_TIMEOUT_S; all "
+            f"that the guest said: `warmboot logs --boot {container.name}`"
+        )
 
     # -- steps ---------------------------------------------------------------------------------
 
@@ -221,6 +239,8 @@ class BootVm:
 
     async def _unmake(self, context: Context) -> None:
         vm_id, kept = context.data["vm_id"], context.data["keeps_disk"]
+        with contextlib.suppress(OSError):  # a full disk; the VM has to go all the same
+            await self._host.boot_logs.keep(UUID(context.subject_id), vm_id)
         await self._host.destroy(vm_id, journaled_slot(context), keep_folder=kept)
         if kept:
             with contextlib.suppress(NotFound):
@@ -251,25 +271,25 @@ class BootVm:
             machine_id=order.container.id.hex,
             token=order.token,
         )
-        limit_s = min(self._timeout_s(order), AGENT_TIMEOUT_S)
+        began_s = time.monotonic()
         with order.watch.stage("identity") as steps:
             claimed = await self._host.claim(
                 context.data["vm_id"],
                 identity,
-                limit_s,
+                self._timeout_s(order),
                 self._docker_at_once_s(order),
                 order.turn.prepared,
             )
             steps += claimed.steps
         context.live["claimed"] = claimed
+        context.live["claimed_after_s"] = time.monotonic() - began_s
 
     async def _verify(self, context: Context) -> None:
         order: _Order = context.live["order"]
         claimed: Claimed = context.live["claimed"]
         with order.watch.stage("docker", before_s=claimed.docker_waited_s):
             if not claimed.docker_answers:
-                waited_s = min(claimed.docker_waited_s, self._docker_at_once_s(order))
-                left_s = self._timeout_s(order) - waited_s
+                left_s = self._timeout_s(order) - self._waited_s(order, context)
                 await self._host.wait_for_docker(context.data["vm_id"], left_s)
         order.turn.ran()
         # Not before: whoever finds it unfinished undoes it, and finds its processes by its folder.
@@ -278,6 +298,15 @@ class BootVm:
 
     def _timeout_s(self, order: _Order) -> float:
         return self._timeouts.cold_s if order.snapshot is None else self._timeouts.warm_s
+
+    def _waited_s(self, order: _Order, context: Context) -> float:
+        """How much of the time for Docker is over."""
+        claimed: Claimed = context.live["claimed"]
+        if order.snapshot is not None:
+            return min(claimed.docker_waited_s, self._docker_at_once_s(order))
+        # An agent that came at the last moment leaves its Docker a little.
+        took_s: float = context.live["claimed_after_s"]
+        return min(took_s, self._timeouts.cold_s / 2)
 
     def _docker_at_once_s(self, order: _Order) -> float:
         """Where Docker runs already it is asked for in the same breath, for half of its time."""

@@ -35,7 +35,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.host.disks import os_error
 from warmboot.host.guest_link import Identity
 from warmboot.host.vm_files import DiskSource
-from warmboot.manager.boot_vm import AGENT_TIMEOUT_S, with_second_try
+from warmboot.manager.boot_vm import with_second_try
 from warmboot.manager.builder_vm import BuilderVm
 from warmboot.manager.canary import Canary
 from warmboot.manager.check_image import PrepareImage
@@ -252,10 +252,7 @@ class BuildSnapshot:
     async def _claim(self, context: Context) -> None:
         record = self._vm.record(context)
         identity = Identity("warmboot-template", secrets.token_hex(16), record.token)
-        limit_s = min(self._boot_timeout_s, AGENT_TIMEOUT_S)
-        if context.live["background"]:
-            limit_s = self._boot_timeout_s  # it gets only what others leave
-        await self._host.claim(record.id, identity, limit_s)
+        await self._host.claim(record.id, identity, self._boot_timeout_s)
 
     async def _wait_for_docker(self, context: Context) -> None:
         await self._tell(context, "docker")

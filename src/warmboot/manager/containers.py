@@ -259,6 +259,7 @@ class Containers:
             await self._host.destroy(record.id, slot_of(record))
             await self._store.vms.remove(record.id)
         await self._store.snapshots.release(str(container.id))
+        await self._host.boot_logs.forget(container.id)
         self._gone[container.id] = self._watch.last_seen(container)
         while len(self._gone) > _REMEMBERED:
             self._gone.popitem(last=False)
@@ -293,6 +294,14 @@ class Containers:
             async with contextlib.aclosing(pieces):
                 async for number, data in pieces:
                     yield LogChunk(Stream.STDERR if number == 2 else Stream.STDOUT, data)
+
+    async def boot_log(self, ref: str) -> bytes:
+        container = await self.get(ref)
+        logs = self._host.boot_logs
+        for record in await self._store.vms.of_owner(container.id):
+            if text := await logs.of_vm(record.id):
+                return text
+        return await logs.kept(container.id)
 
     async def exec(self, ref: str, spec: ExecSpec) -> Session:
         container = await self._with_docker(ref)

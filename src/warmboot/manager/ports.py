@@ -198,6 +198,10 @@ class Containers(Protocol):
         until: datetime | None = None,
     ) -> AsyncIterator[LogChunk]: ...
 
+    async def boot_log(self, ref: str) -> bytes:
+        """What its VM's guest has said on its console since it was booted or restored."""
+        ...
+
     async def exec(self, ref: str, spec: ExecSpec) -> Session: ...
 
     async def attach(self, ref: str, *, logs: bool = True) -> Session:

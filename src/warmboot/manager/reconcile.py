@@ -109,6 +109,7 @@ class Reconcile:
 
     async def _remove_ownerless(self) -> None:
         owners = {container.id for container in await self._store.containers.list()}
+        await self._host.boot_logs.tidy(owners)
         for record in await self._store.vms.list():
             if record.kind is VmKind.BUILDER or record.owner_id not in owners:
                 what = f"the VM {record.id}, which is nobody's"

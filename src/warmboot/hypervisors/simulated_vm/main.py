@@ -14,7 +14,7 @@ from warmboot.hypervisors.simulated_vm.agent import Agent
 from warmboot.hypervisors.simulated_vm.config import SimulatedConfig
 from warmboot.hypervisors.simulated_vm.control import Control
 from warmboot.hypervisors.simulated_vm.http import serve_connection
-from warmboot.hypervisors.simulated_vm.machine import Machine
+from warmboot.hypervisors.simulated_vm.machine import COUNTER_OPTION, Machine
 
 CONTROL_SOCKET, VSOCK_SOCKET, READY_SOCKET = "control.sock", "vsock.sock", "ready.sock"
 CONSOLE_LOG = "console.log"
@@ -60,6 +60,8 @@ async def _run(arguments: argparse.Namespace) -> None:
         await asyncio.start_unix_server(serve_vsock, VSOCK_SOCKET),
     ):
         await _tell_driver({"ok": True})
+        if machine.origin == "boot" and COUNTER_OPTION not in arguments.cmdline.split():
+            Path(CONSOLE_LOG).write_text("simulated VM: booted\n")
         await machine.count(Path(CONSOLE_LOG))
         await asyncio.Event().wait()
 
