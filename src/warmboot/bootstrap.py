@@ -16,6 +16,7 @@ import structlog
 
 from warmboot.api.access import check_bind
 from warmboot.api.app import create_app
+from warmboot.api.http.limits import HttpLimits, connections_within, raise_descriptor_limit
 from warmboot.api.http.listeners import listeners, socket_check, who_may
 from warmboot.api.http.server import HttpServer
 from warmboot.bootstrap_host import all_hypervisors, host_agent
@@ -323,6 +324,8 @@ async def serve(settings: Settings) -> None:
 
 async def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
     path = settings.socket_at(sockets[0].getsockname()[1])
+    descriptors = raise_descriptor_limit()
+    limits = HttpLimits(connections_within(settings.max_connections, descriptors))
     async with _running(settings) as manager:
         app = create_app(
             manager.services,
@@ -331,7 +334,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
             worker_of=manager.tokens.owner,
             advice=who_may(path, settings.socket_group),
         )
-        server = HttpServer(app)
+        server = HttpServer(app, limits=limits)
         log.info(f"warmboot listens on http://{settings.host}:{settings.port} and unix://{path}")
         await server.serve(sockets)
 

@@ -28,6 +28,7 @@ class Settings(BaseSettings):
     socket: Path | None = None
     socket_group: str = "warmboot"
     tokens: Annotated[frozenset[str], NoDecode] = frozenset()
+    max_connections: int = Field(1024, ge=16, le=16384)
     log_format: Literal["console", "json"] = "console"
     log_level: str = "INFO"
 

@@ -11,6 +11,12 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
+from warmboot.api.access import OPEN_PATHS
+from warmboot.api.body import MAX_BODY_BYTES
+from warmboot.api.http.connections import Connections
+from warmboot.api.http.limits import HttpLimits
+from warmboot.api.http.protocol import HttpConfig, HttpProtocol
+
 GRACEFUL_SHUTDOWN_S = 5
 BACKLOG = 1024
 
@@ -28,21 +34,38 @@ class HttpServer(uvicorn.Server):
         *,
         host: str = "127.0.0.1",
         port: int = 0,
+        limits: HttpLimits | None = None,
         graceful_shutdown_s: int = GRACEFUL_SHUTDOWN_S,
     ) -> None:
+        self.held = Connections(limits or HttpLimits())
         super().__init__(
-            uvicorn.Config(
+            HttpConfig(
                 app,
+                self.held,
+                OPEN_PATHS,
                 host=host,
                 port=port,
                 log_config=None,
                 access_log=False,
                 proxy_headers=False,  # who is root goes by the connection, not by what it says
-                ws="websockets-sansio",
                 backlog=BACKLOG,
+                ws_max_size=MAX_BODY_BYTES,
                 timeout_graceful_shutdown=graceful_shutdown_s,
             )
         )
+
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn's, ten times a second."""
+        if counter % 10 == 0:
+            self._enforce(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
+    def _enforce(self, now: float) -> None:
+        for held in self.held.overdue(now):
+            protocol = held.transport.get_protocol()
+            if isinstance(protocol, HttpProtocol):
+                protocol.end_slow_head()
+        self.held.drop_stuck(now)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,0 +1,122 @@
+"""All connections of the server: how many, what each is doing, and since when.
+
+              ┌──────────── next request ◀──────────┐
+    HEAD ──▶ REQUEST ──▶ answered, kept alive ──▶ IDLE
+              └──────▶ SESSION (a WebSocket)
+
+When there are as many as there may be, the one that has been longest over its head, or else longest
+idle, makes room for a new one: whoever only holds connections cannot keep others out. When all are
+at work, the new one is *surplus*: it is told so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from enum import Enum
+
+import structlog
+
+from warmboot.api.http.limits import HttpLimits
+
+log = structlog.get_logger(__name__)
+
+
+class Phase(Enum):
+    HEAD = "head"
+    REQUEST = "request"
+    IDLE = "idle"
+    SESSION = "session"
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """One connection."""
+
+    transport: asyncio.Transport
+    since: float
+    phase: Phase = Phase.HEAD
+    surplus: bool = False
+    endless: bool = False
+    """Whether what is sent now has no length: then its reader may take its time."""
+    unsent_bytes: int = 0
+    stuck_since: float | None = None
+
+    def enter(self, phase: Phase, now: float) -> None:
+        if phase is not self.phase:
+            self.phase, self.since = phase, now
+
+    def is_stuck(self, now: float, stalled_s: float) -> bool:
+        """Whether the peer has taken nothing for that long of what waits to be sent to it."""
+        waiting = self.transport.get_write_buffer_size()
+        if not waiting:
+            self.stuck_since = None
+        elif self.stuck_since is None or waiting < self.unsent_bytes:
+            self.stuck_since = now
+        self.unsent_bytes = waiting
+        if self.stuck_since is None or now - self.stuck_since < stalled_s:
+            return False
+        streaming = self.phase is Phase.SESSION or (self.phase is Phase.REQUEST and self.endless)
+        return self.transport.is_closing() or not streaming
+
+
+class Connections:
+    """Those that are open now. ``now`` is the loop's clock everywhere."""
+
+    def __init__(self, limits: HttpLimits) -> None:
+        self.limits = limits
+        self._held: dict[asyncio.BaseTransport, Held] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def admit(self, transport: asyncio.Transport, now: float) -> Held | None:
+        """Take it in, if need be in place of another; ``None``: there is no room, drop it."""
+        held = Held(transport, now)
+        if len(self._held) >= self.limits.connections and not self._make_room():
+            held.surplus = True
+            log.warning(
+                "all connections are in use; new ones are refused",
+                limit=self.limits.connections,
+            )
+            if len(self._held) >= self.limits.connections + self.limits.surplus:
+                return None
+        self._held[transport] = held
+        return held
+
+    def of(self, transport: asyncio.BaseTransport) -> Held | None:
+        return self._held.get(transport)
+
+    def forget(self, transport: asyncio.BaseTransport) -> None:
+        self._held.pop(transport, None)
+
+    def _make_room(self) -> bool:
+        for phase in (Phase.HEAD, Phase.IDLE):
+            oldest = min(
+                (held for held in self._held.values() if held.phase is phase),
+                key=lambda held: held.since,
+                default=None,
+            )
+            if oldest is not None:
+                log.warning("a waiting connection made room for a new one", was=phase.value)
+                self.forget(oldest.transport)
+                oldest.transport.abort()
+                return True
+        return False
+
+    def overdue(self, now: float) -> list[Held]:
+        """Those whose head takes too long."""
+        return [
+            held
+            for held in self._held.values()
+            if held.phase is Phase.HEAD
+            and now - held.since >= self.limits.head_s
+            and not held.transport.is_closing()
+        ]
+
+    def drop_stuck(self, now: float) -> None:
+        """End those whose peer takes nothing more. Called every second."""
+        for held in list(self._held.values()):
+            if held.is_stuck(now, self.limits.stalled_s):
+                log.warning("a client did not take its answer, and was cut off")
+                held.transport.abort()

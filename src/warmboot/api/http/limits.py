@@ -1,0 +1,48 @@
+"""How long a connection may take over what, and how many there may be."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass
+
+MOST_DESCRIPTORS = 65_536
+"""More than this is never needed, and programs that we start walk through all of them."""
+DESCRIPTORS_A_CONNECTION = 4
+"""Its own socket, one to a guest or an engine, and a share of what everything else takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """Seconds, and numbers of connections.
+
+    A request's body has its own limits (``warmboot.api.body``); an answer without a length (output
+    that is followed, events, a WebSocket) may last as long as its client stays.
+    """
+
+    connections: int = 1024
+    surplus: int = 32
+    """Connections over the limit, which are told so; health probes are answered on them, too."""
+    head_s: float = 10.0
+    """From the first byte (or the connection) to the end of a head."""
+    idle_s: int = 5
+    """Between two requests."""
+    stalled_s: float = 30.0
+    """In which a client must take something of an answer that has an end."""
+    drain_s: float = 2.0
+    """For which the rest of a body is read after it was refused, so that the answer arrives."""
+    drain_bytes: int = 8 << 20
+
+
+def raise_descriptor_limit() -> int:
+    """Raise this process's soft limit of open files as far as it goes; the limit now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+
+
+def connections_within(wanted: int, descriptors: int) -> int:
+    """As many of ``wanted`` connections as ``descriptors`` allow."""
+    return max(1, min(wanted, descriptors // DESCRIPTORS_A_CONNECTION))
