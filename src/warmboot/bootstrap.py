@@ -54,6 +54,7 @@ from warmboot.manager.snapshot_health import SnapshotHealth
 from warmboot.manager.stand_by import StandBy
 from warmboot.manager.system import System
 from warmboot.manager.tasks import Tasks
+from warmboot.manager.tell_repairs import keep_telling
 from warmboot.manager.unsettled import Unsettled
 from warmboot.manager.warm_boot import WarmBoot, WarmBootConfig
 from warmboot.manager.watch_container import WatchContainer
@@ -106,6 +107,8 @@ async def _running(settings: Settings, hook: Hook | None = None) -> AsyncIterato
                 tasks.keep_going(Work.HOUSEKEEPING, "housekeeping", parts.kept.housekeeping)
                 forget = partial(keep_forgetting, store, parts.metrics.failed)
                 tasks.keep_going(Work.FORGET_OLD, "forget-old", forget)
+                telling = partial(keep_telling, host.repaired, events, parts.metrics.failed)
+                tasks.keep_going(Work.NETWORK_RULES, "network-rules", telling)
                 await parts.given.register()
                 yield Running(parts.services, store, host, worker.tokens)
             finally:

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 
+import httpx
+import pytest
 from tests.e2e.conftest import ANSWER, NAME, PAGE, Archive
 from tests.e2e.guests import UNREACHED, fetch_all
-from tests.support.vms import PROBE, Site, slot_of
+from tests.support.vms import PROBE, Site, eventually, slot_of
 
 from warmboot.host.guest_link import AGENT_PORT
+from warmboot.host.network import nft
 
 
 @contextlib.asynccontextmanager
-async def greeter() -> AsyncIterator[int]:
-    """A server on every address of the host; yields its port."""
+async def greeter(reached: list[str] | None = None) -> AsyncIterator[int]:
+    """A server on every address of the host; yields its port. Who ``reached`` it is noted."""
 
     async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if reached is not None:
+            reached.append(writer.get_extra_info("peername")[0])
         writer.write(b"HTTP/1.0 200 OK\r\n\r\nthe host\n")
         await writer.drain()
         writer.close()
@@ -64,6 +72,76 @@ async def test_a_container_reaches_neither_agent_nor_host_nor_other_vms(
     reached = {url: text for url, text in seen.items() if not UNREACHED.fullmatch(text)}
     assert reached == {}
     assert set(seen) == set(forbidden)
+
+
+async def test_a_restarted_firewall_opens_nothing(site: Site, archive: Archive) -> None:
+    """A container tries all the time, in and out of the rules' presence and the manager's."""
+    table = f"{site.prefix}_net"
+    reached: list[str] = []
+    async with greeter(reached) as port, httpx.AsyncClient(trust_env=False) as browser:
+        words = ("-p", "8080", "--archive", str(archive.path), archive.name)
+        found = await site.run("flushed", *words)
+        slot = slot_of(await site.vm("flushed"))
+        page = f"http://127.0.0.1:{found['ports'][0]['host_port']}"
+        addresses = f"{own_address()} {slot.host_ip} {slot.gateway_ip}"
+        await site.cli(
+            *("exec", "--detach", "flushed", "sh", "-c"),
+            "n=0; while :; do n=$((n+1)); echo $n > /www/tries; "
+            f"for ip in {addresses}; do busybox timeout 1 busybox wget -q -O - http://$ip:{port}/; "
+            "done; done",
+        )
+
+        async def tries_so_far() -> int | None:
+            with contextlib.suppress(httpx.TransportError):
+                return int((await browser.get(f"{page}/tries")).text or 0)
+            return None
+
+        async def tried_again() -> None:
+            before = await eventually(tries_so_far, "the page is there")
+            await eventually(lambda: later_than(before), "the container goes on trying")
+
+        async def later_than(before: int) -> bool:
+            return (await tries_so_far() or 0) > before + 2
+
+        await tried_again()
+        async with site.store() as store:
+            last = await store.events.last_id()
+        await nft.apply(f"delete table ip {table}")
+        await tried_again()  # so its port leads to it, too
+        async with site.client() as client:
+            kinds = [event.kind for event in await client.events.list(after=last)]
+            checks = {check.name: check for check in await client.system.doctor()}
+        assert "network.rules-restored" in kinds
+        assert checks["isolation"].ok
+        assert "and put back" in checks["isolation"].summary
+
+        await site.kill()
+        await nft.apply(f"delete table ip {table}")
+        await asyncio.sleep(3)  # nothing is to happen
+        await site.start()
+        await tried_again()
+    assert reached == []
+
+
+async def test_who_is_connected_to_a_vm_that_dies_is_told_at_once(
+    site: Site, archive: Archive
+) -> None:
+    words = ("-p", "8080", "--archive", str(archive.path), archive.name)
+    found = await site.run("doomed", *words)
+    record = await site.vm("doomed")
+    assert record.handle is not None
+    reader, writer = await asyncio.open_connection("127.0.0.1", found["ports"][0]["host_port"])
+    writer.write(b"GET /index.html HTTP/1.1\r\n")  # and no more: the server waits
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await reader.read(1)
+    os.kill(record.handle.pid, signal.SIGKILL)
+    with pytest.raises((ConnectionAbortedError, ConnectionResetError)):
+        async with asyncio.timeout(10):
+            await reader.read(1)
+    ns_ip = slot_of(record).ns_ip
+    tracked = Path("/proc/net/nf_conntrack").read_text()
+    assert f"={ns_ip} " not in tracked
 
 
 async def test_names_resolve_where_the_hosts_resolver_is_on_loopback_only(site: Site) -> None:

@@ -127,6 +127,14 @@ class Place:
 
         return await namespaces.in_thread(make, self.namespace)
 
+    async def dual_stack(self) -> socket.socket:
+        """A socket of IPv6 that speaks IPv4 as well."""
+
+        def make() -> socket.socket:
+            return socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+
+        return await namespaces.in_thread(make, self.namespace)
+
     @asynccontextmanager
     async def tcp_server(self, port: int, name: str, ip: str = "0.0.0.0") -> AsyncIterator[int]:
         """Says its name, the client's address and the segment size; yields its port."""

@@ -260,7 +260,7 @@ def emitted() -> set[str]:
 
 def test_every_event_is_documented_and_every_documented_one_is_emitted() -> None:
     text = (DOCS / "reference" / "events.md").read_text()
-    nouns = r"(?:runtime-image|runtime-snapshot|host|container|worker|garbage)"
+    nouns = r"(?:runtime-image|runtime-snapshot|host|network|container|worker|garbage)"
     listed = set()
     for line in text.splitlines():
         if line.startswith("| `"):

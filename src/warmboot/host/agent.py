@@ -29,7 +29,7 @@ from warmboot.host.guest_containers import Progress
 from warmboot.host.guest_link import Claimed, GuestLink, Identity, Sent, nobody_asks
 from warmboot.host.live_vm import LiveVm
 from warmboot.host.memory_cache import MemoryCache
-from warmboot.host.network import Network, Slot
+from warmboot.host.network import Network, Repair, Slot
 from warmboot.host.pull_patience import PullPatience
 from warmboot.host.snapshot_files import SnapshotFiles
 from warmboot.host.storage import Storage, remove_folder
@@ -334,6 +334,13 @@ class HostAgent:
         """Hold the ports of an adopted VM again."""
         if slot is not None and self.network is not None:
             await self.network.republish(slot, ports)
+
+    async def repaired(self) -> Sequence[Repair]:
+        """Wait until network rules were changed by somebody else, and put back."""
+        if self.network is None:
+            await asyncio.Event().wait()
+            return ()
+        return await self.network.repaired()
 
     async def pull_image(
         self, vm_id: str, slot: Slot | None, reference: str, progress: Progress = _no_progress

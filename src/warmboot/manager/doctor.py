@@ -44,6 +44,23 @@ async def examine(
     return checks
 
 
+def isolation(wrong: Sequence[str], repairs: int) -> Check:
+    """Whether the rules that confine guests stand; of a manager that runs."""
+    changed = f"; they were changed by others {repairs} times, and put back" if repairs else ""
+    return Check(
+        "isolation",
+        not wrong,
+        f"the network rules of {', '.join(wrong)} are not as they should be"
+        if wrong
+        else f"the network rules are as they should be{changed}",
+        why="what they let guests reach is all that guests reach; without them that is nothing",
+        remedy="they are put back by themselves: if this stays, see the manager's log, "
+        "and which program changes them (`nft monitor`)"
+        if wrong
+        else "",
+    )
+
+
 def _root_user() -> Check:
     return Check(
         "root",

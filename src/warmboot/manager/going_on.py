@@ -44,6 +44,7 @@ class Work(StrEnum):
     WORKER_POLICIES = "worker-policies"
     SETTLE_WORKERS = "settle-workers"
     RESUME_WORKERS = "resume-workers"
+    NETWORK_RULES = "network-rules"
 
 
 Failed = Callable[[Work], None]

@@ -18,5 +18,6 @@ questions to the name server, must be told to let the links ``wb-*`` through.
 from warmboot.host.network.config import NetworkConfig, Slot
 from warmboot.host.network.namespaces import connect
 from warmboot.host.network.network import Network
+from warmboot.host.network.upkeep import Repair
 
-__all__ = ["Network", "NetworkConfig", "Slot", "connect"]
+__all__ = ["Network", "NetworkConfig", "Repair", "Slot", "connect"]

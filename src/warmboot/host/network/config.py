@@ -26,6 +26,9 @@ GUEST_NET = IPv4Network("198.18.0.0/30")
 GATEWAY_IP = "198.18.0.1"
 GUEST_IP = "198.18.0.2"
 
+# What the rules of a namespace put on its guest's packets; none is routed without.
+ROUTED_MARK = 1
+
 # Not 53: a name server of the user's that listens on every address would hold it.
 DNS_PORT = 10053
 
@@ -66,10 +69,10 @@ class NetworkConfig:
                 details=str(error),
                 resolution="give one like 198.19.0.0/18",
             ) from error
-        if subnet.prefixlen > 29 or subnet.overlaps(GUEST_NET):
+        if not 8 <= subnet.prefixlen <= 29 or subnet.overlaps(GUEST_NET):
             raise InvalidRequest(
                 f"the network {subnet} cannot be used for VMs",
-                details=f"it must hold two /30 at least and not overlap with {GUEST_NET}",
+                details=f"it must be of /8 to /29 and not overlap with {GUEST_NET}",
                 resolution="choose another, for example 198.19.0.0/18",
             )
         if self.pool_size < 0:

@@ -1,13 +1,16 @@
 """Forgetting connections of the host's connection tracking.
 
 A namespace takes its own tracked connections with it, the host keeps the ones that were forwarded
-to it. A client that goes on sending UDP would keep such an entry alive for ever, and be led to a
-VM that is gone even after another one has got the port.
+to or from it. A client that goes on sending UDP would keep such an entry alive for ever, and be led
+to a VM that is gone even after another one has got the port.
 """
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket
@@ -18,18 +21,44 @@ _DST_NAT = 1 << 5  # IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h
 _ENOENT = 2
 
 
-def forget(ns_ip: str) -> None:
-    """Delete what was forwarded to this address. Blocks."""
-    with translated(f"forget the connections of {ns_ip}"), NFCTSocket() as table:
-        found = []
-        for entry in table.dump(status=_DST_NAT, status_mask=_DST_NAT):
-            reply = entry.get_attr("CTA_TUPLE_REPLY").get_attr("CTA_TUPLE_IP")
-            if reply.get_attr("CTA_IP_V4_SRC") == ns_ip:
-                original = entry.get_attr("CTA_TUPLE_ORIG")
-                found.append(NFCTAttrTuple.from_netlink(socket.AF_INET, original))
-        for original in found:
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A TCP connection as its client sees it."""
+
+    client: str
+    client_port: int
+    host: str
+    host_port: int
+
+
+def forget(ns_ips: Collection[str]) -> list[Flow]:
+    """Delete what came from or was forwarded to these addresses. Blocks.
+
+    Returns the TCP connections among it that were forwarded to them.
+    """
+    flows: list[Flow] = []
+    with translated("forget tracked connections"), NFCTSocket() as table:
+        for entry, inbound in list(_entries(table, ns_ips)):
+            original = NFCTAttrTuple.from_netlink(socket.AF_INET, entry)
+            if inbound and original.proto == socket.IPPROTO_TCP:
+                flows.append(Flow(original.saddr, original.sport, original.daddr, original.dport))
             try:
                 table.entry("del", tuple_orig=original)
             except NetlinkError as error:
                 if error.code != _ENOENT:  # it ended by itself
                     raise
+    return flows
+
+
+def _entries(table: NFCTSocket, ns_ips: Collection[str]) -> Iterator[tuple[Any, bool]]:
+    """The original tuple of each connection of theirs, and whether it was forwarded to them."""
+    for entry in table.dump(status=_DST_NAT, status_mask=_DST_NAT):
+        reply = entry.get_attr("CTA_TUPLE_REPLY").get_attr("CTA_TUPLE_IP")
+        if reply.get_attr("CTA_IP_V4_SRC") in ns_ips:
+            yield entry.get_attr("CTA_TUPLE_ORIG"), True
+    for ns_ip in ns_ips:
+        for entry in table.dump(tuple_orig=NFCTAttrTuple(saddr=ns_ip)):
+            original = entry.get_attr("CTA_TUPLE_ORIG")
+            # Kernels before 5.8 do not filter.
+            if original.get_attr("CTA_TUPLE_IP").get_attr("CTA_IP_V4_SRC") == ns_ip:
+                yield original, False

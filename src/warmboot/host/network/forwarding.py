@@ -37,21 +37,28 @@ class Forwarding:
         self._note = config.state_dir / "ip_forward.json"
         self._lock = asyncio.Lock()
 
-    async def allow(self) -> None:
-        """Idempotent; called again for every slot, as Docker may be started at any time."""
+    async def allow(self) -> bool:
+        """Idempotent; whether something was lacking.
+
+        Called again for every slot, and now and then, as Docker may be started at any time.
+        """
         async with self._lock:
             with translated("turn on IP forwarding"):
-                self._turn_on()
+                lacking = self._turn_on()
             if await self._policy_is_drop():
                 for rule in self._rules():
                     if not await self._iptables("-C", *rule):
                         await self._insert(rule)
+                        lacking = True
+            return lacking
 
-    def _turn_on(self) -> None:
-        if _IP_FORWARD.read_text().strip() == "0":
-            note = {"boot_id": _BOOT_ID.read_text().strip(), "before": 0}
-            self._note.write_text(json.dumps(note))
-            sysctl("ipv4/ip_forward", 1)
+    def _turn_on(self) -> bool:
+        if _IP_FORWARD.read_text().strip() != "0":
+            return False
+        note = {"boot_id": _BOOT_ID.read_text().strip(), "before": 0}
+        self._note.write_text(json.dumps(note))
+        sysctl("ipv4/ip_forward", 1)
+        return True
 
     async def withdraw(self) -> None:
         """Idempotent. Our own tables must be gone already."""

@@ -8,6 +8,7 @@ All functions block for milliseconds, and are called in threads of their own.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
@@ -20,7 +21,14 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from warmboot.host.network import namespaces
-from warmboot.host.network.config import GUEST_NET, TAP_MAC, UPLINK_NAME, Slot
+from warmboot.host.network.config import (
+    GUEST_NET,
+    ROUTED_MARK,
+    TAP_MAC,
+    TAP_NAME,
+    UPLINK_NAME,
+    Slot,
+)
 from warmboot.model.errors import NetworkError
 
 TUN_DEVICE = Path("/dev/net/tun")
@@ -30,6 +38,7 @@ _TUNSETOWNER, _TUNSETGROUP = 0x400454CC, 0x400454CE
 _IFF_TUN, _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0001, 0x0002, 0x1000, 0x4000
 _NUD_PERMANENT = 0x80
 _ENODEV = 19
+_RT_TABLE_MAIN = 254
 
 
 @contextmanager
@@ -116,6 +125,9 @@ def set_up_host_side(host: IPRoute, slot: Slot) -> None:
 def _build_inside(ip: IPRoute, slot: Slot, host_ns: int) -> None:
     for scope in ("all", "default"):
         sysctl(f"ipv6/conf/{scope}/disable_ipv6", 1, optional=True)
+        # What systemd sets on the host would be inherited; ``raw`` in ``rules`` is stricter, and
+        # the way back of what is led to a guest looks closed, since it has no mark.
+        sysctl(f"ipv4/conf/{scope}/rp_filter", 0)
     ip.link("set", index=1, state="up")
 
     _make_tap(slot.tap, slot.uid)
@@ -127,6 +139,7 @@ def _build_inside(ip: IPRoute, slot: Slot, host_ns: int) -> None:
     ip.neigh("add", dst=slot.guest_ip, lladdr=slot.guest_mac, ifindex=tap, state=_NUD_PERMANENT)
 
     build_uplink(ip, slot, host_ns)
+    _route_marked_only(ip)
     sysctl("ipv4/ip_forward", 1)
 
 
@@ -138,6 +151,28 @@ def build_uplink(ip: IPRoute, slot: Slot, host_ns: int) -> None:
     ip.addr("add", index=uplink, address=slot.ns_ip, prefixlen=30)
     ip.link("set", index=uplink, state="up")
     ip.route("add", dst="default", gateway=slot.host_ip)
+
+
+def _route_marked_only(ip: IPRoute) -> None:
+    """What comes from the guest and was not marked by the namespace's rules goes nowhere."""
+    marked = {"fwmark": ROUTED_MARK, "table": _RT_TABLE_MAIN}
+    for priority, action in ((10, marked), (11, {"action": "unreachable"})):
+        try:
+            ip.rule("add", priority=priority, iifname=TAP_NAME, **action)
+        except NetlinkError as error:
+            if error.code != errno.EEXIST:
+                raise
+
+
+def close_inside(slot: Slot) -> None:
+    """Let nothing unmarked out of the namespace. Idempotent; call it there.
+
+    A slot that an earlier version made lacks it.
+    """
+    with translated(f"close the routes of {slot.veth}"), IPRoute() as ip:
+        for scope in ("all", TAP_NAME, UPLINK_NAME):
+            sysctl(f"ipv4/conf/{scope}/rp_filter", 0)
+        _route_marked_only(ip)
 
 
 def open_to_host(slot: Slot) -> None:

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import socket
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,13 +22,15 @@ from typing import Any
 
 import structlog
 
-from warmboot.host.network import conntrack, links, mend, namespaces, nft, ports, preflight, rules
+from warmboot.host.network import links, mend, namespaces, nft, preflight, rules
 from warmboot.host.network.config import NETNS_DIR, NetworkConfig, Slot
 from warmboot.host.network.dns import NameServer
 from warmboot.host.network.forwarding import Forwarding
 from warmboot.host.network.pool import SlotPool
+from warmboot.host.network.publishing import Publishing
+from warmboot.host.network.upkeep import Repair, Upkeep
 from warmboot.model.container import PortMapping
-from warmboot.model.errors import Conflict, NetworkError
+from warmboot.model.errors import NetworkError
 
 _FOREIGN_BRIDGES = ("docker", "br-", "virbr")
 
@@ -47,7 +48,8 @@ class Network:
         self._taken: dict[int, str] = {}  # index: the slot's serial
         self._last_index = 0
         self._broken: dict[int, NetworkError] = {}  # by index: slots in use without a network
-        self._held: dict[int, dict[PortMapping, socket.socket]] = {}
+        self._publishing = Publishing(config)
+        self._upkeep = Upkeep(config, self._publishing, self._forwarding)
         self._started = False
 
     # -- life ------------------------------------------------------------------------------------
@@ -75,9 +77,12 @@ class Network:
         await namespaces.in_thread(partial(preflight.check_subnet, config, names))
         self._taken = {slot.index: slot.serial for slot in in_use}
         self._last_index = max(self._taken, default=0)
-        await self._remove_leftovers(names)
-        await nft.apply(rules.host(config, await self._foreign_bridges()))
-        await self._drop_dead_elements(in_use)
+        await self._upkeep.start(await self._foreign_bridges())
+        leftovers = self._leftovers(names)
+        await self._publishing.close_all_but(
+            {slot.ns_ip for slot in in_use}, {slot.ns_ip for slot in leftovers}
+        )
+        await self._remove_all(leftovers)
         for slot in in_use:
             try:
                 await self._take_over(slot, vmms.get(slot.index), names)
@@ -95,8 +100,8 @@ class Network:
         for what in await mend.mend(slot, vmm_pid, names):
             _log.warning(f"{what} of a VM that runs was gone, and is there again", pid=vmm_pid)
         await namespaces.in_thread(partial(links.open_to_host, slot))
-        if ("ip", self._config.table) not in await nft.tables(slot.namespace):
-            await nft.apply(rules.namespace(self._config, slot), slot.namespace)
+        await namespaces.in_thread(partial(links.close_inside, slot), slot.namespace)
+        await self._upkeep.add(slot)
 
     async def stop(self, keep: bool = True) -> None:
         """Stop background work and remove idle slots. Idempotent.
@@ -109,7 +114,8 @@ class Network:
         try:
             for slot in await self._pool.drain():
                 await self.release(slot)
-            self._close_all_held()
+            await self._upkeep.stop()
+            self._publishing.forget_held()
             if keep:
                 await self._dns.let_go()
             else:
@@ -119,18 +125,13 @@ class Network:
 
     async def _tear_down(self) -> None:
         self._taken = {}
-        await self._remove_leftovers(await namespaces.in_thread(links.link_names))
+        leftovers = self._leftovers(await namespaces.in_thread(links.link_names))
+        await self._publishing.close_all_but((), {slot.ns_ip for slot in leftovers})
+        await self._remove_all(leftovers)
         await self._dns.stop()
         await namespaces.in_thread(partial(links.delete_link, self._config.dns_link))
         await nft.apply(rules.delete_table(self._config))
         await self._forwarding.withdraw()
-
-    def received_bytes(self, slot: Slot) -> int | None:
-        """What came from the host's side for its guest so far; ``None`` if it is gone."""
-        try:
-            return int(Path(f"/sys/class/net/{slot.veth}/statistics/tx_bytes").read_text())
-        except (OSError, ValueError):
-            return None
 
     async def audit(self) -> list[str]:
         """Names of everything of ours on this machine: namespaces, links, tables."""
@@ -165,7 +166,7 @@ class Network:
             await self._forwarding.allow()
             await namespaces.in_thread(partial(links.build_slot, slot))
             await namespaces.in_thread(partial(links.open_to_host, slot))
-            await nft.apply(rules.namespace(self._config, slot), slot.namespace)
+            await self._upkeep.add(slot)
         except BaseException:  # cancelled, too; raised again
             try:
                 await _to_the_end(self._destroy(slot))
@@ -189,7 +190,8 @@ class Network:
         )
 
     async def _destroy(self, slot: Slot) -> None:
-        await self._unpublish_on_host(slot)
+        self._upkeep.remove(slot)
+        await self._publishing.close(slot)
         await self._remove(slot)
         self._taken.pop(slot.index, None)
         self._broken.pop(slot.index, None)
@@ -202,12 +204,18 @@ class Network:
 
         await namespaces.in_thread(remove)
 
-    async def _remove_leftovers(self, link_names: Sequence[str]) -> None:
+    def _leftovers(self, link_names: Sequence[str]) -> list[Slot]:
         indexes = {self._config.index_of(name) for name in [*link_names, *_namespace_names()]}
-        for index in sorted(index for index in indexes if index is not None):
-            if index not in self._taken:
-                _log.info("network slot removed", name=self._config.slot(index).veth)
-                await self._remove(self._config.slot(index))
+        return [
+            self._config.slot(index)
+            for index in sorted(index for index in indexes if index is not None)
+            if index not in self._taken
+        ]
+
+    async def _remove_all(self, slots: Sequence[Slot]) -> None:
+        for slot in slots:
+            _log.info("network slot removed", name=slot.veth)
+            await self._remove(slot)
 
     async def _foreign_bridges(self) -> list[str]:
         """Patterns of other engines' bridges, unless the host's own way out is one of them."""
@@ -225,101 +233,54 @@ class Network:
 
         ``Conflict`` when the port is taken, ``InvalidRequest`` when the mapping makes no sense.
         """
-        wanted = ports.check(mapping, self._config.publish_address)
-        held, real = ports.reserve(wanted)
-        try:
-            await self._add_rules(slot, real)
-        except BaseException:  # cancelled, too; raised again
-            held.close()
-            raise
-        self._held.setdefault(slot.index, {})[real] = held
-        return real
+        return await self._publishing.publish(slot, mapping)
 
     async def republish(self, slot: Slot, mappings: Sequence[PortMapping]) -> None:
         """Hold an adopted slot's ports again. One that was taken meanwhile goes on being led to
         the guest, and is logged. ``NetworkError`` if the slot could not be taken over."""
         if (broken := self._broken.get(slot.index)) is not None:
             raise NetworkError(broken.brief, details=broken.details, resolution=broken.resolution)
-        for mapping in mappings:
-            if mapping in self._held.get(slot.index, {}):
-                continue
-            await self._add_rules(slot, mapping)
-            try:
-                held, _ = ports.reserve(mapping)
-            except Conflict as error:
-                _log.warning("published port not held", brief=error.brief, slot=slot.veth)
-                continue
-            self._held.setdefault(slot.index, {})[mapping] = held
+        await self._publishing.republish(slot, mappings)
 
     async def unpublish(self, slot: Slot) -> None:
-        """Give back all of a slot's ports. Idempotent."""
-        if slot.namespace.exists():
-            await nft.apply(f"flush set ip {self._config.table} published", slot.namespace)
-        await self._unpublish_on_host(slot)
-
-    async def _unpublish_on_host(self, slot: Slot) -> None:
-        table = self._config.table
-        script = await self._elements_script(lambda ns_ip: ns_ip == slot.ns_ip)
-        opened = [
-            f'delete element ip {table} opened {{ "{link}" . {port} }}'
-            for link, port in _concats(await nft.elements(table, "opened", "set"))
-            if link == slot.veth
-        ]
-        if script or opened:
-            await nft.apply("\n".join([*script, *opened]))
-            await namespaces.in_thread(partial(conntrack.forget, slot.ns_ip))
-        for held in self._held.pop(slot.index, {}).values():
-            held.close()
+        """Give back all of a slot's ports, and end its connections. Idempotent."""
+        await self._publishing.close_inside(slot)
+        await self._publishing.close(slot)
 
     async def open_host_port(self, slot: Slot, port: int) -> None:
         """Let the guest reach the host's own 127.0.0.1:``port`` (TCP) at its gateway's address."""
-        await self._switch_host_port(slot, port, "add")
+        await self._publishing.switch_host_port(slot, port, "add")
 
     async def close_host_port(self, slot: Slot, port: int) -> None:
         """Idempotent. Connections that are open stay open."""
-        await self._switch_host_port(slot, port, "delete")
+        await self._publishing.switch_host_port(slot, port, "delete")
 
-    async def _switch_host_port(self, slot: Slot, port: int, verb: str) -> None:
-        # What is not there cannot be deleted: added first, deleting is idempotent.
-        steps = ["add", "delete"] if verb == "delete" else ["add"]
-        scripts = [rules.open_port(self._config, slot, port, step) for step in steps]
-        await nft.apply("\n".join(host for host, _ in scripts))
-        await nft.apply("\n".join(inside for _, inside in scripts), slot.namespace)
+    def received_bytes(self, slot: Slot) -> int | None:
+        """What came from the host's side for its guest so far; ``None`` if it is gone."""
+        try:
+            return int(Path(f"/sys/class/net/{slot.veth}/statistics/tx_bytes").read_text())
+        except (OSError, ValueError):
+            return None
 
-    async def _add_rules(self, slot: Slot, mapping: PortMapping) -> None:
-        host, inside = rules.publish(self._config, slot, mapping)
-        await nft.apply(inside, slot.namespace)
-        await nft.apply(host)
+    # -- the rules -------------------------------------------------------------------------------
 
-    async def _drop_dead_elements(self, in_use: Sequence[Slot]) -> None:
-        """Ports of slots that are gone. An opened host port never outlives the manager."""
-        alive = {slot.ns_ip for slot in in_use}
-        script = await self._elements_script(lambda ns_ip: ns_ip not in alive)
-        await nft.apply("\n".join([*script, f"flush set ip {self._config.table} opened"]))
+    async def repaired(self) -> list[Repair]:
+        """Wait until rules were changed by somebody else; where, since the last call."""
+        return await self._upkeep.repaired()
 
-    async def _elements_script(self, matches: Callable[[str], bool]) -> list[str]:
-        """Statements that delete the published ports that lead to matching addresses."""
-        table, script = self._config.table, []
-        for name in ("published", "published_any"):
-            for key, value in await nft.elements(table, name):
-                if matches(value["concat"][0]):
-                    joined = " . ".join(str(part) for part in key["concat"])
-                    script.append(f"delete element ip {table} {name} {{ {joined} }}")
-        return script
+    async def wrong(self) -> list[str]:
+        """Where rules are not as they should be: ``host``, or names of namespaces."""
+        lost = [self._config.slot(index).veth for index in sorted(self._broken)]
+        return lost + await self._upkeep.wrong()
 
-    def _close_all_held(self) -> None:
-        for held in self._held.values():
-            for reserved in held.values():
-                reserved.close()
-        self._held.clear()
+    @property
+    def repairs(self) -> int:
+        """How often rules were changed by somebody else since the start."""
+        return self._upkeep.count
 
 
 def _namespace_names() -> list[str]:
     return [path.name for path in NETNS_DIR.iterdir()] if NETNS_DIR.exists() else []
-
-
-def _concats(elements: Sequence[Any]) -> list[list[Any]]:
-    return [element["concat"] for element in elements]
 
 
 async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:

@@ -85,3 +85,17 @@ async def tables(namespace: Path | None = None) -> list[tuple[str, str]]:
         for item in json.loads(out)["nftables"]
         if "table" in item
     ]
+
+
+async def table(name: str, namespace: Path | None = None) -> list[dict[str, Any]]:
+    """Everything in a table, in nft's JSON; nothing if it is gone.
+
+    ``NetworkError`` when its namespace is.
+    """
+    status, out, err = await run(*_argv(namespace, "-j", "list", "table", "ip", name))
+    if status == 0:
+        found: list[dict[str, Any]] = json.loads(out)["nftables"]
+        return found
+    if "No such file or directory" in err and "nsenter" not in err:
+        return []
+    raise NetworkError(f"cannot list the table {name}", details=err.strip())

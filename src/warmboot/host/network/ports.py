@@ -7,12 +7,16 @@ any other program finds it taken.
 TCP: the socket has ``SO_REUSEADDR``, or connections in TIME_WAIT of an earlier owner would block
 it for a minute. Bound alone it would then share the port with any other such socket; only
 listening makes the kernel treat it as taken. UDP: bound, without any option, is exclusive.
+
+While the rules are not there, who connects gets as far as that socket, and is sent away at once.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
+import struct
 from dataclasses import replace
 from ipaddress import AddressValueError, IPv4Address
 
@@ -20,6 +24,31 @@ from warmboot.model.container import PortMapping
 from warmboot.model.errors import Conflict, InvalidRequest, NetworkError
 
 _MAX_PORT = 65_535
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER
+
+
+class HeldPort:
+    """A port that no other program can take until ``close``. Needs a running event loop."""
+
+    def __init__(self, held: socket.socket) -> None:
+        self._held = held
+        if held.type is socket.SOCK_STREAM:
+            held.setblocking(False)
+            asyncio.get_running_loop().add_reader(held, self._send_away)
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._held.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._held)
+            self._held.close()
+
+    def _send_away(self) -> None:
+        try:
+            connected, _ = self._held.accept()
+        except OSError:  # it has given up, or there is no descriptor left
+            return
+        with connected:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
 
 def check(mapping: PortMapping, default_address: str) -> PortMapping:
@@ -44,8 +73,8 @@ def check(mapping: PortMapping, default_address: str) -> PortMapping:
     return replace(mapping, host_ip=str(address))
 
 
-def reserve(mapping: PortMapping) -> tuple[socket.socket, PortMapping]:
-    """A socket that holds the port, and the mapping with the real ``host_port``.
+def reserve(mapping: PortMapping) -> tuple[HeldPort, PortMapping]:
+    """The port, held, and the mapping with the real ``host_port``.
 
     ``Conflict`` when the port is taken, ``InvalidRequest`` when the address is not this host's.
     """
@@ -60,7 +89,8 @@ def reserve(mapping: PortMapping) -> tuple[socket.socket, PortMapping]:
     except OSError as error:
         held.close()
         raise _translated(error, mapping) from error
-    return held, replace(mapping, host_port=held.getsockname()[1])
+    real = replace(mapping, host_port=held.getsockname()[1])
+    return HeldPort(held), real
 
 
 def _translated(error: OSError, mapping: PortMapping) -> Conflict | InvalidRequest | NetworkError:

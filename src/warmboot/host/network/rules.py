@@ -2,11 +2,13 @@
 
 What a packet of a guest meets on its way out::
 
-    guest ─▶ tap0 │ raw       its own address, or dropped
+    guest ─▶ tap0 │ raw       its own address, or dropped; marked, or not routed (see ``links``)
                   │ dstnat    198.18.0.1:53 ─▶ the name server; an opened port ─▶ the host
                   │ forward   nothing of the host's private business, else rejected
                   │ srcnat    becomes ns_ip
-         ─▶ veth  │ guard     no address of the host but the name server and opened ports
+                  │ seal      becomes 239.…, which no host takes for a sender
+         ─▶ veth  │ unseal    ns_ip again
+                  │ guard     no address of the host but the name server and opened ports
                   │ dstnat    an opened port ─▶ 127.0.0.1
                   │ forward   not to another slot, not into another engine's bridge
                   │ srcnat    becomes the host's address           ─▶ the world
@@ -19,6 +21,11 @@ and a packet for a published port on its way in::
 
 ``guard`` comes before every DNAT, other programs' included. So a guest cannot reach a published
 port, a container of the user's Docker or another guest by way of an address of the host.
+
+**Without our table a guest reaches nothing.** The kernel drops what claims a multicast address as
+its source, whatever is set on the host, and only ``unseal``, which stands in the same table as
+``guard``, gives a guest's packets an ordinary one. Where a namespace's table is gone, no packet of
+its guest has the mark without which it is not routed.
 """
 
 from __future__ import annotations
@@ -29,17 +36,24 @@ from ipaddress import IPv4Address
 from warmboot.host.network.config import (
     DNS_PORT,
     GUEST_NET,
+    ROUTED_MARK,
     TAP_NAME,
     UPLINK_NAME,
     NetworkConfig,
     Slot,
 )
+from warmboot.host.network.conntrack import Flow
 from warmboot.model.container import PortMapping
 
 # Link-local holds the metadata services of clouds. The last is multicast and broadcast.
 _NEVER = ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", str(GUEST_NET), "224.0.0.0/3")
 _ANY_PORT = "meta l4proto . th dport"
-_HOST_CHAINS = ("guard", "from_guest", "dstnat", "output", "forward", "srcnat")
+_HOST_CHAINS = ("unseal", "guard", "from_guest", "dstnat", "output", "forward", "srcnat")
+_NAMESPACE_CHAINS = ("raw", "dstnat", "input", "forward", "srcnat", "seal")
+_SEALED = "239.0.0.0/8"
+# Longer than a peer with TCP's usual keepalive (2 h) is silent.
+_REMEMBERED = "3h"
+_FLOW = "ip saddr . tcp sport . ip daddr . tcp dport"
 _CLAMP = "tcp flags syn / syn,rst tcp option maxseg size set rt mtu"
 
 
@@ -54,26 +68,55 @@ def _never(config: NetworkConfig) -> str:
     return "{ " + ", ".join([*_NEVER, str(config.network)]) + " }"
 
 
-def host(config: NetworkConfig, foreign_bridges: Iterable[str] = ()) -> str:
-    """The host's table, replaced in one go; the published and opened ports in it are kept."""
-    table, ours = config.table, f'"{config.prefix}-*"'
-    maps = f"""
-table ip {table} {{
+def _replaced(table: str, chains: Iterable[str]) -> str:
+    """Statements that remove these chains, whether they are there or not."""
+    chains = tuple(chains)
+    return "\n".join(
+        f"{verb} chain ip {table} {chain}"
+        for verb in ("add", "flush", "delete")
+        for chain in chains
+    )
+
+
+def _host_sets(config: NetworkConfig) -> str:
+    return f"""
+table ip {config.table} {{
   map published {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }}
   map published_any {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
   set opened {{ type ifname . inet_service; }}
+  set ended {{
+    type ipv4_addr . inet_service . ipv4_addr . inet_service; flags timeout; timeout {_REMEMBERED};
+  }}
 }}"""
-    emptied = "\n".join(
-        f"{verb} chain ip {table} {chain}"
-        for verb in ("add", "flush", "delete")
-        for chain in _HOST_CHAINS
-    )
+
+
+def _inside_sets(config: NetworkConfig) -> str:
+    return f"""
+table ip {config.table} {{
+  set published {{ type inet_proto . inet_service; }}
+  set opened {{ type inet_service; }}
+}}"""
+
+
+def sealed(ip: str) -> str:
+    """The source under which what comes from ``ns_ip`` is handed to the host."""
+    return "239." + ip.partition(".")[2]
+
+
+def host(config: NetworkConfig, foreign_bridges: Iterable[str] = ()) -> str:
+    """The host's table, replaced in one go; the published and opened ports in it are kept."""
+    table, ours = config.table, f'"{config.prefix}-*"'
     bridges = "\n".join(
         _refused(f'iifname {ours} oifname "{bridge}"') for bridge in foreign_bridges
     )
-    return f"""{maps}
-{emptied}
+    return f"""{_host_sets(config)}
+{_replaced(table, _HOST_CHAINS)}
 table ip {table} {{
+  chain unseal {{
+    type filter hook prerouting priority raw - 50; policy accept;
+    iifname {ours} ip saddr != {_SEALED} drop
+    iifname {ours} ip saddr set ip saddr & 0.255.255.255 | {config.network[0].packed[0]}.0.0.0
+  }}
   chain from_guest {{
     ct state invalid drop
     fib saddr . iif oif missing drop
@@ -87,6 +130,7 @@ table ip {table} {{
     type filter hook prerouting priority mangle; policy accept;
     iifname {ours} jump from_guest
     iifname != {ours} iifname != "lo" ip daddr {config.dns_ip} drop
+    ct state {{ new, invalid }} tcp flags & syn == 0 {_FLOW} @ended reject with tcp reset
   }}
   chain dstnat {{
     type nat hook prerouting priority dstnat; policy accept;
@@ -122,16 +166,16 @@ table ip {table} {{
 
 
 def namespace(config: NetworkConfig, slot: Slot) -> str:
-    """The table of a namespace."""
+    """The table of a namespace, replaced in one go; what is published and opened in it is kept."""
     tap, uplink = f'"{TAP_NAME}"', f'"{UPLINK_NAME}"'
     to_gateway = f"iifname {tap} ip daddr {slot.gateway_ip}"
-    return f"""
+    return f"""{_inside_sets(config)}
+{_replaced(config.table, _NAMESPACE_CHAINS)}
 table ip {config.table} {{
-  set published {{ type inet_proto . inet_service; }}
-  set opened {{ type inet_service; }}
   chain raw {{
     type filter hook prerouting priority raw; policy accept;
     iifname {tap} ip saddr != {slot.guest_ip} drop
+    iifname {tap} meta mark set {ROUTED_MARK}
   }}
   chain dstnat {{
     type nat hook prerouting priority dstnat; policy accept;
@@ -158,6 +202,10 @@ table ip {config.table} {{
     type nat hook postrouting priority srcnat; policy accept;
     oifname {uplink} snat to {slot.ns_ip}
   }}
+  chain seal {{
+    type filter hook postrouting priority srcnat + 150; policy accept;
+    oifname {uplink} ip saddr set {sealed(slot.ns_ip)}
+  }}
 }}"""
 
 
@@ -166,7 +214,8 @@ def delete_table(config: NetworkConfig) -> str:
     return f"add table ip {config.table}\ndelete table ip {config.table}"
 
 
-def _is_any(mapping: PortMapping) -> bool:
+def is_any(mapping: PortMapping) -> bool:
+    """Whether it is published on every address of the host."""
     return IPv4Address(mapping.host_ip).is_unspecified
 
 
@@ -175,20 +224,35 @@ def publish(config: NetworkConfig, slot: Slot, mapping: PortMapping) -> tuple[st
     target = f"{slot.ns_ip} . {mapping.container_port}"
     port = f"{mapping.protocol} . {mapping.host_port}"
     name, key = (
-        ("published_any", port)
-        if _is_any(mapping)
-        else ("published", f"{mapping.host_ip} . {port}")
+        ("published_any", port) if is_any(mapping) else ("published", f"{mapping.host_ip} . {port}")
     )
     inside = f"{mapping.protocol} . {mapping.container_port}"
     return (
-        f"add element ip {config.table} {name} {{ {key} : {target} }}",
-        f"add element ip {config.table} published {{ {inside} }}",
+        f"{_host_sets(config)}\nadd element ip {config.table} {name} {{ {key} : {target} }}",
+        f"{_inside_sets(config)}\nadd element ip {config.table} published {{ {inside} }}",
     )
+
+
+def close_inside(config: NetworkConfig) -> str:
+    """For the namespace. Idempotent."""
+    return f"{_inside_sets(config)}\nflush set ip {config.table} published"
 
 
 def open_port(config: NetworkConfig, slot: Slot, port: int, verb: str) -> tuple[str, str]:
     """For the host and for the namespace; ``verb`` is ``add`` or ``delete``."""
+    opened = f"element ip {config.table} opened"
     return (
-        f'{verb} element ip {config.table} opened {{ "{slot.veth}" . {port} }}',
-        f"{verb} element ip {config.table} opened {{ {port} }}",
+        f'{_host_sets(config)}\n{verb} {opened} {{ "{slot.veth}" . {port} }}',
+        f"{_inside_sets(config)}\n{verb} {opened} {{ {port} }}",
     )
+
+
+def close_all_opened(config: NetworkConfig) -> str:
+    """For the host. Idempotent."""
+    return f"{_host_sets(config)}\nflush set ip {config.table} opened"
+
+
+def ended(config: NetworkConfig, flows: Iterable[Flow]) -> str:
+    """Whatever more comes of these connections is answered with a reset."""
+    keys = [f"{f.client} . {f.client_port} . {f.host} . {f.host_port}" for f in flows]
+    return f"{_host_sets(config)}\nadd element ip {config.table} ended {{ {', '.join(keys)} }}"

@@ -1,0 +1,96 @@
+"""Being told of every change of nftables, by whomever, on the host and in every namespace.
+
+The kernel tells (``NFNLGRP_NFTABLES``) who listens in the network namespace that is changed; so
+there is a socket for each. Messages name their table: what does not name one of ours is passed
+over. When there was more than the socket could hold, it is taken for a change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from functools import partial
+
+_NETLINK_NETFILTER, _SOL_NETLINK, _ADD_MEMBERSHIP, _NFNLGRP_NFTABLES = 12, 270, 1, 7
+_SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
+# New tables, sets and elements of sets take nothing away: linux/netfilter/nf_tables.h
+_HARMLESS = {0, 9, 12, 15}
+_HEADER = struct.Struct("=IHHII")
+_BUFFER_BYTES = 1 << 20
+_READ_BYTES = 1 << 16
+
+
+def open_socket() -> socket.socket:
+    """Of the calling thread's namespace."""
+    made = socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER
+    )
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+        made.bind((0, 0))
+        made.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _NFNLGRP_NFTABLES)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+class Monitor:
+    """Calls ``changed`` with a key when a table of one of these names was changed at its socket."""
+
+    def __init__(self, tables: tuple[str, ...], changed: Callable[[str, str], None]) -> None:
+        self._tables = {name.encode() + b"\0": name for name in tables}
+        self._changed = changed
+        self._sockets: dict[str, socket.socket] = {}
+
+    def watch(self, key: str, opened: socket.socket) -> None:
+        """Takes the socket over. Needs a running event loop."""
+        self.forget(key)
+        self._sockets[key] = opened
+        asyncio.get_running_loop().add_reader(opened, partial(self._read, key, opened))
+
+    def forget(self, key: str) -> None:
+        """Idempotent. An open socket would keep its namespace alive."""
+        opened = self._sockets.pop(key, None)
+        if opened is not None:
+            asyncio.get_running_loop().remove_reader(opened)
+            opened.close()
+
+    def close(self) -> None:
+        for key in list(self._sockets):
+            self.forget(key)
+
+    def _read(self, key: str, opened: socket.socket) -> None:
+        touched: set[str] = set()
+        try:
+            while True:
+                touched |= self._touched(opened.recv(_READ_BYTES))
+        except BlockingIOError:
+            pass
+        except OSError:  # ENOBUFS: some were lost
+            touched = set(self._tables.values())
+        for table in touched:
+            self._changed(key, table)
+
+    def _touched(self, datagram: bytes) -> set[str]:
+        return {
+            name
+            for kind, body in messages(datagram)
+            if kind not in _HARMLESS
+            for encoded, name in self._tables.items()
+            if encoded in body
+        }
+
+
+def messages(datagram: bytes) -> Iterator[tuple[int, bytes]]:
+    """Kind and body of each message of nftables in it."""
+    at = 0
+    while at + _HEADER.size <= len(datagram):
+        length, kind, _, _, _ = _HEADER.unpack_from(datagram, at)
+        if length < _HEADER.size:
+            return
+        if kind >> 8 == _SUBSYSTEM:
+            yield kind & 0xFF, datagram[at + _HEADER.size : at + length]
+        at += length + 3 & ~3

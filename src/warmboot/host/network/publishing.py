@@ -1,0 +1,240 @@
+"""Ports: published ones, which lead from the host to guests, and opened ones, the other way.
+
+What is published and opened is kept here as well as in the rules: rules that somebody has removed
+are put back from it (see ``upkeep``). ``lock`` is held while both are changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import structlog
+
+from warmboot.host.network import conntrack, namespaces, nft, ports, rules, sockets
+from warmboot.host.network.config import DNS_PORT, NetworkConfig, Slot
+from warmboot.host.network.conntrack import Flow
+from warmboot.model.container import PortMapping
+from warmboot.model.errors import Conflict
+
+_log = structlog.get_logger(__name__)
+
+
+class Publishing:
+    """The ports of all slots of one manager."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        self._config = config
+        self._held: dict[int, dict[PortMapping, ports.HeldPort]] = {}
+        self._published: dict[int, set[PortMapping]] = {}
+        self._opened: dict[int, set[int]] = {}
+        self.lock = asyncio.Lock()
+
+    async def publish(self, slot: Slot, mapping: PortMapping) -> PortMapping:
+        """Lead a host port to the guest's; returns the mapping with the real ``host_port``.
+
+        ``Conflict`` when the port is taken, ``InvalidRequest`` when the mapping makes no sense.
+        """
+        wanted = ports.check(mapping, self._config.publish_address)
+        held, real = ports.reserve(wanted)
+        try:
+            await self._add_rules(slot, real)
+        except BaseException:  # cancelled, too; raised again
+            held.close()
+            self._published.get(slot.index, set()).discard(real)
+            raise
+        self._held.setdefault(slot.index, {})[real] = held
+        return real
+
+    async def republish(self, slot: Slot, mappings: Sequence[PortMapping]) -> None:
+        """Hold an adopted slot's ports again. One that was taken meanwhile goes on being led to
+        the guest, and is logged."""
+        for mapping in mappings:
+            if mapping in self._held.get(slot.index, {}):
+                continue
+            await self._add_rules(slot, mapping)
+            try:
+                held, _ = ports.reserve(mapping)
+            except Conflict as error:
+                _log.warning("published port not held", brief=error.brief, slot=slot.veth)
+                continue
+            self._held.setdefault(slot.index, {})[mapping] = held
+
+    async def _add_rules(self, slot: Slot, mapping: PortMapping) -> None:
+        host, inside = rules.publish(self._config, slot, mapping)
+        async with self.lock:
+            self._published.setdefault(slot.index, set()).add(mapping)
+            await nft.apply(inside, slot.namespace)
+            await nft.apply(host)
+
+    async def switch_host_port(self, slot: Slot, port: int, verb: str) -> None:
+        """``add`` or ``delete`` the guest's way to a port of the host's own. Idempotent."""
+        # What is not there cannot be deleted: added first, deleting is idempotent.
+        steps = ["add", "delete"] if verb == "delete" else ["add"]
+        scripts = [rules.open_port(self._config, slot, port, step) for step in steps]
+        async with self.lock:
+            opened = self._opened.setdefault(slot.index, set())
+            opened.add(port) if verb == "add" else opened.discard(port)
+            await nft.apply("\n".join(host for host, _ in scripts))
+            await nft.apply("\n".join(inside for _, inside in scripts), slot.namespace)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    async def close_inside(self, slot: Slot) -> None:
+        """No port is published in the namespace any more. Idempotent."""
+        if slot.namespace.exists():
+            async with self.lock:
+                self._published.pop(slot.index, None)
+                await nft.apply(rules.close_inside(self._config), slot.namespace)
+
+    async def close(self, slot: Slot) -> None:
+        """No port of the host leads to this slot, and no connection stays. Idempotent."""
+        table = self._config.table
+        async with self.lock:
+            mappings = self._published.pop(slot.index, set())
+            own_ports = self._opened.pop(slot.index, set())
+            opened = [
+                f'delete element ip {table} opened {{ "{link}" . {port} }}'
+                for link, port in _concats(await nft.elements(table, "opened", "set"))
+                if link == slot.veth
+            ]
+            await self._close({slot.ns_ip}, mappings, own_ports, opened)
+        for held in self._held.pop(slot.index, {}).values():
+            held.close()
+
+    async def close_all_but(self, alive: Collection[str], gone: Collection[str]) -> None:
+        """What an earlier manager left open for slots that are not ``alive`` (by ``ns_ip``).
+
+        An opened host port never outlives the manager.
+        """
+        async with self.lock:
+            script = [rules.close_all_opened(self._config)]
+            await self._close(set(gone), set(), set(), script, alive)
+
+    async def _close(
+        self,
+        ns_ips: set[str],
+        mappings: set[PortMapping],
+        own_ports: set[int],
+        script: list[str],
+        alive: Collection[str] | None = None,
+    ) -> None:
+        def ends(ns_ip: str) -> bool:
+            return ns_ip in ns_ips or (alive is not None and ns_ip not in alive)
+
+        for key, target in await self._elements(ends):
+            ns_ips.add(target)
+            mappings.add(_mapping(key))
+            name = "published_any" if len(key) == 2 else "published"
+            joined = " . ".join(str(part) for part in key)
+            script.append(f"delete element ip {self._config.table} {name} {{ {joined} }}")
+        if script:
+            await nft.apply("\n".join(script))
+        if ns_ips:
+            await self._sever(ns_ips, mappings, own_ports)
+
+    async def _elements(self, matches: Callable[[str], bool]) -> list[tuple[list[Any], str]]:
+        """Keys of the published ports that lead to matching addresses, and the address."""
+        return [
+            (key["concat"], value["concat"][0])
+            for name in ("published", "published_any")
+            for key, value in await nft.elements(self._config.table, name)
+            if matches(value["concat"][0])
+        ]
+
+    async def _sever(
+        self, ns_ips: set[str], mappings: set[PortMapping], own_ports: set[int]
+    ) -> None:
+        """End the connections of guests that are gone, for those at their other ends as well."""
+        flows = await namespaces.in_thread(partial(conntrack.forget, ns_ips))
+        if flows:
+            await nft.apply(rules.ended(self._config, flows))
+        reset = partial(_reset_sockets, ns_ips, mappings, own_ports, flows)
+        count = await namespaces.in_thread(reset)
+        if count:
+            _log.info("connections to a VM that is gone were reset", count=count)
+
+    def forget_held(self) -> None:
+        """The rules stay, the ports are not held any more."""
+        for held in self._held.values():
+            for reserved in held.values():
+                reserved.close()
+        for record in (self._held, self._published, self._opened):
+            record.clear()
+
+    # -- for putting back ------------------------------------------------------------------------
+
+    def scripts(self, slots: Iterable[Slot]) -> tuple[str, str]:
+        """What the ports of these slots need, on the host and inside. Needs ``lock``."""
+        host, inside = [], []
+        for slot in slots:
+            pairs = [
+                rules.publish(self._config, slot, mapping)
+                for mapping in self._published.get(slot.index, ())
+            ]
+            pairs += [
+                rules.open_port(self._config, slot, port, "add")
+                for port in self._opened.get(slot.index, ())
+            ]
+            host += [pair[0] for pair in pairs]
+            inside += [pair[1] for pair in pairs]
+        return "\n".join(host), "\n".join(inside)
+
+    def elements(self, slots: Iterable[Slot]) -> tuple[set[str], set[str]]:
+        """The elements of sets that ``scripts`` adds, in nft's JSON, on the host and inside."""
+        host: set[str] = set()
+        inside: set[str] = set()
+        for slot in slots:
+            for mapping in self._published.get(slot.index, ()):
+                key: list[object] = [mapping.protocol, mapping.host_port]
+                if not rules.is_any(mapping):
+                    key.insert(0, mapping.host_ip)
+                target = {"concat": [slot.ns_ip, mapping.container_port]}
+                host.add(json.dumps([{"concat": key}, target]))
+                inside.add(json.dumps({"concat": [mapping.protocol, mapping.container_port]}))
+            for port in self._opened.get(slot.index, ()):
+                host.add(json.dumps({"concat": [slot.veth, port]}))
+                inside.add(json.dumps(port))
+        return host, inside
+
+
+def _mapping(key: Sequence[Any]) -> PortMapping:
+    """What was published under this key of a map; its port in the guest does not matter here."""
+    *address, protocol, port = key
+    return PortMapping(0, port, address[0] if address else "0.0.0.0", protocol)
+
+
+def _reset_sockets(
+    ns_ips: Collection[str],
+    mappings: Collection[PortMapping],
+    own_ports: Collection[int],
+    flows: Collection[Flow],
+) -> int:
+    """Those of the host's own processes. Blocks."""
+    tcp = [mapping for mapping in mappings if mapping.protocol == "tcp"]
+    at_one = {(mapping.host_ip, mapping.host_port) for mapping in tcp}
+    at_any = {mapping.host_port for mapping in tcp if rules.is_any(mapping)}
+    here = sockets.own_addresses() if at_any else frozenset()
+    exact = {(flow.client, flow.client_port, flow.host, flow.host_port) for flow in flows}
+
+    def doomed(ends: sockets.Ends) -> bool:
+        if ends.peer_ip in ns_ips or (ends.peer_ip, ends.peer_port) in at_one:
+            return True
+        if (ends.ip, ends.port, ends.peer_ip, ends.peer_port) in exact:
+            return True
+        local = ends.peer_ip in here or ends.peer_ip.startswith("127.")
+        return ends.peer_port in at_any and local
+
+    peer_ports = {port for _, port in at_one} | {flow.host_port for flow in flows}
+    return sockets.reset(
+        doomed,
+        peer_ports=frozenset(peer_ports),
+        own_ports=frozenset({DNS_PORT, *own_ports}),
+    )
+
+
+def _concats(elements: Sequence[Any]) -> list[list[Any]]:
+    return [element["concat"] for element in elements]
