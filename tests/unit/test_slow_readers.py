@@ -16,7 +16,7 @@ from tests.support.served import free_port
 
 from warmboot.api.streams import Streamed
 from warmboot.engine.client import DockerEngine
-from warmboot.model.errors import EngineUnavailable
+from warmboot.model.errors import EngineUnavailable, RegistryUnavailable
 from warmboot.model.multiplexed import Demultiplexer
 
 LINE = b"a line of output that is not very long\n"
@@ -40,6 +40,9 @@ class Engine:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 asked = (await reader.readuntil(b"\r\n\r\n")).decode().split()[1]
+                if "/images/create" in asked:
+                    await reader.read()  # whoever asks waits for a registry
+                    break
                 if "/logs" in asked:
                     await self._logs(writer)
                     break
@@ -91,6 +94,15 @@ async def test_an_engine_that_never_answers_is_told(tmp_path: Path) -> None:
     ):
         with pytest.raises(EngineUnavailable, match="in time"):
             await client.facts()
+
+
+async def test_a_registry_that_never_answers_is_told_as_the_registry(
+    engine: tuple[Engine, DockerEngine],
+) -> None:
+    _, client = engine
+    async with asyncio.timeout(10):
+        with pytest.raises(RegistryUnavailable, match=r"for 0\.2 s"):
+            await client.pull("registry.example/app:1", silence_s=0.2)
 
 
 @pytest.mark.parametrize("follow", [False, True])

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -280,15 +279,23 @@ async def test_a_full_disk_leaves_it_running_and_its_checkpoints_as_they_were(
 
 
 async def test_a_full_folder_for_temporary_files_is_seen_before_the_dump(
-    client: Client, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = await start()
+    """That is containerd's, which need not be ours."""
     async with small_disk(tmp_path / "small", 1) as disk:
-        monkeypatch.setattr(tempfile, "tempdir", str(disk))
-        with pytest.raises(DiskFull) as full:
-            await client.workers.pause(worker.id)
-        assert str(disk) in full.value.details
-    assert (await client.workers.get(worker.id)).state == "running"
+        monkeypatch.setenv("TMPDIR", str(disk))
+        async with (
+            private_dockerd() as dockerd,
+            DockerEngine(dockerd.socket) as engine,
+            served(worker_settings(tmp_path / "s", dockerd.socket, free_port())) as it,
+        ):
+            monkeypatch.delenv("TMPDIR")
+            worker = await start_on(it.client, engine, "while true; do sleep 1; done")
+            with pytest.raises(DiskFull) as full:
+                await it.client.workers.pause(worker.id)
+            assert str(disk) in full.value.details
+            assert (await it.client.workers.get(worker.id)).state == "running"
+            await it.client.workers.delete(worker.id, force=True)
 
 
 @pytest.mark.slow

@@ -17,15 +17,16 @@ from typing import Any, Self
 import aiohttp
 from aiodocker import Docker
 
-from warmboot.engine.engine_errors import raise_streamed, translated
+from warmboot.engine.engine_errors import NOT_IN_TIME, raise_streamed, translated
 from warmboot.engine.facts import ContainerFacts, EngineFacts
-from warmboot.model.errors import Conflict, EngineUnavailable, NotFound
+from warmboot.model.errors import Conflict, EngineUnavailable, NotFound, RegistryUnavailable
 from warmboot.model.multiplexed import Demultiplexer
 from warmboot.model.worker import WorkerSpec
 
 DEFAULT_SOCKET = Path("/var/run/docker.sock")
 ANSWER_TIMEOUT_S = 30.0
 IMAGE_TIMEOUT_S = 1800.0
+REGISTRY_SILENCE_S = 120.0
 
 
 class DockerEngine:
@@ -88,8 +89,11 @@ class DockerEngine:
             text = await response.text()
         raise_streamed(text, "the engine did not load the image")
 
-    async def pull(self, image: str) -> None:
-        """Pull ``image``; ``ImageNotFound`` when the registry does not have it."""
+    async def pull(self, image: str, *, silence_s: float = REGISTRY_SILENCE_S) -> None:
+        """Pull ``image``; ``ImageNotFound`` when the registry does not have it.
+
+        ``RegistryUnavailable`` when nothing has come of it for ``silence_s``.
+        """
         params = (
             {"fromImage": image}
             if ":" in image.rpartition("/")[2] or "@" in image
@@ -98,10 +102,21 @@ class DockerEngine:
                 "tag": "latest",
             }
         )
-        async with self._answer(
-            "POST", "images/create", what="image", params=params, timeout_s=IMAGE_TIMEOUT_S
-        ) as response:
-            text = await response.text()
+        limits = {"timeout_s": IMAGE_TIMEOUT_S, "silence_s": silence_s}
+        try:
+            async with self._answer(
+                "POST", "images/create", what="image", params=params, **limits
+            ) as response:
+                text = await response.text()
+        except EngineUnavailable as error:
+            if error.details != NOT_IN_TIME:
+                raise
+            await self.facts()  # if it is the engine that is silent, this says so
+            raise RegistryUnavailable(
+                f"{image} could not be pulled",
+                details=f"nothing has come from its registry for {silence_s:g} s",
+                resolution="check that the registry runs and can be reached from this host",
+            ) from error
         raise_streamed(text, f"the image {image} could not be pulled")
 
     async def image_digest(self, image: str) -> str:

@@ -21,6 +21,7 @@ from warmboot.model.errors import (
     WarmbootError,
 )
 
+NOT_IN_TIME = "it did not answer in time"
 NO_CONNECTION = 900  # what aiodocker calls a connection that was refused or lost
 
 
@@ -31,10 +32,10 @@ def translated(what: str) -> Iterator[None]:
         yield
     except DockerError as error:
         raise _translate(error, what) from error
+    except TimeoutError as error:  # aiohttp's own among them
+        raise unavailable(NOT_IN_TIME) from error
     except (aiohttp.ClientError, ConnectionError) as error:
         raise unavailable(str(error) or type(error).__name__) from error
-    except TimeoutError as error:
-        raise unavailable("it did not answer in time") from error
 
 
 def unavailable(details: str) -> EngineUnavailable:
