@@ -17,20 +17,18 @@ import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 
-from warmboot.host import guest_containers, leftovers, stored_memory, usage
+from warmboot.host import guest_pull, leftovers, stored_memory, usage
 from warmboot.host.boot_logs import BootLogs
 from warmboot.host.guest_containers import Progress
 from warmboot.host.guest_link import Claimed, GuestLink, Identity, Sent, nobody_asks
 from warmboot.host.live_vm import LiveVm
 from warmboot.host.memory_cache import MemoryCache
 from warmboot.host.network import Network, Repair, Slot
-from warmboot.host.pull_patience import PullPatience
 from warmboot.host.snapshot_files import SnapshotFiles
 from warmboot.host.storage import Storage, remove_folder
 from warmboot.host.unresponsive import UnresponsiveVms
@@ -345,28 +343,10 @@ class HostAgent:
     async def pull_image(
         self, vm_id: str, slot: Slot | None, reference: str, progress: Progress = _no_progress
     ) -> None:
-        """Pull an image into the VM. ``localhost:PORT/…`` means this host's own registry.
-
-        The way to that one port of the host is open during the pull only: before the user's
-        container runs.
-        """
+        """Pull an image into the VM; see ``guest_pull``."""
+        silence_s = self.config.pull_silence_s
         link = self.link(vm_id)
-        patience = PullPatience(self.config.pull_silence_s)
-        if slot is not None and self.network is not None:
-            received = partial(self.network.received_bytes, slot)
-            patience = PullPatience(self.config.pull_silence_s, received)
-        registry = guest_containers.registry_of(reference)
-        if registry is None or slot is None or self.network is None:
-            await guest_containers.pull_image(link, reference, progress, patience)
-            return
-        _, port = registry
-        await self.network.open_host_port(slot, port)
-        try:
-            await link.host_forward(port, True)
-            await guest_containers.pull_image(link, reference, progress, patience)
-            await link.host_forward(port, False)
-        finally:
-            await self.network.close_host_port(slot, port)
+        await guest_pull.pull_image(link, self.network, slot, reference, progress, silence_s)
 
     # -- the end -------------------------------------------------------------------------------
 

@@ -1,0 +1,42 @@
+"""Pulling an image into a VM, from wherever its registry is, with patience that has an end."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from warmboot.host import guest_containers
+from warmboot.host.guest_containers import Progress
+from warmboot.host.guest_link import GuestLink
+from warmboot.host.network import Network, Slot
+from warmboot.host.pull_patience import PullPatience
+
+
+async def pull_image(
+    link: GuestLink,
+    network: Network | None,
+    slot: Slot | None,
+    reference: str,
+    progress: Progress,
+    silence_s: float,
+) -> None:
+    """``localhost:PORT/…`` means this host's own registry.
+
+    The way to that one port of the host is open during the pull only: before the user's container
+    runs.
+    """
+    if network is None or slot is None:
+        await guest_containers.pull_image(link, reference, progress, PullPatience(silence_s))
+        return
+    patience = PullPatience(silence_s, partial(network.received_bytes, slot))
+    registry = guest_containers.registry_of(reference)
+    if registry is None:
+        await guest_containers.pull_image(link, reference, progress, patience)
+        return
+    _, port = registry
+    await network.open_host_port(slot, port)
+    try:
+        await link.host_forward(port, True)
+        await guest_containers.pull_image(link, reference, progress, patience)
+        await link.host_forward(port, False)
+    finally:
+        await network.close_host_port(slot, port)
