@@ -18,6 +18,8 @@ _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 # New tables, sets and elements of sets take nothing away: linux/netfilter/nf_tables.h
 _HARMLESS = {0, 9, 12, 15}
 _HEADER = struct.Struct("=IHHII")
+_FAMILY_BYTES = 4  # struct nfgenmsg
+_ATTRIBUTE = struct.Struct("=HH")
 _BUFFER_BYTES = 1 << 20
 _READ_BYTES = 1 << 16
 
@@ -41,7 +43,7 @@ class Monitor:
     """Calls ``changed`` with a key when a table of one of these names was changed at its socket."""
 
     def __init__(self, tables: tuple[str, ...], changed: Callable[[str, str], None]) -> None:
-        self._tables = {name.encode() + b"\0": name for name in tables}
+        self._tables = frozenset(tables)
         self._changed = changed
         self._sockets: dict[str, socket.socket] = {}
 
@@ -70,27 +72,33 @@ class Monitor:
         except BlockingIOError:
             pass
         except OSError:  # ENOBUFS: some were lost
-            touched = set(self._tables.values())
+            touched = set(self._tables)
         for table in touched:
             self._changed(key, table)
 
     def _touched(self, datagram: bytes) -> set[str]:
-        return {
-            name
-            for kind, body in messages(datagram)
-            if kind not in _HARMLESS
-            for encoded, name in self._tables.items()
-            if encoded in body
-        }
+        named = {table for kind, table in messages(datagram) if kind not in _HARMLESS}
+        return named & self._tables
 
 
-def messages(datagram: bytes) -> Iterator[tuple[int, bytes]]:
-    """Kind and body of each message of nftables in it."""
+def messages(datagram: bytes) -> Iterator[tuple[int, str]]:
+    """Kind and table of each message of nftables in it."""
     at = 0
     while at + _HEADER.size <= len(datagram):
         length, kind, _, _, _ = _HEADER.unpack_from(datagram, at)
         if length < _HEADER.size:
             return
         if kind >> 8 == _SUBSYSTEM:
-            yield kind & 0xFF, datagram[at + _HEADER.size : at + length]
+            yield kind & 0xFF, _table(datagram[at + _HEADER.size : at + length])
         at += length + 3 & ~3
+
+
+def _table(body: bytes) -> str:
+    """The first attribute of every message is its table's name, of type 1."""
+    if len(body) < _FAMILY_BYTES + _ATTRIBUTE.size:
+        return ""
+    length, kind = _ATTRIBUTE.unpack_from(body, _FAMILY_BYTES)
+    if kind != 1:
+        return ""
+    text = body[_FAMILY_BYTES + _ATTRIBUTE.size : _FAMILY_BYTES + length]
+    return text.rstrip(b"\0").decode(errors="replace")

@@ -77,6 +77,7 @@ class Network:
         await namespaces.in_thread(partial(preflight.check_subnet, config, names))
         self._taken = {slot.index: slot.serial for slot in in_use}
         self._last_index = max(self._taken, default=0)
+        await self._forwarding.allow()  # before the watch, which would take it for a finding
         await self._upkeep.start(await self._foreign_bridges())
         leftovers = self._leftovers(names)
         await self._publishing.close_all_but(
@@ -93,7 +94,6 @@ class Network:
         address_link = partial(links.make_address_link, config.dns_link, config.dns_ip)
         await namespaces.in_thread(address_link)
         await self._dns.start()
-        await self._forwarding.allow()
         self._pool.start()
 
     async def _take_over(self, slot: Slot, vmm_pid: int | None, names: Sequence[str]) -> None:
