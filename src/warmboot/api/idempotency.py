@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from starlette.datastructures import Headers
@@ -26,11 +28,18 @@ from warmboot.api.problems import problem_of
 from warmboot.model.errors import Conflict, InvalidRequest, WarmbootError
 from warmboot.model.idempotency import Claim, Done, Mismatch, Running
 
+log = logging.getLogger(__name__)
+
 KEY_HEADER = "idempotency-key"
 REPLAYED_HEADER = "idempotent-replayed"
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _KEPT_HEADERS = ("content-type", "location")
 MAX_KEPT_BYTES = 256 * 1024
+MAX_UNSTORED = 100
+"""So many answers that could not be stored are kept in memory; older keys are free again."""
+
+_Name = tuple[str, str]
+"""A scope (who, method, path) and a key in it."""
 
 
 class Repository(Protocol):
@@ -55,11 +64,18 @@ class StillRunning(Conflict):
 
 
 class Idempotency:
-    """Pure ASGI: looks at the whole body of a POST with a key, and at its whole answer."""
+    """Pure ASGI: looks at the whole body of a POST with a key, and at its whole answer.
+
+    What runs is known here, not in the database, whose only user this process is: a row that says
+    running, of which nothing is known here, was left by a failure and is freed. An answer that
+    cannot be stored is given all the same, and kept in memory until it can be.
+    """
 
     def __init__(self, app: ASGIApp, *, repository: Repository) -> None:
         self.app = app
         self._kept = repository
+        self._running: dict[_Name, str] = {}
+        self._unstored: dict[_Name, _Unstored] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
@@ -70,33 +86,34 @@ class Idempotency:
             await self.app(scope, receive, send)
             return
         try:
-            key = _checked(keys)
+            name = (_scope_of(scope), _checked(keys))
             if is_streamed(scope["path"]):
-                await self._after(key, scope, receive, send)
+                await self._after(name, scope, receive, send)
             else:
-                await self._before(key, scope, receive, send)
+                await self._before(name, scope, receive, send)
         except WarmbootError as error:
             await problem_of(error)(scope, receive, send)
         except Disconnected:
             return
 
-    async def _before(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _before(self, name: _Name, scope: Scope, receive: Receive, send: Send) -> None:
         """Claim the key, then run the request, then keep the answer."""
         body = await read_body(receive)
-        place = _scope_of(scope)
         fingerprint = hashlib.sha256(scope.get("query_string", b"") + b"\n" + body).hexdigest()
-        if await self._answered(place, key, fingerprint, send):
+        known = await self._claim(name, fingerprint)
+        if known is not None:
+            await _give_kept(known, send)
             return
         answer = _Answer()
         try:
             await self.app(scope, replay(body, receive), answer.take)
         except BaseException:  # cancelled, too; raised again
-            await asyncio.shield(self._kept.abandon(place, key))
+            await asyncio.shield(self._keep(name, fingerprint, None))
             raise
-        await asyncio.shield(self._keep(place, key, answer))
+        await asyncio.shield(self._keep(name, fingerprint, answer))
         await answer.give(send)
 
-    async def _after(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _after(self, name: _Name, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the upload, summing its body; then claim the key and keep the answer."""
         seen = hashlib.sha256(scope.get("query_string", b"") + b"\n")
 
@@ -105,44 +122,98 @@ class Idempotency:
             seen.update(message.get("body", b""))
             return message
 
-        place, answer = _scope_of(scope), _Answer()
+        answer = _Answer()
         await self.app(scope, watch, answer.take)
         if answer.status < 400:
-            if await self._answered(place, key, seen.hexdigest(), send):
+            fingerprint = seen.hexdigest()
+            try:
+                known = await self._claim(name, fingerprint)
+            except (KeyReused, StillRunning):
+                raise
+            except WarmbootError as error:  # it is uploaded: that is what is told
+                log.warning("an Idempotency-Key could not be kept: %s", error.brief)
+                await answer.give(send)
                 return
-            await asyncio.shield(self._keep(place, key, answer))
+            if known is not None:
+                await _give_kept(known, send)
+                return
+            await asyncio.shield(self._keep(name, fingerprint, answer))
         await answer.give(send)
 
-    async def _answered(self, place: str, key: str, fingerprint: str, send: Send) -> bool:
-        """Claim ``key``; whether its kept answer was given. Raises for a reused or running one."""
-        outcome = await self._kept.claim(place, key, fingerprint)
-        if isinstance(outcome, Done):
-            await _give_kept(outcome, send)
-            return True
-        if isinstance(outcome, Mismatch):
-            raise KeyReused(
-                "this Idempotency-Key was used for another request",
-                details="the body or the query differs from the first one's",
-                resolution="use a new key for a new request",
-            )
-        if isinstance(outcome, Running):
+    async def _claim(self, name: _Name, fingerprint: str) -> Done | None:
+        """Hold ``name`` until ``_keep``, or its kept answer. Raises for a reused or running one."""
+        if name in self._running:
+            if self._running[name] != fingerprint:
+                raise _reused()
             raise StillRunning(
                 "the first request with this Idempotency-Key is still running",
                 resolution="ask again in a moment, with the same key",
             )
-        return False
+        self._running[name] = fingerprint
+        held = False
+        try:
+            unstored = self._unstored.get(name)
+            if unstored is not None:
+                if unstored.fingerprint != fingerprint:
+                    raise _reused()
+                await self._store(name, unstored)
+                return unstored.answer
+            while True:
+                outcome = await self._kept.claim(*name, fingerprint)
+                if not isinstance(outcome, Running):
+                    break
+                await self._kept.abandon(*name)
+            if isinstance(outcome, Mismatch):
+                raise _reused()
+            held = not isinstance(outcome, Done)
+            return outcome if isinstance(outcome, Done) else None
+        finally:
+            if not held:
+                del self._running[name]
 
-    async def _keep(self, place: str, key: str, answer: _Answer) -> None:
-        if answer.status >= 500 or len(answer.body) > MAX_KEPT_BYTES:
-            await self._kept.abandon(place, key)
-            return
-        await self._kept.complete(
-            place,
-            key,
-            status=answer.status,
-            headers=answer.kept_headers(),
-            body=bytes(answer.body),
-        )
+    async def _keep(self, name: _Name, fingerprint: str, answer: _Answer | None) -> None:
+        """Store the answer, or free the key; then ``name`` is held no more. Raises nothing."""
+        try:
+            if answer is None or answer.status >= 500 or len(answer.body) > MAX_KEPT_BYTES:
+                await self._free(name)
+                return
+            done = Done(answer.status, answer.kept_headers(), bytes(answer.body))
+            await self._store(name, _Unstored(fingerprint, done))
+        finally:
+            del self._running[name]
+
+    async def _free(self, name: _Name) -> None:
+        try:
+            await self._kept.abandon(*name)
+        except Exception as error:  # noqa: BLE001 - the next request with this key frees it
+            log.warning("an Idempotency-Key could not be freed yet: %r", error)
+
+    async def _store(self, name: _Name, unstored: _Unstored) -> None:
+        done = unstored.answer
+        try:
+            await self._kept.complete(
+                *name, status=done.status, headers=done.headers, body=done.body
+            )
+            self._unstored.pop(name, None)
+        except Exception as error:  # noqa: BLE001 - the work is done; its answer must be given
+            log.warning("an answer could not be stored under its Idempotency-Key: %r", error)
+            self._unstored[name] = unstored
+            while len(self._unstored) > MAX_UNSTORED:
+                self._unstored.pop(next(iter(self._unstored)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Unstored:
+    fingerprint: str
+    answer: Done
+
+
+def _reused() -> KeyReused:
+    return KeyReused(
+        "this Idempotency-Key was used for another request",
+        details="the body or the query differs from the first one's",
+        resolution="use a new key for a new request",
+    )
 
 
 class _Answer:

@@ -50,10 +50,10 @@ class IdempotencyRepository:
                 if row is not None:
                     break
                 # It was abandoned in between: claim it after all.
-        if row.request_hash != request_hash:
-            return Mismatch()
         if row.state == _RUNNING:
             return Running()
+        if row.request_hash != request_hash:
+            return Mismatch()
         return Done(status=row.status, headers=row.headers, body=row.body)
 
     async def complete(
