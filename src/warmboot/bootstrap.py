@@ -56,6 +56,7 @@ from warmboot.manager.system import System
 from warmboot.manager.tasks import Tasks
 from warmboot.manager.tell_repairs import keep_telling
 from warmboot.manager.unsettled import Unsettled
+from warmboot.manager.uploads import Uploads
 from warmboot.manager.warm_boot import WarmBoot, WarmBootConfig
 from warmboot.manager.watch_container import WatchContainer
 from warmboot.manager.watch_demand import WatchDemand
@@ -92,10 +93,12 @@ async def _running(settings: Settings, hook: Hook | None = None) -> AsyncIterato
     async with sole_use(url, _who(settings)), Store.open(url) as store:
         await own_storage(store, settings.storage_root)
         events, tasks, runner = EventLog(store), Tasks(), SagaRunner(store, hook)
-        unsettled = Unsettled()
+        unsettled, uploads = Unsettled(), Uploads(host)
         events.observe(unsettled.on_event)
-        async with worker_parts(settings, store, runner, events, tasks, unsettled) as worker:
-            parts = _wire(settings, store, host, runner, events, tasks, worker, unsettled)
+        async with worker_parts(
+            settings, store, runner, events, tasks, unsettled, uploads
+        ) as worker:
+            parts = _wire(settings, store, host, runner, events, tasks, worker, unsettled, uploads)
             await events.start()
             await parts.metrics.start()
             try:
@@ -144,9 +147,10 @@ def _wire(
     tasks: Tasks,
     worker: WorkerParts,
     unsettled: Unsettled,
+    uploads: Uploads,
 ) -> _Parts:
     shape = settings.default_shape
-    archives = ArchiveFiles(settings.storage_root / "archives")
+    archives = ArchiveFiles(settings.storage_root / "archives", uploads)
     collecting = Collecting(settings, store, host, runner, events)
     garbage = collecting.garbage
     attention, retry = asyncio.Event(), _retry(settings)

@@ -24,6 +24,7 @@ from warmboot.manager.settle_worker import SettleWorker
 from warmboot.manager.stop_workers import StopWorkers
 from warmboot.manager.tasks import Tasks
 from warmboot.manager.unsettled import Unsettled
+from warmboot.manager.uploads import Uploads
 from warmboot.manager.wake_worker import WakeWorker
 from warmboot.manager.watch_worker import WatchWorker
 from warmboot.manager.worker_checkpoints import WorkerCheckpoints
@@ -67,6 +68,7 @@ async def worker_parts(
     events: EventLog,
     tasks: Tasks,
     unsettled: Unsettled,
+    uploads: Uploads,
 ) -> AsyncIterator[WorkerParts]:
     """Everything about workers. The engine is not asked for anything yet: there may be none."""
     tokens = await WorkerTokens.of(store)
@@ -92,6 +94,7 @@ async def worker_parts(
             states,
             settings.storage_root / "checkpoint-archives",
             _criu_path(settings),
+            uploads,
         )
         workers = Workers(
             store, engine, events, tasks, states, create, pause, resume, settle, checkpoints

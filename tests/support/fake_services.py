@@ -652,7 +652,7 @@ class FakeArchives:
     def __init__(self) -> None:
         self.kept: dict[str, bytes] = {}
 
-    async def upload(self, chunks: AsyncIterator[bytes]) -> str:
+    async def upload(self, chunks: AsyncIterator[bytes], size_bytes: int | None = None) -> str:
         data = b"".join([chunk async for chunk in chunks])
         if not data:
             raise InvalidRequest("the archive is empty", resolution="make one with docker save")

@@ -182,7 +182,7 @@ class FakeWorkers:
         return Exported(f"{worker.name}-{name}.tar.zst", len(content), io.BytesIO(content))
 
     async def import_checkpoint(
-        self, ref: str, name: str, chunks: AsyncIterator[bytes]
+        self, ref: str, name: str, chunks: AsyncIterator[bytes], size_bytes: int | None = None
     ) -> Checkpoint:
         worker = await self.get(ref)
         content = b"".join([chunk async for chunk in chunks])

@@ -18,14 +18,16 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.support.room import Disk
 
 from warmboot.manager.archives import ArchiveFiles
+from warmboot.manager.uploads import Uploads
 from warmboot.model.errors import InvalidRequest, NotFound
 
 
 @pytest.fixture
 def archives(tmp_path: Path) -> ArchiveFiles:
-    return ArchiveFiles(tmp_path / "archives")
+    return ArchiveFiles(tmp_path / "archives", Uploads(Disk(tmp_path)))
 
 
 def packed(files: dict[str, bytes], prefix: str = "") -> bytes:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 
 from warmboot.api.body import check_length
-from warmboot.api.problems import MalformedRequest
+from warmboot.api.problems import MalformedRequest, TooSlow
 from warmboot.api.responses import Uploaded
 from warmboot.api.routing import Wired
 
 router = APIRouter(prefix="/v1/archives", tags=["archives"])
+
+STALLED_S = 30.0
+LEAST_BYTES = 64 * 1024
 
 _BODY = {
     "requestBody": {
@@ -25,15 +29,42 @@ _BODY = {
 
 @router.post("", status_code=201, summary="Upload an image archive", openapi_extra=_BODY)
 async def upload(request: Request, services: Wired) -> Uploaded:
+    size_bytes = announced_bytes(request)
+    return Uploaded(id=await services.archives.upload(upload_chunks(request), size_bytes))
+
+
+def announced_bytes(request: Request) -> int | None:
+    """How long the body is, if that was said. Raises ``MalformedRequest``."""
     check_length(request.headers, None)
-    return Uploaded(id=await services.archives.upload(upload_chunks(request)))
+    declared = request.headers.get("content-length")
+    return None if declared is None else int(declared)
 
 
 async def upload_chunks(request: Request) -> AsyncIterator[bytes]:
-    """A request's body as it comes."""
+    """A request's body as it comes, as long as enough of it does (``LEAST_BYTES`` a while).
+
+    Only the time counts in which nothing is there: a slow disk is not the client's fault.
+    """
+    loop = asyncio.get_running_loop()
+    stream, waited_s, came_bytes = request.stream(), 0.0, 0
     try:
-        async for chunk in request.stream():
+        while True:
+            begun = loop.time()
+            async with asyncio.timeout(max(0.0, STALLED_S - waited_s)):
+                chunk = await anext(stream, None)
+            if chunk is None:
+                return
+            waited_s += loop.time() - begun
+            came_bytes += len(chunk)
+            if came_bytes >= LEAST_BYTES:
+                waited_s, came_bytes = 0.0, 0
             if chunk:
                 yield chunk
     except ClientDisconnect as error:
         raise MalformedRequest("the upload was cut off", resolution="upload it again") from error
+    except TimeoutError as error:
+        raise TooSlow(
+            "the upload stalled, and was cut off",
+            details=f"less than {LEAST_BYTES >> 10} KiB came in {STALLED_S:g} s",
+            resolution="upload it again",
+        ) from error

@@ -9,8 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import StreamingResponse
 
-from warmboot.api.archives import upload_chunks
-from warmboot.api.body import check_length
+from warmboot.api.archives import announced_bytes, upload_chunks
 from warmboot.api.requests import NAME_PATTERN
 from warmboot.api.responses import Item, Items, Ok
 from warmboot.api.routing import Ref
@@ -70,8 +69,8 @@ async def bring_in(
     workers: Wiring,
     name: Annotated[CheckpointName, Query(description="what to call it here")] = "imported",
 ) -> Item[CheckpointOut]:
-    check_length(request.headers, None)
-    made = await workers.import_checkpoint(ref, name, upload_chunks(request))
+    size_bytes = announced_bytes(request)
+    made = await workers.import_checkpoint(ref, name, upload_chunks(request), size_bytes)
     return Item(item=CheckpointOut.of(made))
 
 

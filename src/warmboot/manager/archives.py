@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import hashlib
 import io
 import json
 import lzma
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from warmboot.host.disks import os_error
+from warmboot.manager.uploads import Uploads
 from warmboot.model.errors import InvalidRequest, NotFound
 
 _CHUNK = 1 << 20
@@ -41,21 +41,17 @@ _DAMAGED = (
 class ArchiveFiles:
     """Archives below ``root``. Those that no container needs are collected after a day."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, uploads: Uploads) -> None:
         self.root = root
+        self._uploads = uploads
 
-    async def upload(self, chunks: AsyncIterator[bytes]) -> str:
-        """Store an archive; its id. ``InvalidRequest`` if it is no image archive."""
+    async def upload(self, chunks: AsyncIterator[bytes], size_bytes: int | None = None) -> str:
+        """Store an archive; its id. ``InvalidRequest`` if it is no image archive, ``DiskFull``."""
         temporary = self.root / f".upload-{secrets.token_hex(8)}"
-        digest = hashlib.sha256()
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with temporary.open("xb") as file:
-                async for chunk in chunks:
-                    digest.update(chunk)
-                    await asyncio.to_thread(file.write, chunk)
+            archive_id = await self._uploads.receive(temporary, chunks, size_bytes)
             await asyncio.to_thread(_make_loadable, temporary)
-            archive_id = digest.hexdigest()
             temporary.rename(self.root / archive_id)
         except OSError as error:
             raise os_error(error) from error

@@ -288,7 +288,7 @@ class Workers(Protocol):
     async def export_checkpoint(self, ref: str, name: str) -> Exported: ...
 
     async def import_checkpoint(
-        self, ref: str, name: str, chunks: AsyncIterator[bytes]
+        self, ref: str, name: str, chunks: AsyncIterator[bytes], size_bytes: int | None = None
     ) -> Checkpoint:
         """Into a worker that never ran; the same archive again changes nothing."""
         ...
@@ -297,7 +297,7 @@ class Workers(Protocol):
 class Archives(Protocol):
     """Local image archives (``docker save`` or OCI), uploaded before the container that uses it."""
 
-    async def upload(self, chunks: AsyncIterator[bytes]) -> str:
+    async def upload(self, chunks: AsyncIterator[bytes], size_bytes: int | None = None) -> str:
         """Store an archive; its id is its SHA-256. Kept until it was unused for a day."""
         ...
 

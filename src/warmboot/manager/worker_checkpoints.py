@@ -7,7 +7,6 @@ removed at the next start.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import secrets
 import shutil
 from collections.abc import AsyncIterator, Sequence
@@ -19,6 +18,7 @@ from warmboot.engine.client import DockerEngine
 from warmboot.engine.criu import criu_version, find_criu
 from warmboot.manager.event_log import EventLog
 from warmboot.manager.ports import Exported
+from warmboot.manager.uploads import Uploads
 from warmboot.manager.worker_states import WorkerStates, refusal
 from warmboot.model.checkpoint import (
     Checkpoint,
@@ -42,6 +42,7 @@ class WorkerCheckpoints:
         states: WorkerStates,
         scratch: Path,
         criu_path: str,
+        uploads: Uploads,
     ) -> None:
         self._store = store
         self._engine = engine
@@ -49,6 +50,7 @@ class WorkerCheckpoints:
         self._states = states
         self._scratch = scratch
         self._criu_path = criu_path
+        self._uploads = uploads
 
     async def sweep(self) -> None:
         """Remove what an earlier manager has left in the scratch folder."""
@@ -106,14 +108,15 @@ class WorkerCheckpoints:
         self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = self._scratch / f"export-{secrets.token_hex(8)}"
         try:
-            await export_checkpoint(
-                self._engine,
-                worker.docker_id or "",
-                name,
-                path,
-                versions=found.versions,
-                created_at=found.created_at,
-            )
+            async with self._uploads.reserved(path, found.size_bytes):
+                await export_checkpoint(
+                    self._engine,
+                    worker.docker_id or "",
+                    name,
+                    path,
+                    versions=found.versions,
+                    created_at=found.created_at,
+                )
             file = path.open("rb")
         finally:
             path.unlink(missing_ok=True)  # whoever has it open still has it
@@ -121,7 +124,9 @@ class WorkerCheckpoints:
         file.seek(0)
         return Exported(f"{worker.name}-{name}.tar.zst", size_bytes, file)
 
-    async def bring_in(self, worker: Worker, name: str, chunks: AsyncIterator[bytes]) -> Checkpoint:
+    async def bring_in(
+        self, worker: Worker, name: str, chunks: AsyncIterator[bytes], size_bytes: int | None
+    ) -> Checkpoint:
         """Make an uploaded archive the checkpoint ``name`` of a worker that never ran.
 
         The worker is ``paused`` in it afterwards. The same archive again changes nothing.
@@ -132,7 +137,7 @@ class WorkerCheckpoints:
         self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = self._scratch / f"import-{secrets.token_hex(8)}"
         try:
-            digest = await _receive(path, chunks)
+            digest = await self._receive(path, chunks, size_bytes)
             made_id = uuid5(worker.id, f"{name} {digest}")
             try:
                 return await self._store.checkpoints.get(made_id)
@@ -173,6 +178,16 @@ class WorkerCheckpoints:
         )
         return made
 
+    async def _receive(
+        self, path: Path, chunks: AsyncIterator[bytes], size_bytes: int | None
+    ) -> str:
+        try:
+            return await self._uploads.receive(path, chunks, size_bytes)
+        except OSError as error:
+            raise DiskFull(
+                "the archive could not be stored", details=str(error), resolution="free some space"
+            ) from error
+
     async def _remove(self, worker: Worker, checkpoint: Checkpoint) -> None:
         """First the row says so, so that a crash in between leaves nothing that looks usable."""
         await self._store.checkpoints.set_state(checkpoint.id, CheckpointState.DELETED)
@@ -182,18 +197,3 @@ class WorkerCheckpoints:
         await self._events.emit(
             "worker.checkpoint-deleted", worker.id, name=worker.name, checkpoint=checkpoint.name
         )
-
-
-async def _receive(path: Path, chunks: AsyncIterator[bytes]) -> str:
-    """Write an upload down; its SHA-256."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("xb") as file:
-            async for chunk in chunks:
-                digest.update(chunk)
-                await asyncio.to_thread(file.write, chunk)
-    except OSError as error:
-        raise DiskFull(
-            "the archive could not be stored", details=str(error), resolution="free some space"
-        ) from error
-    return digest.hexdigest()

@@ -219,9 +219,9 @@ class Workers:
         return await self._checkpoints.export(await self.get(ref), name)
 
     async def import_checkpoint(
-        self, ref: str, name: str, chunks: AsyncIterator[bytes]
+        self, ref: str, name: str, chunks: AsyncIterator[bytes], size_bytes: int | None = None
     ) -> Checkpoint:
-        return await self._checkpoints.bring_in(await self.get(ref), name, chunks)
+        return await self._checkpoints.bring_in(await self.get(ref), name, chunks, size_bytes)
 
     # -- the manager's own -----------------------------------------------------------------------
 

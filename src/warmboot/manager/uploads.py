@@ -1,0 +1,66 @@
+"""Files that come in from outside: written down while the disk keeps its floor.
+
+What all of them together have announced and not sent yet counts as taken, so that two that would
+fit alone do not fill the disk together. One without a length counts as it comes. What is refused,
+or breaks off, is gone before anybody is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Protocol
+
+CHECK_EVERY_BYTES = 4 << 20
+"""So much may come between two looks at what is free; far less than any sensible floor."""
+
+
+class Room(Protocol):
+    """The storage folder's disk. Both raise ``DiskFull`` below the floor."""
+
+    async def ensure_room(self, needed_bytes: int = 0) -> None: ...
+
+    def check_room(self, needed_bytes: int = 0) -> None: ...
+
+
+class Uploads:
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._to_come: dict[Path, int] = {}
+
+    async def receive(
+        self, path: Path, chunks: AsyncIterator[bytes], size_bytes: int | None
+    ) -> str:
+        """Write ``chunks`` to a new file at ``path``; their SHA-256. Nothing is left of a failure.
+
+        ``size_bytes`` is what was announced, if anything was.
+        """
+        digest, unchecked = hashlib.sha256(), 0
+        async with self.reserved(path, size_bytes or 0):
+            try:
+                with path.open("xb") as file:
+                    async for chunk in chunks:
+                        self._to_come[path] = max(0, self._to_come[path] - len(chunk))
+                        unchecked += len(chunk)
+                        if unchecked >= CHECK_EVERY_BYTES:
+                            self._room.check_room(sum(self._to_come.values()) + len(chunk))
+                            unchecked = 0
+                        digest.update(chunk)
+                        await asyncio.to_thread(file.write, chunk)
+            except BaseException:  # cancelled, too; raised again
+                path.unlink(missing_ok=True)
+                raise
+        return digest.hexdigest()
+
+    @asynccontextmanager
+    async def reserved(self, path: Path, size_bytes: int) -> AsyncIterator[None]:
+        """Have room for ``size_bytes`` more at ``path``, or ``DiskFull``."""
+        self._to_come[path] = size_bytes
+        try:
+            await self._room.ensure_room(sum(self._to_come.values()))
+            yield
+        finally:
+            del self._to_come[path]
