@@ -87,12 +87,12 @@ async def test_links_are_not_followed_and_no_more_than_the_end_is_read(tmp_path:
     assert said.endswith(b"end")
 
 
-async def test_what_came_before_the_console_is_shown_until_there_is_one(tmp_path: Path) -> None:
+async def test_what_came_before_the_console_is_shown_first(tmp_path: Path) -> None:
     logs = BootLogs(tmp_path / "kept", tmp_path)
     (tmp_path / "vm").mkdir()
     (tmp_path / "vm" / "serial.log").write_bytes(b"early\r\n")
-    (tmp_path / "vm" / "console.log").write_bytes(b"")
-    assert await logs.of_vm("vm") == b"early\r\n"
+    (tmp_path / "vm" / "console.log").write_bytes(b"later\r\n")
+    assert await logs.of_vm("vm") == b"early\r\nlater\r\n"
 
 
 def test_an_error_quotes_the_last_lines_only_and_nothing_that_a_terminal_obeys() -> None:

@@ -17,8 +17,8 @@ MOST_BYTES = 256 << 10
 LAST_LINES = 8
 LONGEST_LINE = 200
 
-_CONSOLES = ("console.log", "serial.log")
-"""The second has what came before the kernel had its console."""
+_CONSOLES = ("serial.log", "console.log")
+"""The first has what came before the kernel had its console."""
 
 
 class BootLogs:
@@ -50,7 +50,7 @@ class BootLogs:
 
     def _of_vm(self, vm_id: str) -> bytes:
         found = (_end_of(self._vms / vm_id / name) for name in _CONSOLES)
-        return next((text for text in found if text), b"")
+        return b"".join(found)[-MOST_BYTES:]
 
     def _keep(self, container_id: UUID, vm_id: str) -> None:
         if text := self._of_vm(vm_id):

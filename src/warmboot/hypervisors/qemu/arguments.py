@@ -26,6 +26,9 @@ _CONSOLE_SET = 1
 
 TCG_CPU = "max"
 
+_TALKATIVE = "earlyprintk=ttyS0,115200 loglevel=7"
+"""The kernel says where it is on its way up: on the serial port until its console is there."""
+
 # The versioned type, so that a newer QEMU of the same machine does not change devices silently.
 _MACHINE_OPTIONS = {
     Machine.Q35: "q35,usb=off,vmport=off,smm=off,graphics=off",
@@ -67,7 +70,7 @@ def machine_arguments(
         *("-object", "rng-random,id=rng,filename=/dev/urandom"),
         *("-device", f"virtio-rng-{bus},rng=rng"),
         *("-kernel", str(spec.kernel)),
-        *("-append", f"{spec.cmdline} console=hvc0 panic=-1".strip()),
+        *("-append", f"{spec.cmdline} {_TALKATIVE} console=hvc0 panic=-1".strip()),
     ]
     if config.machine is Machine.Q35:
         arguments += ["-device", "vmgenid,guid=auto"]
