@@ -15,6 +15,7 @@ from typing import Literal
 
 import structlog
 
+_KIND = "_kind"
 KINDS = 1024
 """So many kinds are remembered at most."""
 
@@ -72,8 +73,9 @@ def _once_a_second(
     _: object, method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
     if method in ("debug", "info"):
+        event.pop(_KIND, None)
         return event
-    left_out = _limit.left_out(f"{method} {event.get('event')}"[:300])
+    left_out = _limit.left_out(f"{method} {event.pop(_KIND, event.get('event'))}"[:300])
     if left_out is None:
         raise structlog.DropEvent
     return {**event, "left_out": left_out} if left_out else event
@@ -88,7 +90,9 @@ class _Handed(logging.Handler):
         except (TypeError, ValueError):  # arguments that do not fit: logging's own rule
             self.handleError(record)
             return
-        failed = {"exc_info": record.exc_info[1]} if record.exc_info else {}
+        failed: dict[str, object] = {"exc_info": record.exc_info[1]} if record.exc_info else {}
+        # Of one kind is what has one template: its values may come from whoever asks.
+        failed[_KIND] = f"{record.name} {record.msg}".partition("\n")[0]
         structlog.get_logger(record.name).log(max(record.levelno, 10), message, **failed)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from tests.support.fake_services import FakeServices
+from tests.support.serving import port_of, serving
 
 from warmboot.api import create_app
 
@@ -51,26 +50,8 @@ def http_to(app: FastAPI, **options: object) -> httpx.AsyncClient:
 @asynccontextmanager
 async def served(app: FastAPI) -> AsyncIterator[str]:
     """A real server on a free loopback port; its URL."""
-    config = uvicorn.Config(
-        app,
-        host="127.0.0.1",
-        port=0,
-        log_level="warning",
-        ws="websockets-sansio",
-        timeout_graceful_shutdown=1,
-    )
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    try:
-        async with asyncio.timeout(10):
-            while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-                await asyncio.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"{LOCAL}:{port}"
-    finally:
-        server.should_exit = True
-        async with asyncio.timeout(10):
-            await task
+    async with serving(app) as server:
+        yield f"{LOCAL}:{port_of(server)}"
 
 
 @pytest.fixture

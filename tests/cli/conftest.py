@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 from tests.support.fake_services import FakeServices
 
 from warmboot.api import create_app
+from warmboot.api.http.server import HttpServer
 
 ROOT = Path(__file__).parents[2]
 WARMBOOT = [sys.executable, "-m", "warmboot.cli"]
@@ -27,7 +27,7 @@ class Served:
         self.fakes: FakeServices
         self.loop: asyncio.AbstractEventLoop
         self.url = ""
-        self._server: uvicorn.Server
+        self._server: HttpServer
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
 
@@ -39,15 +39,7 @@ class Served:
         self.loop = asyncio.get_running_loop()
         self.fakes = FakeServices()
         app = create_app(self.fakes.services)
-        config = uvicorn.Config(
-            app,
-            host="127.0.0.1",
-            port=0,
-            log_level="warning",
-            ws="websockets-sansio",
-            timeout_graceful_shutdown=1,
-        )
-        self._server = uvicorn.Server(config)
+        self._server = HttpServer(app, graceful_shutdown_s=1)
         serving = asyncio.create_task(self._server.serve())
         while not self._server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
@@ -10,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from tests.support.dockerd import CRIU_WRAPPER
+from tests.support.serving import serving
 
 from warmboot import bootstrap
 from warmboot.api.app import create_app
@@ -57,22 +56,8 @@ async def served(settings: Settings) -> AsyncIterator[Served]:
             idempotency=manager.store.idempotency,
             worker_of=manager.tokens.owner,
         )
-        config = uvicorn.Config(
-            app,
-            host="127.0.0.1",
-            port=settings.port,
-            log_level="warning",
-            ws="websockets-sansio",
-            timeout_graceful_shutdown=1,
-        )
-        server = uvicorn.Server(config)
-        task = asyncio.create_task(server.serve())
-        try:
-            async with asyncio.timeout(10):
-                while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-                    await asyncio.sleep(0.01)
-            async with Client(url, next(iter(settings.tokens), None)) as client:
-                yield Served(url, manager, client)
-        finally:
-            server.should_exit = True
-            await asyncio.wait({task}, timeout=10)
+        async with (
+            serving(app, port=settings.port),
+            Client(url, next(iter(settings.tokens), None)) as client,
+        ):
+            yield Served(url, manager, client)

@@ -1,0 +1,66 @@
+"""Which connections may take their time, and which makes room."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from warmboot.api.http.connections import Connections, Held, Phase
+from warmboot.api.http.limits import HttpLimits
+
+
+class Transport(asyncio.Transport):
+    def __init__(self, waiting: int = 0, *, closing: bool = False) -> None:
+        super().__init__()
+        self.waiting, self.closing, self.aborted = waiting, closing, False
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+@pytest.mark.parametrize(
+    ("phase", "endless", "closing", "stuck"),
+    [
+        (Phase.REQUEST, False, False, True),
+        (Phase.REQUEST, True, False, False),
+        (Phase.REQUEST, True, True, True),
+        (Phase.IDLE, True, False, True),
+        (Phase.SESSION, False, False, False),
+        (Phase.SESSION, False, True, True),
+    ],
+)
+def test_only_streams_may_be_read_at_leisure(
+    phase: Phase, endless: bool, closing: bool, stuck: bool
+) -> None:
+    held = Held(Transport(1000, closing=closing), 0, phase, endless=endless)
+    assert not held.is_stuck(0, 30)
+    assert not held.is_stuck(29, 30)
+    assert held.is_stuck(30, 30) is stuck
+
+
+def test_who_takes_a_little_is_not_stuck() -> None:
+    transport = Transport(1000)
+    held = Held(transport, 0, Phase.REQUEST)
+    for second in range(0, 600, 20):
+        transport.waiting -= 1
+        assert not held.is_stuck(second, 30)
+
+
+def test_the_oldest_head_makes_room_before_an_idle_connection_does() -> None:
+    held = Connections(HttpLimits(connections=3, surplus=1))
+    idle, old, young = (Transport() for _ in range(3))
+    for since, transport in enumerate((idle, old, young)):
+        held.admit(transport, since)
+    found = held.of(idle)
+    assert found is not None
+    found.enter(Phase.IDLE, 0)
+    assert held.admit(Transport(), 9) is not None
+    assert (idle.aborted, old.aborted, young.aborted) == (False, True, False)
+    assert len(held) == 3
