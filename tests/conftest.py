@@ -2,15 +2,28 @@
 
 With ``WARMBOOT_NO_SKIPS`` set, as in CI, a skipped test fails the run: what a machine can run, it
 must run. Only tests marked ``kvm`` may be skipped, where the driver's own probe finds KVM unusable.
+
+Several processes may share a run (``-n 2``): what uses this machine's networks and VMs stays in one
+of them, what uses a Docker engine in one, and each other module in one.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Generator
+from pathlib import Path
 
 import pytest
+
+_TESTS = Path(__file__).parent
+_LANES = {
+    "e2e": "vms",
+    "conformance": "vms",
+    "host": "vms",
+    "engine": "docker",
+    "workers": "docker",
+}
+"""Folders of tests that share something of the machine, and so run one after the other."""
 
 _skipped: list[str] = []
 
@@ -21,19 +34,22 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    if report.skipped and not _cannot_run_here(item):
-        _skipped.append(item.nodeid)
-    return report
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        place = item.path.relative_to(_TESTS)
+        lane = _LANES.get(place.parts[0], str(place))
+        item.add_marker(pytest.mark.xdist_group(lane))
 
 
-def _cannot_run_here(item: pytest.Item) -> bool:
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and not _cannot_run_here(report):
+        _skipped.append(report.nodeid)
+
+
+def _cannot_run_here(report: pytest.TestReport) -> bool:
     no_kvm = not os.access("/dev/kvm", os.R_OK | os.W_OK)
-    return "kvm" in item.keywords or (no_kvm and "firecracker" in item.keywords)
+    return "kvm" in report.keywords or (no_kvm and "firecracker" in report.keywords)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -363,7 +363,7 @@ async def test_damage_to_the_metadata_is_found(
     "change",
     [
         {"files": {}},
-        {"snapshot_id": str(uuid4())},
+        {"snapshot_id": str(UUID(int=1))},
         {"shape": {"vcpus": 0, "memory_mib": 256}},
         {"created_at": "yesterday"},
         {"files": {"../../etc/passwd": {"size_bytes": 1, "sha256": "00"}}},
