@@ -2,6 +2,8 @@
 
 STATE ?= $(CURDIR)/.state
 PYTHON = .venv/bin/python
+# Tests run in this many processes: real VMs in one, a Docker engine in one, the rest in any.
+PROCESSES ?= $(shell n=$$(nproc); [ $$n -gt 2 ] && echo $$n || echo 2)
 export WARMBOOT_STATE = $(STATE)
 export PATH := $(CURDIR)/.venv/bin:$(STATE)/firecracker:$(PATH):/usr/sbin:/sbin
 
@@ -22,10 +24,10 @@ demo: setup
 	@$(PYTHON) -m demo
 
 test: lint
-	@$(PYTHON) -m pytest
+	@$(PYTHON) -m pytest -n $(PROCESSES) --dist loadgroup
 
 test-quick: lint
-	@$(PYTHON) -m pytest -m "not qemu and not docker and not slow"
+	@$(PYTHON) -m pytest -n $(PROCESSES) --dist loadgroup -m "not qemu and not docker and not slow"
 
 lint:
 	@scripts/setup test

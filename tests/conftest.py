@@ -29,9 +29,10 @@ _skipped: list[str] = []
 
 
 def pytest_configure() -> None:
-    # A shell starts what it puts in the background with interrupts ignored, and so would be what
-    # the tests start and interrupt.
+    # A shell starts what it puts in the background with interrupts ignored, nohup with hang-ups,
+    # and so would be what the tests start and interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(tryfirst=True)

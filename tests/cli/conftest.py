@@ -81,7 +81,7 @@ def cli(env: dict[str, str]) -> Cli:
             env=env | more,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=90,
             check=False,
         )
 

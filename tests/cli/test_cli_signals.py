@@ -44,7 +44,7 @@ class Desk:
 
     async def type(self, *words: str) -> tuple[int, str, str]:
         process = await self.begin(*words)
-        out, err = await asyncio.wait_for(process.communicate(), 30)
+        out, err = await asyncio.wait_for(process.communicate(), 90)
         assert process.returncode is not None
         return process.returncode, out.decode(), err.decode()
 
@@ -79,10 +79,10 @@ async def desk() -> AsyncIterator[Desk]:
 async def says_up(process: asyncio.subprocess.Process) -> None:
     """Its output was seen, so whoever stays with it does."""
     assert process.stdout is not None
-    assert await asyncio.wait_for(process.stdout.readline(), 30) == b"up\n"
+    assert await asyncio.wait_for(process.stdout.readline(), 90) == b"up\n"
 
 
-async def ended(process: asyncio.subprocess.Process, timeout_s: float = 15.0) -> int:
+async def ended(process: asyncio.subprocess.Process, timeout_s: float = 60.0) -> int:
     await asyncio.wait_for(process.communicate(), timeout_s)
     assert process.returncode is not None
     return process.returncode

@@ -47,7 +47,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
-    def wait_for(self, text: str, timeout_s: float = 15) -> None:
+    def wait_for(self, text: str, timeout_s: float = 60) -> None:
         """Read until ``text`` was shown; what came before it is forgotten."""
         deadline = time.monotonic() + timeout_s
         while text not in self.seen:
@@ -64,7 +64,7 @@ class Terminal:
 
     def wait(self) -> int:
         assert self.process is not None
-        return self.process.wait(15)
+        return self.process.wait(60)
 
     @property
     def is_raw(self) -> bool:
