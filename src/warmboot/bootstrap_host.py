@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 
 from warmboot.host.agent import HostAgent, HostConfig
-from warmboot.host.network import Network, NetworkConfig
+from warmboot.host.network import Network, NetworkConfig, uids
 from warmboot.host.snapshot_files import SnapshotFiles
 from warmboot.host.vm_files import VMM_GID
 from warmboot.hypervisors import cgroups
@@ -73,6 +74,10 @@ def _hypervisor_of(settings: Settings, confinement: Confinement | None = None) -
     )
 
 
+def _uid_base(prefix: str) -> int:
+    return uids.claim(prefix) if os.geteuid() == 0 else VMM_GID
+
+
 async def _network_of(settings: Settings, hypervisor: Hypervisor) -> Network | None:
     if not (await hypervisor.probe()).capabilities.network:
         return None
@@ -84,6 +89,6 @@ async def _network_of(settings: Settings, hypervisor: Hypervisor) -> Network | N
             pool_size=settings.network_pool_size,
             resolv_conf=settings.resolv_conf,
             publish_address=settings.publish_address,
-            uid_base=VMM_GID,
+            uid_base=await asyncio.to_thread(_uid_base, settings.network_prefix),
         )
     )

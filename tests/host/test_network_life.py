@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -295,12 +296,14 @@ async def test_half_made_slots_are_removed(state_dir: Path) -> None:
     Path(f"/run/netns/{PREFIX}-7").touch()
     network = Network(config(state_dir, pool_size=0))
     await network.start([])
-    assert await network.audit() == [f"link {PREFIX}-dns", f"table ip {PREFIX}_net"]
+    link, server, table = await network.audit()
+    assert (link, table) == (f"link {PREFIX}-dns", f"table ip {PREFIX}_net")
+    assert server.startswith("name server ")
     await network.stop(keep=False)
 
 
 async def test_the_name_server_is_adopted_and_started_again_when_it_dies(state_dir: Path) -> None:
-    pid_file = state_dir / "dnsmasq.pid"
+    pid_file = Path(f"/run/warmboot/dns-{PREFIX}/pid")
     network = Network(config(state_dir))
     await network.start([])
     pid = int(pid_file.read_text())
@@ -313,6 +316,41 @@ async def test_the_name_server_is_adopted_and_started_again_when_it_dies(state_d
     await network.stop(keep=False)
     assert not pid_file.exists()
     assert _is_dead(new)
+
+
+async def test_the_name_server_has_a_user_of_its_own_and_no_rights(state_dir: Path) -> None:
+    settings = config(state_dir)
+    network = Network(settings)
+    await network.start([])
+    pid = int(Path(f"/run/warmboot/dns-{PREFIX}/pid").read_text())
+    status = Path(f"/proc/{pid}/status").read_text()
+    fields = dict(line.partition(":")[::2] for line in status.splitlines())
+    assert fields["Uid"].split() == [str(settings.uid_base)] * 4
+    assert fields["Groups"].split() == []
+    assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 0
+    assert fields["NoNewPrivs"].strip() == "1"
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    assert re.search(rf"Max file size +{1 << 20} +{1 << 20} ", limits)
+    assert re.search(rf"Max address space +{256 << 20} +{256 << 20} ", limits)
+    await network.stop(keep=False)
+
+
+async def test_the_name_server_of_a_version_that_started_it_as_root_is_replaced(
+    state_dir: Path,
+) -> None:
+    state_dir.mkdir(exist_ok=True)
+    earlier = state_dir / "dnsmasq.pid"
+    settings = config(state_dir)
+    await nft.run(
+        *("dnsmasq", "--conf-file=/dev/null", f"--pid-file={earlier}", "--port=10053"),
+        *("--listen-address=127.0.77.77", "--bind-interfaces", "--no-resolv", "--no-hosts"),
+    )
+    old = int(earlier.read_text())
+    network = Network(settings)
+    await network.start([])
+    assert _is_dead(old)
+    assert not earlier.exists()
+    await network.stop(keep=False)
 
 
 async def test_connect_fails_in_time(state_dir: Path) -> None:

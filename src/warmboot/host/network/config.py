@@ -43,8 +43,9 @@ class NetworkConfig:
     ``prefix`` begins the name of everything that is made on the host. ``subnet`` gives a /30 to
     each slot (its first /30 holds the name server's address) and must not overlap with a network
     the host knows. ``resolv_conf`` names the upstream name servers. ``publish_address`` is used
-    for a port mapping with an empty ``host_ip``. The VMM of slot *n* runs as user ``uid_base + n``;
-    give two managers on one host different bases. Raises ``InvalidRequest``.
+    for a port mapping with an empty ``host_ip``. The VMM of slot *n* runs as user ``uid_base + n``,
+    the name server as ``uid_base``; two managers of one host have different bases (see ``uids``).
+    Raises ``InvalidRequest``.
     """
 
     state_dir: Path

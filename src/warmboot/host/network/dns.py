@@ -4,6 +4,9 @@ A resolver of the host that listens on 127.0.0.53 only, as systemd-resolved does
 comes from elsewhere. So dnsmasq takes the guests' questions on an address of ours and asks the
 name servers of ``resolv_conf``, following that file's changes by itself.
 
+It runs as a user of its own from its first instruction on, without a right to anything but its own
+folder, and with limits for its memory, its processes and its log: it reads what the world sends.
+
 It is found again by the pid in its pid file together with its exact command line, and signalled
 through a pidfd: a pid that another process has got meanwhile is never touched. While the manager
 runs it is watched, and started again when it dies.
@@ -13,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pwd
 import select
 import shutil
 import signal
@@ -25,6 +27,8 @@ from warmboot.host.network import nft
 from warmboot.host.network.config import DNS_PORT, NetworkConfig
 from warmboot.model.errors import NetworkError
 
+_RUN_DIR = Path("/run/warmboot")
+_LIMITS = ("--fsize=1048576", "--as=268435456", "--nproc=64", "--nofile=1024", "--core=0")
 _STOP_TIMEOUT_S = 5.0
 _RETRY_S = 5.0
 
@@ -36,25 +40,33 @@ class NameServer:
 
     def __init__(self, config: NetworkConfig) -> None:
         self._config = config
-        self._pid_file = config.state_dir / "dnsmasq.pid"
-        self._log_file = config.state_dir / "dnsmasq.log"
+        self._folder = _RUN_DIR / f"dns-{config.prefix}"
+        self._pid_file = self._folder / "pid"
+        self._log_file = self._folder / "log"
+        self._earlier_pid_file = config.state_dir / "dnsmasq.pid"
         self._watcher: asyncio.Task[None] | None = None
 
     def _argv(self) -> list[str]:
-        user = "dnsmasq" if _has_user("dnsmasq") else "nobody"
         return [
             shutil.which("dnsmasq") or "/usr/sbin/dnsmasq",
             "--conf-file=/dev/null",
             f"--pid-file={self._pid_file}",
             f"--log-facility={self._log_file}",
-            f"--user={user}",
-            "--group=nogroup",
+            "--user=root",  # not looked at, as root does not start it
             f"--listen-address={self._config.dns_ip}",
             f"--port={DNS_PORT}",
             "--bind-interfaces",
             "--no-hosts",
             f"--resolv-file={self._config.resolv_conf}",
             "--cache-size=1000",
+        ]
+
+    def _rights(self) -> list[str]:
+        user = self._config.uid_base
+        return [
+            *("prlimit", *_LIMITS, "--"),
+            *("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"),
+            *("--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", "--"),
         ]
 
     async def start(self) -> None:
@@ -75,7 +87,16 @@ class NameServer:
         found = self._find()
         if found is not None:
             await _end(found[0])
-        self._pid_file.unlink(missing_ok=True)
+        await asyncio.to_thread(shutil.rmtree, self._folder, True)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the one that runs."""
+        found = self._find()
+        if found is None:
+            return None
+        os.close(found[0])
+        return int(self._pid_file.read_text())
 
     async def _adopt_or_launch(self) -> int:
         found = self._find()
@@ -84,9 +105,10 @@ class NameServer:
             if argv == self._argv() and here:
                 return pidfd
             await _end(pidfd)  # of other settings
-        self._pid_file.unlink(missing_ok=True)
+        await self._end_earlier()
+        await asyncio.to_thread(self._make_folder)
         # It ends when its detached child has bound its sockets and written the pid file.
-        status, _, err = await nft.run(*self._argv())
+        status, _, err = await nft.run(*self._rights(), *self._argv())
         if status != 0:
             raise NetworkError(
                 "the name server for VMs does not start",
@@ -101,15 +123,31 @@ class NameServer:
             )
         return found[0]
 
-    def _find(self) -> tuple[int, list[str], bool] | None:
+    def _make_folder(self) -> None:
+        """Its own, and empty but for its log."""
+        self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._pid_file.unlink(missing_ok=True)
+        for path in (self._folder, self._log_file):
+            if path.exists():
+                os.chown(path, self._config.uid_base, self._config.uid_base)
+
+    async def _end_earlier(self) -> None:
+        """The one of a version that started it as root."""
+        found = self._find(self._earlier_pid_file)
+        if found is not None:
+            await _end(found[0])
+        self._earlier_pid_file.unlink(missing_ok=True)
+
+    def _find(self, pid_file: Path | None = None) -> tuple[int, list[str], bool] | None:
         """A pidfd, the arguments, and whether it is in our network namespace, if it runs."""
+        pid_file = pid_file or self._pid_file
         try:
-            pid = int(self._pid_file.read_text())
+            pid = int(pid_file.read_text())
             pidfd = os.pidfd_open(pid)
         except (FileNotFoundError, ValueError, ProcessLookupError):
             return None
         argv = _arguments(pid)
-        if f"--pid-file={self._pid_file}" not in argv:
+        if f"--pid-file={pid_file}" not in argv:
             os.close(pidfd)
             return None
         return pidfd, argv, _network_of(pid) == _network_of(os.getpid())
@@ -130,14 +168,6 @@ class NameServer:
             except (NetworkError, OSError) as error:
                 _log.error("name server for VMs", error=str(error))
                 await asyncio.sleep(_RETRY_S)
-
-
-def _has_user(name: str) -> bool:
-    try:
-        pwd.getpwnam(name)
-    except KeyError:
-        return False
-    return True
 
 
 def _arguments(pid: int) -> list[str]:

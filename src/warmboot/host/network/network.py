@@ -141,6 +141,8 @@ class Network:
         found = [
             f"link {name}" for name in names if name == config.dns_link or config.index_of(name)
         ]
+        if (pid := self._dns.pid) is not None:
+            found.append(f"name server {pid}")
         tables = [f"table {family} {name}" for family, name in await nft.tables()]
         return sorted([*spaces, *found, *(t for t in tables if t == f"table ip {config.table}")])
 

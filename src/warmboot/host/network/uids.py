@@ -1,0 +1,74 @@
+"""Users for VMMs: a range for each manager of this host, so that no two VMs have the same one.
+
+A range is claimed by a file that names its owner, from a first choice that follows from the prefix
+onwards. Claims last until the host is started again, when no VM runs any more: a manager that comes
+back finds its own, and one that does not is no loss among so many.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+
+from warmboot.model.errors import NetworkError
+
+FIRST = 1_880_000_000
+"""Beyond what systemd gives to containers, below what is no valid user everywhere."""
+
+SIZE = 100_000
+COUNT = 2_600
+CLAIMS = Path("/run/warmboot/uids")
+_SUBORDINATE = Path("/etc/subuid")
+
+
+def claim(prefix: str, claims: Path = CLAIMS, subordinate: Path = _SUBORDINATE) -> int:
+    """The first uid of the range of the manager with this prefix. Blocks; ``NetworkError``."""
+    try:
+        claims.mkdir(mode=0o755, parents=True, exist_ok=True)
+        taken = _ranges(subordinate)
+        first_choice = zlib.crc32(prefix.encode())
+        for step in range(COUNT):
+            base = FIRST + (first_choice + step) % COUNT * SIZE
+            if any(start < base + SIZE and base < end for start, end in taken):
+                continue
+            if _owner(claims / str(base), prefix) == prefix:
+                return base
+    except OSError as error:
+        raise NetworkError(
+            "no users for VMs could be claimed",
+            details=str(error),
+            resolution=f"see whether {claims} can be written to",
+        ) from error
+    raise NetworkError(
+        "all ranges of users for VMs are claimed",
+        resolution=f"remove the files in {claims} of managers that are no more",
+    )
+
+
+def _owner(path: Path, prefix: str) -> str:
+    """Who has the range; ``prefix``, if nobody had it until now."""
+    # Linked in whole: nobody ever reads a claim that is half written.
+    draft = path.with_name(f".{prefix}-{os.getpid()}")
+    draft.write_text(prefix)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return path.read_text()
+    finally:
+        draft.unlink()
+    return prefix
+
+
+def _ranges(subordinate: Path) -> list[tuple[int, int]]:
+    """What subuid(5) gives to others."""
+    try:
+        lines = subordinate.read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    fields = [line.split(":") for line in lines]
+    return [
+        (int(start), int(start) + int(count))
+        for _, start, count in (f for f in fields if len(f) == 3)
+        if start.isdecimal() and count.isdecimal()
+    ]
