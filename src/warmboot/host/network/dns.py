@@ -126,6 +126,7 @@ class NameServer:
     def _make_folder(self) -> None:
         """Its own, and empty but for its log."""
         self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._folder.chmod(0o755)
         self._pid_file.unlink(missing_ok=True)
         for path in (self._folder, self._log_file):
             if path.exists():
