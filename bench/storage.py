@@ -28,8 +28,9 @@ from tests.support.firecracker import firecracker_binary, kvm_opens
 
 from bench.measure import Samples
 from warmboot.client import Client
-from warmboot.host.agent import HostAgent, HostConfig
+from warmboot.host.agent import HostAgent
 from warmboot.host.guest_link import Identity
+from warmboot.host.host_config import HostConfig
 from warmboot.host.memory_frames import in_thread, pack
 from warmboot.host.network import Network, NetworkConfig
 from warmboot.host.snapshot_files import SnapshotFiles

@@ -6,7 +6,8 @@ import asyncio
 import os
 from collections.abc import Sequence
 
-from warmboot.host.agent import HostAgent, HostConfig
+from warmboot.host.agent import HostAgent
+from warmboot.host.host_config import HostConfig
 from warmboot.host.network import Network, NetworkConfig, uids
 from warmboot.host.snapshot_files import SnapshotFiles
 from warmboot.host.vm_files import VMM_GID

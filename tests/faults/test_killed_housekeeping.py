@@ -20,7 +20,7 @@ from tests.manager.test_housekeeping import changed, event
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, eventually, image_folder, vmm_pids
 
-from warmboot.host.agent import HostConfig
+from warmboot.host.host_config import HostConfig
 from warmboot.manager.choose_garbage import Limits
 from warmboot.manager.collect_garbage import CollectGarbage
 from warmboot.manager.compress_snapshot import CompressSnapshot

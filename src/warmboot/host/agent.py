@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from warmboot.host import guest_pull, leftovers, stored_memory, usage
 from warmboot.host.boot_logs import BootLogs
 from warmboot.host.guest_containers import Progress
 from warmboot.host.guest_link import Claimed, GuestLink, Identity, Sent, nobody_asks
+from warmboot.host.host_config import HostConfig
 from warmboot.host.live_vm import LiveVm
 from warmboot.host.memory_cache import MemoryCache
 from warmboot.host.network import Network, Repair, Slot
@@ -48,20 +49,6 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 STAND_BY_TIMEOUT_S = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class HostConfig:
-    """``disk_floor_bytes``: with less room than this below ``root``, nothing new is begun.
-
-    ``pull_silence_s``: how long a registry may say nothing before a pull is given up.
-    ``memory_cache_bytes``: the budget for unpacked memory of compressed snapshots; ``None``: none.
-    """
-
-    root: Path
-    disk_floor_bytes: int = 1 << 30
-    memory_cache_bytes: int | None = None
-    pull_silence_s: float = 60.0
 
 
 async def _no_progress(_: Mapping[str, Any]) -> None:

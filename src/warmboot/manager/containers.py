@@ -15,6 +15,7 @@ from warmboot.host.guest_link import GuestLink
 from warmboot.manager.archives import ArchiveFiles
 from warmboot.manager.boot_turns import BootTurns
 from warmboot.manager.bring_up import Asked, BringUp, slot_of
+from warmboot.manager.choose_image import choose_image
 from warmboot.manager.collect_garbage import CollectGarbage
 from warmboot.manager.container_states import (
     UNBOOTED,
@@ -45,12 +46,10 @@ from warmboot.model.errors import (
     Conflict,
     IllegalTransition,
     InUse,
-    InvalidRequest,
     NotFound,
     NotSupported,
     Unavailable,
 )
-from warmboot.model.runtime_image import DEFAULT_IMAGE
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store
@@ -133,7 +132,7 @@ class Containers:
     async def _create(self, spec: ContainerSpec) -> Container:
         if spec.shape is not None:
             self._host.capacity().check(spec.shape, self._default_shape)
-        image_id = await self._runtime_image(spec)
+        image_id = await choose_image(self._store, spec)
         if spec.archive is not None:
             self._archives.find(spec.archive)
         if spec.ports and self._host.network is None:
@@ -359,19 +358,6 @@ class Containers:
             f"the start of container {container_id}",
             lambda: self._events.emit("container.running", container_id),
         )
-
-    async def _runtime_image(self, spec: ContainerSpec) -> UUID:
-        if spec.runtime_image_id is not None:
-            return (await self._store.images.get(spec.runtime_image_id)).id
-        images = await self._store.images.list()
-        if not images:
-            raise InvalidRequest(
-                "there is no runtime image",
-                resolution="build and register one: `warmboot runtime build`, "
-                "`warmboot runtime register`",
-            )
-        named = (image.id for image in images if image.name == DEFAULT_IMAGE)
-        return next(named, images[0].id)
 
     async def _record(self, container: Container) -> VmRecord | None:
         records = await self._store.vms.of_owner(container.id)

@@ -1,0 +1,20 @@
+"""What the host agent needs to know of its machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class HostConfig:
+    """``disk_floor_bytes``: with less room than this below ``root``, nothing new is begun.
+
+    ``pull_silence_s``: how long a registry may say nothing before a pull is given up.
+    ``memory_cache_bytes``: the budget for unpacked memory of compressed snapshots; ``None``: none.
+    """
+
+    root: Path
+    disk_floor_bytes: int = 1 << 30
+    memory_cache_bytes: int | None = None
+    pull_silence_s: float = 60.0

@@ -1,0 +1,28 @@
+"""Which runtime image a container's VM is booted from."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from warmboot.model.container import ContainerSpec
+from warmboot.model.errors import InvalidRequest
+from warmboot.model.runtime_image import DEFAULT_IMAGE
+from warmboot.store import Store
+
+
+async def choose_image(store: Store, spec: ContainerSpec) -> UUID:
+    """The one that was asked for, else the one named ``default``, else the oldest.
+
+    Raises ``NotFound`` for one that is not there, ``InvalidRequest`` where there is none at all.
+    """
+    if spec.runtime_image_id is not None:
+        return (await store.images.get(spec.runtime_image_id)).id
+    images = await store.images.list()
+    if not images:
+        raise InvalidRequest(
+            "there is no runtime image",
+            resolution="build and register one: `warmboot runtime build`, "
+            "`warmboot runtime register`",
+        )
+    named = (image.id for image in images if image.name == DEFAULT_IMAGE)
+    return next(named, images[0].id)
