@@ -24,10 +24,10 @@ demo: setup
 	@$(PYTHON) -m demo
 
 test: lint
-	@$(PYTHON) -m pytest -n $(PROCESSES) --dist loadgroup
+	@$(PYTHON) -m pytest -n $(PROCESSES)
 
 test-quick: lint
-	@$(PYTHON) -m pytest -n $(PROCESSES) --dist loadgroup -m "not qemu and not docker and not slow"
+	@$(PYTHON) -m pytest -n $(PROCESSES) -m "not qemu and not docker and not slow"
 
 lint:
 	@scripts/setup test

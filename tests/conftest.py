@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-_TESTS = Path(__file__).parent
 _LANES = {
     "e2e": "vms",
     "conformance": "vms",
@@ -35,12 +35,16 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        place = item.path.relative_to(_TESTS)
-        lane = _LANES.get(place.parts[0], str(place))
-        item.add_marker(pytest.mark.xdist_group(lane))
+class _Lanes(LoadScopeScheduling):  # type: ignore[misc]
+    """Tests of one lane run in one process, in their order."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return _LANES.get(path.removeprefix("tests/").partition("/")[0], path)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _Lanes(config, log)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -13,20 +13,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.conformance.keeper import Keeper
-from tests.conformance.rigs import RIGS, Rig
-from tests.support.firecracker import kvm_opens
-
-_MARKS = {
-    "simulated": [],
-    "firecracker": [
-        pytest.mark.firecracker,
-        pytest.mark.skipif(not kvm_opens(), reason="/dev/kvm does not open"),
-    ],
-    "qemu": [pytest.mark.qemu],
-}
+from tests.conformance.rigs import RIGS, Rig, params
 
 
-@pytest.fixture(params=[pytest.param(name, marks=marks) for name, marks in _MARKS.items()])
+@pytest.fixture(params=params(*RIGS))
 async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     # Not tmp_path: paths of sockets are short, and a VM's own user must get in.
     home = Path(tempfile.mkdtemp(prefix="wb-"))

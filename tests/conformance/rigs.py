@@ -13,10 +13,11 @@ import secrets
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import pytest
 from tests.support import tiny_guest
-from tests.support.firecracker import firecracker_binary
+from tests.support.firecracker import firecracker_binary, kvm_opens
 
 from warmboot.hypervisors.base import Hypervisor, Vm
 from warmboot.hypervisors.confinement import Confinement
@@ -220,3 +221,18 @@ async def boot_and_report(name: str, home: Path, vm_id: str) -> None:
     }
     print(json.dumps(found), flush=True)
     await asyncio.Event().wait()
+
+
+_MARKS: dict[str, list[pytest.MarkDecorator]] = {
+    "simulated": [],
+    "firecracker": [
+        pytest.mark.firecracker,
+        pytest.mark.skipif(not kvm_opens(), reason="/dev/kvm does not open"),
+    ],
+    "qemu": [pytest.mark.qemu],
+}
+
+
+def params(*names: str) -> list[Any]:
+    """These rigs as parameters, each marked with what it needs."""
+    return [pytest.param(name, marks=_MARKS[name]) for name in names]

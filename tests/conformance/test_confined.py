@@ -11,22 +11,24 @@ from pathlib import Path
 
 import pytest
 from tests.conformance.keeper import Keeper
-from tests.conformance.rigs import Rig
+from tests.conformance.rigs import Rig, params
 
 from warmboot.hypervisors import cgroups
 from warmboot.hypervisors.cgroups import Cgroups
 from warmboot.hypervisors.confinement import Confinement, file_limit_bytes, limits_of
 from warmboot.model.errors import HypervisorError
 
-pytestmark = pytest.mark.root
+# A simulated VM has no limits.
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.parametrize("rig", params("firecracker", "qemu"), indirect=True),
+]
 
 PREFIX = "wbconf"
 
 
 @pytest.fixture
 async def groups(rig: Rig) -> AsyncIterator[Cgroups]:
-    if rig.name == "simulated":
-        pytest.skip("a simulated VM has no limits")
     groups = Cgroups(PREFIX, cgroups.here())
     groups.prepare()
     rig.confinement = Confinement(groups, console_bytes=512)

@@ -234,7 +234,7 @@ async def test_a_manager_that_goes_away_is_told(tmp_path: Path) -> None:
     port = free_port()
     async with lab() as place, pointed_at(port, tmp_path) as server:
         async with served(place.settings(port=port, tokens=TOKEN)) as running:
-            async with httpx.AsyncClient() as http:
+            async with httpx.AsyncClient(headers={"Authorization": "Bearer no"}) as http:
                 assert (await http.get(f"{running.url}/metrics")).status_code == 401
             await server.until('up{job="warmboot"} == 1')
         await server.until('up{job="warmboot"} == 0')
