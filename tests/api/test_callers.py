@@ -7,9 +7,10 @@ import contextlib
 import json
 import os
 import socket
+import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
@@ -67,6 +68,7 @@ class Door:
     fakes: FakeServices
     statuses: list[int] = field(default_factory=list)
     answered: asyncio.Condition = field(default_factory=asyncio.Condition)
+    connections: Callable[[], int] = int
 
     def url(self, path: str, host: str = "localhost") -> str:
         return f"http://{host}:{self.port}{path}"
@@ -109,6 +111,7 @@ async def opened(
             )
             door = Door(sockets[0].getsockname()[1], path, fakes)
             server = HttpServer(recorded(app, door), graceful_shutdown_s=1)
+            door.connections = lambda: len(server.held)
             serving = asyncio.create_task(server.serve(sockets))
             try:
                 async with asyncio.timeout(10):
@@ -383,3 +386,39 @@ def test_containers_are_known_by_their_cgroup(cgroup: str) -> None:
 )
 def test_what_runs_on_the_machine_itself_is_in_no_container(cgroup: str) -> None:
     assert not containers_of(cgroup)
+
+
+REUSED = (
+    POST
+    + """
+connection = connected()
+print(connection.getsockname()[1], flush=True)
+sys.stdin.readline()
+connection.sendall(post + get)
+connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\\1\\0\\0\\0\\0\\0\\0\\0")
+connection.close()
+"""
+)
+
+
+async def test_who_is_gone_is_not_taken_for_root_who_has_its_port_now() -> None:
+    """All happens before the server looks, since it runs in this very thread."""
+    async with opened() as door:
+        words = (*AS_NOBODY, sys.executable, "-I", "-c", REUSED, str(door.port))
+        with (
+            subprocess.Popen(  # noqa: ASYNC220 - that it blocks the server is the point
+                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            ) as process,
+            socket.socket() as root,
+        ):
+            assert process.stdout is not None
+            port = int(process.stdout.readline())
+            async with asyncio.timeout(10):
+                while not door.connections():  # noqa: ASYNC110 - taken by the server, not by us
+                    await asyncio.sleep(0.01)
+            process.communicate(b"\n")
+            root.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            root.bind(("127.0.0.1", port))
+            root.connect(("127.0.0.1", door.port))
+            assert (await door.until_answered(1))[0] == 401
+        assert not door.fakes.containers.rows

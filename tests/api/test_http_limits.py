@@ -103,6 +103,23 @@ async def test_when_all_connections_work_others_are_told_and_probes_are_answered
             assert b" 200 " in await reader.read()
 
 
+async def test_a_stranger_s_request_with_a_body_is_not_waited_for(fakes: FakeServices) -> None:
+    class Nobody:
+        async def why_not_root(self, client: object, server: object) -> str:
+            return "a stranger"
+
+    head = b"POST /healthz HTTP/1.1\r\n" + HOST + b"Idempotency-Key: k\r\nContent-Length: 9\r\n\r\n"
+    limits = HttpLimits(connections=4, surplus=1, drain_s=30)
+    app = create_app(fakes.services, peers=Nobody())
+    async with serving(app, limits=limits) as server, contextlib.AsyncExitStack() as kept:
+        for _ in range(12):
+            [(reader, writer)] = await kept.enter_async_context(connected(port_of(server)))
+            writer.write(head)
+            async with asyncio.timeout(10):
+                assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+            assert b" 200 " in await answered(port_of(server), HEALTH)
+
+
 async def test_a_json_body_without_an_end_is_cut_off_at_its_limit(fakes: FakeServices) -> None:
     head = (
         b"POST /v1/containers HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\n"

@@ -67,6 +67,17 @@ async def test_two_roots_do_not_share_a_database_file(place: Lab) -> None:
         assert str(place.storage) in told.value.details
 
 
+async def test_another_root_does_not_get_the_database_that_lies_in_this_one(place: Lab) -> None:
+    async with place.manager():
+        other = place.root / "b"
+        other.mkdir()
+        (other / "warmboot.db").symlink_to(place.storage / "warmboot.db")
+        for settings in ({"database_url": f"sqlite:///{place.storage}/warmboot.db"}, {}):
+            with pytest.raises(Conflict, match="with the database"):
+                async with place.manager(storage_root=other, **settings):
+                    pass
+
+
 async def test_the_lock_ends_with_the_manager(place: Lab) -> None:
     for _ in range(2):
         async with place.manager():
@@ -189,7 +200,7 @@ async def test_a_port_that_is_taken_is_told_before_anything_is_begun(place: Lab)
             await bootstrap.serve(place.settings(port=port))
     assert "in use" in told.value.details
     assert "MANAGER_PORT" in told.value.resolution
-    assert [path.name for path in place.storage.iterdir()] == [LOCK_FILE]
+    assert {path.name for path in place.storage.iterdir()} == {LOCK_FILE, "warmboot.db.lock"}
 
 
 async def test_a_second_one_with_the_same_settings_hears_of_the_first_and_not_of_the_port(

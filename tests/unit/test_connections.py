@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
@@ -11,8 +12,10 @@ from warmboot.api.http.limits import HttpLimits
 
 
 class Transport(asyncio.Transport):
-    def __init__(self, waiting: int = 0, *, closing: bool = False) -> None:
-        super().__init__()
+    def __init__(
+        self, waiting: int = 0, *, closing: bool = False, end: socket.socket | None = None
+    ) -> None:
+        super().__init__({"socket": end})
         self.waiting, self.closing, self.aborted = waiting, closing, False
 
     def get_write_buffer_size(self) -> int:
@@ -64,3 +67,32 @@ def test_the_oldest_head_makes_room_before_an_idle_connection_does() -> None:
     assert held.admit(Transport(), 9) is not None
     assert (idle.aborted, old.aborted, young.aborted) == (False, True, False)
     assert len(held) == 3
+
+
+def test_tcp_and_the_unix_socket_are_counted_apart() -> None:
+    ends = socket.socketpair()
+    held = Connections(HttpLimits(connections=1, surplus=0))
+    try:
+        by_tcp = held.admit(Transport(), 0)
+        assert by_tcp is not None
+        by_tcp.enter(Phase.REQUEST, 0)
+        assert held.admit(Transport(), 1) is None
+        by_socket = held.admit(Transport(end=ends[0]), 1)
+        assert by_socket is not None
+        assert not by_socket.surplus
+    finally:
+        for end in ends:
+            end.close()
+
+
+def test_who_was_refused_and_sends_on_makes_room_first() -> None:
+    held = Connections(HttpLimits(connections=2, surplus=0))
+    head, refused = Transport(), Transport()
+    held.admit(head, 0)
+    second = held.admit(refused, 1)
+    assert second is not None
+    second.enter(Phase.REQUEST, 1)
+    second.draining = True
+    assert held.admit(Transport(), 2) is not None
+    assert refused.aborted
+    assert not head.aborted

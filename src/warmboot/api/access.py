@@ -4,13 +4,15 @@
                               worker's its own routes (to look at itself, to report, to ask for
                               its pause and for checkpoints), any other nothing
     the Unix socket           whoever its file's mode lets in
-    TCP on loopback           root (``peers``), at every request
+    TCP on loopback           root (``peers``), at every request, while our own end is established:
+                              only then is nobody else at the addresses that are looked up
     any other                 nobody
 
-Open to all are the health probes, and the metrics while no tokens are configured. Without tokens
-the server refuses to bind anything but loopback. Requests on TCP whose ``Host`` or ``Origin`` is
-not this server need a token, so that a web page in a local browser cannot reach it by DNS
-rebinding or a cross-site form; so do those that a proxy passes on for somebody.
+Open to all are the health probes, and the metrics while no tokens are configured: for a GET without
+a body, so that a stranger has nothing to send that would be read, kept or waited for. Without
+tokens the server refuses to bind anything but loopback. Requests on TCP whose ``Host`` or
+``Origin`` is not this server need a token, so that a web page in a local browser cannot reach it by
+DNS rebinding or a cross-site form; so do those that a proxy passes on for somebody.
 """
 
 from __future__ import annotations
@@ -32,8 +34,11 @@ from warmboot.api.sock_diag import Address
 from warmboot.model.errors import InvalidRequest, Unauthorized, WarmbootError
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+ESTABLISHED = "warmboot.established"
+"""The server's extension of the scope: whether our end of the connection is established."""
 METRICS = "/metrics"
 ANYONE, LOCAL = "anyone", "local"
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.-]+)(?::[0-9]{1,5})?")
 _PASSED_ON = ("forwarded", "x-forwarded-for", "via")
 _OF_WORKERS = {
     "GET": re.compile(r"(/wait|/logs|/checkpoints(/[^/]+)?)?"),
@@ -122,7 +127,7 @@ class Doors:
             _check_own(worker, scope)
             scope.setdefault("state", {})["worker"] = worker
             return f"worker {worker}"
-        if scope["type"] == "http" and self._is_open(scope["path"]):
+        if self._is_open(scope, headers):
             return ANYONE
         if "authorization" in headers:
             return self._holder_of(headers["authorization"])
@@ -130,7 +135,12 @@ class Doors:
             await self._check_root(scope, headers)
         return LOCAL
 
-    def _is_open(self, path: str) -> bool:
+    def _is_open(self, scope: Scope, headers: Headers) -> bool:
+        if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
+            return False
+        if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
+            return False
+        path = scope["path"]
         return path in OPEN_PATHS or (path == METRICS and not self._known)
 
     def _holder_of(self, authorization: str) -> str:
@@ -156,6 +166,9 @@ class Doors:
         except WarmbootError as error:
             raise self._unauthorized(error.brief) from error
         reason = await self._peers.why_not_root(tuple(client), tuple(server))
+        established = scope.get("extensions", {}).get(ESTABLISHED)
+        if not reason and established is not None and not established():
+            reason = "the connection is closed"  # somebody else may have its addresses by now
         if reason:
             raise self._unauthorized(reason)
 
@@ -217,14 +230,14 @@ def check_local(headers: Headers) -> None:
         name = urlsplit(f"//{hosts[0]}").hostname or ""
     except ValueError as error:
         raise MalformedRequest("the Host header is no host") from error
-    if not is_loopback(name):
+    if not is_loopback(name) or not _HOST.fullmatch(hosts[0]):
         raise ForeignOrigin(
             "this Host is not served here",
             details="without tokens only loopback names are answered (127.0.0.1, localhost, [::1])",
             resolution="use http://127.0.0.1, or configure tokens",
         )
-    origin = headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != hosts[0]:
+    foreign = any(one.partition("://")[2] != hosts[0] for one in headers.getlist("origin"))
+    if foreign or headers.get("sec-fetch-site", "").strip().lower() == "cross-site":
         raise ForeignOrigin(
             "requests from other web sites are refused",
             details="the Origin header is not this server's own address",

@@ -1,7 +1,7 @@
 """One manager at a time for a storage root, a database file and a network prefix.
 
     <root>/manager.lock                    all that lies below the root
-    <database file>.lock                   an SQLite file that lies elsewhere
+    <database file>.lock                   an SQLite file, wherever it lies
     /run/warmboot/network-<prefix>.lock    namespaces, links and rules of that prefix
 
 They are taken before anything is touched. A lock (flock(2)) belongs to an open file: it goes by the
@@ -67,8 +67,9 @@ def only_manager(
     us = Holder(os.getpid(), since, url, str(root), (stat.st_dev, stat.st_ino))
     with contextlib.ExitStack() as locks:
         take = [_take(locks, root / LOCK_FILE, f"on the storage root {root}")]
-        if database is not None and database.resolve().parent != root.resolve():
-            path = database.resolve().with_name(f"{database.name}.lock")
+        if database is not None:
+            found = database.resolve()
+            path = found.with_name(f"{found.name}.lock")
             take.append(_take(locks, path, f"with the database {database}"))
         if prefix is not None:
             path = run_dir() / f"network-{prefix}.lock"
@@ -139,7 +140,8 @@ def _refusal(path: Path, what: str, holder: Holder | None) -> Conflict:
         f"another manager runs {what}",
         details=f"{holder or 'it has not said yet who it is'}; it holds {path}",
         resolution=f"use that one, or end it ({end}); a second one beside it needs its own "
-        "MANAGER_STORAGE_ROOT, MANAGER_PORT, MANAGER_NETWORK_PREFIX and MANAGER_NETWORK_SUBNET",
+        "MANAGER_STORAGE_ROOT, MANAGER_PORT, MANAGER_NETWORK_PREFIX and MANAGER_NETWORK_SUBNET, "
+        "and a MANAGER_DATABASE_URL of its own if that is set",
     )
 
 

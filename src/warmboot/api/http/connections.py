@@ -4,14 +4,16 @@
     HEAD ──▶ REQUEST ──▶ answered, kept alive ──▶ IDLE
               └──────▶ SESSION (a WebSocket)
 
-When there are as many as there may be, the one that has been longest over its head, or else longest
-idle, makes room for a new one: whoever only holds connections cannot keep others out. When all are
-at work, the new one is *surplus*: it is told so.
+When there are as many as there may be, one that was refused already and has more to send, the one
+that has been longest over its head, or else longest idle, makes room for a new one: whoever only
+holds connections cannot keep others out. When all are at work, the new one is *surplus*: it is told
+so. Connections to the Unix socket and to TCP are counted apart, as not everybody reaches both.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import dataclass
 from enum import Enum
 
@@ -41,6 +43,14 @@ class Held:
     """Whether what is sent now has no length: then its reader may take its time."""
     unsent_bytes: int = 0
     stuck_since: float | None = None
+    draining: bool = False
+    """Answered with a refusal, and read on for a moment only so that the answer arrives."""
+
+    @property
+    def by_socket(self) -> bool:
+        """Whether it is one to the Unix socket."""
+        found = self.transport.get_extra_info("socket")
+        return found is not None and bool(found.family == socket.AF_UNIX)
 
     def enter(self, phase: Phase, now: float) -> None:
         if phase is not self.phase:
@@ -73,13 +83,14 @@ class Connections:
     def admit(self, transport: asyncio.Transport, now: float) -> Held | None:
         """Take it in, if need be in place of another; ``None``: there is no room, drop it."""
         held = Held(transport, now)
-        if len(self._held) >= self.limits.connections and not self._make_room():
+        alike = [one for one in self._held.values() if one.by_socket == held.by_socket]
+        if len(alike) >= self.limits.connections and not self._make_room(alike):
             held.surplus = True
             log.warning(
                 "all connections are in use; new ones are refused",
                 limit=self.limits.connections,
             )
-            if len(self._held) >= self.limits.connections + self.limits.surplus:
+            if len(alike) >= self.limits.connections + self.limits.surplus:
                 return None
         self._held[transport] = held
         return held
@@ -90,19 +101,19 @@ class Connections:
     def forget(self, transport: asyncio.BaseTransport) -> None:
         self._held.pop(transport, None)
 
-    def _make_room(self) -> bool:
-        for phase in (Phase.HEAD, Phase.IDLE):
-            oldest = min(
-                (held for held in self._held.values() if held.phase is phase),
-                key=lambda held: held.since,
-                default=None,
-            )
-            if oldest is not None:
-                log.warning("a waiting connection made room for a new one", was=phase.value)
-                self.forget(oldest.transport)
-                oldest.transport.abort()
-                return True
-        return False
+    def _make_room(self, among: list[Held]) -> bool:
+        waiting = [one for one in among if one.draining or one.phase in (Phase.HEAD, Phase.IDLE)]
+        first = min(
+            waiting,
+            key=lambda one: (not one.draining, one.phase is not Phase.HEAD, one.since),
+            default=None,
+        )
+        if first is None:
+            return False
+        log.warning("a waiting connection made room for a new one")
+        self.forget(first.transport)
+        first.transport.abort()
+        return True
 
     def overdue(self, now: float) -> list[Held]:
         """Those whose head takes too long."""

@@ -89,6 +89,7 @@ class Exchange:
 
     async def _drain(self, receive: Receive) -> None:
         left = self._limits.drain_bytes
+        self._held.draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._limits.drain_s):
                 while left > 0:

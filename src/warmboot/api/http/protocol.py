@@ -14,10 +14,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from warmboot.api.access import ESTABLISHED
 from warmboot.api.http.connections import Connections, Held, Phase
 from warmboot.api.http.exchange import Exchange, raw_refusal, too_many_connections
 from warmboot.api.http.parser import StrictConnection
 from warmboot.api.problems import TooSlow
+from warmboot.api.sock_diag import ESTABLISHED as TCP_ESTABLISHED
 from warmboot.model.errors import WarmbootError
 
 log = structlog.get_logger(__name__)
@@ -86,6 +88,7 @@ class HttpProtocol(H11Protocol):
         cycle, held = self.cycle, self._held
         if held is None:
             return
+        note_our_end(scope, self.transport)
         exchange = Exchange(
             self._served,
             held,
@@ -141,9 +144,36 @@ class HttpProtocol(H11Protocol):
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
+    def __init__(self, config: HttpConfig, *arguments: Any, **named: Any) -> None:
+        super().__init__(config, *arguments, **named)
+        self._served = cast(ASGIApp, self.app)
+        self.app = cast(Any, self._with_our_end)
+
+    async def _with_our_end(self, scope: Scope, receive: Receive, send: Send) -> None:
+        note_our_end(scope, self.transport)
+        await self._served(scope, receive, send)
+
     def connection_lost(self, exc: Exception | None) -> None:
         cast(HttpConfig, self.config).held_connections.forget(self.transport)
         super().connection_lost(exc)
+
+
+def note_our_end(scope: Scope, transport: asyncio.BaseTransport) -> None:
+    """Let the application ask whether this connection is established still, at our end."""
+    found = transport.get_extra_info("socket")
+    scope.setdefault("extensions", {})[ESTABLISHED] = lambda: _is_established(found)
+
+
+def _is_established(found: Any) -> bool:
+    if found is None or found.fileno() < 0:
+        return False
+    if found.family not in (socket.AF_INET, socket.AF_INET6):
+        return True
+    try:
+        state = found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+    except OSError:
+        return False
+    return bool(state[0] == TCP_ESTABLISHED)
 
 
 def notice_dead_peers(transport: asyncio.Transport) -> None:
