@@ -20,6 +20,7 @@ from tests.e2e.copies import add_copy
 from tests.support.vms import PROBE, Site, eventually, state_root
 
 from warmboot.host.disks import allocated_bytes, free_bytes
+from warmboot.model.errors import DiskFull
 from warmboot.model.runtime_snapshot import FRAMES_FILE, MEMORY_FILE, RuntimeSnapshot, SnapshotState
 
 SPARE_MIB = 400
@@ -95,9 +96,15 @@ def _files(storage: Path) -> set[Path]:
 async def test_too_little_room_is_told_before_anything_begins(
     small: Site, archive: Archive
 ) -> None:
+    async with small.client() as client:
+        uploaded = await client.archives.upload(archive.path)
     await _restarted(small, MANAGER_DISK_FLOOR_MIB="4096")
     try:
-        await _refuses_all(small, archive, "MiB are free below", contextlib.nullcontext())
+        async with small.client() as client:
+            with pytest.raises(DiskFull, match="MiB are free below"):
+                await client.archives.upload(archive.path)
+        full = contextlib.nullcontext()
+        await _refuses_all(small, archive, uploaded, "MiB are free below", full)
     finally:
         await _restarted(small)
 
@@ -105,15 +112,20 @@ async def test_too_little_room_is_told_before_anything_begins(
 async def test_a_disk_that_is_full_in_the_middle_leaves_nothing(
     small: Site, archive: Archive
 ) -> None:
-    await _refuses_all(small, archive, "the disk is full", _filled(small.storage))
+    async with small.client() as client:
+        uploaded = await client.archives.upload(archive.path)
+    await _refuses_all(small, archive, uploaded, "the disk is full", _filled(small.storage))
 
 
 async def _refuses_all(
-    small: Site, archive: Archive, told: str, while_full: contextlib.AbstractContextManager[None]
+    small: Site,
+    archive: Archive,
+    uploaded: str,
+    told: str,
+    while_full: contextlib.AbstractContextManager[None],
 ) -> None:
     """Container and snapshot fail and say why; nothing is left of them."""
     async with small.client() as client:
-        uploaded = await client.archives.upload(archive.path)
         before = _files(small.storage)
         with while_full:
             container_id = await client.containers.create(

@@ -27,6 +27,12 @@ async def test_all_have_their_docker_before_the_first_gets_its_image(
         await asyncio.gather(*(manager.create(name) for name in names))
         running = [await manager.wait(name, Until.RUNNING) for name in names]
         assert {container.boot_method for container in running} == {BootMethod.WARM}
-        events = await manager.services.events.list(limit=1000)
-        order = [e.kind for e in events if e.kind in ("container.booted", "container.running")]
+
+        async def told() -> list[str] | None:
+            """What ran is told a moment after it runs."""
+            events = await manager.services.events.list(limit=1000)
+            kinds = [e.kind for e in events if e.kind in ("container.booted", "container.running")]
+            return kinds if len(kinds) == 8 else None
+
+        order = await manager.until(told, "all is told")
         assert order == ["container.booted"] * 4 + ["container.running"] * 4

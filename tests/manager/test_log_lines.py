@@ -125,7 +125,9 @@ async def test_every_promised_line_is_logged(lines: tuple[str, list[str]]) -> No
     if form == "json":
         found = [(line["level"], line["event"]) for line in map(json.loads, written)]
         for level, text in PROMISED:
-            assert any(re.fullmatch(text, said) and level == at for at, said in found), text
+            assert any(re.fullmatch(text, said) and level == at for at, said in found), (
+                f"{text}: {found}"
+            )
         return
     for level, text in PROMISED:
         name = "WARN" if level == "warning" else "INFO"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.managers import eventually
 
 from warmboot.host.network import Repair
 from warmboot.manager import doctor
 from warmboot.manager.event_log import EventLog
-from warmboot.manager.tell_repairs import tell_repairs
-from warmboot.model.errors import NetworkError
+from warmboot.manager.tell_repairs import keep_telling, tell_repairs
+from warmboot.model.errors import NetworkError, Unavailable
 from warmboot.store import Store
 
 
@@ -32,6 +37,44 @@ async def test_what_was_put_back_is_one_event_and_each_failure_one(tmp_path: Pat
             ("network.rules-broken", "host", ["wb-3"]),
         ]
         assert (await events.list())[1].data["error"]["details"] == "no memory"
+
+
+@pytest.mark.parametrize("number", [1, 2])
+async def test_telling_goes_on_after_a_store_that_fails_once(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warmboot.manager.write_down.FIRST_PAUSE_S", 0.0)
+    asked, failures = 0, []
+
+    async def repaired() -> Sequence[Repair]:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            await asyncio.Event().wait()
+        return [Repair(("host",)), Repair(("wb-3",), NetworkError("nftables refused our rules"))]
+
+    class Failing(EventLog):
+        async def emit(self, *words: Any, **data: Any) -> Any:
+            failures.append(words)
+            if len(failures) == number:
+                raise Unavailable("the database is too busy")
+            return await super().emit(*words, **data)
+
+    async with Store.open(f"sqlite:///{tmp_path / 'w.db'}") as store:
+        events = Failing(store)
+        await events.start()
+        telling = asyncio.create_task(keep_telling(repaired, events, lambda _: None))
+
+        async def both_are_told() -> bool:
+            return [one.kind for one in await events.list()] == [
+                "network.rules-restored",
+                "network.rules-broken",
+            ]
+
+        try:
+            await eventually(both_are_told, "both are told")
+        finally:
+            telling.cancel()
 
 
 def test_the_doctor_names_what_is_not_as_it_should_be() -> None:

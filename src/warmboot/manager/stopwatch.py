@@ -58,7 +58,7 @@ class Stopwatch:
         try:
             yield steps
         finally:
-            took = self.elapsed_s - started
+            took = max(0.0, self.elapsed_s - started)  # ``started`` may have been rounded up
             rounded = tuple(StageStep(step.name, round(step.duration_s, 6)) for step in steps)
             self._stages.append(StageTiming(name, round(started, 4), round(took, 4), rounded))
 
