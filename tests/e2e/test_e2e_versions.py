@@ -29,7 +29,7 @@ async def grown(image_folder: Path) -> AsyncIterator[Site]:
     async with Site.at(
         state_root() / "e2e-versions",
         prefix="wbv",
-        subnet="198.19.220.0/22",
+        subnet="198.19.248.0/22",
         settings={"MANAGER_REBUILD_PAUSE_S": "5", "MANAGER_SHAPE_DEMAND_BOOTS": "2"},
     ) as site:
         await site.start()
@@ -114,9 +114,9 @@ async def test_a_rebuild_is_swapped_in_with_weight_and_pin_and_until_then_the_ol
 
     async def building() -> RuntimeSnapshot | None:
         successors = [one for one in await _snapshots(grown) if one.replaces == old.id]
-        return successors[0] if successors else None
+        return successors[0] if successors and grown.vmms() else None
 
-    begun = await eventually(building, "its successor is begun", 180)
+    begun = await eventually(building, "a VM is booted for its successor", 180)
     booted = await grown.run("meanwhile", PROBE, "sleep", "1000")
     assert (booted["boot_method"], booted["runtime_snapshot_id"]) == ("warm", old.id)
     async with grown.client() as client:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from tests.host.network_lab import PREFIX, config, world
+from tests.host.network_lab import PREFIX, config, until, world
 from tests.host.test_network_mend import vmm
 
 from warmboot.host import manager_lock
@@ -21,14 +22,16 @@ async def test_networks_of_running_vms_are_not_another_roots_to_delete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(manager_lock, "RUN_DIR", tmp_path / "run")
-    async with world():
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(world())
         network = Network(config(tmp_path / "state", pool_size=0))
+        stack.push_async_callback(network.stop, keep=False)
         with only_manager(tmp_path / "a", "http://one", prefix=PREFIX):
             await network.start([])
             slot = await network.acquire()
         async with vmm(slot) as pid:
-            found = [(one.pid, one.namespace) for one in occupants(PREFIX)]
-            assert found == [(pid, f"{PREFIX}-{slot.index}")]
+            there = (pid, f"{PREFIX}-{slot.index}")  # and nft, for moments
+            await until(lambda: [(o.pid, o.namespace) for o in occupants(PREFIX)] == [there])
             with (
                 pytest.raises(Conflict, match="run in the networks") as told,
                 only_manager(tmp_path / "b", "http://two", prefix=PREFIX),
@@ -37,7 +40,6 @@ async def test_networks_of_running_vms_are_not_another_roots_to_delete(
             assert str(pid) in told.value.details
             with only_manager(tmp_path / "a", "http://three", prefix=PREFIX):
                 pass  # its own manager comes back to them
-        assert occupants(PREFIX) == []
+        await until(lambda: occupants(PREFIX) == [])
         with only_manager(tmp_path / "b", "http://four", prefix=PREFIX):
             pass  # nothing runs any more
-        await network.stop(keep=False)

@@ -161,6 +161,18 @@ async def test_vms_of_a_root_whose_manager_does_not_run_keep_their_prefix(
         pass
 
 
+async def test_a_command_that_ends_a_moment_after_its_manager_is_no_vm(
+    tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with only_manager(tmp_path / "a", "http://one", prefix="zz"):
+        pass
+    looks = iter([[Occupant(4711, b"nft\0-j\0list\0ruleset\0", "zz-1")], []])
+    monkeypatch.setattr(manager_lock, "occupants", lambda _: next(looks))
+    with only_manager(tmp_path / "b", "http://two", prefix="zz"):
+        pass
+    assert next(looks, None) is None
+
+
 async def test_after_an_upgrade_a_root_knows_its_own_vms_by_their_command_line(
     tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

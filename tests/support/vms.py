@@ -288,7 +288,8 @@ class Site:
     # -- what is left --------------------------------------------------------------------------
 
     def vmms(self) -> list[int]:
-        return processes_of(self.storage / "vms")
+        """VMMs of containers and of snapshots that are being built."""
+        return [pid for pid in processes_of(self.storage) if "qemu-system" in command_of(pid)]
 
     async def on_the_machine(self) -> list[str]:
         """Everything of this site that is there: processes, names on the network, mounts."""

@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -34,6 +35,8 @@ log = structlog.get_logger(__name__)
 LOCK_FILE = "manager.lock"
 RUN_DIR = Path("/run/warmboot")
 _MOST_BYTES = 4096
+_PASSING_S = 0.5
+"""The last command that a manager ran in a namespace may end after it, and is no VM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class Holder:
 def only_manager(
     root: Path, url: str, *, prefix: str | None = None, database: Path | None = None
 ) -> Iterator[None]:
-    """Hold all of them; ``Conflict``, at once, with who holds one. Blocks for milliseconds.
+    """Hold all of them; ``Conflict``, within a second, with who holds one. Blocks.
 
     ``prefix`` is ``None`` for a manager without networks.
     """
@@ -150,7 +153,12 @@ def _check_networks(prefix: str, us: Holder, last: Holder | None) -> None:
     if last is not None and last.root_inode == us.root_inode:
         return
     ours = {Path(us.root), Path(us.root).resolve()}
-    theirs = [one for one in occupants(prefix) if not any(one.names(root) for root in ours)]
+    deadline = time.monotonic() + _PASSING_S
+    while True:
+        theirs = [one for one in occupants(prefix) if not any(one.names(root) for root in ours)]
+        if not theirs or time.monotonic() >= deadline:
+            break
+        time.sleep(0.02)
     if theirs:
         raise _occupied(prefix, theirs, last)
     if last is not None:

@@ -20,8 +20,8 @@ class Occupant:
     namespace: str
 
     def names(self, root: Path) -> bool:
-        """Whether its command line names the folder of a VM of this storage root."""
-        return os.fsencode(root / "vms") + b"/" in self.command
+        """Whether its command line names a file of this storage root."""
+        return os.fsencode(root) + b"/" in self.command
 
 
 def occupants(prefix: str) -> list[Occupant]:
