@@ -173,6 +173,26 @@ async def test_the_command_line_is_for_members_and_tells_others_how_to_be_one(si
     assert f"usermod -aG {GROUP} $USER" in refused
 
 
+async def test_members_find_the_machine_s_socket_beside_a_storage_root_that_is_closed_to_them(
+    site: Site,
+) -> None:
+    usual = f"mkdir /run/warmboot && ln -s {site.socket} /run/warmboot/18080.sock"
+    own_run = "unshare --mount sh -c 'mount -t tmpfs none /run && {}'"
+
+    async def listed_by(who: str, code: int) -> str:
+        as_who = f"{usual} && exec env -u MANAGER_SOCKET {who} {WARMBOOT} ps"
+        return await site.run(own_run.format(as_who), code)
+
+    assert "CONTAINER ID" in await listed_by(AS_MEMBER, 0)
+    assert "you may not use the manager's socket" in await listed_by(AS_NOBODY, 1)
+
+
+async def test_a_socket_in_a_closed_folder_is_told_as_one(site: Site) -> None:
+    closed = site.place.storage / "m.sock"
+    told = await site.run(f"MANAGER_SOCKET={closed} {AS_NOBODY} {WARMBOOT} ps", code=1)
+    assert told.startswith(f"error: you may not use the manager's socket {closed}\n")
+
+
 async def test_doctor_tells_of_the_socket_and_its_group(site: Site) -> None:
     checks = json.loads(await site.run("curl -s http://localhost:18080/v1/doctor"))["items"]
     (check,) = [one for one in checks if one["name"] == "socket"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import grp
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from warmboot.model.manager_socket import (
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 _SCHEME = "unix://"
 _HOST = "127.0.0.1"
+_BE_ROOT = "be root (sudo), or set WARMBOOT_URL and WARMBOOT_TOKEN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Place:
         if given:
             return cls.of(given)
         named = os.environ.get("MANAGER_SOCKET")
-        there = [Path(named)] if named else [path for path in _usual() if path.is_socket()]
+        there = [Path(named)] if named else [path for path in _usual() if _is_socket(path)]
         usable = [path for path in there if os.access(path, os.W_OK)]
         if usable:
             return cls.of(f"{_SCHEME}{usable[0]}")
@@ -59,11 +61,16 @@ class Place:
 
     def closed_to_us(self) -> str:
         """Why this user may not connect, and what to do; empty if that is not what is wrong."""
-        if self.socket is None or not self.socket.exists() or os.access(self.socket, os.W_OK):
+        if self.socket is None or os.access(self.socket, os.W_OK):
             return ""
-        status = self.socket.stat()
+        try:
+            status = self.socket.stat()
+        except PermissionError:  # a folder on the way is closed
+            return _BE_ROOT
+        except OSError:
+            return ""
         if status.st_mode & 0o020 == 0:
-            return "be root (sudo), or set WARMBOOT_URL and WARMBOOT_TOKEN"
+            return _BE_ROOT
         try:
             group = grp.getgrgid(status.st_gid).gr_name
         except KeyError:
@@ -77,6 +84,14 @@ class Place:
 def _port() -> int:
     given = os.environ.get("MANAGER_PORT", "")
     return int(given) if given.isdigit() and int(given) else DEFAULT_PORT
+
+
+def _is_socket(path: Path) -> bool:
+    """Whether one is there to be seen: root's storage root, ``0710``, is closed to others."""
+    try:
+        return stat.S_ISSOCK(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _usual() -> Iterator[Path]:
