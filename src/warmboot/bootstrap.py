@@ -26,41 +26,41 @@ from warmboot.bootstrap_workers import WorkerParts, worker_checks, worker_parts
 from warmboot.host.agent import HostAgent
 from warmboot.logs import configure_logging
 from warmboot.manager import doctor
-from warmboot.manager.archives import ArchiveFiles
-from warmboot.manager.boot_turns import BootTurns
-from warmboot.manager.boot_vm import BootTimeouts, BootVm
-from warmboot.manager.bring_up import BringUp
-from warmboot.manager.build_snapshot import BuildSnapshot
-from warmboot.manager.check_image import CheckImage, PrepareImage
-from warmboot.manager.containers import Containers
-from warmboot.manager.event_log import EventLog
-from warmboot.manager.forget_old import keep_forgetting
-from warmboot.manager.given_image import GivenFiles, GivenImage
-from warmboot.manager.going_on import Work
-from warmboot.manager.keep_unresponsive import KeepUnresponsive
-from warmboot.manager.look_after_snapshots import LookAfterConfig, LookAfterSnapshots
+from warmboot.manager.containers.archives import ArchiveFiles
+from warmboot.manager.containers.bring_up import BringUp
+from warmboot.manager.containers.containers import Containers
+from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
+from warmboot.manager.containers.resume_stalled import ResumeStalled
+from warmboot.manager.containers.warm_boot import WarmBoot, WarmBootConfig
+from warmboot.manager.containers.watch_container import WatchContainer
+from warmboot.manager.core.boot_turns import BootTurns
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.going_on import Work
+from warmboot.manager.core.saga import Hook, SagaRunner
+from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.core.unsettled import Unsettled
+from warmboot.manager.core.uploads import Uploads
+from warmboot.manager.garbage.forget_old import keep_forgetting
+from warmboot.manager.images.check_image import CheckImage, PrepareImage
+from warmboot.manager.images.given_image import GivenFiles, GivenImage
+from warmboot.manager.images.renew_agent import RenewAgent
+from warmboot.manager.images.runtime_images import RuntimeImages
 from warmboot.manager.metrics import Look, ManagerMetrics
 from warmboot.manager.own_storage import own_storage
-from warmboot.manager.plan_rebuilds import RetryPolicy
 from warmboot.manager.ports import Check, Services
 from warmboot.manager.reconcile import Reconcile
-from warmboot.manager.renew_agent import RenewAgent
-from warmboot.manager.resume_stalled import ResumeStalled
-from warmboot.manager.runtime_images import RuntimeImages
-from warmboot.manager.runtime_snapshots import RuntimeSnapshots
-from warmboot.manager.saga import Hook, SagaRunner
-from warmboot.manager.shape_demand import DemandPolicy
-from warmboot.manager.snapshot_health import SnapshotHealth
-from warmboot.manager.stand_by import StandBy
+from warmboot.manager.snapshots.build_snapshot import BuildSnapshot
+from warmboot.manager.snapshots.look_after_snapshots import LookAfterConfig, LookAfterSnapshots
+from warmboot.manager.snapshots.plan_rebuilds import RetryPolicy
+from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
+from warmboot.manager.snapshots.shape_demand import DemandPolicy
+from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
+from warmboot.manager.snapshots.watch_demand import WatchDemand
 from warmboot.manager.system import System
-from warmboot.manager.tasks import Tasks
 from warmboot.manager.tell_repairs import keep_telling
-from warmboot.manager.unsettled import Unsettled
-from warmboot.manager.uploads import Uploads
-from warmboot.manager.warm_boot import WarmBoot, WarmBootConfig
-from warmboot.manager.watch_container import WatchContainer
-from warmboot.manager.watch_demand import WatchDemand
-from warmboot.manager.worker_tokens import WorkerTokens
+from warmboot.manager.vms.boot_vm import BootTimeouts, BootVm
+from warmboot.manager.vms.stand_by import StandBy
+from warmboot.manager.workers.worker_tokens import WorkerTokens
 from warmboot.settings import Settings
 from warmboot.store import Store
 from warmboot.store.sole_use import sole_use

@@ -9,18 +9,18 @@ from datetime import timedelta
 from warmboot.bootstrap_workers import docker_socket
 from warmboot.engine.containerd import RestoreCopies
 from warmboot.host.agent import HostAgent
-from warmboot.manager.check_integrity import CheckIntegrity
-from warmboot.manager.choose_form import FormPolicy
-from warmboot.manager.choose_garbage import Limits
-from warmboot.manager.collect_garbage import CollectGarbage
-from warmboot.manager.compress_snapshot import CompressSnapshot
-from warmboot.manager.event_log import EventLog
-from warmboot.manager.going_on import Failed
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.going_on import Failed
+from warmboot.manager.core.one_at_a_time import OneAtATime
+from warmboot.manager.core.saga import Saga, SagaRunner
+from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.garbage.choose_garbage import Limits
+from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.housekeeping import Housekeeping, HousekeepingConfig
-from warmboot.manager.one_at_a_time import OneAtATime
-from warmboot.manager.saga import Saga, SagaRunner
-from warmboot.manager.snapshot_health import SnapshotHealth
-from warmboot.manager.tasks import Tasks
+from warmboot.manager.snapshots.check_integrity import CheckIntegrity
+from warmboot.manager.snapshots.choose_form import FormPolicy
+from warmboot.manager.snapshots.compress_snapshot import CompressSnapshot
+from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
 from warmboot.settings import Settings
 from warmboot.store import Store
 

@@ -13,24 +13,24 @@ from warmboot.engine.criu import SEARCH_PATH
 from warmboot.engine.findings import Finding
 from warmboot.engine.preflight import Change, Preflight
 from warmboot.engine.verification import Verified, verify
-from warmboot.manager.create_worker import CreateWorker
-from warmboot.manager.event_log import EventLog
-from warmboot.manager.pause_worker import PauseWorker
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.saga import Saga, SagaRunner
+from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.core.unsettled import Unsettled
+from warmboot.manager.core.uploads import Uploads
 from warmboot.manager.ports import Check
-from warmboot.manager.reconcile_workers import ReconcileWorkers
-from warmboot.manager.resume_worker import ResumeWorker
-from warmboot.manager.saga import Saga, SagaRunner
-from warmboot.manager.settle_worker import SettleWorker
-from warmboot.manager.stop_workers import StopWorkers
-from warmboot.manager.tasks import Tasks
-from warmboot.manager.unsettled import Unsettled
-from warmboot.manager.uploads import Uploads
-from warmboot.manager.wake_worker import WakeWorker
-from warmboot.manager.watch_worker import WatchWorker
-from warmboot.manager.worker_checkpoints import WorkerCheckpoints
-from warmboot.manager.worker_states import WorkerStates
-from warmboot.manager.worker_tokens import WorkerTokens
-from warmboot.manager.workers import Workers
+from warmboot.manager.workers.create_worker import CreateWorker
+from warmboot.manager.workers.pause_worker import PauseWorker
+from warmboot.manager.workers.reconcile_workers import ReconcileWorkers
+from warmboot.manager.workers.resume_worker import ResumeWorker
+from warmboot.manager.workers.settle_worker import SettleWorker
+from warmboot.manager.workers.stop_workers import StopWorkers
+from warmboot.manager.workers.wake_worker import WakeWorker
+from warmboot.manager.workers.watch_worker import WatchWorker
+from warmboot.manager.workers.worker_checkpoints import WorkerCheckpoints
+from warmboot.manager.workers.worker_states import WorkerStates
+from warmboot.manager.workers.worker_tokens import WorkerTokens
+from warmboot.manager.workers.workers import Workers
 from warmboot.settings import Settings
 from warmboot.store import Store
 

@@ -15,8 +15,8 @@ from tests.support.room import Disk
 from tests.support.serving import port_of, serving
 
 from warmboot.api import archives, create_app
-from warmboot.manager.archives import ArchiveFiles
-from warmboot.manager.uploads import Uploads
+from warmboot.manager.containers.archives import ArchiveFiles
+from warmboot.manager.core.uploads import Uploads
 
 HEAD = (
     b"POST /v1/archives HTTP/1.1\r\nHost: 127.0.0.1\r\n"

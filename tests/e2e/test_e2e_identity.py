@@ -18,8 +18,8 @@ from warmboot import bootstrap
 from warmboot.bootstrap import Running
 from warmboot.host import guest_containers
 from warmboot.host.guest_link import GuestLink
+from warmboot.manager.containers.sessions import exec_session
 from warmboot.manager.ports import ExecSpec, Until
-from warmboot.manager.sessions import exec_session
 from warmboot.model.container import BootMethod, ContainerSpec
 from warmboot.model.errors import GuestError
 from warmboot.model.runtime_snapshot import DISK_FILE, MEMORY_FILE, ROOTFS_FILE, SnapshotState

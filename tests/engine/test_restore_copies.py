@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from warmboot.engine.containerd import RestoreCopies, forget_restored, scratch_folders, work_in
-from warmboot.manager.choose_garbage import Limits, Seen, choose_garbage
+from warmboot.manager.garbage.choose_garbage import Limits, Seen, choose_garbage
 from warmboot.model.garbage import Why
 
 pytestmark = pytest.mark.root

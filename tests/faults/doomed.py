@@ -28,7 +28,7 @@ from warmboot.host.memory_cache import MemoryCache
 from warmboot.host.memory_forms import MemoryForms
 from warmboot.host.snapshot_files import SnapshotFiles
 from warmboot.host.survey import DiskSurvey
-from warmboot.manager.event_log import EventLog
+from warmboot.manager.core.event_log import EventLog
 from warmboot.model.container import BootPolicy
 from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
 from warmboot.store.containers import ContainerRepository

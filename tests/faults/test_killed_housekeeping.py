@@ -21,9 +21,9 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, eventually, image_folder, vmm_pids
 
 from warmboot.host.host_config import HostConfig
-from warmboot.manager.choose_garbage import Limits
-from warmboot.manager.collect_garbage import CollectGarbage
-from warmboot.manager.compress_snapshot import CompressSnapshot
+from warmboot.manager.garbage.choose_garbage import Limits
+from warmboot.manager.garbage.collect_garbage import CollectGarbage
+from warmboot.manager.snapshots.compress_snapshot import CompressSnapshot
 from warmboot.model.container import BootMethod
 from warmboot.model.errors import Conflict
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState

@@ -19,10 +19,10 @@ from tests.faults.doomed import Doom
 from tests.support.invariants import check, settled
 from tests.support.managers import FOREVER, Lab, Manager, image_folder, lab, vmm_pids
 
-from warmboot.manager.boot_vm import BootTimeouts, BootVm
-from warmboot.manager.build_snapshot import BuildSnapshot
+from warmboot.manager.core.saga import Saga
 from warmboot.manager.ports import Until
-from warmboot.manager.saga import Saga
+from warmboot.manager.snapshots.build_snapshot import BuildSnapshot
+from warmboot.manager.vms.boot_vm import BootTimeouts, BootVm
 from warmboot.model.container import BootMethod, Container, ContainerState, FallbackReason
 from warmboot.model.errors import InUse
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState

@@ -15,7 +15,7 @@ from tests.manager.test_renew_agent import OLD, folders, register, renewed, spok
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, image_folder
 
-from warmboot.manager.renew_agent import RenewAgent
+from warmboot.manager.images.renew_agent import RenewAgent
 from warmboot.model.container import BootMethod, BootPolicy, ContainerState
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import BuildCause, RuntimeSnapshot

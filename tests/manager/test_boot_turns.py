@@ -9,7 +9,7 @@ import pytest
 from tests.support.managers import Lab
 
 from warmboot import bootstrap
-from warmboot.manager.boot_turns import BootTurns
+from warmboot.manager.core.boot_turns import BootTurns
 from warmboot.manager.ports import Until
 from warmboot.model.container import BootMethod
 

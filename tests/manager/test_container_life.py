@@ -12,7 +12,7 @@ import pytest
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
-from warmboot.manager import watch_container
+from warmboot.manager.containers import watch_container
 from warmboot.manager.ports import Until
 from warmboot.model.container import BootMethod, ContainerState, FallbackReason, PortMapping
 from warmboot.model.errors import (

@@ -14,9 +14,10 @@ from tests.support.managers import Lab, Manager, vmm_pids
 
 from warmboot.host import live_vm
 from warmboot.host.agent import HostAgent
-from warmboot.manager import watch_container, write_down
-from warmboot.manager.bring_up import BringUp
-from warmboot.manager.event_log import EventLog
+from warmboot.manager.containers import watch_container
+from warmboot.manager.containers.bring_up import BringUp
+from warmboot.manager.core import write_down
+from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.ports import ExecSpec, Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import DiskFull, NetworkError, Unavailable, WarmbootError

@@ -16,11 +16,11 @@ from structlog.testing import capture_logs
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
-from warmboot.manager.choose_form import CHECKED_AT
-from warmboot.manager.collect_garbage import CollectGarbage
+from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.housekeeping import LAST_COLLECTION
 from warmboot.manager.own_storage import STORE_ID
 from warmboot.manager.ports import Until
+from warmboot.manager.snapshots.choose_form import CHECKED_AT
 from warmboot.model.container import BootMethod, ContainerState
 from warmboot.model.errors import Conflict, DiskFull, IllegalTransition, NotFound, Unavailable
 from warmboot.model.event import Event

@@ -13,9 +13,9 @@ from tests.support.managers import IMAGE_NAME, Lab, Manager, image_folder, vmm_p
 from tests.support.rebuilds import event, ready, spoil
 
 from warmboot.host import guest_probe
-from warmboot.manager import look_after_snapshots
-from warmboot.manager.plan_rebuilds import plan_rebuilds
 from warmboot.manager.ports import Registered
+from warmboot.manager.snapshots import look_after_snapshots
+from warmboot.manager.snapshots.plan_rebuilds import plan_rebuilds
 from warmboot.model.container import BootMethod, ContainerSpec, FallbackReason
 from warmboot.model.event import Event
 from warmboot.model.runtime_snapshot import BuildCause, SnapshotState

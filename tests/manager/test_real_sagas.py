@@ -8,9 +8,9 @@ import pytest
 from tests.support.invariants import check
 from tests.support.managers import Lab, vmm_pids
 
-from warmboot.manager.boot_vm import BootTimeouts, BootVm
-from warmboot.manager.build_snapshot import BuildSnapshot
 from warmboot.manager.ports import Until
+from warmboot.manager.snapshots.build_snapshot import BuildSnapshot
+from warmboot.manager.vms.boot_vm import BootTimeouts, BootVm
 from warmboot.model.container import BootMethod, BootPolicy, ContainerState, FallbackReason
 from warmboot.model.errors import (
     DiskFull,

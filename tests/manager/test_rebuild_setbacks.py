@@ -11,10 +11,10 @@ from tests.support.managers import Lab, Manager
 from tests.support.rebuilds import event, ready, spoil
 
 from warmboot.host import disks
-from warmboot.manager.event_log import EventLog
-from warmboot.manager.look_after_snapshots import LookAfterConfig, LookAfterSnapshots
-from warmboot.manager.plan_rebuilds import RetryPolicy
-from warmboot.manager.runtime_snapshots import RuntimeSnapshots
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.snapshots.look_after_snapshots import LookAfterConfig, LookAfterSnapshots
+from warmboot.manager.snapshots.plan_rebuilds import RetryPolicy
+from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
 from warmboot.model.errors import CanaryFailed, DiskFull, HostError
 from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
 from warmboot.model.shapes import Shape
@@ -182,7 +182,7 @@ async def test_a_guest_whose_own_disk_is_full_fails_its_canary(
     async def full(*_: object) -> None:
         raise DiskFull("the VM's disk is full")
 
-    monkeypatch.setattr("warmboot.manager.canary.run_probe", full)
+    monkeypatch.setattr("warmboot.manager.snapshots.canary.run_probe", full)
     image = await manager.image()
     snapshot_id = await manager.snapshots.create(image.id, None)
     failed = await manager.snapshot_until(snapshot_id, SnapshotState.UNHEALTHY)

@@ -18,8 +18,8 @@ from warmboot.guest import AGENT_VERSION
 from warmboot.images.files import describe, load_manifest, stored_folder, write_manifest
 from warmboot.images.guest_agent import agent_version_in
 from warmboot.images.renew import renew_agent
+from warmboot.manager.images.renew_agent import RenewAgent
 from warmboot.manager.ports import Until
-from warmboot.manager.renew_agent import RenewAgent
 from warmboot.model import runtime_image
 from warmboot.model.container import BootMethod, BootPolicy, ContainerState, FallbackReason
 from warmboot.model.errors import HostError

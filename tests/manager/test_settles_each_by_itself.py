@@ -8,9 +8,9 @@ import pytest
 from tests.support.managers import Lab, Manager
 
 from warmboot.host.agent import HostAgent
+from warmboot.manager.containers.resume_stalled import ResumeStalled
 from warmboot.manager.ports import Until
-from warmboot.manager.resume_stalled import ResumeStalled
-from warmboot.manager.worker_checkpoints import WorkerCheckpoints
+from warmboot.manager.workers.worker_checkpoints import WorkerCheckpoints
 from warmboot.model.container import Container, ContainerState, PortMapping
 from warmboot.model.errors import NetworkError
 from warmboot.model.operation import OperationState

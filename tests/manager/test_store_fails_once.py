@@ -21,16 +21,18 @@ from tests.support.managers import Lab, Manager, eventually, lab
 from warmboot.engine import in_progress
 from warmboot.engine.facts import ContainerFacts, EngineFacts
 from warmboot.host import live_vm
-from warmboot.manager import forget_old, going_on, housekeeping, write_down
-from warmboot.manager import stand_by as stand_by_
-from warmboot.manager.going_on import Work
+from warmboot.manager import housekeeping
+from warmboot.manager.core import going_on, write_down
+from warmboot.manager.core.going_on import Work
+from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.garbage import forget_old
 from warmboot.manager.ports import Until
-from warmboot.manager.settle_worker import SettleWorker
-from warmboot.manager.stop_workers import StopWorkers
-from warmboot.manager.tasks import Tasks
-from warmboot.manager.watch_worker import WatchWorker
-from warmboot.manager.worker_states import WorkerStates
-from warmboot.manager.workers import Workers
+from warmboot.manager.vms import stand_by as stand_by_
+from warmboot.manager.workers.settle_worker import SettleWorker
+from warmboot.manager.workers.stop_workers import StopWorkers
+from warmboot.manager.workers.watch_worker import WatchWorker
+from warmboot.manager.workers.worker_states import WorkerStates
+from warmboot.manager.workers.workers import Workers
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import DiskFull
 from warmboot.model.runtime_snapshot import SnapshotState

@@ -10,7 +10,7 @@ import pytest
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 
-from warmboot.manager import warm_boot
+from warmboot.manager.containers import warm_boot
 from warmboot.manager.ports import Until
 from warmboot.model.container import BootMethod, FallbackReason
 from warmboot.model.errors import Conflict, HypervisorError, InvalidRequest, NotFound

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from warmboot.manager.ports import Exported, LogChunk, Stream, WorkerUntil
-from warmboot.manager.worker_states import refusal
+from warmboot.manager.workers.worker_states import refusal
 from warmboot.model.checkpoint import Checkpoint, CheckpointState, Versions
 from warmboot.model.errors import (
     CheckpointError,

@@ -32,8 +32,8 @@ from warmboot.guest import AGENT_VERSION
 from warmboot.host.leftovers import users_of
 from warmboot.images.files import describe, write_manifest
 from warmboot.images.guest_agent import SHIPPED
+from warmboot.manager.core.saga import Hook
 from warmboot.manager.ports import Until
-from warmboot.manager.saga import Hook
 from warmboot.model.container import Container, ContainerSpec
 from warmboot.model.event import Event
 from warmboot.model.runtime_image import RuntimeImage

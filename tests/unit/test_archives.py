@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.support.room import Disk
 
-from warmboot.manager.archives import ArchiveFiles
-from warmboot.manager.uploads import Uploads
+from warmboot.manager.containers.archives import ArchiveFiles
+from warmboot.manager.core.uploads import Uploads
 from warmboot.model.errors import InvalidRequest, NotFound
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from warmboot.manager.boot_turns import BootTurns
+from warmboot.manager.core.boot_turns import BootTurns
 
 FOR_EVER_S = 3600.0
 

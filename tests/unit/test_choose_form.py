@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmboot.manager.choose_form import (
+from warmboot.manager.housekeeping import HousekeepingConfig
+from warmboot.manager.snapshots.choose_form import (
     CHECKED_AT,
     Form,
     FormPolicy,
@@ -20,7 +21,6 @@ from warmboot.manager.choose_form import (
     choose_check,
     choose_forms,
 )
-from warmboot.manager.housekeeping import HousekeepingConfig
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.shapes import Shape
 

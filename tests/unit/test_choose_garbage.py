@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmboot.manager.choose_garbage import (
+from warmboot.manager.garbage.choose_garbage import (
     ARCHIVE_KEPT,
     UNFINISHED_KEPT,
     Limits,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmboot.manager.choose_snapshot import (
+from warmboot.manager.containers.choose_snapshot import (
     Candidate,
     Fallback,
     Use,

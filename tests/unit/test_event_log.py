@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from warmboot.manager.event_log import EventLog
+from warmboot.manager.core.event_log import EventLog
 from warmboot.store import Store
 
 A_LONG_TIME_S = 30.0

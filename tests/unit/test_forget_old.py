@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from warmboot.manager.forget_old import forget_old
+from warmboot.manager.garbage.forget_old import forget_old
 from warmboot.model.idempotency import Claimed, Done
 from warmboot.store import Store
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmboot.manager.plan_rebuilds import RetryPolicy, plan_rebuilds
-from warmboot.manager.shape_demand import DemandPolicy, judge_demand
+from warmboot.manager.snapshots.plan_rebuilds import RetryPolicy, plan_rebuilds
+from warmboot.manager.snapshots.shape_demand import DemandPolicy, judge_demand
 from warmboot.model.runtime_image import GUEST_PROTOCOLS
 from warmboot.model.runtime_snapshot import (
     RECENT_BOOTS,

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from warmboot.manager.boot_vm import BootTimeouts, BootVm
-from warmboot.manager.build_snapshot import BuildSnapshot
-from warmboot.manager.renew_agent import RenewAgent
-from warmboot.manager.saga import Context, Saga, SagaRunner, Step
+from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
+from warmboot.manager.images.renew_agent import RenewAgent
+from warmboot.manager.snapshots.build_snapshot import BuildSnapshot
+from warmboot.manager.vms.boot_vm import BootTimeouts, BootVm
 from warmboot.model.errors import Conflict, HostError
 from warmboot.model.operation import OperationState
 from warmboot.store import Store

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from warmboot.manager.stopwatch import Stopwatch
+from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.model.container import StageStep
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from warmboot.manager.tasks import Tasks
+from warmboot.manager.core.tasks import Tasks
 
 
 class Work:

@@ -12,7 +12,7 @@ from tests.support.managers import eventually
 
 from warmboot.host.network import Repair
 from warmboot.manager import doctor
-from warmboot.manager.event_log import EventLog
+from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.tell_repairs import keep_telling, tell_repairs
 from warmboot.model.errors import NetworkError, Unavailable
 from warmboot.store import Store
@@ -43,7 +43,7 @@ async def test_what_was_put_back_is_one_event_and_each_failure_one(tmp_path: Pat
 async def test_telling_goes_on_after_a_store_that_fails_once(
     tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("warmboot.manager.write_down.FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr("warmboot.manager.core.write_down.FIRST_PAUSE_S", 0.0)
     asked, failures = 0, []
 
     async def repaired() -> Sequence[Repair]:

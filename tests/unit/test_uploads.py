@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.support.room import Disk
 
-from warmboot.manager.uploads import CHECK_EVERY_BYTES, Uploads
+from warmboot.manager.core.uploads import CHECK_EVERY_BYTES, Uploads
 from warmboot.model.errors import DiskFull
 
 MIB = 1 << 20

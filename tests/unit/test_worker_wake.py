@@ -14,8 +14,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from warmboot.manager import wake_worker
-from warmboot.manager.wake_worker import WakeWorker
+from warmboot.manager.workers import wake_worker
+from warmboot.manager.workers.wake_worker import WakeWorker
 from warmboot.model.errors import CheckpointError
 from warmboot.model.worker import ListenAddress, Worker, WorkerSpec, WorkerState
 

@@ -9,9 +9,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from warmboot.manager.event_log import EventLog
-from warmboot.manager.saga import Context, SagaRunner
-from warmboot.manager.worker_work import WorkerWork
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.saga import Context, SagaRunner
+from warmboot.manager.workers.worker_work import WorkerWork
 from warmboot.model.checkpoint import Checkpoint, CheckpointState, Versions
 from warmboot.model.errors import CheckpointError
 from warmboot.model.worker import Worker, WorkerSpec, WorkerState

@@ -13,11 +13,11 @@ import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from warmboot.manager.check_integrity import CheckIntegrity
-from warmboot.manager.choose_form import FormPolicy, RecentUse, choose_check, choose_forms
-from warmboot.manager.collect_garbage import CollectGarbage
-from warmboot.manager.compress_snapshot import CompressSnapshot
-from warmboot.manager.going_on import Failed, Work, one_round
+from warmboot.manager.core.going_on import Failed, Work, one_round
+from warmboot.manager.garbage.collect_garbage import CollectGarbage
+from warmboot.manager.snapshots.check_integrity import CheckIntegrity
+from warmboot.manager.snapshots.choose_form import FormPolicy, RecentUse, choose_check, choose_forms
+from warmboot.manager.snapshots.compress_snapshot import CompressSnapshot
 from warmboot.store import Store
 
 LAST_COLLECTION = "gc.last"

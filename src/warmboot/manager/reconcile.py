@@ -16,17 +16,17 @@ import structlog
 
 from warmboot.host import guest_containers
 from warmboot.host.agent import HostAgent
-from warmboot.manager.bring_up import slot_of
-from warmboot.manager.collect_garbage import CollectGarbage
-from warmboot.manager.containers import Containers
-from warmboot.manager.event_log import EventLog
-from warmboot.manager.keep_unresponsive import KeepUnresponsive
-from warmboot.manager.resume_stalled import ResumeStalled
-from warmboot.manager.runtime_snapshots import RuntimeSnapshots
-from warmboot.manager.saga import Saga, SagaRunner
-from warmboot.manager.unsettled import Unsettled
-from warmboot.manager.watch_container import WatchContainer, to_be_removed
-from warmboot.manager.write_down import written_down
+from warmboot.manager.containers.bring_up import slot_of
+from warmboot.manager.containers.containers import Containers
+from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
+from warmboot.manager.containers.resume_stalled import ResumeStalled
+from warmboot.manager.containers.watch_container import WatchContainer, to_be_removed
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.saga import Saga, SagaRunner
+from warmboot.manager.core.unsettled import Unsettled
+from warmboot.manager.core.write_down import written_down
+from warmboot.manager.garbage.collect_garbage import CollectGarbage
+from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import (
     DiskFull,

@@ -11,7 +11,7 @@ from warmboot.hypervisors.base import Hypervisor
 from warmboot.manager import doctor
 from warmboot.manager.metrics import RecentBoots
 from warmboot.manager.ports import Check, HostInfo
-from warmboot.manager.stand_by import StandBy
+from warmboot.manager.vms.stand_by import StandBy
 from warmboot.model.shapes import Shape
 from warmboot.model.usage import OwnedVm, Usage
 from warmboot.store import Store

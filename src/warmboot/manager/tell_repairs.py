@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from warmboot.host.network import Repair
-from warmboot.manager.event_log import EventLog
-from warmboot.manager.going_on import Failed, Work, one_round
-from warmboot.manager.write_down import written_down
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.going_on import Failed, Work, one_round
+from warmboot.manager.core.write_down import written_down
 
 QUIET_S = 1.0
 """Who changes them again and again is told of once in this time."""

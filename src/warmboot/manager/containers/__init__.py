@@ -1,0 +1,1 @@
+"""Users' containers, from their VM's boot to their removal."""

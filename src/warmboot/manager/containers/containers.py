@@ -1,0 +1,393 @@
+"""The life of a user's container after it was asked for: what the API may do with it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+from warmboot.host import guest_containers
+from warmboot.host.agent import HostAgent
+from warmboot.host.guest_link import GuestLink
+from warmboot.manager.containers.archives import ArchiveFiles
+from warmboot.manager.containers.bring_up import Asked, BringUp, slot_of
+from warmboot.manager.containers.container_states import (
+    UNBOOTED,
+    can_be_stopped,
+    check_goes_on,
+    check_has_process,
+    check_runs,
+    holds,
+    stop_timeout_s,
+    vm_gone,
+)
+from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
+from warmboot.manager.containers.sessions import attach_session, exec_session, log_times
+from warmboot.manager.containers.watch_container import WatchContainer
+from warmboot.manager.core.boot_turns import BootTurns
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.going_on import Work
+from warmboot.manager.core.stopwatch import Stopwatch
+from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.core.turns import Turns
+from warmboot.manager.core.write_down import state_written_down, written_down
+from warmboot.manager.garbage.collect_garbage import CollectGarbage
+from warmboot.manager.images.choose_image import choose_image
+from warmboot.manager.ports import ExecSpec, LogChunk, Session, Stream, Until
+from warmboot.model.container import (
+    Container,
+    ContainerSpec,
+    ContainerState,
+)
+from warmboot.model.errors import (
+    Conflict,
+    IllegalTransition,
+    InUse,
+    NotFound,
+    NotSupported,
+    Unavailable,
+)
+from warmboot.model.shapes import Shape
+from warmboot.model.vm import VmRecord
+from warmboot.store import Store
+
+_REMEMBERED = 1000
+
+
+class Containers:
+    """Implements ``ports.Containers``."""
+
+    def __init__(
+        self,
+        store: Store,
+        host: HostAgent,
+        events: EventLog,
+        tasks: Tasks,
+        bring_up: BringUp,
+        boots: BootTurns,
+        watch: WatchContainer,
+        archives: ArchiveFiles,
+        garbage: CollectGarbage,
+        unresponsive: KeepUnresponsive,
+        default_shape: Shape,
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._events = events
+        self._tasks = tasks
+        self._bring_up = bring_up
+        self._boots = boots
+        self._watch = watch
+        self._archives = archives
+        self._garbage = garbage
+        self._unresponsive = unresponsive
+        self._default_shape = default_shape
+        self._turns = Turns()
+        self._gone: OrderedDict[UUID, Container] = OrderedDict()
+
+    # -- asking --------------------------------------------------------------------------------
+
+    async def list(self, *, all_states: bool = False) -> Sequence[Container]:
+        states = None if all_states else {ContainerState.CREATING, ContainerState.RUNNING}
+        return await self._store.containers.list(states)
+
+    async def get(self, ref: str) -> Container:
+        return await self._store.containers.find(ref)
+
+    async def wait(self, ref: str, until: Until, timeout_s: float) -> Container:
+        found = await self._find_even_gone(ref)
+        if holds(found, until):
+            return found
+        container_id = found.id
+
+        async def look() -> Container | None:
+            try:
+                container = await self._store.containers.get(container_id)
+            except NotFound:
+                return self._gone.get(container_id) or await self._store.containers.get(
+                    container_id
+                )
+            return container if holds(container, until) else None
+
+        held = await self._events.wait_for(look, timeout_s, container_id)
+        return held or await self._store.containers.get(container_id)
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def create(self, spec: ContainerSpec) -> UUID:
+        """Begin; ``container.running`` or ``container.failed`` tells how it went."""
+        watch, turn = Stopwatch(), self._boots.boot()
+        try:
+            await turn.prepare()
+            container = await self._create(spec)
+        except BaseException:  # cancelled, too: the next boot waits for this turn
+            turn.over()
+            raise
+        self._begin(Asked(container.id, turn, watch, container))
+        return container.id
+
+    async def _create(self, spec: ContainerSpec) -> Container:
+        if spec.shape is not None:
+            self._host.capacity().check(spec.shape, self._default_shape)
+        image_id = await choose_image(self._store, spec)
+        if spec.archive is not None:
+            self._archives.find(spec.archive)
+        if spec.ports and self._host.network is None:
+            raise NotSupported(
+                "ports cannot be published: this hypervisor has no network",
+                resolution="leave them out, or run the manager with QEMU or Firecracker",
+            )
+        container = Container(
+            id=uuid4(),
+            spec=spec,
+            state=ContainerState.CREATING,
+            created_at=datetime.now(UTC),
+            shape=spec.shape or self._default_shape,
+            runtime_image_id=image_id,
+            ports=spec.ports,
+        )
+        await self._store.containers.add(container)
+        await self._events.emit("container.creating", container.id, name=spec.name)
+        return container
+
+    def resume(self, container_id: UUID) -> None:
+        """Take up a container that an earlier manager had begun to bring up."""
+        self._begin(Asked(container_id, self._boots.boot()))
+
+    async def start(self, ref: str) -> None:
+        """Start a container that has exited or failed; one that runs is left alone."""
+        container = await self.get(ref)
+        async with self._turns.turn(container.id):
+            container = await self._store.containers.get(container.id)
+            if container.state in (ContainerState.RUNNING, ContainerState.CREATING):
+                return
+            record = await self._record(container)
+            if container.state is ContainerState.EXITED:
+                if record is not None and await self._host.is_alive(record.id):
+                    again = self._start_again(container)
+                    if not await self._turns.unless_removed(container.id, again):
+                        raise NotFound(f"{container.name} is being removed")
+                    return
+                # Its VM died after it had ended: the way back leads through ``failed``.
+                await self._watch.forget_vm(container.id)
+                await self._store.containers.set_state(container.id, ContainerState.FAILED)
+            await self._store.containers.set_state(
+                container.id, ContainerState.CREATING, **UNBOOTED
+            )
+            await self._events.emit("container.creating", container.id, name=container.name)
+            self._begin(Asked(container.id, self._boots.boot()))
+
+    async def stop(
+        self, ref: str, timeout_s: float | None = None, signal: str | None = None
+    ) -> None:
+        """``signal``, and SIGKILL after ``timeout_s``; one that does not run is left alone."""
+        container = await self.get(ref)
+        if not can_be_stopped(container):
+            return
+        timeout_s = stop_timeout_s(container, timeout_s)
+        async with self._turns.turn(container.id):
+            container = await self._store.containers.get(container.id)
+            if not can_be_stopped(container):  # while we waited, it was
+                return
+            if self._host.unresponsive(container.vm_id) is not None:
+                stopping = self._unresponsive.stop(container, timeout_s)
+                if not await self._turns.unless_removed(container.id, stopping):
+                    return
+                container = await self._store.containers.get(container.id)
+                if not can_be_stopped(container):
+                    return
+            docker_id = container.docker_id or ""
+            stopping = guest_containers.stop(self._link(container), docker_id, timeout_s, signal)
+            if not await self._turns.unless_removed(container.id, stopping):
+                return
+            if not await self._watch.settle(container.id):
+                raise Unavailable(
+                    f"{container.name} was stopped, but its end is not written down yet",
+                    details="the database does not take it, or Docker in the VM does not tell",
+                    resolution="the manager goes on trying, and its log says what is in the way; "
+                    f"look again: `warmboot inspect {container.name}`",
+                )
+
+    async def kill(self, ref: str, signal: str) -> None:
+        """Not within the lock: it also ends one that somebody waits for to stop."""
+        container = await self.get(ref)
+        check_runs(container)
+        assert container.docker_id is not None
+        if self._host.unresponsive(container.vm_id) and signal in ("SIGKILL", "9"):
+            await self._unresponsive.end(container)
+            return
+        await guest_containers.kill(self._link(container), container.docker_id, signal)
+        if signal in ("SIGKILL", "9"):
+            await self._watch.settle(container.id)
+
+    async def restart(self, ref: str, timeout_s: float | None = None) -> None:
+        container = await self.get(ref)
+        # One that is to be removed at its end is kept until then, as for somebody who reads it.
+        with self._watch.streaming(container.id):
+            await self.stop(ref, timeout_s)
+            await self.start(ref)
+
+    async def delete(self, ref: str, *, force: bool = False) -> None:
+        container = await self.get(ref)
+        if not force and container.state in (ContainerState.RUNNING, ContainerState.CREATING):
+            raise InUse(
+                f"{container.name} is {container.state}",
+                resolution=f"stop it first (`warmboot stop {container.name}`), "
+                f"or `warmboot rm -f {container.name}`",
+            )
+        await self.remove(container.id)
+
+    async def remove(self, container_id: UUID) -> None:
+        """Give back everything the container has, whatever it is doing. Idempotent."""
+        with contextlib.suppress(IllegalTransition, NotFound):  # somebody else deletes it too
+            # First of all: nobody can begin anything with it from here on.
+            await self._store.containers.set_state(container_id, ContainerState.DELETING)
+            await self._events.emit("container.deleting", container_id)
+        async with self._turns.last_turn(container_id):
+            # Within it: a start that had its turn may just have begun to bring it up.
+            await self._tasks.cancel(_bring_up_key(container_id))
+            await self._watch.stop(container_id)
+            with contextlib.suppress(NotFound):
+                await self._give_back(await self._store.containers.get(container_id))
+
+    async def _give_back(self, container: Container) -> None:
+        for record in await self._store.vms.of_owner(container.id):
+            await self._host.destroy(record.id, slot_of(record))
+            await self._store.vms.remove(record.id)
+        await self._store.snapshots.release(str(container.id))
+        await self._host.boot_logs.forget(container.id)
+        self._gone[container.id] = self._watch.last_seen(container)
+        while len(self._gone) > _REMEMBERED:
+            self._gone.popitem(last=False)
+        await self._store.containers.remove(container.id)
+        await self._events.emit("container.deleted", container.id)
+        await self._garbage.collect_released()
+
+    # -- output and sessions -------------------------------------------------------------------
+
+    async def logs(
+        self,
+        ref: str,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        timestamps: bool = False,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> AsyncIterator[LogChunk]:
+        container = await self._with_docker(ref)
+        assert container.docker_id is not None
+        times = log_times(since, until)
+        options = {"follow": int(follow), "timestamps": int(timestamps), **times}
+        options["tail"] = "all" if tail is None else tail
+        with self._watch.streaming(container.id):
+            pieces = guest_containers.logs(
+                self._link(container),
+                container.docker_id,
+                tty=container.spec.tty,
+                options=options,
+            )
+            async with contextlib.aclosing(pieces):
+                async for number, data in pieces:
+                    yield LogChunk(Stream.STDERR if number == 2 else Stream.STDOUT, data)
+
+    async def boot_log(self, ref: str) -> bytes:
+        container = await self.get(ref)
+        logs = self._host.boot_logs
+        for record in await self._store.vms.of_owner(container.id):
+            if text := await logs.of_vm(record.id):
+                return text
+        return await logs.kept(container.id)
+
+    async def exec(self, ref: str, spec: ExecSpec) -> Session:
+        container = await self._with_docker(ref)
+        check_runs(container)
+        assert container.docker_id is not None
+        return await exec_session(self._link(container), container.docker_id, spec)
+
+    async def attach(self, ref: str, *, logs: bool = True) -> Session:
+        container = await self._with_docker(ref)
+        assert container.docker_id is not None
+        return await attach_session(
+            self._link(container),
+            container.docker_id,
+            tty=container.spec.tty,
+            stdin=container.spec.stdin_open,
+            logs=logs,
+            streaming=self._watch.streaming(container.id),
+        )
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _begin(self, asked: Asked) -> None:
+        again = False
+
+        async def work() -> None:
+            nonlocal again
+            # What an earlier round has left is found in the store.
+            wanted, again = replace(asked, fresh=None) if again else asked, True
+            await self._bring_up(wanted)
+            self._watch.start(asked.container_id)
+            # A boot that failed has given back its lease, perhaps the last one.
+            await self._garbage.collect_released()
+
+        key = _bring_up_key(asked.container_id)
+        self._tasks.keep_going(Work.BRING_UP, key, work, asked.turn.over)
+
+    async def _start_again(self, container: Container) -> None:
+        assert container.docker_id is not None
+        await guest_containers.start(self._link(container), container.docker_id)
+        await self.note_started(container.id)
+
+    async def note_started(self, container_id: UUID) -> None:
+        """An exited container's process has been started again: it is, and is watched."""
+        await state_written_down(
+            self._store,
+            container_id,
+            ContainerState.RUNNING,
+            started_at=datetime.now(UTC),
+            finished_at=None,
+            exit_code=None,
+            error=None,
+        )
+        self._watch.start(container_id)
+        await written_down(
+            f"the start of container {container_id}",
+            lambda: self._events.emit("container.running", container_id),
+        )
+
+    async def _record(self, container: Container) -> VmRecord | None:
+        records = await self._store.vms.of_owner(container.id)
+        return records[0] if records else None
+
+    async def _with_docker(self, ref: str) -> Container:
+        """The container, if it has been created in a VM that is there."""
+        container = await self.get(ref)
+        if container.state is ContainerState.CREATING:
+            container = await self.wait(ref, Until.RUNNING, timeout_s=600)
+        check_has_process(container)
+        if container.vm_id is None or not await self._host.is_alive(container.vm_id):
+            raise vm_gone(container)
+        return container
+
+    def _link(self, container: Container) -> GuestLink:
+        if container.vm_id is None:
+            raise Conflict(f"{container.name} has no VM")
+        check_goes_on(container)
+        return self._host.link(container.vm_id)
+
+    async def _find_even_gone(self, ref: str) -> Container:
+        try:
+            return await self.get(ref)
+        except NotFound:
+            for container in reversed(self._gone.values()):
+                if ref in (str(container.id), container.name):
+                    return container
+            raise
+
+
+def _bring_up_key(container_id: UUID) -> str:
+    return f"bring-up {container_id}"

@@ -1,0 +1,129 @@
+"""A container whose VM is there and does not answer: told, shown, and taken up when it answers.
+
+    (adoption) ──no answer──▶ container.unresponsive ──answers──▶ container.answering, adopted
+                                       │
+                                       └── its process ends, or the user ends it ──▶ gone
+
+The container keeps its state, as nothing of it is known to be lost; meanwhile its ``error`` says
+what to do. Nobody but its user ends it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from uuid import UUID
+
+import structlog
+
+from warmboot.host.agent import HostAgent
+from warmboot.manager.containers.watch_container import WatchContainer
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.stopwatch import Stopwatch
+from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.core.unsettled import Unsettled
+from warmboot.manager.core.write_down import state_written_down, written_down
+from warmboot.model.container import Container, ContainerState
+from warmboot.model.errors import NotFound, VmGone, VmUnresponsive
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+KILLED = 137
+"""The exit code of what SIGKILL has ended, as shells and Docker have it."""
+
+Settle = Callable[[UUID, bool], Awaitable[object]]
+"""Bring a container into agreement with its VM, which answers or (``False``) is gone."""
+
+
+class KeepUnresponsive:
+    def __init__(
+        self,
+        store: Store,
+        host: HostAgent,
+        events: EventLog,
+        tasks: Tasks,
+        watch: WatchContainer,
+        unsettled: Unsettled,
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._events = events
+        self._tasks = tasks
+        self._watch = watch
+        self._unsettled = unsettled
+
+    async def keep(self, container: Container, vm_id: str, settle: Settle) -> None:
+        """Tell it, and have it settled when its VM answers or is gone."""
+        found = self._host.unresponsive(vm_id)
+        assert found is not None
+        error = VmUnresponsive(
+            f"the VM of container {container.name} does not answer",
+            details=f"{found.details}; it is kept, and nothing of it is known to be lost",
+            resolution=found.resolution,
+        )
+        self._unsettled.note(_what(container), error, container.id)
+        await self._store.containers.update(container.id, error=error.as_dict())
+        await self._events.emit("container.unresponsive", container.id, error=error.as_dict())
+        self._tasks.start(_key(container.id), self._until_answers(container, vm_id, settle))
+
+    async def stop(self, container: Container, timeout_s: float) -> None:
+        """Give it this long to answer, or to end by itself, and end it then."""
+
+        async def look() -> bool | None:
+            return True if self._host.unresponsive(container.vm_id) is None else None
+
+        if await self._events.wait_for(look, timeout_s, container.id) is None:
+            await self.end(container)
+
+    async def end(self, container: Container) -> None:
+        """The user wants it ended: its VM goes, its disk is kept. As if SIGKILL had ended it."""
+        await self._tasks.cancel(_key(container.id))
+        await self._watch.forget_vm(container.id)
+        self._unsettled.settled(_what(container), container.id)
+        log.warning(f"Container {container.id} did not answer, and was ended with its VM")
+        await state_written_down(
+            self._store,
+            container.id,
+            ContainerState.EXITED,
+            exit_code=KILLED,
+            error=None,
+            finished_at=datetime.now(UTC),
+        )
+        told = {"exit_code": KILLED, "oom_killed": False}
+        await written_down(
+            f"the exit of container {container.id}",
+            lambda: self._events.emit("container.exited", container.id, **told),
+        )
+        self._watch.start(container.id)  # it may be one that is to be removed at its end
+
+    async def _until_answers(self, container: Container, vm_id: str, settle: Settle) -> None:
+        watch, answers = Stopwatch(), True
+        try:
+            await self._host.until_answers(vm_id)
+        except VmGone:
+            answers = False
+        self._unsettled.settled(_what(container), container.id)
+        with contextlib.suppress(NotFound):  # it was removed
+            if answers:
+                await written_down(
+                    f"that container {container.id} answers",
+                    lambda: self._answers(container, watch),
+                )
+            await settle(container.id, answers)
+
+    async def _answers(self, container: Container, watch: Stopwatch) -> None:
+        log.info(f"Container {container.id} answers again after {watch.elapsed_s:.2f}s")
+        await self._store.containers.update(container.id, error=None)
+        await self._events.emit(
+            "container.answering", container.id, seconds=round(watch.elapsed_s, 4)
+        )
+
+
+def _what(container: Container) -> str:
+    return f"adoption of container {container.name}"
+
+
+def _key(container_id: UUID) -> str:
+    return f"unresponsive {container_id}"

@@ -1,0 +1,246 @@
+"""Watching running containers, so that their state is kept true.
+
+One task a container waits for Docker in the guest to say that the process has ended, or for the VMM
+to be gone; whichever comes first is written down. A container that is to be removed when it has
+ended is removed once its output was read to the end, or a moment later if nobody reads it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from uuid import UUID
+
+import structlog
+
+from warmboot.host import guest_containers
+from warmboot.host.agent import HostAgent
+from warmboot.manager.containers.bring_up import slot_of
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.going_on import Work
+from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.core.write_down import state_written_down, written_down
+from warmboot.model.container import Container, ContainerState
+from warmboot.model.errors import (
+    ContainerError,
+    DiskFull,
+    GuestError,
+    IllegalTransition,
+    NotFound,
+    VmGone,
+    WarmbootError,
+)
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+READ_GRACE_S = 5.0
+"""How long an ended container that is to be removed waits for somebody to read its output."""
+
+READ_LIMIT_S = 600.0
+"""How long it waits for those who are reading it."""
+
+_SETTLE_S = 10.0
+
+
+class ContainerLost(ContainerError):
+    """The VM is there, the container in it is not."""
+
+    code = "container-lost"
+
+
+class _Streams:
+    """How many follow a container's output, and whether anybody ever did."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.idle = asyncio.Event()
+
+
+class WatchContainer:
+    """``remove`` is called with the id of a container that is to go when it has ended."""
+
+    def __init__(
+        self,
+        store: Store,
+        host: HostAgent,
+        events: EventLog,
+        tasks: Tasks,
+        remove: Callable[[UUID], Awaitable[None]],
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._events = events
+        self._tasks = tasks
+        self._remove = remove
+        self._streams: defaultdict[UUID, _Streams] = defaultdict(_Streams)
+        self._last: dict[UUID, Container] = {}
+
+    def start(self, container_id: UUID) -> None:
+        self._tasks.keep_going(
+            Work.WATCH_CONTAINERS, _key(container_id), lambda: self._watch(container_id)
+        )
+
+    async def stop(self, container_id: UUID) -> None:
+        await self._tasks.cancel(_key(container_id))
+        self._streams.pop(container_id, None)
+
+    async def settle(self, container_id: UUID) -> bool:
+        """Wait a moment for an exit that has just happened; whether it is written down."""
+
+        async def ended() -> Container | None:
+            container = await self._store.containers.get(container_id)
+            return None if container.state is ContainerState.RUNNING else container
+
+        try:
+            return await self._events.wait_for(ended, _SETTLE_S, container_id) is not None
+        except NotFound:  # it was to be removed, and is
+            return True
+
+    @contextlib.contextmanager
+    def streaming(self, container_id: UUID) -> Iterator[None]:
+        """Somebody reads the container's output: it is not removed before they have it all."""
+        streams = self._streams[container_id]
+        streams.open += 1
+        try:
+            yield
+        finally:
+            streams.open -= 1
+            if streams.open == 0:
+                streams.idle.set()
+
+    def last_seen(self, container: Container) -> Container:
+        """The container as it was when it ended: for those who asked before it was removed."""
+        return self._last.pop(container.id, container)
+
+    async def _watch(self, container_id: UUID) -> None:
+        who = f"container {container_id}"
+        container = await written_down(who, lambda: self._store.containers.get(container_id))
+        if container.state is not ContainerState.RUNNING:
+            if to_be_removed(container):
+                # Those who wait for it learn why before it goes.
+                await self._read_to_the_end(container_id)
+                await self._remove_ended(container_id)
+            return
+        try:
+            state = await self._until_end(container)
+            ended = await state_written_down(
+                self._store,
+                container_id,
+                ContainerState.EXITED,
+                exit_code=state.exit_code,
+                oom_killed=state.oom_killed,
+                finished_at=datetime.now(UTC),
+            )
+        except (VmGone, ContainerLost) as error:
+            await self.vm_lost(container_id, error)
+            return
+        except (IllegalTransition, NotFound):  # it is being removed
+            return
+        log.info(f"Container {container_id} exited with {ended.exit_code}")
+        told = {"exit_code": ended.exit_code, "oom_killed": ended.oom_killed}
+        await written_down(
+            f"the exit of {who}",
+            lambda: self._events.emit("container.exited", container_id, **told),
+        )
+        if container.spec.auto_remove:
+            self._last[container_id] = ended
+            await self._read_to_the_end(container_id)
+            await written_down(f"the end of {who}", lambda: self._remove_ended(container_id))
+
+    async def _until_end(self, container: Container) -> guest_containers.DockerState:
+        assert container.vm_id is not None
+        assert container.docker_id is not None
+        leaving = asyncio.ensure_future(self._host.wait_gone(container.vm_id))
+        ending = asyncio.ensure_future(self._docker_end(container.vm_id, container.docker_id))
+        try:
+            await asyncio.wait({leaving, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not ending.done() or (leaving.done() and ending.exception() is not None):
+                raise VmGone(
+                    f"the VM of container {container.name} died",
+                    details=f"the VMM process of {container.vm_id} ended unexpectedly",
+                    resolution=f"`warmboot start {container.name}` boots it again on its disk",
+                )
+            return ending.result()
+        finally:
+            for task in (leaving, ending):
+                task.cancel()
+            await asyncio.gather(leaving, ending, return_exceptions=True)
+
+    async def _docker_end(self, vm_id: str, docker_id: str) -> guest_containers.DockerState:
+        while True:
+            try:
+                link = self._host.link(vm_id)
+                await guest_containers.wait(link, docker_id)
+                state = await guest_containers.inspect(link, docker_id)
+            except NotFound as error:
+                raise ContainerLost(
+                    "Docker in the VM does not know the container any more",
+                    details=error.details,
+                    resolution="remove it (`warmboot rm`), and run it again",
+                ) from error
+            except (GuestError, ContainerError, DiskFull) as error:
+                # The connection broke. If the VM is dying, its end decides; else ask again.
+                log.warning("lost sight of a container", vm=vm_id, error=error.details)
+                await asyncio.sleep(1.0)
+                continue
+            if not state.running:
+                return state
+
+    async def vm_lost(self, container_id: UUID, error: WarmbootError) -> None:
+        """Its VM is no more: it has failed, and keeps its disk."""
+        what = f"the failure of container {container_id}"
+        log.error(f"Container {container_id} failed: {error.brief}")
+        try:
+            await written_down(what, lambda: self.forget_vm(container_id))
+        except (WarmbootError, OSError) as trouble:
+            # Its record stays: the next start or removal gives back what is left of the VM.
+            log.error("a dead VM was not cleared away", of=str(container_id), error=str(trouble))
+        with contextlib.suppress(IllegalTransition, NotFound):
+            await state_written_down(
+                self._store,
+                container_id,
+                ContainerState.FAILED,
+                error=error.as_dict(),
+                vm_id=None,
+                finished_at=datetime.now(UTC),
+            )
+            await written_down(
+                what,
+                lambda: self._events.emit("container.failed", container_id, error=error.as_dict()),
+            )
+
+    async def forget_vm(self, container_id: UUID) -> None:
+        """Give back what a dead VM had, but for its disk."""
+        for record in await self._store.vms.of_owner(container_id):
+            await self._host.destroy(record.id, slot_of(record), keep_folder=True)
+            await self._store.vms.update(record.id, handle=None, slot=None)
+
+    async def _read_to_the_end(self, container_id: UUID) -> None:
+        streams = self._streams[container_id]
+        if streams.open:
+            streams.idle.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READ_LIMIT_S if streams.open else READ_GRACE_S):
+                await streams.idle.wait()
+
+    async def _remove_ended(self, container_id: UUID) -> None:
+        with contextlib.suppress(NotFound):
+            container = await self._store.containers.get(container_id)
+            # It may have been started again; or its removal have begun, and failed half-way.
+            if to_be_removed(container) or container.state is ContainerState.DELETING:
+                await self._remove(container_id)
+
+
+def to_be_removed(container: Container) -> bool:
+    """Whether it has ended for good: it exited, or could not even be started."""
+    never_ran = container.state is ContainerState.FAILED and container.started_at is None
+    ended = never_ran or container.state is ContainerState.EXITED
+    return container.spec.auto_remove and ended
+
+
+def _key(container_id: UUID) -> str:
+    return f"watch {container_id}"

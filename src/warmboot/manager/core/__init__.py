@@ -1,0 +1,1 @@
+"""What all use cases need: sagas, events, background work, admission of boots."""

@@ -1,0 +1,276 @@
+"""Collecting garbage: what ``choose_garbage`` points out is removed, as a journaled saga.
+
+    look ─▶ retire ─▶ released ─▶ leftovers ─▶ caches
+    what    unused    files and   what is      down to
+    may go  → deleted rows gone   nobody's     the budget
+
+No step needs an undo: each thing goes whole or stays, and what a killed manager did not come to is
+found by the next collection. A snapshot is marked deleted by a guarded update, so a boot that
+leases it at the same moment either has it or gets another; its files go only when no lease is left,
+and then none can come. What lies about is asked for its owner again right before it goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from warmboot.engine.containerd import RestoreCopies
+from warmboot.host.agent import HostAgent
+from warmboot.host.disks import free_bytes
+from warmboot.host.survey import DiskSurvey
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
+from warmboot.manager.garbage.choose_garbage import Limits, Seen, active_count, choose_garbage
+from warmboot.model.errors import InUse
+from warmboot.model.garbage import Cached, Garbage, Kind, Why
+from warmboot.model.garbage import Collection as Collected
+from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+SUBJECT = "garbage"
+
+
+class CollectGarbage:
+    """Implements ``ports.Garbage``. ``busy`` tells which snapshots are just being worked on.
+
+    ``images`` is held while image folders are removed: whoever registers one holds it too.
+    ``restores`` knows what restores of workers have left on the engine's machine.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        host: HostAgent,
+        runner: SagaRunner,
+        events: EventLog,
+        limits: Limits,
+        images: asyncio.Lock,
+        busy: Callable[[], Collection[UUID]] = frozenset,
+        restores: RestoreCopies | None = None,
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._survey = DiskSurvey(host.config.root)
+        self._runner = runner
+        self._events = events
+        self._limits = limits
+        self._images = images
+        self._busy = busy
+        self._restores = restores
+        self._one_at_a_time = asyncio.Lock()
+        self._files = asyncio.Lock()
+        self.saga = Saga(
+            "collect-garbage",
+            (
+                Step("look", self._look),
+                Step("retire", self._retire_all),
+                Step("released", self._released),
+                Step("leftovers", self._leftovers),
+                Step("caches", self._caches),
+            ),
+        )
+
+    async def collect(self, *, dry_run: bool = False) -> Collected:
+        """Remove all that may go, or only say what that is."""
+        if dry_run:
+            chosen, _ = await self._choose(self._limits)
+            return Collected(True, chosen)
+        started = time.monotonic()
+        async with self._one_at_a_time:
+            live: dict[str, Any] = {"removed": [], "kept": []}
+            context = await self._runner.run(self.saga, SUBJECT, {}, live)
+        done = Collected(
+            False,
+            tuple(context.live["removed"]),
+            tuple(context.live["kept"]),
+            round(time.monotonic() - started, 3),
+        )
+        log.info(f"Collected {len(done.removed)} things, {done.freed_bytes >> 20} MiB")
+        await self._events.emit(
+            "garbage.collected",
+            SUBJECT,
+            removed=len(done.removed),
+            kept=len(done.kept),
+            freed_bytes=done.freed_bytes,
+            reasons=done.by_reason,
+            seconds=done.seconds,
+        )
+        return done
+
+    async def collect_released(self) -> list[UUID]:
+        """Remove every deleted snapshot that is not leased, files first, then the row; which."""
+        async with self._files:
+            gone = []
+            for snapshot in await self._store.snapshots.list(include_deleted=True):
+                if snapshot.state is SnapshotState.DELETED and await self._give_back(snapshot):
+                    gone.append(snapshot.id)
+            if gone:
+                await self._evict_unpacked_of_nobody()
+            return gone
+
+    async def _evict_unpacked_of_nobody(self) -> None:
+        """What was unpacked of a snapshot that is gone is of no use any more."""
+        known = {s.id for s in await self._store.snapshots.list()}
+        await self._host.cache.evict(sys.maxsize, known=known)
+
+    async def make_room(self) -> None:
+        """Have the least used snapshot go if a further one would be too many.
+
+        Nothing goes where that would not be enough.
+        """
+        limits = replace(self._limits, unused_after=None, room_for=1)
+        chosen, seen = await self._choose(limits)
+        over = [one for one in chosen if one.why is Why.OVER_LIMIT]
+        if not over or active_count(seen.snapshots) - len(over) >= limits.max_active:
+            return
+        for one in over:
+            await self._retire(one, seen)
+        await self.collect_released()
+
+    async def drop_image_folder(self, folder: Path) -> None:
+        """Remove an image's folder unless an image has it or a VM needs it.
+
+        The caller holds ``images``, or is the only one.
+        """
+        if folder.name not in (await self._known())[Kind.IMAGE_FOLDER]:
+            await self._host.remove_image_folder(folder)
+
+    async def sweep(self) -> None:
+        """Remove, before the first request, all that an earlier manager has left."""
+        lying = await self._survey.look()
+        known = await self._known()
+        for one in lying:
+            unowned = one.owner not in known.get(one.kind, ())
+            if unowned and one.kind is not Kind.ARCHIVE:
+                await self._survey.remove(one)
+        await self._evict_unpacked_of_nobody()
+
+    # -- looking -------------------------------------------------------------------------------
+
+    async def _choose(self, limits: Limits) -> tuple[tuple[Garbage, ...], Seen]:
+        now = datetime.now(UTC)
+        lying = await self._survey.look()  # first: see the survey
+        if self._restores is not None:
+            lying += await asyncio.to_thread(self._restores.look)
+        entries = await self._host.cache.entries()
+        snapshots = await self._store.snapshots.list(include_deleted=True)
+        leased = [s.id for s in snapshots if await self._store.snapshots.leases(s.id)]
+        seen = Seen(
+            snapshots=snapshots,
+            leased=frozenset(leased),
+            busy=frozenset(self._busy()),
+            lying=lying,
+            known=await self._known(),
+            sizes={o.owner: o.size_bytes for o in lying if o.kind is Kind.SNAPSHOT_FOLDER},
+            caches=[
+                Cached(e.path, e.size_bytes, e.last_used, e.in_use, str(e.snapshot_id))
+                for e in entries
+            ],
+            free_bytes=free_bytes(self._host.config.root),
+        )
+        return choose_garbage(seen, limits, now), seen
+
+    async def _known(self) -> dict[Kind, Collection[str]]:
+        """The owners of things on the disk: a row, or an operation that is under way."""
+        operations = await self._store.operations.list()
+        snapshots = await self._store.snapshots.list(include_deleted=True)
+        images = await self._store.images.list()
+        containers = await self._store.containers.list()
+        records = await self._store.vms.list()
+        vms = {record.id for record in records}
+        needed = {path.parent.name for record in records for path in record.spec.files}
+        ids = {str(snapshot.id) for snapshot in snapshots}
+        creating = [s for s in snapshots if s.state is SnapshotState.CREATING]
+        return {
+            Kind.SNAPSHOT_FOLDER: ids,
+            Kind.HALF_BUILT: {str(snapshot.id) for snapshot in creating},
+            Kind.CACHE: {str(s.id) for s in snapshots if s.state is not SnapshotState.DELETED},
+            # What an image had before its agent was renewed may be under a VM's disk.
+            Kind.IMAGE_FOLDER: {image.path.name for image in images} | needed,
+            Kind.EMPTY_FOLDER: {str(image.id) for image in images},
+            Kind.VM_FOLDER: vms | {str(operation.data.get("vm_id")) for operation in operations},
+            Kind.ARCHIVE: {c.spec.archive for c in containers if c.spec.archive},
+        }
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    async def _look(self, context: Context) -> None:
+        chosen, seen = await self._choose(self._limits)
+        context.live["chosen"], context.live["seen"] = chosen, seen
+        context.data["things"] = len(chosen)
+
+    async def _retire_all(self, context: Context) -> None:
+        for one in context.live["chosen"]:
+            if one.why in (Why.UNUSED, Why.OVER_LIMIT):
+                await self._retire(one, context.live["seen"])
+
+    async def _released(self, context: Context) -> None:
+        gone = set(await self.collect_released())
+        for one in context.live["chosen"]:
+            if one.kind is Kind.SNAPSHOT:
+                is_gone = one.snapshot_id in gone or not one.path.exists()
+                context.live["removed" if is_gone else "kept"].append(one)
+
+    async def _leftovers(self, context: Context) -> None:
+        for one in context.live["chosen"]:
+            if one.kind not in (Kind.SNAPSHOT, Kind.CACHE):
+                gone = await self._remove(one, context.live["seen"])
+                context.live["removed" if gone else "kept"].append(one)
+
+    async def _caches(self, context: Context) -> None:
+        gone = await self._evict(context.live["chosen"], context.live["seen"])
+        for one in context.live["chosen"]:
+            if one.kind is Kind.CACHE:
+                context.live["removed" if one.path in gone else "kept"].append(one)
+
+    async def _retire(self, one: Garbage, seen: Seen) -> None:
+        snapshot = next(s for s in seen.snapshots if s.id == one.snapshot_id)
+        if await self._store.snapshots.retire(snapshot):
+            log.info(f"Runtime snapshot {snapshot.id} goes: {one.why.phrase}")
+            await self._events.emit("runtime-snapshot.deleted", snapshot.id, why=one.why)
+
+    async def _give_back(self, snapshot: RuntimeSnapshot) -> bool:
+        if await self._store.snapshots.leases(snapshot.id):
+            return False  # nobody else can lease it any more: it is deleted
+        try:
+            await self._host.files.discard(snapshot.runtime_image_id, snapshot.id)
+            await self._store.snapshots.purge(snapshot.id)
+        except InUse:  # referenced otherwise; the next round sees to it
+            return False
+        except OSError as error:  # the row stays, so the next round tries again
+            log.error("a deleted snapshot's files stay", of=str(snapshot.id), error=str(error))
+            return False
+        return True
+
+    async def _remove(self, one: Garbage, seen: Seen) -> bool:
+        """Whether it is gone. It is asked once more whether it is anybody's."""
+        found = next(lying for lying in seen.lying if lying.path == one.path)
+        if one.kind is Kind.RESTORE_COPY and self._restores is not None:
+            return await asyncio.to_thread(self._restores.remove, found)
+        exclusive = self._images if one.kind is Kind.IMAGE_FOLDER else contextlib.nullcontext()
+        async with exclusive:
+            if found.owner in (await self._known()).get(one.kind, ()):
+                return False
+            return await self._survey.remove(found)
+
+    async def _evict(self, chosen: Collection[Garbage], seen: Seen) -> set[object]:
+        """The chosen cache files go, by the cache's own rule; which paths are gone."""
+        going = {one.path for one in chosen if one.kind is Kind.CACHE}
+        if not going:
+            return set()
+        stay = sum(one.size_bytes for one in seen.caches if one.path not in going)
+        known = {UUID(owner) for owner in seen.known[Kind.CACHE]}
+        return {entry.path for entry in await self._host.cache.evict(stay, known=known)}

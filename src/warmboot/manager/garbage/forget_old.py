@@ -1,0 +1,27 @@
+"""What is kept for a while only: answers to requests with an idempotency key, sagas' journals."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+from warmboot.manager.core.going_on import Failed, Work, one_round
+from warmboot.store import Store
+
+ANSWERS_KEPT = timedelta(hours=24)
+JOURNAL_KEPT = timedelta(days=7)
+EVERY_S = 600.0
+
+
+async def forget_old(store: Store, now: datetime | None = None) -> None:
+    """Forget what has been kept long enough."""
+    now = now or datetime.now(UTC)
+    await store.idempotency.purge(now - ANSWERS_KEPT)
+    await store.operations.purge(now - JOURNAL_KEPT)
+
+
+async def keep_forgetting(store: Store, failed: Failed) -> None:
+    """``forget_old`` at once and every ten minutes, until cancelled."""
+    while True:
+        await one_round(Work.FORGET_OLD, forget_old(store), failed)
+        await asyncio.sleep(EVERY_S)

@@ -1,0 +1,1 @@
+"""Runtime images: registered, checked, chosen, and their guest agent renewed."""

@@ -1,0 +1,1 @@
+"""Runtime snapshots: built, checked, compressed, rebuilt."""

@@ -1,0 +1,179 @@
+"""Changing how a ready snapshot's memory is stored: compressed or plain, as a journaled saga.
+
+    change ─────▶ note
+    the files     sizes and form in the row
+
+The files change by one rename (``host.memory_forms``), so a kill at any point leaves one whole
+form. Undoing, therefore, is not going back: what broke off is tidied away, and the row is told
+which form there is. Boots go on meanwhile, from the old form until the new one is whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from warmboot.host.agent import HostAgent
+from warmboot.host.disks import os_error
+from warmboot.host.snapshot_files import memory_metadata
+from warmboot.host.snapshot_manifest import load_manifest
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.one_at_a_time import OneAtATime
+from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
+from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.snapshots.choose_form import Form, form_of
+from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
+from warmboot.model.errors import (
+    Conflict,
+    IllegalTransition,
+    NotFound,
+    SnapshotDamaged,
+    WarmbootError,
+)
+from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+class CompressSnapshot:
+    """Implements ``ports.SnapshotForms``; ``change`` is for who waits. One changes at a time."""
+
+    def __init__(
+        self,
+        store: Store,
+        host: HostAgent,
+        runner: SagaRunner,
+        events: EventLog,
+        tasks: Tasks,
+        health: SnapshotHealth,
+        turn: OneAtATime,
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._runner = runner
+        self._events = events
+        self._tasks = tasks
+        self._health = health
+        self._turn = turn
+        self._changing: set[UUID] = set()
+        self.sagas = tuple(
+            Saga(
+                f"{verb}-snapshot",
+                (Step("change", self._change, self._settle), Step("note", self._note)),
+            )
+            for verb in ("compress", "unpack")
+        )
+
+    async def compress(self, snapshot_id: UUID) -> None:
+        """Begin; ``runtime-snapshot.compressed`` or ``.compress-failed`` tells how it went."""
+        await self._begin(snapshot_id, Form.COMPRESSED)
+
+    async def unpack(self, snapshot_id: UUID) -> None:
+        """Begin; ``runtime-snapshot.unpacked`` or ``.unpack-failed`` tells how it went."""
+        await self._begin(snapshot_id, Form.PLAIN)
+
+    async def _begin(self, snapshot_id: UUID, form: Form) -> None:
+        await self._ready(snapshot_id)
+        if snapshot_id in self._changing:
+            raise Conflict(
+                f"the runtime snapshot {snapshot_id} is being compressed or unpacked already",
+                resolution="wait until that is done",
+            )
+        self._changing.add(snapshot_id)
+        self._tasks.start(f"form {snapshot_id}", self.change(snapshot_id, form))
+
+    async def change(self, snapshot_id: UUID, form: Form) -> None:
+        """Have it in ``form``. An event tells so, or what failed: then the old one stays."""
+        saga = self.sagas[0 if form is Form.COMPRESSED else 1]
+        live: dict[str, Any] = {"form": form}
+        self._changing.add(snapshot_id)
+        try:
+            async with self._turn(snapshot_id):
+                snapshot = await self._ready(snapshot_id)
+                live["snapshot"] = snapshot
+                if form_of(snapshot) is form:  # somebody was faster, and who waits wants to know
+                    live["changed"] = snapshot
+                else:
+                    await self._host.ensure_room(_needed_bytes(snapshot, form))
+                    await self._runner.run(saga, str(snapshot_id), {"form": form.value}, live)
+        except OSError as error:
+            await self._failed(snapshot_id, form, os_error(error))
+        except WarmbootError as error:
+            await self._failed(snapshot_id, form, error)
+        finally:
+            self._changing.discard(snapshot_id)
+        if "changed" in live:  # who hears of it may ask for the next change at once
+            await self._tell(form, live["snapshot"], live["changed"])
+
+    async def _ready(self, snapshot_id: UUID) -> RuntimeSnapshot:
+        snapshot = await self._store.snapshots.get(snapshot_id)
+        if snapshot.state is not SnapshotState.READY:
+            raise IllegalTransition(
+                f"the runtime snapshot {snapshot_id} is {snapshot.state}",
+                details="only one that is ready is compressed or unpacked",
+                resolution="see `warmboot snapshot ls`",
+            )
+        return snapshot
+
+    async def _failed(self, snapshot_id: UUID, form: Form, error: WarmbootError) -> None:
+        try:
+            snapshot = await self._ready(snapshot_id)
+        except (NotFound, IllegalTransition):  # deleted or set aside meanwhile: nobody minds
+            return
+        log.error(f"Runtime snapshot {snapshot_id} could not be {form}: {error.brief}")
+        told = error.as_dict()
+        if form is Form.COMPRESSED:
+            await self._events.emit("runtime-snapshot.compress-failed", snapshot_id, error=told)
+        else:
+            await self._events.emit("runtime-snapshot.unpack-failed", snapshot_id, error=told)
+        if isinstance(error, SnapshotDamaged):
+            await self._health.failed(snapshot, error)
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    async def _change(self, context: Context) -> None:
+        snapshot: RuntimeSnapshot = context.live["snapshot"]
+        files = self._host.files
+        change = files.compress if context.live["form"] is Form.COMPRESSED else files.unpack
+        await change(snapshot.snapshot_path)
+
+    async def _note(self, context: Context) -> None:
+        context.live["changed"] = await self._agree(context.live["snapshot"])
+
+    async def _tell(self, form: Form, was: RuntimeSnapshot, now: RuntimeSnapshot) -> None:
+        log.info(f"Runtime snapshot {now.id} is {form}")
+        sizes = {
+            "size_bytes": now.metadata.get("size_bytes"),
+            "was_bytes": was.metadata.get("size_bytes"),
+        }
+        if form is Form.COMPRESSED:
+            await self._events.emit("runtime-snapshot.compressed", now.id, **sizes)
+        else:
+            await self._events.emit("runtime-snapshot.unpacked", now.id, **sizes)
+
+    async def _settle(self, context: Context) -> None:
+        """One form stays, and the row says which."""
+        with contextlib.suppress(NotFound, SnapshotDamaged):  # removed, or the next check says so
+            snapshot = await self._store.snapshots.get(UUID(context.subject_id))
+            if snapshot.state is not SnapshotState.DELETED:
+                await self._host.files.tidy(snapshot.snapshot_path)
+                await self._agree(snapshot)
+
+    async def _agree(self, snapshot: RuntimeSnapshot) -> RuntimeSnapshot:
+        path = snapshot.snapshot_path
+        manifest = await asyncio.to_thread(load_manifest, path)
+        sizes = await asyncio.to_thread(memory_metadata, manifest, path)
+        return await self._store.snapshots.update_metadata(snapshot.id, sizes)
+
+
+def _needed_bytes(snapshot: RuntimeSnapshot, form: Form) -> int:
+    """What the new form takes beside the old one, as far as is known; compressed, half."""
+    known = snapshot.metadata
+    if form is Form.COMPRESSED:
+        return int(known.get("mem_stored_bytes") or 0) // 2
+    return int(known.get("mem_nonzero_bytes") or known.get("mem_size_bytes") or 0)

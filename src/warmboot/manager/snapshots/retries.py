@@ -1,0 +1,86 @@
+"""Rebuilds that the manager began by itself and that failed: counted in the database, with the time
+before which no other begins. So neither a restart nor a crash makes it try more often.
+
+Only what speaks against the snapshot is counted: a full disk or a damaged runtime image puts a
+rebuild off, however often.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import structlog
+
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.snapshots.plan_rebuilds import RetryPolicy
+from warmboot.model.errors import DiskFull, ImageDamaged, NotFound, Unavailable, WarmbootError
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+NO_VERDICT = (DiskFull, ImageDamaged, Unavailable)
+"""These errors say nothing about the snapshot that was to be built: its time will come."""
+
+
+async def note_failed_build(
+    store: Store, events: EventLog, policy: RetryPolicy, snapshot_id: UUID, error: WarmbootError
+) -> None:
+    """``snapshot_id`` is the one that was to be replaced, or a first one that could not be built.
+
+    Told as ``runtime-snapshot.retry``, or as ``runtime-snapshot.given-up`` after the last attempt.
+    What is no failure of the snapshot's is not counted, and told as ``runtime-snapshot.put-off``.
+    """
+    if isinstance(error, NO_VERDICT):
+        await _put_off(store, events, policy, snapshot_id, error)
+        return
+    try:
+        failures = (await store.snapshots.get(snapshot_id)).rebuild_failures + 1
+        pause = policy.pause_after(failures)
+        not_before = None if failures >= policy.attempts else datetime.now(UTC) + pause
+        await store.snapshots.record_rebuild_failure(snapshot_id, not_before)
+    except NotFound:  # deleted meanwhile: nobody wants it any more
+        return
+    if not_before is not None:
+        pause_s = round(pause.total_seconds())
+        log.warning(f"Runtime snapshot {snapshot_id} will be rebuilt again in {pause_s} s")
+        await events.emit(
+            "runtime-snapshot.retry",
+            snapshot_id,
+            failures=failures,
+            not_before=not_before.isoformat(),
+            error=error.as_dict(),
+        )
+        return
+    command = f"`warmboot snapshot rebuild {snapshot_id}`"
+    log.error(
+        f"Runtime snapshot {snapshot_id} could not be rebuilt {failures} times: "
+        f"{error.brief}. It is given up; when the cause is removed: {command}"
+    )
+    told = error.as_dict()
+    told["resolution"] = ". ".join(filter(None, (error.resolution, f"then {command}")))
+    await events.emit("runtime-snapshot.given-up", snapshot_id, failures=failures, error=told)
+
+
+async def tell_put_off(
+    events: EventLog, snapshot_id: UUID, error: WarmbootError, not_before: datetime | None = None
+) -> None:
+    """A rebuild has to wait, until ``not_before`` or as long as its cause lasts."""
+    log.warning(f"Runtime snapshot {snapshot_id} is rebuilt later: {error.brief}")
+    await events.emit(
+        "runtime-snapshot.put-off",
+        snapshot_id,
+        not_before=not_before and not_before.isoformat(),
+        error=error.as_dict(),
+    )
+
+
+async def _put_off(
+    store: Store, events: EventLog, policy: RetryPolicy, snapshot_id: UUID, error: WarmbootError
+) -> None:
+    not_before = datetime.now(UTC) + policy.pause_without_verdict
+    try:
+        await store.snapshots.put_off_rebuild(snapshot_id, not_before, error.code)
+    except NotFound:  # deleted meanwhile
+        return
+    await tell_put_off(events, snapshot_id, error, not_before)

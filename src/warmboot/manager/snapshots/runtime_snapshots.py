@@ -1,0 +1,219 @@
+"""Runtime snapshots, as the API offers them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+from warmboot.host.agent import HostAgent
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.going_on import Work
+from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.garbage.choose_garbage import active_count
+from warmboot.manager.garbage.collect_garbage import CollectGarbage
+from warmboot.manager.snapshots.build_snapshot import BuildSnapshot
+from warmboot.manager.snapshots.plan_rebuilds import RetryPolicy
+from warmboot.manager.snapshots.retries import note_failed_build
+from warmboot.model.errors import Conflict, IllegalTransition, NotFound, NotSupported
+from warmboot.model.runtime_snapshot import (
+    BuildCause,
+    RuntimeSnapshot,
+    SnapshotState,
+    check_weight,
+)
+from warmboot.model.shapes import Shape
+from warmboot.model.snapshot_fit import Fit, fit_of
+from warmboot.store import Store
+
+
+class RuntimeSnapshots:
+    """Implements ``ports.RuntimeSnapshots``."""
+
+    def __init__(
+        self,
+        store: Store,
+        host: HostAgent,
+        events: EventLog,
+        tasks: Tasks,
+        build: BuildSnapshot,
+        garbage: CollectGarbage,
+        *,
+        default_shape: Shape,
+        max_active: int,
+        on_built: Callable[[], None] = lambda: None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._events = events
+        self._tasks = tasks
+        self._build = build
+        self._garbage = garbage
+        self._default_shape = default_shape
+        self._max_active = max_active
+        self._on_built = on_built
+        self._retry = retry or RetryPolicy()
+        self._beginning = asyncio.Lock()
+
+    async def list(self, *, include_deleted: bool = False) -> Sequence[RuntimeSnapshot]:
+        return await self._store.snapshots.list(include_deleted=include_deleted)
+
+    async def get(self, snapshot_id: UUID) -> RuntimeSnapshot:
+        return await self._store.snapshots.get(snapshot_id)
+
+    async def fit(self, snapshot: RuntimeSnapshot) -> Fit:
+        """Whether it can be used on this host as it is now, and why not."""
+        return fit_of(snapshot, (await self._host.probe()).host)
+
+    async def create(
+        self,
+        runtime_image_id: UUID,
+        shape: Shape | None,
+        *,
+        cause: BuildCause = BuildCause.REQUESTED,
+    ) -> UUID:
+        """Begin another version; if one of this image and shape is being made already, that one.
+
+        A rebuild is not meant by this: it takes the place of another.
+        """
+        wanted = shape or self._default_shape
+        self._host.capacity().check(wanted, self._default_shape)
+        async with self._beginning:
+            for other in await self._store.snapshots.for_image(runtime_image_id, wanted):
+                if other.state is SnapshotState.CREATING and other.replaces is None:
+                    return other.id
+            await self._host.ensure_room()  # before another one goes to make a place
+            await self._check_capacity()
+            return await self._begin(runtime_image_id, wanted, None, cause)
+
+    async def ensure(self, runtime_image_id: UUID) -> tuple[UUID, bool]:
+        """A snapshot of the default shape, in whatever state: its id, and whether it was begun."""
+        known = await self._store.snapshots.for_image(runtime_image_id, self._default_shape)
+        if known:
+            return known[0].id, False
+        cause = BuildCause.REGISTERED
+        return await self.create(runtime_image_id, None, cause=cause), True
+
+    async def set_traits(
+        self, snapshot_id: UUID, *, weight: float | None = None, pinned: bool | None = None
+    ) -> RuntimeSnapshot:
+        """``Conflict`` if it was deleted, ``InvalidRequest`` on a bad weight, ``NotFound``."""
+        checked = None if weight is None else check_weight(weight)
+        changed = await self._store.snapshots.set_traits(snapshot_id, weight=checked, pinned=pinned)
+        await self._events.emit(
+            "runtime-snapshot.changed", snapshot_id, weight=changed.weight, pinned=changed.pinned
+        )
+        return changed
+
+    async def rebuild(self, snapshot_id: UUID) -> UUID:
+        """The old one serves until its successor is ready; one rebuild at a time.
+
+        As a user has ordered it, what failed before is forgotten.
+        """
+        new_id = await self.rebuild_for(snapshot_id, BuildCause.REQUESTED)
+        await self._store.snapshots.forget_rebuild_failures(snapshot_id)
+        return new_id
+
+    async def rebuild_for(self, snapshot_id: UUID, cause: BuildCause) -> UUID:
+        async with self._beginning:
+            return await self._rebuild(snapshot_id, cause)
+
+    async def _rebuild(self, snapshot_id: UUID, cause: BuildCause) -> UUID:
+        old = await self._store.snapshots.get(snapshot_id)
+        if old.state in (SnapshotState.CREATING, SnapshotState.DELETED):
+            raise IllegalTransition(
+                f"the runtime snapshot {snapshot_id} is {old.state}: it cannot be rebuilt",
+                resolution="`warmboot snapshot create` builds a new one",
+            )
+        for other in await self._store.snapshots.for_image(old.runtime_image_id):
+            if other.replaces == snapshot_id and other.state is SnapshotState.CREATING:
+                raise Conflict(
+                    f"the runtime snapshot {snapshot_id} is being rebuilt already",
+                    details=f"its successor is {other.id}",
+                )
+        return await self._begin(old.runtime_image_id, old.shape, snapshot_id, cause)
+
+    async def delete(self, snapshot_id: UUID) -> None:
+        snapshot = await self._store.snapshots.get(snapshot_id)
+        if snapshot.state is SnapshotState.DELETED:
+            raise NotFound(f"there is no runtime snapshot {snapshot_id} (it was deleted)")
+        await self._store.snapshots.set_state(snapshot_id, SnapshotState.DELETED)
+        await self._tasks.cancel(_key(snapshot_id))
+        await self._events.emit("runtime-snapshot.deleted", snapshot_id)
+        if snapshot.state is SnapshotState.CREATING and snapshot.cause.automatic:
+            await self._was_stopped(snapshot)
+        await self._garbage.collect_released()
+
+    async def _was_stopped(self, rebuild: RuntimeSnapshot) -> None:
+        """Somebody did not want it now: the next one by itself is not begun at once."""
+        if rebuild.replaces is not None:
+            stopped = Conflict("the rebuild was deleted while it was made")
+            await note_failed_build(
+                self._store, self._events, self._retry, rebuild.replaces, stopped
+            )
+        self._on_built()
+
+    def resume(self, snapshot_id: UUID) -> None:
+        """Build (again) a snapshot that is in ``creating``."""
+
+        async def work() -> None:
+            await self._build(snapshot_id)
+            self._on_built()
+            await self._garbage.collect_released()
+
+        self._tasks.keep_going(Work.BUILD_SNAPSHOTS, _key(snapshot_id), work)
+
+    async def _begin(
+        self, image_id: UUID, shape: Shape, replaces: UUID | None, cause: BuildCause
+    ) -> UUID:
+        await self._host.ensure_room()
+        probe = await self._host.probe()
+        if not probe.capabilities.snapshots or not probe.usable:
+            raise NotSupported(
+                "this host cannot build snapshots",
+                details="; ".join(problem.brief for problem in probe.problems),
+                resolution="see `warmboot doctor`",
+            )
+        snapshot_id = uuid4()
+        added = await self._store.snapshots.add(
+            RuntimeSnapshot(
+                id=snapshot_id,
+                runtime_image_id=image_id,
+                snapshot_path=self._host.files.path(image_id, snapshot_id),
+                state=SnapshotState.CREATING,
+                hypervisor=probe.host.hypervisor,
+                fc_version=probe.host.hypervisor_version,
+                shape=shape,
+                created_at=datetime.now(UTC),
+                replaces=replaces,
+                cause=cause,
+            )
+        )
+        await self._events.emit(
+            "runtime-snapshot.creating",
+            snapshot_id,
+            replaces=replaces,
+            cause=cause,
+            version=added.version,
+        )
+        self.resume(snapshot_id)
+        return snapshot_id
+
+    async def _check_capacity(self) -> None:
+        """Room for one more: the least used one goes, unless all are pinned or in use."""
+        if active_count(await self._store.snapshots.list()) >= self._max_active:
+            await self._garbage.make_room()
+        count = active_count(await self._store.snapshots.list())
+        if count >= self._max_active:
+            raise Conflict(
+                f"there are {count} runtime snapshots already, and none of them may go",
+                details=f"MANAGER_MAX_RUNTIME_SNAPSHOTS is {self._max_active}; each is pinned, in "
+                "use, or being built",
+                resolution="delete one (`warmboot snapshot rm`), unpin one, or raise the limit",
+            )
+
+
+def _key(snapshot_id: UUID) -> str:
+    return f"build {snapshot_id}"

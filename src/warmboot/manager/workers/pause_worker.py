@@ -1,0 +1,175 @@
+"""Pause a worker, or make a checkpoint that leaves it running.
+
+    claim (state and checkpoint row) ─▶ dump ─▶ record
+                                         │ error, kill -9
+                                         ▼
+                          settle: what the engine says is true
+
+The claim is made before the work, so that a caller can be answered in between: a worker that asks
+for its own pause must have its answer before it is dumped.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+from warmboot.engine.activity import listening
+from warmboot.engine.checkpoint import Dumped, checkpoint
+from warmboot.engine.client import DockerEngine
+from warmboot.engine.in_progress import HANGS_AFTER_S
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.saga import Context, SagaRunner
+from warmboot.manager.workers.settle_worker import SettleWorker
+from warmboot.manager.workers.worker_states import WorkerStates, refusal
+from warmboot.manager.workers.worker_work import WorkerWork
+from warmboot.model.checkpoint import (
+    Checkpoint,
+    CheckpointState,
+    Versions,
+    check_checkpoint_name,
+)
+from warmboot.model.errors import IllegalTransition
+from warmboot.model.worker import LOOPBACK, ListenAddress, Worker, WorkerState
+from warmboot.store import Store
+
+_NOT_YET = Versions("", "", "", "")
+
+
+class PauseWorker:
+    def __init__(
+        self,
+        store: Store,
+        engine: DockerEngine,
+        runner: SagaRunner,
+        events: EventLog,
+        states: WorkerStates,
+        settle: SettleWorker,
+        hangs_after_s: float = HANGS_AFTER_S,
+    ) -> None:
+        self._hangs_after_s = hangs_after_s
+        self._store = store
+        self._engine = engine
+        self._states = states
+        self._work = WorkerWork(
+            store,
+            runner,
+            events,
+            settle,
+            "pause",
+            ("dump", self._dump_and_record),
+            *(WorkerState.PAUSING, WorkerState.CHECKPOINTING),
+        )
+        self.saga = self._work.saga
+
+    async def claim(
+        self,
+        worker: Worker,
+        name: str | None,
+        *,
+        leave_running: bool,
+        automatic: bool,
+        resume_at_start: bool = False,
+    ) -> Checkpoint:
+        """The worker is now ``pausing`` (or ``checkpointing``); call ``work`` next, always.
+
+        With ``resume_at_start`` the next manager resumes it. ``Conflict`` when it does not run,
+        ``NameTaken``, ``InvalidName``.
+        """
+        check_checkpoint_name(name or "automatic")
+        participle = "checkpointed" if leave_running else "paused"
+        if worker.state is not WorkerState.RUNNING:
+            raise refusal(worker, participle)
+        made = Checkpoint(
+            id=uuid4(),
+            worker_id=worker.id,
+            name=name or _timed_name("checkpoint" if leave_running else "pause"),
+            state=CheckpointState.CREATING,
+            created_at=datetime.now(UTC),
+            versions=_NOT_YET,
+            image_digest=worker.image_digest,
+            left_running=leave_running,
+            automatic=automatic,
+        )
+        state = WorkerState.CHECKPOINTING if leave_running else WorkerState.PAUSING
+        try:
+            async with self._store.transaction():
+                await self._store.checkpoints.add(made)
+                now = await self._states.record(worker.id, state, resume_at_start=resume_at_start)
+        except IllegalTransition as error:
+            raise await self._states.refusal_now(worker.id, participle) from error
+        await self._states.announce(now)
+        return made
+
+    async def work(self, worker: Worker, made: Checkpoint) -> Checkpoint:
+        """Dump what was claimed. On an error the worker is settled first, then it is raised."""
+        context = await self._work(worker, made, leave_running=made.left_running)
+        finished: Checkpoint = context.live["checkpoint"]
+        return finished
+
+    async def _dump_and_record(self, context: Context) -> None:
+        await self._dump(context)
+        await self._record(context)
+
+    async def _dump(self, context: Context) -> None:
+        worker: Worker = context.live["worker"]
+        if worker.spec.policy.wake_on:  # kept first: after a crash nobody could ask any more
+            listens = await self._listens(worker)
+            await self._store.workers.update(worker.id, listens=listens)
+        context.live["dumped"] = await checkpoint(
+            self._engine,
+            context.data["docker_id"],
+            context.data["name"],
+            leave_running=context.data["leave_running"],
+            until_stopped=False,
+            hangs_after_s=self._hangs_after_s,
+        )
+
+    async def _record(self, context: Context) -> None:
+        dumped: Dumped = context.live["dumped"]
+        told = {
+            "checkpoint": dumped.name,
+            "size_bytes": dumped.size_bytes,
+            "duration_s": round(dumped.duration_s, 3),
+        }
+        worker_id, made_id = UUID(context.subject_id), UUID(context.data["checkpoint"])
+        async with self._store.transaction():
+            context.live["checkpoint"] = await self._store.checkpoints.set_state(
+                made_id,
+                CheckpointState.READY,
+                size_bytes=dumped.size_bytes,
+                duration_s=dumped.duration_s,
+                processes=dumped.processes,
+                tcp_connections=dumped.tcp_connections,
+                image_digest=dumped.image_digest,
+                versions=dumped.versions,
+            )
+            if dumped.left_running:
+                now = await self._states.record(
+                    worker_id, WorkerState.RUNNING, told=told, error=None
+                )
+            else:
+                now = await self._states.record(
+                    worker_id,
+                    WorkerState.PAUSED,
+                    told=told,
+                    paused_into=made_id,
+                    paused_at=datetime.now(UTC),
+                    error=None,
+                )
+        await self._states.announce(now)
+
+    async def _listens(self, worker: Worker) -> tuple[ListenAddress, ...]:
+        """Where to listen for those who want to wake it."""
+        wanted = worker.spec.policy.wake_on
+        found = await self._engine.inspect(worker.docker_id or "")
+        known = listening(found.pid) if found.pid else ()
+        there = tuple(address for address in known if address.port in wanted)
+        missing = set(wanted) - {address.port for address in there}
+        return (*there, *(ListenAddress(LOOPBACK, port) for port in sorted(missing)))
+
+
+def _timed_name(beginning: str) -> str:
+    """Unique within a worker, and readable: ``pause-20260124-120000-123``."""
+    now = datetime.now(UTC)
+    return f"{beginning}-{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03}"

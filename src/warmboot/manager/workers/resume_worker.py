@@ -1,0 +1,133 @@
+"""Resume a worker from a checkpoint.
+
+    claim (state) ─▶ restore, memory proven ─▶ record
+                        │ error, kill -9
+                        ▼
+         settle: it runs from a checkpoint, or is back where it was
+
+The checkpoint stays in every case, so a resume that failed can be asked for again.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from warmboot.engine.client import DockerEngine
+from warmboot.engine.continuity import Continuity
+from warmboot.engine.in_progress import HANGS_AFTER_S
+from warmboot.engine.restore import Restored, restore
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.saga import Context, SagaRunner
+from warmboot.manager.workers.settle_worker import SettleWorker
+from warmboot.manager.workers.worker_states import WorkerStates, refusal
+from warmboot.manager.workers.worker_work import WorkerWork
+from warmboot.model.checkpoint import Checkpoint, CheckpointState
+from warmboot.model.errors import Conflict, IllegalTransition, NotFound
+from warmboot.model.worker import WORKER_TRANSITIONS, Worker, WorkerState
+from warmboot.store import Store
+
+
+class ResumeWorker:
+    def __init__(
+        self,
+        store: Store,
+        engine: DockerEngine,
+        runner: SagaRunner,
+        events: EventLog,
+        states: WorkerStates,
+        settle: SettleWorker,
+        hangs_after_s: float = HANGS_AFTER_S,
+    ) -> None:
+        self._hangs_after_s = hangs_after_s
+        self._store = store
+        self._engine = engine
+        self._states = states
+        self._work = WorkerWork(
+            store,
+            runner,
+            events,
+            settle,
+            "resume",
+            ("restore", self._restore_and_record),
+            WorkerState.RESUMING,
+        )
+        self.saga = self._work.saga
+
+    async def claim(self, worker: Worker, name: str | None) -> Checkpoint:
+        """The worker is now ``resuming``, from what is returned; call ``work`` next, always.
+
+        ``Conflict`` when it is not paused (or ended), ``NotFound`` for an unknown checkpoint.
+        """
+        if not WORKER_TRANSITIONS.allows(worker.state, WorkerState.RESUMING):
+            raise refusal(worker, "resumed")
+        chosen = await self._chosen(worker, name)
+        if chosen.state is not CheckpointState.READY:
+            raise Conflict(
+                f"the checkpoint {chosen.name} of {worker.name} is {chosen.state}",
+                resolution=f"resume from another one (`warmboot worker checkpoints {worker.name}`)",
+            )
+        try:
+            await self._states.enter(worker.id, WorkerState.RESUMING)
+        except IllegalTransition as error:
+            raise await self._states.refusal_now(worker.id, "resumed") from error
+        return chosen
+
+    async def work(self, worker: Worker, chosen: Checkpoint) -> None:
+        """Restore what was claimed. On an error the worker is settled first, then it is raised."""
+        await self._work(worker, chosen)
+
+    async def _chosen(self, worker: Worker, name: str | None) -> Checkpoint:
+        if name is not None:
+            return await self._store.checkpoints.named(worker.id, name)
+        if worker.paused_into is not None:
+            try:
+                return await self._store.checkpoints.get(worker.paused_into)
+            except NotFound:  # somebody deleted just that one
+                pass
+        for checkpoint in await self._store.checkpoints.of_worker(worker.id):
+            if checkpoint.state is CheckpointState.READY:
+                return checkpoint
+        raise NotFound(
+            f"{worker.name} has no checkpoint",
+            resolution=f"remove the worker (`warmboot worker rm {worker.name}`) and create it anew",
+        )
+
+    async def _restore_and_record(self, context: Context) -> None:
+        await self._restore(context)
+        await self._record(context)
+
+    async def _restore(self, context: Context) -> None:
+        context.live["restored"] = await restore(
+            self._engine,
+            context.data["docker_id"],
+            context.data["name"],
+            hangs_after_s=self._hangs_after_s,
+        )
+
+    async def _record(self, context: Context) -> None:
+        restored: Restored = context.live["restored"]
+        worker_id = UUID(context.subject_id)
+        changes = {"paused_into": None, "resume_at_start": False, "error": None}
+        told = {
+            "checkpoint": restored.name,
+            "duration_s": round(restored.duration_s, 3),
+            "attempts": restored.attempts,
+        }
+        if restored.continuity is Continuity.ENDED:
+            await self._states.enter(
+                worker_id,
+                WorkerState.EXITED,
+                told={**told, "exit_code": restored.exit_code},
+                exit_code=restored.exit_code,
+                **changes,
+            )
+            return
+        await self._states.enter(
+            worker_id,
+            WorkerState.RUNNING,
+            told=told,
+            resumed_at=datetime.now(UTC),
+            exit_code=None,
+            **changes,
+        )

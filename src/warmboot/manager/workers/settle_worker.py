@@ -1,0 +1,231 @@
+"""What is true of a worker after an interruption: asked of its engine, then recorded.
+
+    pausing, checkpointing   checkpoint whole? process there?  ─▶ paused, running or exited
+    resuming                 the process of a checkpoint?      ─▶ running, else back to where it was
+    running                  still there?                      ─▶ running or exited
+    deleting                                                   ─▶ gone
+    no container any more                                      ─▶ failed
+
+It is the undo of pausing and resuming: half a dump cannot be taken back, but what it left can be
+told. The engine must answer for that; while it does not, ``later`` asks again. After a crash the
+engine may still be at work on what was asked of it then; ``later`` waits until it is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from warmboot.engine.checkpoint import dump_facts, inspect_settled, settle
+from warmboot.engine.client import DockerEngine
+from warmboot.engine.continuity import Continuity, compare
+from warmboot.engine.facts import ContainerFacts
+from warmboot.engine.in_progress import HANGS_AFTER_S, Work, until_quiet
+from warmboot.engine.left_imports import forget_imports
+from warmboot.engine.runtime_work import end_work
+from warmboot.manager.core.going_on import Work as Background
+from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.workers.worker_states import WorkerStates
+from warmboot.model.checkpoint import Checkpoint, CheckpointState
+from warmboot.model.errors import (
+    CheckpointError,
+    ContainerError,
+    EngineUnavailable,
+    NotFound,
+)
+from warmboot.model.worker import Worker, WorkerState
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+_S = WorkerState
+_DUMPING = (_S.PAUSING, _S.CHECKPOINTING)
+BUSY = (*_DUMPING, _S.RESUMING)
+"""Something is under way with a worker in these states."""
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 10.0
+
+
+class SettleWorker:
+    """Idempotent; ``EngineUnavailable`` when it cannot be told now."""
+
+    def __init__(
+        self,
+        store: Store,
+        engine: DockerEngine,
+        states: WorkerStates,
+        tasks: Tasks,
+        hangs_after_s: float = HANGS_AFTER_S,
+    ) -> None:
+        self._hangs_after_s = hangs_after_s
+        self._store = store
+        self._engine = engine
+        self._states = states
+        self._tasks = tasks
+
+    async def __call__(self, worker_id: UUID) -> None:
+        worker = await self._store.workers.get(worker_id)
+        if worker.state is _S.DELETING:
+            await self.delete(worker)
+            return
+        if worker.state not in (*BUSY, _S.RUNNING):
+            await self._forget_unfinished(worker)
+            return
+        try:
+            found = await inspect_settled(self._engine, worker.docker_id or "")
+        except NotFound:
+            await self._gone(worker)
+            return
+        if worker.state in _DUMPING:
+            await self._after_dump(worker, found)
+        elif worker.state is _S.RESUMING:
+            await self._after_restore(worker, found)
+        elif not found.running:
+            await self._ended(worker, found)
+
+    def later(self, worker_id: UUID) -> None:
+        """Settle as soon as the engine answers again."""
+        key = f"settle-worker {worker_id}"
+        if not self._tasks.running(key):
+            self._tasks.keep_going(
+                Background.SETTLE_WORKERS, key, lambda: self._until_settled(worker_id)
+            )
+
+    async def delete(self, worker: Worker) -> None:
+        """Remove a worker that is ``deleting``, its container and its checkpoints."""
+        if worker.docker_id is not None:
+            await self._engine.remove(worker.docker_id)
+        await self._store.workers.remove(worker.id)
+
+    async def _until_settled(self, worker_id: UUID) -> None:
+        wait_s = FIRST_WAIT_S
+        while True:
+            try:
+                await self._until_engine_is_done(worker_id)
+                await self(worker_id)
+            except EngineUnavailable:
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            except NotFound:
+                return
+            else:
+                return
+
+    async def _until_engine_is_done(self, worker_id: UUID) -> None:
+        worker = await self._store.workers.get(worker_id)
+        if worker.docker_id is None or worker.state not in BUSY:
+            return
+        rows = await self._store.checkpoints.of_worker(worker_id)
+        names = tuple(row.name for row in rows if row.state is CheckpointState.CREATING)
+        try:
+            facts, found = await self._engine.facts(), await self._engine.inspect(worker.docker_id)
+        except NotFound:  # settling finds that out, too, and records it
+            return
+        work = Work(facts, self._engine.socket, found.id, names, found.pid)
+        await until_quiet(work, self._hangs_after_s)
+
+    async def give_up(self, worker: Worker) -> None:
+        """End what the engine is at work on with it, so that it answers for it again."""
+        if worker.docker_id is None:
+            return
+        pid = 0
+        with contextlib.suppress(NotFound, EngineUnavailable):
+            pid = (await self._engine.inspect(worker.docker_id)).pid
+        await end_work(worker.docker_id, pid)
+
+    async def _after_dump(self, worker: Worker, found: ContainerFacts) -> None:
+        checkpoint = await self._unfinished(worker)
+        whole, running, exit_code = False, found.running, found.exit_code
+        if checkpoint is not None:
+            settled = await settle(self._engine, found.id, checkpoint.name)
+            whole, running, exit_code = settled.checkpoint, settled.running, settled.exit_code
+            if whole and running and not checkpoint.left_running:
+                # It went on after the dump, so the dump is no longer what it is.
+                await self._engine.delete_checkpoint(found.id, checkpoint.name)
+                whole = False
+            if whole:
+                await self._keep(checkpoint, found)
+            else:
+                await self._store.checkpoints.remove(checkpoint.id)
+        if running:
+            await self._states.enter(worker.id, _S.RUNNING, told={"settled": True})
+        elif whole and checkpoint is not None and worker.state is _S.PAUSING:
+            await self._states.enter(
+                worker.id, _S.PAUSED, told={"settled": True}, paused_into=checkpoint.id
+            )
+        else:
+            await self._states.enter(worker.id, _S.EXITED, exit_code=exit_code)
+
+    async def _after_restore(self, worker: Worker, found: ContainerFacts) -> None:
+        if found.running and await self._is_restored(worker, found):
+            await self._states.enter(worker.id, _S.RUNNING, told={"settled": True})
+            return
+        if found.running:
+            await self._engine.kill(found.id)
+        back = _S.PAUSED if worker.paused_into else _S.EXITED
+        await self._states.enter(worker.id, back, told={"settled": True})
+
+    async def _is_restored(self, worker: Worker, found: ContainerFacts) -> bool:
+        for checkpoint in await self._store.checkpoints.of_worker(worker.id):
+            try:
+                dump = await dump_facts(self._engine, found.id, checkpoint.name)
+            except (CheckpointError, NotFound):
+                continue
+            if compare(dump, found.pid) is Continuity.SAME:
+                return True
+        return False
+
+    async def _ended(self, worker: Worker, found: ContainerFacts) -> None:
+        await self._states.enter(
+            worker.id,
+            _S.EXITED,
+            told={"exit_code": found.exit_code},
+            exit_code=found.exit_code,
+        )
+
+    async def _gone(self, worker: Worker) -> None:
+        error = ContainerError(
+            f"the container of {worker.name} is gone",
+            details="somebody removed it from the engine, and its checkpoints with it",
+            resolution=f"remove the worker (`warmboot worker rm {worker.name}`) and create it anew",
+        )
+        log.error(error.brief, worker=str(worker.id))
+        await self._states.enter(
+            worker.id, _S.FAILED, told={"error": error.as_dict()}, error=error.as_dict()
+        )
+
+    async def _unfinished(self, worker: Worker) -> Checkpoint | None:
+        for checkpoint in await self._store.checkpoints.of_worker(worker.id):
+            if checkpoint.state is CheckpointState.CREATING:
+                return checkpoint
+        return None
+
+    async def _forget_unfinished(self, worker: Worker) -> None:
+        """Rows of checkpoints that were never begun, or whose removal was interrupted."""
+        for checkpoint in await self._store.checkpoints.of_worker(worker.id):
+            if checkpoint.state in (CheckpointState.CREATING, CheckpointState.DELETED):
+                if worker.docker_id is not None:
+                    await self._engine.delete_checkpoint(worker.docker_id, checkpoint.name)
+                await self._store.checkpoints.remove(checkpoint.id)
+        if worker.state is _S.CREATING and worker.docker_id is not None:
+            rows = await self._store.checkpoints.of_worker(worker.id)
+            try:
+                await forget_imports(self._engine, worker.docker_id, {row.name for row in rows})
+            except NotFound:  # its container is gone
+                return
+
+    async def _keep(self, checkpoint: Checkpoint, found: ContainerFacts) -> None:
+        dump = await dump_facts(self._engine, found.id, checkpoint.name)
+        facts = await self._engine.remembered_facts()
+        changes: dict[str, Any] = {
+            "size_bytes": dump.size_bytes,
+            "processes": len(dump.processes),
+            "tcp_connections": dump.tcp_connections,
+            "image_digest": found.image_digest,
+            "versions": facts.versions(checkpoint.versions.criu),
+        }
+        await self._store.checkpoints.set_state(checkpoint.id, CheckpointState.READY, **changes)

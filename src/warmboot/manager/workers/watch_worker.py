@@ -1,0 +1,147 @@
+"""What goes on while a worker runs: its end is noticed, and its policy is kept.
+
+    running ─▶ one task that waits for its process to end (an engine that restarts included)
+           └─▶ one task for its policy: idle ─▶ pause;  every N seconds ─▶ checkpoint, retention
+
+Both end when the worker leaves ``running``; while a checkpoint is being made they go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from uuid import UUID
+
+import structlog
+
+from warmboot.engine.activity import cpu_seconds
+from warmboot.engine.client import DockerEngine
+from warmboot.manager.core.going_on import Work
+from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.workers.settle_worker import SettleWorker
+from warmboot.manager.workers.worker_policies import (
+    IdleClock,
+    Sight,
+    look_every_s,
+    next_checkpoint_s,
+)
+from warmboot.model.errors import EngineUnavailable, NotFound, WarmbootError
+from warmboot.model.worker import Worker, WorkerState
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+_S = WorkerState
+ASK_AGAIN_S = 1.0
+
+Act = Callable[[Worker], Awaitable[None]]
+
+
+class WatchWorker:
+    """``pause`` and ``checkpoint`` are what the policy does."""
+
+    def __init__(
+        self,
+        store: Store,
+        engine: DockerEngine,
+        tasks: Tasks,
+        settle: SettleWorker,
+        pause: Act,
+        checkpoint: Act,
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._tasks = tasks
+        self._settle = settle
+        self._pause = pause
+        self._checkpoint = checkpoint
+
+    async def follow(self, worker: Worker) -> None:
+        """Begin or end the watching, as its state asks for."""
+        if worker.state is _S.CHECKPOINTING:
+            return
+        end, policy = f"worker-end {worker.id}", f"worker-policy {worker.id}"
+        if worker.state is not _S.RUNNING:
+            await self._tasks.cancel(end)
+            await self._tasks.cancel(policy)
+            return
+        if not self._tasks.running(end):
+            docker_id = worker.docker_id or ""
+            self._tasks.keep_going(
+                Work.WATCH_WORKERS, end, lambda: self._until_end(worker.id, docker_id)
+            )
+        asked = worker.spec.policy
+        wanted = asked.pause_after_idle_s is not None or asked.checkpoint_every_s is not None
+        if wanted and not self._tasks.running(policy):
+            self._tasks.keep_going(Work.WORKER_POLICIES, policy, lambda: self._keep_policy(worker))
+
+    async def _until_end(self, worker_id: UUID, docker_id: str) -> None:
+        while True:
+            try:
+                await self._engine.wait_stopped(docker_id, timeout_s=None)
+                worker = await self._store.workers.get(worker_id)
+                if worker.state is _S.CHECKPOINTING:
+                    await asyncio.sleep(ASK_AGAIN_S)
+                    continue
+                if worker.state is not _S.RUNNING:
+                    return
+                await self._settle(worker_id)
+            except EngineUnavailable as error:
+                log.warning("a worker cannot be watched", worker=str(worker_id), why=error.details)
+                await asyncio.sleep(ASK_AGAIN_S)
+            except NotFound:
+                # Either the worker was removed, or its container was, which settling records.
+                await self._settle_gone(worker_id)
+                return
+
+    async def _settle_gone(self, worker_id: UUID) -> None:
+        try:
+            await self._settle(worker_id)
+        except NotFound:
+            return
+
+    async def _keep_policy(self, worker: Worker) -> None:
+        policy = worker.spec.policy
+        idle = IdleClock(await self._sight(worker)) if policy.pause_after_idle_s else None
+        every_s = look_every_s(policy)
+        checkpointed_s = time.monotonic()
+        while True:
+            now_s = time.monotonic()
+            due_s = next_checkpoint_s(policy, checkpointed_s, now_s)
+            waits = [wait for wait in (every_s, None if due_s is None else due_s - now_s) if wait]
+            await asyncio.sleep(min(waits, default=ASK_AGAIN_S))
+            try:
+                worker = await self._store.workers.get(worker.id)
+                if worker.state not in (_S.RUNNING, _S.CHECKPOINTING):
+                    return
+                if idle is not None and idle.see(await self._sight(worker)) >= (
+                    policy.pause_after_idle_s or 0
+                ):
+                    log.info("pausing an idle worker", worker=worker.name)
+                    await self._pause(worker)
+                    return
+                if due_s is not None and time.monotonic() >= due_s:
+                    checkpointed_s = time.monotonic()
+                    await self._checkpoint(worker)
+            except NotFound:
+                return
+            except WarmbootError as error:
+                # Told by an event already; the next look tries again.
+                log.warning("a worker's policy failed", worker=worker.name, error=error.brief)
+                idle = IdleClock(await self._sight(worker)) if idle is not None else None
+
+    async def _sight(self, worker: Worker) -> Sight:
+        """What it does now; nothing, as far as can be seen, while the engine is away."""
+        cpu_s = 0.0
+        try:
+            found = await self._engine.inspect(worker.docker_id or "")
+            cpu_s = await asyncio.to_thread(cpu_seconds, found.pid) if found.pid else 0.0
+        except EngineUnavailable as error:
+            log.warning("a worker cannot be looked at", worker=worker.name, why=error.details)
+        now_s = time.monotonic()
+        if worker.heard_at is None:
+            return Sight(now_s, cpu_s)
+        ago_s = (datetime.now(UTC) - worker.heard_at).total_seconds()
+        return Sight(now_s, cpu_s, now_s - max(0.0, ago_s))

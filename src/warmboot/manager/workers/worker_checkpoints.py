@@ -1,0 +1,199 @@
+"""Checkpoints of workers, kept: listed, deleted, taken out as archives and brought in.
+
+Archives pass through ``scratch``, a folder of the manager's own; what a crash leaves there is
+removed at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid5
+
+from warmboot.engine.client import DockerEngine
+from warmboot.engine.criu import criu_version, find_criu
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.uploads import Uploads
+from warmboot.manager.ports import Exported
+from warmboot.manager.workers.worker_states import WorkerStates, refusal
+from warmboot.model.checkpoint import (
+    Checkpoint,
+    CheckpointState,
+    check_checkpoint_name,
+    outdated,
+)
+from warmboot.model.errors import Conflict, DiskFull, InUse, NotFound
+from warmboot.model.worker import LOOPBACK, ListenAddress, Worker, WorkerState
+from warmboot.store import Store
+
+RETENTION_DELAY_S = 1.0
+
+
+class WorkerCheckpoints:
+    def __init__(
+        self,
+        store: Store,
+        engine: DockerEngine,
+        events: EventLog,
+        states: WorkerStates,
+        scratch: Path,
+        criu_path: str,
+        uploads: Uploads,
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._events = events
+        self._states = states
+        self._scratch = scratch
+        self._criu_path = criu_path
+        self._uploads = uploads
+
+    async def sweep(self) -> None:
+        """Remove what an earlier manager has left in the scratch folder."""
+        await asyncio.to_thread(shutil.rmtree, self._scratch, True)
+
+    async def list(self, worker: Worker) -> Sequence[Checkpoint]:
+        return await self._store.checkpoints.of_worker(worker.id)
+
+    async def get(self, worker: Worker, name: str) -> Checkpoint:
+        return await self._store.checkpoints.named(worker.id, name)
+
+    async def delete(self, worker: Worker, name: str) -> None:
+        """``InUse`` for the one that the worker is kept in, ``Conflict`` while it is being made."""
+        found = await self.get(worker, name)
+        if found.id == worker.paused_into and worker.state is WorkerState.PAUSED:
+            raise InUse(
+                f"{worker.name} is kept in the checkpoint {name}",
+                resolution=f"resume it first, or remove the worker (`warmboot worker rm "
+                f"{worker.name}`)",
+            )
+        if worker.state is WorkerState.RESUMING or found.state is CheckpointState.CREATING:
+            raise Conflict(
+                f"the checkpoint {name} of {worker.name} is at work",
+                details=f"the checkpoint is {found.state}, the worker {worker.state}",
+                resolution="try again when that is done",
+            )
+        await self._remove(worker, found)
+
+    async def apply_retention(self, worker: Worker) -> None:
+        """Delete the automatic checkpoints that are more than the policy keeps.
+
+        A moment later: whoever waits for the one that was just made shall not wait for this.
+        """
+        await asyncio.sleep(RETENTION_DELAY_S)
+        now = await self._store.workers.get(worker.id)
+        if now.state is WorkerState.RESUMING:
+            return
+        kept = await self._store.checkpoints.of_worker(worker.id)
+        for checkpoint in outdated(kept, now.spec.policy.keep_checkpoints):
+            if checkpoint.id != now.paused_into:
+                await self._remove(now, checkpoint)
+
+    async def export(self, worker: Worker, name: str) -> Exported:
+        """Write an archive. ``Conflict`` while the worker runs, ``NotSupported``, ``DiskFull``."""
+        from warmboot.engine.archive import export_checkpoint
+
+        found = await self.get(worker, name)
+        if worker.state in (WorkerState.RUNNING, WorkerState.RESUMING, WorkerState.CHECKPOINTING):
+            raise Conflict(
+                f"{worker.name} is {worker.state}, so its files may have changed since the "
+                "checkpoint",
+                resolution=f"pause it (`warmboot worker pause {worker.name}`), then export that "
+                "checkpoint",
+            )
+        self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = self._scratch / f"export-{secrets.token_hex(8)}"
+        try:
+            async with self._uploads.reserved(path, found.size_bytes):
+                await export_checkpoint(
+                    self._engine,
+                    worker.docker_id or "",
+                    name,
+                    path,
+                    versions=found.versions,
+                    created_at=found.created_at,
+                )
+            file = path.open("rb")
+        finally:
+            path.unlink(missing_ok=True)  # whoever has it open still has it
+        size_bytes = file.seek(0, 2)
+        file.seek(0)
+        return Exported(f"{worker.name}-{name}.tar.zst", size_bytes, file)
+
+    async def bring_in(
+        self, worker: Worker, name: str, chunks: AsyncIterator[bytes], size_bytes: int | None
+    ) -> Checkpoint:
+        """Make an uploaded archive the checkpoint ``name`` of a worker that never ran.
+
+        The worker is ``paused`` in it afterwards. The same archive again changes nothing.
+        """
+        from warmboot.engine.archive import import_checkpoint
+
+        check_checkpoint_name(name)
+        self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = self._scratch / f"import-{secrets.token_hex(8)}"
+        try:
+            digest = await self._receive(path, chunks, size_bytes)
+            made_id = uuid5(worker.id, f"{name} {digest}")
+            try:
+                return await self._store.checkpoints.get(made_id)
+            except NotFound:
+                pass
+            if worker.state is not WorkerState.CREATING or worker.docker_id is None:
+                raise refusal(worker, "given a checkpoint from outside")
+            criu = find_criu(self._criu_path)
+            manifest = await import_checkpoint(
+                self._engine,
+                worker.docker_id,
+                name,
+                path,
+                criu=await criu_version(criu) if criu else "",
+            )
+        finally:
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+        made = Checkpoint(
+            id=made_id,
+            worker_id=worker.id,
+            name=name,
+            state=CheckpointState.READY,
+            created_at=datetime.now(UTC),
+            versions=manifest.versions,
+            image_digest=manifest.image_digest,
+            size_bytes=sum(one.size_bytes for one in manifest.files.values()),
+            processes=manifest.processes,
+            tcp_connections=manifest.tcp_connections,
+        )
+        await self._store.checkpoints.add(made)
+        await self._states.enter(
+            worker.id,
+            WorkerState.PAUSED,
+            told={"checkpoint": name, "imported": True},
+            paused_into=made.id,
+            paused_at=datetime.now(UTC),
+            listens=tuple(ListenAddress(LOOPBACK, port) for port in worker.spec.policy.wake_on),
+        )
+        return made
+
+    async def _receive(
+        self, path: Path, chunks: AsyncIterator[bytes], size_bytes: int | None
+    ) -> str:
+        try:
+            return await self._uploads.receive(path, chunks, size_bytes)
+        except OSError as error:
+            raise DiskFull(
+                "the archive could not be stored", details=str(error), resolution="free some space"
+            ) from error
+
+    async def _remove(self, worker: Worker, checkpoint: Checkpoint) -> None:
+        """First the row says so, so that a crash in between leaves nothing that looks usable."""
+        await self._store.checkpoints.set_state(checkpoint.id, CheckpointState.DELETED)
+        if worker.docker_id is not None:
+            await self._engine.delete_checkpoint(worker.docker_id, checkpoint.name)
+        await self._store.checkpoints.remove(checkpoint.id)
+        await self._events.emit(
+            "worker.checkpoint-deleted", worker.id, name=worker.name, checkpoint=checkpoint.name
+        )
