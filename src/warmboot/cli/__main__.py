@@ -1,5 +1,5 @@
 """``python -m warmboot.cli``."""
 
-from warmboot.cli.main import main
+from warmboot.cli.entry import main
 
 main()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from warmboot.cli.drive import FAILED, connect, drive, failure_of, show_error, usage
+from warmboot.cli.drive import FAILED, connect, drive, failure_of, usage
+from warmboot.cli.entry import show_error
 from warmboot.cli.output import age, print_fields, print_json, print_lines
 from warmboot.cli.parsing import parse_moment
 from warmboot.cli.progress import stages_shown, status

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
+from warmboot.cli.entry import missing_part, show_error
 from warmboot.model.errors import WarmbootError
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ def drive(work: Coroutine[Any, Any, T], exit_code: Callable[[WarmbootError], int
     except WarmbootError as error:
         show_error(error)
         raise typer.Exit(exit_code(error)) from None
+    except ModuleNotFoundError as error:
+        missing = missing_part(error)
+        show_error(missing)
+        raise typer.Exit(exit_code(missing)) from None
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except asyncio.CancelledError:  # a SIGTERM or SIGHUP while the terminal was ours
@@ -53,22 +58,6 @@ def drive(work: Coroutine[Any, Any, T], exit_code: Callable[[WarmbootError], int
         # Whoever read our output has seen enough; keep the interpreter from flushing into it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
-
-
-def show_error(error: WarmbootError) -> None:
-    """What, why, what next: one to three lines on stderr."""
-    color = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    mark = typer.style("error:", fg="red", bold=True) if color else "error:"
-    lines = [f"{mark} {error.brief}"]
-    if error.details:
-        lines.append(f"  why: {_one_line(error.details)}")
-    if error.resolution:
-        lines.append(f" next: {_one_line(error.resolution)}")
-    print("\n".join(lines), file=sys.stderr, flush=True)
-
-
-def _one_line(text: str) -> str:
-    return "; ".join(part.strip() for part in text.splitlines() if part.strip())
 
 
 def failure_of(container: Container) -> WarmbootError:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from warmboot.cli.completion import image_names
-from warmboot.cli.drive import FAILED, connect, drive, show_error, usage
+from warmboot.cli.drive import FAILED, connect, drive, usage
+from warmboot.cli.entry import show_error
 from warmboot.cli.lookup import find_image, find_snapshot
 from warmboot.cli.output import (
     age,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from warmboot.cli.drive import FAILED, connect, drive, show_error
+from warmboot.cli.drive import FAILED, connect, drive
+from warmboot.cli.entry import show_error
 from warmboot.cli.lookup import find_snapshot
 from warmboot.cli.progress import status
 

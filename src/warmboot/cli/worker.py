@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from warmboot.cli.completion import worker_names
-from warmboot.cli.drive import FAILED, connect, drive, show_error, usage
+from warmboot.cli.drive import FAILED, connect, drive, usage
+from warmboot.cli.entry import show_error
 from warmboot.cli.output import age, print_json, print_lines, print_table, short, size
 from warmboot.cli.parsing import parse_environment
 from warmboot.cli.progress import Show, status
