@@ -44,12 +44,12 @@ async def test_it_is_collected_unless_that_is_said(
 ) -> None:
     fakes.garbage.waiting = FOUND
     fakes.garbage.kept = FOUND[1:]
-    answer = await http.post("/v1/gc", **({} if body is None else {"json": body}))
+    answer = await http.post("/v1/gc", json=body)
     assert answer.status_code == 200
     item = answer.json()["item"]
     assert [one["why"] for one in item["removed"]] == ["unused", "orphan"]
     assert [one["kind"] for one in item["kept"]] == ["archive"]
-    assert fakes.garbage.waiting == ()
+    assert not fakes.garbage.waiting
 
 
 @pytest.mark.parametrize("body", [{"dry_run": "yes"}, {"dryrun": True}, {"dry_run": 1}, []])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -129,7 +130,7 @@ async def test_a_body_over_one_mebibyte_is_refused(http: httpx.AsyncClient) -> N
     declared = await http.post("/v1/containers", json={"image": "x" * 2**20})
     assert declared.status_code == 413
 
-    async def chunks() -> object:
+    async def chunks() -> AsyncIterator[bytes]:
         for _ in range(20):
             yield b"x" * 100_000
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -154,6 +154,7 @@ async def _aim(case: Any, world: World) -> None:
     if thing is not None:
         aims = case.path_parameters.keys() & {"id", "ref"}
         case.path_parameters |= dict.fromkeys(aims, str(thing))
+    known: dict[str, Callable[[], Awaitable[object]]]
     known = {"runtime_image_id": world.image, "path": image_folder}
     if isinstance(case.body, dict):
         aimed = {name: str(await known[name]()) for name in case.body.keys() & known.keys()}

@@ -39,7 +39,7 @@ def test_gc_collects_and_says_what_stays(cli: Cli, served: Served) -> None:
     done = cli("gc")
     assert "stays this time: nobody's" in done.stdout
     assert done.stdout.splitlines()[-1] == "1 thing, freed 400.0 MiB"
-    assert served.fakes.garbage.waiting == ()
+    assert not served.fakes.garbage.waiting
 
 
 def test_gc_with_nothing_to_do_says_so(cli: Cli) -> None:

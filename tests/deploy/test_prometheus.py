@@ -148,7 +148,8 @@ async def test_every_alert_fires_when_it_should_and_only_then() -> None:
 
 
 def test_every_alert_is_tested_both_ways() -> None:
-    fires, rests = set(), set()
+    fires: set[str] = set()
+    rests: set[str] = set()
     for case in yaml.safe_load((RULES.parent / "alerts_test.yml").read_text())["tests"]:
         for check in case["alert_rule_test"]:
             (fires if check["exp_alerts"] else rests).add(check["alertname"])

@@ -25,7 +25,7 @@ async def test_a_cold_boots_log_is_there_and_stays(site: Site, archive: Archive)
     os.kill(record.handle.pid, signal.SIGKILL)
 
     async def failed() -> bool:
-        return (await site.inspect("cold"))["state"] == "failed"
+        return bool((await site.inspect("cold"))["state"] == "failed")
 
     await eventually(failed, "the container has failed")
     assert (await site.cli("logs", "--boot", "cold")).out == said

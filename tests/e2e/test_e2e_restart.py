@@ -40,7 +40,7 @@ async def test_vms_outlive_a_killed_manager_and_are_adopted(site: Site, archive:
         assert after[key] == web[key]
 
     async def seen() -> bool:
-        return (await site.inspect("brief"))["state"] == "exited"
+        return bool((await site.inspect("brief"))["state"] == "exited")
 
     await eventually(seen, "the exit during the downtime is seen")
     assert (await site.inspect("brief"))["exit_code"] == 5

@@ -264,7 +264,7 @@ def _bomb(parts: Parts) -> Parts:
     return {**parts, "warmboot.json": json.dumps(manifest).encode()}
 
 
-HOSTILE: dict[str, Callable[[Path, Parts], None]] = {
+HOSTILE: dict[str, Callable[[Path, Parts], object]] = {
     "no zstd": lambda path, parts: path.write_bytes(b"not an archive"),
     "empty": lambda path, parts: path.write_bytes(b""),
     "cut off": lambda path, parts: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),

@@ -9,8 +9,9 @@ import pytest
 from tests.engine.conftest import Start, counted, last_count
 from tests.support.dockerd import PrivateDockerd
 
-from warmboot.engine.checkpoint import SALT_FILE, checkpoint
+from warmboot.engine.checkpoint import checkpoint
 from warmboot.engine.client import DockerEngine
+from warmboot.engine.containerd import SALT_FILE
 from warmboot.engine.continuity import Continuity
 from warmboot.engine.restore import restore
 from warmboot.engine.verification import verify

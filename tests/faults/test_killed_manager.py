@@ -81,6 +81,7 @@ async def reaper() -> AsyncIterator[asyncio.subprocess.Process]:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
+    assert process.stdin is not None
     yield process
     process.stdin.close()
     await asyncio.wait_for(process.wait(), 30)
@@ -97,6 +98,8 @@ def die(place: Lab, reaper: asyncio.subprocess.Process) -> Die:
         work: str, at: tuple[str, ...], *, vmms_too: bool = False, **settings: Any
     ) -> None:
         doom = Doom(str(place.root), work, at, vmms_too, settings=settings)
+        assert reaper.stdin is not None
+        assert reaper.stdout is not None
         reaper.stdin.write(doom.to_json().encode() + b"\n")
         code = int(await asyncio.wait_for(reaper.stdout.readline(), 40))
         assert code == -signal.SIGKILL, f"it was to die at {at}, but ended with {code}"

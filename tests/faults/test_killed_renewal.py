@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from tests.faults.test_killed_manager import BUILD, Die, clear, die, names, place, points, reaper
-from tests.manager.test_look_after_snapshots import ready as until_ready
 from tests.manager.test_renew_agent import OLD, folders, register, renewed, spoken
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, image_folder
+from tests.support.rebuilds import ready as until_ready
 
 from warmboot.manager.images.renew_agent import RenewAgent
 from warmboot.model.container import BootMethod, BootPolicy, ContainerState

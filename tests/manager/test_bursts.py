@@ -24,7 +24,7 @@ async def test_of_a_hundred_creates_at_once_all_run(place: Lab) -> None:
             answer = await http.post("/v1/containers", json=body, headers=headers)
             if answer.status_code != 201:
                 return f"{answer.status_code} {answer.text}"
-            waiting = {"until": "running", "timeout_s": 240}
+            waiting: dict[str, str | int] = {"until": "running", "timeout_s": 240}
             url = f"/v1/containers/{answer.json()['id']}/wait"
             answer = await http.get(url, params=waiting)
             if answer.status_code != 200:

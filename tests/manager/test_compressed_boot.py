@@ -13,7 +13,6 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 from tests.support.snapshots import flip
 
-from warmboot.host import memory_frames
 from warmboot.host.snapshot_files import memory_metadata
 from warmboot.model.container import BootMethod, ContainerState, FallbackReason
 from warmboot.model.errors import DiskFull
@@ -74,7 +73,7 @@ async def test_without_room_to_unpack_it_boots_cold_and_blames_no_snapshot(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(memory_frames.os, "pwrite", full)
+        patch.setattr(os, "pwrite", full)
         container = await manager.run()
     assert container.boot_method is BootMethod.COLD
     assert container.fallback_reason is FallbackReason.RESTORE_FAILED

@@ -136,7 +136,7 @@ async def test_files_that_never_were_there_leave_no_image_and_an_error_that_says
 @pytest.mark.parametrize("name", ["KERNEL", "ROOTFS", "INITRD"])
 def test_one_of_the_files_alone_is_no_setting(name: str) -> None:
     with pytest.raises(ValidationError, match="go together"):
-        Settings(**{f"CONTAINER_RUNTIME_{name}": Path("/nowhere")})
+        Settings.model_validate({f"CONTAINER_RUNTIME_{name}": Path("/nowhere")})
 
 
 def test_a_setting_alone_is_an_error_in_words() -> None:

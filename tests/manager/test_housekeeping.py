@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -106,7 +107,7 @@ async def test_who_asks_for_the_form_that_it_has_is_told_at_once(manager: Manage
     ):
         for _ in range(2):
             before = await manager.services.events.list(limit=1000)
-            await manager.until(lambda change=change: begun(change, snapshot))
+            await manager.until(partial(begun, change, snapshot))
 
             async def told(form: str = form, since: int = before[-1].id) -> Event | None:
                 events = await manager.services.events.list(after=since)
@@ -302,8 +303,11 @@ async def test_a_database_that_does_not_answer_ends_no_work(
 
 
 def failures(manager: Manager, work: str) -> float:
-    registry = manager.services.metrics.registry
-    return registry.get_sample_value("warmboot_background_failures_total", {"work": work}) or 0
+    metrics = manager.services.metrics
+    assert metrics is not None
+    return (
+        metrics.registry.get_sample_value("warmboot_background_failures_total", {"work": work}) or 0
+    )
 
 
 # -- integrity -------------------------------------------------------------------------------------

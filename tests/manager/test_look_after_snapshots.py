@@ -427,8 +427,10 @@ async def test_a_mistake_in_one_look_does_not_end_the_later_ones(
         await manager.snapshot(shape=ODD)  # when that is over, it looks again
         successor = await ready(manager, version=2)  # the old one may be forgotten by then
         assert (successor.shape, successor.fc_version) == (old.shape, "2.0")
-        registry = manager.services.metrics.registry
+        metrics = manager.services.metrics
+        assert metrics is not None
         counted = {"work": "look-after-snapshots"}
+        registry = metrics.registry
         assert registry.get_sample_value("warmboot_background_failures_total", counted) == 1
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from tests.manager.test_look_after_snapshots import event, ready
 from tests.support.invariants import check
 from tests.support.managers import IMAGE_NAME, Lab, Manager, image_folder, make_ext4, vmm_pids
+from tests.support.rebuilds import event, ready
 
 from warmboot.guest import AGENT_VERSION
 from warmboot.images.files import describe, load_manifest, stored_folder, write_manifest

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-
 import pytest
 from tests.support.managers import Lab, Manager
 
@@ -11,7 +9,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.manager.containers.resume_stalled import ResumeStalled
 from warmboot.manager.ports import Until
 from warmboot.manager.workers.worker_checkpoints import WorkerCheckpoints
-from warmboot.model.container import Container, ContainerState, PortMapping
+from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import NetworkError
 from warmboot.model.operation import OperationState
 
@@ -74,7 +72,6 @@ async def test_a_container_whose_network_cannot_be_had_again_is_marked_and_watch
     async def gone(*_: object) -> None:
         raise NetworkError("the namespace wb-1 is gone", resolution="start it again")
 
-    republish: Callable[[HostAgent, object, Sequence[PortMapping]], Awaitable[None]]
     republish = HostAgent.republish
     monkeypatch.setattr(HostAgent, "republish", gone)
     async with place.manager() as manager:

@@ -11,23 +11,29 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from tests.manager.test_stalled import told
+from tests.support.absent import ABSENT
 from tests.support.managers import Lab, Manager, eventually, lab
+from typing_extensions import override
 
 from warmboot.engine import in_progress
+from warmboot.engine.client import DockerEngine
 from warmboot.engine.facts import ContainerFacts, EngineFacts
 from warmboot.host import live_vm
 from warmboot.manager import housekeeping
 from warmboot.manager.core import going_on, write_down
+from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.going_on import Work
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.garbage import forget_old
 from warmboot.manager.ports import Until
+from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
 from warmboot.manager.vms import stand_by as stand_by_
+from warmboot.manager.workers.create_worker import CreateWorker
 from warmboot.manager.workers.settle_worker import SettleWorker
 from warmboot.manager.workers.stop_workers import StopWorkers
 from warmboot.manager.workers.watch_worker import WatchWorker
@@ -104,8 +110,11 @@ async def look_after(manager: Manager, store: FailingStore) -> None:
     snapshot = await manager.snapshot()
     await manager.store.snapshots.set_state(snapshot.id, SnapshotState.UNHEALTHY)
 
+    assert isinstance(manager.snapshots, RuntimeSnapshots)
+    look_now = manager.snapshots._on_built
+
     async def rebuilt() -> bool:
-        cast(Any, manager.snapshots)._on_built()  # it looks at once, not in half a minute
+        look_now()  # it looks at once, not in half a minute
         return any(s.replaces == snapshot.id for s in await manager.store.snapshots.list())
 
     await eventually(rebuilt, "what is unhealthy is rebuilt", 40)
@@ -170,20 +179,23 @@ async def build(manager: Manager, store: FailingStore) -> None:
 # -- work on workers -------------------------------------------------------------------------------
 
 
-class Engine:
+class Engine(DockerEngine):
     """A Docker engine that has one container, which may end."""
 
     def __init__(self) -> None:
-        self.socket = Path("/nonexistent/docker.sock")
+        super().__init__(Path("/nonexistent/docker.sock"))
         self.ended = asyncio.Event()
 
+    @override
     async def wait_stopped(self, container: str, timeout_s: float | None) -> int:
         await self.ended.wait()
         return 3
 
+    @override
     async def facts(self) -> EngineFacts:
         return EngineFacts.of({}, {"DockerRootDir": "/nonexistent"})
 
+    @override
     async def inspect(self, container: str) -> ContainerFacts:
         running = not self.ended.is_set()
         return ContainerFacts(
@@ -202,14 +214,26 @@ class Engine:
         )
 
 
+class Create(CreateWorker):
+    """Has the container at once."""
+
+    def __init__(self, states: WorkerStates) -> None:
+        super().__init__(ABSENT, ABSENT, ABSENT, states, ABSENT)
+
+    @override
+    async def __call__(self, worker: Worker) -> None:
+        await self._states.enter(worker.id, WorkerState.RUNNING, docker_id="d")
+
+
 class Shop:
     """The parts that keep an eye on workers, on a manager's store."""
 
     def __init__(self, manager: Manager, tasks: Tasks) -> None:
         self.store = manager.store
         self.tasks = tasks
-        self.events: Any = manager.services.events
-        self.engine = cast(Any, Engine())
+        assert isinstance(manager.services.events, EventLog)
+        self.events = manager.services.events
+        self.engine = Engine()
         self.states = WorkerStates(self.store, self.events)
         self.settle = SettleWorker(self.store, self.engine, self.states, tasks)
         self.checkpointed = 0
@@ -218,10 +242,7 @@ class Shop:
         )
         self.workers = Workers(
             *(self.store, self.engine, self.events, tasks, self.states),
-            cast(Any, self._create),
-            *(cast(Any, None),) * 2,
-            self.settle,
-            cast(Any, None),
+            *(Create(self.states), ABSENT, ABSENT, self.settle, ABSENT),
         )
 
     async def worker(self, state: WorkerState, **policy: Any) -> Worker:
@@ -248,9 +269,6 @@ class Shop:
 
     async def _checkpoint(self, worker: Worker) -> None:
         self.checkpointed += 1
-
-    async def _create(self, worker: Worker) -> None:
-        await self.states.enter(worker.id, WorkerState.RUNNING, docker_id="d")
 
 
 async def create_worker(shop: Shop) -> None:
@@ -284,10 +302,11 @@ async def settle_worker(shop: Shop) -> None:
     await shop.until(worker, WorkerState.RUNNING)
 
 
-class Waking:
+class Waking(Workers):
     def __init__(self, shop: Shop) -> None:
         self._shop = shop
 
+    @override
     async def wake(self, ref: str) -> Worker:
         await self._shop.store.workers.find(ref)
         await self._shop.states.enter(UUID(ref), WorkerState.RESUMING)
@@ -296,7 +315,7 @@ class Waking:
 
 async def resume_worker(shop: Shop) -> None:
     worker = await shop.worker(WorkerState.PAUSED)
-    await StopWorkers(shop.store, shop.tasks, cast(Any, Waking(shop))).start()
+    await StopWorkers(shop.store, shop.tasks, Waking(shop)).start()
     await shop.until(worker, WorkerState.RUNNING)
 
 

@@ -101,7 +101,8 @@ async def test_a_listener_misses_no_event_of_many_writers(store: Store) -> None:
                 await store.events.append("a.second", f"{writer}", {"n": n})
 
     writers = asyncio.gather(*(write(writer) for writer in range(4)))
-    seen, last = [], 0
+    seen: list[tuple[str, object, str]] = []
+    last = 0
     while len(seen) < 160:
         done = writers.done()
         for event in await store.events.since(last, limit=7):

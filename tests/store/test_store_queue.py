@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 
 import pytest
@@ -34,7 +34,7 @@ async def _read(store: Store, number: int) -> None:
     await store.events.append("a.b", str(number))
 
 
-Work = Callable[[Store, int], Awaitable[None]]
+Work = Callable[[Store, int], Coroutine[None, None, None]]
 
 
 @pytest.mark.parametrize("work", [_append, _transact, _add, _read])
@@ -47,8 +47,7 @@ async def test_a_burst_waits_for_as_long_as_it_takes(
         await stored_image(store)
         # Not as a part of this task's transaction.
         burst = [
-            loop.create_task(work(store, number), context=Context())  # type: ignore[arg-type]
-            for number in range(BURST)
+            loop.create_task(work(store, number), context=Context()) for number in range(BURST)
         ]
         for _ in range(100):  # they stand in the queue
             await asyncio.sleep(0)
@@ -84,7 +83,7 @@ async def test_readers_do_not_wait_behind_writers(store: Store) -> None:
             for number in range(BURST)
         ]
         reader = asyncio.get_running_loop().create_task(
-            store.containers.list(),  # type: ignore[arg-type]
+            store.containers.list(),
             context=Context(),
         )
         assert await asyncio.wait_for(reader, 5) == ()

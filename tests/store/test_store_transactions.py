@@ -83,7 +83,7 @@ async def test_a_failure_in_the_database_cannot_be_hidden(store: Store) -> None:
 async def test_a_transaction_belongs_to_the_task_that_opened_it(store: Store) -> None:
     async with store.transaction():
         with pytest.raises(RuntimeError, match="another task"):
-            await asyncio.create_task(store.containers.list())  # type: ignore[arg-type]
+            await asyncio.create_task(store.containers.list())
 
     async def later() -> object:
         await over.wait()

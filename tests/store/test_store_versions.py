@@ -80,7 +80,7 @@ async def test_a_deleted_one_takes_no_weight_and_no_pin(store: Store) -> None:
     await store.snapshots.set_state(snapshot.id, SnapshotState.DELETED)
     for traits in ({"weight": 1.0}, {"pinned": True}):
         with pytest.raises(Conflict, match="deleted"):
-            await store.snapshots.set_traits(snapshot.id, **traits)  # type: ignore[arg-type]
+            await store.snapshots.set_traits(snapshot.id, **traits)
     with pytest.raises(NotFound):
         await store.snapshots.set_traits(uuid4(), pinned=True)
 

@@ -250,8 +250,11 @@ class FakeSnapshots:
         row = await self.get(snapshot_id)
         if row.state is SnapshotState.DELETED:
             raise Conflict("the snapshot was deleted", resolution="create another one")
-        traits = {"weight": weight, "pinned": pinned}
-        changed = replace(row, **{k: v for k, v in traits.items() if v is not None})
+        changed = replace(
+            row,
+            weight=row.weight if weight is None else weight,
+            pinned=row.pinned if pinned is None else pinned,
+        )
         self.rows[snapshot_id] = changed
         return changed
 
@@ -509,8 +512,7 @@ class FakeContainers:
     async def wait(self, ref: str, until: Until, timeout_s: float) -> Container:
         with contextlib.suppress(NotFound):
             ref = str((await self.get(ref)).id)
-        row = self.gone.get(UUID(ref)) if ref in map(str, self.gone) else await self.get(ref)
-        assert row is not None
+        row = self.gone[UUID(ref)] if ref in map(str, self.gone) else await self.get(ref)
         holds = {
             Until.BOOTED: {S.RUNNING, S.EXITED},
             Until.RUNNING: {S.RUNNING, S.EXITED},

@@ -280,8 +280,9 @@ async def _groups(running: Running) -> list[str]:
     records = {r.id: r for r in await running.store.vms.list()}
     broken = [f"the control group {name} is nobody's" for name in groups.names() - records.keys()]
     for record in records.values():
-        alive = record.handle is not None and Path(f"/proc/{record.handle.pid}").exists()
-        if alive and record.handle.pid not in groups.members(record.id):
+        pid = None if record.handle is None else record.handle.pid
+        alive = pid is not None and Path(f"/proc/{pid}").exists()
+        if alive and pid not in groups.members(record.id):
             broken.append(f"the VM {record.id} is not in its control group")
     return broken
 

@@ -122,7 +122,7 @@ class Lab:
         return Settings(**values)
 
     @contextlib.asynccontextmanager
-    async def manager(self, hook: Hook | None = None, **changes: Any) -> AsyncIterator[Manager]:
+    async def manager(self, hook: Hook | None = None, /, **changes: Any) -> AsyncIterator[Manager]:
         async with bootstrap.running(self.settings(**changes), hook) as running:
             yield Manager(self, running)
 

@@ -194,7 +194,7 @@ def routes() -> set[str]:
             if isinstance(route, APIWebSocketRoute):
                 found.add(f"WS {route.path}")
             elif isinstance(route, APIRoute):
-                found |= {f"{method} {route.path}" for method in route.methods}
+                found |= {f"{method} {route.path}" for method in route.methods or ()}
     return found
 
 

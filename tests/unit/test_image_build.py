@@ -114,7 +114,8 @@ def test_the_initrd_holds_what_it_takes(modules: Path, tmp_path: Path) -> None:
 
 
 def read_cpio(data: bytes) -> dict[str, tuple[int, bytes]]:
-    entries, at = {}, 0
+    entries: dict[str, tuple[int, bytes]] = {}
+    at = 0
     while True:
         assert data[at : at + 6] == b"070701"
         fields = [int(data[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]

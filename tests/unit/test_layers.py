@@ -180,7 +180,7 @@ def _tar(*members: tarfile.TarInfo, content: bytes = b"") -> bytes:
 
 
 def _entry(
-    name: str, kind: bytes = tarfile.REGTYPE, target: str = "", **records: str
+    name: str, kind: bytes = tarfile.REGTYPE, target: str = "", /, **records: str
 ) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
     member.type, member.linkname = kind, target

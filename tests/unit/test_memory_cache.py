@@ -139,7 +139,7 @@ async def test_a_disk_that_fills_up_leaves_no_file(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(memory_frames.os, call, full)
+        patch.setattr(os, call, full)
         with pytest.raises(DiskFull):
             await use(cache, snapshot)
     assert left(cache) == []

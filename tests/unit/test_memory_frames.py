@@ -15,7 +15,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from warmboot.host import memory_frames
 from warmboot.host.memory_frames import Stopped, pack, unpack
 from warmboot.hypervisors.memory.frames import (
     FRAME_BYTES,
@@ -181,14 +180,14 @@ def test_memory_that_is_not_what_it_was_is_not_packed(tmp_path: Path) -> None:
 def failing_write(number: int, code: int) -> Iterator[None]:
     calls, real, patch = 0, os.pwrite, pytest.MonkeyPatch()
 
-    def pwrite(*arguments: object) -> int:
+    def pwrite(file: int, data: bytes, offset: int) -> int:
         nonlocal calls
         calls += 1
         if calls == number:
             raise OSError(code, os.strerror(code))
-        return real(*arguments)  # type: ignore[arg-type]
+        return real(file, data, offset)
 
-    patch.setattr(memory_frames.os, "pwrite", pwrite)
+    patch.setattr(os, "pwrite", pwrite)
     try:
         yield
     finally:

@@ -24,7 +24,8 @@ TABLES: list[Transitions[Any]] = [
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda t: t.what)
 def test_every_state_has_a_row_and_nothing_else_is_named(table: Transitions[Any]) -> None:
-    states = set(type(next(iter(table.table))))
+    kind: type[StrEnum] = type(next(iter(table.table)))
+    states = set(kind)
     assert set(table.table) == states
     assert all(targets <= states for targets in table.table.values())
 

@@ -173,7 +173,8 @@ def test_a_clock_set_back_is_no_restore() -> None:
 
 
 async def test_what_is_in_flight_at_a_restore_is_sent_again_and_done_once() -> None:
-    server, wall, away = Server(), Wall(), []
+    server, wall = Server(), Wall()
+    away: list[float] = []
     server.silence = gate = asyncio.Event()
     async with (
         serving(server) as url,
