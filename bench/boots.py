@@ -24,7 +24,7 @@ from bench.measure import Samples
 from warmboot.client import Client
 from warmboot.client.results import Container
 from warmboot.host.network import Network, NetworkConfig
-from warmboot.host.vm_files import VMM_GID
+from warmboot.host.vm.vm_files import VMM_GID
 
 WARM_ROUNDS = 9
 RESTORE_ROUNDS = 9

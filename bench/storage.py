@@ -29,13 +29,13 @@ from tests.support.firecracker import firecracker_binary, kvm_opens
 from bench.measure import Samples
 from warmboot.client import Client
 from warmboot.host.agent import HostAgent
-from warmboot.host.guest_link import Identity
+from warmboot.host.guest.guest_link import Identity
 from warmboot.host.host_config import HostConfig
-from warmboot.host.memory_frames import in_thread, pack
 from warmboot.host.network import Network, NetworkConfig
-from warmboot.host.snapshot_files import SnapshotFiles
-from warmboot.host.snapshot_files import load_manifest as load_snapshot_manifest
-from warmboot.host.vm_files import VMM_GID, snapshot_disks
+from warmboot.host.snapshots.memory_frames import in_thread, pack
+from warmboot.host.snapshots.snapshot_files import SnapshotFiles
+from warmboot.host.snapshots.snapshot_files import load_manifest as load_snapshot_manifest
+from warmboot.host.vm.vm_files import VMM_GID, snapshot_disks
 from warmboot.hypervisors.base import MachineSnapshot
 from warmboot.hypervisors.firecracker import Firecracker, FirecrackerConfig
 from warmboot.hypervisors.qemu import Qemu

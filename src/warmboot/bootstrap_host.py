@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from warmboot.host.agent import HostAgent
 from warmboot.host.host_config import HostConfig
 from warmboot.host.network import Network, NetworkConfig, uids
-from warmboot.host.snapshot_files import SnapshotFiles
-from warmboot.host.vm_files import VMM_GID
+from warmboot.host.snapshots.snapshot_files import SnapshotFiles
+from warmboot.host.vm.vm_files import VMM_GID
 from warmboot.hypervisors import cgroups
 from warmboot.hypervisors.base import Hypervisor
 from warmboot.hypervisors.cgroups import Cgroups

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.support.firecracker import Namespace
 
 from warmboot.host import disks
-from warmboot.host.guest_link import GuestLink, Identity
+from warmboot.host.guest.guest_link import GuestLink, Identity
 from warmboot.hypervisors.base import Hypervisor, MachineSnapshot, Vm
 from warmboot.images.files import load_manifest
 from warmboot.model.shapes import Shape

@@ -18,9 +18,9 @@ from tests.support.firecracker import kvm_opens
 from tests.support.snapshots import IMAGE_ID, flip, here, make_image
 from tests.support.vms import eventually
 
-from warmboot.host.memory_cache import MemoryCache
-from warmboot.host.snapshot_files import SnapshotFiles, load_manifest
-from warmboot.host.stored_memory import with_machine
+from warmboot.host.snapshots.memory_cache import MemoryCache
+from warmboot.host.snapshots.snapshot_files import SnapshotFiles, load_manifest
+from warmboot.host.snapshots.stored_memory import with_machine
 from warmboot.hypervisors.base import MachineSnapshot, Vm
 from warmboot.hypervisors.memory.frames import Frames
 from warmboot.model.errors import RestoreFailed, SnapshotDamaged, VmGone

@@ -13,8 +13,8 @@ from uuid import uuid4
 
 from tests.support.vms import Site
 
-from warmboot.host.snapshot_files import SnapshotFiles, link_or_copy
-from warmboot.host.vm_files import VMM_GID
+from warmboot.host.snapshots.snapshot_files import SnapshotFiles, link_or_copy
+from warmboot.host.vm.vm_files import VMM_GID
 from warmboot.images.hashing import copy_sparse
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import (

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from tests.support.vms import PROBE, Site
 
-from warmboot.host.guest_link import GuestLink
+from warmboot.host.guest.guest_link import GuestLink
 
 UNREACHED = re.compile(r"(wget: can't connect to remote host .*)?")
 """What ``fetch_all`` has of an address that cannot be reached: refused, or no answer in time."""

@@ -16,8 +16,8 @@ from tests.support.vms import PROBE, Site, state_root
 
 from warmboot import bootstrap
 from warmboot.bootstrap import Running
-from warmboot.host import guest_containers
-from warmboot.host.guest_link import GuestLink
+from warmboot.host.guest import guest_containers
+from warmboot.host.guest.guest_link import GuestLink
 from warmboot.manager.containers.sessions import exec_session
 from warmboot.manager.ports import ExecSpec, Until
 from warmboot.model.container import BootMethod, ContainerSpec

@@ -16,8 +16,8 @@ from tests.e2e.conftest import ANSWER, NAME, PAGE, Archive
 from tests.e2e.guests import UNREACHED, fetch_all
 from tests.support.vms import PROBE, Site, eventually, slot_of
 
-from warmboot.host.guest_link import AGENT_PORT
-from warmboot.host.network import nft
+from warmboot.host.guest.guest_link import AGENT_PORT
+from warmboot.host.network.rules import nft
 
 
 @contextlib.asynccontextmanager

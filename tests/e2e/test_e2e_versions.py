@@ -17,7 +17,7 @@ from tests.e2e.conftest import Archive
 from tests.support.vms import PROBE, Site, eventually, state_root
 
 from warmboot.client.results import RuntimeSnapshot, Shape
-from warmboot.host.snapshot_files import BUILDING
+from warmboot.host.snapshots.snapshot_files import BUILDING
 from warmboot.model.runtime_snapshot import MEMORY_FILE
 
 BUILD_S = 400.0

@@ -26,7 +26,6 @@ from warmboot.engine.archive import (
 )
 from warmboot.engine.checkpoint import Dumped, checkpoint
 from warmboot.engine.client import DockerEngine
-from warmboot.engine.commands import run
 from warmboot.engine.install_criu import apt_settings
 from warmboot.engine.left_imports import STAGING, forget_imports
 from warmboot.engine.restore import restore
@@ -38,6 +37,7 @@ from warmboot.model.errors import (
     NotSupported,
     WarmbootError,
 )
+from warmboot.system.commands import run
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
 

@@ -15,10 +15,10 @@ from tests.support.dockerd import PrivateDockerd
 from warmboot.engine import content_store
 from warmboot.engine.checkpoint import checkpoint, settle
 from warmboot.engine.client import DockerEngine
-from warmboot.engine.commands import run
 from warmboot.engine.facts import ContainerFacts
 from warmboot.engine.restore import restore
 from warmboot.model.errors import CheckpointError, EngineUnavailable, NotFound
+from warmboot.system.commands import run
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
 

@@ -22,12 +22,12 @@ from tests.faults.dying_helper import dying
 from tests.support.invariants import settled
 from tests.support.managers import Lab, Manager, vmm_pids
 
-from warmboot.host import guest_containers
 from warmboot.host.agent import HostAgent
-from warmboot.host.memory_cache import MemoryCache
-from warmboot.host.memory_forms import MemoryForms
-from warmboot.host.snapshot_files import SnapshotFiles
-from warmboot.host.survey import DiskSurvey
+from warmboot.host.guest import guest_containers
+from warmboot.host.snapshots.memory_cache import MemoryCache
+from warmboot.host.snapshots.memory_forms import MemoryForms
+from warmboot.host.snapshots.snapshot_files import SnapshotFiles
+from warmboot.host.storage.survey import DiskSurvey
 from warmboot.manager.core.event_log import EventLog
 from warmboot.model.container import BootPolicy
 from warmboot.model.runtime_snapshot import BuildCause, SnapshotState

@@ -12,8 +12,8 @@ import signal
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
-from warmboot.host import memory_frames
-from warmboot.host.polite import Politely, run_politely
+from warmboot.host.snapshots import memory_frames
+from warmboot.system.polite import Politely, run_politely
 
 T = TypeVar("T")
 

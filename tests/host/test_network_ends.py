@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from tests.host.network_lab import FOREIGN_IP, HOST_IP, Place, config, foreign, guest, host, world
 
-from warmboot.host.network import Network, NetworkConfig, Slot, nft
+from warmboot.host.network import Network, NetworkConfig, Slot
+from warmboot.host.network.rules import nft
 from warmboot.model.container import PortMapping
 
 pytestmark = pytest.mark.root

@@ -25,7 +25,8 @@ from tests.host.network_lab import (
     world,
 )
 
-from warmboot.host.network import Network, NetworkConfig, Slot, links, nft
+from warmboot.host.network import Network, NetworkConfig, Slot, links
+from warmboot.host.network.rules import nft
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import NetworkError
 

@@ -27,7 +27,8 @@ from tests.host.network_lab import (
     world,
 )
 
-from warmboot.host.network import Network, Slot, connect, nft
+from warmboot.host.network import Network, Slot, connect
+from warmboot.host.network.rules import nft
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import Conflict, InvalidRequest, NetworkError
 

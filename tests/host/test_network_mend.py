@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from tests.host.network_lab import FOREIGN_IP, PREFIX, config, foreign, guest, host, world
 
-from warmboot.host.network import Network, Slot, nft
+from warmboot.host.network import Network, Slot
+from warmboot.host.network.rules import nft
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import NetworkError
 

@@ -19,7 +19,7 @@ import pytest
 from tests.support.fake_vmm import FakeVmm
 from tests.support.snapshots import flip
 
-from warmboot.host.memory_frames import pack
+from warmboot.host.snapshots.memory_frames import pack
 from warmboot.hypervisors.firecracker import pager as pager_module
 from warmboot.hypervisors.firecracker.pager import RECORDED_FILE, SOCKET, Pager
 from warmboot.hypervisors.memory.frames import FRAME_BYTES, PAGE, Frames

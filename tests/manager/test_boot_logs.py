@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from tests.support.managers import Lab, Manager
 
-from warmboot.host.boot_logs import BootLogs, last_lines
+from warmboot.host.vm.boot_logs import BootLogs, last_lines
 from warmboot.manager.ports import Until
 from warmboot.model.container import ContainerState
 

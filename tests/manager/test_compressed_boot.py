@@ -13,7 +13,7 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 from tests.support.snapshots import flip
 
-from warmboot.host.snapshot_files import memory_metadata
+from warmboot.host.snapshots.snapshot_files import memory_metadata
 from warmboot.model.container import BootMethod, ContainerState, FallbackReason
 from warmboot.model.errors import DiskFull
 from warmboot.model.garbage import Why

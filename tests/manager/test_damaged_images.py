@@ -10,12 +10,12 @@ import pytest
 from tests.support.managers import IMAGE_NAME, Lab, Manager, image_folder
 from tests.support.rebuilds import event, ready
 
-from warmboot.host.image_files import note_image
-from warmboot.host.seen import load_seen, note_seen, stamp
+from warmboot.host.storage.image_files import note_image
 from warmboot.manager.ports import Check
 from warmboot.model.container import BootMethod, BootPolicy, Container, FallbackReason
 from warmboot.model.errors import ImageDamaged
 from warmboot.model.runtime_snapshot import ROOTFS_FILE, RuntimeSnapshot, SnapshotState
+from warmboot.system.seen import load_seen, note_seen, stamp
 
 QUIET = {"auto_rebuild": False}
 
@@ -185,7 +185,9 @@ async def test_looking_at_a_good_image_again_takes_no_sums(
     async with place.manager(**QUIET) as manager:
         image = await manager.image()
         await manager.snapshot()
-        monkeypatch.setattr("warmboot.host.image_files.sum_file", lambda _: pytest.fail("summed"))
+        monkeypatch.setattr(
+            "warmboot.host.storage.image_files.sum_file", lambda _: pytest.fail("summed")
+        )
         await manager.host.check_image(image)
         note_image(image.path, image.manifest)
         await manager.host.check_image(image)

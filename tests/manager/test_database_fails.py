@@ -12,8 +12,8 @@ import pytest
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
-from warmboot.host import live_vm
 from warmboot.host.agent import HostAgent
+from warmboot.host.vm import live_vm
 from warmboot.manager.containers import watch_container
 from warmboot.manager.containers.bring_up import BringUp
 from warmboot.manager.core import write_down

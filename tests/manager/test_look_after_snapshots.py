@@ -12,7 +12,7 @@ from tests.support.invariants import check
 from tests.support.managers import IMAGE_NAME, Lab, Manager, image_folder, vmm_pids
 from tests.support.rebuilds import event, ready, spoil
 
-from warmboot.host import guest_probe
+from warmboot.host.guest import guest_probe
 from warmboot.manager.ports import Registered
 from warmboot.manager.snapshots import look_after_snapshots
 from warmboot.manager.snapshots.plan_rebuilds import plan_rebuilds

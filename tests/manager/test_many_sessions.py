@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.support.managers import Manager
 
-from warmboot.host import guest_link
+from warmboot.host.guest import guest_link
 from warmboot.manager.ports import ExecSpec, Session, Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import TooManySessions

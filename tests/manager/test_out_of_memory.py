@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from tests.support.managers import Manager
 
-from warmboot.host import guest_containers
-from warmboot.host.guest_link import AGENT_PORT, GuestLink
+from warmboot.host.guest import guest_containers
+from warmboot.host.guest.guest_link import AGENT_PORT, GuestLink
 from warmboot.manager.ports import Until
 from warmboot.model.errors import ContainerError, GuestError, NotFound
 from warmboot.model.vm import GuestAddress

@@ -10,7 +10,7 @@ import pytest
 from tests.support.invariants import check
 from tests.support.managers import Lab, vmm_pids
 
-from warmboot.host.storage_owner import OWNER_FILE, owner_of
+from warmboot.host.storage.storage_owner import OWNER_FILE, owner_of
 from warmboot.manager.own_storage import STORE_ID
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict

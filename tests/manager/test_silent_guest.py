@@ -14,8 +14,8 @@ import pytest
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
-from warmboot.host import guest_containers
-from warmboot.host.guest_link import AGENT_PORT, GuestLink
+from warmboot.host.guest import guest_containers
+from warmboot.host.guest.guest_link import AGENT_PORT, GuestLink
 from warmboot.manager.ports import ExecSpec, Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import GuestUnreachable, NotFound, VmGone

@@ -14,7 +14,8 @@ from tests.manager.test_metrics import look
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
-from warmboot.host import disks, live_vm
+from warmboot.host import disks
+from warmboot.host.vm import live_vm
 from warmboot.manager.ports import ExecSpec, Until
 from warmboot.model.container import (
     BootMethod,

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from tests.support.managers import Lab, Manager, vmm_pids
 
-from warmboot.host import guest_connections
-from warmboot.host.guest_connections import open_guest_socket
-from warmboot.host.vm_files import kept_disk, snapshot_disks
+from warmboot.host.guest import guest_connections
+from warmboot.host.guest.guest_connections import open_guest_socket
+from warmboot.host.vm.vm_files import kept_disk, snapshot_disks
 from warmboot.manager.ports import Until
 from warmboot.model.container import BootMethod, ContainerState, FallbackReason
 from warmboot.model.runtime_snapshot import DISK_FILE

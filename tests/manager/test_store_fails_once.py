@@ -23,7 +23,7 @@ from typing_extensions import override
 from warmboot.engine import in_progress
 from warmboot.engine.client import DockerEngine
 from warmboot.engine.facts import ContainerFacts, EngineFacts
-from warmboot.host import live_vm
+from warmboot.host.vm import live_vm
 from warmboot.manager import housekeeping
 from warmboot.manager.core import going_on, write_down
 from warmboot.manager.core.event_log import EventLog

@@ -13,7 +13,7 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
 from warmboot.api.container_responses import ContainerOut
-from warmboot.host import unresponsive
+from warmboot.host.vm import unresponsive
 from warmboot.manager.ports import ExecSpec, Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import NotFound, VmUnresponsive

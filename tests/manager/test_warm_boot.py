@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.support.managers import Lab, Manager
 
-from warmboot.host.vm_files import snapshot_disks
+from warmboot.host.vm.vm_files import snapshot_disks
 from warmboot.manager.ports import Until
 from warmboot.model.container import BootMethod, BootPolicy, ContainerState, FallbackReason
 from warmboot.model.errors import HostError

@@ -12,9 +12,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 from warmboot.bootstrap import Running
-from warmboot.host import guest_containers
-from warmboot.host.leftovers import users_of
+from warmboot.host.guest import guest_containers
 from warmboot.host.network import Slot
+from warmboot.host.vm.leftovers import users_of
 from warmboot.images.files import check_sizes, load_manifest
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import NotFound, WarmbootError

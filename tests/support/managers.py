@@ -29,7 +29,7 @@ from uuid import UUID
 from warmboot import bootstrap
 from warmboot.bootstrap import Running
 from warmboot.guest import AGENT_VERSION
-from warmboot.host.leftovers import users_of
+from warmboot.host.vm.leftovers import users_of
 from warmboot.images.files import describe, write_manifest
 from warmboot.images.guest_agent import SHIPPED
 from warmboot.manager.core.saga import Hook

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
-from warmboot.host.snapshot_files import SnapshotFiles
+from warmboot.host.snapshots.snapshot_files import SnapshotFiles
 from warmboot.model.runtime_image import RuntimeImage, RuntimeImageManifest
 from warmboot.model.runtime_snapshot import (
     MEMORY_FILE,

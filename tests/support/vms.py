@@ -31,7 +31,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.site_processes import command_of, kill_processes_of, processes_of
 
 from warmboot.client import Client
-from warmboot.host.guest_link import AGENT_PORT, GuestLink
+from warmboot.host.guest.guest_link import AGENT_PORT, GuestLink
 from warmboot.host.network import Network, NetworkConfig, Slot
 from warmboot.hypervisors import cgroups
 from warmboot.hypervisors.cgroups import Cgroups

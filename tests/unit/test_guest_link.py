@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from warmboot.host.guest_link import AGENT_PORT, Claimed, GuestLink, Identity
+from warmboot.host.guest.guest_link import AGENT_PORT, Claimed, GuestLink, Identity
 from warmboot.model.container import StageStep
 from warmboot.model.vm import GuestAddress
 

@@ -13,7 +13,7 @@ import pytest
 from warmboot.guest.docker import Docker
 from warmboot.guest.sandbox import JOINED, NAME, SHIM_GROUP, Sandbox
 from warmboot.guest.wire import HttpError
-from warmboot.host.guest_containers import SANDBOX
+from warmboot.host.guest.guest_containers import SANDBOX
 
 
 class DockerWithSandbox(Docker):

@@ -15,8 +15,8 @@ from uuid import uuid4
 
 import pytest
 
-from warmboot.host import image_files
-from warmboot.host import storage as storage_module
+from warmboot.host.storage import image_files
+from warmboot.host.storage import storage as storage_module
 from warmboot.images import files, staging
 from warmboot.images.__main__ import good_image
 from warmboot.images.build import recipe

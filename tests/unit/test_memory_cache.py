@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.snapshots import MEMORY, flip, here, make_image, publish
 
-from warmboot.host import memory_cache, memory_frames
-from warmboot.host.memory_cache import CacheEntry, MemoryCache, over_budget
-from warmboot.host.snapshot_files import SnapshotFiles, load_manifest
+from warmboot.host.snapshots import memory_cache, memory_frames
+from warmboot.host.snapshots.memory_cache import CacheEntry, MemoryCache, over_budget
+from warmboot.host.snapshots.snapshot_files import SnapshotFiles, load_manifest
 from warmboot.model.errors import DiskFull, SnapshotDamaged
 from warmboot.model.runtime_snapshot import FRAMES_FILE
 from warmboot.model.vm import VmHandle

@@ -17,11 +17,11 @@ from uuid import UUID
 import pytest
 from tests.support.snapshots import IMAGE_ID, MEMORY, flip, here, make_image, publish
 
-from warmboot.host import memory_forms, memory_frames
-from warmboot.host.polite import run_politely
-from warmboot.host.snapshot_files import SnapshotFiles, load_manifest, memory_metadata
+from warmboot.host.snapshots import memory_forms, memory_frames
+from warmboot.host.snapshots.snapshot_files import SnapshotFiles, load_manifest, memory_metadata
 from warmboot.model.errors import DiskFull, SnapshotDamaged, WarmbootError
 from warmboot.model.runtime_snapshot import FRAMES_FILE, MEMORY_FILE, METADATA_FILE
+from warmboot.system.polite import run_politely
 
 PLAIN = {".seen.json", "disk.ext4", METADATA_FILE, "rootfs.ext4", MEMORY_FILE, "snapshot.state"}
 COMPRESSED = PLAIN - {MEMORY_FILE} | {FRAMES_FILE}
@@ -50,7 +50,7 @@ async def test_a_helper_process_is_killed_with_its_call(tmp_path: Path) -> None:
         async with asyncio.timeout(1):
             await run_politely(time.sleep, 3600)
     ours = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    helpers = [p for p in ours if b"warmboot.host.polite" in read(Path(f"/proc/{p}/cmdline"))]
+    helpers = [p for p in ours if b"warmboot.system.polite" in read(Path(f"/proc/{p}/cmdline"))]
     assert helpers == []
 
 

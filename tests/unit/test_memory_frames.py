@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from warmboot.host.memory_frames import Stopped, pack, unpack
+from warmboot.host.snapshots.memory_frames import Stopped, pack, unpack
 from warmboot.hypervisors.memory.frames import (
     FRAME_BYTES,
     PAGE,

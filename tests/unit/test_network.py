@@ -15,9 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmboot.host.network import NetworkConfig, Slot, namespaces, nft, ports
+from warmboot.host.network import NetworkConfig, Slot, namespaces
 from warmboot.host.network import pool as pool_module
 from warmboot.host.network.pool import SlotPool
+from warmboot.host.network.ports import ports
+from warmboot.host.network.rules import nft
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import InvalidRequest, NetworkError
 

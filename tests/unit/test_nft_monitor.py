@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from warmboot.host.network.monitor import messages
+from warmboot.host.network.rules.monitor import messages
 
 NEWCHAIN, NEWGEN = 0x0A03, 0x0A0F
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from warmboot.host.memory_frames import pack
+from warmboot.host.snapshots.memory_frames import pack
 from warmboot.hypervisors.memory.frames import FRAME_BYTES, PAGE, Frames
 from warmboot.hypervisors.memory.page_server import PageServer, Region, load_recorded
 from warmboot.hypervisors.memory.userfault import Fault, MappingChanges, Removed

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from warmboot.host.pull_patience import Layers, Message, PullPatience
+from warmboot.host.guest.pull_patience import Layers, Message, PullPatience
 from warmboot.model.errors import RegistryUnavailable
 
 FOREVER_S = 30.0

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from warmboot.host.survey import DiskSurvey, own_bytes
+from warmboot.host.storage.survey import DiskSurvey, own_bytes
 from warmboot.images.staging import staging
 from warmboot.model.garbage import Kind, Lying
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from warmboot.host import disks
-from warmboot.host.vm_files import kept_disk
+from warmboot.host.vm.vm_files import kept_disk
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import Disk, DiskFormat, VmSpec
 

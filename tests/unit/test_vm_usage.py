@@ -9,7 +9,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from warmboot.host.usage import (
+from warmboot.hypervisors.process import boot_id, start_time_ticks
+from warmboot.model.vm import VmHandle
+from warmboot.system.usage import (
     allocated_below,
     capacity,
     free_memory_mib,
@@ -17,8 +19,6 @@ from warmboot.host.usage import (
     of_vm,
     of_vms,
 )
-from warmboot.hypervisors.process import boot_id, start_time_ticks
-from warmboot.model.vm import VmHandle
 
 
 def handle_of(pid: int) -> VmHandle:

@@ -18,7 +18,6 @@ from tests.workers.conftest import Start, counted, last_count, start_on, wait_fo
 
 from warmboot.client import Client
 from warmboot.engine.client import DockerEngine
-from warmboot.engine.commands import run
 from warmboot.model.errors import (
     CheckpointError,
     Conflict,
@@ -31,6 +30,7 @@ from warmboot.model.errors import (
     Unavailable,
     WarmbootError,
 )
+from warmboot.system.commands import run
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
 

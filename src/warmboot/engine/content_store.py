@@ -17,8 +17,8 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
-from warmboot.engine.commands import run
 from warmboot.model.errors import CheckpointError, HostError
+from warmboot.system.commands import run
 
 LOOK_EVERY_S = 0.02
 GONE_TIMEOUT_S = 60.0

@@ -8,8 +8,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmboot.engine.commands import run
 from warmboot.model.checkpoint import Obstacle, criu_obstacles
+from warmboot.system.commands import run
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where an engine that systemd started finds programs."""

@@ -23,11 +23,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmboot.engine.commands import Outcome, run
 from warmboot.engine.criu import SEARCH_PATH, criu_version, usable_criu
-from warmboot.engine.files import set_aside, write_atomically
 from warmboot.model.checkpoint import criu_obstacles
 from warmboot.model.errors import HostError
+from warmboot.system.commands import Outcome, run
+from warmboot.system.files import set_aside, write_atomically
 
 DEFAULT_PREFIX = Path("/opt/warmboot/criu")
 DEFAULT_WRAPPER = Path("/usr/local/sbin/criu")

@@ -19,7 +19,6 @@ from typing import Self
 
 from warmboot.engine import findings
 from warmboot.engine.client import DEFAULT_SOCKET, DockerEngine
-from warmboot.engine.commands import run
 from warmboot.engine.containerd import scratch_folders
 from warmboot.engine.criu import SEARCH_PATH, check_criu, find_criu, usable_criu
 from warmboot.engine.facts import EngineFacts
@@ -28,6 +27,7 @@ from warmboot.engine.install_criu import DEFAULT_PREFIX, DEFAULT_WRAPPER, Instal
 from warmboot.engine.peer import engine_process
 from warmboot.engine.settings_files import enable_experimental, enable_tcp_established
 from warmboot.model.errors import HostError, WarmbootError
+from warmboot.system.commands import run
 
 DAEMON_JSON = Path("/etc/docker/daemon.json")
 RESTART_TIMEOUT_S = 180.0

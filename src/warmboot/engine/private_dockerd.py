@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from warmboot.engine.client import DockerEngine
-from warmboot.engine.commands import run
 from warmboot.engine.criu import SEARCH_PATH
-from warmboot.engine.files import followed
 from warmboot.engine.install_criu import install_criu
 from warmboot.engine.settings_files import enable_tcp_established
 from warmboot.model.errors import EngineUnavailable
+from warmboot.system.commands import run
+from warmboot.system.files import followed
 
 RUNC_CONF = Path("/etc/criu/runc.conf")
 FOLDER = "wb-dockerd-"

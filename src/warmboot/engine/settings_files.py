@@ -12,8 +12,8 @@ from json.decoder import scanstring  # type: ignore[attr-defined]  # there, and 
 from pathlib import Path
 from typing import Any
 
-from warmboot.engine.files import back_up, followed, write_atomically
 from warmboot.model.errors import InvalidRequest
+from warmboot.system.files import back_up, followed, write_atomically
 
 TCP_ESTABLISHED = "tcp-established"
 EXPERIMENTAL = "experimental"

@@ -22,18 +22,20 @@ from typing import Any, TypeVar
 
 import structlog
 
-from warmboot.host import guest_pull, leftovers, stored_memory, usage
-from warmboot.host.boot_logs import BootLogs
-from warmboot.host.guest_containers import Progress
-from warmboot.host.guest_link import Claimed, GuestLink, Identity, Sent, nobody_asks
+from warmboot.host.guest import guest_pull
+from warmboot.host.guest.guest_containers import Progress
+from warmboot.host.guest.guest_link import Claimed, GuestLink, Identity, Sent, nobody_asks
 from warmboot.host.host_config import HostConfig
-from warmboot.host.live_vm import LiveVm
-from warmboot.host.memory_cache import MemoryCache
 from warmboot.host.network import Network, Repair, Slot
-from warmboot.host.snapshot_files import SnapshotFiles
-from warmboot.host.storage import Storage, remove_folder
-from warmboot.host.unresponsive import UnresponsiveVms
-from warmboot.host.vm_files import VMM_GID, DiskSource, VmFiles, snapshot_disks
+from warmboot.host.snapshots import stored_memory
+from warmboot.host.snapshots.memory_cache import MemoryCache
+from warmboot.host.snapshots.snapshot_files import SnapshotFiles
+from warmboot.host.storage.storage import Storage, remove_folder
+from warmboot.host.vm import leftovers
+from warmboot.host.vm.boot_logs import BootLogs
+from warmboot.host.vm.live_vm import LiveVm
+from warmboot.host.vm.unresponsive import UnresponsiveVms
+from warmboot.host.vm.vm_files import VMM_GID, DiskSource, VmFiles, snapshot_disks
 from warmboot.hypervisors.base import Hypervisor, MachineSnapshot, Probe, Vm
 from warmboot.hypervisors.confinement import Confinement
 from warmboot.hypervisors.process import come_first
@@ -43,6 +45,7 @@ from warmboot.model.runtime_image import RuntimeImage, RuntimeImageManifest
 from warmboot.model.shapes import Capacity, Shape
 from warmboot.model.usage import StorageUsage, VmUsage
 from warmboot.model.vm import VmHandle, VmRecord, VmSpec
+from warmboot.system import usage
 
 T = TypeVar("T")
 

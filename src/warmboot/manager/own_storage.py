@@ -21,7 +21,7 @@ from uuid import uuid4
 
 import structlog
 
-from warmboot.host.storage_owner import OWNER_FILE, holds_anything, owner_of, set_owner
+from warmboot.host.storage.storage_owner import OWNER_FILE, holds_anything, owner_of, set_owner
 from warmboot.model.errors import Conflict
 from warmboot.store import Store
 

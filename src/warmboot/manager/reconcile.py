@@ -14,8 +14,8 @@ from uuid import UUID
 
 import structlog
 
-from warmboot.host import guest_containers
 from warmboot.host.agent import HostAgent
+from warmboot.host.guest import guest_containers
 from warmboot.manager.containers.bring_up import slot_of
 from warmboot.manager.containers.containers import Containers
 from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive

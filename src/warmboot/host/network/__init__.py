@@ -9,15 +9,15 @@ What is made on the host, for the prefix ``wb``::
     dnsmasq             the guests' name server (see ``dns``)
 
 The user's own network, firewall and Docker are left alone, but for two things that forwarding
-needs, both taken back at ``stop(keep=False)`` (see ``forwarding``): ``net.ipv4.ip_forward``, set to
-1 if it is 0; and two rules that let our own links through iptables' FORWARD chain if its policy is
-DROP. A host firewall of another kind that drops forwarded packets, or drops in INPUT the guests'
-questions to the name server, must be told to let the links ``wb-*`` through.
+needs, both taken back at ``stop(keep=False)`` (see ``rules.forwarding``): ``net.ipv4.ip_forward``,
+set to 1 if it is 0; and two rules that let our own links through iptables' FORWARD chain if its
+policy is DROP. A host firewall of another kind that drops forwarded packets, or drops in INPUT the
+guests' questions to the name server, must be told to let the links ``wb-*`` through.
 """
 
 from warmboot.host.network.config import NetworkConfig, Slot
 from warmboot.host.network.namespaces import connect
 from warmboot.host.network.network import Network
-from warmboot.host.network.upkeep import Repair
+from warmboot.host.network.rules.upkeep import Repair
 
 __all__ = ["Network", "NetworkConfig", "Repair", "Slot", "connect"]

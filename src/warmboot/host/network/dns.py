@@ -23,8 +23,8 @@ from pathlib import Path
 
 import structlog
 
-from warmboot.host.network import nft
 from warmboot.host.network.config import DNS_PORT, NetworkConfig
+from warmboot.host.network.rules import nft
 from warmboot.model.errors import NetworkError
 
 _RUN_DIR = Path("/run/warmboot")

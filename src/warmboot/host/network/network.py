@@ -22,13 +22,14 @@ from typing import Any
 
 import structlog
 
-from warmboot.host.network import links, mend, namespaces, nft, preflight, rules
+from warmboot.host.network import links, mend, namespaces, preflight
 from warmboot.host.network.config import NETNS_DIR, NetworkConfig, Slot
 from warmboot.host.network.dns import NameServer
-from warmboot.host.network.forwarding import Forwarding
 from warmboot.host.network.pool import SlotPool
-from warmboot.host.network.publishing import Publishing
-from warmboot.host.network.upkeep import Repair, Upkeep
+from warmboot.host.network.ports.publishing import Publishing
+from warmboot.host.network.rules import nft, rules
+from warmboot.host.network.rules.forwarding import Forwarding
+from warmboot.host.network.rules.upkeep import Repair, Upkeep
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import NetworkError
 

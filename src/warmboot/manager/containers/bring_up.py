@@ -17,9 +17,9 @@ from uuid import UUID
 
 import structlog
 
-from warmboot.host import guest_containers
 from warmboot.host.agent import HostAgent
 from warmboot.host.disks import os_error
+from warmboot.host.guest import guest_containers
 from warmboot.host.network import Slot
 from warmboot.manager.containers.archives import ArchiveFiles
 from warmboot.manager.containers.pull_progress import PullProgress

@@ -9,9 +9,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
-from warmboot.host import guest_containers
 from warmboot.host.agent import HostAgent
-from warmboot.host.guest_link import GuestLink
+from warmboot.host.guest import guest_containers
+from warmboot.host.guest.guest_link import GuestLink
 from warmboot.manager.containers.archives import ArchiveFiles
 from warmboot.manager.containers.bring_up import Asked, BringUp, slot_of
 from warmboot.manager.containers.container_states import (

@@ -13,9 +13,9 @@ from aiodocker.exceptions import DockerError
 from aiodocker.execs import Exec
 from aiodocker.stream import Stream as DockerStream
 
-from warmboot.host import guest_containers
-from warmboot.host.guest_errors import lost, lost_or, plain_reason
-from warmboot.host.guest_link import GuestLink
+from warmboot.host.guest import guest_containers
+from warmboot.host.guest.guest_errors import lost, lost_or, plain_reason
+from warmboot.host.guest.guest_link import GuestLink
 from warmboot.manager.ports import ExecSpec, LogChunk, Session, Stream
 from warmboot.model.errors import ContainerError, GuestError, GuestUnreachable
 

@@ -16,8 +16,8 @@ from uuid import UUID
 
 import structlog
 
-from warmboot.host import guest_containers
 from warmboot.host.agent import HostAgent
+from warmboot.host.guest import guest_containers
 from warmboot.manager.containers.bring_up import slot_of
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.going_on import Work

@@ -28,7 +28,7 @@ import structlog
 from warmboot.engine.containerd import RestoreCopies
 from warmboot.host.agent import HostAgent
 from warmboot.host.disks import free_bytes
-from warmboot.host.survey import DiskSurvey
+from warmboot.host.storage.survey import DiskSurvey
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.garbage.choose_garbage import Limits, Seen, active_count, choose_garbage

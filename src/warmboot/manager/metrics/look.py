@@ -24,7 +24,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from warmboot import __version__
 from warmboot.host.agent import HostAgent
-from warmboot.host.usage import allocated_below
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.going_on import Work
 from warmboot.manager.metrics.counts import EventCounts
@@ -37,6 +36,7 @@ from warmboot.model.vm import VmKind
 from warmboot.model.worker import WorkerState
 from warmboot.store import Store
 from warmboot.store.census import Counts
+from warmboot.system.usage import allocated_below
 
 log = structlog.get_logger(__name__)
 

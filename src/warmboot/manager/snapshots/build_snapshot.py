@@ -33,8 +33,8 @@ import structlog
 
 from warmboot.host.agent import HostAgent
 from warmboot.host.disks import os_error
-from warmboot.host.guest_link import Identity
-from warmboot.host.vm_files import DiskSource
+from warmboot.host.guest.guest_link import Identity
+from warmboot.host.vm.vm_files import DiskSource
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.core.stopwatch import Stopwatch

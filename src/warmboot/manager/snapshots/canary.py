@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from warmboot.host.agent import HostAgent
-from warmboot.host.guest_link import Identity
-from warmboot.host.guest_probe import run_probe
-from warmboot.host.vm_files import snapshot_disks
+from warmboot.host.guest.guest_link import Identity
+from warmboot.host.guest.guest_probe import run_probe
+from warmboot.host.vm.vm_files import snapshot_disks
 from warmboot.manager.core.saga import Context, Step
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.vms.builder_vm import BuilderVm

@@ -19,8 +19,8 @@ import structlog
 
 from warmboot.host.agent import HostAgent
 from warmboot.host.disks import os_error
-from warmboot.host.snapshot_files import memory_metadata
-from warmboot.host.snapshot_manifest import load_manifest
+from warmboot.host.snapshots.snapshot_files import memory_metadata
+from warmboot.host.snapshots.snapshot_manifest import load_manifest
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.one_at_a_time import OneAtATime
 from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step

@@ -22,10 +22,10 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import HostAgent
-from warmboot.host.boot_logs import last_lines
-from warmboot.host.guest_link import Claimed, Identity
+from warmboot.host.guest.guest_link import Claimed, Identity
 from warmboot.host.network import Slot
-from warmboot.host.vm_files import DiskSource, image_disks, kept_disk, snapshot_disks
+from warmboot.host.vm.boot_logs import last_lines
+from warmboot.host.vm.vm_files import DiskSource, image_disks, kept_disk, snapshot_disks
 from warmboot.manager.core.boot_turns import BootTurn
 from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.core.stopwatch import Stopwatch

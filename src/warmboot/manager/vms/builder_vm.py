@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from warmboot.host.agent import HostAgent
-from warmboot.host.vm_files import DiskSource
+from warmboot.host.vm.vm_files import DiskSource
 from warmboot.manager.core.saga import Context
 from warmboot.manager.vms.boot_vm import journaled_slot
 from warmboot.model.runtime_snapshot import RuntimeSnapshot

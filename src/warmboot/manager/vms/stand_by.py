@@ -21,7 +21,7 @@ from uuid import UUID
 
 from warmboot.host.agent import HostAgent
 from warmboot.host.network import Slot
-from warmboot.host.vm_files import snapshot_disks
+from warmboot.host.vm.vm_files import snapshot_disks
 from warmboot.manager.core.going_on import LONGEST_PAUSE_S, Failed, Work, one_round
 from warmboot.model.event import Event
 from warmboot.model.runtime_snapshot import RuntimeSnapshot

@@ -29,10 +29,8 @@ from pathlib import Path
 from uuid import UUID
 
 from warmboot.host.disks import copy_file
-from warmboot.host.memory_forms import MemoryForms
-from warmboot.host.polite import Politely, run_politely
-from warmboot.host.seen import SEEN_FILE, UNFINISHED, load_seen, note_seen, relinking, stamp
-from warmboot.host.snapshot_manifest import (
+from warmboot.host.snapshots.memory_forms import MemoryForms
+from warmboot.host.snapshots.snapshot_manifest import (
     damaged,
     load_manifest,
     manifest_to_json,
@@ -48,6 +46,8 @@ from warmboot.model.runtime_snapshot import (
     ROOTFS_FILE,
     SnapshotManifest,
 )
+from warmboot.system.polite import Politely, run_politely
+from warmboot.system.seen import SEEN_FILE, UNFINISHED, load_seen, note_seen, relinking, stamp
 
 BUILDING = ".building-"
 GONE = ".gone-"

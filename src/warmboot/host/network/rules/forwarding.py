@@ -17,9 +17,9 @@ from pathlib import Path
 
 import structlog
 
-from warmboot.host.network import nft
 from warmboot.host.network.config import NetworkConfig
 from warmboot.host.network.links import sysctl, translated
+from warmboot.host.network.rules import nft
 from warmboot.model.errors import NetworkError
 
 _IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")

@@ -14,9 +14,11 @@ from typing import Any
 
 import structlog
 
-from warmboot.host.network import conntrack, namespaces, nft, ports, rules, sockets
+from warmboot.host.network import namespaces
 from warmboot.host.network.config import DNS_PORT, NetworkConfig, Slot
-from warmboot.host.network.conntrack import Flow
+from warmboot.host.network.ports import conntrack, ports, sockets
+from warmboot.host.network.ports.conntrack import Flow
+from warmboot.host.network.rules import nft, rules
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import Conflict
 

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import structlog
 
-from warmboot.host.memory_cache import MemoryCache
-from warmboot.host.snapshot_files import SnapshotFiles
+from warmboot.host.snapshots.memory_cache import MemoryCache
+from warmboot.host.snapshots.snapshot_files import SnapshotFiles
 from warmboot.hypervisors.base import Hypervisor, MachineSnapshot
 from warmboot.model.errors import NotSupported
 from warmboot.model.runtime_snapshot import FRAMES_FILE, MEMORY_FILE, STATE_FILE

@@ -1,8 +1,8 @@
 """Whether a stored runtime image's files are what they were when it was registered.
 
 The check is as a snapshot's: cheap where the note of its folder knows each file as it is, else, and
-whenever it is to be thorough, by the sums (``seen``). The empty disk is 8 GiB of holes, whose sum
-takes seconds: a second note has the sum of its data alone. Blocking: call it in a thread.
+whenever it is to be thorough, by the sums (``system.seen``). The empty disk is 8 GiB of holes,
+whose sum takes seconds: a second note has the sum of its data alone. Blocking: call it in a thread.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from warmboot.host.seen import UNFINISHED, load_seen, note_seen, stamp
 from warmboot.images.files import FILE_NAMES
 from warmboot.images.hashing import sum_extents, sum_file
 from warmboot.model.errors import ImageDamaged
 from warmboot.model.runtime_image import FileSum, RuntimeImage, RuntimeImageManifest
+from warmboot.system.seen import UNFINISHED, load_seen, note_seen, stamp
 
 EXTENTS_FILE = ".extents.json"
 _CONTENT_IS_LOST = (errno.ENOENT, errno.EIO, errno.EISDIR, errno.ENOTDIR, errno.ELOOP)

@@ -21,10 +21,11 @@ from typing import Any
 
 import structlog
 
-from warmboot.host.network import monitor, namespaces, nft, rules
+from warmboot.host.network import namespaces
 from warmboot.host.network.config import NetworkConfig, Slot
-from warmboot.host.network.forwarding import Forwarding
-from warmboot.host.network.publishing import Publishing
+from warmboot.host.network.ports.publishing import Publishing
+from warmboot.host.network.rules import monitor, nft, rules
+from warmboot.host.network.rules.forwarding import Forwarding
 from warmboot.model.errors import NetworkError
 
 HOST = "host"

@@ -28,14 +28,14 @@ from threading import Event
 from uuid import UUID
 from weakref import WeakValueDictionary
 
-from warmboot.host import memory_frames
 from warmboot.host.disks import allocated_bytes, os_error
-from warmboot.host.memory_frames import in_thread
-from warmboot.host.seen import UNFINISHED, stamp
-from warmboot.host.usage import mapped_names
+from warmboot.host.snapshots import memory_frames
+from warmboot.host.snapshots.memory_frames import in_thread
 from warmboot.hypervisors.process import boot_id
 from warmboot.model.runtime_snapshot import FRAMES_FILE, SnapshotManifest
 from warmboot.model.vm import VmHandle
+from warmboot.system.seen import UNFINISHED, stamp
+from warmboot.system.usage import mapped_names
 
 _SUFFIX = ".mem"
 _CONTENT_DIGITS = 16

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from warmboot.host.disks import disk_full
-from warmboot.host.guest_link import AGENT_PORT, GuestLink
+from warmboot.host.guest.guest_link import AGENT_PORT, GuestLink
 from warmboot.hypervisors.base import Vm
 from warmboot.model.errors import DiskFull, HypervisorError, VmGone
 from warmboot.model.vm import VmStatus

@@ -25,11 +25,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from warmboot.host.leftovers import users_of
-from warmboot.host.snapshot_files import BUILDING, GONE, UNFINISHED
-from warmboot.host.usage import statuses_below
+from warmboot.host.snapshots.snapshot_files import BUILDING, GONE, UNFINISHED
+from warmboot.host.vm.leftovers import users_of
 from warmboot.images.staging import is_left_over
 from warmboot.model.garbage import Kind, Lying
+from warmboot.system.usage import statuses_below
 
 
 class DiskSurvey:

@@ -22,12 +22,10 @@ from threading import Event
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
-from warmboot.host import memory_frames
 from warmboot.host.disks import os_error
-from warmboot.host.memory_frames import in_thread
-from warmboot.host.polite import Politely, run_politely
-from warmboot.host.seen import UNFINISHED, load_seen, note_seen, stamp
-from warmboot.host.snapshot_manifest import damaged, load_manifest, sync, write_manifest
+from warmboot.host.snapshots import memory_frames
+from warmboot.host.snapshots.memory_frames import in_thread
+from warmboot.host.snapshots.snapshot_manifest import damaged, load_manifest, sync, write_manifest
 from warmboot.images.hashing import sum_file
 from warmboot.model.runtime_image import FileSum
 from warmboot.model.runtime_snapshot import (
@@ -37,6 +35,8 @@ from warmboot.model.runtime_snapshot import (
     PackedMemory,
     SnapshotManifest,
 )
+from warmboot.system.polite import Politely, run_politely
+from warmboot.system.seen import UNFINISHED, load_seen, note_seen, stamp
 
 T = TypeVar("T")
 

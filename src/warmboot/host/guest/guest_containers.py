@@ -15,9 +15,9 @@ from typing import Any
 import aiohttp
 from aiodocker.exceptions import DockerError
 
-from warmboot.host.guest_errors import lost, lost_or, translation
-from warmboot.host.guest_link import GuestLink
-from warmboot.host.pull_patience import PullPatience, refused
+from warmboot.host.guest.guest_errors import lost, lost_or, translation
+from warmboot.host.guest.guest_link import GuestLink
+from warmboot.host.guest.pull_patience import PullPatience, refused
 from warmboot.model.container import ContainerSpec
 from warmboot.model.errors import (
     CommandNotExecutable,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 
-from warmboot.host import guest_containers
-from warmboot.host.guest_link import GuestLink
+from warmboot.host.guest import guest_containers
+from warmboot.host.guest.guest_link import GuestLink
 from warmboot.model.container import ContainerSpec
 from warmboot.model.errors import ContainerError, GuestError
 

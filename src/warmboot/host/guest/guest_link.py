@@ -24,7 +24,7 @@ from typing import Any, cast
 import aiodocker
 import aiohttp
 
-from warmboot.host.guest_connections import (
+from warmboot.host.guest.guest_connections import (
     CONNECT_TIMEOUT_S,
     DOCKER_API_VERSION,
     MOST_CALLS,

@@ -42,7 +42,7 @@ from warmboot.host.network.config import (
     NetworkConfig,
     Slot,
 )
-from warmboot.host.network.conntrack import Flow
+from warmboot.host.network.ports.conntrack import Flow
 from warmboot.model.container import PortMapping
 
 # Link-local holds the metadata services of clouds. The last is multicast and broadcast.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import aiohttp
 from aiodocker.exceptions import DockerError
 
-from warmboot.host.guest_link import GuestLink
+from warmboot.host.guest.guest_link import GuestLink
 from warmboot.model.errors import (
     ContainerError,
     DiskFull,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from warmboot.host import disks
 from warmboot.host.network import Slot
-from warmboot.host.snapshot_files import SnapshotFiles
+from warmboot.host.snapshots.snapshot_files import SnapshotFiles
 from warmboot.hypervisors.base import Hypervisor
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import DISK_FILE, ROOTFS_FILE

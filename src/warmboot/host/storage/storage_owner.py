@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 
 from warmboot.host.disks import os_error
-from warmboot.host.seen import UNFINISHED
-from warmboot.host.snapshot_manifest import sync
+from warmboot.host.snapshots.snapshot_manifest import sync
+from warmboot.system.seen import UNFINISHED
 
 OWNER_FILE = "store-id"
 _KEPT_FOR_IT = ("runtime-images/[!.]*", "runtime-snapshots/*/[!.]*", "vms/*")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from warmboot.host import guest_containers
-from warmboot.host.guest_containers import Progress
-from warmboot.host.guest_link import GuestLink
+from warmboot.host.guest import guest_containers
+from warmboot.host.guest.guest_containers import Progress
+from warmboot.host.guest.guest_link import GuestLink
+from warmboot.host.guest.pull_patience import PullPatience
 from warmboot.host.network import Network, Slot
-from warmboot.host.pull_patience import PullPatience
 
 
 async def pull_image(

@@ -11,7 +11,6 @@ from typing import Any
 from uuid import UUID
 
 from warmboot.host.disks import allocated_bytes
-from warmboot.host.seen import UNFINISHED
 from warmboot.model.errors import InvalidRequest, SnapshotDamaged
 from warmboot.model.runtime_image import FileSum
 from warmboot.model.runtime_snapshot import (
@@ -25,6 +24,7 @@ from warmboot.model.runtime_snapshot import (
     SnapshotManifest,
 )
 from warmboot.model.shapes import Shape
+from warmboot.system.seen import UNFINISHED
 
 _UNREADABLE = (
     OSError,

@@ -1,0 +1,1 @@
+"""Ports of the host that lead to guests, and connections that end with their VM."""

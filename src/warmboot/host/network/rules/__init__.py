@@ -1,0 +1,1 @@
+"""The firewall: nftables rules as text, applied, watched and put back."""

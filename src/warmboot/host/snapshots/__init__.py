@@ -1,0 +1,1 @@
+"""Files of runtime snapshots, and the forms in which memory is stored."""

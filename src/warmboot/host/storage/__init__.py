@@ -1,0 +1,1 @@
+"""The storage root: runtime images, what lies there, and whose it is."""

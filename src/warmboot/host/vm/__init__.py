@@ -1,0 +1,1 @@
+"""A VM on this machine: its files, its VMM, its console, what a killed manager has left of it."""
