@@ -24,15 +24,15 @@ from pathlib import Path
 
 from aiohttp import web
 from demo.manager import manager, state_root
+from testbed.private_dockerd import private_dockerd, tcp_established
 
 from bench.measure import Samples
 from warmboot.client import Client
-from warmboot.engine.client import DockerEngine
-from warmboot.engine.content_store import until_forgotten
-from warmboot.engine.continuity import memory_bytes
-from warmboot.engine.private_dockerd import private_dockerd, tcp_established
-from warmboot.engine.restore import salt
-from warmboot.engine.tiny_image import busybox_image, static_busybox
+from warmboot.criu.continuity import memory_bytes
+from warmboot.criu.restore import salt
+from warmboot.docker.client import DockerEngine
+from warmboot.docker.content_store import until_forgotten
+from warmboot.docker.tiny_image import busybox_image, static_busybox
 
 IMAGE = "warmboot-bench/busybox:1"
 KEPT_ROUNDS = 50

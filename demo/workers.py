@@ -11,13 +11,13 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 from rich.console import Console
+from testbed.private_dockerd import private_dockerd, tcp_established
 
 from demo.manager import manager, state_root
 from warmboot.client import Client
 from warmboot.client.worker_results import Worker
-from warmboot.engine.client import DockerEngine
-from warmboot.engine.private_dockerd import private_dockerd, tcp_established
-from warmboot.engine.tiny_image import busybox_image, static_busybox
+from warmboot.docker.client import DockerEngine
+from warmboot.docker.tiny_image import busybox_image, static_busybox
 
 IMAGE = "warmboot-demo/counter:1"
 NAME = "counter"

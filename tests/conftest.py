@@ -20,7 +20,7 @@ _LANES = {
     "e2e": "vms",
     "conformance": "vms",
     "host": "vms",
-    "engine": "docker",
+    "criu": "docker",
     "workers": "docker",
 }
 """Folders of tests that share something of the machine, and so run one after the other."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from warmboot.bootstrap_workers import docker_socket
-from warmboot.engine.containerd import RestoreCopies
+from warmboot.criu.containerd import RestoreCopies
 from warmboot.host.agent import HostAgent
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.going_on import Failed

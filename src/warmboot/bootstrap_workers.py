@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from warmboot.engine.client import DockerEngine
-from warmboot.engine.criu import SEARCH_PATH
-from warmboot.engine.findings import Finding
-from warmboot.engine.preflight import Change, Preflight
-from warmboot.engine.verification import Verified, verify
+from warmboot.criu.binary import SEARCH_PATH
+from warmboot.criu.setup.findings import Finding
+from warmboot.criu.setup.preflight import Change, Preflight
+from warmboot.criu.setup.verification import Verified, verify
+from warmboot.docker.client import DockerEngine
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.saga import Saga, SagaRunner
 from warmboot.manager.core.tasks import Tasks

@@ -15,7 +15,7 @@ import pytest
 from tests.support.images import busybox
 from tests.support.vms import Site, runtime_image, state_root
 
-from warmboot.engine.tiny_image import image_archive
+from warmboot.docker.tiny_image import image_archive
 
 RESOLVER = "127.0.77.53"
 NAME, ANSWER = "warm.test", "203.0.113.77"

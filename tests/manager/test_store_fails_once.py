@@ -20,9 +20,9 @@ from tests.support.absent import ABSENT
 from tests.support.managers import Lab, Manager, eventually, lab
 from typing_extensions import override
 
-from warmboot.engine import in_progress
-from warmboot.engine.client import DockerEngine
-from warmboot.engine.facts import ContainerFacts, EngineFacts
+from warmboot.criu import in_progress
+from warmboot.docker.client import DockerEngine
+from warmboot.docker.facts import ContainerFacts, EngineFacts
 from warmboot.host.vm import live_vm
 from warmboot.manager import housekeeping
 from warmboot.manager.core import going_on, write_down

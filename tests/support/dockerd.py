@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from warmboot.engine.private_dockerd import PrivateDockerd
-from warmboot.engine.private_dockerd import private_dockerd as private_dockerd_with
+from testbed.private_dockerd import PrivateDockerd
+from testbed.private_dockerd import private_dockerd as private_dockerd_with
 
 REPOSITORY = Path(__file__).parents[2]
 CRIU_STATE = REPOSITORY / ".state" / "criu"

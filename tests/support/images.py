@@ -12,7 +12,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from warmboot.engine.tiny_image import busybox_image, image_archive, static_busybox
+from warmboot.docker.tiny_image import busybox_image, image_archive, static_busybox
 
 COUNTER = (
     "s=$(head -c 8 /dev/urandom | od -An -tx1 | head -c 24); i=0; "

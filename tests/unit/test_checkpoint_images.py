@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmboot.engine.criu_images import COMMON_MAGIC, INVENTORY_MAGIC, decode, read_dump
-from warmboot.engine.layer_tar import entries
-from warmboot.engine.plain_tar import members
+from warmboot.criu.archives.layer_tar import entries
+from warmboot.criu.archives.plain_tar import members
+from warmboot.criu.images import COMMON_MAGIC, INVENTORY_MAGIC, decode, read_dump
 from warmboot.model.errors import CheckpointError, InvalidRequest
 
 SECRET = bytes(range(16))

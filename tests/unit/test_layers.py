@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.support.file_trees import seen
 
-from warmboot.engine.layer_files import move_in, refuse_foreign, unpack_layer
-from warmboot.engine.layers import IMPORTED, OPAQUE, pack_changes
+from warmboot.criu.archives.layer_files import move_in, refuse_foreign, unpack_layer
+from warmboot.criu.archives.layers import IMPORTED, OPAQUE, pack_changes
 from warmboot.model.errors import Conflict, InvalidRequest, NotSupported
 
 pytestmark = pytest.mark.root

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from warmboot.engine.install_criu import make_way, write_launcher
-from warmboot.engine.settings_files import (
+from warmboot.criu.setup.install import make_way, write_launcher
+from warmboot.criu.setup.settings_files import (
     enable_experimental,
     enable_tcp_established,
     has_tcp_established,

@@ -15,7 +15,7 @@ import uvicorn
 from tests.support.served import free_port
 
 from warmboot.api.streams import Streamed
-from warmboot.engine.client import DockerEngine
+from warmboot.docker.client import DockerEngine
 from warmboot.model.errors import EngineUnavailable, RegistryUnavailable
 from warmboot.model.multiplexed import Demultiplexer
 

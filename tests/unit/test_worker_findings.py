@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from warmboot.engine import findings
-from warmboot.engine.facts import EngineFacts
+from warmboot.criu.setup import findings
+from warmboot.docker.facts import EngineFacts
 
 ENGINE = EngineFacts(
     version="27.5.1",

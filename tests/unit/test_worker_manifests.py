@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmboot.engine.manifests import manifest_json, parse_manifest
+from warmboot.criu.archives.manifests import manifest_json, parse_manifest
 from warmboot.model.checkpoint import ArchiveManifest, Versions
 from warmboot.model.errors import InvalidRequest
 from warmboot.model.runtime_image import FileSum

@@ -12,8 +12,8 @@ from tests.support.served import free_port, served, worker_settings
 from tests.workers.conftest import counted, event_kinds, remove_all, start_on
 
 from warmboot.client import Client
-from warmboot.engine.client import DockerEngine
-from warmboot.engine.runtime_work import runtimes_at_work
+from warmboot.criu.runtime_work import runtimes_at_work
+from warmboot.docker.client import DockerEngine
 from warmboot.model.errors import WarmbootError
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]

@@ -25,7 +25,7 @@ from uuid import UUID
 
 import structlog
 
-from warmboot.engine.containerd import RestoreCopies
+from warmboot.criu.containerd import RestoreCopies
 from warmboot.host.agent import HostAgent
 from warmboot.host.disks import free_bytes
 from warmboot.host.storage.survey import DiskSurvey

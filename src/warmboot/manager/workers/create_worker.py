@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
-from warmboot.engine.client import DockerEngine
-from warmboot.engine.facts import EngineFacts
+from warmboot.docker.client import DockerEngine
+from warmboot.docker.facts import EngineFacts
 from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.workers.worker_states import WorkerStates
 from warmboot.model.checkpoint import obstacles

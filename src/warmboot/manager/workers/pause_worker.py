@@ -14,10 +14,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
-from warmboot.engine.activity import listening
-from warmboot.engine.checkpoint import Dumped, checkpoint
-from warmboot.engine.client import DockerEngine
-from warmboot.engine.in_progress import HANGS_AFTER_S
+from warmboot.criu.activity import listening
+from warmboot.criu.checkpoint import Dumped, checkpoint
+from warmboot.criu.in_progress import HANGS_AFTER_S
+from warmboot.docker.client import DockerEngine
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.saga import Context, SagaRunner
 from warmboot.manager.workers.settle_worker import SettleWorker

@@ -13,10 +13,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from uuid import UUID
 
-from warmboot.engine.client import DockerEngine
-from warmboot.engine.continuity import Continuity
-from warmboot.engine.in_progress import HANGS_AFTER_S
-from warmboot.engine.restore import Restored, restore
+from warmboot.criu.continuity import Continuity
+from warmboot.criu.in_progress import HANGS_AFTER_S
+from warmboot.criu.restore import Restored, restore
+from warmboot.docker.client import DockerEngine
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.saga import Context, SagaRunner
 from warmboot.manager.workers.settle_worker import SettleWorker

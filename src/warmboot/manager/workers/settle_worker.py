@@ -20,13 +20,13 @@ from uuid import UUID
 
 import structlog
 
-from warmboot.engine.checkpoint import dump_facts, inspect_settled, settle
-from warmboot.engine.client import DockerEngine
-from warmboot.engine.continuity import Continuity, compare
-from warmboot.engine.facts import ContainerFacts
-from warmboot.engine.in_progress import HANGS_AFTER_S, Work, until_quiet
-from warmboot.engine.left_imports import forget_imports
-from warmboot.engine.runtime_work import end_work
+from warmboot.criu.archives.left_imports import forget_imports
+from warmboot.criu.checkpoint import dump_facts, inspect_settled, settle
+from warmboot.criu.continuity import Continuity, compare
+from warmboot.criu.in_progress import HANGS_AFTER_S, Work, until_quiet
+from warmboot.criu.runtime_work import end_work
+from warmboot.docker.client import DockerEngine
+from warmboot.docker.facts import ContainerFacts
 from warmboot.manager.core.going_on import Work as Background
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.workers.worker_states import WorkerStates

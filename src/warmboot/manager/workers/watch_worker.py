@@ -16,8 +16,8 @@ from uuid import UUID
 
 import structlog
 
-from warmboot.engine.activity import cpu_seconds
-from warmboot.engine.client import DockerEngine
+from warmboot.criu.activity import cpu_seconds
+from warmboot.docker.client import DockerEngine
 from warmboot.manager.core.going_on import Work
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.workers.settle_worker import SettleWorker

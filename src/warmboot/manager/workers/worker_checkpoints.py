@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid5
 
-from warmboot.engine.client import DockerEngine
-from warmboot.engine.criu import criu_version, find_criu
+from warmboot.criu.binary import criu_version, find_criu
+from warmboot.docker.client import DockerEngine
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.uploads import Uploads
 from warmboot.manager.ports import Exported
@@ -95,7 +95,7 @@ class WorkerCheckpoints:
 
     async def export(self, worker: Worker, name: str) -> Exported:
         """Write an archive. ``Conflict`` while the worker runs, ``NotSupported``, ``DiskFull``."""
-        from warmboot.engine.archive import export_checkpoint
+        from warmboot.criu.archives.archive import export_checkpoint
 
         found = await self.get(worker, name)
         if worker.state in (WorkerState.RUNNING, WorkerState.RESUMING, WorkerState.CHECKPOINTING):
@@ -131,7 +131,7 @@ class WorkerCheckpoints:
 
         The worker is ``paused`` in it afterwards. The same archive again changes nothing.
         """
-        from warmboot.engine.archive import import_checkpoint
+        from warmboot.criu.archives.archive import import_checkpoint
 
         check_checkpoint_name(name)
         self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)

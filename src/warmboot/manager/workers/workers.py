@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from warmboot.engine.client import DockerEngine
+from warmboot.docker.client import DockerEngine
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.going_on import Work
 from warmboot.manager.core.tasks import Tasks

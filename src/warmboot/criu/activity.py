@@ -1,0 +1,70 @@
+"""What a container's processes do: how much CPU they have used, and where they listen.
+
+Read from ``/proc`` of the engine's machine, which warmboot shares: asking the engine for it costs a
+second and a round through the control groups.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from warmboot.criu.continuity import descendants
+from warmboot.model.worker import ListenAddress
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_USED = slice(11, 15)  # proc(5) fields 14 to 17, counted after the name: own and children's time
+_LISTEN = "0A"
+
+
+def cpu_seconds(pid: int, proc: Path = Path("/proc")) -> float:
+    """CPU time of ``pid``, of all below it and of those of them that have ended, in seconds."""
+    ticks = 0
+    for one in (pid, *descendants(pid, proc)):
+        try:
+            fields = (proc / str(one) / "stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        ticks += sum(int(field) for field in fields[_USED])
+    return ticks / _TICKS_PER_S
+
+
+def listening(pid: int, proc: Path = Path("/proc")) -> tuple[ListenAddress, ...]:
+    """Where ``pid`` and all below it wait for TCP connections, in their network namespace."""
+    inodes = {inode for one in (pid, *descendants(pid, proc)) for inode in _sockets(one, proc)}
+    found: set[tuple[str, int]] = set()
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = (proc / str(pid) / "net" / table).read_text().splitlines()[1:]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        for line in lines:
+            words = line.split()
+            if words[3] == _LISTEN and words[9] in inodes:
+                host, _, port = words[1].partition(":")
+                found.add((_address(host), int(port, 16)))
+    return tuple(ListenAddress(host, port) for host, port in sorted(found))
+
+
+def _sockets(pid: int, proc: Path) -> Iterator[str]:
+    """The inodes of a process's sockets."""
+    try:
+        descriptors = list((proc / str(pid) / "fd").iterdir())
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    for descriptor in descriptors:
+        try:
+            target = str(descriptor.readlink())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if target.startswith("socket:["):
+            yield target[len("socket:[") : -1]
+
+
+def _address(text: str) -> str:
+    """The kernel writes an address as 32-bit words of the machine's byte order."""
+    raw = bytes.fromhex(text)
+    words = [raw[at : at + 4][::-1] for at in range(0, len(raw), 4)]
+    return str(ipaddress.ip_address(b"".join(words)))

@@ -1,0 +1,1 @@
+"""A checkpoint as one file: written, read, and put into another engine."""

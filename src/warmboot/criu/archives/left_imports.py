@@ -1,0 +1,41 @@
+"""What an import that was interrupted has left in a container that never ran."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from warmboot.criu.archives.layer_files import empty, is_imported
+from warmboot.criu.archives.layers import IMPORTED
+from warmboot.docker.client import DockerEngine
+
+STAGING = ".warmboot-import-"
+"""How the folder begins in which an import works."""
+
+
+async def forget_imports(engine: DockerEngine, container: str, kept: Collection[str]) -> None:
+    """Remove what interrupted imports have left in a container that never ran. Idempotent.
+
+    ``kept`` are the names of the checkpoints that are known to be whole.
+    """
+    facts, found = await asyncio.gather(engine.remembered_facts(), engine.inspect(container))
+    for name in await engine.checkpoints(found.id):
+        if name not in kept:
+            await engine.delete_checkpoint(found.id, name)
+    folders = [facts.checkpoint_folder(found.id, "any").parents[1]]
+    if found.upper_folder is not None:
+        folders.append(found.upper_folder.parent)
+        if not kept:
+            await asyncio.to_thread(_forget_files, found.upper_folder)
+    for folder in folders:
+        for left in await asyncio.to_thread(lambda at: list(at.glob(f"{STAGING}*")), folder):
+            await asyncio.to_thread(shutil.rmtree, left, True)
+
+
+def _forget_files(upper: Path) -> None:
+    if is_imported(upper):
+        empty(upper)
+        os.removexattr(upper, IMPORTED)

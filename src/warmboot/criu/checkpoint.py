@@ -1,0 +1,318 @@
+"""Dump a container: the worker is afterwards either in the checkpoint or still running.
+
+    refuse what cannot be restored ─▶ dump ─▶ read what was dumped ─▶ wait until it has stopped
+                                       │              │
+                                       ▼              ▼
+                       CRIU's lines, still running?   half-made: delete it
+
+If the engine goes away in between, the call raises ``EngineUnavailable``; ``settle`` then says,
+once the engine is back, which of the two it was and removes a checkpoint that is only half there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmboot.criu.containerd import SALT_FILE, scratch_folders
+from warmboot.criu.continuity import look_at, memory_bytes
+from warmboot.criu.images import DumpFacts, read_dump, unreadable
+from warmboot.criu.in_progress import HANGS_AFTER_S, Work, unless_it_hangs
+from warmboot.criu.log import CriuLog, holding_log
+from warmboot.criu.runtime_work import stopped_in, thaw
+from warmboot.docker.client import DockerEngine
+from warmboot.docker.content_store import until_forgotten
+from warmboot.docker.facts import ContainerFacts, EngineFacts
+from warmboot.model.checkpoint import Versions, check_checkpoint_name, obstacles
+from warmboot.model.errors import (
+    CheckpointError,
+    Conflict,
+    DiskFull,
+    EngineUnavailable,
+    NameTaken,
+    NotFound,
+    NotSupported,
+    WarmbootError,
+)
+
+OUR_FILES = frozenset({SALT_FILE})
+"""Files in a checkpoint's folder that are not the dump's."""
+
+STOP_TIMEOUT_S = 30.0
+KEPT_COPIES = 2  # in containerd's content store, for a while, and in Docker's own folder
+SPARE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Dumped:
+    """A checkpoint that is there. ``duration_s`` is that of the engine's call."""
+
+    container_id: str
+    name: str
+    folder: Path
+    size_bytes: int
+    duration_s: float
+    processes: int
+    tcp_connections: int
+    image_digest: str
+    versions: Versions
+    left_running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What an interrupted dump or restore has left. ``checkpoint``: it is there and whole."""
+
+    running: bool
+    exit_code: int
+    checkpoint: bool
+
+
+def refuse_obstacles(engine: EngineFacts, container: ContainerFacts) -> None:
+    """``NotSupported`` when this container could not be restored by this engine."""
+    if not engine.experimental:
+        raise NotSupported(
+            "the Docker engine is not in experimental mode, so it cannot make checkpoints",
+            resolution='put {"experimental": true} into daemon.json and restart Docker '
+            "(`warmboot doctor --fix --restart-engine`)",
+        )
+    found = obstacles(
+        engine.version,
+        container.network,
+        tty=container.tty,
+        auto_remove=container.auto_remove,
+    )
+    if found:
+        raise NotSupported(
+            f"{container.name} cannot be paused so that it would resume",
+            details="; ".join(obstacle.reason for obstacle in found),
+            resolution="; ".join(obstacle.remedy for obstacle in found),
+        )
+
+
+async def inspect_settled(engine: DockerEngine, container: str) -> ContainerFacts:
+    """``inspect``, but an engine that has not yet noticed that the process is gone is waited for.
+
+    After a dump it may take it a quarter of a second.
+    """
+    found = await engine.inspect(container)
+    if found.running and found.pid and not await asyncio.to_thread(look_at, found.pid):
+        await engine.wait_stopped(found.id, STOP_TIMEOUT_S)
+        found = await engine.inspect(container)
+    return found
+
+
+async def checkpoint(
+    engine: DockerEngine,
+    container: str,
+    name: str,
+    *,
+    leave_running: bool = False,
+    until_stopped: bool = True,
+    hangs_after_s: float = HANGS_AFTER_S,
+) -> Dumped:
+    """Dump ``container`` into a checkpoint ``name``, and stop it unless ``leave_running``.
+
+    Its processes are gone when this returns; with ``until_stopped`` the engine has noticed, too.
+    A dump of which nothing moves for ``hangs_after_s`` is ended, and the container runs on.
+
+    Errors: ``Conflict`` (it does not run), ``NameTaken``, ``NotSupported``, ``DiskFull``,
+    ``CheckpointError`` with CRIU's own lines (it runs on), ``EngineUnavailable``.
+    """
+    check_checkpoint_name(name)
+    facts, found = await asyncio.gather(engine.remembered_facts(), engine.inspect(container))
+    if not found.running:
+        raise Conflict(
+            f"{found.name} is not running",
+            details=f"its container is {found.status}",
+            resolution="only what runs can be paused",
+        )
+    refuse_obstacles(facts, found)
+    folder = facts.checkpoint_folder(found.id, name)
+    if folder.exists():
+        raise NameTaken(
+            f"{found.name} already has a checkpoint {name}",
+            resolution="choose another name, or delete that one",
+        )
+    await asyncio.to_thread(_refuse_stopped, facts, found)
+    await asyncio.to_thread(_check_room, facts, found, engine.socket)
+    await until_forgotten(found.id, found.pid, facts.content_stores())
+    logs = [work / "criu-work" / "dump.log" for work in facts.work_folders(found.id)]
+    work = Work(facts, engine.socket, found.id, (name,), found.pid)
+    async with holding_log(logs) as log:
+        started = time.monotonic()
+        try:
+            call = engine.dump(found.id, name, leave_running=leave_running)
+            await unless_it_hangs(work, call, hangs_after_s)
+        except (CheckpointError, Conflict, DiskFull) as error:
+            raise await _failed(engine, found, name, error, log) from error
+        duration_s = time.monotonic() - started
+        criu = log.version()
+    dump = await _read_or_delete(engine, found, name, folder)
+    gone = not leave_running and await asyncio.to_thread(look_at, found.pid) is None
+    if not leave_running and (until_stopped or not gone):
+        await engine.wait_stopped(found.id, STOP_TIMEOUT_S)
+    return Dumped(
+        container_id=found.id,
+        name=name,
+        folder=folder,
+        size_bytes=dump.size_bytes,
+        duration_s=duration_s,
+        processes=len(dump.processes),
+        tcp_connections=dump.tcp_connections,
+        image_digest=found.image_digest,
+        versions=facts.versions(criu),
+        left_running=leave_running,
+    )
+
+
+async def settle(engine: DockerEngine, container: str, name: str) -> Settled:
+    """After an interruption: what is true now. Removes the checkpoint if it is only half there.
+
+    What a dump that was killed has left frozen is thawed.
+    """
+    facts, found = await asyncio.gather(engine.facts(), inspect_settled(engine, container))
+    await _run_on(found)
+    folder = facts.checkpoint_folder(found.id, name)
+    whole = True
+    try:
+        await asyncio.to_thread(read_dump, folder, OUR_FILES)
+    except CheckpointError:
+        whole = False
+        await engine.delete_checkpoint(found.id, name)
+    return Settled(running=found.running, exit_code=found.exit_code, checkpoint=whole)
+
+
+async def dump_facts(engine: DockerEngine, container_id: str, name: str) -> DumpFacts:
+    """Read a checkpoint that should be there. ``NotFound``, ``CheckpointError`` (damaged)."""
+    facts = await engine.remembered_facts()
+    folder = facts.checkpoint_folder(container_id, check_checkpoint_name(name))
+    try:
+        there = folder.is_dir()
+    except PermissionError as error:
+        raise unreadable(error) from error
+    if not there:
+        raise NotFound(
+            f"there is no checkpoint {name}",
+            details=f"{folder} is not there",
+            resolution="list the checkpoints and choose one of them",
+        )
+    return await asyncio.to_thread(read_dump, folder, OUR_FILES)
+
+
+def _refuse_stopped(facts: EngineFacts, container: ContainerFacts) -> None:
+    """``CheckpointError``: such a process cannot be seized any more once its cgroup is frozen.
+
+    CRIU would wait for it, unkillable by anything but SIGKILL, and the container would stay frozen.
+    """
+    if facts.cgroup_version != "1":
+        return
+    stopped = stopped_in(container.id, container.pid)
+    if stopped:
+        which = ", ".join(f"{pid} ({name})" for pid, name in sorted(stopped.items()))
+        raise CheckpointError(
+            f"{container.name} could not be paused; it runs on",
+            details=f"stopped by a signal: process {which}. With version 1 of cgroups CRIU cannot "
+            "dump a stopped process",
+            resolution="let it go on (`kill -CONT`) or end it, then pause again; a machine with "
+            "version 2 of cgroups does not mind",
+        )
+
+
+def _check_room(facts: EngineFacts, container: ContainerFacts, socket: Path) -> None:
+    """Before the dump: when the disk is full after it, the process is already gone."""
+    dump = memory_bytes(container.pid)
+    data_root = facts.data_root
+    scratch = next(iter(scratch_folders(socket)), Path(tempfile.gettempdir()))
+    try:
+        if data_root.stat().st_dev == scratch.stat().st_dev:
+            needs = {data_root: (KEPT_COPIES + 1) * dump}
+        else:
+            needs = {data_root: KEPT_COPIES * dump, scratch: dump}
+        room = {folder: shutil.disk_usage(folder).free for folder in needs}
+    except OSError as error:
+        raise NotSupported(
+            "the engine's own folder cannot be seen from here",
+            details=str(error),
+            resolution="run warmboot as root on the engine's own machine",
+        ) from error
+    for folder, bytes_ in needs.items():
+        needed, free = bytes_ + SPARE_BYTES, room[folder]
+        if free < needed:
+            raise DiskFull(
+                f"there is no room for a checkpoint of {container.name}",
+                details=f"it needs about {needed >> 20} MiB below {folder}, where "
+                f"{free >> 20} MiB are free",
+                resolution="delete checkpoints, containers or images that are not needed",
+            )
+
+
+async def _read_or_delete(
+    engine: DockerEngine, container: ContainerFacts, name: str, folder: Path
+) -> DumpFacts:
+    try:
+        return await asyncio.to_thread(read_dump, folder, OUR_FILES)
+    except CheckpointError:
+        await engine.delete_checkpoint(container.id, name)
+        raise
+
+
+async def _failed(
+    engine: DockerEngine,
+    container: ContainerFacts,
+    name: str,
+    error: WarmbootError,
+    log: CriuLog,
+) -> WarmbootError:
+    """What to raise after a dump that failed: CRIU's reason, and whether the worker runs on."""
+    lines = log.errors() or _kept_log(error.details)
+    await _run_on(container)
+    with contextlib.suppress(CheckpointError, Conflict):
+        await engine.delete_checkpoint(container.id, name)  # nothing is left of a half-made one
+    try:
+        now = await engine.inspect(container.id)
+    except NotFound:
+        fate = "its container is gone"
+    except EngineUnavailable:
+        fate = "the engine went away, so it is not known whether it runs on"
+    else:
+        fate = "it runs on" if now.running else f"it has stopped with exit code {now.exit_code}"
+    full = isinstance(error, DiskFull) or any("No space left on device" in line for line in lines)
+    kind = DiskFull if full else CheckpointError
+    return kind(
+        f"{container.name} could not be paused; {fate}",
+        details="\n".join((*lines, error.details)),
+        resolution=_advice(lines, error.details),
+    )
+
+
+async def _run_on(container: ContainerFacts) -> None:
+    """Let what a dump has left frozen go on, unless its owner had frozen it (`docker pause`)."""
+    if container.pid and container.status != "paused":
+        await asyncio.to_thread(thaw, container.id, container.pid)
+
+
+def _kept_log(message: str) -> tuple[str, ...]:
+    """The log that containerd copies beside the container and names in its answer, if it does."""
+    path = Path(message.partition("path= ")[2].partition(": ")[0].strip())
+    log = CriuLog()
+    try:
+        return log.errors() if path.is_absolute() and log.hold(path) else ()
+    finally:
+        log.close()
+
+
+def _advice(lines: tuple[str, ...], message: str) -> str:
+    text = "\n".join((*lines, message))
+    if "executable file not found" in text or "criu binary" in text:
+        return "install CRIU where the engine finds it (`warmboot doctor --fix`)"
+    if "--tcp-established" in text or "Connected TCP socket" in text:
+        return "put tcp-established into /etc/criu/runc.conf (`warmboot doctor --fix`)"
+    if "No space left on device" in text:
+        return "delete checkpoints, containers or images that are not needed"
+    return "see CRIU's lines above for what it cannot dump; `warmboot doctor` checks the rest"

@@ -1,0 +1,169 @@
+"""Bring a container back from its checkpoint, and prove that it is it.
+
+    stopped ──salt──▶ start from it ──▶ compare memory ──▶ running, proven
+                │          │                  │
+                │          │ content exists   └─ started afresh: kill it
+                └──────────┘                  (the checkpoint stays in every case)
+
+Before a start dockerd packs the checkpoint's folder into containerd's content store, where the same
+bytes may still lie from the dump: "content sha256:… already exists" (moby 42900). A small file with
+random content in the folder gives every start bytes of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmboot.criu.checkpoint import dump_facts, inspect_settled, refuse_obstacles
+from warmboot.criu.containerd import SALT_FILE, forget_restored, scratch_folders
+from warmboot.criu.continuity import Continuity, compare
+from warmboot.criu.in_progress import HANGS_AFTER_S, Work, unless_it_hangs
+from warmboot.criu.log import CriuLog, holding_log
+from warmboot.docker.client import DockerEngine
+from warmboot.docker.facts import ContainerFacts
+from warmboot.model.errors import CheckpointError, Conflict, DiskFull, WarmbootError
+
+MAX_ATTEMPTS = 3
+CONTENT_EXISTS = "already exists"
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """``pid`` is the first process's on the host. ``duration_s`` until it was proven to run.
+
+    ``continuity`` is ``same``, or ``ended`` when the restored process was already over: then
+    ``exit_code`` is its own, and nothing more can be proven.
+    """
+
+    container_id: str
+    name: str
+    pid: int
+    duration_s: float
+    attempts: int
+    continuity: Continuity
+    exit_code: int | None = None
+
+
+async def restore(
+    engine: DockerEngine, container: str, name: str, *, hangs_after_s: float = HANGS_AFTER_S
+) -> Restored:
+    """Start ``container`` from its checkpoint ``name``.
+
+    A restore of which nothing moves for ``hangs_after_s`` is ended, as one that failed.
+
+    Errors: ``Conflict`` (it runs), ``NotFound``, ``NotSupported``, ``CheckpointError`` with CRIU's
+    own lines or because it was started afresh, ``EngineUnavailable``. The checkpoint is kept in
+    every case, so that it can be tried again.
+    """
+    started = time.monotonic()
+    facts, found = await asyncio.gather(
+        engine.remembered_facts(), inspect_settled(engine, container)
+    )
+    if found.running:
+        raise Conflict(
+            f"{found.name} is running",
+            resolution="only what is paused can be resumed",
+        )
+    dump = await dump_facts(engine, found.id, name)
+    refuse_obstacles(facts, found)
+    folder = facts.checkpoint_folder(found.id, name)
+    logs = [work / "restore.log" for work in facts.work_folders(found.id)]
+    work = Work(facts, engine.socket, found.id)
+    attempts = await _start(engine, found, name, folder, logs, work, hangs_after_s)
+    now = await engine.inspect(found.id)
+    continuity = compare(dump, now.pid) if now.pid else Continuity.ENDED
+    if continuity is Continuity.FRESH:
+        await engine.kill(found.id)
+        raise CheckpointError(
+            f"{found.name} was started afresh instead of being restored; it was stopped again",
+            details=f"Docker {facts.version} reported success, but the process does not have the "
+            f"memory of the checkpoint {name}",
+            resolution="the checkpoint is intact: try again, or on another version of Docker",
+        )
+    exit_code = None
+    if continuity is Continuity.ENDED:
+        exit_code = (await engine.inspect(found.id)).exit_code
+    return Restored(
+        container_id=found.id,
+        name=name,
+        pid=now.pid,
+        duration_s=time.monotonic() - started,
+        attempts=attempts,
+        continuity=continuity,
+        exit_code=exit_code,
+    )
+
+
+async def _start(
+    engine: DockerEngine,
+    container: ContainerFacts,
+    name: str,
+    folder: Path,
+    logs: list[Path],
+    work: Work,
+    hangs_after_s: float,
+) -> int:
+    """Start it, with other bytes each time; how many attempts it took."""
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        used = salt(folder)
+        async with holding_log(logs) as log:
+            try:
+                call = engine.start_from(container.id, name)
+                await unless_it_hangs(work, call, hangs_after_s)
+            except (CheckpointError, Conflict, DiskFull) as error:
+                await _forget_copy(engine, used)
+                if attempt < MAX_ATTEMPTS and CONTENT_EXISTS in error.details:
+                    continue
+                raise _failed(container, name, error, log) from error
+        await _forget_copy(engine, used)
+        return attempt
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+async def _forget_copy(engine: DockerEngine, used: str) -> None:
+    """The engine has answered, so containerd's copy of the memory is of no use any more."""
+
+    def forget() -> None:
+        forget_restored(scratch_folders(engine.socket), (used,))
+
+    await asyncio.to_thread(forget)
+
+
+def salt(folder: Path) -> str:
+    """Make a checkpoint's bytes unlike any that were packed before; what makes them so."""
+    made = secrets.token_hex(16)
+    try:
+        (folder / SALT_FILE).write_text(made + "\n")
+    except OSError as error:
+        raise DiskFull(
+            "the checkpoint cannot be prepared for its restore",
+            details=str(error),
+            resolution="see that the disk has room and is not mounted read-only",
+        ) from error
+    return made
+
+
+def _failed(
+    container: ContainerFacts, name: str, error: WarmbootError, log: CriuLog
+) -> WarmbootError:
+    lines = log.errors()
+    kind = DiskFull if isinstance(error, DiskFull) else CheckpointError
+    return kind(
+        f"{container.name} could not be restored from {name}; the checkpoint is kept",
+        details="\n".join((*lines, error.details)),
+        resolution=_advice("\n".join((*lines, error.details))),
+    )
+
+
+def _advice(text: str) -> str:
+    if "Can't bind inet socket" in text or "Address already in use" in text:
+        return "another process has taken the worker's port: stop it, then resume again"
+    if "No mapping for" in text and "mountpoint" in text:
+        return "the worker's mounts are not those of the checkpoint: create it with the same ones"
+    if "File r/w" in text or "Can't open file" in text or "has bad size" in text:
+        return "a file that the worker had open has changed or is gone: bring it back, resume again"
+    return "mend what CRIU says above and resume again, or resume from another checkpoint"

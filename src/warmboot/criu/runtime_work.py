@@ -1,0 +1,156 @@
+"""A dump or restore that an OCI runtime is at work on: seen, and ended.
+
+    dockerd ─▶ containerd ─▶ shim ─▶ runc checkpoint|restore … <container> ─▶ criu
+
+While the runtime works, the shim answers nothing else for that container: a kill waits behind a
+dump that hangs. So it is the runtime's children, CRIU, that are ended, which the runtime then tells
+as a failure upwards. CRIU's parasite in a dumped process notices that CRIU is gone and gives
+the process back to itself; its cgroup stays frozen, and is thawed by us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+from warmboot.criu.continuity import descendants
+
+WORKS = (b"checkpoint", b"restore")
+END_TIMEOUT_S = 5.0
+_PROC = Path("/proc")
+_COUNTED = (b"rchar", b"wchar")
+
+Progress = frozenset[tuple[int, int]]
+
+
+def runtimes_at_work(container_id: str, proc: Path = _PROC) -> list[int]:
+    """The runtime's processes that dump or restore the container."""
+    found = []
+    for entry in proc.iterdir():
+        if entry.name.isdigit() and _works_on(entry, container_id.encode()):
+            found.append(int(entry.name))
+    return found
+
+
+def progress(container_id: str, proc: Path = _PROC) -> Progress:
+    """How many bytes each process of that work has read and written."""
+    seen = set()
+    for runtime in runtimes_at_work(container_id, proc):
+        for pid in (runtime, *descendants(runtime, proc)):
+            with contextlib.suppress(OSError):
+                lines = (proc / str(pid) / "io").read_bytes().splitlines()
+                counts = dict(line.split(b": ") for line in lines)
+                seen.add((pid, sum(int(counts[name]) for name in _COUNTED)))
+    return frozenset(seen)
+
+
+async def end_work(container_id: str, pid: int) -> None:
+    """End what dumps or restores the container, and thaw it. Idempotent.
+
+    ``pid`` is the container's first process, 0 when it has none.
+    """
+    await asyncio.to_thread(_end, container_id)
+    if pid:
+        await asyncio.to_thread(thaw, container_id, pid)
+
+
+def thaw(container_id: str, pid: int, proc: Path = _PROC) -> bool:
+    """Let the container's cgroup run; whether it was frozen. Without an effect elsewhere."""
+    for state, frozen, running in _freezers(container_id, pid, proc):
+        with contextlib.suppress(OSError):
+            if state.read_text().strip() in frozen:
+                state.write_text(running)
+                return True
+    return False
+
+
+def stopped_in(container_id: str, pid: int, proc: Path = _PROC) -> dict[int, str]:
+    """The processes in the container's cgroup that a signal has stopped, with their names."""
+    found: dict[int, str] = {}
+    for one in {pid, *descendants(pid, proc), *_members(container_id, pid, proc)}:
+        with contextlib.suppress(OSError):
+            name, _, rest = (proc / str(one) / "stat").read_text().rpartition(")")
+            if rest.split()[0] == "T":
+                found[one] = name.partition("(")[2]
+    return found
+
+
+def _works_on(process: Path, container_id: bytes) -> bool:
+    try:
+        words = (process / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+    except OSError:
+        return False
+    return container_id in words[1:] and any(word in words[1:] for word in WORKS)
+
+
+def _end(container_id: str) -> None:
+    """CRIU first, so that the runtime says what became of it; then the runtime, if it stays."""
+    for runtime in runtimes_at_work(container_id):
+        with _held(runtime) as held:
+            if held is None or not _works_on(_PROC / str(runtime), container_id.encode()):
+                continue
+            for child in list(descendants(runtime)):
+                with _held(child) as below, contextlib.suppress(ProcessLookupError):
+                    if below is not None and child in descendants(runtime):
+                        signal.pidfd_send_signal(below, signal.SIGKILL)
+            if not select.select([held], [], [], END_TIMEOUT_S)[0]:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(held, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _held(pid: int) -> Iterator[int | None]:
+    """A pidfd: what is asked of the process after that is of this one, and of no later one."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        yield None
+        return
+    try:
+        yield pidfd
+    finally:
+        os.close(pidfd)
+
+
+def _freezers(
+    container_id: str, pid: int, proc: Path
+) -> Iterator[tuple[Path, tuple[str, ...], str]]:
+    """The files that freeze the container: what frozen is called in it, and what running."""
+    for controllers, folder in _cgroups(container_id, pid, proc):
+        if controllers == "freezer":
+            yield folder / "freezer.state", ("FROZEN", "FREEZING"), "THAWED"
+        elif not controllers:
+            yield folder / "cgroup.freeze", ("1",), "0"
+
+
+def _members(container_id: str, pid: int, proc: Path) -> list[int]:
+    for controllers, folder in _cgroups(container_id, pid, proc):
+        if controllers in ("freezer", ""):
+            with contextlib.suppress(OSError):
+                return [int(line) for line in (folder / "cgroup.procs").read_text().split()]
+    return []
+
+
+def _cgroups(container_id: str, pid: int, proc: Path) -> Iterator[tuple[str, Path]]:
+    """The container's own cgroups, by controllers (version 2: none), where they are mounted."""
+    try:
+        lines = (proc / str(pid) / "cgroup").read_text().splitlines()
+        mounts = (proc / "self" / "mounts").read_text().splitlines()
+    except OSError:
+        return
+    places: dict[str, Path] = {}
+    for words in (line.split() for line in mounts):
+        if words[2] == "cgroup2":
+            places.setdefault("", Path(words[1]))
+        elif words[2] == "cgroup":
+            for option in words[3].split(","):
+                places.setdefault(option, Path(words[1]))
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if container_id in path and controllers in places:
+            yield controllers, places[controllers] / path.lstrip("/")

@@ -1,0 +1,1 @@
+"""What a machine needs for checkpoints: looked at, explained, and mended."""

@@ -1,0 +1,161 @@
+"""What was found of each prerequisite: what is wrong, why it matters, what to do about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmboot.criu.setup.settings_files import has_tcp_established
+from warmboot.docker.facts import EngineFacts
+from warmboot.model.checkpoint import engine_obstacles, network_obstacles
+
+MIN_FREE_BYTES = 2 << 30
+MIN_SCRATCH_BYTES = 1 << 30
+OTHER_NETWORK = "bridge"
+"""Stands for all networks but the host's."""
+
+FIX = "`warmboot doctor --fix`"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One prerequisite. ``problem``, ``why`` and ``remedy`` are empty when ``ok``.
+
+    ``fixable``: ``fix`` does something about it, and ``remedy`` says so. ``note`` says what was
+    found when it is well.
+    """
+
+    name: str
+    ok: bool
+    problem: str = ""
+    why: str = ""
+    remedy: str = ""
+    fixable: bool = False
+    note: str = ""
+
+
+def root() -> Finding:
+    if os.geteuid() == 0:
+        return Finding("root", ok=True)
+    return Finding(
+        "root",
+        ok=False,
+        problem="warmboot does not run as root",
+        why="checkpoints lie in Docker's own folders, and a restored process's memory is read "
+        "to prove that it survived",
+        remedy="start warmboot as root",
+    )
+
+
+def tcp_established(runc_conf: Path) -> Finding:
+    if has_tcp_established(runc_conf):
+        return Finding("tcp-established", ok=True, note=str(runc_conf))
+    return Finding(
+        "tcp-established",
+        ok=False,
+        problem=f"{runc_conf} does not have tcp-established",
+        why="a worker that holds a TCP connection, as every one to the manager does, could not "
+        "be paused",
+        remedy=f"add a line tcp-established to {runc_conf} ({FIX} does it)",
+        fixable=True,
+    )
+
+
+def reachable(engine: EngineFacts | None, socket: Path, problem: str) -> Finding:
+    if engine is not None:
+        return Finding("engine", ok=True, note=f"Docker {engine.version} at {socket}")
+    return Finding(
+        "engine",
+        ok=False,
+        problem=f"{socket}: {problem}",
+        why="workers are containers of this engine",
+        remedy="install Docker (`apt-get install docker.io`) or start it, or name another socket",
+    )
+
+
+def no_criu(problem: str, remedy: str, *, fixable: bool = True) -> Finding:
+    why = "CRIU is what writes a process's memory down and brings it back"
+    return Finding("criu", ok=False, problem=problem, why=why, remedy=remedy, fixable=fixable)
+
+
+def criu_not_found(path: str, wrapper: Path) -> Finding:
+    problem = f"the engine does not find CRIU: its PATH is {path}"
+    remedy = f"start the engine with {wrapper.parent} on its PATH"
+    return no_criu(problem, remedy, fixable=False)
+
+
+def experimental(engine: EngineFacts) -> Finding:
+    if engine.experimental:
+        return Finding("experimental", ok=True)
+    return Finding(
+        "experimental",
+        ok=False,
+        problem="the engine is not in experimental mode",
+        why="Docker offers checkpoints in experimental mode only",
+        remedy=f'set "experimental": true in daemon.json ({FIX} does it) and restart Docker '
+        "(with --restart-engine it does that, too)",
+        fixable=True,
+    )
+
+
+def version(engine: EngineFacts) -> Finding:
+    found = engine_obstacles(engine.version)
+    if not found:
+        elsewhere = network_obstacles(engine.version, OTHER_NETWORK)
+        where = "on 'host' only; " if elsewhere else "on every network"
+        reason = "; ".join(obstacle.reason for obstacle in elsewhere)
+        return Finding("engine-version", ok=True, note=f"restores {where}{reason}")
+    return Finding(
+        "engine-version",
+        ok=False,
+        problem=found[0].reason,
+        why="workers would pause and never resume",
+        remedy=found[0].remedy,
+    )
+
+
+def host_network(engine: EngineFacts) -> Finding:
+    if engine.rootless:
+        problem = "the engine runs without root, so its host network is not the machine's"
+    elif "host" in engine.networks:
+        return Finding("host-network", ok=True)
+    else:
+        problem = "the engine has no host network"
+    return Finding(
+        "host-network",
+        ok=False,
+        problem=problem,
+        why="on other networks Docker removes the network namespace that a restore needs",
+        remedy="use a Docker engine on Linux that runs as root",
+    )
+
+
+def disk(data_root: Path, scratch: Path | None = None) -> Finding:
+    """``scratch`` is where containerd lets CRIU write first; else the usual folder."""
+    needs = {data_root: MIN_FREE_BYTES, scratch or Path(tempfile.gettempdir()): MIN_SCRATCH_BYTES}
+    room: dict[Path, int] = {}
+    for folder in needs:
+        try:
+            room[folder] = shutil.disk_usage(folder).free
+        except OSError as error:
+            return Finding(
+                "disk",
+                ok=False,
+                problem=f"the engine's folder {folder} cannot be seen from here: {error.strerror}",
+                why="checkpoints are read and prepared in it",
+                remedy="run warmboot on the engine's own machine",
+            )
+    lacking = [folder for folder, needed in needs.items() if room[folder] < needed]
+    if not lacking:
+        told = (f"{free >> 30} GiB below {folder}" for folder, free in room.items())
+        return Finding("disk", ok=True, note=f"free: {', '.join(told)}")
+    return Finding(
+        "disk",
+        ok=False,
+        problem="; ".join(f"{room[one] >> 20} MiB are free below {one}" for one in lacking),
+        why="a checkpoint takes up to three times the worker's memory while it is being made",
+        remedy="make room, or move Docker's data-root",
+    )
