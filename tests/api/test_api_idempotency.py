@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.api.conftest import http_to
+from tests.support.databases import new_store
 from tests.support.fake_services import FakeServices
 
 from warmboot.api import create_app
@@ -25,7 +26,7 @@ def key(value: str) -> dict[str, str]:
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with Store.open(f"sqlite+aiosqlite:///{tmp_path}/test.db") as opened:
+    async with new_store(tmp_path) as opened:
         yield opened
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.api.conftest import Peers, http_to
+from tests.support.databases import new_store
 from tests.support.fake_services import FakeServices
 
 from warmboot.api import create_app
@@ -51,7 +52,7 @@ class Flaky:
 
 @pytest.fixture
 async def flaky(tmp_path: Path) -> AsyncIterator[Flaky]:
-    async with Store.open(f"sqlite+aiosqlite:///{tmp_path}/test.db") as opened:
+    async with new_store(tmp_path) as opened:
         yield Flaky(opened)
 
 

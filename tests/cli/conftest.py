@@ -1,4 +1,8 @@
-"""The command line as a user has it: real processes against a real server with fake services."""
+"""The command line against a real server with fake services.
+
+It runs in this process where it is only asked for its output and its exit code (``cli``), and in
+one of its own (``WARMBOOT``) where there are signals or a terminal.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.command_line import run_here
 from tests.support.fake_services import FakeServices
 
 from warmboot.api import create_app
@@ -72,17 +77,9 @@ def env(served: Served) -> dict[str, str]:
 
 @pytest.fixture
 def cli(env: dict[str, str]) -> Cli:
-    """Run ``warmboot …``; stdout and stderr apart, no terminal."""
+    """Run ``warmboot …`` to its end; stdout and stderr apart, no terminal."""
 
     def run(*words: str, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*WARMBOOT, *words],
-            input=stdin,
-            env=env | more,
-            capture_output=True,
-            text=True,
-            timeout=90,
-            check=False,
-        )
+        return run_here(words, env | more, stdin)
 
     return run

@@ -103,7 +103,7 @@ Scene = Callable[[Manager, FailingStore], Awaitable[None]]
 
 async def rounds(manager: Manager, store: FailingStore) -> None:
     """It goes on for ever: another round comes."""
-    await eventually(store.asked_again, "the next round", 10)
+    await eventually(store.asked_again, "the next round")
 
 
 async def look_after(manager: Manager, store: FailingStore) -> None:
@@ -117,7 +117,7 @@ async def look_after(manager: Manager, store: FailingStore) -> None:
         look_now()  # it looks at once, not in half a minute
         return any(s.replaces == snapshot.id for s in await manager.store.snapshots.list())
 
-    await eventually(rebuilt, "what is unhealthy is rebuilt", 40)
+    await eventually(rebuilt, "what is unhealthy is rebuilt")
 
 
 async def stand_by(manager: Manager, store: FailingStore) -> None:
@@ -126,7 +126,7 @@ async def stand_by(manager: Manager, store: FailingStore) -> None:
     async def filled() -> bool:
         return (await manager.services.system.info()).standby_vms == 1
 
-    await eventually(filled, "a VM stands by", 20)
+    await eventually(filled, "a VM stands by")
 
 
 async def bring_up(manager: Manager, store: FailingStore) -> None:
@@ -148,7 +148,7 @@ async def a_stall(manager: Manager, store: FailingStore) -> None:
     container = await manager.run()
     manager.lab.set(disk_full="always")
     writing = asyncio.ensure_future(manager.containers.restart("web", 0.1))
-    await eventually(_stands_still(manager), "it stands still", 10)
+    await eventually(_stands_still(manager), "it stands still")
     manager.lab.set(disk_full="never")
     await told(manager, container, "container.resumed")
     kinds = [event.kind for event in await manager.events_of(container.id)]
@@ -173,7 +173,7 @@ async def build(manager: Manager, store: FailingStore) -> None:
         kinds = {event.kind for event in await manager.events_of(snapshot_id)}
         return bool(kinds & {"runtime-snapshot.ready", "runtime-snapshot.failed"})
 
-    await eventually(heard, "it is told", 10)
+    await eventually(heard, "it is told")
 
 
 # -- work on workers -------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ class Shop:
         async def look() -> bool:
             return (await self.store.workers.get(worker.id)).state is state
 
-        await eventually(look, f"it is {state}", 10)
+        await eventually(look, f"it is {state}")
 
     async def _checkpoint(self, worker: Worker) -> None:
         self.checkpointed += 1
@@ -293,7 +293,7 @@ async def keep_policy(shop: Shop) -> None:
     async def kept() -> bool:
         return shop.checkpointed >= 4
 
-    await eventually(kept, "checkpoints are made", 10)
+    await eventually(kept, "checkpoints are made")
 
 
 async def settle_worker(shop: Shop) -> None:

@@ -85,7 +85,7 @@ async def test_the_cost_of_a_warm_boot(store: Store) -> None:
 
 
 @pytest.fixture
-async def crowded(store: Store, database_url: str) -> Store:
+async def crowded(store: Store, migrated_url: str) -> Store:
     """10 000 containers, of which 20 run."""
     rows = []
     for n in range(10_000):
@@ -107,7 +107,7 @@ async def crowded(store: Store, database_url: str) -> Store:
                 "updated_at": NOON,
             }
         )
-    engine = create_async_engine(parse_url(database_url))
+    engine = create_async_engine(parse_url(migrated_url))
     async with engine.begin() as connection:
         await connection.execute(containers.insert(), rows)
         await connection.execute(text("ANALYZE"))
@@ -130,8 +130,8 @@ async def test_listing_among_ten_thousand_containers(crowded: Store) -> None:
     assert (await crowded.containers.find("c-4711")).name == "c-4711"
 
 
-async def test_queries_of_every_day_use_an_index(crowded: Store, database_url: str) -> None:
-    engine = create_async_engine(parse_url(database_url))
+async def test_queries_of_every_day_use_an_index(crowded: Store, migrated_url: str) -> None:
+    engine = create_async_engine(parse_url(migrated_url))
     postgres = engine.dialect.name == "postgresql"
     queries = {
         "SELECT * FROM containers WHERE state IN ('running') ORDER BY created_at DESC, id DESC": (

@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
+from tests.support.databases import migrated
+
 from warmboot import bootstrap
 from warmboot.bootstrap import Running
 from warmboot.guest import AGENT_VERSION
@@ -123,7 +125,11 @@ class Lab:
 
     @contextlib.asynccontextmanager
     async def manager(self, hook: Hook | None = None, /, **changes: Any) -> AsyncIterator[Manager]:
-        async with bootstrap.running(self.settings(**changes), hook) as running:
+        settings = self.settings(**changes)
+        if not settings.database_url:
+            settings.storage_root.mkdir(parents=True, exist_ok=True)
+            migrated(settings.storage_root / "warmboot.db")
+        async with bootstrap.running(settings, hook) as running:
             yield Manager(self, running)
 
     def kill_everything(self) -> None:

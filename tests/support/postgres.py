@@ -35,10 +35,13 @@ class PostgresCluster:
         return f"postgresql://{self.user}@/{database}?host={self.socket_dir}"
 
     @contextmanager
-    def fresh_database(self) -> Iterator[str]:
-        """An empty database; its URL. Dropped at the end, even if somebody is still connected."""
+    def fresh_database(self, like: str = "template1") -> Iterator[str]:
+        """An empty database, or a copy of ``like``; its URL.
+
+        Dropped at the end, even if somebody is still connected.
+        """
         name = f"test_{uuid4().hex}"
-        self.execute(f"CREATE DATABASE {name}")
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {like}")
         try:
             yield self.url(name)
         finally:

@@ -8,16 +8,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.support.databases import new_store
 
 from warmboot.manager.core.event_log import EventLog
-from warmboot.store import Store
 
 A_LONG_TIME_S = 30.0
 
 
 @pytest.fixture
 async def events(tmp_path: Path) -> AsyncIterator[EventLog]:
-    async with Store.open(f"sqlite:///{tmp_path}/warmboot.db") as store:
+    async with new_store(tmp_path) as store:
         log = EventLog(store)
         await log.start()
         yield log

@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from tests.support.databases import new_store
+
 from warmboot.manager.garbage.forget_old import forget_old
 from warmboot.model.idempotency import Claimed, Done
-from warmboot.store import Store
 
 
 async def test_an_answer_is_kept_for_24_hours_and_not_longer(tmp_path: Path) -> None:
-    async with Store.open(f"sqlite:///{tmp_path / 'warmboot.db'}") as store:
+    async with new_store(tmp_path) as store:
         await store.idempotency.claim("s", "k", "hash")
         await store.idempotency.complete("s", "k", status=201, headers={}, body=b"made")
         now = datetime.now(UTC)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.support.databases import new_store
 
 from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.images.renew_agent import RenewAgent
@@ -24,7 +25,7 @@ NAMES = ("a", "b", "c", "d")
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with Store.open(f"sqlite+aiosqlite:///{tmp_path / 'journal.db'}") as opened:
+    async with new_store(tmp_path) as opened:
         yield opened
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.databases import new_store
 from tests.support.managers import eventually
 
 from warmboot.host.network import Repair
@@ -15,7 +16,6 @@ from warmboot.manager import doctor
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.tell_repairs import keep_telling, tell_repairs
 from warmboot.model.errors import NetworkError, Unavailable
-from warmboot.store import Store
 
 
 async def test_what_was_put_back_is_one_event_and_each_failure_one(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ async def test_what_was_put_back_is_one_event_and_each_failure_one(tmp_path: Pat
             Repair(("wb-3",), error),
         ]
 
-    async with Store.open(f"sqlite:///{tmp_path / 'w.db'}") as store:
+    async with new_store(tmp_path) as store:
         events = EventLog(store)
         await events.start()
         await tell_repairs(repaired, events)
@@ -60,7 +60,7 @@ async def test_telling_goes_on_after_a_store_that_fails_once(
                 raise Unavailable("the database is too busy")
             return await super().emit(*words, **data)
 
-    async with Store.open(f"sqlite:///{tmp_path / 'w.db'}") as store:
+    async with new_store(tmp_path) as store:
         events = Failing(store)
         await events.start()
         telling = asyncio.create_task(keep_telling(repaired, events, lambda _: None))

@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from tests.support.databases import new_store
 
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.saga import Context, SagaRunner
@@ -76,7 +77,7 @@ class Scene:
 
 @pytest.fixture
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    async with Store.open(f"sqlite+aiosqlite:///{tmp_path / 'workers.db'}") as store:
+    async with new_store(tmp_path) as store:
         made = Scene(store)
         await store.workers.add(made.worker)
         yield made
