@@ -235,6 +235,7 @@ def _wire(
     events.observe(stalled.on_event)
     watch = WatchContainer(store, host, events, tasks, remove)
     unresponsive = KeepUnresponsive(store, host, events, tasks, watch, unsettled)
+    events.observe(unresponsive.on_event)
     containers = Containers(
         *(store, host, events, tasks, bring_up, turns, watch, archives, garbage),
         unresponsive,

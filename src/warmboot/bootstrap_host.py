@@ -33,6 +33,7 @@ async def host_agent(settings: Settings) -> HostAgent:
             settings.disk_floor_mib << 20,
             settings.cache_budget_mib << 20,
             settings.pull_silence_s,
+            settings.unresponsive_after_s,
         ),
         hypervisor,
         await _network_of(settings, hypervisor),

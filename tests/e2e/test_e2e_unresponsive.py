@@ -1,4 +1,4 @@
-"""A QEMU that stands still outlives its manager and the next one; a second manager is refused."""
+"""A QEMU that stands still is kept, by its manager and the next; a second manager is refused."""
 
 from __future__ import annotations
 
@@ -69,3 +69,35 @@ async def test_a_stopped_vm_is_kept_and_goes_on_and_its_user_may_end_it(
     assert site.vmms() == [pids["web"]]
     await site.cli("rm", "-f", "web", "doomed")
     assert site.vmms() == []
+
+
+async def test_a_vm_that_is_stopped_under_its_manager_is_shown_and_goes_on(
+    site: Site, archive: Archive
+) -> None:
+    await site.stop()
+    await site.start({"MANAGER_UNRESPONSIVE_AFTER_S": "15"})
+    await site.run("held", "-p", "8080", "--archive", str(archive.path), archive.name)
+    handle = (await site.vm("held")).handle
+    assert handle is not None
+
+    async def answers() -> bool:
+        return bool((await site.inspect("held"))["answering"])
+
+    async def is_silent() -> bool:
+        return not await answers()
+
+    os.kill(handle.pid, signal.SIGSTOP)
+    await eventually(is_silent, "its silence is told", 90)
+    assert (await site.inspect("held"))["state"] == "running"
+    assert "(Not answering)" in (await site.cli("ps")).out
+    os.kill(handle.pid, signal.SIGCONT)
+    await eventually(answers, "it goes on when it answers", 90)
+    assert await site.exec("held", "cat /www/index.html") == PAGE.decode()
+
+    os.kill(handle.pid, signal.SIGSTOP)
+    await eventually(is_silent, "it is told again", 90)
+    await site.cli("stop", "-t", "1", "held")
+    assert (await site.inspect("held"))["exit_code"] == 137
+    assert site.vmms() == []
+    await site.stop()
+    await site.start()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -155,6 +157,16 @@ async def a_stall(manager: Manager, store: FailingStore) -> None:
     assert kinds.index("container.stalled") < kinds.index("container.resumed")
     assert (await manager.containers.get("web")).error is None
     await asyncio.wait({writing})
+
+
+async def a_silence(manager: Manager, store: FailingStore) -> None:
+    container = await manager.run()
+    pid = await manager.vm_pid("web")
+    os.kill(pid, signal.SIGSTOP)
+    await told(manager, container, "container.unresponsive")
+    os.kill(pid, signal.SIGCONT)
+    await told(manager, container, "container.answering")
+    assert (await manager.containers.get("web")).error is None
 
 
 def _stands_still(manager: Manager) -> Callable[[], Awaitable[bool]]:
@@ -327,6 +339,7 @@ ON_VMS: dict[Work, tuple[str, Scene, dict[str, Any]]] = {
     Work.BRING_UP: ("bring-up", bring_up, {}),
     Work.WATCH_CONTAINERS: ("watch ", an_exit, {}),
     Work.RESUME_STALLED: ("stalled", a_stall, {}),
+    Work.KEEP_UNRESPONSIVE: ("silence", a_silence, {"unresponsive_after_s": 0.3}),
     Work.BUILD_SNAPSHOTS: ("build ", build, {}),
 }
 ON_WORKERS: dict[Work, tuple[str, Callable[[Shop], Awaitable[None]]]] = {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,11 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
 from warmboot.api.container_responses import ContainerOut
+from warmboot.host.guest.guest_link import GuestLink
 from warmboot.host.vm import unresponsive
 from warmboot.manager.ports import ExecSpec, Until
 from warmboot.model.container import ContainerState
-from warmboot.model.errors import NotFound, VmUnresponsive
+from warmboot.model.errors import GuestUnreachable, NotFound, VmUnresponsive
 from warmboot.model.event import Event
 
 
@@ -74,7 +77,7 @@ async def test_it_is_kept_and_shown_as_not_answering(heir: Manager, pid: int) ->
     assert web.error is not None
     assert "SIGSTOP" in web.error["details"]
     assert f"kill -CONT {pid}" in web.error["resolution"]
-    assert "adoption of container web: the VM of container web does not answer" in [
+    assert "contact with container web: the VM of container web does not answer" in [
         one.summary for one in await heir.services.system.doctor()
     ]
     os.kill(pid, signal.SIGCONT)
@@ -193,4 +196,140 @@ async def test_one_that_cannot_be_attached_to_for_whatever_reason_is_kept(
         monkeypatch.setattr(hypervisor, "attach", attach)
         await told(manager, "container.answering")
         await check(manager.running)
+        await manager.containers.delete("web", force=True)
+
+
+# -- while its manager runs ------------------------------------------------------------------------
+
+SOON_S = 0.3
+
+
+@pytest.fixture
+async def watching(place: Lab) -> AsyncIterator[Manager]:
+    """A manager with a container, that waits for no answer as long as others."""
+    async with place.manager(unresponsive_after_s=SOON_S) as manager:
+        await manager.run("web")
+        yield manager
+        await check(manager.running)
+        for container in await manager.containers.list(all_states=True):
+            await manager.containers.delete(str(container.id), force=True)
+        assert vmm_pids(place.storage) == []
+
+
+async def frozen(manager: Manager) -> int:
+    pid = await manager.vm_pid("web")
+    os.kill(pid, signal.SIGSTOP)
+    await told(manager, "container.unresponsive")
+    return pid
+
+
+async def test_one_that_is_stopped_under_its_manager_is_shown_and_goes_on(
+    watching: Manager,
+) -> None:
+    session = await watching.containers.exec("web", ExecSpec(("cat",), stdin=True))
+    pid = await frozen(watching)
+    web = await watching.containers.get("web")
+    assert web.state is ContainerState.RUNNING
+    assert not ContainerOut.of(web).answering
+    assert web.error is not None
+    assert f"kill -CONT {pid}" in web.error["resolution"]
+    assert "contact with container web: the VM of container web does not answer" in [
+        one.summary for one in await watching.services.system.doctor()
+    ]
+    with pytest.raises(VmUnresponsive):
+        await asyncio.wait_for(watching.containers.exec("web", ExecSpec(("true",))), 5)
+
+    os.kill(pid, signal.SIGCONT)
+    await told(watching, "container.answering")
+    web = await watching.containers.get("web")
+    assert web.error is None
+    assert ContainerOut.of(web).answering
+    await session.write(b"kept")
+    await session.write_eof()
+    assert b"".join([chunk.data async for chunk in session]) == b"kept", "its session, too"
+    await session.close()
+
+
+async def test_one_that_is_stopped_again_is_shown_again(watching: Manager) -> None:
+    pid = await watching.vm_pid("web")
+
+    async def told_as(answering: bool) -> bool:
+        return ContainerOut.of(await watching.containers.get("web")).answering is answering
+
+    for _ in range(2):
+        os.kill(pid, signal.SIGSTOP)
+        await watching.until(partial(told_as, False), "it does not answer")
+        os.kill(pid, signal.SIGCONT)
+        await watching.until(partial(told_as, True), "it answers")
+
+
+async def test_one_whose_guest_is_silent_is_shown_and_kept(
+    watching: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pulse = GuestLink.pulse
+
+    async def none(link: GuestLink, timeout_s: float) -> None:
+        raise GuestUnreachable("the guest agent does not answer", details="connection refused")
+
+    monkeypatch.setattr(GuestLink, "pulse", none)
+    error = (await told(watching, "container.unresponsive")).data["error"]
+    assert "connection refused" in error["details"]
+    assert state_of(await watching.vm_pid("web")) in "SR"
+    monkeypatch.setattr(GuestLink, "pulse", pulse)
+    await told(watching, "container.answering")
+
+
+async def test_one_that_answers_late_is_not_accused(
+    watching: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of three times it does not."""
+    pulse, calls, heard = GuestLink.pulse, itertools.count(1), asyncio.Event()
+
+    async def late(link: GuestLink, timeout_s: float) -> None:
+        if (call := next(calls)) % unresponsive.ASKED:
+            raise GuestUnreachable("the guest agent does not answer")
+        await pulse(link, timeout_s)
+        if call >= 2 * unresponsive.ASKED:
+            heard.set()
+
+    monkeypatch.setattr(GuestLink, "pulse", late)
+    await asyncio.wait_for(heard.wait(), 60)
+    web = await watching.containers.get("web")
+    assert web.error is None
+    assert "container.unresponsive" not in {e.kind for e in await watching.events_of(web.id)}
+
+
+@pytest.mark.parametrize("how", ["stop", "kill", "remove"])
+async def test_its_user_may_end_one_that_is_stopped_under_its_manager(
+    watching: Manager, how: str
+) -> None:
+    pid = await frozen(watching)
+    containers = watching.containers
+    if how == "remove":
+        await asyncio.wait_for(containers.delete("web", force=True), 10)
+    else:
+        ending = containers.stop("web", 0.1) if how == "stop" else containers.kill("web", "SIGKILL")
+        await asyncio.wait_for(ending, 10)
+        web = await containers.get("web")
+        assert (web.state, web.exit_code, web.error) == (ContainerState.EXITED, 137, None)
+        kinds = [event.kind for event in await watching.events_of(web.id)]
+        assert "container.failed" not in kinds
+    assert not Path(f"/proc/{pid}").exists()
+    assert not [c for c in await watching.services.system.doctor() if c.name == "unsettled"]
+
+
+async def test_one_that_dies_silent_under_its_manager_has_failed(watching: Manager) -> None:
+    os.kill(await frozen(watching), signal.SIGKILL)
+    event = await told(watching, "container.failed")
+    assert event.data["error"]["code"] == "vm-gone"
+
+
+async def test_a_manager_ends_beside_one_that_is_stopped(place: Lab) -> None:
+    async with place.manager(unresponsive_after_s=SOON_S) as manager:
+        await manager.run("web")
+        pid = await frozen(manager)
+    async with place.manager() as manager:
+        await told(manager, "container.unresponsive")
+        os.kill(pid, signal.SIGCONT)
+        await told(manager, "container.answering")
         await manager.containers.delete("web", force=True)

@@ -81,7 +81,7 @@ class HostAgent:
         self._storage = Storage(config.root, config.disk_floor_bytes, self.cache)
         self._vm_files = VmFiles(self.vms_root, hypervisor, files)
         self._machines: dict[str, LiveVm] = {}
-        self._unresponsive = UnresponsiveVms(hypervisor)
+        self._unresponsive = UnresponsiveVms(hypervisor, config.silent_after_s)
         self._standing_by: set[str] = set()
         self._stalled: set[str] = set()
         self._coming_first: set[asyncio.Task[None]] = set()
@@ -249,21 +249,24 @@ class HostAgent:
 
     async def is_alive(self, vm_id: str) -> bool:
         """Whether its VMM is there."""
-        machine, silent = self._machines.get(vm_id), self._unresponsive.vms.get(vm_id)
-        if silent is not None:
-            return silent.process.alive
-        return machine is not None and await machine.is_alive()
+        machine = self._machines.get(vm_id)
+        if machine is None or self.unresponsive(vm_id) is not None:
+            return self._unresponsive.is_there(vm_id)
+        return await machine.is_alive()
 
     def unresponsive(self, vm_id: str | None) -> VmUnresponsive | None:
         """Why a VM that is there cannot be asked anything; ``until_answers`` goes on asking it."""
-        one = None if vm_id is None else self._unresponsive.vms.get(vm_id)
-        if one is None:
-            return None
-        told = one.error  # a new one each time: an error that is raised keeps where that was
-        return VmUnresponsive(told.brief, details=told.details, resolution=told.resolution)
+        return self._unresponsive.why(vm_id)
+
+    async def wait_silent(self, vm_id: str) -> None:
+        """Return when a VM has given no answer for long: it is unresponsive then. ``VmGone``."""
+        await self._unresponsive.until_silent(vm_id, self._machine(vm_id))
 
     async def until_answers(self, vm_id: str) -> None:
         """Return when an unresponsive VM answers: it is one as any other then. ``VmGone``."""
+        if (machine := self._machines.get(vm_id)) is not None:
+            await self._unresponsive.until_heard(vm_id, machine)
+            return
         record, vm = await self._unresponsive.until_answers(vm_id)
         self._hold(vm, record.spec, record.token)
 
@@ -350,6 +353,7 @@ class HostAgent:
         else:
             await self._unresponsive.kill(vm_id)
             await leftovers.kill_users_of(folder)
+        self._unresponsive.forget(vm_id)
         await self.confinement.release(vm_id)
         await self.release_slot(slot)
         if not keep_folder:
@@ -379,12 +383,11 @@ class HostAgent:
         return vm.handle
 
     def _machine(self, vm_id: str) -> LiveVm:
-        if (silent := self.unresponsive(vm_id)) is not None:
-            raise silent
         try:
             return self._machines[vm_id]
         except KeyError:
-            raise VmGone(f"there is no VM {vm_id} on this host") from None
+            gone = VmGone(f"there is no VM {vm_id} on this host")
+            raise self.unresponsive(vm_id) or gone from None
 
     async def _adopt(self, record: VmRecord) -> bool:
         """Whether it is there, be it without an answer."""

@@ -11,6 +11,7 @@ class HostConfig:
     """``disk_floor_bytes``: with less room than this below ``root``, nothing new is begun.
 
     ``pull_silence_s``: how long a registry may say nothing before a pull is given up.
+    ``silent_after_s``: how long a VM may give no answer before it counts as unresponsive.
     ``memory_cache_bytes``: the budget for unpacked memory of compressed snapshots; ``None``: none.
     """
 
@@ -18,3 +19,4 @@ class HostConfig:
     disk_floor_bytes: int = 1 << 30
     memory_cache_bytes: int | None = None
     pull_silence_s: float = 60.0
+    silent_after_s: float = 120.0

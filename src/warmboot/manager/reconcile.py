@@ -173,6 +173,7 @@ class Reconcile:
                 await self._watch.forget_vm(container.id)
         for record in alive:
             await self._stalled.adopt(container, record.id)
+            self._unresponsive.watch(container.id, record.id)
         if container.state is ContainerState.CREATING:
             self._containers.resume(container.id)
         elif alive and container.state in (ContainerState.RUNNING, ContainerState.EXITED):

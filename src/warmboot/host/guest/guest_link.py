@@ -43,6 +43,9 @@ RETRY_INTERVAL_S = 0.02
 STANDBY_KEEP_ALIVE_S = 3600.0
 """How long a VM may stand by, paused, and be met on the connection that it had."""
 
+PULSE_TIMEOUT_S = 300.0
+"""The most for a connection that only asks whether there is somebody."""
+
 MOST_SESSIONS = 256
 """Execs, attached clients and followed logs of one VM."""
 
@@ -103,6 +106,12 @@ class GuestLink:
     def _streams(self) -> DockerPool:
         return DockerPool(self._address, self.token, UNLIMITED)
 
+    @cached_property
+    def _pulse(self) -> aiohttp.ClientSession:
+        """Its connection may take as long as a call has: a busy guest takes seconds for it."""
+        connector = GuestConnector(self._address, STANDBY_KEEP_ALIVE_S, PULSE_TIMEOUT_S, 1)
+        return aiohttp.ClientSession(connector=connector)
+
     @property
     def docker(self) -> aiodocker.Docker:
         """For calls that are answered soon."""
@@ -115,6 +124,8 @@ class GuestLink:
 
     async def close(self) -> None:
         await self._close_docker()
+        if (pulse := self.__dict__.pop("_pulse", None)) is not None:
+            await pulse.close()
         await self._session.close()
 
     async def use_token(self, token: str) -> None:
@@ -162,6 +173,15 @@ class GuestLink:
 
     async def health(self, timeout_s: float = 5) -> dict[str, Any]:
         return await self._request("GET", "health", None, timeout_s)
+
+    async def pulse(self, timeout_s: float) -> None:
+        """Return when the agent has answered, whatever; ``GuestUnreachable`` if it has not."""
+        try:
+            await self._request("GET", "health", None, timeout_s, session=self._pulse)
+        except GuestUnreachable:
+            raise
+        except GuestError:
+            return
 
     async def wait_for_docker(self, timeout_s: float) -> None:
         """Return when Docker in the guest has answered a ping; ``DockerNotReady`` if it has not."""
@@ -217,9 +237,10 @@ class GuestLink:
         body: dict[str, Any] | None,
         timeout_s: float,
         on_sent: Sent = nobody_asks,
+        session: aiohttp.ClientSession | None = None,
     ) -> dict[str, Any]:
         try:
-            async with self._session.request(
+            async with (session or self._session).request(
                 method,
                 f"http://guest/warmboot/v1/{what}",
                 json=body,

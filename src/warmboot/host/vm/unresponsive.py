@@ -3,10 +3,14 @@
 A VMM that was stopped (SIGSTOP), waits for a hung disk, or gets no processor time looks like a dead
 one to whoever asks it. Whether it is dead is told by its process alone.
 
-    adoption ──no answer──▶ unresponsive ──answers──▶ held as any other
-                                 │ its process ends, or its owner ends it
-                                 ▼
-                                gone
+    adoption ───────no answer──▶ unresponsive ──answers──▶ held as any other
+    held, silent for long ────▶      │ its process ends, or its owner ends it
+                                     ▼
+                                    gone
+
+One that is held already stays so, with its connections: it may only be very busy, and whoever has a
+session in it goes on when it does. It is asked through its guest's agent, which answers only if the
+VMM and the guest do.
 """
 
 from __future__ import annotations
@@ -18,10 +22,17 @@ from dataclasses import dataclass
 import structlog
 
 from warmboot.host.disks import os_error
+from warmboot.host.vm.live_vm import LiveVm
 from warmboot.hypervisors.base import Hypervisor, Vm
 from warmboot.hypervisors.process import VmmProcess, is_stopped
-from warmboot.model.errors import VmGone, VmUnresponsive, WarmbootError
-from warmboot.model.vm import VmRecord
+from warmboot.model.errors import (
+    DiskFull,
+    GuestUnreachable,
+    VmGone,
+    VmUnresponsive,
+    WarmbootError,
+)
+from warmboot.model.vm import VmHandle, VmRecord
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +40,12 @@ ADOPT_WAIT_S = 10.0
 """How long the start of the manager waits for a VMM."""
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
+
+_STOPPED = "its process is stopped (SIGSTOP)"
+
+
+ASKED = 3
+"""How often a VM that is held is asked before it counts as silent."""
 
 
 @dataclass(slots=True)
@@ -41,9 +58,86 @@ class Unresponsive:
 class UnresponsiveVms:
     """Those of one host."""
 
-    def __init__(self, hypervisor: Hypervisor) -> None:
+    def __init__(self, hypervisor: Hypervisor, silent_after_s: float) -> None:
         self._hypervisor = hypervisor
+        self._silent_after_s = silent_after_s
         self.vms: dict[str, Unresponsive] = {}
+        """Those that were never attached to."""
+        self._silent: dict[str, VmUnresponsive] = {}
+
+    def why(self, vm_id: str | None) -> VmUnresponsive | None:
+        """Why it cannot be asked anything, if that is so."""
+        if vm_id is None:
+            return None
+        one = self.vms.get(vm_id)
+        told = self._silent.get(vm_id) if one is None else one.error
+        if told is None:
+            return None
+        # A new one each time: an error that is raised keeps where that was.
+        return VmUnresponsive(told.brief, details=told.details, resolution=told.resolution)
+
+    def is_there(self, vm_id: str) -> bool:
+        """Whether it is unresponsive, and has not ended."""
+        one = self.vms.get(vm_id)
+        return vm_id in self._silent if one is None else one.process.alive
+
+    async def until_silent(self, vm_id: str, machine: LiveVm) -> None:
+        """Return when a VM that is held has given no answer for long; ``VmGone``.
+
+        A stall for want of room is told by others, and is no silence.
+        """
+        while vm_id not in self._silent:
+            try:
+                why = await machine.while_alive(self._silence(machine))
+            except DiskFull:
+                await asyncio.sleep(self._silent_after_s / ASKED)
+                continue
+            error = self._silent[vm_id] = _unresponsive(machine.vm.handle, why)
+            log.error(error.brief, details=error.details, resolution=error.resolution)
+
+    async def until_heard(self, vm_id: str, machine: LiveVm) -> None:
+        """Return when a VM that is held answers again; ``VmGone``, also when it was ended."""
+        try:
+            while True:
+                with contextlib.suppress(DiskFull):
+                    await machine.while_alive(self._answer(machine))
+                    break
+                await asyncio.sleep(LONGEST_PAUSE_S)
+        finally:
+            self._silent.pop(vm_id, None)
+
+    def forget(self, vm_id: str) -> None:
+        """It has ended."""
+        self._silent.pop(vm_id, None)
+
+    async def _silence(self, machine: LiveVm) -> str:
+        """Why it counts as silent, once it does."""
+        loop, pause_s = asyncio.get_running_loop(), self._silent_after_s / ASKED
+        missed = 0
+        while True:
+            next_s = loop.time() + pause_s
+            try:
+                await machine.link.pulse(pause_s)
+                missed = 0
+            except GuestUnreachable as error:
+                missed += 1
+                if await asyncio.to_thread(is_stopped, machine.vm.handle.pid):
+                    return _STOPPED
+                if missed == ASKED:
+                    within = f"no answer from its guest within {self._silent_after_s:g} s"
+                    return f"its process is there, and {within} ({error.details})"
+            await asyncio.sleep(next_s - loop.time())
+
+    async def _answer(self, machine: LiveVm) -> None:
+        """Return when there is one."""
+        loop, pause_s = asyncio.get_running_loop(), FIRST_PAUSE_S
+        while True:
+            next_s = loop.time() + pause_s
+            try:
+                return await machine.link.pulse(max(ADOPT_WAIT_S, pause_s))
+            except GuestUnreachable:
+                await asyncio.sleep(next_s - loop.time())  # nothing tells that it answers again
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     async def adopt(self, record: VmRecord) -> Vm | None:
         """The VM of another manager; ``None`` if it does not answer, which is noted here.
@@ -103,7 +197,7 @@ class UnresponsiveVms:
         assert record.handle is not None
         if await asyncio.to_thread(is_stopped, record.handle.pid):
             VmmProcess.attach(record.handle).close()  # VmGone if that is another process
-            raise _unresponsive(record, "its process is stopped (SIGSTOP)")
+            raise _unresponsive(record.handle, _STOPPED)
         try:
             async with asyncio.timeout(ADOPT_WAIT_S):
                 return await self._hypervisor.attach(record.spec, record.handle)
@@ -117,14 +211,13 @@ class UnresponsiveVms:
             log.exception("a VM could not be attached to", vm=record.id)
             why = repr(error)
         VmmProcess.attach(record.handle).close()
-        raise _unresponsive(record, why)
+        raise _unresponsive(record.handle, why)
 
 
-def _unresponsive(record: VmRecord, why: str) -> VmUnresponsive:
-    assert record.handle is not None
-    pid = record.handle.pid
+def _unresponsive(handle: VmHandle, why: str) -> VmUnresponsive:
+    pid = handle.pid
     return VmUnresponsive(
-        f"the VM {record.id} does not answer",
+        f"the VM {handle.vm_id} does not answer",
         details=f"{why}; pid {pid}",
         resolution=f"it is asked again, and goes on when it answers (`kill -CONT {pid}`, if it was "
         "stopped); `warmboot stop` and `warmboot rm -f` end it",

@@ -1,11 +1,12 @@
 """A container whose VM is there and does not answer: told, shown, and taken up when it answers.
 
-    (adoption) ──no answer──▶ container.unresponsive ──answers──▶ container.answering, adopted
-                                       │
-                                       └── its process ends, or the user ends it ──▶ gone
+    adoption ──no answer──▶ container.unresponsive ──answers──▶ container.answering, adopted
+    watched ──silent for long──▶   │                             (or watched as before)
+                                   └── its process ends, or the user ends it ──▶ gone
 
 The container keeps its state, as nothing of it is known to be lost; meanwhile its ``error`` says
-what to do. Nobody but its user ends it.
+what to do. Nobody but its user ends it. One task a VM watches it, from its boot or its adoption
+until its end; a boot has limits of its own, so a VM is judged only when its container has run.
 """
 
 from __future__ import annotations
@@ -20,18 +21,22 @@ import structlog
 from warmboot.host.agent import HostAgent
 from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.going_on import Work
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.core.unsettled import Unsettled
 from warmboot.manager.core.write_down import state_written_down, written_down
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import NotFound, VmGone, VmUnresponsive
+from warmboot.model.event import Event
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
 
 KILLED = 137
 """The exit code of what SIGKILL has ended, as shells and Docker have it."""
+
+_JUDGED = (ContainerState.RUNNING, ContainerState.EXITED)
 
 Settle = Callable[[UUID, bool], Awaitable[object]]
 """Bring a container into agreement with its VM, which answers or (``False``) is gone."""
@@ -53,6 +58,33 @@ class KeepUnresponsive:
         self._tasks = tasks
         self._watch = watch
         self._unsettled = unsettled
+
+    def on_event(self, event: Event) -> None:
+        """An observer of the event log."""
+        if event.kind == "container.booted":
+            self.watch(UUID(event.subject_id), event.data["vm_id"])
+
+    def watch(self, container_id: UUID, vm_id: str) -> None:
+        """Until its VM's end."""
+        self._tasks.keep_going(
+            Work.KEEP_UNRESPONSIVE,
+            _watch_key(vm_id),
+            lambda: self._watch_silence(container_id, vm_id),
+        )
+
+    async def _watch_silence(self, container_id: UUID, vm_id: str) -> None:
+        async def watch_again(_: UUID, answers: bool) -> None:
+            if answers:
+                self.watch(container_id, vm_id)
+
+        with contextlib.suppress(VmGone):  # its end is told by others
+            while True:
+                await self._host.wait_silent(vm_id)
+                container = await self._store.containers.get(container_id)
+                if self._host.unresponsive(vm_id) is not None and container.state in _JUDGED:
+                    await self.keep(container, vm_id, watch_again)
+                    return
+                await self._host.until_answers(vm_id)
 
     async def keep(self, container: Container, vm_id: str, settle: Settle) -> None:
         """Tell it, and have it settled when its VM answers or is gone."""
@@ -80,6 +112,9 @@ class KeepUnresponsive:
     async def end(self, container: Container) -> None:
         """The user wants it ended: its VM goes, its disk is kept. As if SIGKILL had ended it."""
         await self._tasks.cancel(_key(container.id))
+        if container.vm_id is not None:
+            await self._tasks.cancel(_watch_key(container.vm_id))
+        await self._watch.stop(container.id)  # or it takes this for a failure
         await self._watch.forget_vm(container.id)
         self._unsettled.settled(_what(container), container.id)
         log.warning(f"Container {container.id} did not answer, and was ended with its VM")
@@ -122,7 +157,11 @@ class KeepUnresponsive:
 
 
 def _what(container: Container) -> str:
-    return f"adoption of container {container.name}"
+    return f"contact with container {container.name}"
+
+
+def _watch_key(vm_id: str) -> str:
+    return f"silence {vm_id}"
 
 
 def _key(container_id: UUID) -> str:

@@ -43,6 +43,9 @@ READ_GRACE_S = 5.0
 READ_LIMIT_S = 600.0
 """How long it waits for those who are reading it."""
 
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 15.0
+"""Before Docker in a guest is asked again after a connection broke."""
+
 _SETTLE_S = 10.0
 
 
@@ -171,6 +174,7 @@ class WatchContainer:
             await asyncio.gather(leaving, ending, return_exceptions=True)
 
     async def _docker_end(self, vm_id: str, docker_id: str) -> guest_containers.DockerState:
+        pause_s = FIRST_PAUSE_S
         while True:
             try:
                 link = self._host.link(vm_id)
@@ -185,7 +189,8 @@ class WatchContainer:
             except (GuestError, ContainerError, DiskFull) as error:
                 # The connection broke. If the VM is dying, its end decides; else ask again.
                 log.warning("lost sight of a container", vm=vm_id, error=error.details)
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                 continue
             if not state.running:
                 return state

@@ -38,6 +38,7 @@ class Work(StrEnum):
     BRING_UP = "bring-up"
     WATCH_CONTAINERS = "watch-containers"
     RESUME_STALLED = "resume-stalled"
+    KEEP_UNRESPONSIVE = "keep-unresponsive"
     BUILD_SNAPSHOTS = "build-snapshots"
     CREATE_WORKERS = "create-workers"
     WATCH_WORKERS = "watch-workers"
