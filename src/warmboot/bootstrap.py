@@ -14,11 +14,11 @@ from uuid import UUID
 
 import structlog
 
-from warmboot.api.access import check_bind
 from warmboot.api.app import create_app
 from warmboot.api.http.limits import HttpLimits, connections_within, raise_descriptor_limit
 from warmboot.api.http.listeners import listeners, socket_check, who_may
 from warmboot.api.http.server import HttpServer
+from warmboot.api.middleware.access import check_bind
 from warmboot.bootstrap_host import all_hypervisors, host_agent
 from warmboot.bootstrap_housekeeping import Collecting, Kept, housekeeping_parts
 from warmboot.bootstrap_lock import hold_host

@@ -22,7 +22,7 @@ from tests.support.fake_services import FakeServices
 from warmboot.api import create_app
 from warmboot.api.http.listeners import listeners
 from warmboot.api.http.server import HttpServer
-from warmboot.api.peers import LoopbackPeers, containers_of
+from warmboot.api.middleware.peers import LoopbackPeers, containers_of
 from warmboot.client import Client
 from warmboot.model.container import ContainerState
 
@@ -298,7 +298,7 @@ async def test_ipv6_is_looked_at_alike() -> None:
 async def test_a_user_s_own_manager_takes_that_user_for_root_and_no_other() -> None:
     asked = """
 import asyncio, os, socket, sys
-from warmboot.api.peers import LoopbackPeers
+from warmboot.api.middleware.peers import LoopbackPeers
 server, client = socket.create_server(("127.0.0.1", 0)), socket.socket()
 if len(sys.argv) > 1:
     os.fchown(client.fileno(), int(sys.argv[1]), -1)

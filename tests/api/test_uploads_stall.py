@@ -14,7 +14,8 @@ from tests.support.fake_services import FakeServices
 from tests.support.room import Disk
 from tests.support.serving import port_of, serving
 
-from warmboot.api import archives, create_app
+from warmboot.api import create_app
+from warmboot.api.routes import archives
 from warmboot.manager.containers.archives import ArchiveFiles
 from warmboot.manager.core.uploads import Uploads
 

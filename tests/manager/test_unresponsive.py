@@ -14,7 +14,7 @@ import pytest
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
-from warmboot.api.container_responses import ContainerOut
+from warmboot.api.schemas.container_responses import ContainerOut
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.host.vm import unresponsive
 from warmboot.manager.ports import ExecSpec, Until

@@ -15,7 +15,15 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from warmboot import __version__
-from warmboot.api import (
+from warmboot.api.middleware.access import Doors, Peers, WorkerOf
+from warmboot.api.middleware.after_answer import AfterAnswer
+from warmboot.api.middleware.body import Bodies
+from warmboot.api.middleware.idempotency import Idempotency, Repository
+from warmboot.api.middleware.metrics import HttpMetrics
+from warmboot.api.middleware.peers import LoopbackPeers
+from warmboot.api.openapi import install_openapi
+from warmboot.api.problems import Guard, install_handlers
+from warmboot.api.routes import (
     archives,
     checkpoints,
     containers,
@@ -28,14 +36,6 @@ from warmboot.api import (
     usage,
     workers,
 )
-from warmboot.api.access import Doors, Peers, WorkerOf
-from warmboot.api.after_answer import AfterAnswer
-from warmboot.api.body import Bodies
-from warmboot.api.idempotency import Idempotency, Repository
-from warmboot.api.metrics import HttpMetrics
-from warmboot.api.openapi import install_openapi
-from warmboot.api.peers import LoopbackPeers
-from warmboot.api.problems import Guard, install_handlers
 from warmboot.manager.ports import Services
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -69,7 +69,7 @@ def create_app(
     """The API over ``services``.
 
     ``tokens`` are bearer tokens; without one in a request, ``peers`` says who is root on this
-    machine, and ``advice`` is what those are told who are not (see ``access``).
+    machine, and ``advice`` is what those are told who are not (see ``middleware.access``).
     ``worker_of`` knows workers' tokens. Without ``idempotency`` keys are not honoured.
     ``registry`` is where requests are counted.
     """

@@ -8,9 +8,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from warmboot.api.access import OPEN_PATHS
+from warmboot.api.middleware.access import OPEN_PATHS
 from warmboot.api.problems import MEDIA_TYPE
-from warmboot.api.responses import Problem
+from warmboot.api.schemas.responses import Problem
 
 _REF = "#/components/schemas/{model}"
 _KEY_PARAMETER = {

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from fastapi import Depends, Path, Query, Request
 
-from warmboot.api.requests import NAME_PATTERN
+from warmboot.api.schemas.requests import NAME_PATTERN
 from warmboot.manager.ports import Services
 from warmboot.model.names import MAX_NAME_LENGTH
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from fastapi.responses import StreamingResponse
 from starlette.types import Send
 
-from warmboot.api.responses import EventOut
+from warmboot.api.schemas.responses import EventOut
 from warmboot.manager.ports import LogChunk, Stream
 from warmboot.model.errors import WarmbootError
 from warmboot.model.event import Event

@@ -15,8 +15,8 @@ DESCRIPTORS_A_CONNECTION = 4
 class HttpLimits:
     """Seconds, and numbers of connections.
 
-    A request's body has its own limits (``warmboot.api.body``); an answer without a length (output
-    that is followed, events, a WebSocket) may last as long as its client stays.
+    A request's body has its own limits (``warmboot.api.middleware.body``); an answer without a
+    length (output that is followed, events, a WebSocket) may last as long as its client stays.
     """
 
     connections: int = 1024

@@ -14,12 +14,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from warmboot.api.access import ESTABLISHED
 from warmboot.api.http.connections import Connections, Held, Phase
 from warmboot.api.http.exchange import Exchange, raw_refusal, too_many_connections
 from warmboot.api.http.parser import StrictConnection
+from warmboot.api.middleware.access import ESTABLISHED
+from warmboot.api.middleware.sock_diag import ESTABLISHED as TCP_ESTABLISHED
 from warmboot.api.problems import TooSlow
-from warmboot.api.sock_diag import ESTABLISHED as TCP_ESTABLISHED
 from warmboot.model.errors import WarmbootError
 
 log = structlog.get_logger(__name__)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, StrictBool, StrictInt
 
-from warmboot.api.requests import (
+from warmboot.api.schemas.requests import (
     NAME_PATTERN,
     EnvName,
     HostPath,

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmboot.api.sock_diag import ESTABLISHED, Address, TcpSocket, tcp_socket
+from warmboot.api.middleware.sock_diag import ESTABLISHED, Address, TcpSocket, tcp_socket
 
 MAX_REMEMBERED = 1024
 _CLOSED = "the connection is closed, or is none of this machine's own"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from warmboot.api.image_responses import RegisteredOut, RuntimeImageOut
-from warmboot.api.requests import RuntimeImageIn
-from warmboot.api.responses import Item, Items, Ok
 from warmboot.api.routing import Id, Wired
+from warmboot.api.schemas.image_responses import RegisteredOut, RuntimeImageOut
+from warmboot.api.schemas.requests import RuntimeImageIn
+from warmboot.api.schemas.responses import Item, Items, Ok
 
 router = APIRouter(prefix="/v1/runtime-images", tags=["runtime images"])
 

@@ -23,7 +23,7 @@ from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 
 from warmboot.api.problems import clean, status_of
-from warmboot.api.requests import ResizeIn, StartIn
+from warmboot.api.schemas.requests import ResizeIn, StartIn
 from warmboot.api.streams import STREAM_TAGS
 from warmboot.manager.ports import ExecSpec, Session
 from warmboot.model.errors import InvalidRequest, WarmbootError

@@ -29,8 +29,8 @@ from uuid import UUID
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from warmboot.api.middleware.sock_diag import Address
 from warmboot.api.problems import Forbidden, ForeignOrigin, MalformedRequest, problem_of
-from warmboot.api.sock_diag import Address
 from warmboot.model.errors import InvalidRequest, Unauthorized, WarmbootError
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Query, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import AwareDatetime
 
-from warmboot.api import sessions
-from warmboot.api.access import refuse
-from warmboot.api.container_responses import ContainerOut
-from warmboot.api.requests import ContainerIn, Signal
-from warmboot.api.responses import Created, Item, Items, Ok
+from warmboot.api.middleware.access import refuse
+from warmboot.api.routes import sessions
 from warmboot.api.routing import MAX_WAIT_S, Ref, StopTimeout, Wired
+from warmboot.api.schemas.container_responses import ContainerOut
+from warmboot.api.schemas.requests import ContainerIn, Signal
+from warmboot.api.schemas.responses import Created, Item, Items, Ok
 from warmboot.api.streams import MULTIPLEXED, Streamed, begun, multiplexed, plain
 from warmboot.manager.ports import Services, Until
 from warmboot.model.errors import WarmbootError

@@ -9,8 +9,8 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from warmboot.api.responses import Item
 from warmboot.api.routing import Wired
+from warmboot.api.schemas.responses import Item
 from warmboot.model.container import BootMethod
 from warmboot.model.usage import BootSummary, OwnedVm, Usage
 

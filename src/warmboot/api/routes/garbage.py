@@ -7,9 +7,9 @@ from typing import Self
 from fastapi import APIRouter
 from pydantic import BaseModel, StrictBool
 
-from warmboot.api.requests import Strict
-from warmboot.api.responses import Item
 from warmboot.api.routing import Wired
+from warmboot.api.schemas.requests import Strict
+from warmboot.api.schemas.responses import Item
 from warmboot.model.garbage import Collection, Garbage, Kind, Why
 
 router = APIRouter(prefix="/v1/gc", tags=["housekeeping"])

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from warmboot.api.requests import RuntimeSnapshotChange, RuntimeSnapshotIn
-from warmboot.api.responses import Created, Item, Items, Ok
 from warmboot.api.routing import Id, Wired
-from warmboot.api.snapshot_responses import RebuildStarted, RuntimeSnapshotOut
+from warmboot.api.schemas.requests import RuntimeSnapshotChange, RuntimeSnapshotIn
+from warmboot.api.schemas.responses import Created, Item, Items, Ok
+from warmboot.api.schemas.snapshot_responses import RebuildStarted, RuntimeSnapshotOut
 
 router = APIRouter(prefix="/v1/runtime-snapshots", tags=["runtime snapshots"])
 

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import BaseModel, Field
 
-from warmboot.api.responses import ShapeOut
+from warmboot.api.schemas.responses import ShapeOut
 from warmboot.manager.ports import Check, HostInfo
 
 

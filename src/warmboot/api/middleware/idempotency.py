@@ -23,7 +23,7 @@ from typing import Protocol
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from warmboot.api.body import Disconnected, is_streamed, read_body, replay
+from warmboot.api.middleware.body import Disconnected, is_streamed, read_body, replay
 from warmboot.api.problems import problem_of
 from warmboot.model.errors import Conflict, InvalidRequest, WarmbootError
 from warmboot.model.idempotency import Claim, Done, Mismatch, Running

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 
-from warmboot.api.body import check_length
+from warmboot.api.middleware.body import check_length
 from warmboot.api.problems import MalformedRequest, TooSlow
-from warmboot.api.responses import Uploaded
 from warmboot.api.routing import Wired
+from warmboot.api.schemas.responses import Uploaded
 
 router = APIRouter(prefix="/v1/archives", tags=["archives"])
 

@@ -7,13 +7,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from warmboot.api.access import worker_caller
-from warmboot.api.after_answer import after_answer
-from warmboot.api.responses import Created, Item, Items, Ok
+from warmboot.api.middleware.access import worker_caller
+from warmboot.api.middleware.after_answer import after_answer
 from warmboot.api.routing import MAX_WAIT_S, Ref, Wired
+from warmboot.api.schemas.responses import Created, Item, Items, Ok
+from warmboot.api.schemas.worker_requests import PauseIn, ReportIn, ResumeIn, WorkerIn
+from warmboot.api.schemas.worker_responses import WorkerOut
 from warmboot.api.streams import Streamed, begun, plain
-from warmboot.api.worker_requests import PauseIn, ReportIn, ResumeIn, WorkerIn
-from warmboot.api.worker_responses import WorkerOut
 from warmboot.manager.ports import Workers, WorkerUntil
 from warmboot.model.errors import EngineUnavailable
 

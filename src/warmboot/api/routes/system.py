@@ -8,10 +8,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, Metric, generate_latest
 
-from warmboot.api.metrics import Together
-from warmboot.api.responses import Item, Items, Ok
+from warmboot.api.middleware.metrics import Together
 from warmboot.api.routing import Wired
-from warmboot.api.system_responses import CheckOut, HostInfoOut
+from warmboot.api.schemas.responses import Item, Items, Ok
+from warmboot.api.schemas.system_responses import CheckOut, HostInfoOut
 
 router = APIRouter(tags=["system"])
 

@@ -9,14 +9,14 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import StreamingResponse
 
-from warmboot.api.archives import announced_bytes, upload_chunks
-from warmboot.api.requests import NAME_PATTERN
-from warmboot.api.responses import Item, Items, Ok
+from warmboot.api.routes.archives import announced_bytes, upload_chunks
+from warmboot.api.routes.workers import Wiring
 from warmboot.api.routing import Ref
+from warmboot.api.schemas.requests import NAME_PATTERN
+from warmboot.api.schemas.responses import Item, Items, Ok
+from warmboot.api.schemas.worker_requests import CheckpointIn, CheckpointName
+from warmboot.api.schemas.worker_responses import CheckpointOut
 from warmboot.api.streams import Streamed
-from warmboot.api.worker_requests import CheckpointIn, CheckpointName
-from warmboot.api.worker_responses import CheckpointOut
-from warmboot.api.workers import Wiring
 from warmboot.manager.ports import Exported
 from warmboot.model.names import MAX_NAME_LENGTH
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from warmboot.api.responses import ShapeOut
+from warmboot.api.schemas.responses import ShapeOut
 from warmboot.model.runtime_snapshot import BuildCause, RuntimeSnapshot, SnapshotState
 from warmboot.model.snapshot_fit import Fit
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 
-from warmboot.api.responses import EventOut, Items
 from warmboot.api.routing import MAX_INT64, Wired
+from warmboot.api.schemas.responses import EventOut, Items
 from warmboot.api.streams import EVENT_STREAM, Streamed, event_stream
 
 router = APIRouter(prefix="/v1/events", tags=["events"])

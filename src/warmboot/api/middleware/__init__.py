@@ -1,0 +1,1 @@
+"""What every request passes: who asks, its body, its idempotency key, its metrics."""
