@@ -15,7 +15,7 @@ from tests.cli.conftest import WARMBOOT
 from tests.support.managers import Lab, eventually, image_folder, lab
 from tests.support.served import free_port, served
 
-from warmboot.cli.signals import SAME_S
+from warmboot.cli.terminal.signals import SAME_S
 from warmboot.client import Client
 from warmboot.client.results import Container
 

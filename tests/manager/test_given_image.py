@@ -142,7 +142,7 @@ def test_one_of_the_files_alone_is_no_setting(name: str) -> None:
 
 
 def test_a_setting_alone_is_an_error_in_words() -> None:
-    from warmboot.cli.host import _settings
+    from warmboot.cli.commands.host import _settings
 
     with pytest.raises(InvalidRequest, match="go together") as caught:
         _settings({"CONTAINER_RUNTIME_KERNEL": Path("/nowhere")})

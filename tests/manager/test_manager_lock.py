@@ -224,7 +224,7 @@ async def test_a_second_one_with_the_same_settings_hears_of_the_first_and_not_of
 
 _SERVE = """
 import sys
-from warmboot.cli.host import serve
+from warmboot.cli.commands.host import serve
 try:
     serve(host=None, port=None)
 except BaseException as ended:

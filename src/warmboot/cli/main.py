@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from warmboot import __version__
-from warmboot.cli import containers, runtime, sessions, snapshot, worker
-from warmboot.cli.events import events
-from warmboot.cli.host import doctor, serve
-from warmboot.cli.housekeeping import gc
-from warmboot.cli.ps import ps
-from warmboot.cli.run import RunCommand, run
-from warmboot.cli.top import top
+from warmboot.cli.commands import containers, runtime, sessions, snapshot, worker
+from warmboot.cli.commands.events import events
+from warmboot.cli.commands.host import doctor, serve
+from warmboot.cli.commands.housekeeping import gc
+from warmboot.cli.commands.ps import ps
+from warmboot.cli.commands.run import RunCommand, run
+from warmboot.cli.commands.top import top
 
 app = typer.Typer(
     name="warmboot",

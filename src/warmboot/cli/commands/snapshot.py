@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from warmboot.cli.commands.snapshot_forms import compress, unpack
 from warmboot.cli.completion import image_names
 from warmboot.cli.drive import FAILED, connect, drive, usage
 from warmboot.cli.entry import show_error
 from warmboot.cli.lookup import find_image, find_snapshot
-from warmboot.cli.output import (
+from warmboot.cli.parsing import parse_cpus, parse_memory, parse_weight
+from warmboot.cli.terminal.output import (
     age,
     print_fields,
     print_json,
@@ -19,14 +21,12 @@ from warmboot.cli.output import (
     short,
     size,
 )
-from warmboot.cli.parsing import parse_cpus, parse_memory, parse_weight
-from warmboot.cli.progress import phrase, status
-from warmboot.cli.snapshot_forms import compress, unpack
+from warmboot.cli.terminal.progress import phrase, status
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-    from warmboot.cli.progress import Show
+    from warmboot.cli.terminal.progress import Show
     from warmboot.client import Client
     from warmboot.client.results import Event, RuntimeSnapshot
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from warmboot.cli.drive import connect, drive
-from warmboot.cli.output import console, print_json
-from warmboot.cli.top_shown import View, load_between, shown
+from warmboot.cli.terminal.output import console, print_json
+from warmboot.cli.terminal.top_shown import View, load_between, shown
 from warmboot.model.errors import Unavailable
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from warmboot.cli.drive import connect, drive
-from warmboot.cli.output import print_json, print_table, short, size
-from warmboot.cli.progress import status
+from warmboot.cli.terminal.output import print_json, print_table, short, size
+from warmboot.cli.terminal.progress import status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

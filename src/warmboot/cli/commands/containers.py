@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from warmboot.cli.commands.ps import status_of
 from warmboot.cli.drive import FAILED, connect, drive, failure_of, usage
 from warmboot.cli.entry import show_error
-from warmboot.cli.output import age, print_fields, print_json, print_lines
 from warmboot.cli.parsing import parse_moment
-from warmboot.cli.progress import stages_shown, status
-from warmboot.cli.ps import status_of
 from warmboot.cli.refs import Ref, Refs
-from warmboot.cli.terminal import write_output
+from warmboot.cli.terminal.output import age, print_fields, print_json, print_lines
+from warmboot.cli.terminal.progress import stages_shown, status
+from warmboot.cli.terminal.terminal import write_output
 from warmboot.model.errors import NotFound, WarmbootError
 from warmboot.model.signals import signal_name
 

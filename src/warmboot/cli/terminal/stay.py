@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from warmboot.cli.attach import carry
 from warmboot.cli.drive import failure_of
-from warmboot.cli.signals import Signals
-from warmboot.cli.terminal import write_output
+from warmboot.cli.terminal.attach import carry
+from warmboot.cli.terminal.signals import Signals
+from warmboot.cli.terminal.terminal import write_output
 from warmboot.model.errors import Conflict, WarmbootError
 
 if TYPE_CHECKING:

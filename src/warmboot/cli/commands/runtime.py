@@ -12,7 +12,7 @@ import typer
 from warmboot.cli.completion import image_names
 from warmboot.cli.drive import INTERRUPTED, connect, drive, usage
 from warmboot.cli.lookup import find_image
-from warmboot.cli.output import (
+from warmboot.cli.terminal.output import (
     age,
     print_fields,
     print_json,
@@ -21,7 +21,7 @@ from warmboot.cli.output import (
     short,
     size,
 )
-from warmboot.cli.progress import status
+from warmboot.cli.terminal.progress import status
 
 if TYPE_CHECKING:
     from warmboot.client.results import Registered, RuntimeImage

@@ -13,9 +13,9 @@ import typer
 from warmboot.cli.completion import worker_names
 from warmboot.cli.drive import FAILED, connect, drive, usage
 from warmboot.cli.entry import show_error
-from warmboot.cli.output import age, print_json, print_lines, print_table, short, size
 from warmboot.cli.parsing import parse_environment
-from warmboot.cli.progress import Show, status
+from warmboot.cli.terminal.output import age, print_json, print_lines, print_table, short, size
+from warmboot.cli.terminal.progress import Show, status
 from warmboot.model.errors import WarmbootError
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _status(worker: Worker) -> str:
 @app.command()
 def show(ref: Ref, json_: Json = False) -> None:
     """Show a worker."""
-    from warmboot.cli.worker_shown import print_worker
+    from warmboot.cli.terminal.worker_shown import print_worker
 
     async def work() -> Worker:
         async with connect() as client:

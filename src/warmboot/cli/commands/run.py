@@ -10,12 +10,12 @@ import typer
 from typer.core import TyperCommand
 from typer.exceptions import TyperException
 
-from warmboot.cli.attach import has_terminal
+from warmboot.cli.commands.running import Run
 from warmboot.cli.completion import image_names
 from warmboot.cli.drive import drive, usage
 from warmboot.cli.parsing import parse_cpus, parse_environment, parse_memory, parse_port
-from warmboot.cli.running import Run
-from warmboot.cli.stay import OUR_FAILURE
+from warmboot.cli.terminal.attach import has_terminal
+from warmboot.cli.terminal.stay import OUR_FAILURE
 from warmboot.model.errors import CommandNotExecutable, CommandNotFound, WarmbootError
 from warmboot.model.signals import signal_name
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from warmboot.cli.drive import connect, drive
-from warmboot.cli.output import short
+from warmboot.cli.terminal.output import short
 
 if TYPE_CHECKING:
     from warmboot.client.results import Event

@@ -9,7 +9,7 @@ import typer
 from warmboot.cli.drive import FAILED, connect, drive
 from warmboot.cli.entry import show_error
 from warmboot.cli.lookup import find_snapshot
-from warmboot.cli.progress import status
+from warmboot.cli.terminal.progress import status
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from warmboot.cli.output import console, size
+from warmboot.cli.terminal.output import console, size
 from warmboot.model.errors import WarmbootError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
-from warmboot.cli.terminal import (
+from warmboot.cli.terminal.terminal import (
     keys,
     on_resize,
     raw_terminal,

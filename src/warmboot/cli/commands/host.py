@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from warmboot.cli.drive import FAILED, connect, drive, usage
-from warmboot.cli.output import print_json
-from warmboot.cli.progress import status
+from warmboot.cli.terminal.output import print_json
+from warmboot.cli.terminal.progress import status
 from warmboot.model.errors import InvalidRequest, Unauthorized, Unavailable, WarmbootError
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _print_checks(checks: Sequence[Check]) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    from warmboot.cli.output import console
+    from warmboot.cli.terminal.output import console
 
     out = console()
     width = max((len(check.name) for check in checks), default=0)

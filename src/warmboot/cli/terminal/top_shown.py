@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from warmboot.cli.output import GAP, brief_age, short, size
+from warmboot.cli.terminal.output import GAP, brief_age, short, size
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from warmboot.cli.output import age, print_fields
+from warmboot.cli.terminal.output import age, print_fields
 
 if TYPE_CHECKING:
     from warmboot.client.worker_results import Worker

@@ -9,7 +9,7 @@ import typer
 
 from warmboot.cli.drive import connect, drive, usage
 from warmboot.cli.filters import Filters
-from warmboot.cli.output import (
+from warmboot.cli.terminal.output import (
     age,
     brief_age,
     print_json,
