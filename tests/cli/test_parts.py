@@ -101,5 +101,5 @@ def test_without_the_manager_its_commands_say_how_to_get_it(words: tuple[str, ..
 
 
 def test_the_manager_starts_with_what_its_part_brings() -> None:
-    ran = python("server", "import warmboot.bootstrap; " + COMMAND, "--version")
+    ran = python("server", "import warmboot.bootstrap.service; " + COMMAND, "--version")
     assert (ran.returncode, ran.stderr) == (0, "")

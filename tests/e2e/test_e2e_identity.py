@@ -14,8 +14,8 @@ from tests.e2e.conftest import Archive
 from tests.e2e.guests import clock, who
 from tests.support.vms import PROBE, Site, state_root
 
-from warmboot import bootstrap
-from warmboot.bootstrap import Running
+from warmboot.bootstrap import service
+from warmboot.bootstrap.service import Running
 from warmboot.host.guest import guest_containers
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.manager.containers.sessions import exec_session
@@ -94,7 +94,7 @@ async def test_what_was_in_memory_only_is_there_after_the_restore(
         network_prefix=memory_site.prefix,
         network_subnet=memory_site.subnet,
     )
-    async with bootstrap.running(settings, plant) as running:
+    async with service.running(settings, plant) as running:
         snapshot = await _snapshot(running, image_folder)
         (secret,) = before
         assert len(bytes.fromhex(secret)) == 24

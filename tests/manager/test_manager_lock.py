@@ -13,7 +13,7 @@ import pytest
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
-from warmboot import bootstrap
+from warmboot.bootstrap import service
 from warmboot.host import manager_lock
 from warmboot.host.manager_lock import LOCK_FILE, only_manager
 from warmboot.host.network.occupants import Occupant
@@ -209,7 +209,7 @@ async def test_a_port_that_is_taken_is_told_before_anything_is_begun(place: Lab)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(Conflict, match=f"cannot listen on 127.0.0.1:{port}") as told:
-            await bootstrap.serve(place.settings(port=port))
+            await service.serve(place.settings(port=port))
     assert "in use" in told.value.details
     assert "MANAGER_PORT" in told.value.resolution
     assert {path.name for path in place.storage.iterdir()} == {LOCK_FILE, "warmboot.db.lock"}
@@ -219,7 +219,7 @@ async def test_a_second_one_with_the_same_settings_hears_of_the_first_and_not_of
     manager: Manager,
 ) -> None:
     with pytest.raises(Conflict, match="storage root"):
-        await bootstrap.serve(manager.lab.settings())
+        await service.serve(manager.lab.settings())
 
 
 _SERVE = """
@@ -228,7 +228,7 @@ from warmboot.cli.commands.host import serve
 try:
     serve(host=None, port=None)
 except BaseException as ended:
-    print(type(ended).__name__, "warmboot.bootstrap" in sys.modules)
+    print(type(ended).__name__, "warmboot.bootstrap.service" in sys.modules)
 """
 
 

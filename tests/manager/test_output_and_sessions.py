@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 
-from warmboot.logs import spec_form
+from warmboot.bootstrap.logs import spec_form
 from warmboot.manager.ports import ExecSpec, Session, Stream, Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict, InvalidRequest, NotFound, WarmbootError

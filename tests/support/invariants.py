@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from warmboot.bootstrap import Running
+from warmboot.bootstrap.service import Running
 from warmboot.host.guest import guest_containers
 from warmboot.host.network import Slot
 from warmboot.host.vm.leftovers import users_of

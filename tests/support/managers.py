@@ -28,8 +28,8 @@ from uuid import UUID
 
 from tests.support.databases import migrated
 
-from warmboot import bootstrap
-from warmboot.bootstrap import Running
+from warmboot.bootstrap import service
+from warmboot.bootstrap.service import Running
 from warmboot.guest import AGENT_VERSION
 from warmboot.host.vm.leftovers import users_of
 from warmboot.images.files import describe, write_manifest
@@ -129,7 +129,7 @@ class Lab:
         if not settings.database_url:
             settings.storage_root.mkdir(parents=True, exist_ok=True)
             migrated(settings.storage_root / "warmboot.db")
-        async with bootstrap.running(settings, hook) as running:
+        async with service.running(settings, hook) as running:
             yield Manager(self, running)
 
     def kill_everything(self) -> None:

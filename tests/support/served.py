@@ -12,9 +12,9 @@ from typing import Any
 from tests.support.dockerd import CRIU_WRAPPER
 from tests.support.serving import serving
 
-from warmboot import bootstrap
 from warmboot.api.app import create_app
-from warmboot.bootstrap import Running
+from warmboot.bootstrap import service
+from warmboot.bootstrap.service import Running
 from warmboot.client import Client
 from warmboot.settings import Settings
 
@@ -49,7 +49,7 @@ def worker_settings(storage: Path, engine: Path, port: int, **more: Any) -> Sett
 async def served(settings: Settings) -> AsyncIterator[Served]:
     """As ``warmboot serve``; on leaving it stops as that does on a signal."""
     url = f"http://127.0.0.1:{settings.port}"
-    async with bootstrap.running(settings) as manager:
+    async with service.running(settings) as manager:
         app = create_app(
             manager.services,
             tokens=settings.tokens,

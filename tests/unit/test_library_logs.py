@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from warmboot.logs import configure_logging
+from warmboot.bootstrap.logs import configure_logging
 
 
 @pytest.fixture

@@ -24,13 +24,13 @@ def serve(
     given: dict[str, Any] = {"host": host, "port": port}
 
     async def work() -> None:
-        from warmboot.bootstrap_lock import check_host
+        from warmboot.bootstrap.lock import check_host
 
         settings = _settings(given)
         check_host(settings)
-        from warmboot import bootstrap  # takes longer than a refusal should
+        from warmboot.bootstrap import service  # takes longer than a refusal should
 
-        await bootstrap.serve(settings)
+        await service.serve(settings)
 
     drive(work())
 
@@ -83,11 +83,11 @@ def doctor(
 
 async def _fixed(restart_engine: bool, *, quiet: bool) -> dict[str, Any]:
     """Mend what can be mended, then prove it: ``changes`` and ``verified`` (or ``why_not``)."""
-    from warmboot import bootstrap_workers
+    from warmboot.bootstrap import workers
 
     settings, tell = _settings({}), (lambda _: None) if quiet else print
     with status("looking at what workers need …"):
-        changes = await bootstrap_workers.fix_workers(settings, restart_engine=restart_engine)
+        changes = await workers.fix_workers(settings, restart_engine=restart_engine)
     for change in changes:
         tell(f"{'done:' if change.ok else 'could not:'} {change.what} {change.details}".rstrip())
     if not changes:
@@ -98,7 +98,7 @@ async def _fixed(restart_engine: bool, *, quiet: bool) -> dict[str, Any]:
     }
     try:
         with status("pausing and resuming a test container …"):
-            proof = await bootstrap_workers.verify_workers(settings)
+            proof = await workers.verify_workers(settings)
     except WarmbootError as error:
         told["why_not"] = error.as_dict()
         tell(f"not verified: {error}".replace("\n", "; "))
@@ -125,9 +125,9 @@ async def _checks() -> Sequence[Check]:
         async with connect(timeout_s=60) as client:
             return await client.system.doctor()
     except (Unavailable, Unauthorized):
-        from warmboot import bootstrap
+        from warmboot.bootstrap import service
 
-        found: Sequence[Any] = await bootstrap.local_doctor(_settings({}))
+        found: Sequence[Any] = await service.local_doctor(_settings({}))
         return found
 
 

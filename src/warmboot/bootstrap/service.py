@@ -1,4 +1,4 @@
-"""The only place where parts are wired: settings in, a running service out."""
+"""Settings in, a running service out: all parts of a manager, wired."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from warmboot.api.http.limits import HttpLimits, connections_within, raise_descr
 from warmboot.api.http.listeners import listeners, socket_check, who_may
 from warmboot.api.http.server import HttpServer
 from warmboot.api.middleware.access import check_bind
-from warmboot.bootstrap_host import all_hypervisors, host_agent
-from warmboot.bootstrap_housekeeping import Collecting, Kept, housekeeping_parts
-from warmboot.bootstrap_lock import hold_host
-from warmboot.bootstrap_workers import WorkerParts, worker_checks, worker_parts
+from warmboot.bootstrap.host import all_hypervisors, host_agent
+from warmboot.bootstrap.housekeeping import Collecting, Kept, housekeeping_parts
+from warmboot.bootstrap.lock import hold_host
+from warmboot.bootstrap.logs import configure_logging
+from warmboot.bootstrap.workers import WorkerParts, worker_checks, worker_parts
 from warmboot.host.agent import HostAgent
-from warmboot.logs import configure_logging
 from warmboot.manager import doctor
 from warmboot.manager.containers.archives import ArchiveFiles
 from warmboot.manager.containers.bring_up import BringUp

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 
-from warmboot.bootstrap_workers import docker_socket
+from warmboot.bootstrap.workers import docker_socket
 from warmboot.criu.containerd import RestoreCopies
 from warmboot.host.agent import HostAgent
 from warmboot.manager.core.event_log import EventLog

@@ -1,4 +1,4 @@
-"""The wiring of workers: a part of ``bootstrap``, in a file of its own for its size."""
+"""The wiring of workers."""
 
 from __future__ import annotations
 
