@@ -176,6 +176,24 @@ def test_no_manager_says_how_to_start_one(cli: Cli) -> None:
     assert "warmboot serve" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1:99999",
+        "http://127.0.0.1:x",
+        "http://[",
+        "http://:80",
+        "unix:/run/x",
+        "foo",
+    ],
+)
+def test_what_is_no_address_of_a_manager_is_told(cli: Cli, address: str) -> None:
+    done = cli("ps", WARMBOOT_URL=address)
+    assert done.returncode == 1
+    assert f"error: '{address}' is no address of a manager" in done.stderr
+    assert "unix:///" in done.stderr
+
+
 def test_ps_lists_what_runs_and_with_a_all(cli: Cli) -> None:
     cli("run", "-d", "--name", "going", "-p", "8080:80", "redis:7")
     cli("run", "--name", "ended", "busybox", "exit", "3")
@@ -369,6 +387,23 @@ def test_runtime_images_and_snapshots(cli: Cli, tmp_path: Path) -> None:
     assert in_use.returncode == 1
     assert "snapshots" in in_use.stderr
     assert "warmboot snapshot ls" in cli("snapshot", "show", "zzz").stderr
+
+
+def test_images_and_snapshots_are_removed_together(cli: Cli, tmp_path: Path) -> None:
+    cli("runtime", "register", str(tmp_path), "--name", "one", "--no-snapshot")
+    built = [cli("snapshot", "create", "one", "-m", size).stdout.strip() for size in ("1g", "2g")]
+    done = cli("snapshot", "rm", built[0], "nope", built[1])
+    assert (done.stdout.split(), done.returncode) == (built, 1)
+    assert "there is no runtime snapshot 'nope'" in done.stderr
+    assert cli("snapshot", "ls", "-q").stdout == ""
+    none = cli("runtime", "rm", "two", "three")
+    assert ("'two'" in none.stderr, "'three'" in none.stderr) == (True, True)
+
+
+def test_a_kernel_alone_is_no_image(cli: Cli) -> None:
+    done = cli("runtime", "register", "--kernel", "/boot/vmlinuz")
+    assert done.returncode == 2
+    assert "--kernel and --rootfs" in done.stderr
 
 
 def test_a_build_that_fails_says_why_though_nothing_is_left_of_a_rebuild(

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import typer
 
@@ -58,6 +58,25 @@ def drive(work: Coroutine[Any, Any, T], exit_code: Callable[[WarmbootError], int
         # Whoever read our output has seen enough; keep the interpreter from flushing into it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
+
+
+def each(refs: list[str], act: Callable[[Client, str], Awaitable[Any]]) -> NoReturn:
+    """Do it to all of them, and print the names of those that it worked for, as docker does."""
+
+    async def work() -> int:
+        failed = 0
+        async with connect() as client:
+            for ref in refs:
+                try:
+                    await act(client, ref)
+                except WarmbootError as error:
+                    failed += 1
+                    show_error(error)
+                else:
+                    print(ref, flush=True)
+        return FAILED if failed else 0
+
+    raise typer.Exit(drive(work()))
 
 
 def failure_of(container: Container) -> WarmbootError:

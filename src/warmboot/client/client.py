@@ -23,6 +23,7 @@ from warmboot.client.nouns import (
     System,
 )
 from warmboot.client.place import DEFAULT_URL, Place
+from warmboot.client.problems import check_address
 from warmboot.client.transport import Transport
 from warmboot.client.workers import Workers
 
@@ -53,6 +54,7 @@ class Client:
             place = Place.usual(token=bool(token))
         else:
             place = Place.of(base_url)
+        check_address(place)
         if transport is None and place.socket is not None:
             transport = httpx.AsyncHTTPTransport(uds=str(place.socket))
         headers: dict[str, Any] = {"Authorization": f"Bearer {token}"} if token else {}

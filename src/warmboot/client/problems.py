@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from warmboot.client.place import Place
 from warmboot.model import errors
@@ -29,6 +30,26 @@ def unreachable(place: Place, error: Exception) -> ManagerUnreachable:
         f"no manager answers at {place}",
         details=str(error),
         resolution="start it with: warmboot serve (or set WARMBOOT_URL to where it runs)",
+    )
+
+
+def check_address(place: Place) -> None:
+    """Refuse what can never be asked, before httpx stumbles over it."""
+    try:
+        parts = urlsplit(place.url)
+        _ = parts.port
+    except ValueError as error:
+        raise no_address(place, str(error)) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise no_address(place, "it does not say http://HOST or unix:///PATH")
+
+
+def no_address(place: Place, why: str) -> ManagerUnreachable:
+    return ManagerUnreachable(
+        f"{place.url!r} is no address of a manager",
+        details=why,
+        resolution="set WARMBOOT_URL to something like http://127.0.0.1:18080 "
+        "or unix:///run/warmboot/18080.sock",
     )
 
 

@@ -16,7 +16,7 @@ from uuid import uuid4
 import httpx
 
 from warmboot.client.place import Place
-from warmboot.client.problems import ManagerUnreachable, error_from, unreachable
+from warmboot.client.problems import ManagerUnreachable, error_from, no_address, unreachable
 
 ATTEMPTS = 3
 FIRST_PAUSE_S = 0.1
@@ -104,11 +104,7 @@ class Transport:
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise unreachable(self.place, error) from error
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-            raise ManagerUnreachable(
-                f"{self.place.url!r} is no address of a manager",
-                details=str(error),
-                resolution="set WARMBOOT_URL to something like http://127.0.0.1:18080",
-            ) from error
+            raise no_address(self.place, str(error)) from error
         except httpx.TransportError as error:
             raise ManagerUnreachable(
                 "the connection to the manager was lost",

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from warmboot.cli.commands.ps import status_of
-from warmboot.cli.drive import FAILED, connect, drive, failure_of, usage
+from warmboot.cli.drive import FAILED, connect, drive, each, failure_of, usage
 from warmboot.cli.entry import show_error
 from warmboot.cli.parsing import parse_moment
 from warmboot.cli.refs import Ref, Refs
 from warmboot.cli.terminal.output import age, print_fields, print_json, print_lines
 from warmboot.cli.terminal.progress import stages_shown, status
 from warmboot.cli.terminal.terminal import write_output
-from warmboot.model.errors import NotFound, WarmbootError
+from warmboot.model.errors import NotFound
 from warmboot.model.signals import signal_name
 
 if TYPE_CHECKING:
@@ -180,31 +180,12 @@ def port(
     print_lines(found)
 
 
-def _each(refs: list[str], act: Callable[[Client, str], Awaitable[Any]]) -> None:
-    """Do it to all of them, and print the names of those that it worked for, as docker does."""
-
-    async def work() -> int:
-        failed = 0
-        async with connect() as client:
-            for ref in refs:
-                try:
-                    await act(client, ref)
-                except WarmbootError as error:
-                    failed += 1
-                    show_error(error)
-                else:
-                    print(ref, flush=True)
-        return FAILED if failed else 0
-
-    raise typer.Exit(drive(work()))
-
-
 def _quick(refs: list[str], text: str, act: Callable[[Client, str], Awaitable[None]]) -> None:
     async def shown(client: Client, ref: str) -> None:
         with status(f"{text} {ref} …"):
             await act(client, ref)
 
-    _each(refs, shown)
+    each(refs, shown)
 
 
 def stop(
@@ -241,7 +222,7 @@ def start(refs: Refs) -> None:
     async def act(client: Client, ref: str) -> None:
         await _brought_up(client, ref, "starting", client.containers.start)
 
-    _each(refs, act)
+    each(refs, act)
 
 
 def restart(refs: Refs, time: StopTime = None) -> None:
@@ -252,7 +233,7 @@ def restart(refs: Refs, time: StopTime = None) -> None:
             client, ref, "restarting", lambda id_: client.containers.restart(id_, time)
         )
 
-    _each(refs, act)
+    each(refs, act)
 
 
 async def _brought_up(

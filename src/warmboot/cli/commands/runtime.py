@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from warmboot.cli.completion import image_names
-from warmboot.cli.drive import INTERRUPTED, connect, drive, usage
+from warmboot.cli.drive import INTERRUPTED, connect, drive, each, usage
 from warmboot.cli.lookup import find_image
 from warmboot.cli.terminal.output import (
     age,
@@ -24,6 +24,7 @@ from warmboot.cli.terminal.output import (
 from warmboot.cli.terminal.progress import status
 
 if TYPE_CHECKING:
+    from warmboot.client import Client
     from warmboot.client.results import Registered, RuntimeImage
 
 app = typer.Typer(no_args_is_help=True, help="Runtime images: kernel, Docker, guest agent.")
@@ -32,6 +33,12 @@ Ref = Annotated[
     str,
     typer.Argument(
         metavar="IMAGE", help="name or id", autocompletion=image_names, show_default=False
+    ),
+]
+Refs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IMAGE", help="names or ids", autocompletion=image_names, show_default=False
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="as the API has it")]
@@ -83,7 +90,8 @@ def register(
 
     Its snapshot is built in the background.
     """
-    if (path is None) == (kernel is None and rootfs is None):
+    bare = [file for file in (kernel, rootfs) if file is not None]
+    if len(bare) != (2 if path is None else 0):
         raise usage("give an image folder, or --kernel and --rootfs")
     chosen = name or (path.resolve().name if path else "default")
 
@@ -175,12 +183,10 @@ def show(ref: Ref, json_: Json = False) -> None:
 
 
 @app.command()
-def rm(ref: Ref) -> None:
-    """Remove a runtime image that nothing uses."""
+def rm(refs: Refs) -> None:
+    """Remove runtime images that nothing uses."""
 
-    async def work() -> None:
-        async with connect() as client:
-            await client.images.delete((await find_image(client, ref)).id)
+    async def act(client: Client, ref: str) -> None:
+        await client.images.delete((await find_image(client, ref)).id)
 
-    drive(work())
-    print(ref)
+    each(refs, act)

@@ -8,7 +8,7 @@ import typer
 
 from warmboot.cli.commands.snapshot_forms import compress, unpack
 from warmboot.cli.completion import image_names
-from warmboot.cli.drive import FAILED, connect, drive, usage
+from warmboot.cli.drive import FAILED, connect, drive, each, usage
 from warmboot.cli.entry import show_error
 from warmboot.cli.lookup import find_image, find_snapshot
 from warmboot.cli.parsing import parse_cpus, parse_memory, parse_weight
@@ -350,12 +350,15 @@ def _stored(snapshot: RuntimeSnapshot) -> str:
 
 
 @app.command()
-def rm(ref: Ref) -> None:
-    """Remove a snapshot; its files go when no VM maps them."""
+def rm(
+    refs: Annotated[
+        list[str],
+        typer.Argument(metavar="SNAPSHOT", help="ids or their beginnings", show_default=False),
+    ],
+) -> None:
+    """Remove snapshots; their files go when no VM maps them."""
 
-    async def work() -> None:
-        async with connect() as client:
-            await client.snapshots.delete((await find_snapshot(client, ref)).id)
+    async def act(client: Client, ref: str) -> None:
+        await client.snapshots.delete((await find_snapshot(client, ref)).id)
 
-    drive(work())
-    print(ref)
+    each(refs, act)
