@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from tests.support.databases import new_store
 from tests.support.fake_services import FakeServices
 
 from warmboot.api import create_app
+from warmboot.api.middleware import idempotency
 from warmboot.model.container import ContainerSpec
 from warmboot.model.errors import HostError
 from warmboot.store import Store
@@ -142,3 +144,31 @@ async def test_reads_take_no_notice_of_keys(http: httpx.AsyncClient) -> None:
     await http.post("/v1/containers", json=BODY)
     after = await http.get("/v1/containers?all=true", headers=key("k"))
     assert before.json() != after.json()
+
+
+async def test_of_a_worker_the_newest_answers_are_kept_and_of_others_all(
+    fakes: FakeServices, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "KEPT_OF_A_WORKER", 3)
+    monkeypatch.setattr(idempotency, "_TRIM_EVERY", 5)
+    worker = uuid4()
+    app = create_app(
+        fakes.services,
+        tokens=frozenset({"a"}),
+        idempotency=store.idempotency,
+        worker_of=lambda token: worker if token == "own" else None,
+    )
+    route = f"/v1/workers/{worker}/events"
+    async with http_to(app) as client:
+        for token in ("own", "a"):
+            client.headers["Authorization"] = f"Bearer {token}"
+            for number in range(12):
+                await client.post(route, json={"kind": "step"}, headers=key(f"{number}"))
+        client.headers["Authorization"] = "Bearer own"
+        again = await client.post(route, json={"kind": "step"}, headers=key("11"))
+        assert again.headers["idempotent-replayed"] == "true"
+        client.headers["Authorization"] = "Bearer a"
+        again = await client.post(route, json={"kind": "step"}, headers=key("0"))
+        assert again.headers["idempotent-replayed"] == "true"
+    kept = await store.idempotency.trim(f"worker {worker} POST {route}", 0)
+    assert 3 <= kept <= 3 + 5

@@ -49,6 +49,9 @@ class Flaky:
         self._perhaps_fail("abandon")
         await self._kept.abandon(scope, key)
 
+    async def trim(self, scope: str, keep: int) -> int:
+        return await self._kept.trim(scope, keep)
+
 
 @pytest.fixture
 async def flaky(tmp_path: Path) -> AsyncIterator[Flaky]:

@@ -93,6 +93,23 @@ async def test_trimming_keeps_the_newest_and_never_reuses_an_id(store: Store) ->
     assert (await store.events.append("a.b", "x")).id > events[-1].id
 
 
+async def test_reports_are_trimmed_a_subject_for_itself(store: Store) -> None:
+    kinds = ["report", "report", "other", "report"]
+    for subject in ("a", "b"):
+        for kind in kinds:
+            await store.events.append(kind, subject)
+    await store.events.append("report", "few")
+
+    async def left() -> list[tuple[str, str]]:
+        return [(event.subject_id, event.kind) for event in await store.events.since(0)]
+
+    assert await store.events.trim_reports("report", 1, "a") == 2
+    of_a = [("a", "other"), ("a", "report")]
+    assert await left() == [*of_a, *[("b", kind) for kind in kinds], ("few", "report")]
+    assert await store.events.trim_reports("report", 1) == 2
+    assert await left() == [*of_a, ("b", "other"), ("b", "report"), ("few", "report")]
+
+
 async def test_a_listener_misses_no_event_of_many_writers(store: Store) -> None:
     async def write(writer: int) -> None:
         for n in range(20):
@@ -165,6 +182,20 @@ async def test_old_answers_are_purged_and_running_keys_are_not(store: Store) -> 
     assert await store.idempotency.purge(now + timedelta(seconds=1)) == 1
     assert await store.idempotency.claim("s", "running", "hash") == Running()
     assert await store.idempotency.claim("s", "answered", "hash") == Claimed()
+
+
+async def test_of_a_scope_the_newest_answers_are_kept(store: Store) -> None:
+    for scope in ("s", "other"):
+        for key in ("first", "second", "third"):
+            await store.idempotency.claim(scope, key, "hash")
+            await store.idempotency.complete(scope, key, status=200, headers={}, body=b"")
+    await store.idempotency.claim("s", "running", "hash")
+    assert await store.idempotency.trim("s", keep=1) == 2
+    assert await store.idempotency.trim("s", keep=1) == 0
+    assert await store.idempotency.claim("s", "third", "hash") == Done(200, {}, b"")
+    assert await store.idempotency.claim("s", "running", "hash") == Running()
+    assert await store.idempotency.claim("s", "first", "hash") == Claimed()
+    assert await store.idempotency.claim("other", "first", "hash") == Done(200, {}, b"")
 
 
 async def test_facts_are_kept_by_name(store: Store) -> None:

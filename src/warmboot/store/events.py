@@ -58,3 +58,18 @@ class EventRepository:
             statement = statement.where(events.c.id < oldest.scalar_subquery())
         async with self._database.write() as connection:
             return (await connection.execute(statement)).rowcount
+
+    async def trim_reports(self, kind: str, keep: int, subject_id: str | None = None) -> int:
+        """Forget all but the newest ``keep`` of a kind of each subject, or of one; how many."""
+        of_kind = events.c.kind == kind
+        if subject_id is not None:
+            of_kind &= events.c.subject_id == subject_id
+        newest_first = func.row_number().over(
+            partition_by=events.c.subject_id, order_by=events.c.id.desc()
+        )
+        ranked = select(events.c.id, newest_first.label("rank")).where(of_kind).subquery()
+        surplus = select(ranked.c.id).where(ranked.c.rank > keep)
+        async with self._database.write() as connection:
+            return (
+                await connection.execute(delete(events).where(events.c.id.in_(surplus)))
+            ).rowcount

@@ -89,3 +89,12 @@ class IdempotencyRepository:
         )
         async with self._database.write() as connection:
             return (await connection.execute(statement)).rowcount
+
+    async def trim(self, scope: str, keep: int) -> int:
+        """Forget all but the newest ``keep`` answers of a scope; how many."""
+        own = (idempotency_keys.c.scope == scope) & (idempotency_keys.c.state == _DONE)
+        newest_first = (idempotency_keys.c.created_at.desc(), idempotency_keys.c.key)
+        surplus = select(idempotency_keys.c.key).where(own).order_by(*newest_first).offset(keep)
+        statement = delete(idempotency_keys).where(own, idempotency_keys.c.key.in_(surplus))
+        async with self._database.write() as connection:
+            return (await connection.execute(statement)).rowcount

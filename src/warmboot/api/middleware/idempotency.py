@@ -5,7 +5,8 @@
     … while the first runs  ─▶ 409
     answers from 500 up, and requests that were cut off, are not kept: the key is free again
 
-A key counts per caller, method and path. Uploads are too big to be looked at first: their key is
+A key counts per caller, method and path; of a worker's only the newest are kept, as it may make as
+many as it likes. Uploads are too big to be looked at first: their key is
 claimed when the whole body has passed and its sum is known. That is sound because an upload's id
 is its content: doing it twice does nothing.
 """
@@ -16,6 +17,7 @@ import asyncio
 import hashlib
 import logging
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,6 +25,7 @@ from typing import Protocol
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from warmboot.api.middleware.access import worker_caller
 from warmboot.api.middleware.body import Disconnected, is_streamed, read_body, replay
 from warmboot.api.problems import problem_of
 from warmboot.model.errors import Conflict, InvalidRequest, WarmbootError
@@ -35,6 +38,9 @@ REPLAYED_HEADER = "idempotent-replayed"
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _KEPT_HEADERS = ("content-type", "location")
 MAX_KEPT_BYTES = 256 * 1024
+KEPT_OF_A_WORKER = 500
+"""Answers to one route that a worker has asked for: how many there are is up to it."""
+_TRIM_EVERY = 50
 MAX_UNSTORED = 100
 """So many answers that could not be stored are kept in memory; older keys are free again."""
 
@@ -52,6 +58,8 @@ class Repository(Protocol):
     ) -> None: ...
 
     async def abandon(self, scope: str, key: str) -> None: ...
+
+    async def trim(self, scope: str, keep: int) -> int: ...
 
 
 class KeyReused(InvalidRequest):
@@ -76,6 +84,7 @@ class Idempotency:
         self._kept = repository
         self._running: dict[_Name, str] = {}
         self._unstored: dict[_Name, _Unstored] = {}
+        self._of_workers: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
@@ -87,6 +96,8 @@ class Idempotency:
             return
         try:
             name = (_scope_of(scope), _checked(keys))
+            if worker_caller(scope) is not None:
+                await self._bound(name[0])
             if is_streamed(scope["path"]):
                 await self._after(name, scope, receive, send)
             else:
@@ -95,6 +106,13 @@ class Idempotency:
             await problem_of(error)(scope, receive, send)
         except Disconnected:
             return
+
+    async def _bound(self, scope: str) -> None:
+        """Now and then all but the newest answers that were kept for a worker are forgotten."""
+        self._of_workers[scope] += 1
+        if self._of_workers[scope] >= _TRIM_EVERY:
+            del self._of_workers[scope]
+            await self._kept.trim(scope, KEPT_OF_A_WORKER)
 
     async def _before(self, name: _Name, scope: Scope, receive: Receive, send: Send) -> None:
         """Claim the key, then run the request, then keep the answer."""

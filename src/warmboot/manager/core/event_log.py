@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -14,7 +15,11 @@ T = TypeVar("T")
 Observer = Callable[[Event], None]
 
 KEEP_EVENTS = 10_000
+REPORTED = "worker.reported"
+KEEP_REPORTS = 500
+"""Of each worker: how many there are is up to it."""
 _TRIM_EVERY = 1_000
+_TRIM_REPORTS_EVERY = 50
 _PAGE = 500
 
 
@@ -27,6 +32,7 @@ class EventLog:
         self._ticks: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
         self._last_id = 0
         self._observers: list[Observer] = []
+        self._reports: Counter[str] = Counter()
         self.followers = 0
         """How many listen to ``follow`` at the moment."""
 
@@ -46,6 +52,15 @@ class EventLog:
         if event.id % _TRIM_EVERY == 0:
             await self._store.events.trim(KEEP_EVENTS)
         return event
+
+    async def report(self, subject_id: object, **data: Any) -> None:
+        """What a worker says of itself. It takes nobody else's place among what is kept."""
+        event = await self.emit(REPORTED, subject_id, **data)
+        worker = event.subject_id
+        self._reports[worker] += 1
+        if self._reports[worker] >= _TRIM_REPORTS_EVERY:
+            del self._reports[worker]
+            await self._store.events.trim_reports(REPORTED, KEEP_REPORTS, worker)
 
     def wake(self, subject_id: object) -> None:
         """Let those look again who wait for ``subject_id``, or for anything."""

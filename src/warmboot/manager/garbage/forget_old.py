@@ -1,10 +1,11 @@
-"""What is kept for a while only: answers to requests with an idempotency key, sagas' journals."""
+"""What is kept for a while only: answers under idempotency keys, sagas' journals, old reports."""
 
 from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+from warmboot.manager.core.event_log import KEEP_REPORTS, REPORTED
 from warmboot.manager.core.going_on import Failed, Work, one_round
 from warmboot.store import Store
 
@@ -18,6 +19,7 @@ async def forget_old(store: Store, now: datetime | None = None) -> None:
     now = now or datetime.now(UTC)
     await store.idempotency.purge(now - ANSWERS_KEPT)
     await store.operations.purge(now - JOURNAL_KEPT)
+    await store.events.trim_reports(REPORTED, KEEP_REPORTS)
 
 
 async def keep_forgetting(store: Store, failed: Failed) -> None:

@@ -152,7 +152,7 @@ class Workers:
             )
         worker = await self.get(ref)
         await self._store.workers.update(worker.id, heard_at=datetime.now(UTC))
-        await self._events.emit("worker.reported", worker.id, report=kind, data=dict(data))
+        await self._events.report(worker.id, report=kind, data=dict(data))
 
     # -- pause and resume ----------------------------------------------------------------------
 
