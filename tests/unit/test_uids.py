@@ -6,8 +6,11 @@ import itertools
 import threading
 from pathlib import Path
 
+import pytest
+
 from warmboot.host.network import uids
 from warmboot.host.network.config import NetworkConfig
+from warmboot.model.errors import NetworkError
 
 NONE = Path("/nowhere")
 
@@ -28,18 +31,36 @@ def test_no_two_managers_of_a_host_share_a_user(tmp_path: Path) -> None:
     assert max(bases) + uids.SIZE < 1 << 31
 
 
-def test_managers_that_start_at_once_do_not_get_the_same_range(tmp_path: Path) -> None:
-    bases: list[int] = []
-    starting = [
-        threading.Thread(target=lambda n=n: bases.append(uids.claim(f"p{n}", tmp_path, NONE)))
-        for n in range(16)
-    ]
-    for one in starting:
-        one.start()
-    for one in starting:
-        one.join()
-    assert len(set(bases)) == 16
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+def test_managers_that_start_at_once_do_not_get_the_same_range(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    managers = 16
+    monkeypatch.setattr(uids, "COUNT", managers)  # so that they want the same ones
+    together = threading.Barrier(managers)
+    for attempt in range(10):
+        claims = tmp_path / str(attempt)
+        claims.mkdir()
+        bases: list[int] = []
+
+        def start(number: int, claims: Path = claims, bases: list[int] = bases) -> None:
+            together.wait()
+            bases.append(uids.claim(f"p{number}", claims, NONE))
+
+        starting = [threading.Thread(target=start, args=(n,)) for n in range(managers)]
+        for one in starting:
+            one.start()
+        for one in starting:
+            one.join()
+        assert len(set(bases)) == managers
+        assert sorted(path.name for path in claims.iterdir()) == sorted(map(str, bases))
+
+
+def test_one_too_many_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uids, "COUNT", 2)
+    for prefix in ("one", "two"):
+        uids.claim(prefix, tmp_path, NONE)
+    with pytest.raises(NetworkError, match="claimed"):
+        uids.claim("three", tmp_path, NONE)
 
 
 def test_a_range_of_somebodys_subordinate_users_is_passed_over(tmp_path: Path) -> None:

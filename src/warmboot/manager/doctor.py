@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from warmboot.host.disks import free_bytes
 from warmboot.hypervisors import cgroups
 from warmboot.hypervisors.base import Hypervisor
+from warmboot.hypervisors.cgroups import Hierarchy
 from warmboot.manager.ports import Check
 
 _SETUP = "`make setup` installs it"
@@ -35,7 +36,7 @@ async def examine(
     checks = [
         _root_user(),
         _tun(),
-        *_limits(),
+        limits(cgroups.here() if os.geteuid() == 0 else None),
         await asyncio.to_thread(_room, root, disk_floor_bytes),
     ]
     checks += [_tool(name, purpose, package) for name, (purpose, package) in _TOOLS.items()]
@@ -83,34 +84,31 @@ def _tun() -> Check:
     )
 
 
-def _limits() -> list[Check]:
+def limits(found: Iterable[Hierarchy] | None) -> Check:
+    """What VMs are held to by the ``found`` hierarchies of control groups; ``None``: by nothing."""
     why = "without them one VM can take processors, memory or processes from all others"
-    if os.geteuid() != 0:
-        return [
-            Check(
-                "limits",
-                False,
-                "VMs have no control groups: only root makes them",
-                why=why,
-                remedy="run it as root",
-                required=False,
-            )
-        ]
-    there = cgroups.usable(cgroups.here())
-    missing = cgroups.missing(there)
-    have = cgroups.described(there) or "none"
-    return [
-        Check(
+    if found is None:
+        return Check(
             "limits",
-            not missing,
-            f"each VM has a control group with {have}"
-            + (f"; missing: {', '.join(missing)}" if missing else ""),
+            False,
+            "VMs have no control groups: only root makes them",
             why=why,
-            remedy="mount the controllers (cgroups(7)), or start the kernel without "
-            "cgroup_disable=; in a container: give it a writable cgroup file system",
+            remedy="run it as root",
             required=False,
         )
-    ]
+    there = cgroups.usable(found)
+    missing = cgroups.missing(there)
+    have = cgroups.described(there) or "none"
+    return Check(
+        "limits",
+        not missing,
+        f"each VM has a control group with {have}"
+        + (f"; missing: {', '.join(missing)}" if missing else ""),
+        why=why,
+        remedy="mount the controllers (cgroups(7)), or start the kernel without "
+        "cgroup_disable=; in a container: give it a writable cgroup file system",
+        required=False,
+    )
 
 
 def _room(root: Path, floor: int) -> Check:
