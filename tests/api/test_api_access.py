@@ -107,6 +107,7 @@ def test_loopback_may_be_bound_without_tokens(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org", ""])
 def test_other_addresses_need_a_token(host: str) -> None:
-    with pytest.raises(InvalidRequest, match="without tokens"):
+    with pytest.raises(InvalidRequest, match="without tokens") as told:
         check_bind(host, ())
+    assert "MANAGER_TOKENS" in told.value.resolution
     check_bind(host, {"token"})

@@ -119,6 +119,13 @@ async def test_a_malformed_body_is_the_callers_fault(
     json.loads(answer.content.decode("utf-8"))
 
 
+async def test_what_is_no_json_is_told_as_such(http: httpx.AsyncClient) -> None:
+    told = (await http.post("/v1/containers", content=b'{"image": redis}')).json()
+    assert told["title"] == "the body is no JSON"
+    assert "character 10" in told["detail"]
+    assert told["errors"] == [{"field": "body", "message": told["detail"]}]
+
+
 async def test_another_content_type_is_refused(http: httpx.AsyncClient) -> None:
     answer = await http.post(
         "/v1/containers", content=b"<x/>", headers={"Content-Type": "application/xml"}

@@ -18,7 +18,7 @@ from warmboot.host import manager_lock
 from warmboot.host.manager_lock import LOCK_FILE, only_manager
 from warmboot.host.network.occupants import Occupant
 from warmboot.model.container import ContainerState
-from warmboot.model.errors import Conflict, WarmbootError
+from warmboot.model.errors import Conflict, HostError, WarmbootError
 
 
 @pytest.fixture
@@ -48,6 +48,16 @@ async def test_a_second_manager_is_told_who_the_first_is_and_touches_nothing(
     assert vmm_pids(manager.lab.storage) == vms
     assert (await manager.containers.get("web")).state is ContainerState.RUNNING
     await check(manager.running)
+
+
+def test_a_storage_root_that_cannot_be_used_says_what_to_set(run_dir: Path) -> None:
+    for root in (Path("/sys/warmboot"), Path("/dev/null/warmboot")):
+        with (
+            pytest.raises(HostError, match=f"the storage root {root} cannot be used") as told,
+            only_manager(root, "http://127.0.0.1:1"),
+        ):
+            pass
+        assert "MANAGER_STORAGE_ROOT" in told.value.resolution
 
 
 async def test_a_link_to_the_storage_root_is_the_same_root(manager: Manager) -> None:

@@ -180,6 +180,14 @@ async def test_what_is_no_archive_is_refused_and_leaves_nothing(
     assert list(archives.root.iterdir()) == []
 
 
+async def test_what_is_no_archive_is_told_in_plain_words(archives: ArchiveFiles) -> None:
+    for content in (b"no tar at all", gzip.compress(b"nor this"), packed({})):
+        with pytest.raises(InvalidRequest) as caught:
+            await archives.upload(stream(content))
+        assert "Error(" not in caught.value.details
+        assert "\\n" not in caught.value.details
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=10),
     lambda inner: (

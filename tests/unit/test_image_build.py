@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from warmboot.images import __main__ as images_program
 from warmboot.images.build import build_runtime_image
 from warmboot.images.filesystems import make_empty_disk, make_root_file_system
 from warmboot.images.kernel import (
@@ -187,3 +188,16 @@ async def test_a_missing_program_names_its_package(
         await build_runtime_image(tmp_path / "image", lambda what, part: None)
     assert "apt-get install mmdebstrap" in caught.value.resolution
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_build_that_fails_is_told_as_any_error_of_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def refused(_: Path, progress: object) -> None:
+        raise HostError("it needs root", details="it keeps owners", resolution="use sudo")
+
+    monkeypatch.setattr(images_program, "build_runtime_image", refused)
+    assert images_program.main(["build", "--output", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == (
+        "error: it needs root\n  why: it keeps owners\n next: use sudo\n"
+    )

@@ -154,6 +154,8 @@ def _where(location: Sequence[Any]) -> str:
 
 def validation_problem(found: Sequence[Any]) -> Response:
     """What pydantic found, without the input itself: it may be secret, huge or not printable."""
+    if found and found[0]["type"] == "json_invalid":
+        return _no_json(found[0])
     listed = []
     for item in found[:20]:
         message = str(item["msg"]).removeprefix("Value error, ")
@@ -171,6 +173,18 @@ def validation_problem(found: Sequence[Any]) -> Response:
         ),
         resolution=f"correct {name}; /openapi.json has the schema",
         errors=listed,
+    )
+
+
+def _no_json(item: Mapping[str, Any]) -> Response:
+    detail = f"{item['ctx']['error']} at character {item['loc'][-1]}"
+    return problem(
+        422,
+        errors.InvalidRequest.code,
+        "the body is no JSON",
+        detail=detail,
+        resolution="send a JSON document that fits the schema in /openapi.json",
+        errors=[{"field": "body", "message": clean(detail)}],
     )
 
 

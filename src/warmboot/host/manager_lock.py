@@ -28,7 +28,7 @@ import structlog
 
 from warmboot.host.disks import os_error
 from warmboot.host.network.occupants import Occupant, occupants
-from warmboot.model.errors import Conflict, HostError
+from warmboot.model.errors import Conflict, DiskFull, HostError, WarmbootError
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +65,7 @@ def only_manager(
         root.mkdir(parents=True, exist_ok=True)
         stat = root.stat()
     except OSError as error:
-        raise os_error(error) from error
+        raise _unusable(root, error) from error
     since = datetime.now(UTC).isoformat(timespec="seconds")
     us = Holder(os.getpid(), since, url, str(root), (stat.st_dev, stat.st_ino))
     with contextlib.ExitStack() as locks:
@@ -112,6 +112,8 @@ def _take(locks: contextlib.ExitStack, path: Path, what: str) -> int:
     while True:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except PermissionError as error:
+            raise _unusable(path.parent, error) from error
         except OSError as error:
             raise os_error(error) from error
         try:
@@ -128,6 +130,17 @@ def _take(locks: contextlib.ExitStack, path: Path, what: str) -> int:
             raise os_error(error) from error
         locks.callback(os.close, fd)
         return fd
+
+
+def _unusable(root: Path, error: OSError) -> WarmbootError:
+    told = os_error(error)
+    if isinstance(told, DiskFull):
+        return told
+    return HostError(
+        f"the storage root {root} cannot be used",
+        details=str(error),
+        resolution="start the manager as root, or set MANAGER_STORAGE_ROOT to a folder of its own",
+    )
 
 
 def _names(path: Path, fd: int) -> bool:

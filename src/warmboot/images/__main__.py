@@ -40,13 +40,19 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         manifest = asyncio.run(build_runtime_image(output, _print_progress))
     except WarmbootError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _print_error(error)
         return 1
     except KeyboardInterrupt:
         print("stopped; nothing was left behind", file=sys.stderr)
         return 130
     print(f"{output}: {manifest.digest}")
     return 0
+
+
+def _print_error(error: WarmbootError) -> None:
+    """As the command line shows errors, which this does not know."""
+    told = (("error:", error.brief), ("  why:", error.details), (" next:", error.resolution))
+    print("\n".join(f"{label} {text}" for label, text in told if text), file=sys.stderr)
 
 
 def _print_progress(what: str, part: float) -> None:

@@ -43,7 +43,7 @@ DEFAULT_CMDLINE = (
 )
 """Drivers append ``console=``: which console there is, is theirs to know."""
 
-_REBUILD = "build the image again (python -m warmboot.images build --force), or import a good copy"
+_REBUILD = "build the image again (`warmboot runtime build --force`), or give a good copy"
 
 
 def image_digest(files: Mapping[str, FileSum]) -> str:

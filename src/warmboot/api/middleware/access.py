@@ -78,7 +78,7 @@ def check_bind(host: str, tokens: Iterable[str]) -> None:
     raise InvalidRequest(
         f"refusing to listen on {host or 'all addresses'} without tokens",
         details="anyone who reaches this address could start containers",
-        resolution="configure a token, or listen on 127.0.0.1",
+        resolution="configure a token (MANAGER_TOKENS), or listen on 127.0.0.1",
     )
 
 
@@ -234,7 +234,7 @@ def check_local(headers: Headers) -> None:
         raise ForeignOrigin(
             "this Host is not served here",
             details="without tokens only loopback names are answered (127.0.0.1, localhost, [::1])",
-            resolution="use http://127.0.0.1, or configure tokens",
+            resolution="use http://127.0.0.1, or configure tokens (MANAGER_TOKENS)",
         )
     foreign = any(one.partition("://")[2] != hosts[0] for one in headers.getlist("origin"))
     if foreign or headers.get("sec-fetch-site", "").strip().lower() == "cross-site":

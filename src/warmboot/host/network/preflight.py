@@ -23,7 +23,8 @@ def check_host() -> None:
             raise NetworkError(
                 "networks for VMs need root",
                 details=f"{name} is missing",
-                resolution="start the manager as root",
+                resolution="start the manager as root, or try it without, with "
+                "MANAGER_HYPERVISOR=simulated",
             )
     try:
         os.close(os.open(links.TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC))

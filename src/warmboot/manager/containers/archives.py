@@ -79,7 +79,7 @@ def _make_loadable(path: Path) -> None:
     try:
         manifest, compressed = _understood(path)
     except _DAMAGED as error:
-        raise _no_archive(f"it is damaged: {error!r}") from error
+        raise _no_archive(_damage(error)) from error
     if manifest is None:
         return
     if compressed:
@@ -165,6 +165,12 @@ class _Members:
             return json.loads(file.read())
         except (ValueError, RecursionError) as error:
             raise _no_archive(f"{name} is no JSON") from error
+
+
+def _damage(error: Exception) -> str:
+    if isinstance(error, tarfile.ReadError):  # what each of its decompressors said
+        return "it is no tar file, or a damaged one"
+    return f"it is damaged: {type(error).__name__.removesuffix('Error')} {error}"
 
 
 def _no_archive(details: str) -> InvalidRequest:
