@@ -13,9 +13,9 @@ from tests.support.fake_services import FakeServices
 from tests.support.serving import port_of, serving
 
 from warmboot.api import create_app
-from warmboot.api.body import MAX_BODY_BYTES
 from warmboot.api.http.limits import HttpLimits, connections_within, raise_descriptor_limit
-from warmboot.logs import OncePerSecond
+from warmboot.api.middleware.body import MAX_BODY_BYTES
+from warmboot.bootstrap.logs import OncePerSecond
 
 HOST = b"Host: 127.0.0.1\r\n"
 HEALTH = b"GET /healthz HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
