@@ -7,13 +7,14 @@ PROCESSES ?= $(shell n=$$(nproc); [ $$n -gt 2 ] && echo $$n || echo 2)
 export WARMBOOT_STATE = $(STATE)
 export PATH := $(CURDIR)/.venv/bin:$(STATE)/firecracker:$(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo test test-quick lint bench setup clean
+.PHONY: help demo test test-quick lint bench deb setup clean
 
 help:
 	@echo "make demo    install what is missing, then show a cold and a warm start side by side"
 	@echo "make test    run all tests"
 	@echo "make bench   measure the figures, table on the terminal, JSON in bench/results/"
 	@echo "make lint    style, types and import contracts"
+	@echo "make deb     a Debian package in dist/ (RELEASE=bookworm or trixie)"
 	@echo "make setup   only install what is missing"
 	@echo "make clean   remove what the demo and the tests have kept (.state)"
 
@@ -38,6 +39,10 @@ lint:
 
 bench: setup
 	@$(PYTHON) -m bench
+
+RELEASE ?= bookworm
+deb: setup
+	@$(PYTHON) scripts/build_deb.py $(RELEASE)
 
 clean:
 	rm -rf $(STATE)

@@ -64,6 +64,7 @@ from warmboot.manager.workers.worker_tokens import WorkerTokens
 from warmboot.settings import Settings
 from warmboot.store import Store
 from warmboot.store.sole_use import sole_use
+from warmboot.system.service_manager import READY, STOPPING, notify
 
 log = structlog.get_logger("warmboot")
 
@@ -342,9 +343,10 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
             worker_of=manager.tokens.owner,
             advice=who_may(path, settings.socket_group),
         )
-        server = HttpServer(app, limits=limits)
+        server = HttpServer(app, limits=limits, on_listening=partial(notify, READY))
         log.info(f"warmboot listens on http://{settings.host}:{settings.port} and unix://{path}")
         await server.serve(sockets)
+        notify(STOPPING)
 
 
 async def local_doctor(settings: Settings) -> Sequence[Check]:

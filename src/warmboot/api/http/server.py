@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -25,7 +26,7 @@ class HttpServer(uvicorn.Server):
     """Serves ``app`` until SIGINT or SIGTERM.
 
     ``await server.serve()`` listens on ``host`` and ``port``; ``await server.serve(sockets)`` on
-    listening sockets that are there already.
+    listening sockets that are there already. ``on_listening`` is called once it takes requests.
     """
 
     def __init__(
@@ -36,7 +37,9 @@ class HttpServer(uvicorn.Server):
         port: int = 0,
         limits: HttpLimits | None = None,
         graceful_shutdown_s: int = GRACEFUL_SHUTDOWN_S,
+        on_listening: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_listening = on_listening
         self.held = Connections(limits or HttpLimits())
         super().__init__(
             HttpConfig(
@@ -53,6 +56,11 @@ class HttpServer(uvicorn.Server):
                 timeout_graceful_shutdown=graceful_shutdown_s,
             )
         )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_listening()
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn's, ten times a second."""
