@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from warmboot.model.manager_socket import DEFAULT_PORT, default_socket
+from warmboot.model.conventions.manager_socket import DEFAULT_PORT, default_socket
 from warmboot.model.shapes import Shape
 
 

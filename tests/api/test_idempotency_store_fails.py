@@ -14,7 +14,7 @@ from tests.support.fake_services import FakeServices
 
 from warmboot.api import create_app
 from warmboot.model.errors import HostError, Unavailable
-from warmboot.model.idempotency import Claim
+from warmboot.model.journal.idempotency import Claim
 from warmboot.store import Store
 
 BODY = {"image": "busybox"}

@@ -31,11 +31,11 @@ from warmboot.host.storage.survey import DiskSurvey
 from warmboot.manager.core.event_log import EventLog
 from warmboot.model.container import BootPolicy
 from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
-from warmboot.store.containers import ContainerRepository
-from warmboot.store.images import RuntimeImageRepository
-from warmboot.store.operations import OperationRepository
-from warmboot.store.snapshots import RuntimeSnapshotRepository
-from warmboot.store.vms import VmRepository
+from warmboot.store.repositories.containers import ContainerRepository
+from warmboot.store.repositories.images import RuntimeImageRepository
+from warmboot.store.repositories.operations import OperationRepository
+from warmboot.store.repositories.snapshots import RuntimeSnapshotRepository
+from warmboot.store.repositories.vms import VmRepository
 
 SURVIVED = 3
 """The exit code of one that came to the end of its work alive."""

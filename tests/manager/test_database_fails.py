@@ -21,8 +21,8 @@ from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.ports import ExecSpec, Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import DiskFull, NetworkError, Unavailable, WarmbootError
-from warmboot.store.containers import ContainerRepository
-from warmboot.store.vms import VmRepository
+from warmboot.store.repositories.containers import ContainerRepository
+from warmboot.store.repositories.vms import VmRepository
 
 FULL = DiskFull("no room is left for the database")
 LOST = Unavailable("the database cannot be used")

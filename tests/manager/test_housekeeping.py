@@ -24,7 +24,7 @@ from warmboot.manager.ports import Until
 from warmboot.manager.snapshots.choose_form import CHECKED_AT
 from warmboot.model.container import BootMethod, ContainerState
 from warmboot.model.errors import Conflict, DiskFull, IllegalTransition, NotFound, Unavailable
-from warmboot.model.event import Event
+from warmboot.model.journal.event import Event
 from warmboot.model.runtime_snapshot import (
     DISK_FILE,
     FRAMES_FILE,
@@ -33,7 +33,7 @@ from warmboot.model.runtime_snapshot import (
     RuntimeSnapshot,
     SnapshotState,
 )
-from warmboot.store.meta import MetaRepository
+from warmboot.store.repositories.meta import MetaRepository
 
 AT_ONCE = 0.2 / 3600
 """Hours: so that a test need not wait."""

@@ -17,7 +17,7 @@ from warmboot.manager.ports import Registered
 from warmboot.manager.snapshots import look_after_snapshots
 from warmboot.manager.snapshots.plan_rebuilds import plan_rebuilds
 from warmboot.model.container import BootMethod, ContainerSpec, FallbackReason
-from warmboot.model.event import Event
+from warmboot.model.journal.event import Event
 from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
 from warmboot.model.shapes import Shape
 

@@ -11,7 +11,7 @@ from warmboot.manager.ports import Until
 from warmboot.manager.workers.worker_checkpoints import WorkerCheckpoints
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import NetworkError
-from warmboot.model.operation import OperationState
+from warmboot.model.journal.operation import OperationState
 
 
 async def unsettled(manager: Manager) -> list[str]:

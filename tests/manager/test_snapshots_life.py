@@ -13,7 +13,7 @@ from tests.support.managers import Lab, Manager, vmm_pids
 from warmboot.manager.ports import Until
 from warmboot.model.container import BootMethod, ContainerState
 from warmboot.model.errors import Conflict, IllegalTransition, InUse, NotFound
-from warmboot.model.event import Event
+from warmboot.model.journal.event import Event
 from warmboot.model.runtime_snapshot import (
     DISK_FILE,
     MEMORY_FILE,

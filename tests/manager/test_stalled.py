@@ -25,7 +25,7 @@ from warmboot.model.container import (
     FallbackReason,
 )
 from warmboot.model.errors import DiskFull
-from warmboot.model.event import Event
+from warmboot.model.journal.event import Event
 from warmboot.model.runtime_snapshot import SnapshotState
 
 

@@ -20,7 +20,7 @@ from warmboot.host.vm import unresponsive
 from warmboot.manager.ports import ExecSpec, Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import GuestUnreachable, NotFound, VmUnresponsive
-from warmboot.model.event import Event
+from warmboot.model.journal.event import Event
 
 
 @pytest.fixture(autouse=True)

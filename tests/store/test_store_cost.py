@@ -24,7 +24,7 @@ from tests.store.things import (
 )
 
 from warmboot.model.container import BootMethod, ContainerState, StageTiming
-from warmboot.model.operation import OperationState
+from warmboot.model.journal.operation import OperationState
 from warmboot.store import Claimed, Store
 from warmboot.store.address import parse_url
 from warmboot.store.tables import containers

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from warmboot.model.errors import Conflict, IllegalTransition, NotFound
-from warmboot.model.operation import OperationState
+from warmboot.model.journal.operation import OperationState
 from warmboot.store import Claimed, Done, Mismatch, Running, Store
 
 

@@ -60,8 +60,8 @@ from warmboot.model.errors import (
     NotFound,
     WarmbootError,
 )
-from warmboot.model.event import Event
 from warmboot.model.garbage import Collection, Garbage
+from warmboot.model.journal.event import Event
 from warmboot.model.runtime_image import FileSum, RuntimeImage, RuntimeImageManifest
 from warmboot.model.runtime_snapshot import (
     SNAPSHOT_TRANSITIONS,

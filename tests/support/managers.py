@@ -37,7 +37,7 @@ from warmboot.images.guest_agent import SHIPPED
 from warmboot.manager.core.saga import Hook
 from warmboot.manager.ports import Until
 from warmboot.model.container import Container, ContainerSpec
-from warmboot.model.event import Event
+from warmboot.model.journal.event import Event
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.settings import Settings

@@ -9,7 +9,7 @@ from uuid import UUID
 from tests.support.managers import Manager
 
 from warmboot.model.container import FallbackReason
-from warmboot.model.event import Event
+from warmboot.model.journal.event import Event
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from warmboot.cli.parsing import parse_moment, parse_port
 from warmboot.host.guest.guest_containers import command_error
+from warmboot.model.conventions.signals import signal_name
 from warmboot.model.errors import CommandNotExecutable, CommandNotFound
-from warmboot.model.signals import signal_name
 
 NOW = datetime(2026, 1, 24, 12, tzinfo=UTC)
 

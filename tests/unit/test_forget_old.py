@@ -12,7 +12,7 @@ from warmboot.manager.core import event_log
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.garbage import forget_old as forgetting
 from warmboot.manager.garbage.forget_old import forget_old
-from warmboot.model.idempotency import Claimed, Done
+from warmboot.model.journal.idempotency import Claimed, Done
 
 
 async def test_an_answer_is_kept_for_24_hours_and_not_longer(tmp_path: Path) -> None:

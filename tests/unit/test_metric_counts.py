@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from warmboot.manager.metrics import EventCounts, RecentBoots
 from warmboot.manager.metrics.tables import COUNTED, COUNTERS
 from warmboot.model.container import BootMethod
-from warmboot.model.event import Event
+from warmboot.model.journal.event import Event
 
 
 class Counting:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from warmboot.model.conventions.names import MAX_NAME_LENGTH, check_name, hostname_for, invent_name
 from warmboot.model.errors import InvalidName
-from warmboot.model.names import MAX_NAME_LENGTH, check_name, hostname_for, invent_name
 
 FIRST = string.ascii_letters + string.digits
 REST = FIRST + "_.-"

@@ -17,7 +17,7 @@ from warmboot.manager.images.renew_agent import RenewAgent
 from warmboot.manager.snapshots.build_snapshot import BuildSnapshot
 from warmboot.manager.vms.boot_vm import BootTimeouts, BootVm
 from warmboot.model.errors import Conflict, HostError
-from warmboot.model.operation import OperationState
+from warmboot.model.journal.operation import OperationState
 from warmboot.store import Store
 
 NAMES = ("a", "b", "c", "d")

@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 
 from warmboot.hypervisors.base import MachineSnapshot
-from warmboot.hypervisors.simulated import Simulated, SimulatedConfig, SimulatedVm, When
+from warmboot.hypervisors.simulated.driver import Simulated, SimulatedConfig, SimulatedVm, When
 from warmboot.model.errors import HypervisorError, RestoreFailed
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import VmSpec, VmStatus

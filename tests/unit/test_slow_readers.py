@@ -16,8 +16,8 @@ from tests.support.served import free_port
 
 from warmboot.api.streams import Streamed
 from warmboot.docker.client import DockerEngine
+from warmboot.model.conventions.multiplexed import Demultiplexer
 from warmboot.model.errors import EngineUnavailable, RegistryUnavailable
-from warmboot.model.multiplexed import Demultiplexer
 
 LINE = b"a line of output that is not very long\n"
 LINES = 200_000

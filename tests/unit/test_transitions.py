@@ -13,7 +13,7 @@ from warmboot.model.container import CONTAINER_TRANSITIONS, ContainerState
 from warmboot.model.errors import IllegalTransition
 from warmboot.model.runtime_snapshot import SNAPSHOT_TRANSITIONS, SnapshotState
 from warmboot.model.transitions import Transitions
-from warmboot.store.operations import OPERATION_TRANSITIONS
+from warmboot.store.repositories.operations import OPERATION_TRANSITIONS
 
 TABLES: list[Transitions[Any]] = [
     CONTAINER_TRANSITIONS,

@@ -9,7 +9,7 @@ from fastapi import Depends, Path, Query, Request
 
 from warmboot.api.schemas.requests import NAME_PATTERN
 from warmboot.manager.ports import Services
-from warmboot.model.names import MAX_NAME_LENGTH
+from warmboot.model.conventions.names import MAX_NAME_LENGTH
 
 MAX_WAIT_S = 3600.0
 MAX_INT64 = 2**63 - 1

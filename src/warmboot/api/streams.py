@@ -20,7 +20,7 @@ from starlette.types import Send
 from warmboot.api.schemas.responses import EventOut
 from warmboot.manager.ports import LogChunk, Stream
 from warmboot.model.errors import WarmbootError
-from warmboot.model.event import Event
+from warmboot.model.journal.event import Event
 
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 EVENT_STREAM = "text/event-stream"

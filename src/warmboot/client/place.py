@@ -16,11 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from warmboot.model.manager_socket import (
-    DEFAULT_PORT,
-    SYSTEM_FOLDER,
-    default_socket,
-)
+from warmboot.model.conventions.manager_socket import DEFAULT_PORT, SYSTEM_FOLDER, default_socket
 
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 _SCHEME = "unix://"

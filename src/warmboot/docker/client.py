@@ -19,8 +19,8 @@ from aiodocker import Docker
 
 from warmboot.docker.errors import NOT_IN_TIME, raise_streamed, translated
 from warmboot.docker.facts import ContainerFacts, EngineFacts
+from warmboot.model.conventions.multiplexed import Demultiplexer
 from warmboot.model.errors import Conflict, EngineUnavailable, NotFound, RegistryUnavailable
-from warmboot.model.multiplexed import Demultiplexer
 from warmboot.model.worker import WorkerSpec
 
 DEFAULT_SOCKET = Path("/var/run/docker.sock")

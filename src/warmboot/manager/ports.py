@@ -18,8 +18,8 @@ from prometheus_client import CollectorRegistry, Metric
 
 from warmboot.model.checkpoint import Checkpoint
 from warmboot.model.container import Container, ContainerSpec
-from warmboot.model.event import Event
 from warmboot.model.garbage import Collection
+from warmboot.model.journal.event import Event
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.model.shapes import Shape

@@ -37,7 +37,7 @@ from warmboot.model.errors import (
     VmGone,
     WarmbootError,
 )
-from warmboot.model.operation import Operation
+from warmboot.model.journal.operation import Operation
 from warmboot.model.runtime_snapshot import SnapshotState
 from warmboot.model.vm import VmKind, VmRecord
 from warmboot.store import Store

@@ -18,8 +18,8 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+from warmboot.model.conventions.names import check_name
 from warmboot.model.errors import InvalidName
-from warmboot.model.names import check_name
 from warmboot.model.runtime_image import FileSum
 from warmboot.model.transitions import Transitions
 from warmboot.model.worker import HOST_NETWORK

@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from warmboot.model.names import hostname_for
+from warmboot.model.conventions.names import hostname_for
 from warmboot.model.shapes import Shape
 from warmboot.model.transitions import Transitions
 

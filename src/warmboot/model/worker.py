@@ -26,8 +26,8 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from warmboot.model.conventions.names import check_name
 from warmboot.model.errors import InvalidName, InvalidRequest
-from warmboot.model.names import check_name
 from warmboot.model.transitions import Transitions
 
 HOST_NETWORK = "host"

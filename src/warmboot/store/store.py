@@ -6,19 +6,19 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from warmboot.store.address import parse_url, prepare_file
-from warmboot.store.census import Census
-from warmboot.store.checkpoints import CheckpointRepository
-from warmboot.store.containers import ContainerRepository
 from warmboot.store.database import Database
-from warmboot.store.events import EventRepository
-from warmboot.store.idempotency import IdempotencyRepository
-from warmboot.store.images import RuntimeImageRepository
-from warmboot.store.meta import MetaRepository
 from warmboot.store.migrate import migrate
-from warmboot.store.operations import OperationRepository
-from warmboot.store.snapshots import RuntimeSnapshotRepository
-from warmboot.store.vms import VmRepository
-from warmboot.store.workers import WorkerRepository
+from warmboot.store.repositories.census import Census
+from warmboot.store.repositories.checkpoints import CheckpointRepository
+from warmboot.store.repositories.containers import ContainerRepository
+from warmboot.store.repositories.events import EventRepository
+from warmboot.store.repositories.idempotency import IdempotencyRepository
+from warmboot.store.repositories.images import RuntimeImageRepository
+from warmboot.store.repositories.meta import MetaRepository
+from warmboot.store.repositories.operations import OperationRepository
+from warmboot.store.repositories.snapshots import RuntimeSnapshotRepository
+from warmboot.store.repositories.vms import VmRepository
+from warmboot.store.repositories.workers import WorkerRepository
 
 
 class Store:

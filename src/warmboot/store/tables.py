@@ -41,7 +41,7 @@ from warmboot.model.container import (
     PortMapping,
     StageTiming,
 )
-from warmboot.model.operation import OperationState
+from warmboot.model.journal.operation import OperationState
 from warmboot.model.runtime_image import RuntimeImageManifest
 from warmboot.model.runtime_snapshot import BootStats, BuildCause, SnapshotState
 from warmboot.model.vm import VmHandle, VmKind, VmSpec

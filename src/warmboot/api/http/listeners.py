@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from warmboot.manager.ports import Check
+from warmboot.model.conventions.manager_socket import MAX_PATH_BYTES
 from warmboot.model.errors import Conflict, HostError, InvalidRequest
-from warmboot.model.manager_socket import MAX_PATH_BYTES
 
 DEFAULT_GROUP = "warmboot"
 _MODE_FOR_GROUP, _MODE_ALONE = 0o660, 0o600

@@ -29,7 +29,7 @@ from warmboot.api.middleware.access import worker_caller
 from warmboot.api.middleware.body import Disconnected, is_streamed, read_body, replay
 from warmboot.api.problems import problem_of
 from warmboot.model.errors import Conflict, InvalidRequest, WarmbootError
-from warmboot.model.idempotency import Claim, Done, Mismatch, Running
+from warmboot.model.journal.idempotency import Claim, Done, Mismatch, Running
 
 log = logging.getLogger(__name__)
 

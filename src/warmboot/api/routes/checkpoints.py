@@ -18,7 +18,7 @@ from warmboot.api.schemas.worker_requests import CheckpointIn, CheckpointName
 from warmboot.api.schemas.worker_responses import CheckpointOut
 from warmboot.api.streams import Streamed
 from warmboot.manager.ports import Exported
-from warmboot.model.names import MAX_NAME_LENGTH
+from warmboot.model.conventions.names import MAX_NAME_LENGTH
 
 router = APIRouter(prefix="/v1/workers/{ref}/checkpoints", tags=["checkpoints"])
 

@@ -20,11 +20,11 @@ from pydantic import (
 )
 
 from warmboot.model.container import BootPolicy, ContainerSpec, PortMapping
+from warmboot.model.conventions.names import MAX_NAME_LENGTH, check_name, invent_name
+from warmboot.model.conventions.signals import SIGNAL_PATTERN, signal_name
 from warmboot.model.errors import InvalidName
-from warmboot.model.names import MAX_NAME_LENGTH, check_name, invent_name
 from warmboot.model.runtime_snapshot import MAX_WEIGHT
 from warmboot.model.shapes import MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, Shape
-from warmboot.model.signals import SIGNAL_PATTERN, signal_name
 
 # The patterns repeat what the validators check, so that the schema says it too.
 NAME_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9_-]*(\.[a-zA-Z0-9_-]+)*\.?$"

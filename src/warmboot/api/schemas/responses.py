@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from warmboot.model.event import Event
+from warmboot.model.journal.event import Event
 from warmboot.model.shapes import Shape
 
 T = TypeVar("T")

@@ -18,8 +18,8 @@ from warmboot.api.schemas.requests import (
     Words,
 )
 from warmboot.model.checkpoint import check_checkpoint_name
+from warmboot.model.conventions.names import MAX_NAME_LENGTH, invent_name
 from warmboot.model.errors import InvalidName, InvalidRequest
-from warmboot.model.names import MAX_NAME_LENGTH, invent_name
 from warmboot.model.worker import HOST_NETWORK, MAX_PORT, Mount, WorkerPolicy, WorkerSpec
 
 MAX_PERIOD_S = 366 * 86_400.0

@@ -16,8 +16,8 @@ from warmboot.cli.refs import Ref, Refs
 from warmboot.cli.terminal.output import age, print_fields, print_json, print_lines
 from warmboot.cli.terminal.progress import stages_shown, status
 from warmboot.cli.terminal.terminal import write_output
+from warmboot.model.conventions.signals import signal_name
 from warmboot.model.errors import NotFound
-from warmboot.model.signals import signal_name
 
 if TYPE_CHECKING:
     from warmboot.client import Client

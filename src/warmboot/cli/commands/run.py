@@ -16,8 +16,8 @@ from warmboot.cli.drive import drive, usage
 from warmboot.cli.parsing import parse_cpus, parse_environment, parse_memory, parse_port
 from warmboot.cli.terminal.attach import has_terminal
 from warmboot.cli.terminal.stay import OUR_FAILURE
+from warmboot.model.conventions.signals import signal_name
 from warmboot.model.errors import CommandNotExecutable, CommandNotFound, WarmbootError
-from warmboot.model.signals import signal_name
 
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")

@@ -19,6 +19,7 @@ from warmboot.host.guest.guest_errors import lost, lost_or, translation
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.host.guest.pull_patience import PullPatience, refused
 from warmboot.model.container import ContainerSpec
+from warmboot.model.conventions.multiplexed import Demultiplexer
 from warmboot.model.errors import (
     CommandNotExecutable,
     CommandNotFound,
@@ -28,7 +29,6 @@ from warmboot.model.errors import (
     NotFound,
     WarmbootError,
 )
-from warmboot.model.multiplexed import Demultiplexer
 
 DOCKER_NAME = "warmboot"
 """The name in the VM, where nobody sees it. The user's own may be too short for Docker."""

@@ -28,7 +28,7 @@ from warmboot.manager.core.unsettled import Unsettled
 from warmboot.manager.core.write_down import state_written_down, written_down
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import NotFound, VmGone, VmUnresponsive
-from warmboot.model.event import Event
+from warmboot.model.journal.event import Event
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)

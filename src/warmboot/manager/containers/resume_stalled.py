@@ -26,7 +26,7 @@ from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.core.write_down import written_down
 from warmboot.model.container import Container
 from warmboot.model.errors import DiskFull, VmGone
-from warmboot.model.event import Event
+from warmboot.model.journal.event import Event
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)

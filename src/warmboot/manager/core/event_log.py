@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from warmboot.model.event import Event
+from warmboot.model.journal.event import Event
 from warmboot.store import Store
 
 T = TypeVar("T")

@@ -24,7 +24,7 @@ from uuid import UUID
 import structlog
 
 from warmboot.model.errors import WarmbootError
-from warmboot.model.operation import Operation, OperationState
+from warmboot.model.journal.operation import Operation, OperationState
 from warmboot.store import Store
 
 T = TypeVar("T")

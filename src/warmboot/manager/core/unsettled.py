@@ -13,7 +13,7 @@ import structlog
 from warmboot.host.disks import os_error
 from warmboot.manager.ports import Check
 from warmboot.model.errors import WarmbootError
-from warmboot.model.event import Event
+from warmboot.model.journal.event import Event
 
 log = structlog.get_logger(__name__)
 

@@ -16,8 +16,8 @@ from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.images.check_image import CheckImage
 from warmboot.manager.ports import Registered
 from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
+from warmboot.model.conventions.names import check_name
 from warmboot.model.errors import InvalidRequest, NameTaken, WarmbootError
-from warmboot.model.names import check_name
 from warmboot.model.runtime_image import (
     DEFAULT_IMAGE,
     RENEWED_FROM,

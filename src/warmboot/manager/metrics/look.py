@@ -35,7 +35,7 @@ from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.vm import VmKind
 from warmboot.model.worker import WorkerState
 from warmboot.store import Store
-from warmboot.store.census import Counts
+from warmboot.store.repositories.census import Counts
 from warmboot.system.usage import allocated_below
 
 log = structlog.get_logger(__name__)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from statistics import median
 
 from warmboot.model.container import BootMethod
-from warmboot.model.event import Event
+from warmboot.model.journal.event import Event
 from warmboot.model.usage import Boot, BootSummary
 
 KEEP = 10_000

@@ -23,7 +23,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.host.network import Slot
 from warmboot.host.vm.vm_files import snapshot_disks
 from warmboot.manager.core.going_on import LONGEST_PAUSE_S, Failed, Work, one_round
-from warmboot.model.event import Event
+from warmboot.model.journal.event import Event
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.model.shapes import Shape
 from warmboot.model.snapshot_fit import fit_of

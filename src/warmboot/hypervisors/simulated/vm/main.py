@@ -9,12 +9,12 @@ import json
 import os
 from pathlib import Path
 
-from warmboot.hypervisors.simulated_vm import snapshot
-from warmboot.hypervisors.simulated_vm.agent import Agent
-from warmboot.hypervisors.simulated_vm.config import SimulatedConfig
-from warmboot.hypervisors.simulated_vm.control import Control
-from warmboot.hypervisors.simulated_vm.http import serve_connection
-from warmboot.hypervisors.simulated_vm.machine import COUNTER_OPTION, Machine
+from warmboot.hypervisors.simulated.vm import snapshot
+from warmboot.hypervisors.simulated.vm.agent import Agent
+from warmboot.hypervisors.simulated.vm.config import SimulatedConfig
+from warmboot.hypervisors.simulated.vm.control import Control
+from warmboot.hypervisors.simulated.vm.http import serve_connection
+from warmboot.hypervisors.simulated.vm.machine import COUNTER_OPTION, Machine
 
 CONTROL_SOCKET, VSOCK_SOCKET, READY_SOCKET = "control.sock", "vsock.sock", "ready.sock"
 CONSOLE_LOG = "console.log"

@@ -27,8 +27,8 @@ from warmboot.model.runtime_snapshot import (
 from warmboot.model.shapes import Shape
 from warmboot.store.clock import now
 from warmboot.store.database import Database
-from warmboot.store.guard import Changes, Updates, check_fields, with_shape
-from warmboot.store.images import remove_forgotten, unknown_image
+from warmboot.store.repositories.guard import Changes, Updates, check_fields, with_shape
+from warmboot.store.repositories.images import remove_forgotten, unknown_image
 from warmboot.store.tables import images, leases, runtime_snapshots
 from warmboot.store.types import SafeText, UtcDateTime
 

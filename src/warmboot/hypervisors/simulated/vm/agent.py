@@ -14,9 +14,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from warmboot.hypervisors.simulated_vm.engine import Engine
-from warmboot.hypervisors.simulated_vm.http import Answer, HttpError, Request, Response
-from warmboot.hypervisors.simulated_vm.machine import AGENT_VERSION, Machine
+from warmboot.hypervisors.simulated.vm.docker.engine import Engine
+from warmboot.hypervisors.simulated.vm.http import Answer, HttpError, Request, Response
+from warmboot.hypervisors.simulated.vm.machine import AGENT_VERSION, Machine
 
 PREFIX = "/warmboot/v1/"
 DOCKER_WAIT_STEP_S = 0.02

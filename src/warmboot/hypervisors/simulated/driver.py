@@ -1,6 +1,6 @@
 """The simulated hypervisor: VMs without virtualization, for tests and for trying warmboot.
 
-A simulated VM is a small process of its own (``simulated_vm``). It answers as the guest agent and
+A simulated VM is a small process of its own (``vm``). It answers as the guest agent and
 as Docker over a vsock-like Unix socket, can be paused, saved, restored, killed and found again like
 a real one, and needs neither root nor KVM. Nothing of the user's runs in it: containers understand
 a handful of commands. Delays and faults are set by ``SimulatedConfig``, and may be changed while
@@ -18,11 +18,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from warmboot.hypervisors import simulated_vm
 from warmboot.hypervisors.base import Capabilities, MachineSnapshot, Probe, Problem
 from warmboot.hypervisors.process import VmmProcess
-from warmboot.hypervisors.simulated_vm.config import SimulatedConfig, When
-from warmboot.hypervisors.simulated_vm.main import CONTROL_SOCKET, READY_SOCKET, VSOCK_SOCKET
+from warmboot.hypervisors.simulated.vm.config import SimulatedConfig, When
+from warmboot.hypervisors.simulated.vm.main import CONTROL_SOCKET, READY_SOCKET, VSOCK_SOCKET
 from warmboot.model.errors import HostError, HypervisorError, RestoreFailed, VmGone
 from warmboot.model.runtime_snapshot import MEMORY_FILE, STATE_FILE, HostRequirements
 from warmboot.model.vm import GuestAddress, VmHandle, VmSpec, VmStatus
@@ -35,7 +34,7 @@ START_TIMEOUT_S = 30.0
 SOCKET_PATH_MAX = 107
 NEWS_GRACE_S = 1.0
 VMM_LOG = "vmm.log"
-VM_PROGRAM = Path(simulated_vm.__file__).resolve().with_name("__main__.py")
+VM_PROGRAM = Path(__file__).resolve().parent / "vm" / "__main__.py"
 
 
 class SimulatedVm:

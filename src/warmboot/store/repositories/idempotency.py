@@ -12,7 +12,7 @@ from datetime import datetime
 from sqlalchemy import bindparam, delete, select, update
 
 from warmboot.model.errors import NotFound
-from warmboot.model.idempotency import Claim, Claimed, Done, Mismatch, Running
+from warmboot.model.journal.idempotency import Claim, Claimed, Done, Mismatch, Running
 from warmboot.store.clock import now
 from warmboot.store.database import Database
 from warmboot.store.tables import idempotency_keys

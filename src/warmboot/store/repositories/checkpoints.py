@@ -11,7 +11,7 @@ from sqlalchemy import Row, delete, select
 from warmboot.model.checkpoint import CHECKPOINT_TRANSITIONS, Checkpoint, CheckpointState
 from warmboot.model.errors import NameTaken, NotFound
 from warmboot.store.database import Database
-from warmboot.store.guard import Changes, check_fields, with_shape
+from warmboot.store.repositories.guard import Changes, check_fields, with_shape
 from warmboot.store.tables import checkpoints
 
 _COLUMNS = [column for column in checkpoints.c if column.name != "updated_at"]

@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from warmboot.hypervisors.simulated_vm import render, streams
-from warmboot.hypervisors.simulated_vm.containers import Containers, signal_number, stamp
-from warmboot.hypervisors.simulated_vm.events import EventLog
-from warmboot.hypervisors.simulated_vm.execs import Execs
-from warmboot.hypervisors.simulated_vm.http import (
+from warmboot.hypervisors.simulated.vm.docker import render, streams
+from warmboot.hypervisors.simulated.vm.docker.containers import Containers, signal_number, stamp
+from warmboot.hypervisors.simulated.vm.docker.events import EventLog
+from warmboot.hypervisors.simulated.vm.docker.execs import Execs
+from warmboot.hypervisors.simulated.vm.docker.images import Images
+from warmboot.hypervisors.simulated.vm.http import (
     Answer,
     HttpError,
     Request,
@@ -22,8 +23,7 @@ from warmboot.hypervisors.simulated_vm.http import (
     Streaming,
     Upgrade,
 )
-from warmboot.hypervisors.simulated_vm.images import Images
-from warmboot.hypervisors.simulated_vm.machine import Machine
+from warmboot.hypervisors.simulated.vm.machine import Machine
 
 Action = Callable[[Request, str], Awaitable[Answer]]
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, func, select
 
-from warmboot.model.operation import OperationState
+from warmboot.model.journal.operation import OperationState
 from warmboot.store.database import Database
 from warmboot.store.tables import (
     checkpoints,

@@ -16,9 +16,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from warmboot.hypervisors.simulated_vm.events import EventLog
-from warmboot.hypervisors.simulated_vm.http import HttpError
-from warmboot.hypervisors.simulated_vm.machine import Machine
+from warmboot.hypervisors.simulated.vm.docker.events import EventLog
+from warmboot.hypervisors.simulated.vm.http import HttpError
+from warmboot.hypervisors.simulated.vm.machine import Machine
 
 Record = dict[str, Any]
 

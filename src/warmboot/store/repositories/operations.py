@@ -16,11 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.elements import ColumnElement
 
 from warmboot.model.errors import Conflict, NotFound
-from warmboot.model.operation import Operation, OperationState
+from warmboot.model.journal.operation import Operation, OperationState
 from warmboot.model.transitions import Transitions
 from warmboot.store.clock import now
 from warmboot.store.database import Database
-from warmboot.store.guard import Changes
+from warmboot.store.repositories.guard import Changes
 from warmboot.store.tables import operation_steps, operations
 from warmboot.store.types import Encoded, FreeForm, SafeText, UtcDateTime
 

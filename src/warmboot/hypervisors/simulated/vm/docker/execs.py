@@ -6,10 +6,11 @@ import asyncio
 import secrets
 from typing import Any
 
-from warmboot.hypervisors.simulated_vm import programs, streams
-from warmboot.hypervisors.simulated_vm.containers import Containers
-from warmboot.hypervisors.simulated_vm.http import Answer, HttpError, Response, Upgrade
-from warmboot.hypervisors.simulated_vm.machine import Machine
+from warmboot.hypervisors.simulated.vm import programs
+from warmboot.hypervisors.simulated.vm.docker import streams
+from warmboot.hypervisors.simulated.vm.docker.containers import Containers
+from warmboot.hypervisors.simulated.vm.http import Answer, HttpError, Response, Upgrade
+from warmboot.hypervisors.simulated.vm.machine import Machine
 
 Record = dict[str, Any]
 

@@ -18,8 +18,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from warmboot.hypervisors.simulated_vm.config import SimulatedConfig
-from warmboot.hypervisors.simulated_vm.snapshot import SavedMachine
+from warmboot.hypervisors.simulated.vm.config import SimulatedConfig
+from warmboot.hypervisors.simulated.vm.snapshot import SavedMachine
 
 AGENT_VERSION = "2"
 COUNTER_OPTION = "simulated.counter"

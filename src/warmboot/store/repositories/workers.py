@@ -15,7 +15,7 @@ from warmboot.model.errors import Conflict, NameTaken, NotFound
 from warmboot.model.worker import WORKER_TRANSITIONS, Worker, WorkerState
 from warmboot.store.codec import is_storable
 from warmboot.store.database import Database
-from warmboot.store.guard import Changes, check_fields, with_shape
+from warmboot.store.repositories.guard import Changes, check_fields, with_shape
 from warmboot.store.tables import workers
 
 _COLUMNS = [column for column in workers.c if column.name not in {"name", "updated_at"}]

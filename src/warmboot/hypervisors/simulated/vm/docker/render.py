@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from warmboot.hypervisors.simulated_vm.machine import Machine
+from warmboot.hypervisors.simulated.vm.machine import Machine
 
 Record = dict[str, Any]
 DOCKER_VERSION, API_VERSION = "26.1.5-simulated", "1.45"

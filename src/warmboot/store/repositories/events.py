@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import delete, func, select
 
-from warmboot.model.event import Event
+from warmboot.model.journal.event import Event
 from warmboot.store.clock import now
 from warmboot.store.database import Database
 from warmboot.store.tables import events

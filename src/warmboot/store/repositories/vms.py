@@ -11,7 +11,7 @@ from sqlalchemy import Row, bindparam, delete, select
 from warmboot.model.errors import Conflict, NotFound
 from warmboot.model.vm import VmKind, VmRecord
 from warmboot.store.database import Database
-from warmboot.store.guard import Updates, check_fields
+from warmboot.store.repositories.guard import Updates, check_fields
 from warmboot.store.tables import vms
 
 _FIELDS = [field.name for field in fields(VmRecord)]

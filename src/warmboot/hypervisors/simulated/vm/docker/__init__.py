@@ -1,0 +1,1 @@
+"""The simulated Docker Engine API: images, containers, execs, events."""

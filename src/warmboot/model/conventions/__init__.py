@@ -1,0 +1,1 @@
+"""What client and service agree on: names, signals, stream framing, the socket."""
