@@ -17,6 +17,8 @@ from collections.abc import Iterator
 import pytest
 from tests.cli.conftest import WARMBOOT, Cli, Served
 
+from warmboot.manager.ports import Check
+
 
 class Terminal:
     """A pty with a shell-like setting, and one program on it."""
@@ -65,6 +67,14 @@ class Terminal:
     def wait(self) -> int:
         assert self.process is not None
         return self.process.wait(60)
+
+    def until_the_end(self, *words: str) -> str:
+        """All that a program shows, without colours."""
+        self.start(*words)
+        assert self.process is not None
+        while self.process.poll() is None:
+            self.drain()
+        return self.drain().replace("\r\n", "\n")
 
     @property
     def is_raw(self) -> bool:
@@ -192,3 +202,21 @@ def test_tables_fit_eighty_columns(cli: Cli, terminal: Terminal) -> None:
     assert all(len(line.rstrip()) <= 80 for line in lines)
     assert "a-rather-long-name-for-a-container" in lines[1]
     assert "…" in lines[1]
+
+
+def test_no_trunc_cuts_nothing_however_narrow_the_terminal(terminal: Terminal, cli: Cli) -> None:
+    name = "a-name-that-is-long-enough-to-need-all-of-the-room-there-is"
+    id_ = cli("run", "-d", "--name", name, "registry.example.net:5000/team/app:1").stdout.strip()
+    shown = terminal.until_the_end("ps", "--no-trunc")
+    assert id_ in shown
+    assert name in shown
+    assert "registry.example.net:5000/team/app:1" in shown
+    assert "…" not in shown
+
+
+def test_what_doctor_says_stays_in_its_column(terminal: Terminal, served: Served) -> None:
+    long = Check("engine", False, "it does not answer " * 9, why="a " * 60)
+    served.fakes.system.checks = (*served.fakes.system.checks, long)
+    for line in terminal.until_the_end("doctor").splitlines()[:-2]:
+        assert len(line) <= 80
+        assert re.match(r"(ok  |note|FAIL) \S|\s{9}", line), f"{line!r} begins in another column"

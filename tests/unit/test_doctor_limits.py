@@ -1,4 +1,4 @@
-"""What ``doctor`` says of the limits that VMs are held to."""
+"""What ``doctor`` says of the limits that VMs are held to, and of what this user may not do."""
 
 from __future__ import annotations
 
@@ -46,3 +46,17 @@ def test_a_manager_that_is_not_root_s_has_no_limits_and_says_so() -> None:
     assert not check.ok
     assert "only root makes them" in check.summary
     assert check.remedy == "run it as root"
+
+
+async def test_what_a_simulation_does_not_need_is_not_required_of_it(tmp_path: Path) -> None:
+    checks = await doctor.examine([], tmp_path, 0, simulated=True)
+    assert [check.name for check in checks if check.required] == ["disk", "simulated"]
+    assert all(check.ok for check in checks if check.required)
+    real = await doctor.examine([], tmp_path, 0, simulated=False)
+    assert {"root", "tun", "nft"} < {check.name for check in real if check.required}
+
+
+def test_a_tun_device_that_may_not_be_opened_is_no_missing_module() -> None:
+    assert doctor.tun_remedy(PermissionError(), uid=1000) == "run it as root"
+    assert "modprobe tun" in doctor.tun_remedy(FileNotFoundError(), uid=1000)
+    assert "container" in doctor.tun_remedy(PermissionError(), uid=0)

@@ -352,7 +352,10 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
 async def local_doctor(settings: Settings) -> Sequence[Check]:
     """The checks of ``warmboot doctor``, without a running manager."""
     checks = await doctor.examine(
-        all_hypervisors(settings), settings.storage_root, settings.disk_floor_mib << 20
+        all_hypervisors(settings),
+        settings.storage_root,
+        settings.disk_floor_mib << 20,
+        simulated=settings.hypervisor == "simulated",
     )
     return [*checks, *await _more_checks(settings)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 
 import aiohttp
@@ -23,6 +24,11 @@ from warmboot.model.errors import (
 
 NOT_IN_TIME = "it did not answer in time"
 NO_CONNECTION = 900  # what aiodocker calls a connection that was refused or lost
+
+
+_NO_SOCKET = re.compile(
+    r"Cannot connect to Docker Engine .*Cannot connect to unix socket (\S+) ssl:\S+ \[([^]]*)\]\]"
+)
 
 
 @contextlib.contextmanager
@@ -50,7 +56,7 @@ def unavailable(details: str) -> EngineUnavailable:
 def _translate(error: DockerError, what: str) -> WarmbootError:
     message = str(error.message)
     if error.status == NO_CONNECTION:
-        return unavailable(message)
+        return unavailable(_NO_SOCKET.sub(r"\2: \1", message))
     if "no space left on device" in message:
         return DiskFull(
             "the engine's disk is full",

@@ -9,6 +9,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from warmboot.host.disks import free_bytes
@@ -17,6 +18,7 @@ from warmboot.hypervisors.base import Hypervisor
 from warmboot.hypervisors.cgroups import Hierarchy
 from warmboot.manager.ports import Check
 
+_TUN = Path("/dev/net/tun")
 _SETUP = "`make setup` installs it"
 _TOOLS = {
     "nft": ("the firewall and port forwarding of each VM", "nftables"),
@@ -30,9 +32,9 @@ _TOOLS = {
 
 
 async def examine(
-    hypervisors: Sequence[Hypervisor], root: Path, disk_floor_bytes: int
+    hypervisors: Sequence[Hypervisor], root: Path, disk_floor_bytes: int, *, simulated: bool
 ) -> list[Check]:
-    """All checks, the most basic first."""
+    """All checks, the most basic first. What VMs need is not required where none is real."""
     checks = [
         _root_user(),
         _tun(),
@@ -42,7 +44,10 @@ async def examine(
     checks += [_tool(name, purpose, package) for name, (purpose, package) in _TOOLS.items()]
     for hypervisor in hypervisors:
         checks += await _hypervisor(hypervisor)
-    return checks
+    if not simulated:
+        return checks
+    checks = [replace(check, required=check.name == "disk") for check in checks]
+    return [*checks, Check("simulated", True, "VMs are simulated: that needs nothing else")]
 
 
 def isolation(wrong: Sequence[str], repairs: int) -> Check:
@@ -73,15 +78,26 @@ def _root_user() -> Check:
 
 
 def _tun() -> Check:
-    device = Path("/dev/net/tun")
-    usable = os.access(device, os.R_OK | os.W_OK)
+    problem, remedy = "", ""
+    try:
+        os.close(os.open(_TUN, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        problem = f"{_TUN} cannot be opened: {error.strerror}"
+        remedy = tun_remedy(error, os.geteuid())
     return Check(
         "tun",
-        usable,
-        f"{device} opens" if usable else f"{device} is missing or cannot be opened",
+        not problem,
+        problem or f"{_TUN} opens",
         why="a VM's network interface is a TAP device",
-        remedy="load the module: `modprobe tun`",
+        remedy=remedy,
     )
+
+
+def tun_remedy(error: OSError, uid: int) -> str:
+    """What ``uid`` can do when the device does not open."""
+    if not isinstance(error, PermissionError):
+        return "load the module: `modprobe tun`"
+    return "run it as root" if uid else "in a container: let it use the device"
 
 
 def limits(found: Iterable[Hierarchy] | None) -> Check:

@@ -68,7 +68,12 @@ class System:
 
     async def doctor(self) -> Sequence[Check]:
         config = self._host.config
-        checks = await doctor.examine(self._hypervisors, config.root, config.disk_floor_bytes)
+        checks = await doctor.examine(
+            self._hypervisors,
+            config.root,
+            config.disk_floor_bytes,
+            simulated=self._host.hypervisor.name == "simulated",
+        )
         if (network := self._host.network) is not None:
             checks.append(doctor.isolation(await network.wrong(), network.repairs))
         return [*checks, *await self._image_checks(), *await self._worker_checks()]

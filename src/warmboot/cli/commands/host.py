@@ -132,21 +132,22 @@ async def _checks() -> Sequence[Check]:
 
 
 def _print_checks(checks: Sequence[Check]) -> None:
-    from rich.padding import Padding
     from rich.text import Text
 
-    from warmboot.cli.terminal.output import console
+    from warmboot.cli.terminal.output import console, hanging
 
     out = console()
     width = max((len(check.name) for check in checks), default=0)
+    indent = len("FAIL ") + width + 2
     for check in checks:
         mark, style = ("ok  ", "green") if check.ok else ("note", "yellow")
         if not check.ok and check.required:
             mark, style = "FAIL", "bold red"
-        out.print(Text(mark, style), Text(check.name.ljust(width), "bold"), "", check.summary)
+        summary = hanging(check.summary, indent)
+        out.print(Text(mark, style), Text(check.name.ljust(width), "bold"), "", summary)
         for label, text in (("why: ", check.why), ("do:  ", check.remedy)):
             if text and not check.ok:
-                out.print(Padding(Text(label + text), (0, 0, 0, 7 + width), expand=False))
+                out.print(" " * indent + label + hanging(text, indent + len(label)))
     failed = [check.name for check in checks if check.required and not check.ok]
     out.print()
     if failed:

@@ -38,7 +38,7 @@ def ps(
         typer.Option("--last", "-n", min=0, help="the newest, in any state", metavar="N"),
     ] = None,
     latest: Annotated[bool, typer.Option("--latest", "-l", help="the newest one")] = False,
-    no_trunc: Annotated[bool, typer.Option("--no-trunc", help="ids as a whole")] = False,
+    no_trunc: Annotated[bool, typer.Option("--no-trunc", help="cut nothing, ids neither")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="ids only")] = False,
     json_: Annotated[bool, typer.Option("--json", help="as the API has it")] = False,
 ) -> None:
@@ -65,7 +65,7 @@ def ps(
 
 
 def _print_containers(found: list[Container], *, whole: bool) -> None:
-    wide = terminal_width() >= WIDE
+    wide = whole or terminal_width() >= WIDE
     columns = ["CONTAINER ID", "IMAGE", "STATUS", "BOOT", "PORTS", "NAMES"]
     if wide:
         columns[2:2] = ["COMMAND", "CREATED"]
@@ -83,7 +83,7 @@ def _print_containers(found: list[Container], *, whole: bool) -> None:
         if wide:
             row[2:2] = [" ".join(container.command or ()), f"{age(container.created_at)} ago"]
         rows.append(row)
-    print_table(columns, rows, keep=("CONTAINER ID", "BOOT", "NAMES"))
+    print_table(columns, rows, keep=("CONTAINER ID", "BOOT", "NAMES"), cut=not whole)
 
 
 def _port(text: str) -> str:

@@ -43,13 +43,17 @@ def print_lines(lines: Iterable[str]) -> None:
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], *, keep: Sequence[str] = ()
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    keep: Sequence[str] = (),
+    cut: bool = True,
 ) -> None:
     """A table; the columns in ``keep`` are cut only when nothing else is left to cut."""
     listed = [tuple(columns), *(tuple(row) for row in rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*listed, strict=True)]
     terminal = sys.stdout.isatty()
-    if terminal:
+    if terminal and cut:
         kept = {number for number, name in enumerate(columns) if name in keep}
         widths = _fitted(widths, [len(name) for name in columns], kept, terminal_width())
     for number, row in enumerate(listed):
@@ -91,12 +95,16 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
     shown = [(name, value) for name, value in fields if value]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
-        if not sys.stdout.isatty():
-            print(f"{name:<{width}}  {value}")
-            continue
-        room = max(20, terminal_width() - width - GAP)
-        lines = textwrap.wrap(value, room, break_on_hyphens=False) or [""]
-        print(f"{name:<{width}}  " + ("\n" + " " * (width + GAP)).join(lines))
+        print(f"{name:<{width}}  {hanging(value, width + GAP)}")
+
+
+def hanging(text: str, indent: int) -> str:
+    """``text`` that begins in column ``indent`` and goes on there; a long word is not broken."""
+    if not sys.stdout.isatty():
+        return text
+    room = max(20, terminal_width() - indent)
+    lines = textwrap.wrap(text, room, break_on_hyphens=False, break_long_words=False) or [""]
+    return ("\n" + " " * indent).join(lines)
 
 
 def age(moment: datetime | None, now: datetime | None = None) -> str:
