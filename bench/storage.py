@@ -40,12 +40,12 @@ from warmboot.hypervisors.base import MachineSnapshot
 from warmboot.hypervisors.firecracker import Firecracker, FirecrackerConfig
 from warmboot.hypervisors.qemu import Qemu
 from warmboot.images.files import load_manifest, stored_folder
-from warmboot.images.hashing import copy_sparse, sum_file
 from warmboot.model.errors import SnapshotDamaged
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import FRAMES_FILE, unmet_requirement
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import VmSpec
+from warmboot.system.hashing import copy_sparse, sum_file
 
 BOOT_TIMEOUT_S = 120.0
 TOUCHED_MIB = 512

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from tests.support.firecracker import Namespace
 
-from warmboot.host import disks
 from warmboot.host.guest.guest_link import GuestLink, Identity
 from warmboot.hypervisors.base import Hypervisor, MachineSnapshot, Vm
 from warmboot.images.files import load_manifest
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import Disk, Nic, VmSpec
+from warmboot.system import disks
 
 AGENT_PORT = 1024
 BOOT_TIMEOUT_S = 180.0

@@ -15,7 +15,6 @@ from tests.support.vms import Site
 
 from warmboot.host.snapshots.snapshot_files import SnapshotFiles, link_or_copy
 from warmboot.host.vm.vm_files import VMM_GID
-from warmboot.images.hashing import copy_sparse
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import (
     DISK_FILE,
@@ -26,6 +25,7 @@ from warmboot.model.runtime_snapshot import (
     RuntimeSnapshot,
     SnapshotState,
 )
+from warmboot.system.hashing import copy_sparse
 
 
 async def add_copy(

@@ -19,9 +19,9 @@ from tests.e2e.conftest import Archive
 from tests.e2e.copies import add_copy
 from tests.support.vms import PROBE, Site, eventually, state_root
 
-from warmboot.host.disks import allocated_bytes, free_bytes
 from warmboot.model.errors import DiskFull
 from warmboot.model.runtime_snapshot import FRAMES_FILE, MEMORY_FILE, RuntimeSnapshot, SnapshotState
+from warmboot.system.disks import allocated_bytes, free_bytes
 
 SPARE_MIB = 400
 

@@ -21,8 +21,8 @@ from tests.e2e.copies import add_copy
 from tests.support.vms import PROBE, Site, eventually, state_root
 
 from warmboot.client import Client
-from warmboot.host.disks import allocated_bytes
 from warmboot.model.runtime_snapshot import FRAMES_FILE, MEMORY_FILE, STATE_FILE, SnapshotState
+from warmboot.system.disks import allocated_bytes
 
 HOURLY_TENTH_S = str(0.1 / 3600)
 """A tenth of a second, in hours."""

@@ -13,7 +13,7 @@ from tests.e2e.conftest import Archive
 from tests.support.vms import Site, eventually, state_root
 
 from warmboot.client.results import Event
-from warmboot.host.disks import allocated_bytes, free_bytes
+from warmboot.system.disks import allocated_bytes, free_bytes
 
 WRITTEN = 64 << 20
 """Bytes that the container writes while there is room for none."""

@@ -10,7 +10,6 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 from tests.support.rebuilds import event, ready, spoil
 
-from warmboot.host import disks
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.snapshots.look_after_snapshots import LookAfterConfig, LookAfterSnapshots
 from warmboot.manager.snapshots.plan_rebuilds import RetryPolicy
@@ -18,6 +17,7 @@ from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
 from warmboot.model.errors import CanaryFailed, DiskFull, HostError
 from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
 from warmboot.model.shapes import Shape
+from warmboot.system import disks
 
 FLOOR_MIB = 64
 

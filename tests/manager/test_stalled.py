@@ -14,7 +14,6 @@ from tests.manager.test_metrics import look
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
-from warmboot.host import disks
 from warmboot.host.vm import live_vm
 from warmboot.manager.ports import ExecSpec, Until
 from warmboot.model.container import (
@@ -27,6 +26,7 @@ from warmboot.model.container import (
 from warmboot.model.errors import DiskFull
 from warmboot.model.journal.event import Event
 from warmboot.model.runtime_snapshot import SnapshotState
+from warmboot.system import disks
 
 
 @pytest.fixture(autouse=True)

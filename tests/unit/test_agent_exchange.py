@@ -24,10 +24,10 @@ from warmboot.images.files import (
     write_manifest,
 )
 from warmboot.images.guest_agent import FOLDER, SHIPPED, agent_version_in, agent_version_of
-from warmboot.images.process import run_tool
 from warmboot.images.renew import renew_agent
 from warmboot.model.errors import DiskFull, HostError, ImageDamaged, NotSupported
 from warmboot.model.runtime_image import GUEST_PROTOCOLS, RENEWED_FROM
+from warmboot.system.process import run_tool
 
 OLD = "0"
 OTHERS = {"etc/motd": b"hello\n", "usr/lib/warmboot/init": b"#!/bin/sh\n", "big": bytes(70_000)}
@@ -197,7 +197,7 @@ async def test_damage_does_not_get_a_sum_of_its_own(old: Path, tmp_path: Path) -
 async def test_without_debugfs_it_says_what_to_install(
     old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("warmboot.images.process._SBIN", str(tmp_path))
+    monkeypatch.setattr("warmboot.system.process._SBIN", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NotSupported, match="debugfs") as caught:
         await renew_agent(old, tmp_path / "storage")

@@ -27,8 +27,8 @@ from warmboot.images.kernel import (
 )
 from warmboot.images.magic import check_ext4, check_initrd
 from warmboot.images.probe import PROBE_TAG, build_probe
-from warmboot.images.process import run_tool
 from warmboot.model.errors import HostError, NotSupported
+from warmboot.system.process import run_tool
 
 ELF = b"\x7fELF\x02" + b"the kernel proper" * 100
 
@@ -182,7 +182,7 @@ async def test_a_program_that_hangs_is_ended() -> None:
 async def test_a_missing_program_names_its_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("warmboot.images.process._SBIN", str(tmp_path))
+    monkeypatch.setattr("warmboot.system.process._SBIN", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NotSupported, match="mmdebstrap") as caught:
         await build_runtime_image(tmp_path / "image", lambda what, part: None)

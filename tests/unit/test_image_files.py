@@ -17,7 +17,7 @@ import pytest
 
 from warmboot.host.storage import image_files
 from warmboot.host.storage import storage as storage_module
-from warmboot.images import files, staging
+from warmboot.images import files
 from warmboot.images.__main__ import good_image
 from warmboot.images.build import recipe
 from warmboot.images.files import (
@@ -30,10 +30,11 @@ from warmboot.images.files import (
     verify_runtime_image,
     write_manifest,
 )
-from warmboot.images.hashing import copy_sparse, sum_extents, sum_file
-from warmboot.images.process import find_tool
 from warmboot.model.errors import DiskFull, HostError, ImageDamaged, InvalidRequest
 from warmboot.model.runtime_image import UNKNOWN_AGENT, FileSum, RuntimeImage
+from warmboot.system import staging
+from warmboot.system.hashing import copy_sparse, sum_extents, sum_file
+from warmboot.system.process import find_tool
 
 MIB = 1 << 20
 

@@ -14,7 +14,7 @@ from warmboot.host.snapshots.memory_frames import pack
 from warmboot.hypervisors.memory.frames import FRAME_BYTES, PAGE, Frames
 from warmboot.hypervisors.memory.page_server import PageServer, Region, load_recorded
 from warmboot.hypervisors.memory.userfault import Fault, MappingChanges, Removed
-from warmboot.images.hashing import sum_file
+from warmboot.system.hashing import sum_file
 
 BASE = 0x7F00_0000_0000
 PAGES = 2 * FRAME_BYTES // PAGE

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from warmboot.host.snapshots import snapshot_files
 from warmboot.host.snapshots.snapshot_files import SnapshotFiles, load_manifest, manifest_to_json
-from warmboot.images.hashing import sum_file
 from warmboot.model.errors import SnapshotDamaged, WarmbootError
 from warmboot.model.runtime_image import FileSum, RuntimeImage, RuntimeImageManifest
 from warmboot.model.runtime_snapshot import (
@@ -33,6 +32,7 @@ from warmboot.model.runtime_snapshot import (
     SnapshotManifest,
 )
 from warmboot.model.shapes import Shape
+from warmboot.system.hashing import sum_file
 from warmboot.system.seen import SEEN_FILE
 
 PARTS = (MEMORY_FILE, STATE_FILE, ROOTFS_FILE, DISK_FILE)

@@ -14,8 +14,8 @@ from uuid import uuid4
 import pytest
 
 from warmboot.host.storage.survey import DiskSurvey, own_bytes
-from warmboot.images.staging import staging
 from warmboot.model.garbage import Kind, Lying
+from warmboot.system.staging import staging
 
 IMAGE, SNAPSHOT = str(uuid4()), str(uuid4())
 

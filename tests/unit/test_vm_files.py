@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from warmboot.host import disks
 from warmboot.host.vm.vm_files import kept_disk
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import Disk, DiskFormat, VmSpec
+from warmboot.system import disks
 
 IMAGE, RUN = Path("/srv/fc/runtime-images/abc"), Path("/srv/fc/vms/vm-1")
 ROOT = Disk(IMAGE / "rootfs.ext4", read_only=True)

@@ -26,9 +26,9 @@ from pathlib import Path
 
 import structlog
 
-from warmboot.host.disks import os_error
 from warmboot.host.network.occupants import Occupant, occupants
 from warmboot.model.errors import Conflict, DiskFull, HostError, WarmbootError
+from warmboot.system.disks import os_error
 
 log = structlog.get_logger(__name__)
 

@@ -21,10 +21,10 @@ from warmboot.images import debian, kernel
 from warmboot.images.files import DEFAULT_CMDLINE, describe, write_manifest
 from warmboot.images.filesystems import make_empty_disk, make_root_file_system
 from warmboot.images.probe import build_probe
-from warmboot.images.process import find_tool, run_tool
-from warmboot.images.staging import place, staging
 from warmboot.model.errors import HostError
 from warmboot.model.runtime_image import RuntimeImageManifest
+from warmboot.system.process import find_tool, run_tool
+from warmboot.system.staging import place, staging
 
 Progress = Callable[[str, float], None]
 

@@ -13,8 +13,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from warmboot.images.process import run_tool
 from warmboot.model.errors import HostError, NotSupported
+from warmboot.system.process import run_tool
 
 SUITE = "trixie"
 KERNEL_PACKAGE = "linux-image-cloud-amd64"

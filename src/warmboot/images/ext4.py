@@ -14,8 +14,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from warmboot.images.process import run_tool
 from warmboot.model.errors import HostError
+from warmboot.system.process import run_tool
 
 _TIME_S = 1_600_000_000
 """Of all that is written: the same change of the same file system gives the same bytes."""

@@ -19,11 +19,11 @@ from typing import Any
 
 from warmboot.images.filesystems import make_empty_disk
 from warmboot.images.guest_agent import agent_version_in
-from warmboot.images.hashing import copy_sparse, sum_file
 from warmboot.images.magic import check_ext4, check_initrd, check_kernel
-from warmboot.images.staging import place, staging
 from warmboot.model.errors import ImageDamaged
 from warmboot.model.runtime_image import UNKNOWN_AGENT, FileSum, RuntimeImageManifest
+from warmboot.system.hashing import copy_sparse, sum_file
+from warmboot.system.staging import place, staging
 
 MANIFEST_FILE = "manifest.json"
 FILE_NAMES: Mapping[str, str] = {

@@ -6,7 +6,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from warmboot.images.process import run_tool
+from warmboot.system.process import run_tool
 
 DISK_SIZE_BYTES = 8 << 30
 _BLOCK = 4096

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from warmboot import guest
-from warmboot.images.process import run_tool
+from warmboot.system.process import run_tool
 
 SHIPPED = Path(guest.__file__).parent
 """The agent that comes with this warmboot."""

@@ -24,11 +24,11 @@ from warmboot.images.files import (
     stored_folder,
 )
 from warmboot.images.guest_agent import FOLDER, SHIPPED, agent_version_in, agent_version_of
-from warmboot.images.hashing import copy_sparse, sum_file
-from warmboot.images.process import find_tool
-from warmboot.images.staging import staging
 from warmboot.model.errors import HostError, NotSupported
 from warmboot.model.runtime_image import RENEWED_FROM, FileSum, RuntimeImageManifest
+from warmboot.system.hashing import copy_sparse, sum_file
+from warmboot.system.process import find_tool
+from warmboot.system.staging import staging
 
 _BUILD = "build a new runtime image (`warmboot runtime build`) and register it"
 

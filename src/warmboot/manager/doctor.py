@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from warmboot.host.disks import free_bytes
 from warmboot.hypervisors import cgroups
 from warmboot.hypervisors.base import Hypervisor
 from warmboot.hypervisors.cgroups import Hierarchy
 from warmboot.manager.ports import Check
+from warmboot.system.disks import free_bytes
 
 _TUN = Path("/dev/net/tun")
 _SETUP = "`make setup` installs it"

@@ -1,1 +1,1 @@
-"""This machine's own terms: programs, files, priorities, and what the kernel says of their use."""
+"""This machine's own terms: programs, priorities, files, disks, sums, what the kernel counts."""

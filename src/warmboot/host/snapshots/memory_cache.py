@@ -28,12 +28,12 @@ from threading import Event
 from uuid import UUID
 from weakref import WeakValueDictionary
 
-from warmboot.host.disks import allocated_bytes, os_error
 from warmboot.host.snapshots import memory_frames
 from warmboot.host.snapshots.memory_frames import in_thread
 from warmboot.hypervisors.process import boot_id
 from warmboot.model.runtime_snapshot import FRAMES_FILE, SnapshotManifest
 from warmboot.model.vm import VmHandle
+from warmboot.system.disks import allocated_bytes, os_error
 from warmboot.system.seen import UNFINISHED, stamp
 from warmboot.system.usage import mapped_names
 

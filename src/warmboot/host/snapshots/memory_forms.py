@@ -22,11 +22,9 @@ from threading import Event
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
-from warmboot.host.disks import os_error
 from warmboot.host.snapshots import memory_frames
 from warmboot.host.snapshots.memory_frames import in_thread
 from warmboot.host.snapshots.snapshot_manifest import damaged, load_manifest, sync, write_manifest
-from warmboot.images.hashing import sum_file
 from warmboot.model.runtime_image import FileSum
 from warmboot.model.runtime_snapshot import (
     FRAMES_FILE,
@@ -35,6 +33,8 @@ from warmboot.model.runtime_snapshot import (
     PackedMemory,
     SnapshotManifest,
 )
+from warmboot.system.disks import os_error
+from warmboot.system.hashing import sum_file
 from warmboot.system.polite import Politely, run_politely
 from warmboot.system.seen import UNFINISHED, load_seen, note_seen, stamp
 

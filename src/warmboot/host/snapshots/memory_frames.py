@@ -20,7 +20,6 @@ from typing import TypeVar
 
 import zstandard
 
-from warmboot.host.disks import disk_full
 from warmboot.hypervisors.memory.frames import (
     FRAME_BYTES,
     LEVEL,
@@ -37,6 +36,7 @@ from warmboot.hypervisors.memory.frames import (
 from warmboot.model.errors import HostError
 from warmboot.model.runtime_image import FileSum
 from warmboot.model.runtime_snapshot import PackedMemory
+from warmboot.system.disks import disk_full
 
 T = TypeVar("T")
 

@@ -28,7 +28,6 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
-from warmboot.host.disks import copy_file
 from warmboot.host.snapshots.memory_forms import MemoryForms
 from warmboot.host.snapshots.snapshot_manifest import (
     damaged,
@@ -38,7 +37,6 @@ from warmboot.host.snapshots.snapshot_manifest import (
     parts_of,
     sync,
 )
-from warmboot.images.hashing import sum_file
 from warmboot.model.runtime_image import FileSum, RuntimeImage
 from warmboot.model.runtime_snapshot import (
     DISK_FILE,
@@ -46,6 +44,8 @@ from warmboot.model.runtime_snapshot import (
     ROOTFS_FILE,
     SnapshotManifest,
 )
+from warmboot.system.disks import copy_file
+from warmboot.system.hashing import sum_file
 from warmboot.system.polite import Politely, run_politely
 from warmboot.system.seen import SEEN_FILE, UNFINISHED, load_seen, note_seen, relinking, stamp
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from warmboot.host.disks import allocated_bytes
 from warmboot.model.errors import InvalidRequest, SnapshotDamaged
 from warmboot.model.runtime_image import FileSum
 from warmboot.model.runtime_snapshot import (
@@ -24,6 +23,7 @@ from warmboot.model.runtime_snapshot import (
     SnapshotManifest,
 )
 from warmboot.model.shapes import Shape
+from warmboot.system.disks import allocated_bytes
 from warmboot.system.seen import UNFINISHED
 
 _UNREADABLE = (

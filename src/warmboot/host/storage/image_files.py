@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from warmboot.images.files import FILE_NAMES
-from warmboot.images.hashing import sum_extents, sum_file
 from warmboot.model.errors import ImageDamaged
 from warmboot.model.runtime_image import FileSum, RuntimeImage, RuntimeImageManifest
+from warmboot.system.hashing import sum_extents, sum_file
 from warmboot.system.seen import UNFINISHED, load_seen, note_seen, stamp
 
 EXTENTS_FILE = ".extents.json"

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import structlog
 
-from warmboot.host import disks
 from warmboot.host.snapshots.memory_cache import MemoryCache
 from warmboot.host.storage.image_files import check_image, note_image
 from warmboot.host.vm.vm_files import VMM_GID
@@ -26,7 +25,7 @@ from warmboot.images.renew import renew_agent
 from warmboot.model.errors import DiskFull
 from warmboot.model.runtime_image import RuntimeImage, RuntimeImageManifest
 from warmboot.model.usage import StorageUsage
-from warmboot.system import usage
+from warmboot.system import disks, usage
 from warmboot.system.seen import forget_seen
 
 log = structlog.get_logger(__name__)

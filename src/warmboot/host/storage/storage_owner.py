@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from warmboot.host.disks import os_error
 from warmboot.host.snapshots.snapshot_manifest import sync
+from warmboot.system.disks import os_error
 from warmboot.system.seen import UNFINISHED
 
 OWNER_FILE = "store-id"

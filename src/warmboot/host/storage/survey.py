@@ -27,8 +27,8 @@ from pathlib import Path
 
 from warmboot.host.snapshots.snapshot_files import BUILDING, GONE, UNFINISHED
 from warmboot.host.vm.leftovers import users_of
-from warmboot.images.staging import is_left_over
 from warmboot.model.garbage import Kind, Lying
+from warmboot.system.staging import is_left_over
 from warmboot.system.usage import statuses_below
 
 

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from warmboot.host.disks import disk_full
 from warmboot.host.guest.guest_link import AGENT_PORT, GuestLink
 from warmboot.hypervisors.base import Vm
 from warmboot.model.errors import DiskFull, HypervisorError, VmGone
 from warmboot.model.vm import VmStatus
+from warmboot.system.disks import disk_full
 
 T = TypeVar("T")
 

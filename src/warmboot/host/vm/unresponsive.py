@@ -21,7 +21,6 @@ from dataclasses import dataclass
 
 import structlog
 
-from warmboot.host.disks import os_error
 from warmboot.host.vm.live_vm import LiveVm
 from warmboot.hypervisors.base import Hypervisor, Vm
 from warmboot.hypervisors.process import VmmProcess, is_stopped
@@ -33,6 +32,7 @@ from warmboot.model.errors import (
     WarmbootError,
 )
 from warmboot.model.vm import VmHandle, VmRecord
+from warmboot.system.disks import os_error
 
 log = structlog.get_logger(__name__)
 

@@ -12,7 +12,6 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from warmboot.host import disks
 from warmboot.host.network import Slot
 from warmboot.host.snapshots.snapshot_files import SnapshotFiles
 from warmboot.hypervisors.base import Hypervisor
@@ -20,6 +19,7 @@ from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import DISK_FILE, ROOTFS_FILE
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import Disk, DiskFormat, Nic, VmSpec
+from warmboot.system import disks
 
 VMM_GID = 620_000
 """The group that VMMs run as; it may read runtime images and snapshots, and nothing else."""

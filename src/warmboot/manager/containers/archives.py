@@ -21,9 +21,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from warmboot.host.disks import os_error
 from warmboot.manager.core.uploads import Uploads
 from warmboot.model.errors import InvalidRequest, NotFound
+from warmboot.system.disks import os_error
 
 _CHUNK = 1 << 20
 _MAX_METADATA_BYTES = 8 << 20

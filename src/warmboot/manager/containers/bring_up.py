@@ -18,7 +18,6 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import HostAgent
-from warmboot.host.disks import os_error
 from warmboot.host.guest import guest_containers
 from warmboot.host.network import Slot
 from warmboot.manager.containers.archives import ArchiveFiles
@@ -44,6 +43,7 @@ from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store
+from warmboot.system.disks import os_error
 
 log = structlog.get_logger(__name__)
 

@@ -20,7 +20,6 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import HostAgent
-from warmboot.host.disks import os_error
 from warmboot.manager.containers.choose_snapshot import (
     Candidate,
     Fallback,
@@ -51,6 +50,7 @@ from warmboot.model.shapes import Shape
 from warmboot.model.snapshot_fit import FitKind, fit_of_ready
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store
+from warmboot.system.disks import os_error
 
 log = structlog.get_logger(__name__)
 

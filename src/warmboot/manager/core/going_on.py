@@ -17,8 +17,8 @@ from typing import TypeVar
 
 import structlog
 
-from warmboot.host.disks import os_error
 from warmboot.model.errors import NotFound, WarmbootError
+from warmboot.system.disks import os_error
 
 T = TypeVar("T")
 

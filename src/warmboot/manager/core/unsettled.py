@@ -10,10 +10,10 @@ from uuid import UUID
 
 import structlog
 
-from warmboot.host.disks import os_error
 from warmboot.manager.ports import Check
 from warmboot.model.errors import WarmbootError
 from warmboot.model.journal.event import Event
+from warmboot.system.disks import os_error
 
 log = structlog.get_logger(__name__)
 

@@ -27,7 +27,6 @@ import structlog
 
 from warmboot.criu.containerd import RestoreCopies
 from warmboot.host.agent import HostAgent
-from warmboot.host.disks import free_bytes
 from warmboot.host.storage.survey import DiskSurvey
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
@@ -37,6 +36,7 @@ from warmboot.model.garbage import Cached, Garbage, Kind, Why
 from warmboot.model.garbage import Collection as Collected
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.store import Store
+from warmboot.system.disks import free_bytes
 
 log = structlog.get_logger(__name__)
 

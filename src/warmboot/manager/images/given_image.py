@@ -21,13 +21,13 @@ from uuid import UUID
 
 import structlog
 
-from warmboot.host.disks import os_error
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.images.runtime_images import RuntimeImages
 from warmboot.manager.ports import Check
 from warmboot.model.errors import InvalidRequest, WarmbootError
 from warmboot.model.runtime_image import DEFAULT_IMAGE
 from warmboot.store import Store
+from warmboot.system.disks import os_error
 from warmboot.system.seen import stamp
 
 log = structlog.get_logger(__name__)

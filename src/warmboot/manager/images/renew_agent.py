@@ -22,7 +22,6 @@ from typing import Any
 import structlog
 
 from warmboot.host.agent import HostAgent
-from warmboot.host.disks import os_error
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.core.stopwatch import Stopwatch
@@ -30,6 +29,7 @@ from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.model.errors import WarmbootError
 from warmboot.model.runtime_image import GUEST_PROTOCOLS, RuntimeImage, speaks_with
 from warmboot.store import Store
+from warmboot.system.disks import os_error
 
 log = structlog.get_logger(__name__)
 

@@ -32,7 +32,6 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import HostAgent
-from warmboot.host.disks import os_error
 from warmboot.host.guest.guest_link import Identity
 from warmboot.host.vm.vm_files import DiskSource
 from warmboot.manager.core.event_log import EventLog
@@ -66,6 +65,7 @@ from warmboot.model.runtime_snapshot import (
     SnapshotState,
 )
 from warmboot.store import Store
+from warmboot.system.disks import os_error
 
 log = structlog.get_logger(__name__)
 

@@ -18,7 +18,6 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import HostAgent
-from warmboot.host.disks import os_error
 from warmboot.host.snapshots.snapshot_files import memory_metadata
 from warmboot.host.snapshots.snapshot_manifest import load_manifest
 from warmboot.manager.core.event_log import EventLog
@@ -36,6 +35,7 @@ from warmboot.model.errors import (
 )
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.store import Store
+from warmboot.system.disks import os_error
 
 log = structlog.get_logger(__name__)
 

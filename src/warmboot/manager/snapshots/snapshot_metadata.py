@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from warmboot.host.disks import allocated_bytes
 from warmboot.model.errors import HostError
 from warmboot.model.runtime_snapshot import (
     MEMORY_FILE,
@@ -14,6 +13,7 @@ from warmboot.model.runtime_snapshot import (
     SnapshotManifest,
     requirements_of,
 )
+from warmboot.system.disks import allocated_bytes
 
 
 def known_cold_boot_s(old: RuntimeSnapshot | None, here: HostRequirements) -> float | None:

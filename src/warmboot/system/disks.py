@@ -12,9 +12,9 @@ import errno
 import shutil
 from pathlib import Path
 
-from warmboot.images.hashing import copy_sparse
 from warmboot.model.errors import DiskFull, HostError, WarmbootError
 from warmboot.model.vm import Disk, DiskFormat
+from warmboot.system.hashing import copy_sparse
 
 _QEMU_IMG_TIMEOUT_S = 30.0
 
