@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import resource
 from collections.abc import AsyncIterator
 
@@ -101,6 +102,22 @@ async def test_when_all_connections_work_others_are_told_and_probes_are_answered
         release.set()
         for reader, _ in pairs:
             assert b" 200 " in await reader.read()
+
+
+async def test_where_descriptors_run_out_new_connections_are_cut_off_at_once(
+    fakes: FakeServices,
+) -> None:
+    async with contextlib.AsyncExitStack() as kept:
+        most = os.open("/", os.O_RDONLY) + 100  # of ours and the clients', who are in here, too
+        kept.callback(os.close, most - 100)
+        limits = HttpLimits(descriptors_by_tcp=most)
+        async with serving(create_app(fakes.services), limits=limits) as server:
+            pairs = await kept.enter_async_context(connected(port_of(server), 60))
+            readers = [reader for reader, _ in pairs]
+            async with asyncio.timeout(10):
+                while not any(reader.at_eof() for reader in readers):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert 0 < len(server.held) < 60
 
 
 async def test_a_stranger_s_request_with_a_body_is_not_waited_for(fakes: FakeServices) -> None:

@@ -15,7 +15,7 @@ from uuid import UUID
 import structlog
 
 from warmboot.api.app import create_app
-from warmboot.api.http.limits import HttpLimits, connections_within, raise_descriptor_limit
+from warmboot.api.http.limits import HttpLimits, raise_descriptor_limit
 from warmboot.api.http.listeners import listeners, socket_check, who_may
 from warmboot.api.http.server import HttpServer
 from warmboot.api.middleware.access import check_bind
@@ -334,7 +334,7 @@ async def serve(settings: Settings) -> None:
 async def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
     path = settings.socket_at(sockets[0].getsockname()[1])
     descriptors = raise_descriptor_limit()
-    limits = HttpLimits(connections_within(settings.max_connections, descriptors))
+    limits = HttpLimits.within(settings.max_connections, descriptors)
     async with _running(settings) as manager:
         app = create_app(
             manager.services,

@@ -7,7 +7,8 @@
 When there are as many as there may be, one that was refused already and has more to send, the one
 that has been longest over its head, or else longest idle, makes room for a new one: whoever only
 holds connections cannot keep others out. When all are at work, the new one is *surplus*: it is told
-so. Connections to the Unix socket and to TCP are counted apart, as not everybody reaches both.
+so. Where descriptors run out, whoever has them, it is cut off. Connections to the Unix socket and
+to TCP are counted apart, as not everybody reaches both.
 """
 
 from __future__ import annotations
@@ -52,6 +53,11 @@ class Held:
         found = self.transport.get_extra_info("socket")
         return found is not None and bool(found.family == socket.AF_UNIX)
 
+    @property
+    def descriptor(self) -> int:
+        found = self.transport.get_extra_info("socket")
+        return -1 if found is None else int(found.fileno())
+
     def enter(self, phase: Phase, now: float) -> None:
         if phase is not self.phase:
             self.phase, self.since = phase, now
@@ -84,6 +90,10 @@ class Connections:
         """Take it in, if need be in place of another; ``None``: there is no room, drop it."""
         held = Held(transport, now)
         alike = [one for one in self._held.values() if one.by_socket == held.by_socket]
+        if self._few_descriptors(held):
+            log.warning("file descriptors run out; new connections are refused")
+            self._make_room(alike)  # for the next one: this one's descriptor is too high
+            return None
         if len(alike) >= self.limits.connections and not self._make_room(alike):
             held.surplus = True
             log.warning(
@@ -94,6 +104,11 @@ class Connections:
                 return None
         self._held[transport] = held
         return held
+
+    def _few_descriptors(self, held: Held) -> bool:
+        limits = self.limits
+        most = limits.descriptors_by_socket if held.by_socket else limits.descriptors_by_tcp
+        return held.descriptor >= most
 
     def of(self, transport: asyncio.BaseTransport) -> Held | None:
         return self._held.get(transport)

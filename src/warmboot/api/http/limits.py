@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import resource
 from dataclasses import dataclass
+from typing import Self
 
 MOST_DESCRIPTORS = 65_536
 """More than this is never needed, and programs that we start walk through all of them."""
 DESCRIPTORS_A_CONNECTION = 4
 """Its own socket, one to a guest or an engine, and a share of what everything else takes."""
+MOST_AT_ONCE = 64
+_OUR_SHARE, _OUR_LEAST = 4, 32
+_SOCKET_SHARE, _BURST_SHARE = 8, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,30 @@ class HttpLimits:
     drain_s: float = 2.0
     """For which the rest of a body is read after it was refused, so that the answer arrives."""
     drain_bytes: int = 8 << 20
+    descriptors_by_tcp: int = MOST_DESCRIPTORS
+    descriptors_by_socket: int = MOST_DESCRIPTORS
+    """No connection of that kind has this descriptor, or a higher one.
+
+    The kernel gives out the lowest that is free: its number says how many are in use at least, by
+    whatever else the process has open, too.
+    """
+    accepted_at_once: int = MOST_AT_ONCE
+    """Of one kind, before any of them is looked at: some four times as many may be on their way."""
+
+    @classmethod
+    def within(cls, wanted: int, descriptors: int) -> Self:
+        """``wanted`` connections, or fewer, so that the rest of the process has descriptors left.
+
+        The last ones are the process's own, those before only for the Unix socket: who floods TCP
+        does not keep root out, nor the manager from its work.
+        """
+        for_us = max(_OUR_LEAST, descriptors // _OUR_SHARE)
+        return cls(
+            connections_within(wanted, descriptors),
+            descriptors_by_tcp=descriptors - for_us - descriptors // _SOCKET_SHARE,
+            descriptors_by_socket=descriptors - for_us,
+            accepted_at_once=max(1, min(MOST_AT_ONCE, descriptors // _BURST_SHARE)),
+        )
 
 
 def raise_descriptor_limit() -> int:

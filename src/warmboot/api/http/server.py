@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import threading
@@ -40,7 +41,8 @@ class HttpServer(uvicorn.Server):
         on_listening: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_listening = on_listening
-        self.held = Connections(limits or HttpLimits())
+        limits = limits or HttpLimits()
+        self.held = Connections(limits)
         super().__init__(
             HttpConfig(
                 app,
@@ -51,7 +53,7 @@ class HttpServer(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 proxy_headers=False,  # who is root goes by the connection, not by what it says
-                backlog=BACKLOG,
+                backlog=limits.accepted_at_once,  # so many asyncio accepts in one go
                 ws_max_size=MAX_BODY_BYTES,
                 timeout_graceful_shutdown=graceful_shutdown_s,
             )
@@ -59,8 +61,13 @@ class HttpServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self.started:
-            self._on_listening()
+        if not self.started:
+            return
+        for server in self.servers:
+            for one in server.sockets:
+                with socket.socket(fileno=os.dup(one.fileno())) as listener:
+                    listener.listen(BACKLOG)  # how many may wait is another matter
+        self._on_listening()
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn's, ten times a second."""
