@@ -153,7 +153,9 @@ async def test_one_that_dies_while_it_does_not_answer_has_failed(heir: Manager, 
 async def test_the_manager_after_next_finds_it_too(place: Lab, pid: int) -> None:
     for _ in range(2):
         async with place.manager() as manager:
-            assert (await manager.containers.get("web")).error is not None
+            error = (await manager.containers.get("web")).error
+            assert error is not None
+            assert error["code"] == VmUnresponsive.code
     os.kill(pid, signal.SIGCONT)
     async with place.manager() as manager:
         assert (await manager.containers.get("web")).error is None
