@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import secrets
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +146,7 @@ def _fresh_ram(cmdline: str) -> dict[str, Any]:
         "hostname": "warmboot",
         "machine_id": "",
         "token": None,
-        "engine_id": str(uuid.uuid4()),
+        "engine_id": secrets.token_hex(16),
         "images": {},
         "containers": {},
         "execs": {},

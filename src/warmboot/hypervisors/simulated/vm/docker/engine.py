@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,6 +107,8 @@ class Engine:
         return Streaming(await self._images.pull(repository, request.query.get("tag", "")))
 
     async def _load_images(self, request: Request, _: str) -> Answer:
+        import tempfile  # seldom needed, and slow to load
+
         with tempfile.NamedTemporaryFile(dir=Path.cwd(), prefix="load-") as file:
             async for chunk in request.chunks():
                 file.write(chunk)

@@ -11,14 +11,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from warmboot.hypervisors.simulated.vm.docker.events import EventLog
 from warmboot.hypervisors.simulated.vm.http import HttpError
 from warmboot.hypervisors.simulated.vm.machine import Machine
+
+if TYPE_CHECKING:
+    import tarfile
 
 Record = dict[str, Any]
 
@@ -149,6 +151,8 @@ def _line(**values: Any) -> bytes:
 
 
 def _read_archive(path: Path) -> list[tuple[str, Record]]:
+    import tarfile  # seldom needed, and slow to load
+
     try:
         with tarfile.open(path) as archive:
             names = set(archive.getnames())
