@@ -17,8 +17,9 @@ from tests.faults.dying_helper import dying
 from tests.faults.test_killed_manager import BUILD, Die, clear, die, names, place, points, reaper
 from tests.manager.test_collect_garbage import used
 from tests.manager.test_housekeeping import changed, event
+from tests.support import prepared_labs
 from tests.support.invariants import check
-from tests.support.managers import Lab, Manager, eventually, image_folder, vmm_pids
+from tests.support.managers import Lab, Manager, eventually, vmm_pids
 
 from warmboot.host.host_config import HostConfig
 from warmboot.manager.garbage.choose_garbage import Limits
@@ -48,12 +49,11 @@ BETWEEN = [
 
 
 async def prepare(place: Lab, *, compressed: bool = False) -> list[RuntimeSnapshot]:
-    await image_folder()
-    async with place.manager() as manager:
-        snapshot = await manager.snapshot()
-        if compressed:
+    (snapshot,) = await prepared_labs.prepare(place, snapshot=True)
+    if compressed:
+        async with place.manager() as manager:
             await compress(manager, snapshot)
-        return [snapshot]
+    return [snapshot]
 
 
 async def compress(manager: Manager, snapshot: RuntimeSnapshot) -> None:

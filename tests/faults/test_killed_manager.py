@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.faults.doomed import Doom
+from tests.faults.doomed import WORK_S, Doom
 from tests.support.invariants import check, settled
-from tests.support.managers import FOREVER, Lab, Manager, image_folder, lab, vmm_pids
+from tests.support.managers import FOREVER, Lab, Manager, lab, vmm_pids
+from tests.support.prepared_labs import prepare
 
 from warmboot.manager.core.saga import Saga
 from warmboot.manager.ports import Until
@@ -101,17 +102,10 @@ def die(place: Lab, reaper: asyncio.subprocess.Process) -> Die:
         assert reaper.stdin is not None
         assert reaper.stdout is not None
         reaper.stdin.write(doom.to_json().encode() + b"\n")
-        code = int(await asyncio.wait_for(reaper.stdout.readline(), 40))
+        code = int(await asyncio.wait_for(reaper.stdout.readline(), WORK_S + 60))
         assert code == -signal.SIGKILL, f"it was to die at {at}, but ended with {code}"
 
     return run
-
-
-async def prepare(place: Lab, *, snapshot: bool = False) -> list[RuntimeSnapshot]:
-    await image_folder()
-    async with place.manager() as manager:
-        await manager.image()
-        return [await manager.snapshot()] if snapshot else []
 
 
 async def run_victim(place: Lab) -> Container:

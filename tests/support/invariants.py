@@ -37,7 +37,7 @@ MAX_POOL = 5
 
 async def settled(running: Running, timeout_s: float = SETTLE_S) -> None:
     """Return when nothing is under way any more: no operation, no passing state."""
-    deadline = time.monotonic() + timeout_s
+    deadline, pause_s = time.monotonic() + timeout_s, 0.01
     while time.monotonic() < deadline:
         containers = await running.store.containers.list()
         snapshots = await running.store.snapshots.list(include_deleted=True)
@@ -45,7 +45,8 @@ async def settled(running: Running, timeout_s: float = SETTLE_S) -> None:
         busy |= any([await _passing(running, snapshot) for snapshot in snapshots])
         if not busy and not await running.store.operations.list():
             return
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(pause_s)
+        pause_s = min(1.2 * pause_s, 0.1)
 
 
 def _is_passing(container: Container) -> bool:

@@ -212,13 +212,15 @@ class Manager:
 async def eventually(
     look: Callable[[], Awaitable[T | None]], what: str = "", timeout_s: float = TIMEOUT_S
 ) -> T:
-    deadline = time.monotonic() + timeout_s
+    """What ``look`` finds; more seldom the longer it takes, as looking is work, too."""
+    deadline, pause_s = time.monotonic() + timeout_s, 0.01
     while True:
         found = await look()
         if found is not None and found is not False:
             return found
         assert time.monotonic() < deadline, f"did not happen in {timeout_s:g} s: {what}"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(pause_s)
+        pause_s = min(1.2 * pause_s, 0.1)
 
 
 def vmm_pids(storage: Path) -> list[int]:
