@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.e2e.guests import inside
 from tests.support.vms import PROBE, Site
 
+from warmboot.host.network import uids
 from warmboot.hypervisors import cgroups
 
 
@@ -18,11 +19,23 @@ async def test_a_vm_lives_in_its_group_until_it_is_removed(site: Site) -> None:
     assert record.handle is not None
     groups = site.groups()
     assert record.handle.pid in groups.members(record.id)
+    async with site.client() as client:
+        [told] = [check for check in await client.system.doctor() if check.name == "limits"]
+    assert cgroups.described(cgroups.usable(groups.hierarchies)) in told.summary
     await site.kill()
     await site.start()  # and is still in it when another manager has adopted it
     assert record.handle.pid in groups.members(record.id)
     await site.cli("rm", "-f", "limited")
     assert record.id not in groups.names()
+
+
+async def test_a_vmm_runs_as_a_user_of_its_managers_own_range(site: Site) -> None:
+    await site.run("somebody", PROBE, "sleep", "1000")
+    handle = (await site.vm("somebody")).handle
+    assert handle is not None
+    user = Path(f"/proc/{handle.pid}").stat().st_uid
+    claims = [claim for claim in uids.CLAIMS.iterdir() if claim.read_text() == site.prefix]
+    assert [int(claim.name) < user < int(claim.name) + uids.SIZE for claim in claims] == [True]
 
 
 async def test_a_group_that_is_nobodys_is_swept_and_another_managers_is_not(site: Site) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.host.network_lab import (
+    FOREIGN,
     FOREIGN_IP,
     HOST_IP,
     METADATA_IP,
@@ -163,6 +164,24 @@ async def test_a_guest_reaches_the_world_under_the_address_of_the_host(scene: Sc
         assert said.startswith(f"world {HOST_IP} ".encode())
         answer = await scene.guests[1].udp(FOREIGN_IP, 80, b"x")
         assert answer == f"world {HOST_IP} x".encode()
+
+
+async def test_a_guest_reaches_the_networks_that_the_host_is_routed_to(scene: Scene) -> None:
+    """A private one is as any other, until a table of the host's owner says otherwise."""
+    vm, address = scene.guests[0], "10.77.0.1"
+    inside = ("nsenter", f"--net={FOREIGN}", "ip", "address", "add", f"{address}/32", "dev", "lo")
+    for command in (inside, ("ip", "route", "add", "10.77.0.0/24", "via", FOREIGN_IP)):
+        status, _, error = await nft.run(*command)
+        assert status == 0, error
+    refuses = "type filter hook forward priority 0; ip daddr 10.77.0.0/24 reject"
+    async with foreign.tcp_server(80, "private"):
+        assert (await vm.tcp(address, 80)).startswith(f"private {HOST_IP} ".encode())
+        await nft.apply(f"table ip owners {{ chain refuses {{ {refuses}; }} }}")
+        try:
+            await refused(vm, address, 80)
+            assert (await vm.tcp(FOREIGN_IP, 80)).startswith(b"private ")
+        finally:
+            await nft.apply("delete table ip owners")
 
 
 async def test_segments_fit_the_uplink(scene: Scene) -> None:
