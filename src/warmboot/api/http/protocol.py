@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from http import HTTPStatus
 from typing import Any, cast
@@ -11,7 +12,9 @@ import h11
 import structlog
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from warmboot.api.http.connections import Connections, Held, Phase
@@ -150,8 +153,21 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.app = cast(Any, self._with_our_end)
 
     async def _with_our_end(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application; that a client was refused, or has gone, is no error of it.
+
+        uvicorn takes a handshake that has ended otherwise than by acceptance for one that was
+        forgotten, and what an application says of a client that has gone for a fault.
+        """
         note_our_end(scope, self.transport)
-        await self._served(scope, receive, send)
+        with contextlib.suppress(ClientDisconnected, WebSocketDisconnect):
+            await self._served(scope, receive, send)
+        if self.close_sent or self.transport.is_closing():
+            self.handshake_complete = True
+
+    async def send(self, message: Any) -> None:
+        if self.transport.is_closing() and not (self.handshake_complete or self.initial_response):
+            raise ClientDisconnected
+        await super().send(message)
 
     def connection_lost(self, exc: Exception | None) -> None:
         cast(HttpConfig, self.config).held_connections.forget(self.transport)
