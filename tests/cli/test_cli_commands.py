@@ -379,6 +379,8 @@ def test_runtime_images_and_snapshots(cli: Cli, tmp_path: Path) -> None:
     assert listed[0]["shape"] == {"vcpus": 2, "memory_mib": 512}
     assert "2 × 512 MiB" in cli("snapshot", "ls").stdout
     assert "2 vCPU, 512 MiB" in cli("snapshot", "show", built[:8]).stdout
+    shown = cli("snapshot", "show", built[:8]).stdout
+    assert "version        1\nbuilt          as it was asked for\n" in shown
     rebuilt = cli("snapshot", "rebuild", built[:8]).stdout.strip()
     assert rebuilt != built
     assert cli("snapshot", "rm", built[:8]).stdout == f"{built[:8]}\n"
@@ -510,6 +512,28 @@ def test_help_is_quick_and_imports_nothing_slow() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("word", "advice"),
+    [
+        ("images", "warmboot runtime ls"),
+        ("pull", "warmboot run"),
+        ("cp", "warmboot exec -i"),
+        ("stats", "warmboot top"),
+        ("pause", "warmboot worker pause"),
+    ],
+)
+def test_docker_s_words_lead_to_ours(cli: Cli, word: str, advice: str) -> None:
+    done = cli(word, "--all", "x")
+    assert done.returncode == 2
+    assert advice in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_help_says_where_the_manager_is_looked_for(cli: Cli) -> None:
+    told = " ".join(cli("--help").stdout.split())
+    assert "the Unix socket of this machine's manager" in told
+    assert "``" not in told + cli("attach", "--help").stdout
 
 
 def test_every_command_has_its_help(cli: Cli) -> None:

@@ -668,7 +668,7 @@ class FakeSystem:
         self._containers = containers
         self.cpu_s = 0.0
         self.error: Exception | None = None
-        self.checks = (
+        self.checks: tuple[Check, ...] = (
             Check("kernel", True, "Linux 6.18"),
             Check("kvm", False, "this machine cannot run KVM guests",
                   why="the CPU flags show neither vmx nor svm",

@@ -14,14 +14,17 @@ from warmboot.cli.commands.housekeeping import gc
 from warmboot.cli.commands.ps import ps
 from warmboot.cli.commands.run import RunCommand, run
 from warmboot.cli.commands.top import top
+from warmboot.cli.docker_words import Commands
 
 app = typer.Typer(
     name="warmboot",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Containers in microVMs that start warm, and workers that pause with their memory.",
-    epilog="WARMBOOT_URL (default http://127.0.0.1:18080) and WARMBOOT_TOKEN say which manager.",
+    epilog="WARMBOOT_URL (http://HOST:PORT or unix:///PATH) and WARMBOOT_TOKEN say which manager; "
+    "else it is asked by the Unix socket of this machine's manager, or at http://127.0.0.1:18080.",
 )
 
 CONTAINERS, SERVICE = "Containers", "Service"

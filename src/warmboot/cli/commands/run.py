@@ -91,7 +91,7 @@ def run(
         str | None,
         typer.Option(help="the runtime image, by name or id", autocompletion=image_names),
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="also when it could not be started")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="keep it though it cannot start")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
     volume: Annotated[
         list[str] | None, typer.Option("--volume", "-v", "--mount", hidden=True)

@@ -84,7 +84,7 @@ def attach(
         bool, typer.Option("--no-stdin", help="do not pass on standard input")
     ] = False,
 ) -> None:
-    """Stay with a running container, as ``run`` does, from now on.
+    """Stay with a running container, as `warmboot run` does, from now on.
 
     Exits with its code; signals stop it. In a terminal (of one that was run
     with -it) ctrl-p ctrl-q leaves it running.

@@ -14,12 +14,15 @@ from warmboot.cli.lookup import find_image, find_snapshot
 from warmboot.cli.parsing import parse_cpus, parse_memory, parse_weight
 from warmboot.cli.terminal.output import (
     age,
+    ago,
+    brief_age,
     print_fields,
     print_json,
     print_lines,
     print_table,
     short,
     size,
+    terminal_width,
 )
 from warmboot.cli.terminal.progress import phrase, status
 
@@ -33,6 +36,15 @@ if TYPE_CHECKING:
     Begin = Callable[[Client], Awaitable[str]]
 
 app = typer.Typer(no_args_is_help=True, help="Runtime snapshots: VMs frozen with Docker ready.")
+
+WIDE = 100
+_CAUSES = {
+    "requested": "as it was asked for",
+    "registered": "as its image was registered",
+    "demand": "as its shape was often asked for",
+    "unhealthy": "as the one before was unhealthy",
+    "migration": "as the one before does not fit this host",
+}
 
 Ref = Annotated[
     str, typer.Argument(metavar="SNAPSHOT", help="id or its beginning", show_default=False)
@@ -168,7 +180,7 @@ def list_snapshots(
                 f"{snapshot.shape.vcpus} × {snapshot.shape.memory_mib} MiB",
                 size(snapshot.metadata.get("size_bytes")),
                 f"{snapshot.success_count}/{snapshot.failure_count}",
-                age(snapshot.last_used_at),
+                ago(snapshot.last_used_at, age if terminal_width() >= WIDE else brief_age),
             )
             for snapshot in found
         ]
@@ -210,7 +222,8 @@ def show_snapshot(ref: Ref, json_: Json = False) -> None:
         [
             ("id", snapshot.id),
             ("runtime image", snapshot.runtime_image_id),
-            ("version", f"{snapshot.version} ({snapshot.cause})"),
+            ("version", str(snapshot.version)),
+            ("built", _CAUSES.get(snapshot.cause, snapshot.cause)),
             ("state", snapshot.state),
             ("usable here", "yes" if snapshot.usable else f"no: {snapshot.unusable_because}"),
             ("weight", f"{snapshot.weight:g}"),
@@ -223,7 +236,7 @@ def show_snapshot(ref: Ref, json_: Json = False) -> None:
             ("memory stored", _stored(snapshot)),
             ("boots", f"{snapshot.success_count} good, {snapshot.failure_count} failed"),
             ("warm boot", _seconds(snapshot)),
-            ("last used", age(snapshot.last_used_at)),
+            ("last used", ago(snapshot.last_used_at)),
             ("replaces", snapshot.replaces or ""),
             ("created", f"{age(snapshot.created_at)} ago"),
             ("error", ". ".join(str(error.get(k)) for k in ("brief", "details") if error.get(k))),

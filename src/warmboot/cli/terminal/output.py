@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +121,11 @@ def age(moment: datetime | None, now: datetime | None = None) -> str:
     if seconds < 1:
         return "under a second"
     return f"{seconds} second{'s' if seconds > 1 else ''}"
+
+
+def ago(moment: datetime | None, told: Callable[[datetime | None], str] = age) -> str:
+    """``3 minutes ago``, or ``never``."""
+    return told(moment) if moment is None else f"{told(moment)} ago"
 
 
 def brief_age(moment: datetime | None) -> str:
