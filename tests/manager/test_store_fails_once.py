@@ -34,7 +34,7 @@ from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.garbage import forget_old
 from warmboot.manager.ports import Until
 from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
-from warmboot.manager.vms import stand_by as stand_by_
+from warmboot.manager.vms import warm_pool as warm_pool_
 from warmboot.manager.workers.create_worker import CreateWorker
 from warmboot.manager.workers.settle_worker import SettleWorker
 from warmboot.manager.workers.stop_workers import StopWorkers
@@ -84,7 +84,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     for part in (going_on, write_down):
         monkeypatch.setattr(part, "FIRST_PAUSE_S", 0.01)
         monkeypatch.setattr(part, "LONGEST_PAUSE_S", 0.05)
-    monkeypatch.setattr(stand_by_, "LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(warm_pool_, "LONGEST_PAUSE_S", 0.05)
     monkeypatch.setattr(live_vm, "LOOK_AGAIN_S", 0.05)
     monkeypatch.setattr(live_vm, "STEADY_S", 0.1)
     monkeypatch.setattr(in_progress, "QUIET_S", 0.0)
@@ -122,7 +122,7 @@ async def look_after(manager: Manager, store: FailingStore) -> None:
     await eventually(rebuilt, "what is unhealthy is rebuilt")
 
 
-async def stand_by(manager: Manager, store: FailingStore) -> None:
+async def warm_pool(manager: Manager, store: FailingStore) -> None:
     await manager.snapshot()
 
     async def filled() -> bool:
@@ -334,7 +334,7 @@ async def resume_worker(shop: Shop) -> None:
 ON_VMS: dict[Work, tuple[str, Scene, dict[str, Any]]] = {
     Work.HOUSEKEEPING: ("housekeeping", rounds, {}),
     Work.LOOK_AFTER: ("look-after-snapshots", look_after, {"rebuild_pause_s": 0.05}),
-    Work.STAND_BY: ("stand-by", stand_by, {"standby_vms": 1}),
+    Work.WARM_POOL: ("stand-by", warm_pool, {"standby_vms": 1}),
     Work.FORGET_OLD: ("forget-old", rounds, {}),
     Work.BRING_UP: ("bring-up", bring_up, {}),
     Work.WATCH_CONTAINERS: ("watch ", an_exit, {}),

@@ -59,7 +59,7 @@ from warmboot.manager.snapshots.watch_demand import WatchDemand
 from warmboot.manager.system import System
 from warmboot.manager.tell_repairs import keep_telling
 from warmboot.manager.vms.boot_vm import BootTimeouts, BootVm
-from warmboot.manager.vms.stand_by import StandBy
+from warmboot.manager.vms.warm_pool import WarmPool
 from warmboot.manager.workers.worker_tokens import WorkerTokens
 from warmboot.settings import Settings
 from warmboot.store import Store
@@ -107,7 +107,7 @@ async def _running(settings: Settings, hook: Hook | None = None) -> AsyncIterato
                 await worker.reconcile()
                 await parts.demand.start()
                 tasks.keep_going(Work.LOOK_AFTER, "look-after-snapshots", parts.look_after)
-                tasks.keep_going(Work.STAND_BY, "stand-by", parts.standby.keep_filled)
+                tasks.keep_going(Work.WARM_POOL, "stand-by", parts.warm_pool.keep_filled)
                 tasks.keep_going(Work.HOUSEKEEPING, "housekeeping", parts.kept.housekeeping)
                 forget = partial(keep_forgetting, store, parts.metrics.failed)
                 tasks.keep_going(Work.FORGET_OLD, "forget-old", forget)
@@ -132,7 +132,7 @@ class _Parts:
     services: Services
     reconcile: Reconcile
     metrics: ManagerMetrics
-    standby: StandBy
+    warm_pool: WarmPool
     demand: WatchDemand
     look_after: LookAfterSnapshots
     kept: Kept
@@ -183,13 +183,13 @@ def _wire(
     look = Look(store, host, events, most=settings.max_runtime_snapshots, caches=_caches(settings))
     metrics = ManagerMetrics(events, look)
     tasks.observe_failures(metrics.failed)
-    standby = StandBy(store, host, settings.standby_vms, shape, metrics.failed)
-    events.observe(standby.on_event)
+    warm_pool = WarmPool(store, host, settings.standby_vms, shape, metrics.failed)
+    events.observe(warm_pool.on_event)
     boot = BootVm(
         store,
         host,
         runner,
-        standby,
+        warm_pool,
         BootTimeouts(settings.warm_boot_timeout_s, settings.cold_boot_timeout_s),
     )
     health = SnapshotHealth(store, events, lambda _: attention.set(), check_image.suspect)
@@ -221,7 +221,7 @@ def _wire(
         events,
         boot,
         prepare,
-        standby,
+        warm_pool,
         turns,
         WarmBoot(store, host, events, boot, health, warm_config, attention.set),
         health,
@@ -272,7 +272,7 @@ def _wire(
             more_checks,
             store,
             metrics.boots,
-            standby,
+            warm_pool,
         ),
         forms=kept.forms,
         garbage=garbage,
@@ -293,7 +293,7 @@ def _wire(
         unresponsive,
         unsettled,
     )
-    return _Parts(services, reconcile, metrics, standby, demand, look_after, kept, given)
+    return _Parts(services, reconcile, metrics, warm_pool, demand, look_after, kept, given)
 
 
 def _retry(settings: Settings) -> RetryPolicy:

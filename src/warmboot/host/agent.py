@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
-STAND_BY_TIMEOUT_S = 120.0
+PREWARM_TIMEOUT_S = 120.0
 
 
 async def _no_progress(_: Mapping[str, Any]) -> None:
@@ -210,7 +210,7 @@ class HostAgent:
         vm = await self._with_machine(snapshot, lambda m: self.hypervisor.restore(spec, m))
         return self._hold(vm, spec, token)
 
-    async def stand_by(self, spec: VmSpec, snapshot: Path) -> None:
+    async def prewarm(self, spec: VmSpec, snapshot: Path) -> None:
         """Restore a VM that nobody waits for, run throw-away containers in it, and pause it.
 
         A ``restore`` of ``spec`` lets it run on; until then ``destroy`` ends it. It is nobody's:
@@ -219,9 +219,9 @@ class HostAgent:
         token = secrets.token_urlsafe(32)
         await self.restore(replace(spec, background=True), snapshot, token)
         identity = Identity("warmboot-standby", secrets.token_hex(16), token)
-        await self.claim(spec.id, identity, STAND_BY_TIMEOUT_S)
-        await self.wait_for_docker(spec.id, STAND_BY_TIMEOUT_S)
-        await self._machine(spec.id).stand_by()
+        await self.claim(spec.id, identity, PREWARM_TIMEOUT_S)
+        await self.wait_for_docker(spec.id, PREWARM_TIMEOUT_S)
+        await self._machine(spec.id).prewarm()
         self._standing_by.add(spec.id)
 
     async def claim(

@@ -11,7 +11,7 @@ from warmboot.hypervisors.base import Hypervisor
 from warmboot.manager import doctor
 from warmboot.manager.metrics import RecentBoots
 from warmboot.manager.ports import Check, HostInfo
-from warmboot.manager.vms.stand_by import StandBy
+from warmboot.manager.vms.warm_pool import WarmPool
 from warmboot.model.shapes import Shape
 from warmboot.model.usage import OwnedVm, Usage
 from warmboot.store import Store
@@ -28,7 +28,7 @@ class System:
         worker_checks: Callable[[], Awaitable[Sequence[Check]]],
         store: Store,
         boots: RecentBoots,
-        standby: StandBy,
+        warm_pool: WarmPool,
     ) -> None:
         self._host = host
         self._hypervisors = hypervisors
@@ -36,7 +36,7 @@ class System:
         self._worker_checks = worker_checks
         self._store = store
         self._boots = boots
-        self._standby = standby
+        self._warm_pool = warm_pool
 
     async def info(self) -> HostInfo:
         probe = await self._host.probe()
@@ -47,8 +47,8 @@ class System:
             accelerator=probe.host.accelerator,
             storage_root=self._host.config.root,
             default_shape=self._default_shape,
-            standby_vms=self._standby.ready,
-            standby_vms_most=self._standby.most,
+            standby_vms=self._warm_pool.ready,
+            standby_vms_most=self._warm_pool.most,
         )
 
     async def usage(self, window_s: float) -> Usage:

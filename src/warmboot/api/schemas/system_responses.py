@@ -37,8 +37,8 @@ class HostInfoOut(BaseModel):
     accelerator: str
     storage_root: str
     default_shape: ShapeOut
-    standby_vms: int = Field(description="VMs that stand by for the next warm boots")
-    standby_vms_most: int = Field(description="as many are kept, one after the other made ready")
+    standby_vms: int = Field(description="VMs that are ready in the warm pool")
+    standby_vms_most: int = Field(description="the size of the warm pool")
     checks: list[CheckOut]
 
     @classmethod

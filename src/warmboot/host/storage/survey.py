@@ -60,7 +60,7 @@ class DiskSurvey:
         for folder in _children(self.root / "runtime-snapshots"):
             yield from self._snapshots_of(folder)
         for folder in _children(self.root / "vms"):
-            if not users_of(folder):  # what stands by has no record, but a process
+            if not users_of(folder):  # a VM of the warm pool has no record, but a process
                 yield from _lying(Kind.VM_FOLDER, folder, folder.name)
         for path in _children(self.root / "archives"):
             kind = Kind.TEMPORARY if path.name.startswith(".upload-") else Kind.ARCHIVE

@@ -58,7 +58,7 @@ class LiveVm:
         await self._exercise(wake_docker=True)
         await self.vm.pause()
 
-    async def stand_by(self) -> None:
+    async def prewarm(self) -> None:
         """The same, with a connection to its agent that is there when it runs on."""
         await self._exercise(wake_docker=False)
         await self.while_alive(self.link.health(timeout_s=CONNECT_S))

@@ -31,7 +31,7 @@ from warmboot.manager.images.check_image import PrepareImage
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
 from warmboot.manager.snapshots.watch_demand import WatchDemand
 from warmboot.manager.vms.boot_vm import BootVm, with_second_try
-from warmboot.manager.vms.stand_by import StandBy
+from warmboot.manager.vms.warm_pool import WarmPool
 from warmboot.model.container import (
     BootMethod,
     Container,
@@ -68,7 +68,7 @@ class BringUp:
         events: EventLog,
         boot: BootVm,
         prepare: PrepareImage,
-        standby: StandBy,
+        warm_pool: WarmPool,
         turns: BootTurns,
         warm: WarmBoot,
         health: SnapshotHealth,
@@ -80,7 +80,7 @@ class BringUp:
         self._events = events
         self._boot = boot
         self._prepare = prepare
-        self._standby = standby
+        self._warm_pool = warm_pool
         self._turns = turns
         self._warm = warm
         self._health = health
@@ -96,7 +96,7 @@ class BringUp:
         if container.state is not ContainerState.CREATING:
             return
         try:
-            async with self._standby.boot():
+            async with self._warm_pool.boot():
                 record, warmed = await self._machine(container, asked)
                 await self._turns.let_boots_pass()
                 if warmed is not None:

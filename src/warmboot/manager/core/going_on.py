@@ -33,7 +33,7 @@ class Work(StrEnum):
 
     HOUSEKEEPING = "housekeeping"
     LOOK_AFTER = "look-after-snapshots"
-    STAND_BY = "stand-by"
+    WARM_POOL = "stand-by"
     FORGET_OLD = "forget-old"
     BRING_UP = "bring-up"
     WATCH_CONTAINERS = "watch-containers"

@@ -29,7 +29,7 @@ from warmboot.host.vm.vm_files import DiskSource, image_disks, kept_disk, snapsh
 from warmboot.manager.core.boot_turns import BootTurn
 from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.core.stopwatch import Stopwatch
-from warmboot.manager.vms.stand_by import Prepared, StandBy
+from warmboot.manager.vms.warm_pool import Prepared, WarmPool
 from warmboot.model.container import Container
 from warmboot.model.errors import GuestError, GuestUnreachable, NotFound, VmGone, WarmbootError
 from warmboot.model.runtime_image import RuntimeImage
@@ -84,13 +84,13 @@ class BootVm:
         store: Store,
         host: HostAgent,
         runner: SagaRunner,
-        standby: StandBy,
+        warm_pool: WarmPool,
         timeouts: BootTimeouts,
     ) -> None:
         self._store = store
         self._host = host
         self._runner = runner
-        self._standby = standby
+        self._warm_pool = warm_pool
         self._timeouts = timeouts
         self.saga = Saga(
             "boot-vm",
@@ -113,7 +113,7 @@ class BootVm:
         watch: Stopwatch,
         turn: BootTurn,
     ) -> VmRecord:
-        prepared = self._standby.take(snapshot.id)
+        prepared = self._warm_pool.take(snapshot.id)
         order = _Order(
             container, image, snapshot.shape, snapshot, None, prepared, _token(), watch, turn
         )
@@ -121,7 +121,7 @@ class BootVm:
             return await self._boot(order)
         except BaseException:  # cancelled, too; raised again
             if prepared is not None:  # the saga may have failed before it was its
-                await self._standby.discard(prepared)
+                await self._warm_pool.discard(prepared)
             raise
 
     async def cold(

@@ -1,11 +1,11 @@
-"""VMs that stand by: restored ahead of need from the snapshot that is used most, and paused.
+"""The warm pool: VMs restored ahead of need from the snapshot that was used last, and paused.
 
     fill ─▶ slot, disk, VM restored, exercised, paused ─▶ ready ──take──▶ one warm boot owns it
                                                             └─discard──▶ gone
 
 A container that comes gets one of them, lets it run and gives it its identity; what is dear after a
 restore, and dearest under emulation, has been done while nobody waited. A boot that finds none
-ready restores its own VM. VMs that stand by are in no table: those of a manager that was killed are
+ready restores its own VM. VMs of the pool are in no table: those of a manager that was killed are
 left-overs, which its next start removes.
 """
 
@@ -32,7 +32,7 @@ from warmboot.store import Store
 
 MOST = 4
 SHARE_OF_OWN = 0.35
-"""How much of its RAM a VM that stands by has for itself, seen for 768 MiB."""
+"""How much of its RAM a VM of the pool has for itself, seen for 768 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class Prepared:
     slot: Slot | None
 
 
-class StandBy:
-    """At most ``most`` of them; ``auto`` is what a quarter of the free memory holds, 4 at most."""
+class WarmPool:
+    """At most ``most`` VMs; ``auto`` is what a quarter of the free memory holds, 4 at most."""
 
     def __init__(
         self,
@@ -99,14 +99,14 @@ class StandBy:
             self.look_again()
 
     async def keep_filled(self) -> None:
-        """Until cancelled; what stands by is gone then."""
+        """Until cancelled; the pool is emptied then."""
         self.most = await self._size()
         if self.most == 0:
             return
         try:
             while True:
                 self._changed.clear()
-                filled = await one_round(Work.STAND_BY, self._fill(), self._failed)
+                filled = await one_round(Work.WARM_POOL, self._fill(), self._failed)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(None if filled else LONGEST_PAUSE_S):
                         await self._changed.wait()
@@ -151,7 +151,7 @@ class StandBy:
             spec = await self._host.make_vm(
                 vm_id, image, snapshot.shape, slot, snapshot_disks(path)
             )
-            await self._host.stand_by(spec, path)
+            await self._host.prewarm(spec, path)
         except BaseException:  # cancelled, too; raised again
             await self._host.destroy(vm_id, slot)
             raise

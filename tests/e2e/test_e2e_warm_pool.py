@@ -16,7 +16,7 @@ TIMEOUT_S = 180.0
 WITH_TWO = {"MANAGER_STANDBY_VMS": "2"}
 
 
-async def two_stand_by(client: Client) -> None:
+async def two_are_ready(client: Client) -> None:
     async with asyncio.timeout(TIMEOUT_S):
         while True:
             if (await client.system.info())["standby_vms"] == 2:
@@ -31,7 +31,7 @@ async def test_vms_that_stood_by_are_used_and_are_nobodys_before(
     await site.start(WITH_TWO)
     try:
         async with site.client() as client:
-            await two_stand_by(client)
+            await two_are_ready(client)
             folders = {path.name for path in Path(site.storage, "vms").iterdir()}
             words = ("-d", "--archive", str(archive.path))
             for name in ("one", "two"):

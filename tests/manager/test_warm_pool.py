@@ -138,7 +138,7 @@ async def test_a_mistake_while_one_is_made_does_not_end_the_making(
 
         made = asyncio.Event()
         with monkeypatch.context() as patched:
-            patched.setattr(manager.host, "stand_by", mistaken)
+            patched.setattr(manager.host, "prewarm", mistaken)
             await manager.snapshot()
             await made.wait()
         await manager.run()
@@ -172,7 +172,7 @@ async def test_those_of_a_killed_manager_are_removed(place: Lab) -> None:
         spec = await manager.host.make_vm(
             "vm-left", image, snapshot.shape, None, snapshot_disks(path)
         )
-        await manager.host.stand_by(spec, path)  # as one that is in no table
+        await manager.host.prewarm(spec, path)  # as one that is in no table
         (left,) = vmm_pids(place.storage)
     assert left in vmm_pids(place.storage)
     async with place.manager(standby_vms=0):
