@@ -33,7 +33,7 @@ from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
 from warmboot.manager.containers.resume_stalled import ResumeStalled
 from warmboot.manager.containers.warm_boot import WarmBoot, WarmBootConfig
 from warmboot.manager.containers.watch_container import WatchContainer
-from warmboot.manager.core.boot_turns import BootTurns
+from warmboot.manager.core.boot_admission import BootAdmission
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.going_on import Work
 from warmboot.manager.core.saga import Hook, SagaRunner
@@ -213,7 +213,7 @@ def _wire(
         LookAfterConfig(settings.auto_rebuild, retry),
         metrics.failed,
     )
-    turns = BootTurns(max(1, (os.cpu_count() or 1) // 2))
+    admission = BootAdmission(max(1, (os.cpu_count() or 1) // 2))
     warm_config = WarmBootConfig(shape, settings.snapshot_wait_s)
     bring_up = BringUp(
         store,
@@ -222,7 +222,7 @@ def _wire(
         boot,
         prepare,
         warm_pool,
-        turns,
+        admission,
         WarmBoot(store, host, events, boot, health, warm_config, attention.set),
         health,
         demand,
@@ -238,7 +238,7 @@ def _wire(
     unresponsive = KeepUnresponsive(store, host, events, tasks, watch, unsettled)
     events.observe(unresponsive.on_event)
     containers = Containers(
-        *(store, host, events, tasks, bring_up, turns, watch, archives, garbage),
+        *(store, host, events, tasks, bring_up, admission, watch, archives, garbage),
         unresponsive,
         shape,
     )

@@ -23,7 +23,7 @@ from warmboot.host.network import Slot
 from warmboot.manager.containers.archives import ArchiveFiles
 from warmboot.manager.containers.pull_progress import PullProgress
 from warmboot.manager.containers.warm_boot import WarmBoot, Warmed
-from warmboot.manager.core.boot_turns import BootTurn, BootTurns
+from warmboot.manager.core.boot_admission import BootAdmission, BootTicket
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.write_down import state_written_down, written_down
@@ -53,7 +53,7 @@ class Asked:
     """What is to be brought up, since when, its place among the boots; whole, if just created."""
 
     container_id: UUID
-    turn: BootTurn
+    ticket: BootTicket
     watch: Stopwatch = field(default_factory=Stopwatch)
     fresh: Container | None = None
 
@@ -69,7 +69,7 @@ class BringUp:
         boot: BootVm,
         prepare: PrepareImage,
         warm_pool: WarmPool,
-        turns: BootTurns,
+        admission: BootAdmission,
         warm: WarmBoot,
         health: SnapshotHealth,
         demand: WatchDemand,
@@ -81,7 +81,7 @@ class BringUp:
         self._boot = boot
         self._prepare = prepare
         self._warm_pool = warm_pool
-        self._turns = turns
+        self._admission = admission
         self._warm = warm
         self._health = health
         self._demand = demand
@@ -98,7 +98,7 @@ class BringUp:
         try:
             async with self._warm_pool.boot():
                 record, warmed = await self._machine(container, asked)
-                await self._turns.let_boots_pass()
+                await self._admission.let_boots_pass()
                 if warmed is not None:
                     await self._health.succeeded(warmed.snapshot, warmed.boot_s)
                 await self._provision(container, record, watch)
@@ -171,21 +171,21 @@ class BringUp:
 
     async def _machine(self, container: Container, asked: Asked) -> tuple[VmRecord, Warmed | None]:
         """A VM in which Docker has answered; and what is to be counted, if that was a success."""
-        watch, turn = asked.watch, asked.turn
+        watch, ticket = asked.watch, asked.ticket
         for record in () if asked.fresh else await self._store.vms.of_owner(container.id):
             if record.handle is not None:
                 await self._adopted(container, record)
                 return record, None  # an earlier manager booted it
             await self._expect(container, FallbackReason.KEEPS_DISK)
             image = await self._prepare(await self._image(container))
-            kept = await self._boot.again(container, image, record, watch, turn)
+            kept = await self._boot.again(container, image, record, watch, ticket)
             await self._booted(container, kept, watch, FallbackReason.KEEPS_DISK)
             return kept, None
         image = await self._image(container)
         try:
-            outcome = await self._warm(container, image, watch, turn)
+            outcome = await self._warm(container, image, watch, ticket)
         finally:
-            turn.over()
+            ticket.over()
         if isinstance(outcome, Warmed):
             await self._booted(container, outcome.record, watch, None, snapshot=outcome.snapshot)
             return outcome.record, outcome
@@ -197,7 +197,7 @@ class BringUp:
         await self._expect(container, outcome.reason, outcome.details)
         await self._tell(container, "boot", reason=outcome.reason, details=outcome.details)
         prepared = await self._prepare(image)
-        record = await with_second_try(lambda: self._boot.cold(container, prepared, watch, turn))
+        record = await with_second_try(lambda: self._boot.cold(container, prepared, watch, ticket))
         await self._booted(container, record, watch, outcome.reason, outcome.details)
         if outcome.reason is FallbackReason.SHAPE_MISMATCH:
             await self._demand.missed(image.id, container.shape)

@@ -27,7 +27,7 @@ from warmboot.manager.containers.container_states import (
 from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
 from warmboot.manager.containers.sessions import attach_session, exec_session, log_times
 from warmboot.manager.containers.watch_container import WatchContainer
-from warmboot.manager.core.boot_turns import BootTurns
+from warmboot.manager.core.boot_admission import BootAdmission
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.going_on import Work
 from warmboot.manager.core.stopwatch import Stopwatch
@@ -67,7 +67,7 @@ class Containers:
         events: EventLog,
         tasks: Tasks,
         bring_up: BringUp,
-        boots: BootTurns,
+        admission: BootAdmission,
         watch: WatchContainer,
         archives: ArchiveFiles,
         garbage: CollectGarbage,
@@ -79,7 +79,7 @@ class Containers:
         self._events = events
         self._tasks = tasks
         self._bring_up = bring_up
-        self._boots = boots
+        self._admission = admission
         self._watch = watch
         self._archives = archives
         self._garbage = garbage
@@ -119,14 +119,14 @@ class Containers:
 
     async def create(self, spec: ContainerSpec) -> UUID:
         """Begin; ``container.running`` or ``container.failed`` tells how it went."""
-        watch, turn = Stopwatch(), self._boots.boot()
+        watch, ticket = Stopwatch(), self._admission.boot()
         try:
-            await turn.prepare()
+            await ticket.prepare()
             container = await self._create(spec)
-        except BaseException:  # cancelled, too: the next boot waits for this turn
-            turn.over()
+        except BaseException:  # cancelled, too: the next boot waits for this one
+            ticket.over()
             raise
-        self._begin(Asked(container.id, turn, watch, container))
+        self._begin(Asked(container.id, ticket, watch, container))
         return container.id
 
     async def _create(self, spec: ContainerSpec) -> Container:
@@ -155,7 +155,7 @@ class Containers:
 
     def resume(self, container_id: UUID) -> None:
         """Take up a container that an earlier manager had begun to bring up."""
-        self._begin(Asked(container_id, self._boots.boot()))
+        self._begin(Asked(container_id, self._admission.boot()))
 
     async def start(self, ref: str) -> None:
         """Start a container that has exited or failed; one that runs is left alone."""
@@ -178,7 +178,7 @@ class Containers:
                 container.id, ContainerState.CREATING, **UNBOOTED
             )
             await self._events.emit("container.creating", container.id, name=container.name)
-            self._begin(Asked(container.id, self._boots.boot()))
+            self._begin(Asked(container.id, self._admission.boot()))
 
     async def stop(
         self, ref: str, timeout_s: float | None = None, signal: str | None = None
@@ -335,7 +335,7 @@ class Containers:
             await self._garbage.collect_released()
 
         key = _bring_up_key(asked.container_id)
-        self._tasks.keep_going(Work.BRING_UP, key, work, asked.turn.over)
+        self._tasks.keep_going(Work.BRING_UP, key, work, asked.ticket.over)
 
     async def _start_again(self, container: Container) -> None:
         assert container.docker_id is not None

@@ -27,7 +27,7 @@ from warmboot.manager.containers.choose_snapshot import (
     Wait,
     choose_snapshot,
 )
-from warmboot.manager.core.boot_turns import BootTurn
+from warmboot.manager.core.boot_admission import BootTicket
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
@@ -104,18 +104,18 @@ class WarmBoot:
         self._on_misfit = on_misfit
 
     async def __call__(
-        self, container: Container, image: RuntimeImage, watch: Stopwatch, turn: BootTurn
+        self, container: Container, image: RuntimeImage, watch: Stopwatch, ticket: BootTicket
     ) -> Warmed | Fallback:
         if container.spec.boot is BootPolicy.COLD:
             return Fallback(FallbackReason.REQUESTED)
         failed: list[_Failed] = []
         while len(failed) < MOST_ATTEMPTS:
             with watch.stage("snapshot"):
-                choice = await self._choose(container, image, failed, turn)
+                choice = await self._choose(container, image, failed, ticket)
             if not isinstance(choice, Use):
                 break
             began_s = watch.elapsed_s
-            outcome = await self._attempt(container, image, choice.snapshot, watch, turn)
+            outcome = await self._attempt(container, image, choice.snapshot, watch, ticket)
             if isinstance(outcome, VmRecord):
                 boot_s = watch.elapsed_s - began_s
                 return Warmed(outcome, choice.snapshot, boot_s)
@@ -134,10 +134,10 @@ class WarmBoot:
         image: RuntimeImage,
         snapshot: RuntimeSnapshot,
         watch: Stopwatch,
-        turn: BootTurn,
+        ticket: BootTicket,
     ) -> VmRecord | _Failed:
         try:
-            return await self._boot.warm(container, image, snapshot, watch, turn)
+            return await self._boot.warm(container, image, snapshot, watch, ticket)
         except SnapshotDamaged as error:
             reason = FallbackReason.SNAPSHOT_DAMAGED
             return await self._count(container, snapshot, reason, error)
@@ -222,13 +222,13 @@ class WarmBoot:
     # -- choosing ------------------------------------------------------------------------------
 
     async def _choose(
-        self, container: Container, image: RuntimeImage, failed: list[_Failed], turn: BootTurn
+        self, container: Container, image: RuntimeImage, failed: list[_Failed], ticket: BootTicket
     ) -> Use | Wait | Fallback:
         tried = {attempt.snapshot.id for attempt in failed}
         choice = await self._look(container, image, tried)
         if not isinstance(choice, Wait) or failed:
             return choice  # one that is made because of a failure is not waited for
-        turn.over()
+        ticket.over()
         await self._events.emit(
             "container.stage",
             container.id,

@@ -26,7 +26,7 @@ from warmboot.host.guest.guest_link import Claimed, Identity
 from warmboot.host.network import Slot
 from warmboot.host.vm.boot_logs import last_lines
 from warmboot.host.vm.vm_files import DiskSource, image_disks, kept_disk, snapshot_disks
-from warmboot.manager.core.boot_turns import BootTurn
+from warmboot.manager.core.boot_admission import BootTicket
 from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.vms.warm_pool import Prepared, WarmPool
@@ -66,7 +66,7 @@ class _Order:
     prepared: Prepared | None
     token: str
     watch: Stopwatch
-    turn: BootTurn
+    ticket: BootTicket
 
     @property
     def vm_id(self) -> str | None:
@@ -111,11 +111,11 @@ class BootVm:
         image: RuntimeImage,
         snapshot: RuntimeSnapshot,
         watch: Stopwatch,
-        turn: BootTurn,
+        ticket: BootTicket,
     ) -> VmRecord:
         prepared = self._warm_pool.take(snapshot.id)
         order = _Order(
-            container, image, snapshot.shape, snapshot, None, prepared, _token(), watch, turn
+            container, image, snapshot.shape, snapshot, None, prepared, _token(), watch, ticket
         )
         try:
             return await self._boot(order)
@@ -125,10 +125,10 @@ class BootVm:
             raise
 
     async def cold(
-        self, container: Container, image: RuntimeImage, watch: Stopwatch, turn: BootTurn
+        self, container: Container, image: RuntimeImage, watch: Stopwatch, ticket: BootTicket
     ) -> VmRecord:
         return await self._boot(
-            _Order(container, image, container.shape, None, None, None, _token(), watch, turn)
+            _Order(container, image, container.shape, None, None, None, _token(), watch, ticket)
         )
 
     async def again(
@@ -137,11 +137,11 @@ class BootVm:
         image: RuntimeImage,
         kept: VmRecord,
         watch: Stopwatch,
-        turn: BootTurn,
+        ticket: BootTicket,
     ) -> VmRecord:
         """Cold, on the disk of the container's earlier VM, which died."""
         return await self._boot(
-            _Order(container, image, kept.spec.shape, None, kept, None, _token(), watch, turn)
+            _Order(container, image, kept.spec.shape, None, kept, None, _token(), watch, ticket)
         )
 
     async def _boot(self, order: _Order) -> VmRecord:
@@ -255,9 +255,9 @@ class BootVm:
             with order.watch.stage("boot"):
                 handle = await self._host.boot(record.spec, order.token)
         else:
-            await order.turn.run()
+            await order.ticket.run()
             if order.prepared is None:  # a restore takes its time, and little of ours
-                order.turn.prepared()
+                order.ticket.prepared()
             with order.watch.stage("restore"):
                 handle = await self._host.restore(
                     record.spec, Path(order.snapshot.snapshot_path), order.token
@@ -278,7 +278,7 @@ class BootVm:
                 identity,
                 self._timeout_s(order),
                 self._docker_at_once_s(order),
-                order.turn.prepared,
+                order.ticket.prepared,
             )
             steps += claimed.steps
         context.live["claimed"] = claimed
@@ -291,7 +291,7 @@ class BootVm:
             if not claimed.docker_answers:
                 left_s = self._timeout_s(order) - self._waited_s(order, context)
                 await self._host.wait_for_docker(context.data["vm_id"], left_s)
-        order.turn.ran()
+        order.ticket.ran()
         # Not before: whoever finds it unfinished undoes it, and finds its processes by its folder.
         record: VmRecord = context.live["record"]
         await self._store.vms.update(record.id, handle=record.handle)

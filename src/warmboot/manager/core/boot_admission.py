@@ -1,4 +1,4 @@
-"""Short work first: warm boots take turns, and what comes after a boot lets waiting boots pass.
+"""Short work first: boots are admitted a few at a time, and what follows a boot lets others pass.
 
 A warm boot takes some hundredths of a second of the manager's time, then as much of its guest's;
 bringing an image into a guest and starting a container takes some tenths. Begun all at once on few
@@ -19,7 +19,7 @@ from collections.abc import Awaitable
 PATIENCE_S = 1.0
 
 
-class BootTurns:
+class BootAdmission:
     """``most``: how many guests are booted at once."""
 
     def __init__(self, most: int, patience_s: float = PATIENCE_S) -> None:
@@ -30,12 +30,12 @@ class BootTurns:
         self._none_left = asyncio.Event()
         self._none_left.set()
 
-    def boot(self) -> BootTurn:
-        """A place for one boot, which is to say when it is over."""
-        return BootTurn(self)
+    def boot(self) -> BootTicket:
+        """A ticket for one boot, which is to say when it is over."""
+        return BootTicket(self)
 
     async def let_boots_pass(self) -> None:
-        """Return when no boot has or waits for a turn."""
+        """Return when no boot is admitted or waits to be."""
         await self.in_time(self._none_left.wait())
 
     async def in_time(self, waited_for: Awaitable[object]) -> bool:
@@ -55,30 +55,30 @@ class BootTurns:
             self._none_left.clear()
 
 
-class BootTurn:
+class BootTicket:
     """One boot's. The methods are called in their order; any may be left out, or called again."""
 
-    def __init__(self, turns: BootTurns) -> None:
-        self._turns = turns
+    def __init__(self, admission: BootAdmission) -> None:
+        self._admission = admission
         self._counted = self._prepares = self._runs = False
 
     async def prepare(self) -> None:
         """Wait, in the order of asking, until no other boot is prepared."""
         self._count()
         if not self._prepares:
-            self._prepares = await self._turns.in_time(self._turns.preparing.acquire())
+            self._prepares = await self._admission.in_time(self._admission.preparing.acquire())
 
     async def run(self) -> None:
         """Wait until the guest may run."""
         self._count()
         if not self._runs:
-            self._runs = await self._turns.in_time(self._turns.running.acquire())
+            self._runs = await self._admission.in_time(self._admission.running.acquire())
 
     def ran(self) -> None:
         """The guest has done its part; another may run."""
         if self._runs:
             self._runs = False
-            self._turns.running.release()
+            self._admission.running.release()
 
     def over(self) -> None:
         """It has ended, or waits for something else than the others."""
@@ -86,15 +86,15 @@ class BootTurn:
         self.ran()
         if self._counted:
             self._counted = False
-            self._turns.count(-1)
+            self._admission.count(-1)
 
     def prepared(self) -> None:
         """Its guest is at work; the next one may be prepared."""
         if self._prepares:
             self._prepares = False
-            self._turns.preparing.release()
+            self._admission.preparing.release()
 
     def _count(self) -> None:
         if not self._counted:
             self._counted = True
-            self._turns.count(+1)
+            self._admission.count(+1)
