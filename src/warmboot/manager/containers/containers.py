@@ -14,6 +14,7 @@ from warmboot.host.guest import guest_containers
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.manager.containers.archives import ArchiveFiles
 from warmboot.manager.containers.bring_up import Asked, BringUp, slot_of
+from warmboot.manager.containers.container_locks import ContainerLocks
 from warmboot.manager.containers.container_states import (
     UNBOOTED,
     can_be_stopped,
@@ -32,7 +33,6 @@ from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.going_on import Work
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.core.turns import Turns
 from warmboot.manager.core.write_down import state_written_down, written_down
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.images.choose_image import choose_image
@@ -85,7 +85,7 @@ class Containers:
         self._garbage = garbage
         self._unresponsive = unresponsive
         self._default_shape = default_shape
-        self._turns = Turns()
+        self._locks = ContainerLocks()
         self._gone: OrderedDict[UUID, Container] = OrderedDict()
 
     # -- asking --------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ class Containers:
     async def start(self, ref: str) -> None:
         """Start a container that has exited or failed; one that runs is left alone."""
         container = await self.get(ref)
-        async with self._turns.turn(container.id):
+        async with self._locks.hold(container.id):
             container = await self._store.containers.get(container.id)
             if container.state in (ContainerState.RUNNING, ContainerState.CREATING):
                 return
@@ -168,7 +168,7 @@ class Containers:
             if container.state is ContainerState.EXITED:
                 if record is not None and await self._host.is_alive(record.id):
                     again = self._start_again(container)
-                    if not await self._turns.unless_removed(container.id, again):
+                    if not await self._locks.unless_removed(container.id, again):
                         raise NotFound(f"{container.name} is being removed")
                     return
                 # Its VM died after it had ended: the way back leads through ``failed``.
@@ -188,20 +188,20 @@ class Containers:
         if not can_be_stopped(container):
             return
         timeout_s = stop_timeout_s(container, timeout_s)
-        async with self._turns.turn(container.id):
+        async with self._locks.hold(container.id):
             container = await self._store.containers.get(container.id)
             if not can_be_stopped(container):  # while we waited, it was
                 return
             if self._host.unresponsive(container.vm_id) is not None:
                 stopping = self._unresponsive.stop(container, timeout_s)
-                if not await self._turns.unless_removed(container.id, stopping):
+                if not await self._locks.unless_removed(container.id, stopping):
                     return
                 container = await self._store.containers.get(container.id)
                 if not can_be_stopped(container):
                     return
             docker_id = container.docker_id or ""
             stopping = guest_containers.stop(self._link(container), docker_id, timeout_s, signal)
-            if not await self._turns.unless_removed(container.id, stopping):
+            if not await self._locks.unless_removed(container.id, stopping):
                 return
             if not await self._watch.settle(container.id):
                 raise Unavailable(
@@ -246,8 +246,8 @@ class Containers:
             # First of all: nobody can begin anything with it from here on.
             await self._store.containers.set_state(container_id, ContainerState.DELETING)
             await self._events.emit("container.deleting", container_id)
-        async with self._turns.last_turn(container_id):
-            # Within it: a start that had its turn may just have begun to bring it up.
+        async with self._locks.hold_for_removal(container_id):
+            # Within it: a start that held it may just have begun to bring it up.
             await self._tasks.cancel(_bring_up_key(container_id))
             await self._watch.stop(container_id)
             with contextlib.suppress(NotFound):

@@ -1,6 +1,6 @@
-"""Turns: one thing at a time is done with what runs in a container's VM.
+"""A lock a container: one thing at a time is done with what runs in its VM.
 
-A removal takes its turn as everybody does, but tells whoever has it that what he does is in vain:
+A removal waits for it as everybody does, but tells whoever holds it that what he does is in vain:
 a guest that hangs, or a stop with an hour's grace, does not keep it waiting.
 """
 
@@ -16,37 +16,37 @@ from uuid import UUID
 
 
 @dataclass(slots=True)
-class _Turn:
+class _Lock:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     in_vain: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Turns:
+class ContainerLocks:
     """Of all containers; kept only while the manager runs."""
 
     def __init__(self) -> None:
-        self._turns: defaultdict[UUID, _Turn] = defaultdict(_Turn)
+        self._locks: defaultdict[UUID, _Lock] = defaultdict(_Lock)
 
     @asynccontextmanager
-    async def turn(self, container_id: UUID) -> AsyncIterator[None]:
-        async with self._turns[container_id].lock:
+    async def hold(self, container_id: UUID) -> AsyncIterator[None]:
+        async with self._locks[container_id].lock:
             yield
 
     @asynccontextmanager
-    async def last_turn(self, container_id: UUID) -> AsyncIterator[None]:
+    async def hold_for_removal(self, container_id: UUID) -> AsyncIterator[None]:
         """The removal's: what is done ``unless_removed`` ends now."""
-        turn = self._turns[container_id]
-        turn.in_vain.set()
-        async with turn.lock:
+        held = self._locks[container_id]
+        held.in_vain.set()
+        async with held.lock:
             yield
-        self._turns.pop(container_id, None)
+        self._locks.pop(container_id, None)
 
     async def unless_removed(self, container_id: UUID, work: Coroutine[Any, Any, None]) -> bool:
-        """Do something within a turn that may take as long as a guest likes; whether it was done.
+        """Do what may take as long as a guest likes, while the lock is held; whether it was done.
 
         False if it was ended because the container is to be removed.
         """
-        in_vain = self._turns[container_id].in_vain
+        in_vain = self._locks[container_id].in_vain
         working, removing = asyncio.ensure_future(work), asyncio.ensure_future(in_vain.wait())
         try:
             await asyncio.wait({working, removing}, return_when=asyncio.FIRST_COMPLETED)
