@@ -11,8 +11,8 @@ from warmboot.criu.containerd import RestoreCopies
 from warmboot.host.agent import HostAgent
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.going_on import Failed
-from warmboot.manager.core.one_at_a_time import OneAtATime
 from warmboot.manager.core.saga import Saga, SagaRunner
+from warmboot.manager.core.snapshot_work_lock import SnapshotWorkLock
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.garbage.choose_garbage import Limits
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
@@ -26,7 +26,7 @@ from warmboot.store import Store
 
 
 class Collecting:
-    """The collector, and what it shares: its lock over image folders, whose turn it is."""
+    """The collector, and what it shares: its locks over image folders and over work on snapshots."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Collecting:
         events: EventLog,
     ) -> None:
         self.image_folders = asyncio.Lock()
-        self.turn = OneAtATime()
+        self.work_lock = SnapshotWorkLock()
         self.garbage = CollectGarbage(
             store,
             host,
@@ -45,7 +45,7 @@ class Collecting:
             events,
             _limits(settings),
             self.image_folders,
-            self.turn.busy,
+            self.work_lock.busy,
             RestoreCopies(docker_socket(settings)),
         )
 
@@ -70,9 +70,9 @@ def housekeeping_parts(
     collecting: Collecting,
     failed: Failed,
 ) -> Kept:
-    turn = collecting.turn
-    forms = CompressSnapshot(store, host, runner, events, tasks, health, turn)
-    check = CheckIntegrity(store, host, events, health, turn)
+    work_lock = collecting.work_lock
+    forms = CompressSnapshot(store, host, runner, events, tasks, health, work_lock)
+    check = CheckIntegrity(store, host, events, health, work_lock)
     config = HousekeepingConfig(
         _hours(settings.gc_every_h),
         _hours(settings.integrity_every_h),

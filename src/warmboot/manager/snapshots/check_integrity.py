@@ -14,7 +14,7 @@ import structlog
 
 from warmboot.host.agent import HostAgent
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.one_at_a_time import OneAtATime
+from warmboot.manager.core.snapshot_work_lock import SnapshotWorkLock
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.snapshots.choose_form import CHECKED_AT
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
@@ -34,16 +34,16 @@ class CheckIntegrity:
         host: HostAgent,
         events: EventLog,
         health: SnapshotHealth,
-        turn: OneAtATime,
+        work_lock: SnapshotWorkLock,
     ) -> None:
         self._store = store
         self._host = host
         self._events = events
         self._health = health
-        self._turn = turn
+        self._work_lock = work_lock
 
     async def __call__(self, snapshot_id: UUID) -> bool:
-        async with self._turn(snapshot_id):
+        async with self._work_lock(snapshot_id):
             try:
                 return await self._check(snapshot_id)
             except NotFound:  # deleted meanwhile, and forgotten

@@ -21,8 +21,8 @@ from warmboot.host.agent import HostAgent
 from warmboot.host.snapshots.snapshot_files import memory_metadata
 from warmboot.host.snapshots.snapshot_manifest import load_manifest
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.one_at_a_time import OneAtATime
 from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
+from warmboot.manager.core.snapshot_work_lock import SnapshotWorkLock
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.snapshots.choose_form import Form, form_of
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
@@ -51,7 +51,7 @@ class CompressSnapshot:
         events: EventLog,
         tasks: Tasks,
         health: SnapshotHealth,
-        turn: OneAtATime,
+        work_lock: SnapshotWorkLock,
     ) -> None:
         self._store = store
         self._host = host
@@ -59,7 +59,7 @@ class CompressSnapshot:
         self._events = events
         self._tasks = tasks
         self._health = health
-        self._turn = turn
+        self._work_lock = work_lock
         self._changing: set[UUID] = set()
         self.sagas = tuple(
             Saga(
@@ -93,7 +93,7 @@ class CompressSnapshot:
         live: dict[str, Any] = {"form": form}
         self._changing.add(snapshot_id)
         try:
-            async with self._turn(snapshot_id):
+            async with self._work_lock(snapshot_id):
                 snapshot = await self._ready(snapshot_id)
                 live["snapshot"] = snapshot
                 if form_of(snapshot) is form:  # somebody was faster, and who waits wants to know

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Collection
 from uuid import UUID
 
 
-class OneAtATime:
-    """``busy`` are the snapshots whose turn it is, or that wait for it: nobody takes them away."""
+class SnapshotWorkLock:
+    """``busy`` are the snapshots for which it is held or waited for: nobody takes them away."""
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
