@@ -1,4 +1,4 @@
-"""Snapshots that look after themselves, on real VMs: built unasked, tried, versioned, migrated.
+"""Snapshots are reconciled, on real VMs: built unasked, tried, versioned, migrated.
 
 One story on a site of its own; each test goes on where the one before has ended.
 """

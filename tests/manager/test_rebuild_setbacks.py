@@ -11,8 +11,8 @@ from tests.support.managers import Lab, Manager
 from tests.support.rebuilds import event, ready, spoil
 
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.snapshots.look_after_snapshots import LookAfterConfig, LookAfterSnapshots
 from warmboot.manager.snapshots.plan_rebuilds import RetryPolicy
+from warmboot.manager.snapshots.reconcile_snapshots import ReconcilerConfig, SnapshotReconciler
 from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
 from warmboot.model.errors import CanaryFailed, DiskFull, HostError
 from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
@@ -42,13 +42,13 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     return made
 
 
-def eye(manager: Manager, retry: RetryPolicy | None = None) -> LookAfterSnapshots:
-    """What looks after the snapshots of a manager that does not do so by itself."""
+def reconciler(manager: Manager, retry: RetryPolicy | None = None) -> SnapshotReconciler:
+    """For the snapshots of a manager that does not reconcile them by itself."""
     store, host, events = manager.store, manager.host, manager.services.events
     assert isinstance(events, EventLog)
     assert isinstance(manager.snapshots, RuntimeSnapshots)
-    config = LookAfterConfig(retry=retry or RetryPolicy())
-    return LookAfterSnapshots(
+    config = ReconcilerConfig(retry=retry or RetryPolicy())
+    return SnapshotReconciler(
         store, host, events, manager.snapshots, asyncio.Event(), config, lambda work: None
     )
 
@@ -67,9 +67,9 @@ async def test_a_full_disk_is_waited_for_told_once_and_counted_against_nobody(
     async with place.manager(auto_rebuild=False, disk_floor_mib=FLOOR_MIB) as manager:
         spoiled = [await spoil(manager), await spoil(manager)]
         disk.fill()
-        looking = eye(manager)
-        pauses = [await looking.look() for _ in range(7)]
-        assert pauses == [LookAfterConfig().room_every_s] * 7, "it is looked again, and soon"
+        reconciling = reconciler(manager)
+        pauses = [await reconciling.reconcile() for _ in range(7)]
+        assert pauses == [ReconcilerConfig().room_every_s] * 7, "it is looked again, and soon"
         for snapshot in spoiled:
             now = await manager.snapshots.get(snapshot.id)
             assert (now.rebuild_failures, now.rebuild_not_before) == (0, None)
@@ -79,10 +79,10 @@ async def test_a_full_disk_is_waited_for_told_once_and_counted_against_nobody(
         assert put_off.data["error"]["code"] == "disk-full"
         assert put_off.data["not_before"] is None
         disk.clear()
-        await looking.look()
+        await reconciling.reconcile()
         assert (await ready(manager)).cause is BuildCause.UNHEALTHY
         disk.fill()
-        await looking.look()
+        await reconciling.reconcile()
         assert await told(manager, "put-off") == 2, "it is full anew"
 
 
@@ -94,7 +94,7 @@ async def test_a_manager_that_finds_room_rebuilds_what_another_found_none_for(
         (snapshot.snapshot_path / "snapshot.state").unlink()
         await manager.store.snapshots.set_state(snapshot.id, SnapshotState.UNHEALTHY)
         disk.fill()
-        await eye(manager).look()
+        await reconciler(manager).reconcile()
     disk.clear()
     async with place.manager(rebuild_attempts=1, disk_floor_mib=FLOOR_MIB) as manager:
         assert (await ready(manager)).cause is BuildCause.UNHEALTHY
@@ -131,7 +131,7 @@ async def test_a_rebuild_that_a_full_disk_breaks_off_is_put_off_and_not_counted(
         armed = False
         disk.clear()
         place.set(fail_save=False)
-        await eye(manager).look()
+        await reconciler(manager).reconcile()
         assert (await ready(manager)).cause is BuildCause.UNHEALTHY
         await check(manager.running)
 
@@ -144,12 +144,12 @@ async def test_what_a_full_disk_broke_off_is_begun_again_soon_after_there_is_roo
     async with place.manager(auto_rebuild=False, disk_floor_mib=FLOOR_MIB) as manager:
         snapshot = await spoil(manager)
         await manager.store.snapshots.put_off_rebuild(snapshot.id, until, DiskFull.code)
-        looking = eye(manager, retry)
+        reconciling = reconciler(manager, retry)
         disk.fill()
-        assert await looking.look() == LookAfterConfig().room_every_s
+        assert await reconciling.reconcile() == ReconcilerConfig().room_every_s
         assert [one.id for one in await manager.snapshots.list()] == [snapshot.id]
         disk.clear()
-        await looking.look()
+        await reconciling.reconcile()
         new = await ready(manager)
         assert (new.cause, new.rebuild_put_off_by) == (BuildCause.UNHEALTHY, None)
 
@@ -166,7 +166,7 @@ async def test_a_build_that_broke_off_waits_before_the_next(place: Lab) -> None:
         (snapshot.snapshot_path / "snapshot.state").unlink()
         await manager.run("spoiled")
         await event(manager, "runtime-snapshot.put-off", snapshot.id)
-        await eye(manager).look()
+        await reconciler(manager).reconcile()
         waiting = await manager.snapshots.get(snapshot.id)
         assert waiting.rebuild_failures == 0
         assert waiting.rebuild_not_before is not None
@@ -201,7 +201,7 @@ async def test_after_a_refusal_the_next_look_comes_when_its_pause_is_over(
     async with place.manager(auto_rebuild=False) as manager:
         snapshot = await spoil(manager)
         monkeypatch.setattr(manager.snapshots, "rebuild_for", refuse)
-        pause_s = await eye(manager, RetryPolicy(pause_s=2.0)).look()
+        pause_s = await reconciler(manager, RetryPolicy(pause_s=2.0)).reconcile()
         refused = await manager.snapshots.get(snapshot.id)
         assert refused.rebuild_failures == 1
         assert 0 < pause_s <= 2.0

@@ -108,7 +108,7 @@ async def rounds(manager: Manager, store: FailingStore) -> None:
     await eventually(store.asked_again, "the next round")
 
 
-async def look_after(manager: Manager, store: FailingStore) -> None:
+async def reconcile_snapshots_(manager: Manager, store: FailingStore) -> None:
     snapshot = await manager.snapshot()
     await manager.store.snapshots.set_state(snapshot.id, SnapshotState.UNHEALTHY)
 
@@ -333,7 +333,11 @@ async def resume_worker(shop: Shop) -> None:
 
 ON_VMS: dict[Work, tuple[str, Scene, dict[str, Any]]] = {
     Work.HOUSEKEEPING: ("housekeeping", rounds, {}),
-    Work.LOOK_AFTER: ("look-after-snapshots", look_after, {"rebuild_pause_s": 0.05}),
+    Work.RECONCILE_SNAPSHOTS: (
+        "look-after-snapshots",
+        reconcile_snapshots_,
+        {"rebuild_pause_s": 0.05},
+    ),
     Work.WARM_POOL: ("stand-by", warm_pool, {"standby_vms": 1}),
     Work.FORGET_OLD: ("forget-old", rounds, {}),
     Work.BRING_UP: ("bring-up", bring_up, {}),

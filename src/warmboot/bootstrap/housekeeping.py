@@ -26,7 +26,7 @@ from warmboot.store import Store
 
 
 class Collecting:
-    """The collector, and what it shares: its locks over image folders and over work on snapshots."""
+    """The collector, and what it shares: its locks over image folders and work on snapshots."""
 
     def __init__(
         self,

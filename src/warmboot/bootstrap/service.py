@@ -50,8 +50,8 @@ from warmboot.manager.own_storage import own_storage
 from warmboot.manager.ports import Check, Services
 from warmboot.manager.reconcile import Reconcile
 from warmboot.manager.snapshots.build_snapshot import BuildSnapshot
-from warmboot.manager.snapshots.look_after_snapshots import LookAfterConfig, LookAfterSnapshots
 from warmboot.manager.snapshots.plan_rebuilds import RetryPolicy
+from warmboot.manager.snapshots.reconcile_snapshots import ReconcilerConfig, SnapshotReconciler
 from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
 from warmboot.manager.snapshots.shape_demand import DemandPolicy
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
@@ -106,7 +106,9 @@ async def _running(settings: Settings, hook: Hook | None = None) -> AsyncIterato
                 await parts.reconcile()
                 await worker.reconcile()
                 await parts.demand.start()
-                tasks.keep_going(Work.LOOK_AFTER, "look-after-snapshots", parts.look_after)
+                tasks.keep_going(
+                    Work.RECONCILE_SNAPSHOTS, "look-after-snapshots", parts.snapshot_reconciler
+                )
                 tasks.keep_going(Work.WARM_POOL, "stand-by", parts.warm_pool.keep_filled)
                 tasks.keep_going(Work.HOUSEKEEPING, "housekeeping", parts.kept.housekeeping)
                 forget = partial(keep_forgetting, store, parts.metrics.failed)
@@ -134,7 +136,7 @@ class _Parts:
     metrics: ManagerMetrics
     warm_pool: WarmPool
     demand: WatchDemand
-    look_after: LookAfterSnapshots
+    snapshot_reconciler: SnapshotReconciler
     kept: Kept
     given: GivenImage
 
@@ -204,13 +206,13 @@ def _wire(
         DemandPolicy(settings.shape_demand_boots, settings.shape_demand_window_s),
         settings.max_runtime_snapshots,
     )
-    look_after = LookAfterSnapshots(
+    snapshot_reconciler = SnapshotReconciler(
         store,
         host,
         events,
         snapshots,
         attention,
-        LookAfterConfig(settings.auto_rebuild, retry),
+        ReconcilerConfig(settings.auto_rebuild, retry),
         metrics.failed,
     )
     admission = BootAdmission(max(1, (os.cpu_count() or 1) // 2))
@@ -293,7 +295,7 @@ def _wire(
         unresponsive,
         unsettled,
     )
-    return _Parts(services, reconcile, metrics, warm_pool, demand, look_after, kept, given)
+    return _Parts(services, reconcile, metrics, warm_pool, demand, snapshot_reconciler, kept, given)
 
 
 def _retry(settings: Settings) -> RetryPolicy:

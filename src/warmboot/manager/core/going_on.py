@@ -32,7 +32,7 @@ class Work(StrEnum):
     """What goes on in the background; the values are a metric's label."""
 
     HOUSEKEEPING = "housekeeping"
-    LOOK_AFTER = "look-after-snapshots"
+    RECONCILE_SNAPSHOTS = "look-after-snapshots"
     WARM_POOL = "stand-by"
     FORGET_OLD = "forget-old"
     BRING_UP = "bring-up"

@@ -12,7 +12,7 @@ The image's sums are taken first, and a guest agent that is not understood is re
 Only what was restored once, with a container run in it, begins to serve (see ``canary``). A build
 that fails leaves a snapshot that is ``unhealthy`` and says why; a rebuild that fails leaves the old
 one as it was. A build that a dead manager began is undone and begun again. One that the manager
-itself began and that failed is counted: ``look_after_snapshots`` tries again, later each time.
+itself began and that failed is counted: ``reconcile_snapshots`` tries again, later each time.
 
 What nobody waits for is built in the background. That the VM fails there may only mean that others
 left nothing for it, so it is built once more at full speed before that counts.

@@ -1,4 +1,4 @@
-"""Snapshots that look after themselves: built unasked, tried, rebuilt, migrated."""
+"""Snapshots are reconciled: built unasked, tried, rebuilt, migrated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.rebuilds import event, ready, spoil
 
 from warmboot.host.guest import guest_probe
 from warmboot.manager.ports import Registered
-from warmboot.manager.snapshots import look_after_snapshots
+from warmboot.manager.snapshots import reconcile_snapshots
 from warmboot.manager.snapshots.plan_rebuilds import plan_rebuilds
 from warmboot.model.container import BootMethod, ContainerSpec, FallbackReason
 from warmboot.model.journal.event import Event
@@ -422,7 +422,7 @@ async def test_a_mistake_in_one_look_does_not_end_the_later_ones(
             raise KeyError("a mistake")
         return plan_rebuilds(*arguments)
 
-    monkeypatch.setattr(look_after_snapshots, "plan_rebuilds", mistaken)
+    monkeypatch.setattr(reconcile_snapshots, "plan_rebuilds", mistaken)
     async with place.manager() as manager:
         await manager.snapshot(shape=ODD)  # when that is over, it looks again
         successor = await ready(manager, version=2)  # the old one may be forgotten by then

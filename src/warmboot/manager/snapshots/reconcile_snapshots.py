@@ -1,8 +1,8 @@
-"""Snapshots look after themselves: what is broken or does not fit this host is built anew.
+"""The reconciler of snapshots: what is broken or does not fit this host is built anew.
 
     at start ──┐
-    attention ─┼─▶ look ─▶ host changed? ─▶ what fits? ─▶ plan ─▶ one rebuild ─▶ wait
-    every 30 s ┘                                            (the old one serves until the swap)
+    attention ─┼─▶ reconcile ─▶ host changed? ─▶ what fits? ─▶ plan ─▶ one rebuild ─▶ wait
+    every 30 s ┘                                                 (the old one serves until the swap)
 
 One rebuild at a time is begun from here: a machine on which the hypervisor was upgraded has many.
 ``attention`` is set by whoever finds a snapshot broken or unfit, and when a build is over. What
@@ -45,7 +45,7 @@ _HOST = "host"
 
 
 @dataclass(frozen=True, slots=True)
-class LookAfterConfig:
+class ReconcilerConfig:
     """``enabled``: whether rebuilds are begun; without, it is only told what does not fit."""
 
     enabled: bool = True
@@ -54,8 +54,8 @@ class LookAfterConfig:
     room_every_s: float = 2.0
 
 
-class LookAfterSnapshots:
-    """Call it as a task; it goes on until it is cancelled."""
+class SnapshotReconciler:
+    """Call it as a task; it reconciles until it is cancelled."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class LookAfterSnapshots:
         events: EventLog,
         snapshots: RuntimeSnapshots,
         attention: asyncio.Event,
-        config: LookAfterConfig,
+        config: ReconcilerConfig,
         failed: Failed,
     ) -> None:
         self._store = store
@@ -81,13 +81,13 @@ class LookAfterSnapshots:
     async def __call__(self) -> None:
         while True:
             self._attention.clear()
-            pause_s = await one_round(Work.LOOK_AFTER, self.look(), self._failed)
+            pause_s = await one_round(Work.RECONCILE_SNAPSHOTS, self.reconcile(), self._failed)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._config.every_s if pause_s is None else pause_s):
                     await self._attention.wait()
 
-    async def look(self) -> float:
-        """Look once, and begin at most one rebuild; how many seconds until the next look."""
+    async def reconcile(self) -> float:
+        """Once: begin at most one rebuild; how many seconds until the next time."""
         probe = await self._host.probe()
         if not (probe.usable and probe.capabilities.snapshots):
             return self._config.every_s
