@@ -24,8 +24,8 @@ from warmboot.manager.workers.pause_worker import PauseWorker
 from warmboot.manager.workers.reconcile_workers import ReconcileWorkers
 from warmboot.manager.workers.resume_worker import ResumeWorker
 from warmboot.manager.workers.settle_worker import SettleWorker
+from warmboot.manager.workers.socket_activation import SocketActivation
 from warmboot.manager.workers.stop_workers import StopWorkers
-from warmboot.manager.workers.wake_worker import WakeWorker
 from warmboot.manager.workers.watch_worker import WatchWorker
 from warmboot.manager.workers.worker_checkpoints import WorkerCheckpoints
 from warmboot.manager.workers.worker_states import WorkerStates
@@ -42,7 +42,7 @@ class WorkerParts:
     workers: Workers
     sagas: tuple[Saga, ...]
     reconcile: ReconcileWorkers
-    wake: WakeWorker
+    wake: SocketActivation
     tokens: WorkerTokens
     stops: StopWorkers
 
@@ -102,7 +102,7 @@ async def worker_parts(
         watch = WatchWorker(
             store, engine, tasks, settle, workers.pause_by_policy, workers.checkpoint_by_policy
         )
-        wake = WakeWorker(events, workers.wake_by_connection)
+        wake = SocketActivation(events, workers.wake_by_connection)
         stops = StopWorkers(store, tasks, workers)
         states.follow(wake.follow)
         states.follow(watch.follow)

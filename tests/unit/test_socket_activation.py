@@ -14,8 +14,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from warmboot.manager.workers import wake_worker
-from warmboot.manager.workers.wake_worker import WakeWorker
+from warmboot.manager.workers.socket_activation import SocketActivation
 from warmboot.model.errors import CheckpointError
 from warmboot.model.worker import ListenAddress, Worker, WorkerSpec, WorkerState
 
@@ -45,7 +44,7 @@ class Paused:
             listens=(ListenAddress("127.0.0.1", self.port),),
         )
         self.events = Events()
-        self.wake = WakeWorker(self.events, self._wake)  # type: ignore[arg-type]
+        self.wake = SocketActivation(self.events, self._wake)  # type: ignore[arg-type]
         self.may_run = asyncio.Event()
         self.fails = False
         self._server: asyncio.Server | None = None
@@ -101,16 +100,16 @@ async def _turns(for_s: float) -> int:
 async def test_more_than_can_be_held_wait_in_the_queue_and_keep_nobody_busy(
     paused: Paused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wake_worker, "MAX_HELD", 2)
+    monkeypatch.setattr(socket_activation, "MAX_HELD", 2)
     calls = 0
-    accept = WakeWorker._accept
+    accept = SocketActivation._accept
 
-    def counting(self: WakeWorker, *arguments: Any) -> None:
+    def counting(self: SocketActivation, *arguments: Any) -> None:
         nonlocal calls
         calls += 1
         accept(self, *arguments)
 
-    monkeypatch.setattr(WakeWorker, "_accept", counting)
+    monkeypatch.setattr(SocketActivation, "_accept", counting)
     asking = [asyncio.create_task(paused.asked()) for _ in range(6)]
     await _turns(0.3)
     assert calls < 10
@@ -122,7 +121,7 @@ async def test_more_than_can_be_held_wait_in_the_queue_and_keep_nobody_busy(
 async def test_when_waking_fails_those_that_wait_have_their_turn(
     paused: Paused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wake_worker, "MAX_HELD", 2)
+    monkeypatch.setattr(socket_activation, "MAX_HELD", 2)
     paused.fails = True
     paused.may_run.set()
     async with asyncio.timeout(10):
@@ -135,7 +134,7 @@ async def test_when_waking_fails_those_that_wait_have_their_turn(
 async def test_a_machine_without_descriptors_tries_again_later(
     paused: Paused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wake_worker, "LISTEN_AGAIN_S", 0.1)
+    monkeypatch.setattr(socket_activation, "LISTEN_AGAIN_S", 0.1)
     refused = 0
     take = socket.socket.accept
 

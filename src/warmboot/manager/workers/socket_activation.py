@@ -1,4 +1,4 @@
-"""Paused workers are woken by a TCP connection to a port on which they listened.
+"""Socket activation: a TCP connection to a port on which a paused worker listened resumes it.
 
     paused ──▶ we listen where it did ──▶ a connection is held ──▶ wake
                                                                     │
@@ -45,7 +45,7 @@ Wake = Callable[[UUID], Awaitable[None]]
 
 
 @dataclass(slots=True)
-class _Door:
+class _Listeners:
     """The listening sockets of one paused worker."""
 
     worker_id: UUID
@@ -53,13 +53,13 @@ class _Door:
     held: int = 0
 
 
-class WakeWorker:
+class SocketActivation:
     """``wake`` resumes a worker and returns when it runs; an error when it does not."""
 
     def __init__(self, events: EventLog, wake: Wake) -> None:
         self._events = events
         self._wake = wake
-        self._doors: dict[UUID, _Door] = {}
+        self._listeners: dict[UUID, _Listeners] = {}
         self._carried: set[asyncio.Task[None]] = set()
 
     async def follow(self, worker: Worker) -> None:
@@ -71,16 +71,16 @@ class WakeWorker:
 
     async def stop(self) -> None:
         """Give back all ports; what is held or carried is cut off."""
-        for worker_id in list(self._doors):
+        for worker_id in list(self._listeners):
             self._release(worker_id)
         for task in list(self._carried):
             task.cancel()
         await asyncio.gather(*self._carried, return_exceptions=True)
 
     async def _listen(self, worker: Worker) -> None:
-        if worker.id in self._doors:
+        if worker.id in self._listeners:
             return
-        door = self._doors[worker.id] = _Door(worker.id)
+        listeners = self._listeners[worker.id] = _Listeners(worker.id)
         for address in worker.listens:
             try:
                 opened = _open(address, worker.listens)
@@ -94,39 +94,42 @@ class WakeWorker:
                     why=str(error),
                 )
                 continue
-            door.sockets[opened] = address
-            asyncio.get_running_loop().add_reader(opened, self._accept, door, opened)
+            listeners.sockets[opened] = address
+            asyncio.get_running_loop().add_reader(opened, self._accept, listeners, opened)
 
     def _release(self, worker_id: UUID) -> None:
         """Take what waits in the kernel's queues, then let go of the ports."""
-        door = self._doors.pop(worker_id, None)
-        if door is None:
+        listeners = self._listeners.pop(worker_id, None)
+        if listeners is None:
             return
-        for opened in door.sockets:
+        for opened in listeners.sockets:
             asyncio.get_running_loop().remove_reader(opened)
-            self._take(door, opened, limit=None)
+            self._take(listeners, opened, limit=None)
             opened.close()
 
-    def _accept(self, door: _Door, opened: socket.socket) -> None:
+    def _accept(self, listeners: _Listeners, opened: socket.socket) -> None:
         """Called while connections wait; so it must not be called when they have to go on waiting.
 
         ``_hold`` or the clock calls it again then.
         """
         loop = asyncio.get_running_loop()
-        if opened not in door.sockets or self._doors.get(door.worker_id) is not door:
+        if (
+            opened not in listeners.sockets
+            or self._listeners.get(listeners.worker_id) is not listeners
+        ):
             return
-        if not self._take(door, opened, MAX_HELD):
+        if not self._take(listeners, opened, MAX_HELD):
             loop.remove_reader(opened)
-            loop.call_later(LISTEN_AGAIN_S, self._accept, door, opened)
-        elif door.held >= MAX_HELD:
+            loop.call_later(LISTEN_AGAIN_S, self._accept, listeners, opened)
+        elif listeners.held >= MAX_HELD:
             loop.remove_reader(opened)
         else:
-            loop.add_reader(opened, self._accept, door, opened)
+            loop.add_reader(opened, self._accept, listeners, opened)
 
-    def _take(self, door: _Door, opened: socket.socket, limit: int | None) -> bool:
+    def _take(self, listeners: _Listeners, opened: socket.socket, limit: int | None) -> bool:
         """Take what waits in the kernel's queue; whether nothing was in the way of that."""
-        address = door.sockets[opened]
-        while limit is None or door.held < limit:
+        address = listeners.sockets[opened]
+        while limit is None or listeners.held < limit:
             try:
                 connection, _ = opened.accept()
             except (BlockingIOError, InterruptedError, ConnectionError):
@@ -135,43 +138,49 @@ class WakeWorker:
                 log.warning("a connection could not be taken", why=str(error))
                 return False
             connection.setblocking(False)
-            door.held += 1
-            task = asyncio.get_running_loop().create_task(self._hold(door, address, connection))
+            listeners.held += 1
+            task = asyncio.get_running_loop().create_task(
+                self._hold(listeners, address, connection)
+            )
             self._carried.add(task)
             task.add_done_callback(self._carried.discard)
         return True
 
-    async def _hold(self, door: _Door, address: ListenAddress, connection: socket.socket) -> None:
+    async def _hold(
+        self, listeners: _Listeners, address: ListenAddress, connection: socket.socket
+    ) -> None:
         try:
             reader, writer = await asyncio.open_connection(sock=connection)
         except BaseException:  # cancelled, too; raised again
             connection.close()
-            self._let_go(door)
+            self._let_go(listeners)
             raise
         try:
-            await self._wake(door.worker_id)
+            await self._wake(listeners.worker_id)
             to_reader, to_writer = await _connected(address)
         except (WarmbootError, OSError) as error:
-            log.warning("a held connection is given up", worker=str(door.worker_id), why=str(error))
+            log.warning(
+                "a held connection is given up", worker=str(listeners.worker_id), why=str(error)
+            )
             writer.transport.abort()
             return
         except asyncio.CancelledError:
             writer.transport.abort()
             raise
         finally:
-            self._let_go(door)
+            self._let_go(listeners)
         try:
             await asyncio.gather(_carry(reader, to_writer), _carry(to_reader, writer))
         finally:
             writer.transport.abort()
             to_writer.transport.abort()
 
-    def _let_go(self, door: _Door) -> None:
+    def _let_go(self, listeners: _Listeners) -> None:
         """One connection less; whoever waits in the kernel's queues may be next."""
-        door.held -= 1
-        if door.held == MAX_HELD - 1:
-            for opened in door.sockets:
-                self._accept(door, opened)
+        listeners.held -= 1
+        if listeners.held == MAX_HELD - 1:
+            for opened in listeners.sockets:
+                self._accept(listeners, opened)
 
 
 def _open(address: ListenAddress, others: tuple[ListenAddress, ...]) -> socket.socket:
