@@ -25,8 +25,10 @@ def worker_names(incomplete: str) -> list[str]:
 
 
 def _ask(work: Coroutine[Any, Any, list[str]]) -> list[str]:
+    from warmboot.cli.drive import run_loop
+
     try:
-        return asyncio.run(_bounded(work))
+        return run_loop(_bounded(work))
     except (WarmbootError, TimeoutError):
         return []
 

@@ -42,7 +42,7 @@ def failed(_: WarmbootError) -> int:
 def drive(work: Coroutine[Any, Any, T], exit_code: Callable[[WarmbootError], int] = failed) -> T:
     """Run ``work`` to its end; an error becomes a few lines and its ``exit_code``."""
     try:
-        return asyncio.run(work)
+        return run_loop(work)
     except WarmbootError as error:
         show_error(error)
         raise typer.Exit(exit_code(error)) from None
@@ -58,6 +58,21 @@ def drive(work: Coroutine[Any, Any, T], exit_code: Callable[[WarmbootError], int
         # Whoever read our output has seen enough; keep the interpreter from flushing into it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
+
+
+def run_loop(work: Coroutine[Any, Any, T]) -> T:
+    """``asyncio.run`` without the noise of a wait that was given up as its data arrived.
+
+    anyio's Unix sockets then set the result of a future that is cancelled already.
+    """
+
+    def show(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not isinstance(context.get("exception"), asyncio.InvalidStateError):
+            loop.default_exception_handler(context)
+
+    with asyncio.Runner() as runner:
+        runner.get_loop().set_exception_handler(show)
+        return runner.run(work)
 
 
 def each(refs: list[str], act: Callable[[Client, str], Awaitable[Any]]) -> NoReturn:
