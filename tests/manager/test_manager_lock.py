@@ -88,6 +88,22 @@ async def test_another_root_does_not_get_the_database_that_lies_in_this_one(plac
                     pass
 
 
+async def test_a_hard_link_to_a_database_leads_nobody_into_it(place: Lab) -> None:
+    async with place.manager():
+        other = place.root / "b"
+        other.mkdir()
+        link = other / "warmboot.db"
+        link.hardlink_to(place.storage / "warmboot.db")
+        for settings in ({}, {"database_url": f"sqlite:///{link}"}):
+            with pytest.raises(Conflict, match="has more than one name") as told:
+                async with place.manager(storage_root=other, **settings):
+                    pass
+            assert str(link) in told.value.resolution
+        link.unlink()
+    async with place.manager() as manager:
+        await check(manager.running)
+
+
 async def test_the_lock_ends_with_the_manager(place: Lab) -> None:
     for _ in range(2):
         async with place.manager():

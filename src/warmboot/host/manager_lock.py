@@ -74,6 +74,7 @@ def only_manager(
             found = database.resolve()
             path = found.with_name(f"{found.name}.lock")
             take.append(_take(locks, path, f"with the database {database}"))
+            _check_one_name(found)
         if prefix is not None:
             path = run_dir() / f"network-{prefix}.lock"
             fd = _take(locks, path, f"with the network prefix {prefix!r}")
@@ -82,6 +83,25 @@ def only_manager(
         for fd in take:
             _tell(fd, us)
         yield
+
+
+def _check_one_name(database: Path) -> None:
+    """``Conflict`` if the file has more names: its locks and its journal lie beside each of them.
+
+    So whoever comes by another name sees neither this manager nor what a killed one had written.
+    """
+    try:
+        names = database.stat().st_nlink
+    except OSError:
+        return  # it is not there yet; what else is wrong with it is told when it is opened
+    if names > 1:
+        raise Conflict(
+            f"the database {database} has more than one name",
+            details=f"the file has {names} hard links; by another of them another manager could "
+            "use it, and SQLite would not see what is in its journal",
+            resolution=f"keep one (`find FOLDER -samefile {database}` finds the others), or make a "
+            "copy of its own (`cp`) of each, while no manager runs",
+        )
 
 
 def run_dir() -> Path:
