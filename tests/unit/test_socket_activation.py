@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from warmboot.manager.workers import socket_activation
 from warmboot.manager.workers.socket_activation import SocketActivation
 from warmboot.model.errors import CheckpointError
 from warmboot.model.worker import ListenAddress, Worker, WorkerSpec, WorkerState
