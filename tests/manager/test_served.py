@@ -52,6 +52,7 @@ class Site:
 
     place: Lab
     holder: asyncio.subprocess.Process
+    manager_is: str = ""
     manager: asyncio.subprocess.Process | None = None
 
     @property
@@ -67,7 +68,7 @@ class Site:
             "MANAGER_HYPERVISOR": "simulated",
             "MANAGER_SIMULATION": str(self.place.simulation),
             "MANAGER_SOCKET": str(self.socket),
-            "MANAGER_SOCKET_GROUP": str(GROUP),
+            "MANAGER_SOCKET_GROUP": "warmboot" if self.manager_is else str(GROUP),
             "MANAGER_DISK_FLOOR_MIB": "0",
             "MANAGER_DOCKER_HOST": f"unix://{self.place.root}/no-docker.sock",
         }
@@ -88,7 +89,9 @@ class Site:
         return out.decode()
 
     async def serve(self) -> None:
-        self.manager = await self._begin(f"exec {WARMBOOT} serve 2> {self.place.root}/log")
+        self.manager = await self._begin(
+            f"exec {self.manager_is} {WARMBOOT} serve 2> {self.place.root}/log"
+        )
         ready = "curl -s --retry 600 --retry-connrefused --retry-delay 0 --retry-max-time 50"
         async with asyncio.timeout(START_TIMEOUT_S):
             assert json.loads(await self.run(f"{ready} http://localhost:18080/readyz")) == {
@@ -104,6 +107,12 @@ class Site:
 
 @pytest.fixture
 async def site(place: Lab) -> AsyncIterator[Site]:
+    async with sited(place) as it:
+        yield it
+
+
+@contextlib.asynccontextmanager
+async def sited(place: Lab, manager_is: str = "") -> AsyncIterator[Site]:
     holder = await asyncio.create_subprocess_exec(
         *("unshare", "-n", "sh", "-c", "ip link set lo up && echo up && exec sleep 600"),
         stdout=asyncio.subprocess.PIPE,
@@ -112,7 +121,7 @@ async def site(place: Lab) -> AsyncIterator[Site]:
     async with asyncio.timeout(20):
         assert await holder.stdout.readline() == b"up\n"
     place.root.chmod(0o755)
-    site = Site(place, holder)
+    site = Site(place, holder, manager_is)
     try:
         await site.serve()
         yield site
@@ -220,3 +229,20 @@ async def test_a_key_is_the_same_caller_s_by_either_door(site: Site) -> None:
     )
     assert again.endswith(first)
     assert "idempotent-replayed: true" in again
+
+
+async def test_a_user_s_own_manager_is_that_user_s_and_root_s_by_the_socket(place: Lab) -> None:
+    os.chown(place.root, 65534, 65534)
+    async with sited(place, AS_NOBODY) as site:
+        ask = "curl -s -w ' %{http_code}' http://localhost:18080/v1/containers"
+        by_socket = f"{ask} --unix-socket {site.socket}"
+        own_namespace = "setpriv --reuid=65534 --regid=65534 --clear-groups unshare -U"
+        stranger = "setpriv --reuid=65533 --regid=65533 --clear-groups"
+        for let_in in (f"{AS_NOBODY} {ask}", f"{AS_NOBODY} {by_socket}", by_socket):
+            assert (await site.run(let_in)).endswith(" 200"), let_in
+        for refused in (ask, f"{stranger} {ask}", f"{own_namespace} {ask}"):
+            told = await site.run(refused)
+            assert told.endswith(" 401"), refused
+            assert f"use {site.socket} as the manager's user or root" in told
+        assert "belongs to uid 0" in await site.run(ask)
+        await site.run(f"{stranger} {by_socket}", code=7)  # it cannot connect

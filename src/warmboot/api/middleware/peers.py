@@ -7,7 +7,8 @@
 A socket that its owner has closed shows uid 0 on kernels without ``sk_uid``, hence the state and
 the inode. Its maker's uid alone is not enough: root in a container has the host's network, too. Its
 holder's alone is not either: a program that runs as root may be handed anybody's socket. Whoever is
-in doubt is not root. A manager of an ordinary user takes that user for root.
+in doubt is not root. A manager of an ordinary user takes that user for root, and only that one: it
+cannot see who holds root's connections, so root comes by the Unix socket.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class LoopbackPeers:
     """Remembers who held a connection, and looks at that process alone as long as it does."""
 
     def __init__(self) -> None:
-        self._uids = frozenset({0, os.geteuid()})
+        self._uids = frozenset({os.geteuid()})
         own = Path("/proc/self")
         self._namespaces = {name: str((own / "ns" / name).readlink()) for name in _NAMESPACES}
         self._containers = containers_of((own / "cgroup").read_text(errors="replace"))
