@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import httpx
@@ -12,6 +12,7 @@ from tests.support.fake_services import FakeServices
 from tests.support.serving import port_of, serving
 
 from warmboot.api import create_app
+from warmboot.api.middleware.sock_diag import Address
 
 LOCAL = "http://127.0.0.1"
 
@@ -21,9 +22,9 @@ class Peers:
 
     def __init__(self, why_not: str = "") -> None:
         self.why_not = why_not
-        self.asked: list[tuple[object, object]] = []
+        self.asked: list[tuple[Address, Address]] = []
 
-    async def why_not_root(self, client: object, server: object) -> str:
+    async def why_not_root(self, client: Address, server: Address) -> str:
         self.asked.append((client, server))
         return self.why_not
 
@@ -39,11 +40,11 @@ async def http(fakes: FakeServices) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-def http_to(app: FastAPI, **options: object) -> httpx.AsyncClient:
+def http_to(app: FastAPI, headers: Mapping[str, str] | None = None) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(app),
         base_url=f"{LOCAL}:18080",
-        **options,  # type: ignore[arg-type]
+        headers=headers,
     )
 
 

@@ -116,7 +116,7 @@ async def test_a_refusal_is_kept_like_any_answer(
 async def test_a_failure_of_ours_is_not_kept(
     http: httpx.AsyncClient, fakes: FakeServices, error: Exception
 ) -> None:
-    fakes.containers.fail_creation = error  # type: ignore[assignment]
+    fakes.containers.fail_creation = error
     assert (await http.post("/v1/containers", json=BODY, headers=key("k"))).status_code == 500
     fakes.containers.fail_creation = None
     again = await http.post("/v1/containers", json=BODY, headers=key("k"))

@@ -16,6 +16,7 @@ from tests.support.serving import port_of, serving
 from warmboot.api import create_app
 from warmboot.api.http.limits import HttpLimits, connections_within, raise_descriptor_limit
 from warmboot.api.middleware.body import MAX_BODY_BYTES
+from warmboot.api.middleware.sock_diag import Address
 from warmboot.bootstrap.logs import OncePerSecond
 
 HOST = b"Host: 127.0.0.1\r\n"
@@ -122,7 +123,7 @@ async def test_where_descriptors_run_out_new_connections_are_cut_off_at_once(
 
 async def test_a_stranger_s_request_with_a_body_is_not_waited_for(fakes: FakeServices) -> None:
     class Nobody:
-        async def why_not_root(self, client: object, server: object) -> str:
+        async def why_not_root(self, client: Address, server: Address) -> str:
             return "a stranger"
 
     head = b"POST /healthz HTTP/1.1\r\n" + HOST + b"Idempotency-Key: k\r\nContent-Length: 9\r\n\r\n"

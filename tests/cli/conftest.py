@@ -11,8 +11,9 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from tests.support.command_line import run_here
@@ -67,7 +68,10 @@ def served() -> Iterator[Served]:
     server.stop()
 
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+class Cli(Protocol):
+    def __call__(
+        self, *words: str, stdin: str = "", **more: str
+    ) -> subprocess.CompletedProcess[str]: ...
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Protocol, TypedDict, Unpack
 
 import pytest
 from tests.support.dockerd import PrivateDockerd, private_dockerd
@@ -19,7 +19,25 @@ from warmboot.model.worker import WorkerSpec
 COUNTER = "warmboot-test/counter:1"
 LINE_TIMEOUT_S = 30.0
 
-Start = Callable[..., Awaitable[str]]
+
+class Changes(TypedDict, total=False):
+    """What a test's container has otherwise than a plain one."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    network: str
+    tty: bool
+    auto_remove: bool
+
+
+class Start(Protocol):
+    async def __call__(
+        self,
+        image: str = COUNTER,
+        script: str = "",
+        running: bool = True,
+        **changes: Unpack[Changes],
+    ) -> str: ...
 
 
 @pytest.fixture(scope="session")
@@ -42,14 +60,16 @@ async def start(engine: DockerEngine) -> AsyncIterator[Start]:
     made: list[str] = []
 
     async def starting(
-        image: str = COUNTER, script: str = "", running: bool = True, **changes: object
+        image: str = COUNTER,
+        script: str = "",
+        running: bool = True,
+        **changes: Unpack[Changes],
     ) -> str:
         name = f"test-{secrets.token_hex(4)}"
         if script:
             image = f"warmboot-test/{name}:1"
             await engine.load_image(shell_image(image, script))
-        spec = replace(WorkerSpec(name=name, image=image), **changes)  # type: ignore[arg-type]
-        container = await engine.create(spec, extra_environment={})
+        container = await engine.create(WorkerSpec(name, image, **changes), extra_environment={})
         made.append(container)
         if running:
             await engine.start(container)

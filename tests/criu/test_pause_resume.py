@@ -6,7 +6,7 @@ import asyncio
 import os
 
 import pytest
-from tests.criu.conftest import Start, counted, last_count
+from tests.criu.conftest import Changes, Start, counted, last_count
 from tests.support.dockerd import PrivateDockerd
 
 from warmboot.criu.checkpoint import checkpoint
@@ -130,7 +130,7 @@ async def test_a_checkpoint_is_not_overwritten(engine: DockerEngine, start: Star
     ],
 )
 async def test_what_would_not_resume_is_refused_up_front(
-    engine: DockerEngine, start: Start, changes: dict[str, object], reason: str
+    engine: DockerEngine, start: Start, changes: Changes, reason: str
 ) -> None:
     container = await start(**changes)
     with pytest.raises(NotSupported) as caught:

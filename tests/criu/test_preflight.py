@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,17 +34,15 @@ async def nothing_to_install(prefix: Path, wrapper: Path) -> Installed:
     return Installed(wrapper, "4.2.1", "present")
 
 
-def preflight(folder: Path, address: Path, **changes: object) -> Preflight:
-    settings: dict[str, object] = {
-        "socket": address,
-        "daemon_json": folder / "docker" / "daemon.json",
-        "runc_conf": folder / "criu" / "runc.conf",
-        "criu_prefix": CRIU_PREFIX,
-        "criu_wrapper": CRIU_WRAPPER,
-        "install": nothing_to_install,
-        **changes,
-    }
-    return Preflight(**settings)  # type: ignore[arg-type]
+def preflight(folder: Path, address: Path) -> Preflight:
+    return Preflight(
+        socket=address,
+        daemon_json=folder / "docker" / "daemon.json",
+        runc_conf=folder / "criu" / "runc.conf",
+        criu_prefix=CRIU_PREFIX,
+        criu_wrapper=CRIU_WRAPPER,
+        install=nothing_to_install,
+    )
 
 
 def named(findings: tuple[Finding, ...]) -> dict[str, Finding]:
@@ -69,7 +68,7 @@ async def test_a_good_machine_has_no_problem(dockerd: PrivateDockerd, tmp_path: 
 
 
 async def test_every_problem_says_why_it_matters_and_what_to_do(tmp_path: Path) -> None:
-    bare = preflight(tmp_path, tmp_path / "no.sock", criu_wrapper=tmp_path / "criu")
+    bare = replace(preflight(tmp_path, tmp_path / "no.sock"), criu_wrapper=tmp_path / "criu")
     findings = named(await bare.look())
     assert not findings["engine"].ok
     assert not findings["tcp-established"].ok
@@ -83,7 +82,7 @@ async def test_a_criu_too_old_for_the_kernel_is_told(tmp_path: Path) -> None:
     wrapper.parent.mkdir()
     wrapper.write_text("#!/bin/sh\necho Version: 3.1\n")
     wrapper.chmod(0o755)
-    old = preflight(tmp_path, tmp_path / "no.sock", criu_wrapper=wrapper)
+    old = replace(preflight(tmp_path, tmp_path / "no.sock"), criu_wrapper=wrapper)
     criu = named(await old.look())["criu"]
     assert (criu.ok, criu.fixable) == (False, True)
     assert "too old" in criu.problem
@@ -163,7 +162,7 @@ async def test_an_engine_that_is_experimental_already_is_left_alone(
 ) -> None:
     """It may be so by its command line; dockerd refuses to start if the file says it, too."""
     ran = tmp_path / "ran"
-    machine = preflight(tmp_path, dockerd.socket, restart_command=("touch", str(ran)))
+    machine = replace(preflight(tmp_path, dockerd.socket), restart_command=("touch", str(ran)))
     changes = await machine.fix(restart_engine=True)
     assert [change.what for change in changes] == [f"added tcp-established to {machine.runc_conf}"]
     assert not machine.daemon_json.exists()
@@ -194,7 +193,7 @@ async def test_who_is_no_engine_is_not_asked_for_its_files(tmp_path: Path) -> No
 async def test_a_criu_where_the_engine_does_not_look_is_told(
     dockerd: PrivateDockerd, tmp_path: Path
 ) -> None:
-    machine = preflight(tmp_path, dockerd.socket, engine_path=str(tmp_path))
+    machine = replace(preflight(tmp_path, dockerd.socket), engine_path=str(tmp_path))
     criu = named(await machine.look())["criu"]
     assert not criu.ok
     assert str(tmp_path) in criu.problem
@@ -203,9 +202,8 @@ async def test_a_criu_where_the_engine_does_not_look_is_told(
 
 async def test_the_engine_is_restarted_only_when_asked(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
-    machine = preflight(
-        tmp_path,
-        tmp_path / "no.sock",
+    machine = replace(
+        preflight(tmp_path, tmp_path / "no.sock"),
         restart_command=("touch", str(ran)),
         ready_timeout_s=0.1,
     )
@@ -218,13 +216,13 @@ async def test_the_engine_is_restarted_only_when_asked(tmp_path: Path) -> None:
 
 
 async def test_a_restart_that_fails_is_told(tmp_path: Path) -> None:
-    machine = preflight(tmp_path, tmp_path / "no.sock", restart_command=("false",))
+    machine = replace(preflight(tmp_path, tmp_path / "no.sock"), restart_command=("false",))
     changes = await machine.fix(restart_engine=True)
     assert not changes[-1].ok
 
 
 async def test_an_engine_that_somebody_started_by_hand_is_not_restarted(tmp_path: Path) -> None:
-    machine = preflight(tmp_path, tmp_path / "no.sock", restart_command=())
+    machine = replace(preflight(tmp_path, tmp_path / "no.sock"), restart_command=())
     changes = await machine.fix(restart_engine=True)
     assert not changes[-1].ok
     assert "restart it as you" in changes[-1].details
@@ -234,7 +232,7 @@ async def test_an_installation_that_fails_does_not_stop_the_rest(tmp_path: Path)
     async def failing(prefix: Path, wrapper: Path) -> Installed:
         raise HostError("no mirror answers")
 
-    machine = preflight(tmp_path, tmp_path / "no.sock", install=failing)
+    machine = replace(preflight(tmp_path, tmp_path / "no.sock"), install=failing)
     changes = await machine.fix()
     assert [change.ok for change in changes] == [False, True, True]
 
@@ -249,9 +247,8 @@ async def test_a_plain_engine_is_refused_then_fixed_then_verified(tmp_path: Path
         await engine.start()
 
     async with private_dockerd(experimental=False) as plain:
-        machine = preflight(
-            tmp_path,
-            plain.socket,
+        machine = replace(
+            preflight(tmp_path, plain.socket),
             daemon_json=plain.config,
             restart_command=("touch", str(asked)),
         )

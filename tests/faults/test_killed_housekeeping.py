@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from tests.faults.doomed import MIDWAY
@@ -18,9 +16,11 @@ from tests.faults.test_killed_manager import BUILD, Die, clear, die, names, plac
 from tests.manager.test_collect_garbage import used
 from tests.manager.test_housekeeping import changed, event
 from tests.support import prepared_labs
+from tests.support.absent import ABSENT
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, eventually, vmm_pids
 
+from warmboot.host.agent import HostAgent
 from warmboot.host.host_config import HostConfig
 from warmboot.manager.garbage.choose_garbage import Limits
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
@@ -32,14 +32,20 @@ from warmboot.model.shapes import Shape
 
 __all__ = ["die", "place", "reaper"]
 
-NONE: Any = None
 COMPRESS, UNPACK = (
-    points(saga) for saga in CompressSnapshot(NONE, NONE, NONE, NONE, NONE, NONE, NONE).sagas
+    points(saga)
+    for saga in CompressSnapshot(ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, ABSENT).sagas
 )
 
 
-HOST: Any = SimpleNamespace(config=HostConfig(Path("/nowhere")))
-COLLECT = points(CollectGarbage(NONE, HOST, NONE, NONE, Limits(1), NONE).saga)
+class _Host(HostAgent):
+    """Only what it was told."""
+
+    def __init__(self) -> None:
+        self.config = HostConfig(Path("/nowhere"))
+
+
+COLLECT = points(CollectGarbage(ABSENT, _Host(), ABSENT, ABSENT, Limits(1), ABSENT).saga)
 BETWEEN = [
     ("forms", "_change", "before"),
     ("forms", "_change", "after"),

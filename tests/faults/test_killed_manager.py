@@ -10,12 +10,13 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from tests.faults.doomed import WORK_S, Doom
+from tests.support.absent import ABSENT
 from tests.support.invariants import check, settled
 from tests.support.managers import FOREVER, Lab, Manager, lab, vmm_pids
 from tests.support.prepared_labs import prepare
@@ -36,9 +37,8 @@ def points(saga: Saga) -> list[tuple[str, str]]:
 
 
 # What a saga's steps are does not depend on the parts that they will use.
-NONE: Any = None
-BOOT = points(BootVm(NONE, NONE, NONE, NONE, BootTimeouts()).saga)
-BUILD = points(BuildSnapshot(NONE, NONE, NONE, NONE, NONE, 1.0).saga)
+BOOT = points(BootVm(ABSENT, ABSENT, ABSENT, ABSENT, BootTimeouts()).saga)
+BUILD = points(BuildSnapshot(ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, 1.0).saga)
 
 PROVISION = [
     ("operations", "set_state", "after"),  # the boot is done, and nothing of it noted
@@ -88,7 +88,10 @@ async def reaper() -> AsyncIterator[asyncio.subprocess.Process]:
     await asyncio.wait_for(process.wait(), 30)
 
 
-Die = Callable[..., Awaitable[None]]
+class Die(Protocol):
+    async def __call__(
+        self, work: str, at: tuple[str, ...], *, vmms_too: bool = False, **settings: Any
+    ) -> None: ...
 
 
 @pytest.fixture

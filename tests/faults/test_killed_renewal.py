@@ -6,11 +6,10 @@ with its old files or its new ones, and nothing is taken from under a VM that ru
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from tests.faults.test_killed_manager import BUILD, Die, clear, die, names, place, points, reaper
 from tests.manager.test_renew_agent import OLD, folders, register, renewed, spoken
+from tests.support.absent import ABSENT
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, image_folder
 from tests.support.rebuilds import ready as until_ready
@@ -22,8 +21,7 @@ from warmboot.model.runtime_snapshot import BuildCause, RuntimeSnapshot
 
 __all__ = ["die", "place", "reaper"]
 
-NONE: Any = None
-RENEW = points(RenewAgent(NONE, NONE, NONE, NONE, NONE, NONE).saga)
+RENEW = points(RenewAgent(ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, ABSENT).saga)
 BETWEEN = [
     ("host", "renew_agent", "before"),
     ("host", "renew_agent", "after"),

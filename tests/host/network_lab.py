@@ -41,9 +41,10 @@ async def until(holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
             await asyncio.sleep(0.01)
 
 
-def config(state_dir: Path, **changes: object) -> NetworkConfig:
-    values = {"prefix": PREFIX, "subnet": "10.213.0.0/20", "pool_size": 1, "uid_base": 690_000}
-    return NetworkConfig(state_dir=state_dir, **{**values, **changes})  # type: ignore[arg-type]
+def config(
+    state_dir: Path, prefix: str = PREFIX, subnet: str = "10.213.0.0/20", pool_size: int = 1
+) -> NetworkConfig:
+    return NetworkConfig(state_dir, prefix, subnet, pool_size=pool_size, uid_base=690_000)
 
 
 @contextmanager
@@ -158,11 +159,12 @@ class Place:
 
         class Answer(asyncio.DatagramProtocol):
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                assert isinstance(transport, asyncio.DatagramTransport)
                 self.transport = transport
 
             def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
                 answer = f"{name} {addr[0]} ".encode() + data
-                self.transport.sendto(answer, addr)  # type: ignore[attr-defined]
+                self.transport.sendto(answer, addr)
 
         bound = await self.bound("0.0.0.0", port, socket.SOCK_DGRAM)
         transport, _ = await loop.create_datagram_endpoint(Answer, sock=bound)

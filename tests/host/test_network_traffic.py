@@ -8,7 +8,7 @@ import struct
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -53,7 +53,7 @@ async def scene() -> AsyncIterator[Scene]:
         await _start_resolver(folder)
         stack.push_async_callback(_stop_resolver, folder)
         (folder / "resolv.conf").write_text("nameserver 127.0.0.53\n")
-        network = Network(config(folder / "state", resolv_conf=folder / "resolv.conf"))
+        network = Network(replace(config(folder / "state"), resolv_conf=folder / "resolv.conf"))
         await network.start([])
         stack.push_async_callback(network.stop, False)
         slots = [await network.acquire() for _ in range(2)]

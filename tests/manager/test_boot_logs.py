@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 from tests.support.managers import Lab, Manager
 
+from warmboot.host.guest.guest_link import Claimed, Identity, Sent
 from warmboot.host.vm.boot_logs import BootLogs, last_lines
 from warmboot.manager.ports import Until
 from warmboot.model.container import ContainerState
@@ -62,9 +63,11 @@ async def test_the_setting_is_the_limit_for_the_agent_too(
     limits: list[float] = []
     real = manager.host.claim
 
-    async def note(vm_id: str, identity: object, timeout_s: float, *rest: object) -> object:
+    async def note(
+        vm_id: str, identity: Identity, timeout_s: float, docker_wait_s: float, on_sent: Sent
+    ) -> Claimed:
         limits.append(timeout_s)
-        return await real(vm_id, identity, timeout_s, *rest)  # type: ignore[arg-type]
+        return await real(vm_id, identity, timeout_s, docker_wait_s, on_sent)
 
     monkeypatch.setattr(manager.host, "claim", note)
     await manager.run()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from tests.support.invariants import check
@@ -51,7 +50,8 @@ class Refusals:
         patch.setattr(part, method, refuse)
 
 
-Refuse = Callable[..., Refusals]
+class Refuse(Protocol):
+    def __call__(self, part: type, method: str, *words: str) -> Refusals: ...
 
 
 @pytest.fixture

@@ -77,7 +77,9 @@ async def test_changed_files_are_the_default_from_the_next_start_on_and_the_old_
         assert found["default"] != old.digest
         assert await told(manager, "runtime-image.renamed") == 1
         new = await manager.run("new")
-        assert new.runtime_image_id == (await manager.store.images.by_name("default")).id  # type: ignore[union-attr]
+        now = await manager.store.images.by_name("default")
+        assert now is not None
+        assert new.runtime_image_id == now.id
         assert (await manager.containers.get("old")).runtime_image_id == old.id
     async with place.manager(**files) as manager:
         assert await names(manager) == found

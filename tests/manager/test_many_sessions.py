@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
 from tests.support.managers import Manager
@@ -103,8 +103,9 @@ async def test_readers_of_logs_that_do_not_read_are_bounded_too(
     manager: Manager, few: list[Session]
 ) -> None:
     first = manager.containers.logs("web")
+    assert isinstance(first, AsyncGenerator)
     await anext(aiter(first))
     with pytest.raises(TooManySessions, match="1 reader"):
         await manager.output("web")
-    await first.aclose()  # type: ignore[attr-defined]
+    await first.aclose()
     assert await manager.output("web") == b"hello\n"

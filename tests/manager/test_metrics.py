@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -304,11 +304,12 @@ async def test_containers_are_shown_by_state_and_exits_by_outcome(manager: Manag
 
 async def test_clients_that_follow_events_are_counted_while_they_do(manager: Manager) -> None:
     following = manager.services.events.follow(0)
+    assert isinstance(following, AsyncGenerator)
     await manager.image()
     first = await anext(following)
     assert first.kind == "runtime-image.registered"
     assert (await look(manager)).value("warmboot_event_streams") == 1
-    await following.aclose()  # type: ignore[attr-defined]
+    await following.aclose()
     assert (await look(manager)).value("warmboot_event_streams") == 0
 
 

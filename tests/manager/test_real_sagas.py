@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.support.absent import ABSENT
 from tests.support.invariants import check
 from tests.support.managers import Lab, vmm_pids
 
@@ -23,9 +24,10 @@ from warmboot.model.errors import (
 )
 from warmboot.model.runtime_snapshot import SnapshotState
 
-NONE: Any = None
-BOOT = [step.name for step in BootVm(NONE, NONE, NONE, NONE, BootTimeouts()).saga.steps]
-BUILD = [step.name for step in BuildSnapshot(NONE, NONE, NONE, NONE, NONE, 1.0).saga.steps]
+BOOT = [step.name for step in BootVm(ABSENT, ABSENT, ABSENT, ABSENT, BootTimeouts()).saga.steps]
+BUILD = [
+    step.name for step in BuildSnapshot(ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, 1.0).saga.steps
+]
 
 
 class Failing:

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from tests.support.absent import ABSENT
 from tests.support.invariants import check
 from tests.support.managers import IMAGE_NAME, Lab, Manager, image_folder, make_ext4, vmm_pids
 from tests.support.rebuilds import event, ready
@@ -346,8 +347,9 @@ async def test_an_image_that_has_these_very_files_is_in_the_way(place: Lab, tmp_
         await check(manager.running)
 
 
-NONE: Any = None
-STEPS = [step.name for step in RenewAgent(NONE, NONE, NONE, NONE, NONE, NONE).saga.steps]
+STEPS = [
+    step.name for step in RenewAgent(ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, ABSENT).saga.steps
+]
 
 
 @pytest.mark.parametrize(

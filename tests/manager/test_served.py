@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -144,7 +145,7 @@ async def registered(site: Site) -> str:
 async def test_the_specification_s_lines_work_for_root(site: Site) -> None:
     image = await registered(site)
     lines = [line.strip() for line in SPECIFIED.split("\n\n")]
-    told: list[dict[str, object]] = []
+    told: list[dict[str, Any]] = []
     snapshot = ""
     for line in lines:
         line = line.replace("your-runtime-image-uuid", image).replace('"uuid"', f'"{image}"')
@@ -157,7 +158,7 @@ async def test_the_specification_s_lines_work_for_root(site: Site) -> None:
                 f'until curl -s {waited} | grep -q \'"state":"ready"\'; do sleep 0.2; done'
             )
     assert "items" in told[0]
-    assert told[2]["item"]["id"] == told[1]["id"]  # type: ignore[index]
+    assert told[2]["item"]["id"] == told[1]["id"]
     assert told[4] == {"ok": True}
     assert all("id" in told[at] for at in (1, 3, 5))
 

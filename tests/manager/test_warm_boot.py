@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ def _replace(path: Path) -> None:
 @pytest.mark.parametrize("name", [MEMORY_FILE, STATE_FILE, ROOTFS_FILE, DISK_FILE])
 @pytest.mark.parametrize("damage", [_truncate, _tamper, _remove], ids=lambda f: f.__name__[1:])
 async def test_a_damaged_snapshot_is_set_aside_and_rebuilt(
-    manager: Manager, name: str, damage: object
+    manager: Manager, name: str, damage: Callable[[Path], None]
 ) -> None:
     snapshot = await manager.snapshot()
     path = Path(snapshot.snapshot_path) / name
@@ -190,7 +191,7 @@ async def test_a_damaged_snapshot_is_set_aside_and_rebuilt(
         content = path.read_bytes()
         path.unlink()
         path.write_bytes(content)
-    damage(path)  # type: ignore[operator]
+    damage(path)
     container = await manager.run()
     assert container.state is ContainerState.RUNNING
     assert container.boot_method is BootMethod.COLD

@@ -364,7 +364,7 @@ class FakeContainers:
         self.stage_s = 0.005
         self.tick_s = 0.02
         self.longest_wait_s = 3600.0
-        self.fail_creation: WarmbootError | None = None
+        self.fail_creation: Exception | None = None
         self.removed: list[UUID] = []
         self.gone: dict[UUID, Container] = {}
         self.signals: list[str | None] = []

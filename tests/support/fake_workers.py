@@ -6,7 +6,7 @@ import io
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from warmboot.manager.ports import Exported, LogChunk, Stream, WorkerUntil
@@ -25,7 +25,10 @@ from warmboot.model.worker import WORKER_TRANSITIONS, Worker, WorkerSpec
 from warmboot.model.worker import WorkerState as S
 
 VERSIONS = Versions("20.10.24", "4.2.1", "6.18.0", "x86_64")
-Tell = Callable[..., None]
+
+
+class Tell(Protocol):
+    def __call__(self, kind: str, subject: object, **data: object) -> None: ...
 
 
 def now() -> datetime:

@@ -18,7 +18,7 @@ import shutil
 import socket
 import tarfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ async def _until_it_answers(port: int, process: asyncio.subprocess.Process, log:
 
 
 @contextlib.contextmanager
-def silent_registry() -> Any:
+def silent_registry() -> Iterator[int]:
     """A port of 127.0.0.1 that takes connections and never answers; yields it."""
     with socket.create_server(("127.0.0.1", 0), backlog=16) as listener:
         yield int(listener.getsockname()[1])

@@ -8,6 +8,7 @@ import lzma
 import struct
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -136,14 +137,20 @@ def test_an_archive_keeps_device_nodes() -> None:
     assert (int(fields[72:80], 16), int(fields[80:88], 16)) == (5, 1)
 
 
+def document(archive: tarfile.TarFile, name: str) -> Any:
+    file = archive.extractfile(name)
+    assert file is not None
+    return json.load(file)
+
+
 def test_the_probe_is_an_image_that_docker_can_load(tmp_path: Path) -> None:
     (tmp_path / "busybox").write_bytes(b"static busybox")
     data = build_probe(tmp_path / "busybox")
     assert build_probe(tmp_path / "busybox") == data
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        (entry,) = json.load(archive.extractfile("manifest.json"))  # type: ignore[arg-type]
+        (entry,) = document(archive, "manifest.json")
         assert entry["RepoTags"] == [PROBE_TAG]
-        config = json.load(archive.extractfile(entry["Config"]))  # type: ignore[arg-type]
+        config = document(archive, entry["Config"])
         assert config["rootfs"]["type"] == "layers"
         layer = archive.extractfile(entry["Layers"][0])
         with tarfile.open(fileobj=layer) as content:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import TypedDict
 
 import pytest
 from hypothesis import given
@@ -58,6 +59,12 @@ def test_names_of_others_are_not_taken_for_ours(name: str) -> None:
     assert CONFIG.index_of(name) is None
 
 
+class Changes(TypedDict, total=False):
+    prefix: str
+    subnet: str
+    pool_size: int
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -72,9 +79,9 @@ def test_names_of_others_are_not_taken_for_ours(name: str) -> None:
         {"pool_size": -1},
     ],
 )
-def test_settings_that_cannot_work_are_refused(changes: dict[str, object]) -> None:
+def test_settings_that_cannot_work_are_refused(changes: Changes) -> None:
     with pytest.raises(InvalidRequest):
-        NetworkConfig(state_dir=Path("/nowhere"), **changes)  # type: ignore[arg-type]
+        NetworkConfig(state_dir=Path("/nowhere"), **changes)
 
 
 @pytest.mark.parametrize(

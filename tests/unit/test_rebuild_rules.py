@@ -47,10 +47,10 @@ def snapshot(
     failures: int = 0,
     not_before: datetime | None = None,
 ) -> RuntimeSnapshot:
-    metadata = {"agent_version": agent}
+    metadata: dict[str, object] = {"agent_version": agent}
     if requires is not None:
         names = requires.__slots__
-        metadata["requires"] = {n: getattr(requires, n) for n in names}  # type: ignore[assignment]
+        metadata["requires"] = {n: getattr(requires, n) for n in names}
     return RuntimeSnapshot(
         id=uuid4(),
         runtime_image_id=UUID(int=1),
@@ -199,19 +199,18 @@ def ago(*seconds: float) -> list[datetime]:
 
 
 @pytest.mark.parametrize(
-    ("misses", "options", "words"),
+    ("misses", "active", "has_room", "words"),
     [
-        (ago(1, 2), {}, "it takes 3"),
-        (ago(1, 2, 101), {}, "2 times within 100 s"),
-        (ago(1, 2, 3), {"active": 10}, "MANAGER_MAX_RUNTIME_SNAPSHOTS is 10"),
-        (ago(1, 2, 3), {"has_room": False}, "floor"),
+        (ago(1, 2), 1, True, "it takes 3"),
+        (ago(1, 2, 101), 1, True, "2 times within 100 s"),
+        (ago(1, 2, 3), 10, True, "MANAGER_MAX_RUNTIME_SNAPSHOTS is 10"),
+        (ago(1, 2, 3), 1, False, "floor"),
     ],
 )
 def test_a_shape_gets_none_and_it_is_said_why(
-    misses: list[datetime], options: dict[str, int], words: str
+    misses: list[datetime], active: int, has_room: bool, words: str
 ) -> None:
-    settings = {"active": 1, "max_active": 10, "has_room": True, **options}
-    demand = judge_demand(misses, NOW, DEMAND, **settings)  # type: ignore[arg-type]
+    demand = judge_demand(misses, NOW, DEMAND, active=active, max_active=10, has_room=has_room)
     assert not demand.build
     assert words in demand.why
 

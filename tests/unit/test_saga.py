@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.support.absent import ABSENT
 from tests.support.databases import new_store
 
 from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
@@ -305,15 +306,12 @@ async def test_whatever_fails_nothing_is_left(
     assert await store.operations.list() == ()
 
 
-NONE: Any = None
-
-
 @pytest.mark.parametrize(
     "saga",
     [
-        BootVm(NONE, NONE, NONE, NONE, BootTimeouts()).saga,
-        BuildSnapshot(NONE, NONE, NONE, NONE, NONE, 1).saga,
-        RenewAgent(NONE, NONE, NONE, NONE, NONE, NONE).saga,
+        BootVm(ABSENT, ABSENT, ABSENT, ABSENT, BootTimeouts()).saga,
+        BuildSnapshot(ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, 1).saga,
+        RenewAgent(ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, ABSENT).saga,
     ],
     ids=lambda saga: saga.kind,
 )

@@ -7,11 +7,12 @@ import contextlib
 import json
 import logging
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import pytest
 import uvicorn
+from starlette.types import ASGIApp
 from tests.support.served import free_port
 
 from warmboot.api.streams import Streamed
@@ -111,8 +112,9 @@ async def test_an_engine_is_read_only_as_fast_as_its_output_is_taken(
 ) -> None:
     fake, client = engine
     lines = client.logs("c1", follow=follow)
+    assert isinstance(lines, AsyncGenerator)
     assert await anext(lines) == LINE.decode()
-    await lines.aclose()  # type: ignore[attr-defined]  # it is a generator
+    await lines.aclose()
     async with asyncio.timeout(10):
         await fake.broken.wait()
     assert fake.sent_bytes < HELD_BYTES < LINES * len(LINE)
@@ -153,10 +155,10 @@ async def test_an_answer_ends_with_its_reader(caplog: pytest.LogCaptureFixture) 
 
 
 @contextlib.asynccontextmanager
-async def _serving(app: object) -> AsyncIterator[int]:
+async def _serving(app: ASGIApp) -> AsyncIterator[int]:
     port = free_port()
     config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
         host="127.0.0.1",
         port=port,
         log_level="warning",

@@ -13,21 +13,28 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from tests.support.absent import ABSENT
+from typing_extensions import override
 
+from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.workers import socket_activation
 from warmboot.manager.workers.socket_activation import SocketActivation
 from warmboot.model.errors import CheckpointError
+from warmboot.model.journal.event import Event
 from warmboot.model.worker import ListenAddress, Worker, WorkerSpec, WorkerState
 
 
-class Events:
+class Events(EventLog):
     """Keeps what is told."""
 
     def __init__(self) -> None:
+        super().__init__(ABSENT)
         self.told: list[str] = []
 
-    async def emit(self, kind: str, *_: Any, **__: Any) -> None:
+    @override
+    async def emit(self, kind: str, subject_id: object, **data: Any) -> Event:
         self.told.append(kind)
+        return Event(len(self.told), datetime.now(UTC), kind, str(subject_id), data)
 
 
 class Paused:
@@ -45,7 +52,7 @@ class Paused:
             listens=(ListenAddress("127.0.0.1", self.port),),
         )
         self.events = Events()
-        self.wake = SocketActivation(self.events, self._wake)  # type: ignore[arg-type]
+        self.wake = SocketActivation(self.events, self._wake)
         self.may_run = asyncio.Event()
         self.fails = False
         self._server: asyncio.Server | None = None

@@ -8,10 +8,13 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from tests.support.absent import ABSENT
 from tests.support.databases import new_store
+from typing_extensions import override
 
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.saga import Context, SagaRunner
+from warmboot.manager.workers.settle_worker import SettleWorker
 from warmboot.manager.workers.worker_work import WorkerWork
 from warmboot.model.checkpoint import Checkpoint, CheckpointState, Versions
 from warmboot.model.errors import CheckpointError
@@ -19,20 +22,22 @@ from warmboot.model.worker import Worker, WorkerSpec, WorkerState
 from warmboot.store import Store
 
 
-class Settle:
+class Settle(SettleWorker):
     """Notes who is to be settled; ``settles_to`` is what the engine says is true."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        super().__init__(store, ABSENT, ABSENT, ABSENT)
         self.settles_to: WorkerState | None = None
         self.at_once: list[UUID] = []
         self.put_off: list[UUID] = []
 
+    @override
     async def __call__(self, worker_id: UUID) -> None:
         self.at_once.append(worker_id)
         if self.settles_to is not None:
             await self._store.workers.set_state(worker_id, self.settles_to)
 
+    @override
     def later(self, worker_id: UUID) -> None:
         self.put_off.append(worker_id)
 
@@ -47,7 +52,7 @@ class Scene:
             store,
             self.runner,
             EventLog(store),
-            self.settle,  # type: ignore[arg-type]
+            self.settle,
             "pause",
             ("dump", self._dump),
             WorkerState.PAUSING,

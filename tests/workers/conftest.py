@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from tests.support.dockerd import PrivateDockerd, private_dockerd
@@ -22,7 +22,9 @@ from warmboot.docker.client import DockerEngine
 COUNTER = "warmboot-test/counter:1"
 TIMEOUT_S = 30.0
 
-Start = Callable[..., Awaitable[Worker]]
+
+class Start(Protocol):
+    async def __call__(self, script: str = "", image: str = COUNTER, **fields: Any) -> Worker: ...
 
 
 @pytest.fixture(scope="session")
