@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import schemathesis
+from fastapi import FastAPI
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -17,18 +18,19 @@ from tests.support.fake_services import FakeServices
 
 from warmboot.api import create_app
 
+Case = schemathesis.Case[Any]
 TOKEN = "schema-token"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
-CHECKS = (
+CHECKS = [
     not_a_server_error,
     status_code_conformance,
     content_type_conformance,
     response_headers_conformance,
     response_schema_conformance,
-)
+]
 
 
-def _app() -> Any:
+def _app() -> FastAPI:
     fakes = FakeServices()
     fakes.events.endless = False
     fakes.containers.longest_wait_s = 1.0
@@ -46,5 +48,5 @@ schema = schemathesis.openapi.from_asgi("/openapi.json", _app(), headers=HEADERS
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-def test_no_input_breaks_the_api(case: Any) -> None:
+def test_no_input_breaks_the_api(case: Case) -> None:
     case.call_and_validate(headers=HEADERS, checks=CHECKS)

@@ -12,7 +12,6 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -21,7 +20,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
-from tests.api.test_api_schema import CHECKS, HEADERS, TOKEN
+from tests.api.test_api_schema import CHECKS, HEADERS, TOKEN, Case
 from tests.support.fake_services import FakeServices
 from tests.support.managers import FOREVER, IMAGE_NAME, eventually, image_folder, lab
 from tests.support.served import Served, free_port, served
@@ -136,7 +135,7 @@ def site() -> Iterator[tuple[World, BlockingPortal]]:
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-def test_no_request_breaks_a_manager(case: Any, site: tuple[World, BlockingPortal]) -> None:
+def test_no_request_breaks_a_manager(case: Case, site: tuple[World, BlockingPortal]) -> None:
     world, portal = site
     portal.call(_aim, case, world)
     _bound(case)
@@ -146,7 +145,7 @@ def test_no_request_breaks_a_manager(case: Any, site: tuple[World, BlockingPorta
     case.validate_response(answer, checks=[one for one in CHECKS if one is not not_a_server_error])
 
 
-async def _aim(case: Any, world: World) -> None:
+async def _aim(case: Case, world: World) -> None:
     """Three of four requests are about what is there."""
     if zlib.crc32(repr((case.path_parameters, case.body)).encode()) % 4 == 0:
         return
@@ -161,7 +160,7 @@ async def _aim(case: Any, world: World) -> None:
         case.body = {**case.body, **aimed}
 
 
-def _bound(case: Any) -> None:
+def _bound(case: Case) -> None:
     """No wait longer than the test, no stream without an end (see ``test_api_streams``)."""
     if case.path.endswith("/wait") or "timeout_s" in case.query:
         asked_s = float(case.query.get("timeout_s", LONGEST_WAIT_S))

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -21,6 +20,7 @@ from tests.e2e.copies import add_copy
 from tests.support.vms import PROBE, Site, eventually, state_root
 
 from warmboot.client import Client
+from warmboot.client.results import RuntimeSnapshot
 from warmboot.model.runtime_snapshot import FRAMES_FILE, MEMORY_FILE, STATE_FILE, SnapshotState
 from warmboot.system.disks import allocated_bytes
 
@@ -55,15 +55,15 @@ async def restarted(site: Site, **settings: str) -> None:
     await site.start()
 
 
-async def only(client: Client) -> Any:
+async def only(client: Client) -> RuntimeSnapshot:
     (snapshot,) = [one for one in await client.snapshots.list() if one.state == "ready"]
     return snapshot
 
 
-async def successor(client: Client, old: Any) -> Any:
+async def successor(client: Client, old: RuntimeSnapshot) -> RuntimeSnapshot:
     """The one that has taken the place of ``old``, which may be forgotten by then."""
 
-    async def rebuilt() -> Any:
+    async def rebuilt() -> RuntimeSnapshot | None:
         ready = [one for one in await client.snapshots.list() if one.state == "ready"]
         return next((one for one in ready if one.version > old.version), None)
 
@@ -162,7 +162,7 @@ async def test_what_is_cold_is_compressed_by_itself_and_still_boots_warm(kept: S
     await restarted(kept, MANAGER_COMPRESS_AFTER_H=HOURLY_TENTH_S, MANAGER_UNPACK_AFTER_BOOTS="0")
     async with kept.client() as client:
 
-        async def compressed() -> Any:
+        async def compressed() -> RuntimeSnapshot | None:
             snapshot = await only(client)
             return snapshot if snapshot.metadata["compressed"] else None
 
@@ -209,7 +209,7 @@ async def test_a_cache_over_its_budget_shrinks_and_what_is_hot_is_unpacked(kept:
         for name in ("one", "two"):
             assert (await kept.run(name, PROBE, "sleep", "1000"))["boot_method"] == "warm"
 
-        async def plain() -> Any:
+        async def plain() -> RuntimeSnapshot | None:
             snapshot = await only(client)
             return snapshot if snapshot.metadata["compressed"] is False else None
 

@@ -7,10 +7,11 @@ import os
 import re
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -18,6 +19,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from tests.store.things import a_container, stored_container, stored_image, stored_snapshot
+from tests.support.postgres import PostgresCluster
 
 from warmboot.model.errors import (
     DiskFull,
@@ -33,8 +35,10 @@ from warmboot.store.failures import translated
 from warmboot.store.migrate import MIGRATIONS, migrate, revisions
 from warmboot.store.tables import metadata
 
+T = TypeVar("T")
 
-async def _in(url: str, look: Any) -> Any:
+
+async def _in(url: str, look: Callable[[Connection], T]) -> T:
     engine = create_async_engine(parse_url(url))
     try:
         async with engine.begin() as connection:
@@ -48,7 +52,7 @@ def _tables(connection: Connection) -> set[str]:
 
 
 async def test_a_new_database_has_exactly_the_tables_of_the_code(database_url: str) -> None:
-    def differences(connection: Connection) -> Any:
+    def differences(connection: Connection) -> object:
         options = {"compare_type": True, "compare_server_default": True}
         return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
 
@@ -117,16 +121,15 @@ async def test_two_programs_on_one_database_do_not_lock_each_other_out(database_
         assert len(await one.containers.list()) == 50
 
 
+def _be(version: str, connection: Connection) -> None:
+    connection.execute(text("UPDATE alembic_version SET version_num = :v"), {"v": version})
+
+
 async def test_a_newer_database_is_refused_and_left_alone(database_url: str) -> None:
     async with Store.open(database_url) as store:
         container = await stored_container(store)
     for version, expected in (("9999", NotSupported), (revisions()[-1], None)):
-        await _in(
-            database_url,
-            lambda connection, version=version: connection.execute(
-                text("UPDATE alembic_version SET version_num = :v"), {"v": version}
-            ),
-        )
+        await _in(database_url, partial(_be, version))
         if expected is not None:
             with pytest.raises(expected, match="newer"):
                 async with Store.open(database_url):
@@ -250,7 +253,9 @@ async def test_a_full_disk_is_told_and_survived(tmp_path: Path) -> None:
 
 
 @pytest.mark.postgres
-async def test_a_server_that_was_restarted_is_found_again(postgres_cluster: Any) -> None:
+async def test_a_server_that_was_restarted_is_found_again(
+    postgres_cluster: PostgresCluster,
+) -> None:
     with postgres_cluster.fresh_database() as url:
         async with Store.open(url) as store:
             stored = await stored_container(store)

@@ -15,6 +15,7 @@ from tests.store.things import NOON, SHAPE, a_container, an_image, stored_image,
 
 from warmboot.model.container import BootAttempt, FallbackReason
 from warmboot.model.errors import Conflict, NotFound
+from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import (
     DEFAULT_WEIGHT,
     RECENT_BOOTS,
@@ -228,7 +229,7 @@ async def test_what_an_older_version_stored_is_numbered(database_url: str) -> No
         assert new.version == 4
 
 
-async def _insert_old(url: str, image: Any, rows: list[dict[str, Any]]) -> None:
+async def _insert_old(url: str, image: RuntimeImage, rows: list[dict[str, Any]]) -> None:
     engine = create_async_engine(parse_url(url))
     postgres = engine.dialect.name == "postgresql"
     manifest = {
@@ -239,10 +240,10 @@ async def _insert_old(url: str, image: Any, rows: list[dict[str, Any]]) -> None:
         "labels": {},
     }
 
-    def key(value: UUID) -> Any:
+    def key(value: UUID) -> UUID | str:
         return value if postgres else value.hex
 
-    def moment(value: datetime) -> Any:
+    def moment(value: datetime) -> datetime | str:
         return value if postgres else value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
 
     async with engine.begin() as connection:

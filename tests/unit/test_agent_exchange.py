@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.support.managers import agent_package, image_folder, make_ext4
@@ -220,7 +219,7 @@ async def test_a_full_disk_leaves_nothing(
 async def test_a_disk_that_fills_up_below_debugfs_is_told_as_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def says(name: str, *arguments: Any, **options: Any) -> str:
+    async def says(name: str, *arguments: object, **options: object) -> str:
         return "write: No space left on device while writing block 7"
 
     monkeypatch.setattr("warmboot.images.ext4.run_tool", says)

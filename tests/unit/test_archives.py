@@ -10,7 +10,7 @@ import json
 import lzma
 import os
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def packed(files: dict[str, bytes], prefix: str = "") -> bytes:
 DOCKER = packed({"manifest.json": b'[{"Config": "c.json", "RepoTags": ["a:1"], "Layers": []}]'})
 
 
-def blob(value: Any) -> tuple[str, bytes]:
+def blob(value: object) -> tuple[str, bytes]:
     content = json.dumps(value).encode()
     return f"sha256:{sha256(content).hexdigest()}", content
 
@@ -97,7 +97,9 @@ async def test_a_docker_archive_is_kept_as_it_is(archives: ArchiveFiles) -> None
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
-async def test_a_compressed_docker_archive_is_fine(archives: ArchiveFiles, compress: Any) -> None:
+async def test_a_compressed_docker_archive_is_fine(
+    archives: ArchiveFiles, compress: Callable[[bytes], bytes]
+) -> None:
     assert archives.find(await archives.upload(stream(compress(DOCKER))))
 
 
@@ -204,7 +206,7 @@ values = st.recursive(
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values, values)
 async def test_whatever_the_index_says_the_answer_is_an_id_or_a_refusal(
-    archives: ArchiveFiles, index: Any, inner: Any
+    archives: ArchiveFiles, index: object, inner: object
 ) -> None:
     digest, content = blob(inner)
     for document in (index, {"manifests": [{"digest": digest, "annotations": {}}]}):

@@ -22,7 +22,7 @@ from warmboot.guest.sandbox import Sandbox
 
 TOKEN = "t0ken-t0ken-t0ken"
 MACHINE_ID = "0123456789abcdef0123456789abcdef"
-IDENTITY = {
+IDENTITY: dict[str, Any] = {
     "hostname": "brisk-otter",
     "machine_id": MACHINE_ID,
     "token": TOKEN,
@@ -36,10 +36,10 @@ class FakeSystem:
     """Notes what was asked of the kernel; fails at the named call."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[str, Any]] = []
+        self.calls: list[tuple[str, object]] = []
         self.fail_at = ""
 
-    def _note(self, name: str, value: Any = None) -> None:
+    def _note(self, name: str, value: object = None) -> None:
         if name == self.fail_at:
             raise OSError("the kernel said no")
         self.calls.append((name, value))
@@ -109,7 +109,7 @@ class Guest:
         return socket.create_connection(self.listener.getsockname(), timeout=10)
 
     def ask(
-        self, method: str, path: str, document: Any = None, token: str | None = None
+        self, method: str, path: str, document: object = None, token: str | None = None
     ) -> tuple[int, Any]:
         body = json.dumps(document).encode() if document is not None else b""
         with self.connect() as sock:
@@ -257,7 +257,9 @@ def test_identity_is_applied_in_order_and_timed(guest: Guest) -> None:
     assert all(0 <= step["duration_s"] < 5 for step in answer["steps"])
     calls = dict(guest.system.calls)
     assert calls["entropy"] == b"e" * 64
-    assert 0 <= calls["clock"] - IDENTITY["clock_ns"] < 5 * 10**9
+    clock = calls["clock"]
+    assert isinstance(clock, int)
+    assert 0 <= clock - IDENTITY["clock_ns"] < 5 * 10**9
     assert (calls["machine-id"], calls["hostname"]) == (MACHINE_ID, "brisk-otter")
 
 
@@ -287,7 +289,7 @@ def test_identity_is_applied_in_order_and_timed(guest: Guest) -> None:
         ("entropy", ["e"]),
     ],
 )
-def test_a_bad_identity_changes_nothing(guest: Guest, field: str, value: Any) -> None:
+def test_a_bad_identity_changes_nothing(guest: Guest, field: str, value: object) -> None:
     status, answer = guest.ask("POST", "/warmboot/v1/identity", IDENTITY | {field: value})
     assert status == 400
     assert field in answer["error"]
@@ -405,7 +407,7 @@ def test_docker_wait_gives_up(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, -1, "5", None, True, 1e9])
-def test_docker_wait_refuses_nonsense(guest: Guest, timeout: Any) -> None:
+def test_docker_wait_refuses_nonsense(guest: Guest, timeout: object) -> None:
     guest.become()
     assert guest.ask("POST", "/warmboot/v1/docker-wait", {"timeout_s": timeout}, TOKEN)[0] == 400
 
@@ -428,7 +430,7 @@ def test_a_docker_that_does_not_come_does_not_spoil_an_identity(guest: Guest) ->
 
 
 @pytest.mark.parametrize("wait", [0, -1, "5", None, True, 1e9])
-def test_an_identity_with_nonsense_about_docker_changes_nothing(guest: Guest, wait: Any) -> None:
+def test_an_identity_with_nonsense_about_docker_changes_nothing(guest: Guest, wait: object) -> None:
     document = IDENTITY | {"docker_wait_s": wait}
     assert guest.ask("POST", "/warmboot/v1/identity", document)[0] == 400
     assert guest.system.calls == []
@@ -604,7 +606,7 @@ def test_docker_is_woken_until_it_is_claimed_again_if_that_is_wanted(
 
 
 @pytest.mark.parametrize("wake_docker", ["yes", 1, None])
-def test_preparing_a_snapshot_refuses_nonsense(guest: Guest, wake_docker: Any) -> None:
+def test_preparing_a_snapshot_refuses_nonsense(guest: Guest, wake_docker: object) -> None:
     guest.become()
     body = {"wake_docker": wake_docker}
     assert guest.ask("POST", "/warmboot/v1/prepare-snapshot", body, TOKEN)[0] == 400
@@ -647,6 +649,6 @@ def test_host_forward_says_when_the_port_is_taken(guest: Guest) -> None:
     [{}, {"port": 0, "enabled": True}, {"port": 65536, "enabled": True},
      {"port": "80", "enabled": True}, {"port": 80, "enabled": 1}, {"port": True, "enabled": True}],
 )  # fmt: skip
-def test_host_forward_refuses_nonsense(guest: Guest, ask: dict[str, Any]) -> None:
+def test_host_forward_refuses_nonsense(guest: Guest, ask: dict[str, object]) -> None:
     guest.become()
     assert guest.ask("POST", "/warmboot/v1/host-forward", ask, TOKEN)[0] == 400

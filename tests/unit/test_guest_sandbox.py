@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from warmboot.guest.docker import Docker
 from warmboot.guest.sandbox import JOINED, NAME, SHIM_GROUP, Sandbox
@@ -27,15 +28,25 @@ class DockerWithSandbox(Docker):
         self.asked: list[str] = []
         self.spec: Any = None
 
+    @override
     def load_probe(self) -> None:
         self.asked.append("load")
 
-    def call(self, method: str, path: str, **rest: Any) -> tuple[int, bytes]:
+    @override
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        document: Any = None,
+        body: bytes = b"",
+        accept: tuple[int, ...] = (),
+    ) -> tuple[int, bytes]:
         self.asked.append(f"{method} {path.partition('?')[0].rpartition('/')[2]}")
         if method == "GET" and not self.exists:
             return 404, b"{}"
         if path.startswith("/containers/create"):
-            self.exists, self.spec = True, rest["document"]
+            self.exists, self.spec = True, document
         details = {"NetworkSettings": {"IPAddress": "172.17.0.2"}, "HostsPath": str(self.hosts)}
         return 200, json.dumps(details).encode()
 

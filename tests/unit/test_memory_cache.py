@@ -10,7 +10,6 @@ import os
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -45,11 +44,12 @@ def cache(tmp_path: Path, vms: list[VmHandle]) -> MemoryCache:
 @pytest.fixture
 def unpackings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """What was unpacked so far."""
-    real, seen = memory_frames.unpack, []
+    real = memory_frames.unpack
+    seen: list[Path] = []
 
-    def unpack(source: Path, *rest: Any, **how: Any) -> None:
+    def unpack(source: Path, target: Path, stop: threading.Event, *, sync: bool) -> None:
         seen.append(source)
-        real(source, *rest, **how)
+        real(source, target, stop, sync=sync)
 
     monkeypatch.setattr(memory_frames, "unpack", unpack)
     return seen
@@ -135,7 +135,7 @@ async def test_a_disk_that_fills_up_leaves_no_file(
 ) -> None:
     snapshot = await compressed(tmp_path, files)
 
-    def full(*_: Any) -> None:
+    def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
@@ -151,7 +151,7 @@ async def test_a_note_that_does_not_fit_leaves_no_file(
 ) -> None:
     snapshot = await compressed(tmp_path, files)
 
-    def full(*_: Any) -> None:
+    def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "write_text", full)
@@ -262,8 +262,8 @@ async def test_one_that_is_being_unpacked_stays(
     snapshot = await compressed(tmp_path, files)
     began, go_on, real = threading.Event(), threading.Event(), memory_frames.unpack
 
-    def slow(*arguments: Any, **how: Any) -> None:
-        real(*arguments, **how)
+    def slow(source: Path, target: Path, stop: threading.Event, *, sync: bool) -> None:
+        real(source, target, stop, sync=sync)
         began.set()
         assert go_on.wait(10)
 

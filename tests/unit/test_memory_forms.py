@@ -7,8 +7,9 @@ import errno
 import json
 import mmap
 import os
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from tests.support.snapshots import IMAGE_ID, MEMORY, flip, here, make_image, pu
 from warmboot.host.snapshots import memory_forms, memory_frames
 from warmboot.host.snapshots.snapshot_files import SnapshotFiles, load_manifest, memory_metadata
 from warmboot.model.errors import DiskFull, SnapshotDamaged, WarmbootError
-from warmboot.model.runtime_snapshot import FRAMES_FILE, MEMORY_FILE, METADATA_FILE
+from warmboot.model.runtime_image import FileSum
+from warmboot.model.runtime_snapshot import FRAMES_FILE, MEMORY_FILE, METADATA_FILE, PackedMemory
 from warmboot.system.polite import run_politely
 
 PLAIN = {".seen.json", "disk.ext4", METADATA_FILE, "rootfs.ext4", MEMORY_FILE, "snapshot.state"}
@@ -214,8 +216,8 @@ async def test_a_folder_that_is_removed_meanwhile_is_damage(
 ) -> None:
     real = memory_frames.pack
 
-    def pack(*arguments: Any) -> Any:
-        result = real(*arguments)
+    def pack(source: Path, target: Path, expected: FileSum, stop: threading.Event) -> PackedMemory:
+        result = real(source, target, expected, stop)
         path.rename(path.with_name("gone"))
         return result
 
@@ -232,7 +234,7 @@ class Killed(BaseException):
     """The process is no more."""
 
 
-SYSTEM_CALLS: list[tuple[Any, str]] = [
+SYSTEM_CALLS: list[tuple[object, str]] = [
     *((Path, name) for name in ("write_text", "rename", "chmod", "unlink")),
     *((os, name) for name in ("open", "pwrite", "fsync", "chown", "ftruncate")),
     (memory_forms, "sum_file"),
@@ -245,7 +247,7 @@ def failing_from(number: int, error: BaseException, for_good: bool) -> Iterator[
     calls: list[str] = []
     patch = pytest.MonkeyPatch()
 
-    def wrap(owner: Any, name: str) -> None:
+    def wrap(owner: object, name: str) -> None:
         real = getattr(owner, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -264,7 +266,7 @@ def failing_from(number: int, error: BaseException, for_good: bool) -> Iterator[
         patch.undo()
 
 
-def _change(files: SnapshotFiles, path: Path) -> Callable[[Path], Any]:
+def _change(files: SnapshotFiles, path: Path) -> Callable[[Path], Awaitable[object]]:
     return files.unpack if load_manifest(path).compressed else files.compress
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from warmboot.manager.images.renew_agent import RenewAgent
 from warmboot.manager.snapshots.build_snapshot import BuildSnapshot
 from warmboot.manager.vms.boot_vm import BootTimeouts, BootVm
 from warmboot.model.errors import Conflict, HostError
-from warmboot.model.journal.operation import OperationState
+from warmboot.model.journal.operation import Operation, OperationState
 from warmboot.store import Store
 
 NAMES = ("a", "b", "c", "d")
@@ -56,7 +56,7 @@ class Recorder:
         return Step(name, do, undo)
 
 
-async def only(store: Store) -> Any:
+async def only(store: Store) -> Operation:
     (operation,) = await store.operations.list(open_only=False)
     return operation
 
@@ -84,6 +84,7 @@ async def test_a_step_that_fails_undoes_exactly_the_begun_ones_newest_first(
     operation = await only(store)
     assert operation.state is OperationState.UNDONE
     assert operation.begun == begun[1:]
+    assert operation.error is not None
     assert operation.error["brief"] == f"{fails} failed"
 
 
@@ -227,7 +228,7 @@ async def test_a_step_that_cannot_be_undone_is_journaled_for_what_others_noted(
         ),
         known=2,
     )
-    seen: list[tuple[tuple[str, ...], dict[str, Any]]] = []
+    seen: list[tuple[tuple[str, ...], Mapping[str, Any]]] = []
 
     async def hook(_: str, __: str) -> None:
         operation = await only(store)
@@ -272,7 +273,7 @@ async def test_it_is_undone_even_if_that_cannot_be_journaled(
 ) -> None:
     recorder = Recorder("c")
 
-    async def refuse(*_: Any, **__: Any) -> None:
+    async def refuse(*_: object, **__: object) -> None:
         raise Conflict("the database is away")
 
     monkeypatch.setattr(store.operations, "set_state", refuse)

@@ -94,7 +94,7 @@ async def test_a_published_folder_is_whole(files: SnapshotFiles, image: RuntimeI
     assert (path / MEMORY_FILE).stat().st_mode & 0o222 == 0, "nobody writes to it any more"
 
 
-SYSTEM_CALLS: list[tuple[Any, str]] = [
+SYSTEM_CALLS: list[tuple[object, str]] = [
     (Path, "mkdir"),
     (Path, "chmod"),
     (Path, "write_text"),
@@ -118,7 +118,7 @@ def failing(number: int, error: BaseException, after: bool) -> Iterator[list[str
     calls: list[str] = []
     patch = pytest.MonkeyPatch()
 
-    def wrap(owner: Any, name: str) -> None:
+    def wrap(owner: object, name: str) -> None:
         real = getattr(owner, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -199,7 +199,7 @@ async def test_a_crash_while_one_is_removed_never_leaves_a_part_of_it(
 ) -> None:
     path = await published(files, image)
 
-    def dies(target: Any, *_: Any, **__: Any) -> None:
+    def dies(target: Path, *_: object, **__: object) -> None:
         (Path(target) / MEMORY_FILE).unlink()
         raise Killed
 
@@ -448,7 +448,7 @@ async def test_a_note_that_cannot_be_written_is_no_damage(
     path = await published(files, image)
     os.utime(path / MEMORY_FILE)
 
-    def full(*_: Any, **__: Any) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)

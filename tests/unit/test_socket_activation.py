@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.workers import socket_activation
-from warmboot.manager.workers.socket_activation import SocketActivation
+from warmboot.manager.workers.socket_activation import SocketActivation, _Listeners
 from warmboot.model.errors import CheckpointError
 from warmboot.model.journal.event import Event
 from warmboot.model.worker import ListenAddress, Worker, WorkerSpec, WorkerState
@@ -112,10 +112,10 @@ async def test_more_than_can_be_held_wait_in_the_queue_and_keep_nobody_busy(
     calls = 0
     accept = SocketActivation._accept
 
-    def counting(self: SocketActivation, *arguments: Any) -> None:
+    def counting(self: SocketActivation, listeners: _Listeners, opened: socket.socket) -> None:
         nonlocal calls
         calls += 1
-        accept(self, *arguments)
+        accept(self, listeners, opened)
 
     monkeypatch.setattr(SocketActivation, "_accept", counting)
     asking = [asyncio.create_task(paused.asked()) for _ in range(6)]
@@ -146,7 +146,7 @@ async def test_a_machine_without_descriptors_tries_again_later(
     refused = 0
     take = socket.socket.accept
 
-    def accept(self: socket.socket) -> Any:
+    def accept(self: socket.socket) -> tuple[socket.socket, object]:
         nonlocal refused
         if self.getsockname()[1] == paused.port and refused < 2:
             refused += 1

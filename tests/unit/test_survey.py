@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -165,7 +166,7 @@ def test_folders_that_are_removed_meanwhile_count_nothing(
     (tmp_path / "vm" / "going").mkdir()
     real = os.scandir
 
-    def scandir(path: Any) -> Any:
+    def scandir(path: Path) -> AbstractContextManager[Iterator[os.DirEntry[str]]]:
         if Path(path).name == "going":
             Path(path).rmdir()
         return real(path)

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from tests.support.databases import new_store
 from tests.support.managers import eventually
+from typing_extensions import override
 
 from warmboot.host.network import Repair
 from warmboot.manager import doctor
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.tell_repairs import keep_telling, tell_repairs
 from warmboot.model.errors import NetworkError, Unavailable
+from warmboot.model.journal.event import Event
 
 
 async def test_what_was_put_back_is_one_event_and_each_failure_one(tmp_path: Path) -> None:
@@ -54,11 +56,12 @@ async def test_telling_goes_on_after_a_store_that_fails_once(
         return [Repair(("host",)), Repair(("wb-3",), NetworkError("nftables refused our rules"))]
 
     class Failing(EventLog):
-        async def emit(self, *words: Any, **data: Any) -> Any:
-            failures.append(words)
+        @override
+        async def emit(self, kind: str, subject_id: object, **data: Any) -> Event:
+            failures.append((kind, subject_id))
             if len(failures) == number:
                 raise Unavailable("the database is too busy")
-            return await super().emit(*words, **data)
+            return await super().emit(kind, subject_id, **data)
 
     async with new_store(tmp_path) as store:
         events = Failing(store)

@@ -34,7 +34,7 @@ def test_what_was_written_is_read_back() -> None:
     assert parse_manifest(manifest_json(MANIFEST)) == MANIFEST
 
 
-def _set(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+def _set(*path: str, value: object) -> Callable[[dict[str, Any]], None]:
     def change(found: dict[str, Any]) -> None:
         for key in path[:-1]:
             found = found[key]
@@ -82,7 +82,7 @@ VALUES = st.recursive(
 
 
 @given(key=st.sampled_from(sorted(json.loads(manifest_json(MANIFEST)))), value=VALUES)
-def test_whatever_stands_there_is_read_or_refused(key: str, value: Any) -> None:
+def test_whatever_stands_there_is_read_or_refused(key: str, value: object) -> None:
     found = {**json.loads(manifest_json(MANIFEST)), key: value}
     try:
         parse_manifest(json.dumps(found).encode())

@@ -68,7 +68,7 @@ async def python(dockerd: PrivateDockerd) -> str:
     return IMAGE
 
 
-async def reports(client: Client, worker_id: str) -> list[Any]:
+async def reports(client: Client, worker_id: str) -> list[dict[str, Any]]:
     events = await client.events.list(0, 1000)
     return [
         dict(event.data)
