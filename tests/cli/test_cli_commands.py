@@ -402,6 +402,14 @@ def test_images_and_snapshots_are_removed_together(cli: Cli, tmp_path: Path) -> 
     assert ("'two'" in none.stderr, "'three'" in none.stderr) == (True, True)
 
 
+def test_files_that_are_registered_keep_their_name_and_say_it(cli: Cli, tmp_path: Path) -> None:
+    first = cli("runtime", "register", str(tmp_path), "--name", "one")
+    assert "already" not in first.stderr
+    again = cli("runtime", "register", str(tmp_path), "--name", "two")
+    assert again.stdout == first.stdout
+    assert "these files are registered already, under the name one" in again.stderr
+
+
 def test_a_kernel_alone_is_no_image(cli: Cli) -> None:
     done = cli("runtime", "register", "--kernel", "/boot/vmlinuz")
     assert done.returncode == 2
@@ -499,6 +507,7 @@ def test_doctor_asks_the_manager_and_tells_why(cli: Cli) -> None:
     assert done.returncode == 0
     assert "note kvm" in done.stdout
     assert "why: the CPU flags show neither vmx nor svm" in done.stdout
+    assert done.stdout.endswith("Ready: the manager runs.\n")
     assert len(json.loads(cli("doctor", "--json").stdout)) == 3
 
 

@@ -103,3 +103,18 @@ def test_without_the_manager_its_commands_say_how_to_get_it(words: tuple[str, ..
 def test_the_manager_starts_with_what_its_part_brings() -> None:
     ran = python("server", "import warmboot.bootstrap.service; " + COMMAND, "--version")
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_an_interrupt_while_the_commands_are_loaded_ends_it_without_a_word() -> None:
+    program = (
+        "import sys, types\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'warmboot.cli.main':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from warmboot.cli.entry import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (130, b"")

@@ -21,6 +21,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         show_error(missing_part(error))
         raise SystemExit(1) from None
+    except KeyboardInterrupt:  # while it was read from disk, which takes its time at first
+        raise SystemExit(130) from None
     run()
 
 

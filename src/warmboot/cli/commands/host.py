@@ -69,12 +69,12 @@ def doctor(
     if restart_engine and not fix:
         raise usage("it goes with --fix", "--restart-engine")
     fixed: dict[str, Any] = drive(_fixed(restart_engine, quiet=json_)) if fix else {}
-    checks = drive(_checks())
+    checks, runs = drive(_checks())
     listed = [{field: getattr(check, field) for field in _FIELDS} for check in checks]
     if json_:
         print_json({**fixed, "checks": listed} if fix else listed)
     else:
-        _print_checks(checks)
+        _print_checks(checks, runs)
     failed = any(check.required and not check.ok for check in checks)
     unproven = fix and fixed["verified"] is None
     if failed or unproven or not all(change["ok"] for change in fixed.get("changes", ())):
@@ -116,22 +116,26 @@ async def _fixed(restart_engine: bool, *, quiet: bool) -> dict[str, Any]:
     return told
 
 
+READY = "start the manager with: warmboot serve"
 _FIELDS = ("name", "ok", "required", "summary", "why", "remedy")
 
 
-async def _checks() -> Sequence[Check]:
-    """The manager's own, or, when none runs or it is not for this user, those of this process."""
+async def _checks() -> tuple[Sequence[Check], bool]:
+    """The manager's own, or, when none runs or it is not for this user, those of this process.
+
+    And whether they are the manager's.
+    """
     try:
         async with connect(timeout_s=60) as client:
-            return await client.system.doctor()
+            return await client.system.doctor(), True
     except (Unavailable, Unauthorized):
         from warmboot.bootstrap import service
 
         found: Sequence[Any] = await service.local_doctor(_settings({}))
-        return found
+        return found, False
 
 
-def _print_checks(checks: Sequence[Check]) -> None:
+def _print_checks(checks: Sequence[Check], runs: bool) -> None:
     from rich.text import Text
 
     from warmboot.cli.terminal.output import console, hanging
@@ -153,4 +157,4 @@ def _print_checks(checks: Sequence[Check]) -> None:
     if failed:
         out.print(f"Not ready: {', '.join(failed)}.")
     else:
-        out.print("Ready: start the manager with: warmboot serve")
+        out.print(f"Ready: {'the manager runs.' if runs else READY}")

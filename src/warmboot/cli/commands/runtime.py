@@ -98,10 +98,10 @@ def register(
     def absolute(given: Path | None) -> str | None:
         return None if given is None else str(given.absolute())
 
-    async def work() -> Registered:
+    async def work() -> tuple[Registered, str]:
         async with connect() as client:
             with status(f"checking the files of {chosen} …"):
-                return await client.images.register(
+                done = await client.images.register(
                     chosen,
                     path=absolute(path),
                     kernel=absolute(kernel),
@@ -109,9 +109,13 @@ def register(
                     initrd=absolute(initrd),
                     build_snapshot=snapshot,
                 )
+            return done, (await client.images.get(done.id)).name
 
-    registered = drive(work())
+    registered, named = drive(work())
     print(registered.id)
+    if named != chosen:
+        said = f"these files are registered already, under the name {named}"
+        print(said, file=sys.stderr)
     if registered.snapshot_begun:
         said = f"its snapshot {short(registered.snapshot_id or '')} is being built"
         print(f"{said}; `warmboot snapshot ls` shows it", file=sys.stderr)
