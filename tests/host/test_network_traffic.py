@@ -173,10 +173,10 @@ async def test_a_guest_reaches_the_networks_that_the_host_is_routed_to(scene: Sc
     for command in (inside, ("ip", "route", "add", "10.77.0.0/24", "via", FOREIGN_IP)):
         status, _, error = await nft.run(*command)
         assert status == 0, error
-    refuses = "type filter hook forward priority 0; ip daddr 10.77.0.0/24 reject"
+    refuses = "type filter hook forward priority 0\n ip daddr 10.77.0.0/24 reject"
     async with foreign.tcp_server(80, "private"):
         assert (await vm.tcp(address, 80)).startswith(f"private {HOST_IP} ".encode())
-        await nft.apply(f"table ip owners {{ chain refuses {{ {refuses}; }} }}")
+        await nft.apply(f"table ip owners {{\n chain refuses {{\n {refuses}\n }}\n}}")
         try:
             await refused(vm, address, 80)
             assert (await vm.tcp(FOREIGN_IP, 80)).startswith(b"private ")
