@@ -79,7 +79,7 @@ async def alone(image_folder: Path) -> AsyncIterator[Site]:
     async with world():
         for scope in ("all", "default"):
             links.sysctl(f"ipv4/conf/{scope}/rp_filter", 2)
-        made = Site.at(state_root() / "e2e-flushed", prefix="wbx", subnet="198.19.204.0/22")
+        made = Site.at(state_root() / "e2e-flushed", prefix="wbn", subnet="198.19.204.0/22")
         async with made as site:
             await site.start()
             await site.cli(
