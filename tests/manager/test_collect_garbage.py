@@ -7,8 +7,7 @@ import os
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import update
@@ -39,7 +38,7 @@ def whys(garbage: Collection[Garbage]) -> dict[str, Why]:
     return {one.name: one.why for one in garbage}
 
 
-async def states(manager: Manager) -> dict[Any, SnapshotState]:
+async def states(manager: Manager) -> dict[UUID, SnapshotState]:
     return {s.id: s.state for s in await manager.snapshots.list(include_deleted=True)}
 
 

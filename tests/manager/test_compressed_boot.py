@@ -6,7 +6,6 @@ import asyncio
 import errno
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.support.invariants import check
@@ -69,7 +68,7 @@ async def test_without_room_to_unpack_it_boots_cold_and_blames_no_snapshot(
 ) -> None:
     snapshot = await compressed(manager)
 
-    def full(*_: Any) -> None:
+    def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -19,7 +18,7 @@ from warmboot.settings import Settings
 
 
 @pytest.fixture
-async def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Any]:
+async def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Path]:
     """The settings, and the files that they name. The disk beside them is a small one."""
     small = partial(make_empty_disk, size_bytes=64 << 20)
     monkeypatch.setattr("warmboot.images.files.make_empty_disk", small)
@@ -50,7 +49,7 @@ def change(kernel: Path) -> None:
 
 
 async def test_files_that_are_as_they_were_are_not_read_again(
-    place: Lab, files: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+    place: Lab, files: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with place.manager(**files) as manager:
         before = await names(manager)
@@ -64,7 +63,7 @@ async def test_files_that_are_as_they_were_are_not_read_again(
 
 
 async def test_changed_files_are_the_default_from_the_next_start_on_and_the_old_image_stays(
-    place: Lab, files: Mapping[str, Any]
+    place: Lab, files: Mapping[str, Path]
 ) -> None:
     async with place.manager(**files) as manager:
         old = await manager.image()
@@ -88,7 +87,7 @@ async def test_changed_files_are_the_default_from_the_next_start_on_and_the_old_
 
 
 async def test_files_that_are_changed_back_are_the_image_that_they_were(
-    place: Lab, files: Mapping[str, Any]
+    place: Lab, files: Mapping[str, Path]
 ) -> None:
     kernel: Path = files["CONTAINER_RUNTIME_KERNEL"]
     content = kernel.read_bytes()
@@ -108,7 +107,7 @@ async def test_files_that_are_changed_back_are_the_image_that_they_were(
 
 @pytest.mark.parametrize("fault", ["missing", "foreign"])
 async def test_files_that_cannot_be_had_are_told_and_the_manager_serves_what_it_has(
-    place: Lab, files: Mapping[str, Any], fault: str
+    place: Lab, files: Mapping[str, Path], fault: str
 ) -> None:
     kernel: Path = files["CONTAINER_RUNTIME_KERNEL"]
     async with place.manager(**files) as manager:

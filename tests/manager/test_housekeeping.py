@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import pytest
@@ -17,6 +16,7 @@ from structlog.testing import capture_logs
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
+from warmboot.host.snapshots.snapshot_files import SnapshotFiles
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.housekeeping import LAST_COLLECTION
 from warmboot.manager.own_storage import STORE_ID
@@ -31,6 +31,7 @@ from warmboot.model.runtime_snapshot import (
     MEMORY_FILE,
     STATE_FILE,
     RuntimeSnapshot,
+    SnapshotManifest,
     SnapshotState,
 )
 from warmboot.store.repositories.meta import MetaRepository
@@ -53,7 +54,9 @@ async def event(manager: Manager, snapshot: RuntimeSnapshot, kind: str) -> Event
     return await manager.until(look, f"the event {kind}")
 
 
-async def changed(manager: Manager, snapshot: RuntimeSnapshot, *, compressed: bool) -> Any:
+async def changed(
+    manager: Manager, snapshot: RuntimeSnapshot, *, compressed: bool
+) -> RuntimeSnapshot:
     async def look() -> RuntimeSnapshot | None:
         now = await manager.snapshots.get(snapshot.id)
         return now if now.metadata.get("compressed") is compressed else None
@@ -134,7 +137,7 @@ async def test_one_change_at_a_time(manager: Manager, monkeypatch: pytest.Monkey
     going_on, go_on = asyncio.Event(), asyncio.Event()
     real = type(manager.host.files).compress
 
-    async def slow(self: Any, path: Path) -> Any:
+    async def slow(self: SnapshotFiles, path: Path) -> SnapshotManifest:
         going_on.set()
         await go_on.wait()
         return await real(self, path)
@@ -156,7 +159,7 @@ async def test_a_disk_that_fills_up_meanwhile_leaves_the_old_form(
 ) -> None:
     snapshot = await manager.snapshot()
 
-    async def full(self: Any, path: Path) -> Any:
+    async def full(self: SnapshotFiles, path: Path) -> SnapshotManifest:
         raise DiskFull("the disk is full: made to be")
 
     with monkeypatch.context() as patched:
@@ -327,7 +330,7 @@ async def test_what_is_intact_is_noted_and_told(place: Lab) -> None:
         told = await event(manager, snapshot, "checked")
         assert told.data["seconds"] >= 0
 
-        async def noted() -> Any:
+        async def noted() -> str | None:
             return (await manager.snapshots.get(snapshot.id)).metadata.get(CHECKED_AT)
 
         assert datetime.fromisoformat(await manager.until(noted)) > snapshot.created_at

@@ -21,7 +21,7 @@ from warmboot.model.vm import GuestAddress
 
 
 @asynccontextmanager
-async def guest_that_says(path: Path, status: str, body: Any) -> AsyncIterator[GuestLink]:
+async def guest_that_says(path: Path, status: str, body: object) -> AsyncIterator[GuestLink]:
     """A guest whose Docker gives one answer to everything, over a vsock-like socket."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -43,7 +43,7 @@ async def guest_that_says(path: Path, status: str, body: Any) -> AsyncIterator[G
         server.close()
 
 
-def docker_state(**values: Any) -> dict[str, Any]:
+def docker_state(**values: object) -> dict[str, Any]:
     state = {"Running": False, "Status": "exited", "ExitCode": 0, "OOMKilled": False, "Error": ""}
     return {"Id": "abc", "State": state | values}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from uuid import UUID
 
 import pytest
 from tests.support.absent import ABSENT
@@ -22,7 +23,9 @@ from warmboot.model.errors import (
     NotFound,
     SnapshotDamaged,
 )
+from warmboot.model.journal.operation import OperationState
 from warmboot.model.runtime_snapshot import SnapshotState
+from warmboot.store.repositories.operations import OperationRepository
 
 BOOT = [step.name for step in BootVm(ABSENT, ABSENT, ABSENT, ABSENT, BootTimeouts()).saga.steps]
 BUILD = [
@@ -177,11 +180,16 @@ async def test_every_step_and_every_undo_may_be_repeated(
         armed = True
         real = type(manager.store.operations).set_state
 
-        async def never_undone(self: Any, operation_id: Any, state: Any, error: Any = None) -> Any:
-            if state == "undone":
+        async def never_undone(
+            self: OperationRepository,
+            operation_id: UUID,
+            state: OperationState,
+            error: Mapping[str, object] | None = None,
+        ) -> None:
+            if state is OperationState.UNDONE:
                 undone.append(str(state))
                 raise HostError("killed here")
-            return await real(self, operation_id, state, error)
+            await real(self, operation_id, state, error)
 
         monkeypatch.setattr(type(manager.store.operations), "set_state", never_undone)
         if work == "boot":

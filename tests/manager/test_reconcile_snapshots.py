@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Collection
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,10 +17,15 @@ from tests.support.rebuilds import event, ready, spoil
 from warmboot.host.guest import guest_probe
 from warmboot.manager.ports import Registered
 from warmboot.manager.snapshots import reconcile_snapshots
-from warmboot.manager.snapshots.plan_rebuilds import plan_rebuilds
+from warmboot.manager.snapshots.plan_rebuilds import Plan, RetryPolicy, plan_rebuilds
 from warmboot.model.container import BootMethod, ContainerSpec, FallbackReason
 from warmboot.model.journal.event import Event
-from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
+from warmboot.model.runtime_snapshot import (
+    BuildCause,
+    HostRequirements,
+    RuntimeSnapshot,
+    SnapshotState,
+)
 from warmboot.model.shapes import Shape
 
 ODD = Shape(1, 300)
@@ -134,6 +141,9 @@ async def test_demand_can_be_turned_off(place: Lab) -> None:
 # -- the canary ------------------------------------------------------------------------------------
 
 
+Fault = Callable[[pytest.MonkeyPatch, Lab], None]
+
+
 def _container_fails(monkeypatch: pytest.MonkeyPatch, place: Lab) -> None:
     bad = ContainerSpec(name="probe", image=guest_probe.PROBE.image, command=("false",))
     monkeypatch.setattr(guest_probe, "PROBE", bad)
@@ -157,7 +167,10 @@ def _docker_is_silent(monkeypatch: pytest.MonkeyPatch, place: Lab) -> None:
     ids=lambda value: getattr(value, "__name__", None),
 )
 async def test_a_canary_that_fails_leaves_the_old_one_serving(
-    place: Lab, monkeypatch: pytest.MonkeyPatch, fault: Any, words: str
+    place: Lab,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault,
+    words: str,
 ) -> None:
     async with place.manager(warm_boot_timeout_s=0.5) as manager:
         old = await manager.snapshot()
@@ -416,11 +429,18 @@ async def test_a_mistake_in_one_look_does_not_end_the_later_ones(
     place.set(version="2.0")
     looked: list[None] = []
 
-    def mistaken(*arguments: Any) -> Any:
+    def mistaken(
+        snapshots: Collection[RuntimeSnapshot],
+        here: HostRequirements,
+        now: datetime,
+        policy: RetryPolicy,
+        room_mib: int,
+        damaged_images: Collection[UUID],
+    ) -> Plan:
         looked.append(None)
         if len(looked) == 1:
             raise KeyError("a mistake")
-        return plan_rebuilds(*arguments)
+        return plan_rebuilds(snapshots, here, now, policy, room_mib, damaged_images)
 
     monkeypatch.setattr(reconcile_snapshots, "plan_rebuilds", mistaken)
     async with place.manager() as manager:

@@ -11,9 +11,10 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from uuid import UUID, uuid4
 
 import pytest
@@ -47,6 +48,9 @@ from warmboot.model.runtime_snapshot import SnapshotState
 from warmboot.model.worker import Worker, WorkerPolicy, WorkerSpec, WorkerState
 from warmboot.store.database import Database
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 FULL = DiskFull("no room is left for the database")
 
 
@@ -61,9 +65,11 @@ class FailingStore:
         for method in ("read", "write", "transaction"):
             patch.setattr(Database, method, self._refusing(getattr(Database, method)))
 
-    def _refusing(self, real: Any) -> Any:
+    def _refusing(
+        self, real: Callable[P, AbstractAsyncContextManager[T]]
+    ) -> Callable[P, AbstractAsyncContextManager[T]]:
         @contextlib.asynccontextmanager
-        async def call(*args: Any, **options: Any) -> AsyncIterator[Any]:
+        async def call(*args: P.args, **options: P.kwargs) -> AsyncIterator[T]:
             task = asyncio.current_task()
             if task is not None and task.get_name().startswith(self._key):
                 self.calls += 1

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 from tests.support.managers import Lab, Manager, vmm_pids
@@ -132,7 +131,7 @@ async def test_a_mistake_while_one_is_made_does_not_end_the_making(
 ) -> None:
     async with place.manager(standby_vms=1) as manager:
 
-        async def mistaken(*_: Any) -> None:
+        async def mistaken(*_: object) -> None:
             made.set()
             raise ZeroDivisionError
 

@@ -93,7 +93,7 @@ def through_json(tp: Any, value: Any) -> Any:
 
 
 @given(VALUES)
-def test_every_value_comes_back_as_it_was(value: Any) -> None:
+def test_every_value_comes_back_as_it_was(value: object) -> None:
     back = through_json(type(value), value)
     assert back == value
     assert type(back) is type(value)
@@ -122,7 +122,7 @@ JSON_DATA = st.recursive(
 )
 
 
-def texts_in(data: Any) -> Iterator[str]:
+def texts_in(data: object) -> Iterator[str]:
     if isinstance(data, str):
         yield data
     elif isinstance(data, dict):
@@ -193,7 +193,7 @@ def test_a_field_with_a_default_may_be_missing() -> None:
         (None, "expected dict, found NoneType"),
     ],
 )
-def test_damage_is_refused_saying_where(data: Any, problem: str) -> None:
+def test_damage_is_refused_saying_where(data: object, problem: str) -> None:
     with pytest.raises(CodecError) as caught:
         decode(ContainerSpec, data)
     assert problem in str(caught.value)
@@ -212,7 +212,7 @@ def test_damage_is_refused_saying_where(data: Any, problem: str) -> None:
         (Mapping[str, Any], []),
     ],
 )
-def test_a_value_of_another_type_is_refused(tp: Any, value: Any) -> None:
+def test_a_value_of_another_type_is_refused(tp: Any, value: object) -> None:
     with pytest.raises(CodecError):
         encode(tp, value)
 
