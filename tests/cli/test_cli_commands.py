@@ -18,6 +18,7 @@ from tests.cli.conftest import WARMBOOT, Cli, Served
 
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import CanaryFailed, DiskFull
+from warmboot.model.journal.event import Event
 
 
 def test_run_shows_the_output_and_exits_with_the_containers_code(cli: Cli) -> None:
@@ -114,6 +115,24 @@ def test_run_says_what_is_wrong_with_its_options(cli: Cli, words: list[str], sai
     assert said in " ".join(done.stderr.replace("│", " ").split())
     assert done.returncode == 125
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["--name", "a/b", "busybox"], "--name"),
+        (["--memory", "100t", "busybox"], "--memory"),
+        (["--cpus", "64", "busybox"], "--cpus"),
+        (["--name", "c", "Bad Image"], "IMAGE"),
+    ],
+)
+def test_what_the_manager_refuses_is_told_by_the_option_s_name(
+    cli: Cli, words: list[str], option: str
+) -> None:
+    done = cli("run", "-d", *words)
+    assert done.returncode == 125
+    assert f"error: {option} is not valid" in done.stderr
+    assert "openapi" not in done.stderr
 
 
 def test_run_without_an_image_is_our_failure_too(cli: Cli) -> None:
@@ -500,6 +519,19 @@ def test_events_are_listed_and_followed(cli: Cli, env: dict[str, str]) -> None:
             assert following.wait(10) == 130
         finally:
             following.kill()
+
+
+def test_events_are_lines_and_not_documents(cli: Cli, served: Served) -> None:
+    stages = [{"name": "restore", "seconds": 0.2}]
+    served.fakes.events.all.append(
+        Event(
+            *(1, datetime.now(UTC), "container.booted", "c"),
+            {"boot_method": "warm", "reason": None, "stages": stages, "shape": [2, 768]},
+        )
+    )
+    (line,) = cli("events", "--no-follow").stdout.splitlines()
+    assert line.endswith("c container.booted boot_method=warm shape=[2, 768]")
+    assert "restore" in cli("events", "--no-follow", "--json").stdout
 
 
 def test_doctor_asks_the_manager_and_tells_why(cli: Cli) -> None:

@@ -97,8 +97,12 @@ def _error(body: Mapping[str, Any], status: int) -> errors.WarmbootError:
         (known for known in _tree(errors.WarmbootError) if known.code == code),
         _BY_STATUS.get(status, fallback),
     )
-    return kind(
+    error = kind(
         str(body["title"]),
         details=str(body.get("detail") or ""),
         resolution=str(body.get("resolution") or ""),
     )
+    if isinstance(error, errors.InvalidRequest):
+        found = body.get("errors") or ()
+        error.fields = tuple(str(one["field"]).removeprefix("body.") for one in found)
+    return error

@@ -66,7 +66,10 @@ class WarmbootError(Exception):
 
 
 class InvalidRequest(WarmbootError):
+    """``fields`` of the request that are not valid, where that is known."""
+
     code = "invalid-request"
+    fields: tuple[str, ...] = ()
 
 
 class InvalidName(InvalidRequest):

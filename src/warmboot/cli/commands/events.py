@@ -45,9 +45,17 @@ def _print(event: Event, as_json: bool) -> None:
     if as_json:
         print(json.dumps(event.raw, ensure_ascii=False), flush=True)
         return
-    data = " ".join(f"{name}={_value(value)}" for name, value in event.data.items())
+    told = {name: value for name, value in event.data.items() if _is_brief(value)}
+    data = " ".join(f"{name}={_value(value)}" for name, value in told.items())
     time = event.at.astimezone().strftime("%H:%M:%S")
     print(f"{time} {short(event.subject_id)} {event.kind} {data}".rstrip(), flush=True)
+
+
+def _is_brief(value: object) -> bool:
+    """Whether it has its place in a line: ``inspect`` and ``--json`` show the rest."""
+    if isinstance(value, list):
+        return not any(isinstance(part, dict) for part in value)
+    return value is not None
 
 
 def _value(value: object) -> str:

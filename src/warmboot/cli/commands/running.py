@@ -17,11 +17,24 @@ from warmboot.cli.terminal.progress import stages_shown, status
 from warmboot.cli.terminal.signals import Signals
 from warmboot.cli.terminal.stay import Stay, note
 from warmboot.cli.terminal.terminal import Detached
-from warmboot.model.errors import NotFound, WarmbootError
+from warmboot.model.errors import InvalidRequest, NotFound, WarmbootError
 
 if TYPE_CHECKING:
     from warmboot.client import Client
     from warmboot.client.results import Container
+
+
+_OPTIONS = {
+    "image": "IMAGE",
+    "name": "--name",
+    "labels": "--label",
+    "environment": "--env",
+    "user": "--user",
+    "working_dir": "--workdir",
+    "shape.vcpus": "--cpus",
+    "shape.memory_mib": "--memory",
+}
+"""Which option becomes which field of the API."""
 
 
 class Run:
@@ -95,10 +108,23 @@ class Run:
         _tell_boot(container, quiet=self._quiet)
         return container
 
+    async def _create(self, client: Client) -> str:
+        try:
+            return await client.containers.create(**self._body)
+        except InvalidRequest as error:
+            option = _OPTIONS.get(error.fields[0]) if error.fields else None
+            if option is None:
+                raise
+            raise InvalidRequest(
+                f"{option} is not valid",
+                details=error.details,
+                resolution="see: warmboot run --help",
+            ) from error
+
     async def _brought_up(self, client: Client, show: Any) -> Container:
         await self._complete(client, show)
         async with stages_shown(client, show) as watch:
-            creating = asyncio.create_task(client.containers.create(**self._body))
+            creating = asyncio.create_task(self._create(client))
             try:
                 self._container_id = await asyncio.shield(creating)
             except asyncio.CancelledError:
