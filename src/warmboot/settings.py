@@ -6,6 +6,8 @@ The names of environment variables are the specification's where it has them; th
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -141,3 +143,13 @@ class Settings(BaseSettings):
     @property
     def effective_database_url(self) -> str:
         return self.database_url or f"sqlite+aiosqlite:///{self.storage_root / 'warmboot.db'}"
+
+
+def not_settings(environment: Iterable[str]) -> Iterator[str]:
+    """What has the form of a setting and is none: a sentence each."""
+    known = [f"MANAGER_{name}".upper() for name in Settings.model_fields]
+    for name in environment:
+        if name.startswith("MANAGER_") and name not in known:
+            meant = get_close_matches(name, known, 1, 0.85)
+            perhaps = f": is it {meant[0]}?" if meant else ""
+            yield f"{name} is no setting, and has no effect{perhaps}"

@@ -61,7 +61,7 @@ from warmboot.manager.tell_repairs import keep_telling
 from warmboot.manager.vms.boot_vm import BootTimeouts, BootVm
 from warmboot.manager.vms.warm_pool import WarmPool
 from warmboot.manager.workers.worker_tokens import WorkerTokens
-from warmboot.settings import Settings
+from warmboot.settings import Settings, not_settings
 from warmboot.store import Store
 from warmboot.store.sole_use import sole_use
 from warmboot.system.service_manager import READY, STOPPING, notify
@@ -322,6 +322,8 @@ def _given_files(settings: Settings) -> GivenFiles | None:
 async def serve(settings: Settings) -> None:
     """Run the service until SIGINT or SIGTERM."""
     configure_logging(settings.log_format, settings.log_level)
+    for mistake in not_settings(os.environ):
+        log.warning(mistake)
     check_bind(settings.host, settings.tokens)
     # Before anything is touched: who is the second one here is told so at once.
     with (

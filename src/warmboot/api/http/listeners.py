@@ -62,7 +62,7 @@ def gid_of(group: str) -> int | None:
 
 def who_may(path: Path, group: str) -> str:
     """What somebody is told who is none of those whom the manager answers."""
-    gid, token = gid_of(group), "show a token: Authorization: Bearer <token>"
+    gid, token = gid_of(group), "show a token: Authorization: Bearer <token>, or WARMBOOT_TOKEN"
     if gid is None and os.geteuid() != 0:
         return f"use {path} as the manager's user or root, or {token}"
     if gid is None:
