@@ -217,6 +217,14 @@ async def test_a_program_that_is_not_firecracker_is_a_problem() -> None:
     assert "gives no version" in probe.problems[0].brief
 
 
+async def test_a_binary_that_is_nowhere_names_the_setting_too() -> None:
+    (missing, *_) = (
+        await Firecracker(FirecrackerConfig(binary="/no/firecracker")).probe()
+    ).problems
+    assert "scripts/fetch_firecracker.py" in missing.resolution
+    assert "MANAGER_FIRECRACKER_BINARY" in missing.resolution
+
+
 class TestOnKvm:
     pytestmark = real_firecracker
 

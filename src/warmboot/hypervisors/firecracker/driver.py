@@ -203,7 +203,8 @@ class Firecracker:
             problems.append(
                 Problem(
                     f"{self.config.binary} is not installed",
-                    "scripts/fetch_firecracker.py FOLDER fetches it",
+                    "scripts/fetch_firecracker.py FOLDER fetches it; then set "
+                    "MANAGER_FIRECRACKER_BINARY=FOLDER/firecracker",
                 )
             )
         else:
