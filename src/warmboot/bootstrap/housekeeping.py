@@ -9,8 +9,8 @@ from datetime import timedelta
 from warmboot.bootstrap.workers import docker_socket
 from warmboot.criu.containerd import RestoreCopies
 from warmboot.host.agent import HostAgent
+from warmboot.manager.core.background import Failed
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.going_on import Failed
 from warmboot.manager.core.saga import Saga, SagaRunner
 from warmboot.manager.core.snapshot_work_lock import SnapshotWorkLock
 from warmboot.manager.core.tasks import Tasks

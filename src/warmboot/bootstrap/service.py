@@ -33,9 +33,9 @@ from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
 from warmboot.manager.containers.resume_stalled import ResumeStalled
 from warmboot.manager.containers.warm_boot import WarmBoot, WarmBootConfig
 from warmboot.manager.containers.watch_container import WatchContainer
+from warmboot.manager.core.background import Work
 from warmboot.manager.core.boot_admission import BootAdmission
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.going_on import Work
 from warmboot.manager.core.saga import Hook, SagaRunner
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.core.unsettled import Unsettled

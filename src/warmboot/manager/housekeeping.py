@@ -13,7 +13,7 @@ import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from warmboot.manager.core.going_on import Failed, Work, one_round
+from warmboot.manager.core.background import Failed, Work, one_round
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.snapshots.check_integrity import CheckIntegrity
 from warmboot.manager.snapshots.choose_form import FormPolicy, RecentUse, choose_check, choose_forms

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from warmboot.host.network import Repair
+from warmboot.manager.core.background import Failed, Work, one_round
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.going_on import Failed, Work, one_round
 from warmboot.manager.core.write_down import written_down
 
 QUIET_S = 1.0

@@ -28,9 +28,9 @@ from warmboot.manager.containers.container_states import (
 from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
 from warmboot.manager.containers.sessions import attach_session, exec_session, log_times
 from warmboot.manager.containers.watch_container import WatchContainer
+from warmboot.manager.core.background import Work
 from warmboot.manager.core.boot_admission import BootAdmission
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.going_on import Work
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.core.write_down import state_written_down, written_down

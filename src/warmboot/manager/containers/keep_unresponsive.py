@@ -20,8 +20,8 @@ import structlog
 
 from warmboot.host.agent import HostAgent
 from warmboot.manager.containers.watch_container import WatchContainer
+from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.going_on import Work
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.core.unsettled import Unsettled

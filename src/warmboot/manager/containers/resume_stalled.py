@@ -19,8 +19,8 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import HostAgent
+from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.going_on import Work
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.core.write_down import written_down

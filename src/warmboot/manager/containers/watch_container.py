@@ -19,8 +19,8 @@ import structlog
 from warmboot.host.agent import HostAgent
 from warmboot.host.guest import guest_containers
 from warmboot.manager.containers.bring_up import slot_of
+from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.going_on import Work
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.core.write_down import state_written_down, written_down
 from warmboot.model.container import Container, ContainerState

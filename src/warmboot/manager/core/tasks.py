@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from warmboot.manager.core.going_on import Failed, Work, until_done
+from warmboot.manager.core.background import Failed, Work, until_done
 
 log = structlog.get_logger(__name__)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+from warmboot.manager.core.background import Failed, Work, one_round
 from warmboot.manager.core.event_log import KEEP_REPORTS, REPORTED
-from warmboot.manager.core.going_on import Failed, Work, one_round
 from warmboot.store import Store
 
 ANSWERS_KEPT = timedelta(hours=24)

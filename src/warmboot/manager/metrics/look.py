@@ -24,8 +24,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from warmboot import __version__
 from warmboot.host.agent import HostAgent
+from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.going_on import Work
 from warmboot.manager.metrics.counts import EventCounts
 from warmboot.manager.metrics.recent_boots import REPLAY, RecentBoots
 from warmboot.model.checkpoint import CheckpointState

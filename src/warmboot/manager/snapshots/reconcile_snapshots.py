@@ -23,8 +23,8 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import HostAgent
+from warmboot.manager.core.background import Failed, Work, one_round
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.going_on import Failed, Work, one_round
 from warmboot.manager.snapshots.plan_rebuilds import (
     Due,
     Plan,

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 from warmboot.host.agent import HostAgent
+from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.going_on import Work
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.garbage.choose_garbage import active_count
 from warmboot.manager.garbage.collect_garbage import CollectGarbage

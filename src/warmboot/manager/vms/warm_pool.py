@@ -22,7 +22,7 @@ from uuid import UUID
 from warmboot.host.agent import HostAgent
 from warmboot.host.network import Slot
 from warmboot.host.vm.vm_files import snapshot_disks
-from warmboot.manager.core.going_on import LONGEST_PAUSE_S, Failed, Work, one_round
+from warmboot.manager.core.background import LONGEST_PAUSE_S, Failed, Work, one_round
 from warmboot.model.journal.event import Event
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.model.shapes import Shape

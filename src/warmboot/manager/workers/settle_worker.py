@@ -27,7 +27,7 @@ from warmboot.criu.in_progress import HANGS_AFTER_S, Work, until_quiet
 from warmboot.criu.runtime_work import end_work
 from warmboot.docker.client import DockerEngine
 from warmboot.docker.facts import ContainerFacts
-from warmboot.manager.core.going_on import Work as Background
+from warmboot.manager.core.background import Work as Background
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.workers.worker_states import WorkerStates
 from warmboot.model.checkpoint import Checkpoint, CheckpointState

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import structlog
 
-from warmboot.manager.core.going_on import Work
+from warmboot.manager.core.background import Work
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.workers.settle_worker import BUSY, FIRST_WAIT_S, LONGEST_WAIT_S
 from warmboot.manager.workers.workers import Workers

@@ -18,7 +18,7 @@ import structlog
 
 from warmboot.criu.activity import cpu_seconds
 from warmboot.docker.client import DockerEngine
-from warmboot.manager.core.going_on import Work
+from warmboot.manager.core.background import Work
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.workers.settle_worker import SettleWorker
 from warmboot.manager.workers.worker_policies import (

@@ -13,8 +13,8 @@ from uuid import UUID, uuid4
 import structlog
 
 from warmboot.docker.client import DockerEngine
+from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.going_on import Work
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.ports import Exported, LogChunk, Stream, WorkerUntil
 from warmboot.manager.workers.create_worker import CreateWorker

@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 class Work(StrEnum):
-    """What goes on in the background; the values are a metric's label."""
+    """What the manager does in the background; the values are a metric's label."""
 
     HOUSEKEEPING = "housekeeping"
     RECONCILE_SNAPSHOTS = "look-after-snapshots"
