@@ -15,7 +15,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.host.vm import live_vm
 from warmboot.manager.containers import watch_container
 from warmboot.manager.containers.bring_up import BringUp
-from warmboot.manager.core import write_down
+from warmboot.manager.core import retry_until_stored
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.ports import ExecSpec, Until
 from warmboot.model.container import ContainerState
@@ -56,8 +56,8 @@ class Refuse(Protocol):
 
 @pytest.fixture
 def refuse(monkeypatch: pytest.MonkeyPatch) -> Refuse:
-    monkeypatch.setattr(write_down, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(write_down, "LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(retry_until_stored, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(retry_until_stored, "LONGEST_PAUSE_S", 0.05)
 
     def make(part: type, method: str, *words: str) -> Refusals:
         return Refusals(monkeypatch, part, method, *words)
@@ -94,7 +94,7 @@ async def test_a_stop_whose_end_is_not_written_down_is_no_success(
     refusals = refuse(ContainerRepository, "set_state", "exited")
     await manager.run()
     refusals.left = 10**6
-    with pytest.raises(Unavailable, match="not written down yet") as caught:
+    with pytest.raises(Unavailable, match="not stored yet") as caught:
         await manager.containers.stop("web", 0)
     assert "warmboot inspect web" in caught.value.resolution
     with pytest.raises(Unavailable):

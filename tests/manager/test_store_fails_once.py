@@ -28,7 +28,7 @@ from warmboot.docker.client import DockerEngine
 from warmboot.docker.facts import ContainerFacts, EngineFacts
 from warmboot.host.vm import live_vm
 from warmboot.manager import housekeeping
-from warmboot.manager.core import background, write_down
+from warmboot.manager.core import background, retry_until_stored
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.tasks import Tasks
@@ -87,7 +87,7 @@ class FailingStore:
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    for part in (background, write_down):
+    for part in (background, retry_until_stored):
         monkeypatch.setattr(part, "FIRST_PAUSE_S", 0.01)
         monkeypatch.setattr(part, "LONGEST_PAUSE_S", 0.05)
     monkeypatch.setattr(warm_pool_, "LONGEST_PAUSE_S", 0.05)

@@ -68,7 +68,7 @@ async def check(running: Running, *, ready: Collection[RuntimeSnapshot] = ()) ->
     await settled(running)
     deadline = time.monotonic() + AGREE_S
     while broken := await _broken(running, ready):
-        # What has just happened in a VM may not have been written down yet.
+        # What has just happened in a VM may not have been stored yet.
         assert time.monotonic() < deadline, "\n".join(["broken promises:", *broken])
         await asyncio.sleep(0.05)
 

@@ -45,7 +45,7 @@ async def test_what_was_put_back_is_one_event_and_each_failure_one(tmp_path: Pat
 async def test_telling_goes_on_after_a_store_that_fails_once(
     tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("warmboot.manager.core.write_down.FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr("warmboot.manager.core.retry_until_stored.FIRST_PAUSE_S", 0.0)
     asked, failures = 0, []
 
     async def repaired() -> Sequence[Repair]:

@@ -22,9 +22,9 @@ from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
 from warmboot.manager.containers.resume_stalled import ResumeStalled
 from warmboot.manager.containers.watch_container import WatchContainer, to_be_removed
 from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.retry_until_stored import retry_until_stored
 from warmboot.manager.core.saga import Saga, SagaRunner
 from warmboot.manager.core.unsettled import Unsettled
-from warmboot.manager.core.write_down import written_down
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
 from warmboot.model.container import Container, ContainerState
@@ -143,7 +143,7 @@ class Reconcile:
                 if isinstance(error, DiskFull | Unavailable):
                     raise error
 
-        await written_down(f"how container {container_id} is", settle)
+        await retry_until_stored(f"how container {container_id} is", settle)
 
     async def _container(self, container: Container, lost: set[str]) -> None:
         records = await self._store.vms.of_owner(container.id)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from warmboot.host.network import Repair
 from warmboot.manager.core.background import Failed, Work, one_round
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.write_down import written_down
+from warmboot.manager.core.retry_until_stored import retry_until_stored
 
 QUIET_S = 1.0
 """Who changes them again and again is told of once in this time."""
@@ -21,14 +21,14 @@ async def tell_repairs(repaired: Repaired, events: EventLog) -> None:
     repairs = await repaired()
     put_back = sorted({where for one in repairs if one.error is None for where in one.where})
     if put_back:
-        await written_down(
+        await retry_until_stored(
             "that network rules were put back",
             lambda: events.emit("network.rules-restored", "host", where=put_back),
         )
     for one in repairs:
         if (error := one.error) is not None:
             where, told = list(one.where), error.as_dict()
-            await written_down(
+            await retry_until_stored(
                 "that network rules are not as they should be",
                 lambda where=where, told=told: events.emit(  # type: ignore[misc]
                     "network.rules-broken", "host", where=where, error=told

@@ -25,8 +25,8 @@ from warmboot.manager.containers.pull_progress import PullProgress
 from warmboot.manager.containers.warm_boot import WarmBoot, Warmed
 from warmboot.manager.core.boot_admission import BootAdmission, BootTicket
 from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.retry_until_stored import retry_until_stored, store_state
 from warmboot.manager.core.stopwatch import Stopwatch
-from warmboot.manager.core.write_down import state_written_down, written_down
 from warmboot.manager.images.check_image import PrepareImage
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
 from warmboot.manager.snapshots.watch_demand import WatchDemand
@@ -116,7 +116,7 @@ class BringUp:
             await self._fail(container, bug, watch)
 
     async def _found(self, container_id: UUID) -> Container:
-        return await written_down(
+        return await retry_until_stored(
             f"container {container_id}", lambda: self._store.containers.get(container_id)
         )
 
@@ -127,9 +127,9 @@ class BringUp:
         """
         container_id, what = container.id, f"the failure of container {container.id}"
         log.error(f"Container {container_id} failed: {error.brief}", details=error.details)
-        await written_down(what, lambda: self._clear_away(container))
+        await retry_until_stored(what, lambda: self._clear_away(container))
         try:
-            failed = await state_written_down(
+            failed = await store_state(
                 self._store,
                 container_id,
                 ContainerState.FAILED,
@@ -144,7 +144,7 @@ class BringUp:
             "stage": watch.last_stage,
             "reason": failed.fallback_reason,
         }
-        await written_down(
+        await retry_until_stored(
             what, lambda: self._events.emit("container.failed", container_id, **told)
         )
 
@@ -296,7 +296,7 @@ class BringUp:
             if fresh or container.started_at is not None:
                 await guest_containers.start(link, docker_id)
         # From here on it runs: what the database does not take now it takes later.
-        running = await state_written_down(
+        running = await store_state(
             self._store,
             container.id,
             ContainerState.RUNNING,
@@ -314,7 +314,7 @@ class BringUp:
             "seconds": round(watch.elapsed_s, 4),
             "stages": watch.told,
         }
-        await written_down(
+        await retry_until_stored(
             f"the start of container {container.id}",
             lambda: self._events.emit("container.running", container.id, **told),
         )

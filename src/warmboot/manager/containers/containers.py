@@ -31,9 +31,9 @@ from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.boot_admission import BootAdmission
 from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.retry_until_stored import retry_until_stored, store_state
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.core.write_down import state_written_down, written_down
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.images.choose_image import choose_image
 from warmboot.manager.ports import ExecSpec, LogChunk, Session, Stream, Until
@@ -205,7 +205,7 @@ class Containers:
                 return
             if not await self._watch.settle(container.id):
                 raise Unavailable(
-                    f"{container.name} was stopped, but its end is not written down yet",
+                    f"{container.name} was stopped, but its end is not stored yet",
                     details="the database does not take it, or Docker in the VM does not tell",
                     resolution="the manager goes on trying, and its log says what is in the way; "
                     f"look again: `warmboot inspect {container.name}`",
@@ -344,7 +344,7 @@ class Containers:
 
     async def note_started(self, container_id: UUID) -> None:
         """An exited container's process has been started again: it is, and is watched."""
-        await state_written_down(
+        await store_state(
             self._store,
             container_id,
             ContainerState.RUNNING,
@@ -354,7 +354,7 @@ class Containers:
             error=None,
         )
         self._watch.start(container_id)
-        await written_down(
+        await retry_until_stored(
             f"the start of container {container_id}",
             lambda: self._events.emit("container.running", container_id),
         )

@@ -22,10 +22,10 @@ from warmboot.host.agent import HostAgent
 from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.retry_until_stored import retry_until_stored, store_state
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.core.unsettled import Unsettled
-from warmboot.manager.core.write_down import state_written_down, written_down
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import NotFound, VmGone, VmUnresponsive
 from warmboot.model.journal.event import Event
@@ -118,7 +118,7 @@ class KeepUnresponsive:
         await self._watch.forget_vm(container.id)
         self._unsettled.settled(_what(container), container.id)
         log.warning(f"Container {container.id} did not answer, and was ended with its VM")
-        await state_written_down(
+        await store_state(
             self._store,
             container.id,
             ContainerState.EXITED,
@@ -127,7 +127,7 @@ class KeepUnresponsive:
             finished_at=datetime.now(UTC),
         )
         told = {"exit_code": KILLED, "oom_killed": False}
-        await written_down(
+        await retry_until_stored(
             f"the exit of container {container.id}",
             lambda: self._events.emit("container.exited", container.id, **told),
         )
@@ -142,7 +142,7 @@ class KeepUnresponsive:
         self._unsettled.settled(_what(container), container.id)
         with contextlib.suppress(NotFound):  # it was removed
             if answers:
-                await written_down(
+                await retry_until_stored(
                     f"that container {container.id} answers",
                     lambda: self._answers(container, watch),
                 )

@@ -21,9 +21,9 @@ import structlog
 from warmboot.host.agent import HostAgent
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.retry_until_stored import retry_until_stored
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.core.write_down import written_down
 from warmboot.model.container import Container
 from warmboot.model.errors import DiskFull, VmGone
 from warmboot.model.journal.event import Event
@@ -65,16 +65,16 @@ class ResumeStalled:
                 await self._host.wait_stalled(vm_id)
                 log.error(f"Container {container_id} stands still: the disk is full", vm=vm_id)
                 watch = Stopwatch()
-                self._write_down(container_id, vm_id, self._stalled)
+                self._store_soon(container_id, vm_id, self._stalled)
                 await self._host.resume_stalled(vm_id)
                 log.info(f"Container {container_id} goes on after {watch.elapsed_s:.2f}s")
-                self._write_down(container_id, vm_id, partial(self._resumed, watch.elapsed_s))
+                self._store_soon(container_id, vm_id, partial(self._resumed, watch.elapsed_s))
 
-    def _write_down(self, container_id: UUID, vm_id: str, tell: Tell) -> None:
+    def _store_soon(self, container_id: UUID, vm_id: str, tell: Tell) -> None:
         """In the order of what happened, as soon as the database takes it."""
 
         async def told() -> None:
-            await written_down(
+            await retry_until_stored(
                 f"what container {container_id} does", lambda: tell(container_id, vm_id)
             )
 

@@ -1,7 +1,7 @@
 """Watching running containers, so that their state is kept true.
 
 One task a container waits for Docker in the guest to say that the process has ended, or for the VMM
-to be gone; whichever comes first is written down. A container that is to be removed when it has
+to be gone; whichever comes first is stored. A container that is to be removed when it has
 ended is removed once its output was read to the end, or a moment later if nobody reads it.
 """
 
@@ -21,8 +21,8 @@ from warmboot.host.guest import guest_containers
 from warmboot.manager.containers.bring_up import slot_of
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.retry_until_stored import retry_until_stored, store_state
 from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.core.write_down import state_written_down, written_down
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import (
     ContainerError,
@@ -92,7 +92,7 @@ class WatchContainer:
         self._streams.pop(container_id, None)
 
     async def settle(self, container_id: UUID) -> bool:
-        """Wait a moment for an exit that has just happened; whether it is written down."""
+        """Wait a moment for an exit that has just happened; whether it is stored."""
 
         async def ended() -> Container | None:
             container = await self._store.containers.get(container_id)
@@ -121,7 +121,7 @@ class WatchContainer:
 
     async def _watch(self, container_id: UUID) -> None:
         who = f"container {container_id}"
-        container = await written_down(who, lambda: self._store.containers.get(container_id))
+        container = await retry_until_stored(who, lambda: self._store.containers.get(container_id))
         if container.state is not ContainerState.RUNNING:
             if to_be_removed(container):
                 # Those who wait for it learn why before it goes.
@@ -130,7 +130,7 @@ class WatchContainer:
             return
         try:
             state = await self._until_end(container)
-            ended = await state_written_down(
+            ended = await store_state(
                 self._store,
                 container_id,
                 ContainerState.EXITED,
@@ -145,14 +145,14 @@ class WatchContainer:
             return
         log.info(f"Container {container_id} exited with {ended.exit_code}")
         told = {"exit_code": ended.exit_code, "oom_killed": ended.oom_killed}
-        await written_down(
+        await retry_until_stored(
             f"the exit of {who}",
             lambda: self._events.emit("container.exited", container_id, **told),
         )
         if container.spec.auto_remove:
             self._last[container_id] = ended
             await self._read_to_the_end(container_id)
-            await written_down(f"the end of {who}", lambda: self._remove_ended(container_id))
+            await retry_until_stored(f"the end of {who}", lambda: self._remove_ended(container_id))
 
     async def _until_end(self, container: Container) -> guest_containers.DockerState:
         assert container.vm_id is not None
@@ -200,12 +200,12 @@ class WatchContainer:
         what = f"the failure of container {container_id}"
         log.error(f"Container {container_id} failed: {error.brief}")
         try:
-            await written_down(what, lambda: self.forget_vm(container_id))
+            await retry_until_stored(what, lambda: self.forget_vm(container_id))
         except (WarmbootError, OSError) as trouble:
             # Its record stays: the next start or removal gives back what is left of the VM.
             log.error("a dead VM was not cleared away", of=str(container_id), error=str(trouble))
         with contextlib.suppress(IllegalTransition, NotFound):
-            await state_written_down(
+            await store_state(
                 self._store,
                 container_id,
                 ContainerState.FAILED,
@@ -213,7 +213,7 @@ class WatchContainer:
                 vm_id=None,
                 finished_at=datetime.now(UTC),
             )
-            await written_down(
+            await retry_until_stored(
                 what,
                 lambda: self._events.emit("container.failed", container_id, error=error.as_dict()),
             )

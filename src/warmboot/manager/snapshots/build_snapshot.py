@@ -35,9 +35,9 @@ from warmboot.host.agent import HostAgent
 from warmboot.host.guest.guest_link import Identity
 from warmboot.host.vm.vm_files import DiskSource
 from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.retry_until_stored import retry_until_stored
 from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.core.stopwatch import Stopwatch
-from warmboot.manager.core.write_down import written_down
 from warmboot.manager.images.check_image import PrepareImage
 from warmboot.manager.snapshots.canary import Canary
 from warmboot.manager.snapshots.plan_rebuilds import RetryPolicy
@@ -138,13 +138,13 @@ class BuildSnapshot:
             return
         log.info(f"Runtime snapshot {snapshot_id} is ready after {watch.elapsed_s:.2f}s")
         told = {"seconds": round(watch.elapsed_s, 4), "replaces": snapshot.replaces}
-        await written_down(
+        await retry_until_stored(
             f"that runtime snapshot {snapshot_id} is ready",
             lambda: self._events.emit("runtime-snapshot.ready", snapshot_id, **told),
         )
         if snapshot.replaces is not None:
             replaced = snapshot.replaces
-            await written_down(
+            await retry_until_stored(
                 f"that runtime snapshot {replaced} is deleted",
                 lambda: self._events.emit("runtime-snapshot.deleted", replaced),
             )
@@ -187,7 +187,7 @@ class BuildSnapshot:
         target = SnapshotState.DELETED if snapshot.replaces else SnapshotState.UNHEALTHY
         what = f"the failure of runtime snapshot {snapshot.id}"
         try:
-            await written_down(
+            await retry_until_stored(
                 what,
                 lambda: self._store.snapshots.set_state(snapshot.id, target, error=error.as_dict()),
             )
@@ -195,7 +195,7 @@ class BuildSnapshot:
             return
         if snapshot.cause.automatic:
             spoiled = snapshot.replaces or snapshot.id
-            await written_down(
+            await retry_until_stored(
                 what,
                 lambda: note_failed_build(self._store, self._events, self._retry, spoiled, error),
             )
@@ -204,7 +204,7 @@ class BuildSnapshot:
             "replaces": snapshot.replaces,
             "cause": snapshot.cause,
         }
-        await written_down(
+        await retry_until_stored(
             what, lambda: self._events.emit("runtime-snapshot.failed", snapshot.id, **told)
         )
 

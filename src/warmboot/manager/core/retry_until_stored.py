@@ -1,4 +1,4 @@
-"""Writing down what has happened already: a full disk or a lost database may only delay it.
+"""Storing what has happened already: a full disk or a lost database may only delay it.
 
 Were such a write given up, the database would be wrong about a thing until the manager's next
 start: nobody else looks at it again.
@@ -25,7 +25,7 @@ LONGEST_PAUSE_S = 30.0
 log = structlog.get_logger(__name__)
 
 
-async def written_down(what: str, write: Callable[[], Awaitable[T]]) -> T:
+async def retry_until_stored(what: str, write: Callable[[], Awaitable[T]]) -> T:
     """The result of ``write``, called until the database takes it, or we are cancelled.
 
     What it refuses for a reason of its own (``NotFound``, ``IllegalTransition``) is raised.
@@ -36,14 +36,14 @@ async def written_down(what: str, write: Callable[[], Awaitable[T]]) -> T:
             return await write()
         except (DiskFull, Unavailable) as error:
             log.error(
-                f"{what} could not be written down, tried again in {pause_s:g} s: {error.brief}",
+                f"{what} could not be stored, tried again in {pause_s:g} s: {error.brief}",
                 details=error.details,
             )
         await asyncio.sleep(pause_s)  # a disk does not tell when it has room again
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
-async def state_written_down(
+async def store_state(
     store: Store, container_id: UUID, state: ContainerState, **changes: Any
 ) -> Container:
     """The container, once the database has taken its new state. As ``set_state`` otherwise."""
@@ -60,4 +60,4 @@ async def state_written_down(
                 return container  # the earlier attempt was taken, and only its answer lost
             raise
 
-    return await written_down(f"that container {container_id} is {state}", write)
+    return await retry_until_stored(f"that container {container_id} is {state}", write)
