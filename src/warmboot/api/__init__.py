@@ -1,6 +1,6 @@
 """The REST API: routes a noun, problems, authentication, idempotency."""
 
 from warmboot.api.app import create_app
-from warmboot.api.middleware.access import check_bind
+from warmboot.api.middleware.auth import check_bind
 
 __all__ = ["check_bind", "create_app"]

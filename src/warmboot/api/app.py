@@ -1,8 +1,8 @@
 """The application, put together.
 
-    AfterAnswer ▶ Guard ▶ HttpMetrics ▶ Doors ▶ Bodies ▶ Idempotency ▶ routes ▶ Services
+    after response ▶ errors ▶ metrics ▶ auth ▶ body ▶ idempotency ▶ routes ▶ Services
 
-All layers are pure ASGI, so that streams stay streams.
+All middleware is pure ASGI, so that streams stay streams.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from warmboot import __version__
-from warmboot.api.middleware.access import Doors, Peers, WorkerOf
-from warmboot.api.middleware.after_answer import AfterAnswer
-from warmboot.api.middleware.body import Bodies
-from warmboot.api.middleware.idempotency import Idempotency, Repository
-from warmboot.api.middleware.metrics import HttpMetrics
+from warmboot.api.middleware.after_response import AfterResponseMiddleware
+from warmboot.api.middleware.auth import AuthMiddleware, Peers, WorkerOf
+from warmboot.api.middleware.body import BodyMiddleware
+from warmboot.api.middleware.idempotency import IdempotencyMiddleware, Repository
+from warmboot.api.middleware.metrics import MetricsMiddleware
 from warmboot.api.middleware.peers import LoopbackPeers
 from warmboot.api.openapi import install_openapi
-from warmboot.api.problems import Guard, install_handlers
+from warmboot.api.problems import ErrorMiddleware, install_handlers
 from warmboot.api.routes import (
     archives,
     checkpoints,
@@ -69,7 +69,7 @@ def create_app(
     """The API over ``services``.
 
     ``tokens`` are bearer tokens; without one in a request, ``peers`` says who is root on this
-    machine, and ``advice`` is what those are told who are not (see ``middleware.access``).
+    machine, and ``advice`` is what those are told who are not (see ``middleware.auth``).
     ``worker_of`` knows workers' tokens. Without ``idempotency`` keys are not honoured.
     ``registry`` is where requests are counted.
     """
@@ -91,11 +91,11 @@ def create_app(
     install_handlers(app)
     install_openapi(app, tokens=bool(tokens))
     layers: list[tuple[Any, dict[str, Any]]] = [
-        (AfterAnswer, {}),
-        (Guard, {}),
-        (HttpMetrics, {"registry": registry}),
+        (AfterResponseMiddleware, {}),
+        (ErrorMiddleware, {}),
+        (MetricsMiddleware, {"registry": registry}),
         (
-            Doors,
+            AuthMiddleware,
             {
                 "tokens": tokens,
                 "worker_of": worker_of,
@@ -103,10 +103,10 @@ def create_app(
                 "advice": advice,
             },
         ),
-        (Bodies, {}),
+        (BodyMiddleware, {}),
     ]
     if idempotency is not None:
-        layers.append((Idempotency, {"repository": idempotency}))
+        layers.append((IdempotencyMiddleware, {"repository": idempotency}))
     for layer, options in reversed(layers):
         app.add_middleware(layer, **options)
     return app

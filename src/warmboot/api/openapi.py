@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from warmboot.api.middleware.access import OPEN_PATHS
+from warmboot.api.middleware.auth import OPEN_PATHS
 from warmboot.api.problems import MEDIA_TYPE
 from warmboot.api.schemas.responses import Problem
 

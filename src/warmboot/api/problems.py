@@ -3,7 +3,7 @@
 use case ──raises WarmbootError──▶ handlers ──▶ problem+json
 pydantic ──RequestValidationError─▶    "
 router   ──HTTPException──────────▶    "
-a bug    ──any Exception──────────▶ Guard: logged with an id, the answer names only that id
+a bug    ──any Exception──────────▶ ErrorMiddleware: logged, the answer names the id in the log
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ def _methods_of(request: Request) -> set[str]:
     }
 
 
-class Guard:
+class ErrorMiddleware:
     """The outermost layer: whatever escapes the inner ones still becomes a problem."""
 
     def __init__(self, app: ASGIApp) -> None:

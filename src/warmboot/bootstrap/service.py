@@ -18,7 +18,7 @@ from warmboot.api.app import create_app
 from warmboot.api.http.limits import HttpLimits, raise_descriptor_limit
 from warmboot.api.http.listeners import listeners, socket_check, who_may
 from warmboot.api.http.server import HttpServer
-from warmboot.api.middleware.access import check_bind
+from warmboot.api.middleware.auth import check_bind
 from warmboot.bootstrap.host import all_hypervisors, host_agent
 from warmboot.bootstrap.housekeeping import Collecting, Kept, housekeeping_parts
 from warmboot.bootstrap.lock import hold_host

@@ -20,7 +20,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from warmboot.api.http.connections import Connections, Held, Phase
 from warmboot.api.http.exchange import Exchange, raw_refusal, too_many_connections
 from warmboot.api.http.parser import StrictConnection
-from warmboot.api.middleware.access import ESTABLISHED
+from warmboot.api.middleware.auth import ESTABLISHED
 from warmboot.api.middleware.sock_diag import ESTABLISHED as TCP_ESTABLISHED
 from warmboot.api.problems import TooSlow
 from warmboot.model.errors import WarmbootError

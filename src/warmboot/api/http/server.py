@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from warmboot.api.http.connections import Connections
 from warmboot.api.http.limits import HttpLimits
 from warmboot.api.http.protocol import HttpConfig, HttpProtocol
-from warmboot.api.middleware.access import OPEN_PATHS
+from warmboot.api.middleware.auth import OPEN_PATHS
 from warmboot.api.middleware.body import MAX_BODY_BYTES
 
 GRACEFUL_SHUTDOWN_S = 5

@@ -28,7 +28,7 @@ class Disconnected(Exception):
     """The client went away before its request was complete."""
 
 
-class Bodies:
+class BodyMiddleware:
     """Hands on each request with its body in one piece, or refuses it."""
 
     def __init__(self, app: ASGIApp) -> None:

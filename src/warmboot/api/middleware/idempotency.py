@@ -25,7 +25,7 @@ from typing import Protocol
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from warmboot.api.middleware.access import worker_caller
+from warmboot.api.middleware.auth import worker_caller
 from warmboot.api.middleware.body import Disconnected, is_streamed, read_body, replay
 from warmboot.api.problems import problem_of
 from warmboot.model.errors import Conflict, InvalidRequest, WarmbootError
@@ -71,7 +71,7 @@ class StillRunning(Conflict):
     retry_after_s = 1
 
 
-class Idempotency:
+class IdempotencyMiddleware:
     """Pure ASGI: looks at the whole body of a POST with a key, and at its whole answer.
 
     What runs is known here, not in the database, whose only user this process is: a row that says

@@ -23,7 +23,7 @@ class Together(Collector):
         return chain.from_iterable(self._parts)
 
 
-class HttpMetrics:
+class MetricsMiddleware:
     """Counts every HTTP request; the route's template, never the path, is the label."""
 
     def __init__(self, app: ASGIApp, *, registry: CollectorRegistry) -> None:

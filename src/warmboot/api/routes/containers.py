@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import AwareDatetime
 
-from warmboot.api.middleware.access import refuse
+from warmboot.api.middleware.auth import refuse
 from warmboot.api.routes import sessions
 from warmboot.api.routing import MAX_WAIT_S, Ref, StopTimeout, Wired
 from warmboot.api.schemas.container_responses import ContainerOut

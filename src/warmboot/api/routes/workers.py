@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from warmboot.api.middleware.access import worker_caller
-from warmboot.api.middleware.after_answer import after_answer
+from warmboot.api.middleware.after_response import after_response
+from warmboot.api.middleware.auth import worker_caller
 from warmboot.api.routing import MAX_WAIT_S, Ref, Wired
 from warmboot.api.schemas.responses import Created, Item, Items, Ok
 from warmboot.api.schemas.worker_requests import PauseIn, ReportIn, ResumeIn, WorkerIn
@@ -102,7 +102,7 @@ async def pause(
     if asked.wait and worker_caller(request.scope) is None:
         return Item(item=WorkerOut.of(await workers.pause(ref, asked.checkpoint)))
     worker, begin = await workers.ask_pause(ref, asked.checkpoint)
-    after_answer(request, begin)
+    after_response(request, begin)
     response.status_code = 202
     return Item(item=WorkerOut.of(worker))
 

@@ -82,7 +82,7 @@ def check_bind(host: str, tokens: Iterable[str]) -> None:
     )
 
 
-class Doors:
+class AuthMiddleware:
     """Authentication, and the refusal of foreign hosts and origins. Pure ASGI, WebSockets too.
 
     Leaves the caller's name in ``scope["state"]["caller"]``: a token's fingerprint, ``local`` for

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-_KEY = "after_answer"
+_KEY = "after_response"
 
 
-class AfterAnswer:
+class AfterResponseMiddleware:
     """Pure ASGI. What was asked for is called in any case, also when the client is gone."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -34,6 +34,6 @@ class AfterAnswer:
                 begin()
 
 
-def after_answer(request: Request, begin: Callable[[], None]) -> None:
+def after_response(request: Request, begin: Callable[[], None]) -> None:
     """Call ``begin`` when this request's answer has been sent."""
     request.scope["state"][_KEY].append(begin)
