@@ -321,7 +321,7 @@ async def test_without_a_database_what_was_counted_is_still_shown(
     async def away() -> None:
         raise Unavailable("the database does not answer")
 
-    monkeypatch.setattr(manager.store.census, "take", away)
+    monkeypatch.setattr(manager.store.counts, "take", away)
     shown = await look(manager)
     assert shown.value("warmboot_look_complete") == 0
     assert shown.value("warmboot_boots_total", outcome="succeeded") == 1

@@ -45,7 +45,7 @@ from warmboot.manager.images.check_image import CheckImage, PrepareImage
 from warmboot.manager.images.given_image import GivenFiles, GivenImage
 from warmboot.manager.images.renew_agent import RenewAgent
 from warmboot.manager.images.runtime_images import RuntimeImages
-from warmboot.manager.metrics import Look, ManagerMetrics
+from warmboot.manager.metrics import ManagerMetrics, StateCollector
 from warmboot.manager.own_storage import own_storage
 from warmboot.manager.ports import Check, Services
 from warmboot.manager.reconcile import Reconcile
@@ -182,8 +182,10 @@ def _wire(
         on_built=attention.set,
         retry=retry,
     )
-    look = Look(store, host, events, most=settings.max_runtime_snapshots, caches=_caches(settings))
-    metrics = ManagerMetrics(events, look)
+    collect = StateCollector(
+        store, host, events, most=settings.max_runtime_snapshots, caches=_caches(settings)
+    )
+    metrics = ManagerMetrics(events, collect)
     tasks.observe_failures(metrics.failed)
     warm_pool = WarmPool(store, host, settings.standby_vms, shape, metrics.failed)
     events.observe(warm_pool.on_event)

@@ -46,7 +46,7 @@ async def own_storage(store: Store, root: Path) -> None:
 
 
 async def _knows_anything(store: Store) -> bool:
-    counts = await store.census.take()
+    counts = await store.counts.take()
     return bool(counts.images or counts.snapshots or counts.containers or counts.vms)
 
 

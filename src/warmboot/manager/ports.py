@@ -318,7 +318,7 @@ class Metrics(Protocol):
         """What is counted as it happens."""
         ...
 
-    async def look(self) -> Sequence[Metric]:
+    async def collect(self) -> Sequence[Metric]:
         """What is there at the moment: states, sizes, ages."""
         ...
 

@@ -8,9 +8,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from warmboot.store.address import parse_url, prepare_file
 from warmboot.store.database import Database
 from warmboot.store.migrate import migrate
-from warmboot.store.repositories.census import Census
 from warmboot.store.repositories.checkpoints import CheckpointRepository
 from warmboot.store.repositories.containers import ContainerRepository
+from warmboot.store.repositories.counts import CountQueries
 from warmboot.store.repositories.events import EventRepository
 from warmboot.store.repositories.idempotency import IdempotencyRepository
 from warmboot.store.repositories.images import RuntimeImageRepository
@@ -36,7 +36,7 @@ class Store:
         self.events = EventRepository(database)
         self.idempotency = IdempotencyRepository(database)
         self.meta = MetaRepository(database)
-        self.census = Census(database)
+        self.counts = CountQueries(database)
 
     @classmethod
     @asynccontextmanager

@@ -39,7 +39,7 @@ async def metrics(request: Request, services: Wired) -> Response:
     """Needs a token where the API needs one."""
     parts: list[Iterable[Metric]] = [request.app.state.registry.collect()]
     if services.metrics is not None:
-        parts += [services.metrics.registry.collect(), await services.metrics.look()]
+        parts += [services.metrics.registry.collect(), await services.metrics.collect()]
     return Response(generate_latest(Together(parts)), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -1,8 +1,8 @@
 """What Prometheus sees of this service.
 
-    events ──▶ EventCounts ──▶ counters and histograms ─┐
-       │                                                ├──▶ /metrics
-       └─────▶ RecentBoots   store, host ──▶ Look ──────┘
+    events ──▶ EventCounts ──▶ counters and histograms ───────┐
+       │                                                      ├──▶ /metrics
+       └─────▶ RecentBoots   store, host ──▶ StateCollector ──┘
                    │
                    └──▶ GET /v1/system/usage
 
@@ -11,7 +11,7 @@ there is looked up when somebody asks. Counters begin at zero with the process.
 """
 
 from warmboot.manager.metrics.counts import EventCounts
-from warmboot.manager.metrics.look import Caches, Look, ManagerMetrics
 from warmboot.manager.metrics.recent_boots import RecentBoots
+from warmboot.manager.metrics.state_collector import Caches, ManagerMetrics, StateCollector
 
-__all__ = ["Caches", "EventCounts", "Look", "ManagerMetrics", "RecentBoots"]
+__all__ = ["Caches", "EventCounts", "ManagerMetrics", "RecentBoots", "StateCollector"]

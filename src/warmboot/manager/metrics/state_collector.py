@@ -35,7 +35,7 @@ from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.vm import VmKind
 from warmboot.model.worker import WorkerState
 from warmboot.store import Store
-from warmboot.store.repositories.census import Counts
+from warmboot.store.repositories.counts import Counts
 from warmboot.system.usage import allocated_below
 
 log = structlog.get_logger(__name__)
@@ -47,13 +47,13 @@ Caches = Mapping[str, Path]
 class ManagerMetrics:
     """Implements ``ports.Metrics``. ``start`` once, after the event log has started."""
 
-    def __init__(self, events: EventLog, look: Look) -> None:
+    def __init__(self, events: EventLog, collect: StateCollector) -> None:
         # A second series a counter, for nothing that anybody asks.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.boots = RecentBoots()
         self._events = events
-        self._look = look
+        self._collect = collect
         self._failures = Counter(
             "warmboot_background_failures",
             "Rounds of work in the background that failed, by what they are for",
@@ -73,17 +73,17 @@ class ManagerMetrics:
         """Count a round that failed. No event tells it: the database may be why."""
         self._failures.labels(work).inc()
 
-    async def look(self) -> Sequence[Metric]:
+    async def collect(self) -> Sequence[Metric]:
         """Without a database that answers, what was counted is still worth showing."""
         name, text = "warmboot_look_complete", "0 if the database or the host did not answer"
         try:
-            return [*await self._look(), _gauge(name, text, 1)]
+            return [*await self._collect(), _gauge(name, text, 1)]
         except WarmbootError as error:
             log.warning(f"metrics are incomplete: {error.brief}", details=error.details)
             return [_gauge(name, text, 0)]
 
 
-class Look:
+class StateCollector:
     """Call it for everything that is there at the moment."""
 
     def __init__(
@@ -96,7 +96,7 @@ class Look:
         self._caches = caches
 
     async def __call__(self) -> Sequence[Metric]:
-        counts = await self._store.census.take()
+        counts = await self._store.counts.take()
         snapshots = await self._store.snapshots.list()
         sizes = await asyncio.to_thread(self._cache_sizes)
         return [

@@ -37,7 +37,7 @@ class Counts:
     unfinished: int
 
 
-class Census:
+class CountQueries:
     def __init__(self, database: Database) -> None:
         self._database = database
 
