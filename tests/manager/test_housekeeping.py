@@ -134,7 +134,7 @@ async def test_only_what_is_ready_changes_its_form(manager: Manager) -> None:
 
 async def test_one_change_at_a_time(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = await manager.snapshot()
-    background, go_on = asyncio.Event(), asyncio.Event()
+    going_on, go_on = asyncio.Event(), asyncio.Event()
     real = type(manager.host.files).compress
 
     async def slow(self: SnapshotFiles, path: Path) -> SnapshotManifest:
@@ -144,7 +144,7 @@ async def test_one_change_at_a_time(manager: Manager, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(type(manager.host.files), "compress", slow)
     await manager.services.forms.compress(snapshot.id)
-    await background.wait()
+    await going_on.wait()
     with pytest.raises(Conflict, match="already"):
         await manager.services.forms.unpack(snapshot.id)
     # A collection leaves alone what is worked on, and so does the limit.
