@@ -4,6 +4,7 @@ STATE ?= $(CURDIR)/.state
 PYTHON = .venv/bin/python
 # Tests run in this many processes: real VMs in one, a Docker engine in one, the rest in any.
 PROCESSES ?= $(shell n=$$(nproc); [ $$n -gt 2 ] && echo $$n || echo 2)
+QUICK = not (qemu or firecracker or kvm or docker or registry or postgres or root or slow)
 export WARMBOOT_STATE = $(STATE)
 export PATH := $(CURDIR)/.venv/bin:$(STATE)/firecracker:$(PATH):/usr/sbin:/sbin
 
@@ -11,7 +12,8 @@ export PATH := $(CURDIR)/.venv/bin:$(STATE)/firecracker:$(PATH):/usr/sbin:/sbin
 
 help:
 	@echo "make demo    install what is missing, then show a cold and a warm start side by side"
-	@echo "make test    run all tests"
+	@echo "make test    run all tests: up to half an hour on two processors"
+	@echo "make test-quick  three minutes of them: pure parts, SQLite, API, command line"
 	@echo "make bench   measure the figures, table on the terminal, JSON in bench/results/"
 	@echo "make lint    style, types and import contracts"
 	@echo "make deb     a Debian package in dist/ (RELEASE=bookworm or trixie)"
@@ -28,7 +30,9 @@ test: lint
 	@$(PYTHON) -m pytest -n $(PROCESSES)
 
 test-quick: lint
-	@$(PYTHON) -m pytest -n $(PROCESSES) -m "not qemu and not docker and not slow"
+	@$(PYTHON) -m pytest -n $(PROCESSES) -m "$(QUICK)"
+	@echo "left out: real VMs, Docker engines, registries, PostgreSQL, what needs root, and what is marked slow,"
+	@echo "as tests/manager, tests/faults and tests/deploy are. What you have changed there, run by itself."
 
 lint:
 	@scripts/setup test

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -24,6 +25,17 @@ _LANES = {
     "workers": "docker",
 }
 """Folders of tests that share something of the machine, and so run one after the other."""
+
+_FIRST = (
+    "vms",
+    "docker",
+    "tests/packaging/test_debian_package.py",
+    "tests/api/test_api_schema_real.py",
+)
+"""What takes longest begins first, so that no process has it left at the end."""
+
+_SLOW = ("manager", "faults", "deploy")
+"""Folders that take minutes as a whole, though none of their tests does."""
 
 _skipped: list[str] = []
 
@@ -40,11 +52,32 @@ class _Lanes(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
-        return _LANES.get(path.removeprefix("tests/").partition("/")[0], path)
+        return _LANES.get(_folder(path), path)
+
+    def _assign_work_unit(self, node: Any) -> None:
+        for scope in _FIRST:
+            if scope in self.workqueue:
+                self.workqueue.move_to_end(scope, last=False)
+                break
+        super()._assign_work_unit(node)
+
+
+def _folder(nodeid: str) -> str:
+    return nodeid.removeprefix("tests/").partition("/")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     return _Lanes(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    counted = Counter(item.nodeid for item in items)
+    twice = [nodeid for nodeid, number in counted.items() if number > 1]
+    if twice:
+        raise pytest.UsageError(f"tests with the same id, of which xdist runs one: {twice}")
+    for item in items:
+        if _folder(item.nodeid) in _SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

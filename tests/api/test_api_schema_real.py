@@ -127,6 +127,7 @@ def site() -> Iterator[tuple[World, BlockingPortal]]:
 
 
 @schema.parametrize()
+@pytest.mark.parametrize("over", ["manager"])
 @settings(
     max_examples=8,
     phases=[Phase.generate],
@@ -135,7 +136,9 @@ def site() -> Iterator[tuple[World, BlockingPortal]]:
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-def test_no_request_breaks_a_manager(case: Case, site: tuple[World, BlockingPortal]) -> None:
+def test_no_request_breaks_a_manager(
+    case: Case, over: str, site: tuple[World, BlockingPortal]
+) -> None:
     world, portal = site
     portal.call(_aim, case, world)
     _bound(case)

@@ -19,6 +19,8 @@ from warmboot.cli.terminal.signals import SAME_S
 from warmboot.client import Client
 from warmboot.client.results import Container
 
+pytestmark = pytest.mark.slow  # as a whole: each is a process or several
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WAYS = {"plain": [], "input": ["-i"]}
 LASTING = ("sh", "-c", "echo up; sleep 1000")

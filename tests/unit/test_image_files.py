@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -30,6 +31,7 @@ from warmboot.images.files import (
     verify_runtime_image,
     write_manifest,
 )
+from warmboot.images.filesystems import make_empty_disk
 from warmboot.model.errors import DiskFull, HostError, ImageDamaged, InvalidRequest
 from warmboot.model.runtime_image import UNKNOWN_AGENT, FileSum, RuntimeImage
 from warmboot.system import staging
@@ -374,14 +376,18 @@ async def test_an_empty_disk_is_not_summed_hole_by_hole_and_its_damage_is_found(
 # --- bare files
 
 
-async def test_bare_files_become_an_image_with_a_disk(image: Path, tmp_path: Path) -> None:
+async def test_bare_files_become_an_image_with_a_disk(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A smaller one than it would be: to hash gigabytes of nothing takes its time.
+    monkeypatch.setattr(files, "make_empty_disk", partial(make_empty_disk, size_bytes=64 * MIB))
     storage = tmp_path / "storage"
     manifest = await import_bare_files(image / "kernel", image / "rootfs.ext4", None, storage)
     folder = stored_folder(storage, manifest.digest)
     assert set(manifest.files) == {"kernel", "rootfs", "disk"}
     assert manifest.cmdline == DEFAULT_CMDLINE
     assert manifest.agent_version == UNKNOWN_AGENT, "there is none of ours in it"
-    assert manifest.files["disk"].size_bytes == 8 << 30
+    assert manifest.files["disk"].size_bytes == 64 * MIB
     assert (folder / "disk.ext4").stat().st_blocks * 512 < 16 * MIB
     assert not (folder / "rootfs.ext4").samefile(image / "rootfs.ext4")
     again = await import_bare_files(image / "kernel", image / "rootfs.ext4", None, storage)
