@@ -20,6 +20,8 @@ from tests.support.fake_services import FakeServices
 from warmboot.api import create_app
 
 Case = schemathesis.Case[Any]
+pytestmark = pytest.mark.slow
+
 TOKEN = "schema-token"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 CHECKS = [

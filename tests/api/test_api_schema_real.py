@@ -37,6 +37,7 @@ pytestmark = [
 ]
 
 LONGEST_WAIT_S = 0.2
+ANSWER_S = 60.0
 TRUTHFUL = {503: "engine-unavailable"}
 """The only answers from 500 up that may be."""
 
@@ -142,7 +143,7 @@ def test_no_request_breaks_a_manager(
     world, portal = site
     portal.call(_aim, case, world)
     _bound(case)
-    answer = case.call(base_url=world.site.url, headers=HEADERS)
+    answer = case.call(base_url=world.site.url, headers=HEADERS, timeout=ANSWER_S)
     if answer.status_code >= 500:
         assert TRUTHFUL.get(answer.status_code) == answer.json()["code"], answer.text
     case.validate_response(answer, checks=[one for one in CHECKS if one is not not_a_server_error])
