@@ -7,12 +7,22 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, lab
+from tests.support.prepared_labs import prepare
+
+from warmboot.model.runtime_snapshot import RuntimeSnapshot
 
 
 @pytest.fixture
 async def place() -> AsyncIterator[Lab]:
     async with lab() as made:
         yield made
+
+
+@pytest.fixture
+async def snapshot(place: Lab) -> RuntimeSnapshot:
+    """One that is ready before the manager starts: to be named before ``manager``."""
+    (ready,) = await prepare(place, snapshot=True)
+    return ready
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from warmboot.manager.ports import Registered
 from warmboot.model.container import BootMethod, FallbackReason
 from warmboot.model.runtime_snapshot import (
     BuildCause,
+    RuntimeSnapshot,
 )
 from warmboot.model.shapes import Shape
 
@@ -84,8 +85,9 @@ async def test_to_create_one_that_is_being_made_is_to_wait_for_it(place: Lab) ->
 # -- a shape that is asked for often ---------------------------------------------------------------
 
 
-async def test_a_shape_that_is_asked_for_often_gets_a_snapshot(manager: Manager) -> None:
-    await manager.snapshot()
+async def test_a_shape_that_is_asked_for_often_gets_a_snapshot(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     for number in range(3):
         container = await manager.run(f"c{number}", shape=ODD)
         assert container.fallback_reason is FallbackReason.SHAPE_MISMATCH

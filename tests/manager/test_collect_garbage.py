@@ -42,16 +42,18 @@ async def states(manager: Manager) -> dict[UUID, SnapshotState]:
     return {s.id: s.state for s in await manager.snapshots.list(include_deleted=True)}
 
 
-async def test_there_is_nothing_to_collect_at_first(manager: Manager) -> None:
-    await manager.snapshot()
+async def test_there_is_nothing_to_collect_at_first(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     await manager.run()
     for dry_run in (True, False):
         done = await manager.services.garbage.collect(dry_run=dry_run)
         assert (done.removed, done.kept) == ((), ())
 
 
-async def test_a_dry_run_says_what_and_why_and_touches_nothing(manager: Manager) -> None:
-    snapshot = await manager.snapshot()
+async def test_a_dry_run_says_what_and_why_and_touches_nothing(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     await used(manager, snapshot, 31)
     folder = manager.host.vms_root / "vm-orphan"
     folder.mkdir()
@@ -76,8 +78,9 @@ async def test_unused_snapshots_go_with_files_and_row(manager: Manager) -> None:
     assert event.data["freed_bytes"] == done.freed_bytes > 0
 
 
-async def test_what_a_vm_maps_is_not_touched_however_old(manager: Manager) -> None:
-    snapshot = await manager.snapshot()
+async def test_what_a_vm_maps_is_not_touched_however_old(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     container = await manager.run()
     assert container.boot_method is BootMethod.WARM
     await used(manager, snapshot, 300)
@@ -89,8 +92,7 @@ async def test_what_a_vm_maps_is_not_touched_however_old(manager: Manager) -> No
     assert await states(manager) == {}
 
 
-async def test_a_pinned_one_stays(manager: Manager) -> None:
-    snapshot = await manager.snapshot()
+async def test_a_pinned_one_stays(snapshot: RuntimeSnapshot, manager: Manager) -> None:
     await manager.snapshots.set_traits(snapshot.id, pinned=True)
     await used(manager, snapshot, 300)
     assert (await manager.services.garbage.collect()).removed == ()
@@ -110,8 +112,7 @@ async def test_the_one_that_a_rebuild_relies_on_stays_until_the_swap(manager: Ma
     await check(manager.running)
 
 
-async def test_orphans_of_every_kind_go(manager: Manager) -> None:
-    snapshot = await manager.snapshot()
+async def test_orphans_of_every_kind_go(snapshot: RuntimeSnapshot, manager: Manager) -> None:
     container = await manager.run()
     root, files = manager.host.config.root, manager.host.files.root
     image = str(snapshot.runtime_image_id)
@@ -148,9 +149,8 @@ async def test_orphans_of_every_kind_go(manager: Manager) -> None:
 
 @pytest.mark.parametrize("is_file", [True, False])
 async def test_what_has_no_name_of_ours_is_an_orphan_like_any_other(
-    manager: Manager, is_file: bool
+    snapshot: RuntimeSnapshot, manager: Manager, is_file: bool
 ) -> None:
-    snapshot = await manager.snapshot()
     root, folder = manager.host.config.root, snapshot.snapshot_path
     strangers = [
         folder.with_name(f"{folder.name}.bak"),
@@ -226,9 +226,10 @@ async def test_what_is_just_being_built_is_left_alone(manager: Manager) -> None:
     manager.lab.set(docker_s=0)
 
 
-async def test_boots_and_collections_at_once_harm_nobody(manager: Manager) -> None:
+async def test_boots_and_collections_at_once_harm_nobody(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     """The snapshot is old enough to go at any moment, and is leased all the time anew."""
-    snapshot = await manager.snapshot()
 
     async def collect() -> None:
         for _ in range(12):
@@ -245,8 +246,9 @@ async def test_boots_and_collections_at_once_harm_nobody(manager: Manager) -> No
     await check(manager.running)
 
 
-async def test_collections_at_once_collect_once(manager: Manager) -> None:
-    snapshot = await manager.snapshot()
+async def test_collections_at_once_collect_once(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     await used(manager, snapshot, 31)
     collect = manager.services.garbage.collect
     done = await asyncio.gather(collect(), collect(), collect(dry_run=True), collect())
@@ -317,9 +319,10 @@ async def test_below_the_floor_nothing_is_built_or_changed(place: Lab) -> None:
         await check(manager.running, ready=[snapshot])
 
 
-async def test_the_collector_does_not_mistake_the_store_for_garbage(manager: Manager) -> None:
+async def test_the_collector_does_not_mistake_the_store_for_garbage(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     """Everything a working manager keeps is known to it: nothing else would be safe."""
-    await manager.snapshot()
     await manager.run("one")
     await manager.run("two", "echo", "over")
     await manager.wait("two", Until.EXITED)

@@ -16,6 +16,7 @@ from warmboot.model.errors import (
     NotFound,
     WarmbootError,
 )
+from warmboot.model.runtime_snapshot import RuntimeSnapshot
 
 PROGRESS = {"container.stage", "container.pull"}
 
@@ -155,8 +156,7 @@ async def test_stop_is_refused_while_it_is_created(manager: Manager) -> None:
     assert (await manager.wait("web", Until.RUNNING)).state is ContainerState.RUNNING
 
 
-async def test_many_are_created_at_once(manager: Manager) -> None:
-    await manager.snapshot()
+async def test_many_are_created_at_once(snapshot: RuntimeSnapshot, manager: Manager) -> None:
     await asyncio.gather(*(manager.create(f"c{n}") for n in range(12)))
     containers = await asyncio.gather(*(manager.wait(f"c{n}", Until.RUNNING) for n in range(12)))
     assert {c.state for c in containers} == {ContainerState.RUNNING}
@@ -199,8 +199,7 @@ async def test_it_fails_when_docker_has_lost_it(manager: Manager) -> None:
     await check(manager.running)
 
 
-async def test_events_tell_its_life_in_order(manager: Manager) -> None:
-    await manager.snapshot()
+async def test_events_tell_its_life_in_order(snapshot: RuntimeSnapshot, manager: Manager) -> None:
     container = await manager.run("web", "true")
     await manager.wait("web", Until.EXITED)
     await manager.containers.delete("web")

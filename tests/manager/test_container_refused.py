@@ -19,6 +19,7 @@ from warmboot.model.errors import (
     NotFound,
     NotSupported,
 )
+from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.model.shapes import Capacity, Shape
 
 
@@ -93,9 +94,8 @@ async def test_ports_are_refused_where_there_is_no_network(manager: Manager) -> 
     ],
 )
 async def test_an_image_that_cannot_be_had_is_an_error_that_says_so(
-    manager: Manager, image: str, code: str
+    snapshot: RuntimeSnapshot, manager: Manager, image: str, code: str
 ) -> None:
-    await manager.snapshot()
     container = await manager.run(image=image)
     assert container.state is ContainerState.FAILED
     assert container.error is not None
@@ -148,8 +148,9 @@ async def test_a_vm_that_does_not_boot_is_an_error_that_says_so(manager: Manager
     assert again.fallback_reason is FallbackReason.NO_SNAPSHOT
 
 
-async def test_a_killed_vm_fails_its_container_and_says_so(manager: Manager) -> None:
-    snapshot = await manager.snapshot()
+async def test_a_killed_vm_fails_its_container_and_says_so(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     container = await manager.run()
     os.kill(await manager.vm_pid("web"), signal.SIGKILL)
     failed = await manager.wait("web", Until.EXITED)
@@ -178,8 +179,9 @@ async def test_a_failed_container_starts_again_on_its_disk(manager: Manager) -> 
     assert disk.read_bytes() == b"precious"
 
 
-async def test_a_start_that_fails_does_not_cost_the_disk(manager: Manager) -> None:
-    await manager.snapshot()
+async def test_a_start_that_fails_does_not_cost_the_disk(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     container = await manager.run()
     disk = manager.host.vms_root / str(container.vm_id) / "disk.ext4"
     disk.write_bytes(b"precious")
@@ -220,9 +222,8 @@ async def test_a_vm_killed_while_an_image_is_pulled_fails_the_container(manager:
 
 @pytest.mark.parametrize("delay", [0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2])
 async def test_a_vm_killed_at_any_moment_leaves_a_decided_container(
-    manager: Manager, delay: float
+    snapshot: RuntimeSnapshot, manager: Manager, delay: float
 ) -> None:
-    await manager.snapshot()
     container_id = await manager.create()
 
     async def there() -> bool | None:

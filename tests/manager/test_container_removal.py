@@ -16,6 +16,7 @@ from warmboot.model.errors import (
     InUse,
     NotFound,
 )
+from warmboot.model.runtime_snapshot import RuntimeSnapshot
 
 
 async def test_it_can_be_deleted_while_it_is_created(manager: Manager) -> None:
@@ -34,8 +35,9 @@ async def test_it_can_be_deleted_while_it_is_created(manager: Manager) -> None:
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.002, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15])
-async def test_it_can_be_deleted_at_any_moment(manager: Manager, delay: float) -> None:
-    await manager.snapshot()
+async def test_it_can_be_deleted_at_any_moment(
+    snapshot: RuntimeSnapshot, manager: Manager, delay: float
+) -> None:
     await manager.create()
     await asyncio.sleep(delay)
     await manager.containers.delete("web", force=True)

@@ -64,8 +64,9 @@ async def changed(
     return await manager.until(look, f"compressed is {compressed}")
 
 
-async def test_it_is_compressed_and_unpacked_as_asked(manager: Manager) -> None:
-    snapshot = await manager.snapshot()
+async def test_it_is_compressed_and_unpacked_as_asked(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     await manager.services.forms.compress(snapshot.id)
     now = await changed(manager, snapshot, compressed=True)
     assert form_on_disk(snapshot) == FRAMES_FILE
@@ -91,8 +92,9 @@ async def begun(change: Callable[[UUID], Awaitable[None]], snapshot: RuntimeSnap
     return True
 
 
-async def test_what_is_compressed_already_stays_so(manager: Manager) -> None:
-    snapshot = await manager.snapshot()
+async def test_what_is_compressed_already_stays_so(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     await manager.services.forms.compress(snapshot.id)
     await event(manager, snapshot, "compressed")
     frames = (Path(snapshot.snapshot_path) / FRAMES_FILE).stat()
@@ -101,9 +103,10 @@ async def test_what_is_compressed_already_stays_so(manager: Manager) -> None:
     assert (Path(snapshot.snapshot_path) / FRAMES_FILE).stat().st_mtime_ns == frames.st_mtime_ns
 
 
-async def test_who_asks_for_the_form_that_it_has_is_told_at_once(manager: Manager) -> None:
+async def test_who_asks_for_the_form_that_it_has_is_told_at_once(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     """As when housekeeping has compressed it just before: nobody waits for an event in vain."""
-    snapshot = await manager.snapshot()
     for form, change in (
         ("unpacked", manager.services.forms.unpack),
         ("compressed", manager.services.forms.compress),
@@ -132,8 +135,9 @@ async def test_only_what_is_ready_changes_its_form(manager: Manager) -> None:
     manager.lab.set(docker_s=0)
 
 
-async def test_one_change_at_a_time(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
-    snapshot = await manager.snapshot()
+async def test_one_change_at_a_time(
+    snapshot: RuntimeSnapshot, manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
     going_on, go_on = asyncio.Event(), asyncio.Event()
     real = type(manager.host.files).compress
 
@@ -155,9 +159,8 @@ async def test_one_change_at_a_time(manager: Manager, monkeypatch: pytest.Monkey
 
 
 async def test_a_disk_that_fills_up_meanwhile_leaves_the_old_form(
-    manager: Manager, monkeypatch: pytest.MonkeyPatch
+    snapshot: RuntimeSnapshot, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    snapshot = await manager.snapshot()
 
     async def full(self: SnapshotFiles, path: Path) -> SnapshotManifest:
         raise DiskFull("the disk is full: made to be")
@@ -174,9 +177,9 @@ async def test_a_disk_that_fills_up_meanwhile_leaves_the_old_form(
 
 
 async def test_a_flipped_bit_in_a_frame_is_found_and_the_boot_goes_on_cold(
+    snapshot: RuntimeSnapshot,
     manager: Manager,
 ) -> None:
-    snapshot = await manager.snapshot()
     await manager.services.forms.compress(snapshot.id)
     await changed(manager, snapshot, compressed=True)
     flip(Path(snapshot.snapshot_path) / FRAMES_FILE)
@@ -186,8 +189,9 @@ async def test_a_flipped_bit_in_a_frame_is_found_and_the_boot_goes_on_cold(
     await check(manager.running, ready=[snapshot])  # rebuilt
 
 
-async def test_deleting_it_while_it_is_compressed_leaves_nothing(manager: Manager) -> None:
-    snapshot = await manager.snapshot()
+async def test_deleting_it_while_it_is_compressed_leaves_nothing(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     await manager.services.forms.compress(snapshot.id)
     await manager.snapshots.delete(snapshot.id)
     await check(manager.running)

@@ -25,7 +25,7 @@ from warmboot.model.container import (
 )
 from warmboot.model.errors import DiskFull
 from warmboot.model.journal.event import Event
-from warmboot.model.runtime_snapshot import SnapshotState
+from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.system import disks
 
 
@@ -195,9 +195,9 @@ async def test_a_vm_that_dies_while_it_stands_still_has_failed(
 
 
 async def test_a_warm_boot_that_stalls_goes_on_cold_at_once_and_blames_no_snapshot(
+    snapshot: RuntimeSnapshot,
     manager: Manager,
 ) -> None:
-    snapshot = await manager.snapshot()
     manager.lab.set(disk_full="restore")
     began = time.monotonic()
     container = await manager.run()

@@ -146,8 +146,9 @@ async def test_a_container_that_starts_again_forgets_its_attempts(manager: Manag
     assert (container.boot_attempts, container.snapshot_version) == ((), None)
 
 
-async def test_pins_and_weights_of_what_is_not_there(manager: Manager) -> None:
-    snapshot = await manager.snapshot()
+async def test_pins_and_weights_of_what_is_not_there(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     await manager.run()  # it holds the snapshot's files
     await manager.snapshots.delete(snapshot.id)
     with pytest.raises(Conflict, match="deleted"):
@@ -159,8 +160,7 @@ async def test_pins_and_weights_of_what_is_not_there(manager: Manager) -> None:
             await manager.snapshots.set_traits(snapshot.id, weight=weight)
 
 
-async def test_a_change_is_told(manager: Manager) -> None:
-    snapshot = await manager.snapshot()
+async def test_a_change_is_told(snapshot: RuntimeSnapshot, manager: Manager) -> None:
     await manager.snapshots.set_traits(snapshot.id, weight=3, pinned=True)
     last = (await manager.events_of(snapshot.id))[-1]
     assert last.kind == "runtime-snapshot.changed"

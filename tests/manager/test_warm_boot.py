@@ -29,8 +29,7 @@ from warmboot.model.shapes import Shape
 from warmboot.model.vm import VmSpec
 
 
-async def test_a_ready_snapshot_is_used(manager: Manager) -> None:
-    snapshot = await manager.snapshot()
+async def test_a_ready_snapshot_is_used(snapshot: RuntimeSnapshot, manager: Manager) -> None:
     container = await manager.run()
     assert container.state is ContainerState.RUNNING
     assert container.boot_method is BootMethod.WARM
@@ -48,8 +47,9 @@ async def test_a_ready_snapshot_is_used(manager: Manager) -> None:
     assert counted.last_used_at is not None
 
 
-async def test_the_guests_own_steps_are_told_within_their_stage(manager: Manager) -> None:
-    await manager.snapshot()
+async def test_the_guests_own_steps_are_told_within_their_stage(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     container = await manager.run()
     (identity,) = [stage for stage in container.stages if stage.name == "identity"]
     steps = ["entropy", "clock", "machine-id", "hostname", "token"]
@@ -109,8 +109,7 @@ async def test_a_build_that_fails_ends_the_wait_at_once(manager: Manager) -> Non
     assert container.fallback_reason is FallbackReason.SNAPSHOT_UNHEALTHY
 
 
-async def test_a_cold_boot_can_be_asked_for(manager: Manager) -> None:
-    await manager.snapshot()
+async def test_a_cold_boot_can_be_asked_for(snapshot: RuntimeSnapshot, manager: Manager) -> None:
     container = await manager.run(boot=BootPolicy.COLD)
     assert container.boot_method is BootMethod.COLD
     assert container.fallback_reason is FallbackReason.REQUESTED
@@ -140,8 +139,9 @@ async def test_a_snapshot_of_another_host_is_not_used(
         assert untouched.failure_count == 0
 
 
-async def test_a_shape_that_no_snapshot_has_boots_cold(manager: Manager) -> None:
-    await manager.snapshot()
+async def test_a_shape_that_no_snapshot_has_boots_cold(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     container = await manager.run(shape=Shape(2, 512))
     assert container.fallback_reason is FallbackReason.SHAPE_MISMATCH
     assert container.shape == Shape(2, 512)
@@ -183,9 +183,8 @@ def _replace(path: Path) -> None:
 @pytest.mark.parametrize("name", [MEMORY_FILE, STATE_FILE, ROOTFS_FILE, DISK_FILE])
 @pytest.mark.parametrize("damage", [_truncate, _tamper, _remove], ids=lambda f: f.__name__[1:])
 async def test_a_damaged_snapshot_is_set_aside_and_rebuilt(
-    manager: Manager, name: str, damage: Callable[[Path], None]
+    snapshot: RuntimeSnapshot, manager: Manager, name: str, damage: Callable[[Path], None]
 ) -> None:
-    snapshot = await manager.snapshot()
     path = Path(snapshot.snapshot_path) / name
     if name == ROOTFS_FILE:  # a hard link: the image itself must stay whole
         content = path.read_bytes()
@@ -203,16 +202,18 @@ async def test_a_damaged_snapshot_is_set_aside_and_rebuilt(
     assert again.runtime_snapshot_id == successor.id
 
 
-async def test_a_damaged_metadata_file_is_found(manager: Manager) -> None:
-    snapshot = await manager.snapshot()
+async def test_a_damaged_metadata_file_is_found(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     (Path(snapshot.snapshot_path) / METADATA_FILE).write_text("{")
     container = await manager.run()
     assert container.fallback_reason is FallbackReason.SNAPSHOT_DAMAGED
     assert METADATA_FILE in container.fallback_details
 
 
-async def test_a_folder_removed_by_hand_is_found(manager: Manager) -> None:
-    snapshot = await manager.snapshot()
+async def test_a_folder_removed_by_hand_is_found(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     Path(snapshot.snapshot_path).rename(manager.lab.root / "elsewhere")
     container = await manager.run()
     assert container.state is ContainerState.RUNNING
@@ -220,8 +221,9 @@ async def test_a_folder_removed_by_hand_is_found(manager: Manager) -> None:
     await _successor(manager, snapshot)
 
 
-async def test_a_folder_that_became_a_file_is_found(manager: Manager) -> None:
-    snapshot = await manager.snapshot()
+async def test_a_folder_that_became_a_file_is_found(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     folder = Path(snapshot.snapshot_path)
     folder.rename(manager.lab.root / "elsewhere")
     folder.write_text("not a folder")
@@ -232,9 +234,8 @@ async def test_a_folder_that_became_a_file_is_found(manager: Manager) -> None:
 
 
 async def test_a_disk_that_goes_after_the_check_is_found(
-    manager: Manager, monkeypatch: pytest.MonkeyPatch
+    snapshot: RuntimeSnapshot, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    snapshot = await manager.snapshot()
     check = manager.host.files.check
 
     async def removed_after_it(path: Path) -> SnapshotManifest:
@@ -271,8 +272,9 @@ async def test_a_version_that_the_host_fails_is_spared_and_another_one_serves(
     assert (await manager.snapshots.get(first.id)).failure_count == 0
 
 
-async def test_a_restore_that_fails_is_counted_and_booted_cold(manager: Manager) -> None:
-    snapshot = await manager.snapshot()
+async def test_a_restore_that_fails_is_counted_and_booted_cold(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     manager.lab.set(fail_restore=True)
     container = await manager.run()
     assert container.state is ContainerState.RUNNING
@@ -285,8 +287,9 @@ async def test_a_restore_that_fails_is_counted_and_booted_cold(manager: Manager)
     assert counted.error is not None
 
 
-async def test_a_vmm_that_dies_while_it_restores_is_booted_cold(manager: Manager) -> None:
-    await manager.snapshot()
+async def test_a_vmm_that_dies_while_it_restores_is_booted_cold(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     manager.lab.set(die_after_s=0.0, die="restore")
     container = await manager.run()
     assert container.state is ContainerState.RUNNING
@@ -308,8 +311,9 @@ async def test_success_is_counted_only_when_docker_has_answered(place: Lab, faul
         assert (counted.success_count, counted.failure_count) == (0, 1)
 
 
-async def test_nothing_is_counted_before_docker_answers(manager: Manager) -> None:
-    snapshot = await manager.snapshot()
+async def test_nothing_is_counted_before_docker_answers(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     manager.lab.set(docker_never_ready="restore")
     container_id = await manager.create()
     await manager.until(lambda: manager.vmm_runs(container_id))
@@ -322,8 +326,9 @@ async def test_nothing_is_counted_before_docker_answers(manager: Manager) -> Non
     assert (await manager.snapshots.get(snapshot.id)).success_count == 1
 
 
-async def test_three_failures_in_a_row_make_it_unhealthy_and_rebuild_it(manager: Manager) -> None:
-    snapshot = await manager.snapshot()
+async def test_three_failures_in_a_row_make_it_unhealthy_and_rebuild_it(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     manager.lab.set(fail_restore=True)
     for number in (1, 2):
         await manager.run(f"c{number}")
@@ -341,8 +346,9 @@ async def test_three_failures_in_a_row_make_it_unhealthy_and_rebuild_it(manager:
     assert kinds[-2:] == ["runtime-snapshot.unhealthy", "runtime-snapshot.deleted"]
 
 
-async def test_an_unhealthy_snapshot_is_not_used(manager: Manager) -> None:
-    snapshot = await manager.snapshot()
+async def test_an_unhealthy_snapshot_is_not_used(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     manager.lab.set(fail_restore=True, fail_save=True)  # and its rebuild fails
     for number in range(3):
         await manager.run(f"c{number}")
@@ -358,8 +364,9 @@ async def test_an_unhealthy_snapshot_is_not_used(manager: Manager) -> None:
     assert container.fallback_reason is FallbackReason.SNAPSHOT_UNHEALTHY
 
 
-async def test_a_success_in_between_starts_the_count_anew(manager: Manager) -> None:
-    snapshot = await manager.snapshot()
+async def test_a_success_in_between_starts_the_count_anew(
+    snapshot: RuntimeSnapshot, manager: Manager
+) -> None:
     for number, fails in enumerate([True, True, False, True, True]):
         manager.lab.set(fail_restore=fails)
         await manager.run(f"c{number}")

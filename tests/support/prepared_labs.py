@@ -9,6 +9,7 @@ shown by the tests of building.
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -30,8 +31,7 @@ async def prepare(place: Lab, *, snapshot: bool = False) -> list[RuntimeSnapshot
     if snapshot not in _made:
         _made[snapshot] = await _build(snapshot)
     template, snapshots = _made[snapshot]
-    locks = shutil.ignore_patterns("*.lock")
-    shutil.copytree(template.storage, place.storage, ignore=locks, dirs_exist_ok=True)
+    _copy(template.storage, place.storage)
     database = sqlite3.connect(place.storage / "warmboot.db")
     with database:
         for table, column in _PATHS.items():
@@ -44,6 +44,21 @@ async def prepare(place: Lab, *, snapshot: bool = False) -> list[RuntimeSnapshot
         replace(one, snapshot_path=place.storage / one.snapshot_path.relative_to(template.storage))
         for one in snapshots
     ]
+
+
+def _copy(storage: Path, to: Path) -> None:
+    """What a manager at rest has there, its hard links included."""
+    copies: dict[int, str] = {}
+
+    def copy(source: str, target: str) -> None:
+        inode = Path(source).stat().st_ino
+        if inode in copies:
+            os.link(copies[inode], target)
+        else:
+            shutil.copy2(source, target)
+            copies[inode] = target
+
+    shutil.copytree(storage, to, ignore=shutil.ignore_patterns("*.lock"), copy_function=copy)
 
 
 async def _build(snapshot: bool) -> tuple[Lab, list[RuntimeSnapshot]]:
