@@ -362,7 +362,7 @@ ON_WORKERS: dict[Work, tuple[str, Callable[[Shop], Awaitable[None]]]] = {
 
 
 def test_every_work_has_its_scene() -> None:
-    # Simulated VMs have no networks: tests/unit/test_tell_repairs.py has the scene of their rules.
+    # Simulated VMs have no networks: tests/unit/test_report_repairs.py has that scene.
     assert ON_VMS.keys() | ON_WORKERS.keys() | {Work.NETWORK_RULES} == set(Work)
 
 

@@ -49,6 +49,7 @@ from warmboot.manager.metrics import ManagerMetrics, StateCollector
 from warmboot.manager.own_storage import own_storage
 from warmboot.manager.ports import Check, Services
 from warmboot.manager.reconcile import Reconcile
+from warmboot.manager.report_repairs import keep_reporting
 from warmboot.manager.snapshots.build_snapshot import BuildSnapshot
 from warmboot.manager.snapshots.plan_rebuilds import RetryPolicy
 from warmboot.manager.snapshots.reconcile_snapshots import ReconcilerConfig, SnapshotReconciler
@@ -57,7 +58,6 @@ from warmboot.manager.snapshots.shape_demand import DemandPolicy
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
 from warmboot.manager.snapshots.watch_demand import WatchDemand
 from warmboot.manager.system import System
-from warmboot.manager.tell_repairs import keep_telling
 from warmboot.manager.vms.boot_vm import BootTimeouts, BootVm
 from warmboot.manager.vms.warm_pool import WarmPool
 from warmboot.manager.workers.worker_tokens import WorkerTokens
@@ -113,8 +113,8 @@ async def _running(settings: Settings, hook: Hook | None = None) -> AsyncIterato
                 tasks.keep_going(Work.HOUSEKEEPING, "housekeeping", parts.kept.housekeeping)
                 forget = partial(keep_forgetting, store, parts.metrics.failed)
                 tasks.keep_going(Work.FORGET_OLD, "forget-old", forget)
-                telling = partial(keep_telling, host.repaired, events, parts.metrics.failed)
-                tasks.keep_going(Work.NETWORK_RULES, "network-rules", telling)
+                reporting = partial(keep_reporting, host.repaired, events, parts.metrics.failed)
+                tasks.keep_going(Work.NETWORK_RULES, "network-rules", reporting)
                 await parts.given.register()
                 yield Running(parts.services, store, host, worker.tokens)
             finally:

@@ -15,7 +15,7 @@ from typing_extensions import override
 from warmboot.host.network import Repair
 from warmboot.manager import doctor
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.tell_repairs import keep_telling, tell_repairs
+from warmboot.manager.report_repairs import keep_reporting, report_repairs
 from warmboot.model.errors import NetworkError, Unavailable
 from warmboot.model.journal.event import Event
 
@@ -32,7 +32,7 @@ async def test_what_was_put_back_is_one_event_and_each_failure_one(tmp_path: Pat
     async with new_store(tmp_path) as store:
         events = EventLog(store)
         await events.start()
-        await tell_repairs(repaired, events)
+        await report_repairs(repaired, events)
         told = [(one.kind, one.subject_id, one.data["where"]) for one in await events.list()]
         assert told == [
             ("network.rules-restored", "host", ["host", "wb-2"]),
@@ -66,7 +66,7 @@ async def test_telling_goes_on_after_a_store_that_fails_once(
     async with new_store(tmp_path) as store:
         events = Failing(store)
         await events.start()
-        telling = asyncio.create_task(keep_telling(repaired, events, lambda _: None))
+        telling = asyncio.create_task(keep_reporting(repaired, events, lambda _: None))
 
         async def both_are_told() -> bool:
             return [one.kind for one in await events.list()] == [

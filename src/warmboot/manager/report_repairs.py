@@ -1,4 +1,4 @@
-"""Telling in events that somebody changed the rules that guests are confined by."""
+"""Events that say that somebody changed the rules that guests are confined by."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ QUIET_S = 1.0
 Repaired = Callable[[], Awaitable[Sequence[Repair]]]
 
 
-async def tell_repairs(repaired: Repaired, events: EventLog) -> None:
-    """Wait for changes, and tell of them."""
+async def report_repairs(repaired: Repaired, events: EventLog) -> None:
+    """Wait for changes, and report them."""
     repairs = await repaired()
     put_back = sorted({where for one in repairs if one.error is None for where in one.where})
     if put_back:
@@ -36,8 +36,8 @@ async def tell_repairs(repaired: Repaired, events: EventLog) -> None:
             )
 
 
-async def keep_telling(repaired: Repaired, events: EventLog, failed: Failed) -> None:
-    """``tell_repairs`` until cancelled."""
+async def keep_reporting(repaired: Repaired, events: EventLog, failed: Failed) -> None:
+    """``report_repairs`` until cancelled."""
     while True:
-        await one_round(Work.NETWORK_RULES, tell_repairs(repaired, events), failed)
+        await one_round(Work.NETWORK_RULES, report_repairs(repaired, events), failed)
         await asyncio.sleep(QUIET_S)
