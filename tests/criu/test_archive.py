@@ -24,7 +24,7 @@ from warmboot.criu.archives.archive import (
     import_checkpoint,
     read_manifest,
 )
-from warmboot.criu.archives.left_imports import STAGING, forget_imports
+from warmboot.criu.archives.interrupted_imports import STAGING, discard_imports
 from warmboot.criu.checkpoint import Dumped, checkpoint
 from warmboot.criu.restore import restore
 from warmboot.criu.setup.install import apt_settings
@@ -139,7 +139,7 @@ async def test_what_an_interrupted_import_has_left_is_removed(
     await import_checkpoint(engine, fresh, "whole", exported.path, criu=exported.criu)
     await import_checkpoint(engine, fresh, "unknown", exported.path, criu=exported.criu)
     for _ in range(2):
-        await forget_imports(engine, fresh, {"whole"})
+        await discard_imports(engine, fresh, {"whole"})
         assert await engine.checkpoints(fresh) == ["whole"]
         assert list(folder.glob(f"{STAGING}*")) == []
     await restore(engine, fresh, "whole")

@@ -29,9 +29,9 @@ from typing import IO
 
 import zstandard
 
+from warmboot.criu.archives.interrupted_imports import STAGING
 from warmboot.criu.archives.layer_files import move_in, refuse_foreign, unpack_layer
 from warmboot.criu.archives.layers import pack_changes
-from warmboot.criu.archives.left_imports import STAGING
 from warmboot.criu.archives.manifests import (
     CHECKPOINT_FOLDER,
     CONFIG_DUMP,

@@ -20,7 +20,7 @@ from uuid import UUID
 
 import structlog
 
-from warmboot.criu.archives.left_imports import forget_imports
+from warmboot.criu.archives.interrupted_imports import discard_imports
 from warmboot.criu.checkpoint import dump_facts, inspect_settled, settle
 from warmboot.criu.continuity import Continuity, compare
 from warmboot.criu.in_progress import HANGS_AFTER_S, Work, until_quiet
@@ -214,7 +214,7 @@ class SettleWorker:
         if worker.state is _S.CREATING and worker.docker_id is not None:
             rows = await self._store.checkpoints.of_worker(worker.id)
             try:
-                await forget_imports(self._engine, worker.docker_id, {row.name for row in rows})
+                await discard_imports(self._engine, worker.docker_id, {row.name for row in rows})
             except NotFound:  # its container is gone
                 return
 

@@ -16,7 +16,7 @@ STAGING = ".warmboot-import-"
 """How the folder begins in which an import works."""
 
 
-async def forget_imports(engine: DockerEngine, container: str, kept: Collection[str]) -> None:
+async def discard_imports(engine: DockerEngine, container: str, kept: Collection[str]) -> None:
     """Remove what interrupted imports have left in a container that never ran. Idempotent.
 
     ``kept`` are the names of the checkpoints that are known to be whole.
