@@ -15,7 +15,7 @@ from warmboot.manager.ports import Check
 from warmboot.model.container import BootMethod, BootPolicy, Container, FallbackReason
 from warmboot.model.errors import ImageDamaged
 from warmboot.model.runtime_snapshot import ROOTFS_FILE, RuntimeSnapshot, SnapshotState
-from warmboot.system.seen import load_seen, note_seen, stamp
+from warmboot.system.file_stamps import load_stamps, save_stamps, stamp
 
 QUIET = {"auto_rebuild": False}
 
@@ -35,7 +35,7 @@ def flip(path: Path) -> None:
 
 def unnoticed(folder: Path, name: str) -> None:
     """As if the file had become another below the file system: its note looks right."""
-    note_seen(folder, load_seen(folder) | {name: stamp(folder / name)})
+    save_stamps(folder, load_stamps(folder) | {name: stamp(folder / name)})
 
 
 def code(of: Container | RuntimeSnapshot) -> str | None:

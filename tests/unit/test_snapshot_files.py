@@ -32,8 +32,8 @@ from warmboot.model.runtime_snapshot import (
     SnapshotManifest,
 )
 from warmboot.model.shapes import Shape
+from warmboot.system.file_stamps import STAMPS_FILE
 from warmboot.system.hashing import sum_file
-from warmboot.system.seen import SEEN_FILE
 
 PARTS = (MEMORY_FILE, STATE_FILE, ROOTFS_FILE, DISK_FILE)
 IMAGE_ID = UUID(int=7)
@@ -218,12 +218,12 @@ async def test_a_new_one_never_touches_those_that_are_there(
 ) -> None:
     old = await published(files, image)
     before = {
-        p.name: (p.stat().st_ino, p.read_bytes()) for p in old.iterdir() if p.name != SEEN_FILE
+        p.name: (p.stat().st_ino, p.read_bytes()) for p in old.iterdir() if p.name != STAMPS_FILE
     }
     await published(files, image)
     await fill(files, image, uuid4())
     assert {
-        p.name: (p.stat().st_ino, p.read_bytes()) for p in old.iterdir() if p.name != SEEN_FILE
+        p.name: (p.stat().st_ino, p.read_bytes()) for p in old.iterdir() if p.name != STAMPS_FILE
     } == before
     await files.check(old)
 

@@ -34,7 +34,7 @@ from warmboot.hypervisors.process import boot_id
 from warmboot.model.runtime_snapshot import FRAMES_FILE, SnapshotManifest
 from warmboot.model.vm import VmHandle
 from warmboot.system.disks import allocated_bytes, os_error
-from warmboot.system.seen import UNFINISHED, stamp
+from warmboot.system.file_stamps import UNFINISHED, stamp
 from warmboot.system.usage import mapped_names
 
 _SUFFIX = ".mem"

@@ -34,9 +34,9 @@ from warmboot.model.runtime_snapshot import (
     SnapshotManifest,
 )
 from warmboot.system.disks import os_error
+from warmboot.system.file_stamps import UNFINISHED, load_stamps, save_stamps, stamp
 from warmboot.system.hashing import sum_file
 from warmboot.system.polite import Politely, run_politely
-from warmboot.system.seen import UNFINISHED, load_seen, note_seen, stamp
 
 T = TypeVar("T")
 
@@ -141,10 +141,10 @@ class MemoryForms:
         final = path / changed.memory_file
         new.rename(final)
         sync(path)
-        seen = load_seen(path) | {final.name: stamp(final)}
+        stamps = load_stamps(path) | {final.name: stamp(final)}
         write_manifest(path, changed)
         _remove_other_form(path, changed)
-        note_seen(path, {name: seen[name] for name in changed.files if name in seen})
+        save_stamps(path, {name: stamps[name] for name in changed.files if name in stamps})
 
     def _gate(self, path: Path) -> _Gate:
         return self._gates.setdefault(path, _Gate())

@@ -45,9 +45,16 @@ from warmboot.model.runtime_snapshot import (
     SnapshotManifest,
 )
 from warmboot.system.disks import copy_file
+from warmboot.system.file_stamps import (
+    STAMPS_FILE,
+    UNFINISHED,
+    load_stamps,
+    relinking,
+    save_stamps,
+    stamp,
+)
 from warmboot.system.hashing import sum_file
 from warmboot.system.polite import Politely, run_politely
-from warmboot.system.seen import SEEN_FILE, UNFINISHED, load_seen, note_seen, relinking, stamp
 
 BUILDING = ".building-"
 GONE = ".gone-"
@@ -154,7 +161,7 @@ class SnapshotFiles:
         if os.geteuid() == 0:
             os.chown(folder, 0, self.gid)
         self._let_group_enter(folder)
-        (folder / SEEN_FILE).write_text(json.dumps({n: stamp(folder / n) for n in files}))
+        (folder / STAMPS_FILE).write_text(json.dumps({n: stamp(folder / n) for n in files}))
         sync(folder)
         final = folder.with_name(folder.name.removeprefix(BUILDING))
         folder.rename(final)
@@ -180,12 +187,12 @@ def _checked(path: Path, thorough: bool) -> SnapshotManifest:
     manifest = load_manifest(path)
     if set(manifest.files) != set(parts_of(manifest)) or str(manifest.snapshot_id) != path.name:
         raise damaged(path, f"{METADATA_FILE} is not this snapshot's")
-    seen = {} if thorough else load_seen(path)
+    stamps = {} if thorough else load_stamps(path)
     news = {}
     for name, expected in manifest.files.items():
         try:
             now = stamp(path / name)
-            if seen.get(name) != now:
+            if stamps.get(name) != now:
                 _compare(path, name, now["size"], expected)
                 news[name] = now
         except FileNotFoundError:
@@ -193,7 +200,7 @@ def _checked(path: Path, thorough: bool) -> SnapshotManifest:
         except OSError as error:
             raise damaged(path, f"{name} cannot be read: {error}") from error
     if news:
-        note_seen(path, seen | news)
+        save_stamps(path, stamps | news)
     return manifest
 
 

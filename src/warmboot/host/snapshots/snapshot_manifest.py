@@ -24,7 +24,7 @@ from warmboot.model.runtime_snapshot import (
 )
 from warmboot.model.shapes import Shape
 from warmboot.system.disks import allocated_bytes
-from warmboot.system.seen import UNFINISHED
+from warmboot.system.file_stamps import UNFINISHED
 
 _UNREADABLE = (
     OSError,

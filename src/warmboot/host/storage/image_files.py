@@ -1,8 +1,9 @@
 """Whether a stored runtime image's files are what they were when it was registered.
 
 The check is as a snapshot's: cheap where the note of its folder knows each file as it is, else, and
-whenever it is to be thorough, by the sums (``system.seen``). The empty disk is 8 GiB of holes,
-whose sum takes seconds: a second note has the sum of its data alone. Blocking: call it in a thread.
+whenever it is to be thorough, by the sums (``system.file_stamps``). The empty disk is 8 GiB of
+holes, whose sum takes seconds: a second note has the sum of its data alone. Blocking: call it in a
+thread.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 from warmboot.images.files import FILE_NAMES
 from warmboot.model.errors import ImageDamaged
 from warmboot.model.runtime_image import FileSum, RuntimeImage, RuntimeImageManifest
+from warmboot.system.file_stamps import UNFINISHED, load_stamps, save_stamps, stamp
 from warmboot.system.hashing import sum_extents, sum_file
-from warmboot.system.seen import UNFINISHED, load_seen, note_seen, stamp
 
 EXTENTS_FILE = ".extents.json"
 _CONTENT_IS_LOST = (errno.ENOENT, errno.EIO, errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
@@ -25,13 +26,13 @@ _CONTENT_IS_LOST = (errno.ENOENT, errno.EIO, errno.EISDIR, errno.ENOTDIR, errno.
 
 def check_image(image: RuntimeImage, thorough: bool) -> None:
     """``ImageDamaged``, which says how to get the image back."""
-    seen = {} if thorough else load_seen(image.path)
+    stamps = {} if thorough else load_stamps(image.path)
     news = {}
     for key, expected in image.manifest.files.items():
         path = image.path / FILE_NAMES[key]
         try:
             now = stamp(path)
-            if seen.get(path.name) != now:
+            if stamps.get(path.name) != now:
                 _compare(image, path, now["size"], expected)
                 news[path.name] = now
         except OSError as error:
@@ -40,12 +41,14 @@ def check_image(image: RuntimeImage, thorough: bool) -> None:
             why = "is missing" if error.errno == errno.ENOENT else f"cannot be read: {error}"
             raise damaged(image, f"{path} {why}") from error
     if news:
-        note_seen(image.path, seen | news)
+        save_stamps(image.path, stamps | news)
 
 
 def note_image(folder: Path, manifest: RuntimeImageManifest) -> None:
     """Its sums have just been taken: note how the files are."""
-    note_seen(folder, {FILE_NAMES[key]: stamp(folder / FILE_NAMES[key]) for key in manifest.files})
+    save_stamps(
+        folder, {FILE_NAMES[key]: stamp(folder / FILE_NAMES[key]) for key in manifest.files}
+    )
     for key, expected in manifest.files.items():
         if _is_sparse(path := folder / FILE_NAMES[key]):
             _note_extents(path, expected)

@@ -26,7 +26,7 @@ from warmboot.model.errors import DiskFull
 from warmboot.model.runtime_image import RuntimeImage, RuntimeImageManifest
 from warmboot.model.usage import StorageUsage
 from warmboot.system import disks, usage
-from warmboot.system.seen import forget_seen
+from warmboot.system.file_stamps import discard_stamps
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +70,7 @@ class Storage:
 
     async def suspect_image(self, image: RuntimeImage) -> None:
         """The next check of it takes all sums."""
-        await asyncio.to_thread(forget_seen, image.path)
+        await asyncio.to_thread(discard_stamps, image.path)
 
     async def ensure_room(self, needed_bytes: int) -> None:
         missing = self.floor_bytes + needed_bytes - disks.free_bytes(self.root)

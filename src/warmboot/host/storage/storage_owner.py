@@ -7,7 +7,7 @@ from pathlib import Path
 
 from warmboot.host.snapshots.snapshot_manifest import sync
 from warmboot.system.disks import os_error
-from warmboot.system.seen import UNFINISHED
+from warmboot.system.file_stamps import UNFINISHED
 
 OWNER_FILE = "store-id"
 _KEPT_FOR_IT = ("runtime-images/[!.]*", "runtime-snapshots/*/[!.]*", "vms/*")

@@ -28,7 +28,7 @@ from warmboot.model.errors import InvalidRequest, WarmbootError
 from warmboot.model.runtime_image import DEFAULT_IMAGE
 from warmboot.store import Store
 from warmboot.system.disks import os_error
-from warmboot.system.seen import stamp
+from warmboot.system.file_stamps import stamp
 
 log = structlog.get_logger(__name__)
 

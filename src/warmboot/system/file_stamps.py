@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-SEEN_FILE = ".seen.json"
+STAMPS_FILE = ".seen.json"
 UNFINISHED = ".new"
 """How the name of a file in a snapshot's folder ends while it is written."""
 
@@ -29,30 +29,30 @@ def stamp(path: Path) -> dict[str, int]:
     }
 
 
-def load_seen(folder: Path) -> Stamps:
+def load_stamps(folder: Path) -> Stamps:
     """The note in ``folder``; empty when there is none, or none that can be read."""
     try:
-        document = json.loads((folder / SEEN_FILE).read_text())
+        document = json.loads((folder / STAMPS_FILE).read_text())
     except (OSError, ValueError):
         return {}
     return document if isinstance(document, dict) else {}
 
 
-def note_seen(folder: Path, seen: Mapping[str, dict[str, int]]) -> None:
+def save_stamps(folder: Path, stamps: Mapping[str, dict[str, int]]) -> None:
     """So that the next check is cheap. If it cannot be noted, that one takes the sums again."""
-    temporary = folder / f"{SEEN_FILE}{UNFINISHED}"
+    temporary = folder / f"{STAMPS_FILE}{UNFINISHED}"
     with contextlib.suppress(OSError):
         try:
-            temporary.write_text(json.dumps(seen))
-            temporary.rename(folder / SEEN_FILE)
+            temporary.write_text(json.dumps(stamps))
+            temporary.rename(folder / STAMPS_FILE)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
 
 
-def forget_seen(folder: Path) -> None:
+def discard_stamps(folder: Path) -> None:
     """So that the next check takes all sums again."""
-    (folder / SEEN_FILE).unlink(missing_ok=True)
+    (folder / STAMPS_FILE).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -71,7 +71,7 @@ def relinking(file: Path, folders: Iterable[Path]) -> Iterator[None]:
             after = stamp(folder / file.name)
         except OSError:
             continue
-        seen = load_seen(folder)
+        stamps = load_stamps(folder)
         only_links = before | {"ctime_ns": after["ctime_ns"]} == after
-        if only_links and seen.get(file.name) == before:
-            note_seen(folder, seen | {file.name: after})
+        if only_links and stamps.get(file.name) == before:
+            save_stamps(folder, stamps | {file.name: after})
