@@ -204,7 +204,7 @@ async def main(doom: Doom) -> None:
     _arm(doom)
     async with lab.manager(hook, **doom.settings) as manager:
         if doom.at == MIDWAY:
-            manager.host.files._forms._politely = dying("manager")
+            manager.host.files._forms._at_low_priority = dying("manager")
         async with asyncio.timeout(WORK_S):
             await WORK[doom.work](manager)
     sys.exit(SURVIVED)

@@ -1,8 +1,8 @@
 """Helper processes that end in the middle of what they write, or their manager does.
 
-``host.polite`` runs heavy work in such a process. ``dying("helper")`` takes the place of its
-``run_politely``: the helper gets half of its first write onto the disk, and then SIGKILL comes, for
-itself or for the ``"manager"`` that waits for it.
+``system.low_priority`` runs heavy work in such a process. ``dying("helper")`` takes the place of
+its ``run_at_low_priority``: the helper gets half of its first write onto the disk, and then SIGKILL
+comes, for itself or for the ``"manager"`` that waits for it.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 from warmboot.host.snapshots import memory_frames
-from warmboot.system.polite import Politely, run_politely
+from warmboot.system.low_priority import LowPriorityRunner, run_at_low_priority
 
 T = TypeVar("T")
 
 Victim = Literal["helper", "manager"]
 
 
-def dying(victim: Victim) -> Politely:
+def dying(victim: Victim) -> LowPriorityRunner:
     async def run(function: Callable[..., T], *arguments: Any) -> T:
-        return await run_politely(_midway, victim, function, *arguments)
+        return await run_at_low_priority(_midway, victim, function, *arguments)
 
     return run
 

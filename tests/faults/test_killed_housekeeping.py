@@ -113,12 +113,12 @@ async def test_a_helper_that_is_killed_midway_leaves_the_old_form(place: Lab, ve
     ready = await prepare(place, compressed=verb == "unpack")
     async with place.manager() as manager:
         forms = manager.host.files._forms
-        change, real = getattr(manager.services.forms, verb), forms._politely
-        forms._politely = dying("helper")
+        change, real = getattr(manager.services.forms, verb), forms._at_low_priority
+        forms._at_low_priority = dying("helper")
         await change(ready[0].id)
         told = await event(manager, ready[0], f"{verb}-failed")
         assert told.data["error"]["brief"] == "a helper process ended with -9"
-        forms._politely = real
+        forms._at_low_priority = real
         await check(manager.running, ready=ready)
         assert (await manager.run("meanwhile")).boot_method is BootMethod.WARM
 

@@ -23,7 +23,7 @@ from warmboot.host.snapshots.snapshot_files import SnapshotFiles, load_manifest,
 from warmboot.model.errors import DiskFull, SnapshotDamaged, WarmbootError
 from warmboot.model.runtime_image import FileSum
 from warmboot.model.runtime_snapshot import FRAMES_FILE, MEMORY_FILE, METADATA_FILE, PackedMemory
-from warmboot.system.polite import run_politely
+from warmboot.system.low_priority import run_at_low_priority
 
 PLAIN = {".seen.json", "disk.ext4", METADATA_FILE, "rootfs.ext4", MEMORY_FILE, "snapshot.state"}
 COMPRESSED = PLAIN - {MEMORY_FILE} | {FRAMES_FILE}
@@ -50,9 +50,11 @@ async def test_a_helper_process_does_the_work(tmp_path: Path) -> None:
 async def test_a_helper_process_is_killed_with_its_call(tmp_path: Path) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1):
-            await run_politely(time.sleep, 3600)
+            await run_at_low_priority(time.sleep, 3600)
     ours = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    helpers = [p for p in ours if b"warmboot.system.polite" in read(Path(f"/proc/{p}/cmdline"))]
+    helpers = [
+        p for p in ours if b"warmboot.system.low_priority" in read(Path(f"/proc/{p}/cmdline"))
+    ]
     assert helpers == []
 
 

@@ -422,11 +422,11 @@ async def test_sums_that_have_time_are_taken_by_a_process_of_its_own(
 
     os.utime(path / MEMORY_FILE)
     monkeypatch.setattr(snapshot_files, "sum_file", here)
-    assert await files.verify(path, polite=True) == manifest
+    assert await files.verify(path, low_priority=True) == manifest
     assert await files.check(path) == manifest, "what was found is noted"
     flipped(path / DISK_FILE)
     with pytest.raises(SnapshotDamaged) as told:
-        await files.verify(path, polite=True)
+        await files.verify(path, low_priority=True)
     assert DISK_FILE in told.value.details
 
 

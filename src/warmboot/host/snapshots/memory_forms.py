@@ -36,7 +36,7 @@ from warmboot.model.runtime_snapshot import (
 from warmboot.system.disks import os_error
 from warmboot.system.file_stamps import UNFINISHED, load_stamps, save_stamps, stamp
 from warmboot.system.hashing import sum_file
-from warmboot.system.polite import Politely, run_politely
+from warmboot.system.low_priority import LowPriorityRunner, run_at_low_priority
 
 T = TypeVar("T")
 
@@ -77,9 +77,9 @@ class _Gate:
 class MemoryForms:
     """For all snapshot folders of one machine. ``gid`` is the group that VMMs read them as."""
 
-    def __init__(self, gid: int, politely: Politely = run_politely) -> None:
+    def __init__(self, gid: int, at_low_priority: LowPriorityRunner = run_at_low_priority) -> None:
         self._gid = gid
-        self._politely = politely
+        self._at_low_priority = at_low_priority
         self._gates: WeakValueDictionary[Path, _Gate] = WeakValueDictionary()
 
     @contextlib.asynccontextmanager
@@ -124,7 +124,7 @@ class MemoryForms:
                     return manifest
                 new = path / f"{target}{UNFINISHED}"
                 try:
-                    changed = await self._politely(make, path, manifest, new)
+                    changed = await self._at_low_priority(make, path, manifest, new)
                     async with gate.alone():
                         await in_thread(lambda _: self._swap(path, changed, new))
                 except BaseException:  # cancelled, too; raised again

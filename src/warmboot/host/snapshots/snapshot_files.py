@@ -54,7 +54,7 @@ from warmboot.system.file_stamps import (
     stamp,
 )
 from warmboot.system.hashing import sum_file
-from warmboot.system.polite import Politely, run_politely
+from warmboot.system.low_priority import LowPriorityRunner, run_at_low_priority
 
 BUILDING = ".building-"
 GONE = ".gone-"
@@ -63,11 +63,13 @@ GONE = ".gone-"
 class SnapshotFiles:
     """All snapshot folders below ``root``. ``gid`` is the group that VMMs read them as."""
 
-    def __init__(self, root: Path, gid: int, politely: Politely = run_politely) -> None:
+    def __init__(
+        self, root: Path, gid: int, at_low_priority: LowPriorityRunner = run_at_low_priority
+    ) -> None:
         self.root = root
         self.gid = gid
-        self._politely = politely
-        self._forms = MemoryForms(gid, politely)
+        self._at_low_priority = at_low_priority
+        self._forms = MemoryForms(gid, at_low_priority)
         self._linking = threading.Lock()
 
     def path(self, image_id: UUID, snapshot_id: UUID) -> Path:
@@ -94,11 +96,11 @@ class SnapshotFiles:
         async with self._forms.kept(path):
             return await asyncio.to_thread(_checked, path, False)
 
-    async def verify(self, path: Path, *, polite: bool = False) -> SnapshotManifest:
-        """Thorough: every sum is taken; ``polite``: with what processor time is left over."""
+    async def verify(self, path: Path, *, low_priority: bool = False) -> SnapshotManifest:
+        """Thorough: every sum is taken; ``low_priority``: with what processor time is left over."""
         async with self._forms.kept(path):
-            if polite:
-                return await self._politely(_checked, path, True)
+            if low_priority:
+                return await self._at_low_priority(_checked, path, True)
             return await asyncio.to_thread(_checked, path, True)
 
     async def compress(self, path: Path) -> SnapshotManifest:

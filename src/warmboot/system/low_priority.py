@@ -21,7 +21,7 @@ from warmboot.model.errors import HostError, WarmbootError
 T = TypeVar("T")
 
 
-class Politely(Protocol):
+class LowPriorityRunner(Protocol):
     """How work that has time is run."""
 
     async def __call__(self, function: Callable[..., T], *arguments: Any) -> T: ...
@@ -30,7 +30,7 @@ class Politely(Protocol):
 _LOWEST_PRIORITY = 19
 
 
-async def run_politely(function: Callable[..., T], *arguments: Any) -> T:
+async def run_at_low_priority(function: Callable[..., T], *arguments: Any) -> T:
     """What ``function``, a module's own, returns or raises (``WarmbootError``, ``OSError``).
 
     All of it goes through a pipe. The process is killed when the caller is cancelled, and by the
