@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import httpx
 
+from warmboot.client.endpoint import DEFAULT_URL, Endpoint
 from warmboot.client.garbage import GarbageCollector
 from warmboot.client.nouns import (
     Archives,
@@ -22,7 +23,6 @@ from warmboot.client.nouns import (
     RuntimeSnapshots,
     System,
 )
-from warmboot.client.place import DEFAULT_URL, Place
 from warmboot.client.problems import check_address
 from warmboot.client.transport import Transport
 from warmboot.client.workers import Workers
@@ -37,7 +37,7 @@ class Client:
     """Talks to one manager. All methods raise errors of ``warmboot.model.errors``.
 
     Without ``base_url`` (``http://…``, ``https://…`` or ``unix:///path``) that is the one of this
-    machine, or the one that ``WARMBOOT_URL`` and ``WARMBOOT_TOKEN`` tell of (see ``place``).
+    machine, or the one that ``WARMBOOT_URL`` and ``WARMBOOT_TOKEN`` tell of (see ``endpoint``).
     ``transport`` is for tests: an httpx transport in place of the network.
     """
 
@@ -51,21 +51,21 @@ class Client:
     ) -> None:
         if base_url is None:
             token = token or os.environ.get("WARMBOOT_TOKEN") or None
-            place = Place.usual(token=bool(token))
+            endpoint = Endpoint.usual(token=bool(token))
         else:
-            place = Place.of(base_url)
-        check_address(place)
-        if transport is None and place.socket is not None:
-            transport = httpx.AsyncHTTPTransport(uds=str(place.socket))
+            endpoint = Endpoint.of(base_url)
+        check_address(endpoint)
+        if transport is None and endpoint.socket is not None:
+            transport = httpx.AsyncHTTPTransport(uds=str(endpoint.socket))
         headers: dict[str, Any] = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.AsyncClient(
-            base_url=place.url,
+            base_url=endpoint.url,
             headers=headers,
             timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
             transport=transport,
             trust_env=False,
         )
-        link = Transport(self._http, place)
+        link = Transport(self._http, endpoint)
         self.images = RuntimeImages(link)
         self.snapshots = RuntimeSnapshots(link)
         self.containers = Containers(link, token)

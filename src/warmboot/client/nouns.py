@@ -206,12 +206,12 @@ class Containers:
     ) -> AbstractAsyncContextManager[Session]:
         """Run a command; ``options`` as in the start frame (tty, stdin, environment, …)."""
         start = {"command": list(command), **_given(**options)}
-        return open_session(self._link.place, self._path(ref, "exec"), self._token, start)
+        return open_session(self._link.endpoint, self._path(ref, "exec"), self._token, start)
 
     def attach(self, ref: str, *, logs: bool = True) -> AbstractAsyncContextManager[Session]:
         """The container's own process; with ``logs``, from its first output on."""
         path = self._path(ref, "attach") + ("" if logs else "?logs=false")
-        return open_session(self._link.place, path, self._token, None)
+        return open_session(self._link.endpoint, path, self._token, None)
 
 
 def _holds(container: Container, until: str) -> bool:

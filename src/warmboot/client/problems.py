@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from warmboot.client.place import Place
+from warmboot.client.endpoint import Endpoint
 from warmboot.model import errors
 
 
@@ -17,36 +17,36 @@ class ManagerUnreachable(errors.Unavailable):
     code = "manager-unreachable"
 
 
-def unreachable(place: Place, error: Exception) -> ManagerUnreachable:
+def unreachable(endpoint: Endpoint, error: Exception) -> ManagerUnreachable:
     """What ``error``, of a connection that was not made, comes from."""
-    todo = place.closed_to_us()
+    todo = endpoint.closed_to_us()
     if todo:
         return ManagerUnreachable(
-            f"you may not use the manager's socket {place.socket}",
+            f"you may not use the manager's socket {endpoint.socket}",
             details="it is for root and, if it has one, for members of its group",
             resolution=todo,
         )
     return ManagerUnreachable(
-        f"no manager answers at {place}",
+        f"no manager answers at {endpoint}",
         details=str(error),
         resolution="start it with: warmboot serve (or set WARMBOOT_URL to where it runs)",
     )
 
 
-def check_address(place: Place) -> None:
+def check_address(endpoint: Endpoint) -> None:
     """Refuse what can never be asked, before httpx stumbles over it."""
     try:
-        parts = urlsplit(place.url)
+        parts = urlsplit(endpoint.url)
         _ = parts.port
     except ValueError as error:
-        raise no_address(place, str(error)) from None
+        raise no_address(endpoint, str(error)) from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise no_address(place, "it does not say http://HOST or unix:///PATH")
+        raise no_address(endpoint, "it does not say http://HOST or unix:///PATH")
 
 
-def no_address(place: Place, why: str) -> ManagerUnreachable:
+def no_address(endpoint: Endpoint, why: str) -> ManagerUnreachable:
     return ManagerUnreachable(
-        f"{place.url!r} is no address of a manager",
+        f"{endpoint.url!r} is no address of a manager",
         details=why,
         resolution="set WARMBOOT_URL to something like http://127.0.0.1:18080 "
         "or unix:///run/warmboot/18080.sock",

@@ -10,7 +10,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
 
-from warmboot.client.place import Place
+from warmboot.client.endpoint import Endpoint
 from warmboot.client.problems import ManagerUnreachable, error_from, error_of, unreachable
 from warmboot.client.results import LogChunk
 from warmboot.model.errors import Unavailable
@@ -76,10 +76,10 @@ def _lost() -> Unavailable:
 
 @asynccontextmanager
 async def open_session(
-    place: Place, path: str, token: str | None, start: Mapping[str, Any] | None
+    endpoint: Endpoint, path: str, token: str | None, start: Mapping[str, Any] | None
 ) -> AsyncIterator[Session]:
     """A started session at ``path``; ``start`` is the first frame of an exec."""
-    url = "ws" + (place.url + path).removeprefix("http")
+    url = "ws" + (endpoint.url + path).removeprefix("http")
     options: dict[str, Any] = {
         "additional_headers": {"Authorization": f"Bearer {token}"} if token else {},
         "open_timeout": OPEN_TIMEOUT_S,
@@ -87,15 +87,15 @@ async def open_session(
         "proxy": None,
     }
     try:
-        if place.socket is not None:
-            connection = await unix_connect(str(place.socket), url, **options)
+        if endpoint.socket is not None:
+            connection = await unix_connect(str(endpoint.socket), url, **options)
         else:
             connection = await connect(url, **options)
     except InvalidStatus as error:
         raise error_from(error.response.status_code, bytes(error.response.body or b"")) from error
     except (OSError, InvalidURI, WebSocketException, TimeoutError) as error:
-        if place.closed_to_us():
-            raise unreachable(place, error) from error
+        if endpoint.closed_to_us():
+            raise unreachable(endpoint, error) from error
         raise ManagerUnreachable(
             "no session could be opened with the manager",
             details=str(error),

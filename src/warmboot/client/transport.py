@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import httpx
 
-from warmboot.client.place import Place
+from warmboot.client.endpoint import Endpoint
 from warmboot.client.problems import ManagerUnreachable, error_from, no_address, unreachable
 
 ATTEMPTS = 3
@@ -28,9 +28,9 @@ _STILL_RUNNING = "request-still-running"
 class Transport:
     """One connection pool to one manager."""
 
-    def __init__(self, http: httpx.AsyncClient, place: Place) -> None:
+    def __init__(self, http: httpx.AsyncClient, endpoint: Endpoint) -> None:
         self.http = http
-        self.place = place
+        self.endpoint = endpoint
 
     async def get(self, path: str, params: Mapping[str, Any] | None = None, **more: Any) -> Any:
         return (await self._send("GET", path, params=params, **more)).json()
@@ -102,9 +102,9 @@ class Transport:
         try:
             yield
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise unreachable(self.place, error) from error
+            raise unreachable(self.endpoint, error) from error
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-            raise no_address(self.place, str(error)) from error
+            raise no_address(self.endpoint, str(error)) from error
         except httpx.TransportError as error:
             raise ManagerUnreachable(
                 "the connection to the manager was lost",

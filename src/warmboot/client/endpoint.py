@@ -1,4 +1,4 @@
-"""Where the manager is: a URL, or its Unix socket on this machine.
+"""The manager's endpoint: a URL, or its Unix socket on this machine.
 
 given, or WARMBOOT_URL        that: http://…, https://… or unix:///path/to.sock
 MANAGER_SOCKET                that socket
@@ -25,7 +25,7 @@ _BE_ROOT = "be root (sudo), or set WARMBOOT_URL and WARMBOOT_TOKEN"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Endpoint:
     """``url`` is what requests are sent to; by ``socket`` if it is one, then ``url`` is a name."""
 
     url: str
@@ -35,13 +35,13 @@ class Place:
         return self.url if self.socket is None else f"{_SCHEME}{self.socket}"
 
     @classmethod
-    def of(cls, url: str) -> Place:
+    def of(cls, url: str) -> Endpoint:
         if url.startswith(_SCHEME):
             return cls("http://localhost", Path(unquote(url.removeprefix(_SCHEME))))
         return cls(url.rstrip("/"))
 
     @classmethod
-    def usual(cls, *, token: bool) -> Place:
+    def usual(cls, *, token: bool) -> Endpoint:
         """This machine's manager. With a ``token`` TCP will do where its socket may not be used."""
         given = os.environ.get("WARMBOOT_URL")
         if given:
