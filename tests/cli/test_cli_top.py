@@ -15,7 +15,7 @@ import pytest
 from tests.cli.conftest import Cli, Served
 from tests.cli.test_cli_terminal import Terminal
 
-from warmboot.cli.terminal.top_shown import _rooms
+from warmboot.cli.terminal.top_view import _rooms
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

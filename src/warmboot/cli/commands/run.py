@@ -15,7 +15,7 @@ from warmboot.cli.completion import image_names
 from warmboot.cli.drive import drive, usage
 from warmboot.cli.parsing import parse_cpus, parse_environment, parse_memory, parse_port
 from warmboot.cli.terminal.attach import has_terminal
-from warmboot.cli.terminal.stay import OUR_FAILURE
+from warmboot.cli.terminal.foreground import OUR_FAILURE
 from warmboot.model.conventions.signals import signal_name
 from warmboot.model.errors import CommandNotExecutable, CommandNotFound, WarmbootError
 

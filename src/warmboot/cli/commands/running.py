@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from warmboot.cli.drive import connect, failure_of
+from warmboot.cli.terminal.foreground import Stay, note
 from warmboot.cli.terminal.output import size
 from warmboot.cli.terminal.progress import stages_shown, status
 from warmboot.cli.terminal.signals import Signals
-from warmboot.cli.terminal.stay import Stay, note
 from warmboot.cli.terminal.terminal import Detached
 from warmboot.model.errors import InvalidRequest, NotFound, WarmbootError
 

@@ -13,8 +13,8 @@ from warmboot.cli.drive import connect, drive, usage
 from warmboot.cli.parsing import parse_environment
 from warmboot.cli.refs import Ref
 from warmboot.cli.terminal.attach import carry, hangup_ends_us, has_terminal
+from warmboot.cli.terminal.foreground import Stay, note
 from warmboot.cli.terminal.signals import Signals
-from warmboot.cli.terminal.stay import Stay, note
 from warmboot.cli.terminal.terminal import Detached, terminal_size
 from warmboot.model.errors import Conflict, Unavailable
 

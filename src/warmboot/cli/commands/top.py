@@ -22,7 +22,7 @@ import typer
 
 from warmboot.cli.drive import connect, drive
 from warmboot.cli.terminal.output import console, print_json
-from warmboot.cli.terminal.top_shown import View, load_between, shown
+from warmboot.cli.terminal.top_view import View, load_between, shown
 from warmboot.model.errors import Unavailable
 
 if TYPE_CHECKING:

@@ -165,7 +165,7 @@ def _status(worker: Worker) -> str:
 @app.command()
 def show(ref: Ref, json_: Json = False) -> None:
     """Show a worker."""
-    from warmboot.cli.terminal.worker_shown import print_worker
+    from warmboot.cli.terminal.worker_view import print_worker
 
     async def work() -> Worker:
         async with connect() as client:
