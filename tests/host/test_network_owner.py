@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.host.network_lab import PREFIX, config, until, world
-from tests.host.test_network_mend import vmm
+from tests.host.test_network_repair import vmm
 
 from warmboot.host import manager_lock
 from warmboot.host.manager_lock import only_manager

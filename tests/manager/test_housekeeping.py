@@ -17,9 +17,9 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
 from warmboot.host.snapshots.snapshot_files import SnapshotFiles
+from warmboot.manager.check_storage_owner import STORE_ID
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.housekeeping import LAST_COLLECTION
-from warmboot.manager.own_storage import STORE_ID
 from warmboot.manager.ports import Until
 from warmboot.manager.snapshots.choose_form import CHECKED_AT
 from warmboot.model.container import BootMethod, ContainerState

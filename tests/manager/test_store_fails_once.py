@@ -32,7 +32,7 @@ from warmboot.manager.core import background, retry_until_stored
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.garbage import forget_old
+from warmboot.manager.garbage import expire_records
 from warmboot.manager.ports import Until
 from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
 from warmboot.manager.vms import warm_pool as warm_pool_
@@ -94,7 +94,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_vm, "LOOK_AGAIN_S", 0.05)
     monkeypatch.setattr(live_vm, "STEADY_S", 0.1)
     monkeypatch.setattr(in_progress, "QUIET_S", 0.0)
-    monkeypatch.setattr(forget_old, "EVERY_S", 0.05)
+    monkeypatch.setattr(expire_records, "EVERY_S", 0.05)
     monkeypatch.setattr(housekeeping, "_LONGEST_S", 0.05)
 
 
@@ -345,7 +345,7 @@ ON_VMS: dict[Work, tuple[str, Scene, dict[str, Any]]] = {
         {"rebuild_pause_s": 0.05},
     ),
     Work.WARM_POOL: ("stand-by", warm_pool, {"standby_vms": 1}),
-    Work.FORGET_OLD: ("forget-old", rounds, {}),
+    Work.EXPIRE_RECORDS: ("forget-old", rounds, {}),
     Work.BRING_UP: ("bring-up", bring_up, {}),
     Work.WATCH_CONTAINERS: ("watch ", an_exit, {}),
     Work.RESUME_STALLED: ("stalled", a_stall, {}),

@@ -26,6 +26,7 @@ from warmboot.bootstrap.logs import configure_logging
 from warmboot.bootstrap.workers import WorkerParts, worker_checks, worker_parts
 from warmboot.host.agent import HostAgent
 from warmboot.manager import doctor
+from warmboot.manager.check_storage_owner import check_storage_owner
 from warmboot.manager.containers.archives import ArchiveFiles
 from warmboot.manager.containers.bring_up import BringUp
 from warmboot.manager.containers.containers import Containers
@@ -40,13 +41,12 @@ from warmboot.manager.core.saga import Hook, SagaRunner
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.core.unsettled import Unsettled
 from warmboot.manager.core.uploads import Uploads
-from warmboot.manager.garbage.forget_old import keep_forgetting
+from warmboot.manager.garbage.expire_records import keep_expiring
 from warmboot.manager.images.check_image import CheckImage, PrepareImage
-from warmboot.manager.images.given_image import GivenFiles, GivenImage
+from warmboot.manager.images.configured_image import ConfiguredFiles, ConfiguredImage
 from warmboot.manager.images.renew_agent import RenewAgent
 from warmboot.manager.images.runtime_images import RuntimeImages
 from warmboot.manager.metrics import ManagerMetrics, StateCollector
-from warmboot.manager.own_storage import own_storage
 from warmboot.manager.ports import Check, Services
 from warmboot.manager.reconcile import Reconcile
 from warmboot.manager.report_repairs import keep_reporting
@@ -63,7 +63,7 @@ from warmboot.manager.vms.warm_pool import WarmPool
 from warmboot.manager.workers.worker_tokens import WorkerTokens
 from warmboot.settings import Settings, not_settings
 from warmboot.store import Store
-from warmboot.store.sole_use import sole_use
+from warmboot.store.database_lock import lock_database
 from warmboot.system.service_manager import READY, STOPPING, notify
 
 log = structlog.get_logger("warmboot")
@@ -91,8 +91,8 @@ async def running(settings: Settings, hook: Hook | None = None) -> AsyncIterator
 async def _running(settings: Settings, hook: Hook | None = None) -> AsyncIterator[Running]:
     host = await host_agent(settings)
     url = settings.effective_database_url
-    async with sole_use(url, _who(settings)), Store.open(url) as store:
-        await own_storage(store, settings.storage_root)
+    async with lock_database(url, _who(settings)), Store.open(url) as store:
+        await check_storage_owner(store, settings.storage_root)
         events, tasks, runner = EventLog(store), Tasks(), SagaRunner(store, hook)
         unsettled, uploads = Unsettled(), Uploads(host)
         events.observe(unsettled.on_event)
@@ -111,8 +111,8 @@ async def _running(settings: Settings, hook: Hook | None = None) -> AsyncIterato
                 )
                 tasks.keep_going(Work.WARM_POOL, "stand-by", parts.warm_pool.keep_filled)
                 tasks.keep_going(Work.HOUSEKEEPING, "housekeeping", parts.kept.housekeeping)
-                forget = partial(keep_forgetting, store, parts.metrics.failed)
-                tasks.keep_going(Work.FORGET_OLD, "forget-old", forget)
+                expire = partial(keep_expiring, store, parts.metrics.failed)
+                tasks.keep_going(Work.EXPIRE_RECORDS, "expire-old", expire)
                 reporting = partial(keep_reporting, host.repaired, events, parts.metrics.failed)
                 tasks.keep_going(Work.NETWORK_RULES, "network-rules", reporting)
                 await parts.given.register()
@@ -138,7 +138,7 @@ class _Parts:
     demand: WatchDemand
     snapshot_reconciler: SnapshotReconciler
     kept: Kept
-    given: GivenImage
+    given: ConfiguredImage
 
 
 def _wire(
@@ -257,7 +257,7 @@ def _wire(
         check_image,
         auto_snapshot=settings.auto_snapshot,
     )
-    given = GivenImage(store, images, events, _given_files(settings))
+    given = ConfiguredImage(store, images, events, _given_files(settings))
 
     async def more_checks() -> Sequence[Check]:
         checks = [*unsettled.checks(), *await given.checks()]
@@ -314,11 +314,11 @@ def _caches(settings: Settings) -> Mapping[str, Path]:
     }
 
 
-def _given_files(settings: Settings) -> GivenFiles | None:
+def _given_files(settings: Settings) -> ConfiguredFiles | None:
     kernel, rootfs = settings.container_runtime_kernel, settings.container_runtime_rootfs
     if kernel is None or rootfs is None:
         return None
-    return GivenFiles(kernel, rootfs, settings.container_runtime_initrd)
+    return ConfiguredFiles(kernel, rootfs, settings.container_runtime_initrd)
 
 
 async def serve(settings: Settings) -> None:

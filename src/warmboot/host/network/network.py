@@ -22,7 +22,7 @@ from typing import Any
 
 import structlog
 
-from warmboot.host.network import links, mend, namespaces, preflight
+from warmboot.host.network import links, namespaces, preflight, repair_slot
 from warmboot.host.network.config import NETNS_DIR, NetworkConfig, Slot
 from warmboot.host.network.dns import NameServer
 from warmboot.host.network.pool import SlotPool
@@ -98,7 +98,7 @@ class Network:
         self._pool.start()
 
     async def _take_over(self, slot: Slot, vmm_pid: int | None, names: Sequence[str]) -> None:
-        for what in await mend.mend(slot, vmm_pid, names):
+        for what in await repair_slot.repair(slot, vmm_pid, names):
             _log.warning(f"{what} of a VM that runs was gone, and is there again", pid=vmm_pid)
         await namespaces.in_thread(partial(links.open_to_host, slot))
         await namespaces.in_thread(partial(links.close_inside, slot), slot.namespace)

@@ -34,7 +34,7 @@ class Work(StrEnum):
     HOUSEKEEPING = "housekeeping"
     RECONCILE_SNAPSHOTS = "look-after-snapshots"
     WARM_POOL = "stand-by"
-    FORGET_OLD = "forget-old"
+    EXPIRE_RECORDS = "forget-old"
     BRING_UP = "bring-up"
     WATCH_CONTAINERS = "watch-containers"
     RESUME_STALLED = "resume-stalled"

@@ -14,7 +14,7 @@ JOURNAL_KEPT = timedelta(days=7)
 EVERY_S = 600.0
 
 
-async def forget_old(store: Store, now: datetime | None = None) -> None:
+async def expire_records(store: Store, now: datetime | None = None) -> None:
     """Forget what has been kept long enough."""
     now = now or datetime.now(UTC)
     await store.idempotency.purge(now - ANSWERS_KEPT)
@@ -22,8 +22,8 @@ async def forget_old(store: Store, now: datetime | None = None) -> None:
     await store.events.trim_reports(REPORTED, KEEP_REPORTS)
 
 
-async def keep_forgetting(store: Store, failed: Failed) -> None:
-    """``forget_old`` at once and every ten minutes, until cancelled."""
+async def keep_expiring(store: Store, failed: Failed) -> None:
+    """``expire_records`` at once and every ten minutes, until cancelled."""
     while True:
-        await one_round(Work.FORGET_OLD, forget_old(store), failed)
+        await one_round(Work.EXPIRE_RECORDS, expire_records(store), failed)
         await asyncio.sleep(EVERY_S)

@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 STORE_ID = "store.id"
 
 
-async def own_storage(store: Store, root: Path) -> None:
+async def check_storage_owner(store: Store, root: Path) -> None:
     """``Conflict`` if ``root`` is another store's."""
     owner, ours = await owner_of(root), await store.meta.get(STORE_ID)
     if owner and owner == ours:

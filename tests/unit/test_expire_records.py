@@ -10,8 +10,8 @@ from tests.support.databases import new_store
 
 from warmboot.manager.core import event_log
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.garbage import forget_old as forgetting
-from warmboot.manager.garbage.forget_old import forget_old
+from warmboot.manager.garbage import expire_records as expiring
+from warmboot.manager.garbage.expire_records import expire_records
 from warmboot.model.journal.idempotency import Claimed, Done
 
 
@@ -20,9 +20,9 @@ async def test_an_answer_is_kept_for_24_hours_and_not_longer(tmp_path: Path) -> 
         await store.idempotency.claim("s", "k", "hash")
         await store.idempotency.complete("s", "k", status=201, headers={}, body=b"made")
         now = datetime.now(UTC)
-        await forget_old(store, now + timedelta(hours=23, minutes=59))
+        await expire_records(store, now + timedelta(hours=23, minutes=59))
         assert await store.idempotency.claim("s", "k", "hash") == Done(201, {}, b"made")
-        await forget_old(store, now + timedelta(hours=24, minutes=1))
+        await expire_records(store, now + timedelta(hours=24, minutes=1))
         assert await store.idempotency.claim("s", "k", "hash") == Claimed()
 
 
@@ -44,9 +44,9 @@ async def test_what_a_worker_reports_takes_nobody_else_s_place(
 
 
 async def test_old_reports_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forgetting, "KEEP_REPORTS", 2)
+    monkeypatch.setattr(expiring, "KEEP_REPORTS", 2)
     async with new_store(tmp_path) as store:
         for number in range(5):
             await store.events.append(event_log.REPORTED, "loud", {"n": number})
-        await forget_old(store)
+        await expire_records(store)
         assert [event.data["n"] for event in await store.events.since(0)] == [3, 4]

@@ -19,12 +19,12 @@ from warmboot.host.network.config import UPLINK_NAME, Slot
 from warmboot.model.errors import NetworkError
 
 
-async def mend(slot: Slot, vmm_pid: int | None, link_names: Sequence[str]) -> list[str]:
+async def repair(slot: Slot, vmm_pid: int | None, link_names: Sequence[str]) -> list[str]:
     """Make again what is missing; what that was. ``NetworkError`` if it cannot be."""
-    mended = []
+    repaired = []
     if not await namespaces.in_thread(partial(namespaces.is_one, slot.namespace)):
         await namespaces.in_thread(partial(_name_again, slot, vmm_pid))
-        mended.append(f"the namespace {slot.namespace.name}")
+        repaired.append(f"the namespace {slot.namespace.name}")
     if slot.veth not in link_names:
         host_ns = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -32,8 +32,8 @@ async def mend(slot: Slot, vmm_pid: int | None, link_names: Sequence[str]) -> li
         finally:
             os.close(host_ns)
         await namespaces.in_thread(partial(_set_up_host_side, slot))
-        mended.append(f"the link {slot.veth}")
-    return mended
+        repaired.append(f"the link {slot.veth}")
+    return repaired
 
 
 def _name_again(slot: Slot, vmm_pid: int | None) -> None:

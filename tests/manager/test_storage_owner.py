@@ -11,7 +11,7 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, vmm_pids
 
 from warmboot.host.storage.storage_owner import OWNER_FILE, owner_of
-from warmboot.manager.own_storage import STORE_ID
+from warmboot.manager.check_storage_owner import STORE_ID
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict
 

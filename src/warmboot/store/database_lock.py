@@ -32,7 +32,7 @@ _HOLDER = text(
 
 
 @asynccontextmanager
-async def sole_use(url: str, who: str) -> AsyncIterator[None]:
+async def lock_database(url: str, who: str) -> AsyncIterator[None]:
     """Hold the database at ``url`` as ``who``; ``Conflict``, at once, if another manager does.
 
     ``Unavailable`` if it cannot be asked.

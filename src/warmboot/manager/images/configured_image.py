@@ -36,7 +36,7 @@ _NOTED = "given-image"
 
 
 @dataclass(frozen=True, slots=True)
-class GivenFiles:
+class ConfiguredFiles:
     kernel: Path
     rootfs: Path
     initrd: Path | None = None
@@ -49,11 +49,11 @@ class GivenFiles:
         return {f"CONTAINER_RUNTIME_{name}": path for name, path in files.items()}
 
 
-class GivenImage:
+class ConfiguredImage:
     """``register`` once, at the start; ``checks`` says whether that went well."""
 
     def __init__(
-        self, store: Store, images: RuntimeImages, events: EventLog, files: GivenFiles | None
+        self, store: Store, images: RuntimeImages, events: EventLog, files: ConfiguredFiles | None
     ) -> None:
         self._store = store
         self._images = images
@@ -89,7 +89,7 @@ class GivenImage:
             ),
         )
 
-    async def _register(self, files: GivenFiles) -> None:
+    async def _register(self, files: ConfiguredFiles) -> None:
         now = await asyncio.to_thread(_look, files)
         if await self._is_noted(now):
             return
@@ -111,7 +111,7 @@ class GivenImage:
         await self._events.emit("runtime-image.refused", DEFAULT_IMAGE, error=error.as_dict())
 
 
-def _look(files: GivenFiles) -> dict[str, Any]:
+def _look(files: ConfiguredFiles) -> dict[str, Any]:
     """What tells these files, as they are now, from others; ``InvalidRequest`` without one."""
     seen = {}
     for setting, path in files.named().items():
