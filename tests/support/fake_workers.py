@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, Protocol
 from uuid import UUID, uuid4
+
+from tests.support.fake_events import now
 
 from warmboot.manager.ports import Exported, LogChunk, Stream, WorkerUntil
 from warmboot.manager.workers.worker_states import refusal
@@ -29,10 +30,6 @@ VERSIONS = Versions("20.10.24", "4.2.1", "6.18.0", "x86_64")
 
 class Tell(Protocol):
     def __call__(self, kind: str, subject: object, **data: object) -> None: ...
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
 
 
 class FakeWorkers:

@@ -1,0 +1,363 @@
+"""Containers in memory: the same states and errors, no VM.
+
+What a fake container does is written in its command, as a tiny shell would read it:
+
+    (none), sleep …      runs until it is stopped
+    echo WORDS…          writes a line and exits with 0
+    err WORDS…           the same, on stderr
+    exit N               exits with N
+    missing              is not there: the container fails
+    cat                  gives back its input until that ends
+    sh                   a terminal's echo: see ``FakeSession``
+    ticks N              writes N lines, one at a time
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import replace
+from datetime import datetime
+from signal import Signals
+from typing import Any
+from uuid import UUID, uuid4
+
+from tests.support.fake_events import DEFAULT_SHAPE, FakeEvents, now
+from tests.support.fake_sessions import FakeSession, run_command
+
+from warmboot.manager.ports import (
+    ExecSpec,
+    LogChunk,
+    Stream,
+    Until,
+)
+from warmboot.model.container import (
+    CONTAINER_TRANSITIONS,
+    BootMethod,
+    BootPolicy,
+    Container,
+    ContainerSpec,
+    FallbackReason,
+    StageStep,
+    StageTiming,
+)
+from warmboot.model.container import ContainerState as S
+from warmboot.model.errors import (
+    CommandNotFound,
+    Conflict,
+    ContainerError,
+    InUse,
+    InvalidRequest,
+    NameTaken,
+    NotFound,
+)
+
+
+class FakeContainers:
+    def __init__(self, events: FakeEvents, archives: FakeArchives) -> None:
+        self.rows: dict[UUID, Container] = {}
+        self.output: dict[UUID, list[LogChunk]] = {}
+        self.sessions: list[FakeSession] = []
+        self.stage_s = 0.005
+        self.tick_s = 0.02
+        self.longest_wait_s = 3600.0
+        self.fail_creation: Exception | None = None
+        self.removed: list[UUID] = []
+        self.gone: dict[UUID, Container] = {}
+        self.signals: list[str | None] = []
+        self.execs: list[ExecSpec] = []
+        self.asked_times: tuple[datetime | None, datetime | None] = (None, None)
+        self._readers: Counter[UUID] = Counter()
+        self._events, self._archives = events, archives
+        self._changed = asyncio.Condition()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def _set(self, container_id: UUID, state: S, **more: Any) -> None:
+        row = self.rows[container_id]
+        CONTAINER_TRANSITIONS.check(row.state, state)
+        row = replace(row, state=state, **more)
+        self.rows[container_id] = row
+        data: dict[str, Any] = {"name": row.name}
+        if state is S.EXITED:
+            data["exit_code"] = row.exit_code
+        self._events.add(f"container.{state}", container_id, **data)
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def create(self, spec: ContainerSpec) -> UUID:
+        if self.fail_creation is not None:
+            raise self.fail_creation
+        if any(row.name == spec.name for row in self.rows.values()):
+            raise NameTaken(
+                f"there is a container {spec.name!r}",
+                resolution=f"remove it with: warmboot rm {spec.name}",
+            )
+        if spec.archive is not None and spec.archive not in self._archives.kept:
+            raise NotFound(f"no archive {spec.archive}", resolution="upload it first")
+        row = Container(uuid4(), spec, S.CREATING, now(), spec.shape or DEFAULT_SHAPE)
+        self.rows[row.id] = row
+        self.output[row.id] = []
+        self._events.add("container.creating", row.id, name=spec.name)
+        self._begin(self._boot(row.id))
+        return row.id
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _boot(self, container_id: UUID) -> None:
+        spec = self.rows[container_id].spec
+        cold = spec.boot is BootPolicy.COLD
+        stages = []
+        names = ["boot" if cold else "restore", "identity", "docker", "pull", "create", "start"]
+        for number, name in enumerate(names):
+            self._events.add("container.stage", container_id, stage=name)
+            if name == "pull":
+                for done in (1_000_000, 4_000_000):
+                    self._events.add(
+                        "container.pull", container_id, bytes=done, total_bytes=4_000_000
+                    )
+            await asyncio.sleep(self.stage_s)
+            steps = (StageStep("clock", 0.0001),) if name == "identity" else ()
+            stages.append(StageTiming(name, number * self.stage_s, self.stage_s, steps))
+        if spec.image.startswith("missing"):
+            error = ContainerError(
+                f"the image {spec.image} does not exist",
+                details="the registry answered: manifest unknown",
+                resolution="check the name and the tag",
+            )
+            await self._set(container_id, S.FAILED, error=error.as_dict(), finished_at=now())
+            return
+        if spec.command and spec.command[0] == "missing":
+            refused = CommandNotFound("the image has no program 'missing'", details="exec: …")
+            await self._set(container_id, S.FAILED, error=refused.as_dict(), finished_at=now())
+            return
+        ports = tuple(
+            replace(port, host_port=port.host_port or 40_000 + number)
+            for number, port in enumerate(spec.ports)
+        )
+        await self._set(
+            container_id,
+            S.RUNNING,
+            started_at=now(),
+            boot_method=BootMethod.COLD if cold else BootMethod.WARM,
+            fallback_reason=FallbackReason.REQUESTED if cold else None,
+            stages=tuple(stages),
+            boot_s=0.5,
+            ports=ports,
+            vm_id=f"vm-{container_id.hex[:8]}",
+            docker_id=container_id.hex * 2,
+        )
+        await self._run(container_id, spec.command or ("sleep",))
+
+    async def _run(self, container_id: UUID, command: tuple[str, ...]) -> None:
+        if command[0] in ("sleep", "sh", "cat"):
+            return
+        if command[0] == "ticks":
+            for number in range(int(command[1])):
+                await asyncio.sleep(self.tick_s)
+                line = f"tick {number}\n".encode()
+                self.output[container_id].append(LogChunk(Stream.STDOUT, line))
+            await self._exit(container_id, 0)
+            return
+        chunk, code = run_command(command)
+        if chunk:
+            self.output[container_id].append(chunk)
+        await self._exit(container_id, code)
+
+    async def _exit(self, container_id: UUID, code: int) -> None:
+        await self._set(container_id, S.EXITED, exit_code=code, finished_at=now())
+        if self.rows[container_id].spec.auto_remove:
+            self._begin(self._remove_when_read(container_id))
+
+    async def _remove_when_read(self, container_id: UUID) -> None:
+        ended = self.rows[container_id]
+        await asyncio.sleep(0.5)
+        while self._readers[container_id]:  # noqa: ASYNC110 - readers come and go
+            await asyncio.sleep(0.005)
+        if self.rows.get(container_id) is ended:
+            await self._remove(container_id)
+
+    async def _remove(self, container_id: UUID) -> None:
+        self.gone[container_id] = self.rows[container_id]
+        await self._set(container_id, S.DELETING)
+        del self.rows[container_id]
+        self.removed.append(container_id)
+        self._events.add("container.deleted", container_id)
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def list(self, *, all_states: bool = False) -> Sequence[Container]:
+        return [row for row in self.rows.values() if all_states or row.state is S.RUNNING]
+
+    async def get(self, ref: str) -> Container:
+        matches = [row for row in self.rows.values() if ref in (str(row.id), row.name)]
+        if not matches:
+            wanted = ref.lower()
+            matches = [
+                row
+                for row in self.rows.values()
+                if str(row.id).startswith(wanted) or row.id.hex.startswith(wanted)
+            ]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise Conflict(f"{ref} is the beginning of several ids", resolution="give more of it")
+        raise NotFound(f"no container {ref}", resolution="list them with: warmboot ps -a")
+
+    async def wait(self, ref: str, until: Until, timeout_s: float) -> Container:
+        with contextlib.suppress(NotFound):
+            ref = str((await self.get(ref)).id)
+        row = self.gone[UUID(ref)] if ref in map(str, self.gone) else await self.get(ref)
+        holds = {
+            Until.BOOTED: {S.RUNNING, S.EXITED},
+            Until.RUNNING: {S.RUNNING, S.EXITED},
+            Until.EXITED: {S.EXITED},
+        }[until] | {S.FAILED, S.DELETING}
+
+        def done() -> bool:
+            nonlocal row
+            row = self.rows.get(row.id, row)
+            return row.id not in self.rows or row.state in holds
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(timeout_s, self.longest_wait_s)), self._changed:
+                await self._changed.wait_for(done)
+        return row
+
+    async def start(self, ref: str) -> None:
+        row = await self.get(ref)
+        if row.state is S.FAILED:
+            await self._set(row.id, S.CREATING, error=None)
+            self._begin(self._boot(row.id))
+            return
+        await self._set(row.id, S.RUNNING, exit_code=None, started_at=now())
+        self._begin(self._run(row.id, row.spec.command or ("sleep",)))
+
+    async def stop(
+        self, ref: str, timeout_s: float | None = None, signal: str | None = None
+    ) -> None:
+        row = await self.get(ref)
+        if row.state in (S.EXITED, S.FAILED):
+            return
+        CONTAINER_TRANSITIONS.check(row.state, S.EXITED)
+        self.signals.append(signal)
+        await self._end(row.id, signal or row.spec.stop_signal or "SIGTERM")
+
+    async def _end(self, container_id: UUID, signal: str) -> None:
+        code = 128 + int(signal if signal.isdigit() else Signals[signal])
+        for session in self.sessions:
+            if session.of == container_id:
+                session.end(code)
+                return  # whoever follows it sees to the exit
+        await self._exit(container_id, code)
+
+    async def kill(self, ref: str, signal: str) -> None:
+        row = await self.get(ref)
+        if row.state is not S.RUNNING:
+            raise Conflict(f"the container {row.name} is not running")
+        self.signals.append(signal)
+        await self._end(row.id, signal)
+
+    async def restart(self, ref: str, timeout_s: float | None = None) -> None:
+        await self.stop(ref, timeout_s)
+        await self.start(ref)
+
+    async def delete(self, ref: str, *, force: bool = False) -> None:
+        row = await self.get(ref)
+        if row.state in (S.RUNNING, S.CREATING) and not force:
+            raise InUse(
+                f"the container {row.name} is {row.state}",
+                resolution=f"stop it first (warmboot stop {row.name}), or remove it with --force",
+            )
+        await self._remove(row.id)
+
+    async def boot_log(self, ref: str) -> bytes:
+        await self.get(ref)
+        return b"Linux version 6.12\r\nbooted\n"
+
+    async def logs(
+        self,
+        ref: str,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        timestamps: bool = False,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> AsyncIterator[LogChunk]:
+        row = await self.get(ref)
+        self.asked_times = (since, until)
+        self._readers[row.id] += 1
+        try:
+            async for chunk in self._logs(row, follow, tail, timestamps):
+                yield chunk
+        finally:
+            self._readers[row.id] -= 1
+
+    async def _logs(
+        self, row: Container, follow: bool, tail: int | None, timestamps: bool
+    ) -> AsyncIterator[LogChunk]:
+        written = self.output[row.id]
+        seen = 0 if tail is None else max(0, len(written) - tail)
+        while True:
+            ended = row.id not in self.rows or self.rows[row.id].state in (S.EXITED, S.FAILED)
+            while seen < len(written):
+                chunk = written[seen]
+                stamp = b"2026-01-24T12:00:00.000000000Z " if timestamps else b""
+                yield LogChunk(chunk.stream, stamp + chunk.data)
+                seen += 1
+            if not follow or ended:
+                return
+            await asyncio.sleep(0.005)
+
+    async def exec(self, ref: str, spec: ExecSpec) -> FakeSession:
+        row = await self.get(ref)
+        if row.state is not S.RUNNING:
+            raise Conflict(
+                f"the container {row.name} is not running",
+                resolution=f"start it with: warmboot start {row.name}",
+            )
+        self.execs.append(spec)
+        if spec.detach:
+            return FakeSession(("exit", "0"), tty=False)
+        greeting = "".join(f"{entry}\n" for entry in spec.environment).encode()
+        session = FakeSession(spec.command, tty=spec.tty, greeting=greeting)
+        self.sessions.append(session)
+        return session
+
+    async def attach(self, ref: str, *, logs: bool = True) -> FakeSession:
+        row = await self.get(ref)
+        if row.state is not S.RUNNING:
+            raise Conflict(f"the container {row.name} is not running")
+        command = row.spec.command or ("sh",)
+        session = FakeSession(
+            ("cat",) if command[0] in ("sleep", "ticks") else command, tty=row.spec.tty
+        )
+        session.of = row.id
+        self.sessions.append(session)
+        self._begin(self._follow_session(row.id, session))
+        return session
+
+    async def _follow_session(self, container_id: UUID, session: FakeSession) -> None:
+        await session.over.wait()
+        code = await session.exit_code()
+        if code is not None and self.rows[container_id].state is S.RUNNING:
+            await self._exit(container_id, code)
+
+
+class FakeArchives:
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+
+    async def upload(self, chunks: AsyncIterator[bytes], size_bytes: int | None = None) -> str:
+        data = b"".join([chunk async for chunk in chunks])
+        if not data:
+            raise InvalidRequest("the archive is empty", resolution="make one with docker save")
+        digest = hashlib.sha256(data).hexdigest()
+        self.kept[digest] = data
+        return digest
