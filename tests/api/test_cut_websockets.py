@@ -14,6 +14,7 @@ from starlette.websockets import WebSocketDisconnect
 from tests.api.conftest import Peers
 from tests.support.fake_services import FakeServices
 from tests.support.serving import port_of, serving
+from typing_extensions import override
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -35,6 +36,7 @@ class SlowPeers(Peers):
         super().__init__(why_not)
         self.begun, self.decided = asyncio.Event(), asyncio.Event()
 
+    @override
     async def why_not_root(self, client: object, server: object) -> str:
         self.begun.set()
         await self.decided.wait()

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import pytest
 from tests.support import tiny_guest
 from tests.support.firecracker import firecracker_binary, kvm_opens
+from typing_extensions import override
 
 from warmboot.hypervisors.base import Hypervisor, Vm
 from warmboot.hypervisors.confinement import Confinement
@@ -140,14 +141,17 @@ class SimulatedRig(Rig):
     console = "console.log"
     cmdline = COUNTER_OPTION
 
+    @override
     def driver(self) -> Simulated:
         return Simulated(SimulatedConfig(boot_s=0, docker_s=0, restore_s=0))
 
+    @override
     def unusable_driver(self) -> Simulated:
         broken = self.home / "broken.json"
         broken.write_text("{")
         return Simulated(SimulatedConfig(overrides=broken))
 
+    @override
     def newer_driver(self) -> Simulated:
         return Simulated(SimulatedConfig(version="2.0"))
 
@@ -157,15 +161,19 @@ class FirecrackerRig(Rig):
     console = "console.log"
     binary: Path
 
+    @override
     async def prepare(self) -> None:
         self.binary = await firecracker_binary()
 
+    @override
     def driver(self) -> Firecracker:
         return Firecracker(FirecrackerConfig(binary=str(self.binary)), self.confinement)
 
+    @override
     def unusable_driver(self) -> Firecracker:
         return Firecracker(FirecrackerConfig(binary=str(self.home / "nothing")))
 
+    @override
     def newer_driver(self) -> Firecracker:
         other = self.home / "other-firecracker"
         answers = {"--version": "Firecracker v9.9.9", "--snapshot-version": "v99.0.0"}
@@ -177,15 +185,19 @@ class QemuRig(Rig):
     name = "qemu"
     console = "console.log"
 
+    @override
     def write_kernel(self) -> None:
         tiny_guest.write(self.kernel, pvh=True)
 
+    @override
     def driver(self) -> Qemu:
         return Qemu(QemuConfig(), self.confinement)
 
+    @override
     def unusable_driver(self) -> Qemu:
         return Qemu(QemuConfig(binary=str(self.home / "nothing")))
 
+    @override
     def newer_driver(self) -> Qemu:
         real = shutil.which(QemuConfig().binary)
         assert real is not None

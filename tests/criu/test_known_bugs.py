@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.criu.conftest import Start, counted, last_count, wait_for_line
 from tests.support.dockerd import PrivateDockerd
+from typing_extensions import override
 
 from warmboot.criu.checkpoint import checkpoint, settle
 from warmboot.criu.restore import restore
@@ -165,6 +166,7 @@ async def test_a_dump_that_would_end_the_process_for_nothing_is_not_begun(
 class ForgetfulEngine(DockerEngine):
     """An engine with the bug of moby 41639: it says that it restored, and has not."""
 
+    @override
     async def start_from(self, container: str, name: str) -> None:
         await self.start(container)
 
@@ -189,9 +191,11 @@ class SlowEngine(DockerEngine):
 
     stale: ContainerFacts | None = None
 
+    @override
     async def inspect(self, container: str) -> ContainerFacts:
         return self.stale or await super().inspect(container)
 
+    @override
     async def wait_stopped(self, container: str, timeout_s: float | None) -> int:
         self.stale = None
         return await super().wait_stopped(container, timeout_s)

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from pyroute2 import IPRoute
+from typing_extensions import override
 
 from warmboot.host.network import NetworkConfig, Slot, connect, links, namespaces
 from warmboot.host.network.config import NETNS_DIR
@@ -158,10 +159,12 @@ class Place:
         loop = asyncio.get_running_loop()
 
         class Answer(asyncio.DatagramProtocol):
+            @override
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
                 assert isinstance(transport, asyncio.DatagramTransport)
                 self.transport = transport
 
+            @override
             def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
                 answer = f"{name} {addr[0]} ".encode() + data
                 self.transport.sendto(answer, addr)

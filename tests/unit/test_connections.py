@@ -6,6 +6,7 @@ import asyncio
 import socket
 
 import pytest
+from typing_extensions import override
 
 from warmboot.api.http.connections import Connections, Held, Phase
 from warmboot.api.http.limits import HttpLimits
@@ -18,12 +19,15 @@ class Transport(asyncio.Transport):
         super().__init__({"socket": end})
         self.waiting, self.closing, self.aborted = waiting, closing, False
 
+    @override
     def get_write_buffer_size(self) -> int:
         return self.waiting
 
+    @override
     def is_closing(self) -> bool:
         return self.closing
 
+    @override
     def abort(self) -> None:
         self.aborted = True
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from warmboot.guest import wire
 from warmboot.guest.agent import Agent
@@ -594,6 +595,7 @@ def test_docker_is_woken_until_it_is_claimed_again_if_that_is_wanted(
     pinged = threading.Event()
 
     class Noticing(FakeDocker):
+        @override
         def _serve(self, sock: socket.socket) -> None:
             pinged.set()
             super()._serve(sock)
