@@ -26,8 +26,9 @@ _CONSOLE_SET = 1
 
 TCG_CPU = "max"
 
-_TALKATIVE = "earlyprintk=ttyS0,115200 loglevel=7"
-"""The kernel says where it is on its way up: on the serial port until its console is there."""
+_TALKATIVE = "loglevel=7 earlyprintk=ttyS0,115200"
+"""The kernel says where it is on its way up: on the serial port until its console is there. The
+level comes first, as what the kernel has said so far is printed when the port is opened."""
 
 # The versioned type, so that a newer QEMU of the same machine does not change devices silently.
 _MACHINE_OPTIONS = {
