@@ -15,16 +15,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
 from warmboot.host.guest import guest_pull
 from warmboot.host.guest.guest_containers import Progress
 from warmboot.host.guest.guest_link import Claimed, GuestLink, Identity, Sent, nobody_asks
+from warmboot.host.guest.guest_pull import no_progress
 from warmboot.host.host_config import HostConfig
 from warmboot.host.network import Network, Repair, Slot
 from warmboot.host.snapshots import stored_memory
@@ -52,10 +53,6 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 PREWARM_TIMEOUT_S = 120.0
-
-
-async def _no_progress(_: Mapping[str, Any]) -> None:
-    """Nobody is watching."""
 
 
 class HostAgent:
@@ -334,7 +331,7 @@ class HostAgent:
         return await self.network.repaired()
 
     async def pull_image(
-        self, vm_id: str, slot: Slot | None, reference: str, progress: Progress = _no_progress
+        self, vm_id: str, slot: Slot | None, reference: str, progress: Progress = no_progress
     ) -> None:
         """Pull an image into the VM; see ``guest_pull``."""
         silence_s = self.config.pull_silence_s

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from warmboot.host.guest import guest_containers
 from warmboot.host.guest.guest_containers import Progress
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.host.guest.pull_patience import PullPatience
 from warmboot.host.network import Network, Slot
+
+
+async def no_progress(_: Mapping[str, Any]) -> None:
+    """Nobody is watching."""
 
 
 async def pull_image(
