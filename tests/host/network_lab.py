@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from pyroute2 import IPRoute
 from typing_extensions import override
@@ -161,8 +162,8 @@ class Place:
         class Answer(asyncio.DatagramProtocol):
             @override
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
-                assert isinstance(transport, asyncio.DatagramTransport)
-                self.transport = transport
+                # Python 3.11's is one without saying so.
+                self.transport = cast("asyncio.DatagramTransport", transport)
 
             @override
             def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
