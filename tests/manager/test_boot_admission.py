@@ -19,7 +19,7 @@ A_LONG_TIME_S = 60.0
 async def test_all_have_their_docker_before_the_first_gets_its_image(
     place: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    admission = partial(BootAdmission, patience_s=A_LONG_TIME_S)
+    admission = partial(BootAdmission, wait_timeout_s=A_LONG_TIME_S)
     monkeypatch.setattr(service, "BootAdmission", lambda _: admission(2))
     async with place.manager(standby_vms=0) as manager:
         await manager.snapshot()

@@ -85,7 +85,7 @@ async def test_what_comes_after_a_boot_lets_waiting_boots_pass() -> None:
 
 
 async def test_nobody_waits_for_ever_behind_one_that_hangs() -> None:
-    admission = BootAdmission(1, patience_s=0.01)
+    admission = BootAdmission(1, wait_timeout_s=0.01)
     boots = Boots(admission)
     await boots.ask("hangs")
     await asyncio.wait_for(admission.boot().prepare(), FOR_EVER_S)
@@ -97,7 +97,7 @@ async def test_nobody_waits_for_ever_behind_one_that_hangs() -> None:
 
 
 async def test_who_had_no_turn_gives_none_back() -> None:
-    admission = BootAdmission(1, patience_s=0.01)
+    admission = BootAdmission(1, wait_timeout_s=0.01)
     first, second, third = admission.boot(), admission.boot(), admission.boot()
     await first.prepare()
     await first.run()

@@ -200,7 +200,7 @@ async def test_a_pool_that_could_not_be_filled_is_filled_later_without_being_ask
 async def test_nobody_waits_for_ever_and_all_hear_of_the_last_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pool_module, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(pool_module, "WAIT_TIMEOUT_S", 0.05)
     factory = Factory()
     pool = SlotPool(factory.make, 0)
     pool.start()
@@ -218,7 +218,7 @@ async def test_nobody_waits_for_ever_and_all_hear_of_the_last_failure(
 async def test_who_waits_goes_on_waiting_while_others_are_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pool_module, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(pool_module, "WAIT_TIMEOUT_S", 0.1)
     factory = Factory()
     pool = SlotPool(factory.make, 0)
     pool.start()

@@ -8,7 +8,7 @@ from typing import Any
 
 from warmboot.model.errors import WarmbootError
 
-PATIENCE_S = 0.7
+ANSWER_TIMEOUT_S = 0.7
 
 
 def container_names(incomplete: str) -> list[str]:
@@ -34,7 +34,7 @@ def _ask(work: Coroutine[Any, Any, list[str]]) -> list[str]:
 
 
 async def _bounded(work: Coroutine[Any, Any, list[str]]) -> list[str]:
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(ANSWER_TIMEOUT_S):
         return await work
 
 

@@ -17,7 +17,7 @@ from aiodocker.exceptions import DockerError
 
 from warmboot.host.guest.guest_errors import lost, lost_or, translation
 from warmboot.host.guest.guest_link import GuestLink
-from warmboot.host.guest.pull_patience import PullPatience, refused
+from warmboot.host.guest.pull_timeout import PullTimeout, refused
 from warmboot.model.container import ContainerSpec
 from warmboot.model.conventions.multiplexed import Demultiplexer
 from warmboot.model.errors import (
@@ -78,10 +78,10 @@ async def pull_image(
     link: GuestLink,
     reference: str,
     progress: Progress,
-    patience: PullPatience = PullPatience(),  # noqa: B008 - it is frozen
+    timeout: PullTimeout = PullTimeout(),  # noqa: B008 - it is frozen
 ) -> None:
     """Pull ``reference``; ``ImageNotFound``, ``RegistryUnavailable`` or ``DiskFull``."""
-    async with patience.waiting(reference) as heard:
+    async with timeout.waiting(reference) as heard:
         await _pull(link, reference, progress, heard)
 
 

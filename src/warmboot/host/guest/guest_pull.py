@@ -1,4 +1,4 @@
-"""Pulling an image into a VM, from wherever its registry is, with patience that has an end."""
+"""Pulling an image into a VM, from wherever its registry is, with a timeout of silence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from warmboot.host.guest import guest_containers
 from warmboot.host.guest.guest_containers import Progress
 from warmboot.host.guest.guest_link import GuestLink
-from warmboot.host.guest.pull_patience import PullPatience
+from warmboot.host.guest.pull_timeout import PullTimeout
 from warmboot.host.network import Network, Slot
 
 
@@ -31,18 +31,18 @@ async def pull_image(
     runs.
     """
     if network is None or slot is None:
-        await guest_containers.pull_image(link, reference, progress, PullPatience(silence_s))
+        await guest_containers.pull_image(link, reference, progress, PullTimeout(silence_s))
         return
-    patience = PullPatience(silence_s, partial(network.received_bytes, slot))
+    timeout = PullTimeout(silence_s, partial(network.received_bytes, slot))
     registry = guest_containers.registry_of(reference)
     if registry is None:
-        await guest_containers.pull_image(link, reference, progress, patience)
+        await guest_containers.pull_image(link, reference, progress, timeout)
         return
     _, port = registry
     await network.open_host_port(slot, port)
     try:
         await link.host_forward(port, True)
-        await guest_containers.pull_image(link, reference, progress, patience)
+        await guest_containers.pull_image(link, reference, progress, timeout)
         await link.host_forward(port, False)
     finally:
         await network.close_host_port(slot, port)

@@ -20,7 +20,7 @@ from warmboot.model.errors import NetworkError
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 
-PATIENCE_S = 60.0
+WAIT_TIMEOUT_S = 60.0
 """How long a request waits while not a single slot gets ready, for anybody."""
 
 _log = structlog.get_logger(__name__)
@@ -59,19 +59,19 @@ class SlotPool:
         try:
             while not waiter.done():
                 made = self._made
-                await asyncio.wait({waiter}, timeout=PATIENCE_S)
+                await asyncio.wait({waiter}, timeout=WAIT_TIMEOUT_S)
                 if not waiter.done() and self._made == made:
-                    raise self._out_of_patience()
+                    raise self._waited_too_long()
             return waiter.result()
         except BaseException:  # cancelled, too; raised again
             if not waiter.cancel() and waiter.exception() is None:
                 self._ready.append(waiter.result())  # handed over, but nobody is there to take it
             raise
 
-    def _out_of_patience(self) -> NetworkError:
+    def _waited_too_long(self) -> NetworkError:
         return NetworkError(
             "no network for the VM became ready",
-            details=f"not one within {PATIENCE_S:g} s; "
+            details=f"not one within {WAIT_TIMEOUT_S:g} s; "
             + (self._last_failure or "none has failed either: the kernel or nft hangs"),
             resolution="see whether `ip link` and `nft list tables` answer on this machine",
         )

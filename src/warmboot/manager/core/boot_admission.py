@@ -8,7 +8,7 @@ prepared, most of them end early, and the last one no later::
     prepare (one at a time) ─▶ run (half as many as CPUs) ─▶ over ─▶ let boots pass ─▶ container
     request, journal, disk     the guest, until Docker answers
 
-Nobody waits longer than ``patience_s``, whatever hangs before him.
+Nobody waits longer than ``wait_timeout_s``, whatever hangs before him.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 
-PATIENCE_S = 1.0
+WAIT_TIMEOUT_S = 1.0
 
 
 class BootAdmission:
     """``most``: how many guests are booted at once."""
 
-    def __init__(self, most: int, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, most: int, wait_timeout_s: float = WAIT_TIMEOUT_S) -> None:
         self.preparing = asyncio.Semaphore(1)
         self.running = asyncio.Semaphore(most)
-        self._patience_s = patience_s
+        self._wait_timeout_s = wait_timeout_s
         self._boots = 0
         self._none_left = asyncio.Event()
         self._none_left.set()
@@ -39,9 +39,9 @@ class BootAdmission:
         await self.in_time(self._none_left.wait())
 
     async def in_time(self, waited_for: Awaitable[object]) -> bool:
-        """Whether it came within our patience."""
+        """Whether it came in time."""
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(self._wait_timeout_s):
                 await waited_for
         except TimeoutError:
             return False

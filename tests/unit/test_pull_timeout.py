@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from warmboot.host.guest.pull_patience import Layers, Message, PullPatience
+from warmboot.host.guest.pull_timeout import Layers, Message, PullTimeout
 from warmboot.model.errors import RegistryUnavailable
 
 FOREVER_S = 30.0
@@ -46,7 +46,7 @@ def test_tries_are_counted_for_each_layer() -> None:
 
 async def test_silence_is_an_error() -> None:
     with pytest.raises(RegistryUnavailable, match=r"said nothing for 0\.02 s"):
-        async with PullPatience(0.02).waiting("app"):
+        async with PullTimeout(0.02).waiting("app"):
             await asyncio.sleep(FOREVER_S)
 
 
@@ -61,14 +61,14 @@ async def test_bytes_that_come_are_progress_though_docker_does_not_tell() -> Non
             return 0
         return count
 
-    async with PullPatience(0.2, received).waiting("app"):
+    async with PullTimeout(0.2, received).waiting("app"):
         await over.wait()  # eight looks, of which four fit into the silence that is borne
 
 
 async def test_what_keeps_a_connection_open_is_no_progress() -> None:
     counts = iter(range(0, 1 << 20, 66))
     with pytest.raises(RegistryUnavailable):
-        async with PullPatience(0.02, lambda: next(counts)).waiting("app"):
+        async with PullTimeout(0.02, lambda: next(counts)).waiting("app"):
             await asyncio.sleep(FOREVER_S)
 
 
@@ -82,6 +82,6 @@ async def test_unpacking_is_progress_though_docker_does_not_tell() -> None:
             over.set()
         return 0
 
-    async with PullPatience(0.2, received).waiting("app") as heard:
+    async with PullTimeout(0.2, received).waiting("app") as heard:
         heard({"id": "a", "status": "Extracting"})
         await over.wait()

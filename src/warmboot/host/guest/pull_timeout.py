@@ -67,7 +67,7 @@ class Layers:
 
 
 @dataclass(frozen=True, slots=True)
-class PullPatience:
+class PullTimeout:
     """``received``: how many bytes have reached the guest so far, where that is known."""
 
     silence_s: float = 60.0
