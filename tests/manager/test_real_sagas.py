@@ -9,6 +9,7 @@ import pytest
 from tests.support.absent import ABSENT
 from tests.support.invariants import check
 from tests.support.managers import Lab, vmm_pids
+from tests.support.prepared_labs import prepare
 
 from warmboot.manager.ports import Until
 from warmboot.manager.snapshots.build_snapshot import BuildSnapshot
@@ -32,6 +33,20 @@ BUILD = [
     step.name for step in BuildSnapshot(ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, 1.0).saga.steps
 ]
 
+HOST_ERROR, NO_SPACE = HostError("made to fail"), OSError(28, "No space left")
+
+# What is undone depends on the step, what is told and counted on the error: each of both is seen.
+FALLBACKS = [
+    (SnapshotDamaged("made to fail"), FallbackReason.SNAPSHOT_DAMAGED, 1),
+    (HypervisorError("made to fail"), FallbackReason.RESTORE_FAILED, 1),
+    (GuestError("made to fail"), FallbackReason.DOCKER_NOT_VERIFIED, 1),
+    (NotFound("made to fail"), FallbackReason.NO_SNAPSHOT, 0),
+    (HOST_ERROR, FallbackReason.RESTORE_FAILED, 0),
+    (OSError(5, "Input/output error"), FallbackReason.RESTORE_FAILED, 0),
+]
+AT_EACH_STEP = [(step, *FALLBACKS[0]) for step in BOOT]
+EACH_ERROR = [(step, *fallback) for step, fallback in zip(BOOT, FALLBACKS[1:], strict=False)]
+
 
 class Failing:
     """A hook that raises at a step of a saga, once or always."""
@@ -48,9 +63,8 @@ class Failing:
 
 
 @pytest.mark.parametrize(
-    "error", [HostError("made to fail"), OSError(28, "No space left")], ids=repr
+    ("step", "error"), [*((step, HOST_ERROR) for step in BOOT), (BOOT[1], NO_SPACE)], ids=str
 )
-@pytest.mark.parametrize("step", BOOT)
 async def test_a_cold_boot_that_fails_at_any_step_leaves_nothing(
     place: Lab, step: str, error: Exception
 ) -> None:
@@ -70,25 +84,13 @@ async def test_a_cold_boot_that_fails_at_any_step_leaves_nothing(
         assert (await manager.wait("web", Until.RUNNING)).state is ContainerState.RUNNING
 
 
-@pytest.mark.parametrize(
-    ("error", "reason", "counted"),
-    [
-        (SnapshotDamaged("made to fail"), FallbackReason.SNAPSHOT_DAMAGED, 1),
-        (HypervisorError("made to fail"), FallbackReason.RESTORE_FAILED, 1),
-        (GuestError("made to fail"), FallbackReason.DOCKER_NOT_VERIFIED, 1),
-        (NotFound("made to fail"), FallbackReason.NO_SNAPSHOT, 0),
-        (HostError("made to fail"), FallbackReason.RESTORE_FAILED, 0),
-        (OSError(5, "Input/output error"), FallbackReason.RESTORE_FAILED, 0),
-    ],
-    ids=lambda value: getattr(value, "code", value),
-)
-@pytest.mark.parametrize("step", BOOT)
+@pytest.mark.parametrize(("step", "error", "reason", "counted"), AT_EACH_STEP + EACH_ERROR, ids=str)
 async def test_a_warm_boot_that_fails_at_any_step_goes_on_cold(
     place: Lab, step: str, error: Exception, reason: FallbackReason, counted: int
 ) -> None:
     failing = Failing()
+    (snapshot,) = await prepare(place, snapshot=True)
     async with place.manager(failing, auto_rebuild=False) as manager:
-        snapshot = await manager.snapshot()
         failing.at, failing.error = ("boot-vm", step), error
         container = await manager.run()
         assert container.state is ContainerState.RUNNING
@@ -126,9 +128,8 @@ async def test_no_room_for_a_warm_boot_is_not_the_snapshots_fault(place: Lab) ->
 
 
 @pytest.mark.parametrize(
-    "error", [HostError("made to fail"), OSError(28, "No space left")], ids=repr
+    ("step", "error"), [*((step, HOST_ERROR) for step in BUILD), (BUILD[1], NO_SPACE)], ids=str
 )
-@pytest.mark.parametrize("step", BUILD)
 async def test_a_build_that_fails_at_any_step_leaves_nothing(
     place: Lab, step: str, error: Exception
 ) -> None:
@@ -152,8 +153,8 @@ async def test_a_build_that_fails_at_any_step_leaves_nothing(
 @pytest.mark.parametrize("step", BUILD)
 async def test_a_rebuild_that_fails_at_any_step_leaves_the_old_one(place: Lab, step: str) -> None:
     failing = Failing()
+    (old,) = await prepare(place, snapshot=True)
     async with place.manager(failing) as manager:
-        old = await manager.snapshot()
         failing.at = ("build-snapshot", step)
         await manager.snapshots.rebuild(old.id)
         await check(manager.running, ready=[old])
