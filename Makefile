@@ -8,10 +8,11 @@ QUICK = not (qemu or firecracker or kvm or docker or registry or postgres or roo
 export WARMBOOT_STATE = $(STATE)
 export PATH := $(CURDIR)/.venv/bin:$(STATE)/firecracker:$(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo test test-quick lint bench deb setup clean
+.PHONY: help demo picture test test-quick lint bench deb setup clean
 
 help:
 	@echo "make demo    install what is missing, then show a cold and a warm start side by side"
+	@echo "make picture the demo, and a picture of it for the README"
 	@echo "make test    run all tests: up to half an hour on two processors"
 	@echo "make test-quick  three minutes of them: pure parts, SQLite, API, command line"
 	@echo "make bench   measure the figures, table on the terminal, JSON in bench/results/"
@@ -25,6 +26,9 @@ setup:
 
 demo: setup
 	@$(PYTHON) -m demo
+
+picture: setup
+	@$(PYTHON) -m demo --picture docs/images/demo.svg
 
 test: lint
 	@$(PYTHON) -m pytest -n $(PROCESSES)

@@ -1,7 +1,8 @@
-"""``make demo``."""
+"""``make demo``; with ``--picture FILE``, what it has shown goes into an SVG as well."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import sys
@@ -11,6 +12,8 @@ from rich.console import Console
 
 from demo import boots, workers
 from demo.manager import manager, state_root
+
+PICTURE_COLUMNS = 84
 
 
 async def _demo(console: Console) -> None:
@@ -47,9 +50,18 @@ def _short(path: Path) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m demo")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="an SVG of what was shown")
+    picture: Path | None = parser.parse_args().picture
     if os.geteuid() != 0:
         raise SystemExit("the demo makes network namespaces: run it as root")
-    asyncio.run(_demo(Console(highlight=False)))
+    if picture is None:
+        asyncio.run(_demo(Console(highlight=False)))
+        return
+    console = Console(highlight=False, record=True, width=PICTURE_COLUMNS)
+    asyncio.run(_demo(console))
+    console.save_svg(str(picture), title="make demo")
 
 
-main()
+if __name__ == "__main__":
+    main()

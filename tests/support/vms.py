@@ -136,10 +136,13 @@ class Site:
 
     # -- the manager ---------------------------------------------------------------------------
 
-    async def start(self, settings: Mapping[str, str] | None = None) -> None:
-        """``settings`` are for this manager only."""
+    async def start(
+        self, settings: Mapping[str, str] | None = None, source: Path | None = None
+    ) -> None:
+        """``settings`` are for this manager only; ``source`` is where another version's code is."""
         environment = {
             **_environment(),
+            **({"PYTHONPATH": str(source)} if source is not None else {}),
             "MANAGER_STORAGE_ROOT": str(self.storage),
             "MANAGER_PORT": str(self.port),
             "MANAGER_NETWORK_PREFIX": self.prefix,
