@@ -112,7 +112,7 @@ async def _running(settings: Settings, hook: Hook | None = None) -> AsyncIterato
                 tasks.keep_going(Work.WARM_POOL, "stand-by", parts.warm_pool.keep_filled)
                 tasks.keep_going(Work.HOUSEKEEPING, "housekeeping", parts.kept.housekeeping)
                 expire = partial(keep_expiring, store, parts.metrics.failed)
-                tasks.keep_going(Work.EXPIRE_RECORDS, "expire-old", expire)
+                tasks.keep_going(Work.EXPIRE_RECORDS, "forget-old", expire)
                 reporting = partial(keep_reporting, host.repaired, events, parts.metrics.failed)
                 tasks.keep_going(Work.NETWORK_RULES, "network-rules", reporting)
                 await parts.given.register()
