@@ -54,7 +54,11 @@ def python(extra: str, code: str, *argv: str) -> subprocess.CompletedProcess[str
         for module, owners in packages_distributions().items()
         if any(re.sub(r"[-_.]+", "-", owner).lower() in brought for owner in owners)
     } | {"warmboot"}
-    environment = {**os.environ, "WARMBOOT_URL": "http://127.0.0.1:9"}
+    environment = {
+        **os.environ,
+        "WARMBOOT_URL": "http://127.0.0.1:9",
+        "MANAGER_STORAGE_ROOT": "/dev/null/none",  # nothing is to start, and nothing can
+    }
     return subprocess.run(
         [sys.executable, "-c", ONLY + code, ",".join(modules), *argv],
         capture_output=True,

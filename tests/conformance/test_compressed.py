@@ -259,7 +259,11 @@ async def test_one_whose_pages_nobody_serves_is_not_adopted(stored: Stored, rig:
     await asyncio.to_thread(os.waitpid, pager, 0)
     with pytest.raises(VmGone):
         await rig.driver().attach(spec, handle)
-    assert rig.left_over() == []
+
+    async def nothing() -> bool:  # its console's log ends just after it
+        return rig.left_over() == []
+
+    await eventually(nothing, "nothing of it is left")
 
 
 @serves_frames
