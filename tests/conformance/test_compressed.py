@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -232,11 +233,12 @@ async def test_frames_are_served_and_nothing_is_unpacked(stored: Stored, rig: Ri
 def _pager_of(vm: Vm) -> int:
     """The process beside the VMM."""
     needle = os.fsencode(vm.handle.vm_id)
-    found = [
-        int(entry.name)
-        for entry in Path("/proc").glob("[0-9]*")
-        if needle in (line := (entry / "cmdline").read_bytes()) and b"memory/__main__.py" in line
-    ]
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # others come and go meanwhile
+            line = (entry / "cmdline").read_bytes()
+            if needle in line and b"memory/__main__.py" in line:
+                found.append(int(entry.name))
     assert len(found) == 1
     return found[0]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -96,15 +97,18 @@ async def nobody_writes(folder: Path) -> None:
     """A helper ends with its manager: it must not go on beside the next one's."""
 
     async def all_closed() -> bool:
-        return not any(folder in _target(fd).parents for fd in Path("/proc").glob("[0-9]*/fd/*"))
+        return not any(folder in path.parents for path in _open_files())
 
     await eventually(all_closed, f"no process has a file of {folder} open")
 
 
-def _target(link: Path) -> Path:
-    with contextlib.suppress(OSError):
-        return link.readlink()
-    return Path()
+def _open_files() -> Iterator[Path]:
+    """What the processes of this machine have open, as they come and go."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            for name in os.listdir(process / "fd"):  # noqa: PTH208
+                with contextlib.suppress(OSError):
+                    yield (process / "fd" / name).readlink()
 
 
 @pytest.mark.parametrize("verb", ["compress", "unpack"])
