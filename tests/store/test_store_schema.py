@@ -26,6 +26,7 @@ from warmboot.model.errors import (
     InvalidRequest,
     NotFound,
     NotSupported,
+    RowUnreadable,
     Unavailable,
 )
 from warmboot.model.runtime_snapshot import SnapshotState
@@ -219,9 +220,9 @@ async def test_a_row_that_cannot_be_read_is_told_apart(database_url: str) -> Non
                 ),
             ],
         )
-        with pytest.raises(Unavailable, match="melted"):
+        with pytest.raises(RowUnreadable, match="melted"):
             await store.snapshots.get(snapshot.id)
-        with pytest.raises(Unavailable, match="RuntimeImageManifest"):
+        with pytest.raises(RowUnreadable, match="RuntimeImageManifest"):
             await store.images.get(image.id)
         with pytest.raises(NotFound):
             await store.containers.find("other tables are well")

@@ -37,6 +37,7 @@ STATUS: Mapping[type[errors.WarmbootError], int] = {
     errors.NotSupported: 422,
     errors.Unavailable: 503,
     errors.DiskFull: 507,
+    errors.RowUnreadable: 409,
     errors.HostError: 500,
     errors.ImageDamaged: 422,
     errors.VmGone: 409,

@@ -37,6 +37,7 @@ from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.boot_admission import BootAdmission
 from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.may_own import unreadable_rows
 from warmboot.manager.core.saga import Hook, SagaRunner
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.core.unsettled import Unsettled
@@ -260,7 +261,7 @@ def _wire(
     given = ConfiguredImage(store, images, events, _given_files(settings))
 
     async def more_checks() -> Sequence[Check]:
-        checks = [*unsettled.checks(), *await given.checks()]
+        checks = [*unsettled.checks(), *await unreadable_rows(store), *await given.checks()]
         return [*checks, *await _more_checks(settings)]
 
     services = Services(

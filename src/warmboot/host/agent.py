@@ -35,6 +35,7 @@ from warmboot.host.storage.storage import Storage, remove_folder
 from warmboot.host.vm import leftovers
 from warmboot.host.vm.boot_logs import BootLogs
 from warmboot.host.vm.live_vm import LiveVm
+from warmboot.host.vm.spared import NOTHING, Spared, slots_in_use
 from warmboot.host.vm.unresponsive import UnresponsiveVms
 from warmboot.host.vm.vm_files import VMM_GID, DiskSource, VmFiles, snapshot_disks
 from warmboot.hypervisors.base import Hypervisor, MachineSnapshot, Probe, Vm
@@ -82,6 +83,7 @@ class HostAgent:
         self._standing_by: set[str] = set()
         self._stalled: set[str] = set()
         self._coming_first: set[asyncio.Task[None]] = set()
+        self._spared = NOTHING
 
     @property
     def vms_root(self) -> Path:
@@ -90,28 +92,27 @@ class HostAgent:
     async def probe(self) -> Probe:
         return await self.hypervisor.probe()
 
-    async def start(self, records: Sequence[VmRecord]) -> list[str]:
+    async def start(self, records: Sequence[VmRecord], spared: Spared = NOTHING) -> list[str]:
         """Take over what an earlier manager left; returns the ids of VMs that are lost.
 
-        One whose VMM is there and does not answer is kept: see ``unresponsive``.
-        Everything of ours that belongs to no record is removed: processes, namespaces, folders.
+        One whose VMM is there and does not answer is kept: see ``unresponsive``. Everything else
+        of ours that is not ``spared`` is removed: processes, namespaces, folders.
         """
+        self._spared = spared
         await self._storage.make_folders(self.vms_root, self.files.root)
         await self.cache.tidy()
-        known = {record.id for record in records}
+        known = spared.vm_ids | {record.id for record in records}
         await leftovers.remove(self.vms_root, known)
         await self.confinement.start(known)
         found = await asyncio.gather(*(self._adopt(record) for record in records))
         adopted = [record for record, is_there in zip(records, found, strict=True) if is_there]
         if self.network is not None:
-            slots = [(Slot.from_dict(r.slot), r) for r in adopted if r.slot is not None]
-            vmms = {slot.index: r.handle.pid for slot, r in slots if r.handle is not None}
-            await self.network.start([slot for slot, _ in slots], vmms)
+            await self.network.start(*slots_in_use(adopted, spared))
         return [record.id for record in records if record not in adopted]
 
     async def stop(self) -> None:
         """Let go of everything; the VMs run on. Without VMs nothing of ours stays on the host."""
-        in_use = bool(self._machines or self._unresponsive.vms)
+        in_use = bool(self._machines or self._unresponsive.vms or self._spared.any)
         for machine in self._machines.values():
             await machine.let_go()
         self._machines.clear()
@@ -383,8 +384,7 @@ class HostAgent:
         try:
             return self._machines[vm_id]
         except KeyError:
-            gone = VmGone(f"there is no VM {vm_id} on this host")
-            raise self.unresponsive(vm_id) or gone from None
+            raise self.unresponsive(vm_id) or VmGone(f"there is no VM {vm_id} here") from None
 
     async def _adopt(self, record: VmRecord) -> bool:
         """Whether it is there, be it without an answer."""

@@ -15,6 +15,7 @@
     │   ├── RegistryUnavailable
     │   └── EngineUnavailable
     ├── DiskFull
+    ├── RowUnreadable             the database holds it, and it cannot be read
     └── HostError                 something on the machine failed
         ├── ImageDamaged          a runtime image's file is missing or is not what it was
         ├── SnapshotDamaged       a snapshot's file is missing or is not what it was
@@ -122,6 +123,10 @@ class EngineUnavailable(Unavailable):
 
 class DiskFull(WarmbootError):
     code = "disk-full"
+
+
+class RowUnreadable(WarmbootError):
+    code = "row-unreadable"
 
 
 class HostError(WarmbootError):

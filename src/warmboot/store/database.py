@@ -68,6 +68,8 @@ class Database:
         self._reader = reader
         name = writer.dialect.name
         self._is_postgres = name == "postgresql"
+        url = writer.url
+        self.shell = f"psql {url.database}" if self._is_postgres else f"sqlite3 {url.database}"
         # asyncio's are first come, first served; the pools' own queues are not, and have a limit.
         self._writing = asyncio.Semaphore(_WRITERS[name])
         self._reading = asyncio.Semaphore(_READERS[name])

@@ -17,6 +17,7 @@ from warmboot.store.repositories.images import RuntimeImageRepository
 from warmboot.store.repositories.meta import MetaRepository
 from warmboot.store.repositories.operations import OperationRepository
 from warmboot.store.repositories.snapshots import RuntimeSnapshotRepository
+from warmboot.store.repositories.unreadable import UnreadableRows
 from warmboot.store.repositories.vms import VmRepository
 from warmboot.store.repositories.workers import WorkerRepository
 
@@ -37,6 +38,7 @@ class Store:
         self.idempotency = IdempotencyRepository(database)
         self.meta = MetaRepository(database)
         self.counts = CountQueries(database)
+        self.unreadable = UnreadableRows(database)
 
     @classmethod
     @asynccontextmanager

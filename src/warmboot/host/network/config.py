@@ -13,7 +13,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueE
 from pathlib import Path
 from typing import Any
 
-from warmboot.model.errors import InvalidRequest
+from warmboot.model.errors import InvalidRequest, NetworkError
 
 NETNS_DIR = Path("/run/netns")
 
@@ -150,4 +150,11 @@ class Slot:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Slot:
-        return cls(**{**data, "namespace": Path(data["namespace"])})
+        try:
+            return cls(**{**data, "namespace": Path(data["namespace"])})
+        except (TypeError, LookupError) as error:
+            raise NetworkError(
+                "the network slot of a VM cannot be read",
+                details=f"{dict(data)!r}: {error}",
+                resolution="run the version of warmboot that wrote it, or restore a backup",
+            ) from error

@@ -55,24 +55,33 @@ class Network:
 
     # -- life ------------------------------------------------------------------------------------
 
-    async def start(self, in_use: Sequence[Slot], vmms: Mapping[int, int] | None = None) -> None:
+    async def start(
+        self,
+        in_use: Sequence[Slot],
+        vmms: Mapping[int, int] | None = None,
+        spare_others: bool = False,
+    ) -> None:
         """Set up the host, adopt ``in_use``, clear away what else bears our prefix, fill the pool.
 
         ``NetworkError`` when the machine lacks something or the subnet is in use. The prefix is
         ours alone by then (``host.manager_lock``). ``vmms`` has the pids of the processes in slots
         by index: around them what somebody has deleted of a slot in use is made again. Where that
         cannot be done, ``republish`` tells why, and ``release`` takes the slot all the same.
+        ``spare_others``: what else bears our prefix may be somebody's: it is neither cleared away
+        nor given to another.
         """
         preflight.check_host()
         self._config.state_dir.mkdir(parents=True, exist_ok=True)
         self._started = True
         try:
-            await self._set_up(in_use, vmms or {})
+            await self._set_up(in_use, vmms or {}, spare_others)
         except BaseException:  # cancelled, too; raised again
-            await self.stop(keep=bool(in_use))
+            await self.stop(keep=bool(in_use) or spare_others)
             raise
 
-    async def _set_up(self, in_use: Sequence[Slot], vmms: Mapping[int, int]) -> None:
+    async def _set_up(
+        self, in_use: Sequence[Slot], vmms: Mapping[int, int], spare_others: bool
+    ) -> None:
         config = self._config
         names = await namespaces.in_thread(links.link_names)
         await namespaces.in_thread(partial(preflight.check_subnet, config, names))
@@ -81,9 +90,12 @@ class Network:
         await self._forwarding.allow()  # before the watch, which would take it for a finding
         await self._upkeep.start(await self._foreign_bridges())
         leftovers = self._leftovers(names)
-        await self._publishing.close_all_but(
-            {slot.ns_ip for slot in in_use}, {slot.ns_ip for slot in leftovers}
-        )
+        alive = {slot.ns_ip for slot in in_use}
+        if spare_others:
+            alive |= {slot.ns_ip for slot in leftovers}
+            self._taken |= {slot.index: slot.serial for slot in leftovers}
+            leftovers = []
+        await self._publishing.close_all_but(alive, {slot.ns_ip for slot in leftovers})
         await self._remove_all(leftovers)
         for slot in in_use:
             try:

@@ -29,8 +29,10 @@ from warmboot.criu.containerd import RestoreCopies
 from warmboot.host.agent import HostAgent
 from warmboot.host.storage.survey import DiskSurvey
 from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.may_own import Of, claims
 from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.garbage.choose_garbage import Limits, Seen, active_count, choose_garbage
+from warmboot.model.claims import NOBODYS
 from warmboot.model.errors import InUse
 from warmboot.model.garbage import Cached, Garbage, Kind, Why
 from warmboot.model.garbage import Collection as Collected
@@ -123,8 +125,9 @@ class CollectGarbage:
 
     async def _evict_unpacked_of_nobody(self) -> None:
         """What was unpacked of a snapshot that is gone is of no use any more."""
-        known = {s.id for s in await self._store.snapshots.list()}
-        await self._host.cache.evict(sys.maxsize, known=known)
+        known = {str(s.id) for s in await self._store.snapshots.list()}
+        owners = (await claims(self._store))[Of.SNAPSHOTS] | known
+        await self._host.cache.evict(sys.maxsize, known=_uuids(owners))
 
     async def make_room(self) -> None:
         """Have the least used snapshot go if a further one would be too many.
@@ -167,7 +170,9 @@ class CollectGarbage:
             lying += await asyncio.to_thread(self._restores.look)
         entries = await self._host.cache.entries()
         snapshots = await self._store.snapshots.list(include_deleted=True)
-        leased = [s.id for s in snapshots if await self._store.snapshots.leases(s.id)]
+        claimed = (await claims(self._store))[Of.SNAPSHOTS]
+        leases = self._store.snapshots.leases
+        leased = [s.id for s in snapshots if str(s.id) in claimed or await leases(s.id)]
         seen = Seen(
             snapshots=snapshots,
             leased=frozenset(leased),
@@ -190,19 +195,27 @@ class CollectGarbage:
         images = await self._store.images.list()
         containers = await self._store.containers.list()
         records = await self._store.vms.list()
+        owned = await claims(self._store)
+        snapshot_ids = owned[Of.SNAPSHOTS]
         vms = {record.id for record in records}
         needed = {path.parent.name for record in records for path in record.spec.files}
         ids = {str(snapshot.id) for snapshot in snapshots}
         creating = [s for s in snapshots if s.state is SnapshotState.CREATING]
         return {
-            Kind.SNAPSHOT_FOLDER: ids,
-            Kind.HALF_BUILT: {str(snapshot.id) for snapshot in creating},
-            Kind.CACHE: {str(s.id) for s in snapshots if s.state is not SnapshotState.DELETED},
+            Kind.SNAPSHOT_FOLDER: snapshot_ids | ids,
+            Kind.HALF_BUILT: snapshot_ids | {str(snapshot.id) for snapshot in creating},
+            Kind.CACHE: snapshot_ids
+            | {str(s.id) for s in snapshots if s.state is not SnapshotState.DELETED},
             # What an image had before its agent was renewed may be under a VM's disk.
-            Kind.IMAGE_FOLDER: {image.path.name for image in images} | needed,
+            Kind.IMAGE_FOLDER: owned[Of.IMAGE_FOLDERS]
+            | {image.path.name for image in images}
+            | needed,
             Kind.EMPTY_FOLDER: {str(image.id) for image in images},
-            Kind.VM_FOLDER: vms | {str(operation.data.get("vm_id")) for operation in operations},
-            Kind.ARCHIVE: {c.spec.archive for c in containers if c.spec.archive},
+            Kind.VM_FOLDER: owned[Of.VMS]
+            | vms
+            | {str(operation.data.get("vm_id")) for operation in operations},
+            Kind.ARCHIVE: owned[Of.ARCHIVES]
+            | {c.spec.archive for c in containers if c.spec.archive},
         }
 
     # -- steps ---------------------------------------------------------------------------------
@@ -242,8 +255,14 @@ class CollectGarbage:
             log.info(f"Runtime snapshot {snapshot.id} goes: {one.why.phrase}")
             await self._events.emit("runtime-snapshot.deleted", snapshot.id, why=one.why)
 
-    async def _give_back(self, snapshot: RuntimeSnapshot) -> bool:
+    async def _is_held(self, snapshot: RuntimeSnapshot) -> bool:
+        """By a lease, or perhaps by what cannot be read."""
         if await self._store.snapshots.leases(snapshot.id):
+            return True
+        return str(snapshot.id) in (await claims(self._store))[Of.SNAPSHOTS]
+
+    async def _give_back(self, snapshot: RuntimeSnapshot) -> bool:
+        if await self._is_held(snapshot):
             return False  # nobody else can lease it any more: it is deleted
         try:
             await self._host.files.discard(snapshot.runtime_image_id, snapshot.id)
@@ -272,5 +291,11 @@ class CollectGarbage:
         if not going:
             return set()
         stay = sum(one.size_bytes for one in seen.caches if one.path not in going)
-        known = {UUID(owner) for owner in seen.known[Kind.CACHE]}
+        known = _uuids(seen.known[Kind.CACHE])
         return {entry.path for entry in await self._host.cache.evict(stay, known=known)}
+
+
+def _uuids(owners: Collection[str]) -> set[UUID] | None:
+    """``None``: any may be an owner."""
+    claimed = NOBODYS | owners
+    return None if claimed.whatever else claimed.uuids()

@@ -85,7 +85,7 @@ class ResumeWorker:
                 return await self._store.checkpoints.get(worker.paused_into)
             except NotFound:  # somebody deleted just that one
                 pass
-        for checkpoint in await self._store.checkpoints.of_worker(worker.id):
+        for checkpoint in await self._store.checkpoints.of_worker(worker.id, readable=True):
             if checkpoint.state is CheckpointState.READY:
                 return checkpoint
         raise NotFound(

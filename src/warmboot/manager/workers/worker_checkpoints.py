@@ -57,7 +57,7 @@ class WorkerCheckpoints:
         await asyncio.to_thread(shutil.rmtree, self._scratch, True)
 
     async def list(self, worker: Worker) -> Sequence[Checkpoint]:
-        return await self._store.checkpoints.of_worker(worker.id)
+        return await self._store.checkpoints.of_worker(worker.id, readable=True)
 
     async def get(self, worker: Worker, name: str) -> Checkpoint:
         return await self._store.checkpoints.named(worker.id, name)

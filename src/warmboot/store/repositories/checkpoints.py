@@ -6,22 +6,20 @@ from dataclasses import fields
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, delete, select
+from sqlalchemy import delete, select
 
 from warmboot.model.checkpoint import CHECKPOINT_TRANSITIONS, Checkpoint, CheckpointState
 from warmboot.model.errors import NameTaken, NotFound
 from warmboot.store.database import Database
+from warmboot.store.lenient import Rows
 from warmboot.store.repositories.guard import Changes, check_fields, with_shape
 from warmboot.store.tables import checkpoints
 
-_COLUMNS = [column for column in checkpoints.c if column.name != "updated_at"]
 _FIELDS = [field.name for field in fields(Checkpoint)]
 _CHANGEABLE = frozenset(_FIELDS) - {"id", "worker_id", "name", "state", "created_at"}
-_CHANGES = Changes(checkpoints, _COLUMNS, CHECKPOINT_TRANSITIONS)
 
-
-def _checkpoint(row: Row[Any]) -> Checkpoint:
-    return Checkpoint(**row._mapping)
+ROWS = Rows(checkpoints, lambda values: Checkpoint(**values), omit=("updated_at",))
+_CHANGES = Changes(checkpoints, ROWS.columns, CHECKPOINT_TRANSITIONS)
 
 
 def _unknown(reference: object) -> NotFound:
@@ -50,33 +48,38 @@ class CheckpointRepository:
 
     async def get(self, checkpoint_id: UUID) -> Checkpoint:
         """The checkpoint, or ``NotFound``."""
-        query = select(*_COLUMNS).where(checkpoints.c.id == checkpoint_id)
+        query = select(*ROWS.columns).where(checkpoints.c.id == checkpoint_id)
         async with self._database.read() as connection:
             row = (await connection.execute(query)).first()
         if row is None:
             raise _unknown(checkpoint_id)
-        return _checkpoint(row)
+        return ROWS.one(row)
 
     async def named(self, worker_id: UUID, name: str) -> Checkpoint:
         """The worker's checkpoint of that name, or ``NotFound``."""
-        query = select(*_COLUMNS).where(
+        query = select(*ROWS.columns).where(
             checkpoints.c.worker_id == worker_id, checkpoints.c.name == name
         )
         async with self._database.read() as connection:
             row = (await connection.execute(query)).first()
         if row is None:
             raise _unknown(repr(name))
-        return _checkpoint(row)
+        return ROWS.one(row)
 
-    async def of_worker(self, worker_id: UUID) -> tuple[Checkpoint, ...]:
-        """All of a worker's, newest first."""
+    async def of_worker(self, worker_id: UUID, *, readable: bool = False) -> tuple[Checkpoint, ...]:
+        """All of a worker's, newest first.
+
+        ``RowUnreadable`` if one cannot be read: what is decided by them all would be wrong.
+        ``readable``: those that can be.
+        """
+        made = ROWS.all if readable else ROWS.every
         query = (
-            select(*_COLUMNS)
+            select(*ROWS.columns)
             .where(checkpoints.c.worker_id == worker_id)
             .order_by(checkpoints.c.created_at.desc(), checkpoints.c.id.desc())
         )
         async with self._database.read() as connection:
-            return tuple(_checkpoint(row) for row in await connection.execute(query))
+            return made(await connection.execute(query))
 
     async def set_state(
         self, checkpoint_id: UUID, new: CheckpointState, **changes: Any
@@ -87,7 +90,7 @@ class CheckpointRepository:
             row = await _CHANGES.move(connection, checkpoint_id, new, with_shape(changes))
             if row is None:
                 raise _unknown(checkpoint_id)
-            return _checkpoint(row)
+            return ROWS.one(row)
 
     async def remove(self, checkpoint_id: UUID) -> bool:
         """Forget it; whether it was there."""

@@ -9,28 +9,30 @@ from dataclasses import fields
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, and_, bindparam, delete, or_, select
+from sqlalchemy import and_, bindparam, delete, or_, select
 
 from warmboot.model.container import CONTAINER_TRANSITIONS, Container, ContainerState
 from warmboot.model.errors import Conflict, NameTaken, NotFound
 from warmboot.model.shapes import Shape
 from warmboot.store.codec import is_storable
 from warmboot.store.database import Database
+from warmboot.store.lenient import Rows
 from warmboot.store.repositories.guard import Changes, check_fields, with_shape
 from warmboot.store.tables import containers
 
-_COLUMNS = [column for column in containers.c if column.name not in {"name", "updated_at"}]
 _FIELDS = [field.name for field in fields(Container)]
 _CHANGEABLE = frozenset(_FIELDS) - {"id", "spec", "state", "created_at"}
 _HEX_ID = re.compile(r"[0-9a-f]{1,32}")
-_CHANGES = Changes(containers, _COLUMNS, CONTAINER_TRANSITIONS)
-_BY_ID = select(*_COLUMNS).where(containers.c.id == bindparam("id"))
 
 
-def _container(row: Row[Any]) -> Container:
-    values = dict(row._mapping)
+def _container(values: dict[str, Any]) -> Container:
     values["shape"] = Shape(values.pop("vcpus"), values.pop("memory_mib"))
     return Container(**values)
+
+
+ROWS = Rows(containers, _container, omit=("name", "updated_at"))
+_CHANGES = Changes(containers, ROWS.columns, CONTAINER_TRANSITIONS)
+_BY_ID = select(*ROWS.columns).where(containers.c.id == bindparam("id"))
 
 
 def _unknown(reference: object) -> NotFound:
@@ -61,7 +63,7 @@ class ContainerRepository:
             row = (await connection.execute(_BY_ID, {"id": container_id})).first()
         if row is None:
             raise _unknown(container_id)
-        return _container(row)
+        return ROWS.one(row)
 
     async def find(self, reference: str) -> Container:
         """By whole id, name, or unique beginning of an id, in this order.
@@ -78,16 +80,18 @@ class ContainerRepository:
         if _HEX_ID.fullmatch(digits):
             first, last = UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
             conditions.append(and_(containers.c.id >= first, containers.c.id <= last))
-        query = select(*_COLUMNS).where(or_(*conditions)).order_by(containers.c.id).limit(3)
+        query = select(*ROWS.columns).where(or_(*conditions)).order_by(containers.c.id).limit(3)
         async with self._database.read() as connection:
-            found = [_container(row) for row in await connection.execute(query)]
-            if len(found) == 3:
+            rows = list(await connection.execute(query))
+            if len(rows) == 3:
                 # Only a beginning so short can hide a name behind others.
-                named = await connection.execute(select(*_COLUMNS).where(conditions[0]))
-                found += [_container(row) for row in named]
+                rows += await connection.execute(select(*ROWS.columns).where(conditions[0]))
+        found, unreadable = ROWS.apart(rows)
         for container in found:
             if container.name == reference:
                 return container
+        for row in unreadable:  # it may be the one
+            raise row.error()
         if not found:
             raise _unknown(reference)
         if len(found) > 1:
@@ -101,11 +105,12 @@ class ContainerRepository:
         self, states: Collection[ContainerState] | None = None, *, limit: int | None = None
     ) -> tuple[Container, ...]:
         """Those in ``states`` (any), newest first, at most ``limit``."""
-        query = select(*_COLUMNS).order_by(containers.c.created_at.desc(), containers.c.id.desc())
+        newest_first = containers.c.created_at.desc(), containers.c.id.desc()
+        query = select(*ROWS.columns).order_by(*newest_first)
         if states is not None:
             query = query.where(containers.c.state.in_(sorted(states)))
         async with self._database.read() as connection:
-            return tuple(_container(row) for row in await connection.execute(query.limit(limit)))
+            return ROWS.all(await connection.execute(query.limit(limit)))
 
     async def set_state(self, container_id: UUID, new: ContainerState, **changes: Any) -> Container:
         """Change the state, and fields along with it. ``IllegalTransition``, ``NotFound``."""
@@ -114,7 +119,7 @@ class ContainerRepository:
             row = await _CHANGES.move(connection, container_id, new, with_shape(changes))
             if row is None:
                 raise _unknown(container_id)
-            return _container(row)
+            return ROWS.one(row)
 
     async def update(self, container_id: UUID, **changes: Any) -> Container:
         """Change fields, but not the state. ``NotFound``."""
@@ -123,7 +128,7 @@ class ContainerRepository:
             row = await _CHANGES.update(connection, container_id, with_shape(changes))
             if row is None:
                 raise _unknown(container_id)
-            return _container(row)
+            return ROWS.one(row)
 
     async def remove(self, container_id: UUID) -> bool:
         """Forget it; whether it was there."""

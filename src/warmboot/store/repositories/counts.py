@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, func, select, type_coerce
 
 from warmboot.model.journal.operation import OperationState
 from warmboot.store.database import Database
+from warmboot.store.lenient import Damage, Lenient
 from warmboot.store.tables import (
     checkpoints,
     containers,
@@ -21,10 +23,14 @@ from warmboot.store.tables import (
     workers,
 )
 
+UNREADABLE = "unreadable"
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """By state or kind; what there is none of is not named. ``leases`` by snapshot."""
+    """By state or kind; what there is none of is not named, what cannot be read is ``unreadable``.
+
+    ``leases`` by snapshot."""
 
     images: int
     snapshots: Mapping[str, int]
@@ -45,17 +51,19 @@ class CountQueries:
         async with self._database.read() as connection:
 
             async def by(column: ColumnElement[object]) -> Mapping[object, int]:
-                found = await connection.execute(select(column, func.count()).group_by(column))
-                return {key: int(count) for key, count in found}
+                read = type_coerce(column, Lenient(column.type))
+                found = await connection.execute(select(read, func.count()).group_by(column))
+                counted: Counter[object] = Counter()
+                for key, count in found:
+                    counted[UNREADABLE if isinstance(key, Damage) else key] += int(count)
+                return counted
 
             async def states(column: ColumnElement[object]) -> Mapping[str, int]:
                 return {str(key): count for key, count in (await by(column)).items()}
 
             known = select(func.count()).where(images.c.deleted_at.is_(None))
             running = select(func.count()).where(operations.c.state == OperationState.RUNNING)
-            held = await connection.execute(
-                select(leases.c.snapshot_id, func.count()).group_by(leases.c.snapshot_id)
-            )
+            held = await by(leases.c.snapshot_id)
             return Counts(
                 images=await connection.scalar(known) or 0,
                 snapshots=await states(runtime_snapshots.c.state),
@@ -66,6 +74,6 @@ class CountQueries:
                     await connection.scalar(select(func.sum(checkpoints.c.size_bytes))) or 0
                 ),
                 vms=await states(vms.c.kind),
-                leases={snapshot_id: int(count) for snapshot_id, count in held},
+                leases={key: count for key, count in held.items() if isinstance(key, UUID)},
                 unfinished=await connection.scalar(running) or 0,
             )

@@ -15,9 +15,11 @@ from sqlalchemy import delete, func, select
 from warmboot.model.journal.event import Event
 from warmboot.store.clock import now
 from warmboot.store.database import Database
+from warmboot.store.lenient import Rows
 from warmboot.store.tables import events
 
 _APPEND = events.insert().returning(*events.c)
+ROWS = Rows(events, lambda values: Event(**values))
 
 
 class EventRepository:
@@ -33,17 +35,24 @@ class EventRepository:
 
     async def since(self, last_id: int, limit: int = 100) -> tuple[Event, ...]:
         """The events after ``last_id``, at most ``limit``, in order."""
-        query = select(events).where(events.c.id > last_id).order_by(events.c.id).limit(limit)
+        query = select(*ROWS.columns).order_by(events.c.id).limit(limit)
         async with self._database.read() as connection:
-            return tuple(Event(**row._mapping) for row in await connection.execute(query))
+            while True:
+                rows = list(await connection.execute(query.where(events.c.id > last_id)))
+                found = ROWS.all(rows)
+                if found or not rows:
+                    return found
+                last_id = rows[-1].id  # none of them can be read: on to the next
 
     async def of_kind(self, kind: str, since: datetime) -> tuple[Event, ...]:
         """The events of one kind that happened after ``since``, in order."""
         query = (
-            select(events).where(events.c.kind == kind, events.c.at > since).order_by(events.c.id)
+            select(*ROWS.columns)
+            .where(events.c.kind == kind, events.c.at > since)
+            .order_by(events.c.id)
         )
         async with self._database.read() as connection:
-            return tuple(Event(**row._mapping) for row in await connection.execute(query))
+            return ROWS.all(await connection.execute(query))
 
     async def last_id(self) -> int:
         """The newest event's id, 0 if there is none: from here on is the future."""

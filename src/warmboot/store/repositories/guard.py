@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Column, Row, Table, bindparam, select, update
+from sqlalchemy import ColumnElement, Row, Table, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.dml import ReturningUpdate
 
@@ -42,7 +42,9 @@ class Updates:
     once: making one takes longer than running it.
     """
 
-    def __init__(self, table: Table, columns: Sequence[Column[Any]], **computed: Any) -> None:
+    def __init__(
+        self, table: Table, columns: Sequence[ColumnElement[Any]], **computed: Any
+    ) -> None:
         statement = update(table).where(table.c.id == bindparam(_ID)).returning(*columns)
         self._update = statement.values(computed) if computed else statement
 
@@ -59,7 +61,7 @@ class Changes(Updates, Generic[S]):
     """``Updates`` of rows that have a state, which changes only from where that is legal."""
 
     def __init__(
-        self, table: Table, columns: Sequence[Column[Any]], transitions: Transitions[S]
+        self, table: Table, columns: Sequence[ColumnElement[Any]], transitions: Transitions[S]
     ) -> None:
         super().__init__(table, columns)
         self._table = table

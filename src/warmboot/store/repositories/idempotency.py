@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import bindparam, delete, select, update
 
@@ -15,6 +16,7 @@ from warmboot.model.errors import NotFound
 from warmboot.model.journal.idempotency import Claim, Claimed, Done, Mismatch, Running
 from warmboot.store.clock import now
 from warmboot.store.database import Database
+from warmboot.store.lenient import Rows
 from warmboot.store.tables import idempotency_keys
 
 _RUNNING, _DONE = "running", "done"
@@ -23,6 +25,7 @@ _COMPLETE = update(idempotency_keys).where(
     idempotency_keys.c.key == bindparam("key_"),
     idempotency_keys.c.state == _RUNNING,
 )
+ROWS: Rows[dict[str, Any]] = Rows(idempotency_keys, lambda values: values)
 
 
 class IdempotencyRepository:
@@ -39,7 +42,7 @@ class IdempotencyRepository:
             "state": _RUNNING,
             "created_at": now(),
         }
-        query = select(idempotency_keys).where(
+        query = select(*ROWS.columns).where(
             idempotency_keys.c.scope == scope, idempotency_keys.c.key == key
         )
         async with self._database.write(alone=True) as connection:
@@ -50,11 +53,12 @@ class IdempotencyRepository:
                 if row is not None:
                     break
                 # It was abandoned in between: claim it after all.
-        if row.state == _RUNNING:
+        kept = ROWS.one(row)
+        if kept["state"] == _RUNNING:
             return Running()
-        if row.request_hash != request_hash:
+        if kept["request_hash"] != request_hash:
             return Mismatch()
-        return Done(status=row.status, headers=row.headers, body=row.body)
+        return Done(status=kept["status"], headers=kept["headers"], body=kept["body"])
 
     async def complete(
         self, scope: str, key: str, *, status: int, headers: Mapping[str, str], body: bytes

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, and_, bindparam, delete, exists, or_, select, update
+from sqlalchemy import and_, bindparam, delete, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -22,15 +22,14 @@ from warmboot.model.runtime_snapshot import SnapshotState
 from warmboot.store.clock import now
 from warmboot.store.codec import is_storable
 from warmboot.store.database import Database
+from warmboot.store.lenient import Rows
 from warmboot.store.tables import containers, images, runtime_snapshots
 
-_FIELDS = [column for column in images.c if column.name not in {"deleted_at", "versions"}]
+_HIDDEN = ("deleted_at", "versions")
+_FIELDS = [column.name for column in images.c if column.name not in _HIDDEN]
+ROWS = Rows(images, lambda values: RuntimeImage(**values), omit=_HIDDEN)
 _VISIBLE = images.c.deleted_at.is_(None)
-_BY_ID = select(*_FIELDS).where(images.c.id == bindparam("id"), _VISIBLE)
-
-
-def _image(row: Row[tuple[object, ...]]) -> RuntimeImage:
-    return RuntimeImage(**row._mapping)
+_BY_ID = select(*ROWS.columns).where(images.c.id == bindparam("id"), _VISIBLE)
 
 
 def unknown_image(image_id: UUID) -> NotFound:
@@ -47,7 +46,7 @@ class RuntimeImageRepository:
     async def add(self, image: RuntimeImage) -> None:
         """``NameTaken``, or ``Conflict`` if the same files are registered already."""
         insert = self._database.insert(images).values(
-            {column.name: getattr(image, column.name) for column in _FIELDS}
+            {name: getattr(image, name) for name in _FIELDS}
         )
         async with self._database.write() as connection:
             added = await connection.execute(insert.on_conflict_do_nothing().returning(images.c.id))
@@ -66,7 +65,7 @@ class RuntimeImageRepository:
             row = (await connection.execute(_BY_ID, {"id": image_id})).first()
         if row is None:
             raise unknown_image(image_id)
-        return _image(row)
+        return ROWS.one(row)
 
     async def by_digest(self, digest: str) -> RuntimeImage | None:
         return await self._one(images.c.digest == digest) if is_storable(digest) else None
@@ -76,9 +75,9 @@ class RuntimeImageRepository:
 
     async def list(self) -> tuple[RuntimeImage, ...]:
         """All, oldest first."""
-        query = select(*_FIELDS).where(_VISIBLE).order_by(images.c.created_at, images.c.id)
+        query = select(*ROWS.columns).where(_VISIBLE).order_by(images.c.created_at, images.c.id)
         async with self._database.read() as connection:
-            return tuple(_image(row) for row in await connection.execute(query))
+            return ROWS.all(await connection.execute(query))
 
     async def renew(
         self, image_id: UUID, was: str, digest: str, path: Path, manifest: RuntimeImageManifest
@@ -96,12 +95,12 @@ class RuntimeImageRepository:
             update(images)
             .where(images.c.id == image_id, images.c.digest == was, _VISIBLE)
             .values(digest=digest, path=path, manifest=manifest, damage=None)
-            .returning(*_FIELDS)
+            .returning(*ROWS.columns)
         )
         async with self._database.write(taken) as connection:
             row = (await connection.execute(statement)).first()
         if row is not None:
-            return _image(row)
+            return ROWS.one(row)
         await self.get(image_id)
         raise Conflict(
             f"the runtime image {image_id} was changed at the same moment",
@@ -158,13 +157,13 @@ class RuntimeImageRepository:
     async def _one(
         self, condition: ColumnElement[bool], connection: AsyncConnection | None = None
     ) -> RuntimeImage | None:
-        query = select(*_FIELDS).where(condition, _VISIBLE)
+        query = select(*ROWS.columns).where(condition, _VISIBLE)
         if connection is not None:
             row = (await connection.execute(query)).first()
         else:
             async with self._database.read() as reader:
                 row = (await reader.execute(query)).first()
-        return None if row is None else _image(row)
+        return None if row is None else ROWS.one(row)
 
 
 def _is_used(image_id: UUID) -> ColumnElement[bool]:

@@ -7,11 +7,12 @@ Noting a step is one INSERT into ``operation_steps``, never a change of what was
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Row, bindparam, delete, select
+from sqlalchemy import bindparam, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -20,16 +21,16 @@ from warmboot.model.journal.operation import Operation, OperationState
 from warmboot.model.transitions import Transitions
 from warmboot.store.clock import now
 from warmboot.store.database import Database
+from warmboot.store.lenient import Rows, UnreadableRow
 from warmboot.store.repositories.guard import Changes
 from warmboot.store.tables import operation_steps, operations
 from warmboot.store.types import Encoded, FreeForm, SafeText, UtcDateTime
 
-_COLUMNS = list(operations.c)
 OPEN = (OperationState.RUNNING, OperationState.UNDOING)
 CLOSED = (OperationState.DONE, OperationState.UNDONE)
 
 # Made once: a boot notes many steps, and making a statement takes longer than running it.
-_BEGIN = operations.insert().returning(*_COLUMNS)
+_BEGIN = operations.insert().returning(*operations.c)
 _NOTE_STEP = (
     operation_steps.insert()
     .from_select(
@@ -57,14 +58,17 @@ OPERATION_TRANSITIONS = Transitions(
 _CHANGES = Changes(operations, [operations.c.id], OPERATION_TRANSITIONS)
 
 
-def _operation(row: Row[Any], steps: Iterable[Row[*tuple[Any, ...]]]) -> Operation:
-    values = dict(row._mapping)
+ROWS = Rows(operations, lambda values: Operation(**values, begun=()))
+STEPS: Rows[dict[str, Any]] = Rows(operation_steps, lambda values: values)
+
+
+def _with_steps(operation: Operation, steps: Iterable[dict[str, Any]]) -> Operation:
     begun: dict[str, None] = {}
-    data = dict(values.pop("data"))
+    data = dict(operation.data)
     for step in steps:
-        begun[step.step] = None
-        data |= step.data
-    return Operation(**values, begun=tuple(begun), data=data)
+        begun[step["step"]] = None
+        data |= step["data"]
+    return replace(operation, begun=tuple(begun), data=data)
 
 
 def _unknown(operation_id: UUID) -> NotFound:
@@ -90,11 +94,13 @@ class OperationRepository:
             "updated_at": at,
         }
         async with self._database.write(alone=True) as connection:
-            return _operation((await connection.execute(_BEGIN, values)).one(), ())
+            return ROWS.one((await connection.execute(_BEGIN, values)).one())
 
     async def get(self, operation_id: UUID) -> Operation:
         async with self._database.read() as connection:
-            found = await _read(connection, operations.c.id == operation_id)
+            found, unreadable = await _read(connection, operations.c.id == operation_id)
+        for row in unreadable:
+            raise row.error()
         if not found:
             raise _unknown(operation_id)
         return found[0]
@@ -138,7 +144,12 @@ class OperationRepository:
         """Those that have not ended, or all; oldest first."""
         wanted = operations.c.state.in_(OPEN if open_only else OPEN + CLOSED)
         async with self._database.read() as connection:
-            return tuple(await _read(connection, wanted))
+            return (await _read(connection, wanted))[0]
+
+    async def unreadable(self) -> tuple[UnreadableRow, ...]:
+        """What cannot be read of those that may not have ended."""
+        async with self._database.read() as connection:
+            return (await _read(connection, operations.c.state.not_in(CLOSED)))[1]
 
     async def purge(self, older_than: datetime) -> int:
         """Forget those that ended before ``older_than``; how many."""
@@ -151,17 +162,21 @@ class OperationRepository:
             return gone.rowcount
 
 
-async def _read(connection: AsyncConnection, wanted: ColumnElement[bool]) -> list[Operation]:
+async def _read(
+    connection: AsyncConnection, wanted: ColumnElement[bool]
+) -> tuple[tuple[Operation, ...], tuple[UnreadableRow, ...]]:
+    """An operation without one of its steps would not be undone as a whole: it is left out, too."""
     rows = await connection.execute(
-        select(operations).where(wanted).order_by(operations.c.created_at, operations.c.id)
+        select(*ROWS.columns).where(wanted).order_by(operations.c.created_at, operations.c.id)
     )
     steps = await connection.execute(
-        select(operation_steps.c.operation_id, operation_steps.c.step, operation_steps.c.data)
-        .join(operations)
-        .where(wanted)
-        .order_by(operation_steps.c.id)
+        select(*STEPS.columns).join(operations).where(wanted).order_by(operation_steps.c.id)
     )
-    noted: dict[UUID, list[Row[*tuple[Any, ...]]]] = {}
-    for step in steps:
-        noted.setdefault(step.operation_id, []).append(step)
-    return [_operation(row, noted.get(row.id, ())) for row in rows]
+    read, unreadable = ROWS.apart(rows)
+    noted, damaged = STEPS.apart(steps)
+    lacking = {row.values.get("operation_id") for row in damaged}
+    of: dict[UUID, list[dict[str, Any]]] = {}
+    for step in noted:
+        of.setdefault(step["operation_id"], []).append(step)
+    whole = [_with_steps(one, of.get(one.id, ())) for one in read if one.id not in lacking]
+    return tuple(whole), (*unreadable, *damaged)

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Select, bindparam, delete, select, update
+from sqlalchemy import Select, bindparam, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from warmboot.model.errors import Conflict, IllegalTransition, InUse, NotFound
@@ -27,13 +27,13 @@ from warmboot.model.runtime_snapshot import (
 from warmboot.model.shapes import Shape
 from warmboot.store.clock import now
 from warmboot.store.database import Database
+from warmboot.store.lenient import Rows
 from warmboot.store.repositories.guard import Changes, Updates, check_fields, with_shape
 from warmboot.store.repositories.images import remove_forgotten, unknown_image
 from warmboot.store.tables import images, leases, runtime_snapshots
 from warmboot.store.types import SafeText, UtcDateTime
 
 _LEASABLE = (SnapshotState.READY, SnapshotState.UNHEALTHY)
-_COLUMNS = [column for column in runtime_snapshots.c if column.name != "updated_at"]
 _FIELDS = [field.name for field in fields(RuntimeSnapshot)]
 _CHANGEABLE = frozenset(_FIELDS) - {"id", "runtime_image_id", "state", "created_at", "version"}
 _LEASE_SOURCE = (
@@ -48,10 +48,18 @@ _LEASE_SOURCE = (
     )
     .with_for_update(read=True)
 )
-_CHANGES = Changes(runtime_snapshots, _COLUMNS, SNAPSHOT_TRANSITIONS)
+
+
+def _snapshot(values: dict[str, Any]) -> RuntimeSnapshot:
+    values["shape"] = Shape(values.pop("vcpus"), values.pop("memory_mib"))
+    return RuntimeSnapshot(**values)
+
+
+ROWS = Rows(runtime_snapshots, _snapshot, omit=("updated_at",))
+_CHANGES = Changes(runtime_snapshots, ROWS.columns, SNAPSHOT_TRANSITIONS)
 _SUCCESS = Updates(
     runtime_snapshots,
-    _COLUMNS,
+    ROWS.columns,
     success_count=runtime_snapshots.c.success_count + 1,
     consecutive_failures=0,
 )
@@ -62,19 +70,13 @@ _BOOTS = (
 )
 _NEWEST_FIRST = (runtime_snapshots.c.created_at.desc(), runtime_snapshots.c.id.desc())
 _OF_IMAGE = (
-    select(*_COLUMNS)
+    select(*ROWS.columns)
     .where(
         runtime_snapshots.c.runtime_image_id == bindparam("image_id"),
         runtime_snapshots.c.state != SnapshotState.DELETED,
     )
     .order_by(*_NEWEST_FIRST)
 )
-
-
-def _snapshot(row: Row[tuple[Any, ...]]) -> RuntimeSnapshot:
-    values = dict(row._mapping)
-    values["shape"] = Shape(values.pop("vcpus"), values.pop("memory_mib"))
-    return RuntimeSnapshot(**values)
 
 
 def _unknown(snapshot_id: UUID) -> NotFound:
@@ -118,7 +120,7 @@ class RuntimeSnapshotRepository:
 
     async def list(self, *, include_deleted: bool = False) -> tuple[RuntimeSnapshot, ...]:
         """All, newest first."""
-        query = select(*_COLUMNS)
+        query = select(*ROWS.columns)
         if not include_deleted:
             query = query.where(runtime_snapshots.c.state != SnapshotState.DELETED)
         return await self._many(query)
@@ -129,7 +131,7 @@ class RuntimeSnapshotRepository:
         """Those of an image that are not deleted, of any shape or one; newest first."""
         async with self._database.read() as connection:
             rows = await connection.execute(_OF_IMAGE, {"image_id": image_id})
-            found = tuple(_snapshot(row) for row in rows)
+            found = ROWS.all(rows)
         return tuple(one for one in found if shape is None or one.shape == shape)
 
     async def set_state(
@@ -156,10 +158,10 @@ class RuntimeSnapshotRepository:
         heirs = change.where(known.replaces == snapshot_id, known.state == SnapshotState.CREATING)
         async with self._database.write() as connection:
             # First the old one: its row's lock keeps a successor from beginning in between.
-            row = (await connection.execute(this.returning(*_COLUMNS))).first()
+            row = (await connection.execute(this.returning(*ROWS.columns))).first()
             if row is not None:
                 await connection.execute(heirs)
-                return _snapshot(row)
+                return ROWS.one(row)
             await _get(connection, snapshot_id)
             raise Conflict(
                 f"the runtime snapshot {snapshot_id} was deleted",
@@ -190,7 +192,7 @@ class RuntimeSnapshotRepository:
             row = await _SUCCESS.update(connection, snapshot_id, changes)
             if row is None:
                 raise _unknown(snapshot_id)
-            return _snapshot(row)
+            return ROWS.one(row)
 
     async def record_failure(
         self, snapshot_id: UUID, error: Mapping[str, Any], at: datetime
@@ -281,14 +283,14 @@ class RuntimeSnapshotRepository:
         they are looked for, so that a lease at the same moment is either seen or refused.
         """
         successor = runtime_snapshots.alias()
-        lock = select(*_COLUMNS).where(runtime_snapshots.c.id == seen.id).with_for_update()
+        lock = select(*ROWS.columns).where(runtime_snapshots.c.id == seen.id).with_for_update()
         held = select(leases.c.holder_id).where(leases.c.snapshot_id == seen.id)
         built = select(successor.c.id).where(
             successor.c.replaces == seen.id, successor.c.state == SnapshotState.CREATING
         )
         async with self._database.transaction(), self._database.write() as connection:
             row = (await connection.execute(lock)).first()
-            now = None if row is None else _snapshot(row)
+            now = None if row is None else ROWS.one(row)
             if now is None or (now.state, now.last_used_at) != (seen.state, seen.last_used_at):
                 return False
             if now.pinned or now.state not in _LEASABLE:
@@ -334,7 +336,7 @@ class RuntimeSnapshotRepository:
     async def _many(self, query: Select[Any]) -> tuple[RuntimeSnapshot, ...]:
         ordered = query.order_by(*_NEWEST_FIRST)
         async with self._database.read() as connection:
-            return tuple(_snapshot(row) for row in await connection.execute(ordered))
+            return ROWS.all(await connection.execute(ordered))
 
 
 async def _number(connection: AsyncConnection, snapshot: RuntimeSnapshot) -> int:
@@ -361,11 +363,11 @@ async def _inherited(connection: AsyncConnection, snapshot: RuntimeSnapshot) -> 
 
 
 async def _get(connection: AsyncConnection, snapshot_id: UUID) -> RuntimeSnapshot:
-    query = select(*_COLUMNS).where(runtime_snapshots.c.id == snapshot_id)
+    query = select(*ROWS.columns).where(runtime_snapshots.c.id == snapshot_id)
     row = (await connection.execute(query)).first()
     if row is None:
         raise _unknown(snapshot_id)
-    return _snapshot(row)
+    return ROWS.one(row)
 
 
 async def _change(connection: AsyncConnection, snapshot_id: UUID, **values: Any) -> RuntimeSnapshot:
@@ -373,12 +375,12 @@ async def _change(connection: AsyncConnection, snapshot_id: UUID, **values: Any)
         update(runtime_snapshots)
         .where(runtime_snapshots.c.id == snapshot_id)
         .values(**values, updated_at=now())
-        .returning(*_COLUMNS)
+        .returning(*ROWS.columns)
     )
     row = (await connection.execute(statement)).first()
     if row is None:
         raise _unknown(snapshot_id)
-    return _snapshot(row)
+    return ROWS.one(row)
 
 
 async def _move(
@@ -387,4 +389,4 @@ async def _move(
     row = await _CHANGES.move(connection, snapshot_id, new, with_shape(changes))
     if row is None:
         raise _unknown(snapshot_id)
-    return _snapshot(row)
+    return ROWS.one(row)

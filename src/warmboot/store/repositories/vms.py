@@ -6,25 +6,25 @@ from dataclasses import fields
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, delete, select
+from sqlalchemy import bindparam, delete, select
 
 from warmboot.model.errors import Conflict, NotFound
 from warmboot.model.vm import VmKind, VmRecord
 from warmboot.store.database import Database
+from warmboot.store.lenient import Rows
 from warmboot.store.repositories.guard import Updates, check_fields
 from warmboot.store.tables import vms
 
 _FIELDS = [field.name for field in fields(VmRecord)]
 _CHANGEABLE = frozenset({"spec", "handle", "slot", "snapshot_id"})
 
+ROWS = Rows(vms, lambda values: VmRecord(**values))
 _OF_OWNER = (
-    select(vms).where(vms.c.owner_id == bindparam("owner_id")).order_by(vms.c.created_at, vms.c.id)
+    select(*ROWS.columns)
+    .where(vms.c.owner_id == bindparam("owner_id"))
+    .order_by(vms.c.created_at, vms.c.id)
 )
-_UPDATES = Updates(vms, list(vms.c))
-
-
-def _record(row: Row[Any]) -> VmRecord:
-    return VmRecord(**row._mapping)
+_UPDATES = Updates(vms, ROWS.columns)
 
 
 def _unknown(vm_id: str) -> NotFound:
@@ -47,24 +47,27 @@ class VmRepository:
     async def get(self, vm_id: str) -> VmRecord:
         """The VM, or ``NotFound``."""
         async with self._database.read() as connection:
-            row = (await connection.execute(select(vms).where(vms.c.id == vm_id))).first()
+            query = select(*ROWS.columns).where(vms.c.id == vm_id)
+            row = (await connection.execute(query)).first()
         if row is None:
             raise _unknown(vm_id)
-        return _record(row)
+        return ROWS.one(row)
 
     async def list(self, kind: VmKind | None = None) -> tuple[VmRecord, ...]:
         """All, or those of one kind; oldest first."""
-        query = select(vms).order_by(vms.c.created_at, vms.c.id)
+        query = select(*ROWS.columns).order_by(vms.c.created_at, vms.c.id)
         if kind is not None:
             query = query.where(vms.c.kind == kind)
         async with self._database.read() as connection:
-            return tuple(_record(row) for row in await connection.execute(query))
+            return ROWS.all(await connection.execute(query))
 
     async def of_owner(self, owner_id: UUID) -> tuple[VmRecord, ...]:
-        """The VMs of a container or of a snapshot that is built; oldest first."""
+        """The VMs of a container or of a snapshot that is built; oldest first.
+
+        ``RowUnreadable`` if one cannot be read: its owner would seem to have no VM.
+        """
         async with self._database.read() as connection:
-            rows = await connection.execute(_OF_OWNER, {"owner_id": owner_id})
-            return tuple(_record(row) for row in rows)
+            return ROWS.every(await connection.execute(_OF_OWNER, {"owner_id": owner_id}))
 
     async def update(self, vm_id: str, **changes: Any) -> VmRecord:
         """Change ``spec``, ``handle``, ``slot`` or ``snapshot_id``. ``NotFound``."""
@@ -73,7 +76,7 @@ class VmRepository:
             row = await _UPDATES.update(connection, vm_id, changes)
             if row is None:
                 raise _unknown(vm_id)
-            return _record(row)
+            return ROWS.one(row)
 
     async def remove(self, vm_id: str) -> bool:
         """Forget it; whether it was there. Its lease is released separately."""

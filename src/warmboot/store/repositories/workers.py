@@ -9,25 +9,23 @@ from dataclasses import fields
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, and_, delete, or_, select
+from sqlalchemy import and_, delete, or_, select
 
 from warmboot.model.errors import Conflict, NameTaken, NotFound
 from warmboot.model.worker import WORKER_TRANSITIONS, Worker, WorkerState
 from warmboot.store.codec import is_storable
 from warmboot.store.database import Database
+from warmboot.store.lenient import Rows
 from warmboot.store.repositories.guard import Changes, check_fields, with_shape
 from warmboot.store.tables import workers
 
-_COLUMNS = [column for column in workers.c if column.name not in {"name", "updated_at"}]
 _FIELDS = [field.name for field in fields(Worker)]
 _CHANGEABLE = frozenset(_FIELDS) - {"id", "spec", "state", "created_at"}
-_CHANGES = Changes(workers, _COLUMNS, WORKER_TRANSITIONS)
 _HEX_ID = re.compile(r"[0-9a-f]{1,32}")
 _FEW = 20  # beginnings of ids so short that more workers share them are no way to name one
 
-
-def _worker(row: Row[Any]) -> Worker:
-    return Worker(**row._mapping)
+ROWS = Rows(workers, lambda values: Worker(**values), omit=("name", "updated_at"))
+_CHANGES = Changes(workers, ROWS.columns, WORKER_TRANSITIONS)
 
 
 def _unknown(reference: object) -> NotFound:
@@ -52,12 +50,12 @@ class WorkerRepository:
 
     async def get(self, worker_id: UUID) -> Worker:
         """The worker, or ``NotFound``."""
-        query = select(*_COLUMNS).where(workers.c.id == worker_id)
+        query = select(*ROWS.columns).where(workers.c.id == worker_id)
         async with self._database.read() as connection:
             row = (await connection.execute(query)).first()
         if row is None:
             raise _unknown(worker_id)
-        return _worker(row)
+        return ROWS.one(row)
 
     async def find(self, reference: str) -> Worker:
         """By whole id, name, or unique beginning of an id, in this order.
@@ -75,12 +73,14 @@ class WorkerRepository:
         if _HEX_ID.fullmatch(digits):
             first, last = UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
             conditions.append(and_(workers.c.id >= first, workers.c.id <= last))
-        query = select(*_COLUMNS).where(or_(*conditions)).order_by(named.desc()).limit(_FEW)
+        query = select(*ROWS.columns).where(or_(*conditions)).order_by(named.desc()).limit(_FEW)
         async with self._database.read() as connection:
-            found = [_worker(row) for row in await connection.execute(query)]
+            found, unreadable = ROWS.apart(await connection.execute(query))
         exact = [worker for worker in found if worker.name == reference]
         if exact:
             return exact[0]
+        for row in unreadable:  # it may be the one
+            raise row.error()
         if not found:
             raise _unknown(reference)
         if len(found) > 1:
@@ -92,11 +92,11 @@ class WorkerRepository:
 
     async def list(self, states: Collection[WorkerState] | None = None) -> tuple[Worker, ...]:
         """Those in ``states`` (any), newest first."""
-        query = select(*_COLUMNS).order_by(workers.c.created_at.desc(), workers.c.id.desc())
+        query = select(*ROWS.columns).order_by(workers.c.created_at.desc(), workers.c.id.desc())
         if states is not None:
             query = query.where(workers.c.state.in_(sorted(states)))
         async with self._database.read() as connection:
-            return tuple(_worker(row) for row in await connection.execute(query))
+            return ROWS.all(await connection.execute(query))
 
     async def set_state(self, worker_id: UUID, new: WorkerState, **changes: Any) -> Worker:
         """Change the state, and fields along with it. ``IllegalTransition``, ``NotFound``."""
@@ -105,7 +105,7 @@ class WorkerRepository:
             row = await _CHANGES.move(connection, worker_id, new, with_shape(changes))
             if row is None:
                 raise _unknown(worker_id)
-            return _worker(row)
+            return ROWS.one(row)
 
     async def update(self, worker_id: UUID, **changes: Any) -> Worker:
         """Change fields, but not the state. ``NotFound``."""
@@ -114,7 +114,7 @@ class WorkerRepository:
             row = await _CHANGES.update(connection, worker_id, with_shape(changes))
             if row is None:
                 raise _unknown(worker_id)
-            return _worker(row)
+            return ROWS.one(row)
 
     async def remove(self, worker_id: UUID) -> bool:
         """Forget it and its checkpoints; whether it was there."""

@@ -1,0 +1,61 @@
+"""What of the whole database cannot be read, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import select
+
+from warmboot.store.database import Database
+from warmboot.store.lenient import Rows, UnreadableRow
+from warmboot.store.repositories import (
+    checkpoints,
+    containers,
+    events,
+    idempotency,
+    images,
+    operations,
+    snapshots,
+    vms,
+    workers,
+)
+from warmboot.store.tables import leases, meta, metadata
+
+_READERS: dict[str, Rows[Any]] = {
+    rows.table.name: rows
+    for rows in (
+        images.ROWS,
+        snapshots.ROWS,
+        Rows(leases, lambda values: values),
+        containers.ROWS,
+        vms.ROWS,
+        workers.ROWS,
+        checkpoints.ROWS,
+        operations.ROWS,
+        operations.STEPS,
+        events.ROWS,
+        idempotency.ROWS,
+        Rows(meta, lambda values: values),
+    )
+}
+assert _READERS.keys() == metadata.tables.keys()
+
+
+class UnreadableRows:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def look(self, tables: Collection[str] = tuple(_READERS)) -> tuple[UnreadableRow, ...]:
+        """Those of ``tables``, as they are at the moment."""
+        found: list[UnreadableRow] = []
+        for name in tables:
+            rows = _READERS[name]
+            async with self._database.read() as connection:
+                found += rows.apart(await connection.execute(select(*rows.all_columns)))[1]
+        return tuple(found)
+
+    @property
+    def shell(self) -> str:
+        """How a person comes to the database."""
+        return self._database.shell
