@@ -214,6 +214,18 @@ async def test_after_an_upgrade_a_root_knows_its_own_vms_by_their_command_line(
         pass
 
 
+def test_who_is_refused_leaves_no_storage_root_behind(tmp_path: Path, run_dir: Path) -> None:
+    root, database = tmp_path / "new" / "root", tmp_path / "warmboot.db"
+    for other in ({"prefix": "zz"}, {"database": database}):
+        with (
+            only_manager(tmp_path / "first", "http://one", **other),
+            pytest.raises(Conflict),
+            only_manager(root, "http://two", **other),
+        ):
+            pass
+        assert not root.parent.exists()
+
+
 async def test_nobody_else_can_hold_the_locks(tmp_path: Path, run_dir: Path) -> None:
     with only_manager(tmp_path, "http://one", prefix="zz"):
         for path in (tmp_path / LOCK_FILE, run_dir / "network-zz.lock"):

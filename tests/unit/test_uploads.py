@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.support.room import Disk
 
-from warmboot.manager.core.uploads import CHECK_EVERY_BYTES, Uploads
+from warmboot.manager.core.uploads import Uploads
 from warmboot.model.errors import DiskFull
 
 MIB = 1 << 20
@@ -49,8 +49,18 @@ async def test_one_without_a_length_is_cut_off_at_the_floor_and_leaves_nothing(
 ) -> None:
     with pytest.raises(DiskFull):
         await Uploads(disk).receive(tmp_path / "a", chunks(1000 * MIB), None)
-    assert disk.least_free_bytes >= disk.floor_bytes - CHECK_EVERY_BYTES
+    assert disk.least_free_bytes >= disk.floor_bytes
     assert not list(tmp_path.iterdir())
+
+
+async def test_many_without_a_length_do_not_go_below_the_floor_together(
+    disk: Disk, tmp_path: Path
+) -> None:
+    uploads, names = Uploads(disk), "abcdefgh"
+    work = (uploads.receive(tmp_path / name, chunks(20 * MIB), None) for name in names)
+    done = await asyncio.gather(*work, return_exceptions=True)
+    assert all(isinstance(one, DiskFull) for one in done if not isinstance(one, str))
+    assert disk.least_free_bytes >= disk.floor_bytes
 
 
 async def test_two_that_fit_alone_do_not_fill_the_disk_together(disk: Disk, tmp_path: Path) -> None:

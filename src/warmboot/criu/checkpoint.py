@@ -121,8 +121,9 @@ async def checkpoint(
     Its processes are gone when this returns; with ``until_stopped`` the engine has noticed, too.
     A dump of which nothing moves for ``hangs_after_s`` is ended, and the container runs on.
 
-    Errors: ``Conflict`` (it does not run), ``NameTaken``, ``NotSupported``, ``DiskFull``,
-    ``CheckpointError`` with CRIU's own lines (it runs on), ``EngineUnavailable``.
+    Errors: ``Conflict`` (it does not run, or has a stopped process), ``NameTaken``,
+    ``NotSupported``, ``DiskFull``, ``CheckpointError`` with CRIU's own lines (it runs on),
+    ``EngineUnavailable``.
     """
     check_checkpoint_name(name)
     facts, found = await asyncio.gather(engine.remembered_facts(), engine.inspect(container))
@@ -139,7 +140,7 @@ async def checkpoint(
             f"{found.name} already has a checkpoint {name}",
             resolution="choose another name, or delete that one",
         )
-    await asyncio.to_thread(_refuse_stopped, facts, found)
+    await asyncio.to_thread(refuse_stopped, facts, found)
     await asyncio.to_thread(_check_room, facts, found, engine.socket)
     await until_forgotten(found.id, found.pid, facts.content_stores())
     logs = [work / "criu-work" / "dump.log" for work in facts.work_folders(found.id)]
@@ -205,8 +206,8 @@ async def dump_facts(engine: DockerEngine, container_id: str, name: str) -> Dump
     return await asyncio.to_thread(read_dump, folder, OUR_FILES)
 
 
-def _refuse_stopped(facts: EngineFacts, container: ContainerFacts) -> None:
-    """``CheckpointError``: such a process cannot be seized any more once its cgroup is frozen.
+def refuse_stopped(facts: EngineFacts, container: ContainerFacts) -> None:
+    """``Conflict``: such a process cannot be seized any more once its cgroup is frozen.
 
     CRIU would wait for it, unkillable by anything but SIGKILL, and the container would stay frozen.
     """
@@ -215,8 +216,8 @@ def _refuse_stopped(facts: EngineFacts, container: ContainerFacts) -> None:
     stopped = stopped_in(container.id, container.pid)
     if stopped:
         which = ", ".join(f"{pid} ({name})" for pid, name in sorted(stopped.items()))
-        raise CheckpointError(
-            f"{container.name} could not be paused; it runs on",
+        raise Conflict(
+            f"{container.name} cannot be paused now; it runs on",
             details=f"stopped by a signal: process {which}. With version 1 of cgroups CRIU cannot "
             "dump a stopped process",
             resolution="let it go on (`kill -CONT`) or end it, then pause again; a machine with "

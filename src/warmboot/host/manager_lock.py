@@ -19,7 +19,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,28 +61,47 @@ def only_manager(
 
     ``prefix`` is ``None`` for a manager without networks.
     """
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    names = {LOCK_FILE} if database is None else {LOCK_FILE, f"{database.name}.lock"}
+    with contextlib.ExitStack() as locks:
+        with _made(root, names) as stat:
+            us = Holder(os.getpid(), since, url, str(root), (stat.st_dev, stat.st_ino))
+            take = [_take(locks, root / LOCK_FILE, f"on the storage root {root}")]
+            if database is not None:
+                found = database.resolve()
+                path = found.with_name(f"{found.name}.lock")
+                take.append(_take(locks, path, f"with the database {database}"))
+                _check_one_name(found)
+            if prefix is not None:
+                path = run_dir() / f"network-{prefix}.lock"
+                fd = _take(locks, path, f"with the network prefix {prefix!r}")
+                _check_networks(prefix, us, _read(fd))
+                take.append(fd)
+        for fd in take:
+            _tell(fd, us)
+        yield
+
+
+@contextlib.contextmanager
+def _made(root: Path, locks: Collection[str]) -> Iterator[os.stat_result]:
+    """The folder. On an error one that is new goes again, if nothing but locks came into it."""
+    new = [folder for folder in (root, *root.parents) if not os.path.lexists(folder)]
     try:
         root.mkdir(parents=True, exist_ok=True)
         stat = root.stat()
     except OSError as error:
         raise _unusable(root, error) from error
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    us = Holder(os.getpid(), since, url, str(root), (stat.st_dev, stat.st_ino))
-    with contextlib.ExitStack() as locks:
-        take = [_take(locks, root / LOCK_FILE, f"on the storage root {root}")]
-        if database is not None:
-            found = database.resolve()
-            path = found.with_name(f"{found.name}.lock")
-            take.append(_take(locks, path, f"with the database {database}"))
-            _check_one_name(found)
-        if prefix is not None:
-            path = run_dir() / f"network-{prefix}.lock"
-            fd = _take(locks, path, f"with the network prefix {prefix!r}")
-            _check_networks(prefix, us, _read(fd))
-            take.append(fd)
-        for fd in take:
-            _tell(fd, us)
-        yield
+    try:
+        yield stat
+    except BaseException:  # raised again
+        with contextlib.suppress(OSError):  # somebody else's by now
+            left = list(root.iterdir()) if new else []
+            if all(path.name in locks for path in left):
+                for path in left:
+                    path.unlink()
+                for folder in new:
+                    folder.rmdir()
+        raise
 
 
 def _check_one_name(database: Path) -> None:

@@ -14,9 +14,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
-CHECK_EVERY_BYTES = 4 << 20
-"""So much may come between two looks at what is free; far less than any sensible floor."""
-
 
 class Room(Protocol):
     """The storage folder's disk. Both raise ``DiskFull`` below the floor."""
@@ -38,18 +35,16 @@ class Uploads:
 
         ``size_bytes`` is what was announced, if anything was.
         """
-        digest, unchecked = hashlib.sha256(), 0
+        digest = hashlib.sha256()
         async with self.reserved(path, size_bytes or 0):
             try:
                 with path.open("xb") as file:
                     async for chunk in chunks:
-                        self._to_come[path] = max(0, self._to_come[path] - len(chunk))
-                        unchecked += len(chunk)
-                        if unchecked >= CHECK_EVERY_BYTES:
-                            self._room.check_room(sum(self._to_come.values()) + len(chunk))
-                            unchecked = 0
+                        self._to_come[path] = max(len(chunk), self._to_come[path])
+                        self._room.check_room(sum(self._to_come.values()))
                         digest.update(chunk)
                         await asyncio.to_thread(file.write, chunk)
+                        self._to_come[path] -= len(chunk)
             except BaseException:  # cancelled, too; raised again
                 path.unlink(missing_ok=True)
                 raise
