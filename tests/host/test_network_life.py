@@ -370,6 +370,21 @@ async def test_connect_fails_in_time(state_dir: Path) -> None:
     await network.stop(keep=False)
 
 
+async def test_others_are_spared_where_nobody_can_tell_whose_they_are(state_dir: Path) -> None:
+    [(kept, _), (untold, port)] = await _killed_manager(state_dir)
+    network = Network(config(state_dir))
+    await network.start([kept], spare_others=True)
+    assert untold.namespace.exists()
+    _, rules, _ = await nft.run("nft", "list", "ruleset")
+    assert re.search(rf"\b{port} : {re.escape(untold.ns_ip)}\b", rules)
+    assert (await network.acquire()).index not in {kept.index, untold.index}
+    await network.stop(keep=True)
+    assert untold.namespace.exists()
+    await network.start([kept])
+    assert not untold.namespace.exists()
+    await network.stop(keep=False)
+
+
 async def _killed_manager(state_dir: Path) -> list[tuple[Slot, int]]:
     """A manager with two published slots, killed without warning."""
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
