@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,8 +122,8 @@ def resolver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         ]
     )
     # The name server for guests reads it as a user of its own.
-    home = Path("/run/warmboot-e2e")
-    home.mkdir(mode=0o755, exist_ok=True)
+    home = Path(tempfile.mkdtemp(prefix="warmboot-e2e-", dir="/run"))
+    home.chmod(0o755)
     resolv_conf = home / "resolv.conf"
     resolv_conf.write_text(f"nameserver {RESOLVER}\n")
     try:
