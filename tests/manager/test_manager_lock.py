@@ -288,3 +288,15 @@ def test_who_is_refused_need_not_wait_until_a_whole_manager_is_imported(tmp_path
         )
     assert "another manager runs" in ran.stderr
     assert ran.stdout.split()[-1] == "False"
+
+
+async def test_of_two_that_make_a_storage_root_at_once_the_refused_one_leaves_it(
+    tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "new"
+    with only_manager(root, "http://one"):
+        # The second one looked just before the first one had made it.
+        monkeypatch.setattr(os.path, "lexists", lambda path: Path(path) != root)
+        with pytest.raises(Conflict), only_manager(root, "http://two"):
+            pass
+        assert (root / LOCK_FILE).exists()

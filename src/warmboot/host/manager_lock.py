@@ -64,9 +64,11 @@ def only_manager(
     since = datetime.now(UTC).isoformat(timespec="seconds")
     names = {LOCK_FILE} if database is None else {LOCK_FILE, f"{database.name}.lock"}
     with contextlib.ExitStack() as locks:
-        with _made(root, names) as stat:
-            us = Holder(os.getpid(), since, url, str(root), (stat.st_dev, stat.st_ino))
-            take = [_take(locks, root / LOCK_FILE, f"on the storage root {root}")]
+        new, stat = _make(root)
+        us = Holder(os.getpid(), since, url, str(root), (stat.st_dev, stat.st_ino))
+        # Until we have its lock the root may be another's, which came at the same moment.
+        take = [_take(locks, root / LOCK_FILE, f"on the storage root {root}")]
+        with _gone_on_error(root, new, names):
             if database is not None:
                 found = database.resolve()
                 path = found.with_name(f"{found.name}.lock")
@@ -82,17 +84,21 @@ def only_manager(
         yield
 
 
-@contextlib.contextmanager
-def _made(root: Path, locks: Collection[str]) -> Iterator[os.stat_result]:
-    """The folder. On an error one that is new goes again, if nothing but locks came into it."""
+def _make(root: Path) -> tuple[list[Path], os.stat_result]:
+    """The folders that were not there, from the root upwards, and the root's own data."""
     new = [folder for folder in (root, *root.parents) if not os.path.lexists(folder)]
     try:
         root.mkdir(parents=True, exist_ok=True)
-        stat = root.stat()
+        return new, root.stat()
     except OSError as error:
         raise _unusable(root, error) from error
+
+
+@contextlib.contextmanager
+def _gone_on_error(root: Path, new: list[Path], locks: Collection[str]) -> Iterator[None]:
+    """A root that is new goes again, if nothing but locks came into it."""
     try:
-        yield stat
+        yield
     except BaseException:  # raised again
         with contextlib.suppress(OSError):  # somebody else's by now
             left = list(root.iterdir()) if new else []
