@@ -141,8 +141,12 @@ async def bring_up(manager: Manager, store: FailingStore) -> None:
     container_id = await manager.create()
     container = await manager.wait(str(container_id), Until.RUNNING)
     assert container.state in (ContainerState.RUNNING, ContainerState.FAILED)
-    kinds = {event.kind for event in await manager.events_of(container_id)}
-    assert kinds & {"container.running", "container.failed"}
+
+    async def is_told() -> bool:  # a moment after the state
+        kinds = {event.kind for event in await manager.events_of(container_id)}
+        return bool(kinds & {"container.running", "container.failed"})
+
+    await eventually(is_told, "how it went is told")
 
 
 async def an_exit(manager: Manager, store: FailingStore) -> None:
