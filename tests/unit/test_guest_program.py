@@ -14,7 +14,7 @@ import pytest
 
 from warmboot import guest
 from warmboot.guest.splice import splice
-from warmboot.guest.system import System
+from warmboot.guest.system import LinuxSystem
 
 _FOLDER = Path(guest.__file__).parent
 _NOT_IN_PYTHON3_MINIMAL = {"asyncio", "ctypes", "hmac", "http", "secrets", "tarfile", "uuid"}
@@ -35,21 +35,41 @@ def test_the_agent_runs_on_its_own_with_a_minimal_library(tmp_path: Path) -> Non
     assert loaded & _NOT_IN_PYTHON3_MINIMAL == set()
 
 
-def test_identity_files_are_written_in_place(tmp_path: Path) -> None:
-    system = System(tmp_path)
+def test_files_are_written_in_place(tmp_path: Path) -> None:
+    system = LinuxSystem()
     target = tmp_path / "machine-id"
     target.write_text("a much longer old content than the new one, to be cut off\n" * 2)
     inode = target.stat().st_ino
-    system.set_machine_id("f" * 32)
-    assert target.read_text() == "f" * 32 + "\n"
+    system.write_file(str(target), "short\n")
+    assert system.read_file(str(target)) == "short\n"
     assert target.stat().st_ino == inode
+
+
+def test_a_file_that_was_not_there_has_the_mode_that_was_asked_for(tmp_path: Path) -> None:
+    system, target = LinuxSystem(), tmp_path / "token"
+    system.write_file(str(target), "secret", 0o600)
+    assert target.stat().st_mode & 0o777 == 0o600
+    for _ in range(2):  # idempotent
+        system.remove_file(str(target))
+    assert not target.exists()
+
+
+def test_a_program_is_run_to_its_end(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    assert LinuxSystem().run(["sh", "-c", f"touch {done}; exit 3"]) == 3
+    assert done.exists()
+
+
+def test_the_guests_localhost_is_listened_on_there_alone() -> None:
+    with LinuxSystem().listen(0) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
 
 
 @pytest.mark.root
 def test_entropy_is_taken_by_the_kernel() -> None:
     if os.geteuid() != 0:
         pytest.fail("run the tests that are marked root as root")
-    System().add_entropy(os.urandom(64))
+    LinuxSystem().add_entropy(os.urandom(64))
 
 
 def test_a_splice_keeps_memory_bounded_when_one_side_does_not_read() -> None:

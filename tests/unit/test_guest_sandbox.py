@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import socket
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.guests import FakeSystem
 from typing_extensions import override
 
 from warmboot.guest.docker import Docker
@@ -16,14 +15,14 @@ from warmboot.guest.sandbox import JOINED, NAME, SHIM_GROUP, Sandbox
 from warmboot.guest.wire import HttpError
 from warmboot.host.guest.guest_containers import SANDBOX
 
+HOSTS = "/var/lib/docker/containers/1/hosts"
+
 
 class DockerWithSandbox(Docker):
     """As much of Docker as the sandbox uses, without a socket."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__("", folder / "probe.tar")
-        self.hosts = folder / "hosts"
-        self.hosts.write_text("what Docker wrote")
         self.exists = False
         self.asked: list[str] = []
         self.spec: Any = None
@@ -47,32 +46,16 @@ class DockerWithSandbox(Docker):
             return 404, b"{}"
         if path.startswith("/containers/create"):
             self.exists, self.spec = True, document
-        details = {"NetworkSettings": {"IPAddress": "172.17.0.2"}, "HostsPath": str(self.hosts)}
+        details = {"NetworkSettings": {"IPAddress": "172.17.0.2"}, "HostsPath": HOSTS}
         return 200, json.dumps(details).encode()
 
 
-class Rules:
-    """An iptables that keeps rules."""
-
-    def __init__(self) -> None:
-        self.kept: list[Sequence[str]] = []
-        self.refuse = False
-
-    def __call__(self, command: Sequence[str]) -> int:
-        *_, table, action, chain = command[:6]
-        rule = (table, chain, *command[6:])
-        if action == "-C":
-            return 0 if rule in self.kept else 1
-        self.kept.append(rule)
-        return int(self.refuse)
-
-
 def test_it_is_made_once_and_reached(tmp_path: Path) -> None:
-    docker, rules = DockerWithSandbox(tmp_path), Rules()
-    sandbox = Sandbox(docker, rules)
+    docker, system = DockerWithSandbox(tmp_path), FakeSystem()
+    sandbox = Sandbox(system, docker)
     sandbox.ensure()
     assert docker.asked == ["GET json", "load", "POST create", "POST start", "GET json"]
-    assert [(rule[0], rule[1]) for rule in rules.kept] == [
+    assert [(rule[0], rule[1]) for rule in system.rules] == [
         ("nat", "PREROUTING"),
         ("filter", "DOCKER-USER"),
     ]
@@ -81,40 +64,45 @@ def test_it_is_made_once_and_reached(tmp_path: Path) -> None:
 
 
 def test_an_agent_that_was_started_again_finds_it_and_adds_no_second_rule(tmp_path: Path) -> None:
-    docker, rules = DockerWithSandbox(tmp_path), Rules()
-    Sandbox(docker, rules).ensure()
+    docker, system = DockerWithSandbox(tmp_path), FakeSystem()
+    Sandbox(system, docker).ensure()
     docker.asked.clear()
-    Sandbox(docker, rules).ensure()
+    Sandbox(system, docker).ensure()
     assert docker.asked == ["GET json", "POST start", "GET json"]
-    assert len(rules.kept) == 2
+    assert len(system.rules) == 2
 
 
-def test_the_vms_name_is_in_its_hosts_file_also_when_it_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    docker = DockerWithSandbox(tmp_path)
-    sandbox = Sandbox(docker, Rules())
+def test_the_vms_name_is_in_its_hosts_file_also_when_it_changes(tmp_path: Path) -> None:
+    system = FakeSystem()
+    sandbox = Sandbox(system, DockerWithSandbox(tmp_path))
     for name in ("warmboot-template", "web"):
-        monkeypatch.setattr(socket, "gethostname", lambda name=name: name)
+        system.name = name
         sandbox.ensure()
-        assert docker.hosts.read_text() == f"127.0.0.1\tlocalhost\n172.17.0.2\t{name}\n"
+        assert system.files[HOSTS] == f"127.0.0.1\tlocalhost\n172.17.0.2\t{name}\n"
+
+
+def test_a_hosts_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    system = FakeSystem()
+    system.fail_at = HOSTS
+    with pytest.raises(HttpError, match="hosts file") as caught:
+        Sandbox(system, DockerWithSandbox(tmp_path)).ensure()
+    assert caught.value.status == 500
 
 
 def test_a_rule_that_is_refused_is_an_error_and_is_tried_again(tmp_path: Path) -> None:
-    docker, rules = DockerWithSandbox(tmp_path), Rules()
-    rules.refuse = True
-    sandbox = Sandbox(docker, rules)
+    docker, system = DockerWithSandbox(tmp_path), FakeSystem()
+    system.fail_at = "iptables"
+    sandbox = Sandbox(system, docker)
     with pytest.raises(HttpError, match="iptables"):
         sandbox.ensure()
-    rules.refuse = False
-    rules.kept.clear()
+    system.fail_at = ""
     sandbox.ensure()
-    assert len(rules.kept) == 2
+    assert len(system.rules) == 2
 
 
 def test_host_and_guest_agree_on_what_a_container_joins(tmp_path: Path) -> None:
     docker = DockerWithSandbox(tmp_path)
-    Sandbox(docker, Rules()).ensure()
+    Sandbox(FakeSystem(), docker).ensure()
     assert SANDBOX == JOINED
     assert JOINED["NetworkMode"] == f"container:{NAME}"
     assert docker.spec["HostConfig"]["Annotations"] == SHIM_GROUP == JOINED["Annotations"]

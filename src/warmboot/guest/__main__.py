@@ -11,16 +11,12 @@ import threading
 from pathlib import Path
 
 from .agent import Agent
-from .claim import Claim
+from .claim import TOKEN_FILE
 from .docker import Docker
-from .forward import HostForward
-from .sandbox import Sandbox
-from .system import System
+from .system import LinuxSystem
 
 ADDRESS = "198.18.0.2"
-GATEWAY = "198.18.0.1"
 PORT = 1024
-RUN = Path("/run/warmboot")
 _THREAD_STACK_BYTES = 256 << 10
 
 
@@ -39,11 +35,10 @@ def listen() -> socket.socket:
 
 def main() -> int:
     os.umask(0o022)
-    RUN.mkdir(exist_ok=True)
+    Path(TOKEN_FILE).parent.mkdir(exist_ok=True)
     threading.stack_size(_THREAD_STACK_BYTES)
     docker = Docker("/run/docker.sock", Path("/usr/share/warmboot/probe.tar"))
-    agent = Agent(System(), Claim(RUN / "token"), docker, HostForward(GATEWAY), Sandbox(docker))
-    agent.start(listen())
+    Agent(LinuxSystem(), docker).start(listen())
     # All that is there now stays: keep the collector from going over it (and from copying the
     # pages that clones share).
     gc.collect()

@@ -20,9 +20,10 @@ from . import AGENT_VERSION
 from .claim import Claim
 from .docker import Docker
 from .forward import HostForward
-from .identity import Identity, IdentitySystem
+from .identity import Identity
 from .sandbox import JOINED, Sandbox
 from .splice import splice
+from .system import System
 from .wire import Connection, Head, HttpError
 
 PREFIX = "/warmboot/v1/"
@@ -33,30 +34,21 @@ _LINGER_S = 5.0
 _WAKE_EVERY_S = 0.02
 
 
-class AgentSystem(IdentitySystem, Protocol):
-    def sync(self) -> None: ...
+class Listener(Protocol):
+    """A listening socket of any family, or what stands for one."""
 
-    def forget_neighbours(self) -> None: ...
-
-    def settle(self) -> None: ...
+    def accept(self) -> tuple[socket.socket, Any]: ...
 
 
 class Agent:
-    """Serves on a listening socket of any family."""
+    """The agent of one VM: of the machine ``system``, in which ``docker`` runs."""
 
-    def __init__(
-        self,
-        system: AgentSystem,
-        claim: Claim,
-        docker: Docker,
-        forward: HostForward,
-        sandbox: Sandbox,
-    ) -> None:
+    def __init__(self, system: System, docker: Docker) -> None:
         self._system = system
-        self._claim = claim
         self._docker = docker
-        self._forward = forward
-        self._sandbox = sandbox
+        self._claim = Claim(system)
+        self._forward = HostForward(system)
+        self._sandbox = Sandbox(system, docker)
         self._started = time.monotonic()
         self._lock = threading.Lock()
         self._idle = 0
@@ -75,7 +67,7 @@ class Agent:
             ("POST", "sync"): self._sync,
         }
 
-    def start(self, listener: socket.socket) -> None:
+    def start(self, listener: Listener) -> None:
         """Begin to serve, in threads, until the listener is shut down."""
         threading.Thread(target=self._ping_docker, daemon=True).start()
         for _ in range(_SPARE_THREADS):
@@ -92,13 +84,13 @@ class Agent:
             self._docker.answers()
             time.sleep(_WAKE_EVERY_S)
 
-    def _spawn(self, listener: socket.socket) -> None:
+    def _spawn(self, listener: Listener) -> None:
         with self._lock:
             self._threads += 1
             self._idle += 1
         threading.Thread(target=self._serve, args=(listener,), daemon=True).start()
 
-    def _serve(self, listener: socket.socket) -> None:
+    def _serve(self, listener: Listener) -> None:
         """One thread's life: accept, serve, again; ends when there are enough others."""
         while True:
             try:
@@ -227,7 +219,8 @@ class Agent:
         for sock in others:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-        self._system.forget_neighbours()
+        # The next network is another one, with other MAC addresses.
+        self._system.run(["/usr/sbin/ip", "neigh", "flush", "all"])
         self._system.sync()
         self._system.settle()
         with self._claim.lock:

@@ -2,27 +2,28 @@
 
     unclaimed ──identity──▶ claimed ──prepare-snapshot──▶ unclaimed
 
-The token is also kept in a file (on tmpfs, mode 0600), so that an agent that died and was started
+The token is also kept in a file (on tmpfs), so that an agent that died and was started
 again does not offer the VM to whoever asks first.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from _operator import _compare_digest
-from pathlib import Path
 
+from .system import System
 from .wire import Head, HttpError
+
+TOKEN_FILE = "/run/warmboot/token"
 
 
 class Claim:
-    def __init__(self, token_file: Path) -> None:
-        self._file = token_file
+    def __init__(self, system: System) -> None:
+        self._system = system
         self.lock = threading.Lock()
         """Held while an identity is applied: of two at once, one is the first."""
         try:
-            self._token: str | None = token_file.read_text() or None
+            self._token: str | None = system.read_file(TOKEN_FILE) or None
         except FileNotFoundError:
             self._token = None
 
@@ -31,17 +32,11 @@ class Claim:
         return self._token is not None
 
     def claim(self, token: str) -> None:
-        descriptor = os.open(
-            self._file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
-        )
-        try:
-            os.write(descriptor, token.encode())
-        finally:
-            os.close(descriptor)
+        self._system.write_file(TOKEN_FILE, token, 0o600)
         self._token = token
 
     def release(self) -> None:
-        self._file.unlink(missing_ok=True)
+        self._system.remove_file(TOKEN_FILE)
         self._token = None
 
     def is_token(self, token: str) -> bool:

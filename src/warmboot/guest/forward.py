@@ -2,8 +2,7 @@
 
 A registry that the user knows as ``localhost:5000`` listens on the host. While Docker in the
 guest pulls from it, this relay listens on the guest's own 127.0.0.1:5000 and passes everything on
-to the gateway. Its connections carry a mark that the guest's firewall lets through; setting one
-takes a right that containers do not have.
+to the host.
 """
 
 from __future__ import annotations
@@ -13,21 +12,15 @@ import socket
 import threading
 
 from .splice import splice
+from .system import System
 from .wire import HttpError
-
-MARK = 0x7762
-_CONNECT_TIMEOUT_S = 10.0
 
 
 class HostForward:
     """The relays, by port."""
 
-    def __init__(
-        self, gateway: str, listen_address: str = "127.0.0.1", mark: int | None = MARK
-    ) -> None:
-        self._gateway = gateway
-        self._listen_address = listen_address
-        self._mark = mark
+    def __init__(self, system: System) -> None:
+        self._system = system
         self._lock = threading.Lock()
         self._listeners: dict[int, socket.socket] = {}
         self._connections: dict[int, set[socket.socket]] = {}
@@ -38,7 +31,7 @@ class HostForward:
             if port in self._listeners:
                 return
             try:
-                listener = socket.create_server((self._listen_address, port), backlog=64)
+                listener = self._system.listen(port)
             except OSError as error:
                 raise HttpError(409, f"port {port} is taken in the guest: {error}") from error
             self._listeners[port] = listener
@@ -77,11 +70,7 @@ class HostForward:
 
     def _relay(self, port: int, client: socket.socket) -> None:
         try:
-            with client, socket.socket(socket.AF_INET, socket.SOCK_STREAM) as host:
-                if self._mark is not None:
-                    host.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
-                host.settimeout(_CONNECT_TIMEOUT_S)
-                host.connect((self._gateway, port))
+            with client, self._system.connect_to_host(port) as host:
                 splice(client, host)
         except OSError:
             pass  # the client sees its connection closed, as if nobody listened

@@ -11,8 +11,9 @@ import binascii
 import re
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
+from .system import System
 from .wire import HttpError
 
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -21,16 +22,6 @@ _TOKEN = re.compile(r"[\x21-\x7e]{16,512}")
 _YEAR_2020_NS = 1_577_836_800 * 10**9
 _YEAR_2200_NS = 7_258_118_400 * 10**9
 _ENTROPY_BYTES = range(16, 4097)
-
-
-class IdentitySystem(Protocol):
-    def add_entropy(self, entropy: bytes) -> None: ...
-
-    def set_clock(self, clock_ns: int) -> None: ...
-
-    def set_machine_id(self, machine_id: str) -> None: ...
-
-    def set_hostname(self, hostname: str) -> None: ...
 
 
 class Identity:
@@ -52,9 +43,7 @@ class Identity:
         if len(self.entropy) not in _ENTROPY_BYTES:
             raise HttpError(400, "entropy must be 16 to 4096 bytes, in base64")
 
-    def apply(
-        self, system: IdentitySystem, claim: Callable[[str], None]
-    ) -> list[dict[str, str | float]]:
+    def apply(self, system: System, claim: Callable[[str], None]) -> list[dict[str, str | float]]:
         """Do it, in order; returns what took how long. ``HttpError`` 500 names a failed step."""
         steps: list[dict[str, str | float]] = []
         started = time.monotonic()
@@ -64,8 +53,8 @@ class Identity:
             ("clock", lambda: system.set_clock(
                 self.clock_ns + int((time.monotonic() - started) * 1e9)
             )),
-            ("machine-id", lambda: system.set_machine_id(self.machine_id)),
-            ("hostname", lambda: system.set_hostname(self.hostname)),
+            ("machine-id", lambda: system.write_file("/etc/machine-id", f"{self.machine_id}\n")),
+            ("hostname", lambda: self._take_name(system)),
             ("token", lambda: claim(self.token)),
         )  # fmt: skip
         for name, action in actions:
@@ -76,6 +65,11 @@ class Identity:
                 raise HttpError(500, f"the step {name} failed: {error}") from error
             steps.append({"name": name, "duration_s": time.monotonic() - begun})
         return steps
+
+    def _take_name(self, system: System) -> None:
+        system.set_hostname(self.hostname)
+        system.write_file("/etc/hostname", f"{self.hostname}\n")
+        system.write_file("/etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 {self.hostname}\n")
 
 
 def _matching(document: Mapping[str, Any], key: str, pattern: re.Pattern[str], meaning: str) -> str:

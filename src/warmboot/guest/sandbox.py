@@ -13,16 +13,12 @@ decided by the host's own rules.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import socket
-import subprocess
 import threading
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from .docker import PROBE, Docker
+from .system import System
 from .wire import HttpError
 
 NAME = "warmboot-sandbox"
@@ -50,25 +46,11 @@ _SPEC: dict[str, Any] = {
     },
 }
 
-Run = Callable[[Sequence[str]], int]
-"""Runs a command; its exit code."""
-
-
-def run(command: Sequence[str]) -> int:
-    return subprocess.run(
-        command,
-        check=False,
-        timeout=30,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ).returncode
-
 
 class Sandbox:
-    def __init__(self, docker: Docker, run: Run = run) -> None:
+    def __init__(self, system: System, docker: Docker) -> None:
+        self._system = system
         self._docker = docker
-        self._run = run
         self._lock = threading.Lock()
         self._address = ""
         self._hosts = ""
@@ -82,7 +64,7 @@ class Sandbox:
         with self._lock:
             if not self._address:
                 self._make()
-            hostname = socket.gethostname()
+            hostname = self._system.hostname()
             if self._named != hostname:
                 self._name(hostname)
 
@@ -107,18 +89,16 @@ class Sandbox:
             iptables = ["/usr/sbin/iptables", "--wait", "-t", table]
             # Docker's own chain ends with RETURN, so the rule must come before that.
             add = ["-I" if chain == "DOCKER-USER" else "-A", chain]
-            if self._run([*iptables, "-C", chain, *rule]) == 0:
+            if self._system.run([*iptables, "-C", chain, *rule]) == 0:
                 continue
-            if self._run([*iptables, *add, *rule]) != 0:
+            if self._system.run([*iptables, *add, *rule]) != 0:
                 raise HttpError(500, f"the sandbox could not be reached: iptables refused {rule}")
 
     def _name(self, hostname: str) -> None:
         """The hosts file of the sandbox is that of the container which joins it."""
         text = f"127.0.0.1\tlocalhost\n{self._address}\t{hostname}\n"
         try:
-            descriptor = os.open(self._hosts, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
-            with contextlib.closing(os.fdopen(descriptor, "w")) as file:
-                file.write(text)
+            self._system.write_file(self._hosts, text)
         except OSError as error:
             raise HttpError(500, f"the sandbox's hosts file: {error}") from error
         self._named = hostname

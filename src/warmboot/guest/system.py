@@ -1,4 +1,9 @@
-"""What the agent does to the kernel and to files, in one place, so that tests can stand in."""
+"""What the agent asks of its machine: the kernel, files, programs, the network.
+
+``System`` is the seam: the agent's own code decides what is to be done, and in which order, and is
+the same wherever it runs. ``LinuxSystem`` is the machine inside a real VM; a simulated VM has one
+in memory.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +13,73 @@ import socket
 import struct
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
+
+GATEWAY = "198.18.0.1"
+HOST_MARK = 0x7762
+"""Lets a connection to the host pass the guest's firewall. Containers have no right to set it."""
 
 _RNDADDENTROPY = 0x40085203
 _RNDRESEEDCRNG = 0x5207
+_RUN_TIMEOUT_S = 30.0
+_CONNECT_TIMEOUT_S = 10.0
 _SETTLE_WINDOW_S = 0.2
 _SETTLE_WINDOWS = 3
 _SETTLE_LIMIT_S = 15.0
 
 
-class System:
-    """The real one. ``etc`` is where machine-id, hostname and hosts are."""
-
-    def __init__(self, etc: Path = Path("/etc")) -> None:
-        self.etc = etc
+class System(Protocol):
+    """Everything here raises ``OSError`` where the machine says no."""
 
     def add_entropy(self, entropy: bytes) -> None:
-        """Credit the bytes to the kernel's pool, and have its generator seeded anew at once."""
+        """Have the kernel's random numbers depend on these bytes, at once."""
+
+    def set_clock(self, clock_ns: int) -> None:
+        """``clock_ns``: nanoseconds since 1970."""
+
+    def hostname(self) -> str:
+        """The kernel's."""
+
+    def set_hostname(self, hostname: str) -> None:
+        """The kernel's, not that of ``/etc``."""
+
+    def read_file(self, path: str) -> str: ...
+
+    def write_file(self, path: str, text: str, mode: int = 0o644) -> None:
+        """``mode`` is that of a file which was not there."""
+
+    def remove_file(self, path: str) -> None:
+        """It need not be there."""
+
+    def run(self, command: Sequence[str]) -> int:
+        """Run a program to its end; its exit code."""
+        ...
+
+    def sync(self) -> None:
+        """Have everything that was written on the disk."""
+
+    def settle(self) -> None:
+        """Wait until the processors have next to nothing to do.
+
+        What is unfinished when a VM is frozen is the first thing that every clone does.
+        """
+
+    def listen(self, port: int) -> socket.socket:
+        """A listening socket on the guest's ``localhost``."""
+        ...
+
+    def connect_to_host(self, port: int) -> socket.socket:
+        """A connection to the machine that the VM runs on."""
+        ...
+
+
+class LinuxSystem:
+    """The real one."""
+
+    def add_entropy(self, entropy: bytes) -> None:
+        """Credit the bytes to the kernel's pool, and have its generator seeded anew."""
         request = struct.pack("ii", len(entropy) * 8, len(entropy)) + entropy
         descriptor = os.open("/dev/urandom", os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -36,54 +91,69 @@ class System:
     def set_clock(self, clock_ns: int) -> None:
         time.clock_settime_ns(time.CLOCK_REALTIME, clock_ns)
 
-    def set_machine_id(self, machine_id: str) -> None:
-        self._write("machine-id", machine_id + "\n")
+    def hostname(self) -> str:
+        return socket.gethostname()
 
     def set_hostname(self, hostname: str) -> None:
         socket.sethostname(hostname)
-        self._write("hostname", hostname + "\n")
-        self._write("hosts", f"127.0.0.1 localhost\n127.0.1.1 {hostname}\n")
+
+    def read_file(self, path: str) -> str:
+        return Path(path).read_text()
+
+    def write_file(self, path: str, text: str, mode: int = 0o644) -> None:
+        # In place, not by renaming: somebody may have bind-mounted the file. And with bare system
+        # calls: after a restore each layer of Python's files costs milliseconds.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+
+    def remove_file(self, path: str) -> None:
+        Path(path).unlink(missing_ok=True)
+
+    def run(self, command: Sequence[str]) -> int:
+        try:
+            return subprocess.run(
+                command,
+                check=False,
+                timeout=_RUN_TIMEOUT_S,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            ).returncode
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError(f"{command[0]} did not end") from error
 
     def sync(self) -> None:
         os.sync()
 
     def settle(self) -> None:
-        """Wait until the processors have next to nothing to do.
-
-        What is unfinished when a VM is frozen is the first thing that every clone does.
-        """
         deadline = time.monotonic() + _SETTLE_LIMIT_S
-        calm, busy = 0, self._busy_ticks()
+        calm, busy = 0, _busy_ticks()
         while calm < _SETTLE_WINDOWS and time.monotonic() < deadline:
             time.sleep(_SETTLE_WINDOW_S)
-            before, busy = busy, self._busy_ticks()
+            before, busy = busy, _busy_ticks()
             calm = calm + 1 if busy - before <= 1 else 0
 
-    def _busy_ticks(self) -> int:
-        """What all processors have worked, in ticks of 10 ms (proc_stat(5))."""
-        user, nice, system, _, _, irq, softirq = map(
-            int, Path("/proc/stat").read_text().split(None, 8)[1:8]
-        )
-        return user + nice + system + irq + softirq
+    def listen(self, port: int) -> socket.socket:
+        return socket.create_server(("127.0.0.1", port), backlog=64)
 
-    def forget_neighbours(self) -> None:
-        """Drop what is known of MAC addresses: the next network is another one."""
-        subprocess.run(
-            ["/usr/sbin/ip", "neigh", "flush", "all"],
-            check=False,
-            timeout=10,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def _write(self, name: str, text: str) -> None:
-        # In place, not by renaming: somebody may have bind-mounted the file. And with bare system
-        # calls: after a restore each layer of Python's files costs milliseconds.
-        descriptor = os.open(
-            f"{self.etc}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644
-        )
+    def connect_to_host(self, port: int) -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
-            os.write(descriptor, text.encode())
-        finally:
-            os.close(descriptor)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, HOST_MARK)
+            sock.settimeout(_CONNECT_TIMEOUT_S)
+            sock.connect((GATEWAY, port))
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+
+def _busy_ticks() -> int:
+    """What all processors have worked, in ticks of 10 ms (proc_stat(5))."""
+    user, nice, system, _, _, irq, softirq = map(
+        int, Path("/proc/stat").read_text().split(None, 8)[1:8]
+    )
+    return user + nice + system + irq + softirq

@@ -1,0 +1,219 @@
+"""Whose a VM is: identities and tokens, and how they are forgotten before a snapshot."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import threading
+
+import pytest
+from tests.support.guests import (
+    IDENTITY,
+    MACHINE_ID,
+    TOKEN,
+    FakeDocker,
+    Guest,
+    read_all,
+    read_answer,
+    request,
+)
+from typing_extensions import override
+
+from warmboot.guest import wire
+from warmboot.guest.claim import TOKEN_FILE, Claim
+
+# Whose it is
+
+
+def test_health_needs_no_token_and_says_whether_docker_answers(guest: Guest) -> None:
+    status, answer = guest.ask("GET", "/warmboot/v1/health")
+    assert status == 200
+    assert (answer["claimed"], answer["docker"]) == (False, False)
+    docker = FakeDocker(guest.docker_path)
+    guest.become()
+    _, answer = guest.ask("GET", "/warmboot/v1/health")
+    assert (answer["claimed"], answer["docker"]) == (True, True)
+    docker.listener.close()
+
+
+@pytest.mark.parametrize(
+    "path", ["/_ping", "/containers/json", "/warmboot/v1/sync", "/warmboot/v1/nonsense"]
+)
+def test_an_unclaimed_vm_does_nothing_but_health_and_identity(
+    guest: Guest, docker: FakeDocker, path: str
+) -> None:
+    for token in (None, "", TOKEN):
+        assert guest.ask("POST", path, token=token)[0] == 401
+    assert guest.system.calls == []
+
+
+@pytest.mark.parametrize("token", [None, "", "wrong", TOKEN + "x", TOKEN[:-1], TOKEN.upper()])
+def test_a_claimed_vm_refuses_any_other_token(
+    guest: Guest, docker: FakeDocker, token: str | None
+) -> None:
+    guest.become()
+    for path in ("/_ping", "/warmboot/v1/sync", "/warmboot/v1/identity"):
+        assert guest.ask("POST", path, token=token)[0] == 401
+    assert guest.ask("POST", "/warmboot/v1/sync", token=TOKEN)[0] == 200
+
+
+def test_a_claimed_vm_takes_no_other_identity(guest: Guest) -> None:
+    guest.become()
+    other = IDENTITY | {"token": "another-token-altogether"}
+    assert guest.ask("POST", "/warmboot/v1/identity", other, TOKEN)[0] == 409
+    assert [name for name, _ in guest.system.calls].count("hostname") == 1
+
+
+def test_a_claim_whose_answer_was_lost_can_be_repeated(guest: Guest) -> None:
+    guest.become()
+    assert guest.ask("POST", "/warmboot/v1/identity", IDENTITY, TOKEN)[0] == 200
+    assert guest.ask("POST", "/warmboot/v1/sync", token=TOKEN)[0] == 200
+
+
+def test_of_many_claims_at_once_one_wins(guest: Guest) -> None:
+    answers: list[int] = []
+
+    def claim(number: int) -> None:
+        document = IDENTITY | {"token": f"token-of-claimant-{number}"}
+        answers.append(guest.ask("POST", "/warmboot/v1/identity", document)[0])
+
+    threads = [threading.Thread(target=claim, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers.count(200) == 1
+    assert set(answers) <= {200, 401, 409}
+
+
+def test_a_restarted_agent_still_knows_its_owner(guest: Guest) -> None:
+    guest.become()
+    assert guest.system.modes[TOKEN_FILE] == 0o600
+    again = Claim(guest.system)
+    again.check(wire.Head(request("GET", "/", token=TOKEN)))
+
+
+# Identity
+
+
+def test_identity_is_applied_in_order_and_timed(guest: Guest) -> None:
+    status, answer = guest.ask("POST", "/warmboot/v1/identity", IDENTITY)
+    assert status == 200
+    names = [step["name"] for step in answer["steps"]]
+    assert names == ["entropy", "clock", "machine-id", "hostname", "token"]
+    assert all(0 <= step["duration_s"] < 5 for step in answer["steps"])
+    calls = dict(guest.system.calls)
+    assert calls["entropy"] == b"e" * 64
+    clock = calls["clock"]
+    assert isinstance(clock, int)
+    assert 0 <= clock - IDENTITY["clock_ns"] < 5 * 10**9
+    assert calls["hostname"] == "brisk-otter"
+    assert guest.system.files == {
+        "/etc/machine-id": f"{MACHINE_ID}\n",
+        "/etc/hostname": "brisk-otter\n",
+        "/etc/hosts": "127.0.0.1 localhost\n127.0.1.1 brisk-otter\n",
+        TOKEN_FILE: TOKEN,
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hostname", ""),
+        ("hostname", "a/b"),
+        ("hostname", "-a"),
+        ("hostname", "a" * 64),
+        ("hostname", "a\nb"),
+        ("hostname", None),
+        ("machine_id", MACHINE_ID.upper()),
+        ("machine_id", MACHINE_ID + "0"),
+        ("machine_id", MACHINE_ID + "\n"),
+        ("token", "short"),
+        ("token", "with a space in it, long"),
+        ("token", 7),
+        ("clock_ns", "1800000000000000000"),
+        ("clock_ns", True),
+        ("clock_ns", 0),
+        ("clock_ns", 1.8e18),
+        ("entropy", ""),
+        ("entropy", "????"),
+        ("entropy", base64.b64encode(b"few").decode()),
+        ("entropy", base64.b64encode(b"e" * 4097).decode()),
+        ("entropy", ["e"]),
+    ],
+)
+def test_a_bad_identity_changes_nothing(guest: Guest, field: str, value: object) -> None:
+    status, answer = guest.ask("POST", "/warmboot/v1/identity", IDENTITY | {field: value})
+    assert status == 400
+    assert field in answer["error"]
+    assert guest.system.calls == []
+    guest.become()
+
+
+@pytest.mark.parametrize(
+    ("call", "step"),
+    [
+        ("entropy", "entropy"),
+        ("clock", "clock"),
+        ("/etc/machine-id", "machine-id"),
+        ("hostname", "hostname"),
+        ("/etc/hosts", "hostname"),
+        (TOKEN_FILE, "token"),
+    ],
+)
+def test_an_identity_that_fails_half_way_claims_nothing(guest: Guest, call: str, step: str) -> None:
+    guest.system.fail_at = call
+    status, answer = guest.ask("POST", "/warmboot/v1/identity", IDENTITY)
+    assert (status, step in answer["error"]) == (500, True)
+    assert not guest.claimed
+    guest.system.fail_at = ""
+    guest.become()
+
+
+# Before a snapshot
+
+
+def test_preparing_a_snapshot_forgets_the_owner_and_cuts_everybody_off(
+    guest: Guest, docker: FakeDocker
+) -> None:
+    guest.become()
+    docker.behave = lambda sock, head: read_all(sock)
+    with guest.connect() as follower, guest.connect() as idle:
+        follower.sendall(request("GET", "/events", token=TOKEN))
+        idle.sendall(request("GET", "/warmboot/v1/health"))
+        read_answer(idle)
+        assert guest.ask("POST", "/warmboot/v1/prepare-snapshot", token=TOKEN)[0] == 200
+        assert read_all(follower) == b""
+        assert read_all(idle) == b""
+    names = [name for name, _ in guest.system.calls]
+    assert names[-3:] == ["ip neigh flush all", "sync", "settle"]
+    assert TOKEN_FILE not in guest.system.files
+    assert guest.ask("POST", "/warmboot/v1/sync", token=TOKEN)[0] == 401
+    guest.become()
+
+
+@pytest.mark.parametrize("wake_docker", [True, False])
+def test_docker_is_woken_until_it_is_claimed_again_if_that_is_wanted(
+    guest: Guest, wake_docker: bool
+) -> None:
+    pinged = threading.Event()
+
+    class Noticing(FakeDocker):
+        @override
+        def _serve(self, sock: socket.socket) -> None:
+            pinged.set()
+            super()._serve(sock)
+
+    Noticing(guest.docker_path)
+    guest.become()
+    body = {"wake_docker": wake_docker}
+    assert guest.ask("POST", "/warmboot/v1/prepare-snapshot", body, TOKEN)[0] == 200
+    assert pinged.wait(5 if wake_docker else 0.3) is wake_docker
+
+
+@pytest.mark.parametrize("wake_docker", ["yes", 1, None])
+def test_preparing_a_snapshot_refuses_nonsense(guest: Guest, wake_docker: object) -> None:
+    guest.become()
+    body = {"wake_docker": wake_docker}
+    assert guest.ask("POST", "/warmboot/v1/prepare-snapshot", body, TOKEN)[0] == 400
+    assert guest.claimed
