@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from tests.support.managers import Lab
 
-from warmboot.bootstrap import service
+from warmboot.bootstrap import containers
 from warmboot.manager.core.boot_admission import BootAdmission
 from warmboot.manager.ports import Until
 from warmboot.model.container import BootMethod
@@ -20,7 +20,7 @@ async def test_all_have_their_docker_before_the_first_gets_its_image(
     place: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     admission = partial(BootAdmission, wait_timeout_s=A_LONG_TIME_S)
-    monkeypatch.setattr(service, "BootAdmission", lambda _: admission(2))
+    monkeypatch.setattr(containers, "BootAdmission", lambda _: admission(2))
     async with place.manager(standby_vms=0) as manager:
         await manager.snapshot()
         names = [f"web{number}" for number in range(4)]

@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+from warmboot.bootstrap.core import Core
 from warmboot.criu.binary import SEARCH_PATH
 from warmboot.criu.setup.findings import Finding
 from warmboot.criu.setup.preflight import Change, Preflight
 from warmboot.criu.setup.verification import Verified, verify
 from warmboot.docker.client import DockerEngine
-from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.saga import Saga, SagaRunner
-from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.core.unsettled import Unsettled
-from warmboot.manager.core.uploads import Uploads
+from warmboot.manager.core.saga import Saga
 from warmboot.manager.ports import Check
 from warmboot.manager.workers.create_worker import CreateWorker
 from warmboot.manager.workers.pause_worker import PauseWorker
@@ -32,7 +29,6 @@ from warmboot.manager.workers.worker_states import WorkerStates
 from warmboot.manager.workers.worker_tokens import WorkerTokens
 from warmboot.manager.workers.workers import Workers
 from warmboot.settings import Settings
-from warmboot.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +57,10 @@ def _criu_path(settings: Settings) -> str:
 
 
 @asynccontextmanager
-async def worker_parts(
-    settings: Settings,
-    store: Store,
-    runner: SagaRunner,
-    events: EventLog,
-    tasks: Tasks,
-    unsettled: Unsettled,
-    uploads: Uploads,
-) -> AsyncIterator[WorkerParts]:
+async def wire_workers(core: Core) -> AsyncIterator[WorkerParts]:
     """Everything about workers. The engine is not asked for anything yet: there may be none."""
+    settings, store, runner = core.settings, core.store, core.runner
+    events, tasks = core.events, core.tasks
     tokens = await WorkerTokens.of(store)
 
     def environment(worker_id: UUID) -> dict[str, str]:
@@ -94,7 +84,7 @@ async def worker_parts(
             states,
             settings.storage_root / "checkpoint-archives",
             _criu_path(settings),
-            uploads,
+            core.uploads,
         )
         workers = Workers(
             store, engine, events, tasks, states, create, pause, resume, settle, checkpoints
@@ -109,7 +99,7 @@ async def worker_parts(
         yield WorkerParts(
             workers,
             (create.saga, pause.saga, resume.saga),
-            ReconcileWorkers(store, states, settle, workers, checkpoints, stops, unsettled),
+            ReconcileWorkers(store, states, settle, workers, checkpoints, stops, core.unsettled),
             wake,
             tokens,
             stops,

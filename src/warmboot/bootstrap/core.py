@@ -1,0 +1,30 @@
+"""What every noun's parts are wired from."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from warmboot.host.agent import HostAgent
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.saga import SagaRunner
+from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.core.unsettled import Unsettled
+from warmboot.manager.core.uploads import Uploads
+from warmboot.settings import Settings
+from warmboot.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """One of each a manager; ``attention`` is set when snapshots are to be looked at at once."""
+
+    settings: Settings
+    store: Store
+    host: HostAgent
+    runner: SagaRunner
+    events: EventLog
+    tasks: Tasks
+    unsettled: Unsettled
+    uploads: Uploads
+    attention: asyncio.Event = field(default_factory=asyncio.Event)

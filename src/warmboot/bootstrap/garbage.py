@@ -1,0 +1,49 @@
+"""The wiring of the garbage collector, and of the locks that it shares."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+
+from warmboot.bootstrap.core import Core
+from warmboot.bootstrap.workers import docker_socket
+from warmboot.criu.containerd import RestoreCopies
+from warmboot.manager.core.snapshot_work_lock import SnapshotWorkLock
+from warmboot.manager.garbage.choose_garbage import Limits
+from warmboot.manager.garbage.collect_garbage import CollectGarbage
+from warmboot.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class GarbageParts:
+    """``image_folders`` is held by whoever adds or removes one."""
+
+    collect: CollectGarbage
+    image_folders: asyncio.Lock
+    work_lock: SnapshotWorkLock
+
+
+def wire_garbage(core: Core) -> GarbageParts:
+    image_folders, work_lock = asyncio.Lock(), SnapshotWorkLock()
+    collect = CollectGarbage(
+        core.store,
+        core.host,
+        core.runner,
+        core.events,
+        _limits(core.settings),
+        image_folders,
+        work_lock.busy,
+        RestoreCopies(docker_socket(core.settings)),
+    )
+    return GarbageParts(collect, image_folders, work_lock)
+
+
+def _limits(settings: Settings) -> Limits:
+    days = settings.snapshot_unused_days
+    return Limits(
+        max_active=settings.max_runtime_snapshots,
+        unused_after=timedelta(days=days) if days else None,
+        cache_budget_bytes=settings.cache_budget_mib << 20,
+        disk_floor_bytes=settings.disk_floor_mib << 20,
+    )
