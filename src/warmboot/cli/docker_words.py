@@ -1,4 +1,4 @@
-"""What docker users type and warmboot does not have, or calls otherwise."""
+"""Docker commands that warmboot does not have, or that have another name here."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _PAUSED = "containers are not paused; workers are: `warmboot worker pause`"
 _OURS = {
     "build": _BUILT,
     "commit": _BUILT,
-    "container": "its commands stand alone: `warmboot ps`, `warmboot rm`, …",
+    "container": "its commands have no prefix: `warmboot ps`, `warmboot rm`, …",
     "cp": _FILE,
     "create": "`warmboot run -d` creates a container and starts it",
-    "image": f"{_PULLED}; runtime images are another thing: `warmboot runtime`",
-    "images": f"{_PULLED}; runtime images are another thing: `warmboot runtime ls`",
-    "info": "`warmboot doctor` looks at this machine",
+    "image": f"{_PULLED}; runtime images are something else: `warmboot runtime`",
+    "images": f"{_PULLED}; runtime images are something else: `warmboot runtime ls`",
+    "info": "`warmboot doctor` checks this machine",
     "load": _BUILT,
-    "network": "a container has a network of its own; its ports are published with `run -p`",
+    "network": "each container has its own network; its ports are published with `run -p`",
     "pause": _PAUSED,
     "pull": _PULLED,
     "stats": "`warmboot top` shows what containers use",
-    "system": "`warmboot gc` removes what may go, `warmboot top` shows what is used",
+    "system": "`warmboot gc` removes what is no longer needed, `warmboot top` shows usage",
     "unpause": _PAUSED,
     "version": "`warmboot --version` shows it",
     "volume": "there are no volumes; " + _FILE,

@@ -22,9 +22,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Containers in microVMs that start warm, and workers that pause with their memory.",
-    epilog="WARMBOOT_URL (http://HOST:PORT or unix:///PATH) and WARMBOOT_TOKEN say which manager; "
-    "else it is asked by the Unix socket of this machine's manager, or at http://127.0.0.1:18080.",
+    help="Run containers in microVMs that start warm, and pause workers with their memory.",
+    epilog="WARMBOOT_URL (http://HOST:PORT or unix:///PATH) and WARMBOOT_TOKEN select the manager. "
+    "The default is the Unix socket of this machine's manager, or http://127.0.0.1:18080.",
 )
 
 CONTAINERS, SERVICE = "Containers", "Service"
@@ -42,7 +42,9 @@ def _version(wanted: bool) -> None:
 def _options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="show the version"),
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="print the version and exit"
+        ),
     ] = False,
 ) -> None:
     pass

@@ -23,17 +23,21 @@ if TYPE_CHECKING:
     from warmboot.client import Client
     from warmboot.client.results import Container, Stage
 
-Json = Annotated[bool, typer.Option("--json", help="as the API has it")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON, as the API returns it")]
 StopTime = Annotated[
     float | None,
     typer.Option(
-        "--time", "-t", min=0, max=3600, help="seconds before it is killed: its own, or 10"
+        "--time",
+        "-t",
+        min=0,
+        max=3600,
+        help="seconds before it is killed (default: the container's, or 10)",
     ),
 ]
 
 
 def inspect(refs: Refs, json_: Json = False) -> None:
-    """Show containers: what was asked, what runs, how it was booted."""
+    """Show the configuration and state of containers, and how they were booted."""
 
     async def work() -> list[Container]:
         async with connect() as client:
@@ -102,18 +106,24 @@ def _attempt(attempt: Mapping[str, Any]) -> str:
 
 def logs(
     ref: Ref,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until it exits")] = False,
-    tail: Annotated[str, typer.Option("--tail", "-n", help="last lines only")] = "all",
-    timestamps: Annotated[bool, typer.Option("--timestamps", "-t", help="with times")] = False,
-    since: Annotated[
-        str | None, typer.Option(help="a time, or so long ago: 10m", metavar="TIME")
-    ] = None,
-    until: Annotated[str | None, typer.Option(help="the same", metavar="TIME")] = None,
-    boot: Annotated[
-        bool, typer.Option("--boot", help="what its guest has said on its console instead")
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="follow the output until the container exits")
     ] = False,
+    tail: Annotated[
+        str, typer.Option("--tail", "-n", help="number of lines to show from the end")
+    ] = "all",
+    timestamps: Annotated[bool, typer.Option("--timestamps", "-t", help="show timestamps")] = False,
+    since: Annotated[
+        str | None,
+        typer.Option(help="show output since a time, or a duration ago: 10m", metavar="TIME"),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(help="show output before a time, or a duration ago", metavar="TIME"),
+    ] = None,
+    boot: Annotated[bool, typer.Option("--boot", help="show its guest's console instead")] = False,
 ) -> None:
-    """Show what a container has written."""
+    """Show the output of a container."""
     if boot:
         if follow or timestamps or since or until or tail != "all":
             raise usage("it stands alone", "--boot")
@@ -153,10 +163,12 @@ def port(
     ref: Ref,
     wanted: Annotated[
         str | None,
-        typer.Argument(metavar="PORT", help="of the container: 80, 53/udp", show_default=False),
+        typer.Argument(
+            metavar="PORT", help="a port of the container: 80, 53/udp", show_default=False
+        ),
     ] = None,
 ) -> None:
-    """Show where a container's ports are published."""
+    """Show the published ports of a container."""
 
     async def work() -> Container:
         async with connect() as client:
@@ -192,7 +204,8 @@ def stop(
     refs: Refs,
     time: StopTime = None,
     signal: Annotated[
-        str | None, typer.Option("--signal", "-s", help="instead of its own stop signal")
+        str | None,
+        typer.Option("--signal", "-s", help="signal to send first (default: the container's)"),
     ] = None,
 ) -> None:
     """Stop containers."""
@@ -202,9 +215,11 @@ def stop(
 
 def kill(
     refs: Refs,
-    signal: Annotated[str, typer.Option("--signal", "-s", help="its name or number")] = "KILL",
+    signal: Annotated[
+        str, typer.Option("--signal", "-s", help="name or number of the signal")
+    ] = "KILL",
 ) -> None:
-    """Send a signal to containers' processes."""
+    """Send a signal to containers."""
     name = _signal(signal)
     _quick(refs, "killing", lambda client, ref: client.containers.kill(ref, name))
 
@@ -252,7 +267,9 @@ async def _brought_up(
 
 def rm(
     refs: Refs,
-    force: Annotated[bool, typer.Option("--force", "-f", help="also when it runs")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="also remove running containers")
+    ] = False,
 ) -> None:
     """Remove containers and their VMs."""
     _quick(refs, "removing", lambda client, ref: client.containers.delete(ref, force=force))
@@ -261,11 +278,13 @@ def rm(
 def wait(
     refs: Refs,
     until: Annotated[
-        str, typer.Option(help="booted, running or exited", metavar="STATE")
+        str, typer.Option(help="state to wait for: booted, running or exited", metavar="STATE")
     ] = "exited",
-    timeout: Annotated[float | None, typer.Option(min=0, help="seconds", metavar="S")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, help="seconds to wait at most", metavar="S")
+    ] = None,
 ) -> None:
-    """Wait for containers; prints their exit codes (or their states)."""
+    """Wait for containers, and print their exit codes (or their states)."""
     if until not in ("booted", "running", "exited"):
         raise usage("it is booted, running or exited", "--until")
 

@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
 def events(
     follow: Annotated[
-        bool, typer.Option("--follow/--no-follow", "-f", help="go on as they happen")
+        bool,
+        typer.Option("--follow/--no-follow", "-f", help="continue with new events as they happen"),
     ] = True,
     after: Annotated[
-        int | None, typer.Option(min=0, help="begin after this event id (0: all kept)")
+        int | None, typer.Option(min=0, help="start after this event id (0: all stored events)")
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="print one JSON object per line")] = False,
 ) -> None:
-    """Show events; without --no-follow until ctrl-c."""
+    """Show events as they happen, until ctrl-c."""
 
     async def work() -> None:
         async with connect() as client:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 def serve(
     host: Annotated[str | None, typer.Option(help="address to listen on", metavar="IP")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="and the port")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="port to listen on")] = None,
 ) -> None:
-    """Run the manager until a signal; settings come from MANAGER_* variables."""
+    """Run the manager in the foreground; MANAGER_* variables configure it."""
     given: dict[str, Any] = {"host": host, "port": port}
 
     async def work() -> None:
@@ -59,13 +59,15 @@ def _settings(given: dict[str, Any]) -> Any:
 
 
 def doctor(
-    fix: Annotated[bool, typer.Option("--fix", help="do what can be done for workers")] = False,
-    restart_engine: Annotated[
-        bool, typer.Option("--restart-engine", help="with --fix: restart Docker if need be")
+    fix: Annotated[
+        bool, typer.Option("--fix", help="set this machine up for workers, and test it")
     ] = False,
-    json_: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+    restart_engine: Annotated[
+        bool, typer.Option("--restart-engine", help="with --fix: restart Docker if necessary")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Say what works on this machine, what does not, why, and what to do."""
+    """Check what works on this machine, what does not, why, and what to do."""
     if restart_engine and not fix:
         raise usage("it goes with --fix", "--restart-engine")
     fixed: dict[str, Any] = drive(_fixed(restart_engine, quiet=json_)) if fix else {}

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
 def gc(
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="only say what would go, and why")
+        bool, typer.Option("--dry-run", "-n", help="only print what would be removed, and why")
     ] = False,
-    json_: Annotated[bool, typer.Option("--json", help="as the API has it")] = False,
+    json_: Annotated[
+        bool, typer.Option("--json", help="print JSON, as the API returns it")
+    ] = False,
 ) -> None:
-    """Remove what may go: deleted and unused snapshots, what is nobody's, caches over budget."""
+    """Remove deleted and unused snapshots, leftovers, and caches over their budget."""
 
     async def work() -> Collection:
         async with connect() as client:

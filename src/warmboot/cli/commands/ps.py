@@ -28,19 +28,29 @@ WIDE = 110
 
 
 def ps(
-    all_: Annotated[bool, typer.Option("--all", "-a", help="those too that do not run")] = False,
+    all_: Annotated[
+        bool, typer.Option("--all", "-a", help="list all containers (default: running ones)")
+    ] = False,
     filters: Annotated[
         list[str] | None,
-        typer.Option("--filter", "-f", help="name=, id=, label=, status=, …", metavar="K=V"),
+        typer.Option(
+            "--filter", "-f", help="filter by name=, id=, label=, status=, …", metavar="K=V"
+        ),
     ] = None,
     last: Annotated[
         int | None,
-        typer.Option("--last", "-n", min=0, help="the newest, in any state", metavar="N"),
+        typer.Option("--last", "-n", min=0, help="list the N newest, in any state", metavar="N"),
     ] = None,
-    latest: Annotated[bool, typer.Option("--latest", "-l", help="the newest one")] = False,
-    no_trunc: Annotated[bool, typer.Option("--no-trunc", help="cut nothing, ids neither")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="ids only")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="as the API has it")] = False,
+    latest: Annotated[
+        bool, typer.Option("--latest", "-l", help="list the newest, in any state")
+    ] = False,
+    no_trunc: Annotated[
+        bool, typer.Option("--no-trunc", help="do not truncate the output")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print only ids")] = False,
+    json_: Annotated[
+        bool, typer.Option("--json", help="print JSON, as the API returns it")
+    ] = False,
 ) -> None:
     """List containers."""
     try:

@@ -37,72 +37,96 @@ class RunCommand(TyperCommand):
 def run(
     image: Annotated[
         str,
-        typer.Argument(metavar="IMAGE", help="a reference, e.g. redis:7", show_default=False),
+        typer.Argument(metavar="IMAGE", help="image reference, e.g. redis:7", show_default=False),
     ],
     command: Annotated[
         list[str] | None,
-        typer.Argument(metavar="COMMAND", help="instead of the image's own", show_default=False),
+        typer.Argument(
+            metavar="COMMAND", help="command to run (default: the image's)", show_default=False
+        ),
     ] = None,
-    detach: Annotated[
-        bool, typer.Option("--detach", "-d", help="print the id and leave it running")
-    ] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="print the id and return")] = False,
     interactive: Annotated[
-        bool, typer.Option("--interactive", "-i", help="pass on standard input")
+        bool, typer.Option("--interactive", "-i", help="keep standard input open")
     ] = False,
-    tty: Annotated[bool, typer.Option("--tty", "-t", help="give it a terminal")] = False,
-    name: Annotated[str | None, typer.Option(help="its name")] = None,
+    tty: Annotated[bool, typer.Option("--tty", "-t", help="allocate a terminal")] = False,
+    name: Annotated[str | None, typer.Option(help="name (default: a generated one)")] = None,
     publish: Annotated[
         list[str] | None,
-        typer.Option("--publish", "-p", help="\\[ip:]\\[host:]container\\[/udp]", metavar="PORT"),
+        typer.Option(
+            "--publish",
+            "-p",
+            help="publish a port: \\[ip:]\\[host:]container\\[/udp]",
+            metavar="PORT",
+        ),
     ] = None,
     env: Annotated[
         list[str] | None,
-        typer.Option("--env", "-e", help="K=V, or K to pass on its value", metavar="K=V"),
+        typer.Option(
+            "--env", "-e", help="environment variable: K=V, or K to pass its value", metavar="K=V"
+        ),
     ] = None,
     env_file: Annotated[
-        list[Path] | None, typer.Option(help="a file of K=V lines", metavar="FILE")
+        list[Path] | None,
+        typer.Option(help="read environment variables from a file", metavar="FILE"),
     ] = None,
-    rm: Annotated[bool, typer.Option("--rm", help="remove it when it has ended")] = False,
-    entrypoint: Annotated[str | None, typer.Option(help="instead of the image's own")] = None,
-    user: Annotated[str, typer.Option("--user", "-u", help="user or user:group")] = "",
-    workdir: Annotated[str, typer.Option("--workdir", "-w", help="folder to run in")] = "",
+    rm: Annotated[
+        bool, typer.Option("--rm", help="remove the container when it has ended")
+    ] = False,
+    entrypoint: Annotated[
+        str | None, typer.Option(help="entrypoint (default: the image's)")
+    ] = None,
+    user: Annotated[str, typer.Option("--user", "-u", help="user, or user:group")] = "",
+    workdir: Annotated[
+        str, typer.Option("--workdir", "-w", help="working directory in the container")
+    ] = "",
     hostname: Annotated[
-        str, typer.Option("--hostname", "-h", help="instead of its name", metavar="NAME")
+        str,
+        typer.Option(
+            "--hostname", "-h", help="host name (default: the container's name)", metavar="NAME"
+        ),
     ] = "",
     stop_signal: Annotated[
-        str | None, typer.Option(help="what stop sends", metavar="SIGNAL")
+        str | None, typer.Option(help="signal that stops the container", metavar="SIGNAL")
     ] = None,
     stop_timeout: Annotated[
-        int | None, typer.Option(min=0, max=3600, help="seconds before it is killed", metavar="S")
+        int | None,
+        typer.Option(
+            min=0, max=3600, help="seconds to wait for a stop before SIGKILL", metavar="S"
+        ),
     ] = None,
-    cpus: Annotated[str | None, typer.Option(help="whole CPUs", metavar="N")] = None,
+    cpus: Annotated[str | None, typer.Option(help="number of whole CPUs", metavar="N")] = None,
     memory: Annotated[
-        str | None, typer.Option("--memory", "-m", help="e.g. 512m, 1g", metavar="SIZE")
+        str | None, typer.Option("--memory", "-m", help="memory, e.g. 512m or 1g", metavar="SIZE")
     ] = None,
     label: Annotated[
-        list[str] | None, typer.Option("--label", "-l", metavar="K=V", help="a label")
+        list[str] | None, typer.Option("--label", "-l", metavar="K=V", help="label")
     ] = None,
-    cold: Annotated[bool, typer.Option("--cold", help="boot the VM afresh")] = False,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="boot a fresh VM instead of restoring a snapshot")
+    ] = False,
     archive: Annotated[
         Path | None,
-        typer.Option(help="upload the image from docker save or OCI tar", metavar="FILE"),
+        typer.Option(help="upload the image: docker save, or OCI layout as tar", metavar="FILE"),
     ] = None,
     runtime: Annotated[
         str | None,
-        typer.Option(help="the runtime image, by name or id", autocompletion=image_names),
+        typer.Option(help="runtime image to use, by name or id", autocompletion=image_names),
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="keep it though it cannot start")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="keep the container if it cannot be started")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="do not show progress")] = False,
     volume: Annotated[
         list[str] | None, typer.Option("--volume", "-v", "--mount", hidden=True)
     ] = None,
 ) -> None:
-    """Run a container in a VM of its own; it starts warm where it can.
+    """Run a container in its own VM, restored from a snapshot if possible.
 
-    Exits with the container's exit code, with 126 or 127 when its command
-    cannot be executed or is not there, or 125 when warmboot itself failed.
-    SIGINT, SIGTERM and SIGHUP stop it; a second one does not wait for that.
-    In a terminal (-it), ctrl-p ctrl-q leaves it running.
+    Exits with the container's exit code; with 126 or 127 if its command
+    cannot be executed or does not exist; with 125 if warmboot itself failed.
+    SIGINT, SIGTERM and SIGHUP stop the container; a second signal does not wait.
+    With -it in a terminal, ctrl-p ctrl-q detaches from the container.
     """
     if interactive and tty and not detach and not has_terminal():
         raise usage("the input is no terminal; leave out -t", "-t", OUR_FAILURE)

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from warmboot.client import Client
     from warmboot.client.results import Registered, RuntimeImage
 
-app = typer.Typer(no_args_is_help=True, help="Runtime images: kernel, Docker, guest agent.")
+app = typer.Typer(
+    no_args_is_help=True, help="Manage runtime images: kernel, Docker and guest agent for VMs."
+)
 
 Ref = Annotated[
     str,
@@ -41,18 +43,20 @@ Refs = Annotated[
         metavar="IMAGE", help="names or ids", autocompletion=image_names, show_default=False
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="as the API has it")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="ids only")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON, as the API returns it")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print only ids")]
 
 
 @app.command()
 def build(
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="the image's folder", metavar="DIR")
+        Path | None, typer.Option("--output", "-o", help="folder for the image", metavar="DIR")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="even if a good one is there")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="build even if there is a valid image")
+    ] = False,
 ) -> None:
-    """Build a runtime image from Debian packages, on this machine (needs root)."""
+    """Build a runtime image from Debian packages on this machine; needs root."""
     command = [sys.executable, "-m", "warmboot.images", "build"]
     if output is not None:
         command += ["--output", str(output)]
@@ -71,22 +75,24 @@ def build(
 @app.command()
 def register(
     path: Annotated[
-        Path | None, typer.Argument(help="an image folder", metavar="DIR", show_default=False)
+        Path | None, typer.Argument(help="image folder", metavar="DIR", show_default=False)
     ] = None,
-    name: Annotated[str | None, typer.Option(help="its name (default: the folder's)")] = None,
-    kernel: Annotated[Path | None, typer.Option(help="bare files instead of DIR")] = None,
+    name: Annotated[str | None, typer.Option(help="name (default: the folder's)")] = None,
+    kernel: Annotated[
+        Path | None, typer.Option(help="kernel (single files instead of DIR)")
+    ] = None,
     rootfs: Annotated[Path | None, typer.Option(help="ext4 root file system")] = None,
-    initrd: Annotated[Path | None, typer.Option(help="if the kernel needs one")] = None,
+    initrd: Annotated[Path | None, typer.Option(help="initrd, if the kernel needs one")] = None,
     snapshot: Annotated[
         bool | None,
         typer.Option(
             "--snapshot/--no-snapshot",
-            help="build its snapshot too (default: as the manager is set)",
+            help="build its snapshot (default: MANAGER_AUTO_SNAPSHOT)",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Register an image folder or bare files with the manager; prints the id.
+    """Register an image folder or single files with the manager, and print the id.
 
     Its snapshot is built in the background.
     """

@@ -22,23 +22,32 @@ from warmboot.model.errors import Conflict, Unavailable
 def exec_(
     ref: Ref,
     command: Annotated[
-        list[str], typer.Argument(metavar="COMMAND", help="what to run", show_default=False)
+        list[str],
+        typer.Argument(metavar="COMMAND", help="the command and its arguments", show_default=False),
     ],
     interactive: Annotated[
-        bool, typer.Option("--interactive", "-i", help="pass on standard input")
+        bool, typer.Option("--interactive", "-i", help="keep standard input open")
     ] = False,
-    tty: Annotated[bool, typer.Option("--tty", "-t", help="give it a terminal")] = False,
+    tty: Annotated[bool, typer.Option("--tty", "-t", help="allocate a terminal")] = False,
     env: Annotated[
-        list[str] | None, typer.Option("--env", "-e", help="K=V, or K", metavar="K=V")
+        list[str] | None,
+        typer.Option(
+            "--env", "-e", help="environment variable: K=V, or K to pass its value", metavar="K=V"
+        ),
     ] = None,
     env_file: Annotated[
-        list[Path] | None, typer.Option(help="a file of K=V lines", metavar="FILE")
+        list[Path] | None,
+        typer.Option(help="read environment variables from a file", metavar="FILE"),
     ] = None,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="only begin it")] = False,
-    user: Annotated[str, typer.Option("--user", "-u", help="user or user:group")] = "",
-    workdir: Annotated[str, typer.Option("--workdir", "-w", help="folder to run in")] = "",
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="do not wait for the command")
+    ] = False,
+    user: Annotated[str, typer.Option("--user", "-u", help="user, or user:group")] = "",
+    workdir: Annotated[
+        str, typer.Option("--workdir", "-w", help="working directory in the container")
+    ] = "",
 ) -> None:
-    """Run a command in a running container; exits with its code."""
+    """Run a command in a running container, and exit with its exit code."""
     if interactive and tty and not detach and not has_terminal():
         raise usage("the input is no terminal; leave out -t", "-t")
     try:
@@ -81,13 +90,13 @@ def exec_(
 def attach(
     ref: Ref,
     no_stdin: Annotated[
-        bool, typer.Option("--no-stdin", help="do not pass on standard input")
+        bool, typer.Option("--no-stdin", help="do not attach standard input")
     ] = False,
 ) -> None:
-    """Stay with a running container, as `warmboot run` does, from now on.
+    """Attach to a running container; shows its output from now on.
 
-    Exits with its code; signals stop it. In a terminal (of one that was run
-    with -it) ctrl-p ctrl-q leaves it running.
+    Exits with the container's exit code; signals stop the container. If it was
+    run with -it, ctrl-p ctrl-q in a terminal detaches from it.
     """
 
     async def work() -> int:

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
     Begin = Callable[[Client], Awaitable[str]]
 
-app = typer.Typer(no_args_is_help=True, help="Runtime snapshots: VMs frozen with Docker ready.")
+app = typer.Typer(
+    no_args_is_help=True, help="Manage runtime snapshots: VMs frozen with Docker ready."
+)
 
 WIDE = 100
 _CAUSES = {
@@ -47,12 +49,12 @@ _CAUSES = {
 }
 
 Ref = Annotated[
-    str, typer.Argument(metavar="SNAPSHOT", help="id or its beginning", show_default=False)
+    str, typer.Argument(metavar="SNAPSHOT", help="id, or its beginning", show_default=False)
 ]
-Json = Annotated[bool, typer.Option("--json", help="as the API has it")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON, as the API returns it")]
 app.command()(compress)
 app.command()(unpack)
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="ids only")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print only ids")]
 Detach = Annotated[bool, typer.Option("--detach", "-d", help="do not wait for it")]
 
 
@@ -67,13 +69,13 @@ def create(
             show_default=False,
         ),
     ],
-    cpus: Annotated[str | None, typer.Option(help="whole CPUs", metavar="N")] = None,
+    cpus: Annotated[str | None, typer.Option(help="number of whole CPUs", metavar="N")] = None,
     memory: Annotated[
-        str | None, typer.Option("--memory", "-m", help="e.g. 512m, 1g", metavar="SIZE")
+        str | None, typer.Option("--memory", "-m", help="memory, e.g. 512m or 1g", metavar="SIZE")
     ] = None,
     detach: Detach = False,
 ) -> None:
-    """Build a snapshot of a runtime image, another version if it has one; prints its id."""
+    """Build a snapshot of a runtime image (a new version if it has one), and print its id."""
     try:
         vcpus = parse_cpus(cpus) if cpus else None
         memory_mib = parse_memory(memory) if memory else None
@@ -96,7 +98,7 @@ def create(
 
 @app.command()
 def rebuild(ref: Ref, detach: Detach = False) -> None:
-    """Build a snapshot's successor; the old one serves until it is ready."""
+    """Build a successor of a snapshot; the old one stays in service until it is ready."""
 
     async def begin(client: Client) -> str:
         return await client.snapshots.rebuild((await find_snapshot(client, ref)).id)
@@ -152,7 +154,7 @@ async def _failure(
 
 @app.command("ls")
 def list_snapshots(
-    all_: Annotated[bool, typer.Option("--all", "-a", help="deleted ones too")] = False,
+    all_: Annotated[bool, typer.Option("--all", "-a", help="include deleted snapshots")] = False,
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
@@ -270,14 +272,14 @@ def stats(
         str | None,
         typer.Argument(
             metavar="[IMAGE]",
-            help="only this runtime image's, by name or id",
+            help="only snapshots of this runtime image, by name or id",
             autocompletion=image_names,
             show_default=False,
         ),
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Compare versions: how often each was chosen, how it went, and how fast."""
+    """Compare versions: boots, failures, and seconds per boot."""
 
     async def work() -> tuple[list[RuntimeSnapshot], dict[str, str]]:
         async with connect() as client:
@@ -326,7 +328,7 @@ def weight(
     ref: Ref,
     number: Annotated[str, typer.Argument(metavar="N", help="0 or more", show_default=False)],
 ) -> None:
-    """Set how often a version is chosen, in proportion to the others'; 0: only in need."""
+    """Set the weight of a version; 0: use it only if no other is left."""
     try:
         wanted = parse_weight(number)
     except ValueError as error:
@@ -336,13 +338,13 @@ def weight(
 
 @app.command()
 def pin(ref: Ref) -> None:
-    """Keep a snapshot from being collected."""
+    """Protect a snapshot from garbage collection."""
     _change(ref, pinned=True)
 
 
 @app.command()
 def unpin(ref: Ref) -> None:
-    """Let a pinned snapshot be collected again."""
+    """Allow garbage collection of a pinned snapshot again."""
     _change(ref, pinned=False)
 
 
@@ -366,10 +368,10 @@ def _stored(snapshot: RuntimeSnapshot) -> str:
 def rm(
     refs: Annotated[
         list[str],
-        typer.Argument(metavar="SNAPSHOT", help="ids or their beginnings", show_default=False),
+        typer.Argument(metavar="SNAPSHOT", help="ids, or their beginnings", show_default=False),
     ],
 ) -> None:
-    """Remove snapshots; their files go when no VM maps them."""
+    """Remove snapshots; their files are deleted when no VM uses them."""
 
     async def act(client: Client, ref: str) -> None:
         await client.snapshots.delete((await find_snapshot(client, ref)).id)

@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     Begin = Callable[[Client, str], Awaitable[None]]
 
 Ref = Annotated[
-    str, typer.Argument(metavar="SNAPSHOT", help="id or its beginning", show_default=False)
+    str, typer.Argument(metavar="SNAPSHOT", help="id, or its beginning", show_default=False)
 ]
 Detach = Annotated[bool, typer.Option("--detach", "-d", help="do not wait for it")]
 
 
 def compress(ref: Ref, detach: Detach = False) -> None:
-    """Store a snapshot's memory compressed; its next boot takes longer."""
+    """Compress the memory of a snapshot; its next boot takes longer."""
     _change(ref, lambda client, found: client.snapshots.compress(found), "compress", detach=detach)
 
 
 def unpack(ref: Ref, detach: Detach = False) -> None:
-    """Store a compressed snapshot's memory plain again."""
+    """Uncompress the memory of a snapshot."""
     _change(ref, lambda client, found: client.snapshots.unpack(found), "unpack", detach=detach)
 
 

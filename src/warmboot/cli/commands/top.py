@@ -36,15 +36,15 @@ QUICKEST_S = 0.25
 
 def top(
     interval: Annotated[
-        float, typer.Option("--interval", "-i", min=0.2, max=3600, help="seconds between looks")
+        float, typer.Option("--interval", "-i", min=0.2, max=3600, help="seconds between refreshes")
     ] = 2.0,
     window: Annotated[
-        float, typer.Option("--window", "-w", min=1, max=1440, help="minutes whose boots count")
+        float, typer.Option("--window", "-w", min=1, max=1440, help="minutes of boots to count")
     ] = 5.0,
-    once: Annotated[bool, typer.Option("--once", help="print one look and end")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="one look, for programs")] = False,
+    once: Annotated[bool, typer.Option("--once", help="print once and exit")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="print JSON once and exit")] = False,
 ) -> None:
-    """Show what runs and what it uses, live; q ends it."""
+    """Show what is running and what it uses, live; q quits."""
     looks = _Looks(window * 60)
     if json_:
         print_json(drive(_single(looks)).as_json())

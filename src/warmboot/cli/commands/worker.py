@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from warmboot.client import Client
     from warmboot.client.worker_results import Checkpoint, Worker
 
-app = typer.Typer(no_args_is_help=True, help="Workers: containers that pause with their memory.")
+app = typer.Typer(
+    no_args_is_help=True, help="Manage workers: containers that are paused with their memory."
+)
 
 Ref = Annotated[
     str,
@@ -42,10 +44,10 @@ Refs = Annotated[
         show_default=False,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="as the API has it")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="ids only")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON, as the API returns it")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print only ids")]
 Named = Annotated[
-    str | None, typer.Option("--checkpoint", "-c", help="the checkpoint's name", metavar="NAME")
+    str | None, typer.Option("--checkpoint", "-c", help="name of the checkpoint", metavar="NAME")
 ]
 
 
@@ -55,21 +57,34 @@ def run(
     command: Annotated[
         list[str] | None, typer.Argument(metavar="COMMAND", show_default=False)
     ] = None,
-    name: Annotated[str | None, typer.Option(help="otherwise one is made up")] = None,
+    name: Annotated[str | None, typer.Option(help="name (default: a generated one)")] = None,
     env: Annotated[
-        list[str] | None, typer.Option("--env", "-e", help="K=V, or K", metavar="K=V")
+        list[str] | None,
+        typer.Option(
+            "--env", "-e", help="environment variable: K=V, or K to pass its value", metavar="K=V"
+        ),
     ] = None,
     env_file: Annotated[
-        list[Path] | None, typer.Option(help="lines of K=V", metavar="FILE")
+        list[Path] | None,
+        typer.Option(help="read environment variables from a file", metavar="FILE"),
     ] = None,
     volume: Annotated[
-        list[str] | None, typer.Option("--volume", "-v", help="source:target[:ro]", metavar="S:T")
+        list[str] | None,
+        typer.Option(
+            "--volume", "-v", help="mount a folder or volume: source:target[:ro]", metavar="S:T"
+        ),
     ] = None,
-    network: Annotated[str, typer.Option(help="of the engine")] = "host",
-    label: Annotated[list[str] | None, typer.Option("--label", "-l", metavar="K=V")] = None,
-    idle: Annotated[float | None, typer.Option(help="pause after S idle seconds", min=1)] = None,
-    every: Annotated[float | None, typer.Option(help="checkpoint every S seconds", min=1)] = None,
-    keep: Annotated[int, typer.Option(help="automatic checkpoints that are kept", min=1)] = 3,
+    network: Annotated[str, typer.Option(help="network of the Docker engine")] = "host",
+    label: Annotated[
+        list[str] | None, typer.Option("--label", "-l", help="label", metavar="K=V")
+    ] = None,
+    idle: Annotated[
+        float | None, typer.Option(help="pause after this many idle seconds", min=1)
+    ] = None,
+    every: Annotated[
+        float | None, typer.Option(help="seconds between automatic checkpoints", min=1)
+    ] = None,
+    keep: Annotated[int, typer.Option(help="number of automatic checkpoints to keep", min=1)] = 3,
     pause_at_shutdown: Annotated[
         bool,
         typer.Option(
@@ -77,14 +92,14 @@ def run(
         ),
     ] = False,
     wake_on: Annotated[
-        list[int] | None, typer.Option(help="TCP port that wakes it while paused", metavar="PORT")
+        list[int] | None, typer.Option(help="TCP port whose connections wake it", metavar="PORT")
     ] = None,
     no_start: Annotated[
         bool, typer.Option("--no-start", help="only create it, for `worker import`")
     ] = False,
     json_: Json = False,
 ) -> None:
-    """Create and start a worker; prints its id when it runs."""
+    """Create and start a worker, and print its id when it runs."""
     try:
         fields: dict[str, Any] = {
             "environment": parse_environment(env or (), env_file or ()),
@@ -209,13 +224,13 @@ async def _told(text: str) -> AsyncIterator[Show]:
 
 @app.command()
 def pause(refs: Refs, checkpoint: Named = None, json_: Json = False) -> None:
-    """Pause workers: their memory goes to disk, their processes are gone."""
+    """Pause workers: save their memory to disk and end their processes."""
     _each(refs, "pausing", lambda client, ref: client.workers.pause(ref, checkpoint), json_)
 
 
 @app.command()
 def resume(refs: Refs, checkpoint: Named = None, json_: Json = False) -> None:
-    """Resume workers, from their newest checkpoint or a named one."""
+    """Resume workers from their newest checkpoint, or from a named one."""
     _each(refs, "resuming", lambda client, ref: client.workers.resume(ref, checkpoint), json_)
 
 
@@ -228,7 +243,9 @@ def wake(refs: Refs, json_: Json = False) -> None:
 @app.command()
 def rm(
     refs: Refs,
-    force: Annotated[bool, typer.Option("--force", "-f", help="also when it runs")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="also remove running workers")
+    ] = False,
 ) -> None:
     """Remove workers, with their containers and checkpoints."""
     _each(refs, "removing", lambda client, ref: client.workers.delete(ref, force=force), False)
@@ -237,10 +254,14 @@ def rm(
 @app.command()
 def logs(
     ref: Ref,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until it ends")] = False,
-    tail: Annotated[int | None, typer.Option("--tail", "-n", min=0, help="last lines")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="follow the output until the worker ends")
+    ] = False,
+    tail: Annotated[
+        int | None, typer.Option("--tail", "-n", min=0, help="number of lines to show from the end")
+    ] = None,
 ) -> None:
-    """Show what a worker has written."""
+    """Show the output of a worker."""
 
     async def work() -> None:
         async with connect() as client:
@@ -254,10 +275,10 @@ def logs(
 @app.command()
 def checkpoint(
     ref: Ref,
-    name: Annotated[str | None, typer.Option(help="otherwise one is made up")] = None,
+    name: Annotated[str | None, typer.Option(help="name (default: a generated one)")] = None,
     json_: Json = False,
 ) -> None:
-    """Make a checkpoint of a worker, which runs on; prints its name."""
+    """Make a checkpoint while the worker keeps running, and print its name."""
 
     async def work() -> Checkpoint:
         with status(f"making a checkpoint of {ref} …"):
@@ -272,12 +293,12 @@ def checkpoint(
 def checkpoints(
     ref: Ref,
     remove: Annotated[
-        list[str] | None, typer.Option("--rm", help="delete this one", metavar="NAME")
+        list[str] | None, typer.Option("--rm", help="delete a checkpoint", metavar="NAME")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="names only")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print only names")] = False,
     json_: Json = False,
 ) -> None:
-    """List a worker's checkpoints, newest first, or delete some."""
+    """List the checkpoints of a worker, newest first, or delete some of them."""
 
     async def work() -> list[Checkpoint]:
         async with connect() as client:
@@ -313,10 +334,10 @@ def export_(
     ref: Ref,
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", show_default=False)],
     file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="otherwise WORKER-CHECKPOINT.tar.zst")
+        Path | None, typer.Argument(metavar="FILE", help="default: WORKER-CHECKPOINT.tar.zst")
     ] = None,
 ) -> None:
-    """Write a checkpoint of a worker that does not run into one file; prints its path."""
+    """Export a checkpoint of a worker that is not running, and print the file's path."""
     destination = file or Path(f"{ref}-{checkpoint}.tar.zst")
 
     async def work() -> None:
@@ -340,7 +361,7 @@ def import_(
     name: Annotated[str, typer.Option(help="what to call it here")] = "imported",
     json_: Json = False,
 ) -> None:
-    """Bring an exported checkpoint into a worker made by `worker run --no-start`."""
+    """Import an exported checkpoint into a worker created with `worker run --no-start`."""
 
     async def work() -> Checkpoint:
         total = size(file.stat().st_size)
