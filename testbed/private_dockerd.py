@@ -24,8 +24,8 @@ from warmboot.criu.setup.install import install_criu
 from warmboot.criu.setup.settings_files import enable_tcp_established
 from warmboot.docker.client import DockerEngine
 from warmboot.model.errors import EngineUnavailable
-from warmboot.system.commands import run
 from warmboot.system.files import followed
+from warmboot.system.programs import run_program
 
 RUNC_CONF = Path("/etc/criu/runc.conf")
 FOLDER = "wb-dockerd-"
@@ -123,7 +123,7 @@ class PrivateDockerd:
                 await self._process.wait()
         await self._kill_left_over()
         for mount in self.mounts():
-            await run(["umount", "--lazy", mount], timeout_s=10)
+            await run_program("umount", "--lazy", mount, check=False, timeout_s=10)
 
     async def _kill_left_over(self) -> None:
         """containerd, its shims and their containers outlive a dockerd that was killed."""

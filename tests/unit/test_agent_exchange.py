@@ -26,7 +26,7 @@ from warmboot.images.guest_agent import FOLDER, SHIPPED, agent_version_in, agent
 from warmboot.images.renew import renew_agent
 from warmboot.model.errors import DiskFull, HostError, ImageDamaged, NotSupported
 from warmboot.model.runtime_image import GUEST_PROTOCOLS, RENEWED_FROM
-from warmboot.system.process import run_tool
+from warmboot.system.programs import Outcome, run_program
 
 OLD = "0"
 OTHERS = {"etc/motd": b"hello\n", "usr/lib/warmboot/init": b"#!/bin/sh\n", "big": bytes(70_000)}
@@ -53,7 +53,7 @@ async def old(tmp_path: Path) -> Path:
 
 async def content(rootfs: Path, to: Path) -> dict[str, bytes]:
     to.mkdir()
-    await run_tool("debugfs", "-R", "rdump / .", rootfs, cwd=to)
+    await run_program("debugfs", "-R", "rdump / .", rootfs, cwd=to)
     files = (path for path in to.rglob("*") if path.is_file())
     return {str(path.relative_to(to)): path.read_bytes() for path in files}
 
@@ -76,7 +76,7 @@ async def test_the_agent_is_exchanged_and_nothing_else(old: Path, tmp_path: Path
     agent = {f"{FOLDER[1:]}/{path.name}": path.read_bytes() for path in SHIPPED.glob("*.py")}
     assert await content(folder / "rootfs.ext4", tmp_path / "seen") == {**OTHERS, **agent}
     assert {path.name: path.read_bytes() for path in old.iterdir()} == before
-    await run_tool("e2fsck", "-f", "-n", folder / "rootfs.ext4")
+    await run_program("e2fsck", "-f", "-n", folder / "rootfs.ext4")
     assert residue(tmp_path / "storage") == []
 
 
@@ -89,8 +89,8 @@ async def test_the_files_of_the_agent_are_roots_and_readable(old: Path, tmp_path
             os.chown(path, 1234, 1234)
     manifest = await renew_agent(old, tmp_path, agent)
     rootfs = stored_folder(tmp_path, manifest.digest) / "rootfs.ext4"
-    listing = await run_tool("debugfs", "-R", f"ls -p {FOLDER}", rootfs)
-    entries = [line.split("/") for line in listing.splitlines() if "py" in line]
+    listing = await run_program("debugfs", "-R", f"ls -p {FOLDER}", rootfs)
+    entries = [line.split("/") for line in listing.output.splitlines() if "py" in line]
     assert {(mode, uid, gid) for _, _, mode, uid, gid, *_ in entries} == {("100644", "0", "0")}
 
 
@@ -124,7 +124,9 @@ async def test_file_systems_of_other_makers_are_changed_too(
     rootfs.unlink()
     with rootfs.open("wb") as file:
         file.truncate(32 << 20)
-    await run_tool("mke2fs", "-q", "-t", "ext4", "-b", "1024", "-O", features, "-d", tree, rootfs)
+    await run_program(
+        "mke2fs", "-q", "-t", "ext4", "-b", "1024", "-O", features, "-d", tree, rootfs
+    )
     write_manifest(old, await describe(old, "quiet", OLD, {}))
     manifest = await renew_agent(old, tmp_path)
     found = stored_folder(tmp_path, manifest.digest) / "rootfs.ext4"
@@ -157,7 +159,7 @@ async def test_an_image_without_our_agent_is_told_apart(old: Path, tmp_path: Pat
 async def test_a_file_system_that_is_full_cannot_be_changed(old: Path, tmp_path: Path) -> None:
     filler = tmp_path / "filler"
     filler.write_bytes(os.urandom(4 << 20))
-    await run_tool("debugfs", "-w", "-R", f"write {filler} filler", old / "rootfs.ext4")
+    await run_program("debugfs", "-w", "-R", f"write {filler} filler", old / "rootfs.ext4")
     write_manifest(old, await describe(old, "quiet", OLD, {}))
     with pytest.raises(HostError, match="cannot be changed") as caught:
         await renew_agent(old, tmp_path / "storage", _much(tmp_path / "much"))
@@ -173,10 +175,12 @@ def _much(folder: Path) -> Path:
 
 
 async def test_a_file_system_that_is_not_clean_is_not_used(old: Path, tmp_path: Path) -> None:
-    await run_tool(
+    await run_program(
         "debugfs", "-w", "-R", "set_super_value free_blocks_count 7", old / "rootfs.ext4"
     )
-    await run_tool("debugfs", "-w", "-R", "set_inode_field <2> links_count 9", old / "rootfs.ext4")
+    await run_program(
+        "debugfs", "-w", "-R", "set_inode_field <2> links_count 9", old / "rootfs.ext4"
+    )
     write_manifest(old, await describe(old, "quiet", OLD, {}))
     with pytest.raises(HostError, match="cannot be changed") as caught:
         await renew_agent(old, tmp_path / "storage")
@@ -196,7 +200,7 @@ async def test_damage_does_not_get_a_sum_of_its_own(old: Path, tmp_path: Path) -
 async def test_without_debugfs_it_says_what_to_install(
     old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("warmboot.system.process._SBIN", str(tmp_path))
+    monkeypatch.setattr("warmboot.system.programs._SBIN", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NotSupported, match="debugfs") as caught:
         await renew_agent(old, tmp_path / "storage")
@@ -219,10 +223,10 @@ async def test_a_full_disk_leaves_nothing(
 async def test_a_disk_that_fills_up_below_debugfs_is_told_as_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def says(name: str, *arguments: object, **options: object) -> str:
-        return "write: No space left on device while writing block 7"
+    async def says(name: str, *arguments: object, **options: object) -> Outcome:
+        return Outcome(0, b"write: No space left on device while writing block 7")
 
-    monkeypatch.setattr("warmboot.images.ext4.run_tool", says)
+    monkeypatch.setattr("warmboot.images.ext4.run_program", says)
     with pytest.raises(OSError, match="No space left") as caught:
         await replace_folder(tmp_path / "rootfs.ext4", FOLDER, [], tmp_path)
     assert caught.value.errno == errno.ENOSPC

@@ -36,7 +36,7 @@ from warmboot.model.errors import DiskFull, HostError, ImageDamaged, InvalidRequ
 from warmboot.model.runtime_image import UNKNOWN_AGENT, FileSum, RuntimeImage
 from warmboot.system import staging
 from warmboot.system.hashing import copy_sparse, sum_extents, sum_file
-from warmboot.system.process import find_tool
+from warmboot.system.programs import find_program
 
 MIB = 1 << 20
 
@@ -44,7 +44,7 @@ MIB = 1 << 20
 def make_ext4(path: Path, size_bytes: int = 4 * MIB) -> None:
     with path.open("wb") as file:
         file.truncate(size_bytes)
-    subprocess.run([find_tool("mke2fs"), "-q", "-F", "-t", "ext4", path], check=True, timeout=60)
+    subprocess.run([find_program("mke2fs"), "-q", "-F", "-t", "ext4", path], check=True, timeout=60)
 
 
 def make_elf(path: Path) -> None:

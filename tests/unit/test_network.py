@@ -12,6 +12,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import TypedDict
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -252,7 +253,7 @@ async def test_a_program_that_the_kernel_refuses_to_start_is_an_error_of_ours(
     async def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
+    monkeypatch.setattr(anyio, "open_process", refuse)
     with pytest.raises(NetworkError) as caught:
         await nft.run("nft", "list", "tables")
     assert os.strerror(number) in caught.value.details

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmboot.model.checkpoint import Obstacle, criu_obstacles
-from warmboot.system.commands import run
+from warmboot.model.errors import HostError
+from warmboot.system.programs import Outcome, run_program
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where an engine that systemd started finds programs."""
@@ -42,7 +43,7 @@ def find_criu(search_path: str = SEARCH_PATH) -> Path | None:
 
 async def criu_version(binary: Path) -> str:
     """Like ``4.2.1``; empty when the program does not say."""
-    outcome = await run([str(binary), "--version"], timeout_s=CHECK_TIMEOUT_S)
+    outcome = await _ask(binary, "--version")
     match = re.search(r"Version:\s*(\S+)", outcome.output)
     return match[1] if outcome.ok and match else ""
 
@@ -59,7 +60,7 @@ async def usable_criu(
 
 async def check_criu(binary: Path, cgroup_version: str = "2") -> CriuReport:
     """Run ``criu check`` for all and for each feature that restoring a worker needs."""
-    general = await run([str(binary), "check"], timeout_s=CHECK_TIMEOUT_S)
+    general = await _ask(binary, "check")
     missing: dict[str, str] = {}
     for feature, why in NEEDED_FEATURES.items():
         if feature == "cgroupns" and cgroup_version == "1":
@@ -80,4 +81,10 @@ async def check_criu(binary: Path, cgroup_version: str = "2") -> CriuReport:
 
 
 async def _has(binary: Path, feature: str) -> bool:
-    return (await run([str(binary), "check", "--feature", feature], timeout_s=CHECK_TIMEOUT_S)).ok
+    return (await _ask(binary, "check", "--feature", feature)).ok
+
+
+async def _ask(binary: Path, *arguments: str) -> Outcome:
+    return await run_program(
+        binary, *arguments, check=False, timeout_s=CHECK_TIMEOUT_S, failure=HostError
+    )

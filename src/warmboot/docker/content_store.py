@@ -17,8 +17,8 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
-from warmboot.model.errors import CheckpointError, HostError
-from warmboot.system.commands import run
+from warmboot.model.errors import CheckpointError, HostError, NotSupported
+from warmboot.system.programs import run_program
 
 LOOK_EVERY_S = 0.02
 GONE_TIMEOUT_S = 60.0
@@ -58,9 +58,9 @@ async def _collect(container_id: str, pid: int) -> None:
         return
     ctr = ["ctr", "--address", address, "--namespace", NAMESPACE, "leases"]
     lease = f"warmboot-{secrets.token_hex(8)}"
-    with contextlib.suppress(HostError):
-        await run([*ctr, "create", "--id", lease], timeout_s=CTR_TIMEOUT_S)
-        await run([*ctr, "delete", "--sync", lease], timeout_s=CTR_TIMEOUT_S)
+    with contextlib.suppress(HostError, NotSupported):
+        for verb in (("create", "--id"), ("delete", "--sync")):
+            await run_program(*ctr, *verb, lease, check=False, timeout_s=CTR_TIMEOUT_S)
 
 
 def _containerd_of(container_id: str, pid: int, proc: Path = Path("/proc")) -> str | None:

@@ -34,6 +34,8 @@ from warmboot.hypervisors.confinement import Confinement, file_limit_bytes, isol
 from warmboot.hypervisors.console_log import ConsoleLog
 from warmboot.model.errors import HypervisorError, VmGone
 from warmboot.model.vm import VmHandle, VmSpec
+from warmboot.system.concurrency import finish
+from warmboot.system.programs import find_program
 
 T = TypeVar("T")
 
@@ -223,10 +225,9 @@ async def _in_thread(function: Callable[[], T], take_back: Callable[[T], None]) 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="vmm") as thread:
         running = asyncio.wrap_future(thread.submit(function))
         try:
-            return await asyncio.shield(running)
+            return await finish(running)
         except asyncio.CancelledError:
-            # The thread cannot be stopped and will start it: take that back when it has.
-            await asyncio.wait({running})
+            # The thread cannot be stopped and has started it: take that back.
             if running.exception() is None:
                 take_back(running.result())
             raise
@@ -266,12 +267,7 @@ def _lengths(limit_bytes: int) -> list[str]:
 
 @cache
 def _tool(name: str) -> str:
-    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    if path is None:
-        raise HypervisorError(
-            f"{name} is not installed", resolution="apt-get install util-linux, then try again"
-        )
-    return path
+    return str(find_program(name, failure=HypervisorError))
 
 
 def _spawn(

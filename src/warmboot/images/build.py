@@ -23,7 +23,7 @@ from warmboot.images.filesystems import make_empty_disk, make_root_file_system
 from warmboot.images.probe import build_probe
 from warmboot.model.errors import HostError
 from warmboot.model.runtime_image import RuntimeImageManifest
-from warmboot.system.process import find_tool, run_tool
+from warmboot.system.programs import find_program, run_program
 from warmboot.system.staging import place, staging
 
 Progress = Callable[[str, float], None]
@@ -43,7 +43,7 @@ async def build_runtime_image(dest: Path, progress: Progress) -> RuntimeImageMan
     ``HostError`` with its last lines.
     """
     for tool in ("mmdebstrap", "mke2fs", "dpkg-query"):
-        find_tool(tool)
+        find_program(tool)
     async with staging(dest) as folder:
         work, image = folder / "work", folder / "image"
         work.mkdir()
@@ -102,9 +102,9 @@ async def _kernel_files(kernel_tree: Path, root: Path, image: Path) -> str:
 
     release = await asyncio.to_thread(unpack)
     modules = root / "usr/lib/modules" / release
-    await run_tool("chroot", root, "/usr/sbin/depmod", release)
+    await run_program("chroot", root, "/usr/sbin/depmod", release)
     await asyncio.to_thread(assemble)
-    await run_tool("chroot", root, "/usr/sbin/depmod", release)
+    await run_program("chroot", root, "/usr/sbin/depmod", release)
     return release
 
 
@@ -135,7 +135,7 @@ def _furnish(root: Path) -> None:
 
 async def _compile_python(root: Path) -> None:
     """With the image's own Python, for the root is read-only when it runs."""
-    await run_tool(
+    await run_program(
         "chroot", root, "/usr/bin/python3", "-m", "compileall", "-q",
         "--invalidation-mode", "unchecked-hash",
         *(f"/{path.relative_to(root)}" for path in (root / "usr/lib").glob("python3.*")),

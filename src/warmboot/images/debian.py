@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from warmboot.model.errors import HostError, NotSupported
-from warmboot.system.process import run_tool
+from warmboot.system.programs import run_program
 
 SUITE = "trixie"
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
@@ -117,7 +117,7 @@ async def build_tree(root: Path, progress: Callable[[str, float], None]) -> Path
             if words in line:
                 progress(f"Debian packages: {words}", done)
 
-    await run_tool(
+    await run_program(
         "mmdebstrap",
         "--mode=root",
         "--variant=minbase",
@@ -136,10 +136,10 @@ async def build_tree(root: Path, progress: Callable[[str, float], None]) -> Path
 
 async def package_versions(root: Path) -> dict[str, str]:
     """The versions of the packages that matter, for the manifest's labels."""
-    listing = await run_tool(
+    listing = await run_program(
         "dpkg-query", f"--admindir={root}/var/lib/dpkg", "-W", "-f", "${Package} ${Version}\n"
     )
-    versions = dict(line.split(" ", 1) for line in listing.splitlines() if " " in line)
+    versions = dict(line.split(" ", 1) for line in listing.output.splitlines() if " " in line)
     return {name: versions[name] for name in PACKAGES if name in versions}
 
 
@@ -148,12 +148,12 @@ async def _sources() -> str:
 
     Empty when the host has no Debian mirror configured: mmdebstrap then takes its default.
     """
-    listing = await run_tool(
+    listing = await run_program(
         "apt-get", "indextargets", "--format", "$(LABEL)|$(COMPONENT)|$(REPO_URI)",
         "Created-By: Packages",
     )  # fmt: skip
     mirrors: dict[str, str] = {}
-    for line in listing.splitlines():
+    for line in listing.output.splitlines():
         label, _, rest = line.partition("|")
         component, _, uri = rest.partition("|")
         if component == "main":

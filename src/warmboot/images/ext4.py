@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from warmboot.model.errors import HostError
-from warmboot.system.process import run_tool
+from warmboot.system.programs import run_program
 
 _TIME_S = 1_600_000_000
 """Of all that is written: the same change of the same file system gives the same bytes."""
@@ -43,21 +43,21 @@ async def replace_folder(target: Path, folder: str, files: Sequence[Path], work:
         "",
     ]
     (work / "commands").write_text("\n".join(commands))
-    said = await run_tool(
+    said = await run_program(
         "debugfs", "-w", "-f", work / "commands", target, cwd=new, environment={"LC_ALL": "C"}
     )
-    if _FULL in said:
+    if _FULL in said.output:
         raise OSError(errno.ENOSPC, _FULL, str(target))
     if await _content(target, folder, work / "seen") != await asyncio.to_thread(_tree, new):
-        raise HostError(f"{folder} could not be replaced", details=said[-2000:])
-    await run_tool("e2fsck", "-f", "-n", target)
+        raise HostError(f"{folder} could not be replaced", details=said.output[-2000:])
+    await run_program("e2fsck", "-f", "-n", target)
 
 
 async def _removal(target: Path, folder: str) -> list[str]:
     """The commands that empty ``folder``."""
     commands = []
-    listing = await run_tool("debugfs", "-R", f"ls -p {folder}", target)
-    for mode, name in _ENTRY.findall(listing):
+    listing = await run_program("debugfs", "-R", f"ls -p {folder}", target)
+    for mode, name in _ENTRY.findall(listing.output):
         path = f'"{folder}/{name}"'
         if name in (".", ".."):
             continue
@@ -71,7 +71,7 @@ async def _removal(target: Path, folder: str) -> list[str]:
 async def _content(target: Path, folder: str, seen: Path) -> dict[str, bytes]:
     """What ``folder`` holds; ``seen`` is made for it."""
     seen.mkdir()
-    await run_tool("debugfs", "-R", f"rdump {folder} .", target, cwd=seen)
+    await run_program("debugfs", "-R", f"rdump {folder} .", target, cwd=seen)
     return await asyncio.to_thread(_tree, seen / Path(folder).name)
 
 

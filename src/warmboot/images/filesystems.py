@@ -6,7 +6,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from warmboot.system.process import run_tool
+from warmboot.system.programs import run_program
 
 DISK_SIZE_BYTES = 8 << 30
 _BLOCK = 4096
@@ -18,7 +18,7 @@ async def make_root_file_system(tree: Path, target: Path) -> None:
     used_bytes, files = await asyncio.to_thread(_measure, tree)
     size_bytes = int(used_bytes * 1.04) + files * 64 + (16 << 20)
     await _create(target, size_bytes // _BLOCK * _BLOCK)
-    await run_tool(
+    await run_program(
         "mke2fs", "-q", "-F", "-t", "ext4", "-b", str(_BLOCK), "-m", "0", "-L", "warmboot-root",
         "-N", str(files + 256), "-O", "^has_journal,^resize_inode,^metadata_csum",
         "-E", "lazy_itable_init=0,nodiscard", "-d", tree, target,
@@ -32,7 +32,7 @@ async def make_empty_disk(target: Path, size_bytes: int = DISK_SIZE_BYTES) -> No
     The same bytes every time, so that the same kernel and root make the same image.
     """
     await _create(target, size_bytes)
-    await run_tool(
+    await run_program(
         "mke2fs", "-q", "-F", "-t", "ext4", "-b", str(_BLOCK), "-m", "0", "-L", "warmboot-disk",
         "-J", "size=16", "-U", _DISK_UUID,
         "-E", f"assume_storage_prezeroed=1,nodiscard,hash_seed={_DISK_UUID}", target,

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from warmboot import guest
-from warmboot.system.process import run_tool
+from warmboot.system.programs import run_program
 
 SHIPPED = Path(guest.__file__).parent
 """The agent that comes with this warmboot."""
@@ -19,7 +19,8 @@ _VERSION = re.compile(r'^AGENT_VERSION = "([^"\n]+)"$', re.MULTILINE)
 
 async def agent_version_in(rootfs: Path) -> str | None:
     """The protocol of the agent in an ext4 file system; ``None`` where there is none of ours."""
-    return _version(await run_tool("debugfs", "-R", f"cat {FOLDER}/__init__.py", rootfs))
+    shown = await run_program("debugfs", "-R", f"cat {FOLDER}/__init__.py", rootfs)
+    return _version(shown.output)
 
 
 def agent_version_of(package: Path) -> str:

@@ -27,7 +27,7 @@ from warmboot.images.guest_agent import FOLDER, SHIPPED, agent_version_in, agent
 from warmboot.model.errors import HostError, NotSupported
 from warmboot.model.runtime_image import RENEWED_FROM, FileSum, RuntimeImageManifest
 from warmboot.system.hashing import copy_sparse, sum_file
-from warmboot.system.process import find_tool
+from warmboot.system.programs import find_program
 from warmboot.system.staging import staging
 
 _BUILD = "build a new runtime image (`warmboot runtime build`) and register it"
@@ -42,7 +42,7 @@ async def renew_agent(source: Path, storage: Path, agent: Path = SHIPPED) -> Run
     changed, ``DiskFull``.
     """
     for tool in ("debugfs", "e2fsck"):
-        find_tool(tool)
+        find_program(tool)
     old = await asyncio.to_thread(load_manifest, source)
     await asyncio.to_thread(check_sizes, source, old)
     async with staging(stored_folder(storage, "renewed")) as folder:

@@ -15,30 +15,22 @@ from pathlib import Path
 from warmboot.model.errors import DiskFull, HostError, WarmbootError
 from warmboot.model.vm import Disk, DiskFormat
 from warmboot.system.hashing import copy_sparse
+from warmboot.system.programs import run_program
 
 _QEMU_IMG_TIMEOUT_S = 30.0
 
 
 async def overlay(base: Path, target: Path) -> Disk:
     """A new qcow2 overlay at ``target``; ``base`` must never change while it exists."""
-    process = await asyncio.create_subprocess_exec(
-        *("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base), str(target)),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
+    made = await run_program(
+        *("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, target),
+        check=False,
+        timeout_s=_QEMU_IMG_TIMEOUT_S,
     )
-    try:
-        async with asyncio.timeout(_QEMU_IMG_TIMEOUT_S):
-            _, output = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        message = output.decode(errors="replace").strip()
-        if "No space left" in message:
+    if not made.ok:
+        if "No space left" in made.output:
             raise disk_full(target)
-        raise HostError(f"no overlay disk could be made at {target}", details=message)
+        raise HostError(f"no overlay disk could be made at {target}", details=made.output.strip())
     return Disk(target, format=DiskFormat.QCOW2, base=base)
 
 

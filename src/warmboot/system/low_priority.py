@@ -6,17 +6,16 @@ is put aside while it holds the lock puts the whole manager aside with it.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import pickle
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 from warmboot.model.errors import HostError, WarmbootError
+from warmboot.system.programs import run_program
 
 T = TypeVar("T")
 
@@ -33,28 +32,20 @@ _LOWEST_PRIORITY = 19
 async def run_at_low_priority(function: Callable[..., T], *arguments: Any) -> T:
     """What ``function``, a module's own, returns or raises (``WarmbootError``, ``OSError``).
 
-    All of it goes through a pipe. The process is killed when the caller is cancelled, and by the
+    All of it goes through a pipe. The process is ended when the caller is cancelled, and by the
     kernel when the manager is killed.
     """
-    process = await asyncio.create_subprocess_exec(
+    ended = await run_program(
         *("setpriv", "--pdeathsig", "KILL", sys.executable, "-m", __name__),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
+        stdin=pickle.dumps((function, arguments)),
+        errors_apart=True,
+        check=False,
+        timeout_s=None,
+        new_session=True,
     )
-    try:
-        answer, words = await process.communicate(pickle.dumps((function, arguments)))
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0 or not answer:
-        raise HostError(
-            f"a helper process ended with {process.returncode}",
-            details=words.decode(errors="replace")[-2000:],
-        )
-    result, error = pickle.loads(answer)
+    if not ended.ok or not ended.output_bytes:
+        raise HostError(f"a helper process ended with {ended.code}", details=ended.errors[-2000:])
+    result, error = pickle.loads(ended.output_bytes)
     if error is not None:
         raise error
     return cast(T, result)

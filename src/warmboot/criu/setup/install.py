@@ -26,13 +26,14 @@ from pathlib import Path
 from warmboot.criu.binary import SEARCH_PATH, criu_version, usable_criu
 from warmboot.model.checkpoint import criu_obstacles
 from warmboot.model.errors import HostError
-from warmboot.system.commands import Outcome, run
 from warmboot.system.files import set_aside, write_atomically
+from warmboot.system.programs import Outcome, run_program
 
 DEFAULT_PREFIX = Path("/opt/warmboot/criu")
 DEFAULT_WRAPPER = Path("/usr/local/sbin/criu")
 NEWER_SUITES = ("trixie", "forky", "sid")
 INSTALL_TIMEOUT_S = 900.0
+ASK_TIMEOUT_S = 60.0
 _OURS = "# Written by warmboot: CRIU with a C library of its own."
 
 _HANDED_DOWN = (
@@ -104,7 +105,7 @@ async def _candidate() -> str:
     """The version that the distribution would install; empty when it has none."""
     if shutil.which("apt-cache") is None:
         return ""
-    outcome = await run(["apt-cache", "policy", "criu"])
+    outcome = await run_program("apt-cache", "policy", "criu", check=False, timeout_s=ASK_TIMEOUT_S)
     for line in outcome.output.splitlines():
         name, _, value = line.strip().partition(": ")
         if name == "Candidate" and value != "(none)":
@@ -119,16 +120,15 @@ async def _unpack(suite: str, prefix: Path, wrapper: Path, kernel: str) -> Insta
     prefix.parent.mkdir(parents=True, exist_ok=True)
     new = prefix.with_name(f"{prefix.name}.new-{os.getpid()}")
     try:
-        outcome = await run(
-            [
-                "mmdebstrap",
-                "--quiet",
-                "--variant=extract",
-                "--include=criu",
-                *await apt_settings(),
-                suite,
-                str(new),
-            ],
+        outcome = await run_program(
+            "mmdebstrap",
+            "--quiet",
+            "--variant=extract",
+            "--include=criu",
+            *await apt_settings(),
+            suite,
+            new,
+            check=False,
             timeout_s=INSTALL_TIMEOUT_S,
         )
         if not outcome.ok:
@@ -200,7 +200,7 @@ async def apt_settings() -> list[str]:
     A host whose mirror lags behind says in its configuration that the age of a release file does
     not matter; signatures are checked all the same. Where the host says nothing, neither do we.
     """
-    outcome = await run(["apt-config", "dump"])
+    outcome = await run_program("apt-config", "dump", check=False, timeout_s=ASK_TIMEOUT_S)
     options: list[str] = []
     for line in outcome.output.splitlines():
         if line.split(" ", 1)[0] in _HANDED_DOWN:
@@ -209,8 +209,9 @@ async def apt_settings() -> list[str]:
 
 
 async def _apt(*arguments: str) -> None:
-    outcome = await run(
-        ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", *arguments],
+    outcome = await run_program(
+        *("apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", *arguments),
+        check=False,
         timeout_s=INSTALL_TIMEOUT_S,
         environment={"DEBIAN_FRONTEND": "noninteractive"},
     )

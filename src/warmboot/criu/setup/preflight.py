@@ -26,8 +26,8 @@ from warmboot.criu.setup.settings_files import enable_experimental, enable_tcp_e
 from warmboot.docker.client import DEFAULT_SOCKET, DockerEngine
 from warmboot.docker.facts import EngineFacts
 from warmboot.docker.peer import engine_process
-from warmboot.model.errors import HostError, WarmbootError
-from warmboot.system.commands import run
+from warmboot.model.errors import HostError, NotSupported, WarmbootError
+from warmboot.system.programs import run_program
 
 DAEMON_JSON = Path("/etc/docker/daemon.json")
 RESTART_TIMEOUT_S = 180.0
@@ -122,7 +122,7 @@ class Preflight:
             if installed.changed:
                 where = f"{installed.binary} (from {installed.source}){_aside(installed)}"
                 changes.append(Change(f"installed CRIU {installed.version} as {where}"))
-        except HostError as error:
+        except (HostError, NotSupported) as error:
             changes.append(Change("install CRIU", ok=False, details=str(error)))
         try:
             backup = enable_tcp_established(self.runc_conf)
@@ -165,13 +165,9 @@ class Preflight:
                 "started it",
             )
         try:
-            outcome = await run(self.restart_command, timeout_s=RESTART_TIMEOUT_S)
-        except HostError as error:
+            await run_program(*self.restart_command, timeout_s=RESTART_TIMEOUT_S)
+        except (HostError, NotSupported) as error:
             return Change(f"restart the engine ({command})", ok=False, details=str(error))
-        if not outcome.ok:
-            return Change(
-                f"restart the engine ({command})", ok=False, details=outcome.output.strip()
-            )
         if not await self._answers():
             return Change(
                 f"restart the engine ({command})",

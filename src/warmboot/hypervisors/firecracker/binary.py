@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from warmboot.model.errors import HypervisorError, RestoreFailed
+from warmboot.system.programs import run_program
 
 ANSWER_TIMEOUT_S = 10.0
 
@@ -56,28 +56,12 @@ def _numbers(version: str) -> tuple[int, int, int]:
 
 
 async def _ask(binary: Path, *arguments: str, pattern: str) -> str:
-    try:
-        process = await asyncio.create_subprocess_exec(
-            binary,
-            *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-    except OSError as error:
-        raise HypervisorError(f"{binary} could not be started", details=str(error)) from error
-    try:
-        async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            output, _ = await process.communicate()
-    except TimeoutError:
-        raise HypervisorError(f"{binary} {arguments[0]} does not come to an end") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    text = output.decode(errors="replace")
+    said = await run_program(
+        binary, *arguments, check=False, timeout_s=ANSWER_TIMEOUT_S, failure=HypervisorError
+    )
+    text = said.output
     found = re.search(rf"^{pattern}\s*$", text, re.MULTILINE)
-    if process.returncode != 0 or found is None:
+    if not said.ok or found is None:
         raise HypervisorError(
             f"{binary} {arguments[0]} gives no version",
             details=text.strip()[-500:],

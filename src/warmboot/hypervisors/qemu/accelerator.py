@@ -12,6 +12,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from warmboot.model.errors import HostError
+from warmboot.system.programs import run_program
+
 PROBE_TIMEOUT_S = 10.0
 
 
@@ -55,22 +58,15 @@ def cpu_model(cpuinfo: str) -> str:
 
 
 async def _qemu_brings_up_kvm(binary: str) -> bool:
-    process = await asyncio.create_subprocess_exec(
-        *(binary, "-nodefaults", "-display", "none", "-machine", "none", "-accel", "kvm"),
-        *("-qmp", "stdio"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
     commands = [{"execute": "qmp_capabilities"}, {"execute": "query-kvm"}, {"execute": "quit"}]
-    script = "".join(json.dumps(command) + "\n" for command in commands).encode()
     try:
-        async with asyncio.timeout(PROBE_TIMEOUT_S):
-            output, _ = await process.communicate(script)
-    except TimeoutError:
+        said = await run_program(
+            *(binary, "-nodefaults", "-display", "none", "-machine", "none", "-accel", "kvm"),
+            *("-qmp", "stdio"),
+            stdin="".join(json.dumps(command) + "\n" for command in commands).encode(),
+            check=False,
+            timeout_s=PROBE_TIMEOUT_S,
+        )
+    except HostError:
         return False
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return b'"enabled": true' in output
+    return '"enabled": true' in said.output

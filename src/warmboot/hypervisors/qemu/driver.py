@@ -23,9 +23,11 @@ from warmboot.hypervisors.tap import open_tap
 from warmboot.model.errors import HypervisorError, NotSupported, RestoreFailed
 from warmboot.model.runtime_snapshot import HostRequirements
 from warmboot.model.vm import VmHandle, VmSpec
+from warmboot.system.programs import run_program
 
 MINIMUM_VERSION = (8, 2)  # private mapping of a RAM file that is opened read-only
 SMP_MINIMUM_VERSION = (9, 0)  # below, guests with two vCPUs panic at random under TCG
+ANSWER_TIMEOUT_S = 60.0
 _SOCKET_PATH_LIMIT = 107
 
 
@@ -173,12 +175,11 @@ class Qemu:
 
 
 async def _version(binary: str) -> str:
-    process = await asyncio.create_subprocess_exec(
-        binary, "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    said = await run_program(
+        binary, "--version", check=False, timeout_s=ANSWER_TIMEOUT_S, failure=HypervisorError
     )
-    output, _ = await process.communicate()
-    found = re.search(rb"version (\d+\.\d+(?:\.\d+)?)", output)
-    return found.group(1).decode() if found else "0.0"
+    found = re.search(r"version (\d+\.\d+(?:\.\d+)?)", said.output)
+    return found.group(1) if found else "0.0"
 
 
 def _unusable(brief: str, resolution: str) -> Probe:

@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 from warmboot.model.errors import NetworkError
+from warmboot.system.programs import run_program
 
 TIMEOUT_S = 20.0
-SCARCE = "look what uses up processes, memory or descriptors on this machine (`ulimit -a`, `free`)"
 
 
 async def run(*argv: str, stdin: str = "") -> tuple[int, str, str]:
-    """Exit status, output and error output of a short command, killed after ``TIMEOUT_S``."""
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    except FileNotFoundError as error:
-        raise NetworkError(
-            f"the program {argv[0]} is missing",
-            resolution="install it (Debian: nftables, util-linux, dnsmasq-base, iptables)",
-        ) from error
-    except OSError as error:  # no descriptor, process or memory left
-        raise NetworkError(
-            f"the program {argv[0]} cannot be started",
-            details=str(error),
-            resolution=SCARCE,
-        ) from error
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            out, err = await process.communicate(stdin.encode())
-    except TimeoutError as error:
-        raise NetworkError(
-            f"{argv[0]} did not end within {TIMEOUT_S} s", details=" ".join(argv)
-        ) from error
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return process.returncode or 0, out.decode(errors="replace"), err.decode(errors="replace")
+    """Exit status, output and error output of a command that ends soon; ``NetworkError``."""
+    outcome = await run_program(
+        *argv,
+        stdin=stdin.encode(),
+        errors_apart=True,
+        check=False,
+        timeout_s=TIMEOUT_S,
+        failure=NetworkError,
+    )
+    return outcome.code, outcome.output, outcome.errors
 
 
 def _argv(namespace: Path | None, *args: str) -> list[str]:

@@ -1,0 +1,78 @@
+"""First-to-finish, to-the-end, and the end of tasks: what asyncio leaves to its callers.
+
+Whatever is cancelled here has also cleaned up after itself when these functions return or raise,
+and its exceptions have been looked at: asyncio has none to complain of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, overload
+
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+T = TypeVar("T")
+
+
+@overload
+async def race(
+    one: Awaitable[A], two: Awaitable[B], /, *, timeout_s: float | None = None
+) -> tuple[asyncio.Future[A] | None, asyncio.Future[B] | None]: ...
+
+
+@overload
+async def race(
+    one: Awaitable[A], two: Awaitable[B], three: Awaitable[C], /, *, timeout_s: float | None = None
+) -> tuple[asyncio.Future[A] | None, asyncio.Future[B] | None, asyncio.Future[C] | None]: ...
+
+
+async def race(
+    *works: Awaitable[Any], timeout_s: float | None = None
+) -> tuple[asyncio.Future[Any] | None, ...]:
+    """Do all at once until the first is done; in order, those that are, and ``None`` for the rest.
+
+    More than one may be done, and none when the time is over. What is done is not looked at: call
+    ``result()``, which raises if it failed. The rest is cancelled, and so is all of it with us.
+    """
+    racing = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(racing, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await end(*racing)
+    return tuple(one if one in done else None for one in racing)
+
+
+async def finish(work: Awaitable[T], *, on_cancel: Callable[[], object] = lambda: None) -> T:
+    """The result of ``work``, which is not cancelled with us.
+
+    A cancellation is raised when it has ended, whether it succeeded or failed. ``on_cancel`` is
+    called at once, and may ask the work to end sooner.
+    """
+    working, cancelled = asyncio.ensure_future(work), False
+    while not working.done():
+        try:
+            await asyncio.wait({working})
+        except asyncio.CancelledError:
+            cancelled = True
+            on_cancel()
+    if cancelled:
+        raise asyncio.CancelledError from _exception(working)
+    return working.result()
+
+
+async def end(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel ``tasks``, and return when they have ended, however they did."""
+    for task in tasks:
+        task.cancel()
+    try:
+        if tasks:
+            await finish(asyncio.wait(tasks))
+    finally:
+        for task in tasks:
+            _exception(task)
+
+
+def _exception(done: asyncio.Future[Any]) -> BaseException | None:
+    return None if done.cancelled() else done.exception()
