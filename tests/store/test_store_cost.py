@@ -26,6 +26,7 @@ from warmboot.model.journal.operation import OperationState
 from warmboot.store import Claimed, Store
 from warmboot.store.address import parse_url
 from warmboot.store.tables import containers
+from warmboot.store.types import JSON_AS_TEXT
 
 STEPS = ("slot", "disk", "lease", "vm", "identity", "docker", "container")
 TRANSACTIONS = 2
@@ -115,7 +116,7 @@ async def crowded(store: Store, migrated_url: str) -> Store:
                 "updated_at": NOON,
             }
         )
-    engine = create_async_engine(parse_url(migrated_url))
+    engine = create_async_engine(parse_url(migrated_url), **JSON_AS_TEXT)
     async with engine.begin() as connection:
         await connection.execute(containers.insert(), rows)
         await connection.execute(text("ANALYZE"))

@@ -40,6 +40,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from warmboot.model.errors import WarmbootError
 from warmboot.store.failures import translated
 from warmboot.store.sqlite import OneTripConnection, connect_with
+from warmboot.store.types import JSON_AS_TEXT
 
 _READERS = {"sqlite": 3, "postgresql": 8}
 _WRITERS = {"sqlite": 1, "postgresql": 8}
@@ -86,11 +87,12 @@ class Database:
                 max_overflow=0,
                 pool_pre_ping=True,
                 connect_args={"connect_timeout": _CONNECT_TIMEOUT_S},
+                **JSON_AS_TEXT,
             )
             engines = (writer, writer.execution_options(isolation_level="AUTOCOMMIT"))
         else:
-            writer = sqlite_engine(url, writer=True, pool_size=_WRITERS["sqlite"])
-            reader = sqlite_engine(url, writer=False, pool_size=_READERS["sqlite"])
+            writer = sqlite_engine(url, writer=True, pool_size=_WRITERS["sqlite"], **JSON_AS_TEXT)
+            reader = sqlite_engine(url, writer=False, pool_size=_READERS["sqlite"], **JSON_AS_TEXT)
             engines = (writer, reader)
         try:
             yield cls(*engines)
@@ -203,7 +205,7 @@ def _translating(
 
 
 def sqlite_engine(
-    url: URL, *, writer: bool, pool_size: int, foreign_keys: bool = True
+    url: URL, *, writer: bool, pool_size: int, foreign_keys: bool = True, **more: Any
 ) -> AsyncEngine:
     creator = connect_with(url.database or "", writer=writer, foreign_keys=foreign_keys)
     return create_async_engine(
@@ -211,4 +213,5 @@ def sqlite_engine(
         pool_size=pool_size,
         max_overflow=0,
         connect_args={"async_creator_fn": creator},
+        **more,
     )

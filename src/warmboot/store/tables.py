@@ -46,7 +46,8 @@ from warmboot.model.runtime_image import RuntimeImageManifest
 from warmboot.model.runtime_snapshot import BootStats, BuildCause, SnapshotState
 from warmboot.model.vm import VmHandle, VmKind, VmSpec
 from warmboot.model.worker import ListenAddress, WorkerSpec, WorkerState
-from warmboot.store.types import Choice, Encoded, FreeForm, PathText, SafeText, UtcDateTime
+from warmboot.store.storable import FreeForm
+from warmboot.store.types import Choice, Encoded, PathText, SafeText, UtcDateTime
 
 metadata = MetaData(
     naming_convention={

@@ -12,7 +12,6 @@ A value that cannot be read back is a damaged row, or one that a newer program w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -22,10 +21,19 @@ from sqlalchemy import JSON, DateTime, Dialect, Text, TypeDecorator
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine
 
+from warmboot.codec import CodecError, adapter, decode
 from warmboot.model.errors import Unavailable
-from warmboot.store.codec import CodecError, check_text, coder
+from warmboot.store.storable import check_text, stored
 
 E = TypeVar("E", bound=StrEnum)
+
+
+def _as_it_is(text: Any) -> Any:
+    return text
+
+
+JSON_AS_TEXT: dict[str, Any] = {"json_serializer": _as_it_is, "json_deserializer": _as_it_is}
+"""What an engine must be given for ``Encoded``: JSON goes through it, and its driver, as text."""
 
 
 def unreadable(problem: str) -> Unavailable:
@@ -100,7 +108,10 @@ class PathText(TypeDecorator[Path]):
 
 
 class Encoded(TypeDecorator[Any]):
-    """A value of type ``tp`` as JSON, through the codec. ``None`` is SQL's ``NULL``."""
+    """A value of type ``tp`` as JSON. ``None`` is SQL's ``NULL``.
+
+    It makes and takes the JSON text itself: see ``JSON_AS_TEXT``.
+    """
 
     impl = JSON
     cache_ok = True
@@ -108,6 +119,7 @@ class Encoded(TypeDecorator[Any]):
     def __init__(self, tp: Any) -> None:
         super().__init__(none_as_null=True)
         self.tp = tp
+        adapter(tp)  # now, and not within the first boot
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         if dialect.name == "postgresql":
@@ -115,16 +127,12 @@ class Encoded(TypeDecorator[Any]):
         return dialect.type_descriptor(JSON(none_as_null=True))
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
-        return None if value is None else coder(self.tp).encode(value)
+        return None if value is None else stored(self.tp, value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
         if value is None:
             return None
         try:
-            return coder(self.tp).decode(value)
+            return decode(self.tp, value)
         except CodecError as exc:
             raise unreadable(str(exc)) from exc
-
-
-FreeForm = Mapping[str, Any]
-"""Data without a type of its own: what an event, an error or a step has to say."""

@@ -14,10 +14,10 @@ from sqlalchemy import and_, bindparam, delete, or_, select
 from warmboot.model.container import CONTAINER_TRANSITIONS, Container, ContainerState
 from warmboot.model.errors import Conflict, NameTaken, NotFound
 from warmboot.model.shapes import Shape
-from warmboot.store.codec import is_storable
 from warmboot.store.database import Database
 from warmboot.store.lenient import Rows
 from warmboot.store.repositories.guard import Changes, check_fields, with_shape
+from warmboot.store.storable import is_storable
 from warmboot.store.tables import containers
 
 _FIELDS = [field.name for field in fields(Container)]

@@ -20,9 +20,9 @@ from warmboot.model.errors import Conflict, InUse, NameTaken, NotFound
 from warmboot.model.runtime_image import RuntimeImage, RuntimeImageManifest
 from warmboot.model.runtime_snapshot import SnapshotState
 from warmboot.store.clock import now
-from warmboot.store.codec import is_storable
 from warmboot.store.database import Database
 from warmboot.store.lenient import Rows
+from warmboot.store.storable import is_storable
 from warmboot.store.tables import containers, images, runtime_snapshots
 
 _HIDDEN = ("deleted_at", "versions")

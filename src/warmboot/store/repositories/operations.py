@@ -23,8 +23,9 @@ from warmboot.store.clock import now
 from warmboot.store.database import Database
 from warmboot.store.lenient import Rows, UnreadableRow
 from warmboot.store.repositories.guard import Changes
+from warmboot.store.storable import FreeForm
 from warmboot.store.tables import operation_steps, operations
-from warmboot.store.types import Encoded, FreeForm, SafeText, UtcDateTime
+from warmboot.store.types import Encoded, SafeText, UtcDateTime
 
 OPEN = (OperationState.RUNNING, OperationState.UNDOING)
 CLOSED = (OperationState.DONE, OperationState.UNDONE)

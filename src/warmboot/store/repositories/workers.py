@@ -13,10 +13,10 @@ from sqlalchemy import and_, delete, or_, select
 
 from warmboot.model.errors import Conflict, NameTaken, NotFound
 from warmboot.model.worker import WORKER_TRANSITIONS, Worker, WorkerState
-from warmboot.store.codec import is_storable
 from warmboot.store.database import Database
 from warmboot.store.lenient import Rows
 from warmboot.store.repositories.guard import Changes, check_fields, with_shape
+from warmboot.store.storable import is_storable
 from warmboot.store.tables import workers
 
 _FIELDS = [field.name for field in fields(Worker)]
