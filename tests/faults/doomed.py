@@ -28,10 +28,10 @@ from warmboot.host.snapshots.memory_cache import MemoryCache
 from warmboot.host.snapshots.memory_forms import MemoryForms
 from warmboot.host.snapshots.snapshot_files import SnapshotFiles
 from warmboot.host.storage.survey import DiskSurvey
-from warmboot.manager.core.event_log import EventLog
 from warmboot.model.container import BootPolicy
 from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
 from warmboot.store.repositories.containers import ContainerRepository
+from warmboot.store.repositories.events import EventRepository
 from warmboot.store.repositories.images import RuntimeImageRepository
 from warmboot.store.repositories.operations import OperationRepository
 from warmboot.store.repositories.snapshots import RuntimeSnapshotRepository
@@ -171,7 +171,7 @@ PARTS: dict[str, Any] = {
     "images": RuntimeImageRepository,
     "snapshots": RuntimeSnapshotRepository,
     "vms": VmRepository,
-    "events": EventLog,
+    "events": EventRepository,
     "operations": OperationRepository,
 }
 

@@ -48,7 +48,7 @@ PROVISION = [
     ("host", "publish", "before"),
     ("containers", "set_state", "before"),  # the container runs, and nobody knows
     ("containers", "set_state", "after"),
-    ("events", "emit", "before", "container.running"),
+    ("events", "append", "before", "container.running"),
 ]
 DELETE = [
     ("containers", "set_state", "after"),
@@ -299,7 +299,7 @@ START = [
     ("guest", "start", "after"),  # it runs, and nobody has written that down
     ("containers", "set_state", "before"),
     ("containers", "set_state", "after"),
-    ("events", "emit", "before", "container.running"),
+    ("events", "append", "before", "container.running"),
 ]
 
 

@@ -27,8 +27,8 @@ BETWEEN = [
     ("host", "renew_agent", "after"),
     ("images", "renew", "before"),
     ("images", "renew", "after"),
-    ("events", "emit", "before", "runtime-image.renewed"),
-    ("events", "emit", "after", "runtime-image.renewed"),
+    ("events", "append", "before", "runtime-image.renewed"),
+    ("events", "append", "after", "runtime-image.renewed"),
 ]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 import pytest
@@ -16,13 +18,15 @@ from warmboot.host.vm import live_vm
 from warmboot.manager.containers import watch_container
 from warmboot.manager.containers.bring_up import BringUp
 from warmboot.manager.core import retry_until_stored
-from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.ports import ExecSpec, Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import DiskFull, NetworkError, Unavailable, WarmbootError
+from warmboot.store import Store
 from warmboot.store.repositories.containers import ContainerRepository
+from warmboot.store.repositories.events import EventRepository
 from warmboot.store.repositories.vms import VmRepository
 
+EXITED = ContainerState.EXITED
 FULL = DiskFull("no room is left for the database")
 LOST = Unavailable("the database cannot be used")
 
@@ -33,8 +37,6 @@ class Refusals:
     def __init__(self, patch: pytest.MonkeyPatch, part: type, method: str, *words: str) -> None:
         self.left = 0
         self.seen = 0
-        self.after = False
-        """Whether what is refused has been done all the same."""
         self.error: Exception = FULL
         real = getattr(part, method)
 
@@ -42,8 +44,6 @@ class Refusals:
             if self.left and (not words or set(words) & {str(arg) for arg in args}):
                 self.left -= 1
                 self.seen += 1
-                if self.after:
-                    await real(*args, **kwargs)
                 raise self.error
             return await real(*args, **kwargs)
 
@@ -75,11 +75,11 @@ async def test_an_exit_is_written_down_when_there_is_room_again(
     ended = await manager.wait("web", Until.EXITED)
     assert refusals.seen == 3
     assert (ended.state, ended.exit_code) == (ContainerState.EXITED, 3)
-    await manager.until(lambda: _told(manager, ended.id, "container.exited"))
+    assert await _told(manager, ended.id, "container.exited"), "with the state, not after it"
 
 
 async def test_an_exit_is_told_when_there_is_room_again(manager: Manager, refuse: Refuse) -> None:
-    refusals = refuse(EventLog, "emit", "container.exited")
+    refusals = refuse(EventRepository, "append", "container.exited")
     container = await manager.run("web", "sh", "-c", "sleep 0.1; exit 3")
     refusals.left = 2
     assert (await manager.wait("web", Until.EXITED)).exit_code == 3
@@ -105,17 +105,27 @@ async def test_a_stop_whose_end_is_not_written_down_is_no_success(
 
 
 async def test_a_write_whose_answer_alone_is_lost_counts(
-    manager: Manager, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when a server is gone right after it has taken it."""
-    refusals = refuse(ContainerRepository, "set_state", "exited")
-    refusals.after = True
+    lost: list[ContainerState] = []
+    real = Store.transaction
+
+    @asynccontextmanager
+    async def whose_answer_is_lost(store: Store) -> AsyncIterator[None]:
+        async with real(store):
+            yield
+        if not lost and (state := (await store.containers.get(container.id)).state) is EXITED:
+            lost.append(state)
+            raise LOST
+
+    monkeypatch.setattr(retry_until_stored, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(watch_container, "READ_GRACE_S", 0.05)
-    await manager.run("web", "sh", "-c", "sleep 0.1; exit 3", auto_remove=True)
-    container = await manager.containers.get("web")
-    refusals.left, refusals.error = 1, LOST
+    container = await manager.run("web", "sleep", "1000", auto_remove=True)
+    monkeypatch.setattr(Store, "transaction", whose_answer_is_lost)
+    await manager.containers.kill("web", "SIGKILL")
     await manager.until(lambda: _told(manager, container.id, "container.deleted"))
-    assert refusals.seen == 1
+    assert lost == [EXITED]
     assert await _told(manager, container.id, "container.exited")
 
 
@@ -140,7 +150,7 @@ async def test_the_death_of_a_vm_is_written_down_when_there_is_room_again(
 ) -> None:
     states = refuse(ContainerRepository, "set_state", "failed")
     records = refuse(VmRepository, "update")
-    events = refuse(EventLog, "emit", "container.failed")
+    events = refuse(EventRepository, "append", "container.failed")
     container = await manager.run()
     states.left = records.left = events.left = 2
     os.kill(await manager.vm_pid("web"), signal.SIGKILL)
@@ -168,13 +178,13 @@ async def test_a_container_that_runs_is_told_to_run_when_there_is_room_again(
     manager: Manager, refuse: Refuse
 ) -> None:
     states = refuse(ContainerRepository, "set_state", "running")
-    events = refuse(EventLog, "emit", "container.running")
+    events = refuse(EventRepository, "append", "container.running")
     states.left = events.left = 3
     container = await manager.run()
     assert container.state is ContainerState.RUNNING
     assert states.seen == 3
-    await manager.until(lambda: _told(manager, container.id, "container.running"))
     assert events.seen == 3
+    assert await _told(manager, container.id, "container.running")
     await manager.containers.stop("web", 0)
     states.left, states.seen = 2, 0
     await manager.containers.start("web")
@@ -187,7 +197,7 @@ async def test_a_boot_that_failed_is_told_when_there_is_room_again(
 ) -> None:
     states = refuse(ContainerRepository, "set_state", "failed")
     records = refuse(VmRepository, "remove")
-    events = refuse(EventLog, "emit", "container.failed")
+    events = refuse(EventRepository, "append", "container.failed")
     states.left = records.left = events.left = 2
     container = await manager.run(image="missing/image")
     assert container.state is ContainerState.FAILED

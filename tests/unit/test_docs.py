@@ -21,7 +21,7 @@ from warmboot.api.app import ROUTERS
 from warmboot.api.problems import status_of
 from warmboot.cli.main import app
 from warmboot.client.problems import ManagerUnreachable
-from warmboot.model.container import FallbackReason
+from warmboot.model.container import ContainerState, FallbackReason
 from warmboot.model.errors import WarmbootError
 from warmboot.settings import Settings
 
@@ -247,14 +247,17 @@ def emitted() -> set[str]:
     kinds = set()
     for path in (ROOT / "src" / "warmboot" / "manager").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Attribute)
-                and node.func.attr == "emit"
-                and node.args
-                and isinstance(node.args[0], ast.Constant)
-            ):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func).rpartition(".")[2]
+            if called == "emit" and isinstance(node.args[0], ast.Constant):
                 kinds.add(str(node.args[0].value))
+            if called == "store_state":  # which tells it as container.<state>
+                words = map(ast.unparse, node.args)
+                states = (
+                    word.split(".")[1] for word in words if word.startswith("ContainerState.")
+                )
+                kinds |= {f"container.{ContainerState[state]}" for state in states}
     return kinds
 
 

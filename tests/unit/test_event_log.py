@@ -11,16 +11,22 @@ import pytest
 from tests.support.databases import new_store
 
 from warmboot.manager.core.event_log import EventLog
+from warmboot.store import Store
 
 A_LONG_TIME_S = 30.0
 
 
 @pytest.fixture
-async def events(tmp_path: Path) -> AsyncIterator[EventLog]:
-    async with new_store(tmp_path) as store:
-        log = EventLog(store)
-        await log.start()
-        yield log
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async with new_store(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def events(store: Store) -> EventLog:
+    log = EventLog(store)
+    await log.start()
+    return log
 
 
 class _Look:
@@ -71,6 +77,37 @@ async def test_what_happens_during_a_look_is_not_missed(events: EventLog) -> Non
         return looks
 
     assert await events.wait_for(look, A_LONG_TIME_S, "one") == 2
+
+
+async def test_what_a_transaction_stores_is_seen_with_its_event(
+    events: EventLog, store: Store
+) -> None:
+    async def look() -> list[str] | None:
+        if await store.meta.get("state") != "running":
+            return None
+        return [event.kind for event in await events.list()]
+
+    waiting = asyncio.ensure_future(events.wait_for(look, A_LONG_TIME_S, "one"))
+    observed: list[str] = []
+    events.observe(lambda event: observed.append(event.kind))
+    async with events.transaction() as emit:
+        await store.meta.set("state", "running")
+        await emit("container.running", "one")
+        assert observed == [], "it may still be undone"
+    assert observed == ["container.running"]
+    assert await waiting == ["container.running"]
+
+
+async def test_of_what_was_undone_nobody_is_told(events: EventLog, store: Store) -> None:
+    observed: list[str] = []
+    events.observe(lambda event: observed.append(event.kind))
+    with pytest.raises(ZeroDivisionError):
+        async with events.transaction() as emit:
+            await store.meta.set("state", "running")
+            await emit("container.running", "one")
+            raise ZeroDivisionError
+    assert (observed, await events.list()) == ([], ())
+    assert await store.meta.get("state") is None
 
 
 async def test_nothing_is_kept_for_who_has_given_up(events: EventLog) -> None:

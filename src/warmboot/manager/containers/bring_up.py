@@ -129,24 +129,22 @@ class BringUp:
         log.error(f"Container {container_id} failed: {error.brief}", details=error.details)
         await retry_until_stored(what, lambda: self._clear_away(container))
         try:
-            failed = await store_state(
+            await store_state(
                 self._store,
+                self._events,
                 container_id,
                 ContainerState.FAILED,
+                told=lambda failed: {
+                    "error": error.as_dict(),
+                    "stage": watch.last_stage,
+                    "reason": failed.fallback_reason,
+                },
                 error=error.as_dict(),
                 vm_id=None,
                 finished_at=datetime.now(UTC),
             )
         except (IllegalTransition, NotFound):  # it is being deleted
             return
-        told = {
-            "error": error.as_dict(),
-            "stage": watch.last_stage,
-            "reason": failed.fallback_reason,
-        }
-        await retry_until_stored(
-            what, lambda: self._events.emit("container.failed", container_id, **told)
-        )
 
     async def _clear_away(self, container: Container) -> None:
         """Give back what its VM had. Idempotent."""
@@ -298,8 +296,14 @@ class BringUp:
         # From here on it runs: what the database does not take now it takes later.
         running = await store_state(
             self._store,
+            self._events,
             container.id,
             ContainerState.RUNNING,
+            told=lambda running: {
+                "boot_method": running.boot_method,
+                "seconds": round(watch.elapsed_s, 4),
+                "stages": watch.told,
+            },
             docker_id=docker_id,
             ports=ports,
             stages=watch.stages,
@@ -309,15 +313,6 @@ class BringUp:
             error=None,
         )
         await self._log_provisioned(running, watch)
-        told = {
-            "boot_method": running.boot_method,
-            "seconds": round(watch.elapsed_s, 4),
-            "stages": watch.told,
-        }
-        await retry_until_stored(
-            f"the start of container {container.id}",
-            lambda: self._events.emit("container.running", container.id, **told),
-        )
 
     async def _provide_image(
         self, container: Container, record: VmRecord, watch: Stopwatch

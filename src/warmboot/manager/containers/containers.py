@@ -31,7 +31,7 @@ from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.boot_admission import BootAdmission
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.retry_until_stored import retry_until_stored, store_state
+from warmboot.manager.core.retry_until_stored import store_state
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
@@ -149,8 +149,9 @@ class Containers:
             runtime_image_id=image_id,
             ports=spec.ports,
         )
-        await self._store.containers.add(container)
-        await self._events.emit("container.creating", container.id, name=spec.name)
+        async with self._events.transaction() as emit:
+            await self._store.containers.add(container)
+            await emit("container.creating", container.id, name=spec.name)
         return container
 
     def resume(self, container_id: UUID) -> None:
@@ -174,10 +175,11 @@ class Containers:
                 # Its VM died after it had ended: the way back leads through ``failed``.
                 await self._watch.forget_vm(container.id)
                 await self._store.containers.set_state(container.id, ContainerState.FAILED)
-            await self._store.containers.set_state(
-                container.id, ContainerState.CREATING, **UNBOOTED
-            )
-            await self._events.emit("container.creating", container.id, name=container.name)
+            async with self._events.transaction() as emit:
+                await self._store.containers.set_state(
+                    container.id, ContainerState.CREATING, **UNBOOTED
+                )
+                await emit("container.creating", container.id, name=container.name)
             self._begin(Asked(container.id, self._admission.boot()))
 
     async def stop(
@@ -244,8 +246,9 @@ class Containers:
         """Give back everything the container has, whatever it is doing. Idempotent."""
         with contextlib.suppress(IllegalTransition, NotFound):  # somebody else deletes it too
             # First of all: nobody can begin anything with it from here on.
-            await self._store.containers.set_state(container_id, ContainerState.DELETING)
-            await self._events.emit("container.deleting", container_id)
+            async with self._events.transaction() as emit:
+                await self._store.containers.set_state(container_id, ContainerState.DELETING)
+                await emit("container.deleting", container_id)
         async with self._locks.hold_for_removal(container_id):
             # Within it: a start that held it may just have begun to bring it up.
             await self._tasks.cancel(_bring_up_key(container_id))
@@ -262,8 +265,9 @@ class Containers:
         self._gone[container.id] = self._watch.last_seen(container)
         while len(self._gone) > _REMEMBERED:
             self._gone.popitem(last=False)
-        await self._store.containers.remove(container.id)
-        await self._events.emit("container.deleted", container.id)
+        async with self._events.transaction() as emit:
+            await self._store.containers.remove(container.id)
+            await emit("container.deleted", container.id)
         await self._garbage.collect_released()
 
     # -- output and sessions -------------------------------------------------------------------
@@ -346,18 +350,16 @@ class Containers:
         """An exited container's process has been started again: it is, and is watched."""
         await store_state(
             self._store,
+            self._events,
             container_id,
             ContainerState.RUNNING,
+            told=lambda _: {},
             started_at=datetime.now(UTC),
             finished_at=None,
             exit_code=None,
             error=None,
         )
         self._watch.start(container_id)
-        await retry_until_stored(
-            f"the start of container {container_id}",
-            lambda: self._events.emit("container.running", container_id),
-        )
 
     async def _record(self, container: Container) -> VmRecord | None:
         records = await self._store.vms.of_owner(container.id)

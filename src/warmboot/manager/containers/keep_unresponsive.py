@@ -96,8 +96,9 @@ class KeepUnresponsive:
             resolution=found.resolution,
         )
         self._unsettled.note(_what(container), error, container.id)
-        await self._store.containers.update(container.id, error=error.as_dict())
-        await self._events.emit("container.unresponsive", container.id, error=error.as_dict())
+        async with self._events.transaction() as emit:
+            await self._store.containers.update(container.id, error=error.as_dict())
+            await emit("container.unresponsive", container.id, error=error.as_dict())
         self._tasks.start(_key(container.id), self._until_answers(container, vm_id, settle))
 
     async def stop(self, container: Container, timeout_s: float) -> None:
@@ -120,16 +121,13 @@ class KeepUnresponsive:
         log.warning(f"Container {container.id} did not answer, and was ended with its VM")
         await store_state(
             self._store,
+            self._events,
             container.id,
             ContainerState.EXITED,
+            told=lambda _: {"exit_code": KILLED, "oom_killed": False},
             exit_code=KILLED,
             error=None,
             finished_at=datetime.now(UTC),
-        )
-        told = {"exit_code": KILLED, "oom_killed": False}
-        await retry_until_stored(
-            f"the exit of container {container.id}",
-            lambda: self._events.emit("container.exited", container.id, **told),
         )
         self._watch.start(container.id)  # it may be one that is to be removed at its end
 
@@ -150,10 +148,9 @@ class KeepUnresponsive:
 
     async def _answers(self, container: Container, watch: Stopwatch) -> None:
         log.info(f"Container {container.id} answers again after {watch.elapsed_s:.2f}s")
-        await self._store.containers.update(container.id, error=None)
-        await self._events.emit(
-            "container.answering", container.id, seconds=round(watch.elapsed_s, 4)
-        )
+        async with self._events.transaction() as emit:
+            await self._store.containers.update(container.id, error=None)
+            await emit("container.answering", container.id, seconds=round(watch.elapsed_s, 4))
 
 
 def _what(container: Container) -> str:

@@ -81,11 +81,9 @@ class ResumeStalled:
         self._tasks.keep_going(Work.RESUME_STALLED, f"stalled-told {vm_id}", told)
 
     async def _resumed(self, stood_still_s: float, container_id: UUID, vm_id: str) -> None:
-        async with self._store.transaction():
+        async with self._events.transaction() as emit:
             await self._store.containers.update(container_id, error=None)
-            await self._events.emit(
-                "container.resumed", container_id, seconds=round(stood_still_s, 4)
-            )
+            await emit("container.resumed", container_id, seconds=round(stood_still_s, 4))
 
     async def _stalled(self, container_id: UUID, vm_id: str) -> None:
         stalled = DiskFull(
@@ -94,6 +92,6 @@ class ResumeStalled:
             resolution="free some space below MANAGER_STORAGE_ROOT (`warmboot gc`, `warmboot rm`, "
             "`warmboot snapshot rm`): it goes on by itself",
         )
-        async with self._store.transaction():
+        async with self._events.transaction() as emit:
             await self._store.containers.update(container_id, error=stalled.as_dict())
-            await self._events.emit("container.stalled", container_id, error=stalled.as_dict())
+            await emit("container.stalled", container_id, error=stalled.as_dict())

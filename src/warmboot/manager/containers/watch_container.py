@@ -132,8 +132,10 @@ class WatchContainer:
             state = await self._until_end(container)
             ended = await store_state(
                 self._store,
+                self._events,
                 container_id,
                 ContainerState.EXITED,
+                told=lambda now: {"exit_code": now.exit_code, "oom_killed": now.oom_killed},
                 exit_code=state.exit_code,
                 oom_killed=state.oom_killed,
                 finished_at=datetime.now(UTC),
@@ -144,11 +146,6 @@ class WatchContainer:
         except (IllegalTransition, NotFound):  # it is being removed
             return
         log.info(f"Container {container_id} exited with {ended.exit_code}")
-        told = {"exit_code": ended.exit_code, "oom_killed": ended.oom_killed}
-        await retry_until_stored(
-            f"the exit of {who}",
-            lambda: self._events.emit("container.exited", container_id, **told),
-        )
         if container.spec.auto_remove:
             self._last[container_id] = ended
             await self._read_to_the_end(container_id)
@@ -207,15 +204,13 @@ class WatchContainer:
         with contextlib.suppress(IllegalTransition, NotFound):
             await store_state(
                 self._store,
+                self._events,
                 container_id,
                 ContainerState.FAILED,
+                told=lambda _: {"error": error.as_dict()},
                 error=error.as_dict(),
                 vm_id=None,
                 finished_at=datetime.now(UTC),
-            )
-            await retry_until_stored(
-                what,
-                lambda: self._events.emit("container.failed", container_id, error=error.as_dict()),
             )
 
     async def forget_vm(self, container_id: UUID) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from warmboot.model.journal.event import Event
@@ -21,6 +22,12 @@ KEEP_REPORTS = 500
 _TRIM_EVERY = 1_000
 _TRIM_REPORTS_EVERY = 50
 _PAGE = 500
+
+
+class Emit(Protocol):
+    """Writes an event in the transaction that is open."""
+
+    async def __call__(self, kind: str, subject_id: object, **data: Any) -> None: ...
 
 
 class EventLog:
@@ -45,13 +52,32 @@ class EventLog:
 
     async def emit(self, kind: str, subject_id: object, **data: Any) -> Event:
         event = await self._store.events.append(kind, str(subject_id), data)
+        await self._announce(event)
+        return event
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Emit]:
+        """What is stored inside, and the events of it, are there for everybody at once, or not.
+
+        Observers are called and waiters woken when it is committed. Do nothing else in it.
+        """
+        written: list[Event] = []
+
+        async def emit(kind: str, subject_id: object, **data: Any) -> None:
+            written.append(await self._store.events.append(kind, str(subject_id), data))
+
+        async with self._store.transaction():
+            yield emit
+        for event in written:
+            await self._announce(event)
+
+    async def _announce(self, event: Event) -> None:
         self._last_id = max(self._last_id, event.id)
         for observer in self._observers:
             observer(event)
         self.wake(event.subject_id)
         if event.id % _TRIM_EVERY == 0:
             await self._store.events.trim(KEEP_EVENTS)
-        return event
 
     async def report(self, subject_id: object, **data: Any) -> None:
         """What a worker says of itself. It takes nobody else's place among what is kept."""

@@ -7,12 +7,13 @@ start: nobody else looks at it again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 from uuid import UUID
 
 import structlog
 
+from warmboot.manager.core.event_log import EventLog
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import DiskFull, IllegalTransition, Unavailable
 from warmboot.store import Store
@@ -44,19 +45,31 @@ async def retry_until_stored(what: str, write: Callable[[], Awaitable[T]]) -> T:
 
 
 async def store_state(
-    store: Store, container_id: UUID, state: ContainerState, **changes: Any
+    store: Store,
+    events: EventLog,
+    container_id: UUID,
+    state: ContainerState,
+    told: Callable[[Container], Mapping[str, object]],
+    **changes: Any,
 ) -> Container:
-    """The container, once the database has taken its new state. As ``set_state`` otherwise."""
+    """The container, once the database has taken its new state, and the event with ``told``.
+
+    As ``set_state`` otherwise.
+    """
     tried = False
 
     async def write() -> Container:
         nonlocal tried
         again, tried = tried, True
         try:
-            return await store.containers.set_state(container_id, state, **changes)
+            async with events.transaction() as emit:
+                container = await store.containers.set_state(container_id, state, **changes)
+                await emit(f"container.{state}", container_id, **told(container))
+            return container
         except IllegalTransition:
             container = await store.containers.get(container_id)
             if again and container.state is state:
+                events.wake(container_id)
                 return container  # the earlier attempt was taken, and only its answer lost
             raise
 

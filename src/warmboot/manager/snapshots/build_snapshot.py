@@ -137,17 +137,6 @@ class BuildSnapshot:
             await self._give_up(snapshot, os_error(error))
             return
         log.info(f"Runtime snapshot {snapshot_id} is ready after {watch.elapsed_s:.2f}s")
-        told = {"seconds": round(watch.elapsed_s, 4), "replaces": snapshot.replaces}
-        await retry_until_stored(
-            f"that runtime snapshot {snapshot_id} is ready",
-            lambda: self._events.emit("runtime-snapshot.ready", snapshot_id, **told),
-        )
-        if snapshot.replaces is not None:
-            replaced = snapshot.replaces
-            await retry_until_stored(
-                f"that runtime snapshot {replaced} is deleted",
-                lambda: self._events.emit("runtime-snapshot.deleted", replaced),
-            )
 
     async def _build(self, build: Callable[[], Awaitable[Context]], live: dict[str, Any]) -> None:
         if live["background"]:
@@ -186,11 +175,19 @@ class BuildSnapshot:
         log.error(f"Runtime snapshot {snapshot.id} could not be built: {error.brief}")
         target = SnapshotState.DELETED if snapshot.replaces else SnapshotState.UNHEALTHY
         what = f"the failure of runtime snapshot {snapshot.id}"
+        told = {
+            "error": error.as_dict(),
+            "replaces": snapshot.replaces,
+            "cause": snapshot.cause,
+        }
+
+        async def fail() -> None:
+            async with self._events.transaction() as emit:
+                await self._store.snapshots.set_state(snapshot.id, target, error=error.as_dict())
+                await emit("runtime-snapshot.failed", snapshot.id, **told)
+
         try:
-            await retry_until_stored(
-                what,
-                lambda: self._store.snapshots.set_state(snapshot.id, target, error=error.as_dict()),
-            )
+            await retry_until_stored(what, fail)
         except (IllegalTransition, NotFound):  # deleted while it was built
             return
         if snapshot.cause.automatic:
@@ -199,14 +196,6 @@ class BuildSnapshot:
                 what,
                 lambda: note_failed_build(self._store, self._events, self._retry, spoiled, error),
             )
-        told = {
-            "error": error.as_dict(),
-            "replaces": snapshot.replaces,
-            "cause": snapshot.cause,
-        }
-        await retry_until_stored(
-            what, lambda: self._events.emit("runtime-snapshot.failed", snapshot.id, **told)
-        )
 
     async def _tell(self, context: Context, stage: str) -> None:
         watch: Stopwatch = context.live["watch"]
@@ -297,7 +286,9 @@ class BuildSnapshot:
             "boot_s": round(context.live["canary_boot_s"], 3),
             "run_s": round(context.live["canary_run_s"], 3),
         }
-        async with self._store.transaction():
+        watch: Stopwatch = context.live["watch"]
+        told = {"seconds": round(watch.elapsed_s, 4), "replaces": snapshot.replaces}
+        async with self._events.transaction() as emit:
             old = await self._replaced(snapshot)
             metadata["cold_boot_s"] = context.live["cold_boot_s"]
             if context.live["background"]:
@@ -307,6 +298,9 @@ class BuildSnapshot:
                 await self._store.snapshots.swap(old.id, snapshot.id)
             else:
                 await self._store.snapshots.set_state(snapshot.id, SnapshotState.READY)
+            await emit("runtime-snapshot.ready", snapshot.id, **told)
+            if snapshot.replaces is not None:
+                await emit("runtime-snapshot.deleted", snapshot.replaces)
 
     async def _replaced(self, snapshot: RuntimeSnapshot) -> RuntimeSnapshot | None:
         """The one that it takes the place of; that may have been deleted during the rebuild."""

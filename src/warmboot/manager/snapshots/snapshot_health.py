@@ -50,23 +50,25 @@ class SnapshotHealth:
             await self._set_unhealthy(now, error)
 
     async def _set_unhealthy(self, snapshot: RuntimeSnapshot, error: WarmbootError) -> None:
+        told = error.as_dict()
         try:
-            # Rebuilds that failed for another cause say nothing about this one.
-            await self._store.snapshots.set_state(
-                snapshot.id,
-                SnapshotState.UNHEALTHY,
-                error=error.as_dict(),
-                rebuild_failures=0,
-                rebuild_not_before=None,
-                rebuild_put_off_by=None,
-            )
+            async with self._events.transaction() as emit:
+                # Rebuilds that failed for another cause say nothing about this one.
+                await self._store.snapshots.set_state(
+                    snapshot.id,
+                    SnapshotState.UNHEALTHY,
+                    error=told,
+                    rebuild_failures=0,
+                    rebuild_not_before=None,
+                    rebuild_put_off_by=None,
+                )
+                if isinstance(error, SnapshotDamaged):
+                    await emit("runtime-snapshot.damaged", snapshot.id, error=told)
+                await emit("runtime-snapshot.unhealthy", snapshot.id, error=told)
         except (IllegalTransition, NotFound):  # another boot was first, or it was deleted meanwhile
             return
         log.warning(
             f"Runtime snapshot {snapshot.id} is unhealthy: {error.brief}",
             consecutive_failures=snapshot.consecutive_failures,
         )
-        if isinstance(error, SnapshotDamaged):
-            await self._events.emit("runtime-snapshot.damaged", snapshot.id, error=error.as_dict())
-        await self._events.emit("runtime-snapshot.unhealthy", snapshot.id, error=error.as_dict())
         self._on_unhealthy(snapshot.id)
