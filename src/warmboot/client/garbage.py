@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
+from warmboot.client.decode import item
 from warmboot.client.transport import Transport
 
 
@@ -32,17 +33,6 @@ class Collection:
     seconds: float
     raw: Mapping[str, Any] = field(repr=False)
 
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> Self:
-        return cls(
-            dry_run=raw["dry_run"],
-            removed=tuple(Garbage(**one) for one in raw["removed"]),
-            kept=tuple(Garbage(**one) for one in raw["kept"]),
-            freed_bytes=raw["freed_bytes"],
-            seconds=raw["seconds"],
-            raw=raw,
-        )
-
 
 class GarbageCollector:
     def __init__(self, link: Transport) -> None:
@@ -51,4 +41,4 @@ class GarbageCollector:
     async def collect(self, *, dry_run: bool = False) -> Collection:
         """Remove all that may go, or only say what that is."""
         answer = await self._link.post("/v1/gc", {"dry_run": dry_run})
-        return Collection.of(answer["item"])
+        return item(Collection, answer)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from warmboot.client.decode import decoded, item, items
 from warmboot.client.results import (
     Check,
     Container,
@@ -60,15 +61,14 @@ class RuntimeImages:
             initrd=initrd,
             build_snapshot=build_snapshot,
         )
-        return Registered.of(await self._link.post("/v1/runtime-images", body))
+        return decoded(Registered, await self._link.post("/v1/runtime-images", body))
 
     async def list(self) -> builtins.list[RuntimeImage]:
-        answer = await self._link.get("/v1/runtime-images")
-        return [RuntimeImage.of(raw) for raw in answer["items"]]
+        return items(RuntimeImage, await self._link.get("/v1/runtime-images"))
 
     async def get(self, image_id: str) -> RuntimeImage:
         path = f"/v1/runtime-images/{quote(image_id, safe='')}"
-        return RuntimeImage.of((await self._link.get(path))["item"])
+        return item(RuntimeImage, await self._link.get(path))
 
     async def delete(self, image_id: str) -> None:
         await self._link.delete(f"/v1/runtime-images/{quote(image_id, safe='')}")
@@ -89,12 +89,11 @@ class RuntimeSnapshots:
 
     async def list(self, *, include_deleted: bool = False) -> builtins.list[RuntimeSnapshot]:
         params = _flags(include_deleted=include_deleted)
-        answer = await self._link.get("/v1/runtime-snapshots", params)
-        return [RuntimeSnapshot.of(raw) for raw in answer["items"]]
+        return items(RuntimeSnapshot, await self._link.get("/v1/runtime-snapshots", params))
 
     async def get(self, snapshot_id: str) -> RuntimeSnapshot:
         path = f"/v1/runtime-snapshots/{quote(snapshot_id, safe='')}"
-        return RuntimeSnapshot.of((await self._link.get(path))["item"])
+        return item(RuntimeSnapshot, await self._link.get(path))
 
     async def change(
         self, snapshot_id: str, *, weight: float | None = None, pinned: bool | None = None
@@ -102,7 +101,7 @@ class RuntimeSnapshots:
         """Set how often it is chosen among its versions, or whether it may be collected."""
         path = f"/v1/runtime-snapshots/{quote(snapshot_id, safe='')}"
         body = _given(weight=weight, pinned=pinned)
-        return RuntimeSnapshot.of((await self._link.patch(path, body))["item"])
+        return item(RuntimeSnapshot, await self._link.patch(path, body))
 
     async def delete(self, snapshot_id: str) -> None:
         await self._link.delete(f"/v1/runtime-snapshots/{quote(snapshot_id, safe='')}")
@@ -134,11 +133,10 @@ class Containers:
         return str((await self._link.post("/v1/containers", {"image": image, **fields}))["id"])
 
     async def list(self, *, all_states: bool = False) -> builtins.list[Container]:
-        answer = await self._link.get("/v1/containers", _flags(all=all_states))
-        return [Container.of(raw) for raw in answer["items"]]
+        return items(Container, await self._link.get("/v1/containers", _flags(all=all_states)))
 
     async def get(self, ref: str) -> Container:
-        return Container.of((await self._link.get(self._path(ref)))["item"])
+        return item(Container, await self._link.get(self._path(ref)))
 
     async def wait(
         self, ref: str, until: str = "exited", timeout_s: float | None = None
@@ -157,7 +155,7 @@ class Containers:
     async def _wait_once(self, ref: str, until: str, timeout_s: float) -> Container:
         params = {"until": until, "timeout_s": timeout_s}
         answer = await self._link.get(self._path(ref, "wait"), params, timeout=timeout_s + 30)
-        return Container.of(answer["item"])
+        return item(Container, answer)
 
     async def start(self, ref: str) -> None:
         await self._link.post(self._path(ref, "start"))
@@ -248,8 +246,7 @@ class Events:
         self._link = link
 
     async def list(self, after: int = 0, limit: int = 100) -> builtins.list[Event]:
-        answer = await self._link.get("/v1/events", {"after": after, "limit": limit})
-        return [Event.of(raw) for raw in answer["items"]]
+        return items(Event, await self._link.get("/v1/events", {"after": after, "limit": limit}))
 
     @asynccontextmanager
     async def follow(self, after: int | None = None) -> AsyncIterator[AsyncIterator[Event]]:
@@ -277,8 +274,7 @@ class System:
 
     async def usage(self, window_s: float = 300.0) -> Usage:
         """What VMs and disk use at the moment; the boots of the last ``window_s`` seconds."""
-        answer = await self._link.get("/v1/system/usage", {"window_s": window_s})
-        return Usage.of(answer["item"])
+        return item(Usage, await self._link.get("/v1/system/usage", {"window_s": window_s}))
 
     async def doctor(self) -> builtins.list[Check]:
-        return [Check(**raw) for raw in (await self._link.get("/v1/doctor"))["items"]]
+        return items(Check, await self._link.get("/v1/doctor"))

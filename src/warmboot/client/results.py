@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Self
-
-
-def _time(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +23,13 @@ class RuntimeImage:
     name: str
     digest: str
     path: str
-    size_bytes: int
     created_at: datetime
-    damage: Mapping[str, Any] | None
+    damage: Mapping[str, Any] | None = field(default=None, kw_only=True)
     raw: Mapping[str, Any] = field(repr=False)
 
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> Self:
-        return cls(
-            id=raw["id"],
-            name=raw["name"],
-            digest=raw["digest"],
-            path=raw["path"],
-            size_bytes=sum(entry["size_bytes"] for entry in raw["files"].values()),
-            created_at=datetime.fromisoformat(raw["created_at"]),
-            damage=raw.get("damage"),
-            raw=raw,
-        )
+    @property
+    def size_bytes(self) -> int:
+        return sum(entry["size_bytes"] for entry in self.raw["files"].values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,27 +41,29 @@ class Registered:
     snapshot_begun: bool
     note: str
 
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> Self:
-        return cls(raw["id"], raw["snapshot_id"], raw["snapshot_begun"], raw["note"])
+
+@dataclass(frozen=True, slots=True)
+class BootSeconds:
+    median: float | None
+    mean: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotStats:
-    """Of one version; ``median_s`` and ``mean_s`` of its good warm boots."""
+    """Of one version; ``boot_s`` of its good warm boots."""
 
     boots: int
     successes: int
     failures: int
-    median_s: float | None
-    mean_s: float | None
+    boot_s: BootSeconds
 
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> Self:
-        seconds = raw["boot_s"]
-        return cls(
-            raw["boots"], raw["successes"], raw["failures"], seconds["median"], seconds["mean"]
-        )
+    @property
+    def median_s(self) -> float | None:
+        return self.boot_s.median
+
+    @property
+    def mean_s(self) -> float | None:
+        return self.boot_s.mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,37 +95,6 @@ class RuntimeSnapshot:
     rebuild_not_before: datetime | None
     raw: Mapping[str, Any] = field(repr=False)
 
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> Self:
-        return cls(
-            id=raw["id"],
-            runtime_image_id=raw["runtime_image_id"],
-            state=raw["state"],
-            version=raw["version"],
-            weight=raw["weight"],
-            pinned=raw["pinned"],
-            cause=raw["cause"],
-            usable=raw["usable"],
-            unmet_requirement=raw["unmet_requirement"],
-            unusable_because=raw["unusable_because"],
-            stats=SnapshotStats.of(raw["stats"]),
-            rebuild_failures=raw["rebuild_failures"],
-            rebuild_not_before=_time(raw["rebuild_not_before"]),
-            hypervisor=raw["hypervisor"],
-            fc_version=raw["fc_version"],
-            shape=Shape(**raw["shape"]),
-            created_at=datetime.fromisoformat(raw["created_at"]),
-            success_count=raw["success_count"],
-            failure_count=raw["failure_count"],
-            consecutive_failures=raw["consecutive_failures"],
-            last_used_at=_time(raw["last_used_at"]),
-            snapshot_path=raw["snapshot_path"],
-            replaces=raw["replaces"],
-            error=raw["error"],
-            metadata=raw["metadata"],
-            raw=raw,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Port:
@@ -165,11 +122,6 @@ class Stage:
     duration_s: float
     steps: tuple[StageStep, ...] = ()
 
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> Self:
-        steps = tuple(StageStep(**step) for step in raw["steps"])
-        return cls(raw["name"], raw["started_s"], raw["duration_s"], steps)
-
 
 @dataclass(frozen=True, slots=True)
 class Container:
@@ -188,7 +140,7 @@ class Container:
     shape: Shape
     tty: bool
     exit_code: int | None
-    answering: bool
+    answering: bool = field(default=True, kw_only=True)
     error: Mapping[str, Any] | None
     created_at: datetime
     started_at: datetime | None
@@ -200,32 +152,6 @@ class Container:
         """It stands still until the host has room on its disk; ``error`` says so."""
         return self.state == "running" and (self.error or {}).get("code") == "disk-full"
 
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> Self:
-        return cls(
-            id=raw["id"],
-            name=raw["name"],
-            image=raw["image"],
-            state=raw["state"],
-            command=None if raw["command"] is None else tuple(raw["command"]),
-            boot_method=raw["boot_method"],
-            fallback_reason=raw["fallback_reason"],
-            fallback_message=raw["fallback_message"],
-            fallback_details=raw["fallback_details"],
-            boot_s=raw["boot_s"],
-            stages=tuple(Stage.of(stage) for stage in raw["stages"]),
-            ports=tuple(Port(**port) for port in raw["ports"]),
-            shape=Shape(**raw["shape"]),
-            tty=raw["tty"],
-            exit_code=raw["exit_code"],
-            answering=raw.get("answering", True),
-            error=raw["error"],
-            created_at=datetime.fromisoformat(raw["created_at"]),
-            started_at=_time(raw["started_at"]),
-            finished_at=_time(raw["finished_at"]),
-            raw=raw,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -235,17 +161,6 @@ class Event:
     subject_id: str
     data: Mapping[str, Any]
     raw: Mapping[str, Any] = field(repr=False)
-
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> Self:
-        return cls(
-            id=raw["id"],
-            at=datetime.fromisoformat(raw["at"]),
-            kind=raw["kind"],
-            subject_id=raw["subject_id"],
-            data=raw["data"],
-            raw=raw,
-        )
 
 
 @dataclass(frozen=True, slots=True)

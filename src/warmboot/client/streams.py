@@ -6,6 +6,7 @@ import json
 import struct
 from collections.abc import AsyncIterator
 
+from warmboot.client.decode import decoded
 from warmboot.client.problems import error_of
 from warmboot.client.results import Event, LogChunk
 from warmboot.model.errors import Unavailable
@@ -44,5 +45,5 @@ async def server_sent(lines: AsyncIterator[str]) -> AsyncIterator[Event | None]:
         elif line.startswith("data:"):
             data.append(line[5:].removeprefix(" "))
         elif not line and data:
-            yield Event.of(json.loads("\n".join(data)))
+            yield decoded(Event, json.loads("\n".join(data)))
             data = []

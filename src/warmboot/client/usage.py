@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Self
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +45,3 @@ class Usage:
     vms: tuple[VmUsage, ...]
     storage: Storage
     raw: Mapping[str, Any] = field(repr=False)
-
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> Self:
-        return cls(
-            at=datetime.fromisoformat(raw["at"]),
-            window_s=raw["window_s"],
-            boots={method: BootSummary(**boots) for method, boots in raw["boots"].items()},
-            vms=tuple(VmUsage(**vm) for vm in raw["vms"]),
-            storage=Storage(**raw["storage"]),
-            raw=raw,
-        )

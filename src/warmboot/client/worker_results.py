@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Self
-
-
-def _time(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +26,6 @@ class Worker:
     resumed_at: datetime | None
     raw: Mapping[str, Any] = field(repr=False)
 
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> Self:
-        return cls(
-            id=raw["id"],
-            name=raw["name"],
-            image=raw["image"],
-            state=raw["state"],
-            command=None if raw["command"] is None else tuple(raw["command"]),
-            network=raw["network"],
-            docker_id=raw["docker_id"],
-            paused_into=raw["paused_into"],
-            exit_code=raw["exit_code"],
-            error=raw["error"],
-            created_at=datetime.fromisoformat(raw["created_at"]),
-            heard_at=_time(raw["heard_at"]),
-            paused_at=_time(raw["paused_at"]),
-            resumed_at=_time(raw["resumed_at"]),
-            raw=raw,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -64,19 +40,3 @@ class Checkpoint:
     left_running: bool
     automatic: bool
     raw: Mapping[str, Any] = field(repr=False)
-
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> Self:
-        return cls(
-            id=raw["id"],
-            name=raw["name"],
-            state=raw["state"],
-            created_at=datetime.fromisoformat(raw["created_at"]),
-            size_bytes=raw["size_bytes"],
-            duration_s=raw["duration_s"],
-            processes=raw["processes"],
-            tcp_connections=raw["tcp_connections"],
-            left_running=raw["left_running"],
-            automatic=raw["automatic"],
-            raw=raw,
-        )

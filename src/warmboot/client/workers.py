@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from warmboot.client.decode import item, items
 from warmboot.client.nouns import file_chunks
 from warmboot.client.transport import Transport
 from warmboot.client.worker_results import Checkpoint, Worker
@@ -37,10 +38,10 @@ class Workers:
         return str((await self._link.post("/v1/workers", {"image": image, **fields}))["id"])
 
     async def list(self) -> builtins.list[Worker]:
-        return [Worker.of(raw) for raw in (await self._link.get("/v1/workers"))["items"]]
+        return items(Worker, await self._link.get("/v1/workers"))
 
     async def get(self, ref: str) -> Worker:
-        return Worker.of((await self._link.get(self._path(ref)))["item"])
+        return item(Worker, await self._link.get(self._path(ref)))
 
     async def wait(
         self, ref: str, until: str = "settled", timeout_s: float | None = None
@@ -54,7 +55,7 @@ class Workers:
             answer = await self._link.get(
                 self._path(ref, "wait"), {"until": until, "timeout_s": left_s}, timeout=left_s + 30
             )
-            worker = Worker.of(answer["item"])
+            worker = item(Worker, answer)
             over = deadline is not None and asyncio.get_running_loop().time() >= deadline
             if over or _holds(worker, until):
                 return worker
@@ -92,17 +93,15 @@ class Workers:
 
     async def _work(self, ref: str, what: str, body: Mapping[str, Any] | None) -> Worker:
         answer = await self._link.post(self._path(ref, what), body, timeout=WORK_TIMEOUT_S)
-        return Worker.of(answer["item"])
+        return item(Worker, answer)
 
     # -- checkpoints ---------------------------------------------------------------------------
 
     async def checkpoints(self, ref: str) -> builtins.list[Checkpoint]:
-        answer = await self._link.get(self._path(ref, "checkpoints"))
-        return [Checkpoint.of(raw) for raw in answer["items"]]
+        return items(Checkpoint, await self._link.get(self._path(ref, "checkpoints")))
 
     async def checkpoint(self, ref: str, name: str) -> Checkpoint:
-        answer = await self._link.get(self._path(ref, "checkpoints", name))
-        return Checkpoint.of(answer["item"])
+        return item(Checkpoint, await self._link.get(self._path(ref, "checkpoints", name)))
 
     async def create_checkpoint(
         self, ref: str, name: str | None = None, *, leave_running: bool = True
@@ -111,7 +110,7 @@ class Workers:
         if name is not None:
             body["name"] = name
         answer = await self._link.post(self._path(ref, "checkpoints"), body, timeout=WORK_TIMEOUT_S)
-        return Checkpoint.of(answer["item"])
+        return item(Checkpoint, answer)
 
     async def delete_checkpoint(self, ref: str, name: str) -> None:
         await self._link.delete(self._path(ref, "checkpoints", name))
@@ -151,7 +150,7 @@ class Workers:
         size_bytes = (await asyncio.to_thread(source.stat)).st_size
         path = f"{self._path(ref, 'checkpoints', 'import')}?name={quote(name, safe='')}"
         answer = await self._link.upload(path, file_chunks(source, progress), size_bytes)
-        return Checkpoint.of(answer["item"])
+        return item(Checkpoint, answer)
 
 
 def _holds(worker: Worker, until: str) -> bool:

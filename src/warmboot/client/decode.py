@@ -1,0 +1,89 @@
+"""The API's answers as the client's dataclasses, after their type hints.
+
+A newer manager says more than a dataclass names: that is left out. An older one says less: what has
+a default may be missing. A field ``raw`` gets the answer as it came. Not by pydantic, as the
+manager does it: a client would have to install and import more for it than for all else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from datetime import datetime
+from functools import cache
+from types import NoneType
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from warmboot.model.errors import Unavailable
+
+T = TypeVar("T")
+
+
+class _NotUnderstood(ValueError):
+    pass
+
+
+def decoded(tp: type[T], answer: Any) -> T:
+    """The ``tp`` that ``answer`` tells of; ``Unavailable`` if it tells of none."""
+    read: Callable[[Any], T] = _reader(cast("Any", tp))
+    try:
+        return read(answer)
+    except _NotUnderstood as error:
+        raise Unavailable(
+            "the manager's answer is not understood",
+            details=str(error),
+            resolution="use the client of the manager's version: see `warmboot --version`",
+        ) from error
+
+
+def item(tp: type[T], answer: Mapping[str, Any]) -> T:
+    """Of ``{"item": …}``."""
+    return decoded(tp, answer["item"])
+
+
+def items(tp: type[T], answer: Mapping[str, Any]) -> list[T]:
+    """Of ``{"items": […]}``."""
+    return [decoded(tp, one) for one in answer["items"]]
+
+
+@cache
+def _reader(tp: Any) -> Callable[[Any], Any]:
+    if is_dataclass(tp):
+        return _dataclass_reader(cast("type[Any]", tp))
+    if tp is datetime:
+        return datetime.fromisoformat
+    origin, arguments = get_origin(tp), get_args(tp)
+    if NoneType in arguments:
+        (known,) = (_reader(one) for one in arguments if one is not NoneType)
+        return lambda value: None if value is None else known(value)
+    if origin is tuple:
+        each = _reader(arguments[0])
+        return lambda values: tuple(each(value) for value in values)
+    if origin is Mapping and arguments[1] is not Any:
+        each = _reader(arguments[1])
+        return lambda values: {key: each(value) for key, value in values.items()}
+    return lambda value: value
+
+
+def _dataclass_reader(tp: type[Any]) -> Callable[[Any], Any]:
+    hints = get_type_hints(tp)
+    readers = {field.name: _reader(hints[field.name]) for field in fields(tp)}
+    defaults = {field.name for field in fields(tp) if field.default is not MISSING}
+
+    def read(answer: Any) -> Any:
+        if not isinstance(answer, dict):
+            raise _NotUnderstood(f"{tp.__name__}: {answer!r:.80} is no object")
+        told = {**answer, "raw": answer}
+        if missing := readers.keys() - defaults - told.keys():
+            raise _NotUnderstood(f"{tp.__name__} lacks {', '.join(sorted(missing))}")
+        values: dict[str, Any] = {}
+        for name in readers.keys() & told.keys():
+            try:
+                values[name] = readers[name](told[name])
+            except _NotUnderstood:
+                raise
+            except (TypeError, ValueError, AttributeError) as error:
+                raise _NotUnderstood(f"{tp.__name__}.{name}: {error}") from error
+        return tp(**values)
+
+    return read
