@@ -21,10 +21,6 @@ from tests.support.absent import ABSENT
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, eventually, vmm_pids
 
-from warmboot.host.agent import HostAgent
-from warmboot.host.host_config import HostConfig
-from warmboot.manager.garbage.choose_garbage import Limits
-from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.snapshots.compress_snapshot import CompressSnapshot
 from warmboot.model.container import BootMethod
 from warmboot.model.errors import Conflict
@@ -39,14 +35,6 @@ COMPRESS, UNPACK = (
 )
 
 
-class _Host(HostAgent):
-    """Only what it was told."""
-
-    def __init__(self) -> None:
-        self.config = HostConfig(Path("/nowhere"))
-
-
-COLLECT = points(CollectGarbage(ABSENT, _Host(), ABSENT, ABSENT, Limits(1), ABSENT).saga)
 BETWEEN = [
     ("forms", "_change", "before"),
     ("forms", "_change", "after"),
@@ -147,7 +135,6 @@ async def test_what_a_killed_change_has_left_is_tidied(place: Lab, left: str, di
 
 
 COLLECTING = [
-    *COLLECT,
     ("snapshots", "retire", "before"),
     ("snapshots", "retire", "after"),
     ("files", "discard", "before"),

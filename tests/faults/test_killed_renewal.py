@@ -7,22 +7,19 @@ with its old files or its new ones, and nothing is taken from under a VM that ru
 from __future__ import annotations
 
 import pytest
-from tests.faults.test_killed_manager import BUILD, Die, clear, die, names, place, points, reaper
+from tests.faults.test_killed_manager import BUILD, Die, clear, die, names, place, reaper
 from tests.manager.test_renew_agent import OLD, folders, register, renewed, spoken
-from tests.support.absent import ABSENT
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, image_folder
 from tests.support.rebuilds import ready as until_ready
 
-from warmboot.manager.images.renew_agent import RenewAgent
 from warmboot.model.container import BootMethod, BootPolicy, ContainerState
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import BuildCause, RuntimeSnapshot
 
 __all__ = ["die", "place", "reaper"]
 
-RENEW = points(RenewAgent(ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, ABSENT).saga)
-BETWEEN = [
+RENEW = [
     ("host", "renew_agent", "before"),
     ("host", "renew_agent", "after"),
     ("images", "renew", "before"),
@@ -57,7 +54,7 @@ async def made_good(manager: Manager, old: RuntimeImage, stale: RuntimeSnapshot)
     assert folders(manager.lab) == {image.path}
 
 
-@pytest.mark.parametrize("at", [*RENEW, *BETWEEN], ids=names)
+@pytest.mark.parametrize("at", RENEW, ids=names)
 @pytest.mark.parametrize("work", ["cold", "migrate"])
 async def test_killed_while_it_renews(place: Lab, die: Die, work: str, at: tuple[str, ...]) -> None:
     """Whoever needed it: a container that somebody waits for, or the migration by itself."""
@@ -75,15 +72,11 @@ async def test_killed_while_it_migrates(place: Lab, die: Die, at: tuple[str, ...
         await made_good(manager, old, stale)
 
 
-@pytest.mark.parametrize(
-    "at", [("operations", "set_state", "before"), ("operations", "set_state", "after")], ids=names
-)
-@pytest.mark.parametrize("first", RENEW, ids=names)
-async def test_killed_again_while_it_undoes(
-    place: Lab, die: Die, first: tuple[str, ...], at: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("at", RENEW, ids=names)
+async def test_killed_twice_while_it_renews(place: Lab, die: Die, at: tuple[str, ...]) -> None:
+    """The second one has the folder of the first before it, which is nobody's."""
     old, stale = await prepare(place)
-    await die("migrate", first)
-    await die("go_on", at)
+    await die("migrate", ("images", "renew", "before"))
+    await die("migrate", at)
     async with place.manager() as manager:
         await made_good(manager, old, stale)

@@ -20,6 +20,7 @@ from warmboot.model.errors import Conflict, DiskFull
 from warmboot.model.garbage import Garbage, Why
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.shapes import Shape
+from warmboot.store.repositories.snapshots import RuntimeSnapshotRepository
 from warmboot.store.tables import runtime_snapshots
 
 
@@ -182,19 +183,22 @@ async def test_a_folder_by_another_name_does_not_keep_the_limit_from_making_room
         assert set(await states(manager)) == {second.id}
 
 
-async def test_what_is_used_between_the_look_and_its_turn_is_told_as_kept(place: Lab) -> None:
-    old: list[RuntimeSnapshot] = []
+async def test_what_is_used_between_the_look_and_its_turn_is_told_as_kept(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retire = RuntimeSnapshotRepository.retire
 
-    async def use(saga: str, step: str) -> None:
-        if (saga, step) == ("collect-garbage", "retire"):
-            await manager.store.snapshots.record_success(old[0].id, datetime.now(UTC))
+    async def used_just_before(self: RuntimeSnapshotRepository, seen: RuntimeSnapshot) -> bool:
+        await self.record_success(seen.id, datetime.now(UTC))
+        return await retire(self, seen)
 
-    async with place.manager(use) as manager:
-        old.append(await manager.snapshot())
-        await used(manager, old[0], 31)
+    monkeypatch.setattr(RuntimeSnapshotRepository, "retire", used_just_before)
+    async with place.manager() as manager:
+        old = await manager.snapshot()
+        await used(manager, old, 31)
         done = await manager.services.garbage.collect()
-        assert (done.removed, whys(done.kept)) == ((), {str(old[0].id): Why.UNUSED})
-        assert await states(manager) == {old[0].id: SnapshotState.READY}
+        assert (done.removed, whys(done.kept)) == ((), {str(old.id): Why.UNUSED})
+        assert await states(manager) == {old.id: SnapshotState.READY}
 
 
 async def test_an_archive_is_kept_as_long_as_a_container_may_need_it(place: Lab) -> None:

@@ -6,20 +6,19 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 from uuid import uuid4
 
 import pytest
-from tests.support.absent import ABSENT
 from tests.support.invariants import check
 from tests.support.managers import IMAGE_NAME, Lab, Manager, image_folder, make_ext4, vmm_pids
 from tests.support.rebuilds import event, ready
 
 from warmboot.guest import AGENT_VERSION
+from warmboot.host.agent import HostAgent
 from warmboot.images.files import describe, load_manifest, stored_folder, write_manifest
 from warmboot.images.guest_agent import agent_version_in
 from warmboot.images.renew import renew_agent
-from warmboot.manager.images.renew_agent import RenewAgent
 from warmboot.manager.ports import Until
 from warmboot.model import runtime_image
 from warmboot.model.container import BootMethod, BootPolicy, ContainerState, FallbackReason
@@ -27,6 +26,7 @@ from warmboot.model.errors import HostError
 from warmboot.model.runtime_image import RENEWED_FROM, RuntimeImage, RuntimeImageManifest
 from warmboot.model.runtime_snapshot import BuildCause, RuntimeSnapshot, SnapshotState
 from warmboot.model.snapshot_fit import GUEST_AGENT
+from warmboot.store.repositories.images import RuntimeImageRepository
 
 OLD = "0"
 
@@ -347,33 +347,52 @@ async def test_an_image_that_has_these_very_files_is_in_the_way(place: Lab, tmp_
         await check(manager.running)
 
 
-STEPS = [
-    step.name for step in RenewAgent(ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, ABSENT).saga.steps
-]
-
-
 @pytest.mark.parametrize(
     "error", [HostError("made to fail"), OSError(28, "No space left")], ids=repr
 )
-@pytest.mark.parametrize("step", STEPS)
-async def test_a_renewal_that_fails_at_any_step_leaves_nothing(
-    place: Lab, step: str, error: Exception
+@pytest.mark.parametrize(
+    ("part", "method"), [(HostAgent, "renew_agent"), (RuntimeImageRepository, "renew")]
+)
+async def test_a_renewal_that_fails_anywhere_leaves_nothing(
+    place: Lab, part: type, method: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(saga: str, begun: str) -> None:
-        if armed and (saga, begun) == ("renew-agent", step):
-            raise error
+    async def fail(*_: object) -> Never:
+        raise error
 
-    armed = True
-    async with place.manager(fail) as manager:
+    async with place.manager() as manager:
         image = await register(manager)
-        container = await manager.run()
+        with monkeypatch.context() as patch:
+            patch.setattr(part, method, fail)
+            container = await manager.run()
         expected = "disk-full" if isinstance(error, OSError) else "host-error"
         assert (container.error or {})["code"] == expected
-        assert await manager.services.images.list() == (image,)
-        assert folders(place) == {image.path}
-        await check(manager.running)
-        armed = False
+        await nothing_is_left(manager, image)
         await manager.containers.start("web")
         assert (await manager.wait("web", Until.RUNNING)).state is ContainerState.RUNNING
         await renewed(manager)
         await check(manager.running)
+
+
+async def test_a_renewal_that_is_cancelled_leaves_nothing(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached = asyncio.Event()
+
+    async def hang(*_: object) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(RuntimeImageRepository, "renew", hang)
+    async with place.manager() as manager:
+        image = await register(manager)
+        await manager.create()
+        await reached.wait()
+        assert len(folders(place)) == 2
+        await manager.containers.delete("web", force=True)
+        await nothing_is_left(manager, image)
+
+
+async def nothing_is_left(manager: Manager, image: RuntimeImage) -> None:
+    assert await manager.services.images.list() == (image,)
+    assert folders(manager.lab) == {image.path}
+    await check(manager.running)

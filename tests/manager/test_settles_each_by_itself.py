@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 from tests.support.managers import Lab, Manager
 
 from warmboot.host.agent import HostAgent
 from warmboot.manager.containers.resume_stalled import ResumeStalled
 from warmboot.manager.ports import Until
+from warmboot.manager.reconcile import FORMER_SAGAS
 from warmboot.manager.workers.worker_checkpoints import WorkerCheckpoints
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import NetworkError
@@ -31,6 +34,23 @@ async def test_a_journal_entry_of_another_version_is_left_and_told(place: Lab) -
         (left,) = await manager.store.operations.list()
         assert left.state is OperationState.RUNNING
         await manager.containers.delete("web", force=True)
+
+
+@pytest.mark.parametrize("undoing", [False, True])
+async def test_what_an_earlier_release_journaled_and_we_do_not_is_closed(
+    place: Lab, undoing: bool
+) -> None:
+    async with place.manager() as manager:
+        operations = manager.store.operations
+        for kind in FORMER_SAGAS:
+            subject = "garbage" if kind == "collect-garbage" else str(uuid4())
+            begun = await operations.begin(kind, subject, {"folder": "/x", "name": "before"})
+            await operations.note_step(begun.id, "dump", {"docker_id": "c0ffee"})
+            if undoing:
+                await operations.set_state(begun.id, OperationState.UNDOING)
+    async with place.manager() as manager:
+        assert await unsettled(manager) == []
+        assert await manager.store.operations.list() == ()
 
 
 @pytest.mark.parametrize("error", [KeyError("slot"), OSError(5, "Input/output error")])

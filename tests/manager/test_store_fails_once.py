@@ -240,7 +240,7 @@ class Create(CreateWorker):
     """Has the container at once."""
 
     def __init__(self, states: WorkerStates) -> None:
-        super().__init__(ABSENT, ABSENT, ABSENT, states, ABSENT)
+        super().__init__(ABSENT, ABSENT, states, ABSENT)
 
     @override
     async def __call__(self, worker: Worker) -> None:

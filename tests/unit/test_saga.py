@@ -14,7 +14,6 @@ from tests.support.absent import ABSENT
 from tests.support.databases import new_store
 
 from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
-from warmboot.manager.images.renew_agent import RenewAgent
 from warmboot.manager.snapshots.build_snapshot import BuildSnapshot
 from warmboot.manager.vms.boot_vm import BootTimeouts, BootVm
 from warmboot.model.errors import Conflict, HostError
@@ -312,7 +311,6 @@ async def test_whatever_fails_nothing_is_left(
     [
         BootVm(ABSENT, ABSENT, ABSENT, ABSENT, BootTimeouts()).saga,
         BuildSnapshot(ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, 1).saga,
-        RenewAgent(ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, ABSENT).saga,
     ],
     ids=lambda saga: saga.kind,
 )

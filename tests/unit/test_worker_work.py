@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -13,11 +14,11 @@ from tests.support.databases import new_store
 from typing_extensions import override
 
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.saga import Context, SagaRunner
-from warmboot.manager.workers.settle_worker import SettleWorker
+from warmboot.manager.workers.reconcile_workers import ReconcileWorkers
+from warmboot.manager.workers.settle_worker import BUSY, SettleWorker
 from warmboot.manager.workers.worker_work import WorkerWork
 from warmboot.model.checkpoint import Checkpoint, CheckpointState, Versions
-from warmboot.model.errors import CheckpointError
+from warmboot.model.errors import CheckpointError, EngineUnavailable
 from warmboot.model.worker import Worker, WorkerSpec, WorkerState
 from warmboot.store import Store
 
@@ -28,12 +29,15 @@ class Settle(SettleWorker):
     def __init__(self, store: Store) -> None:
         super().__init__(store, ABSENT, ABSENT, ABSENT)
         self.settles_to: WorkerState | None = None
+        self.error: Exception | None = None
         self.at_once: list[UUID] = []
         self.put_off: list[UUID] = []
 
     @override
     async def __call__(self, worker_id: UUID) -> None:
         self.at_once.append(worker_id)
+        if self.error is not None:
+            raise self.error
         if self.settles_to is not None:
             await self._store.workers.set_state(worker_id, self.settles_to)
 
@@ -45,18 +49,8 @@ class Settle(SettleWorker):
 class Scene:
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.runner = SagaRunner(store)
         self.settle = Settle(store)
-        self.fails = False
-        self.work = WorkerWork(
-            store,
-            self.runner,
-            EventLog(store),
-            self.settle,
-            "pause",
-            ("dump", self._dump),
-            WorkerState.PAUSING,
-        )
+        self.work = WorkerWork(store, EventLog(store), self.settle, "pause", WorkerState.PAUSING)
         now = datetime.now(UTC)
         spec = WorkerSpec("w1", "app:1")
         self.worker = Worker(id=uuid4(), spec=spec, state=WorkerState.PAUSING, created_at=now)
@@ -70,10 +64,10 @@ class Scene:
             image_digest="",
         )
 
-    async def _dump(self, context: Context) -> None:
-        if self.fails:
-            raise CheckpointError("it could not be dumped")
-        context.live["dumped"] = context.data["name"]
+    async def fail(self) -> None:
+        with pytest.raises(CheckpointError):
+            async with self.work(self.worker, self.checkpoint):
+                raise CheckpointError("it could not be dumped")
 
     async def failures(self) -> list[object]:
         events = await self.store.events.since(0)
@@ -89,17 +83,15 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
 
 
 async def test_what_went_well_is_neither_settled_nor_told(scene: Scene) -> None:
-    context = await scene.work(scene.worker, scene.checkpoint, leave_running=False)
-    assert context.live["dumped"] == "before"
-    assert context.data["leave_running"] is False
+    async with scene.work(scene.worker, scene.checkpoint):
+        pass
     assert scene.settle.at_once == scene.settle.put_off == []
     assert await scene.failures() == []
 
 
 async def test_a_failure_settles_first_and_is_told_with_its_cause(scene: Scene) -> None:
-    scene.fails, scene.settle.settles_to = True, WorkerState.RUNNING
-    with pytest.raises(CheckpointError):
-        await scene.work(scene.worker, scene.checkpoint)
+    scene.settle.settles_to = WorkerState.RUNNING
+    await scene.fail()
     assert scene.settle.at_once == [scene.worker.id]
     assert scene.settle.put_off == []
     now = await scene.store.workers.get(scene.worker.id)
@@ -109,27 +101,40 @@ async def test_a_failure_settles_first_and_is_told_with_its_cause(scene: Scene) 
 
 
 async def test_a_worker_that_is_still_under_way_is_settled_later(scene: Scene) -> None:
-    scene.fails = True
-    with pytest.raises(CheckpointError):
-        await scene.work(scene.worker, scene.checkpoint)
+    await scene.fail()
     assert scene.settle.put_off == [scene.worker.id]
 
 
+async def test_a_worker_that_cannot_be_settled_is_later_and_its_failure_told(
+    scene: Scene,
+) -> None:
+    scene.settle.error = EngineUnavailable("the engine is away")
+    await scene.fail()
+    assert scene.settle.put_off == [scene.worker.id]
+    assert await scene.failures() == ["before"]
+
+
+async def test_a_mistake_of_ours_settles_it_too(scene: Scene) -> None:
+    with pytest.raises(KeyError):
+        async with scene.work(scene.worker, scene.checkpoint):
+            raise KeyError("slot")
+    assert scene.settle.at_once == [scene.worker.id]
+    assert await scene.failures() == []
+
+
 async def test_a_worker_that_was_removed_meanwhile_is_not_told_of(scene: Scene) -> None:
-    scene.fails = True
     await scene.store.workers.remove(scene.worker.id)
-    with pytest.raises(CheckpointError):
-        await scene.work(scene.worker, scene.checkpoint)
+    await scene.fail()
     assert await scene.failures() == []
     assert scene.settle.put_off == []
 
 
-async def test_what_a_dead_manager_began_waits_for_the_engine(scene: Scene) -> None:
-    operation = await scene.store.operations.begin(
-        scene.work.saga.kind, str(scene.worker.id), {"name": "before"}
-    )
-    await scene.store.operations.note_step(operation.id, "dump", {"name": "before"})
-    (left,) = await scene.store.operations.list(open_only=True)
-    await scene.runner.recover(scene.work.saga, left)
+@pytest.mark.parametrize("state", BUSY)
+async def test_what_a_dead_manager_began_waits_for_the_engine(
+    scene: Scene, state: WorkerState
+) -> None:
+    worker = replace(scene.worker, state=state)
+    reconcile = ReconcileWorkers(ABSENT, ABSENT, scene.settle, ABSENT, ABSENT, ABSENT, ABSENT)
+    await reconcile._worker(worker)
     assert scene.settle.at_once == []
     assert scene.settle.put_off == [scene.worker.id]

@@ -29,7 +29,6 @@ def wire_garbage(core: Core) -> GarbageParts:
     collect = CollectGarbage(
         core.store,
         core.host,
-        core.runner,
         core.events,
         _limits(core.settings),
         image_folders,

@@ -27,7 +27,6 @@ def wire_image_checks(core: Core, garbage: GarbageParts) -> ImageChecks:
     renew = RenewAgent(
         core.store,
         core.host,
-        core.runner,
         core.events,
         garbage.collect,
         garbage.image_folders,

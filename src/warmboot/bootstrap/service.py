@@ -133,11 +133,7 @@ def _wire(core: Core, workers: WorkerParts) -> _Parts:
         core.store,
         core.host,
         core.runner,
-        (
-            *(vms.boot.saga, checks.renew.saga, garbage.collect.saga),
-            *snapshots.sagas,
-            *workers.sagas,
-        ),
+        (vms.boot.saga, *snapshots.sagas),
         containers.containers,
         snapshots.snapshots,
         containers.watch,

@@ -14,7 +14,6 @@ from warmboot.criu.setup.findings import Finding
 from warmboot.criu.setup.preflight import Change, Preflight
 from warmboot.criu.setup.verification import Verified, verify
 from warmboot.docker.client import DockerEngine
-from warmboot.manager.core.saga import Saga
 from warmboot.manager.ports import Check
 from warmboot.manager.workers.create_worker import CreateWorker
 from warmboot.manager.workers.pause_worker import PauseWorker
@@ -36,7 +35,6 @@ class WorkerParts:
     """``reconcile`` at the start, ``stop`` at the end."""
 
     workers: Workers
-    sagas: tuple[Saga, ...]
     reconcile: ReconcileWorkers
     wake: SocketActivation
     tokens: WorkerTokens
@@ -59,8 +57,7 @@ def _criu_path(settings: Settings) -> str:
 @asynccontextmanager
 async def wire_workers(core: Core) -> AsyncIterator[WorkerParts]:
     """Everything about workers. The engine is not asked for anything yet: there may be none."""
-    settings, store, runner = core.settings, core.store, core.runner
-    events, tasks = core.events, core.tasks
+    settings, store, events, tasks = core.settings, core.store, core.events, core.tasks
     tokens = await WorkerTokens.of(store)
 
     def environment(worker_id: UUID) -> dict[str, str]:
@@ -74,9 +71,9 @@ async def wire_workers(core: Core) -> AsyncIterator[WorkerParts]:
         states = WorkerStates(store, events)
         limit_s = settings.worker_pause_timeout_s
         settle = SettleWorker(store, engine, states, tasks, limit_s)
-        create = CreateWorker(store, engine, runner, states, environment)
-        pause = PauseWorker(store, engine, runner, events, states, settle, limit_s)
-        resume = ResumeWorker(store, engine, runner, events, states, settle, limit_s)
+        create = CreateWorker(store, engine, states, environment)
+        pause = PauseWorker(store, engine, events, states, settle, limit_s)
+        resume = ResumeWorker(store, engine, events, states, settle, limit_s)
         checkpoints = WorkerCheckpoints(
             store,
             engine,
@@ -98,7 +95,6 @@ async def wire_workers(core: Core) -> AsyncIterator[WorkerParts]:
         states.follow(watch.follow)
         yield WorkerParts(
             workers,
-            (create.saga, pause.saga, resume.saga),
             ReconcileWorkers(store, states, settle, workers, checkpoints, stops, core.unsettled),
             wake,
             tokens,

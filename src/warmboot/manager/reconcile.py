@@ -45,6 +45,15 @@ from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
 
+FORMER_SAGAS = (
+    "collect-garbage",
+    "create-worker",
+    "pause-worker",
+    "renew-agent",
+    "resume-worker",
+)
+"""Earlier releases journaled these; what is left of them is found by the rest of the start."""
+
 
 class Reconcile:
     """Call it once, before the first request."""
@@ -67,7 +76,8 @@ class Reconcile:
         self._store = store
         self._host = host
         self._runner = runner
-        self._sagas = {saga.kind: saga for saga in sagas}
+        former = (Saga(kind, ()) for kind in FORMER_SAGAS)
+        self._sagas = {saga.kind: saga for saga in (*former, *sagas)}
         self._containers = containers
         self._snapshots = snapshots
         self._watch = watch

@@ -1,10 +1,10 @@
-"""Collecting garbage: what ``choose_garbage`` points out is removed, as a journaled saga.
+"""Collecting garbage: what ``choose_garbage`` points out is removed.
 
     look ─▶ retire ─▶ released ─▶ leftovers ─▶ caches
     what    unused    files and   what is      down to
     may go  → deleted rows gone   nobody's     the budget
 
-No step needs an undo: each thing goes whole or stays, and what a killed manager did not come to is
+Nothing is ever undone: each thing goes whole or stays, and what a killed manager did not come to is
 found by the next collection. A snapshot is marked deleted by a guarded update, so a boot that
 leases it at the same moment either has it or gets another; its files go only when no lease is left,
 and then none can come. What lies about is asked for its owner again right before it goes.
@@ -20,7 +20,6 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import structlog
@@ -30,7 +29,6 @@ from warmboot.host.agent import HostAgent
 from warmboot.host.storage.survey import DiskSurvey
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.may_own import Of, claims
-from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.garbage.choose_garbage import Limits, Seen, active_count, choose_garbage
 from warmboot.model.claims import NOBODYS
 from warmboot.model.errors import InUse
@@ -56,7 +54,6 @@ class CollectGarbage:
         self,
         store: Store,
         host: HostAgent,
-        runner: SagaRunner,
         events: EventLog,
         limits: Limits,
         images: asyncio.Lock,
@@ -66,7 +63,6 @@ class CollectGarbage:
         self._store = store
         self._host = host
         self._survey = DiskSurvey(host.config.root)
-        self._runner = runner
         self._events = events
         self._limits = limits
         self._images = images
@@ -74,16 +70,6 @@ class CollectGarbage:
         self._restores = restores
         self._one_at_a_time = asyncio.Lock()
         self._files = asyncio.Lock()
-        self.saga = Saga(
-            "collect-garbage",
-            (
-                Step("look", self._look),
-                Step("retire", self._retire_all),
-                Step("released", self._released),
-                Step("leftovers", self._leftovers),
-                Step("caches", self._caches),
-            ),
-        )
 
     async def collect(self, *, dry_run: bool = False) -> Collected:
         """Remove all that may go, or only say what that is."""
@@ -92,14 +78,14 @@ class CollectGarbage:
             return Collected(True, chosen)
         started = time.monotonic()
         async with self._one_at_a_time:
-            live: dict[str, Any] = {"removed": [], "kept": []}
-            context = await self._runner.run(self.saga, SUBJECT, {}, live)
-        done = Collected(
-            False,
-            tuple(context.live["removed"]),
-            tuple(context.live["kept"]),
-            round(time.monotonic() - started, 3),
-        )
+            chosen, seen = await self._choose(self._limits)
+            gone = [
+                *await self._snapshots(chosen, seen),
+                *await self._leftovers(chosen, seen),
+                *await self._caches(chosen, seen),
+            ]
+        kept = tuple(one for one in chosen if one not in gone)
+        done = Collected(False, tuple(gone), kept, round(time.monotonic() - started, 3))
         log.info(f"Collected {len(done.removed)} things, {done.freed_bytes >> 20} MiB")
         await self._events.emit(
             "garbage.collected",
@@ -218,36 +204,32 @@ class CollectGarbage:
             | {c.spec.archive for c in containers if c.spec.archive},
         }
 
-    # -- steps ---------------------------------------------------------------------------------
+    # -- removing; each returns what is gone ---------------------------------------------------
 
-    async def _look(self, context: Context) -> None:
-        chosen, seen = await self._choose(self._limits)
-        context.live["chosen"], context.live["seen"] = chosen, seen
-        context.data["things"] = len(chosen)
-
-    async def _retire_all(self, context: Context) -> None:
-        for one in context.live["chosen"]:
+    async def _snapshots(self, chosen: Collection[Garbage], seen: Seen) -> list[Garbage]:
+        for one in chosen:
             if one.why in (Why.UNUSED, Why.OVER_LIMIT):
-                await self._retire(one, context.live["seen"])
-
-    async def _released(self, context: Context) -> None:
+                await self._retire(one, seen)
         gone = set(await self.collect_released())
-        for one in context.live["chosen"]:
-            if one.kind is Kind.SNAPSHOT:
-                is_gone = one.snapshot_id in gone or not one.path.exists()
-                context.live["removed" if is_gone else "kept"].append(one)
+        return [
+            one
+            for one in chosen
+            if one.kind is Kind.SNAPSHOT
+            and (one.snapshot_id in gone or (one.path is not None and not one.path.exists()))
+        ]
 
-    async def _leftovers(self, context: Context) -> None:
-        for one in context.live["chosen"]:
-            if one.kind not in (Kind.SNAPSHOT, Kind.CACHE):
-                gone = await self._remove(one, context.live["seen"])
-                context.live["removed" if gone else "kept"].append(one)
+    async def _leftovers(self, chosen: Collection[Garbage], seen: Seen) -> list[Garbage]:
+        others = [one for one in chosen if one.kind not in (Kind.SNAPSHOT, Kind.CACHE)]
+        return [one for one in others if await self._remove(one, seen)]
 
-    async def _caches(self, context: Context) -> None:
-        gone = await self._evict(context.live["chosen"], context.live["seen"])
-        for one in context.live["chosen"]:
-            if one.kind is Kind.CACHE:
-                context.live["removed" if one.path in gone else "kept"].append(one)
+    async def _caches(self, chosen: Collection[Garbage], seen: Seen) -> list[Garbage]:
+        """By the cache's own rule."""
+        going = {one.path: one for one in chosen if one.kind is Kind.CACHE}
+        if not going:
+            return []
+        stay = sum(one.size_bytes for one in seen.caches if one.path not in going)
+        gone = await self._host.cache.evict(stay, known=_uuids(seen.known[Kind.CACHE]))
+        return [going[entry.path] for entry in gone if entry.path in going]
 
     async def _retire(self, one: Garbage, seen: Seen) -> None:
         snapshot = next(s for s in seen.snapshots if s.id == one.snapshot_id)
@@ -284,15 +266,6 @@ class CollectGarbage:
             if found.owner in (await self._known()).get(one.kind, ()):
                 return False
             return await self._survey.remove(found)
-
-    async def _evict(self, chosen: Collection[Garbage], seen: Seen) -> set[object]:
-        """The chosen cache files go, by the cache's own rule; which paths are gone."""
-        going = {one.path for one in chosen if one.kind is Kind.CACHE}
-        if not going:
-            return set()
-        stay = sum(one.size_bytes for one in seen.caches if one.path not in going)
-        known = _uuids(seen.known[Kind.CACHE])
-        return {entry.path for entry in await self._host.cache.evict(stay, known=known)}
 
 
 def _uuids(owners: Collection[str]) -> set[UUID] | None:

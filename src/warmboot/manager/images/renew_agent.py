@@ -1,29 +1,23 @@
 """Renewing the guest agent of a runtime image that was made by another version of warmboot.
 
-    folder ──────────▶ register
-    a new one beside    the image's row
-    the old one         names the new files
-
 Nothing can be booted from an image whose agent speaks a protocol that is not spoken here. So
 whoever is about to boot from one (a snapshot's build, a cold boot) has its agent renewed first, and
 once: the image keeps its id and its name, and has the new files from then on. Its older snapshots
 do not fit any more, and are migrated as after any upgrade.
 
 The old folder may be under the disks of VMs. It belongs to no image then, and goes with the first
-collection that finds no VM that needs it.
+collection that finds no VM that needs it. So does the new one if we are killed before the image's
+row names it: the next start sweeps it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
-from typing import Any
 
 import structlog
 
 from warmboot.host.agent import HostAgent
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.model.errors import WarmbootError
@@ -44,24 +38,15 @@ class RenewAgent:
         self,
         store: Store,
         host: HostAgent,
-        runner: SagaRunner,
         events: EventLog,
         garbage: CollectGarbage,
         lock: asyncio.Lock,
     ) -> None:
         self._store = store
         self._host = host
-        self._runner = runner
         self._events = events
         self._garbage = garbage
         self._lock = lock
-        self.saga = Saga(
-            "renew-agent",
-            (
-                Step("folder", self._make_folder, self._discard_folder),
-                Step("register", self._register),
-            ),
-        )
 
     async def __call__(self, image: RuntimeImage) -> RuntimeImage:
         if speaks_with(image.manifest.agent_version):
@@ -79,10 +64,16 @@ class RenewAgent:
     async def _run(self, image: RuntimeImage) -> RuntimeImage:
         was = image.manifest.agent_version
         log.warning(f"Runtime image {image.name} gets another guest agent: its protocol is {was}")
-        watch, live = Stopwatch(), dict[str, Any](image=image)
+        watch = Stopwatch()
         await self._host.ensure_room(image.manifest.files["rootfs"].size_bytes)
-        await self._runner.run(self.saga, str(image.id), {}, live)
-        renewed: RuntimeImage = live["renewed"]
+        folder, manifest = await self._host.renew_agent(image.path)
+        try:
+            renewed = await self._store.images.renew(
+                image.id, image.digest, manifest.digest, folder, manifest
+            )
+        except BaseException:  # cancelled, too; raised again
+            await self._garbage.drop_image_folder(folder)
+            raise
         await self._events.emit(
             "runtime-image.renewed",
             image.id,
@@ -105,24 +96,3 @@ class RenewAgent:
         log.error(f"{error.brief}: {cause.brief}")
         await self._events.emit("runtime-image.renew-failed", image.id, error=error.as_dict())
         return error
-
-    # -- steps ---------------------------------------------------------------------------------
-
-    async def _make_folder(self, context: Context) -> None:
-        image: RuntimeImage = context.live["image"]
-        folder, context.live["manifest"] = await self._host.renew_agent(image.path)
-        context.live["folder"] = folder
-        context.data["folder"] = str(folder)
-
-    async def _discard_folder(self, context: Context) -> None:
-        # Named after what is in it, so not known before. One that was not noted is nobody's, and
-        # swept at the next start.
-        if "folder" in context.data:
-            await self._garbage.drop_image_folder(Path(context.data["folder"]))
-
-    async def _register(self, context: Context) -> None:
-        image: RuntimeImage = context.live["image"]
-        manifest = context.live["manifest"]
-        context.live["renewed"] = await self._store.images.renew(
-            image.id, image.digest, manifest.digest, context.live["folder"], manifest
-        )

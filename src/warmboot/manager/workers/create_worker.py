@@ -1,9 +1,11 @@
 """Create a worker's container and start it.
 
 image there, or pulled ─▶ container ─▶ started ─▶ record
-                             │ error, kill -9
+                             │ error
                              ▼
                    whatever has its label is removed
+
+After ``kill -9`` the next manager begins anew, which removes it first.
 """
 
 from __future__ import annotations
@@ -11,18 +13,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID
+
+import structlog
 
 from warmboot.docker.client import DockerEngine
 from warmboot.docker.facts import EngineFacts
-from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
+from warmboot.manager.workers.settle_worker import LABEL, remove_containers
 from warmboot.manager.workers.worker_states import WorkerStates
 from warmboot.model.checkpoint import obstacles
 from warmboot.model.errors import ImageNotFound, InvalidRequest, NotSupported, WarmbootError
 from warmboot.model.worker import Worker, WorkerSpec, WorkerState
 from warmboot.store import Store
 
-LABEL = "dev.warmboot.worker"
+log = structlog.get_logger(__name__)
 
 Environment = Callable[[UUID], dict[str, str]]
 
@@ -34,24 +39,13 @@ class CreateWorker:
         self,
         store: Store,
         engine: DockerEngine,
-        runner: SagaRunner,
         states: WorkerStates,
         environment: Environment,
     ) -> None:
         self._store = store
         self._engine = engine
-        self._runner = runner
         self._states = states
         self._environment = environment
-        self.saga = Saga(
-            "create-worker",
-            (
-                Step("image", self._image),
-                Step("container", self._container, self._remove),
-                Step("start", self._start),
-                Step("record", self._record),
-            ),
-        )
 
     async def check(self, spec: WorkerSpec) -> None:
         """Refuse what could never be resumed, or not even started. ``EngineUnavailable``."""
@@ -61,7 +55,7 @@ class CreateWorker:
     async def __call__(self, worker: Worker) -> None:
         """Bring it up; a failure is told by its state. Cancelled: it is still ``creating``."""
         try:
-            await self._runner.run(self.saga, str(worker.id), {}, {"worker": worker})
+            await self._bring_up(worker, await self._digest(worker.spec.image))
         except WarmbootError as error:
             await self._states.enter(
                 worker.id,
@@ -70,43 +64,40 @@ class CreateWorker:
                 error=error.as_dict(),
             )
 
-    async def _image(self, context: Context) -> None:
-        worker: Worker = context.live["worker"]
+    async def _digest(self, image: str) -> str:
         try:
-            digest = await self._engine.image_digest(worker.spec.image)
+            return await self._engine.image_digest(image)
         except ImageNotFound:
-            await self._engine.pull(worker.spec.image)
-            digest = await self._engine.image_digest(worker.spec.image)
-        context.live["digest"] = digest
+            await self._engine.pull(image)
+            return await self._engine.image_digest(image)
 
-    async def _container(self, context: Context) -> None:
-        await self._remove(context)  # of an attempt that could not be undone then
-        worker: Worker = context.live["worker"]
-        labels = {**worker.spec.labels, LABEL: str(worker.id)}
-        context.live["docker_id"] = await self._engine.create(
-            replace(worker.spec, labels=labels), extra_environment=self._environment(worker.id)
-        )
+    async def _bring_up(self, worker: Worker, digest: str) -> None:
+        await remove_containers(self._engine, worker.id)  # of an attempt that broke off
+        try:
+            labels = {**worker.spec.labels, LABEL: str(worker.id)}
+            docker_id = await self._engine.create(
+                replace(worker.spec, labels=labels), extra_environment=self._environment(worker.id)
+            )
+            if worker.spec.start:
+                await self._engine.start(docker_id)
+            await self._record(worker, docker_id, digest)
+        except BaseException:  # cancelled, too; raised again
+            await self._remove(worker)
+            raise
 
-    async def _start(self, context: Context) -> None:
-        worker: Worker = context.live["worker"]
-        if worker.spec.start:
-            await self._engine.start(context.live["docker_id"])
-
-    async def _record(self, context: Context) -> None:
-        worker: Worker = context.live["worker"]
-        known = {
-            "docker_id": context.live["docker_id"],
-            "image_digest": context.live["digest"],
-        }
+    async def _record(self, worker: Worker, docker_id: str, digest: str) -> None:
+        known: dict[str, Any] = {"docker_id": docker_id, "image_digest": digest}
         if worker.spec.start:
             await self._states.enter(worker.id, WorkerState.RUNNING, **known)
         else:
             now = await self._store.workers.update(worker.id, **known)
             await self._states.tell(now, "created")
 
-    async def _remove(self, context: Context) -> None:
-        for container in await self._engine.labelled(f"{LABEL}={context.subject_id}"):
-            await self._engine.remove(container)
+    async def _remove(self, worker: Worker) -> None:
+        try:
+            await remove_containers(self._engine, worker.id)
+        except WarmbootError as failure:  # then the next start does, or who deletes the worker
+            log.error("a worker's container stays", worker=worker.name, error=str(failure))
 
 
 def refuse_spec(engine: EngineFacts, spec: WorkerSpec) -> None:

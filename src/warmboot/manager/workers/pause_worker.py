@@ -12,14 +12,13 @@ for its own pause must have its answer before it is dumped.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from warmboot.criu.activity import listening
 from warmboot.criu.checkpoint import Dumped, checkpoint
 from warmboot.criu.in_progress import HANGS_AFTER_S
 from warmboot.docker.client import DockerEngine
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.saga import Context, SagaRunner
 from warmboot.manager.workers.settle_worker import SettleWorker
 from warmboot.manager.workers.worker_states import WorkerStates, refusal
 from warmboot.manager.workers.worker_work import WorkerWork
@@ -41,7 +40,6 @@ class PauseWorker:
         self,
         store: Store,
         engine: DockerEngine,
-        runner: SagaRunner,
         events: EventLog,
         states: WorkerStates,
         settle: SettleWorker,
@@ -52,15 +50,8 @@ class PauseWorker:
         self._engine = engine
         self._states = states
         self._work = WorkerWork(
-            store,
-            runner,
-            events,
-            settle,
-            "pause",
-            ("dump", self._dump_and_record),
-            *(WorkerState.PAUSING, WorkerState.CHECKPOINTING),
+            store, events, settle, "pause", WorkerState.PAUSING, WorkerState.CHECKPOINTING
         )
-        self.saga = self._work.saga
 
     async def claim(
         self,
@@ -103,39 +94,31 @@ class PauseWorker:
 
     async def work(self, worker: Worker, made: Checkpoint) -> Checkpoint:
         """Dump what was claimed. On an error the worker is settled first, then it is raised."""
-        context = await self._work(worker, made, leave_running=made.left_running)
-        finished: Checkpoint = context.live["checkpoint"]
-        return finished
+        async with self._work(worker, made):
+            return await self._record(made, await self._dump(worker, made))
 
-    async def _dump_and_record(self, context: Context) -> None:
-        await self._dump(context)
-        await self._record(context)
-
-    async def _dump(self, context: Context) -> None:
-        worker: Worker = context.live["worker"]
+    async def _dump(self, worker: Worker, made: Checkpoint) -> Dumped:
         if worker.spec.policy.wake_on:  # kept first: after a crash nobody could ask any more
             listens = await self._listens(worker)
             await self._store.workers.update(worker.id, listens=listens)
-        context.live["dumped"] = await checkpoint(
+        return await checkpoint(
             self._engine,
-            context.data["docker_id"],
-            context.data["name"],
-            leave_running=context.data["leave_running"],
+            worker.docker_id or "",
+            made.name,
+            leave_running=made.left_running,
             until_stopped=False,
             hangs_after_s=self._hangs_after_s,
         )
 
-    async def _record(self, context: Context) -> None:
-        dumped: Dumped = context.live["dumped"]
+    async def _record(self, made: Checkpoint, dumped: Dumped) -> Checkpoint:
         told = {
             "checkpoint": dumped.name,
             "size_bytes": dumped.size_bytes,
             "duration_s": round(dumped.duration_s, 3),
         }
-        worker_id, made_id = UUID(context.subject_id), UUID(context.data["checkpoint"])
         async with self._store.transaction():
-            context.live["checkpoint"] = await self._store.checkpoints.set_state(
-                made_id,
+            finished = await self._store.checkpoints.set_state(
+                made.id,
                 CheckpointState.READY,
                 size_bytes=dumped.size_bytes,
                 duration_s=dumped.duration_s,
@@ -146,18 +129,19 @@ class PauseWorker:
             )
             if dumped.left_running:
                 now = await self._states.record(
-                    worker_id, WorkerState.RUNNING, told=told, error=None
+                    made.worker_id, WorkerState.RUNNING, told=told, error=None
                 )
             else:
                 now = await self._states.record(
-                    worker_id,
+                    made.worker_id,
                     WorkerState.PAUSED,
                     told=told,
-                    paused_into=made_id,
+                    paused_into=made.id,
                     paused_at=datetime.now(UTC),
                     error=None,
                 )
         await self._states.announce(now)
+        return finished
 
     async def _listens(self, worker: Worker) -> tuple[ListenAddress, ...]:
         """Where to listen for those who want to wake it."""

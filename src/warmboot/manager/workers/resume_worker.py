@@ -18,7 +18,6 @@ from warmboot.criu.in_progress import HANGS_AFTER_S
 from warmboot.criu.restore import Restored, restore
 from warmboot.docker.client import DockerEngine
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.saga import Context, SagaRunner
 from warmboot.manager.workers.settle_worker import SettleWorker
 from warmboot.manager.workers.worker_states import WorkerStates, refusal
 from warmboot.manager.workers.worker_work import WorkerWork
@@ -33,7 +32,6 @@ class ResumeWorker:
         self,
         store: Store,
         engine: DockerEngine,
-        runner: SagaRunner,
         events: EventLog,
         states: WorkerStates,
         settle: SettleWorker,
@@ -43,16 +41,7 @@ class ResumeWorker:
         self._store = store
         self._engine = engine
         self._states = states
-        self._work = WorkerWork(
-            store,
-            runner,
-            events,
-            settle,
-            "resume",
-            ("restore", self._restore_and_record),
-            WorkerState.RESUMING,
-        )
-        self.saga = self._work.saga
+        self._work = WorkerWork(store, events, settle, "resume", WorkerState.RESUMING)
 
     async def claim(self, worker: Worker, name: str | None) -> Checkpoint:
         """The worker is now ``resuming``, from what is returned; call ``work`` next, always.
@@ -75,7 +64,14 @@ class ResumeWorker:
 
     async def work(self, worker: Worker, chosen: Checkpoint) -> None:
         """Restore what was claimed. On an error the worker is settled first, then it is raised."""
-        await self._work(worker, chosen)
+        async with self._work(worker, chosen):
+            restored = await restore(
+                self._engine,
+                worker.docker_id or "",
+                chosen.name,
+                hangs_after_s=self._hangs_after_s,
+            )
+            await self._record(worker.id, restored)
 
     async def _chosen(self, worker: Worker, name: str | None) -> Checkpoint:
         if name is not None:
@@ -93,21 +89,7 @@ class ResumeWorker:
             resolution=f"remove the worker (`warmboot worker rm {worker.name}`) and create it anew",
         )
 
-    async def _restore_and_record(self, context: Context) -> None:
-        await self._restore(context)
-        await self._record(context)
-
-    async def _restore(self, context: Context) -> None:
-        context.live["restored"] = await restore(
-            self._engine,
-            context.data["docker_id"],
-            context.data["name"],
-            hangs_after_s=self._hangs_after_s,
-        )
-
-    async def _record(self, context: Context) -> None:
-        restored: Restored = context.live["restored"]
-        worker_id = UUID(context.subject_id)
+    async def _record(self, worker_id: UUID, restored: Restored) -> None:
         changes = {"paused_into": None, "resume_at_start": False, "error": None}
         told = {
             "checkpoint": restored.name,

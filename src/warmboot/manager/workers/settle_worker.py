@@ -47,6 +47,8 @@ _DUMPING = (_S.PAUSING, _S.CHECKPOINTING)
 BUSY = (*_DUMPING, _S.RESUMING)
 """Something is under way with a worker in these states."""
 
+LABEL = "dev.warmboot.worker"
+
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 10.0
 
 
@@ -97,8 +99,7 @@ class SettleWorker:
 
     async def delete(self, worker: Worker) -> None:
         """Remove a worker that is ``deleting``, its container and its checkpoints."""
-        if worker.docker_id is not None:
-            await self._engine.remove(worker.docker_id)
+        await remove_containers(self._engine, worker.id)
         await self._store.workers.remove(worker.id)
 
     async def _until_settled(self, worker_id: UUID) -> None:
@@ -205,7 +206,12 @@ class SettleWorker:
         return None
 
     async def _forget_unfinished(self, worker: Worker) -> None:
-        """Rows of checkpoints that were never begun, or whose removal was interrupted."""
+        """Rows of checkpoints that were never begun, or whose removal was interrupted.
+
+        Also the container of one that could not be created, if the engine was away then.
+        """
+        if worker.state is _S.FAILED and worker.docker_id is None:
+            await remove_containers(self._engine, worker.id)
         for checkpoint in await self._store.checkpoints.of_worker(worker.id):
             if checkpoint.state in (CheckpointState.CREATING, CheckpointState.DELETED):
                 if worker.docker_id is not None:
@@ -229,3 +235,9 @@ class SettleWorker:
             "versions": facts.versions(checkpoint.versions.criu),
         }
         await self._store.checkpoints.set_state(checkpoint.id, CheckpointState.READY, **changes)
+
+
+async def remove_containers(engine: DockerEngine, worker_id: UUID) -> None:
+    """Whatever has the worker's label, whether or not its id was recorded."""
+    for container in await engine.labelled(f"{LABEL}={worker_id}"):
+        await engine.remove(container)

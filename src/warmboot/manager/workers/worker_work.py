@@ -1,20 +1,25 @@
-"""One piece of work of an engine with a worker: a dump, a restore.
+"""A pause or a resume that fails: the worker is settled, and its failure told.
 
-It is a saga of one step, since what the step records is what its undo would find out, too: asked of
-the engine, once that answers (see ``settle_worker``).
+Half a dump cannot be taken back, and half a restore not kept. So nothing is journaled but the state
+that was claimed, from which ``reconcile_workers`` knows after ``kill -9`` that something was under
+way: what became of it is asked of the engine (see ``settle_worker``), then as here.
 """
 
 from __future__ import annotations
 
-from uuid import UUID
+import contextlib
+from collections.abc import AsyncIterator
+
+import structlog
 
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.saga import Action, Context, Saga, SagaRunner, Step
 from warmboot.manager.workers.settle_worker import SettleWorker
 from warmboot.model.checkpoint import Checkpoint
 from warmboot.model.errors import NotFound, WarmbootError
 from warmboot.model.worker import Worker, WorkerState
 from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
 
 
 class WorkerWork:
@@ -23,40 +28,33 @@ class WorkerWork:
     def __init__(
         self,
         store: Store,
-        runner: SagaRunner,
         events: EventLog,
         settle: SettleWorker,
         name: str,
-        step: tuple[str, Action],
         *under_way: WorkerState,
     ) -> None:
         self._store = store
-        self._runner = runner
         self._events = events
         self._settle = settle
         self._name = name
         self._under_way = under_way
-        self.saga = Saga(f"{name}-worker", (Step(*step, self._undo),))
 
-    async def __call__(self, worker: Worker, checkpoint: Checkpoint, **more: bool) -> Context:
-        """On an error the worker is settled first, then it is raised. ``more`` is journaled."""
-        data = {
-            "checkpoint": str(checkpoint.id),
-            "name": checkpoint.name,
-            "docker_id": worker.docker_id,
-            **more,
-        }
+    @contextlib.asynccontextmanager
+    async def __call__(self, worker: Worker, checkpoint: Checkpoint) -> AsyncIterator[None]:
+        """On an error of the body the worker is settled first, then it is raised."""
         try:
-            return await self._runner.run(self.saga, str(worker.id), data, {"worker": worker})
-        except WarmbootError as error:
-            await self._tell_failure(worker, checkpoint, error)
+            yield
+        except Exception as error:  # whatever it is, and raised again: nothing is under way now
+            await self._settle_now(worker)
+            if isinstance(error, WarmbootError):
+                await self._tell_failure(worker, checkpoint, error)
             raise
 
-    async def _undo(self, context: Context) -> None:
-        if context.live:
-            await self._settle(UUID(context.subject_id))
-        else:  # an earlier manager's: its engine may still be at work on it
-            self._settle.later(UUID(context.subject_id))
+    async def _settle_now(self, worker: Worker) -> None:
+        try:
+            await self._settle(worker.id)
+        except Exception as failure:  # the first error is the one to tell
+            log.exception("a worker could not be settled", worker=worker.name, why=str(failure))
 
     async def _tell_failure(
         self, worker: Worker, checkpoint: Checkpoint, error: WarmbootError
