@@ -31,7 +31,7 @@ from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def points(saga: Saga) -> list[tuple[str, str]]:
+def points(saga: Saga[Any, Any]) -> list[tuple[str, str]]:
     return [(saga.kind, step.name) for step in saga.steps]
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,14 +15,16 @@ from hypothesis import strategies as st
 from tests.support.absent import ABSENT
 from tests.support.databases import new_store
 
-from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
-from warmboot.manager.snapshots.build_snapshot import BuildSnapshot
-from warmboot.manager.vms.boot_vm import BootTimeouts, BootVm
-from warmboot.model.errors import Conflict, HostError
+from warmboot.host.network import Slot
+from warmboot.manager.core.saga import Hook, Saga, SagaRunner, Step
+from warmboot.manager.snapshots.build_snapshot import BuildNotes, BuildSnapshot
+from warmboot.manager.vms.boot_vm import BootNotes, BootTimeouts, BootVm
+from warmboot.model.errors import Conflict, HostError, Unavailable
 from warmboot.model.journal.operation import Operation, OperationState
 from warmboot.store import Store
 
 NAMES = ("a", "b", "c", "d")
+THING = uuid4()
 
 
 @pytest.fixture
@@ -29,30 +33,50 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
         yield opened
 
 
+@dataclass(slots=True)
+class Notes:
+    given: int = 0
+    done: dict[str, int] = field(default_factory=dict)
+
+
 class Recorder:
-    """A saga whose steps note what is done; ``fails`` and ``undo_fails`` name steps that do."""
+    """A saga whose steps note what is done; ``fails`` and ``undo_fails`` name steps that do.
+
+    Each notes when it was done in the notes, and its name in the run's list.
+    """
 
     def __init__(self, fails: str = "", undo_fails: str = "", names: tuple[str, ...] = NAMES):
         self.fails, self.undo_fails = fails, undo_fails
         self.said: list[str] = []
         self.effects: set[str] = set()
-        self.saga = Saga("test", tuple(self._step(name) for name in names))
+        self.notes = Notes()
+        self.live: list[str] = []
+        self.saga = Saga("test", Notes, *(self._step(name) for name in names))
 
-    def _step(self, name: str) -> Step:
-        async def do(context: Context) -> None:
+    async def run(self, store: Store, hook: Hook | None = None) -> None:
+        await SagaRunner(store, hook).run(self.saga, THING, self.notes, self.live)
+
+    def _step(self, name: str) -> Step[Notes, list[str]]:
+        async def do(notes: Notes, live: list[str]) -> None:
             self.said.append(f"do {name}")
             self.effects.add(name)
-            context.data[name] = len(self.said)
+            notes.done[name] = len(self.said)
+            live.append(name)
             if self.fails == name:
                 raise HostError(f"{name} failed")
 
-        async def undo(context: Context) -> None:
+        async def undo(subject: UUID, _: Notes) -> None:
+            assert subject == THING
             self.said.append(f"undo {name}")
             if self.undo_fails == name:
                 raise HostError(f"the undo of {name} failed")
             self.effects.discard(name)
 
         return Step(name, do, undo)
+
+
+async def nothing(*_: object) -> None:
+    pass
 
 
 async def only(store: Store) -> Operation:
@@ -62,9 +86,11 @@ async def only(store: Store) -> Operation:
 
 async def test_all_steps_are_done_in_order(store: Store) -> None:
     recorder = Recorder()
-    context = await SagaRunner(store).run(recorder.saga, "thing", {"given": 1})
+    recorder.notes.given = 1
+    await recorder.run(store)
     assert recorder.said == ["do a", "do b", "do c", "do d"]
-    assert context.data == {"given": 1, "a": 1, "b": 2, "c": 3, "d": 4}
+    assert recorder.notes == Notes(1, {"a": 1, "b": 2, "c": 3, "d": 4})
+    assert recorder.live == list(NAMES)
     operation = await only(store)
     assert operation.state is OperationState.DONE
     assert operation.begun == NAMES[1:], "the first one has begun with the saga"
@@ -76,7 +102,7 @@ async def test_a_step_that_fails_undoes_exactly_the_begun_ones_newest_first(
 ) -> None:
     recorder = Recorder(fails)
     with pytest.raises(HostError, match=f"{fails} failed"):
-        await SagaRunner(store).run(recorder.saga, "thing", {})
+        await recorder.run(store)
     begun = NAMES[: NAMES.index(fails) + 1]
     assert recorder.said == [*(f"do {n}" for n in begun), *(f"undo {n}" for n in reversed(begun))]
     assert recorder.effects == set()
@@ -97,7 +123,7 @@ async def test_a_hook_that_fails_is_a_step_that_fails(store: Store, fails: str) 
             raise HostError("hooked")
 
     with pytest.raises(HostError, match="hooked"):
-        await SagaRunner(store, hook).run(recorder.saga, "thing", {})
+        await recorder.run(store, hook)
     assert f"do {fails}" not in recorder.said
     assert recorder.said.count(f"undo {fails}") == 1, "it was journaled, so it may have begun"
     assert recorder.effects == set()
@@ -112,7 +138,7 @@ async def test_a_cancelled_saga_is_undone_before_it_ends(store: Store, at: str) 
             reached.set()
             await asyncio.Event().wait()
 
-    task = asyncio.create_task(SagaRunner(store, hook).run(recorder.saga, "thing", {}))
+    task = asyncio.create_task(recorder.run(store, hook))
     await reached.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -125,20 +151,20 @@ async def test_an_undo_is_not_cut_short_by_cancelling_again_and_again(store: Sto
     undoing, go_on = asyncio.Event(), asyncio.Event()
     undone = []
 
-    async def do(_: Context) -> None:
+    doing = asyncio.Event()
+
+    async def do(*_: object) -> None:
+        doing.set()
         await asyncio.Event().wait()
 
-    async def undo(_: Context) -> None:
+    async def undo(*_: object) -> None:
         undoing.set()
         await go_on.wait()
         undone.append(True)
 
-    async def nothing(_: Context) -> None:
-        pass
-
-    saga = Saga("test", (Step("first", nothing, undo), Step("second", do)))
-    task = asyncio.create_task(SagaRunner(store).run(saga, "thing", {}))
-    await asyncio.sleep(0.05)
+    saga = Saga("test", Notes, Step("first", nothing, undo), Step("second", do))
+    task = asyncio.create_task(SagaRunner(store).run(saga, THING, Notes(), None))
+    await doing.wait()
     task.cancel()
     await undoing.wait()
     for _ in range(3):
@@ -157,7 +183,7 @@ async def test_cancelled_at_any_moment_it_is_either_done_or_undone(
     store: Store, turns: int
 ) -> None:
     recorder = Recorder()
-    task = asyncio.create_task(SagaRunner(store).run(recorder.saga, "thing", {}))
+    task = asyncio.create_task(recorder.run(store))
     for _ in range(turns * 4):
         await asyncio.sleep(0)
     task.cancel()
@@ -180,7 +206,7 @@ async def test_an_undo_that_fails_leaves_the_others_undone_and_is_tried_again(
     recorder = Recorder("d", undo_fails=stubborn)
     runner = SagaRunner(store)
     with pytest.raises(HostError, match="d failed"):
-        await runner.run(recorder.saga, "thing", {})
+        await recorder.run(store)
     assert recorder.effects == {stubborn}
     (operation,) = await store.operations.list()
     assert operation.state is OperationState.UNDOING
@@ -198,9 +224,9 @@ async def test_an_undo_that_fails_leaves_the_others_undone_and_is_tried_again(
 @pytest.mark.parametrize("count", range(len(NAMES) + 1))
 async def test_recovering_undoes_what_a_dead_manager_had_begun(store: Store, count: int) -> None:
     recorder = Recorder()
-    begun = await store.operations.begin("test", "thing", {"given": 1})
+    begun = await store.operations.begin("test", str(THING), {"given": 1})
     for name in NAMES[:count]:
-        await store.operations.note_step(begun.id, name, {f"noted {name}": True})
+        await store.operations.note_step(begun.id, name, {"done": {name: 1}})
     (operation,) = await store.operations.list()
     await SagaRunner(store).recover(recorder.saga, operation)
     assert recorder.said == [f"undo {name}" for name in reversed(NAMES[: max(count, 1)])]
@@ -210,61 +236,65 @@ async def test_recovering_undoes_what_a_dead_manager_had_begun(store: Store, cou
 async def test_a_step_that_cannot_be_undone_is_journaled_for_what_others_noted(
     store: Store,
 ) -> None:
-    async def nothing(_: Context) -> None:
-        pass
+    async def note(notes: Notes, _: None) -> None:
+        notes.given = 7
 
-    async def note(context: Context) -> None:
-        context.data["slot"] = 7
-
-    saga = Saga(
+    saga = Saga[Notes, None](
         "test",
-        (
-            Step("a", nothing, nothing),
-            Step("b", note, nothing),
-            Step("c", nothing),
-            Step("d", nothing),
-            Step("e", nothing, nothing),
-        ),
-        known=2,
+        Notes,
+        Step("a", nothing, nothing),
+        Step("b", note),
+        Step("c", nothing),
+        Step("d", nothing),
+        Step("e", nothing, nothing),
     )
-    seen: list[tuple[tuple[str, ...], Mapping[str, Any]]] = []
+    seen: list[tuple[tuple[str, ...], Any]] = []
 
     async def hook(_: str, __: str) -> None:
         operation = await only(store)
-        seen.append((operation.begun, operation.data))
+        seen.append((operation.begun, operation.data["given"]))
 
-    await SagaRunner(store, hook).run(saga, "thing", {})
-    assert seen == [
-        ((), {}),
-        ((), {}),
-        (("c",), {"slot": 7}),
-        (("c",), {"slot": 7}),
-        (("c", "e"), {"slot": 7}),
-    ]
+    await SagaRunner(store, hook).run(saga, THING, Notes(), None)
+    assert seen == [((), 0), ((), 0), (("c",), 7), (("c",), 7), (("c", "e"), 7)]
+
+
+async def undone_with(store: Store, *noted: dict[str, Any]) -> list[Notes]:
+    """With which notes the step is undone of an operation that has noted this."""
+    seen: list[Notes] = []
+
+    async def undo(_: UUID, notes: Notes) -> None:
+        seen.append(notes)
+
+    operation = await store.operations.begin("test", str(THING), noted[0])
+    for data in noted[1:]:
+        await store.operations.note_step(operation.id, "a", data)
+    saga = Saga[Notes, None]("test", Notes, Step("a", nothing, undo), Step("b", nothing))
+    await SagaRunner(store).recover(saga, await only(store))
+    return seen
 
 
 async def test_an_undo_sees_what_was_noted_before_the_crash(store: Store) -> None:
-    seen: list[dict[str, Any]] = []
+    first, second = {"given": 1}, {"given": 1, "done": {"a": 7}}
+    assert await undone_with(store, first, first, second) == [Notes(1, {"a": 7})]
 
-    async def nothing(_: Context) -> None:
-        pass
 
-    async def undo(context: Context) -> None:
-        seen.append(dict(context.data))
+async def test_an_undo_copes_with_notes_of_another_release(store: Store) -> None:
+    """What that did not note has its default; what we do not know is left out."""
+    assert await undone_with(store, {"given": 1, "sticker": "x"}) == [Notes(1, {})]
 
-    operation = await store.operations.begin("test", "thing", {"vm_id": "vm-1"})
-    await store.operations.note_step(operation.id, "a", {"vm_id": "vm-1"})
-    await store.operations.note_step(operation.id, "b", {"vm_id": "vm-1", "slot": 7})
-    (operation,) = await store.operations.list()
-    saga = Saga("test", (Step("a", nothing, undo), Step("b", nothing)))
-    await SagaRunner(store).recover(saga, operation)
-    assert seen == [{"vm_id": "vm-1", "slot": 7}]
+
+async def test_notes_that_cannot_be_read_undo_nothing_and_stay_in_the_journal(
+    store: Store,
+) -> None:
+    with pytest.raises(Unavailable, match="journal of an operation test cannot be read"):
+        await undone_with(store, {"given": "many"})
+    assert (await only(store)).state is OperationState.RUNNING
 
 
 async def test_the_error_of_a_step_is_not_hidden_by_that_of_an_undo(store: Store) -> None:
     recorder = Recorder("c", undo_fails="b")
     with pytest.raises(HostError, match="c failed"):
-        await SagaRunner(store).run(recorder.saga, "thing", {})
+        await recorder.run(store)
 
 
 async def test_it_is_undone_even_if_that_cannot_be_journaled(
@@ -277,7 +307,7 @@ async def test_it_is_undone_even_if_that_cannot_be_journaled(
 
     monkeypatch.setattr(store.operations, "set_state", refuse)
     with pytest.raises(HostError, match="c failed"):
-        await SagaRunner(store).run(recorder.saga, "thing", {})
+        await recorder.run(store)
     assert recorder.effects == set()
     monkeypatch.undo()
     (operation,) = await store.operations.list()
@@ -295,26 +325,72 @@ async def test_whatever_fails_nothing_is_left(
 ) -> None:
     fails = data.draw(st.sampled_from(["", *names]))
     recorder = Recorder(fails, names=tuple(names))
-    runner = SagaRunner(store)
     if fails:
         with pytest.raises(HostError):
-            await runner.run(recorder.saga, "thing", {})
+            await recorder.run(store)
         assert recorder.effects == set()
     else:
-        await runner.run(recorder.saga, "thing", {})
+        await recorder.run(store)
         assert recorder.effects == set(names)
     assert await store.operations.list() == ()
 
 
-@pytest.mark.parametrize(
-    "saga",
-    [
-        BootVm(ABSENT, ABSENT, ABSENT, ABSENT, BootTimeouts()).saga,
-        BuildSnapshot(ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, 1).saga,
-    ],
-    ids=lambda saga: saga.kind,
+BOOT = BootVm(ABSENT, ABSENT, ABSENT, ABSENT, BootTimeouts()).saga
+BUILD = BuildSnapshot(ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, 1).saga
+SLOT = Slot(
+    index=3,
+    namespace=Path("/run/netns/wb-3"),
+    tap="tap0",
+    guest_mac="06:00:ac:10:00:02",
+    guest_ip="172.16.0.2",
+    gateway_ip="172.16.0.1",
+    host_ip="198.19.0.13",
+    ns_ip="198.19.0.14",
+    veth="wb-v3",
+    uid=900_003,
+    serial="a1",
 )
-def test_the_steps_of_a_real_saga_have_names_of_their_own(saga: Saga) -> None:
+JOURNALED: list[tuple[Saga[Any, Any], Any, dict[str, Any]]] = [
+    (
+        BOOT,
+        BootNotes("vm-1", THING, keeps_disk=True, slot=SLOT),
+        {
+            "vm_id": "vm-1",
+            "snapshot_id": str(THING),
+            "keeps_disk": True,
+            "slot": SLOT.as_dict(),
+        },
+    ),
+    (
+        BOOT,
+        BootNotes("vm-1"),
+        {"vm_id": "vm-1", "snapshot_id": None, "keeps_disk": False, "slot": None},
+    ),
+    (
+        BUILD,
+        BuildNotes(THING, "vm-1", None, "vm-2", SLOT),
+        {
+            "image_id": str(THING),
+            "vm_id": "vm-1",
+            "slot": None,
+            "canary_vm_id": "vm-2",
+            "canary_slot": SLOT.as_dict(),
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("saga", "notes", "data"), JOURNALED, ids=["boot", "cold boot", "build"])
+def test_notes_are_journaled_as_by_the_first_release(
+    saga: Saga[Any, Any], notes: object, data: dict[str, Any]
+) -> None:
+    assert saga.encode(notes) == data
+    operation = Operation(uuid4(), saga.kind, str(THING), OperationState.RUNNING, (), data)
+    assert saga.decode(operation) == notes
+
+
+@pytest.mark.parametrize("saga", [BOOT, BUILD], ids=lambda saga: saga.kind)
+def test_the_steps_of_a_real_saga_have_names_of_their_own(saga: Saga[Any, Any]) -> None:
     names = [step.name for step in saga.steps]
     assert len(set(names)) == len(names)
 
@@ -324,13 +400,13 @@ async def test_an_undo_that_raises_anything_keeps_no_other_undo_from_running(
 ) -> None:
     recorder = Recorder("d")
 
-    async def bug(_: Context) -> None:
+    async def bug(*_: object) -> None:
         raise KeyError("a mistake of ours")
 
     steps = [Step(s.name, s.do, bug if s.name == "c" else s.undo) for s in recorder.saga.steps]
-    saga, runner = Saga("test", tuple(steps)), SagaRunner(store)
+    saga, runner = Saga("test", Notes, *steps), SagaRunner(store)
     with pytest.raises(HostError, match="d failed"):
-        await runner.run(saga, "thing", {})
+        await runner.run(saga, THING, Notes(), [])
     assert recorder.effects == {"c"}
     operation = await only(store)
     assert operation.state is OperationState.UNDOING

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from warmboot.bootstrap.core import Core
 from warmboot.bootstrap.garbage import GarbageParts
@@ -32,7 +33,7 @@ class SnapshotParts:
     forms: CompressSnapshot
     reconciler: SnapshotReconciler
     housekeeping: Housekeeping
-    sagas: tuple[Saga, ...]
+    sagas: tuple[Saga[Any, Any], ...]
 
 
 def wire_snapshots(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -63,7 +64,7 @@ class Reconcile:
         store: Store,
         host: HostAgent,
         runner: SagaRunner,
-        sagas: tuple[Saga, ...],
+        sagas: tuple[Saga[Any, Any], ...],
         containers: Containers,
         snapshots: RuntimeSnapshots,
         watch: WatchContainer,
@@ -76,7 +77,7 @@ class Reconcile:
         self._store = store
         self._host = host
         self._runner = runner
-        former = (Saga(kind, ()) for kind in FORMER_SAGAS)
+        former = (Saga[Any, Any](kind, dict) for kind in FORMER_SAGAS)
         self._sagas = {saga.kind: saga for saga in (*former, *sagas)}
         self._containers = containers
         self._snapshots = snapshots
@@ -106,8 +107,7 @@ class Reconcile:
             await self._unsettled.attempt(what, self._undo(operation), operation.subject_id)
 
     async def _undo(self, operation: Operation) -> None:
-        vms = [value for name, value in operation.data.items() if name.endswith("vm_id")]
-        if (row := self._claims.about(operation.subject_id, *vms)) is not None:
+        if (row := self._claims.about(operation.subject_id, *operation.vm_ids)) is not None:
             raise row.error()
         saga = self._sagas.get(operation.kind)
         if saga is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -131,3 +132,7 @@ class VmRecord:
     handle: VmHandle | None = None
     slot: Mapping[str, Any] | None = None
     snapshot_id: UUID | None = None
+
+
+def new_vm_id() -> str:
+    return f"vm-{secrets.token_hex(6)}"

@@ -14,6 +14,7 @@ from typing import Any
 from warmboot.host.vm.spared import Spared
 from warmboot.manager.ports import Check
 from warmboot.model.claims import Claimed
+from warmboot.model.journal.operation import vms_in
 from warmboot.store import Store
 from warmboot.store.lenient import UnreadableRow
 
@@ -28,10 +29,6 @@ class Of(Enum):
 
 def _itself(value: Any) -> Iterable[str]:
     return () if value is None else (str(value),)
-
-
-def _vm_of(data: Mapping[str, Any]) -> Iterable[str]:
-    return (str(value) for name, value in data.items() if name.endswith("vm_id"))
 
 
 _NAMES: Mapping[Of, Mapping[tuple[str, str], Callable[[Any], Iterable[str]]]] = {
@@ -51,8 +48,8 @@ _NAMES: Mapping[Of, Mapping[tuple[str, str], Callable[[Any], Iterable[str]]]] = 
     Of.VMS: {
         ("vms", "id"): _itself,
         ("containers", "vm_id"): _itself,
-        ("operations", "data"): _vm_of,
-        ("operation_steps", "data"): _vm_of,
+        ("operations", "data"): vms_in,
+        ("operation_steps", "data"): vms_in,
     },
     Of.IMAGE_FOLDERS: {
         ("images", "path"): lambda path: (path.name,),

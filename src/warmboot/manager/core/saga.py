@@ -10,55 +10,63 @@ have to be undone; the first one may as soon as the operation is in there:
     undo     undoing ─▶ b.undo ─▶ a.undo ─▶ undone            (newest first; also at next start)
 
 An undo must therefore cope with a step that did everything, a part, or nothing, and may be run
-twice. It finds what to undo by names that were chosen before the step (``data``), not by results.
+twice. It finds what to undo by names that were chosen before the step, not by results: it is given
+the notes, which are journaled, and not what the steps have in memory, which dies with us.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import structlog
+from pydantic import TypeAdapter, ValidationError
 
-from warmboot.model.errors import WarmbootError
+from warmboot.model.errors import Unavailable, WarmbootError
 from warmboot.model.journal.operation import Operation, OperationState
 from warmboot.store import Store
 
 T = TypeVar("T")
+N = TypeVar("N")
+"""Notes: a dataclass that is journaled. What an earlier release did not note has a default."""
+L = TypeVar("L")
+"""What a run's steps share in memory."""
 
 log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True)
-class Context:
-    """What a saga's steps share. ``data`` is journaled (JSON only); ``live`` dies with us."""
-
-    operation_id: UUID
-    subject_id: str
-    data: dict[str, Any]
-    live: dict[str, Any]
-
-
-Action = Callable[[Context], Awaitable[None]]
-
-
 @dataclass(frozen=True, slots=True)
-class Step:
+class Step(Generic[N, L]):
+    """``undo`` is given the saga's subject."""
+
     name: str
-    do: Action
-    undo: Action | None = None
+    do: Callable[[N, L], Awaitable[None]]
+    undo: Callable[[UUID, N], Awaitable[None]] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Saga:
-    """``known``: so many of the first steps may have begun as soon as the saga has."""
+class Saga(Generic[N, L]):
+    def __init__(self, kind: str, notes: type[N], *steps: Step[N, L]) -> None:
+        self.kind = kind
+        self.steps = steps
+        self._notes = TypeAdapter(notes)
 
-    kind: str
-    steps: tuple[Step, ...]
-    known: int = 1
+    def encode(self, notes: N) -> dict[str, Any]:
+        data: dict[str, Any] = self._notes.dump_python(notes, mode="json")
+        return data
+
+    def decode(self, operation: Operation) -> N:
+        """``Unavailable``; what an earlier or later release notes besides is left out."""
+        try:
+            return self._notes.validate_python(dict(operation.data))
+        except ValidationError as error:
+            raise Unavailable(
+                f"the journal of an operation {self.kind} cannot be read",
+                details=str(error),
+                resolution="run the version of warmboot that wrote it, or restore a backup",
+            ) from error
 
 
 Hook = Callable[[str, str], Awaitable[None]]
@@ -72,55 +80,47 @@ class SagaRunner:
         self._store = store
         self._hook = hook
 
-    async def run(
-        self,
-        saga: Saga,
-        subject_id: str,
-        data: Mapping[str, Any],
-        live: dict[str, Any] | None = None,
-    ) -> Context:
+    async def run(self, saga: Saga[N, L], subject_id: UUID, notes: N, live: L) -> None:
         """All steps in order; on any error (or cancellation) all begun ones are undone first."""
+        noted = saga.encode(notes)
         operation, cancelled = await _to_the_end(
-            self._store.operations.begin(saga.kind, subject_id, dict(data))
+            self._store.operations.begin(saga.kind, str(subject_id), noted)
         )
-        context = Context(operation.id, subject_id, dict(data), {} if live is None else live)
-        begun: list[Step] = []
-        noted = dict(data)
+        begun: list[Step[N, L]] = []
         try:
             _raise_if(cancelled)
             for step in saga.steps:
                 begun.append(step)
-                known = step.undo is None or len(begun) <= saga.known
-                if not known or context.data != noted:
-                    noted = dict(context.data)
+                now = saga.encode(notes)
+                is_known = step.undo is None or len(begun) == 1
+                if not is_known or now != noted:
+                    noted = now
                     await self._store.operations.note_step(operation.id, step.name, noted)
                 if self._hook is not None:
                     await self._hook(saga.kind, step.name)
-                await step.do(context)
+                await step.do(notes, live)
             _, cancelled = await _to_the_end(
                 self._store.operations.set_state(operation.id, OperationState.DONE)
             )
         except BaseException as error:  # cancelled, too; raised again
             # To the end: a cancelled request must not leave half a machine behind.
-            _, cancelled = await _to_the_end(self._undo(saga, operation, context, begun, error))
+            _, cancelled = await _to_the_end(self._undo(saga, operation, notes, begun, error))
             _raise_if(cancelled)
             raise
         _raise_if(cancelled)
-        return context
 
-    async def recover(self, saga: Saga, operation: Operation) -> bool:
+    async def recover(self, saga: Saga[N, L], operation: Operation) -> bool:
         """Undo what a manager that was killed had begun; whether all of it is undone."""
-        names = {step.name for step in saga.steps[: saga.known]} | set(operation.begun)
+        names = {step.name for step in saga.steps[:1]} | set(operation.begun)
         begun = [step for step in saga.steps if step.name in names]
-        context = Context(operation.id, operation.subject_id, dict(operation.data), {})
-        return await self._undo(saga, operation, context, begun, None)
+        return await self._undo(saga, operation, saga.decode(operation), begun, None)
 
     async def _undo(
         self,
-        saga: Saga,
+        saga: Saga[N, L],
         operation: Operation,
-        context: Context,
-        begun: list[Step],
+        notes: N,
+        begun: list[Step[N, L]],
         error: BaseException | None,
     ) -> bool:
         clean = True
@@ -137,7 +137,7 @@ class SagaRunner:
             if step.undo is None:
                 continue
             try:
-                await step.undo(context)
+                await step.undo(UUID(operation.subject_id), notes)
             except Exception as failure:
                 # Whatever it is: all others must be undone, too. The next start tries again.
                 clean = False

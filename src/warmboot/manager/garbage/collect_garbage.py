@@ -199,7 +199,7 @@ class CollectGarbage:
             Kind.EMPTY_FOLDER: {str(image.id) for image in images},
             Kind.VM_FOLDER: owned[Of.VMS]
             | vms
-            | {str(operation.data.get("vm_id")) for operation in operations},
+            | {vm_id for operation in operations for vm_id in operation.vm_ids},
             Kind.ARCHIVE: owned[Of.ARCHIVES]
             | {c.spec.archive for c in containers if c.spec.archive},
         }

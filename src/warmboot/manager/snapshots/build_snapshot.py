@@ -22,26 +22,24 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import structlog
 
 from warmboot.host.agent import HostAgent
 from warmboot.host.guest.guest_link import Identity
-from warmboot.host.vm.vm_files import DiskSource
+from warmboot.host.network import Slot
+from warmboot.host.vm.vm_files import DiskSource, snapshot_disks
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.retry_until_stored import retry_until_stored
-from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
+from warmboot.manager.core.saga import Saga, SagaRunner, Step
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.images.check_image import PrepareImage
 from warmboot.manager.snapshots.canary import Canary
 from warmboot.manager.snapshots.plan_rebuilds import RetryPolicy
-from warmboot.manager.snapshots.retries import note_failed_build
+from warmboot.manager.snapshots.retries import note_failure
 from warmboot.manager.snapshots.snapshot_metadata import known_cold_boot_s, snapshot_metadata
 from warmboot.manager.vms.boot_vm import with_second_try
 from warmboot.manager.vms.builder_vm import BuilderVm
@@ -51,7 +49,6 @@ from warmboot.model.errors import (
     GuestError,
     HostError,
     HypervisorError,
-    IllegalTransition,
     NotFound,
     WarmbootError,
 )
@@ -64,6 +61,7 @@ from warmboot.model.runtime_snapshot import (
     SnapshotManifest,
     SnapshotState,
 )
+from warmboot.model.vm import VmRecord, new_vm_id
 from warmboot.store import Store
 from warmboot.system.disks import os_error
 
@@ -71,6 +69,35 @@ log = structlog.get_logger(__name__)
 
 _MAY_HAVE_STARVED = (HypervisorError, GuestError, ContainerError)
 _LEAST_ROOM_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class BuildNotes:
+    """Of a build's two VMs; their slots may have died since. Journaled."""
+
+    image_id: UUID
+    vm_id: str = field(default_factory=new_vm_id)
+    slot: Slot | None = None
+    canary_vm_id: str = field(default_factory=new_vm_id)
+    canary_slot: Slot | None = None
+
+
+@dataclass(slots=True)
+class _Build:
+    """What is built, and what became of it so far."""
+
+    snapshot: RuntimeSnapshot
+    image: RuntimeImage
+    watch: Stopwatch
+    background: bool
+    folder: Path = field(init=False)
+    template: VmRecord = field(init=False)
+    booting: Stopwatch = field(init=False)
+    cold_boot_s: float = field(init=False)
+    manifest: SnapshotManifest = field(init=False)
+    canary: VmRecord = field(init=False)
+    canary_boot_s: float = field(init=False)
+    canary_run_s: float = field(init=False)
 
 
 class BuildSnapshot:
@@ -98,17 +125,20 @@ class BuildSnapshot:
         self._canary = Canary(store, host, canary_timeout_s)
         steps = (
             Step("folder", self._begin_folder, self._discard_folder),
-            Step("network", self._vm.reserve, self._vm.unreserve),
-            Step("machine", self._make, self._vm.unmake),
+            Step("network", self._reserve),  # given back with the machine
+            Step("machine", self._make, self._unmake),
             Step("start", self._start),
             Step("identity", self._claim),
             Step("docker", self._wait_for_docker),
             Step("freeze", self._freeze),
             Step("publish", self._publish),
-            *self._canary.steps,
+            Step("canary-network", self._reserve_for_canary),
+            Step("canary-machine", self._make_canary, self._unmake_canary),
+            Step("canary-restore", self._restore_canary),
+            Step("canary-run", self._run_canary),
             Step("swap", self._swap),
         )
-        self.saga = Saga("build-snapshot", tuple(self._with_room(step) for step in steps))
+        self.saga = Saga("build-snapshot", BuildNotes, *(self._with_room(step) for step in steps))
 
     async def __call__(self, snapshot_id: UUID) -> None:
         snapshot = await self._store.snapshots.get(snapshot_id)
@@ -116,49 +146,40 @@ class BuildSnapshot:
             return
         image = await self._store.images.get(snapshot.runtime_image_id)
         watch = Stopwatch()
-        background = _can_wait(snapshot)
-        live: dict[str, Any] = {"snapshot": snapshot, "watch": watch, "background": background}
-
-        async def build() -> Context:
-            data = {
-                "image_id": str(image.id),
-                **self._vm.data(),
-                **self._canary.data(),
-            }
-            return await self._runner.run(self.saga, str(snapshot_id), data, live)
-
         try:
-            live["image"] = await self._prepare(image, thorough=True)
-            await self._build(build, live)
-        except WarmbootError as error:
-            await self._give_up(snapshot, error)
-            return
-        except OSError as error:
-            await self._give_up(snapshot, os_error(error))
+            await self._build(snapshot, await self._prepare(image, thorough=True), watch)
+        except (WarmbootError, OSError) as error:
+            cause = os_error(error) if isinstance(error, OSError) else error
+            await note_failure(self._store, self._events, self._retry, snapshot, cause)
             return
         log.info(f"Runtime snapshot {snapshot_id} is ready after {watch.elapsed_s:.2f}s")
 
-    async def _build(self, build: Callable[[], Awaitable[Context]], live: dict[str, Any]) -> None:
-        if live["background"]:
+    async def _build(
+        self, snapshot: RuntimeSnapshot, image: RuntimeImage, watch: Stopwatch
+    ) -> None:
+        async def build(*, background: bool = False) -> None:
+            live = _Build(snapshot, image, watch, background)
+            await self._runner.run(self.saga, snapshot.id, BuildNotes(image.id), live)
+
+        if _can_wait(snapshot):
             try:
-                await build()
+                await build(background=True)
             except _MAY_HAVE_STARVED as error:
                 log.warning(
-                    f"Runtime snapshot {live['snapshot'].id} is built once more, at full speed: "
+                    f"Runtime snapshot {snapshot.id} is built once more, at full speed: "
                     f"{error.brief}",
                     details=error.details,
                 )
-                live["background"] = False
             else:
                 return
         await with_second_try(build)
 
-    def _with_room(self, step: Step) -> Step:
+    def _with_room(self, step: Step[BuildNotes, _Build]) -> Step[BuildNotes, _Build]:
         """What goes wrong on a disk that is filled to its floor does so because of that."""
 
-        async def do(context: Context) -> None:
+        async def do(notes: BuildNotes, build: _Build) -> None:
             try:
-                await step.do(context)
+                await step.do(notes, build)
             except HostError as error:
                 try:
                     self._host.check_room(_LEAST_ROOM_BYTES)
@@ -171,97 +192,74 @@ class BuildSnapshot:
 
         return replace(step, do=do)
 
-    async def _give_up(self, snapshot: RuntimeSnapshot, error: WarmbootError) -> None:
-        log.error(f"Runtime snapshot {snapshot.id} could not be built: {error.brief}")
-        target = SnapshotState.DELETED if snapshot.replaces else SnapshotState.UNHEALTHY
-        what = f"the failure of runtime snapshot {snapshot.id}"
-        told = {
-            "error": error.as_dict(),
-            "replaces": snapshot.replaces,
-            "cause": snapshot.cause,
-        }
-
-        async def fail() -> None:
-            async with self._events.transaction() as emit:
-                await self._store.snapshots.set_state(snapshot.id, target, error=error.as_dict())
-                await emit("runtime-snapshot.failed", snapshot.id, **told)
-
-        try:
-            await retry_until_stored(what, fail)
-        except (IllegalTransition, NotFound):  # deleted while it was built
-            return
-        if snapshot.cause.automatic:
-            spoiled = snapshot.replaces or snapshot.id
-            await retry_until_stored(
-                what,
-                lambda: note_failed_build(self._store, self._events, self._retry, spoiled, error),
-            )
-
-    async def _tell(self, context: Context, stage: str) -> None:
-        watch: Stopwatch = context.live["watch"]
+    async def _tell(self, build: _Build, stage: str) -> None:
         await self._events.emit(
             "runtime-snapshot.stage",
-            context.subject_id,
+            build.snapshot.id,
             stage=stage,
-            seconds=round(watch.elapsed_s, 3),
+            seconds=round(build.watch.elapsed_s, 3),
         )
 
     # -- steps ---------------------------------------------------------------------------------
 
-    async def _begin_folder(self, context: Context) -> None:
+    async def _begin_folder(self, _: BuildNotes, build: _Build) -> None:
         await self._host.ensure_room()
         # The disk gets its owner when the VM, and with it the slot, is made.
-        context.live["folder"] = await self._host.files.begin(
-            context.live["image"], UUID(context.subject_id)
-        )
+        build.folder = await self._host.files.begin(build.image, build.snapshot.id)
 
-    async def _discard_folder(self, context: Context) -> None:
+    async def _discard_folder(self, snapshot_id: UUID, notes: BuildNotes) -> None:
         with contextlib.suppress(NotFound):  # deleted, and collected already
-            snapshot = await self._store.snapshots.get(UUID(context.subject_id))
+            snapshot = await self._store.snapshots.get(snapshot_id)
             if snapshot.state in (SnapshotState.READY, SnapshotState.UNHEALTHY):
                 return  # the manager died after the swap: it is a snapshot like any other now
-        await self._host.files.discard(UUID(context.data["image_id"]), UUID(context.subject_id))
+        await self._host.files.discard(notes.image_id, snapshot_id)
 
-    async def _make(self, context: Context) -> None:
-        folder: Path = context.live["folder"]
-        await self._vm.make(
-            context,
-            DiskSource(folder / ROOTFS_FILE, folder / DISK_FILE),
-            template_dir=folder,
-            background=context.live["background"],
+    async def _reserve(self, notes: BuildNotes, _: _Build) -> None:
+        notes.slot = await self._host.reserve_slot()
+
+    async def _make(self, notes: BuildNotes, build: _Build) -> None:
+        build.template = await self._vm.make(
+            notes.vm_id,
+            notes.slot,
+            build.snapshot,
+            build.image,
+            DiskSource(build.folder / ROOTFS_FILE, build.folder / DISK_FILE),
+            template_dir=build.folder,
+            background=build.background,
         )
 
-    async def _start(self, context: Context) -> None:
-        await self._tell(context, "boot")
-        record = self._vm.record(context)
-        context.live["booting"] = Stopwatch()
+    async def _unmake(self, _: UUID, notes: BuildNotes) -> None:
+        await self._vm.unmake(notes.vm_id, notes.slot)
+
+    async def _start(self, _: BuildNotes, build: _Build) -> None:
+        await self._tell(build, "boot")
+        record = build.template
+        build.booting = Stopwatch()
         handle = await self._host.boot(record.spec, record.token)
         await self._store.vms.update(record.id, handle=handle)
 
-    async def _claim(self, context: Context) -> None:
-        record = self._vm.record(context)
+    async def _claim(self, _: BuildNotes, build: _Build) -> None:
+        record = build.template
         identity = Identity("warmboot-template", secrets.token_hex(16), record.token)
         await self._host.claim(record.id, identity, self._boot_timeout_s)
 
-    async def _wait_for_docker(self, context: Context) -> None:
-        await self._tell(context, "docker")
-        await self._host.wait_for_docker(self._vm.id(context), self._boot_timeout_s)
-        booting: Stopwatch = context.live["booting"]
-        context.live["cold_boot_s"] = round(booting.elapsed_s, 3)
+    async def _wait_for_docker(self, notes: BuildNotes, build: _Build) -> None:
+        await self._tell(build, "docker")
+        await self._host.wait_for_docker(notes.vm_id, self._boot_timeout_s)
+        build.cold_boot_s = round(build.booting.elapsed_s, 3)
 
-    async def _freeze(self, context: Context) -> None:
-        await self._tell(context, "warm-up")
-        await self._host.freeze(self._vm.id(context))
+    async def _freeze(self, notes: BuildNotes, build: _Build) -> None:
+        await self._tell(build, "warm-up")
+        await self._host.freeze(notes.vm_id)
 
-    async def _publish(self, context: Context) -> None:
-        await self._tell(context, "publish")
+    async def _publish(self, notes: BuildNotes, build: _Build) -> None:
+        await self._tell(build, "publish")
         # The VM must be gone before its files are summed: nothing may write to them any more.
-        await self._vm.unmake(context)
-        snapshot: RuntimeSnapshot = context.live["snapshot"]
-        image: RuntimeImage = context.live["image"]
+        await self._vm.unmake(notes.vm_id, notes.slot)
+        snapshot, image = build.snapshot, build.image
         probe = await self._host.probe()
-        context.live["manifest"] = await self._host.files.publish(
-            context.live["folder"],
+        build.manifest = await self._host.files.publish(
+            build.folder,
             SnapshotManifest(
                 snapshot_id=snapshot.id,
                 image_digest=image.digest,
@@ -273,25 +271,43 @@ class BuildSnapshot:
                 cmdline=image.manifest.cmdline,
             ),
         )
-        if context.live["manifest"].files[ROOTFS_FILE] != image.manifest.files["rootfs"]:
+        if build.manifest.files[ROOTFS_FILE] != image.manifest.files["rootfs"]:
             await self._prepare(image, thorough=True)  # which says so if it is the image's
             raise HostError("the root file system was changed while the snapshot was built")
-        await self._tell(context, "canary")
+        await self._tell(build, "canary")
 
-    async def _swap(self, context: Context) -> None:
-        snapshot: RuntimeSnapshot = context.live["snapshot"]
-        manifest: SnapshotManifest = context.live["manifest"]
+    async def _reserve_for_canary(self, notes: BuildNotes, _: _Build) -> None:
+        notes.canary_slot = await self._host.reserve_slot()
+
+    async def _make_canary(self, notes: BuildNotes, build: _Build) -> None:
+        source = snapshot_disks(build.snapshot.snapshot_path)
+        build.canary = await self._vm.make(
+            notes.canary_vm_id, notes.canary_slot, build.snapshot, build.image, source
+        )
+
+    async def _unmake_canary(self, _: UUID, notes: BuildNotes) -> None:
+        await self._vm.unmake(notes.canary_vm_id, notes.canary_slot)
+
+    async def _restore_canary(self, _: BuildNotes, build: _Build) -> None:
+        build.canary_boot_s = await self._canary.restore(build.snapshot, build.canary)
+
+    async def _run_canary(self, notes: BuildNotes, build: _Build) -> None:
+        build.canary_run_s = await self._canary.run(notes.canary_vm_id)
+        # Not kept until the end of the saga: nothing maps the files when they begin to serve.
+        await self._vm.unmake(notes.canary_vm_id, notes.canary_slot)
+
+    async def _swap(self, _: BuildNotes, build: _Build) -> None:
+        snapshot, manifest = build.snapshot, build.manifest
         metadata = snapshot_metadata(manifest, snapshot.snapshot_path)
         metadata["canary"] = {
-            "boot_s": round(context.live["canary_boot_s"], 3),
-            "run_s": round(context.live["canary_run_s"], 3),
+            "boot_s": round(build.canary_boot_s, 3),
+            "run_s": round(build.canary_run_s, 3),
         }
-        watch: Stopwatch = context.live["watch"]
-        told = {"seconds": round(watch.elapsed_s, 4), "replaces": snapshot.replaces}
+        told = {"seconds": round(build.watch.elapsed_s, 4), "replaces": snapshot.replaces}
         async with self._events.transaction() as emit:
             old = await self._replaced(snapshot)
-            metadata["cold_boot_s"] = context.live["cold_boot_s"]
-            if context.live["background"]:
+            metadata["cold_boot_s"] = build.cold_boot_s
+            if build.background:
                 metadata["cold_boot_s"] = known_cold_boot_s(old, manifest.requires)
             await self._store.snapshots.update_metadata(snapshot.id, metadata)
             if old is not None:

@@ -1,8 +1,5 @@
 """Changing how a ready snapshot's memory is stored: compressed or plain, as a journaled saga.
 
-    change ─────▶ note
-    the files     sizes and form in the row
-
 The files change by one rename (``host.memory_forms``), so a kill at any point leaves one whole
 form. Undoing, therefore, is not going back: what broke off is tidied away, and the row is told
 which form there is. Boots go on meanwhile, from the old form until the new one is whole.
@@ -12,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
+from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
@@ -21,7 +18,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.host.snapshots.snapshot_files import memory_metadata
 from warmboot.host.snapshots.snapshot_manifest import load_manifest
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
+from warmboot.manager.core.saga import Saga, SagaRunner, Step
 from warmboot.manager.core.snapshot_work_lock import SnapshotWorkLock
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.snapshots.choose_form import Form, form_of
@@ -38,6 +35,19 @@ from warmboot.store import Store
 from warmboot.system.disks import os_error
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class FormNotes:
+    """Journaled; the snapshot's id is all that undoing needs."""
+
+    form: Form
+
+
+@dataclass(slots=True)
+class _Change:
+    was: RuntimeSnapshot
+    now: RuntimeSnapshot
 
 
 class CompressSnapshot:
@@ -61,12 +71,9 @@ class CompressSnapshot:
         self._health = health
         self._work_lock = work_lock
         self._changing: set[UUID] = set()
+        step = Step("change", self._change, self._settle)
         self.sagas = tuple(
-            Saga(
-                f"{verb}-snapshot",
-                (Step("change", self._change, self._settle), Step("note", self._note)),
-            )
-            for verb in ("compress", "unpack")
+            Saga(f"{verb}-snapshot", FormNotes, step) for verb in ("compress", "unpack")
         )
 
     async def compress(self, snapshot_id: UUID) -> None:
@@ -90,25 +97,21 @@ class CompressSnapshot:
     async def change(self, snapshot_id: UUID, form: Form) -> None:
         """Have it in ``form``. An event tells so, or what failed: then the old one stays."""
         saga = self.sagas[0 if form is Form.COMPRESSED else 1]
-        live: dict[str, Any] = {"form": form}
         self._changing.add(snapshot_id)
         try:
             async with self._work_lock(snapshot_id):
                 snapshot = await self._ready(snapshot_id)
-                live["snapshot"] = snapshot
-                if form_of(snapshot) is form:  # somebody was faster, and who waits wants to know
-                    live["changed"] = snapshot
-                else:
+                change = _Change(snapshot, snapshot)
+                if form_of(snapshot) is not form:  # else somebody was faster: told all the same
                     await self._host.ensure_room(_needed_bytes(snapshot, form))
-                    await self._runner.run(saga, str(snapshot_id), {"form": form.value}, live)
-        except OSError as error:
-            await self._failed(snapshot_id, form, os_error(error))
-        except WarmbootError as error:
-            await self._failed(snapshot_id, form, error)
+                    await self._runner.run(saga, snapshot_id, FormNotes(form), change)
+        except (OSError, WarmbootError) as error:
+            cause = os_error(error) if isinstance(error, OSError) else error
+            await self._failed(snapshot_id, form, cause)
+            return
         finally:
             self._changing.discard(snapshot_id)
-        if "changed" in live:  # who hears of it may ask for the next change at once
-            await self._tell(form, live["snapshot"], live["changed"])
+        await self._tell(form, change)  # who hears of it may ask for the next change at once
 
     async def _ready(self, snapshot_id: UUID) -> RuntimeSnapshot:
         snapshot = await self._store.snapshots.get(snapshot_id)
@@ -136,33 +139,30 @@ class CompressSnapshot:
 
     # -- steps ---------------------------------------------------------------------------------
 
-    async def _change(self, context: Context) -> None:
-        snapshot: RuntimeSnapshot = context.live["snapshot"]
-        files = self._host.files
-        change = files.compress if context.live["form"] is Form.COMPRESSED else files.unpack
-        await change(snapshot.snapshot_path)
+    async def _change(self, notes: FormNotes, change: _Change) -> None:
+        files, path = self._host.files, change.was.snapshot_path
+        await (files.compress if notes.form is Form.COMPRESSED else files.unpack)(path)
+        change.now = await self._agree(change.was)
 
-    async def _note(self, context: Context) -> None:
-        context.live["changed"] = await self._agree(context.live["snapshot"])
-
-    async def _tell(self, form: Form, was: RuntimeSnapshot, now: RuntimeSnapshot) -> None:
-        log.info(f"Runtime snapshot {now.id} is {form}")
-        sizes = {
-            "size_bytes": now.metadata.get("size_bytes"),
-            "was_bytes": was.metadata.get("size_bytes"),
-        }
-        if form is Form.COMPRESSED:
-            await self._events.emit("runtime-snapshot.compressed", now.id, **sizes)
-        else:
-            await self._events.emit("runtime-snapshot.unpacked", now.id, **sizes)
-
-    async def _settle(self, context: Context) -> None:
+    async def _settle(self, snapshot_id: UUID, _: FormNotes) -> None:
         """One form stays, and the row says which."""
         with contextlib.suppress(NotFound, SnapshotDamaged):  # removed, or the next check says so
-            snapshot = await self._store.snapshots.get(UUID(context.subject_id))
+            snapshot = await self._store.snapshots.get(snapshot_id)
             if snapshot.state is not SnapshotState.DELETED:
                 await self._host.files.tidy(snapshot.snapshot_path)
                 await self._agree(snapshot)
+
+    async def _tell(self, form: Form, change: _Change) -> None:
+        snapshot_id, now = change.now.id, change.now.metadata
+        log.info(f"Runtime snapshot {snapshot_id} is {form}")
+        sizes = {
+            "size_bytes": now.get("size_bytes"),
+            "was_bytes": change.was.metadata.get("size_bytes"),
+        }
+        if form is Form.COMPRESSED:
+            await self._events.emit("runtime-snapshot.compressed", snapshot_id, **sizes)
+        else:
+            await self._events.emit("runtime-snapshot.unpacked", snapshot_id, **sizes)
 
     async def _agree(self, snapshot: RuntimeSnapshot) -> RuntimeSnapshot:
         path = snapshot.snapshot_path

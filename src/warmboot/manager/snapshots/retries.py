@@ -13,14 +13,52 @@ from uuid import UUID
 import structlog
 
 from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.retry_until_stored import retry_until_stored
 from warmboot.manager.snapshots.plan_rebuilds import RetryPolicy
-from warmboot.model.errors import DiskFull, ImageDamaged, NotFound, Unavailable, WarmbootError
+from warmboot.model.errors import (
+    DiskFull,
+    IllegalTransition,
+    ImageDamaged,
+    NotFound,
+    Unavailable,
+    WarmbootError,
+)
+from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
 
 NO_VERDICT = (DiskFull, ImageDamaged, Unavailable)
 """These errors say nothing about the snapshot that was to be built: its time will come."""
+
+
+async def note_failure(
+    store: Store,
+    events: EventLog,
+    policy: RetryPolicy,
+    snapshot: RuntimeSnapshot,
+    error: WarmbootError,
+) -> None:
+    """Of a build: it is unhealthy, or gone if it was to replace another one, and told of."""
+    log.error(f"Runtime snapshot {snapshot.id} could not be built: {error.brief}")
+    target = SnapshotState.DELETED if snapshot.replaces else SnapshotState.UNHEALTHY
+    what = f"the failure of runtime snapshot {snapshot.id}"
+    told = {"error": error.as_dict(), "replaces": snapshot.replaces, "cause": snapshot.cause}
+
+    async def fail() -> None:
+        async with events.transaction() as emit:
+            await store.snapshots.set_state(snapshot.id, target, error=error.as_dict())
+            await emit("runtime-snapshot.failed", snapshot.id, **told)
+
+    try:
+        await retry_until_stored(what, fail)
+    except (IllegalTransition, NotFound):  # deleted while it was built
+        return
+    if snapshot.cause.automatic:
+        spoiled = snapshot.replaces or snapshot.id
+        await retry_until_stored(
+            what, lambda: note_failed_build(store, events, policy, spoiled, error)
+        )
 
 
 async def note_failed_build(

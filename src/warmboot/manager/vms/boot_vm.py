@@ -12,11 +12,12 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 import structlog
@@ -27,7 +28,7 @@ from warmboot.host.network import Slot
 from warmboot.host.vm.boot_logs import last_lines
 from warmboot.host.vm.vm_files import DiskSource, image_disks, kept_disk, snapshot_disks
 from warmboot.manager.core.boot_admission import BootTicket
-from warmboot.manager.core.saga import Context, Saga, SagaRunner, Step
+from warmboot.manager.core.saga import Saga, SagaRunner, Step
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.vms.warm_pool import Prepared, WarmPool
 from warmboot.model.container import Container
@@ -35,7 +36,7 @@ from warmboot.model.errors import GuestError, GuestUnreachable, NotFound, VmGone
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.model.shapes import Shape
-from warmboot.model.vm import VmKind, VmRecord, VmSpec
+from warmboot.model.vm import VmKind, VmRecord, VmSpec, new_vm_id
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
@@ -54,26 +55,41 @@ class BootTimeouts:
     cold_s: float = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """What one run of the saga is to boot."""
+@dataclass(slots=True)
+class BootNotes:
+    """Of a VM that is booted; ``slot`` may have died since. Journaled."""
+
+    vm_id: str
+    snapshot_id: UUID | None = None
+    keeps_disk: bool = False
+    slot: Slot | None = None
+
+
+@dataclass(slots=True)
+class _Boot:
+    """What is booted for whom, and what became of it so far."""
 
     container: Container
     image: RuntimeImage
     shape: Shape
-    snapshot: RuntimeSnapshot | None
-    kept: VmRecord | None
-    prepared: Prepared | None
-    token: str
     watch: Stopwatch
     ticket: BootTicket
+    snapshot: RuntimeSnapshot | None = None
+    kept: VmRecord | None = None
+    prepared: Prepared | None = None
+    token: str = field(default_factory=partial(secrets.token_urlsafe, 32))
+    record: VmRecord = field(init=False)
+    claimed: Claimed = field(init=False)
+    claimed_after_s: float = field(init=False)
 
-    @property
-    def vm_id(self) -> str | None:
-        """The VM's id, where it has one already."""
+    def notes(self) -> BootNotes:
+        vm_id = new_vm_id()
         if self.kept is not None:
-            return self.kept.id
-        return None if self.prepared is None else self.prepared.spec.id
+            vm_id = self.kept.id
+        elif self.prepared is not None:
+            vm_id = self.prepared.spec.id
+        snapshot_id = None if self.snapshot is None else self.snapshot.id
+        return BootNotes(vm_id, snapshot_id, keeps_disk=self.kept is not None)
 
 
 class BootVm:
@@ -94,15 +110,13 @@ class BootVm:
         self._timeouts = timeouts
         self.saga = Saga(
             "boot-vm",
-            (
-                Step("lease", self._lease, self._unlease),
-                Step("network", self._reserve, self._unreserve),
-                Step("machine", self._make, self._unmake),
-                Step("start", self._start),
-                Step("identity", self._claim),
-                Step("docker", self._verify),
-            ),
-            known=2,  # a network slot that was not noted is one that nobody has
+            BootNotes,
+            Step("lease", self._lease, self._unlease),
+            Step("network", self._reserve),  # given back with the machine
+            Step("machine", self._make, self._unmake),
+            Step("start", self._start),
+            Step("identity", self._claim),
+            Step("docker", self._verify),
         )
 
     async def warm(
@@ -114,11 +128,9 @@ class BootVm:
         ticket: BootTicket,
     ) -> VmRecord:
         prepared = self._warm_pool.take(snapshot.id)
-        order = _Order(
-            container, image, snapshot.shape, snapshot, None, prepared, _token(), watch, ticket
-        )
+        boot = _Boot(container, image, snapshot.shape, watch, ticket, snapshot, prepared=prepared)
         try:
-            return await self._boot(order)
+            return await self._boot(boot)
         except BaseException:  # cancelled, too; raised again
             if prepared is not None:  # the saga may have failed before it was its
                 await self._warm_pool.discard(prepared)
@@ -127,9 +139,7 @@ class BootVm:
     async def cold(
         self, container: Container, image: RuntimeImage, watch: Stopwatch, ticket: BootTicket
     ) -> VmRecord:
-        return await self._boot(
-            _Order(container, image, container.shape, None, None, None, _token(), watch, ticket)
-        )
+        return await self._boot(_Boot(container, image, container.shape, watch, ticket))
 
     async def again(
         self,
@@ -140,33 +150,22 @@ class BootVm:
         ticket: BootTicket,
     ) -> VmRecord:
         """Cold, on the disk of the container's earlier VM, which died."""
-        return await self._boot(
-            _Order(container, image, kept.spec.shape, None, kept, None, _token(), watch, ticket)
-        )
+        return await self._boot(_Boot(container, image, kept.spec.shape, watch, ticket, kept=kept))
 
-    async def _boot(self, order: _Order) -> VmRecord:
-        data = {
-            "vm_id": order.vm_id or f"vm-{secrets.token_hex(6)}",
-            "snapshot_id": str(order.snapshot.id) if order.snapshot else None,
-            "keeps_disk": order.kept is not None,
-            "slot": None,
-        }
-        container = order.container
+    async def _boot(self, boot: _Boot) -> VmRecord:
+        container, notes = boot.container, boot.notes()
         try:
-            context = await self._runner.run(self.saga, str(container.id), data, {"order": order})
+            await self._runner.run(self.saga, container.id, notes, boot)
         except (GuestError, VmGone) as error:
-            if order.snapshot is None:
-                await self._quote_console(error, container, data)
+            if boot.snapshot is None:
+                await self._quote_console(error, container, notes.vm_id)
             raise
-        record: VmRecord = context.live["record"]
-        return record
+        return boot.record
 
-    async def _quote_console(
-        self, error: WarmbootError, container: Container, data: Mapping[str, Any]
-    ) -> None:
+    async def _quote_console(self, error: WarmbootError, container: Container, vm_id: str) -> None:
         """Let an error of a cold boot say what the guest said last."""
         logs = self._host.boot_logs
-        text = await logs.of_vm(str(data["vm_id"])) or await logs.kept(container.id)
+        text = await logs.of_vm(vm_id) or await logs.kept(container.id)
         said = last_lines(text) or "(nothing)"
         error.details = f"{error.details}\nthe last that its guest said:\n{said}".strip()
         error.resolution = (
@@ -176,143 +175,122 @@ class BootVm:
 
     # -- steps ---------------------------------------------------------------------------------
 
-    async def _lease(self, context: Context) -> None:
-        order: _Order = context.live["order"]
-        if order.snapshot is not None:
-            await self._store.snapshots.lease(order.snapshot.id, context.subject_id)
+    async def _lease(self, _: BootNotes, boot: _Boot) -> None:
+        if boot.snapshot is not None:
+            await self._store.snapshots.lease(boot.snapshot.id, str(boot.container.id))
 
-    async def _unlease(self, context: Context) -> None:
-        if context.data["snapshot_id"] is not None:
-            await self._store.snapshots.release(context.subject_id)
+    async def _unlease(self, container_id: UUID, notes: BootNotes) -> None:
+        if notes.snapshot_id is not None:
+            await self._store.snapshots.release(str(container_id))
 
-    async def _reserve(self, context: Context) -> None:
-        order: _Order = context.live["order"]
-        with order.watch.stage("network"):
-            prepared = order.prepared
-            slot = prepared.slot if prepared else await self._host.reserve_slot()
-        context.live["slot"] = slot
-        context.data["slot"] = None if slot is None else slot.as_dict()
+    async def _reserve(self, notes: BootNotes, boot: _Boot) -> None:
+        # One that was taken but is not journaled yet is found unused at the next start.
+        with boot.watch.stage("network"):
+            prepared = boot.prepared
+            notes.slot = prepared.slot if prepared else await self._host.reserve_slot()
 
-    async def _unreserve(self, context: Context) -> None:
-        # A slot that was taken but not noted is one that the host finds unused at its start.
-        await self._host.release_slot(journaled_slot(context))
-
-    async def _make(self, context: Context) -> None:
-        order: _Order = context.live["order"]
-        with order.watch.stage("disk"):
-            spec = await self._spec(context, order)
-            record = VmRecord(
+    async def _make(self, notes: BootNotes, boot: _Boot) -> None:
+        with boot.watch.stage("disk"):
+            spec = await self._spec(notes, boot)
+            boot.record = VmRecord(
                 id=spec.id,
                 kind=VmKind.CONTAINER,
-                owner_id=order.container.id,
+                owner_id=boot.container.id,
                 spec=spec,
-                token=order.token,
+                token=boot.token,
                 created_at=datetime.now(UTC),
-                slot=context.data["slot"],
-                snapshot_id=order.kept.snapshot_id if order.kept else _snapshot_id(order),
+                slot=None if notes.slot is None else notes.slot.as_dict(),
+                snapshot_id=boot.kept.snapshot_id if boot.kept else notes.snapshot_id,
             )
-            if order.kept is None:
-                await self._store.vms.add(record)
+            if boot.kept is None:
+                await self._store.vms.add(boot.record)
             else:
                 # Together: without a record the kept disk would be taken for a left-over.
                 async with self._store.transaction():
-                    await self._store.vms.remove(order.kept.id)
-                    await self._store.vms.add(record)
-            context.live["record"] = record
+                    await self._store.vms.remove(boot.kept.id)
+                    await self._store.vms.add(boot.record)
 
-    async def _spec(self, context: Context, order: _Order) -> VmSpec:
-        source = await self._disks(order)
-        if order.prepared is not None:
-            return order.prepared.spec
-        slot: Slot | None = context.live["slot"]
-        return await self._host.make_vm(
-            context.data["vm_id"], order.image, order.shape, slot, source
-        )
+    async def _spec(self, notes: BootNotes, boot: _Boot) -> VmSpec:
+        source = await self._disks(boot)
+        if boot.prepared is not None:
+            return boot.prepared.spec
+        return await self._host.make_vm(notes.vm_id, boot.image, boot.shape, notes.slot, source)
 
-    async def _disks(self, order: _Order) -> DiskSource:
-        if order.kept is not None:
-            return replace(image_disks(order.image), keep=kept_disk(order.kept.spec))
-        if order.snapshot is not None:
-            await self._host.files.check(order.snapshot.snapshot_path)
-            return snapshot_disks(order.snapshot.snapshot_path)
-        return image_disks(order.image)
+    async def _disks(self, boot: _Boot) -> DiskSource:
+        if boot.kept is not None:
+            return replace(image_disks(boot.image), keep=kept_disk(boot.kept.spec))
+        if boot.snapshot is not None:
+            await self._host.files.check(boot.snapshot.snapshot_path)
+            return snapshot_disks(boot.snapshot.snapshot_path)
+        return image_disks(boot.image)
 
-    async def _unmake(self, context: Context) -> None:
-        vm_id, kept = context.data["vm_id"], context.data["keeps_disk"]
+    async def _unmake(self, container_id: UUID, notes: BootNotes) -> None:
         with contextlib.suppress(OSError):  # a full disk; the VM has to go all the same
-            await self._host.boot_logs.keep(UUID(context.subject_id), vm_id)
-        await self._host.destroy(vm_id, journaled_slot(context), keep_folder=kept)
-        if kept:
+            await self._host.boot_logs.keep(container_id, notes.vm_id)
+        await self._host.destroy(notes.vm_id, notes.slot, keep_folder=notes.keeps_disk)
+        if notes.keeps_disk:
             with contextlib.suppress(NotFound):
-                await self._store.vms.update(vm_id, handle=None, slot=None)
+                await self._store.vms.update(notes.vm_id, handle=None, slot=None)
         else:
-            await self._store.vms.remove(vm_id)
+            await self._store.vms.remove(notes.vm_id)
 
-    async def _start(self, context: Context) -> None:
-        order: _Order = context.live["order"]
-        record: VmRecord = context.live["record"]
-        if order.snapshot is None:
-            with order.watch.stage("boot"):
-                handle = await self._host.boot(record.spec, order.token)
+    async def _start(self, _: BootNotes, boot: _Boot) -> None:
+        record = boot.record
+        if boot.snapshot is None:
+            with boot.watch.stage("boot"):
+                handle = await self._host.boot(record.spec, boot.token)
         else:
-            await order.ticket.run()
-            if order.prepared is None:  # a restore takes its time, and little of ours
-                order.ticket.prepared()
-            with order.watch.stage("restore"):
+            await boot.ticket.run()
+            if boot.prepared is None:  # a restore takes its time, and little of ours
+                boot.ticket.prepared()
+            with boot.watch.stage("restore"):
                 handle = await self._host.restore(
-                    record.spec, Path(order.snapshot.snapshot_path), order.token
+                    record.spec, Path(boot.snapshot.snapshot_path), boot.token
                 )
-        context.live["record"] = replace(record, handle=handle)
+        boot.record = replace(record, handle=handle)
 
-    async def _claim(self, context: Context) -> None:
-        order: _Order = context.live["order"]
+    async def _claim(self, notes: BootNotes, boot: _Boot) -> None:
         identity = Identity(
-            hostname=order.container.spec.host_name,
-            machine_id=order.container.id.hex,
-            token=order.token,
+            hostname=boot.container.spec.host_name,
+            machine_id=boot.container.id.hex,
+            token=boot.token,
         )
         began_s = time.monotonic()
-        with order.watch.stage("identity") as steps:
-            claimed = await self._host.claim(
-                context.data["vm_id"],
+        with boot.watch.stage("identity") as steps:
+            boot.claimed = await self._host.claim(
+                notes.vm_id,
                 identity,
-                self._timeout_s(order),
-                self._docker_at_once_s(order),
-                order.ticket.prepared,
+                self._timeout_s(boot),
+                self._docker_at_once_s(boot),
+                boot.ticket.prepared,
             )
-            steps += claimed.steps
-        context.live["claimed"] = claimed
-        context.live["claimed_after_s"] = time.monotonic() - began_s
+            steps += boot.claimed.steps
+        boot.claimed_after_s = time.monotonic() - began_s
 
-    async def _verify(self, context: Context) -> None:
-        order: _Order = context.live["order"]
-        claimed: Claimed = context.live["claimed"]
-        with order.watch.stage("docker", before_s=claimed.docker_waited_s):
-            if not claimed.docker_answers:
-                left_s = self._timeout_s(order) - self._waited_s(order, context)
-                await self._host.wait_for_docker(context.data["vm_id"], left_s)
-        order.ticket.ran()
+    async def _verify(self, notes: BootNotes, boot: _Boot) -> None:
+        with boot.watch.stage("docker", before_s=boot.claimed.docker_waited_s):
+            if not boot.claimed.docker_answers:
+                left_s = self._timeout_s(boot) - self._waited_s(boot)
+                await self._host.wait_for_docker(notes.vm_id, left_s)
+        boot.ticket.ran()
         # Not before: whoever finds it unfinished undoes it, and finds its processes by its folder.
-        record: VmRecord = context.live["record"]
-        await self._store.vms.update(record.id, handle=record.handle)
+        await self._store.vms.update(boot.record.id, handle=boot.record.handle)
 
-    def _timeout_s(self, order: _Order) -> float:
-        return self._timeouts.cold_s if order.snapshot is None else self._timeouts.warm_s
+    def _timeout_s(self, boot: _Boot) -> float:
+        return self._timeouts.cold_s if boot.snapshot is None else self._timeouts.warm_s
 
-    def _waited_s(self, order: _Order, context: Context) -> float:
+    def _waited_s(self, boot: _Boot) -> float:
         """How much of the time for Docker is over."""
-        claimed: Claimed = context.live["claimed"]
-        if order.snapshot is not None:
-            return min(claimed.docker_waited_s, self._docker_at_once_s(order))
+        if boot.snapshot is not None:
+            return min(boot.claimed.docker_waited_s, self._docker_at_once_s(boot))
         # An agent that came at the last moment leaves its Docker a little.
-        took_s: float = context.live["claimed_after_s"]
-        return min(took_s, self._timeouts.cold_s / 2)
+        return min(boot.claimed_after_s, self._timeouts.cold_s / 2)
 
-    def _docker_at_once_s(self, order: _Order) -> float:
+    def _docker_at_once_s(self, boot: _Boot) -> float:
         """Where Docker runs already it is asked for in the same breath, for half of its time."""
-        if order.snapshot is None:
+        if boot.snapshot is None:
             return 0.0
-        return min(DOCKER_AT_ONCE_S, self._timeout_s(order) / 2)
+        return min(DOCKER_AT_ONCE_S, self._timeout_s(boot) / 2)
 
 
 async def with_second_try(boot: Callable[[], Awaitable[T]]) -> T:
@@ -325,17 +303,3 @@ async def with_second_try(boot: Callable[[], Awaitable[T]]) -> T:
     except (VmGone, GuestUnreachable) as error:
         log.warning(f"a cold boot is tried once more: {error.brief}", details=error.details)
         return await boot()
-
-
-def journaled_slot(context: Context, key: str = "slot") -> Slot | None:
-    """The network slot that a saga noted; it may have died since."""
-    slot = context.data[key]
-    return None if slot is None else Slot.from_dict(slot)
-
-
-def _token() -> str:
-    return secrets.token_urlsafe(32)
-
-
-def _snapshot_id(order: _Order) -> UUID | None:
-    return order.snapshot.id if order.snapshot else None

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
@@ -27,7 +26,7 @@ from warmboot.model.journal.event import Event
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.model.shapes import Shape
 from warmboot.model.snapshot_fit import fit_of
-from warmboot.model.vm import VmSpec
+from warmboot.model.vm import VmSpec, new_vm_id
 from warmboot.store import Store
 
 MOST = 4
@@ -144,7 +143,7 @@ class WarmPool:
 
     async def _prepare(self, snapshot: RuntimeSnapshot) -> Prepared:
         image = await self._store.images.get(snapshot.runtime_image_id)
-        path, vm_id = snapshot.snapshot_path, f"vm-{secrets.token_hex(6)}"
+        path, vm_id = snapshot.snapshot_path, new_vm_id()
         await self._host.files.check(path)
         slot = await self._host.reserve_slot()
         try:

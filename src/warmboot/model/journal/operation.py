@@ -36,3 +36,12 @@ class Operation:
     error: Mapping[str, Any] | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None
+
+    @property
+    def vm_ids(self) -> tuple[str, ...]:
+        return vms_in(self.data)
+
+
+def vms_in(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """The ids of the VMs that the operation of this ``data`` may have made."""
+    return tuple(str(value) for name, value in data.items() if name.endswith("vm_id"))
