@@ -83,7 +83,7 @@ def test_that_of_another_program_is_not_taken(folder: Path) -> None:
 
 def test_a_file_is_not_taken(folder: Path) -> None:
     (folder / "m.sock").write_text("precious")
-    with pytest.raises(InvalidRequest, match="no socket"), listening(folder / "m.sock"):
+    with pytest.raises(InvalidRequest, match="not a socket"), listening(folder / "m.sock"):
         pass
     assert (folder / "m.sock").read_text() == "precious"
 

@@ -42,7 +42,7 @@ def test_no_manager_says_how_to_start_one(cli: Cli) -> None:
 def test_what_is_no_address_of_a_manager_is_told(cli: Cli, address: str) -> None:
     done = cli("ps", WARMBOOT_URL=address)
     assert done.returncode == 1
-    assert f"error: '{address}' is no address of a manager" in done.stderr
+    assert f"error: '{address}' is not the address of a manager" in done.stderr
     assert "unix:///" in done.stderr
 
 

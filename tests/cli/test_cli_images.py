@@ -103,9 +103,9 @@ def test_versions_are_weighed_pinned_and_compared(cli: Cli, served: Served, tmp_
         2,
     }
     for weight, words in (
-        ("many", "is no number"),
-        ("-1", "is no weight"),
-        ("nan", "is no weight"),
+        ("many", "is not a number"),
+        ("-1", "is not a weight"),
+        ("nan", "is not a weight"),
     ):
         refused = cli("snapshot", "weight", second[:8], "--", weight)
         assert refused.returncode == 2

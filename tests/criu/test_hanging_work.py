@@ -40,7 +40,7 @@ async def test_a_worker_with_a_stopped_child_is_refused_at_once_and_runs_on(
     (stopped,) = stopped_in(container, pid)
     if (await engine.facts()).cgroup_version != "1":
         pytest.skip("version 2 of cgroups freezes what is stopped, too")
-    with pytest.raises(Conflict, match="runs on") as caught:
+    with pytest.raises(Conflict, match="keeps running") as caught:
         await checkpoint(engine, container, "cp")
     assert f"{stopped} (sh)" in caught.value.details
     assert "kill -CONT" in caught.value.resolution

@@ -144,7 +144,7 @@ async def test_at_most_so_many_stay_and_what_is_pinned_or_in_use_never_goes(kept
         await kept.cli("snapshot", "pin", str(first.id))
         assert (await kept.cli("gc")).out == "nothing to remove\n"
         refused = await kept.cli("snapshot", "create", "default", code=1)
-        assert "none of them may go" in refused.err
+        assert "none of them can be removed" in refused.err
         assert await kept.exec("user", "echo alive") == "alive\n"
         assert await ready() == {first.id, pinned.id, mapped.id}
 

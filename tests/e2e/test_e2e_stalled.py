@@ -84,7 +84,7 @@ async def test_a_running_container_waits_for_room_and_goes_on(
             await eventually(stalled, "it stands still")
             assert "(Stalled)" in (await small.cli("ps")).out
             shown = (await small.cli("inspect", "full")).out
-            assert "the disk is full: the container stands still" in shown
+            assert "the disk is full: the container is stalled" in shown
             refused = await small.cli("exec", "full", "echo", "hello", code=1)
             assert "next: free some space" in refused.err
             # The next manager finds out for itself.

@@ -102,7 +102,7 @@ async def test_a_version_of_weight_0_only_stands_by(grown: Site) -> None:
     assert by_version[2]["successes"] == 3
     assert by_version[2]["boot_s"]["median"] > 0
     refused = await grown.cli("snapshot", "weight", first.id, "many", code=2)
-    assert "is no number" in refused.err
+    assert "is not a number" in refused.err
 
 
 async def test_a_rebuild_is_swapped_in_with_weight_and_pin_and_until_then_the_old_one_serves(

@@ -278,7 +278,7 @@ async def test_at_the_limit_with_all_pinned_or_in_use_nothing_goes(place: Lab) -
         pinned, leased = await manager.snapshot(), await manager.snapshot(shape=Shape(2, 512))
         await manager.snapshots.set_traits(pinned.id, pinned=True)
         await manager.run("web", shape=Shape(2, 512))
-        with pytest.raises(Conflict, match="none of them may go"):
+        with pytest.raises(Conflict, match="none of them can be removed"):
             await manager.snapshots.create(pinned.runtime_image_id, Shape(1, 512))
         assert set(await states(manager)) == {pinned.id, leased.id}
 

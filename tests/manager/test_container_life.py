@@ -138,7 +138,7 @@ async def test_a_kill_ends_a_stop_that_waits(manager: Manager) -> None:
     assert (await manager.containers.get("web")).exit_code == 137
     async with asyncio.timeout(5):
         await stopping
-    with pytest.raises(Conflict, match="does not run"):
+    with pytest.raises(Conflict, match="is not running"):
         await manager.containers.kill("web", "SIGTERM")
 
 

@@ -56,7 +56,7 @@ async def test_a_shape_that_the_host_has_not_is_refused(
 ) -> None:
     monkeypatch.setattr(manager.host, "capacity", lambda: Capacity(2, 2048))
     image = await manager.image()
-    with pytest.raises(InvalidRequest, match="cannot be had on this host") as refused:
+    with pytest.raises(InvalidRequest, match="are not available on this host") as refused:
         await manager.create(shape=shape)
     assert refused.value.details == has
     assert refused.value.resolution

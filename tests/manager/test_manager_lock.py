@@ -144,7 +144,7 @@ async def test_who_has_not_said_yet_who_it_is_holds_the_lock_all_the_same(tmp_pa
             only_manager(tmp_path, "http://two"),
         ):
             pass
-    assert "has not said yet" in told.value.details
+    assert "has not identified itself yet" in told.value.details
 
 
 # -- the network prefix ----------------------------------------------------------------------------

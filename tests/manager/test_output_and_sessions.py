@@ -126,7 +126,7 @@ async def test_an_exec_with_a_terminal(manager: Manager) -> None:
 async def test_an_exec_needs_a_container_that_runs(manager: Manager) -> None:
     await manager.run("web", "true")
     await manager.wait("web", Until.EXITED)
-    with pytest.raises(Conflict, match="does not run"):
+    with pytest.raises(Conflict, match="is not running"):
         await manager.containers.exec("web", ExecSpec(("true",)))
     with pytest.raises(NotFound):
         await manager.containers.exec("nobody", ExecSpec(("true",)))

@@ -300,7 +300,7 @@ async def test_an_image_that_cannot_be_renewed_says_what_to_do(place: Lab, tmp_p
         assert error["code"] == "not-supported"
         assert error["brief"] == "the guest agent of the runtime image default could not be renewed"
         assert f"its protocol is {OLD}, this warmboot speaks {AGENT_VERSION}" in error["details"]
-        assert "there is no guest agent of warmboot's" in error["details"]
+        assert "there is no warmboot guest agent" in error["details"]
         assert "`warmboot runtime build`" in error["resolution"]
         told = await event(manager, "runtime-image.renew-failed", image.id)
         assert told.data["error"] == error

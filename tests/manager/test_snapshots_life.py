@@ -131,7 +131,7 @@ async def test_one_rebuild_at_a_time(manager: Manager) -> None:
         *(manager.snapshots.rebuild(old.id) for _ in range(4)), return_exceptions=True
     )
     assert sorted(type(r).__name__ for r in results) == ["Conflict"] * 3 + ["UUID"]
-    with pytest.raises(Conflict, match="rebuilt already"):
+    with pytest.raises(Conflict, match="already being rebuilt"):
         await manager.snapshots.rebuild(old.id)
     await check(manager.running, ready=[old])
 

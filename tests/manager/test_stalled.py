@@ -72,7 +72,7 @@ async def told(manager: Manager, container: Container, kind: str, times: int = 1
 async def test_it_is_told_with_what_to_do(manager: Manager, web: Container) -> None:
     event = await told(manager, web, "container.stalled")
     assert event.data["error"]["code"] == "disk-full"
-    assert "goes on by itself" in event.data["error"]["resolution"]
+    assert "continues automatically" in event.data["error"]["resolution"]
     now = await manager.containers.get("web")
     assert now.state is ContainerState.RUNNING
     assert now.error == event.data["error"]
@@ -85,9 +85,9 @@ async def test_it_is_told_with_what_to_do(manager: Manager, web: Container) -> N
 async def test_what_it_could_not_answer_is_refused_at_once(
     manager: Manager, web: Container
 ) -> None:
-    with pytest.raises(DiskFull, match="stands still"):
+    with pytest.raises(DiskFull, match="is stalled"):
         await manager.containers.exec("web", ExecSpec(("true",)))
-    with pytest.raises(DiskFull, match="stands still"):
+    with pytest.raises(DiskFull, match="is stalled"):
         await manager.containers.stop("web", 1)
 
 

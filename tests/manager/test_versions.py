@@ -156,7 +156,7 @@ async def test_pins_and_weights_of_what_is_not_there(
     with pytest.raises(NotFound):
         await manager.snapshots.set_traits(uuid4(), weight=1)
     for weight in (-1.0, float("nan"), float("inf"), 1e9):
-        with pytest.raises(InvalidRequest, match="is no weight"):
+        with pytest.raises(InvalidRequest, match="is not a weight"):
             await manager.snapshots.set_traits(snapshot.id, weight=weight)
 
 

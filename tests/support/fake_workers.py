@@ -43,7 +43,7 @@ class FakeWorkers:
     async def create(self, spec: WorkerSpec) -> UUID:
         if spec.tty or spec.auto_remove or spec.network != "host":
             raise NotSupported(
-                f"{spec.name} could not be paused so that it would resume",
+                f"{spec.name} could not be resumed after a pause",
                 details="it is not known that this engine restores it",
                 resolution="run the worker with network 'host', without a TTY or auto-remove",
             )
@@ -173,7 +173,7 @@ class FakeWorkers:
     async def delete_checkpoint(self, ref: str, name: str) -> None:
         worker, found = await self.get(ref), await self.checkpoint(ref, name)
         if worker.paused_into == found.id:
-            raise InUse(f"{worker.name} is kept in the checkpoint {name}")
+            raise InUse(f"{worker.name} is paused in the checkpoint {name}")
         self.kept[worker.id].remove(found)
 
     async def export_checkpoint(self, ref: str, name: str) -> Exported:

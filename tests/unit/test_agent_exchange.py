@@ -150,7 +150,7 @@ async def test_an_image_without_our_agent_is_told_apart(old: Path, tmp_path: Pat
     (old / "rootfs.ext4").unlink()
     await make_ext4(old / "rootfs.ext4")
     write_manifest(old, await describe(old, "quiet", OLD, {}))
-    with pytest.raises(NotSupported, match="no guest agent") as caught:
+    with pytest.raises(NotSupported, match="no warmboot guest agent") as caught:
         await renew_agent(old, tmp_path / "storage")
     assert "`warmboot runtime build`" in caught.value.resolution
     assert list((tmp_path / "storage/runtime-images").iterdir()) == []
@@ -215,7 +215,7 @@ async def test_a_full_disk_leaves_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(renew, "copy_sparse", full)
-    with pytest.raises(DiskFull, match="no room"):
+    with pytest.raises(DiskFull, match="not enough space"):
         await renew_agent(old, tmp_path / "storage")
     assert list((tmp_path / "storage/runtime-images").iterdir()) == []
 

@@ -167,7 +167,7 @@ def test_after_the_last_version_failed_one_that_is_made_is_named() -> None:
 
 @pytest.mark.parametrize("weight", [-1, -0.001, float("nan"), float("inf"), MAX_WEIGHT + 1, True])
 def test_what_is_no_weight_is_refused(weight: float) -> None:
-    with pytest.raises(InvalidRequest, match="is no weight"):
+    with pytest.raises(InvalidRequest, match="is not a weight"):
         check_weight(weight)
 
 

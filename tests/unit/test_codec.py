@@ -189,7 +189,7 @@ def test_a_field_with_a_default_may_be_missing() -> None:
             ".ports[1].container_port: Input should be a valid integer, found str",
         ),
         ({**SPEC, "ports": {}}, ".ports: Input should be a valid array, found dict"),
-        ({**SPEC, "shape": {"vcpus": 0, "memory_mib": 512}}, "ContainerSpec: 0 vCPUs cannot be"),
+        ({**SPEC, "shape": {"vcpus": 0, "memory_mib": 512}}, "ContainerSpec: 0 vCPUs are not"),
         ([], "ContainerSpec: Input should be an object, found list"),
         (None, "ContainerSpec: Input should be an object, found NoneType"),
     ],

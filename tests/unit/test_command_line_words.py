@@ -30,7 +30,7 @@ def test_signals_are_named_as_docker_takes_them(text: str, name: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "NONE", "0", "65", "-9", "TERM+1", "SIG", "\u0661"])
 def test_what_is_no_signal_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is no signal"):
+    with pytest.raises(ValueError, match="is not a signal"):
         signal_name(text)
 
 
@@ -63,7 +63,7 @@ def test_what_is_no_time_is_refused_or_seconds(text: str) -> None:
     if text == "10":
         assert parse_moment(text) == datetime(1970, 1, 1, 0, 0, 10, tzinfo=UTC)
         return
-    with pytest.raises(ValueError, match="is no time"):
+    with pytest.raises(ValueError, match="is not a time"):
         parse_moment(text)
 
 

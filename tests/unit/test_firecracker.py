@@ -214,7 +214,7 @@ async def test_the_pinned_binary_tells_its_versions() -> None:
 async def test_a_program_that_is_not_firecracker_is_a_problem() -> None:
     probe = await Firecracker(FirecrackerConfig(binary="true")).probe()
     assert not probe.usable
-    assert "gives no version" in probe.problems[0].brief
+    assert "prints no version" in probe.problems[0].brief
 
 
 async def test_a_binary_that_is_nowhere_names_the_setting_too() -> None:

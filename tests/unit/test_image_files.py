@@ -307,7 +307,7 @@ async def test_a_full_disk_leaves_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files, "copy_sparse", full)
-    with pytest.raises(DiskFull, match="no room"):
+    with pytest.raises(DiskFull, match="not enough space"):
         await import_runtime_image(image, tmp_path / "storage")
     assert list((tmp_path / "storage/runtime-images").iterdir()) == []
 

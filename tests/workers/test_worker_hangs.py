@@ -46,7 +46,7 @@ async def test_a_pause_that_hangs_ends_at_its_limit_and_the_worker_runs_on(
     async with served(settings) as it, DockerEngine(hanging.socket) as engine:
         worker = await start_on(it.client, engine)
         secret, seen = await counted(it.client, worker.id)
-        with pytest.raises(WarmbootError, match="runs on") as caught:
+        with pytest.raises(WarmbootError, match="keeps running") as caught:
             await it.client.workers.pause(worker.id)
         assert "nothing of it had moved for 1 s" in caught.value.details
         assert (await it.client.workers.get(worker.id)).state == "running"

@@ -107,7 +107,7 @@ async def test_a_dump_that_fails_leaves_it_running_with_crius_lines(
 ) -> None:
     worker = await start(script=GHOST)
     await wait_for_line(client, worker.id, lambda line: line == "ready")
-    with pytest.raises(CheckpointError, match="it runs on") as caught:
+    with pytest.raises(CheckpointError, match="it keeps running") as caught:
         await client.workers.pause(worker.id)
     assert "Error (criu/" in caught.value.details
     now = await client.workers.get(worker.id)

@@ -198,7 +198,7 @@ def unexpected_problem(error: Exception, path: str) -> Response:
         "internal",
         "something unexpected went wrong in warmboot",
         detail=f"The log has the whole story under the id {incident}.",
-        resolution="try again; if it comes back, report it together with the log lines",
+        resolution="try again; if it happens again, report it together with the log lines",
         id=incident,
     )
 

@@ -34,7 +34,9 @@ class Filters:
             if not assigned or key not in _TESTS:
                 raise ValueError(f"{entry!r}: write {', '.join(f'{known}=…' for known in _TESTS)}")
             if key == "status" and value not in list(ContainerState):
-                raise ValueError(f"{value!r} is no state; there are {', '.join(ContainerState)}")
+                raise ValueError(
+                    f"{value!r} is not a state; use one of {', '.join(ContainerState)}"
+                )
             self._wanted[key].append(value)
 
     @property

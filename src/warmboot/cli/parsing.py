@@ -27,7 +27,7 @@ def parse_memory(text: str) -> int:
     """``512m``, ``1g``, ``1.5g`` (a bare number is bytes, as in docker) to MiB."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"{text!r} is no size; write for example 512m or 1g")
+        raise ValueError(f"{text!r} is not a size; write for example 512m or 1g")
     size_bytes = float(match[1]) * _SIZES[match[2].lower()]
     if size_bytes < MIB:
         raise ValueError(f"{text!r} is less than 1 MiB; write for example 512m or 1g")
@@ -40,10 +40,10 @@ def parse_cpus(text: str) -> int:
     try:
         cpus = float(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no number of CPUs") from None
+        raise ValueError(f"{text!r} is not a number of CPUs") from None
     if cpus != int(cpus) or cpus < 1:
         raise ValueError(
-            f"{text} CPUs cannot be had: a container has a VM of its own, and a VM has whole "
+            f"{text} CPUs are not possible: a container has its own VM, and a VM has whole "
             "CPUs; use --cpus 1, 2, …"
         )
     return int(cpus)
@@ -54,9 +54,9 @@ def parse_weight(text: str) -> float:
     try:
         weight = float(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no number; write for example 100, 0.5 or 0") from None
+        raise ValueError(f"{text!r} is not a number; write for example 100, 0.5 or 0") from None
     if not 0 <= weight < float("inf"):
-        raise ValueError(f"{text} is no weight; write a number from 0 on")
+        raise ValueError(f"{text} is not a weight; write a number of 0 or more")
     return weight
 
 
@@ -76,7 +76,7 @@ def parse_port(text: str) -> dict[str, Any]:
     if len(parts) == 3:
         ip, *parts = parts
     if len(parts) > 2:
-        raise ValueError(f"{text!r} is no port; write [ip:][host:]container[/udp]")
+        raise ValueError(f"{text!r} is not a port; write [ip:][host:]container[/udp]")
     host, container = ("", *parts) if len(parts) == 1 else parts
     port = {
         "container_port": _port(container, text),
@@ -87,15 +87,15 @@ def parse_port(text: str) -> dict[str, Any]:
         try:
             port["host_ip"] = str(ipaddress.IPv4Address(ip))
         except ValueError:
-            raise ValueError(f"{text!r}: {ip!r} is no IPv4 address") from None
+            raise ValueError(f"{text!r}: {ip!r} is not an IPv4 address") from None
     return port
 
 
 def _port(text: str, whole: str, lowest: int = 1) -> int:
     if "-" in text:
-        raise ValueError(f"{whole!r}: ranges of ports are not supported; give -p once a port")
+        raise ValueError(f"{whole!r}: ranges of ports are not supported; use -p once for each port")
     if not (text.isascii() and text.isdigit()) or not lowest <= int(text) <= 65_535:
-        raise ValueError(f"{whole!r}: {text!r} is no port; ports are {lowest} to 65535")
+        raise ValueError(f"{whole!r}: {text!r} is not a port; ports are {lowest} to 65535")
     return int(text)
 
 
@@ -110,7 +110,7 @@ def parse_moment(text: str, now: datetime | None = None) -> datetime:
         return datetime.fromisoformat(text).astimezone()
     except (ValueError, OverflowError, OSError):
         raise ValueError(
-            f"{text!r} is no time; write for example 10m, 2026-01-24T12:00:00 or 1769256000"
+            f"{text!r} is not a time; write for example 10m, 2026-01-24T12:00:00 or 1769256000"
         ) from None
 
 
@@ -135,6 +135,6 @@ def _env_lines(file: Path) -> list[str]:
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
-        raise ValueError(f"{file} is no UTF-8 text") from None
+        raise ValueError(f"{file} is not UTF-8 text") from None
     lines = (line.lstrip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]

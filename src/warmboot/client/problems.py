@@ -46,7 +46,7 @@ def check_address(endpoint: Endpoint) -> None:
 
 def no_address(endpoint: Endpoint, why: str) -> ManagerUnreachable:
     return ManagerUnreachable(
-        f"{endpoint.url!r} is no address of a manager",
+        f"{endpoint.url!r} is not the address of a manager",
         details=why,
         resolution="set WARMBOOT_URL to something like http://127.0.0.1:18080 "
         "or unix:///run/warmboot/18080.sock",
@@ -77,7 +77,7 @@ def error_from(status: int, content: bytes) -> errors.WarmbootError:
         body = None
     if not isinstance(body, dict) or "title" not in body:
         return errors.Unavailable(
-            f"the server answered {status}, but not as warmboot does",
+            f"the server answered {status}, but not in warmboot's format",
             details=content[:200].decode("utf-8", "replace"),
             resolution="check WARMBOOT_URL: is this the manager?",
         )

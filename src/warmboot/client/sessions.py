@@ -70,7 +70,7 @@ class Session:
 
 def _lost() -> Unavailable:
     return Unavailable(
-        "the session was cut off", resolution="see whether it still runs with: warmboot ps"
+        "the session was cut off", resolution="check whether it is still running: warmboot ps"
     )
 
 

@@ -33,7 +33,7 @@ async def demultiplexed(chunks: AsyncIterator[bytes]) -> AsyncIterator[LogChunk]
                 raise error_of(json.loads(data))
             yield LogChunk(_STREAMS.get(tag, "stdout"), data)
     if buffer:
-        raise Unavailable("the output was cut off in the middle", resolution="ask for it again")
+        raise Unavailable("the output was cut off in the middle", resolution="request it again")
 
 
 async def server_sent(lines: AsyncIterator[str]) -> AsyncIterator[Event | None]:

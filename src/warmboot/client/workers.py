@@ -137,7 +137,7 @@ class Workers:
             raise DiskFull(
                 f"the archive could not be written to {destination}",
                 details=str(error),
-                resolution="see that its folder is there, has room and may be written to",
+                resolution="check that its folder exists, is writable and has free space",
             ) from error
         finally:
             with contextlib.suppress(OSError):

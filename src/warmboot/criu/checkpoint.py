@@ -89,7 +89,7 @@ def refuse_obstacles(engine: EngineFacts, container: ContainerFacts) -> None:
     )
     if found:
         raise NotSupported(
-            f"{container.name} cannot be paused so that it would resume",
+            f"{container.name} could not be resumed after a pause",
             details="; ".join(obstacle.reason for obstacle in found),
             resolution="; ".join(obstacle.remedy for obstacle in found),
         )
@@ -131,7 +131,7 @@ async def checkpoint(
         raise Conflict(
             f"{found.name} is not running",
             details=f"its container is {found.status}",
-            resolution="only what runs can be paused",
+            resolution="only a running worker can be paused",
         )
     refuse_obstacles(facts, found)
     folder = facts.checkpoint_folder(found.id, name)
@@ -217,11 +217,11 @@ def refuse_stopped(facts: EngineFacts, container: ContainerFacts) -> None:
     if stopped:
         which = ", ".join(f"{pid} ({name})" for pid, name in sorted(stopped.items()))
         raise Conflict(
-            f"{container.name} cannot be paused now; it runs on",
-            details=f"stopped by a signal: process {which}. With version 1 of cgroups CRIU cannot "
+            f"{container.name} cannot be paused now; it keeps running",
+            details=f"stopped by a signal: process {which}. With cgroups version 1, CRIU cannot "
             "dump a stopped process",
-            resolution="let it go on (`kill -CONT`) or end it, then pause again; a machine with "
-            "version 2 of cgroups does not mind",
+            resolution="continue it (`kill -CONT`) or end it, then pause again; cgroups version 2 "
+            "does not have this limitation",
         )
 
 
@@ -238,7 +238,7 @@ def _check_room(facts: EngineFacts, container: ContainerFacts, socket: Path) -> 
         room = {folder: shutil.disk_usage(folder).free for folder in needs}
     except OSError as error:
         raise NotSupported(
-            "the engine's own folder cannot be seen from here",
+            "the engine's data folder is not accessible from here",
             details=str(error),
             resolution="run warmboot as root on the engine's own machine",
         ) from error
@@ -246,7 +246,7 @@ def _check_room(facts: EngineFacts, container: ContainerFacts, socket: Path) -> 
         needed, free = bytes_ + SPARE_BYTES, room[folder]
         if free < needed:
             raise DiskFull(
-                f"there is no room for a checkpoint of {container.name}",
+                f"there is not enough space for a checkpoint of {container.name}",
                 details=f"it needs about {needed >> 20} MiB below {folder}, where "
                 f"{free >> 20} MiB are free",
                 resolution="delete checkpoints, containers or images that are not needed",
@@ -280,9 +280,11 @@ async def _failed(
     except NotFound:
         fate = "its container is gone"
     except EngineUnavailable:
-        fate = "the engine went away, so it is not known whether it runs on"
+        fate = "the engine went away, so it is not known whether it keeps running"
     else:
-        fate = "it runs on" if now.running else f"it has stopped with exit code {now.exit_code}"
+        fate = (
+            "it keeps running" if now.running else f"it has stopped with exit code {now.exit_code}"
+        )
     full = isinstance(error, DiskFull) or any("No space left on device" in line for line in lines)
     kind = DiskFull if full else CheckpointError
     return kind(

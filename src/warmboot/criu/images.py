@@ -85,7 +85,7 @@ def read_dump(folder: Path, ignore: frozenset[str] = frozenset()) -> DumpFacts:
 
 def unreadable(error: OSError) -> CheckpointError:
     return CheckpointError(
-        "warmboot may not read what belongs to a checkpoint",
+        "warmboot is not allowed to read the files of a checkpoint",
         details=str(error),
         resolution="run warmboot as root",
     )

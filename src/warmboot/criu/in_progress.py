@@ -74,7 +74,7 @@ async def unless_it_hangs(
             raise EngineUnavailable(
                 "the Docker engine does not answer",
                 details=what,
-                resolution="see the engine's log; restart it if it stays so",
+                resolution="see the engine's log; restart it if this continues",
             )
         error = task.exception()
         if isinstance(error, WarmbootError):

@@ -66,7 +66,7 @@ async def restore(
     if found.running:
         raise Conflict(
             f"{found.name} is running",
-            resolution="only what is paused can be resumed",
+            resolution="only a paused worker can be resumed",
         )
     dump = await dump_facts(engine, found.id, name)
     refuse_obstacles(facts, found)
@@ -79,7 +79,7 @@ async def restore(
     if continuity is Continuity.FRESH:
         await engine.kill(found.id)
         raise CheckpointError(
-            f"{found.name} was started afresh instead of being restored; it was stopped again",
+            f"{found.name} was started anew instead of being restored, and was stopped again",
             details=f"Docker {facts.version} reported success, but the process does not have the "
             f"memory of the checkpoint {name}",
             resolution="the checkpoint is intact: try again, or on another version of Docker",
@@ -142,7 +142,7 @@ def salt(folder: Path) -> str:
         raise DiskFull(
             "the checkpoint cannot be prepared for its restore",
             details=str(error),
-            resolution="see that the disk has room and is not mounted read-only",
+            resolution="check that the disk has free space and is not mounted read-only",
         ) from error
     return made
 

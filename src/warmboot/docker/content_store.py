@@ -44,10 +44,10 @@ async def until_forgotten(container_id: str, pid: int, stores: Sequence[Path]) -
                 await asyncio.sleep(LOOK_EVERY_S)
     except TimeoutError as error:
         raise CheckpointError(
-            "containerd has not yet forgotten the dump before; the container runs on",
+            "containerd has not yet released the previous dump; the container keeps running",
             details=f"its content store kept the specification for {GONE_TIMEOUT_S:.0f} s, and "
             "another dump would fail after it has ended the process",
-            resolution="try again in a moment; if it stays so, restart the engine",
+            resolution="try again in a moment; if this continues, restart the engine",
         ) from error
 
 

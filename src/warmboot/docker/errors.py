@@ -48,8 +48,8 @@ def unavailable(details: str) -> EngineUnavailable:
     return EngineUnavailable(
         "the Docker engine does not answer",
         details=details,
-        resolution="see whether it runs (`systemctl status docker`, `warmboot doctor`), then try "
-        "again",
+        resolution="check whether it is running (`systemctl status docker`, `warmboot doctor`), "
+        "then try again",
     )
 
 
@@ -74,7 +74,9 @@ def _translate(error: DockerError, what: str) -> WarmbootError:
     if error.status == 409:
         if "already in use" in message:
             return NameTaken(
-                "there is a container of that name", details=message, resolution="choose another"
+                "a container of that name already exists",
+                details=message,
+                resolution="choose another",
             )
         return Conflict("the engine cannot do that now", details=message)
     kind = CheckpointError if what == "checkpoint" else ContainerError

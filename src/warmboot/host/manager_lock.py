@@ -122,10 +122,10 @@ def _check_one_name(database: Path) -> None:
     if names > 1:
         raise Conflict(
             f"the database {database} has more than one name",
-            details=f"the file has {names} hard links; by another of them another manager could "
-            "use it, and SQLite would not see what is in its journal",
+            details=f"the file has {names} hard links; by another name, another manager "
+            "could use it, and SQLite would not find its journal",
             resolution=f"keep one (`find FOLDER -samefile {database}` finds the others), or make a "
-            "copy of its own (`cp`) of each, while no manager runs",
+            "separate copy (`cp`) for each, while no manager is running",
         )
 
 
@@ -199,7 +199,7 @@ def _refusal(path: Path, what: str, holder: Holder | None) -> Conflict:
     end = "`systemctl stop warmboot`" + (f", or `kill {holder.pid}`" if holder else "")
     return Conflict(
         f"another manager runs {what}",
-        details=f"{holder or 'it has not said yet who it is'}; it holds {path}",
+        details=f"{holder or 'it has not identified itself yet'}; it holds {path}",
         resolution=f"use that one, or end it ({end}); a second one beside it needs its own "
         "MANAGER_STORAGE_ROOT, MANAGER_PORT, MANAGER_NETWORK_PREFIX and MANAGER_NETWORK_SUBNET, "
         "and a MANAGER_DATABASE_URL of its own if that is set",
@@ -229,9 +229,9 @@ def _occupied(prefix: str, theirs: Sequence[Occupant], last: Holder | None) -> C
     start = f"start it (MANAGER_STORAGE_ROOT={last.root}) and " if last is not None else ""
     return Conflict(
         f"VMs of {root} run in the networks of the prefix {prefix!r}",
-        details=f"pids {pids}; their manager does not run, and their networks would be deleted",
+        details=f"pids {pids}; their manager is not running, and their networks would be deleted",
         resolution="give this one another MANAGER_NETWORK_PREFIX and MANAGER_NETWORK_SUBNET; or "
-        f"{start}remove its containers first; if nobody wants them any more: `kill -9 {pids}`",
+        f"{start}remove its containers first; if they are no longer needed: `kill -9 {pids}`",
     )
 
 

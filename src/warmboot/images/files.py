@@ -111,7 +111,7 @@ def load_manifest(folder: Path) -> RuntimeImageManifest:
         raise ImageDamaged(f"{path} does not name: {', '.join(sorted(missing))}")
     if image_digest(files) != manifest.digest:
         raise ImageDamaged(
-            f"{path} contradicts itself",
+            f"{path} is inconsistent",
             details=f"its files make {image_digest(files)}, it says {manifest.digest}",
             resolution=_REBUILD,
         )

@@ -73,7 +73,7 @@ def extract_vmlinux(bzimage: bytes) -> bytes:
     if bzimage[:4] == ELF_MAGIC:
         return bzimage
     if bzimage[0x202:0x206] != b"HdrS":
-        raise HostError("this is no Linux bzImage", details="the header's magic is missing")
+        raise HostError("this is not a Linux bzImage", details="the header's magic is missing")
     sectors = bzimage[0x1F1] or 4
     offset, length = struct.unpack_from("<II", bzimage, 0x248)
     start = (sectors + 1) * 512 + offset
@@ -88,7 +88,7 @@ def extract_vmlinux(bzimage: bytes) -> bytes:
             details=f"the payload begins with {payload[:6].hex()}",
         )
     if vmlinux[:4] != ELF_MAGIC:
-        raise HostError("the unpacked kernel is no ELF file", details=vmlinux[:4].hex())
+        raise HostError("the unpacked kernel is not an ELF file", details=vmlinux[:4].hex())
     return vmlinux
 
 

@@ -28,13 +28,13 @@ def check_kernel(path: Path) -> None:
     if head[:4] == _ELF:
         if head[4] != 2 or head[18:20] != b"\x3e\x00":
             raise InvalidRequest(
-                f"{path} is an ELF file, but none for x86-64",
+                f"{path} is an ELF file, but not for x86-64",
                 resolution="give a vmlinux that was built for x86-64",
             )
         return
     if head[0x202:0x206] != b"HdrS":
         raise InvalidRequest(
-            f"{path} is no Linux kernel",
+            f"{path} is not a Linux kernel",
             details=f"it is neither an ELF file nor a bzImage; it begins with {head[:4].hex()}",
             resolution="give an uncompressed vmlinux, or a vmlinuz",
         )
@@ -44,8 +44,8 @@ def check_initrd(path: Path) -> None:
     head = _head(path, 6, "initrd")
     if not any(head.startswith(magic) for magic in _INITRDS):
         raise InvalidRequest(
-            f"{path} is no initrd",
-            details=f"it is no cpio archive, compressed or not; it begins with {head.hex()}",
+            f"{path} is not an initrd",
+            details=f"it is not a cpio archive, compressed or not; it begins with {head.hex()}",
         )
 
 
@@ -56,7 +56,7 @@ def check_ext4(path: Path) -> None:
     (incompatible,) = struct.unpack_from("<I", head, 0x460)
     if magic != _EXT4_MAGIC or not incompatible & _EXTENTS:
         raise InvalidRequest(
-            f"{path} is no ext4 file system",
+            f"{path} is not an ext4 file system",
             details="its superblock has another magic number, or lacks ext4's extents",
             resolution="make one with: mke2fs -t ext4 -d <folder> <file>",
         )

@@ -85,7 +85,7 @@ async def _exchange(rootfs: Path, source: Path, agent: Path, work: Path) -> None
     try:
         if await agent_version_in(rootfs) is None:
             raise NotSupported(
-                f"there is no guest agent of warmboot's in the runtime image {source}",
+                f"there is no warmboot guest agent in the runtime image {source}",
                 details=f"its root file system has no {FOLDER} that says its version",
                 resolution=_BUILD,
             )

@@ -54,7 +54,7 @@ def _refusal(root: Path, why: str) -> Conflict:
     file = quote(str(root / OWNER_FILE))
     return Conflict(
         f"the storage folder {root} belongs to another database",
-        details=f"{why}; all that it does not know would be removed, running VMs included",
+        details=f"{why}; everything that it does not know would be removed, running VMs included",
         resolution="correct MANAGER_DATABASE_URL or MANAGER_STORAGE_ROOT; or, to give the folder "
         f"to this database and have all else in it removed, empty the file: `: > {file}`",
     )

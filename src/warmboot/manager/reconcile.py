@@ -112,15 +112,15 @@ class Reconcile:
         saga = self._sagas.get(operation.kind)
         if saga is None:
             raise NotSupported(
-                f"this version knows no operation {operation.kind!r}",
+                f"this version does not know the operation {operation.kind!r}",
                 details=f"the journal has one of {operation.subject_id}, which was not finished; "
                 "what it had begun is left as it is",
                 resolution="start the version of warmboot that began it, which undoes it",
             )
         if not await self._runner.recover(saga, operation):
             raise HostError(
-                "not all that it had begun could be undone",
-                details="the log says what was in the way",
+                "some of its steps could not be undone",
+                details="the log says why",
                 resolution="the next start of the manager tries again",
             )
 

@@ -22,7 +22,7 @@
         ├── CanaryFailed          a new snapshot was built, but what is restored from it fails
         ├── NetworkError
         ├── HypervisorError
-        │   ├── VmGone            the VMM process is not there any more
+        │   ├── VmGone            the VMM process no longer exists
         │   ├── VmUnresponsive    it is there, and does not answer
         │   └── RestoreFailed
         ├── GuestError            the guest agent refused

@@ -58,7 +58,7 @@ class RuntimeImage:
     """A registered runtime image. ``path`` is its folder on the host.
 
     ``damage`` is the error with which a file of it was found to be not what it was. Nothing is
-    booted from it until it is whole again.
+    booted from it until it is repaired.
     """
 
     id: UUID

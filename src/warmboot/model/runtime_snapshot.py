@@ -202,7 +202,7 @@ def check_weight(weight: float) -> float:
     """Return ``weight`` as a float, or raise ``InvalidRequest``: finite, 0 to ``MAX_WEIGHT``."""
     if isinstance(weight, bool) or not 0 <= weight <= MAX_WEIGHT:  # NaN is not either
         raise InvalidRequest(
-            f"{weight} is no weight",
+            f"{weight} is not a weight",
             resolution=f"give a number from 0 (not chosen) to {MAX_WEIGHT:g}; the default is "
             f"{DEFAULT_WEIGHT:g}",
         )

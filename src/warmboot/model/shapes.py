@@ -20,11 +20,11 @@ class Shape:
     def __post_init__(self) -> None:
         if not 1 <= self.vcpus <= MAX_VCPUS:
             raise InvalidRequest(
-                f"{self.vcpus} vCPUs cannot be had", resolution=f"ask for 1 to {MAX_VCPUS}"
+                f"{self.vcpus} vCPUs are not possible", resolution=f"ask for 1 to {MAX_VCPUS}"
             )
         if not MIN_MEMORY_MIB <= self.memory_mib <= MAX_MEMORY_MIB or self.memory_mib % 2:
             raise InvalidRequest(
-                f"{self.memory_mib} MiB of memory cannot be had",
+                f"{self.memory_mib} MiB of memory are not possible",
                 resolution=f"ask for an even number from {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} MiB",
             )
 
@@ -43,13 +43,13 @@ class Capacity:
         """``InvalidRequest`` for a larger shape. What ``default`` has may always be asked for."""
         if shape.vcpus > max(self.cpus, default.vcpus):
             raise InvalidRequest(
-                f"{shape.vcpus} vCPUs cannot be had on this host",
+                f"{shape.vcpus} vCPUs are not available on this host",
                 details=f"it has {self.cpus} CPUs",
                 resolution=f"ask for 1 to {self.cpus}",
             )
         if shape.memory_mib > max(self.memory_mib, default.memory_mib):
             raise InvalidRequest(
-                f"{shape.memory_mib} MiB of memory cannot be had on this host",
+                f"{shape.memory_mib} MiB of memory are not available on this host",
                 details=f"it has {self.memory_mib} MiB",
                 resolution="ask for less than that, and leave some to the host",
             )

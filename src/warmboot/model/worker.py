@@ -129,7 +129,7 @@ class WorkerPolicy:
         for port in self.wake_on:
             if not 1 <= port <= MAX_PORT:
                 raise InvalidRequest(
-                    f"{port} is no TCP port", resolution=f"give one from 1 to {MAX_PORT}"
+                    f"{port} is not a TCP port", resolution=f"give one from 1 to {MAX_PORT}"
                 )
 
 
@@ -164,7 +164,8 @@ class WorkerSpec:
             )
         if not self.image or any(character.isspace() for character in self.image):
             raise InvalidRequest(
-                f"{self.image!r} is no image", resolution="give a reference like app:1"
+                f"{self.image!r} is not an image reference",
+                resolution="give a reference like app:1",
             )
         for key, value in self.environment.items():
             if not key or "=" in key or "\0" in key + value:

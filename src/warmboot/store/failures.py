@@ -92,12 +92,10 @@ def _from_postgres(cause: psycopg.Error) -> WarmbootError:
     if isinstance(cause, psycopg.IntegrityError):
         return Conflict("the database refused a change that contradicts others", details=details)
     if isinstance(cause, psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure):
-        return Unavailable(
-            "two changes got in each other's way", details=details, resolution="try again"
-        )
+        return Unavailable("two changes conflicted", details=details, resolution="try again")
     if isinstance(cause, psycopg.errors.InsufficientPrivilege):
         return Unavailable(
-            "the database does not let warmboot do this",
+            "warmboot lacks permissions in the database",
             details=details,
             resolution="grant its user all rights on the database and the schema",
         )

@@ -73,7 +73,7 @@ async def _migrate(connection: AsyncConnection, target: str) -> None:
         if broken:
             raise Unavailable(
                 "the database could not be migrated",
-                details=f"{len(broken)} rows would refer to what is not there",
+                details=f"{len(broken)} rows would refer to rows that do not exist",
                 resolution="restore a backup; nothing was changed",
             )
 
@@ -86,7 +86,7 @@ async def _revision(connection: AsyncConnection) -> str | None:
         return found
     if tables:
         raise Unavailable(
-            "the database is not warmboot's",
+            "the database does not belong to warmboot",
             details=f"it has tables of its own: {', '.join(sorted(tables)[:5])}",
             resolution="point the URL at an empty database",
         )

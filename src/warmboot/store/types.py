@@ -38,7 +38,7 @@ JSON_AS_TEXT: dict[str, Any] = {"json_serializer": _as_it_is, "json_deserializer
 
 def unreadable(problem: str) -> Unavailable:
     return Unavailable(
-        "the database holds something that cannot be read",
+        "the database contains a value that cannot be read",
         details=problem,
         resolution="run the version of warmboot that wrote it, or restore a backup",
     )

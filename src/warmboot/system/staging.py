@@ -42,7 +42,7 @@ async def staging(dest: Path) -> AsyncIterator[Path]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(
-                f"there is no room for {dest}",
+                f"there is not enough space for {dest}",
                 details=str(error),
                 resolution="free some space, or use a storage root on another disk",
             ) from error

@@ -56,7 +56,7 @@ def gid_of(group: str) -> int | None:
         raise InvalidRequest(
             f"there is no group {group}",
             details="MANAGER_SOCKET_GROUP names who may use the manager's Unix socket",
-            resolution=f"make it with: groupadd --system {group}",
+            resolution=f"create it with: groupadd --system {group}",
         ) from error
 
 
@@ -139,7 +139,7 @@ def _unix(path: Path, gid: int | None) -> Iterator[socket.socket]:
     if len(os.fsencode(f"{path}.new")) > MAX_PATH_BYTES:
         raise InvalidRequest(
             f"{path} is too long for a Unix socket",
-            details=f"its address has room for {MAX_PATH_BYTES} bytes",
+            details=f"it can have at most {MAX_PATH_BYTES} bytes",
             resolution="set MANAGER_SOCKET to a shorter path",
         )
     with contextlib.ExitStack() as stack:
@@ -151,9 +151,9 @@ def _unix(path: Path, gid: int | None) -> Iterator[socket.socket]:
             _bind(listener, path, gid)
         except OSError as error:
             raise HostError(
-                f"the manager's Unix socket cannot be made at {path}",
+                f"the manager's Unix socket cannot be created at {path}",
                 details=str(error),
-                resolution="set MANAGER_SOCKET to a path that can be written to",
+                resolution="set MANAGER_SOCKET to a writable path",
             ) from error
         stack.callback(path.unlink, missing_ok=True)
         yield listener
@@ -193,9 +193,9 @@ def _check_free(path: Path) -> None:
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise InvalidRequest(
-                f"{path} is there, and is no socket",
-                details="MANAGER_SOCKET names where the manager's own is put",
-                resolution="choose another path, or remove what lies there",
+                f"{path} exists and is not a socket",
+                details="MANAGER_SOCKET is the path of the manager's own socket",
+                resolution="choose another path, or remove that file",
             )
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(_PROBE_TIMEOUT_S)

@@ -116,9 +116,9 @@ class HttpProtocol(H11Protocol):
         self.refuse(
             status,
             WarmbootError(
-                "this is no HTTP request as it should be",
+                "this is not a valid HTTP request",
                 details=reason,
-                resolution="send one that every program reads in the same way (RFC 9112)",
+                resolution="send a request that every program reads in the same way (RFC 9112)",
             ),
             code="malformed-request",
         )

@@ -174,7 +174,7 @@ class AuthMiddleware:
 
     def _unauthorized(self, reason: str) -> Unauthorized:
         return Unauthorized(
-            "this is for root, for members of the socket's group, and for tokens",
+            "access is for root, members of the socket's group, and holders of a token",
             details=reason,
             resolution=self._advice
             or "use the manager's Unix socket, or show a token: Authorization: Bearer <token>",
@@ -210,8 +210,8 @@ def _check_own(worker: UUID, scope: Scope) -> None:
         return
     if not path.startswith(own) or allowed is None or not allowed.fullmatch(path[len(own) :]):
         raise Forbidden(
-            "a worker's token is not for this",
-            details=f"it is good for looking at itself, and for POST {own}/events, /pause and "
+            "a worker's token does not allow this request",
+            details=f"it allows to show the worker itself, and POST {own}/events, /pause and "
             "/checkpoints",
             resolution="use one of the manager's own tokens",
         )
@@ -225,11 +225,11 @@ def check_local(headers: Headers) -> None:
     """Raises unless ``Host`` is a loopback name, and a page that calls is this server's own."""
     hosts = headers.getlist("host")
     if len(hosts) != 1:
-        raise MalformedRequest("exactly one Host header is needed")
+        raise MalformedRequest("exactly one Host header is required")
     try:
         name = urlsplit(f"//{hosts[0]}").hostname or ""
     except ValueError as error:
-        raise MalformedRequest("the Host header is no host") from error
+        raise MalformedRequest("the Host header is not a host") from error
     if not is_loopback(name) or not _HOST.fullmatch(hosts[0]):
         raise ForeignOrigin(
             "this Host is not served here",

@@ -56,7 +56,7 @@ def check_length(headers: Headers, limit: int | None) -> None:
     if declared is None:
         return
     if not (declared.isascii() and declared.isdigit() and len(declared) < 20):
-        raise MalformedRequest("Content-Length is no number of bytes")
+        raise MalformedRequest("Content-Length is not a number of bytes")
     if limit is not None and int(declared) > limit:
         raise _too_large()
 

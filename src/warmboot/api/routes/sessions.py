@@ -78,7 +78,7 @@ def parse_control(received: str | bytes) -> dict[str, Any]:
         control = None
     if not isinstance(control, dict):
         raise InvalidRequest(
-            "this frame is no control frame", resolution="send a JSON object as a text frame"
+            "this frame is not a control frame", resolution="send a JSON object as a text frame"
         )
     return control
 

@@ -51,7 +51,7 @@ def _checked_name(name: str) -> str:
 def _checked_image(reference: str) -> str:
     if not _IMAGE.fullmatch(reference):
         raise ValueError(
-            "no image reference; it looks like redis:7 or registry:5000/team/app@sha256:…, "
+            "not an image reference; one looks like redis:7 or registry:5000/team/app@sha256:…, "
             "the name in lower case"
         )
     return reference
@@ -62,7 +62,7 @@ def _checked_ip(address: str) -> str:
         return str(ipaddress.IPv4Address(address))
     except ValueError:
         raise ValueError(
-            f"{address!r} is no IPv4 address; ports are published on IPv4 addresses only"
+            f"{address!r} is not an IPv4 address; ports are published on IPv4 addresses only"
         ) from None
 
 

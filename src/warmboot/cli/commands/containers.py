@@ -126,7 +126,7 @@ def logs(
     """Show the output of a container."""
     if boot:
         if follow or timestamps or since or until or tail != "all":
-            raise usage("it stands alone", "--boot")
+            raise usage("it cannot be combined with another option", "--boot")
         drive(_show_boot_log(ref))
         return
     if tail != "all" and not (tail.isascii() and tail.isdigit()):
@@ -286,7 +286,7 @@ def wait(
 ) -> None:
     """Wait for containers, and print their exit codes (or their states)."""
     if until not in ("booted", "running", "exited"):
-        raise usage("it is booted, running or exited", "--until")
+        raise usage("it must be booted, running or exited", "--until")
 
     async def work() -> list[Container]:
         async with connect() as client:

@@ -69,7 +69,7 @@ def doctor(
 ) -> None:
     """Check what works on this machine, what does not, why, and what to do."""
     if restart_engine and not fix:
-        raise usage("it goes with --fix", "--restart-engine")
+        raise usage("it requires --fix", "--restart-engine")
     fixed: dict[str, Any] = drive(_fixed(restart_engine, quiet=json_)) if fix else {}
     checks, runs = drive(_checks())
     listed = [{field: getattr(check, field) for field in _FIELDS} for check in checks]

@@ -129,7 +129,7 @@ def run(
     With -it in a terminal, ctrl-p ctrl-q detaches from the container.
     """
     if interactive and tty and not detach and not has_terminal():
-        raise usage("the input is no terminal; leave out -t", "-t", OUR_FAILURE)
+        raise usage("the input is not a terminal; leave out -t", "-t", OUR_FAILURE)
     try:
         _refuse_volumes(volume)
         body: dict[str, Any] = {
@@ -185,14 +185,14 @@ def _label(entry: str) -> tuple[str, str]:
 
 def _absolute(folder: str) -> str:
     if folder and not folder.startswith("/"):
-        raise ValueError(f"the working folder {folder!r} is no absolute path")
+        raise ValueError(f"the working folder {folder!r} is not an absolute path")
     return folder
 
 
 def _host_name(name: str) -> str:
     if name and not _HOSTNAME.fullmatch(name):
         raise ValueError(
-            f"{name!r} is no host name: up to 63 letters in lower case, digits and '-' inside"
+            f"{name!r} is not a host name: up to 63 letters in lower case, digits and '-' inside"
         )
     return name
 
@@ -200,6 +200,6 @@ def _host_name(name: str) -> str:
 def _refuse_volumes(volumes: list[str] | None) -> None:
     if volumes:
         raise ValueError(
-            "there are no volumes: the container is in a VM of its own, which does not see this "
+            "there are no volumes: the container runs in its own VM, which cannot access this "
             "machine's folders; put files into the image, or write them with `warmboot exec -i`"
         )

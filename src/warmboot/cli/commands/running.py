@@ -158,7 +158,7 @@ class Run:
         if not archive.is_file():
             raise NotFound(
                 f"there is no archive {archive}",
-                resolution=f"make one with: docker save -o {archive} {self._body['image']}",
+                resolution=f"create one with: docker save -o {archive} {self._body['image']}",
             )
         total = size(archive.stat().st_size)
         return await client.archives.upload(

@@ -49,7 +49,7 @@ def exec_(
 ) -> None:
     """Run a command in a running container, and exit with its exit code."""
     if interactive and tty and not detach and not has_terminal():
-        raise usage("the input is no terminal; leave out -t", "-t")
+        raise usage("the input is not a terminal; leave out -t", "-t")
     try:
         environment = parse_environment(env or (), env_file or ())
     except ValueError as error:
@@ -105,13 +105,13 @@ def attach(
                 container = await client.containers.get(ref)
                 if container.state != "running":
                     raise Conflict(
-                        f"{container.name} does not run",
+                        f"{container.name} is not running",
                         details=f"it is {container.state}",
                         resolution=f"start it first: warmboot start {container.name}",
                     )
                 stdin = bool(container.raw["stdin_open"]) and not no_stdin
                 if stdin and container.tty and not has_terminal():
-                    raise usage("the input is no terminal; use --no-stdin")
+                    raise usage("the input is not a terminal; use --no-stdin")
                 stay = Stay(client, container, signals)
                 try:
                     return await stay.attach(stdin=stdin, tty=container.tty)

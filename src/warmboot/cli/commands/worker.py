@@ -136,7 +136,7 @@ def run(
 def _mount(text: str) -> dict[str, Any]:
     parts = text.split(":")
     if len(parts) not in (2, 3) or not all(parts) or parts[2:] not in ([], ["ro"], ["rw"]):
-        raise ValueError(f"{text!r} is no mount; write source:target or source:target:ro")
+        raise ValueError(f"{text!r} is not a mount; write source:target or source:target:ro")
     return {"source": parts[0], "target": parts[1], "read_only": parts[2:] == ["ro"]}
 
 

@@ -149,7 +149,7 @@ async def import_checkpoint(
     facts, found = await asyncio.gather(engine.facts(), engine.inspect(container))
     if found.status != "created":
         raise Conflict(
-            f"{found.name} has run already",
+            f"{found.name} has already run",
             resolution="import into a fresh worker of the same image",
         )
     manifest = await asyncio.to_thread(read_manifest, source)
@@ -162,7 +162,7 @@ async def import_checkpoint(
     )
     if obstacles:
         raise NotSupported(
-            "the archive does not fit",
+            "the archive does not match this worker",
             details="; ".join(obstacle.reason for obstacle in obstacles),
             resolution="; ".join(obstacle.remedy for obstacle in obstacles),
         )
@@ -233,7 +233,7 @@ def _pack(
         raise DiskFull(
             "the archive could not be written",
             details=str(error),
-            resolution=f"see that {destination.parent} has room and may be written to",
+            resolution=f"check that {destination.parent} has free space and is writable",
         ) from error
     return manifest
 
@@ -293,7 +293,7 @@ def _check_size(manifest: ArchiveManifest, limits: Limits, data_root: Path) -> N
     free = shutil.disk_usage(data_root).free
     if total > free:
         raise DiskFull(
-            "there is no room for the archive",
+            "there is not enough space for the archive",
             details=f"it needs {total >> 20} MiB below {data_root}, {free >> 20} MiB are free",
             resolution="delete checkpoints, containers or images that are not needed",
         )

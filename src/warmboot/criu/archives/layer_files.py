@@ -59,7 +59,7 @@ def refuse_foreign(upper: Path) -> None:
     for place, _, files in os.walk(upper):
         if files:
             raise Conflict(
-                "somebody has put files into the worker already",
+                "the worker already has other files",
                 details=f"{Path(place, files[0]).relative_to(upper)} would be lost",
                 resolution="import into a fresh worker of the same image",
             )

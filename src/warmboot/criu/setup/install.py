@@ -95,7 +95,7 @@ async def install_criu(
             return outcome
         tried.append(f"{suite}: {outcome}")
     raise HostError(
-        f"no CRIU could be installed that does on Linux {kernel}",
+        f"no CRIU that works with Linux {kernel} could be installed",
         details="; ".join(tried),
         resolution="install a newer CRIU by hand and put it on the engine's PATH",
     )
@@ -219,7 +219,7 @@ async def _apt(*arguments: str) -> None:
         raise HostError(
             f"apt-get {arguments[0]} failed",
             details=_last_line(outcome),
-            resolution="run `apt-get update` and look at the package sources",
+            resolution="run `apt-get update` and check the package sources",
         )
 
 

@@ -97,7 +97,7 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
         raise InvalidRequest(
             f"{path} is not a JSON object, so nothing was changed in it",
             details=f"it is a {type(found).__name__}",
-            resolution="mend it by hand, then try again",
+            resolution="repair it by hand, then try again",
         )
     return found
 
@@ -106,7 +106,7 @@ def _broken(path: Path, why: str) -> InvalidRequest:
     return InvalidRequest(
         f"{path} is not valid JSON, so nothing was changed in it",
         details=why,
-        resolution="mend it by hand, then try again; Docker itself cannot read it either",
+        resolution="repair it by hand, then try again; Docker itself cannot read it either",
     )
 
 

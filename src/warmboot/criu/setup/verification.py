@@ -54,7 +54,7 @@ async def verify(engine: DockerEngine) -> Verified:
     if secret_after != secret:
         raise CheckpointError(
             "the restored test container has lost its memory",
-            details="it made up a new secret, so it was started afresh",
+            details="it generated a new secret, so it was started anew",
             resolution="use another version of Docker or CRIU",
         )
     return Verified(dumped.duration_s, restored.duration_s, before, after)
@@ -84,9 +84,9 @@ async def _count(engine: DockerEngine, container: str, *, beyond: int) -> tuple[
     except TimeoutError:
         pass
     raise CheckpointError(
-        "the test container does not go on",
-        details=f"its last number was {last[1] if last else 'none'}, one above {beyond} was due",
-        resolution="look at the engine's log",
+        "the test container does not continue",
+        details=f"its last number was {last[1] if last else 'none'}, expected one above {beyond}",
+        resolution="check the engine's log",
     )
 
 

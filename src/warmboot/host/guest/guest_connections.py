@@ -125,9 +125,9 @@ class Room:
         if self._taken >= self._most:
             raise TooManySessions(
                 "too many sessions are open in this container",
-                details=f"{self._vm_id} has {self._taken} {self._what}, which is the most",
-                resolution="close some of them, then try again; what only asks or stops (inspect, "
-                "stop, kill, rm) needs no room",
+                details=f"{self._vm_id} has {self._taken} {self._what}, which is the maximum",
+                resolution="close some of them, then try again; inspect, stop, kill and rm are "
+                "not limited",
             )
         self._taken += 1
         try:

@@ -262,11 +262,11 @@ def pull_error(reference: str, message: str) -> WarmbootError:
         return ImageNotFound(
             f"there is no image {reference}",
             details=message,
-            resolution="check its name and tag, and that the registry lets anybody read it",
+            resolution="check its name and tag, and that it is public in the registry",
         )
     if "invalid reference format" in text:
         return ImageNotFound(
-            f"{reference!r} is no valid image reference",
+            f"{reference!r} is not a valid image reference",
             details=message,
             resolution="write [REGISTRY/]NAME[:TAG], in lower case",
         )

@@ -53,7 +53,7 @@ def lost(link: GuestLink, error: Exception, doing: str) -> GuestUnreachable:
     return GuestUnreachable(
         f"Docker in the VM {link.vm_id} does not answer",
         details=f"{doing}: {plain_reason(error)}",
-        resolution="try again in a moment; if it stays so, `warmboot logs --boot` may say why, and "
+        resolution="try again in a moment; if this continues, `warmboot logs --boot` may say why; "
         "`warmboot rm -f` removes the container whatever its guest does",
     )
 

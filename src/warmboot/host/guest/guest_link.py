@@ -191,7 +191,7 @@ class GuestLink:
             raise DockerNotReady(
                 f"Docker in {self.vm_id} did not answer",
                 details=error.details or error.brief,
-                resolution="`warmboot logs --boot CONTAINER` shows what the guest has said",
+                resolution="`warmboot logs --boot CONTAINER` shows the guest's console",
             ) from error
 
     async def warm_up(self) -> None:
@@ -258,7 +258,7 @@ class GuestLink:
             raise GuestUnreachable(
                 f"the guest agent of {self.vm_id} does not answer",
                 details=f"{what}: {error!r}",
-                resolution="`warmboot logs --boot CONTAINER` shows what the guest has said",
+                resolution="`warmboot logs --boot CONTAINER` shows the guest's console",
             ) from error
 
 

@@ -30,7 +30,7 @@ async def run_probe(link: GuestLink, timeout_s: float) -> None:
             exit_code = await guest_containers.wait(link, docker_id)
     except TimeoutError as error:
         raise GuestError(
-            f"a container in {link.vm_id} did not come to its end",
+            f"a container in {link.vm_id} did not end",
             details=f"{PROBE.image} ran for {timeout_s:g} s",
             resolution="see the VM's console.log",
         ) from error

@@ -59,16 +59,16 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         if not _PREFIX.fullmatch(self.prefix):
             raise InvalidRequest(
-                f"{self.prefix!r} is no valid network prefix",
+                f"{self.prefix!r} is not a valid network prefix",
                 resolution="use a lower-case letter, then at most 7 lower-case letters or digits",
             )
         try:
             subnet = IPv4Network(self.subnet)
         except (AddressValueError, NetmaskValueError, ValueError) as error:
             raise InvalidRequest(
-                f"{self.subnet!r} is no IPv4 network",
+                f"{self.subnet!r} is not an IPv4 network",
                 details=str(error),
-                resolution="give one like 198.19.0.0/18",
+                resolution="use one such as 198.19.0.0/18",
             ) from error
         if not 8 <= subnet.prefixlen <= 29 or subnet.overlaps(GUEST_NET):
             raise InvalidRequest(

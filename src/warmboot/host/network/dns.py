@@ -119,7 +119,7 @@ class NameServer:
         found = self._find()
         if found is None:
             raise NetworkError(
-                "the name server for VMs ended at once", resolution=f"see {self._log_file}"
+                "the name server for VMs exited immediately", resolution=f"see {self._log_file}"
             )
         return found[0]
 

@@ -77,7 +77,7 @@ async def in_thread(function: Callable[[], T], namespace: Path | None = None) ->
         raise NetworkError(
             "no thread can be started for the network",
             details=str(error),
-            resolution="look what uses up processes or memory on this machine",
+            resolution="check what uses up processes or memory on this machine",
         ) from error
     finally:
         executor.shutdown(wait=False)
@@ -155,7 +155,7 @@ async def connect(namespace: Path, ip: str, port: int, timeout_s: float) -> sock
             raise NetworkError(
                 f"no connection to {ip}:{port} in {namespace.name}",
                 details=str(error) or f"no answer within {timeout_s} s",
-                resolution="see whether the VM still runs",
+                resolution="check whether the VM is still running",
             ) from error
         on_failure.pop_all()
     return connected

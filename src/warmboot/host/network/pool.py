@@ -71,9 +71,9 @@ class SlotPool:
     def _waited_too_long(self) -> NetworkError:
         return NetworkError(
             "no network for the VM became ready",
-            details=f"not one within {WAIT_TIMEOUT_S:g} s; "
+            details=f"none within {WAIT_TIMEOUT_S:g} s; "
             + (self._last_failure or "none has failed either: the kernel or nft hangs"),
-            resolution="see whether `ip link` and `nft list tables` answer on this machine",
+            resolution="check whether `ip link` and `nft list tables` answer on this machine",
         )
 
     async def drain(self) -> list[Slot]:

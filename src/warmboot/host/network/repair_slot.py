@@ -65,6 +65,6 @@ def _cannot(slot: Slot, why: str) -> NetworkError:
     return NetworkError(
         f"the network {slot.veth} of a VM that runs is gone",
         details=why,
-        resolution="its container goes on without a network: stop it and start it again to give "
+        resolution="its container continues without a network: stop it and start it again to give "
         "it another",
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from warmboot.model.errors import NetworkError
 
 FIRST = 1_880_000_000
-"""Beyond what systemd gives to containers, below what is no valid user everywhere."""
+"""Beyond what systemd gives to containers, below what is not a valid user everywhere."""
 
 SIZE = 100_000
 COUNT = 2_600
@@ -38,11 +38,11 @@ def claim(prefix: str, claims: Path = CLAIMS, subordinate: Path = _SUBORDINATE) 
         raise NetworkError(
             "no users for VMs could be claimed",
             details=str(error),
-            resolution=f"see whether {claims} can be written to",
+            resolution=f"check whether {claims} is writable",
         ) from error
     raise NetworkError(
         "all ranges of users for VMs are claimed",
-        resolution=f"remove the files in {claims} of managers that are no more",
+        resolution=f"remove the files in {claims} of managers that no longer exist",
     )
 
 

@@ -58,7 +58,7 @@ def damaged(image: RuntimeImage, details: str) -> ImageDamaged:
     return ImageDamaged(
         f"the runtime image {image.name} is damaged",
         details=details,
-        resolution="nothing is booted from it until it is whole again: register a good copy of "
+        resolution="nothing is booted from it until it is repaired: register a good copy of "
         f"the same files (`warmboot runtime register --name {image.name} DIR`), or put the "
         "file back; or build and register another image (`warmboot runtime build`)",
     )

@@ -219,6 +219,6 @@ def _unresponsive(handle: VmHandle, why: str) -> VmUnresponsive:
     return VmUnresponsive(
         f"the VM {handle.vm_id} does not answer",
         details=f"{why}; pid {pid}",
-        resolution=f"it is asked again, and goes on when it answers (`kill -CONT {pid}`, if it was "
-        "stopped); `warmboot stop` and `warmboot rm -f` end it",
+        resolution=f"it is asked again, and continues when it answers (`kill -CONT {pid}`, if it "
+        "was stopped); `warmboot stop` and `warmboot rm -f` end it",
     )

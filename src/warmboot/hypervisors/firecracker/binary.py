@@ -63,7 +63,7 @@ async def _ask(binary: Path, *arguments: str, pattern: str) -> str:
     found = re.search(rf"^{pattern}\s*$", text, re.MULTILINE)
     if not said.ok or found is None:
         raise HypervisorError(
-            f"{binary} {arguments[0]} gives no version",
+            f"{binary} {arguments[0]} prints no version",
             details=text.strip()[-500:],
             resolution="install the official Firecracker binary",
         )

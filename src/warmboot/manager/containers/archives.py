@@ -175,7 +175,7 @@ def _damage(error: Exception) -> str:
 
 def _no_archive(details: str) -> InvalidRequest:
     return InvalidRequest(
-        "this is no image archive",
+        "this is not an image archive",
         details=details,
         resolution="give the output of `docker save IMAGE` or an OCI image layout as a tar file",
     )

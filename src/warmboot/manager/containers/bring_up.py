@@ -111,7 +111,7 @@ class BringUp:
             bug = WarmbootError(
                 "something unexpected went wrong in warmboot",
                 details=repr(error),
-                resolution="try again; if it comes back, report it with the lines of the log",
+                resolution="try again; if it happens again, report it with the lines of the log",
             )
             await self._fail(container, bug, watch)
 

@@ -38,7 +38,7 @@ def can_be_stopped(container: Container) -> bool:
     if container.state is ContainerState.CREATING:
         raise Conflict(
             f"{container.name} is still being created",
-            resolution=f"wait (`warmboot wait {container.name}`), or `warmboot rm -f` it",
+            resolution=f"wait (`warmboot wait {container.name}`), or use `warmboot rm -f`",
         )
     return container.state is ContainerState.RUNNING and container.docker_id is not None
 
@@ -53,7 +53,7 @@ def check_runs(container: Container) -> None:
     """``Conflict`` unless it does."""
     if container.state is not ContainerState.RUNNING or container.docker_id is None:
         raise Conflict(
-            f"{container.name} does not run",
+            f"{container.name} is not running",
             details=f"it is {container.state}",
             resolution=f"start it first: `warmboot start {container.name}`",
         )

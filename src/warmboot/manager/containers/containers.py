@@ -208,9 +208,9 @@ class Containers:
             if not await self._watch.settle(container.id):
                 raise Unavailable(
                     f"{container.name} was stopped, but its end is not stored yet",
-                    details="the database does not take it, or Docker in the VM does not tell",
-                    resolution="the manager goes on trying, and its log says what is in the way; "
-                    f"look again: `warmboot inspect {container.name}`",
+                    details="the database is not writable, or Docker in the VM does not answer",
+                    resolution="the manager keeps trying, and its log says why; "
+                    f"check again: `warmboot inspect {container.name}`",
                 )
 
     async def kill(self, ref: str, signal: str) -> None:

@@ -63,7 +63,7 @@ class ResumeStalled:
         with contextlib.suppress(VmGone):  # its end is told by others
             while True:
                 await self._host.wait_stalled(vm_id)
-                log.error(f"Container {container_id} stands still: the disk is full", vm=vm_id)
+                log.error(f"Container {container_id} is stalled: the disk is full", vm=vm_id)
                 watch = Stopwatch()
                 self._store_soon(container_id, vm_id, self._stalled)
                 await self._host.resume_stalled(vm_id)
@@ -87,10 +87,10 @@ class ResumeStalled:
 
     async def _stalled(self, container_id: UUID, vm_id: str) -> None:
         stalled = DiskFull(
-            "the disk is full: the container stands still",
+            "the disk is full: the container is stalled",
             details=f"its VM {vm_id} could not write to its disk; nothing is lost",
             resolution="free some space below MANAGER_STORAGE_ROOT (`warmboot gc`, `warmboot rm`, "
-            "`warmboot snapshot rm`): it goes on by itself",
+            "`warmboot snapshot rm`): it then continues automatically",
         )
         async with self._events.transaction() as emit:
             await self._store.containers.update(container_id, error=stalled.as_dict())

@@ -47,7 +47,9 @@ class DockerSession:
                 which = Stream.STDERR if message.stream == 2 else Stream.STDOUT
                 yield LogChunk(which, message.data)
         except (aiohttp.ClientError, OSError) as error:
-            raise GuestUnreachable("the session broke off", details=plain_reason(error)) from error
+            raise GuestUnreachable(
+                "the session was interrupted", details=plain_reason(error)
+            ) from error
 
     async def write(self, data: bytes) -> None:
         try:

@@ -179,7 +179,7 @@ class WatchContainer:
                 state = await guest_containers.inspect(link, docker_id)
             except NotFound as error:
                 raise ContainerLost(
-                    "Docker in the VM does not know the container any more",
+                    "Docker in the VM no longer knows the container",
                     details=error.details,
                     resolution="remove it (`warmboot rm`), and run it again",
                 ) from error

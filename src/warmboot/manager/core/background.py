@@ -70,7 +70,7 @@ async def one_round(work: Work, doing: Awaitable[T], failed: Failed) -> T | None
 async def until_done(work: Work, begin: Callable[[], Awaitable[None]], failed: Failed) -> None:
     """Call ``begin``, and after a failure again, until what it began comes to its end.
 
-    That is also where what it is about is not there any more (``NotFound``).
+    That is also where what it is about no longer exists (``NotFound``).
     """
 
     async def to_its_end() -> bool:

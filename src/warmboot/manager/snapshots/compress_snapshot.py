@@ -88,7 +88,7 @@ class CompressSnapshot:
         await self._ready(snapshot_id)
         if snapshot_id in self._changing:
             raise Conflict(
-                f"the runtime snapshot {snapshot_id} is being compressed or unpacked already",
+                f"the runtime snapshot {snapshot_id} is already being compressed or unpacked",
                 resolution="wait until that is done",
             )
         self._changing.add(snapshot_id)

@@ -130,7 +130,7 @@ class RuntimeSnapshots:
         for other in await self._store.snapshots.for_image(old.runtime_image_id):
             if other.replaces == snapshot_id and other.state is SnapshotState.CREATING:
                 raise Conflict(
-                    f"the runtime snapshot {snapshot_id} is being rebuilt already",
+                    f"the runtime snapshot {snapshot_id} is already being rebuilt",
                     details=f"its successor is {other.id}",
                 )
         return await self._begin(old.runtime_image_id, old.shape, snapshot_id, cause)
@@ -149,7 +149,7 @@ class RuntimeSnapshots:
     async def _was_stopped(self, rebuild: RuntimeSnapshot) -> None:
         """Somebody did not want it now: the next one by itself is not begun at once."""
         if rebuild.replaces is not None:
-            stopped = Conflict("the rebuild was deleted while it was made")
+            stopped = Conflict("the rebuild was deleted while it was being built")
             await note_failed_build(
                 self._store, self._events, self._retry, rebuild.replaces, stopped
             )
@@ -208,7 +208,7 @@ class RuntimeSnapshots:
         count = active_count(await self._store.snapshots.list())
         if count >= self._max_active:
             raise Conflict(
-                f"there are {count} runtime snapshots already, and none of them may go",
+                f"there are {count} runtime snapshots already, and none of them can be removed",
                 details=f"MANAGER_MAX_RUNTIME_SNAPSHOTS is {self._max_active}; each is pinned, in "
                 "use, or being built",
                 resolution="delete one (`warmboot snapshot rm`), unpin one, or raise the limit",

@@ -110,7 +110,7 @@ def refuse_spec(engine: EngineFacts, spec: WorkerSpec) -> None:
     found = obstacles(engine.version, spec.network, tty=spec.tty, auto_remove=spec.auto_remove)
     if found:
         raise NotSupported(
-            f"{spec.name} could not be paused so that it would resume",
+            f"{spec.name} could not be resumed after a pause",
             details="; ".join(obstacle.reason for obstacle in found),
             resolution="; ".join(obstacle.remedy for obstacle in found),
         )
@@ -129,7 +129,7 @@ def check_mounts(spec: WorkerSpec) -> None:
             raise InvalidRequest(f"two mounts have the target {mount.target}")
         if not Path(mount.source).exists():
             raise InvalidRequest(
-                f"{mount.source} is not there, so it cannot be mounted",
+                f"{mount.source} does not exist, so it cannot be mounted",
                 details="a mount's source is a path on the manager's machine",
                 resolution="make it first, or correct the path",
             )

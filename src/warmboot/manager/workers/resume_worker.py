@@ -86,7 +86,7 @@ class ResumeWorker:
                 return checkpoint
         raise NotFound(
             f"{worker.name} has no checkpoint",
-            resolution=f"remove the worker (`warmboot worker rm {worker.name}`) and create it anew",
+            resolution=f"remove the worker (`warmboot worker rm {worker.name}`) and recreate it",
         )
 
     async def _record(self, worker_id: UUID, restored: Restored) -> None:

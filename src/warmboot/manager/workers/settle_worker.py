@@ -192,7 +192,7 @@ class SettleWorker:
         error = ContainerError(
             f"the container of {worker.name} is gone",
             details="somebody removed it from the engine, and its checkpoints with it",
-            resolution=f"remove the worker (`warmboot worker rm {worker.name}`) and create it anew",
+            resolution=f"remove the worker (`warmboot worker rm {worker.name}`) and recreate it",
         )
         log.error(error.brief, worker=str(worker.id))
         await self._states.enter(

@@ -67,13 +67,13 @@ class WorkerCheckpoints:
         found = await self.get(worker, name)
         if found.id == worker.paused_into and worker.state is WorkerState.PAUSED:
             raise InUse(
-                f"{worker.name} is kept in the checkpoint {name}",
+                f"{worker.name} is paused in the checkpoint {name}",
                 resolution=f"resume it first, or remove the worker (`warmboot worker rm "
                 f"{worker.name}`)",
             )
         if worker.state is WorkerState.RESUMING or found.state is CheckpointState.CREATING:
             raise Conflict(
-                f"the checkpoint {name} of {worker.name} is at work",
+                f"the checkpoint {name} of {worker.name} is in use",
                 details=f"the checkpoint is {found.state}, the worker {worker.state}",
                 resolution="try again when that is done",
             )

@@ -29,7 +29,7 @@ def check_name(name: str, what: str = "name") -> str:
         )
     if not _NAME.fullmatch(name) or ".." in name:
         raise InvalidName(
-            f"{name!r} is no valid {what}",
+            f"{name!r} is not a valid {what}",
             details="allowed are letters, digits, '_', '.', '-', beginning with a letter or digit, "
             "and no '..'",
             resolution="choose another",

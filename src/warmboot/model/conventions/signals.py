@@ -17,4 +17,4 @@ def signal_name(text: str) -> str:
             return str(int(text))
     elif f"SIG{name}" in signal.Signals.__members__ or _REAL_TIME.fullmatch(name):
         return f"SIG{name}"
-    raise ValueError(f"{text!r} is no signal; write for example TERM, SIGUSR1 or 15")
+    raise ValueError(f"{text!r} is not a signal; write for example TERM, SIGUSR1 or 15")

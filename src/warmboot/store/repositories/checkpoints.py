@@ -38,7 +38,7 @@ class CheckpointRepository:
     async def add(self, checkpoint: Checkpoint) -> None:
         """``NameTaken``; ``NotFound`` if its worker is not there."""
         values = with_shape({name: getattr(checkpoint, name) for name in _FIELDS})
-        missing = NotFound("the checkpoint's worker is not there any more")
+        missing = NotFound("the checkpoint's worker no longer exists")
         async with self._database.write(missing) as connection:
             if (await connection.execute(self._add, values)).first() is None:
                 raise NameTaken(

@@ -49,7 +49,7 @@ class ContainerRepository:
         """``NameTaken``; ``NotFound`` if its runtime image or snapshot is not there."""
         values = with_shape({name: getattr(container, name) for name in _FIELDS})
         values["name"] = container.name
-        missing = NotFound("the container's runtime image or snapshot is not there any more")
+        missing = NotFound("the container's runtime image or snapshot no longer exists")
         async with self._database.write(missing, alone=True) as connection:
             if (await connection.execute(self._add, values)).first() is None:
                 raise NameTaken(
@@ -97,7 +97,7 @@ class ContainerRepository:
         if len(found) > 1:
             raise Conflict(
                 f"several containers' ids begin with {reference}",
-                resolution="give more of the id, or the name",
+                resolution="use more characters of the id, or the name",
             )
         return found[0]
 

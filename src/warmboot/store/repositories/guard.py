@@ -86,8 +86,8 @@ class Changes(Updates, Generic[S]):
         self._transitions.check(old, new)
         raise IllegalTransition(
             f"a {self._transitions.what} could not become {new}",
-            details="it was being changed at the same moment",
-            resolution="look at it and try again",
+            details="it was changed at the same time",
+            resolution="check its state and try again",
         )
 
     def _move(self, new: S) -> ReturningUpdate[Any]:

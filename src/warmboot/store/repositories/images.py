@@ -57,7 +57,7 @@ class RuntimeImageRepository:
                         f"there is a runtime image named {image.name!r} already",
                         resolution="choose another name, or delete that one",
                     )
-                raise Conflict("this runtime image is registered already", details=image.digest)
+                raise Conflict("this runtime image is already registered", details=image.digest)
 
     async def get(self, image_id: UUID) -> RuntimeImage:
         """The image, or ``NotFound``."""
@@ -103,8 +103,8 @@ class RuntimeImageRepository:
             return ROWS.one(row)
         await self.get(image_id)
         raise Conflict(
-            f"the runtime image {image_id} was changed at the same moment",
-            resolution="look at it and try again",
+            f"the runtime image {image_id} was changed at the same time",
+            resolution="check its state and try again",
         )
 
     async def rename(self, image_id: UUID, name: str) -> None:

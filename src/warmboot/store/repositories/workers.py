@@ -86,7 +86,7 @@ class WorkerRepository:
         if len(found) > 1:
             raise Conflict(
                 f"several workers' ids begin with {reference}",
-                resolution="give more of the id, or the name",
+                resolution="use more characters of the id, or the name",
             )
         return found[0]
 

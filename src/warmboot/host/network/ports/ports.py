@@ -66,7 +66,7 @@ def check(mapping: PortMapping, default_address: str) -> PortMapping:
         address = IPv4Address(mapping.host_ip or default_address)
     except AddressValueError as error:
         raise InvalidRequest(
-            f"{mapping.host_ip!r} is no IPv4 address",
+            f"{mapping.host_ip!r} is not an IPv4 address",
             details=str(error),
             resolution="use an address of this host, or 0.0.0.0 for all of them",
         ) from error
@@ -104,7 +104,7 @@ def _translated(error: OSError, mapping: PortMapping) -> Conflict | InvalidReque
         )
     if error.errno == errno.EADDRNOTAVAIL:
         return InvalidRequest(
-            f"{mapping.host_ip} is no address of this host",
+            f"{mapping.host_ip} is not an address of this host",
             resolution="use one that `ip address` shows, or 0.0.0.0 for all of them",
         )
-    return NetworkError(f"cannot hold port {where}", details=str(error))
+    return NetworkError(f"cannot reserve port {where}", details=str(error))

@@ -103,7 +103,7 @@ class Forwarding:
             raise NetworkError(
                 "iptables refused the rule that lets VMs through its FORWARD chain",
                 details=err.strip(),
-                resolution="see whether `iptables -S FORWARD` works",
+                resolution="check whether `iptables -S FORWARD` works",
             )
 
 

@@ -197,7 +197,7 @@ class Upkeep:
                 await nft.apply(script, slot.namespace)
             if not await self._is_right(where):
                 raise NetworkError(
-                    f"the network rules of {where} do not stay as they were set",
+                    f"the network rules of {where} are changed again and again",
                     resolution=f"see which program changes the table ip {self._config.table} "
                     "(`nft monitor`)",
                 )
