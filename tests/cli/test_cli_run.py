@@ -96,7 +96,7 @@ def test_run_uploads_an_archive_first(cli: Cli, served: Served, tmp_path: Path) 
         (["--env-file", "/nowhere"], "cannot be read"),
         (["--name", "a/b"], "is not a valid name"),
         (["--runtime", "none"], "no runtime image"),
-        (["-it"], "no terminal"),
+        (["-it"], "not a terminal"),
     ],
 )
 def test_run_says_what_is_wrong_with_its_options(cli: Cli, words: list[str], said: str) -> None:
