@@ -1,4 +1,4 @@
-"""Everything that can be set from outside, read once at the start.
+"""The settings: environment variables, read once at the start.
 
 The names of environment variables are the specification's where it has them; the others follow its
 ``MANAGER_`` form. Parts get small frozen configs made from this (see ``bootstrap``), never this.

@@ -1,4 +1,4 @@
-"""The REST API: routes a noun, problems, authentication, idempotency."""
+"""The REST API: routes, problem responses, authentication, idempotency."""
 
 from warmboot.api.app import create_app
 from warmboot.api.middleware.auth import check_bind

@@ -1,4 +1,4 @@
-"""The application, put together.
+"""The ASGI application: routers, middleware and error handlers.
 
     after response ▶ errors ▶ metrics ▶ auth ▶ body ▶ idempotency ▶ routes ▶ Services
 

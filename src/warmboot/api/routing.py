@@ -1,4 +1,4 @@
-"""What all routes share: the services, path parameters, JSON with any text in it."""
+"""Dependencies and types that all routes share: services, path parameters, JSON bodies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Long answers: container output, framed or plain, and server-sent events.
+"""Streamed responses: container output, framed or plain, and server-sent events.
 
 Framed output is what Docker calls a multiplexed stream: for every chunk one byte that names the
 stream (1 stdout, 2 stderr, 3 an error of the server), three zero bytes, the length as a big-endian

@@ -1,4 +1,4 @@
-"""What every noun's parts are wired from."""
+"""The wiring of the parts that all others need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one manager at a time may have, by its settings; apart, as it is looked at before all else.
+"""Takes the locks of a manager, as its settings require, before anything else is done.
 
 All the parts of a manager take longer to import than a second manager should wait for its refusal.
 """

@@ -1,4 +1,4 @@
-"""How the service logs: one line an event on standard error.
+"""The logging of the service: one line per event on standard error.
 
 What libraries log by ``logging`` comes out in the same form. Of warnings and errors of one kind
 (the same words) one line a second is written; the next one says how many were left out.

@@ -1,4 +1,4 @@
-"""The ``warmboot`` program, and what it says when a part of it is not installed.
+"""The ``warmboot`` program, with its message if a part is not installed.
 
 Imports the standard library only: ``pip install warmboot`` brings the client, ``warmboot[cli]`` the
 commands, ``warmboot[server]`` the manager.

@@ -1,4 +1,4 @@
-"""``--filter`` of ``warmboot ps``: of one key one value must match, of labels all; every key."""
+"""``--filter`` of ``warmboot ps``: for each key one value must match, for labels all of them."""
 
 from __future__ import annotations
 

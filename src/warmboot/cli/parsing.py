@@ -1,4 +1,4 @@
-"""What docker users write on the command line, into what the API takes.
+"""Translates docker's option values into what the API accepts.
 
 All raise ``ValueError`` with a sentence that says what would be right.
 """

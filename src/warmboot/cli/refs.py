@@ -1,4 +1,4 @@
-"""How a user names containers on the command line."""
+"""References to containers on the command line, with completion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client: one attribute a noun.
+"""The client: one attribute per resource.
 
 async with Client() as client:
     container_id = await client.containers.create(image="redis:7", name="cache")

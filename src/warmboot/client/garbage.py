@@ -1,4 +1,4 @@
-"""Collecting garbage, as the client has it."""
+"""The client's methods for garbage collection."""
 
 from __future__ import annotations
 

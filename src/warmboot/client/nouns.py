@@ -1,4 +1,4 @@
-"""What can be asked for, a class a noun; they mirror the API's paths."""
+"""The client's methods, one class per resource; they mirror the API's paths."""
 
 from __future__ import annotations
 

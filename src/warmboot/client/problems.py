@@ -1,4 +1,4 @@
-"""A problem+json answer, back into the error that the server raised."""
+"""Turns a problem+json response back into the error that the server raised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading long answers: framed container output and server-sent events."""
+"""Reads streamed responses: framed container output and server-sent events."""
 
 from __future__ import annotations
 

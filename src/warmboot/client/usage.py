@@ -1,4 +1,4 @@
-"""What the client returns about use: frozen, typed, with the answer as it came in ``raw``."""
+"""The client's result types for usage: frozen, typed, with the JSON response in ``raw``."""
 
 from __future__ import annotations
 

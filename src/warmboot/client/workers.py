@@ -1,4 +1,4 @@
-"""Workers and their checkpoints, as ``/v1/workers`` has them."""
+"""The client's methods for workers and their checkpoints (``/v1/workers``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a container's processes do: how much CPU they have used, and where they listen.
+"""Activity of a container's processes: the CPU time that they used, and the ports they listen on.
 
 Read from ``/proc`` of the engine's machine, which warmboot shares: asking the engine for it costs a
 second and a round through the control groups.

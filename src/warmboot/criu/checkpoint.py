@@ -1,4 +1,4 @@
-"""Dump a container: the worker is afterwards either in the checkpoint or still running.
+"""Dumps a container into a checkpoint; afterwards it is either in the checkpoint or still running.
 
     refuse what cannot be restored ─▶ dump ─▶ read what was dumped ─▶ wait until it has stopped
                                        │              │

@@ -1,4 +1,4 @@
-"""Is a restored process the one that was dumped, or was it started afresh?
+"""Checks that a restored process is the one that was dumped, and was not started anew.
 
 An engine may report a restore as done and have started the container from the beginning (moby
 41639). At ``exec`` the kernel gives every process 16 random bytes in its own memory and places its

@@ -1,4 +1,4 @@
-"""A dump or restore under way: whether it still moves, its end, and what to do when it hangs.
+"""A dump or restore in progress: whether it makes progress, its end, and ending one that hangs.
 
 Nothing tells from outside how far it is. But while it goes on files grow (CRIU's in containerd's
 temporary folder, what containerd takes into its content store, the checkpoint's own), and the

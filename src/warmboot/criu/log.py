@@ -1,4 +1,4 @@
-"""CRIU's own log, held on to while the engine has it.
+"""CRIU's log, copied while the engine keeps it.
 
 containerd deletes the log of a failed dump together with CRIU's working folder, and that of a
 failed restore together with the container's bundle, before the engine answers. A file that is open

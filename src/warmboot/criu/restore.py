@@ -1,4 +1,4 @@
-"""Bring a container back from its checkpoint, and prove that it is it.
+"""Restores a container from its checkpoint, and verifies that its memory was restored.
 
     stopped ──salt──▶ start from it ──▶ compare memory ──▶ running, proven
                 │          │                  │

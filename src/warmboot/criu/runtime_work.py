@@ -1,4 +1,4 @@
-"""A dump or restore that an OCI runtime is at work on: seen, and ended.
+"""Processes of an OCI runtime that dump or restore a container: found, and ended.
 
     dockerd ─▶ containerd ─▶ shim ─▶ runc checkpoint|restore … <container> ─▶ criu
 

@@ -1,1 +1,1 @@
-"""A Docker engine behind its Unix socket: asked through ``client``, its errors translated."""
+"""The client of a Docker engine, and the translation of its errors."""

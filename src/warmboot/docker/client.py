@@ -1,4 +1,4 @@
-"""A Docker engine behind its Unix socket: what workers need of it, errors translated.
+"""The client of a Docker engine: the requests that workers need, with errors translated.
 
 aiodocker does the talking. Docker's checkpoint endpoints are experimental and not in aiodocker, so
 they are asked for by path.

@@ -1,4 +1,4 @@
-"""What containerd still keeps of a container's earlier dump.
+"""Blobs of a container's previous dump in containerd's content store.
 
 With every dump containerd writes the container's specification into its content store. That is the
 same bytes each time, so while those of the dump before are still there, the new dump fails with

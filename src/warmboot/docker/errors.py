@@ -1,4 +1,4 @@
-"""What a Docker engine and the library that asks it raise, as errors of ours."""
+"""Translates errors of a Docker engine, and of aiodocker, into warmboot's errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine says of itself and of a container, reduced to what workers need."""
+"""Facts about an engine and its containers, reduced to what workers need."""
 
 from __future__ import annotations
 

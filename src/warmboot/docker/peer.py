@@ -1,4 +1,4 @@
-"""The process behind an engine's socket: which configuration it reads, where it finds programs.
+"""The process that serves an engine's socket: its configuration file and its ``PATH``.
 
 The kernel tells who listens on a Unix socket. That is dockerd itself, unless systemd listens in its
 place; then the engine is the machine's own, and what holds for that is assumed.

@@ -1,4 +1,4 @@
-"""What happens on one machine: VMs, networks, disks, snapshot files, processes.
+"""The host agent: VMs, networks, disks, snapshot files and processes of one machine.
 
 ``agent.HostAgent`` is the door; its methods take and return plain frozen models.
 """

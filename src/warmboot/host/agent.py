@@ -1,4 +1,4 @@
-"""The host agent: everything that happens to VMs on this machine goes through here.
+"""The host agent: the interface through which the manager uses VMs on this machine.
 
 A VM's life on the host::
 

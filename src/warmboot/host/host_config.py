@@ -1,4 +1,4 @@
-"""What the host agent needs to know of its machine."""
+"""The configuration of the host agent."""
 
 from __future__ import annotations
 

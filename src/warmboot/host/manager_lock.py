@@ -1,4 +1,4 @@
-"""One manager at a time for a storage root, a database file and a network prefix.
+"""Locks that allow one manager at a time on a storage root, a database file and a network prefix.
 
     <root>/manager.lock                    all that lies below the root
     <database file>.lock                   an SQLite file, wherever it lies

@@ -1,4 +1,4 @@
-"""The interface that every hypervisor driver implements, and what a driver says of itself.
+"""The interface that every hypervisor driver implements, and the capabilities that it declares.
 
 A VM's life, as a driver sees it::
 

@@ -1,4 +1,4 @@
-"""What a VMM may use and see: the figures of its control group, its files, its namespaces."""
+"""The confinement of a VMM: the limits of its control group and files, and its namespaces."""
 
 from __future__ import annotations
 

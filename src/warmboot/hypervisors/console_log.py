@@ -1,4 +1,4 @@
-"""The log of what a guest prints: only so much of it is kept.
+"""The log of a guest's console, limited in size.
 
 A guest can print for ever, and its VMM would fill the disk. So the VMM writes to a pipe, and a
 ``cat`` at its other end to the log, until that is as long as it may get. Then it ends, and the

@@ -1,4 +1,4 @@
-"""Is a program still the one that was looked at? A package upgrade exchanges it under our feet."""
+"""Notices that a program's file was replaced, for example by a package upgrade."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a runtime image is built from Debian packages, imported, and checked.
+"""Runtime images: built from Debian packages, imported, checked and renewed.
 
 A runtime image is a folder::
 

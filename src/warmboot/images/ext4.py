@@ -1,4 +1,4 @@
-"""Changing an ext4 file system that is not mounted, with e2fsprogs' ``debugfs``.
+"""Changes an ext4 file system without mounting it, with ``debugfs`` of e2fsprogs.
 
 ``debugfs`` ends with 0 whatever its commands came to. So what it has done is read back, and the
 file system is checked as a whole.

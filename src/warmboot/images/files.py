@@ -1,4 +1,4 @@
-"""An image's files: describing, checking and importing them.
+"""The files of a runtime image: their manifest, their checks and their import.
 
 Images live content-addressed below the storage root::
 

@@ -1,4 +1,4 @@
-"""Tells kernels, initrds and ext4 file systems from anything else, by their first bytes."""
+"""Recognizes kernels, initrds and ext4 file systems by their magic numbers."""
 
 from __future__ import annotations
 

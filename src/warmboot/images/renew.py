@@ -1,4 +1,4 @@
-"""How another guest agent takes the place of the one in an image.
+"""Replaces the guest agent in the root file system of a runtime image.
 
     rootfs.ext4 ──copied──▶ the agent's folder exchanged ──▶ checked, summed ──▶ a new image
     kernel, initrd, disk.ext4 ──hard links, with the sums that they have─────────┘

@@ -1,4 +1,4 @@
-"""Before a manager touches its storage folder: is this the database that knows what lies there?
+"""Checks that a storage root belongs to this database, before the manager changes anything in it.
 
 What a database does not know is nobody's, and is removed at the start, running VMs included. With a
 mistyped URL that would be everything. So the database has an id, and the folder a file with it:

@@ -1,4 +1,4 @@
-"""What works on this machine, what does not, why, and what to do.
+"""The checks of ``warmboot doctor``: what works on this machine, what does not, and what to do.
 
 Every check looks at the machine itself and needs no running manager.
 """

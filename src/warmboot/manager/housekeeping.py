@@ -1,4 +1,4 @@
-"""What the manager does by itself from time to time.
+"""Periodic housekeeping: garbage collection, compression, integrity checks.
 
     every day      garbage is collected
     all the time   what is hot is unpacked, what is cold compressed, what is due checked

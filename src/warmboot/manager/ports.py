@@ -1,4 +1,4 @@
-"""What the manager offers to the API: one protocol a noun, implemented by the use cases.
+"""The manager's interface for the API: one protocol per noun, implemented by the use cases.
 
 All methods raise errors of ``warmboot.model.errors``. Work that takes longer than a moment is begun
 and goes on after the call returns; its progress is told by the thing's state and by events.

@@ -1,4 +1,4 @@
-"""The manager's first act: database and machine are brought into agreement.
+"""Reconciles the database with the machine when the manager starts.
 
 What runs is adopted and goes on; what was half done is undone and, if somebody asked for it, begun
 again; what belongs to nobody is removed. It makes no difference whether the manager before was

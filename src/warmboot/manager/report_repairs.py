@@ -1,4 +1,4 @@
-"""Events that say that somebody changed the rules that guests are confined by."""
+"""Emits events when firewall rules that confine guests were changed and restored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint: what a paused worker is kept in, and what can be restored where.
+"""A checkpoint: the saved state of a worker, and on which engines it can be restored.
 
     creating ──▶ ready ──▶ damaged
         │          │          │

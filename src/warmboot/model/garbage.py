@@ -1,4 +1,4 @@
-"""What lies on a machine's disk, and what of it may go.
+"""Files and folders in the storage root, and what of them is garbage.
 
 ``Lying`` and ``Cached`` are what a look at the disk finds; ``Garbage`` is one thing that may go,
 and why; ``Collection`` is what a collection has done, or would do.

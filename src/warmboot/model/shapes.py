@@ -1,4 +1,4 @@
-"""The shape of a VM: vCPUs and memory; and what a machine has for one."""
+"""The shape of a VM (vCPUs and memory), and the largest shape of a machine."""
 
 from __future__ import annotations
 

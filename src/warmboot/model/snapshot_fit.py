@@ -1,4 +1,4 @@
-"""What cannot be used here, told apart from what is broken: a pure judgement.
+"""Whether a snapshot fits this host, as opposed to whether it is damaged: a pure function.
 
 ready ──▶ fits this host ──▶ USABLE
   └────▶ does not ────────▶ NOT_HERE: names the requirement; a rebuild makes one that fits

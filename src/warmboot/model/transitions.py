@@ -1,4 +1,4 @@
-"""One way of writing which state may follow which."""
+"""Tables of the legal transitions between states."""
 
 from __future__ import annotations
 

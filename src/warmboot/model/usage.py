@@ -1,4 +1,4 @@
-"""What is used at the moment: VMs' processor time and memory, and the disk."""
+"""Current resource usage: CPU time and memory of VMs, and disk space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A VM as the host sees it: what it is made of, and how to find it again."""
+"""A VM as the host agent sees it: its spec, its record, and how its process is found again."""
 
 from __future__ import annotations
 

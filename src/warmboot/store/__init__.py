@@ -1,4 +1,4 @@
-"""What the manager remembers: tables, repositories, migrations.
+"""The database: tables, repositories, migrations.
 
 SQLite by default, PostgreSQL by URL. Imports the model and libraries only, and returns the model's
 frozen dataclasses. Start at ``Store``.

@@ -1,4 +1,4 @@
-"""Library errors become warmboot's here, where they enter.
+"""Translates errors of the database libraries into warmboot's errors.
 
 Whatever is no full disk and no violated constraint means that the database cannot be used right
 now: ``Unavailable``, with the remedy that fits the cause.

@@ -1,4 +1,4 @@
-"""Reading rows one by one: one that cannot be read keeps nobody from the others.
+"""Reads rows one by one, so that an unreadable row does not hide the others.
 
 A row may be damaged, or written by a newer program. Where ``Rows`` reads, its columns do not raise:
 

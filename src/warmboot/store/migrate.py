@@ -1,4 +1,4 @@
-"""Bringing a database to the schema of this version.
+"""Migrates a database to the schema of this version.
 
 The migrations lie in ``migrations/versions``, each file beginning with ``m`` and its revision:
 ``m0001_first_tables.py`` is revision ``0001``. Revisions are numbered, one after the other, so that

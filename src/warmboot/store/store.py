@@ -1,4 +1,4 @@
-"""The store: what the manager remembers."""
+"""The store: the database and its repositories."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Column types: what the model's values become in each of the two databases.
+"""Column types: how the model's values are stored in SQLite and PostgreSQL.
 
     model            PostgreSQL      SQLite
     datetime (UTC)   TIMESTAMPTZ     DATETIME (text, UTC, sorts as it reads)

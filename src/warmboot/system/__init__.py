@@ -1,1 +1,1 @@
-"""This machine's own terms: programs, priorities, files, disks, sums, what the kernel counts."""
+"""Access to the machine: programs, priorities, files, disks, checksums, kernel counters."""

@@ -1,4 +1,4 @@
-"""``.seen.json``, the note that makes it cheap to look at files that are never to change.
+"""``.seen.json``: records of file timestamps that make checks of immutable files cheap.
 
 It has each file's size, inode and times as they were when its sum was last taken. The change time
 is among them, as nobody can set it back. A hard link that comes or goes changes it, too: whoever

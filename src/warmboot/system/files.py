@@ -1,4 +1,4 @@
-"""Write a small file so that it is either the old one or the new one, whatever happens."""
+"""Writes a small file atomically."""
 
 from __future__ import annotations
 

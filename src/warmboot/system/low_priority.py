@@ -1,4 +1,4 @@
-"""Work that has time: in a process of its own, with the processor time that nobody else wants.
+"""Runs work with low priority, in its own process in the scheduler's idle class.
 
 A thread would not do. It needs the interpreter's lock now and then, and one of low priority that
 is put aside while it holds the lock puts the whole manager aside with it.

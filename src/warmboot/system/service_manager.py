@@ -1,4 +1,4 @@
-"""What a service manager is told, as sd_notify(3) has it: systemd's ``Type=notify``."""
+"""Notifies the service manager with sd_notify(3), for systemd's ``Type=notify``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What VMM processes and the disk use, read from the kernel."""
+"""Resource usage of VMM processes and the disk, read from the kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notice that this process was away: paused with its memory, and restored.
+"""Notices that this process was paused and resumed, by comparing two clocks.
 
 A restored process finds its monotonic clock where it left it, for CRIU puts it into a time
 namespace (and a machine that slept did not count either), while the wall clock has gone on. So the

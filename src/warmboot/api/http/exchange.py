@@ -1,4 +1,4 @@
-"""One request and its answer, between the protocol and the application."""
+"""One request and its response, between the protocol and the application."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request's head may look like: one reading only, whoever reads it.
+"""Checks of a request's head, so that every program interprets it in the same way.
 
 Stricter than h11, and than RFC 9112 where that allows a server to repair what it gets: a repaired
 message is one that a program in front may have read differently (request smuggling).

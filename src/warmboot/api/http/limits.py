@@ -1,4 +1,4 @@
-"""How long a connection may take over what, and how many there may be."""
+"""Limits of HTTP connections: time limits of each phase, and their number."""
 
 from __future__ import annotations
 

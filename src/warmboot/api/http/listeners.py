@@ -1,4 +1,4 @@
-"""The sockets that requests come in by: TCP, and a Unix socket of this manager's own.
+"""The listening sockets: TCP, and this manager's own Unix socket.
 
 Both are bound before the manager starts, so that a second one is told at once, and nobody is
 answered before it is ready. The Unix socket belongs to who holds a lock beside it, which the kernel

@@ -1,4 +1,4 @@
-"""h11 with a stricter eye: lines end with CR LF, and heads are as ``heads`` wants them."""
+"""A stricter h11 parser: lines must end with CR LF, and heads must satisfy ``heads``."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every request passes: who asks, its body, its idempotency key, its metrics."""
+"""The middleware of every request: authentication, body, idempotency key, metrics."""

@@ -1,4 +1,4 @@
-"""Work that must begin only when the answer has left.
+"""Starts work only after the response has been sent.
 
 A worker that asks for its own pause is stopped in the middle of whatever it does. So the dump
 begins when the answer is on its way to it, not while the request is still being handled; the layer

@@ -1,4 +1,4 @@
-"""Who may talk to the API.
+"""Authentication: which requests the API answers.
 
     a token is shown          it counts, and nothing else does: one of the manager's opens all, a
                               worker's its own routes (to look at itself, to report, to ask for

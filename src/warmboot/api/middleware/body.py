@@ -1,4 +1,4 @@
-"""Request bodies: read whole, in bounds and in time, before anything else looks at them.
+"""Reads request bodies completely, within limits of size and time, before they are used.
 
 Only uploads (``/v1/archives``, checkpoints that are imported) pass through as a stream.
 """

@@ -1,4 +1,4 @@
-"""What the kernel knows about one TCP socket of this network namespace: sock_diag(7).
+"""Asks the kernel about one TCP socket of this network namespace: sock_diag(7).
 
 One question by its two ends and one answer, whatever else is open; pyroute2 asks for whole tables.
 """

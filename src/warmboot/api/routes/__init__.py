@@ -1,1 +1,1 @@
-"""The routes, a module a noun."""
+"""The routes, one module per resource."""

@@ -1,4 +1,4 @@
-"""``/v1/events``: what happened, as a list or as it happens."""
+"""``/v1/events``: lists events, or follows them as they happen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``/v1/gc``: what may go, and having it go."""
+"""``/v1/gc``: lists or collects garbage."""
 
 from __future__ import annotations
 

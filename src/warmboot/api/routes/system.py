@@ -1,4 +1,4 @@
-"""The service itself: probes, metrics, what machine this is and what works on it."""
+"""Routes of the service itself: health probes, metrics, information on the machine, doctor."""
 
 from __future__ import annotations
 

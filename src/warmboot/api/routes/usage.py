@@ -1,4 +1,4 @@
-"""``/v1/system/usage``: what VMs and disk use at the moment, and the boots of the last minutes."""
+"""``/v1/system/usage``: current usage of VMs and disk, and the boots of the last minutes."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What comes in and what goes out, as pydantic models."""
+"""Request and response models of the API (pydantic)."""

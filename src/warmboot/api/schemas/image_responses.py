@@ -1,4 +1,4 @@
-"""What the API answers about runtime images."""
+"""Response models for runtime images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the API takes: strict models. Unknown fields are refused, everything has a bound."""
+"""Request models: strict, without unknown fields, and with a limit on every field."""
 
 from __future__ import annotations
 

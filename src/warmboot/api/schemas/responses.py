@@ -1,4 +1,4 @@
-"""What answers of the API are made of, whatever noun they are about."""
+"""Response models that several resources share."""
 
 from __future__ import annotations
 

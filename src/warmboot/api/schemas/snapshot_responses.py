@@ -1,4 +1,4 @@
-"""What the API answers about runtime snapshots: the specification's fields, and ours."""
+"""Response models for runtime snapshots: the specification's fields, and more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the API answers about the host and the manager on it."""
+"""Response models for the host and its manager."""
 
 from __future__ import annotations
 

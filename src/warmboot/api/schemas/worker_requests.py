@@ -1,4 +1,4 @@
-"""What the API takes for workers: strict, and bounded as in ``requests``."""
+"""Request models for workers: strict and limited, as in ``requests``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the API answers about workers."""
+"""Response models for workers."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The commands, a module a noun."""
+"""The commands, one module per noun."""

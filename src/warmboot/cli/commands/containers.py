@@ -1,4 +1,4 @@
-"""What is done with containers that are there: inspect, logs, port, stop, kill, start, rm, wait."""
+"""Commands for existing containers: inspect, logs, port, stop, kill, start, rm, wait."""
 
 from __future__ import annotations
 

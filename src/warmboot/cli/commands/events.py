@@ -1,4 +1,4 @@
-"""``warmboot events``: what happened, and what happens."""
+"""``warmboot events``: lists events and follows them."""
 
 from __future__ import annotations
 

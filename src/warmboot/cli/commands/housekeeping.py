@@ -1,4 +1,4 @@
-"""``warmboot gc``: what may go, why, and how much that frees."""
+"""``warmboot gc``: collects garbage, and shows what, why and how much that frees."""
 
 from __future__ import annotations
 

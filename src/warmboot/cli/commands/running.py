@@ -1,4 +1,4 @@
-"""Bringing a container up, as ``warmboot run`` does; what comes to nothing leaves nothing."""
+"""Starts a container for ``warmboot run``; a start that fails leaves nothing behind."""
 
 from __future__ import annotations
 

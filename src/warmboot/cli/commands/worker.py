@@ -1,4 +1,4 @@
-"""``warmboot worker``: containers of this machine's own engine that pause with their memory."""
+"""``warmboot worker``: containers of this machine's engine that are paused with their memory."""
 
 from __future__ import annotations
 

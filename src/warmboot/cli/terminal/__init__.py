@@ -1,1 +1,1 @@
-"""What is shown on a terminal and read from it."""
+"""Input and output on a terminal."""

@@ -1,4 +1,4 @@
-"""Staying with a container until it ends: its output, our input, and the signals that we get."""
+"""Runs a container in the foreground until it ends: output, input and signals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is shown: tables that fit the terminal, JSON for programs, ages and sizes for people.
+"""Output of commands: tables that fit the terminal, JSON for programs, ages and sizes for people.
 
 Tables go to stdout without borders. On a terminal, cells that do not fit end in ``…``; in a pipe
 nothing is cut.

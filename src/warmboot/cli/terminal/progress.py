@@ -1,4 +1,4 @@
-"""What a wait is about, on stderr, when that is a terminal: stages as events tell them."""
+"""Progress of an operation on stderr, if that is a terminal: stages taken from events."""
 
 from __future__ import annotations
 

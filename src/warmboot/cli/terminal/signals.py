@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP while a container is brought up and stayed with.
+"""Handles SIGINT, SIGTERM and SIGHUP while a container is started and runs in the foreground.
 
     brought up ──▶ it runs, we stay ──▶ removed, or left
     cancelled      passed on,           cancelled

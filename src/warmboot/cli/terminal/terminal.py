@@ -1,4 +1,4 @@
-"""The user's terminal: raw while a session has it, as it was on every way out.
+"""The user's terminal: raw during a session, and restored on every exit.
 
 ┌─ keyboard ─▶ keys() ─▶ session        detach keys: ctrl-p ctrl-q
 └─ SIGWINCH ─▶ on_resize

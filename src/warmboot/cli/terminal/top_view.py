@@ -1,4 +1,4 @@
-"""What ``warmboot top`` shows: one screen, in which everything that matters comes first.
+"""The screen of ``warmboot top``, with the most important lines first.
 
     warmboot 0.1.0 on qemu 10.0.2 (tcg)          disk 74.2 GiB free of 252.0 GiB
     boots in 5 min   warm 12  median 0.57s  longest 0.90s

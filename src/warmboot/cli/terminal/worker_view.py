@@ -1,4 +1,4 @@
-"""A worker, field by field."""
+"""The output of ``warmboot worker show``."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A checkpoint as one file: written, read, and put into another engine."""
+"""Checkpoint archives: export from an engine, and import into another one."""

@@ -1,4 +1,4 @@
-"""Take a checkpoint out of an engine as one file, and into another one.
+"""Exports a checkpoint from an engine as one file, and imports it into another engine.
 
 Docker can restore only from its own folder, so a checkpoint travels as a tar (zstd) and is put
 into the folder of a fresh container of the same image. Both ways work in temporary places beside

@@ -1,4 +1,4 @@
-"""What an import that was interrupted has left in a container that never ran."""
+"""Removes what an interrupted import has left in a container that never ran."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A layer's tar becomes the files of a container that never ran.
+"""Extracts a layer's tar file into a container that never ran.
 
 They are laid beside their place, in a folder that begins empty and that nobody else writes to, and
 moved in at the end. A folder on the way to a file is opened without following links, and only

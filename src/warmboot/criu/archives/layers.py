@@ -1,4 +1,4 @@
-"""What a container has changed in its own file system, as a tar.
+"""The changes of a container to its own file system, as a tar file.
 
 A checkpoint holds memory, not files: a process that had a changed file open can only be restored
 where that file is. Docker's overlay driver keeps the changes in a folder of their own, the deleted

@@ -1,4 +1,4 @@
-"""Read a tar that somebody else wrote, and take nothing from it but plain files.
+"""Reads an untrusted tar file, and extracts only plain files.
 
 Python's tarfile understands every extension that tar ever had: links, devices, sparse files,
 headers of any length. An archive of ours needs none of them, so this reader knows the 512-byte

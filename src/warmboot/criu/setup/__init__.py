@@ -1,1 +1,1 @@
-"""What a machine needs for checkpoints: looked at, explained, and mended."""
+"""Prerequisites of checkpoints on a machine: checked, explained and installed."""

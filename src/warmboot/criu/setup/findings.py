@@ -1,4 +1,4 @@
-"""What was found of each prerequisite: what is wrong, why it matters, what to do about it."""
+"""The findings about each prerequisite: what is wrong, why it matters, and what to do."""
 
 from __future__ import annotations
 

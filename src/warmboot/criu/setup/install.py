@@ -1,4 +1,4 @@
-"""Install a CRIU that is new enough for this kernel.
+"""Installs a CRIU that is new enough for this kernel.
 
     is one there that does? ─▶ nothing to do
         │ no

@@ -1,4 +1,4 @@
-"""What a machine needs for workers: looked at, explained, and mended where that can be done.
+"""Checks what a machine needs for workers, explains what is missing, and repairs what it can.
 
     look() ─▶ findings, each with what is wrong, why it matters, what to do
     fix()  ─▶ what was changed; nothing the second time

@@ -1,4 +1,4 @@
-"""The two configuration files that workers need, changed without losing what stands in them.
+"""Edits the two configuration files that workers need, and preserves their other contents.
 
 Only what has to be different is: the text around it (order, indentation, line ends, a byte order
 mark, characters of any language) stays as its owner wrote it, and the old file is kept beside it.

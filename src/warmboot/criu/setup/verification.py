@@ -1,4 +1,4 @@
-"""Checkpoint and restore a real container, and see that its memory survived.
+"""Checkpoints and restores a test container, and verifies that its memory survived.
 
 The test container makes up a secret when it starts and keeps it in its memory only, printing it
 with a growing number. After the restore the same secret must be there and the number must go on.

@@ -1,1 +1,1 @@
-"""The host's side of a guest: its agent and the Docker in it."""
+"""The host's side of a guest: clients of its guest agent and of Docker in the guest."""

@@ -1,4 +1,4 @@
-"""What Docker in a guest says, or does not say, in warmboot's words."""
+"""Translates errors of Docker in a guest into warmboot's errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Speaking with the guest agent, and through it with Docker in the guest.
+"""The link to a guest agent, and through it to Docker in the guest.
 
 HTTP connections lead to the agent's port, over TCP from inside the VM's network
 namespace or over a vsock socket (``GuestAddress`` says which). Paths under ``/warmboot/`` are the

@@ -1,4 +1,4 @@
-"""A throw-away container in a guest: proof that one can be created, started and comes to its end.
+"""Runs a throw-away container in a guest, to verify that containers can be run there.
 
 The image is the guest agent's own, which its warm-up has left in the guest.
 """

@@ -1,4 +1,4 @@
-"""Pulling an image into a VM, from wherever its registry is, with a timeout of silence."""
+"""Pulls an image into a VM, with a timeout for a registry that sends nothing."""
 
 from __future__ import annotations
 

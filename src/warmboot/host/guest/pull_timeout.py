@@ -1,4 +1,4 @@
-"""How long a pull is waited for: as long as it gets on, however slowly.
+"""The timeout of an image pull: it ends one that makes no progress, never a slow one.
 
 Docker waits without a limit for a registry that has taken the connection and says nothing. Signs of
 life are Docker's messages; bytes that reach the guest, since Docker tells of a slow layer rarely;

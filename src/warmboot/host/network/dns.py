@@ -1,4 +1,4 @@
-"""The name server that guests ask: one dnsmasq for all of them, that outlives the manager.
+"""The name server of the guests: one dnsmasq for all of them, which outlives the manager.
 
 A resolver of the host that listens on 127.0.0.53 only, as systemd-resolved does, refuses what
 comes from elsewhere. So dnsmasq takes the guests' questions on an address of ours and asks the

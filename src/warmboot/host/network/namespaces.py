@@ -1,4 +1,4 @@
-"""Network namespaces: made, entered, deleted.
+"""Network namespaces: created, entered and deleted.
 
 A namespace belongs to a thread, not to a process. Whatever has to happen inside one is done by a
 short-lived thread that enters it and ends there; no thread of a pool is ever in the wrong place,

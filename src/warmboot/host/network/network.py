@@ -1,4 +1,4 @@
-"""Slots on this machine: kept ready, given out, published, taken back.
+"""The network slots of this machine: prepared, assigned, published and released.
 
     (nothing) ──make──▶ idle ──acquire──▶ in use ──release──▶ (nothing)
         ▲                 │                 │

@@ -1,4 +1,4 @@
-"""Who is at work in the networks of a prefix, whatever manager has made them."""
+"""Finds the processes in the network namespaces of a prefix, whichever manager made them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slots kept ready ahead of need.
+"""The pool of network slots that are prepared in advance.
 
 One task makes slots, one after the other (the kernel's own lock allows no more at a time anyway),
 until the pool is full and nobody waits. Taking a slot from the pool wakes it. When a slot cannot be

@@ -1,4 +1,4 @@
-"""What must be there before anything is made."""
+"""Checks the prerequisites of the host's networking."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What somebody has taken away of a slot that is in use, made again around the VM that runs in it.
+"""Creates missing parts of a network slot again, around the VM that runs in it.
 
 A namespace lives as long as a process is in it: when its name in ``/run/netns`` is gone, the VMM
 still has it, with TAP, addresses and routes, and it gets its name back. When the link to the host

@@ -1,4 +1,4 @@
-"""Users for VMMs: a range for each manager of this host, so that no two VMs have the same one.
+"""User ids of VMMs: one range for each manager of this host, so that no two VMs share one.
 
 A range is claimed by a file that names its owner, from a first choice that follows from the prefix
 onwards. Claims last until the host is started again, when no VM runs any more: a manager that comes

@@ -1,4 +1,4 @@
-"""In which form a snapshot's memory is stored, and changing it while VMs use it.
+"""The two forms of a snapshot's memory, compressed and plain, and changing it while VMs use it.
 
     plain: snapshot.mem  ── compress ──▶  compressed: snapshot.mem.zst
                          ◀── unpack ───

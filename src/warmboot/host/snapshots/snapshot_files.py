@@ -1,4 +1,4 @@
-"""Snapshot folders: laid out as in the specification, published whole or not at all.
+"""Snapshot folders: laid out as in the specification, and published atomically.
 
     <root>/<runtime image id>/.building-<snapshot id>/   while it is made
     <root>/<runtime image id>/<snapshot id>/             once it is complete; kept whole

@@ -1,4 +1,4 @@
-"""Hands a snapshot's machine to the hypervisor in a form that it takes.
+"""Provides a snapshot's memory to the hypervisor in a form that it supports.
 
 plain      ─────────────────────────▶ snapshot.mem
 compressed ── takes frames ─────────▶ snapshot.mem.zst, pages served as they are touched

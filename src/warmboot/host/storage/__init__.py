@@ -1,1 +1,1 @@
-"""The storage root: runtime images, what lies there, and whose it is."""
+"""The storage root: runtime images, its contents, and the database that it belongs to."""

@@ -1,4 +1,4 @@
-"""Whether a stored runtime image's files are what they were when it was registered.
+"""Checks that the files of a stored runtime image are unchanged since its registration.
 
 The check is as a snapshot's: cheap where the note of its folder knows each file as it is, else, and
 whenever it is to be thorough, by the sums (``system.file_stamps``). The empty disk is 8 GiB of

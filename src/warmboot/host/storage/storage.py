@@ -1,4 +1,4 @@
-"""The storage folder on this host: runtime images come into it, and its disk keeps some room free.
+"""The storage root: imports runtime images, and keeps some of its disk free.
 
 Below the floor nothing new is begun. Caches are the first to shrink: what they hold can be made
 again.

@@ -1,4 +1,4 @@
-"""Which database knows what lies in a storage folder: its id, in a file there."""
+"""The id of the database that a storage root belongs to, in a file there."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A VM on this machine: its files, its VMM, its console, what a killed manager has left of it."""
+"""VMs on this machine: files, VMMs, consoles, and what a killed manager has left behind."""

@@ -1,4 +1,4 @@
-"""What guests have said on their consoles, kept for as long as there is a container.
+"""Boot logs: console output of guests, kept as long as their containers exist.
 
 A VM's console log lies in its folder, and goes with it when a boot fails; so it is copied first. It
 is the guest's and the VMM's to write: links are not followed, and no more than its end is read.

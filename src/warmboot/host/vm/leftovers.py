@@ -1,4 +1,4 @@
-"""Finding what a manager that was killed has left: VMM processes and VM folders.
+"""Finds VMM processes and VM folders that a killed manager has left behind.
 
 A VMM names its VM's folder on its command line and leads a session of its own. That is how one is
 found whose handle was not stored yet when the manager died; a user's ``tail -f`` of a log in that

@@ -1,4 +1,4 @@
-"""A VM that is there, and the connection to the agent in its guest."""
+"""A running VM, and the connection to the guest agent in it."""
 
 from __future__ import annotations
 

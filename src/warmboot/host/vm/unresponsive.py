@@ -1,4 +1,4 @@
-"""VMMs that are there and do not answer: kept, asked again, and ended by their owner only.
+"""VMs that exist but do not answer: kept, asked again, and ended only by a user.
 
 A VMM that was stopped (SIGSTOP), waits for a hung disk, or gets no processor time looks like a dead
 one to whoever asks it. Whether it is dead is told by its process alone.

@@ -1,4 +1,4 @@
-"""What a VM has on disk before it runs: its folder, its two disks, and the spec that names them.
+"""Prepares the files of a VM before it runs: its folder, its two disks, and its spec.
 
 The root file system is read-only and shared; the other disk is the VM's own: an overlay or a copy
 of its source's, or the one that an earlier life of the same VM has left. VMMs run as users of their

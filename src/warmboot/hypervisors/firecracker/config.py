@@ -1,4 +1,4 @@
-"""What can be chosen about Firecracker."""
+"""The configuration of the Firecracker driver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Firecracker driver: what this machine's Firecracker can do; starting and finding VMs.
+"""The Firecracker driver: probes this machine's Firecracker, and boots, restores and finds VMs.
 
 spawned ──configure──▶ configured ──InstanceStart──▶ running
    └────────snapshot/load──▶ paused ──Resumed──────────▲

@@ -1,4 +1,4 @@
-"""Is KVM there, may a VM's user open it, and does it run an ordinary kernel?
+"""Checks that KVM exists, that a VM's user may open it, and that it runs an ordinary kernel.
 
 Three questions with three answers. On some hosts, themselves guests, ``/dev/kvm`` opens and runs
 small programs, while ring-0 code is emulated so slowly and incompletely that Linux does not come

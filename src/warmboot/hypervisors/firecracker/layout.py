@@ -1,4 +1,4 @@
-"""What lies in a VM's folder.
+"""The files in the folder of a Firecracker VM.
 
 Firecracker writes the paths of drives and of the vsock socket into a snapshot, and opens the same
 paths again when the snapshot is loaded. So it is started *in* the VM's folder and is given relative

@@ -1,4 +1,4 @@
-"""Is KVM usable here? The device file alone does not tell.
+"""Chooses QEMU's accelerator: KVM, if it can really run a guest, or TCG.
 
 Inside some virtual machines ``/dev/kvm`` opens and answers although the CPU shows neither ``vmx``
 nor ``svm``: ring-0 code is then emulated, and an ordinary kernel does not get through its boot. So

@@ -1,4 +1,4 @@
-"""What can be chosen about QEMU."""
+"""The configuration of the QEMU driver."""
 
 from __future__ import annotations
 

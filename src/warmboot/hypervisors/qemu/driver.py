@@ -1,4 +1,4 @@
-"""The QEMU driver: what this machine's QEMU can do, and starting, restoring, finding VMs."""
+"""The QEMU driver: probes this machine's QEMU, and boots, restores and finds VMs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From ``creating`` to ``running``: a VM, warm where that works, and the container in it.
+"""Brings a container from ``creating`` to ``running``: boots its VM, and starts it there.
 
     warm boot (see warm_boot) ────────────────────────┐
        │ no version, or none that works               ▼

@@ -1,4 +1,4 @@
-"""Which snapshot a boot uses, or why none: a pure decision.
+"""Chooses the snapshot of a boot, or the reason for a cold one: a pure function.
 
 Several versions of one shape may be ready. One of them is drawn, each as often as its weight is a
 part of all weights. A version of weight 0 is a stand-by: it is taken only when no other is left

@@ -1,4 +1,4 @@
-"""A lock a container: one thing at a time is done with what runs in its VM.
+"""One lock per container: only one operation at a time works on what runs in its VM.
 
 A removal waits for it as everybody does, but tells whoever holds it that what he does is in vain:
 a guest that hangs, or a stop with an hour's grace, does not keep it waiting.

@@ -1,4 +1,4 @@
-"""What may be asked of a container in the state in which it is, and the refusals. Pure."""
+"""Which requests are legal in which state of a container, and their refusals. Pure functions."""
 
 from __future__ import annotations
 

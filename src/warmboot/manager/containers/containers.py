@@ -1,4 +1,4 @@
-"""The life of a user's container after it was asked for: what the API may do with it."""
+"""Containers, as the API offers them: create, start, stop, kill, wait, remove."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A container whose VM is there and does not answer: told, shown, and taken up when it answers.
+"""Keeps containers whose VMs exist but do not answer, and adopts them when they answer.
 
     adoption ──no answer──▶ container.unresponsive ──answers──▶ container.answering, adopted
     watched ──silent for long──▶   │                             (or watched as before)

@@ -1,4 +1,4 @@
-"""How far the pull of an image is, told as events at intervals that a person can follow."""
+"""Progress of an image pull, emitted as events at intervals that a person can follow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A VM that stands still because the host's disk is full: told, and let run on once there is room.
+"""Reports VMs that are stalled because the host's disk is full, and resumes them when it has space.
 
     running ──a write finds no room──▶ stalled ──room, by itself or by whoever frees some──▶ running
                  container.stalled                         container.resumed

@@ -1,4 +1,4 @@
-"""The warm way: choose a version, restore it; if that fails, another one; and say what failed.
+"""The warm boot: restores a version of a snapshot; if that fails, tries another one.
 
 choose ─▶ Use ──▶ restore ──▶ Docker answers: counted as a success ──▶ Warmed
   ▲        │         │ failed

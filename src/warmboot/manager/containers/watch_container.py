@@ -1,4 +1,4 @@
-"""Watching running containers, so that their state is kept true.
+"""Watches running containers and records when they exit.
 
 One task a container waits for Docker in the guest to say that the process has ended, or for the VMM
 to be gone; whichever comes first is stored. A container that is to be removed when it has

@@ -1,1 +1,1 @@
-"""What all use cases need: sagas, events, background work, admission of boots."""
+"""Parts that all use cases need: sagas, events, background work, admission of boots."""

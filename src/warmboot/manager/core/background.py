@@ -1,4 +1,4 @@
-"""Background work ends when it is cancelled, or has come to its end; a failure ends a round only.
+"""Background work that continues after a failure: a failure ends only the current round.
 
     Tasks.keep_going ─▶ until_done:  ┌─▶ round ──▶ its end
                                      └─ pause ◀── it failed: logged, counted

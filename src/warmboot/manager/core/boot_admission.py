@@ -1,4 +1,4 @@
-"""Short work first: boots are admitted a few at a time, and what follows a boot lets others pass.
+"""Admits a few boots at a time, and lets boots go before the work that follows them.
 
 A warm boot takes some hundredths of a second of the manager's time, then as much of its guest's;
 bringing an image into a guest and starting a container takes some tenths. Begun all at once on few

@@ -1,4 +1,4 @@
-"""Events: written to the store, told to whoever waits."""
+"""The event log: writes events to the store, and wakes up those who wait for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Storing what has happened already: a full disk or a lost database may only delay it.
+"""Stores something that has already happened, and retries while the disk or database fails.
 
 Were such a write given up, the database would be wrong about a thing until the manager's next
 start: nobody else looks at it again.

@@ -1,4 +1,4 @@
-"""Sagas: several steps that all happen or are all undone, ``kill -9`` included.
+"""Sagas: several steps that are all completed or all undone, even after ``kill -9``.
 
 Before a step begins that can be undone, its name and everything that earlier steps noted are
 written to the journal (the ``operations`` table). So the journal always names every step that may

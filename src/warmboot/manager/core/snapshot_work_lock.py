@@ -1,4 +1,4 @@
-"""Heavy work on snapshots' files, one after the other, and on which it is."""
+"""Serializes heavy work on the files of snapshots, and knows on which snapshot it works."""
 
 from __future__ import annotations
 

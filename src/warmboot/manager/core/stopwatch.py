@@ -1,4 +1,4 @@
-"""The stages of a boot, timed from the moment of the request."""
+"""Measures the stages of a boot from the moment of the request."""
 
 from __future__ import annotations
 

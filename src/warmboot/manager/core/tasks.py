@@ -1,4 +1,4 @@
-"""Background work by key: of one key one after the other, all ended when the manager stops."""
+"""Background tasks by key: one at a time per key, all ended when the manager stops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that come in from outside: written down while the disk keeps its floor.
+"""Writes uploaded files while the disk has more free space than its floor.
 
 What all of them together have announced and not sent yet counts as taken, so that two that would
 fit alone do not fill the disk together. One without a length counts as it comes. What is refused,

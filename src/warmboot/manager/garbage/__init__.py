@@ -1,1 +1,1 @@
-"""What nobody needs any more: chosen and removed."""
+"""Garbage collection: choosing and removing what is no longer needed."""

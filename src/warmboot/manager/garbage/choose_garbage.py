@@ -1,4 +1,4 @@
-"""What may go: a pure decision about snapshots, what lies about, and caches.
+"""Chooses the garbage among snapshots, files and caches: a pure function.
 
     snapshots   deleted, not leased ──────────────────────────────▶ deleted
                 unused for so many days ──────────────────────────▶ unused

@@ -1,4 +1,4 @@
-"""Collecting garbage: what ``choose_garbage`` points out is removed.
+"""Collects garbage: removes what ``choose_garbage`` selects.
 
     look ─▶ retire ─▶ released ─▶ leftovers ─▶ caches
     what    unused    files and   what is      down to

@@ -1,4 +1,4 @@
-"""What is kept for a while only: answers under idempotency keys, sagas' journals, old reports."""
+"""Deletes expired records: stored responses, journals of sagas, old reports of workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a runtime image may be booted from, looked at by whoever is about to.
+"""Checks a runtime image before something is booted from it.
 
     whole ──▶ damaged ──▶ whole
               marked; nothing is      registered once more, or its file put back: its snapshots

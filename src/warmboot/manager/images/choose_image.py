@@ -1,4 +1,4 @@
-"""Which runtime image a container's VM is booted from."""
+"""Chooses the runtime image from which a container's VM is booted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Prometheus sees of this service.
+"""The Prometheus metrics of the service.
 
     events ──▶ EventCounts ──▶ counters and histograms ───────┐
        │                                                      ├──▶ /metrics

@@ -1,4 +1,4 @@
-"""What happened, counted from events.
+"""Counters and histograms, updated from events.
 
 Labels come from closed sets: boot methods, reasons, stages, kinds of events, codes of errors. No id
 and no name that a user chose is ever a label.

@@ -1,4 +1,4 @@
-"""What a warm boot saves: against a cold boot that was measured, never against a guess."""
+"""The time that a warm boot saved, compared with a measured cold boot, never with an estimate."""
 
 from __future__ import annotations
 

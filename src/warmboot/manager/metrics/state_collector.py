@@ -1,4 +1,4 @@
-"""What is there when Prometheus asks: states, sizes, ages. Nothing of it is kept in between.
+"""Gauges that are computed when Prometheus scrapes: states, sizes, ages.
 
 A snapshot is the only thing that is named, by its id: there are at most
 ``MANAGER_MAX_RUNTIME_SNAPSHOTS`` of them, and successors that are being built.

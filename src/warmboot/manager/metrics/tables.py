@@ -1,4 +1,4 @@
-"""Events that only have to be counted: which counter, how much, with which labels.
+"""Tables of events that are only counted: the counter, the amount, the labels.
 
 To count a new event, add a row.
 """

@@ -1,4 +1,4 @@
-"""Building a runtime snapshot: a VM is booted, warmed up, frozen, and its files are published.
+"""Builds a runtime snapshot: boots a VM, warms it up, freezes it and publishes its files.
 
     folder ─▶ network ─▶ machine ─▶ start ─▶ identity ─▶ docker ─▶ freeze
     temporary  a slot     row        cold     claimed     ready     paused, saved

@@ -1,4 +1,4 @@
-"""Taking a snapshot's sums in the background: what is damaged is set aside and rebuilt.
+"""Verifies the checksums of snapshots in the background; damaged ones are rebuilt.
 
 A snapshot whose folder was removed by hand is damaged like any other. Boots meanwhile go on with
 another version, or cold: only what is ``ready`` is restored. The check takes only what processor

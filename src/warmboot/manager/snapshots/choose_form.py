@@ -1,4 +1,4 @@
-"""Which snapshots are to be stored in another form, and which is to be checked: pure decisions.
+"""Chooses snapshots to compress, to unpack and to check: pure functions.
 
 plain ──── not used for so long ───▶ compressed
 compressed ── so many boots within a while ──▶ plain

@@ -1,4 +1,4 @@
-"""Changing how a ready snapshot's memory is stored: compressed or plain, as a journaled saga.
+"""Compresses or unpacks the memory of a ready snapshot, as a journaled saga.
 
 The files change by one rename (``host.memory_forms``), so a kill at any point leaves one whole
 form. Undoing, therefore, is not going back: what broke off is tidied away, and the row is told

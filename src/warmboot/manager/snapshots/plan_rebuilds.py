@@ -1,4 +1,4 @@
-"""Which snapshots the manager rebuilds by itself, and when: a pure decision.
+"""Plans which snapshots are rebuilt automatically, and when: a pure function.
 
     broken (unhealthy) ──┐
                          ├─▶ due ──rebuild──▶ swapped

@@ -1,4 +1,4 @@
-"""The reconciler of snapshots: what is broken or does not fit this host is built anew.
+"""The reconciler of snapshots: rebuilds those that are unhealthy or do not fit this host.
 
     at start ──┐
     attention ─┼─▶ reconcile ─▶ host changed? ─▶ what fits? ─▶ plan ─▶ one rebuild ─▶ wait

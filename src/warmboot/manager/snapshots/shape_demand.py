@@ -1,4 +1,4 @@
-"""Whether a shape that no snapshot has deserves one of its own: a pure decision."""
+"""Decides whether a snapshot is built for a shape that has none: a pure function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a snapshot good? Counted only once Docker in the restored guest has answered, or has not."""
+"""The health of snapshots: counts a boot when Docker in the guest has answered, or has not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a finished build notes of its snapshot: the specification's ``metadata``."""
+"""The ``metadata`` of a snapshot, as specified, written when its build is complete."""
 
 from __future__ import annotations
 

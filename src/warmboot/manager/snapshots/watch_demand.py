@@ -1,4 +1,4 @@
-"""A shape that is asked for often gets a snapshot of its own.
+"""Builds a snapshot for a shape that is often requested.
 
     cold boot, shape_mismatch ─▶ runtime-snapshot.wanted ─▶ judge ─▶ runtime-snapshot.creating
 

@@ -1,1 +1,1 @@
-"""VMs as containers and snapshots need them: booted for one, built in for the other, kept ready."""
+"""VMs for containers and snapshots: booted, used for builds, and kept ready in the warm pool."""

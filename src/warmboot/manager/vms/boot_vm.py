@@ -1,4 +1,4 @@
-"""Booting a container's VM, warm or cold: one saga.
+"""Boots a container's VM, warm or cold, as a saga.
 
     lease ─▶ network ─▶ machine ─▶ start ─▶ identity ─▶ docker
     the      a slot     folder,    boot or  the guest   Docker has

@@ -1,4 +1,4 @@
-"""A VM that building a snapshot needs for a while: a folder with disks, a row, a slot given to it.
+"""The temporary VM in which a snapshot is built: a folder with disks, a row, and a network slot.
 
 A build has two: the template that is frozen, and the canary that tries what was published.
 """

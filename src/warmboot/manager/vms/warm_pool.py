@@ -1,4 +1,4 @@
-"""The warm pool: VMs restored ahead of need from the snapshot that was used last, and paused.
+"""The warm pool: VMs of the most recently used snapshot, restored and paused in advance.
 
     fill ─▶ slot, disk, VM restored, exercised, paused ─▶ ready ──take──▶ one warm boot owns it
                                                             └─discard──▶ gone

@@ -1,4 +1,4 @@
-"""At the start: workers and what their engine says of them are brought into agreement.
+"""Reconciles workers with their engine when the manager starts.
 
 An engine that does not answer keeps nobody waiting: its workers are settled when it does.
 """

@@ -1,4 +1,4 @@
-"""Workers whose policy asks for it are paused when the manager stops, and resumed when it starts.
+"""Pauses workers with such a policy when the manager stops, and resumes them when it starts.
 
     running ──stop──▶ paused, to be resumed at the start ──start──▶ running
                           │

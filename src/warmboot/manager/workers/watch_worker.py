@@ -1,4 +1,4 @@
-"""What goes on while a worker runs: its end is noticed, and its policy is kept.
+"""Watches a running worker: records its exit, and applies its policy.
 
     running ─▶ one task that waits for its process to end (an engine that restarts included)
            └─▶ one task for its policy: idle ─▶ pause;  every N seconds ─▶ checkpoint, retention

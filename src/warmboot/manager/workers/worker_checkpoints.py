@@ -1,4 +1,4 @@
-"""Checkpoints of workers, kept: listed, deleted, taken out as archives and brought in.
+"""Checkpoints of workers: listed, deleted, exported as archives and imported.
 
 Archives pass through ``scratch``, a folder of the manager's own; what a crash leaves there is
 removed at the next start.

@@ -1,4 +1,4 @@
-"""When a worker is paused or checkpointed without being asked: pure, no clock of its own.
+"""Decides when a worker is paused or checkpointed automatically: pure functions without a clock.
 
 Idle means both, for as long as the policy says:
 

@@ -1,4 +1,4 @@
-"""The one way by which a worker's state changes: stored (guarded), told, then acted upon."""
+"""Changes of a worker's state: a guarded update in the store, an event, then actions."""
 
 from __future__ import annotations
 

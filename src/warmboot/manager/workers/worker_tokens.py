@@ -1,4 +1,4 @@
-"""What a worker shows to the manager: a token that is made from its id and proves nothing else.
+"""Tokens of workers: derived from the worker's id, and valid for that worker only.
 
     wbw.<worker id, hex>.<HMAC-SHA256 of it under this installation's secret>
 

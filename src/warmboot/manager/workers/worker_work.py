@@ -1,4 +1,4 @@
-"""A pause or a resume that fails: the worker is settled, and its failure told.
+"""The failure of a pause or resume: the worker is settled, and the failure is reported.
 
 Half a dump cannot be taken back, and half a restore not kept. So nothing is journaled but the state
 that was claimed, from which ``reconcile_workers`` knows after ``kill -9`` that something was under

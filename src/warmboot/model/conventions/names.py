@@ -1,4 +1,4 @@
-"""Names at the door: what a user may call a container, an image, a worker, a checkpoint."""
+"""The names that users may give to containers, images, workers and checkpoints."""
 
 from __future__ import annotations
 

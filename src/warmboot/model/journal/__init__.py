@@ -1,1 +1,1 @@
-"""What the manager writes down of its own doing: events, sagas' steps, idempotency keys."""
+"""The manager's own records: events, steps of sagas, idempotency keys."""

@@ -1,4 +1,4 @@
-"""Something that happened to something, in order."""
+"""An event: something that happened to one resource, with its place in the order of all events."""
 
 from __future__ import annotations
 

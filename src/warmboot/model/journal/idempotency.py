@@ -1,4 +1,4 @@
-"""What comes of claiming an idempotency key: who comes first does the work.
+"""The result of reserving an idempotency key: the first request does the work.
 
 claim ──▶ Claimed ──▶ the work is done ──▶ later claims: Done
              └──────▶ it came to nothing ─▶ as if it had never been claimed

@@ -1,4 +1,4 @@
-"""A saga's journal entry: which steps were begun, and what undoing them needs.
+"""The journal entry of a saga: which steps were begun, and what is needed to undo them.
 
 running ──▶ done
    │

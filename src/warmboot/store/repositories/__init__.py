@@ -1,1 +1,1 @@
-"""What is kept of each noun: one module, one or two tables."""
+"""The repositories: one module per noun, each with one or two tables."""

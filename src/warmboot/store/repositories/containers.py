@@ -1,4 +1,4 @@
-"""Users' containers."""
+"""Repository of users' containers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many there are of everything: cheap counts, asked one after the other."""
+"""Counts of rows by state: cheap queries, one after the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happened, in order: an append-only log that listeners read on from the id they know.
+"""Repository of events: an append-only log that is read from the last known id onwards.
 
 An event becomes visible only after all with smaller ids (see ``database``), so reading on from the
 last id seen never misses one.

@@ -1,4 +1,4 @@
-"""Idempotency keys: who comes first does the work, who comes later gets the same answer.
+"""Idempotency keys: the first request does the work, later ones get the same response.
 
 claim ──▶ Claimed ──▶ complete ──▶ later claims: Done
              └─────▶ abandon  ──▶ as if it had never been claimed

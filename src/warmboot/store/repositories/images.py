@@ -1,4 +1,4 @@
-"""Registered runtime images.
+"""Repository of registered runtime images.
 
 An image can be deleted when no live snapshot and no container refers to it. Deleted snapshots
 whose files still wait to be collected do not hold it back: it then vanishes from sight, gives its

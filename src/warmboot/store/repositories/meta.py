@@ -1,4 +1,4 @@
-"""A few facts about this installation, by name."""
+"""Repository of a few facts about this installation, by name."""
 
 from __future__ import annotations
 

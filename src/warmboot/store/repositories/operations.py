@@ -1,4 +1,4 @@
-"""The journal of sagas.
+"""Repository of the journal of sagas.
 
 Noting a step is one INSERT into ``operation_steps``, never a change of what was noted before; an
 ``Operation`` is put together when it is read.

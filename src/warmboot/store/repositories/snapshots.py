@@ -1,4 +1,4 @@
-"""Runtime snapshots, their health, and the leases that keep their files in place.
+"""Repository of runtime snapshots, their health, and the leases that keep their files.
 
 States change by guarded updates: the states from which the new one is legal stand in the UPDATE's
 WHERE, so of two that race one wins and the other gets ``IllegalTransition``.

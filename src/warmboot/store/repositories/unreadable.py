@@ -1,4 +1,4 @@
-"""What of the whole database cannot be read, row by row."""
+"""Finds the rows of the whole database that cannot be read."""
 
 from __future__ import annotations
 

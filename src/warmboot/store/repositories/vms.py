@@ -1,4 +1,4 @@
-"""The VMs that this manager has started, so that the next one finds them."""
+"""Repository of the VMs that the manager has started, so that the next one finds them."""
 
 from __future__ import annotations
 

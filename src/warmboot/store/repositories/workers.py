@@ -1,4 +1,4 @@
-"""Workers: containers of the host's own engine."""
+"""Repository of workers: containers of the host's own engine."""
 
 from __future__ import annotations
 

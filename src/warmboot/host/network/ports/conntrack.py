@@ -1,4 +1,4 @@
-"""Forgetting connections of the host's connection tracking.
+"""Deletes entries of the host's connection tracking.
 
 A namespace takes its own tracked connections with it, the host keeps the ones that were forwarded
 to or from it. A client that goes on sending UDP would keep such an entry alive for ever, and be led

@@ -1,4 +1,4 @@
-"""Host ports held for published ports.
+"""Reserves host ports for published ports.
 
 The traffic goes by rules, no program of ours touches it. But as long as a port is published, a
 socket is bound to it, so that a port taken by any other program is found when it is published, and

@@ -1,4 +1,4 @@
-"""Resetting TCP sockets of this host whose other end was in a VM that is gone.
+"""Resets TCP sockets of this host that were connected to a VM that is gone.
 
 A process on the host that is connected to a published port would learn of a VM's end when it
 sends, and else never. The kernel aborts a socket when it is told to (``SOCK_DESTROY``): its owner

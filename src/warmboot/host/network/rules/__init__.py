@@ -1,1 +1,1 @@
-"""The firewall: nftables rules as text, applied, watched and put back."""
+"""The firewall: nftables rules as text, applied, monitored and restored."""

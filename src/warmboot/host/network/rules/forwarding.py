@@ -1,4 +1,4 @@
-"""The two things outside our own tables that guests need of the host to reach the world.
+"""The two settings of the host, outside of our tables, that guests need to reach other networks.
 
 ``net.ipv4.ip_forward`` is set to 1 when it is 0, with a note in ``state_dir`` that it was us. It is
 set back when everything of ours goes, unless by then somebody else on the host does NAT as well.

@@ -1,4 +1,4 @@
-"""Being told of every change of nftables, by whomever, on the host and in every namespace.
+"""Monitors changes of nftables, on the host and in every namespace.
 
 The kernel tells (``NFNLGRP_NFTABLES``) who listens in the network namespace that is changed; so
 there is a socket for each. Messages name their table: what does not name one of ours is passed

@@ -1,4 +1,4 @@
-"""The rules stay as they should be, whoever changes them.
+"""Restores the firewall rules when another program has changed them.
 
 A firewall that is restarted removes every table of the host (``nft flush ruleset``). Until ours is
 back guests reach nothing, and nothing reaches them (see ``rules``). The kernel tells of the change

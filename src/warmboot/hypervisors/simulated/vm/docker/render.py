@@ -1,4 +1,4 @@
-"""Records as Docker shows them."""
+"""The simulated Docker's records, in the JSON of Docker's API."""
 
 from __future__ import annotations
 
