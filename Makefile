@@ -1,8 +1,8 @@
-# Everything a person types. The scripts behind it install what is missing.
+# The commands for people; `make help` describes them. The scripts behind them install what is missing.
 
 STATE ?= $(CURDIR)/.state
 PYTHON = .venv/bin/python
-# Tests run in this many processes: real VMs in one, a Docker engine in one, the rest in any.
+# The number of test processes: tests with real VMs run in one, those with a Docker engine in one, others in any.
 PROCESSES ?= $(shell n=$$(nproc); [ $$n -gt 2 ] && echo $$n || echo 2)
 QUICK = not (qemu or firecracker or kvm or docker or registry or postgres or root or slow)
 export WARMBOOT_STATE = $(STATE)
@@ -11,15 +11,17 @@ export PATH := $(CURDIR)/.venv/bin:$(STATE)/firecracker:$(PATH):/usr/sbin:/sbin
 .PHONY: help demo picture test test-quick lint bench deb setup clean
 
 help:
-	@echo "make demo    install what is missing, then show a cold and a warm start side by side"
-	@echo "make picture the demo, and a picture of it for the README"
-	@echo "make test    run all tests: up to half an hour on two processors"
-	@echo "make test-quick  three minutes of them: pure parts, SQLite, API, command line"
-	@echo "make bench   measure the figures, table on the terminal, JSON in bench/results/"
-	@echo "make lint    style, types and import contracts"
-	@echo "make deb     a Debian package in dist/ (RELEASE=bookworm or trixie)"
-	@echo "make setup   only install what is missing"
-	@echo "make clean   remove what the demo and the tests have kept (.state)"
+	@echo "make demo        install what is missing, then show a cold and a warm start side by side"
+	@echo "make picture     run the demo, and save a picture of it for the README"
+	@echo "make test        lint, then run all tests: up to half an hour on 2 CPUs; needs root, QEMU, Docker and"
+	@echo "                 PostgreSQL, which it installs if they are missing; leaves your own Docker and network alone"
+	@echo "make test-quick  lint, then run the tests of the pure parts, SQLite, API and command line: about 3 minutes"
+	@echo "make lint        check style, types and import contracts"
+	@echo "make bench       measure: a table on the terminal, JSON in bench/results/"
+	@echo "make deb         build a Debian package in dist/ (RELEASE=bookworm or trixie)"
+	@echo "make setup       only install what is missing"
+	@echo "make clean       remove what the demo and the tests have stored (.state)"
+	@echo "make help        print this text"
 
 setup:
 	@scripts/setup run
@@ -35,8 +37,8 @@ test: lint
 
 test-quick: lint
 	@$(PYTHON) -m pytest -n $(PROCESSES) -m "$(QUICK)"
-	@echo "left out: real VMs, Docker engines, registries, PostgreSQL, what needs root, and what is marked slow,"
-	@echo "as tests/manager, tests/faults and tests/deploy are. What you have changed there, run by itself."
+	@echo "Left out: tests with real VMs, Docker engines, registries, PostgreSQL or root, and tests marked slow, such as"
+	@echo "tests/manager, tests/faults and tests/deploy. If you have changed something there, run them yourself."
 
 lint:
 	@scripts/setup test

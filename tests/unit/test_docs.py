@@ -141,6 +141,21 @@ def test_make_targets_in_the_docs_exist(page: Path) -> None:
             assert target in targets, f"there is no `make {target}`"
 
 
+def test_make_help_describes_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.search(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
+    assert targets is not None
+    described = re.findall(r'^\t@echo "make ([a-z-]+) ', makefile, re.MULTILINE)
+    assert sorted(described) == sorted(targets[1].split())
+
+
+def test_every_folder_of_tests_is_in_the_table_of_contributing() -> None:
+    folders = {path.parent for path in (ROOT / "tests").glob("*/*.py")}
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `tests/"))
+    assert set(re.findall(r"`tests/(\w+)`", rows)) == {folder.name for folder in folders}
+
+
 # -- settings --------------------------------------------------------------------------------------
 
 
