@@ -7,6 +7,7 @@ import gc
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
+import anyio
 import pytest
 
 from warmboot.system.concurrency import end, finish, race
@@ -259,6 +260,18 @@ async def test_a_timeout_comes_when_the_work_has_ended() -> None:
         async with asyncio.timeout(0.01):
             await finish(work(), on_cancel=work.go_on.set)
     assert (work.ended, work.cancelled) == (True, 0)
+
+
+async def test_a_scope_of_anyio_waits_for_the_work_without_spinning() -> None:
+    work, asked = Work(), []
+    with anyio.CancelScope() as scope:
+        asyncio.get_running_loop().call_later(0.01, scope.cancel)
+        asyncio.get_running_loop().call_later(0.02, work.go_on.set)
+        assert await finish(work(), on_cancel=lambda: asked.append(1)) == "done"
+        await asyncio.sleep(0)
+        raise AssertionError("the scope was cancelled")
+    assert asked == []
+    assert scope.cancelled_caught
 
 
 # -- end ------------------------------------------------------------------------------------------

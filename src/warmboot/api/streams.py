@@ -21,6 +21,7 @@ from warmboot.api.schemas.responses import EventOut
 from warmboot.manager.ports import LogChunk, Stream
 from warmboot.model.errors import WarmbootError
 from warmboot.model.journal.event import Event
+from warmboot.system.concurrency import end
 
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 EVENT_STREAM = "text/event-stream"
@@ -61,7 +62,7 @@ async def begun(chunks: AsyncIterator[T]) -> AsyncIterator[T]:
     try:
         done, _ = await asyncio.wait({first}, timeout=FIRST_CHUNK_WAIT_S)
     except asyncio.CancelledError:
-        first.cancel()
+        await end(first)
         raise
     if done and first.exception() is not None:
         first.result()
@@ -77,7 +78,7 @@ async def _from_first(first: asyncio.Future[T | None], rest: AsyncIterator[T]) -
         async for chunk in rest:
             yield chunk
     finally:
-        first.cancel()
+        await end(first)
         await _close(rest)
 
 
@@ -133,6 +134,5 @@ async def event_stream(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
             yield sse(event)
             following = asyncio.ensure_future(anext(events, None))
     finally:
-        following.cancel()
-        await asyncio.wait({following})
+        await end(following)
         await _close(events)

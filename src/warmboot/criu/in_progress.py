@@ -12,7 +12,6 @@ while; ``until_quiet`` is for that.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from warmboot.criu.containerd import scratch_folders, work_in
 from warmboot.criu.runtime_work import end_work, progress, runtimes_at_work
 from warmboot.docker.facts import EngineFacts
 from warmboot.model.errors import CheckpointError, EngineUnavailable, WarmbootError
+from warmboot.system.concurrency import end
 
 HANGS_AFTER_S = 120.0
 QUIET_S = 3.0
@@ -83,10 +83,7 @@ async def unless_it_hangs(
             ) from error
         return task.result()
     finally:
-        if not task.done():
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, WarmbootError):
-                await task
+        await end(task)
 
 
 async def _moves_until_done(task: asyncio.Future[None], work: Work, hangs_after_s: float) -> bool:

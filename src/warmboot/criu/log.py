@@ -18,6 +18,8 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+from warmboot.system.concurrency import end
+
 LOOK_EVERY_S = 0.005
 MAX_LOG_BYTES = 4 << 20
 MAX_LINES = 12
@@ -80,7 +82,5 @@ async def holding_log(candidates: Sequence[Path]) -> AsyncIterator[CriuLog]:
     try:
         yield log
     finally:
-        looking.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await looking
+        await end(looking)
         log.close()

@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, overload
 
+import anyio
+
 A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
@@ -51,12 +53,13 @@ async def finish(work: Awaitable[T], *, on_cancel: Callable[[], object] = lambda
     called at once, and may ask the work to end sooner.
     """
     working, cancelled = asyncio.ensure_future(work), False
-    while not working.done():
-        try:
-            await asyncio.wait({working})
-        except asyncio.CancelledError:
-            cancelled = True
-            on_cancel()
+    with anyio.CancelScope(shield=True):  # a scope of anyio's would cancel us over and over
+        while not working.done():
+            try:
+                await asyncio.wait({working})
+            except asyncio.CancelledError:
+                cancelled = True
+                on_cancel()
     if cancelled:
         raise asyncio.CancelledError from _exception(working)
     return working.result()

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from warmboot.model.errors import DiskFull, HostError
+from warmboot.system.concurrency import finish
 
 _SUFFIX = ".partial"
 
@@ -37,8 +38,10 @@ async def staging(dest: Path) -> AsyncIterator[Path]:
         try:
             yield folder
         finally:
-            await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
-            os.close(lock)
+            try:
+                await finish(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
+            finally:
+                os.close(lock)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(

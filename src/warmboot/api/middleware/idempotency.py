@@ -13,7 +13,6 @@ is its content: doing it twice does nothing.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import re
@@ -30,6 +29,7 @@ from warmboot.api.middleware.body import Disconnected, is_streamed, read_body, r
 from warmboot.api.problems import problem_of
 from warmboot.model.errors import Conflict, InvalidRequest, WarmbootError
 from warmboot.model.journal.idempotency import Claim, Done, Mismatch, Running
+from warmboot.system.concurrency import finish
 
 log = logging.getLogger(__name__)
 
@@ -126,9 +126,9 @@ class IdempotencyMiddleware:
         try:
             await self.app(scope, replay(body, receive), answer.take)
         except BaseException:  # cancelled, too; raised again
-            await asyncio.shield(self._keep(name, fingerprint, None))
+            await finish(self._keep(name, fingerprint, None))
             raise
-        await asyncio.shield(self._keep(name, fingerprint, answer))
+        await finish(self._keep(name, fingerprint, answer))
         await answer.give(send)
 
     async def _after(self, name: _Name, scope: Scope, receive: Receive, send: Send) -> None:
@@ -155,7 +155,7 @@ class IdempotencyMiddleware:
             if known is not None:
                 await _give_kept(known, send)
                 return
-            await asyncio.shield(self._keep(name, fingerprint, answer))
+            await finish(self._keep(name, fingerprint, answer))
         await answer.give(send)
 
     async def _claim(self, name: _Name, fingerprint: str) -> Done | None:

@@ -27,6 +27,7 @@ from warmboot.api.schemas.requests import ResizeIn, StartIn
 from warmboot.api.streams import STREAM_TAGS
 from warmboot.manager.ports import ExecSpec, Session
 from warmboot.model.errors import InvalidRequest, WarmbootError
+from warmboot.system.concurrency import race
 
 log = logging.getLogger(__name__)
 
@@ -96,28 +97,19 @@ def _validated(model: type[Any], control: dict[str, Any]) -> Any:
 
 async def pump(ws: WebSocket, session: Session, size: ResizeIn | None = None) -> None:
     """Carry data both ways until the process ends or the client goes; then close the session."""
-    incoming: asyncio.Task[None] | None = None
-    outgoing: asyncio.Task[None] | None = None
     try:
         await ws.send_text('{"type":"started"}')
         if size is not None:
             await session.resize(size.rows, size.columns)
-        incoming = asyncio.create_task(_carry_input(ws, session))
-        outgoing = asyncio.create_task(_carry_output(ws, session))
-        await asyncio.wait({incoming, outgoing}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (outgoing, incoming):
-            if task.done():
-                task.result()
-        if outgoing.done():
+        outgoing, incoming = await race(_carry_output(ws, session), _carry_input(ws, session))
+        for done in (outgoing, incoming):
+            if done is not None:
+                done.result()
+        if outgoing is not None:
             code = await session.exit_code()
             await ws.send_text(json.dumps({"type": "exit", "exit_code": code}))
             await ws.close(1000)
     finally:
-        tasks = {task for task in (incoming, outgoing) if task is not None}
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
         await session.close()
 
 

@@ -16,6 +16,7 @@ from warmboot.docker.client import DockerEngine
 from warmboot.docker.tiny_image import busybox_image, static_busybox
 from warmboot.model.errors import CheckpointError, ImageNotFound
 from warmboot.model.worker import WorkerSpec
+from warmboot.system.concurrency import finish
 
 IMAGE = "warmboot/verification:1"
 FALLBACK_IMAGE = "busybox:latest"
@@ -50,7 +51,7 @@ async def verify(engine: DockerEngine) -> Verified:
         restored = await restore(engine, container, "verification")
         secret_after, after = await _count(engine, container, beyond=before)
     finally:
-        await asyncio.shield(engine.remove(container))
+        await finish(engine.remove(container))
     if secret_after != secret:
         raise CheckpointError(
             "the restored test container has lost its memory",

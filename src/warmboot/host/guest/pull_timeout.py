@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from warmboot.model.errors import RegistryUnavailable
+from warmboot.system.concurrency import end
 
 _LEAST_BYTES = 4096
 """Received between two looks; less is what keeps a connection open, and no progress."""
@@ -97,8 +98,7 @@ class PullTimeout:
                 try:
                     yield heard
                 finally:
-                    looking.cancel()
-                    await asyncio.wait({looking})
+                    await end(looking)
         except TimeoutError as error:
             raise refused(
                 reference, f"the registry has said nothing for {self.silence_s:g} s"

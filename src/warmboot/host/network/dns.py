@@ -26,6 +26,7 @@ import structlog
 from warmboot.host.network.config import DNS_PORT, NetworkConfig
 from warmboot.host.network.rules import nft
 from warmboot.model.errors import NetworkError
+from warmboot.system.concurrency import end
 
 _RUN_DIR = Path("/run/warmboot")
 _LIMITS = ("--fsize=1048576", "--as=268435456", "--nproc=64", "--nofile=1024", "--core=0")
@@ -77,8 +78,7 @@ class NameServer:
     async def let_go(self) -> None:
         """Stop watching; it goes on answering."""
         if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.wait([self._watcher])
+            await end(self._watcher)
             self._watcher = None
 
     async def stop(self) -> None:

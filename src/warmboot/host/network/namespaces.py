@@ -25,6 +25,7 @@ from typing import TypeVar
 
 from warmboot.host.network.config import NETNS_DIR
 from warmboot.model.errors import NetworkError
+from warmboot.system.concurrency import finish
 
 _CLONE_NEWNET = 0x40000000
 _MS_BIND, _MS_REC, _MS_SHARED = 0x1000, 0x4000, 0x100000
@@ -81,11 +82,7 @@ async def in_thread(function: Callable[[], T], namespace: Path | None = None) ->
         ) from error
     finally:
         executor.shutdown(wait=False)
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise
+    return await finish(running)
 
 
 def create(namespace: Path) -> None:

@@ -12,13 +12,11 @@ killed, perhaps half made, and is deleted there.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -32,6 +30,7 @@ from warmboot.host.network.rules.forwarding import Forwarding
 from warmboot.host.network.rules.upkeep import Repair, Upkeep
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import NetworkError
+from warmboot.system.concurrency import finish
 
 _FOREIGN_BRIDGES = ("docker", "br-", "virbr")
 
@@ -172,7 +171,7 @@ class Network:
         bear its names by now.
         """
         if self._taken.get(slot.index) == slot.serial:
-            await _to_the_end(self._destroy(slot))
+            await finish(self._destroy(slot))
 
     async def _make_slot(self) -> Slot:
         slot = replace(self._config.slot(self._free_index()), serial=secrets.token_hex(4))
@@ -184,7 +183,7 @@ class Network:
             await self._upkeep.add(slot)
         except BaseException:  # cancelled, too; raised again
             try:
-                await _to_the_end(self._destroy(slot))
+                await finish(self._destroy(slot))
             except NetworkError as error:  # the first error, or the cancellation, counts
                 _log.warning("half-made slot not removed", slot=slot.veth, details=error.details)
             raise
@@ -296,13 +295,3 @@ class Network:
 
 def _namespace_names() -> list[str]:
     return [path.name for path in NETNS_DIR.iterdir()] if NETNS_DIR.exists() else []
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Finish what was begun, then let a cancellation through."""
-    task = asyncio.create_task(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise

@@ -16,6 +16,8 @@ import structlog
 
 from warmboot.host.network.config import Slot
 from warmboot.model.errors import NetworkError
+from warmboot.system.back_off import BackOff
+from warmboot.system.concurrency import end
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
@@ -79,8 +81,7 @@ class SlotPool:
     async def drain(self) -> list[Slot]:
         """Stop making slots, fail who waits for one, and give up those that are idle."""
         if self._filler is not None:
-            self._filler.cancel()
-            await asyncio.wait([self._filler])
+            await end(self._filler)
             self._filler = None
         for waiter in self._waiting:
             if not waiter.done():
@@ -91,10 +92,10 @@ class SlotPool:
         return idle
 
     async def _fill(self) -> None:
-        pause_s: float | None = None
+        back_off, pause_s = BackOff(FIRST_PAUSE_S, LONGEST_PAUSE_S), None
         while True:
             await self._woken(pause_s)
-            pause_s = await self._refill(pause_s)
+            pause_s = await self._refill(back_off)
 
     async def _woken(self, pause_s: float | None) -> None:
         """Return when a slot was taken, or the pause after a failure is over."""
@@ -103,16 +104,17 @@ class SlotPool:
                 await self._wake.wait()
         self._wake.clear()
 
-    async def _refill(self, paused_s: float | None) -> float | None:
+    async def _refill(self, back_off: BackOff) -> float | None:
         """Make what is lacking; after a failure, how long to pause."""
         while self._lacking():
             try:
                 slot = await self._make()
             except Exception as error:  # noqa: BLE001 - whatever it is: who waits hears of it
                 self._failed(error)
-                return min(2 * paused_s, LONGEST_PAUSE_S) if paused_s else FIRST_PAUSE_S
-            paused_s = None
+                return back_off.take_s()
+            back_off.reset()
             self._deliver(slot)
+        back_off.reset()
         return None
 
     def _lacking(self) -> bool:

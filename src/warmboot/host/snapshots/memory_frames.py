@@ -36,6 +36,7 @@ from warmboot.hypervisors.memory.frames import (
 from warmboot.model.errors import HostError
 from warmboot.model.runtime_image import FileSum
 from warmboot.model.runtime_snapshot import PackedMemory
+from warmboot.system.concurrency import finish
 from warmboot.system.disks import disk_full
 
 T = TypeVar("T")
@@ -60,13 +61,7 @@ async def in_thread(work: Callable[[threading.Event], T]) -> T:
         done = asyncio.get_running_loop().run_in_executor(thread, work, stop)
     finally:
         thread.shutdown(wait=False)
-    try:
-        return await asyncio.shield(done)
-    except asyncio.CancelledError:
-        stop.set()
-        await asyncio.wait({done})  # it has stopped by the time that we return
-        done.exception()
-        raise
+    return await finish(done, on_cancel=stop.set)
 
 
 def pack(source: Path, target: Path, expected: FileSum, stop: threading.Event) -> PackedMemory:

@@ -12,6 +12,7 @@ from warmboot.host.guest.guest_link import AGENT_PORT, GuestLink
 from warmboot.hypervisors.base import Vm
 from warmboot.model.errors import DiskFull, HypervisorError, VmGone
 from warmboot.model.vm import VmStatus
+from warmboot.system.concurrency import race
 from warmboot.system.disks import disk_full
 
 T = TypeVar("T")
@@ -75,21 +76,12 @@ class LiveVm:
 
     async def while_alive(self, work: Coroutine[Any, Any, T]) -> T:
         """``work``'s result; ``VmGone`` if the VMM ends before it, ``DiskFull`` if it stalls."""
-        working = asyncio.ensure_future(work)
-        leaving = asyncio.ensure_future(self.vm.wait_gone())
-        stalling = asyncio.ensure_future(self._stalled())
-        tasks: tuple[asyncio.Future[Any], ...] = (working, leaving, stalling)
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if working.done():
-                return working.result()
-            if leaving.done():
-                raise self.vm.end_cause() or self._gone()
-            raise disk_full(self.vm.handle.run_dir)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        done, gone, _ = await race(work, self.vm.wait_gone(), self._stalled())
+        if done is not None:
+            return done.result()
+        if gone is not None:
+            raise self.vm.end_cause() or self._gone()
+        raise disk_full(self.vm.handle.run_dir)
 
     async def resume_stalled(self, make_room: Callable[[], Awaitable[bool]]) -> None:
         """Let it run on once ``make_room`` has some; return when it does. ``VmGone``."""

@@ -32,6 +32,7 @@ from warmboot.model.errors import (
     WarmbootError,
 )
 from warmboot.model.vm import VmHandle, VmRecord
+from warmboot.system.back_off import BackOff
 from warmboot.system.disks import os_error
 
 log = structlog.get_logger(__name__)
@@ -130,14 +131,14 @@ class UnresponsiveVms:
 
     async def _answer(self, machine: LiveVm) -> None:
         """Return when there is one."""
-        loop, pause_s = asyncio.get_running_loop(), FIRST_PAUSE_S
+        loop, back_off = asyncio.get_running_loop(), BackOff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while True:
+            pause_s = back_off.take_s()
             next_s = loop.time() + pause_s
             try:
                 return await machine.link.pulse(max(ADOPT_WAIT_S, pause_s))
             except GuestUnreachable:
                 await asyncio.sleep(next_s - loop.time())  # nothing tells that it answers again
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     async def adopt(self, record: VmRecord) -> Vm | None:
         """The VM of another manager; ``None`` if it does not answer, which is noted here.
@@ -155,12 +156,12 @@ class UnresponsiveVms:
 
     async def until_answers(self, vm_id: str) -> tuple[VmRecord, Vm]:
         """The VM, once it answers; ``VmGone`` when it has ended or was ended."""
-        pause_s = FIRST_PAUSE_S
+        back_off = BackOff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while (one := self.vms.get(vm_id)) is not None:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):  # nothing tells that it answers again
+                # Nothing tells that it answers again.
+                async with asyncio.timeout(back_off.take_s()):
                     await one.process.wait()
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             try:
                 vm = await self._ask(one.record)
             except VmUnresponsive:

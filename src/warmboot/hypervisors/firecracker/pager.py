@@ -34,6 +34,7 @@ from warmboot.model.errors import (
     WarmbootError,
 )
 from warmboot.model.vm import VmHandle, VmSpec
+from warmboot.system.concurrency import end, race
 
 T = TypeVar("T")
 
@@ -116,23 +117,17 @@ class Pager:
 
     async def guard(self, work: Coroutine[Any, Any, T]) -> T:
         """``work``'s result, or why the server ended before."""
-        working = asyncio.ensure_future(work)
-        leaving = asyncio.ensure_future(self.process.wait())
         try:
-            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if leaving.done():
+            done, ended = await race(work, self.process.wait())
+            if done is None or ended is not None:
                 raise await self.cause()
-            return await working
+            return done.result()
         except VmGone as error:
             # It kills the VM before it ends itself: its words come right after.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LAST_WORDS_S):
                     await self.process.wait()
             raise (await self.cause() if not self.process.alive else error) from error
-        finally:
-            for task in (working, leaving):
-                task.cancel()
-            await asyncio.gather(working, leaving, return_exceptions=True)
 
     async def cause(self) -> WarmbootError:
         """Why it ended: ``SnapshotDamaged`` if it has told us so; ``NotSupported`` if it never came
@@ -157,8 +152,7 @@ class Pager:
 
     async def _stop_listening(self) -> None:
         if self._report is not None and self._listening is not None:
-            self._listening.cancel()
-            await asyncio.gather(self._listening, return_exceptions=True)
+            await end(self._listening)
             self._report[1].close()
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:

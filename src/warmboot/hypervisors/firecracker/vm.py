@@ -15,6 +15,7 @@ from warmboot.hypervisors.process import VmmProcess
 from warmboot.model.errors import HostError, HypervisorError, VmGone
 from warmboot.model.runtime_snapshot import MEMORY_FILE, STATE_FILE
 from warmboot.model.vm import GuestAddress, VmHandle, VmSpec, VmStatus
+from warmboot.system.concurrency import end
 
 
 class FirecrackerVm:
@@ -112,8 +113,7 @@ class FirecrackerVm:
 
     async def _let_pager_go(self) -> None:
         if self._dying is not None:
-            self._dying.cancel()
-            await asyncio.gather(self._dying, return_exceptions=True)
+            await end(self._dying)
 
     def guest_address(self, port: int) -> GuestAddress:
         """Over its network if it has one, as the guest agent then listens there; else vsock."""

@@ -20,6 +20,7 @@ from warmboot.hypervisors.qemu.config import QemuConfig
 from warmboot.model.errors import HostError, HypervisorError, VmGone
 from warmboot.model.runtime_snapshot import MEMORY_FILE, STATE_FILE
 from warmboot.model.vm import GuestAddress, VmHandle, VmSpec, VmStatus
+from warmboot.system.concurrency import race
 
 _PAUSED = {"paused", "prelaunch", "postmigrate", "finish-migrate", "suspended"}
 _STALLED = "io-error"
@@ -45,23 +46,18 @@ class QemuVm:
 
     async def connect(self) -> None:
         """Connect to the monitor; returns when QEMU has come up, ``VmGone`` if it did not."""
-        connecting = asyncio.ensure_future(self._qmp.connect(str(self.spec.run_dir / QMP_SOCKET)))
-        leaving = asyncio.ensure_future(self._process.wait())
-        try:
-            done, _ = await asyncio.wait(
-                {connecting, leaving},
-                timeout=self._config.start_timeout_s,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if connecting in done and connecting.exception() is None:
-                return
-            if connecting in done and self._process.alive and leaving not in done:
-                # The socket's other end closes an instant before the process is gone.
-                await asyncio.wait({leaving}, timeout=1.0)
-        finally:
-            for task in (connecting, leaving):
-                task.cancel()
-            await asyncio.gather(connecting, leaving, return_exceptions=True)
+        connected, gone = await race(
+            self._qmp.connect(str(self.spec.run_dir / QMP_SOCKET)),
+            self._process.wait(),
+            timeout_s=self._config.start_timeout_s,
+        )
+        if connected is not None and connected.exception() is None:
+            return
+        if connected is not None and gone is None:
+            # The socket's other end closes an instant before the process is gone.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._process.wait()
         if not self._process.alive:
             raise VmGone(f"QEMU ended while {self.spec.id} came up", details=self.log_tail())
         raise HypervisorError(
@@ -141,18 +137,11 @@ class QemuVm:
 
     async def _migrated(self, events: Any) -> None:
         """Return when a migration, in or out, has completed."""
-        leaving = asyncio.ensure_future(self._process.wait())
-        outcome = asyncio.ensure_future(_migration_outcome(events))
-        try:
-            await asyncio.wait({leaving, outcome}, return_when=asyncio.FIRST_COMPLETED)
-            if not outcome.done():
-                raise VmGone(f"QEMU ended while {self.spec.id} came up", details=self.log_tail())
-            if outcome.result() != "completed":
-                raise await self._migration_error()
-        finally:
-            for task in (leaving, outcome):
-                task.cancel()
-            await asyncio.gather(leaving, outcome, return_exceptions=True)
+        outcome, _ = await race(_migration_outcome(events), self._process.wait())
+        if outcome is None:
+            raise VmGone(f"QEMU ended while {self.spec.id} came up", details=self.log_tail())
+        if outcome.result() != "completed":
+            raise await self._migration_error()
 
     async def _execute(self, command: str, **arguments: Any) -> Any:
         try:

@@ -25,6 +25,7 @@ from warmboot.hypervisors.simulated.vm.main import CONTROL_SOCKET, READY_SOCKET,
 from warmboot.model.errors import HostError, HypervisorError, RestoreFailed, VmGone
 from warmboot.model.runtime_snapshot import MEMORY_FILE, STATE_FILE, HostRequirements
 from warmboot.model.vm import GuestAddress, VmHandle, VmSpec, VmStatus
+from warmboot.system.concurrency import race
 
 __all__ = ["Simulated", "SimulatedConfig", "SimulatedVm", "When"]
 
@@ -259,14 +260,9 @@ async def _ready_socket(spec: VmSpec) -> AsyncIterator[asyncio.Future[dict[str, 
 async def _wait_ready(
     spec: VmSpec, process: VmmProcess, news: asyncio.Future[dict[str, Any]], log: Path
 ) -> None:
-    died = asyncio.ensure_future(process.wait())
-    either: set[asyncio.Future[Any]] = {news, died}
-    try:
-        await asyncio.wait(either, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
-        if died.done():  # its last words may still be in the socket
-            await asyncio.wait({news}, timeout=NEWS_GRACE_S)
-    finally:
-        died.cancel()
+    _, died = await race(asyncio.shield(news), process.wait(), timeout_s=START_TIMEOUT_S)
+    if died is not None:  # its last words may still be in the socket
+        await asyncio.wait({news}, timeout=NEWS_GRACE_S)
     if not news.done():
         how = "ended at once" if not process.alive else f"was not up in {START_TIMEOUT_S:g} s"
         raise HypervisorError(

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from warmboot.system.concurrency import race
+
 
 @dataclass(slots=True)
 class _Lock:
@@ -46,15 +48,8 @@ class ContainerLocks:
 
         False if it was ended because the container is to be removed.
         """
-        in_vain = self._locks[container_id].in_vain
-        working, removing = asyncio.ensure_future(work), asyncio.ensure_future(in_vain.wait())
-        try:
-            await asyncio.wait({working, removing}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                return False
-            working.result()
-            return True
-        finally:
-            for task in (working, removing):
-                task.cancel()
-            await asyncio.gather(working, removing, return_exceptions=True)
+        done, _ = await race(work, self._locks[container_id].in_vain.wait())
+        if done is None:
+            return False
+        done.result()
+        return True

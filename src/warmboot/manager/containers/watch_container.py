@@ -34,6 +34,8 @@ from warmboot.model.errors import (
     WarmbootError,
 )
 from warmboot.store import Store
+from warmboot.system.back_off import BackOff
+from warmboot.system.concurrency import race
 
 log = structlog.get_logger(__name__)
 
@@ -154,24 +156,20 @@ class WatchContainer:
     async def _until_end(self, container: Container) -> guest_containers.DockerState:
         assert container.vm_id is not None
         assert container.docker_id is not None
-        leaving = asyncio.ensure_future(self._host.wait_gone(container.vm_id))
-        ending = asyncio.ensure_future(self._docker_end(container.vm_id, container.docker_id))
-        try:
-            await asyncio.wait({leaving, ending}, return_when=asyncio.FIRST_COMPLETED)
-            if not ending.done() or (leaving.done() and ending.exception() is not None):
-                raise VmGone(
-                    f"the VM of container {container.name} died",
-                    details=f"the VMM process of {container.vm_id} ended unexpectedly",
-                    resolution=f"`warmboot start {container.name}` boots it again on its disk",
-                )
-            return ending.result()
-        finally:
-            for task in (leaving, ending):
-                task.cancel()
-            await asyncio.gather(leaving, ending, return_exceptions=True)
+        leaving, ending = await race(
+            self._host.wait_gone(container.vm_id),
+            self._docker_end(container.vm_id, container.docker_id),
+        )
+        if ending is None or (leaving is not None and ending.exception() is not None):
+            raise VmGone(
+                f"the VM of container {container.name} died",
+                details=f"the VMM process of {container.vm_id} ended unexpectedly",
+                resolution=f"`warmboot start {container.name}` boots it again on its disk",
+            )
+        return ending.result()
 
     async def _docker_end(self, vm_id: str, docker_id: str) -> guest_containers.DockerState:
-        pause_s = FIRST_PAUSE_S
+        back_off = BackOff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while True:
             try:
                 link = self._host.link(vm_id)
@@ -186,8 +184,7 @@ class WatchContainer:
             except (GuestError, ContainerError, DiskFull) as error:
                 # The connection broke. If the VM is dying, its end decides; else ask again.
                 log.warning("lost sight of a container", vm=vm_id, error=error.details)
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                await back_off.pause()
                 continue
             if not state.running:
                 return state

@@ -9,7 +9,6 @@ A round that fails (a full disk, a lost database, a mistake of ours) is logged a
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
@@ -18,6 +17,7 @@ from typing import TypeVar
 import structlog
 
 from warmboot.model.errors import NotFound, WarmbootError
+from warmboot.system.back_off import BackOff
 from warmboot.system.disks import os_error
 
 T = TypeVar("T")
@@ -80,12 +80,11 @@ async def until_done(work: Work, begin: Callable[[], Awaitable[None]], failed: F
             log.debug(f"{work} has ended: {gone.brief}")
         return True
 
-    pause_s = FIRST_PAUSE_S
+    back_off = BackOff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
     while True:
         began_s = time.monotonic()
         if await one_round(work, to_its_end(), failed):
             return
         if time.monotonic() - began_s > LONGEST_PAUSE_S:  # it went well for a while
-            pause_s = FIRST_PAUSE_S
-        await asyncio.sleep(pause_s)  # nothing tells that a disk has room, or a database is back
-        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            back_off.reset()
+        await back_off.pause()  # nothing tells that a disk has room, or a database is back

@@ -6,7 +6,6 @@ start: nobody else looks at it again.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 from uuid import UUID
@@ -17,6 +16,7 @@ from warmboot.manager.core.event_log import EventLog
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import DiskFull, IllegalTransition, Unavailable
 from warmboot.store import Store
+from warmboot.system.back_off import BackOff
 
 T = TypeVar("T")
 
@@ -31,17 +31,16 @@ async def retry_until_stored(what: str, write: Callable[[], Awaitable[T]]) -> T:
 
     What it refuses for a reason of its own (``NotFound``, ``IllegalTransition``) is raised.
     """
-    pause_s = FIRST_PAUSE_S
+    back_off = BackOff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
     while True:
         try:
             return await write()
         except (DiskFull, Unavailable) as error:
             log.error(
-                f"{what} could not be stored, tried again in {pause_s:g} s: {error.brief}",
+                f"{what} could not be stored, tried again in {back_off.next_s:g} s: {error.brief}",
                 details=error.details,
             )
-        await asyncio.sleep(pause_s)  # a disk does not tell when it has room again
-        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        await back_off.pause()  # a disk does not tell when it has room again
 
 
 async def store_state(

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from warmboot.manager.core.background import Failed, Work, until_done
+from warmboot.system.concurrency import end
 
 log = structlog.get_logger(__name__)
 
@@ -63,19 +64,11 @@ class Tasks:
 
     async def cancel(self, key: str) -> None:
         """Cancel and wait until it has cleaned up after itself."""
-        tasks = [t for t in self._tasks.get(key, ()) if t is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await end(*(t for t in self._tasks.get(key, ()) if t is not asyncio.current_task()))
 
     async def stop(self) -> None:
         self._stopping = True
-        tasks = [task for waiting in self._tasks.values() for task in waiting]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await end(*(task for waiting in self._tasks.values() for task in waiting))
 
     def _failed(self, work: Work) -> None:
         for observer in self._observers:

@@ -13,7 +13,6 @@ engine may still be at work on what was asked of it then; ``later`` waits until 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from typing import Any
 from uuid import UUID
@@ -39,6 +38,7 @@ from warmboot.model.errors import (
 )
 from warmboot.model.worker import Worker, WorkerState
 from warmboot.store import Store
+from warmboot.system.back_off import BackOff
 
 log = structlog.get_logger(__name__)
 
@@ -103,14 +103,13 @@ class SettleWorker:
         await self._store.workers.remove(worker.id)
 
     async def _until_settled(self, worker_id: UUID) -> None:
-        wait_s = FIRST_WAIT_S
+        back_off = BackOff(FIRST_WAIT_S, LONGEST_WAIT_S)
         while True:
             try:
                 await self._until_engine_is_done(worker_id)
                 await self(worker_id)
             except EngineUnavailable:
-                await asyncio.sleep(wait_s)
-                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+                await back_off.pause()
             except NotFound:
                 return
             else:

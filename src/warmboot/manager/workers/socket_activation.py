@@ -27,6 +27,7 @@ import structlog
 from warmboot.manager.core.event_log import EventLog
 from warmboot.model.errors import WarmbootError
 from warmboot.model.worker import ListenAddress, Worker, WorkerState
+from warmboot.system.concurrency import end
 
 log = structlog.get_logger(__name__)
 
@@ -73,9 +74,7 @@ class SocketActivation:
         """Give back all ports; what is held or carried is cut off."""
         for worker_id in list(self._listeners):
             self._release(worker_id)
-        for task in list(self._carried):
-            task.cancel()
-        await asyncio.gather(*self._carried, return_exceptions=True)
+        await end(*self._carried)
 
     async def _listen(self, worker: Worker) -> None:
         if worker.id in self._listeners:

@@ -10,7 +10,6 @@ engine may come later than the manager, so it is asked again until it is there.
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from uuid import UUID
 
@@ -23,6 +22,7 @@ from warmboot.manager.workers.workers import Workers
 from warmboot.model.errors import Conflict, DiskFull, EngineUnavailable, Unavailable, WarmbootError
 from warmboot.model.worker import Worker, WorkerState
 from warmboot.store import Store
+from warmboot.system.back_off import BackOff
 
 log = structlog.get_logger(__name__)
 
@@ -67,14 +67,13 @@ class StopWorkers:
                 return
 
     async def _resume(self, worker: Worker) -> None:
-        wait_s = FIRST_WAIT_S
+        back_off = BackOff(FIRST_WAIT_S, LONGEST_WAIT_S)
         while True:
             try:
                 await self._workers.wake(str(worker.id))
             except EngineUnavailable as error:
                 log.warning("a worker waits for its engine", worker=worker.name, why=error.details)
-                await asyncio.sleep(wait_s)
-                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+                await back_off.pause()
             except (DiskFull, Unavailable):  # the database's, which says nothing of the worker
                 raise
             except WarmbootError as error:

@@ -27,6 +27,7 @@ from warmboot.host.network.ports.publishing import Publishing
 from warmboot.host.network.rules import monitor, nft, rules
 from warmboot.host.network.rules.forwarding import Forwarding
 from warmboot.model.errors import NetworkError
+from warmboot.system.concurrency import end
 
 HOST = "host"
 FORWARDING = "forwarding"
@@ -84,8 +85,7 @@ class Upkeep:
     async def stop(self) -> None:
         """Idempotent. The rules stay as they are."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await end(self._task)
             self._task = None
         self._monitor.close()
         self._slots.clear()
