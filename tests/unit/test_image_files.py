@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -323,6 +324,33 @@ async def test_what_a_killed_import_left_is_removed_but_not_what_runs(
         assert not dead.exists()
         assert running.exists()
     assert residue(storage) == []
+
+
+async def test_cancelled_while_it_is_removed_a_folder_is_gone_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rmtree, removing, go_on = shutil.rmtree, asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def slowly(folder: Path, ignore_errors: bool) -> None:
+        loop.call_soon_threadsafe(removing.set)
+        go_on.wait(30)
+        rmtree(folder, ignore_errors)
+
+    async def staged() -> None:
+        async with staging.staging(tmp_path / "dest"):
+            monkeypatch.setattr(shutil, "rmtree", slowly)
+
+    staging_it = asyncio.create_task(staged())
+    await removing.wait()
+    staging_it.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await staging_it
+    assert list(tmp_path.iterdir()) == []
+    held = [path.resolve() for path in Path("/proc/self/fd").iterdir()]
+    assert not [path for path in held if path.is_relative_to(tmp_path)], "its lock is let go"
 
 
 async def test_a_cancelled_import_leaves_nothing(
