@@ -14,6 +14,7 @@ import signal
 from collections import Counter
 from typing import Any
 
+import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
@@ -36,6 +37,10 @@ _FIRST = (
 
 _SLOW = ("manager", "faults", "deploy")
 """Folders that take minutes as a whole, though none of their tests does."""
+
+hypothesis.settings.register_profile("warmboot", deadline=None)
+hypothesis.settings.load_profile("warmboot")
+"""How long an example takes is up to what else the machine does."""
 
 _skipped: list[str] = []
 

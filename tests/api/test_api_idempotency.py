@@ -90,7 +90,7 @@ async def test_while_the_first_runs_the_second_is_told_to_wait(
 
     monkeypatch.setattr(fakes.containers, "create", slow)
     first = asyncio.create_task(http.post("/v1/containers", json=BODY, headers=key("k")))
-    await asyncio.wait_for(entered.wait(), 5)
+    await asyncio.wait_for(entered.wait(), 60)
     second = await http.post("/v1/containers", json=BODY, headers=key("k"))
     assert (second.status_code, second.json()["code"]) == (409, "request-still-running")
     assert second.headers["retry-after"] == "1"

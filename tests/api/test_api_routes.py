@@ -62,7 +62,7 @@ async def test_a_snapshot_has_the_fields_of_the_specification(http: httpx.AsyncC
     snapshot_id = answer.json()["id"]
     item = (await http.get(f"/v1/runtime-snapshots/{snapshot_id}")).json()["item"]
     assert item["state"] == "creating"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while item["state"] == "creating":
             await asyncio.sleep(0.01)  # in one process nothing else would ever have its turn
             item = (await http.get(f"/v1/runtime-snapshots/{snapshot_id}")).json()["item"]

@@ -17,7 +17,7 @@ from warmboot.model.errors import Conflict, InvalidRequest, NotFound
 
 async def read_until(response: httpx.Response, text: str) -> str:
     seen = ""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         async for part in response.aiter_text():
             seen += part
             if text in seen:
@@ -35,7 +35,7 @@ async def test_events_are_sent_as_they_happen(url: str, fakes: FakeServices) -> 
         parts = response.aiter_text()
         assert await anext(parts) == ": connected\n\n"
         fakes.events.add("container.running", "c", seconds=1.5)
-        received = await asyncio.wait_for(anext(parts), 5)
+        received = await asyncio.wait_for(anext(parts), 60)
     lines = received.splitlines()
     assert lines[0] == "id: 2"
     assert lines[1] == "event: container.running"
@@ -117,7 +117,7 @@ async def test_a_client_that_goes_away_ends_the_session(url: str, fakes: FakeSer
         await client.containers.wait("c", "running")
         async with client.containers.exec("c", ["cat"], stdin=True):
             pass
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await fakes.containers.sessions[0].over.wait()
 
 
@@ -167,9 +167,9 @@ async def test_a_strange_first_frame_is_answered_with_an_error(
     address = url.replace("http", "ws") + "/v1/containers/c/exec"
     async with connect(address, proxy=None) as socket:
         await socket.send(frame)
-        told = json.loads(await asyncio.wait_for(socket.recv(), 5))
+        told = json.loads(await asyncio.wait_for(socket.recv(), 60))
         assert (told["type"], told["code"]) == ("error", InvalidRequest.code)
-        await asyncio.wait_for(socket.wait_closed(), 5)
+        await asyncio.wait_for(socket.wait_closed(), 60)
         assert socket.close_code == 1007
 
 
@@ -185,8 +185,8 @@ async def test_a_strange_later_frame_ends_the_session(
     address = url.replace("http", "ws") + "/v1/containers/c/exec"
     async with connect(address, proxy=None) as socket:
         await socket.send('{"type": "start", "command": ["cat"], "stdin": true}')
-        assert json.loads(await asyncio.wait_for(socket.recv(), 5)) == {"type": "started"}
+        assert json.loads(await asyncio.wait_for(socket.recv(), 60)) == {"type": "started"}
         await socket.send(frame)
-        told = json.loads(await asyncio.wait_for(socket.recv(), 5))
+        told = json.loads(await asyncio.wait_for(socket.recv(), 60))
         assert told["code"] == InvalidRequest.code
     assert fakes.containers.sessions[0].closed

@@ -74,7 +74,7 @@ class Door:
         return f"http://{host}:{self.port}{path}"
 
     async def until_answered(self, count: int) -> list[int]:
-        async with asyncio.timeout(20), self.answered:
+        async with asyncio.timeout(60), self.answered:
             await self.answered.wait_for(lambda: len(self.statuses) >= count)
         return self.statuses
 
@@ -114,13 +114,13 @@ async def opened(
             door.connections = lambda: len(server.held)
             serving = asyncio.create_task(server.serve(sockets))
             try:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
                         await asyncio.sleep(0.01)
                 yield door
             finally:
                 server.should_exit = True
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     await serving
 
 
@@ -377,7 +377,7 @@ async def test_who_is_gone_is_not_taken_for_root_who_has_its_port_now() -> None:
         ):
             assert process.stdout is not None
             port = int(process.stdout.readline())
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not door.connections():  # noqa: ASYNC110 - taken by the server, not by us
                     await asyncio.sleep(0.01)
             process.communicate(b"\n")

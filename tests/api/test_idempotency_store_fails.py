@@ -117,7 +117,7 @@ async def test_a_request_that_is_cancelled_frees_its_key_though_the_store_fails(
     with monkeypatch.context() as patched:
         patched.setattr(fakes.containers, "create", hang)
         first = asyncio.create_task(http.post("/v1/containers", json=BODY, headers=KEY))
-        await asyncio.wait_for(entered.wait(), 5)
+        await asyncio.wait_for(entered.wait(), 60)
         first.cancel()
         await asyncio.wait({first})
     assert (await http.post("/v1/containers", json=BODY, headers=KEY)).status_code == 201

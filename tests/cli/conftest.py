@@ -39,7 +39,7 @@ class Served:
 
     def start(self) -> None:
         self._thread.start()
-        assert self._ready.wait(10), "the server did not start"
+        assert self._ready.wait(60), "the server did not start"
 
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -56,7 +56,7 @@ class Served:
 
     def stop(self) -> None:
         self._server.should_exit = True
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
 

@@ -116,7 +116,7 @@ async def test_without_rm_it_has_ended_and_stays(desk: Desk, way: list[str]) -> 
 
 
 async def test_timeout_leaves_nothing_running(desk: Desk) -> None:
-    words = ("timeout", "4", *WARMBOOT, "run", "-i", "--name", "c", "busybox", *LASTING)
+    words = ("timeout", "8", *WARMBOOT, "run", "-i", "--name", "c", "busybox", *LASTING)
     process = await asyncio.create_subprocess_exec(
         *words,
         env={**os.environ, "WARMBOOT_URL": desk.url},
@@ -153,16 +153,17 @@ async def test_a_second_signal_does_not_wait(desk: Desk, rm: bool) -> None:
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 async def test_a_killed_client_leaves_rm_to_the_manager(desk: Desk, way: list[str]) -> None:
-    process = await desk.begin("run", *way, "--rm", "--name", "c", "busybox", "sleep", "1")
-    await desk.until("c", "running")
+    process = await desk.begin("run", *way, "--rm", "--name", "c", "busybox", *LASTING)
+    running = await desk.until("c", "running")
     process.kill()
     await process.wait()
     await desk.until("c", "running")
+    await desk.client.containers.kill(running.id)
     await desk.until_nothing()
 
 
 async def test_a_signal_that_is_ignored_stays_ignored(desk: Desk) -> None:
-    words = [*WARMBOOT, "run", "--rm", "--name", "c", "busybox", "sh", "-c", "sleep 1; echo done"]
+    words = [*WARMBOOT, "run", "--rm", "--name", "c", "busybox", "sh", "-c", "sleep 3; echo done"]
     code = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
     code += "os.execv(sys.argv[1], sys.argv[1:])"
     process = await asyncio.create_subprocess_exec(
@@ -172,7 +173,7 @@ async def test_a_signal_that_is_ignored_stays_ignored(desk: Desk) -> None:
     )
     await desk.until("c", "running")
     process.send_signal(signal.SIGHUP)
-    out, _ = await asyncio.wait_for(process.communicate(), 15)
+    out, _ = await asyncio.wait_for(process.communicate(), 90)
     assert (out, process.returncode) == (b"done\n", 0)
 
 

@@ -33,7 +33,7 @@ from warmboot.model.runtime_snapshot import (
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import VmSpec, VmStatus
 
-GONE_S = 10.0
+GONE_S = 60.0
 
 
 class Stored:

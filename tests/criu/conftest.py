@@ -17,7 +17,7 @@ from warmboot.docker.client import DockerEngine
 from warmboot.model.worker import WorkerSpec
 
 COUNTER = "warmboot-test/counter:1"
-LINE_TIMEOUT_S = 30.0
+LINE_TIMEOUT_S = 60.0
 
 
 class Changes(TypedDict, total=False):

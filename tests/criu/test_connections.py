@@ -61,7 +61,7 @@ class Counting:
         writer.close()
 
     async def reach(self, lines: int) -> None:
-        async with asyncio.timeout(20), self.more:
+        async with asyncio.timeout(60), self.more:
             await self.more.wait_for(lambda: self.lines >= lines)
 
 
@@ -137,7 +137,7 @@ async def test_a_change_in_flight_happens_exactly_once(engine: DockerEngine, sta
             command=("/usr/bin/python3", "-c", WORKER),
             environment={"WARMBOOT_URL": f"http://127.0.0.1:{port}", "WARMBOOT_WORKER_ID": "w1"},
         )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await ledger.arrived.wait()
         dumped = await checkpoint(engine, container, "cp")
         assert dumped.tcp_connections >= 1

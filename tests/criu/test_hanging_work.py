@@ -69,7 +69,7 @@ async def test_what_hangs_is_removed_when_its_work_is_ended(
     container = await start(script=WITH_A_STOPPED_CHILD)
     await counted(engine, container)
     dump = asyncio.create_task(engine.dump(container, "cp", leave_running=False))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not runtimes_at_work(container):  # noqa: ASYNC110 (another program's)
             await asyncio.sleep(0.02)
         await end_work(container, (await engine.inspect(container)).pid)
@@ -85,7 +85,7 @@ async def test_what_an_earlier_manager_has_left_hanging_is_ended_too(
     secret, seen = await counted(engine, container)
     dump = asyncio.create_task(engine.dump(container, "cp", leave_running=False))
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not runtimes_at_work(container):  # noqa: ASYNC110 (another program's)
                 await asyncio.sleep(0.02)
             await until_quiet(await _work(engine, container), hangs_after_s=1.0)

@@ -285,7 +285,7 @@ async def test_an_engine_that_is_killed_meanwhile_is_noticed_and_settled(
     await engine.remembered_facts()
     dumping = asyncio.create_task(checkpoint(engine, container, "cp"))
     folder = (await engine.remembered_facts()).checkpoint_folder(container, "cp")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not folder.parent.exists():  # noqa: ASYNC110 (another program makes it)
             await asyncio.sleep(0.001)
     await dockerd.kill()

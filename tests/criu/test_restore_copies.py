@@ -50,7 +50,7 @@ async def engine(
     )
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await process.stdout.readline() == b"ready\n"
             while not scratch_folders(address):  # noqa: ASYNC110 (an exec tells nobody)
                 await asyncio.sleep(0.01)

@@ -36,7 +36,7 @@ HOST = NETNS_DIR / "tnlab-host"
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-async def until(holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
+async def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Return when it holds; for what the kernel or another process does in its own time."""
     async with asyncio.timeout(timeout_s):
         while not holds():  # noqa: ASYNC110

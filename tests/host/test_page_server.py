@@ -32,7 +32,7 @@ pytestmark = pytest.mark.root
 
 SIZE = 24 * FRAME_BYTES
 REGIONS = [(16 * FRAME_BYTES, 0), (8 * FRAME_BYTES, 16 * FRAME_BYTES)]
-ENDS_S = 10.0
+ENDS_S = 50.0
 
 
 def make_memory() -> bytes:

@@ -132,11 +132,11 @@ async def test_waiting_for_the_boot_of_a_second_start_waits(manager: Manager) ->
 
 async def test_a_kill_ends_a_stop_that_waits(manager: Manager) -> None:
     await manager.run("web", "sh", "-c", "trap '' TERM; sleep 1000")
-    stopping = asyncio.create_task(manager.containers.stop("web"))
+    stopping = asyncio.create_task(manager.containers.stop("web", 600))
     await asyncio.sleep(0.2)
     await manager.containers.kill("web", "SIGKILL")
     assert (await manager.containers.get("web")).exit_code == 137
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await stopping
     with pytest.raises(Conflict, match="is not running"):
         await manager.containers.kill("web", "SIGTERM")
@@ -149,10 +149,11 @@ async def test_it_is_killed_when_its_own_time_is_over(manager: Manager) -> None:
 
 
 async def test_stop_is_refused_while_it_is_created(manager: Manager) -> None:
-    manager.lab.set(docker_s=0.5)
+    manager.lab.set(docker_s=600)
     await manager.create()
     with pytest.raises(Conflict, match="still being created"):
         await manager.containers.stop("web", 1)
+    manager.lab.set(docker_s=0)
     assert (await manager.wait("web", Until.RUNNING)).state is ContainerState.RUNNING
 
 
@@ -230,12 +231,12 @@ async def test_events_can_be_followed(manager: Manager) -> None:
     reading = asyncio.create_task(read())
     await asyncio.sleep(0)
     await manager.run()
-    await asyncio.wait_for(reading, 5)
+    await asyncio.wait_for(reading, 60)
     assert seen.index("container.creating") < seen.index("container.booted")
 
 
 async def test_a_wait_ends_when_its_time_is_over(manager: Manager) -> None:
-    manager.lab.set(docker_s=30)
+    manager.lab.set(docker_s=600)
     await manager.create()
     container = await manager.containers.wait("web", Until.RUNNING, 0.1)
     assert container.state is ContainerState.CREATING

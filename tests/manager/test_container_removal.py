@@ -20,14 +20,14 @@ from warmboot.model.runtime_snapshot import RuntimeSnapshot
 
 
 async def test_it_can_be_deleted_while_it_is_created(manager: Manager) -> None:
-    manager.lab.set(docker_s=30)
+    manager.lab.set(docker_s=600)
     container_id = await manager.create()
     await manager.until(lambda: manager.vmm_runs(container_id))
     with pytest.raises(InUse):
         await manager.containers.delete("web")
     began = time.monotonic()
     await manager.containers.delete("web", force=True)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
     with pytest.raises(NotFound):
         await manager.containers.get("web")
     assert vmm_pids(manager.lab.storage) == []
@@ -80,16 +80,18 @@ async def test_delete_and_start_at_once_leave_nothing(manager: Manager) -> None:
     assert vmm_pids(manager.lab.storage) == []
 
 
-async def test_stop_delete_and_restart_at_once_leave_nothing(manager: Manager) -> None:
+async def test_stop_delete_and_restart_at_once_leave_nothing(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_container, "_SETTLE_S", 600.0)
     await manager.run()
-    began = time.monotonic()
-    await asyncio.gather(
-        manager.containers.stop("web", 1),
-        manager.containers.restart("web", 1),
-        manager.containers.delete("web", force=True),
-        return_exceptions=True,
-    )
-    assert time.monotonic() - began < 5, "nobody waits for an exit that nobody watches any more"
+    async with asyncio.timeout(60):  # nobody waits for an exit that nobody watches any more
+        await asyncio.gather(
+            manager.containers.stop("web", 1),
+            manager.containers.restart("web", 1),
+            manager.containers.delete("web", force=True),
+            return_exceptions=True,
+        )
     assert await manager.containers.list(all_states=True) == ()
     await check(manager.running)
 
@@ -98,7 +100,7 @@ async def test_a_delete_does_not_wait_for_a_stop(manager: Manager) -> None:
     await manager.run("web", "sh", "-c", "trap '' TERM; sleep 1000")
     stopping = asyncio.create_task(manager.containers.stop("web", 600))
     await asyncio.sleep(0.2)  # until the stop has it
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await manager.containers.delete("web", force=True)
         await asyncio.gather(stopping, return_exceptions=True)
     assert await manager.containers.list(all_states=True) == ()
@@ -107,7 +109,7 @@ async def test_a_delete_does_not_wait_for_a_stop(manager: Manager) -> None:
 async def test_a_container_that_is_to_be_removed_is_when_it_has_ended(manager: Manager) -> None:
     container_id = await manager.create("web", "sh", "-c", "echo bye; exit 3", auto_remove=True)
     assert await manager.output("web", follow=True) == b"bye\n"
-    ended = await manager.containers.wait(str(container_id), Until.EXITED, 5)
+    ended = await manager.containers.wait(str(container_id), Until.EXITED, 60)
     assert ended.exit_code == 3
 
     async def gone() -> bool | None:
@@ -115,7 +117,7 @@ async def test_a_container_that_is_to_be_removed_is_when_it_has_ended(manager: M
 
     await manager.until(gone)
     await check(manager.running)
-    late = await manager.containers.wait(str(container_id), Until.EXITED, 5)
+    late = await manager.containers.wait(str(container_id), Until.EXITED, 60)
     assert late.exit_code == 3
 
 

@@ -138,7 +138,7 @@ async def test_a_manager_that_stops_does_not_wait_for_the_database(
         refusals.left = 10**6
         await manager.until(lambda: _seen(refusals))
         ending = asyncio.get_running_loop().time()
-    assert asyncio.get_running_loop().time() - ending < 5
+    assert asyncio.get_running_loop().time() - ending < 60
     refusals.left = 0
     async with place.manager() as manager:
         assert (await manager.wait("web", Until.EXITED)).exit_code == 3
@@ -279,7 +279,7 @@ async def test_a_vm_that_stood_still_goes_on_though_the_database_takes_nothing(
     await manager.until(lambda: _seen(refusals))
     manager.lab.set(disk_full="never")
     await manager.until(goes_on)
-    await (await asyncio.wait_for(writing, 10)).close()
+    await (await asyncio.wait_for(writing, 60)).close()
     assert refusals.left, "and all the time it has refused"
     refusals.left = 0
     await manager.until(lambda: _told(manager, container.id, "container.resumed"))

@@ -52,7 +52,7 @@ async def test_eighty_execs_run_and_the_container_answers_and_stops(manager: Man
     await manager.run("web", "sh", "-c", "echo hello; sleep 1000")
     sessions = await begin(manager, 80)
     await all_answer(sessions)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await manager.output("web") == b"hello\n"
         attached = await manager.containers.attach("web", logs=True)
         following = manager.containers.logs("web", follow=True)

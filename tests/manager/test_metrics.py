@@ -294,7 +294,12 @@ async def test_containers_are_shown_by_state_and_exits_by_outcome(manager: Manag
     for name, command in (("good", "true"), ("bad", "false")):
         await manager.run(name, command)
         await manager.wait(name, Until.EXITED)
-    shown = await look(manager)
+
+    async def both_exits() -> Shown | None:  # counted a moment after the state is there
+        shown = await look(manager)
+        return shown if shown.value("warmboot_container_exits_total") == 2 else None
+
+    shown = await manager.until(both_exits, "both exits are counted")
     assert shown.value("warmboot_containers", state="running") == 1
     assert shown.value("warmboot_containers", state="exited") == 2
     assert shown.value("warmboot_vms", kind="container") == 3

@@ -68,10 +68,10 @@ async def test_a_removal_does_not_wait_for_a_stop(
     await hanging.begun.wait()
     began = time.monotonic()
     await manager.containers.delete("web", force=True)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
     assert vmm_pids(manager.lab.storage) == []
     results = await asyncio.wait_for(
-        asyncio.gather(stopping, waiting, return_exceptions=True), timeout=5
+        asyncio.gather(stopping, waiting, return_exceptions=True), timeout=60
     )
     gone = [result for result in results if result is not None]
     assert all(isinstance(result, NotFound) for result in gone), results
@@ -89,9 +89,9 @@ async def test_a_removal_does_not_wait_for_a_start(
     monkeypatch.setattr(guest_containers, "start", hanging)
     starting = asyncio.create_task(manager.containers.start("web"))
     await hanging.begun.wait()
-    await asyncio.wait_for(manager.containers.delete("web"), timeout=5)
+    await asyncio.wait_for(manager.containers.delete("web"), timeout=60)
     with pytest.raises(NotFound, match="being removed"):
-        await asyncio.wait_for(starting, timeout=5)
+        await asyncio.wait_for(starting, timeout=60)
     await check(manager.running)
 
 
@@ -100,8 +100,8 @@ async def test_a_removal_does_not_wait_for_a_guest_that_hangs(manager: Manager) 
     os.kill(await manager.vm_pid("web"), signal.SIGSTOP)
     stopping = asyncio.create_task(manager.containers.stop("web", 3600))
     await asyncio.sleep(0.1)
-    await asyncio.wait_for(manager.containers.delete("web", force=True), timeout=5)
-    await asyncio.wait({stopping}, timeout=5)
+    await asyncio.wait_for(manager.containers.delete("web", force=True), timeout=60)
+    await asyncio.wait({stopping}, timeout=60)
     assert stopping.done()
     assert vmm_pids(manager.lab.storage) == []
 
@@ -121,7 +121,7 @@ async def test_a_stop_has_an_end_even_if_the_guest_does_nothing(
     monkeypatch.setattr(guest_containers, "STOP_MARGIN_S", 0.2)
     async with guest_that_listens_only(tmp_path / "s") as link:
         with pytest.raises(GuestUnreachable) as caught:
-            await asyncio.wait_for(guest_containers.stop(link, "abc", 0.1), timeout=5)
+            await asyncio.wait_for(guest_containers.stop(link, "abc", 0.1), timeout=60)
     assert caught.value.details == "stopping the container: no answer came in time"
     assert "warmboot rm -f" in caught.value.resolution
 
@@ -132,7 +132,7 @@ async def test_who_asks_a_guest_that_does_nothing_is_told(
     monkeypatch.setattr(guest_containers, "ANSWER_TIMEOUT_S", 0.2)
     async with guest_that_listens_only(tmp_path / "s") as link:
         with pytest.raises(GuestUnreachable, match="vm-1 does not answer"):
-            await asyncio.wait_for(guest_containers.inspect(link, "abc"), timeout=5)
+            await asyncio.wait_for(guest_containers.inspect(link, "abc"), timeout=60)
         with pytest.raises(GuestUnreachable, match="vm-1 does not answer"):
             async for _ in guest_containers.logs(link, "abc", tty=False, options={}):
                 pass

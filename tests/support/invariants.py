@@ -28,7 +28,7 @@ from warmboot.model.vm import VmKind, VmRecord
 
 FINAL = frozenset({ContainerState.RUNNING, ContainerState.EXITED, ContainerState.FAILED})
 SETTLE_S = 30.0
-AGREE_S = 3.0
+AGREE_S = 30.0
 """How long database and host may differ after something has happened."""
 
 MAX_POOL = 5

@@ -29,7 +29,7 @@ from tests.support.vms import free_port
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
-_START_TIMEOUT_S = 20.0
+_START_TIMEOUT_S = 60.0
 
 
 @contextlib.asynccontextmanager

@@ -18,7 +18,7 @@ async def serving(app: ASGIApp, **options: Any) -> AsyncIterator[HttpServer]:
     server = HttpServer(app, **{"graceful_shutdown_s": 1, **options})
     task = asyncio.create_task(server.serve())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
                 await asyncio.sleep(0.01)
         yield server

@@ -101,12 +101,12 @@ def test_identity_is_applied_in_order_and_timed(guest: Guest) -> None:
     assert status == 200
     names = [step["name"] for step in answer["steps"]]
     assert names == ["entropy", "clock", "machine-id", "hostname", "token"]
-    assert all(0 <= step["duration_s"] < 5 for step in answer["steps"])
+    assert all(0 <= step["duration_s"] < 60 for step in answer["steps"])
     calls = dict(guest.system.calls)
     assert calls["entropy"] == b"e" * 64
     clock = calls["clock"]
     assert isinstance(clock, int)
-    assert 0 <= clock - IDENTITY["clock_ns"] < 5 * 10**9
+    assert 0 <= clock - IDENTITY["clock_ns"] < 60 * 10**9
     assert calls["hostname"] == "brisk-otter"
     assert guest.system.files == {
         "/etc/machine-id": f"{MACHINE_ID}\n",

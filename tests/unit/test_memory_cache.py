@@ -107,7 +107,7 @@ async def test_one_who_gives_up_does_not_take_it_from_the_others(
     impatient, patient = (asyncio.create_task(use(cache, snapshot)) for _ in range(2))
     await asyncio.sleep(0.001)
     impatient.cancel()
-    assert (await asyncio.wait_for(patient, 10)).exists()
+    assert (await asyncio.wait_for(patient, 60)).exists()
     await asyncio.gather(impatient, return_exceptions=True)
     assert len(left(cache)) == 2
     assert not (await cache.entries())[0].in_use
@@ -272,7 +272,7 @@ async def test_one_that_is_being_unpacked_stays(
     assert await asyncio.to_thread(began.wait, 10)
     assert await cache.evict(0) == []
     go_on.set()
-    assert (await asyncio.wait_for(using, 10)).exists()
+    assert (await asyncio.wait_for(using, 60)).exists()
 
 
 async def test_at_every_unpacking_the_others_make_room_for_it(

@@ -144,7 +144,7 @@ async def test_the_swap_waits_for_who_is_about_to_open_the_file(
         await asyncio.wait({compressing}, timeout=0.5)
         assert not compressing.done()
         assert (path / manifest.memory_file).exists()
-    await asyncio.wait_for(compressing, 10)
+    await asyncio.wait_for(compressing, 60)
     async with files.reading(path) as manifest:
         assert (path / manifest.memory_file).exists()
 

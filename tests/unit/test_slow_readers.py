@@ -91,7 +91,7 @@ async def test_an_engine_that_never_answers_is_told(tmp_path: Path) -> None:
     async with (
         await asyncio.start_unix_server(silent, path),
         DockerEngine(path, answer_timeout_s=0.1) as client,
-        asyncio.timeout(10),
+        asyncio.timeout(60),
     ):
         with pytest.raises(EngineUnavailable, match="in time"):
             await client.facts()
@@ -101,7 +101,7 @@ async def test_a_registry_that_never_answers_is_told_as_the_registry(
     engine: tuple[Engine, DockerEngine],
 ) -> None:
     _, client = engine
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with pytest.raises(RegistryUnavailable, match=r"for 0\.2 s"):
             await client.pull("registry.example/app:1", silence_s=0.2)
 
@@ -115,7 +115,7 @@ async def test_an_engine_is_read_only_as_fast_as_its_output_is_taken(
     assert isinstance(lines, AsyncGenerator)
     assert await anext(lines) == LINE.decode()
     await lines.aclose()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await fake.broken.wait()
     assert fake.sent_bytes < HELD_BYTES < LINES * len(LINE)
 
@@ -148,7 +148,7 @@ async def test_an_answer_ends_with_its_reader(caplog: pytest.LogCaptureFixture) 
         await reader.readexactly(1000)
         with caplog.at_level(logging.WARNING, logger="asyncio"):
             writer.transport.abort()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await ended.wait()
     assert made < LINES
     assert len([record for record in caplog.records if record.name == "asyncio"]) <= 1
@@ -168,13 +168,13 @@ async def _serving(app: ASGIApp) -> AsyncIterator[int]:
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
                 await asyncio.sleep(0.01)
         yield port
     finally:
         server.should_exit = True
-        await asyncio.wait({task}, timeout=10)
+        await asyncio.wait({task}, timeout=60)
 
 
 def test_frames_are_taken_apart_wherever_they_are_cut() -> None:

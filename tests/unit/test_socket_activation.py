@@ -122,7 +122,7 @@ async def test_more_than_can_be_held_wait_in_the_queue_and_keep_nobody_busy(
     await _turns(0.3)
     assert calls < 10
     paused.may_run.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await asyncio.gather(*asking) == [b"hello"] * 6
 
 
@@ -132,10 +132,10 @@ async def test_when_waking_fails_those_that_wait_have_their_turn(
     monkeypatch.setattr(socket_activation, "MAX_HELD", 2)
     paused.fails = True
     paused.may_run.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await asyncio.gather(*(paused.asked() for _ in range(6))) == [b""] * 6
     paused.fails = False
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await paused.asked() == b"hello"
 
 
@@ -155,7 +155,7 @@ async def test_a_machine_without_descriptors_tries_again_later(
 
     monkeypatch.setattr(socket.socket, "accept", accept)
     paused.may_run.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await paused.asked() == b"hello"
     assert refused == 2
 

@@ -73,7 +73,7 @@ async def test_two_that_fit_alone_do_not_fill_the_disk_together(disk: Disk, tmp_
             yield chunk
 
     first = asyncio.create_task(uploads.receive(tmp_path / "a", slow(), 30 * MIB))
-    await asyncio.wait_for(begun.wait(), 5)
+    await asyncio.wait_for(begun.wait(), 60)
     with pytest.raises(DiskFull):
         await uploads.receive(tmp_path / "b", chunks(30 * MIB), 30 * MIB)
     with pytest.raises(DiskFull):

@@ -20,7 +20,7 @@ from warmboot.criu.setup.settings_files import enable_tcp_established
 from warmboot.docker.client import DockerEngine
 
 COUNTER = "warmboot-test/counter:1"
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 
 
 class Start(Protocol):

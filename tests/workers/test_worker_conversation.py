@@ -86,7 +86,7 @@ async def test_a_worker_asks_for_its_own_pause_and_has_its_answer(
     await client.workers.resume(worker.id)
     assert await wait_for_line(client, worker.id, lambda line: line.startswith("asked"))
     assert await wait_for_line(client, worker.id, lambda line: line == "on it goes 1")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(await reports(client, worker.id)) < 2:  # noqa: ASYNC110 (told over HTTP)
             await asyncio.sleep(0.05)
     assert await reports(client, worker.id) == [
@@ -154,7 +154,7 @@ async def test_a_change_in_flight_at_the_pause_happens_exactly_once(
             worker = await start_on(
                 it.client, engine, image=python, command=[PYTHON, "-c", CHANGES]
             )
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await between.kept.wait()
             made = await it.client.workers.create_checkpoint(worker.id, leave_running=False)
             assert made.tcp_connections >= 1

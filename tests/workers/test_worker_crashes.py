@@ -99,7 +99,7 @@ async def test_a_dump_that_outlives_the_manager_is_not_lost(
         await wait_for_line(client, worker.id, lambda line: line == "end")
         pid = (await engine.inspect(worker.docker_id or "")).pid
         task = asyncio.create_task(client.workers.pause(worker.id, "large"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await client.workers.get(worker.id)).state != "pausing":  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
