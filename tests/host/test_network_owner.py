@@ -12,7 +12,7 @@ from tests.host.test_network_repair import vmm
 from warmboot.host import manager_lock
 from warmboot.host.manager_lock import only_manager
 from warmboot.host.network import Network
-from warmboot.host.network.occupants import occupants
+from warmboot.host.network.namespace_processes import namespace_processes
 from warmboot.model.errors import Conflict
 
 pytestmark = pytest.mark.root
@@ -31,7 +31,9 @@ async def test_networks_of_running_vms_are_not_another_roots_to_delete(
             slot = await network.acquire()
         async with vmm(slot) as pid:
             there = (pid, f"{PREFIX}-{slot.index}")  # and nft, for moments
-            await until(lambda: [(o.pid, o.namespace) for o in occupants(PREFIX)] == [there])
+            await until(
+                lambda: [(o.pid, o.namespace) for o in namespace_processes(PREFIX)] == [there]
+            )
             with (
                 pytest.raises(Conflict, match="run in the networks") as told,
                 only_manager(tmp_path / "b", "http://two", prefix=PREFIX),
@@ -40,6 +42,6 @@ async def test_networks_of_running_vms_are_not_another_roots_to_delete(
             assert str(pid) in told.value.details
             with only_manager(tmp_path / "a", "http://three", prefix=PREFIX):
                 pass  # its own manager comes back to them
-        await until(lambda: occupants(PREFIX) == [])
+        await until(lambda: namespace_processes(PREFIX) == [])
         with only_manager(tmp_path / "b", "http://four", prefix=PREFIX):
             pass  # nothing runs any more

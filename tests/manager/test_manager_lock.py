@@ -16,7 +16,7 @@ from tests.support.managers import Lab, Manager, vmm_pids
 from warmboot.bootstrap import service
 from warmboot.host import manager_lock
 from warmboot.host.manager_lock import LOCK_FILE, only_manager
-from warmboot.host.network.occupants import Occupant
+from warmboot.host.network.namespace_processes import NamespaceProcess
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict, HostError, WarmbootError
 
@@ -162,8 +162,10 @@ async def test_two_roots_do_not_share_a_prefix(tmp_path: Path, run_dir: Path) ->
     assert str(run_dir / "network-zz.lock") in told.value.details
 
 
-def running(root: Path, pid: int = 4711) -> Callable[[str], list[Occupant]]:
-    return lambda prefix: [Occupant(pid, os.fsencode(f"qemu\0{root}/vms/vm-1/x"), f"{prefix}-1")]
+def running(root: Path, pid: int = 4711) -> Callable[[str], list[NamespaceProcess]]:
+    return lambda prefix: [
+        NamespaceProcess(pid, os.fsencode(f"qemu\0{root}/vms/vm-1/x"), f"{prefix}-1")
+    ]
 
 
 async def test_vms_of_a_root_whose_manager_does_not_run_keep_their_prefix(
@@ -171,7 +173,7 @@ async def test_vms_of_a_root_whose_manager_does_not_run_keep_their_prefix(
 ) -> None:
     with only_manager(tmp_path / "a", "http://one", prefix="zz"):
         pass
-    monkeypatch.setattr(manager_lock, "occupants", running(tmp_path / "a"))
+    monkeypatch.setattr(manager_lock, "namespace_processes", running(tmp_path / "a"))
     for _ in range(2):  # being refused does not make it ours
         with (
             pytest.raises(Conflict, match=r"root .*/a run in the networks") as told,
@@ -182,7 +184,7 @@ async def test_vms_of_a_root_whose_manager_does_not_run_keep_their_prefix(
         assert f"MANAGER_STORAGE_ROOT={tmp_path}/a" in told.value.resolution
     with only_manager(tmp_path / "a", "http://three", prefix="zz"):
         pass
-    monkeypatch.setattr(manager_lock, "occupants", lambda _: [])
+    monkeypatch.setattr(manager_lock, "namespace_processes", lambda _: [])
     with only_manager(tmp_path / "b", "http://four", prefix="zz"):
         pass
 
@@ -192,8 +194,8 @@ async def test_a_command_that_ends_a_moment_after_its_manager_is_no_vm(
 ) -> None:
     with only_manager(tmp_path / "a", "http://one", prefix="zz"):
         pass
-    looks = iter([[Occupant(4711, b"nft\0-j\0list\0ruleset\0", "zz-1")], []])
-    monkeypatch.setattr(manager_lock, "occupants", lambda _: next(looks))
+    looks = iter([[NamespaceProcess(4711, b"nft\0-j\0list\0ruleset\0", "zz-1")], []])
+    monkeypatch.setattr(manager_lock, "namespace_processes", lambda _: next(looks))
     with only_manager(tmp_path / "b", "http://two", prefix="zz"):
         pass
     assert next(looks, None) is None
@@ -204,7 +206,7 @@ async def test_after_an_upgrade_a_root_knows_its_own_vms_by_their_command_line(
 ) -> None:
     run_dir.mkdir()
     (run_dir / "network-zz.lock").touch()  # an earlier version wrote nothing into it
-    monkeypatch.setattr(manager_lock, "occupants", running(tmp_path / "a"))
+    monkeypatch.setattr(manager_lock, "namespace_processes", running(tmp_path / "a"))
     with (
         pytest.raises(Conflict, match="VMs of another storage root"),
         only_manager(tmp_path / "b", "http://two", prefix="zz"),

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import structlog
 
-from warmboot.host.network.occupants import Occupant, occupants
+from warmboot.host.network.namespace_processes import NamespaceProcess, namespace_processes
 from warmboot.model.errors import Conflict, DiskFull, HostError, WarmbootError
 from warmboot.system.disks import os_error
 
@@ -213,17 +213,21 @@ def _check_networks(prefix: str, us: Holder, last: Holder | None) -> None:
     ours = {Path(us.root), Path(us.root).resolve()}
     deadline = time.monotonic() + _PASSING_S
     while True:
-        theirs = [one for one in occupants(prefix) if not any(one.names(root) for root in ours)]
+        theirs = [
+            one for one in namespace_processes(prefix) if not any(one.names(root) for root in ours)
+        ]
         if not theirs or time.monotonic() >= deadline:
             break
         time.sleep(0.02)
     if theirs:
-        raise _occupied(prefix, theirs, last)
+        raise _prefix_in_use(prefix, theirs, last)
     if last is not None:
         log.info(f"the network prefix {prefix!r} was that of {last.root}, and is ours from now on")
 
 
-def _occupied(prefix: str, theirs: Sequence[Occupant], last: Holder | None) -> Conflict:
+def _prefix_in_use(
+    prefix: str, theirs: Sequence[NamespaceProcess], last: Holder | None
+) -> Conflict:
     root = f"the storage root {last.root}" if last is not None else "another storage root"
     pids = " ".join(str(one.pid) for one in theirs)
     start = f"start it (MANAGER_STORAGE_ROOT={last.root}) and " if last is not None else ""

@@ -12,7 +12,7 @@ from warmboot.host.network.config import NETNS_DIR
 
 
 @dataclass(frozen=True, slots=True)
-class Occupant:
+class NamespaceProcess:
     """A process, by its command line; ``namespace`` is the name of the one that it is in."""
 
     pid: int
@@ -24,7 +24,7 @@ class Occupant:
         return os.fsencode(root) + b"/" in self.command
 
 
-def occupants(prefix: str) -> list[Occupant]:
+def namespace_processes(prefix: str) -> list[NamespaceProcess]:
     """The processes in the namespaces of this prefix. Blocks for milliseconds."""
     pattern = re.compile(rf"{re.escape(prefix)}-[1-9]\d{{0,4}}")
     names = {}
@@ -40,5 +40,5 @@ def occupants(prefix: str) -> list[Occupant]:
         with contextlib.suppress(OSError):  # it has ended, or is not ours to look at
             if entry.name.isdigit() and (name := names.get((entry / "ns/net").stat().st_ino)):
                 command = (entry / "cmdline").read_bytes()
-                found.append(Occupant(int(entry.name), command, name))
+                found.append(NamespaceProcess(int(entry.name), command, name))
     return found
