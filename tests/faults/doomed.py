@@ -27,7 +27,7 @@ from warmboot.host.guest import guest_containers
 from warmboot.host.snapshots.memory_cache import MemoryCache
 from warmboot.host.snapshots.memory_forms import MemoryForms
 from warmboot.host.snapshots.snapshot_files import SnapshotFiles
-from warmboot.host.storage.survey import DiskSurvey
+from warmboot.host.storage.disk_scan import DiskScan
 from warmboot.model.container import BootPolicy
 from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
 from warmboot.store.repositories.containers import ContainerRepository
@@ -166,7 +166,7 @@ PARTS: dict[str, Any] = {
     "files": SnapshotFiles,
     "forms": MemoryForms,
     "cache": MemoryCache,
-    "survey": DiskSurvey,
+    "disk-scan": DiskScan,
     "containers": ContainerRepository,
     "images": RuntimeImageRepository,
     "snapshots": RuntimeSnapshotRepository,

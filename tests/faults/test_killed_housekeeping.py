@@ -141,8 +141,8 @@ COLLECTING = [
     ("files", "discard", "after"),
     ("snapshots", "purge", "before"),
     ("snapshots", "purge", "after"),
-    ("survey", "remove", "before"),
-    ("survey", "remove", "after"),
+    ("disk-scan", "remove", "before"),
+    ("disk-scan", "remove", "after"),
     ("cache", "evict", "before"),
     ("cache", "evict", "after"),
 ]

@@ -23,7 +23,7 @@ from warmboot.manager.garbage.choose_garbage import (
     is_relied_on,
     last_used,
 )
-from warmboot.model.garbage import Cached, Garbage, Kind, Lying, Why
+from warmboot.model.garbage import Cached, DiskEntry, Garbage, Kind, Why
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.shapes import Shape
 
@@ -73,8 +73,8 @@ def worlds(draw: st.DrawFn) -> tuple[Seen, Limits]:
         )
     ids = [s.id for s in found]
     some = st.lists(st.sampled_from(ids), unique=True) if ids else st.just([])
-    lying = [
-        Lying(draw(st.sampled_from(Kind)), Path(f"/l{n}"), draw(owners), 10, NOW - draw(ages))
+    entries = [
+        DiskEntry(draw(st.sampled_from(Kind)), Path(f"/l{n}"), draw(owners), 10, NOW - draw(ages))
         for n in range(draw(st.integers(0, 5)))
     ]
     caches = [
@@ -91,7 +91,7 @@ def worlds(draw: st.DrawFn) -> tuple[Seen, Limits]:
         found,
         frozenset(draw(some)),
         frozenset(draw(some)),
-        lying,
+        entries,
         draw(st.dictionaries(st.sampled_from(Kind), st.frozensets(owners))),
         {},
         caches,
@@ -120,7 +120,7 @@ def after(seen: Seen, garbage: Collection[Garbage]) -> Seen:
     return replace(
         seen,
         snapshots=[s for s in seen.snapshots if s.id not in gone],
-        lying=[one for one in seen.lying if one.path not in paths],
+        entries=[one for one in seen.entries if one.path not in paths],
         caches=[one for one in seen.caches if one.path not in paths],
         free_bytes=seen.free_bytes + sum(one.size_bytes for one in garbage),
     )
@@ -140,9 +140,9 @@ def test_what_is_in_use_is_never_touched(world: tuple[Seen, Limits]) -> None:
             assert one.id not in chosen
     paths = {one.path for one in garbage}
     assert not paths & {cached.path for cached in seen.caches if cached.in_use}
-    for lying in seen.lying:
-        if lying.owner in seen.known.get(lying.kind, ()):
-            assert lying.path not in paths
+    for entry in seen.entries:
+        if entry.owner in seen.known.get(entry.kind, ()):
+            assert entry.path not in paths
 
 
 @given(worlds())
@@ -248,17 +248,17 @@ def test_room_is_made_for_one_that_is_to_come() -> None:
     assert chosen_ids(garbage) == {older.id}
 
 
-def lying(kind: Kind, owner: str = "x", age: timedelta = timedelta(days=2)) -> Lying:
-    return Lying(kind, Path(f"/{kind}-{owner}"), owner, 7, NOW - age)
+def entry(kind: Kind, owner: str = "x", age: timedelta = timedelta(days=2)) -> DiskEntry:
+    return DiskEntry(kind, Path(f"/{kind}-{owner}"), owner, 7, NOW - age)
 
 
 @pytest.mark.parametrize("kind", [k for k in Kind if k not in (Kind.SNAPSHOT, Kind.CACHE)])
 def test_orphans_of_every_kind_go_and_what_somebody_owns_stays(kind: Kind) -> None:
-    one = lying(kind)
-    (garbage,) = choose_garbage(Seen(lying=[one]), Limits(10), NOW)
+    one = entry(kind)
+    (garbage,) = choose_garbage(Seen(entries=[one]), Limits(10), NOW)
     assert (garbage.kind, garbage.path, garbage.size_bytes) == (kind, one.path, 7)
     assert garbage.why in (Why.ORPHAN, Why.UNFINISHED)
-    assert why(Seen(lying=[one], known={kind: {"x"}})) == []
+    assert why(Seen(entries=[one], known={kind: {"x"}})) == []
 
 
 @pytest.mark.parametrize(
@@ -270,8 +270,8 @@ def test_orphans_of_every_kind_go_and_what_somebody_owns_stays(kind: Kind) -> No
     ],
 )
 def test_what_somebody_may_just_be_writing_is_given_time(kind: Kind, kept: timedelta) -> None:
-    assert why(Seen(lying=[lying(kind, age=kept - timedelta(seconds=1))])) == []
-    assert len(why(Seen(lying=[lying(kind, age=kept)]))) == 1
+    assert why(Seen(entries=[entry(kind, age=kept - timedelta(seconds=1))])) == []
+    assert len(why(Seen(entries=[entry(kind, age=kept)]))) == 1
 
 
 def cached(name: str, size: int, days: float, *, in_use: bool = False) -> Cached:

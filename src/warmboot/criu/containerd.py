@@ -22,7 +22,7 @@ from pathlib import Path
 
 from warmboot.criu.continuity import descendants
 from warmboot.docker.peer import engine_process, listener
-from warmboot.model.garbage import Kind, Lying
+from warmboot.model.garbage import DiskEntry, Kind
 
 SALT_FILE = "warmboot.salt"
 SYSTEM_SOCKET = Path("/run/containerd/containerd.sock")
@@ -76,17 +76,17 @@ class RestoreCopies:
         self._engine = engine
         self._proc = proc
 
-    def look(self) -> list[Lying]:
+    def look(self) -> list[DiskEntry]:
         if _restoring(self._proc):
             return []
         folders = scratch_folders(self._engine, self._proc)
         found = (path for folder in folders for path in _ours(folder, _COPY))
-        copies = (_lying(path) for path in found if not self._in_use(path))
+        copies = (_entry(path) for path in found if not self._in_use(path))
         return [copy for copy in copies if copy is not None]
 
-    def remove(self, one: Lying) -> bool:
+    def remove(self, one: DiskEntry) -> bool:
         """Whether it is gone; it stays when it was touched since, or is in use."""
-        now = _lying(one.path)
+        now = _entry(one.path)
         if now is None:
             return True
         if now.changed_at != one.changed_at or _restoring(self._proc) or self._in_use(one.path):
@@ -154,7 +154,7 @@ def _salt_of(folder: Path) -> str:
         os.close(descriptor)
 
 
-def _lying(path: Path) -> Lying | None:
+def _entry(path: Path) -> DiskEntry | None:
     """Its time is the newest change of anything in it: unpacking gives files their old times."""
     size_bytes, changed_s = 0, 0.0
     try:
@@ -165,7 +165,7 @@ def _lying(path: Path) -> Lying | None:
     except FileNotFoundError:
         return None
     changed_at = datetime.fromtimestamp(changed_s, UTC)
-    return Lying(Kind.RESTORE_COPY, path, path.name, size_bytes, changed_at)
+    return DiskEntry(Kind.RESTORE_COPY, path, path.name, size_bytes, changed_at)
 
 
 def _restoring(proc: Path) -> bool:

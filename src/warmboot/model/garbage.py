@@ -1,6 +1,6 @@
 """Files and folders in the storage root, and what of them is garbage.
 
-``Lying`` and ``Cached`` are what a look at the disk finds; ``Garbage`` is one thing that may go,
+``DiskEntry`` and ``Cached`` are found by a scan of the disk; ``Garbage`` is one thing that may go,
 and why; ``Collection`` is what a collection has done, or would do.
 """
 
@@ -60,7 +60,7 @@ _PHRASES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Lying:
+class DiskEntry:
     """Something on the disk. ``owner`` is the id or name that its own name tells."""
 
     kind: Kind

@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
-from warmboot.model.garbage import Cached, Garbage, Kind, Lying, Why
+from warmboot.model.garbage import Cached, DiskEntry, Garbage, Kind, Why
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 
 ARCHIVE_KEPT = timedelta(days=1)
@@ -59,7 +59,7 @@ class Seen:
     snapshots: Collection[RuntimeSnapshot] = ()
     leased: Collection[UUID] = frozenset()
     busy: Collection[UUID] = frozenset()
-    lying: Collection[Lying] = ()
+    entries: Collection[DiskEntry] = ()
     known: Mapping[Kind, Collection[str]] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     caches: Collection[Cached] = ()
@@ -133,7 +133,7 @@ def _garbage(snapshot: RuntimeSnapshot, seen: Seen, why: Why) -> Garbage:
 
 
 def _lying(seen: Seen, now: datetime) -> Iterator[Garbage]:
-    for one in seen.lying:
+    for one in seen.entries:
         if one.owner in seen.known.get(one.kind, ()):
             continue
         if now - one.changed_at < GRACE.get(one.kind, timedelta(0)):

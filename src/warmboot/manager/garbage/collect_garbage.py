@@ -26,7 +26,7 @@ import structlog
 
 from warmboot.criu.containerd import RestoreCopies
 from warmboot.host.agent import HostAgent
-from warmboot.host.storage.survey import DiskSurvey
+from warmboot.host.storage.disk_scan import DiskScan
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.may_own import Of, claims
 from warmboot.manager.garbage.choose_garbage import Limits, Seen, active_count, choose_garbage
@@ -62,7 +62,7 @@ class CollectGarbage:
     ) -> None:
         self._store = store
         self._host = host
-        self._survey = DiskSurvey(host.config.root)
+        self._scan = DiskScan(host.config.root)
         self._events = events
         self._limits = limits
         self._images = images
@@ -139,22 +139,22 @@ class CollectGarbage:
 
     async def sweep(self) -> None:
         """Remove, before the first request, all that an earlier manager has left."""
-        lying = await self._survey.look()
+        entries = await self._scan.run()
         known = await self._known()
-        for one in lying:
+        for one in entries:
             unowned = one.owner not in known.get(one.kind, ())
             if unowned and one.kind is not Kind.ARCHIVE:
-                await self._survey.remove(one)
+                await self._scan.remove(one)
         await self._evict_unpacked_of_nobody()
 
     # -- looking -------------------------------------------------------------------------------
 
     async def _choose(self, limits: Limits) -> tuple[tuple[Garbage, ...], Seen]:
         now = datetime.now(UTC)
-        lying = await self._survey.look()  # first: see the survey
+        entries = await self._scan.run()  # first: see ``disk_scan``
         if self._restores is not None:
-            lying += await asyncio.to_thread(self._restores.look)
-        entries = await self._host.cache.entries()
+            entries += await asyncio.to_thread(self._restores.look)
+        cached = await self._host.cache.entries()
         snapshots = await self._store.snapshots.list(include_deleted=True)
         claimed = (await claims(self._store))[Of.SNAPSHOTS]
         leases = self._store.snapshots.leases
@@ -163,12 +163,12 @@ class CollectGarbage:
             snapshots=snapshots,
             leased=frozenset(leased),
             busy=frozenset(self._busy()),
-            lying=lying,
+            entries=entries,
             known=await self._known(),
-            sizes={o.owner: o.size_bytes for o in lying if o.kind is Kind.SNAPSHOT_FOLDER},
+            sizes={o.owner: o.size_bytes for o in entries if o.kind is Kind.SNAPSHOT_FOLDER},
             caches=[
                 Cached(e.path, e.size_bytes, e.last_used, e.in_use, str(e.snapshot_id))
-                for e in entries
+                for e in cached
             ],
             free_bytes=free_bytes(self._host.config.root),
         )
@@ -258,14 +258,14 @@ class CollectGarbage:
 
     async def _remove(self, one: Garbage, seen: Seen) -> bool:
         """Whether it is gone. It is asked once more whether it is anybody's."""
-        found = next(lying for lying in seen.lying if lying.path == one.path)
+        found = next(entry for entry in seen.entries if entry.path == one.path)
         if one.kind is Kind.RESTORE_COPY and self._restores is not None:
             return await asyncio.to_thread(self._restores.remove, found)
         exclusive = self._images if one.kind is Kind.IMAGE_FOLDER else contextlib.nullcontext()
         async with exclusive:
             if found.owner in (await self._known()).get(one.kind, ()):
                 return False
-            return await self._survey.remove(found)
+            return await self._scan.remove(found)
 
 
 def _uuids(owners: Collection[str]) -> set[UUID] | None:

@@ -1,4 +1,4 @@
-"""What lies below the storage root that only the database can say the owner of.
+"""Scans the storage root for files and folders whose owners only the database knows.
 
     runtime-images/<digest>/              IMAGE_FOLDER      owner: the folder's name
     runtime-images/.….partial/            TEMPORARY         unless a running process holds it
@@ -11,7 +11,7 @@
     archives/<sha256>                     ARCHIVE           owner: the archive
     archives/.upload-…, checkpoint-archives/…   TEMPORARY
 
-``look`` changes nothing. What it finds was there before the database is asked about owners, and a
+A scan changes nothing. What it finds was there before the database is asked about owners, and a
 row is written before its folder is made: so what has no owner then is really nobody's.
 """
 
@@ -27,22 +27,22 @@ from pathlib import Path
 
 from warmboot.host.snapshots.snapshot_files import BUILDING, GONE, UNFINISHED
 from warmboot.host.vm.leftovers import users_of
-from warmboot.model.garbage import Kind, Lying
+from warmboot.model.garbage import DiskEntry, Kind
 from warmboot.system.staging import is_left_over
 from warmboot.system.usage import statuses_below
 
 
-class DiskSurvey:
-    """Looks below ``root``, and removes what is pointed out to it."""
+class DiskScan:
+    """Scans the storage root ``root``, and removes entries."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    async def look(self) -> list[Lying]:
+    async def run(self) -> list[DiskEntry]:
         """Everything that has an owner, or should have."""
-        return await asyncio.to_thread(lambda: list(self._look()))
+        return await asyncio.to_thread(lambda: list(self._entries()))
 
-    async def remove(self, one: Lying) -> bool:
+    async def remove(self, one: DiskEntry) -> bool:
         """Remove it; whether it is gone.
 
         An archive or temporary file that was written to or used since it was looked at stays.
@@ -55,41 +55,41 @@ class DiskSurvey:
             await asyncio.to_thread(_remove, one)
         return not one.path.exists()
 
-    def _look(self) -> Iterator[Lying]:
+    def _entries(self) -> Iterator[DiskEntry]:
         yield from self._images()
         for folder in _children(self.root / "runtime-snapshots"):
             yield from self._snapshots_of(folder)
         for folder in _children(self.root / "vms"):
             if not users_of(folder):  # a VM of the warm pool has no record, but a process
-                yield from _lying(Kind.VM_FOLDER, folder, folder.name)
+                yield from _entry(Kind.VM_FOLDER, folder, folder.name)
         for path in _children(self.root / "archives"):
             kind = Kind.TEMPORARY if path.name.startswith(".upload-") else Kind.ARCHIVE
-            yield from _lying(kind, path, path.name)
+            yield from _entry(kind, path, path.name)
         for path in _children(self.root / "checkpoint-archives"):
-            yield from _lying(Kind.TEMPORARY, path, path.name)
+            yield from _entry(Kind.TEMPORARY, path, path.name)
 
-    def _images(self) -> Iterator[Lying]:
+    def _images(self) -> Iterator[DiskEntry]:
         for folder in _children(self.root / "runtime-images"):
             if not folder.name.startswith("."):
-                yield from _lying(Kind.IMAGE_FOLDER, folder, folder.name)
+                yield from _entry(Kind.IMAGE_FOLDER, folder, folder.name)
             elif is_left_over(folder):
-                yield from _lying(Kind.TEMPORARY, folder, folder.name)
+                yield from _entry(Kind.TEMPORARY, folder, folder.name)
 
-    def _snapshots_of(self, folder: Path) -> Iterator[Lying]:
+    def _snapshots_of(self, folder: Path) -> Iterator[DiskEntry]:
         """``folder`` is an image's. What is no folder there is nobody's either."""
         children = list(_children(folder))
         if not children:
-            yield from _lying(Kind.EMPTY_FOLDER, folder, folder.name)
+            yield from _entry(Kind.EMPTY_FOLDER, folder, folder.name)
         for child in children:
             if child.name.startswith(BUILDING):
-                yield from _lying(Kind.HALF_BUILT, child, child.name.removeprefix(BUILDING))
+                yield from _entry(Kind.HALF_BUILT, child, child.name.removeprefix(BUILDING))
             elif child.name.startswith(GONE):
-                yield from _lying(Kind.TEMPORARY, child, child.name)
+                yield from _entry(Kind.TEMPORARY, child, child.name)
             else:
-                yield from _lying(Kind.SNAPSHOT_FOLDER, child, child.name)
+                yield from _entry(Kind.SNAPSHOT_FOLDER, child, child.name)
                 for path in _children(child):
                     if path.name.endswith(UNFINISHED):
-                        yield from _lying(Kind.TEMPORARY, path, path.name)
+                        yield from _entry(Kind.TEMPORARY, path, path.name)
 
 
 def own_bytes(path: Path) -> int:
@@ -111,10 +111,10 @@ def _children(folder: Path) -> Iterator[Path]:
         yield from sorted(folder.iterdir())
 
 
-def _lying(kind: Kind, path: Path, owner: str) -> Iterator[Lying]:
+def _entry(kind: Kind, path: Path, owner: str) -> Iterator[DiskEntry]:
     changed_at = _changed_at(path)
     if changed_at is not None:
-        yield Lying(kind, path, owner, own_bytes(path), changed_at)
+        yield DiskEntry(kind, path, owner, own_bytes(path), changed_at)
 
 
 def _changed_at(path: Path) -> datetime | None:
@@ -125,7 +125,7 @@ def _changed_at(path: Path) -> datetime | None:
         return None
 
 
-def _remove(one: Lying) -> None:
+def _remove(one: DiskEntry) -> None:
     with contextlib.suppress(OSError):  # what is not gone is told, and tried again
         if one.kind is Kind.EMPTY_FOLDER and one.path.is_dir():
             one.path.rmdir()

@@ -14,16 +14,16 @@ from uuid import uuid4
 
 import pytest
 
-from warmboot.host.storage.survey import DiskSurvey, own_bytes
-from warmboot.model.garbage import Kind, Lying
+from warmboot.host.storage.disk_scan import DiskScan, own_bytes
+from warmboot.model.garbage import DiskEntry, Kind
 from warmboot.system.staging import staging
 
 IMAGE, SNAPSHOT = str(uuid4()), str(uuid4())
 
 
 @pytest.fixture
-def survey(tmp_path: Path) -> DiskSurvey:
-    return DiskSurvey(tmp_path)
+def scan(tmp_path: Path) -> DiskScan:
+    return DiskScan(tmp_path)
 
 
 def make(path: Path, content: bytes = b"x" * 5000) -> Path:
@@ -32,24 +32,24 @@ def make(path: Path, content: bytes = b"x" * 5000) -> Path:
     return path
 
 
-async def seen(survey: DiskSurvey) -> dict[str, Lying]:
-    return {str(one.path.relative_to(survey.root)): one for one in await survey.look()}
+async def seen(scan: DiskScan) -> dict[str, DiskEntry]:
+    return {str(one.path.relative_to(scan.root)): one for one in await scan.run()}
 
 
-async def test_everything_is_seen_for_what_it_is(survey: DiskSurvey) -> None:
-    snapshots = survey.root / "runtime-snapshots" / IMAGE
-    make(survey.root / "runtime-images" / "ab12" / "kernel")
-    make(survey.root / "runtime-images" / ".ab12.0.partial" / "kernel")
+async def test_everything_is_seen_for_what_it_is(scan: DiskScan) -> None:
+    snapshots = scan.root / "runtime-snapshots" / IMAGE
+    make(scan.root / "runtime-images" / "ab12" / "kernel")
+    make(scan.root / "runtime-images" / ".ab12.0.partial" / "kernel")
     make(snapshots / SNAPSHOT / "snapshot.mem")
     make(snapshots / SNAPSHOT / ".seen.json.new")
     make(snapshots / f".building-{SNAPSHOT}" / "disk.ext4")
     make(snapshots / f".gone-{SNAPSHOT}" / "disk.ext4")
-    (survey.root / "runtime-snapshots" / "empty").mkdir()
-    make(survey.root / "vms" / "vm-1" / "disk.qcow2")
-    make(survey.root / "archives" / "cd34")
-    make(survey.root / "archives" / ".upload-1")
-    make(survey.root / "checkpoint-archives" / "x.tar")
-    found = {path: (one.kind, one.owner) for path, one in (await seen(survey)).items()}
+    (scan.root / "runtime-snapshots" / "empty").mkdir()
+    make(scan.root / "vms" / "vm-1" / "disk.qcow2")
+    make(scan.root / "archives" / "cd34")
+    make(scan.root / "archives" / ".upload-1")
+    make(scan.root / "checkpoint-archives" / "x.tar")
+    found = {path: (one.kind, one.owner) for path, one in (await seen(scan)).items()}
     folder = f"runtime-snapshots/{IMAGE}"
     assert found == {
         "runtime-images/ab12": (Kind.IMAGE_FOLDER, "ab12"),
@@ -66,86 +66,88 @@ async def test_everything_is_seen_for_what_it_is(survey: DiskSurvey) -> None:
     }
 
 
-async def test_an_empty_storage_has_nothing(survey: DiskSurvey) -> None:
-    assert await survey.look() == []
+async def test_an_empty_storage_has_nothing(scan: DiskScan) -> None:
+    assert await scan.run() == []
 
 
-async def test_everything_that_is_seen_can_be_removed(survey: DiskSurvey) -> None:
-    make(survey.root / "runtime-images" / "ab12" / "kernel")
-    make(survey.root / "runtime-snapshots" / IMAGE / SNAPSHOT / "snapshot.mem")
-    make(survey.root / "vms" / "vm-1" / "disk.qcow2")
-    make(survey.root / "archives" / "cd34")
-    make(survey.root / "archives" / ".upload-1")
-    for one in await survey.look():
-        assert await survey.remove(one)
+async def test_everything_that_is_seen_can_be_removed(scan: DiskScan) -> None:
+    make(scan.root / "runtime-images" / "ab12" / "kernel")
+    make(scan.root / "runtime-snapshots" / IMAGE / SNAPSHOT / "snapshot.mem")
+    make(scan.root / "vms" / "vm-1" / "disk.qcow2")
+    make(scan.root / "archives" / "cd34")
+    make(scan.root / "archives" / ".upload-1")
+    for one in await scan.run():
+        assert await scan.remove(one)
         assert not one.path.exists()
-        assert await survey.remove(one), "what is gone already is gone"
-    (left,) = await survey.look()
+        assert await scan.remove(one), "what is gone already is gone"
+    (left,) = await scan.run()
     assert left.kind is Kind.EMPTY_FOLDER
-    assert await survey.remove(left)
-    assert await survey.look() == []
+    assert await scan.remove(left)
+    assert await scan.run() == []
 
 
-async def test_an_image_that_is_being_imported_is_not_seen(survey: DiskSurvey) -> None:
-    async with staging(survey.root / "runtime-images" / "ab12"):
-        assert await survey.look() == []
+async def test_an_image_that_is_being_imported_is_not_seen(scan: DiskScan) -> None:
+    async with staging(scan.root / "runtime-images" / "ab12"):
+        assert await scan.run() == []
 
 
-async def test_an_archive_that_is_used_meanwhile_stays(survey: DiskSurvey) -> None:
-    path = make(survey.root / "archives" / "cd34")
-    (one,) = await survey.look()
+async def test_an_archive_that_is_used_meanwhile_stays(scan: DiskScan) -> None:
+    path = make(scan.root / "archives" / "cd34")
+    (one,) = await scan.run()
     os.utime(path, (1, 1))
-    assert not await survey.remove(one)
+    assert not await scan.remove(one)
     assert path.exists()
 
 
-async def test_an_upload_that_goes_on_meanwhile_stays(survey: DiskSurvey) -> None:
-    path = make(survey.root / "archives" / ".upload-1")
+async def test_an_upload_that_goes_on_meanwhile_stays(scan: DiskScan) -> None:
+    path = make(scan.root / "archives" / ".upload-1")
     os.utime(path, (1, 1))
-    (one,) = await survey.look()
+    (one,) = await scan.run()
     make(path, b"more")
-    assert not await survey.remove(one)
+    assert not await scan.remove(one)
     assert path.exists()
 
 
-async def test_a_folder_that_is_filled_meanwhile_stays(survey: DiskSurvey) -> None:
-    folder = survey.root / "runtime-snapshots" / IMAGE
+async def test_a_folder_that_is_filled_meanwhile_stays(scan: DiskScan) -> None:
+    folder = scan.root / "runtime-snapshots" / IMAGE
     folder.mkdir(parents=True)
-    (one,) = await survey.look()
+    (one,) = await scan.run()
     make(folder / SNAPSHOT / "snapshot.mem")
-    assert not await survey.remove(one)
+    assert not await scan.remove(one)
     assert (folder / SNAPSHOT).is_dir()
 
 
-async def test_a_vm_that_runs_is_not_seen_though_it_has_no_record(survey: DiskSurvey) -> None:
-    folder = survey.root / "vms" / "vm-1"
+async def test_a_vm_that_runs_is_not_seen_though_it_has_no_record(scan: DiskScan) -> None:
+    folder = scan.root / "vms" / "vm-1"
     folder.mkdir(parents=True)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", "import time; time.sleep(60)", str(folder / "monitor.sock")),
         start_new_session=True,
     )
     try:
-        assert await survey.look() == []
+        assert await scan.run() == []
     finally:
         process.kill()
         await process.wait()
-    assert [one.kind for one in await survey.look()] == [Kind.VM_FOLDER]
+    assert [one.kind for one in await scan.run()] == [Kind.VM_FOLDER]
 
 
-async def test_a_link_is_removed_and_not_what_it_leads_to(survey: DiskSurvey) -> None:
-    precious = make(survey.root / "elsewhere" / "precious")
-    folder = survey.root / "runtime-snapshots" / IMAGE
+async def test_a_link_is_removed_and_not_what_it_leads_to(scan: DiskScan) -> None:
+    precious = make(scan.root / "elsewhere" / "precious")
+    folder = scan.root / "runtime-snapshots" / IMAGE
     folder.mkdir(parents=True)
     (folder / SNAPSHOT).symlink_to(precious.parent)
-    (one,) = [one for one in await survey.look() if one.kind is Kind.SNAPSHOT_FOLDER]
-    assert await survey.remove(one)
+    (one,) = [one for one in await scan.run() if one.kind is Kind.SNAPSHOT_FOLDER]
+    assert await scan.remove(one)
     assert precious.exists()
 
 
-async def test_what_cannot_be_removed_is_told(survey: DiskSurvey) -> None:
-    one = Lying(Kind.EMPTY_FOLDER, make(survey.root / "a" / "b").parent, "a", 0, datetime.now(UTC))
-    assert not await survey.remove(one)
-    assert await survey.remove(replace(one, path=survey.root / "nothing"))
+async def test_what_cannot_be_removed_is_told(scan: DiskScan) -> None:
+    one = DiskEntry(
+        Kind.EMPTY_FOLDER, make(scan.root / "a" / "b").parent, "a", 0, datetime.now(UTC)
+    )
+    assert not await scan.remove(one)
+    assert await scan.remove(replace(one, path=scan.root / "nothing"))
 
 
 def test_files_that_have_another_name_elsewhere_free_nothing(tmp_path: Path) -> None:
