@@ -18,6 +18,7 @@ from warmboot.manager.ports import Until
 from warmboot.model.container import BootMethod, BootPolicy, ContainerState
 from warmboot.model.errors import Conflict, DiskFull
 from warmboot.model.garbage import Garbage, Why
+from warmboot.model.journal.operation import OperationState
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.shapes import Shape
 from warmboot.store.repositories.snapshots import RuntimeSnapshotRepository
@@ -228,6 +229,21 @@ async def test_what_is_just_being_built_is_left_alone(manager: Manager) -> None:
     container = await manager.wait(str(container_id), Until.RUNNING)
     assert container.state is ContainerState.RUNNING, container.error
     manager.lab.set(docker_s=0)
+
+
+@pytest.mark.parametrize("vm", ["vm_id", "canary_vm_id"])
+async def test_the_folder_of_a_vm_that_an_operation_is_about_to_make_is_left_alone(
+    place: Lab, vm: str
+) -> None:
+    async with place.manager() as manager:
+        folder = manager.host.vms_root / "vm-made"
+        folder.mkdir()
+        os.utime(folder, (0, 0))
+        operations = manager.store.operations
+        begun = await operations.begin("build-snapshot", str(uuid4()), {vm: folder.name})
+        assert (await manager.services.garbage.collect()).removed == ()
+        await operations.set_state(begun.id, OperationState.DONE)
+        assert whys((await manager.services.garbage.collect()).removed) == {folder.name: Why.ORPHAN}
 
 
 async def test_boots_and_collections_at_once_harm_nobody(
