@@ -30,8 +30,8 @@ from bench.measure import Samples
 from warmboot.client import Client
 from warmboot.criu.continuity import memory_bytes
 from warmboot.criu.restore import salt
-from warmboot.docker.client import DockerEngine
 from warmboot.docker.content_store import until_forgotten
+from warmboot.docker.engine import DockerEngine
 from warmboot.docker.tiny_image import busybox_image, static_busybox
 
 IMAGE = "warmboot-bench/busybox:1"

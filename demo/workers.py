@@ -16,7 +16,7 @@ from testbed.private_dockerd import private_dockerd, tcp_established
 from demo.manager import manager, state_root
 from warmboot.client import Client
 from warmboot.client.worker_results import Worker
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.docker.tiny_image import busybox_image, static_busybox
 
 IMAGE = "warmboot-demo/counter:1"

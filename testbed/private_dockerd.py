@@ -22,7 +22,7 @@ from typing import Any
 from warmboot.criu.binary import SEARCH_PATH
 from warmboot.criu.setup.install import install_criu
 from warmboot.criu.setup.settings_files import enable_tcp_established
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.model.errors import EngineUnavailable
 from warmboot.system.files import followed
 from warmboot.system.programs import run_program

@@ -37,8 +37,7 @@ async def restored_docker_version(driver: Hypervisor, image: Path, home: Path) -
         clone = await driver.restore(clone_spec, snapshot)
         try:
             async with _claimed(clone) as link:
-                version: dict[str, str] = await link.docker.version()
-                return version["Version"]
+                return (await link.docker.facts()).version
         finally:
             await clone.kill()
 

@@ -13,7 +13,7 @@ from tests.support.dockerd import PrivateDockerd, private_dockerd
 from tests.support.images import counter_image, shell_image
 
 from warmboot.criu.setup.settings_files import enable_tcp_established
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.model.worker import WorkerSpec
 
 COUNTER = "warmboot-test/counter:1"
@@ -69,7 +69,9 @@ async def start(engine: DockerEngine) -> AsyncIterator[Start]:
         if script:
             image = f"warmboot-test/{name}:1"
             await engine.load_image(shell_image(image, script))
-        container = await engine.create(WorkerSpec(name, image, **changes), extra_environment={})
+        container = await engine.create_worker(
+            WorkerSpec(name, image, **changes), extra_environment={}
+        )
         made.append(container)
         if running:
             await engine.start(container)

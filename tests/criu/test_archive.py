@@ -28,7 +28,7 @@ from warmboot.criu.archives.interrupted_imports import STAGING, discard_imports
 from warmboot.criu.checkpoint import Dumped, checkpoint
 from warmboot.criu.restore import restore
 from warmboot.criu.setup.install import apt_settings
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.model.errors import (
     CheckpointError,
     Conflict,

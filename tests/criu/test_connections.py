@@ -16,7 +16,7 @@ from tests.support.images import client_image, python_image
 
 from warmboot.criu.checkpoint import checkpoint
 from warmboot.criu.restore import restore
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
 

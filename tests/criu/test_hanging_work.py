@@ -15,7 +15,7 @@ from warmboot.criu.containerd import RestoreCopies, scratch_folders, work_in
 from warmboot.criu.in_progress import Work, unless_it_hangs, until_quiet
 from warmboot.criu.restore import restore, salt
 from warmboot.criu.runtime_work import end_work, runtimes_at_work, stopped_in
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.model.errors import CheckpointError, Conflict
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]

@@ -16,7 +16,7 @@ from typing_extensions import override
 from warmboot.criu.checkpoint import checkpoint, settle
 from warmboot.criu.restore import restore
 from warmboot.docker import content_store
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts
 from warmboot.model.errors import CheckpointError, EngineUnavailable, NotFound
 from warmboot.system.programs import run_program
@@ -195,7 +195,7 @@ class SlowEngine(DockerEngine):
         return self.stale or await super().inspect(container)
 
     @override
-    async def wait_stopped(self, container: str, timeout_s: float | None) -> int:
+    async def wait_stopped(self, container: str, timeout_s: float | None = None) -> int:
         self.stale = None
         return await super().wait_stopped(container, timeout_s)
 

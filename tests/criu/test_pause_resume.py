@@ -14,7 +14,7 @@ from warmboot.criu.containerd import SALT_FILE
 from warmboot.criu.continuity import Continuity
 from warmboot.criu.restore import restore
 from warmboot.criu.setup.verification import verify
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.model.errors import Conflict, InvalidName, NameTaken, NotFound, NotSupported
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]

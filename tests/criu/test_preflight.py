@@ -23,7 +23,7 @@ from warmboot.criu.setup.settings_files import (
     has_tcp_established,
 )
 from warmboot.criu.setup.verification import verify
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.docker.peer import engine_process
 from warmboot.model.errors import CheckpointError, HostError, NotSupported
 

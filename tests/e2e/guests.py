@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from datetime import UTC, datetime
 
 from tests.support.vms import PROBE, Site
@@ -24,15 +25,17 @@ _EVERYTHING = {
 
 async def inside(link: GuestLink, script: str) -> str:
     """The output of a shell's ``script``; the guest's root file system is at /guest."""
-    container = await link.docker.containers.create(
-        {"Image": PROBE, "Cmd": ["sh", "-c", script], "HostConfig": _EVERYTHING}
+    container = await link.docker.create(
+        f"inside-{secrets.token_hex(4)}",
+        {"Image": PROBE, "Cmd": ["sh", "-c", script], "HostConfig": _EVERYTHING},
     )
     try:
-        await container.start()
-        await container.wait(timeout=60)
-        return "".join(await container.log(stdout=True, stderr=True))
+        await link.docker.start(container)
+        await link.docker.wait_stopped(container, timeout_s=60)
+        chunks = [chunk.data async for chunk in link.docker.output(container)]
+        return b"".join(chunks).decode()
     finally:
-        await container.delete(force=True)
+        await link.docker.remove(container)
 
 
 _WHO = """\
@@ -58,7 +61,7 @@ async def who(link: GuestLink) -> dict[str, str]:
 
 async def clock(link: GuestLink) -> datetime:
     """The guest's wall clock."""
-    text = (await link.docker.system.info())["SystemTime"]
+    text = (await link.docker.info())["SystemTime"]
     match = re.fullmatch(r"(.*?)(\.\d+)?Z", text)
     assert match is not None, text
     fraction = float(match[2] or 0)

@@ -32,7 +32,7 @@ async def test_a_container_starts_warm_and_its_port_answers(site: Site, archive:
     assert await fetch(web["ports"][0]["host_port"]) == PAGE
 
     async with site.link(await site.vm("web")) as link:
-        assert (await link.docker.version())["ApiVersion"]
+        assert (await link.docker.facts()).api_version
         assert (await link.health())["docker"] is True
 
     (created,) = site.log_lines(web["id"], "VM created")

@@ -22,8 +22,8 @@ from tests.faults.dying_helper import dying
 from tests.support.invariants import settled
 from tests.support.managers import Lab, Manager, vmm_pids
 
+from warmboot.docker.client import DockerClient
 from warmboot.host.agent import HostAgent
-from warmboot.host.guest import guest_containers
 from warmboot.host.snapshots.memory_cache import MemoryCache
 from warmboot.host.snapshots.memory_forms import MemoryForms
 from warmboot.host.snapshots.snapshot_files import SnapshotFiles
@@ -161,7 +161,7 @@ WORK: dict[str, Callable[[Manager], Awaitable[None]]] = {
 
 
 PARTS: dict[str, Any] = {
-    "guest": guest_containers,
+    "guest": DockerClient,
     "host": HostAgent,
     "files": SnapshotFiles,
     "forms": MemoryForms,

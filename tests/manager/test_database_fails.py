@@ -18,9 +18,10 @@ from warmboot.host.vm import live_vm
 from warmboot.manager.containers import watch_container
 from warmboot.manager.containers.bring_up import BringUp
 from warmboot.manager.core import retry_until_stored
-from warmboot.manager.ports import ExecSpec, Until
+from warmboot.manager.ports import Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import DiskFull, NetworkError, Unavailable, WarmbootError
+from warmboot.model.sessions import ExecSpec
 from warmboot.store import Store
 from warmboot.store.repositories.containers import ContainerRepository
 from warmboot.store.repositories.events import EventRepository

@@ -9,9 +9,10 @@ import pytest
 from tests.support.managers import Manager
 
 from warmboot.host.guest import guest_link
-from warmboot.manager.ports import ExecSpec, Session, Until
+from warmboot.manager.ports import Session, Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import TooManySessions
+from warmboot.model.sessions import ExecSpec
 
 ONE_SECOND_FOR_EACH = 80.0
 

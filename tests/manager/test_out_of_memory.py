@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from tests.support.managers import Manager
 
-from warmboot.host.guest import guest_containers
+from warmboot.docker.client import DockerClient
+from warmboot.docker.facts import ContainerFacts
 from warmboot.host.guest.guest_link import AGENT_PORT, GuestLink
 from warmboot.manager.ports import Until
-from warmboot.model.errors import ContainerError, GuestError, NotFound
+from warmboot.model.errors import Conflict, ContainerError, GuestError, NotFound
 from warmboot.model.vm import GuestAddress
 
 
@@ -45,13 +46,20 @@ async def guest_that_says(path: Path, status: str, body: object) -> AsyncIterato
 
 def docker_state(**values: object) -> dict[str, Any]:
     state = {"Running": False, "Status": "exited", "ExitCode": 0, "OOMKilled": False, "Error": ""}
-    return {"Id": "abc", "State": state | values}
+    return {
+        "Id": "abc",
+        "Name": "/abc",
+        "Image": "sha256:1",
+        "State": {"Pid": 0, "StartedAt": ""} | state | values,
+        "Config": {"Image": "app:1", "Tty": False},
+        "HostConfig": {"NetworkMode": "host"},
+    }
 
 
 async def test_dockers_word_for_it_is_understood(tmp_path: Path) -> None:
     body = docker_state(ExitCode=137, OOMKilled=True)
     async with guest_that_says(tmp_path / "s", "200 OK", body) as link:
-        state = await guest_containers.inspect(link, "abc")
+        state = await link.docker.inspect("abc")
     assert state.oom_killed
     assert state.exit_code == 137
     assert not state.running
@@ -60,12 +68,12 @@ async def test_dockers_word_for_it_is_understood(tmp_path: Path) -> None:
 async def test_it_is_written_down_and_told(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = guest_containers.inspect
+    real = DockerClient.inspect
 
-    async def out_of_memory(link: GuestLink, ref: str) -> guest_containers.DockerState:
-        return replace(await real(link, ref), oom_killed=True)
+    async def out_of_memory(docker: DockerClient, ref: str) -> ContainerFacts:
+        return replace(await real(docker, ref), oom_killed=True)
 
-    monkeypatch.setattr(guest_containers, "inspect", out_of_memory)
+    monkeypatch.setattr(DockerClient, "inspect", out_of_memory)
     await manager.create("web", "sh", "-c", "exit 137")
     ended = await manager.wait("web", Until.EXITED)
     assert ended.exit_code == 137
@@ -79,7 +87,7 @@ async def test_it_is_written_down_and_told(
     [
         ("404 Not Found", "No such container", NotFound),
         ("500 Internal Server Error", "boom", ContainerError),
-        ("409 Conflict", "no", ContainerError),
+        ("409 Conflict", "no", Conflict),
     ],
 )
 async def test_dockers_refusals_become_ours(
@@ -87,14 +95,14 @@ async def test_dockers_refusals_become_ours(
 ) -> None:
     async with guest_that_says(tmp_path / "s", status, {"message": message}) as link:
         with pytest.raises(error):
-            await guest_containers.inspect(link, "abc")
+            await link.docker.inspect("abc")
 
 
 async def test_a_guest_that_is_gone_is_an_error_of_ours(tmp_path: Path) -> None:
     link = GuestLink("vm-1", GuestAddress(AGENT_PORT, vsock_socket=tmp_path / "none"), "token")
     try:
-        for ask in (guest_containers.inspect, guest_containers.has_image):
+        for ask in (link.docker.inspect, link.docker.has_image):
             with pytest.raises(GuestError):
-                await ask(link, "abc")
+                await ask("abc")
     finally:
         await link.close()

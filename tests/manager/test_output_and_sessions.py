@@ -19,9 +19,10 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 
 from warmboot.bootstrap.logs import spec_form
-from warmboot.manager.ports import ExecSpec, Session, Stream, Until
+from warmboot.manager.ports import Session, Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict, InvalidRequest, NotFound, WarmbootError
+from warmboot.model.sessions import ExecSpec, Stream
 
 
 async def read(session: Session) -> dict[Stream, bytes]:

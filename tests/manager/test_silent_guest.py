@@ -14,11 +14,14 @@ import pytest
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
-from warmboot.host.guest import guest_containers
+from warmboot.docker import client
+from warmboot.docker.client import DockerClient
+from warmboot.host.guest import guest_connections, guest_sessions
 from warmboot.host.guest.guest_link import AGENT_PORT, GuestLink
-from warmboot.manager.ports import ExecSpec, Until
+from warmboot.manager.ports import Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import GuestUnreachable, NotFound, VmGone
+from warmboot.model.sessions import ExecSpec
 from warmboot.model.vm import GuestAddress
 
 
@@ -60,7 +63,7 @@ async def test_a_removal_does_not_wait_for_a_stop(
     manager: Manager, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     hanging = Hanging()
-    monkeypatch.setattr(guest_containers, "stop", hanging)
+    monkeypatch.setattr(DockerClient, "stop", hanging)
     await manager.run()
     act = getattr(manager.containers, what)
     stopping = asyncio.create_task(act("web", 3600))
@@ -86,7 +89,7 @@ async def test_a_removal_does_not_wait_for_a_start(
     await manager.run()
     await manager.containers.stop("web", 0)
     hanging = Hanging()
-    monkeypatch.setattr(guest_containers, "start", hanging)
+    monkeypatch.setattr(DockerClient, "start", hanging)
     starting = asyncio.create_task(manager.containers.start("web"))
     await hanging.begun.wait()
     await asyncio.wait_for(manager.containers.delete("web"), timeout=60)
@@ -118,10 +121,10 @@ async def test_a_second_stop_finds_it_stopped(manager: Manager) -> None:
 async def test_a_stop_has_an_end_even_if_the_guest_does_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guest_containers, "STOP_MARGIN_S", 0.2)
+    monkeypatch.setattr(client, "STOP_MARGIN_S", 0.2)
     async with guest_that_listens_only(tmp_path / "s") as link:
         with pytest.raises(GuestUnreachable) as caught:
-            await asyncio.wait_for(guest_containers.stop(link, "abc", 0.1), timeout=60)
+            await asyncio.wait_for(link.docker.stop("abc", 0.1), timeout=60)
     assert caught.value.details == "stopping the container: no answer came in time"
     assert "warmboot rm -f" in caught.value.resolution
 
@@ -129,21 +132,21 @@ async def test_a_stop_has_an_end_even_if_the_guest_does_nothing(
 async def test_who_asks_a_guest_that_does_nothing_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guest_containers, "ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(guest_connections, "ANSWER_TIMEOUT_S", 0.2)
     async with guest_that_listens_only(tmp_path / "s") as link:
         with pytest.raises(GuestUnreachable, match="vm-1 does not answer"):
-            await asyncio.wait_for(guest_containers.inspect(link, "abc"), timeout=60)
+            await asyncio.wait_for(link.docker.inspect("abc"), timeout=60)
         with pytest.raises(GuestUnreachable, match="vm-1 does not answer"):
-            async for _ in guest_containers.logs(link, "abc", tty=False, options={}):
+            async for _ in guest_sessions.output(link, "abc", tty=False):
                 pass
 
 
 async def test_no_words_of_a_library_are_in_what_is_told(tmp_path: Path) -> None:
     link = GuestLink("vm-1", GuestAddress(AGENT_PORT, vsock_socket=tmp_path / "none"), "token")
     try:
-        for ask in (guest_containers.inspect, guest_containers.has_image):
+        for ask in (link.docker.inspect, link.docker.has_image):
             with pytest.raises(GuestUnreachable) as caught:
-                await ask(link, "abc")
+                await ask("abc")
             for word in ("guest:80", "ssl", "Errno", "Error("):
                 assert word not in str(caught.value)
             assert "no such file or directory" in caught.value.details

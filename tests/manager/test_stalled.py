@@ -15,7 +15,7 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
 from warmboot.host.vm import live_vm
-from warmboot.manager.ports import ExecSpec, Until
+from warmboot.manager.ports import Until
 from warmboot.model.container import (
     BootMethod,
     BootPolicy,
@@ -26,6 +26,7 @@ from warmboot.model.container import (
 from warmboot.model.errors import DiskFull
 from warmboot.model.journal.event import Event
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
+from warmboot.model.sessions import ExecSpec
 from warmboot.system import disks
 
 

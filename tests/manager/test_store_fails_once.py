@@ -24,7 +24,7 @@ from tests.support.managers import Lab, Manager, eventually, lab
 from typing_extensions import override
 
 from warmboot.criu import in_progress
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts, EngineFacts
 from warmboot.host.vm import live_vm
 from warmboot.manager import housekeeping
@@ -209,7 +209,7 @@ class Engine(DockerEngine):
         self.ended = asyncio.Event()
 
     @override
-    async def wait_stopped(self, container: str, timeout_s: float | None) -> int:
+    async def wait_stopped(self, container: str, timeout_s: float | None = None) -> int:
         await self.ended.wait()
         return 3
 

@@ -28,12 +28,7 @@ from uuid import UUID, uuid4
 from tests.support.fake_events import DEFAULT_SHAPE, FakeEvents, now
 from tests.support.fake_sessions import FakeSession, run_command
 
-from warmboot.manager.ports import (
-    ExecSpec,
-    LogChunk,
-    Stream,
-    Until,
-)
+from warmboot.manager.ports import Until
 from warmboot.model.container import (
     CONTAINER_TRANSITIONS,
     BootMethod,
@@ -54,6 +49,7 @@ from warmboot.model.errors import (
     NameTaken,
     NotFound,
 )
+from warmboot.model.sessions import ExecSpec, LogChunk, Stream
 
 
 class FakeContainers:

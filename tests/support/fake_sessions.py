@@ -6,10 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from uuid import UUID
 
-from warmboot.manager.ports import (
-    LogChunk,
-    Stream,
-)
+from warmboot.model.sessions import LogChunk, Stream
 
 
 class FakeSession:

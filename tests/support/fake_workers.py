@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 from tests.support.fake_events import now
 
-from warmboot.manager.ports import Exported, LogChunk, Stream, WorkerUntil
+from warmboot.manager.ports import Exported, WorkerUntil
 from warmboot.manager.workers.worker_states import refusal
 from warmboot.model.checkpoint import Checkpoint, CheckpointState, Versions
 from warmboot.model.errors import (
@@ -22,6 +22,7 @@ from warmboot.model.errors import (
     NotFound,
     NotSupported,
 )
+from warmboot.model.sessions import LogChunk, Stream
 from warmboot.model.worker import WORKER_TRANSITIONS, Worker, WorkerSpec
 from warmboot.model.worker import WorkerState as S
 

@@ -12,7 +12,6 @@ from collections.abc import Collection
 from pathlib import Path
 
 from warmboot.bootstrap.service import Running
-from warmboot.host.guest import guest_containers
 from warmboot.host.network import Slot
 from warmboot.host.vm.leftovers import users_of
 from warmboot.images.files import check_sizes, load_manifest
@@ -153,7 +152,7 @@ async def _runs(running: Running, container: Container, record: VmRecord) -> lis
     """Ask Docker in its VM whether it is so."""
     try:
         link = running.host.link(record.id)
-        state = await guest_containers.inspect(link, container.docker_id or "")
+        state = await link.docker.inspect(container.docker_id or "")
     except WarmbootError as error:
         return [f"container {container.name} is running, but its VM says: {error.brief}"]
     now = await running.store.containers.get(container.id)
@@ -166,7 +165,7 @@ async def _runs_not(running: Running, container: Container, record: VmRecord) ->
     """An exited one's VM may have died, and then there is nobody to ask."""
     try:
         link = running.host.link(record.id)
-        state = await guest_containers.inspect(link, container.docker_id or "")
+        state = await link.docker.inspect(container.docker_id or "")
     except WarmbootError:
         return []
     return [f"container {container.name} has exited, but runs"] if state.running else []

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from warmboot.cli.parsing import parse_moment, parse_port
-from warmboot.host.guest.guest_containers import command_error
+from warmboot.docker.errors import command_error
 from warmboot.model.conventions.signals import signal_name
 from warmboot.model.errors import CommandNotExecutable, CommandNotFound
 

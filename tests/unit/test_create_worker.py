@@ -12,7 +12,7 @@ import pytest
 from tests.support.databases import new_store
 from typing_extensions import override
 
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.workers.create_worker import CreateWorker

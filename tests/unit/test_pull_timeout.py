@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from warmboot.host.guest.pull_timeout import Layers, Message, PullTimeout
+from warmboot.docker.pull import Layers, Message, PullTimeout
 from warmboot.model.errors import RegistryUnavailable
 
 FOREVER_S = 30.0

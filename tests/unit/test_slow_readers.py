@@ -16,7 +16,8 @@ from starlette.types import ASGIApp
 from tests.support.served import free_port
 
 from warmboot.api.streams import Streamed
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
+from warmboot.docker.pull import PullTimeout
 from warmboot.model.conventions.multiplexed import Demultiplexer
 from warmboot.model.errors import EngineUnavailable, RegistryUnavailable
 
@@ -103,7 +104,7 @@ async def test_a_registry_that_never_answers_is_told_as_the_registry(
     _, client = engine
     async with asyncio.timeout(60):
         with pytest.raises(RegistryUnavailable, match=r"for 0\.2 s"):
-            await client.pull("registry.example/app:1", silence_s=0.2)
+            await client.pull("registry.example/app:1", timeout=PullTimeout(0.2))
 
 
 @pytest.mark.parametrize("follow", [False, True])
@@ -124,7 +125,7 @@ async def test_all_of_it_comes_and_in_pieces_of_many_lines(
     engine: tuple[Engine, DockerEngine],
 ) -> None:
     _, client = engine
-    pieces = [data async for _, data in client.output("c1")]
+    pieces = [chunk.data async for chunk in client.output("c1")]
     assert b"".join(pieces) == LINE * LINES
     assert len(pieces) < LINES / 100, "a turn of the loop for every line would take for ever"
 

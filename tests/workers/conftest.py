@@ -17,7 +17,7 @@ from tests.support.served import Served, free_port, served, worker_settings
 from warmboot.client import Client
 from warmboot.client.worker_results import Worker
 from warmboot.criu.setup.settings_files import enable_tcp_established
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 
 COUNTER = "warmboot-test/counter:1"
 TIMEOUT_S = 60.0

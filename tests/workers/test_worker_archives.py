@@ -11,7 +11,7 @@ from tests.support.served import free_port, served, worker_settings
 from tests.workers.conftest import COUNTER, Start, counted, last_count, remove_all, start_on
 
 from warmboot.client import Client
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.model.errors import Conflict, InvalidRequest, NotFound, NotSupported, WarmbootError
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]

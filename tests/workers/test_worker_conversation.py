@@ -18,7 +18,7 @@ from tests.workers.conftest import Start, event_kinds, remove_all, start_on, wai
 
 import warmboot
 from warmboot.client import Client
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
 

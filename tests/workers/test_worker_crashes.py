@@ -17,7 +17,7 @@ from tests.support.served import free_port, served, worker_settings
 from tests.workers.conftest import counted, remove_all, start_on, wait_for_line
 
 from warmboot.client import Client
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.settings import Settings
 
 pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.slow]

@@ -13,7 +13,7 @@ from tests.workers.conftest import counted, event_kinds, remove_all, start_on
 
 from warmboot.client import Client
 from warmboot.criu.runtime_work import runtimes_at_work
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.model.errors import WarmbootError
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]

@@ -20,7 +20,7 @@ from tests.workers.conftest import (
 )
 
 from warmboot.client import Client
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
 

@@ -17,7 +17,7 @@ from tests.support.served import Served, free_port, served, worker_settings
 from tests.workers.conftest import Start, counted, last_count, start_on, wait_for_line
 
 from warmboot.client import Client
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.model.errors import (
     CheckpointError,
     Conflict,

@@ -11,7 +11,7 @@ from tests.support.served import Served
 from tests.workers.conftest import Start, counted, event_kinds, last_count, lines
 
 from warmboot.client import Client
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
 

@@ -18,9 +18,9 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Send
 
 from warmboot.api.schemas.responses import EventOut
-from warmboot.manager.ports import LogChunk, Stream
 from warmboot.model.errors import WarmbootError
 from warmboot.model.journal.event import Event
+from warmboot.model.sessions import LogChunk, Stream
 from warmboot.system.concurrency import end
 
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"

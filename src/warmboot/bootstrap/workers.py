@@ -13,7 +13,7 @@ from warmboot.criu.binary import SEARCH_PATH
 from warmboot.criu.setup.findings import Finding
 from warmboot.criu.setup.preflight import Change, Preflight
 from warmboot.criu.setup.verification import Verified, verify
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.manager.ports import Check
 from warmboot.manager.workers.create_worker import CreateWorker
 from warmboot.manager.workers.pause_worker import PauseWorker

@@ -25,8 +25,8 @@ from warmboot.criu.images import DumpFacts, read_dump, unreadable
 from warmboot.criu.in_progress import HANGS_AFTER_S, Work, unless_it_hangs
 from warmboot.criu.log import CriuLog, holding_log
 from warmboot.criu.runtime_work import stopped_in, thaw
-from warmboot.docker.client import DockerEngine
 from warmboot.docker.content_store import until_forgotten
+from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts, EngineFacts
 from warmboot.model.checkpoint import Versions, check_checkpoint_name, obstacles
 from warmboot.model.errors import (

@@ -13,6 +13,7 @@ random content in the folder gives every start bytes of its own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from warmboot.criu.containerd import SALT_FILE, forget_restored, scratch_folders
 from warmboot.criu.continuity import Continuity, compare
 from warmboot.criu.in_progress import HANGS_AFTER_S, Work, unless_it_hangs
 from warmboot.criu.log import CriuLog, holding_log
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts
 from warmboot.model.errors import CheckpointError, Conflict, DiskFull, WarmbootError
 
@@ -77,7 +78,8 @@ async def restore(
     now = await engine.inspect(found.id)
     continuity = compare(dump, now.pid) if now.pid else Continuity.ENDED
     if continuity is Continuity.FRESH:
-        await engine.kill(found.id)
+        with contextlib.suppress(Conflict):  # it has ended since
+            await engine.kill(found.id)
         raise CheckpointError(
             f"{found.name} was started anew instead of being restored, and was stopped again",
             details=f"Docker {facts.version} reported success, but the process does not have the "

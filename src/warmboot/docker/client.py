@@ -1,322 +1,317 @@
-"""The client of a Docker engine: the requests that workers need, with errors translated.
+"""The client of a Docker engine, the host's or a guest's: images, containers and sessions.
 
-aiodocker does the talking. Docker's checkpoint endpoints are experimental and not in aiodocker, so
-they are asked for by path.
+use case ── DockerClient ── Requests ── Place.connect ── (socket | namespace TCP | vsock) ── dockerd
 """
 
 from __future__ import annotations
 
-import codecs
+import asyncio
 import contextlib
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
-from pathlib import Path
-from typing import Any, Self
+from datetime import datetime
+from functools import partial
+from typing import Any
 
-import aiohttp
-from aiodocker import Docker
+from aiodocker.execs import Exec
+from aiodocker.stream import Stream as Hijacked
 
-from warmboot.docker.errors import NOT_IN_TIME, raise_streamed, translated
+from warmboot.docker.errors import (
+    Fault,
+    any_fault,
+    command_error,
+    exec_error,
+    load_error,
+    pull_error,
+    translated,
+)
 from warmboot.docker.facts import ContainerFacts, EngineFacts
+from warmboot.docker.place import Place
+from warmboot.docker.pull import Progress, PullTimeout, no_progress
+from warmboot.docker.references import with_tag
+from warmboot.docker.requests import Requests, nobody_asks
+from warmboot.docker.sessions import AttachedSession, DetachedSession, chunk_of
 from warmboot.model.conventions.multiplexed import Demultiplexer
-from warmboot.model.errors import Conflict, EngineUnavailable, NotFound, RegistryUnavailable
-from warmboot.model.worker import WorkerSpec
+from warmboot.model.errors import ImageNotFound, NotFound, RegistryUnavailable, WarmbootError
+from warmboot.model.sessions import ExecSpec, LogChunk
 
-DEFAULT_SOCKET = Path("/var/run/docker.sock")
-ANSWER_TIMEOUT_S = 30.0
-IMAGE_TIMEOUT_S = 1800.0
-REGISTRY_SILENCE_S = 120.0
+LOAD_TIMEOUT_S = 3600.0
+"""An engine whose processor is emulated takes minutes for a gigabyte."""
+
+START_TIMEOUT_S = 300.0
+"""How long a start may take; on a machine that emulates many VMs at once it does take long."""
+
+STOP_MARGIN_S = 30.0
+"""How long a stop may take beyond the time that the container is given."""
 
 
-class DockerEngine:
-    """One engine. An async context manager; every method may raise ``EngineUnavailable``.
+class DockerClient:
+    """One engine. Every method raises ``place.unavailable`` when it does not answer.
 
-    ``container`` is a container's id or name everywhere.
+    ``container`` is a container's id or name everywhere. ``close`` when done.
     """
 
-    def __init__(
-        self, socket: Path = DEFAULT_SOCKET, *, answer_timeout_s: float = ANSWER_TIMEOUT_S
-    ) -> None:
-        self.socket = socket
-        self._answer_timeout_s = answer_timeout_s
-        self._client: Any = None
-        self._connector: aiohttp.UnixConnector | None = None
-        self._facts: EngineFacts | None = None
-
-    async def __aenter__(self) -> Self:
-        # One long request a running worker waits for its end, so there is no limit.
-        self._connector = aiohttp.UnixConnector(str(self.socket), limit=0)
-        # Before the first of our requests the library asks for the version by itself.
-        limit = aiohttp.ClientTimeout(total=self._answer_timeout_s)
-        self._client = Docker(url="unix://localhost", connector=self._connector, timeout=limit)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
+    def __init__(self, place: Place, on_lost: Callable[[], None] = nobody_asks) -> None:
+        self.place = place
+        self._ask = Requests(place, on_lost)
 
     async def close(self) -> None:
-        if self._client is not None:
-            await self._client.close()
-            self._client = None
-        if self._connector is not None:
-            await self._connector.close()
-            self._connector = None
+        await self._ask.close()
 
     # -- the engine ---------------------------------------------------------------------------
 
     async def facts(self) -> EngineFacts:
         """What the engine says of itself, asked anew."""
-        version = await self._json("GET", "version")
-        info = await self._json("GET", "info")
-        self._facts = EngineFacts.of(version, info)
-        return self._facts
+        version = await self._ask.json("asking for the engine's version", "GET", "version")
+        return EngineFacts.of(version, await self.info())
 
-    async def remembered_facts(self) -> EngineFacts:
-        """As ``facts``, but asked once: an engine does not change while it runs.
+    async def ping(self) -> None:
+        """Return when it has answered."""
+        await self._ask.do("asking whether it is there", "GET", "_ping")
 
-        A lost connection forgets them, for what answers next may be another version.
-        """
-        return self._facts or await self.facts()
+    async def info(self) -> Mapping[str, Any]:
+        """The engine's own report, as ``docker info`` shows it."""
+        found: Mapping[str, Any] = await self._ask.json("asking about the engine", "GET", "info")
+        return found
 
     # -- images -------------------------------------------------------------------------------
 
-    async def load_image(self, archive: AsyncIterator[bytes] | bytes) -> None:
-        """Load a ``docker save`` archive (a tar, possibly compressed)."""
-        async with self._answer(
-            "POST", "images/load", what="image", data=archive, timeout_s=IMAGE_TIMEOUT_S
-        ) as response:
-            text = await response.text()
-        raise_streamed(text, "the engine did not load the image")
-
-    async def pull(self, image: str, *, silence_s: float = REGISTRY_SILENCE_S) -> None:
-        """Pull ``image``; ``ImageNotFound`` when the registry does not have it.
-
-        ``RegistryUnavailable`` when nothing has come of it for ``silence_s``.
-        """
-        params = (
-            {"fromImage": image}
-            if ":" in image.rpartition("/")[2] or "@" in image
-            else {
-                "fromImage": image,
-                "tag": "latest",
-            }
-        )
-        limits = {"timeout_s": IMAGE_TIMEOUT_S, "silence_s": silence_s}
-        try:
-            async with self._answer(
-                "POST", "images/create", what="image", params=params, **limits
-            ) as response:
-                text = await response.text()
-        except EngineUnavailable as error:
-            if error.details != NOT_IN_TIME:
-                raise
-            await self.facts()  # if it is the engine that is silent, this says so
-            raise RegistryUnavailable(
-                f"{image} could not be pulled",
-                details=f"nothing has come from its registry for {silence_s:g} s",
-                resolution="check that the registry runs and can be reached from this host",
-            ) from error
-        raise_streamed(text, f"the image {image} could not be pulled")
-
-    async def image_digest(self, image: str) -> str:
+    async def image_digest(self, reference: str) -> str:
         """The image's id: ``sha256:`` of its configuration, the same on every machine."""
-        found = await self._json("GET", f"images/{image}/json", what="image")
-        return str(found["Id"])
+        doing = f"looking for {reference}"
+        return str((await self._ask.json(doing, "GET", f"images/{reference}/json"))["Id"])
+
+    async def has_image(self, reference: str) -> bool:
+        with contextlib.suppress(ImageNotFound, NotFound):
+            return bool(await self.image_digest(reference))
+        return False
+
+    async def pull(
+        self,
+        reference: str,
+        progress: Progress = no_progress,
+        timeout: PullTimeout = PullTimeout(),  # noqa: B008 - it is frozen
+    ) -> None:
+        """Pull ``reference``; ``ImageNotFound``, ``RegistryUnavailable`` or ``DiskFull``."""
+        messages = self._ask.messages(
+            f"pulling {reference}",
+            "images/create",
+            params={"fromImage": with_tag(reference)},
+            fault=partial(pull_error, reference),
+        )
+        try:
+            async with timeout.waiting(reference) as heard, aclosing(messages):
+                async for message in messages:
+                    heard(message)
+                    await progress(message)
+        except RegistryUnavailable:
+            await self.ping()  # if it is the engine that is silent, this says so
+            raise
+
+    async def load_image(self, archive: AsyncIterator[bytes] | bytes) -> list[str]:
+        """Load a ``docker save`` archive (a tar, possibly compressed); what its images are named.
+
+        One without a name is told by its id.
+        """
+        loaded = []
+        messages = self._ask.messages(
+            "loading the archive",
+            "images/load",
+            data=archive,
+            timeout_s=LOAD_TIMEOUT_S,
+            fault=load_error,
+        )
+        async with aclosing(messages):
+            async for message in messages:
+                for prefix in ("Loaded image: ", "Loaded image ID: "):
+                    if (text := str(message.get("stream", ""))).startswith(prefix):
+                        loaded.append(text.removeprefix(prefix).strip())
+        return loaded
+
+    async def tag(self, image: str, repository: str, tag: str) -> None:
+        params = {"repo": repository, "tag": tag}
+        doing = f"naming the image {repository}:{tag}"
+        await self._ask.do(doing, "POST", f"images/{image}/tag", params=params)
 
     # -- containers ---------------------------------------------------------------------------
 
-    async def create(self, spec: WorkerSpec, *, extra_environment: Mapping[str, str]) -> str:
-        """Create (not start) the container of a worker; its id. ``NameTaken``, ``ImageNotFound``.
-
-        ``extra_environment`` is what the manager adds (``WARMBOOT_URL``, …); the user's own wins.
-        """
-        environment = {**extra_environment, **spec.environment}
-        config: dict[str, Any] = {
-            "Image": spec.image,
-            "Env": [f"{key}={value}" for key, value in environment.items()],
-            "Labels": dict(spec.labels),
-            "Tty": spec.tty,
-            "HostConfig": {
-                "NetworkMode": spec.network,
-                "AutoRemove": spec.auto_remove,
-                "Mounts": [
-                    {
-                        "Type": "bind",
-                        "Source": mount.source,
-                        "Target": mount.target,
-                        "ReadOnly": mount.read_only,
-                    }
-                    for mount in spec.mounts
-                ],
-            },
-        }
-        if spec.command is not None:
-            config["Cmd"] = list(spec.command)
-        if spec.entrypoint is not None:
-            config["Entrypoint"] = list(spec.entrypoint)
-        answer = await self._json(
-            "POST", "containers/create", what="image", params={"name": spec.name}, data=config
+    async def create(self, name: str, config: Mapping[str, Any]) -> str:
+        """Create (not start) a container; its id. ``NameTaken``, ``ImageNotFound``."""
+        answer = await self._ask.json(
+            f"creating {name}",
+            "POST",
+            "containers/create",
+            params={"name": name},
+            data=dict(config),
         )
         return str(answer["Id"])
 
     async def inspect(self, container: str) -> ContainerFacts:
-        return ContainerFacts.of(await self._json("GET", f"containers/{container}/json"))
+        return ContainerFacts.of(await self.description(container))
 
     async def description(self, container: str) -> dict[str, Any]:
         """The engine's whole description of a container."""
-        found: dict[str, Any] = await self._json("GET", f"containers/{container}/json")
+        path = f"containers/{container}/json"
+        found: dict[str, Any] = await self._ask.json(
+            "asking for the container's state", "GET", path
+        )
         return found
 
-    async def labelled(self, label: str) -> list[str]:
-        """The ids of all containers, running or not, that have ``label`` (``key=value``)."""
-        filters = json.dumps({"label": [label]})
-        found = await self._json("GET", "containers/json", params={"all": "1", "filters": filters})
-        return [str(item["Id"]) for item in found]
-
     async def start(self, container: str) -> None:
-        await self._do("POST", f"containers/{container}/start")
-
-    async def stop(self, container: str, timeout_s: int = 10) -> None:
-        """SIGTERM, then SIGKILL after ``timeout_s``. Idempotent."""
-        await self._do(
+        """``CommandNotFound`` and ``CommandNotExecutable`` if it is the command's fault."""
+        await self._ask.do(
+            "starting the container",
             "POST",
-            f"containers/{container}/stop",
-            params={"t": str(timeout_s)},
-            timeout_s=timeout_s + ANSWER_TIMEOUT_S,
+            f"containers/{container}/start",
+            timeout_s=START_TIMEOUT_S,
+            fault=command_error,
         )
 
-    async def kill(self, container: str) -> None:
-        """SIGKILL; nothing when it is not running."""
-        try:
-            await self._do("POST", f"containers/{container}/kill")
-        except Conflict:
-            return
+    async def stop(
+        self, container: str, timeout_s: float = 10.0, signal: str | None = None
+    ) -> None:
+        """``signal`` (the container's own, if ``None``), and SIGKILL after ``timeout_s``.
+
+        Idempotent. ``place.unavailable`` if even that does nothing.
+        """
+        await self._ask.do(
+            "stopping the container",
+            "POST",
+            f"containers/{container}/stop",
+            params={"t": str(int(timeout_s))} | ({"signal": signal} if signal else {}),
+            timeout_s=timeout_s + STOP_MARGIN_S,
+        )
+
+    async def kill(self, container: str, signal: str = "SIGKILL") -> None:
+        """``Conflict`` when it is not running."""
+        doing = f"sending {signal} to the container"
+        path = f"containers/{container}/kill"
+        await self._ask.do(doing, "POST", path, params={"signal": signal})
 
     async def remove(self, container: str) -> None:
-        """Remove it with its checkpoints, running or not. Idempotent."""
+        """Remove it with its volumes and checkpoints, running or not. Idempotent."""
+        params = {"force": "1", "v": "1"}
         with contextlib.suppress(NotFound):
-            await self._do("DELETE", f"containers/{container}", params={"force": "1", "v": "1"})
+            await self._ask.do(
+                "removing the container", "DELETE", f"containers/{container}", params=params
+            )
 
-    async def wait_stopped(self, container: str, timeout_s: float | None) -> int:
-        """The exit code when it does not run (any more); ``EngineUnavailable`` if it goes on.
+    async def wait_stopped(self, container: str, timeout_s: float | None = None) -> int:
+        """The exit code when it does not run (any more); ``place.unavailable`` if it goes on.
 
         ``None`` waits as long as it takes.
         """
-        answer = await self._json(
+        answer = await self._ask.json(
+            "waiting for the container",
             "POST",
             f"containers/{container}/wait",
             params={"condition": "not-running"},
             timeout_s=timeout_s,
+            lasts=True,
         )
         return int(answer["StatusCode"])
 
+    async def resize(self, container: str, rows: int, columns: int) -> None:
+        await self._resize(f"containers/{container}", rows, columns)
+
+    # -- output and sessions ------------------------------------------------------------------
+
     async def output(
-        self, container: str, *, follow: bool = False, tail: int | None = None
-    ) -> AsyncGenerator[tuple[int, bytes], None]:
-        """What it has written: the stream (1 stdout, 2 stderr), and bytes of it.
+        self,
+        container: str,
+        *,
+        tty: bool | None = None,
+        follow: bool = False,
+        tail: int | None = None,
+        timestamps: bool = False,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> AsyncGenerator[LogChunk, None]:
+        """What it has written; ``tty``: whether it has a terminal, where that is known.
 
         Read from the engine only as fast as it is taken; it ends with whoever reads.
         """
-        frames = None if (await self.inspect(container)).tty else Demultiplexer()
-        params = {"stdout": "1", "stderr": "1", "tail": "all" if tail is None else str(tail)}
-        async with self._answer(
+        if tty is None:
+            tty = (await self.inspect(container)).tty
+        frames = None if tty else Demultiplexer()
+        params = {
+            "stdout": "1",
+            "stderr": "1",
+            "follow": str(int(follow)),
+            "tail": "all" if tail is None else str(tail),
+            "timestamps": str(int(timestamps)),
+        }
+        async with self._ask.answer(
+            "reading the logs",
             "GET",
             f"containers/{container}/logs",
-            params={**params, "follow": "1" if follow else "0"},
-            timeout_s=None,
-            silence_s=None if follow else ANSWER_TIMEOUT_S,
+            params=params | _log_times(since, until),
+            silence_s=None if follow else self.place.answer_timeout_s,
+            lasts=True,
         ) as response:
-            async for chunk in response.content.iter_any():
-                for piece in [(1, chunk)] if frames is None else frames.feed(chunk):
-                    yield piece
+            async for data in response.content.iter_any():
+                for piece in [(1, data)] if frames is None else frames.feed(data):
+                    yield chunk_of(*piece)
 
-    async def logs(
-        self, container: str, *, follow: bool = False, tail: int | None = None
-    ) -> AsyncIterator[str]:
-        """Its output as lines of text, each with its end if it has one."""
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        rest = ""
-        async with aclosing(self.output(container, follow=follow, tail=tail)) as pieces:
-            async for _, data in pieces:
-                *lines, rest = (rest + decoder.decode(data)).split("\n")
-                for line in lines:
-                    yield f"{line}\n"
-        if rest:
-            yield rest
-
-    # -- checkpoints --------------------------------------------------------------------------
-
-    async def checkpoints(self, container: str) -> list[str]:
-        found = await self._json("GET", f"containers/{container}/checkpoints", what="checkpoint")
-        return [str(item["Name"]) for item in found or []]
-
-    async def dump(self, container: str, name: str, *, leave_running: bool) -> None:
-        """The bare ``docker checkpoint create``. No timeout: gigabytes take their time."""
-        await self._do(
-            "POST",
-            f"containers/{container}/checkpoints",
-            what="checkpoint",
-            data={"CheckpointID": name, "Exit": not leave_running},
-            timeout_s=None,
-        )
-
-    async def start_from(self, container: str, name: str) -> None:
-        """The bare ``docker start --checkpoint``."""
-        await self._do(
-            "POST",
-            f"containers/{container}/start",
-            what="checkpoint",
-            params={"checkpoint": name},
-            timeout_s=None,
-        )
-
-    async def delete_checkpoint(self, container: str, name: str) -> None:
-        """Idempotent."""
-        with contextlib.suppress(NotFound):
-            await self._do("DELETE", f"containers/{container}/checkpoints/{name}")
-
-    # -- how it is asked ----------------------------------------------------------------------
-
-    async def _do(self, method: str, path: str, **options: Any) -> None:
-        async with self._answer(method, path, **options) as response:
-            await response.read()
-
-    async def _json(self, method: str, path: str, **options: Any) -> Any:
-        async with self._answer(method, path, **options) as response:
-            return await response.json()
-
-    @contextlib.asynccontextmanager
-    async def _answer(
-        self,
-        method: str,
-        path: str,
-        *,
-        what: str = "container",
-        params: Mapping[str, str] | None = None,
-        data: Any = None,
-        timeout_s: float | None = ANSWER_TIMEOUT_S,
-        silence_s: float | None = None,
-    ) -> AsyncIterator[Any]:
-        """``timeout_s`` is for all of it, ``silence_s`` for how long nothing of it comes."""
-        body = json.dumps(data) if isinstance(data, dict) else data
-        headers = {
-            "Content-Type": "application/json" if isinstance(data, dict) else "application/x-tar"
+    async def exec(self, container: str, spec: ExecSpec) -> AttachedSession | DetachedSession:
+        """Run a command in a running container."""
+        doing = "running a command"
+        config = {
+            "AttachStdin": spec.stdin and not spec.detach,
+            "AttachStdout": True,
+            "AttachStderr": True,
+            "Tty": spec.tty,
+            "Cmd": list(spec.command),
+            "Env": list(spec.environment),
+            "User": spec.user,
+            "WorkingDir": spec.working_dir,
         }
-        try:
-            with translated(what):
-                async with (
-                    self._client._query(
-                        path,
-                        method=method,
-                        params=params,
-                        data=body,
-                        headers=headers,
-                        timeout=aiohttp.ClientTimeout(total=timeout_s, sock_read=silence_s),
-                    ) as response,
-                    response,
-                ):  # or an answer that is not read to its end stays open
-                    yield response
-        except EngineUnavailable:
-            self._facts = None
-            raise
+        path = f"containers/{container}/exec"
+        made = await self._ask.json(doing, "POST", path, data=config, fault=exec_error)
+        at = f"exec/{made['Id']}"
+        if spec.detach:
+            begun = {"Detach": True, "Tty": spec.tty}
+            await self._ask.do(doing, "POST", f"{at}/start", data=begun, fault=exec_error)
+            return DetachedSession()
+        stream = Exec(self._ask.streams, made["Id"], spec.tty).start()
+        await self._begin(stream, doing, exec_error)
+
+        async def exit_code() -> int | None:
+            with contextlib.suppress(WarmbootError):
+                found = await self._ask.json("asking for the command's end", "GET", f"{at}/json")
+                return None if found["ExitCode"] is None else int(found["ExitCode"])
+            return None
+
+        return AttachedSession(self.place, stream, partial(self._resize, at), exit_code)
+
+    async def attach(self, container: str, *, stdin: bool, logs: bool) -> AttachedSession:
+        """Attach to the container's own process; with ``logs``, earlier output is given first."""
+        found = self._ask.streams.containers.container(container)
+        stream = found.attach(stdout=True, stderr=True, stdin=stdin, logs=logs)
+        await self._begin(stream, "attaching to the container")
+
+        async def exit_code() -> int | None:
+            now = await self.inspect(container)
+            return None if now.running else now.exit_code
+
+        return AttachedSession(self.place, stream, partial(self.resize, container), exit_code)
+
+    async def _begin(self, stream: Hijacked, doing: str, fault: Fault = any_fault) -> None:
+        with translated(self.place, doing, fault):
+            async with asyncio.timeout(self.place.answer_timeout_s):
+                await stream._init()
+
+    async def _resize(self, path: str, rows: int, columns: int) -> None:
+        params = {"h": str(rows), "w": str(columns)}
+        await self._ask.do("resizing the terminal", "POST", f"{path}/resize", params=params)
+
+
+def _log_times(since: datetime | None, until: datetime | None) -> dict[str, str]:
+    """As Docker takes them: seconds since 1970, before which nobody has logged anything."""
+    times: dict[str, str] = {}
+    if since is not None:
+        times["since"] = f"{max(0.0, since.timestamp()):.6f}"
+    if until is not None:
+        # Docker's are finer than ours: to the end of that microsecond.
+        times["until"] = f"{max(0.0, until.timestamp()):.6f}999"
+    return times

@@ -1,96 +1,209 @@
-"""Translates errors of a Docker engine, and of aiodocker, into warmboot's errors."""
+"""Translates errors of a Docker engine, and of aiodocker, into warmboot's errors.
+
+The same cause is the same error on every engine; its ``Place`` adds which one it is, where that
+matters to what the user can do.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import aiohttp
 from aiodocker.exceptions import DockerError
 
+from warmboot.docker.place import Place
 from warmboot.model.errors import (
-    CheckpointError,
+    CommandNotExecutable,
+    CommandNotFound,
     Conflict,
     ContainerError,
     DiskFull,
-    EngineUnavailable,
     ImageNotFound,
     NameTaken,
     NotFound,
+    RegistryUnavailable,
     WarmbootError,
 )
 
-NOT_IN_TIME = "it did not answer in time"
-NO_CONNECTION = 900  # what aiodocker calls a connection that was refused or lost
+NO_CONNECTION = 900
+"""What the library says instead of a status when it could not connect, or was cut off."""
+
+Fault = Callable[[str], WarmbootError | None]
+"""Which error a message of Docker's about one kind of request is; ``None``: as for any other."""
 
 
-_NO_SOCKET = re.compile(
-    r"Cannot connect to Docker Engine .*Cannot connect to unix socket (\S+) ssl:\S+ \[([^]]*)\]\]"
-)
+def any_fault(_: str) -> WarmbootError | None:
+    """Nothing is known of this kind of request."""
+    return None
 
 
 @contextlib.contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Turn what aiodocker and aiohttp raise into our own errors."""
+def translated(
+    place: Place,
+    doing: str,
+    fault: Fault = any_fault,
+    kind: type[WarmbootError] = ContainerError,
+) -> Iterator[None]:
+    """Raise what Docker and the way to it raise as errors of ours.
+
+    ``doing`` says what is asked for; ``kind`` is what Docker's other refusals are.
+    """
     try:
         yield
     except DockerError as error:
-        raise _translate(error, what) from error
-    except TimeoutError as error:  # aiohttp's own among them
-        raise unavailable(NOT_IN_TIME) from error
-    except (aiohttp.ClientError, ConnectionError) as error:
-        raise unavailable(str(error) or type(error).__name__) from error
+        if error.status == NO_CONNECTION:
+            raise lost(place, doing, error) from error
+        raise refusal(place, doing, error.status, str(error.message), fault, kind) from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise lost(place, doing, error) from error
 
 
-def unavailable(details: str) -> EngineUnavailable:
-    return EngineUnavailable(
-        "the Docker engine does not answer",
-        details=details,
-        resolution="check whether it is running (`systemctl status docker`, `warmboot doctor`), "
-        "then try again",
+def lost(place: Place, doing: str, error: Exception) -> WarmbootError:
+    """There is no answer from the engine (any more)."""
+    return place.unavailable(
+        f"{place.name} does not answer",
+        details=f"{doing}: {plain_reason(error)}",
+        resolution=place.remedy,
     )
 
 
-def _translate(error: DockerError, what: str) -> WarmbootError:
-    message = str(error.message)
-    if error.status == NO_CONNECTION:
-        return unavailable(_NO_SOCKET.sub(r"\2: \1", message))
-    if "no space left on device" in message:
+def refusal(
+    place: Place,
+    doing: str,
+    status: int,
+    message: str,
+    fault: Fault = any_fault,
+    kind: type[WarmbootError] = ContainerError,
+) -> WarmbootError:
+    """Which of our errors an answer of Docker's is."""
+    text = message.lower()
+    if "no space left" in text:
         return DiskFull(
-            "the engine's disk is full",
-            details=message,
-            resolution="delete checkpoints, containers or images that are not needed",
+            f"{place.disk} is full ({doing})", details=message, resolution=place.make_room
         )
-    if error.status == 404:
-        if what == "image" or "No such image" in message:
-            return ImageNotFound(
-                "there is no such image", details=message, resolution="pull or load it first"
-            )
-        return NotFound(f"no such {what}", details=message)
-    if "does not exist for container" in message:  # a checkpoint, told as an internal error
+    if (known := fault(message)) is not None:
+        return known
+    if "no such image" in text:
+        return ImageNotFound(
+            "there is no such image", details=message, resolution="pull or load it first"
+        )
+    if "does not exist for container" in text:  # a checkpoint, told as an internal error
         return NotFound("there is no such checkpoint", details=message)
-    if error.status == 409:
-        if "already in use" in message:
-            return NameTaken(
-                "a container of that name already exists",
-                details=message,
-                resolution="choose another",
-            )
-        return Conflict("the engine cannot do that now", details=message)
-    kind = CheckpointError if what == "checkpoint" else ContainerError
-    return kind("the Docker engine refused", details=message)
+    if status == 404:
+        return NotFound(f"Docker does not know it ({doing})", details=message)
+    if status == 409 and "already in use" in text:
+        return NameTaken(
+            "a container of that name already exists", details=message, resolution="choose another"
+        )
+    if status == 409:
+        return Conflict(f"Docker cannot do that now ({doing})", details=message)
+    return kind(f"Docker refused {doing}", details=message)
 
 
-def raise_streamed(text: str, brief: str) -> None:
-    """Loading and pulling answer 200 and tell of an error in the stream."""
-    for line in text.splitlines():
-        try:
-            message = json.loads(line).get("error")
-        except (ValueError, AttributeError):
-            continue
-        if message:
-            gone = ("not found", "denied", "unknown")
-            kind = ImageNotFound if any(word in message for word in gone) else ContainerError
-            raise kind(brief, details=str(message), resolution="check the image's name")
+def pull_error(reference: str, message: str) -> WarmbootError:
+    """Which of our errors Docker's message about a pull is."""
+    text = message.lower()
+    if "no matching manifest" in text or "no match for platform" in text:
+        return ImageNotFound(
+            f"there is no image {reference} for this machine's processor",
+            details=message,
+            resolution="use an image that is built for it",
+        )
+    if any(phrase in text for phrase in _NOT_TO_BE_HAD):
+        return ImageNotFound(
+            f"there is no image {reference}",
+            details=message,
+            resolution="check its name and tag, and that it is public in the registry",
+        )
+    if "invalid reference format" in text:
+        return ImageNotFound(
+            f"{reference!r} is not a valid image reference",
+            details=message,
+            resolution="write [REGISTRY/]NAME[:TAG], in lower case",
+        )
+    return registry_unavailable(reference, message)
+
+
+_NOT_TO_BE_HAD = (
+    *("manifest unknown", "name unknown", "not found", "repository does not exist"),
+    *("pull access denied", "requested access", "unauthorized", "authentication required"),
+    "no basic auth credentials",
+)
+"""A registry that wants to know who asks does not tell whether it has the image."""
+
+
+def registry_unavailable(reference: str, details: str) -> RegistryUnavailable:
+    return RegistryUnavailable(
+        f"{reference} could not be pulled",
+        details=details,
+        resolution="check that the registry runs and can be reached from this host, or do without "
+        "it: `warmboot run --archive FILE`, and `docker load` for a worker",
+    )
+
+
+def load_error(message: str) -> WarmbootError:
+    return ContainerError(
+        "the archive could not be loaded",
+        details=message,
+        resolution="give the output of `docker save` or an OCI image layout as a tar file",
+    )
+
+
+def exec_error(message: str) -> WarmbootError:
+    return ContainerError("the command could not be run", details=message)
+
+
+_NOT_FOUND = (
+    re.compile(r"executable file `(?P<program>.*?)` not found"),  # crun
+    re.compile(
+        r'exec: "(?P<program>(?:[^"\\]|\\.)*)": '
+        r"(?:.*executable file not found|.*no such file or directory)"
+    ),
+)
+_NOT_EXECUTABLE = (
+    re.compile(
+        r"the path `(?P<program>.*?)` (?:exists but it is not executable|is not a regular file)"
+    ),  # crun
+    re.compile(r'exec: "(?P<program>(?:[^"\\]|\\.)*)": (?:permission denied|is a directory)'),
+)
+"""What crun and runc say of a program that they could not execute."""
+
+
+def command_error(message: str) -> WarmbootError | None:
+    """Which of our errors Docker's message about a start is; ``None`` if it is none about it."""
+    if program := _program(_NOT_FOUND, message):
+        return CommandNotFound(
+            f"the image has no program {program!r}",
+            details=message,
+            resolution="check the command, and the image's entrypoint, which comes before it",
+        )
+    if program := _program(_NOT_EXECUTABLE, message):
+        return CommandNotExecutable(
+            f"{program!r} cannot be executed",
+            details=message,
+            resolution="name a program that is executable for the container's user",
+        )
+    return None
+
+
+def _program(patterns: tuple[re.Pattern[str], ...], message: str) -> str | None:
+    found = (pattern.search(message) for pattern in patterns)
+    return next((match["program"] for match in found if match), None)
+
+
+def plain_reason(error: BaseException) -> str:
+    """Why no answer came, as a sentence; the libraries name addresses that nobody knows."""
+    cause: BaseException = error
+    if isinstance(error, DockerError):  # the client wraps what it ran into without naming it
+        cause = error.__cause__ or error.__context__ or error
+    if isinstance(cause, aiohttp.ClientConnectorError):
+        cause = cause.os_error
+    if isinstance(cause, TimeoutError):
+        return "no answer came in time"
+    if isinstance(cause, aiohttp.ServerDisconnectedError):
+        return "the connection was closed before the answer came"
+    if isinstance(cause, OSError) and cause.strerror:
+        return f"there is no connection ({cause.strerror.lower()})"
+    return str(cause) or f"the connection broke off ({type(cause).__name__})"

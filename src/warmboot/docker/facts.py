@@ -1,4 +1,4 @@
-"""Facts about an engine and its containers, reduced to what workers need."""
+"""Facts about an engine and its containers, reduced to what is needed of them."""
 
 from __future__ import annotations
 
@@ -89,6 +89,7 @@ class ContainerFacts:
     auto_remove: bool
     started_at: str
     error: str = ""
+    oom_killed: bool = False
     upper_folder: Path | None = None
     mounts: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -108,9 +109,10 @@ class ContainerFacts:
             image_digest=str(found["Image"]),
             network=str(host["NetworkMode"]),
             tty=bool(config["Tty"]),
-            auto_remove=bool(host["AutoRemove"]),
+            auto_remove=bool(host.get("AutoRemove")),
             started_at=str(state["StartedAt"]),
             error=str(state.get("Error") or ""),
+            oom_killed=bool(state.get("OOMKilled")),
             upper_folder=Path(upper) if upper else None,
             mounts=tuple(sorted(str(mount["Destination"]) for mount in found.get("Mounts") or ())),
             labels=dict(config.get("Labels") or {}),

@@ -22,10 +22,9 @@ from typing import TypeVar
 
 import structlog
 
+from warmboot.docker.pull import Progress, no_progress
 from warmboot.host.guest import guest_pull
-from warmboot.host.guest.guest_containers import Progress
 from warmboot.host.guest.guest_link import Claimed, GuestLink, Identity, Sent, nobody_asks
-from warmboot.host.guest.guest_pull import no_progress
 from warmboot.host.host_config import HostConfig
 from warmboot.host.network import Network, Repair, Slot
 from warmboot.host.snapshots import stored_memory

@@ -22,6 +22,7 @@ from warmboot.model.garbage import Collection
 from warmboot.model.journal.event import Event
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
+from warmboot.model.sessions import ExecSpec, LogChunk
 from warmboot.model.shapes import Shape
 from warmboot.model.snapshot_fit import Fit
 from warmboot.model.usage import Usage
@@ -38,33 +39,6 @@ class Until(StrEnum):
     BOOTED = "booted"
     RUNNING = "running"
     EXITED = "exited"
-
-
-class Stream(StrEnum):
-    STDOUT = "stdout"
-    STDERR = "stderr"
-
-
-@dataclass(frozen=True, slots=True)
-class LogChunk:
-    stream: Stream
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ExecSpec:
-    """A command to run in a running container, as ``docker exec``.
-
-    ``detach``: only begin it; its session has no output and no exit code.
-    """
-
-    command: tuple[str, ...]
-    tty: bool = False
-    stdin: bool = False
-    environment: tuple[str, ...] = ()
-    user: str = ""
-    working_dir: str = ""
-    detach: bool = False
 
 
 class Session(Protocol):

@@ -16,7 +16,6 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import HostAgent
-from warmboot.host.guest import guest_containers
 from warmboot.manager.containers.bring_up import slot_of
 from warmboot.manager.containers.containers import Containers
 from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
@@ -226,7 +225,7 @@ class Reconcile:
         exited, runs = container.state is ContainerState.EXITED, False
         try:
             link = self._host.link(vm_id)
-            runs = (await guest_containers.inspect(link, container.docker_id or "")).running
+            runs = (await link.docker.inspect(container.docker_id or "")).running
         except NotFound:
             log.error("the guest does not know its container", container=str(container.id))
         except WarmbootError as error:

@@ -25,8 +25,9 @@ from pydantic import ValidationError
 from warmboot.api.problems import clean, status_of
 from warmboot.api.schemas.requests import ResizeIn, StartIn
 from warmboot.api.streams import STREAM_TAGS
-from warmboot.manager.ports import ExecSpec, Session
+from warmboot.manager.ports import Session
 from warmboot.model.errors import InvalidRequest, WarmbootError
+from warmboot.model.sessions import ExecSpec
 from warmboot.system.concurrency import race
 
 log = logging.getLogger(__name__)

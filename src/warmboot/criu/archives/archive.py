@@ -48,7 +48,7 @@ from warmboot.criu.archives.manifests import (
 from warmboot.criu.archives.plain_tar import CHUNK, Member, hostile, members
 from warmboot.criu.checkpoint import OUR_FILES, dump_facts, inspect_settled
 from warmboot.criu.images import read_dump
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.model.checkpoint import (
     ArchiveManifest,
     Versions,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from warmboot.criu.archives.layer_files import empty, is_imported
 from warmboot.criu.archives.layers import IMPORTED
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 
 STAGING = ".warmboot-import-"
 """How the folder begins in which an import works."""

@@ -23,7 +23,7 @@ from warmboot.criu.setup import findings
 from warmboot.criu.setup.findings import Finding
 from warmboot.criu.setup.install import DEFAULT_PREFIX, DEFAULT_WRAPPER, Installed, install_criu
 from warmboot.criu.setup.settings_files import enable_experimental, enable_tcp_established
-from warmboot.docker.client import DEFAULT_SOCKET, DockerEngine
+from warmboot.docker.engine import DEFAULT_SOCKET, DockerEngine
 from warmboot.docker.facts import EngineFacts
 from warmboot.docker.peer import engine_process
 from warmboot.model.errors import HostError, NotSupported, WarmbootError

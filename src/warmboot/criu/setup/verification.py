@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from warmboot.criu.checkpoint import checkpoint
 from warmboot.criu.restore import restore
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.docker.tiny_image import busybox_image, static_busybox
 from warmboot.model.errors import CheckpointError, ImageNotFound
 from warmboot.model.worker import WorkerSpec
@@ -42,7 +42,7 @@ async def verify(engine: DockerEngine) -> Verified:
     image = await _image(engine)
     name = f"warmboot-verification-{secrets.token_hex(4)}"
     spec = WorkerSpec(name=name, image=image, command=("sh", "-c", _SCRIPT))
-    container = await engine.create(spec, extra_environment={})
+    container = await engine.create_worker(spec, extra_environment={})
     try:
         await engine.start(container)
         secret, _ = await _count(engine, container, beyond=2)

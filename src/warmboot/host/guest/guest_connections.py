@@ -1,8 +1,6 @@
 """Connections to a guest's agent: to itself, or through it to Docker.
 
-Connections to Docker come in two pools, so that a call never waits behind what lasts: ``calls`` are
-asked and answered, within a time; ``streams`` (an exec, an attach, a log, a wait) take a connection
-each for as long as they go on. The guest agent has a thread for each connection, 512 at most.
+The guest agent has a thread for each connection, 512 at most.
 """
 
 from __future__ import annotations
@@ -12,14 +10,14 @@ import contextlib
 import socket
 from collections.abc import Iterator
 
-import aiodocker
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ClientRequest
 from aiohttp.tracing import Trace
 
+from warmboot.docker.place import Place
 from warmboot.host.network import connect as connect_in_namespace
-from warmboot.model.errors import NetworkError, TooManySessions
+from warmboot.model.errors import GuestUnreachable, NetworkError, TooManySessions
 from warmboot.model.vm import GuestAddress
 
 DOCKER_API_VERSION = "v1.44"
@@ -28,8 +26,9 @@ CONNECT_TIMEOUT_S = 0.5
 
 DOCKER_CONNECT_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 60.0
-MOST_CALLS = 64
-UNLIMITED = 0
+
+ANSWER_TIMEOUT_S = 60.0
+"""How long Docker in a guest may take to say how a container is."""
 
 
 class GuestConnector(aiohttp.BaseConnector):
@@ -89,25 +88,22 @@ async def _open_vsock(address: GuestAddress, timeout_s: float) -> socket.socket:
     return connection
 
 
-class DockerPool:
-    """Connections of one kind to Docker in a guest."""
-
-    def __init__(self, address: GuestAddress, token: str, limit: int) -> None:
-        self.session = aiohttp.ClientSession(
-            connector=GuestConnector(address, KEEP_ALIVE_S, DOCKER_CONNECT_TIMEOUT_S, limit),
-            timeout=aiohttp.ClientTimeout(total=None),
-            headers={"Authorization": f"Bearer {token}"},
-        )
-        self.docker = aiodocker.Docker(
-            "http://guest",
-            connector=self.session.connector,
-            session=self.session,
-            api_version=DOCKER_API_VERSION,
-        )
-
-    async def close(self) -> None:
-        await self.docker.close()
-        await self.session.close()
+def docker_in_guest(vm_id: str, address: GuestAddress, token: str) -> Place:
+    """Docker in a guest, which its agent leads to whoever has the token."""
+    return Place(
+        connect=lambda limit: GuestConnector(
+            address, KEEP_ALIVE_S, DOCKER_CONNECT_TIMEOUT_S, limit
+        ),
+        unavailable=GuestUnreachable,
+        name=f"Docker in the VM {vm_id}",
+        remedy="try again in a moment; if it stays so, `warmboot logs --boot` may say why, and "
+        "`warmboot rm -f` removes the container whatever its guest does",
+        disk="the VM's disk",
+        make_room="use a smaller image, or one that writes less",
+        answer_timeout_s=ANSWER_TIMEOUT_S,
+        headers={"Authorization": f"Bearer {token}"},
+        api_version=DOCKER_API_VERSION,
+    )
 
 
 class Room:

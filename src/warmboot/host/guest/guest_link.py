@@ -5,8 +5,6 @@ namespace or over a vsock socket (``GuestAddress`` says which). Paths under ``/w
 agent's own; a connection that begins with any other is handed to Docker.
 
     GuestLink ── GuestConnector ── (namespace TCP | vsock CONNECT) ── agent ── docker.sock
-
-How many connections there may be: ``guest_connections``.
 """
 
 from __future__ import annotations
@@ -16,22 +14,19 @@ import base64
 import os
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
-import aiodocker
 import aiohttp
 
+from warmboot.docker.client import DockerClient
+from warmboot.docker.requests import MOST_CALLS
 from warmboot.host.guest.guest_connections import (
     CONNECT_TIMEOUT_S,
-    DOCKER_API_VERSION,
-    MOST_CALLS,
-    UNLIMITED,
-    DockerPool,
     GuestConnector,
     Room,
+    docker_in_guest,
 )
 from warmboot.model.container import StageStep
 from warmboot.model.errors import DockerNotReady, GuestError, GuestUnreachable
@@ -99,28 +94,15 @@ class GuestLink:
         """Held while a session is begun."""
 
     @cached_property
-    def _calls(self) -> DockerPool:
-        return DockerPool(self._address, self.token, MOST_CALLS)
-
-    @cached_property
-    def _streams(self) -> DockerPool:
-        return DockerPool(self._address, self.token, UNLIMITED)
+    def docker(self) -> DockerClient:
+        """Docker in the guest."""
+        return DockerClient(docker_in_guest(self.vm_id, self._address, self.token))
 
     @cached_property
     def _pulse(self) -> aiohttp.ClientSession:
         """Its connection may take as long as a call has: a busy guest takes seconds for it."""
         connector = GuestConnector(self._address, STANDBY_KEEP_ALIVE_S, PULSE_TIMEOUT_S, 1)
         return aiohttp.ClientSession(connector=connector)
-
-    @property
-    def docker(self) -> aiodocker.Docker:
-        """For calls that are answered soon."""
-        return self._calls.docker
-
-    @property
-    def streams(self) -> aiodocker.Docker:
-        """For what goes on: calls do not wait for it."""
-        return self._streams.docker
 
     async def close(self) -> None:
         await self._close_docker()
@@ -132,17 +114,6 @@ class GuestLink:
         """Show another one from now on; the connection to the agent stays."""
         await self._close_docker()
         self.token = token
-
-    def get(
-        self, path: str, query: dict[str, str], silence_s: float | None
-    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        """A GET of Docker's API, for streams that the Docker client would decode.
-
-        ``silence_s``: how long nothing may come before it is given up; ``None``: as long as it is.
-        """
-        url = f"http://guest/{DOCKER_API_VERSION}/{path}"
-        timeout = aiohttp.ClientTimeout(total=None, sock_read=silence_s)
-        return self._streams.session.get(url, params=query, timeout=timeout)
 
     async def claim(
         self,
@@ -221,9 +192,8 @@ class GuestLink:
         return {"Authorization": f"Bearer {self.token}"}
 
     async def _close_docker(self) -> None:
-        for name in ("_calls", "_streams"):
-            if (pool := self.__dict__.pop(name, None)) is not None:
-                await pool.close()
+        if (docker := self.__dict__.pop("docker", None)) is not None:
+            await docker.close()
 
     async def _call(
         self, what: str, body: dict[str, Any], timeout_s: float, on_sent: Sent = nobody_asks

@@ -23,11 +23,11 @@ async def run_probe(link: GuestLink, timeout_s: float) -> None:
     """
     try:
         async with asyncio.timeout(timeout_s):
-            if not await guest_containers.has_image(link, PROBE.image):
+            if not await link.docker.has_image(PROBE.image):
                 await link.warm_up()  # a guest that forgets the image: its agent has the archive
             docker_id, _ = await guest_containers.ensure_created(link, PROBE)
-            await guest_containers.start(link, docker_id)
-            exit_code = await guest_containers.wait(link, docker_id)
+            await link.docker.start(docker_id)
+            exit_code = await link.docker.wait_stopped(docker_id)
     except TimeoutError as error:
         raise GuestError(
             f"a container in {link.vm_id} did not end",

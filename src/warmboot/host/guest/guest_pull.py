@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
-from warmboot.host.guest import guest_containers
-from warmboot.host.guest.guest_containers import Progress
+from warmboot.docker.pull import Progress, PullTimeout
+from warmboot.docker.references import loopback_port
 from warmboot.host.guest.guest_link import GuestLink
-from warmboot.host.guest.pull_timeout import PullTimeout
 from warmboot.host.network import Network, Slot
-
-
-async def no_progress(_: Mapping[str, Any]) -> None:
-    """Nobody is watching."""
 
 
 async def pull_image(
@@ -31,18 +24,17 @@ async def pull_image(
     runs.
     """
     if network is None or slot is None:
-        await guest_containers.pull_image(link, reference, progress, PullTimeout(silence_s))
+        await link.docker.pull(reference, progress, PullTimeout(silence_s))
         return
     timeout = PullTimeout(silence_s, partial(network.received_bytes, slot))
-    registry = guest_containers.registry_of(reference)
-    if registry is None:
-        await guest_containers.pull_image(link, reference, progress, timeout)
+    port = loopback_port(reference)
+    if port is None:
+        await link.docker.pull(reference, progress, timeout)
         return
-    _, port = registry
     await network.open_host_port(slot, port)
     try:
         await link.host_forward(port, True)
-        await guest_containers.pull_image(link, reference, progress, timeout)
+        await link.docker.pull(reference, progress, timeout)
         await link.host_forward(port, False)
     finally:
         await network.close_host_port(slot, port)

@@ -292,7 +292,7 @@ class BringUp:
         with watch.stage("start"):
             # A manager that was killed may have started it: the command must not run twice.
             if fresh or container.started_at is not None:
-                await guest_containers.start(link, docker_id)
+                await link.docker.start(docker_id)
         # From here on it runs: what the database does not take now it takes later.
         running = await store_state(
             self._store,
@@ -322,11 +322,11 @@ class BringUp:
             await self._tell(container, "load")
             with watch.stage("load"):
                 path = self._archives.find(spec.archive)
-                loaded = await guest_containers.load_archive(link, self._archives.read(path))
+                loaded = await link.docker.load_image(self._archives.read(path))
                 await guest_containers.name_loaded_image(link, loaded, spec.image)
             return
         with watch.stage("image"):
-            if await guest_containers.has_image(link, spec.image):
+            if await link.docker.has_image(spec.image):
                 return
         await self._tell(container, "pull", image=spec.image)
         with watch.stage("pull"):

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 from warmboot.host.agent import HostAgent
-from warmboot.host.guest import guest_containers
+from warmboot.host.guest import guest_sessions
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.manager.containers.archives import ArchiveFiles
 from warmboot.manager.containers.bring_up import Asked, BringUp, slot_of
@@ -26,7 +26,6 @@ from warmboot.manager.containers.container_states import (
     vm_gone,
 )
 from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
-from warmboot.manager.containers.sessions import attach_session, exec_session, log_times
 from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.boot_admission import BootAdmission
@@ -36,7 +35,7 @@ from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.images.choose_image import choose_image
-from warmboot.manager.ports import ExecSpec, LogChunk, Session, Stream, Until
+from warmboot.manager.ports import Session, Until
 from warmboot.model.container import (
     Container,
     ContainerSpec,
@@ -50,6 +49,7 @@ from warmboot.model.errors import (
     NotSupported,
     Unavailable,
 )
+from warmboot.model.sessions import ExecSpec, LogChunk
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store
@@ -202,7 +202,7 @@ class Containers:
                 if not can_be_stopped(container):
                     return
             docker_id = container.docker_id or ""
-            stopping = guest_containers.stop(self._link(container), docker_id, timeout_s, signal)
+            stopping = self._link(container).docker.stop(docker_id, timeout_s, signal)
             if not await self._locks.unless_removed(container.id, stopping):
                 return
             if not await self._watch.settle(container.id):
@@ -221,7 +221,7 @@ class Containers:
         if self._host.unresponsive(container.vm_id) and signal in ("SIGKILL", "9"):
             await self._unresponsive.end(container)
             return
-        await guest_containers.kill(self._link(container), container.docker_id, signal)
+        await self._link(container).docker.kill(container.docker_id, signal)
         if signal in ("SIGKILL", "9"):
             await self._watch.settle(container.id)
 
@@ -284,19 +284,20 @@ class Containers:
     ) -> AsyncIterator[LogChunk]:
         container = await self._with_docker(ref)
         assert container.docker_id is not None
-        times = log_times(since, until)
-        options = {"follow": int(follow), "timestamps": int(timestamps), **times}
-        options["tail"] = "all" if tail is None else tail
         with self._watch.streaming(container.id):
-            pieces = guest_containers.logs(
+            chunks = guest_sessions.output(
                 self._link(container),
                 container.docker_id,
                 tty=container.spec.tty,
-                options=options,
+                follow=follow,
+                tail=tail,
+                timestamps=timestamps,
+                since=since,
+                until=until,
             )
-            async with contextlib.aclosing(pieces):
-                async for number, data in pieces:
-                    yield LogChunk(Stream.STDERR if number == 2 else Stream.STDOUT, data)
+            async with contextlib.aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
 
     async def boot_log(self, ref: str) -> bytes:
         container = await self.get(ref)
@@ -310,12 +311,12 @@ class Containers:
         container = await self._with_docker(ref)
         check_runs(container)
         assert container.docker_id is not None
-        return await exec_session(self._link(container), container.docker_id, spec)
+        return await guest_sessions.exec_session(self._link(container), container.docker_id, spec)
 
     async def attach(self, ref: str, *, logs: bool = True) -> Session:
         container = await self._with_docker(ref)
         assert container.docker_id is not None
-        return await attach_session(
+        return await guest_sessions.attach_session(
             self._link(container),
             container.docker_id,
             tty=container.spec.tty,
@@ -343,7 +344,7 @@ class Containers:
 
     async def _start_again(self, container: Container) -> None:
         assert container.docker_id is not None
-        await guest_containers.start(self._link(container), container.docker_id)
+        await self._link(container).docker.start(container.docker_id)
         await self.note_started(container.id)
 
     async def note_started(self, container_id: UUID) -> None:

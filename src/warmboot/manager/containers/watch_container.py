@@ -16,8 +16,8 @@ from uuid import UUID
 
 import structlog
 
+from warmboot.docker.facts import ContainerFacts
 from warmboot.host.agent import HostAgent
-from warmboot.host.guest import guest_containers
 from warmboot.manager.containers.bring_up import slot_of
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
@@ -153,7 +153,7 @@ class WatchContainer:
             await self._read_to_the_end(container_id)
             await retry_until_stored(f"the end of {who}", lambda: self._remove_ended(container_id))
 
-    async def _until_end(self, container: Container) -> guest_containers.DockerState:
+    async def _until_end(self, container: Container) -> ContainerFacts:
         assert container.vm_id is not None
         assert container.docker_id is not None
         leaving, ending = await race(
@@ -168,13 +168,13 @@ class WatchContainer:
             )
         return ending.result()
 
-    async def _docker_end(self, vm_id: str, docker_id: str) -> guest_containers.DockerState:
+    async def _docker_end(self, vm_id: str, docker_id: str) -> ContainerFacts:
         back_off = BackOff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while True:
             try:
-                link = self._host.link(vm_id)
-                await guest_containers.wait(link, docker_id)
-                state = await guest_containers.inspect(link, docker_id)
+                docker = self._host.link(vm_id).docker
+                await docker.wait_stopped(docker_id)
+                state = await docker.inspect(docker_id)
             except NotFound as error:
                 raise ContainerLost(
                     "Docker in the VM no longer knows the container",

@@ -18,7 +18,7 @@ from uuid import UUID
 
 import structlog
 
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import EngineFacts
 from warmboot.manager.workers.settle_worker import LABEL, remove_containers
 from warmboot.manager.workers.worker_states import WorkerStates
@@ -75,7 +75,7 @@ class CreateWorker:
         await remove_containers(self._engine, worker.id)  # of an attempt that broke off
         try:
             labels = {**worker.spec.labels, LABEL: str(worker.id)}
-            docker_id = await self._engine.create(
+            docker_id = await self._engine.create_worker(
                 replace(worker.spec, labels=labels), extra_environment=self._environment(worker.id)
             )
             if worker.spec.start:

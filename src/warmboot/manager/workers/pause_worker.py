@@ -17,7 +17,7 @@ from uuid import uuid4
 from warmboot.criu.activity import listening
 from warmboot.criu.checkpoint import Dumped, checkpoint
 from warmboot.criu.in_progress import HANGS_AFTER_S
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.workers.settle_worker import SettleWorker
 from warmboot.manager.workers.worker_states import WorkerStates, refusal

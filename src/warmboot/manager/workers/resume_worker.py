@@ -16,7 +16,7 @@ from uuid import UUID
 from warmboot.criu.continuity import Continuity
 from warmboot.criu.in_progress import HANGS_AFTER_S
 from warmboot.criu.restore import Restored, restore
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.workers.settle_worker import SettleWorker
 from warmboot.manager.workers.worker_states import WorkerStates, refusal

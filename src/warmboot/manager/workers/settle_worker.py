@@ -24,7 +24,7 @@ from warmboot.criu.checkpoint import dump_facts, inspect_settled, settle
 from warmboot.criu.continuity import Continuity, compare
 from warmboot.criu.in_progress import HANGS_AFTER_S, Work, until_quiet
 from warmboot.criu.runtime_work import end_work
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts
 from warmboot.manager.core.background import Work as Background
 from warmboot.manager.core.tasks import Tasks
@@ -32,6 +32,7 @@ from warmboot.manager.workers.worker_states import WorkerStates
 from warmboot.model.checkpoint import Checkpoint, CheckpointState
 from warmboot.model.errors import (
     CheckpointError,
+    Conflict,
     ContainerError,
     EngineUnavailable,
     NotFound,
@@ -165,7 +166,8 @@ class SettleWorker:
             await self._states.enter(worker.id, _S.RUNNING, told={"settled": True})
             return
         if found.running:
-            await self._engine.kill(found.id)
+            with contextlib.suppress(Conflict):  # it has ended since
+                await self._engine.kill(found.id)
         back = _S.PAUSED if worker.paused_into else _S.EXITED
         await self._states.enter(worker.id, back, told={"settled": True})
 

@@ -17,7 +17,7 @@ from uuid import UUID
 import structlog
 
 from warmboot.criu.activity import cpu_seconds
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.workers.settle_worker import SettleWorker

@@ -15,7 +15,7 @@ from pathlib import Path
 from uuid import uuid5
 
 from warmboot.criu.binary import criu_version, find_criu
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.uploads import Uploads
 from warmboot.manager.ports import Exported

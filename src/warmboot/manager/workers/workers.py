@@ -12,11 +12,11 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from warmboot.docker.client import DockerEngine
+from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.ports import Exported, LogChunk, Stream, WorkerUntil
+from warmboot.manager.ports import Exported, WorkerUntil
 from warmboot.manager.workers.create_worker import CreateWorker
 from warmboot.manager.workers.pause_worker import PauseWorker
 from warmboot.manager.workers.resume_worker import ResumeWorker
@@ -25,6 +25,7 @@ from warmboot.manager.workers.worker_checkpoints import WorkerCheckpoints
 from warmboot.manager.workers.worker_states import WorkerStates, refusal
 from warmboot.model.checkpoint import Checkpoint
 from warmboot.model.errors import Conflict, EngineUnavailable, InUse, InvalidRequest
+from warmboot.model.sessions import LogChunk
 from warmboot.model.worker import Worker, WorkerSpec, WorkerState
 from warmboot.store import Store
 
@@ -95,8 +96,8 @@ class Workers:
         async with aclosing(
             self._engine.output(worker.docker_id, follow=follow, tail=tail)
         ) as all_:
-            async for number, data in all_:
-                yield LogChunk(Stream.STDERR if number == 2 else Stream.STDOUT, data)
+            async for chunk in all_:
+                yield chunk
 
     # -- life ----------------------------------------------------------------------------------
 

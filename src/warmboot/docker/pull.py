@@ -1,7 +1,7 @@
-"""The timeout of an image pull: it ends one that makes no progress, never a slow one.
+"""The progress of an image pull, and its timeout: it ends one that makes none, never a slow one.
 
 Docker waits without a limit for a registry that has taken the connection and says nothing. Signs of
-life are Docker's messages; bytes that reach the guest, since Docker tells of a slow layer rarely;
+life are Docker's messages; bytes that reach the engine, since Docker tells of a slow layer rarely;
 and work that needs no registry, such as unpacking. Docker also tries a layer six times in 75 s,
 whatever it runs into: where not one byte of a layer came in two tries, none will.
 """
@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from warmboot.model.errors import RegistryUnavailable
+from warmboot.docker.errors import registry_unavailable
 from warmboot.system.concurrency import end
 
 _LEAST_BYTES = 4096
@@ -28,9 +28,16 @@ _LOCAL = ("Verifying Checksum", "Extracting")
 
 Message = Mapping[str, Any]
 
+Progress = Callable[[Message], Awaitable[None]]
+"""Called with Docker's messages of a pull."""
+
+
+async def no_progress(_: Message) -> None:
+    """Nobody is watching."""
+
 
 def nothing_known() -> int | None:
-    """Where nobody counts what the guest receives."""
+    """Where nobody counts what the engine receives."""
     return None
 
 
@@ -69,9 +76,9 @@ class Layers:
 
 @dataclass(frozen=True, slots=True)
 class PullTimeout:
-    """``received``: how many bytes have reached the guest so far, where that is known."""
+    """``received``: how many bytes have reached the engine so far, where that is known."""
 
-    silence_s: float = 60.0
+    silence_s: float = 120.0
     received: Callable[[], int | None] = nothing_known
 
     @contextlib.asynccontextmanager
@@ -89,7 +96,7 @@ class PullTimeout:
                 def heard(message: Message) -> None:
                     layers.heard(message)
                     if (layer := layers.hopeless) is not None:
-                        raise refused(
+                        raise registry_unavailable(
                             reference, f"{layer} was asked for {_MOST_TRIES} times, in vain"
                         )
                     go_on()
@@ -100,7 +107,7 @@ class PullTimeout:
                 finally:
                     await end(looking)
         except TimeoutError as error:
-            raise refused(
+            raise registry_unavailable(
                 reference, f"the registry has said nothing for {self.silence_s:g} s"
             ) from error
 
@@ -113,12 +120,3 @@ class PullTimeout:
             if came or layers.docker_is_at_work:
                 go_on()
             before = now
-
-
-def refused(reference: str, details: str) -> RegistryUnavailable:
-    return RegistryUnavailable(
-        f"{reference} could not be pulled",
-        details=details,
-        resolution="check that the registry runs and can be reached from this host, "
-        "or load an archive: `warmboot run --archive FILE`",
-    )

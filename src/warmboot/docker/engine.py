@@ -1,0 +1,139 @@
+"""The host's own Docker engine: what workers need of it beyond what any engine has.
+
+Docker's checkpoint endpoints are experimental and not in aiodocker.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, Self
+
+from warmboot.docker.client import DockerClient
+from warmboot.docker.facts import EngineFacts
+from warmboot.docker.place import ANSWER_TIMEOUT_S, at_socket
+from warmboot.model.errors import CheckpointError, NotFound
+from warmboot.model.worker import WorkerSpec
+
+DEFAULT_SOCKET = Path("/var/run/docker.sock")
+
+
+class DockerEngine(DockerClient):
+    """One engine. An async context manager; every method may raise ``EngineUnavailable``."""
+
+    def __init__(
+        self, socket: Path = DEFAULT_SOCKET, *, answer_timeout_s: float = ANSWER_TIMEOUT_S
+    ) -> None:
+        super().__init__(at_socket(socket, answer_timeout_s), on_lost=self._forget)
+        self.socket = socket
+        self._facts: EngineFacts | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def facts(self) -> EngineFacts:
+        self._facts = await super().facts()
+        return self._facts
+
+    async def remembered_facts(self) -> EngineFacts:
+        """As ``facts``, but asked once: an engine does not change while it runs.
+
+        A lost connection forgets them, for what answers next may be another version.
+        """
+        return self._facts or await self.facts()
+
+    def _forget(self) -> None:
+        self._facts = None
+
+    async def create_worker(self, spec: WorkerSpec, *, extra_environment: Mapping[str, str]) -> str:
+        """Create (not start) the container of a worker; its id. ``NameTaken``, ``ImageNotFound``.
+
+        ``extra_environment`` is what the manager adds (``WARMBOOT_URL``, …); the user's own wins.
+        """
+        environment = {**extra_environment, **spec.environment}
+        config: dict[str, Any] = {
+            "Image": spec.image,
+            "Env": [f"{key}={value}" for key, value in environment.items()],
+            "Labels": dict(spec.labels),
+            "Tty": spec.tty,
+            "HostConfig": {
+                "NetworkMode": spec.network,
+                "AutoRemove": spec.auto_remove,
+                "Mounts": [
+                    {
+                        "Type": "bind",
+                        "Source": mount.source,
+                        "Target": mount.target,
+                        "ReadOnly": mount.read_only,
+                    }
+                    for mount in spec.mounts
+                ],
+            },
+        }
+        if spec.command is not None:
+            config["Cmd"] = list(spec.command)
+        if spec.entrypoint is not None:
+            config["Entrypoint"] = list(spec.entrypoint)
+        return await self.create(spec.name, config)
+
+    async def labelled(self, label: str) -> list[str]:
+        """The ids of all containers, running or not, that have ``label`` (``key=value``)."""
+        params = {"all": "1", "filters": json.dumps({"label": [label]})}
+        found = await self._ask.json("listing containers", "GET", "containers/json", params=params)
+        return [str(item["Id"]) for item in found]
+
+    async def logs(
+        self, container: str, *, follow: bool = False, tail: int | None = None
+    ) -> AsyncIterator[str]:
+        """Its output as lines of text, each with its end if it has one."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        rest = ""
+        async with aclosing(self.output(container, follow=follow, tail=tail)) as chunks:
+            async for chunk in chunks:
+                *lines, rest = (rest + decoder.decode(chunk.data)).split("\n")
+                for line in lines:
+                    yield f"{line}\n"
+        if rest:
+            yield rest
+
+    # -- checkpoints --------------------------------------------------------------------------
+
+    async def checkpoints(self, container: str) -> list[str]:
+        path = f"containers/{container}/checkpoints"
+        found = await self._ask.json("listing checkpoints", "GET", path, kind=CheckpointError)
+        return [str(item["Name"]) for item in found or []]
+
+    async def dump(self, container: str, name: str, *, leave_running: bool) -> None:
+        """The bare ``docker checkpoint create``. No timeout: gigabytes take their time."""
+        await self._ask.do(
+            "the checkpoint",
+            "POST",
+            f"containers/{container}/checkpoints",
+            data={"CheckpointID": name, "Exit": not leave_running},
+            lasts=True,
+            kind=CheckpointError,
+        )
+
+    async def start_from(self, container: str, name: str) -> None:
+        """The bare ``docker start --checkpoint``."""
+        await self._ask.do(
+            "the restore",
+            "POST",
+            f"containers/{container}/start",
+            params={"checkpoint": name},
+            lasts=True,
+            kind=CheckpointError,
+        )
+
+    async def delete_checkpoint(self, container: str, name: str) -> None:
+        """Idempotent."""
+        path = f"containers/{container}/checkpoints/{name}"
+        with contextlib.suppress(NotFound):
+            await self._ask.do("deleting a checkpoint", "DELETE", path)

@@ -1,0 +1,94 @@
+"""Sessions with a container's processes: an exec, or its own (attach).
+
+A session is iterated for its output, written to, resized, asked for the exit code, and closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+import aiohttp
+from aiodocker.stream import Stream as Hijacked
+
+from warmboot.docker.errors import plain_reason
+from warmboot.docker.place import Place
+from warmboot.model.errors import WarmbootError
+from warmboot.model.sessions import LogChunk, Stream
+
+
+def chunk_of(number: int, data: bytes) -> LogChunk:
+    """Docker counts the streams: 1 is standard output, 2 standard error."""
+    return LogChunk(Stream.STDERR if number == 2 else Stream.STDOUT, data)
+
+
+@dataclass(slots=True)
+class AttachedSession:
+    """A process at the other end of a hijacked connection; ``held`` is given back at its end."""
+
+    place: Place
+    hijacked: Hijacked
+    resized: Callable[[int, int], Awaitable[None]]
+    ended: Callable[[], Awaitable[int | None]]
+    held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    async def __aiter__(self) -> AsyncIterator[LogChunk]:
+        try:
+            while (message := await self.hijacked.read_out()) is not None:
+                yield chunk_of(message.stream, message.data)
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._over("the session was interrupted", error) from error
+
+    async def write(self, data: bytes) -> None:
+        try:
+            await self.hijacked.write_in(data)
+        except (aiohttp.ClientError, OSError, RuntimeError, AssertionError) as error:
+            # The library asserts on a connection whose other end is gone.
+            raise self._over("the session has ended", error) from error
+
+    async def write_eof(self) -> None:
+        response = self.hijacked._resp
+        transport = response.connection.transport if response and response.connection else None
+        if transport is not None and transport.can_write_eof():
+            transport.write_eof()
+
+    async def resize(self, rows: int, columns: int) -> None:
+        # A process that has just ended cannot be resized, and need not be.
+        with contextlib.suppress(WarmbootError):
+            await self.resized(rows, columns)
+
+    async def exit_code(self) -> int | None:
+        return await self.ended()
+
+    async def close(self) -> None:
+        self.held.close()
+        with contextlib.suppress(aiohttp.ClientError, OSError, AssertionError):
+            await self.hijacked.close()
+
+    def _over(self, brief: str, error: Exception) -> WarmbootError:
+        return self.place.unavailable(brief, details=plain_reason(error))
+
+
+class DetachedSession:
+    """A command that was only begun: nothing is seen of it, and nothing reaches it."""
+
+    async def __aiter__(self) -> AsyncIterator[LogChunk]:
+        nothing: tuple[LogChunk, ...] = ()
+        for chunk in nothing:
+            yield chunk
+
+    async def write(self, data: bytes) -> None:
+        """Nobody reads it."""
+
+    async def write_eof(self) -> None:
+        """Nobody reads it."""
+
+    async def resize(self, rows: int, columns: int) -> None:
+        """There is no terminal."""
+
+    async def exit_code(self) -> int | None:
+        return None
+
+    async def close(self) -> None:
+        """There is nothing to close."""

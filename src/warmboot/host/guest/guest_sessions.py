@@ -1,0 +1,113 @@
+"""Sessions with a container in a VM, and its log: as many of them as there is room for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+from warmboot.docker.errors import translated
+from warmboot.docker.sessions import AttachedSession, DetachedSession
+from warmboot.host.guest.guest_link import GuestLink
+from warmboot.model.errors import Conflict, ContainerError, NotFound
+from warmboot.model.sessions import ExecSpec, LogChunk
+
+TURN_TIMEOUT_S = 300.0
+"""How long a session may wait until it is begun, and take for that."""
+
+
+class EndedSession(DetachedSession):
+    """What attaching to a container that has ended gives: what it had said, and its exit code."""
+
+    def __init__(
+        self,
+        link: GuestLink,
+        docker_id: str,
+        tty: bool,
+        while_open: AbstractContextManager[None],
+        *,
+        logs: bool,
+    ) -> None:
+        self._link = link
+        self._docker_id = docker_id
+        self._tty = tty
+        self._logs = logs
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(while_open)
+
+    async def __aiter__(self) -> AsyncIterator[LogChunk]:
+        if not self._logs:
+            return
+        async with contextlib.aclosing(
+            output(self._link, self._docker_id, tty=self._tty)
+        ) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def exit_code(self) -> int | None:
+        return (await self._link.docker.inspect(self._docker_id)).exit_code
+
+    async def close(self) -> None:
+        self._open.close()
+
+
+async def output(
+    link: GuestLink, docker_id: str, *, follow: bool = False, **options: Any
+) -> AsyncGenerator[LogChunk, None]:
+    """``DockerClient.output``, if there is room: ``TooManySessions``."""
+    chunks = link.docker.output(docker_id, follow=follow, **options)
+    with (link.sessions if follow else link.readers).taken():
+        async with contextlib.aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
+
+
+async def exec_session(
+    link: GuestLink, docker_id: str, spec: ExecSpec
+) -> AttachedSession | DetachedSession:
+    """Run a command in a running container; ``TooManySessions``, unless ``spec.detach``."""
+    with contextlib.ExitStack() as room:
+        if not spec.detach:
+            room.enter_context(link.sessions.taken())
+        async with _turn(link, "running a command"):
+            session = await link.docker.exec(docker_id, spec)
+        if isinstance(session, AttachedSession):
+            session.held = room.pop_all()
+        return session
+
+
+async def attach_session(
+    link: GuestLink,
+    docker_id: str,
+    *,
+    tty: bool,
+    stdin: bool,
+    logs: bool,
+    streaming: AbstractContextManager[None],
+) -> AttachedSession | EndedSession:
+    """Attach to the container's own process; with ``logs``, earlier output is given first.
+
+    ``TooManySessions``.
+    """
+    with contextlib.ExitStack() as room:
+        room.enter_context(link.sessions.taken())
+        try:
+            async with _turn(link, "attaching to the container"):
+                session = await link.docker.attach(docker_id, stdin=stdin, logs=logs)
+        except (Conflict, ContainerError, NotFound):
+            if (await link.docker.inspect(docker_id)).running:
+                raise
+            return EndedSession(link, docker_id, tty, streaming, logs=logs)
+        room.enter_context(streaming)
+        session.held = room.pop_all()
+        return session
+
+
+@contextlib.asynccontextmanager
+async def _turn(link: GuestLink, doing: str) -> AsyncIterator[None]:
+    """A session's turn to be begun. The time that Docker may take counts from there."""
+    with translated(link.docker.place, doing):
+        async with asyncio.timeout(TURN_TIMEOUT_S), link.starting:
+            yield
