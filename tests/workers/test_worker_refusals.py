@@ -195,7 +195,8 @@ async def test_an_image_that_nobody_has_is_told(client: Client) -> None:
     worker = await client.workers.wait(worker_id, "settled", 30)
     assert worker.state == "failed"
     assert worker.error
-    assert worker.error["brief"]
+    assert worker.error["code"] == "registry-unavailable"
+    assert "docker load" in worker.error["resolution"]
 
 
 async def test_a_running_worker_is_removed_by_force_only(client: Client, start: Start) -> None:

@@ -30,10 +30,12 @@ from warmboot.docker.place import Place
 from warmboot.docker.pull import Progress, PullTimeout, no_progress
 from warmboot.docker.references import with_tag
 from warmboot.docker.requests import Requests, nobody_asks
-from warmboot.docker.sessions import AttachedSession, DetachedSession, chunk_of
+from warmboot.docker.sessions import AttachedSession, QuietSession, chunk_of
+from warmboot.model.container import ContainerSpec
 from warmboot.model.conventions.multiplexed import Demultiplexer
 from warmboot.model.errors import ImageNotFound, NotFound, RegistryUnavailable, WarmbootError
 from warmboot.model.sessions import ExecSpec, LogChunk
+from warmboot.model.worker import WorkerSpec
 
 LOAD_TIMEOUT_S = 3600.0
 """An engine whose processor is emulated takes minutes for a gigabyte."""
@@ -62,24 +64,24 @@ class DockerClient:
 
     async def facts(self) -> EngineFacts:
         """What the engine says of itself, asked anew."""
-        version = await self._ask.json("asking for the engine's version", "GET", "version")
+        version = await self._ask.json("asking for the engine's version", "GET version")
         return EngineFacts.of(version, await self.info())
 
     async def ping(self) -> None:
         """Return when it has answered."""
-        await self._ask.do("asking whether it is there", "GET", "_ping")
+        await self._ask.do("asking whether it is there", "GET _ping")
 
     async def info(self) -> Mapping[str, Any]:
         """The engine's own report, as ``docker info`` shows it."""
-        found: Mapping[str, Any] = await self._ask.json("asking about the engine", "GET", "info")
+        found: Mapping[str, Any] = await self._ask.json("asking about the engine", "GET info")
         return found
 
     # -- images -------------------------------------------------------------------------------
 
     async def image_digest(self, reference: str) -> str:
         """The image's id: ``sha256:`` of its configuration, the same on every machine."""
-        doing = f"looking for {reference}"
-        return str((await self._ask.json(doing, "GET", f"images/{reference}/json"))["Id"])
+        found = await self._ask.json(f"looking for {reference}", f"GET images/{reference}/json")
+        return str(found["Id"])
 
     async def has_image(self, reference: str) -> bool:
         with contextlib.suppress(ImageNotFound, NotFound):
@@ -95,7 +97,7 @@ class DockerClient:
         """Pull ``reference``; ``ImageNotFound``, ``RegistryUnavailable`` or ``DiskFull``."""
         messages = self._ask.messages(
             f"pulling {reference}",
-            "images/create",
+            "POST images/create",
             params={"fromImage": with_tag(reference)},
             fault=partial(pull_error, reference),
         )
@@ -116,7 +118,7 @@ class DockerClient:
         loaded = []
         messages = self._ask.messages(
             "loading the archive",
-            "images/load",
+            "POST images/load",
             data=archive,
             timeout_s=LOAD_TIMEOUT_S,
             fault=load_error,
@@ -129,43 +131,32 @@ class DockerClient:
         return loaded
 
     async def tag(self, image: str, repository: str, tag: str) -> None:
-        params = {"repo": repository, "tag": tag}
-        doing = f"naming the image {repository}:{tag}"
-        await self._ask.do(doing, "POST", f"images/{image}/tag", params=params)
+        doing, params = f"naming the image {repository}:{tag}", {"repo": repository, "tag": tag}
+        await self._ask.do(doing, f"POST images/{image}/tag", params=params)
 
     # -- containers ---------------------------------------------------------------------------
 
     async def create(self, name: str, config: Mapping[str, Any]) -> str:
         """Create (not start) a container; its id. ``NameTaken``, ``ImageNotFound``."""
-        answer = await self._ask.json(
-            f"creating {name}",
-            "POST",
-            "containers/create",
-            params={"name": name},
-            data=dict(config),
-        )
-        return str(answer["Id"])
+        doing, params = f"creating {name}", {"name": name}
+        data = dict(config)
+        made = await self._ask.json(doing, "POST containers/create", params=params, data=data)
+        return str(made["Id"])
 
     async def inspect(self, container: str) -> ContainerFacts:
         return ContainerFacts.of(await self.description(container))
 
     async def description(self, container: str) -> dict[str, Any]:
         """The engine's whole description of a container."""
-        path = f"containers/{container}/json"
-        found: dict[str, Any] = await self._ask.json(
-            "asking for the container's state", "GET", path
-        )
+        doing = "asking for the container's state"
+        found: dict[str, Any] = await self._ask.json(doing, f"GET containers/{container}/json")
         return found
 
     async def start(self, container: str) -> None:
         """``CommandNotFound`` and ``CommandNotExecutable`` if it is the command's fault."""
-        await self._ask.do(
-            "starting the container",
-            "POST",
-            f"containers/{container}/start",
-            timeout_s=START_TIMEOUT_S,
-            fault=command_error,
-        )
+        request = f"POST containers/{container}/start"
+        limits = {"timeout_s": START_TIMEOUT_S}
+        await self._ask.do("starting the container", request, fault=command_error, **limits)
 
     async def stop(
         self, container: str, timeout_s: float = 10.0, signal: str | None = None
@@ -176,40 +167,35 @@ class DockerClient:
         """
         await self._ask.do(
             "stopping the container",
-            "POST",
-            f"containers/{container}/stop",
+            f"POST containers/{container}/stop",
             params={"t": str(int(timeout_s))} | ({"signal": signal} if signal else {}),
             timeout_s=timeout_s + STOP_MARGIN_S,
         )
 
     async def kill(self, container: str, signal: str = "SIGKILL") -> None:
         """``Conflict`` when it is not running."""
-        doing = f"sending {signal} to the container"
-        path = f"containers/{container}/kill"
-        await self._ask.do(doing, "POST", path, params={"signal": signal})
+        doing, params = f"sending {signal} to the container", {"signal": signal}
+        await self._ask.do(doing, f"POST containers/{container}/kill", params=params)
 
     async def remove(self, container: str) -> None:
         """Remove it with its volumes and checkpoints, running or not. Idempotent."""
-        params = {"force": "1", "v": "1"}
+        doing, params = "removing the container", {"force": "1", "v": "1"}
         with contextlib.suppress(NotFound):
-            await self._ask.do(
-                "removing the container", "DELETE", f"containers/{container}", params=params
-            )
+            await self._ask.do(doing, f"DELETE containers/{container}", params=params)
 
     async def wait_stopped(self, container: str, timeout_s: float | None = None) -> int:
         """The exit code when it does not run (any more); ``place.unavailable`` if it goes on.
 
         ``None`` waits as long as it takes.
         """
-        answer = await self._ask.json(
+        ended = await self._ask.json(
             "waiting for the container",
-            "POST",
-            f"containers/{container}/wait",
+            f"POST containers/{container}/wait",
             params={"condition": "not-running"},
             timeout_s=timeout_s,
             lasts=True,
         )
-        return int(answer["StatusCode"])
+        return int(ended["StatusCode"])
 
     async def resize(self, container: str, rows: int, columns: int) -> None:
         await self._resize(f"containers/{container}", rows, columns)
@@ -243,8 +229,7 @@ class DockerClient:
         }
         async with self._ask.answer(
             "reading the logs",
-            "GET",
-            f"containers/{container}/logs",
+            f"GET containers/{container}/logs",
             params=params | _log_times(since, until),
             silence_s=None if follow else self.place.answer_timeout_s,
             lasts=True,
@@ -253,9 +238,9 @@ class DockerClient:
                 for piece in [(1, data)] if frames is None else frames.feed(data):
                     yield chunk_of(*piece)
 
-    async def exec(self, container: str, spec: ExecSpec) -> AttachedSession | DetachedSession:
+    async def exec(self, container: str, spec: ExecSpec) -> AttachedSession | QuietSession:
         """Run a command in a running container."""
-        doing = "running a command"
+        doing, ask = "running a command", self._ask
         config = {
             "AttachStdin": spec.stdin and not spec.detach,
             "AttachStdout": True,
@@ -266,20 +251,20 @@ class DockerClient:
             "User": spec.user,
             "WorkingDir": spec.working_dir,
         }
-        path = f"containers/{container}/exec"
-        made = await self._ask.json(doing, "POST", path, data=config, fault=exec_error)
+        request = f"POST containers/{container}/exec"
+        made = await ask.json(doing, request, data=config, fault=exec_error)
         at = f"exec/{made['Id']}"
         if spec.detach:
             begun = {"Detach": True, "Tty": spec.tty}
-            await self._ask.do(doing, "POST", f"{at}/start", data=begun, fault=exec_error)
-            return DetachedSession()
-        stream = Exec(self._ask.streams, made["Id"], spec.tty).start()
+            await ask.do(doing, f"POST {at}/start", data=begun, fault=exec_error)
+            return QuietSession()
+        stream = Exec(ask.streams, made["Id"], spec.tty).start()
         await self._begin(stream, doing, exec_error)
 
         async def exit_code() -> int | None:
             with contextlib.suppress(WarmbootError):
-                found = await self._ask.json("asking for the command's end", "GET", f"{at}/json")
-                return None if found["ExitCode"] is None else int(found["ExitCode"])
+                now = await ask.json("asking for the command's end", f"GET {at}/json")
+                return None if now["ExitCode"] is None else int(now["ExitCode"])
             return None
 
         return AttachedSession(self.place, stream, partial(self._resize, at), exit_code)
@@ -303,7 +288,7 @@ class DockerClient:
 
     async def _resize(self, path: str, rows: int, columns: int) -> None:
         params = {"h": str(rows), "w": str(columns)}
-        await self._ask.do("resizing the terminal", "POST", f"{path}/resize", params=params)
+        await self._ask.do("resizing the terminal", f"POST {path}/resize", params=params)
 
 
 def _log_times(since: datetime | None, until: datetime | None) -> dict[str, str]:
@@ -315,3 +300,21 @@ def _log_times(since: datetime | None, until: datetime | None) -> dict[str, str]
         # Docker's are finer than ours: to the end of that microsecond.
         times["until"] = f"{max(0.0, until.timestamp()):.6f}999"
     return times
+
+
+def config_of(
+    spec: ContainerSpec | WorkerSpec, environment: Mapping[str, str], host_config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a container is created with, wherever it runs; its spec's own environment wins."""
+    config: dict[str, Any] = {
+        "Image": spec.image,
+        "Env": [f"{name}={value}" for name, value in {**environment, **spec.environment}.items()],
+        "Labels": dict(spec.labels),
+        "Tty": spec.tty,
+        "HostConfig": dict(host_config),
+    }
+    if spec.command is not None:
+        config["Cmd"] = list(spec.command)
+    if spec.entrypoint is not None:
+        config["Entrypoint"] = list(spec.entrypoint)
+    return config

@@ -11,9 +11,9 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from warmboot.docker.client import DockerClient
+from warmboot.docker.client import DockerClient, config_of
 from warmboot.docker.facts import EngineFacts
 from warmboot.docker.place import ANSWER_TIMEOUT_S, at_socket
 from warmboot.model.errors import CheckpointError, NotFound
@@ -57,36 +57,25 @@ class DockerEngine(DockerClient):
 
         ``extra_environment`` is what the manager adds (``WARMBOOT_URL``, …); the user's own wins.
         """
-        environment = {**extra_environment, **spec.environment}
-        config: dict[str, Any] = {
-            "Image": spec.image,
-            "Env": [f"{key}={value}" for key, value in environment.items()],
-            "Labels": dict(spec.labels),
-            "Tty": spec.tty,
-            "HostConfig": {
-                "NetworkMode": spec.network,
-                "AutoRemove": spec.auto_remove,
-                "Mounts": [
-                    {
-                        "Type": "bind",
-                        "Source": mount.source,
-                        "Target": mount.target,
-                        "ReadOnly": mount.read_only,
-                    }
-                    for mount in spec.mounts
-                ],
-            },
+        host_config = {
+            "NetworkMode": spec.network,
+            "AutoRemove": spec.auto_remove,
+            "Mounts": [
+                {
+                    "Type": "bind",
+                    "Source": mount.source,
+                    "Target": mount.target,
+                    "ReadOnly": mount.read_only,
+                }
+                for mount in spec.mounts
+            ],
         }
-        if spec.command is not None:
-            config["Cmd"] = list(spec.command)
-        if spec.entrypoint is not None:
-            config["Entrypoint"] = list(spec.entrypoint)
-        return await self.create(spec.name, config)
+        return await self.create(spec.name, config_of(spec, extra_environment, host_config))
 
     async def labelled(self, label: str) -> list[str]:
         """The ids of all containers, running or not, that have ``label`` (``key=value``)."""
         params = {"all": "1", "filters": json.dumps({"label": [label]})}
-        found = await self._ask.json("listing containers", "GET", "containers/json", params=params)
+        found = await self._ask.json("listing containers", "GET containers/json", params=params)
         return [str(item["Id"]) for item in found]
 
     async def logs(
@@ -106,34 +95,23 @@ class DockerEngine(DockerClient):
     # -- checkpoints --------------------------------------------------------------------------
 
     async def checkpoints(self, container: str) -> list[str]:
-        path = f"containers/{container}/checkpoints"
-        found = await self._ask.json("listing checkpoints", "GET", path, kind=CheckpointError)
+        request = f"GET containers/{container}/checkpoints"
+        found = await self._ask.json("listing checkpoints", request, kind=CheckpointError)
         return [str(item["Name"]) for item in found or []]
 
     async def dump(self, container: str, name: str, *, leave_running: bool) -> None:
         """The bare ``docker checkpoint create``. No timeout: gigabytes take their time."""
-        await self._ask.do(
-            "the checkpoint",
-            "POST",
-            f"containers/{container}/checkpoints",
-            data={"CheckpointID": name, "Exit": not leave_running},
-            lasts=True,
-            kind=CheckpointError,
-        )
+        request = f"POST containers/{container}/checkpoints"
+        data = {"CheckpointID": name, "Exit": not leave_running}
+        await self._ask.do("the checkpoint", request, data=data, lasts=True, kind=CheckpointError)
 
     async def start_from(self, container: str, name: str) -> None:
         """The bare ``docker start --checkpoint``."""
-        await self._ask.do(
-            "the restore",
-            "POST",
-            f"containers/{container}/start",
-            params={"checkpoint": name},
-            lasts=True,
-            kind=CheckpointError,
-        )
+        request, params = f"POST containers/{container}/start", {"checkpoint": name}
+        await self._ask.do("the restore", request, params=params, lasts=True, kind=CheckpointError)
 
     async def delete_checkpoint(self, container: str, name: str) -> None:
         """Idempotent."""
-        path = f"containers/{container}/checkpoints/{name}"
+        request = f"DELETE containers/{container}/checkpoints/{name}"
         with contextlib.suppress(NotFound):
-            await self._ask.do("deleting a checkpoint", "DELETE", path)
+            await self._ask.do("deleting a checkpoint", request)

@@ -76,19 +76,19 @@ class Requests:
             if (pool := self.__dict__.pop(name, None)) is not None:
                 await pool.close()
 
-    async def do(self, doing: str, method: str, path: str, **options: Any) -> None:
-        async with self.answer(doing, method, path, **options) as response:
+    async def do(self, doing: str, request: str, **options: Any) -> None:
+        async with self.answer(doing, request, **options) as response:
             await response.read()
 
-    async def json(self, doing: str, method: str, path: str, **options: Any) -> Any:
-        async with self.answer(doing, method, path, **options) as response:
+    async def json(self, doing: str, request: str, **options: Any) -> Any:
+        async with self.answer(doing, request, **options) as response:
             return await response.json()
 
     async def messages(
-        self, doing: str, path: str, *, fault: Fault, **options: Any
+        self, doing: str, request: str, *, fault: Fault, **options: Any
     ) -> AsyncGenerator[Mapping[str, Any], None]:
         """What Docker tells of something long; that it failed it tells in a message, too."""
-        async with self.answer(doing, "POST", path, fault=fault, lasts=True, **options) as response:
+        async with self.answer(doing, request, fault=fault, lasts=True, **options) as response:
             async for line in response.content:
                 message = json.loads(line)
                 if error := message.get("error"):
@@ -99,8 +99,7 @@ class Requests:
     async def answer(
         self,
         doing: str,
-        method: str,
-        path: str,
+        request: str,
         *,
         params: Mapping[str, str] | None = None,
         data: Any = None,
@@ -110,10 +109,12 @@ class Requests:
         fault: Fault = any_fault,
         kind: type[WarmbootError] = ContainerError,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """``timeout_s`` is for all of it, ``silence_s`` for how long nothing of it comes.
+        """The answer to ``request``, a method and a path; ``doing`` is what errors call it.
 
-        What ``lasts`` has only the limits that it is given, any other the engine's own.
+        ``timeout_s`` is for all of it, ``silence_s`` for how long nothing of it comes. What
+        ``lasts`` has only the limits that it is given, any other the engine's own.
         """
+        method, path = request.split(" ", 1)
         if timeout_s is None and not lasts:
             timeout_s = self.place.answer_timeout_s
         body = json.dumps(data) if isinstance(data, dict) else data

@@ -6,7 +6,7 @@ A session is iterated for its output, written to, resized, asked for the exit co
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -70,13 +70,19 @@ class AttachedSession:
         return self.place.unavailable(brief, details=plain_reason(error))
 
 
-class DetachedSession:
-    """A command that was only begun: nothing is seen of it, and nothing reaches it."""
+@dataclass(slots=True)
+class QuietSession:
+    """Nothing reaches its process, which has ended or was only begun; its ``chunks`` are known."""
+
+    chunks: AsyncGenerator[LogChunk, None] | None = None
+    ended: int | None = None
+    held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     async def __aiter__(self) -> AsyncIterator[LogChunk]:
-        nothing: tuple[LogChunk, ...] = ()
-        for chunk in nothing:
-            yield chunk
+        if self.chunks is not None:
+            async with contextlib.aclosing(self.chunks):
+                async for chunk in self.chunks:
+                    yield chunk
 
     async def write(self, data: bytes) -> None:
         """Nobody reads it."""
@@ -88,7 +94,7 @@ class DetachedSession:
         """There is no terminal."""
 
     async def exit_code(self) -> int | None:
-        return None
+        return self.ended
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        self.held.close()

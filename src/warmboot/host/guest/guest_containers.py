@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+from warmboot.docker.client import config_of
 from warmboot.docker.references import split_reference
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.model.container import ContainerSpec
@@ -44,25 +45,15 @@ async def ensure_created(link: GuestLink, spec: ContainerSpec) -> tuple[str, boo
 
 
 def _docker_config(spec: ContainerSpec) -> dict[str, Any]:
-    # Docker would set the sandbox's.
-    environment = {"HOSTNAME": spec.host_name, **spec.environment}
-    config: dict[str, Any] = {
-        "Image": spec.image,
-        "Env": [f"{name}={value}" for name, value in environment.items()],
-        "Labels": dict(spec.labels),
-        "Tty": spec.tty,
+    # Docker would set the sandbox's host name. The VM has all ports to itself: which of them are
+    # published is the host's to decide.
+    config = config_of(spec, {"HOSTNAME": spec.host_name}, SANDBOX) | {
         "OpenStdin": spec.stdin_open,
         "StdinOnce": spec.stdin_open,
         "AttachStdin": spec.stdin_open,
         "AttachStdout": True,
         "AttachStderr": True,
-        # The VM has all ports to itself: which of them are published is the host's to decide.
-        "HostConfig": dict(SANDBOX),
     }
-    if spec.command is not None:
-        config["Cmd"] = list(spec.command)
-    if spec.entrypoint is not None:
-        config["Entrypoint"] = list(spec.entrypoint)
     if spec.stop_timeout_s is not None:
         config["StopTimeout"] = spec.stop_timeout_s
     asked = {"User": spec.user, "WorkingDir": spec.working_dir, "StopSignal": spec.stop_signal}

@@ -23,18 +23,19 @@ async def pull_image(
     The way to that one port of the host is open during the pull only: before the user's container
     runs.
     """
+    pull = partial(link.docker.pull, reference, progress)
     if network is None or slot is None:
-        await link.docker.pull(reference, progress, PullTimeout(silence_s))
+        await pull(PullTimeout(silence_s))
         return
     timeout = PullTimeout(silence_s, partial(network.received_bytes, slot))
     port = loopback_port(reference)
     if port is None:
-        await link.docker.pull(reference, progress, timeout)
+        await pull(timeout)
         return
     await network.open_host_port(slot, port)
     try:
         await link.host_forward(port, True)
-        await link.docker.pull(reference, progress, timeout)
+        await pull(timeout)
         await link.host_forward(port, False)
     finally:
         await network.close_host_port(slot, port)

@@ -9,48 +9,13 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from warmboot.docker.errors import translated
-from warmboot.docker.sessions import AttachedSession, DetachedSession
+from warmboot.docker.sessions import AttachedSession, QuietSession
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.model.errors import Conflict, ContainerError, NotFound
 from warmboot.model.sessions import ExecSpec, LogChunk
 
 TURN_TIMEOUT_S = 300.0
 """How long a session may wait until it is begun, and take for that."""
-
-
-class EndedSession(DetachedSession):
-    """What attaching to a container that has ended gives: what it had said, and its exit code."""
-
-    def __init__(
-        self,
-        link: GuestLink,
-        docker_id: str,
-        tty: bool,
-        while_open: AbstractContextManager[None],
-        *,
-        logs: bool,
-    ) -> None:
-        self._link = link
-        self._docker_id = docker_id
-        self._tty = tty
-        self._logs = logs
-        self._open = contextlib.ExitStack()
-        self._open.enter_context(while_open)
-
-    async def __aiter__(self) -> AsyncIterator[LogChunk]:
-        if not self._logs:
-            return
-        async with contextlib.aclosing(
-            output(self._link, self._docker_id, tty=self._tty)
-        ) as chunks:
-            async for chunk in chunks:
-                yield chunk
-
-    async def exit_code(self) -> int | None:
-        return (await self._link.docker.inspect(self._docker_id)).exit_code
-
-    async def close(self) -> None:
-        self._open.close()
 
 
 async def output(
@@ -66,7 +31,7 @@ async def output(
 
 async def exec_session(
     link: GuestLink, docker_id: str, spec: ExecSpec
-) -> AttachedSession | DetachedSession:
+) -> AttachedSession | QuietSession:
     """Run a command in a running container; ``TooManySessions``, unless ``spec.detach``."""
     with contextlib.ExitStack() as room:
         if not spec.detach:
@@ -86,7 +51,7 @@ async def attach_session(
     stdin: bool,
     logs: bool,
     streaming: AbstractContextManager[None],
-) -> AttachedSession | EndedSession:
+) -> AttachedSession | QuietSession:
     """Attach to the container's own process; with ``logs``, earlier output is given first.
 
     ``TooManySessions``.
@@ -97,9 +62,13 @@ async def attach_session(
             async with _turn(link, "attaching to the container"):
                 session = await link.docker.attach(docker_id, stdin=stdin, logs=logs)
         except (Conflict, ContainerError, NotFound):
-            if (await link.docker.inspect(docker_id)).running:
+            now = await link.docker.inspect(docker_id)
+            if now.running:
                 raise
-            return EndedSession(link, docker_id, tty, streaming, logs=logs)
+            # It has ended: there is what it had said, and its exit code.
+            ended = QuietSession(output(link, docker_id, tty=tty) if logs else None, now.exit_code)
+            ended.held.enter_context(streaming)
+            return ended
         room.enter_context(streaming)
         session.held = room.pop_all()
         return session
