@@ -13,6 +13,7 @@ from tests.support.databases import new_store
 from typing_extensions import override
 
 from warmboot.docker.engine import DockerEngine
+from warmboot.docker.pull import Progress, PullTimeout, no_progress
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.workers.create_worker import CreateWorker
@@ -50,19 +51,24 @@ class Engine(DockerEngine):
             raise EngineUnavailable("the engine is away")
 
     @override
-    async def image_digest(self, image: str) -> str:
+    async def image_digest(self, reference: str) -> str:
         await self._called("digest")
-        if image not in self.images:
-            raise ImageNotFound(f"there is no {image}")
+        if reference not in self.images:
+            raise ImageNotFound(f"there is no {reference}")
         return "sha256:1"
 
     @override
-    async def pull(self, image: str, *, silence_s: float = 1.0) -> None:
-        self.images.add(image)
+    async def pull(
+        self,
+        reference: str,
+        progress: Progress = no_progress,
+        timeout: PullTimeout = PullTimeout(),  # noqa: B008 - it is frozen
+    ) -> None:
+        self.images.add(reference)
         await self._called("pull")
 
     @override
-    async def create(self, spec: WorkerSpec, *, extra_environment: Mapping[str, str]) -> str:
+    async def create_worker(self, spec: WorkerSpec, *, extra_environment: Mapping[str, str]) -> str:
         docker_id = uuid4().hex
         self.containers[docker_id] = dict(spec.labels)
         await self._called("create")
