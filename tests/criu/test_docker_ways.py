@@ -94,5 +94,5 @@ async def test_an_image_that_cannot_be_pulled_is_told(client: DockerClient) -> N
     with pytest.raises(RegistryUnavailable, match="could not be pulled") as caught:
         await client.pull("localhost:1/app")
     assert "refused" in caught.value.details
-    with pytest.raises(ImageNotFound, match="no valid image reference"):
+    with pytest.raises(ImageNotFound, match="not a valid image reference"):
         await client.pull("localhost:1/App")

@@ -96,7 +96,7 @@ def docker_in_guest(vm_id: str, address: GuestAddress, token: str) -> Place:
         ),
         unavailable=GuestUnreachable,
         name=f"Docker in the VM {vm_id}",
-        remedy="try again in a moment; if it stays so, `warmboot logs --boot` may say why, and "
+        remedy="try again in a moment; if this continues, `warmboot logs --boot` may say why; "
         "`warmboot rm -f` removes the container whatever its guest does",
         disk="the VM's disk",
         make_room="use a smaller image, or one that writes less",

@@ -1,4 +1,4 @@
-"""Sessions with a container in a VM, and its log: as many of them as there is room for."""
+"""Sessions with a container in a VM, and its log, up to the number that there is room for."""
 
 from __future__ import annotations
 
