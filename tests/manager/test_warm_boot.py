@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
-from tests.support.rebuilds import event
+from tests.support.rebuilds import event, successor_of
 
 from warmboot.host.vm.vm_files import snapshot_disks
 from warmboot.manager.ports import Until
 from warmboot.model.container import BootMethod, BootPolicy, ContainerState, FallbackReason
 from warmboot.model.errors import HostError
 from warmboot.model.runtime_snapshot import (
-    DISK_FILE,
-    MEMORY_FILE,
-    METADATA_FILE,
-    ROOTFS_FILE,
-    STATE_FILE,
     RuntimeSnapshot,
-    SnapshotManifest,
     SnapshotState,
 )
 from warmboot.model.shapes import Shape
@@ -163,102 +155,6 @@ async def test_what_runs_is_recorded_not_what_was_asked(manager: Manager) -> Non
     assert container.spec.shape is None
 
 
-def _truncate(path: Path) -> None:
-    with path.open("r+b") as file:
-        file.truncate(path.stat().st_size // 2)
-
-
-def _tamper(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(content)
-
-
-def _remove(path: Path) -> None:
-    path.unlink()
-
-
-def _replace(path: Path) -> None:
-    """Tampered with, under the very same inode times as far as one can set them."""
-    status = path.stat()
-    _tamper(path)
-    import os
-
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-@pytest.mark.parametrize("name", [MEMORY_FILE, STATE_FILE, ROOTFS_FILE, DISK_FILE])
-@pytest.mark.parametrize("damage", [_truncate, _tamper, _remove], ids=lambda f: f.__name__[1:])
-async def test_a_damaged_snapshot_is_set_aside_and_rebuilt(
-    snapshot: RuntimeSnapshot, manager: Manager, name: str, damage: Callable[[Path], None]
-) -> None:
-    path = Path(snapshot.snapshot_path) / name
-    if name == ROOTFS_FILE:  # a hard link: the image itself must stay whole
-        content = path.read_bytes()
-        path.unlink()
-        path.write_bytes(content)
-    damage(path)
-    container = await manager.run()
-    assert container.state is ContainerState.RUNNING
-    assert container.boot_method is BootMethod.COLD
-    assert container.fallback_reason is FallbackReason.SNAPSHOT_DAMAGED
-    assert name in container.fallback_details
-    successor = await _successor(manager, snapshot)
-    again = await manager.run("again")
-    assert again.boot_method is BootMethod.WARM
-    assert again.runtime_snapshot_id == successor.id
-
-
-async def test_a_damaged_metadata_file_is_found(
-    snapshot: RuntimeSnapshot, manager: Manager
-) -> None:
-    (Path(snapshot.snapshot_path) / METADATA_FILE).write_text("{")
-    container = await manager.run()
-    assert container.fallback_reason is FallbackReason.SNAPSHOT_DAMAGED
-    assert METADATA_FILE in container.fallback_details
-
-
-async def test_a_folder_removed_by_hand_is_found(
-    snapshot: RuntimeSnapshot, manager: Manager
-) -> None:
-    Path(snapshot.snapshot_path).rename(manager.lab.root / "elsewhere")
-    container = await manager.run()
-    assert container.state is ContainerState.RUNNING
-    assert container.fallback_reason is FallbackReason.SNAPSHOT_DAMAGED
-    await _successor(manager, snapshot)
-
-
-async def test_a_folder_that_became_a_file_is_found(
-    snapshot: RuntimeSnapshot, manager: Manager
-) -> None:
-    folder = Path(snapshot.snapshot_path)
-    folder.rename(manager.lab.root / "elsewhere")
-    folder.write_text("not a folder")
-    container = await manager.run()
-    assert container.state is ContainerState.RUNNING
-    assert container.fallback_reason is FallbackReason.SNAPSHOT_DAMAGED
-    await _successor(manager, snapshot)
-
-
-async def test_a_disk_that_goes_after_the_check_is_found(
-    snapshot: RuntimeSnapshot, manager: Manager, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    check = manager.host.files.check
-
-    async def removed_after_it(path: Path) -> SnapshotManifest:
-        manifest = await check(path)
-        (path / DISK_FILE).unlink()
-        return manifest
-
-    with monkeypatch.context() as patch:
-        patch.setattr(manager.host.files, "check", removed_after_it)
-        container = await manager.run()
-    assert container.state is ContainerState.RUNNING
-    assert container.fallback_reason is FallbackReason.SNAPSHOT_DAMAGED
-    assert DISK_FILE in container.fallback_details
-    await _successor(manager, snapshot)
-
-
 async def test_a_version_that_the_host_fails_is_spared_and_another_one_serves(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,7 +249,7 @@ async def test_three_failures_in_a_row_make_it_unhealthy_and_rebuild_it(
         assert unhealthy.consecutive_failures == 3
         place.set(fail_restore=False)
         restores_work.set()
-        successor = await _successor(manager, snapshot)
+        successor = await successor_of(manager, snapshot)
         container = await manager.run("c4")
         assert container.runtime_snapshot_id == successor.id
         kinds = [event.kind for event in await manager.events_of(snapshot.id)]
@@ -401,15 +297,3 @@ async def test_a_snapshot_deleted_while_it_is_waited_for_ends_the_wait(manager: 
 async def _waits(manager: Manager, container_id: UUID, snapshot_id: UUID) -> bool:
     events = await manager.events_of(container_id)
     return any(e.data.get("waiting_for") == str(snapshot_id) for e in events)
-
-
-async def _successor(manager: Manager, old: RuntimeSnapshot) -> RuntimeSnapshot:
-    """The snapshot that has taken the place of ``old``."""
-
-    async def look() -> RuntimeSnapshot | None:
-        for snapshot in await manager.snapshots.list():
-            if snapshot.id != old.id and snapshot.state is SnapshotState.READY:
-                return snapshot
-        return None
-
-    return await manager.until(look, f"a successor of {old.id}")

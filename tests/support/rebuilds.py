@@ -26,6 +26,18 @@ async def ready(manager: Manager, **wanted: Any) -> RuntimeSnapshot:
     return await manager.until(look, f"a snapshot with {wanted} is ready")
 
 
+async def successor_of(manager: Manager, old: RuntimeSnapshot) -> RuntimeSnapshot:
+    """The snapshot that has taken the place of ``old``."""
+
+    async def look() -> RuntimeSnapshot | None:
+        for snapshot in await manager.snapshots.list():
+            if snapshot.id != old.id and snapshot.state is SnapshotState.READY:
+                return snapshot
+        return None
+
+    return await manager.until(look, f"a successor of {old.id}")
+
+
 async def event(manager: Manager, kind: str, subject: object = None) -> Event:
     """The last event of its kind, once there is one."""
 
