@@ -31,9 +31,9 @@ from warmboot.manager import doctor
 from warmboot.manager.check_storage_owner import check_storage_owner
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.may_own import unreadable_rows
 from warmboot.manager.core.saga import Hook, SagaRunner
 from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.core.unreadable_owners import unreadable_rows
 from warmboot.manager.core.unsettled import Unsettled
 from warmboot.manager.core.uploads import Uploads
 from warmboot.manager.garbage.expire_records import keep_expiring

@@ -34,7 +34,7 @@ from warmboot.host.storage.storage import Storage, remove_folder
 from warmboot.host.vm import leftovers
 from warmboot.host.vm.boot_logs import BootLogs
 from warmboot.host.vm.live_vm import LiveVm
-from warmboot.host.vm.spared import NOTHING, Spared, slots_in_use
+from warmboot.host.vm.protected import NOTHING, Protected, slots_in_use
 from warmboot.host.vm.unresponsive import UnresponsiveVms
 from warmboot.host.vm.vm_files import VMM_GID, DiskSource, VmFiles, snapshot_disks
 from warmboot.hypervisors.base import Hypervisor, MachineSnapshot, Probe, Vm
@@ -82,7 +82,7 @@ class HostAgent:
         self._standing_by: set[str] = set()
         self._stalled: set[str] = set()
         self._coming_first: set[asyncio.Task[None]] = set()
-        self._spared = NOTHING
+        self._protected = NOTHING
 
     @property
     def vms_root(self) -> Path:
@@ -91,27 +91,27 @@ class HostAgent:
     async def probe(self) -> Probe:
         return await self.hypervisor.probe()
 
-    async def start(self, records: Sequence[VmRecord], spared: Spared = NOTHING) -> list[str]:
+    async def start(self, records: Sequence[VmRecord], protected: Protected = NOTHING) -> list[str]:
         """Take over what an earlier manager left; returns the ids of VMs that are lost.
 
         One whose VMM is there and does not answer is kept: see ``unresponsive``. Everything else
-        of ours that is not ``spared`` is removed: processes, namespaces, folders.
+        of ours that is not ``protected`` is removed: processes, namespaces, folders.
         """
-        self._spared = spared
+        self._protected = protected
         await self._storage.make_folders(self.vms_root, self.files.root)
         await self.cache.tidy()
-        known = spared.vm_ids | {record.id for record in records}
+        known = protected.vm_ids | {record.id for record in records}
         await leftovers.remove(self.vms_root, known)
         await self.confinement.start(known)
         found = await asyncio.gather(*(self._adopt(record) for record in records))
         adopted = [record for record, is_there in zip(records, found, strict=True) if is_there]
         if self.network is not None:
-            await self.network.start(*slots_in_use(adopted, spared))
+            await self.network.start(*slots_in_use(adopted, protected))
         return [record.id for record in records if record not in adopted]
 
     async def stop(self) -> None:
         """Let go of everything; the VMs run on. Without VMs nothing of ours stays on the host."""
-        in_use = bool(self._machines or self._unresponsive.vms or self._spared.any)
+        in_use = bool(self._machines or self._unresponsive.vms or self._protected.any)
         for machine in self._machines.values():
             await machine.let_go()
         self._machines.clear()

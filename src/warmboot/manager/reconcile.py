@@ -3,7 +3,7 @@
 What runs is adopted and goes on; what was half done is undone and, if somebody asked for it, begun
 again; what belongs to nobody is removed. It makes no difference whether the manager before was
 stopped, killed, or the machine rebooted. Every row is settled by itself, and what cannot be is
-noted (``unsettled``). What a row that cannot be read may own is left alone (``may_own``).
+noted (``unsettled``). What a row that cannot be read may own is left alone (``unreadable_owners``).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
 from warmboot.manager.containers.resume_stalled import ResumeStalled
 from warmboot.manager.containers.watch_container import WatchContainer, to_be_removed
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.may_own import Claims, Of, claims
 from warmboot.manager.core.retry_until_stored import retry_until_stored
 from warmboot.manager.core.saga import Saga, SagaRunner
+from warmboot.manager.core.unreadable_owners import Of, UnreadableOwners, unreadable_owners
 from warmboot.manager.core.unsettled import Unsettled
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
@@ -86,12 +86,12 @@ class Reconcile:
         self._events = events
         self._unresponsive = unresponsive
         self._unsettled = unsettled
-        self._claims = Claims()
+        self._unreadable = UnreadableOwners()
 
     async def __call__(self) -> None:
         records = await self._store.vms.list()
-        self._claims = await claims(self._store)
-        lost = set(await self._host.start(records, self._claims.spared()))
+        self._unreadable = await unreadable_owners(self._store)
+        lost = set(await self._host.start(records, self._unreadable.protected()))
         await self._undo_half_done()
         await self._remove_ownerless()
         for container in await self._store.containers.list():
@@ -106,7 +106,7 @@ class Reconcile:
             await self._unsettled.attempt(what, self._undo(operation), operation.subject_id)
 
     async def _undo(self, operation: Operation) -> None:
-        if (row := self._claims.about(operation.subject_id, *operation.vm_ids)) is not None:
+        if (row := self._unreadable.about(operation.subject_id, *operation.vm_ids)) is not None:
             raise row.error()
         saga = self._sagas.get(operation.kind)
         if saga is None:
@@ -125,15 +125,15 @@ class Reconcile:
 
     async def _remove_ownerless(self) -> None:
         owners = {container.id for container in await self._store.containers.list()}
-        claimed = self._claims[Of.CONTAINERS]
-        if not claimed.whatever:
-            await self._host.boot_logs.tidy(owners | claimed.uuids())
+        owned = self._unreadable[Of.CONTAINERS]
+        if not owned.any_id:
+            await self._host.boot_logs.tidy(owners | owned.uuids())
         for record in await self._store.vms.list():
             owner = str(record.owner_id)
             if record.kind is VmKind.BUILDER:
-                nobodys = owner not in self._claims[Of.SNAPSHOTS]
+                nobodys = owner not in self._unreadable[Of.SNAPSHOTS]
             else:
-                nobodys = record.owner_id not in owners and owner not in claimed
+                nobodys = record.owner_id not in owners and owner not in owned
             if nobodys:
                 what = f"the VM {record.id}, which is nobody's"
                 await self._unsettled.attempt(what, self._remove(record), record.id)
@@ -170,7 +170,7 @@ class Reconcile:
 
     async def _container(self, container: Container, lost: set[str]) -> None:
         records = await self._store.vms.of_owner(container.id)
-        if not records and (row := self._claims.vm_of_unknown()) is not None:
+        if not records and (row := self._unreadable.vm_of_unknown()) is not None:
             raise row.error()
         silent = next((r for r in records if self._host.unresponsive(r.id) is not None), None)
         ending = container.state is ContainerState.DELETING or to_be_removed(container)
@@ -240,6 +240,6 @@ class Reconcile:
         released = self._garbage.collect_released()
         await self._unsettled.attempt("what nobody needs any more", released)
         for snapshot in await self._store.snapshots.list():
-            row = self._claims.about(snapshot.id)
+            row = self._unreadable.about(snapshot.id)
             if snapshot.state is SnapshotState.CREATING and row is None:
                 self._snapshots.resume(snapshot.id)

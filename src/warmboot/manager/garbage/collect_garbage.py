@@ -28,12 +28,12 @@ from warmboot.criu.containerd import RestoreCopies
 from warmboot.host.agent import HostAgent
 from warmboot.host.storage.disk_scan import DiskScan
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.may_own import Of, claims
+from warmboot.manager.core.unreadable_owners import Of, unreadable_owners
 from warmboot.manager.garbage.choose_garbage import Limits, Seen, active_count, choose_garbage
-from warmboot.model.claims import NOBODYS
 from warmboot.model.errors import InUse
 from warmboot.model.garbage import Cached, Garbage, Kind, Why
 from warmboot.model.garbage import Collection as Collected
+from warmboot.model.owned_ids import NO_IDS
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.store import Store
 from warmboot.system.disks import free_bytes
@@ -112,7 +112,7 @@ class CollectGarbage:
     async def _evict_unpacked_of_nobody(self) -> None:
         """What was unpacked of a snapshot that is gone is of no use any more."""
         known = {str(s.id) for s in await self._store.snapshots.list()}
-        owners = (await claims(self._store))[Of.SNAPSHOTS] | known
+        owners = (await unreadable_owners(self._store))[Of.SNAPSHOTS] | known
         await self._host.cache.evict(sys.maxsize, known=_uuids(owners))
 
     async def make_room(self) -> None:
@@ -156,9 +156,9 @@ class CollectGarbage:
             entries += await asyncio.to_thread(self._restores.look)
         cached = await self._host.cache.entries()
         snapshots = await self._store.snapshots.list(include_deleted=True)
-        claimed = (await claims(self._store))[Of.SNAPSHOTS]
+        owned = (await unreadable_owners(self._store))[Of.SNAPSHOTS]
         leases = self._store.snapshots.leases
-        leased = [s.id for s in snapshots if str(s.id) in claimed or await leases(s.id)]
+        leased = [s.id for s in snapshots if str(s.id) in owned or await leases(s.id)]
         seen = Seen(
             snapshots=snapshots,
             leased=frozenset(leased),
@@ -181,7 +181,7 @@ class CollectGarbage:
         images = await self._store.images.list()
         containers = await self._store.containers.list()
         records = await self._store.vms.list()
-        owned = await claims(self._store)
+        owned = await unreadable_owners(self._store)
         snapshot_ids = owned[Of.SNAPSHOTS]
         vms = {record.id for record in records}
         needed = {path.parent.name for record in records for path in record.spec.files}
@@ -241,7 +241,7 @@ class CollectGarbage:
         """By a lease, or perhaps by what cannot be read."""
         if await self._store.snapshots.leases(snapshot.id):
             return True
-        return str(snapshot.id) in (await claims(self._store))[Of.SNAPSHOTS]
+        return str(snapshot.id) in (await unreadable_owners(self._store))[Of.SNAPSHOTS]
 
     async def _give_back(self, snapshot: RuntimeSnapshot) -> bool:
         if await self._is_held(snapshot):
@@ -270,5 +270,5 @@ class CollectGarbage:
 
 def _uuids(owners: Collection[str]) -> set[UUID] | None:
     """``None``: any may be an owner."""
-    claimed = NOBODYS | owners
-    return None if claimed.whatever else claimed.uuids()
+    owned = NO_IDS | owners
+    return None if owned.any_id else owned.uuids()

@@ -1,6 +1,6 @@
-"""What rows that cannot be read may own: it is nobody else's, and no garbage.
+"""What unreadable rows of the database may own: it belongs to nobody else, and is not garbage.
 
-A row claims what its readable columns name. Where the column that would name a thing is the one
+A row owns what its readable columns name. Where the column that would name a thing is the one
 that cannot be read, it may be any of that kind, and none is removed.
 """
 
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from warmboot.host.vm.spared import Spared
+from warmboot.host.vm.protected import Protected
 from warmboot.manager.ports import Check
-from warmboot.model.claims import Claimed
 from warmboot.model.journal.operation import vms_in
+from warmboot.model.owned_ids import OwnedIds
 from warmboot.store import Store
 from warmboot.store.lenient import UnreadableRow
 
@@ -65,25 +65,25 @@ _TABLES = ("images", "runtime_snapshots", "leases", "containers", "vms")
 
 
 @dataclass(frozen=True, slots=True)
-class Claims:
-    """Of ``rows``, which cannot be read."""
+class UnreadableOwners:
+    """The ids that ``rows``, which cannot be read, may own."""
 
     rows: tuple[UnreadableRow, ...] = ()
 
-    def __getitem__(self, of: Of) -> Claimed:
-        claimed = Claimed()
+    def __getitem__(self, of: Of) -> OwnedIds:
+        owned = OwnedIds()
         for row in self.rows:
             for (table, column), names in _NAMES[of].items():
                 if row.table != table:
                     continue
                 if column in row.values:
-                    claimed |= names(row.values[column])
+                    owned |= names(row.values[column])
                 else:
-                    claimed |= Claimed(whatever=True)
+                    owned |= OwnedIds(any_id=True)
         # An operation that lacks a part may have begun more than the rest of it tells.
         if of is Of.VMS and any(row.table.startswith("operation") for row in self.rows):
-            claimed |= Claimed(whatever=True)
-        return claimed
+            owned |= OwnedIds(any_id=True)
+        return owned
 
     def about(self, *ids: object) -> UnreadableRow | None:
         """The row that names one of ``ids`` as its own or its owner's."""
@@ -99,20 +99,20 @@ class Claims:
         vms = (row for row in self.rows if row.table == "vms")
         return next((row for row in vms if "owner_id" not in row.values), None)
 
-    def spared(self) -> Spared:
+    def protected(self) -> Protected:
         """What the host leaves alone at the start."""
         vms = [row for row in self.rows if row.table == "vms"]
         slots = [row.values["slot"] for row in vms if row.values.get("slot") is not None]
         untold = any("slot" not in row.values for row in vms) or any(
             row.table.startswith("operation") for row in self.rows
         )
-        return Spared(self[Of.VMS], tuple(slots), untold)
+        return Protected(self[Of.VMS], tuple(slots), untold)
 
 
-async def claims(store: Store) -> Claims:
+async def unreadable_owners(store: Store) -> UnreadableOwners:
     """As they are at the moment. Ask for what can be read first: nothing is missed between."""
     rows = await store.unreadable.look(_TABLES)
-    return Claims((*rows, *await store.operations.unreadable()))
+    return UnreadableOwners((*rows, *await store.operations.unreadable()))
 
 
 async def unreadable_rows(store: Store) -> list[Check]:

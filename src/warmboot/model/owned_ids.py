@@ -1,4 +1,4 @@
-"""Ids that are somebody's, where it may be impossible to tell which."""
+"""A set of ids that have an owner, or of all ids if it is unknown which ones have."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from uuid import UUID
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed(Collection[str]):
-    """``ids``; or, with ``whatever``, any id there is: then all are in it."""
+class OwnedIds(Collection[str]):
+    """``ids``; or, with ``any_id``, any id there is: then all are in it."""
 
     ids: frozenset[str] = frozenset()
-    whatever: bool = False
+    any_id: bool = False
 
     def __contains__(self, one: object) -> bool:
-        return self.whatever or one in self.ids
+        return self.any_id or one in self.ids
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.ids)
@@ -25,7 +25,7 @@ class Claimed(Collection[str]):
         return len(self.ids)
 
     def __bool__(self) -> bool:
-        return self.whatever or bool(self.ids)
+        return self.any_id or bool(self.ids)
 
     def uuids(self) -> set[UUID]:
         """Those of ``ids`` that are UUIDs."""
@@ -35,9 +35,9 @@ class Claimed(Collection[str]):
                 found.add(UUID(one))
         return found
 
-    def __or__(self, more: Iterable[str]) -> Claimed:
-        whatever = isinstance(more, Claimed) and more.whatever
-        return Claimed(self.ids | frozenset(more), self.whatever or whatever)
+    def __or__(self, more: Iterable[str]) -> OwnedIds:
+        any_id = isinstance(more, OwnedIds) and more.any_id
+        return OwnedIds(self.ids | frozenset(more), self.any_id or any_id)
 
 
-NOBODYS = Claimed()
+NO_IDS = OwnedIds()
