@@ -14,7 +14,7 @@ from tests.support.fake_services import FakeServices
 
 from warmboot.api import create_app
 from warmboot.model.errors import HostError, Unavailable
-from warmboot.model.journal.idempotency import Claim
+from warmboot.model.journal.idempotency import Reservation
 from warmboot.store import Store
 
 BODY = {"image": "busybox"}
@@ -34,9 +34,9 @@ class Flaky:
             self.failing[method] = left - 1
             raise Unavailable("the database is too busy")
 
-    async def claim(self, scope: str, key: str, request_hash: str) -> Claim:
-        outcome = await self._kept.claim(scope, key, request_hash)
-        self._perhaps_fail("claim")  # after it was stored: the worse case
+    async def reserve(self, scope: str, key: str, request_hash: str) -> Reservation:
+        outcome = await self._kept.reserve(scope, key, request_hash)
+        self._perhaps_fail("reserve")  # after it was stored: the worse case
         return outcome
 
     async def complete(
@@ -93,10 +93,10 @@ async def test_a_key_that_could_not_be_freed_is_free_when_it_comes_again(
     assert (await http.post("/v1/containers", json=body, headers=KEY)).status_code == 201
 
 
-async def test_a_claim_of_which_nothing_was_heard_does_not_hold_the_key(
+async def test_a_reservation_of_which_nothing_was_heard_does_not_hold_the_key(
     http: httpx.AsyncClient, flaky: Flaky
 ) -> None:
-    flaky.failing["claim"] = 1
+    flaky.failing["reserve"] = 1
     assert (await http.post("/v1/containers", json=BODY, headers=KEY)).status_code == 503
     assert (await http.post("/v1/containers", json=BODY, headers=KEY)).status_code == 201
 
@@ -123,7 +123,7 @@ async def test_a_request_that_is_cancelled_frees_its_key_though_the_store_fails(
     assert (await http.post("/v1/containers", json=BODY, headers=KEY)).status_code == 201
 
 
-@pytest.mark.parametrize("method", ["claim", "complete"])
+@pytest.mark.parametrize("method", ["reserve", "complete"])
 async def test_an_upload_is_told_of_though_its_key_cannot_be_kept(
     http: httpx.AsyncClient, flaky: Flaky, method: str
 ) -> None:

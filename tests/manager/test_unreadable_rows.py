@@ -106,7 +106,7 @@ async def fill(manager: Manager) -> None:
     await store.checkpoints.add(checkpoint)
     begun = await store.operations.begin("teleport-container", "thing", {"to": "mars"})
     await store.operations.note_step(begun.id, "pack", {"bags": 2})
-    await store.idempotency.claim("scope", "key", "hash")
+    await store.idempotency.reserve("scope", "key", "hash")
     await store.idempotency.complete("scope", "key", status=200, headers={}, body=b"")
 
 

@@ -23,7 +23,7 @@ from tests.store.things import (
 
 from warmboot.model.container import BootMethod, ContainerState, StageTiming
 from warmboot.model.journal.operation import OperationState
-from warmboot.store import Claimed, Store
+from warmboot.store import Reserved, Store
 from warmboot.store.address import parse_url
 from warmboot.store.tables import containers
 from warmboot.store.types import JSON_AS_TEXT
@@ -52,7 +52,7 @@ def statements() -> Iterator[list[tuple[str, Any]]]:
 async def _boot(store: Store, image_id: UUID) -> int:
     """All that a warm boot asks of the store; how many calls those are."""
     container = a_container(runtime_image_id=image_id)
-    assert await store.idempotency.claim("POST /v1/containers", "key", "hash") == Claimed()
+    assert await store.idempotency.reserve("POST /v1/containers", "key", "hash") == Reserved()
     async with store.transaction():
         await store.containers.add(container)
         await store.events.append("container.creating", str(container.id))

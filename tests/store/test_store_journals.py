@@ -10,7 +10,7 @@ import pytest
 
 from warmboot.model.errors import Conflict, IllegalTransition, NotFound
 from warmboot.model.journal.operation import OperationState
-from warmboot.store import Claimed, Done, Mismatch, Running, Store
+from warmboot.store import Done, Mismatch, Reserved, Running, Store
 
 
 async def test_an_operation_remembers_its_steps_in_order(store: Store) -> None:
@@ -137,65 +137,67 @@ async def test_a_listener_misses_no_event_of_many_writers(store: Store) -> None:
 
 
 async def test_an_answer_is_kept_for_the_same_request(store: Store) -> None:
-    assert await store.idempotency.claim("POST /x", "k", "hash") == Claimed()
-    assert await store.idempotency.claim("POST /x", "k", "hash") == Running()
-    assert await store.idempotency.claim("POST /x", "k", "other") == Running()
-    assert await store.idempotency.claim("POST /y", "k", "other") == Claimed()
+    assert await store.idempotency.reserve("POST /x", "k", "hash") == Reserved()
+    assert await store.idempotency.reserve("POST /x", "k", "hash") == Running()
+    assert await store.idempotency.reserve("POST /x", "k", "other") == Running()
+    assert await store.idempotency.reserve("POST /y", "k", "other") == Reserved()
     await store.idempotency.complete(
         "POST /x", "k", status=201, headers={"location": "/x/1"}, body=b'{"id":\x00\xff}'
     )
     answer = Done(201, {"location": "/x/1"}, b'{"id":\x00\xff}')
-    assert await store.idempotency.claim("POST /x", "k", "hash") == answer
-    assert await store.idempotency.claim("POST /x", "k", "other") == Mismatch()
+    assert await store.idempotency.reserve("POST /x", "k", "hash") == answer
+    assert await store.idempotency.reserve("POST /x", "k", "other") == Mismatch()
     with pytest.raises(NotFound):
         await store.idempotency.complete("POST /x", "k", status=200, headers={}, body=b"")
 
 
 async def test_an_abandoned_key_is_free_again(store: Store) -> None:
-    await store.idempotency.claim("s", "k", "hash")
+    await store.idempotency.reserve("s", "k", "hash")
     await store.idempotency.abandon("s", "k")
     await store.idempotency.abandon("s", "k")
-    assert await store.idempotency.claim("s", "k", "other") == Claimed()
+    assert await store.idempotency.reserve("s", "k", "other") == Reserved()
 
 
 async def test_of_many_who_claim_a_key_at_once_one_gets_it(store: Store) -> None:
-    outcomes = await asyncio.gather(*(store.idempotency.claim("s", "k", "hash") for _ in range(8)))
-    assert outcomes.count(Claimed()) == 1
+    outcomes = await asyncio.gather(
+        *(store.idempotency.reserve("s", "k", "hash") for _ in range(8))
+    )
+    assert outcomes.count(Reserved()) == 1
     assert outcomes.count(Running()) == 7
 
 
 async def test_after_a_crash_running_keys_are_freed_and_answers_kept(store: Store) -> None:
-    await store.idempotency.claim("s", "answered", "hash")
+    await store.idempotency.reserve("s", "answered", "hash")
     await store.idempotency.complete("s", "answered", status=200, headers={}, body=b"")
-    await store.idempotency.claim("s", "cut off", "hash")
+    await store.idempotency.reserve("s", "cut off", "hash")
     assert await store.idempotency.abandon_all() == 1
-    assert await store.idempotency.claim("s", "cut off", "hash") == Claimed()
-    assert await store.idempotency.claim("s", "answered", "hash") == Done(200, {}, b"")
+    assert await store.idempotency.reserve("s", "cut off", "hash") == Reserved()
+    assert await store.idempotency.reserve("s", "answered", "hash") == Done(200, {}, b"")
 
 
 async def test_old_answers_are_purged_and_running_keys_are_not(store: Store) -> None:
-    await store.idempotency.claim("s", "answered", "hash")
+    await store.idempotency.reserve("s", "answered", "hash")
     await store.idempotency.complete("s", "answered", status=200, headers={}, body=b"")
-    await store.idempotency.claim("s", "running", "hash")
+    await store.idempotency.reserve("s", "running", "hash")
     now = datetime.now(UTC)
     assert await store.idempotency.purge(now - timedelta(hours=24)) == 0
     assert await store.idempotency.purge(now + timedelta(seconds=1)) == 1
-    assert await store.idempotency.claim("s", "running", "hash") == Running()
-    assert await store.idempotency.claim("s", "answered", "hash") == Claimed()
+    assert await store.idempotency.reserve("s", "running", "hash") == Running()
+    assert await store.idempotency.reserve("s", "answered", "hash") == Reserved()
 
 
 async def test_of_a_scope_the_newest_answers_are_kept(store: Store) -> None:
     for scope in ("s", "other"):
         for key in ("first", "second", "third"):
-            await store.idempotency.claim(scope, key, "hash")
+            await store.idempotency.reserve(scope, key, "hash")
             await store.idempotency.complete(scope, key, status=200, headers={}, body=b"")
-    await store.idempotency.claim("s", "running", "hash")
+    await store.idempotency.reserve("s", "running", "hash")
     assert await store.idempotency.trim("s", keep=1) == 2
     assert await store.idempotency.trim("s", keep=1) == 0
-    assert await store.idempotency.claim("s", "third", "hash") == Done(200, {}, b"")
-    assert await store.idempotency.claim("s", "running", "hash") == Running()
-    assert await store.idempotency.claim("s", "first", "hash") == Claimed()
-    assert await store.idempotency.claim("other", "first", "hash") == Done(200, {}, b"")
+    assert await store.idempotency.reserve("s", "third", "hash") == Done(200, {}, b"")
+    assert await store.idempotency.reserve("s", "running", "hash") == Running()
+    assert await store.idempotency.reserve("s", "first", "hash") == Reserved()
+    assert await store.idempotency.reserve("other", "first", "hash") == Done(200, {}, b"")
 
 
 async def test_facts_are_kept_by_name(store: Store) -> None:

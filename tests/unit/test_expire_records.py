@@ -12,18 +12,18 @@ from warmboot.manager.core import event_log
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.garbage import expire_records as expiring
 from warmboot.manager.garbage.expire_records import expire_records
-from warmboot.model.journal.idempotency import Claimed, Done
+from warmboot.model.journal.idempotency import Done, Reserved
 
 
 async def test_an_answer_is_kept_for_24_hours_and_not_longer(tmp_path: Path) -> None:
     async with new_store(tmp_path) as store:
-        await store.idempotency.claim("s", "k", "hash")
+        await store.idempotency.reserve("s", "k", "hash")
         await store.idempotency.complete("s", "k", status=201, headers={}, body=b"made")
         now = datetime.now(UTC)
         await expire_records(store, now + timedelta(hours=23, minutes=59))
-        assert await store.idempotency.claim("s", "k", "hash") == Done(201, {}, b"made")
+        assert await store.idempotency.reserve("s", "k", "hash") == Done(201, {}, b"made")
         await expire_records(store, now + timedelta(hours=24, minutes=1))
-        assert await store.idempotency.claim("s", "k", "hash") == Claimed()
+        assert await store.idempotency.reserve("s", "k", "hash") == Reserved()
 
 
 async def test_what_a_worker_reports_takes_nobody_else_s_place(

@@ -4,7 +4,7 @@ SQLite by default, PostgreSQL by URL. Imports the model and libraries only, and 
 frozen dataclasses. Start at ``Store``.
 """
 
-from warmboot.model.journal.idempotency import Claim, Claimed, Done, Mismatch, Running
+from warmboot.model.journal.idempotency import Done, Mismatch, Reservation, Reserved, Running
 from warmboot.store.store import Store
 
-__all__ = ["Claim", "Claimed", "Done", "Mismatch", "Running", "Store"]
+__all__ = ["Done", "Mismatch", "Reservation", "Reserved", "Running", "Store"]

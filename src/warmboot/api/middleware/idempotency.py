@@ -7,7 +7,7 @@
 
 A key counts per caller, method and path; of a worker's only the newest are kept, as it may make as
 many as it likes. Uploads are too big to be looked at first: their key is
-claimed when the whole body has passed and its sum is known. That is sound because an upload's id
+reserved when the whole body has passed and its sum is known. That is sound because an upload's id
 is its content: doing it twice does nothing.
 """
 
@@ -28,7 +28,7 @@ from warmboot.api.middleware.auth import worker_caller
 from warmboot.api.middleware.body import Disconnected, is_streamed, read_body, replay
 from warmboot.api.problems import problem_of
 from warmboot.model.errors import Conflict, InvalidRequest, WarmbootError
-from warmboot.model.journal.idempotency import Claim, Done, Mismatch, Running
+from warmboot.model.journal.idempotency import Done, Mismatch, Reservation, Running
 from warmboot.system.concurrency import finish
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ _Name = tuple[str, str]
 class Repository(Protocol):
     """What keeps the answers, for 24 h. Each method is one transaction."""
 
-    async def claim(self, scope: str, key: str, request_hash: str) -> Claim: ...
+    async def reserve(self, scope: str, key: str, request_hash: str) -> Reservation: ...
 
     async def complete(
         self, scope: str, key: str, *, status: int, headers: Mapping[str, str], body: bytes
@@ -115,10 +115,10 @@ class IdempotencyMiddleware:
             await self._kept.trim(scope, KEPT_OF_A_WORKER)
 
     async def _before(self, name: _Name, scope: Scope, receive: Receive, send: Send) -> None:
-        """Claim the key, then run the request, then keep the answer."""
+        """Reserve the key, then run the request, then keep the answer."""
         body = await read_body(receive)
         fingerprint = hashlib.sha256(scope.get("query_string", b"") + b"\n" + body).hexdigest()
-        known = await self._claim(name, fingerprint)
+        known = await self._reserve(name, fingerprint)
         if known is not None:
             await _give_kept(known, send)
             return
@@ -132,7 +132,7 @@ class IdempotencyMiddleware:
         await answer.give(send)
 
     async def _after(self, name: _Name, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the upload, summing its body; then claim the key and keep the answer."""
+        """Run the upload, summing its body; then reserve the key and keep the answer."""
         seen = hashlib.sha256(scope.get("query_string", b"") + b"\n")
 
         async def watch() -> Message:
@@ -145,7 +145,7 @@ class IdempotencyMiddleware:
         if answer.status < 400:
             fingerprint = seen.hexdigest()
             try:
-                known = await self._claim(name, fingerprint)
+                known = await self._reserve(name, fingerprint)
             except (KeyReused, StillRunning):
                 raise
             except WarmbootError as error:  # it is uploaded: that is what is told
@@ -158,7 +158,7 @@ class IdempotencyMiddleware:
             await finish(self._keep(name, fingerprint, answer))
         await answer.give(send)
 
-    async def _claim(self, name: _Name, fingerprint: str) -> Done | None:
+    async def _reserve(self, name: _Name, fingerprint: str) -> Done | None:
         """Hold ``name`` until ``_keep``, or its kept answer. Raises for a reused or running one."""
         if name in self._running:
             if self._running[name] != fingerprint:
@@ -177,7 +177,7 @@ class IdempotencyMiddleware:
                 await self._store(name, unstored)
                 return unstored.answer
             while True:
-                outcome = await self._kept.claim(*name, fingerprint)
+                outcome = await self._kept.reserve(*name, fingerprint)
                 if not isinstance(outcome, Running):
                     break
                 await self._kept.abandon(*name)

@@ -1,7 +1,7 @@
 """The result of reserving an idempotency key: the first request does the work.
 
-claim ──▶ Claimed ──▶ the work is done ──▶ later claims: Done
-             └──────▶ it came to nothing ─▶ as if it had never been claimed
+reserve ──▶ Reserved ──▶ the work is done ──▶ later requests: Done
+                └──────▶ it came to nothing ─▶ as if it had never been reserved
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class Reserved:
     """It is yours: do the work, then ``complete`` or ``abandon``."""
 
 
@@ -34,4 +34,4 @@ class Done:
     body: bytes = b""
 
 
-Claim = Claimed | Running | Mismatch | Done
+Reservation = Reserved | Running | Mismatch | Done

@@ -1,7 +1,7 @@
 """Idempotency keys: the first request does the work, later ones get the same response.
 
-claim ──▶ Claimed ──▶ complete ──▶ later claims: Done
-             └─────▶ abandon  ──▶ as if it had never been claimed
+reserve ──▶ Reserved ──▶ complete ──▶ later requests: Done
+                └─────▶ abandon  ──▶ as if it had never been reserved
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import bindparam, delete, select, update
 
 from warmboot.model.errors import NotFound
-from warmboot.model.journal.idempotency import Claim, Claimed, Done, Mismatch, Running
+from warmboot.model.journal.idempotency import Done, Mismatch, Reservation, Reserved, Running
 from warmboot.store.clock import now
 from warmboot.store.database import Database
 from warmboot.store.lenient import Rows
@@ -32,9 +32,9 @@ class IdempotencyRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
         insert = database.insert(idempotency_keys).on_conflict_do_nothing()
-        self._claim = insert.returning(idempotency_keys.c.key)
+        self._reserve = insert.returning(idempotency_keys.c.key)
 
-    async def claim(self, scope: str, key: str, request_hash: str) -> Claim:
+    async def reserve(self, scope: str, key: str, request_hash: str) -> Reservation:
         values = {
             "scope": scope,
             "key": key,
@@ -47,12 +47,12 @@ class IdempotencyRepository:
         )
         async with self._database.write(alone=True) as connection:
             while True:
-                if (await connection.execute(self._claim, values)).first() is not None:
-                    return Claimed()
+                if (await connection.execute(self._reserve, values)).first() is not None:
+                    return Reserved()
                 row = (await connection.execute(query)).first()
                 if row is not None:
                     break
-                # It was abandoned in between: claim it after all.
+                # It was abandoned in between: reserve it after all.
         kept = ROWS.one(row)
         if kept["state"] == _RUNNING:
             return Running()
@@ -63,7 +63,7 @@ class IdempotencyRepository:
     async def complete(
         self, scope: str, key: str, *, status: int, headers: Mapping[str, str], body: bytes
     ) -> None:
-        """Keep the answer. ``NotFound`` if the key is not claimed."""
+        """Keep the answer. ``NotFound`` if the key is not reserved."""
         answer = {"status": status, "headers": headers, "body": body}
         values = {"scope_": scope, "key_": key, "state": _DONE, **answer}
         async with self._database.write(alone=True) as connection:
