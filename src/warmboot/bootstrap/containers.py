@@ -78,7 +78,7 @@ def wire_containers(
     stalled = ResumeStalled(store, host, events, tasks)
     events.observe(stalled.on_event)
     watch = WatchContainer(store, host, events, tasks, remove)
-    unresponsive = KeepUnresponsive(store, host, events, tasks, watch, core.unsettled)
+    unresponsive = KeepUnresponsive(store, host, events, tasks, watch, core.reconcile_failures)
     events.observe(unresponsive.on_event)
     containers = Containers(
         *(store, host, events, tasks, bring_up, admission, watch, archives, garbage.collect),

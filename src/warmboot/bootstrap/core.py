@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from warmboot.host.agent import HostAgent
 from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.reconcile_failures import ReconcileFailures
 from warmboot.manager.core.saga import SagaRunner
 from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.core.unsettled import Unsettled
 from warmboot.manager.core.uploads import Uploads
 from warmboot.settings import Settings
 from warmboot.store import Store
@@ -25,6 +25,6 @@ class Core:
     runner: SagaRunner
     events: EventLog
     tasks: Tasks
-    unsettled: Unsettled
+    reconcile_failures: ReconcileFailures
     uploads: Uploads
     attention: asyncio.Event = field(default_factory=asyncio.Event)

@@ -31,10 +31,10 @@ from warmboot.manager import doctor
 from warmboot.manager.check_storage_owner import check_storage_owner
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.reconcile_failures import ReconcileFailures
 from warmboot.manager.core.saga import Hook, SagaRunner
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.core.unreadable_owners import unreadable_rows
-from warmboot.manager.core.unsettled import Unsettled
 from warmboot.manager.core.uploads import Uploads
 from warmboot.manager.garbage.expire_records import keep_expiring
 from warmboot.manager.metrics import ManagerMetrics
@@ -82,10 +82,10 @@ async def _running(settings: Settings, hook: Hook | None = None) -> AsyncIterato
             SagaRunner(store, hook),
             EventLog(store),
             Tasks(),
-            Unsettled(),
+            ReconcileFailures(),
             Uploads(host),
         )
-        core.events.observe(core.unsettled.on_event)
+        core.events.observe(core.reconcile_failures.on_event)
         async with wire_workers(core) as workers:
             parts = _wire(core, workers)
             await core.events.start()
@@ -141,7 +141,7 @@ def _wire(core: Core, workers: WorkerParts) -> _Parts:
         garbage.collect,
         core.events,
         containers.unresponsive,
-        core.unsettled,
+        core.reconcile_failures,
     )
     return _Parts(metrics, garbage, images, snapshots, vms, containers, workers, reconcile)
 
@@ -164,7 +164,7 @@ def _services(core: Core, parts: _Parts) -> Services:
     settings, configured = core.settings, parts.images.configured
 
     async def more_checks() -> Sequence[Check]:
-        checks = [*core.unsettled.checks(), *await unreadable_rows(core.store)]
+        checks = [*core.reconcile_failures.checks(), *await unreadable_rows(core.store)]
         return [*checks, *await configured.checks(), *await _more_checks(settings)]
 
     return Services(

@@ -95,7 +95,9 @@ async def wire_workers(core: Core) -> AsyncIterator[WorkerParts]:
         states.follow(watch.follow)
         yield WorkerParts(
             workers,
-            ReconcileWorkers(store, states, settle, workers, checkpoints, stops, core.unsettled),
+            ReconcileWorkers(
+                store, states, settle, workers, checkpoints, stops, core.reconcile_failures
+            ),
             wake,
             tokens,
             stops,

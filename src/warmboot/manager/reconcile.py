@@ -1,9 +1,9 @@
 """Reconciles the database with the machine when the manager starts.
 
-What runs is adopted and goes on; what was half done is undone and, if somebody asked for it, begun
-again; what belongs to nobody is removed. It makes no difference whether the manager before was
-stopped, killed, or the machine rebooted. Every row is settled by itself, and what cannot be is
-noted (``unsettled``). What a row that cannot be read may own is left alone (``unreadable_owners``).
+Running VMs are adopted; half-done work is undone and, if a user requested it, started again; what
+belongs to nothing is removed. It makes no difference whether the previous manager was stopped or
+killed, or the machine was rebooted. Every row is reconciled by itself, and failures are recorded
+(``reconcile_failures``). What an unreadable row may own is left alone (``unreadable_owners``).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
 from warmboot.manager.containers.resume_stalled import ResumeStalled
 from warmboot.manager.containers.watch_container import WatchContainer, to_be_removed
 from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.reconcile_failures import ReconcileFailures
 from warmboot.manager.core.retry_until_stored import retry_until_stored
 from warmboot.manager.core.saga import Saga, SagaRunner
 from warmboot.manager.core.unreadable_owners import Of, UnreadableOwners, unreadable_owners
-from warmboot.manager.core.unsettled import Unsettled
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
 from warmboot.model.container import Container, ContainerState
@@ -71,7 +71,7 @@ class Reconcile:
         garbage: CollectGarbage,
         events: EventLog,
         unresponsive: KeepUnresponsive,
-        unsettled: Unsettled,
+        reconcile_failures: ReconcileFailures,
     ) -> None:
         self._store = store
         self._host = host
@@ -85,7 +85,7 @@ class Reconcile:
         self._garbage = garbage
         self._events = events
         self._unresponsive = unresponsive
-        self._unsettled = unsettled
+        self._reconcile_failures = reconcile_failures
         self._unreadable = UnreadableOwners()
 
     async def __call__(self) -> None:
@@ -103,7 +103,9 @@ class Reconcile:
         for operation in reversed(await self._store.operations.list()):
             log.warning("undoing what was half done", saga=operation.kind, of=operation.subject_id)
             what = f"the operation {operation.kind} of {operation.subject_id}"
-            await self._unsettled.attempt(what, self._undo(operation), operation.subject_id)
+            await self._reconcile_failures.attempt(
+                what, self._undo(operation), operation.subject_id
+            )
 
     async def _undo(self, operation: Operation) -> None:
         if (row := self._unreadable.about(operation.subject_id, *operation.vm_ids)) is not None:
@@ -136,7 +138,7 @@ class Reconcile:
                 nobodys = record.owner_id not in owners and owner not in owned
             if nobodys:
                 what = f"the VM {record.id}, which is nobody's"
-                await self._unsettled.attempt(what, self._remove(record), record.id)
+                await self._reconcile_failures.attempt(what, self._remove(record), record.id)
 
     async def _remove(self, record: VmRecord) -> None:
         await self._host.destroy(record.id, slot_of(record))
@@ -145,7 +147,9 @@ class Reconcile:
     async def _settle(self, container: Container, lost: set[str]) -> WarmbootError | None:
         """By itself: what cannot be settled is marked with why, and keeps nobody waiting."""
         work = self._container(container, lost)
-        error = await self._unsettled.attempt(f"container {container.name}", work, container.id)
+        error = await self._reconcile_failures.attempt(
+            f"container {container.name}", work, container.id
+        )
         if error is not None:
             await self._mark(container, error)
         return error
@@ -220,7 +224,9 @@ class Reconcile:
         record = await self._store.vms.get(vm_id)
         work = self._host.republish(slot_of(record), container.ports)
         what = f"the network of container {container.name}"
-        if (trouble := await self._unsettled.attempt(what, work, container.id)) is not None:
+        if (
+            trouble := await self._reconcile_failures.attempt(what, work, container.id)
+        ) is not None:
             await self._mark(container, trouble)
         exited, runs = container.state is ContainerState.EXITED, False
         try:
@@ -236,9 +242,9 @@ class Reconcile:
             await self._containers.note_started(container.id)
 
     async def _snapshot_folders(self) -> None:
-        await self._unsettled.attempt("the storage folder", self._garbage.sweep())
+        await self._reconcile_failures.attempt("the storage folder", self._garbage.sweep())
         released = self._garbage.collect_released()
-        await self._unsettled.attempt("what nobody needs any more", released)
+        await self._reconcile_failures.attempt("what nobody needs any more", released)
         for snapshot in await self._store.snapshots.list():
             row = self._unreadable.about(snapshot.id)
             if snapshot.state is SnapshotState.CREATING and row is None:

@@ -22,10 +22,10 @@ from warmboot.host.agent import HostAgent
 from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.reconcile_failures import ReconcileFailures
 from warmboot.manager.core.retry_until_stored import retry_until_stored, store_state
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.core.unsettled import Unsettled
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import NotFound, VmGone, VmUnresponsive
 from warmboot.model.journal.event import Event
@@ -50,14 +50,14 @@ class KeepUnresponsive:
         events: EventLog,
         tasks: Tasks,
         watch: WatchContainer,
-        unsettled: Unsettled,
+        reconcile_failures: ReconcileFailures,
     ) -> None:
         self._store = store
         self._host = host
         self._events = events
         self._tasks = tasks
         self._watch = watch
-        self._unsettled = unsettled
+        self._reconcile_failures = reconcile_failures
 
     def on_event(self, event: Event) -> None:
         """An observer of the event log."""
@@ -95,7 +95,7 @@ class KeepUnresponsive:
             details=f"{found.details}; it is kept, and nothing of it is known to be lost",
             resolution=found.resolution,
         )
-        self._unsettled.note(_what(container), error, container.id)
+        self._reconcile_failures.note(_what(container), error, container.id)
         async with self._events.transaction() as emit:
             await self._store.containers.update(container.id, error=error.as_dict())
             await emit("container.unresponsive", container.id, error=error.as_dict())
@@ -117,7 +117,7 @@ class KeepUnresponsive:
             await self._tasks.cancel(_watch_key(container.vm_id))
         await self._watch.stop(container.id)  # or it takes this for a failure
         await self._watch.forget_vm(container.id)
-        self._unsettled.settled(_what(container), container.id)
+        self._reconcile_failures.clear(_what(container), container.id)
         log.warning(f"Container {container.id} did not answer, and was ended with its VM")
         await store_state(
             self._store,
@@ -137,7 +137,7 @@ class KeepUnresponsive:
             await self._host.until_answers(vm_id)
         except VmGone:
             answers = False
-        self._unsettled.settled(_what(container), container.id)
+        self._reconcile_failures.clear(_what(container), container.id)
         with contextlib.suppress(NotFound):  # it was removed
             if answers:
                 await retry_until_stored(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import structlog
 
-from warmboot.manager.core.unsettled import Unsettled
+from warmboot.manager.core.reconcile_failures import ReconcileFailures
 from warmboot.manager.workers.settle_worker import BUSY, SettleWorker
 from warmboot.manager.workers.stop_workers import StopWorkers
 from warmboot.manager.workers.worker_checkpoints import WorkerCheckpoints
@@ -31,7 +31,7 @@ class ReconcileWorkers:
         workers: Workers,
         checkpoints: WorkerCheckpoints,
         stops: StopWorkers,
-        unsettled: Unsettled,
+        reconcile_failures: ReconcileFailures,
     ) -> None:
         self._store = store
         self._states = states
@@ -39,10 +39,10 @@ class ReconcileWorkers:
         self._workers = workers
         self._checkpoints = checkpoints
         self._stops = stops
-        self._unsettled = unsettled
+        self._reconcile_failures = reconcile_failures
 
     async def __call__(self) -> None:
-        attempt = self._unsettled.attempt
+        attempt = self._reconcile_failures.attempt
         await attempt("checkpoint archives", self._checkpoints.sweep())
         for worker in await self._store.workers.list():
             await attempt(f"worker {worker.name}", self._worker(worker), worker.id)

@@ -1,6 +1,6 @@
-"""What could not be brought into agreement with the machine: noted, shown by ``doctor``, let be.
+"""Failures of the reconciliation with the machine: recorded, and shown by ``warmboot doctor``.
 
-One row that cannot be settled keeps neither the others from it nor the manager from serving.
+A row that cannot be reconciled keeps neither the other rows nor the manager from their work.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ log = structlog.get_logger(__name__)
 _REMEDY = "the next start of the manager tries again"
 
 
-class Unsettled:
-    """``on_event`` is an observer of the event log: what was removed is settled, too."""
+class ReconcileFailures:
+    """``on_event`` observes the event log: the failures of what was removed are cleared."""
 
     def __init__(self) -> None:
         self._noted: dict[tuple[str, str], WarmbootError] = {}
@@ -34,14 +34,14 @@ class Unsettled:
     async def attempt(
         self, what: str, work: Awaitable[object], subject: UUID | str = ""
     ) -> WarmbootError | None:
-        """Do it; what it raised, which is noted as what keeps ``what`` from being settled."""
+        """Run ``work``; return its error, which is recorded as a failure of ``what``."""
         try:
             await work
         except WarmbootError as error:
             return self.note(what, error, subject)
         except OSError as error:
             return self.note(what, os_error(error), subject)
-        except Exception as error:  # a mistake of ours, too: all else must be settled, and serve
+        except Exception as error:  # also a bug: everything else must be reconciled, and served
             log.exception(f"{what} met a bug")
             bug = WarmbootError(
                 "something unexpected went wrong in warmboot",
@@ -53,11 +53,11 @@ class Unsettled:
         return None
 
     def note(self, what: str, error: WarmbootError, subject: UUID | str = "") -> WarmbootError:
-        log.error(f"{what} is not settled: {error.brief}", details=error.details)
+        log.error(f"{what} could not be reconciled: {error.brief}", details=error.details)
         self._noted[what, str(subject)] = error
         return error
 
-    def settled(self, what: str, subject: UUID | str = "") -> None:
+    def clear(self, what: str, subject: UUID | str = "") -> None:
         self._noted.pop((what, str(subject)), None)
 
     def checks(self) -> list[Check]:
