@@ -19,6 +19,7 @@ from typing import Any
 from uuid import UUID
 
 from warmboot.model.conventions.names import hostname_for
+from warmboot.model.errors import VmUnresponsive
 from warmboot.model.shapes import Shape
 from warmboot.model.transitions import Transitions
 
@@ -216,3 +217,18 @@ class Container:
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def base_image_id(self) -> UUID | None:
+        """The runtime image that was asked for; else the one that was taken."""
+        return self.spec.runtime_image_id or self.runtime_image_id
+
+    @property
+    def fallback_message(self) -> str:
+        """Why it was booted cold, in words; empty if it was not."""
+        return self.fallback_reason.phrase if self.fallback_reason else ""
+
+    @property
+    def answering(self) -> bool:
+        """False while its VM is there and does not answer; ``error`` says so."""
+        return (self.error or {}).get("code") != VmUnresponsive.code

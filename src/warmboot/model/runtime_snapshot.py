@@ -197,6 +197,10 @@ class RuntimeSnapshot:
     rebuild_not_before: datetime | None = None
     rebuild_put_off_by: str | None = None
 
+    @property
+    def boot_count(self) -> int:
+        return self.success_count + self.failure_count
+
 
 def check_weight(weight: float) -> float:
     """Return ``weight`` as a float, or raise ``InvalidRequest``: finite, 0 to ``MAX_WEIGHT``."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 from fastapi import APIRouter
-from pydantic import BaseModel, StrictBool
+from pydantic import AliasPath, Field, StrictBool
 
 from warmboot.api.routing import Wired
 from warmboot.api.schemas.requests import Strict
-from warmboot.api.schemas.responses import Item
-from warmboot.model.garbage import Collection, Garbage, Kind, Why
+from warmboot.api.schemas.responses import AsText, Item, Out
+from warmboot.model.garbage import Kind, Why
 
 router = APIRouter(prefix="/v1/gc", tags=["housekeeping"])
 
@@ -21,29 +19,18 @@ class CollectIn(Strict):
     dry_run: StrictBool = False
 
 
-class GarbageOut(BaseModel):
+class GarbageOut(Out):
     """One thing; ``size_bytes`` is what removing it frees."""
 
     kind: Kind
     name: str
     why: Why
-    reason: str
+    reason: str = Field(validation_alias=AliasPath("why", "phrase"))
     size_bytes: int
-    path: str | None
-
-    @classmethod
-    def of(cls, one: Garbage) -> Self:
-        return cls(
-            kind=one.kind,
-            name=one.name,
-            why=one.why,
-            reason=one.why.phrase,
-            size_bytes=one.size_bytes,
-            path=None if one.path is None else str(one.path),
-        )
+    path: AsText | None
 
 
-class CollectionOut(BaseModel):
+class CollectionOut(Out):
     """``kept`` could not be removed this time: it was in use, or the machine refused."""
 
     dry_run: bool
@@ -51,16 +38,6 @@ class CollectionOut(BaseModel):
     kept: list[GarbageOut]
     freed_bytes: int
     seconds: float
-
-    @classmethod
-    def of(cls, done: Collection) -> Self:
-        return cls(
-            dry_run=done.dry_run,
-            removed=[GarbageOut.of(one) for one in done.removed],
-            kept=[GarbageOut.of(one) for one in done.kept],
-            freed_bytes=done.freed_bytes,
-            seconds=done.seconds,
-        )
 
 
 @router.post("", summary="Remove what may go: unused, deleted, nobody's, over a limit")

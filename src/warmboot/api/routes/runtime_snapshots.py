@@ -31,19 +31,21 @@ async def list_snapshots(
 ) -> Items[RuntimeSnapshotOut]:
     found = await services.snapshots.list(include_deleted=include_deleted)
     fit = services.snapshots.fit
-    return Items(items=[RuntimeSnapshotOut.of(snapshot, await fit(snapshot)) for snapshot in found])
+    return Items(
+        items=[RuntimeSnapshotOut.judged(snapshot, await fit(snapshot)) for snapshot in found]
+    )
 
 
 @router.get("/{id}", summary="Show a snapshot")
 async def show(id: Id, services: Wired) -> Item[RuntimeSnapshotOut]:
     snapshot = await services.snapshots.get(id)
-    return Item(item=RuntimeSnapshotOut.of(snapshot, await services.snapshots.fit(snapshot)))
+    return Item(item=RuntimeSnapshotOut.judged(snapshot, await services.snapshots.fit(snapshot)))
 
 
 @router.patch("/{id}", summary="Change how often a version is chosen, or whether it is pinned")
 async def change(id: Id, body: RuntimeSnapshotChange, services: Wired) -> Item[RuntimeSnapshotOut]:
     changed = await services.snapshots.set_traits(id, weight=body.weight, pinned=body.pinned)
-    return Item(item=RuntimeSnapshotOut.of(changed, await services.snapshots.fit(changed)))
+    return Item(item=RuntimeSnapshotOut.judged(changed, await services.snapshots.fit(changed)))
 
 
 @router.delete("/{id}", summary="Mark a snapshot as deleted; its files go when no VM maps them")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar, cast
 from uuid import UUID
 
 from pydantic import (
@@ -16,15 +17,18 @@ from pydantic import (
     StrictBool,
     StrictFloat,
     StrictInt,
+    TypeAdapter,
     model_validator,
 )
 
-from warmboot.model.container import BootPolicy, ContainerSpec, PortMapping
+from warmboot.model.container import BootPolicy, ContainerSpec
 from warmboot.model.conventions.names import MAX_NAME_LENGTH, check_name, invent_name
 from warmboot.model.conventions.signals import SIGNAL_PATTERN, signal_name
 from warmboot.model.errors import InvalidName
 from warmboot.model.runtime_snapshot import MAX_WEIGHT
 from warmboot.model.shapes import MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, Shape
+
+T = TypeVar("T")
 
 # The patterns repeat what the validators check, so that the schema says it too.
 NAME_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9_-]*(\.[a-zA-Z0-9_-]+)*\.?$"
@@ -101,6 +105,16 @@ HostPath = Annotated[str, Field(min_length=1, max_length=4095, pattern=r"^/[^\x0
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
+    def to(self, tp: type[T], **instead: Any) -> T:
+        """The model's ``tp`` of these fields, but for those that are given ``instead``."""
+        made: T = _adapter(cast("Any", tp)).validate_python({**self.model_dump(), **instead})
+        return made
+
+
+@cache
+def _adapter(tp: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(tp)
+
 
 class ShapeIn(Strict):
     """vCPUs and memory of the VM."""
@@ -123,9 +137,6 @@ class PortIn(Strict):
         AfterValidator(_checked_ip),
     ] = "127.0.0.1"
     protocol: Literal["tcp", "udp"] = "tcp"
-
-    def to_model(self) -> PortMapping:
-        return PortMapping(self.container_port, self.host_port, self.host_ip, self.protocol)
 
 
 class RuntimeImageIn(Strict):
@@ -236,26 +247,10 @@ class ContainerIn(Strict):
         return self
 
     def to_model(self) -> ContainerSpec:
-        return ContainerSpec(
+        return self.to(
+            ContainerSpec,
             name=self.name or invent_name(),
-            image=self.image,
-            command=None if self.command is None else tuple(self.command),
-            entrypoint=None if self.entrypoint is None else tuple(self.entrypoint),
-            environment=dict(self.environment),
-            ports=tuple(port.to_model() for port in self.ports),
-            shape=self.shape.to_model() if self.shape else None,
-            boot=self.boot,
-            runtime_image_id=self.runtime_image_id,
-            archive=self.archive,
-            tty=self.tty,
-            stdin_open=self.stdin_open,
-            auto_remove=self.auto_remove,
-            labels=dict(self.labels),
-            user=self.user,
-            working_dir=self.working_dir,
-            hostname=self.hostname,
             stop_signal=self.stop_signal or "",
-            stop_timeout_s=self.stop_timeout_s,
         )
 
 

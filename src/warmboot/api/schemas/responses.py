@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, Field
-
-from warmboot.model.journal.event import Event
-from warmboot.model.shapes import Shape
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 T = TypeVar("T")
+
+
+AsText = Annotated[str, BeforeValidator(str)]
+
+
+class Out(BaseModel):
+    """Something of the model as it is told: each field by its name, or where its alias leads."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    @classmethod
+    def of(cls, thing: object) -> Self:
+        return cls.model_validate(thing)
 
 
 class Items(BaseModel, Generic[T]):
@@ -52,28 +62,14 @@ class Problem(BaseModel):
     id: str = ""
 
 
-class ShapeOut(BaseModel):
+class ShapeOut(Out):
     vcpus: int
     memory_mib: int
 
-    @classmethod
-    def of(cls, shape: Shape) -> Self:
-        return cls(vcpus=shape.vcpus, memory_mib=shape.memory_mib)
 
-
-class EventOut(BaseModel):
+class EventOut(Out):
     id: int
     at: datetime
     kind: str
     subject_id: str
     data: dict[str, Any]
-
-    @classmethod
-    def of(cls, event: Event) -> Self:
-        return cls(
-            id=event.id,
-            at=event.at,
-            kind=event.kind,
-            subject_id=event.subject_id,
-            data=dict(event.data),
-        )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Self
+from typing import Annotated, Any, Self
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
-from warmboot.api.schemas.responses import ShapeOut
+from warmboot.api.schemas.responses import AsText, Out, ShapeOut
 from warmboot.model.runtime_snapshot import BuildCause, RuntimeSnapshot, SnapshotState
 from warmboot.model.snapshot_fit import Fit
 
@@ -18,34 +18,25 @@ class RebuildStarted(BaseModel):
     message: str = "Snapshot rebuild initiated"
 
 
-class BootSecondsOut(BaseModel):
+Seconds = Annotated[float | None, AfterValidator(lambda s: None if s is None else round(s, 4))]
+
+
+class BootSecondsOut(Out):
     """Seconds of good warm boots; ``median`` of the last 50, ``mean`` of all."""
 
     count: int
-    median: float | None
-    mean: float | None
+    median: Seconds = Field(validation_alias="median_s")
+    mean: Seconds = Field(validation_alias="mean_s")
 
 
-class SnapshotStatsOut(BaseModel):
-    boots: int = Field(description="tried: successes and failures")
-    successes: int
-    failures: int
-    boot_s: BootSecondsOut
-
-    @classmethod
-    def of(cls, snapshot: RuntimeSnapshot) -> Self:
-        good, bad, boots = snapshot.success_count, snapshot.failure_count, snapshot.boots
-        seconds = BootSecondsOut(
-            count=boots.count, median=_rounded(boots.median_s), mean=_rounded(boots.mean_s)
-        )
-        return cls(boots=good + bad, successes=good, failures=bad, boot_s=seconds)
+class SnapshotStatsOut(Out):
+    boots: int = Field(validation_alias="boot_count", description="tried: successes and failures")
+    successes: int = Field(validation_alias="success_count")
+    failures: int = Field(validation_alias="failure_count")
+    boot_s: BootSecondsOut = Field(validation_alias="boots")
 
 
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 4)
-
-
-class RuntimeSnapshotOut(BaseModel):
+class RuntimeSnapshotOut(Out):
     """``fc_version`` is the hypervisor's version; the name is the specification's.
 
     ``usable`` is apart from ``state``: a ``ready`` one that does not fit this host is not usable
@@ -54,7 +45,7 @@ class RuntimeSnapshotOut(BaseModel):
 
     id: UUID
     runtime_image_id: UUID
-    snapshot_path: str
+    snapshot_path: AsText
     state: SnapshotState
     fc_version: str
     created_at: datetime
@@ -79,31 +70,13 @@ class RuntimeSnapshotOut(BaseModel):
     rebuild_not_before: datetime | None
 
     @classmethod
-    def of(cls, snapshot: RuntimeSnapshot, fit: Fit) -> Self:
-        return cls(
-            id=snapshot.id,
-            runtime_image_id=snapshot.runtime_image_id,
-            snapshot_path=str(snapshot.snapshot_path),
-            state=snapshot.state,
-            fc_version=snapshot.fc_version,
-            created_at=snapshot.created_at,
-            success_count=snapshot.success_count,
-            failure_count=snapshot.failure_count,
-            last_used_at=snapshot.last_used_at,
-            metadata=dict(snapshot.metadata),
-            hypervisor=snapshot.hypervisor,
-            shape=ShapeOut.of(snapshot.shape),
-            consecutive_failures=snapshot.consecutive_failures,
-            replaces=snapshot.replaces,
-            error=None if snapshot.error is None else dict(snapshot.error),
-            version=snapshot.version,
-            weight=snapshot.weight,
-            pinned=snapshot.pinned,
-            cause=snapshot.cause,
-            usable=fit.usable,
-            unmet_requirement=fit.requirement,
-            unusable_because=fit.why,
-            stats=SnapshotStatsOut.of(snapshot),
-            rebuild_failures=snapshot.rebuild_failures,
-            rebuild_not_before=snapshot.rebuild_not_before,
-        )
+    def judged(cls, snapshot: RuntimeSnapshot, fit: Fit) -> Self:
+        """``snapshot``, and whether it can be used here."""
+        judgement = {
+            "usable": fit.usable,
+            "unmet_requirement": fit.requirement,
+            "unusable_because": fit.why,
+            "stats": SnapshotStatsOut.of(snapshot),
+        }
+        recorded = cls.model_fields.keys() - judgement.keys()
+        return cls.model_validate(judgement | {name: getattr(snapshot, name) for name in recorded})

@@ -20,7 +20,7 @@ from warmboot.api.schemas.requests import (
 from warmboot.model.checkpoint import check_checkpoint_name
 from warmboot.model.conventions.names import MAX_NAME_LENGTH, invent_name
 from warmboot.model.errors import InvalidName, InvalidRequest
-from warmboot.model.worker import HOST_NETWORK, MAX_PORT, Mount, WorkerPolicy, WorkerSpec
+from warmboot.model.worker import HOST_NETWORK, MAX_PORT, Mount, WorkerSpec
 
 MAX_PERIOD_S = 366 * 86_400.0
 
@@ -82,15 +82,6 @@ class PolicyIn(Strict):
     pause_at_shutdown: StrictBool = False
     wake_on: Annotated[list[Port], Field(max_length=64, default_factory=list)]
 
-    def to_model(self) -> WorkerPolicy:
-        return WorkerPolicy(
-            pause_after_idle_s=self.pause_after_idle_s,
-            checkpoint_every_s=self.checkpoint_every_s,
-            keep_checkpoints=self.keep_checkpoints,
-            pause_at_shutdown=self.pause_at_shutdown,
-            wake_on=tuple(self.wake_on),
-        )
-
 
 class WorkerIn(Strict):
     """A worker to create. Only ``image`` is needed. ``start: false`` only creates it."""
@@ -109,20 +100,7 @@ class WorkerIn(Strict):
     start: StrictBool = True
 
     def to_model(self) -> WorkerSpec:
-        return WorkerSpec(
-            name=self.name or invent_name(),
-            image=self.image,
-            command=None if self.command is None else tuple(self.command),
-            entrypoint=None if self.entrypoint is None else tuple(self.entrypoint),
-            environment=dict(self.environment),
-            mounts=tuple(Mount(m.source, m.target, m.read_only) for m in self.mounts),
-            network=self.network,
-            labels=dict(self.labels),
-            policy=self.policy.to_model(),
-            tty=self.tty,
-            auto_remove=self.auto_remove,
-            start=self.start,
-        )
+        return self.to(WorkerSpec, name=self.name or invent_name())
 
 
 class PauseIn(Strict):

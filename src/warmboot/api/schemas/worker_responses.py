@@ -3,57 +3,52 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Self
+from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import AliasPath, Field
 
-from warmboot.model.checkpoint import Checkpoint, CheckpointState
-from warmboot.model.worker import Worker, WorkerPolicy, WorkerState
+from warmboot.api.schemas.responses import Out
+from warmboot.model.checkpoint import CheckpointState
+from warmboot.model.worker import WorkerState
 
 
-class MountOut(BaseModel):
+class MountOut(Out):
     source: str
     target: str
     read_only: bool
 
 
-class PolicyOut(BaseModel):
+class PolicyOut(Out):
     pause_after_idle_s: float | None
     checkpoint_every_s: float | None
     keep_checkpoints: int
     pause_at_shutdown: bool
     wake_on: list[int]
 
-    @classmethod
-    def of(cls, policy: WorkerPolicy) -> Self:
-        return cls(
-            pause_after_idle_s=policy.pause_after_idle_s,
-            checkpoint_every_s=policy.checkpoint_every_s,
-            keep_checkpoints=policy.keep_checkpoints,
-            pause_at_shutdown=policy.pause_at_shutdown,
-            wake_on=list(policy.wake_on),
-        )
+
+def _asked(name: str) -> Any:
+    return Field(validation_alias=AliasPath("spec", name))
 
 
-class WorkerOut(BaseModel):
+class WorkerOut(Out):
     """``paused_into`` is the id of the checkpoint that a resume takes. ``error``: the last one."""
 
     id: UUID
     name: str
-    image: str
+    image: str = _asked("image")
     image_digest: str
     state: WorkerState
-    command: list[str] | None
-    entrypoint: list[str] | None
-    environment: dict[str, str]
-    mounts: list[MountOut]
-    network: str
-    labels: dict[str, str]
-    policy: PolicyOut
-    tty: bool
-    auto_remove: bool
-    start: bool
+    command: list[str] | None = _asked("command")
+    entrypoint: list[str] | None = _asked("entrypoint")
+    environment: dict[str, str] = _asked("environment")
+    mounts: list[MountOut] = _asked("mounts")
+    network: str = _asked("network")
+    labels: dict[str, str] = _asked("labels")
+    policy: PolicyOut = _asked("policy")
+    tty: bool = _asked("tty")
+    auto_remove: bool = _asked("auto_remove")
+    start: bool = _asked("start")
     docker_id: str | None
     paused_into: UUID | None
     exit_code: int | None
@@ -63,40 +58,8 @@ class WorkerOut(BaseModel):
     paused_at: datetime | None
     resumed_at: datetime | None
 
-    @classmethod
-    def of(cls, worker: Worker) -> Self:
-        spec = worker.spec
-        return cls(
-            id=worker.id,
-            name=worker.name,
-            image=spec.image,
-            image_digest=worker.image_digest,
-            state=worker.state,
-            command=None if spec.command is None else list(spec.command),
-            entrypoint=None if spec.entrypoint is None else list(spec.entrypoint),
-            environment=dict(spec.environment),
-            mounts=[
-                MountOut(source=m.source, target=m.target, read_only=m.read_only)
-                for m in spec.mounts
-            ],
-            network=spec.network,
-            labels=dict(spec.labels),
-            policy=PolicyOut.of(spec.policy),
-            tty=spec.tty,
-            auto_remove=spec.auto_remove,
-            start=spec.start,
-            docker_id=worker.docker_id,
-            paused_into=worker.paused_into,
-            exit_code=worker.exit_code,
-            error=None if worker.error is None else dict(worker.error),
-            created_at=worker.created_at,
-            heard_at=worker.heard_at,
-            paused_at=worker.paused_at,
-            resumed_at=worker.resumed_at,
-        )
 
-
-class VersionsOut(BaseModel):
+class VersionsOut(Out):
     """What a checkpoint was made with; empty while it is being made."""
 
     engine: str
@@ -105,7 +68,7 @@ class VersionsOut(BaseModel):
     architecture: str
 
 
-class CheckpointOut(BaseModel):
+class CheckpointOut(Out):
     """``tcp_connections`` are those that were not merely listening."""
 
     id: UUID
@@ -121,27 +84,3 @@ class CheckpointOut(BaseModel):
     automatic: bool
     image_digest: str
     versions: VersionsOut
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Self:
-        versions = checkpoint.versions
-        return cls(
-            id=checkpoint.id,
-            worker_id=checkpoint.worker_id,
-            name=checkpoint.name,
-            state=checkpoint.state,
-            created_at=checkpoint.created_at,
-            size_bytes=checkpoint.size_bytes,
-            duration_s=checkpoint.duration_s,
-            processes=checkpoint.processes,
-            tcp_connections=checkpoint.tcp_connections,
-            left_running=checkpoint.left_running,
-            automatic=checkpoint.automatic,
-            image_digest=checkpoint.image_digest,
-            versions=VersionsOut(
-                engine=versions.engine,
-                criu=versions.criu,
-                kernel=versions.kernel,
-                architecture=versions.architecture,
-            ),
-        )
