@@ -144,11 +144,11 @@ async def test_a_copy_that_somebody_else_has_left_is_found_and_removed(
     await engine.start_from(container, "cp")  # as a user's `docker start --checkpoint`
     (left,) = set(work_in(folders)) - before
     copies = RestoreCopies(engine.socket)
-    (found,) = (one for one in copies.look() if one.path == left)
+    (found,) = (one for one in copies.find() if one.path == left)
     assert found.size_bytes > 10_000
     descriptor = os.open(left / "inventory.img", os.O_RDONLY)
     try:
-        assert left not in [one.path for one in copies.look()]
+        assert left not in [one.path for one in copies.find()]
         assert not copies.remove(found), "somebody has a file of it open"
     finally:
         os.close(descriptor)

@@ -52,7 +52,7 @@ def named(findings: tuple[Finding, ...]) -> dict[str, Finding]:
 async def test_a_good_machine_has_no_problem(dockerd: PrivateDockerd, tmp_path: Path) -> None:
     ready = preflight(tmp_path, dockerd.socket)
     enable_tcp_established(ready.runc_conf)
-    findings = await ready.look()
+    findings = await ready.check()
     assert [finding for finding in findings if not finding.ok] == []
     assert {
         "criu",
@@ -69,7 +69,7 @@ async def test_a_good_machine_has_no_problem(dockerd: PrivateDockerd, tmp_path: 
 
 async def test_every_problem_says_why_it_matters_and_what_to_do(tmp_path: Path) -> None:
     bare = replace(preflight(tmp_path, tmp_path / "no.sock"), criu_wrapper=tmp_path / "criu")
-    findings = named(await bare.look())
+    findings = named(await bare.check())
     assert not findings["engine"].ok
     assert not findings["tcp-established"].ok
     for finding in findings.values():
@@ -83,7 +83,7 @@ async def test_a_criu_too_old_for_the_kernel_is_told(tmp_path: Path) -> None:
     wrapper.write_text("#!/bin/sh\necho Version: 3.1\n")
     wrapper.chmod(0o755)
     old = replace(preflight(tmp_path, tmp_path / "no.sock"), criu_wrapper=wrapper)
-    criu = named(await old.look())["criu"]
+    criu = named(await old.check())["criu"]
     assert (criu.ok, criu.fixable) == (False, True)
     assert "too old" in criu.problem
 
@@ -194,7 +194,7 @@ async def test_a_criu_where_the_engine_does_not_look_is_told(
     dockerd: PrivateDockerd, tmp_path: Path
 ) -> None:
     machine = replace(preflight(tmp_path, dockerd.socket), engine_path=str(tmp_path))
-    criu = named(await machine.look())["criu"]
+    criu = named(await machine.check())["criu"]
     assert not criu.ok
     assert str(tmp_path) in criu.problem
     assert str(CRIU_WRAPPER.parent) in criu.remedy
@@ -252,7 +252,7 @@ async def test_a_plain_engine_is_refused_then_fixed_then_verified(tmp_path: Path
             daemon_json=plain.config,
             restart_command=("touch", str(asked)),
         )
-        assert not named(await machine.look())["experimental"].ok
+        assert not named(await machine.check())["experimental"].ok
         async with DockerEngine(plain.socket) as engine:
             with pytest.raises(NotSupported, match="experimental"):
                 await verify(engine)
@@ -262,7 +262,7 @@ async def test_a_plain_engine_is_refused_then_fixed_then_verified(tmp_path: Path
             restarting.create_task(restart_when_asked(plain))
             changes = await machine.fix(restart_engine=True)
         assert [change.what for change in changes] == [f"restarted the engine (touch {asked})"]
-        assert named(await machine.look())["experimental"].ok
+        assert named(await machine.check())["experimental"].ok
         async with DockerEngine(plain.socket) as engine:
             verified = await verify(engine)
         assert verified.count_after == verified.count_before + 1

@@ -90,11 +90,11 @@ async def test_those_in_a_private_folder_are_found_and_removed(tmp_path: Path) -
         tmp_path, script, unshare, TMPDIR=str(private), XDG_RUNTIME_DIR=""
     ) as address:
         copies = RestoreCopies(address)
-        (found,) = copies.look()
+        (found,) = copies.find()
         assert found.path.parts[1] == "proc"
         assert not left.exists()
         assert copies.remove(found)
-        assert copies.look() == []
+        assert copies.find() == []
 
 
 async def test_only_folders_of_our_own_user_and_of_such_a_name_are_looked_at(
@@ -108,7 +108,7 @@ async def test_only_folders_of_our_own_user_and_of_such_a_name_are_looked_at(
     copy(scratch, "ctrd-checkpoint-x")
     dumped = copy(scratch, "ctd-checkpoint4")
     async with engine(tmp_path, TMPDIR=str(scratch), XDG_RUNTIME_DIR="") as address:
-        assert [one.path for one in RestoreCopies(address).look()] == [ours]
+        assert [one.path for one in RestoreCopies(address).find()] == [ours]
         assert list(work_in(scratch_folders(address))) == [dumped, ours]
 
 
@@ -124,7 +124,7 @@ async def test_nothing_goes_while_anything_is_being_restored(tmp_path: Path) -> 
     left = copy(scratch, "ctrd-checkpoint1")
     async with engine(tmp_path, TMPDIR=str(scratch), XDG_RUNTIME_DIR="") as address:
         copies = RestoreCopies(address)
-        (found,) = copies.look()
+        (found,) = copies.find()
         restoring = await asyncio.create_subprocess_exec(
             *("runc", "-c", "echo ready; read x", "restore", "somebody's"),
             executable="/bin/sh",
@@ -133,7 +133,7 @@ async def test_nothing_goes_while_anything_is_being_restored(tmp_path: Path) -> 
         )
         assert restoring.stdout is not None
         await restoring.stdout.readline()
-        assert copies.look() == []
+        assert copies.find() == []
         assert not copies.remove(found)
         assert left.exists()
         await restoring.communicate(b"\n")
@@ -144,7 +144,7 @@ async def test_one_that_changed_since_it_was_looked_at_stays(tmp_path: Path) -> 
     left = copy(tmp_path / "scratch", "ctrd-checkpoint1")
     async with engine(tmp_path, TMPDIR=str(left.parent), XDG_RUNTIME_DIR="") as address:
         copies = RestoreCopies(address)
-        (found,) = copies.look()
+        (found,) = copies.find()
         assert not copies.remove(replace(found, changed_at=found.changed_at - timedelta(1)))
         # A file unpacked from an archive has an old time of its own.
         os.utime(left / "pages-1.img", (0, 0))

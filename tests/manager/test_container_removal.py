@@ -83,7 +83,7 @@ async def test_delete_and_start_at_once_leave_nothing(manager: Manager) -> None:
 async def test_stop_delete_and_restart_at_once_leave_nothing(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch_container, "_SETTLE_S", 600.0)
+    monkeypatch.setattr(watch_container, "_STORED_WITHIN_S", 600.0)
     await manager.run()
     async with asyncio.timeout(60):  # nobody waits for an exit that nobody watches any more
         await asyncio.gather(

@@ -91,7 +91,7 @@ async def test_an_exit_is_told_when_there_is_room_again(manager: Manager, refuse
 async def test_a_stop_whose_end_is_not_written_down_is_no_success(
     manager: Manager, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch_container, "_SETTLE_S", 0.3)
+    monkeypatch.setattr(watch_container, "_STORED_WITHIN_S", 0.3)
     refusals = refuse(ContainerRepository, "set_state", "exited")
     await manager.run()
     refusals.left = 10**6

@@ -138,7 +138,7 @@ async def test_one_row_that_cannot_be_read_is_told_and_costs_nothing(
     was, lying, vmms = row(place, table, rowid), files(place), sorted(vmm_pids(place.storage))
     assert len(vmms) == 2
     async with place.manager() as manager:
-        (unreadable,) = await manager.store.unreadable.look()
+        (unreadable,) = await manager.store.unreadable.list()
         assert unreadable.table == table
         assert column in unreadable.problem
         assert any(

@@ -143,8 +143,8 @@ def test_only_what_is_ready_is_checked() -> None:
 
 
 def test_it_is_looked_often_enough_for_the_shortest_interval() -> None:
-    assert HousekeepingConfig().look_every_s == 60
+    assert HousekeepingConfig().round_every_s == 60
     short = HousekeepingConfig(check_every=timedelta(seconds=8))
-    assert short.look_every_s == 2
-    assert HousekeepingConfig(check_every=timedelta(microseconds=1)).look_every_s == 0.05
-    assert HousekeepingConfig(None, None).look_every_s == 60
+    assert short.round_every_s == 2
+    assert HousekeepingConfig(check_every=timedelta(microseconds=1)).round_every_s == 0.05
+    assert HousekeepingConfig(None, None).round_every_s == 60

@@ -161,14 +161,14 @@ def test_the_length_of_socket_paths_counts_bytes_not_characters() -> None:
 
 
 def test_kvm_that_does_not_open_is_a_reason(home: Path) -> None:
-    verdict = kvm.look(home / "nothing")
+    verdict = kvm.check(home / "nothing")
     assert (verdict.opens, verdict.runs_linux) == (False, False)
     assert "nothing" in verdict.reason
 
 
 def test_a_file_that_is_no_kvm_does_not_count(home: Path) -> None:
     (home / "kvm").touch()
-    assert not kvm.look(home / "kvm").opens
+    assert not kvm.check(home / "kvm").opens
 
 
 @pytest.mark.firecracker
@@ -179,7 +179,7 @@ def test_a_kvm_without_cpu_support_does_not_run_linux(
 ) -> None:
     cpuinfo = home / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
-    verdict = kvm.look(Path("/dev/kvm"), cpuinfo)
+    verdict = kvm.check(Path("/dev/kvm"), cpuinfo)
     assert verdict.opens
     assert verdict.runs_linux is runs_linux
 

@@ -110,7 +110,7 @@ async def preflight(settings: Settings) -> Preflight:
 
 async def worker_checks(settings: Settings) -> Sequence[Check]:
     """The prerequisites of workers, for ``warmboot doctor``. A machine without is fine too."""
-    return [_check(finding) for finding in await (await preflight(settings)).look()]
+    return [_check(finding) for finding in await (await preflight(settings)).check()]
 
 
 def _check(finding: Finding) -> Check:

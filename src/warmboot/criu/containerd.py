@@ -76,7 +76,7 @@ class RestoreCopies:
         self._engine = engine
         self._proc = proc
 
-    def look(self) -> list[DiskEntry]:
+    def find(self) -> list[DiskEntry]:
         if _restoring(self._proc):
             return []
         folders = scratch_folders(self._engine, self._proc)

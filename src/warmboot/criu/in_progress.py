@@ -29,7 +29,7 @@ LOOK_EVERY_S = 0.25
 LONGEST_S = 3600.0
 ANSWER_AFTER_END_S = 15.0
 
-Sight = tuple[frozenset[tuple[str, int, int]], frozenset[tuple[int, int]]]
+Observation = tuple[frozenset[tuple[str, int, int]], frozenset[tuple[int, int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Work:
     names: tuple[str, ...] = ()
     pid: int = 0
 
-    def look(self) -> Sight:
+    def observe(self) -> Observation:
         facts = self.facts
         folders = [facts.checkpoint_folder(self.container_id, name) for name in self.names]
         folders += [store.parents[1] / "ingest" for store in facts.content_stores()]
@@ -92,7 +92,7 @@ async def _moves_until_done(task: asyncio.Future[None], work: Work, hangs_after_
     seen, changed = None, loop.time()
     while not task.done():
         await asyncio.wait({task}, timeout=min(1.0, hangs_after_s / 4))
-        now = None if task.done() else await asyncio.to_thread(work.look)
+        now = None if task.done() else await asyncio.to_thread(work.observe)
         if now != seen:
             seen, changed = now, loop.time()
         elif not task.done() and loop.time() - changed >= hangs_after_s:
@@ -108,10 +108,10 @@ async def until_quiet(work: Work, hangs_after_s: float = HANGS_AFTER_S) -> None:
     """
     loop = asyncio.get_running_loop()
     began = changed = loop.time()
-    seen = await asyncio.to_thread(work.look)
+    seen = await asyncio.to_thread(work.observe)
     while loop.time() - began < LONGEST_S:
         await asyncio.sleep(LOOK_EVERY_S)
-        now = await asyncio.to_thread(work.look)
+        now = await asyncio.to_thread(work.observe)
         quiet_s = loop.time() - changed
         if now != seen:
             seen, changed = now, loop.time()

@@ -22,10 +22,10 @@ from warmboot.store import Store
 
 LAST_COLLECTION = "gc.last"
 _SHORTEST_S, _LONGEST_S = 0.05, 60.0
-_ROUNDS = 4
-"""How often it is looked in the shortest of the intervals."""
-_PATIENCE = 10
-"""Looks from one try to the next."""
+_ROUNDS_PER_INTERVAL = 4
+"""Rounds within the shortest of the intervals."""
+_ROUNDS_BEFORE_RETRY = 10
+"""Rounds from one attempt to the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class HousekeepingConfig:
     forms: FormPolicy = field(default_factory=FormPolicy)
 
     @property
-    def look_every_s(self) -> float:
+    def round_every_s(self) -> float:
         """Often enough for the shortest interval, and never more often than makes sense."""
         intervals = (
             self.collect_every,
@@ -46,9 +46,10 @@ class HousekeepingConfig:
             self.forms.unpack_within if self.forms.unpack_after is not None else None,
         )
         shortest = min(
-            (i.total_seconds() for i in intervals if i is not None), default=_LONGEST_S * _ROUNDS
+            (i.total_seconds() for i in intervals if i is not None),
+            default=_LONGEST_S * _ROUNDS_PER_INTERVAL,
         )
-        return min(_LONGEST_S, max(_SHORTEST_S, shortest / _ROUNDS))
+        return min(_LONGEST_S, max(_SHORTEST_S, shortest / _ROUNDS_PER_INTERVAL))
 
 
 class Housekeeping:
@@ -74,10 +75,10 @@ class Housekeeping:
 
     async def __call__(self) -> None:
         while True:
-            await one_round(Work.HOUSEKEEPING, self.look(datetime.now(UTC)), self._failed)
-            await asyncio.sleep(self._config.look_every_s)
+            await one_round(Work.HOUSEKEEPING, self.run_due(datetime.now(UTC)), self._failed)
+            await asyncio.sleep(self._config.round_every_s)
 
-    async def look(self, now: datetime) -> None:
+    async def run_due(self, now: datetime) -> None:
         """Do what is due."""
         await self._collect(now)
         snapshots = await self._store.snapshots.list()
@@ -106,6 +107,6 @@ class Housekeeping:
 
     def _may_try(self, key: object, now: datetime) -> bool:
         """What did not work a moment ago (a full disk) is not tried again at once."""
-        wait = timedelta(seconds=self._config.look_every_s * _PATIENCE)
+        wait = timedelta(seconds=self._config.round_every_s * _ROUNDS_BEFORE_RETRY)
         self._tried = {tried: at for tried, at in self._tried.items() if now - at < wait}
         return self._tried.setdefault(key, now) is now

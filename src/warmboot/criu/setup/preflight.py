@@ -1,7 +1,7 @@
 """Checks what a machine needs for workers, explains what is missing, and repairs what it can.
 
-    look() ─▶ findings, each with what is wrong, why it matters, what to do
-    fix()  ─▶ what was changed; nothing the second time
+    check() ─▶ findings, each with what is wrong, why it matters, what to do
+    fix()   ─▶ what was changed; nothing the second time
     verification.verify() ─▶ the proof: a real container, paused and resumed
 
 Every path is an argument, so that a test has its own; ``of_engine`` asks the engine itself.
@@ -88,7 +88,7 @@ class Preflight:
             restart_command=_restart_command() if socket.resolve() == _own_socket() else (),
         )
 
-    async def look(self) -> tuple[Finding, ...]:
+    async def check(self) -> tuple[Finding, ...]:
         """All prerequisites, in the order in which to mend them. Never raises."""
         engine: EngineFacts | None = None
         unreachable = ""

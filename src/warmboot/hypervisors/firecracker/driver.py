@@ -212,7 +212,7 @@ class Firecracker:
                 versions = await binary.versions(Path(path))
             except HypervisorError as error:
                 problems.append(Problem(f"{error.brief}: {error.details}", error.resolution))
-        verdict = await asyncio.to_thread(kvm.look, self.config.kvm)
+        verdict = await asyncio.to_thread(kvm.check, self.config.kvm)
         if not verdict.opens:
             problems.append(Problem(verdict.reason, "enable virtualization, or use QEMU"))
         cpuinfo = await asyncio.to_thread(Path("/proc/cpuinfo").read_text)

@@ -29,7 +29,7 @@ class KvmVerdict:
     reason: str
 
 
-def look(device: Path, cpuinfo: Path = Path("/proc/cpuinfo")) -> KvmVerdict:
+def check(device: Path, cpuinfo: Path = Path("/proc/cpuinfo")) -> KvmVerdict:
     """Make a VM with one vCPU and throw it away; look at the CPU's flags. Never raises."""
     try:
         _make_vm(device)

@@ -22,8 +22,8 @@ UNBOOTED: dict[str, Any] = {
 """What is known of a container's boot before it: nothing."""
 
 
-def holds(container: Container, until: Until) -> bool:
-    """Whether it is as somebody waits for it, or never will be."""
+def has_reached(container: Container, until: Until) -> bool:
+    """Whether the container has reached the awaited state, or never will."""
     if container.state in (ContainerState.FAILED, ContainerState.DELETING):
         return True
     if until is Until.BOOTED:

@@ -21,7 +21,7 @@ from warmboot.manager.containers.container_states import (
     check_goes_on,
     check_has_process,
     check_runs,
-    holds,
+    has_reached,
     stop_timeout_s,
     vm_gone,
 )
@@ -99,7 +99,7 @@ class Containers:
 
     async def wait(self, ref: str, until: Until, timeout_s: float) -> Container:
         found = await self._find_even_gone(ref)
-        if holds(found, until):
+        if has_reached(found, until):
             return found
         container_id = found.id
 
@@ -110,7 +110,7 @@ class Containers:
                 return self._gone.get(container_id) or await self._store.containers.get(
                     container_id
                 )
-            return container if holds(container, until) else None
+            return container if has_reached(container, until) else None
 
         held = await self._events.wait_for(look, timeout_s, container_id)
         return held or await self._store.containers.get(container_id)
@@ -205,7 +205,7 @@ class Containers:
             stopping = self._link(container).docker.stop(docker_id, timeout_s, signal)
             if not await self._locks.unless_removed(container.id, stopping):
                 return
-            if not await self._watch.settle(container.id):
+            if not await self._watch.wait_until_stored(container.id):
                 raise Unavailable(
                     f"{container.name} was stopped, but its end is not stored yet",
                     details="the database is not writable, or Docker in the VM does not answer",
@@ -223,7 +223,7 @@ class Containers:
             return
         await self._link(container).docker.kill(container.docker_id, signal)
         if signal in ("SIGKILL", "9"):
-            await self._watch.settle(container.id)
+            await self._watch.wait_until_stored(container.id)
 
     async def restart(self, ref: str, timeout_s: float | None = None) -> None:
         container = await self.get(ref)

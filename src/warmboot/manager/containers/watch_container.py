@@ -48,7 +48,7 @@ READ_LIMIT_S = 600.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 15.0
 """Before Docker in a guest is asked again after a connection broke."""
 
-_SETTLE_S = 10.0
+_STORED_WITHIN_S = 10.0
 
 
 class ContainerLost(ContainerError):
@@ -93,7 +93,7 @@ class WatchContainer:
         await self._tasks.cancel(_key(container_id))
         self._streams.pop(container_id, None)
 
-    async def settle(self, container_id: UUID) -> bool:
+    async def wait_until_stored(self, container_id: UUID) -> bool:
         """Wait a moment for an exit that has just happened; whether it is stored."""
 
         async def ended() -> Container | None:
@@ -101,7 +101,7 @@ class WatchContainer:
             return None if container.state is ContainerState.RUNNING else container
 
         try:
-            return await self._events.wait_for(ended, _SETTLE_S, container_id) is not None
+            return await self._events.wait_for(ended, _STORED_WITHIN_S, container_id) is not None
         except NotFound:  # it was to be removed, and is
             return True
 

@@ -111,7 +111,7 @@ class UnreadableOwners:
 
 async def unreadable_owners(store: Store) -> UnreadableOwners:
     """As they are at the moment. Ask for what can be read first: nothing is missed between."""
-    rows = await store.unreadable.look(_TABLES)
+    rows = await store.unreadable.list(_TABLES)
     return UnreadableOwners((*rows, *await store.operations.unreadable()))
 
 
@@ -131,5 +131,5 @@ async def unreadable_rows(store: Store) -> list[Check]:
             f"`DELETE FROM {row.table} WHERE {row.where};`",
             required=False,
         )
-        for row in await store.unreadable.look()
+        for row in await store.unreadable.list()
     ]

@@ -153,7 +153,7 @@ class CollectGarbage:
         now = datetime.now(UTC)
         entries = await self._scan.run()  # first: see ``disk_scan``
         if self._restores is not None:
-            entries += await asyncio.to_thread(self._restores.look)
+            entries += await asyncio.to_thread(self._restores.find)
         cached = await self._host.cache.entries()
         snapshots = await self._store.snapshots.list(include_deleted=True)
         owned = (await unreadable_owners(self._store))[Of.SNAPSHOTS]

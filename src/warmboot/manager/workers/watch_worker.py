@@ -22,9 +22,9 @@ from warmboot.manager.core.background import Work
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.workers.settle_worker import SettleWorker
 from warmboot.manager.workers.worker_policies import (
+    ActivitySample,
     IdleClock,
-    Sight,
-    look_every_s,
+    check_every_s,
     next_checkpoint_s,
 )
 from warmboot.model.errors import EngineUnavailable, NotFound, WarmbootError
@@ -104,8 +104,8 @@ class WatchWorker:
 
     async def _keep_policy(self, worker: Worker) -> None:
         policy = worker.spec.policy
-        idle = IdleClock(await self._sight(worker)) if policy.pause_after_idle_s else None
-        every_s = look_every_s(policy)
+        idle = IdleClock(await self._sample(worker)) if policy.pause_after_idle_s else None
+        every_s = check_every_s(policy)
         checkpointed_s = time.monotonic()
         while True:
             now_s = time.monotonic()
@@ -116,7 +116,7 @@ class WatchWorker:
                 worker = await self._store.workers.get(worker.id)
                 if worker.state not in (_S.RUNNING, _S.CHECKPOINTING):
                     return
-                if idle is not None and idle.see(await self._sight(worker)) >= (
+                if idle is not None and idle.see(await self._sample(worker)) >= (
                     policy.pause_after_idle_s or 0
                 ):
                     log.info("pausing an idle worker", worker=worker.name)
@@ -130,9 +130,9 @@ class WatchWorker:
             except WarmbootError as error:
                 # Told by an event already; the next look tries again.
                 log.warning("a worker's policy failed", worker=worker.name, error=error.brief)
-                idle = IdleClock(await self._sight(worker)) if idle is not None else None
+                idle = IdleClock(await self._sample(worker)) if idle is not None else None
 
-    async def _sight(self, worker: Worker) -> Sight:
+    async def _sample(self, worker: Worker) -> ActivitySample:
         """What it does now; nothing, as far as can be seen, while the engine is away."""
         cpu_s = 0.0
         try:
@@ -142,6 +142,6 @@ class WatchWorker:
             log.warning("a worker cannot be looked at", worker=worker.name, why=error.details)
         now_s = time.monotonic()
         if worker.heard_at is None:
-            return Sight(now_s, cpu_s)
+            return ActivitySample(now_s, cpu_s)
         ago_s = (datetime.now(UTC) - worker.heard_at).total_seconds()
-        return Sight(now_s, cpu_s, now_s - max(0.0, ago_s))
+        return ActivitySample(now_s, cpu_s, now_s - max(0.0, ago_s))

@@ -24,7 +24,7 @@ LOOKS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class ActivitySample:
     """What was seen of a worker at the moment ``at_s``: CPU used so far, last report, if any."""
 
     at_s: float
@@ -35,7 +35,7 @@ class Sight:
 class IdleClock:
     """Call ``see`` regularly; ``idle_s`` is for how long nothing has happened."""
 
-    def __init__(self, start: Sight) -> None:
+    def __init__(self, start: ActivitySample) -> None:
         self._last = start
         self._active_s = start.at_s
 
@@ -43,21 +43,21 @@ class IdleClock:
     def idle_s(self) -> float:
         return self._last.at_s - self._active_s
 
-    def see(self, sight: Sight) -> float:
+    def see(self, sample: ActivitySample) -> float:
         """Take a look into account; ``idle_s`` after it.
 
         CPU time that became less than before (a process ended unseen) counts as activity.
         """
-        elapsed_s = sight.at_s - self._last.at_s
-        used_s = sight.cpu_s - self._last.cpu_s
+        elapsed_s = sample.at_s - self._last.at_s
+        used_s = sample.cpu_s - self._last.cpu_s
         if elapsed_s > 0 and not 0 <= used_s < BUSY_CPU_SHARE * elapsed_s:
-            self._active_s = sight.at_s
-        self._active_s = max(self._active_s, min(sight.heard_s, sight.at_s))
-        self._last = sight
+            self._active_s = sample.at_s
+        self._active_s = max(self._active_s, min(sample.heard_s, sample.at_s))
+        self._last = sample
         return self.idle_s
 
 
-def look_every_s(policy: WorkerPolicy) -> float | None:
+def check_every_s(policy: WorkerPolicy) -> float | None:
     """How often to look for idleness; ``None`` when nobody asks for it."""
     if policy.pause_after_idle_s is None:
         return None

@@ -46,7 +46,7 @@ class UnreadableRows:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def look(self, tables: Collection[str] = tuple(_READERS)) -> tuple[UnreadableRow, ...]:
+    async def list(self, tables: Collection[str] = tuple(_READERS)) -> tuple[UnreadableRow, ...]:
         """Those of ``tables``, as they are at the moment."""
         found: list[UnreadableRow] = []
         for name in tables:
