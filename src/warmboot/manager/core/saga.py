@@ -17,7 +17,7 @@ the notes, which are journaled, and not what the steps have in memory, which die
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from uuid import UUID
@@ -28,8 +28,8 @@ from pydantic import TypeAdapter, ValidationError
 from warmboot.model.errors import Unavailable, WarmbootError
 from warmboot.model.journal.operation import Operation, OperationState
 from warmboot.store import Store
+from warmboot.system.concurrency import finish
 
-T = TypeVar("T")
 N = TypeVar("N")
 """Notes: a dataclass that is journaled. What an earlier release did not note has a default."""
 L = TypeVar("L")
@@ -83,12 +83,9 @@ class SagaRunner:
     async def run(self, saga: Saga[N, L], subject_id: UUID, notes: N, live: L) -> None:
         """All steps in order; on any error (or cancellation) all begun ones are undone first."""
         noted = saga.encode(notes)
-        operation, cancelled = await _to_the_end(
-            self._store.operations.begin(saga.kind, str(subject_id), noted)
-        )
+        operation = await self._begin(saga, subject_id, notes)
         begun: list[Step[N, L]] = []
         try:
-            _raise_if(cancelled)
             for step in saga.steps:
                 begun.append(step)
                 now = saga.encode(notes)
@@ -99,21 +96,39 @@ class SagaRunner:
                 if self._hook is not None:
                     await self._hook(saga.kind, step.name)
                 await step.do(notes, live)
-            _, cancelled = await _to_the_end(
-                self._store.operations.set_state(operation.id, OperationState.DONE)
-            )
         except BaseException as error:  # cancelled, too; raised again
             # To the end: a cancelled request must not leave half a machine behind.
-            _, cancelled = await _to_the_end(self._undo(saga, operation, notes, begun, error))
-            _raise_if(cancelled)
+            await finish(self._undo(saga, operation, notes, begun, error))
             raise
-        _raise_if(cancelled)
+        await finish(self._done(saga, operation, notes, begun))
 
     async def recover(self, saga: Saga[N, L], operation: Operation) -> bool:
         """Undo what a manager that was killed had begun; whether all of it is undone."""
         names = {step.name for step in saga.steps[:1]} | set(operation.begun)
         begun = [step for step in saga.steps if step.name in names]
         return await self._undo(saga, operation, saga.decode(operation), begun, None)
+
+    async def _begin(self, saga: Saga[N, L], subject_id: UUID, notes: N) -> Operation:
+        """Journal it; what is journaled although we were cancelled is closed."""
+        beginning = asyncio.ensure_future(
+            self._store.operations.begin(saga.kind, str(subject_id), saga.encode(notes))
+        )
+        try:
+            return await finish(beginning)
+        except asyncio.CancelledError as error:
+            if beginning.exception() is None:
+                await finish(self._undo(saga, beginning.result(), notes, [], error))
+            raise
+
+    async def _done(
+        self, saga: Saga[N, L], operation: Operation, notes: N, begun: list[Step[N, L]]
+    ) -> None:
+        """Journal its end; what cannot be journaled is undone."""
+        try:
+            await self._store.operations.set_state(operation.id, OperationState.DONE)
+        except BaseException as error:  # whatever it is; raised again
+            await self._undo(saga, operation, notes, begun, error)
+            raise
 
     async def _undo(
         self,
@@ -150,22 +165,6 @@ class SagaRunner:
             ) as failure:  # it is undone: the next start does it again, and notes
                 log.error("an undo was not journaled", saga=saga.kind, error=str(failure))
         return clean
-
-
-async def _to_the_end(work: Coroutine[Any, Any, T]) -> tuple[T, bool]:
-    """The result of ``work``, which is not cancelled, and whether we were meanwhile."""
-    task, cancelled = asyncio.ensure_future(work), False
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError:
-            cancelled = True
-    return task.result(), cancelled
-
-
-def _raise_if(cancelled: bool) -> None:
-    if cancelled:
-        raise asyncio.CancelledError
 
 
 def _described(error: BaseException | None) -> dict[str, Any] | None:
