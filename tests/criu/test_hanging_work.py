@@ -10,7 +10,7 @@ import pytest
 from tests.criu.conftest import Start, counted
 from tests.support.dockerd import CRIU_WRAPPER, PrivateDockerd
 
-from warmboot.criu.checkpoint import checkpoint, settle
+from warmboot.criu.checkpoint import checkpoint, recover
 from warmboot.criu.containerd import RestoreCopies, scratch_folders, work_in
 from warmboot.criu.in_progress import Work, unless_it_hangs, until_quiet
 from warmboot.criu.restore import restore, salt
@@ -58,7 +58,7 @@ async def test_a_dump_that_hangs_is_ended_and_the_container_thawed(
     with pytest.raises(CheckpointError, match=r"nothing of it had moved for 1 s"):
         await unless_it_hangs(work, call, hangs_after_s=1.0)
     assert runtimes_at_work(container) == []
-    await settle(engine, container, "cp")
+    await recover(engine, container, "cp")
     assert (await counted(engine, container, beyond=seen + 2))[0] == secret
     assert await engine.checkpoints(container) == []
 

@@ -13,7 +13,7 @@ from tests.criu.conftest import Start, counted, last_count, wait_for_line
 from tests.support.dockerd import PrivateDockerd
 from typing_extensions import override
 
-from warmboot.criu.checkpoint import checkpoint, settle
+from warmboot.criu.checkpoint import checkpoint, recover
 from warmboot.criu.restore import restore
 from warmboot.docker import content_store
 from warmboot.docker.engine import DockerEngine
@@ -292,9 +292,9 @@ async def test_an_engine_that_is_killed_meanwhile_is_noticed_and_settled(
     with pytest.raises(EngineUnavailable):
         await dumping
     await dockerd.start()
-    settled = await settle(engine, container, "cp")
-    assert settled.checkpoint is folder.exists()
-    if settled.checkpoint:
+    recovered = await recover(engine, container, "cp")
+    assert recovered.checkpoint is folder.exists()
+    if recovered.checkpoint:
         await restore(engine, container, "cp")
     else:
         with pytest.raises(NotFound):

@@ -37,7 +37,7 @@ from warmboot.manager.ports import Until
 from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
 from warmboot.manager.vms import warm_pool as warm_pool_
 from warmboot.manager.workers.create_worker import CreateWorker
-from warmboot.manager.workers.settle_worker import SettleWorker
+from warmboot.manager.workers.recover_worker import RecoverWorker
 from warmboot.manager.workers.stop_workers import StopWorkers
 from warmboot.manager.workers.watch_worker import WatchWorker
 from warmboot.manager.workers.worker_states import WorkerStates
@@ -257,7 +257,7 @@ class Shop:
         self.events = manager.services.events
         self.engine = Engine()
         self.states = WorkerStates(self.store, self.events)
-        self.settle = SettleWorker(self.store, self.engine, self.states, tasks)
+        self.settle = RecoverWorker(self.store, self.engine, self.states, tasks)
         self.checkpointed = 0
         self.watch = WatchWorker(
             self.store, self.engine, tasks, self.settle, self._checkpoint, self._checkpoint
@@ -360,7 +360,7 @@ ON_WORKERS: dict[Work, tuple[str, Callable[[Shop], Awaitable[None]]]] = {
     Work.CREATE_WORKERS: ("create-worker", create_worker),
     Work.WATCH_WORKERS: ("worker-end", watch_worker),
     Work.WORKER_POLICIES: ("worker-policy", keep_policy),
-    Work.SETTLE_WORKERS: ("settle-worker", settle_worker),
+    Work.RECOVER_WORKERS: ("settle-worker", settle_worker),
     Work.RESUME_WORKERS: ("resume-at-start", resume_worker),
 }
 

@@ -17,7 +17,7 @@ from warmboot.docker.pull import Progress, PullTimeout, no_progress
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.workers.create_worker import CreateWorker
-from warmboot.manager.workers.settle_worker import LABEL, SettleWorker
+from warmboot.manager.workers.recover_worker import LABEL, RecoverWorker
 from warmboot.manager.workers.worker_states import WorkerStates
 from warmboot.model.errors import ContainerError, EngineUnavailable, ImageNotFound
 from warmboot.model.worker import Worker, WorkerSpec, WorkerState
@@ -96,7 +96,7 @@ class Scene:
         self.engine = Engine()
         states = WorkerStates(store, EventLog(store))
         self.create = CreateWorker(store, self.engine, states, lambda _: {})
-        self.settle = SettleWorker(store, self.engine, states, Tasks())
+        self.settle = RecoverWorker(store, self.engine, states, Tasks())
         spec = WorkerSpec("w1", "app:1")
         now = datetime.now(UTC)
         self.worker = Worker(id=uuid4(), spec=spec, state=WorkerState.CREATING, created_at=now)

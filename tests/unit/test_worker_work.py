@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.workers.reconcile_workers import ReconcileWorkers
-from warmboot.manager.workers.settle_worker import BUSY, SettleWorker
+from warmboot.manager.workers.recover_worker import BUSY, RecoverWorker
 from warmboot.manager.workers.worker_work import WorkerWork
 from warmboot.model.checkpoint import Checkpoint, CheckpointState, Versions
 from warmboot.model.errors import CheckpointError, EngineUnavailable
@@ -23,7 +23,7 @@ from warmboot.model.worker import Worker, WorkerSpec, WorkerState
 from warmboot.store import Store
 
 
-class Settle(SettleWorker):
+class Settle(RecoverWorker):
     """Notes who is to be settled; ``settles_to`` is what the engine says is true."""
 
     def __init__(self, store: Store) -> None:

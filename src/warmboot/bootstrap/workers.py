@@ -18,8 +18,8 @@ from warmboot.manager.ports import Check
 from warmboot.manager.workers.create_worker import CreateWorker
 from warmboot.manager.workers.pause_worker import PauseWorker
 from warmboot.manager.workers.reconcile_workers import ReconcileWorkers
+from warmboot.manager.workers.recover_worker import RecoverWorker
 from warmboot.manager.workers.resume_worker import ResumeWorker
-from warmboot.manager.workers.settle_worker import SettleWorker
 from warmboot.manager.workers.socket_activation import SocketActivation
 from warmboot.manager.workers.stop_workers import StopWorkers
 from warmboot.manager.workers.watch_worker import WatchWorker
@@ -70,10 +70,10 @@ async def wire_workers(core: Core) -> AsyncIterator[WorkerParts]:
     async with DockerEngine(docker_socket(settings)) as engine:
         states = WorkerStates(store, events)
         limit_s = settings.worker_pause_timeout_s
-        settle = SettleWorker(store, engine, states, tasks, limit_s)
+        recover = RecoverWorker(store, engine, states, tasks, limit_s)
         create = CreateWorker(store, engine, states, environment)
-        pause = PauseWorker(store, engine, events, states, settle, limit_s)
-        resume = ResumeWorker(store, engine, events, states, settle, limit_s)
+        pause = PauseWorker(store, engine, events, states, recover, limit_s)
+        resume = ResumeWorker(store, engine, events, states, recover, limit_s)
         checkpoints = WorkerCheckpoints(
             store,
             engine,
@@ -84,10 +84,10 @@ async def wire_workers(core: Core) -> AsyncIterator[WorkerParts]:
             core.uploads,
         )
         workers = Workers(
-            store, engine, events, tasks, states, create, pause, resume, settle, checkpoints
+            store, engine, events, tasks, states, create, pause, resume, recover, checkpoints
         )
         watch = WatchWorker(
-            store, engine, tasks, settle, workers.pause_by_policy, workers.checkpoint_by_policy
+            store, engine, tasks, recover, workers.pause_by_policy, workers.checkpoint_by_policy
         )
         wake = SocketActivation(events, workers.wake_by_connection)
         stops = StopWorkers(store, tasks, workers)
@@ -96,7 +96,7 @@ async def wire_workers(core: Core) -> AsyncIterator[WorkerParts]:
         yield WorkerParts(
             workers,
             ReconcileWorkers(
-                store, states, settle, workers, checkpoints, stops, core.reconcile_failures
+                store, states, recover, workers, checkpoints, stops, core.reconcile_failures
             ),
             wake,
             tokens,

@@ -5,7 +5,7 @@
                                        ▼              ▼
                        CRIU's lines, still running?   half-made: delete it
 
-If the engine goes away in between, the call raises ``EngineUnavailable``; ``settle`` then says,
+If the engine goes away in between, the call raises ``EngineUnavailable``; ``recover`` then says,
 once the engine is back, which of the two it was and removes a checkpoint that is only half there.
 """
 
@@ -65,7 +65,7 @@ class Dumped:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class Recovered:
     """What an interrupted dump or restore has left. ``checkpoint``: it is there and whole."""
 
     running: bool
@@ -95,7 +95,7 @@ def refuse_obstacles(engine: EngineFacts, container: ContainerFacts) -> None:
         )
 
 
-async def inspect_settled(engine: DockerEngine, container: str) -> ContainerFacts:
+async def inspect_when_stopped(engine: DockerEngine, container: str) -> ContainerFacts:
     """``inspect``, but an engine that has not yet noticed that the process is gone is waited for.
 
     After a dump it may take it a quarter of a second.
@@ -172,12 +172,12 @@ async def checkpoint(
     )
 
 
-async def settle(engine: DockerEngine, container: str, name: str) -> Settled:
+async def recover(engine: DockerEngine, container: str, name: str) -> Recovered:
     """After an interruption: what is true now. Removes the checkpoint if it is only half there.
 
     What a dump that was killed has left frozen is thawed.
     """
-    facts, found = await asyncio.gather(engine.facts(), inspect_settled(engine, container))
+    facts, found = await asyncio.gather(engine.facts(), inspect_when_stopped(engine, container))
     await _run_on(found)
     folder = facts.checkpoint_folder(found.id, name)
     whole = True
@@ -186,7 +186,7 @@ async def settle(engine: DockerEngine, container: str, name: str) -> Settled:
     except CheckpointError:
         whole = False
         await engine.delete_checkpoint(found.id, name)
-    return Settled(running=found.running, exit_code=found.exit_code, checkpoint=whole)
+    return Recovered(running=found.running, exit_code=found.exit_code, checkpoint=whole)
 
 
 async def dump_facts(engine: DockerEngine, container_id: str, name: str) -> DumpFacts:

@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmboot.criu.checkpoint import dump_facts, inspect_settled, refuse_obstacles
+from warmboot.criu.checkpoint import dump_facts, inspect_when_stopped, refuse_obstacles
 from warmboot.criu.containerd import SALT_FILE, forget_restored, scratch_folders
 from warmboot.criu.continuity import Continuity, compare
 from warmboot.criu.in_progress import HANGS_AFTER_S, Work, unless_it_hangs
@@ -62,7 +62,7 @@ async def restore(
     """
     started = time.monotonic()
     facts, found = await asyncio.gather(
-        engine.remembered_facts(), inspect_settled(engine, container)
+        engine.remembered_facts(), inspect_when_stopped(engine, container)
     )
     if found.running:
         raise Conflict(

@@ -46,7 +46,7 @@ from warmboot.criu.archives.manifests import (
     spec_dump,
 )
 from warmboot.criu.archives.plain_tar import CHUNK, Member, hostile, members
-from warmboot.criu.checkpoint import OUR_FILES, dump_facts, inspect_settled
+from warmboot.criu.checkpoint import OUR_FILES, dump_facts, inspect_when_stopped
 from warmboot.criu.images import read_dump
 from warmboot.docker.engine import DockerEngine
 from warmboot.model.checkpoint import (
@@ -92,7 +92,7 @@ async def export_checkpoint(
 
     ``Conflict`` while the container runs: what it changes on its disk would not fit the memory.
     """
-    found = await inspect_settled(engine, container)
+    found = await inspect_when_stopped(engine, container)
     if found.running:
         raise Conflict(
             f"{found.name} is running, so its files may have changed since the checkpoint",

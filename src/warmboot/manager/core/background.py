@@ -43,7 +43,7 @@ class Work(StrEnum):
     CREATE_WORKERS = "create-workers"
     WATCH_WORKERS = "watch-workers"
     WORKER_POLICIES = "worker-policies"
-    SETTLE_WORKERS = "settle-workers"
+    RECOVER_WORKERS = "settle-workers"
     RESUME_WORKERS = "resume-workers"
     NETWORK_RULES = "network-rules"
 

@@ -20,7 +20,7 @@ import structlog
 
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import EngineFacts
-from warmboot.manager.workers.settle_worker import LABEL, remove_containers
+from warmboot.manager.workers.recover_worker import LABEL, remove_containers
 from warmboot.manager.workers.worker_states import WorkerStates
 from warmboot.model.checkpoint import obstacles
 from warmboot.model.errors import ImageNotFound, InvalidRequest, NotSupported, WarmbootError

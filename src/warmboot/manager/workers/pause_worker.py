@@ -3,7 +3,7 @@
     claim (state and checkpoint row) ─▶ dump ─▶ record
                                          │ error, kill -9
                                          ▼
-                          settle: what the engine says is true
+                          recover: what the engine says is true
 
 The claim is made before the work, so that a caller can be answered in between: a worker that asks
 for its own pause must have its answer before it is dumped.
@@ -19,7 +19,7 @@ from warmboot.criu.checkpoint import Dumped, checkpoint
 from warmboot.criu.in_progress import HANGS_AFTER_S
 from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.workers.settle_worker import SettleWorker
+from warmboot.manager.workers.recover_worker import RecoverWorker
 from warmboot.manager.workers.worker_states import WorkerStates, refusal
 from warmboot.manager.workers.worker_work import WorkerWork
 from warmboot.model.checkpoint import (
@@ -42,7 +42,7 @@ class PauseWorker:
         engine: DockerEngine,
         events: EventLog,
         states: WorkerStates,
-        settle: SettleWorker,
+        recover: RecoverWorker,
         hangs_after_s: float = HANGS_AFTER_S,
     ) -> None:
         self._hangs_after_s = hangs_after_s
@@ -50,7 +50,7 @@ class PauseWorker:
         self._engine = engine
         self._states = states
         self._work = WorkerWork(
-            store, events, settle, "pause", WorkerState.PAUSING, WorkerState.CHECKPOINTING
+            store, events, recover, "pause", WorkerState.PAUSING, WorkerState.CHECKPOINTING
         )
 
     async def claim(
@@ -93,7 +93,7 @@ class PauseWorker:
         return made
 
     async def work(self, worker: Worker, made: Checkpoint) -> Checkpoint:
-        """Dump what was claimed. On an error the worker is settled first, then it is raised."""
+        """Dump what was claimed. On an error the worker is recovered first, then it is raised."""
         async with self._work(worker, made):
             return await self._record(made, await self._dump(worker, made))
 

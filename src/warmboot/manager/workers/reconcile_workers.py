@@ -1,6 +1,6 @@
 """Reconciles workers with their engine when the manager starts.
 
-An engine that does not answer keeps nobody waiting: its workers are settled when it does.
+An engine that does not answer keeps nobody waiting: its workers are recovered when it does.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import structlog
 
 from warmboot.manager.core.reconcile_failures import ReconcileFailures
-from warmboot.manager.workers.settle_worker import BUSY, SettleWorker
+from warmboot.manager.workers.recover_worker import BUSY, RecoverWorker
 from warmboot.manager.workers.stop_workers import StopWorkers
 from warmboot.manager.workers.worker_checkpoints import WorkerCheckpoints
 from warmboot.manager.workers.worker_states import WorkerStates
@@ -27,7 +27,7 @@ class ReconcileWorkers:
         self,
         store: Store,
         states: WorkerStates,
-        settle: SettleWorker,
+        recover: RecoverWorker,
         workers: Workers,
         checkpoints: WorkerCheckpoints,
         stops: StopWorkers,
@@ -35,7 +35,7 @@ class ReconcileWorkers:
     ) -> None:
         self._store = store
         self._states = states
-        self._settle = settle
+        self._recover = recover
         self._workers = workers
         self._checkpoints = checkpoints
         self._stops = stops
@@ -50,14 +50,14 @@ class ReconcileWorkers:
 
     async def _worker(self, worker: Worker) -> None:
         if worker.state in BUSY:
-            self._settle.later(worker.id)
+            self._recover.later(worker.id)
             return
         try:
-            await self._settle(worker.id)
+            await self._recover(worker.id)
             now = await self._store.workers.get(worker.id)
         except EngineUnavailable as error:
             log.warning("a worker waits for its engine", worker=worker.name, why=error.details)
-            self._settle.later(worker.id)
+            self._recover.later(worker.id)
             now = worker
         except NotFound:
             return

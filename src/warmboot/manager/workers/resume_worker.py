@@ -3,7 +3,7 @@
     claim (state) ─▶ restore, memory proven ─▶ record
                         │ error, kill -9
                         ▼
-         settle: it runs from a checkpoint, or is back where it was
+         recover: it runs from a checkpoint, or is back where it was
 
 The checkpoint stays in every case, so a resume that failed can be asked for again.
 """
@@ -18,7 +18,7 @@ from warmboot.criu.in_progress import HANGS_AFTER_S
 from warmboot.criu.restore import Restored, restore
 from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.workers.settle_worker import SettleWorker
+from warmboot.manager.workers.recover_worker import RecoverWorker
 from warmboot.manager.workers.worker_states import WorkerStates, refusal
 from warmboot.manager.workers.worker_work import WorkerWork
 from warmboot.model.checkpoint import Checkpoint, CheckpointState
@@ -34,14 +34,14 @@ class ResumeWorker:
         engine: DockerEngine,
         events: EventLog,
         states: WorkerStates,
-        settle: SettleWorker,
+        recover: RecoverWorker,
         hangs_after_s: float = HANGS_AFTER_S,
     ) -> None:
         self._hangs_after_s = hangs_after_s
         self._store = store
         self._engine = engine
         self._states = states
-        self._work = WorkerWork(store, events, settle, "resume", WorkerState.RESUMING)
+        self._work = WorkerWork(store, events, recover, "resume", WorkerState.RESUMING)
 
     async def claim(self, worker: Worker, name: str | None) -> Checkpoint:
         """The worker is now ``resuming``, from what is returned; call ``work`` next, always.
@@ -63,7 +63,7 @@ class ResumeWorker:
         return chosen
 
     async def work(self, worker: Worker, chosen: Checkpoint) -> None:
-        """Restore what was claimed. On an error the worker is settled first, then it is raised."""
+        """Restore what was claimed. An error is raised after the worker was recovered."""
         async with self._work(worker, chosen):
             restored = await restore(
                 self._engine,

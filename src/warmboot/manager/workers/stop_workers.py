@@ -17,7 +17,7 @@ import structlog
 
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.workers.settle_worker import BUSY, FIRST_WAIT_S, LONGEST_WAIT_S
+from warmboot.manager.workers.recover_worker import BUSY, FIRST_WAIT_S, LONGEST_WAIT_S
 from warmboot.manager.workers.workers import Workers
 from warmboot.model.errors import Conflict, DiskFull, EngineUnavailable, Unavailable, WarmbootError
 from warmboot.model.worker import Worker, WorkerState

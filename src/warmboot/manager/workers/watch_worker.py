@@ -20,7 +20,7 @@ from warmboot.criu.activity import cpu_seconds
 from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.workers.settle_worker import SettleWorker
+from warmboot.manager.workers.recover_worker import RecoverWorker
 from warmboot.manager.workers.worker_policies import (
     ActivitySample,
     IdleClock,
@@ -47,14 +47,14 @@ class WatchWorker:
         store: Store,
         engine: DockerEngine,
         tasks: Tasks,
-        settle: SettleWorker,
+        recover: RecoverWorker,
         pause: Act,
         checkpoint: Act,
     ) -> None:
         self._store = store
         self._engine = engine
         self._tasks = tasks
-        self._settle = settle
+        self._recover = recover
         self._pause = pause
         self._checkpoint = checkpoint
 
@@ -87,7 +87,7 @@ class WatchWorker:
                     continue
                 if worker.state is not _S.RUNNING:
                     return
-                await self._settle(worker_id)
+                await self._recover(worker_id)
             except EngineUnavailable as error:
                 log.warning("a worker cannot be watched", worker=str(worker_id), why=error.details)
                 await asyncio.sleep(ASK_AGAIN_S)
@@ -98,7 +98,7 @@ class WatchWorker:
 
     async def _settle_gone(self, worker_id: UUID) -> None:
         try:
-            await self._settle(worker_id)
+            await self._recover(worker_id)
         except NotFound:
             return
 

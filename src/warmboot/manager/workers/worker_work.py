@@ -1,8 +1,8 @@
-"""The failure of a pause or resume: the worker is settled, and the failure is reported.
+"""The failure of a pause or resume: the worker is recovered, and the failure is reported.
 
 Half a dump cannot be taken back, and half a restore not kept. So nothing is journaled but the state
 that was claimed, from which ``reconcile_workers`` knows after ``kill -9`` that something was under
-way: what became of it is asked of the engine (see ``settle_worker``), then as here.
+way: what became of it is asked of the engine (see ``recover_worker``), then as here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 import structlog
 
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.workers.settle_worker import SettleWorker
+from warmboot.manager.workers.recover_worker import RecoverWorker
 from warmboot.model.checkpoint import Checkpoint
 from warmboot.model.errors import NotFound, WarmbootError
 from warmboot.model.worker import Worker, WorkerState
@@ -29,19 +29,19 @@ class WorkerWork:
         self,
         store: Store,
         events: EventLog,
-        settle: SettleWorker,
+        recover: RecoverWorker,
         name: str,
         *under_way: WorkerState,
     ) -> None:
         self._store = store
         self._events = events
-        self._settle = settle
+        self._recover = recover
         self._name = name
         self._under_way = under_way
 
     @contextlib.asynccontextmanager
     async def __call__(self, worker: Worker, checkpoint: Checkpoint) -> AsyncIterator[None]:
-        """On an error of the body the worker is settled first, then it is raised."""
+        """On an error of the body the worker is recovered first, then it is raised."""
         try:
             yield
         except Exception as error:  # whatever it is, and raised again: nothing is under way now
@@ -52,9 +52,9 @@ class WorkerWork:
 
     async def _settle_now(self, worker: Worker) -> None:
         try:
-            await self._settle(worker.id)
+            await self._recover(worker.id)
         except Exception as failure:  # the first error is the one to tell
-            log.exception("a worker could not be settled", worker=worker.name, why=str(failure))
+            log.exception("a worker could not be recovered", worker=worker.name, why=str(failure))
 
     async def _tell_failure(
         self, worker: Worker, checkpoint: Checkpoint, error: WarmbootError
@@ -74,4 +74,4 @@ class WorkerWork:
             unsettled = False
         finally:
             if unsettled:
-                self._settle.later(worker.id)
+                self._recover.later(worker.id)

@@ -19,8 +19,8 @@ from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.ports import Exported, WorkerUntil
 from warmboot.manager.workers.create_worker import CreateWorker
 from warmboot.manager.workers.pause_worker import PauseWorker
+from warmboot.manager.workers.recover_worker import BUSY, RecoverWorker
 from warmboot.manager.workers.resume_worker import ResumeWorker
-from warmboot.manager.workers.settle_worker import BUSY, SettleWorker
 from warmboot.manager.workers.worker_checkpoints import WorkerCheckpoints
 from warmboot.manager.workers.worker_states import WorkerStates, refusal
 from warmboot.model.checkpoint import Checkpoint
@@ -53,7 +53,7 @@ class Workers:
         create: CreateWorker,
         pause: PauseWorker,
         resume: ResumeWorker,
-        settle: SettleWorker,
+        recover: RecoverWorker,
         checkpoints: WorkerCheckpoints,
     ) -> None:
         self._store = store
@@ -64,7 +64,7 @@ class Workers:
         self._create = create
         self._pause = pause
         self._resume = resume
-        self._settle = settle
+        self._recover = recover
         self._checkpoints = checkpoints
         # Dumps and restores are never cancelled: half of one is worth nothing.
         self._work: set[asyncio.Task[Any]] = set()
@@ -123,7 +123,7 @@ class Workers:
     async def delete(self, ref: str, *, force: bool = False) -> None:
         worker = await self.get(ref)
         if worker.state in BUSY and force:
-            await self._settle.give_up(worker)
+            await self._recover.give_up(worker)
             worker = await self.settled(worker.id, GIVE_UP_TIMEOUT_S)
         elif worker.state in BUSY:
             worker = await self.settled(worker.id)
@@ -137,9 +137,9 @@ class Workers:
         if worker.state is not _S.DELETING:
             worker = await self._states.enter(worker.id, _S.DELETING)
         try:
-            await self._settle.delete(worker)
+            await self._recover.delete(worker)
         except EngineUnavailable:
-            self._settle.later(worker.id)
+            self._recover.later(worker.id)
             raise
         await self._events.emit("worker.deleted", worker.id, name=worker.name)
 

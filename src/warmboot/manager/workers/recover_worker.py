@@ -1,4 +1,4 @@
-"""What is true of a worker after an interruption: asked of its engine, then recorded.
+"""Recovers a worker after an interruption: asks its engine for the actual state, and records it.
 
     pausing, checkpointing   checkpoint whole? process there?  ─▶ paused, running or exited
     resuming                 the process of a checkpoint?      ─▶ running, else back to where it was
@@ -6,9 +6,9 @@
     deleting                                                   ─▶ gone
     no container any more                                      ─▶ failed
 
-It is the undo of pausing and resuming: half a dump cannot be taken back, but what it left can be
-told. The engine must answer for that; while it does not, ``later`` asks again. After a crash the
-engine may still be at work on what was asked of it then; ``later`` waits until it is done.
+It is the undo of pausing and resuming: half a dump cannot be undone, but what it has left can be
+found. The engine must answer for that; while it does not, ``later`` asks again. After a crash the
+engine may still be executing an earlier request; ``later`` waits until it is done.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from uuid import UUID
 import structlog
 
 from warmboot.criu.archives.interrupted_imports import discard_imports
-from warmboot.criu.checkpoint import dump_facts, inspect_settled, settle
+from warmboot.criu.checkpoint import dump_facts, inspect_when_stopped, recover
 from warmboot.criu.continuity import Continuity, compare
 from warmboot.criu.in_progress import HANGS_AFTER_S, Work, until_quiet
 from warmboot.criu.runtime_work import end_work
@@ -53,7 +53,7 @@ LABEL = "dev.warmboot.worker"
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 10.0
 
 
-class SettleWorker:
+class RecoverWorker:
     """Idempotent; ``EngineUnavailable`` when it cannot be told now."""
 
     def __init__(
@@ -79,7 +79,7 @@ class SettleWorker:
             await self._forget_unfinished(worker)
             return
         try:
-            found = await inspect_settled(self._engine, worker.docker_id or "")
+            found = await inspect_when_stopped(self._engine, worker.docker_id or "")
         except NotFound:
             await self._gone(worker)
             return
@@ -95,7 +95,7 @@ class SettleWorker:
         key = f"settle-worker {worker_id}"
         if not self._tasks.running(key):
             self._tasks.keep_going(
-                Background.SETTLE_WORKERS, key, lambda: self._until_settled(worker_id)
+                Background.RECOVER_WORKERS, key, lambda: self._until_recovered(worker_id)
             )
 
     async def delete(self, worker: Worker) -> None:
@@ -103,7 +103,7 @@ class SettleWorker:
         await remove_containers(self._engine, worker.id)
         await self._store.workers.remove(worker.id)
 
-    async def _until_settled(self, worker_id: UUID) -> None:
+    async def _until_recovered(self, worker_id: UUID) -> None:
         back_off = BackOff(FIRST_WAIT_S, LONGEST_WAIT_S)
         while True:
             try:
@@ -142,8 +142,8 @@ class SettleWorker:
         checkpoint = await self._unfinished(worker)
         whole, running, exit_code = False, found.running, found.exit_code
         if checkpoint is not None:
-            settled = await settle(self._engine, found.id, checkpoint.name)
-            whole, running, exit_code = settled.checkpoint, settled.running, settled.exit_code
+            recovered = await recover(self._engine, found.id, checkpoint.name)
+            whole, running, exit_code = recovered.checkpoint, recovered.running, recovered.exit_code
             if whole and running and not checkpoint.left_running:
                 # It went on after the dump, so the dump is no longer what it is.
                 await self._engine.delete_checkpoint(found.id, checkpoint.name)
