@@ -269,6 +269,18 @@ async def test_an_engine_that_is_gone_is_told_without_words_of_a_library(
     assert ("none.sock" if way == HOST else "vm-1") in error.brief
 
 
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_client_that_was_closed_opens_no_connection(tmp_path: Path, way: str) -> None:
+    fake = FakeDocker()
+    fake.says("/_ping", {})
+    async with listening(tmp_path, fake) as socket, client_by(way, socket) as client:
+        await client.ping()
+        await client.close()
+        for act in (inspect, run, pull):
+            assert isinstance(await told(client, act), UNANSWERED[way])
+    assert len(fake.asked) == 1
+
+
 # -- what is asked and answered --------------------------------------------------------------------
 
 

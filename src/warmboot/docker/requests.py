@@ -57,14 +57,20 @@ class Requests:
     def __init__(self, place: Place, on_lost: Callable[[], None] = nobody_asks) -> None:
         self.place = place
         self._on_lost = on_lost
+        self._closed = False
 
     @cached_property
     def _calls(self) -> _Pool:
-        return _Pool(self.place, MOST_CALLS)
+        return self._open(MOST_CALLS)
 
     @cached_property
     def _streams(self) -> _Pool:
-        return _Pool(self.place, UNLIMITED)
+        return self._open(UNLIMITED)
+
+    def _open(self, limit: int) -> _Pool:
+        if self._closed:  # nobody would close these
+            raise self.place.unavailable(f"the connection to {self.place.name} was closed")
+        return _Pool(self.place, limit)
 
     @property
     def streams(self) -> aiodocker.Docker:
@@ -72,6 +78,7 @@ class Requests:
         return self._streams.docker
 
     async def close(self) -> None:
+        self._closed = True
         for name in ("_calls", "_streams"):
             if (pool := self.__dict__.pop(name, None)) is not None:
                 await pool.close()

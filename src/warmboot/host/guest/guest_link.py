@@ -88,14 +88,14 @@ class GuestLink:
             connector=GuestConnector(address, STANDBY_KEEP_ALIVE_S, CONNECT_TIMEOUT_S, MOST_CALLS),
             trace_configs=[_telling_when_sent()],
         )
+        self.docker = self._docker()
+        """Docker in the guest."""
         self.sessions = Room(vm_id, MOST_SESSIONS, "sessions")
         self.readers = Room(vm_id, MOST_READERS, "readers of its log")
         self.starting = asyncio.Semaphore(STARTING_AT_ONCE)
         """Held while a session is begun."""
 
-    @cached_property
-    def docker(self) -> DockerClient:
-        """Docker in the guest."""
+    def _docker(self) -> DockerClient:
         return DockerClient(docker_in_guest(self.vm_id, self._address, self.token))
 
     @cached_property
@@ -105,15 +105,16 @@ class GuestLink:
         return aiohttp.ClientSession(connector=connector)
 
     async def close(self) -> None:
-        await self._close_docker()
+        await self.docker.close()
         if (pulse := self.__dict__.pop("_pulse", None)) is not None:
             await pulse.close()
         await self._session.close()
 
     async def use_token(self, token: str) -> None:
         """Show another one from now on; the connection to the agent stays."""
-        await self._close_docker()
-        self.token = token
+        former, self.token = self.docker, token
+        self.docker = self._docker()
+        await former.close()
 
     async def claim(
         self,
@@ -190,10 +191,6 @@ class GuestLink:
     @property
     def _authorization(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token}"}
-
-    async def _close_docker(self) -> None:
-        if (docker := self.__dict__.pop("docker", None)) is not None:
-            await docker.close()
 
     async def _call(
         self, what: str, body: dict[str, Any], timeout_s: float, on_sent: Sent = nobody_asks
