@@ -93,17 +93,17 @@ class _Boots:
         vm_id, token = f"vm-{secrets.token_hex(6)}", secrets.token_urlsafe(16)
         started, slot = time.perf_counter(), None
         try:
-            slot = await self.host.reserve_slot()
-            manifest = await self.host.files.check(snapshot)
-            spec = await self.host.make_vm(
+            slot = await self.host.vms.reserve_slot()
+            manifest = await self.host.snapshots.check(snapshot)
+            spec = await self.host.vms.make(
                 vm_id, self.image, manifest.shape, slot, snapshot_disks(snapshot)
             )
-            await self.host.restore(spec, snapshot, token)
-            await self.host.claim(vm_id, Identity("bench", uuid4().hex, token), BOOT_TIMEOUT_S)
-            await self.host.wait_for_docker(vm_id, BOOT_TIMEOUT_S)
+            await self.host.vms.restore(spec, snapshot, token)
+            await self.host.vms.claim(vm_id, Identity("bench", uuid4().hex, token), BOOT_TIMEOUT_S)
+            await self.host.vms.wait_for_docker(vm_id, BOOT_TIMEOUT_S)
             self.samples.add(name, time.perf_counter() - started)
         finally:
-            await self.host.destroy(vm_id, slot)
+            await self.host.vms.destroy(vm_id, slot)
 
 
 async def _boots(samples: Samples, rounds: int) -> None:
@@ -117,7 +117,7 @@ async def _boots(samples: Samples, rounds: int) -> None:
             await asyncio.to_thread(_copy_folder, built, folder)
         async with _host(root) as host:
             started = time.perf_counter()
-            manifest = await host.files.compress(packed)
+            manifest = await host.snapshots.compress(packed)
             samples.add("storage.compress_s", time.perf_counter() - started)
             assert manifest.packed is not None
             stored = manifest.files[FRAMES_FILE].size_bytes
@@ -126,7 +126,7 @@ async def _boots(samples: Samples, rounds: int) -> None:
             await boots.boot("warming up", plain)
             for _ in range(rounds):
                 await boots.boot("storage.plain_boot_s", plain)
-                await host.cache.evict(0)
+                await host.storage.cache.evict(0)
                 await boots.boot("storage.compressed_boot_s", packed)
                 await boots.boot("storage.compressed_next_s", packed)
     finally:

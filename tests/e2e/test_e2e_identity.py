@@ -87,7 +87,7 @@ async def test_what_was_in_memory_only_is_there_after_the_restore(
         """Called as the last thing before the builder's VM is frozen."""
         if (saga, step) == ("build-snapshot", "freeze"):
             (record,) = await running.store.vms.list()
-            before.append(await _plant(running.host.link(record.id), archive))
+            before.append(await _plant(running.host.vms.link(record.id), archive))
 
     settings = Settings(
         storage_root=memory_site.storage,
@@ -108,7 +108,7 @@ async def test_what_was_in_memory_only_is_there_after_the_restore(
         clone = await running.services.containers.wait(str(container_id), Until.RUNNING, 120)
         assert clone.boot_method is BootMethod.WARM, clone.error
         assert clone.vm_id is not None
-        assert await _ask(running.host.link(clone.vm_id)) == secret
+        assert await _ask(running.host.vms.link(clone.vm_id)) == secret
         await running.services.containers.delete("clone", force=True)
     assert await memory_site.on_the_machine() == []
 

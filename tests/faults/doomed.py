@@ -23,11 +23,12 @@ from tests.support.invariants import settled
 from tests.support.managers import Lab, Manager, vmm_pids
 
 from warmboot.docker.client import DockerClient
-from warmboot.host.agent import HostAgent
 from warmboot.host.snapshots.memory_cache import MemoryCache
 from warmboot.host.snapshots.memory_forms import MemoryForms
 from warmboot.host.snapshots.snapshot_files import SnapshotFiles
 from warmboot.host.storage.disk_scan import DiskScan
+from warmboot.host.storage.stored_images import StoredImages
+from warmboot.host.vms import Vms
 from warmboot.model.container import BootPolicy
 from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
 from warmboot.store.repositories.containers import ContainerRepository
@@ -162,7 +163,8 @@ WORK: dict[str, Callable[[Manager], Awaitable[None]]] = {
 
 PARTS: dict[str, Any] = {
     "guest": DockerClient,
-    "host": HostAgent,
+    "host-vms": Vms,
+    "host-images": StoredImages,
     "files": SnapshotFiles,
     "forms": MemoryForms,
     "cache": MemoryCache,
@@ -205,7 +207,7 @@ async def main(doom: Doom) -> None:
     _arm(doom)
     async with lab.manager(hook, **doom.settings) as manager:
         if doom.at == MIDWAY:
-            manager.host.files._forms._at_low_priority = dying("manager")
+            manager.host.snapshots._forms._at_low_priority = dying("manager")
         async with asyncio.timeout(WORK_S):
             await WORK[doom.work](manager)
         if doom.at:  # what it is to die at may come a moment after what it was to do

@@ -34,7 +34,6 @@ COMPRESS, UNPACK = (
     for saga in CompressSnapshot(ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, ABSENT).sagas
 )
 
-
 BETWEEN = [
     ("forms", "_change", "before"),
     ("forms", "_change", "after"),
@@ -104,7 +103,7 @@ async def test_a_helper_that_is_killed_midway_leaves_the_old_form(place: Lab, ve
     """As the kernel does when memory is short; the manager lives."""
     ready = await prepare(place, compressed=verb == "unpack")
     async with place.manager() as manager:
-        forms = manager.host.files._forms
+        forms = manager.host.snapshots._forms
         change, real = getattr(manager.services.forms, verb), forms._at_low_priority
         forms._at_low_priority = dying("helper")
         await change(ready[0].id)
@@ -162,7 +161,7 @@ async def test_killed_while_it_collects(place: Lab, die: Die, at: tuple[str, ...
         await manager.run("user", shape=kept.shape)
         await manager.run("earlier", shape=old.shape)
         await manager.containers.delete("earlier", force=True)
-        cached = {entry.snapshot_id for entry in await manager.host.cache.entries()}
+        cached = {entry.snapshot_id for entry in await manager.host.storage.cache.entries()}
         assert cached == {kept.id, old.id}
         await used(manager, old, 31)
         await used(manager, kept, 31)
@@ -173,19 +172,21 @@ async def test_killed_while_it_collects(place: Lab, die: Die, at: tuple[str, ...
         await manager.services.garbage.collect()
         await check(manager.running, ready=[kept])
         assert not orphan.exists()
-        assert [entry.snapshot_id for entry in await manager.host.cache.entries()] == [kept.id]
+        assert [entry.snapshot_id for entry in await manager.host.storage.cache.entries()] == [
+            kept.id
+        ]
         assert [s.id for s in await manager.snapshots.list(include_deleted=True)] == [kept.id]
         assert (await manager.run("proof")).boot_method is BootMethod.WARM
         for name in ("user", "proof"):
             await manager.containers.delete(name, force=True)
         await manager.services.garbage.collect()
-        assert await manager.host.cache.entries() == []
+        assert await manager.host.storage.cache.entries() == []
         await clear(manager, [kept])
 
 
 def make_orphan(manager: Manager) -> Path:
     """Of a kind that a start does not sweep."""
-    archive = manager.host.config.root / "archives" / ("cd" * 32)
+    archive = manager.host.storage.root / "archives" / ("cd" * 32)
     archive.parent.mkdir(exist_ok=True)
     archive.write_bytes(b"x")
     os.utime(archive, (0, 0))

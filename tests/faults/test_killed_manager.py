@@ -45,15 +45,15 @@ PROVISION = [
     ("containers", "update", "after"),
     ("snapshots", "record_success", "before"),
     ("snapshots", "record_success", "after"),
-    ("host", "publish", "before"),
+    ("host-vms", "publish", "before"),
     ("containers", "set_state", "before"),  # the container runs, and nobody knows
     ("containers", "set_state", "after"),
     ("events", "append", "before", "container.running"),
 ]
 DELETE = [
     ("containers", "set_state", "after"),
-    ("host", "destroy", "before"),
-    ("host", "destroy", "after"),
+    ("host-vms", "destroy", "before"),
+    ("host-vms", "destroy", "after"),
     ("vms", "remove", "after"),
     ("snapshots", "release", "before"),
     ("snapshots", "release", "after"),
@@ -134,8 +134,8 @@ async def clear(manager: Manager, ready: list[RuntimeSnapshot]) -> None:
         await manager.snapshots.delete(snapshot.id)
     await check(manager.running)
     assert vmm_pids(manager.lab.storage) == []
-    assert list(manager.host.vms_root.iterdir()) == []
-    folders = [p for image in manager.host.files.root.iterdir() for p in image.iterdir()]
+    assert list(manager.host.vms.root.iterdir()) == []
+    folders = [p for image in manager.host.snapshots.root.iterdir() for p in image.iterdir()]
     assert folders == []
 
 
@@ -333,8 +333,8 @@ async def test_killed_while_it_starts_again_in_its_vm(
 UNDO = [
     ("operations", "set_state", "before"),
     ("operations", "set_state", "after"),
-    ("host", "destroy", "before"),
-    ("host", "destroy", "after"),
+    ("host-vms", "destroy", "before"),
+    ("host-vms", "destroy", "after"),
     ("vms", "remove", "after"),
 ]
 

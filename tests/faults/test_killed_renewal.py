@@ -20,8 +20,8 @@ from warmboot.model.runtime_snapshot import BuildCause, RuntimeSnapshot
 __all__ = ["die", "place", "reaper"]
 
 RENEW = [
-    ("host", "renew_agent", "before"),
-    ("host", "renew_agent", "after"),
+    ("host-images", "renew_agent", "before"),
+    ("host-images", "renew_agent", "after"),
     ("images", "renew", "before"),
     ("images", "renew", "after"),
     ("events", "append", "before", "runtime-image.renewed"),

@@ -61,7 +61,7 @@ async def test_the_setting_is_the_limit_for_the_agent_too(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits: list[float] = []
-    real = manager.host.claim
+    real = manager.host.vms.claim
 
     async def note(
         vm_id: str, identity: Identity, timeout_s: float, docker_wait_s: float, on_sent: Sent
@@ -69,7 +69,7 @@ async def test_the_setting_is_the_limit_for_the_agent_too(
         limits.append(timeout_s)
         return await real(vm_id, identity, timeout_s, docker_wait_s, on_sent)
 
-    monkeypatch.setattr(manager.host, "claim", note)
+    monkeypatch.setattr(manager.host.vms, "claim", note)
     await manager.run()
     assert limits == [300.0]
 

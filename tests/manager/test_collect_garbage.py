@@ -57,7 +57,7 @@ async def test_a_dry_run_says_what_and_why_and_touches_nothing(
     snapshot: RuntimeSnapshot, manager: Manager
 ) -> None:
     await used(manager, snapshot, 31)
-    folder = manager.host.vms_root / "vm-orphan"
+    folder = manager.host.vms.root / "vm-orphan"
     folder.mkdir()
     os.utime(folder, (0, 0))
     done = await manager.services.garbage.collect(dry_run=True)
@@ -116,7 +116,7 @@ async def test_the_one_that_a_rebuild_relies_on_stays_until_the_swap(manager: Ma
 
 async def test_orphans_of_every_kind_go(snapshot: RuntimeSnapshot, manager: Manager) -> None:
     container = await manager.run()
-    root, files = manager.host.config.root, manager.host.files.root
+    root, files = manager.host.storage.root, manager.host.snapshots.root
     image = str(snapshot.runtime_image_id)
     orphans = [
         files / image / str(uuid4()),
@@ -153,7 +153,7 @@ async def test_orphans_of_every_kind_go(snapshot: RuntimeSnapshot, manager: Mana
 async def test_what_has_no_name_of_ours_is_an_orphan_like_any_other(
     snapshot: RuntimeSnapshot, manager: Manager, is_file: bool
 ) -> None:
-    root, folder = manager.host.config.root, snapshot.snapshot_path
+    root, folder = manager.host.storage.root, snapshot.snapshot_path
     strangers = [
         folder.with_name(f"{folder.name}.bak"),
         folder.parents[1] / "notes",
@@ -204,7 +204,7 @@ async def test_what_is_used_between_the_look_and_its_turn_is_told_as_kept(
 
 async def test_an_archive_is_kept_as_long_as_a_container_may_need_it(place: Lab) -> None:
     async with place.manager() as manager:
-        archive = manager.host.config.root / "archives" / ("ab" * 32)
+        archive = manager.host.storage.root / "archives" / ("ab" * 32)
         archive.parent.mkdir(exist_ok=True)
         archive.write_bytes(b"no archive")
         container_id = await manager.create(archive=archive.name)
@@ -236,7 +236,7 @@ async def test_the_folder_of_a_vm_that_an_operation_is_about_to_make_is_left_alo
     place: Lab, vm: str
 ) -> None:
     async with place.manager() as manager:
-        folder = manager.host.vms_root / "vm-made"
+        folder = manager.host.vms.root / "vm-made"
         folder.mkdir()
         os.utime(folder, (0, 0))
         operations = manager.store.operations

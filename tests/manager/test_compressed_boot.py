@@ -21,7 +21,7 @@ from warmboot.model.runtime_snapshot import FRAMES_FILE, RuntimeSnapshot, Snapsh
 
 async def compressed(manager: Manager) -> RuntimeSnapshot:
     snapshot = await manager.snapshot()
-    manifest = await manager.host.files.compress(snapshot.snapshot_path)
+    manifest = await manager.host.snapshots.compress(snapshot.snapshot_path)
     sizes = memory_metadata(manifest, snapshot.snapshot_path)
     await manager.store.snapshots.update_metadata(snapshot.id, sizes)
     return snapshot
@@ -32,7 +32,7 @@ async def test_it_boots_warm_and_boots_share_what_was_unpacked(manager: Manager)
     containers = await asyncio.gather(*(manager.run(name=f"web-{n}") for n in range(3)))
     assert {container.boot_method for container in containers} == {BootMethod.WARM}
     assert {container.runtime_snapshot_id for container in containers} == {snapshot.id}
-    (entry,) = await manager.host.cache.entries()
+    (entry,) = await manager.host.storage.cache.entries()
     assert entry.snapshot_id == snapshot.id
 
 
@@ -47,7 +47,7 @@ async def test_memory_that_a_vm_maps_is_neither_evicted_nor_counted_as_freed(pla
         # The VM is an earlier manager's.
         assert (await manager.services.garbage.collect()).removed == ()
         with pytest.raises(DiskFull):
-            await manager.host.ensure_room()
+            await manager.host.storage.ensure_room()
         assert await kept(manager) == path
         await manager.containers.delete("web", force=True)
         done = await manager.services.garbage.collect()
@@ -58,7 +58,7 @@ async def test_memory_that_a_vm_maps_is_neither_evicted_nor_counted_as_freed(pla
 
 async def kept(manager: Manager) -> Path:
     """The one file that is in the cache, and in use."""
-    (entry,) = await manager.host.cache.entries()
+    (entry,) = await manager.host.storage.cache.entries()
     assert entry.in_use
     return entry.path
 
@@ -79,7 +79,7 @@ async def test_without_room_to_unpack_it_boots_cold_and_blames_no_snapshot(
     assert "disk is full" in container.fallback_details
     now = await manager.snapshots.get(snapshot.id)
     assert (now.state, now.failure_count) == (SnapshotState.READY, 0)
-    assert await manager.host.cache.entries() == []
+    assert await manager.host.storage.cache.entries() == []
     assert (await manager.run(name="again")).boot_method is BootMethod.WARM
 
 
@@ -87,7 +87,7 @@ async def test_a_cache_that_cannot_be_made_boots_cold_and_blames_no_snapshot(
     manager: Manager,
 ) -> None:
     snapshot = await compressed(manager)
-    cache = manager.host.cache.root.parent
+    cache = manager.host.storage.cache.root.parent
     cache.write_text("in the way")
     container = await manager.run()
     assert container.state is ContainerState.RUNNING
@@ -108,4 +108,4 @@ async def test_a_flipped_bit_in_the_frames_boots_cold_and_marks_the_snapshot(
     assert container.boot_method is BootMethod.COLD
     assert container.fallback_reason is FallbackReason.SNAPSHOT_DAMAGED
     assert FRAMES_FILE in container.fallback_details
-    assert await manager.host.cache.entries() == []
+    assert await manager.host.storage.cache.entries() == []

@@ -56,7 +56,7 @@ async def test_files_that_are_as_they_were_are_not_read_again(
         assert list(before) == ["default"]
         assert (await finding(manager)).ok
     monkeypatch.setattr(
-        "warmboot.host.storage.storage.import_bare_files", lambda *_: pytest.fail("read")
+        "warmboot.host.storage.stored_images.import_bare_files", lambda *_: pytest.fail("read")
     )
     async with place.manager(**files) as manager:
         assert await names(manager) == before

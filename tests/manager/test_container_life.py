@@ -193,7 +193,7 @@ async def test_a_manager_may_stop_at_any_moment(place: Lab, delay: float) -> Non
 
 async def test_it_fails_when_docker_has_lost_it(manager: Manager) -> None:
     container = await manager.run()
-    link = manager.host.link(str(container.vm_id))
+    link = manager.host.vms.link(str(container.vm_id))
     await link.docker.remove(str(container.docker_id))
     ended = await manager.wait("web", Until.EXITED)
     assert ended.state in (ContainerState.FAILED, ContainerState.EXITED)

@@ -158,14 +158,14 @@ async def test_a_killed_vm_fails_its_container_and_says_so(
     assert failed.error is not None
     assert "died" in failed.error["brief"]
     assert "warmboot start web" in failed.error["resolution"]
-    assert (manager.host.vms_root / str(container.vm_id) / "disk.ext4").exists()
+    assert (manager.host.vms.root / str(container.vm_id) / "disk.ext4").exists()
     # Its disk is made from the snapshot's.
     assert await manager.store.snapshots.leases(snapshot.id) == (str(container.id),)
 
 
 async def test_a_failed_container_starts_again_on_its_disk(manager: Manager) -> None:
     container = await manager.run()
-    disk = manager.host.vms_root / str(container.vm_id) / "disk.ext4"
+    disk = manager.host.vms.root / str(container.vm_id) / "disk.ext4"
     disk.write_bytes(b"precious")
     os.kill(await manager.vm_pid("web"), signal.SIGKILL)
     await manager.wait("web", Until.EXITED)
@@ -183,7 +183,7 @@ async def test_a_start_that_fails_does_not_cost_the_disk(
     snapshot: RuntimeSnapshot, manager: Manager
 ) -> None:
     container = await manager.run()
-    disk = manager.host.vms_root / str(container.vm_id) / "disk.ext4"
+    disk = manager.host.vms.root / str(container.vm_id) / "disk.ext4"
     disk.write_bytes(b"precious")
     os.kill(await manager.vm_pid("web"), signal.SIGKILL)
     await manager.wait("web", Until.EXITED)

@@ -136,7 +136,7 @@ async def test_a_root_file_system_that_changes_during_a_build_is_not_published(
         snapshot_id = await manager.snapshots.create(image.id, None)
         states = (SnapshotState.READY, SnapshotState.UNHEALTHY)
         assert code(await manager.snapshot_until(snapshot_id, *states)) == "image-damaged"
-        assert list(manager.host.files.root.glob("*/*")) == []
+        assert list(manager.host.snapshots.root.glob("*/*")) == []
 
 
 async def test_a_good_copy_that_is_registered_makes_the_image_whole_and_its_snapshots_new(
@@ -155,7 +155,7 @@ async def test_a_good_copy_that_is_registered_makes_the_image_whole_and_its_snap
         assert (registered.image.id, registered.image.damage) == (image.id, None)
         await event(manager, "runtime-image.repaired", image.id)
         new = await ready(manager)
-        await manager.host.files.verify(new.snapshot_path)
+        await manager.host.snapshots.verify(new.snapshot_path)
         container = await manager.run("found")
         assert container.boot_method is BootMethod.WARM
         assert await image_check(manager) is None
@@ -188,9 +188,9 @@ async def test_looking_at_a_good_image_again_takes_no_sums(
         monkeypatch.setattr(
             "warmboot.host.storage.image_files.sum_file", lambda _: pytest.fail("summed")
         )
-        await manager.host.check_image(image)
+        await manager.host.images.check(image)
         note_image(image.path, image.manifest)
-        await manager.host.check_image(image)
+        await manager.host.images.check(image)
         with pytest.raises(ImageDamaged, match="is missing"):
             image.kernel.unlink()
-            await manager.host.check_image(image)
+            await manager.host.images.check(image)

@@ -99,7 +99,7 @@ async def test_a_folder_that_became_a_file_is_found(
 async def test_a_disk_that_goes_after_the_check_is_found(
     snapshot: RuntimeSnapshot, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = manager.host.files.check
+    check = manager.host.snapshots.check
 
     async def removed_after_it(path: Path) -> SnapshotManifest:
         manifest = await check(path)
@@ -107,7 +107,7 @@ async def test_a_disk_that_goes_after_the_check_is_found(
         return manifest
 
     with monkeypatch.context() as patch:
-        patch.setattr(manager.host.files, "check", removed_after_it)
+        patch.setattr(manager.host.snapshots, "check", removed_after_it)
         container = await manager.run()
     assert container.state is ContainerState.RUNNING
     assert container.fallback_reason is FallbackReason.SNAPSHOT_DAMAGED

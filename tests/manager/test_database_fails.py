@@ -13,8 +13,8 @@ import pytest
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
-from warmboot.host.agent import HostAgent
 from warmboot.host.vm import live_vm
+from warmboot.host.vms import Vms
 from warmboot.manager.containers import watch_container
 from warmboot.manager.containers.bring_up import BringUp
 from warmboot.manager.core import retry_until_stored
@@ -164,7 +164,7 @@ async def test_the_death_of_a_vm_is_written_down_when_there_is_room_again(
 async def test_a_dead_vm_that_cannot_be_cleared_away_fails_its_container_all_the_same(
     manager: Manager, refuse: Refuse
 ) -> None:
-    refusals = refuse(HostAgent, "destroy")
+    refusals = refuse(Vms, "destroy")
     refusals.error = NetworkError("the namespace stays")
     await manager.run()
     refusals.left = 1
@@ -211,7 +211,7 @@ async def test_a_boot_that_failed_is_told_when_there_is_room_again(
 async def test_a_vm_that_cannot_be_cleared_away_does_not_keep_a_boot_undecided(
     manager: Manager, refuse: Refuse
 ) -> None:
-    refusals = refuse(HostAgent, "destroy")
+    refusals = refuse(Vms, "destroy")
     refusals.error = NetworkError("the namespace stays")
     refusals.left = 1
     container = await manager.run(image="missing/image")
@@ -268,10 +268,10 @@ async def test_a_vm_that_stood_still_goes_on_though_the_database_takes_nothing(
     container = await manager.run()
 
     async def stalled() -> bool:
-        return manager.host.stalled_vms == 1
+        return manager.host.vms.stalled == 1
 
     async def goes_on() -> bool:
-        return manager.host.stalled_vms == 0
+        return manager.host.vms.stalled == 0
 
     refusals.left = 1_000_000
     manager.lab.set(disk_full="always")

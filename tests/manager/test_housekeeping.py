@@ -139,14 +139,14 @@ async def test_one_change_at_a_time(
     snapshot: RuntimeSnapshot, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     going_on, go_on = asyncio.Event(), asyncio.Event()
-    real = type(manager.host.files).compress
+    real = type(manager.host.snapshots).compress
 
     async def slow(self: SnapshotFiles, path: Path) -> SnapshotManifest:
         going_on.set()
         await go_on.wait()
         return await real(self, path)
 
-    monkeypatch.setattr(type(manager.host.files), "compress", slow)
+    monkeypatch.setattr(type(manager.host.snapshots), "compress", slow)
     await manager.services.forms.compress(snapshot.id)
     await going_on.wait()
     with pytest.raises(Conflict, match="already"):
@@ -166,7 +166,7 @@ async def test_a_disk_that_fills_up_meanwhile_leaves_the_old_form(
         raise DiskFull("the disk is full: made to be")
 
     with monkeypatch.context() as patched:
-        patched.setattr(type(manager.host.files), "compress", full)
+        patched.setattr(type(manager.host.snapshots), "compress", full)
         await manager.services.forms.compress(snapshot.id)
         told = await event(manager, snapshot, "compress-failed")
     assert told.data["error"]["code"] == "disk-full"
@@ -196,7 +196,7 @@ async def test_deleting_it_while_it_is_compressed_leaves_nothing(
     await manager.snapshots.delete(snapshot.id)
     await check(manager.running)
     assert await manager.snapshots.list(include_deleted=True) == ()
-    assert list(manager.host.files.root.glob("*/*")) == []
+    assert list(manager.host.snapshots.root.glob("*/*")) == []
 
 
 # -- by itself -------------------------------------------------------------------------------------

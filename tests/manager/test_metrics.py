@@ -146,7 +146,7 @@ async def test_a_full_disk_at_a_warm_boot_is_a_failed_one(
         raise DiskFull("no room to unpack it")
 
     with monkeypatch.context() as patch:
-        patch.setattr(manager.host, "restore", full)
+        patch.setattr(manager.host.vms, "restore", full)
         await manager.run()
     shown = await look(manager)
     assert shown.value("warmboot_boots_total", **FAILED_WARM, reason="restore_failed") == 1

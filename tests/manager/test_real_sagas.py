@@ -78,7 +78,7 @@ async def test_a_cold_boot_that_fails_at_any_step_leaves_nothing(
         expected = "disk-full" if isinstance(error, OSError) else "host-error"
         assert container.error["code"] == expected
         assert vmm_pids(place.storage) == []
-        assert list(manager.host.vms_root.iterdir()) == []
+        assert list(manager.host.vms.root.iterdir()) == []
         await check(manager.running)
         await manager.containers.start("web")  # and begun again, it works
         assert (await manager.wait("web", Until.RUNNING)).state is ContainerState.RUNNING
@@ -142,7 +142,7 @@ async def test_a_build_that_fails_at_any_step_leaves_nothing(
             snapshot_id, SnapshotState.UNHEALTHY, SnapshotState.READY
         )
         assert snapshot.state is SnapshotState.UNHEALTHY
-        assert list(manager.host.files.root.glob("*/*")) == []
+        assert list(manager.host.snapshots.root.glob("*/*")) == []
         assert vmm_pids(place.storage) == []
         await check(manager.running)
         rebuilt = await manager.snapshots.rebuild(snapshot_id)

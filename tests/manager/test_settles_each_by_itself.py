@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from tests.support.managers import Lab, Manager
 
-from warmboot.host.agent import HostAgent
+from warmboot.host.vms import Vms
 from warmboot.manager.containers.resume_stalled import ResumeStalled
 from warmboot.manager.ports import Until
 from warmboot.manager.reconcile import FORMER_SAGAS
@@ -92,8 +92,8 @@ async def test_a_container_whose_network_cannot_be_had_again_is_marked_and_watch
     async def gone(*_: object) -> None:
         raise NetworkError("the namespace wb-1 is gone", resolution="start it again")
 
-    republish = HostAgent.republish
-    monkeypatch.setattr(HostAgent, "republish", gone)
+    republish = Vms.republish
+    monkeypatch.setattr(Vms, "republish", gone)
     async with place.manager() as manager:
         web = await manager.containers.get("web")
         assert web.error is not None
@@ -103,7 +103,7 @@ async def test_a_container_whose_network_cannot_be_had_again_is_marked_and_watch
         await manager.containers.kill("web", "SIGKILL")
         assert (await manager.wait("web", Until.EXITED)).exit_code == 137
         await manager.containers.start("web")
-    monkeypatch.setattr(HostAgent, "republish", republish)
+    monkeypatch.setattr(Vms, "republish", republish)
     async with place.manager() as manager:
         assert (await manager.containers.get("web")).error is None
         await manager.containers.delete("web", force=True)
@@ -116,16 +116,16 @@ async def test_what_is_nobodys_and_cannot_be_removed_is_told(
         container = await manager.run()
         await manager.store.containers.set_state(container.id, ContainerState.DELETING)
         await manager.store.containers.remove(container.id)
-        destroy = HostAgent.destroy
+        destroy = Vms.destroy
 
-        async def stubborn(self: HostAgent, *args: object, **options: object) -> None:
+        async def stubborn(self: Vms, *args: object, **options: object) -> None:
             raise NetworkError("cannot delete the link")
 
-        monkeypatch.setattr(HostAgent, "destroy", stubborn)
+        monkeypatch.setattr(Vms, "destroy", stubborn)
     async with place.manager() as manager:
         (told,) = await unsettled(manager)
         assert "which is nobody's: cannot delete the link" in told
-        monkeypatch.setattr(HostAgent, "destroy", destroy)
+        monkeypatch.setattr(Vms, "destroy", destroy)
     async with place.manager() as manager:
         assert await unsettled(manager) == []
         assert await manager.store.vms.list() == ()

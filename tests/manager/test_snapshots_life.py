@@ -82,11 +82,11 @@ async def test_a_build_whose_docker_never_answers_ends(place: Lab) -> None:
 async def test_a_build_that_cannot_write_fails_and_says_so(manager: Manager) -> None:
     """The folder of the image's snapshots cannot be made: a file is in its place."""
     image = await manager.image()
-    manager.host.files.root.joinpath(str(image.id)).write_text("in the way")
+    manager.host.snapshots.root.joinpath(str(image.id)).write_text("in the way")
     snapshot_id = await manager.snapshots.create(image.id, None)
     snapshot = await manager.snapshot_until(snapshot_id, SnapshotState.UNHEALTHY)
     assert snapshot.error is not None
-    manager.host.files.root.joinpath(str(image.id)).unlink()
+    manager.host.snapshots.root.joinpath(str(image.id)).unlink()
     assert (await manager.snapshot()).state is SnapshotState.READY
 
 
@@ -208,7 +208,7 @@ async def test_one_that_is_being_built_can_be_deleted(manager: Manager, delay: f
     await check(manager.running)
     assert await manager.snapshots.list(include_deleted=True) == ()
     assert vmm_pids(manager.lab.storage) == []
-    assert list(manager.host.files.root.glob("*/*")) == []
+    assert list(manager.host.snapshots.root.glob("*/*")) == []
 
 
 async def test_deletes_of_snapshots_and_containers_at_once_leave_nothing(manager: Manager) -> None:
@@ -223,7 +223,7 @@ async def test_deletes_of_snapshots_and_containers_at_once_leave_nothing(manager
     )
     assert [r for r in results if r is not None] == []
     await check(manager.running)
-    assert list(manager.host.files.root.glob("*/*")) == []
+    assert list(manager.host.snapshots.root.glob("*/*")) == []
 
 
 async def test_there_are_at_most_as_many_as_allowed(place: Lab) -> None:

@@ -122,7 +122,7 @@ async def test_caches_make_room_for_it_and_without_room_it_is_left_alone(
     await manager.run("warm")
     await manager.containers.delete("warm", force=True)  # nobody maps what was unpacked for it
     container = await manager.run(boot=BootPolicy.COLD)
-    assert len(await manager.host.cache.entries()) == 1
+    assert len(await manager.host.storage.cache.entries()) == 1
     free_bytes, asked = 0, asyncio.Event()
 
     def free(_: object) -> int:
@@ -135,7 +135,7 @@ async def test_caches_make_room_for_it_and_without_room_it_is_left_alone(
         await asyncio.wait_for(asked.wait(), 60)
 
         async def evicted() -> bool:
-            return await manager.host.cache.entries() == []
+            return await manager.host.storage.cache.entries() == []
 
         await manager.until(evicted, "the cache is given up")
         await asyncio.sleep(3 * live_vm.LOOK_AGAIN_S)
@@ -187,7 +187,7 @@ async def test_a_vm_that_dies_while_it_stands_still_has_failed(
     await manager.until(failed)
 
     async def forgotten() -> bool:
-        return manager.host.stalled_vms == 0
+        return manager.host.vms.stalled == 0
 
     await manager.until(forgotten)
     now = await manager.containers.get("web")

@@ -181,7 +181,7 @@ async def a_silence(manager: Manager, store: FailingStore) -> None:
 
 def _stands_still(manager: Manager) -> Callable[[], Awaitable[bool]]:
     async def look() -> bool:
-        return manager.host.stalled_vms == 1
+        return manager.host.vms.stalled == 1
 
     return look
 

@@ -160,14 +160,14 @@ async def test_a_version_that_the_host_fails_is_spared_and_another_one_serves(
 ) -> None:
     first, second = await manager.snapshot(), await manager.snapshot()
     await manager.snapshots.set_traits(second.id, weight=0)
-    make = manager.host.make_vm
+    make = manager.host.vms.make
 
     async def fails_for_the_first(*args: Any, **options: Any) -> VmSpec:
         if args[4] == snapshot_disks(first.snapshot_path):
             raise HostError("no overlay disk could be made", details="Input/output error")
         return await make(*args, **options)
 
-    monkeypatch.setattr(manager.host, "make_vm", fails_for_the_first)
+    monkeypatch.setattr(manager.host.vms, "make", fails_for_the_first)
     container = await manager.run()
     assert (container.boot_method, container.runtime_snapshot_id) == (BootMethod.WARM, second.id)
     (attempt,) = container.boot_attempts

@@ -37,7 +37,7 @@ async def stands_by(manager: Manager, count: int) -> None:
 
 
 def vm_folders(manager: Manager) -> set[str]:
-    return {folder.name for folder in manager.host.vms_root.iterdir()}
+    return {folder.name for folder in manager.host.vms.root.iterdir()}
 
 
 async def test_a_warm_boot_takes_one_and_another_takes_its_place(waiting: Manager) -> None:
@@ -76,7 +76,7 @@ async def test_more_boots_than_stand_by_start_their_own(waiting: Manager) -> Non
 
 async def test_one_that_died_is_not_the_snapshots_fault(waiting: Manager) -> None:
     for folder in vm_folders(waiting):  # as its throw-away containers do
-        with (waiting.host.vms_root / folder / DISK_FILE).open("r+b") as disk:
+        with (waiting.host.vms.root / folder / DISK_FILE).open("r+b") as disk:
             disk.write(b"what the clean memory of another VM does not know of")
     for pid in vmm_pids(waiting.lab.storage):
         os.kill(pid, signal.SIGKILL)
@@ -113,13 +113,13 @@ async def test_what_a_guest_has_waited_for_docker_is_not_waited_again(
         await stands_by(manager, 1)
         place.set(docker_never_ready="restore")
         waited: list[float] = []
-        wait_for_docker = manager.host.wait_for_docker
+        wait_for_docker = manager.host.vms.wait_for_docker
 
         async def note(vm_id: str, timeout_s: float) -> None:
             waited.append(timeout_s)
             await wait_for_docker(vm_id, timeout_s)
 
-        monkeypatch.setattr(manager.host, "wait_for_docker", note)
+        monkeypatch.setattr(manager.host.vms, "wait_for_docker", note)
         container = await manager.run()
         assert container.fallback_reason is FallbackReason.DOCKER_NOT_VERIFIED
         assert waited[0] == 0.5, "the other half passed while it took its identity"
@@ -137,7 +137,7 @@ async def test_a_mistake_while_one_is_made_does_not_end_the_making(
 
         made = asyncio.Event()
         with monkeypatch.context() as patched:
-            patched.setattr(manager.host, "prewarm", mistaken)
+            patched.setattr(manager.host.vms, "prewarm", mistaken)
             await manager.snapshot()
             await made.wait()
         await manager.run()
@@ -168,10 +168,10 @@ async def test_those_of_a_killed_manager_are_removed(place: Lab) -> None:
     async with place.manager(standby_vms=0) as manager:
         snapshot = await manager.snapshot()
         image, path = await manager.image(), snapshot.snapshot_path
-        spec = await manager.host.make_vm(
+        spec = await manager.host.vms.make(
             "vm-left", image, snapshot.shape, None, snapshot_disks(path)
         )
-        await manager.host.prewarm(spec, path)  # as one that is in no table
+        await manager.host.vms.prewarm(spec, path)  # as one that is in no table
         (left,) = vmm_pids(place.storage)
     assert left in vmm_pids(place.storage)
     async with place.manager(standby_vms=0):

@@ -151,7 +151,7 @@ async def _images(running: Running) -> list[str]:
 async def _runs(running: Running, container: Container, record: VmRecord) -> list[str]:
     """Ask Docker in its VM whether it is so."""
     try:
-        link = running.host.link(record.id)
+        link = running.host.vms.link(record.id)
         state = await link.docker.inspect(container.docker_id or "")
     except WarmbootError as error:
         return [f"container {container.name} is running, but its VM says: {error.brief}"]
@@ -164,7 +164,7 @@ async def _runs(running: Running, container: Container, record: VmRecord) -> lis
 async def _runs_not(running: Running, container: Container, record: VmRecord) -> list[str]:
     """An exited one's VM may have died, and then there is nobody to ask."""
     try:
-        link = running.host.link(record.id)
+        link = running.host.vms.link(record.id)
         state = await link.docker.inspect(container.docker_id or "")
     except WarmbootError:
         return []
@@ -181,7 +181,7 @@ async def _vms(running: Running) -> list[str]:
             broken.append(f"the builder VM {record.id} is still recorded")
         elif record.owner_id not in owners:
             broken.append(f"the VM {record.id} belongs to nobody")
-    root = running.host.vms_root
+    root = running.host.vms.root
     for folder in sorted(root.glob("*")) if root.exists() else ():
         users = users_of(folder)
         known = records.get(folder.name)
@@ -234,7 +234,7 @@ async def _whole(running: Running, snapshot: RuntimeSnapshot) -> list[str]:
     if not snapshot.metadata.get("requires"):
         return [f"snapshot {snapshot.id} is ready without metadata"]
     try:
-        manifest = await running.host.files.verify(snapshot.snapshot_path)
+        manifest = await running.host.snapshots.verify(snapshot.snapshot_path)
     except WarmbootError as error:
         return [f"snapshot {snapshot.id} is ready, but {error.details or error.brief}"]
     who, broken = f"snapshot {snapshot.id}", []
@@ -251,7 +251,7 @@ async def _whole(running: Running, snapshot: RuntimeSnapshot) -> list[str]:
 async def _cache(running: Running) -> list[str]:
     """What is unpacked belongs to a snapshot that is compressed, and not gone."""
     known = {s.id for s in await running.store.snapshots.list()}
-    entries = await running.host.cache.entries()
+    entries = await running.host.storage.cache.entries()
     return [f"{e.path} is cached of nobody" for e in entries if e.snapshot_id not in known]
 
 
@@ -267,7 +267,7 @@ async def _lost(running: Running, ready: Collection[RuntimeSnapshot]) -> list[st
 
 def _files(running: Running) -> list[str]:
     """No temporary file or folder anywhere in the storage."""
-    root = running.host.config.root
+    root = running.host.storage.root
     names = (".building-*", ".gone-*", ".upload-*", "*.new", ".*.partial")
     return [f"{path} was left" for name in names for path in sorted(root.rglob(name))]
 

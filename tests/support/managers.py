@@ -198,7 +198,7 @@ class Manager:
     async def vmm_runs(self, container_id: UUID) -> bool | None:
         """Whether a VMM was started for it, whatever has become of its guest; to wait for."""
         records = await self.store.vms.of_owner(container_id)
-        return True if records and await self.host.is_alive(records[0].id) else None
+        return True if records and await self.host.vms.is_alive(records[0].id) else None
 
     async def events_of(self, subject_id: object) -> list[Event]:
         events = await self.services.events.list(limit=1000)

@@ -15,8 +15,7 @@ from uuid import uuid4
 import pytest
 from tests.support.image_folders import MIB, make_image
 
-from warmboot.host.storage import image_files
-from warmboot.host.storage import storage as storage_module
+from warmboot.host.storage import image_files, stored_images
 from warmboot.images import files
 from warmboot.images.files import (
     DEFAULT_CMDLINE,
@@ -109,7 +108,7 @@ async def test_the_users_own_files_stay_as_they_were(image: Path, tmp_path: Path
     before = {path.name: marks(path) for path in image.iterdir()}
     manifest = await import_runtime_image(image, tmp_path / "storage")
     folder = stored_folder(tmp_path / "storage", manifest.digest)
-    storage_module._let_vmms_read(folder)
+    stored_images._let_vmms_read(folder)
     assert {path.name: marks(path) for path in image.iterdir()} == before
     with (image / "rootfs.ext4").open("r+b") as file:
         file.write(b"edited in place")

@@ -83,7 +83,7 @@ async def _running(settings: Settings, hook: Hook | None = None) -> AsyncIterato
             EventLog(store),
             Tasks(),
             ReconcileFailures(),
-            Uploads(host),
+            Uploads(host.storage),
         )
         core.events.observe(core.reconcile_failures.on_event)
         async with wire_workers(core) as workers:
@@ -151,13 +151,14 @@ def _keep_going(core: Core, parts: _Parts) -> None:
     failed = parts.metrics.failed
     reconcile, housekeeping = parts.snapshots.reconciler, parts.snapshots.housekeeping
     expire = partial(keep_expiring, core.store, failed)
-    reporting = partial(keep_reporting, core.host.repaired, core.events, failed)
     keep_going = core.tasks.keep_going
     keep_going(Work.RECONCILE_SNAPSHOTS, "look-after-snapshots", reconcile)
     keep_going(Work.WARM_POOL, "stand-by", parts.vms.warm_pool.keep_filled)
     keep_going(Work.HOUSEKEEPING, "housekeeping", housekeeping)
     keep_going(Work.EXPIRE_RECORDS, "forget-old", expire)
-    keep_going(Work.NETWORK_RULES, "network-rules", reporting)
+    if (network := core.host.network) is not None:
+        reporting = partial(keep_reporting, network.repaired, core.events, failed)
+        keep_going(Work.NETWORK_RULES, "network-rules", reporting)
 
 
 def _services(core: Core, parts: _Parts) -> Services:

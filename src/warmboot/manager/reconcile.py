@@ -129,7 +129,7 @@ class Reconcile:
         owners = {container.id for container in await self._store.containers.list()}
         owned = self._unreadable[Of.CONTAINERS]
         if not owned.any_id:
-            await self._host.boot_logs.tidy(owners | owned.uuids())
+            await self._host.vms.boot_logs.tidy(owners | owned.uuids())
         for record in await self._store.vms.list():
             owner = str(record.owner_id)
             if record.kind is VmKind.BUILDER:
@@ -141,7 +141,7 @@ class Reconcile:
                 await self._reconcile_failures.attempt(what, self._remove(record), record.id)
 
     async def _remove(self, record: VmRecord) -> None:
-        await self._host.destroy(record.id, slot_of(record))
+        await self._host.vms.destroy(record.id, slot_of(record))
         await self._store.vms.remove(record.id)
 
     async def _settle(self, container: Container, lost: set[str]) -> WarmbootError | None:
@@ -176,7 +176,7 @@ class Reconcile:
         records = await self._store.vms.of_owner(container.id)
         if not records and (row := self._unreadable.vm_of_unknown()) is not None:
             raise row.error()
-        silent = next((r for r in records if self._host.unresponsive(r.id) is not None), None)
+        silent = next((r for r in records if self._host.vms.unresponsive(r.id) is not None), None)
         ending = container.state is ContainerState.DELETING or to_be_removed(container)
         if silent is not None and not ending:
             await self._unresponsive.keep(container, silent.id, self._settle_again)
@@ -212,7 +212,7 @@ class Reconcile:
     async def _begin_anew(self, container: Container, records: Sequence[VmRecord]) -> None:
         """Its command never ran, so nothing is lost with its VM and its disk."""
         for record in records:
-            await self._host.destroy(record.id, slot_of(record))
+            await self._host.vms.destroy(record.id, slot_of(record))
             await self._store.vms.remove(record.id)
         await self._store.snapshots.release(str(container.id))
 
@@ -222,7 +222,7 @@ class Reconcile:
         One that had exited may run: the manager was killed when it had just been started again.
         """
         record = await self._store.vms.get(vm_id)
-        work = self._host.republish(slot_of(record), container.ports)
+        work = self._host.vms.republish(slot_of(record), container.ports)
         what = f"the network of container {container.name}"
         if (
             trouble := await self._reconcile_failures.attempt(what, work, container.id)
@@ -230,7 +230,7 @@ class Reconcile:
             await self._mark(container, trouble)
         exited, runs = container.state is ContainerState.EXITED, False
         try:
-            link = self._host.link(vm_id)
+            link = self._host.vms.link(vm_id)
             runs = (await link.docker.inspect(container.docker_id or "")).running
         except NotFound:
             log.error("the guest does not know its container", container=str(container.id))

@@ -45,7 +45,7 @@ class System:
             hypervisor=probe.host.hypervisor,
             hypervisor_version=probe.host.hypervisor_version,
             accelerator=probe.host.accelerator,
-            storage_root=self._host.config.root,
+            storage_root=self._host.storage.root,
             default_shape=self._default_shape,
             standby_vms=self._warm_pool.ready,
             standby_vms_most=self._warm_pool.most,
@@ -53,7 +53,7 @@ class System:
 
     async def usage(self, window_s: float) -> Usage:
         records = {record.id: record for record in await self._store.vms.list()}
-        vms = await self._host.vm_usage()
+        vms = await self._host.vms.usage()
         return Usage(
             at=datetime.now(UTC),
             window_s=window_s,
@@ -63,15 +63,15 @@ class System:
                 for used in vms
                 if (record := records.get(used.vm_id)) is not None
             ),
-            storage=self._host.storage_usage(),
+            storage=self._host.storage.usage(),
         )
 
     async def doctor(self) -> Sequence[Check]:
-        config = self._host.config
+        storage = self._host.storage
         checks = await doctor.examine(
             self._hypervisors,
-            config.root,
-            config.disk_floor_bytes,
+            storage.root,
+            storage.floor_bytes,
             simulated=self._host.hypervisor.name == "simulated",
         )
         if (network := self._host.network) is not None:

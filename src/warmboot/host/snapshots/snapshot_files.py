@@ -119,6 +119,10 @@ class SnapshotFiles:
         """Its memory keeps its form in the body: for whoever is about to open the file."""
         return self._forms.reading(path)
 
+    async def memory_metadata(self, path: Path) -> dict[str, object]:
+        """What a row says of its memory: form and sizes, as they are on the disk."""
+        return await asyncio.to_thread(lambda: memory_metadata(load_manifest(path), path))
+
     async def discard(self, image_id: UUID, snapshot_id: UUID) -> None:
         """Remove a snapshot's folder in whatever state it is. The caller knows that it is free."""
         for path in (self._building(image_id, snapshot_id), self.path(image_id, snapshot_id)):

@@ -151,7 +151,7 @@ class BringUp:
         keep, left = container.started_at is not None, False
         for record in await self._store.vms.of_owner(container.id):
             try:
-                await self._host.destroy(record.id, slot_of(record), keep_folder=keep)
+                await self._host.vms.destroy(record.id, slot_of(record), keep_folder=keep)
             except (HostError, OSError) as trouble:
                 # Its record stays: the next start or removal gives back what is left of the VM.
                 log.error("a VM was not cleared away", vm=record.id, error=str(trouble))
@@ -281,10 +281,10 @@ class BringUp:
     # -- the container in it -------------------------------------------------------------------
 
     async def _provision(self, container: Container, record: VmRecord, watch: Stopwatch) -> None:
-        link = self._host.link(record.id)
+        link = self._host.vms.link(record.id)
         spec = container.spec
         with watch.stage("ports"):
-            ports = await self._host.publish(slot_of(record), spec.ports)
+            ports = await self._host.vms.publish(slot_of(record), spec.ports)
         await self._provide_image(container, record, watch)
         with watch.stage("create"):
             docker_id, fresh = await guest_containers.ensure_created(link, spec)
@@ -317,7 +317,7 @@ class BringUp:
     async def _provide_image(
         self, container: Container, record: VmRecord, watch: Stopwatch
     ) -> None:
-        link, spec = self._host.link(record.id), container.spec
+        link, spec = self._host.vms.link(record.id), container.spec
         if spec.archive is not None:
             await self._tell(container, "load")
             with watch.stage("load"):
@@ -331,7 +331,7 @@ class BringUp:
         await self._tell(container, "pull", image=spec.image)
         with watch.stage("pull"):
             progress = PullProgress(self._events, container.id)
-            await self._host.pull_image(record.id, slot_of(record), spec.image, progress)
+            await self._host.vms.pull_image(record.id, slot_of(record), spec.image, progress)
 
     async def _log_provisioned(self, container: Container, watch: Stopwatch) -> None:
         saved = ""

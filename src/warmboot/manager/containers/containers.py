@@ -167,7 +167,7 @@ class Containers:
                 return
             record = await self._record(container)
             if container.state is ContainerState.EXITED:
-                if record is not None and await self._host.is_alive(record.id):
+                if record is not None and await self._host.vms.is_alive(record.id):
                     again = self._start_again(container)
                     if not await self._locks.unless_removed(container.id, again):
                         raise NotFound(f"{container.name} is being removed")
@@ -194,7 +194,7 @@ class Containers:
             container = await self._store.containers.get(container.id)
             if not can_be_stopped(container):  # while we waited, it was
                 return
-            if self._host.unresponsive(container.vm_id) is not None:
+            if self._host.vms.unresponsive(container.vm_id) is not None:
                 stopping = self._unresponsive.stop(container, timeout_s)
                 if not await self._locks.unless_removed(container.id, stopping):
                     return
@@ -218,7 +218,7 @@ class Containers:
         container = await self.get(ref)
         check_runs(container)
         assert container.docker_id is not None
-        if self._host.unresponsive(container.vm_id) and signal in ("SIGKILL", "9"):
+        if self._host.vms.unresponsive(container.vm_id) and signal in ("SIGKILL", "9"):
             await self._unresponsive.end(container)
             return
         await self._link(container).docker.kill(container.docker_id, signal)
@@ -258,10 +258,10 @@ class Containers:
 
     async def _give_back(self, container: Container) -> None:
         for record in await self._store.vms.of_owner(container.id):
-            await self._host.destroy(record.id, slot_of(record))
+            await self._host.vms.destroy(record.id, slot_of(record))
             await self._store.vms.remove(record.id)
         await self._store.snapshots.release(str(container.id))
-        await self._host.boot_logs.forget(container.id)
+        await self._host.vms.boot_logs.forget(container.id)
         self._gone[container.id] = self._watch.last_seen(container)
         while len(self._gone) > _REMEMBERED:
             self._gone.popitem(last=False)
@@ -301,7 +301,7 @@ class Containers:
 
     async def boot_log(self, ref: str) -> bytes:
         container = await self.get(ref)
-        logs = self._host.boot_logs
+        logs = self._host.vms.boot_logs
         for record in await self._store.vms.of_owner(container.id):
             if text := await logs.of_vm(record.id):
                 return text
@@ -372,7 +372,7 @@ class Containers:
         if container.state is ContainerState.CREATING:
             container = await self.wait(ref, Until.RUNNING, timeout_s=600)
         check_has_process(container)
-        if container.vm_id is None or not await self._host.is_alive(container.vm_id):
+        if container.vm_id is None or not await self._host.vms.is_alive(container.vm_id):
             raise vm_gone(container)
         return container
 
@@ -380,7 +380,7 @@ class Containers:
         if container.vm_id is None:
             raise Conflict(f"{container.name} has no VM")
         check_goes_on(container)
-        return self._host.link(container.vm_id)
+        return self._host.vms.link(container.vm_id)
 
     async def _find_even_gone(self, ref: str) -> Container:
         try:

@@ -79,16 +79,16 @@ class KeepUnresponsive:
 
         with contextlib.suppress(VmGone):  # its end is told by others
             while True:
-                await self._host.wait_silent(vm_id)
+                await self._host.vms.wait_silent(vm_id)
                 container = await self._store.containers.get(container_id)
-                if self._host.unresponsive(vm_id) is not None and container.state in _JUDGED:
+                if self._host.vms.unresponsive(vm_id) is not None and container.state in _JUDGED:
                     await self.keep(container, vm_id, watch_again)
                     return
-                await self._host.until_answers(vm_id)
+                await self._host.vms.until_answers(vm_id)
 
     async def keep(self, container: Container, vm_id: str, settle: Settle) -> None:
         """Tell it, and have it settled when its VM answers or is gone."""
-        found = self._host.unresponsive(vm_id)
+        found = self._host.vms.unresponsive(vm_id)
         assert found is not None
         error = VmUnresponsive(
             f"the VM of container {container.name} does not answer",
@@ -105,7 +105,7 @@ class KeepUnresponsive:
         """Give it this long to answer, or to end by itself, and end it then."""
 
         async def look() -> bool | None:
-            return True if self._host.unresponsive(container.vm_id) is None else None
+            return True if self._host.vms.unresponsive(container.vm_id) is None else None
 
         if await self._events.wait_for(look, timeout_s, container.id) is None:
             await self.end(container)
@@ -134,7 +134,7 @@ class KeepUnresponsive:
     async def _until_answers(self, container: Container, vm_id: str, settle: Settle) -> None:
         watch, answers = Stopwatch(), True
         try:
-            await self._host.until_answers(vm_id)
+            await self._host.vms.until_answers(vm_id)
         except VmGone:
             answers = False
         self._reconcile_failures.clear(_what(container), container.id)

@@ -62,11 +62,11 @@ class ResumeStalled:
     async def _watch(self, container_id: UUID, vm_id: str) -> None:
         with contextlib.suppress(VmGone):  # its end is told by others
             while True:
-                await self._host.wait_stalled(vm_id)
+                await self._host.vms.wait_stalled(vm_id)
                 log.error(f"Container {container_id} is stalled: the disk is full", vm=vm_id)
                 watch = Stopwatch()
                 self._store_soon(container_id, vm_id, self._stalled)
-                await self._host.resume_stalled(vm_id)
+                await self._host.vms.resume_stalled(vm_id)
                 log.info(f"Container {container_id} goes on after {watch.elapsed_s:.2f}s")
                 self._store_soon(container_id, vm_id, partial(self._resumed, watch.elapsed_s))
 

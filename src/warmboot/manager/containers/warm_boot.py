@@ -161,7 +161,7 @@ class WarmBoot:
     ) -> _Failed:
         """No fault of the snapshot's, and not counted; unless it was damaged just now."""
         try:
-            await self._host.files.check(snapshot.snapshot_path)
+            await self._host.snapshots.check(snapshot.snapshot_path)
         except SnapshotDamaged as damage:
             reason = FallbackReason.SNAPSHOT_DAMAGED
             return await self._count(container, snapshot, reason, damage)

@@ -157,7 +157,7 @@ class WatchContainer:
         assert container.vm_id is not None
         assert container.docker_id is not None
         leaving, ending = await race(
-            self._host.wait_gone(container.vm_id),
+            self._host.vms.wait_gone(container.vm_id),
             self._docker_end(container.vm_id, container.docker_id),
         )
         if ending is None or (leaving is not None and ending.exception() is not None):
@@ -172,7 +172,7 @@ class WatchContainer:
         back_off = BackOff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while True:
             try:
-                docker = self._host.link(vm_id).docker
+                docker = self._host.vms.link(vm_id).docker
                 await docker.wait_stopped(docker_id)
                 state = await docker.inspect(docker_id)
             except NotFound as error:
@@ -213,7 +213,7 @@ class WatchContainer:
     async def forget_vm(self, container_id: UUID) -> None:
         """Give back what a dead VM had, but for its disk."""
         for record in await self._store.vms.of_owner(container_id):
-            await self._host.destroy(record.id, slot_of(record), keep_folder=True)
+            await self._host.vms.destroy(record.id, slot_of(record), keep_folder=True)
             await self._store.vms.update(record.id, handle=None, slot=None)
 
     async def _read_to_the_end(self, container_id: UUID) -> None:

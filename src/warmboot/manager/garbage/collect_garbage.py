@@ -26,7 +26,6 @@ import structlog
 
 from warmboot.criu.containerd import RestoreCopies
 from warmboot.host.agent import HostAgent
-from warmboot.host.storage.disk_scan import DiskScan
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.unreadable_owners import Of, unreadable_owners
 from warmboot.manager.garbage.choose_garbage import Limits, Seen, active_count, choose_garbage
@@ -62,7 +61,7 @@ class CollectGarbage:
     ) -> None:
         self._store = store
         self._host = host
-        self._scan = DiskScan(host.config.root)
+        self._scan = host.storage.scan
         self._events = events
         self._limits = limits
         self._images = images
@@ -113,7 +112,7 @@ class CollectGarbage:
         """What was unpacked of a snapshot that is gone is of no use any more."""
         known = {str(s.id) for s in await self._store.snapshots.list()}
         owners = (await unreadable_owners(self._store))[Of.SNAPSHOTS] | known
-        await self._host.cache.evict(sys.maxsize, known=_uuids(owners))
+        await self._host.storage.cache.evict(sys.maxsize, known=_uuids(owners))
 
     async def make_room(self) -> None:
         """Have the least used snapshot go if a further one would be too many.
@@ -135,7 +134,7 @@ class CollectGarbage:
         The caller holds ``images``, or is the only one.
         """
         if folder.name not in (await self._known())[Kind.IMAGE_FOLDER]:
-            await self._host.remove_image_folder(folder)
+            await self._host.images.remove_folder(folder)
 
     async def sweep(self) -> None:
         """Remove, before the first request, all that an earlier manager has left."""
@@ -154,7 +153,7 @@ class CollectGarbage:
         entries = await self._scan.run()  # first: see ``disk_scan``
         if self._restores is not None:
             entries += await asyncio.to_thread(self._restores.find)
-        cached = await self._host.cache.entries()
+        cached = await self._host.storage.cache.entries()
         snapshots = await self._store.snapshots.list(include_deleted=True)
         owned = (await unreadable_owners(self._store))[Of.SNAPSHOTS]
         leases = self._store.snapshots.leases
@@ -170,7 +169,7 @@ class CollectGarbage:
                 Cached(e.path, e.size_bytes, e.last_used, e.in_use, str(e.snapshot_id))
                 for e in cached
             ],
-            free_bytes=free_bytes(self._host.config.root),
+            free_bytes=free_bytes(self._host.storage.root),
         )
         return choose_garbage(seen, limits, now), seen
 
@@ -228,7 +227,7 @@ class CollectGarbage:
         if not going:
             return []
         stay = sum(one.size_bytes for one in seen.caches if one.path not in going)
-        gone = await self._host.cache.evict(stay, known=_uuids(seen.known[Kind.CACHE]))
+        gone = await self._host.storage.cache.evict(stay, known=_uuids(seen.known[Kind.CACHE]))
         return [going[entry.path] for entry in gone if entry.path in going]
 
     async def _retire(self, one: Garbage, seen: Seen) -> None:
@@ -247,7 +246,7 @@ class CollectGarbage:
         if await self._is_held(snapshot):
             return False  # nobody else can lease it any more: it is deleted
         try:
-            await self._host.files.discard(snapshot.runtime_image_id, snapshot.id)
+            await self._host.snapshots.discard(snapshot.runtime_image_id, snapshot.id)
             await self._store.snapshots.purge(snapshot.id)
         except InUse:  # referenced otherwise; the next round sees to it
             return False

@@ -44,7 +44,7 @@ class CheckImage:
             image = await self._store.images.get(image.id)
             thorough = thorough or image.damage is not None
             try:
-                await self._host.check_image(image, thorough=thorough)
+                await self._host.images.check(image, thorough=thorough)
             except ImageDamaged as error:
                 await self._mark(image, error)
                 raise
@@ -56,7 +56,7 @@ class CheckImage:
     async def suspect(self, image_id: UUID) -> None:
         """Something made of it was found damaged: the next look takes the sums."""
         try:
-            await self._host.suspect_image(await self._store.images.get(image_id))
+            await self._host.images.suspect(await self._store.images.get(image_id))
         except NotFound:  # deleted meanwhile
             return
 

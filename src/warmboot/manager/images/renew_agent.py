@@ -65,8 +65,8 @@ class RenewAgent:
         was = image.manifest.agent_version
         log.warning(f"Runtime image {image.name} gets another guest agent: its protocol is {was}")
         watch = Stopwatch()
-        await self._host.ensure_room(image.manifest.files["rootfs"].size_bytes)
-        folder, manifest = await self._host.renew_agent(image.path)
+        await self._host.storage.ensure_room(image.manifest.files["rootfs"].size_bytes)
+        folder, manifest = await self._host.images.renew_agent(image.path)
         try:
             renewed = await self._store.images.renew(
                 image.id, image.digest, manifest.digest, folder, manifest

@@ -81,7 +81,7 @@ class RuntimeImages:
                 "name either an image folder or a kernel and a root file system",
                 resolution="give `path`, or `kernel` and `rootfs` (and `initrd`)",
             )
-        await self._host.ensure_room()
+        await self._host.storage.ensure_room()
         async with self._lock:  # the same files may be registered and deleted at the same time
             image = await self._register(name, path, kernel, rootfs, initrd)
         return await self._with_snapshot(image, build_snapshot)
@@ -89,9 +89,9 @@ class RuntimeImages:
     async def register_default(self, kernel: Path, rootfs: Path, initrd: Path | None) -> Registered:
         """Bare files become the image ``default``; one of that name with other content keeps all
         but the name."""
-        await self._host.ensure_room()
+        await self._host.storage.ensure_room()
         async with self._lock:
-            folder, manifest = await self._host.import_image(None, kernel, rootfs, initrd)
+            folder, manifest = await self._host.images.import_files(None, kernel, rootfs, initrd)
             image = await self._known(folder, manifest.digest)
             if image is None or image.name != DEFAULT_IMAGE:
                 image = await self._take_default(image, folder, manifest)
@@ -148,7 +148,7 @@ class RuntimeImages:
         rootfs: Path | None,
         initrd: Path | None,
     ) -> RuntimeImage:
-        folder, manifest = await self._host.import_image(path, kernel, rootfs, initrd)
+        folder, manifest = await self._host.images.import_files(path, kernel, rootfs, initrd)
         known = await self._known(folder, manifest.digest)
         if known is not None:
             return known

@@ -114,9 +114,9 @@ class StateCollector:
         yield _gauge(
             "warmboot_vms_stalled",
             "Containers' VMs that stand still because the disk is full",
-            self._host.stalled_vms,
+            self._host.vms.stalled,
         )
-        storage = self._host.storage_usage()
+        storage = self._host.storage.usage()
         yield _gauge(
             "warmboot_storage_size_bytes",
             "Size of the file system below the storage root",

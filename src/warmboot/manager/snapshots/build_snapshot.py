@@ -182,7 +182,7 @@ class BuildSnapshot:
                 await step.do(notes, build)
             except HostError as error:
                 try:
-                    self._host.check_room(_LEAST_ROOM_BYTES)
+                    self._host.storage.check_room(_LEAST_ROOM_BYTES)
                 except DiskFull as full:
                     details = f"{full.details}; what could not go on: {error.brief}"
                     raise DiskFull(
@@ -203,19 +203,19 @@ class BuildSnapshot:
     # -- steps ---------------------------------------------------------------------------------
 
     async def _begin_folder(self, _: BuildNotes, build: _Build) -> None:
-        await self._host.ensure_room()
+        await self._host.storage.ensure_room()
         # The disk gets its owner when the VM, and with it the slot, is made.
-        build.folder = await self._host.files.begin(build.image, build.snapshot.id)
+        build.folder = await self._host.snapshots.begin(build.image, build.snapshot.id)
 
     async def _discard_folder(self, snapshot_id: UUID, notes: BuildNotes) -> None:
         with contextlib.suppress(NotFound):  # deleted, and collected already
             snapshot = await self._store.snapshots.get(snapshot_id)
             if snapshot.state in (SnapshotState.READY, SnapshotState.UNHEALTHY):
                 return  # the manager died after the swap: it is a snapshot like any other now
-        await self._host.files.discard(notes.image_id, snapshot_id)
+        await self._host.snapshots.discard(notes.image_id, snapshot_id)
 
     async def _reserve(self, notes: BuildNotes, _: _Build) -> None:
-        notes.slot = await self._host.reserve_slot()
+        notes.slot = await self._host.vms.reserve_slot()
 
     async def _make(self, notes: BuildNotes, build: _Build) -> None:
         build.template = await self._vm.make(
@@ -235,22 +235,22 @@ class BuildSnapshot:
         await self._tell(build, "boot")
         record = build.template
         build.booting = Stopwatch()
-        handle = await self._host.boot(record.spec, record.token)
+        handle = await self._host.vms.boot(record.spec, record.token)
         await self._store.vms.update(record.id, handle=handle)
 
     async def _claim(self, _: BuildNotes, build: _Build) -> None:
         record = build.template
         identity = Identity("warmboot-template", secrets.token_hex(16), record.token)
-        await self._host.claim(record.id, identity, self._boot_timeout_s)
+        await self._host.vms.claim(record.id, identity, self._boot_timeout_s)
 
     async def _wait_for_docker(self, notes: BuildNotes, build: _Build) -> None:
         await self._tell(build, "docker")
-        await self._host.wait_for_docker(notes.vm_id, self._boot_timeout_s)
+        await self._host.vms.wait_for_docker(notes.vm_id, self._boot_timeout_s)
         build.cold_boot_s = round(build.booting.elapsed_s, 3)
 
     async def _freeze(self, notes: BuildNotes, build: _Build) -> None:
         await self._tell(build, "warm-up")
-        await self._host.freeze(notes.vm_id)
+        await self._host.vms.freeze(notes.vm_id)
 
     async def _publish(self, notes: BuildNotes, build: _Build) -> None:
         await self._tell(build, "publish")
@@ -258,7 +258,7 @@ class BuildSnapshot:
         await self._vm.unmake(notes.vm_id, notes.slot)
         snapshot, image = build.snapshot, build.image
         probe = await self._host.probe()
-        build.manifest = await self._host.files.publish(
+        build.manifest = await self._host.snapshots.publish(
             build.folder,
             SnapshotManifest(
                 snapshot_id=snapshot.id,
@@ -277,7 +277,7 @@ class BuildSnapshot:
         await self._tell(build, "canary")
 
     async def _reserve_for_canary(self, notes: BuildNotes, _: _Build) -> None:
-        notes.canary_slot = await self._host.reserve_slot()
+        notes.canary_slot = await self._host.vms.reserve_slot()
 
     async def _make_canary(self, notes: BuildNotes, build: _Build) -> None:
         source = snapshot_disks(build.snapshot.snapshot_path)

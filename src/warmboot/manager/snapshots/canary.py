@@ -44,11 +44,11 @@ class Canary:
         identity = Identity("warmboot-canary", secrets.token_hex(16), record.token)
         watch = Stopwatch()
         with _judged("a VM could not be restored from it"):
-            await self._host.files.check(snapshot.snapshot_path)
-            handle = await self._host.restore(record.spec, snapshot.snapshot_path, record.token)
+            await self._host.snapshots.check(snapshot.snapshot_path)
+            handle = await self._host.vms.restore(record.spec, snapshot.snapshot_path, record.token)
             await self._store.vms.update(record.id, handle=handle)
-            await self._host.claim(record.id, identity, self._timeout_s)
-            await self._host.wait_for_docker(record.id, self._timeout_s)
+            await self._host.vms.claim(record.id, identity, self._timeout_s)
+            await self._host.vms.wait_for_docker(record.id, self._timeout_s)
         return watch.elapsed_s
 
     async def run(self, vm_id: str) -> float:
@@ -58,7 +58,7 @@ class Canary:
             "no container runs in a VM that is restored from it",
             (*_ITS_FAULTS, DiskFull),  # the disk that is full here is the guest's own
         ):
-            await run_probe(self._host.link(vm_id), _RUN_TIMEOUT_S)
+            await run_probe(self._host.vms.link(vm_id), _RUN_TIMEOUT_S)
         return watch.elapsed_s
 
 

@@ -53,7 +53,7 @@ class CheckIntegrity:
         snapshot = await self._store.snapshots.get(snapshot_id)
         watch = Stopwatch()
         try:
-            await self._host.files.verify(snapshot.snapshot_path, low_priority=True)
+            await self._host.snapshots.verify(snapshot.snapshot_path, low_priority=True)
         except SnapshotDamaged as error:
             now = await self._store.snapshots.get(snapshot_id)
             if now.state is SnapshotState.READY:

@@ -7,7 +7,6 @@ which form there is. Boots go on meanwhile, from the old form until the new one 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from dataclasses import dataclass
 from uuid import UUID
@@ -15,8 +14,6 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import HostAgent
-from warmboot.host.snapshots.snapshot_files import memory_metadata
-from warmboot.host.snapshots.snapshot_manifest import load_manifest
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.saga import Saga, SagaRunner, Step
 from warmboot.manager.core.snapshot_work_lock import SnapshotWorkLock
@@ -103,7 +100,7 @@ class CompressSnapshot:
                 snapshot = await self._ready(snapshot_id)
                 change = _Change(snapshot, snapshot)
                 if form_of(snapshot) is not form:  # else somebody was faster: told all the same
-                    await self._host.ensure_room(_needed_bytes(snapshot, form))
+                    await self._host.storage.ensure_room(_needed_bytes(snapshot, form))
                     await self._runner.run(saga, snapshot_id, FormNotes(form), change)
         except (OSError, WarmbootError) as error:
             cause = os_error(error) if isinstance(error, OSError) else error
@@ -140,7 +137,7 @@ class CompressSnapshot:
     # -- steps ---------------------------------------------------------------------------------
 
     async def _change(self, notes: FormNotes, change: _Change) -> None:
-        files, path = self._host.files, change.was.snapshot_path
+        files, path = self._host.snapshots, change.was.snapshot_path
         await (files.compress if notes.form is Form.COMPRESSED else files.unpack)(path)
         change.now = await self._agree(change.was)
 
@@ -149,7 +146,7 @@ class CompressSnapshot:
         with contextlib.suppress(NotFound, SnapshotDamaged):  # removed, or the next check says so
             snapshot = await self._store.snapshots.get(snapshot_id)
             if snapshot.state is not SnapshotState.DELETED:
-                await self._host.files.tidy(snapshot.snapshot_path)
+                await self._host.snapshots.tidy(snapshot.snapshot_path)
                 await self._agree(snapshot)
 
     async def _tell(self, form: Form, change: _Change) -> None:
@@ -165,9 +162,7 @@ class CompressSnapshot:
             await self._events.emit("runtime-snapshot.unpacked", snapshot_id, **sizes)
 
     async def _agree(self, snapshot: RuntimeSnapshot) -> RuntimeSnapshot:
-        path = snapshot.snapshot_path
-        manifest = await asyncio.to_thread(load_manifest, path)
-        sizes = await asyncio.to_thread(memory_metadata, manifest, path)
+        sizes = await self._host.snapshots.memory_metadata(snapshot.snapshot_path)
         return await self._store.snapshots.update_metadata(snapshot.id, sizes)
 
 

@@ -117,7 +117,7 @@ class SnapshotReconciler:
     ) -> Plan:
         images = await self._store.images.list()
         damaged = {image.id for image in images if image.damage is not None}
-        room_mib = self._host.room_bytes() >> 20
+        room_mib = self._host.storage.room_bytes() >> 20
         return plan_rebuilds(snapshots, here, now, self._config.retry, room_mib, damaged)
 
     async def _arrived(self, here: HostRequirements) -> None:

@@ -84,7 +84,7 @@ class RuntimeSnapshots:
             for other in await self._store.snapshots.for_image(runtime_image_id, wanted):
                 if other.state is SnapshotState.CREATING and other.replaces is None:
                     return other.id
-            await self._host.ensure_room()  # before another one goes to make a place
+            await self._host.storage.ensure_room()  # before another one goes to make a place
             await self._check_capacity()
             return await self._begin(runtime_image_id, wanted, None, cause)
 
@@ -168,7 +168,7 @@ class RuntimeSnapshots:
     async def _begin(
         self, image_id: UUID, shape: Shape, replaces: UUID | None, cause: BuildCause
     ) -> UUID:
-        await self._host.ensure_room()
+        await self._host.storage.ensure_room()
         probe = await self._host.probe()
         if not probe.capabilities.snapshots or not probe.usable:
             raise NotSupported(
@@ -181,7 +181,7 @@ class RuntimeSnapshots:
             RuntimeSnapshot(
                 id=snapshot_id,
                 runtime_image_id=image_id,
-                snapshot_path=self._host.files.path(image_id, snapshot_id),
+                snapshot_path=self._host.snapshots.path(image_id, snapshot_id),
                 state=SnapshotState.CREATING,
                 hypervisor=probe.host.hypervisor,
                 fc_version=probe.host.hypervisor_version,

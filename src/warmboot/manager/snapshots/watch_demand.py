@@ -90,7 +90,7 @@ class WatchDemand:
 
     def _has_room(self) -> bool:
         try:
-            self._host.check_room()
+            self._host.storage.check_room()
         except DiskFull:
             return False
         return True

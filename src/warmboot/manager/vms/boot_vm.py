@@ -164,7 +164,7 @@ class BootVm:
 
     async def _quote_console(self, error: WarmbootError, container: Container, vm_id: str) -> None:
         """Let an error of a cold boot say what the guest said last."""
-        logs = self._host.boot_logs
+        logs = self._host.vms.boot_logs
         text = await logs.of_vm(vm_id) or await logs.kept(container.id)
         said = last_lines(text) or "(nothing)"
         error.details = f"{error.details}\nthe last that its guest said:\n{said}".strip()
@@ -187,7 +187,7 @@ class BootVm:
         # One that was taken but is not journaled yet is found unused at the next start.
         with boot.watch.stage("network"):
             prepared = boot.prepared
-            notes.slot = prepared.slot if prepared else await self._host.reserve_slot()
+            notes.slot = prepared.slot if prepared else await self._host.vms.reserve_slot()
 
     async def _make(self, notes: BootNotes, boot: _Boot) -> None:
         with boot.watch.stage("disk"):
@@ -214,20 +214,20 @@ class BootVm:
         source = await self._disks(boot)
         if boot.prepared is not None:
             return boot.prepared.spec
-        return await self._host.make_vm(notes.vm_id, boot.image, boot.shape, notes.slot, source)
+        return await self._host.vms.make(notes.vm_id, boot.image, boot.shape, notes.slot, source)
 
     async def _disks(self, boot: _Boot) -> DiskSource:
         if boot.kept is not None:
             return replace(image_disks(boot.image), keep=kept_disk(boot.kept.spec))
         if boot.snapshot is not None:
-            await self._host.files.check(boot.snapshot.snapshot_path)
+            await self._host.snapshots.check(boot.snapshot.snapshot_path)
             return snapshot_disks(boot.snapshot.snapshot_path)
         return image_disks(boot.image)
 
     async def _unmake(self, container_id: UUID, notes: BootNotes) -> None:
         with contextlib.suppress(OSError):  # a full disk; the VM has to go all the same
-            await self._host.boot_logs.keep(container_id, notes.vm_id)
-        await self._host.destroy(notes.vm_id, notes.slot, keep_folder=notes.keeps_disk)
+            await self._host.vms.boot_logs.keep(container_id, notes.vm_id)
+        await self._host.vms.destroy(notes.vm_id, notes.slot, keep_folder=notes.keeps_disk)
         if notes.keeps_disk:
             with contextlib.suppress(NotFound):
                 await self._store.vms.update(notes.vm_id, handle=None, slot=None)
@@ -238,13 +238,13 @@ class BootVm:
         record = boot.record
         if boot.snapshot is None:
             with boot.watch.stage("boot"):
-                handle = await self._host.boot(record.spec, boot.token)
+                handle = await self._host.vms.boot(record.spec, boot.token)
         else:
             await boot.ticket.run()
             if boot.prepared is None:  # a restore takes its time, and little of ours
                 boot.ticket.prepared()
             with boot.watch.stage("restore"):
-                handle = await self._host.restore(
+                handle = await self._host.vms.restore(
                     record.spec, Path(boot.snapshot.snapshot_path), boot.token
                 )
         boot.record = replace(record, handle=handle)
@@ -257,7 +257,7 @@ class BootVm:
         )
         began_s = time.monotonic()
         with boot.watch.stage("identity") as steps:
-            boot.claimed = await self._host.claim(
+            boot.claimed = await self._host.vms.claim(
                 notes.vm_id,
                 identity,
                 self._timeout_s(boot),
@@ -271,7 +271,7 @@ class BootVm:
         with boot.watch.stage("docker", before_s=boot.claimed.docker_waited_s):
             if not boot.claimed.docker_answers:
                 left_s = self._timeout_s(boot) - self._waited_s(boot)
-                await self._host.wait_for_docker(notes.vm_id, left_s)
+                await self._host.vms.wait_for_docker(notes.vm_id, left_s)
         boot.ticket.ran()
         # Not before: whoever finds it unfinished undoes it, and finds its processes by its folder.
         await self._store.vms.update(boot.record.id, handle=boot.record.handle)

@@ -34,7 +34,7 @@ class BuilderVm:
         template_dir: Path | None = None,
         background: bool = False,
     ) -> VmRecord:
-        spec = await self._host.make_vm(
+        spec = await self._host.vms.make(
             vm_id, image, snapshot.shape, slot, source, template_dir, background=background
         )
         record = VmRecord(
@@ -51,5 +51,5 @@ class BuilderVm:
 
     async def unmake(self, vm_id: str, slot: Slot | None) -> None:
         """Idempotent; works for one that was never made."""
-        await self._host.destroy(vm_id, slot)
+        await self._host.vms.destroy(vm_id, slot)
         await self._store.vms.remove(vm_id)

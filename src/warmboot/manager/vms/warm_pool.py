@@ -77,7 +77,7 @@ class WarmPool:
         return None
 
     async def discard(self, prepared: Prepared) -> None:
-        await self._host.destroy(prepared.spec.id, prepared.slot)
+        await self._host.vms.destroy(prepared.spec.id, prepared.slot)
 
     @contextlib.asynccontextmanager
     async def boot(self) -> AsyncIterator[None]:
@@ -144,14 +144,14 @@ class WarmPool:
     async def _prepare(self, snapshot: RuntimeSnapshot) -> Prepared:
         image = await self._store.images.get(snapshot.runtime_image_id)
         path, vm_id = snapshot.snapshot_path, new_vm_id()
-        await self._host.files.check(path)
-        slot = await self._host.reserve_slot()
+        await self._host.snapshots.check(path)
+        slot = await self._host.vms.reserve_slot()
         try:
-            spec = await self._host.make_vm(
+            spec = await self._host.vms.make(
                 vm_id, image, snapshot.shape, slot, snapshot_disks(path)
             )
-            await self._host.prewarm(spec, path)
+            await self._host.vms.prewarm(spec, path)
         except BaseException:  # cancelled, too; raised again
-            await self._host.destroy(vm_id, slot)
+            await self._host.vms.destroy(vm_id, slot)
             raise
         return Prepared(snapshot.id, spec, slot)
