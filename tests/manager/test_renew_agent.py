@@ -15,7 +15,7 @@ from tests.support.managers import IMAGE_NAME, Lab, Manager, image_folder, make_
 from tests.support.rebuilds import event, ready
 
 from warmboot.guest import AGENT_VERSION
-from warmboot.host.agent import HostAgent
+from warmboot.host.storage.stored_images import StoredImages
 from warmboot.images.files import describe, load_manifest, stored_folder, write_manifest
 from warmboot.images.guest_agent import agent_version_in
 from warmboot.images.renew import renew_agent
@@ -351,7 +351,7 @@ async def test_an_image_that_has_these_very_files_is_in_the_way(place: Lab, tmp_
     "error", [HostError("made to fail"), OSError(28, "No space left")], ids=repr
 )
 @pytest.mark.parametrize(
-    ("part", "method"), [(HostAgent, "renew_agent"), (RuntimeImageRepository, "renew")]
+    ("part", "method"), [(StoredImages, "renew_agent"), (RuntimeImageRepository, "renew")]
 )
 async def test_a_renewal_that_fails_anywhere_leaves_nothing(
     place: Lab, part: type, method: str, error: Exception, monkeypatch: pytest.MonkeyPatch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -18,7 +17,6 @@ from warmboot.manager.containers.resume_stalled import ResumeStalled
 from warmboot.manager.containers.warm_boot import WarmBoot, WarmBootConfig
 from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.core.background import Failed
-from warmboot.manager.core.boot_admission import BootAdmission
 from warmboot.manager.vms.boot_vm import BootTimeouts, BootVm
 from warmboot.manager.vms.warm_pool import WarmPool
 
@@ -32,7 +30,7 @@ class VmParts:
 def wire_vms(core: Core, failed: Failed) -> VmParts:
     settings = core.settings
     warm_pool = WarmPool(
-        core.store, core.host, settings.standby_vms, settings.default_shape, failed
+        core.store, core.host, core.admission, settings.standby_vms, settings.default_shape, failed
     )
     core.events.observe(warm_pool.on_event)
     timeouts = BootTimeouts(settings.warm_boot_timeout_s, settings.cold_boot_timeout_s)
@@ -54,7 +52,6 @@ def wire_containers(
     settings, tasks = core.settings, core.tasks
     store, host, events = core.store, core.host, core.events
     archives = ArchiveFiles(settings.storage_root / "archives", core.uploads)
-    admission = BootAdmission(max(1, (os.cpu_count() or 1) // 2))
     config = WarmBootConfig(settings.default_shape, settings.snapshot_wait_s)
     attention = core.attention.set
     warm_boot = WarmBoot(store, host, events, vms.boot, snapshots.health, config, attention)
@@ -64,8 +61,7 @@ def wire_containers(
         events,
         vms.boot,
         images.prepare,
-        vms.warm_pool,
-        admission,
+        core.admission,
         warm_boot,
         snapshots.health,
         snapshots.demand,
@@ -81,7 +77,7 @@ def wire_containers(
     unresponsive = KeepUnresponsive(store, host, events, tasks, watch, core.reconcile_failures)
     events.observe(unresponsive.on_event)
     containers = Containers(
-        *(store, host, events, tasks, bring_up, admission, watch, archives, garbage.collect),
+        *(store, host, events, tasks, bring_up, core.admission, watch, archives, garbage.collect),
         unresponsive,
         settings.default_shape,
     )

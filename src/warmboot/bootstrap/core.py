@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from warmboot.host.agent import HostAgent
+from warmboot.manager.core.admission import Admission
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.reconcile_failures import ReconcileFailures
 from warmboot.manager.core.saga import SagaRunner
@@ -27,4 +28,5 @@ class Core:
     tasks: Tasks
     reconcile_failures: ReconcileFailures
     uploads: Uploads
+    admission: Admission
     attention: asyncio.Event = field(default_factory=asyncio.Event)

@@ -1,4 +1,4 @@
-"""The wiring of the garbage collector, and of the locks that it shares."""
+"""The wiring of the garbage collector."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from datetime import timedelta
 from warmboot.bootstrap.core import Core
 from warmboot.bootstrap.workers import docker_socket
 from warmboot.criu.containerd import RestoreCopies
-from warmboot.manager.core.snapshot_work_lock import SnapshotWorkLock
 from warmboot.manager.garbage.choose_garbage import Limits
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.settings import Settings
@@ -21,21 +20,20 @@ class GarbageParts:
 
     collect: CollectGarbage
     image_folders: asyncio.Lock
-    work_lock: SnapshotWorkLock
 
 
 def wire_garbage(core: Core) -> GarbageParts:
-    image_folders, work_lock = asyncio.Lock(), SnapshotWorkLock()
+    image_folders = asyncio.Lock()
     collect = CollectGarbage(
         core.store,
         core.host,
         core.events,
         _limits(core.settings),
         image_folders,
-        work_lock.busy,
+        core.admission.in_background,
         RestoreCopies(docker_socket(core.settings)),
     )
-    return GarbageParts(collect, image_folders, work_lock)
+    return GarbageParts(collect, image_folders)
 
 
 def _limits(settings: Settings) -> Limits:

@@ -64,9 +64,7 @@ def wire_snapshots(
         retry=retry,
     )
     health = SnapshotHealth(store, events, lambda _: core.attention.set(), images.check.suspect)
-    forms = CompressSnapshot(
-        store, host, core.runner, events, core.tasks, health, garbage.work_lock
-    )
+    forms = CompressSnapshot(store, host, core.runner, events, core.tasks, health, core.admission)
     return SnapshotParts(
         snapshots,
         health,
@@ -101,7 +99,7 @@ def _housekeeping(
     health: SnapshotHealth,
     failed: Failed,
 ) -> Housekeeping:
-    check = CheckIntegrity(core.store, core.host, core.events, health, garbage.work_lock)
+    check = CheckIntegrity(core.store, core.host, core.events, health, core.admission)
     config = _housekeeping_config(core.settings)
     return Housekeeping(core.store, garbage.collect, forms, check, config, failed)
 

@@ -23,7 +23,7 @@ from warmboot.host.network import Slot
 from warmboot.manager.containers.archives import ArchiveFiles
 from warmboot.manager.containers.pull_progress import PullProgress
 from warmboot.manager.containers.warm_boot import WarmBoot, Warmed
-from warmboot.manager.core.boot_admission import BootAdmission, BootTicket
+from warmboot.manager.core.admission import Admission, BootTicket
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.retry_until_stored import retry_until_stored, store_state
 from warmboot.manager.core.stopwatch import Stopwatch
@@ -31,7 +31,6 @@ from warmboot.manager.images.check_image import PrepareImage
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
 from warmboot.manager.snapshots.watch_demand import WatchDemand
 from warmboot.manager.vms.boot_vm import BootVm, with_second_try
-from warmboot.manager.vms.warm_pool import WarmPool
 from warmboot.model.container import (
     BootMethod,
     Container,
@@ -68,8 +67,7 @@ class BringUp:
         events: EventLog,
         boot: BootVm,
         prepare: PrepareImage,
-        warm_pool: WarmPool,
-        admission: BootAdmission,
+        admission: Admission,
         warm: WarmBoot,
         health: SnapshotHealth,
         demand: WatchDemand,
@@ -80,7 +78,6 @@ class BringUp:
         self._events = events
         self._boot = boot
         self._prepare = prepare
-        self._warm_pool = warm_pool
         self._admission = admission
         self._warm = warm
         self._health = health
@@ -96,12 +93,11 @@ class BringUp:
         if container.state is not ContainerState.CREATING:
             return
         try:
-            async with self._warm_pool.boot():
-                record, warmed = await self._machine(container, asked)
-                await self._admission.let_boots_pass()
-                if warmed is not None:
-                    await self._health.succeeded(warmed.snapshot, warmed.boot_s)
-                await self._provision(container, record, watch)
+            record, warmed = await self._machine(container, asked)
+            await self._admission.after_boots()
+            if warmed is not None:
+                await self._health.succeeded(warmed.snapshot, warmed.boot_s)
+            await self._provision(container, record, watch)
         except WarmbootError as error:
             await self._fail(container, error, watch)
         except OSError as error:
@@ -183,7 +179,7 @@ class BringUp:
         try:
             outcome = await self._warm(container, image, watch, ticket)
         finally:
-            ticket.over()
+            ticket.booted()
         if isinstance(outcome, Warmed):
             await self._booted(container, outcome.record, watch, None, snapshot=outcome.snapshot)
             return outcome.record, outcome

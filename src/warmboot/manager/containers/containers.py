@@ -27,8 +27,8 @@ from warmboot.manager.containers.container_states import (
 )
 from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
 from warmboot.manager.containers.watch_container import WatchContainer
+from warmboot.manager.core.admission import Admission
 from warmboot.manager.core.background import Work
-from warmboot.manager.core.boot_admission import BootAdmission
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.retry_until_stored import store_state
 from warmboot.manager.core.stopwatch import Stopwatch
@@ -67,7 +67,7 @@ class Containers:
         events: EventLog,
         tasks: Tasks,
         bring_up: BringUp,
-        admission: BootAdmission,
+        admission: Admission,
         watch: WatchContainer,
         archives: ArchiveFiles,
         garbage: CollectGarbage,

@@ -27,7 +27,7 @@ from warmboot.manager.containers.choose_snapshot import (
     Wait,
     choose_snapshot,
 )
-from warmboot.manager.core.boot_admission import BootTicket
+from warmboot.manager.core.admission import BootTicket
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
@@ -228,7 +228,7 @@ class WarmBoot:
         choice = await self._look(container, image, tried)
         if not isinstance(choice, Wait) or failed:
             return choice  # one that is made because of a failure is not waited for
-        ticket.over()
+        ticket.booted()
         await self._events.emit(
             "container.stage",
             container.id,

@@ -13,8 +13,8 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import HostAgent
+from warmboot.manager.core.admission import Admission
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.snapshot_work_lock import SnapshotWorkLock
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.snapshots.choose_form import CHECKED_AT
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
@@ -34,16 +34,16 @@ class CheckIntegrity:
         host: HostAgent,
         events: EventLog,
         health: SnapshotHealth,
-        work_lock: SnapshotWorkLock,
+        admission: Admission,
     ) -> None:
         self._store = store
         self._host = host
         self._events = events
         self._health = health
-        self._work_lock = work_lock
+        self._admission = admission
 
     async def __call__(self, snapshot_id: UUID) -> bool:
-        async with self._work_lock(snapshot_id):
+        async with self._admission.background(snapshot_id):
             try:
                 return await self._check(snapshot_id)
             except NotFound:  # deleted meanwhile, and forgotten

@@ -14,9 +14,9 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import HostAgent
+from warmboot.manager.core.admission import Admission
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.saga import Saga, SagaRunner, Step
-from warmboot.manager.core.snapshot_work_lock import SnapshotWorkLock
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.snapshots.choose_form import Form, form_of
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
@@ -58,7 +58,7 @@ class CompressSnapshot:
         events: EventLog,
         tasks: Tasks,
         health: SnapshotHealth,
-        work_lock: SnapshotWorkLock,
+        admission: Admission,
     ) -> None:
         self._store = store
         self._host = host
@@ -66,7 +66,7 @@ class CompressSnapshot:
         self._events = events
         self._tasks = tasks
         self._health = health
-        self._work_lock = work_lock
+        self._admission = admission
         self._changing: set[UUID] = set()
         step = Step("change", self._change, self._settle)
         self.sagas = tuple(
@@ -96,7 +96,7 @@ class CompressSnapshot:
         saga = self.sagas[0 if form is Form.COMPRESSED else 1]
         self._changing.add(snapshot_id)
         try:
-            async with self._work_lock(snapshot_id):
+            async with self._admission.background(snapshot_id):
                 snapshot = await self._ready(snapshot_id)
                 change = _Change(snapshot, snapshot)
                 if form_of(snapshot) is not form:  # else somebody was faster: told all the same

@@ -27,7 +27,7 @@ from warmboot.host.guest.guest_link import Claimed, Identity
 from warmboot.host.network import Slot
 from warmboot.host.vm.boot_logs import last_lines
 from warmboot.host.vm.vm_files import DiskSource, image_disks, kept_disk, snapshot_disks
-from warmboot.manager.core.boot_admission import BootTicket
+from warmboot.manager.core.admission import BootTicket
 from warmboot.manager.core.saga import Saga, SagaRunner, Step
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.vms.warm_pool import Prepared, WarmPool

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
@@ -21,6 +20,7 @@ from uuid import UUID
 from warmboot.host.agent import HostAgent
 from warmboot.host.network import Slot
 from warmboot.host.vm.vm_files import snapshot_disks
+from warmboot.manager.core.admission import Admission
 from warmboot.manager.core.background import LONGEST_PAUSE_S, Failed, Work, one_round
 from warmboot.model.journal.event import Event
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
@@ -50,18 +50,19 @@ class WarmPool:
         self,
         store: Store,
         host: HostAgent,
+        admission: Admission,
         most: int | Literal["auto"],
         shape: Shape,
         failed: Failed,
     ) -> None:
         self._store = store
         self._host = host
+        self._admission = admission
         self._shape = shape
         self._failed = failed
         self._ready: list[Prepared] = []
         self.most = 0
         self._setting = most
-        self._busy = 0
         self._changed = asyncio.Event()
 
     @property
@@ -69,7 +70,11 @@ class WarmPool:
         return len(self._ready)
 
     def take(self, snapshot_id: UUID) -> Prepared | None:
-        """One for this snapshot, the caller's from now on: to be destroyed as any VM is."""
+        """One for this snapshot, the caller's from now on: to be destroyed as any VM is.
+
+        Whether there is one or not, the pool looks again afterwards what to have ready.
+        """
+        self._changed.set()
         for prepared in self._ready:
             if prepared.snapshot_id == snapshot_id:
                 self._ready.remove(prepared)
@@ -79,23 +84,10 @@ class WarmPool:
     async def discard(self, prepared: Prepared) -> None:
         await self._host.vms.destroy(prepared.spec.id, prepared.slot)
 
-    @contextlib.asynccontextmanager
-    async def boot(self) -> AsyncIterator[None]:
-        """Somebody waits for a container: nothing is prepared meanwhile, and more afterwards."""
-        self._busy += 1
-        try:
-            yield
-        finally:
-            self._busy -= 1
-            self.look_again()
-
-    def look_again(self) -> None:
-        self._changed.set()
-
     def on_event(self, event: Event) -> None:
         """An observer of the event log: another snapshot may be wanted."""
         if event.kind.startswith("runtime-snapshot."):
-            self.look_again()
+            self._changed.set()
 
     async def keep_filled(self) -> None:
         """Until cancelled; the pool is emptied then."""
@@ -104,6 +96,7 @@ class WarmPool:
             return
         try:
             while True:
+                await self._admission.until_quiet()
                 self._changed.clear()
                 filled = await one_round(Work.WARM_POOL, self._fill(), self._failed)
                 with contextlib.suppress(TimeoutError):
@@ -119,7 +112,10 @@ class WarmPool:
         for prepared in [p for p in self._ready if wanted is None or p.snapshot_id != wanted.id]:
             self._ready.remove(prepared)
             await self.discard(prepared)
-        while wanted is not None and len(self._ready) < self.most and not self._busy:
+        while wanted is not None and len(self._ready) < self.most:
+            if not self._admission.quiet:
+                self._changed.set()
+                break
             self._ready.append(await self._prepare(wanted))
         return True
 
