@@ -139,7 +139,7 @@ async def test_where_all_rules_are_flushed_a_guest_reaches_nothing_until_they_ar
         async with alone.client() as client:
             checks = {check.name: check for check in await client.system.doctor()}
         assert checks["isolation"].ok
-        assert "and put back" in checks["isolation"].summary
+        assert "and they were restored" in checks["isolation"].summary
         await seen.until_world(seen.rounds + 1)
         assert PAGE in await page(port), "its published port leads to it again"
 

@@ -113,7 +113,7 @@ async def test_a_restarted_firewall_opens_nothing(site: Site, archive: Archive) 
             checks = {check.name: check for check in await client.system.doctor()}
         assert "network.rules-restored" in kinds
         assert checks["isolation"].ok
-        assert "and put back" in checks["isolation"].summary
+        assert "and they were restored" in checks["isolation"].summary
 
         await site.kill()
         await nft.apply(f"delete table ip {table}")

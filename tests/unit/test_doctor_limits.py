@@ -44,7 +44,7 @@ def test_without_hierarchies_that_can_be_written_to_there_are_no_limits() -> Non
 def test_a_manager_that_is_not_root_s_has_no_limits_and_says_so() -> None:
     check = doctor.limits(None)
     assert not check.ok
-    assert "only root makes them" in check.summary
+    assert "only root can create them" in check.summary
     assert check.remedy == "run it as root"
 
 

@@ -88,7 +88,7 @@ def test_the_doctor_names_what_is_not_as_it_should_be() -> None:
 
 
 def test_the_doctor_says_how_often_rules_were_changed() -> None:
-    assert doctor.isolation([], 0).summary == "the network rules are as they should be"
+    assert doctor.isolation([], 0).summary == "the network rules are correct"
     check = doctor.isolation([], 2)
     assert check.ok
     assert "2 times" in check.summary

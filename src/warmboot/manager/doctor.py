@@ -47,21 +47,23 @@ async def examine(
     if not simulated:
         return checks
     checks = [replace(check, required=check.name == "disk") for check in checks]
-    return [*checks, Check("simulated", True, "VMs are simulated: that needs nothing else")]
+    return [*checks, Check("simulated", True, "VMs are simulated, which needs nothing else")]
 
 
 def isolation(wrong: Sequence[str], repairs: int) -> Check:
-    """Whether the rules that confine guests stand; of a manager that runs."""
-    changed = f"; they were changed by others {repairs} times, and put back" if repairs else ""
+    """Whether the rules that confine guests are in place; only for a running manager."""
+    changed = (
+        f"; other programs changed them {repairs} times, and they were restored" if repairs else ""
+    )
     return Check(
         "isolation",
         not wrong,
-        f"the network rules of {', '.join(wrong)} are not as they should be"
+        f"the network rules of {', '.join(wrong)} are not correct"
         if wrong
-        else f"the network rules are as they should be{changed}",
-        why="what they let guests reach is all that guests reach; without them that is nothing",
-        remedy="they are put back by themselves: if this stays, see the manager's log, "
-        "and which program changes them (`nft monitor`)"
+        else f"the network rules are correct{changed}",
+        why="guests can reach only what the rules allow; without them they can reach nothing",
+        remedy="they are restored automatically: if this continues, check the manager's log, "
+        "and find out which program changes them (`nft monitor`)"
         if wrong
         else "",
     )
@@ -71,8 +73,8 @@ def _root_user() -> Check:
     return Check(
         "root",
         os.geteuid() == 0,
-        "runs as root" if os.geteuid() == 0 else "does not run as root",
-        why="network namespaces and TAP devices are made by root",
+        "running as root" if os.geteuid() == 0 else "not running as root",
+        why="only root can create network namespaces and TAP devices",
         remedy="run it as root, or try it with MANAGER_HYPERVISOR=simulated",
     )
 
@@ -87,7 +89,7 @@ def _tun() -> Check:
     return Check(
         "tun",
         not problem,
-        problem or f"{_TUN} opens",
+        problem or f"{_TUN} can be opened",
         why="a VM's network interface is a TAP device",
         remedy=remedy,
     )
@@ -97,17 +99,17 @@ def tun_remedy(error: OSError, uid: int) -> str:
     """What ``uid`` can do when the device does not open."""
     if not isinstance(error, PermissionError):
         return "load the module: `modprobe tun`"
-    return "run it as root" if uid else "in a container: let it use the device"
+    return "run it as root" if uid else "in a container: give it access to the device"
 
 
 def limits(found: Iterable[Hierarchy] | None) -> Check:
     """What VMs are held to by the ``found`` hierarchies of control groups; ``None``: by nothing."""
-    why = "without them one VM can take processors, memory or processes from all others"
+    why = "without them one VM can take CPU time, memory or processes from all others"
     if found is None:
         return Check(
             "limits",
             False,
-            "VMs have no control groups: only root makes them",
+            "VMs have no control groups: only root can create them",
             why=why,
             remedy="run it as root",
             required=False,
@@ -136,7 +138,7 @@ def _room(root: Path, floor: int) -> Check:
         "disk",
         free >= floor,
         f"{free >> 30} GiB are free below {root}",
-        why=f"below {floor >> 20} MiB nothing new is begun",
+        why=f"below {floor >> 20} MiB no new work is started",
         remedy="free some space, or choose another MANAGER_STORAGE_ROOT",
     )
 
@@ -160,7 +162,7 @@ async def _hypervisor(hypervisor: Hypervisor) -> list[Check]:
             name,
             False,
             problem.brief,
-            why=f"without it no VM runs on {name}",
+            why=f"without it no VM can run on {name}",
             remedy=problem.resolution,
             required=name == "qemu",
         )
@@ -187,7 +189,7 @@ async def _hypervisor(hypervisor: Hypervisor) -> list[Check]:
                     "KVM is not usable: guests are emulated (TCG)",
                     why="; ".join(probe.notes),
                     remedy="on bare metal, or with nested virtualization, they run many times "
-                    "faster; warm boots matter all the more without",
+                    "faster; without KVM, warm boots matter even more",
                     required=False,
                 )
             )

@@ -43,8 +43,8 @@ def root() -> Finding:
     return Finding(
         "root",
         ok=False,
-        problem="warmboot does not run as root",
-        why="checkpoints lie in Docker's own folders, and a restored process's memory is read "
+        problem="warmboot is not running as root",
+        why="checkpoints are in Docker's own folders, and a restored process's memory is read "
         "to prove that it survived",
         remedy="start warmboot as root",
     )
@@ -112,7 +112,7 @@ def version(engine: EngineFacts) -> Finding:
         "engine-version",
         ok=False,
         problem=found[0].reason,
-        why="workers would pause and never resume",
+        why="workers could be paused, but never resumed",
         remedy=found[0].remedy,
     )
 
@@ -144,8 +144,8 @@ def disk(data_root: Path, scratch: Path | None = None) -> Finding:
             return Finding(
                 "disk",
                 ok=False,
-                problem=f"the engine's folder {folder} cannot be seen from here: {error.strerror}",
-                why="checkpoints are read and prepared in it",
+                problem=f"the engine's folder {folder} is not accessible: {error.strerror}",
+                why="checkpoints are read and prepared there",
                 remedy="run warmboot on the engine's own machine",
             )
     lacking = [folder for folder, needed in needs.items() if room[folder] < needed]
@@ -157,5 +157,5 @@ def disk(data_root: Path, scratch: Path | None = None) -> Finding:
         ok=False,
         problem="; ".join(f"{room[one] >> 20} MiB are free below {one}" for one in lacking),
         why="a checkpoint takes up to three times the worker's memory while it is being made",
-        remedy="make room, or move Docker's data-root",
+        remedy="free some space, or move Docker's data-root",
     )
