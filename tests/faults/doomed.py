@@ -29,6 +29,8 @@ from warmboot.host.snapshots.snapshot_files import SnapshotFiles
 from warmboot.host.storage.disk_scan import DiskScan
 from warmboot.host.storage.stored_images import StoredImages
 from warmboot.host.vms import Vms
+from warmboot.manager.containers.bring_up import BringUp
+from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.model.container import BootPolicy
 from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
 from warmboot.store.repositories.containers import ContainerRepository
@@ -174,6 +176,8 @@ PARTS: dict[str, Any] = {
     "snapshots": RuntimeSnapshotRepository,
     "vms": VmRepository,
     "events": EventRepository,
+    "bring-up": BringUp,
+    "watch": WatchContainer,
     "operations": OperationRepository,
 }
 
