@@ -64,12 +64,14 @@ async def test_a_quiet_stream_is_kept_alive(url: str, monkeypatch: pytest.Monkey
 
 
 async def test_followed_logs_come_while_it_runs(url: str, fakes: FakeServices) -> None:
+    fakes.containers.may_end.clear()
     async with Client(url) as client:
         container_id = await client.containers.create(image="busybox", command=["ticks", "5"])
         states, text = [], b""
         async for chunk in client.containers.logs(container_id, follow=True):
             states.append((await client.containers.get(container_id)).state)
             text += chunk.data
+            fakes.containers.may_end.set()
         assert text == b"".join(b"tick %d\n" % number for number in range(5))
         assert states[0] == "running"
 

@@ -59,6 +59,8 @@ class FakeContainers:
         self.sessions: list[FakeSession] = []
         self.stage_s = 0.005
         self.tick_s = 0.02
+        self.may_end = asyncio.Event()  # what writes lines ends then
+        self.may_end.set()
         self.longest_wait_s = 3600.0
         self.fail_creation: Exception | None = None
         self.removed: list[UUID] = []
@@ -158,6 +160,7 @@ class FakeContainers:
                 await asyncio.sleep(self.tick_s)
                 line = f"tick {number}\n".encode()
                 self.output[container_id].append(LogChunk(Stream.STDOUT, line))
+            await self.may_end.wait()
             await self._exit(container_id, 0)
             return
         chunk, code = run_command(command)
