@@ -1,1 +1,1 @@
-"""Access to the machine: programs, priorities, files, disks, checksums, kernel counters."""
+"""Access to the machine (programs, files, disks, kernel counters), and how tasks end and pause."""
