@@ -9,7 +9,7 @@ be added to the model without rewriting what is stored.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, NewType, TypeVar, cast
+from typing import Any, Literal, NewType, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, PydanticSerializationError
@@ -17,8 +17,9 @@ from pydantic_core import ErrorDetails, PydanticSerializationError
 from warmboot.model.errors import WarmbootError
 
 T = TypeVar("T")
+Unknown = Literal["forbid", "ignore"]
 
-_CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+_CONFIG = ConfigDict(strict=True, allow_inf_nan=False)
 _MOST_TOLD = 3
 _SHOWN = frozenset({"datetime_from_date_parsing", "enum", "uuid_parsing"})
 """Errors that show the value itself. Of others it may be long, or nobody's business: its type."""
@@ -39,9 +40,9 @@ def encode(tp: Any, value: Any) -> str:
     return text.decode()
 
 
-def decode(tp: type[T], text: str | bytes) -> T:
-    """The ``tp`` in ``text``, or ``CodecError``."""
-    coder: TypeAdapter[T] = adapter(cast("Any", tp))
+def decode(tp: type[T], text: str | bytes, *, unknown: Unknown = "forbid") -> T:
+    """The ``tp`` in ``text``, or ``CodecError``. ``unknown`` keys are such at any depth."""
+    coder: TypeAdapter[T] = adapter(cast("Any", tp), unknown)
     try:
         return coder.validate_json(text)
     except ValidationError as error:
@@ -52,10 +53,10 @@ def decode(tp: type[T], text: str | bytes) -> T:
 
 
 @cache
-def adapter(tp: Any) -> TypeAdapter[Any]:
+def adapter(tp: Any, unknown: Unknown = "forbid") -> TypeAdapter[Any]:
     """It is built once a type, which takes milliseconds; ``PydanticSchemaGenerationError``."""
     # A plain dataclass takes its configuration from what it is in, never from the adapter itself.
-    return TypeAdapter(cast("Any", NewType("Value", tp)), config=_CONFIG)
+    return TypeAdapter(cast("Any", NewType("Value", tp)), config=_CONFIG | {"extra": unknown})
 
 
 def _told(error: ErrorDetails) -> str:

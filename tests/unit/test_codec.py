@@ -249,3 +249,11 @@ def test_a_vm_record_s_parts_are_covered() -> None:
     vm = a_vm()
     assert through_json(VmSpec, vm.spec) == vm.spec
     assert through_json(VmHandle, vm.handle) == vm.handle
+
+
+def test_unknown_keys_can_be_left_out_at_every_depth() -> None:
+    newer = {**SPEC, "colour": "red", "shape": {"vcpus": 1, "memory_mib": 512, "gpus": 1}}
+    spec = decode(ContainerSpec, json.dumps(newer), unknown="ignore")
+    assert spec == ContainerSpec("web", "redis:7", shape=Shape(1, 512))
+    with pytest.raises(CodecError, match=r"ContainerSpec.shape.gpus"):
+        decode(ContainerSpec, json.dumps(newer))

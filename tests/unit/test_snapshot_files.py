@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -241,6 +241,42 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path, manifest: Snapshot
     (tmp_path / METADATA_FILE).write_text(json.dumps(manifest_to_json(manifest)))
     assert load_manifest(tmp_path) == manifest
     assert replace(manifest) == manifest
+
+
+A_MANIFEST = SnapshotManifest(
+    snapshot_id=UUID(int=1),
+    image_digest="sha256:0",
+    agent_version="2",
+    shape=Shape(1, 512),
+    requires=HostRequirements("qemu", "10", "tcg", "q35", "max"),
+    files={},
+    created_at=datetime(2026, 1, 24, 12, tzinfo=UTC),
+    cmdline="quiet",
+    uid=7,
+)
+
+
+def test_what_a_newer_version_has_noted_beside_is_left_alone(tmp_path: Path) -> None:
+    document = manifest_to_json(A_MANIFEST) | {"signed_by": "x"}
+    (tmp_path / METADATA_FILE).write_text(json.dumps(document))
+    assert load_manifest(tmp_path) == A_MANIFEST
+
+
+def test_a_requirement_that_is_not_known_is_not_taken_for_met(tmp_path: Path) -> None:
+    document = manifest_to_json(A_MANIFEST)
+    document["requires"] |= {"numa": "2"}
+    (tmp_path / METADATA_FILE).write_text(json.dumps(document))
+    with pytest.raises(SnapshotDamaged, match="numa"):
+        load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["uid", "cmdline", "requires", "files"])
+def test_metadata_that_lacks_something_is_damage(tmp_path: Path, name: str) -> None:
+    document = manifest_to_json(A_MANIFEST)
+    del document[name]
+    (tmp_path / METADATA_FILE).write_text(json.dumps(document))
+    with pytest.raises(SnapshotDamaged, match=name):
+        load_manifest(tmp_path)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import structlog
 
+from warmboot.codec import CodecError, decode
 from warmboot.host.network.namespace_processes import NamespaceProcess, namespace_processes
 from warmboot.model.errors import Conflict, DiskFull, HostError, WarmbootError
 from warmboot.system.disks import os_error
@@ -241,11 +242,8 @@ def _prefix_in_use(
 
 def _read(fd: int) -> Holder | None:
     try:
-        said = json.loads(os.pread(fd, _MOST_BYTES, 0))
-        inode = tuple(int(number) for number in said.pop("root_inode"))
-        device, number = inode
-        return Holder(**said, root_inode=(device, number))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return decode(Holder, os.pread(fd, _MOST_BYTES, 0))
+    except (OSError, CodecError):
         return None  # a new one, or one of an earlier version, which was empty
 
 

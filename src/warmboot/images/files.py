@@ -14,9 +14,10 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+from warmboot.codec import CodecError, decode
 from warmboot.images.filesystems import make_empty_disk
 from warmboot.images.guest_agent import agent_version_in
 from warmboot.images.magic import check_ext4, check_initrd, check_kernel
@@ -63,17 +64,7 @@ async def describe(
 
 
 def write_manifest(folder: Path, manifest: RuntimeImageManifest) -> None:
-    document = {
-        "digest": manifest.digest,
-        "files": {
-            key: {"size_bytes": sums.size_bytes, "sha256": sums.sha256}
-            for key, sums in manifest.files.items()
-        },
-        "cmdline": manifest.cmdline,
-        "agent_version": manifest.agent_version,
-        "labels": dict(manifest.labels),
-    }
-    (folder / MANIFEST_FILE).write_text(json.dumps(document, indent=2) + "\n")
+    (folder / MANIFEST_FILE).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
 
 
 def load_manifest(folder: Path) -> RuntimeImageManifest:
@@ -83,28 +74,18 @@ def load_manifest(folder: Path) -> RuntimeImageManifest:
     """
     path = folder / MANIFEST_FILE
     try:
-        document: Any = json.loads(path.read_text())
-        files = {
-            str(key): FileSum(int(entry["size_bytes"]), str(entry["sha256"]))
-            for key, entry in document["files"].items()
-        }
-        manifest = RuntimeImageManifest(
-            digest=str(document["digest"]),
-            files=files,
-            cmdline=str(document["cmdline"]),
-            agent_version=str(document["agent_version"]),
-            labels={str(k): str(v) for k, v in document.get("labels", {}).items()},
-        )
+        manifest = decode(RuntimeImageManifest, path.read_bytes(), unknown="ignore")
     except OSError as error:
         raise ImageDamaged(
             f"the runtime image's {path} cannot be read", details=str(error), resolution=_REBUILD
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except CodecError as error:
         raise ImageDamaged(
             f"the runtime image's {path} is no manifest",
-            details=f"{type(error).__name__}: {error}",
+            details=str(error),
             resolution=_REBUILD,
         ) from error
+    files = manifest.files
     if unknown := files.keys() - FILE_NAMES.keys():
         raise ImageDamaged(f"{path} names unknown files: {', '.join(sorted(unknown))}")
     if missing := _REQUIRED - files.keys():

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from warmboot.codec import CodecError, decode
 from warmboot.criu.archives.plain_tar import hostile
 from warmboot.docker.facts import ContainerFacts
-from warmboot.model.checkpoint import ArchiveManifest, Versions
-from warmboot.model.runtime_image import FileSum
+from warmboot.model.checkpoint import ArchiveManifest
 
 MANIFEST = "warmboot.json"
 CONFIG_DUMP, SPEC_DUMP = "config.dump", "spec.dump"
@@ -29,61 +30,23 @@ MAX_NUMBER = 1 << 63
 
 
 def manifest_json(manifest: ArchiveManifest) -> bytes:
-    versions = manifest.versions
-    return json.dumps(
-        {
-            "format": manifest.format,
-            "name": manifest.name,
-            "created_at": manifest.created_at.isoformat(),
-            "image": manifest.image,
-            "image_digest": manifest.image_digest,
-            "versions": {
-                "engine": versions.engine,
-                "criu": versions.criu,
-                "kernel": versions.kernel,
-                "architecture": versions.architecture,
-            },
-            "network": manifest.network,
-            "processes": manifest.processes,
-            "tcp_connections": manifest.tcp_connections,
-            "mounts": list(manifest.mounts),
-            "files": {
-                path: {"size_bytes": one.size_bytes, "sha256": one.sha256}
-                for path, one in sorted(manifest.files.items())
-            },
-        },
-        indent=2,
-    ).encode()
+    document = asdict(manifest)
+    document["created_at"] = manifest.created_at.isoformat()
+    document["files"] = dict(sorted(document["files"].items()))
+    return json.dumps(document, indent=2).encode()
 
 
 def parse_manifest(text: bytes) -> ArchiveManifest:
     """``InvalidRequest`` when it is not what ``manifest_json`` writes."""
     try:
-        found: Mapping[str, Any] = json.loads(text)
-        versions = found["versions"]
-        return ArchiveManifest(
-            format=_number(found["format"]),
-            name=_text(found["name"]),
-            created_at=datetime.fromisoformat(found["created_at"]),
-            image=_text(found["image"]),
-            image_digest=_text(found["image_digest"]),
-            versions=Versions(
-                engine=_text(versions["engine"]),
-                criu=_text(versions["criu"]),
-                kernel=_text(versions["kernel"]),
-                architecture=_text(versions["architecture"]),
-            ),
-            network=_text(found["network"]),
-            processes=_number(found["processes"]),
-            tcp_connections=_number(found["tcp_connections"]),
-            mounts=tuple(_text(place) for place in found["mounts"]),
-            files={
-                _text(path): FileSum(_number(one["size_bytes"]), _text(one["sha256"]))
-                for path, one in found["files"].items()
-            },
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise hostile(f"its manifest cannot be read: {type(error).__name__} {error}") from error
+        manifest = decode(ArchiveManifest, text, unknown="ignore")
+    except CodecError as error:
+        raise hostile(f"its manifest cannot be read: {error}") from error
+    counts = (manifest.format, manifest.processes, manifest.tcp_connections)
+    sizes = (one.size_bytes for one in manifest.files.values())
+    if not all(0 <= number < MAX_NUMBER for number in (*counts, *sizes)):
+        raise hostile("its manifest cannot be read: it has a number that can be none")
+    return manifest
 
 
 def parse_deleted(path: Path) -> list[str]:
@@ -95,20 +58,6 @@ def parse_deleted(path: Path) -> list[str]:
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
         raise hostile("its list of deleted files is none")
     return found
-
-
-def _text(value: object) -> str:
-    """Also refuses what UTF-8 cannot carry, as half of a surrogate pair."""
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    value.encode()
-    return value
-
-
-def _number(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < MAX_NUMBER:
-        raise ValueError(f"{value!r} is no number that can be here")
-    return value
 
 
 def config_dump(container: ContainerFacts, description: Mapping[str, Any], at: datetime) -> bytes:
