@@ -25,8 +25,9 @@ from warmboot.hypervisors.confinement import Confinement
 from warmboot.hypervisors.firecracker import Firecracker, FirecrackerConfig
 from warmboot.hypervisors.qemu.config import QemuConfig
 from warmboot.hypervisors.qemu.driver import Qemu
-from warmboot.hypervisors.simulated.driver import Simulated, SimulatedConfig
-from warmboot.hypervisors.simulated.vm.machine import COUNTER_OPTION
+from warmboot.hypervisors.simulated.config import SimulatedConfig
+from warmboot.hypervisors.simulated.driver import Simulated
+from warmboot.hypervisors.simulated.vmm.machine import COUNTER_OPTION
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import Disk, VmSpec
 

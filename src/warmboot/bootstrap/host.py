@@ -18,7 +18,8 @@ from warmboot.hypervisors.confinement import Confinement
 from warmboot.hypervisors.firecracker import Firecracker, FirecrackerConfig
 from warmboot.hypervisors.qemu import Qemu, QemuConfig
 from warmboot.hypervisors.qemu.config import Machine
-from warmboot.hypervisors.simulated.driver import Simulated, SimulatedConfig
+from warmboot.hypervisors.simulated.config import SimulatedConfig
+from warmboot.hypervisors.simulated.driver import Simulated
 from warmboot.settings import Settings
 
 

@@ -1,4 +1,10 @@
-"""The simulated hypervisor: its driver, and the process that stands for a VM.
+"""The simulated hypervisor: VMs without virtualization, for tests and for trying warmboot.
 
-Imports nothing: that process (``vm``) sees no installed package.
+``config``   delays and faults
+``layout``   what lies in a VM's folder
+``vm``       a running VM
+``driver``   starting, restoring and finding VMs
+``vmm``      the process that stands for a VM
+
+Imports nothing: ``vmm`` sees no installed package.
 """

@@ -1,10 +1,10 @@
-"""The simulated hypervisor: VMs without virtualization, for tests and for trying warmboot.
+"""Starting, restoring and finding simulated VMs.
 
-A simulated VM is a small process of its own (``vm``). It answers as the guest agent and
-as Docker over a vsock-like Unix socket, can be paused, saved, restored, killed and found again like
-a real one, and needs neither root nor KVM. Nothing of the user's runs in it: containers understand
-a handful of commands. Delays and faults are set by ``SimulatedConfig``, and may be changed while
-VMs run through its ``overrides`` file.
+A simulated VM is a small process of its own (``vmm``). The real guest agent runs in it, on a
+machine and with a Docker that are simulated, and is reached over a vsock-like Unix socket. It can
+be paused, saved, restored, killed and found again like a real one, and needs neither root nor KVM.
+Nothing of the user's runs in it: containers understand a handful of commands. Delays and faults are
+set by ``SimulatedConfig``, and may be changed while VMs run through its ``overrides`` file.
 """
 
 from __future__ import annotations
@@ -20,108 +20,19 @@ from typing import Any
 
 from warmboot.hypervisors.base import Capabilities, MachineSnapshot, Probe, Problem
 from warmboot.hypervisors.process import VmmProcess
-from warmboot.hypervisors.simulated.vm.config import SimulatedConfig, When
-from warmboot.hypervisors.simulated.vm.main import CONTROL_SOCKET, READY_SOCKET, VSOCK_SOCKET
-from warmboot.model.errors import HostError, HypervisorError, RestoreFailed, VmGone
-from warmboot.model.runtime_snapshot import MEMORY_FILE, STATE_FILE, HostRequirements
-from warmboot.model.vm import GuestAddress, VmHandle, VmSpec, VmStatus
+from warmboot.hypervisors.simulated.config import SimulatedConfig
+from warmboot.hypervisors.simulated.layout import CONTROL_SOCKET, READY_SOCKET, VMM_LOG
+from warmboot.hypervisors.simulated.vm import SimulatedVm
+from warmboot.model.errors import HypervisorError, RestoreFailed
+from warmboot.model.runtime_snapshot import HostRequirements
+from warmboot.model.vm import VmHandle, VmSpec
 from warmboot.system.concurrency import race
 
-__all__ = ["Simulated", "SimulatedConfig", "SimulatedVm", "When"]
-
 NAME = "simulated"
-ANSWER_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 30.0
 SOCKET_PATH_MAX = 107
 NEWS_GRACE_S = 1.0
-VMM_LOG = "vmm.log"
-VM_PROGRAM = Path(__file__).resolve().parent / "vm" / "__main__.py"
-
-
-class SimulatedVm:
-    """A ``Vm`` whose machine is another process."""
-
-    def __init__(self, spec: VmSpec, process: VmmProcess) -> None:
-        self._spec = spec
-        self._process = process
-
-    @property
-    def handle(self) -> VmHandle:
-        return self._process.handle
-
-    async def status(self) -> VmStatus:
-        try:
-            return VmStatus(await self._order("status"))
-        except VmGone:
-            return VmStatus.GONE
-
-    async def pause(self) -> None:
-        await self._order("pause")
-
-    async def resume(self) -> None:
-        await self._order("resume")
-
-    async def save(self) -> MachineSnapshot:
-        folder = self._spec.template_dir
-        if folder is None:
-            raise HypervisorError(
-                f"VM {self._spec.id} was not started to be saved",
-                resolution="give its spec a template_dir",
-            )
-        snapshot = MachineSnapshot(memory=folder / MEMORY_FILE, state=folder / STATE_FILE)
-        await self._order("save", memory=str(snapshot.memory), state=str(snapshot.state))
-        return snapshot
-
-    async def kill(self) -> None:
-        await self._process.kill()
-
-    async def wait_gone(self) -> None:
-        await self._process.wait()
-
-    async def wait_stalled(self) -> None:
-        await self._order("wait-stalled", timeout_s=None)
-
-    def end_cause(self) -> HostError | None:
-        return None
-
-    async def detach(self) -> None:
-        self._process.close()
-
-    def guest_address(self, port: int) -> GuestAddress:
-        return GuestAddress(port=port, vsock_socket=self._spec.run_dir / VSOCK_SOCKET)
-
-    async def answers(self) -> None:
-        """Return if the VMM answers; ``VmGone`` or ``HypervisorError`` if not."""
-        await self._order("status")
-
-    async def _order(
-        self, what: str, timeout_s: float | None = ANSWER_TIMEOUT_S, **parameters: str
-    ) -> str:
-        """Have the VMM do something; returns the VM's status after it."""
-        line = json.dumps({"do": what, **parameters}).encode() + b"\n"
-        path = str(self._spec.run_dir / CONTROL_SOCKET)
-        if not self._process.alive:
-            raise VmGone(f"VM {self._spec.id} is gone")
-        try:
-            async with asyncio.timeout(timeout_s):
-                reader, writer = await asyncio.open_unix_connection(path)
-                try:
-                    writer.write(line)
-                    answer = await reader.readline()
-                finally:
-                    writer.close()
-        except TimeoutError as error:
-            raise HypervisorError(
-                f"VM {self._spec.id} does not answer", details=f"{what} on {path}"
-            ) from error
-        except OSError as error:
-            raise VmGone(f"VM {self._spec.id} is gone", details=str(error)) from error
-        if not answer:
-            raise VmGone(f"VM {self._spec.id} is gone", details=f"it died during {what}")
-        result: dict[str, Any] = json.loads(answer)
-        if "error" in result:
-            raise HypervisorError(f"VM {self._spec.id}: {what} failed", details=result["error"])
-        return str(result["status"])
+VMM_PROGRAM = Path(__file__).resolve().parent / "vmm" / "__main__.py"
 
 
 class Simulated:
@@ -197,7 +108,7 @@ class Simulated:
     async def _start(self, spec: VmSpec, snapshot: MachineSnapshot | None) -> SimulatedVm:
         _check_files(spec)
         argv = [
-            *(sys.executable, "-I", "-S", str(VM_PROGRAM)),
+            *(sys.executable, "-I", "-S", str(VMM_PROGRAM)),
             *("--id", spec.id, "--run-dir", str(spec.run_dir.resolve())),
             *("--shape", f"{spec.shape.vcpus},{spec.shape.memory_mib}"),
             *("--cmdline", spec.cmdline, "--config", self._config.to_json()),

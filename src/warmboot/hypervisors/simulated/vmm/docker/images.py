@@ -15,9 +15,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from warmboot.hypervisors.simulated.vm.docker.events import EventLog
-from warmboot.hypervisors.simulated.vm.http import HttpError
-from warmboot.hypervisors.simulated.vm.machine import Machine
+from warmboot.hypervisors.simulated.vmm.docker.events import EventLog
+from warmboot.hypervisors.simulated.vmm.docker.http import HttpError
+from warmboot.hypervisors.simulated.vmm.machine import Machine
 
 if TYPE_CHECKING:
     import tarfile

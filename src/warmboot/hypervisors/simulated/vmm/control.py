@@ -13,8 +13,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from warmboot.hypervisors.simulated.vm import snapshot
-from warmboot.hypervisors.simulated.vm.machine import Machine
+from warmboot.hypervisors.simulated.vmm import snapshot
+from warmboot.hypervisors.simulated.vmm.machine import Machine
 
 
 class Control:

@@ -16,11 +16,11 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
-from warmboot.hypervisors.simulated.vm import programs
-from warmboot.hypervisors.simulated.vm.docker.events import EventLog
-from warmboot.hypervisors.simulated.vm.docker.images import Images
-from warmboot.hypervisors.simulated.vm.http import HttpError
-from warmboot.hypervisors.simulated.vm.machine import Machine
+from warmboot.hypervisors.simulated.vmm.docker import programs
+from warmboot.hypervisors.simulated.vmm.docker.events import EventLog
+from warmboot.hypervisors.simulated.vmm.docker.http import HttpError
+from warmboot.hypervisors.simulated.vmm.docker.images import Images
+from warmboot.hypervisors.simulated.vmm.machine import Machine
 
 NEVER = "0001-01-01T00:00:00Z"
 MAX_LOG_ENTRIES = 10_000

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from warmboot.hypervisors.simulated.vm.machine import GuestClock
+from warmboot.hypervisors.simulated.vmm.machine import GuestClock
 
 SHELLS = frozenset({"sh", "bash", "ash", "dash"})
 _TO_STDERR = ">2"

@@ -13,27 +13,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from warmboot.hypervisors.simulated.vm.config import SimulatedConfig
-from warmboot.hypervisors.simulated.vm.snapshot import SavedMachine
+from warmboot.hypervisors.simulated.config import SimulatedConfig
+from warmboot.hypervisors.simulated.vmm.snapshot import SavedMachine
 
-AGENT_VERSION = "2"
 COUNTER_OPTION = "simulated.counter"
 COUNTER_PERIOD_S = 0.02
 
 
 class GuestClock:
-    """Seconds since the guest's boot; stops while paused."""
+    """Seconds since the guest's boot; stops while paused.
+
+    The machine's own tasks wait for it with ``running`` and ``sleep_until``, the threads of the
+    guest's agent with ``wait``.
+    """
 
     def __init__(self, uptime_s: float) -> None:
         self._uptime_s = uptime_s
         self._since: float | None = time.monotonic()
         self._running = asyncio.Event()
         self._paused = asyncio.Event()
+        self._threads_run = threading.Event()
         self._running.set()
+        self._threads_run.set()
 
     @property
     def paused(self) -> bool:
@@ -45,6 +51,7 @@ class GuestClock:
 
     def pause(self) -> None:
         self._uptime_s, self._since = self.now(), None
+        self._threads_run.clear()
         self._running.clear()
         self._paused.set()
 
@@ -53,6 +60,11 @@ class GuestClock:
             self._since = time.monotonic()
         self._paused.clear()
         self._running.set()
+        self._threads_run.set()
+
+    def wait(self) -> None:
+        """Return at once unless paused."""
+        self._threads_run.wait()
 
     async def running(self) -> None:
         await self._running.wait()
@@ -81,7 +93,7 @@ class Machine:
         self.origin = "boot" if saved is None else "restore"
         self._mapped = saved.mapped if saved else None
         self.clock = GuestClock(saved.clock_s if saved else 0.0)
-        self.ram = saved.ram if saved else _fresh_ram(cmdline)
+        self.ram = _fresh_ram(cmdline) | (saved.ram if saved else {})
         self.stalled = asyncio.Event()
 
     @property
@@ -115,6 +127,7 @@ class Machine:
 
     async def write(self) -> None:
         """The guest writes to its disk: the whole machine waits until the host has room."""
+        await self.clock.running()
         while self.config.disk_full.applies(self.origin):
             self.clock.pause()
             self.stalled.set()
@@ -144,8 +157,10 @@ def _fresh_ram(cmdline: str) -> dict[str, Any]:
         "cmdline": cmdline,
         "counter": 0,
         "hostname": "warmboot",
-        "machine_id": "",
-        "token": None,
+        "entropy": "",
+        "clock_ns": 0,
+        "files": {},
+        "firewall": [],
         "engine_id": secrets.token_hex(16),
         "images": {},
         "containers": {},

@@ -7,17 +7,30 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
+import threading
 from pathlib import Path
 
-from warmboot.hypervisors.simulated.vm import snapshot
-from warmboot.hypervisors.simulated.vm.agent import Agent
-from warmboot.hypervisors.simulated.vm.config import SimulatedConfig
-from warmboot.hypervisors.simulated.vm.control import Control
-from warmboot.hypervisors.simulated.vm.http import serve_connection
-from warmboot.hypervisors.simulated.vm.machine import COUNTER_OPTION, Machine
+from warmboot.guest.agent import Agent
+from warmboot.guest.docker import Docker
+from warmboot.hypervisors.simulated.config import SimulatedConfig
+from warmboot.hypervisors.simulated.layout import (
+    CONSOLE_LOG,
+    CONTROL_SOCKET,
+    DOCKER_SOCKET,
+    READY_SOCKET,
+    VSOCK_SOCKET,
+)
+from warmboot.hypervisors.simulated.vmm import snapshot
+from warmboot.hypervisors.simulated.vmm.control import Control
+from warmboot.hypervisors.simulated.vmm.docker.engine import Engine
+from warmboot.hypervisors.simulated.vmm.docker.http import serve_connection
+from warmboot.hypervisors.simulated.vmm.machine import COUNTER_OPTION, Machine
+from warmboot.hypervisors.simulated.vmm.system import SimulatedSystem
+from warmboot.hypervisors.simulated.vmm.vsock import Vsock
 
-CONTROL_SOCKET, VSOCK_SOCKET, READY_SOCKET = "control.sock", "vsock.sock", "ready.sock"
-CONSOLE_LOG = "console.log"
+BACKLOG = 1024
+THREAD_STACK_BYTES = 256 << 10
 DIED = 70
 """Exit status of a VMM that ended by the fault ``die_after_s``."""
 
@@ -43,27 +56,42 @@ async def _run(arguments: argparse.Namespace) -> None:
     except snapshot.SnapshotUnusable as error:
         await _tell_driver({"error": str(error)})
         return
-    agent = Agent(machine)
+    engine, vsock = Engine(machine), Vsock(machine)
 
-    async def serve_vsock(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve_docker(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
-            await _serve_vsock(machine, agent, reader, writer)
+            await serve_connection(reader, writer, engine.handle)
         writer.close()
 
     now = machine.config
     if now.die_after_s is not None and now.die.applies(machine.origin):
         asyncio.get_running_loop().call_later(now.die_after_s, os._exit, DIED)
-    for name in (CONTROL_SOCKET, VSOCK_SOCKET):
+    for name in (CONTROL_SOCKET, DOCKER_SOCKET, VSOCK_SOCKET):
         Path(name).unlink(missing_ok=True)
-    async with (
-        await asyncio.start_unix_server(Control(machine).serve, CONTROL_SOCKET),
-        await asyncio.start_unix_server(serve_vsock, VSOCK_SOCKET),
-    ):
-        await _tell_driver({"ok": True})
-        if machine.origin == "boot" and COUNTER_OPTION not in arguments.cmdline.split():
-            Path(CONSOLE_LOG).write_text("simulated VM: booted\n")
-        await machine.count(Path(CONSOLE_LOG))
-        await asyncio.Event().wait()
+    with socket.socket(socket.AF_UNIX) as vsock_listener:
+        vsock_listener.setblocking(False)
+        vsock_listener.bind(VSOCK_SOCKET)
+        vsock_listener.listen(BACKLOG)
+        async with (
+            await asyncio.start_unix_server(Control(machine).serve, CONTROL_SOCKET),
+            await asyncio.start_unix_server(serve_docker, DOCKER_SOCKET, backlog=BACKLOG),
+        ):
+            _start_agent(machine, vsock)
+            await _tell_driver({"ok": True})
+            await asyncio.gather(vsock.serve(vsock_listener), _print(machine, arguments.cmdline))
+
+
+def _start_agent(machine: Machine, vsock: Vsock) -> None:
+    threading.stack_size(THREAD_STACK_BYTES)
+    # There is no archive of the probe: the simulated Docker has its image from the start.
+    Agent(SimulatedSystem(machine), Docker(DOCKER_SOCKET, Path("probe.tar"))).start(vsock)
+
+
+async def _print(machine: Machine, cmdline: str) -> None:
+    """What the guest prints to its console."""
+    if machine.origin == "boot" and COUNTER_OPTION not in cmdline.split():
+        Path(CONSOLE_LOG).write_text("simulated VM: booted\n")
+    await machine.count(Path(CONSOLE_LOG))
 
 
 async def _make_machine(
@@ -76,28 +104,6 @@ async def _make_machine(
     saved = snapshot.read(memory, state, version=now.version, shape=shape)
     await asyncio.sleep(now.restore_s)
     return Machine(config, shape, arguments.cmdline, saved)
-
-
-async def _serve_vsock(
-    machine: Machine, agent: Agent, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
-    """Firecracker's host side of vsock: ``CONNECT <port>``, ``OK <n>``, then the guest's bytes.
-
-    As there, the connection is closed while nothing listens in the guest.
-    """
-    words = (await reader.readline()).split()
-    await machine.clock.running()
-    if len(words) != 2 or words[0] != b"CONNECT" or not words[1].isdigit():
-        return
-    if machine.clock.now() < machine.config.boot_s:
-        return
-    writer.write(b"OK 1073741824\n")
-    await writer.drain()
-    if machine.agent_silent:
-        while await reader.read(65536):
-            pass
-        return
-    await serve_connection(reader, writer, agent.handle)
 
 
 async def _tell_driver(news: dict[str, object]) -> None:

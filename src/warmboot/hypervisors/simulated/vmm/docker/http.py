@@ -43,6 +43,11 @@ class Request:
         self._done = not self._chunked and self._left == 0
 
     @property
+    def last(self) -> bool:
+        """Whether the client wants no more of this connection than its answer."""
+        return self.headers.get("connection", "").lower() == "close"
+
+    @property
     def _chunked(self) -> bool:
         return "chunked" in self.headers.get("transfer-encoding", "").lower()
 
@@ -132,6 +137,8 @@ async def serve_connection(
                     return
             else:
                 await _upgrade(reader, writer, answer)
+                return
+            if request.last:
                 return
 
 

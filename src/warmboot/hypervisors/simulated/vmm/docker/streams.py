@@ -7,7 +7,7 @@ import contextlib
 import struct
 from collections.abc import AsyncIterator
 
-from warmboot.hypervisors.simulated.vm.machine import GuestClock
+from warmboot.hypervisors.simulated.vmm.machine import GuestClock
 
 
 def frame(stream: int, text: str, tty: bool) -> bytes:

@@ -1,4 +1,4 @@
-"""Entry point: ``python -I -S …/simulated/vm/__main__.py``, which sees no installed package."""
+"""Entry point: ``python -I -S …/simulated/vmm/__main__.py``, which sees no installed package."""
 
 import sys
 from pathlib import Path
@@ -8,6 +8,6 @@ if __name__ == "__main__":
     # asyncio goes without; to load it is a seventh of the work of a VM's start.
     sys.modules["ssl"] = None  # type: ignore[assignment]
 
-    from warmboot.hypervisors.simulated.vm.main import main
+    from warmboot.hypervisors.simulated.vmm.main import main
 
     main(sys.argv[1:])

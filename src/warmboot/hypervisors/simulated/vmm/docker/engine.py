@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from warmboot.hypervisors.simulated.vm.docker import render, streams
-from warmboot.hypervisors.simulated.vm.docker.containers import Containers, signal_number, stamp
-from warmboot.hypervisors.simulated.vm.docker.events import EventLog
-from warmboot.hypervisors.simulated.vm.docker.execs import Execs
-from warmboot.hypervisors.simulated.vm.docker.images import Images
-from warmboot.hypervisors.simulated.vm.http import (
+from warmboot.guest.docker import PROBE
+from warmboot.hypervisors.simulated.vmm.docker import render, streams
+from warmboot.hypervisors.simulated.vmm.docker.containers import Containers, signal_number, stamp
+from warmboot.hypervisors.simulated.vmm.docker.events import EventLog
+from warmboot.hypervisors.simulated.vmm.docker.execs import Execs
+from warmboot.hypervisors.simulated.vmm.docker.http import (
     Answer,
     HttpError,
     Request,
@@ -22,7 +22,8 @@ from warmboot.hypervisors.simulated.vm.http import (
     Streaming,
     Upgrade,
 )
-from warmboot.hypervisors.simulated.vm.machine import Machine
+from warmboot.hypervisors.simulated.vmm.docker.images import Images
+from warmboot.hypervisors.simulated.vmm.machine import Machine
 
 Action = Callable[[Request, str], Awaitable[Answer]]
 
@@ -36,6 +37,8 @@ class Engine:
         self._images = Images(machine, self._events)
         self._containers = Containers(machine, self._images, self._events)
         self._execs = Execs(machine, self._containers)
+        if machine.origin == "boot":
+            self._images.add(PROBE, {"Cmd": ["/bin/true"]})  # part of the runtime image
         self._containers.resume_all()
         routes: list[tuple[str, str, Action]] = [
             ("GET|HEAD", r"_ping", self._ping),
@@ -69,11 +72,10 @@ class Engine:
         ]
         self._routes = [(methods.split("|"), re.compile(path), do) for methods, path, do in routes]
 
-    def add_probe_image(self) -> None:
-        """The throw-away image that the agent's warm-up leaves."""
-        self._images.add("warmboot/probe:latest", {"Cmd": ["/bin/true"]})
-
     async def handle(self, request: Request) -> Answer:
+        await self._machine.clock.running()
+        if request.method not in ("GET", "HEAD"):
+            await self._machine.write()
         if not self._machine.docker_ready():
             raise HttpError(503, "Docker does not answer yet")
         path = re.sub(r"^/(v1\.\d+/)?", "", request.path)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from warmboot.hypervisors.simulated.vm.machine import Machine
+from warmboot.hypervisors.simulated.vmm.machine import Machine
 
 Record = dict[str, Any]
 DOCKER_VERSION, API_VERSION = "26.1.5-simulated", "1.45"
@@ -75,6 +75,7 @@ def container(record: Record) -> Record:
         "Config": config,
         "HostConfig": record["host_config"],
         "Mounts": [],
+        "HostsPath": f"/var/lib/docker/containers/{record['id']}/hosts",
         "NetworkSettings": {
             "IPAddress": "172.17.0.2" if state["Running"] else "",
             "Ports": _ports(record) if state["Running"] else {},

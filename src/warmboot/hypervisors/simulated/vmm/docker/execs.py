@@ -6,11 +6,10 @@ import asyncio
 import secrets
 from typing import Any
 
-from warmboot.hypervisors.simulated.vm import programs
-from warmboot.hypervisors.simulated.vm.docker import streams
-from warmboot.hypervisors.simulated.vm.docker.containers import Containers
-from warmboot.hypervisors.simulated.vm.http import Answer, HttpError, Response, Upgrade
-from warmboot.hypervisors.simulated.vm.machine import Machine
+from warmboot.hypervisors.simulated.vmm.docker import programs, streams
+from warmboot.hypervisors.simulated.vmm.docker.containers import Containers
+from warmboot.hypervisors.simulated.vmm.docker.http import Answer, HttpError, Response, Upgrade
+from warmboot.hypervisors.simulated.vmm.machine import Machine
 
 Record = dict[str, Any]
 

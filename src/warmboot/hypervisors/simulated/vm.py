@@ -1,0 +1,102 @@
+"""A running simulated VM, driven through its control socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from warmboot.hypervisors.base import MachineSnapshot
+from warmboot.hypervisors.process import VmmProcess
+from warmboot.hypervisors.simulated.layout import CONTROL_SOCKET, VSOCK_SOCKET
+from warmboot.model.errors import HostError, HypervisorError, VmGone
+from warmboot.model.runtime_snapshot import MEMORY_FILE, STATE_FILE
+from warmboot.model.vm import GuestAddress, VmHandle, VmSpec, VmStatus
+
+ANSWER_TIMEOUT_S = 10.0
+
+
+class SimulatedVm:
+    """One VM. Made by ``Simulated``."""
+
+    def __init__(self, spec: VmSpec, process: VmmProcess) -> None:
+        self._spec = spec
+        self._process = process
+
+    @property
+    def handle(self) -> VmHandle:
+        return self._process.handle
+
+    async def status(self) -> VmStatus:
+        try:
+            return VmStatus(await self._order("status"))
+        except VmGone:
+            return VmStatus.GONE
+
+    async def pause(self) -> None:
+        await self._order("pause")
+
+    async def resume(self) -> None:
+        await self._order("resume")
+
+    async def save(self) -> MachineSnapshot:
+        folder = self._spec.template_dir
+        if folder is None:
+            raise HypervisorError(
+                f"VM {self._spec.id} was not started to be saved",
+                resolution="give its spec a template_dir",
+            )
+        snapshot = MachineSnapshot(memory=folder / MEMORY_FILE, state=folder / STATE_FILE)
+        await self._order("save", memory=str(snapshot.memory), state=str(snapshot.state))
+        return snapshot
+
+    async def kill(self) -> None:
+        await self._process.kill()
+
+    async def wait_gone(self) -> None:
+        await self._process.wait()
+
+    async def wait_stalled(self) -> None:
+        await self._order("wait-stalled", timeout_s=None)
+
+    def end_cause(self) -> HostError | None:
+        return None
+
+    async def detach(self) -> None:
+        self._process.close()
+
+    def guest_address(self, port: int) -> GuestAddress:
+        return GuestAddress(port=port, vsock_socket=self._spec.run_dir / VSOCK_SOCKET)
+
+    async def answers(self) -> None:
+        """Return if the VMM answers; ``VmGone`` or ``HypervisorError`` if not."""
+        await self._order("status")
+
+    async def _order(
+        self, what: str, timeout_s: float | None = ANSWER_TIMEOUT_S, **parameters: str
+    ) -> str:
+        """Have the VMM do something; returns the VM's status after it."""
+        line = json.dumps({"do": what, **parameters}).encode() + b"\n"
+        path = str(self._spec.run_dir / CONTROL_SOCKET)
+        if not self._process.alive:
+            raise VmGone(f"VM {self._spec.id} is gone")
+        try:
+            async with asyncio.timeout(timeout_s):
+                reader, writer = await asyncio.open_unix_connection(path)
+                try:
+                    writer.write(line)
+                    answer = await reader.readline()
+                finally:
+                    writer.close()
+        except TimeoutError as error:
+            raise HypervisorError(
+                f"VM {self._spec.id} does not answer", details=f"{what} on {path}"
+            ) from error
+        except OSError as error:
+            raise VmGone(f"VM {self._spec.id} is gone", details=str(error)) from error
+        if not answer:
+            raise VmGone(f"VM {self._spec.id} is gone", details=f"it died during {what}")
+        result: dict[str, Any] = json.loads(answer)
+        if "error" in result:
+            raise HypervisorError(f"VM {self._spec.id}: {what} failed", details=result["error"])
+        return str(result["status"])
