@@ -177,7 +177,7 @@ async def test_a_fresh_start_is_not_taken_for_a_restore(
     secret, _ = await counted(engine, container, beyond=2)
     await checkpoint(engine, container, "cp")
     async with ForgetfulEngine(dockerd.socket) as forgetful:
-        with pytest.raises(CheckpointError, match="afresh"):
+        with pytest.raises(CheckpointError, match="started anew"):
             await restore(forgetful, container, "cp")
     await engine.wait_stopped(container, 10)
     await restore(engine, container, "cp")

@@ -72,7 +72,7 @@ async def test_an_image_gets_new_files_and_stays_the_same_image(store: Store) ->
 async def test_only_what_an_image_had_is_exchanged(store: Store) -> None:
     image, other = await stored_image(store), an_image()
     new = other.digest, other.path, other.manifest
-    with pytest.raises(Conflict, match="at the same moment"):
+    with pytest.raises(Conflict, match="at the same time"):
         await store.images.renew(image.id, "sha256:of-before", *new)
     with pytest.raises(NotFound):
         await store.images.renew(uuid4(), image.digest, *new)

@@ -123,7 +123,7 @@ async def test_what_does_not_fit_is_refused_and_changes_nothing(
     assert (await client.workers.get(fresh)).state == "creating"
     other = await start(script="while true; do sleep 1; done")
     foreign = await _fresh(client, "foreign", other.image)
-    with pytest.raises(NotSupported, match="does not fit"):
+    with pytest.raises(NotSupported, match="does not match"):
         await client.workers.import_checkpoint(foreign, archive)
     await client.workers.import_checkpoint(fresh, archive, "arrived")
     assert (await client.workers.resume(fresh)).state == "running"
