@@ -263,7 +263,6 @@ async def test_a_vm_that_stood_still_goes_on_though_the_database_takes_nothing(
     manager: Manager, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_vm, "LOOK_AGAIN_S", 0.05)
-    monkeypatch.setattr(live_vm, "STEADY_S", 0.1)
     refusals = refuse(ContainerRepository, "update")
     container = await manager.run()
 

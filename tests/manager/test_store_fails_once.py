@@ -92,7 +92,6 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(part, "LONGEST_PAUSE_S", 0.05)
     monkeypatch.setattr(warm_pool_, "LONGEST_PAUSE_S", 0.05)
     monkeypatch.setattr(live_vm, "LOOK_AGAIN_S", 0.05)
-    monkeypatch.setattr(live_vm, "STEADY_S", 0.1)
     monkeypatch.setattr(in_progress, "QUIET_S", 0.0)
     monkeypatch.setattr(expire_records, "EVERY_S", 0.05)
     monkeypatch.setattr(housekeeping, "_LONGEST_S", 0.05)
