@@ -34,6 +34,7 @@ from warmboot.store import Store
 from warmboot.store.address import parse_url
 from warmboot.store.failures import translated
 from warmboot.store.migrate import MIGRATIONS, migrate, revisions
+from warmboot.store.sqlite import connect_with
 from warmboot.store.tables import metadata
 
 T = TypeVar("T")
@@ -103,6 +104,13 @@ async def test_what_was_stored_is_there_after_reopening(database_url: str) -> No
         container = await stored_container(store)
     async with Store.open(database_url) as store:
         assert await store.containers.get(container.id) == container
+
+
+async def test_nobody_is_refused_while_another_one_makes_the_file(tmp_path: Path) -> None:
+    for number in range(100):
+        connect = connect_with(str(tmp_path / f"{number}.db"), writer=True)
+        made = await asyncio.gather(*(connect() for _ in range(8)))
+        await asyncio.gather(*(one.close() for one in made))
 
 
 async def test_two_programs_can_open_a_new_database_at_once(database_url: str) -> None:

@@ -14,12 +14,14 @@ of failing in the middle when a reader wants to become a writer.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import aiosqlite
 
 BUSY_TIMEOUT_MS = 5_000
+_LOOK_AGAIN_S = 0.005
 
 _Rows = list[tuple[Any, ...]]
 
@@ -111,6 +113,21 @@ class OneTripConnection(aiosqlite.Connection):
             self._maybe_begun = False
 
 
+def _keep_a_log(connection: sqlite3.Connection) -> None:
+    """WAL. SQLite refuses at once, for all its timeout, while another one changes a new file."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > deadline:
+                raise
+            time.sleep(_LOOK_AGAIN_S)
+        else:
+            return
+
+
 def connect_with(path: str, *, writer: bool, foreign_keys: bool = True) -> Callable[..., Any]:
     """SQLAlchemy's ``async_creator_fn`` for the database file ``path``.
 
@@ -126,7 +143,7 @@ def connect_with(path: str, *, writer: bool, foreign_keys: bool = True) -> Calla
             check_same_thread=False,
         )
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
+            _keep_a_log(connection)
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
             if not writer:
