@@ -39,7 +39,7 @@ from warmboot.system.programs import find_program
 
 T = TypeVar("T")
 
-KILL_TIMEOUT_S = 10.0
+KILL_TIMEOUT_S = 30.0
 FIRST_FD = 3
 _LOWEST_PRIORITY = 19
 
