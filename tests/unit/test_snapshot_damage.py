@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from tests.support.snapshot_folders import (
+from tests.support.snapshots import (
     IMAGE_ID,
     PARTS,
     fill,

@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.support.snapshot_folders import (
+from tests.support.snapshots import (
     IMAGE_ID,
     PARTS,
     fill,

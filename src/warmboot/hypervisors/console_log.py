@@ -92,7 +92,7 @@ def start(path: Path, prefix: Sequence[str]) -> tuple[int, int]:
                 setsigmask=[],
                 setsigdef=[signal.SIGINT, signal.SIGTERM],
             )
-    except BaseException:
+    except BaseException:  # whatever it is; raised again
         os.close(writing)
         raise
     return pid, writing

@@ -153,8 +153,8 @@ class SagaRunner:
                 continue
             try:
                 await step.undo(UUID(operation.subject_id), notes)
-            except Exception as failure:
-                # Whatever it is: all others must be undone, too. The next start tries again.
+            except Exception as failure:  # whatever it is: all others must be undone, too
+                # The next start tries again.
                 clean = False
                 log.exception("undo failed", saga=saga.kind, step=step.name, error=str(failure))
         if clean:
