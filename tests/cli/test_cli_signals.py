@@ -116,7 +116,7 @@ async def test_without_rm_it_has_ended_and_stays(desk: Desk, way: list[str]) -> 
 
 
 async def test_timeout_leaves_nothing_running(desk: Desk) -> None:
-    words = ("timeout", "8", *WARMBOOT, "run", "-i", "--name", "c", "busybox", *LASTING)
+    words = ("timeout", "600", *WARMBOOT, "run", "-i", "--name", "c", "busybox", *LASTING)
     process = await asyncio.create_subprocess_exec(
         *words,
         env={**os.environ, "WARMBOOT_URL": desk.url},
@@ -124,6 +124,7 @@ async def test_timeout_leaves_nothing_running(desk: Desk) -> None:
         stdout=asyncio.subprocess.PIPE,
     )
     await says_up(process)
+    process.send_signal(signal.SIGALRM)  # its own timer's
     assert await ended(process) == 124
     await desk.until("c", "exited")
 
