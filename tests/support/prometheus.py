@@ -40,12 +40,6 @@ class Prometheus:
         found: list[dict[str, Any]] = data["result"]
         return found
 
-    async def value(self, expression: str) -> float:
-        """The one number that it gives; NaN when there is none yet."""
-        found = await self.query(expression)
-        assert len(found) <= 1, f"{expression}: {found}"
-        return float(found[0]["value"][1]) if found else float("nan")
-
     async def until(self, expression: str) -> None:
         """Until the expression, a condition, holds."""
 
