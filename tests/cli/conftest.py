@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +16,14 @@ from typing import Protocol
 
 import pytest
 from tests.support.command_line import run_here
+from tests.support.desks import WARMBOOT
 from tests.support.fake_services import FakeServices
 
 from warmboot.api import create_app
 from warmboot.api.http.server import HttpServer
 
 ROOT = Path(__file__).parents[2]
-WARMBOOT = [sys.executable, "-m", "warmboot.cli"]
+__all__ = ["WARMBOOT"]
 
 
 class Served:

@@ -7,17 +7,12 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 
 import pytest
-from tests.cli.conftest import WARMBOOT
-from tests.support.managers import Lab, eventually, image_folder, lab
-from tests.support.served import free_port, served
+from tests.support.desks import WARMBOOT, Desk, desks
 
 from warmboot.cli.terminal.signals import SAME_S
-from warmboot.client import Client
-from warmboot.client.results import Container
 
 pytestmark = pytest.mark.slow  # as a whole: each is a process or several
 
@@ -26,56 +21,10 @@ WAYS = {"plain": [], "input": ["-i"]}
 LASTING = ("sh", "-c", "echo up; sleep 1000")
 
 
-@dataclass
-class Desk:
-    """A user at a command line."""
-
-    place: Lab
-    client: Client
-    url: str
-
-    async def begin(self, *words: str) -> asyncio.subprocess.Process:
-        """A ``warmboot`` whose input stays open."""
-        return await asyncio.create_subprocess_exec(
-            *(*WARMBOOT, *words),
-            env={**os.environ, "WARMBOOT_URL": self.url, "COLUMNS": "200"},
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-
-    async def type(self, *words: str) -> tuple[int, str, str]:
-        process = await self.begin(*words)
-        out, err = await asyncio.wait_for(process.communicate(), 90)
-        assert process.returncode is not None
-        return process.returncode, out.decode(), err.decode()
-
-    async def until(self, name: str, *states: str) -> Container:
-        async def look() -> Container | None:
-            for container in await self.client.containers.list(all_states=True):
-                if container.name == name and container.state in states:
-                    return container
-            return None
-
-        return await eventually(look, f"{name} is {states}")
-
-    async def until_nothing(self) -> None:
-        async def look() -> bool:
-            return not await self.client.containers.list(all_states=True)
-
-        await eventually(look, "no container is left")
-
-    async def names(self) -> Sequence[str]:
-        return [container.name for container in await self.client.containers.list(all_states=True)]
-
-
 @pytest.fixture
 async def desk() -> AsyncIterator[Desk]:
-    async with lab() as place, served(place.settings(port=free_port())) as it:
-        await it.client.images.register("default", path=str(await image_folder()))
-        yield Desk(place, it.client, it.url)
-        for container in await it.client.containers.list(all_states=True):
-            await it.client.containers.delete(container.id, force=True)
+    async with desks() as one:
+        yield one
 
 
 async def says_up(process: asyncio.subprocess.Process) -> None:

@@ -19,6 +19,7 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 
 from warmboot.bootstrap.logs import spec_form
+from warmboot.manager.containers import first_attach
 from warmboot.manager.ports import Session, Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict, InvalidRequest, NotFound, WarmbootError
@@ -142,6 +143,48 @@ async def test_attaching_gives_all_output_and_the_exit_code(manager: Manager) ->
     assert (await read(session))[Stream.STDOUT] == b"one\ntwo\n"
     await session.close()
     assert (await manager.wait("web", Until.EXITED)).exit_code == 6
+
+
+async def test_the_log_has_every_byte_as_it_was(manager: Manager) -> None:
+    octal = "".join(f"\\{byte:03o}" for byte in (*range(1, 256), 0)) * 70
+    await manager.run("web", "printf", octal)
+    await manager.wait("web", Until.EXITED)
+    assert await manager.output("web") == bytes((*range(1, 256), 0)) * 70
+
+
+async def test_one_attached_before_the_start_gets_every_byte_as_it_was(manager: Manager) -> None:
+    """All bytes there are, whatever they would be as text, on both sides of a 16 KiB border."""
+    octal = "".join(f"\\{byte:03o}" for byte in (*range(1, 256), 0)) * 70
+    await manager.create("web", "printf", octal, attach=True)
+    session = await manager.containers.attach("web")
+    output = await read(session)
+    assert output == {Stream.STDOUT: bytes((*range(1, 256), 0)) * 70, Stream.STDERR: b""}
+    assert await session.exit_code() == 0
+    await session.close()
+
+
+async def test_one_that_nobody_attaches_to_is_started_all_the_same(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_attach, "COMES_WITHIN_S", 0.2)
+    await manager.create("web", "echo", "hi", attach=True)
+    assert (await manager.wait("web", Until.EXITED)).exit_code == 0
+    assert await manager.output("web") == b"hi\n"
+
+
+async def test_a_client_that_goes_before_the_start_holds_up_nobody(manager: Manager) -> None:
+    manager.lab.set(pull_s=1.0)
+    await manager.create("web", "echo", "hi", attach=True)
+    attaching = asyncio.create_task(manager.containers.attach("web"))
+    await asyncio.sleep(0)
+    attaching.cancel()
+    assert (await manager.wait("web", Until.EXITED)).exit_code == 0
+
+
+async def test_attaching_to_one_that_could_not_be_started_says_so(manager: Manager) -> None:
+    await manager.create("web", image="missing/image", attach=True)
+    with pytest.raises(Conflict, match="no process"):
+        await manager.containers.attach("web")
 
 
 async def test_attaching_takes_input(manager: Manager) -> None:

@@ -28,6 +28,7 @@ from uuid import UUID, uuid4
 from tests.support.fake_events import DEFAULT_SHAPE, FakeEvents, now
 from tests.support.fake_sessions import FakeSession, run_command
 
+from warmboot.manager.containers.first_attach import FirstAttach
 from warmboot.manager.ports import Until
 from warmboot.model.container import (
     CONTAINER_TRANSITIONS,
@@ -68,6 +69,7 @@ class FakeContainers:
         self.signals: list[str | None] = []
         self.execs: list[ExecSpec] = []
         self.asked_times: tuple[datetime | None, datetime | None] = (None, None)
+        self._first: dict[UUID, FirstAttach] = {}
         self._readers: Counter[UUID] = Counter()
         self._events, self._archives = events, archives
         self._changed = asyncio.Condition()
@@ -85,7 +87,7 @@ class FakeContainers:
         async with self._changed:
             self._changed.notify_all()
 
-    async def create(self, spec: ContainerSpec) -> UUID:
+    async def create(self, spec: ContainerSpec, *, attach: bool = False) -> UUID:
         if self.fail_creation is not None:
             raise self.fail_creation
         if any(row.name == spec.name for row in self.rows.values()):
@@ -99,6 +101,8 @@ class FakeContainers:
         self.rows[row.id] = row
         self.output[row.id] = []
         self._events.add("container.creating", row.id, name=spec.name)
+        if attach:
+            self._first[row.id] = FirstAttach()
         self._begin(self._boot(row.id))
         return row.id
 
@@ -108,6 +112,17 @@ class FakeContainers:
         task.add_done_callback(self._tasks.discard)
 
     async def _boot(self, container_id: UUID) -> None:
+        first = self._first.get(container_id)
+        try:
+            await self._bring_up(container_id, first)
+        finally:
+            if first is not None:
+                first.close()
+                del self._first[container_id]
+        if self.rows[container_id].state is S.RUNNING:
+            await self._run(container_id, self.rows[container_id].spec.command or ("sleep",))
+
+    async def _bring_up(self, container_id: UUID, first: FirstAttach | None) -> None:
         spec = self.rows[container_id].spec
         cold = spec.boot is BootPolicy.COLD
         stages = []
@@ -130,7 +145,11 @@ class FakeContainers:
             )
             await self._set(container_id, S.FAILED, error=error.as_dict(), finished_at=now())
             return
+        if first is not None:
+            await first.before_start("vm", "container")
         if spec.command and spec.command[0] == "missing":
+            for session in self._attached(container_id):
+                session.end(None)
             refused = CommandNotFound("the image has no program 'missing'", details="exec: …")
             await self._set(container_id, S.FAILED, error=refused.as_dict(), finished_at=now())
             return
@@ -150,7 +169,6 @@ class FakeContainers:
             vm_id=f"vm-{container_id.hex[:8]}",
             docker_id=container_id.hex * 2,
         )
-        await self._run(container_id, spec.command or ("sleep",))
 
     async def _run(self, container_id: UUID, command: tuple[str, ...]) -> None:
         if command[0] in ("sleep", "sh", "cat"):
@@ -158,17 +176,26 @@ class FakeContainers:
         if command[0] == "ticks":
             for number in range(int(command[1])):
                 await asyncio.sleep(self.tick_s)
-                line = f"tick {number}\n".encode()
-                self.output[container_id].append(LogChunk(Stream.STDOUT, line))
+                self._write(container_id, LogChunk(Stream.STDOUT, f"tick {number}\n".encode()))
             await self.may_end.wait()
             await self._exit(container_id, 0)
             return
         chunk, code = run_command(command)
         if chunk:
-            self.output[container_id].append(chunk)
+            self._write(container_id, chunk)
         await self._exit(container_id, code)
 
+    def _write(self, container_id: UUID, chunk: LogChunk) -> None:
+        self.output[container_id].append(chunk)
+        for session in self._attached(container_id):
+            session.put(chunk)
+
+    def _attached(self, container_id: UUID) -> list[FakeSession]:
+        return [session for session in self.sessions if session.of == container_id]
+
     async def _exit(self, container_id: UUID, code: int) -> None:
+        for session in self._attached(container_id):
+            session.end(code)
         await self._set(container_id, S.EXITED, exit_code=code, finished_at=now())
         if self.rows[container_id].spec.auto_remove:
             self._begin(self._remove_when_read(container_id))
@@ -331,11 +358,19 @@ class FakeContainers:
 
     async def attach(self, ref: str, *, logs: bool = True) -> FakeSession:
         row = await self.get(ref)
+        if (first := self._first.get(row.id)) is not None:
+            with first.attaching():
+                if await first.created() is not None:
+                    return self._session(row)
+            row = await self.get(ref)
         if row.state is not S.RUNNING:
             raise Conflict(f"the container {row.name} is not running")
+        return self._session(row)
+
+    def _session(self, row: Container) -> FakeSession:
         command = row.spec.command or ("sh",)
         session = FakeSession(
-            ("cat",) if command[0] in ("sleep", "ticks") else command, tty=row.spec.tty
+            command if command[0] in ("sh", "cat") else ("cat",), tty=row.spec.tty
         )
         session.of = row.id
         self.sessions.append(session)
@@ -345,6 +380,8 @@ class FakeContainers:
     async def _follow_session(self, container_id: UUID, session: FakeSession) -> None:
         await session.over.wait()
         code = await session.exit_code()
+        if container_id not in self.rows:
+            return
         if code is not None and self.rows[container_id].state is S.RUNNING:
             await self._exit(container_id, code)
 

@@ -36,8 +36,11 @@ class FakeSession:
     def _say(self, data: bytes) -> None:
         self._out.put_nowait(LogChunk(Stream.STDOUT, data))
 
-    def end(self, code: int) -> None:
-        if self._code is None:
+    def put(self, chunk: LogChunk) -> None:
+        self._out.put_nowait(chunk)
+
+    def end(self, code: int | None) -> None:
+        if not self.over.is_set():
             self._code = code
             self._out.put_nowait(None)
             self.over.set()

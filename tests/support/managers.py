@@ -172,10 +172,12 @@ class Manager:
 
         return await self.until(look, f"snapshot {snapshot_id} is {states}")
 
-    async def create(self, name: str = "web", *command: str, **fields: Any) -> UUID:
+    async def create(
+        self, name: str = "web", *command: str, attach: bool = False, **fields: Any
+    ) -> UUID:
         await self.image()
         spec = {"name": name, "image": "busybox", "command": command or FOREVER, **fields}
-        return await self.containers.create(ContainerSpec(**spec))
+        return await self.containers.create(ContainerSpec(**spec), attach=attach)
 
     async def run(self, name: str = "web", *command: str, **fields: Any) -> Container:
         """Create and wait until it runs (or has failed, or has even ended)."""

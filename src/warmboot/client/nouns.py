@@ -207,7 +207,11 @@ class Containers:
         return open_session(self._link.endpoint, self._path(ref, "exec"), self._token, start)
 
     def attach(self, ref: str, *, logs: bool = True) -> AbstractAsyncContextManager[Session]:
-        """The container's own process; with ``logs``, from its first output on."""
+        """The container's own process; with ``logs``, from its first output on.
+
+        One that is being created is waited for. If it was created with ``attach``, it is started
+        only when the session has begun.
+        """
         path = self._path(ref, "attach") + ("" if logs else "?logs=false")
         return open_session(self._link.endpoint, path, self._token, None)
 

@@ -94,6 +94,11 @@ class ContainerFacts:
     mounts: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def ended(self) -> bool:
+        """Whether its process has run, and runs no more."""
+        return self.status in ("exited", "dead")
+
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> ContainerFacts:
         state, config, host = found["State"], found["Config"], found["HostConfig"]

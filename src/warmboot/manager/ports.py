@@ -130,7 +130,9 @@ class RuntimeSnapshots(Protocol):
 
 
 class Containers(Protocol):
-    async def create(self, spec: ContainerSpec) -> UUID: ...
+    async def create(self, spec: ContainerSpec, *, attach: bool = False) -> UUID:
+        """Begin. ``attach``: it is not started before a client has attached to it."""
+        ...
 
     async def list(self, *, all_states: bool = False) -> Sequence[Container]: ...
 
@@ -179,7 +181,10 @@ class Containers(Protocol):
     async def exec(self, ref: str, spec: ExecSpec) -> Session: ...
 
     async def attach(self, ref: str, *, logs: bool = True) -> Session:
-        """Its own process; ``logs``: what it has written before comes first."""
+        """Its own process; ``logs``: what it has written before comes first.
+
+        One that is being created is waited for.
+        """
         ...
 
 

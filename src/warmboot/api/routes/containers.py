@@ -16,6 +16,7 @@ from warmboot.api.schemas.requests import ContainerIn, Signal
 from warmboot.api.schemas.responses import Created, Item, Items, Ok
 from warmboot.api.streams import MULTIPLEXED, Streamed, begun, multiplexed, plain
 from warmboot.manager.ports import Services, Until
+from warmboot.model.container import ContainerState
 from warmboot.model.errors import WarmbootError
 
 router = APIRouter(prefix="/v1/containers", tags=["containers"])
@@ -28,7 +29,7 @@ _LOG_TYPES = {
 
 @router.post("", status_code=201, summary="Create and start a container in a VM of its own")
 async def create(body: ContainerIn, services: Wired) -> Created:
-    return Created(id=await services.containers.create(body.to_model()))
+    return Created(id=await services.containers.create(body.to_model(), attach=body.attach))
 
 
 @router.get("", summary="List containers")
@@ -164,16 +165,22 @@ async def attach(ws: WebSocket, ref: Ref, logs: bool = True) -> None:
     """The container's own process; ``logs``: from its first output on. See ``sessions``."""
     services: Services = ws.app.state.services
     try:
-        session = await services.containers.attach(ref, logs=logs)
+        container = await services.containers.get(ref)
+        # One that is being created may take minutes: its client is told when it is so far.
+        early = container.state is ContainerState.CREATING
+        session = None if early else await services.containers.attach(ref, logs=logs)
     except WarmbootError as error:
         await refuse(error, ws.scope, ws.receive, ws.send)
         return
     try:
         await ws.accept()
+        if session is None:
+            session = await sessions.unless_gone(ws, services.containers.attach(ref, logs=logs))
         await sessions.pump(ws, session)
     except WarmbootError as error:
         await sessions.tell_error(ws, error)
     except WebSocketDisconnect:
         return
     finally:
-        await session.close()
+        if session is not None:
+            await session.close()

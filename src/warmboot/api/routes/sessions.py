@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Awaitable
 from typing import Any
 
 from fastapi import WebSocket, WebSocketDisconnect
@@ -94,6 +95,16 @@ def _validated(model: type[Any], control: dict[str, Any]) -> Any:
         raise InvalidRequest(
             "the control frame does not fit its schema", details=clean(f"{where}: {first['msg']}")
         ) from error
+
+
+async def unless_gone(ws: WebSocket, beginning: Awaitable[Session]) -> Session:
+    """The session, if its client waits for it, which has nothing to say until then."""
+    begun, said = await race(beginning, _receive(ws))
+    if begun is not None:
+        return begun.result()
+    assert said is not None
+    said.result()
+    raise InvalidRequest("the session has not begun", resolution="wait for the frame `started`")
 
 
 async def pump(ws: WebSocket, session: Session, size: ResizeIn | None = None) -> None:

@@ -232,6 +232,13 @@ class ContainerIn(Strict):
     tty: StrictBool = False
     stdin_open: StrictBool = False
     auto_remove: StrictBool = False
+    attach: Annotated[
+        StrictBool,
+        Field(
+            description="start it when a client has attached, so that this one gets all of its "
+            "output; without one within half a minute it is started all the same"
+        ),
+    ] = False
     labels: Annotated[dict[LabelName, LabelValue], Field(max_length=256)] = {}
     user: UserName = ""
     working_dir: Annotated[str, Field(max_length=4095, pattern=r"^(/[^\x00]*)?$")] = ""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -20,9 +20,10 @@ from warmboot.cli.terminal.terminal import Detached
 from warmboot.model.errors import InvalidRequest, NotFound, WarmbootError
 
 if TYPE_CHECKING:
-    from warmboot.client import Client
+    from warmboot.client import Client, Session
     from warmboot.client.results import Container
 
+T = TypeVar("T")
 
 _OPTIONS = {
     "image": "IMAGE",
@@ -63,11 +64,13 @@ class Run:
 
     async def attached(self, *, interactive: bool, tty: bool, rm: bool) -> int:
         """Stay until it ends; the exit code."""
+        self._body["attach"] = True
         with Signals() as signals:
-            async with connect() as client:
-                container = await self._started(client, signals)
+            async with connect() as client, contextlib.AsyncExitStack() as closed:
+                container, session = await self._attached(client, signals, closed)
+                stay = Stay(client, container, signals)
                 try:
-                    code = await Stay(client, container, signals).run(stdin=interactive, tty=tty)
+                    code = await stay.run(session, stdin=interactive, tty=tty)
                 except Detached:
                     print("\r", file=sys.stderr)
                     return 0
@@ -79,7 +82,11 @@ class Run:
                     else:
                         note(f"leaving {container.name}, which is being stopped")
                     return interrupted
-                except WarmbootError:
+                except WarmbootError as error:
+                    with contextlib.suppress(WarmbootError):
+                        container = await client.containers.wait(container.id, "running")
+                    if container.state == "failed" and container.started_at is None:
+                        raise await self._failed(client, container) from error
                     # What still runs goes on, and the manager removes it when it has ended.
                     if rm:
                         await self._remove(client, force=False)
@@ -90,23 +97,60 @@ class Run:
 
     async def _started(self, client: Client, signals: Signals) -> Container:
         """Create it, and wait for it to run; if it does not come to that, nothing is left."""
+
+        async def running(container_id: str) -> Container:
+            return await client.containers.wait(container_id, "running")
+
+        container = await self._begun(client, signals, running)
+        if container.state in ("failed", "deleting"):
+            raise await self._failed(client, container)
+        _tell_boot(container, quiet=self._quiet)
+        return container
+
+    async def _attached(
+        self, client: Client, signals: Signals, closed: contextlib.AsyncExitStack
+    ) -> tuple[Container, Session]:
+        """Create it, and attach to it before it is started; ``closed`` ends the session."""
+
+        async def attached(container_id: str) -> Session:
+            attaching = client.containers.attach(container_id, logs=False)
+            return await closed.enter_async_context(attaching)
+
+        try:
+            session = await self._begun(client, signals, attached)
+        except WarmbootError as error:
+            if self._container_id is None:
+                raise
+            container = await client.containers.wait(self._container_id, "running")
+            if container.state not in ("failed", "deleting"):
+                raise
+            raise await self._failed(client, container) from error
+        assert self._container_id is not None
+        container = await client.containers.get(self._container_id)
+        _tell_boot(container, quiet=self._quiet)
+        return container, session
+
+    async def _begun(
+        self, client: Client, signals: Signals, come: Callable[[str], Awaitable[T]]
+    ) -> T:
+        """Create it, and wait until we have ``come`` to it; a signal undoes it."""
         try:
             with _status(self._quiet) as show:
-                container = await self._brought_up(client, show)
+                return await self._brought_up(client, show, come)
         except asyncio.CancelledError:
             if (interrupted := signals.settle()) is None:
                 raise
             await self._remove(client)
             raise typer.Exit(interrupted) from None
-        if container.state in ("failed", "deleting"):
-            error = failure_of(container)
-            if not self._keep:
-                await self._remove(client)
-                if not error.resolution:
-                    error.resolution = "to look into it, keep it: warmboot run --keep …"
-            raise error
-        _tell_boot(container, quiet=self._quiet)
-        return container
+
+    async def _failed(self, client: Client, container: Container) -> WarmbootError:
+        """Why it could not be started; nothing of it is left, unless it is to be kept."""
+        error = failure_of(container)
+        if not self._keep:
+            await self._remove(client)
+            if not error.resolution:
+                error.resolution = "to look into it, keep it: warmboot run --keep …"
+        return error
 
     async def _create(self, client: Client) -> str:
         try:
@@ -121,7 +165,9 @@ class Run:
                 resolution="see: warmboot run --help",
             ) from error
 
-    async def _brought_up(self, client: Client, show: Any) -> Container:
+    async def _brought_up(
+        self, client: Client, show: Any, come: Callable[[str], Awaitable[T]]
+    ) -> T:
         await self._complete(client, show)
         async with stages_shown(client, show) as watch:
             creating = asyncio.create_task(self._create(client))
@@ -133,7 +179,7 @@ class Run:
                     self._container_id = await creating
                 raise
             watch(self._container_id)
-            return await client.containers.wait(self._container_id, "running")
+            return await come(self._container_id)
 
     async def _remove(self, client: Client, *, force: bool = True) -> None:
         """As far as the manager can be asked; it knows itself what it has to remove."""

@@ -13,11 +13,10 @@ import typer
 from warmboot.cli.drive import failure_of
 from warmboot.cli.terminal.attach import carry
 from warmboot.cli.terminal.signals import Signals
-from warmboot.cli.terminal.terminal import write_output
-from warmboot.model.errors import Conflict, WarmbootError
+from warmboot.model.errors import WarmbootError
 
 if TYPE_CHECKING:
-    from warmboot.client import Client
+    from warmboot.client import Client, Session
     from warmboot.client.results import Container
 
 OUR_FAILURE = 125
@@ -34,14 +33,13 @@ class Stay:
         self._client, self._container, self._signals = client, container, signals
         self._stopping: asyncio.Task[None] | None = None
 
-    async def run(self, *, stdin: bool, tty: bool) -> int:
-        """From its first output on; with ``stdin`` attached. The exit code."""
-        work = self._attached(tty=tty, stdin=True, logs=True) if stdin else self._shown()
-        return await self._until_end(work)
+    async def run(self, session: Session, *, stdin: bool, tty: bool) -> int:
+        """With a session from before its start on. The exit code."""
+        return await self._until_end(carry(session, tty=tty, stdin=stdin))
 
     async def attach(self, *, stdin: bool, tty: bool) -> int:
         """From now on."""
-        return await self._until_end(self._attached(tty=tty, stdin=stdin, logs=False))
+        return await self._until_end(self._attached(tty=tty, stdin=stdin))
 
     async def _until_end(self, work: Coroutine[Any, Any, int | None]) -> int:
         ended = asyncio.create_task(self._client.containers.wait(self._container.id))
@@ -66,24 +64,17 @@ class Stay:
     def _stop(self, number: signal.Signals) -> None:
         async def stop() -> None:
             try:
+                # It may be about to be started.
+                await self._client.containers.wait(self._container.id, "running")
                 await self._client.containers.stop(self._container.id, signal=number.name)
             except WarmbootError as error:
                 note(f"{number.name} could not be passed on: {error.brief}")
 
         self._stopping = asyncio.create_task(stop())
 
-    async def _attached(self, *, tty: bool, stdin: bool, logs: bool) -> int | None:
-        try:
-            async with self._client.containers.attach(self._container.id, logs=logs) as session:
-                return await carry(session, tty=tty, stdin=stdin)
-        except Conflict:
-            # It ended before we came: what it wrote is in its log.
-            await self._shown()
-            return None
-
-    async def _shown(self) -> None:
-        async for chunk in self._client.containers.logs(self._container.id, follow=True):
-            write_output(chunk.stream, chunk.data)
+    async def _attached(self, *, tty: bool, stdin: bool) -> int | None:
+        async with self._client.containers.attach(self._container.id, logs=False) as session:
+            return await carry(session, tty=tty, stdin=stdin)
 
 
 def note(text: str) -> None:

@@ -21,6 +21,14 @@ SANDBOX = {
 }
 """The network that is there before the container, and the shim that runs (``guest/sandbox.py``)."""
 
+LOG = {
+    "LogConfig": {
+        "Type": "local",
+        "Config": {"max-size": "10m", "max-file": "3", "compress": "false"},
+    }
+}
+"""Docker's usual log, ``json-file``, keeps text: what is not UTF-8 would not be as it was."""
+
 
 async def name_loaded_image(link: GuestLink, loaded: list[str], reference: str) -> None:
     """See to it that ``reference`` names an image of the archive: the only one, if unnamed."""
@@ -47,7 +55,7 @@ async def ensure_created(link: GuestLink, spec: ContainerSpec) -> tuple[str, boo
 def _docker_config(spec: ContainerSpec) -> dict[str, Any]:
     # Docker would set the sandbox's host name. The VM has all ports to itself: which of them are
     # published is the host's to decide.
-    config = config_of(spec, {"HOSTNAME": spec.host_name}, SANDBOX) | {
+    config = config_of(spec, {"HOSTNAME": spec.host_name}, SANDBOX | LOG) | {
         "OpenStdin": spec.stdin_open,
         "StdinOnce": spec.stdin_open,
         "AttachStdin": spec.stdin_open,

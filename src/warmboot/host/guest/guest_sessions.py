@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from warmboot.docker.errors import translated
+from warmboot.docker.facts import ContainerFacts
 from warmboot.docker.sessions import AttachedSession, QuietSession
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.model.errors import Conflict, ContainerError, NotFound
@@ -58,19 +59,38 @@ async def attach_session(
     """
     with contextlib.ExitStack() as room:
         room.enter_context(link.sessions.taken())
-        try:
-            async with _turn(link, "attaching to the container"):
-                session = await link.docker.attach(docker_id, stdin=stdin, logs=logs)
-        except (Conflict, ContainerError, NotFound):
-            now = await link.docker.inspect(docker_id)
-            if now.running:
-                raise
-            # It has ended: there is what it had said, and its exit code.
-            ended = QuietSession(output(link, docker_id, tty=tty) if logs else None, now.exit_code)
+        attached = await _attach(link, docker_id, stdin=stdin, logs=logs)
+        if not isinstance(attached, AttachedSession):
+            # There is what it had said, and its exit code.
+            said = output(link, docker_id, tty=tty) if logs else None
+            ended = QuietSession(said, attached.exit_code)
             ended.held.enter_context(streaming)
             return ended
         room.enter_context(streaming)
-        session.held = room.pop_all()
+        attached.held = room.pop_all()
+        return attached
+
+
+async def _attach(
+    link: GuestLink, docker_id: str, *, stdin: bool, logs: bool
+) -> AttachedSession | ContainerFacts:
+    """The session; or how the container is, if it has ended.
+
+    Docker attaches to one that has ended, too, and then says nothing until it is started again.
+    """
+    async with contextlib.AsyncExitStack() as undone:
+        session: AttachedSession | None = None
+        try:
+            async with _turn(link, "attaching to the container"):
+                session = await link.docker.attach(docker_id, stdin=stdin, logs=logs)
+            undone.push_async_callback(session.close)
+        except (Conflict, ContainerError, NotFound):
+            if not (now := await link.docker.inspect(docker_id)).ended:
+                raise
+            return now
+        if (now := await link.docker.inspect(docker_id)).ended:
+            return now
+        undone.pop_all()
         return session
 
 

@@ -21,6 +21,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.host.guest import guest_containers
 from warmboot.host.network import Slot
 from warmboot.manager.containers.archives import ArchiveFiles
+from warmboot.manager.containers.first_attach import FirstAttach
 from warmboot.manager.containers.pull_progress import PullProgress
 from warmboot.manager.containers.warm_boot import WarmBoot, Warmed
 from warmboot.manager.core.admission import Admission, BootTicket
@@ -49,12 +50,16 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is to be brought up, since when, its place among the boots; whole, if just created."""
+    """What is to be brought up, since when, its place among the boots; whole, if just created.
+
+    ``first``: whom it waits for before it is started.
+    """
 
     container_id: UUID
     ticket: BootTicket
     watch: Stopwatch = field(default_factory=Stopwatch)
     fresh: Container | None = None
+    first: FirstAttach | None = None
 
 
 class BringUp:
@@ -97,7 +102,7 @@ class BringUp:
             await self._admission.after_boots()
             if warmed is not None:
                 await self._health.succeeded(warmed.snapshot, warmed.boot_s)
-            await self._provision(container, record, watch)
+            await self._provision(container, record, asked)
         except WarmbootError as error:
             await self._fail(container, error, watch)
         except OSError as error:
@@ -276,14 +281,16 @@ class BringUp:
 
     # -- the container in it -------------------------------------------------------------------
 
-    async def _provision(self, container: Container, record: VmRecord, watch: Stopwatch) -> None:
+    async def _provision(self, container: Container, record: VmRecord, asked: Asked) -> None:
         link = self._host.vms.link(record.id)
-        spec = container.spec
+        spec, watch = container.spec, asked.watch
         with watch.stage("ports"):
             ports = await self._host.vms.publish(slot_of(record), spec.ports)
         await self._provide_image(container, record, watch)
         with watch.stage("create"):
             docker_id, fresh = await guest_containers.ensure_created(link, spec)
+        if asked.first is not None:
+            await asked.first.before_start(record.id, docker_id)
         await self._tell(container, "start")
         with watch.stage("start"):
             # A manager that was killed may have started it: the command must not run twice.
@@ -345,6 +352,11 @@ class BringUp:
 
     async def _tell(self, container: Container, stage: str, **data: object) -> None:
         await self._events.emit("container.stage", container.id, stage=stage, **data)
+
+
+def bring_up_key(container_id: UUID) -> str:
+    """Of the task that does it."""
+    return f"bring-up {container_id}"
 
 
 def slot_of(record: VmRecord) -> Slot | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,7 +12,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.host.guest import guest_sessions
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.manager.containers.archives import ArchiveFiles
-from warmboot.manager.containers.bring_up import Asked, BringUp, slot_of
+from warmboot.manager.containers.bring_up import Asked, BringUp, bring_up_key, slot_of
 from warmboot.manager.containers.container_locks import ContainerLocks
 from warmboot.manager.containers.container_states import (
     UNBOOTED,
@@ -25,7 +24,9 @@ from warmboot.manager.containers.container_states import (
     stop_timeout_s,
     vm_gone,
 )
+from warmboot.manager.containers.first_attach import FirstAttaches
 from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
+from warmboot.manager.containers.removed_containers import RemovedContainers
 from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.core.admission import Admission
 from warmboot.manager.core.background import Work
@@ -36,11 +37,7 @@ from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.images.choose_image import choose_image
 from warmboot.manager.ports import Session, Until
-from warmboot.model.container import (
-    Container,
-    ContainerSpec,
-    ContainerState,
-)
+from warmboot.model.container import Container, ContainerSpec, ContainerState
 from warmboot.model.errors import (
     Conflict,
     IllegalTransition,
@@ -53,8 +50,6 @@ from warmboot.model.sessions import ExecSpec, LogChunk
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store
-
-_REMEMBERED = 1000
 
 
 class Containers:
@@ -86,7 +81,8 @@ class Containers:
         self._unresponsive = unresponsive
         self._default_shape = default_shape
         self._locks = ContainerLocks()
-        self._gone: OrderedDict[UUID, Container] = OrderedDict()
+        self._gone = RemovedContainers()
+        self._first = FirstAttaches()
 
     # -- asking --------------------------------------------------------------------------------
 
@@ -107,9 +103,9 @@ class Containers:
             try:
                 container = await self._store.containers.get(container_id)
             except NotFound:
-                return self._gone.get(container_id) or await self._store.containers.get(
-                    container_id
-                )
+                if (removed := self._gone.get(container_id)) is None:
+                    raise
+                return removed
             return container if has_reached(container, until) else None
 
         held = await self._events.wait_for(look, timeout_s, container_id)
@@ -117,7 +113,7 @@ class Containers:
 
     # -- life ----------------------------------------------------------------------------------
 
-    async def create(self, spec: ContainerSpec) -> UUID:
+    async def create(self, spec: ContainerSpec, *, attach: bool = False) -> UUID:
         """Begin; ``container.running`` or ``container.failed`` tells how it went."""
         watch, ticket = Stopwatch(), self._admission.boot()
         try:
@@ -126,7 +122,8 @@ class Containers:
         except BaseException:  # cancelled, too: the next boot waits for this one
             ticket.over()
             raise
-        self._begin(Asked(container.id, ticket, watch, container))
+        first = self._first.expect(container.id) if attach else None
+        self._begin(Asked(container.id, ticket, watch, container, first))
         return container.id
 
     async def _create(self, spec: ContainerSpec) -> Container:
@@ -251,7 +248,7 @@ class Containers:
                 await emit("container.deleting", container_id)
         async with self._locks.hold_for_removal(container_id):
             # Within it: a start that held it may just have begun to bring it up.
-            await self._tasks.cancel(_bring_up_key(container_id))
+            await self._tasks.cancel(bring_up_key(container_id))
             await self._watch.stop(container_id)
             with contextlib.suppress(NotFound):
                 await self._give_back(await self._store.containers.get(container_id))
@@ -262,9 +259,7 @@ class Containers:
             await self._store.vms.remove(record.id)
         await self._store.snapshots.release(str(container.id))
         await self._host.vms.boot_logs.forget(container.id)
-        self._gone[container.id] = self._watch.last_seen(container)
-        while len(self._gone) > _REMEMBERED:
-            self._gone.popitem(last=False)
+        self._gone.add(self._watch.last_seen(container))
         async with self._events.transaction() as emit:
             await self._store.containers.remove(container.id)
             await emit("container.deleted", container.id)
@@ -314,11 +309,21 @@ class Containers:
         return await guest_sessions.exec_session(self._link(container), container.docker_id, spec)
 
     async def attach(self, ref: str, *, logs: bool = True) -> Session:
+        container = await self.get(ref)
+        async with self._first.place(container.id) as place:
+            if place is not None:
+                vm_id, docker_id = place
+                return await self._attach(container, self._host.vms.link(vm_id), docker_id)
         container = await self._with_docker(ref)
         assert container.docker_id is not None
+        return await self._attach(container, self._link(container), container.docker_id, logs)
+
+    async def _attach(
+        self, container: Container, link: GuestLink, docker_id: str, logs: bool = False
+    ) -> Session:
         return await guest_sessions.attach_session(
-            self._link(container),
-            container.docker_id,
+            link,
+            docker_id,
             tty=container.spec.tty,
             stdin=container.spec.stdin_open,
             logs=logs,
@@ -339,8 +344,11 @@ class Containers:
             # A boot that failed has given back its lease, perhaps the last one.
             await self._garbage.collect_released()
 
-        key = _bring_up_key(asked.container_id)
-        self._tasks.keep_going(Work.BRING_UP, key, work, asked.ticket.over)
+        def over() -> None:
+            asked.ticket.over()
+            self._first.close(asked.container_id)
+
+        self._tasks.keep_going(Work.BRING_UP, bring_up_key(asked.container_id), work, over)
 
     async def _start_again(self, container: Container) -> None:
         assert container.docker_id is not None
@@ -386,11 +394,6 @@ class Containers:
         try:
             return await self.get(ref)
         except NotFound:
-            for container in reversed(self._gone.values()):
-                if ref in (str(container.id), container.name):
-                    return container
-            raise
-
-
-def _bring_up_key(container_id: UUID) -> str:
-    return f"bring-up {container_id}"
+            if (removed := self._gone.find(ref)) is None:
+                raise
+            return removed

@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
-from warmboot.hypervisors.simulated.vmm.docker import programs
+from warmboot.hypervisors.simulated.vmm.docker import programs, streams
+from warmboot.hypervisors.simulated.vmm.docker.attached import Attached, Listener
 from warmboot.hypervisors.simulated.vmm.docker.events import EventLog
 from warmboot.hypervisors.simulated.vmm.docker.http import HttpError
 from warmboot.hypervisors.simulated.vmm.docker.images import Images
@@ -24,6 +25,9 @@ from warmboot.hypervisors.simulated.vmm.machine import Machine
 
 NEVER = "0001-01-01T00:00:00Z"
 MAX_LOG_ENTRIES = 10_000
+DEFAULT_LOG_DRIVER = "json-file"
+LONGEST_LINE = 16 << 10
+"""Of a log: what is longer is in several entries."""
 
 Record = dict[str, Any]
 
@@ -46,6 +50,7 @@ class Containers:
         self._records: dict[str, Record] = machine.ram["containers"]
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stdin: dict[str, asyncio.Queue[bytes]] = {}
+        self._attached = Attached()
         self._changed = asyncio.Event()
 
     def resume_all(self) -> None:
@@ -173,6 +178,7 @@ class Containers:
                 )
             self.end(record, signal.SIGKILL)
         if self._records.pop(record["id"], None) is not None:
+            self._attached.end(record["id"])
             self._emit(record, "destroy")
 
     def rename(self, record: Record, name: str) -> None:
@@ -192,8 +198,8 @@ class Containers:
 
     async def follow(
         self, record: Record, start: int, until_exit: bool = True
-    ) -> AsyncIterator[tuple[str, int, str]]:
-        """Log entries (time, 1 or 2, text) from number ``start``, until its (next) exit."""
+    ) -> AsyncIterator[tuple[str, int, bytes]]:
+        """Log entries (time, 1 or 2, bytes) from number ``start``, until its (next) exit."""
         exits = record["exits"] + (not record["runs"] or record["state"]["Running"])
         number = start
         while True:
@@ -203,7 +209,7 @@ class Containers:
                 number = max(number, record["dropped"])
                 moment, stream, text = record["log"][number - record["dropped"]]
                 number += 1
-                yield moment, stream, text
+                yield moment, stream, text.encode("latin-1")
             if ended:
                 return
             await self._changed.wait()
@@ -211,7 +217,11 @@ class Containers:
     def stdin(self, record: Record) -> asyncio.Queue[bytes] | None:
         if not record["config"]["OpenStdin"]:
             return None
-        return self._stdin.setdefault(record["id"], asyncio.Queue())
+        return self._stdin.setdefault(record["id"], streams.pipe())
+
+    def attach(self, record: Record) -> Listener:
+        """What it writes from now on, until its next exit."""
+        return self._attached.listen(record["id"])
 
     def surroundings(
         self,
@@ -220,6 +230,7 @@ class Containers:
         stdin: asyncio.Queue[bytes] | None,
         tty: bool,
         asked: Mapping[str, Any] = MappingProxyType({}),
+        room: Any = programs.at_once,
     ) -> programs.Surroundings:
         """A program's; what is ``asked`` of an exec comes before what the container has."""
         config = record["config"]
@@ -237,6 +248,7 @@ class Containers:
             asked.get("User") or config.get("User") or "root",
             asked.get("WorkingDir") or config.get("WorkingDir") or "/",
             ignore,
+            room,
         )
 
     def _check_name_is_free(self, name: str) -> None:
@@ -250,15 +262,24 @@ class Containers:
                 )
 
     def _run(self, record: Record) -> None:
-        def write(stream: int, text: str) -> None:
-            record["log"].append([now(), stream, text])
+        driver = (record["host_config"].get("LogConfig") or {}).get("Type") or DEFAULT_LOG_DRIVER
+
+        def write(stream: int, data: bytes) -> None:
+            self._attached.write(record["id"], stream, data)
+            record["log"].append([now(), stream, logged(driver, data).decode("latin-1")])
             excess = len(record["log"]) - MAX_LOG_ENTRIES
             if excess > 0:
                 del record["log"][:excess]
                 record["dropped"] += excess
             self._pulse()
 
-        around = self.surroundings(record, write, self.stdin(record), bool(record["config"]["Tty"]))
+        around = self.surroundings(
+            record,
+            write,
+            self.stdin(record),
+            bool(record["config"]["Tty"]),
+            room=lambda: self._attached.room(record["id"]),
+        )
 
         async def life() -> None:
             self._exited(record, await programs.run(record["program"], around))
@@ -273,6 +294,7 @@ class Containers:
     def _exited(self, record: Record, status: int) -> None:
         self._tasks.pop(record["id"], None)
         self._stdin.pop(record["id"], None)
+        self._attached.end(record["id"])
         started = record["state"]["StartedAt"]
         record["state"] = _state("exited") | {
             "ExitCode": status,
@@ -292,6 +314,14 @@ class Containers:
     def _pulse(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def logged(driver: str, data: bytes) -> bytes:
+    """What is left of a program's output in its log: ``json-file`` keeps text only."""
+    if driver != "json-file":
+        return data
+    pieces = [data[at : at + LONGEST_LINE] for at in range(0, len(data), LONGEST_LINE)]
+    return "".join(piece.decode(errors="replace") for piece in pieces).encode()
 
 
 def signal_number(name: str) -> int:

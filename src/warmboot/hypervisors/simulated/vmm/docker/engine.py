@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -212,11 +213,11 @@ class Engine:
         entries = self._containers.follow(record, start, until_exit=request.flag("follow"))
 
         async def lines() -> AsyncIterator[bytes]:
-            async for moment, stream, text in entries:
+            async for moment, stream, data in entries:
                 if until and moment > until:
                     return
                 if stream in wanted and moment >= since:
-                    yield streams.frame(stream, f"{moment} {text}" if stamps else text, tty)
+                    yield streams.frame(stream, f"{moment} ".encode() * stamps + data, tty)
 
         kind = "raw" if tty else "multiplexed"
         return Streaming(lines(), f"application/vnd.docker.{kind}-stream")
@@ -224,12 +225,17 @@ class Engine:
     async def _attach(self, request: Request, name: str) -> Answer:
         record = self._containers.find(name)
         tty = bool(record["config"]["Tty"])
-        start = 0 if request.flag("logs") else record["dropped"] + len(record["log"])
         stdin = self._containers.stdin(record) if request.flag("stdin") else None
+        written = self._containers.follow(record, 0, until_exit=False)
+        before = [entry async for entry in written] if request.flag("logs") else []
+        listener = self._containers.attach(record)
 
         async def frames() -> AsyncIterator[bytes]:
-            async for _, stream, text in self._containers.follow(record, start):
-                yield streams.frame(stream, text, tty)
+            with contextlib.closing(listener):
+                for _, stream, data in before:
+                    yield streams.frame(stream, data, tty)
+                async for stream, data in listener:
+                    yield streams.frame(stream, data, tty)
 
         async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             async with streams.feeding(reader, stdin, self._machine.clock):

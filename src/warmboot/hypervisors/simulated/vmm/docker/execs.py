@@ -68,7 +68,7 @@ class Execs:
         if record["running"] or record["exit_code"] is not None:
             raise HttpError(409, f"exec {record['id']} has already run")
         if detach:
-            task = asyncio.create_task(self._run(record, lambda stream, text: None, None))
+            task = asyncio.create_task(self._run(record, lambda stream, data: None, None))
             self._detached.add(task)
             task.add_done_callback(self._detached.discard)
             return Response()
@@ -76,26 +76,32 @@ class Execs:
         async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             tty = bool(record["config"].get("Tty"))
             stdin: asyncio.Queue[bytes] | None = (
-                asyncio.Queue() if record["config"].get("AttachStdin") else None
+                streams.pipe() if record["config"].get("AttachStdin") else None
             )
 
-            def write(stream: int, text: str) -> None:
-                writer.write(streams.frame(stream, text, tty))
+            def write(stream: int, data: bytes) -> None:
+                writer.write(streams.frame(stream, data, tty))
 
             async with streams.feeding(reader, stdin, self._machine.clock):
-                await self._run(record, write, stdin)
+                await self._run(record, write, stdin, writer.drain)
 
         return Upgrade(converse)
 
-    async def _run(self, record: Record, write: Any, stdin: asyncio.Queue[bytes] | None) -> None:
+    async def _run(
+        self,
+        record: Record,
+        write: Any,
+        stdin: asyncio.Queue[bytes] | None,
+        room: Any = programs.at_once,
+    ) -> None:
         container = self._containers.find(record["container"])
         around = self._containers.surroundings(
-            container, write, stdin, bool(record["config"].get("Tty")), record["config"]
+            container, write, stdin, bool(record["config"].get("Tty")), record["config"], room
         )
         if (refused := programs.refusal(record["config"]["Cmd"])) is not None:
             # With crun's words Docker does not tell what is missing from what is not executable.
             record["exit_code"] = 126
-            write(1, f"OCI runtime exec failed: {refused[1]}: unknown\r\n")
+            write(1, f"OCI runtime exec failed: {refused[1]}: unknown\r\n".encode())
             return
         program = programs.compile_command(record["config"]["Cmd"])
         record["running"] = True

@@ -1,11 +1,12 @@
 """What runs in a simulated container: a tiny command language; nothing of the host's is started.
 
 Understood are ``true``, ``false``, ``exit N``, ``sleep N``, ``echo …`` (``>&2`` for stderr),
-``cat`` (stdin to stdout), ``env``, ``printenv NAME``, ``hostname``, ``pwd`` and ``whoami``;
-``trap '' SIGNAL…``, which ignores signals from then on; ``sh -c`` with a list of them joined by
-``;``, ``&&`` or ``||``; and ``sh`` alone, which takes such lines from stdin. ``missing`` and what
-is in ``/missing/`` is not there, and what is in ``/etc/`` cannot be executed. Anything else runs
-until it is stopped.
+``printf FORMAT`` (with ``\\n`` and octal bytes), ``cat`` (stdin to stdout), ``head -n N`` and
+``head -c N`` of stdin, ``yes``, ``seq N``, ``env``, ``printenv NAME``, ``hostname``, ``pwd`` and
+``whoami``; ``trap '' SIGNAL…``, which ignores signals from then on; ``sh -c`` with a list of them
+joined by ``;``, ``&&`` or ``||``; and ``sh`` alone, which takes such lines from stdin. ``missing``
+and what is in ``/missing/`` is not there, and what is in ``/etc/`` cannot be executed. Anything
+else runs until it is stopped.
 
 A program is a JSON object (its steps, which one is next, when a sleep ends), so that it lies in the
 machine's RAM and goes on after a restore where it stood.
@@ -16,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,15 +26,20 @@ from warmboot.hypervisors.simulated.vmm.machine import GuestClock
 SHELLS = frozenset({"sh", "bash", "ash", "dash"})
 _TO_STDERR = ">2"
 """Stands for ``>&2`` in a compiled script: the lexer would take ``&`` for an operator."""
-_PLAIN = frozenset({"true", "false", "cat", "env", "hostname", "pwd", "whoami"})
+_PLAIN = frozenset({"true", "false", "cat", "yes", "env", "hostname", "pwd", "whoami"})
 
 Program = dict[str, Any]
+_YES_BYTES = 16 << 10
+
+
+async def at_once() -> None:
+    """There is room."""
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a program sees. ``write`` takes 1 or 2 for stdout or stderr, and text; ``ignore`` the
-    names of signals.
+    """What a program sees. ``write`` takes 1 or 2 for stdout or stderr, and bytes; ``room`` waits
+    until whoever reads them has kept up; ``ignore`` takes the names of signals.
 
     ``stdin`` yields lines or pieces of input and ``b""`` at its end; ``None``: there is no input.
     """
@@ -41,12 +47,13 @@ class Surroundings:
     clock: GuestClock
     environment: Sequence[str]
     hostname: str
-    write: Callable[[int, str], None]
+    write: Callable[[int, bytes], None]
     stdin: asyncio.Queue[bytes] | None = None
     tty: bool = False
     user: str = "root"
     working_dir: str = "/"
     ignore: Callable[[Sequence[str]], None] = lambda names: None
+    room: Callable[[], Awaitable[None]] = at_once
 
 
 def refusal(argv: Sequence[str]) -> tuple[int, str] | None:
@@ -115,11 +122,31 @@ def _compile_simple(argv: Sequence[str], condition: str) -> dict[str, Any]:
         step |= {"op": "exit", "status": int(rest[0]) & 255 if rest else None}
     elif name == "trap" and rest[:1] == [""]:
         step |= {"op": "ignore", "signals": rest[1:]}
+    elif name == "printf" and len(rest) == 1:
+        step |= {"op": "printf", "bytes": _formatted(rest[0]).decode("latin-1")}
+    elif name == "head" and len(rest) == 2 and rest[0] in ("-n", "-c") and rest[1].isdecimal():
+        step |= {"op": "head", "of": rest[0], "left": int(rest[1])}
+    elif name == "seq" and len(rest) == 1 and rest[0].isdecimal():
+        step |= {"op": "seq", "to": int(rest[0]), "at": 0}
     elif name == "printenv" and len(rest) == 1:
         step |= {"op": "printenv", "name": rest[0]}
     elif name in _PLAIN:
         step |= {"op": name}
     return step
+
+
+def _formatted(text: str) -> bytes:
+    """``printf``'s escapes: ``\\n``, ``\\\\`` and bytes of one to three octal digits."""
+
+    def byte(match: re.Match[bytes]) -> bytes:
+        named = {b"n": b"\n", b"t": b"\t", b"\\": b"\\"}
+        return named.get(match[1]) or bytes((int(match[1], 8) & 255,))
+
+    return re.sub(rb"\\([0-7]{1,3}|[nt\\])", byte, _bytes(text))
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 async def run(program: Program, around: Surroundings) -> int:
@@ -143,7 +170,9 @@ async def run(program: Program, around: Surroundings) -> int:
 async def _perform(step: dict[str, Any], program: Program, around: Surroundings) -> int:
     match step["op"]:
         case "echo":
-            around.write(step["to"], step["text"])
+            around.write(step["to"], _bytes(step["text"]))
+        case "printf":
+            around.write(1, step["bytes"].encode("latin-1"))
         case "false":
             return 1
         case "sleep":
@@ -152,40 +181,69 @@ async def _perform(step: dict[str, Any], program: Program, around: Surroundings)
             await around.clock.sleep_until(program["wake_at"])
             program["wake_at"] = None
         case "hostname":
-            around.write(1, f"{around.hostname}\n")
+            around.write(1, _bytes(f"{around.hostname}\n"))
         case "pwd":
-            around.write(1, f"{around.working_dir}\n")
+            around.write(1, _bytes(f"{around.working_dir}\n"))
         case "whoami":
-            around.write(1, f"{around.user}\n")
+            around.write(1, _bytes(f"{around.user}\n"))
         case "ignore":
             around.ignore(step["signals"])
         case "env":
-            around.write(1, "".join(f"{pair}\n" for pair in around.environment))
+            around.write(1, _bytes("".join(f"{pair}\n" for pair in around.environment)))
         case "printenv":
             values = dict(pair.partition("=")[::2] for pair in around.environment)
             if step["name"] not in values:
                 return 1
-            around.write(1, f"{values[step['name']]}\n")
+            around.write(1, _bytes(f"{values[step['name']]}\n"))
         case "cat":
             while around.stdin is not None and (data := await around.stdin.get()):
                 await around.clock.running()
-                around.write(1, data.decode(errors="replace"))
+                around.write(1, data)
+                await around.room()
+        case "seq":
+            while step["at"] < step["to"]:
+                step["at"] += 1
+                around.write(1, b"%d\n" % step["at"])
+                await around.room()
+        case "head":
+            await _pass_head(step, around)
+        case "yes":
+            while True:
+                await around.clock.running()
+                around.write(1, b"y\n" * (_YES_BYTES // 2))
+                await around.room()
+                await asyncio.sleep(0)
         case "forever":
             await asyncio.Event().wait()
     return 0
 
 
+async def _pass_head(step: dict[str, Any], around: Surroundings) -> None:
+    """So many lines or bytes of the input; what is left of it is left to others."""
+    while step["left"] and around.stdin is not None and (data := await around.stdin.get()):
+        await around.clock.running()
+        for piece in data.splitlines(keepends=True):
+            if step["of"] == "-c":
+                piece = piece[: step["left"]]
+                step["left"] -= len(piece)
+            elif step["left"]:
+                step["left"] -= piece.endswith(b"\n")
+            else:
+                break
+            around.write(1, piece)
+
+
 async def _read_shell_line(program: Program, around: Surroundings) -> None:
     """Take one line from stdin and put its steps before the shell's own; at its end, end."""
     if around.tty:
-        around.write(1, "# ")
+        around.write(1, b"# ")
     line = b""
     while around.stdin is not None and not line.endswith((b"\n", b"\r")):
         data = await around.stdin.get()
         if not data:
             break
         if around.tty:
-            around.write(1, data.decode(errors="replace").replace("\r", "\n"))
+            around.write(1, data.replace(b"\r", b"\n"))
         line += data
     await around.clock.running()
     if not line:

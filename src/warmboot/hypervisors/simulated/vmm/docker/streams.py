@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator
 
 from warmboot.hypervisors.simulated.vmm.machine import GuestClock
 
+MOST_PIECES = 16
+"""Input that waits for a program to read it; the client waits when there is more."""
 
-def frame(stream: int, text: str, tty: bool) -> bytes:
+
+def frame(stream: int, data: bytes, tty: bool) -> bytes:
     """8 bytes of header (stream, length) before each piece; with a TTY the bare bytes, CRLF."""
     if tty:
-        return text.replace("\n", "\r\n").encode()
-    data = text.encode()
+        return data.replace(b"\n", b"\r\n")
     return struct.pack(">BxxxL", stream, len(data)) + data
 
 
@@ -26,9 +28,14 @@ async def feed(
         while data := await reader.read(65536):
             await clock.running()
             if stdin is not None:
-                stdin.put_nowait(data)
+                await stdin.put(data)
     if stdin is not None:
-        stdin.put_nowait(b"")
+        await stdin.put(b"")
+
+
+def pipe() -> asyncio.Queue[bytes]:
+    """A program's input."""
+    return asyncio.Queue(MOST_PIECES)
 
 
 async def send(writer: asyncio.StreamWriter, chunks: AsyncIterator[bytes]) -> None:
