@@ -8,7 +8,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect, unix_connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
+from websockets.exceptions import (
+    ConnectionClosed,
+    ConnectionClosedOK,
+    InvalidStatus,
+    InvalidURI,
+    WebSocketException,
+)
 
 from warmboot.client.endpoint import Endpoint
 from warmboot.client.problems import ManagerUnreachable, error_from, error_of, unreachable
@@ -26,6 +32,7 @@ class Session:
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
         self.exit_code: int | None = None
+        self.ended = False
 
     async def __aiter__(self) -> AsyncIterator[LogChunk]:
         """Raises what the server tells, ``Unavailable`` when the connection is lost."""
@@ -36,7 +43,7 @@ class Session:
                     continue
                 control = json.loads(received)
                 if control["type"] == "exit":
-                    self.exit_code = control["exit_code"]
+                    self.exit_code, self.ended = control["exit_code"], True
                     return
                 if control["type"] == "error":
                     raise error_of(control)
@@ -56,6 +63,8 @@ class Session:
     async def _send(self, frame: str | bytes) -> None:
         try:
             await self._connection.send(frame)
+        except ConnectionClosedOK:
+            return  # its process has ended
         except ConnectionClosed as error:
             raise _lost() from error
 
@@ -84,6 +93,8 @@ async def open_session(
         "additional_headers": {"Authorization": f"Bearer {token}"} if token else {},
         "open_timeout": OPEN_TIMEOUT_S,
         "max_size": None,
+        # The pong would wait behind data that somebody is slow to take.
+        "ping_interval": None,
         "proxy": None,
     }
     try:
@@ -107,3 +118,6 @@ async def open_session(
             await session._send(json.dumps({"type": "start", **start}))
         await session._started()
         yield session
+        if session.ended:
+            # What was still to be sent nobody takes any more.
+            connection.transport.abort()

@@ -55,6 +55,9 @@ class HttpServer(uvicorn.Server):
                 proxy_headers=False,  # who is root goes by the connection, not by what it says
                 backlog=limits.accepted_at_once,  # so many asyncio accepts in one go
                 ws_max_size=MAX_BODY_BYTES,
+                # A pong waits behind data that somebody is slow to take, on either side. Who is
+                # gone without a word is noticed by TCP.
+                ws_ping_interval=None,
                 timeout_graceful_shutdown=graceful_shutdown_s,
             )
         )

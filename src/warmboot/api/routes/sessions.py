@@ -114,13 +114,13 @@ async def pump(ws: WebSocket, session: Session, size: ResizeIn | None = None) ->
         if size is not None:
             await session.resize(size.rows, size.columns)
         outgoing, incoming = await race(_carry_output(ws, session), _carry_input(ws, session))
-        for done in (outgoing, incoming):
-            if done is not None:
-                done.result()
-        if outgoing is not None:
+        if outgoing is not None:  # whatever came in meanwhile
+            outgoing.result()
             code = await session.exit_code()
             await ws.send_text(json.dumps({"type": "exit", "exit_code": code}))
             await ws.close(1000)
+        elif incoming is not None:
+            incoming.result()
     finally:
         await session.close()
 

@@ -15,7 +15,7 @@ from warmboot.cli.parsing import parse_moment
 from warmboot.cli.refs import Ref, Refs
 from warmboot.cli.terminal.output import age, print_fields, print_json, print_lines
 from warmboot.cli.terminal.progress import stages_shown, status
-from warmboot.cli.terminal.terminal import write_output
+from warmboot.cli.terminal.raw_output import RawOutput
 from warmboot.model.conventions.signals import signal_name
 from warmboot.model.errors import NotFound
 
@@ -138,11 +138,13 @@ def logs(
         raise usage(str(error)) from None
 
     async def work() -> None:
+        output = RawOutput()
         async with connect() as client:
             async for chunk in client.containers.logs(
                 ref, follow=follow, tail=lines, timestamps=timestamps, since=first, until=last
             ):
-                write_output(chunk.stream, chunk.data)
+                await output.write(chunk.stream, chunk.data)
+        await output.finish()
 
     drive(work())
 

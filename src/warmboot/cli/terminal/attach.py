@@ -10,14 +10,15 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
+from warmboot.cli.terminal.raw_output import RawOutput
 from warmboot.cli.terminal.terminal import (
     keys,
     on_resize,
     raw_terminal,
     terminal_size,
     without_detach_keys,
-    write_output,
 )
+from warmboot.model.errors import Unavailable, WarmbootError
 
 if TYPE_CHECKING:
     from warmboot.client import Session
@@ -52,15 +53,22 @@ async def carry(session: Session, *, tty: bool, stdin: bool) -> int | None:
 
 
 async def _show(session: Session) -> None:
-    async for chunk in session:
-        write_output(chunk.stream, chunk.data)
+    output = RawOutput()
+    try:
+        async for chunk in session:
+            await output.write(chunk.stream, chunk.data)
+    except WarmbootError:
+        await output.finish()
+        raise
+    await output.finish()
 
 
 async def _feed(session: Session, *, detachable: bool) -> None:
     received: AsyncIterator[bytes] = keys(STDIN)
-    async for data in without_detach_keys(received) if detachable else received:
-        await session.write(data)
-    await session.write_eof()
+    with contextlib.suppress(Unavailable):  # why it takes no more is told by its output's end
+        async for data in without_detach_keys(received) if detachable else received:
+            await session.write(data)
+        await session.write_eof()
 
 
 @contextlib.contextmanager

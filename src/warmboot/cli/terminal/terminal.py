@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 import termios
 import threading
 import tty
@@ -112,11 +111,3 @@ async def without_detach_keys(chunks: AsyncIterator[bytes]) -> AsyncIterator[byt
                 passed.append(byte)
         if passed:
             yield bytes(passed)
-
-
-def write_output(stream: str, data: bytes) -> None:
-    """All of ``data`` to our stdout or stderr."""
-    target = sys.stderr if stream == "stderr" else sys.stdout
-    target.flush()
-    target.buffer.write(data)
-    target.buffer.flush()

@@ -1,0 +1,79 @@
+"""Bytes to our standard output and standard error, as they are.
+
+A thread writes: whoever reads our output may take as long as they like, and signals and the
+connection to the manager are looked after meanwhile. The thread dies with the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import select
+import sys
+import threading
+
+MOST_BYTES = 1 << 20
+"""What may wait to be written; then what is read from the manager waits, too."""
+
+
+class RawOutput:
+    """``write`` pieces in order, and ``finish``; both raise the ``OSError`` of a piece before."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._pieces: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._unwritten_bytes = 0
+        self._written = asyncio.Event()
+        self._failure: OSError | None = None
+
+    async def write(self, stream: str, data: bytes) -> None:
+        """``stream`` is ``stdout`` or ``stderr``. Returns when there is room for more."""
+        if self._thread is None:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            self._thread = threading.Thread(target=self._write_all, name="output", daemon=True)
+            self._thread.start()
+        self._unwritten_bytes += len(data)
+        target = sys.stderr if stream == "stderr" else sys.stdout
+        self._pieces.put((target.fileno(), data))
+        await self._until(MOST_BYTES)
+
+    async def finish(self) -> None:
+        """Return when all is written."""
+        await self._until(0)
+
+    async def _until(self, most_bytes: int) -> None:
+        while self._failure is None and self._unwritten_bytes > most_bytes:
+            self._written.clear()
+            await self._written.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def _write_all(self) -> None:
+        failure: OSError | None = None
+        while failure is None:
+            target, data = self._pieces.get()
+            try:
+                write_all(target, data)
+            except OSError as error:
+                failure = error
+            with contextlib.suppress(RuntimeError):  # the loop is closed: we are leaving
+                self._loop.call_soon_threadsafe(self._note, len(data), failure)
+
+    def _note(self, size_bytes: int, failure: OSError | None) -> None:
+        self._unwritten_bytes -= size_bytes
+        self._failure = failure
+        self._written.set()
+
+
+def write_all(target: int, data: bytes) -> None:
+    """Also where somebody else has set the file to non-blocking."""
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[os.write(target, left) :]
+        except BlockingIOError:
+            select.select([], [target], [])

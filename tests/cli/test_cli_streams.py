@@ -1,0 +1,137 @@
+"""Streams are bytes, and a session ends as its program does: with a manager on simulated VMs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+from tests.support.desks import Desk, desks
+
+pytestmark = pytest.mark.slow  # as a whole: each is a process or several
+
+EVERY_BYTE = bytes((*range(1, 256), 0))
+OCTAL = "".join(f"\\{byte:03o}" for byte in EVERY_BYTE)
+LIMIT_S = 60.0
+
+
+@pytest.fixture
+async def desk() -> AsyncIterator[Desk]:
+    async with desks() as one:
+        yield one
+
+
+async def end_of(process: asyncio.subprocess.Process) -> tuple[int | None, bytes, bytes]:
+    """Its code, its output and its errors; what it reads stays as it is."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    async with asyncio.timeout(LIMIT_S):
+        out, err, code = await asyncio.gather(
+            process.stdout.read(), process.stderr.read(), process.wait()
+        )
+    return code, out, err
+
+
+async def fed_by(desk: Desk, command: str, *words: str) -> tuple[int | None, bytes, bytes]:
+    """``command | warmboot words…``"""
+    reader, writer = os.pipe()
+    feeding = await asyncio.create_subprocess_exec(
+        "sh", "-c", command, stdout=writer, stderr=asyncio.subprocess.DEVNULL
+    )
+    os.close(writer)
+    process = await desk.begin(*words, stdin=reader)
+    os.close(reader)
+    try:
+        return await end_of(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await asyncio.wait_for(feeding.wait(), LIMIT_S)
+
+
+# -- bytes -----------------------------------------------------------------------------------------
+
+
+async def test_run_passes_every_byte_on_as_it_was(desk: Desk) -> None:
+    process = await desk.begin("run", "--cold", "--rm", "busybox", "printf", OCTAL * 70)
+    assert await end_of(process) == (0, EVERY_BYTE * 70, b"")
+
+
+async def test_logs_are_the_same_bytes(desk: Desk) -> None:
+    await desk.type("run", "-d", "--name", "c", "busybox", "printf", OCTAL)
+    await desk.until("c", "exited")
+    assert await end_of(await desk.begin("logs", "c")) == (0, EVERY_BYTE, b"")
+
+
+async def test_what_goes_in_comes_out_and_its_end_too(desk: Desk) -> None:
+    process = await desk.begin("run", "-i", "--cold", "--rm", "busybox", "cat")
+    out, err = await asyncio.wait_for(process.communicate(EVERY_BYTE * 1000), LIMIT_S)
+    assert (process.returncode, out, err) == (0, EVERY_BYTE * 1000, b"")
+
+
+async def test_a_late_reader_gets_more_than_the_log_keeps(desk: Desk) -> None:
+    process = await desk.begin("run", "--cold", "--name", "c", "busybox", "seq", "30000")
+    await desk.until("c", "running", "exited")
+    code, out, err = await end_of(process)
+    assert (code, err) == (0, b"")
+    assert out.splitlines() == [b"%d" % number for number in range(1, 30001)]
+
+
+# -- ends ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["true"], ["exit", "7"], ["sh", "-c", "echo hi; exit 7"]])
+async def test_a_program_that_ends_at_once_ends_run_i_though_its_input_stays_open(
+    desk: Desk, words: list[str]
+) -> None:
+    process = await desk.begin("run", "-i", "--cold", "--rm", "busybox", *words)
+    code, out, err = await end_of(process)
+    assert (code, out, err) == (0 if words == ["true"] else 7, b"hi\n" * (words[0] == "sh"), b"")
+    assert await desk.names() == []
+
+
+async def test_attaching_ends_with_a_program_that_ends_meanwhile(desk: Desk) -> None:
+    """Docker lets anybody attach to what has ended, and says nothing then."""
+    await desk.type("run", "-d", "-i", "--name", "c", "busybox", "sh", "-c", "echo hi; exit 7")
+    await desk.until("c", "exited")
+    async with asyncio.timeout(LIMIT_S), desk.client.containers.attach("c") as session:
+        assert b"".join([chunk.data async for chunk in session]) == b"hi\n"
+        assert session.exit_code == 7
+
+
+async def test_endless_input_ends_with_the_program_that_reads_a_line_of_it(desk: Desk) -> None:
+    await desk.type("run", "-d", "--name", "c", "busybox", "sleep", "1000")
+    words = ("exec", "-i", "c", "head", "-n", "1")
+    assert await fed_by(desk, "yes", *words) == (0, b"y\n", b"")
+
+
+@pytest.mark.parametrize("way", [["exec", "-i", "c"], ["run", "-i", "--cold", "--rm", "busybox"]])
+async def test_input_that_nobody_reads_is_no_error(desk: Desk, way: list[str]) -> None:
+    await desk.type("run", "-d", "--name", "c", "busybox", "sleep", "1000")
+    words = (*way, "sh", "-c", "echo out; exit 3")
+    assert await fed_by(desk, "head -c 200M /dev/zero", *words) == (3, b"out\n", b"")
+
+
+async def test_a_signal_ends_one_that_does_not_read_its_input(desk: Desk) -> None:
+    process = await desk.begin(
+        "run", "-i", "--cold", "--rm", "busybox", "sh", "-c", "echo up; sleep 1000"
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(bytes(16 << 20))
+    assert await asyncio.wait_for(process.stdout.readline(), LIMIT_S) == b"up\n"
+    process.send_signal(signal.SIGTERM)
+    assert (await end_of(process))[0] == 143
+    assert await desk.names() == []
+
+
+async def test_a_signal_ends_one_whose_output_nobody_reads(desk: Desk) -> None:
+    process = await desk.begin("run", "--cold", "--name", "c", "busybox", "yes")
+    await desk.until("c", "running")
+    assert process.stdout is not None
+    assert await asyncio.wait_for(process.stdout.read(2), LIMIT_S) == b"y\n"
+    process.send_signal(signal.SIGTERM)
+    assert (await desk.until("c", "exited")).exit_code == 143
+    assert (await end_of(process))[0] == 143
