@@ -27,8 +27,8 @@ def run_here(
 ) -> subprocess.CompletedProcess[str]:
     """Run it to its end. An exception that would be a traceback for its user is the caller's."""
     with (
-        tempfile.TemporaryFile("w+") as out,
-        tempfile.TemporaryFile("w+") as err,
+        tempfile.TemporaryFile("w+", errors="backslashreplace") as out,
+        tempfile.TemporaryFile("w+", errors="backslashreplace") as err,
         _environment(env),
         _input(stdin),
         contextlib.redirect_stdout(out),

@@ -7,6 +7,8 @@ from typing import Any
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from warmboot.cli.standard_streams import drop_odd_sizes
+
 _FILE = "write a file with `warmboot exec -i CONTAINER sh -c 'cat > FILE'`"
 _PULLED = "`warmboot run` pulls the image that it needs"
 _BUILT = "build it with docker; `warmboot run --archive FILE` takes what `docker save` wrote"
@@ -34,6 +36,10 @@ _OURS = {
 
 class Commands(TyperGroup):
     """Says what to use instead of a command of docker's."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        drop_odd_sizes()
+        return super().main(*args, **kwargs)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         try:

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import typer
 
 from warmboot.cli.entry import missing_part, show_error
-from warmboot.model.errors import WarmbootError
+from warmboot.cli.standard_streams import as_shown, drop_output, is_text
+from warmboot.model.errors import InvalidRequest, WarmbootError
 
 if TYPE_CHECKING:
     from warmboot.client import Client
@@ -54,10 +54,25 @@ def drive(work: Coroutine[Any, Any, T], exit_code: Callable[[WarmbootError], int
         raise typer.Exit(INTERRUPTED) from None
     except asyncio.CancelledError:  # a SIGTERM or SIGHUP while the terminal was ours
         raise typer.Exit(TERMINATED) from None
+    except UnicodeEncodeError as error:
+        refused = not_text(error)
+        show_error(refused)
+        raise typer.Exit(exit_code(refused)) from None
     except BrokenPipeError:
         # Whoever read our output has seen enough; keep the interpreter from flushing into it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         raise typer.Exit(0) from None
+
+
+def not_text(error: UnicodeEncodeError) -> WarmbootError:
+    """What was given to us as bytes, and cannot be sent on."""
+    given = next((word for word in sys.argv[1:] if not is_text(word)), "")
+    shown = given or error.object[max(0, error.start - 20) : error.end + 20]
+    return InvalidRequest(
+        f"'{as_shown(shown)}' is not UTF-8 text",
+        details="Docker takes names, arguments and values as text only",
+        resolution="write it in UTF-8; other bytes can be sent through standard input",
+    )
 
 
 def run_loop(work: Coroutine[Any, Any, T]) -> T:

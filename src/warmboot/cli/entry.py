@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
+from warmboot.cli.standard_streams import drop_output, open_standard_streams
 from warmboot.model.errors import NotSupported, WarmbootError
 
 _CLI = {"typer", "click", "rich"}
@@ -16,6 +17,7 @@ _CLI = {"typer", "click", "rich"}
 
 def main() -> None:
     """Run the command line."""
+    open_standard_streams()
     try:
         from warmboot.cli.main import main as run
     except ModuleNotFoundError as error:
@@ -23,7 +25,24 @@ def main() -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt:  # while it was read from disk, which takes its time at first
         raise SystemExit(130) from None
-    run()
+    try:
+        try:
+            run()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has seen enough
+        drop_output()
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        drop_output()
+        show_error(unwritten(error))
+        raise SystemExit(1) from None
+
+
+def unwritten(error: OSError) -> WarmbootError:
+    """Our output could not be written."""
+    return WarmbootError("the output could not be written", details=error.strerror or str(error))
 
 
 def missing_part(error: ModuleNotFoundError) -> WarmbootError:

@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from warmboot.cli.standard_streams import is_text
+
 _SIZES = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE)
 _AGO = re.compile(
@@ -126,6 +128,8 @@ def parse_environment(entries: Iterable[str], files: Iterable[Path]) -> dict[str
             environment[name] = value
         elif name in os.environ:
             environment[name] = os.environ[name]
+            if not is_text(environment[name]):
+                raise ValueError(f"the value that {name} has here is not UTF-8 text")
     return environment
 
 

@@ -26,6 +26,7 @@ from warmboot.client.nouns import (
 from warmboot.client.problems import check_address
 from warmboot.client.transport import Transport
 from warmboot.client.workers import Workers
+from warmboot.model.errors import Unauthorized
 
 __all__ = ["DEFAULT_URL", "Client"]
 
@@ -55,6 +56,12 @@ class Client:
         else:
             endpoint = Endpoint.of(base_url)
         check_address(endpoint)
+        if token and not (token.isascii() and token.isprintable() and " " not in token):
+            raise Unauthorized(
+                "this is not a token",
+                details="it has blanks, or characters that are not ASCII",
+                resolution="check WARMBOOT_TOKEN",
+            )
         if transport is None and endpoint.socket is not None:
             transport = httpx.AsyncHTTPTransport(uds=str(endpoint.socket))
         headers: dict[str, Any] = {"Authorization": f"Bearer {token}"} if token else {}

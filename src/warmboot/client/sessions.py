@@ -115,7 +115,7 @@ async def open_session(
     async with connection:
         session = Session(connection)
         if start is not None:
-            await session._send(json.dumps({"type": "start", **start}))
+            await session._send(json.dumps({"type": "start", **start}, ensure_ascii=False))
         await session._started()
         yield session
         if session.ended:

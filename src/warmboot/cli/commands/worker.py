@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from warmboot.cli.entry import show_error
 from warmboot.cli.parsing import parse_environment
 from warmboot.cli.terminal.output import age, print_json, print_lines, print_table, short, size
 from warmboot.cli.terminal.progress import Show, status
+from warmboot.cli.terminal.raw_output import RawOutput
 from warmboot.model.errors import WarmbootError
 
 if TYPE_CHECKING:
@@ -264,10 +264,11 @@ def logs(
     """Show the output of a worker."""
 
     async def work() -> None:
+        output = RawOutput()
         async with connect() as client:
             async for chunk in client.workers.logs(ref, follow=follow, tail=tail):
-                sys.stdout.buffer.write(chunk)
-                sys.stdout.buffer.flush()
+                await output.write("stdout", chunk)
+        await output.finish()
 
     drive(work())
 

@@ -14,12 +14,17 @@ import select
 import sys
 import threading
 
+from warmboot.cli.entry import unwritten
+
 MOST_BYTES = 1 << 20
 """What may wait to be written; then what is read from the manager waits, too."""
 
 
 class RawOutput:
-    """``write`` pieces in order, and ``finish``; both raise the ``OSError`` of a piece before."""
+    """``write`` pieces in order, and ``finish``; both raise why a piece could not be written.
+
+    ``BrokenPipeError`` is raised as such.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -49,8 +54,10 @@ class RawOutput:
         while self._failure is None and self._unwritten_bytes > most_bytes:
             self._written.clear()
             await self._written.wait()
-        if self._failure is not None:
+        if isinstance(self._failure, BrokenPipeError):
             raise self._failure
+        if self._failure is not None:
+            raise unwritten(self._failure) from self._failure
 
     def _write_all(self) -> None:
         failure: OSError | None = None

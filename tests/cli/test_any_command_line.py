@@ -1,0 +1,177 @@
+"""Whatever is typed, set or closed: the command line does it, or says in a sentence why not.
+
+An exception that comes out of ``cli`` would have been a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.cli.conftest import WARMBOOT, Cli, Served
+from tests.support.command_line import PROGRAM
+
+NOT_RUN = {
+    ("serve",),  # a manager
+    ("runtime", "build"),  # half an hour of downloads
+    ("doctor",),  # may mend this machine
+}
+LASTING = {"--follow", "--no-stdin", "--help", "--fix", "--restart-engine"}
+ALWAYS = {("run",): ["-d"], ("events",): ["--no-follow"], ("top",): ["--once"]}
+ODD = [
+    *("c", "", "-", "--", "1", "0", "-1", "=", "=x", "K=V", "K", "/", "10m", "1e309", "nan", "inf"),
+    *(
+        "caf\udce9",
+        "\udcff=\udcfe",
+        "K=\udcfe",
+        "\udc80",
+        "🦦",
+        "٣",
+        "²",
+        "a" * 5000,
+        "x\ny",
+        "\x1b[31m",
+    ),
+    *("99999999999999999999", "2026-01-24T12:00:00", "::", "80:80", "[::1]:1:1", "http://[", "%s"),
+    *("running", "TERM", "status=\udce9", "{}", "[/bold]", "../..", ".", "busybox", "missing:1"),
+]
+
+
+def texts() -> st.SearchStrategy[str]:
+    """What a shell can hand over: any bytes but NUL."""
+    some = st.binary(max_size=12).map(lambda data: os.fsdecode(data.replace(b"\0", b"")))
+    return st.one_of(st.sampled_from(ODD), some)
+
+
+def commands(
+    group: Any = PROGRAM, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        elif (*path, name) not in NOT_RUN:
+            yield (*path, name), command
+
+
+@st.composite
+def lines(draw: st.DrawFn) -> list[str]:
+    """A command with some of its options and arguments, whatever they are set to."""
+    path, command = draw(st.sampled_from(list(commands())))
+    words = [*path, *ALWAYS.get(path, [])]
+    for parameter in command.params:
+        if parameter.param_type_name == "argument":
+            continue
+        if LASTING.isdisjoint(parameter.opts) and draw(st.integers(0, 3)) == 0:
+            words.append(draw(st.sampled_from(parameter.opts)))
+            if not parameter.is_flag:
+                words.append(draw(texts()))
+    for parameter in command.params:
+        if parameter.param_type_name == "argument":
+            most = 1 if parameter.nargs == 1 else 3
+            words += draw(st.lists(texts(), min_size=draw(st.integers(0, 1)), max_size=most))
+    return words
+
+
+NAMES = ["WARMBOOT_TOKEN", "COLUMNS", "LINES", "TERM", "LANG", "HOME", "NO_COLOR", "K", "TZ"]
+ENVIRONMENTS = st.dictionaries(
+    st.sampled_from(NAMES), texts().filter(lambda text: "\0" not in text), max_size=3
+)
+ADDRESSES = ["WARMBOOT_URL", "MANAGER_SOCKET", "MANAGER_PORT", "MANAGER_STORAGE_ROOT"]
+
+once = settings(
+    deadline=None,
+    max_examples=80,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written to a file by its name is written there."""
+    monkeypatch.chdir(tmp_path)
+
+
+@once
+@given(words=lines(), environment=ENVIRONMENTS, stdin=st.text("ab\n\x10\x11é", max_size=5))
+def test_any_words_and_environment(
+    cli: Cli, served: Served, words: list[str], environment: Mapping[str, str], stdin: str
+) -> None:
+    if not any(row.name == "c" for row in served.fakes.containers.rows.values()):
+        cli("run", "-d", "--name", "c", "busybox", "echo", "hi")
+        cli("wait", "c")
+    done = cli(*words, stdin=stdin, **environment)
+    assert done.returncode in range(256)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0 or done.stderr or done.stdout
+
+
+@once
+@given(name=st.sampled_from(ADDRESSES), value=texts())
+def test_any_address(cli: Cli, name: str, value: str) -> None:
+    done = cli("ps", **{"WARMBOOT_URL": "", "MANAGER_STORAGE_ROOT": os.curdir, name: value})
+    assert done.returncode in (0, 1)
+    assert done.returncode == 0 or done.stderr.startswith("error: ")
+
+
+@once
+@given(words=st.lists(texts(), max_size=4))
+def test_words_of_no_command(cli: Cli, words: list[str]) -> None:
+    done = cli(*(word for word in words if word not in ("serve", "doctor", "top", "events")))
+    assert done.stderr or done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("run --rm busybox echo hi", 0),
+        ("run -i --rm busybox exit 7", 7),
+        ("ps", 0),
+        ("logs nobody", 1),
+        ("--version", 0),
+        ("no-such-command", 2),
+    ],
+)
+def test_any_stream_may_be_closed(
+    env: dict[str, str], command: str, code: int, closed: str
+) -> None:
+    done = sh(f'exec "$@" {command} {closed}', env)
+    assert (done.returncode, b"Traceback" in done.stderr) == (code, False), done.stderr
+    if "echo hi" in command and ">&-" not in closed.replace("2>&-", ""):
+        assert done.stdout == b"hi\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [("run --rm busybox echo hi", 125), ("ps", 1), ("--version", 1), ("--help", 1)],
+)
+def test_output_that_cannot_be_written_is_told_in_a_sentence(
+    env: dict[str, str], command: str, code: int
+) -> None:
+    done = sh(f'exec "$@" {command} >/dev/full', env)
+    assert done.returncode == code
+    assert done.stderr.startswith(b"error: the output could not be written\n")
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["run --rm busybox echo caf\\351", "ps", "exec caf\\351 ls"])
+def test_bytes_that_are_no_text_are_refused_by_name(env: dict[str, str], command: str) -> None:
+    done = sh(f"exec \"$@\" $(printf '{command}')", env | {"PYTHONIOENCODING": "ascii"})
+    assert b"Traceback" not in done.stderr
+    if "351" in command:
+        assert b"caf\\xe9" in done.stderr
+        assert b"is not UTF-8 text" in done.stderr
+
+
+def sh(script: str, env: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
+    words = ["sh", "-c", script, "sh", *WARMBOOT]
+    return subprocess.run(words, env=env, capture_output=True, timeout=120, check=False)
