@@ -187,6 +187,18 @@ async def test_attaching_to_one_that_could_not_be_started_says_so(manager: Manag
         await manager.containers.attach("web")
 
 
+async def test_lines_that_come_one_at_a_time_are_passed_on_in_few_pieces(manager: Manager) -> None:
+    lines = b"".join(b"%d\n" % number for number in range(1, 8001))
+    await manager.create("web", "seq", "8000", attach=True)
+    session = await manager.containers.attach("web")
+    pieces = [chunk.data async for chunk in session]
+    await session.close()
+    logged = [chunk.data async for chunk in manager.containers.logs("web")]
+    for found in (pieces, logged):
+        assert b"".join(found) == lines
+        assert len(found) < 800
+
+
 async def test_attaching_takes_input(manager: Manager) -> None:
     await manager.run("web", "cat", stdin_open=True)
     session = await manager.containers.attach("web")

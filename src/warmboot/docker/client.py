@@ -16,6 +16,7 @@ from typing import Any
 from aiodocker.execs import Exec
 from aiodocker.stream import Stream as Hijacked
 
+from warmboot.docker.batches import let_more_come
 from warmboot.docker.errors import (
     Fault,
     any_fault,
@@ -237,6 +238,7 @@ class DockerClient:
             async for data in response.content.iter_any():
                 for piece in [(1, data)] if frames is None else frames.feed(data):
                     yield chunk_of(*piece)
+                await let_more_come(len(data))
 
     async def exec(self, container: str, spec: ExecSpec) -> AttachedSession | QuietSession:
         """Run a command in a running container."""

@@ -10,8 +10,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import aiohttp
+from aiodocker.stream import Message
 from aiodocker.stream import Stream as Hijacked
 
+from warmboot.docker.batches import joined, let_more_come
 from warmboot.docker.errors import plain_reason
 from warmboot.docker.place import Place
 from warmboot.model.errors import WarmbootError
@@ -35,10 +37,23 @@ class AttachedSession:
 
     async def __aiter__(self) -> AsyncIterator[LogChunk]:
         try:
-            while (message := await self.hijacked.read_out()) is not None:
-                yield chunk_of(message.stream, message.data)
+            while messages := await self._arrived():
+                for piece in joined(messages):
+                    yield chunk_of(*piece)
+                await let_more_come(sum(len(message.data) for message in messages))
         except (aiohttp.ClientError, OSError) as error:
             raise self._over("the session was interrupted", error) from error
+
+    async def _arrived(self) -> list[Message]:
+        """What is there, as soon as there is something; nothing at the end."""
+        first = await self.hijacked.read_out()
+        if first is None:
+            return []
+        messages = [first]
+        queue = self.hijacked._queue
+        while queue is not None and queue._buffer:  # the next read would not wait
+            messages.append(await queue.read())
+        return messages
 
     async def write(self, data: bytes) -> None:
         """What its process does not read, because it has ended or closed its input, is dropped."""
