@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -33,6 +34,7 @@ class Session:
         self._connection = connection
         self.exit_code: int | None = None
         self.ended = False
+        self._unread = False
 
     async def __aiter__(self) -> AsyncIterator[LogChunk]:
         """Raises what the server tells, ``Unavailable`` when the connection is lost."""
@@ -43,7 +45,8 @@ class Session:
                     continue
                 control = json.loads(received)
                 if control["type"] == "exit":
-                    self.exit_code, self.ended = control["exit_code"], True
+                    self.exit_code = control["exit_code"]
+                    self.ended = self._unread = True
                     return
                 if control["type"] == "error":
                     raise error_of(control)
@@ -61,10 +64,13 @@ class Session:
         await self._send(json.dumps({"type": "resize", "rows": rows, "columns": columns}))
 
     async def _send(self, frame: str | bytes) -> None:
+        if self._unread:
+            await asyncio.sleep(0)  # who writes without end gives others a turn
+            return
         try:
             await self._connection.send(frame)
-        except ConnectionClosedOK:
-            return  # its process has ended
+        except ConnectionClosedOK:  # its process has ended
+            self._unread = True
         except ConnectionClosed as error:
             raise _lost() from error
 
@@ -93,6 +99,7 @@ async def open_session(
         "additional_headers": {"Authorization": f"Bearer {token}"} if token else {},
         "open_timeout": OPEN_TIMEOUT_S,
         "max_size": None,
+        "compression": None,  # it costs more than it saves on one machine
         # The pong would wait behind data that somebody is slow to take.
         "ping_interval": None,
         "proxy": None,

@@ -5,6 +5,7 @@ A session is iterated for its output, written to, resized, asked for the exit co
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ class AttachedSession:
     resized: Callable[[int, int], Awaitable[None]]
     ended: Callable[[], Awaitable[int | None]]
     held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    output_ended: bool = False
 
     async def __aiter__(self) -> AsyncIterator[LogChunk]:
         try:
@@ -48,6 +50,7 @@ class AttachedSession:
         """What is there, as soon as there is something; nothing at the end."""
         first = await self.hijacked.read_out()
         if first is None:
+            self.output_ended = True
             return []
         messages = [first]
         queue = self.hijacked._queue
@@ -63,10 +66,14 @@ class AttachedSession:
             await self.hijacked.write_in(data)
 
     async def write_eof(self) -> None:
-        response = self.hijacked._resp
-        transport = response.connection.transport if response and response.connection else None
+        transport = self._transport
         if transport is not None and transport.can_write_eof():
             transport.write_eof()
+
+    @property
+    def _transport(self) -> asyncio.Transport | None:
+        response = self.hijacked._resp
+        return response.connection.transport if response and response.connection else None
 
     async def resize(self, rows: int, columns: int) -> None:
         # A process that has just ended cannot be resized, and need not be.
@@ -78,6 +85,8 @@ class AttachedSession:
 
     async def close(self) -> None:
         self.held.close()
+        if self.output_ended and self._transport is not None:
+            self._transport.abort()  # nobody takes what input is still to be sent
         with contextlib.suppress(aiohttp.ClientError, OSError, AssertionError):
             await self.hijacked.close()
 

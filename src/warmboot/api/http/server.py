@@ -58,6 +58,7 @@ class HttpServer(uvicorn.Server):
                 # A pong waits behind data that somebody is slow to take, on either side. Who is
                 # gone without a word is noticed by TCP.
                 ws_ping_interval=None,
+                ws_per_message_deflate=False,
                 timeout_graceful_shutdown=graceful_shutdown_s,
             )
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 from collections.abc import Iterator
 
@@ -31,6 +32,18 @@ ANSWER_TIMEOUT_S = 60.0
 """How long Docker in a guest may take to say how a container is."""
 
 
+class GuestConnection(ResponseHandler):
+    """Tells a session that its output has ended, while its input still waits to be sent.
+
+    The library tells it when the connection is closed, which waits for that input to be taken.
+    """
+
+    def eof_received(self) -> None:
+        super().eof_received()
+        if self._payload_parser is not None:
+            self._payload_parser.feed_eof()
+
+
 class GuestConnector(aiohttp.BaseConnector):
     """Connections to one port of one guest."""
 
@@ -38,6 +51,7 @@ class GuestConnector(aiohttp.BaseConnector):
         self, address: GuestAddress, keep_alive_s: float, connect_timeout_s: float, limit: int
     ) -> None:
         super().__init__(keepalive_timeout=keep_alive_s, limit=limit)
+        self._connection = functools.partial(GuestConnection, loop=self._loop)
         self._address = address
         self._connect_timeout_s = connect_timeout_s
 
@@ -46,7 +60,7 @@ class GuestConnector(aiohttp.BaseConnector):
     ) -> ResponseHandler:
         try:
             connected = await open_guest_socket(self._address, self._connect_timeout_s)
-            _, protocol = await self._loop.create_connection(self._factory, sock=connected)
+            _, protocol = await self._loop.create_connection(self._connection, sock=connected)
         except NetworkError as error:
             why = ": ".join(part for part in (error.brief, error.details) if part)
             refused = ConnectionRefusedError(why)

@@ -1,0 +1,77 @@
+"""Streams of real containers: every byte as it was, and the end as the program ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+
+import pytest
+from tests.support.vms import PROBE, Site
+
+EVERY_BYTE = bytes((*range(1, 256), 0))
+OCTAL = "".join(f"\\{byte:03o}" for byte in EVERY_BYTE)
+MANY = f"i=0; while [ $i -lt 100 ]; do printf '{OCTAL}'; i=$((i+1)); done; exit 5"
+LIMIT_S = 300.0
+
+
+async def piped(site: Site, feed: str, *words: str) -> tuple[int | None, bytes, bytes]:
+    """``feed | warmboot words…``"""
+    reader, writer = os.pipe()
+    feeding = await asyncio.create_subprocess_exec(
+        "sh", "-c", feed, stdout=writer, stderr=asyncio.subprocess.DEVNULL
+    )
+    os.close(writer)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "warmboot.cli", *words),
+        env=site.environment,
+        stdin=reader,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(reader)
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), LIMIT_S)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await asyncio.wait_for(feeding.wait(), LIMIT_S)
+    return process.returncode, out, err
+
+
+@pytest.mark.timeout(900)
+async def test_every_byte_of_run_and_of_its_log_is_as_it_was(site: Site) -> None:
+    words = ("run", "--name", "c", PROBE, "sh", "-c", MANY)
+    assert await piped(site, "true", *words) == (5, EVERY_BYTE * 100, b"")
+    code, logged, _ = await piped(site, "true", "logs", "c")
+    assert (code, logged.removesuffix(b"\n")) == (0, EVERY_BYTE * 100)
+
+
+@pytest.mark.timeout(900)
+async def test_a_program_that_ends_at_once_ends_run_i(site: Site) -> None:
+    words = ("run", "-i", "--rm", PROBE, "sh", "-c", "echo hi; exit 7")
+    assert await piped(site, "exec sleep 20", *words) == (7, b"hi\n", b"")
+    echoed = await piped(site, f"printf '{OCTAL}'", "run", "-i", "--rm", PROBE, "cat")
+    assert echoed == (0, EVERY_BYTE, b"")
+    async with site.client() as client:
+        assert await client.containers.list(all_states=True) == []
+
+
+@pytest.mark.timeout(900)
+async def test_input_that_nobody_reads_is_no_error(site: Site) -> None:
+    await site.run("c", PROBE, "sleep", "1000")
+    begun = time.monotonic()
+    assert await piped(site, "yes", "exec", "-i", "c", "head", "-n", "1") == (0, b"y\n", b"")
+    words = ("exec", "-i", "c", "sh", "-c", "echo out; exit 3")
+    assert await piped(site, "head -c 200M /dev/zero", *words) == (3, b"out\n", b"")
+    print(f"both took {time.monotonic() - begun:.1f} s")
+
+
+@pytest.mark.timeout(900)
+async def test_a_program_that_is_not_there_is_127_and_leaves_nothing(site: Site) -> None:
+    code, out, err = await piped(site, "true", "run", "--name", "c", PROBE, "/no/such/program")
+    assert (code, out) == (127, b"")
+    assert b"no program '/no/such/program'" in err
+    async with site.client() as client:
+        assert await client.containers.list(all_states=True) == []
