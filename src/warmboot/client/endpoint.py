@@ -79,7 +79,8 @@ class Endpoint:
 
 def _port() -> int:
     given = os.environ.get("MANAGER_PORT", "")
-    return int(given) if given.isdigit() and int(given) else DEFAULT_PORT
+    is_number = given.isascii() and given.isdigit() and len(given) <= 5
+    return int(given) if is_number and int(given) else DEFAULT_PORT
 
 
 def _is_socket(path: Path) -> bool:

@@ -27,4 +27,4 @@ def loopback_port(reference: str) -> int | None:
     registry, slash, _ = reference.partition("/")
     name, _, port = registry.rpartition(":")
     local = name == "localhost" or name.startswith("127.")
-    return int(port) if slash and local and port.isdigit() else None
+    return int(port) if slash and local and port.isascii() and port.isdigit() else None

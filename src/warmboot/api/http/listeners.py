@@ -49,7 +49,7 @@ def gid_of(group: str) -> int | None:
     if not group or (group == DEFAULT_GROUP and os.geteuid() != 0):
         return None
     try:
-        return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+        return int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
     except KeyError as error:
         if group == DEFAULT_GROUP:
             return None

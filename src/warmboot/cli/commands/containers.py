@@ -129,7 +129,7 @@ def logs(
             raise usage("it cannot be combined with another option", "--boot")
         drive(_show_boot_log(ref))
         return
-    if tail != "all" and not (tail.isascii() and tail.isdigit()):
+    if tail != "all" and not (tail.isascii() and tail.isdigit() and len(tail) < 19):
         raise usage("it takes a number, or all", "--tail")
     lines = None if tail == "all" else int(tail)
     try:
