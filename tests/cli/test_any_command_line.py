@@ -121,6 +121,43 @@ def test_any_address(cli: Cli, name: str, value: str) -> None:
     assert done.returncode == 0 or done.stderr.startswith("error: ")
 
 
+@pytest.mark.parametrize("number", ["inf", "nan", "1e309", "1e300", "-1", "²", "٣", "9" * 5000])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "-d", "busybox", "--cpus"],
+        ["run", "-d", "busybox", "--memory"],
+        ["run", "-d", "busybox", "-p"],
+        ["snapshot", "create", "--cpus"],
+        ["worker", "run", "busybox", "--idle"],
+        ["worker", "run", "busybox", "--every"],
+        ["logs", "c", "--tail"],
+        ["logs", "c", "--since"],
+    ],
+)
+def test_any_number_is_taken_or_refused(cli: Cli, words: list[str], number: str) -> None:
+    *command, option = words
+    image = command.pop() if command[-1] == "busybox" else None
+    done = cli(*command, option, number, *([image] if image else []))
+    assert done.returncode == 0 or done.stderr
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", "a" * 5000])
+@pytest.mark.parametrize("words", [["inspect"], ["attach"], ["worker", "show"], ["start"]])
+def test_any_name_is_one_of_nobody(cli: Cli, words: list[str], name: str) -> None:
+    done = cli(*words, name)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("name", ["", ".", "/", "a" * 5000])
+def test_any_name_of_a_file_is_taken_or_refused(cli: Cli, name: str) -> None:
+    for words in (["run", "--archive", name, "i"], ["worker", "export", "w", "k", name]):
+        done = cli(*words)
+        assert done.returncode in (1, 125)
+        assert done.stderr.startswith("error: ")
+
+
 @once
 @given(words=st.lists(texts(), max_size=4))
 def test_words_of_no_command(cli: Cli, words: list[str]) -> None:

@@ -92,6 +92,16 @@ async def test_a_program_that_ends_at_once_ends_run_i_though_its_input_stays_ope
     assert await desk.names() == []
 
 
+@pytest.mark.parametrize("way", [[], ["-i"]])
+async def test_a_program_that_is_not_there_is_told_and_nothing_is_left(
+    desk: Desk, way: list[str]
+) -> None:
+    code, out, err = await end_of(await desk.begin("run", *way, "--cold", "busybox", "missing"))
+    assert (code, out) == (127, b"")
+    assert b"no program 'missing'" in err
+    assert await desk.names() == []
+
+
 async def test_attaching_ends_with_a_program_that_ends_meanwhile(desk: Desk) -> None:
     """Docker lets anybody attach to what has ended, and says nothing then."""
     await desk.type("run", "-d", "-i", "--name", "c", "busybox", "sh", "-c", "echo hi; exit 7")

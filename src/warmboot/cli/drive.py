@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -62,6 +63,18 @@ def drive(work: Coroutine[Any, Any, T], exit_code: Callable[[WarmbootError], int
         # Whoever read our output has seen enough; keep the interpreter from flushing into it.
         drop_output()
         raise typer.Exit(0) from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        unusable = not_usable(error)
+        show_error(unusable)
+        raise typer.Exit(exit_code(unusable)) from None
+
+
+def not_usable(error: OSError) -> WarmbootError:
+    """A file that was named."""
+    shown = as_shown(os.fsdecode(error.filename))
+    return InvalidRequest(f"'{shown}' cannot be used", details=error.strerror or str(error))
 
 
 def not_text(error: UnicodeEncodeError) -> WarmbootError:

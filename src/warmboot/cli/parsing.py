@@ -33,6 +33,8 @@ def parse_memory(text: str) -> int:
     size_bytes = float(match[1]) * _SIZES[match[2].lower()]
     if size_bytes < MIB:
         raise ValueError(f"{text!r} is less than 1 MiB; write for example 512m or 1g")
+    if size_bytes >= 1 << 60:
+        raise ValueError(f"{text!r} is more than a machine has; write for example 512m or 1g")
     memory_mib = round(size_bytes / MIB)
     return memory_mib + memory_mib % 2
 
@@ -43,7 +45,7 @@ def parse_cpus(text: str) -> int:
         cpus = float(text)
     except ValueError:
         raise ValueError(f"{text!r} is not a number of CPUs") from None
-    if cpus != int(cpus) or cpus < 1:
+    if not cpus.is_integer() or cpus < 1:
         raise ValueError(
             f"{text} CPUs are not possible: a container has its own VM, and a VM has whole "
             "CPUs; use --cpus 1, 2, …"
@@ -103,10 +105,10 @@ def _port(text: str, whole: str, lowest: int = 1) -> int:
 
 def parse_moment(text: str, now: datetime | None = None) -> datetime:
     """``10m`` or ``1h30m`` ago, seconds since 1970, or a date and time (ours, without a zone)."""
-    if match := _AGO.fullmatch(text):
-        parts = {unit: float(number or 0) for unit, number in match.groupdict().items()}
-        return (now or datetime.now(UTC)) - timedelta(**parts)
     try:
+        if match := _AGO.fullmatch(text):
+            parts = {unit: float(number or 0) for unit, number in match.groupdict().items()}
+            return (now or datetime.now(UTC)) - timedelta(**parts)
         if _SECONDS.fullmatch(text):
             return datetime.fromtimestamp(float(text), UTC)
         return datetime.fromisoformat(text).astimezone()

@@ -38,7 +38,7 @@ def decoded(tp: type[T], answer: Any) -> T:
 
 def item(tp: type[T], answer: Mapping[str, Any]) -> T:
     """Of ``{"item": …}``."""
-    return decoded(tp, answer["item"])
+    return decoded(tp, answer.get("item"))
 
 
 def items(tp: type[T], answer: Mapping[str, Any]) -> list[T]:

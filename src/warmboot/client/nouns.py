@@ -9,9 +9,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from warmboot.client.decode import decoded, item, items
+from warmboot.client.path_segment import segment
 from warmboot.client.results import (
     Check,
     Container,
@@ -67,11 +67,11 @@ class RuntimeImages:
         return items(RuntimeImage, await self._link.get("/v1/runtime-images"))
 
     async def get(self, image_id: str) -> RuntimeImage:
-        path = f"/v1/runtime-images/{quote(image_id, safe='')}"
+        path = f"/v1/runtime-images/{segment(image_id)}"
         return item(RuntimeImage, await self._link.get(path))
 
     async def delete(self, image_id: str) -> None:
-        await self._link.delete(f"/v1/runtime-images/{quote(image_id, safe='')}")
+        await self._link.delete(f"/v1/runtime-images/{segment(image_id)}")
 
 
 class RuntimeSnapshots:
@@ -92,31 +92,31 @@ class RuntimeSnapshots:
         return items(RuntimeSnapshot, await self._link.get("/v1/runtime-snapshots", params))
 
     async def get(self, snapshot_id: str) -> RuntimeSnapshot:
-        path = f"/v1/runtime-snapshots/{quote(snapshot_id, safe='')}"
+        path = f"/v1/runtime-snapshots/{segment(snapshot_id)}"
         return item(RuntimeSnapshot, await self._link.get(path))
 
     async def change(
         self, snapshot_id: str, *, weight: float | None = None, pinned: bool | None = None
     ) -> RuntimeSnapshot:
         """Set how often it is chosen among its versions, or whether it may be collected."""
-        path = f"/v1/runtime-snapshots/{quote(snapshot_id, safe='')}"
+        path = f"/v1/runtime-snapshots/{segment(snapshot_id)}"
         body = _given(weight=weight, pinned=pinned)
         return item(RuntimeSnapshot, await self._link.patch(path, body))
 
     async def delete(self, snapshot_id: str) -> None:
-        await self._link.delete(f"/v1/runtime-snapshots/{quote(snapshot_id, safe='')}")
+        await self._link.delete(f"/v1/runtime-snapshots/{segment(snapshot_id)}")
 
     async def compress(self, snapshot_id: str) -> None:
         """Begin to store its memory compressed; events tell how it went."""
-        await self._link.post(f"/v1/runtime-snapshots/{quote(snapshot_id, safe='')}/compress")
+        await self._link.post(f"/v1/runtime-snapshots/{segment(snapshot_id)}/compress")
 
     async def unpack(self, snapshot_id: str) -> None:
         """Begin to store its memory plain again."""
-        await self._link.post(f"/v1/runtime-snapshots/{quote(snapshot_id, safe='')}/unpack")
+        await self._link.post(f"/v1/runtime-snapshots/{segment(snapshot_id)}/unpack")
 
     async def rebuild(self, snapshot_id: str) -> str:
         """Begin to build its successor; the new id."""
-        path = f"/v1/runtime-snapshots/{quote(snapshot_id, safe='')}/rebuild"
+        path = f"/v1/runtime-snapshots/{segment(snapshot_id)}/rebuild"
         return str((await self._link.post(path))["id"])
 
 
@@ -126,7 +126,7 @@ class Containers:
 
     @staticmethod
     def _path(ref: str, what: str = "") -> str:
-        return f"/v1/containers/{quote(ref, safe='')}" + (f"/{what}" if what else "")
+        return f"/v1/containers/{segment(ref)}" + (f"/{what}" if what else "")
 
     async def create(self, *, image: str, **fields: Any) -> str:
         """Create and start a container; its id. ``fields`` as in POST /v1/containers."""

@@ -9,13 +9,13 @@ import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from warmboot.client.decode import item, items
 from warmboot.client.nouns import file_chunks
+from warmboot.client.path_segment import segment
 from warmboot.client.transport import Transport
 from warmboot.client.worker_results import Checkpoint, Worker
-from warmboot.model.errors import DiskFull
+from warmboot.model.errors import DiskFull, InvalidRequest
 
 WORK_TIMEOUT_S = 1800.0
 """A pause or resume of gigabytes takes its time."""
@@ -31,7 +31,7 @@ class Workers:
 
     @staticmethod
     def _path(ref: str, *what: str) -> str:
-        return "/".join(["/v1/workers", *(quote(part, safe="") for part in (ref, *what))])
+        return "/".join(["/v1/workers", *(segment(part) for part in (ref, *what))])
 
     async def create(self, *, image: str, **fields: Any) -> str:
         """Create and start a worker; its id. ``fields`` as in POST /v1/workers."""
@@ -122,6 +122,10 @@ class Workers:
 
         ``DiskFull`` when it cannot be written there.
         """
+        if not destination.name:
+            raise InvalidRequest(
+                f"{destination} is a folder", resolution="name the file that is to be written"
+            )
         partial = destination.with_name(f".{destination.name}.{os.getpid()}")
         path, received = self._path(ref, "checkpoints", name, "export"), 0
         try:
@@ -148,7 +152,7 @@ class Workers:
     ) -> Checkpoint:
         """Bring an archive into a worker that was created with ``start=False``."""
         size_bytes = (await asyncio.to_thread(source.stat)).st_size
-        path = f"{self._path(ref, 'checkpoints', 'import')}?name={quote(name, safe='')}"
+        path = f"{self._path(ref, 'checkpoints', 'import')}?name={segment(name)}"
         answer = await self._link.upload(path, file_chunks(source, progress), size_bytes)
         return item(Checkpoint, answer)
 

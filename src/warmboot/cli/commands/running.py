@@ -83,14 +83,14 @@ class Run:
                         note(f"leaving {container.name}, which is being stopped")
                     return interrupted
                 except WarmbootError as error:
-                    with contextlib.suppress(WarmbootError):
-                        container = await client.containers.wait(container.id, "running")
-                    if container.state == "failed" and container.started_at is None:
-                        raise await self._failed(client, container) from error
+                    if (unstarted := await self._unstarted(client)) is not None:
+                        raise unstarted from error
                     # What still runs goes on, and the manager removes it when it has ended.
                     if rm:
                         await self._remove(client, force=False)
                     raise
+                if (unstarted := await self._unstarted(client)) is not None:
+                    raise unstarted
                 if rm:
                     await self._remove(client)
                 return code
@@ -142,6 +142,15 @@ class Run:
                 raise
             await self._remove(client)
             raise typer.Exit(interrupted) from None
+
+    async def _unstarted(self, client: Client) -> WarmbootError | None:
+        """Why it could not be started, if that is what its session ended with."""
+        assert self._container_id is not None
+        with contextlib.suppress(WarmbootError):  # what cannot be asked is not told
+            container = await client.containers.wait(self._container_id, "running")
+            if container.state == "failed" and container.started_at is None:
+                return await self._failed(client, container)
+        return None
 
     async def _failed(self, client: Client, container: Container) -> WarmbootError:
         """Why it could not be started; nothing of it is left, unless it is to be kept."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from warmboot.client import Client
     from warmboot.client.worker_results import Checkpoint, Worker
 
+LONGEST_PERIOD_S = 366 * 86_400
+
 app = typer.Typer(
     no_args_is_help=True, help="Manage workers: containers that are paused with their memory."
 )
@@ -79,10 +81,12 @@ def run(
         list[str] | None, typer.Option("--label", "-l", help="label", metavar="K=V")
     ] = None,
     idle: Annotated[
-        float | None, typer.Option(help="pause after this many idle seconds", min=1)
+        float | None,
+        typer.Option(help="pause after this many idle seconds", min=1, max=LONGEST_PERIOD_S),
     ] = None,
     every: Annotated[
-        float | None, typer.Option(help="seconds between automatic checkpoints", min=1)
+        float | None,
+        typer.Option(help="seconds between automatic checkpoints", min=1, max=LONGEST_PERIOD_S),
     ] = None,
     keep: Annotated[int, typer.Option(help="number of automatic checkpoints to keep", min=1)] = 3,
     pause_at_shutdown: Annotated[

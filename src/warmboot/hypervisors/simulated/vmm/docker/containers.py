@@ -124,6 +124,7 @@ class Containers:
                 f"failed to create task for container: OCI runtime create failed: {why}: unknown"
             )
             record["state"] |= {"ExitCode": code, "Error": message}
+            self._attached.end(record["id"])  # Docker tells the code to who is attached
             raise HttpError(400, message)
         record["program"] = programs.compile_command(command)
         record["ignored"] = []
@@ -187,7 +188,7 @@ class Containers:
         self._emit(record, "rename")
 
     async def wait_exit(self, record: Record, condition: str) -> int:
-        exits = record["exits"] + (condition == "next-exit" or not record["runs"])
+        exits = record["exits"] + (condition == "next-exit")
         while (
             record["state"]["Running"]
             or record["exits"] < exits
