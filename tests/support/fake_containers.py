@@ -149,7 +149,8 @@ class FakeContainers:
             await first.before_start("vm", "container")
         if spec.command and spec.command[0] == "missing":
             for session in self._attached(container_id):
-                session.end(None)
+                session.end(127)
+            await asyncio.sleep(0.05)  # the session ends before its VM is given back
             refused = CommandNotFound("the image has no program 'missing'", details="exec: …")
             await self._set(container_id, S.FAILED, error=refused.as_dict(), finished_at=now())
             return
