@@ -9,13 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.support.desks import Desk, desks
-
-from warmboot.client import Session
+from tests.support.session_streams import PAUSES, PIECES, printed, read, write, write_for_ever
 
 pytestmark = pytest.mark.slow
 
 LIMIT_S = 60.0
-ENDLESS = bytes(64 << 10)
 
 
 @pytest.fixture
@@ -26,37 +24,11 @@ async def desk() -> AsyncIterator[Desk]:
         yield one
 
 
-PIECES = st.lists(st.binary(min_size=1, max_size=200) | st.just(bytes(40_000)), max_size=8)
-PAUSES = st.lists(st.sampled_from([0.0, 0.0, 0.002, 0.02]), min_size=1, max_size=5)
-
 once = settings(
     deadline=None,
     max_examples=40,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-
-
-async def read(session: Session, pauses: list[float]) -> bytes:
-    """All of its output, by a reader that is as slow as it likes."""
-    output, number = b"", 0
-    async for chunk in session:
-        assert chunk.stream == "stdout"
-        output += chunk.data
-        await asyncio.sleep(pauses[number % len(pauses)])
-        number += 1
-    return output
-
-
-async def write(session: Session, pieces: list[bytes], pauses: list[float]) -> None:
-    for number, piece in enumerate(pieces):
-        await session.write(piece)
-        await asyncio.sleep(pauses[number % len(pauses)])
-    await session.write_eof()
-
-
-async def write_for_ever(session: Session) -> None:
-    while True:
-        await session.write(ENDLESS)
 
 
 @once
@@ -75,8 +47,7 @@ async def test_what_goes_in_comes_out_whoever_is_slow(
 async def test_the_program_s_end_is_the_session_s_whatever_is_still_sent(
     desk: Desk, data: bytes, code: int, reads: list[float], endless: bool
 ) -> None:
-    octal = "".join(f"\\{byte:03o}" for byte in data)
-    command = ["sh", "-c", f"printf '{octal}'; exit {code}"]
+    command = ["sh", "-c", f"{printed(data)}; exit {code}"]
     async with asyncio.timeout(LIMIT_S), desk.client.containers.exec("c", command, stdin=True) as s:
         writing = asyncio.create_task(write_for_ever(s) if endless else asyncio.sleep(0))
         assert await read(s, reads) == data
@@ -106,11 +77,10 @@ async def test_a_client_that_goes_leaves_no_session(
 async def test_one_that_is_attached_first_misses_nothing(
     desk: Desk, data: bytes, code: int, late: bool
 ) -> None:
-    octal = "".join(f"\\{byte:03o}" for byte in data)
     containers = desk.client.containers
     made = await containers.create(
         image="busybox",
-        command=["sh", "-c", f"printf '{octal}'; exit {code}"],
+        command=["sh", "-c", f"{printed(data)}; exit {code}"],
         boot="cold",
         attach=True,
         auto_remove=True,

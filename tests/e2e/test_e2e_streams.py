@@ -6,14 +6,22 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.support.session_streams import PAUSES, PIECES, printed, read, write, write_for_ever
 from tests.support.vms import PROBE, Site
+
+from warmboot.client import Client
 
 EVERY_BYTE = bytes((*range(1, 256), 0))
 OCTAL = "".join(f"\\{byte:03o}" for byte in EVERY_BYTE)
 MANY = f"i=0; while [ $i -lt 100 ]; do printf '{OCTAL}'; i=$((i+1)); done; exit 5"
 LIMIT_S = 300.0
+
+Case = Callable[[Client, list[bytes], list[float]], Awaitable[None]]
 
 
 async def piped(site: Site, feed: str, *words: str) -> tuple[int | None, bytes, bytes]:
@@ -76,3 +84,59 @@ async def test_a_program_that_is_not_there_is_127_and_leaves_nothing(site: Site)
     assert b"no program '/no/such/program'" in err
     async with site.client() as client:
         assert await client.containers.list(all_states=True) == []
+
+
+@pytest.fixture
+async def busy(site: Site) -> AsyncIterator[Client]:
+    """With a container ``c`` to run commands in."""
+    await site.run("c", PROBE, "sleep", "1000")
+    async with site.client() as client:
+        yield client
+
+
+async def reads_all(client: Client, pieces: list[bytes], pauses: list[float]) -> None:
+    async with client.containers.exec("c", ["cat"], stdin=True) as s:
+        output, _ = await asyncio.gather(read(s, pauses), write(s, pieces, pauses))
+        assert (output, s.exit_code) == (b"".join(pieces), 0)
+
+
+async def ends_first(client: Client, pieces: list[bytes], pauses: list[float]) -> None:
+    data = b"".join(pieces)[:1000]
+    command = ["sh", "-c", f"{printed(data)}; exit {len(pieces)}"]
+    async with client.containers.exec("c", command, stdin=True) as s:
+        writing = asyncio.create_task(write_for_ever(s))
+        assert (await read(s, pauses), s.exit_code) == (data, len(pieces))
+        writing.cancel()
+        await asyncio.wait({writing})
+
+
+async def goes_before_the_end(client: Client, pieces: list[bytes], pauses: list[float]) -> None:
+    command = ["sh", "-c", "while echo y; do :; done"]
+    async with client.containers.exec("c", command, stdin=True) as s:
+        output = aiter(s)
+        for _ in pieces[:3]:
+            assert set((await anext(output)).data) <= set(b"y\n")
+
+
+@settings(
+    deadline=None,
+    derandomize=True,
+    max_examples=3,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    cases=st.permutations([reads_all, ends_first, goes_before_the_end]),
+    pieces=st.lists(PIECES, min_size=3, max_size=3),
+    pauses=PAUSES,
+)
+@pytest.mark.timeout(900)
+async def test_any_bytes_in_any_pieces_and_any_order_of_ends(
+    busy: Client, cases: list[Case], pieces: list[list[bytes]], pauses: list[float]
+) -> None:
+    """At the same time in one container, so that it takes seconds."""
+    async with asyncio.timeout(LIMIT_S):
+        await asyncio.gather(
+            *(case(busy, these, pauses) for case, these in zip(cases, pieces, strict=True))
+        )
+        async with busy.containers.exec("c", ["echo", "hi"]) as session:
+            assert await read(session, [0.0]) == b"hi\n"
