@@ -133,12 +133,12 @@ async def test_another_content_type_is_refused(http: httpx.AsyncClient) -> None:
     assert (answer.status_code, answer.json()["code"]) == (415, "wrong-media-type")
 
 
-async def test_a_body_over_one_mebibyte_is_refused(http: httpx.AsyncClient) -> None:
-    declared = await http.post("/v1/containers", json={"image": "x" * 2**20})
+async def test_a_body_over_four_mebibytes_is_refused(http: httpx.AsyncClient) -> None:
+    declared = await http.post("/v1/containers", json={"image": "x" * 2**22})
     assert declared.status_code == 413
 
     async def chunks() -> AsyncIterator[bytes]:
-        for _ in range(20):
+        for _ in range(50):
             yield b"x" * 100_000
 
     streamed = await http.post("/v1/containers", content=chunks())

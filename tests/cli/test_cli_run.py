@@ -44,7 +44,7 @@ def test_run_passes_on_all_it_was_given(cli: Cli, served: Served, tmp_path: Path
     assert done.returncode == 0, done.stderr
     (container,) = served.fakes.containers.rows.values()
     spec = container.spec
-    assert spec.environment == {"FROM_FILE": "1", "A": "b=c", "HERE": "here"}
+    assert spec.environment == {"FROM_FILE": "1", "A": "b=c", "HERE": "here", "GONE": None}
     assert spec.entrypoint == ("/bin/x",)
     assert spec.command is None
     assert str(spec.shape) == "1 vCPU, 512 MiB"

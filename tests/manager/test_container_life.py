@@ -243,3 +243,11 @@ async def test_a_wait_ends_when_its_time_is_over(manager: Manager) -> None:
     with pytest.raises(WarmbootError):
         await manager.containers.wait("nobody", Until.RUNNING, 0.1)
     await manager.containers.delete("web", force=True)
+
+
+async def test_its_programs_may_open_as_many_files_as_under_systemd(manager: Manager) -> None:
+    container = await manager.run("web")
+    assert container.vm_id is not None
+    described = await manager.host.vms.link(container.vm_id).docker.description("warmboot")
+    (limit,) = described["HostConfig"]["Ulimits"]
+    assert (limit["Name"], limit["Soft"], limit["Hard"]) == ("nofile", 1024, 524_288)

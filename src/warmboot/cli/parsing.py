@@ -5,10 +5,11 @@ All raise ``ValueError`` with a sentence that says what would be right.
 
 from __future__ import annotations
 
+import codecs
 import ipaddress
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ _AGO = re.compile(
     r"((?P<seconds>\d+(\.\d+)?)s)?((?P<milliseconds>\d+)ms)?"
 )
 _SECONDS = re.compile(r"\d+(\.\d+)?")
+_LEADING = " \t\v\f\r\x85\xa0"
+"""What may stand before a name in a file: what Go takes for white space."""
+
 MIB = 2**20
 
 
@@ -118,29 +122,61 @@ def parse_moment(text: str, now: datetime | None = None) -> datetime:
         ) from None
 
 
-def parse_environment(entries: Iterable[str], files: Iterable[Path]) -> dict[str, str]:
-    """Files first, then ``K=V``; a bare ``K`` takes its value from here, or is left out."""
-    environment: dict[str, str] = {}
-    lines = [line for file in files for line in _env_lines(file)]
-    for entry in [*lines, *entries]:
+def parse_environment(entries: Iterable[str], files: Iterable[Path]) -> dict[str, str | None]:
+    """Files first, then ``K=V``, as docker does: a bare ``K`` has the value that it has here.
+
+    One that has none here is taken away (``None``); in a file it means nothing.
+    """
+    environment: dict[str, str | None] = {}
+    for file in files:
+        for name, value in _env_lines(file):
+            if value is not None or name in os.environ:
+                environment[name] = _here(name) if value is None else value
+    for entry in entries:
         name, assigned, value = entry.partition("=")
         if not name:
             raise ValueError(f"{entry!r} has no name; write NAME=VALUE")
-        if assigned:
-            environment[name] = value
-        elif name in os.environ:
-            environment[name] = os.environ[name]
-            if not is_text(environment[name]):
-                raise ValueError(f"the value that {name} has here is not UTF-8 text")
+        environment[name] = value if assigned else _here(name)
     return environment
 
 
-def _env_lines(file: Path) -> list[str]:
+def _here(name: str) -> str | None:
+    """What a variable has in our own environment; raises ``ValueError`` where that is no text."""
+    value = os.environ.get(name)
+    if value is not None and not is_text(value):
+        raise ValueError(f"the value that {name} has here is not UTF-8 text")
+    return value
+
+
+def parse_labels(entries: Iterable[str]) -> dict[str, str]:
+    """``K=V``; a bare ``K`` is a label without a value."""
+    pairs = (entry.partition("=") for entry in entries)
+    return {name: value for name, _, value in pairs}
+
+
+def _env_lines(file: Path) -> Iterator[tuple[str, str | None]]:
+    """Names and values; ``None`` where a line is only a name."""
     try:
-        text = file.read_text(encoding="utf-8")
+        content = file.read_bytes()
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError:
-        raise ValueError(f"{file} is not UTF-8 text") from None
-    lines = (line.lstrip() for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
+    # Only a line feed ends a line: splitlines() knows of ten other characters.
+    for number, raw in enumerate(content.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
+        try:
+            line = raw.removesuffix(b"\r").decode().lstrip(_LEADING)
+            if line and not line.startswith("#"):
+                yield _env_line(line)
+        except ValueError as error:
+            why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
+            raise ValueError(f"{file}, line {number}: {why}") from None
+
+
+def _env_line(line: str) -> tuple[str, str | None]:
+    name, assigned, value = line.partition("=")
+    if not name:
+        raise ValueError("there is no name before the '='; write NAME=VALUE")
+    if "\0" in line:
+        raise ValueError("there is a NUL character in it")
+    if " " in name or "\t" in name:
+        raise ValueError(f"there is a blank in the name {name!r}; write NAME=VALUE")
+    return name, value if assigned else None

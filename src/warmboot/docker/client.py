@@ -34,6 +34,7 @@ from warmboot.docker.requests import Requests, nobody_asks
 from warmboot.docker.sessions import AttachedSession, QuietSession, chunk_of
 from warmboot.model.container import ContainerSpec
 from warmboot.model.conventions.multiplexed import Demultiplexer
+from warmboot.model.conventions.program_start import assignments
 from warmboot.model.errors import ImageNotFound, NotFound, RegistryUnavailable, WarmbootError
 from warmboot.model.sessions import ExecSpec, LogChunk
 from warmboot.model.worker import WorkerSpec
@@ -83,6 +84,12 @@ class DockerClient:
         """The image's id: ``sha256:`` of its configuration, the same on every machine."""
         found = await self._ask.json(f"looking for {reference}", f"GET images/{reference}/json")
         return str(found["Id"])
+
+    async def image_environment(self, reference: str) -> list[str]:
+        """What the image's own environment is."""
+        doing = f"asking for the environment of {reference}"
+        found = await self._ask.json(doing, f"GET images/{reference}/json")
+        return list((found.get("Config") or {}).get("Env") or [])
 
     async def has_image(self, reference: str) -> bool:
         with contextlib.suppress(ImageNotFound, NotFound):
@@ -310,7 +317,7 @@ def config_of(
     """What a container is created with, wherever it runs; its spec's own environment wins."""
     config: dict[str, Any] = {
         "Image": spec.image,
-        "Env": [f"{name}={value}" for name, value in {**environment, **spec.environment}.items()],
+        "Env": assignments({**environment, **spec.environment}),
         "Labels": dict(spec.labels),
         "Tty": spec.tty,
         "HostConfig": dict(host_config),

@@ -121,7 +121,8 @@ class ContainerSpec:
 
     ``image`` is a reference (``redis:7``, ``localhost:5000/app``) or, with ``archive``, the name
     that the archive's image gets. ``archive`` is the id of an uploaded archive. ``shape`` is
-    ``None`` for the default one. ``command`` and ``entrypoint`` as in Docker; what is empty or
+    ``None`` for the default one. ``command`` and ``entrypoint`` as in Docker; a variable that is
+    ``None`` in ``environment`` is taken away from the image's. What is empty or
     ``None`` of ``user``, ``working_dir`` and ``stop_signal`` is the image's own, of ``hostname``
     the name's, of ``stop_timeout_s`` the default.
     """
@@ -130,7 +131,7 @@ class ContainerSpec:
     image: str
     command: tuple[str, ...] | None = None
     entrypoint: tuple[str, ...] | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str | None] = field(default_factory=dict)
     ports: tuple[PortMapping, ...] = ()
     shape: Shape | None = None
     boot: BootPolicy = BootPolicy.AUTO

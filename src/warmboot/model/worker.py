@@ -147,7 +147,7 @@ class WorkerSpec:
     image: str
     command: tuple[str, ...] | None = None
     entrypoint: tuple[str, ...] | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str | None] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
     network: str = HOST_NETWORK
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -168,7 +168,7 @@ class WorkerSpec:
                 resolution="give a reference like app:1",
             )
         for key, value in self.environment.items():
-            if not key or "=" in key or "\0" in key + value:
+            if not key or "=" in key or "\0" in key + (value or ""):
                 raise InvalidRequest(
                     f"{key!r} cannot be an environment variable",
                     resolution="use a name without '=' and no null characters",

@@ -14,7 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from warmboot.api.problems import MalformedRequest, TooLarge, TooSlow, WrongMediaType, problem_of
 from warmboot.model.errors import WarmbootError
 
-MAX_BODY_BYTES = 1024 * 1024
+MAX_BODY_BYTES = 4 * 1024 * 1024
+"""As much as the largest command and environment (``program_start``) can take as JSON."""
+
 BODY_TIMEOUT_S = 60.0
 _STREAMED = re.compile(r"/v1/archives|/v1/workers/[^/]+/checkpoints/import")
 

@@ -27,6 +27,7 @@ from warmboot.api.problems import clean, status_of
 from warmboot.api.schemas.requests import ResizeIn, StartIn
 from warmboot.api.streams import STREAM_TAGS
 from warmboot.manager.ports import Session
+from warmboot.model.conventions.program_start import check_size
 from warmboot.model.errors import InvalidRequest, WarmbootError
 from warmboot.model.sessions import ExecSpec
 from warmboot.system.concurrency import race
@@ -49,6 +50,7 @@ async def receive_start(ws: WebSocket) -> tuple[ExecSpec, ResizeIn | None]:
             resolution='send {"type": "start", "command": […]} first',
         ) from error
     start = _validated(StartIn, control)
+    check_size(start.command, start.environment)
     spec = ExecSpec(
         command=tuple(start.command),
         tty=start.tty,

@@ -67,7 +67,7 @@ class ContainerOut(Out):
     stages: list[StageOut]
     command: list[str] | None = _asked("command")
     entrypoint: list[str] | None = _asked("entrypoint")
-    environment: dict[str, str] = _asked("environment")
+    environment: dict[str, str | None] = _asked("environment")
     ports: list[PortOut]
     shape: ShapeOut
     requested_ports: list[PortOut] = _asked("ports")

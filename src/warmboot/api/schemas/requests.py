@@ -23,6 +23,7 @@ from pydantic import (
 
 from warmboot.model.container import BootPolicy, ContainerSpec
 from warmboot.model.conventions.names import MAX_NAME_LENGTH, check_name, invent_name
+from warmboot.model.conventions.program_start import MAX_STRING_BYTES, assignments, check_size
 from warmboot.model.conventions.signals import SIGNAL_PATTERN, signal_name
 from warmboot.model.errors import InvalidName
 from warmboot.model.runtime_snapshot import MAX_WEIGHT
@@ -39,10 +40,12 @@ IMAGE_PATTERN = (
     r"(:[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$"
 )
 _IMAGE = re.compile(IMAGE_PATTERN.removeprefix("^").removesuffix("$"))
-ENV_NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_.-]*$"
+ENV_NAME_PATTERN = r"^[^=\x00]+$"
 NO_NUL_PATTERN = r"^[^\x00]*$"
 LABEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_./-]*$"
 MAX_STOP_TIMEOUT_S = 3600
+MAX_WORDS = 100_000
+"""Of a command or an environment; how large they may be together, ``program_start`` says."""
 
 
 def _checked_name(name: str) -> str:
@@ -76,13 +79,21 @@ Name = Annotated[
     Field(min_length=1, max_length=MAX_NAME_LENGTH, json_schema_extra={"pattern": NAME_PATTERN}),
     AfterValidator(_checked_name),
 ]
-Text = Annotated[str, Field(max_length=131_072, pattern=NO_NUL_PATTERN)]
+Text = Annotated[str, Field(max_length=MAX_STRING_BYTES, pattern=NO_NUL_PATTERN)]
 ImageReference = Annotated[
     str,
     Field(min_length=1, max_length=512, json_schema_extra={"pattern": IMAGE_PATTERN}),
     AfterValidator(_checked_image),
 ]
-EnvName = Annotated[str, Field(min_length=1, max_length=256, pattern=ENV_NAME_PATTERN)]
+EnvName = Annotated[str, Field(min_length=1, max_length=MAX_STRING_BYTES, pattern=ENV_NAME_PATTERN)]
+Environment = Annotated[
+    dict[EnvName, Text | None],
+    Field(
+        max_length=MAX_WORDS,
+        default_factory=dict,
+        description="null takes a variable of the image's away",
+    ),
+]
 UserName = Annotated[str, Field(max_length=256, pattern=NO_NUL_PATTERN)]
 HostName = Annotated[
     str,
@@ -98,7 +109,7 @@ Signal = Annotated[
 ]
 LabelName = Annotated[str, Field(min_length=1, max_length=256, pattern=LABEL_PATTERN)]
 LabelValue = Annotated[str, Field(max_length=4096, pattern=NO_NUL_PATTERN)]
-Words = Annotated[list[Text], Field(max_length=1024)]
+Words = Annotated[list[Text], Field(max_length=MAX_WORDS)]
 HostPath = Annotated[str, Field(min_length=1, max_length=4095, pattern=r"^/[^\x00]*$")]
 
 
@@ -223,7 +234,7 @@ class ContainerIn(Strict):
     name: Name | None = None
     command: Words | None = None
     entrypoint: Words | None = None
-    environment: Annotated[dict[EnvName, Text], Field(max_length=1024)] = {}
+    environment: Environment
     ports: Annotated[list[PortIn], Field(max_length=256)] = []
     shape: ShapeIn | None = None
     boot: BootPolicy = BootPolicy.AUTO
@@ -254,6 +265,7 @@ class ContainerIn(Strict):
         return self
 
     def to_model(self) -> ContainerSpec:
+        check_size([*(self.entrypoint or ()), *(self.command or ())], assignments(self.environment))
         return self.to(
             ContainerSpec,
             name=self.name or invent_name(),
@@ -262,7 +274,7 @@ class ContainerIn(Strict):
 
 
 EnvAssignment = Annotated[
-    str, Field(max_length=131_072, pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*=[^\x00]*$")
+    str, Field(max_length=MAX_STRING_BYTES, pattern=r"^[^=\x00]+(=[^\x00]*)?$")
 ]
 
 
@@ -278,11 +290,14 @@ class StartIn(Strict):
     """The first frame of an exec session."""
 
     type: Literal["start"]
-    command: Annotated[list[Text], Field(min_length=1, max_length=1024)]
+    command: Annotated[list[Text], Field(min_length=1, max_length=MAX_WORDS)]
     tty: StrictBool = False
     stdin: StrictBool = False
     detach: StrictBool = False
-    environment: Annotated[list[EnvAssignment], Field(max_length=1024)] = []
+    environment: Annotated[
+        list[EnvAssignment],
+        Field(max_length=MAX_WORDS, description="NAME=value; NAME alone takes it away"),
+    ] = []
     user: UserName = ""
     working_dir: Annotated[str, Field(max_length=4095, pattern=r"^[^\x00]*$")] = ""
     rows: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None

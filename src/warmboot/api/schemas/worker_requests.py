@@ -8,17 +8,17 @@ from pydantic import AfterValidator, Field, StrictBool, StrictInt
 
 from warmboot.api.schemas.requests import (
     NAME_PATTERN,
-    EnvName,
+    Environment,
     HostPath,
     ImageReference,
     LabelName,
     LabelValue,
     Strict,
-    Text,
     Words,
 )
 from warmboot.model.checkpoint import check_checkpoint_name
 from warmboot.model.conventions.names import MAX_NAME_LENGTH, invent_name
+from warmboot.model.conventions.program_start import assignments, check_size
 from warmboot.model.errors import InvalidName, InvalidRequest
 from warmboot.model.worker import HOST_NETWORK, MAX_PORT, Mount, WorkerSpec
 
@@ -90,7 +90,7 @@ class WorkerIn(Strict):
     name: WorkerName | None = None
     command: Words | None = None
     entrypoint: Words | None = None
-    environment: Annotated[dict[EnvName, Text], Field(max_length=1024, default_factory=dict)]
+    environment: Environment
     mounts: Annotated[list[MountIn], Field(max_length=64, default_factory=list)]
     network: Network = HOST_NETWORK
     labels: Annotated[dict[LabelName, LabelValue], Field(max_length=256, default_factory=dict)]
@@ -100,6 +100,7 @@ class WorkerIn(Strict):
     start: StrictBool = True
 
     def to_model(self) -> WorkerSpec:
+        check_size([*(self.entrypoint or ()), *(self.command or ())], assignments(self.environment))
         return self.to(WorkerSpec, name=self.name or invent_name())
 
 

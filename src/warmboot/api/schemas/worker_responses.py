@@ -41,7 +41,7 @@ class WorkerOut(Out):
     state: WorkerState
     command: list[str] | None = _asked("command")
     entrypoint: list[str] | None = _asked("entrypoint")
-    environment: dict[str, str] = _asked("environment")
+    environment: dict[str, str | None] = _asked("environment")
     mounts: list[MountOut] = _asked("mounts")
     network: str = _asked("network")
     labels: dict[str, str] = _asked("labels")

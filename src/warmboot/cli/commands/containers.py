@@ -16,6 +16,7 @@ from warmboot.cli.refs import Ref, Refs
 from warmboot.cli.terminal.output import age, print_fields, print_json, print_lines
 from warmboot.cli.terminal.progress import stages_shown, status
 from warmboot.cli.terminal.raw_output import RawOutput
+from warmboot.model.conventions.program_start import assignments
 from warmboot.model.conventions.signals import signal_name
 from warmboot.model.errors import NotFound
 
@@ -76,7 +77,7 @@ def _print_container(container: Container) -> None:
             ("user", raw["user"]),
             ("folder", raw["working_dir"]),
             ("host name", raw["hostname"]),
-            ("environment", " ".join(f"{k}={v}" for k, v in raw["environment"].items())),
+            ("environment", " ".join(assignments(raw["environment"]))),
             ("labels", " ".join(f"{k}={v}" for k, v in raw["labels"].items())),
             ("snapshot", _snapshot(raw)),
             ("tried before", "; ".join(_attempt(a) for a in raw["boot_attempts"])),

@@ -13,7 +13,13 @@ from typer.exceptions import TyperException
 from warmboot.cli.commands.running import Run
 from warmboot.cli.completion import image_names
 from warmboot.cli.drive import drive, usage
-from warmboot.cli.parsing import parse_cpus, parse_environment, parse_memory, parse_port
+from warmboot.cli.parsing import (
+    parse_cpus,
+    parse_environment,
+    parse_labels,
+    parse_memory,
+    parse_port,
+)
 from warmboot.cli.terminal.attach import has_terminal
 from warmboot.cli.terminal.foreground import OUR_FAILURE
 from warmboot.model.conventions.signals import signal_name
@@ -63,7 +69,10 @@ def run(
     env: Annotated[
         list[str] | None,
         typer.Option(
-            "--env", "-e", help="environment variable: K=V, or K to pass its value", metavar="K=V"
+            "--env",
+            "-e",
+            help="environment variable: K=V; K alone passes its value, or removes it",
+            metavar="K=V",
         ),
     ] = None,
     env_file: Annotated[
@@ -136,7 +145,7 @@ def run(
             "image": image,
             "environment": parse_environment(env or (), env_file or ()),
             "ports": [parse_port(port) for port in publish or ()],
-            "labels": dict(_label(entry) for entry in label or ()),
+            "labels": parse_labels(label or ()),
             "tty": tty,
             "stdin_open": interactive,
             "auto_remove": rm,
@@ -176,11 +185,6 @@ def _exit_code(error: WarmbootError) -> int:
             return NOT_EXECUTABLE
         case _:
             return OUR_FAILURE
-
-
-def _label(entry: str) -> tuple[str, str]:
-    name, _, value = entry.partition("=")
-    return name, value
 
 
 def _absolute(folder: str) -> str:

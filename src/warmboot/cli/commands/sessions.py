@@ -16,6 +16,7 @@ from warmboot.cli.terminal.attach import carry, hangup_ends_us, has_terminal
 from warmboot.cli.terminal.foreground import Stay, note
 from warmboot.cli.terminal.signals import Signals
 from warmboot.cli.terminal.terminal import Detached, terminal_size
+from warmboot.model.conventions.program_start import assignments
 from warmboot.model.errors import Conflict, Unavailable
 
 
@@ -32,7 +33,10 @@ def exec_(
     env: Annotated[
         list[str] | None,
         typer.Option(
-            "--env", "-e", help="environment variable: K=V, or K to pass its value", metavar="K=V"
+            "--env",
+            "-e",
+            help="environment variable: K=V; K alone passes its value, or removes it",
+            metavar="K=V",
         ),
     ] = None,
     env_file: Annotated[
@@ -65,7 +69,7 @@ def exec_(
                 tty=tty,
                 stdin=interactive and not detach,
                 detach=detach,
-                environment=[f"{name}={value}" for name, value in environment.items()],
+                environment=assignments(environment),
                 user=user,
                 working_dir=workdir,
                 rows=rows,

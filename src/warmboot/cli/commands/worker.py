@@ -12,7 +12,7 @@ import typer
 from warmboot.cli.completion import worker_names
 from warmboot.cli.drive import FAILED, connect, drive, usage
 from warmboot.cli.entry import show_error
-from warmboot.cli.parsing import parse_environment
+from warmboot.cli.parsing import parse_environment, parse_labels
 from warmboot.cli.terminal.output import age, print_json, print_lines, print_table, short, size
 from warmboot.cli.terminal.progress import Show, status
 from warmboot.cli.terminal.raw_output import RawOutput
@@ -63,7 +63,10 @@ def run(
     env: Annotated[
         list[str] | None,
         typer.Option(
-            "--env", "-e", help="environment variable: K=V, or K to pass its value", metavar="K=V"
+            "--env",
+            "-e",
+            help="environment variable: K=V; K alone passes its value, or removes it",
+            metavar="K=V",
         ),
     ] = None,
     env_file: Annotated[
@@ -107,7 +110,7 @@ def run(
     try:
         fields: dict[str, Any] = {
             "environment": parse_environment(env or (), env_file or ()),
-            "labels": parse_environment(label or (), ()),
+            "labels": parse_labels(label or ()),
             "mounts": [_mount(text) for text in volume or ()],
         }
     except ValueError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from warmboot.cli.terminal.output import age, print_fields
+from warmboot.model.conventions.program_start import assignments
 
 if TYPE_CHECKING:
     from warmboot.client.worker_results import Worker
@@ -23,7 +24,7 @@ def print_worker(worker: Worker, state: str) -> None:
             ("command", " ".join(worker.command or ())),
             ("network", worker.network),
             ("mounts", ", ".join(f"{m['source']}:{m['target']}" for m in raw["mounts"])),
-            ("environment", " ".join(f"{k}={v}" for k, v in raw["environment"].items())),
+            ("environment", " ".join(assignments(raw["environment"]))),
             ("labels", " ".join(f"{k}={v}" for k, v in raw["labels"].items())),
             ("pause when idle", _seconds(policy["pause_after_idle_s"])),
             ("checkpoint every", _seconds(policy["checkpoint_every_s"])),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 from warmboot.docker.client import config_of
@@ -30,6 +31,10 @@ LOG = {
 """Docker's usual log, ``json-file``, keeps text: what is not UTF-8 would not be as it was."""
 
 
+OPEN_FILES = {"Name": "nofile", "Soft": 1024, "Hard": 524_288}
+"""As for an engine that systemd has started: what it gives its own services."""
+
+
 async def name_loaded_image(link: GuestLink, loaded: list[str], reference: str) -> None:
     """See to it that ``reference`` names an image of the archive: the only one, if unnamed."""
     if await link.docker.has_image(reference):
@@ -49,13 +54,16 @@ async def ensure_created(link: GuestLink, spec: ContainerSpec) -> tuple[str, boo
     with contextlib.suppress(NotFound):
         known = await link.docker.inspect(DOCKER_NAME)
         return known.id, known.status == "created"
-    return await link.docker.create(DOCKER_NAME, _docker_config(spec)), True
+    given = await link.docker.image_environment(spec.image)
+    return await link.docker.create(DOCKER_NAME, _docker_config(spec, given)), True
 
 
-def _docker_config(spec: ContainerSpec) -> dict[str, Any]:
-    # Docker would set the sandbox's host name. The VM has all ports to itself: which of them are
-    # published is the host's to decide.
-    config = config_of(spec, {"HOSTNAME": spec.host_name}, SANDBOX | LOG) | {
+def _docker_config(spec: ContainerSpec, of_image: Sequence[str]) -> dict[str, Any]:
+    # Docker would set the sandbox's host name; the image's own HOSTNAME comes before either. The
+    # VM has all ports to itself: which of them are published is the host's to decide.
+    named = any(variable.startswith("HOSTNAME=") for variable in of_image)
+    environment = {} if named else {"HOSTNAME": spec.host_name}
+    config = config_of(spec, environment, SANDBOX | LOG | {"Ulimits": [OPEN_FILES]}) | {
         "OpenStdin": spec.stdin_open,
         "StdinOnce": spec.stdin_open,
         "AttachStdin": spec.stdin_open,

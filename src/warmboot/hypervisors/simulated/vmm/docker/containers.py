@@ -85,7 +85,7 @@ class Containers:
             "Labels": {},
             **{key: value for key, value in body.items() if key != "HostConfig"},
         }
-        config["Env"] = [*image["config"].get("Env", []), *(body.get("Env") or [])]
+        config["Env"] = _merged(body.get("Env") or [], image["config"].get("Env") or [])
         config["Cmd"] = body.get("Cmd")
         config["Entrypoint"] = body.get("Entrypoint")
         if config["Entrypoint"] is None:
@@ -241,7 +241,7 @@ class Containers:
 
         return programs.Surroundings(
             self._machine.clock,
-            [*config["Env"], *(asked.get("Env") or [])],
+            _started_with(config, asked.get("Env") or []),
             self._machine.ram["hostname"] if _shares_name(record) else config["Hostname"],
             write,
             stdin,
@@ -336,6 +336,24 @@ def signal_number(name: str) -> int:
 
 def _shares_name(record: Record) -> bool:
     return bool(record["host_config"].get("UTSMode") == "host")
+
+
+def _merged(own: Sequence[str], of_image: Sequence[str]) -> list[str]:
+    """Its own come first; the image's are there for what they do not name."""
+    named = {variable.partition("=")[0] for variable in own}
+    return [*own, *(one for one in of_image if one.partition("=")[0] not in named)]
+
+
+def _started_with(config: Record, asked: Sequence[str]) -> list[str]:
+    """Docker's variables, the container's and those of an exec; a bare name takes one away."""
+    found = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOSTNAME": str(config["Hostname"])}
+    for variable in (*config["Env"], *asked):
+        name, assigned, value = variable.partition("=")
+        if assigned:
+            found[name] = value
+        else:
+            found.pop(name, None)
+    return [f"{name}={value}" for name, value in found.items()]
 
 
 def _words(value: Any) -> list[str]:

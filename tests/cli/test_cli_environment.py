@@ -1,0 +1,127 @@
+"""What a container's program is started with: a real manager on the simulated hypervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import WARMBOOT
+from tests.support.managers import image_folder, lab
+from tests.support.served import Served, free_port, served
+
+from warmboot.client import Client
+from warmboot.docker.tiny_image import image_archive
+from warmboot.model.errors import InvalidRequest
+
+OF_IMAGE = ["HOSTNAME=of-the-image", "COLOUR=red", "SHAPE=round"]
+KIB = 1024
+
+Run = Callable[..., Awaitable[tuple[int, bytes, str]]]
+
+
+@pytest.fixture
+async def at() -> AsyncIterator[Served]:
+    async with lab() as place, served(place.settings(port=free_port())) as it:
+        await it.client.images.register("default", path=str(await image_folder()))
+        yield it
+        for container in await it.client.containers.list(all_states=True):
+            await it.client.containers.delete(container.id, force=True)
+
+
+@pytest.fixture
+def client(at: Served) -> Client:
+    return at.client
+
+
+@pytest.fixture
+def run(at: Served) -> Run:
+    """``warmboot …``; its exit code, output and errors."""
+
+    async def typed(*words: str, **env: str) -> tuple[int, bytes, str]:
+        process = await asyncio.create_subprocess_exec(
+            *(*WARMBOOT, *words),
+            env={**os.environ, "WARMBOOT_URL": at.url, **env},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await asyncio.wait_for(process.communicate(), 120)
+        assert process.returncode is not None
+        return process.returncode, out, err.decode()
+
+    return typed
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> str:
+    file = tmp_path / "image.tar"
+    file.write_bytes(image_archive("coloured:1", {}, {}, ["env"], OF_IMAGE))
+    return str(file)
+
+
+def variables(output: bytes) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in output.decode().splitlines())
+
+
+async def test_the_images_own_host_name_variable_wins_over_the_containers_name(
+    run: Run, archive: str
+) -> None:
+    _, out, _ = await run("run", "--name", "box", "--archive", archive, "coloured:1", "env")
+    assert variables(out)["HOSTNAME"] == "of-the-image"
+    _, out, _ = await run("run", "-e", "HOSTNAME=mine", "--archive", archive, "coloured:1", "env")
+    assert variables(out)["HOSTNAME"] == "mine"
+    _, out, _ = await run("run", "--name", "named", "busybox", "env")
+    assert variables(out)["HOSTNAME"] == "named"
+
+
+async def test_an_unset_name_takes_the_images_value_away(run: Run, archive: str) -> None:
+    words = ("-e", "COLOUR", "-e", "HOSTNAME", "--archive", archive, "coloured:1", "env")
+    _, out, _ = await run("run", *words)
+    assert variables(out).keys() & {"COLOUR", "HOSTNAME", "SHAPE"} == {"SHAPE"}
+    _, out, _ = await run("run", *words, COLOUR="blue")
+    assert variables(out)["COLOUR"] == "blue"
+    await run("run", "-d", "--name", "c", "--archive", archive, "coloured:1", "sleep", "1000")
+    _, out, _ = await run("exec", "-e", "SHAPE", "c", "env")
+    assert variables(out).keys() & {"COLOUR", "SHAPE"} == {"COLOUR"}
+
+
+@pytest.mark.parametrize("name", ["Logging:LogLevel:Default", "1X", "a.b-c", "with blank", "ä"])
+async def test_any_name_without_an_equals_sign_arrives(run: Run, name: str) -> None:
+    code, out, err = await run("run", "--name", "c", "-e", f"{name}=v=1", "busybox", "env")
+    assert (code, variables(out).get(name)) == (0, "v=1"), err
+
+
+async def test_much_arrives(client: Client, run: Run) -> None:
+    many = [str(number) for number in range(5000)]
+    _, out, err = await run("run", "busybox", "echo", *many)
+    assert out.decode().split() == many, err
+    large = {f"N{number}": "x" * 5 * KIB for number in range(300)} | {"ONE": "y" * 100 * KIB}
+    made = await client.containers.create(image="busybox", command=["env"], environment=large)
+    container = await client.containers.wait(made, "exited")
+    assert container.raw["environment"] == large
+
+
+@pytest.mark.parametrize(
+    ("body", "brief"),
+    [
+        ({"command": ["echo", "x" * 128 * KIB]}, "argument 2 is too long"),
+        ({"environment": {"BIG": "x" * 128 * KIB}}, "environment variable 1 (BIG) is too long"),
+        (
+            {"environment": {f"N{n}": "x" * 100 * KIB for n in range(21)}},
+            "the arguments and the environment are too large together",
+        ),
+    ],
+    ids=["argument", "variable", "together"],
+)
+async def test_more_than_linux_takes_is_refused_in_a_sentence(
+    client: Client, body: dict[str, object], brief: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await client.containers.create(image="busybox", **body)
+    assert refused.value.brief == brief
+    assert "Linux" in refused.value.details
+    assert refused.value.resolution
+    assert await client.containers.list(all_states=True) == []
