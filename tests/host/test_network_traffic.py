@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 import tempfile
@@ -29,7 +30,7 @@ from tests.host.network_lab import (
 from warmboot.host.network import Network, Slot, connect
 from warmboot.host.network.rules import nft
 from warmboot.model.container import PortMapping
-from warmboot.model.errors import NetworkError
+from warmboot.model.errors import Conflict, NetworkError
 
 pytestmark = pytest.mark.root
 
@@ -127,6 +128,37 @@ async def test_a_udp_port_is_reached(scene: Scene) -> None:
         answer = await foreign.udp(HOST_IP, mapping.host_port, b"b")
         assert answer == f"guest {FOREIGN_IP} b".encode()
     await scene.network.unpublish(scene.slots[0])
+
+
+@pytest.mark.parametrize("where", ["host", "foreign"])
+@pytest.mark.parametrize("address", ["any", "one"])
+async def test_a_udp_sender_that_was_there_before_is_heard(
+    scene: Scene, where: str, address: str
+) -> None:
+    sender, ip = (host, "127.0.0.1") if where == "host" else (foreign, HOST_IP)
+    wanted = PortMapping(53, 45_353, "0.0.0.0" if address == "any" else ip, "udp")
+    loop = asyncio.get_running_loop()
+    async with scene.guests[0].udp_server(53, "guest"):
+        with await sender.bound("0.0.0.0", 0, socket.SOCK_DGRAM) as client:
+            for _ in range(2):  # as at its start, and at a restart
+                await loop.sock_sendto(client, b"early", (ip, 45_353))
+                await scene.network.publish(scene.slots[0], wanted)
+                await loop.sock_sendto(client, b"late", (ip, 45_353))
+                async with asyncio.timeout(10):
+                    assert (await loop.sock_recv(client, 2000)).endswith(b" late")
+                await scene.network.unpublish(scene.slots[0])
+
+
+async def test_a_taken_port_names_the_program_that_has_it(scene: Scene) -> None:
+    with await host.bound("127.0.0.1", 0, socket.SOCK_DGRAM) as taker:
+        wanted = PortMapping(53, taker.getsockname()[1], protocol="udp")
+        for ask in (
+            scene.network.check_free(wanted),
+            scene.network.publish(scene.slots[0], wanted),
+        ):
+            with pytest.raises(Conflict) as caught:
+                await ask
+            assert f"(process {os.getpid()}) has it" in caught.value.details
 
 
 async def test_a_udp_client_that_goes_on_sending_is_led_to_the_new_guest(scene: Scene) -> None:

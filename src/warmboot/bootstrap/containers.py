@@ -12,6 +12,7 @@ from warmboot.bootstrap.snapshots import SnapshotParts
 from warmboot.manager.containers.archives import ArchiveFiles
 from warmboot.manager.containers.bring_up import BringUp
 from warmboot.manager.containers.containers import Containers
+from warmboot.manager.containers.host_ports import HostPorts
 from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
 from warmboot.manager.containers.resume_stalled import ResumeStalled
 from warmboot.manager.containers.warm_boot import WarmBoot, WarmBootConfig
@@ -79,6 +80,7 @@ def wire_containers(
     containers = Containers(
         *(store, host, events, tasks, bring_up, core.admission, watch, archives, garbage.collect),
         unresponsive,
+        HostPorts(store, host),
         settings.default_shape,
     )
     return ContainerParts(containers, archives, watch, stalled, unresponsive)

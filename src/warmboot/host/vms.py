@@ -268,6 +268,17 @@ class Vms:
             )
         return tuple([await self._network.publish(slot, mapping) for mapping in ports])
 
+    async def check_ports(self, ports: Sequence[PortMapping]) -> None:
+        """``Conflict`` when one is taken on this host, ``InvalidRequest`` when it can never be."""
+        if self._network is not None:
+            for mapping in ports:
+                await self._network.check_free(mapping)
+
+    async def unpublish(self, slot: Slot | None) -> None:
+        """Give a VM's host ports back, while it goes on. Idempotent."""
+        if slot is not None and self._network is not None:
+            await self._network.unpublish(slot)
+
     async def republish(self, slot: Slot | None, ports: Sequence[PortMapping]) -> None:
         """Hold the ports of an adopted VM again."""
         if slot is not None and self._network is not None:

@@ -222,13 +222,18 @@ class Reconcile:
         One that had exited may run: the manager was killed when it had just been started again.
         """
         record = await self._store.vms.get(vm_id)
-        work = self._host.vms.republish(slot_of(record), container.ports)
+        slot, exited, runs = slot_of(record), container.state is ContainerState.EXITED, False
+        vms = self._host.vms
+        # An exited one has none; but its manager may have been killed when it took them again.
+        if exited:
+            work = vms.unpublish(slot if container.spec.ports else None)
+        else:
+            work = vms.republish(slot, container.ports)
         what = f"the network of container {container.name}"
         if (
             trouble := await self._reconcile_failures.attempt(what, work, container.id)
         ) is not None:
             await self._mark(container, trouble)
-        exited, runs = container.state is ContainerState.EXITED, False
         try:
             link = self._host.vms.link(vm_id)
             runs = (await link.docker.inspect(container.docker_id or "")).running
@@ -239,7 +244,11 @@ class Reconcile:
         if not exited:
             self._watch.start(container.id)
         elif runs:
-            await self._containers.note_started(container.id)
+            again = self._containers.started_again.adopt(container, record)
+            if (
+                trouble := await self._reconcile_failures.attempt(what, again, container.id)
+            ) is not None:
+                await self._mark(container, trouble)
 
     async def _snapshot_folders(self) -> None:
         await self._reconcile_failures.attempt("the storage folder", self._garbage.sweep())

@@ -114,6 +114,22 @@ class PortMapping:
     host_ip: str = "127.0.0.1"
     protocol: str = "tcp"
 
+    @property
+    def is_any(self) -> bool:
+        """Published on all of the host's addresses."""
+        return self.host_ip == "0.0.0.0"
+
+    @property
+    def host_end(self) -> str:
+        """The host's end of it, in words."""
+        return f"{self.host_ip}:{self.host_port}/{self.protocol}"
+
+    def overlaps(self, other: PortMapping) -> bool:
+        """Whether only one of the two can be published at a time."""
+        same = (self.host_port, self.protocol) == (other.host_port, other.protocol)
+        addresses = self.host_ip == other.host_ip or self.is_any or other.is_any
+        return bool(self.host_port) and same and addresses
+
 
 @dataclass(frozen=True, slots=True)
 class ContainerSpec:

@@ -249,6 +249,10 @@ class Network:
         """
         return await self._publishing.publish(slot, mapping)
 
+    async def check_free(self, mapping: PortMapping) -> None:
+        """``Conflict`` and ``InvalidRequest`` as ``publish`` would raise them now."""
+        await self._publishing.check_free(mapping)
+
     async def republish(self, slot: Slot, mappings: Sequence[PortMapping]) -> None:
         """Hold an adopted slot's ports again. One that was taken meanwhile goes on being led to
         the guest, and is logged. ``NetworkError`` if the slot could not be taken over."""

@@ -142,6 +142,7 @@ class BringUp:
                 },
                 error=error.as_dict(),
                 vm_id=None,
+                ports=(),
                 finished_at=datetime.now(UTC),
             )
         except (IllegalTransition, NotFound):  # it is being deleted

@@ -18,6 +18,7 @@ UNBOOTED: dict[str, Any] = {
     "fallback_details": "",
     "snapshot_version": None,
     "boot_attempts": (),
+    "ports": (),
 }
 """What is known of a container's boot before it: nothing."""
 

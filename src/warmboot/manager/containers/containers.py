@@ -25,13 +25,14 @@ from warmboot.manager.containers.container_states import (
     vm_gone,
 )
 from warmboot.manager.containers.first_attach import FirstAttaches
+from warmboot.manager.containers.host_ports import HostPorts
 from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
 from warmboot.manager.containers.removed_containers import RemovedContainers
+from warmboot.manager.containers.start_again import StartAgain
 from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.core.admission import Admission
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.retry_until_stored import store_state
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
@@ -43,7 +44,6 @@ from warmboot.model.errors import (
     IllegalTransition,
     InUse,
     NotFound,
-    NotSupported,
     Unavailable,
 )
 from warmboot.model.sessions import ExecSpec, LogChunk
@@ -67,6 +67,7 @@ class Containers:
         archives: ArchiveFiles,
         garbage: CollectGarbage,
         unresponsive: KeepUnresponsive,
+        ports: HostPorts,
         default_shape: Shape,
     ) -> None:
         self._store = store
@@ -81,6 +82,8 @@ class Containers:
         self._unresponsive = unresponsive
         self._default_shape = default_shape
         self._locks = ContainerLocks()
+        self._ports = ports
+        self.started_again = StartAgain(store, host, events, watch, ports)
         self._gone = RemovedContainers()
         self._first = FirstAttaches()
 
@@ -132,11 +135,6 @@ class Containers:
         image_id = await choose_image(self._store, spec)
         if spec.archive is not None:
             self._archives.find(spec.archive)
-        if spec.ports and self._host.network is None:
-            raise NotSupported(
-                "ports cannot be published: this hypervisor has no network",
-                resolution="leave them out, or run the manager with QEMU or Firecracker",
-            )
         container = Container(
             id=uuid4(),
             spec=spec,
@@ -146,7 +144,7 @@ class Containers:
             runtime_image_id=image_id,
             ports=spec.ports,
         )
-        async with self._events.transaction() as emit:
+        async with self._ports.free(spec), self._events.transaction() as emit:
             await self._store.containers.add(container)
             await emit("container.creating", container.id, name=spec.name)
         return container
@@ -165,14 +163,18 @@ class Containers:
             record = await self._record(container)
             if container.state is ContainerState.EXITED:
                 if record is not None and await self._host.vms.is_alive(record.id):
-                    again = self._start_again(container)
+                    check_goes_on(container)
+                    again = self.started_again(container, record)
                     if not await self._locks.unless_removed(container.id, again):
                         raise NotFound(f"{container.name} is being removed")
                     return
                 # Its VM died after it had ended: the way back leads through ``failed``.
                 await self._watch.forget_vm(container.id)
                 await self._store.containers.set_state(container.id, ContainerState.FAILED)
-            async with self._events.transaction() as emit:
+            async with (
+                self._ports.free(container.spec, container.id),
+                self._events.transaction() as emit,
+            ):
                 await self._store.containers.set_state(
                     container.id, ContainerState.CREATING, **UNBOOTED
                 )
@@ -349,26 +351,6 @@ class Containers:
             self._first.close(asked.container_id)
 
         self._tasks.keep_going(Work.BRING_UP, bring_up_key(asked.container_id), work, over)
-
-    async def _start_again(self, container: Container) -> None:
-        assert container.docker_id is not None
-        await self._link(container).docker.start(container.docker_id)
-        await self.note_started(container.id)
-
-    async def note_started(self, container_id: UUID) -> None:
-        """An exited container's process has been started again: it is, and is watched."""
-        await store_state(
-            self._store,
-            self._events,
-            container_id,
-            ContainerState.RUNNING,
-            told=lambda _: {},
-            started_at=datetime.now(UTC),
-            finished_at=None,
-            exit_code=None,
-            error=None,
-        )
-        self._watch.start(container_id)
 
     async def _record(self, container: Container) -> VmRecord | None:
         records = await self._store.vms.of_owner(container.id)

@@ -28,6 +28,7 @@ from warmboot.model.errors import (
     ContainerError,
     DiskFull,
     GuestError,
+    HostError,
     IllegalTransition,
     NotFound,
     VmGone,
@@ -132,12 +133,14 @@ class WatchContainer:
             return
         try:
             state = await self._until_end(container)
+            await self._give_ports_back(container)
             ended = await store_state(
                 self._store,
                 self._events,
                 container_id,
                 ContainerState.EXITED,
                 told=lambda now: {"exit_code": now.exit_code, "oom_killed": now.oom_killed},
+                ports=(),
                 exit_code=state.exit_code,
                 oom_killed=state.oom_killed,
                 finished_at=datetime.now(UTC),
@@ -152,6 +155,16 @@ class WatchContainer:
             self._last[container_id] = ended
             await self._read_to_the_end(container_id)
             await retry_until_stored(f"the end of {who}", lambda: self._remove_ended(container_id))
+
+    async def _give_ports_back(self, container: Container) -> None:
+        """Before its end is told: whoever hears of it finds them free."""
+        if not container.spec.ports:
+            return
+        for record in await self._store.vms.of_owner(container.id):
+            try:
+                await self._host.vms.unpublish(slot_of(record))
+            except (HostError, OSError) as trouble:
+                log.error("ports were not given back", vm=record.id, error=str(trouble))
 
     async def _until_end(self, container: Container) -> ContainerFacts:
         assert container.vm_id is not None
@@ -207,6 +220,7 @@ class WatchContainer:
                 told=lambda _: {"error": error.as_dict()},
                 error=error.as_dict(),
                 vm_id=None,
+                ports=(),
                 finished_at=datetime.now(UTC),
             )
 

@@ -16,6 +16,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket
 
 from warmboot.host.network.links import translated
+from warmboot.model.container import PortMapping
 
 _DST_NAT = 1 << 5  # IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h
 _ENOENT = 2
@@ -42,12 +43,34 @@ def forget(ns_ips: Collection[str]) -> list[Flow]:
             original = NFCTAttrTuple.from_netlink(socket.AF_INET, entry)
             if inbound and original.proto == socket.IPPROTO_TCP:
                 flows.append(Flow(original.saddr, original.sport, original.daddr, original.dport))
-            try:
-                table.entry("del", tuple_orig=original)
-            except NetlinkError as error:
-                if error.code != _ENOENT:  # it ended by itself
-                    raise
+            _delete(table, original)
     return flows
+
+
+def forget_strays(mapping: PortMapping, here: Collection[str]) -> None:
+    """Delete what the host tracks of a UDP port from before it was published. Blocks.
+
+    Rules of NAT are asked once a connection, and a sender that goes on keeps the one that it had:
+    without this it would never be led to the guest. ``here`` are the host's addresses.
+    """
+    with translated("forget earlier senders to a published port"), NFCTSocket() as table:
+        wanted = NFCTAttrTuple(proto=socket.IPPROTO_UDP, dport=mapping.host_port)
+        for entry in list(table.dump(tuple_orig=wanted)):
+            original = NFCTAttrTuple.from_netlink(socket.AF_INET, entry.get_attr("CTA_TUPLE_ORIG"))
+            # Kernels before 5.8 do not filter.
+            if (original.proto, original.dport) != (wanted.proto, wanted.dport):
+                continue
+            local = original.daddr in here or original.daddr.startswith("127.")
+            if original.daddr == mapping.host_ip or (mapping.is_any and local):
+                _delete(table, original)
+
+
+def _delete(table: NFCTSocket, original: NFCTAttrTuple) -> None:
+    try:
+        table.entry("del", tuple_orig=original)
+    except NetlinkError as error:
+        if error.code != _ENOENT:  # it ended by itself
+            raise
 
 
 def _entries(table: NFCTSocket, ns_ips: Collection[str]) -> Iterator[tuple[Any, bool]]:

@@ -76,7 +76,7 @@ def check(mapping: PortMapping, default_address: str) -> PortMapping:
 def reserve(mapping: PortMapping) -> tuple[HeldPort, PortMapping]:
     """The port, held, and the mapping with the real ``host_port``.
 
-    ``Conflict`` when the port is taken, ``InvalidRequest`` when the address is not this host's.
+    ``Conflict`` when it is taken, ``InvalidRequest`` when the address is not this host's.
     """
     tcp = mapping.protocol == "tcp"
     held = socket.socket(socket.AF_INET, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM)
@@ -93,18 +93,23 @@ def reserve(mapping: PortMapping) -> tuple[HeldPort, PortMapping]:
     return HeldPort(held), real
 
 
+def taken_error(mapping: PortMapping, holder: str = "") -> Conflict:
+    """``holder`` is who has it, if that is known."""
+    return Conflict(
+        f"port {mapping.host_end} is already taken on this host",
+        details=f"{holder} has it"
+        if holder
+        else f"`ss -lnp sport = :{mapping.host_port}` shows by which program",
+        resolution="publish on another host port, or on 0 for any free one; or stop what has it",
+    )
+
+
 def _translated(error: OSError, mapping: PortMapping) -> Conflict | InvalidRequest | NetworkError:
-    where = f"{mapping.host_ip}:{mapping.host_port}/{mapping.protocol}"
     if error.errno == errno.EADDRINUSE:
-        return Conflict(
-            f"port {where} is already taken on this host",
-            details=f"`ss -lnp sport = :{mapping.host_port}` shows by which program",
-            resolution="publish on another host port, or on 0 for any free one; "
-            "or stop the other program",
-        )
+        return taken_error(mapping)
     if error.errno == errno.EADDRNOTAVAIL:
         return InvalidRequest(
             f"{mapping.host_ip} is not an address of this host",
             resolution="use one that `ip address` shows, or 0.0.0.0 for all of them",
         )
-    return NetworkError(f"cannot reserve port {where}", details=str(error))
+    return NetworkError(f"cannot reserve port {mapping.host_end}", details=str(error))

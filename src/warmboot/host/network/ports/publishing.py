@@ -16,7 +16,7 @@ import structlog
 
 from warmboot.host.network import namespaces
 from warmboot.host.network.config import DNS_PORT, NetworkConfig, Slot
-from warmboot.host.network.ports import conntrack, ports, sockets
+from warmboot.host.network.ports import conntrack, holders, ports, sockets
 from warmboot.host.network.ports.conntrack import Flow
 from warmboot.host.network.rules import nft, rules
 from warmboot.model.container import PortMapping
@@ -41,15 +41,31 @@ class Publishing:
         ``Conflict`` when the port is taken, ``InvalidRequest`` when the mapping makes no sense.
         """
         wanted = ports.check(mapping, self._config.publish_address)
-        held, real = ports.reserve(wanted)
+        held, real = await self._reserve(wanted)
         try:
             await self._add_rules(slot, real)
+            if real.protocol == "udp":
+                await namespaces.in_thread(partial(_forget_strays, real))
         except BaseException:  # cancelled, too; raised again
             held.close()
             self._published.get(slot.index, set()).discard(real)
             raise
         self._held.setdefault(slot.index, {})[real] = held
         return real
+
+    async def check_free(self, mapping: PortMapping) -> None:
+        """``Conflict`` and ``InvalidRequest`` as ``publish`` would raise them now."""
+        wanted = ports.check(mapping, self._config.publish_address)
+        if wanted.host_port:
+            held, _ = await self._reserve(wanted)
+            held.close()
+
+    async def _reserve(self, wanted: PortMapping) -> tuple[ports.HeldPort, PortMapping]:
+        try:
+            return ports.reserve(wanted)
+        except Conflict as error:
+            holder = await namespaces.in_thread(partial(holders.of_port, wanted))
+            raise ports.taken_error(wanted, holder) from error
 
     async def republish(self, slot: Slot, mappings: Sequence[PortMapping]) -> None:
         """Hold an adopted slot's ports again. One that was taken meanwhile goes on being led to
@@ -192,7 +208,7 @@ class Publishing:
         for slot in slots:
             for mapping in self._published.get(slot.index, ()):
                 key: list[object] = [mapping.protocol, mapping.host_port]
-                if not rules.is_any(mapping):
+                if not mapping.is_any:
                     key.insert(0, mapping.host_ip)
                 target = {"concat": [slot.ns_ip, mapping.container_port]}
                 host.add(json.dumps([{"concat": key}, target]))
@@ -209,6 +225,12 @@ def _mapping(key: Sequence[Any]) -> PortMapping:
     return PortMapping(0, port, address[0] if address else "0.0.0.0", protocol)
 
 
+def _forget_strays(mapping: PortMapping) -> None:
+    """Whoever sent to it before is led to the guest from now on. Blocks."""
+    here = sockets.own_addresses() if mapping.is_any else frozenset()
+    conntrack.forget_strays(mapping, here)
+
+
 def _reset_sockets(
     ns_ips: Collection[str],
     mappings: Collection[PortMapping],
@@ -218,7 +240,7 @@ def _reset_sockets(
     """Those of the host's own processes. Blocks."""
     tcp = [mapping for mapping in mappings if mapping.protocol == "tcp"]
     at_one = {(mapping.host_ip, mapping.host_port) for mapping in tcp}
-    at_any = {mapping.host_port for mapping in tcp if rules.is_any(mapping)}
+    at_any = {mapping.host_port for mapping in tcp if mapping.is_any}
     here = sockets.own_addresses() if at_any else frozenset()
     exact = {(flow.client, flow.client_port, flow.host, flow.host_port) for flow in flows}
 

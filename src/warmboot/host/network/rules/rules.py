@@ -31,7 +31,6 @@ its guest has the mark without which it is not routed.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address
 
 from warmboot.host.network.config import (
     DNS_PORT,
@@ -214,17 +213,12 @@ def delete_table(config: NetworkConfig) -> str:
     return f"add table ip {config.table}\ndelete table ip {config.table}"
 
 
-def is_any(mapping: PortMapping) -> bool:
-    """Whether it is published on every address of the host."""
-    return IPv4Address(mapping.host_ip).is_unspecified
-
-
 def publish(config: NetworkConfig, slot: Slot, mapping: PortMapping) -> tuple[str, str]:
     """For the host and for the namespace. Idempotent."""
     target = f"{slot.ns_ip} . {mapping.container_port}"
     port = f"{mapping.protocol} . {mapping.host_port}"
     name, key = (
-        ("published_any", port) if is_any(mapping) else ("published", f"{mapping.host_ip} . {port}")
+        ("published_any", port) if mapping.is_any else ("published", f"{mapping.host_ip} . {port}")
     )
     inside = f"{mapping.protocol} . {mapping.container_port}"
     return (

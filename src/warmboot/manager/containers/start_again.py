@@ -1,0 +1,70 @@
+"""Starts the process of an exited container again, in the VM that it still has."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from warmboot.host.agent import HostAgent
+from warmboot.manager.containers.bring_up import slot_of
+from warmboot.manager.containers.host_ports import HostPorts
+from warmboot.manager.containers.watch_container import WatchContainer
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.retry_until_stored import store_state
+from warmboot.model.container import Container, ContainerState, PortMapping
+from warmboot.model.vm import VmRecord
+from warmboot.store import Store
+from warmboot.system.concurrency import finish
+
+
+class StartAgain:
+    """Call it with a container and its VM; the container runs, and is watched, when it returns."""
+
+    def __init__(
+        self,
+        store: Store,
+        host: HostAgent,
+        events: EventLog,
+        watch: WatchContainer,
+        ports: HostPorts,
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._events = events
+        self._watch = watch
+        self._ports = ports
+
+    async def __call__(self, container: Container, record: VmRecord) -> None:
+        """``Conflict`` if somebody else has its ports by now."""
+        try:
+            async with self._ports.free(container.spec, container.id):
+                ports = await self._host.vms.publish(slot_of(record), container.spec.ports)
+            await self._host.vms.link(record.id).docker.start(container.docker_id or "")
+        except BaseException:  # cancelled, too; raised again
+            if container.spec.ports:
+                await finish(self._host.vms.unpublish(slot_of(record)))
+            raise
+        await self._runs(container.id, ports)
+
+    async def adopt(self, container: Container, record: VmRecord) -> None:
+        """An earlier manager was killed when it had just started it."""
+        ports: tuple[PortMapping, ...] = ()
+        try:
+            ports = await self._host.vms.publish(slot_of(record), container.spec.ports)
+        finally:
+            await self._runs(container.id, ports)
+
+    async def _runs(self, container_id: UUID, ports: tuple[PortMapping, ...]) -> None:
+        await store_state(
+            self._store,
+            self._events,
+            container_id,
+            ContainerState.RUNNING,
+            told=lambda _: {},
+            ports=ports,
+            started_at=datetime.now(UTC),
+            finished_at=None,
+            exit_code=None,
+            error=None,
+        )
+        self._watch.start(container_id)

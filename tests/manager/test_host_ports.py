@@ -1,0 +1,155 @@
+"""Published ports: refused before anything is booted, given back by a stop, taken by a start."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+from tests.support.managers import Lab, Manager, vmm_pids
+from tests.support.port_network import PortNetwork
+from tests.support.served import free_port
+
+from warmboot.bootstrap import host as wiring
+from warmboot.host.network import Network
+from warmboot.hypervisors.base import Hypervisor
+from warmboot.manager.ports import Until
+from warmboot.model.container import ContainerState, PortMapping
+from warmboot.model.errors import Conflict, WarmbootError
+from warmboot.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def with_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def network(settings: Settings, _: Hypervisor) -> Network:
+        return PortNetwork(settings.storage_root)
+
+    monkeypatch.setattr(wiring, "_network_of", network)
+
+
+@pytest.fixture
+async def manager(place: Lab) -> AsyncIterator[Manager]:
+    async with place.manager() as running:
+        await running.image()
+        yield running
+        for container in await running.containers.list(all_states=True):
+            await running.containers.delete(str(container.id), force=True)
+
+
+@pytest.fixture
+def port() -> PortMapping:
+    return PortMapping(80, free_port())
+
+
+def is_free(mapping: PortMapping) -> bool:
+    kind = socket.SOCK_STREAM if mapping.protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(type=kind) as probe:
+        try:
+            probe.bind((mapping.host_ip, mapping.host_port))
+        except OSError:
+            return False
+    return True
+
+
+async def refused(manager: Manager, name: str, *ports: PortMapping) -> WarmbootError:
+    with pytest.raises(Conflict) as caught:
+        await manager.create(name, ports=ports)
+    assert caught.value.resolution
+    return caught.value
+
+
+async def test_a_stopped_container_gives_its_ports_back(
+    manager: Manager, port: PortMapping
+) -> None:
+    assert (await manager.run("web", ports=(port,))).ports == (port,)
+    assert not is_free(port)
+    await manager.containers.stop("web", 1)
+    assert is_free(port)
+    assert (await manager.containers.get("web")).ports == ()
+    assert (await manager.run("next", ports=(port,))).ports == (port,)
+
+
+async def test_one_that_ends_by_itself_gives_them_back(manager: Manager, port: PortMapping) -> None:
+    await manager.run("web", "true", ports=(port,))
+    await manager.wait("web", Until.EXITED)
+    assert is_free(port)
+
+
+async def test_a_start_takes_them_again(manager: Manager, port: PortMapping) -> None:
+    await manager.run("web", ports=(port, PortMapping(81)))
+    await manager.containers.stop("web", 1)
+    await manager.containers.start("web")
+    first, second = (await manager.containers.get("web")).ports
+    assert first == port
+    assert second.host_port
+    assert not is_free(port)
+    await manager.containers.restart("web", 1)
+    assert (await manager.containers.get("web")).ports[0] == port
+
+
+async def test_a_start_says_who_has_them(manager: Manager, port: PortMapping) -> None:
+    await manager.run("web", ports=(PortMapping(81), port))
+    await manager.containers.stop("web", 1)
+    await manager.run("next", ports=(port,))
+    with pytest.raises(Conflict) as caught:
+        await manager.containers.start("web")
+    assert caught.value.details == "the container next has it"
+    web = await manager.containers.get("web")
+    assert (web.state, web.ports) == (ContainerState.EXITED, ())
+
+
+async def test_a_port_of_a_container_is_refused_before_a_vm_is_booted(
+    manager: Manager, port: PortMapping
+) -> None:
+    await manager.run("web", ports=(port,))
+    there = vmm_pids(manager.lab.storage)
+    everywhere = PortMapping(90, port.host_port, "0.0.0.0")
+    for wanted in (port, everywhere):
+        error = await refused(manager, "next", PortMapping(90), wanted)
+        assert error.brief == f"port {wanted.host_end} is already taken on this host"
+        assert error.details == "the container web has it"
+    assert vmm_pids(manager.lab.storage) == there
+    assert len(await manager.containers.list(all_states=True)) == 1
+
+
+async def test_of_two_at_once_one_is_refused(manager: Manager, port: PortMapping) -> None:
+    names = ("one", "two", "three")
+    asked = (manager.create(name, ports=(port,)) for name in names)
+    results = await asyncio.gather(*asked, return_exceptions=True)
+    assert sorted(type(result).__name__ for result in results) == ["Conflict", "Conflict", "UUID"]
+
+
+async def test_a_port_of_a_program_is_refused_before_a_vm_is_booted(manager: Manager) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        await refused(manager, "web", PortMapping(80, server.getsockname()[1]))
+    assert vmm_pids(manager.lab.storage) == []
+    assert await manager.containers.list(all_states=True) == ()
+
+
+async def test_a_start_after_the_vm_died_is_refused_like_that_too(
+    manager: Manager, port: PortMapping
+) -> None:
+    await manager.run("web", ports=(port,))
+    await manager.containers.stop("web", 1)
+    manager.lab.kill_everything()
+    await manager.run("next", ports=(port,))
+    with pytest.raises(Conflict, match="already taken"):
+        await manager.containers.start("web")
+
+
+async def test_the_next_manager_holds_ports_of_those_that_run(
+    place: Lab, port: PortMapping
+) -> None:
+    other = PortMapping(80, free_port(), protocol="udp")
+    async with place.manager() as first:
+        await first.image()
+        await first.run("web", ports=(port,))
+        await first.run("ended", ports=(other,))
+        await first.containers.stop("ended", 1)
+    assert is_free(port)
+    async with place.manager() as second:
+        assert (is_free(port), is_free(other)) == (False, True)
+        assert (await second.containers.get("web")).ports == (port,)
+        for name in ("web", "ended"):
+            await second.containers.delete(name, force=True)

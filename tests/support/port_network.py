@@ -1,0 +1,81 @@
+"""A network of nothing but published ports: real sockets hold them, no rules lead anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from typing_extensions import override
+
+from warmboot.host.network import Network, NetworkConfig, Slot
+from warmboot.host.network.ports import ports
+from warmboot.host.network.rules.upkeep import Repair
+from warmboot.model.container import PortMapping
+
+
+class PortNetwork(Network):
+    """For managers of simulated VMs, which have no network; on loopback."""
+
+    def __init__(self, folder: Path) -> None:
+        self._slots = NetworkConfig(folder, "tp", "10.213.0.0/20")
+        super().__init__(self._slots)
+        self._used = 0
+        self.held: dict[int, list[ports.HeldPort]] = {}
+
+    @override
+    async def start(
+        self,
+        in_use: Sequence[Slot],
+        vmms: Mapping[int, int] | None = None,
+        spare_others: bool = False,
+    ) -> None:
+        self._used = max((slot.index for slot in in_use), default=0)
+
+    @override
+    async def stop(self, keep: bool = True) -> None:
+        for index in list(self.held):
+            self._close(index)
+
+    @override
+    async def acquire(self) -> Slot:
+        self._used += 1
+        here = Path("/proc/self/ns/net")
+        return replace(self._slots.slot(self._used), uid=0, namespace=here)
+
+    @override
+    async def release(self, slot: Slot) -> None:
+        self._close(slot.index)
+
+    @override
+    async def check_free(self, mapping: PortMapping) -> None:
+        if mapping.host_port:
+            ports.reserve(ports.check(mapping, "127.0.0.1"))[0].close()
+
+    @override
+    async def publish(self, slot: Slot, mapping: PortMapping) -> PortMapping:
+        held, real = ports.reserve(ports.check(mapping, "127.0.0.1"))
+        self.held.setdefault(slot.index, []).append(held)
+        return real
+
+    @override
+    async def republish(self, slot: Slot, mappings: Sequence[PortMapping]) -> None:
+        for mapping in mappings:
+            await self.publish(slot, mapping)
+
+    @override
+    async def unpublish(self, slot: Slot) -> None:
+        self._close(slot.index)
+
+    @override
+    async def repaired(self) -> list[Repair]:
+        return await asyncio.Future()
+
+    @override
+    async def wrong(self) -> list[str]:
+        return []
+
+    def _close(self, index: int) -> None:
+        for held in self.held.pop(index, []):
+            held.close()
