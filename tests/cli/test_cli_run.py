@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -63,6 +64,19 @@ def test_run_i_passes_on_standard_input(cli: Cli) -> None:
 def test_run_rm_leaves_nothing(cli: Cli, served: Served) -> None:
     assert cli("run", "--rm", "busybox", "ticks", "3").stdout == "tick 0\ntick 1\ntick 2\n"
     assert served.fakes.containers.rows == {}
+
+
+def test_an_archive_may_come_through_a_pipe(cli: Cli, served: Served) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader), os.fdopen(writer, "wb") as pipe:
+        pipe.write(b"as from <(docker save app)")
+        pipe.close()
+        done = cli("run", "-d", "--archive", f"/dev/fd/{reader}", "app")
+    assert done.returncode == 0, done.stderr
+    done = cli("run", "-d", "--archive", "/dev/stdin", "app", stdin="through standard input")
+    assert done.returncode == 0, done.stderr
+    kept = list(served.fakes.archives.kept.values())
+    assert kept == [b"as from <(docker save app)", b"through standard input"]
 
 
 def test_run_uploads_an_archive_first(cli: Cli, served: Served, tmp_path: Path) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 import os
 import signal
+import tarfile
+from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
@@ -14,6 +18,7 @@ from tests.support.managers import Lab, Manager, vmm_pids
 from warmboot.manager.ports import Until
 from warmboot.model.container import BootMethod, ContainerState, FallbackReason, PortMapping
 from warmboot.model.errors import (
+    ImageNotFound,
     InvalidRequest,
     NameTaken,
     NotFound,
@@ -21,6 +26,24 @@ from warmboot.model.errors import (
 )
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.model.shapes import Capacity, Shape
+
+
+async def archived(manager: Manager, *names: str) -> str:
+    """An archive with an image of each name; its id."""
+    files = {f"{name}.json": json.dumps({"config": {"Cmd": [name]}}) for name in names}
+    images = [{"Config": f"{name}.json", "RepoTags": [name], "Layers": []} for name in names]
+    files["manifest.json"] = json.dumps(images)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for path, text in files.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield buffer.getvalue()
+
+    return await manager.services.archives.upload(chunks())
 
 
 async def test_a_duplicate_name_is_refused_and_leaves_nothing(manager: Manager) -> None:
@@ -77,6 +100,18 @@ async def test_the_default_shape_is_never_refused(
         assert (await manager.run("more", shape=Shape(2, 512))).shape == Shape(2, 512)
         for name in ("web", "more"):
             await manager.containers.delete(name, force=True)
+
+
+async def test_an_image_that_an_archive_has_not_is_refused_before_a_vm_is_booted(
+    manager: Manager,
+) -> None:
+    archive = await archived(manager, "a:1", "b:1")
+    for image, refusal in (("c:1", ImageNotFound), ("a:1@sha256:" + "0" * 64, InvalidRequest)):
+        with pytest.raises(refusal):
+            await manager.create("web", image=image, archive=archive)
+    assert vmm_pids(manager.lab.storage) == []
+    assert await manager.containers.list(all_states=True) == ()
+    assert (await manager.run("web", image="b:1", archive=archive)).error is None
 
 
 async def test_ports_are_refused_where_there_is_no_network(manager: Manager) -> None:

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.support.room import Disk
 
 from warmboot.manager.containers.archives import ArchiveFiles
 from warmboot.manager.core.uploads import Uploads
-from warmboot.model.errors import InvalidRequest, NotFound
+from warmboot.model.errors import ImageNotFound, InvalidRequest, NotFound
 
 
 @pytest.fixture
@@ -40,7 +41,17 @@ def packed(files: dict[str, bytes], prefix: str = "") -> bytes:
     return buffer.getvalue()
 
 
-DOCKER = packed({"manifest.json": b'[{"Config": "c.json", "RepoTags": ["a:1"], "Layers": []}]'})
+def docker(*images: tuple[str, ...], layers: tuple[str, ...] = (), **more: bytes) -> bytes:
+    """As `docker save` writes it; ``images`` are their names."""
+    files = {f"{number}.json": b"{}" for number, _ in enumerate(images)}
+    manifest = [
+        {"Config": f"{number}.json", "RepoTags": list(names) or None, "Layers": list(layers)}
+        for number, names in enumerate(images)
+    ]
+    return packed(files | more | {"manifest.json": json.dumps(manifest).encode()})
+
+
+DOCKER = docker(("a:1",))
 
 
 def blob(value: object) -> tuple[str, bytes]:
@@ -96,11 +107,92 @@ async def test_a_docker_archive_is_kept_as_it_is(archives: ArchiveFiles) -> None
     assert b"".join([chunk async for chunk in archives.read(path)]) == DOCKER
 
 
-@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
-async def test_a_compressed_docker_archive_is_fine(
-    archives: ArchiveFiles, compress: Callable[[bytes], bytes]
+@pytest.mark.parametrize(
+    "compress", [gzip.compress, bz2.compress, lzma.compress, zstandard.compress]
+)
+@pytest.mark.parametrize("content", [DOCKER, oci()], ids=["docker", "oci"])
+async def test_a_compressed_archive_is_stored_as_docker_can_load_it(
+    archives: ArchiveFiles, compress: Callable[[bytes], bytes], content: bytes
 ) -> None:
-    assert archives.find(await archives.upload(stream(compress(DOCKER))))
+    """Without the program for it: Debian's Docker needs one for xz."""
+    compressed = compress(content)
+    archive_id = await archives.upload(stream(compressed))
+    assert archive_id == sha256(compressed).hexdigest()
+    with tarfile.open(archives.find(archive_id), "r:") as archive:
+        assert "manifest.json" in archive.getnames()
+    assert len(list(archives.root.iterdir())) == 1
+
+
+async def test_of_a_compressed_archive_of_several_parts_nothing_is_lost(
+    archives: ArchiveFiles,
+) -> None:
+    for compress in (gzip.compress, bz2.compress, lzma.compress, zstandard.compress):
+        parts = compress(DOCKER[:1000]) + compress(DOCKER[1000:])
+        path = archives.find(await archives.upload(stream(parts)))
+        assert path.read_bytes() == DOCKER
+
+
+@pytest.mark.parametrize(
+    ("content", "form"),
+    [
+        (b"PK\x03\x04" + bytes(100), "zip"),
+        (b"\x04\x22\x4d\x18" + bytes(100), "lz4"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(100), "7z"),
+    ],
+)
+async def test_a_form_that_is_not_understood_is_named(
+    archives: ArchiveFiles, content: bytes, form: str
+) -> None:
+    with pytest.raises(InvalidRequest, match="image archive") as caught:
+        await archives.upload(stream(content))
+    assert f"compressed as {form};" in caught.value.details
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE], ids=["symbolic", "hard"])
+async def test_a_layer_may_be_a_link_to_another(archives: ArchiveFiles, kind: bytes) -> None:
+    def linking(target: str) -> bytes:
+        buffer = io.BytesIO(docker(("a:1",), layers=("1/layer.tar", "2/layer.tar")))
+        with tarfile.open(fileobj=buffer, mode="a") as archive:
+            first = tarfile.TarInfo("1/layer.tar")
+            first.size = 3
+            archive.addfile(first, io.BytesIO(b"tar"))
+            second = tarfile.TarInfo("2/layer.tar")
+            second.type, second.linkname = kind, target
+            archive.addfile(second)
+        return buffer.getvalue()
+
+    right, wrong = "../1/layer.tar", "../3/layer.tar"
+    if kind == tarfile.LNKTYPE:
+        right, wrong = "1/layer.tar", "3/layer.tar"
+    assert await archives.upload(stream(linking(right)))
+    for target in (wrong, "2/layer.tar", "layer.tar", "/etc/passwd"):
+        with pytest.raises(InvalidRequest) as caught:
+            await archives.upload(stream(linking(target)))
+        assert "'2/layer.tar', which it does not have" in caught.value.details
+
+
+@pytest.mark.parametrize("reference", ["a:1", "a:2", "docker.io/library/a:1", "any/name", "b:7"])
+async def test_the_only_image_of_an_archive_has_whatever_name(
+    archives: ArchiveFiles, reference: str
+) -> None:
+    for names in ((), ("a:1",), ("a:1", "a:2")):
+        await archives.check_has(await archives.upload(stream(docker(names))), reference)
+
+
+async def test_one_of_several_is_named(archives: ArchiveFiles) -> None:
+    archive = await archives.upload(stream(docker(("a:1", "b:latest"), ("c:1",))))
+    for reference in ("a:1", "b", "docker.io/library/b:latest", "c:1"):
+        await archives.check_has(archive, reference)
+    with pytest.raises(ImageNotFound, match="no image a:2") as caught:
+        await archives.check_has(archive, "a:2")
+    assert caught.value.details == "it has: a:1, b:latest, c:1"
+
+
+async def test_an_archives_image_has_no_digest(archives: ArchiveFiles) -> None:
+    archive = await archives.upload(stream(DOCKER))
+    with pytest.raises(InvalidRequest, match="digest") as caught:
+        await archives.check_has(archive, "a:1@sha256:" + "0" * 64)
+    assert caught.value.resolution == "name it by a tag: a:1"
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -152,6 +244,9 @@ BAD = {
     "damaged compressed": gzip.compress(LARGE)[:30_000] + b"\xff" * 30_000,
     "half a compressed one (xz)": lzma.compress(LARGE)[:30_000],
     "damaged compressed (xz)": lzma.compress(LARGE)[:30_000] + b"\xff" * 30_000,
+    "half a compressed one (zstd)": zstandard.compress(LARGE)[:30_000],
+    "compressed twice": gzip.compress(gzip.compress(LARGE)),
+    "a layer is missing": docker(("a:1",), layers=("gone/layer.tar",)),
     "half a compressed one (bzip2)": bz2.compress(LARGE)[:30_000],
     "not gzip after all": b"\x1f\x8b" + b"\0" * 100,
     "manifest is no list": packed({"manifest.json": b"42"}),
@@ -168,7 +263,6 @@ BAD = {
     ),
     "endless": endless(),
     "another machine's": oci(architecture="arm64", os="linux"),
-    "compressed OCI": gzip.compress(oci()),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import stat
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
@@ -228,10 +229,19 @@ class Archives:
         self._link = link
 
     async def upload(self, path: Path, progress: Any = None) -> str:
-        """Upload an archive; its id. ``progress`` is called with the bytes sent so far."""
-        size_bytes = (await asyncio.to_thread(path.stat)).st_size
+        """Upload an archive; its id. ``progress`` is called with the bytes sent so far.
+
+        ``path`` may be a pipe, ``/dev/stdin`` included.
+        """
+        size_bytes = await asyncio.to_thread(file_size, path)
         chunks = file_chunks(path, progress)
         return str((await self._link.upload("/v1/archives", chunks, size_bytes))["id"])
+
+
+def file_size(path: Path) -> int | None:
+    """``None`` for what has no size before it has been read: a pipe."""
+    status = path.stat()
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 async def file_chunks(path: Path, progress: Any) -> AsyncIterator[bytes]:

@@ -49,13 +49,14 @@ class Transport:
         limit_s = params.get("timeout_s", MAX_TIMEOUT_S) + 300
         return await self.post(path, params=params, timeout=limit_s)
 
-    async def upload(self, path: str, chunks: AsyncIterator[bytes], size_bytes: int) -> Any:
+    async def upload(self, path: str, chunks: AsyncIterator[bytes], size_bytes: int | None) -> Any:
         """A body too large to be sent twice: no retry."""
         headers = {
             "Idempotency-Key": str(uuid4()),
             "Content-Type": "application/octet-stream",
-            "Content-Length": str(size_bytes),
         }
+        if size_bytes is not None:
+            headers["Content-Length"] = str(size_bytes)
         async with self._unreachable():
             answer = await self.http.post(path, content=chunks, headers=headers, timeout=None)
         return _checked(answer).json()

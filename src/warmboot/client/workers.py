@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from warmboot.client.decode import item, items
-from warmboot.client.nouns import file_chunks
+from warmboot.client.nouns import file_chunks, file_size
 from warmboot.client.path_segment import segment
 from warmboot.client.transport import Transport
 from warmboot.client.worker_results import Checkpoint, Worker
@@ -151,7 +151,7 @@ class Workers:
         self, ref: str, source: Path, name: str = "imported", progress: Progress | None = None
     ) -> Checkpoint:
         """Bring an archive into a worker that was created with ``start=False``."""
-        size_bytes = (await asyncio.to_thread(source.stat)).st_size
+        size_bytes = await asyncio.to_thread(file_size, source)
         path = f"{self._path(ref, 'checkpoints', 'import')}?name={segment(name)}"
         answer = await self._link.upload(path, file_chunks(source, progress), size_bytes)
         return item(Checkpoint, answer)

@@ -21,7 +21,7 @@ LEAST_BYTES = 64 * 1024
 _BODY = {
     "requestBody": {
         "required": True,
-        "description": "a tar as `docker save` writes it, or an OCI layout as tar",
+        "description": "a tar as `docker save` writes it, or an OCI layout as tar; also compressed",
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }

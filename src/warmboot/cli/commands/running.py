@@ -13,7 +13,7 @@ import typer
 
 from warmboot.cli.drive import connect, failure_of
 from warmboot.cli.terminal.foreground import Stay, note
-from warmboot.cli.terminal.output import size
+from warmboot.cli.terminal.output import size, upload_total
 from warmboot.cli.terminal.progress import stages_shown, status
 from warmboot.cli.terminal.signals import Signals
 from warmboot.cli.terminal.terminal import Detached
@@ -210,14 +210,14 @@ class Run:
             self._body["shape"] = shape
 
     async def _upload(self, client: Client, archive: Path, show: Any) -> str:
-        if not archive.is_file():
+        if not archive.exists() or archive.is_dir():
             raise NotFound(
                 f"there is no archive {archive}",
                 resolution=f"create one with: docker save -o {archive} {self._body['image']}",
             )
-        total = size(archive.stat().st_size)
+        of = upload_total(archive)
         return await client.archives.upload(
-            archive, lambda sent: show(f"uploading {archive.name} … {size(sent)} of {total}")
+            archive, lambda sent: show(f"uploading {archive.name} … {size(sent)}{of}")
         )
 
 

@@ -13,7 +13,15 @@ from warmboot.cli.completion import worker_names
 from warmboot.cli.drive import FAILED, connect, drive, usage
 from warmboot.cli.entry import show_error
 from warmboot.cli.parsing import parse_environment, parse_labels
-from warmboot.cli.terminal.output import age, print_json, print_lines, print_table, short, size
+from warmboot.cli.terminal.output import (
+    age,
+    print_json,
+    print_lines,
+    print_table,
+    short,
+    size,
+    upload_total,
+)
 from warmboot.cli.terminal.progress import Show, status
 from warmboot.cli.terminal.raw_output import RawOutput
 from warmboot.model.errors import WarmbootError
@@ -372,14 +380,14 @@ def import_(
     """Import an exported checkpoint into a worker created with `worker run --no-start`."""
 
     async def work() -> Checkpoint:
-        total = size(file.stat().st_size)
+        of = upload_total(file)
         with status(f"importing {file} …") as shown:
             async with connect() as client:
                 return await client.workers.import_checkpoint(
                     ref,
                     file,
                     name,
-                    lambda done: shown(f"importing {file} … {size(done)} of {total}"),
+                    lambda done: shown(f"importing {file} … {size(done)}{of}"),
                 )
 
     made = drive(work())

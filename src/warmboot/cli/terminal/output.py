@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -148,6 +149,11 @@ def size(size_bytes: float | None) -> str:
             return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1024
     return f"{size_bytes:.1f} TiB"
+
+
+def upload_total(file: Path) -> str:
+    """`` of 512.0 MiB``; nothing for a pipe, whose size nobody knows."""
+    return f" of {size(file.stat().st_size)}" if file.is_file() else ""
 
 
 def short(identifier: str) -> str:

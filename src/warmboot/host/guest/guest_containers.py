@@ -36,10 +36,10 @@ OPEN_FILES = {"Name": "nofile", "Soft": 1024, "Hard": 524_288}
 
 
 async def name_loaded_image(link: GuestLink, loaded: list[str], reference: str) -> None:
-    """See to it that ``reference`` names an image of the archive: the only one, if unnamed."""
+    """See to it that ``reference`` names an image of the archive: the only one it has."""
     if await link.docker.has_image(reference):
         return
-    if len(loaded) != 1:
+    if len({await link.docker.image_digest(name) for name in loaded}) != 1:
         raise ImageNotFound(
             f"the archive has no image {reference}",
             details=f"it has: {', '.join(loaded) or 'none'}",

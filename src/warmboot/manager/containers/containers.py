@@ -134,7 +134,7 @@ class Containers:
             self._host.capacity().check(spec.shape, self._default_shape)
         image_id = await choose_image(self._store, spec)
         if spec.archive is not None:
-            self._archives.find(spec.archive)
+            await self._archives.check_has(spec.archive, spec.image)
         container = Container(
             id=uuid4(),
             spec=spec,
