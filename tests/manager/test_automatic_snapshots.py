@@ -78,8 +78,23 @@ async def test_to_create_one_that_is_being_made_is_to_wait_for_it(place: Lab) ->
         asked = [await manager.snapshots.create(registered.image.id, None) for _ in range(2)]
         assert asked == [registered.snapshot_id] * 2
         await ready(manager)
+        await manager.run()
         another = await manager.snapshots.create(registered.image.id, None)
         assert (await ready(manager, version=2)).id == another
+
+
+async def test_to_create_one_after_a_registration_never_builds_two(place: Lab) -> None:
+    async with place.manager(auto_snapshot=True) as manager:
+        registered = await register(manager)
+        await ready(manager)
+        assert await manager.snapshots.create(registered.image.id, None) == registered.snapshot_id
+        assert len(await manager.snapshots.list()) == 1
+        other = await manager.snapshots.create(registered.image.id, ODD)
+        assert other != registered.snapshot_id
+        asked = await manager.snapshots.create(registered.image.id, ODD)
+        assert asked == other
+        await ready(manager, shape=ODD)
+        assert await manager.snapshots.create(registered.image.id, ODD) != other  # asked for anew
 
 
 # -- a shape that is asked for often ---------------------------------------------------------------

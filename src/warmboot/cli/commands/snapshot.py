@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,6 +26,7 @@ from warmboot.cli.terminal.output import (
     terminal_width,
 )
 from warmboot.cli.terminal.progress import phrase, status
+from warmboot.model.errors import NotFound
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -114,6 +116,8 @@ def _build(begin: Begin, *, detach: bool) -> None:
             with status("building a runtime snapshot …") as show_:
                 async with client.events.follow() as events:
                     snapshot_id = await begin(client)
+                    if await _is_there(client, snapshot_id):
+                        return snapshot_id, None
                     return snapshot_id, await _failure(client, snapshot_id, events, show_)
 
     snapshot_id, failure = drive(work())
@@ -124,6 +128,13 @@ def _build(begin: Begin, *, detach: bool) -> None:
 
     show_error(error_of(failure))
     raise typer.Exit(FAILED)
+
+
+async def _is_there(client: Client, snapshot_id: str) -> bool:
+    """Whether it is ready already: no event will tell it again."""
+    with contextlib.suppress(NotFound):  # a rebuild that has failed by now
+        return (await client.snapshots.get(snapshot_id)).state == "ready"
+    return False
 
 
 async def _failure(

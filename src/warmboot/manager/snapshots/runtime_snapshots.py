@@ -74,19 +74,27 @@ class RuntimeSnapshots:
         *,
         cause: BuildCause = BuildCause.REQUESTED,
     ) -> UUID:
-        """Begin another version; if one of this image and shape is being made already, that one.
+        """Begin another version, unless one of this image and shape has come meanwhile: that one.
 
-        A rebuild is not meant by this: it takes the place of another.
+        It is being made, or its image's registration made it and no boot has used it yet. A rebuild
+        is not meant by this: it takes the place of another.
         """
         wanted = shape or self._default_shape
         self._host.capacity().check(wanted, self._default_shape)
         async with self._beginning:
             for other in await self._store.snapshots.for_image(runtime_image_id, wanted):
-                if other.state is SnapshotState.CREATING and other.replaces is None:
+                if other.replaces is None and await self._is_meant(other):
                     return other.id
             await self._host.storage.ensure_room()  # before another one goes to make a place
             await self._check_capacity()
             return await self._begin(runtime_image_id, wanted, None, cause)
+
+    async def _is_meant(self, other: RuntimeSnapshot) -> bool:
+        if other.state is SnapshotState.CREATING:
+            return True
+        untouched = other.cause is BuildCause.REGISTERED and other.last_used_at is None
+        untouched = untouched and other.state is SnapshotState.READY and not other.failure_count
+        return untouched and (await self.fit(other)).usable
 
     async def ensure(self, runtime_image_id: UUID) -> tuple[UUID, bool]:
         """A snapshot of the default shape, in whatever state: its id, and whether it was begun."""
