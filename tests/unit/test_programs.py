@@ -12,9 +12,11 @@ from pathlib import Path
 import anyio
 import pytest
 
+from warmboot.hypervisors.firecracker import Firecracker, FirecrackerConfig
+from warmboot.hypervisors.stamp import stamp_of
 from warmboot.model.errors import HostError, NetworkError, NotSupported, WarmbootError
 from warmboot.system import programs
-from warmboot.system.programs import find_program, run_program
+from warmboot.system.programs import find_program, look_up, run_program
 
 # It says its pid, and at its end that it had time to clean up.
 CLEANS_UP = """
@@ -244,3 +246,26 @@ async def test_what_the_kernel_refuses_to_start_is_an_error_of_ours(
         await run_program("true")
     assert "Too many open files" in caught.value.details
     assert caught.value.resolution
+
+
+def test_what_make_setup_has_put_beside_us_is_found_whatever_the_path_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert look_up("ruff") == f"{sys.prefix}/bin/ruff"
+    assert stamp_of("ruff") is not None
+    assert look_up("mke2fs") == "/usr/sbin/mke2fs"
+    assert look_up("no-such-program") is None
+
+
+async def test_doctor_finds_the_hypervisors_that_are_installed_whatever_the_path_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`.venv/bin/warmboot doctor`, as it is after `make setup`."""
+    monkeypatch.setattr(programs, "_OURS", str(tmp_path))
+    program = tmp_path / "firecracker"
+    program.write_text("#!/bin/sh\necho 'Firecracker v1.12.1'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", "/nowhere")
+    probe = await Firecracker(FirecrackerConfig()).probe()
+    assert [p.brief for p in probe.problems if "not installed" in p.brief] == []

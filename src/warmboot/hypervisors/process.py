@@ -21,7 +21,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import shutil
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +34,7 @@ from warmboot.hypervisors.console_log import ConsoleLog
 from warmboot.model.errors import HypervisorError, VmGone
 from warmboot.model.vm import VmHandle, VmSpec
 from warmboot.system.concurrency import finish
-from warmboot.system.programs import find_program
+from warmboot.system.programs import find_program, look_up
 
 T = TypeVar("T")
 
@@ -279,7 +278,7 @@ def _spawn(
     own_pids: bool,
 ) -> int:
     """Moves the calling thread, which is to end then."""
-    program = shutil.which(command[0])
+    program = look_up(command[0])
     if program is None:
         raise HypervisorError(f"{command[0]} is not there or not executable")
     try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
+
+from warmboot.system.programs import look_up
 
 Stamp = tuple[str, int, int, int]
 
@@ -13,7 +14,7 @@ def stamp_of(program: str) -> Stamp | None:
 
     A few system calls: cheap enough to be asked before every boot.
     """
-    path = shutil.which(program)
+    path = look_up(program)
     if path is None:
         return None
     try:

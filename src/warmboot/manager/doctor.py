@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from warmboot.hypervisors.base import Hypervisor
 from warmboot.hypervisors.cgroups import Hierarchy
 from warmboot.manager.ports import Check
 from warmboot.system.disks import free_bytes
+from warmboot.system.programs import look_up
 
 _TUN = Path("/dev/net/tun")
 _SETUP = "`make setup` installs it"
@@ -144,7 +144,7 @@ def _room(root: Path, floor: int) -> Check:
 
 
 def _tool(name: str, purpose: str, package: str) -> Check:
-    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    found = look_up(name)
     return Check(
         name,
         found is not None,

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,9 @@ _PACKAGES = {
     "systemctl": "systemd",
 }
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
+_OURS = f"{sys.prefix}/bin"
+"""Of the virtual environment that we run in: `make setup` has put Firecracker there."""
+
 _STOP_TIMEOUT_S = 10.0
 _QUOTED_LINES = 15
 
@@ -66,6 +70,12 @@ class Outcome:
         return self.errors_bytes.decode(errors="replace")
 
 
+def look_up(name: str, search_path: str | None = None) -> str | None:
+    """Where a program is: on the path (``None``: ours), beside us, or in the system's folders."""
+    places = (search_path, _OURS, _SBIN)
+    return next((found for place in places if (found := shutil.which(name, path=place))), None)
+
+
 def find_program(
     name: str | Path,
     *,
@@ -74,7 +84,7 @@ def find_program(
 ) -> Path:
     """Where a program is; ``failure`` with the package to install if it is nowhere."""
     name = str(name)
-    found = shutil.which(name, path=search_path) or shutil.which(name, path=_SBIN)
+    found = look_up(name, search_path)
     if found is not None:
         return Path(found)
     if os.sep in name:

@@ -27,6 +27,7 @@ from warmboot.host.network.config import DNS_PORT, NetworkConfig
 from warmboot.host.network.rules import nft
 from warmboot.model.errors import NetworkError
 from warmboot.system.concurrency import end
+from warmboot.system.programs import look_up
 
 _RUN_DIR = Path("/run/warmboot")
 _LIMITS = ("--fsize=1048576", "--as=268435456", "--nproc=64", "--nofile=1024", "--core=0")
@@ -49,7 +50,7 @@ class NameServer:
 
     def _argv(self) -> list[str]:
         return [
-            shutil.which("dnsmasq") or "/usr/sbin/dnsmasq",
+            look_up("dnsmasq") or "dnsmasq",
             "--conf-file=/dev/null",
             f"--pid-file={self._pid_file}",
             f"--log-facility={self._log_file}",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 from warmboot.host.network import links
 from warmboot.host.network.config import NetworkConfig
 from warmboot.model.errors import NetworkError
+from warmboot.system.programs import look_up
 
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 12, 21
 _PROGRAMS = {"nft": "nftables", "nsenter": "util-linux", "dnsmasq": "dnsmasq-base"}
@@ -35,7 +35,7 @@ def check_host() -> None:
             resolution="load the kernel module: modprobe tun",
         ) from error
     for program, package in _PROGRAMS.items():
-        if shutil.which(program) is None and not Path("/usr/sbin", program).exists():
+        if look_up(program) is None:
             raise NetworkError(
                 f"the program {program} is missing", resolution=f"apt-get install {package}"
             )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from warmboot.hypervisors.stamp import Stamp, stamp_of
 from warmboot.model.errors import HypervisorError, NotSupported, RestoreFailed, VmGone
 from warmboot.model.runtime_snapshot import HostRequirements
 from warmboot.model.vm import VmHandle, VmSpec, VmStatus
+from warmboot.system.programs import look_up
 
 NAME = "firecracker"
 INTERFACE = "net0"
@@ -198,13 +198,13 @@ class Firecracker:
     async def _look(self) -> tuple[Probe, binary.Versions | None]:
         problems: list[Problem] = []
         versions = None
-        path = shutil.which(self.config.binary)
+        path = look_up(self.config.binary)
         if path is None:
             problems.append(
                 Problem(
                     f"{self.config.binary} is not installed",
-                    "scripts/fetch_firecracker.py FOLDER fetches it; then set "
-                    "MANAGER_FIRECRACKER_BINARY=FOLDER/firecracker",
+                    "`make setup` installs it; or scripts/fetch_firecracker.py FOLDER fetches "
+                    "it, then set MANAGER_FIRECRACKER_BINARY=FOLDER/firecracker",
                 )
             )
         else:

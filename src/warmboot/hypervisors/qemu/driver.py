@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import re
-import shutil
 import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from warmboot.hypervisors.tap import open_tap
 from warmboot.model.errors import HypervisorError, NotSupported, RestoreFailed
 from warmboot.model.runtime_snapshot import HostRequirements
 from warmboot.model.vm import VmHandle, VmSpec
-from warmboot.system.programs import run_program
+from warmboot.system.programs import look_up, run_program
 
 MINIMUM_VERSION = (8, 2)  # private mapping of a RAM file that is opened read-only
 SMP_MINIMUM_VERSION = (9, 0)  # below, guests with two vCPUs panic at random under TCG
@@ -133,7 +132,7 @@ class Qemu:
             raise
 
     async def _look(self) -> Probe:
-        binary = shutil.which(self.config.binary)
+        binary = look_up(self.config.binary)
         if binary is None:
             return _unusable(f"{self.config.binary} is not installed", "make setup installs it")
         version = await _version(binary)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from pathlib import Path
 
 import structlog
@@ -21,6 +20,7 @@ from warmboot.host.network.config import NetworkConfig
 from warmboot.host.network.links import sysctl, translated
 from warmboot.host.network.rules import nft
 from warmboot.model.errors import NetworkError
+from warmboot.system.programs import look_up
 
 _IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -63,7 +63,7 @@ class Forwarding:
     async def withdraw(self) -> None:
         """Idempotent. Our own tables must be gone already."""
         async with self._lock:
-            if shutil.which("iptables") is not None:
+            if look_up("iptables") is not None:
                 for rule in self._rules():
                     while await self._iptables("-D", *rule):
                         pass
@@ -87,7 +87,7 @@ class Forwarding:
         return [["FORWARD", "-i", links, *tail], ["FORWARD", "-o", links, *tail]]
 
     async def _policy_is_drop(self) -> bool:
-        if shutil.which("iptables") is None:
+        if look_up("iptables") is None:
             return False
         _, out, _ = await nft.run("iptables", "-w", "-S", "FORWARD")
         return out.startswith("-P FORWARD DROP")
