@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import re
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -57,6 +60,47 @@ def panels() -> Iterator[tuple[str, str]]:
 def alerts() -> dict[str, str]:
     groups = yaml.safe_load(RULES.read_text())["groups"]
     return {rule["alert"]: rule["expr"] for group in groups for rule in group["rules"]}
+
+
+HOW_TO = DEPLOY.parent / "docs" / "how-to" / "monitoring.md"
+USERS_OWN = """\
+rule_files: [own.yml]
+scrape_configs:
+  - job_name: prometheus
+    static_configs: [{targets: ["localhost:9090"]}]
+"""
+
+
+def blocks(language: str) -> list[str]:
+    """The how-to's code in a language, for another folder than ``/etc/prometheus``."""
+    return re.findall(rf"```{language}\n(.*?)```", HOW_TO.read_text(), re.DOTALL)
+
+
+async def test_the_how_to_adds_to_a_configuration_and_replaces_none(tmp_path: Path) -> None:
+    own = tmp_path / "prometheus.yml"
+    own.write_text(USERS_OWN)
+    (tmp_path / "own.yml").write_text("groups: []")
+    for block in (one for one in blocks("sh") if "/etc/prometheus" in one):
+        lines = block.replace("/etc/prometheus", str(tmp_path)).replace("-g prometheus ", "")
+        commands = [
+            line for line in lines.splitlines() if not line.startswith(("apt-get", "systemctl"))
+        ]
+        environment = {**os.environ, "WARMBOOT_TOKEN": TOKEN}
+        script = ["bash", "-ec", "\n".join(commands)]
+        await asyncio.to_thread(
+            subprocess.run, script, check=True, cwd=DEPLOY.parent, env=environment, timeout=60
+        )
+    assert own.read_text() == USERS_OWN
+    assert (tmp_path / "warmboot.token").read_text() == TOKEN
+    (added,) = blocks("yaml")
+    config = yaml.safe_load(USERS_OWN)
+    for key, more in yaml.safe_load(added.replace("/etc/prometheus", str(tmp_path))).items():
+        config[key] += more
+    own.write_text(yaml.safe_dump(config))
+    said = await promtool("check", "config", str(own), cwd=tmp_path)
+    assert f"{len(alerts())} rules found" in said
+    example = yaml.safe_load(EXAMPLE.read_text())
+    assert yaml.safe_load(added)["scrape_configs"] == example["scrape_configs"]
 
 
 @dataclass(frozen=True, slots=True)
