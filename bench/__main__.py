@@ -8,12 +8,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import background, boots, storage, workers
+from bench import background, boots, command_line, storage, workers
 from bench.measure import report
 
 BACKGROUND_ROUNDS = 3
 WORKER_ROUNDS = 9
 STORAGE_ROUNDS = 9
+COMMAND_ROUNDS = 15
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 
@@ -25,6 +26,8 @@ async def _bench(console: Console) -> None:
         figures |= await workers.measure(WORKER_ROUNDS)
     with console.status("storage: boots from compressed snapshots, against plain ones"):
         figures |= await storage.measure(STORAGE_ROUNDS)
+    with console.status("the command line: processor time of its start"):
+        figures |= await asyncio.to_thread(command_line.measure, COMMAND_ROUNDS)
     report(console, figures, RESULTS)
 
 

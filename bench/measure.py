@@ -51,6 +51,9 @@ TARGETS: Mapping[str, tuple[str, float]] = {
     "storage.compressed_boot_over_plain": ("≤", 4.0),
     "storage.compressed_next_over_plain": ("≤", 1.1),
     "storage.uffd_over_file": ("≤", 3.0),
+    "cli.version_cpu_s": ("≤", 0.25),
+    "cli.complete_cpu_s": ("≤", 0.25),
+    "cli.ps_cpu_s": ("≤", 0.45),
 }
 
 

@@ -14,10 +14,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-import typer
-
 from warmboot import __version__
-from warmboot.cli.main import app
+from warmboot.cli.main import program
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -43,7 +41,7 @@ def day() -> str:
 
 def man_page(written: str) -> str:
     """``warmboot(1)`` in roff."""
-    group = typer.main.get_command(app)
+    group = program()
     lines = [
         f'.TH WARMBOOT 1 "{written}" "warmboot {__version__}" "User Commands"',
         ".SH NAME",

@@ -105,7 +105,7 @@ def test_run_uploads_an_archive_first(cli: Cli, served: Served, tmp_path: Path) 
         (["-w", "data"], "not an absolute path"),
         (["-h", "Not_A_Name"], "not a host name"),
         (["--stop-signal", "NONE"], "is not a signal"),
-        (["--stop-timeout", "soon"], "parse string as an integer"),
+        (["--stop-timeout", "soon"], "not a whole number"),
         (["--no-such-option"], "No such option"),
         (["--env-file", "/nowhere"], "cannot be read"),
         (["--name", "a/b"], "is not a valid name"),

@@ -13,12 +13,10 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 
-from typer.main import get_command
-
-from warmboot.cli.main import app
+from warmboot.cli.main import program
 
 STDIN = 0
-PROGRAM = get_command(app)
+PROGRAM = program()
 """What ``main`` makes anew each time, and what takes longest of all."""
 
 

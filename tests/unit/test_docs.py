@@ -13,13 +13,12 @@ from typing import Any
 
 import click
 import pytest
-import typer.main
 from fastapi.routing import APIRoute, APIWebSocketRoute
 
 import warmboot
 from warmboot.api.app import ROUTERS
 from warmboot.api.problems import status_of
-from warmboot.cli.main import app
+from warmboot.cli.main import program
 from warmboot.client.problems import ManagerUnreachable
 from warmboot.model.container import ContainerState, FallbackReason
 from warmboot.model.errors import WarmbootError
@@ -70,7 +69,7 @@ def commands() -> dict[str, click.Command]:
         if not hasattr(command, "commands"):
             found[" ".join(path)] = command
 
-    walk(typer.main.get_command(app), ())
+    walk(program(), ())
     return found
 
 
@@ -105,7 +104,7 @@ def test_commands_in_the_docs_exist(page: Path) -> None:
         for found in _COMMAND.findall(code):
             words = found.split()
             if words[0].startswith("-"):
-                top = options_of(typer.main.get_command(app)) | {"--help", "-h"}
+                top = options_of(program()) | {"--help", "-h"}
                 assert words[0] in top, code
                 continue
             if len(words) == 1 and words[0] in groups():

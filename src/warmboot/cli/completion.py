@@ -1,59 +1,62 @@
-"""Names for the shell's completion: asked of the manager, given up after a moment."""
+"""Names for the shell's completion: asked of the manager, given up after a moment.
+
+Not by ``warmboot.client``: what that imports takes longer than somebody waits for a tab.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
+import http.client
+import json
+import os
+import socket
 from typing import Any
+from urllib.parse import urlsplit
 
-from warmboot.model.errors import WarmbootError
+from warmboot.client.endpoint import Endpoint
 
 ANSWER_TIMEOUT_S = 0.7
 
 
 def container_names(incomplete: str) -> list[str]:
     """Containers whose names begin so; none when the manager does not answer at once."""
-    return [name for name in _ask(_container_names()) if name.startswith(incomplete)]
+    return _names("/v1/containers?all=true", incomplete)
 
 
 def image_names(incomplete: str) -> list[str]:
-    return [name for name in _ask(_image_names()) if name.startswith(incomplete)]
+    return _names("/v1/runtime-images", incomplete)
 
 
 def worker_names(incomplete: str) -> list[str]:
-    return [name for name in _ask(_worker_names()) if name.startswith(incomplete)]
+    return _names("/v1/workers", incomplete)
 
 
-def _ask(work: Coroutine[Any, Any, list[str]]) -> list[str]:
-    from warmboot.cli.drive import run_loop
-
+def _names(path: str, incomplete: str) -> list[str]:
     try:
-        return run_loop(_bounded(work))
-    except (WarmbootError, TimeoutError):
+        found = [str(item["name"]) for item in _asked(path)["items"]]
+    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
         return []
+    return [name for name in found if name.startswith(incomplete)]
 
 
-async def _bounded(work: Coroutine[Any, Any, list[str]]) -> list[str]:
-    async with asyncio.timeout(ANSWER_TIMEOUT_S):
-        return await work
+def _asked(path: str) -> Any:
+    token = os.environ.get("WARMBOOT_TOKEN") or None
+    endpoint = Endpoint.usual(token=bool(token))
+    connection = _connection(endpoint)
+    try:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        connection.request("GET", urlsplit(endpoint.url).path + path, headers=headers)
+        return json.loads(connection.getresponse().read())
+    finally:
+        connection.close()
 
 
-async def _container_names() -> list[str]:
-    from warmboot.cli.drive import connect
-
-    async with connect() as client:
-        return [container.name for container in await client.containers.list(all_states=True)]
-
-
-async def _image_names() -> list[str]:
-    from warmboot.cli.drive import connect
-
-    async with connect() as client:
-        return [image.name for image in await client.images.list()]
-
-
-async def _worker_names() -> list[str]:
-    from warmboot.cli.drive import connect
-
-    async with connect() as client:
-        return [worker.name for worker in await client.workers.list()]
+def _connection(endpoint: Endpoint) -> http.client.HTTPConnection:
+    parts = urlsplit(endpoint.url)
+    if endpoint.socket is not None:
+        connection = http.client.HTTPConnection("localhost", timeout=ANSWER_TIMEOUT_S)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(ANSWER_TIMEOUT_S)
+        connection.sock.connect(str(endpoint.socket))
+        return connection
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    return kind(parts.hostname or "", parts.port, timeout=ANSWER_TIMEOUT_S)

@@ -31,9 +31,19 @@ FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
 
 def connect(timeout_s: float | None = None) -> Client:
     """The client of this machine's manager, or that ``WARMBOOT_URL`` tells of; an async context."""
+    _import_httpx()
     from warmboot.client import Client
 
     return Client() if timeout_s is None else Client(timeout_s=timeout_s)
+
+
+def _import_httpx() -> None:
+    """Without the command line that it has of its own, which takes as long as all else of it."""
+    if "httpx" not in sys.modules:
+        sys.modules["httpx._main"] = None  # type: ignore[assignment]
+        import httpx  # noqa: F401
+
+        del sys.modules["httpx._main"]
 
 
 def failed(_: WarmbootError) -> int:

@@ -1,24 +1,128 @@
-"""The command line. Parts that are slow to import are imported by the commands that need them."""
+"""The command line. What a command needs is imported when it is called."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, cast
 
 import typer
+from typer.core import TyperCommand
+from typer.main import get_command
 
 from warmboot import __version__
-from warmboot.cli.commands import containers, runtime, sessions, snapshot, worker
-from warmboot.cli.commands.events import events
-from warmboot.cli.commands.host import doctor, serve
-from warmboot.cli.commands.housekeeping import gc
-from warmboot.cli.commands.ps import ps
-from warmboot.cli.commands.run import RunCommand, run
-from warmboot.cli.commands.top import top
+from warmboot.cli.directory import Directory, Place
 from warmboot.cli.docker_words import Commands
+from warmboot.cli.shells import completions, register
+from warmboot.cli.values import use_our_words
+
+CONTAINERS, SERVICE = "Containers", "Service"
+# Options end where the container's command begins.
+_COMMAND_FOLLOWS = {"allow_interspersed_args": False, "ignore_unknown_options": False}
+
+COMMANDS: Mapping[str, Place] = {
+    "run": Place(
+        "run",
+        "run",
+        CONTAINERS,
+        "Run a container in its own VM, restored from a snapshot if possible.",
+        # As with docker, -h is the host name.
+        {
+            "cls": "RunCommand",
+            "context_settings": {**_COMMAND_FOLLOWS, "help_option_names": ["--help"]},
+        },
+    ),
+    "ps": Place("ps", "ps", CONTAINERS, "List containers."),
+    "inspect": Place(
+        "containers",
+        "inspect",
+        CONTAINERS,
+        "Show the configuration and state of containers, and how they were booted.",
+    ),
+    "logs": Place("containers", "logs", CONTAINERS, "Show the output of a container."),
+    "exec": Place(
+        "sessions",
+        "exec_",
+        CONTAINERS,
+        "Run a command in a running container, and exit with its exit code.",
+        {"context_settings": _COMMAND_FOLLOWS},
+    ),
+    "attach": Place(
+        "sessions",
+        "attach",
+        CONTAINERS,
+        "Attach to a running container; shows its output from now on.",
+    ),
+    "port": Place("containers", "port", CONTAINERS, "Show the published ports of a container."),
+    "stop": Place("containers", "stop", CONTAINERS, "Stop containers."),
+    "kill": Place("containers", "kill", CONTAINERS, "Send a signal to containers."),
+    "start": Place(
+        "containers", "start", CONTAINERS, "Start containers that have exited or failed."
+    ),
+    "restart": Place("containers", "restart", CONTAINERS, "Stop and start containers."),
+    "wait": Place(
+        "containers",
+        "wait",
+        CONTAINERS,
+        "Wait for containers, and print their exit codes (or their states).",
+    ),
+    "rm": Place("containers", "rm", CONTAINERS, "Remove containers and their VMs."),
+    "serve": Place(
+        "host",
+        "serve",
+        SERVICE,
+        "Run the manager in the foreground; MANAGER_* variables configure it.",
+    ),
+    "doctor": Place(
+        "host",
+        "doctor",
+        SERVICE,
+        "Check what works on this machine, what does not, why, and what to do.",
+    ),
+    "events": Place("events", "events", SERVICE, "Show events as they happen, until ctrl-c."),
+    "gc": Place(
+        "housekeeping",
+        "gc",
+        SERVICE,
+        "Remove deleted and unused snapshots, leftovers, and caches over their budget.",
+    ),
+    "top": Place("top", "top", SERVICE, "Show what is running and what it uses, live; q quits."),
+    "worker": Place(
+        "worker",
+        "app",
+        CONTAINERS,
+        "Manage workers: containers that are paused with their memory.",
+    ),
+    "runtime": Place(
+        "runtime",
+        "app",
+        SERVICE,
+        "Manage runtime images: kernel, Docker and guest agent for VMs.",
+    ),
+    "snapshot": Place(
+        "snapshot",
+        "app",
+        SERVICE,
+        "Manage runtime snapshots: VMs frozen with Docker ready.",
+    ),
+}
+
+
+class _Program(Commands):
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = Directory(COMMANDS)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        options = TyperCommand.shell_complete(cast("Any", self), ctx, incomplete)
+        return [*completions(COMMANDS, incomplete), *options]
+
 
 app = typer.Typer(
     name="warmboot",
-    cls=Commands,
+    cls=_Program,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -26,10 +130,7 @@ app = typer.Typer(
     epilog="WARMBOOT_URL (http://HOST:PORT or unix:///PATH) and WARMBOOT_TOKEN select the manager. "
     "The default is the Unix socket of this machine's manager, or http://127.0.0.1:18080.",
 )
-
-CONTAINERS, SERVICE = "Containers", "Service"
-# Options end where the container's command begins.
-_COMMAND_FOLLOWS = {"allow_interspersed_args": False, "ignore_unknown_options": False}
+use_our_words()
 
 
 def _version(wanted: bool) -> None:
@@ -50,34 +151,13 @@ def _options(
     pass
 
 
-app.command(
-    cls=RunCommand,
-    rich_help_panel=CONTAINERS,
-    # As with docker, -h is the host name.
-    context_settings={**_COMMAND_FOLLOWS, "help_option_names": ["--help"]},
-)(run)
-app.command(rich_help_panel=CONTAINERS)(ps)
-app.command(rich_help_panel=CONTAINERS)(containers.inspect)
-app.command(rich_help_panel=CONTAINERS)(containers.logs)
-app.command("exec", rich_help_panel=CONTAINERS, context_settings=_COMMAND_FOLLOWS)(sessions.exec_)
-app.command(rich_help_panel=CONTAINERS)(sessions.attach)
-app.command(rich_help_panel=CONTAINERS)(containers.port)
-app.command(rich_help_panel=CONTAINERS)(containers.stop)
-app.command(rich_help_panel=CONTAINERS)(containers.kill)
-app.command(rich_help_panel=CONTAINERS)(containers.start)
-app.command(rich_help_panel=CONTAINERS)(containers.restart)
-app.command(rich_help_panel=CONTAINERS)(containers.wait)
-app.command(rich_help_panel=CONTAINERS)(containers.rm)
-app.command(rich_help_panel=SERVICE)(serve)
-app.command(rich_help_panel=SERVICE)(doctor)
-app.command(rich_help_panel=SERVICE)(events)
-app.command(rich_help_panel=SERVICE)(gc)
-app.command(rich_help_panel=SERVICE)(top)
-app.add_typer(worker.app, name="worker", rich_help_panel=CONTAINERS)
-app.add_typer(runtime.app, name="runtime", rich_help_panel=SERVICE)
-app.add_typer(snapshot.app, name="snapshot", rich_help_panel=SERVICE)
+def program() -> Any:
+    """All of it, as typer has commands; each is built when it is called."""
+    command = get_command(app)
+    register()
+    return command
 
 
 def main() -> None:
     """The ``warmboot`` program."""
-    app(prog_name="warmboot")
+    program()(prog_name="warmboot")

@@ -8,6 +8,7 @@ async with Client() as client:
 from __future__ import annotations
 
 import os
+import ssl
 from types import TracebackType
 from typing import Any, Self
 
@@ -32,6 +33,12 @@ __all__ = ["DEFAULT_URL", "Client"]
 
 TIMEOUT_S = 300.0
 CONNECT_TIMEOUT_S = 10.0
+
+
+def _tls(endpoint: Endpoint) -> ssl.SSLContext | bool:
+    """The usual certificates; none where there is no TLS, as to read them takes its time."""
+    https = endpoint.url.startswith("https:")
+    return True if https else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class Client:
@@ -63,13 +70,14 @@ class Client:
                 resolution="check WARMBOOT_TOKEN",
             )
         if transport is None and endpoint.socket is not None:
-            transport = httpx.AsyncHTTPTransport(uds=str(endpoint.socket))
+            transport = httpx.AsyncHTTPTransport(uds=str(endpoint.socket), verify=_tls(endpoint))
         headers: dict[str, Any] = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.AsyncClient(
             base_url=endpoint.url,
             headers=headers,
             timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
             transport=transport,
+            verify=_tls(endpoint),
             trust_env=False,
         )
         link = Transport(self._http, endpoint)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from warmboot.client.decode import decoded, item, items
 from warmboot.client.path_segment import segment
@@ -22,10 +22,12 @@ from warmboot.client.results import (
     RuntimeImage,
     RuntimeSnapshot,
 )
-from warmboot.client.sessions import Session, open_session
 from warmboot.client.streams import MULTIPLEXED, demultiplexed, server_sent
 from warmboot.client.transport import Transport
 from warmboot.client.usage import Usage
+
+if TYPE_CHECKING:
+    from warmboot.client.sessions import Session
 
 WAIT_CHUNK_S = 300.0
 UPLOAD_CHUNK_BYTES = 1024 * 1024
@@ -204,6 +206,8 @@ class Containers:
         self, ref: str, command: Sequence[str], **options: Any
     ) -> AbstractAsyncContextManager[Session]:
         """Run a command; ``options`` as in the start frame (tty, stdin, environment, …)."""
+        from warmboot.client.sessions import open_session
+
         start = {"command": list(command), **_given(**options)}
         return open_session(self._link.endpoint, self._path(ref, "exec"), self._token, start)
 
@@ -213,6 +217,8 @@ class Containers:
         One that is being created is waited for. If it was created with ``attach``, it is started
         only when the session has begun.
         """
+        from warmboot.client.sessions import open_session
+
         path = self._path(ref, "attach") + ("" if logs else "?logs=false")
         return open_session(self._link.endpoint, path, self._token, None)
 

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from warmboot.client.results import Registered, RuntimeImage
 
 app = typer.Typer(
-    no_args_is_help=True, help="Manage runtime images: kernel, Docker and guest agent for VMs."
+    add_completion=False,
+    no_args_is_help=True,
+    help="Manage runtime images: kernel, Docker and guest agent for VMs.",
 )
 
 Ref = Annotated[

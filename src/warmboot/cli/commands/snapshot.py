@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     Begin = Callable[[Client], Awaitable[str]]
 
 app = typer.Typer(
-    no_args_is_help=True, help="Manage runtime snapshots: VMs frozen with Docker ready."
+    add_completion=False,
+    no_args_is_help=True,
+    help="Manage runtime snapshots: VMs frozen with Docker ready.",
 )
 
 WIDE = 100

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 LONGEST_PERIOD_S = 366 * 86_400
 
 app = typer.Typer(
-    no_args_is_help=True, help="Manage workers: containers that are paused with their memory."
+    add_completion=False,
+    no_args_is_help=True,
+    help="Manage workers: containers that are paused with their memory.",
 )
 
 Ref = Annotated[

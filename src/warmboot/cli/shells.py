@@ -1,0 +1,118 @@
+"""Completion in bash, zsh and fish: never files, unless a file is wanted.
+
+typer's own offer the files of the folder wherever there is nothing else to offer. What they have
+of the protocol (variables, command words) is used; what they answer, and the scripts of bash and
+fish, are ours.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from typer import _completion_classes as typers
+from typer import _completion_shared as scripts
+from typer._click import shell_completion as click
+from typer._click.shell_completion import CompletionItem
+
+from warmboot.cli.directory import Place
+
+FILES = "warmboot:files"
+"""The answer that lets bash complete a file name."""
+
+# An answer is a line; nothing in it is a pattern of the shell's.
+BASH = f"""\
+%(complete_func)s() {{
+    local answer
+    answer=$(COMP_WORDS="${{COMP_WORDS[*]}}" COMP_CWORD=$COMP_CWORD \\
+        %(autocomplete_var)s=complete_bash "$1" 2> /dev/null)
+    COMPREPLY=()
+    if [ "$answer" = "{FILES}" ]; then
+        compopt -o default
+    elif [ -n "$answer" ]; then
+        mapfile -t COMPREPLY <<< "$answer"
+    fi
+}}
+
+complete -F %(complete_func)s %(prog_name)s
+"""
+
+_FISH = "env %(autocomplete_var)s=complete_fish _TYPER_COMPLETE_ARGS=(commandline -cp)"
+FISH = f"""\
+complete --command %(prog_name)s --no-files --arguments "({_FISH} %(prog_name)s)"
+complete --command %(prog_name)s --force-files \
+--condition "{_FISH} _TYPER_COMPLETE_FISH_ACTION=is-file %(prog_name)s"
+"""
+
+
+def _items(shell: Any) -> tuple[list[CompletionItem], bool]:
+    """What may stand there, and whether any file may."""
+    args, incomplete = shell.get_completion_args()
+    context = click._resolve_context(shell.cli, shell.ctx_args, shell.prog_name, args)
+    asked, incomplete = click._resolve_incomplete(context, args, incomplete)
+    wanted = getattr(getattr(asked, "type_descriptor", None), "annotation", None)
+    if Path in (wanted, *get_args(wanted)):
+        return [], True
+    return asked.shell_complete(context, incomplete), False
+
+
+def _help(item: CompletionItem) -> str:
+    return " ".join((item.help or "").replace("\\[", "[").split())
+
+
+class Bash(typers.BashComplete):
+    source_template = BASH
+
+    def complete(self) -> str:
+        items, files = _items(self)
+        return FILES if files else "\n".join(str(item.value) for item in items)
+
+
+class Zsh(typers.ZshComplete):
+    def complete(self) -> str:
+        """What the script evaluates."""
+        items, files = _items(self)
+        if files:
+            return "_files"
+        if not items:
+            return ""
+        words = " ".join(_quoted(_described(item)) for item in items)
+        return f"local -a found; found=({words}); _describe warmboot found"
+
+
+class Fish(typers.FishComplete):
+    source_template = FISH
+
+    def complete(self) -> str:
+        items, files = _items(self)
+        if os.environ.get("_TYPER_COMPLETE_FISH_ACTION") == "is-file":
+            sys.exit(0 if files else 1)
+        return "\n".join(f"{item.value}\t{_help(item)}".rstrip("\t") for item in items)
+
+
+def _described(item: CompletionItem) -> str:
+    name, text = str(item.value).replace(":", "\\:"), _help(item)
+    return f"{name}:{text}" if text else name
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def register() -> None:
+    """In place of typer's own, for ``--show-completion`` and ``--install-completion`` too."""
+    for name, shell in (("bash", Bash), ("zsh", Zsh), ("fish", Fish)):
+        click.add_completion_class(shell, name)
+    scripts._completion_scripts |= {"bash": BASH, "fish": FISH}
+
+
+def completions(places: Mapping[str, Place], incomplete: str) -> list[CompletionItem]:
+    """Commands that begin so."""
+    return [
+        CompletionItem(name, help=place.brief)
+        for name, place in places.items()
+        if name.startswith(incomplete)
+    ]

@@ -1,0 +1,94 @@
+"""Values of options and arguments: converted here, so that mistakes are told in our words.
+
+typer leaves that to pydantic, whose messages are for programmers, and imports it even for what is
+not given, which takes longer than most commands.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import typer
+from typer import core
+from typer._coercion import TypeDescriptor, build_runtime_param
+
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+
+
+def use_our_words() -> None:
+    """In the place of typer's own converters."""
+    setattr(core, "build_runtime_param", _Converter)  # noqa: B010 - it is not exported
+
+
+class _Converter:
+    """Of one parameter."""
+
+    def __init__(self, descriptor: TypeDescriptor) -> None:
+        self._descriptor = descriptor
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        wanted: Any = self._descriptor.annotation
+        several = param.multiple or param.nargs == -1
+        if value is None:
+            return () if several else None
+        (kind,) = get_args(wanted) if get_origin(wanted) is list else (wanted,)
+        if kind not in _KINDS:
+            return build_runtime_param(self._descriptor).coerce(value, param=param, ctx=ctx)
+        try:
+            given = value if several else (value,)
+            values = [_KINDS[kind](one, self._descriptor.parameter_info) for one in given]
+        except ValueError as error:
+            raise typer.BadParameter(str(error), ctx=ctx, param=param) from None
+        return values if several else values[0]
+
+
+def _text(value: Any, _: Any) -> str:
+    return str(value)
+
+
+def _whole_number(value: Any, limits: Any) -> int:
+    if not _WHOLE.fullmatch(str(value)):
+        raise ValueError(f"{value!r} is not a whole number")
+    number = int(value)
+    _check_range(number, limits)
+    return number
+
+
+def _number(value: Any, limits: Any) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is not a number")
+    _check_range(number, limits)
+    return number
+
+
+def _check_range(number: float, limits: Any) -> None:
+    least, most = limits.min, limits.max
+    if least is not None and most is not None and not least <= number <= most:
+        raise ValueError(f"{number:g} is not possible: use {least:g} to {most:g}")
+    if least is not None and number < least:
+        raise ValueError(f"{number:g} is not possible: use {least:g} or more")
+
+
+def _path(value: Any, limits: Any) -> Path:
+    path = Path(value)
+    if limits.exists and not path.exists():
+        raise ValueError(f"there is no file {value}")
+    if limits.exists and not limits.dir_okay and path.is_dir():
+        raise ValueError(f"{value} is a folder")
+    return path
+
+
+_KINDS: Mapping[Any, Callable[[Any, Any], Any]] = {
+    str: _text,
+    int: _whole_number,
+    float: _number,
+    Path: _path,
+}
