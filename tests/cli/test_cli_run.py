@@ -94,6 +94,10 @@ def test_run_uploads_an_archive_first(cli: Cli, served: Served, tmp_path: Path) 
     ("words", "said"),
     [
         (["--cpus", "1.5"], "whole CPUs"),
+        (["--cpus", "64"], "64 CPUs are not possible: a VM has 1 to 32"),
+        (["-m", "100g"], "'100g' is not possible: a VM has 256m to 64g"),
+        (["-p", "80:80:80:80"], "'80:80:80:80' is not a port; write [ip:][host:]container[/udp]"),
+        (["--network", "x"], "No such option '--network': each container has its own network"),
         (["-m", "lots"], "512m or 1g"),
         (["-p", "70000"], "is not a port"),
         (["-p", "1-5:1-5"], "ranges"),
@@ -124,8 +128,8 @@ def test_run_says_what_is_wrong_with_its_options(cli: Cli, words: list[str], sai
     ("words", "option"),
     [
         (["--name", "a/b", "busybox"], "--name"),
-        (["--memory", "100t", "busybox"], "--memory"),
-        (["--cpus", "64", "busybox"], "--cpus"),
+        (["--label", "a b=c", "busybox"], "--label"),
+        (["--user", "u" * 300, "busybox"], "--user"),
         (["--name", "c", "Bad Image"], "IMAGE"),
     ],
 )

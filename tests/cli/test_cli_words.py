@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
+from tests.cli.conftest import Cli
 from tests.support.command_line import PROGRAM, run_here
+
+from warmboot.cli import docker_words
 
 VALIDATORS_WORDS = ("Input should", "String should", "Value error", "pydantic", "parse string")
 
@@ -67,3 +70,64 @@ def test_what_is_possible_is_said(words: tuple[str, ...], sentence: str) -> None
     assert code == 2
     assert found.endswith(sentence)
     assert not any(word in found for word in VALIDATORS_WORDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("images",), "No such command 'images': `warmboot run` pulls the image"),
+        (("pull", "redis"), "No such command 'pull': `warmboot run` pulls the image"),
+        (("stats",), "No such command 'stats': `warmboot top` shows"),
+        (("rmi", "redis"), "No such command 'rmi': an image is kept by no one"),
+        (("ps", "--format", "json"), "No such option '--format': --json prints"),
+        (("exec", "--privileged", "c", "sh"), "No such option '--privileged': each container"),
+        (("run", "-P", "redis"), "No such option '-P': name each port"),
+        (("run", "--net=host", "redis"), "No such option '--net': each container has its own"),
+    ],
+)
+def test_what_docker_has_and_we_have_not_is_told_with_what_to_do_here(
+    words: tuple[str, ...], sentence: str
+) -> None:
+    assert sentence in said(*words)[1]
+
+
+@pytest.mark.parametrize("name", [*docker_words._COMMANDS])
+def test_nothing_is_called_missing_that_is_there(name: str) -> None:
+    assert name not in PROGRAM.commands
+
+
+@pytest.mark.parametrize("option", [*docker_words._OPTIONS])
+def test_no_option_is_called_missing_that_run_has(option: str) -> None:
+    run = PROGRAM.commands["run"]
+    assert not any(option in parameter.opts for parameter in run.params)
+
+
+# -- what the manager refuses ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "brief"),
+    [
+        (("stop", "a b"), "the name or id is not valid"),
+        (("logs", "-n", "5000000", "c"), "--tail is not valid"),
+        (("worker", "run", "--name", "a b", "busybox"), "--name is not valid"),
+        (("worker", "run", "--network", "a b", "busybox"), "--network is not valid"),
+        (("worker", "run", "--idle", "1e12", "busybox"), "--idle is not valid"),
+        (
+            ("worker", "run", "-l", "a b=c", "--name", "", "busybox"),
+            "--name, --label are not valid",
+        ),
+        (("worker", "pause", "w", "-c", "a b"), "the checkpoint's name is not valid"),
+        (("run", "-d", "-l", "a b=c", "-u", "u" * 300, "busybox"), "--label, --user are not valid"),
+    ],
+)
+def test_what_the_manager_refuses_is_told_in_the_words_of_the_command_line(
+    cli: Cli, words: tuple[str, ...], brief: str
+) -> None:
+    done = cli(*words)
+    first, *rest = done.stderr.splitlines()
+    assert first == f"error: {brief}"
+    command = " ".join(words[:2] if words[0] == "worker" else words[:1])
+    assert rest[-1] == f" next: see: warmboot {command} --help"
+    for foreign in (*VALIDATORS_WORDS, "openapi", "pattern", "body.", "query.", "^"):
+        assert foreign not in done.stderr

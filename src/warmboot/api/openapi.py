@@ -13,7 +13,7 @@ from warmboot.api.problems import MEDIA_TYPE
 from warmboot.api.schemas.responses import Problem
 
 _REF = "#/components/schemas/{model}"
-_KEY_PARAMETER = {
+_KEY_PARAMETER: dict[str, Any] = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,

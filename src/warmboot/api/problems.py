@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from warmboot.api.sentences import sentence
 from warmboot.model import errors
 
 log = logging.getLogger(__name__)
@@ -159,8 +160,7 @@ def validation_problem(found: Sequence[Any]) -> Response:
         return _no_json(found[0])
     listed = []
     for item in found[:20]:
-        message = str(item["msg"]).removeprefix("Value error, ")
-        listed.append({"field": _where(item["loc"]), "message": clean(message)[:500]})
+        listed.append({"field": _where(item["loc"]), "message": clean(sentence(item))[:500]})
     first = listed[0]["field"] if listed else "body"
     name = first.removeprefix("body.").removeprefix("query.").removeprefix("path.")
     alone = len(listed) == 1

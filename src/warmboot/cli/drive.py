@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import typer
 
 from warmboot.cli.entry import missing_part, show_error
+from warmboot.cli.refusals import in_words
 from warmboot.cli.standard_streams import as_shown, drop_output, is_text
 from warmboot.model.errors import InvalidRequest, WarmbootError
 
@@ -55,7 +56,7 @@ def drive(work: Coroutine[Any, Any, T], exit_code: Callable[[WarmbootError], int
     try:
         return run_loop(work)
     except WarmbootError as error:
-        show_error(error)
+        show_error(in_words(error))
         raise typer.Exit(exit_code(error)) from None
     except ModuleNotFoundError as error:
         missing = missing_part(error)
@@ -124,7 +125,7 @@ def each(refs: list[str], act: Callable[[Client, str], Awaitable[Any]]) -> NoRet
                     await act(client, ref)
                 except WarmbootError as error:
                     failed += 1
-                    show_error(error)
+                    show_error(in_words(error))
                 else:
                     print(ref, flush=True)
         return FAILED if failed else 0

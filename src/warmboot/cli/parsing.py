@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from warmboot.cli.standard_streams import is_text
+from warmboot.model.shapes import MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB
 
 _SIZES = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE)
@@ -40,7 +41,12 @@ def parse_memory(text: str) -> int:
     if size_bytes >= 1 << 60:
         raise ValueError(f"{text!r} is more than a machine has; write for example 512m or 1g")
     memory_mib = round(size_bytes / MIB)
-    return memory_mib + memory_mib % 2
+    memory_mib += memory_mib % 2
+    if not MIN_MEMORY_MIB <= memory_mib <= MAX_MEMORY_MIB:
+        raise ValueError(
+            f"{text!r} is not possible: a VM has {MIN_MEMORY_MIB}m to {MAX_MEMORY_MIB // 1024}g"
+        )
+    return memory_mib
 
 
 def parse_cpus(text: str) -> int:
@@ -49,11 +55,13 @@ def parse_cpus(text: str) -> int:
         cpus = float(text)
     except ValueError:
         raise ValueError(f"{text!r} is not a number of CPUs") from None
-    if not cpus.is_integer() or cpus < 1:
+    if not 1 <= cpus < float("inf") or cpus != int(cpus):
         raise ValueError(
             f"{text} CPUs are not possible: a container has its own VM, and a VM has whole "
             "CPUs; use --cpus 1, 2, …"
         )
+    if cpus > MAX_VCPUS:
+        raise ValueError(f"{text} CPUs are not possible: a VM has 1 to {MAX_VCPUS}")
     return int(cpus)
 
 
@@ -74,7 +82,7 @@ def parse_port(text: str) -> dict[str, Any]:
     protocol = protocol.lower() or "tcp"
     if protocol not in ("tcp", "udp"):
         raise ValueError(f"{text!r}: the protocol is tcp or udp")
-    if rest.startswith("[") or rest.count(":") > 2:
+    if rest.startswith("[") or "::" in rest or rest.count(":") > 3:
         raise ValueError(
             f"{text!r}: ports are published on IPv4 addresses only; leave the address out, or "
             "write for example 127.0.0.1:8080:80"

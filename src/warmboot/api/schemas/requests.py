@@ -43,6 +43,11 @@ _IMAGE = re.compile(IMAGE_PATTERN.removeprefix("^").removesuffix("$"))
 ENV_NAME_PATTERN = r"^[^=\x00]+$"
 NO_NUL_PATTERN = r"^[^\x00]*$"
 LABEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_./-]*$"
+HOST_NAME_PATTERN = r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$"
+ABSOLUTE_PATTERN = r"^/[^\x00]*$"
+WORKING_DIR_PATTERN = r"^(/[^\x00]*)?$"
+ARCHIVE_PATTERN = r"^[0-9a-f]{64}$"
+WORD_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$"
 MAX_STOP_TIMEOUT_S = 3600
 MAX_WORDS = 100_000
 """Of a command or an environment; how large they may be together, ``program_start`` says."""
@@ -98,7 +103,7 @@ UserName = Annotated[str, Field(max_length=256, pattern=NO_NUL_PATTERN)]
 HostName = Annotated[
     str,
     Field(
-        pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$",
+        pattern=HOST_NAME_PATTERN,
         description="a host name label in lower case; left out: the container's name",
     ),
 ]
@@ -110,7 +115,7 @@ Signal = Annotated[
 LabelName = Annotated[str, Field(min_length=1, max_length=256, pattern=LABEL_PATTERN)]
 LabelValue = Annotated[str, Field(max_length=4096, pattern=NO_NUL_PATTERN)]
 Words = Annotated[list[Text], Field(max_length=MAX_WORDS)]
-HostPath = Annotated[str, Field(min_length=1, max_length=4095, pattern=r"^/[^\x00]*$")]
+HostPath = Annotated[str, Field(min_length=1, max_length=4095, pattern=ABSOLUTE_PATTERN)]
 
 
 class Strict(BaseModel):
@@ -239,7 +244,7 @@ class ContainerIn(Strict):
     shape: ShapeIn | None = None
     boot: BootPolicy = BootPolicy.AUTO
     runtime_image_id: UUID | None = None
-    archive: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    archive: Annotated[str, Field(pattern=ARCHIVE_PATTERN)] | None = None
     tty: StrictBool = False
     stdin_open: StrictBool = False
     auto_remove: StrictBool = False
@@ -252,7 +257,7 @@ class ContainerIn(Strict):
     ] = False
     labels: Annotated[dict[LabelName, LabelValue], Field(max_length=256)] = {}
     user: UserName = ""
-    working_dir: Annotated[str, Field(max_length=4095, pattern=r"^(/[^\x00]*)?$")] = ""
+    working_dir: Annotated[str, Field(max_length=4095, pattern=WORKING_DIR_PATTERN)] = ""
     hostname: HostName = ""
     stop_signal: Signal | None = None
     stop_timeout_s: Annotated[StrictInt, Field(ge=0, le=MAX_STOP_TIMEOUT_S)] | None = None
@@ -299,6 +304,6 @@ class StartIn(Strict):
         Field(max_length=MAX_WORDS, description="NAME=value; NAME alone takes it away"),
     ] = []
     user: UserName = ""
-    working_dir: Annotated[str, Field(max_length=4095, pattern=r"^[^\x00]*$")] = ""
+    working_dir: Annotated[str, Field(max_length=4095, pattern=NO_NUL_PATTERN)] = ""
     rows: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None
     columns: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None

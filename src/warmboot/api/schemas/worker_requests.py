@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, StrictBool, StrictInt
 
 from warmboot.api.schemas.requests import (
     NAME_PATTERN,
+    WORD_PATTERN,
     Environment,
     HostPath,
     ImageReference,
@@ -61,8 +62,7 @@ WorkerName = Annotated[
 MountPath = Annotated[HostPath, AfterValidator(_plain_path)]
 Period = Annotated[float, Field(ge=1, le=MAX_PERIOD_S, allow_inf_nan=False)]
 Port = Annotated[StrictInt, Field(ge=1, le=MAX_PORT)]
-_WORD = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$"
-Network = Annotated[str, Field(min_length=1, max_length=128, pattern=_WORD)]
+Network = Annotated[str, Field(min_length=1, max_length=128, pattern=WORD_PATTERN)]
 
 
 class MountIn(Strict):
@@ -125,5 +125,5 @@ class CheckpointIn(Strict):
 class ReportIn(Strict):
     """Progress, or whatever a worker has to say; 16 KiB at most."""
 
-    kind: Annotated[str, Field(min_length=1, max_length=64, pattern=_WORD)]
+    kind: Annotated[str, Field(min_length=1, max_length=64, pattern=WORD_PATTERN)]
     data: Annotated[dict[str, Any], Field(default_factory=dict)]

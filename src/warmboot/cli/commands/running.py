@@ -17,26 +17,13 @@ from warmboot.cli.terminal.output import size, upload_total
 from warmboot.cli.terminal.progress import stages_shown, status
 from warmboot.cli.terminal.signals import Signals
 from warmboot.cli.terminal.terminal import Detached
-from warmboot.model.errors import InvalidRequest, NotFound, WarmbootError
+from warmboot.model.errors import NotFound, WarmbootError
 
 if TYPE_CHECKING:
     from warmboot.client import Client, Session
     from warmboot.client.results import Container
 
 T = TypeVar("T")
-
-_OPTIONS = {
-    "image": "IMAGE",
-    "name": "--name",
-    "labels": "--label",
-    "environment": "--env",
-    "user": "--user",
-    "working_dir": "--workdir",
-    "shape.vcpus": "--cpus",
-    "shape.memory_mib": "--memory",
-}
-"""Which option becomes which field of the API."""
-
 
 class Run:
     """One ``warmboot run``. What ``wanted`` has of a shape counts, the rest is the default's."""
@@ -161,25 +148,12 @@ class Run:
                 error.resolution = "to look into it, keep it: warmboot run --keep …"
         return error
 
-    async def _create(self, client: Client) -> str:
-        try:
-            return await client.containers.create(**self._body)
-        except InvalidRequest as error:
-            option = _OPTIONS.get(error.fields[0]) if error.fields else None
-            if option is None:
-                raise
-            raise InvalidRequest(
-                f"{option} is not valid",
-                details=error.details,
-                resolution="see: warmboot run --help",
-            ) from error
-
     async def _brought_up(
         self, client: Client, show: Any, come: Callable[[str], Awaitable[T]]
     ) -> T:
         await self._complete(client, show)
         async with stages_shown(client, show) as watch:
-            creating = asyncio.create_task(self._create(client))
+            creating = asyncio.create_task(client.containers.create(**self._body))
             try:
                 self._container_id = await asyncio.shield(creating)
             except asyncio.CancelledError:

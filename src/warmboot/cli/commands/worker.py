@@ -13,6 +13,7 @@ from warmboot.cli.completion import worker_names
 from warmboot.cli.drive import FAILED, connect, drive, usage
 from warmboot.cli.entry import show_error
 from warmboot.cli.parsing import parse_environment, parse_labels
+from warmboot.cli.refusals import in_words
 from warmboot.cli.terminal.output import (
     age,
     print_json,
@@ -221,7 +222,7 @@ def _each(
                         outcome = await act(client, ref)
                 except WarmbootError as error:
                     failed += 1
-                    show_error(error)
+                    show_error(in_words(error))
                     continue
                 done.append(outcome)
                 if not as_json:

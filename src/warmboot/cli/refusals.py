@@ -1,0 +1,82 @@
+"""What the manager refuses, in the words of the command line: options, not fields of the API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from typer._click.globals import get_current_context
+
+from warmboot.model.errors import InvalidRequest, WarmbootError
+
+_WORDS: Mapping[str, str] = {
+    "archive": "--archive",
+    "after": "--after",
+    "checkpoint": "the checkpoint's name",
+    "command": "COMMAND",
+    "entrypoint": "--entrypoint",
+    "environment": "--env",
+    "hostname": "--hostname",
+    "image": "IMAGE",
+    "initrd": "--initrd",
+    "kernel": "--kernel",
+    "labels": "--label",
+    "memory_mib": "--memory",
+    "mounts": "--volume",
+    "name": "--name",
+    "network": "--network",
+    "path": "DIR",
+    "policy.checkpoint_every_s": "--every",
+    "policy.keep_checkpoints": "--keep",
+    "policy.pause_after_idle_s": "--idle",
+    "policy.wake_on": "--wake-on",
+    "ports": "--publish",
+    "ref": "the name or id",
+    "id": "the id",
+    "rootfs": "--rootfs",
+    "runtime_image_id": "IMAGE",
+    "shape.memory_mib": "--memory",
+    "shape.vcpus": "--cpus",
+    "signal": "--signal",
+    "since": "--since",
+    "stop_signal": "--stop-signal",
+    "stop_timeout_s": "--stop-timeout",
+    "tail": "--tail",
+    "timeout_s": "--time",
+    "until": "--until",
+    "user": "--user",
+    "vcpus": "--cpus",
+    "weight": "the weight",
+    "window_s": "--window",
+    "working_dir": "--workdir",
+}
+
+
+def in_words(error: WarmbootError) -> WarmbootError:
+    """The same error, as somebody understands it who has never seen the API."""
+    fields = error.fields if isinstance(error, InvalidRequest) else ()
+    if not fields and "/openapi.json" not in error.resolution:
+        return error
+    brief, details = error.brief, error.details
+    if fields:
+        words = list(dict.fromkeys(_word(field) for field in fields))
+        brief = f"{', '.join(words)} {'is' if len(words) == 1 else 'are'} not valid"
+        for field in fields if len(fields) > 1 else ():  # a single one is not named again
+            place = "" if field.startswith(("query.", "path.")) else "body."
+            details = details.replace(f"{place}{field}: ", f"{_word(field)}: ")
+    told = type(error)(brief, details=details, resolution=f"see: {_command()} --help")
+    if isinstance(error, InvalidRequest) and isinstance(told, InvalidRequest):
+        told.fields = error.fields
+    return told
+
+
+def _word(field: str) -> str:
+    parts = field.removeprefix("query.").removeprefix("path.").split(".")
+    for length in range(len(parts), 0, -1):
+        if word := _WORDS.get(".".join(parts[:length])):
+            return word
+    return parts[-1].replace("_", " ")
+
+
+def _command() -> str:
+    context = get_current_context(silent=True)
+    return context.command_path if context else "warmboot"
