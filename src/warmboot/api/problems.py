@@ -45,6 +45,7 @@ STATUS: Mapping[type[errors.WarmbootError], int] = {
     errors.VmUnresponsive: 503,
     errors.GuestUnreachable: 503,
     errors.ContainerError: 422,
+    errors.CheckpointRefused: 409,
 }
 
 

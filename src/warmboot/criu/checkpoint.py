@@ -24,6 +24,7 @@ from warmboot.criu.continuity import look_at, memory_bytes
 from warmboot.criu.images import DumpFacts, read_dump, unreadable
 from warmboot.criu.in_progress import HANGS_AFTER_S, Work, unless_it_hangs
 from warmboot.criu.log import CriuLog, holding_log
+from warmboot.criu.refusals import dump_failure
 from warmboot.criu.runtime_work import stopped_in, thaw
 from warmboot.docker.content_store import until_forgotten
 from warmboot.docker.engine import DockerEngine
@@ -285,13 +286,7 @@ async def _failed(
         fate = (
             "it keeps running" if now.running else f"it has stopped with exit code {now.exit_code}"
         )
-    full = isinstance(error, DiskFull) or any("No space left on device" in line for line in lines)
-    kind = DiskFull if full else CheckpointError
-    return kind(
-        f"{container.name} could not be paused; {fate}",
-        details="\n".join((*lines, error.details)),
-        resolution=_advice(lines, error.details),
-    )
+    return dump_failure(container.name, fate, lines, error)
 
 
 async def _run_on(container: ContainerFacts) -> None:
@@ -308,14 +303,3 @@ def _kept_log(message: str) -> tuple[str, ...]:
         return log.errors() if path.is_absolute() and log.hold(path) else ()
     finally:
         log.close()
-
-
-def _advice(lines: tuple[str, ...], message: str) -> str:
-    text = "\n".join((*lines, message))
-    if "executable file not found" in text or "criu binary" in text:
-        return "install CRIU where the engine finds it (`warmboot doctor --fix`)"
-    if "--tcp-established" in text or "Connected TCP socket" in text:
-        return "put tcp-established into /etc/criu/runc.conf (`warmboot doctor --fix`)"
-    if "No space left on device" in text:
-        return "delete checkpoints, containers or images that are not needed"
-    return "see CRIU's lines above for what it cannot dump; `warmboot doctor` checks the rest"

@@ -23,10 +23,11 @@ from warmboot.criu.checkpoint import dump_facts, inspect_when_stopped, refuse_ob
 from warmboot.criu.containerd import SALT_FILE, forget_restored, scratch_folders
 from warmboot.criu.continuity import Continuity, compare
 from warmboot.criu.in_progress import HANGS_AFTER_S, Work, unless_it_hangs
-from warmboot.criu.log import CriuLog, holding_log
+from warmboot.criu.log import holding_log
+from warmboot.criu.refusals import restore_failure
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts
-from warmboot.model.errors import CheckpointError, Conflict, DiskFull, WarmbootError
+from warmboot.model.errors import CheckpointError, Conflict, DiskFull
 
 MAX_ATTEMPTS = 3
 CONTENT_EXISTS = "already exists"
@@ -120,7 +121,7 @@ async def _start(
                 await _forget_copy(engine, used)
                 if attempt < MAX_ATTEMPTS and CONTENT_EXISTS in error.details:
                     continue
-                raise _failed(container, name, error, log) from error
+                raise restore_failure(container.name, name, log.errors(), error) from error
         await _forget_copy(engine, used)
         return attempt
     raise AssertionError("unreachable: the last attempt returns or raises")
@@ -147,25 +148,3 @@ def salt(folder: Path) -> str:
             resolution="check that the disk has free space and is not mounted read-only",
         ) from error
     return made
-
-
-def _failed(
-    container: ContainerFacts, name: str, error: WarmbootError, log: CriuLog
-) -> WarmbootError:
-    lines = log.errors()
-    kind = DiskFull if isinstance(error, DiskFull) else CheckpointError
-    return kind(
-        f"{container.name} could not be restored from {name}; the checkpoint is kept",
-        details="\n".join((*lines, error.details)),
-        resolution=_advice("\n".join((*lines, error.details))),
-    )
-
-
-def _advice(text: str) -> str:
-    if "Can't bind inet socket" in text or "Address already in use" in text:
-        return "another process has taken the worker's port: stop it, then resume again"
-    if "No mapping for" in text and "mountpoint" in text:
-        return "the worker's mounts are not those of the checkpoint: create it with the same ones"
-    if "File r/w" in text or "Can't open file" in text or "has bad size" in text:
-        return "a file that the worker had open has changed or is gone: bring it back, resume again"
-    return "mend what CRIU says above and resume again, or resume from another checkpoint"

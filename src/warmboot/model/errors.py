@@ -33,6 +33,7 @@
         │   ├── CommandNotFound   the image has no such program
         │   └── CommandNotExecutable  it has, but it cannot be executed
         └── CheckpointError       CRIU or the engine failed
+            └── CheckpointRefused CRIU cannot do it as things stand
 
 HTTP status codes live in the API's error handlers only.
 """
@@ -197,3 +198,7 @@ class CommandNotExecutable(ContainerError):
 
 class CheckpointError(HostError):
     code = "checkpoint-error"
+
+
+class CheckpointRefused(CheckpointError):
+    code = "checkpoint-refused"
