@@ -184,6 +184,13 @@ def test_stop_start_restart_wait_and_rm(cli: Cli) -> None:
     assert (both.stdout, both.returncode) == ("c\n", 1)
 
 
+def test_ps_says_why_a_container_has_failed(cli: Cli) -> None:
+    cli("run", "-d", "--keep", "--name", "c", "missing:1")
+    listed = cli("ps", "-a").stdout
+    assert "Failed: the image missing:1 does not exist" in listed
+    assert "Failed: " not in cli("inspect", "c").stdout, "which has a line of its own for it"
+
+
 def its_vm_dies(served: Served, name: str, image: str) -> None:
     """The container has failed, and a start boots it; ``missing:1`` cannot be booted."""
     rows = served.fakes.containers.rows

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, Served
+
+from warmboot.model.errors import HostError
+from warmboot.model.worker import WorkerState
 
 
 def test_a_worker_is_run_paused_resumed_and_removed(cli: Cli) -> None:
@@ -71,6 +75,15 @@ def test_an_archive_goes_out_and_in(cli: Cli, tmp_path: Path) -> None:
     refused = cli("worker", "import", "new", str(broken))
     assert refused.returncode == 1
     assert "no archive" in refused.stderr
+
+
+def test_a_list_says_why_a_worker_has_failed(cli: Cli, served: Served) -> None:
+    cli("worker", "run", "--name", "ww", "app:1")
+    rows = served.fakes.workers.rows
+    (worker,) = rows.values()
+    error = HostError("the engine has no memory left").as_dict()
+    rows[worker.id] = replace(worker, state=WorkerState.FAILED, error=error)
+    assert "failed: the engine has no memory left" in cli("worker", "ls").stdout
 
 
 def test_flags_have_no_double_negation(cli: Cli) -> None:

@@ -18,7 +18,12 @@ from warmboot.criu.restore import restore
 from warmboot.docker import content_store
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts
-from warmboot.model.errors import CheckpointError, EngineUnavailable, NotFound
+from warmboot.model.errors import (
+    CheckpointError,
+    CheckpointRefused,
+    EngineUnavailable,
+    NotFound,
+)
 from warmboot.system.programs import run_program
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
@@ -220,11 +225,12 @@ async def test_a_dump_that_fails_leaves_it_running_and_says_why(
     container = await start(script=GHOST)
     await wait_for_line(engine, container, lambda line: line == "ready")
     pid = (await engine.inspect(container)).pid
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointRefused) as caught:
         await checkpoint(engine, container, "cp")
     assert "it keeps running" in caught.value.brief
-    assert "host file" in caught.value.details or "ghost file" in caught.value.details
-    assert caught.value.details.startswith("Error (criu/")
+    reason, *lines = caught.value.details.splitlines()
+    assert reason == "a process in it has a large file open that was deleted"
+    assert lines[0].startswith("Error (criu/")
     now = await engine.inspect(container)
     assert (now.running, now.pid) == (True, pid)
     assert await engine.checkpoints(container) == []

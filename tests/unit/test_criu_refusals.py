@@ -30,6 +30,11 @@ ENGINE = CheckpointError("the checkpoint failed", details="criu failed: type NOT
             "release the lock",
         ),
         (
+            "Error (criu/files-reg.c:1): Can't dump ghost file /x of 99 size, increase limit",
+            "a large file open that was deleted",
+            "ghost-limit",
+        ),
+        (
             "Error (criu/tty.c:1830): Found dangling tty with sid 7 pgid 7 (pts) on peer fd 0.",
             "uses a terminal that is not the worker's own",
             "docker exec -t",

@@ -20,6 +20,7 @@ from warmboot.client import Client
 from warmboot.docker.engine import DockerEngine
 from warmboot.model.errors import (
     CheckpointError,
+    CheckpointRefused,
     Conflict,
     DiskFull,
     InUse,
@@ -107,12 +108,13 @@ async def test_a_dump_that_fails_leaves_it_running_with_crius_lines(
 ) -> None:
     worker = await start(script=GHOST)
     await wait_for_line(client, worker.id, lambda line: line == "ready")
-    with pytest.raises(CheckpointError, match="it keeps running") as caught:
+    with pytest.raises(CheckpointRefused, match="it keeps running") as caught:
         await client.workers.pause(worker.id)
+    assert caught.value.details.startswith("a process in it has a large file open")
     assert "Error (criu/" in caught.value.details
     now = await client.workers.get(worker.id)
     assert now.state == "running"
-    assert (now.error or {})["code"] == "checkpoint-error"
+    assert (now.error or {})["code"] == "checkpoint-refused"
     assert await client.workers.checkpoints(worker.id) == []
 
 

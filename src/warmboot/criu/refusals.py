@@ -40,6 +40,11 @@ _OF_DUMPS = (
         f"release the lock, or put file-locks into /etc/criu/runc.conf; {_AGAIN}",
     ),
     _Refusal(
+        ("ghost file",),
+        "a process in it has a large file open that was deleted",
+        f"close the file, or raise ghost-limit in /etc/criu/runc.conf; {_AGAIN}",
+    ),
+    _Refusal(
         ("dangling tty",),
         "a process in it uses a terminal that is not the worker's own",
         f"end what was started in a terminal (docker exec -t); {_AGAIN}",

@@ -17,6 +17,7 @@ from warmboot.cli.terminal.output import (
     print_table,
     short,
     terminal_width,
+    with_reason,
 )
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _print_containers(found: list[Container], *, whole: bool) -> None:
         row = [
             container.id if whole else short(container.id),
             container.image,
-            status_of(container, age if wide else brief_age),
+            _status(container, age if wide else brief_age),
             container.boot_method or "",
             ports,
             container.name,
@@ -98,6 +99,12 @@ def _print_containers(found: list[Container], *, whole: bool) -> None:
 
 def _port(text: str) -> str:
     return text.removeprefix("127.0.0.1:").removesuffix("/tcp")
+
+
+def _status(container: Container, told: Callable[[datetime | None], str]) -> str:
+    """What fits into a line, and of one that failed why."""
+    status = status_of(container, told)
+    return with_reason(status, container.error) if container.state == "failed" else status
 
 
 def status_of(container: Container, told: Callable[[datetime | None], str]) -> str:

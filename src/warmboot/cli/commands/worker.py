@@ -22,6 +22,7 @@ from warmboot.cli.terminal.output import (
     short,
     size,
     upload_total,
+    with_reason,
 )
 from warmboot.cli.terminal.progress import Show, status
 from warmboot.cli.terminal.raw_output import RawOutput
@@ -180,9 +181,15 @@ def list_workers(quiet: Quiet = False, json_: Json = False) -> None:
         print_lines(worker.id for worker in found)
     else:
         rows = [
-            (short(w.id), w.image, _status(w), f"{age(w.created_at)} ago", w.name) for w in found
+            (short(w.id), w.image, _with_reason(w), f"{age(w.created_at)} ago", w.name)
+            for w in found
         ]
         print_table(("WORKER", "IMAGE", "STATE", "CREATED", "NAME"), rows, keep=("WORKER", "NAME"))
+
+
+def _with_reason(worker: Worker) -> str:
+    status = _status(worker)
+    return with_reason(status, worker.error) if worker.state == "failed" else status
 
 
 def _status(worker: Worker) -> str:

@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,6 +154,12 @@ def size(size_bytes: float | None) -> str:
 def upload_total(file: Path) -> str:
     """`` of 512.0 MiB``; nothing for a pipe, whose size nobody knows."""
     return f" of {size(file.stat().st_size)}" if file.is_file() else ""
+
+
+def with_reason(state: str, error: Mapping[str, Any] | None) -> str:
+    """A state of a list, and why it is so: ``Failed: there is no image x``."""
+    brief = " ".join(str((error or {}).get("brief") or "").split())
+    return f"{state}: {brief}" if brief else state
 
 
 def short(identifier: str) -> str:
