@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from prometheus_client import CollectorRegistry
 
 from warmboot import __version__
@@ -23,6 +23,7 @@ from warmboot.api.middleware.metrics import MetricsMiddleware
 from warmboot.api.middleware.peers import LoopbackPeers
 from warmboot.api.openapi import install_openapi
 from warmboot.api.problems import ErrorMiddleware, install_handlers
+from warmboot.api.reference import install_reference
 from warmboot.api.routes import (
     archives,
     checkpoints,
@@ -36,6 +37,7 @@ from warmboot.api.routes import (
     usage,
     workers,
 )
+from warmboot.api.routing import refuse_unknown_parameters
 from warmboot.manager.ports import Services
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -82,14 +84,17 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
+        # A function is named as the operation is to be called in a client.
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.services = services
     app.state.registry = registry
     app.state.routes = [route for router in ROUTERS for route in router.routes]
     for router in ROUTERS:
-        app.include_router(router)
+        app.include_router(router, dependencies=[Depends(refuse_unknown_parameters)])
     install_handlers(app)
     install_openapi(app, tokens=bool(tokens))
+    install_reference(app)
     layers: list[tuple[Any, dict[str, Any]]] = [
         (AfterResponseMiddleware, {}),
         (ErrorMiddleware, {}),

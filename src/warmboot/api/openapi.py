@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from warmboot.api.middleware.auth import OPEN_PATHS
 from warmboot.api.problems import MEDIA_TYPE
+from warmboot.api.schemas.descriptions import described
 from warmboot.api.schemas.responses import Problem
 
 _REF = "#/components/schemas/{model}"
@@ -90,6 +91,8 @@ def install_openapi(app: FastAPI, *, tokens: bool) -> None:
             schemas |= ours["$defs"]
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
+            for name, model in schemas.items():
+                described(name, model)
             if tokens:
                 components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
             for path, methods in schema["paths"].items():

@@ -6,6 +6,9 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import Depends, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.requests import HTTPConnection
 
 from warmboot.api.schemas.requests import NAME_PATTERN
 from warmboot.manager.ports import Services
@@ -20,6 +23,33 @@ async def _services(request: Request) -> Services:
     return services
 
 
+async def refuse_unknown_parameters(connection: HTTPConnection) -> None:
+    """A misspelt one would be as good as none, and nobody would be told.
+
+    Probes and scrapers may send what they like: only the resources' routes are asked for.
+    """
+    route = connection.scope.get("route")
+    if not isinstance(route, APIRoute) or not route.path.startswith("/v1/"):
+        return
+    operation = connection.app.openapi()["paths"][route.path_format][
+        connection.scope["method"].lower()
+    ]
+    known = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"]
+    unknown = [name for name in connection.query_params if name not in known]
+    if unknown:
+        there_are = f"there are {', '.join(known)}" if known else "there are none"
+        raise RequestValidationError(
+            [
+                {
+                    "type": "value_error",
+                    "loc": ("query", name),
+                    "msg": f"there is no such parameter here; {there_are}",
+                }
+                for name in unknown
+            ]
+        )
+
+
 Wired = Annotated[Services, Depends(_services)]
 
 Ref = Annotated[
@@ -31,7 +61,11 @@ Ref = Annotated[
         pattern=NAME_PATTERN,
     ),
 ]
-Id = Annotated[UUID, Path()]
+Id = Annotated[UUID, Path(description="an id")]
+WaitTimeout = Annotated[
+    float,
+    Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False, description="seconds to wait at most"),
+]
 StopTimeout = Annotated[
     float | None,
     Query(

@@ -28,7 +28,7 @@ _BODY = {
 
 
 @router.post("", status_code=201, summary="Upload an image archive", openapi_extra=_BODY)
-async def upload(request: Request, services: Wired) -> Uploaded:
+async def upload_archive(request: Request, services: Wired) -> Uploaded:
     size_bytes = announced_bytes(request)
     return Uploaded(id=await services.archives.upload(upload_chunks(request), size_bytes))
 

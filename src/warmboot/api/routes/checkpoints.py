@@ -43,7 +43,7 @@ async def list_checkpoints(ref: Ref, workers: Wiring) -> Items[CheckpointOut]:
 
 
 @router.post("", status_code=201, summary="Make a checkpoint; the worker runs on unless told else")
-async def create(
+async def create_checkpoint(
     ref: Ref, workers: Wiring, body: CheckpointIn | None = None
 ) -> Item[CheckpointOut]:
     asked = body or CheckpointIn()
@@ -63,7 +63,7 @@ async def create(
         }
     },
 )
-async def bring_in(
+async def import_checkpoint(
     ref: Ref,
     request: Request,
     workers: Wiring,
@@ -75,12 +75,14 @@ async def bring_in(
 
 
 @router.get("/{checkpoint}", summary="Show a checkpoint")
-async def show(ref: Ref, checkpoint: CheckpointRef, workers: Wiring) -> Item[CheckpointOut]:
+async def get_checkpoint(
+    ref: Ref, checkpoint: CheckpointRef, workers: Wiring
+) -> Item[CheckpointOut]:
     return Item(item=CheckpointOut.of(await workers.checkpoint(ref, checkpoint)))
 
 
 @router.delete("/{checkpoint}", summary="Delete a checkpoint")
-async def delete(ref: Ref, checkpoint: CheckpointRef, workers: Wiring) -> Ok:
+async def delete_checkpoint(ref: Ref, checkpoint: CheckpointRef, workers: Wiring) -> Ok:
     await workers.delete_checkpoint(ref, checkpoint)
     return Ok()
 
@@ -91,7 +93,7 @@ async def delete(ref: Ref, checkpoint: CheckpointRef, workers: Wiring) -> Ok:
     response_class=StreamingResponse,
     responses={200: {"description": "The archive", "content": {ARCHIVE: _BINARY}}},
 )
-async def export(ref: Ref, checkpoint: CheckpointRef, workers: Wiring) -> Streamed:
+async def export_checkpoint(ref: Ref, checkpoint: CheckpointRef, workers: Wiring) -> Streamed:
     """What ``checkpointctl`` reads, too. The worker must not run meanwhile."""
     exported = await workers.export_checkpoint(ref, checkpoint)
     return Streamed(

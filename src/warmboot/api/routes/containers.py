@@ -10,7 +10,7 @@ from pydantic import AwareDatetime
 
 from warmboot.api.middleware.auth import refuse
 from warmboot.api.routes import sessions
-from warmboot.api.routing import MAX_WAIT_S, Ref, StopTimeout, Wired
+from warmboot.api.routing import Ref, StopTimeout, WaitTimeout, Wired
 from warmboot.api.schemas.container_responses import ContainerOut
 from warmboot.api.schemas.requests import ContainerIn, Signal
 from warmboot.api.schemas.responses import Created, Item, Items, Ok
@@ -28,7 +28,7 @@ _LOG_TYPES = {
 
 
 @router.post("", status_code=201, summary="Create and start a container in a VM of its own")
-async def create(body: ContainerIn, services: Wired) -> Created:
+async def create_container(body: ContainerIn, services: Wired) -> Created:
     return Created(id=await services.containers.create(body.to_model(), attach=body.attach))
 
 
@@ -42,12 +42,12 @@ async def list_containers(
 
 
 @router.get("/{ref}", summary="Show a container")
-async def show(ref: Ref, services: Wired) -> Item[ContainerOut]:
+async def get_container(ref: Ref, services: Wired) -> Item[ContainerOut]:
     return Item(item=ContainerOut.of(await services.containers.get(ref)))
 
 
 @router.delete("/{ref}", summary="Remove a container and its VM")
-async def delete(
+async def delete_container(
     ref: Ref,
     services: Wired,
     force: Annotated[bool, Query(description="also when it runs")] = False,
@@ -57,13 +57,13 @@ async def delete(
 
 
 @router.post("/{ref}/start", summary="Start a container that has exited or failed")
-async def start(ref: Ref, services: Wired) -> Ok:
+async def start_container(ref: Ref, services: Wired) -> Ok:
     await services.containers.start(ref)
     return Ok()
 
 
 @router.post("/{ref}/stop", summary="Stop a container")
-async def stop(
+async def stop_container(
     ref: Ref,
     services: Wired,
     timeout_s: StopTimeout = None,
@@ -76,7 +76,7 @@ async def stop(
 
 
 @router.post("/{ref}/kill", summary="Send a signal to a container's process")
-async def kill(
+async def kill_container(
     ref: Ref,
     services: Wired,
     signal: Annotated[Signal, Query(description="its name or number")] = "SIGKILL",
@@ -86,17 +86,17 @@ async def kill(
 
 
 @router.post("/{ref}/restart", summary="Stop and start a container")
-async def restart(ref: Ref, services: Wired, timeout_s: StopTimeout = None) -> Ok:
+async def restart_container(ref: Ref, services: Wired, timeout_s: StopTimeout = None) -> Ok:
     await services.containers.restart(ref, timeout_s)
     return Ok()
 
 
 @router.get("/{ref}/wait", summary="The container, once it is so or the time is over")
-async def wait(
+async def wait_for_container(
     ref: Ref,
     services: Wired,
-    until: Annotated[Until, Query()] = Until.EXITED,
-    timeout_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False)] = 60.0,
+    until: Annotated[Until, Query(description="what to wait for")] = Until.EXITED,
+    timeout_s: WaitTimeout = 60.0,
 ) -> Item[ContainerOut]:
     return Item(item=ContainerOut.of(await services.containers.wait(ref, until, timeout_s)))
 
@@ -107,7 +107,7 @@ async def wait(
     response_class=StreamingResponse,
     responses={200: {"description": "Its output, as text or framed", "content": _LOG_TYPES}},
 )
-async def logs(
+async def get_container_logs(
     ref: Ref,
     request: Request,
     services: Wired,
@@ -134,7 +134,7 @@ async def logs(
     summary="What a container's guest has said on its console",
     response_class=PlainTextResponse,
 )
-async def boot_log(ref: Ref, services: Wired) -> PlainTextResponse:
+async def get_container_boot_log(ref: Ref, services: Wired) -> PlainTextResponse:
     """Since its VM was booted or restored; the last 256 KiB. It outlives a VM that died."""
     said = await services.containers.boot_log(ref)
     return PlainTextResponse(said.decode("utf-8", "replace"))

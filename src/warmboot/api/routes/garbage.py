@@ -41,6 +41,6 @@ class CollectionOut(Out):
 
 
 @router.post("", summary="Remove what may go: unused, deleted, nobody's, over a limit")
-async def collect(services: Wired, body: CollectIn | None = None) -> Item[CollectionOut]:
+async def collect_garbage(services: Wired, body: CollectIn | None = None) -> Item[CollectionOut]:
     dry_run = body is not None and body.dry_run
     return Item(item=CollectionOut.of(await services.garbage.collect(dry_run=dry_run)))

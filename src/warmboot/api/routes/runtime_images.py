@@ -13,7 +13,7 @@ router = APIRouter(prefix="/v1/runtime-images", tags=["runtime images"])
 
 
 @router.post("", status_code=201, summary="Register an image; its snapshot is begun")
-async def register(body: RuntimeImageIn, services: Wired) -> RegisteredOut:
+async def register_runtime_image(body: RuntimeImageIn, services: Wired) -> RegisteredOut:
     paths = body.paths()
     registered = await services.images.register(
         name=body.name,
@@ -27,16 +27,16 @@ async def register(body: RuntimeImageIn, services: Wired) -> RegisteredOut:
 
 
 @router.get("", summary="List runtime images")
-async def list_images(services: Wired) -> Items[RuntimeImageOut]:
+async def list_runtime_images(services: Wired) -> Items[RuntimeImageOut]:
     return Items(items=[RuntimeImageOut.of(image) for image in await services.images.list()])
 
 
 @router.get("/{id}", summary="Show a runtime image")
-async def show(id: Id, services: Wired) -> Item[RuntimeImageOut]:
+async def get_runtime_image(id: Id, services: Wired) -> Item[RuntimeImageOut]:
     return Item(item=RuntimeImageOut.of(await services.images.get(id)))
 
 
 @router.delete("/{id}", summary="Remove a runtime image that nothing uses")
-async def delete(id: Id, services: Wired) -> Ok:
+async def delete_runtime_image(id: Id, services: Wired) -> Ok:
     await services.images.delete(id)
     return Ok()

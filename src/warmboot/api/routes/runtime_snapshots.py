@@ -19,13 +19,13 @@ router = APIRouter(prefix="/v1/runtime-snapshots", tags=["runtime snapshots"])
     status_code=201,
     summary="Begin to build a snapshot, another version beside any that are there",
 )
-async def create(body: RuntimeSnapshotIn, services: Wired) -> Created:
+async def create_runtime_snapshot(body: RuntimeSnapshotIn, services: Wired) -> Created:
     shape = body.shape.to_model() if body.shape else None
     return Created(id=await services.snapshots.create(body.runtime_image_id, shape))
 
 
 @router.get("", summary="List snapshots")
-async def list_snapshots(
+async def list_runtime_snapshots(
     services: Wired,
     include_deleted: Annotated[bool, Query(description="those too that wait for cleanup")] = False,
 ) -> Items[RuntimeSnapshotOut]:
@@ -37,23 +37,25 @@ async def list_snapshots(
 
 
 @router.get("/{id}", summary="Show a snapshot")
-async def show(id: Id, services: Wired) -> Item[RuntimeSnapshotOut]:
+async def get_runtime_snapshot(id: Id, services: Wired) -> Item[RuntimeSnapshotOut]:
     snapshot = await services.snapshots.get(id)
     return Item(item=RuntimeSnapshotOut.judged(snapshot, await services.snapshots.fit(snapshot)))
 
 
 @router.patch("/{id}", summary="Change how often a version is chosen, or whether it is pinned")
-async def change(id: Id, body: RuntimeSnapshotChange, services: Wired) -> Item[RuntimeSnapshotOut]:
+async def change_runtime_snapshot(
+    id: Id, body: RuntimeSnapshotChange, services: Wired
+) -> Item[RuntimeSnapshotOut]:
     changed = await services.snapshots.set_traits(id, weight=body.weight, pinned=body.pinned)
     return Item(item=RuntimeSnapshotOut.judged(changed, await services.snapshots.fit(changed)))
 
 
 @router.delete("/{id}", summary="Mark a snapshot as deleted; its files go when no VM maps them")
-async def delete(id: Id, services: Wired) -> Ok:
+async def delete_runtime_snapshot(id: Id, services: Wired) -> Ok:
     await services.snapshots.delete(id)
     return Ok()
 
 
 @router.post("/{id}/rebuild", status_code=202, summary="Begin to build a snapshot's successor")
-async def rebuild(id: Id, services: Wired) -> RebuildStarted:
+async def rebuild_runtime_snapshot(id: Id, services: Wired) -> RebuildStarted:
     return RebuildStarted(id=await services.snapshots.rebuild(id))

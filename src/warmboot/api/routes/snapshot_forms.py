@@ -20,12 +20,12 @@ class FormChangeStarted(BaseModel):
 
 
 @router.post("/{id}/compress", status_code=202, summary="Begin to store its memory compressed")
-async def compress(id: Id, services: Wired) -> FormChangeStarted:
+async def compress_runtime_snapshot(id: Id, services: Wired) -> FormChangeStarted:
     await services.forms.compress(id)
     return FormChangeStarted(id=id, message="Compression initiated")
 
 
 @router.post("/{id}/unpack", status_code=202, summary="Begin to store its memory plain again")
-async def unpack(id: Id, services: Wired) -> FormChangeStarted:
+async def unpack_runtime_snapshot(id: Id, services: Wired) -> FormChangeStarted:
     await services.forms.unpack(id)
     return FormChangeStarted(id=id, message="Unpacking initiated")

@@ -17,12 +17,12 @@ router = APIRouter(tags=["system"])
 
 
 @router.get("/healthz", summary="The process answers")
-async def healthz() -> Ok:
+async def check_health() -> Ok:
     return Ok()
 
 
 @router.get("/readyz", summary="What it depends on answers too")
-async def readyz(services: Wired) -> Ok:
+async def check_readiness(services: Wired) -> Ok:
     await services.system.info()
     return Ok()
 
@@ -35,7 +35,7 @@ async def readyz(services: Wired) -> Ok:
         200: {"description": "Metrics", "content": {"text/plain": {"schema": {"type": "string"}}}}
     },
 )
-async def metrics(request: Request, services: Wired) -> Response:
+async def get_metrics(request: Request, services: Wired) -> Response:
     """Needs a token where the API needs one."""
     parts: list[Iterable[Metric]] = [request.app.state.registry.collect()]
     if services.metrics is not None:
@@ -44,10 +44,10 @@ async def metrics(request: Request, services: Wired) -> Response:
 
 
 @router.get("/v1/info", summary="This machine and its hypervisor")
-async def info(services: Wired) -> Item[HostInfoOut]:
+async def get_info(services: Wired) -> Item[HostInfoOut]:
     return Item(item=HostInfoOut.of(await services.system.info()))
 
 
 @router.get("/v1/doctor", summary="What works here, what does not, why, and what to do")
-async def doctor(services: Wired) -> Items[CheckOut]:
+async def run_doctor(services: Wired) -> Items[CheckOut]:
     return Items(items=[CheckOut.of(check) for check in await services.system.doctor()])

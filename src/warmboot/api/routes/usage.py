@@ -54,7 +54,7 @@ class UsageOut(Out):
 
 
 @router.get("/usage", summary="What VMs and disk use, and the boots of the last minutes")
-async def usage(
+async def get_usage(
     services: Wired,
     window_s: Annotated[
         float, Query(gt=0, le=MAX_WINDOW_S, allow_inf_nan=False, description="of the boots")

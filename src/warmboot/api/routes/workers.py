@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 
 from warmboot.api.middleware.after_response import after_response
 from warmboot.api.middleware.auth import worker_caller
-from warmboot.api.routing import MAX_WAIT_S, Ref, Wired
+from warmboot.api.routing import Ref, WaitTimeout, Wired
 from warmboot.api.schemas.responses import Created, Item, Items, Ok
 from warmboot.api.schemas.worker_requests import PauseIn, ReportIn, ResumeIn, WorkerIn
 from warmboot.api.schemas.worker_responses import WorkerOut
@@ -33,7 +33,7 @@ Wiring = Annotated[Workers, Depends(_workers)]
 
 
 @router.post("", status_code=201, summary="Create and start a worker; its state tells how it goes")
-async def create(body: WorkerIn, workers: Wiring) -> Created:
+async def create_worker(body: WorkerIn, workers: Wiring) -> Created:
     return Created(id=await workers.create(body.to_model()))
 
 
@@ -43,12 +43,12 @@ async def list_workers(workers: Wiring) -> Items[WorkerOut]:
 
 
 @router.get("/{ref}", summary="Show a worker")
-async def show(ref: Ref, workers: Wiring) -> Item[WorkerOut]:
+async def get_worker(ref: Ref, workers: Wiring) -> Item[WorkerOut]:
     return Item(item=WorkerOut.of(await workers.get(ref)))
 
 
 @router.delete("/{ref}", summary="Remove a worker, its container and its checkpoints")
-async def delete(
+async def delete_worker(
     ref: Ref,
     workers: Wiring,
     force: Annotated[bool, Query(description="also when it runs")] = False,
@@ -58,11 +58,11 @@ async def delete(
 
 
 @router.get("/{ref}/wait", summary="The worker, once it is so or the time is over")
-async def wait(
+async def wait_for_worker(
     ref: Ref,
     workers: Wiring,
-    until: Annotated[WorkerUntil, Query()] = WorkerUntil.SETTLED,
-    timeout_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False)] = 60.0,
+    until: Annotated[WorkerUntil, Query(description="what to wait for")] = WorkerUntil.SETTLED,
+    timeout_s: WaitTimeout = 60.0,
 ) -> Item[WorkerOut]:
     return Item(item=WorkerOut.of(await workers.wait(ref, until, timeout_s)))
 
@@ -78,7 +78,7 @@ async def wait(
         }
     },
 )
-async def logs(
+async def get_worker_logs(
     ref: Ref,
     workers: Wiring,
     follow: Annotated[bool, Query(description="go on until it ends or is paused")] = False,
@@ -93,7 +93,7 @@ async def logs(
     summary="Pause a worker into a checkpoint",
     responses={202: {"description": "It will be paused now", "model": Item[WorkerOut]}},
 )
-async def pause(
+async def pause_worker(
     ref: Ref, request: Request, response: Response, workers: Wiring, body: PauseIn | None = None
 ) -> Item[WorkerOut]:
     """Answers when it is paused. To the worker itself (by its token), and with ``wait: false``,
@@ -108,18 +108,18 @@ async def pause(
 
 
 @router.post("/{ref}/resume", summary="Resume a worker from a checkpoint")
-async def resume(ref: Ref, workers: Wiring, body: ResumeIn | None = None) -> Item[WorkerOut]:
+async def resume_worker(ref: Ref, workers: Wiring, body: ResumeIn | None = None) -> Item[WorkerOut]:
     """Answers when its process has run again, or says why it has not."""
     checkpoint = body.checkpoint if body else None
     return Item(item=WorkerOut.of(await workers.resume(ref, checkpoint)))
 
 
 @router.post("/{ref}/wake", summary="Make a worker run, whether it is paused or not")
-async def wake(ref: Ref, workers: Wiring) -> Item[WorkerOut]:
+async def wake_worker(ref: Ref, workers: Wiring) -> Item[WorkerOut]:
     return Item(item=WorkerOut.of(await workers.wake(ref)))
 
 
 @router.post("/{ref}/events", status_code=201, summary="What a worker reports; it becomes an event")
-async def report(ref: Ref, body: ReportIn, workers: Wiring) -> Ok:
+async def report_worker_event(ref: Ref, body: ReportIn, workers: Wiring) -> Ok:
     await workers.report(ref, body.kind, body.data)
     return Ok()

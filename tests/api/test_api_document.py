@@ -1,0 +1,137 @@
+"""The API's document: whoever generates a client or reads ``/docs`` finds all of it described."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any
+
+import httpx
+import pytest
+from tests.api.conftest import Peers, http_to
+from tests.support.fake_services import FakeServices
+from typing_extensions import override
+
+from warmboot.api import create_app
+from warmboot.api.schemas.descriptions import FIELDS
+
+DOCUMENT = create_app(FakeServices().services).openapi()
+SCHEMAS = DOCUMENT["components"]["schemas"]
+
+
+def operations() -> Iterator[tuple[str, str, Any]]:
+    for path, methods in DOCUMENT["paths"].items():
+        for method, operation in methods.items():
+            yield path, method, operation
+
+
+def test_an_operation_s_id_is_what_a_client_s_method_is_called() -> None:
+    ids = [operation["operationId"] for _, _, operation in operations()]
+    assert len(set(ids)) == len(ids)
+    for one in ids:
+        assert re.fullmatch(r"[a-z]+(_[a-z]+)+", one), one
+        assert "_v1_" not in one
+    for expected in ("create_container", "list_containers", "get_container", "delete_container"):
+        assert expected in ids
+
+
+@pytest.mark.parametrize("model", SCHEMAS)
+def test_every_field_is_described(model: str) -> None:
+    for name, field in SCHEMAS[model].get("properties", {}).items():
+        assert field.get("description"), f"{model}.{name}: in its model, or in schemas/descriptions"
+
+
+def test_every_parameter_is_described() -> None:
+    for path, method, operation in operations():
+        for parameter in operation.get("parameters", ()):
+            assert parameter.get("description"), f"{method} {path}: {parameter['name']}"
+
+
+def test_what_is_described_exists() -> None:
+    fields = {
+        name: {model for model in SCHEMAS if name in SCHEMAS[model].get("properties", {})}
+        for model in SCHEMAS
+        for name in SCHEMAS[model].get("properties", {})
+    }
+    for key in FIELDS:
+        model, _, name = key.rpartition(".")
+        assert name in fields, key
+        assert not model or model in fields[name], key
+
+
+@pytest.mark.parametrize(
+    ("path", "detail"),
+    [
+        ("/v1/containers?al=true", "there is no such parameter here; there are all"),
+        ("/v1/runtime-images?all=true", "there is no such parameter here; there are none"),
+        ("/v1/containers/c/logs?tial=3&x=1", "query.tial: there is no such parameter here"),
+    ],
+)
+async def test_an_unknown_parameter_is_refused(
+    http: httpx.AsyncClient, path: str, detail: str
+) -> None:
+    answer = await http.get(path)
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith(detail)
+
+
+async def test_a_probe_may_send_what_it_likes(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/healthz?now=1")).status_code == 200
+
+
+# -- /docs -----------------------------------------------------------------------------------------
+
+
+async def test_the_page_shows_every_operation_and_every_model(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/docs")
+    assert answer.status_code == 200
+    for path, method, operation in operations():
+        assert f'id="{operation["operationId"]}"' in answer.text
+        assert f"{method.upper()} {path}" in answer.text
+    for model in SCHEMAS:
+        assert f'id="model-{model}"' in answer.text
+
+
+class Fetched(HTMLParser):
+    """What a browser would get or run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.targets: list[str] = []
+
+    @override
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag in ("script", "link", "img", "iframe") or "src" in given:
+            self.found.append(tag)
+        if tag not in ("meta", "link", "img"):
+            self.open.append(tag)
+        if target := given.get("href"):
+            self.targets.append(target)
+        if name := given.get("id"):
+            self.ids.append(name)
+
+    @override
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+async def test_the_page_is_whole_and_fetches_nothing(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/docs")
+    page = Fetched()
+    page.feed(answer.text)
+    assert (page.found, page.open) == ([], [])
+    assert "url(" not in answer.text
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    within = {target.removeprefix("#") for target in page.targets if target.startswith("#")}
+    assert within <= {*page.ids}
+    assert [target for target in page.targets if not target.startswith("#")] == ["openapi.json"]
+
+
+async def test_the_page_is_for_those_who_may_use_the_api(fakes: FakeServices) -> None:
+    async with http_to(create_app(fakes.services, peers=Peers("you are nobody"))) as stranger:
+        assert (await stranger.get("/docs")).status_code == 401
