@@ -1,4 +1,5 @@
-"""Generated requests: no 5xx on any input, and every answer is as the document says."""
+"""Generated requests: no 5xx on any input, every answer is as the document says, and what fits it
+is accepted."""
 
 from __future__ import annotations
 
@@ -8,9 +9,10 @@ import pytest
 import schemathesis
 from fastapi import FastAPI
 from hypothesis import HealthCheck, settings
-from schemathesis.checks import not_a_server_error
+from schemathesis.checks import CheckContext, not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
+    positive_data_acceptance,
     response_headers_conformance,
     response_schema_conformance,
     status_code_conformance,
@@ -24,12 +26,25 @@ pytestmark = pytest.mark.slow
 
 TOKEN = "schema-token"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+
+
+def what_fits_is_accepted(
+    context: CheckContext, response: schemathesis.Response, case: Case
+) -> bool | None:
+    """What is refused for another reason (there is no such file, …) names no field."""
+    problem = "problem+json" in str(response.headers.get("content-type"))
+    if not problem or not response.json().get("errors"):
+        return None
+    return positive_data_acceptance(context, response, case)
+
+
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
     content_type_conformance,
     response_headers_conformance,
     response_schema_conformance,
+    what_fits_is_accepted,
 ]
 
 

@@ -95,3 +95,12 @@ def test_what_has_a_pattern_has_words() -> None:
     told_by_the_middleware = {openapi._KEY_PARAMETER["schema"]["pattern"]}
     document = create_app(FakeServices().services).openapi()
     assert {*patterns(document)} <= {*PATTERNS} | told_by_validators | told_by_the_middleware
+
+
+async def test_a_whole_number_may_be_written_with_a_point(http: httpx.AsyncClient) -> None:
+    """As the schema has it: some languages know no other numbers."""
+    body = {**IMAGE, "stop_timeout_s": 5.0, "shape": {"vcpus": 1.0, "memory_mib": 512.0}}
+    made = await http.post("/v1/containers", json=body)
+    assert made.status_code == 201
+    item = (await http.get(f"/v1/containers/{made.json()['id']}")).json()["item"]
+    assert (item["stop_timeout_s"], item["requested_shape"]["memory_mib"]) == (5, 512)

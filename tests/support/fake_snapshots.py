@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +62,7 @@ class FakeImages:
         return Registered(image, await self.snapshots.create(image.id, None), begun=True)
 
     async def _register(self, name: str, found: Path | None) -> RuntimeImage:
-        if found is None or not await asyncio.to_thread(found.exists):
+        if found is None or not await asyncio.to_thread(os.path.exists, found):
             raise InvalidRequest(
                 f"{found} is not there", resolution="build one with: warmboot runtime build"
             )

@@ -22,7 +22,11 @@ _BODY = {
     "requestBody": {
         "required": True,
         "description": "a tar as `docker save` writes it, or an OCI layout as tar; also compressed",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "content": {
+            "application/octet-stream": {
+                "schema": {"type": "string", "format": "binary", "minLength": 1}
+            }
+        },
     }
 }
 

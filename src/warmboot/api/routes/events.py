@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
+from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 
 from warmboot.api.routing import MAX_INT64, Wired
 from warmboot.api.schemas.responses import EventOut, Items
@@ -28,6 +30,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
         "content": {EVENT_STREAM: {"schema": _SENT_EVENT}},
     }
 }
+SentEventId = Annotated[int, Field(ge=0, le=MAX_INT64)]
 EventId = Annotated[int | None, Query(ge=0, le=MAX_INT64, description="events after this id")]
 
 
@@ -39,7 +42,7 @@ async def list_events(
     limit: Annotated[int, Query(ge=1, le=1000, description="of a list")] = 100,
     follow: Annotated[bool, Query(description="server-sent events, from now on")] = False,
     last_event_id: Annotated[
-        int | None, Header(ge=0, le=MAX_INT64, description="where an event stream was cut off")
+        SentEventId | SkipJsonSchema[None], Header(description="where an event stream was cut off")
     ] = None,
 ) -> Items[EventOut] | Response:
     """``Accept: text/event-stream`` means ``follow`` too."""

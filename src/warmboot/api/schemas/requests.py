@@ -12,6 +12,7 @@ from uuid import UUID
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StrictBool,
@@ -97,6 +98,10 @@ Environment = Annotated[
         max_length=MAX_WORDS,
         default_factory=dict,
         description="null takes a variable of the image's away",
+        json_schema_extra={
+            "additionalProperties": False,
+            "propertyNames": {"maxLength": MAX_STRING_BYTES},
+        },
     ),
 ]
 UserName = Annotated[str, Field(max_length=256, pattern=NO_NUL_PATTERN)]
@@ -118,6 +123,15 @@ Words = Annotated[list[Text], Field(max_length=MAX_WORDS)]
 HostPath = Annotated[str, Field(min_length=1, max_length=4095, pattern=ABSOLUTE_PATTERN)]
 
 
+def _whole(value: Any) -> Any:
+    """To JSON 2.0 is a whole number as 2 is, and some languages write it so."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+OR_WHOLE = BeforeValidator(_whole)
+"""The last of a whole number's rules: what follows it is not in the schema."""
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -135,8 +149,10 @@ def _adapter(tp: Any) -> TypeAdapter[Any]:
 class ShapeIn(Strict):
     """vCPUs and memory of the VM."""
 
-    vcpus: Annotated[StrictInt, Field(ge=1, le=MAX_VCPUS)]
-    memory_mib: Annotated[StrictInt, Field(ge=MIN_MEMORY_MIB, le=MAX_MEMORY_MIB, multiple_of=2)]
+    vcpus: Annotated[StrictInt, Field(ge=1, le=MAX_VCPUS), OR_WHOLE]
+    memory_mib: Annotated[
+        StrictInt, Field(ge=MIN_MEMORY_MIB, le=MAX_MEMORY_MIB, multiple_of=2), OR_WHOLE
+    ]
 
     def to_model(self) -> Shape:
         return Shape(self.vcpus, self.memory_mib)
@@ -145,8 +161,8 @@ class ShapeIn(Strict):
 class PortIn(Strict):
     """A published port; ``host_port`` 0 takes any free one."""
 
-    container_port: Annotated[StrictInt, Field(ge=1, le=65_535)]
-    host_port: Annotated[StrictInt, Field(ge=0, le=65_535)] = 0
+    container_port: Annotated[StrictInt, Field(ge=1, le=65_535), OR_WHOLE]
+    host_port: Annotated[StrictInt, Field(ge=0, le=65_535), OR_WHOLE] = 0
     host_ip: Annotated[
         str,
         Field(max_length=45, json_schema_extra={"format": "ipv4"}),
@@ -162,10 +178,19 @@ class RuntimeImageIn(Strict):
         extra="forbid",
         json_schema_extra={
             "oneOf": [
-                {"required": ["path"], "properties": {"path": {"type": "string"}}},
+                {
+                    "required": ["path"],
+                    "properties": {
+                        "path": {"type": "string"},
+                        **{name: {"type": "null"} for name in ("kernel", "rootfs", "initrd")},
+                    },
+                },
                 {
                     "required": ["kernel", "rootfs"],
-                    "properties": {"kernel": {"type": "string"}, "rootfs": {"type": "string"}},
+                    "properties": {
+                        "path": {"type": "null"},
+                        **{name: {"type": "string"} for name in ("kernel", "rootfs")},
+                    },
                 },
             ]
         },
@@ -206,17 +231,25 @@ class RuntimeSnapshotIn(Strict):
     shape: ShapeIn | None = None
 
 
+Weight = Annotated[StrictFloat, Field(ge=0, le=MAX_WEIGHT, allow_inf_nan=False)]
+
+
 class RuntimeSnapshotChange(Strict):
     """What can be changed about a snapshot. At least one of them."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"minProperties": 1})
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["weight"], "properties": {"weight": {"type": "number"}}},
+                {"required": ["pinned"], "properties": {"pinned": {"type": "boolean"}}},
+            ]
+        },
+    )
 
     weight: Annotated[
-        StrictInt | StrictFloat | None,
+        Weight | None,
         Field(
-            ge=0,
-            le=MAX_WEIGHT,
-            allow_inf_nan=False,
             description="how often it is chosen among the versions of its shape, in proportion to "
             "theirs; 0: only when no other is left",
         ),
@@ -255,12 +288,14 @@ class ContainerIn(Strict):
             "output; without one within half a minute it is started all the same"
         ),
     ] = False
-    labels: Annotated[dict[LabelName, LabelValue], Field(max_length=256)] = {}
+    labels: Annotated[
+        dict[LabelName, LabelValue], Field(max_length=256, json_schema_extra=KEYS)
+    ] = {}
     user: UserName = ""
     working_dir: Annotated[str, Field(max_length=4095, pattern=WORKING_DIR_PATTERN)] = ""
     hostname: HostName = ""
     stop_signal: Signal | None = None
-    stop_timeout_s: Annotated[StrictInt, Field(ge=0, le=MAX_STOP_TIMEOUT_S)] | None = None
+    stop_timeout_s: Annotated[StrictInt, Field(ge=0, le=MAX_STOP_TIMEOUT_S), OR_WHOLE] | None = None
 
     @model_validator(mode="after")
     def _no_port_twice(self) -> Self:
@@ -287,8 +322,8 @@ class ResizeIn(Strict):
     """The terminal's size, in characters."""
 
     type: Literal["resize"] = "resize"
-    rows: Annotated[StrictInt, Field(ge=1, le=10_000)]
-    columns: Annotated[StrictInt, Field(ge=1, le=10_000)]
+    rows: Annotated[StrictInt, Field(ge=1, le=10_000), OR_WHOLE]
+    columns: Annotated[StrictInt, Field(ge=1, le=10_000), OR_WHOLE]
 
 
 class StartIn(Strict):
@@ -305,5 +340,5 @@ class StartIn(Strict):
     ] = []
     user: UserName = ""
     working_dir: Annotated[str, Field(max_length=4095, pattern=NO_NUL_PATTERN)] = ""
-    rows: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None
-    columns: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None
+    rows: Annotated[StrictInt, Field(ge=1, le=10_000), OR_WHOLE] | None = None
+    columns: Annotated[StrictInt, Field(ge=1, le=10_000), OR_WHOLE] | None = None

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, StrictBool, StrictInt
 
 from warmboot.api.schemas.requests import (
+    KEYS,
     NAME_PATTERN,
+    OR_WHOLE,
     WORD_PATTERN,
     Environment,
     HostPath,
@@ -61,7 +63,7 @@ WorkerName = Annotated[
 ]
 MountPath = Annotated[HostPath, AfterValidator(_plain_path)]
 Period = Annotated[float, Field(ge=1, le=MAX_PERIOD_S, allow_inf_nan=False)]
-Port = Annotated[StrictInt, Field(ge=1, le=MAX_PORT)]
+Port = Annotated[StrictInt, Field(ge=1, le=MAX_PORT), OR_WHOLE]
 Network = Annotated[str, Field(min_length=1, max_length=128, pattern=WORD_PATTERN)]
 
 
@@ -78,7 +80,7 @@ class PolicyIn(Strict):
 
     pause_after_idle_s: Period | None = None
     checkpoint_every_s: Period | None = None
-    keep_checkpoints: Annotated[StrictInt, Field(ge=1, le=1000)] = 3
+    keep_checkpoints: Annotated[StrictInt, Field(ge=1, le=1000), OR_WHOLE] = 3
     pause_at_shutdown: StrictBool = False
     wake_on: Annotated[list[Port], Field(max_length=64, default_factory=list)]
 
@@ -93,7 +95,10 @@ class WorkerIn(Strict):
     environment: Environment
     mounts: Annotated[list[MountIn], Field(max_length=64, default_factory=list)]
     network: Network = HOST_NETWORK
-    labels: Annotated[dict[LabelName, LabelValue], Field(max_length=256, default_factory=dict)]
+    labels: Annotated[
+        dict[LabelName, LabelValue],
+        Field(max_length=256, default_factory=dict, json_schema_extra=KEYS),
+    ]
     policy: Annotated[PolicyIn, Field(default_factory=PolicyIn)]
     tty: StrictBool = False
     auto_remove: StrictBool = False

@@ -5,8 +5,13 @@ from __future__ import annotations
 import re
 import signal
 
-SIGNAL_PATTERN = r"^([0-9]{1,2}|[A-Za-z][A-Za-z0-9]*([+-][0-9]{1,2})?)$"
 _REAL_TIME = re.compile(r"RTM(IN\+|AX-)[0-9]{1,2}")
+_NAMES = sorted(name.removeprefix("SIG") for name in signal.Signals.__members__)
+SIGNAL_PATTERN = (
+    r"^([1-9]|[1-5][0-9]|6[0-4]|"
+    rf"(SIG)?({'|'.join(_NAMES)}|RTMIN\+[0-9]{{1,2}}|RTMAX-[0-9]{{1,2}}))$"
+)
+"""Of those that are taken, the usual spellings: a client that keeps to them is never refused."""
 
 
 def signal_name(text: str) -> str:
