@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import Depends, Path, Query, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.requests import HTTPConnection
@@ -23,6 +25,13 @@ async def _services(request: Request) -> Services:
     return services
 
 
+def _query_parameters(dependant: Dependant) -> Iterator[str]:
+    for parameter in dependant.query_params:
+        yield parameter.alias
+    for needed in dependant.dependencies:
+        yield from _query_parameters(needed)
+
+
 async def refuse_unknown_parameters(connection: HTTPConnection) -> None:
     """A misspelt one would be as good as none, and nobody would be told.
 
@@ -31,10 +40,7 @@ async def refuse_unknown_parameters(connection: HTTPConnection) -> None:
     route = connection.scope.get("route")
     if not isinstance(route, APIRoute) or not route.path.startswith("/v1/"):
         return
-    operation = connection.app.openapi()["paths"][route.path_format][
-        connection.scope["method"].lower()
-    ]
-    known = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"]
+    known = list(_query_parameters(route.dependant))
     unknown = [name for name in connection.query_params if name not in known]
     if unknown:
         there_are = f"there are {', '.join(known)}" if known else "there are none"
