@@ -16,6 +16,7 @@ from warmboot.store.repositories.idempotency import IdempotencyRepository
 from warmboot.store.repositories.images import RuntimeImageRepository
 from warmboot.store.repositories.meta import MetaRepository
 from warmboot.store.repositories.operations import OperationRepository
+from warmboot.store.repositories.pages import PageRepository
 from warmboot.store.repositories.snapshots import RuntimeSnapshotRepository
 from warmboot.store.repositories.unreadable import UnreadableRows
 from warmboot.store.repositories.vms import VmRepository
@@ -37,6 +38,7 @@ class Store:
         self.events = EventRepository(database)
         self.idempotency = IdempotencyRepository(database)
         self.meta = MetaRepository(database)
+        self.pages = PageRepository(database)
         self.counts = CountQueries(database)
         self.unreadable = UnreadableRows(database)
 
