@@ -64,7 +64,7 @@ def test_what_is_described_exists() -> None:
     ("path", "detail"),
     [
         ("/v1/containers?al=true", "there is no such parameter here; there are all"),
-        ("/v1/runtime-images?all=true", "there is no such parameter here; there are none"),
+        ("/v1/info?all=true", "there is no such parameter here; there are none"),
         ("/v1/containers/c/logs?tial=3&x=1", "query.tial: there is no such parameter here"),
     ],
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.support.fake_containers import FakeArchives, FakeContainers
 from tests.support.fake_events import DEFAULT_SHAPE, FakeEvents, now
+from tests.support.fake_pages import FakePages
 from tests.support.fake_snapshots import FakeForms, FakeImages, FakeSnapshots
 from tests.support.fake_workers import FakeWorkers
 
@@ -109,5 +110,6 @@ class FakeServices:
             system=self.system,
             forms=self.forms,
             garbage=self.garbage,
+            pages=FakePages(self.images, self.snapshots, self.containers, self.workers),
             workers=self.workers,
         )

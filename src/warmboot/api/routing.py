@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Protocol, TypeVar
 from uuid import UUID
 
 from fastapi import Depends, Path, Query, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import Field
 from starlette.requests import HTTPConnection
 
-from warmboot.api.schemas.requests import NAME_PATTERN
+from warmboot.api.schemas.requests import NAME_PATTERN, NO_NUL_PATTERN
+from warmboot.api.schemas.responses import Paged
 from warmboot.manager.ports import Services
+from warmboot.model.container import ContainerSpec
+from warmboot.model.conventions.labels import has_label
 from warmboot.model.conventions.names import MAX_NAME_LENGTH
+from warmboot.model.pages import Page, PageRequest, Position
+from warmboot.model.worker import WorkerSpec
 
 MAX_WAIT_S = 3600.0
 MAX_INT64 = 2**63 - 1
+MAX_PAGE = 1000
+CURSOR_PATTERN = r"^[0-9]{1,16}-[0-9a-f]{32}$"
+"""Whatever is of this form is a position, so that no cursor is refused that the schema allows."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+T = TypeVar("T")
 
 
 async def _services(request: Request) -> Services:
@@ -82,3 +95,55 @@ StopTimeout = Annotated[
         "stop_timeout_s, or 10",
     ),
 ]
+
+
+def _paging(
+    limit: Annotated[
+        int | None,
+        Query(ge=1, le=MAX_PAGE, description="how many items at most; left out, all of them"),
+    ] = None,
+    cursor: Annotated[
+        str | None,
+        Query(
+            pattern=CURSOR_PATTERN,
+            description="the next_cursor of the part before; left out, the list from its start",
+        ),
+    ] = None,
+) -> PageRequest:
+    if cursor is None:
+        return PageRequest(limit)
+    microseconds, _, id_ = cursor.partition("-")
+    created_at = _EPOCH + timedelta(microseconds=int(microseconds))
+    return PageRequest(limit, Position(created_at, UUID(id_)))
+
+
+Paging = Annotated[PageRequest, Depends(_paging)]
+Part = Annotated[str, Query(max_length=256, pattern=NO_NUL_PATTERN, description="part of a name")]
+Labels = Annotated[
+    tuple[Annotated[str, Field(max_length=4400, pattern=NO_NUL_PATTERN)], ...],
+    Query(max_length=32, description="labels that it has, each NAME or NAME=VALUE"),
+]
+
+
+class _Labelled(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def spec(self) -> ContainerSpec | WorkerSpec: ...
+
+
+def as_asked(name: str, labels: Sequence[str]) -> Callable[[_Labelled], bool]:
+    """Whether a thing has ``name`` in its name, and all of the labels."""
+    return lambda thing: (
+        name in thing.name and all(has_label(thing.spec.labels, one) for one in labels)
+    )
+
+
+def paged(page: Page[T], told: Callable[[T], Any]) -> Paged[Any]:
+    """A part of a list as it is answered."""
+    cursor = None
+    if page.last is not None:
+        microseconds = (page.last.created_at - _EPOCH) // timedelta(microseconds=1)
+        cursor = f"{microseconds}-{page.last.id.hex}"
+    return Paged(items=[told(thing) for thing in page.things], next_cursor=cursor)

@@ -187,6 +187,7 @@ def _services(core: Core, parts: _Parts) -> Services:
         ),
         forms=parts.snapshots.forms,
         garbage=parts.garbage.collect,
+        pages=core.store.pages,
         workers=parts.workers.workers,
         metrics=parts.metrics,
     )

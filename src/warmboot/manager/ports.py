@@ -7,6 +7,7 @@ and goes on after the call returns; its progress is told by the thing's state an
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Collection as SetOf
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -16,17 +17,18 @@ from uuid import UUID
 
 from prometheus_client import CollectorRegistry, Metric
 
-from warmboot.model.checkpoint import Checkpoint
-from warmboot.model.container import Container, ContainerSpec
+from warmboot.model.checkpoint import Checkpoint, CheckpointState
+from warmboot.model.container import Container, ContainerSpec, ContainerState
 from warmboot.model.garbage import Collection
 from warmboot.model.journal.event import Event
+from warmboot.model.pages import Page, PageRequest
 from warmboot.model.runtime_image import RuntimeImage
-from warmboot.model.runtime_snapshot import RuntimeSnapshot
+from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.sessions import ExecSpec, LogChunk
 from warmboot.model.shapes import Shape
 from warmboot.model.snapshot_fit import Fit
 from warmboot.model.usage import Usage
-from warmboot.model.worker import Worker, WorkerSpec
+from warmboot.model.worker import Worker, WorkerSpec, WorkerState
 
 
 class Until(StrEnum):
@@ -351,6 +353,36 @@ class System(Protocol):
     async def doctor(self) -> Sequence[Check]: ...
 
 
+class Pages(Protocol):
+    """The lists, part by part: things in ``states`` (``None``: any) that ``keep`` wants."""
+
+    async def containers(
+        self,
+        wanted: PageRequest,
+        states: SetOf[ContainerState] | None,
+        keep: Callable[[Container], bool],
+    ) -> Page[Container]: ...
+
+    async def workers(
+        self,
+        wanted: PageRequest,
+        states: SetOf[WorkerState] | None,
+        keep: Callable[[Worker], bool],
+    ) -> Page[Worker]: ...
+
+    async def images(
+        self, wanted: PageRequest, keep: Callable[[RuntimeImage], bool]
+    ) -> Page[RuntimeImage]: ...
+
+    async def snapshots(
+        self, wanted: PageRequest, states: SetOf[SnapshotState] | None, image_id: UUID | None
+    ) -> Page[RuntimeSnapshot]: ...
+
+    async def checkpoints(
+        self, worker_id: UUID, wanted: PageRequest, states: SetOf[CheckpointState] | None
+    ) -> Page[Checkpoint]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """Everything the API may call."""
@@ -363,5 +395,6 @@ class Services:
     system: System
     forms: SnapshotForms
     garbage: GarbageCollector
+    pages: Pages
     workers: Workers | None = None
     metrics: Metrics | None = None

@@ -11,13 +11,14 @@ from fastapi.responses import StreamingResponse
 
 from warmboot.api.routes.archives import announced_bytes, upload_chunks
 from warmboot.api.routes.workers import Wiring
-from warmboot.api.routing import Ref
+from warmboot.api.routing import Paging, Ref, Wired, paged
 from warmboot.api.schemas.requests import NAME_PATTERN
-from warmboot.api.schemas.responses import Item, Items, Ok
+from warmboot.api.schemas.responses import Item, Ok, Paged
 from warmboot.api.schemas.worker_requests import CheckpointIn, CheckpointName
 from warmboot.api.schemas.worker_responses import CheckpointOut
 from warmboot.api.streams import Streamed
 from warmboot.manager.ports import Exported
+from warmboot.model.checkpoint import CheckpointState
 from warmboot.model.conventions.names import MAX_NAME_LENGTH
 
 router = APIRouter(prefix="/v1/workers/{ref}/checkpoints", tags=["checkpoints"])
@@ -38,8 +39,19 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
 @router.get("", summary="List a worker's checkpoints, newest first")
-async def list_checkpoints(ref: Ref, workers: Wiring) -> Items[CheckpointOut]:
-    return Items(items=[CheckpointOut.of(found) for found in await workers.checkpoints(ref)])
+async def list_checkpoints(
+    ref: Ref,
+    services: Wired,
+    workers: Wiring,
+    wanted: Paging,
+    state: Annotated[
+        tuple[CheckpointState, ...],
+        Query(max_length=16, description="only those in one of these states"),
+    ] = (),
+) -> Paged[CheckpointOut]:
+    worker = await workers.get(ref)
+    page = await services.pages.checkpoints(worker.id, wanted, state or None)
+    return paged(page, CheckpointOut.of)
 
 
 @router.post("", status_code=201, summary="Make a checkpoint; the worker runs on unless told else")

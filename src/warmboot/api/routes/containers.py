@@ -10,10 +10,20 @@ from pydantic import AwareDatetime
 
 from warmboot.api.middleware.auth import refuse
 from warmboot.api.routes import sessions
-from warmboot.api.routing import Ref, StopTimeout, WaitTimeout, Wired
+from warmboot.api.routing import (
+    Labels,
+    Paging,
+    Part,
+    Ref,
+    StopTimeout,
+    WaitTimeout,
+    Wired,
+    as_asked,
+    paged,
+)
 from warmboot.api.schemas.container_responses import ContainerOut
 from warmboot.api.schemas.requests import ContainerIn, Signal
-from warmboot.api.schemas.responses import Created, Item, Items, Ok
+from warmboot.api.schemas.responses import Created, Item, Ok, Paged
 from warmboot.api.streams import MULTIPLEXED, Streamed, begun, multiplexed, plain
 from warmboot.manager.ports import Services, Until
 from warmboot.model.container import ContainerState
@@ -35,10 +45,21 @@ async def create_container(body: ContainerIn, services: Wired) -> Created:
 @router.get("", summary="List containers")
 async def list_containers(
     services: Wired,
-    all: Annotated[bool, Query(description="those too that do not run")] = False,
-) -> Items[ContainerOut]:
-    found = await services.containers.list(all_states=all)
-    return Items(items=[ContainerOut.of(container) for container in found])
+    wanted: Paging,
+    all: Annotated[
+        bool, Query(description="those too that do not run; needless beside state")
+    ] = False,
+    state: Annotated[
+        tuple[ContainerState, ...],
+        Query(max_length=16, description="only those in one of these states"),
+    ] = (),
+    name: Part = "",
+    label: Labels = (),
+) -> Paged[ContainerOut]:
+    """Newest first."""
+    states = state or (None if all else (ContainerState.CREATING, ContainerState.RUNNING))
+    page = await services.pages.containers(wanted, states, as_asked(name, label))
+    return paged(page, ContainerOut.of)
 
 
 @router.get("/{ref}", summary="Show a container")

@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
 from warmboot.api.routing import MAX_INT64, Wired
-from warmboot.api.schemas.responses import EventOut, Items
+from warmboot.api.schemas.responses import EventOut, Paged
 from warmboot.api.streams import EVENT_STREAM, Streamed, event_stream
 
 router = APIRouter(prefix="/v1/events", tags=["events"])
@@ -25,7 +25,7 @@ _SENT_EVENT = {
 }
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
-        "model": Items[EventOut],
+        "model": Paged[EventOut],
         "description": "A list, or with follow an endless stream of server-sent events",
         "content": {EVENT_STREAM: {"schema": _SENT_EVENT}},
     }
@@ -40,11 +40,18 @@ async def list_events(
     services: Wired,
     after: EventId = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="of a list")] = 100,
+    cursor: Annotated[
+        str | None,
+        Query(
+            pattern=r"^[0-9]{1,18}$",
+            description="of a list: the next_cursor of the part before, instead of after",
+        ),
+    ] = None,
     follow: Annotated[bool, Query(description="server-sent events, from now on")] = False,
     last_event_id: Annotated[
         SentEventId | SkipJsonSchema[None], Header(description="where an event stream was cut off")
     ] = None,
-) -> Items[EventOut] | Response:
+) -> Paged[EventOut] | Response:
     """``Accept: text/event-stream`` means ``follow`` too."""
     if follow or EVENT_STREAM in request.headers.get("accept", ""):
         since = after if last_event_id is None else last_event_id
@@ -53,5 +60,6 @@ async def list_events(
             media_type=EVENT_STREAM,
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
-    found = await services.events.list(after or 0, limit)
-    return Items(items=[EventOut.of(event) for event in found])
+    found = await services.events.list(after or 0 if cursor is None else int(cursor), limit)
+    more = str(found[-1].id) if len(found) == limit else None
+    return Paged(items=[EventOut.of(event) for event in found], next_cursor=more)

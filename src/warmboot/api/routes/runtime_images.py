@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from warmboot.api.routing import Id, Wired
+from warmboot.api.routing import Id, Paging, Part, Wired, paged
 from warmboot.api.schemas.image_responses import RegisteredOut, RuntimeImageOut
 from warmboot.api.schemas.requests import RuntimeImageIn
-from warmboot.api.schemas.responses import Item, Items, Ok
+from warmboot.api.schemas.responses import Item, Ok, Paged
 
 router = APIRouter(prefix="/v1/runtime-images", tags=["runtime images"])
 
@@ -27,8 +27,12 @@ async def register_runtime_image(body: RuntimeImageIn, services: Wired) -> Regis
 
 
 @router.get("", summary="List runtime images")
-async def list_runtime_images(services: Wired) -> Items[RuntimeImageOut]:
-    return Items(items=[RuntimeImageOut.of(image) for image in await services.images.list()])
+async def list_runtime_images(
+    services: Wired, wanted: Paging, name: Part = ""
+) -> Paged[RuntimeImageOut]:
+    """Oldest first."""
+    page = await services.pages.images(wanted, lambda image: name in image.name)
+    return paged(page, RuntimeImageOut.of)
 
 
 @router.get("/{id}", summary="Show a runtime image")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import APIRouter, Query
 
-from warmboot.api.routing import Id, Wired
+from warmboot.api.routing import Id, Paging, Wired, paged
 from warmboot.api.schemas.requests import RuntimeSnapshotChange, RuntimeSnapshotIn
-from warmboot.api.schemas.responses import Created, Item, Items, Ok
+from warmboot.api.schemas.responses import Created, Item, Ok, Paged
 from warmboot.api.schemas.snapshot_responses import RebuildStarted, RuntimeSnapshotOut
+from warmboot.model.runtime_snapshot import SnapshotState
 
 router = APIRouter(prefix="/v1/runtime-snapshots", tags=["runtime snapshots"])
 
@@ -27,13 +29,23 @@ async def create_runtime_snapshot(body: RuntimeSnapshotIn, services: Wired) -> C
 @router.get("", summary="List snapshots")
 async def list_runtime_snapshots(
     services: Wired,
-    include_deleted: Annotated[bool, Query(description="those too that wait for cleanup")] = False,
-) -> Items[RuntimeSnapshotOut]:
-    found = await services.snapshots.list(include_deleted=include_deleted)
-    fit = services.snapshots.fit
-    return Items(
-        items=[RuntimeSnapshotOut.judged(snapshot, await fit(snapshot)) for snapshot in found]
-    )
+    wanted: Paging,
+    include_deleted: Annotated[
+        bool, Query(description="those too that wait for cleanup; needless beside state")
+    ] = False,
+    state: Annotated[
+        tuple[SnapshotState, ...],
+        Query(max_length=16, description="only those in one of these states"),
+    ] = (),
+    runtime_image_id: Annotated[
+        UUID | None, Query(description="only those of this runtime image")
+    ] = None,
+) -> Paged[RuntimeSnapshotOut]:
+    """Newest first."""
+    states = state or (None if include_deleted else set(SnapshotState) - {SnapshotState.DELETED})
+    page = await services.pages.snapshots(wanted, states, runtime_image_id)
+    fits = {one.id: await services.snapshots.fit(one) for one in page.things}
+    return paged(page, lambda one: RuntimeSnapshotOut.judged(one, fits[one.id]))
 
 
 @router.get("/{id}", summary="Show a snapshot")

@@ -9,13 +9,14 @@ from fastapi.responses import StreamingResponse
 
 from warmboot.api.middleware.after_response import after_response
 from warmboot.api.middleware.auth import worker_caller
-from warmboot.api.routing import Ref, WaitTimeout, Wired
-from warmboot.api.schemas.responses import Created, Item, Items, Ok
+from warmboot.api.routing import Labels, Paging, Part, Ref, WaitTimeout, Wired, as_asked, paged
+from warmboot.api.schemas.responses import Created, Item, Ok, Paged
 from warmboot.api.schemas.worker_requests import PauseIn, ReportIn, ResumeIn, WorkerIn
 from warmboot.api.schemas.worker_responses import WorkerOut
 from warmboot.api.streams import Streamed, begun, plain
 from warmboot.manager.ports import Workers, WorkerUntil
 from warmboot.model.errors import EngineUnavailable
+from warmboot.model.worker import WorkerState
 
 router = APIRouter(prefix="/v1/workers", tags=["workers"])
 
@@ -38,8 +39,20 @@ async def create_worker(body: WorkerIn, workers: Wiring) -> Created:
 
 
 @router.get("", summary="List workers")
-async def list_workers(workers: Wiring) -> Items[WorkerOut]:
-    return Items(items=[WorkerOut.of(worker) for worker in await workers.list()])
+async def list_workers(
+    services: Wired,
+    workers: Wiring,
+    wanted: Paging,
+    state: Annotated[
+        tuple[WorkerState, ...],
+        Query(max_length=16, description="only those in one of these states"),
+    ] = (),
+    name: Part = "",
+    label: Labels = (),
+) -> Paged[WorkerOut]:
+    """Newest first."""
+    page = await services.pages.workers(wanted, state or None, as_asked(name, label))
+    return paged(page, WorkerOut.of)
 
 
 @router.get("/{ref}", summary="Show a worker")

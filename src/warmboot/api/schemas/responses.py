@@ -7,6 +7,7 @@ from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 T = TypeVar("T")
 
@@ -26,6 +27,18 @@ class Out(BaseModel):
 
 class Items(BaseModel, Generic[T]):
     items: list[T]
+
+
+class Paged(Items[T], Generic[T]):
+    """Items of a list that can be asked for part by part."""
+
+    next_cursor: Annotated[
+        str | SkipJsonSchema[None],
+        Field(
+            exclude_if=lambda cursor: cursor is None,
+            description="the cursor of the part after this; left out if there is none",
+        ),
+    ] = None
 
 
 class Item(BaseModel, Generic[T]):

@@ -1,0 +1,119 @@
+"""Lists part by part, and filtered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.support.fake_services import FakeServices
+
+LISTS = ("containers", "workers", "runtime-images", "runtime-snapshots", "workers/w-0/checkpoints")
+
+
+@pytest.fixture
+async def filled(http: httpx.AsyncClient, fakes: FakeServices, tmp_path: Path) -> None:
+    """Seven of each."""
+    image = await fakes.images.register(name="default", path=tmp_path)
+    for number in range(7):
+        body: dict[str, Any] = {"image": "busybox", "name": f"c-{number}", "command": ["sleep"]}
+        body["labels"] = {"tier": "web" if number % 2 else "db", f"only-{number}": ""}
+        assert (await http.post("/v1/containers", json=body)).status_code == 201
+        worker = {"image": "busybox", "name": f"w-{number}", "labels": body["labels"]}
+        assert (await http.post("/v1/workers", json=worker)).status_code == 201
+        await fakes.snapshots.create(image.image.id, None)
+        if number:
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            await fakes.images.register(name=f"i-{number}", path=folder)
+        await fakes.workers.create_checkpoint("w-0", f"k-{number}")
+
+
+async def items(http: httpx.AsyncClient, path: str, **params: Any) -> list[Mapping[str, Any]]:
+    answer = await http.get(f"/v1/{path}", params=params)
+    assert answer.status_code == 200, answer.text
+    found: list[Mapping[str, Any]] = answer.json()["items"]
+    return found
+
+
+@pytest.mark.parametrize("path", LISTS)
+@pytest.mark.usefixtures("filled")
+async def test_parts_of_any_size_make_up_the_list(http: httpx.AsyncClient, path: str) -> None:
+    whole = (await http.get(f"/v1/{path}")).json()
+    assert len(whole["items"]) == 7
+    assert whole.keys() == {"items"}
+    for limit in range(1, 9):
+        found: list[Mapping[str, Any]] = []
+        params: dict[str, Any] = {"limit": limit}
+        while True:
+            part = (await http.get(f"/v1/{path}", params=params)).json()
+            assert len(part["items"]) <= limit
+            found += part["items"]
+            if "next_cursor" not in part:
+                break
+            params["cursor"] = part["next_cursor"]
+        assert [one["id"] for one in found] == [one["id"] for one in whole["items"]]
+
+
+async def test_events_are_read_on_from_a_cursor(
+    http: httpx.AsyncClient, fakes: FakeServices
+) -> None:
+    for number in range(5):
+        fakes.events.add("container.running", number)
+    found: list[int] = []
+    params: dict[str, Any] = {"limit": 2}
+    for _ in range(3):
+        part = (await http.get("/v1/events", params=params)).json()
+        found += [one["id"] for one in part["items"]]
+        params["cursor"] = part.get("next_cursor")
+    assert found == [1, 2, 3, 4, 5]
+    assert params["cursor"] is None
+
+
+@pytest.mark.parametrize("path", ["containers", "workers"])
+@pytest.mark.usefixtures("filled")
+async def test_a_list_is_of_what_was_asked_for(http: httpx.AsyncClient, path: str) -> None:
+    async def names(**params: Any) -> list[str]:
+        return sorted(one["name"][2:] for one in await items(http, path, **params))
+
+    assert await names(label="tier=web") == ["1", "3", "5"]
+    assert await names(label=["tier=web", "only-3"]) == ["3"]
+    assert await names(name="-4") == ["4"]
+    assert await names(state="exited") == []
+    assert await names(state=["creating", "running"]) == list("0123456")
+    assert await names(label="tier=web", limit=2) == ["3", "5"]
+
+
+@pytest.mark.usefixtures("filled")
+async def test_snapshots_images_and_checkpoints_are_filtered(
+    http: httpx.AsyncClient, fakes: FakeServices
+) -> None:
+    [image] = await items(http, "runtime-images", name="i-3")
+    assert image["name"] == "i-3"
+    assert await items(http, "runtime-snapshots", runtime_image_id=image["id"]) == []
+    gone = next(iter(fakes.snapshots.rows))
+    assert (await http.delete(f"/v1/runtime-snapshots/{gone}")).status_code == 200
+    there = await items(http, "runtime-snapshots", state=["creating", "ready"])
+    assert len(there) == 6
+    assert str(gone) not in [one["id"] for one in there]
+    [deleted] = await items(http, "runtime-snapshots", state="deleted")
+    assert deleted["id"] == str(gone)
+    assert len(await items(http, "workers/w-0/checkpoints", state="ready")) == 7
+    assert await items(http, "workers/w-0/checkpoints", state="damaged") == []
+
+
+@pytest.mark.parametrize(
+    "params", [{"cursor": "7"}, {"limit": 0}, {"limit": 1001}, {"state": "sleeping"}]
+)
+async def test_what_no_list_has_is_refused(
+    http: httpx.AsyncClient, params: Mapping[str, Any]
+) -> None:
+    assert (await http.get("/v1/containers", params=params)).status_code == 422
+
+
+async def test_any_cursor_of_its_form_is_a_place_in_the_list(http: httpx.AsyncClient) -> None:
+    for cursor in ("0-" + "0" * 32, "9" * 16 + "-" + "f" * 32):
+        answer = await http.get("/v1/containers", params={"cursor": cursor, "limit": 1})
+        assert answer.status_code == 200
