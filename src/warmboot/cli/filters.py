@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from warmboot.model.container import ContainerState
+from warmboot.model.conventions.labels import has_label
 
 if TYPE_CHECKING:
     from warmboot.client.results import Container
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 _TESTS: Mapping[str, Callable[[Container, str], bool]] = {
     "id": lambda container, value: container.id.startswith(value.lower()),
     "name": lambda container, value: value.removeprefix("/") in container.name,
-    "label": lambda container, value: _has_label(container.raw["labels"], value),
+    "label": lambda container, value: has_label(container.raw["labels"], value),
     "status": lambda container, value: container.state == value,
     "exited": lambda container, value: (
         container.state == "exited" and str(container.exit_code) == value
@@ -44,16 +45,21 @@ class Filters:
         """Who asks for a state asks for those too that do not run, as with docker."""
         return "status" in self._wanted
 
+    @property
+    def states(self) -> Sequence[str]:
+        """For the manager to choose by: those in one of them."""
+        return self._wanted.get("status", ())
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """For the manager to choose by: those with all of them."""
+        return self._wanted.get("label", ())
+
     def match(self, container: Container) -> bool:
         return all(
             (all if key == "label" else any)(_TESTS[key](container, value) for value in values)
             for key, values in self._wanted.items()
         )
-
-
-def _has_label(labels: Mapping[str, str], wanted: str) -> bool:
-    key, assigned, value = wanted.partition("=")
-    return key in labels and (not assigned or labels[key] == value)
 
 
 def _publishes(container: Container, wanted: str) -> bool:

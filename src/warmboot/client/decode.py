@@ -7,7 +7,7 @@ manager does it: a client would have to install and import more for it than for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import datetime
 from functools import cache
@@ -17,6 +17,9 @@ from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 from warmboot.model.errors import Unavailable
 
 T = TypeVar("T")
+
+PART_ITEMS = 200
+"""Of a long list; as many as are read and sent in a moment."""
 
 
 class _NotUnderstood(ValueError):
@@ -44,6 +47,23 @@ def item(tp: type[T], answer: Mapping[str, Any]) -> T:
 def items(tp: type[T], answer: Mapping[str, Any]) -> list[T]:
     """Of ``{"items": […]}``."""
     return [decoded(tp, one) for one in answer["items"]]
+
+
+async def all_items(
+    tp: type[T],
+    get: Callable[[str, Mapping[str, Any]], Awaitable[Any]],
+    path: str,
+    params: Mapping[str, Any] | None = None,
+) -> AsyncIterator[T]:
+    """Of a whole list, which is asked for part by part. An older manager gives all at once."""
+    wanted: dict[str, Any] = {**(params or {}), "limit": PART_ITEMS}
+    while True:
+        answer = await get(path, wanted)
+        for one in items(tp, answer):
+            yield one
+        wanted["cursor"] = answer.get("next_cursor")
+        if wanted["cursor"] is None:
+            return
 
 
 @cache

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from warmboot.client.decode import decoded, item, items
+from warmboot.client.decode import all_items, decoded, item, items
 from warmboot.client.path_segment import segment
 from warmboot.client.results import (
     Check,
@@ -67,7 +67,8 @@ class RuntimeImages:
         return decoded(Registered, await self._link.post("/v1/runtime-images", body))
 
     async def list(self) -> builtins.list[RuntimeImage]:
-        return items(RuntimeImage, await self._link.get("/v1/runtime-images"))
+        found = all_items(RuntimeImage, self._link.get, "/v1/runtime-images")
+        return [image async for image in found]
 
     async def get(self, image_id: str) -> RuntimeImage:
         path = f"/v1/runtime-images/{segment(image_id)}"
@@ -92,7 +93,8 @@ class RuntimeSnapshots:
 
     async def list(self, *, include_deleted: bool = False) -> builtins.list[RuntimeSnapshot]:
         params = _flags(include_deleted=include_deleted)
-        return items(RuntimeSnapshot, await self._link.get("/v1/runtime-snapshots", params))
+        found = all_items(RuntimeSnapshot, self._link.get, "/v1/runtime-snapshots", params)
+        return [snapshot async for snapshot in found]
 
     async def get(self, snapshot_id: str) -> RuntimeSnapshot:
         path = f"/v1/runtime-snapshots/{segment(snapshot_id)}"
@@ -135,8 +137,30 @@ class Containers:
         """Create and start a container; its id. ``fields`` as in POST /v1/containers."""
         return str((await self._link.post("/v1/containers", {"image": image, **fields}))["id"])
 
-    async def list(self, *, all_states: bool = False) -> builtins.list[Container]:
-        return items(Container, await self._link.get("/v1/containers", _flags(all=all_states)))
+    async def list(
+        self,
+        *,
+        all_states: bool = False,
+        states: Sequence[str] = (),
+        labels: Sequence[str] = (),
+        name: str = "",
+    ) -> builtins.list[Container]:
+        """Those in ``states`` that have all ``labels`` and ``name`` in their name."""
+        found = self.iterate(all_states=all_states, states=states, labels=labels, name=name)
+        return [container async for container in found]
+
+    def iterate(
+        self,
+        *,
+        all_states: bool = False,
+        states: Sequence[str] = (),
+        labels: Sequence[str] = (),
+        name: str = "",
+    ) -> AsyncIterator[Container]:
+        """As ``list``, newest first; the next part is asked for when it is needed."""
+        wanted = _given(state=states or None, label=labels or None, name=name or None)
+        params = {**_flags(all=all_states), **wanted}
+        return all_items(Container, self._link.get, "/v1/containers", params)
 
     async def get(self, ref: str) -> Container:
         return item(Container, await self._link.get(self._path(ref)))

@@ -6,11 +6,11 @@ import asyncio
 import builtins
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from warmboot.client.decode import item, items
+from warmboot.client.decode import all_items, item
 from warmboot.client.nouns import file_chunks, file_size
 from warmboot.client.path_segment import segment
 from warmboot.client.transport import Transport
@@ -37,8 +37,14 @@ class Workers:
         """Create and start a worker; its id. ``fields`` as in POST /v1/workers."""
         return str((await self._link.post("/v1/workers", {"image": image, **fields}))["id"])
 
-    async def list(self) -> builtins.list[Worker]:
-        return items(Worker, await self._link.get("/v1/workers"))
+    async def list(
+        self, *, states: Sequence[str] = (), labels: Sequence[str] = (), name: str = ""
+    ) -> builtins.list[Worker]:
+        """Those in ``states`` that have all ``labels`` and ``name`` in their name."""
+        wanted = {"state": states, "label": labels, "name": name}
+        params = {key: value for key, value in wanted.items() if value}
+        found = all_items(Worker, self._link.get, "/v1/workers", params)
+        return [worker async for worker in found]
 
     async def get(self, ref: str) -> Worker:
         return item(Worker, await self._link.get(self._path(ref)))
@@ -98,7 +104,8 @@ class Workers:
     # -- checkpoints ---------------------------------------------------------------------------
 
     async def checkpoints(self, ref: str) -> builtins.list[Checkpoint]:
-        return items(Checkpoint, await self._link.get(self._path(ref, "checkpoints")))
+        found = all_items(Checkpoint, self._link.get, self._path(ref, "checkpoints"))
+        return [checkpoint async for checkpoint in found]
 
     async def checkpoint(self, ref: str, name: str) -> Checkpoint:
         return item(Checkpoint, await self._link.get(self._path(ref, "checkpoints", name)))

@@ -63,7 +63,9 @@ def ps(
 
     async def work() -> list[Container]:
         async with connect() as client:
-            return await client.containers.list(all_states=everything)
+            return await client.containers.list(
+                all_states=everything, states=wanted.states, labels=wanted.labels
+            )
 
     listed = sorted(drive(work()), key=lambda container: container.created_at, reverse=True)
     found = [container for container in listed if wanted.match(container)][:most]
