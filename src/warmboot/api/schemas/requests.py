@@ -120,6 +120,8 @@ Signal = Annotated[
 LabelName = Annotated[str, Field(min_length=1, max_length=256, pattern=LABEL_PATTERN)]
 LabelValue = Annotated[str, Field(max_length=4096, pattern=NO_NUL_PATTERN)]
 Words = Annotated[list[Text], Field(max_length=MAX_WORDS)]
+# A key that fits no pattern is refused, and one that is too long.
+KEYS: dict[str, Any] = {"additionalProperties": False, "propertyNames": {"maxLength": 256}}
 HostPath = Annotated[str, Field(min_length=1, max_length=4095, pattern=ABSOLUTE_PATTERN)]
 
 
