@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+
 class Run:
     """One ``warmboot run``. What ``wanted`` has of a shape counts, the rest is the default's."""
 
