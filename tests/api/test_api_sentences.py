@@ -35,7 +35,10 @@ IMAGE = {"image": "busybox"}
         ({**IMAGE, "boot": "hot"}, "it must be 'auto' or 'cold'"),
         ({**IMAGE, "ports": {}}, "it must be a list"),
         ({**IMAGE, "environment": []}, "it must be an object"),
-        ({**IMAGE, "command": ["x"] * 1025}, "it must have at most 1024 entries"),
+        (
+            {**IMAGE, "labels": dict.fromkeys(map(str, range(257)), "")},
+            "it must have at most 256 entries",
+        ),
         ({**IMAGE, "stop_timeout_s": 1.5}, "it must be a whole number"),
         ({**IMAGE, "stop_timeout_s": -1}, "it must be 0 or more"),
         ({**IMAGE, "stop_timeout_s": 3601}, "it must be 3600 or less"),

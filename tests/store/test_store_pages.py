@@ -17,7 +17,7 @@ from tests.support.databases import new_store
 
 from warmboot.model.checkpoint import Checkpoint, CheckpointState, Versions
 from warmboot.model.container import Container, ContainerState
-from warmboot.model.pages import EVERYTHING, Page, PageRequest, Position
+from warmboot.model.conventions.pages import EVERYTHING, Page, PageRequest, Position
 from warmboot.model.runtime_snapshot import SnapshotState
 from warmboot.model.worker import Worker, WorkerSpec, WorkerState
 from warmboot.store import Store

@@ -12,7 +12,7 @@ from tests.support.fake_workers import FakeWorkers
 
 from warmboot.model.checkpoint import Checkpoint, CheckpointState
 from warmboot.model.container import Container, ContainerState
-from warmboot.model.pages import Page, PageRequest, Position
+from warmboot.model.conventions.pages import Page, PageRequest, Position
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.worker import Worker, WorkerState

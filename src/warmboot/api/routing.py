@@ -14,20 +14,18 @@ from fastapi.routing import APIRoute
 from pydantic import Field
 from starlette.requests import HTTPConnection
 
-from warmboot.api.schemas.requests import NAME_PATTERN, NO_NUL_PATTERN
+from warmboot.api.schemas.requests import CURSOR_PATTERN, NAME_PATTERN, NO_NUL_PATTERN
 from warmboot.api.schemas.responses import Paged
 from warmboot.manager.ports import Services
 from warmboot.model.container import ContainerSpec
 from warmboot.model.conventions.labels import has_label
 from warmboot.model.conventions.names import MAX_NAME_LENGTH
-from warmboot.model.pages import Page, PageRequest, Position
+from warmboot.model.conventions.pages import Page, PageRequest, Position
 from warmboot.model.worker import WorkerSpec
 
 MAX_WAIT_S = 3600.0
 MAX_INT64 = 2**63 - 1
 MAX_PAGE = 1000
-CURSOR_PATTERN = r"^[0-9]{1,16}-[0-9a-f]{32}$"
-"""Whatever is of this form is a position, so that no cursor is refused that the schema allows."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 T = TypeVar("T")

@@ -12,7 +12,9 @@ from typing import Any
 from warmboot.api.schemas.requests import (
     ABSOLUTE_PATTERN,
     ARCHIVE_PATTERN,
+    CURSOR_PATTERN,
     ENV_NAME_PATTERN,
+    EVENT_CURSOR_PATTERN,
     HOST_NAME_PATTERN,
     LABEL_PATTERN,
     NAME_PATTERN,
@@ -27,11 +29,13 @@ PATTERNS: Mapping[str, str] = {
     NAME_PATTERN: f"{_OF_NAMES}, and no '..'",
     WORD_PATTERN: _OF_NAMES,
     LABEL_PATTERN: "letters, digits, '_', '.', '/', '-' are allowed, with a letter or digit first",
-    ENV_NAME_PATTERN: "letters, digits, '_', '.' and '-' are allowed, with a letter or '_' first",
+    ENV_NAME_PATTERN: "it must not contain '=' or the character NUL",
     HOST_NAME_PATTERN: "up to 63 letters in lower case and digits are allowed, and '-' inside",
     NO_NUL_PATTERN: "it must not contain the character NUL",
     ABSOLUTE_PATTERN: "it must be an absolute path",
     WORKING_DIR_PATTERN: "it must be an absolute path",
+    CURSOR_PATTERN: "it must be the next_cursor of the part before",
+    EVENT_CURSOR_PATTERN: "it must be the next_cursor of the part before",
     ARCHIVE_PATTERN: "it must be the id of an archive, 64 hexadecimal digits",
 }
 # By the type of the finding; what is in braces comes with it.

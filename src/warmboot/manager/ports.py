@@ -19,9 +19,9 @@ from prometheus_client import CollectorRegistry, Metric
 
 from warmboot.model.checkpoint import Checkpoint, CheckpointState
 from warmboot.model.container import Container, ContainerSpec, ContainerState
+from warmboot.model.conventions.pages import Page, PageRequest
 from warmboot.model.garbage import Collection
 from warmboot.model.journal.event import Event
-from warmboot.model.pages import Page, PageRequest
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.sessions import ExecSpec, LogChunk

@@ -10,6 +10,7 @@ from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
 from warmboot.api.routing import MAX_INT64, Wired
+from warmboot.api.schemas.requests import EVENT_CURSOR_PATTERN
 from warmboot.api.schemas.responses import EventOut, Paged
 from warmboot.api.streams import EVENT_STREAM, Streamed, event_stream
 
@@ -43,7 +44,7 @@ async def list_events(
     cursor: Annotated[
         str | None,
         Query(
-            pattern=r"^[0-9]{1,18}$",
+            pattern=EVENT_CURSOR_PATTERN,
             description="of a list: the next_cursor of the part before, instead of after",
         ),
     ] = None,

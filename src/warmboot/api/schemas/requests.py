@@ -48,6 +48,9 @@ HOST_NAME_PATTERN = r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$"
 ABSOLUTE_PATTERN = r"^/[^\x00]*$"
 WORKING_DIR_PATTERN = r"^(/[^\x00]*)?$"
 ARCHIVE_PATTERN = r"^[0-9a-f]{64}$"
+CURSOR_PATTERN = r"^[0-9]{1,16}-[0-9a-f]{32}$"
+"""Whatever is of this form is a position, so that no cursor is refused that the schema allows."""
+EVENT_CURSOR_PATTERN = r"^[0-9]{1,18}$"
 WORD_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$"
 MAX_STOP_TIMEOUT_S = 3600
 MAX_WORDS = 100_000

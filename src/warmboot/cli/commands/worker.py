@@ -367,13 +367,11 @@ def export_(
     destination = file or Path(f"{ref}-{checkpoint}.tar.zst")
 
     async def work() -> None:
-        with status(f"exporting {checkpoint} of {ref} …") as shown:
+        what = f"exporting {checkpoint} of {ref} …"
+        with status(what) as shown:
             async with connect() as client:
                 await client.workers.export_checkpoint(
-                    ref,
-                    checkpoint,
-                    destination,
-                    lambda done: shown(f"exporting {checkpoint} of {ref} … {size(done)}"),
+                    ref, checkpoint, destination, lambda done: shown(f"{what} {size(done)}")
                 )
 
     drive(work())
@@ -390,14 +388,11 @@ def import_(
     """Import an exported checkpoint into a worker created with `worker run --no-start`."""
 
     async def work() -> Checkpoint:
-        of = upload_total(file)
-        with status(f"importing {file} …") as shown:
+        what, of = f"importing {file} …", upload_total(file)
+        with status(what) as shown:
             async with connect() as client:
                 return await client.workers.import_checkpoint(
-                    ref,
-                    file,
-                    name,
-                    lambda done: shown(f"importing {file} … {size(done)}{of}"),
+                    ref, file, name, lambda done: shown(f"{what} {size(done)}{of}")
                 )
 
     made = drive(work())

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Row, Select, literal, select, tuple_
 
 from warmboot.model.checkpoint import Checkpoint, CheckpointState
 from warmboot.model.container import Container, ContainerState
-from warmboot.model.pages import Page, PageRequest, Position
+from warmboot.model.conventions.pages import Page, PageRequest, Position
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.worker import Worker, WorkerState
