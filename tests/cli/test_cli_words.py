@@ -112,7 +112,6 @@ def test_no_option_is_called_missing_that_run_has(option: str) -> None:
         (("logs", "-n", "5000000", "c"), "--tail is not valid"),
         (("worker", "run", "--name", "a b", "busybox"), "--name is not valid"),
         (("worker", "run", "--network", "a b", "busybox"), "--network is not valid"),
-        (("worker", "run", "--idle", "1e12", "busybox"), "--idle is not valid"),
         (
             ("worker", "run", "-l", "a b=c", "--name", "", "busybox"),
             "--name, --label are not valid",

@@ -72,9 +72,9 @@ def _number(value: Any, limits: Any) -> float:
 def _check_range(number: float, limits: Any) -> None:
     least, most = limits.min, limits.max
     if least is not None and most is not None and not least <= number <= most:
-        raise ValueError(f"{number:g} is not possible: use {least:g} to {most:g}")
+        raise ValueError(f"{number:.12g} is not possible: use {least:.12g} to {most:.12g}")
     if least is not None and number < least:
-        raise ValueError(f"{number:g} is not possible: use {least:g} or more")
+        raise ValueError(f"{number:.12g} is not possible: use {least:.12g} or more")
 
 
 def _path(value: Any, limits: Any) -> Path:
