@@ -16,7 +16,7 @@ from typing import Any
 from aiodocker.execs import Exec
 from aiodocker.stream import Stream as Hijacked
 
-from warmboot.docker.batches import let_more_come
+from warmboot.docker.batches import joined, let_more_come
 from warmboot.docker.errors import (
     Fault,
     any_fault,
@@ -243,7 +243,7 @@ class DockerClient:
             lasts=True,
         ) as response:
             async for data in response.content.iter_any():
-                for piece in [(1, data)] if frames is None else frames.feed(data):
+                for piece in [(1, data)] if frames is None else joined(frames.feed(data)):
                     yield chunk_of(*piece)
                 await let_more_come(len(data))
 
