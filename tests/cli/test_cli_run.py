@@ -162,8 +162,9 @@ def test_what_never_ran_leaves_nothing_unless_it_is_to_be_kept(cli: Cli, served:
     assert cli("ps", "-a", "--json").stdout.count('"name": "web"') == 1
 
 
-def test_a_command_that_is_not_there_is_127(cli: Cli) -> None:
-    done = cli("run", "--rm", "busybox", "missing")
+@pytest.mark.parametrize("words", [[], ["--rm"], ["--rm", "-i"]])
+def test_a_command_that_is_not_there_is_127(cli: Cli, words: list[str]) -> None:
+    done = cli("run", *words, "busybox", "missing")
     assert done.returncode == 127
     assert "no program 'missing'" in done.stderr
 

@@ -152,7 +152,9 @@ class FakeContainers:
                 session.end(127)
             await asyncio.sleep(0.05)  # the session ends before its VM is given back
             refused = CommandNotFound("the image has no program 'missing'", details="exec: …")
-            await self._set(container_id, S.FAILED, error=refused.as_dict(), finished_at=now())
+            # One that is to be removed may be on its way already when somebody asks.
+            state = S.DELETING if spec.auto_remove else S.FAILED
+            await self._set(container_id, state, error=refused.as_dict(), finished_at=now())
             return
         ports = tuple(
             replace(port, host_port=port.host_port or 40_000 + number)

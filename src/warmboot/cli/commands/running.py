@@ -136,7 +136,9 @@ class Run:
         assert self._container_id is not None
         with contextlib.suppress(WarmbootError):  # what cannot be asked is not told
             container = await client.containers.wait(self._container_id, "running")
-            if container.state == "failed" and container.started_at is None:
+            # With --rm the manager may have begun to remove it.
+            ended = container.state in ("failed", "deleting")
+            if ended and container.error is not None and container.started_at is None:
                 return await self._failed(client, container)
         return None
 
