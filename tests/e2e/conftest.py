@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.e2e.copies import shared_snapshot
 from tests.support.images import busybox
 from tests.support.vms import Site, runtime_image, state_root
 
@@ -79,7 +80,8 @@ async def site(bare_site: Site, image_folder: Path) -> Site:
     await bare_site.cli(
         "runtime", "register", "--no-snapshot", "--name", "default", str(image_folder)
     )
-    await bare_site.cli("snapshot", "create", "default")
+    created = await bare_site.cli("snapshot", "create", "default")
+    assert created.out.strip() == str((await shared_snapshot(bare_site)).id)
     return bare_site
 
 

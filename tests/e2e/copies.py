@@ -18,14 +18,34 @@ from warmboot.host.vm.vm_files import VMM_GID
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import (
     DISK_FILE,
+    FRAMES_FILE,
     MEMORY_FILE,
     METADATA_FILE,
     ROOTFS_FILE,
     STATE_FILE,
+    BootStats,
     RuntimeSnapshot,
     SnapshotState,
 )
 from warmboot.system.hashing import copy_sparse
+
+
+async def shared_snapshot(site: Site) -> RuntimeSnapshot:
+    """The one that is ready at the shared site."""
+    async with site.store() as store:
+        (ready,) = [s for s in await store.snapshots.list() if s.state is SnapshotState.READY]
+        return ready
+
+
+async def add_shared(site: Site, shared: Site, **fields: Any) -> RuntimeSnapshot:
+    """The snapshot of the site ``shared``, as one of ``site``, where the same image is registered.
+
+    It is one that has never been used.
+    """
+    async with site.store() as store:
+        (image,) = await store.images.list()
+    unused = {"success_count": 0, "boots": BootStats(), "last_used_at": None}
+    return await add_copy(site, await shared_snapshot(shared), image, **{**unused, **fields})
 
 
 async def add_copy(
@@ -57,7 +77,8 @@ async def add_copy(
 def _copy_folder(source: Path, target: Path, rootfs: Path) -> None:
     target.mkdir(parents=True)
     link_or_copy(rootfs, target / ROOTFS_FILE)
-    for name in (MEMORY_FILE, STATE_FILE, DISK_FILE):
+    memory = MEMORY_FILE if (source / MEMORY_FILE).exists() else FRAMES_FILE
+    for name in (memory, STATE_FILE, DISK_FILE):
         copy_sparse(source / name, target / name)
     document = json.loads((source / METADATA_FILE).read_text())
     document["snapshot_id"] = target.name

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from tests.e2e.conftest import Archive
+from tests.e2e.copies import add_copy, shared_snapshot
 from tests.e2e.guests import inside
 from tests.support.vms import PROBE, Site
 
@@ -131,25 +131,28 @@ def _flipped_bit(path: Path) -> Iterator[None]:
         file.write(original)
 
 
-async def test_a_flipped_bit_in_a_frame_boots_cold_and_marks_the_snapshot(
-    compressing: Site, archive: Archive
+async def test_a_flipped_bit_in_a_frame_is_noticed_and_marks_the_snapshot(
+    compressing: Site,
 ) -> None:
     site = compressing
     snapshot = await _snapshot(site)
+    # Of weight 0: it serves where the other one cannot.
+    spare = await add_copy(site, await shared_snapshot(site), weight=0)
     await site.cli("snapshot", "compress", snapshot.id)
     folder = Path(snapshot.snapshot_path)
     with _flipped_bit(folder / FRAMES_FILE):
-        words = ("--archive", str(archive.path), archive.name, "sleep", "1000")
-        found = await site.run("cold", *words)
-        assert found["boot_method"] == "cold"
-        assert found["fallback_reason"] == "snapshot_damaged"
-        assert FRAMES_FILE in found["fallback_details"]
+        found = await site.run("other", PROBE, "sleep", "1000")
+        (attempt,) = found["boot_attempts"]
+        assert (attempt["snapshot_id"], attempt["reason"]) == (snapshot.id, "snapshot_damaged")
+        assert FRAMES_FILE in attempt["details"]
+        assert (found["boot_method"], found["runtime_snapshot_id"]) == ("warm", str(spare.id))
         async with site.client() as client:
             marked = await client.snapshots.get(snapshot.id)
             assert marked.state == "unhealthy"
             assert marked.error is not None
             assert "rebuild" in marked.error["resolution"]
     await site.remove_containers()
+    await site.cli("snapshot", "rm", str(spare.id))
     # What was damaged for this test is whole again, and serves the next ones.
     async with site.store() as store:
         await store.snapshots.record_success(UUID(snapshot.id), datetime.now(UTC))

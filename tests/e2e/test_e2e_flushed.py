@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.e2e.conftest import PAGE, Archive
+from tests.e2e.copies import add_shared
 from tests.host.network_lab import FOREIGN_IP, HOST_IP, foreign, host, world
 from tests.support.vms import Site, eventually, slot_of, state_root
 
@@ -74,18 +75,22 @@ class Seen:
 
 
 @pytest.fixture
-async def alone(image_folder: Path) -> AsyncIterator[Site]:
-    """A manager whose host has no other rules than its own; its sources are checked loosely."""
+async def alone(site: Site, image_folder: Path) -> AsyncIterator[Site]:
+    """A manager whose host has no other rules than its own; its sources are checked loosely.
+
+    Its snapshot was built by the shared one.
+    """
     async with world():
         for scope in ("all", "default"):
             links.sysctl(f"ipv4/conf/{scope}/rp_filter", 2)
         made = Site.at(state_root() / "e2e-flushed", prefix="wbn", subnet="198.19.204.0/22")
-        async with made as site:
-            await site.start()
-            await site.cli(
+        async with made as alone:
+            await alone.start()
+            await alone.cli(
                 "runtime", "register", "--no-snapshot", "--name", "default", str(image_folder)
             )
-            yield site
+            await add_shared(alone, site)
+            yield alone
 
 
 async def flush() -> None:
@@ -107,8 +112,10 @@ async def wait_for_repair(site: Site, after: int) -> None:
 async def test_where_all_rules_are_flushed_a_guest_reaches_nothing_until_they_are_back(
     alone: Site, archive: Archive
 ) -> None:
-    words = ("--cold", "-p", str(SERVED), "--archive", str(archive.path), archive.name)
-    port = (await alone.run("flushed", *words))["ports"][0]["host_port"]
+    words = ("-p", str(SERVED), "--archive", str(archive.path), archive.name)
+    found = await alone.run("flushed", *words)
+    assert found["boot_method"] == "warm"
+    port = found["ports"][0]["host_port"]
     slot = slot_of(await alone.vm("flushed"))
     async with host.tcp_server(0, "host") as served, foreign.tcp_server(WORLD_PORT, "world"):
         its = [f"{ip}:{served}" for ip in (HOST_IP, slot.host_ip, slot.gateway_ip)]
