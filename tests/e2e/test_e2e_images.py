@@ -79,13 +79,17 @@ async def test_a_registry_that_does_not_answer(site: Site) -> None:
 
 async def test_a_registry_that_falls_silent(site: Site) -> None:
     """Docker in the guest would wait for it for ever."""
+    await site.stop()
+    await site.start({"MANAGER_PULL_SILENCE_S": "10"})
     async with registry_that_falls_silent() as port:
         reference = f"localhost:{port}/app:1"
         ran = await site.cli("run", "-d", "--keep", "--name", "silenced", reference, code=125)
     assert f"error: {reference} could not be pulled" in ran.err
     found = await site.inspect("silenced")
-    assert "said nothing for 60 s" in found["error"]["details"]
+    assert "said nothing for 10 s" in found["error"]["details"]
     await _failed_without_residue(site, "silenced", "registry-unavailable")
+    await site.stop()
+    await site.start()
 
 
 async def _failed_without_residue(site: Site, name: str, code: str) -> None:
