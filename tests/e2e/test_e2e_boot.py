@@ -1,4 +1,4 @@
-"""Warm and cold boots, as a user sees them."""
+"""Warm boots, as a user sees them; cold ones see ``test_e2e_boot_log``."""
 
 from __future__ import annotations
 
@@ -49,35 +49,3 @@ async def test_a_success_is_counted(site: Site) -> None:
     assert after.success_count == before.success_count + 1
     assert (after.failure_count, after.state) == (before.failure_count, "ready")
     assert after.last_used_at is not None
-
-
-async def test_a_cold_boot_that_was_asked_for(site: Site, archive: Archive) -> None:
-    words = ("--cold", "-p", "8080", "--archive", str(archive.path), archive.name)
-    ran = await site.cli("run", "-d", "--name", "cold", *words)
-    assert "booted cold" not in ran.err, "it is what the user wanted"
-    cold = await site.inspect("cold")
-    assert (cold["boot_method"], cold["fallback_reason"]) == ("cold", "requested")
-    stages = [stage["name"] for stage in cold["stages"]]
-    assert "boot" in stages
-    assert "restore" not in stages
-    assert await fetch(cold["ports"][0]["host_port"]) == PAGE
-    assert site.log_lines(cold["id"], "fully provisioned", "via cold boot")
-    assert not site.log_lines(cold["id"], "falling back")
-
-
-async def test_a_shape_that_no_snapshot_has_boots_cold_and_says_so(
-    site: Site, archive: Archive
-) -> None:
-    words = ("--cpus", "1", "-m", "512m", "--archive", str(archive.path), archive.name)
-    ran = await site.cli("run", "-d", "--name", "small", *words)
-    assert "booted cold: No runtime snapshot has this shape" in ran.err
-    assert "asked for 1 vCPU, 512 MiB" in ran.err
-    small = await site.inspect("small")
-    assert (small["boot_method"], small["fallback_reason"]) == ("cold", "shape_mismatch")
-    assert small["shape"] == {"vcpus": 1, "memory_mib": 512}
-    seen = (await site.exec("small", "nproc; cat /proc/meminfo")).splitlines()
-    assert seen[0] == "1"
-    total_kib = int(next(line for line in seen if line.startswith("MemTotal")).split()[1])
-    assert 420 << 10 < total_kib <= 512 << 10
-    (warning,) = site.log_lines(small["id"], "falling back to cold boot")
-    assert "WARN Warm boot failed for container" in warning

@@ -19,7 +19,7 @@ import pytest
 from tests.e2e.conftest import Archive
 from tests.e2e.guests import inside
 from tests.support.managers import agent_package
-from tests.support.vms import PROBE, Site, eventually, state_root
+from tests.support.vms import BUILD_S, IMPATIENT, PROBE, Site, eventually, state_root
 
 from warmboot.client.results import RuntimeSnapshot as Seen
 from warmboot.guest import AGENT_VERSION
@@ -29,7 +29,6 @@ from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.shapes import Shape
 
 OLD = "0"
-BUILD_S = 400.0
 
 
 @dataclass
@@ -53,7 +52,11 @@ async def upgraded(
         state_root() / "e2e-renewal",
         prefix="wbg",
         subnet="198.19.240.0/22",
-        settings={"MANAGER_AUTO_SNAPSHOT": "false", "MANAGER_REBUILD_PAUSE_S": "5"},
+        settings={
+            **IMPATIENT,
+            "MANAGER_AUTO_SNAPSHOT": "false",
+            "MANAGER_REBUILD_PAUSE_S": "5",
+        },
     ) as site:
         await site.start()
         await site.cli("runtime", "register", "--name", "default", str(image_folder))

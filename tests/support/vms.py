@@ -42,6 +42,12 @@ T = TypeVar("T")
 
 START_TIMEOUT_S = 60.0
 CLI_TIMEOUT_S = 180.0
+BUILD_S = 600.0
+"""How long the build of a snapshot may take on a busy machine, given ``IMPATIENT``."""
+
+IMPATIENT = {"MANAGER_COLD_BOOT_TIMEOUT_S": "150"}
+"""A rebuild in the background that gets no CPU is built at full speed after that many seconds."""
+
 PROBE = "warmboot/probe:latest"
 """A busybox that every warm guest has in its Docker already: it was warmed up with it."""
 
@@ -58,12 +64,15 @@ def free_port() -> int:
 
 
 async def runtime_image() -> Path:
-    """The runtime image, built when it is not there: minutes the first time."""
+    """The runtime image, built when it is not there: minutes the first time, by one process."""
     folder = state_root() / "runtime-image"
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "warmboot.images", "build", "--output", str(folder))
-    )
-    assert await process.wait() == 0, "the runtime image could not be built"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name("runtime-image.lock").open("w") as lock:
+        await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "warmboot.images", "build", "--output", str(folder))
+        )
+        assert await process.wait() == 0, "the runtime image could not be built"
     return folder
 
 
