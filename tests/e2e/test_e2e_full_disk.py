@@ -16,11 +16,11 @@ from uuid import UUID
 
 import pytest
 from tests.e2e.conftest import Archive
-from tests.e2e.copies import add_copy
+from tests.e2e.copies import add_shared, shared_snapshot
 from tests.support.vms import PROBE, Site, eventually, state_root
 
 from warmboot.model.errors import DiskFull
-from warmboot.model.runtime_snapshot import FRAMES_FILE, MEMORY_FILE, RuntimeSnapshot, SnapshotState
+from warmboot.model.runtime_snapshot import FRAMES_FILE, MEMORY_FILE, RuntimeSnapshot
 from warmboot.system.disks import allocated_bytes, free_bytes
 
 SPARE_MIB = 400
@@ -32,7 +32,7 @@ async def small(site: Site, image_folder: Path) -> AsyncIterator[Site]:
 
     There is room for a copy of the shared site's snapshot, and not much more.
     """
-    memory = (await _shared(site)).snapshot_path / MEMORY_FILE
+    memory = (await shared_snapshot(site)).snapshot_path / MEMORY_FILE
     parts = [*image_folder.iterdir(), memory]
     size_mib = sum(map(allocated_bytes, parts)) // (1 << 20) + SPARE_MIB
     async with Site.at(state_root() / "e2e-full", prefix="wbf", subnet="198.19.216.0/22") as made:
@@ -51,12 +51,6 @@ async def small(site: Site, image_folder: Path) -> AsyncIterator[Site]:
         finally:
             await made.kill()
             await _do("umount", "--lazy", str(made.storage))
-
-
-async def _shared(site: Site) -> RuntimeSnapshot:
-    async with site.store() as store:
-        (ready,) = [s for s in await store.snapshots.list() if s.state is SnapshotState.READY]
-        return ready
 
 
 async def _do(*words: str) -> None:
@@ -154,9 +148,7 @@ async def stocked(site: Site, small: Site) -> RuntimeSnapshot:
     """The shared site's snapshot, as one of this site; from now on there is a floor."""
     small.settings["MANAGER_DISK_FLOOR_MIB"] = "16"
     await _restarted(small)
-    async with small.store() as store:
-        (image,) = await store.images.list()
-    return await add_copy(small, await _shared(site), image)
+    return await add_shared(small, site)
 
 
 async def _serves(small: Site, snapshot_id: UUID) -> None:

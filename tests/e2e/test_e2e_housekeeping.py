@@ -16,8 +16,8 @@ from uuid import UUID, uuid4
 
 import pytest
 from tests.e2e.conftest import Archive
-from tests.e2e.copies import add_copy
-from tests.support.vms import PROBE, Site, eventually, state_root
+from tests.e2e.copies import add_copy, add_shared
+from tests.support.vms import BUILD_S, IMPATIENT, PROBE, Site, eventually, state_root
 
 from warmboot.client import Client
 from warmboot.client.results import RuntimeSnapshot
@@ -32,21 +32,25 @@ LONG_AGO = datetime(2025, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-async def kept(image_folder: Path) -> AsyncIterator[Site]:
-    """A site of its own: its housekeeping must not disturb other tests."""
+async def kept(site: Site, image_folder: Path) -> AsyncIterator[Site]:
+    """A site of its own: its housekeeping must not disturb other tests.
+
+    Its snapshot was built by the shared one.
+    """
     settings = {
+        **IMPATIENT,
         **{f"MANAGER_{name}": "0" for name in ("INTEGRITY_EVERY_H", "COMPRESS_AFTER_H")},
         "MANAGER_MAX_RUNTIME_SNAPSHOTS": "4",
     }
     async with Site.at(
         state_root() / "e2e-keep", prefix="wbk", subnet="198.19.220.0/22", settings=settings
-    ) as site:
-        await site.start()
-        await site.cli(
+    ) as made:
+        await made.start()
+        await made.cli(
             "runtime", "register", "--name", "default", "--no-snapshot", str(image_folder)
         )
-        await site.cli("snapshot", "create", "default")
-        yield site
+        await add_shared(made, site)
+        yield made
 
 
 async def restarted(site: Site, **settings: str) -> None:
@@ -67,7 +71,7 @@ async def successor(client: Client, old: RuntimeSnapshot) -> RuntimeSnapshot:
         ready = [one for one in await client.snapshots.list() if one.state == "ready"]
         return next((one for one in ready if one.version > old.version), None)
 
-    return await eventually(rebuilt, "it is rebuilt", 300)
+    return await eventually(rebuilt, "it is rebuilt", BUILD_S)
 
 
 async def test_gc_says_what_would_go_and_removes_it_while_a_container_runs(kept: Site) -> None:
@@ -225,7 +229,9 @@ async def test_a_cache_over_its_budget_shrinks_and_what_is_hot_is_unpacked(kept:
     await kept.remove_containers()
 
 
-async def test_damage_is_found_in_the_background_and_rebuilt(kept: Site) -> None:
+async def test_damage_is_found_in_the_background_and_a_rebuild_begins(
+    kept: Site, site: Site
+) -> None:
     async with kept.client() as client:
         old = await only(client)
         state = Path(old.snapshot_path) / STATE_FILE
@@ -242,13 +248,20 @@ async def test_damage_is_found_in_the_background_and_rebuilt(kept: Site) -> None
 
         assert await eventually(told, "the damage is found", 60)
 
-        new = await successor(client, old)
-        found = await kept.run("after", PROBE, "sleep", "1000")
-        assert (found["boot_method"], found["runtime_snapshot_id"]) == ("warm", new.id)
-        await kept.remove_containers()
+        async def begun() -> RuntimeSnapshot | None:
+            known = await client.snapshots.list()
+            return next((one for one in known if one.replaces == old.id), None)
+
+        rebuild = await eventually(begun, "a rebuild begins", 60)
+        assert rebuild.cause == "unhealthy"
+        assert await kept.counted("warmboot_snapshot_checks_total", outcome="damaged") == 1
+        assert await kept.counted("warmboot_snapshots_turned_unhealthy_total") == 1
+        # Enough is seen; the next test follows one to its end, with what is intact.
+        for spoiled in (rebuild, old):
+            await client.snapshots.delete(spoiled.id)
+        await add_shared(kept, site)
+    assert kept.vmms() == []
     assert kept.temporary_files() == []
-    assert await kept.counted("warmboot_snapshot_checks_total", outcome="damaged") == 1
-    assert await kept.counted("warmboot_snapshots_turned_unhealthy_total") == 1
 
 
 async def test_a_folder_that_was_removed_by_hand_is_told_and_built_anew(
@@ -269,7 +282,6 @@ async def test_a_folder_that_was_removed_by_hand_is_told_and_built_anew(
         new = await successor(client, old)
         warm = await kept.run("after", PROBE, "sleep", "1000")
         assert (warm["boot_method"], warm["runtime_snapshot_id"]) == ("warm", new.id)
-        await kept.remove_containers()
     assert kept.temporary_files() == []
     for name, labels in (
         ("boots", {"method": "warm", "reason": "snapshot_damaged", "outcome": "failed"}),
@@ -280,3 +292,22 @@ async def test_a_folder_that_was_removed_by_hand_is_told_and_built_anew(
         ("snapshot_canaries", {"outcome": "succeeded"}),
     ):
         assert await kept.counted(f"warmboot_{name}_total", **labels) == 1, (name, labels)
+
+
+async def test_one_that_is_in_use_can_be_deleted_and_its_files_stay_as_long(
+    kept: Site, site: Site
+) -> None:
+    heir = await kept.inspect("after")
+    async with kept.store() as store:
+        used = await store.snapshots.get(UUID(heir["runtime_snapshot_id"]))
+    left = await add_shared(kept, site)
+    await kept.cli("snapshot", "rm", str(used.id))
+    assert str(used.id) not in (await kept.cli("snapshot", "ls", "--json")).out
+    assert (used.snapshot_path / MEMORY_FILE).exists(), "a VM maps it"
+    other = await kept.run("other", PROBE, "sleep", "1000")
+    assert (other["boot_method"], other["runtime_snapshot_id"]) == ("warm", str(left.id))
+    assert await kept.exec("after", "echo alive") == "alive\n"
+    await kept.cli("rm", "-f", "after")
+    assert not used.snapshot_path.exists()
+    await kept.remove_containers()
+    assert kept.temporary_files() == []
