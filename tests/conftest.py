@@ -3,8 +3,8 @@
 With ``WARMBOOT_NO_SKIPS`` set, as in CI, a skipped test fails the run: what a machine can run, it
 must run. Only tests marked ``kvm`` may be skipped, where the driver's own probe finds KVM unusable.
 
-Several processes may share a run (``-n 2``): what uses this machine's networks and VMs stays in one
-of them, what uses a Docker engine in one, and each other module in one.
+Several processes may share a run (``-n 2``): what shares this machine's networks or one manager's
+VMs stays in one of them, what uses a Docker engine in one, and each other module in one.
 """
 
 from __future__ import annotations
@@ -20,16 +20,23 @@ from xdist.scheduler import LoadScopeScheduling
 
 _LANES = {
     "e2e": "vms",
-    "conformance": "vms",
+    "conformance": "hypervisors",
     "host": "vms",
     "criu": "docker",
     "workers": "docker",
 }
 """Folders of tests that share something of the machine, and so run one after the other."""
 
+_APART = tuple(
+    f"tests/e2e/test_e2e_{name}.py"
+    for name in ("versions", "renewal", "upgrade", "stalled", "memory")
+)
+"""Of those folders, but with a manager and a network of their own: any process may run them."""
+
 _FIRST = (
     "vms",
     "docker",
+    *_APART,
     "tests/packaging/test_debian_package.py",
     "tests/api/test_api_schema_real.py",
 )
@@ -57,7 +64,7 @@ class _Lanes(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
-        return _LANES.get(_folder(path), path)
+        return path if path in _APART else _LANES.get(_folder(path), path)
 
     def _assign_work_unit(self, node: Any) -> None:
         for scope in _FIRST:
