@@ -108,11 +108,20 @@ async def test_the_users_own_files_stay_as_they_were(image: Path, tmp_path: Path
     before = {path.name: marks(path) for path in image.iterdir()}
     manifest = await import_runtime_image(image, tmp_path / "storage")
     folder = stored_folder(tmp_path / "storage", manifest.digest)
-    stored_images._let_vmms_read(folder)
+    stored_images._let_vmms_read(folder, manifest)
     assert {path.name: marks(path) for path in image.iterdir()} == before
     with (image / "rootfs.ext4").open("r+b") as file:
         file.write(b"edited in place")
     assert await verify_runtime_image(folder) == manifest
+
+
+async def test_a_note_that_comes_and_goes_beside_the_files_is_no_error(
+    image: Path, tmp_path: Path
+) -> None:
+    manifest = await import_runtime_image(image, tmp_path / "storage")
+    folder = stored_folder(tmp_path / "storage", manifest.digest)
+    (folder / ".seen.json.new").symlink_to("gone")  # listed, and not there any more
+    stored_images._let_vmms_read(folder, manifest)
 
 
 async def test_files_that_an_earlier_version_shares_with_the_user_are_shared_no_more(

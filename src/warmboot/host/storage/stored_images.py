@@ -11,7 +11,7 @@ from pathlib import Path
 from warmboot.host.storage.image_files import check_image, note_image
 from warmboot.host.storage.storage import remove_folder
 from warmboot.host.vm.vm_files import VMM_GID
-from warmboot.images.files import import_bare_files, import_runtime_image, stored_folder
+from warmboot.images.files import FILE_NAMES, import_bare_files, import_runtime_image, stored_folder
 from warmboot.images.renew import renew_agent
 from warmboot.model.runtime_image import RuntimeImage, RuntimeImageManifest
 from warmboot.system.file_stamps import discard_stamps
@@ -41,7 +41,7 @@ class StoredImages:
 
     async def _stored(self, manifest: RuntimeImageManifest) -> tuple[Path, RuntimeImageManifest]:
         folder = stored_folder(self.root, manifest.digest)
-        await asyncio.to_thread(_let_vmms_read, folder)
+        await asyncio.to_thread(_let_vmms_read, folder, manifest)
         await asyncio.to_thread(note_image, folder, manifest)
         return folder, manifest
 
@@ -60,10 +60,12 @@ class StoredImages:
         await remove_folder(folder)
 
 
-def _let_vmms_read(folder: Path) -> None:
+def _let_vmms_read(folder: Path, manifest: RuntimeImageManifest) -> None:
+    """Only the image's own files: the notes beside them may come and go meanwhile."""
     if os.geteuid() != 0:
         return
-    for path in (folder.parent, folder, *folder.iterdir()):
+    files = (folder / FILE_NAMES[key] for key in manifest.files)
+    for path in (folder.parent, folder, *files):
         status = path.stat()
         mode = 0o710 if stat.S_ISDIR(status.st_mode) else 0o440
         # What is so already is left alone: a change of it would look like one of the content.
