@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import update
+from tests.support.archives import archived
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 
@@ -204,9 +205,7 @@ async def test_what_is_used_between_the_look_and_its_turn_is_told_as_kept(
 
 async def test_an_archive_is_kept_as_long_as_a_container_may_need_it(place: Lab) -> None:
     async with place.manager() as manager:
-        archive = manager.host.storage.root / "archives" / ("ab" * 32)
-        archive.parent.mkdir(exist_ok=True)
-        archive.write_bytes(b"no archive")
+        archive = manager.host.storage.root / "archives" / await archived(manager, "busybox")
         container_id = await manager.create(archive=archive.name)
         await manager.wait(str(container_id), Until.RUNNING)
         os.utime(archive, (0, 0))

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import io
-import json
 import os
 import signal
-import tarfile
-from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
+from tests.support.archives import archived
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
@@ -26,24 +23,6 @@ from warmboot.model.errors import (
 )
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.model.shapes import Capacity, Shape
-
-
-async def archived(manager: Manager, *names: str) -> str:
-    """An archive with an image of each name; its id."""
-    files = {f"{name}.json": json.dumps({"config": {"Cmd": [name]}}) for name in names}
-    images = [{"Config": f"{name}.json", "RepoTags": [name], "Layers": []} for name in names]
-    files["manifest.json"] = json.dumps(images)
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for path, text in files.items():
-            member = tarfile.TarInfo(path)
-            member.size = len(text)
-            archive.addfile(member, io.BytesIO(text.encode()))
-
-    async def chunks() -> AsyncIterator[bytes]:
-        yield buffer.getvalue()
-
-    return await manager.services.archives.upload(chunks())
 
 
 async def test_a_duplicate_name_is_refused_and_leaves_nothing(manager: Manager) -> None:

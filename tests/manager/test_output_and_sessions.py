@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import os
 import re
 import signal
-import tarfile
 from collections.abc import AsyncIterator, Iterator
 from hashlib import sha256
 
 import pytest
 import structlog
 from structlog.testing import capture_logs
+from tests.support.archives import packed
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 
@@ -234,16 +233,6 @@ async def test_one_that_is_to_be_removed_waits_for_those_attached(manager: Manag
 
 
 # -- archives --------------------------------------------------------------------------------------
-
-
-def packed(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 def docker_archive(name: str, command: list[str]) -> bytes:

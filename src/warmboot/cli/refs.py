@@ -1,12 +1,20 @@
-"""References to containers on the command line, with completion."""
+"""What a user types to name a thing: its name, its id, or the beginning of one."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from warmboot.cli.completion import container_names
+from warmboot.model.errors import Conflict, NotFound
+
+if TYPE_CHECKING:
+    from warmboot.client import Client
+    from warmboot.client.results import RuntimeImage, RuntimeSnapshot
+
+T = TypeVar("T", "RuntimeImage", "RuntimeSnapshot")
 
 Ref = Annotated[
     str,
@@ -26,3 +34,27 @@ Refs = Annotated[
         show_default=False,
     ),
 ]
+
+
+async def find_image(client: Client, ref: str) -> RuntimeImage:
+    """A runtime image by name, id, digest, or the beginning of an id."""
+    images = await client.images.list()
+    named = [image for image in images if ref in (image.name, image.digest)]
+    return named[0] if named else _by_id(images, ref, "runtime image", "warmboot runtime ls")
+
+
+async def find_snapshot(client: Client, ref: str) -> RuntimeSnapshot:
+    """A runtime snapshot by id or the beginning of one."""
+    snapshots = await client.snapshots.list(include_deleted=True)
+    return _by_id(snapshots, ref, "runtime snapshot", "warmboot snapshot ls")
+
+
+def _by_id(things: Sequence[T], ref: str, what: str, command: str) -> T:
+    matches = [thing for thing in things if ref and thing.id.startswith(ref.lower())]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise Conflict(
+            f"{ref!r} is the beginning of {len(matches)} ids", resolution="type more of it"
+        )
+    raise NotFound(f"there is no {what} {ref!r}", resolution=f"list them with: {command}")

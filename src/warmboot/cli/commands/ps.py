@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from warmboot.cli.commands.container_filters import Filters
 from warmboot.cli.drive import connect, drive, usage
+from warmboot.cli.filters import Filters
 from warmboot.cli.terminal.output import (
     age,
     brief_age,

@@ -178,7 +178,7 @@ class Run:
         if self._archive is not None:
             self._body["archive"] = await self._upload(client, self._archive, show)
         if self._runtime is not None:
-            from warmboot.cli.lookup import find_image
+            from warmboot.cli.refs import find_image
 
             self._body["runtime_image_id"] = (await find_image(client, self._runtime)).id
         if any(self._wanted.values()):

@@ -11,7 +11,7 @@ import typer
 
 from warmboot.cli.completion import image_names
 from warmboot.cli.drive import INTERRUPTED, connect, drive, each, usage
-from warmboot.cli.lookup import find_image
+from warmboot.cli.refs import find_image
 from warmboot.cli.terminal.output import (
     age,
     print_fields,

@@ -11,8 +11,8 @@ from warmboot.cli.commands.snapshot_forms import compress, unpack
 from warmboot.cli.completion import image_names
 from warmboot.cli.drive import FAILED, connect, drive, each, usage
 from warmboot.cli.entry import show_error
-from warmboot.cli.lookup import find_image, find_snapshot
 from warmboot.cli.parsing import parse_cpus, parse_memory, parse_weight
+from warmboot.cli.refs import find_image, find_snapshot
 from warmboot.cli.terminal.output import (
     age,
     ago,

@@ -8,7 +8,7 @@ import typer
 
 from warmboot.cli.drive import FAILED, connect, drive
 from warmboot.cli.entry import show_error
-from warmboot.cli.lookup import find_snapshot
+from warmboot.cli.refs import find_snapshot
 from warmboot.cli.terminal.progress import status
 
 if TYPE_CHECKING:
