@@ -214,7 +214,7 @@ async def test_user_folder_host_name_and_environment_arrive(desk: Desk) -> None:
     code, out, _ = await desk.type("exec", "-u", "me", "-w", "/tmp", "c", "sh", "-c", "whoami; pwd")
     assert (code, out) == (0, "me\n/tmp\n")
     assert (await desk.type("exec", "-d", "c", "sh", "-c", "echo unseen"))[:2] == (0, "")
-    assert (await desk.type("exec", "c", "missing"))[0] == 126
+    assert (await desk.type("exec", "c", "missing"))[0] == 127
 
 
 async def test_the_stop_signal_is_the_containers_own(desk: Desk) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from pathlib import Path
 
 import pytest
+from tests.support.images import busybox
 from tests.support.terminals import Terminal
 from tests.support.vms import PROBE, Site, eventually
+
+from warmboot.docker.tiny_image import image_archive
 
 
 async def test_run_in_the_foreground_gives_output_and_exit_code(site: Site) -> None:
@@ -135,6 +139,36 @@ async def test_a_command_that_cannot_be_executed(site: Site, program: str, code:
     assert site.vmms() == []
 
 
+async def test_what_the_kernel_does_not_execute_is_told_in_a_sentence(
+    site: Site, tmp_path: Path
+) -> None:
+    foreign = bytearray(busybox().read_bytes())
+    foreign[18:20] = (0xF3).to_bytes(2, "little")  # e_machine: RISC-V
+    files = {
+        "bin/busybox": busybox().read_bytes(),
+        "bad/script": b"#!/no/such/perl\n",
+        "bad/foreign": bytes(foreign),
+    }
+    image = "warmboot-e2e/not-executed:1"
+    archive = tmp_path / "not-executed.tar"
+    archive.write_bytes(image_archive(image, files, {"bin/sleep": "busybox"}, ["sleep", "1000"]))
+    words = ("--archive", str(archive), image)
+    codes = {"/bad/script": 127, "/bad/foreign": 126}
+    for program, code in codes.items():
+        ran = await site.cli("run", "--rm", *words, program, code=code)
+        assert f"{program!r} cannot be executed" in ran.err
+        assert "msg" not in ran.out + ran.err
+    await site.run("ended", *words, "/bad/script")
+    await site.cli("wait", "ended")
+    ended = await site.inspect("ended")
+    assert (ended["exit_code"], ended["error"]["code"]) == (127, "command-not-found")
+    await site.run("host", *words)
+    for program, code in {**codes, "nosuch": 127, "/bad": 126}.items():
+        ran = await site.cli("exec", "host", program, code=code)
+        assert program in ran.err
+        assert ran.out == ""
+
+
 async def test_user_folder_and_host_name_are_as_asked_for(site: Site) -> None:
     script = "busybox id -u; busybox id -g; busybox pwd; busybox hostname; echo $HOSTNAME"
     script += "; busybox grep -c box /etc/hosts"
@@ -196,7 +230,7 @@ async def test_stop_signals_kill_and_logs_by_time(site: Site) -> None:
     first, second = (line.split()[0] for line in await eventually(both, "both lines"))
     assert (await site.cli("logs", "--since", second, "timed")).out == "two\n"
     assert (await site.cli("logs", "--until", first, "timed")).out == "one\n"
-    await site.cli("exec", "timed", "nosuch", code=126)
+    await site.cli("exec", "timed", "nosuch", code=127)
     await site.cli("exec", "-d", "timed", "sh", "-c", "echo begun >/tmp/begun")
 
     async def begun() -> bool:

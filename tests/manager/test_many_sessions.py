@@ -11,7 +11,7 @@ from tests.support.managers import Manager
 from warmboot.host.guest import guest_link
 from warmboot.manager.ports import Session, Until
 from warmboot.model.container import ContainerState
-from warmboot.model.errors import TooManySessions
+from warmboot.model.errors import CommandNotFound, TooManySessions
 from warmboot.model.sessions import ExecSpec
 
 ONE_SECOND_FOR_EACH = 80.0
@@ -86,7 +86,8 @@ async def test_one_that_could_not_begin_takes_no_room(manager: Manager, few: lis
     await few.pop().close()
     for _ in range(3):
         session = await manager.containers.exec("web", ExecSpec(("missing",)))
-        assert [chunk async for chunk in session] != []
+        with pytest.raises(CommandNotFound):
+            [chunk async for chunk in session]
         await session.close()
     beginning = asyncio.ensure_future(begin(manager, 1))
     await asyncio.sleep(0)

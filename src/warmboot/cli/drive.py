@@ -19,7 +19,12 @@ import typer
 from warmboot.cli.entry import missing_part, show_error
 from warmboot.cli.refusals import in_words
 from warmboot.cli.standard_streams import as_shown, drop_output, is_text
-from warmboot.model.errors import InvalidRequest, WarmbootError
+from warmboot.model.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    InvalidRequest,
+    WarmbootError,
+)
 
 if TYPE_CHECKING:
     from warmboot.client import Client
@@ -49,6 +54,13 @@ def _import_httpx() -> None:
 
 def failed(_: WarmbootError) -> int:
     return FAILED
+
+
+def command_exit_code(error: WarmbootError, otherwise: int = FAILED) -> int:
+    """Of ``run`` and ``exec``: as shells and docker do if the command was not executed."""
+    if isinstance(error, CommandNotExecutable | CommandNotFound):
+        return error.exit_code
+    return otherwise
 
 
 def drive(work: Coroutine[Any, Any, T], exit_code: Callable[[WarmbootError], int] = failed) -> T:

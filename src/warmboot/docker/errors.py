@@ -152,9 +152,15 @@ def load_error(message: str) -> WarmbootError:
 
 
 def exec_error(message: str) -> WarmbootError:
-    return ContainerError("the command could not be run", details=message)
+    if (known := command_error(message)) is not None:
+        return known
+    refused = message.startswith(_EXEC_REFUSED)
+    kind = CommandNotExecutable if refused else ContainerError
+    why = message.removeprefix(_EXEC_REFUSED).removesuffix(": unknown")
+    return kind("the command could not be run", details=why)
 
 
+_EXEC_REFUSED = "OCI runtime exec failed: "
 _NOT_FOUND = (
     re.compile(r"executable file `(?P<program>.*?)` not found"),  # crun
     re.compile(

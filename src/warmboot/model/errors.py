@@ -189,11 +189,15 @@ class ImageNotFound(ContainerError):
 
 
 class CommandNotFound(ContainerError):
+    """``exit_code`` is what shells and docker give for it."""
+
     code = "command-not-found"
+    exit_code = 127
 
 
 class CommandNotExecutable(ContainerError):
     code = "command-not-executable"
+    exit_code = 126
 
 
 class CheckpointError(HostError):

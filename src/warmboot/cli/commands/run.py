@@ -12,7 +12,7 @@ from typer.exceptions import TyperException
 
 from warmboot.cli.commands.running import Run
 from warmboot.cli.completion import image_names
-from warmboot.cli.drive import drive, usage
+from warmboot.cli.drive import command_exit_code, drive, usage
 from warmboot.cli.parsing import (
     parse_cpus,
     parse_environment,
@@ -23,9 +23,8 @@ from warmboot.cli.parsing import (
 from warmboot.cli.terminal.attach import has_terminal
 from warmboot.cli.terminal.foreground import OUR_FAILURE
 from warmboot.model.conventions.signals import signal_name
-from warmboot.model.errors import CommandNotExecutable, CommandNotFound, WarmbootError
+from warmboot.model.errors import WarmbootError
 
-NOT_EXECUTABLE, NOT_FOUND = 126, 127
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -178,13 +177,7 @@ def run(
 
 
 def _exit_code(error: WarmbootError) -> int:
-    match error:
-        case CommandNotFound():
-            return NOT_FOUND
-        case CommandNotExecutable():
-            return NOT_EXECUTABLE
-        case _:
-            return OUR_FAILURE
+    return command_exit_code(error, OUR_FAILURE)
 
 
 def _absolute(folder: str) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from warmboot.cli.drive import connect, drive, usage
+from warmboot.cli.drive import command_exit_code, connect, drive, usage
 from warmboot.cli.parsing import parse_environment
 from warmboot.cli.refs import Ref
 from warmboot.cli.terminal.attach import carry, hangup_ends_us, has_terminal
@@ -88,7 +88,7 @@ def exec_(
                 raise Unavailable("the command's exit code is not known")
             return code
 
-    raise typer.Exit(drive(work()))
+    raise typer.Exit(drive(work(), command_exit_code))
 
 
 def attach(

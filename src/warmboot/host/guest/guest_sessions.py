@@ -11,6 +11,7 @@ from typing import Any
 from warmboot.docker.errors import translated
 from warmboot.docker.facts import ContainerFacts
 from warmboot.docker.sessions import AttachedSession, QuietSession
+from warmboot.docker.unexecuted import Told, in_words, of_container, of_exec
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.model.errors import Conflict, ContainerError, NotFound
 from warmboot.model.sessions import ExecSpec, LogChunk
@@ -27,12 +28,10 @@ async def output(
     with (link.sessions if follow else link.readers).taken():
         async with contextlib.aclosing(chunks):
             async for chunk in chunks:
-                yield chunk
+                yield in_words(chunk)
 
 
-async def exec_session(
-    link: GuestLink, docker_id: str, spec: ExecSpec
-) -> AttachedSession | QuietSession:
+async def exec_session(link: GuestLink, docker_id: str, spec: ExecSpec) -> Told:
     """Run a command in a running container; ``TooManySessions``, unless ``spec.detach``."""
     with contextlib.ExitStack() as room:
         if not spec.detach:
@@ -41,7 +40,7 @@ async def exec_session(
             session = await link.docker.exec(docker_id, spec)
         if isinstance(session, AttachedSession):
             session.held = room.pop_all()
-        return session
+        return Told(session, of_exec(spec.command[0]))
 
 
 async def attach_session(
@@ -52,7 +51,7 @@ async def attach_session(
     stdin: bool,
     logs: bool,
     streaming: AbstractContextManager[None],
-) -> AttachedSession | QuietSession:
+) -> Told:
     """Attach to the container's own process; with ``logs``, earlier output is given first.
 
     ``TooManySessions``.
@@ -62,13 +61,13 @@ async def attach_session(
         attached = await _attach(link, docker_id, stdin=stdin, logs=logs)
         if not isinstance(attached, AttachedSession):
             # There is what it had said, and its exit code.
-            said = output(link, docker_id, tty=tty) if logs else None
-            ended = QuietSession(said, attached.exit_code)
+            said = link.docker.output(docker_id, tty=tty) if logs else None
+            ended = QuietSession(said, attached.exit_code, room.pop_all())
             ended.held.enter_context(streaming)
-            return ended
+            return Told(ended, of_container)
         room.enter_context(streaming)
         attached.held = room.pop_all()
-        return attached
+        return Told(attached, of_container)
 
 
 async def _attach(

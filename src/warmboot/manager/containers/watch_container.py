@@ -16,6 +16,7 @@ from uuid import UUID
 
 import structlog
 
+from warmboot.docker import unexecuted
 from warmboot.docker.facts import ContainerFacts
 from warmboot.host.agent import HostAgent
 from warmboot.manager.containers.bring_up import slot_of
@@ -134,6 +135,7 @@ class WatchContainer:
         try:
             state = await self._until_end(container)
             await self._give_ports_back(container)
+            refused = await self._not_executed(container, state)
             ended = await store_state(
                 self._store,
                 self._events,
@@ -141,7 +143,8 @@ class WatchContainer:
                 ContainerState.EXITED,
                 told=lambda now: {"exit_code": now.exit_code, "oom_killed": now.oom_killed},
                 ports=(),
-                exit_code=state.exit_code,
+                exit_code=state.exit_code if refused is None else refused.exit_code,
+                error=None if refused is None else refused.as_dict(),
                 oom_killed=state.oom_killed,
                 finished_at=datetime.now(UTC),
             )
@@ -165,6 +168,26 @@ class WatchContainer:
                 await self._host.vms.unpublish(slot_of(record))
             except (HostError, OSError) as trouble:
                 log.error("ports were not given back", vm=record.id, error=str(trouble))
+
+    async def _not_executed(
+        self, container: Container, state: ContainerFacts
+    ) -> unexecuted.NotExecuted | None:
+        """Why its program was not executed, which the runtime told in its output; ``None``: it
+        was."""
+        assert container.vm_id is not None
+        assert container.docker_id is not None
+        if state.exit_code != unexecuted.FAILED:
+            return None
+        try:
+            docker = self._host.vms.link(container.vm_id).docker
+            said = docker.output(container.docker_id, tty=container.spec.tty, tail=1)
+            last = b"".join([chunk.data async for chunk in said])
+        except WarmbootError as trouble:
+            log.warning(
+                "the last line of a log was not read", vm=container.vm_id, error=str(trouble)
+            )
+            return None
+        return unexecuted.of_container(last, state.exit_code)
 
     async def _until_end(self, container: Container) -> ContainerFacts:
         assert container.vm_id is not None
