@@ -88,7 +88,7 @@ ADDRESSES = ["WARMBOOT_URL", "MANAGER_SOCKET", "MANAGER_PORT", "MANAGER_STORAGE_
 
 once = settings(
     deadline=None,
-    max_examples=80,
+    max_examples=50,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

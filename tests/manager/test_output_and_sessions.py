@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from tests.support.archives import packed
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
+from typing_extensions import override
 
 from warmboot.bootstrap.logs import spec_form
 from warmboot.manager.containers import first_attach
@@ -171,11 +172,24 @@ async def test_one_that_nobody_attaches_to_is_started_all_the_same(
     assert await manager.output("web") == b"hi\n"
 
 
-async def test_a_client_that_goes_before_the_start_holds_up_nobody(manager: Manager) -> None:
+async def test_a_client_that_goes_before_the_start_holds_up_nobody(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    come = asyncio.Event()
+
+    class Noted(first_attach.FirstAttach):
+        @override
+        async def created(self) -> tuple[str, str] | None:
+            come.set()
+            return await super().created()
+
+    monkeypatch.setattr(first_attach, "FirstAttach", Noted)
+    monkeypatch.setattr(first_attach, "COMES_WITHIN_S", 600)
+    monkeypatch.setattr(first_attach, "ATTACHED_WITHIN_S", 600)
     manager.lab.set(pull_s=1.0)
     await manager.create("web", "echo", "hi", attach=True)
     attaching = asyncio.create_task(manager.containers.attach("web"))
-    await asyncio.sleep(0)
+    await asyncio.wait_for(come.wait(), 60)
     attaching.cancel()
     assert (await manager.wait("web", Until.EXITED)).exit_code == 0
 
