@@ -17,6 +17,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from warmboot.model.conventions.manager_socket import DEFAULT_PORT, default_socket
 from warmboot.model.shapes import Shape
 
+LOG_LEVELS = ("DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL")
+
 
 class Settings(BaseSettings):
     """See ``docs/reference/settings.md``."""
@@ -104,6 +106,13 @@ class Settings(BaseSettings):
                 "an engine on this machine is needed, as unix:///path/to/docker.sock: checkpoints "
                 "lie in its own folders"
             )
+        return value
+
+    @field_validator("log_level")
+    @classmethod
+    def _known_level(cls, value: str) -> str:
+        if value.upper() not in LOG_LEVELS:
+            raise ValueError(f"use one of {', '.join(LOG_LEVELS)}")
         return value
 
     @field_validator("storage_root")

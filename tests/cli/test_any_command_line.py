@@ -211,6 +211,17 @@ def test_bytes_that_are_no_text_are_refused_by_name(env: dict[str, str], command
         assert b"is not UTF-8 text" in done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["c caf\\351", "-e A=caf\\351 c env", "-d c caf\\351"])
+def test_a_running_container_is_sent_no_bytes_that_are_no_text(
+    cli: Cli, env: dict[str, str], words: str
+) -> None:
+    cli("run", "-d", "--name", "c", "busybox", "sleep", "1000")
+    done = sh(f"exec \"$@\" exec $(printf '%b' '{words}')", env)
+    assert b"Traceback" not in done.stderr
+    assert b"is not UTF-8 text" in done.stderr
+
+
 def sh(script: str, env: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
     words = ["sh", "-c", script, "sh", *WARMBOOT]
     return subprocess.run(words, env=env, capture_output=True, timeout=120, check=False)

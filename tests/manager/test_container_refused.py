@@ -81,6 +81,16 @@ async def test_the_default_shape_is_never_refused(
             await manager.containers.delete(name, force=True)
 
 
+async def test_an_archive_that_was_damaged_since_is_refused_before_a_vm_is_booted(
+    manager: Manager,
+) -> None:
+    archive = await archived(manager, "a:1")
+    (manager.host.storage.root / "archives" / archive).write_bytes(b"no archive")
+    with pytest.raises(InvalidRequest, match="not an image archive"):
+        await manager.create("web", image="a:1", archive=archive)
+    assert vmm_pids(manager.lab.storage) == []
+
+
 async def test_an_image_that_an_archive_has_not_is_refused_before_a_vm_is_booted(
     manager: Manager,
 ) -> None:

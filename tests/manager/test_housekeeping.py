@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import shutil
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -15,7 +13,7 @@ from uuid import UUID
 import pytest
 from structlog.testing import capture_logs
 from tests.support.invariants import check
-from tests.support.managers import Lab, Manager, vmm_pids
+from tests.support.managers import Lab, Manager
 
 from warmboot.host.snapshots.snapshot_files import SnapshotFiles
 from warmboot.manager.check_storage_owner import STORE_ID
@@ -374,44 +372,3 @@ async def test_a_damaged_one_is_not_restored_while_its_successor_is_built(place:
         assert container.boot_method is BootMethod.COLD
         place.set(docker_s=0)
         await check(manager.running, ready=[snapshot])
-
-
-# -- politeness ------------------------------------------------------------------------------------
-
-
-async def test_a_rebuild_gives_way_and_what_somebody_waits_for_does_not(manager: Manager) -> None:
-    image = await manager.image()
-    manager.lab.set(docker_s=0.5)
-    seen: set[int] = set()
-
-    async def is_ready() -> bool | None:
-        policies = _policies(manager)
-        if (await manager.snapshots.get(snapshot_id)).state is SnapshotState.READY:
-            return True
-        seen.update(policies)
-        return None
-
-    async def gives_way() -> bool | None:
-        return True if os.SCHED_IDLE in _policies(manager) else None  # set just after its start
-
-    snapshot_id = await manager.snapshots.create(image.id, None)
-    await manager.until(is_ready, "the snapshot is ready")
-    assert seen == {os.SCHED_OTHER}
-    await manager.until(lambda: _none_run(manager), "the builder has ended")
-    new_id = await manager.snapshots.rebuild(snapshot_id)
-    await manager.until(gives_way, "the rebuild's builder gives way")
-    await manager.snapshot_until(new_id, SnapshotState.READY)
-    manager.lab.set(docker_s=0)
-
-
-def _policies(manager: Manager) -> set[int]:
-    """How the VMMs that run now are scheduled; one may end while it is looked at."""
-    policies: set[int] = set()
-    for pid in vmm_pids(manager.lab.storage):
-        with contextlib.suppress(ProcessLookupError):
-            policies.add(os.sched_getscheduler(pid))
-    return policies
-
-
-async def _none_run(manager: Manager) -> bool | None:
-    return None if vmm_pids(manager.lab.storage) else True

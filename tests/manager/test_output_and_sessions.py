@@ -1,28 +1,24 @@
-"""Logs, execs and attached sessions; archives; and what the manager itself logs."""
+"""Logs, execs and attached sessions; and what the manager itself logs."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Iterator
-from hashlib import sha256
+from collections.abc import Iterator
 
 import pytest
 import structlog
 from structlog.testing import capture_logs
-from tests.support.archives import packed
-from tests.support.invariants import check
-from tests.support.managers import Lab, Manager
+from tests.support.managers import Manager
 from typing_extensions import override
 
 from warmboot.bootstrap.logs import spec_form
 from warmboot.manager.containers import first_attach
 from warmboot.manager.ports import Session, Until
 from warmboot.model.container import ContainerState
-from warmboot.model.errors import Conflict, InvalidRequest, NotFound, WarmbootError
+from warmboot.model.errors import Conflict, NotFound, WarmbootError
 from warmboot.model.sessions import ExecSpec, Stream
 
 
@@ -81,6 +77,16 @@ async def test_logs_of_one_that_never_ran_are_a_conflict(manager: Manager) -> No
     await manager.run("web", image="missing/image")
     with pytest.raises(Conflict, match="no process"):
         await manager.output("web")
+
+
+async def test_following_ends_when_the_container_is_removed(manager: Manager) -> None:
+    await manager.run("web", "sh", "-c", "echo out; sleep 1000")
+    logs = manager.containers.logs("web", follow=True)
+    assert (await anext(aiter(logs))).data == b"out\n"
+    following = asyncio.ensure_future(anext(aiter(logs), None))
+    await asyncio.sleep(0)
+    await manager.containers.delete("web", force=True)
+    assert await asyncio.wait_for(following, 60) is None
 
 
 async def test_following_ends_when_the_vm_dies(manager: Manager) -> None:
@@ -244,94 +250,6 @@ async def test_one_that_is_to_be_removed_waits_for_those_attached(manager: Manag
         return True if not await manager.containers.list(all_states=True) else None
 
     await manager.until(gone)
-
-
-# -- archives --------------------------------------------------------------------------------------
-
-
-def docker_archive(name: str, command: list[str]) -> bytes:
-    config = json.dumps({"config": {"Cmd": command}}).encode()
-    entry = {"Config": "c.json", "RepoTags": [name], "Layers": []}
-    return packed({"c.json": config, "manifest.json": json.dumps([entry]).encode()})
-
-
-def oci_archive(name: str, command: list[str]) -> bytes:
-    config = json.dumps({"config": {"Cmd": command}}).encode()
-    config_digest = sha256(config).hexdigest()
-    manifest = json.dumps({"config": {"digest": f"sha256:{config_digest}"}, "layers": []}).encode()
-    digest = sha256(manifest).hexdigest()
-    index = {
-        "manifests": [
-            {
-                "digest": f"sha256:{digest}",
-                "annotations": {"org.opencontainers.image.ref.name": name},
-            }
-        ]
-    }
-    files = {
-        "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
-        "index.json": json.dumps(index).encode(),
-        f"blobs/sha256/{digest}": manifest,
-        f"blobs/sha256/{config_digest}": config,
-    }
-    return packed(files)
-
-
-async def chunks_of(content: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(content), 1000):
-        yield content[start : start + 1000]
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        docker_archive("app:1", ["echo", "from the archive"]),
-        oci_archive("app:1", ["echo", "from the archive"]),
-    ],
-    ids=["docker", "oci"],
-)
-async def test_an_image_comes_from_an_archive(manager: Manager, content: bytes) -> None:
-    archive_id = await manager.services.archives.upload(chunks_of(content))
-    assert archive_id == sha256(content).hexdigest()
-    container = await manager.run(image="app:1", archive=archive_id, command=None)
-    assert container.state is not ContainerState.FAILED, container.error
-    await manager.wait("web", Until.EXITED)
-    assert await manager.output("web") == b"from the archive\n"
-
-
-async def test_an_archive_without_the_image_is_an_error_that_says_what_it_has(
-    manager: Manager,
-) -> None:
-    two = [{"Config": "c.json", "RepoTags": ["a:1", "b:1"], "Layers": []}]
-    content = packed({"c.json": b"{}", "manifest.json": json.dumps(two).encode()})
-    archive_id = await manager.services.archives.upload(chunks_of(content))
-    container = await manager.run(image="app:1", archive=archive_id)
-    assert container.state is ContainerState.FAILED
-    assert container.error is not None
-    assert "a:1, b:1" in container.error["details"]
-
-
-async def test_an_unknown_archive_is_refused(manager: Manager) -> None:
-    for unknown in ("0" * 64, "../../etc/passwd", ""):
-        with pytest.raises(NotFound):
-            await manager.create(archive=unknown)
-    assert await manager.containers.list(all_states=True) == ()
-
-
-async def test_a_bad_archive_is_refused_and_leaves_nothing(manager: Manager) -> None:
-    with pytest.raises(InvalidRequest):
-        await manager.services.archives.upload(chunks_of(b"no archive" * 500))
-    await check(manager.running)
-    root = manager.lab.storage / "archives"
-    assert list(root.iterdir()) == []
-
-
-async def test_an_upload_that_breaks_off_is_swept_by_the_next_manager(place: Lab) -> None:
-    async with place.manager() as manager:
-        (place.storage / "archives").mkdir()
-        (place.storage / "archives" / ".upload-dead").write_bytes(b"half")
-    async with place.manager() as manager:
-        await check(manager.running)
 
 
 # -- what the manager logs -------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
@@ -25,6 +24,7 @@ from signal import Signals
 from typing import Any
 from uuid import UUID, uuid4
 
+from tests.support.fake_archives import FakeArchives
 from tests.support.fake_events import DEFAULT_SHAPE, FakeEvents, now
 from tests.support.fake_sessions import FakeSession, run_command
 
@@ -46,7 +46,6 @@ from warmboot.model.errors import (
     Conflict,
     ContainerError,
     InUse,
-    InvalidRequest,
     NameTaken,
     NotFound,
 )
@@ -387,16 +386,3 @@ class FakeContainers:
             return
         if code is not None and self.rows[container_id].state is S.RUNNING:
             await self._exit(container_id, code)
-
-
-class FakeArchives:
-    def __init__(self) -> None:
-        self.kept: dict[str, bytes] = {}
-
-    async def upload(self, chunks: AsyncIterator[bytes], size_bytes: int | None = None) -> str:
-        data = b"".join([chunk async for chunk in chunks])
-        if not data:
-            raise InvalidRequest("the archive is empty", resolution="make one with docker save")
-        digest = hashlib.sha256(data).hexdigest()
-        self.kept[digest] = data
-        return digest

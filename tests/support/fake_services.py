@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.support.fake_containers import FakeArchives, FakeContainers
+from tests.support.fake_archives import FakeArchives
+from tests.support.fake_containers import FakeContainers
 from tests.support.fake_events import DEFAULT_SHAPE, FakeEvents, now
 from tests.support.fake_pages import FakePages
 from tests.support.fake_snapshots import FakeForms, FakeImages, FakeSnapshots

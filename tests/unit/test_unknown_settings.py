@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from warmboot.settings import not_settings
+import pytest
+from pydantic import ValidationError
+
+from warmboot.settings import Settings, not_settings
 
 
 def test_a_mistyped_setting_is_named_with_what_it_may_have_meant() -> None:
@@ -17,3 +20,9 @@ def test_a_mistyped_setting_is_named_with_what_it_may_have_meant() -> None:
 def test_settings_are_known_in_any_case() -> None:
     known = {"MANAGER_PORT": "1", "manager_host": "::1", "CONTAINER_RUNTIME_KERNEL": "/boot/linux"}
     assert list(not_settings(known)) == []
+
+
+def test_a_level_of_the_log_is_known_in_any_case_or_refused() -> None:
+    assert Settings(log_level="debug").log_level == "debug"
+    with pytest.raises(ValidationError, match="use one of DEBUG, INFO"):
+        Settings(log_level="loud")

@@ -104,6 +104,10 @@ async def open_session(
         "ping_interval": None,
         "proxy": None,
     }
+    first = None
+    if start is not None:
+        first = json.dumps({"type": "start", **start}, ensure_ascii=False)
+        first.encode()  # UnicodeEncodeError: the library would log it as a fault of its own
     try:
         if endpoint.socket is not None:
             connection = await unix_connect(str(endpoint.socket), url, **options)
@@ -121,8 +125,8 @@ async def open_session(
         ) from error
     async with connection:
         session = Session(connection)
-        if start is not None:
-            await session._send(json.dumps({"type": "start", **start}, ensure_ascii=False))
+        if first is not None:
+            await session._send(first)
         await session._started()
         yield session
         if session.ended:

@@ -58,6 +58,7 @@ class Requests:
         self.place = place
         self._on_lost = on_lost
         self._closed = False
+        self._unread = set[aiohttp.ClientResponse]()
 
     @cached_property
     def _calls(self) -> _Pool:
@@ -78,7 +79,10 @@ class Requests:
         return self._streams.docker
 
     async def close(self) -> None:
+        """Whoever still reads an answer gets an error: the library would let him wait for ever."""
         self._closed = True
+        for response in self._unread:
+            response.content.set_exception(aiohttp.ClientConnectionError("it was closed"))
         for name in ("_calls", "_streams"):
             if (pool := self.__dict__.pop(name, None)) is not None:
                 await pool.close()
@@ -142,7 +146,12 @@ class Requests:
                     ) as response,
                     response,
                 ):  # or an answer that is not read to its end stays open
-                    yield response
+                    self._unread.add(response)
+                    try:
+                        yield response
+                    finally:
+                        self._unread.discard(response)
         except self.place.unavailable:
-            self._on_lost()
+            if not self._closed:
+                self._on_lost()
             raise

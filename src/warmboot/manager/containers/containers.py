@@ -45,6 +45,7 @@ from warmboot.model.errors import (
     InUse,
     NotFound,
     Unavailable,
+    WarmbootError,
 )
 from warmboot.model.sessions import ExecSpec, LogChunk
 from warmboot.model.shapes import Shape
@@ -292,9 +293,21 @@ class Containers:
                 since=since,
                 until=until,
             )
-            async with contextlib.aclosing(chunks):
-                async for chunk in chunks:
-                    yield chunk
+            try:
+                async with contextlib.aclosing(chunks):
+                    async for chunk in chunks:
+                        yield chunk
+            except WarmbootError:
+                if not await self._is_removed(container.id):
+                    raise
+
+    async def _is_removed(self, container_id: UUID) -> bool:
+        """Or about to be: then that its log ends is no error."""
+        try:
+            container = await self._store.containers.get(container_id)
+        except NotFound:
+            return True
+        return container.state is ContainerState.DELETING
 
     async def boot_log(self, ref: str) -> bytes:
         container = await self.get(ref)

@@ -53,12 +53,18 @@ def make_loadable(path: Path) -> None:
 
 
 def images_of(path: Path) -> tuple[ArchivedImage, ...]:
-    """Of an archive that was made loadable. Earlier versions stored them compressed, too."""
-    with tarfile.open(path) as archive:
-        manifest = _Members(archive).json("manifest.json")
-    return tuple(
-        ArchivedImage(entry["Config"], tuple(entry.get("RepoTags") or ())) for entry in manifest
-    )
+    """Of an archive that was made loadable. Earlier versions stored them compressed, too.
+
+    ``InvalidRequest`` if it has been damaged since.
+    """
+    try:
+        with tarfile.open(path) as archive:
+            manifest = _Members(archive).json("manifest.json")
+        return tuple(
+            ArchivedImage(entry["Config"], tuple(entry.get("RepoTags") or ())) for entry in manifest
+        )
+    except (tarfile.TarError, EOFError, *_MALFORMED) as error:
+        raise no_archive(damage(error)) from error
 
 
 def check_has(images: tuple[ArchivedImage, ...], reference: str) -> None:
