@@ -30,6 +30,7 @@ from warmboot.hypervisors.simulated.driver import Simulated
 from warmboot.hypervisors.simulated.vmm.machine import COUNTER_OPTION
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import Disk, VmSpec
+from warmboot.system import procfs
 
 SHAPE = Shape(1, 256)
 
@@ -126,8 +127,8 @@ class Rig:
             if not entry.name.isdecimal():
                 continue
             try:
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                parent = (entry / "stat").read_text().rpartition(")")[2].split()
+                line = " ".join(procfs.arguments(entry))
+                parent = procfs.stat_fields(entry)
             except (FileNotFoundError, ProcessLookupError):
                 continue
             if any(vm_id in line for vm_id in self.ids):

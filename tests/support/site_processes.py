@@ -9,6 +9,8 @@ import select
 import signal
 from pathlib import Path
 
+from warmboot.system import procfs
+
 _PROGRAMS = ("qemu-system-x86_64", "dnsmasq", "nsenter", "setpriv", "qemu-img")
 
 
@@ -44,5 +46,5 @@ def kill_processes_of(folder: Path) -> None:
 
 def command_of(pid: int) -> str:
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:200]
+        return " ".join(procfs.arguments(Path(f"/proc/{pid}")))[:200]
     return ""

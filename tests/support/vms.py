@@ -37,6 +37,7 @@ from warmboot.hypervisors import cgroups
 from warmboot.hypervisors.cgroups import Cgroups
 from warmboot.model.vm import GuestAddress, VmRecord
 from warmboot.store import Store
+from warmboot.system import procfs
 
 T = TypeVar("T")
 
@@ -305,7 +306,7 @@ class Site:
 
     async def on_the_machine(self) -> list[str]:
         """Everything of this site that is there: processes, names on the network, mounts."""
-        mounts = Path("/proc/self/mounts").read_text().splitlines()
+        mounts = procfs.lines(Path("/proc/self/mounts"))
         return [
             *(f"process {pid} {command_of(pid)}" for pid in processes_of(self.storage)),
             *await self._network().audit(),

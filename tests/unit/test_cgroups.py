@@ -29,7 +29,7 @@ def test_version_1_has_a_hierarchy_for_each_controller_or_several_together() -> 
         "cgroup /c/blkio cgroup rw,blkio 0 0\n"
         "cgroup /c/systemd cgroup rw,name=systemd 0 0\n"
     )
-    found = cgroups.find(mounts)
+    found = cgroups.find(mounts.splitlines())
     assert {h.path.name: set(h.controllers) for h in found} == {
         "cpu,cpuacct": {"cpu"},
         "memory": {"memory"},
@@ -40,19 +40,19 @@ def test_version_1_has_a_hierarchy_for_each_controller_or_several_together() -> 
 
 
 def test_version_2_has_what_it_offers(tmp_path: Path) -> None:
-    found = cgroups.find(unified(tmp_path, "cpuset", "cpu", "io", "memory", "pids"))
+    found = cgroups.find(unified(tmp_path, "cpuset", "cpu", "io", "memory", "pids").splitlines())
     assert found == (Hierarchy(tmp_path, 2, frozenset(cgroups.CONTROLLERS)),)
     assert cgroups.missing(found) == []
 
 
 def test_a_controller_is_taken_from_one_hierarchy_only(tmp_path: Path) -> None:
     first = "cgroup /c/cpu cgroup rw,cpu 0 0\n"
-    found = cgroups.find(first + unified(tmp_path, "cpu", "pids"))
+    found = cgroups.find((first + unified(tmp_path, "cpu", "pids")).splitlines())
     assert [set(h.controllers) for h in found] == [{"cpu"}, {"pids"}]
 
 
 def test_a_hierarchy_without_a_controller_of_ours_is_left_alone(tmp_path: Path) -> None:
-    assert cgroups.find(unified(tmp_path)) == ()
+    assert cgroups.find(unified(tmp_path).splitlines()) == ()
 
 
 def test_limits_of_version_2(tmp_path: Path) -> None:

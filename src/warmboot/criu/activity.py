@@ -13,6 +13,7 @@ from pathlib import Path
 
 from warmboot.criu.continuity import descendants
 from warmboot.model.worker import ListenAddress
+from warmboot.system import procfs
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _USED = slice(11, 15)  # proc(5) fields 14 to 17, counted after the name: own and children's time
@@ -24,7 +25,7 @@ def cpu_seconds(pid: int, proc: Path = Path("/proc")) -> float:
     ticks = 0
     for one in (pid, *descendants(pid, proc)):
         try:
-            fields = (proc / str(one) / "stat").read_text().rpartition(")")[2].split()
+            fields = procfs.stat_fields(proc / str(one))
         except (FileNotFoundError, ProcessLookupError):
             continue
         ticks += sum(int(field) for field in fields[_USED])
@@ -37,7 +38,7 @@ def listening(pid: int, proc: Path = Path("/proc")) -> tuple[ListenAddress, ...]
     found: set[tuple[str, int]] = set()
     for table in ("tcp", "tcp6"):
         try:
-            lines = (proc / str(pid) / "net" / table).read_text().splitlines()[1:]
+            lines = procfs.lines(proc / str(pid) / "net" / table)[1:]
         except (FileNotFoundError, ProcessLookupError):
             continue
         for line in lines:

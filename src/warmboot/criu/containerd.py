@@ -23,6 +23,7 @@ from pathlib import Path
 from warmboot.criu.continuity import descendants
 from warmboot.docker.peer import engine_process, listener
 from warmboot.model.garbage import DiskEntry, Kind
+from warmboot.system import procfs
 
 SALT_FILE = "warmboot.salt"
 SYSTEM_SOCKET = Path("/run/containerd/containerd.sock")
@@ -122,7 +123,7 @@ def _containerd_pid(engine: Path, proc: Path) -> int | None:
 
 def _name(pid: int, proc: Path) -> str:
     try:
-        return (proc / str(pid) / "comm").read_text().strip()
+        return procfs.name(proc / str(pid))
     except OSError:
         return ""
 

@@ -18,6 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from warmboot.criu.images import AT_RANDOM, RANDOM_BYTES, DumpFacts, ProcessImage, unreadable
+from warmboot.system import procfs
 
 _STACK, _HEAP, _ARGUMENTS = 25, 44, 45  # proc(5) fields 28, 47, 48, counted after the name
 
@@ -65,7 +66,7 @@ def look_at(pid: int, proc: Path = Path("/proc")) -> LiveProcess | None:
     """What makes a running process recognisable; ``None`` when it is no more."""
     folder = proc / str(pid)
     try:
-        fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        fields = procfs.stat_fields(folder)
         numbers = (folder / "auxv").read_bytes()
         words = [int.from_bytes(numbers[at : at + 8], "little") for at in range(0, len(numbers), 8)]
         address = dict(zip(words[::2], words[1::2], strict=False)).get(AT_RANDOM, 0)
@@ -116,7 +117,7 @@ def memory_bytes(pid: int, proc: Path = Path("/proc")) -> int:
 
 def _status(pid: int, key: str, proc: Path) -> str:
     try:
-        text = (proc / str(pid) / "status").read_text()
+        lines = procfs.lines(proc / str(pid) / "status")
     except (FileNotFoundError, ProcessLookupError):
         return ""
-    return next((line.split(":", 1)[1] for line in text.splitlines() if line.startswith(key)), "")
+    return next((line.split(":", 1)[1] for line in lines if line.startswith(key)), "")

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from warmboot.criu.continuity import descendants
+from warmboot.system import procfs
 
 WORKS = (b"checkpoint", b"restore")
 END_TIMEOUT_S = 5.0
@@ -74,9 +75,9 @@ def stopped_in(container_id: str, pid: int, proc: Path = _PROC) -> dict[int, str
     found: dict[int, str] = {}
     for one in {pid, *descendants(pid, proc), *_members(container_id, pid, proc)}:
         with contextlib.suppress(OSError):
-            name, _, rest = (proc / str(one) / "stat").read_text().rpartition(")")
-            if rest.split()[0] == "T":
-                found[one] = name.partition("(")[2]
+            process = proc / str(one)
+            if procfs.stat_fields(process)[0] == "T":
+                found[one] = procfs.name(process)
     return found
 
 
@@ -139,12 +140,12 @@ def _members(container_id: str, pid: int, proc: Path) -> list[int]:
 def _cgroups(container_id: str, pid: int, proc: Path) -> Iterator[tuple[str, Path]]:
     """The container's own cgroups, by controllers (version 2: none), where they are mounted."""
     try:
-        lines = (proc / str(pid) / "cgroup").read_text().splitlines()
-        mounts = (proc / "self" / "mounts").read_text().splitlines()
+        lines = procfs.lines(proc / str(pid) / "cgroup")
+        mounts = procfs.lines(proc / "self" / "mounts")
     except OSError:
         return
     places: dict[str, Path] = {}
-    for words in (line.split() for line in mounts):
+    for words in (line.split(" ") for line in mounts):
         if words[2] == "cgroup2":
             places.setdefault("", Path(words[1]))
         elif words[2] == "cgroup":

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from warmboot.model.errors import CheckpointError, HostError, NotSupported
+from warmboot.system import procfs
 from warmboot.system.programs import run_program
 
 LOOK_EVERY_S = 0.02
@@ -66,8 +67,8 @@ async def _collect(container_id: str, pid: int) -> None:
 def _containerd_of(container_id: str, pid: int, proc: Path = Path("/proc")) -> str | None:
     """The socket that the container's shim was told."""
     try:
-        parent = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()[1]
-        words = (proc / parent / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        parent = procfs.stat_fields(proc / str(pid))[1]
+        words = procfs.arguments(proc / parent)
     except (FileNotFoundError, ProcessLookupError):
         return None
     if container_id not in words or "-address" not in words[:-1]:

@@ -12,6 +12,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from warmboot.system import procfs
+
 ASK_TIMEOUT_S = 5.0
 _CREDENTIALS = struct.Struct("3i")  # unix(7), struct ucred: pid, uid, gid
 _ENGINE = "dockerd"
@@ -50,7 +52,7 @@ def engine_process(address: Path, proc: Path = Path("/proc")) -> EngineProcess |
         return None
     try:
         folder = proc / str(pid)
-        words = [os.fsdecode(word) for word in (folder / "cmdline").read_bytes().split(b"\0")]
+        words = procfs.arguments(folder)
         if Path(words[0]).name != _ENGINE:
             return None
         variables = (folder / "environ").read_bytes().split(b"\0")

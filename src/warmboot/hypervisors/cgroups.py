@@ -22,6 +22,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from warmboot.system import procfs
+
 SLICE = "warmboot.slice"
 CONTROLLERS = ("cpu", "memory", "pids", "io")
 PERIOD_US = 100_000
@@ -54,12 +56,12 @@ class Hierarchy:
     controllers: frozenset[str]
 
 
-def find(mounts: str) -> tuple[Hierarchy, ...]:
-    """The hierarchies with a controller of ours, from the text of ``/proc/self/mounts``."""
+def find(mounts: Iterable[str]) -> tuple[Hierarchy, ...]:
+    """The hierarchies with a controller of ours, from the lines of ``/proc/self/mounts``."""
     found: list[Hierarchy] = []
     taken: set[str] = set()
-    for line in mounts.splitlines():
-        _, path, kind, options, *_ = line.split()
+    for line in mounts:
+        _, path, kind, options, *_ = line.split(" ")
         if kind == "cgroup":
             names = {_V1_NAMES.get(name, name) for name in options.split(",")}
             version = 1
@@ -76,7 +78,7 @@ def find(mounts: str) -> tuple[Hierarchy, ...]:
 
 def here() -> tuple[Hierarchy, ...]:
     """Those of this machine."""
-    return find(Path("/proc/self/mounts").read_text())
+    return find(procfs.lines(Path("/proc/self/mounts")))
 
 
 def usable(hierarchies: Iterable[Hierarchy]) -> tuple[Hierarchy, ...]:

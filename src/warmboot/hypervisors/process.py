@@ -33,6 +33,7 @@ from warmboot.hypervisors.confinement import Confinement, file_limit_bytes, isol
 from warmboot.hypervisors.console_log import ConsoleLog
 from warmboot.model.errors import HypervisorError, VmGone
 from warmboot.model.vm import VmHandle, VmSpec
+from warmboot.system import procfs
 from warmboot.system.concurrency import finish
 from warmboot.system.programs import find_program, look_up
 
@@ -55,20 +56,18 @@ def start_time_ticks(pid: int) -> int | None:
     A zombie counts as no more.
     """
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        fields = procfs.stat_fields(Path(f"/proc/{pid}"))
     except (FileNotFoundError, ProcessLookupError):
         return None
-    fields = stat.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else int(fields[19])
 
 
 def is_stopped(pid: int) -> bool:
     """Whether the process stands still until it gets SIGCONT (or its tracer lets it go on)."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        return procfs.stat_fields(Path(f"/proc/{pid}"))[0] in "Tt"
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return stat.rpartition(")")[2].split()[0] in "Tt"
 
 
 class VmmProcess:

@@ -118,7 +118,7 @@ class LoopbackPeers:
 def containers_of(cgroup: str) -> frozenset[str]:
     """The names of containers in a ``/proc/PID/cgroup``, as engines name their cgroups."""
     found = set()
-    for line in cgroup.splitlines():
+    for line in cgroup.split("\n"):
         path = line.split(":", 2)[-1].split("/")
         for parent, name in zip(("", *path), path, strict=False):
             if (
@@ -171,7 +171,7 @@ def _read(name: str, folder: int) -> str:
 
 def _uids(status: str) -> frozenset[int]:
     """Real, effective, saved and file-system uid: a setuid program is not its owner's."""
-    for line in status.splitlines():
+    for line in status.split("\n"):  # a name may hold what splitlines() takes for an end of line
         if line.startswith("Uid:"):
             return frozenset(int(uid) for uid in line.split()[1:])
     return frozenset({-1})

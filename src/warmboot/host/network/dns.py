@@ -26,6 +26,7 @@ import structlog
 from warmboot.host.network.config import DNS_PORT, NetworkConfig
 from warmboot.host.network.rules import nft
 from warmboot.model.errors import NetworkError
+from warmboot.system import procfs
 from warmboot.system.concurrency import end
 from warmboot.system.programs import look_up
 
@@ -174,7 +175,7 @@ class NameServer:
 
 def _arguments(pid: int) -> list[str]:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode().rstrip("\0").split("\0")
+        return procfs.arguments(Path(f"/proc/{pid}"))
     except (FileNotFoundError, ProcessLookupError):
         return []
 

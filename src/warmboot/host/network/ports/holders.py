@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from warmboot.model.container import PortMapping
+from warmboot.system import procfs
 
 _TABLES = {"tcp": ("tcp", "tcp6"), "udp": ("udp", "udp6")}
 _LISTENING = {"tcp": "0A", "udp": "07"}
@@ -28,7 +29,7 @@ def _inodes(mapping: PortMapping, proc: Path) -> Iterator[str]:
     """Of the sockets at this port, whatever their address."""
     for table in _TABLES[mapping.protocol]:
         try:
-            lines = (proc / "thread-self" / "net" / table).read_text().splitlines()[1:]
+            lines = procfs.lines(proc / "thread-self" / "net" / table)[1:]
         except OSError:  # without IPv6
             continue
         for line in lines:
@@ -47,6 +48,6 @@ def _has_one(folder: Path, inodes: set[str]) -> bool:
 
 def _name(folder: Path) -> str:
     try:
-        return (folder / "comm").read_text().strip()
+        return procfs.name(folder)
     except OSError:
         return ""

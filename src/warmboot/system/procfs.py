@@ -1,0 +1,33 @@
+"""What ``/proc`` says about processes (proc(5)), whatever they call themselves.
+
+A process names itself with any bytes but NUL: neither UTF-8 nor free of what
+``str.splitlines`` takes for the end of a line. Errors are the caller's: ``OSError``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def lines(path: Path) -> list[str]:
+    """The lines of one of its tables; bytes that are not UTF-8 as ``os.fsdecode`` gives them."""
+    text = os.fsdecode(path.read_bytes())
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def stat_fields(process: Path) -> list[str]:
+    """Of ``/proc/PID/stat``, what comes after the name: the state is the first."""
+    return os.fsdecode((process / "stat").read_bytes()).rpartition(")")[2].split()
+
+
+def arguments(process: Path) -> list[str]:
+    """The command line; empty for a zombie and a thread of the kernel."""
+    text = os.fsdecode((process / "cmdline").read_bytes())
+    return text.rstrip("\0").split("\0") if text else []
+
+
+def name(process: Path) -> str:
+    """What it calls itself, at most 15 bytes, to be shown: what cannot be printed is a "?"."""
+    text = (process / "comm").read_bytes().removesuffix(b"\n").decode(errors="replace")
+    return "".join(one if one.isprintable() else "?" for one in text)
