@@ -17,7 +17,8 @@ help:
 	@echo "                 PostgreSQL, which it installs if they are missing; leaves your own Docker and network alone"
 	@echo "make test-quick  lint, then run the tests of the pure parts, SQLite, API and command line: about 3 minutes"
 	@echo "make lint        check style, types and import contracts"
-	@echo "make bench       measure: a table on the terminal, JSON in bench/results/"
+	@echo "make bench       measure: a table on the terminal, JSON in bench/results/; GROUPS=\"cli worker\" measures only"
+	@echo "                 these; .venv/bin/python -m bench --list names groups and figures"
 	@echo "make deb         build a Debian package in dist/ (RELEASE=bookworm or trixie)"
 	@echo "make setup       only install what is missing"
 	@echo "make clean       remove what the demo and the tests have stored (.state)"
@@ -48,7 +49,7 @@ lint:
 	@.venv/bin/lint-imports
 
 bench: setup
-	@$(PYTHON) -m bench
+	@$(PYTHON) -m bench $(GROUPS)
 
 RELEASE ?= bookworm
 deb: setup

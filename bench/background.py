@@ -19,11 +19,13 @@ from pathlib import Path
 from demo.image import NAME, write_hello_image
 from demo.manager import forget_older_images, image_digest, manager, state_root
 
-from bench.measure import Samples
+from bench.measure import Failed, Samples
+from bench.progress import Progress
 from warmboot.client import Client
 from warmboot.client.results import RuntimeSnapshot
 from warmboot.model.errors import Conflict
 
+ROUNDS = 3
 BOOTS = 20
 SPARE_MEMORY_MIB = 512
 COLLECT_EVERY_S = 1.0
@@ -31,10 +33,11 @@ BOOT_TIMEOUT_S = 120.0
 BUILD_TIMEOUT_S = 900.0
 
 
-async def measure(rounds: int) -> dict[str, float]:
+async def measure(progress: Progress) -> dict[str, float]:
     """``background.boots_over_idle``, and the medians and counts that it is made from."""
     state = state_root()
     image = state / "runtime-image"
+    progress.tell("the runtime image")
     await _build_image(image)
     settings = {
         "MANAGER_AUTO_REBUILD": "false",
@@ -49,9 +52,10 @@ async def measure(rounds: int) -> dict[str, float]:
         Client(running.url) as client,
     ):
         bench = _Bench(client)
+        progress.tell("two snapshots to boot from and to compress")
         await bench.prepare(image, running.storage)
         try:
-            for _ in range(rounds):
+            for _ in progress.rounds(f"{BOOTS} boots idle, {BOOTS} busy", ROUNDS):
                 await bench.round()
         finally:
             await bench.clean_up()
@@ -122,9 +126,7 @@ class _Bench:
         )
         container = await self._client.containers.wait(name, "booted", BOOT_TIMEOUT_S)
         if container.boot_method != "warm":
-            raise SystemExit(
-                f"a boot was not warm: {container.error or container.fallback_details}"
-            )
+            raise Failed(f"a boot was not warm: {container.error or container.fallback_details}")
         await self._client.containers.delete(name, force=True)
 
     # -- the background ------------------------------------------------------------------------
@@ -145,7 +147,7 @@ class _Bench:
             yield
             failed = [task for task in work if task.done()]
             if failed:
-                raise SystemExit(f"the background came to its end: {failed}")
+                raise Failed(f"the background came to its end: {failed}")
         finally:
             for task in work:
                 task.cancel()
@@ -165,7 +167,7 @@ class _Bench:
                     if event.data.get("stage") == "boot":
                         begun.set()
                     if event.kind == "runtime-snapshot.failed":
-                        raise SystemExit(f"{event.kind}: {event.data}")
+                        raise Failed(f"{event.kind}: {event.data}")
                     if event.kind == "runtime-snapshot.ready":
                         break
                 self._counts["rebuilds", "ended"] += 1
@@ -186,7 +188,7 @@ class _Bench:
             if happened == kind:
                 return
             if happened.endswith("-failed"):
-                raise SystemExit(f"{happened}: {getattr(event, 'data', '')}")
+                raise Failed(f"{happened}: {getattr(event, 'data', '')}")
 
     async def _collect(self) -> None:
         while True:
@@ -242,4 +244,4 @@ async def _build_image(folder: Path) -> None:
         stdout=asyncio.subprocess.DEVNULL,
     )
     if await process.wait() != 0:
-        raise SystemExit("the runtime image could not be built")
+        raise Failed("the runtime image could not be built")

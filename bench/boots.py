@@ -18,9 +18,9 @@ from demo.manager import (
     manager,
     state_root,
 )
-from rich.console import Console
 
-from bench.measure import Samples
+from bench.measure import Failed, Samples
+from bench.progress import Progress
 from warmboot.client import Client
 from warmboot.client.results import Container
 from warmboot.host.network import Network, NetworkConfig
@@ -34,15 +34,16 @@ BOOT_TIMEOUT_S = 300.0
 KERNEL_CONSOLE = "console=hvc0 panic=-1"
 
 
-async def measure(console: Console) -> dict[str, float]:
+async def measure(progress: Progress) -> dict[str, float]:
     """The figures of booting and memory."""
     state = state_root()
     image = state / "runtime-image"
+    progress.tell("the runtime image")
     await _run(sys.executable, "-m", "warmboot.images", "build", "--output", str(image))
     samples = Samples()
-    async with _bench(console, samples, image, standby="0") as bench:
+    async with _bench(progress, samples, image, standby="0") as bench:
         await bench.restores()
-    async with _bench(console, samples, image, standby="4") as bench:
+    async with _bench(progress, samples, image, standby="4") as bench:
         await bench.boots()
         await bench.containers()
         await bench.four()
@@ -51,7 +52,7 @@ async def measure(console: Console) -> dict[str, float]:
 
 @contextlib.asynccontextmanager
 async def _bench(
-    console: Console, samples: Samples, image: Path, standby: str
+    progress: Progress, samples: Samples, image: Path, standby: str
 ) -> AsyncIterator[_Bench]:
     """A manager with ``standby`` VMs that stand by, and a snapshot; everything touched once."""
     state = state_root()
@@ -63,7 +64,7 @@ async def _bench(
         Client(running.url) as client,
         _floor_network(state) as network,
     ):
-        bench = _Bench(console, samples, client, running, network)
+        bench = _Bench(progress, samples, client, running, network)
         await bench.prepare(image)
         try:
             yield bench
@@ -74,13 +75,13 @@ async def _bench(
 class _Bench:
     def __init__(
         self,
-        console: Console,
+        progress: Progress,
         samples: Samples,
         client: Client,
         running: Manager,
         network: Network,
     ) -> None:
-        self._console = console
+        self._progress = progress
         self._samples = samples
         self._client = client
         self._manager = running
@@ -100,9 +101,9 @@ class _Bench:
         ready = [s for s in await self._client.snapshots.list() if s.state == "ready"]
         fresh = [s for s in ready if s.runtime_image_id == image_id]
         if not fresh:
-            with self._console.status("building a snapshot"):
-                snapshot_id = await self._client.snapshots.create(image_id)
-                await self._until_ready(snapshot_id)
+            self._progress.tell("building a snapshot")
+            snapshot_id = await self._client.snapshots.create(image_id)
+            await self._until_ready(snapshot_id)
             fresh = [await self._client.snapshots.get(snapshot_id)]
         self._snapshot = Path(fresh[0].snapshot_path)
         archive = self._manager.storage / "hello.tar"
@@ -113,44 +114,40 @@ class _Bench:
 
     async def restores(self) -> None:
         """Floor, and warm with nothing standing by: the restore is made when it is asked for."""
-        for number in range(RESTORE_ROUNDS):
-            with self._console.status(f"restores: round {number + 1} of {RESTORE_ROUNDS}"):
-                self._samples.add("restore.floor_s", await self._floor())
-                self._samples.add("restore.warm_s", await self._boot("auto"))
+        for _ in self._progress.rounds("restores", RESTORE_ROUNDS):
+            self._samples.add("restore.floor_s", await self._floor())
+            self._samples.add("restore.warm_s", await self._boot("auto"))
 
     async def boots(self) -> None:
         """Floor, warm and, every third round, cold, one after the other."""
-        for number in range(WARM_ROUNDS):
-            with self._console.status(f"boots: round {number + 1} of {WARM_ROUNDS}"):
-                self._samples.add("boot.floor_s", await self._floor())
-                self._samples.add("boot.warm_s", await self._boot("auto"))
-                if number % COLD_EVERY == 0:
-                    self._samples.add("boot.cold_s", await self._boot("cold"))
+        for number in self._progress.rounds("boots", WARM_ROUNDS):
+            self._samples.add("boot.floor_s", await self._floor())
+            self._samples.add("boot.warm_s", await self._boot("auto"))
+            if number % COLD_EVERY == 0:
+                self._samples.add("boot.cold_s", await self._boot("cold"))
 
     async def containers(self) -> None:
         """Create → running, the time to bring the image into the guest taken out of both."""
-        for number in range(COLD_EVERY):
-            with self._console.status(f"containers: round {number + 1} of {COLD_EVERY}"):
-                self._samples.add("container.warm_s", await self._container("auto"))
-                self._samples.add("container.cold_s", await self._container("cold"))
+        for _ in self._progress.rounds("containers", COLD_EVERY):
+            self._samples.add("container.warm_s", await self._container("auto"))
+            self._samples.add("container.cold_s", await self._container("cold"))
 
     async def four(self) -> None:
         """One warm boot, four begun at once; and what an idle VM has for itself among clones."""
-        for number in range(FOUR_ROUNDS):
-            with self._console.status(f"four at once: round {number + 1} of {FOUR_ROUNDS}"):
-                self._samples.add("boot.one_s", await self._boot("auto"))
-                await self._at_rest()
-                started = time.perf_counter()
-                booted = await asyncio.gather(*(self._boot_from(started) for _ in range(4)))
-                for name, took in booted:
-                    self._samples.add("boot.four_s", took)
-                    container = await self._client.containers.wait(
-                        name, until="running", timeout_s=BOOT_TIMEOUT_S
-                    )
-                    private, ram = _private_mib(container)
-                    self._samples.add("memory.private_mib", private)
-                    self._samples.add("memory.ram_mib", ram)
-                await self.remove_all()
+        for _ in self._progress.rounds("four at once", FOUR_ROUNDS):
+            self._samples.add("boot.one_s", await self._boot("auto"))
+            await self._at_rest()
+            started = time.perf_counter()
+            booted = await asyncio.gather(*(self._boot_from(started) for _ in range(4)))
+            for name, took in booted:
+                self._samples.add("boot.four_s", took)
+                container = await self._client.containers.wait(
+                    name, until="running", timeout_s=BOOT_TIMEOUT_S
+                )
+                private, ram = _private_mib(container)
+                self._samples.add("memory.private_mib", private)
+                self._samples.add("memory.ram_mib", ram)
+            await self.remove_all()
 
     async def remove_all(self) -> None:
         for container in await self._client.containers.list(all_states=True):
@@ -174,7 +171,7 @@ class _Bench:
         )
         took = time.perf_counter() - started
         if container.boot_method is None:
-            raise SystemExit(f"a boot failed: {container.error}")
+            raise Failed(f"a boot failed: {container.error}")
         return took
 
     async def _boot(self, boot: str) -> float:
@@ -185,9 +182,7 @@ class _Bench:
         took = await self._booted(name, started)
         container = await self._client.containers.get(name)
         if (boot == "auto") != (container.boot_method == "warm"):
-            raise SystemExit(
-                f"not {boot} but {container.boot_method}: {container.fallback_details}"
-            )
+            raise Failed(f"not {boot} but {container.boot_method}: {container.fallback_details}")
         await self._client.containers.delete(name, force=True)
         return took
 
@@ -200,7 +195,7 @@ class _Bench:
         )
         took = time.perf_counter() - started
         if container.state != "running":
-            raise SystemExit(f"a container did not start: {container.error}")
+            raise Failed(f"a container did not start: {container.error}")
         loading = sum(stage.duration_s for stage in container.stages if stage.name == "load")
         await self._client.containers.delete(name, force=True)
         return took - loading
@@ -244,7 +239,7 @@ class _Bench:
                     break
         snapshot = await self._client.snapshots.get(snapshot_id)
         if snapshot.state != "ready":
-            raise SystemExit(f"the snapshot could not be built: {snapshot.error}")
+            raise Failed(f"the snapshot could not be built: {snapshot.error}")
 
 
 def _figures(s: Samples) -> dict[str, float]:
@@ -292,7 +287,7 @@ async def _run(*command: object) -> str:
     )
     output, _ = await process.communicate()
     if process.returncode != 0:
-        raise SystemExit(f"{command[0]} failed")
+        raise Failed(f"{command[0]} failed")
     return output.decode()
 
 
@@ -308,14 +303,14 @@ def _private_mib(container: Container) -> tuple[float, float]:
             )
             private = sum(int(fields[key].split()[0]) for key in ("Private_Clean", "Private_Dirty"))
             return private / 1024, float(container.shape.memory_mib)
-    raise SystemExit(f"the VMM of {vm_id} is not there")
+    raise Failed(f"the VMM of {vm_id} is not there")
 
 
 def _resident_mib(pid: int) -> float:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
-    raise SystemExit("the manager is not there")
+    raise Failed("the manager is not there")
 
 
 def _read(path: Path) -> bytes:

@@ -6,6 +6,7 @@ counted here.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
@@ -14,14 +15,20 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from bench.measure import Samples
+from bench.measure import Failed, Samples
+from bench.progress import Progress
 
+ROUNDS = 15
 PROGRAM = str(Path(sys.executable).with_name("warmboot"))
 COMPLETING = {"COMP_WORDS": "warmboot r", "COMP_CWORD": "1", "_WARMBOOT_COMPLETE": "complete_bash"}
 
 
-def measure(rounds: int) -> dict[str, float]:
+async def measure(progress: Progress) -> dict[str, float]:
     """``cli.…``: medians in seconds."""
+    return await asyncio.to_thread(_measure, progress)
+
+
+def _measure(progress: Progress) -> dict[str, float]:
     samples = Samples()
     with _nothing_there() as url:
         commands: Mapping[str, tuple[list[str], Mapping[str, str]]] = {
@@ -29,7 +36,7 @@ def measure(rounds: int) -> dict[str, float]:
             "cli.complete_cpu_s": ([], COMPLETING),
             "cli.ps_cpu_s": (["ps"], {"WARMBOOT_URL": url}),
         }
-        for _ in range(rounds):
+        for _ in progress.rounds("one of each", ROUNDS):
             for name, (words, environment) in commands.items():
                 samples.add(name, _cpu_s(words, environment))
         return {name: samples.median(name) for name in commands}
@@ -42,7 +49,7 @@ def _cpu_s(words: list[str], environment: Mapping[str, str]) -> float:
     )
     _, status, used = os.wait4(process, 0)
     if os.waitstatus_to_exitcode(status) != 0:
-        raise SystemExit(f"warmboot {' '.join(words)} failed")
+        raise Failed(f"warmboot {' '.join(words)} failed")
     return used.ru_utime + used.ru_stime
 
 

@@ -6,11 +6,10 @@ import json
 import os
 import platform
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from rich.console import Console
 from rich.table import Table
 
 
@@ -57,35 +56,48 @@ TARGETS: Mapping[str, tuple[str, float]] = {
 }
 
 
-def report(console: Console, figures: Mapping[str, float], path: Path) -> None:
-    """The table on the terminal, and everything in ``path``."""
-    document = {
+class Failed(Exception):
+    """What was to be measured did not happen."""
+
+
+def document(
+    figures: Mapping[str, float], measured: Sequence[str], failed: Mapping[str, str]
+) -> dict[str, object]:
+    """A run as JSON: its figures, the groups they are of, and why the others have none."""
+    return {
         "figures": dict(sorted(figures.items())),
+        "groups": {"measured": list(measured), "failed": dict(failed)},
         "machine": {
             "cpus": os.cpu_count(),
             "kernel": platform.release(),
             "python": platform.python_version(),
         },
     }
+
+
+def store(content: Mapping[str, object], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=2) + "\n")
-    table = Table(title=f"warmboot on {os.cpu_count()} CPUs, medians of one interleaved run")
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def table(figures: Mapping[str, float]) -> Table:
+    """Figures that must reach something first, then what they are made from."""
+    rows = Table(title=f"warmboot on {os.cpu_count()} CPUs, medians of one interleaved run")
     for heading in ("figure", "measured", "must reach", ""):
-        table.add_column(heading, justify="left" if heading in ("figure", "") else "right")
+        rows.add_column(heading, justify="left" if heading in ("figure", "") else "right")
     for name, (relation, target) in TARGETS.items():
         if name not in figures:
             continue
         value = figures[name]
         reached = value <= target if relation == "≤" else value >= target
-        table.add_row(
+        rows.add_row(
             name,
             f"{value:.2f}",
             f"{relation} {target:g}",
             "[green]yes[/green]" if reached else "[red]no[/red]",
         )
-    table.add_section()
+    rows.add_section()
     for name, value in sorted(figures.items()):
         if name not in TARGETS:
-            table.add_row(name, f"{value:.3f}", "", "")
-    console.print(table)
-    console.print(f"written to {path}")
+            rows.add_row(name, f"{value:.3f}", "", "")
+    return rows

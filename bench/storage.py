@@ -26,7 +26,8 @@ from demo.manager import forget_older_images, image_digest, manager, state_root
 from tests.support import tiny_guest
 from tests.support.firecracker import firecracker_binary, kvm_opens
 
-from bench.measure import Samples
+from bench.measure import Failed, Samples
+from bench.progress import Progress
 from warmboot.client import Client
 from warmboot.host.agent import HostAgent
 from warmboot.host.guest.guest_link import Identity
@@ -47,6 +48,7 @@ from warmboot.model.shapes import Shape
 from warmboot.model.vm import VmSpec
 from warmboot.system.hashing import copy_sparse, sum_file
 
+ROUNDS = 9
 BOOT_TIMEOUT_S = 120.0
 TOUCHED_MIB = 512
 TINY_SHAPE = Shape(1, 768)
@@ -54,12 +56,12 @@ TICK_TSC = 2_000_000
 POLL_S = 0.001
 
 
-async def measure(rounds: int) -> dict[str, float]:
+async def measure(progress: Progress) -> dict[str, float]:
     """``storage.…``: the ratio, and boots from compressed snapshots over boots from plain ones."""
     samples = Samples()
-    await _boots(samples, rounds)
+    await _boots(samples, progress)
     if kvm_opens():
-        await _tiny_guest(samples, rounds)
+        await _tiny_guest(samples, progress)
     figures = {
         "storage.ratio": samples.median("storage.ratio"),
         "storage.compressed_boot_over_plain": samples.ratio(
@@ -106,8 +108,9 @@ class _Boots:
             await self.host.vms.destroy(vm_id, slot)
 
 
-async def _boots(samples: Samples, rounds: int) -> None:
+async def _boots(samples: Samples, progress: Progress) -> None:
     state = state_root()
+    progress.tell("a snapshot to boot from")
     built, image_folder = await _ready_snapshot(state)
     root = state / "bench-storage"
     await asyncio.to_thread(shutil.rmtree, root, True)
@@ -116,6 +119,7 @@ async def _boots(samples: Samples, rounds: int) -> None:
         for folder in (plain, packed):
             await asyncio.to_thread(_copy_folder, built, folder)
         async with _host(root) as host:
+            progress.tell("compressing the snapshot")
             started = time.perf_counter()
             manifest = await host.snapshots.compress(packed)
             samples.add("storage.compress_s", time.perf_counter() - started)
@@ -124,7 +128,7 @@ async def _boots(samples: Samples, rounds: int) -> None:
             samples.add("storage.ratio", stored / manifest.packed.nonzero_bytes)
             boots = _Boots(host, _image(image_folder), samples)
             await boots.boot("warming up", plain)
-            for _ in range(rounds):
+            for _ in progress.rounds("boots", ROUNDS):
                 await boots.boot("storage.plain_boot_s", plain)
                 await host.storage.cache.evict(0)
                 await boots.boot("storage.compressed_boot_s", packed)
@@ -171,7 +175,7 @@ async def _ready_snapshot(state: Path) -> tuple[Path, Path]:
     build = (sys.executable, "-m", "warmboot.images", "build", "--output", str(image))
     process = await asyncio.create_subprocess_exec(*build, stdout=asyncio.subprocess.DEVNULL)
     if await process.wait() != 0:
-        raise SystemExit("the runtime image could not be built")
+        raise Failed("the runtime image could not be built")
     async with (
         manager(
             state / "bench",
@@ -192,7 +196,7 @@ async def _ready_snapshot(state: Path) -> tuple[Path, Path]:
                     break
         snapshot = await client.snapshots.get(snapshot_id)
         if snapshot.state != "ready":
-            raise SystemExit(f"the snapshot could not be built: {snapshot.error}")
+            raise Failed(f"the snapshot could not be built: {snapshot.error}")
         return Path(snapshot.snapshot_path), image
 
 
@@ -214,7 +218,8 @@ def _copy_folder(source: Path, target: Path) -> None:
 # -- the tiny guest on Firecracker -----------------------------------------------------------------
 
 
-async def _tiny_guest(samples: Samples, rounds: int) -> None:
+async def _tiny_guest(samples: Samples, progress: Progress) -> None:
+    progress.tell("a tiny guest on Firecracker")
     binary = await firecracker_binary()
     driver = Firecracker(FirecrackerConfig(binary=str(binary)))
     with tempfile.TemporaryDirectory(prefix="wb-", dir=state_root()) as home:
@@ -227,7 +232,7 @@ async def _tiny_guest(samples: Samples, rounds: int) -> None:
         packed = MachineSnapshot(frames, plain.state, compressed=True)
         for name, machine in (("warming up", plain), ("warming up", packed)):
             await _load(driver, folder, kernel, machine, counted, samples, name)
-        for _ in range(rounds):
+        for _ in progress.rounds("loads of the tiny guest", ROUNDS):
             for name, machine in (("storage.file_s", plain), ("storage.uffd_s", packed)):
                 await _load(driver, folder, kernel, machine, counted, samples, name)
 

@@ -26,7 +26,8 @@ from aiohttp import web
 from demo.manager import manager, state_root
 from testbed.private_dockerd import private_dockerd, tcp_established
 
-from bench.measure import Samples
+from bench.measure import Failed, Samples
+from bench.progress import Progress
 from warmboot.client import Client
 from warmboot.criu.continuity import memory_bytes
 from warmboot.criu.restore import salt
@@ -35,6 +36,7 @@ from warmboot.docker.engine import DockerEngine
 from warmboot.docker.tiny_image import busybox_image, static_busybox
 
 IMAGE = "warmboot-bench/busybox:1"
+ROUNDS = 9
 KEPT_ROUNDS = 50
 TOUCHED_BYTES = 256 << 20
 BETWEEN_S = 0.2
@@ -55,18 +57,19 @@ COUNT_OVER_HTTP = (
 )
 
 
-async def measure(rounds: int) -> dict[str, float]:
+async def measure(progress: Progress) -> dict[str, float]:
     """All figures of workers, on an engine and a manager of their own. Needs root."""
     figures: dict[str, float] = {}
+    progress.tell("starting an engine and a manager")
     async with _setting() as (client, engine):
         for key, script in (("", COUNT), ("_256m", HOLD_256M)):
-            samples = await _interleaved(client, engine, script, rounds)
+            samples = await _interleaved(client, engine, script, progress)
             for what in ("pause", "resume"):
                 figures[f"worker.{what}{key}_over_docker"] = samples.ratio(what, f"bare {what}")
                 figures[f"worker.{what}{key}_s"] = samples.median(what)
                 figures[f"worker.{what}{key}_docker_s"] = samples.median(f"bare {what}")
                 figures[f"worker.{what}{key}_runs"] = samples.runs(what)
-        kept = await _rounds_kept(client, KEPT_ROUNDS)
+        kept = await _rounds_kept(client, progress)
         figures |= {"worker.rounds_kept": kept, "worker.rounds": KEPT_ROUNDS}
     return figures
 
@@ -75,7 +78,7 @@ async def measure(rounds: int) -> dict[str, float]:
 async def _setting() -> AsyncIterator[tuple[Client, DockerEngine]]:
     busybox = static_busybox()
     if busybox is None:
-        raise SystemExit("a static busybox is needed: apt-get install busybox-static")
+        raise Failed("a static busybox is needed: apt-get install busybox-static")
     with tempfile.TemporaryDirectory(prefix="wb-bench-") as storage, tcp_established():
         async with (
             private_dockerd(state_root() / "criu") as dockerd,
@@ -103,21 +106,24 @@ async def _worker(client: Client, name: str, script: str) -> AsyncIterator[str]:
     try:
         worker = await client.workers.wait(worker_id, "settled", READY_TIMEOUT_S)
         if worker.state != "running":
-            raise SystemExit(f"the worker {name} does not run: {worker.error}")
+            raise Failed(f"the worker {name} does not run: {worker.error}")
         yield worker_id
     finally:
         await client.workers.delete(worker_id, force=True)
 
 
-async def _interleaved(client: Client, engine: DockerEngine, script: str, rounds: int) -> Samples:
+async def _interleaved(
+    client: Client, engine: DockerEngine, script: str, progress: Progress
+) -> Samples:
     samples = Samples()
     async with _worker(client, "timed", script) as worker_id:
         docker_id = (await client.workers.get(worker_id)).docker_id or ""
         if script == HOLD_256M:
             await _touched(engine, docker_id)
         facts = await engine.facts()
-        for number in range(-1, rounds):  # the first round warms up and does not count
-            before, bare = f"a{number + 1}", f"b{number + 1}"
+        size = "256 MiB" if script == HOLD_256M else "a small worker"
+        for number in progress.rounds(f"pause and resume, {size}", ROUNDS + 1):
+            before, bare = f"a{number}", f"b{number}"
             await _ready(engine, docker_id)
             took = {"pause": await _timed(client.workers.pause(worker_id, before))}
             await asyncio.to_thread(salt, facts.checkpoint_folder(docker_id, before))
@@ -133,7 +139,7 @@ async def _interleaved(client: Client, engine: DockerEngine, script: str, rounds
             await client.workers.delete_checkpoint(worker_id, before)
             await asyncio.sleep(BETWEEN_S)
             for name, value in took.items():
-                if number >= 0:
+                if number > 0:  # the first round warms up and does not count
                     samples.add(name, value)
     return samples
 
@@ -207,7 +213,7 @@ class _Counting:
             await runner.cleanup()
 
 
-async def _rounds_kept(client: Client, rounds: int) -> int:
+async def _rounds_kept(client: Client, progress: Progress) -> int:
     """Rounds after which the count went on, without loss and on the same HTTP connection."""
     counting, kept = _Counting(), 0
     async with (
@@ -215,7 +221,7 @@ async def _rounds_kept(client: Client, rounds: int) -> int:
         _worker(client, "counts", COUNT_OVER_HTTP.format(port=port)) as worker_id,
     ):
         await counting.beyond(2)
-        for _ in range(rounds):
+        for _ in progress.rounds("a connection is kept", KEPT_ROUNDS):
             lost, requests = counting.lost, counting.requests
             await client.workers.pause(worker_id)
             before = counting.last
