@@ -6,18 +6,24 @@ The names of environment variables are the specification's where it has them; th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from warmboot.model.conventions.manager_socket import DEFAULT_PORT, default_socket
+from warmboot.model.conventions.tokens import is_token
+from warmboot.model.errors import InvalidRequest
 from warmboot.model.shapes import Shape
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL")
+_PREFIX_PATTERN = r"^[a-z][a-z0-9]{0,7}$"
+_SHOWN = 80
+"""Characters of a value; nobody needs more to find it."""
 
 
 class Settings(BaseSettings):
@@ -76,7 +82,7 @@ class Settings(BaseSettings):
     worker_url: str = ""
     worker_pause_timeout_s: float = Field(120.0, gt=0, allow_inf_nan=False)
 
-    network_prefix: str = Field("wb", pattern=r"^[a-z][a-z0-9]{0,7}$")
+    network_prefix: str = Field("wb", pattern=_PREFIX_PATTERN)
     network_subnet: str = "198.19.0.0/18"
     network_pool_size: int = Field(4, ge=0, le=64)
     publish_address: str = "127.0.0.1"
@@ -89,9 +95,18 @@ class Settings(BaseSettings):
     @field_validator("tokens", mode="before")
     @classmethod
     def _split_tokens(cls, value: object) -> object:
-        if isinstance(value, str):
-            return frozenset(token.strip() for token in value.split(",") if token.strip())
-        return value
+        if not isinstance(value, str):
+            return value
+        tokens = [token.strip() for token in value.split(",")]
+        for number, token in enumerate(tokens, 1):
+            if token and not is_token(token):
+                # Not the token itself: what is said goes to logs.
+                raise InvalidRequest(
+                    f"token {number} in MANAGER_TOKENS cannot be sent by a client; tokens are "
+                    "separated by commas, and have printable ASCII characters and no blanks",
+                    resolution=_CORRECT_IT,
+                )
+        return frozenset(token for token in tokens if token)
 
     @field_validator("socket", mode="before")
     @classmethod
@@ -103,16 +118,24 @@ class Settings(BaseSettings):
     def _unix_socket(cls, value: str) -> str:
         if not value.startswith("unix:///"):
             raise ValueError(
-                "an engine on this machine is needed, as unix:///path/to/docker.sock: checkpoints "
-                "lie in its own folders"
+                "a Unix socket of this machine, as unix:///path/to/docker.sock: checkpoints lie "
+                "in that engine's own folders"
             )
         return value
+
+    @field_validator("publish_address")
+    @classmethod
+    def _ipv4(cls, value: str) -> str:
+        try:
+            return str(IPv4Address(value))
+        except AddressValueError:
+            raise ValueError("an IPv4 address") from None
 
     @field_validator("log_level")
     @classmethod
     def _known_level(cls, value: str) -> str:
         if value.upper() not in LOG_LEVELS:
-            raise ValueError(f"use one of {', '.join(LOG_LEVELS)}")
+            raise ValueError(_either(LOG_LEVELS))
         return value
 
     @field_validator("storage_root")
@@ -124,9 +147,10 @@ class Settings(BaseSettings):
     def _whole_image(self) -> Self:
         given = (self.container_runtime_kernel, self.container_runtime_rootfs)
         if None in given and (self.container_runtime_initrd, *given) != (None, None, None):
-            raise ValueError(
+            raise InvalidRequest(
                 "CONTAINER_RUNTIME_KERNEL and CONTAINER_RUNTIME_ROOTFS go together "
-                "(CONTAINER_RUNTIME_INITRD with both)"
+                "(CONTAINER_RUNTIME_INITRD with both)",
+                resolution="set the missing environment variable, or unset the other",
             )
         return self
 
@@ -152,6 +176,62 @@ class Settings(BaseSettings):
     @property
     def effective_database_url(self) -> str:
         return self.database_url or f"sqlite+aiosqlite:///{self.storage_root / 'warmboot.db'}"
+
+
+def read_settings(**given: Any) -> Settings:
+    """Those of the environment, and ``given`` ones before them. ``InvalidRequest`` in our words."""
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        field = Settings.model_fields[name]
+        allowed = first["msg"].removeprefix("Value error, ")
+        if first["type"] != "value_error":
+            allowed = _allowed(field.annotation, field.metadata)
+        shown = repr(first["input"])
+        shown = f"{shown[:_SHOWN]}…" if len(shown) > _SHOWN else shown
+        raise InvalidRequest(
+            f"{field.alias or f'MANAGER_{name}'.upper()} is {shown}; it must be {allowed}",
+            resolution=_CORRECT_IT,
+        ) from error
+
+
+_CORRECT_IT = "correct the environment variable"
+
+
+def _allowed(kind: Any, rules: Iterable[Any]) -> str:
+    """What a field takes, from its type and its rules."""
+    if get_origin(kind) is Annotated:
+        kind, *rules = get_args(kind)
+        rules = [one for rule in rules for one in getattr(rule, "metadata", [rule])]
+    if get_origin(kind) is Literal:
+        return _either([repr(one) for one in get_args(kind)])
+    if kind is bool:
+        return "true or false"
+    if kind in (int, float):
+        number = "a whole number" if kind is int else "a number"
+        bounds = {
+            bound: getattr(rule, bound)
+            for rule in rules
+            for bound in ("ge", "gt", "le")
+            if hasattr(rule, bound)
+        }
+        return f"{number}{_within(**bounds)}"
+    if any(getattr(rule, "pattern", None) == _PREFIX_PATTERN for rule in rules):
+        return "a lower-case letter, then at most 7 such letters or digits"
+    return _either([_allowed(one, ()) for one in get_args(kind)] or ["a text"])
+
+
+def _within(ge: float | None = None, gt: float | None = None, le: float | None = None) -> str:
+    if ge is not None and le is not None:
+        return f" from {ge} to {le}"
+    return f" of more than {gt}" if ge is None else f" of {ge} or more"
+
+
+def _either(words: Sequence[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def not_settings(environment: Iterable[str]) -> Iterator[str]:

@@ -102,6 +102,14 @@ def test_no_option_is_called_missing_that_run_has(option: str) -> None:
     assert not any(option in parameter.opts for parameter in run.params)
 
 
+def test_a_setting_is_refused_in_words() -> None:
+    environment = {"MANAGER_STANDBY_VMS": "many", "MANAGER_HYPERVISOR": "simulated"}
+    assert run_here(("serve",), environment).stderr.splitlines() == [
+        "error: MANAGER_STANDBY_VMS is 'many'; it must be 'auto' or a whole number from 0 to 64",
+        " next: correct the environment variable",
+    ]
+
+
 # -- what the manager refuses ----------------------------------------------------------------------
 
 

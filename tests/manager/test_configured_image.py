@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 from tests.support.managers import Lab, Manager, image_folder
 
 from warmboot.images.filesystems import make_empty_disk
@@ -138,7 +137,7 @@ async def test_files_that_never_were_there_leave_no_image_and_an_error_that_says
 
 @pytest.mark.parametrize("name", ["KERNEL", "ROOTFS", "INITRD"])
 def test_one_of_the_files_alone_is_no_setting(name: str) -> None:
-    with pytest.raises(ValidationError, match="go together"):
+    with pytest.raises(InvalidRequest, match="go together"):
         Settings.model_validate({f"CONTAINER_RUNTIME_{name}": Path("/nowhere")})
 
 

@@ -27,6 +27,7 @@ from warmboot.client.nouns import (
 from warmboot.client.problems import check_address
 from warmboot.client.transport import Transport
 from warmboot.client.workers import Workers
+from warmboot.model.conventions.tokens import is_token
 from warmboot.model.errors import Unauthorized
 
 __all__ = ["DEFAULT_URL", "Client"]
@@ -63,7 +64,7 @@ class Client:
         else:
             endpoint = Endpoint.of(base_url)
         check_address(endpoint)
-        if token and not (token.isascii() and token.isprintable() and " " not in token):
+        if token and not is_token(token):
             raise Unauthorized(
                 "this is not a token",
                 details="it has blanks, or characters that are not ASCII",

@@ -10,7 +10,7 @@ import typer
 from warmboot.cli.drive import FAILED, connect, drive, usage
 from warmboot.cli.terminal.output import print_json
 from warmboot.cli.terminal.progress import status
-from warmboot.model.errors import InvalidRequest, Unauthorized, Unavailable, WarmbootError
+from warmboot.model.errors import Unauthorized, Unavailable, WarmbootError
 
 if TYPE_CHECKING:
     from warmboot.client.results import Check
@@ -36,26 +36,9 @@ def serve(
 
 
 def _settings(given: dict[str, Any]) -> Any:
-    from pydantic import ValidationError
+    from warmboot.settings import read_settings
 
-    from warmboot.settings import Settings
-
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        if not first["loc"]:  # several of them do not go together
-            raise InvalidRequest(
-                first["msg"].removeprefix("Value error, "),
-                resolution="set the missing environment variable, or unset the other",
-            ) from error
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        name = name if name.startswith("CONTAINER_") else f"MANAGER_{name}"
-        raise InvalidRequest(
-            f"the setting {name} is not valid",
-            details=first["msg"],
-            resolution="correct the environment variable",
-        ) from error
+    return read_settings(**{name: value for name, value in given.items() if value is not None})
 
 
 def doctor(
