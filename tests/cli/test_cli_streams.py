@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.support.desks import Desk, desks
 
+from warmboot.client import sessions
+
 pytestmark = pytest.mark.slow  # as a whole: each is a process or several
 
 EVERY_BYTE = bytes((*range(1, 256), 0))
@@ -145,3 +147,68 @@ async def test_a_signal_ends_one_whose_output_nobody_reads(desk: Desk) -> None:
     process.send_signal(signal.SIGTERM)
     assert (await desk.until("c", "exited")).exit_code == 143
     assert (await end_of(process))[0] == 143
+
+
+# -- readers that go -------------------------------------------------------------------------------
+
+
+async def left_after_a_line(desk: Desk, *words: str) -> int | None:
+    """``warmboot words… | head -n 1``, its exit code; whatever it does without end, it ends."""
+    reader, writer = os.pipe()
+    process = await desk.begin(*words, stdout=writer)
+    os.close(writer)
+    loop = asyncio.get_running_loop()
+    try:
+        read = await asyncio.wait_for(loop.run_in_executor(None, os.read, reader, 2), LIMIT_S)
+        assert read == b"y\n"
+        os.close(reader)
+        async with asyncio.timeout(LIMIT_S):
+            return await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["exec", "c", "yes"], ["exec", "-i", "c", "yes"], ["attach", "y"], ["logs", "-f", "y"]],
+)
+async def test_who_is_not_read_any_more_ends_as_of_sigpipe(desk: Desk, words: list[str]) -> None:
+    name = words[-1] if words[-1] == "y" else "c"
+    program = ["yes"] if name == "y" else ["sleep", "1000"]
+    await desk.type("run", "-d", "--cold", "--name", name, "busybox", *program)
+    for _ in range(2):  # and leaves nothing that the next one would wait for
+        assert await left_after_a_line(desk, *words) == 141
+    assert (await desk.until(name, "running", "exited")).state == "running"
+
+
+async def test_run_that_is_not_read_any_more_leaves_its_container(desk: Desk) -> None:
+    assert await left_after_a_line(desk, "run", "--cold", "--name", "c", "busybox", "yes") == 141
+    assert (await desk.until("c", "running", "exited")).state == "running"
+
+
+async def test_what_is_left_in_the_middle_of_its_output_waits_for_no_goodbye(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "CLOSE_TIMEOUT_S", 10 * LIMIT_S)
+    await desk.type("run", "-d", "--cold", "--name", "c", "busybox", "sleep", "1000")
+    async with asyncio.timeout(LIMIT_S):
+        with pytest.raises(BrokenPipeError):
+            async with desk.client.containers.exec("c", ["yes"]) as session:
+                async for _ in session:
+                    await asyncio.sleep(0.1)  # more has come than is taken
+                    raise BrokenPipeError
+
+
+@pytest.mark.parametrize("words", [["ps"], ["logs", "c"], ["inspect", "c", "--json"]])
+async def test_output_of_any_command_that_nobody_reads_ends_as_of_sigpipe(
+    desk: Desk, words: list[str]
+) -> None:
+    await desk.type("run", "-d", "--cold", "--name", "c", "busybox", "echo", "hi")
+    await desk.until("c", "exited")
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = await desk.begin(*words, stdout=writer)
+    os.close(writer)
+    _, err = await asyncio.wait_for(process.communicate(), LIMIT_S)
+    assert (process.returncode, err) == (141, b"")

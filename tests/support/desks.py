@@ -31,14 +31,17 @@ class Desk:
         return {**os.environ, "WARMBOOT_URL": self.url, "COLUMNS": "200"}
 
     async def begin(
-        self, *words: str, stdin: int = asyncio.subprocess.PIPE
+        self,
+        *words: str,
+        stdin: int = asyncio.subprocess.PIPE,
+        stdout: int = asyncio.subprocess.PIPE,
     ) -> asyncio.subprocess.Process:
         """A ``warmboot`` whose input stays open."""
         return await asyncio.create_subprocess_exec(
             *(*WARMBOOT, *words),
             env=self.env,
             stdin=stdin,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=stdout,
             stderr=asyncio.subprocess.PIPE,
         )
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from typer.core import TyperGroup
-from typer.exceptions import TyperException
+from typer.exceptions import Exit, TyperException
 
-from warmboot.cli.standard_streams import drop_odd_sizes
+from warmboot.cli.standard_streams import UNREAD, drop_odd_sizes, drop_output
 
 _FILE = "write a file with `warmboot exec -i CONTAINER sh -c 'cat > FILE'`"
 _PULLED = "`warmboot run` pulls the image that it needs"
@@ -115,6 +115,9 @@ class Commands(TyperGroup):
         except TyperException as error:
             _reword(error)
             raise
+        except BrokenPipeError:  # typer would make it a failure
+            drop_output()
+            raise Exit(UNREAD) from None
 
 
 def _reword(error: Any) -> None:

@@ -3,6 +3,7 @@
 0    it worked                     125  `warmboot run` itself failed, as docker run
 1    it did not                    126, 127  its command cannot be executed, is not there
 2    the command line is wrong     130, 143, 129  interrupted, terminated, hung up
+                                   141  nobody reads its output any more (SIGPIPE)
                                    else the container's or the command's own code
 """
 
@@ -18,7 +19,7 @@ import typer
 
 from warmboot.cli.entry import missing_part, show_error
 from warmboot.cli.refusals import in_words
-from warmboot.cli.standard_streams import as_shown, drop_output, is_text
+from warmboot.cli.standard_streams import UNREAD, as_shown, drop_output, is_text
 from warmboot.model.errors import (
     CommandNotExecutable,
     CommandNotFound,
@@ -85,7 +86,7 @@ def drive(work: Coroutine[Any, Any, T], exit_code: Callable[[WarmbootError], int
     except BrokenPipeError:
         # Whoever read our output has seen enough; keep the interpreter from flushing into it.
         drop_output()
-        raise typer.Exit(0) from None
+        raise typer.Exit(UNREAD) from None
     except OSError as error:
         if error.filename is None:
             raise

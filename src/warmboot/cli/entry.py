@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from warmboot.cli.standard_streams import drop_output, open_standard_streams
+from warmboot.cli.standard_streams import UNREAD, drop_output, open_standard_streams
 from warmboot.model.errors import NotSupported, WarmbootError
 
 _CLI = {"typer", "click", "rich"}
@@ -32,6 +32,7 @@ def main() -> None:
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has seen enough
         drop_output()
+        raise SystemExit(UNREAD) from None
     except OSError as error:
         if error.filename is not None:
             raise

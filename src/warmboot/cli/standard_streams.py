@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+
+UNREAD = 128 + signal.SIGPIPE
+"""The exit code when nobody reads our output any more, as of a program that SIGPIPE has ended."""
 
 _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 

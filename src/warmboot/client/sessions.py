@@ -25,6 +25,8 @@ from warmboot.model.errors import Unavailable
 _STREAMS = {1: "stdout", 2: "stderr"}
 _STDIN = b"\x00"
 OPEN_TIMEOUT_S = 30.0
+CLOSE_TIMEOUT_S = 1.0
+"""How long the other end may take to hear that we leave before the process has ended."""
 
 
 class Session:
@@ -102,6 +104,7 @@ async def open_session(
         "compression": None,  # it costs more than it saves on one machine
         # The pong would wait behind data that somebody is slow to take.
         "ping_interval": None,
+        "close_timeout": CLOSE_TIMEOUT_S,
         "proxy": None,
     }
     first = None
@@ -125,10 +128,15 @@ async def open_session(
         ) from error
     async with connection:
         session = Session(connection)
-        if first is not None:
-            await session._send(first)
-        await session._started()
-        yield session
+        try:
+            if first is not None:
+                await session._send(first)
+            await session._started()
+            yield session
+        except BaseException:
+            # A goodbye would wait behind output that nobody takes any more.
+            connection.transport.abort()
+            raise
         if session.ended:
             # What was still to be sent nobody takes any more.
             connection.transport.abort()

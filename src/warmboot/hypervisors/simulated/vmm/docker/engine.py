@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -230,7 +230,7 @@ class Engine:
         before = [entry async for entry in written] if request.flag("logs") else []
         listener = self._containers.attach(record)
 
-        async def frames() -> AsyncIterator[bytes]:
+        async def frames() -> AsyncGenerator[bytes, None]:
             with contextlib.closing(listener):
                 for _, stream, data in before:
                     yield streams.frame(stream, data, tty)

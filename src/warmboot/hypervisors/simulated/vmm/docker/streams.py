@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from warmboot.hypervisors.simulated.vmm.machine import GuestClock
 
@@ -38,11 +38,12 @@ def pipe() -> asyncio.Queue[bytes]:
     return asyncio.Queue(MOST_PIECES)
 
 
-async def send(writer: asyncio.StreamWriter, chunks: AsyncIterator[bytes]) -> None:
+async def send(writer: asyncio.StreamWriter, chunks: AsyncGenerator[bytes, None]) -> None:
     with contextlib.suppress(ConnectionError):
-        async for chunk in chunks:
-            writer.write(chunk)
-            await writer.drain()
+        async with contextlib.aclosing(chunks):
+            async for chunk in chunks:
+                writer.write(chunk)
+                await writer.drain()
 
 
 @contextlib.asynccontextmanager
