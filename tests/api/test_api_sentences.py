@@ -44,6 +44,10 @@ IMAGE = {"image": "busybox"}
         ({**IMAGE, "stop_timeout_s": 3601}, "it must be 3600 or less"),
         ({**IMAGE, "shape": {"vcpus": 1, "memory_mib": 257}}, "it must be a multiple of 2"),
         ({**IMAGE, "shape": {"vcpus": 1, "memory_mib": 102400}}, "it must be 65536 or less"),
+        (
+            {**IMAGE, "ports": [{"container_port": one, "host_port": 9} for one in (1, 2)]},
+            "the host port 127.0.0.1:9/tcp is published twice, for the container's ports 1 and 2",
+        ),
         ({**IMAGE, "runtime_image_id": "x"}, "it must be an id, as"),
         ({**IMAGE, "runtime_image_id": 7}, "it must be an id, as"),
     ],

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from tests.support.fake_services import FakeServices
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from warmboot.api import streams
 from warmboot.client import Client
@@ -173,6 +174,36 @@ async def test_a_strange_first_frame_is_answered_with_an_error(
         assert (told["type"], told["code"]) == ("error", InvalidRequest.code)
         await asyncio.wait_for(socket.wait_closed(), 60)
         assert socket.close_code == 1007
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        ("user", "u" * 257, "it must have at most 256 characters, and has 257"),
+        ("rows", -1, "it must be 1 or more"),
+        ("surprise", 1, "there is no such field"),
+    ],
+)
+async def test_a_first_frame_is_refused_in_the_words_of_any_request(
+    url: str, field: str, value: object, why: str
+) -> None:
+    async with Client(url) as client:
+        await client.containers.create(image="busybox", name="c")
+        with pytest.raises(InvalidRequest) as refused:
+            async with client.containers.exec("c", ["true"], **{field: value}):
+                pass
+    assert (refused.value.brief, refused.value.details) == (f"{field} is not valid", why)
+    assert refused.value.fields == (field,)
+
+
+async def test_a_session_at_a_path_that_is_not_valid_is_refused_with_a_problem(url: str) -> None:
+    for what in ("exec", "attach"):
+        address = url.replace("http", "ws") + f"/v1/containers/{'n' * 100}/{what}"
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(address, proxy=None)
+        answer = refused.value.response
+        assert answer.status_code == 422
+        assert json.loads(answer.body or b"")["title"] == "ref is not valid"
 
 
 @pytest.mark.parametrize(

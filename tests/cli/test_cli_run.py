@@ -128,7 +128,7 @@ def test_run_says_what_is_wrong_with_its_options(cli: Cli, words: list[str], sai
     ("words", "option"),
     [
         (["--name", "a/b", "busybox"], "--name"),
-        (["--label", "a b=c", "busybox"], "--label"),
+        (["--label", "a b=c", "busybox"], "--label 'a b'"),
         (["--user", "u" * 300, "busybox"], "--user"),
         (["--name", "c", "Bad Image"], "IMAGE"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -116,25 +117,99 @@ def test_a_setting_is_refused_in_words() -> None:
 @pytest.mark.parametrize(
     ("words", "brief"),
     [
-        (("stop", "a b"), "the name or id is not valid"),
         (("logs", "-n", "5000000", "c"), "--tail is not valid"),
         (("worker", "run", "--name", "a b", "busybox"), "--name is not valid"),
         (("worker", "run", "--network", "a b", "busybox"), "--network is not valid"),
         (
             ("worker", "run", "-l", "a b=c", "--name", "", "busybox"),
-            "--name, --label are not valid",
+            "--name, --label 'a b' are not valid",
         ),
         (("worker", "pause", "w", "-c", "a b"), "the checkpoint's name is not valid"),
-        (("run", "-d", "-l", "a b=c", "-u", "u" * 300, "busybox"), "--label, --user are not valid"),
+        (
+            ("run", "-d", "-l", "a b=c", "-u", "u" * 300, "busybox"),
+            "--label 'a b', --user are not valid",
+        ),
+        (("run", "-d", "-p", "8080:80", "-p", "8080:81", "busybox"), "--publish is not valid"),
+        (("exec", "-u", "u" * 300, "c", "true"), "--user is not valid"),
+        (("exec", "-w", "/" + "w" * 4095, "c", "true"), "--workdir is not valid"),
+        (
+            ("exec", "-u", "u" * 300, "-w", "/" + "w" * 4095, "c", "true"),
+            "--user, --workdir are not valid",
+        ),
+        (("exec", "c", *["a"] * 100_001), "COMMAND is not valid"),
+        (("ps", "-f", "label=" + "u" * 5000), "--filter label is not valid"),
     ],
 )
 def test_what_the_manager_refuses_is_told_in_the_words_of_the_command_line(
     cli: Cli, words: tuple[str, ...], brief: str
 ) -> None:
+    if words[0] == "exec":
+        assert cli("run", "-d", "--name", "c", "busybox").returncode == 0
     done = cli(*words)
     first, *rest = done.stderr.splitlines()
     assert first == f"error: {brief}"
     command = " ".join(words[:2] if words[0] == "worker" else words[:1])
     assert rest[-1] == f" next: see: warmboot {command} --help"
     for foreign in (*VALIDATORS_WORDS, "openapi", "pattern", "body.", "query.", "^"):
+        assert foreign not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (
+            ("run", "-d", "-p", "90:80", "-p", "0.0.0.0:90:81", "busybox"),
+            "the host port 0.0.0.0:90/tcp is published twice, for the container's ports 80 and 81",
+        ),
+        (
+            ("run", "-d", "-u", "u" * 300, "busybox"),
+            "it must have at most 256 characters, and has 300",
+        ),
+    ],
+)
+def test_what_is_too_much_is_said_with_the_limit(
+    cli: Cli, words: tuple[str, ...], why: str
+) -> None:
+    assert f"  why: {why}" in cli(*words).stderr.splitlines()
+
+
+@pytest.mark.parametrize("command", [("run", "-d"), ("exec",), ("worker", "run")])
+def test_a_variable_that_is_too_long_is_named_with_its_file_and_line(
+    cli: Cli, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    file = tmp_path / "e"
+    file.write_text("OK=1\nBIG=" + "x" * 131_068)
+    done = cli(*command, "--env-file", str(file), "c", "true", COLUMNS="500")
+    assert done.returncode in (2, 125)
+    assert f"{file}, line 2: the variable BIG is too long: it has 131072 bytes" in done.stderr
+    file.write_text("OK=1\nBIG=" + "x" * 131_067)
+    assert "too long" not in cli(*command, "--env-file", str(file), "c", "true").stderr
+
+
+REFERENCES = ("CONTAINER", "WORKER", "IMAGE", "SNAPSHOT")
+
+
+def commands_with_a_reference() -> Iterator[Any]:
+    """Those whose first argument is one; ``run`` names images of registries."""
+    for path, parameter in parameters():
+        first = parameter.param_type_name == "argument" and parameter.metavar in REFERENCES
+        if first and path[-1] not in ("run", "events"):
+            yield pytest.param(path, id=" ".join(path))
+
+
+MORE_WORDS = {
+    ("exec",): ("true",),
+    ("snapshot", "weight"): ("1",),
+    ("worker", "export"): ("one",),
+    ("worker", "import"): ("/dev/null",),
+}
+
+
+@pytest.mark.parametrize("path", [*commands_with_a_reference()])
+@pytest.mark.parametrize("reference", ["", "a/b", "n" * 500])
+def test_what_can_be_no_name_names_nothing(cli: Cli, path: tuple[str, ...], reference: str) -> None:
+    done = cli(*path, "--", reference, *MORE_WORDS.get(path, ()))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: there is no ")
+    for foreign in ("GET", "POST", "DELETE", "/v1/", "403", "404", "not valid"):
         assert foreign not in done.stderr

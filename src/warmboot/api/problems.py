@@ -1,7 +1,7 @@
 """Errors as ``application/problem+json`` (RFC 9457); the only place that knows HTTP status codes.
 
 use case ──raises WarmbootError──▶ handlers ──▶ problem+json
-pydantic ──RequestValidationError─▶    "
+pydantic ──…RequestValidationError▶    "
 router   ──HTTPException──────────▶    "
 a bug    ──any Exception──────────▶ ErrorMiddleware: logged, the answer names the id in the log
 """
@@ -14,8 +14,8 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Request, WebSocket
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
@@ -148,46 +148,61 @@ def problem_of(error: errors.WarmbootError) -> Response:
         detail=error.details,
         resolution=error.resolution,
         headers=headers,
+        **findings(error),
     )
+
+
+def findings(error: errors.WarmbootError) -> dict[str, Any]:
+    """The fields that are not valid, as ``errors`` of a problem."""
+    return {"errors": error.listed} if isinstance(error, DoesNotFit) else {}
+
+
+async def refuse(error: errors.WarmbootError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with a problem; a WebSocket is denied before it is accepted."""
+    if scope["type"] == "websocket" and "websocket.http.response" not in scope.get(
+        "extensions", {}
+    ):
+        await receive()
+        await send({"type": "websocket.close", "code": 1008, "reason": error.brief[:120]})
+        return
+    await problem_of(error)(scope, receive, send)
+
+
+class DoesNotFit(errors.InvalidRequest):
+    """What pydantic ``found``, without the input itself: it may be secret, huge or not printable.
+
+    ``listed`` has the fields, and a sentence on each.
+    """
+
+    def __init__(self, found: Sequence[Any]) -> None:
+        if found and found[0]["type"] == "json_invalid":
+            detail = clean(f"{found[0]['ctx']['error']} at character {found[0]['loc'][-1]}")
+            super().__init__(
+                "the body is no JSON",
+                details=detail,
+                resolution="send a JSON document that fits the schema in /openapi.json",
+            )
+            self.listed = [{"field": "body", "message": detail}]
+            return
+        self.listed = [
+            {"field": _where(item["loc"]), "message": clean(sentence(item))[:500]}
+            for item in found[:20]
+        ]
+        first = self.listed[0]["field"] if self.listed else "body"
+        name = first.removeprefix("body.").removeprefix("query.").removeprefix("path.")
+        alone = len(self.listed) == 1
+        super().__init__(
+            f"{name} is not valid",
+            details="; ".join(
+                item["message"] if alone else f"{item['field']}: {item['message']}"
+                for item in self.listed[:5]
+            ),
+            resolution=f"correct {name}; /openapi.json has the schema",
+        )
 
 
 def _where(location: Sequence[Any]) -> str:
     return clean(".".join(str(part) for part in location))[:200]
-
-
-def validation_problem(found: Sequence[Any]) -> Response:
-    """What pydantic found, without the input itself: it may be secret, huge or not printable."""
-    if found and found[0]["type"] == "json_invalid":
-        return _no_json(found[0])
-    listed = []
-    for item in found[:20]:
-        listed.append({"field": _where(item["loc"]), "message": clean(sentence(item))[:500]})
-    first = listed[0]["field"] if listed else "body"
-    name = first.removeprefix("body.").removeprefix("query.").removeprefix("path.")
-    alone = len(listed) == 1
-    return problem(
-        422,
-        errors.InvalidRequest.code,
-        f"{name} is not valid",
-        detail="; ".join(
-            item["message"] if alone else f"{item['field']}: {item['message']}"
-            for item in listed[:5]
-        ),
-        resolution=f"correct {name}; /openapi.json has the schema",
-        errors=listed,
-    )
-
-
-def _no_json(item: Mapping[str, Any]) -> Response:
-    detail = f"{item['ctx']['error']} at character {item['loc'][-1]}"
-    return problem(
-        422,
-        errors.InvalidRequest.code,
-        "the body is no JSON",
-        detail=detail,
-        resolution="send a JSON document that fits the schema in /openapi.json",
-        errors=[{"field": "body", "message": clean(detail)}],
-    )
 
 
 def unexpected_problem(error: Exception, path: str) -> Response:
@@ -213,7 +228,11 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> Response:
-        return validation_problem(error.errors())
+        return problem_of(DoesNotFit(error.errors()))
+
+    @app.exception_handler(WebSocketRequestValidationError)
+    async def _no_session(ws: WebSocket, error: WebSocketRequestValidationError) -> None:
+        await refuse(DoesNotFit(error.errors()), ws.scope, ws.receive, ws.send)
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:

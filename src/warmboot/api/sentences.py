@@ -48,7 +48,7 @@ _SENTENCES: Mapping[str, str] = {
     "string_sub_type": "it must be a text",
     "string_unicode": "it must be UTF-8",
     "string_too_short": "it must have at least {min_length} characters",
-    "string_too_long": "it must have at most {max_length} characters",
+    "string_too_long": "it must have at most {max_length} characters, and has {length}",
     "string_pattern_mismatch": "it contains what is not allowed here",
     "int_type": "it must be a whole number",
     "int_parsing": "it must be a whole number",
@@ -71,7 +71,7 @@ _SENTENCES: Mapping[str, str] = {
     "model_attributes_type": "it must be an object",
     "dataclass_type": "it must be an object",
     "too_short": "it must have at least {min_length} entries",
-    "too_long": "it must have at most {max_length} entries",
+    "too_long": "it must have at most {max_length} entries, and has {length}",
     "enum": "it must be {expected}",
     "literal_error": "it must be {expected}",
     "uuid_type": "it must be an id, as 1b4e28ba-2fa1-4d1e-883f-0016d3cca427",
@@ -88,7 +88,9 @@ def sentence(finding: Mapping[str, Any]) -> str:
     """Of one finding. What our own validators raise is a sentence already."""
     if finding["type"] == "value_error":
         return str(finding["msg"]).removeprefix("Value error, ")
-    context = finding.get("ctx") or {}
+    context = dict(finding.get("ctx") or {})
+    if finding["type"] in ("string_too_long", "too_long"):
+        context["length"] = len(finding["input"])
     known = PATTERNS.get(str(context.get("pattern"))) or _SENTENCES.get(finding["type"])
     if known is None:
         return "it is not possible here"

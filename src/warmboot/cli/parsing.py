@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from warmboot.cli.standard_streams import is_text
+from warmboot.model.conventions.program_start import assignments, check_length
+from warmboot.model.errors import InvalidRequest
 from warmboot.model.shapes import MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB
 
 _SIZES = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -138,14 +140,24 @@ def parse_environment(entries: Iterable[str], files: Iterable[Path]) -> dict[str
     environment: dict[str, str | None] = {}
     for file in files:
         for name, value in _env_lines(file):
-            if value is not None or name in os.environ:
-                environment[name] = _here(name) if value is None else value
+            if value is not None:
+                environment[name] = value
     for entry in entries:
         name, assigned, value = entry.partition("=")
         if not name:
             raise ValueError(f"{entry!r} has no name; write NAME=VALUE")
-        environment[name] = value if assigned else _here(name)
+        environment[name] = _startable(name, value if assigned else _here(name))
     return environment
+
+
+def _startable(name: str, value: str | None) -> str | None:
+    """The value, if a program can be started with it."""
+    try:
+        for word in assignments({name: value}):
+            check_length(f"the variable {name[:64]}", word)
+    except InvalidRequest as error:
+        raise ValueError(f"{error.brief}: {error.details}; {error.resolution}") from None
+    return value
 
 
 def _here(name: str) -> str | None:
@@ -163,7 +175,7 @@ def parse_labels(entries: Iterable[str]) -> dict[str, str]:
 
 
 def _env_lines(file: Path) -> Iterator[tuple[str, str | None]]:
-    """Names and values; ``None`` where a line is only a name."""
+    """Names and values; ``None`` where a line is only a name that has no value here."""
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -173,7 +185,8 @@ def _env_lines(file: Path) -> Iterator[tuple[str, str | None]]:
         try:
             line = raw.removesuffix(b"\r").decode().lstrip(_LEADING)
             if line and not line.startswith("#"):
-                yield _env_line(line)
+                name, value = _env_line(line)
+                yield name, _startable(name, _here(name) if value is None else value)
         except ValueError as error:
             why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
             raise ValueError(f"{file}, line {number}: {why}") from None

@@ -30,6 +30,8 @@ _WORDS: Mapping[str, str] = {
     "policy.pause_after_idle_s": "--idle",
     "policy.wake_on": "--wake-on",
     "ports": "--publish",
+    "query.label": "--filter label",
+    "query.state": "--filter status",
     "ref": "the name or id",
     "id": "the id",
     "rootfs": "--rootfs",
@@ -51,6 +53,11 @@ _WORDS: Mapping[str, str] = {
 }
 
 
+_NAMED = ("environment", "labels")
+"""Fields that are objects, with names of the user's."""
+_SHOWN = 64
+
+
 def in_words(error: WarmbootError) -> WarmbootError:
     """The same error, as somebody understands it who has never seen the API."""
     fields = error.fields if isinstance(error, InvalidRequest) else ()
@@ -60,9 +67,12 @@ def in_words(error: WarmbootError) -> WarmbootError:
     if fields:
         words = list(dict.fromkeys(_word(field) for field in fields))
         brief = f"{', '.join(words)} {'is' if len(words) == 1 else 'are'} not valid"
+        if fields == ("body",):  # no field of it: it is about several together
+            brief, details = details, ""
         for field in fields if len(fields) > 1 else ():  # a single one is not named again
-            place = "" if field.startswith(("query.", "path.")) else "body."
-            details = details.replace(f"{place}{field}: ", f"{_word(field)}: ")
+            place = f"body.{field}: "  # as it is in a request; a session's first frame is no body
+            place = place if place in details else f"{field}: "
+            details = details.replace(place, f"{_word(field)}: ")
     told = type(error)(brief, details=details, resolution=f"see: {_command()} --help")
     if isinstance(error, InvalidRequest) and isinstance(told, InvalidRequest):
         told.fields = error.fields
@@ -70,11 +80,20 @@ def in_words(error: WarmbootError) -> WarmbootError:
 
 
 def _word(field: str) -> str:
-    parts = field.removeprefix("query.").removeprefix("path.").split(".")
+    """A field's option, and of one with names in it the name."""
+    parts = [part for part in field.split(".") if not part.isdigit() and part != "[key]"]
+    if parts[0] in ("query", "path") and ".".join(parts[:2]) not in _WORDS:
+        del parts[0]
     for length in range(len(parts), 0, -1):
         if word := _WORDS.get(".".join(parts[:length])):
-            return word
+            name = field.partition(".")[2].removesuffix(".[key]")
+            return f"{word} {_shown(name)}" if parts[0] in _NAMED and len(parts) > 1 else word
     return parts[-1].replace("_", " ")
+
+
+def _shown(name: str) -> str:
+    name = f"{name[:_SHOWN]}…" if len(name) > _SHOWN else name
+    return name if name.isprintable() and " " not in name else repr(name)
 
 
 def _command() -> str:

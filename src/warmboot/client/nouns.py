@@ -71,11 +71,11 @@ class RuntimeImages:
         return [image async for image in found]
 
     async def get(self, image_id: str) -> RuntimeImage:
-        path = f"/v1/runtime-images/{segment(image_id)}"
+        path = f"/v1/runtime-images/{segment(image_id, 'runtime image')}"
         return item(RuntimeImage, await self._link.get(path))
 
     async def delete(self, image_id: str) -> None:
-        await self._link.delete(f"/v1/runtime-images/{segment(image_id)}")
+        await self._link.delete(f"/v1/runtime-images/{segment(image_id, 'runtime image')}")
 
 
 class RuntimeSnapshots:
@@ -97,31 +97,35 @@ class RuntimeSnapshots:
         return [snapshot async for snapshot in found]
 
     async def get(self, snapshot_id: str) -> RuntimeSnapshot:
-        path = f"/v1/runtime-snapshots/{segment(snapshot_id)}"
+        path = f"/v1/runtime-snapshots/{segment(snapshot_id, 'runtime snapshot')}"
         return item(RuntimeSnapshot, await self._link.get(path))
 
     async def change(
         self, snapshot_id: str, *, weight: float | None = None, pinned: bool | None = None
     ) -> RuntimeSnapshot:
         """Set how often it is chosen among its versions, or whether it may be collected."""
-        path = f"/v1/runtime-snapshots/{segment(snapshot_id)}"
+        path = f"/v1/runtime-snapshots/{segment(snapshot_id, 'runtime snapshot')}"
         body = _given(weight=weight, pinned=pinned)
         return item(RuntimeSnapshot, await self._link.patch(path, body))
 
     async def delete(self, snapshot_id: str) -> None:
-        await self._link.delete(f"/v1/runtime-snapshots/{segment(snapshot_id)}")
+        await self._link.delete(f"/v1/runtime-snapshots/{segment(snapshot_id, 'runtime snapshot')}")
 
     async def compress(self, snapshot_id: str) -> None:
         """Begin to store its memory compressed; events tell how it went."""
-        await self._link.post(f"/v1/runtime-snapshots/{segment(snapshot_id)}/compress")
+        await self._link.post(
+            f"/v1/runtime-snapshots/{segment(snapshot_id, 'runtime snapshot')}/compress"
+        )
 
     async def unpack(self, snapshot_id: str) -> None:
         """Begin to store its memory plain again."""
-        await self._link.post(f"/v1/runtime-snapshots/{segment(snapshot_id)}/unpack")
+        await self._link.post(
+            f"/v1/runtime-snapshots/{segment(snapshot_id, 'runtime snapshot')}/unpack"
+        )
 
     async def rebuild(self, snapshot_id: str) -> str:
         """Begin to build its successor; the new id."""
-        path = f"/v1/runtime-snapshots/{segment(snapshot_id)}/rebuild"
+        path = f"/v1/runtime-snapshots/{segment(snapshot_id, 'runtime snapshot')}/rebuild"
         return str((await self._link.post(path))["id"])
 
 
@@ -131,7 +135,7 @@ class Containers:
 
     @staticmethod
     def _path(ref: str, what: str = "") -> str:
-        return f"/v1/containers/{segment(ref)}" + (f"/{what}" if what else "")
+        return f"/v1/containers/{segment(ref, 'container')}" + (f"/{what}" if what else "")
 
     async def create(self, *, image: str, **fields: Any) -> str:
         """Create and start a container; its id. ``fields`` as in POST /v1/containers."""

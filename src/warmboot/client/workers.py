@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from warmboot.client.decode import all_items, item
 from warmboot.client.nouns import file_chunks, file_size
@@ -31,7 +32,10 @@ class Workers:
 
     @staticmethod
     def _path(ref: str, *what: str) -> str:
-        return "/".join(["/v1/workers", *(segment(part) for part in (ref, *what))])
+        return "/".join(["/v1/workers", segment(ref, "worker"), *what])
+
+    def _checkpoint(self, ref: str, name: str, *what: str) -> str:
+        return self._path(ref, "checkpoints", segment(name, "checkpoint"), *what)
 
     async def create(self, *, image: str, **fields: Any) -> str:
         """Create and start a worker; its id. ``fields`` as in POST /v1/workers."""
@@ -108,7 +112,7 @@ class Workers:
         return [checkpoint async for checkpoint in found]
 
     async def checkpoint(self, ref: str, name: str) -> Checkpoint:
-        return item(Checkpoint, await self._link.get(self._path(ref, "checkpoints", name)))
+        return item(Checkpoint, await self._link.get(self._checkpoint(ref, name)))
 
     async def create_checkpoint(
         self, ref: str, name: str | None = None, *, leave_running: bool = True
@@ -120,7 +124,7 @@ class Workers:
         return item(Checkpoint, answer)
 
     async def delete_checkpoint(self, ref: str, name: str) -> None:
-        await self._link.delete(self._path(ref, "checkpoints", name))
+        await self._link.delete(self._checkpoint(ref, name))
 
     async def export_checkpoint(
         self, ref: str, name: str, destination: Path, progress: Progress | None = None
@@ -134,7 +138,7 @@ class Workers:
                 f"{destination} is a folder", resolution="name the file that is to be written"
             )
         partial = destination.with_name(f".{destination.name}.{os.getpid()}")
-        path, received = self._path(ref, "checkpoints", name, "export"), 0
+        path, received = self._checkpoint(ref, name, "export"), 0
         try:
             async with self._link.stream(path, {}, {}) as response:
                 with await asyncio.to_thread(partial.open, "wb") as file:
@@ -159,7 +163,7 @@ class Workers:
     ) -> Checkpoint:
         """Bring an archive into a worker that was created with ``start=False``."""
         size_bytes = await asyncio.to_thread(file_size, source)
-        path = f"{self._path(ref, 'checkpoints', 'import')}?name={segment(name)}"
+        path = f"{self._path(ref, 'checkpoints', 'import')}?name={quote(name, safe='')}"
         answer = await self._link.upload(path, file_chunks(source, progress), size_bytes)
         return item(Checkpoint, answer)
 

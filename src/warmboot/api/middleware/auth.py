@@ -30,7 +30,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from warmboot.api.middleware.sock_diag import Address
-from warmboot.api.problems import Forbidden, ForeignOrigin, MalformedRequest, problem_of
+from warmboot.api.problems import Forbidden, ForeignOrigin, MalformedRequest, refuse
 from warmboot.model.errors import InvalidRequest, Unauthorized, WarmbootError
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
@@ -243,14 +243,3 @@ def check_local(headers: Headers) -> None:
             details="the Origin header is not this server's own address",
             resolution="call from the server's own page or a program, or configure tokens",
         )
-
-
-async def refuse(error: WarmbootError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with a problem; a WebSocket is denied before it is accepted."""
-    if scope["type"] == "websocket" and "websocket.http.response" not in scope.get(
-        "extensions", {}
-    ):
-        await receive()
-        await send({"type": "websocket.close", "code": 1008, "reason": error.brief[:120]})
-        return
-    await problem_of(error)(scope, receive, send)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import AwareDatetime
 
-from warmboot.api.middleware.auth import refuse
+from warmboot.api.problems import refuse
 from warmboot.api.routes import sessions
 from warmboot.api.routing import (
     Labels,

@@ -23,7 +23,7 @@ from typing import Any
 from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 
-from warmboot.api.problems import clean, status_of
+from warmboot.api.problems import DoesNotFit, clean, findings, status_of
 from warmboot.api.schemas.requests import ResizeIn, StartIn
 from warmboot.api.streams import STREAM_TAGS
 from warmboot.manager.ports import Session
@@ -92,11 +92,7 @@ def _validated(model: type[Any], control: dict[str, Any]) -> Any:
     try:
         return model.model_validate(control)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InvalidRequest(
-            "the control frame does not fit its schema", details=clean(f"{where}: {first['msg']}")
-        ) from error
+        raise DoesNotFit(error.errors()) from error
 
 
 async def unless_gone(ws: WebSocket, beginning: Awaitable[Session]) -> Session:
@@ -155,7 +151,7 @@ async def _carry_input(ws: WebSocket, session: Session) -> None:
 
 async def tell_error(ws: WebSocket, error: WarmbootError) -> None:
     """The error as a last control frame, then the end."""
-    body = {**error.as_dict(), "type": "error", "status": status_of(error)}
+    body = {**error.as_dict(), **findings(error), "type": "error", "status": status_of(error)}
     await ws.send_text(json.dumps(body))
     code = CLOSE_INVALID if isinstance(error, InvalidRequest) else CLOSE_FAILED
     await ws.close(code, clean(error.brief)[:100])

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from warmboot.model.container import BootPolicy, ContainerSpec
+from warmboot.model.container import BootPolicy, ContainerSpec, PortMapping
 from warmboot.model.conventions.names import MAX_NAME_LENGTH, check_name, invent_name
 from warmboot.model.conventions.program_start import MAX_STRING_BYTES, assignments, check_size
 from warmboot.model.conventions.signals import SIGNAL_PATTERN, signal_name
@@ -176,6 +176,18 @@ class PortIn(Strict):
     protocol: Literal["tcp", "udp"] = "tcp"
 
 
+def _no_port_twice(ports: list[PortIn]) -> list[PortIn]:
+    wanted = [port.to(PortMapping) for port in ports]
+    for number, port in enumerate(wanted):
+        for earlier in wanted[:number]:
+            if port.overlaps(earlier):
+                raise ValueError(
+                    f"the host port {port.host_end} is published twice, for the container's ports "
+                    f"{earlier.container_port} and {port.container_port}"
+                )
+    return ports
+
+
 class RuntimeImageIn(Strict):
     """An image folder on the server (``path``), or bare files (``kernel`` and ``rootfs``)."""
 
@@ -278,7 +290,7 @@ class ContainerIn(Strict):
     command: Words | None = None
     entrypoint: Words | None = None
     environment: Environment
-    ports: Annotated[list[PortIn], Field(max_length=256)] = []
+    ports: Annotated[list[PortIn], Field(max_length=256), AfterValidator(_no_port_twice)] = []
     shape: ShapeIn | None = None
     boot: BootPolicy = BootPolicy.AUTO
     runtime_image_id: UUID | None = None
@@ -301,13 +313,6 @@ class ContainerIn(Strict):
     hostname: HostName = ""
     stop_signal: Signal | None = None
     stop_timeout_s: Annotated[StrictInt, Field(ge=0, le=MAX_STOP_TIMEOUT_S), OR_WHOLE] | None = None
-
-    @model_validator(mode="after")
-    def _no_port_twice(self) -> Self:
-        fixed = [(p.host_ip, p.host_port, p.protocol) for p in self.ports if p.host_port]
-        if len(fixed) != len(set(fixed)):
-            raise ValueError("a host port is published twice")
-        return self
 
     def to_model(self) -> ContainerSpec:
         check_size([*(self.entrypoint or ()), *(self.command or ())], assignments(self.environment))

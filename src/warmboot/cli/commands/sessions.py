@@ -57,7 +57,7 @@ def exec_(
     try:
         environment = parse_environment(env or (), env_file or ())
     except ValueError as error:
-        raise usage(str(error), "-e") from None
+        raise usage(str(error)) from None
     rows, columns = terminal_size(0) if tty else (None, None)
 
     async def work() -> int:

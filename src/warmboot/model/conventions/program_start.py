@@ -20,21 +20,27 @@ def assignments(environment: Mapping[str, str | None]) -> list[str]:
     return [name if value is None else f"{name}={value}" for name, value in environment.items()]
 
 
+def check_length(what: str, word: str) -> int:
+    """What ``word`` takes, in bytes; ``InvalidRequest`` if it is longer than Linux takes it."""
+    size_bytes = len(word.encode(errors="surrogateescape")) + 1
+    if size_bytes > MAX_STRING_BYTES:
+        raise InvalidRequest(
+            f"{what} is too long",
+            details=f"it has {size_bytes - 1} bytes, and Linux takes {MAX_STRING_BYTES - 1} at "
+            "most",
+            resolution="pass it in a file, or through standard input",
+        )
+    return size_bytes
+
+
 def check_size(arguments: Iterable[str], environment: Iterable[str]) -> None:
     """``InvalidRequest`` for what no Linux can start a program with."""
     used_bytes = 0
-    for what, words in (("argument", arguments), ("environment variable", environment)):
-        for number, word in enumerate(words, 1):
-            size_bytes = len(word.encode(errors="surrogateescape")) + 1
-            if size_bytes > MAX_STRING_BYTES:
-                named = f" ({word.partition('=')[0][:64]})" if what != "argument" else ""
-                raise InvalidRequest(
-                    f"{what} {number}{named} is too long",
-                    details=f"it has {size_bytes - 1} bytes, and Linux takes "
-                    f"{MAX_STRING_BYTES - 1} at most",
-                    resolution="pass it in a file, or through standard input",
-                )
-            used_bytes += size_bytes + _POINTER_BYTES
+    for number, word in enumerate(arguments, 1):
+        used_bytes += check_length(f"argument {number}", word) + _POINTER_BYTES
+    for number, word in enumerate(environment, 1):
+        named = f"environment variable {number} ({word.partition('=')[0][:64]})"
+        used_bytes += check_length(named, word) + _POINTER_BYTES
     if used_bytes > MAX_BYTES:
         raise InvalidRequest(
             "the arguments and the environment are too large together",
