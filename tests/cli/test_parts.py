@@ -96,7 +96,15 @@ def test_the_command_line_reaches_a_manager_without_the_managers_packages() -> N
     assert "http://127.0.0.1:9" in ran.stderr
 
 
-@pytest.mark.parametrize("words", [("serve",), ("doctor",), ("doctor", "--fix")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("serve",),
+        ("doctor",),
+        ("doctor", "--fix"),
+        ("runtime", "build", "--output", "/dev/null/none"),
+    ],
+)
 def test_without_the_manager_its_commands_say_how_to_get_it(words: tuple[str, ...]) -> None:
     ran = python("cli", COMMAND, *words)
     assert ran.returncode == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,7 @@ def build(
     ] = False,
 ) -> None:
     """Build a runtime image from Debian packages on this machine; needs root."""
+    drive(_find_parts())
     command = [sys.executable, "-m", "warmboot.images", "build"]
     if output is not None:
         command += ["--output", str(output)]
@@ -72,6 +74,12 @@ def build(
             except KeyboardInterrupt:
                 continue  # the builder got it too, and cleans up
     raise typer.Exit(code if code >= 0 else INTERRUPTED)
+
+
+async def _find_parts() -> None:
+    """Import what the builder needs besides: its own process would end in a traceback."""
+    for name in ("anyio", "pydantic", "zstandard"):
+        importlib.import_module(name)
 
 
 @app.command()
