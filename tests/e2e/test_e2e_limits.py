@@ -34,8 +34,8 @@ async def test_a_vmm_runs_as_a_user_of_its_managers_own_range(site: Site) -> Non
     handle = (await site.vm("somebody")).handle
     assert handle is not None
     user = Path(f"/proc/{handle.pid}").stat().st_uid
-    claims = [claim for claim in uids.CLAIMS.iterdir() if claim.read_text() == site.prefix]
-    assert [int(claim.name) < user < int(claim.name) + uids.SIZE for claim in claims] == [True]
+    ranges = [int(p.name) for p in uids.RESERVATIONS.iterdir() if p.read_text() == site.prefix]
+    assert [first < user < first + uids.SIZE for first in ranges] == [True]
 
 
 async def test_a_group_that_is_nobodys_is_swept_and_another_managers_is_not(site: Site) -> None:

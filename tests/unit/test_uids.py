@@ -20,13 +20,13 @@ def overlap(one: int, other: int) -> bool:
 
 
 def test_a_manager_that_comes_back_gets_its_own_range(tmp_path: Path) -> None:
-    first = uids.claim("wb", tmp_path, NONE)
-    uids.claim("other", tmp_path, NONE)
-    assert uids.claim("wb", tmp_path, NONE) == first
+    first = uids.reserve("wb", tmp_path, NONE)
+    uids.reserve("other", tmp_path, NONE)
+    assert uids.reserve("wb", tmp_path, NONE) == first
 
 
 def test_no_two_managers_of_a_host_share_a_user(tmp_path: Path) -> None:
-    bases = [uids.claim(f"p{number}", tmp_path, NONE) for number in range(300)]
+    bases = [uids.reserve(f"p{number}", tmp_path, NONE) for number in range(300)]
     assert not any(overlap(*pair) for pair in itertools.combinations(bases, 2))
     assert max(bases) + uids.SIZE < 1 << 31
 
@@ -38,13 +38,13 @@ def test_managers_that_start_at_once_do_not_get_the_same_range(
     monkeypatch.setattr(uids, "COUNT", managers)  # so that they want the same ones
     together = threading.Barrier(managers)
     for attempt in range(10):
-        claims = tmp_path / str(attempt)
-        claims.mkdir()
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
         bases: list[int] = []
 
-        def start(number: int, claims: Path = claims, bases: list[int] = bases) -> None:
+        def start(number: int, folder: Path = folder, bases: list[int] = bases) -> None:
             together.wait()
-            bases.append(uids.claim(f"p{number}", claims, NONE))
+            bases.append(uids.reserve(f"p{number}", folder, NONE))
 
         starting = [threading.Thread(target=start, args=(n,)) for n in range(managers)]
         for one in starting:
@@ -52,22 +52,22 @@ def test_managers_that_start_at_once_do_not_get_the_same_range(
         for one in starting:
             one.join()
         assert len(set(bases)) == managers
-        assert sorted(path.name for path in claims.iterdir()) == sorted(map(str, bases))
+        assert sorted(path.name for path in folder.iterdir()) == sorted(map(str, bases))
 
 
 def test_one_too_many_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uids, "COUNT", 2)
     for prefix in ("one", "two"):
-        uids.claim(prefix, tmp_path, NONE)
-    with pytest.raises(NetworkError, match="claimed"):
-        uids.claim("three", tmp_path, NONE)
+        uids.reserve(prefix, tmp_path, NONE)
+    with pytest.raises(NetworkError, match="taken"):
+        uids.reserve("three", tmp_path, NONE)
 
 
 def test_a_range_of_somebodys_subordinate_users_is_passed_over(tmp_path: Path) -> None:
     subordinate = tmp_path / "subuid"
-    free = uids.claim("wb", tmp_path / "one", NONE)
+    free = uids.reserve("wb", tmp_path / "one", NONE)
     subordinate.write_text(f"# nobody's\nuser:{free + 5}:10\n")
-    assert not overlap(uids.claim("wb", tmp_path / "two", subordinate), free)
+    assert not overlap(uids.reserve("wb", tmp_path / "two", subordinate), free)
 
 
 def test_a_range_has_a_user_for_every_slot() -> None:

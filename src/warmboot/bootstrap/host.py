@@ -78,7 +78,7 @@ def _hypervisor_of(settings: Settings, confinement: Confinement | None = None) -
 
 
 def _uid_base(prefix: str) -> int:
-    return uids.claim(prefix) if os.geteuid() == 0 else VMM_GID
+    return uids.reserve(prefix) if os.geteuid() == 0 else VMM_GID
 
 
 async def _network_of(settings: Settings, hypervisor: Hypervisor) -> Network | None:

@@ -1,8 +1,8 @@
 """User ids of VMMs: one range for each manager of this host, so that no two VMs share one.
 
-A range is claimed by a file that names its owner, from a first choice that follows from the prefix
-onwards. Claims last until the host is started again, when no VM runs any more: a manager that comes
-back finds its own, and one that does not is no loss among so many.
+A range is reserved by a file that names its owner, from a first choice that follows from the prefix
+onwards. Reservations last until the host is started again, when no VM runs any more: a manager that
+comes back finds its own, and one that does not is no loss among so many.
 """
 
 from __future__ import annotations
@@ -18,37 +18,39 @@ FIRST = 1_880_000_000
 
 SIZE = 100_000
 COUNT = 2_600
-CLAIMS = Path("/run/warmboot/uids")
+RESERVATIONS = Path("/run/warmboot/uids")
 _SUBORDINATE = Path("/etc/subuid")
 
 
-def claim(prefix: str, claims: Path = CLAIMS, subordinate: Path = _SUBORDINATE) -> int:
+def reserve(
+    prefix: str, reservations: Path = RESERVATIONS, subordinate: Path = _SUBORDINATE
+) -> int:
     """The first uid of the range of the manager with this prefix. Blocks; ``NetworkError``."""
     try:
-        claims.mkdir(mode=0o755, parents=True, exist_ok=True)
+        reservations.mkdir(mode=0o755, parents=True, exist_ok=True)
         taken = _ranges(subordinate)
         first_choice = zlib.crc32(prefix.encode())
         for step in range(COUNT):
             base = FIRST + (first_choice + step) % COUNT * SIZE
             if any(start < base + SIZE and base < end for start, end in taken):
                 continue
-            if _owner(claims / str(base), prefix) == prefix:
+            if _owner(reservations / str(base), prefix) == prefix:
                 return base
     except OSError as error:
         raise NetworkError(
-            "no users for VMs could be claimed",
+            "no users for VMs could be reserved",
             details=str(error),
-            resolution=f"check whether {claims} is writable",
+            resolution=f"check whether {reservations} is writable",
         ) from error
     raise NetworkError(
-        "all ranges of users for VMs are claimed",
-        resolution=f"remove the files in {claims} of managers that no longer exist",
+        "all ranges of users for VMs are taken",
+        resolution=f"remove the files in {reservations} of managers that no longer exist",
     )
 
 
 def _owner(path: Path, prefix: str) -> str:
     """Who has the range; ``prefix``, if nobody had it until now."""
-    # Linked in whole: nobody ever reads a claim that is half written.
+    # Linked in whole: nobody ever reads a file that is half written.
     draft = path.with_name(f".{prefix}-{os.getpid()}")
     draft.write_text(prefix)
     try:
