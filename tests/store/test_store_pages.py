@@ -17,7 +17,7 @@ from tests.support.databases import new_store
 
 from warmboot.model.checkpoint import Checkpoint, CheckpointState, Versions
 from warmboot.model.container import Container, ContainerState
-from warmboot.model.conventions.pages import EVERYTHING, Page, PageRequest, Position
+from warmboot.model.conventions.pages import Page, PageRequest, Position
 from warmboot.model.runtime_snapshot import SnapshotState
 from warmboot.model.worker import Worker, WorkerSpec, WorkerState
 from warmboot.store import Store
@@ -97,7 +97,7 @@ async def filled(store: Store, random: Random) -> dict[str, tuple[Read, Sequence
 @pytest.mark.parametrize("seed", range(3))
 async def test_parts_of_any_size_make_up_the_list(store: Store, seed: int) -> None:
     for read, expected in (await filled(store, Random(seed))).values():
-        whole = await read(EVERYTHING)
+        whole = await read(PageRequest())
         assert [thing.id for thing in whole.things] == expected
         assert whole.last is None
         for limit in range(1, len(expected) + 2):
@@ -145,7 +145,7 @@ async def test_parts_are_of_what_is_wanted(store: Store) -> None:
 
     assert await names(lambda one: one.name > "c-06") == ["c-11", "c-10", "c-08", "c-07"]
     assert await names(lambda _: False) == []
-    ready = await store.pages.snapshots(EVERYTHING, {SnapshotState.READY}, image.id)
+    ready = await store.pages.snapshots(PageRequest(), {SnapshotState.READY}, image.id)
     assert len(ready.things) == 6
 
 

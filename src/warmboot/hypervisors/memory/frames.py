@@ -155,17 +155,6 @@ class Frames:
             raise damaged(self.path, f"frame {number} has {len(plain)} bytes instead of {length}")
         return plain
 
-    def read_range(self, start: int, length: int) -> bytes:
-        """Any part of memory, as far as there is any."""
-        end = min(start + length, self.plain_bytes)
-        parts = []
-        while start < end:
-            number, at = divmod(start, FRAME_BYTES)
-            part = self.read(number)[at : at + end - start]
-            parts.append(part)
-            start += len(part)
-        return b"".join(parts)
-
     def _pread(self, offset: int, length: int) -> bytes:
         try:
             content = os.pread(self._file, length, offset)

@@ -35,6 +35,3 @@ class Page(Generic[T]):
 
     things: tuple[T, ...]
     last: Position | None = None
-
-
-EVERYTHING = PageRequest()
