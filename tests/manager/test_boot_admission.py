@@ -9,7 +9,7 @@ import pytest
 from tests.support.managers import Lab
 
 from warmboot.bootstrap import service
-from warmboot.manager.core.admission import Admission
+from warmboot.manager.core.admission import BootAdmission
 from warmboot.manager.ports import Until
 from warmboot.model.container import BootMethod
 
@@ -19,8 +19,8 @@ A_LONG_TIME_S = 60.0
 async def test_all_have_their_docker_before_the_first_gets_its_image(
     place: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    admission = partial(Admission, wait_timeout_s=A_LONG_TIME_S)
-    monkeypatch.setattr(service, "Admission", lambda _: admission(2))
+    admission = partial(BootAdmission, wait_timeout_s=A_LONG_TIME_S)
+    monkeypatch.setattr(service, "BootAdmission", lambda _: admission(2))
     async with place.manager(standby_vms=0) as manager:
         await manager.snapshot()
         names = [f"web{number}" for number in range(4)]

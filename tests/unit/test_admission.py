@@ -1,4 +1,4 @@
-"""Admission: who goes first, and that nobody waits for ever."""
+"""BootAdmission: who goes first, and that nobody waits for ever."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from warmboot.manager.core.admission import Admission
+from warmboot.manager.core.admission import BootAdmission
 
 FOR_EVER_S = 3600.0
 
@@ -15,7 +15,7 @@ FOR_EVER_S = 3600.0
 class Boots:
     """Boots that are admitted and go on when they are told to: prepare, run, over."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: BootAdmission) -> None:
         self._admission = admission
         self.said: list[str] = []
         self._steps: dict[str, asyncio.Semaphore] = {}
@@ -53,7 +53,7 @@ async def settled() -> None:
 
 
 async def test_one_is_prepared_while_the_guest_of_the_one_before_is_at_work() -> None:
-    boots = Boots(Admission(1, FOR_EVER_S))
+    boots = Boots(BootAdmission(1, FOR_EVER_S))
     await boots.ask("a", "b", "c")
     assert boots.said == ["a is prepared"]
     await boots.go_on("a")
@@ -65,7 +65,7 @@ async def test_one_is_prepared_while_the_guest_of_the_one_before_is_at_work() ->
 
 
 async def test_as_many_guests_run_as_may() -> None:
-    boots = Boots(Admission(2, FOR_EVER_S))
+    boots = Boots(BootAdmission(2, FOR_EVER_S))
     await boots.ask("a", "b", "c")
     await boots.go_on("a", "b", "c")
     assert [said for said in boots.said if "runs" in said] == ["a runs", "b runs"]
@@ -74,7 +74,7 @@ async def test_as_many_guests_run_as_may() -> None:
 
 
 async def test_what_comes_after_a_boot_lets_waiting_boots_pass() -> None:
-    admission = Admission(1, FOR_EVER_S)
+    admission = BootAdmission(1, FOR_EVER_S)
     boots = Boots(admission)
     await boots.ask("a", "b")
     later = asyncio.create_task(admission.after_boots())
@@ -86,7 +86,7 @@ async def test_what_comes_after_a_boot_lets_waiting_boots_pass() -> None:
 
 
 async def test_nobody_waits_for_ever_behind_one_that_hangs() -> None:
-    admission = Admission(1, wait_timeout_s=0.01)
+    admission = BootAdmission(1, wait_timeout_s=0.01)
     boots = Boots(admission)
     await boots.ask("hangs")
     await asyncio.wait_for(admission.boot().prepare(), FOR_EVER_S)
@@ -98,7 +98,7 @@ async def test_nobody_waits_for_ever_behind_one_that_hangs() -> None:
 
 
 async def test_who_had_no_turn_gives_none_back() -> None:
-    admission = Admission(1, wait_timeout_s=0.01)
+    admission = BootAdmission(1, wait_timeout_s=0.01)
     first, second, third = admission.boot(), admission.boot(), admission.boot()
     await first.prepare()
     await first.run()
@@ -113,7 +113,7 @@ async def test_who_had_no_turn_gives_none_back() -> None:
 
 
 async def test_a_cancelled_wait_leaves_the_turn_to_the_next() -> None:
-    admission = Admission(1, FOR_EVER_S)
+    admission = BootAdmission(1, FOR_EVER_S)
     boots = Boots(admission)
     await boots.ask("a")
     gone = admission.boot()
@@ -129,7 +129,7 @@ async def test_a_cancelled_wait_leaves_the_turn_to_the_next() -> None:
 
 
 async def test_over_may_be_said_at_any_time_and_again() -> None:
-    admission = Admission(1, FOR_EVER_S)
+    admission = BootAdmission(1, FOR_EVER_S)
     for steps in range(4):
         ticket = admission.boot()
         for step in (ticket.prepare, ticket.run, ticket.run)[:steps]:
@@ -142,7 +142,7 @@ async def test_over_may_be_said_at_any_time_and_again() -> None:
 
 
 async def test_one_that_stepped_aside_comes_back() -> None:
-    admission = Admission(1, FOR_EVER_S)
+    admission = BootAdmission(1, FOR_EVER_S)
     aside, other = admission.boot(), admission.boot()
     await aside.prepare()
     aside.booted()
@@ -157,7 +157,7 @@ async def test_one_that_stepped_aside_comes_back() -> None:
 
 
 async def test_it_is_quiet_when_nobody_waits_for_a_container_any_more() -> None:
-    admission = Admission(1, FOR_EVER_S)
+    admission = BootAdmission(1, FOR_EVER_S)
     first, second = admission.boot(), admission.boot()
     await first.prepare()
     first.booted()
@@ -173,7 +173,7 @@ async def test_it_is_quiet_when_nobody_waits_for_a_container_any_more() -> None:
 
 
 async def test_work_on_files_is_done_one_after_the_other_and_behind_boots() -> None:
-    admission = Admission(1, FOR_EVER_S)
+    admission = BootAdmission(1, FOR_EVER_S)
     said: list[str] = []
     go_on = asyncio.Semaphore(0)
 
@@ -198,7 +198,7 @@ async def test_work_on_files_is_done_one_after_the_other_and_behind_boots() -> N
 
 
 async def test_work_on_files_does_not_wait_for_ever_behind_a_boot_that_hangs() -> None:
-    admission = Admission(1, wait_timeout_s=0.01)
+    admission = BootAdmission(1, wait_timeout_s=0.01)
     await admission.boot().prepare()
     async with admission.background(uuid4()):
         pass

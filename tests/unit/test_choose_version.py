@@ -113,7 +113,7 @@ def test_each_is_drawn_as_often_as_its_weight_is_a_part_of_all(
 def test_every_version_comes_to_its_turn_when_the_others_fail(
     versions: list[RuntimeSnapshot], draw: float
 ) -> None:
-    """Those with weight first; then those that stand by, the newest first."""
+    """Those with weight first; then the spares, the newest first."""
     tried: list[RuntimeSnapshot] = []
     while True:
         ids = [one.id for one in tried]

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from warmboot.host.agent import HostAgent
-from warmboot.manager.core.admission import Admission
+from warmboot.manager.core.admission import BootAdmission
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.reconcile_failures import ReconcileFailures
 from warmboot.manager.core.saga import SagaRunner
@@ -28,5 +28,5 @@ class Core:
     tasks: Tasks
     reconcile_failures: ReconcileFailures
     uploads: Uploads
-    admission: Admission
+    admission: BootAdmission
     attention: asyncio.Event = field(default_factory=asyncio.Event)

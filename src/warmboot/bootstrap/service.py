@@ -29,7 +29,7 @@ from warmboot.bootstrap.workers import WorkerParts, wire_workers, worker_checks
 from warmboot.host.agent import HostAgent
 from warmboot.manager import doctor
 from warmboot.manager.check_storage_owner import check_storage_owner
-from warmboot.manager.core.admission import Admission
+from warmboot.manager.core.admission import BootAdmission
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.reconcile_failures import ReconcileFailures
@@ -85,7 +85,7 @@ async def _running(settings: Settings, hook: Hook | None = None) -> AsyncIterato
             Tasks(),
             ReconcileFailures(),
             Uploads(host.storage),
-            Admission(max(1, (os.cpu_count() or 1) // 2)),
+            BootAdmission(max(1, (os.cpu_count() or 1) // 2)),
         )
         core.events.observe(core.reconcile_failures.on_event)
         async with wire_workers(core) as workers:

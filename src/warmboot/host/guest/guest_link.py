@@ -35,8 +35,8 @@ from warmboot.model.vm import GuestAddress
 AGENT_PORT = 1024
 ENTROPY_BYTES = 64
 RETRY_INTERVAL_S = 0.02
-STANDBY_KEEP_ALIVE_S = 3600.0
-"""How long a VM may stand by, paused, and be met on the connection that it had."""
+POOLED_KEEP_ALIVE_S = 3600.0
+"""How long a VM may be in the warm pool, paused, and be met on the connection that it had."""
 
 PULSE_TIMEOUT_S = 300.0
 """The most for a connection that only asks whether there is somebody."""
@@ -85,7 +85,7 @@ class GuestLink:
         self._address = address
         # Apart from Docker's: a connection that the agent has handed to Docker stays there.
         self._session = aiohttp.ClientSession(
-            connector=GuestConnector(address, STANDBY_KEEP_ALIVE_S, CONNECT_TIMEOUT_S, MOST_CALLS),
+            connector=GuestConnector(address, POOLED_KEEP_ALIVE_S, CONNECT_TIMEOUT_S, MOST_CALLS),
             trace_configs=[_telling_when_sent()],
         )
         self.docker = self._docker()
@@ -101,7 +101,7 @@ class GuestLink:
     @cached_property
     def _pulse(self) -> aiohttp.ClientSession:
         """Its connection may take as long as a call has: a busy guest takes seconds for it."""
-        connector = GuestConnector(self._address, STANDBY_KEEP_ALIVE_S, PULSE_TIMEOUT_S, 1)
+        connector = GuestConnector(self._address, POOLED_KEEP_ALIVE_S, PULSE_TIMEOUT_S, 1)
         return aiohttp.ClientSession(connector=connector)
 
     async def close(self) -> None:

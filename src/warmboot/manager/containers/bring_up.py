@@ -24,7 +24,7 @@ from warmboot.manager.containers.archives import ArchiveFiles
 from warmboot.manager.containers.first_attach import FirstAttach
 from warmboot.manager.containers.pull_progress import PullProgress
 from warmboot.manager.containers.warm_boot import WarmBoot, Warmed
-from warmboot.manager.core.admission import Admission, BootTicket
+from warmboot.manager.core.admission import BootAdmission, BootTicket
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.retry_until_stored import retry_until_stored, store_state
 from warmboot.manager.core.stopwatch import Stopwatch
@@ -72,7 +72,7 @@ class BringUp:
         events: EventLog,
         boot: BootVm,
         prepare: PrepareImage,
-        admission: Admission,
+        admission: BootAdmission,
         warm: WarmBoot,
         health: SnapshotHealth,
         demand: WatchDemand,

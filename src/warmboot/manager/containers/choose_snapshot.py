@@ -1,7 +1,7 @@
 """Chooses the snapshot of a boot, or the reason for a cold one: a pure function.
 
 Several versions of one shape may be ready. One of them is drawn, each as often as its weight is a
-part of all weights. A version of weight 0 is a stand-by: it is taken only when no other is left
+part of all weights. A version of weight 0 is a spare: it is taken only when no other is left
 that has weight, and of several such the newest. So with all weights 0 the newest serves.
 """
 

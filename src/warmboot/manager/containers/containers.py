@@ -30,7 +30,7 @@ from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
 from warmboot.manager.containers.removed_containers import RemovedContainers
 from warmboot.manager.containers.start_again import StartAgain
 from warmboot.manager.containers.watch_container import WatchContainer
-from warmboot.manager.core.admission import Admission
+from warmboot.manager.core.admission import BootAdmission
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.stopwatch import Stopwatch
@@ -63,7 +63,7 @@ class Containers:
         events: EventLog,
         tasks: Tasks,
         bring_up: BringUp,
-        admission: Admission,
+        admission: BootAdmission,
         watch: WatchContainer,
         archives: ArchiveFiles,
         garbage: CollectGarbage,

@@ -31,7 +31,7 @@ from uuid import UUID
 WAIT_TIMEOUT_S = 1.0
 
 
-class Admission:
+class BootAdmission:
     """``most``: how many guests are booted at once."""
 
     def __init__(self, most: int, wait_timeout_s: float = WAIT_TIMEOUT_S) -> None:
@@ -89,7 +89,7 @@ class Admission:
 class BootTicket:
     """One boot's. The methods are called in their order; any may be left out, or called again."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: BootAdmission) -> None:
         self._admission = admission
         self._boots = self._prepares = self._runs = False
         self._waits = True

@@ -13,7 +13,7 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import HostAgent
-from warmboot.manager.core.admission import Admission
+from warmboot.manager.core.admission import BootAdmission
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.snapshots.choose_form import CHECKED_AT
@@ -34,7 +34,7 @@ class CheckIntegrity:
         host: HostAgent,
         events: EventLog,
         health: SnapshotHealth,
-        admission: Admission,
+        admission: BootAdmission,
     ) -> None:
         self._store = store
         self._host = host

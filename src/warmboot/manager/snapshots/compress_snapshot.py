@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import HostAgent
-from warmboot.manager.core.admission import Admission
+from warmboot.manager.core.admission import BootAdmission
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.saga import Saga, SagaRunner, Step
 from warmboot.manager.core.tasks import Tasks
@@ -58,7 +58,7 @@ class CompressSnapshot:
         events: EventLog,
         tasks: Tasks,
         health: SnapshotHealth,
-        admission: Admission,
+        admission: BootAdmission,
     ) -> None:
         self._store = store
         self._host = host

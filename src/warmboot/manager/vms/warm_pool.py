@@ -20,7 +20,7 @@ from uuid import UUID
 from warmboot.host.agent import HostAgent
 from warmboot.host.network import Slot
 from warmboot.host.vm.vm_files import snapshot_disks
-from warmboot.manager.core.admission import Admission
+from warmboot.manager.core.admission import BootAdmission
 from warmboot.manager.core.background import LONGEST_PAUSE_S, Failed, Work, one_round
 from warmboot.model.journal.event import Event
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
@@ -50,7 +50,7 @@ class WarmPool:
         self,
         store: Store,
         host: HostAgent,
-        admission: Admission,
+        admission: BootAdmission,
         most: int | Literal["auto"],
         shape: Shape,
         failed: Failed,
