@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.support.docker_ways import WAYS, client_by
 from tests.support.dockerd import PrivateDockerd
+from tests.support.image_names import check_names
 from tests.support.images import shell_image
 
 from warmboot.docker.client import DockerClient
@@ -88,6 +89,10 @@ async def test_what_cannot_be_begun_is_told(client: DockerClient) -> None:
             await client.start(container)
     finally:
         await client.remove(container)
+
+
+async def test_an_image_has_as_many_names_as_it_is_given(client: DockerClient) -> None:
+    await check_names(client)  # as the simulated engine
 
 
 async def test_an_image_that_cannot_be_pulled_is_told(client: DockerClient) -> None:

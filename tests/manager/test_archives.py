@@ -10,10 +10,12 @@ import pytest
 from tests.support.archives import packed
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
+from tests.support.registry import Image, untagged
 
+from warmboot.docker.tiny_image import image_archive
 from warmboot.manager.ports import Until
 from warmboot.model.container import ContainerState
-from warmboot.model.errors import InvalidRequest, NotFound
+from warmboot.model.errors import ImageNotFound, InvalidRequest, NotFound
 
 
 def docker_archive(name: str, command: list[str]) -> bytes:
@@ -66,16 +68,33 @@ async def test_an_image_comes_from_an_archive(manager: Manager, content: bytes) 
     assert await manager.output("web") == b"from the archive\n"
 
 
-async def test_an_archive_without_the_image_is_an_error_that_says_what_it_has(
-    manager: Manager,
+@pytest.mark.parametrize("kind", ["docker-save-untagged", "oci", "oci-untagged"])
+async def test_the_only_image_of_an_archive_has_the_name_that_is_asked_for(
+    manager: Manager, kind: str
 ) -> None:
-    two = [{"Config": "c.json", "RepoTags": ["a:1", "b:1"], "Layers": []}]
-    content = packed({"c.json": b"{}", "manifest.json": json.dumps(two).encode()})
+    saved = image_archive("app:1", {"app": b"x"}, {}, ["echo", "from the archive"])
+    content = {
+        "docker-save-untagged": lambda: untagged(saved),
+        "oci": lambda: Image.of(saved).oci_layout("app:1"),
+        "oci-untagged": lambda: Image.of(saved).oci_layout(None),
+    }[kind]()
     archive_id = await manager.services.archives.upload(chunks_of(content))
-    container = await manager.run(image="app:1", archive=archive_id)
-    assert container.state is ContainerState.FAILED
-    assert container.error is not None
-    assert "a:1, b:1" in container.error["details"]
+    for name in ("app:1", "other/name:2"):
+        container = await manager.run("only", image=name, archive=archive_id, command=None)
+        assert container.state is not ContainerState.FAILED, container.error
+        await manager.wait("only", Until.EXITED)
+        assert await manager.output("only") == b"from the archive\n"
+        await manager.containers.delete("only")
+
+
+async def test_an_image_that_an_archive_lacks_is_refused_with_what_it_has(manager: Manager) -> None:
+    two = [{"Config": f"{name}.json", "RepoTags": [f"{name}:1"], "Layers": []} for name in "ab"]
+    configs = {f"{name}.json": json.dumps({"config": {"Cmd": [name]}}).encode() for name in "ab"}
+    content = packed({**configs, "manifest.json": json.dumps(two).encode()})
+    archive_id = await manager.services.archives.upload(chunks_of(content))
+    with pytest.raises(ImageNotFound) as refused:
+        await manager.create(image="app:1", archive=archive_id)
+    assert "a:1, b:1" in (refused.value.details or "")
 
 
 async def test_an_unknown_archive_is_refused(manager: Manager) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import aiodocker
 import pytest
-from tests.support.simulated import booted, docker, run
+from tests.support.image_names import check_names
+from tests.support.simulated import IDENTITY, booted, docker, linked, run
 
 
 async def test_a_container_exits_with_its_code_and_logs(tmp_path: Path) -> None:
@@ -150,3 +151,9 @@ async def test_an_archive_is_loaded_with_its_names(tmp_path: Path) -> None:
         with pytest.raises(aiodocker.DockerError) as damaged:
             await client.images.import_image(b"no archive")
         assert damaged.value.status == 400
+
+
+async def test_an_image_has_as_many_names_as_it_is_given(tmp_path: Path) -> None:
+    async with booted(tmp_path) as vm, linked(vm) as link:
+        await link.claim(IDENTITY, timeout_s=60)
+        await check_names(link.docker)

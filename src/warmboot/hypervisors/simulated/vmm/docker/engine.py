@@ -9,6 +9,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from warmboot.guest.docker import PROBE
 from warmboot.hypervisors.simulated.vmm.docker import render, streams
@@ -50,6 +51,7 @@ class Engine:
             ("POST", r"images/load", self._load_images),
             ("GET", r"images/json", self._list_images),
             ("GET", r"images/(.+)/json", self._inspect_image),
+            ("POST", r"images/(.+)/tag", self._tag_image),
             ("DELETE", r"images/(.+)", self._remove_image),
             ("POST", r"containers/create", self._create),
             ("GET", r"containers/json", self._list),
@@ -96,7 +98,7 @@ class Engine:
 
     async def _info(self, request: Request, _: str) -> Answer:
         containers = self._containers.list(everything=True)
-        return Response(json=render.info(self._machine, containers, len(self._images.list())))
+        return Response(json=render.info(self._machine, containers, len(self._images.all())))
 
     async def _stream_events(self, request: Request, _: str) -> Answer:
         return Streaming(self._events.stream(request.query))
@@ -119,14 +121,22 @@ class Engine:
             return Streaming(await self._images.load(Path(file.name)))
 
     async def _list_images(self, request: Request, _: str) -> Answer:
-        return Response(json=[render.image(image) for image in self._images.list()])
+        return Response(json=[self._rendered(image) for image in self._images.all()])
 
     async def _inspect_image(self, request: Request, name: str) -> Answer:
-        return Response(json=render.image(self._images.find(name)))
+        return Response(json=self._rendered(self._images.find(name)))
+
+    def _rendered(self, image: dict[str, Any]) -> dict[str, Any]:
+        return render.image(image, self._images.names(image["id"]))
+
+    async def _tag_image(self, request: Request, name: str) -> Answer:
+        self._images.tag(name, request.query.get("repo", ""), request.query.get("tag", ""))
+        return Response(201)
 
     async def _remove_image(self, request: Request, name: str) -> Answer:
-        image = self._images.remove(name)
-        return Response(json=[{"Untagged": image["name"]}, {"Deleted": image["id"]}])
+        untagged, deleted = self._images.remove(name)
+        told = [{"Untagged": one} for one in untagged]
+        return Response(json=told + ([{"Deleted": deleted}] if deleted else []))
 
     # Containers
 

@@ -1,5 +1,8 @@
 """Images of the simulated Docker: names without content, pulled from registries that never are.
 
+A record is one name of an image; several names may have the same id, and an image without a name
+has one record, under its id.
+
 ``missing/…`` is a repository that does not exist, the tag ``missing`` one that it does not have;
 ``silent.invalid/…`` takes the request and says nothing, ``stalled.invalid`` falls silent on its
 way, ``failing.invalid`` has its layer asked for again and again, ``slow.invalid`` gets there; every
@@ -11,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +40,14 @@ class Images:
         self._events = events
         self._records: dict[str, Record] = machine.ram["images"]
 
-    def list(self) -> list[Record]:
-        return list(self._records.values())
+    def all(self) -> list[Record]:
+        """One record of each image."""
+        return list({record["id"]: record for record in self._records.values()}.values())
+
+    def names(self, image_id: str) -> list[str]:
+        """All that an image is called."""
+        named = self._records.values()
+        return [record["name"] for record in named if record["id"] == image_id and record["name"]]
 
     def find(self, reference: str) -> Record:
         """By name or id; 404 as Docker words it."""
@@ -52,11 +61,33 @@ class Images:
                 return record
         raise HttpError(404, f"No such image: {full_name(reference)}")
 
-    def remove(self, reference: str) -> Record:
+    def remove(self, reference: str) -> tuple[list[str], str | None]:
+        """The names that are gone, and the id if the image is, too."""
         record = self.find(reference)
-        del self._records[record["name"]]
-        self._events.emit("image", "delete", record["id"], {"name": record["name"]})
-        return record
+        image_id, names = record["id"], self.names(record["id"])
+        by_name = full_name(reference) in self._records
+        if len(names) > 1 and not by_name:
+            raise HttpError(
+                409,
+                f"conflict: unable to delete {image_id[7:19]} (must be forced) - image is "
+                "referenced in multiple repositories",
+            )
+        del self._records[record["name"] or image_id]
+        self._events.emit("image", "untag", image_id, {"name": record["name"]})
+        gone = [record["name"]] if record["name"] else []
+        if len(names) > 1:
+            return gone, None
+        self._events.emit("image", "delete", image_id, {"name": record["name"]})
+        return gone, image_id
+
+    def tag(self, reference: str, repository: str, tag: str) -> None:
+        """Another name for an image; the name may have been another image's."""
+        if not repository or repository != repository.lower():
+            raise HttpError(400, f"invalid reference format: {repository!r}")
+        record = self.find(reference)
+        name = f"{repository}:{tag or 'latest'}"
+        self._put(record["id"], name, record["config"])
+        self._events.emit("image", "tag", record["id"], {"name": name})
 
     async def pull(self, repository: str, tag: str) -> AsyncIterator[bytes]:
         """Check that it can be pulled, then return the progress as JSON lines."""
@@ -127,18 +158,29 @@ class Images:
 
     def add(self, reference: str, config: Record) -> Record:
         digest = hashlib.sha256(reference.encode()).hexdigest()
-        name = full_name(reference)
-        record: Record = {"id": f"sha256:{digest}", "name": name, "config": config}
-        self._records[name] = record
+        return self._put(f"sha256:{digest}", full_name(reference), config)
+
+    def _put(self, image_id: str, name: str, config: Record) -> Record:
+        """``name`` is of that image from now on; one that has lost its last name keeps its id."""
+        record: Record = {"id": image_id, "name": name, "config": config}
+        before = self._records.pop(name, None)
+        if name:
+            self._records.pop(image_id, None)
+        if name or not self.names(image_id):
+            self._records[name or image_id] = record
+        if before is not None and not self.names(before["id"]):
+            self._records[before["id"]] = before | {"name": ""}
         return record
 
     async def load(self, archive: Path) -> AsyncIterator[bytes]:
         """Register the images of a ``docker save`` or OCI archive; HTTP 400 if it is neither."""
-        found = await asyncio.to_thread(_read_archive, archive)
-        for reference, config in found:
-            self.add(reference, config)
-            self._events.emit("image", "load", reference, {"name": reference})
-        return _lines([{"stream": f"Loaded image: {name}\n"} for name, _ in found])
+        told = []
+        for image_id, name, config in await asyncio.to_thread(_read_archive, archive):
+            named = full_name(name) if name else ""
+            self._put(image_id, named, config)
+            self._events.emit("image", "load", image_id, {"name": named or image_id})
+            told.append(f"Loaded image: {named}" if named else f"Loaded image ID: {image_id}")
+        return _lines([{"stream": f"{line}\n"} for line in told])
 
 
 async def _lines(values: list[Record]) -> AsyncIterator[bytes]:
@@ -150,46 +192,50 @@ def _line(**values: Any) -> bytes:
     return json.dumps(values).encode() + b"\r\n"
 
 
-def _read_archive(path: Path) -> list[tuple[str, Record]]:
+Found = tuple[str, str, Record]
+"""An image's id (its configuration's sum), one name of it or none, and the configuration."""
+
+
+def _read_archive(path: Path) -> list[Found]:
     import tarfile  # seldom needed, and slow to load
 
     try:
         with tarfile.open(path) as archive:
             names = set(archive.getnames())
             if "manifest.json" in names:
-                return _read_docker_archive(archive)
+                return list(_docker_images(archive))
             if "index.json" in names:
-                return _read_oci_archive(archive)
+                return list(_oci_images(archive))
     except (tarfile.TarError, ValueError, KeyError, TypeError, EOFError) as error:
         raise HttpError(400, f"archive/tar: invalid tar header: {error}") from error
     raise HttpError(400, "invalid archive: it has neither manifest.json nor index.json")
 
 
-def _read_json(archive: tarfile.TarFile, name: str) -> Any:
+def _read(archive: tarfile.TarFile, name: str) -> bytes:
     file = archive.extractfile(name)
-    return json.load(file) if file is not None else {}
+    return file.read() if file is not None else b"{}"
 
 
-def _read_docker_archive(archive: tarfile.TarFile) -> list[tuple[str, Record]]:
-    found: list[tuple[str, Record]] = []
-    for entry in _read_json(archive, "manifest.json"):
-        config = _read_json(archive, entry["Config"]).get("config") or {}
-        for name in entry.get("RepoTags") or [entry["Config"].partition(".")[0]]:
-            found.append((name, config))
-    return found
+def _docker_images(archive: tarfile.TarFile) -> Iterator[Found]:
+    for entry in json.loads(_read(archive, "manifest.json")):
+        yield from _named(_read(archive, entry["Config"]), entry.get("RepoTags") or [""])
 
 
-def _read_oci_archive(archive: tarfile.TarFile) -> list[tuple[str, Record]]:
-    found: list[tuple[str, Record]] = []
-    for entry in _read_json(archive, "index.json")["manifests"]:
+def _oci_images(archive: tarfile.TarFile) -> Iterator[Found]:
+    for entry in json.loads(_read(archive, "index.json"))["manifests"]:
         notes = entry.get("annotations") or {}
         name = notes.get("io.containerd.image.name") or notes.get(
-            "org.opencontainers.image.ref.name", entry["digest"]
+            "org.opencontainers.image.ref.name", ""
         )
-        manifest = _read_json(archive, _blob(entry["digest"]))
-        config = _read_json(archive, _blob(manifest["config"]["digest"])).get("config") or {}
-        found.append((name, config))
-    return found
+        manifest = json.loads(_read(archive, _blob(entry["digest"])))
+        yield from _named(_read(archive, _blob(manifest["config"]["digest"])), [name])
+
+
+def _named(content: bytes, names: list[str]) -> Iterator[Found]:
+    image_id = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    config = json.loads(content).get("config") or {}
+    for name in names:
+        yield image_id, name, config
 
 
 def _blob(digest: str) -> str:

@@ -47,11 +47,11 @@ def info(machine: Machine, containers: Sequence[Record], images: int) -> Record:
     }
 
 
-def image(record: Record) -> Record:
+def image(record: Record, names: list[str]) -> Record:
     return {
         "Id": record["id"],
-        "RepoTags": [record["name"]],
-        "RepoDigests": [f"{record['name'].rpartition(':')[0]}@{record['id']}"],
+        "RepoTags": names,
+        "RepoDigests": [f"{name.rpartition(':')[0]}@{record['id']}" for name in names],
         "Created": "2026-01-01T00:00:00Z",
         "Size": 1_000_000,
         "Os": "linux",
