@@ -57,6 +57,7 @@ async def _bench(
     """A manager with ``standby`` VMs that stand by, and a snapshot; everything touched once."""
     state = state_root()
     settings = {"MANAGER_AUTO_REBUILD": "false", "MANAGER_STANDBY_VMS": standby}
+    progress.tell(f"starting a manager and filling its warm pool of {standby}")
     async with (
         manager(
             state / "bench", prefix="wbbench", subnet="198.19.176.0/20", settings=settings
