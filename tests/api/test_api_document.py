@@ -12,6 +12,8 @@ import pytest
 from tests.api.conftest import Peers, http_to
 from tests.support.fake_services import FakeServices
 from typing_extensions import override
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from warmboot.api import create_app
 from warmboot.api.schemas.descriptions import FIELDS
@@ -66,6 +68,9 @@ def test_what_is_described_exists() -> None:
         ("/v1/containers?al=true", "there is no such parameter here; there are all"),
         ("/v1/info?all=true", "there is no such parameter here; there are none"),
         ("/v1/containers/c/logs?tial=3&x=1", "query.tial: there is no such parameter here"),
+        ("/metrics?name=x", "there is no such parameter here; there are none"),
+        ("/openapi.json?v=1", "there is no such parameter here; there are none"),
+        ("/docs?v=1", "there is no such parameter here; there are none"),
     ],
 )
 async def test_an_unknown_parameter_is_refused(
@@ -76,8 +81,38 @@ async def test_an_unknown_parameter_is_refused(
     assert answer.json()["detail"].startswith(detail)
 
 
-async def test_a_probe_may_send_what_it_likes(http: httpx.AsyncClient) -> None:
-    assert (await http.get("/healthz?now=1")).status_code == 200
+@pytest.mark.parametrize("twice", ["all=true&all=false", "limit=1&limit=1", "name=a&x&name=b"])
+async def test_a_parameter_that_is_given_twice_is_refused(
+    http: httpx.AsyncClient, twice: str
+) -> None:
+    answer = await http.get(f"/v1/containers?{twice}")
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0] == {
+        "field": f"query.{twice.partition('=')[0]}",
+        "message": "it is given 2 times, and may be given once",
+    }
+
+
+async def test_a_parameter_that_may_be_given_often_may_be_so(http: httpx.AsyncClient) -> None:
+    for often in ("label=a&label=b", "state=exited&state=failed"):
+        assert (await http.get(f"/v1/containers?{often}")).status_code == 200
+
+
+async def test_a_session_with_an_unknown_parameter_is_refused(url: str) -> None:
+    for query in ("loggs=false", "logs=true&logs=false"):
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(f"{url.replace('http', 'ws')}/v1/containers/c/attach?{query}", proxy=None)
+        assert refused.value.response.status_code == 422
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_a_probe_may_send_what_it_likes(http: httpx.AsyncClient, path: str) -> None:
+    assert (await http.get(f"{path}?now=1&now=2")).status_code == 200
+
+
+async def test_the_document_is_served(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/openapi.json")).json() == DOCUMENT
+    assert (await http.head("/openapi.json")).status_code == 200
 
 
 # -- /docs -----------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ from warmboot.api.routes import (
     usage,
     workers,
 )
-from warmboot.api.routing import refuse_unknown_parameters
+from warmboot.api.routing import check_parameters
 from warmboot.manager.ports import Services
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -81,6 +81,7 @@ def create_app(
         version=__version__,
         description="Containers in microVMs that start warm.",
         docs_url=None,
+        openapi_url=None,  # ``install_openapi`` serves it
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
@@ -91,7 +92,7 @@ def create_app(
     app.state.registry = registry
     app.state.routes = [route for router in ROUTERS for route in router.routes]
     for router in ROUTERS:
-        app.include_router(router, dependencies=[Depends(refuse_unknown_parameters)])
+        app.include_router(router, dependencies=[Depends(check_parameters)])
     install_handlers(app)
     install_openapi(app, tokens=bool(tokens))
     install_reference(app)

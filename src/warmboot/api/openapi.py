@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse
 from pydantic.json_schema import models_json_schema
 
 from warmboot.api.middleware.auth import OPEN_PATHS
 from warmboot.api.problems import MEDIA_TYPE
+from warmboot.api.routing import check_parameters
 from warmboot.api.schemas.descriptions import described
 from warmboot.api.schemas.responses import Problem
 
@@ -75,7 +77,7 @@ def _complete(path: str, method: str, operation: dict[str, Any], *, tokens: bool
 
 
 def install_openapi(app: FastAPI, *, tokens: bool) -> None:
-    """Let ``app.openapi()`` tell of problems, idempotency keys and tokens."""
+    """Serve the document, and let it tell of problems, idempotency keys and tokens."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -102,3 +104,12 @@ def install_openapi(app: FastAPI, *, tokens: bool) -> None:
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
+
+    @app.api_route(
+        "/openapi.json",
+        methods=["GET", "HEAD"],
+        include_in_schema=False,
+        dependencies=[Depends(check_parameters)],
+    )
+    async def show_document() -> JSONResponse:
+        return JSONResponse(document())

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse
+
+from warmboot.api.routing import check_parameters
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -30,7 +32,7 @@ _OF_TYPE = ("pattern", "minimum", "maximum", "minLength", "maxLength", "maxItems
 def install_reference(app: FastAPI) -> None:
     """Serve the page; it is made of the document once."""
 
-    @app.get("/docs", include_in_schema=False)
+    @app.get("/docs", include_in_schema=False, dependencies=[Depends(check_parameters)])
     async def show_reference(request: Request) -> HTMLResponse:
         if not hasattr(app.state, "reference"):
             app.state.reference = page(app.openapi())

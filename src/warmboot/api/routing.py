@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar, get_origin
 from uuid import UUID
 
 from fastapi import Depends, Path, Query, Request
 from fastapi.dependencies.models import Dependant
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
+from fastapi.routing import APIRoute, APIWebSocketRoute
 from pydantic import Field
 from starlette.requests import HTTPConnection
 
@@ -36,36 +37,47 @@ async def _services(request: Request) -> Services:
     return services
 
 
-def _query_parameters(dependant: Dependant) -> Iterator[str]:
-    for parameter in dependant.query_params:
-        yield parameter.alias
+def _query_parameters(dependant: Dependant) -> Iterator[Any]:
+    yield from dependant.query_params
     for needed in dependant.dependencies:
         yield from _query_parameters(needed)
 
 
-async def refuse_unknown_parameters(connection: HTTPConnection) -> None:
-    """A misspelt one would be as good as none, and nobody would be told.
+async def check_parameters(connection: HTTPConnection) -> None:
+    """Refuses those that are unknown, or given twice where one is meant.
 
-    Probes and scrapers may send what they like: only the resources' routes are asked for.
+    A misspelt one would be as good as none, the first of two as well, and nobody would be told.
+    Who asks whether the service is well may send what it likes: balancers and caches do.
     """
     route = connection.scope.get("route")
-    if not isinstance(route, APIRoute) or not route.path.startswith("/v1/"):
+    if not isinstance(route, APIRoute | APIWebSocketRoute) or route.path in _PROBES:
         return
-    known = list(_query_parameters(route.dependant))
-    unknown = [name for name in connection.query_params if name not in known]
-    if unknown:
-        there_are = f"there are {', '.join(known)}" if known else "there are none"
-        raise RequestValidationError(
+    known = {field.alias: field for field in _query_parameters(route.dependant)}
+    there_are = f"there are {', '.join(known)}" if known else "there are none"
+    given = Counter(name for name, _ in connection.query_params.multi_items())
+    wrong = {
+        name: f"it is given {times} times, and may be given once"
+        if name in known
+        else f"there is no such parameter here; {there_are}"
+        for name, times in given.items()
+        if name not in known or (times > 1 and not _takes_several(known[name]))
+    }
+    if wrong:
+        is_session = connection.scope["type"] == "websocket"
+        refused = WebSocketRequestValidationError if is_session else RequestValidationError
+        raise refused(
             [
-                {
-                    "type": "value_error",
-                    "loc": ("query", name),
-                    "msg": f"there is no such parameter here; {there_are}",
-                }
-                for name in unknown
+                {"type": "value_error", "loc": ("query", name), "msg": why}
+                for name, why in wrong.items()
             ]
         )
 
+
+def _takes_several(field: Any) -> bool:
+    return get_origin(field.field_info.annotation) is tuple
+
+
+_PROBES = frozenset({"/healthz", "/readyz"})
 
 Wired = Annotated[Services, Depends(_services)]
 
