@@ -14,6 +14,7 @@ from websockets.exceptions import InvalidStatus
 from warmboot.api import streams
 from warmboot.client import Client
 from warmboot.model.errors import Conflict, InvalidRequest, NotFound
+from warmboot.model.sessions import LogChunk, Stream
 
 
 async def read_until(response: httpx.Response, text: str) -> str:
@@ -75,6 +76,27 @@ async def test_followed_logs_come_while_it_runs(url: str, fakes: FakeServices) -
             fakes.containers.may_end.set()
         assert text == b"".join(b"tick %d\n" % number for number in range(5))
         assert states[0] == "running"
+
+
+@pytest.mark.parametrize("accept", ["text/plain", streams.MULTIPLEXED])
+async def test_short_lines_of_a_log_are_sent_in_few_pieces(
+    url: str, fakes: FakeServices, accept: str
+) -> None:
+    async with Client(url) as client:
+        container_id = await client.containers.create(image="busybox", command=["echo", "hi"])
+        await client.containers.wait(container_id)
+    kinds = (Stream.STDOUT, Stream.STDERR)
+    (container,) = fakes.containers.rows.values()
+    fakes.containers.output[container.id] = [LogChunk(kinds[n % 2], b"line\n") for n in range(5000)]
+    async with (
+        httpx.AsyncClient(base_url=url) as http,
+        http.stream(
+            "GET", f"/v1/containers/{container_id}/logs", headers={"Accept": accept}
+        ) as response,
+    ):
+        pieces = [piece async for piece in response.aiter_raw()]
+    assert b"".join(pieces).count(b"line\n") == 5000
+    assert len(pieces) < 50
 
 
 async def test_a_command_is_run_and_its_streams_are_told_apart(url: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ ERROR_TAG = 3
 
 FIRST_CHUNK_WAIT_S = 0.5
 KEEP_ALIVE_S = 15.0
+MOST_GATHERED_BYTES = 64 << 10
 
 T = TypeVar("T")
 
@@ -88,7 +89,7 @@ async def _close(iterator: Any) -> None:
         await aclose()
 
 
-async def plain(chunks: AsyncIterator[LogChunk]) -> AsyncIterator[bytes]:
+async def plain(chunks: AsyncIterator[LogChunk]) -> AsyncGenerator[bytes, None]:
     """Both streams' bytes in the order they came."""
     async with aclosing(chunks) as opened:  # type: ignore[type-var]
         async for chunk in opened:
@@ -99,7 +100,7 @@ def frame(tag: int, data: bytes) -> bytes:
     return struct.pack(">BxxxL", tag, len(data)) + data
 
 
-async def multiplexed(chunks: AsyncIterator[LogChunk]) -> AsyncIterator[bytes]:
+async def multiplexed(chunks: AsyncIterator[LogChunk]) -> AsyncGenerator[bytes, None]:
     """Docker's framing; an error on the way is told in a frame of its own."""
     async with aclosing(chunks) as opened:  # type: ignore[type-var]
         try:
@@ -107,6 +108,39 @@ async def multiplexed(chunks: AsyncIterator[LogChunk]) -> AsyncIterator[bytes]:
                 yield frame(STREAM_TAGS[chunk.stream], chunk.data)
         except WarmbootError as error:
             yield frame(ERROR_TAG, json.dumps(error.as_dict()).encode())
+
+
+async def gathered(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The same bytes: what comes while nothing has to be waited for is one piece.
+
+    Each piece is sent, and received, at a cost that a line of six bytes is not worth.
+    """
+    waiting, came, room = bytearray(), asyncio.Event(), asyncio.Event()
+
+    async def take() -> None:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                waiting.extend(piece)
+                came.set()
+                if len(waiting) >= MOST_GATHERED_BYTES:
+                    room.clear()
+                    await room.wait()
+
+    taking = asyncio.create_task(take())
+    taking.add_done_callback(lambda _: came.set())
+    try:
+        while waiting or not taking.done():
+            if not waiting:
+                came.clear()
+                await came.wait()
+                continue
+            piece = bytes(waiting)
+            waiting.clear()
+            room.set()
+            yield piece
+        taking.result()
+    finally:
+        await end(taking)
 
 
 def sse(event: Event) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import AsyncIterator
+from itertools import groupby
+from operator import itemgetter
 
 from warmboot.client.decode import decoded
 from warmboot.client.problems import error_of
@@ -18,22 +20,34 @@ _ERROR_TAG = 3
 
 
 async def demultiplexed(chunks: AsyncIterator[bytes]) -> AsyncIterator[LogChunk]:
-    """Frames of ``stream, 0, 0, 0, length (32 bit, big-endian), data``; errors are raised."""
+    """Frames of ``stream, 0, 0, 0, length (32 bit, big-endian), data``; errors are raised.
+
+    Neighbours of one stream that have come together are one chunk.
+    """
     buffer = bytearray()
     async for chunk in chunks:
         buffer += chunk
-        while len(buffer) >= _HEADER_BYTES:
-            tag, length = struct.unpack_from(">BxxxL", buffer)
-            end = _HEADER_BYTES + length
-            if len(buffer) < end:
-                break
-            data = bytes(buffer[_HEADER_BYTES:end])
-            del buffer[:end]
+        for tag, frames in groupby(_taken_from(buffer), key=itemgetter(0)):
+            data = b"".join(data for _, data in frames)
             if tag == _ERROR_TAG:
                 raise error_of(json.loads(data))
             yield LogChunk(_STREAMS.get(tag, "stdout"), data)
     if buffer:
         raise Unavailable("the output was cut off in the middle", resolution="request it again")
+
+
+def _taken_from(buffer: bytearray) -> list[tuple[int, bytes]]:
+    """The whole frames in ``buffer``, which keeps the rest."""
+    found, at = [], 0
+    while len(buffer) >= at + _HEADER_BYTES:
+        tag, length = struct.unpack_from(">BxxxL", buffer, at)
+        end = at + _HEADER_BYTES + length
+        if len(buffer) < end:
+            break
+        found.append((tag, bytes(buffer[at + _HEADER_BYTES : end])))
+        at = end
+    del buffer[:at]
+    return found
 
 
 async def server_sent(lines: AsyncIterator[str]) -> AsyncIterator[Event | None]:

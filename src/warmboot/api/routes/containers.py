@@ -24,7 +24,7 @@ from warmboot.api.routing import (
 from warmboot.api.schemas.container_responses import ContainerOut
 from warmboot.api.schemas.requests import ContainerIn, Signal
 from warmboot.api.schemas.responses import Created, Item, Ok, Paged
-from warmboot.api.streams import MULTIPLEXED, Streamed, begun, multiplexed, plain
+from warmboot.api.streams import MULTIPLEXED, Streamed, begun, gathered, multiplexed, plain
 from warmboot.manager.ports import Services, Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import WarmbootError
@@ -146,8 +146,8 @@ async def get_container_logs(
         )
     )
     if MULTIPLEXED in request.headers.get("accept", ""):
-        return Streamed(multiplexed(chunks), media_type=MULTIPLEXED)
-    return Streamed(plain(chunks), media_type="text/plain; charset=utf-8")
+        return Streamed(gathered(multiplexed(chunks)), media_type=MULTIPLEXED)
+    return Streamed(gathered(plain(chunks)), media_type="text/plain; charset=utf-8")
 
 
 @router.get(

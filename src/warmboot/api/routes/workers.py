@@ -13,7 +13,7 @@ from warmboot.api.routing import Labels, Paging, Part, Ref, WaitTimeout, Wired, 
 from warmboot.api.schemas.responses import Created, Item, Ok, Paged
 from warmboot.api.schemas.worker_requests import PauseIn, ReportIn, ResumeIn, WorkerIn
 from warmboot.api.schemas.worker_responses import WorkerOut
-from warmboot.api.streams import Streamed, begun, plain
+from warmboot.api.streams import Streamed, begun, gathered, plain
 from warmboot.manager.ports import Workers, WorkerUntil
 from warmboot.model.errors import EngineUnavailable
 from warmboot.model.worker import WorkerState
@@ -98,7 +98,7 @@ async def get_worker_logs(
     tail: Annotated[int | None, Query(ge=0, le=1_000_000, description="last lines only")] = None,
 ) -> Streamed:
     chunks = await begun(workers.logs(ref, follow=follow, tail=tail))
-    return Streamed(plain(chunks), media_type="text/plain; charset=utf-8")
+    return Streamed(gathered(plain(chunks)), media_type="text/plain; charset=utf-8")
 
 
 @router.post(

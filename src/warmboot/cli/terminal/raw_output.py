@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import queue
 import select
 import sys
 import threading
+from collections.abc import Iterable, Iterator
+from operator import itemgetter
 
 from warmboot.cli.entry import unwritten
 
@@ -62,18 +65,34 @@ class RawOutput:
     def _write_all(self) -> None:
         failure: OSError | None = None
         while failure is None:
-            target, data = self._pieces.get()
+            pieces = self._waiting()
             try:
-                write_all(target, data)
+                for target, data in joined(pieces):
+                    write_all(target, data)
             except OSError as error:
                 failure = error
+            size_bytes = sum(len(data) for _, data in pieces)
             with contextlib.suppress(RuntimeError):  # the loop is closed: we are leaving
-                self._loop.call_soon_threadsafe(self._note, len(data), failure)
+                self._loop.call_soon_threadsafe(self._note, size_bytes, failure)
+
+    def _waiting(self) -> list[tuple[int, bytes]]:
+        """All that is there, as soon as there is something."""
+        pieces = [self._pieces.get()]
+        with contextlib.suppress(queue.Empty):
+            while True:
+                pieces.append(self._pieces.get_nowait())
+        return pieces
 
     def _note(self, size_bytes: int, failure: OSError | None) -> None:
         self._unwritten_bytes -= size_bytes
         self._failure = failure
         self._written.set()
+
+
+def joined(pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """Neighbours that go to the same file are one piece."""
+    for target, group in itertools.groupby(pieces, key=itemgetter(0)):
+        yield target, b"".join(data for _, data in group)
 
 
 def write_all(target: int, data: bytes) -> None:
