@@ -17,13 +17,22 @@ from hypothesis import strategies as st
 from tests.cli.conftest import WARMBOOT, Cli, Served
 from tests.support.command_line import PROGRAM
 
+from warmboot.model.container import ContainerState
+
 NOT_RUN = {
     ("serve",),  # a manager
     ("runtime", "build"),  # half an hour of downloads
     ("doctor",),  # may mend this machine
 }
 LASTING = {"--follow", "--no-stdin", "--help", "--fix", "--restart-engine"}
-ALWAYS = {("run",): ["-d"], ("events",): ["--no-follow"], ("top",): ["--once"]}
+ALWAYS = {
+    ("run",): ["-d"],
+    ("events",): ["--no-follow"],
+    ("top",): ["--once"],
+    ("wait",): ["--timeout", "0"],
+}
+RUNNING = "c"
+"""A container that runs: its program echoes its input, and ends with it."""
 ODD = [
     *("c", "", "-", "--", "1", "0", "-1", "=", "=x", "K=V", "K", "/", "10m", "1e309", "nan", "inf"),
     *(
@@ -62,21 +71,27 @@ def commands(
 
 
 @st.composite
-def lines(draw: st.DrawFn) -> list[str]:
+def lines(draw: st.DrawFn, only: tuple[str, ...] = ()) -> list[str]:
     """A command with some of its options and arguments, whatever they are set to."""
-    path, command = draw(st.sampled_from(list(commands())))
-    words = [*path, *ALWAYS.get(path, [])]
+    found = [one for one in commands() if not only or one[0] == only]
+    path, command = draw(st.sampled_from(found))
+    words, rare = [*path], 15 if only else 3
     for parameter in command.params:
         if parameter.param_type_name == "argument":
             continue
-        if LASTING.isdisjoint(parameter.opts) and draw(st.integers(0, 3)) == 0:
+        if LASTING.isdisjoint(parameter.opts) and draw(st.integers(0, rare)) == 0:
             words.append(draw(st.sampled_from(parameter.opts)))
             if not parameter.is_flag:
                 words.append(draw(texts()))
+    words += ALWAYS.get(path, [])
     for parameter in command.params:
         if parameter.param_type_name == "argument":
+            if parameter.name in ("ref", "refs") and (only or draw(st.booleans())):
+                words.append(RUNNING)
+                continue
             most = 1 if parameter.nargs == 1 else 3
-            words += draw(st.lists(texts(), min_size=draw(st.integers(0, 1)), max_size=most))
+            least = 1 if only else draw(st.integers(0, 1))
+            words += draw(st.lists(texts(), min_size=least, max_size=most))
     return words
 
 
@@ -104,13 +119,48 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_any_words_and_environment(
     cli: Cli, served: Served, words: list[str], environment: Mapping[str, str], stdin: str
 ) -> None:
-    if not any(row.name == "c" for row in served.fakes.containers.rows.values()):
-        cli("run", "-d", "--name", "c", "busybox", "echo", "hi")
-        cli("wait", "c")
+    one_container_runs(cli, served)
     done = cli(*words, stdin=stdin, **environment)
     assert done.returncode in range(256)
     assert "Traceback" not in done.stderr
     assert done.returncode == 0 or done.stderr or done.stdout
+
+
+@once
+@given(words=lines(("exec",)), stdin=st.text("ab\n\x10\x11é", max_size=5))
+def test_any_words_are_run_in_a_running_container_or_refused(
+    cli: Cli, served: Served, words: list[str], stdin: str
+) -> None:
+    one_container_runs(cli, served)
+    execs = served.fakes.containers.execs
+    before = len(execs)
+    done = cli(*words, stdin=stdin)
+    assert "Traceback" not in done.stderr
+    if len(execs) == before:
+        assert done.returncode in (1, 2)
+        assert "rror" in done.stderr
+    elif not execs[-1].detach:
+        assert done.stderr.endswith(f"{execs[-1].command[0]}: not found\n")
+        assert done.returncode == 127
+
+
+@once
+@given(words=lines(("attach",)), stdin=st.text("ab\n\x10\x11é", max_size=5))
+def test_anything_typed_reaches_the_container_that_is_attached(
+    cli: Cli, served: Served, words: list[str], stdin: str
+) -> None:
+    one_container_runs(cli, served)
+    done = cli(*words, stdin=stdin)
+    assert (done.returncode, done.stdout, done.stderr) == (0, stdin, "")
+
+
+def one_container_runs(cli: Cli, served: Served) -> None:
+    rows = served.fakes.containers.rows.values()
+    kept = [row for row in rows if (row.name, row.state) == (RUNNING, ContainerState.RUNNING)]
+    if left := [str(row.id) for row in rows if row not in kept]:
+        cli("rm", "-f", *left)
+    if not kept:
+        assert cli("run", "-d", "-i", "--name", RUNNING, "busybox", "cat").returncode == 0
 
 
 @once
