@@ -17,6 +17,7 @@ from websockets.exceptions import InvalidStatus
 
 from warmboot.api import create_app
 from warmboot.api.schemas.descriptions import FIELDS
+from warmboot.model.shapes import MAX_MEMORY_MIB, MAX_VCPUS, Capacity, Shape
 
 DOCUMENT = create_app(FakeServices().services).openapi()
 SCHEMAS = DOCUMENT["components"]["schemas"]
@@ -113,6 +114,52 @@ async def test_a_probe_may_send_what_it_likes(http: httpx.AsyncClient, path: str
 async def test_the_document_is_served(http: httpx.AsyncClient) -> None:
     assert (await http.get("/openapi.json")).json() == DOCUMENT
     assert (await http.head("/openapi.json")).status_code == 200
+
+
+# -- what passes the schema is accepted ------------------------------------------------------------
+
+
+def test_the_largest_shape_is_this_machine_s() -> None:
+    document = create_app(FakeServices().services, largest=Shape(3, 2048)).openapi()
+    shape = document["components"]["schemas"]["ShapeIn"]["properties"]
+    assert (shape["vcpus"]["maximum"], shape["memory_mib"]["maximum"]) == (3, 2048)
+
+
+@pytest.mark.parametrize(
+    ("machine", "largest"),
+    [
+        (Capacity(4, 4001), Shape(4, 4000)),
+        (Capacity(1, 300), Shape(2, 768)),
+        (Capacity(128, 1 << 20), Shape(MAX_VCPUS, MAX_MEMORY_MIB)),
+    ],
+)
+def test_the_largest_shape_is_accepted(machine: Capacity, largest: Shape) -> None:
+    default = Shape(2, 768)
+    assert machine.largest(default) == largest
+    machine.check(largest, default)
+
+
+@pytest.mark.parametrize("path", ["/v1/containers", "/v1/workers"])
+async def test_the_longest_words_are_accepted_and_longer_ones_refused(
+    http: httpx.AsyncClient, path: str
+) -> None:
+    async def accepted(**more: Any) -> bool:
+        answer = await http.post(path, json={"image": "busybox", **more})
+        return answer.status_code == 201
+
+    fields = SCHEMAS["ContainerIn" if path.endswith("containers") else "WorkerIn"]["properties"]
+    (words,) = (one for one in fields["command"]["anyOf"] if "items" in one)
+    longest = "x" * words["items"]["maxLength"]
+    assert await accepted(command=[longest])
+    assert not await accepted(command=[f"{longest}x"])
+    environment = fields["environment"]
+    (value,) = environment["patternProperties"].values()
+    longest = "x" * value["anyOf"][0]["maxLength"]
+    assert await accepted(environment={"A": longest})
+    assert not await accepted(environment={"A": f"{longest}x"})
+    longest = "x" * environment["propertyNames"]["maxLength"]
+    assert await accepted(environment={longest: ""})
+    assert not await accepted(environment={f"{longest}x": None})
 
 
 # -- /docs -----------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ from warmboot.api.routes import (
 )
 from warmboot.api.routing import check_parameters
 from warmboot.manager.ports import Services
+from warmboot.model.shapes import Shape
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -67,13 +68,14 @@ def create_app(
     lifespan: Lifespan | None = None,
     peers: Peers | None = None,
     advice: str = "",
+    largest: Shape | None = None,
 ) -> FastAPI:
     """The API over ``services``.
 
     ``tokens`` are bearer tokens; without one in a request, ``peers`` says who is root on this
     machine, and ``advice`` is what those are told who are not (see ``middleware.auth``).
     ``worker_of`` knows workers' tokens. Without ``idempotency`` keys are not honoured.
-    ``registry`` is where requests are counted.
+    ``registry`` is where requests are counted. The document tells of the ``largest`` shape here.
     """
     registry = registry or CollectorRegistry()
     app = FastAPI(
@@ -94,7 +96,7 @@ def create_app(
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(check_parameters)])
     install_handlers(app)
-    install_openapi(app, tokens=bool(tokens))
+    install_openapi(app, tokens=bool(tokens), largest=largest)
     install_reference(app)
     layers: list[tuple[Any, dict[str, Any]]] = [
         (AfterResponseMiddleware, {}),

@@ -14,6 +14,7 @@ from warmboot.api.problems import MEDIA_TYPE
 from warmboot.api.routing import check_parameters
 from warmboot.api.schemas.descriptions import described
 from warmboot.api.schemas.responses import Problem
+from warmboot.model.shapes import Shape
 
 _REF = "#/components/schemas/{model}"
 _KEY_PARAMETER: dict[str, Any] = {
@@ -76,7 +77,13 @@ def _complete(path: str, method: str, operation: dict[str, Any], *, tokens: bool
         operation["security"] = [{"bearer": []}]
 
 
-def install_openapi(app: FastAPI, *, tokens: bool) -> None:
+def _limit(shape: dict[str, Any], largest: Shape) -> None:
+    """What passes the schema is accepted: no VM is larger than the machine."""
+    shape["properties"]["vcpus"]["maximum"] = largest.vcpus
+    shape["properties"]["memory_mib"]["maximum"] = largest.memory_mib
+
+
+def install_openapi(app: FastAPI, *, tokens: bool, largest: Shape | None) -> None:
     """Serve the document, and let it tell of problems, idempotency keys and tokens."""
 
     def document() -> dict[str, Any]:
@@ -95,6 +102,8 @@ def install_openapi(app: FastAPI, *, tokens: bool) -> None:
                 schemas.pop(unused, None)
             for name, model in schemas.items():
                 described(name, model)
+            if largest is not None:
+                _limit(schemas["ShapeIn"], largest)
             if tokens:
                 components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
             for path, methods in schema["paths"].items():

@@ -220,6 +220,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
             idempotency=manager.store.idempotency,
             worker_of=manager.tokens.owner,
             advice=who_may(path, settings.socket_group),
+            largest=manager.host.capacity().largest(settings.default_shape),
         )
         server = HttpServer(app, limits=limits, on_listening=partial(notify, READY))
         log.info(f"warmboot listens on http://{settings.host}:{settings.port} and unix://{path}")

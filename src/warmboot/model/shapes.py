@@ -39,15 +39,21 @@ class Capacity:
     cpus: int
     memory_mib: int
 
+    def largest(self, default: Shape) -> Shape:
+        """What may be asked for at most. What ``default`` has may always be asked for."""
+        memory_mib = max(min(self.memory_mib, MAX_MEMORY_MIB) // 2 * 2, default.memory_mib)
+        return Shape(max(min(self.cpus, MAX_VCPUS), default.vcpus), memory_mib)
+
     def check(self, shape: Shape, default: Shape) -> None:
-        """``InvalidRequest`` for a larger shape. What ``default`` has may always be asked for."""
-        if shape.vcpus > max(self.cpus, default.vcpus):
+        """``InvalidRequest`` for a larger shape than the ``largest``."""
+        largest = self.largest(default)
+        if shape.vcpus > largest.vcpus:
             raise InvalidRequest(
                 f"{shape.vcpus} vCPUs are not available on this host",
                 details=f"it has {self.cpus} CPUs",
-                resolution=f"ask for 1 to {self.cpus}",
+                resolution=f"ask for 1 to {largest.vcpus}",
             )
-        if shape.memory_mib > max(self.memory_mib, default.memory_mib):
+        if shape.memory_mib > largest.memory_mib:
             raise InvalidRequest(
                 f"{shape.memory_mib} MiB of memory are not available on this host",
                 details=f"it has {self.memory_mib} MiB",

@@ -24,7 +24,7 @@ from pydantic import (
 
 from warmboot.model.container import BootPolicy, ContainerSpec, PortMapping
 from warmboot.model.conventions.names import MAX_NAME_LENGTH, check_name, invent_name
-from warmboot.model.conventions.program_start import MAX_STRING_BYTES, assignments, check_size
+from warmboot.model.conventions.program_start import MAX_WORD_BYTES, assignments, check_size
 from warmboot.model.conventions.signals import SIGNAL_PATTERN, signal_name
 from warmboot.model.errors import InvalidName
 from warmboot.model.runtime_snapshot import MAX_WEIGHT
@@ -88,22 +88,27 @@ Name = Annotated[
     Field(min_length=1, max_length=MAX_NAME_LENGTH, json_schema_extra={"pattern": NAME_PATTERN}),
     AfterValidator(_checked_name),
 ]
-Text = Annotated[str, Field(max_length=MAX_STRING_BYTES, pattern=NO_NUL_PATTERN)]
+Text = Annotated[str, Field(max_length=MAX_WORD_BYTES, pattern=NO_NUL_PATTERN)]
 ImageReference = Annotated[
     str,
     Field(min_length=1, max_length=512, json_schema_extra={"pattern": IMAGE_PATTERN}),
     AfterValidator(_checked_image),
 ]
-EnvName = Annotated[str, Field(min_length=1, max_length=MAX_STRING_BYTES, pattern=ENV_NAME_PATTERN)]
+# A name and a value of one character, with the "=", are the least that the other has beside it.
+EnvName = Annotated[
+    str, Field(min_length=1, max_length=MAX_WORD_BYTES - 1, pattern=ENV_NAME_PATTERN)
+]
+EnvValue = Annotated[str, Field(max_length=MAX_WORD_BYTES - 2, pattern=NO_NUL_PATTERN)]
 Environment = Annotated[
-    dict[EnvName, Text | None],
+    dict[EnvName, EnvValue | None],
     Field(
         max_length=MAX_WORDS,
         default_factory=dict,
-        description="null takes a variable of the image's away",
+        description="null takes a variable of the image's away; a name and its value have at most "
+        f"{MAX_WORD_BYTES - 1:,} bytes together, as Linux has it",
         json_schema_extra={
             "additionalProperties": False,
-            "propertyNames": {"maxLength": MAX_STRING_BYTES},
+            "propertyNames": {"maxLength": MAX_WORD_BYTES - 1},
         },
     ),
 ]
@@ -323,9 +328,7 @@ class ContainerIn(Strict):
         )
 
 
-EnvAssignment = Annotated[
-    str, Field(max_length=MAX_STRING_BYTES, pattern=r"^[^=\x00]+(=[^\x00]*)?$")
-]
+EnvAssignment = Annotated[str, Field(max_length=MAX_WORD_BYTES, pattern=r"^[^=\x00]+(=[^\x00]*)?$")]
 
 
 class ResizeIn(Strict):

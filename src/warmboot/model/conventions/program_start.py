@@ -9,6 +9,9 @@ from warmboot.model.errors import InvalidRequest
 MAX_STRING_BYTES = 128 * 1024
 """The kernel's MAX_ARG_STRLEN, with the NUL at the end, for pages of 4 KiB."""
 
+MAX_WORD_BYTES = MAX_STRING_BYTES - 1
+"""Of an argument, or of a variable's name and value with the ``=`` between them."""
+
 MAX_BYTES = 2 * 1024 * 1024
 """A quarter of a stack of 8 MiB, which is Docker's, too."""
 
@@ -26,8 +29,7 @@ def check_length(what: str, word: str) -> int:
     if size_bytes > MAX_STRING_BYTES:
         raise InvalidRequest(
             f"{what} is too long",
-            details=f"it has {size_bytes - 1} bytes, and Linux takes {MAX_STRING_BYTES - 1} at "
-            "most",
+            details=f"it has {size_bytes - 1} bytes, and Linux takes {MAX_WORD_BYTES} at most",
             resolution="pass it in a file, or through standard input",
         )
     return size_bytes
