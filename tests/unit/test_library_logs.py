@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from warmboot.bootstrap.logs import configure_logging
+from warmboot.bootstrap import logs
 
 
 @pytest.fixture
@@ -20,8 +20,11 @@ def restored() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("restored")
-def test_what_libraries_log_is_limited_by_its_template(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logging("console", "INFO")
+def test_what_libraries_log_is_limited_by_its_template(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "_limit", logs.OncePerSecond(lambda: 0.0))  # all in one second
+    logs.configure_logging("console", "INFO")
     for n in range(1000):
         logging.getLogger("asyncio").error("socket.accept() out of system resource\n%d", n)
     lines = capsys.readouterr().err.splitlines()

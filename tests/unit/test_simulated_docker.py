@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import tarfile
+import time
 from pathlib import Path
 
 import aiodocker
@@ -86,8 +87,9 @@ async def test_a_detached_exec_runs_and_a_stopped_container_ends_it(tmp_path: Pa
 async def test_events_tell_of_a_containers_life(tmp_path: Path) -> None:
     async with booted(tmp_path) as vm, docker(vm) as client:
         events = client.events.subscribe(create_task=False)
-        listening = asyncio.create_task(client.events.run(filters='{"type": ["container"]}'))
-        await asyncio.sleep(0.1)
+        # Those before it listens are told, too: nothing says when it does.
+        asked = {"since": str(int(time.time())), "filters": '{"type": ["container"]}'}
+        listening = asyncio.create_task(client.events.run(**asked))
         container = await run(client, ["true"])
         await container.wait()
         await container.delete()

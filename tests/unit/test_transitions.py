@@ -9,15 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from warmboot.model.checkpoint import CHECKPOINT_TRANSITIONS
 from warmboot.model.container import CONTAINER_TRANSITIONS, ContainerState
 from warmboot.model.errors import IllegalTransition
 from warmboot.model.runtime_snapshot import SNAPSHOT_TRANSITIONS, SnapshotState
 from warmboot.model.transitions import Transitions
+from warmboot.model.worker import WORKER_TRANSITIONS
 from warmboot.store.repositories.operations import OPERATION_TRANSITIONS
 
 TABLES: list[Transitions[Any]] = [
     CONTAINER_TRANSITIONS,
     SNAPSHOT_TRANSITIONS,
+    WORKER_TRANSITIONS,
+    CHECKPOINT_TRANSITIONS,
     OPERATION_TRANSITIONS,
 ]
 
