@@ -20,7 +20,7 @@ _WHOLE = re.compile(r"[+-]?[0-9]+")
 
 
 def use_our_words() -> None:
-    """In the place of typer's own converters."""
+    """Have our converters used in the place of typer's own."""
     setattr(core, "build_runtime_param", _Converter)  # noqa: B010 - it is not exported
 
 

@@ -40,12 +40,12 @@ def decoded(tp: type[T], answer: Any) -> T:
 
 
 def item(tp: type[T], answer: Mapping[str, Any]) -> T:
-    """Of ``{"item": …}``."""
+    """The thing in an answer ``{"item": …}``."""
     return decoded(tp, answer.get("item"))
 
 
 def items(tp: type[T], answer: Mapping[str, Any]) -> list[T]:
-    """Of ``{"items": […]}``."""
+    """The things in an answer ``{"items": […]}``."""
     return [decoded(tp, one) for one in answer["items"]]
 
 

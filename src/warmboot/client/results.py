@@ -50,7 +50,7 @@ class BootSeconds:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotStats:
-    """Of one version; ``boot_s`` of its good warm boots."""
+    """Statistics of one version; ``boot_s`` is that of its good warm boots."""
 
     boots: int
     successes: int

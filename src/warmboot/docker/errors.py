@@ -61,7 +61,7 @@ def translated(
 
 
 def lost(place: Place, doing: str, error: Exception) -> WarmbootError:
-    """There is no answer from the engine (any more)."""
+    """The error of an engine that does not answer, or no longer does."""
     return place.unavailable(
         f"{place.name} does not answer",
         details=f"{doing}: {plain_reason(error)}",

@@ -77,7 +77,7 @@ def find(mounts: Iterable[str]) -> tuple[Hierarchy, ...]:
 
 
 def here() -> tuple[Hierarchy, ...]:
-    """Those of this machine."""
+    """The hierarchies of control groups of this machine."""
     return find(procfs.lines(Path("/proc/self/mounts")))
 
 
@@ -97,7 +97,7 @@ def missing(hierarchies: Iterable[Hierarchy]) -> list[str]:
 
 
 def described(hierarchies: Iterable[Hierarchy]) -> str:
-    """In words: ``cpu, memory (version 1)``."""
+    """The hierarchies in words: ``cpu, memory (version 1)``."""
     parts = []
     for version in (1, 2):
         names = {n for h in hierarchies if h.version == version for n in h.controllers}
@@ -166,7 +166,7 @@ class Cgroups:
         return found
 
     def names(self) -> set[str]:
-        """Of all groups of this manager's VMs."""
+        """The names of all groups of this manager's VMs."""
         found: set[str] = set()
         for hierarchy in self.hierarchies:
             with contextlib.suppress(FileNotFoundError):

@@ -100,7 +100,7 @@ class Confinement:
 
 
 def limits_of(spec: VmSpec, overhead_mib: int) -> Limits:
-    """For the VMM and its helpers together.
+    """The limits of the VMM and its helpers together.
 
     A guest's memory counts once, whether it is the VM's own or its part of a snapshot's file;
     page cache beyond that is given back by the kernel before anything is killed.

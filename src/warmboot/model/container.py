@@ -165,7 +165,7 @@ class ContainerSpec:
 
     @property
     def host_name(self) -> str:
-        """Of its VM, and so the container's, too."""
+        """The host name of its VM, and so the container's, too."""
         return self.hostname or hostname_for(self.name)
 
 

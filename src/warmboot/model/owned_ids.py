@@ -28,7 +28,7 @@ class OwnedIds(Collection[str]):
         return self.any_id or bool(self.ids)
 
     def uuids(self) -> set[UUID]:
-        """Those of ``ids`` that are UUIDs."""
+        """The ``ids`` that are UUIDs."""
         found = set()
         for one in self.ids:
             with contextlib.suppress(ValueError):

@@ -94,12 +94,12 @@ class BootStats:
 
     @property
     def mean_s(self) -> float | None:
-        """Of all boots; ``None`` before the first."""
+        """The mean of all boots; ``None`` before the first."""
         return self.total_s / self.count if self.count else None
 
     @property
     def median_s(self) -> float | None:
-        """Of the last ``RECENT_BOOTS``; ``None`` before the first."""
+        """The median of the last ``RECENT_BOOTS``; ``None`` before the first."""
         return median(self.recent_s) if self.recent_s else None
 
 

@@ -116,7 +116,7 @@ class UnreadableRow:
 
     @property
     def where(self) -> str:
-        """As SQL."""
+        """The row's key as a condition of SQL."""
         return " AND ".join(f"{name} = {_literal(raw)}" for name, raw in self.key.items())
 
     def error(self) -> RowUnreadable:
@@ -168,7 +168,7 @@ class Rows(Generic[T]):
         return tuple(self.one(row) for row in rows)
 
     def all(self, rows: Iterable[Row[Any]]) -> tuple[T, ...]:
-        """Those that can be read."""
+        """The things whose rows can be read."""
         return self.apart(rows)[0]
 
     def apart(self, rows: Iterable[Row[Any]]) -> tuple[tuple[T, ...], tuple[UnreadableRow, ...]]:
@@ -184,7 +184,7 @@ class Rows(Generic[T]):
         return tuple(whole), tuple(damaged)
 
     def tell(self, row: UnreadableRow) -> None:
-        """In the log, once."""
+        """Log an unreadable row, once."""
         if row.where not in self._told:
             self._told.add(row.where)
             log.error(f"{row.error().brief}: it is left as it is", why=row.problem)

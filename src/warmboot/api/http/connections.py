@@ -34,7 +34,7 @@ class Phase(Enum):
 
 @dataclass(slots=True, eq=False)
 class Held:
-    """One connection."""
+    """An open connection, with its phase and the time at which that began."""
 
     transport: asyncio.Transport
     since: float
@@ -131,7 +131,7 @@ class Connections:
         return True
 
     def overdue(self, now: float) -> list[Held]:
-        """Those whose head takes too long."""
+        """The connections whose request head takes too long."""
         return [
             held
             for held in self._held.values()

@@ -23,7 +23,7 @@ OUR_FAILURE = 125
 
 
 class Stay:
-    """One stay with one container.
+    """Follows one container in the foreground until it ends.
 
     A signal is the container's: it stops with that one as its stop signal, so what ignores it is
     killed when its time is over. The manager sees to that, also when we are gone.
@@ -34,11 +34,11 @@ class Stay:
         self._stopping: asyncio.Task[None] | None = None
 
     async def run(self, session: Session, *, stdin: bool, tty: bool) -> int:
-        """With a session from before its start on. The exit code."""
+        """Carry a session that was attached before the container's start; its exit code."""
         return await self._until_end(carry(session, tty=tty, stdin=stdin))
 
     async def attach(self, *, stdin: bool, tty: bool) -> int:
-        """From now on."""
+        """Attach to the container, and show its output from now on; its exit code."""
         return await self._until_end(self._attached(tty=tty, stdin=stdin))
 
     async def _until_end(self, work: Coroutine[Any, Any, int | None]) -> int:

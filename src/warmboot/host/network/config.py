@@ -145,7 +145,7 @@ class Slot:
     serial: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Of JSON types only; ``from_dict`` takes it back."""
+        """The slot in JSON types; ``from_dict`` reads it back."""
         return {**asdict(self), "namespace": str(self.namespace)}
 
     @classmethod

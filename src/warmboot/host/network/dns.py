@@ -93,7 +93,7 @@ class NameServer:
 
     @property
     def pid(self) -> int | None:
-        """Of the one that runs."""
+        """The pid of the name server that runs."""
         found = self._find()
         if found is None:
             return None

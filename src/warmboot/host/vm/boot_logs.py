@@ -33,7 +33,7 @@ class BootLogs:
         return await asyncio.to_thread(self._of_vm, vm_id)
 
     async def keep(self, container_id: UUID, vm_id: str) -> None:
-        """Its VM is about to be removed. ``OSError``."""
+        """Keep the log of a VM that is about to be removed. ``OSError``."""
         await asyncio.to_thread(self._keep, container_id, vm_id)
 
     async def kept(self, container_id: UUID) -> bytes:

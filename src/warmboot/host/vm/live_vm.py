@@ -46,7 +46,7 @@ class LiveVm:
             return True
 
     async def let_go(self) -> None:
-        """It runs on."""
+        """Close the connections to the VM, which runs on."""
         await self.link.close()
         await self.vm.detach()
 

@@ -57,7 +57,7 @@ class Unresponsive:
 
 
 class UnresponsiveVms:
-    """Those of one host."""
+    """The VMs of one host that give no answer."""
 
     def __init__(self, hypervisor: Hypervisor, silent_after_s: float) -> None:
         self._hypervisor = hypervisor
@@ -108,7 +108,7 @@ class UnresponsiveVms:
             self._silent.pop(vm_id, None)
 
     def forget(self, vm_id: str) -> None:
-        """It has ended."""
+        """Forget a VM that has ended."""
         self._silent.pop(vm_id, None)
 
     async def _silence(self, machine: LiveVm) -> str:

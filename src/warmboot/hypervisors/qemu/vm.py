@@ -28,7 +28,7 @@ _STALLED = "io-error"
 
 
 class QemuVm:
-    """One VM. Made by ``Qemu``; the monitor is connected."""
+    """A running VM, made by ``Qemu``, with its monitor connected."""
 
     def __init__(
         self, spec: VmSpec, config: QemuConfig, process: VmmProcess, confinement: Confinement

@@ -44,7 +44,7 @@ class Simulated:
         self._config = config or SimulatedConfig()
 
     async def probe(self) -> Probe:
-        """Not cached, as overrides may change what it finds."""
+        """Look at the machine, every time anew: overrides may change what is found."""
         config = self._config
         problems: tuple[Problem, ...] = ()
         try:

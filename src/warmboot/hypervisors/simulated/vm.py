@@ -17,7 +17,7 @@ ANSWER_TIMEOUT_S = 10.0
 
 
 class SimulatedVm:
-    """One VM. Made by ``Simulated``."""
+    """A running VM, made by ``Simulated``."""
 
     def __init__(self, spec: VmSpec, process: VmmProcess) -> None:
         self._spec = spec

@@ -356,7 +356,7 @@ class BringUp:
 
 
 def bring_up_key(container_id: UUID) -> str:
-    """Of the task that does it."""
+    """The key of the task that brings a container up."""
     return f"bring-up {container_id}"
 
 

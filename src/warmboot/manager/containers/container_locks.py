@@ -24,7 +24,7 @@ class _Lock:
 
 
 class ContainerLocks:
-    """Of all containers; kept only while the manager runs."""
+    """The locks of all containers; they are in memory only."""
 
     def __init__(self) -> None:
         self._locks: defaultdict[UUID, _Lock] = defaultdict(_Lock)

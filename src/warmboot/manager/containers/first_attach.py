@@ -22,7 +22,7 @@ ATTACHED_WITHIN_S = 330.0
 
 
 class FirstAttach:
-    """Where the two meet, the one that starts the container and the one that attaches."""
+    """Where the task that starts a container meets the client that attaches to it."""
 
     def __init__(self) -> None:
         self._created = asyncio.Event()
@@ -39,7 +39,7 @@ class FirstAttach:
                 await self._over.wait()
 
     def close(self) -> None:
-        """It has been started, or will not be."""
+        """Note that the container has been started, or will not be."""
         self._place = None
         self._created.set()
 
@@ -59,7 +59,7 @@ class FirstAttach:
 
 
 class FirstAttaches:
-    """Those that are to be, by the container's id."""
+    """The containers that a client is to be attached to before their start."""
 
     def __init__(self) -> None:
         self._expected: dict[UUID, FirstAttach] = {}

@@ -65,7 +65,7 @@ class KeepUnresponsive:
             self.watch(UUID(event.subject_id), event.data["vm_id"])
 
     def watch(self, container_id: UUID, vm_id: str) -> None:
-        """Until its VM's end."""
+        """Watch a container's VM until its end."""
         self._tasks.keep_going(
             Work.KEEP_UNRESPONSIVE,
             _watch_key(vm_id),

@@ -25,7 +25,7 @@ class RemovedContainers:
         return self._by_id.get(container_id)
 
     def find(self, ref: str) -> Container | None:
-        """By id or name; of several, the last."""
+        """The removed container with this id or name; of several, the last."""
         for container in reversed(self._by_id.values()):
             if ref in (str(container.id), container.name):
                 return container

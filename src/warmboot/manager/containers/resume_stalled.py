@@ -54,7 +54,7 @@ class ResumeStalled:
         self.watch(container.id, vm_id)
 
     def watch(self, container_id: UUID, vm_id: str) -> None:
-        """Until the VM's end."""
+        """Watch a container's VM until its end."""
         self._tasks.keep_going(
             Work.RESUME_STALLED, f"stalled {vm_id}", lambda: self._watch(container_id, vm_id)
         )

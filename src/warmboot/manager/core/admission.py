@@ -57,7 +57,7 @@ class BootAdmission:
         return self.users.none.is_set()
 
     async def until_quiet(self) -> None:
-        """However long that takes."""
+        """Return when nobody waits for a container, however long that takes."""
         await self.users.none.wait()
 
     @contextlib.asynccontextmanager
@@ -77,7 +77,7 @@ class BootAdmission:
         return frozenset(self._files_of)
 
     async def in_time(self, waited_for: Awaitable[object]) -> bool:
-        """Whether it came in time."""
+        """Whether ``waited_for`` came within the time that a boot may be kept waiting."""
         try:
             async with asyncio.timeout(self._wait_timeout_s):
                 await waited_for
@@ -87,7 +87,10 @@ class BootAdmission:
 
 
 class BootTicket:
-    """One boot's. The methods are called in their order; any may be left out, or called again."""
+    """The ticket of one boot.
+
+    Its methods are called in their order; any may be left out, or called again.
+    """
 
     def __init__(self, admission: BootAdmission) -> None:
         self._admission = admission
@@ -102,7 +105,7 @@ class BootTicket:
             self._prepares = await self._admission.in_time(self._admission.preparing.acquire())
 
     def prepared(self) -> None:
-        """Its guest is at work; the next one may be prepared."""
+        """The boot's guest is at work; the next boot may be prepared."""
         if self._prepares:
             self._prepares = False
             self._admission.preparing.release()
@@ -128,7 +131,7 @@ class BootTicket:
             self._admission.boots.add(-1)
 
     def over(self) -> None:
-        """Nobody waits for it any more."""
+        """Nobody waits for this boot's container any more."""
         self.booted()
         if self._waits:
             self._waits = False

@@ -116,7 +116,7 @@ async def unreadable_owners(store: Store) -> UnreadableOwners:
 
 
 async def unreadable_rows(store: Store) -> list[Check]:
-    """For ``warmboot doctor``."""
+    """A check for ``warmboot doctor`` for each row that cannot be read."""
     shell = store.unreadable.shell
     return [
         Check(

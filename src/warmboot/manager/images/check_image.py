@@ -61,7 +61,7 @@ class CheckImage:
             return
 
     async def whole(self, image: RuntimeImage) -> None:
-        """It was damaged, and its sums are right again."""
+        """Take the mark from a damaged image whose sums are right again."""
         if not await self._store.images.set_damage(image.id, None):
             return
         log.info(f"Runtime image {image.name} is whole again")

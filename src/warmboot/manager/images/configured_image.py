@@ -42,7 +42,7 @@ class ConfiguredFiles:
     initrd: Path | None = None
 
     def named(self) -> dict[str, Path]:
-        """By the settings that name them."""
+        """The files by the settings that name them."""
         files = {"KERNEL": self.kernel, "ROOTFS": self.rootfs}
         if self.initrd is not None:
             files["INITRD"] = self.initrd

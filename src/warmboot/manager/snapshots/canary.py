@@ -40,7 +40,7 @@ class Canary:
         self._timeout_s = timeout_s
 
     async def restore(self, snapshot: RuntimeSnapshot, record: VmRecord) -> float:
-        """Until Docker answers in a VM with an identity of its own."""
+        """Restore a VM, until Docker answers in it and it has an identity of its own."""
         identity = Identity("warmboot-canary", secrets.token_hex(16), record.token)
         watch = Stopwatch()
         with _judged("a VM could not be restored from it"):
@@ -52,7 +52,7 @@ class Canary:
         return watch.elapsed_s
 
     async def run(self, vm_id: str) -> float:
-        """Until a container has ended with 0."""
+        """Run a container in the VM, until it has ended with 0."""
         watch = Stopwatch()
         with _judged(
             "no container runs in a VM that is restored from it",

@@ -70,7 +70,7 @@ class WarmPool:
         return len(self._ready)
 
     def take(self, snapshot_id: UUID) -> Prepared | None:
-        """One for this snapshot, the caller's from now on: to be destroyed as any VM is.
+        """A VM of this snapshot, the caller's from now on: to be destroyed as any VM is.
 
         Whether there is one or not, the pool looks again afterwards what to have ready.
         """
@@ -90,7 +90,7 @@ class WarmPool:
             self._changed.set()
 
     async def keep_filled(self) -> None:
-        """Until cancelled; the pool is emptied then."""
+        """Keep the pool filled until cancelled; it is emptied then."""
         self.most = await self._size()
         if self.most == 0:
             return

@@ -104,7 +104,7 @@ class ContainerRepository:
     async def list(
         self, states: Collection[ContainerState] | None = None, *, limit: int | None = None
     ) -> tuple[Container, ...]:
-        """Those in ``states`` (any), newest first, at most ``limit``."""
+        """The containers in ``states`` (any), newest first, at most ``limit``."""
         newest_first = containers.c.created_at.desc(), containers.c.id.desc()
         query = select(*ROWS.columns).order_by(*newest_first)
         if states is not None:

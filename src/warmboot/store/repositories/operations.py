@@ -142,7 +142,7 @@ class OperationRepository:
                 raise _unknown(operation_id)
 
     async def list(self, *, open_only: bool = True) -> tuple[Operation, ...]:
-        """Those that have not ended, or all; oldest first."""
+        """The operations that have not ended, or all; oldest first."""
         wanted = operations.c.state.in_(OPEN if open_only else OPEN + CLOSED)
         async with self._database.read() as connection:
             return (await _read(connection, wanted))[0]

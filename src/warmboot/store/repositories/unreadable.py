@@ -47,7 +47,7 @@ class UnreadableRows:
         self._database = database
 
     async def list(self, tables: Collection[str] = tuple(_READERS)) -> tuple[UnreadableRow, ...]:
-        """Those of ``tables``, as they are at the moment."""
+        """The rows of ``tables`` that cannot be read at the moment."""
         found: list[UnreadableRow] = []
         for name in tables:
             rows = _READERS[name]

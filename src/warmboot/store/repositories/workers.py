@@ -91,7 +91,7 @@ class WorkerRepository:
         return found[0]
 
     async def list(self, states: Collection[WorkerState] | None = None) -> tuple[Worker, ...]:
-        """Those in ``states`` (any), newest first."""
+        """The workers in ``states`` (any), newest first."""
         query = select(*ROWS.columns).order_by(workers.c.created_at.desc(), workers.c.id.desc())
         if states is not None:
             query = query.where(workers.c.state.in_(sorted(states)))

@@ -25,7 +25,7 @@ _READ_BYTES = 1 << 16
 
 
 def open_socket() -> socket.socket:
-    """Of the calling thread's namespace."""
+    """A netlink socket in the network namespace of the calling thread."""
     made = socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER
     )

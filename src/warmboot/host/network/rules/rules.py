@@ -214,7 +214,7 @@ def delete_table(config: NetworkConfig) -> str:
 
 
 def publish(config: NetworkConfig, slot: Slot, mapping: PortMapping) -> tuple[str, str]:
-    """For the host and for the namespace. Idempotent."""
+    """Scripts for the host and the namespace that publish a port. Idempotent."""
     target = f"{slot.ns_ip} . {mapping.container_port}"
     port = f"{mapping.protocol} . {mapping.host_port}"
     name, key = (
@@ -228,12 +228,12 @@ def publish(config: NetworkConfig, slot: Slot, mapping: PortMapping) -> tuple[st
 
 
 def close_inside(config: NetworkConfig) -> str:
-    """For the namespace. Idempotent."""
+    """A script for the namespace: no port is published there any more. Idempotent."""
     return f"{_inside_sets(config)}\nflush set ip {config.table} published"
 
 
 def open_port(config: NetworkConfig, slot: Slot, port: int, verb: str) -> tuple[str, str]:
-    """For the host and for the namespace; ``verb`` is ``add`` or ``delete``."""
+    """Scripts for the host and the namespace that ``add`` or ``delete`` (``verb``) an open port."""
     opened = f"element ip {config.table} opened"
     return (
         f'{_host_sets(config)}\n{verb} {opened} {{ "{slot.veth}" . {port} }}',
@@ -242,7 +242,7 @@ def open_port(config: NetworkConfig, slot: Slot, port: int, verb: str) -> tuple[
 
 
 def close_all_opened(config: NetworkConfig) -> str:
-    """For the host. Idempotent."""
+    """A script for the host: none of its ports is open to guests any more. Idempotent."""
     return f"{_host_sets(config)}\nflush set ip {config.table} opened"
 
 

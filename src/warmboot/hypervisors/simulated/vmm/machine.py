@@ -110,7 +110,7 @@ class Machine:
 
     @property
     def docker_ready_at(self) -> float:
-        """In guest uptime; infinite when Docker never gets ready."""
+        """The guest's uptime at which Docker is ready; infinite if it never is."""
         config = self.config
         if config.docker_never_ready.applies(self.origin):
             return float("inf")

@@ -61,7 +61,7 @@ class Vsock:
         self._connecting: set[asyncio.Task[None]] = set()
 
     def accept(self) -> tuple[socket.socket, None]:
-        """For the guest's threads."""
+        """The next connection to the guest, for a thread of its agent."""
         return self._connected.get(), None
 
     async def serve(self, listener: socket.socket) -> None:

@@ -63,7 +63,7 @@ class Containers:
         return [c for c in self._records.values() if everything or c["state"]["Running"]]
 
     def find(self, name: str) -> Record:
-        """By id, name or beginning of an id; 404."""
+        """The record of a container, by its id, name or the beginning of its id; else 404."""
         for record in self._records.values():
             if name in (record["id"], record["name"]):
                 return record

@@ -50,7 +50,7 @@ class Images:
         return [record["name"] for record in named if record["id"] == image_id and record["name"]]
 
     def find(self, reference: str) -> Record:
-        """By name or id; 404 as Docker words it."""
+        """The record of an image, by its name or id; else 404, as Docker words it."""
         record = self._records.get(full_name(reference))
         if record is not None:
             return record

@@ -33,7 +33,7 @@ _YES_BYTES = 16 << 10
 
 
 async def at_once() -> None:
-    """There is room."""
+    """Return at once: there is always room."""
 
 
 @dataclass(frozen=True, slots=True)
