@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from tests.support.images import busybox
 from tests.support.terminals import Terminal
-from tests.support.vms import PROBE, Site, eventually
+from tests.support.vms import PROBE, Ran, Site, eventually
 
 from warmboot.docker.tiny_image import image_archive
+from warmboot.model.conventions.program_start import MAX_BYTES, check_size
+from warmboot.model.errors import InvalidRequest
 
 
 async def test_run_in_the_foreground_gives_output_and_exit_code(site: Site) -> None:
@@ -167,6 +169,48 @@ async def test_what_the_kernel_does_not_execute_is_told_in_a_sentence(
         ran = await site.cli("exec", "host", program, code=code)
         assert program in ran.err
         assert ran.out == ""
+
+
+async def test_more_than_the_kernel_takes_is_126_and_one_sentence(
+    site: Site, tmp_path: Path
+) -> None:
+    """As much as the manager lets through: what the image's own variables take comes on top."""
+    full = tmp_path / "full.env"
+    command = ["/bin/true"]
+    full.write_text("".join(f"{one}\n" for one in _as_much_as_linux_takes(command)))
+    words = ("--env-file", str(full))
+    _is_one_sentence(await site.cli("run", "--rm", *words, PROBE, *command, code=126))
+    await site.run("c", PROBE, "sleep", "1000")
+    _is_one_sentence(await site.cli("exec", *words, "c", *command, code=126))
+    assert (await site.cli("exec", "c", "echo", "still here")).out == "still here\n"
+
+
+def _as_much_as_linux_takes(command: list[str]) -> list[str]:
+    """An environment for ``command`` to which nothing can be added."""
+    environment = [f"V{number:02}={'x' * 100_000}" for number in range(20)] + ["W="]
+    used_bytes = sum(len(word) + 1 + 8 for word in (*command, *environment))
+    environment[-1] += "x" * (MAX_BYTES - used_bytes)
+    check_size(command, environment)
+    with pytest.raises(InvalidRequest):
+        check_size([*command, ""], environment)
+    return environment
+
+
+def _is_one_sentence(ran: Ran) -> None:
+    assert ran.out == ""
+    told = [line for line in ran.err.splitlines() if line.startswith("error: ")]
+    too_large = "its arguments and environment are too large"
+    assert told == [f"error: '/bin/true' cannot be executed: {too_large}"]
+    assert "msg" not in ran.err
+
+
+async def test_open_files_are_limited_as_for_an_engine_that_systemd_started(site: Site) -> None:
+    ask = ("sh", "-c", "ulimit -Sn; ulimit -Hn")
+    await site.run("c", PROBE, "sh", "-c", "ulimit -Sn; ulimit -Hn; exec sleep 1000")
+    for said in (await site.cli("exec", "c", *ask), await site.cli("logs", "c")):
+        soft, hard = (int(line) for line in said.out.splitlines())
+        assert soft >= 1024
+        assert hard >= 524_288
 
 
 async def test_user_folder_and_host_name_are_as_asked_for(site: Site) -> None:

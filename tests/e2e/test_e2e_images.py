@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
+import lzma
+import shlex
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest
+import zstandard
 from tests.e2e.conftest import PAGE, Archive
 from tests.e2e.guests import UNREACHED, fetch_all
 from tests.support.registry import (
@@ -103,20 +109,36 @@ async def _failed_without_residue(site: Site, name: str, code: str) -> None:
             assert await store.snapshots.leases(snapshot.id) == ()
 
 
-@pytest.mark.parametrize("kind", ["docker-save-untagged", "oci", "oci-untagged"])
+KINDS: Mapping[str, tuple[str, str, Callable[[bytes], bytes]]] = {
+    "docker-save-untagged": ("image.tar.gz", "< {path} warmboot", gzip.compress),
+    "oci": ("image.tar.xz", "cat {path} | warmboot", lzma.compress),
+    "oci-untagged": ("image.tar.zst", "warmboot", zstandard.compress),
+}
+"""How each is called, comes to the command line, and is compressed."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
 async def test_an_archive_is_loaded(
     site: Site, archive: Archive, tmp_path: Path, kind: str
 ) -> None:
     image = Image.of(archive.content)
-    path = tmp_path / "image.tar"
-    path.write_bytes(
-        {
-            "docker-save-untagged": lambda: untagged(archive.content),
-            "oci": lambda: image.oci_layout("e2e/named:3"),
-            "oci-untagged": lambda: image.oci_layout(None),
-        }[kind]()
+    content = {
+        "docker-save-untagged": lambda: untagged(archive.content),
+        "oci": lambda: image.oci_layout("e2e/named:3"),
+        "oci-untagged": lambda: image.oci_layout(None),
+    }[kind]()
+    name, way, compressed = KINDS[kind]
+    path = tmp_path / name
+    path.write_bytes(compressed(content))
+    from_stdin = way != "warmboot"
+    words = ["run", "-d", "--name", "loaded", "--archive", "/dev/stdin" if from_stdin else path]
+    run = [sys.executable, "-m", "warmboot.cli", *words, "e2e/named:3", *SAY]
+    program = shlex.join(map(str, run))
+    process = await asyncio.create_subprocess_shell(
+        way.format(path=path).replace("warmboot", program), env=site.environment
     )
-    found = await site.run("loaded", "--archive", str(path), "e2e/named:3", *SAY)
+    assert await process.wait() == 0
+    found = await site.inspect("loaded")
     assert (found["state"], found["boot_method"]) == ("running", "warm")
     assert "hello from a container" in (await site.cli("logs", "loaded")).out
 

@@ -35,6 +35,7 @@ from warmboot.host.guest.guest_link import AGENT_PORT, GuestLink
 from warmboot.host.network import Network, NetworkConfig, Slot
 from warmboot.hypervisors import cgroups
 from warmboot.hypervisors.cgroups import Cgroups
+from warmboot.model.errors import NotFound
 from warmboot.model.vm import GuestAddress, VmRecord
 from warmboot.store import Store
 from warmboot.system import procfs
@@ -262,7 +263,8 @@ class Site:
     async def remove_containers(self) -> None:
         async with self.client() as client:
             for container in await client.containers.list(all_states=True):
-                await client.containers.delete(container.id, force=True)
+                with contextlib.suppress(NotFound):  # that of a `run --rm` goes by itself
+                    await client.containers.delete(container.id, force=True)
 
     async def counted(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples with at least these labels, as Prometheus sees them."""
