@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from tests.api.conftest import LOCAL, Peers
 from tests.support.fake_services import FakeServices
+
+from warmboot.api import create_app
+from warmboot.client import Client, decode
 
 LISTS = ("containers", "workers", "runtime-images", "runtime-snapshots", "workers/w-0/checkpoints")
 
@@ -117,3 +121,35 @@ async def test_any_cursor_of_its_form_is_a_place_in_the_list(http: httpx.AsyncCl
     for cursor in ("0-" + "0" * 32, "9" * 16 + "-" + "f" * 32):
         answer = await http.get("/v1/containers", params={"cursor": cursor, "limit": 1})
         assert answer.status_code == 200
+
+
+@pytest.mark.usefixtures("filled")
+async def test_the_client_reads_each_part_of_a_list_when_it_is_needed(
+    fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode, "PART_ITEMS", 3)
+    asked: list[str] = []
+
+    async def note(request: httpx.Request) -> None:
+        asked.append(request.url.path)
+
+    for number in range(7):
+        fakes.events.add("container.running", number)
+    transport = httpx.ASGITransport(create_app(fakes.services, peers=Peers()))
+    async with Client(f"{LOCAL}:18080", transport=transport) as client:
+        client._http.event_hooks = {"request": [note]}
+        lists: dict[str, Callable[[], AsyncIterator[Any]]] = {
+            "containers": client.containers.iterate,
+            "workers": client.workers.iterate,
+            "checkpoints": lambda: client.workers.iterate_checkpoints("w-0"),
+            "images": client.images.iterate,
+            "snapshots": client.snapshots.iterate,
+            "events": client.events.iterate,
+        }
+        for name, iterate in lists.items():
+            asked.clear()
+            found: list[Any] = []
+            async for one in iterate():
+                assert len(asked) == len(found) // 3 + 1, name
+                found.append(one.id)
+            assert len(found) == len(set(found)) >= 7, name

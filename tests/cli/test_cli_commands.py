@@ -115,10 +115,17 @@ def test_ps_is_filtered(cli: Cli) -> None:
 
     assert names("-f", "name=web") == ["web-2", "web-1"]
     assert names("-f", "name=web-1", "-f", "name=web-2") == ["web-2", "web-1"]
+    for exactly in ("^web-1$", "^/web-1$", "b-1", "web-[1]", "^/w.b-1"):
+        assert names("-f", f"name={exactly}") == ["web-1"]
+    assert names("-f", "name=^web$") == []
     assert names("-f", "label=team=x") == ["web-1"]
     assert names("-f", "label=team", "-f", "label=env=test") == ["web-1"]
     assert names("-f", "ancestor=redis:7") == ["web-1"]
-    assert names("-f", "publish=80") == ["web-1"]
+    for busybox in ("busybox", "busybox:latest", "docker.io/library/busybox"):
+        assert names("-f", f"ancestor={busybox}") == ["web-2"]
+    for port in ("80", "80/tcp", "79-81", "79-81/tcp"):
+        assert names("-f", f"publish={port}") == ["web-1"]
+    assert names("-f", "publish=80/udp") == []
     assert names("-f", "status=exited") == ["ended"]
     assert names("-a", "-f", "exited=3") == ["ended"]
     assert names("-f", "exited=3") == []
@@ -127,8 +134,27 @@ def test_ps_is_filtered(cli: Cli) -> None:
     (whole,) = json.loads(cli("ps", "--json", "-f", "name=web-1").stdout)
     assert whole["id"] in cli("ps", "--no-trunc").stdout
     assert whole["id"] not in cli("ps").stdout
-    for wrong in ("name", "colour=red", "status=lost"):
-        assert cli("ps", "-f", wrong).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ("name", "write id=…, name=…"),
+        ("colour=red", "write id=…, name=…"),
+        ("status=lost", "'lost' is not a state; use one of creating"),
+        ("name=[", "name=[: this is not a regular expression"),
+        ("exited=abc", "exited=abc: an exit code is a number from 0 to 255"),
+        ("exited=256", "exited=256: an exit code is a number from 0 to 255"),
+        ("publish=abc", "publish=abc: write a port from 1 to 65535"),
+        ("publish=70000", "publish=70000: write a port from 1 to 65535"),
+        ("publish=90-80", "publish=90-80: write a port from 1 to 65535"),
+        ("publish=80/sctp", "publish=80/sctp: write a port from 1 to 65535"),
+    ],
+)
+def test_a_filter_that_can_match_nothing_is_refused(cli: Cli, wrong: str, sentence: str) -> None:
+    done = cli("ps", "-f", wrong, COLUMNS="200")
+    assert done.returncode == 2
+    assert sentence in done.stderr
 
 
 def test_ports_are_shown_as_docker_shows_them(cli: Cli) -> None:

@@ -66,9 +66,14 @@ class RuntimeImages:
         )
         return decoded(Registered, await self._link.post("/v1/runtime-images", body))
 
-    async def list(self) -> builtins.list[RuntimeImage]:
-        found = all_items(RuntimeImage, self._link.get, "/v1/runtime-images")
-        return [image async for image in found]
+    async def list(self, *, name: str = "") -> builtins.list[RuntimeImage]:
+        """Those with ``name`` in their name."""
+        return [image async for image in self.iterate(name=name)]
+
+    def iterate(self, *, name: str = "") -> AsyncIterator[RuntimeImage]:
+        """As ``list``, oldest first; the next part is asked for when it is needed."""
+        params = _given(name=name or None)
+        return all_items(RuntimeImage, self._link.get, "/v1/runtime-images", params)
 
     async def get(self, image_id: str) -> RuntimeImage:
         path = f"/v1/runtime-images/{segment(image_id, 'runtime image')}"
@@ -92,9 +97,12 @@ class RuntimeSnapshots:
         return str((await self._link.post("/v1/runtime-snapshots", body))["id"])
 
     async def list(self, *, include_deleted: bool = False) -> builtins.list[RuntimeSnapshot]:
+        return [snapshot async for snapshot in self.iterate(include_deleted=include_deleted)]
+
+    def iterate(self, *, include_deleted: bool = False) -> AsyncIterator[RuntimeSnapshot]:
+        """As ``list``, newest first; the next part is asked for when it is needed."""
         params = _flags(include_deleted=include_deleted)
-        found = all_items(RuntimeSnapshot, self._link.get, "/v1/runtime-snapshots", params)
-        return [snapshot async for snapshot in found]
+        return all_items(RuntimeSnapshot, self._link.get, "/v1/runtime-snapshots", params)
 
     async def get(self, snapshot_id: str) -> RuntimeSnapshot:
         path = f"/v1/runtime-snapshots/{segment(snapshot_id, 'runtime snapshot')}"
@@ -295,6 +303,10 @@ class Events:
 
     async def list(self, after: int = 0, limit: int = 100) -> builtins.list[Event]:
         return items(Event, await self._link.get("/v1/events", {"after": after, "limit": limit}))
+
+    def iterate(self, after: int = 0) -> AsyncIterator[Event]:
+        """All that there are, oldest first; the next part is asked for when it is needed."""
+        return all_items(Event, self._link.get, "/v1/events", {"after": after})
 
     @asynccontextmanager
     async def follow(self, after: int | None = None) -> AsyncIterator[AsyncIterator[Event]]:

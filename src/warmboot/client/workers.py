@@ -6,7 +6,7 @@ import asyncio
 import builtins
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -45,10 +45,16 @@ class Workers:
         self, *, states: Sequence[str] = (), labels: Sequence[str] = (), name: str = ""
     ) -> builtins.list[Worker]:
         """Those in ``states`` that have all ``labels`` and ``name`` in their name."""
+        found = self.iterate(states=states, labels=labels, name=name)
+        return [worker async for worker in found]
+
+    def iterate(
+        self, *, states: Sequence[str] = (), labels: Sequence[str] = (), name: str = ""
+    ) -> AsyncIterator[Worker]:
+        """As ``list``, newest first; the next part is asked for when it is needed."""
         wanted = {"state": states, "label": labels, "name": name}
         params = {key: value for key, value in wanted.items() if value}
-        found = all_items(Worker, self._link.get, "/v1/workers", params)
-        return [worker async for worker in found]
+        return all_items(Worker, self._link.get, "/v1/workers", params)
 
     async def get(self, ref: str) -> Worker:
         return item(Worker, await self._link.get(self._path(ref)))
@@ -108,8 +114,11 @@ class Workers:
     # -- checkpoints ---------------------------------------------------------------------------
 
     async def checkpoints(self, ref: str) -> builtins.list[Checkpoint]:
-        found = all_items(Checkpoint, self._link.get, self._path(ref, "checkpoints"))
-        return [checkpoint async for checkpoint in found]
+        return [checkpoint async for checkpoint in self.iterate_checkpoints(ref)]
+
+    def iterate_checkpoints(self, ref: str) -> AsyncIterator[Checkpoint]:
+        """As ``checkpoints``, newest first; the next part is asked for when it is needed."""
+        return all_items(Checkpoint, self._link.get, self._path(ref, "checkpoints"))
 
     async def checkpoint(self, ref: str, name: str) -> Checkpoint:
         return item(Checkpoint, await self._link.get(self._checkpoint(ref, name)))

@@ -64,7 +64,10 @@ def ps(
     async def work() -> list[Container]:
         async with connect() as client:
             return await client.containers.list(
-                all_states=everything, states=wanted.states, labels=wanted.labels
+                all_states=everything,
+                states=wanted.states,
+                labels=wanted.labels,
+                name=wanted.name,
             )
 
     listed = sorted(drive(work()), key=lambda container: container.created_at, reverse=True)
