@@ -136,9 +136,22 @@ async def test_over_may_be_said_at_any_time_and_again() -> None:
             await asyncio.wait_for(step(), FOR_EVER_S)
         ticket.over()
         ticket.over()
+        async with asyncio.timeout(60):  # it has given back whatever it had
+            following = admission.boot()
+            await following.prepare()
+            await following.run()
+        following.over()
         ticket.ran()
         ticket.prepared()
-    await asyncio.wait_for(admission.after_boots(), FOR_EVER_S)
+    one, other = admission.boot(), admission.boot()
+    await one.run()
+    waiting = asyncio.create_task(other.run())
+    await settled()
+    assert not waiting.done(), "what was given back again did not make room for two"
+    one.over()
+    await asyncio.wait_for(waiting, 60)
+    other.over()
+    await asyncio.wait_for(admission.after_boots(), 60)
 
 
 async def test_one_that_stepped_aside_comes_back() -> None:

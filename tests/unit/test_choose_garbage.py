@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from warmboot.manager.garbage.choose_garbage import (
     ARCHIVE_KEPT,
+    GRACE,
     UNFINISHED_KEPT,
     Limits,
     Seen,
@@ -248,11 +249,23 @@ def test_room_is_made_for_one_that_is_to_come() -> None:
     assert chosen_ids(garbage) == {older.id}
 
 
+def test_a_rebuild_gives_its_place_back_and_takes_none() -> None:
+    old = snapshot()
+    assert active_count([old, snapshot(CREATING, replaces=old.id)]) == 1
+    assert active_count([old, snapshot(CREATING)]) == 2, "a first build takes one"
+    assert active_count([old, snapshot(replaces=old.id)]) == 2, "it is not swapped in yet"
+    gone = snapshot(DELETED)
+    assert active_count([gone, snapshot(CREATING, replaces=gone.id)]) == 1
+
+
 def entry(kind: Kind, owner: str = "x", age: timedelta = timedelta(days=2)) -> DiskEntry:
     return DiskEntry(kind, Path(f"/{kind}-{owner}"), owner, 7, NOW - age)
 
 
-@pytest.mark.parametrize("kind", [k for k in Kind if k not in (Kind.SNAPSHOT, Kind.CACHE)])
+CHOSEN_OTHERWISE = (Kind.SNAPSHOT, Kind.CACHE)
+
+
+@pytest.mark.parametrize("kind", [k for k in Kind if k not in CHOSEN_OTHERWISE])
 def test_orphans_of_every_kind_go_and_what_somebody_owns_stays(kind: Kind) -> None:
     one = entry(kind)
     (garbage,) = choose_garbage(Seen(entries=[one]), Limits(10), NOW)
@@ -267,11 +280,17 @@ def test_orphans_of_every_kind_go_and_what_somebody_owns_stays(kind: Kind) -> No
         (Kind.ARCHIVE, ARCHIVE_KEPT),
         (Kind.TEMPORARY, UNFINISHED_KEPT),
         (Kind.VM_FOLDER, UNFINISHED_KEPT),
+        (Kind.RESTORE_COPY, UNFINISHED_KEPT),
     ],
 )
 def test_what_somebody_may_just_be_writing_is_given_time(kind: Kind, kept: timedelta) -> None:
     assert why(Seen(entries=[entry(kind, age=kept - timedelta(seconds=1))])) == []
     assert len(why(Seen(entries=[entry(kind, age=kept)]))) == 1
+
+
+@pytest.mark.parametrize("kind", [k for k in Kind if k not in (*GRACE, *CHOSEN_OTHERWISE)])
+def test_what_nobody_can_just_be_writing_goes_at_once(kind: Kind) -> None:
+    assert len(why(Seen(entries=[entry(kind, age=timedelta(0))]))) == 1
 
 
 def cached(name: str, size: int, days: float, *, in_use: bool = False) -> Cached:
