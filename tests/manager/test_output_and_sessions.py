@@ -91,13 +91,13 @@ async def test_following_ends_when_the_container_is_removed(manager: Manager) ->
 
 async def test_following_ends_when_the_vm_dies(manager: Manager) -> None:
     await manager.run("web", "sh", "-c", "echo one; sleep 100")
-    reading = asyncio.create_task(manager.output("web", follow=True))
-    await asyncio.sleep(0.1)
+    logs = aiter(manager.containers.logs("web", follow=True))
+    assert (await anext(logs)).data == b"one\n"
+    following = asyncio.ensure_future(anext(logs, None))
     os.kill(await manager.vm_pid("web"), signal.SIGKILL)
-    done, _ = await asyncio.wait({reading}, timeout=60)
-    assert done
-    error = reading.exception()
-    assert error is None or isinstance(error, WarmbootError)
+    async with asyncio.timeout(60):
+        (ended,) = await asyncio.gather(following, return_exceptions=True)
+    assert ended is None or isinstance(ended, WarmbootError)
 
 
 # -- sessions --------------------------------------------------------------------------------------
