@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 
 import pytest
 from tests.support.dockerd import PrivateDockerd
 from tests.support.served import Served
-from tests.workers.conftest import Start, counted, event_kinds, last_count, lines
+from tests.workers.conftest import TIMEOUT_S, Start, counted, event_kinds, last_count, lines
 
 from warmboot.client import Client
 from warmboot.docker.engine import DockerEngine
@@ -61,6 +62,33 @@ async def test_a_checkpoint_is_shown_with_what_is_in_it(client: Client, start: S
     assert made.raw["versions"]["criu"] >= "4.2"
     assert [one.name for one in await client.workers.checkpoints(worker.id)] == ["first"]
     assert (await client.workers.checkpoint(worker.id, "first")).raw == made.raw
+
+
+async def test_the_log_has_every_byte_as_it_was_also_after_a_pause(
+    client: Client, start: Start
+) -> None:
+    line = bytes(byte for byte in range(256) if byte != ord("\n")) + b"\n"
+    octal = "".join(f"\\{byte:03o}" for byte in line)
+    worker = await start(script=f"while true; do printf '{octal}'; sleep 0.1; done")
+    assert await _log(client, worker.id, 3 * len(line)) == line * 3
+    await client.workers.pause(worker.id)
+    paused = await _log(client, worker.id)
+    await client.workers.resume(worker.id)
+    more = len(paused) + 3 * len(line)
+    assert await _log(client, worker.id, more) == line * (more // len(line))
+
+
+async def _log(client: Client, ref: str, size_bytes: int = 0) -> bytes:
+    """The first bytes of it, which are waited for; all that is there, if none."""
+    written = b""
+    async with asyncio.timeout(TIMEOUT_S):
+        follow = size_bytes > 0
+        async with contextlib.aclosing(client.workers.logs(ref, follow=follow)) as chunks:
+            async for chunk in chunks:
+                written += chunk
+                if follow and len(written) >= size_bytes:
+                    return written[:size_bytes]
+    return written
 
 
 async def test_a_named_checkpoint_is_resumed(client: Client, start: Start) -> None:

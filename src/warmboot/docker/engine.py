@@ -57,7 +57,7 @@ class DockerEngine(DockerClient):
 
         ``extra_environment`` is what the manager adds (``WARMBOOT_URL``, …); the user's own wins.
         """
-        host_config = {
+        host_config: dict[str, object] = {
             "NetworkMode": spec.network,
             "AutoRemove": spec.auto_remove,
             "Mounts": [
@@ -70,6 +70,9 @@ class DockerEngine(DockerClient):
                 for mount in spec.mounts
             ],
         }
+        # `json-file` keeps text: what is not UTF-8 would not be as it was. Another one was chosen.
+        if (await self.remembered_facts()).log_driver == "json-file":
+            host_config["LogConfig"] = {"Type": "local"}
         return await self.create(spec.name, config_of(spec, extra_environment, host_config))
 
     async def labelled(self, label: str) -> list[str]:

@@ -28,6 +28,7 @@ class EngineFacts:
     storage_driver: str
     networks: tuple[str, ...]
     security: tuple[str, ...]
+    log_driver: str = "json-file"
 
     @property
     def rootless(self) -> bool:
@@ -46,6 +47,7 @@ class EngineFacts:
             storage_driver=str(info.get("Driver", "")),
             networks=tuple((info.get("Plugins") or {}).get("Network") or ()),
             security=tuple(info.get("SecurityOptions") or ()),
+            log_driver=str(info.get("LoggingDriver") or "json-file"),
         )
 
     def versions(self, criu: str) -> Versions:
