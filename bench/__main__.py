@@ -108,8 +108,9 @@ def main(words: Sequence[str] | None = None, groups: Mapping[str, Group] = GROUP
     results = run(chosen, console)
     if results.figures:
         Console(highlight=False).print(table(results.figures))
-    store(document(results.figures, results.measured, results.failed), given.output)
-    console.print(f"written to {given.output}")
+    if results.measured or results.failed:  # else what an earlier run has written stays
+        store(document(results.figures, results.measured, results.failed), given.output)
+        console.print(f"written to {given.output}")
     return results.exit_code
 
 

@@ -80,6 +80,14 @@ def test_an_interrupted_run_keeps_what_it_has_measured(run: Run) -> None:
     assert (code, results["figures"], three.begun) == (130, {"one.figure": 1.0}, [])
 
 
+def test_a_run_that_is_interrupted_at_once_leaves_the_results_of_the_one_before(
+    run: Run,
+) -> None:
+    run(groups=[_group("one")])
+    code, results = run(groups=[_group("two", KeyboardInterrupt())])
+    assert (code, results["figures"]) == (130, {"one.figure": 1.0})
+
+
 def test_a_run_tells_its_group_and_which_round_of_how_many(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
