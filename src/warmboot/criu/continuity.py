@@ -12,6 +12,7 @@ have executed another program in the moment since.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,6 +20,9 @@ from pathlib import Path
 
 from warmboot.criu.images import AT_RANDOM, RANDOM_BYTES, DumpFacts, ProcessImage, unreadable
 from warmboot.system import procfs
+
+_LOOKS, _BETWEEN_LOOKS_S = 50, 0.002
+"""A process that is just executing a program has no memory to look at for a moment."""
 
 _STACK, _HEAP, _ARGUMENTS = 25, 44, 45  # proc(5) fields 28, 47, 48, counted after the name
 
@@ -64,7 +68,19 @@ def _same(image: ProcessImage, live: LiveProcess) -> bool:
 
 def look_at(pid: int, proc: Path = Path("/proc")) -> LiveProcess | None:
     """What makes a running process recognisable; ``None`` when it is no more."""
-    folder = proc / str(pid)
+    for _ in range(_LOOKS):
+        if (found := _look(proc / str(pid))) is not None or _is_over(pid, proc):
+            return found
+        time.sleep(_BETWEEN_LOOKS_S)
+    return None
+
+
+def _is_over(pid: int, proc: Path) -> bool:
+    return _status(pid, "State", proc).strip()[:1] in ("", "Z", "X")
+
+
+def _look(folder: Path) -> LiveProcess | None:
+    """``None``: it has no memory, now or any more."""
     try:
         fields = procfs.stat_fields(folder)
         numbers = (folder / "auxv").read_bytes()
