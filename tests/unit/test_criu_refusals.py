@@ -41,8 +41,23 @@ ENGINE = CheckpointError("the checkpoint failed", details="criu failed: type NOT
         ),
         (
             "Error (criu/files-ext.c:98): Can't dump file 9 of that type [600] (anon io_uring)",
-            "uses io_uring",
+            "the kernel hands to nobody, as io_uring's",
             "switch io_uring off",
+        ),
+        (
+            "Error (criu/parasite-syscall.c:298): Can't retrieve FDs from socket",
+            "the kernel hands to nobody, as io_uring's",
+            "switch io_uring off",
+        ),
+        (
+            "Error (criu/fsnotify.c:227): fsnotify: \tCan't dump that handle",
+            "watches files (inotify, fanotify)",
+            "polling",
+        ),
+        (
+            "Error (criu/fsnotify.c:312): fsnotify: Can't find suitable path for handle (75:0x9)",
+            "watches files (inotify, fanotify)",
+            "polling",
         ),
         (
             "Error (criu/files-ext.c:98): Can't dump file 9 of that type [20600] (chr 195:0)",

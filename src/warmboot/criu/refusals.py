@@ -50,9 +50,16 @@ _OF_DUMPS = (
         f"end what was started in a terminal (docker exec -t); {_AGAIN}",
     ),
     _Refusal(
-        ("io_uring", "io-uring"),
-        "a process in it uses io_uring, which cannot be put into a checkpoint",
+        ("io_uring", "io-uring", "Can't retrieve FDs from socket"),
+        "a process in it has a file that the kernel hands to nobody, as io_uring's, so it cannot "
+        "be put into a checkpoint",
         "switch io_uring off in the program, then pause it again",
+    ),
+    _Refusal(
+        ("Can't dump that handle", "Can't find suitable path for handle"),
+        "a process in it watches files (inotify, fanotify) that CRIU cannot find again: on "
+        "overlay, the file system of containers, it finds none by what the kernel tells of them",
+        "have the program look itself instead (polling), or end it; then pause again",
     ),
     _Refusal(
         ("Unable to interrupt task", "is already traced", "traced by"),
