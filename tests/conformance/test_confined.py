@@ -50,8 +50,7 @@ async def test_a_vmm_is_in_its_group_with_its_limits_when_boot_returns(
 ) -> None:
     spec, vm = await confined.boot()
     limits = limits_of(spec, rig_overhead(confined))
-    for hierarchy in groups.hierarchies:
-        assert vm.handle.pid in groups.members(spec.id), hierarchy
+    assert _in_all(groups, spec.id, vm.handle.pid)
     assert _figures(groups, spec.id) == {
         "memory": limits.memory_bytes,
         "pids": limits.pids,
@@ -62,11 +61,7 @@ async def test_a_vmm_is_in_its_group_with_its_limits_when_boot_returns(
 async def test_a_clones_vmm_is_in_its_group(confined: Keeper, groups: Cgroups) -> None:
     _, snapshot = await confined.saved()
     spec, vm = await confined.restore(snapshot)
-    assert all(
-        str(vm.handle.pid)
-        in (h.path / "warmboot.slice" / PREFIX / spec.id / "cgroup.procs").read_text().split()
-        for h in groups.hierarchies
-    )
+    assert _in_all(groups, spec.id, vm.handle.pid)
 
 
 async def test_a_killed_vm_leaves_no_group(confined: Keeper, groups: Cgroups) -> None:
@@ -115,6 +110,12 @@ async def test_a_vmm_has_namespaces_of_its_own(confined: Keeper, kind: str) -> N
 
 def rig_overhead(keeper: Keeper) -> int:
     return keeper.rig.confinement.overhead_mib
+
+
+def _in_all(groups: Cgroups, name: str, pid: int) -> bool:
+    """Whether a process is in the group of that name in every hierarchy that has limits."""
+    folders = [h.path / "warmboot.slice" / PREFIX / name for h in groups.hierarchies]
+    return all(str(pid) in (f / "cgroup.procs").read_text().split() for f in folders)
 
 
 def _namespace(pid: int, kind: str) -> int:

@@ -182,7 +182,7 @@ async def test_a_build_that_the_old_version_had_begun_is_made_with_the_new_agent
         await check(manager.running)
 
 
-async def test_no_vm_stands_by_that_is_not_understood(place: Lab) -> None:
+async def test_no_vm_is_in_the_pool_that_is_not_understood(place: Lab) -> None:
     await before_the_upgrade(place)
     async with place.manager(auto_rebuild=False, standby_vms=1) as manager:
         await manager.run(boot=BootPolicy.COLD)

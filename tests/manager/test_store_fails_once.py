@@ -27,6 +27,7 @@ from warmboot.criu import in_progress
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts, EngineFacts
 from warmboot.host.vm import live_vm
+from warmboot.hypervisors import process
 from warmboot.manager import housekeeping
 from warmboot.manager.core import background, retry_until_stored
 from warmboot.manager.core.background import Work
@@ -91,6 +92,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(part, "FIRST_PAUSE_S", 0.01)
         monkeypatch.setattr(part, "LONGEST_PAUSE_S", 0.05)
     monkeypatch.setattr(warm_pool_, "LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(process, "_give_way", lambda _: None)
     monkeypatch.setattr(live_vm, "LOOK_AGAIN_S", 0.05)
     monkeypatch.setattr(in_progress, "QUIET_S", 0.0)
     monkeypatch.setattr(expire_records, "EVERY_S", 0.05)

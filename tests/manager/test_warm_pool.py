@@ -1,4 +1,4 @@
-"""VMs that stand by: used by the next boot, never in the way of one, and never left behind."""
+"""The warm pool: its VMs are used by the next boot, never in its way, and never left behind."""
 
 from __future__ import annotations
 
@@ -14,26 +14,33 @@ from tests.support.managers import Lab, Manager, vmm_pids
 from warmboot.host.guest import guest_connections
 from warmboot.host.guest.guest_connections import open_guest_socket
 from warmboot.host.vm.vm_files import kept_disk, snapshot_disks
+from warmboot.hypervisors import process
 from warmboot.manager.ports import Until
 from warmboot.model.container import BootMethod, ContainerState, FallbackReason
 from warmboot.model.runtime_snapshot import DISK_FILE
 from warmboot.model.vm import GuestAddress
 
 
+@pytest.fixture(autouse=True)
+def at_full_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """VMs of the pool get what is left of the processors: beside other tests that is little."""
+    monkeypatch.setattr(process, "_give_way", lambda _: None)
+
+
 @pytest.fixture
 async def waiting(place: Lab) -> AsyncIterator[Manager]:
-    """A manager with a ready snapshot, for which two VMs stand by."""
+    """A manager with a ready snapshot, for which two VMs are in the pool."""
     async with place.manager(standby_vms=2) as manager:
         await manager.snapshot()
-        await stands_by(manager, 2)
+        await pooled(manager, 2)
         yield manager
 
 
-async def stands_by(manager: Manager, count: int) -> None:
+async def pooled(manager: Manager, count: int) -> None:
     async def look() -> bool | None:
         return (await manager.services.system.info()).standby_vms == count or None
 
-    await manager.until(look, f"{count} stand by")
+    await manager.until(look, f"{count} VMs are in the pool")
 
 
 def vm_folders(manager: Manager) -> set[str]:
@@ -45,7 +52,7 @@ async def test_a_warm_boot_takes_one_and_another_takes_its_place(waiting: Manage
     container = await waiting.run()
     assert container.boot_method is BootMethod.WARM
     assert container.vm_id in before
-    await stands_by(waiting, 2)
+    await pooled(waiting, 2)
     assert len(vm_folders(waiting)) == 3
 
 
@@ -64,7 +71,7 @@ async def test_it_is_met_on_the_connection_that_it_has(
     assert set(booted_by) == {BootMethod.WARM}, "only Docker is spoken to on others, and later"
 
 
-async def test_more_boots_than_stand_by_start_their_own(waiting: Manager) -> None:
+async def test_more_boots_than_the_pool_has_start_their_own(waiting: Manager) -> None:
     ids = [await waiting.create(f"c{number}") for number in range(4)]
     for container_id in ids:
         container = await waiting.wait(str(container_id), Until.RUNNING)
@@ -95,7 +102,7 @@ async def test_one_that_died_is_not_the_snapshots_fault(waiting: Manager) -> Non
 async def test_one_that_does_not_answer_falls_back_and_goes(place: Lab) -> None:
     async with place.manager(standby_vms=1, warm_boot_timeout_s=1) as manager:
         await manager.snapshot()
-        await stands_by(manager, 1)
+        await pooled(manager, 1)
         (folder,) = vm_folders(manager)
         place.set(docker_never_ready="restore")
         container = await manager.run()
@@ -110,7 +117,7 @@ async def test_what_a_guest_has_waited_for_docker_is_not_waited_again(
 ) -> None:
     async with place.manager(standby_vms=1, warm_boot_timeout_s=1) as manager:
         await manager.snapshot()
-        await stands_by(manager, 1)
+        await pooled(manager, 1)
         place.set(docker_never_ready="restore")
         waited: list[float] = []
         wait_for_docker = manager.host.vms.wait_for_docker
@@ -141,14 +148,14 @@ async def test_a_mistake_while_one_is_made_does_not_end_the_making(
             await manager.snapshot()
             await made.wait()
         await manager.run()
-        await stands_by(manager, 1)
+        await pooled(manager, 1)
         await manager.containers.delete("web", force=True)
 
 
 async def test_they_go_with_their_snapshot(waiting: Manager) -> None:
     (snapshot,) = await waiting.snapshots.list()
     await waiting.snapshots.delete(snapshot.id)
-    await stands_by(waiting, 0)
+    await pooled(waiting, 0)
 
     async def look() -> bool | None:
         return vm_folders(waiting) == set() or None
@@ -159,7 +166,7 @@ async def test_they_go_with_their_snapshot(waiting: Manager) -> None:
 async def test_they_go_when_the_manager_stops(place: Lab) -> None:
     async with place.manager(standby_vms=1) as manager:
         await manager.snapshot()
-        await stands_by(manager, 1)
+        await pooled(manager, 1)
     assert vmm_pids(place.storage) == []
     assert list((place.storage / "vms").iterdir()) == []
 
