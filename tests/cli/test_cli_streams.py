@@ -104,6 +104,13 @@ async def test_a_program_that_is_not_there_is_told_and_nothing_is_left(
     assert await desk.names() == []
 
 
+async def test_an_empty_program_is_127_and_leaves_nothing(desk: Desk) -> None:
+    code, out, err = await end_of(await desk.begin("run", "--rm", "--cold", "busybox", ""))
+    assert (code, out) == (127, b"")
+    assert b"the command is empty" in err
+    await desk.until_nothing()
+
+
 async def test_attaching_ends_with_a_program_that_ends_meanwhile(desk: Desk) -> None:
     """Docker lets anybody attach to what has ended, and says nothing then."""
     await desk.type("run", "-d", "-i", "--name", "c", "busybox", "sh", "-c", "echo hi; exit 7")
@@ -111,6 +118,23 @@ async def test_attaching_ends_with_a_program_that_ends_meanwhile(desk: Desk) -> 
     async with asyncio.timeout(LIMIT_S), desk.client.containers.attach("c") as session:
         assert b"".join([chunk.data async for chunk in session]) == b"hi\n"
         assert session.exit_code == 7
+
+
+async def test_who_is_with_a_container_that_is_removed_has_137_as_of_a_kill(desk: Desk) -> None:
+    script = ("sh", "-c", "echo up; sleep 1000")
+    await desk.type("run", "-d", "--cold", "--name", "c", "busybox", "sleep", "1000")
+    run = await desk.begin("run", "--cold", "--name", "r", "busybox", *script)
+    exec_ = await desk.begin("exec", "c", *script)
+    for process in (run, exec_):
+        assert process.stdout is not None
+        assert await asyncio.wait_for(process.stdout.readline(), LIMIT_S) == b"up\n"
+    waits = [asyncio.create_task(desk.client.containers.wait(name)) for name in ("r", "c")]
+    assert await desk.type("rm", "-f", "r", "c") == (0, "r\nc\n", "")
+    assert await end_of(run) == (137, b"", b"")
+    assert await end_of(exec_) == (137, b"", b"")
+    assert [(await wait).exit_code for wait in waits] == [137, 137]
+    # Also for who asks afterwards, and as docker prints it.
+    assert await desk.type("wait", "r", "c") == (0, "137\n137\n", "")
 
 
 async def test_endless_input_ends_with_the_program_that_reads_a_line_of_it(desk: Desk) -> None:

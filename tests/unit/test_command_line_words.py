@@ -73,6 +73,23 @@ def test_ports_are_published_on_ipv4_only(text: str) -> None:
         parse_port(text)
 
 
+@pytest.mark.parametrize("text", ["127.0.0.1::80", "::80", ":80", "80"])
+def test_a_port_without_a_number_here_is_any_free_one(text: str) -> None:
+    port = parse_port(text)
+    assert (port["container_port"], port["host_port"]) == (80, 0)
+    assert port.get("host_ip") == ("127.0.0.1" if "." in text else None)
+
+
+def test_an_address_without_the_hosts_port_is_told_what_to_type() -> None:
+    with pytest.raises(ValueError, match=r"write 127\.0\.0\.1::80 for any free one"):
+        parse_port("127.0.0.1:80")
+
+
+def test_more_parts_than_a_port_has_are_no_address() -> None:
+    with pytest.raises(ValueError, match="is not a port"):
+        parse_port("80:80:80:80")
+
+
 SAID = (
     "failed to create task for container: failed to create shim task: OCI runtime create failed: "
 )
@@ -102,6 +119,8 @@ SAID = (
         ('exec: "/etc/hosts": permission denied: unknown', CommandNotExecutable),
         ('exec: "/etc": is a directory: unknown', CommandNotExecutable),
         ('exec: "a \\"b\\"": executable file not found in $PATH: unknown', CommandNotFound),
+        ("executable file `` not found in $PATH: No such file or directory", CommandNotFound),
+        ('exec: "": executable file not found in $PATH: unknown', CommandNotFound),
         ("lstat /proc/7/ns/net: no such file or directory", None),
         ("unable to find user nobody7: no matching entries in passwd file", None),
     ],

@@ -67,6 +67,13 @@ def parse_cpus(text: str) -> int:
     return int(cpus)
 
 
+def parse_folder(text: str) -> str:
+    """Of the container: docker takes an absolute path only."""
+    if text and not text.startswith("/"):
+        raise ValueError(f"the working folder {text!r} is not an absolute path")
+    return text
+
+
 def parse_weight(text: str) -> float:
     """A number from 0 on; how large it may be, the manager says."""
     try:
@@ -84,7 +91,7 @@ def parse_port(text: str) -> dict[str, Any]:
     protocol = protocol.lower() or "tcp"
     if protocol not in ("tcp", "udp"):
         raise ValueError(f"{text!r}: the protocol is tcp or udp")
-    if rest.startswith("[") or "::" in rest or rest.count(":") > 3:
+    if rest.startswith("[") or ("::" in rest and rest.count(":") > 2):
         raise ValueError(
             f"{text!r}: ports are published on IPv4 addresses only; leave the address out, or "
             "write for example 127.0.0.1:8080:80"
@@ -96,6 +103,11 @@ def parse_port(text: str) -> dict[str, Any]:
     if len(parts) > 2:
         raise ValueError(f"{text!r} is not a port; write [ip:][host:]container[/udp]")
     host, container = ("", *parts) if len(parts) == 1 else parts
+    if "." in host:
+        raise ValueError(
+            f"{text!r} has an address, but no place for the host's port; write {host}::{container} "
+            f"for any free one, or for example {host}:8080:{container}"
+        )
     port = {
         "container_port": _port(container, text),
         "host_port": _port(host, text, lowest=0) if host else 0,

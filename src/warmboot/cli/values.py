@@ -14,14 +14,18 @@ from typing import Any, get_args, get_origin
 
 import typer
 from typer import core
+from typer._click import core as commands
+from typer._click import parser
+from typer._click.exceptions import BadOptionUsage
 from typer._coercion import TypeDescriptor, build_runtime_param
 
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 
 
 def use_our_words() -> None:
-    """Have our converters used in the place of typer's own."""
+    """Have our converters and our parser used in the place of typer's own."""
     setattr(core, "build_runtime_param", _Converter)  # noqa: B010 - it is not exported
+    setattr(commands, "_OptionParser", _Parser)  # noqa: B010
 
 
 class _Converter:
@@ -92,3 +96,41 @@ _KINDS: Mapping[Any, Callable[[Any, Any], Any]] = {
     float: _number,
     Path: _path,
 }
+
+
+_TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
+_FALSE = frozenset({"0", "f", "F", "false", "False", "FALSE"})
+
+
+class _Parser(parser._OptionParser):
+    """Takes what docker takes: ``--rm=true``, ``-it=false``, ``-m=1g``."""
+
+    def _match_long_opt(self, opt: str, explicit_value: str | None, state: Any) -> None:
+        option = self._long_opt.get(opt)
+        if option is None or option.takes_value or explicit_value is None:
+            super()._match_long_opt(opt, explicit_value, state)
+        else:
+            _set_flag(option, opt, explicit_value, state)
+
+    def _match_short_opt(self, arg: str, state: Any) -> None:
+        letters, _, value = arg.partition("=")
+        options = [self._short_opt.get(arg[0] + letter) for letter in letters[1:]]
+        flags = [option for option in options if option is not None and not option.takes_value]
+        last = options[-1] if options else None
+        if not value or last is None or len(flags) < len(options) - 1:
+            super()._match_short_opt(arg, state)
+        elif last.takes_value:
+            super()._match_short_opt(letters + value, state)
+        else:
+            if letters[1:-1]:
+                super()._match_short_opt(letters[:-1], state)
+            _set_flag(last, arg[0] + letters[-1], value, state)
+
+
+def _set_flag(option: Any, name: str, value: str, state: Any) -> None:
+    if not isinstance(option.const, bool):
+        raise BadOptionUsage(name, f"Option {name!r} does not take a value.")
+    if value not in _TRUE | _FALSE:
+        raise BadOptionUsage(name, f"Option {name!r} is true or false, not {value!r}.")
+    option.process(None, state)
+    state.opts[option.dest] = option.const == (value in _TRUE)

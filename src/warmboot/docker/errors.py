@@ -179,7 +179,13 @@ _NOT_EXECUTABLE = (
 
 def command_error(message: str) -> WarmbootError | None:
     """Which of our errors Docker's message about a start is; ``None`` if it is none about it."""
-    if program := _program(_NOT_FOUND, message):
+    if (program := _program(_NOT_FOUND, message)) == "":
+        return CommandNotFound(
+            "the command is empty: it names no program",
+            details=message,
+            resolution="name one, or leave the command out to run the image's own",
+        )
+    if program is not None:
         return CommandNotFound(
             f"the image has no program {program!r}",
             details=message,

@@ -352,6 +352,6 @@ class StartIn(Strict):
         Field(max_length=MAX_WORDS, description="NAME=value; NAME alone takes it away"),
     ] = []
     user: UserName = ""
-    working_dir: Annotated[str, Field(max_length=4095, pattern=NO_NUL_PATTERN)] = ""
+    working_dir: Annotated[str, Field(max_length=4095, pattern=WORKING_DIR_PATTERN)] = ""
     rows: Annotated[StrictInt, Field(ge=1, le=10_000), OR_WHOLE] | None = None
     columns: Annotated[StrictInt, Field(ge=1, le=10_000), OR_WHOLE] | None = None

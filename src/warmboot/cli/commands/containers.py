@@ -309,4 +309,8 @@ def wait(
 def _reached(container: Container, until: str) -> bool:
     if until == "booted":
         return container.boot_method is not None and container.state != "failed"
-    return container.state == "exited" or container.state == until
+    # With its exit code, one that is being removed has ended before.
+    ended = container.state == "exited" or (
+        container.state == "deleting" and container.exit_code is not None
+    )
+    return ended or container.state == until

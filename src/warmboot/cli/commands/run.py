@@ -16,6 +16,7 @@ from warmboot.cli.drive import command_exit_code, drive, usage
 from warmboot.cli.parsing import (
     parse_cpus,
     parse_environment,
+    parse_folder,
     parse_labels,
     parse_memory,
     parse_port,
@@ -150,7 +151,7 @@ def run(
             "auto_remove": rm,
             "boot": "cold" if cold else "auto",
             "user": user,
-            "working_dir": _absolute(workdir),
+            "working_dir": parse_folder(workdir),
             "hostname": _host_name(hostname),
         }
         wanted = {
@@ -178,12 +179,6 @@ def run(
 
 def _exit_code(error: WarmbootError) -> int:
     return command_exit_code(error, OUR_FAILURE)
-
-
-def _absolute(folder: str) -> str:
-    if folder and not folder.startswith("/"):
-        raise ValueError(f"the working folder {folder!r} is not an absolute path")
-    return folder
 
 
 def _host_name(name: str) -> str:

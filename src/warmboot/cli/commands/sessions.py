@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from warmboot.cli.drive import command_exit_code, connect, drive, usage
-from warmboot.cli.parsing import parse_environment
+from warmboot.cli.parsing import parse_environment, parse_folder
 from warmboot.cli.refs import Ref
 from warmboot.cli.terminal.attach import carry, hangup_ends_us, has_terminal
-from warmboot.cli.terminal.foreground import Stay, note
+from warmboot.cli.terminal.foreground import Stay, killed, note
 from warmboot.cli.terminal.signals import Signals
 from warmboot.cli.terminal.terminal import Detached, terminal_size
 from warmboot.model.conventions.program_start import assignments
@@ -56,6 +56,7 @@ def exec_(
         raise usage("the input is not a terminal; leave out -t", "-t")
     try:
         environment = parse_environment(env or (), env_file or ())
+        folder = parse_folder(workdir)
     except ValueError as error:
         raise usage(str(error)) from None
     rows, columns = terminal_size(0) if tty else (None, None)
@@ -71,7 +72,7 @@ def exec_(
                 detach=detach,
                 environment=assignments(environment),
                 user=user,
-                working_dir=workdir,
+                working_dir=folder,
                 rows=rows,
                 columns=columns,
             ) as session,
@@ -84,7 +85,10 @@ def exec_(
                     code = await carry(session, tty=tty, stdin=interactive)
             except Detached:
                 return 0
-            if code is None:
+            except Unavailable:
+                if (code := await killed(client, ref)) is None:
+                    raise
+            if code is None and (code := await killed(client, ref)) is None:
                 raise Unavailable("the command's exit code is not known")
             return code
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sys
 from collections.abc import Coroutine
@@ -45,7 +46,11 @@ class Stay:
         ended = asyncio.create_task(self._client.containers.wait(self._container.id))
         try:
             with self._signals.first_to(self._stop):
-                code = await work
+                try:
+                    code = await work
+                except WarmbootError:
+                    if (code := await killed(self._client, self._container.id)) is None:
+                        raise
                 last = None if code is not None else await ended
             if self._stopping is not None:
                 await asyncio.wait({self._stopping})
@@ -75,6 +80,14 @@ class Stay:
     async def _attached(self, *, tty: bool, stdin: bool) -> int | None:
         async with self._client.containers.attach(self._container.id, logs=False) as session:
             return await carry(session, tty=tty, stdin=stdin)
+
+
+async def killed(client: Client, ref: str) -> int | None:
+    """The exit code, if a session was cut off because its container was removed."""
+    with contextlib.suppress(WarmbootError):
+        now = await client.containers.wait(ref, timeout_s=0)
+        return now.exit_code if now.state == "deleting" else None
+    return None
 
 
 def note(text: str) -> None:

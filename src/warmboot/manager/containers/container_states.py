@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from signal import SIGKILL
 from typing import Any
 
 from warmboot.manager.ports import Until
@@ -78,6 +80,13 @@ def check_goes_on(container: Container) -> None:
         if error.get("code") == kind.code:
             told = {key: str(error.get(key, "")) for key in ("details", "resolution")}
             raise kind(str(error.get("brief")), **told)
+
+
+def killed_with_vm(container: Container) -> dict[str, Any]:
+    """How its program ends, if it still runs and its VM is removed: those who wait are told."""
+    if container.state is not ContainerState.RUNNING:
+        return {}
+    return {"exit_code": 128 + SIGKILL, "finished_at": datetime.now(UTC)}
 
 
 def vm_gone(container: Container) -> VmGone:

@@ -21,6 +21,7 @@ from warmboot.manager.containers.container_states import (
     check_has_process,
     check_runs,
     has_reached,
+    killed_with_vm,
     stop_timeout_s,
     vm_gone,
 )
@@ -247,7 +248,10 @@ class Containers:
         with contextlib.suppress(IllegalTransition, NotFound):  # somebody else deletes it too
             # First of all: nobody can begin anything with it from here on.
             async with self._events.transaction() as emit:
-                await self._store.containers.set_state(container_id, ContainerState.DELETING)
+                ended = killed_with_vm(await self._store.containers.get(container_id))
+                await self._store.containers.set_state(
+                    container_id, ContainerState.DELETING, **ended
+                )
                 await emit("container.deleting", container_id)
         async with self._locks.hold_for_removal(container_id):
             # Within it: a start that held it may just have begun to bring it up.

@@ -59,7 +59,7 @@ class Surroundings:
 def refusal(argv: Sequence[str]) -> tuple[int, str] | None:
     """The exit code, and crun's words, for a command that cannot be executed."""
     program = argv[0] if argv else ""
-    if program == "missing":
+    if argv and program in ("", "missing"):
         return 127, f"executable file `{program}` not found in $PATH: No such file or directory"
     if program.startswith("/missing/"):
         return 127, f"executable file `{program}` not found: No such file or directory"
