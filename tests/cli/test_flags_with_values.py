@@ -1,6 +1,8 @@
-"""Options as docker takes them: flags with a value, and short options with an equals sign."""
+"""Options as docker takes them, or a sentence that says what to type."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 from tests.cli.conftest import Cli, Served
@@ -71,3 +73,15 @@ def test_a_working_folder_is_an_absolute_path(cli: Cli, words: list[str]) -> Non
     done = cli(*words)
     assert done.returncode == (125 if words[0] == "run" else 2)
     assert "'rel' is not an absolute path" in done.stderr
+
+
+def test_an_archive_that_is_none_is_told_what_to_type(cli: Cli, tmp_path: Path) -> None:
+    for name, told in (
+        ("-", "docker save app:1 | warmboot run --archive /dev/stdin app:1"),
+        (str(tmp_path), f"tar -C {tmp_path} -cf image.tar ."),
+        (str(tmp_path / "none.tar"), f"docker save -o {tmp_path}/none.tar app:1"),
+    ):
+        done = cli("run", "--archive", name, "app:1")
+        assert (done.returncode, done.stdout) == (125, "")
+        assert done.stderr.startswith("error: ")
+        assert told in done.stderr

@@ -17,7 +17,7 @@ from warmboot.cli.terminal.output import size, upload_total
 from warmboot.cli.terminal.progress import stages_shown, status
 from warmboot.cli.terminal.signals import Signals
 from warmboot.cli.terminal.terminal import Detached
-from warmboot.model.errors import NotFound, WarmbootError
+from warmboot.model.errors import InvalidRequest, NotFound, WarmbootError
 
 if TYPE_CHECKING:
     from warmboot.client import Client, Session
@@ -187,15 +187,32 @@ class Run:
             self._body["shape"] = shape
 
     async def _upload(self, client: Client, archive: Path, show: Any) -> str:
-        if not archive.exists() or archive.is_dir():
-            raise NotFound(
-                f"there is no archive {archive}",
-                resolution=f"create one with: docker save -o {archive} {self._body['image']}",
-            )
+        _check_archive(archive, str(self._body["image"]))
         of = upload_total(archive)
         return await client.archives.upload(
             archive, lambda sent: show(f"uploading {archive.name} … {size(sent)}{of}")
         )
+
+
+def _check_archive(archive: Path, image: str) -> None:
+    if archive.is_dir():
+        raise InvalidRequest(
+            f"{archive} is a folder, and an archive is a file",
+            resolution=f"of an OCI layout: tar -C {archive} -cf image.tar . ; of an image that "
+            f"docker has: docker save -o image.tar {image}",
+        )
+    if archive.exists():
+        return
+    if str(archive) == "-":
+        raise NotFound(
+            "there is no archive '-'",
+            resolution=f"from a pipe: docker save {image} | warmboot run --archive /dev/stdin "
+            f"{image}",
+        )
+    raise NotFound(
+        f"there is no archive {archive}",
+        resolution=f"create one with: docker save -o {archive} {image}",
+    )
 
 
 @contextlib.contextmanager
