@@ -13,6 +13,7 @@ from tests.support.fake_services import FakeServices
 
 from warmboot.api import create_app
 from warmboot.client import Client, decode
+from warmboot.model.errors import InvalidRequest
 
 LISTS = ("containers", "workers", "runtime-images", "runtime-snapshots", "workers/w-0/checkpoints")
 
@@ -74,6 +75,25 @@ async def test_events_are_read_on_from_a_cursor(
         params["cursor"] = part.get("next_cursor")
     assert found == [1, 2, 3, 4, 5]
     assert params["cursor"] is None
+
+
+async def test_events_of_some_kinds_are_listed_and_followed(url: str, fakes: FakeServices) -> None:
+    for kind in ("a.one", "a.two", "a.three", "a.one"):
+        fakes.events.add(kind, "x")
+    async with Client(url) as client:
+        assert [event.id for event in await client.events.list(kinds=["a.one", "a.two"])] == [
+            1,
+            2,
+            4,
+        ]
+        assert [event.id async for event in client.events.iterate(1, kinds=["a.one"])] == [4]
+        async with client.events.follow(1, kinds=["a.three"]) as events:
+            assert (await anext(events)).id == 3
+            fakes.events.add("a.one", "x")
+            fakes.events.add("a.three", "x")
+            assert (await anext(events)).id == 6
+        with pytest.raises(InvalidRequest, match="kind"):
+            await client.events.list(kinds=["a b"])
 
 
 @pytest.mark.parametrize("path", ["containers", "workers"])

@@ -84,6 +84,15 @@ async def test_events_are_read_on_from_the_last_one_known(store: Store) -> None:
     assert await store.events.last_id() == events[-1].id
 
 
+async def test_events_of_some_kinds_are_read_on(store: Store) -> None:
+    for kind in ("a.one", "a.two", "a.three") * 3:
+        await store.events.append(kind, "x")
+    found = await store.events.since(0, limit=3, kinds={"a.one", "a.two"})
+    assert [event.kind for event in found] == ["a.one", "a.two", "a.one"]
+    rest = await store.events.since(found[-1].id, limit=9, kinds={"a.one", "a.two"})
+    assert [event.kind for event in rest] == ["a.two", "a.one", "a.two"]
+
+
 async def test_trimming_keeps_the_newest_and_never_reuses_an_id(store: Store) -> None:
     events = [await store.events.append("a.b", "x") for _ in range(5)]
     assert await store.events.trim(keep=2) == 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import UTC, datetime
 
 from warmboot.model.journal.event import Event
@@ -32,15 +32,21 @@ class FakeEvents:
         async with self._news:
             self._news.notify_all()
 
-    async def list(self, after: int = 0, limit: int = 100) -> Sequence[Event]:
-        return [event for event in self.all if event.id > after][:limit]
+    async def list(
+        self, after: int = 0, limit: int = 100, kinds: Collection[str] = ()
+    ) -> Sequence[Event]:
+        found = [event for event in self.all if event.id > after]
+        return [event for event in found if not kinds or event.kind in kinds][:limit]
 
-    async def follow(self, after: int | None = None) -> AsyncIterator[Event]:
+    async def follow(
+        self, after: int | None = None, kinds: Collection[str] = ()
+    ) -> AsyncIterator[Event]:
         seen = len(self.all) if after is None else min(after, len(self.all))
         while True:
             while seen < len(self.all):
                 seen += 1
-                yield self.all[seen - 1]
+                if not kinds or self.all[seen - 1].kind in kinds:
+                    yield self.all[seen - 1]
             if not self.endless:
                 return
             async with self._news:

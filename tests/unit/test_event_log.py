@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -77,6 +77,19 @@ async def test_what_happens_during_a_look_is_not_missed(events: EventLog) -> Non
         return looks
 
     assert await events.wait_for(look, A_LONG_TIME_S, "one") == 2
+
+
+async def test_who_follows_some_kinds_is_told_of_these_alone(events: EventLog) -> None:
+    for kind in ("a.one", "a.two", "a.one"):
+        await events.emit(kind, "x")
+    following = events.follow(0, {"a.one"})
+    assert [(await anext(following)).id for _ in range(2)] == [1, 3]
+    coming = asyncio.ensure_future(anext(following))
+    await events.emit("a.two", "x")
+    await events.emit("a.one", "x")
+    assert (await asyncio.wait_for(coming, A_LONG_TIME_S)).id == 5
+    assert isinstance(following, AsyncGenerator)
+    await following.aclose()
 
 
 async def test_what_a_transaction_stores_is_seen_with_its_event(

@@ -30,6 +30,7 @@ _WORDS: Mapping[str, str] = {
     "policy.pause_after_idle_s": "--idle",
     "policy.wake_on": "--wake-on",
     "ports": "--publish",
+    "query.kind": "--kind",
     "query.label": "--filter label",
     "query.state": "--filter status",
     "ref": "the name or id",

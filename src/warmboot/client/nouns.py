@@ -301,18 +301,26 @@ class Events:
     def __init__(self, link: Transport) -> None:
         self._link = link
 
-    async def list(self, after: int = 0, limit: int = 100) -> builtins.list[Event]:
-        return items(Event, await self._link.get("/v1/events", {"after": after, "limit": limit}))
+    async def list(
+        self, after: int = 0, limit: int = 100, kinds: Sequence[str] = ()
+    ) -> builtins.list[Event]:
+        """Of ``kinds``, or all."""
+        wanted = {"after": after, "limit": limit, **_given(kind=kinds or None)}
+        return items(Event, await self._link.get("/v1/events", wanted))
 
-    def iterate(self, after: int = 0) -> AsyncIterator[Event]:
+    def iterate(self, after: int = 0, kinds: Sequence[str] = ()) -> AsyncIterator[Event]:
         """All that there are, oldest first; the next part is asked for when it is needed."""
-        return all_items(Event, self._link.get, "/v1/events", {"after": after})
+        wanted = {"after": after, **_given(kind=kinds or None)}
+        return all_items(Event, self._link.get, "/v1/events", wanted)
 
     @asynccontextmanager
-    async def follow(self, after: int | None = None) -> AsyncIterator[AsyncIterator[Event]]:
+    async def follow(
+        self, after: int | None = None, kinds: Sequence[str] = ()
+    ) -> AsyncIterator[AsyncIterator[Event]]:
         """Events as they come; inside the context, none that happens is missed."""
         accept = {"Accept": "text/event-stream"}
-        async with self._link.stream("/v1/events", _given(after=after), accept) as response:
+        wanted = _given(after=after, kind=kinds or None)
+        async with self._link.stream("/v1/events", wanted, accept) as response:
             received = server_sent(response.aiter_lines())
             await anext(received, None)
             yield _only_events(received)

@@ -280,15 +280,15 @@ class Archives(Protocol):
 
     async def upload(self, chunks: AsyncIterator[bytes], size_bytes: int | None = None) -> str:
         """Store an archive; its id is its SHA-256. Kept until it was unused for a day."""
-        ...
 
 
 class Events(Protocol):
-    async def list(self, after: int = 0, limit: int = 100) -> Sequence[Event]: ...
+    async def list(
+        self, after: int = 0, limit: int = 100, kinds: SetOf[str] = ()
+    ) -> Sequence[Event]: ...
 
-    def follow(self, after: int | None = None) -> AsyncIterator[Event]:
-        """Events as they happen, ``after`` an id or (None) from now on."""
-        ...
+    def follow(self, after: int | None = None, kinds: SetOf[str] = ()) -> AsyncIterator[Event]:
+        """Events as they happen, ``after`` an id or (None) from now on; of ``kinds`` or all."""
 
 
 class Metrics(Protocol):

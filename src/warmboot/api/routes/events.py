@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
 from warmboot.api.routing import MAX_INT64, Wired
-from warmboot.api.schemas.requests import EVENT_CURSOR_PATTERN
+from warmboot.api.schemas.requests import EVENT_CURSOR_PATTERN, WORD_PATTERN
 from warmboot.api.schemas.responses import EventOut, Paged
 from warmboot.api.streams import EVENT_STREAM, Streamed, event_stream
 
@@ -31,6 +31,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
         "content": {EVENT_STREAM: {"schema": _SENT_EVENT}},
     }
 }
+EventKind = Annotated[str, Field(min_length=1, max_length=64, pattern=WORD_PATTERN)]
 SentEventId = Annotated[int, Field(ge=0, le=MAX_INT64)]
 EventId = Annotated[int | None, Query(ge=0, le=MAX_INT64, description="events after this id")]
 
@@ -48,6 +49,9 @@ async def list_events(
             description="of a list: the next_cursor of the part before, instead of after",
         ),
     ] = None,
+    kind: Annotated[
+        tuple[EventKind, ...], Query(max_length=32, description="only events of these kinds")
+    ] = (),
     follow: Annotated[bool, Query(description="server-sent events, from now on")] = False,
     last_event_id: Annotated[
         SentEventId | SkipJsonSchema[None], Header(description="where an event stream was cut off")
@@ -57,10 +61,11 @@ async def list_events(
     if follow or EVENT_STREAM in request.headers.get("accept", ""):
         since = after if last_event_id is None else last_event_id
         return Streamed(
-            event_stream(services.events.follow(since)),
+            event_stream(services.events.follow(since, kind)),
             media_type=EVENT_STREAM,
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
-    found = await services.events.list(after or 0 if cursor is None else int(cursor), limit)
+    start = after or 0 if cursor is None else int(cursor)
+    found = await services.events.list(start, limit, kind)
     more = str(found[-1].id) if len(found) == limit else None
     return Paged(items=[EventOut.of(event) for event in found], next_cursor=more)

@@ -22,6 +22,9 @@ def events(
     after: Annotated[
         int | None, typer.Option(min=0, help="start after this event id (0: all stored events)")
     ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="show only events of this kind", metavar="KIND")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="print one JSON object per line")] = False,
 ) -> None:
     """Show events as they happen, until ctrl-c."""
@@ -30,12 +33,12 @@ def events(
         async with connect() as client:
             if not follow:
                 last = after or 0
-                while page := await client.events.list(last, 1000):
+                while page := await client.events.list(last, 1000, kind or ()):
                     for event in page:
                         _print(event, json_)
                     last = page[-1].id
                 return
-            async with client.events.follow(after) as coming:
+            async with client.events.follow(after, kind or ()) as coming:
                 async for event in coming:
                     _print(event, json_)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
@@ -95,15 +95,19 @@ class EventLog:
         if (own := self._ticks.pop(str(subject_id), None)) is not None:
             own.set()
 
-    async def list(self, after: int = 0, limit: int = 100) -> Sequence[Event]:
-        return await self._store.events.since(after, limit)
+    async def list(
+        self, after: int = 0, limit: int = 100, kinds: Collection[str] = ()
+    ) -> Sequence[Event]:
+        return await self._store.events.since(after, limit, kinds)
 
     async def newest(self, count: int) -> Sequence[Event]:
         """The last ``count`` events, oldest first."""
         last = await self._store.events.last_id()
         return await self._store.events.since(max(0, last - count), count)
 
-    async def follow(self, after: int | None = None) -> AsyncIterator[Event]:
+    async def follow(
+        self, after: int | None = None, kinds: Collection[str] = ()
+    ) -> AsyncIterator[Event]:
         last = self._last_id if after is None else after
         self.followers += 1
         try:
@@ -111,7 +115,8 @@ class EventLog:
                 tick = self._tick  # taken before the look, so nothing falls in between
                 events = await self._store.events.since(last, _PAGE)
                 for event in events:
-                    yield event
+                    if not kinds or event.kind in kinds:
+                        yield event
                     last = event.id
                 if not events:
                     await tick.wait()

@@ -6,7 +6,7 @@ last id seen never misses one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -33,9 +33,13 @@ class EventRepository:
         async with self._database.write(alone=True, in_turn=True) as connection:
             return Event(**(await connection.execute(_APPEND, values)).one()._mapping)
 
-    async def since(self, last_id: int, limit: int = 100) -> tuple[Event, ...]:
-        """The events after ``last_id``, at most ``limit``, in order."""
+    async def since(
+        self, last_id: int, limit: int = 100, kinds: Collection[str] = ()
+    ) -> tuple[Event, ...]:
+        """The events after ``last_id``, of some ``kinds`` or all, at most ``limit``, in order."""
         query = select(*ROWS.columns).order_by(events.c.id).limit(limit)
+        if kinds:
+            query = query.where(events.c.kind.in_(sorted(kinds)))
         async with self._database.read() as connection:
             while True:
                 rows = list(await connection.execute(query.where(events.c.id > last_id)))
