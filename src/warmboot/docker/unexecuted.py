@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from warmboot.docker.errors import exec_error
 from warmboot.docker.sessions import AttachedSession, QuietSession
@@ -27,6 +27,10 @@ _EXEC_BY_KERNEL = re.compile(
     r"(?:\x1b\[1;31m)?exec(?: `(?P<program>.*)`)?: (?P<why>[A-Z][^\r\n\x1b]*)(?:\x1b\[0m)?\r?\n"
 )
 _EXEC_BY_RUNTIME = re.compile(r"(?P<why>OCI runtime exec failed: [^\r\n]*)\r?\n")
+_BEGINNING = re.compile(
+    rb'(?:\x1b\[1;31m)?(?:\{"msg":"exec container process|OCI runtime exec failed: |'
+    rb"exec(?: `[^\n]*`)?: [A-Z])[^\n]*"
+)
 _LOG_LINE = re.compile(r"(?P<time>\d{4}-\d\d-\d\dT[\d:.]+Z )?(?P<line>\{.*\})\r?\n")
 
 NotExecuted = CommandNotFound | CommandNotExecutable
@@ -79,18 +83,25 @@ class Told:
         kept: LogChunk | None = None
         first = True
         async for chunk in self.session:
-            if kept is not None:
-                yield kept
-                kept = None
-            if first and self.refusal(chunk.data, None) is not None:
-                kept = chunk
-            else:
-                yield chunk
-            first = False
+            if first or kept is not None:
+                first = False
+                so_far = chunk if kept is None else replace(chunk, data=kept.data + chunk.data)
+                if (kept is None or kept.stream is chunk.stream) and self._may_be(so_far.data):
+                    kept = so_far
+                    continue
+                if kept is not None:
+                    yield kept
+                    kept = None
+            yield chunk
         if kept is not None:
             if error := self.refusal(kept.data, await self.session.exit_code()):
                 raise error
             yield kept
+
+    def _may_be(self, output: bytes) -> bool:
+        """Whether it is, or goes on as, what the runtime writes: it may come in pieces."""
+        begins = _BEGINNING.fullmatch(output) is not None
+        return begins or self.refusal(output, None) is not None
 
     async def write(self, data: bytes) -> None:
         await self.session.write(data)
