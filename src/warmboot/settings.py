@@ -79,6 +79,7 @@ class Settings(BaseSettings):
 
     docker_host: str = "unix:///var/run/docker.sock"
     criu_wrapper: Path = Path("/usr/local/sbin/criu")
+    checkpoint_root: Path | None = None
     worker_url: str = ""
     worker_pause_timeout_s: float = Field(120.0, gt=0, allow_inf_nan=False)
 
@@ -108,7 +109,7 @@ class Settings(BaseSettings):
                 )
         return frozenset(token for token in tokens if token)
 
-    @field_validator("socket", mode="before")
+    @field_validator("socket", "checkpoint_root", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value
@@ -163,6 +164,11 @@ class Settings(BaseSettings):
         if self.socket is not None:
             return self.socket.absolute()
         return default_socket(self.host, port, self.storage_root)
+
+    @property
+    def checkpoint_folders(self) -> Path:
+        """Where workers' checkpoints are kept that are not the engine's."""
+        return (self.checkpoint_root or self.storage_root / "checkpoints").absolute()
 
     @property
     def url_for_workers(self) -> str:

@@ -42,6 +42,7 @@ def preflight(folder: Path, address: Path) -> Preflight:
         criu_prefix=CRIU_PREFIX,
         criu_wrapper=CRIU_WRAPPER,
         install=nothing_to_install,
+        runtime=None,
     )
 
 

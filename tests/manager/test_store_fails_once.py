@@ -258,7 +258,7 @@ class Shop:
         self.events = manager.services.events
         self.engine = Engine()
         self.states = WorkerStates(self.store, self.events)
-        self.settle = RecoverWorker(self.store, self.engine, self.states, tasks)
+        self.settle = RecoverWorker(self.store, self.engine, self.states, tasks, ABSENT)
         self.checkpointed = 0
         self.watch = WatchWorker(
             self.store, self.engine, tasks, self.settle, self._checkpoint, self._checkpoint

@@ -13,9 +13,11 @@ from tests.support.databases import new_store
 from typing_extensions import override
 
 from warmboot.docker.engine import DockerEngine
+from warmboot.docker.facts import EngineFacts
 from warmboot.docker.pull import Progress, PullTimeout, no_progress
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.workers.checkpoint_places import CheckpointPlaces
 from warmboot.manager.workers.create_worker import CreateWorker
 from warmboot.manager.workers.recover_worker import LABEL, RecoverWorker
 from warmboot.manager.workers.worker_states import WorkerStates
@@ -34,6 +36,8 @@ class Engine(DockerEngine):
         super().__init__(Path("/nonexistent/docker.sock"))
         self.containers: dict[str, dict[str, str]] = {}
         self.images: set[str] = set()
+        self.runtimes: dict[str, dict[str, str]] = {}
+        self.created_with: list[str] = []
         self.fails = ""
         self.hangs = ""
         self.goes_at = ""
@@ -68,8 +72,15 @@ class Engine(DockerEngine):
         await self._called("pull")
 
     @override
-    async def create_worker(self, spec: WorkerSpec, *, extra_environment: Mapping[str, str]) -> str:
+    async def facts(self) -> EngineFacts:
+        return EngineFacts.of({"Version": "20.10.24"}, {"Runtimes": self.runtimes})
+
+    @override
+    async def create_worker(
+        self, spec: WorkerSpec, *, extra_environment: Mapping[str, str], runtime: str = ""
+    ) -> str:
         docker_id = uuid4().hex
+        self.created_with.append(runtime)
         self.containers[docker_id] = dict(spec.labels)
         await self._called("create")
         return docker_id
@@ -96,7 +107,9 @@ class Scene:
         self.engine = Engine()
         states = WorkerStates(store, EventLog(store))
         self.create = CreateWorker(store, self.engine, states, lambda _: {})
-        self.settle = RecoverWorker(store, self.engine, states, Tasks())
+        self.settle = RecoverWorker(
+            store, self.engine, states, Tasks(), CheckpointPlaces(Path("/nonexistent"), "")
+        )
         spec = WorkerSpec("w1", "app:1")
         now = datetime.now(UTC)
         self.worker = Worker(id=uuid4(), spec=spec, state=WorkerState.CREATING, created_at=now)

@@ -13,6 +13,7 @@ from warmboot.criu.setup.settings_files import (
     enable_experimental,
     enable_tcp_established,
     has_tcp_established,
+    register_runtime,
 )
 from warmboot.model.errors import InvalidRequest
 
@@ -50,6 +51,41 @@ def test_daemon_json_keeps_its_form(tmp_path: Path, before: str, after: str) -> 
     assert backup is not None
     assert backup.read_bytes() == before.encode()
     assert enable_experimental(path) is None
+
+
+OURS = '"warmboot": {"path": "/r"}'
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", f'{{\n  "runtimes": {{{OURS}}}\n}}\n'),
+        ('{"debug": true}', f'{{"debug": true, "runtimes": {{{OURS}}}}}'),
+        (
+            '{\n  "runtimes": {\n    "crun": {"path": "c"}\n  },\n  "b": 1\n}',
+            f'{{\n  "runtimes": {{\n    "crun": {{"path": "c"}},\n    {OURS}\n  }},\n  "b": 1\n}}',
+        ),
+        ('{"runtimes": {}}', f'{{"runtimes": {{\n  {OURS}\n}}}}'),
+        ('{"runtimes": null}', f'{{"runtimes": {{{OURS}}}}}'),
+        ('{"runtimes": {"warmboot": {"path": "/old"}}}', f'{{"runtimes": {{{OURS}}}}}'),
+    ],
+)
+def test_the_runtime_is_merged_into_daemon_json(tmp_path: Path, before: str, after: str) -> None:
+    path = tmp_path / "daemon.json"
+    if before:
+        path.write_text(before)
+    assert register_runtime(path, "warmboot", Path("/r")) is not None
+    assert path.read_text() == after
+    json.loads(after)
+    assert register_runtime(path, "warmboot", Path("/r")) is None
+
+
+def test_runtimes_of_another_form_are_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.json"
+    path.write_text('{"runtimes": ["crun"]}')
+    with pytest.raises(InvalidRequest, match="nothing was changed"):
+        register_runtime(path, "warmboot", Path("/r"))
+    assert path.read_text() == '{"runtimes": ["crun"]}'
 
 
 def test_what_is_not_text_is_left_alone(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ class Settle(RecoverWorker):
     """Notes who is to be settled; ``settles_to`` is what the engine says is true."""
 
     def __init__(self, store: Store) -> None:
-        super().__init__(store, ABSENT, ABSENT, ABSENT)
+        super().__init__(store, ABSENT, ABSENT, ABSENT, ABSENT)
         self.settles_to: WorkerState | None = None
         self.error: Exception | None = None
         self.at_once: list[UUID] = []

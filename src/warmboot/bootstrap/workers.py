@@ -10,11 +10,12 @@ from uuid import UUID
 
 from warmboot.bootstrap.core import Core
 from warmboot.criu.binary import SEARCH_PATH
-from warmboot.criu.setup.findings import Finding
-from warmboot.criu.setup.preflight import Change, Preflight
+from warmboot.criu.setup.findings import Change, Finding
+from warmboot.criu.setup.preflight import Preflight
 from warmboot.criu.setup.verification import Verified, verify
 from warmboot.docker.engine import DockerEngine
 from warmboot.manager.ports import Check
+from warmboot.manager.workers.checkpoint_places import CheckpointPlaces
 from warmboot.manager.workers.create_worker import CreateWorker
 from warmboot.manager.workers.pause_worker import PauseWorker
 from warmboot.manager.workers.reconcile_workers import ReconcileWorkers
@@ -70,17 +71,18 @@ async def wire_workers(core: Core) -> AsyncIterator[WorkerParts]:
     async with DockerEngine(docker_socket(settings)) as engine:
         states = WorkerStates(store, events)
         limit_s = settings.worker_pause_timeout_s
-        recover = RecoverWorker(store, engine, states, tasks, limit_s)
+        places = CheckpointPlaces(settings.checkpoint_folders, _criu_path(settings))
+        recover = RecoverWorker(store, engine, states, tasks, places, limit_s)
         create = CreateWorker(store, engine, states, environment)
-        pause = PauseWorker(store, engine, events, states, recover, limit_s)
-        resume = ResumeWorker(store, engine, events, states, recover, limit_s)
+        pause = PauseWorker(store, engine, events, states, recover, places, limit_s)
+        resume = ResumeWorker(store, engine, events, states, recover, places, limit_s)
         checkpoints = WorkerCheckpoints(
             store,
             engine,
             events,
             states,
             settings.storage_root / "checkpoint-archives",
-            _criu_path(settings),
+            places,
             core.uploads,
         )
         workers = Workers(
@@ -132,4 +134,4 @@ async def fix_workers(settings: Settings, *, restart_engine: bool) -> Sequence[C
 async def verify_workers(settings: Settings) -> Verified:
     """Checkpoint and restore a real container; raises what is in the way."""
     async with DockerEngine(docker_socket(settings)) as engine:
-        return await verify(engine)
+        return await verify(engine, _criu_path(settings))

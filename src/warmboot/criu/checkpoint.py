@@ -13,23 +13,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmboot.criu.containerd import SALT_FILE, scratch_folders
-from warmboot.criu.continuity import look_at, memory_bytes
+from warmboot.criu.containerd import SALT_FILE
+from warmboot.criu.continuity import look_at
 from warmboot.criu.images import DumpFacts, read_dump, unreadable
 from warmboot.criu.in_progress import HANGS_AFTER_S, Work, unless_it_hangs
 from warmboot.criu.log import CriuLog, holding_log
 from warmboot.criu.refusals import dump_failure
+from warmboot.criu.room import check_engine_room, check_room
+from warmboot.criu.runtime import dump as by_runc
+from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime_work import stopped_in, thaw
 from warmboot.docker.content_store import until_forgotten
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts, EngineFacts
-from warmboot.model.checkpoint import Versions, check_checkpoint_name, obstacles
+from warmboot.model.checkpoint import (
+    Versions,
+    check_checkpoint_name,
+    obstacles,
+    runtime_obstacles,
+)
 from warmboot.model.errors import (
     CheckpointError,
     Conflict,
@@ -40,13 +46,12 @@ from warmboot.model.errors import (
     NotSupported,
     WarmbootError,
 )
+from warmboot.model.worker import RUNTIME
 
 OUR_FILES = frozenset({SALT_FILE})
 """Files in a checkpoint's folder that are not the dump's."""
 
 STOP_TIMEOUT_S = 30.0
-KEPT_COPIES = 2  # in containerd's content store, for a while, and in Docker's own folder
-SPARE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +81,17 @@ class Recovered:
 
 def refuse_obstacles(engine: EngineFacts, container: ContainerFacts) -> None:
     """``NotSupported`` when this container could not be restored by this engine."""
-    if not engine.experimental:
+    tty, auto_remove = container.tty, container.auto_remove
+    if container.runtime == RUNTIME:
+        found = runtime_obstacles(container.network, tty=tty, auto_remove=auto_remove)
+    elif not engine.experimental:
         raise NotSupported(
             "the Docker engine is not in experimental mode, so it cannot make checkpoints",
             resolution='put {"experimental": true} into daemon.json and restart Docker '
             "(`warmboot doctor --fix --restart-engine`)",
         )
-    found = obstacles(
-        engine.version,
-        container.network,
-        tty=container.tty,
-        auto_remove=container.auto_remove,
-    )
+    else:
+        found = obstacles(engine.version, container.network, tty=tty, auto_remove=auto_remove)
     if found:
         raise NotSupported(
             f"{container.name} could not be resumed after a pause",
@@ -113,14 +117,18 @@ async def checkpoint(
     container: str,
     name: str,
     *,
+    into: Path | None = None,
+    search_path: str = "",
     leave_running: bool = False,
     until_stopped: bool = True,
     hangs_after_s: float = HANGS_AFTER_S,
 ) -> Dumped:
     """Dump ``container`` into a checkpoint ``name``, and stop it unless ``leave_running``.
 
-    Its processes are gone when this returns; with ``until_stopped`` the engine has noticed, too.
-    A dump of which nothing moves for ``hangs_after_s`` is ended, and the container runs on.
+    ``into`` is the folder of one that is not the engine's: made by runc, with the CRIU on
+    ``search_path``. Its processes are gone when this returns; with ``until_stopped`` the engine has
+    noticed, too. A dump of which nothing moves for ``hangs_after_s`` is ended, and the container
+    runs on.
 
     Errors: ``Conflict`` (it does not run, or has a stopped process), ``NameTaken``,
     ``NotSupported``, ``DiskFull``, ``CheckpointError`` with CRIU's own lines (it runs on),
@@ -135,27 +143,25 @@ async def checkpoint(
             resolution="only a running worker can be paused",
         )
     refuse_obstacles(facts, found)
-    folder = facts.checkpoint_folder(found.id, name)
+    folder = into or facts.checkpoint_folder(found.id, name)
     if folder.exists():
         raise NameTaken(
             f"{found.name} already has a checkpoint {name}",
             resolution="choose another name, or delete that one",
         )
     await asyncio.to_thread(refuse_stopped, facts, found)
-    await asyncio.to_thread(_check_room, facts, found, engine.socket)
-    await until_forgotten(found.id, found.pid, facts.content_stores())
-    logs = [work / "criu-work" / "dump.log" for work in facts.work_folders(found.id)]
-    work = Work(facts, engine.socket, found.id, (name,), found.pid)
-    async with holding_log(logs) as log:
+    started = time.monotonic()
+    if into is None:
+        await asyncio.to_thread(check_engine_room, facts, found, engine.socket)
+        await until_forgotten(found.id, found.pid, facts.content_stores())
         started = time.monotonic()
-        try:
-            call = engine.dump(found.id, name, leave_running=leave_running)
-            await unless_it_hangs(work, call, hangs_after_s)
-        except (CheckpointError, Conflict, DiskFull) as error:
-            raise await _failed(engine, found, name, error, log) from error
-        duration_s = time.monotonic() - started
-        criu = log.version()
-    dump = await _read_or_delete(engine, found, name, folder)
+        criu = await _dump_by_engine(engine, facts, found, name, leave_running, hangs_after_s)
+    else:
+        criu = await _dump_by_runc(
+            engine, facts, found, CheckpointFolder(into), search_path, leave_running, hangs_after_s
+        )
+    duration_s = time.monotonic() - started
+    dump = await _read_or_delete(engine, found, name, into)
     gone = not leave_running and await asyncio.to_thread(look_at, found.pid) is None
     if not leave_running and (until_stopped or not gone):
         await engine.wait_stopped(found.id, STOP_TIMEOUT_S)
@@ -173,27 +179,103 @@ async def checkpoint(
     )
 
 
-async def recover(engine: DockerEngine, container: str, name: str) -> Recovered:
+async def _dump_by_engine(
+    engine: DockerEngine,
+    facts: EngineFacts,
+    found: ContainerFacts,
+    name: str,
+    leave_running: bool,
+    hangs_after_s: float,
+) -> str:
+    """The version of the CRIU that did it."""
+    logs = [work / "criu-work" / "dump.log" for work in facts.work_folders(found.id)]
+    work = Work(facts, engine.socket, found.id, (name,), found.pid)
+    async with holding_log(logs) as log:
+        try:
+            call = engine.dump(found.id, name, leave_running=leave_running)
+            await unless_it_hangs(work, call, hangs_after_s)
+        except (CheckpointError, Conflict, DiskFull) as error:
+            failure = await _failed(engine, found, error, log)
+            with contextlib.suppress(CheckpointError, Conflict):
+                await engine.delete_checkpoint(found.id, name)  # nothing is left of it
+            raise failure from error
+        return log.version()
+
+
+async def _dump_by_runc(
+    engine: DockerEngine,
+    facts: EngineFacts,
+    found: ContainerFacts,
+    into: CheckpointFolder,
+    search_path: str,
+    leave_running: bool,
+    hangs_after_s: float,
+) -> str:
+    """The version of the CRIU that did it."""
+    await asyncio.to_thread(check_room, found, into.path)
+    making = await by_runc.begin(into)
+    work = Work(facts, engine.socket, found.id, (), found.pid, (making.path,))
+    log = CriuLog()
+    try:
+        await by_runc.dump(
+            work,
+            making,
+            log,
+            search_path=search_path,
+            leave_running=leave_running,
+            hangs_after_s=hangs_after_s,
+        )
+        criu = log.version()
+    except (CheckpointError, Conflict, DiskFull) as error:
+        failure = await _failed(engine, found, error, log)
+        await asyncio.to_thread(into.remove)
+        raise failure from error
+    finally:
+        log.close()
+    await by_runc.publish(into)  # a failure of this leaves it: the processes are gone
+    return criu
+
+
+async def recover(
+    engine: DockerEngine, container: str, name: str, into: Path | None = None
+) -> Recovered:
     """After an interruption: what is true now. Removes the checkpoint if it is only half there.
 
-    What a dump that was killed has left frozen is thawed.
+    What a dump that was killed has left frozen is thawed. ``into`` is the folder of one that is not
+    the engine's: what was dumped but not yet put into its place is put there now.
     """
     facts, found = await asyncio.gather(engine.facts(), inspect_when_stopped(engine, container))
     await _run_on(found)
-    folder = facts.checkpoint_folder(found.id, name)
     whole = True
     try:
-        await asyncio.to_thread(read_dump, folder, OUR_FILES)
+        if into is None:
+            await asyncio.to_thread(read_dump, facts.checkpoint_folder(found.id, name), OUR_FILES)
+        else:
+            await _finish(CheckpointFolder(into))
     except CheckpointError:
         whole = False
-        await engine.delete_checkpoint(found.id, name)
+        await delete_checkpoint(engine, found.id, name, into)
     return Recovered(running=found.running, exit_code=found.exit_code, checkpoint=whole)
 
 
-async def dump_facts(engine: DockerEngine, container_id: str, name: str) -> DumpFacts:
+async def _finish(folder: CheckpointFolder) -> None:
+    """Have it in its place if it is whole; else ``CheckpointError``."""
+    if await asyncio.to_thread(folder.path.is_dir):
+        await asyncio.to_thread(read_dump, folder.memory)
+        return
+    await asyncio.to_thread(read_dump, folder.making.memory)
+    await by_runc.publish(folder)
+
+
+async def dump_facts(
+    engine: DockerEngine, container_id: str, name: str, into: Path | None = None
+) -> DumpFacts:
     """Read a checkpoint that should be there. ``NotFound``, ``CheckpointError`` (damaged)."""
-    facts = await engine.remembered_facts()
-    folder = facts.checkpoint_folder(container_id, check_checkpoint_name(name))
+    check_checkpoint_name(name)
+    if into is None:
+        folder = (await engine.remembered_facts()).checkpoint_folder(container_id, name)
+    else:
+        folder = CheckpointFolder(into).memory
     try:
         there = folder.is_dir()
     except PermissionError as error:
@@ -205,6 +287,16 @@ async def dump_facts(engine: DockerEngine, container_id: str, name: str) -> Dump
             resolution="list the checkpoints and choose one of them",
         )
     return await asyncio.to_thread(read_dump, folder, OUR_FILES)
+
+
+async def delete_checkpoint(
+    engine: DockerEngine, container_id: str, name: str, into: Path | None
+) -> None:
+    """Remove a checkpoint, the engine's or the one in ``into``, whole or half-made. Idempotent."""
+    if into is None:
+        await engine.delete_checkpoint(container_id, name)
+    else:
+        await asyncio.to_thread(CheckpointFolder(into).remove)
 
 
 def refuse_stopped(facts: EngineFacts, container: ContainerFacts) -> None:
@@ -226,56 +318,25 @@ def refuse_stopped(facts: EngineFacts, container: ContainerFacts) -> None:
         )
 
 
-def _check_room(facts: EngineFacts, container: ContainerFacts, socket: Path) -> None:
-    """Before the dump: when the disk is full after it, the process is already gone."""
-    dump = memory_bytes(container.pid)
-    data_root = facts.data_root
-    scratch = next(iter(scratch_folders(socket)), Path(tempfile.gettempdir()))
-    try:
-        if data_root.stat().st_dev == scratch.stat().st_dev:
-            needs = {data_root: (KEPT_COPIES + 1) * dump}
-        else:
-            needs = {data_root: KEPT_COPIES * dump, scratch: dump}
-        room = {folder: shutil.disk_usage(folder).free for folder in needs}
-    except OSError as error:
-        raise NotSupported(
-            "the engine's data folder is not accessible from here",
-            details=str(error),
-            resolution="run warmboot as root on the engine's own machine",
-        ) from error
-    for folder, bytes_ in needs.items():
-        needed, free = bytes_ + SPARE_BYTES, room[folder]
-        if free < needed:
-            raise DiskFull(
-                f"there is not enough space for a checkpoint of {container.name}",
-                details=f"it needs about {needed >> 20} MiB below {folder}, where "
-                f"{free >> 20} MiB are free",
-                resolution="delete checkpoints, containers or images that are not needed",
-            )
-
-
 async def _read_or_delete(
-    engine: DockerEngine, container: ContainerFacts, name: str, folder: Path
+    engine: DockerEngine, container: ContainerFacts, name: str, into: Path | None
 ) -> DumpFacts:
     try:
-        return await asyncio.to_thread(read_dump, folder, OUR_FILES)
-    except CheckpointError:
-        await engine.delete_checkpoint(container.id, name)
+        return await dump_facts(engine, container.id, name, into)
+    except (CheckpointError, NotFound):
+        await delete_checkpoint(engine, container.id, name, into)
         raise
 
 
 async def _failed(
     engine: DockerEngine,
     container: ContainerFacts,
-    name: str,
     error: WarmbootError,
     log: CriuLog,
 ) -> WarmbootError:
     """What to raise after a dump that failed: CRIU's reason, and whether the worker runs on."""
     lines = log.errors() or _kept_log(error.details)
     await _run_on(container)
-    with contextlib.suppress(CheckpointError, Conflict):
-        await engine.delete_checkpoint(container.id, name)  # nothing is left of a half-made one
     try:
         now = await engine.inspect(container.id)
     except NotFound:

@@ -37,6 +37,7 @@ class Work:
     """What an engine does with a container; ``names`` are the checkpoints that it may make.
 
     ``socket`` is the engine's, ``pid`` the container's first process, 0 when it has none.
+    ``folders`` are those that it writes to when it is done past the engine.
     """
 
     facts: EngineFacts
@@ -44,8 +45,12 @@ class Work:
     container_id: str
     names: tuple[str, ...] = ()
     pid: int = 0
+    folders: tuple[Path, ...] = ()
 
     def observe(self) -> Observation:
+        if self.folders:
+            files = frozenset(one for folder in self.folders for one in _files(folder))
+            return files, progress(self.container_id)
         facts = self.facts
         folders = [facts.checkpoint_folder(self.container_id, name) for name in self.names]
         folders += [store.parents[1] / "ingest" for store in facts.content_stores()]

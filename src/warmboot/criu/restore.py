@@ -25,6 +25,8 @@ from warmboot.criu.continuity import Continuity, compare
 from warmboot.criu.in_progress import HANGS_AFTER_S, Work, unless_it_hangs
 from warmboot.criu.log import holding_log
 from warmboot.criu.refusals import restore_failure
+from warmboot.criu.runtime.folders import CheckpointFolder
+from warmboot.criu.runtime.resume import resume
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts
 from warmboot.model.errors import CheckpointError, Conflict, DiskFull
@@ -51,9 +53,15 @@ class Restored:
 
 
 async def restore(
-    engine: DockerEngine, container: str, name: str, *, hangs_after_s: float = HANGS_AFTER_S
+    engine: DockerEngine,
+    container: str,
+    name: str,
+    *,
+    into: Path | None = None,
+    search_path: str = "",
+    hangs_after_s: float = HANGS_AFTER_S,
 ) -> Restored:
-    """Start ``container`` from its checkpoint ``name``.
+    """Start ``container`` from its checkpoint ``name``; ``into`` is its folder if not the engine's.
 
     A restore of which nothing moves for ``hangs_after_s`` is ended, as one that failed.
 
@@ -70,12 +78,24 @@ async def restore(
             f"{found.name} is running",
             resolution="only a paused worker can be resumed",
         )
-    dump = await dump_facts(engine, found.id, name)
+    dump = await dump_facts(engine, found.id, name, into)
     refuse_obstacles(facts, found)
-    folder = facts.checkpoint_folder(found.id, name)
-    logs = [work / "restore.log" for work in facts.work_folders(found.id)]
-    work = Work(facts, engine.socket, found.id)
-    attempts = await _start(engine, found, name, folder, logs, work, hangs_after_s)
+    attempts = 1
+    if into is not None:
+        folder = CheckpointFolder(into)
+        work = Work(facts, engine.socket, found.id, folders=(folder.restore_work,))
+        await resume(engine, work, folder, search_path, hangs_after_s, found.name)
+    else:
+        logs = [work / "restore.log" for work in facts.work_folders(found.id)]
+        attempts = await _start(
+            engine,
+            found,
+            name,
+            facts.checkpoint_folder(found.id, name),
+            logs,
+            Work(facts, engine.socket, found.id),
+            hangs_after_s,
+        )
     now = await engine.inspect(found.id)
     continuity = compare(dump, now.pid) if now.pid else Continuity.ENDED
     if continuity is Continuity.FRESH:

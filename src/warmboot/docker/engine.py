@@ -52,10 +52,13 @@ class DockerEngine(DockerClient):
     def _forget(self) -> None:
         self._facts = None
 
-    async def create_worker(self, spec: WorkerSpec, *, extra_environment: Mapping[str, str]) -> str:
+    async def create_worker(
+        self, spec: WorkerSpec, *, extra_environment: Mapping[str, str], runtime: str = ""
+    ) -> str:
         """Create (not start) the container of a worker; its id. ``NameTaken``, ``ImageNotFound``.
 
         ``extra_environment`` is what the manager adds (``WARMBOOT_URL``, …); the user's own wins.
+        ``runtime`` is the OCI runtime to use; the engine's usual one if empty.
         """
         host_config: dict[str, object] = {
             "NetworkMode": spec.network,
@@ -73,6 +76,8 @@ class DockerEngine(DockerClient):
         # `json-file` keeps text: what is not UTF-8 would not be as it was. Another one was chosen.
         if (await self.remembered_facts()).log_driver == "json-file":
             host_config["LogConfig"] = {"Type": "local"}
+        if runtime:
+            host_config["Runtime"] = runtime
         return await self.create(spec.name, config_of(spec, extra_environment, host_config))
 
     async def labelled(self, label: str) -> list[str]:
@@ -112,6 +117,11 @@ class DockerEngine(DockerClient):
         """The bare ``docker start --checkpoint``."""
         request, params = f"POST containers/{container}/start", {"checkpoint": name}
         await self._ask.do("the restore", request, params=params, lasts=True, kind=CheckpointError)
+
+    async def start_restored(self, container: str) -> None:
+        """A plain start that the container's runtime is known to make a restore."""
+        request = f"POST containers/{container}/start"
+        await self._ask.do("the restore", request, lasts=True, kind=CheckpointError)
 
     async def delete_checkpoint(self, container: str, name: str) -> None:
         """Idempotent."""

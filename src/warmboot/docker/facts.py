@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from warmboot.model.checkpoint import Versions
+from warmboot.model.worker import RUNTIME
 
 SYSTEM_CONTAINERD = Path("/var/lib/containerd")
 _TASKS = "io.containerd.runtime.v2.task/moby"
@@ -16,7 +17,10 @@ _BLOBS = "io.containerd.content.v1.content/blobs/sha256"
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """``networks`` are the network drivers it has; ``cgroup_version`` is 1 or 2."""
+    """``networks`` are the network drivers it has; ``cgroup_version`` is 1 or 2.
+
+    ``runtimes`` are the paths of its OCI runtimes, by their names.
+    """
 
     version: str
     api_version: str
@@ -29,10 +33,16 @@ class EngineFacts:
     networks: tuple[str, ...]
     security: tuple[str, ...]
     log_driver: str = "json-file"
+    runtimes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rootless(self) -> bool:
         return any(option.partition("=")[2] == "rootless" for option in self.security)
+
+    @property
+    def worker_runtime(self) -> str:
+        """The OCI runtime for a new worker; empty: the engine's usual one."""
+        return RUNTIME if RUNTIME in self.runtimes and not self.rootless else ""
 
     @classmethod
     def of(cls, version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineFacts:
@@ -48,6 +58,10 @@ class EngineFacts:
             networks=tuple((info.get("Plugins") or {}).get("Network") or ()),
             security=tuple(info.get("SecurityOptions") or ()),
             log_driver=str(info.get("LoggingDriver") or "json-file"),
+            runtimes={
+                str(name): str(one.get("path", ""))
+                for name, one in (info.get("Runtimes") or {}).items()
+            },
         )
 
     def versions(self, criu: str) -> Versions:
@@ -76,6 +90,7 @@ class ContainerFacts:
     """``pid`` is the first process's on the host, 0 when it does not run.
 
     ``mounts`` are where something is mounted in it, the volumes of its image included.
+    ``runtime`` is the name of its OCI runtime.
     """
 
     id: str
@@ -95,6 +110,7 @@ class ContainerFacts:
     upper_folder: Path | None = None
     mounts: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    runtime: str = ""
 
     @property
     def ended(self) -> bool:
@@ -123,4 +139,5 @@ class ContainerFacts:
             upper_folder=Path(upper) if upper else None,
             mounts=tuple(sorted(str(mount["Destination"]) for mount in found.get("Mounts") or ())),
             labels=dict(config.get("Labels") or {}),
+            runtime=str(host.get("Runtime") or ""),
         )

@@ -24,13 +24,15 @@ class EngineProcess:
     """``config`` is the daemon.json that it was told to read, ``None`` for the usual one.
 
     ``path`` is its own ``PATH``, where it finds CRIU; empty when that cannot be seen.
-    ``containerd`` is the socket of the one that it was told to use.
+    ``containerd`` is the socket of the one that it was told to use. ``adds_runtimes``: its command
+    line names OCI runtimes, and it does not start when its daemon.json does so, too.
     """
 
     pid: int
     config: Path | None
     path: str
     containerd: Path | None = None
+    adds_runtimes: bool = False
 
 
 def listener(address: Path) -> int | None:
@@ -48,8 +50,11 @@ def listener(address: Path) -> int | None:
 def engine_process(address: Path, proc: Path = Path("/proc")) -> EngineProcess | None:
     """The dockerd that listens at ``address``; ``None`` when nobody does, or somebody else."""
     pid = listener(address)
-    if pid is None:
-        return None
+    return None if pid is None else process_of(pid, proc)
+
+
+def process_of(pid: int, proc: Path = Path("/proc")) -> EngineProcess | None:
+    """The dockerd that has this pid; ``None`` when it is somebody else's."""
     try:
         folder = proc / str(pid)
         words = procfs.arguments(folder)
@@ -60,7 +65,8 @@ def engine_process(address: Path, proc: Path = Path("/proc")) -> EngineProcess |
         return None
     path = next((v[len(b"PATH=") :] for v in variables if v.startswith(b"PATH=")), b"")
     config, containerd = _option(words, "--config-file"), _option(words, "--containerd")
-    return EngineProcess(pid, config, os.fsdecode(path), containerd)
+    adds_runtimes = any(word.partition("=")[0] == "--add-runtime" for word in words)
+    return EngineProcess(pid, config, os.fsdecode(path), containerd, adds_runtimes)
 
 
 def _option(words: list[str], option: str) -> Path | None:

@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from uuid import UUID
 
 from warmboot.model.conventions.names import check_name
@@ -67,7 +68,7 @@ class Checkpoint:
 
     ``duration_s`` is how long the dump took, ``processes`` how many are in it, ``tcp_connections``
     how many of their TCP connections were not merely listening. ``automatic``: made by the
-    worker's policy, so its retention applies.
+    worker's policy, so its retention applies. ``folder`` is where it is; ``None``: the engine's.
     """
 
     id: UUID
@@ -83,6 +84,7 @@ class Checkpoint:
     tcp_connections: int = 0
     left_running: bool = False
     automatic: bool = False
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,26 @@ def obstacles(
 ) -> tuple[Obstacle, ...]:
     """Why a container cannot be paused so that it is sure to resume. Empty: it can."""
     found = [*engine_obstacles(engine), *network_obstacles(engine, network)]
+    return (*found, *_other_obstacles(tty=tty, auto_remove=auto_remove))
+
+
+def runtime_obstacles(
+    network: str, *, tty: bool = False, auto_remove: bool = False
+) -> tuple[Obstacle, ...]:
+    """The same for a container that runs on the runtime of ours, whatever its engine."""
+    found: list[Obstacle] = []
+    if network != HOST_NETWORK:
+        found.append(
+            Obstacle(
+                f"it is not known that a worker is restored on the network {network!r}",
+                "run the worker with network 'host'",
+            )
+        )
+    return (*found, *_other_obstacles(tty=tty, auto_remove=auto_remove))
+
+
+def _other_obstacles(*, tty: bool, auto_remove: bool) -> tuple[Obstacle, ...]:
+    found: list[Obstacle] = []
     if tty:
         found.append(
             Obstacle(

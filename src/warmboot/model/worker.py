@@ -31,6 +31,9 @@ from warmboot.model.errors import InvalidName, InvalidRequest
 from warmboot.model.transitions import Transitions
 
 HOST_NETWORK = "host"
+RUNTIME = "warmboot"
+"""What the OCI runtime is called that pauses and resumes past the engine."""
+
 LOOPBACK = "127.0.0.1"
 """Where a worker is taken to have listened when that cannot be told."""
 
@@ -181,7 +184,8 @@ class Worker:
 
     ``paused_into`` is the checkpoint that a resume without a name takes. ``error`` says why the
     last operation failed. ``listens`` is where it listened when it was paused, as far as
-    ``wake_on`` asks for it. ``resume_at_start``: a manager paused it when it stopped.
+    ``wake_on`` asks for it. ``resume_at_start``: a manager paused it when it stopped. ``runtime``
+    is ``RUNTIME`` if its container was created with that; empty: the engine makes its checkpoints.
     """
 
     id: UUID
@@ -198,6 +202,7 @@ class Worker:
     resumed_at: datetime | None = None
     listens: tuple[ListenAddress, ...] = ()
     resume_at_start: bool = False
+    runtime: str = ""
 
     @property
     def name(self) -> str:

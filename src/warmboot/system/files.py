@@ -42,7 +42,7 @@ def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o644) -> 
     except BaseException:  # whatever it is; raised again
         Path(temporary).unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def back_up(path: Path) -> Path:
@@ -81,7 +81,8 @@ def _copy_attributes(source: Path, descriptor: int) -> None:
             os.setxattr(descriptor, name, os.getxattr(source, name))
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Have the names in it on the disk."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)

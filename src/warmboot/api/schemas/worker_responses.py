@@ -32,7 +32,10 @@ def _asked(name: str) -> Any:
 
 
 class WorkerOut(Out):
-    """``paused_into`` is the id of the checkpoint that a resume takes. ``error``: the last one."""
+    """``paused_into`` is the id of the checkpoint that a resume takes. ``error``: the last one.
+
+    ``runtime`` is the OCI runtime that pauses and resumes it; empty: the engine does.
+    """
 
     id: UUID
     name: str
@@ -57,6 +60,7 @@ class WorkerOut(Out):
     heard_at: datetime | None
     paused_at: datetime | None
     resumed_at: datetime | None
+    runtime: str
 
 
 class VersionsOut(Out):

@@ -48,6 +48,7 @@ from warmboot.criu.archives.manifests import (
 from warmboot.criu.archives.plain_tar import CHUNK, Member, hostile, members
 from warmboot.criu.checkpoint import OUR_FILES, dump_facts, inspect_when_stopped
 from warmboot.criu.images import read_dump
+from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.docker.engine import DockerEngine
 from warmboot.model.checkpoint import (
     ArchiveManifest,
@@ -87,9 +88,11 @@ async def export_checkpoint(
     *,
     versions: Versions,
     created_at: datetime,
+    into: Path | None = None,
 ) -> ArchiveManifest:
     """Write checkpoint ``name`` to ``destination``; ``versions`` is what it was made with.
 
+    ``into`` is its folder, if the engine does not keep it.
     ``Conflict`` while the container runs: what it changes on its disk would not fit the memory.
     """
     found = await inspect_when_stopped(engine, container)
@@ -98,7 +101,7 @@ async def export_checkpoint(
             f"{found.name} is running, so its files may have changed since the checkpoint",
             resolution="pause it, then export that checkpoint",
         )
-    dump = await dump_facts(engine, found.id, name)
+    dump = await dump_facts(engine, found.id, name, into)
     facts = await engine.remembered_facts()
     description = await engine.description(found.id)
     manifest = ArchiveManifest(
@@ -119,6 +122,8 @@ async def export_checkpoint(
     if found.upper_folder is None:
         raise _no_folder("exported", facts.storage_driver)
     folder = facts.checkpoint_folder(found.id, name)
+    if into is not None:
+        folder = CheckpointFolder(into).memory
     return await asyncio.to_thread(
         _pack, folder, found.upper_folder, manifest, metadata, destination
     )
@@ -138,11 +143,13 @@ async def import_checkpoint(
     *,
     criu: str,
     limits: Limits = Limits(),
+    into: Path | None = None,
 ) -> ArchiveManifest:
     """Make the archive ``source`` the checkpoint ``name`` of a container that never ran.
 
-    ``criu`` is this host's version. ``NotSupported`` when it does not fit here, ``InvalidRequest``
-    when it is damaged or hostile; the container is then as before. Afterwards it has the files of
+    ``criu`` is this host's version, ``into`` the folder, if the engine shall not keep it.
+    ``NotSupported`` when it does not fit here, ``InvalidRequest`` when it is damaged or hostile;
+    the container is then as before. Afterwards it has the files of
     the original, and lacks those that this had deleted.
     """
     check_checkpoint_name(name)
@@ -169,24 +176,35 @@ async def import_checkpoint(
     upper = found.upper_folder
     if upper is None:
         raise _no_folder("imported", facts.storage_driver)
-    target = facts.checkpoint_folder(found.id, name)
+    target = into or facts.checkpoint_folder(found.id, name)
     if target.exists():
         raise NameTaken(f"{found.name} already has a checkpoint {name}")
-    _check_size(manifest, limits, facts.data_root)
+    beside = target.parents[1] if into is None else target.parent
+    await asyncio.to_thread(beside.mkdir, mode=0o700, parents=True, exist_ok=True)
+    _check_size(manifest, limits, beside)
     await asyncio.to_thread(refuse_foreign, upper)
-    staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=target.parents[1]))
+    staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=beside))
     changes = Path(tempfile.mkdtemp(prefix=STAGING, dir=upper.parent))
     try:
         await asyncio.to_thread(_unpack, source, staging, manifest, limits)
         await asyncio.to_thread(read_dump, staging / CHECKPOINT_FOLDER, frozenset())
         await asyncio.to_thread(_unpack_changes, staging, changes, upper, limits)
         await asyncio.to_thread(move_in, changes, upper)
-        target.parent.mkdir(mode=0o700, exist_ok=True)
-        (staging / CHECKPOINT_FOLDER).rename(target)
+        await asyncio.to_thread(_place, staging / CHECKPOINT_FOLDER, target, into is None)
     finally:
         await asyncio.to_thread(shutil.rmtree, staging, True)
         await asyncio.to_thread(shutil.rmtree, changes, True)
     return manifest
+
+
+def _place(images: Path, target: Path, engines: bool) -> None:
+    if engines:
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        images.rename(target)
+        return
+    folder = CheckpointFolder(target)
+    images.rename(folder.begin().memory)
+    folder.publish()
 
 
 def _no_folder(done: str, driver: str) -> NotSupported:
@@ -286,15 +304,15 @@ def _sum_file(path: Path) -> FileSum:
         return FileSum(file.tell(), digest)
 
 
-def _check_size(manifest: ArchiveManifest, limits: Limits, data_root: Path) -> None:
+def _check_size(manifest: ArchiveManifest, limits: Limits, beside: Path) -> None:
     total = sum(one.size_bytes for one in manifest.files.values())
     if any(one.size_bytes < 0 for one in manifest.files.values()) or total > limits.total_bytes:
         raise hostile(f"it announces {total} bytes; {limits.total_bytes} are allowed")
-    free = shutil.disk_usage(data_root).free
+    free = shutil.disk_usage(beside).free
     if total > free:
         raise DiskFull(
             "there is not enough space for the archive",
-            details=f"it needs {total >> 20} MiB below {data_root}, {free >> 20} MiB are free",
+            details=f"it needs {total >> 20} MiB below {beside}, {free >> 20} MiB are free",
             resolution="delete checkpoints, containers or images that are not needed",
         )
 

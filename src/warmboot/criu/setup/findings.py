@@ -11,6 +11,7 @@ from pathlib import Path
 from warmboot.criu.setup.settings_files import has_tcp_established
 from warmboot.docker.facts import EngineFacts
 from warmboot.model.checkpoint import engine_obstacles, network_obstacles
+from warmboot.model.worker import RUNTIME
 
 MIN_FREE_BYTES = 2 << 30
 MIN_SCRATCH_BYTES = 1 << 30
@@ -35,6 +36,15 @@ class Finding:
     remedy: str = ""
     fixable: bool = False
     note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something that ``fix`` did, or could not do (``ok`` is false)."""
+
+    what: str
+    ok: bool = True
+    details: str = ""
 
 
 def root() -> Finding:
@@ -87,7 +97,33 @@ def criu_not_found(path: str, wrapper: Path) -> Finding:
     return no_criu(problem, remedy, fixable=False)
 
 
+def runtime(engine: EngineFacts, current: bool, adds_runtimes: bool, program: Path) -> Finding:
+    """``current``: what the engine has registered is there, and of this version."""
+    if current:
+        return Finding("runtime", ok=True, note=engine.runtimes[RUNTIME])
+    why = "without it Docker's own checkpoints are used, which are many times slower and need its "
+    why += "experimental mode"
+    if engine.rootless:
+        problem = "the engine runs without root, so it cannot use warmboot's runtime"
+        remedy = "use a Docker engine that runs as root"
+        return Finding("runtime", ok=False, problem=problem, why=why, remedy=remedy)
+    problem = "the engine does not have warmboot's runtime for workers"
+    if RUNTIME in engine.runtimes:
+        problem = f"{engine.runtimes[RUNTIME]} is not there, or is of another version of warmboot"
+        remedy = f"install it ({FIX} does it)"
+    elif adds_runtimes:
+        problem += ", and has others on its command line, so daemon.json must have none"
+        remedy = f"start dockerd with --add-runtime {RUNTIME}={program}, or move its other runtimes"
+        remedy += " into daemon.json"
+        return Finding("runtime", ok=False, problem=problem, why=why, remedy=remedy)
+    else:
+        remedy = f"add it to daemon.json and reload Docker ({FIX} does it)"
+    return Finding("runtime", ok=False, problem=problem, why=why, remedy=remedy, fixable=True)
+
+
 def experimental(engine: EngineFacts) -> Finding:
+    if engine.worker_runtime:
+        return Finding("experimental", ok=True, note="not needed with warmboot's runtime")
     if engine.experimental:
         return Finding("experimental", ok=True)
     return Finding(

@@ -20,8 +20,10 @@ from typing import Self
 from warmboot.criu.binary import SEARCH_PATH, check_criu, find_criu, usable_criu
 from warmboot.criu.containerd import scratch_folders
 from warmboot.criu.setup import findings
-from warmboot.criu.setup.findings import Finding
+from warmboot.criu.setup.findings import Change, Finding
 from warmboot.criu.setup.install import DEFAULT_PREFIX, DEFAULT_WRAPPER, Installed, install_criu
+from warmboot.criu.setup.install_runtime import DEFAULT_RUNTIME
+from warmboot.criu.setup.runtime_setup import check_runtime, fix_runtime
 from warmboot.criu.setup.settings_files import enable_experimental, enable_tcp_established
 from warmboot.docker.engine import DEFAULT_SOCKET, DockerEngine
 from warmboot.docker.facts import EngineFacts
@@ -49,20 +51,12 @@ def _restart_command() -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """Something that ``fix`` did, or could not do (``ok`` is false)."""
-
-    what: str
-    ok: bool = True
-    details: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Preflight:
     """The machine's prerequisites. ``install`` is what puts CRIU there.
 
     ``engine_path`` is where the engine looks for programs; empty when that is not known.
     Without a ``restart_command`` the engine is not restarted: somebody else has started it.
+    ``runtime`` is where the runtime of workers is; without one they use the engine's checkpoints.
     """
 
     socket: Path = DEFAULT_SOCKET
@@ -71,6 +65,7 @@ class Preflight:
     runc_conf: Path = Path("/etc/criu/runc.conf")
     criu_prefix: Path = DEFAULT_PREFIX
     criu_wrapper: Path = DEFAULT_WRAPPER
+    runtime: Path | None = DEFAULT_RUNTIME
     restart_command: Sequence[str] = field(default_factory=_restart_command)
     ready_timeout_s: float = READY_TIMEOUT_S
     install: Callable[[Path, Path], Awaitable[Installed]] = field(default=install_criu)
@@ -101,6 +96,8 @@ class Preflight:
         found.append(findings.tcp_established(self.runc_conf))
         found.append(findings.reachable(engine, self.socket, unreachable))
         if engine is not None:
+            if self.runtime is not None:
+                found.append(await check_runtime(engine, self.socket, self.runtime))
             found += [findings.experimental(engine), findings.version(engine)]
             found += [
                 findings.host_network(engine),
@@ -131,7 +128,9 @@ class Preflight:
                 changes.append(Change(f"added tcp-established to {self.runc_conf}{kept}"))
         except OSError as error:
             changes.append(Change(f"write {self.runc_conf}", ok=False, details=str(error)))
-        if not await self._is_experimental():
+        if self.runtime is not None:
+            changes += await fix_runtime(self.socket, self.daemon_json, self.runtime)
+        if not await self._can_checkpoint():
             changes += await self._make_experimental(restart_engine)
         return tuple(changes)
 
@@ -148,10 +147,11 @@ class Preflight:
             changes.append(await self._restart())
         return changes
 
-    async def _is_experimental(self) -> bool:
+    async def _can_checkpoint(self) -> bool:
+        """With the runtime of workers, or in experimental mode."""
         try:
             async with DockerEngine(self.socket) as client:
-                return (await client.facts()).experimental
+                return findings.experimental(await client.facts()).ok
         except WarmbootError:
             return False
 
@@ -181,7 +181,7 @@ class Preflight:
         """Whether the engine is back in time; the command may return before it is."""
         try:
             async with asyncio.timeout(self.ready_timeout_s):
-                while not await self._is_experimental():  # noqa: ASYNC110 (nothing tells it)
+                while not await self._can_checkpoint():  # noqa: ASYNC110 (nothing tells it)
                     await asyncio.sleep(LOOK_EVERY_S)
         except TimeoutError:
             return False

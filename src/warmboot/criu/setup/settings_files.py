@@ -17,6 +17,7 @@ from warmboot.system.files import back_up, followed, write_atomically
 
 TCP_ESTABLISHED = "tcp-established"
 EXPERIMENTAL = "experimental"
+RUNTIMES = "runtimes"
 _MARK = "\ufeff"
 _BLANKS = " \t\r\n"
 
@@ -45,7 +46,19 @@ def enable_experimental(path: Path) -> Path | None:
     text = _text(path)
     if _parsed(path, text).get(EXPERIMENTAL) is True:
         return None
-    return _replace(path, _with_experimental(text).encode())
+    return _replace(path, _with(text, EXPERIMENTAL, "true").encode())
+
+
+def register_runtime(path: Path, name: str, program: Path) -> Path | None:
+    """Have ``name`` among the ``runtimes`` of daemon.json; as ``enable_experimental``."""
+    text = _text(path)
+    runtimes = _parsed(path, text).get(RUNTIMES)
+    if runtimes is not None and not isinstance(runtimes, dict):
+        raise _broken(path, f"{RUNTIMES} is no object")
+    if (runtimes or {}).get(name) == {"path": str(program)}:
+        return None
+    value = json.dumps({"path": str(program)})
+    return _replace(path, _with_member(text, RUNTIMES, name, value).encode())
 
 
 def has_tcp_established(path: Path) -> bool:
@@ -110,25 +123,36 @@ def _broken(path: Path, why: str) -> InvalidRequest:
     )
 
 
-def _with_experimental(text: str) -> str:
-    """``text``, a JSON object or nothing, with the key set; else as it was."""
+def _with(text: str, key: str, value: str) -> str:
+    """``text``, a JSON object or nothing, with the key set to ``value``; else as it was."""
     at = _skip(text, len(_MARK) if text.startswith(_MARK) else 0)
     if at == len(text):
-        return f'{{\n  "{EXPERIMENTAL}": true\n}}\n'
+        return f'{{\n  "{key}": {value}\n}}\n'
     members = _members(text, at)
     for member in reversed(members):  # of a key that is there twice the last one holds
-        if member.key == EXPERIMENTAL:
-            return f"{text[: member.value]}true{text[member.end :]}"
+        if member.key == key:
+            return f"{text[: member.value]}{value}{text[member.end :]}"
     if not members:
         closing = text.index("}", at)
-        return f'{text[:at]}{{\n  "{EXPERIMENTAL}": true\n{text[closing:]}'
+        return f'{text[:at]}{{\n  "{key}": {value}\n{text[closing:]}'
     last = members[-1]
     before = text[: last.begin].rstrip(_BLANKS)
     lead = text[len(before) : last.begin]
     colon = text[last.colon : last.value]
     if not lead and len(members) == 1 and colon != ":":
         lead = " "  # {"a": 1} on one line
-    return f'{text[: last.end]},{lead}"{EXPERIMENTAL}"{colon}true{text[last.end :]}'
+    return f'{text[: last.end]},{lead}"{key}"{colon}{value}{text[last.end :]}'
+
+
+def _with_member(text: str, key: str, inner: str, value: str) -> str:
+    """``text`` with ``inner`` set in the object that is at ``key``, which is there or not."""
+    at = _skip(text, len(_MARK) if text.startswith(_MARK) else 0)
+    members = _members(text, at) if at < len(text) else []
+    there = next((member for member in reversed(members) if member.key == key), None)
+    if there is None or not text[there.value : there.end].startswith("{"):
+        return _with(text, key, f'{{"{inner}": {value}}}')
+    changed = _with(text[there.value : there.end], inner, value)
+    return f"{text[: there.value]}{changed}{text[there.end :]}"
 
 
 def _members(text: str, at: int) -> list[_Member]:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
+from warmboot.criu.binary import SEARCH_PATH
 from warmboot.criu.checkpoint import checkpoint
 from warmboot.criu.restore import restore
+from warmboot.criu.runtime.orders import withdraw
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.tiny_image import busybox_image, static_busybox
 from warmboot.model.errors import CheckpointError, ImageNotFound
@@ -37,21 +41,36 @@ class Verified:
     count_after: int
 
 
-async def verify(engine: DockerEngine) -> Verified:
-    """Do it. Whatever is in the way is raised; nothing of the test is left in any case."""
+async def verify(engine: DockerEngine, search_path: str = SEARCH_PATH) -> Verified:
+    """Do it as with a worker. Whatever is in the way is raised; nothing of the test is left.
+
+    ``search_path`` is where CRIU is for a container that runs on the runtime of ours.
+    """
+    with tempfile.TemporaryDirectory(prefix="warmboot-verification-") as folder:
+        return await _verify(engine, search_path, Path(folder))
+
+
+async def _verify(engine: DockerEngine, search_path: str, folder: Path) -> Verified:
     image = await _image(engine)
     name = f"warmboot-verification-{secrets.token_hex(4)}"
     spec = WorkerSpec(name=name, image=image, command=("sh", "-c", _SCRIPT))
-    container = await engine.create_worker(spec, extra_environment={})
+    runtime = (await engine.facts()).worker_runtime
+    container = await engine.create_worker(spec, extra_environment={}, runtime=runtime)
+    into = folder / "verification" if runtime else None
     try:
         await engine.start(container)
         secret, _ = await _count(engine, container, beyond=2)
-        dumped = await checkpoint(engine, container, "verification")
+        dumped = await checkpoint(
+            engine, container, "verification", into=into, search_path=search_path
+        )
         _, before = await _last(engine, container)
-        restored = await restore(engine, container, "verification")
+        restored = await restore(
+            engine, container, "verification", into=into, search_path=search_path
+        )
         secret_after, after = await _count(engine, container, beyond=before)
     finally:
         await finish(engine.remove(container))
+        await asyncio.to_thread(withdraw, container)
     if secret_after != secret:
         raise CheckpointError(
             "the restored test container has lost its memory",

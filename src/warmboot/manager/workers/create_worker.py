@@ -22,7 +22,7 @@ from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import EngineFacts
 from warmboot.manager.workers.recover_worker import LABEL, remove_containers
 from warmboot.manager.workers.worker_states import WorkerStates
-from warmboot.model.checkpoint import obstacles
+from warmboot.model.checkpoint import obstacles, runtime_obstacles
 from warmboot.model.errors import ImageNotFound, InvalidRequest, NotSupported, WarmbootError
 from warmboot.model.worker import Worker, WorkerSpec, WorkerState
 from warmboot.store import Store
@@ -75,18 +75,25 @@ class CreateWorker:
         await remove_containers(self._engine, worker.id)  # of an attempt that broke off
         try:
             labels = {**worker.spec.labels, LABEL: str(worker.id)}
+            runtime = (await self._engine.facts()).worker_runtime
             docker_id = await self._engine.create_worker(
-                replace(worker.spec, labels=labels), extra_environment=self._environment(worker.id)
+                replace(worker.spec, labels=labels),
+                extra_environment=self._environment(worker.id),
+                runtime=runtime,
             )
             if worker.spec.start:
                 await self._engine.start(docker_id)
-            await self._record(worker, docker_id, digest)
+            await self._record(worker, docker_id, digest, runtime)
         except BaseException:  # cancelled, too; raised again
             await self._remove(worker)
             raise
 
-    async def _record(self, worker: Worker, docker_id: str, digest: str) -> None:
-        known: dict[str, Any] = {"docker_id": docker_id, "image_digest": digest}
+    async def _record(self, worker: Worker, docker_id: str, digest: str, runtime: str) -> None:
+        known: dict[str, Any] = {
+            "docker_id": docker_id,
+            "image_digest": digest,
+            "runtime": runtime,
+        }
         if worker.spec.start:
             await self._states.enter(worker.id, WorkerState.RUNNING, **known)
         else:
@@ -102,12 +109,15 @@ class CreateWorker:
 
 def refuse_spec(engine: EngineFacts, spec: WorkerSpec) -> None:
     """``NotSupported`` when this engine could not pause and resume such a worker."""
-    if not engine.experimental:
+    if engine.worker_runtime:
+        found = runtime_obstacles(spec.network, tty=spec.tty, auto_remove=spec.auto_remove)
+    elif not engine.experimental:
         raise NotSupported(
             "the Docker engine is not in experimental mode, so its workers cannot be paused",
-            resolution="`warmboot doctor --fix --restart-engine` puts it into that mode",
+            resolution="`warmboot doctor --fix` gives it a runtime that does not need that mode",
         )
-    found = obstacles(engine.version, spec.network, tty=spec.tty, auto_remove=spec.auto_remove)
+    else:
+        found = obstacles(engine.version, spec.network, tty=spec.tty, auto_remove=spec.auto_remove)
     if found:
         raise NotSupported(
             f"{spec.name} could not be resumed after a pause",

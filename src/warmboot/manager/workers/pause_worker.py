@@ -19,6 +19,7 @@ from warmboot.criu.checkpoint import Dumped, checkpoint
 from warmboot.criu.in_progress import HANGS_AFTER_S
 from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.workers.checkpoint_places import CheckpointPlaces
 from warmboot.manager.workers.recover_worker import RecoverWorker
 from warmboot.manager.workers.worker_states import WorkerStates, refusal
 from warmboot.manager.workers.worker_work import WorkerWork
@@ -43,12 +44,14 @@ class PauseWorker:
         events: EventLog,
         states: WorkerStates,
         recover: RecoverWorker,
+        places: CheckpointPlaces,
         hangs_after_s: float = HANGS_AFTER_S,
     ) -> None:
         self._hangs_after_s = hangs_after_s
         self._store = store
         self._engine = engine
         self._states = states
+        self._places = places
         self._work = WorkerWork(
             store, events, recover, "pause", WorkerState.PAUSING, WorkerState.CHECKPOINTING
         )
@@ -71,16 +74,18 @@ class PauseWorker:
         participle = "checkpointed" if leave_running else "paused"
         if worker.state is not WorkerState.RUNNING:
             raise refusal(worker, participle)
+        name = name or _timed_name("checkpoint" if leave_running else "pause")
         made = Checkpoint(
             id=uuid4(),
             worker_id=worker.id,
-            name=name or _timed_name("checkpoint" if leave_running else "pause"),
+            name=name,
             state=CheckpointState.CREATING,
             created_at=datetime.now(UTC),
             versions=_NOT_YET,
             image_digest=worker.image_digest,
             left_running=leave_running,
             automatic=automatic,
+            folder=self._places.of(worker, name),
         )
         state = WorkerState.CHECKPOINTING if leave_running else WorkerState.PAUSING
         try:
@@ -105,6 +110,8 @@ class PauseWorker:
             self._engine,
             worker.docker_id or "",
             made.name,
+            into=made.folder,
+            search_path=self._places.search_path,
             leave_running=made.left_running,
             until_stopped=False,
             hangs_after_s=self._hangs_after_s,

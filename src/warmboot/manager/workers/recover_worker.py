@@ -20,7 +20,12 @@ from uuid import UUID
 import structlog
 
 from warmboot.criu.archives.interrupted_imports import discard_imports
-from warmboot.criu.checkpoint import dump_facts, inspect_when_stopped, recover
+from warmboot.criu.checkpoint import (
+    delete_checkpoint,
+    dump_facts,
+    inspect_when_stopped,
+    recover,
+)
 from warmboot.criu.continuity import Continuity, compare
 from warmboot.criu.in_progress import HANGS_AFTER_S, Work, until_quiet
 from warmboot.criu.runtime_work import end_work
@@ -28,6 +33,7 @@ from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts
 from warmboot.manager.core.background import Work as Background
 from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.workers.checkpoint_places import CheckpointPlaces
 from warmboot.manager.workers.worker_states import WorkerStates
 from warmboot.model.checkpoint import Checkpoint, CheckpointState
 from warmboot.model.errors import (
@@ -62,6 +68,7 @@ class RecoverWorker:
         engine: DockerEngine,
         states: WorkerStates,
         tasks: Tasks,
+        places: CheckpointPlaces,
         hangs_after_s: float = HANGS_AFTER_S,
     ) -> None:
         self._hangs_after_s = hangs_after_s
@@ -69,6 +76,7 @@ class RecoverWorker:
         self._engine = engine
         self._states = states
         self._tasks = tasks
+        self._places = places
 
     async def __call__(self, worker_id: UUID) -> None:
         worker = await self._store.workers.get(worker_id)
@@ -101,6 +109,7 @@ class RecoverWorker:
     async def delete(self, worker: Worker) -> None:
         """Remove a worker that is ``deleting``, its container and its checkpoints."""
         await remove_containers(self._engine, worker.id)
+        await self._places.forget(worker)
         await self._store.workers.remove(worker.id)
 
     async def _until_recovered(self, worker_id: UUID) -> None:
@@ -121,12 +130,19 @@ class RecoverWorker:
         if worker.docker_id is None or worker.state not in BUSY:
             return
         rows = await self._store.checkpoints.of_worker(worker_id)
-        names = tuple(row.name for row in rows if row.state is CheckpointState.CREATING)
+        made = [row for row in rows if row.state is CheckpointState.CREATING]
         try:
             facts, found = await self._engine.facts(), await self._engine.inspect(worker.docker_id)
         except NotFound:  # settling finds that out, too, and records it
             return
-        work = Work(facts, self._engine.socket, found.id, names, found.pid)
+        work = Work(
+            facts,
+            self._engine.socket,
+            found.id,
+            tuple(row.name for row in made if row.folder is None),
+            found.pid,
+            tuple(row.folder.parent for row in made if row.folder is not None),
+        )
         await until_quiet(work, self._hangs_after_s)
 
     async def give_up(self, worker: Worker) -> None:
@@ -142,11 +158,11 @@ class RecoverWorker:
         checkpoint = await self._unfinished(worker)
         whole, running, exit_code = False, found.running, found.exit_code
         if checkpoint is not None:
-            recovered = await recover(self._engine, found.id, checkpoint.name)
+            recovered = await recover(self._engine, found.id, checkpoint.name, checkpoint.folder)
             whole, running, exit_code = recovered.checkpoint, recovered.running, recovered.exit_code
             if whole and running and not checkpoint.left_running:
                 # It went on after the dump, so the dump is no longer what it is.
-                await self._engine.delete_checkpoint(found.id, checkpoint.name)
+                await self._delete(checkpoint, found.id)
                 whole = False
             if whole:
                 await self._keep(checkpoint, found)
@@ -174,7 +190,7 @@ class RecoverWorker:
     async def _is_restored(self, worker: Worker, found: ContainerFacts) -> bool:
         for checkpoint in await self._store.checkpoints.of_worker(worker.id):
             try:
-                dump = await dump_facts(self._engine, found.id, checkpoint.name)
+                dump = await dump_facts(self._engine, found.id, checkpoint.name, checkpoint.folder)
             except (CheckpointError, NotFound):
                 continue
             if compare(dump, found.pid) is Continuity.SAME:
@@ -216,17 +232,25 @@ class RecoverWorker:
         for checkpoint in await self._store.checkpoints.of_worker(worker.id):
             if checkpoint.state in (CheckpointState.CREATING, CheckpointState.DELETED):
                 if worker.docker_id is not None:
-                    await self._engine.delete_checkpoint(worker.docker_id, checkpoint.name)
+                    await self._delete(checkpoint, worker.docker_id)
                 await self._store.checkpoints.remove(checkpoint.id)
         if worker.state is _S.CREATING and worker.docker_id is not None:
             rows = await self._store.checkpoints.of_worker(worker.id)
             try:
-                await discard_imports(self._engine, worker.docker_id, {row.name for row in rows})
+                await discard_imports(
+                    self._engine,
+                    worker.docker_id,
+                    {row.name for row in rows},
+                    self._places.all_of(worker),
+                )
             except NotFound:  # its container is gone
                 return
 
+    async def _delete(self, checkpoint: Checkpoint, docker_id: str) -> None:
+        await delete_checkpoint(self._engine, docker_id, checkpoint.name, checkpoint.folder)
+
     async def _keep(self, checkpoint: Checkpoint, found: ContainerFacts) -> None:
-        dump = await dump_facts(self._engine, found.id, checkpoint.name)
+        dump = await dump_facts(self._engine, found.id, checkpoint.name, checkpoint.folder)
         facts = await self._engine.remembered_facts()
         changes: dict[str, Any] = {
             "size_bytes": dump.size_bytes,

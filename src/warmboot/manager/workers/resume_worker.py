@@ -18,6 +18,7 @@ from warmboot.criu.in_progress import HANGS_AFTER_S
 from warmboot.criu.restore import Restored, restore
 from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.workers.checkpoint_places import CheckpointPlaces
 from warmboot.manager.workers.recover_worker import RecoverWorker
 from warmboot.manager.workers.worker_states import WorkerStates, refusal
 from warmboot.manager.workers.worker_work import WorkerWork
@@ -35,12 +36,14 @@ class ResumeWorker:
         events: EventLog,
         states: WorkerStates,
         recover: RecoverWorker,
+        places: CheckpointPlaces,
         hangs_after_s: float = HANGS_AFTER_S,
     ) -> None:
         self._hangs_after_s = hangs_after_s
         self._store = store
         self._engine = engine
         self._states = states
+        self._places = places
         self._work = WorkerWork(store, events, recover, "resume", WorkerState.RESUMING)
 
     async def claim(self, worker: Worker, name: str | None) -> Checkpoint:
@@ -69,6 +72,8 @@ class ResumeWorker:
                 self._engine,
                 worker.docker_id or "",
                 chosen.name,
+                into=chosen.folder,
+                search_path=self._places.search_path,
                 hangs_after_s=self._hangs_after_s,
             )
             await self._record(worker.id, restored)

@@ -15,10 +15,12 @@ from pathlib import Path
 from uuid import uuid5
 
 from warmboot.criu.binary import criu_version, find_criu
+from warmboot.criu.checkpoint import delete_checkpoint
 from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.uploads import Uploads
 from warmboot.manager.ports import Exported
+from warmboot.manager.workers.checkpoint_places import CheckpointPlaces
 from warmboot.manager.workers.worker_states import WorkerStates, refusal
 from warmboot.model.checkpoint import (
     Checkpoint,
@@ -41,7 +43,7 @@ class WorkerCheckpoints:
         events: EventLog,
         states: WorkerStates,
         scratch: Path,
-        criu_path: str,
+        places: CheckpointPlaces,
         uploads: Uploads,
     ) -> None:
         self._store = store
@@ -49,7 +51,7 @@ class WorkerCheckpoints:
         self._events = events
         self._states = states
         self._scratch = scratch
-        self._criu_path = criu_path
+        self._places = places
         self._uploads = uploads
 
     async def sweep(self) -> None:
@@ -116,6 +118,7 @@ class WorkerCheckpoints:
                     path,
                     versions=found.versions,
                     created_at=found.created_at,
+                    into=found.folder,
                 )
             file = path.open("rb")
         finally:
@@ -145,13 +148,15 @@ class WorkerCheckpoints:
                 pass
             if worker.state is not WorkerState.CREATING or worker.docker_id is None:
                 raise refusal(worker, "given a checkpoint from outside")
-            criu = find_criu(self._criu_path)
+            into = self._places.of(worker, name)
+            criu = find_criu(self._places.search_path)
             manifest = await import_checkpoint(
                 self._engine,
                 worker.docker_id,
                 name,
                 path,
                 criu=await criu_version(criu) if criu else "",
+                into=into,
             )
         finally:
             await asyncio.to_thread(path.unlink, missing_ok=True)
@@ -166,6 +171,7 @@ class WorkerCheckpoints:
             size_bytes=sum(one.size_bytes for one in manifest.files.values()),
             processes=manifest.processes,
             tcp_connections=manifest.tcp_connections,
+            folder=into,
         )
         await self._store.checkpoints.add(made)
         await self._states.enter(
@@ -192,7 +198,9 @@ class WorkerCheckpoints:
         """First the row says so, so that a crash in between leaves nothing that looks usable."""
         await self._store.checkpoints.set_state(checkpoint.id, CheckpointState.DELETED)
         if worker.docker_id is not None:
-            await self._engine.delete_checkpoint(worker.docker_id, checkpoint.name)
+            await delete_checkpoint(
+                self._engine, worker.docker_id, checkpoint.name, checkpoint.folder
+            )
         await self._store.checkpoints.remove(checkpoint.id)
         await self._events.emit(
             "worker.checkpoint-deleted", worker.id, name=worker.name, checkpoint=checkpoint.name

@@ -1,0 +1,86 @@
+"""Dumps a container by runc itself: the engine sees nothing of it but the container's end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+from warmboot.criu.in_progress import Work, unless_it_hangs
+from warmboot.criu.log import CriuLog
+from warmboot.criu.runtime.folders import CheckpointFolder
+from warmboot.criu.runtime.orders import runc_of
+from warmboot.model.errors import CheckpointError, DiskFull, HostError
+from warmboot.system.programs import run_program
+
+DUMP_LOG = "dump.log"
+DUMP_OPTIONS = ("--tcp-established", "--file-locks")
+"""Those of ``runc checkpoint``; a restore has to be given the same ones."""
+
+
+async def dump(
+    work: Work,
+    folder: CheckpointFolder,
+    log: CriuLog,
+    *,
+    search_path: str,
+    leave_running: bool,
+    hangs_after_s: float,
+) -> None:
+    """Dump the container into ``folder``, which is begun and not yet published.
+
+    ``search_path`` is where CRIU is. ``log`` has what it said, whatever came of it.
+    ``CheckpointError``, ``DiskFull``.
+    """
+    runc = await asyncio.to_thread(runc_of, work.container_id)
+    if runc is None:
+        raise CheckpointError(
+            "the runtime does not know the container",
+            details="it has noted nothing about it: perhaps it is not warmboot's any more",
+            resolution="`warmboot doctor` checks the runtime; restart the worker with it",
+        )
+    words: list[str | Path] = ["--root", runc.root, "checkpoint", *DUMP_OPTIONS]
+    words += ["--image-path", folder.memory, "--work-path", folder.path]
+    if leave_running:
+        words.append("--leave-running")
+
+    async def run() -> None:
+        await run_program(
+            runc.program,
+            *words,
+            work.container_id,
+            environment={"PATH": search_path},
+            timeout_s=None,
+            new_session=True,  # it goes on when the manager is ended from a terminal
+            failure=CheckpointError,
+        )
+
+    try:
+        await unless_it_hangs(work, run(), hangs_after_s)
+    finally:
+        with contextlib.suppress(OSError):
+            log.hold(folder.path / DUMP_LOG)
+
+
+async def publish(folder: CheckpointFolder) -> None:
+    """``DiskFull`` when what was made could not be written to the disk."""
+    try:
+        await asyncio.to_thread(folder.publish)
+    except OSError as error:
+        raise DiskFull(
+            "the checkpoint could not be written to the disk",
+            details=str(error),
+            resolution="see the kernel's log; the disk may be full or damaged",
+        ) from error
+
+
+async def begin(folder: CheckpointFolder) -> CheckpointFolder:
+    """``DiskFull``, ``HostError``."""
+    try:
+        return await asyncio.to_thread(folder.begin)
+    except OSError as error:
+        raise HostError(
+            f"a checkpoint cannot be made in {folder.path.parent}",
+            details=str(error),
+            resolution="check that MANAGER_CHECKPOINT_ROOT is a folder that can be written to",
+        ) from error

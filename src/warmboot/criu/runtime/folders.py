@@ -1,0 +1,71 @@
+"""Checkpoints in folders of our own: each appears whole or not at all.
+
+ROOT/<worker>/<name>/memory/     CRIU's images
+                    /dump.log    what CRIU said of them
+ROOT/<worker>/.<name>.making/    while it is being made
+ROOT/<worker>/.restore/          CRIU's log of the last restore
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmboot.system.files import sync_folder
+
+RESTORE_WORK = ".restore"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFolder:
+    path: Path
+
+    @property
+    def memory(self) -> Path:
+        return self.path / "memory"
+
+    @property
+    def making(self) -> CheckpointFolder:
+        """Where it is made before it is there."""
+        return CheckpointFolder(self.path.with_name(f".{self.path.name}.making"))
+
+    @property
+    def restore_work(self) -> Path:
+        return self.path.with_name(RESTORE_WORK)
+
+    def begin(self) -> CheckpointFolder:
+        """An empty folder to make it in, whatever an interrupted attempt has left."""
+        making = self.making
+        shutil.rmtree(making.path, ignore_errors=True)
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        making.memory.mkdir(mode=0o700, parents=True)
+        return making
+
+    def publish(self) -> None:
+        """What was made is the checkpoint from now on, also after a power failure."""
+        making = self.making.path
+        for folder, _, names in os.walk(making):
+            for name in names:
+                _sync(Path(folder, name))
+            sync_folder(Path(folder))
+        making.rename(self.path)
+        sync_folder(self.path.parent)
+
+    def remove(self) -> None:
+        """Remove it, and what an attempt to make it has left. Idempotent."""
+        shutil.rmtree(self.making.path, ignore_errors=True)
+        if self.path.exists():
+            gone = self.path.with_name(f".{self.path.name}.gone")
+            shutil.rmtree(gone, ignore_errors=True)
+            self.path.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,58 @@
+"""The folders that the runtime and the manager share, one for each container.
+
+The runtime notes where runc keeps a container's state; the manager leaves the order to resume it.
+An order stands until the runtime has carried it out or it is withdrawn: whatever starts the
+container in between resumes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmboot.criu.runtime.program import NOTED, RESUME, STATE
+from warmboot.system.files import write_atomically
+
+ROOT = Path(STATE)
+
+
+@dataclass(frozen=True, slots=True)
+class Runc:
+    """The ``program`` that runs a container, and its ``--root``, where it keeps the state of it."""
+
+    program: Path
+    root: Path
+
+
+def runc_of(container_id: str, root: Path = ROOT) -> Runc | None:
+    """``None`` when the container does not run."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        kept, program = (root / container_id / NOTED).read_text().splitlines()
+        return Runc(Path(program), Path(kept))
+    return None
+
+
+def order(
+    container_id: str,
+    *,
+    search_path: str,
+    images: Path,
+    work: Path,
+    options: Sequence[str] = (),
+    root: Path = ROOT,
+) -> None:
+    """Have the container's next start be a restore from ``images``; replaces an earlier order."""
+    folder = root / container_id
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lines = (search_path, str(images), str(work), *options)
+    write_atomically(folder / RESUME, "\n".join(lines) + "\n", mode=0o600)
+
+
+def withdraw(container_id: str, root: Path = ROOT) -> None:
+    """Have the next start be one from the beginning. Idempotent."""
+    folder = root / container_id
+    (folder / RESUME).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it runs, so something is noted; or it is not there
+        folder.rmdir()

@@ -1,0 +1,153 @@
+"""An OCI runtime that hands everything to runc, except that a ``create`` may become a ``restore``.
+
+containerd's shim calls it as it calls runc. It is installed outside every virtual environment and
+started several times for each container, so it imports only what the interpreter has loaded anyway.
+
+    create ID   notes which runc runs it with which --root; then `runc restore` if STATE/ID/resume
+                says from what, else `runc create`
+    start ID    just restored: nothing is left to do; else `runc start`
+    delete ID   forgets what `create` has noted
+    all others  runc
+
+It always *becomes* runc: its caller sees runc's own output, log, exit code and process.
+"""
+
+import os
+import sys
+
+VERSION = 1
+STATE = "/var/lib/warmboot-runtime"
+NOTED, RESUME, RESTORED = "noted", "resume", "restored"
+DESCRIBE = "--warmboot"
+
+_RUNC = "runc"
+_SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_GLOBAL_VALUES = ("--log", "--log-format", "--root", "--criu", "--rootless")
+_CREATE_VALUES = ("--bundle", "-b", "--console-socket", "--pid-file", "--preserve-fds")
+_RESTORE_TAKES = ("--bundle", "-b", "--console-socket", "--pid-file", "--no-pivot")
+
+
+def main(words: list[str]) -> int:
+    """The exit code of what is done here; for all else this process becomes runc."""
+    at, options = _split(words)
+    if words[at:] == [DESCRIBE]:
+        print(VERSION, STATE)
+        return 0
+    try:
+        runc = _found(_RUNC)
+        noted = f"{options.get('--root', '/run/runc')}\n{runc}\n"
+        given = _words_for_runc(words, at, noted)
+        return 0 if given is None else os.execve(runc, [_RUNC, *given], os.environ)
+    except OSError as error:
+        return _failed(options.get("--log", ""), f"warmboot's runtime: {error}")
+
+
+def _words_for_runc(words: list[str], at: int, noted: str) -> list[str] | None:
+    """``None`` when there is nothing left to do."""
+    command = words[at] if at < len(words) else ""
+    folder = os.path.join(STATE, words[-1]) if words else ""
+    if command == "create":
+        return _create(words, at, noted, folder)
+    if command == "start" and _forget(folder, RESTORED):
+        _forget(folder, RESUME)
+        return None
+    if command == "delete":
+        _delete(folder)
+    return words
+
+
+def _split(words: list[str]) -> tuple[int, dict[str, str]]:
+    """Where the command stands, and the values of the options before it."""
+    at, options = 0, {}
+    while at < len(words) and words[at].startswith("-") and words[at] != DESCRIBE:
+        name, equals, value = words[at].partition("=")
+        if name in _GLOBAL_VALUES and not equals:
+            at += 1
+            value = words[at] if at < len(words) else ""
+        options[name] = value
+        at += 1
+    return at, options
+
+
+def _found(name: str) -> str:
+    """Where a program is; nowhere: its name, which the kernel then does not find either."""
+    for folder in os.environ.get("PATH", _SEARCH_PATH).split(":"):
+        path = os.path.join(folder, name)
+        if os.access(path, os.X_OK):
+            return path
+    return name
+
+
+def _create(words: list[str], at: int, noted: str, folder: str) -> list[str]:
+    """The words for runc: those of ``create`` as they are, or a ``restore`` in their place."""
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    _forget(folder, RESTORED)
+    _write(folder, NOTED, noted)
+    order = _read(folder, RESUME)
+    if order is None:
+        return words
+    path, images, work, *options = order.splitlines()
+    os.environ["PATH"] = path + ":" + os.environ.get("PATH", _SEARCH_PATH)
+    _write(folder, RESTORED, "")
+    given = ["--detach", "--image-path", images, "--work-path", work, *options]
+    return [*words[:at], "restore", *given, *_kept(words[at + 1 : -1]), words[-1]]
+
+
+def _kept(options: list[str]) -> list[str]:
+    """Of the options of ``create`` those that ``restore`` has, too."""
+    found: list[str] = []
+    at = 0
+    while at < len(options):
+        name, equals, _ = options[at].partition("=")
+        width = 2 if name in _CREATE_VALUES and not equals else 1
+        if name in _RESTORE_TAKES:
+            found += options[at : at + width]
+        at += width
+    return found
+
+
+def _delete(folder: str) -> None:
+    _forget(folder, RESTORED)
+    _forget(folder, NOTED)
+    try:
+        os.rmdir(folder)
+    except OSError:  # an order is in it, or it is not there
+        return
+
+
+def _failed(log: str, message: str) -> int:
+    """Tell it where the shim looks for it: runc's log."""
+    print(message, file=sys.stderr)
+    text = message.replace("\\", "\\\\").replace('"', '\\"')
+    if log:
+        with open(log, "a") as file:
+            file.write('{"level":"error","msg":"' + text + '"}\n')
+    return 1
+
+
+def _read(folder: str, name: str) -> str | None:
+    try:
+        with open(os.path.join(folder, name), errors="surrogateescape") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def _write(folder: str, name: str, text: str) -> None:
+    path = os.path.join(folder, name)
+    with open(path + ".new", "w", errors="surrogateescape") as file:
+        file.write(text)
+    os.replace(path + ".new", path)
+
+
+def _forget(folder: str, name: str) -> bool:
+    """Whether it was there."""
+    try:
+        os.unlink(os.path.join(folder, name))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

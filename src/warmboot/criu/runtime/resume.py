@@ -1,0 +1,65 @@
+"""Resumes a container by its plain start, which the runtime turns into a restore."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+
+from warmboot.criu.in_progress import Work, unless_it_hangs
+from warmboot.criu.log import CriuLog
+from warmboot.criu.refusals import restore_failure
+from warmboot.criu.runtime.dump import DUMP_OPTIONS
+from warmboot.criu.runtime.folders import CheckpointFolder
+from warmboot.criu.runtime.orders import order
+from warmboot.docker.engine import DockerEngine
+from warmboot.model.errors import CheckpointError, Conflict, DiskFull, HostError
+
+RESTORE_LOG = "restore.log"
+
+
+async def resume(
+    engine: DockerEngine,
+    work: Work,
+    folder: CheckpointFolder,
+    search_path: str,
+    hangs_after_s: float,
+    worker: str,
+) -> None:
+    """Start the container from ``folder``; ``worker`` is what it is called in errors.
+
+    After a failure the order stands, as the worker is still paused.
+    """
+    await give_order(work.container_id, folder, search_path)
+    log = CriuLog()
+    try:
+        call = engine.start_restored(work.container_id)
+        await unless_it_hangs(work, call, hangs_after_s)
+    except (CheckpointError, Conflict, DiskFull) as error:
+        log.hold(folder.restore_work / RESTORE_LOG)
+        raise restore_failure(worker, folder.path.name, log.errors(), error) from error
+    finally:
+        log.close()
+
+
+async def give_order(container_id: str, folder: CheckpointFolder, search_path: str) -> None:
+    """Have the container's next start, whoever starts it, be a restore from ``folder``."""
+
+    def give() -> None:
+        shutil.rmtree(folder.restore_work, ignore_errors=True)
+        folder.restore_work.mkdir(mode=0o700, parents=True)
+        order(
+            container_id,
+            search_path=search_path,
+            images=folder.memory,
+            work=folder.restore_work,
+            options=DUMP_OPTIONS,
+        )
+
+    try:
+        await asyncio.to_thread(give)
+    except OSError as error:
+        raise HostError(
+            "the checkpoint cannot be prepared for its restore",
+            details=str(error),
+            resolution="check that the disk has free space and is not mounted read-only",
+        ) from error

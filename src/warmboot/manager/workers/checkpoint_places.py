@@ -1,0 +1,34 @@
+"""Where the checkpoints of workers are kept that run on the runtime of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmboot.criu.runtime.orders import withdraw
+from warmboot.model.worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPlaces:
+    """Below ``root``. ``search_path`` is where CRIU is, for dumps and restores alike."""
+
+    root: Path
+    search_path: str
+
+    def of(self, worker: Worker, name: str) -> Path | None:
+        """For a checkpoint that is to be made; ``None``: the engine keeps it."""
+        place = self.all_of(worker)
+        return None if place is None else place / name
+
+    def all_of(self, worker: Worker) -> Path | None:
+        """The folder of all that are made of it from now on."""
+        return self.root / str(worker.id) if worker.runtime else None
+
+    async def forget(self, worker: Worker) -> None:
+        """Remove all that is kept of a worker whose container is gone. Idempotent."""
+        await asyncio.to_thread(shutil.rmtree, self.root / str(worker.id), True)
+        if worker.docker_id:
+            await asyncio.to_thread(withdraw, worker.docker_id)

@@ -1,0 +1,77 @@
+"""Workers on the runtime of ours: paused by runc, resumed by a plain start, past the engine.
+
+The engine is not in experimental mode, so nothing here can be done by its own checkpoints.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.support.dockerd import PrivateDockerd, private_dockerd
+from tests.support.images import counter_image
+from tests.support.served import Served, free_port, served, worker_settings
+from tests.workers.conftest import COUNTER, counted, event_kinds, last_count, remove_all, start_on
+
+from warmboot.client import Client
+from warmboot.criu.runtime.orders import ROOT
+from warmboot.criu.setup.install_runtime import install_runtime
+from warmboot.docker.engine import DockerEngine
+
+pytestmark = [pytest.mark.docker, pytest.mark.root]
+
+
+@pytest.fixture(scope="module")
+async def dockerd(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[PrivateDockerd]:
+    runtime = tmp_path_factory.mktemp("runtime") / "warmboot-runtime"
+    await install_runtime(runtime)
+    runtimes = {"warmboot": {"path": str(runtime)}}
+    async with private_dockerd(experimental=False, runtimes=runtimes) as running:
+        async with DockerEngine(running.socket) as engine:
+            await engine.load_image(counter_image(COUNTER))
+        yield running
+
+
+@pytest.fixture
+async def it(dockerd: PrivateDockerd, tmp_path: Path) -> AsyncIterator[Served]:
+    async with served(worker_settings(tmp_path / "s", dockerd.socket, free_port())) as running:
+        yield running
+        await remove_all(running.client)
+
+
+async def test_memory_survives_a_pause_past_the_engine(
+    client: Client, engine: DockerEngine, tmp_path: Path
+) -> None:
+    worker = await start_on(client, engine)
+    docker_id = worker.docker_id or ""
+    assert (await engine.inspect(docker_id)).runtime == worker.raw["runtime"] == "warmboot"
+    secret, _ = await counted(client, worker.id, beyond=3)
+    pid = (await engine.inspect(docker_id)).pid
+    assert (await client.workers.pause(worker.id, "first")).state == "paused"
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert (
+        tmp_path / "s" / "checkpoints" / worker.id / "first" / "memory" / "inventory.img"
+    ).exists()
+    _, before = await last_count(client, worker.id)
+    resumed = await client.workers.resume(worker.id)
+    assert (resumed.state, resumed.paused_into, resumed.error) == ("running", None, None)
+    assert await counted(client, worker.id, beyond=before) == (secret, before + 1)
+    assert (await event_kinds(client, worker.id))[-4:] == [
+        "worker.pausing",
+        "worker.paused",
+        "worker.resuming",
+        "worker.running",
+    ]
+
+
+async def test_nothing_is_left_of_a_worker_that_is_removed(
+    client: Client, engine: DockerEngine, tmp_path: Path
+) -> None:
+    worker = await start_on(client, engine)
+    await client.workers.pause(worker.id)
+    await client.workers.delete(worker.id)
+    assert list((tmp_path / "s" / "checkpoints").iterdir()) == []
+    assert not (ROOT / (worker.docker_id or "")).exists()
