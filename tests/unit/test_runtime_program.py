@@ -15,7 +15,7 @@ from warmboot.criu.runtime.orders import Runc, order, runc_of, withdraw
 from warmboot.criu.setup.install_runtime import text_for
 
 ID = "c0ffee" * 10
-BUNDLE = ("--bundle", "/b", "--pid-file", "/b/init.pid")
+BUNDLE = ("--bundle", "{bundle}", "--pid-file", "/b/init.pid")
 GLOBAL = ("--root", "/run/r", "--log", "{log}", "--log-format", "json")
 
 
@@ -24,6 +24,9 @@ class Runtime:
 
     def __init__(self, folder: Path) -> None:
         self.state = folder / "state"
+        self.bundle = folder / "bundle"
+        self.bundle.mkdir()
+        (self.bundle / "config.json").write_text('{"annotations": {"a": "b"}, "root": {}}')
         self.log = folder / "log.json"
         self.program = folder / "runtime"
         text = text_for(Path(sys.executable)).replace(program.STATE, str(self.state))
@@ -37,7 +40,7 @@ class Runtime:
 
     def __call__(self, *words: str) -> tuple[int, list[str]]:
         """Its exit code, and what it wrote: runc's PATH and words if it became that."""
-        given = [word.format(log=self.log) for word in (*GLOBAL, *words)]
+        given = [self.filled(word) for word in (*GLOBAL, *words)]
         path = f"{self.bin}:{os.environ['PATH']}"
         done = subprocess.run(
             [self.program, *given], stdout=subprocess.PIPE, text=True, env={"PATH": path}
@@ -48,8 +51,11 @@ class Runtime:
         """What runc was asked for, without the options before its command."""
         code, told = self(*words)
         assert code == 7
-        assert told[1:7] == [word.format(log=self.log) for word in GLOBAL]
+        assert told[1:7] == [self.filled(word) for word in GLOBAL]
         return told[7:]
+
+    def filled(self, word: str) -> str:
+        return word.format(log=self.log, bundle=self.bundle)
 
     def order(self, images: Path) -> None:
         order(
@@ -57,7 +63,6 @@ class Runtime:
             search_path="/criu/bin",
             images=images,
             work=images / "work",
-            options=("--file-locks",),
             root=self.state,
         )
 
@@ -81,7 +86,7 @@ def runtime(tmp_path: Path) -> Runtime:
     ids=lambda words: words[0],
 )
 def test_without_an_order_all_is_handed_to_runc(runtime: Runtime, words: tuple[str, ...]) -> None:
-    assert runtime.words(*words) == list(words)
+    assert runtime.words(*words) == [runtime.filled(word) for word in words]
 
 
 def test_create_notes_which_runc_has_the_container(runtime: Runtime) -> None:
@@ -90,6 +95,14 @@ def test_create_notes_which_runc_has_the_container(runtime: Runtime) -> None:
     runtime("delete", ID)
     assert runc_of(ID, runtime.state) is None
     assert list(runtime.state.iterdir()) == []
+
+
+def test_create_says_where_runc_finds_the_options_of_criu(runtime: Runtime) -> None:
+    runtime("create", *BUNDLE, ID)
+    assert json.loads((runtime.bundle / "config.json").read_text()) == {
+        "annotations": {"a": "b", "org.criu.config": str(runtime.state / ID / "criu.conf")},
+        "root": {},
+    }
 
 
 def test_an_order_makes_a_create_a_restore(runtime: Runtime, tmp_path: Path) -> None:
@@ -101,8 +114,7 @@ def test_an_order_makes_a_create_a_restore(runtime: Runtime, tmp_path: Path) -> 
         str(tmp_path),
         "--work-path",
         f"{tmp_path}/work",
-        "--file-locks",
-        *BUNDLE,
+        *(runtime.filled(word) for word in BUNDLE),
         "--no-pivot",
         ID,
     ]

@@ -9,13 +9,14 @@ from pathlib import Path
 from warmboot.criu.in_progress import Work, unless_it_hangs
 from warmboot.criu.log import CriuLog
 from warmboot.criu.runtime.folders import CheckpointFolder
-from warmboot.criu.runtime.orders import runc_of
+from warmboot.criu.runtime.orders import give_options, runc_of
 from warmboot.model.errors import CheckpointError, DiskFull, HostError
 from warmboot.system.programs import run_program
 
 DUMP_LOG = "dump.log"
-DUMP_OPTIONS = ("--tcp-established", "--file-locks")
-"""Those of ``runc checkpoint``; a restore has to be given the same ones."""
+OPTIONS = ("tcp-established", "file-locks", "link-remap", f"ghost-limit {1 << 40}")
+"""CRIU's, for dumps and restores: open connections, locks, files whose name is gone but that live
+on under another one, and deleted files of any size."""
 
 
 async def dump(
@@ -39,7 +40,8 @@ async def dump(
             details="it has noted nothing about it: perhaps it is not warmboot's any more",
             resolution="`warmboot doctor` checks the runtime; restart the worker with it",
         )
-    words: list[str | Path] = ["--root", runc.root, "checkpoint", *DUMP_OPTIONS]
+    await asyncio.to_thread(give_options, work.container_id, OPTIONS)
+    words: list[str | Path] = ["--root", runc.root, "checkpoint"]
     words += ["--image-path", folder.memory, "--work-path", folder.path]
     if leave_running:
         words.append("--leave-running")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmboot.criu.runtime.program import NOTED, RESUME, STATE
+from warmboot.criu.runtime.program import NOTED, OPTIONS, RESUME, STATE
 from warmboot.system.files import write_atomically
 
 ROOT = Path(STATE)
@@ -34,19 +34,25 @@ def runc_of(container_id: str, root: Path = ROOT) -> Runc | None:
     return None
 
 
+def give_options(container_id: str, options: Sequence[str], root: Path = ROOT) -> None:
+    """CRIU's options for what is done next with the container, a line each (``criu(8)``)."""
+    folder = root / container_id
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomically(folder / OPTIONS, "".join(f"{one}\n" for one in options), mode=0o600)
+
+
 def order(
     container_id: str,
     *,
     search_path: str,
     images: Path,
     work: Path,
-    options: Sequence[str] = (),
     root: Path = ROOT,
 ) -> None:
     """Have the container's next start be a restore from ``images``; replaces an earlier order."""
     folder = root / container_id
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lines = (search_path, str(images), str(work), *options)
+    lines = (search_path, str(images), str(work))
     write_atomically(folder / RESUME, "\n".join(lines) + "\n", mode=0o600)
 
 

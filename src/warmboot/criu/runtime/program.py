@@ -3,8 +3,9 @@
 containerd's shim calls it as it calls runc. It is installed outside every virtual environment and
 started several times for each container, so it imports only what the interpreter has loaded anyway.
 
-    create ID   notes which runc runs it with which --root; then `runc restore` if STATE/ID/resume
-                says from what, else `runc create`
+    create ID   notes which runc runs it with which --root, names STATE/ID/criu.conf as the file
+                of CRIU's options; then `runc restore` if STATE/ID/resume says from what, else
+                `runc create`
     start ID    just restored: nothing is left to do; else `runc start`
     delete ID   forgets what `create` has noted
     all others  runc
@@ -17,7 +18,7 @@ import sys
 
 VERSION = 1
 STATE = "/var/lib/warmboot-runtime"
-NOTED, RESUME, RESTORED = "noted", "resume", "restored"
+NOTED, RESUME, RESTORED, OPTIONS = "noted", "resume", "restored", "criu.conf"
 DESCRIBE = "--warmboot"
 
 _RUNC = "runc"
@@ -83,14 +84,35 @@ def _create(words: list[str], at: int, noted: str, folder: str) -> list[str]:
     os.makedirs(folder, mode=0o700, exist_ok=True)
     _forget(folder, RESTORED)
     _write(folder, NOTED, noted)
+    _annotate(_value(words[at:], "--bundle", "-b"), os.path.join(folder, OPTIONS))
     order = _read(folder, RESUME)
     if order is None:
         return words
-    path, images, work, *options = order.splitlines()
+    path, images, work = order.splitlines()
     os.environ["PATH"] = path + ":" + os.environ.get("PATH", _SEARCH_PATH)
     _write(folder, RESTORED, "")
-    given = ["--detach", "--image-path", images, "--work-path", work, *options]
+    given = ["--detach", "--image-path", images, "--work-path", work]
     return [*words[:at], "restore", *given, *_kept(words[at + 1 : -1]), words[-1]]
+
+
+def _annotate(bundle: str, options: str) -> None:
+    """Have runc give CRIU the options in that file, as they are at each pause and resume."""
+    import json  # here only: it is as long to load as all the rest
+
+    path = os.path.join(bundle or ".", "config.json")
+    with open(path, errors="surrogateescape") as file:
+        config = json.load(file)
+    annotations = config.get("annotations") or {}
+    config["annotations"] = {**annotations, "org.criu.config": options}
+    _write(bundle or ".", "config.json", json.dumps(config))
+
+
+def _value(words: list[str], *names: str) -> str:
+    for at, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name in names:
+            return value if equals else words[at + 1]
+    return ""
 
 
 def _kept(options: list[str]) -> list[str]:
@@ -107,8 +129,8 @@ def _kept(options: list[str]) -> list[str]:
 
 
 def _delete(folder: str) -> None:
-    _forget(folder, RESTORED)
-    _forget(folder, NOTED)
+    for name in (RESTORED, NOTED, OPTIONS):
+        _forget(folder, name)
     try:
         os.rmdir(folder)
     except OSError:  # an order is in it, or it is not there
