@@ -6,52 +6,62 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from tests.support.absent import ABSENT
 from tests.support.dockerd import CRIU_WRAPPER
 from tests.support.images import COUNTER, busybox
 
 from warmboot.criu.binary import SEARCH_PATH
-from warmboot.criu.runtime.orders import ROOT, order, runc_of, withdraw
+from warmboot.criu.images import read_dump
+from warmboot.criu.in_progress import Work
+from warmboot.criu.log import CriuLog
+from warmboot.criu.runtime.dump import dump
+from warmboot.criu.runtime.folders import CheckpointFolder
+from warmboot.criu.runtime.orders import ROOT, withdraw
+from warmboot.criu.runtime.resume import give_order
 from warmboot.criu.setup.install_runtime import install_runtime
+from warmboot.model.errors import CheckpointError
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
 
 CRIU_PATH = f"{CRIU_WRAPPER.parent}:{SEARCH_PATH}"
 TIMEOUT_S = 60.0
+PROGRAMS = ("cat", "dd", "head", "ln", "od", "rm", "sleep", "true", "wc")
 
 
 class Container:
-    """A container of the runtime, without an engine. It counts into a file of its own."""
+    """A container of the runtime, without an engine. ``script`` writes to ``/output``."""
 
-    def __init__(self, runtime: Path, folder: Path) -> None:
+    def __init__(self, runtime: Path, folder: Path, script: str = COUNTER) -> None:
         self.id = f"test-{uuid4().hex}"
         self.runtime = runtime
         self.root = folder / "runc"
         self.bundle = folder / "bundle"
-        self.output = self.bundle / "rootfs" / "output"
+        self.rootfs = self.bundle / "rootfs"
         self.log = folder / "log.json"
         self.pid_file = folder / "pid"
-        programs = self.bundle / "rootfs" / "bin"
-        programs.mkdir(parents=True)
-        shutil.copy(busybox(), programs / "busybox")
-        for name in ("head", "od", "sleep"):
-            (programs / name).symlink_to("busybox")
+        self.checkpoint = CheckpointFolder(folder / "kept" / "cp")
+        (self.rootfs / "bin").mkdir(parents=True)
+        shutil.copy(busybox(), self.rootfs / "bin" / "busybox")
+        for name in PROGRAMS:
+            (self.rootfs / "bin" / name).symlink_to("busybox")
+        _add(self.rootfs, Path("/usr/bin/flock"))
         subprocess.run(["runc", "spec"], cwd=self.bundle, check=True)
         config = json.loads((self.bundle / "config.json").read_text())
         config["process"]["terminal"] = False
-        config["process"]["args"] = ["/bin/busybox", "sh", "-c", f"exec >> /output; {COUNTER}"]
+        config["process"]["args"] = ["/bin/busybox", "sh", "-c", f"exec >> /output; {script}"]
         config["root"]["readonly"] = False
         config["linux"]["namespaces"] = [
             one for one in config["linux"]["namespaces"] if one["type"] != "network"
         ]
         (self.bundle / "config.json").write_text(json.dumps(config))
 
-    def __call__(self, *words: str, program: Path | None = None) -> None:
-        command = [program or self.runtime, "--root", self.root, "--log", self.log]
+    def __call__(self, *words: str) -> None:
+        command: list[str | Path] = [self.runtime, "--root", self.root, "--log", self.log]
         done = subprocess.run(
             [*command, "--log-format", "json", *words, self.id],
             stdin=subprocess.DEVNULL,
@@ -61,34 +71,53 @@ class Container:
         )
         assert done.returncode == 0, self.log.read_text()
 
-    def create(self) -> None:
+    def start(self) -> None:
+        """As the shim does it, when the engine is asked for a start."""
         self("create", "--bundle", str(self.bundle), "--pid-file", str(self.pid_file))
+        self("start")
 
-    def pause(self, images: Path) -> None:
-        """As the manager does it."""
-        runc = runc_of(self.id)
-        assert runc is not None
-        assert runc.root == self.root
-        images.mkdir()
+    async def pause(self, search_path: str = CRIU_PATH, *, leave_running: bool = False) -> None:
+        """As the manager does it; the shim cleans up when the process is gone."""
         pid = int(self.pid_file.read_text())
-        self(
-            "checkpoint",
-            "--image-path",
-            str(images),
-            "--work-path",
-            str(images),
-            program=runc.program,
-        )
-        until(lambda: not Path(f"/proc/{pid}/exe").exists())
-        self("delete", "--force")  # the shim does that when the process is gone
+        making = self.checkpoint.begin()
+        log = CriuLog()
+        try:
+            await dump(
+                Work(ABSENT, ABSENT, self.id, pid=pid, folders=(making.path,)),
+                making,
+                log,
+                search_path=search_path,
+                leave_running=leave_running,
+                hangs_after_s=TIMEOUT_S,
+            )
+        except CheckpointError as error:
+            raise CheckpointError(error.brief, details="\n".join(log.errors())) from error
+        finally:
+            log.close()
+        self.checkpoint.publish()
+        if not leave_running:
+            until(lambda: not Path(f"/proc/{pid}/exe").exists())
+            self("delete", "--force")
+
+    async def resume(self) -> None:
+        await give_order(self.id, self.checkpoint, CRIU_PATH)
+        self.start()
 
     def lines(self) -> list[str]:
-        return self.output.read_text().splitlines() if self.output.exists() else []
+        output = self.rootfs / "output"
+        return output.read_text().splitlines() if output.exists() else []
 
     def counted(self) -> tuple[str, int]:
-        lines = self.lines()
-        secret, _, number = lines[-1].rpartition(" ") if lines else ("", "", "0")
+        secret, _, number = self.lines()[-1].rpartition(" ") if self.lines() else ("", "", "0")
         return secret, int(number)
+
+
+def _add(rootfs: Path, program: Path) -> None:
+    """A program of this machine, with its libraries."""
+    told = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    for path in (program, *(Path(word) for word in told.split() if word.startswith("/"))):
+        (rootfs / path.parent.relative_to("/")).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, rootfs / path.relative_to("/"))
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -99,26 +128,73 @@ def until(true: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-async def container(tmp_path: Path) -> Iterator[Container]:
+async def started(tmp_path: Path) -> AsyncIterator[Callable[[str], Container]]:
+    """Starts one that runs a script."""
     runtime = tmp_path / "warmboot-runtime"
     await install_runtime(runtime)
-    one = Container(runtime, tmp_path)
-    yield one
-    subprocess.run(["runc", "--root", one.root, "delete", "--force", one.id], check=False)
-    withdraw(one.id)
-    shutil.rmtree(ROOT / one.id, ignore_errors=True)
+    made: list[Container] = []
+
+    def start(script: str = COUNTER) -> Container:
+        made.append(Container(runtime, tmp_path / f"c{len(made)}", script))
+        made[-1].start()
+        return made[-1]
+
+    yield start
+    for one in made:
+        one("delete", "--force")
+        withdraw(one.id)
+        assert not (ROOT / one.id).exists()
 
 
-def test_a_create_on_an_order_goes_on_from_the_images(container: Container, tmp_path: Path) -> None:
-    container.create()
-    container("start")
+async def test_a_start_on_an_order_goes_on_from_the_images(
+    started: Callable[..., Container],
+) -> None:
+    container = started()
     until(lambda: container.counted()[1] > 3)
-    container.pause(tmp_path / "images")
+    await container.pause()
     secret, before = container.counted()
-    order(container.id, search_path=CRIU_PATH, images=tmp_path / "images", work=tmp_path)
-    container.create()
-    container("start")
+    await container.resume()
     until(lambda: container.counted()[1] > before)
     assert container.counted()[0] == secret
-    numbers = [line.rpartition(" ")[2] for line in container.lines()]
-    assert numbers[before] == str(before + 1)
+    assert container.lines()[before] == f"{secret} {before + 1}"
+
+
+async def test_a_container_goes_on_beside_its_checkpoint(
+    started: Callable[..., Container],
+) -> None:
+    container = started()
+    until(lambda: container.counted()[1] > 1)
+    await container.pause(leave_running=True)
+    _, before = container.counted()
+    until(lambda: container.counted()[1] > before + 2)
+    assert len(read_dump(container.checkpoint.memory).processes) >= 1
+
+
+@pytest.mark.parametrize(
+    ("script", "check"),
+    [
+        (
+            "exec 9> /lock; /usr/bin/flock 9 && {ready}",
+            "/usr/bin/flock -n -E 3 /lock /bin/true; [ $? = 3 ] && echo kept",
+        ),
+        ("exec 9> /gone; echo kept >&9; rm /gone; {ready}", "cat /proc/self/fd/9"),
+        (
+            "exec 9> /big; dd if=/dev/zero bs=1M count=3 >&9; rm /big; {ready}",
+            "[ $(wc -c < /proc/self/fd/9) = 3145728 ] && echo kept",
+        ),
+        ("exec 9> /a; echo kept >&9; ln /a /b; rm /a; {ready}", "cat /proc/self/fd/9; cat /b"),
+    ],
+    ids=["a lock", "a deleted file", "a large deleted file", "a file under another name"],
+)
+async def test_what_needs_options_of_criu_is_kept(
+    started: Callable[..., Container], script: str, check: str
+) -> None:
+    ready = f"echo ready; until [ -e /go ]; do sleep 0.1; done; {check}; echo end; sleep 1000"
+    container = started(script.format(ready=ready))
+    until(lambda: "ready" in container.lines())
+    await container.pause()
+    await container.resume()
+    (container.rootfs / "go").touch()
+    until(lambda: "end" in container.lines())
+    assert set(container.lines()) == {"ready", "kept", "end"}
+    assert [path.name for path in container.rootfs.iterdir() if "link_remap" in path.name] == []
