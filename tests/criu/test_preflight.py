@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 from testbed.private_dockerd import BARE_PATH
+from tests.criu.conftest import COUNTER
 from tests.support.dockerd import CRIU_PREFIX, CRIU_WRAPPER, PrivateDockerd, private_dockerd
+from tests.support.images import counter_image
 
-from warmboot.criu.binary import check_criu, criu_version
+from warmboot.criu.binary import SEARCH_PATH, check_criu, criu_version
 from warmboot.criu.setup.findings import Finding
 from warmboot.criu.setup.install import Installed, install_criu
 from warmboot.criu.setup.preflight import DAEMON_JSON, Preflight
@@ -26,6 +28,7 @@ from warmboot.criu.setup.verification import verify
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.peer import engine_process
 from warmboot.model.errors import CheckpointError, HostError, NotSupported
+from warmboot.model.worker import WorkerSpec
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
 
@@ -304,3 +307,48 @@ async def test_when_no_suite_has_one_all_that_was_tried_is_told(tmp_path: Path) 
         )
     assert "no-such-suite" in caught.value.details
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_the_runtime_is_given_to_an_engine_that_goes_on(tmp_path: Path) -> None:
+    program = tmp_path / "opt" / "warmboot-runtime"
+    async with private_dockerd(experimental=False) as plain:
+        machine = replace(
+            preflight(tmp_path, plain.socket), daemon_json=plain.config, runtime=program
+        )
+        enable_tcp_established(machine.runc_conf)
+        before = named(await machine.check())
+        assert (before["runtime"].ok, before["runtime"].fixable) == (False, True)
+        async with DockerEngine(plain.socket) as engine:
+            await engine.load_image(counter_image(COUNTER))
+            spec = WorkerSpec("goes-on", COUNTER)
+            container = await engine.create_worker(spec, extra_environment={})
+            await engine.start(container)
+            pid = (await engine.inspect(container)).pid
+            changes = await machine.fix()
+            assert all(change.ok for change in changes), changes
+            assert [change.what.split()[0] for change in changes] == [
+                "installed",
+                "added",
+                "reloaded",
+            ]
+            assert (await engine.inspect(container)).pid == pid
+            assert [one for one in await machine.check() if not one.ok] == []
+            assert await machine.fix() == ()
+            verified = await verify(engine, f"{CRIU_WRAPPER.parent}:{SEARCH_PATH}")
+            assert verified.count_after == verified.count_before + 1
+            await plain.stop()
+            await plain.start()
+            assert (await engine.facts()).worker_runtime == "warmboot"
+
+
+async def test_a_runtime_that_is_gone_is_installed_again(tmp_path: Path) -> None:
+    program = tmp_path / "warmboot-runtime"
+    runtimes = {"warmboot": {"path": str(program)}}
+    async with private_dockerd(experimental=False, runtimes=runtimes) as plain:
+        machine = replace(
+            preflight(tmp_path, plain.socket), daemon_json=plain.config, runtime=program
+        )
+        enable_tcp_established(machine.runc_conf)
+        assert not named(await machine.check())["runtime"].ok
+        assert [change.what.split()[0] for change in await machine.fix()] == ["installed"]
+        assert named(await machine.check())["runtime"].ok

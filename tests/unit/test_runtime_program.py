@@ -63,6 +63,7 @@ class Runtime:
             search_path="/criu/bin",
             images=images,
             work=images / "work",
+            options=("file-locks", "link-remap"),
             root=self.state,
         )
 
@@ -120,9 +121,10 @@ def test_an_order_makes_a_create_a_restore(runtime: Runtime, tmp_path: Path) -> 
     ]
 
 
-def test_the_order_says_where_criu_is(runtime: Runtime, tmp_path: Path) -> None:
+def test_the_order_says_where_criu_is_and_what_it_is_told(runtime: Runtime, tmp_path: Path) -> None:
     runtime.order(tmp_path)
     _, told = runtime("create", *BUNDLE, ID)
+    assert (runtime.state / ID / "criu.conf").read_text() == "file-locks\nlink-remap\n"
     assert told[0].startswith(f"/criu/bin:{runtime.bin}:")
 
 

@@ -5,6 +5,7 @@ The engine is not in experimental mode, so nothing here can be done by its own c
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +14,16 @@ import pytest
 from tests.support.dockerd import PrivateDockerd, private_dockerd
 from tests.support.images import counter_image
 from tests.support.served import Served, free_port, served, worker_settings
-from tests.workers.conftest import COUNTER, counted, event_kinds, last_count, remove_all, start_on
+from tests.workers.conftest import (
+    COUNTER,
+    counted,
+    event_kinds,
+    last_count,
+    lines,
+    parsed,
+    remove_all,
+    start_on,
+)
 
 from warmboot.client import Client
 from warmboot.criu.runtime.orders import ROOT
@@ -75,3 +85,65 @@ async def test_nothing_is_left_of_a_worker_that_is_removed(
     await client.workers.delete(worker.id)
     assert list((tmp_path / "s" / "checkpoints").iterdir()) == []
     assert not (ROOT / (worker.docker_id or "")).exists()
+
+
+async def test_a_start_by_hand_resumes_a_paused_worker(
+    client: Client, engine: DockerEngine
+) -> None:
+    worker = await start_on(client, engine)
+    secret, _ = await counted(client, worker.id, beyond=2)
+    await client.workers.pause(worker.id)
+    _, before = await last_count(client, worker.id)
+    await engine.start(worker.docker_id or "")
+    assert await counted(client, worker.id, beyond=before) == (secret, before + 1)
+    pid = (await engine.inspect(worker.docker_id or "")).pid
+    assert (await client.workers.resume(worker.id)).state == "running"
+    assert (await engine.inspect(worker.docker_id or "")).pid == pid, "it had been resumed"
+
+
+async def test_an_older_checkpoint_is_resumed_and_the_order_is_for_that(
+    client: Client, engine: DockerEngine
+) -> None:
+    worker = await start_on(client, engine)
+    secret, _ = await counted(client, worker.id, beyond=2)
+    await client.workers.create_checkpoint(worker.id, "early")
+    early = (await last_count(client, worker.id))[1]
+    await counted(client, worker.id, beyond=early + 10)
+    await client.workers.pause(worker.id, "late")
+    seen = len(await lines(client, worker.id))
+    await client.workers.resume(worker.id, "early")
+    async with asyncio.timeout(60):
+        while len(await lines(client, worker.id)) <= seen:  # noqa: ASYNC110 (no event)
+            await asyncio.sleep(0.05)
+    went_on = parsed((await lines(client, worker.id))[seen])
+    assert went_on[0] == secret
+    assert went_on[1] <= early + 3
+
+
+async def test_a_worker_that_was_killed_is_resumed_from_its_checkpoint(
+    client: Client, engine: DockerEngine
+) -> None:
+    worker = await start_on(client, engine)
+    secret, _ = await counted(client, worker.id, beyond=2)
+    await client.workers.create_checkpoint(worker.id)
+    await engine.kill(worker.docker_id or "")
+    await client.workers.wait(worker.id, "exited", 10)
+    seen = len(await lines(client, worker.id))
+    assert (await client.workers.resume(worker.id)).state == "running"
+    async with asyncio.timeout(60):
+        while len(await lines(client, worker.id)) <= seen:  # noqa: ASYNC110 (no event)
+            await asyncio.sleep(0.05)
+    assert parsed((await lines(client, worker.id))[seen])[0] == secret
+
+
+async def test_a_paused_worker_outlives_a_restart_of_the_engine(
+    client: Client, engine: DockerEngine, dockerd: PrivateDockerd
+) -> None:
+    worker = await start_on(client, engine)
+    secret, _ = await counted(client, worker.id, beyond=2)
+    await client.workers.pause(worker.id)
+    _, before = await last_count(client, worker.id)
+    await dockerd.stop()
+    await dockerd.start()
+    assert (await client.workers.resume(worker.id)).state == "running"
+    assert await counted(client, worker.id, beyond=before) == (secret, before + 1)

@@ -26,6 +26,7 @@ from warmboot.criu.refusals import dump_failure
 from warmboot.criu.room import check_engine_room, check_room
 from warmboot.criu.runtime import dump as by_runc
 from warmboot.criu.runtime.folders import CheckpointFolder
+from warmboot.criu.runtime.resume import give_order
 from warmboot.criu.runtime_work import stopped_in, thaw
 from warmboot.docker.content_store import until_forgotten
 from warmboot.docker.engine import DockerEngine
@@ -126,9 +127,9 @@ async def checkpoint(
     """Dump ``container`` into a checkpoint ``name``, and stop it unless ``leave_running``.
 
     ``into`` is the folder of one that is not the engine's: made by runc, with the CRIU on
-    ``search_path``. Its processes are gone when this returns; with ``until_stopped`` the engine has
-    noticed, too. A dump of which nothing moves for ``hangs_after_s`` is ended, and the container
-    runs on.
+    ``search_path``; the container's next start is then a restore from it. Its processes are gone
+    when this returns; with ``until_stopped`` the engine has noticed, too. A dump of which nothing
+    moves for ``hangs_after_s`` is ended, and the container runs on.
 
     Errors: ``Conflict`` (it does not run, or has a stopped process), ``NameTaken``,
     ``NotSupported``, ``DiskFull``, ``CheckpointError`` with CRIU's own lines (it runs on),
@@ -165,6 +166,8 @@ async def checkpoint(
     gone = not leave_running and await asyncio.to_thread(look_at, found.pid) is None
     if not leave_running and (until_stopped or not gone):
         await engine.wait_stopped(found.id, STOP_TIMEOUT_S)
+    if into is not None and not leave_running:
+        await give_order(found.id, CheckpointFolder(into), search_path)
     return Dumped(
         container_id=found.id,
         name=name,

@@ -65,6 +65,9 @@ async def restore(
 
     A restore of which nothing moves for ``hangs_after_s`` is ended, as one that failed.
 
+    One that runs already is taken as restored if it has the memory of ``into``: its plain start,
+    by whomever, is a restore.
+
     Errors: ``Conflict`` (it runs), ``NotFound``, ``NotSupported``, ``CheckpointError`` with CRIU's
     own lines or because it was started afresh, ``EngineUnavailable``. The checkpoint is kept in
     every case, so that it can be tried again.
@@ -73,7 +76,7 @@ async def restore(
     facts, found = await asyncio.gather(
         engine.remembered_facts(), inspect_when_stopped(engine, container)
     )
-    if found.running:
+    if found.running and not await _has_memory_of(engine, found, name, into):
         raise Conflict(
             f"{found.name} is running",
             resolution="only a paused worker can be resumed",
@@ -81,7 +84,9 @@ async def restore(
     dump = await dump_facts(engine, found.id, name, into)
     refuse_obstacles(facts, found)
     attempts = 1
-    if into is not None:
+    if found.running:
+        attempts = 0
+    elif into is not None:
         folder = CheckpointFolder(into)
         work = Work(facts, engine.socket, found.id, folders=(folder.restore_work,))
         await resume(engine, work, folder, search_path, hangs_after_s, found.name)
@@ -119,6 +124,15 @@ async def restore(
         continuity=continuity,
         exit_code=exit_code,
     )
+
+
+async def _has_memory_of(
+    engine: DockerEngine, container: ContainerFacts, name: str, into: Path | None
+) -> bool:
+    if into is None:
+        return False
+    dump = await dump_facts(engine, container.id, name, into)
+    return compare(dump, container.pid) is Continuity.SAME
 
 
 async def _start(

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmboot.criu.runtime.program import NOTED, OPTIONS, RESUME, STATE
+from warmboot.model.errors import HostError
 from warmboot.system.files import write_atomically
 
 ROOT = Path(STATE)
+ATTEMPTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +37,8 @@ def runc_of(container_id: str, root: Path = ROOT) -> Runc | None:
 
 
 def give_options(container_id: str, options: Sequence[str], root: Path = ROOT) -> None:
-    """CRIU's options for what is done next with the container, a line each (``criu(8)``)."""
-    folder = root / container_id
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_atomically(folder / OPTIONS, "".join(f"{one}\n" for one in options), mode=0o600)
+    """CRIU's options for the container's next dump, a line each (``criu(8)``)."""
+    _write(root / container_id, OPTIONS, options)
 
 
 def order(
@@ -47,13 +47,14 @@ def order(
     search_path: str,
     images: Path,
     work: Path,
+    options: Sequence[str],
     root: Path = ROOT,
 ) -> None:
-    """Have the container's next start be a restore from ``images``; replaces an earlier order."""
-    folder = root / container_id
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lines = (search_path, str(images), str(work))
-    write_atomically(folder / RESUME, "\n".join(lines) + "\n", mode=0o600)
+    """Have the container's next start be a restore from ``images``; replaces an earlier order.
+
+    ``options`` are CRIU's for that.
+    """
+    _write(root / container_id, RESUME, (search_path, str(images), str(work), *options))
 
 
 def withdraw(container_id: str, root: Path = ROOT) -> None:
@@ -62,3 +63,13 @@ def withdraw(container_id: str, root: Path = ROOT) -> None:
     (folder / RESUME).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # it runs, so something is noted; or it is not there
         folder.rmdir()
+
+
+def _write(folder: Path, name: str, lines: Sequence[str]) -> None:
+    """The runtime removes an empty folder when the container has ended, perhaps just now."""
+    for _ in range(ATTEMPTS):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            write_atomically(folder / name, "".join(f"{line}\n" for line in lines), mode=0o600)
+            return
+    raise HostError(f"{folder} is removed as often as it is made")

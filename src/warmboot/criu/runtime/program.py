@@ -88,7 +88,8 @@ def _create(words: list[str], at: int, noted: str, folder: str) -> list[str]:
     order = _read(folder, RESUME)
     if order is None:
         return words
-    path, images, work = order.splitlines()
+    path, images, work, *criu = order.splitlines()
+    _write(folder, OPTIONS, "".join(option + "\n" for option in criu))
     os.environ["PATH"] = path + ":" + os.environ.get("PATH", _SEARCH_PATH)
     _write(folder, RESTORED, "")
     given = ["--detach", "--image-path", images, "--work-path", work]

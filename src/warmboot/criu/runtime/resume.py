@@ -10,7 +10,7 @@ from warmboot.criu.log import CriuLog
 from warmboot.criu.refusals import restore_failure
 from warmboot.criu.runtime.dump import OPTIONS
 from warmboot.criu.runtime.folders import CheckpointFolder
-from warmboot.criu.runtime.orders import give_options, order
+from warmboot.criu.runtime.orders import order
 from warmboot.docker.engine import DockerEngine
 from warmboot.model.errors import CheckpointError, Conflict, DiskFull, HostError
 
@@ -47,12 +47,12 @@ async def give_order(container_id: str, folder: CheckpointFolder, search_path: s
     def give() -> None:
         shutil.rmtree(folder.restore_work, ignore_errors=True)
         folder.restore_work.mkdir(mode=0o700, parents=True)
-        give_options(container_id, OPTIONS)
         order(
             container_id,
             search_path=search_path,
             images=folder.memory,
             work=folder.restore_work,
+            options=OPTIONS,
         )
 
     try:

@@ -7,7 +7,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.orders import withdraw
+from warmboot.criu.runtime.resume import give_order
 from warmboot.model.worker import Worker
 
 
@@ -26,6 +28,13 @@ class CheckpointPlaces:
     def all_of(self, worker: Worker) -> Path | None:
         """The folder of all that are made of it from now on."""
         return self.root / str(worker.id) if worker.runtime else None
+
+    async def order_resume(self, docker_id: str, folder: Path | None) -> None:
+        """Have the container's next start be a restore from ``folder``; ``None``: a new start."""
+        if folder is None:
+            await asyncio.to_thread(withdraw, docker_id)
+        else:
+            await give_order(docker_id, CheckpointFolder(folder), self.search_path)
 
     async def forget(self, worker: Worker) -> None:
         """Remove all that is kept of a worker whose container is gone. Idempotent."""

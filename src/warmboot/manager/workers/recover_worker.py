@@ -171,6 +171,7 @@ class RecoverWorker:
         if running:
             await self._states.enter(worker.id, _S.RUNNING, told={"settled": True})
         elif whole and checkpoint is not None and worker.state is _S.PAUSING:
+            await self._places.order_resume(found.id, checkpoint.folder)
             await self._states.enter(
                 worker.id, _S.PAUSED, told={"settled": True}, paused_into=checkpoint.id
             )
@@ -184,8 +185,17 @@ class RecoverWorker:
         if found.running:
             with contextlib.suppress(Conflict):  # it has ended since
                 await self._engine.kill(found.id)
+        await self._order_as_before(worker, found.id)
         back = _S.PAUSED if worker.paused_into else _S.EXITED
         await self._states.enter(worker.id, back, told={"settled": True})
+
+    async def _order_as_before(self, worker: Worker, docker_id: str) -> None:
+        """The order that was given may have been for another checkpoint."""
+        folder = None
+        if worker.paused_into is not None:
+            with contextlib.suppress(NotFound):
+                folder = (await self._store.checkpoints.get(worker.paused_into)).folder
+        await self._places.order_resume(docker_id, folder)
 
     async def _is_restored(self, worker: Worker, found: ContainerFacts) -> bool:
         for checkpoint in await self._store.checkpoints.of_worker(worker.id):

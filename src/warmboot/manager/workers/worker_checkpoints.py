@@ -174,6 +174,8 @@ class WorkerCheckpoints:
             folder=into,
         )
         await self._store.checkpoints.add(made)
+        if into is not None:
+            await self._places.order_resume(worker.docker_id, into)
         await self._states.enter(
             worker.id,
             WorkerState.PAUSED,
