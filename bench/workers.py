@@ -1,15 +1,14 @@
-"""Workers: what warmboot's API takes over the bare engine calls, on the same container.
+"""Workers: what a pause and a resume take over the API, and by the bare engine calls.
 
-Interleaved, so that whatever the machine does meanwhile falls on both:
+Interleaved, so that whatever the machine does meanwhile falls on both: a worker on the runtime of
+ours, and a container of the same image and command on the engine's usual one.
 
-    running ── pause over the API ──▶ a ── bare start from a ──▶ running
-       ▲                                                            │
-       └── resume from a over the API ── b ◀── bare dump ───────────┘
+    worker     ── pause ─────────────────▶ ── resume ──────────────▶
+    container           ── bare dump ────▶             ── bare start ──▶
 
-The manager sees only its own half: for it the worker is paused from ``a`` on. The bare start is
-prepared as warmboot prepares it (else it fails every time, see ``docs/``), and only the engine's
-call is timed. Each of the four begins with a disk that has nothing left to write: a dump leaves
-hundreds of megabytes, and whatever comes next would pay for them.
+The bare start is prepared as warmboot prepares it (else it fails every time, see ``docs/``), and
+only the engine's call is timed. Each of the four begins with a disk that has nothing left to write:
+a dump leaves hundreds of megabytes, and whatever comes next would pay for them.
 """
 
 from __future__ import annotations
@@ -31,9 +30,11 @@ from bench.progress import Progress
 from warmboot.client import Client
 from warmboot.criu.continuity import memory_bytes
 from warmboot.criu.restore import salt
+from warmboot.criu.setup.install_runtime import install_runtime
 from warmboot.docker.content_store import until_forgotten
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.tiny_image import busybox_image, static_busybox
+from warmboot.model.worker import RUNTIME, WorkerSpec
 
 IMAGE = "warmboot-bench/busybox:1"
 ROUNDS = 9
@@ -80,8 +81,12 @@ async def _setting() -> AsyncIterator[tuple[Client, DockerEngine]]:
     if busybox is None:
         raise Failed("a static busybox is needed: apt-get install busybox-static")
     with tempfile.TemporaryDirectory(prefix="wb-bench-") as storage, tcp_established():
+        runtime = Path(storage) / "warmboot-runtime"
+        await install_runtime(runtime)
         async with (
-            private_dockerd(state_root() / "criu") as dockerd,
+            private_dockerd(
+                state_root() / "criu", runtimes={RUNTIME: {"path": str(runtime)}}
+            ) as dockerd,
             DockerEngine(dockerd.socket) as engine,
         ):
             await engine.load_image(busybox_image(IMAGE, busybox, ["sh"]))
@@ -116,32 +121,47 @@ async def _interleaved(
     client: Client, engine: DockerEngine, script: str, progress: Progress
 ) -> Samples:
     samples = Samples()
-    async with _worker(client, "timed", script) as worker_id:
+    async with (
+        _worker(client, "timed", script) as worker_id,
+        _container(engine, "timed-bare", script) as bare,
+    ):
         docker_id = (await client.workers.get(worker_id)).docker_id or ""
         if script == HOLD_256M:
             await _touched(engine, docker_id)
+            await _touched(engine, bare)
         facts = await engine.facts()
         size = "256 MiB" if script == HOLD_256M else "a small worker"
         for number in progress.rounds(f"pause and resume, {size}", ROUNDS + 1):
-            before, bare = f"a{number}", f"b{number}"
-            await _ready(engine, docker_id)
-            took = {"pause": await _timed(client.workers.pause(worker_id, before))}
-            await asyncio.to_thread(salt, facts.checkpoint_folder(docker_id, before))
+            name = f"a{number}"
+            await _ready(engine, bare)
+            took = {"pause": await _timed(client.workers.pause(worker_id, name))}
             await _written()
-            took["bare resume"] = await _timed(engine.start_from(docker_id, before))
-            await asyncio.sleep(BETWEEN_S)
-            await _ready(engine, docker_id)
-            took["bare pause"] = await _timed(engine.dump(docker_id, bare, leave_running=False))
-            await engine.wait_stopped(docker_id, ROUND_TIMEOUT_S)
+            took["bare pause"] = await _timed(engine.dump(bare, name, leave_running=False))
+            await engine.wait_stopped(bare, ROUND_TIMEOUT_S)
+            await asyncio.to_thread(salt, facts.checkpoint_folder(bare, name))
             await _written()
-            took["resume"] = await _timed(client.workers.resume(worker_id, before))
-            await engine.delete_checkpoint(docker_id, bare)
-            await client.workers.delete_checkpoint(worker_id, before)
+            took["resume"] = await _timed(client.workers.resume(worker_id, name))
+            await _written()
+            took["bare resume"] = await _timed(engine.start_from(bare, name))
+            await engine.delete_checkpoint(bare, name)
+            await client.workers.delete_checkpoint(worker_id, name)
             await asyncio.sleep(BETWEEN_S)
-            for name, value in took.items():
+            for what, value in took.items():
                 if number > 0:  # the first round warms up and does not count
-                    samples.add(name, value)
+                    samples.add(what, value)
     return samples
+
+
+@contextlib.asynccontextmanager
+async def _container(engine: DockerEngine, name: str, script: str) -> AsyncIterator[str]:
+    """The same on the engine's usual runtime, and nobody's worker."""
+    spec = WorkerSpec(name, IMAGE, command=("sh", "-c", script))
+    container = await engine.create_worker(spec, extra_environment={})
+    try:
+        await engine.start(container)
+        yield container
+    finally:
+        await engine.remove(container)
 
 
 async def _timed(call: Awaitable[object]) -> float:

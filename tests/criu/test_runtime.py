@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
@@ -19,12 +21,14 @@ from warmboot.criu.binary import SEARCH_PATH
 from warmboot.criu.images import read_dump
 from warmboot.criu.in_progress import Work
 from warmboot.criu.log import CriuLog
+from warmboot.criu.open_files import io_uring_users
+from warmboot.criu.refusals import dump_failure
 from warmboot.criu.runtime.dump import dump
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.orders import ROOT, withdraw
 from warmboot.criu.runtime.resume import give_order
 from warmboot.criu.setup.install_runtime import install_runtime
-from warmboot.model.errors import CheckpointError
+from warmboot.model.errors import CheckpointError, CheckpointRefused
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
 
@@ -36,7 +40,9 @@ PROGRAMS = ("cat", "dd", "head", "ln", "od", "rm", "sleep", "true", "wc")
 class Container:
     """A container of the runtime, without an engine. ``script`` writes to ``/output``."""
 
-    def __init__(self, runtime: Path, folder: Path, script: str = COUNTER) -> None:
+    def __init__(
+        self, runtime: Path, folder: Path, script: str = COUNTER, python: str = ""
+    ) -> None:
         self.id = f"test-{uuid4().hex}"
         self.runtime = runtime
         self.root = folder / "runc"
@@ -54,6 +60,9 @@ class Container:
         config = json.loads((self.bundle / "config.json").read_text())
         config["process"]["terminal"] = False
         config["process"]["args"] = ["/bin/busybox", "sh", "-c", f"exec >> /output; {script}"]
+        if python:
+            config["process"]["args"] = ["/usr/bin/python3", "-c", python]
+            config["mounts"] += [_bound("/usr"), _bound("/lib"), _bound("/lib64"), _bound(folder)]
         config["root"]["readonly"] = False
         config["linux"]["namespaces"] = [
             one for one in config["linux"]["namespaces"] if one["type"] != "network"
@@ -112,6 +121,16 @@ class Container:
         return secret, int(number)
 
 
+def _bound(path: Path | str) -> dict[str, object]:
+    """A folder of the host at the same place in the container."""
+    return {
+        "destination": str(path),
+        "type": "bind",
+        "source": str(path),
+        "options": ["rbind", "ro"],
+    }
+
+
 def _add(rootfs: Path, program: Path) -> None:
     """A program of this machine, with its libraries."""
     told = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
@@ -134,8 +153,8 @@ async def started(tmp_path: Path) -> AsyncIterator[Callable[[str], Container]]:
     await install_runtime(runtime)
     made: list[Container] = []
 
-    def start(script: str = COUNTER) -> Container:
-        made.append(Container(runtime, tmp_path / f"c{len(made)}", script))
+    def start(script: str = COUNTER, python: str = "") -> Container:
+        made.append(Container(runtime, tmp_path / f"c{len(made)}", script, python))
         made[-1].start()
         return made[-1]
 
@@ -157,6 +176,15 @@ async def test_a_start_on_an_order_goes_on_from_the_images(
     until(lambda: container.counted()[1] > before)
     assert container.counted()[0] == secret
     assert container.lines()[before] == f"{secret} {before + 1}"
+
+
+async def test_only_root_can_give_an_order(started: Callable[..., Container]) -> None:
+    container = started()
+    await give_order(container.id, container.checkpoint, CRIU_PATH)
+    for path in (container.runtime, ROOT / container.id, *(ROOT / container.id).iterdir()):
+        status = path.stat()
+        assert (status.st_uid, status.st_mode & 0o022) == (0, 0), path
+    assert (ROOT / container.id).stat().st_mode & 0o777 == 0o700
 
 
 async def test_a_container_goes_on_beside_its_checkpoint(
@@ -198,3 +226,54 @@ async def test_what_needs_options_of_criu_is_kept(
     until(lambda: "end" in container.lines())
     assert set(container.lines()) == {"ready", "kept", "end"}
     assert [path.name for path in container.rootfs.iterdir() if "link_remap" in path.name] == []
+
+
+IO_URING = """
+import ctypes, time
+libc = ctypes.CDLL(None, use_errno=True)
+ring = libc.syscall(425, 8, ctypes.create_string_buffer(256))
+open("/output", "w").write("ready" if ring >= 0 else "none")
+time.sleep(1000)
+"""
+OUTSIDE = """
+import socket, time
+outside = socket.socket(socket.AF_UNIX)
+outside.connect("{}")
+open("/output", "w").write("ready")
+time.sleep(1000)
+"""
+
+
+async def test_a_connection_to_a_socket_outside_is_named_and_the_container_runs_on(
+    started: Callable[..., Container], tmp_path: Path
+) -> None:
+    (tmp_path / "c0").mkdir()
+    path = tmp_path / "c0" / "outside"
+    with socket.socket(socket.AF_UNIX) as outside:
+        outside.bind(str(path))
+        outside.listen()
+        container = started(python=OUTSIDE.format(path))
+        with outside.accept()[0]:
+            until(lambda: container.lines() == ["ready"])
+            await refused(container, "(Unix socket) to a program outside")
+
+
+async def test_a_process_with_an_io_uring_is_found(started: Callable[..., Container]) -> None:
+    container = started(python=IO_URING)
+    until(lambda: bool(container.lines()))
+    if container.lines() == ["none"]:
+        pytest.skip("this kernel gives no io_uring")
+    pid = int(container.pid_file.read_text())
+    assert io_uring_users(pid) == {pid: "python3"}
+    assert io_uring_users(os.getpid()) == {}
+
+
+async def refused(container: Container, reason: str) -> None:
+    pid = int(container.pid_file.read_text())
+    with pytest.raises(CheckpointError) as caught:
+        await container.pause()
+    error = dump_failure("c", "it runs", caught.value.details.splitlines(), caught.value)
+    assert isinstance(error, CheckpointRefused), caught.value.details
+    assert reason in error.details
+    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    assert state == "S"

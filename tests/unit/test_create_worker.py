@@ -12,12 +12,12 @@ import pytest
 from tests.support.databases import new_store
 from typing_extensions import override
 
+from warmboot.criu.runtime.places import CheckpointPlaces
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import EngineFacts
 from warmboot.docker.pull import Progress, PullTimeout, no_progress
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.workers.checkpoint_places import CheckpointPlaces
 from warmboot.manager.workers.create_worker import CreateWorker
 from warmboot.manager.workers.recover_worker import LABEL, RecoverWorker
 from warmboot.manager.workers.worker_states import WorkerStates

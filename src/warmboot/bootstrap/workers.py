@@ -10,12 +10,12 @@ from uuid import UUID
 
 from warmboot.bootstrap.core import Core
 from warmboot.criu.binary import SEARCH_PATH
+from warmboot.criu.runtime.places import CheckpointPlaces
 from warmboot.criu.setup.findings import Change, Finding
 from warmboot.criu.setup.preflight import Preflight
 from warmboot.criu.setup.verification import Verified, verify
 from warmboot.docker.engine import DockerEngine
 from warmboot.manager.ports import Check
-from warmboot.manager.workers.checkpoint_places import CheckpointPlaces
 from warmboot.manager.workers.create_worker import CreateWorker
 from warmboot.manager.workers.pause_worker import PauseWorker
 from warmboot.manager.workers.reconcile_workers import ReconcileWorkers

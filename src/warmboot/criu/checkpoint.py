@@ -22,6 +22,7 @@ from warmboot.criu.continuity import look_at
 from warmboot.criu.images import DumpFacts, read_dump, unreadable
 from warmboot.criu.in_progress import HANGS_AFTER_S, Work, unless_it_hangs
 from warmboot.criu.log import CriuLog, holding_log
+from warmboot.criu.open_files import refuse_io_uring
 from warmboot.criu.refusals import dump_failure
 from warmboot.criu.room import check_engine_room, check_room
 from warmboot.criu.runtime import dump as by_runc
@@ -151,6 +152,7 @@ async def checkpoint(
             resolution="choose another name, or delete that one",
         )
     await asyncio.to_thread(refuse_stopped, facts, found)
+    await asyncio.to_thread(refuse_io_uring, found)
     started = time.monotonic()
     if into is None:
         await asyncio.to_thread(check_engine_room, facts, found, engine.socket)

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from warmboot.client.worker_results import Worker
 
 
+_ENGINES_OWN = (
+    "the engine's own, so pauses are slow: run `warmboot doctor --fix`, then create the worker anew"
+)
+
+
 def print_worker(worker: Worker, state: str) -> None:
     raw, error = worker.raw, worker.error or {}
     policy = raw["policy"]
@@ -31,6 +36,7 @@ def print_worker(worker: Worker, state: str) -> None:
             ("keeps", f"{policy['keep_checkpoints']} automatic checkpoints"),
             ("at shutdown", "paused, and resumed later" if policy["pause_at_shutdown"] else ""),
             ("woken by port", ", ".join(map(str, policy["wake_on"]))),
+            ("runtime", raw.get("runtime") or _ENGINES_OWN),
             ("docker id", (worker.docker_id or "")[:12]),
             ("created", f"{age(worker.created_at)} ago"),
             ("last heard", f"{age(worker.heard_at)} ago" if worker.heard_at else ""),

@@ -28,12 +28,12 @@ from warmboot.criu.checkpoint import (
 )
 from warmboot.criu.continuity import Continuity, compare
 from warmboot.criu.in_progress import HANGS_AFTER_S, Work, until_quiet
+from warmboot.criu.runtime.places import CheckpointPlaces
 from warmboot.criu.runtime_work import end_work
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts
 from warmboot.manager.core.background import Work as Background
 from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.workers.checkpoint_places import CheckpointPlaces
 from warmboot.manager.workers.worker_states import WorkerStates
 from warmboot.model.checkpoint import Checkpoint, CheckpointState
 from warmboot.model.errors import (

@@ -16,9 +16,9 @@ from uuid import UUID
 from warmboot.criu.continuity import Continuity
 from warmboot.criu.in_progress import HANGS_AFTER_S
 from warmboot.criu.restore import Restored, restore
+from warmboot.criu.runtime.places import CheckpointPlaces
 from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.workers.checkpoint_places import CheckpointPlaces
 from warmboot.manager.workers.recover_worker import RecoverWorker
 from warmboot.manager.workers.worker_states import WorkerStates, refusal
 from warmboot.manager.workers.worker_work import WorkerWork

@@ -16,11 +16,11 @@ from uuid import uuid5
 
 from warmboot.criu.binary import criu_version, find_criu
 from warmboot.criu.checkpoint import delete_checkpoint
+from warmboot.criu.runtime.places import CheckpointPlaces
 from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.uploads import Uploads
 from warmboot.manager.ports import Exported
-from warmboot.manager.workers.checkpoint_places import CheckpointPlaces
 from warmboot.manager.workers.worker_states import WorkerStates, refusal
 from warmboot.model.checkpoint import (
     Checkpoint,
