@@ -24,6 +24,7 @@ from warmboot.criu.log import CriuLog
 from warmboot.criu.open_files import io_uring_users
 from warmboot.criu.refusals import dump_failure
 from warmboot.criu.runtime.dump import dump
+from warmboot.criu.runtime.files import put_back
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.orders import ROOT, withdraw
 from warmboot.criu.runtime.resume import give_order
@@ -34,7 +35,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.root]
 
 CRIU_PATH = f"{CRIU_WRAPPER.parent}:{SEARCH_PATH}"
 TIMEOUT_S = 60.0
-PROGRAMS = ("cat", "dd", "head", "ln", "od", "rm", "sleep", "true", "wc")
+PROGRAMS = ("cat", "dd", "head", "ln", "od", "rm", "sleep", "tee", "true", "wc")
 
 
 class Container:
@@ -50,6 +51,8 @@ class Container:
         self.rootfs = self.bundle / "rootfs"
         self.log = folder / "log.json"
         self.pid_file = folder / "pid"
+        self.started_at = ""
+        self.put_back = False
         self.checkpoint = CheckpointFolder(folder / "kept" / "cp")
         (self.rootfs / "bin").mkdir(parents=True)
         shutil.copy(busybox(), self.rootfs / "bin" / "busybox")
@@ -82,10 +85,11 @@ class Container:
 
     def start(self) -> None:
         """As the shim does it, when the engine is asked for a start."""
+        self.started_at = uuid4().hex
         self("create", "--bundle", str(self.bundle), "--pid-file", str(self.pid_file))
         self("start")
 
-    async def pause(self, search_path: str = CRIU_PATH, *, leave_running: bool = False) -> None:
+    async def pause(self, *, leave_running: bool = False, layer: Path | None = None) -> None:
         """As the manager does it; the shim cleans up when the process is gone."""
         pid = int(self.pid_file.read_text())
         making = self.checkpoint.begin()
@@ -95,7 +99,8 @@ class Container:
                 Work(ABSENT, ABSENT, self.id, pid=pid, folders=(making.path,)),
                 making,
                 log,
-                search_path=search_path,
+                search_path=CRIU_PATH,
+                layer=layer or self.rootfs,
                 leave_running=leave_running,
                 hangs_after_s=TIMEOUT_S,
             )
@@ -103,14 +108,23 @@ class Container:
             raise CheckpointError(error.brief, details="\n".join(log.errors())) from error
         finally:
             log.close()
+        if not leave_running:
+            making.note_pause(self.started_at)
         self.checkpoint.publish()
         if not leave_running:
             until(lambda: not Path(f"/proc/{pid}/exe").exists())
             self("delete", "--force")
 
     async def resume(self) -> None:
+        self.put_back = await put_back(self.checkpoint, self.rootfs, self.started_at)
         await give_order(self.id, self.checkpoint, CRIU_PATH)
         self.start()
+
+    def end(self) -> None:
+        """As a crash of its process would, and the shim after it."""
+        pid = int(self.pid_file.read_text())
+        self("delete", "--force")
+        until(lambda: not Path(f"/proc/{pid}/exe").exists())
 
     def lines(self) -> list[str]:
         output = self.rootfs / "output"
@@ -178,6 +192,51 @@ async def test_a_start_on_an_order_goes_on_from_the_images(
     assert container.lines()[before] == f"{secret} {before + 1}"
 
 
+async def test_the_files_of_an_older_checkpoint_come_back_with_its_memory(
+    started: Callable[..., Container],
+) -> None:
+    container = started(f"echo early > /state; {COUNTER}")
+    until(lambda: container.counted()[1] > 1)
+    await container.pause(leave_running=True)
+    kept = (container.checkpoint.files / "output").read_text().splitlines()
+    until(lambda: container.counted()[1] > len(kept) + 3)
+    (container.rootfs / "state").write_text("late")
+    (container.rootfs / "new").touch()
+    container.end()
+    await container.resume()
+    until(lambda: container.counted()[1] > len(kept) + 3)
+    numbers = [int(line.rpartition(" ")[2]) for line in container.lines()]
+    assert numbers == list(range(1, len(numbers) + 1)), "no line is lost or there twice"
+    assert container.lines()[: len(kept)] == kept
+    assert (container.rootfs / "state").read_text() == "early\n"
+    assert not (container.rootfs / "new").exists()
+    assert [path.name for path in container.bundle.iterdir() if "warmboot" in path.name] == []
+
+
+async def test_files_are_copied_back_only_if_they_can_have_changed(
+    started: Callable[..., Container],
+) -> None:
+    container = started()
+    until(lambda: container.counted()[1] > 1)
+    await container.pause()
+    await container.resume()
+    assert not container.put_back
+    container.end()
+    await container.resume()
+    assert container.put_back
+
+
+async def test_a_dump_whose_files_cannot_be_kept_fails_and_the_container_runs_on(
+    started: Callable[..., Container],
+) -> None:
+    container = started()
+    until(lambda: container.counted()[1] > 1)
+    with pytest.raises(CheckpointError) as caught:
+        await container.pause(layer=container.rootfs / "gone")
+    assert "keep-files exited" in caught.value.details
+    until(lambda: container.counted()[1] > 4)
+
+
 async def test_only_root_can_give_an_order(started: Callable[..., Container]) -> None:
     container = started()
     await give_order(container.id, container.checkpoint, CRIU_PATH)
@@ -214,13 +273,16 @@ async def test_a_container_goes_on_beside_its_checkpoint(
     ],
     ids=["a lock", "a deleted file", "a large deleted file", "a file under another name"],
 )
+@pytest.mark.parametrize("leave_running", [False, True], ids=["pause", "checkpoint"])
 async def test_what_needs_options_of_criu_is_kept(
-    started: Callable[..., Container], script: str, check: str
+    started: Callable[..., Container], script: str, check: str, leave_running: bool
 ) -> None:
     ready = f"echo ready; until [ -e /go ]; do sleep 0.1; done; {check}; echo end; sleep 1000"
     container = started(script.format(ready=ready))
     until(lambda: "ready" in container.lines())
-    await container.pause()
+    await container.pause(leave_running=leave_running)
+    if leave_running:
+        container.end()
     await container.resume()
     (container.rootfs / "go").touch()
     until(lambda: "end" in container.lines())

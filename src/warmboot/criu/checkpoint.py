@@ -227,10 +227,13 @@ async def _dump_by_runc(
             making,
             log,
             search_path=search_path,
+            layer=found.upper_folder,
             leave_running=leave_running,
             hangs_after_s=hangs_after_s,
         )
         criu = log.version()
+        if not leave_running:
+            await asyncio.to_thread(making.note_pause, found.started_at)
     except (CheckpointError, Conflict, DiskFull) as error:
         failure = await _failed(engine, found, error, log)
         await asyncio.to_thread(into.remove)

@@ -13,7 +13,7 @@ _IO_URING = "anon_inode:[io_uring]"
 
 
 def refuse_io_uring(container: ContainerFacts) -> None:
-    """``CheckpointRefused``: the kernel hands such a file to nobody, so CRIU cannot even name it."""
+    """``CheckpointRefused``: the kernel hands such a file to nobody, so CRIU cannot name it."""
     users = io_uring_users(container.pid)
     if users:
         which = ", ".join(f"{pid} ({name})" for pid, name in sorted(users.items()))

@@ -25,6 +25,7 @@ from warmboot.criu.continuity import Continuity, compare
 from warmboot.criu.in_progress import HANGS_AFTER_S, Work, unless_it_hangs
 from warmboot.criu.log import holding_log
 from warmboot.criu.refusals import restore_failure
+from warmboot.criu.runtime.files import put_back
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.resume import resume
 from warmboot.docker.engine import DockerEngine
@@ -89,6 +90,8 @@ async def restore(
     elif into is not None:
         folder = CheckpointFolder(into)
         work = Work(facts, engine.socket, found.id, folders=(folder.restore_work,))
+        if found.upper_folder is not None:
+            await put_back(folder, found.upper_folder, found.started_at)
         await resume(engine, work, folder, search_path, hangs_after_s, found.name)
     else:
         logs = [work / "restore.log" for work in facts.work_folders(found.id)]

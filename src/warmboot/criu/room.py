@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -48,7 +50,17 @@ def _no_room(container: ContainerFacts, folder: Path, needed: int) -> DiskFull:
 
 def check_room(container: ContainerFacts, folder: Path) -> None:
     """For a checkpoint in ``folder``, which need not be there yet. ``DiskFull``."""
-    needed = memory_bytes(container.pid) + SPARE_BYTES
+    needed = memory_bytes(container.pid) + _allocated(container.upper_folder) + SPARE_BYTES
     there = next(parent for parent in folder.parents if parent.is_dir())
     if shutil.disk_usage(there).free < needed:
         raise _no_room(container, there, needed)
+
+
+def _allocated(layer: Path | None) -> int:
+    """What a copy of the folder takes."""
+    total = 0
+    for folder, _, names in os.walk(layer) if layer is not None else ():
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += Path(folder, name).lstat().st_blocks * 512
+    return total

@@ -124,9 +124,10 @@ async def export_checkpoint(
     folder = facts.checkpoint_folder(found.id, name)
     if into is not None:
         folder = CheckpointFolder(into).memory
-    return await asyncio.to_thread(
-        _pack, folder, found.upper_folder, manifest, metadata, destination
-    )
+    layer = found.upper_folder
+    if into is not None and CheckpointFolder(into).files.is_dir():
+        layer = CheckpointFolder(into).files
+    return await asyncio.to_thread(_pack, folder, layer, manifest, metadata, destination)
 
 
 def read_manifest(source: Path) -> ArchiveManifest:

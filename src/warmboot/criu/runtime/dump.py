@@ -8,6 +8,7 @@ from pathlib import Path
 
 from warmboot.criu.in_progress import Work, unless_it_hangs
 from warmboot.criu.log import CriuLog
+from warmboot.criu.runtime.files import remove_script, write_script
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.orders import give_options, runc_of
 from warmboot.model.errors import CheckpointError, DiskFull, HostError
@@ -25,12 +26,14 @@ async def dump(
     log: CriuLog,
     *,
     search_path: str,
+    layer: Path | None,
     leave_running: bool,
     hangs_after_s: float,
 ) -> None:
     """Dump the container into ``folder``, which is begun and not yet published.
 
-    ``search_path`` is where CRIU is. ``log`` has what it said, whatever came of it.
+    ``search_path`` is where CRIU is, ``layer`` the folder of what the container has written.
+    ``log`` has what CRIU said, whatever came of it.
     ``CheckpointError``, ``DiskFull``.
     """
     runc = await asyncio.to_thread(runc_of, work.container_id)
@@ -40,7 +43,11 @@ async def dump(
             details="it has noted nothing about it: perhaps it is not warmboot's any more",
             resolution="`warmboot doctor` checks the runtime; restart the worker with it",
         )
-    await asyncio.to_thread(give_options, work.container_id, OPTIONS)
+    options = list(OPTIONS)
+    if layer is not None:
+        script = await asyncio.to_thread(write_script, work.container_id, layer, folder)
+        options.append(f"action-script {script}")
+    await asyncio.to_thread(give_options, work.container_id, options)
     words: list[str | Path] = ["--root", runc.root, "checkpoint"]
     words += ["--image-path", folder.memory, "--work-path", folder.path]
     if leave_running:
@@ -60,6 +67,7 @@ async def dump(
     try:
         await unless_it_hangs(work, run(), hangs_after_s)
     finally:
+        await asyncio.to_thread(remove_script, work.container_id)
         with contextlib.suppress(OSError):
             log.hold(folder.path / DUMP_LOG)
 

@@ -1,21 +1,25 @@
 """Checkpoints in folders of our own: each appears whole or not at all.
 
 ROOT/<worker>/<name>/memory/     CRIU's images
-                    /dump.log    what CRIU said of them
+                    /files/      what the worker has written into its own layer
+                    /dump.log    what CRIU said
+                    /paused      when the container was started last; not if it ran on
 ROOT/<worker>/.<name>.making/    while it is being made
 ROOT/<worker>/.restore/          CRIU's log of the last restore
+ROOT/<worker>/.files             whose files were put back since the last dump
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from warmboot.system.files import sync_folder
 
-RESTORE_WORK = ".restore"
+RESTORE_WORK, FILES_OF, PAUSED = ".restore", ".files", "paused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,14 @@ class CheckpointFolder:
     @property
     def memory(self) -> Path:
         return self.path / "memory"
+
+    @property
+    def files(self) -> Path:
+        return self.path / "files"
+
+    @property
+    def files_of(self) -> Path:
+        return self.path.with_name(FILES_OF)
 
     @property
     def making(self) -> CheckpointFolder:
@@ -43,14 +55,34 @@ class CheckpointFolder:
         making.memory.mkdir(mode=0o700, parents=True)
         return making
 
+    def note_pause(self, started_at: str) -> None:
+        """The container, started at ``started_at``, is stopped after this dump."""
+        (self.path / PAUSED).write_text(started_at)
+
+    def paused_at_start(self) -> str:
+        """What was noted; empty when the container ran on."""
+        try:
+            return (self.path / PAUSED).read_text()
+        except FileNotFoundError:
+            return ""
+
+    def has_its_files(self) -> bool:
+        """Whether the worker's layer has not got the files of another checkpoint since."""
+        try:
+            return self.files_of.read_text().strip() == self.path.name
+        except FileNotFoundError:
+            return True
+
     def publish(self) -> None:
         """What was made is the checkpoint from now on, also after a power failure."""
         making = self.making.path
         for folder, _, names in os.walk(making):
             for name in names:
-                _sync(Path(folder, name))
+                if stat.S_ISREG((path := Path(folder, name)).lstat().st_mode):
+                    _sync(path)
             sync_folder(Path(folder))
         making.rename(self.path)
+        self.files_of.unlink(missing_ok=True)
         sync_folder(self.path.parent)
 
     def remove(self) -> None:

@@ -1,0 +1,71 @@
+"""A checkpoint's files: what the container has written into its own layer, as it was at the dump.
+
+CRIU runs a script of ours when the memory is written and the processes still stand still; that
+copies the layer. A copy that fails makes the dump fail, and the processes run on.
+
+They are put back, while the container is stopped, by exchanging two folders at once. That is left
+out when nothing can have changed: the container has not been started since its pause.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shlex
+import shutil
+from pathlib import Path
+
+from warmboot.criu.runtime.folders import CheckpointFolder
+from warmboot.criu.runtime.orders import ROOT
+from warmboot.system.files import write_atomically
+from warmboot.system.programs import run_program
+
+SCRIPT = "keep-files"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
+_COPY = ("cp", "--archive", "--reflink=auto", "--sparse=auto", "--no-target-directory")
+
+
+def write_script(container_id: str, layer: Path, making: CheckpointFolder) -> Path:
+    """What CRIU runs to copy ``layer``; where it is."""
+    path = ROOT / container_id / SCRIPT
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    copy = shlex.join([*_COPY, str(layer), str(making.files)])
+    text = f'#!/bin/sh\n[ "$CRTOOLS_SCRIPT_ACTION" = post-dump ] || exit 0\nexec {copy}\n'
+    write_atomically(path, text, mode=0o700)
+    return path
+
+
+def remove_script(container_id: str) -> None:
+    (ROOT / container_id / SCRIPT).unlink(missing_ok=True)
+
+
+async def put_back(folder: CheckpointFolder, layer: Path, started_at: str) -> bool:
+    """Have the checkpoint's files in the stopped container's ``layer``; whether it took a copy.
+
+    ``started_at`` is when the container was started last. After a crash in between ``layer`` has
+    the old files or those of the checkpoint.
+    """
+    if not folder.files.is_dir() or _unchanged(folder, started_at):
+        return False
+    new = layer.with_name(f"{layer.name}.warmboot-new")
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        await run_program(*_COPY, folder.files, new)
+        # From now on they are no longer those of any pause, whatever becomes of the start.
+        write_atomically(folder.files_of, f"{folder.path.name}\n")
+        _exchange(new, layer)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return True
+
+
+def _unchanged(folder: CheckpointFolder, started_at: str) -> bool:
+    return folder.paused_at_start() == started_at and folder.has_its_files()
+
+
+def _exchange(one: Path, other: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = (os.fsencode(one), os.fsencode(other))
+    if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(other))
