@@ -272,6 +272,8 @@ async def _finish(folder: CheckpointFolder) -> None:
         await asyncio.to_thread(read_dump, folder.memory)
         return
     await asyncio.to_thread(read_dump, folder.making.memory)
+    if await asyncio.to_thread(folder.making.lacks_files.exists):
+        raise CheckpointError("its files are not whole", details=str(folder.making.files))
     await by_runc.publish(folder)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from warmboot.criu.continuity import descendants
 from warmboot.docker.facts import ContainerFacts
 from warmboot.model.errors import CheckpointRefused
+from warmboot.system import procfs
 
 _IO_URING = "anon_inode:[io_uring]"
 
@@ -31,5 +32,5 @@ def io_uring_users(pid: int, proc: Path = Path("/proc")) -> dict[int, str]:
         with contextlib.suppress(OSError):
             links = (str(path.readlink()) for path in (proc / str(one) / "fd").iterdir())
             if _IO_URING in links:
-                found[one] = (proc / str(one) / "comm").read_text().strip()
+                found[one] = procfs.name(proc / str(one))
     return found

@@ -132,6 +132,7 @@ FIELDS: Mapping[str, str] = {
     "resolution": "what to do about it",
     "resumed_at": "when it was last resumed; null if it never was",
     "rootfs": "an ext4 file's path on the manager's machine",
+    "WorkerOut.runtime": "the OCI runtime that pauses and resumes it; empty if the engine does",
     "runtime_image_id": "the id of the runtime image",
     "ContainerIn.runtime_image_id": "the id of the runtime image of its VM; left out, the default",
     "runtime_snapshot_id": "the id of the snapshot that it was restored from; null if none",

@@ -32,10 +32,7 @@ def _asked(name: str) -> Any:
 
 
 class WorkerOut(Out):
-    """``paused_into`` is the id of the checkpoint that a resume takes. ``error``: the last one.
-
-    ``runtime`` is the OCI runtime that pauses and resumes it; empty: the engine does.
-    """
+    """``paused_into`` is the id of the checkpoint that a resume takes. ``error``: the last one."""
 
     id: UUID
     name: str

@@ -30,7 +30,9 @@ def write_script(container_id: str, layer: Path, making: CheckpointFolder) -> Pa
     path = ROOT / container_id / SCRIPT
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     copy = shlex.join([*_COPY, str(layer), str(making.files)])
-    text = f'#!/bin/sh\n[ "$CRTOOLS_SCRIPT_ACTION" = post-dump ] || exit 0\nexec {copy}\n'
+    done = shlex.join(["rm", str(making.lacks_files)])
+    text = f'#!/bin/sh\n[ "$CRTOOLS_SCRIPT_ACTION" = post-dump ] || exit 0\n{copy} && exec {done}\n'
+    making.lacks_files.touch()
     write_atomically(path, text, mode=0o700)
     return path
 

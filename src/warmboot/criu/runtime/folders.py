@@ -4,6 +4,7 @@ ROOT/<worker>/<name>/memory/     CRIU's images
                     /files/      what the worker has written into its own layer
                     /dump.log    what CRIU said
                     /paused      when the container was started last; not if it ran on
+                    /lacks-files until its files are all there
 ROOT/<worker>/.<name>.making/    while it is being made
 ROOT/<worker>/.restore/          CRIU's log of the last restore
 ROOT/<worker>/.files             whose files were put back since the last dump
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from warmboot.system.files import sync_folder
 
-RESTORE_WORK, FILES_OF, PAUSED = ".restore", ".files", "paused"
+RESTORE_WORK, FILES_OF, PAUSED, LACKS_FILES = ".restore", ".files", "paused", "lacks-files"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,11 @@ class CheckpointFolder:
     @property
     def files(self) -> Path:
         return self.path / "files"
+
+    @property
+    def lacks_files(self) -> Path:
+        """There as long as ``files`` is to be made, and is not whole."""
+        return self.path / LACKS_FILES
 
     @property
     def files_of(self) -> Path:
