@@ -111,6 +111,15 @@ async def test_an_empty_program_is_127_and_leaves_nothing(desk: Desk) -> None:
     await desk.until_nothing()
 
 
+@pytest.mark.parametrize(("program", "code"), [("missing", 127), ("/etc/hosts", 126)])
+async def test_exec_d_tells_what_could_not_be_executed(desk: Desk, program: str, code: int) -> None:
+    await desk.type("run", "-d", "--cold", "--name", "c", "busybox", "sleep", "1000")
+    left, out, err = await desk.type("exec", "-d", "c", program)
+    assert (left, out) == (code, "")
+    assert err.startswith("error: ")
+    assert f"'{program}'" in err
+
+
 async def test_attaching_ends_with_a_program_that_ends_meanwhile(desk: Desk) -> None:
     """Docker lets anybody attach to what has ended, and says nothing then."""
     await desk.type("run", "-d", "-i", "--name", "c", "busybox", "sh", "-c", "echo hi; exit 7")

@@ -262,6 +262,22 @@ async def test_a_killed_command_line_leaves_rm_to_the_manager(site: Site) -> Non
     assert site.vmms() == []
 
 
+async def detached_commands_go_on_or_are_refused(site: Site) -> None:
+    await site.exec(
+        "timed", r"printf '#!/no/such\n' >/tmp/script; chmod +x /tmp/script; >/tmp/begun"
+    )
+    for program, code in (("nosuch", 127), ("/tmp/begun", 126), ("/tmp/script", 127)):
+        refused = await site.cli("exec", "-d", "timed", program, code=code)
+        assert f"'{program}'" in refused.err
+    script = "while echo begun | tee -a /tmp/begun; do sleep 0.2; done"
+    await site.cli("exec", "-d", "timed", "sh", "-c", script)
+
+    async def goes_on() -> bool:
+        return (await site.exec("timed", "cat /tmp/begun")).count("begun") > 10
+
+    await eventually(goes_on, "the detached command goes on")
+
+
 async def test_stop_signals_kill_and_logs_by_time(site: Site) -> None:
     script = "trap 'echo usr1; exit 3' USR1; echo one; sleep 2; echo two; "
     script += "while true; do sleep 0.2; done"
@@ -275,12 +291,7 @@ async def test_stop_signals_kill_and_logs_by_time(site: Site) -> None:
     assert (await site.cli("logs", "--since", second, "timed")).out == "two\n"
     assert (await site.cli("logs", "--until", first, "timed")).out == "one\n"
     await site.cli("exec", "timed", "nosuch", code=127)
-    await site.cli("exec", "-d", "timed", "sh", "-c", "echo begun >/tmp/begun")
-
-    async def begun() -> bool:
-        return "begun" in await site.exec("timed", "cat /tmp/begun")
-
-    await eventually(begun, "the detached command")
+    await detached_commands_go_on_or_are_refused(site)
     await site.cli("stop", "timed")
     assert (await site.inspect("timed"))["exit_code"] == 3
     await site.cli("start", "timed")

@@ -46,6 +46,21 @@ async def test_a_command_that_is_not_there_is_refused_in_an_exec_too(manager: Ma
         with pytest.raises(error, match=f"'{program}'"):
             [chunk async for chunk in session]
         await session.close()
+        with pytest.raises(error, match=f"'{program}'"):
+            await manager.containers.exec("web", ExecSpec((program,), detach=True))
+
+
+@pytest.mark.parametrize("tty", [False, True])
+@pytest.mark.parametrize("script", ["sleep 1000", "yes", "echo 'exec: Not so'; sleep 1000", "true"])
+async def test_a_detached_exec_that_was_executed_says_nothing(
+    manager: Manager, script: str, tty: bool
+) -> None:
+    await manager.run("web")
+    spec = ExecSpec(("sh", "-c", script), detach=True, tty=tty)
+    session = await manager.containers.exec("web", spec)
+    assert [chunk async for chunk in session] == []
+    assert await session.exit_code() is None
+    await session.close()
 
 
 @pytest.mark.parametrize(
@@ -65,6 +80,8 @@ async def test_an_exec_of_what_the_kernel_refuses_is_an_error(
     with pytest.raises(error, match="cannot be executed"):
         [chunk async for chunk in session]
     await session.close()
+    with pytest.raises(error, match="cannot be executed"):
+        await manager.containers.exec("web", ExecSpec(script, detach=True))
     # With another exit code it is the program's own.
     session = await manager.containers.exec("web", ExecSpec((*script[:2], f"echo '{said}'")))
     assert [c async for c in session] == [LogChunk(Stream.STDOUT, f"{said}\n".encode())]

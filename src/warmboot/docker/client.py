@@ -31,13 +31,14 @@ from warmboot.docker.place import Place
 from warmboot.docker.pull import Progress, PullTimeout, no_progress
 from warmboot.docker.references import with_tag
 from warmboot.docker.requests import Requests, nobody_asks
-from warmboot.docker.sessions import AttachedSession, QuietSession, chunk_of
+from warmboot.docker.sessions import AttachedSession, chunk_of
 from warmboot.model.container import ContainerSpec
 from warmboot.model.conventions.multiplexed import Demultiplexer
 from warmboot.model.conventions.program_start import assignments
 from warmboot.model.errors import ImageNotFound, NotFound, RegistryUnavailable, WarmbootError
 from warmboot.model.sessions import ExecSpec, LogChunk
 from warmboot.model.worker import WorkerSpec
+from warmboot.system.back_off import BackOff
 
 LOAD_TIMEOUT_S = 3600.0
 """An engine whose processor is emulated takes minutes for a gigabyte."""
@@ -247,8 +248,8 @@ class DockerClient:
                     yield chunk_of(*piece)
                 await let_more_come(len(data))
 
-    async def exec(self, container: str, spec: ExecSpec) -> AttachedSession | QuietSession:
-        """Run a command in a running container."""
+    async def exec(self, container: str, spec: ExecSpec) -> AttachedSession:
+        """Run a command in a running container; it goes on when its session is closed."""
         doing, ask = "running a command", self._ask
         config = {
             "AttachStdin": spec.stdin and not spec.detach,
@@ -263,10 +264,6 @@ class DockerClient:
         request = f"POST containers/{container}/exec"
         made = await ask.json(doing, request, data=config, fault=exec_error)
         at = f"exec/{made['Id']}"
-        if spec.detach:
-            begun = {"Detach": True, "Tty": spec.tty}
-            await ask.do(doing, f"POST {at}/start", data=begun, fault=exec_error)
-            return QuietSession()
         stream = Exec(ask.streams, made["Id"], spec.tty).start()
         await self._begin(stream, doing, exec_error)
 
@@ -276,7 +273,15 @@ class DockerClient:
                 return None if now["ExitCode"] is None else int(now["ExitCode"])
             return None
 
-        return AttachedSession(self.place, stream, partial(self._resize, at), exit_code)
+        async def begun() -> None:
+            pause = BackOff(first_s=0.01, longest_s=0.1)
+            while True:
+                now = await ask.json("asking for the command's start", f"GET {at}/json")
+                if now["Pid"] or now["ExitCode"] is not None:
+                    return
+                await pause.pause()
+
+        return AttachedSession(self.place, stream, partial(self._resize, at), exit_code, begun)
 
     async def attach(self, container: str, *, stdin: bool, logs: bool) -> AttachedSession:
         """Attach to the container's own process; with ``logs``, earlier output is given first."""

@@ -26,6 +26,10 @@ def chunk_of(number: int, data: bytes) -> LogChunk:
     return LogChunk(Stream.STDERR if number == 2 else Stream.STDOUT, data)
 
 
+async def already() -> None:
+    """It was running before anybody attached to it."""
+
+
 @dataclass(slots=True)
 class AttachedSession:
     """A process at the other end of a hijacked connection; ``held`` is given back at its end."""
@@ -34,6 +38,9 @@ class AttachedSession:
     hijacked: Hijacked
     resized: Callable[[int, int], Awaitable[None]]
     ended: Callable[[], Awaitable[int | None]]
+    begun: Callable[[], Awaitable[None]] = already
+    """Returns when the process has been started, or could not be; it may have ended since."""
+
     held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     output_ended: bool = False
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 from warmboot.docker.errors import translated
@@ -15,6 +16,9 @@ from warmboot.docker.unexecuted import Told, in_words, of_container, of_exec
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.model.errors import Conflict, ContainerError, NotFound
 from warmboot.model.sessions import ExecSpec, LogChunk
+
+REFUSED_WITHIN_S = 0.5
+"""How long after a command's start it may be told that the kernel does not execute it."""
 
 TURN_TIMEOUT_S = 300.0
 """How long a session may wait until it is begun, and take for that."""
@@ -38,9 +42,29 @@ async def exec_session(link: GuestLink, docker_id: str, spec: ExecSpec) -> Told:
             room.enter_context(link.sessions.taken())
         async with _turn(link, "running a command"):
             session = await link.docker.exec(docker_id, spec)
-        if isinstance(session, AttachedSession):
-            session.held = room.pop_all()
-        return Told(session, of_exec(spec.command[0]))
+        told = Told(session, of_exec(spec.command[0]))
+        if spec.detach:
+            with translated(link.docker.place, "running a command"):
+                async with asyncio.timeout(TURN_TIMEOUT_S):
+                    await _leave_when_begun(told, session)
+            return replace(told, session=QuietSession())
+        session.held = room.pop_all()
+        return told
+
+
+async def _leave_when_begun(told: Told, session: AttachedSession) -> None:
+    """Leave a command that goes on by itself; raise why it was not executed.
+
+    Docker's own way to begin one does not say what the kernel refuses, its output does.
+    """
+    try:
+        await session.begun()
+        with contextlib.suppress(TimeoutError):  # that it was executed, nothing says
+            async with asyncio.timeout(REFUSED_WITHIN_S):
+                async for _ in told:
+                    return
+    finally:
+        await told.close()
 
 
 async def attach_session(
