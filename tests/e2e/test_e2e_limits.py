@@ -11,6 +11,7 @@ from tests.support.vms import PROBE, Site
 
 from warmboot.host.network import uids
 from warmboot.hypervisors import cgroups
+from warmboot.system import procfs
 
 
 async def test_a_vm_lives_in_its_group_until_it_is_removed(site: Site) -> None:
@@ -56,10 +57,14 @@ async def test_a_group_that_is_nobodys_is_swept_and_another_managers_is_not(site
 
 _IN_GUEST = """\
 import base64, json, os, signal, subprocess, sys, time, types
-# As a module, with a name that dataclasses find.
-cgroups = types.ModuleType("cgroups")
-sys.modules["cgroups"] = cgroups
-exec(base64.b64decode("{source}").decode(), cgroups.__dict__)
+# As modules, with names that dataclasses and imports find.
+def module(name, source):
+    sys.modules[name] = made = types.ModuleType(name)
+    exec(base64.b64decode(source).decode(), made.__dict__)
+    return made
+sys.modules["warmboot.system"] = types.ModuleType("warmboot.system")
+sys.modules["warmboot.system"].procfs = module("warmboot.system.procfs", "{procfs}")
+cgroups = module("cgroups", "{cgroups}")
 found = {{}}
 there = cgroups.here()
 found["versions"] = sorted({{h.version for h in there}})
@@ -103,8 +108,11 @@ print(json.dumps(found))
 
 async def test_version_2_holds_a_process_to_its_limits(site: Site) -> None:
     await site.run("second", PROBE, "sleep", "1000")
-    source = base64.b64encode(Path(cgroups.__file__).read_bytes()).decode()
-    program = base64.b64encode(_IN_GUEST.format(source=source).encode()).decode()
+    sources = {
+        name: base64.b64encode(Path(str(module.__file__)).read_bytes()).decode()
+        for name, module in (("cgroups", cgroups), ("procfs", procfs))
+    }
+    program = base64.b64encode(_IN_GUEST.format(**sources).encode()).decode()
     async with site.link(await site.vm("second")) as link:
         output = await inside(
             link,
