@@ -94,6 +94,18 @@ async def test_a_parameter_that_is_given_twice_is_refused(
     }
 
 
+@pytest.mark.parametrize("path", ["containers/c/stop", "containers/c/kill", "containers/c/start"])
+async def test_a_body_that_nothing_is_read_from_is_refused(
+    http: httpx.AsyncClient, path: str
+) -> None:
+    answer = await http.post(f"/v1/{path}", json={"signal": "TERM"})
+    assert answer.status_code == 422
+    assert "nothing is read from it" in answer.json()["detail"]
+    for empty in (b"", b"{}", b"null\n"):
+        answer = await http.post(f"/v1/{path}", content=empty)
+        assert answer.status_code != 422
+
+
 async def test_a_parameter_that_may_be_given_often_may_be_so(http: httpx.AsyncClient) -> None:
     for often in ("label=a&label=b", "state=exited&state=failed"):
         assert (await http.get(f"/v1/containers?{often}")).status_code == 200

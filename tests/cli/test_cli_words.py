@@ -186,6 +186,18 @@ def test_a_variable_that_is_too_long_is_named_with_its_file_and_line(
     assert "too long" not in cli(*command, "--env-file", str(file), "c", "true").stderr
 
 
+@pytest.mark.parametrize("command", [("run", "-d"), ("exec",), ("worker", "run")])
+def test_what_is_too_much_together_is_not_even_sent(
+    cli: Cli, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    file = tmp_path / "e"
+    file.write_text("".join(f"N{number}={'x' * 100_000}\n" for number in range(50)))
+    done = cli(*command, "--env-file", str(file), "c", "true", COLUMNS="500")
+    assert done.returncode in (2, 125)
+    assert "the arguments and the environment are too large together" in done.stderr
+    assert "Linux gives a program 2097152 for them" in done.stderr
+
+
 REFERENCES = ("CONTAINER", "WORKER", "IMAGE", "SNAPSHOT")
 
 

@@ -37,7 +37,7 @@ from warmboot.api.routes import (
     usage,
     workers,
 )
-from warmboot.api.routing import check_parameters
+from warmboot.api.routing import check_no_body, check_parameters
 from warmboot.manager.ports import Services
 from warmboot.model.shapes import Shape
 
@@ -94,7 +94,7 @@ def create_app(
     app.state.registry = registry
     app.state.routes = [route for router in ROUTERS for route in router.routes]
     for router in ROUTERS:
-        app.include_router(router, dependencies=[Depends(check_parameters)])
+        app.include_router(router, dependencies=[Depends(check_parameters), Depends(check_no_body)])
     install_handlers(app)
     install_openapi(app, tokens=bool(tokens), largest=largest)
     install_reference(app)

@@ -73,6 +73,22 @@ async def check_parameters(connection: HTTPConnection) -> None:
         )
 
 
+async def check_no_body(connection: HTTPConnection) -> None:
+    """Refuses a body where none is meant: what it says would be as good as not said."""
+    route = connection.scope.get("route")
+    if (
+        not isinstance(connection, Request)
+        or not isinstance(route, APIRoute)
+        or not {"POST", "PUT", "PATCH"} & (route.methods or set())
+        or route.body_field is not None
+        or "requestBody" in (route.openapi_extra or {})
+    ):
+        return
+    if (await connection.body()).strip() not in (b"", b"{}", b"null"):
+        why = "nothing is read from it; this request has query parameters only, see /docs"
+        raise RequestValidationError([{"type": "value_error", "loc": ("body",), "msg": why}])
+
+
 def _takes_several(field: Any) -> bool:
     return get_origin(field.field_info.annotation) is tuple
 

@@ -10,12 +10,13 @@ import ipaddress
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from warmboot.cli.standard_streams import is_text
-from warmboot.model.conventions.program_start import assignments, check_length
+from warmboot.model.conventions.program_start import assignments, check_length, check_size
 from warmboot.model.errors import InvalidRequest
 from warmboot.model.shapes import MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB
 
@@ -144,10 +145,13 @@ def parse_moment(text: str, now: datetime | None = None) -> datetime:
         ) from None
 
 
-def parse_environment(entries: Iterable[str], files: Iterable[Path]) -> dict[str, str | None]:
+def parse_environment(
+    entries: Iterable[str], files: Iterable[Path], words: Iterable[str] = ()
+) -> dict[str, str | None]:
     """Files first, then ``K=V``, as docker does: a bare ``K`` has the value that it has here.
 
-    One that has none here is taken away (``None``); in a file it means nothing.
+    One that has none here is taken away (``None``); in a file it means nothing. ``words`` are the
+    program's: what is too much to start it with need not be sent.
     """
     environment: dict[str, str | None] = {}
     for file in files:
@@ -159,17 +163,25 @@ def parse_environment(entries: Iterable[str], files: Iterable[Path]) -> dict[str
         if not name:
             raise ValueError(f"{entry!r} has no name; write NAME=VALUE")
         environment[name] = _startable(name, value if assigned else _here(name))
+    with _in_a_sentence():
+        check_size(words, assignments(environment))
     return environment
 
 
 def _startable(name: str, value: str | None) -> str | None:
     """The value, if a program can be started with it."""
-    try:
+    with _in_a_sentence():
         for word in assignments({name: value}):
             check_length(f"the variable {name[:64]}", word)
+    return value
+
+
+@contextmanager
+def _in_a_sentence() -> Iterator[None]:
+    try:
+        yield
     except InvalidRequest as error:
         raise ValueError(f"{error.brief}: {error.details}; {error.resolution}") from None
-    return value
 
 
 def _here(name: str) -> str | None:

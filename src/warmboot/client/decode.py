@@ -31,7 +31,7 @@ def decoded(tp: type[T], answer: Any) -> T:
     read: Callable[[Any], T] = _reader(cast("Any", tp))
     try:
         return read(answer)
-    except _NotUnderstood as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Unavailable(
             "the manager's answer is not understood",
             details=str(error),
@@ -46,7 +46,8 @@ def item(tp: type[T], answer: Mapping[str, Any]) -> T:
 
 def items(tp: type[T], answer: Mapping[str, Any]) -> list[T]:
     """The things in an answer ``{"items": […]}``."""
-    return [decoded(tp, one) for one in answer["items"]]
+    things = answer["items"]
+    return [decoded(tp, one) for one in (things if isinstance(things, list) else [things])]
 
 
 async def all_items(

@@ -76,12 +76,17 @@ def error_from(status: int, content: bytes) -> errors.WarmbootError:
     except ValueError:
         body = None
     if not isinstance(body, dict) or "title" not in body:
-        return errors.Unavailable(
-            f"the server answered {status}, but not in warmboot's format",
-            details=content[:200].decode("utf-8", "replace"),
-            resolution="check WARMBOOT_URL: is this the manager?",
-        )
+        return not_ours(status, content)
     return _error(body, status)
+
+
+def not_ours(status: int, content: bytes) -> errors.WarmbootError:
+    """The error of a response that no manager gives."""
+    return errors.Unavailable(
+        f"the server answered {status}, but not in warmboot's format",
+        details=content[:200].decode("utf-8", "replace"),
+        resolution="check WARMBOOT_URL: is this the manager?",
+    )
 
 
 def error_of(body: Mapping[str, Any]) -> errors.WarmbootError:

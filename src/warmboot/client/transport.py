@@ -7,6 +7,7 @@ that did arrive is then answered with what it did, not done twice.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -16,7 +17,13 @@ from uuid import uuid4
 import httpx
 
 from warmboot.client.endpoint import Endpoint
-from warmboot.client.problems import ManagerUnreachable, error_from, no_address, unreachable
+from warmboot.client.problems import (
+    ManagerUnreachable,
+    error_from,
+    no_address,
+    not_ours,
+    unreachable,
+)
 
 ATTEMPTS = 3
 FIRST_PAUSE_S = 0.1
@@ -33,16 +40,16 @@ class Transport:
         self.endpoint = endpoint
 
     async def get(self, path: str, params: Mapping[str, Any] | None = None, **more: Any) -> Any:
-        return (await self._send("GET", path, params=params, **more)).json()
+        return said_by(await self._send("GET", path, params=params, **more))
 
     async def post(self, path: str, body: Any = None, **more: Any) -> Any:
         headers = {"Idempotency-Key": str(uuid4())}
         if body is not None:
             more["json"] = body
-        return (await self._send("POST", path, headers=headers, **more)).json()
+        return said_by(await self._send("POST", path, headers=headers, **more))
 
     async def patch(self, path: str, body: Any) -> Any:
-        return (await self._send("PATCH", path, json=body)).json()
+        return said_by(await self._send("PATCH", path, json=body))
 
     async def post_slow(self, path: str, params: Mapping[str, Any]) -> Any:
         """A POST whose work may take its ``timeout_s`` (the server's own, if none) and more."""
@@ -59,11 +66,11 @@ class Transport:
             headers["Content-Length"] = str(size_bytes)
         async with self._unreachable():
             answer = await self.http.post(path, content=chunks, headers=headers, timeout=None)
-        return _checked(answer).json()
+        return said_by(_checked(answer))
 
     async def delete(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
         async with self._unreachable():
-            return _checked(await self.http.delete(path, params=params)).json()
+            return said_by(_checked(await self.http.delete(path, params=params)))
 
     @asynccontextmanager
     async def stream(
@@ -119,6 +126,24 @@ def _worth_another(response: httpx.Response, attempt: int) -> bool:
     if response.status_code in _AGAIN:
         return True
     return attempt > 1 and response.status_code == 409 and _STILL_RUNNING in response.text
+
+
+class Answer(dict[str, Any]):
+    """What the manager said. What is not in it but asked for is ``Unavailable``."""
+
+    def __missing__(self, key: str) -> Any:
+        raise not_ours(200, json.dumps(self).encode())
+
+
+def said_by(response: httpx.Response) -> Answer:
+    """``Unavailable`` if it is no answer of a manager's."""
+    try:
+        said = response.json()
+    except ValueError:
+        said = None
+    if not isinstance(said, dict):
+        raise not_ours(response.status_code, response.content)
+    return Answer(said)
 
 
 def _checked(response: httpx.Response) -> httpx.Response:

@@ -143,7 +143,7 @@ def run(
         _refuse_volumes(volume)
         body: dict[str, Any] = {
             "image": image,
-            "environment": parse_environment(env or (), env_file or ()),
+            "environment": parse_environment(env or (), env_file or (), command or ()),
             "ports": [parse_port(port) for port in publish or ()],
             "labels": parse_labels(label or ()),
             "tty": tty,

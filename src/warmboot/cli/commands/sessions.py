@@ -55,7 +55,7 @@ def exec_(
     if interactive and tty and not detach and not has_terminal():
         raise usage("the input is not a terminal; leave out -t", "-t")
     try:
-        environment = parse_environment(env or (), env_file or ())
+        environment = parse_environment(env or (), env_file or (), command)
         folder = parse_folder(workdir)
     except ValueError as error:
         raise usage(str(error)) from None

@@ -121,7 +121,7 @@ def run(
     """Create and start a worker, and print its id when it runs."""
     try:
         fields: dict[str, Any] = {
-            "environment": parse_environment(env or (), env_file or ()),
+            "environment": parse_environment(env or (), env_file or (), command or ()),
             "labels": parse_labels(label or ()),
             "mounts": [_mount(text) for text in volume or ()],
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import termios
 import threading
@@ -82,7 +83,7 @@ async def keys(fd: int) -> AsyncIterator[bytes]:
         while data:
             taken.acquire()
             try:
-                data = os.read(fd, _READ_BYTES)
+                data = _read(fd)
             except OSError:
                 data = b""
             with contextlib.suppress(RuntimeError):  # the loop is closed: we are leaving
@@ -92,6 +93,15 @@ async def keys(fd: int) -> AsyncIterator[bytes]:
     while data := await arrived.get():
         yield data
         taken.release()
+
+
+def _read(fd: int) -> bytes:
+    """Also where somebody else has set the file to non-blocking."""
+    while True:
+        try:
+            return os.read(fd, _READ_BYTES)
+        except BlockingIOError:
+            select.select([fd], [], [])
 
 
 async def without_detach_keys(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
