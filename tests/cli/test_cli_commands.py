@@ -206,8 +206,10 @@ def test_stop_start_restart_wait_and_rm(cli: Cli) -> None:
     refused = cli("rm", "c")
     assert refused.returncode == 1
     assert "warmboot stop c" in refused.stderr
-    both = cli("rm", "-f", "nothing", "c")
-    assert (both.stdout, both.returncode) == ("c\n", 1)
+    missing = cli("rm", "nothing", "c")
+    assert (missing.stdout, missing.returncode) == ("", 1)
+    both = cli("rm", "-fv", "nothing", "c")
+    assert (both.stdout, both.stderr, both.returncode) == ("c\n", "", 0)
 
 
 def test_ps_says_why_a_container_has_failed(cli: Cli) -> None:

@@ -24,6 +24,7 @@ from warmboot.model.errors import (
     CommandNotExecutable,
     CommandNotFound,
     InvalidRequest,
+    NotFound,
     WarmbootError,
 )
 
@@ -127,7 +128,9 @@ def run_loop(work: Coroutine[Any, Any, T]) -> T:
         return runner.run(work)
 
 
-def each(refs: list[str], act: Callable[[Client, str], Awaitable[Any]]) -> NoReturn:
+def each(
+    refs: list[str], act: Callable[[Client, str], Awaitable[Any]], *, may_be_missing: bool = False
+) -> NoReturn:
     """Do it to all of them, and print the names of those that it worked for, as docker does."""
 
     async def work() -> int:
@@ -137,6 +140,8 @@ def each(refs: list[str], act: Callable[[Client, str], Awaitable[Any]]) -> NoRet
                 try:
                     await act(client, ref)
                 except WarmbootError as error:
+                    if may_be_missing and isinstance(error, NotFound):
+                        continue
                     failed += 1
                     show_error(in_words(error))
                 else:

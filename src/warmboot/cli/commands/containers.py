@@ -195,12 +195,18 @@ def port(
     print_lines(found)
 
 
-def _quick(refs: list[str], text: str, act: Callable[[Client, str], Awaitable[None]]) -> None:
+def _quick(
+    refs: list[str],
+    text: str,
+    act: Callable[[Client, str], Awaitable[None]],
+    *,
+    may_be_missing: bool = False,
+) -> None:
     async def shown(client: Client, ref: str) -> None:
         with status(f"{text} {ref} …"):
             await act(client, ref)
 
-    each(refs, shown)
+    each(refs, shown, may_be_missing=may_be_missing)
 
 
 def stop(
@@ -271,11 +277,21 @@ async def _brought_up(
 def rm(
     refs: Refs,
     force: Annotated[
-        bool, typer.Option("--force", "-f", help="also remove running containers")
+        bool,
+        typer.Option(
+            "--force", "-f", help="also remove running containers; it is no error if there is none"
+        ),
     ] = False,
+    volumes: Annotated[bool, typer.Option("--volumes", "-v", hidden=True)] = False,
 ) -> None:
     """Remove containers and their VMs."""
-    _quick(refs, "removing", lambda client, ref: client.containers.delete(ref, force=force))
+    del volumes  # docker's; they are in the VM, and go with it
+    _quick(
+        refs,
+        "removing",
+        lambda client, ref: client.containers.delete(ref, force=force),
+        may_be_missing=force,
+    )
 
 
 def wait(
