@@ -125,3 +125,17 @@ async def test_more_than_linux_takes_is_refused_in_a_sentence(
     assert "Linux" in refused.value.details
     assert refused.value.resolution
     assert await client.containers.list(all_states=True) == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"command": ["echo", "x" * 128 * KIB]}, {"environment": {"BIG": "x" * 128 * KIB}}],
+    ids=["argument", "variable"],
+)
+async def test_what_the_schema_refuses_first_is_said_with_the_limit(
+    client: Client, body: dict[str, object]
+) -> None:
+    with pytest.raises(InvalidRequest, match="is not valid") as refused:
+        await client.containers.create(image="busybox", **body)
+    assert "at most 1310" in refused.value.details
+    assert "has 131072" in refused.value.details

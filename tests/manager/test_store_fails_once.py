@@ -7,19 +7,18 @@ afterwards that work must go on, or have come to its end. A new kind of ``Work``
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from tests.manager.test_stalled import told
 from tests.support.absent import ABSENT
+from tests.support.failing_store import FailingStore
 from tests.support.managers import Lab, Manager, eventually, lab
 from typing_extensions import override
 
@@ -44,46 +43,8 @@ from warmboot.manager.workers.watch_worker import WatchWorker
 from warmboot.manager.workers.worker_states import WorkerStates
 from warmboot.manager.workers.workers import Workers
 from warmboot.model.container import ContainerState
-from warmboot.model.errors import DiskFull
 from warmboot.model.runtime_snapshot import SnapshotState
 from warmboot.model.worker import Worker, WorkerPolicy, WorkerSpec, WorkerState
-from warmboot.store.database import Database
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-FULL = DiskFull("no room is left for the database")
-
-
-class FailingStore:
-    """Refuses call ``number`` of those that tasks make whose name begins with ``key``."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, key: str, number: int) -> None:
-        self._key = key
-        self._number = number
-        self.calls = 0
-        self.refused = False
-        for method in ("read", "write", "transaction"):
-            patch.setattr(Database, method, self._refusing(getattr(Database, method)))
-
-    def _refusing(
-        self, real: Callable[P, AbstractAsyncContextManager[T]]
-    ) -> Callable[P, AbstractAsyncContextManager[T]]:
-        @contextlib.asynccontextmanager
-        async def call(*args: P.args, **options: P.kwargs) -> AsyncIterator[T]:
-            task = asyncio.current_task()
-            if task is not None and task.get_name().startswith(self._key):
-                self.calls += 1
-                if self.calls == self._number:
-                    self.refused = True
-                    raise FULL
-            async with real(*args, **options) as connection:
-                yield connection
-
-        return call
-
-    async def asked_again(self) -> bool | None:
-        return True if self.calls > self._number else None
 
 
 @pytest.fixture(autouse=True)

@@ -105,7 +105,9 @@ async def restore(
             hangs_after_s,
         )
     now = await engine.inspect(found.id)
-    continuity = compare(dump, now.pid) if now.pid else Continuity.ENDED
+    continuity = Continuity.ENDED
+    if now.pid:
+        continuity = await asyncio.to_thread(compare, dump, now.pid)
     if continuity is Continuity.FRESH:
         with contextlib.suppress(Conflict):  # it has ended since
             await engine.kill(found.id)
@@ -135,7 +137,7 @@ async def _has_memory_of(
     if into is None:
         return False
     dump = await dump_facts(engine, container.id, name, into)
-    return compare(dump, container.pid) is Continuity.SAME
+    return await asyncio.to_thread(compare, dump, container.pid) is Continuity.SAME
 
 
 async def _start(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.orders import ROOT
+from warmboot.model.errors import HostError
 from warmboot.system.files import write_atomically
 from warmboot.system.programs import run_program
 
@@ -45,7 +46,7 @@ async def put_back(folder: CheckpointFolder, layer: Path, started_at: str) -> bo
     """Have the checkpoint's files in the stopped container's ``layer``; whether it took a copy.
 
     ``started_at`` is when the container was started last. After a crash in between ``layer`` has
-    the old files or those of the checkpoint.
+    the old files or those of the checkpoint. ``HostError``.
     """
     if not folder.files.is_dir() or _unchanged(folder, started_at):
         return False
@@ -56,6 +57,13 @@ async def put_back(folder: CheckpointFolder, layer: Path, started_at: str) -> bo
         # From now on they are no longer those of any pause, whatever becomes of the start.
         write_atomically(folder.files_of, f"{folder.path.name}\n")
         _exchange(new, layer)
+    except OSError as error:
+        raise HostError(
+            "the files of the checkpoint could not be put back",
+            details=str(error),
+            resolution="check that the disk has free space and is not mounted read-only, then "
+            "resume the worker again",
+        ) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return True

@@ -13,6 +13,7 @@ engine may still be executing an earlier request; ``later`` waits until it is do
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import Any
 from uuid import UUID
@@ -203,7 +204,7 @@ class RecoverWorker:
                 dump = await dump_facts(self._engine, found.id, checkpoint.name, checkpoint.folder)
             except (CheckpointError, NotFound):
                 continue
-            if compare(dump, found.pid) is Continuity.SAME:
+            if await asyncio.to_thread(compare, dump, found.pid) is Continuity.SAME:
                 return True
         return False
 
