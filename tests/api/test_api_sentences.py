@@ -10,8 +10,8 @@ import pytest
 from tests.support.fake_services import FakeServices
 
 from warmboot.api import create_app, openapi
-from warmboot.api.schemas.requests import IMAGE_PATTERN
 from warmboot.api.sentences import PATTERNS
+from warmboot.model.conventions.image_references import IMAGE_PATTERN
 from warmboot.model.conventions.signals import SIGNAL_PATTERN
 
 IMAGE = {"image": "busybox"}

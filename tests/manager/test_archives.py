@@ -97,6 +97,22 @@ async def test_an_image_that_an_archive_lacks_is_refused_with_what_it_has(manage
     assert "a:1, b:1" in (refused.value.details or "")
 
 
+@pytest.mark.parametrize("prefix", ["", "./"])
+@pytest.mark.parametrize("name", ["a:1", "docker.io/library/a:1"])
+async def test_an_image_of_several_is_found_however_it_is_packed_and_called(
+    manager: Manager, prefix: str, name: str
+) -> None:
+    entries = [{"Config": f"{n}.json", "RepoTags": [f"{n}:1"], "Layers": []} for n in "ab"]
+    files = {f"{n}.json": json.dumps({"config": {"Cmd": ["echo", n]}}).encode() for n in "ab"}
+    files["manifest.json"] = json.dumps(entries).encode()
+    content = packed({prefix + path: data for path, data in files.items()})
+    archive_id = await manager.services.archives.upload(chunks_of(content))
+    container = await manager.run(image=name, archive=archive_id, command=None)
+    assert container.state is not ContainerState.FAILED, container.error
+    await manager.wait("web", Until.EXITED)
+    assert await manager.output("web") == b"a\n"
+
+
 async def test_an_unknown_archive_is_refused(manager: Manager) -> None:
     for unknown in ("0" * 64, "../../etc/passwd", ""):
         with pytest.raises(NotFound):

@@ -253,6 +253,15 @@ BAD = {
     "manifest is no JSON": packed({"manifest.json": b"{"}),
     "manifest is deep": packed({"manifest.json": b"[" * 100_000}),
     "manifest is a link": linked("/etc/passwd"),
+    "manifest of nothing": packed({"manifest.json": b"[null]"}),
+    "a configuration is a list": packed(
+        {
+            "0.json": b"[]",
+            "manifest.json": b'[{"Config": "0.json", "RepoTags": ["a:1"], "Layers": []}]',
+        }
+    ),
+    "a name is none": docker(("A:1\x1b[31m",)),
+    "a name is too long": docker(("a" * 256,)),
     "index is a list": packed({"index.json": b"[]"}),
     "index of nothing": packed({"index.json": b'{"manifests": [{}]}'}),
     "index of a number": packed({"index.json": b'{"manifests": 5}'}),
@@ -277,10 +286,12 @@ async def test_what_is_no_archive_is_refused_and_leaves_nothing(
 
 
 async def test_what_is_no_archive_is_told_in_plain_words(archives: ArchiveFiles) -> None:
-    for content in (b"no tar at all", gzip.compress(b"nor this"), packed({})):
+    damaged = packed({"manifest.json": b"[null]"}), packed({"index.json": b'{"manifests": 5}'})
+    for content in (b"no tar at all", gzip.compress(b"nor this"), packed({}), *damaged):
         with pytest.raises(InvalidRequest) as caught:
             await archives.upload(stream(content))
         assert "Error(" not in caught.value.details
+        assert "object" not in caught.value.details
         assert "\\n" not in caught.value.details
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, cast
@@ -23,6 +22,7 @@ from pydantic import (
 )
 
 from warmboot.model.container import BootPolicy, ContainerSpec, PortMapping
+from warmboot.model.conventions.image_references import IMAGE_PATTERN, MAX_LENGTH, is_reference
 from warmboot.model.conventions.names import MAX_NAME_LENGTH, check_name, invent_name
 from warmboot.model.conventions.program_start import MAX_WORD_BYTES, assignments, check_size
 from warmboot.model.conventions.signals import SIGNAL_PATTERN, signal_name
@@ -34,13 +34,6 @@ T = TypeVar("T")
 
 # The patterns repeat what the validators check, so that the schema says it too.
 NAME_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9_-]*(\.[a-zA-Z0-9_-]+)*\.?$"
-_REGISTRY = r"([a-zA-Z0-9]+([.-]+[a-zA-Z0-9]+)*(:[0-9]{1,5})?/)?"
-_REPOSITORY = r"[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*"
-IMAGE_PATTERN = (
-    rf"^{_REGISTRY}{_REPOSITORY}(/{_REPOSITORY})*"
-    r"(:[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$"
-)
-_IMAGE = re.compile(IMAGE_PATTERN.removeprefix("^").removesuffix("$"))
 ENV_NAME_PATTERN = r"^[^=\x00]+$"
 NO_NUL_PATTERN = r"^[^\x00]*$"
 LABEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_./-]*$"
@@ -65,10 +58,10 @@ def _checked_name(name: str) -> str:
 
 
 def _checked_image(reference: str) -> str:
-    if not _IMAGE.fullmatch(reference):
+    if not is_reference(reference):
         raise ValueError(
             "not an image reference; one looks like redis:7 or registry:5000/team/app@sha256:…, "
-            "the name in lower case"
+            "the name in lower case and of at most 255 characters"
         )
     return reference
 
@@ -91,7 +84,7 @@ Name = Annotated[
 Text = Annotated[str, Field(max_length=MAX_WORD_BYTES, pattern=NO_NUL_PATTERN)]
 ImageReference = Annotated[
     str,
-    Field(min_length=1, max_length=512, json_schema_extra={"pattern": IMAGE_PATTERN}),
+    Field(min_length=1, max_length=MAX_LENGTH, json_schema_extra={"pattern": IMAGE_PATTERN}),
     AfterValidator(_checked_image),
 ]
 # A name and a value of one character, with the "=", are the least that the other has beside it.

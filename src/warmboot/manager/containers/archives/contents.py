@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from warmboot.docker.references import with_tag
+from warmboot.model.conventions.image_references import is_reference
 from warmboot.model.errors import ImageNotFound, InvalidRequest
 
 _MAX_METADATA_BYTES = 8 << 20
@@ -81,7 +82,9 @@ def check_has(images: tuple[ArchivedImage, ...], reference: str) -> None:
     raise ImageNotFound(
         f"the archive has no image {reference}",
         details=f"it has: {', '.join(names) or 'several without a name'}",
-        resolution="name one of these",
+        resolution="name one of these"
+        if names
+        else "name them with `docker tag`, and save them again by their names",
     )
 
 
@@ -99,7 +102,7 @@ def _lacking_manifest(path: Path) -> list[dict[str, Any]] | None:
         known = members.json("manifest.json")
         if isinstance(known, list) and known:
             for entry in known:
-                members.check_files([entry["Config"], *entry["Layers"]])
+                members.check_image(entry)
             return None
         index = members.json("index.json")
         if known is not None or index is None:
@@ -108,7 +111,7 @@ def _lacking_manifest(path: Path) -> list[dict[str, Any]] | None:
         if not manifest:
             raise no_archive("its index.json names no image for linux/amd64")
         for entry in manifest:
-            members.check_files([entry["Config"], *entry["Layers"]])
+            members.check_image(entry)
         return manifest
 
 
@@ -171,6 +174,15 @@ class _Members:
         except (ValueError, RecursionError) as error:
             raise no_archive(f"{name} is no JSON") from error
 
+    def check_image(self, entry: dict[str, Any]) -> None:
+        """Refuse one that Docker cannot load: an ``entry`` of ``manifest.json``."""
+        self.check_files([entry["Config"], *entry["Layers"]])
+        if not isinstance(self.json(posixpath.normpath(entry["Config"])), dict):
+            raise no_archive(f"the configuration of an image, {entry['Config']!r}, is no object")
+        for name in entry.get("RepoTags") or ():
+            if not is_reference(name):
+                raise no_archive(f"{name!r} is no name of an image")
+
     def check_files(self, names: list[str]) -> None:
         """Refuse an archive that names what it does not have; older ones have links to layers."""
         for name in names:
@@ -187,6 +199,8 @@ class _Members:
 
 
 def damage(error: Exception) -> str:
+    if isinstance(error, _MALFORMED):  # Python's words are of no use to anybody
+        return "it is damaged: what it says of its images is not as it should be"
     return f"it is damaged: {type(error).__name__.removesuffix('Error')} {error}"
 
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Iterator
+import posixpath
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,9 @@ Record = dict[str, Any]
 
 
 def full_name(reference: str) -> str:
-    """``redis`` is ``redis:latest``; a tag or digest stays."""
+    """``redis`` and ``docker.io/library/redis`` are ``redis:latest``; a tag or digest stays."""
+    for prefix in ("index.docker.io/", "docker.io/", "library/"):
+        reference = reference.removeprefix(prefix)
     name = reference.rpartition("/")[2]
     return reference if ":" in name or "@" in name else f"{reference}:latest"
 
@@ -201,34 +204,39 @@ def _read_archive(path: Path) -> list[Found]:
 
     try:
         with tarfile.open(path) as archive:
-            names = set(archive.getnames())
-            if "manifest.json" in names:
-                return list(_docker_images(archive))
-            if "index.json" in names:
-                return list(_oci_images(archive))
+            members = {posixpath.normpath(member.name): member for member in archive}
+            if "manifest.json" in members:
+                return list(_docker_images(archive, members))
+            if "index.json" in members:
+                return list(_oci_images(archive, members))
     except (tarfile.TarError, ValueError, KeyError, TypeError, EOFError) as error:
         raise HttpError(400, f"archive/tar: invalid tar header: {error}") from error
     raise HttpError(400, "invalid archive: it has neither manifest.json nor index.json")
 
 
-def _read(archive: tarfile.TarFile, name: str) -> bytes:
-    file = archive.extractfile(name)
+Members = Mapping[str, "tarfile.TarInfo"]
+"""What is in an archive, by its name without a ``./`` before it."""
+
+
+def _read(archive: tarfile.TarFile, members: Members, name: str) -> bytes:
+    file = archive.extractfile(members[posixpath.normpath(name)])
     return file.read() if file is not None else b"{}"
 
 
-def _docker_images(archive: tarfile.TarFile) -> Iterator[Found]:
-    for entry in json.loads(_read(archive, "manifest.json")):
-        yield from _named(_read(archive, entry["Config"]), entry.get("RepoTags") or [""])
+def _docker_images(archive: tarfile.TarFile, members: Members) -> Iterator[Found]:
+    for entry in json.loads(_read(archive, members, "manifest.json")):
+        config = _read(archive, members, entry["Config"])
+        yield from _named(config, entry.get("RepoTags") or [""])
 
 
-def _oci_images(archive: tarfile.TarFile) -> Iterator[Found]:
-    for entry in json.loads(_read(archive, "index.json"))["manifests"]:
+def _oci_images(archive: tarfile.TarFile, members: Members) -> Iterator[Found]:
+    for entry in json.loads(_read(archive, members, "index.json"))["manifests"]:
         notes = entry.get("annotations") or {}
         name = notes.get("io.containerd.image.name") or notes.get(
             "org.opencontainers.image.ref.name", ""
         )
-        manifest = json.loads(_read(archive, _blob(entry["digest"])))
-        yield from _named(_read(archive, _blob(manifest["config"]["digest"])), [name])
+        manifest = json.loads(_read(archive, members, _blob(entry["digest"])))
+        yield from _named(_read(archive, members, _blob(manifest["config"]["digest"])), [name])
 
 
 def _named(content: bytes, names: list[str]) -> Iterator[Found]:
