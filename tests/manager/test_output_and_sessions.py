@@ -151,6 +151,25 @@ async def test_attaching_gives_all_output_and_the_exit_code(manager: Manager) ->
     assert (await manager.wait("web", Until.EXITED)).exit_code == 6
 
 
+@pytest.mark.parametrize("tty", [True, False])
+async def test_who_leaves_a_terminal_ends_nothing_as_with_docker(
+    manager: Manager, tty: bool
+) -> None:
+    await manager.run("web", "cat", tty=tty, stdin_open=True)
+    session = await manager.containers.attach("web")
+    await session.write(b"one\r\n")
+    assert b"one" in (await anext(aiter(session))).data
+    await session.close()
+    if not tty:  # then its input ends with it
+        assert (await manager.wait("web", Until.EXITED)).exit_code == 0
+        return
+    again = await manager.containers.attach("web", logs=False)
+    await again.write(b"two\r\n")
+    assert b"two" in (await anext(aiter(again))).data
+    await again.close()
+    assert (await manager.containers.get("web")).state is ContainerState.RUNNING
+
+
 async def test_the_log_has_every_byte_as_it_was(manager: Manager) -> None:
     octal = "".join(f"\\{byte:03o}" for byte in (*range(1, 256), 0)) * 70
     await manager.run("web", "printf", octal)

@@ -248,7 +248,7 @@ class Engine:
                     yield streams.frame(stream, data, tty)
 
         async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            async with streams.feeding(reader, stdin, self._machine.clock):
+            async with streams.feeding(reader, stdin, self._machine.clock, tty):
                 await streams.send(writer, frames())
 
         return Upgrade(converse)

@@ -82,7 +82,7 @@ class Execs:
             def write(stream: int, data: bytes) -> None:
                 writer.write(streams.frame(stream, data, tty))
 
-            async with streams.feeding(reader, stdin, self._machine.clock):
+            async with streams.feeding(reader, stdin, self._machine.clock, tty):
                 await self._run(record, write, stdin, writer.drain)
 
         return Upgrade(converse)

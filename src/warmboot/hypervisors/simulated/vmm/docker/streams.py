@@ -21,15 +21,15 @@ def frame(stream: int, data: bytes, tty: bool) -> bytes:
 
 
 async def feed(
-    reader: asyncio.StreamReader, stdin: asyncio.Queue[bytes] | None, clock: GuestClock
+    reader: asyncio.StreamReader, stdin: asyncio.Queue[bytes] | None, clock: GuestClock, tty: bool
 ) -> None:
-    """Pass what the client sends to a program's stdin; its end of file too."""
+    """Pass what the client sends to a program's stdin; its end of file too, but to no terminal."""
     with contextlib.suppress(ConnectionError):
         while data := await reader.read(65536):
             await clock.running()
             if stdin is not None:
                 await stdin.put(data)
-    if stdin is not None:
+    if stdin is not None and not tty:
         await stdin.put(b"")
 
 
@@ -48,9 +48,9 @@ async def send(writer: asyncio.StreamWriter, chunks: AsyncGenerator[bytes, None]
 
 @contextlib.asynccontextmanager
 async def feeding(
-    reader: asyncio.StreamReader, stdin: asyncio.Queue[bytes] | None, clock: GuestClock
+    reader: asyncio.StreamReader, stdin: asyncio.Queue[bytes] | None, clock: GuestClock, tty: bool
 ) -> AsyncIterator[None]:
-    task = asyncio.create_task(feed(reader, stdin, clock))
+    task = asyncio.create_task(feed(reader, stdin, clock, tty))
     try:
         yield
     finally:
