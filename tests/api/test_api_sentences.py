@@ -24,7 +24,7 @@ IMAGE = {"image": "busybox"}
         ([], "it must be an object"),
         ({**IMAGE, "imagine": 1}, "there is no such field"),
         ({"image": 7}, "it must be a text"),
-        ({"image": ""}, "it must have at least 1 characters"),
+        ({"image": ""}, "it must not be empty"),
         ({**IMAGE, "user": "u" * 300}, "it must have at most 256 characters"),
         ({**IMAGE, "user": "a\0b"}, "it must not contain the character NUL"),
         ({**IMAGE, "hostname": "A"}, "up to 63 letters in lower case and digits are allowed"),
@@ -102,6 +102,18 @@ def test_what_has_a_pattern_has_words() -> None:
     told_by_the_middleware = {openapi._KEY_PARAMETER["schema"]["pattern"]}
     document = create_app(FakeServices().services).openapi()
     assert {*patterns(document)} <= {*PATTERNS} | told_by_validators | told_by_the_middleware
+
+
+async def test_a_header_that_does_not_fit_is_named_as_it_is_sent(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/v1/events", headers={"Last-Event-ID": "x"})
+    assert answer.status_code == 422
+    found = [{"field": "header.last-event-id", "message": "it must be a whole number"}]
+    assert answer.json()["errors"] == found
+
+
+async def test_a_bound_is_said_as_people_write_it(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/v1/containers/c/wait", params={"timeout_s": 1e9})
+    assert answer.json()["detail"] == "it must be 3600 or less"
 
 
 async def test_a_whole_number_may_be_written_with_a_point(http: httpx.AsyncClient) -> None:

@@ -187,6 +187,8 @@ class DoesNotFit(errors.InvalidRequest):
         self.listed = [
             {"field": _where(item["loc"]), "message": clean(sentence(item))[:500]}
             for item in found[:20]
+            # What may be left out may not be null where nothing can be.
+            if item["type"] != "none_required" or item["loc"][0] == "body"
         ]
         first = self.listed[0]["field"] if self.listed else "body"
         name = first.removeprefix("body.").removeprefix("query.").removeprefix("path.")
@@ -202,6 +204,8 @@ class DoesNotFit(errors.InvalidRequest):
 
 
 def _where(location: Sequence[Any]) -> str:
+    if location and location[0] in ("header", "query", "path"):
+        location = [part for part in location[:2] if part]  # what follows are types of ours
     return clean(".".join(str(part) for part in location))[:200]
 
 

@@ -91,6 +91,14 @@ def sentence(finding: Mapping[str, Any]) -> str:
     context = dict(finding.get("ctx") or {})
     if finding["type"] in ("string_too_long", "too_long"):
         context["length"] = len(finding["input"])
+    if context.get("min_length") == 1:
+        return "it must not be empty"
+    # A bound of a number is a float; people write 1000000 for 1000000.0.
+    context |= {
+        name: int(bound)
+        for name, bound in context.items()
+        if isinstance(bound, float) and bound.is_integer()
+    }
     known = PATTERNS.get(str(context.get("pattern"))) or _SENTENCES.get(finding["type"])
     if known is None:
         return "it is not possible here"
