@@ -25,6 +25,7 @@ async def filled(http: httpx.AsyncClient, fakes: FakeServices, tmp_path: Path) -
     for number in range(7):
         body: dict[str, Any] = {"image": "busybox", "name": f"c-{number}", "command": ["sleep"]}
         body["labels"] = {"tier": "web" if number % 2 else "db", f"only-{number}": ""}
+        body["labels"]["tls.domains[0]:é"] = f"a={number}"
         assert (await http.post("/v1/containers", json=body)).status_code == 201
         worker = {"image": "busybox", "name": f"w-{number}", "labels": body["labels"]}
         assert (await http.post("/v1/workers", json=worker)).status_code == 201
@@ -104,6 +105,7 @@ async def test_a_list_is_of_what_was_asked_for(http: httpx.AsyncClient, path: st
 
     assert await names(label="tier=web") == ["1", "3", "5"]
     assert await names(label=["tier=web", "only-3"]) == ["3"]
+    assert await names(label="tls.domains[0]:é=a=4") == ["4"]
     assert await names(name="-4") == ["4"]
     assert await names(state="exited") == []
     assert await names(state=["creating", "running"]) == list("0123456")

@@ -28,7 +28,7 @@ _OF_NAMES = "letters, digits, '_', '.' and '-' are allowed, with a letter or dig
 PATTERNS: Mapping[str, str] = {
     NAME_PATTERN: f"{_OF_NAMES}, and no '..'",
     WORD_PATTERN: _OF_NAMES,
-    LABEL_PATTERN: "letters, digits, '_', '.', '/', '-' are allowed, with a letter or digit first",
+    LABEL_PATTERN: "it must not contain '=', white space or the character NUL",
     ENV_NAME_PATTERN: "it must not contain '=' or the character NUL",
     HOST_NAME_PATTERN: "up to 63 letters in lower case and digits are allowed, and '-' inside",
     NO_NUL_PATTERN: "it must not contain the character NUL",

@@ -36,7 +36,7 @@ T = TypeVar("T")
 NAME_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9_-]*(\.[a-zA-Z0-9_-]+)*\.?$"
 ENV_NAME_PATTERN = r"^[^=\x00]+$"
 NO_NUL_PATTERN = r"^[^\x00]*$"
-LABEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_./-]*$"
+LABEL_PATTERN = r"^[^=\s\x00]+$"
 HOST_NAME_PATTERN = r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$"
 ABSOLUTE_PATTERN = r"^/[^\x00]*$"
 WORKING_DIR_PATTERN = r"^(/[^\x00]*)?$"
