@@ -73,7 +73,7 @@ async def renewals(manager: Manager) -> list[str]:
 
 
 async def no_agent(folder: Path) -> Path:
-    """An image that claims to have an agent of another protocol, and has none."""
+    """An image that says that it has an agent of another protocol, and has none."""
     folder.mkdir()
     for file in (await image_folder()).iterdir():
         if file.name not in ("rootfs.ext4", "manifest.json"):

@@ -167,7 +167,7 @@ async def test_an_abandoned_key_is_free_again(store: Store) -> None:
     assert await store.idempotency.reserve("s", "k", "other") == Reserved()
 
 
-async def test_of_many_who_claim_a_key_at_once_one_gets_it(store: Store) -> None:
+async def test_of_many_who_reserve_a_key_at_once_one_gets_it(store: Store) -> None:
     outcomes = await asyncio.gather(
         *(store.idempotency.reserve("s", "k", "hash") for _ in range(8))
     )

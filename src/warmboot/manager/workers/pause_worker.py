@@ -1,12 +1,12 @@
 """Pause a worker, or make a checkpoint that leaves it running.
 
-    claim (state and checkpoint row) ─▶ dump ─▶ record
-                                         │ error, kill -9
-                                         ▼
-                          recover: what the engine says is true
+    accept (state and checkpoint row) ─▶ dump ─▶ record
+                                          │ error, kill -9
+                                          ▼
+                           recover: what the engine says is true
 
-The claim is made before the work, so that a caller can be answered in between: a worker that asks
-for its own pause must have its answer before it is dumped.
+A request is accepted before the work begins, so that the caller can be answered in between: a
+worker that asks for its own pause must have its answer before it is dumped.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class PauseWorker:
             store, events, recover, "pause", WorkerState.PAUSING, WorkerState.CHECKPOINTING
         )
 
-    async def claim(
+    async def accept(
         self,
         worker: Worker,
         name: str | None,
@@ -65,10 +65,10 @@ class PauseWorker:
         automatic: bool,
         resume_at_start: bool = False,
     ) -> Checkpoint:
-        """The worker is now ``pausing`` (or ``checkpointing``); call ``work`` next, always.
+        """Enter ``pausing`` (or ``checkpointing``) and store the checkpoint as ``creating``.
 
-        With ``resume_at_start`` the next manager resumes it. ``Conflict`` when it does not run,
-        ``NameTaken``, ``InvalidName``.
+        The caller must call ``work`` next. With ``resume_at_start`` the next manager resumes the
+        worker. ``Conflict`` if it is not running, ``NameTaken``, ``InvalidName``.
         """
         check_checkpoint_name(name or "automatic")
         participle = "checkpointed" if leave_running else "paused"
@@ -98,7 +98,7 @@ class PauseWorker:
         return made
 
     async def work(self, worker: Worker, made: Checkpoint) -> Checkpoint:
-        """Dump what was claimed. On an error the worker is recovered first, then it is raised."""
+        """Dump an accepted worker. After an error the worker is recovered, then it is raised."""
         async with self._work(worker, made):
             return await self._record(made, await self._dump(worker, made))
 

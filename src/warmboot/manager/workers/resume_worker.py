@@ -1,9 +1,9 @@
 """Resume a worker from a checkpoint.
 
-    claim (state) ─▶ restore, memory proven ─▶ record
-                        │ error, kill -9
-                        ▼
-         recover: it runs from a checkpoint, or is back where it was
+    accept (state) ─▶ restore, memory proven ─▶ record
+                         │ error, kill -9
+                         ▼
+          recover: it runs from a checkpoint, or is back where it was
 
 The checkpoint stays in every case, so a resume that failed can be asked for again.
 """
@@ -46,10 +46,11 @@ class ResumeWorker:
         self._places = places
         self._work = WorkerWork(store, events, recover, "resume", WorkerState.RESUMING)
 
-    async def claim(self, worker: Worker, name: str | None) -> Checkpoint:
-        """The worker is now ``resuming``, from what is returned; call ``work`` next, always.
+    async def accept(self, worker: Worker, name: str | None) -> Checkpoint:
+        """Enter ``resuming``, and return the checkpoint; the caller must call ``work`` next.
 
-        ``Conflict`` when it is not paused (or ended), ``NotFound`` for an unknown checkpoint.
+        ``Conflict`` if the worker is neither paused nor ended, or the checkpoint is not ready;
+        ``NotFound`` for an unknown checkpoint.
         """
         if not WORKER_TRANSITIONS.allows(worker.state, WorkerState.RESUMING):
             raise refusal(worker, "resumed")
@@ -66,7 +67,7 @@ class ResumeWorker:
         return chosen
 
     async def work(self, worker: Worker, chosen: Checkpoint) -> None:
-        """Restore what was claimed. An error is raised after the worker was recovered."""
+        """Restore an accepted worker. After an error it is recovered, then it is raised."""
         async with self._work(worker, chosen):
             restored = await restore(
                 self._engine,

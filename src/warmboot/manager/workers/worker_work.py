@@ -1,7 +1,7 @@
 """The failure of a pause or resume: the worker is recovered, and the failure is reported.
 
-Half a dump cannot be taken back, and half a restore not kept. So nothing is journaled but the state
-that was claimed, from which ``reconcile_workers`` knows after ``kill -9`` that something was under
+Half a dump cannot be taken back, and half a restore not kept. So nothing is journaled but the
+worker's state, from which ``reconcile_workers`` knows after ``kill -9`` that something was under
 way: what became of it is asked of the engine (see ``recover_worker``), then as here.
 """
 

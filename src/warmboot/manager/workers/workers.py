@@ -166,9 +166,9 @@ class Workers:
     async def ask_pause(
         self, ref: str, name: str | None = None
     ) -> tuple[Worker, Callable[[], None]]:
-        """Claim it for a pause that begins when the second result is called, which must happen."""
+        """Accept a pause; it begins when the second result is called, which must happen."""
         worker = await self.get(ref)
-        made = await self._pause.claim(worker, name, leave_running=False, automatic=name is None)
+        made = await self._pause.accept(worker, name, leave_running=False, automatic=name is None)
 
         def begin() -> None:
             self._in_background(self._finish_dump(worker, made))
@@ -178,7 +178,7 @@ class Workers:
     async def resume(self, ref: str, checkpoint: str | None = None) -> Worker:
         """Resume it now, from its newest checkpoint or a named one; returns when it runs."""
         worker = await self.get(ref)
-        chosen = await self._resume.claim(worker, checkpoint)
+        chosen = await self._resume.accept(worker, checkpoint)
         await self._undisturbed(self._resume.work(worker, chosen))
         return await self._store.workers.get(worker.id)
 
@@ -192,7 +192,7 @@ class Workers:
             if worker.state is not _S.PAUSED:
                 raise refusal(worker, "woken")
             try:
-                chosen = await self._resume.claim(worker, None)
+                chosen = await self._resume.accept(worker, None)
             except Conflict:
                 if (await self._store.workers.get(worker_id)).state is _S.PAUSED:
                     raise  # not because somebody else was quicker
@@ -260,7 +260,7 @@ class Workers:
         leave_running: bool,
         resume_at_start: bool = False,
     ) -> Checkpoint:
-        made = await self._pause.claim(
+        made = await self._pause.accept(
             worker,
             name,
             leave_running=leave_running,

@@ -22,7 +22,7 @@ and a packet for a published port on its way in::
 ``guard`` comes before every DNAT, other programs' included. So a guest cannot reach a published
 port, a container of the user's Docker or another guest by way of an address of the host.
 
-**Without our table a guest reaches nothing.** The kernel drops what claims a multicast address as
+**Without our table a guest reaches nothing.** The kernel drops what has a multicast address as
 its source, whatever is set on the host, and only ``unseal``, which stands in the same table as
 ``guard``, gives a guest's packets an ordinary one. Where a namespace's table is gone, no packet of
 its guest has the mark without which it is not routed.
