@@ -30,7 +30,7 @@ async def read_until(response: httpx.Response, text: str) -> str:
 async def test_events_are_sent_as_they_happen(url: str, fakes: FakeServices) -> None:
     fakes.events.add("container.old", "c")
     async with (
-        httpx.AsyncClient(base_url=url) as http,
+        httpx.AsyncClient(base_url=url, timeout=60) as http,
         http.stream("GET", "/v1/events", headers={"Accept": "text/event-stream"}) as response,
     ):
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -48,7 +48,7 @@ async def test_a_cut_stream_goes_on_where_it_was(url: str, fakes: FakeServices) 
     for _ in range(3):
         fakes.events.add("container.stage", "c")
     async with (
-        httpx.AsyncClient(base_url=url) as http,
+        httpx.AsyncClient(base_url=url, timeout=60) as http,
         http.stream("GET", "/v1/events?follow=true", headers={"Last-Event-ID": "1"}) as response,
     ):
         seen = await read_until(response, "id: 3")
@@ -59,7 +59,7 @@ async def test_a_cut_stream_goes_on_where_it_was(url: str, fakes: FakeServices) 
 async def test_a_quiet_stream_is_kept_alive(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "KEEP_ALIVE_S", 0.05)
     async with (
-        httpx.AsyncClient(base_url=url) as http,
+        httpx.AsyncClient(base_url=url, timeout=60) as http,
         http.stream("GET", "/v1/events?follow=true") as response,
     ):
         assert ": keep-alive" in await read_until(response, ": keep-alive")
@@ -89,7 +89,7 @@ async def test_short_lines_of_a_log_are_sent_in_few_pieces(
     (container,) = fakes.containers.rows.values()
     fakes.containers.output[container.id] = [LogChunk(kinds[n % 2], b"line\n") for n in range(5000)]
     async with (
-        httpx.AsyncClient(base_url=url) as http,
+        httpx.AsyncClient(base_url=url, timeout=60) as http,
         http.stream(
             "GET", f"/v1/containers/{container_id}/logs", headers={"Accept": accept}
         ) as response,

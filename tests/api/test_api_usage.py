@@ -30,7 +30,7 @@ async def test_a_window_that_is_none_is_refused(http: httpx.AsyncClient, window_
 async def test_the_client_has_it_typed(url: str, fakes: FakeServices) -> None:
     async with Client(url) as client:
         container_id = await client.containers.create(image="busybox")
-        await client.containers.wait(container_id, "running", 10)
+        await client.containers.wait(container_id, "running", 60)
         usage = await client.system.usage()
     assert usage.window_s == 300
     assert usage.boots["cold"].median_s is None

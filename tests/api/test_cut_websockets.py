@@ -81,7 +81,7 @@ async def test_one_that_is_cut_before_it_is_accepted_is_logged_as_no_error(
     what: bytes,
 ) -> None:
     await fakes.containers.create(ContainerSpec(name="c", image="busybox", command=("cat",)))
-    await fakes.containers.wait("c", Until.RUNNING, 10)
+    await fakes.containers.wait("c", Until.RUNNING, 60)
     peers = SlowPeers(why_not)
     async with serving(create_app(fakes.services, peers=peers)) as server:
         connection = socket.create_connection(("127.0.0.1", port_of(server)))

@@ -191,6 +191,6 @@ def test_a_first_interrupt_stops_the_container(env: dict[str, str], served: Serv
         assert process.stdout.readline() == "tick 0\n"
         process.send_signal(signal.SIGTERM)
         process.stdout.read()
-        assert process.wait(10) == 143
+        assert process.wait(60) == 143
     (container,) = served.fakes.containers.rows.values()
     assert container.state == "exited"

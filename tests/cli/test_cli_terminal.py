@@ -87,7 +87,7 @@ class Terminal:
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(60)
         os.close(self.master)
         os.close(self.slave)
 
@@ -107,7 +107,7 @@ def test_run_it_is_a_terminal_and_leaves_it_as_it_was(terminal: Terminal, served
     terminal.wait_for("(30, 80)")
     terminal.resize(40, 100)
     terminal.wait_for("$ ")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while served.fakes.containers.sessions[0].size != (40, 100):
         assert time.monotonic() < deadline, "the new size did not arrive"
         time.sleep(0.01)

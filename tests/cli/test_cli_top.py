@@ -34,7 +34,7 @@ def screen(env: dict[str, str]) -> Iterator[Terminal]:
 def end_of(screen: Terminal) -> int:
     """Its exit code; what it still writes is read, or it would wait for us."""
     assert screen.process is not None
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while screen.process.poll() is None:
         assert time.monotonic() < deadline, "it does not end"
         if select.select([screen.master], [], [], 0.05)[0]:
@@ -150,7 +150,7 @@ def test_help_tells_of_it() -> None:
         [sys.executable, "-m", "warmboot.cli", "--help"],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=True,
     )
     assert re.search(r"\btop\b.*live", shown.stdout)

@@ -164,7 +164,7 @@ async def test_damaged_frames_are_told_and_leave_nothing(
     _DAMAGES[damage](stored.path)
     spec = rig.make_spec()
     with pytest.raises(SnapshotDamaged) as told:
-        spec, vm = await asyncio.wait_for(stored.restore(spec), 30)
+        spec, vm = await asyncio.wait_for(stored.restore(spec), 60)
         # Frames that nobody had touched until it ran: it ends as soon as one is.
         await asyncio.wait_for(vm.wait_gone(), GONE_S)
         raise vm.end_cause() or AssertionError("nobody knows why it ended")

@@ -63,7 +63,7 @@ async def test_kill_is_idempotent_and_reaps(vms: Keeper) -> None:
     assert not Path(f"/proc/{vm.handle.pid}").exists()
     assert await vm.status() is VmStatus.GONE
     await vm.kill()
-    await asyncio.wait_for(vm.wait_gone(), 30)
+    await asyncio.wait_for(vm.wait_gone(), 60)
 
 
 async def test_a_vmm_that_is_killed_is_seen_to_be_gone(vms: Keeper) -> None:
@@ -72,7 +72,7 @@ async def test_a_vmm_that_is_killed_is_seen_to_be_gone(vms: Keeper) -> None:
     await asyncio.sleep(0.05)
     assert not waiting.done()
     os.kill(vm.handle.pid, signal.SIGKILL)
-    await asyncio.wait_for(waiting, 30)
+    await asyncio.wait_for(waiting, 60)
     assert await vm.status() is VmStatus.GONE
     for order in (vm.pause, vm.resume):
         with pytest.raises(VmGone):

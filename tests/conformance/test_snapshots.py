@@ -168,7 +168,7 @@ _DAMAGES: dict[str, Callable[[Path], object]] = {
 async def _assert_refused(vms: Keeper, rig: Rig, snapshot: MachineSnapshot) -> None:
     spec = rig.make_spec()
     with pytest.raises(RestoreFailed) as failure:
-        await asyncio.wait_for(vms.driver.restore(spec, snapshot), 30)
+        await asyncio.wait_for(vms.driver.restore(spec, snapshot), 60)
     assert failure.value.resolution
     assert rig.left_over() == []
 

@@ -78,7 +78,7 @@ async def _pin(dockerd: PrivateDockerd, blob: Path) -> None:
                 stdin=content,
                 capture_output=True,
                 check=False,
-                timeout=30,
+                timeout=60,
             )
         if (await run_program(*ctr, "label", digest, "containerd.io/gc.root=test", check=False)).ok:
             return

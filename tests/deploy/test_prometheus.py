@@ -153,7 +153,8 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
             'sum(warmboot_boots_total{outcome="succeeded"}) == 6'
             ' and sum(warmboot_containers{state="exited"}) == 1'
         )
-        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}) as http:
+        shown = {"Authorization": f"Bearer {TOKEN}"}
+        async with httpx.AsyncClient(headers=shown, timeout=60) as http:
             assert (await http.get(f"{url}/v1/containers/nobody")).status_code == 404
             text = (await http.get(f"{url}/metrics")).text
         await server.until('warmboot_http_requests_total{status="404"} > 0')
@@ -289,7 +290,8 @@ async def test_a_manager_that_goes_away_is_told(tmp_path: Path) -> None:
     port = free_port()
     async with lab() as place, pointed_at(port, tmp_path) as server:
         async with served(place.settings(port=port, tokens=TOKEN)) as running:
-            async with httpx.AsyncClient(headers={"Authorization": "Bearer no"}) as http:
+            stranger = {"Authorization": "Bearer no"}
+            async with httpx.AsyncClient(headers=stranger, timeout=60) as http:
                 assert (await http.get(f"{running.url}/metrics")).status_code == 401
             await server.until('up{job="warmboot"} == 1')
         await server.until('up{job="warmboot"} == 0')

@@ -132,6 +132,6 @@ def resolver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield resolv_conf
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
         shutil.rmtree(home)
         shutil.rmtree(folder)

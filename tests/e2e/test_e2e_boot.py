@@ -8,7 +8,7 @@ from tests.support.vms import PROBE, Site
 
 
 async def fetch(port: int) -> bytes:
-    async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
         answer = await http.get(f"http://127.0.0.1:{port}/")
     answer.raise_for_status()
     return answer.content

@@ -62,7 +62,7 @@ async def test_a_containers_life(site: Site) -> None:
     assert "life is running" in (await site.cli("rm", "life", code=1)).err
 
     assert (await site.cli("stop", "life")).out == "life\n"
-    out, _ = await asyncio.wait_for(follower.communicate(), 30)
+    out, _ = await asyncio.wait_for(follower.communicate(), 60)
     assert out == b"down\n", "the follower saw the end, and ended"
     stopped = await site.inspect("life")
     assert (stopped["state"], stopped["exit_code"]) == ("exited", 9)
@@ -117,7 +117,7 @@ async def test_four_at_once_are_independent(site: Site) -> None:
         port = one["ports"][0]["host_port"]
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET / HTTP/1.0\r\n\r\n")
-        answer = await asyncio.wait_for(reader.read(), 10)
+        answer = await asyncio.wait_for(reader.read(), 60)
         writer.close()
         assert answer.endswith(f"{name}\n".encode())
     await asyncio.gather(*(site.cli("rm", "-f", name) for name in names[:2]))

@@ -63,11 +63,11 @@ class Seen:
         return {said.split()[0] for at, said in self.answers if at >= number}
 
     async def _page(self, name: str) -> str:
-        connected = await connect(self.slot.namespace, self.slot.guest_ip, SERVED, 10)
+        connected = await connect(self.slot.namespace, self.slot.guest_ip, SERVED, 60)
         reader, writer = await asyncio.open_connection(sock=connected)
         try:
             writer.write(f"GET /{name} HTTP/1.0\r\n\r\n".encode())
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 head, _, body = (await reader.read()).partition(b"\r\n\r\n")
         finally:
             writer.close()
@@ -164,7 +164,7 @@ async def page(port: int) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(b"GET /index.html HTTP/1.0\r\n\r\n")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await reader.read()
     finally:
         writer.close()

@@ -201,7 +201,7 @@ async def test_a_cache_over_its_budget_shrinks_and_what_is_hot_is_unpacked(kept:
     async def shrunk() -> bool:
         return not cached.exists()
 
-    await eventually(shrunk, "garbage is collected by itself", 30)
+    await eventually(shrunk, "garbage is collected by itself", 120)
 
     async def counted() -> bool:
         return await kept.counted("warmboot_garbage_removed_total", reason="over-budget") == 1

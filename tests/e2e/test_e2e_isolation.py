@@ -78,7 +78,7 @@ async def test_a_restarted_firewall_opens_nothing(site: Site, archive: Archive) 
     """A container tries all the time, in and out of the rules' presence and the manager's."""
     table = f"{site.prefix}_net"
     reached: list[str] = []
-    async with greeter(reached) as port, httpx.AsyncClient(trust_env=False) as browser:
+    async with greeter(reached) as port, httpx.AsyncClient(trust_env=False, timeout=60) as browser:
         words = ("-p", "8080", "--archive", str(archive.path), archive.name)
         found = await site.run("flushed", *words)
         slot = slot_of(await site.vm("flushed"))
@@ -137,7 +137,7 @@ async def test_who_is_connected_to_a_vm_that_dies_is_told_at_once(
             await reader.read(1)
     os.kill(record.handle.pid, signal.SIGKILL)
     with pytest.raises((ConnectionAbortedError, ConnectionResetError)):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await reader.read(1)
     ns_ip = slot_of(record).ns_ip
     tracked = Path("/proc/net/nf_conntrack").read_text()

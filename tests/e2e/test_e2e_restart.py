@@ -58,7 +58,7 @@ async def test_vms_outlive_a_killed_manager_and_are_adopted(site: Site, archive:
 async def _ask_to_end(port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write_eof()
-    assert await asyncio.wait_for(reader.read(), 20) == b"bye\n"
+    assert await asyncio.wait_for(reader.read(), 60) == b"bye\n"
     writer.close()
 
 
@@ -78,7 +78,7 @@ async def test_a_vm_that_dies_fails_its_container_which_starts_again_on_its_disk
     assert record.handle is not None
     os.kill(record.handle.pid, signal.SIGKILL)
     async with site.client() as client:
-        dead = await client.containers.wait("phoenix", timeout_s=30)
+        dead = await client.containers.wait("phoenix", timeout_s=60)
     assert dead.state == "failed"
     assert dead.error is not None
     assert dead.error["brief"] == "the VM of container phoenix died"

@@ -26,7 +26,7 @@ async def refused(site: Site) -> str:
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
-    _, said = await asyncio.wait_for(second.communicate(), 30)
+    _, said = await asyncio.wait_for(second.communicate(), 60)
     assert second.returncode == 1
     return " ".join(said.decode().split())
 

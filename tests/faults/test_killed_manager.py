@@ -95,7 +95,7 @@ async def reaper() -> AsyncIterator[asyncio.subprocess.Process]:
     assert process.stdin is not None
     yield process
     process.stdin.close()
-    await asyncio.wait_for(process.wait(), 30)
+    await asyncio.wait_for(process.wait(), 60)
 
 
 class Die(Protocol):

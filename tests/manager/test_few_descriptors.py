@@ -38,7 +38,7 @@ class Small:
             return False
         with contextlib.closing(writer):
             writer.write(GET)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 return (await reader.read()).startswith(b"HTTP/1.1 200 ")
 
     def descriptors(self) -> int:

@@ -85,14 +85,14 @@ async def serving(place: Lab, log: Path, form: str) -> AsyncIterator[Client]:
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await process.wait()
 
 
 async def boot_in_every_way(place: Lab, client: Client) -> None:
     async def run() -> None:
         container_id = await client.containers.create(image="busybox", command=["sleep", "1000"])
-        assert (await client.containers.wait(container_id, "running", 20)).state == "running"
+        assert (await client.containers.wait(container_id, "running", 60)).state == "running"
 
     await client.images.register(IMAGE_NAME, path=str(await image_folder()), build_snapshot=False)
     (image,) = await client.images.list()

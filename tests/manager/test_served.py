@@ -102,7 +102,7 @@ class Site:
     async def kill(self) -> None:
         if self.manager is not None and self.manager.returncode is None:
             self.manager.send_signal(signal.SIGKILL)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await self.manager.wait()
 
 
@@ -119,7 +119,7 @@ async def sited(place: Lab, manager_is: str = "") -> AsyncIterator[Site]:
         stdout=asyncio.subprocess.PIPE,
     )
     assert holder.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert await holder.stdout.readline() == b"up\n"
     place.root.chmod(0o755)
     site = Site(place, holder, manager_is)

@@ -108,20 +108,20 @@ async def test_who_would_have_to_ask_it_is_told_at_once(heir: Manager, pid: int)
         heir.containers.kill("web", "SIGHUP"),
     ):
         with pytest.raises(VmUnresponsive, match="does not answer"):
-            await asyncio.wait_for(ask, 30)
+            await asyncio.wait_for(ask, 60)
     os.kill(pid, signal.SIGCONT)
     await told(heir, "container.answering")
 
 
 async def test_its_user_may_remove_it(heir: Manager, pid: int) -> None:
-    await asyncio.wait_for(heir.containers.delete("web", force=True), 30)
+    await asyncio.wait_for(heir.containers.delete("web", force=True), 60)
     assert not Path(f"/proc/{pid}").exists()
     with pytest.raises(NotFound):
         await heir.containers.get("web")
 
 
 async def test_its_user_may_stop_it(heir: Manager, pid: int) -> None:
-    await asyncio.wait_for(heir.containers.stop("web", 0.1), 30)
+    await asyncio.wait_for(heir.containers.stop("web", 0.1), 60)
     web = await heir.containers.get("web")
     assert (web.state, web.exit_code, web.error) == (ContainerState.EXITED, 137, None)
     assert not Path(f"/proc/{pid}").exists()
@@ -130,7 +130,7 @@ async def test_its_user_may_stop_it(heir: Manager, pid: int) -> None:
 
 
 async def test_its_user_may_kill_it(heir: Manager, pid: int) -> None:
-    await asyncio.wait_for(heir.containers.kill("web", "SIGKILL"), 30)
+    await asyncio.wait_for(heir.containers.kill("web", "SIGKILL"), 60)
     assert (await heir.containers.get("web")).state is ContainerState.EXITED
     assert not Path(f"/proc/{pid}").exists()
 
@@ -139,7 +139,7 @@ async def test_a_stop_waits_for_it_as_long_as_it_may(heir: Manager, pid: int) ->
     stopping = asyncio.create_task(heir.containers.stop("web", 60))
     await told(heir, "container.unresponsive")
     os.kill(pid, signal.SIGCONT)
-    await asyncio.wait_for(stopping, 30)
+    await asyncio.wait_for(stopping, 60)
     web = await heir.containers.get("web")
     assert web.state is ContainerState.EXITED
     assert await heir.output("web") == b"", "its VM is there"
@@ -240,7 +240,7 @@ async def test_one_that_is_stopped_under_its_manager_is_shown_and_goes_on(
         one.summary for one in await watching.services.system.doctor()
     ]
     with pytest.raises(VmUnresponsive):
-        await asyncio.wait_for(watching.containers.exec("web", ExecSpec(("true",))), 30)
+        await asyncio.wait_for(watching.containers.exec("web", ExecSpec(("true",))), 60)
 
     os.kill(pid, signal.SIGCONT)
     await told(watching, "container.answering")
@@ -309,10 +309,10 @@ async def test_its_user_may_end_one_that_is_stopped_under_its_manager(
     pid = await frozen(watching)
     containers = watching.containers
     if how == "remove":
-        await asyncio.wait_for(containers.delete("web", force=True), 30)
+        await asyncio.wait_for(containers.delete("web", force=True), 60)
     else:
         ending = containers.stop("web", 0.1) if how == "stop" else containers.kill("web", "SIGKILL")
-        await asyncio.wait_for(ending, 30)
+        await asyncio.wait_for(ending, 60)
         web = await containers.get("web")
         assert (web.state, web.exit_code, web.error) == (ContainerState.EXITED, 137, None)
         kinds = [event.kind for event in await watching.events_of(web.id)]

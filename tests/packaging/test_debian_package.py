@@ -119,7 +119,8 @@ def test_it_starts_says_when_it_is_ready_and_ends(debian: Path) -> None:
         try:
             assert told.recv(100) == b"READY=1"
             transport = httpx.HTTPTransport(uds=str(debian / "run/warmboot/api.sock"))
-            with httpx.Client(transport=transport, base_url="http://warmboot") as client:
+            url = "http://warmboot"
+            with httpx.Client(transport=transport, base_url=url, timeout=60) as client:
                 assert client.get("/v1/containers").json() == {"items": []}
             manager.terminate()
             assert told.recv(100) == b"STOPPING=1"

@@ -134,7 +134,7 @@ class Guest:
         Agent(self.system, Docker(str(self.docker_path), folder / "probe.tar")).start(self.listener)
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(self.listener.getsockname(), timeout=10)
+        return socket.create_connection(self.listener.getsockname(), timeout=60)
 
     def ask(
         self, method: str, path: str, document: object = None, token: str | None = None

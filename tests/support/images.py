@@ -100,7 +100,7 @@ def _libraries(binaries: list[Path]) -> set[Path]:
     found: set[Path] = set()
     for binary in binaries:
         listing = subprocess.run(
-            ["ldd", str(binary)], capture_output=True, text=True, check=False, timeout=30
+            ["ldd", str(binary)], capture_output=True, text=True, check=False, timeout=60
         ).stdout
         for line in listing.splitlines():
             words = line.replace("=>", " ").split()

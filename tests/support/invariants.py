@@ -26,8 +26,8 @@ from warmboot.model.runtime_snapshot import (
 from warmboot.model.vm import VmKind, VmRecord
 
 FINAL = frozenset({ContainerState.RUNNING, ContainerState.EXITED, ContainerState.FAILED})
-SETTLE_S = 30.0
-AGREE_S = 30.0
+SETTLE_S = 60.0
+AGREE_S = 60.0
 """How long database and host may differ after something has happened."""
 
 MAX_POOL = 5

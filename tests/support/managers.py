@@ -87,7 +87,7 @@ async def make_ext4(path: Path, tree: Path | None = None, size_bytes: int = 1 <<
         file.truncate(size_bytes)
     filled = [] if tree is None else ["-d", str(tree)]
     tool = ["mke2fs", "-q", "-t", "ext4", *filled, str(path)]
-    await asyncio.to_thread(subprocess.run, tool, check=True, timeout=30)
+    await asyncio.to_thread(subprocess.run, tool, check=True, timeout=60)
 
 
 class Lab:

@@ -21,7 +21,7 @@ from uuid import uuid4
 import psycopg
 
 START_TIMEOUT_S = 60
-STOP_TIMEOUT_S = 30
+STOP_TIMEOUT_S = 60
 _READY = "database system is ready to accept connections"
 
 

@@ -18,7 +18,7 @@ from tests.support.managers import eventually
 from tests.support.served import free_port
 
 PROMETHEUS, PROMTOOL = "/usr/bin/prometheus", "/usr/bin/promtool"
-_START_S, _STOP_S = 30.0, 15.0
+_START_S, _STOP_S = 60.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ async def prometheus(config: Path, folder: Path) -> AsyncIterator[Prometheus]:
         )
     try:
         async with httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30
+            base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60
         ) as http:
 
             async def ready() -> bool:

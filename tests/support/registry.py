@@ -63,7 +63,7 @@ async def registry(folder: Path) -> AsyncIterator[int]:
 
 async def _until_it_answers(port: int, process: asyncio.subprocess.Process, log: Path) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         while True:
             with contextlib.suppress(httpx.TransportError):
                 (await client.get(f"http://127.0.0.1:{port}/v2/")).raise_for_status()
@@ -167,7 +167,7 @@ def untagged(archive: bytes) -> bytes:
 async def push(image: Image, port: int, name: str, tag: str) -> None:
     """Push over the registry's HTTP API, version 2."""
     async with httpx.AsyncClient(
-        base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30
+        base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60
     ) as client:
         for blob in image.blobs:
             begun = await client.post(f"/v2/{name}/blobs/uploads/")

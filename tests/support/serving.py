@@ -24,7 +24,7 @@ async def serving(app: ASGIApp, **options: Any) -> AsyncIterator[HttpServer]:
         yield server
     finally:
         server.should_exit = True
-        await asyncio.wait({task}, timeout=10)
+        await asyncio.wait({task}, timeout=60)
 
 
 def port_of(server: HttpServer) -> int:

@@ -39,7 +39,7 @@ def kill_processes_of(folder: Path) -> None:
             try:
                 if pid in processes_of(folder):  # still the same one, now that we hold it
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                    select.select([pidfd], [], [], 10)
+                    select.select([pidfd], [], [], 60)
             finally:
                 os.close(pidfd)
 

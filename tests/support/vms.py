@@ -42,7 +42,7 @@ from warmboot.system import procfs
 
 T = TypeVar("T")
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 CLI_TIMEOUT_S = 180.0
 BUILD_S = 600.0
 """How long the build of a snapshot may take on a busy machine, given ``IMPATIENT``."""
@@ -79,7 +79,7 @@ async def runtime_image() -> Path:
 
 
 async def eventually(
-    look: Callable[[], Awaitable[T | None]], what: str, timeout_s: float = 30.0
+    look: Callable[[], Awaitable[T | None]], what: str, timeout_s: float = 60.0
 ) -> T:
     """What ``look`` finds, once that is something."""
     deadline = time.monotonic() + timeout_s
@@ -178,7 +178,7 @@ class Site:
         process = self.process
         assert process is not None
         deadline = time.monotonic() + START_TIMEOUT_S
-        async with httpx.AsyncClient(base_url=self.url, trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=60) as client:
             while True:
                 with contextlib.suppress(httpx.TransportError):
                     if (await client.get("/readyz")).status_code == 200:
@@ -268,7 +268,7 @@ class Site:
 
     async def counted(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples with at least these labels, as Prometheus sees them."""
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
             text = (await client.get(f"{self.url}/metrics")).text
         families = text_string_to_metric_families(text)
         samples = [one for family in families for one in family.samples if one.name == name]

@@ -20,7 +20,7 @@ from warmboot.model.errors import EngineUnavailable, GuestUnreachable, WarmbootE
 from warmboot.model.sessions import ExecSpec, LogChunk, Stream
 
 APP = "registry.example/app:1"
-GENEROUS_S = 20.0
+GENEROUS_S = 60.0
 FRAMES = b"".join(
     struct.pack(">BxxxL", number, len(data)) + data for number, data in [(1, b"out"), (2, b"err")]
 )

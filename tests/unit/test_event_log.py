@@ -13,7 +13,7 @@ from tests.support.databases import new_store
 from warmboot.manager.core.event_log import EventLog
 from warmboot.store import Store
 
-A_LONG_TIME_S = 30.0
+A_LONG_TIME_S = 60.0
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ def test_host_forward_leads_to_the_gateway_while_it_is_enabled(guest: Guest) -> 
         ask = {"port": port, "enabled": True}
         for _ in range(2):  # idempotent
             assert guest.ask("POST", "/warmboot/v1/host-forward", ask, TOKEN)[0] == 200
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
             client.sendall(b"pull")
             server, _ = registry.accept()
             with server:
@@ -26,7 +26,7 @@ def test_host_forward_leads_to_the_gateway_while_it_is_enabled(guest: Guest) -> 
             ask["enabled"] = False
             assert guest.ask("POST", "/warmboot/v1/host-forward", ask, TOKEN)[0] == 200
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port), timeout=10)
+            socket.create_connection(("127.0.0.1", port), timeout=60)
 
 
 def test_host_forward_says_when_the_port_is_taken(guest: Guest) -> None:

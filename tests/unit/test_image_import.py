@@ -240,7 +240,7 @@ async def test_a_cancelled_import_leaves_nothing(
 
     monkeypatch.setattr(files, "place", never)
     task = asyncio.create_task(import_runtime_image(image, tmp_path / "storage"))
-    await asyncio.wait_for(reached.wait(), 30)
+    await asyncio.wait_for(reached.wait(), 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

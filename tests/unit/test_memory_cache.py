@@ -265,11 +265,11 @@ async def test_one_that_is_being_unpacked_stays(
     def slow(source: Path, target: Path, stop: threading.Event, *, sync: bool) -> None:
         real(source, target, stop, sync=sync)
         began.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
 
     monkeypatch.setattr(memory_frames, "unpack", slow)
     using = asyncio.create_task(use(cache, snapshot))
-    assert await asyncio.to_thread(began.wait, 10)
+    assert await asyncio.to_thread(began.wait, 60)
     assert await cache.evict(0) == []
     go_on.set()
     assert (await asyncio.wait_for(using, 60)).exists()

@@ -43,7 +43,7 @@ async def test_docker_waits_end_when_docker_is_ready(tmp_path: Path) -> None:
     overrides = tmp_path / "faults.json"
     overrides.write_text(json.dumps({"docker_s": 3600}))
     async with booted(tmp_path, replace(QUICK, overrides=overrides)) as vm, linked(vm) as link:
-        claimed = await link.claim(IDENTITY, timeout_s=30, docker_wait_s=0.05)
+        claimed = await link.claim(IDENTITY, timeout_s=60, docker_wait_s=0.05)
         assert not claimed.docker_answers
         waiting = asyncio.create_task(link.wait_for_docker(timeout_s=60))
         overrides.unlink()

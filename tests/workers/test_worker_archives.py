@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.root]
 
 async def _fresh(client: Client, name: str, image: str = COUNTER) -> str:
     worker_id = await client.workers.create(image=image, name=name, start=False)
-    worker = await client.workers.wait(worker_id, "settled", 20)
+    worker = await client.workers.wait(worker_id, "settled", 60)
     assert (worker.state, worker.error) == ("creating", None)
     return worker_id
 
@@ -79,7 +79,7 @@ async def test_a_worker_with_a_mount_moves_into_one_that_has_it(
     assert "same mounts" in caught.value.resolution
     assert await client.workers.checkpoints(bare) == []
     moved = await client.workers.create(image=COUNTER, name="moved", start=False, mounts=mounts)
-    await client.workers.wait(moved, "settled", 20)
+    await client.workers.wait(moved, "settled", 60)
     await client.workers.import_checkpoint(moved, archive)
     await client.workers.resume(moved)
     assert (await counted(client, moved))[0] == secret

@@ -81,7 +81,7 @@ async def test_a_worker_asks_for_its_own_pause_and_has_its_answer(
     client: Client, start: Start, python: str
 ) -> None:
     worker = await start(image=python, command=[PYTHON, "-c", PAUSES_ITSELF])
-    assert (await client.workers.wait(worker.id, "paused", 30)).state == "paused"
+    assert (await client.workers.wait(worker.id, "paused", 60)).state == "paused"
     await asyncio.sleep(1.5)  # so that it can see that it was away
     await client.workers.resume(worker.id)
     assert await wait_for_line(client, worker.id, lambda line: line.startswith("asked"))
@@ -188,7 +188,8 @@ async def test_a_worker_s_token_is_good_for_its_own_routes_only(
         assert environment["WARMBOOT_WORKER_ID"] == worker.id
         headers = {"Authorization": f"Bearer {environment['WARMBOOT_TOKEN']}"}
         own, foreign = f"/v1/workers/{worker.id}", f"/v1/workers/{other.id}"
-        async with httpx.AsyncClient(base_url=environment["WARMBOOT_URL"], headers=headers) as http:
+        url = environment["WARMBOOT_URL"]
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as http:
             allowed = [
                 await http.get(own),
                 await http.get(f"{own}/checkpoints"),
@@ -211,14 +212,14 @@ async def test_a_worker_s_token_is_good_for_its_own_routes_only(
         assert {one.status_code for one in refused} == {403}
         assert forged.status_code == 401
         assert asked.status_code == 202
-        assert (await it.client.workers.wait(worker.id, "paused", 20)).state == "paused"
+        assert (await it.client.workers.wait(worker.id, "paused", 60)).state == "paused"
         await remove_all(it.client)
 
 
 async def test_the_same_key_is_answered_the_same(it: Served, start: Start) -> None:
     worker = await start()
     path, key = f"{it.url}/v1/workers/{worker.id}/checkpoints", {"Idempotency-Key": "k1"}
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=60) as http:
         first = await http.post(path, json={"name": "cp"}, headers=key)
         again = await http.post(path, json={"name": "cp"}, headers=key)
         other = await http.post(path, json={"name": "dp"}, headers=key)

@@ -42,7 +42,7 @@ async def killed_at_the_end(settings: Settings) -> AsyncIterator[Client]:
     )
     url = f"http://127.0.0.1:{settings.port}"
     try:
-        async with asyncio.timeout(60), httpx.AsyncClient() as http:
+        async with asyncio.timeout(60), httpx.AsyncClient(timeout=60) as http:
             while True:
                 with contextlib.suppress(httpx.TransportError):
                     if (await http.get(f"{url}/healthz")).is_success:
@@ -71,7 +71,7 @@ async def test_what_was_under_way_is_settled(
         await asyncio.sleep(after_s)
     await asyncio.gather(task, return_exceptions=True)  # whatever it was told, if anything
     async with served(settings) as it:
-        settled = await it.client.workers.wait(worker.id, "settled", 30)
+        settled = await it.client.workers.wait(worker.id, "settled", 60)
         assert settled.state in ("running", "paused"), settled.error
         rows = await it.client.workers.checkpoints(worker.id)
         assert all(one.state == "ready" for one in rows)

@@ -247,7 +247,7 @@ async def test_a_connection_wakes_a_worker_that_came_as_an_archive(
     moved = await it.client.workers.create(
         image=worker.image, name="moved", start=False, policy={"wake_on": [port]}
     )
-    await it.client.workers.wait(moved, "settled", 20)
+    await it.client.workers.wait(moved, "settled", 60)
     await it.client.workers.import_checkpoint(moved, archive)
     assert (await _get(port)).endswith(b"hello\n")
     assert (await it.client.workers.get(moved)).state == "running"

@@ -77,7 +77,7 @@ async def test_an_unknown_checkpoint_changes_nothing(client: Client, start: Star
 async def test_a_bad_name_of_a_checkpoint_is_refused(it: Served, start: Start, name: str) -> None:
     worker = await start()
     for path, body in (("pause", {"checkpoint": name}), ("checkpoints", {"name": name})):
-        async with httpx.AsyncClient(base_url=it.url) as http:
+        async with httpx.AsyncClient(base_url=it.url, timeout=60) as http:
             answer = await http.post(f"/v1/workers/{worker.id}/{path}", json=body)
         assert answer.status_code == 422
         assert answer.headers["content-type"] == "application/problem+json"
@@ -194,7 +194,7 @@ async def test_a_mount_that_cannot_be_is_refused(client: Client, mount: dict[str
 
 async def test_an_image_that_nobody_has_is_told(client: Client) -> None:
     worker_id = await client.workers.create(image="localhost:1/no/such:1", name="noimage")
-    worker = await client.workers.wait(worker_id, "settled", 30)
+    worker = await client.workers.wait(worker_id, "settled", 60)
     assert worker.state == "failed"
     assert worker.error
     assert worker.error["code"] == "registry-unavailable"
@@ -350,8 +350,8 @@ async def test_an_engine_that_is_killed_and_comes_back_is_noticed(tmp_path: Path
             await dockerd.start()
             # dockerd ends the containers of its predecessor; ours must have seen that.
             for worker in (runs, watched):
-                assert (await it.client.workers.wait(worker.id, "exited", 30)).state == "exited"
-            await it.client.workers.wait(kept.id, "paused", 30)
+                assert (await it.client.workers.wait(worker.id, "exited", 60)).state == "exited"
+            await it.client.workers.wait(kept.id, "paused", 60)
             await it.client.workers.resume(kept.id)
             assert await counted(it.client, kept.id, beyond=before) == ("n", before + 1)
             for worker in (runs, watched, kept):

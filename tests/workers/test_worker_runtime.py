@@ -127,7 +127,7 @@ async def test_a_worker_that_was_killed_is_resumed_from_its_checkpoint(
     secret, _ = await counted(client, worker.id, beyond=2)
     await client.workers.create_checkpoint(worker.id)
     await engine.kill(worker.docker_id or "")
-    await client.workers.wait(worker.id, "exited", 10)
+    await client.workers.wait(worker.id, "exited", 60)
     seen = len(await lines(client, worker.id))
     assert (await client.workers.resume(worker.id)).state == "running"
     async with asyncio.timeout(60):

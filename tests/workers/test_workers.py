@@ -122,7 +122,7 @@ async def test_a_checkpoint_that_is_deleted_is_gone_from_the_disk(
 
 async def test_a_worker_whose_process_ends_has_exited(client: Client, start: Start) -> None:
     worker = await start(script="sleep 0.3; exit 7")
-    ended = await client.workers.wait(worker.id, "exited", 10)
+    ended = await client.workers.wait(worker.id, "exited", 60)
     assert (ended.state, ended.exit_code) == ("exited", 7)
 
 
@@ -133,7 +133,7 @@ async def test_a_worker_that_has_ended_is_resumed_from_a_checkpoint(
     secret, _ = await counted(client, worker.id, beyond=2)
     await client.workers.create_checkpoint(worker.id)
     await engine.kill(worker.docker_id or "")
-    assert (await client.workers.wait(worker.id, "exited", 10)).exit_code == 137
+    assert (await client.workers.wait(worker.id, "exited", 60)).exit_code == 137
     assert (await client.workers.resume(worker.id)).state == "running"
     assert (await counted(client, worker.id))[0] == secret
 
