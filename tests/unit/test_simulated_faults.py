@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.support.simulated import IDENTITY, QUICK, booted, linked, make_spec
 
+from warmboot.host.guest import guest_link
 from warmboot.hypervisors.simulated.config import SimulatedConfig, When
 from warmboot.hypervisors.simulated.driver import Simulated
 from warmboot.model.errors import DockerNotReady, GuestUnreachable, HypervisorError, RestoreFailed
@@ -48,6 +49,29 @@ async def test_docker_waits_end_when_docker_is_ready(tmp_path: Path) -> None:
         waiting = asyncio.create_task(link.wait_for_docker(timeout_s=60))
         overrides.unlink()
         await waiting
+
+
+async def test_docker_may_take_longer_than_one_call_to_the_agent_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = tmp_path / "faults.json"
+    overrides.write_text(json.dumps({"docker_never_ready": True}))
+    async with booted(tmp_path, replace(QUICK, overrides=overrides)) as vm, linked(vm) as link:
+        await link.claim(IDENTITY, timeout_s=60)
+        monkeypatch.setattr(guest_link, "LONGEST_CALL_S", 0.05)
+        with pytest.raises(DockerNotReady):
+            await link.wait_for_docker(timeout_s=0.2)
+        waiting = asyncio.create_task(link.wait_for_docker(timeout_s=60))
+        await asyncio.wait({waiting}, timeout=0.3)
+        assert not waiting.done()
+        overrides.unlink()
+        await waiting
+
+
+async def test_docker_may_be_given_more_time_than_the_agent_takes_at_once(tmp_path: Path) -> None:
+    async with booted(tmp_path) as vm, linked(vm) as link:
+        await link.claim(IDENTITY, timeout_s=60)
+        await link.wait_for_docker(timeout_s=3600)
 
 
 async def test_faults_change_under_a_running_vm(tmp_path: Path) -> None:

@@ -38,6 +38,9 @@ RETRY_INTERVAL_S = 0.02
 POOLED_KEEP_ALIVE_S = 3600.0
 """How long a VM may be in the warm pool, paused, and be met on the connection that it had."""
 
+LONGEST_CALL_S = 600.0
+"""The most that a guest agent waits for Docker in one call; it refuses to wait longer."""
+
 PULSE_TIMEOUT_S = 300.0
 """The most for a connection that only asks whether there is somebody."""
 
@@ -157,14 +160,21 @@ class GuestLink:
 
     async def wait_for_docker(self, timeout_s: float) -> None:
         """Return when Docker in the guest has answered a ping; ``DockerNotReady`` if it has not."""
-        try:
-            await self._call("docker-wait", {"timeout_s": timeout_s}, timeout_s=timeout_s + 5)
-        except GuestError as error:
-            raise DockerNotReady(
-                f"Docker in {self.vm_id} did not answer",
-                details=error.details or error.brief,
-                resolution="`warmboot logs --boot CONTAINER` shows the guest's console",
-            ) from error
+        deadline = time.monotonic() + timeout_s
+        while True:
+            began = time.monotonic()
+            wait_s = min(deadline - began, LONGEST_CALL_S)
+            try:
+                await self._call("docker-wait", {"timeout_s": wait_s}, timeout_s=wait_s + 5)
+                return
+            except GuestError as error:
+                if began + wait_s <= time.monotonic() < deadline:  # not refused: it has waited
+                    continue
+                raise DockerNotReady(
+                    f"Docker in {self.vm_id} did not answer",
+                    details=error.details or error.brief,
+                    resolution="`warmboot logs --boot CONTAINER` shows the guest's console",
+                ) from error
 
     async def warm_up(self) -> None:
         """Run a throw-away container, so that a snapshot has the runtime in its page cache."""
