@@ -26,7 +26,7 @@ _SHOWN = frozenset({"datetime_from_date_parsing", "enum", "uuid_parsing"})
 
 
 class CodecError(ValueError):
-    """It leads to the culprit, e.g. ``ContainerSpec.ports[0].host_port: Input should be …``."""
+    """A value does not fit its type; says where: ``ContainerSpec.ports[0].host_port: Input …``."""
 
 
 def encode(tp: Any, value: Any) -> str:
@@ -54,7 +54,7 @@ def decode(tp: type[T], text: str | bytes, *, unknown: Unknown = "forbid") -> T:
 
 @cache
 def adapter(tp: Any, unknown: Unknown = "forbid") -> TypeAdapter[Any]:
-    """It is built once a type, which takes milliseconds; ``PydanticSchemaGenerationError``."""
+    """The adapter of a type, built once; ``PydanticSchemaGenerationError`` if it has none."""
     # A plain dataclass takes its configuration from what it is in, never from the adapter itself.
     return TypeAdapter(cast("Any", NewType("Value", tp)), config=_CONFIG | {"extra": unknown})
 

@@ -12,7 +12,7 @@ from warmboot.settings import Settings
 
 
 def hold_host(settings: Settings) -> AbstractContextManager[None]:
-    """All of it, held; ``Conflict`` if another manager has a part of it."""
+    """Hold storage root, prefix and database; ``Conflict`` if another manager has one of them."""
     from warmboot.store.address import database_file
 
     return only_manager(

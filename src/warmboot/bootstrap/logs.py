@@ -45,7 +45,7 @@ def configure_logging(form: Literal["console", "json"], level: str) -> None:
 
 
 class OncePerSecond:
-    """Lets one of a kind through a second."""
+    """Lets one message of each kind through per second."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

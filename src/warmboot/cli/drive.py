@@ -97,13 +97,13 @@ def drive(work: Coroutine[Any, Any, T], exit_code: Callable[[WarmbootError], int
 
 
 def not_usable(error: OSError) -> WarmbootError:
-    """A file that was named."""
+    """The refusal of a file that was named on the command line and cannot be used."""
     shown = as_shown(os.fsdecode(error.filename))
     return InvalidRequest(f"'{shown}' cannot be used", details=error.strerror or str(error))
 
 
 def not_text(error: UnicodeEncodeError) -> WarmbootError:
-    """What was given to us as bytes, and cannot be sent on."""
+    """The refusal of a word of the command line that is not UTF-8."""
     given = next((word for word in sys.argv[1:] if not is_text(word)), "")
     shown = given or error.object[max(0, error.start - 20) : error.end + 20]
     return InvalidRequest(

@@ -22,7 +22,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,63}")
 
 
 class Filters:
-    """``ValueError`` says what is wrong with one."""
+    """The ``--filter`` options of a list; ``ValueError`` says what is wrong with one."""
 
     def __init__(self, entries: Iterable[str]) -> None:
         self._wanted: defaultdict[str, list[str]] = defaultdict(list)

@@ -27,7 +27,7 @@ class _NotUnderstood(ValueError):
 
 
 def decoded(tp: type[T], answer: Any) -> T:
-    """The ``tp`` that ``answer`` tells of; ``Unavailable`` if it tells of none."""
+    """The value of type ``tp`` in ``answer``; ``Unavailable`` if there is none in it."""
     read: Callable[[Any], T] = _reader(cast("Any", tp))
     try:
         return read(answer)
@@ -56,7 +56,7 @@ async def all_items(
     path: str,
     params: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[T]:
-    """Of a whole list, which is asked for part by part. An older manager gives all at once."""
+    """The items of a whole list, page by page. An older manager sends all items at once."""
     wanted: dict[str, Any] = {**(params or {}), "limit": PART_ITEMS}
     while True:
         answer = await get(path, wanted)

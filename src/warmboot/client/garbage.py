@@ -24,7 +24,7 @@ class Garbage:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """What is gone (or would be, in a dry run), and what could not be removed this time."""
+    """The garbage that was removed (in a dry run: would be), and what could not be removed."""
 
     dry_run: bool
     removed: tuple[Garbage, ...]
@@ -39,6 +39,6 @@ class GarbageCollector:
         self._link = link
 
     async def collect(self, *, dry_run: bool = False) -> Collection:
-        """Remove all that may go, or only say what that is."""
+        """Remove all garbage, or with ``dry_run`` only list what would be removed."""
         answer = await self._link.post("/v1/gc", {"dry_run": dry_run})
         return item(Collection, answer)

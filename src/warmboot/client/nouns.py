@@ -67,7 +67,7 @@ class RuntimeImages:
         return decoded(Registered, await self._link.post("/v1/runtime-images", body))
 
     async def list(self, *, name: str = "") -> builtins.list[RuntimeImage]:
-        """Those with ``name`` in their name."""
+        """The images with ``name`` in their name, oldest first."""
         return [image async for image in self.iterate(name=name)]
 
     def iterate(self, *, name: str = "") -> AsyncIterator[RuntimeImage]:
@@ -90,7 +90,7 @@ class RuntimeSnapshots:
     async def create(
         self, runtime_image_id: str, *, vcpus: int | None = None, memory_mib: int | None = None
     ) -> str:
-        """Begin to build one; its id. A shape needs both ``vcpus`` and ``memory_mib``."""
+        """Begin to build a snapshot; returns its id. A shape needs ``vcpus`` and ``memory_mib``."""
         body: dict[str, Any] = {"runtime_image_id": runtime_image_id}
         if vcpus is not None or memory_mib is not None:
             body["shape"] = _given(vcpus=vcpus, memory_mib=memory_mib)
@@ -132,7 +132,7 @@ class RuntimeSnapshots:
         )
 
     async def rebuild(self, snapshot_id: str) -> str:
-        """Begin to build its successor; the new id."""
+        """Begin to build a snapshot's successor, and return the successor's id."""
         path = f"/v1/runtime-snapshots/{segment(snapshot_id, 'runtime snapshot')}/rebuild"
         return str((await self._link.post(path))["id"])
 
@@ -146,7 +146,7 @@ class Containers:
         return f"/v1/containers/{segment(ref, 'container')}" + (f"/{what}" if what else "")
 
     async def create(self, *, image: str, **fields: Any) -> str:
-        """Create and start a container; its id. ``fields`` as in POST /v1/containers."""
+        """Create and start a container; returns its id. ``fields`` as in POST /v1/containers."""
         return str((await self._link.post("/v1/containers", {"image": image, **fields}))["id"])
 
     async def list(
@@ -225,7 +225,7 @@ class Containers:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> AsyncIterator[LogChunk]:
-        """``since`` and ``until`` have a time zone."""
+        """The container's output; ``since`` and ``until`` are times with a time zone."""
         times = {k: v.isoformat() for k, v in (("since", since), ("until", until)) if v}
         params = {**_flags(follow=follow, timestamps=timestamps), **_given(tail=tail), **times}
         accept = {"Accept": MULTIPLEXED}
@@ -281,7 +281,7 @@ class Archives:
 
 
 def file_size(path: Path) -> int | None:
-    """``None`` for what has no size before it has been read: a pipe."""
+    """The size of a file in bytes; ``None`` for a pipe, whose size is known when it was read."""
     status = path.stat()
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
@@ -304,12 +304,12 @@ class Events:
     async def list(
         self, after: int = 0, limit: int = 100, kinds: Sequence[str] = ()
     ) -> builtins.list[Event]:
-        """Of ``kinds``, or all."""
+        """The events of ``kinds``, or of all kinds."""
         wanted = {"after": after, "limit": limit, **_given(kind=kinds or None)}
         return items(Event, await self._link.get("/v1/events", wanted))
 
     def iterate(self, after: int = 0, kinds: Sequence[str] = ()) -> AsyncIterator[Event]:
-        """All that there are, oldest first; the next part is asked for when it is needed."""
+        """All stored events, oldest first; the next page is requested when it is needed."""
         wanted = {"after": after, **_given(kind=kinds or None)}
         return all_items(Event, self._link.get, "/v1/events", wanted)
 
@@ -341,7 +341,7 @@ class System:
         return item
 
     async def usage(self, window_s: float = 300.0) -> Usage:
-        """What VMs and disk use at the moment; the boots of the last ``window_s`` seconds."""
+        """What VMs and disks use now, and the boots of the last ``window_s`` seconds."""
         return item(Usage, await self._link.get("/v1/system/usage", {"window_s": window_s}))
 
     async def doctor(self) -> builtins.list[Check]:

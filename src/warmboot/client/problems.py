@@ -18,7 +18,7 @@ class ManagerUnreachable(errors.Unavailable):
 
 
 def unreachable(endpoint: Endpoint, error: Exception) -> ManagerUnreachable:
-    """What ``error``, of a connection that was not made, comes from."""
+    """The cause of ``error``, the failure of a connection, as a ``ManagerUnreachable``."""
     todo = endpoint.closed_to_us()
     if todo:
         return ManagerUnreachable(
@@ -34,7 +34,7 @@ def unreachable(endpoint: Endpoint, error: Exception) -> ManagerUnreachable:
 
 
 def check_address(endpoint: Endpoint) -> None:
-    """Refuse what can never be asked, before httpx stumbles over it."""
+    """Refuse an address that no request can be sent to, before httpx fails on it."""
     try:
         parts = urlsplit(endpoint.url)
         _ = parts.port

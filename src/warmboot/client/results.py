@@ -115,7 +115,7 @@ class StageStep:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """``duration_s`` contains what its ``steps`` took."""
+    """A stage of a boot; ``duration_s`` includes the durations of its ``steps``."""
 
     name: str
     started_s: float
@@ -149,7 +149,7 @@ class Container:
 
     @property
     def stalled(self) -> bool:
-        """It stands still until the host has room on its disk; ``error`` says so."""
+        """Whether the VM is paused until the host's disk has room; ``error`` says so."""
         return self.state == "running" and (self.error or {}).get("code") == "disk-full"
 
 
@@ -175,7 +175,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class LogChunk:
-    """``stream`` is ``stdout`` or ``stderr``."""
+    """A piece of output; ``stream`` is ``stdout`` or ``stderr``."""
 
     stream: str
     data: bytes

@@ -95,7 +95,7 @@ def _lost() -> Unavailable:
 async def open_session(
     endpoint: Endpoint, path: str, token: str | None, start: Mapping[str, Any] | None
 ) -> AsyncIterator[Session]:
-    """A started session at ``path``; ``start`` is the first frame of an exec."""
+    """Open the session at ``path``, and start it; ``start`` is the first frame of an exec."""
     url = "ws" + (endpoint.url + path).removeprefix("http")
     options: dict[str, Any] = {
         "additional_headers": {"Authorization": f"Bearer {token}"} if token else {},

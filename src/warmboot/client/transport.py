@@ -57,7 +57,7 @@ class Transport:
         return await self.post(path, params=params, timeout=limit_s)
 
     async def upload(self, path: str, chunks: AsyncIterator[bytes], size_bytes: int | None) -> Any:
-        """A body too large to be sent twice: no retry."""
+        """Send a body that is too large to be sent twice: the request is not retried."""
         headers = {
             "Idempotency-Key": str(uuid4()),
             "Content-Type": "application/octet-stream",
@@ -76,7 +76,7 @@ class Transport:
     async def stream(
         self, path: str, params: Mapping[str, Any], headers: Mapping[str, str]
     ) -> AsyncIterator[httpx.Response]:
-        """A long answer; the time between its bytes has no bound."""
+        """Read an answer of any length; there is no limit for the time between its bytes."""
         timeout = httpx.Timeout(10.0, read=None)
         async with (
             self._unreachable(),

@@ -37,7 +37,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """``boots`` by method, of the last ``window_s`` seconds."""
+    """What VMs and storage use now, and by method the boots of the last ``window_s`` seconds."""
 
     at: datetime
     window_s: float

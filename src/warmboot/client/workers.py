@@ -38,7 +38,7 @@ class Workers:
         return self._path(ref, "checkpoints", segment(name, "checkpoint"), *what)
 
     async def create(self, *, image: str, **fields: Any) -> str:
-        """Create and start a worker; its id. ``fields`` as in POST /v1/workers."""
+        """Create and start a worker; returns its id. ``fields`` as in POST /v1/workers."""
         return str((await self._link.post("/v1/workers", {"image": image, **fields}))["id"])
 
     async def list(
@@ -101,7 +101,7 @@ class Workers:
         return await self._work(ref, "resume", {"checkpoint": checkpoint} if checkpoint else {})
 
     async def wake(self, ref: str) -> Worker:
-        """Make it run, whether it is paused or not."""
+        """Make the worker run, whether it is paused or not, and return when it runs."""
         return await self._work(ref, "wake", None)
 
     async def report(self, ref: str, kind: str, data: Mapping[str, Any]) -> None:

@@ -28,7 +28,7 @@ _STACK, _HEAP, _ARGUMENTS = 25, 44, 45  # proc(5) fields 28, 47, 48, counted aft
 
 
 class Continuity(StrEnum):
-    """``ended``: there is no process left to look at."""
+    """How a restored container compares with its dump; ``ended``: no process is left."""
 
     SAME = "same"
     FRESH = "fresh"

@@ -104,7 +104,7 @@ _OF_RESTORES = (
 def dump_failure(
     worker: str, fate: str, lines: Sequence[str], error: WarmbootError
 ) -> WarmbootError:
-    """Of a dump; ``fate`` is the worker's."""
+    """The error of a failed dump; ``fate`` says what has become of the worker."""
     brief = f"{worker} could not be paused; {fate}"
     said = "\n".join((*lines, error.details))
     if isinstance(error, DiskFull) or "No space left on device" in said:
@@ -125,7 +125,7 @@ def dump_failure(
 def restore_failure(
     worker: str, checkpoint: str, lines: Sequence[str], error: WarmbootError
 ) -> WarmbootError:
-    """Of a restore; it leaves the checkpoint as it was."""
+    """The error of a failed restore, which leaves the checkpoint as it was."""
     brief = f"{worker} could not be restored from {checkpoint}; the checkpoint is kept"
     said = "\n".join((*lines, error.details))
     if isinstance(error, DiskFull):

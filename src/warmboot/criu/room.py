@@ -18,7 +18,7 @@ SPARE_BYTES = 64 << 20
 
 
 def check_engine_room(facts: EngineFacts, container: ContainerFacts, socket: Path) -> None:
-    """For a checkpoint of the engine's. ``DiskFull``, ``NotSupported``."""
+    """Check for room for a checkpoint made by the engine. ``DiskFull``, ``NotSupported``."""
     dump = memory_bytes(container.pid)
     data_root = facts.data_root
     scratch = next(iter(scratch_folders(socket)), Path(tempfile.gettempdir()))
@@ -49,7 +49,7 @@ def _no_room(container: ContainerFacts, folder: Path, needed: int) -> DiskFull:
 
 
 def check_room(container: ContainerFacts, folder: Path) -> None:
-    """For a checkpoint in ``folder``, which need not be there yet. ``DiskFull``."""
+    """Check for room for a checkpoint in ``folder``, which may not exist yet. ``DiskFull``."""
     needed = memory_bytes(container.pid) + _allocated(container.upper_folder) + SPARE_BYTES
     there = next(parent for parent in folder.parents if parent.is_dir())
     if shutil.disk_usage(there).free < needed:

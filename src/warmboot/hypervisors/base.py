@@ -128,14 +128,14 @@ class Vm(Protocol):
         ...
 
     async def detach(self) -> None:
-        """Let go of the VM (sockets, tasks) without stopping it."""
+        """Close the sockets and tasks for the VM, which goes on running."""
         ...
 
     def guest_address(self, port: int) -> GuestAddress: ...
 
 
 class Hypervisor(Protocol):
-    """A driver."""
+    """The driver of one hypervisor on this machine: it boots, restores and finds VMs."""
 
     name: str
 

@@ -82,7 +82,7 @@ def here() -> tuple[Hierarchy, ...]:
 
 
 def usable(hierarchies: Iterable[Hierarchy]) -> tuple[Hierarchy, ...]:
-    """Those that we may write to. Once a manager has run, with what it could switch on."""
+    """The hierarchies that we may write to, with the controllers that a manager could enable."""
     return tuple(
         replace(one, controllers=one.controllers & _switched_on(one))
         for one in hierarchies

@@ -65,7 +65,7 @@ class Confinement:
                         await self.release(name)
 
     async def stop(self) -> None:
-        """Remove what no VM needs."""
+        """Remove the manager's own control groups, unless a VM is in them."""
         if self.cgroups is not None:
             await asyncio.to_thread(self.cgroups.tear_down)
 

@@ -45,7 +45,7 @@ def unreadable(problem: str) -> Unavailable:
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Moments: with a time zone on the way in, in UTC on the way out."""
+    """A time: stored with any time zone, read in UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -75,7 +75,7 @@ class SafeText(TypeDecorator[str]):
 
 
 class Choice(TypeDecorator[E]):
-    """A ``StrEnum`` by its value."""
+    """A ``StrEnum``, stored as its value."""
 
     impl = Text
     cache_ok = True

@@ -22,5 +22,5 @@ class BackOff:
         await asyncio.sleep(self.take_s())
 
     def reset(self) -> None:
-        """An attempt went well."""
+        """Begin with the first pause again, after an attempt that succeeded."""
         self.next_s = self._first_s

@@ -52,7 +52,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def allocated_bytes(path: Path) -> int:
-    """What a sparse file really takes."""
+    """The bytes that a sparse file occupies on disk."""
     return path.stat().st_blocks * 512
 
 

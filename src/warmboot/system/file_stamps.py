@@ -39,7 +39,7 @@ def load_stamps(folder: Path) -> Stamps:
 
 
 def save_stamps(folder: Path, stamps: Mapping[str, dict[str, int]]) -> None:
-    """So that the next check is cheap. If it cannot be noted, that one takes the sums again."""
+    """Store the stamps, which make the next check cheap; without them it takes the sums again."""
     temporary = folder / f"{STAMPS_FILE}{UNFINISHED}"
     with contextlib.suppress(OSError):
         try:
@@ -51,7 +51,7 @@ def save_stamps(folder: Path, stamps: Mapping[str, dict[str, int]]) -> None:
 
 
 def discard_stamps(folder: Path) -> None:
-    """So that the next check takes all sums again."""
+    """Remove the stamps of a folder, so that the next check takes all sums again."""
     (folder / STAMPS_FILE).unlink(missing_ok=True)
 
 

@@ -22,12 +22,12 @@ _MEMORY = {
 
 
 def of_vms(handles: Iterable[VmHandle]) -> tuple[VmUsage, ...]:
-    """Of those that are there. Reading the memory walks page tables: some milliseconds a VM."""
+    """The usage of each VM that runs. Reading the memory walks page tables: milliseconds a VM."""
     return tuple(used for handle in handles if (used := of_vm(handle)) is not None)
 
 
 def of_vm(handle: VmHandle) -> VmUsage | None:
-    """None when the process is gone, or its number belongs to another one by now."""
+    """The usage of a VM; ``None`` if its process is gone or its pid is another process's by now."""
     folder = Path(f"/proc/{handle.pid}")
     try:
         memory = _memory(folder)

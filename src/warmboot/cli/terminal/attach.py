@@ -27,7 +27,7 @@ STDIN = 0
 
 
 async def carry(session: Session, *, tty: bool, stdin: bool) -> int | None:
-    """Both ways until the process ends; its exit code. Raises ``Detached``."""
+    """Carry input and output until the process ends; returns its exit code. ``Detached``."""
     with contextlib.ExitStack() as restored:
         if tty and sys.stdin.isatty():
             if stdin:

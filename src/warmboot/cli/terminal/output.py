@@ -130,7 +130,7 @@ def ago(moment: datetime | None, told: Callable[[datetime | None], str] = age) -
 
 
 def brief_age(moment: datetime | None) -> str:
-    """``3m``: for narrow terminals."""
+    """A duration as ``3m``, for narrow terminals."""
     if moment is None:
         return "never"
     seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
@@ -141,7 +141,7 @@ def brief_age(moment: datetime | None) -> str:
 
 
 def size(size_bytes: float | None) -> str:
-    """``512.0 MiB``."""
+    """A number of bytes as ``512.0 MiB``."""
     if size_bytes is None:
         return ""
     for unit in ("B", "KiB", "MiB", "GiB"):

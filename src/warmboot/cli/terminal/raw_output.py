@@ -96,7 +96,7 @@ def joined(pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
 
 
 def write_all(target: int, data: bytes) -> None:
-    """Also where somebody else has set the file to non-blocking."""
+    """Write all of ``data``, even if another process has set the file to non-blocking."""
     left = memoryview(data)
     while left:
         try:

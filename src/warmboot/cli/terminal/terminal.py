@@ -36,7 +36,7 @@ def raw_terminal(fd: int) -> Iterator[None]:
 
 
 def terminal_size(fd: int) -> tuple[int, int]:
-    """Rows and columns."""
+    """The terminal's rows and columns."""
     try:
         size = os.get_terminal_size(fd)
     except OSError:

@@ -37,7 +37,7 @@ def manifest_json(manifest: ArchiveManifest) -> bytes:
 
 
 def parse_manifest(text: bytes) -> ArchiveManifest:
-    """``InvalidRequest`` when it is not what ``manifest_json`` writes."""
+    """Parse a manifest; ``InvalidRequest`` unless ``manifest_json`` could have written it."""
     try:
         manifest = decode(ArchiveManifest, text, unknown="ignore")
     except CodecError as error:

@@ -73,7 +73,7 @@ async def dump(
 
 
 async def publish(folder: CheckpointFolder) -> None:
-    """``DiskFull`` when what was made could not be written to the disk."""
+    """Publish a checkpoint that is complete. ``DiskFull`` if it could not be synced to disk."""
     try:
         await asyncio.to_thread(folder.publish)
     except OSError as error:
@@ -85,7 +85,7 @@ async def publish(folder: CheckpointFolder) -> None:
 
 
 async def begin(folder: CheckpointFolder) -> CheckpointFolder:
-    """``DiskFull``, ``HostError``."""
+    """Make an empty folder to dump into. ``HostError`` if it cannot be made."""
     try:
         return await asyncio.to_thread(folder.begin)
     except OSError as error:

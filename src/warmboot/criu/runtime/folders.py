@@ -46,7 +46,7 @@ class CheckpointFolder:
 
     @property
     def making(self) -> CheckpointFolder:
-        """Where it is made before it is there."""
+        """The temporary folder in which the checkpoint is made."""
         return CheckpointFolder(self.path.with_name(f".{self.path.name}.making"))
 
     @property

@@ -29,7 +29,7 @@ class Runc:
 
 
 def runc_of(container_id: str, root: Path = ROOT) -> Runc | None:
-    """``None`` when the container does not run."""
+    """The ``Runc`` that runs a container; ``None`` if the container does not run."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         kept, program = (root / container_id / NOTED).read_text().splitlines()
         return Runc(Path(program), Path(kept))

@@ -84,7 +84,7 @@ class NameServer:
             self._watcher = None
 
     async def stop(self) -> None:
-        """Idempotent."""
+        """Stop the name server and remove its files. Idempotent."""
         await self.let_go()
         found = self._find()
         if found is not None:

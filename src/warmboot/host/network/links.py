@@ -184,7 +184,7 @@ def open_to_host(slot: Slot) -> None:
 
 
 def delete_link(name: str) -> None:
-    """Idempotent. A veth's other end goes with it."""
+    """Delete a link, with the other end if it is a veth. Idempotent."""
     with translated(f"delete the link {name}"), IPRoute() as ip:
         for index in ip.link_lookup(ifname=name):
             try:

@@ -25,7 +25,7 @@ _CONTENT_IS_LOST = (errno.ENOENT, errno.EIO, errno.EISDIR, errno.ENOTDIR, errno.
 
 
 def check_image(image: RuntimeImage, thorough: bool) -> None:
-    """``ImageDamaged``, which says how to get the image back."""
+    """Raise ``ImageDamaged``, which says how to repair it, unless the files are as registered."""
     stamps = {} if thorough else load_stamps(image.path)
     news = {}
     for key, expected in image.manifest.files.items():

@@ -75,7 +75,7 @@ class Storage:
 
 
 async def remove_folder(folder: Path) -> None:
-    """With all that is in it; nothing happens when it is not there."""
+    """Remove a folder with all that is in it; nothing happens if it does not exist."""
     await asyncio.to_thread(shutil.rmtree, folder, True)
 
 

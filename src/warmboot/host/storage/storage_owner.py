@@ -31,7 +31,7 @@ async def set_owner(root: Path, store_id: str) -> None:
 
 
 async def holds_anything(root: Path) -> bool:
-    """Whether images, snapshots or VMs lie in it."""
+    """Whether the storage root contains images, snapshots or VMs."""
     return await asyncio.to_thread(lambda: any(any(root.glob(path)) for path in _KEPT_FOR_IT))
 
 

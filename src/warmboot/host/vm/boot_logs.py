@@ -22,7 +22,7 @@ _CONSOLES = ("serial.log", "console.log")
 
 
 class BootLogs:
-    """``root`` has the kept ones, ``vms`` the folders of VMs."""
+    """Console logs of guests: ``root`` has those of VMs that are gone, ``vms`` the VMs' folders."""
 
     def __init__(self, root: Path, vms: Path) -> None:
         self._root = root
@@ -40,7 +40,7 @@ class BootLogs:
         return await asyncio.to_thread(_end_of, self._path(container_id))
 
     async def forget(self, container_id: UUID) -> None:
-        """Idempotent."""
+        """Remove the log that was kept for a container. Idempotent."""
         await asyncio.to_thread(self._path(container_id).unlink, missing_ok=True)
 
     async def tidy(self, known: Collection[UUID]) -> None:

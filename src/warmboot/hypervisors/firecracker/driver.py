@@ -34,7 +34,7 @@ MAX_VCPUS = 32
 
 
 class Firecracker:
-    """Implements ``hypervisors.base.Hypervisor``."""
+    """The Firecracker driver; implements ``hypervisors.base.Hypervisor``."""
 
     name = NAME
 

@@ -32,7 +32,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """A socket's own end and the other."""
+    """The local and the remote address of a TCP connection."""
 
     ip: str
     port: int

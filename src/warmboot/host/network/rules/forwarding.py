@@ -61,7 +61,7 @@ class Forwarding:
         return True
 
     async def withdraw(self) -> None:
-        """Idempotent. Our own tables must be gone already."""
+        """Take back what ``allow`` has changed; our own tables must be gone already. Idempotent."""
         async with self._lock:
             if look_up("iptables") is not None:
                 for rule in self._rules():

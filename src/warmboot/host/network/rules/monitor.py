@@ -48,13 +48,13 @@ class Monitor:
         self._sockets: dict[str, socket.socket] = {}
 
     def watch(self, key: str, opened: socket.socket) -> None:
-        """Takes the socket over. Needs a running event loop."""
+        """Watch a socket, and own it from now on. Needs a running event loop."""
         self.forget(key)
         self._sockets[key] = opened
         asyncio.get_running_loop().add_reader(opened, partial(self._read, key, opened))
 
     def forget(self, key: str) -> None:
-        """Idempotent. An open socket would keep its namespace alive."""
+        """Close a socket, as an open one keeps its namespace alive. Idempotent."""
         opened = self._sockets.pop(key, None)
         if opened is not None:
             asyncio.get_running_loop().remove_reader(opened)

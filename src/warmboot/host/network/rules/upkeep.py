@@ -83,7 +83,7 @@ class Upkeep:
         self._task = asyncio.create_task(self._keep_up(), name="network-rules")
 
     async def stop(self) -> None:
-        """Idempotent. The rules stay as they are."""
+        """Stop watching; the rules stay as they are. Idempotent."""
         if self._task is not None:
             await end(self._task)
             self._task = None
@@ -101,7 +101,7 @@ class Upkeep:
             self._slots[slot.veth] = slot
 
     def remove(self, slot: Slot) -> None:
-        """Idempotent; before its namespace is deleted."""
+        """Stop watching a namespace, before it is deleted. Idempotent."""
         self._slots.pop(slot.veth, None)
         self._monitor.forget(slot.veth)
         for names in (self._dirty, self._failing):
