@@ -84,12 +84,82 @@ def test_what_is_possible_is_said(words: tuple[str, ...], sentence: str) -> None
         (("exec", "--privileged", "c", "sh"), "No such option '--privileged': each container"),
         (("run", "-P", "redis"), "No such option '-P': name each port"),
         (("run", "--net=host", "redis"), "No such option '--net': each container has its own"),
+        (("top", "c"), "`warmboot exec CONTAINER ps` shows the processes of one"),
+        (("start", "-a", "c"), "No such option '-a': `warmboot start CONTAINER && warmboot attach"),
+        (("start", "-ai", "c"), "No such option '-a': `warmboot start CONTAINER && warmboot att"),
+        (("inspect", "-f", "{{.Id}}", "c"), "No such option '-f': --json prints what a program"),
+        (("logs", "--details", "c"), "No such option '--details': `warmboot inspect` shows"),
+        (("restart", "-s", "TERM", "c"), "No such option '-s': `warmboot stop -s SIGNAL"),
     ],
 )
 def test_what_docker_has_and_we_have_not_is_told_with_what_to_do_here(
     words: tuple[str, ...], sentence: str
 ) -> None:
     assert sentence in said(*words)[1]
+
+
+DOCKERS: dict[str, str] = {  # of its version 28; what `run` has of ours is not written again
+    "run": """--add-host --annotation -a --attach --blkio-weight --blkio-weight-device --cap-add
+        --cap-drop --cgroup-parent --cgroupns --cidfile --cpu-count --cpu-percent --cpu-period
+        --cpu-quota --cpu-rt-period --cpu-rt-runtime -c --cpu-shares --cpuset-cpus --cpuset-mems
+        --detach-keys --device --device-cgroup-rule --device-read-bps --device-read-iops
+        --device-write-bps --device-write-iops --disable-content-trust --dns --dns-option
+        --dns-search --domainname --expose --gpus --group-add --health-cmd --health-interval
+        --health-retries --health-start-interval --health-start-period --health-timeout --init
+        --io-maxbandwidth --io-maxiops --ip --ip6 --ipc --isolation --kernel-memory --label-file
+        --link --link-local-ip --log-driver --log-opt --mac-address --memory-reservation
+        --memory-swap --memory-swappiness --network --network-alias --no-healthcheck
+        --oom-kill-disable --oom-score-adj --pid --pids-limit --platform --privileged -P
+        --publish-all --pull --read-only --restart --security-opt --shm-size --sig-proxy
+        --storage-opt --sysctl --tmpfs --ulimit --use-api-socket --userns --uts --volume-driver
+        --volumes-from""",
+    "ps": "--format -s --size",
+    "exec": "--detach-keys --privileged",
+    "logs": "--details",
+    "inspect": "-f --format -s --size --type",
+    "attach": "--detach-keys --sig-proxy",
+    "start": "-a --attach --checkpoint --checkpoint-dir --detach-keys -i --interactive",
+    "restart": "-s --signal",
+    "rm": "-l --link",
+    "events": "--filter --format --since --until",
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [(command, option) for command, options in DOCKERS.items() for option in options.split()],
+)
+def test_each_option_of_dockers_that_we_have_not_is_told_with_what_to_do(
+    command: str, option: str
+) -> None:
+    assert f"No such option '{option}': " in said(command, option, "c")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "guessed"),
+    [
+        (("run", "--publsh", "80", "redis"), "(Possible options: --publish)"),
+        (("run", "--networkk", "x", "redis"), ""),
+        (("run", "--frobnicate", "--zzz", "redis"), ""),
+    ],
+)
+def test_only_an_option_that_is_nearly_the_same_is_guessed(
+    words: tuple[str, ...], guessed: str
+) -> None:
+    assert said(*words)[1].endswith(f"No such option: {words[1]} {guessed}".rstrip())
+
+
+@pytest.mark.parametrize("command", ["stop", "restart"])
+def test_how_long_to_wait_has_both_of_its_names(command: str) -> None:
+    assert all(
+        "no manager answers" in said(command, f"--{t}=1", "c")[1] for t in ("time", "timeout")
+    )
+
+
+@pytest.mark.parametrize("tail", ["-1", "-5", "all"])
+def test_less_than_no_lines_of_a_log_are_all_of_them(cli: Cli, tail: str) -> None:
+    cli("run", "--name", "c", "busybox", "ticks", "3")
+    assert cli("logs", "-n", tail, "c").stdout == cli("logs", "c").stdout != ""
 
 
 @pytest.mark.parametrize("name", [*docker_words._COMMANDS])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
+from typer._click.exceptions import NoSuchOption
 from typer.core import TyperGroup
 from typer.exceptions import Exit, TyperException
 
@@ -56,42 +59,86 @@ _OWN_NETWORK = "each container has its own network; its ports are published with
 _OWN_VM = "each container has a VM of its own, with its own kernel, and needs no rights on this one"
 _NO_DEVICES = "a VM has no devices of this machine"
 _OWN_LIMITS = "the VM is the limit: use --cpus and --memory"
+_OWN_DISK = "the disk belongs to this container alone, and goes with it"
 _NO_RESTARTS = "a container that has ended stays so until `warmboot start`"
-_OPTIONS = {
+_NO_CHECKS = "look whether it is well with `warmboot exec CONTAINER …`"
+_NO_LOG_CHOICE = "its log is kept where `warmboot logs` finds it"
+_HOST_NAME = "a host name is one label: -h NAME"
+_NAMES = "names are resolved as this machine does"
+_KEYS = "ctrl-p ctrl-q detaches"
+_STREAMS = "-i passes the input on, -d leaves all streams; else the output is shown"
+_THIS_MACHINE = "images of this machine's platform are run"
+_OPTIONS: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("--cap-add", "--ipc", "--pid", "--privileged", "--security-opt", "--userns", "--uts"),
+        _OWN_VM,
+    ),
+    **dict.fromkeys(("--cgroup-parent", "--cgroupns", "--use-api-socket"), _OWN_VM),
+    **dict.fromkeys(("--oom-kill-disable", "--oom-score-adj"), _OWN_VM),
+    **dict.fromkeys(("--expose", "--ip", "--ip6", "--link", "--link-local-ip"), _OWN_NETWORK),
+    **dict.fromkeys(("--mac-address", "--net", "--network", "--network-alias"), _OWN_NETWORK),
+    **dict.fromkeys(("-c", "--cpu-count", "--cpu-percent", "--cpu-period"), _OWN_LIMITS),
+    **dict.fromkeys(("--cpu-quota", "--cpu-rt-period", "--cpu-rt-runtime"), _OWN_LIMITS),
+    **dict.fromkeys(("--cpu-shares", "--cpuset-cpus", "--cpuset-mems"), _OWN_LIMITS),
+    **dict.fromkeys(("--kernel-memory", "--memory-reservation", "--memory-swap"), _OWN_LIMITS),
+    **dict.fromkeys(("--memory-swappiness", "--pids-limit"), _OWN_LIMITS),
+    **dict.fromkeys(("--blkio-weight", "--blkio-weight-device", "--storage-opt"), _OWN_LIMITS),
+    **dict.fromkeys(("--io-maxbandwidth", "--io-maxiops"), _OWN_LIMITS),
+    **dict.fromkeys(("--device", "--device-cgroup-rule", "--gpus"), _NO_DEVICES),
+    **dict.fromkeys(("--device-read-bps", "--device-read-iops"), _NO_DEVICES),
+    **dict.fromkeys(("--device-write-bps", "--device-write-iops"), _NO_DEVICES),
+    **dict.fromkeys(("--health-cmd", "--health-interval", "--health-retries"), _NO_CHECKS),
+    **dict.fromkeys(("--health-start-interval", "--health-start-period"), _NO_CHECKS),
+    **dict.fromkeys(("--health-timeout", "--no-healthcheck"), _NO_CHECKS),
+    **dict.fromkeys(("--dns", "--dns-option", "--dns-search"), _NAMES),
+    **dict.fromkeys(("--read-only", "--tmpfs"), _OWN_DISK),
+    **dict.fromkeys(("--volume-driver", "--volumes-from"), "there are no volumes; " + _FILE),
+    **dict.fromkeys(("--log-driver", "--log-opt"), _NO_LOG_CHOICE),
+    **dict.fromkeys(("--isolation", "--platform"), _THIS_MACHINE),
+    **dict.fromkeys(("-P", "--publish-all"), "name each port: -p PORT"),
+    **dict.fromkeys(("-a", "--attach"), _STREAMS),
     "--add-host": "write it into /etc/hosts with `warmboot exec`",
-    "--cap-add": _OWN_VM,
+    "--annotation": "use a label: -l K=V",
     "--cap-drop": "use --user for fewer rights in the container",
-    "--cpu-shares": _OWN_LIMITS,
-    "--cpuset-cpus": _OWN_LIMITS,
-    "--device": _NO_DEVICES,
-    "--dns": "names are resolved as this machine does",
-    "--expose": _OWN_NETWORK,
+    "--cidfile": "`warmboot run -d` prints the id: warmboot run -d IMAGE > FILE",
+    "--detach-keys": _KEYS,
+    "--disable-content-trust": "name an image by its digest: NAME@sha256:…",
+    "--domainname": _HOST_NAME,
     "--format": "--json prints what a program needs",
-    "--gpus": _NO_DEVICES,
+    "--group-add": "use --user USER:GROUP",
     "--init": "the command is the container's first process",
-    "--ip": _OWN_NETWORK,
-    "--ipc": _OWN_VM,
-    "--link": _OWN_NETWORK,
-    "--memory-swap": _OWN_LIMITS,
-    "--net": _OWN_NETWORK,
-    "--network": _OWN_NETWORK,
-    "--pid": _OWN_VM,
-    "--pids-limit": _OWN_LIMITS,
-    "--platform": "images of this machine's platform are run",
-    "--privileged": _OWN_VM,
-    "--publish-all": "name each port: -p PORT",
+    "--label-file": "name each label: -l K=V",
     "--pull": "the image is pulled by the VM that runs it",
-    "--read-only": "the disk belongs to this container alone, and goes with it",
     "--restart": _NO_RESTARTS,
-    "--security-opt": _OWN_VM,
     "--shm-size": "mount one inside, or give the VM more memory with -m",
     "--sig-proxy": "signals always go to the container",
-    "--tmpfs": "the disk belongs to this container alone, and goes with it",
+    "--sysctl": "set it inside: `warmboot exec -u 0 CONTAINER sysctl -w …`",
     "--ulimit": "set it inside: sh -c 'ulimit …; exec PROGRAM'",
-    "--userns": _OWN_VM,
-    "--volumes-from": "there are no volumes; " + _FILE,
-    "-P": "name each port: -p PORT",
 }
+
+_ATTACHED = "`warmboot start CONTAINER && warmboot attach CONTAINER` shows its output"
+_DISK_USE = "`warmboot top` shows what containers use"
+_CHECKPOINTS = "checkpoints are of workers: `warmboot worker resume -c NAME`"
+_OF_COMMANDS: Mapping[tuple[str, str], str] = {
+    **dict.fromkeys((("events", "--since"), ("events", "--until")), "--after ID shows later ones"),
+    ("events", "--filter"): "--kind shows only events of that kind",
+    ("inspect", "-f"): "--json prints what a program needs",
+    **dict.fromkeys((("inspect", "-s"), ("inspect", "--size")), _DISK_USE),
+    ("inspect", "--type"): "it shows containers; others have `show`: `warmboot worker show`",
+    ("logs", "--details"): "`warmboot inspect` shows labels and environment",
+    **dict.fromkeys((("ps", "-s"), ("ps", "--size")), _DISK_USE),
+    **dict.fromkeys(
+        (("restart", "-s"), ("restart", "--signal")),
+        "`warmboot stop -s SIGNAL CONTAINER && warmboot start CONTAINER` does it",
+    ),
+    **dict.fromkeys((("rm", "-l"), ("rm", "--link")), "there are no links between containers"),
+    **dict.fromkeys((("start", "-a"), ("start", "--attach")), _ATTACHED),
+    **dict.fromkeys((("start", "-i"), ("start", "--interactive")), _ATTACHED),
+    **dict.fromkeys((("start", "--checkpoint"), ("start", "--checkpoint-dir")), _CHECKPOINTS),
+}
+_PROCESSES = "it shows all containers; `warmboot exec CONTAINER ps` shows the processes of one"
+_ALIKE = 0.8
+"""How alike an option has to be, to be what was meant: others are no help."""
 
 
 class Commands(TyperGroup):
@@ -121,13 +168,18 @@ class Commands(TyperGroup):
 
 
 def _reword(error: Any) -> None:
-    """An option that a command of the first level, as docker's are, does not have."""
-    missing, context = getattr(error, "possibilities", _ABSENT), getattr(error, "ctx", None)
-    if missing is _ABSENT or context is None or context.command_path.count(" ") != 1:
+    """An option or argument that a command of the first level, as docker's are, does not have."""
+    context = getattr(error, "ctx", None)
+    if context is None or context.command_path.count(" ") != 1:
         return
-    if instead := _OPTIONS.get(error.option_name):
-        error.message = f"No such option '{error.option_name}': {instead}"
+    command = context.command_path.rpartition(" ")[2]
+    if command == "top" and "unexpected extra argument" in error.message:
+        error.message = f"Too many words: {_PROCESSES}"
+    if not isinstance(error, NoSuchOption):
+        return
+    option = error.option_name
+    if instead := _OF_COMMANDS.get((command, option)) or _OPTIONS.get(option):
+        error.message = f"No such option '{option}': {instead}"
         error.possibilities = None
-
-
-_ABSENT = object()
+    else:
+        error.possibilities = get_close_matches(option, error.possibilities or (), cutoff=_ALIKE)

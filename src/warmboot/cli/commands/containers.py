@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,12 +30,15 @@ StopTime = Annotated[
     float | None,
     typer.Option(
         "--time",
+        "--timeout",
         "-t",
         min=0,
         max=3600,
         help="seconds before it is killed (default: the container's, or 10)",
     ),
 ]
+
+_COUNT = re.compile(r"-?[0-9]{1,18}")
 
 
 def inspect(refs: Refs, json_: Json = False) -> None:
@@ -130,9 +134,10 @@ def logs(
             raise usage("it cannot be combined with another option", "--boot")
         drive(_show_boot_log(ref))
         return
-    if tail != "all" and not (tail.isascii() and tail.isdigit() and len(tail) < 19):
+    if tail != "all" and not _COUNT.fullmatch(tail):
         raise usage("it takes a number, or all", "--tail")
-    lines = None if tail == "all" else int(tail)
+    # Less than none are all, as docker has it.
+    lines = None if tail == "all" or int(tail) < 0 else int(tail)
     try:
         first, last = (None if text is None else parse_moment(text) for text in (since, until))
     except ValueError as error:
