@@ -11,6 +11,7 @@ import pytest
 from tests.cli.conftest import Cli
 from tests.support.command_line import PROGRAM
 
+from warmboot.cli import completion
 from warmboot.cli.main import COMMANDS
 
 IMPORTED = """
@@ -42,6 +43,15 @@ def completed(env: dict[str, str], line: str) -> tuple[list[str], set[str]]:
     asked = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
     output, modules = imported({**env, "_WARMBOOT_COMPLETE": "complete_bash", **asked})
     return output.split("\n") if output else [], modules
+
+
+def offers(env: dict[str, str], line: str) -> list[str]:
+    """What bash is told to offer behind ``line``."""
+    asked = {"COMP_LINE": line, "_WARMBOOT_COMPLETE": "complete_bash"}
+    for _ in range(5):  # it gives up after a moment, which a busy machine may take
+        if answer := imported({**env, **asked})[0]:
+            return answer.split("\n")
+    return []
 
 
 def commands_of(modules: set[str]) -> set[str]:
@@ -91,11 +101,67 @@ def test_what_is_said_of_a_command_is_what_its_help_begins_with(name: str) -> No
     assert PROGRAM.commands[name].name == name
 
 
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("warmboot exec -", True),
+        ("warmboot exec up -", False),
+        ("warmboot exec -u 0 up sh -", False),
+        ("warmboot exec up tar --", False),
+        ("warmboot run -p 80:80 --rm --", True),
+        ("warmboot run -p 80:80 --rm redis:7 --", False),
+        ("warmboot run --name=x -e A=b redis -", False),
+        ("warmboot worker run app -", False),
+        ("warmboot worker run -", True),
+    ],
+)
+def test_no_options_of_ours_are_offered_to_a_containers_program(
+    env: dict[str, str], line: str, *, offered: bool
+) -> None:
+    assert bool(offers(env, line)) == offered
+
+
+@pytest.mark.parametrize("line", ["warmboot exec ", "warmboot attach ", "warmboot stop "])
+def test_who_has_to_run_is_offered_only_if_it_runs(
+    cli: Cli, env: dict[str, str], line: str
+) -> None:
+    cli("run", "-d", "--name", "up", "busybox")
+    cli("run", "--name", "over", "busybox", "ticks", "1")
+    assert offers(env, line) == ["up"]
+    assert offers(env, "warmboot start ") == ["over"]
+    assert sorted(offers(env, "warmboot logs ")) == ["over", "up"]
+
+
+@pytest.mark.parametrize(
+    ("shell", "said"),
+    [
+        ("bash", "default"),
+        ("zsh", "compset -P '*='; local -a found; found=('default'); _describe warmboot found"),
+        ("fish", "--runtime=default"),
+    ],
+)
+def test_a_value_is_offered_behind_an_equals_sign_too(
+    cli: Cli, env: dict[str, str], shell: str, said: str, tmp_path: Path
+) -> None:
+    assert cli("runtime", "register", str(tmp_path), "--name", "default").returncode == 0
+    for line in ("warmboot run --runtime=de", "warmboot run -p 80:80 --runtime="):
+        asked = {"COMP_LINE": line, "_TYPER_COMPLETE_ARGS": line}
+        answer = imported({**env, **asked, "_WARMBOOT_COMPLETE": f"complete_{shell}"})[0]
+        assert answer == said
+
+
+def test_what_has_no_name_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    things = [{"name": None, "state": "running"}, {"name": "up", "state": "running"}]
+    monkeypatch.setattr(completion, "_asked", lambda _: {"items": things})
+    assert completion.worker_names("") == completion.running_names("") == ["up"]
+
+
 # -- files -----------------------------------------------------------------------------------------
 
 COMPLETE = """
 source <("$PROGRAM" -m scripts.manual bash)
 warmboot() { "$PROGRAM" -m warmboot.cli "$@"; }
+COMP_LINE="$1 $2"; COMP_POINT=${#COMP_LINE}
 COMP_WORDS=($1 "$2"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
 compopt() { echo "compopt $*"; }
 _warmboot_completion warmboot

@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import socket
+from collections.abc import Container
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,9 +18,20 @@ from warmboot.client.endpoint import Endpoint
 ANSWER_TIMEOUT_S = 0.7
 
 
+_ALL = "/v1/containers?all=true"
+
+
 def container_names(incomplete: str) -> list[str]:
     """Containers whose names begin so; none when the manager does not answer at once."""
-    return _names("/v1/containers?all=true", incomplete)
+    return _names(_ALL, incomplete)
+
+
+def running_names(incomplete: str) -> list[str]:
+    return _names(_ALL, incomplete, ("running",))
+
+
+def startable_names(incomplete: str) -> list[str]:
+    return _names(_ALL, incomplete, ("exited", "failed"))
 
 
 def image_names(incomplete: str) -> list[str]:
@@ -30,12 +42,14 @@ def worker_names(incomplete: str) -> list[str]:
     return _names("/v1/workers", incomplete)
 
 
-def _names(path: str, incomplete: str) -> list[str]:
+def _names(path: str, incomplete: str, states: Container[str] = ()) -> list[str]:
     try:
-        found = [str(item["name"]) for item in _asked(path)["items"]]
+        found = [
+            item["name"] for item in _asked(path)["items"] if not states or item["state"] in states
+        ]
     except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
         return []
-    return [name for name in found if name.startswith(incomplete)]
+    return [name for name in found if isinstance(name, str) and name.startswith(incomplete)]
 
 
 def _asked(path: str) -> Any:

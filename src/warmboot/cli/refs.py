@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from warmboot.cli.completion import container_names
+from warmboot.cli.completion import container_names, running_names, startable_names
 from warmboot.model.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
@@ -16,24 +16,30 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", "RuntimeImage", "RuntimeSnapshot")
 
-Ref = Annotated[
-    str,
-    typer.Argument(
+
+def _one(names: Callable[[str], list[str]]) -> Any:
+    return typer.Argument(
         metavar="CONTAINER",
         help="name, id or beginning of an id",
-        autocompletion=container_names,
+        autocompletion=names,
         show_default=False,
-    ),
-]
-Refs = Annotated[
-    list[str],
-    typer.Argument(
+    )
+
+
+def _several(names: Callable[[str], list[str]]) -> Any:
+    return typer.Argument(
         metavar="CONTAINER",
         help="names, ids or beginnings of ids",
-        autocompletion=container_names,
+        autocompletion=names,
         show_default=False,
-    ),
-]
+    )
+
+
+Ref = Annotated[str, _one(container_names)]
+Refs = Annotated[list[str], _several(container_names)]
+RunningRef = Annotated[str, _one(running_names)]
+RunningRefs = Annotated[list[str], _several(running_names)]
+StartableRefs = Annotated[list[str], _several(startable_names)]
 
 
 async def find_image(client: Client, ref: str) -> RuntimeImage:

@@ -23,11 +23,13 @@ from warmboot.cli.directory import Place
 FILES = "warmboot:files"
 """The answer that lets bash complete a file name."""
 
-# An answer is a line; nothing in it is a pattern of the shell's.
+# An answer is a line; nothing in it is a pattern of the shell's. The words of bash end at ``=`` and
+# ``:``, which ours do not: they are taken from the line.
 BASH = f"""\
 %(complete_func)s() {{
     local answer
     answer=$(COMP_WORDS="${{COMP_WORDS[*]}}" COMP_CWORD=$COMP_CWORD \\
+        COMP_LINE="${{COMP_LINE:0:COMP_POINT}}" \\
         %(autocomplete_var)s=complete_bash "$1" 2> /dev/null)
     COMPREPLY=()
     if [ "$answer" = "{FILES}" ]; then
@@ -52,11 +54,28 @@ def _items(shell: Any) -> tuple[list[CompletionItem], bool]:
     """What may stand there, and whether any file may."""
     args, incomplete = shell.get_completion_args()
     context = click._resolve_context(shell.cli, shell.ctx_args, shell.prog_name, args)
+    if _is_within_a_command(context):
+        return [], False
     asked, incomplete = click._resolve_incomplete(context, args, incomplete)
     wanted = getattr(getattr(asked, "type_descriptor", None), "annotation", None)
     if Path in (wanted, *get_args(wanted)):
         return [], True
     return asked.shell_complete(context, incomplete), False
+
+
+def _is_within_a_command(context: Any) -> bool:
+    """Whether what is typed are the words of a container's program, which we know nothing of."""
+    if context.allow_interspersed_args:
+        return False
+    first = next((p for p in context.command.params if p.param_type_name == "argument"), None)
+    source = first and context.get_parameter_source(first.name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _option_of(incomplete: str) -> str:
+    """``--runtime=`` of ``--runtime=de``: shells whose words do not end there want all of it."""
+    option, assigned, _ = incomplete.partition("=")
+    return option + assigned if assigned and option.startswith("--") else ""
 
 
 def _help(item: CompletionItem) -> str:
@@ -65,6 +84,14 @@ def _help(item: CompletionItem) -> str:
 
 class Bash(typers.BashComplete):
     source_template = BASH
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        line = os.environ.get("COMP_LINE", "")
+        if not line:  # the script is of an earlier version
+            return super().get_completion_args()
+        words = click.split_arg_string(line)
+        incomplete = "" if not words or line[-1].isspace() else words.pop()
+        return words[1:], incomplete
 
     def complete(self) -> str:
         items, files = _items(self)
@@ -80,7 +107,8 @@ class Zsh(typers.ZshComplete):
         if not items:
             return ""
         words = " ".join(_quoted(_described(item)) for item in items)
-        return f"local -a found; found=({words}); _describe warmboot found"
+        joined = "compset -P '*='; " if _option_of(self.get_completion_args()[1]) else ""
+        return f"{joined}local -a found; found=({words}); _describe warmboot found"
 
 
 class Fish(typers.FishComplete):
@@ -90,7 +118,8 @@ class Fish(typers.FishComplete):
         items, files = _items(self)
         if os.environ.get("_TYPER_COMPLETE_FISH_ACTION") == "is-file":
             sys.exit(0 if files else 1)
-        return "\n".join(f"{item.value}\t{_help(item)}".rstrip("\t") for item in items)
+        option = _option_of(self.get_completion_args()[1])
+        return "\n".join(f"{option}{item.value}\t{_help(item)}".rstrip("\t") for item in items)
 
 
 def _described(item: CompletionItem) -> str:

@@ -13,7 +13,7 @@ from warmboot.cli.commands.ps import status_of
 from warmboot.cli.drive import FAILED, connect, drive, each, failure_of, usage
 from warmboot.cli.entry import show_error
 from warmboot.cli.parsing import parse_moment
-from warmboot.cli.refs import Ref, Refs
+from warmboot.cli.refs import Ref, Refs, RunningRefs, StartableRefs
 from warmboot.cli.terminal.output import age, print_fields, print_json, print_lines
 from warmboot.cli.terminal.progress import stages_shown, status
 from warmboot.cli.terminal.raw_output import RawOutput
@@ -215,7 +215,7 @@ def _quick(
 
 
 def stop(
-    refs: Refs,
+    refs: RunningRefs,
     time: StopTime = None,
     signal: Annotated[
         str | None,
@@ -228,7 +228,7 @@ def stop(
 
 
 def kill(
-    refs: Refs,
+    refs: RunningRefs,
     signal: Annotated[
         str, typer.Option("--signal", "-s", help="name or number of the signal")
     ] = "KILL",
@@ -245,7 +245,7 @@ def _signal(text: str) -> str:
         raise usage(str(error), "--signal") from None
 
 
-def start(refs: Refs) -> None:
+def start(refs: StartableRefs) -> None:
     """Start containers that have exited or failed."""
 
     async def act(client: Client, ref: str) -> None:
@@ -300,7 +300,7 @@ def rm(
 
 
 def wait(
-    refs: Refs,
+    refs: RunningRefs,
     until: Annotated[
         str, typer.Option(help="state to wait for: booted, running or exited", metavar="STATE")
     ] = "exited",

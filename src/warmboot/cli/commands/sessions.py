@@ -11,7 +11,7 @@ import typer
 
 from warmboot.cli.drive import command_exit_code, connect, drive, usage
 from warmboot.cli.parsing import parse_environment, parse_folder
-from warmboot.cli.refs import Ref
+from warmboot.cli.refs import RunningRef
 from warmboot.cli.terminal.attach import carry, hangup_ends_us, has_terminal
 from warmboot.cli.terminal.foreground import Stay, killed, note
 from warmboot.cli.terminal.signals import Signals
@@ -21,7 +21,7 @@ from warmboot.model.errors import Conflict, Unavailable
 
 
 def exec_(
-    ref: Ref,
+    ref: RunningRef,
     command: Annotated[
         list[str],
         typer.Argument(metavar="COMMAND", help="the command and its arguments", show_default=False),
@@ -96,7 +96,7 @@ def exec_(
 
 
 def attach(
-    ref: Ref,
+    ref: RunningRef,
     no_stdin: Annotated[
         bool, typer.Option("--no-stdin", help="do not attach standard input")
     ] = False,
