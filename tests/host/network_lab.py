@@ -5,13 +5,19 @@
 
 The test's main thread moves into the host's namespace, so the network under test takes that for
 the machine. A guest has a kernel TCP/IP stack behind the slot's TAP, as a VM has.
+
+What has a name on the machine itself (namespaces, the name server's folder) bears the number of the
+test process: two runs do not meet, and what a killed run has left goes when the next world is made.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
+import string
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -24,16 +30,31 @@ from typing_extensions import override
 
 from warmboot.host.network import NetworkConfig, Slot, connect, links, namespaces
 from warmboot.host.network.config import NETNS_DIR
+from warmboot.host.network.dns import NameServer
 
-PREFIX = "tn"
+_LAB = "wblab"
 HOST_IP = "203.0.113.1"
 FOREIGN_IP = "203.0.113.2"
 METADATA_IP = "169.254.169.254"
 UPLINK_MTU = 1400
-FOREIGN = NETNS_DIR / "tnlab-foreign"
-HOST = NETNS_DIR / "tnlab-host"
+FOREIGN = NETNS_DIR / f"{_LAB}-{os.getpid()}-foreign"
+HOST = NETNS_DIR / f"{_LAB}-{os.getpid()}-host"
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def prefix_of(pid: int, letter: str = "t") -> str:
+    """The network prefix of a test process: a letter, and its number to the base of 36."""
+    digits = ""
+    while pid:
+        pid, digit = divmod(pid, 36)
+        digits = string.printable[digit] + digits
+    return letter + digits
+
+
+PREFIX = prefix_of(os.getpid())
+SECOND_PREFIX = prefix_of(os.getpid(), "u")
+"""Of another manager of the same host."""
 
 
 async def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
@@ -85,8 +106,7 @@ def _build_host() -> None:
 
 @asynccontextmanager
 async def world() -> AsyncIterator[None]:
-    for namespace in (HOST, FOREIGN):
-        await namespaces.in_thread(partial(namespaces.delete, namespace))
+    await _remove_left()
     try:
         for namespace in (HOST, FOREIGN):
             await namespaces.in_thread(partial(namespaces.create, namespace))
@@ -97,6 +117,25 @@ async def world() -> AsyncIterator[None]:
     finally:
         for namespace in (HOST, FOREIGN):
             await namespaces.in_thread(partial(namespaces.delete, namespace))
+
+
+async def _remove_left() -> None:
+    """What test processes that were killed have left, and an earlier test of this one."""
+    labs = {
+        int(match[1])
+        for path in NETNS_DIR.glob(f"{_LAB}-*")
+        if (match := re.fullmatch(rf"{_LAB}-(\d+)-.*", path.name))
+    }
+    for pid in labs:
+        if pid != os.getpid() and Path(f"/proc/{pid}").exists():
+            continue
+        for letter in "tu":
+            with tempfile.TemporaryDirectory(prefix="wbnet-") as folder:
+                await NameServer(config(Path(folder), prefix_of(pid, letter))).stop()
+            for path in NETNS_DIR.glob(f"{prefix_of(pid, letter)}-*"):
+                await namespaces.in_thread(partial(namespaces.delete, path))
+        for path in NETNS_DIR.glob(f"{_LAB}-{pid}-*"):
+            await namespaces.in_thread(partial(namespaces.delete, path))
 
 
 @dataclass(frozen=True)
@@ -205,7 +244,7 @@ def _pass_frame(source: int, target: int) -> None:
 @asynccontextmanager
 async def guest(slot: Slot) -> AsyncIterator[Place]:
     """A guest on the slot's TAP."""
-    namespace = NETNS_DIR / f"tnlab-guest-{slot.index}"
+    namespace = NETNS_DIR / f"{_LAB}-{os.getpid()}-guest-{slot.index}"
     loop = asyncio.get_running_loop()
     await namespaces.in_thread(partial(namespaces.delete, namespace))
     await namespaces.in_thread(partial(namespaces.create, namespace))

@@ -39,7 +39,7 @@ from warmboot.host.network import Network
 from warmboot.model.container import PortMapping
 
 async def main():
-    network = Network(config(Path(sys.argv[1])))
+    network = Network(config(Path(sys.argv[1]), sys.argv[2]))
     await network.start([])
     slots = [await network.acquire() for _ in range(2)]
     ports = [await network.publish(slot, PortMapping(80, host_ip="0.0.0.0")) for slot in slots]
@@ -182,7 +182,7 @@ async def _killed_manager(state_dir: Path) -> list[tuple[Slot, int]]:
     """A manager with two published slots, killed without warning."""
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", MANAGER, str(state_dir)),
+        *(sys.executable, "-c", MANAGER, str(state_dir), PREFIX),
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": paths},
     )

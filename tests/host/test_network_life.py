@@ -14,6 +14,7 @@ from tests.host.network_lab import (
     FOREIGN_IP,
     HOST_IP,
     PREFIX,
+    SECOND_PREFIX,
     config,
     foreign,
     guest,
@@ -216,8 +217,8 @@ async def test_a_second_manager_needs_a_subnet_of_its_own(state_dir: Path) -> No
     first = Network(config(state_dir))
     await first.start([])
     with pytest.raises(NetworkError, match="subnet"):
-        await Network(config(state_dir / "b", prefix="tnb")).start([])
-    second = Network(config(state_dir / "b", prefix="tnb", subnet="10.214.0.0/24"))
+        await Network(config(state_dir / "b", prefix=SECOND_PREFIX)).start([])
+    second = Network(config(state_dir / "b", prefix=SECOND_PREFIX, subnet="10.214.0.0/24"))
     await second.start([])
     slots = [await first.acquire(), await second.acquire()]
     async with guest(slots[0]) as one, foreign.tcp_server(80, "world"):
@@ -237,5 +238,5 @@ async def test_connect_fails_in_time(state_dir: Path) -> None:
     with pytest.raises(NetworkError, match=r"198\.18\.0\.2:80"):  # nobody has the TAP open
         await connect(slot.namespace, slot.guest_ip, 80, 0.2)
     with pytest.raises(NetworkError):
-        await connect(slot.namespace.with_name("tn-none"), slot.guest_ip, 80, 0.2)
+        await connect(slot.namespace.with_name(f"{PREFIX}-none"), slot.guest_ip, 80, 0.2)
     await network.stop(keep=False)

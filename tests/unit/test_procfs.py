@@ -86,3 +86,13 @@ async def test_its_name_does_not_make_it_roots(named: int) -> None:
     another = status.replace(f"\nUid:\t{os.getuid()}".encode(), b"\nUid:\t1234")
 
     assert 1234 in peers._uids(another.decode(errors="replace"))
+
+
+def test_files_that_come_and_go_hide_no_other_of_a_process(tmp_path: Path) -> None:
+    folder = tmp_path / "fd"
+    folder.mkdir()
+    (folder / "7").symlink_to("socket:[17]")
+    for number in range(10, 30):
+        (folder / str(number)).touch()  # no link: as little to be read as one that was closed
+
+    assert list(procfs.open_files(tmp_path)) == [("7", "socket:[17]")]

@@ -6,6 +6,7 @@ second and a round through the control groups.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 from collections.abc import Iterator
@@ -51,17 +52,10 @@ def listening(pid: int, proc: Path = Path("/proc")) -> tuple[ListenAddress, ...]
 
 def _sockets(pid: int, proc: Path) -> Iterator[str]:
     """The inodes of a process's sockets."""
-    try:
-        descriptors = list((proc / str(pid) / "fd").iterdir())
-    except (FileNotFoundError, ProcessLookupError):
-        return
-    for descriptor in descriptors:
-        try:
-            target = str(descriptor.readlink())
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if target.startswith("socket:["):
-            yield target[len("socket:[") : -1]
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for _, path in procfs.open_files(proc / str(pid)):
+            if path.startswith("socket:["):
+                yield path[len("socket:[") : -1]
 
 
 def _address(text: str) -> str:

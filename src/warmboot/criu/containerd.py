@@ -102,10 +102,9 @@ class RestoreCopies:
             with contextlib.suppress(OSError):
                 if name in (process / "cmdline").read_bytes():
                     return True
-                for link in (process / "cwd", *(process / "fd").iterdir()):
-                    with contextlib.suppress(OSError):
-                        if path.name in link.readlink().parts:
-                            return True
+                opened = (Path(file) for _, file in procfs.open_files(process))
+                if any(path.name in used.parts for used in ((process / "cwd").readlink(), *opened)):
+                    return True
         return False
 
 

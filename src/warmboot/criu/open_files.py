@@ -30,7 +30,6 @@ def io_uring_users(pid: int, proc: Path = Path("/proc")) -> dict[int, str]:
     found = {}
     for one in (pid, *descendants(pid, proc)):
         with contextlib.suppress(OSError):
-            links = (str(path.readlink()) for path in (proc / str(one) / "fd").iterdir())
-            if _IO_URING in links:
+            if any(path == _IO_URING for _, path in procfs.open_files(proc / str(one))):
                 found[one] = procfs.name(proc / str(one))
     return found

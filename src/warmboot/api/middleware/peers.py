@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmboot.api.middleware.sock_diag import ESTABLISHED, Address, TcpSocket, tcp_socket
+from warmboot.system import procfs
 
 MAX_REMEMBERED = 1024
 _CLOSED = "the connection is closed, or is none of this machine's own"
@@ -138,10 +139,7 @@ def _still(found: TcpSocket, client: Address, server: Address) -> bool:
 
 
 def _holders(inode: int, uids: frozenset[int]) -> Iterator[_Holder]:
-    """Processes of ``uids`` that have the socket; what cannot be seen is passed over.
-
-    A link is read and never followed: behind others of them are files that may not answer.
-    """
+    """Processes of ``uids`` that have the socket; what cannot be seen is passed over."""
     wanted = f"socket:[{inode}]"
     with os.scandir("/proc") as processes:
         for process in processes:
@@ -150,18 +148,10 @@ def _holders(inode: int, uids: frozenset[int]) -> Iterator[_Holder]:
             with contextlib.suppress(OSError):  # it has ended, or is not ours to see
                 if process.stat().st_uid not in uids:
                     continue
-                fd = _link_to(wanted, f"{process.path}/fd")
-                if fd:
-                    yield _Holder(int(process.name), fd)
-
-
-def _link_to(wanted: str, folder: str) -> str:
-    with os.scandir(folder) as links:
-        for link in links:
-            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                if os.readlink(link) == wanted:  # noqa: PTH115 - thousands of them
-                    return link.name
-    return ""
+                for fd, path in procfs.open_files(Path(process.path)):
+                    if path == wanted:
+                        yield _Holder(int(process.name), fd)
+                        break
 
 
 def _read(name: str, folder: int) -> str:

@@ -48,6 +48,7 @@ _PROGRAM = Path(memory.__file__).resolve().with_name("__main__.py")
 _PACKAGES = Path(zstandard.__file__).resolve().parents[1]
 _LONGEST_LINE = 16 << 20
 _LAST_WORDS_S = 1.0
+_BECOMES_S = 0.5
 
 
 class Pager:
@@ -109,6 +110,9 @@ class Pager:
         if not (spec.run_dir / SOCKET).exists():
             return None
         pid = await asyncio.to_thread(_find, spec.run_dir)
+        if pid is None:  # one that becomes another program (execve(2)) has no command line then
+            await asyncio.sleep(_BECOMES_S)
+            pid = await asyncio.to_thread(_find, spec.run_dir)
         if pid is None:
             raise VmGone(f"the page server of {spec.id} is gone")
         ticks = start_time_ticks(pid) or 0

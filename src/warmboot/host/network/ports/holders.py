@@ -41,7 +41,7 @@ def _inodes(mapping: PortMapping, proc: Path) -> Iterator[str]:
 
 def _has_one(folder: Path, inodes: set[str]) -> bool:
     try:
-        return any(str(fd.readlink()) in inodes for fd in (folder / "fd").iterdir())
+        return any(path in inodes for _, path in procfs.open_files(folder))
     except OSError:  # it ended, or is not ours to see
         return False
 
