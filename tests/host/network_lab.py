@@ -19,7 +19,7 @@ import socket
 import string
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,12 +31,17 @@ from typing_extensions import override
 from warmboot.host.network import NetworkConfig, Slot, connect, links, namespaces
 from warmboot.host.network.config import NETNS_DIR
 from warmboot.host.network.dns import NameServer
+from warmboot.system.concurrency import end
 
 _LAB = "wblab"
 HOST_IP = "203.0.113.1"
 FOREIGN_IP = "203.0.113.2"
 METADATA_IP = "169.254.169.254"
 UPLINK_MTU = 1400
+PATIENT_S = 60.0
+"""For what has to happen, on a machine that is busy with other things."""
+
+_RESEND_S = 0.5
 FOREIGN = NETNS_DIR / f"{_LAB}-{os.getpid()}-foreign"
 HOST = NETNS_DIR / f"{_LAB}-{os.getpid()}-host"
 
@@ -57,7 +62,7 @@ SECOND_PREFIX = prefix_of(os.getpid(), "u")
 """Of another manager of the same host."""
 
 
-async def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
+async def until(holds: Callable[[], bool], timeout_s: float = PATIENT_S) -> None:
     """Return when it holds; for what the kernel or another process does in its own time."""
     async with asyncio.timeout(timeout_s):
         while not holds():  # noqa: ASYNC110
@@ -107,6 +112,7 @@ def _build_host() -> None:
 @asynccontextmanager
 async def world() -> AsyncIterator[None]:
     await _remove_left()
+    before = asyncio.all_tasks()
     try:
         for namespace in (HOST, FOREIGN):
             await namespaces.in_thread(partial(namespaces.create, namespace))
@@ -115,12 +121,13 @@ async def world() -> AsyncIterator[None]:
         with moved_into(HOST):
             yield
     finally:
-        for namespace in (HOST, FOREIGN):
-            await namespaces.in_thread(partial(namespaces.delete, namespace))
+        # A test that failed has not stopped its network, whose tasks would meddle with the next.
+        await end(*(asyncio.all_tasks() - before - {asyncio.current_task()}))
+        await _remove_left()
 
 
 async def _remove_left() -> None:
-    """What test processes that were killed have left, and an earlier test of this one."""
+    """What test processes that were killed have left, and a test of this one."""
     labs = {
         int(match[1])
         for path in NETNS_DIR.glob(f"{_LAB}-*")
@@ -138,27 +145,36 @@ async def _remove_left() -> None:
             await namespaces.in_thread(partial(namespaces.delete, path))
 
 
+async def answer(
+    sender: socket.socket, server: tuple[str, int], data: bytes, timeout_s: float = PATIENT_S
+) -> bytes:
+    """To a datagram that is sent until it is answered: it may be lost, as on any wire."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(timeout_s):
+        while True:
+            await loop.sock_sendto(sender, data, server)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_RESEND_S):
+                    return await loop.sock_recv(sender, 2000)
+
+
 @dataclass(frozen=True)
 class Place:
     """A namespace in which tests listen, connect and send."""
 
     namespace: Path
 
-    async def tcp(self, ip: str, port: int, timeout_s: float = 2.0) -> bytes:
+    async def tcp(self, ip: str, port: int, timeout_s: float = PATIENT_S) -> bytes:
         """What the server there says first."""
         connected = await connect(self.namespace, ip, port, timeout_s)
         with connected:
             async with asyncio.timeout(timeout_s):
                 return await asyncio.get_running_loop().sock_recv(connected, 1000)
 
-    async def udp(self, ip: str, port: int, data: bytes, source: str = "0.0.0.0") -> bytes:
+    async def udp(self, ip: str, port: int, data: bytes, timeout_s: float = PATIENT_S) -> bytes:
         """The answer to a datagram; ``TimeoutError`` without one."""
-        sender = await self.bound(source, 0, socket.SOCK_DGRAM)
-        with sender:
-            loop = asyncio.get_running_loop()
-            await loop.sock_sendto(sender, data, (ip, port))
-            async with asyncio.timeout(1.0):
-                return await loop.sock_recv(sender, 2000)
+        with await self.bound("0.0.0.0", 0, socket.SOCK_DGRAM) as sender:
+            return await answer(sender, (ip, port), data, timeout_s)
 
     async def bound(self, ip: str, port: int, kind: int) -> socket.socket:
         def make() -> socket.socket:

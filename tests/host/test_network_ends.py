@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.host.network_lab import FOREIGN_IP, HOST_IP, Place, config, foreign, guest, host, world
+from tests.host.network_lab import (
+    FOREIGN_IP,
+    HOST_IP,
+    PATIENT_S,
+    Place,
+    config,
+    foreign,
+    guest,
+    host,
+    world,
+)
 
 from warmboot.host.network import Network, NetworkConfig, Slot
 from warmboot.host.network.rules import nft
@@ -47,7 +57,7 @@ async def connection(
         made.close()
         made = await place.dual_stack()
         ip = f"::ffff:{ip}"
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENT_S):
         await asyncio.get_running_loop().sock_connect(made, (ip, port))
     return made
 
@@ -71,7 +81,7 @@ async def hold(network: Network, slot: Slot, vm: Place, stack: AsyncExitStack) -
 async def is_broken(one: socket.socket) -> bool:
     """At once: well before any time limit of TCP's."""
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENT_S):
             await asyncio.get_running_loop().sock_recv(one, 1)
     except BROKEN:
         return True
@@ -149,7 +159,7 @@ async def test_a_client_may_connect_again_from_the_same_port(settings: NetworkCo
             await network.publish(second, held.mapping)
             with await foreign.bound("0.0.0.0", port, socket.SOCK_STREAM) as again:
                 loop = asyncio.get_running_loop()
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(PATIENT_S):
                     await loop.sock_connect(again, (HOST_IP, held.mapping.host_port))
                     assert (await loop.sock_recv(again, 100)).startswith(b"second")
     await network.stop(keep=False)
