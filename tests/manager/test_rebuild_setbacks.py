@@ -6,6 +6,7 @@ import asyncio
 from datetime import UTC, datetime
 
 import pytest
+from tests.support.impatient import impatient_with_docker
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 from tests.support.rebuilds import event, ready, spoil
@@ -213,10 +214,11 @@ async def test_after_a_refusal_the_next_look_comes_when_its_pause_is_over(
 class Starved:
     """A hook: the VMs of builds in the background never have their Docker ready."""
 
-    def __init__(self, place: Lab) -> None:
+    def __init__(self, place: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         self.place = place
         self.manager: Manager | None = None
         self.background: list[bool] = []
+        impatient_with_docker(monkeypatch, lambda: self.background[-1:] == [True])
 
     async def __call__(self, saga: str, step: str) -> None:
         if (saga, step) != ("build-snapshot", "start") or self.manager is None:
@@ -226,9 +228,11 @@ class Starved:
         self.place.set(docker_never_ready="boot" if record.spec.background else "never")
 
 
-async def test_a_rebuild_that_starves_in_the_background_is_built_at_full_speed(place: Lab) -> None:
-    starved = Starved(place)
-    async with place.manager(starved, cold_boot_timeout_s=1.0, rebuild_attempts=1) as manager:
+async def test_a_rebuild_that_starves_in_the_background_is_built_at_full_speed(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starved = Starved(place, monkeypatch)
+    async with place.manager(starved, rebuild_attempts=1) as manager:
         old = await manager.snapshot()
         starved.manager = manager
         new_id = await manager.snapshots.rebuild(old.id)
@@ -299,9 +303,11 @@ async def test_a_cold_boot_of_another_host_is_not_kept(place: Lab) -> None:
         assert new.metadata["cold_boot_s"] is None
 
 
-async def test_a_rebuild_at_full_speed_measures_its_own(place: Lab) -> None:
-    starved = Starved(place)
-    async with place.manager(starved, cold_boot_timeout_s=1.0) as manager:
+async def test_a_rebuild_at_full_speed_measures_its_own(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starved = Starved(place, monkeypatch)
+    async with place.manager(starved) as manager:
         old = await manager.snapshot()
         await manager.store.snapshots.update_metadata(old.id, {"cold_boot_s": 77.0})
         starved.manager = manager

@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from tests.support.impatient import impatient_with_docker
 from tests.support.invariants import check
 from tests.support.managers import IMAGE_NAME, Lab, Manager, image_folder, vmm_pids
 from tests.support.rebuilds import event, ready, spoil
@@ -45,6 +46,7 @@ def _restore_fails(monkeypatch: pytest.MonkeyPatch, place: Lab) -> None:
 
 
 def _docker_is_silent(monkeypatch: pytest.MonkeyPatch, place: Lab) -> None:
+    impatient_with_docker(monkeypatch)
     place.set(docker_never_ready="restore")
 
 
@@ -63,7 +65,7 @@ async def test_a_canary_that_fails_leaves_the_old_one_serving(
     fault: Fault,
     words: str,
 ) -> None:
-    async with place.manager(warm_boot_timeout_s=0.5) as manager:
+    async with place.manager() as manager:
         old = await manager.snapshot()
         with monkeypatch.context() as patched:
             fault(patched, place)

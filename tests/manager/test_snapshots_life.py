@@ -7,6 +7,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from tests.support.impatient import impatient_with_docker
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
@@ -68,8 +69,11 @@ async def test_a_build_that_fails_says_why_and_leaves_nothing(
     assert not Path(snapshot.snapshot_path).exists()
 
 
-async def test_a_build_whose_docker_never_answers_ends(place: Lab) -> None:
-    async with place.manager(cold_boot_timeout_s=0.5) as manager:
+async def test_a_build_whose_docker_never_answers_ends(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient_with_docker(monkeypatch)
+    async with place.manager() as manager:
         image = await manager.image()
         manager.lab.set(docker_never_ready="boot")
         snapshot_id = await manager.snapshots.create(image.id, None)

@@ -219,15 +219,15 @@ async def test_nobody_waits_for_ever_and_all_hear_of_the_last_failure(
 async def test_who_waits_goes_on_waiting_while_others_are_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pool_module, "WAIT_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(pool_module, "WAIT_TIMEOUT_S", 3.0)
     factory = Factory()
     pool = SlotPool(factory.make, 0)
     pool.start()
-    takers = [asyncio.create_task(pool.take()) for _ in range(4)]
+    takers = [asyncio.create_task(pool.take()) for _ in range(40)]
     for _ in takers:
-        await asyncio.sleep(0.6)  # the last one waits longer than for the limit
+        await asyncio.sleep(0.08)  # the last one waits longer than for the limit
         factory.allow(1)
-    assert [slot.index for slot in await asyncio.gather(*takers)] == [1, 2, 3, 4]
+    assert [slot.index for slot in await asyncio.gather(*takers)] == list(range(1, 41))
     await pool.drain()
 
 
