@@ -31,7 +31,7 @@ async def test_a_known_token_opens_and_any_other_does_not(fakes: FakeServices) -
             assert answer.headers["www-authenticate"] == "Bearer"
 
 
-async def test_only_probes_are_open_when_there_are_tokens(fakes: FakeServices) -> None:
+async def test_only_health_checks_are_open_when_there_are_tokens(fakes: FakeServices) -> None:
     app = create_app(fakes.services, tokens=TOKENS)
     async with http_to(app) as http:
         assert (await http.get("/healthz")).status_code == 200

@@ -119,7 +119,7 @@ async def test_a_session_with_an_unknown_parameter_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-async def test_a_probe_may_send_what_it_likes(http: httpx.AsyncClient, path: str) -> None:
+async def test_a_health_check_may_send_what_it_likes(http: httpx.AsyncClient, path: str) -> None:
     assert (await http.get(f"{path}?now=1&now=2")).status_code == 200
 
 

@@ -326,7 +326,7 @@ async def test_events_come_in_pages(http: httpx.AsyncClient, fakes: FakeServices
     assert [event["data"]["stage"] for event in rest] == ["2", "3", "4"]
 
 
-async def test_probes_info_and_doctor(http: httpx.AsyncClient, fakes: FakeServices) -> None:
+async def test_health_checks_info_and_doctor(http: httpx.AsyncClient, fakes: FakeServices) -> None:
     assert (await http.get("/healthz")).json() == {"ok": True}
     assert (await http.get("/readyz")).json() == {"ok": True}
     assert (await http.get("/v1/info")).json()["item"]["default_shape"]["vcpus"] == 2

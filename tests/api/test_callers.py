@@ -183,7 +183,7 @@ async def test_another_user_on_loopback_is_refused_with_a_reason(door: Door) -> 
     assert session[0] == 401
 
 
-async def test_only_probes_and_metrics_are_open_to_all(door: Door) -> None:
+async def test_only_health_checks_and_metrics_are_open_to_all(door: Door) -> None:
     for path in ("/healthz", "/readyz", "/metrics"):
         assert (await curl(door.url(path), by=AS_NOBODY))[0] == 200, path
     for path in ("/openapi.json", "/v1/info", "/v1/events", "/nothing"):

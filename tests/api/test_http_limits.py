@@ -77,7 +77,7 @@ async def test_half_sent_heads_do_not_keep_others_out(fakes: FakeServices) -> No
         assert len(server.held) <= 8
 
 
-async def test_when_all_connections_work_others_are_told_and_probes_are_answered() -> None:
+async def test_when_all_connections_work_others_are_told_and_health_checks_are_answered() -> None:
     release, busy = asyncio.Event(), asyncio.Semaphore(0)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -26,7 +26,7 @@ class HttpLimits:
     connections: int = 1024
     """To TCP, and as many to the Unix socket."""
     surplus: int = 32
-    """Connections over the limit, which are told so; health probes are answered on them, too."""
+    """Connections over the limit, which are told so; health checks are answered on them, too."""
     head_s: float = 10.0
     """From the first byte (or the connection) to the end of a head."""
     idle_s: int = 5

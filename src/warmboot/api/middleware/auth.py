@@ -8,7 +8,7 @@
                               only then is nobody else at the addresses that are looked up
     any other                 nobody
 
-Open to all are the health probes, and the metrics while no tokens are configured: for a GET without
+Open to all are the health checks, and the metrics while no tokens are configured: for a GET without
 a body, so that a stranger has nothing to send that would be read, kept or waited for. Without
 tokens the server refuses to bind anything but loopback. Requests on TCP whose ``Host`` or
 ``Origin`` is not this server need a token, so that a web page in a local browser cannot reach it by

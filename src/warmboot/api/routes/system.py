@@ -1,4 +1,4 @@
-"""Routes of the service itself: health probes, metrics, information on the machine, doctor."""
+"""Routes of the service itself: health checks, metrics, information on the machine, doctor."""
 
 from __future__ import annotations
 
