@@ -56,6 +56,20 @@ async def test_a_cut_stream_goes_on_where_it_was(url: str, fakes: FakeServices) 
     assert "id: 1\n" not in seen
 
 
+@pytest.mark.parametrize("query", ["after=1", "cursor=1"])
+async def test_a_stream_begins_where_a_list_has_ended_and_has_as_many_as_asked_for(
+    url: str, fakes: FakeServices, query: str
+) -> None:
+    for _ in range(5):
+        fakes.events.add("container.stage", "c")
+    async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+        answer = await http.get(f"/v1/events?follow=true&limit=2&{query}")
+    assert [line for line in answer.text.splitlines() if line.startswith("id: ")] == [
+        "id: 2",
+        "id: 3",
+    ]
+
+
 async def test_a_quiet_stream_is_kept_alive(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "KEEP_ALIVE_S", 0.05)
     async with (

@@ -251,6 +251,24 @@ def test_output_that_cannot_be_written_is_told_in_a_sentence(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("run --rm -p x busybox", 125),
+        ("run --rm", 125),
+        ("run --rm busybox exit 3", 3),
+        ("logs nobody", 1),
+        ("no-such-command", 2),
+        ("stop -t x c", 2),
+    ],
+)
+def test_the_exit_code_is_the_same_when_nobody_can_be_told(
+    env: dict[str, str], command: str, code: int
+) -> None:
+    assert sh(f'exec "$@" {command} 2>/dev/full', env).returncode == code
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["run --rm busybox echo caf\\351", "ps", "exec caf\\351 ls"])
 def test_bytes_that_are_no_text_are_refused_by_name(env: dict[str, str], command: str) -> None:
     done = sh(f"exec \"$@\" $(printf '{command}')", env | {"PYTHONIOENCODING": "ascii"})

@@ -296,6 +296,15 @@ def test_doctor_asks_the_manager_and_tells_why(cli: Cli) -> None:
     assert len(json.loads(cli("doctor", "--json").stdout)) == 3
 
 
+@pytest.mark.parametrize("words", [("doctor",), ("doctor", "--json")])
+def test_doctor_looks_at_no_other_machine_than_the_one_it_was_told_of(
+    cli: Cli, words: tuple[str, ...]
+) -> None:
+    done = cli(*words, WARMBOOT_URL="http://127.0.0.1:1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: no manager answers at http://127.0.0.1:1\n")
+
+
 def test_help_is_quick_and_imports_nothing_slow() -> None:
     code = (
         "import sys, warmboot.cli.main; "

@@ -30,6 +30,13 @@ def test_a_worker_is_run_paused_resumed_and_removed(cli: Cli) -> None:
     assert json.loads(cli("worker", "ls", "--json").stdout) == []
 
 
+def test_removing_by_force_what_is_not_there_succeeds_as_of_containers(cli: Cli) -> None:
+    cli("worker", "run", "--name", "there", "app:1")
+    done = cli("worker", "rm", "-f", "nobody", "there")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "there\n", "")
+    assert cli("worker", "rm", "nobody").returncode == 1
+
+
 def test_the_policy_is_passed_on(cli: Cli) -> None:
     words = "--idle 60 --every 30 --keep 5 --pause-at-shutdown --wake-on 8080 -e A=b -v /a:/b:ro"
     made = cli("worker", "run", "--json", "--name", "kept", *words.split(), "app:1")

@@ -47,7 +47,7 @@ def brought_by(extra: str) -> set[str]:
     return found
 
 
-def python(extra: str, code: str, *argv: str) -> subprocess.CompletedProcess[str]:
+def python(extra: str, code: str, *argv: str, **more: str) -> subprocess.CompletedProcess[str]:
     brought = brought_by(extra)
     modules = {
         module
@@ -58,6 +58,7 @@ def python(extra: str, code: str, *argv: str) -> subprocess.CompletedProcess[str
         **os.environ,
         "WARMBOOT_URL": "http://127.0.0.1:9",
         "MANAGER_STORAGE_ROOT": "/dev/null/none",  # nothing is to start, and nothing can
+        **more,
     }
     return subprocess.run(
         [sys.executable, "-c", ONLY + code, ",".join(modules), *argv],
@@ -106,7 +107,7 @@ def test_the_command_line_reaches_a_manager_without_the_managers_packages() -> N
     ],
 )
 def test_without_the_manager_its_commands_say_how_to_get_it(words: tuple[str, ...]) -> None:
-    ran = python("cli", COMMAND, *words)
+    ran = python("cli", COMMAND, *words, WARMBOOT_URL="", MANAGER_SOCKET="/dev/null/none")
     assert ran.returncode == 1
     assert ran.stderr.splitlines()[0] == "error: the manager is not installed here"
     assert ran.stderr.splitlines()[-1] == " next: pip install 'warmboot[server]'"

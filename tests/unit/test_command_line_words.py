@@ -22,13 +22,32 @@ NOW = datetime(2026, 1, 24, 12, tzinfo=UTC)
         ("15", "15"),
         ("RTMIN+3", "SIGRTMIN+3"),
         ("rtmax-1", "SIGRTMAX-1"),
+        ("RTMIN", "SIGRTMIN"),
+        ("RTMIN+15", "SIGRTMIN+15"),
+        ("RTMAX-14", "SIGRTMAX-14"),
     ],
 )
 def test_signals_are_named_as_docker_takes_them(text: str, name: str) -> None:
     assert signal_name(text) == name
 
 
-@pytest.mark.parametrize("text", ["", "NONE", "0", "65", "-9", "TERM+1", "SIG", "\u0661"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "NONE",
+        "0",
+        "65",
+        "-9",
+        "TERM+1",
+        "SIG",
+        "RTMIN+99",
+        "RTMIN+16",
+        "RTMIN+0",
+        "RTMAX-15",
+        "\u0661",
+    ],
+)
 def test_what_is_no_signal_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a signal"):
         signal_name(text)

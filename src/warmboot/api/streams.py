@@ -150,8 +150,13 @@ def sse(event: Event) -> bytes:
     return f"id: {event.id}\nevent: {kind}\ndata: {data}\n\n".encode("utf-8", "backslashreplace")
 
 
-async def event_stream(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
-    """Events as they come; a comment at once, and whenever it has been quiet for a while."""
+async def event_stream(
+    events: AsyncIterator[Event], most: int | None = None
+) -> AsyncIterator[bytes]:
+    """Events as they come, ``most`` if so many are asked for; a comment at once, and whenever it
+    has been quiet for a while.
+    """
+    sent = 0
     following: asyncio.Future[Event | None] = asyncio.ensure_future(anext(events, None))
     try:
         # One turn of the loop, so that the subscription stands before the client is told.
@@ -166,6 +171,9 @@ async def event_stream(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
             if event is None:
                 return
             yield sse(event)
+            sent += 1
+            if sent == most:
+                return
             following = asyncio.ensure_future(anext(events, None))
     finally:
         await end(following)

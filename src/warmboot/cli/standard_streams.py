@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
+from typing import TextIO
 
 UNREAD = 128 + signal.SIGPIPE
 """The exit code when nobody reads our output any more, as of a program that SIGPIPE has ended."""
 
 _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
+
+
+class _Told(io.TextIOWrapper):
+    """Standard error: if it cannot be written, the exit code is all that is told, as it would be.
+
+    What it holds is dropped, or the interpreter would try again at its end, and exit with 120.
+    """
+
+    def write(self, text: str, /) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            _drop(self)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            _drop(self)
 
 
 def open_standard_streams() -> None:
@@ -23,6 +45,8 @@ def open_standard_streams() -> None:
                 os.dup2(opened, descriptor)
                 os.close(opened)
             setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115
+    raw = io.FileIO(sys.stderr.fileno(), "w", closefd=False)
+    sys.stderr = _Told(io.BufferedWriter(raw), sys.stderr.encoding, line_buffering=True)
     for stream in (sys.stdout, sys.stderr):
         # What our output cannot show is shown escaped, and is no reason to end.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -30,8 +54,12 @@ def open_standard_streams() -> None:
 
 def drop_output() -> None:
     """What is still to be written to standard output goes nowhere: the interpreter would fail."""
+    _drop(sys.stdout)
+
+
+def _drop(stream: TextIO) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 

@@ -41,12 +41,14 @@ async def list_events(
     request: Request,
     services: Wired,
     after: EventId = None,
-    limit: Annotated[int, Query(ge=1, le=1000, description="of a list")] = 100,
+    limit: Annotated[
+        int, Query(ge=1, le=1000, description="of a list; a stream has no end if it is not given")
+    ] = 100,
     cursor: Annotated[
         str | None,
         Query(
             pattern=EVENT_CURSOR_PATTERN,
-            description="of a list: the next_cursor of the part before, instead of after",
+            description="the next_cursor of the list before, instead of after",
         ),
     ] = None,
     kind: Annotated[
@@ -58,14 +60,16 @@ async def list_events(
     ] = None,
 ) -> Paged[EventOut] | Response:
     """``Accept: text/event-stream`` means ``follow`` too."""
+    if cursor is not None:
+        after = int(cursor)
     if follow or EVENT_STREAM in request.headers.get("accept", ""):
         since = after if last_event_id is None else last_event_id
+        most = limit if "limit" in request.query_params else None
         return Streamed(
-            event_stream(services.events.follow(since, kind)),
+            event_stream(services.events.follow(since, kind), most),
             media_type=EVENT_STREAM,
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
-    start = after or 0 if cursor is None else int(cursor)
-    found = await services.events.list(start, limit, kind)
+    found = await services.events.list(after or 0, limit, kind)
     more = str(found[-1].id) if len(found) == limit else None
     return Paged(items=[EventOut.of(event) for event in found], next_cursor=more)

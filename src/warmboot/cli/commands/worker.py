@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from warmboot.cli.completion import worker_names
-from warmboot.cli.drive import FAILED, connect, drive, usage
+from warmboot.cli.drive import FAILED, connect, drive, each, usage
 from warmboot.cli.entry import show_error
 from warmboot.cli.parsing import parse_environment, parse_labels
 from warmboot.cli.refusals import in_words
@@ -24,7 +23,7 @@ from warmboot.cli.terminal.output import (
     upload_total,
     with_reason,
 )
-from warmboot.cli.terminal.progress import Show, status
+from warmboot.cli.terminal.progress import status
 from warmboot.cli.terminal.raw_output import RawOutput
 from warmboot.model.errors import WarmbootError
 
@@ -225,7 +224,7 @@ def _each(
         async with connect() as client:
             for ref in refs:
                 try:
-                    async with _told(f"{text} {ref} …"):
+                    with status(f"{text} {ref} …"):
                         outcome = await act(client, ref)
                 except WarmbootError as error:
                     failed += 1
@@ -239,12 +238,6 @@ def _each(
         return FAILED if failed else 0
 
     raise typer.Exit(drive(work()))
-
-
-@asynccontextmanager
-async def _told(text: str) -> AsyncIterator[Show]:
-    with status(text) as shown:
-        yield shown
 
 
 @app.command()
@@ -269,11 +262,19 @@ def wake(refs: Refs, json_: Json = False) -> None:
 def rm(
     refs: Refs,
     force: Annotated[
-        bool, typer.Option("--force", "-f", help="also remove running workers")
+        bool,
+        typer.Option(
+            "--force", "-f", help="also remove running workers; it is no error if there is none"
+        ),
     ] = False,
 ) -> None:
     """Remove workers, with their containers and checkpoints."""
-    _each(refs, "removing", lambda client, ref: client.workers.delete(ref, force=force), False)
+
+    async def act(client: Client, ref: str) -> None:
+        with status(f"removing {ref} …"):
+            await client.workers.delete(ref, force=force)
+
+    each(refs, act, may_be_missing=force)
 
 
 @app.command()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import signal
 
-_REAL_TIME = re.compile(r"RTM(IN\+|AX-)[0-9]{1,2}")
+_RT_MIN, _RT_MAX = r"RTMIN\+([1-9]|1[0-5])", r"RTMAX-([1-9]|1[0-4])"
+_REAL_TIME = re.compile(f"{_RT_MIN}|{_RT_MAX}")
 _NAMES = sorted(name.removeprefix("SIG") for name in signal.Signals.__members__)
 SIGNAL_PATTERN = (
     r"^([1-9]|[1-5][0-9]|6[0-4]|"
-    rf"(SIG)?({'|'.join(_NAMES)}|RTMIN\+[0-9]{{1,2}}|RTMAX-[0-9]{{1,2}}))$"
+    rf"(SIG)?({'|'.join(_NAMES)}|{_RT_MIN}|{_RT_MAX}))$"
 )
 """Of those that are taken, the usual spellings: a client that keeps to them is never refused."""
 
