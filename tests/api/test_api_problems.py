@@ -119,6 +119,23 @@ async def test_a_malformed_body_is_the_callers_fault(
     json.loads(answer.content.decode("utf-8"))
 
 
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"[" * 100_000, "it is nested too deeply"),
+        (b'{"image": "caf\xe9"}', "it is not UTF-8 text"),
+    ],
+)
+async def test_a_body_that_cannot_be_read_is_told_why(
+    http: httpx.AsyncClient, body: bytes, why: str
+) -> None:
+    answer = await http.post(
+        "/v1/containers", content=body, headers={"Content-Type": "application/json"}
+    )
+    told = answer.json()
+    assert (answer.status_code, told["title"], told["detail"]) == (400, "the body is no JSON", why)
+
+
 async def test_what_is_no_json_is_told_as_such(http: httpx.AsyncClient) -> None:
     told = (await http.post("/v1/containers", content=b'{"image": redis}')).json()
     assert told["title"] == "the body is no JSON"

@@ -94,6 +94,8 @@ _HINTS = {
     405: "the Allow header lists what this path takes",
     400: "send a JSON document that fits the schema in /openapi.json",
 }
+_NO_JSON = "the body is no JSON"
+_UNREAD = {RecursionError: "it is nested too deeply", UnicodeDecodeError: "it is not UTF-8 text"}
 
 
 def status_of(error: errors.WarmbootError) -> int:
@@ -178,7 +180,7 @@ class DoesNotFit(errors.InvalidRequest):
         if found and found[0]["type"] == "json_invalid":
             detail = clean(f"{found[0]['ctx']['error']} at character {found[0]['loc'][-1]}")
             super().__init__(
-                "the body is no JSON",
+                _NO_JSON,
                 details=detail,
                 resolution="send a JSON document that fits the schema in /openapi.json",
             )
@@ -244,10 +246,12 @@ def install_handlers(app: FastAPI) -> None:
         headers = dict(error.headers or {})
         if status == 405:
             headers["Allow"] = ", ".join(sorted(_methods_of(request)))
+        why = _UNREAD.get(type(error.__cause__), "")
         return problem(
             status,
             _CODES.get(status, "invalid-request" if status < 500 else "internal"),
-            f"{request.method} {request.url.path}: {error.detail}",
+            _NO_JSON if why else f"{request.method} {request.url.path}: {error.detail}",
+            detail=why,
             resolution=_HINTS.get(status, ""),
             headers=headers,
         )
