@@ -337,5 +337,8 @@ async def refused(container: Container, reason: str) -> None:
     error = dump_failure("c", "it runs", caught.value.details.splitlines(), caught.value)
     assert isinstance(error, CheckpointRefused), caught.value.details
     assert reason in error.details
-    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    assert state == "S"
+    until(lambda: _state(pid) in ("R", "S"))  # neither stopped nor frozen
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
