@@ -43,8 +43,8 @@ async def test_a_busy_worker_is_not_paused(client: Client, start: Start) -> None
 
 
 async def test_a_worker_that_reports_is_not_idle(client: Client, start: Start) -> None:
-    worker = await start(script=SLEEPER, policy={"pause_after_idle_s": 2})
-    for number in range(8):
+    worker = await start(script=SLEEPER, policy={"pause_after_idle_s": 4})
+    for number in range(12):
         await client.workers.report(worker.id, "progress", {"done": number})
         await asyncio.sleep(0.5)
     assert (await client.workers.get(worker.id)).state == "running"
