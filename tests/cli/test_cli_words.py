@@ -160,6 +160,9 @@ def test_how_long_to_wait_has_both_of_its_names(command: str) -> None:
 def test_less_than_no_lines_of_a_log_are_all_of_them(cli: Cli, tail: str) -> None:
     cli("run", "--name", "c", "busybox", "ticks", "3")
     assert cli("logs", "-n", tail, "c").stdout == cli("logs", "c").stdout != ""
+    cli("worker", "run", "--name", "my-worker", "app:1")
+    of_worker = cli("worker", "logs", "my-worker").stdout
+    assert cli("worker", "logs", "-n", tail, "my-worker").stdout == of_worker != ""
 
 
 @pytest.mark.parametrize("name", [*docker_words._COMMANDS])

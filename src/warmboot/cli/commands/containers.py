@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,7 @@ import typer
 from warmboot.cli.commands.ps import status_of
 from warmboot.cli.drive import FAILED, connect, drive, each, failure_of, usage
 from warmboot.cli.entry import show_error
+from warmboot.cli.log_lines import Tail, wanted_lines
 from warmboot.cli.parsing import parse_moment
 from warmboot.cli.refs import Ref, Refs, RunningRefs, StartableRefs
 from warmboot.cli.terminal.output import age, print_fields, print_json, print_lines
@@ -37,8 +37,6 @@ StopTime = Annotated[
         help="seconds before it is killed (default: the container's, or 10)",
     ),
 ]
-
-_COUNT = re.compile(r"-?[0-9]{1,18}")
 
 
 def inspect(refs: Refs, json_: Json = False) -> None:
@@ -114,9 +112,7 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="follow the output until the container exits")
     ] = False,
-    tail: Annotated[
-        str, typer.Option("--tail", "-n", help="number of lines to show from the end")
-    ] = "all",
+    tail: Tail = "all",
     timestamps: Annotated[bool, typer.Option("--timestamps", "-t", help="show timestamps")] = False,
     since: Annotated[
         str | None,
@@ -134,10 +130,7 @@ def logs(
             raise usage("it cannot be combined with another option", "--boot")
         drive(_show_boot_log(ref))
         return
-    if tail != "all" and not _COUNT.fullmatch(tail):
-        raise usage("it takes a number, or all", "--tail")
-    # Less than none are all, as docker has it.
-    lines = None if tail == "all" or int(tail) < 0 else int(tail)
+    lines = wanted_lines(tail)
     try:
         first, last = (None if text is None else parse_moment(text) for text in (since, until))
     except ValueError as error:

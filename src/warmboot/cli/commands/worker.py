@@ -11,6 +11,7 @@ import typer
 from warmboot.cli.completion import worker_names
 from warmboot.cli.drive import FAILED, connect, drive, each, usage
 from warmboot.cli.entry import show_error
+from warmboot.cli.log_lines import Tail, wanted_lines
 from warmboot.cli.parsing import parse_environment, parse_labels
 from warmboot.cli.refusals import in_words
 from warmboot.cli.terminal.output import (
@@ -283,16 +284,15 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="follow the output until the worker ends")
     ] = False,
-    tail: Annotated[
-        int | None, typer.Option("--tail", "-n", min=0, help="number of lines to show from the end")
-    ] = None,
+    tail: Tail = "all",
 ) -> None:
     """Show the output of a worker."""
+    lines = wanted_lines(tail)
 
     async def work() -> None:
         output = RawOutput()
         async with connect() as client:
-            async for chunk in client.workers.logs(ref, follow=follow, tail=tail):
+            async for chunk in client.workers.logs(ref, follow=follow, tail=lines):
                 await output.write("stdout", chunk)
         await output.finish()
 
