@@ -67,6 +67,22 @@ async def test_the_tail_of_the_logs(manager: Manager) -> None:
     assert re.fullmatch(rb"\d{4}-\S+ three\n", await manager.output("web", tail=1, timestamps=True))
 
 
+async def test_the_tail_of_the_logs_is_a_number_of_lines_however_they_were_written(
+    manager: Manager,
+) -> None:
+    script = (
+        r"printf 'one\ntwo\nthr'; printf 'ee\n'; echo oops >&2; echo four; printf fi; printf ve"
+    )
+    await manager.run("web", "sh", "-c", script)
+    await manager.wait("web", Until.EXITED)
+    lines = [b"one\n", b"two\n", b"three\n", b"oops\n", b"four\n", b"five"]
+    for count in range(8):
+        last = lines[-count:] if count else []
+        assert await manager.output("web", tail=count) == b"".join(last)
+    stamped = await manager.output("web", tail=4, timestamps=True)
+    assert re.sub(rb"\d{4}-\S+Z ", b"> ", stamped) == b"> three\n> oops\n> four\n> five"
+
+
 async def test_logs_wait_for_a_container_that_is_being_created(manager: Manager) -> None:
     manager.lab.set(docker_s=0.3)
     await manager.create("web", "echo", "hello")

@@ -25,6 +25,7 @@ from warmboot.hypervisors.simulated.vmm.docker.http import (
     Upgrade,
 )
 from warmboot.hypervisors.simulated.vmm.docker.images import Images
+from warmboot.hypervisors.simulated.vmm.docker.log_lines import Lines, tail
 from warmboot.hypervisors.simulated.vmm.machine import Machine
 
 Action = Callable[[Request, str], Awaitable[Answer]]
@@ -211,23 +212,29 @@ class Engine:
     async def _logs(self, request: Request, name: str) -> Answer:
         record = self._containers.find(name)
         tty = bool(record["config"]["Tty"])
-        tail = request.query.get("tail", "all")
-        start = 0
-        if tail.isdecimal():
-            start = max(0, record["dropped"] + len(record["log"]) - int(tail))
+        wanted_lines = request.query.get("tail", "all")
         wanted = {n for n, key in ((1, "stdout"), (2, "stderr")) if request.flag(key)}
         if not wanted:
             raise HttpError(400, "Bad parameters: you must choose at least one stream")
         stamps = request.flag("timestamps")
         since, until = (_moment(request.query.get(key)) for key in ("since", "until"))
-        entries = self._containers.follow(record, start, until_exit=request.flag("follow"))
 
         async def lines() -> AsyncIterator[bytes]:
+            start, skipped = tail(record, wanted_lines)
+            entries = self._containers.follow(record, start, until_exit=request.flag("follow"))
+            cut = Lines()
             async for moment, stream, data in entries:
                 if until and moment > until:
                     return
-                if stream in wanted and moment >= since:
-                    yield streams.frame(stream, f"{moment} ".encode() * stamps + data, tty)
+                data, skipped = data[skipped:], 0
+                if stream not in wanted or moment < since:
+                    continue
+                if stamps:
+                    data = b"".join(
+                        f"{moment} ".encode() * begins + line
+                        for line, begins in cut.of(stream, data)
+                    )
+                yield streams.frame(stream, data, tty)
 
         kind = "raw" if tty else "multiplexed"
         return Streaming(lines(), f"application/vnd.docker.{kind}-stream")
