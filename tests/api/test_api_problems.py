@@ -10,8 +10,10 @@ import httpx
 import pytest
 from tests.support.fake_services import FakeServices
 
+from warmboot.api.middleware.body import MAX_BODY_BYTES, MAX_CREATION_BYTES
 from warmboot.api.problems import status_of
 from warmboot.model import errors
+from warmboot.model.conventions.program_start import MAX_WORD_BYTES
 
 
 @pytest.mark.parametrize(
@@ -150,16 +152,56 @@ async def test_another_content_type_is_refused(http: httpx.AsyncClient) -> None:
     assert (answer.status_code, answer.json()["code"]) == (415, "wrong-media-type")
 
 
-async def test_a_body_over_four_mebibytes_is_refused(http: httpx.AsyncClient) -> None:
-    declared = await http.post("/v1/containers", json={"image": "x" * 2**22})
+@pytest.mark.parametrize(
+    ("path", "limit"),
+    [
+        ("/v1/containers", MAX_CREATION_BYTES),
+        ("/v1/workers", MAX_CREATION_BYTES),
+        ("/v1/runtime-images", MAX_BODY_BYTES),
+    ],
+)
+async def test_a_body_over_its_limit_is_refused(
+    http: httpx.AsyncClient, path: str, limit: int
+) -> None:
+    declared = await http.post(path, json={"image": "x" * limit})
     assert declared.status_code == 413
+    assert declared.json()["title"] == f"the body is over {limit} bytes"
 
     async def chunks() -> AsyncIterator[bytes]:
-        for _ in range(50):
-            yield b"x" * 100_000
+        for _ in range(limit // 2**20 + 1):
+            yield b"x" * 2**20
 
-    streamed = await http.post("/v1/containers", content=chunks())
+    streamed = await http.post(path, content=chunks())
     assert streamed.status_code == 413
+
+
+ASTRAL = "\U0001f600"
+"""JSON may write it with twelve characters."""
+
+
+async def test_the_largest_container_and_worker_that_the_schema_allows_arrive(
+    http: httpx.AsyncClient,
+) -> None:
+    word, path = "\x01" * MAX_WORD_BYTES, "/" + ASTRAL * 4094
+    labels = {f"{n:03}" + ASTRAL * 253: ASTRAL * 4096 for n in range(256)}
+    common = {
+        "image": "busybox",
+        "command": [word] * 14 + [word[200:]],
+        "environment": {"N": word[2:]},
+    }
+    port = {"container_port": 80, "host_ip": "127.0.0.1", "protocol": "tcp"}
+    ports = [port | {"host_port": number} for number in range(10_001, 10_257)]
+    container = {"labels": labels, "working_dir": path, "user": ASTRAL * 256, "ports": ports}
+    mounts = [{"source": path, "target": f"/{n:02}{path[3:]}"} for n in range(64)]
+    for kind, more in (
+        ("containers", container),
+        ("workers", {"labels": labels, "mounts": mounts}),
+    ):
+        body = json.dumps(common | more, indent=4).encode()
+        answer = await http.post(
+            f"/v1/{kind}", content=body, headers={"Content-Type": "application/json"}
+        )
+        assert answer.status_code in (201, 202), answer.text[:2000]
 
 
 @pytest.mark.parametrize("length", ["-1", "abc", "1e3", "9" * 30])

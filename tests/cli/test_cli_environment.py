@@ -104,6 +104,19 @@ async def test_much_arrives(client: Client, run: Run) -> None:
     assert container.raw["environment"] == large
 
 
+async def test_much_arrives_of_what_json_writes_with_six_characters(client: Client) -> None:
+    words = ["\x01" * 127 * KIB] * 8
+    settings = {f"N{number}": "\x1b" * 127 * KIB for number in range(8)}
+    made = await client.containers.create(
+        image="busybox", command=["sleep", "1000", *words], environment=settings
+    )
+    container = await client.containers.wait(made, "running")
+    assert (container.raw["command"][2:], container.raw["environment"]) == (words, settings)
+    async with client.containers.exec(made, ["echo", *words, *words[:7]]) as session:
+        said = b"".join([chunk.data async for chunk in session])
+    assert said.decode().split() == [*words, *words[:7]]
+
+
 @pytest.mark.parametrize(
     ("body", "brief"),
     [

@@ -17,7 +17,7 @@ from warmboot.api.http.connections import Connections
 from warmboot.api.http.limits import HttpLimits
 from warmboot.api.http.protocol import HttpConfig, HttpProtocol
 from warmboot.api.middleware.auth import OPEN_PATHS
-from warmboot.api.middleware.body import MAX_BODY_BYTES
+from warmboot.api.middleware.body import MAX_FRAME_BYTES
 
 GRACEFUL_SHUTDOWN_S = 5
 BACKLOG = 1024
@@ -54,7 +54,7 @@ class HttpServer(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,  # who is root goes by the connection, not by what it says
                 backlog=limits.accepted_at_once,  # so many asyncio accepts in one go
-                ws_max_size=MAX_BODY_BYTES,
+                ws_max_size=MAX_FRAME_BYTES,
                 # A pong waits behind data that somebody is slow to take, on either side. Who is
                 # gone without a word is noticed by TCP.
                 ws_ping_interval=None,

@@ -15,15 +15,28 @@ from warmboot.api.problems import MalformedRequest, TooLarge, TooSlow, WrongMedi
 from warmboot.model.errors import WarmbootError
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
-"""As much as the largest command and environment (``program_start``) can take as JSON."""
+
+MAX_CREATION_BYTES = 32 * 1024 * 1024
+"""As much as the largest container or worker that the schema allows can take as JSON: 2 MiB of
+arguments and environment (``program_start``), of which a control character takes six bytes; labels
+and mounts, of which any character can take twelve."""
+
+MAX_FRAME_BYTES = 16 * 1024 * 1024
+"""Of a session: as much as the largest command and environment that an exec begins with."""
 
 BODY_TIMEOUT_S = 60.0
+_CREATED = re.compile(r"/v1/(containers|workers)")
 _STREAMED = re.compile(r"/v1/archives|/v1/workers/[^/]+/checkpoints/import")
 
 
 def is_streamed(path: str) -> bool:
     """Whether this is the path of an upload."""
     return _STREAMED.fullmatch(path) is not None
+
+
+def limit_bytes(path: str) -> int:
+    """How large the body of a request to this path may be."""
+    return MAX_CREATION_BYTES if _CREATED.fullmatch(path) else MAX_BODY_BYTES
 
 
 class Disconnected(Exception):
@@ -41,8 +54,9 @@ class BodyMiddleware:
             await self.app(scope, receive, send)
             return
         try:
-            check_length(Headers(scope=scope), MAX_BODY_BYTES)
-            body = await read_body(receive)
+            limit = limit_bytes(scope["path"])
+            check_length(Headers(scope=scope), limit)
+            body = await read_body(receive, limit)
             _settle_content_type(scope, body)
         except WarmbootError as error:
             await problem_of(error)(scope, receive, send)
@@ -60,18 +74,21 @@ def check_length(headers: Headers, limit: int | None) -> None:
     if not (declared.isascii() and declared.isdigit() and len(declared) < 20):
         raise MalformedRequest("Content-Length is not a number of bytes")
     if limit is not None and int(declared) > limit:
-        raise _too_large()
+        raise _too_large(limit)
 
 
-def _too_large() -> TooLarge:
+def _too_large(limit: int) -> TooLarge:
     return TooLarge(
-        f"the body is over {MAX_BODY_BYTES} bytes",
+        f"the body is over {limit} bytes",
         resolution="send less; image archives go to POST /v1/archives",
     )
 
 
-async def read_body(receive: Receive) -> bytes:
-    """The whole body. Raises ``TooLarge``, ``TooSlow`` or ``Disconnected``."""
+async def read_body(receive: Receive, limit: int) -> bytes:
+    """The whole body, of ``limit`` bytes at most.
+
+    Raises ``TooLarge``, ``TooSlow`` or ``Disconnected``.
+    """
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
@@ -80,8 +97,8 @@ async def read_body(receive: Receive) -> bytes:
                 if message["type"] == "http.disconnect":
                     raise Disconnected
                 body += message.get("body", b"")
-                if len(body) > MAX_BODY_BYTES:
-                    raise _too_large()
+                if len(body) > limit:
+                    raise _too_large(limit)
                 if not message.get("more_body", False):
                     return bytes(body)
     except TimeoutError as error:

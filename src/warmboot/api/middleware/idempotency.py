@@ -25,7 +25,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from warmboot.api.middleware.auth import worker_caller
-from warmboot.api.middleware.body import Disconnected, is_streamed, read_body, replay
+from warmboot.api.middleware.body import Disconnected, is_streamed, limit_bytes, read_body, replay
 from warmboot.api.problems import problem_of
 from warmboot.model.errors import Conflict, InvalidRequest, WarmbootError
 from warmboot.model.journal.idempotency import Done, Mismatch, Reservation, Running
@@ -116,7 +116,7 @@ class IdempotencyMiddleware:
 
     async def _before(self, name: _Name, scope: Scope, receive: Receive, send: Send) -> None:
         """Reserve the key, then run the request, then keep the answer."""
-        body = await read_body(receive)
+        body = await read_body(receive, limit_bytes(scope["path"]))
         fingerprint = hashlib.sha256(scope.get("query_string", b"") + b"\n" + body).hexdigest()
         known = await self._reserve(name, fingerprint)
         if known is not None:
