@@ -16,7 +16,8 @@ from warmboot.model.errors import CanaryFailed
 def test_runtime_images_and_snapshots(cli: Cli, tmp_path: Path) -> None:
     image_id = cli("runtime", "register", str(tmp_path), "--name", "trixie").stdout.strip()
     assert cli("runtime", "ls", "-q").stdout.strip() == image_id
-    assert "trixie" in cli("runtime", "ls").stdout
+    assert re.search(r"(?m)^[0-9a-f]+ +trixie +37.0 MiB ", cli("runtime", "ls").stdout)
+    assert re.search(r"(?m)^stored +37.0 MiB$", cli("runtime", "show", "trixie").stdout)
     assert json.loads(cli("runtime", "show", "trixie", "--json").stdout)["id"] == image_id
     built = cli("snapshot", "create", "trixie", "-m", "512m").stdout.strip()
     listed = json.loads(cli("snapshot", "ls", "--json").stdout)

@@ -194,3 +194,16 @@ async def test_looking_at_a_good_image_again_takes_no_sums(
         with pytest.raises(ImageDamaged, match="is missing"):
             image.kernel.unlink()
             await manager.host.images.check(image)
+
+
+async def test_what_an_image_occupies_is_neither_holes_nor_missing_files(manager: Manager) -> None:
+    image = await manager.image()
+    files = [path for path in image.path.iterdir() if not path.name.startswith(".")]
+    sizes = {path.name: path.stat().st_blocks * 512 for path in files}
+    del sizes["manifest.json"]
+    stored = await manager.services.images.stored_bytes(image)
+    assert stored == sum(sizes.values()) < sum(f.size_bytes for f in image.manifest.files.values())
+    aside = image.disk.rename(manager.lab.root / "aside")
+    left = await manager.services.images.stored_bytes(image)
+    assert left == stored - sizes["disk.ext4"]
+    aside.rename(image.disk)

@@ -82,6 +82,9 @@ class FakeImages:
     async def list(self) -> Sequence[RuntimeImage]:
         return list(self.rows.values())
 
+    async def stored_bytes(self, image: RuntimeImage) -> int:
+        return 37 << 20
+
     async def get(self, image_id: UUID) -> RuntimeImage:
         try:
             return self.rows[image_id]

@@ -135,9 +135,10 @@ def test_of_an_image_its_manifest_is_told() -> None:
         "sha256:0", {"kernel": FileSum(7, "ab")}, "quiet", "v3", {"origin": "x"}
     )
     image = RuntimeImage(ONE, "default", "sha256:0", Path("/images/0"), manifest, NOON)
-    answer = told(RuntimeImageOut.of(image))
+    answer = told(RuntimeImageOut.measured(image, 3))
     assert (answer["path"], answer["agent_version"]) == ("/images/0", "v3")
     assert answer["files"] == {"kernel": {"size_bytes": 7, "sha256": "ab"}}
+    assert answer["stored_bytes"] == 3
     registered = told(RegisteredOut.of(Registered(image, TWO, True, "")))
     assert registered == {
         "id": str(ONE),

@@ -25,10 +25,13 @@ class RuntimeImage:
     path: str
     created_at: datetime
     damage: Mapping[str, Any] | None = field(default=None, kw_only=True)
+    stored_bytes: int | None = field(default=None, kw_only=True)
+    """What it occupies on the disk; ``None`` if the manager is older and does not say so."""
     raw: Mapping[str, Any] = field(repr=False)
 
     @property
     def size_bytes(self) -> int:
+        """With the holes in its files."""
         return sum(entry["size_bytes"] for entry in self.raw["files"].values())
 
 

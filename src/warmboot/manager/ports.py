@@ -87,15 +87,15 @@ class RuntimeImages(Protocol):
         initrd: Path | None = None,
         build_snapshot: bool | None = None,
     ) -> Registered:
-        """Take over an image folder (``path``), or bare files; the same files: the same image.
-
-        ``build_snapshot``: begin its snapshot; ``None`` as the settings have it.
-        """
+        """Take over a folder, or bare files; the same files are the same image.
+        ``build_snapshot=None``: as the settings have it."""
         ...
 
     async def list(self) -> Sequence[RuntimeImage]: ...
 
     async def get(self, image_id: UUID) -> RuntimeImage: ...
+
+    async def stored_bytes(self, image: RuntimeImage) -> int: ...
 
     async def delete(self, image_id: UUID) -> None: ...
 

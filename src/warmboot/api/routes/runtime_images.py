@@ -32,12 +32,14 @@ async def list_runtime_images(
 ) -> Paged[RuntimeImageOut]:
     """Oldest first."""
     page = await services.pages.images(wanted, lambda image: name in image.name)
-    return paged(page, RuntimeImageOut.of)
+    stored = {one.id: await services.images.stored_bytes(one) for one in page.things}
+    return paged(page, lambda one: RuntimeImageOut.measured(one, stored[one.id]))
 
 
 @router.get("/{id}", summary="Show a runtime image")
 async def get_runtime_image(id: Id, services: Wired) -> Item[RuntimeImageOut]:
-    return Item(item=RuntimeImageOut.of(await services.images.get(id)))
+    image = await services.images.get(id)
+    return Item(item=RuntimeImageOut.measured(image, await services.images.stored_bytes(image)))
 
 
 @router.delete("/{id}", summary="Remove a runtime image that nothing uses")

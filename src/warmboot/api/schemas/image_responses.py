@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 from pydantic import AliasPath, Field
 
 from warmboot.api.schemas.responses import AsText, Out
+from warmboot.model.runtime_image import RuntimeImage
 
 
 def _manifest(name: str) -> Any:
@@ -41,6 +43,14 @@ class RuntimeImageOut(Out):
     cmdline: str = _manifest("cmdline")
     files: dict[str, FileSumOut] = _manifest("files")
     labels: dict[str, str] = _manifest("labels")
+    stored_bytes: int = Field(
+        description="what its files occupy on the disk: their sizes without the holes in them"
+    )
     damage: dict[str, Any] | None = Field(
         description="the error with which it was found damaged; nothing is booted from it then"
     )
+
+    @classmethod
+    def measured(cls, image: RuntimeImage, stored_bytes: int) -> Self:
+        """``image``, and what is stored of it."""
+        return cls.model_validate(asdict(image) | {"stored_bytes": stored_bytes})

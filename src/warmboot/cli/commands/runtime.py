@@ -160,7 +160,7 @@ def list_images(quiet: Quiet = False, json_: Json = False) -> None:
             (
                 short(image.id),
                 image.name,
-                size(image.size_bytes),
+                _stored(image),
                 f"{age(image.created_at)} ago",
                 "good" if image.damage is None else "damaged",
                 image.digest[:19],
@@ -169,6 +169,11 @@ def list_images(quiet: Quiet = False, json_: Json = False) -> None:
         ]
         heads = ("IMAGE ID", "NAME", "SIZE", "REGISTERED", "STATE", "DIGEST")
         print_table(heads, rows, keep=("IMAGE ID", "STATE"))
+
+
+def _stored(image: RuntimeImage) -> str:
+    """Its empty disk has holes: what that occupies is little of its size."""
+    return "" if image.stored_bytes is None else size(image.stored_bytes)
 
 
 @app.command()
@@ -196,6 +201,7 @@ def show(ref: Ref, json_: Json = False) -> None:
             ("digest", image.digest),
             ("path", image.path),
             ("files", files),
+            ("stored", _stored(image)),
             ("agent", image.raw["agent_version"]),
             ("registered", f"{age(image.created_at)} ago"),
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import stat
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from warmboot.host.vm.vm_files import VMM_GID
 from warmboot.images.files import FILE_NAMES, import_bare_files, import_runtime_image, stored_folder
 from warmboot.images.renew import renew_agent
 from warmboot.model.runtime_image import RuntimeImage, RuntimeImageManifest
+from warmboot.system.disks import allocated_bytes
 from warmboot.system.file_stamps import discard_stamps
 
 
@@ -56,8 +58,20 @@ class StoredImages:
         """What is made of it was found damaged: its next check takes all sums."""
         await asyncio.to_thread(discard_stamps, image.path)
 
+    async def stored_bytes(self, image: RuntimeImage) -> int:
+        """What its files occupy; none is occupied by one that is missing."""
+        return await asyncio.to_thread(_stored_bytes, image)
+
     async def remove_folder(self, folder: Path) -> None:
         await remove_folder(folder)
+
+
+def _stored_bytes(image: RuntimeImage) -> int:
+    stored = 0
+    for key in image.manifest.files:
+        with contextlib.suppress(OSError):
+            stored += allocated_bytes(image.path / FILE_NAMES[key])
+    return stored
 
 
 def _let_vmms_read(folder: Path, manifest: RuntimeImageManifest) -> None:

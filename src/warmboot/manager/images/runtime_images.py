@@ -59,6 +59,9 @@ class RuntimeImages:
     async def get(self, image_id: UUID) -> RuntimeImage:
         return await self._store.images.get(image_id)
 
+    async def stored_bytes(self, image: RuntimeImage) -> int:
+        return await self._host.images.stored_bytes(image)
+
     async def register(
         self,
         *,
