@@ -239,7 +239,7 @@ def test_any_stream_may_be_closed(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "code"),
-    [("run --rm busybox echo hi", 125), ("ps", 1), ("--version", 1), ("--help", 1)],
+    [("run --rm busybox echo hi", 1), ("ps", 1), ("--version", 1), ("--help", 1)],
 )
 def test_output_that_cannot_be_written_is_told_in_a_sentence(
     env: dict[str, str], command: str, code: int

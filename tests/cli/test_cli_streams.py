@@ -8,7 +8,7 @@ import signal
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.support.desks import Desk, desks
+from tests.support.desks import WARMBOOT, Desk, desks
 
 from warmboot.client import sessions
 
@@ -245,3 +245,61 @@ async def test_output_of_any_command_that_nobody_reads_ends_as_of_sigpipe(
     os.close(writer)
     _, err = await asyncio.wait_for(process.communicate(), LIMIT_S)
     assert (process.returncode, err) == (141, b"")
+
+
+async def with_a_full(descriptor: int, desk: Desk, *words: str) -> tuple[int | None, bytes, bytes]:
+    """``warmboot words… 1>/dev/full`` or ``2>/dev/full``; its input stays open."""
+    script = f'exec "$@" {descriptor}>/dev/full'
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", script, "sh", *WARMBOOT, *words),
+        env=desk.env,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    return await end_of(process)
+
+
+UNWRITTEN = b"error: the output could not be written\n  why: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            (*words, "sh", "-c", f"echo out; echo oops >&2; {end}")
+            for words in (("run", "--cold", "--rm", "busybox"), ("exec", "c"))
+            for end in ("exit 3", "sleep 1000")
+        ),
+        ("logs", "c"),
+        ("logs", "-f", "c"),
+    ],
+)
+async def test_a_programs_output_that_cannot_be_written_is_1_and_told_at_once_as_dockers(
+    desk: Desk, words: tuple[str, ...]
+) -> None:
+    script = "echo out; echo oops >&2; sleep 1000"
+    await desk.type("run", "-d", "--cold", "--name", "c", "busybox", "sh", "-c", script)
+    assert await with_a_full(1, desk, *words) == (1, b"", UNWRITTEN)
+    assert await with_a_full(2, desk, *words) == (1, b"out\n", b"")
+
+
+@pytest.mark.parametrize(("descriptor", "told"), [(1, UNWRITTEN), (2, b"")])
+async def test_attach_ends_with_1_when_its_output_cannot_be_written(
+    desk: Desk, descriptor: int, told: bytes
+) -> None:
+    await desk.type("run", "-d", "-i", "--cold", "--name", "c", "busybox", "sh")
+    attached = asyncio.create_task(with_a_full(descriptor, desk, "attach", "c"))
+    async with desk.client.containers.attach("c") as session:
+        while not attached.done():
+            await session.write(b"echo out; echo oops >&2\n")
+            await asyncio.wait({attached}, timeout=0.1)
+    code, out, err = await attached
+    assert (code, out.replace(b"out\n", b"")) == (1, b"")
+    assert err.replace(b"oops\n", b"") == told
+
+
+async def test_what_can_be_written_leaves_the_programs_exit_code(desk: Desk) -> None:
+    run = ("run", "--cold", "--rm", "busybox", "sh", "-c")
+    assert await with_a_full(2, desk, *run, "echo out; exit 3") == (3, b"out\n", b"")
+    assert await with_a_full(1, desk, *run, "echo oops >&2; exit 3") == (3, b"", b"oops\n")

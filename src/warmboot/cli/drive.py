@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import typer
 
-from warmboot.cli.entry import missing_part, show_error
+from warmboot.cli.entry import Unwritten, missing_part, show_error
 from warmboot.cli.refusals import in_words
 from warmboot.cli.standard_streams import UNREAD, as_shown, drop_output, is_text
 from warmboot.model.errors import (
@@ -59,7 +59,12 @@ def failed(_: WarmbootError) -> int:
 
 
 def command_exit_code(error: WarmbootError, otherwise: int = FAILED) -> int:
-    """Of ``run`` and ``exec``: as shells and docker do if the command was not executed."""
+    """Of ``run`` and ``exec``: as shells and docker do if the command was not executed.
+
+    That its output cannot be written is no failure to run it: docker has 1 for that.
+    """
+    if isinstance(error, Unwritten):
+        return FAILED
     if isinstance(error, CommandNotExecutable | CommandNotFound):
         return error.exit_code
     return otherwise

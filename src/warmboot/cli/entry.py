@@ -41,9 +41,12 @@ def main() -> None:
         raise SystemExit(1) from None
 
 
-def unwritten(error: OSError) -> WarmbootError:
+class Unwritten(WarmbootError):
     """Our output could not be written."""
-    return WarmbootError("the output could not be written", details=error.strerror or str(error))
+
+
+def unwritten(error: OSError) -> Unwritten:
+    return Unwritten("the output could not be written", details=error.strerror or str(error))
 
 
 def missing_part(error: ModuleNotFoundError) -> WarmbootError:

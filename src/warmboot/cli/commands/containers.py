@@ -16,7 +16,7 @@ from warmboot.cli.parsing import parse_moment
 from warmboot.cli.refs import Ref, Refs, RunningRefs, StartableRefs
 from warmboot.cli.terminal.output import age, print_fields, print_json, print_lines
 from warmboot.cli.terminal.progress import stages_shown, status
-from warmboot.cli.terminal.raw_output import RawOutput
+from warmboot.cli.terminal.raw_output import pass_on
 from warmboot.model.conventions.program_start import assignments
 from warmboot.model.conventions.signals import signal_name
 from warmboot.model.errors import NotFound
@@ -137,13 +137,11 @@ def logs(
         raise usage(str(error)) from None
 
     async def work() -> None:
-        output = RawOutput()
         async with connect() as client:
-            async for chunk in client.containers.logs(
+            chunks = client.containers.logs(
                 ref, follow=follow, tail=lines, timestamps=timestamps, since=first, until=last
-            ):
-                await output.write(chunk.stream, chunk.data)
-        await output.finish()
+            )
+            await pass_on((chunk.stream, chunk.data) async for chunk in chunks)
 
     drive(work())
 

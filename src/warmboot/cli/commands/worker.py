@@ -25,7 +25,7 @@ from warmboot.cli.terminal.output import (
     with_reason,
 )
 from warmboot.cli.terminal.progress import status
-from warmboot.cli.terminal.raw_output import RawOutput
+from warmboot.cli.terminal.raw_output import pass_on
 from warmboot.model.errors import WarmbootError
 
 if TYPE_CHECKING:
@@ -290,11 +290,9 @@ def logs(
     lines = wanted_lines(tail)
 
     async def work() -> None:
-        output = RawOutput()
         async with connect() as client:
-            async for chunk in client.workers.logs(ref, follow=follow, tail=lines):
-                await output.write("stdout", chunk)
-        await output.finish()
+            chunks = client.workers.logs(ref, follow=follow, tail=lines)
+            await pass_on(("stdout", chunk) async for chunk in chunks)
 
     drive(work())
 

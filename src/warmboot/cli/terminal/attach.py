@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
-from warmboot.cli.terminal.raw_output import RawOutput
+from warmboot.cli.terminal.raw_output import pass_on
 from warmboot.cli.terminal.terminal import (
     keys,
     on_resize,
@@ -18,7 +18,7 @@ from warmboot.cli.terminal.terminal import (
     terminal_size,
     without_detach_keys,
 )
-from warmboot.model.errors import Unavailable, WarmbootError
+from warmboot.model.errors import Unavailable
 
 if TYPE_CHECKING:
     from warmboot.client import Session
@@ -34,7 +34,7 @@ async def carry(session: Session, *, tty: bool, stdin: bool) -> int | None:
                 restored.enter_context(raw_terminal(STDIN))
             await session.resize(*terminal_size(STDIN))
             restored.enter_context(on_resize(session.resize, STDIN))
-        output = asyncio.create_task(_show(session))
+        output = asyncio.create_task(pass_on(_pieces(session)))
         tasks = {output}
         if stdin:
             tasks.add(asyncio.create_task(_feed(session, detachable=tty)))
@@ -52,15 +52,9 @@ async def carry(session: Session, *, tty: bool, stdin: bool) -> int | None:
     return session.exit_code
 
 
-async def _show(session: Session) -> None:
-    output = RawOutput()
-    try:
-        async for chunk in session:
-            await output.write(chunk.stream, chunk.data)
-    except WarmbootError:
-        await output.finish()
-        raise
-    await output.finish()
+async def _pieces(session: Session) -> AsyncIterator[tuple[str, bytes]]:
+    async for chunk in session:
+        yield chunk.stream, chunk.data
 
 
 async def _feed(session: Session, *, detachable: bool) -> None:

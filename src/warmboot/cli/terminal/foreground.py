@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from warmboot.cli.drive import failure_of
+from warmboot.cli.entry import Unwritten
 from warmboot.cli.terminal.attach import carry
 from warmboot.cli.terminal.signals import Signals
 from warmboot.model.errors import WarmbootError
@@ -48,6 +49,8 @@ class Stay:
             with self._signals.first_to(self._stop):
                 try:
                     code = await work
+                except Unwritten:
+                    raise
                 except WarmbootError:
                     if (code := await killed(self._client, self._container.id)) is None:
                         raise

@@ -14,20 +14,47 @@ import queue
 import select
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterable, Iterable, Iterator
 from operator import itemgetter
+from typing import NoReturn
 
 from warmboot.cli.entry import unwritten
+from warmboot.model.errors import WarmbootError
 
 MOST_BYTES = 1 << 20
 """What may wait to be written; then what is read from the manager waits, too."""
 
 
-class RawOutput:
-    """``write`` pieces in order, and ``finish``; both raise why a piece could not be written.
+async def pass_on(pieces: AsyncIterable[tuple[str, bytes]]) -> None:
+    """Write each piece to its stream, ``stdout`` or ``stderr``, and return when all is written.
 
-    ``BrokenPipeError`` is raised as such.
+    Raises ``Unwritten`` or ``BrokenPipeError`` as soon as one cannot be written, even if no other
+    comes for hours; and what ``pieces`` raises, when those before it are written.
     """
+    output = RawOutput()
+
+    async def copy() -> None:
+        try:
+            async for stream, data in pieces:
+                await output.write(stream, data)
+        except WarmbootError:
+            await output.finish()
+            raise
+        await output.finish()
+
+    copying = asyncio.create_task(copy())
+    failing = asyncio.create_task(output.failed())
+    try:
+        await asyncio.wait({copying, failing}, return_when=asyncio.FIRST_COMPLETED)
+        await (failing if failing.done() else copying)
+    finally:
+        for task in (copying, failing):
+            task.cancel()
+        await asyncio.gather(copying, failing, return_exceptions=True)
+
+
+class RawOutput:
+    """``write`` pieces in order, and ``finish``; both raise why a piece could not be written."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -36,6 +63,7 @@ class RawOutput:
         self._unwritten_bytes = 0
         self._written = asyncio.Event()
         self._failure: OSError | None = None
+        self._has_failed = asyncio.Event()
 
     async def write(self, stream: str, data: bytes) -> None:
         """``stream`` is ``stdout`` or ``stderr``. Returns when there is room for more."""
@@ -57,10 +85,16 @@ class RawOutput:
         while self._failure is None and self._unwritten_bytes > most_bytes:
             self._written.clear()
             await self._written.wait()
+        if self._failure is not None:
+            await self.failed()
+
+    async def failed(self) -> NoReturn:
+        """Wait until something cannot be written, and raise why."""
+        await self._has_failed.wait()
+        assert self._failure is not None
         if isinstance(self._failure, BrokenPipeError):
             raise self._failure
-        if self._failure is not None:
-            raise unwritten(self._failure) from self._failure
+        raise unwritten(self._failure) from self._failure
 
     def _write_all(self) -> None:
         failure: OSError | None = None
@@ -86,6 +120,8 @@ class RawOutput:
     def _note(self, size_bytes: int, failure: OSError | None) -> None:
         self._unwritten_bytes -= size_bytes
         self._failure = failure
+        if failure is not None:
+            self._has_failed.set()
         self._written.set()
 
 
