@@ -11,11 +11,16 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from tests.cli.conftest import WARMBOOT, Cli, Served
 
+from warmboot.api.routing import MAX_PAGE
+from warmboot.bootstrap import workers
 from warmboot.cli import completion
+from warmboot.criu.setup.findings import Change
+from warmboot.criu.setup.verification import Verified
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import DiskFull
 from warmboot.model.journal.event import Event
@@ -305,6 +310,31 @@ def test_doctor_looks_at_no_other_machine_than_the_one_it_was_told_of(
     assert done.stderr.startswith("error: no manager answers at http://127.0.0.1:1\n")
 
 
+def test_doctor_mends_this_machine_though_the_manager_that_it_was_told_of_does_not_answer(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fix(settings: object, *, restart_engine: bool) -> list[Change]:
+        return [Change("the runtime of workers was installed")]
+
+    async def verify(settings: object) -> Verified:
+        return Verified(0.1, 0.2, 3, 4)
+
+    monkeypatch.setattr(workers, "fix_workers", fix)
+    monkeypatch.setattr(workers, "verify_workers", verify)
+    nobody = "http://127.0.0.1:1"
+    done = cli("doctor", "--fix", WARMBOOT_URL=nobody)
+    assert done.returncode == 1
+    assert done.stdout.startswith("done: the runtime of workers was installed\nverified: ")
+    brief = f"nothing but workers was seen to on this machine: no manager answers at {nobody}"
+    assert done.stderr.splitlines()[0] == f"error: {brief}"
+    assert done.stderr.endswith("; unset WARMBOOT_URL to check this machine\n")
+    done = cli("doctor", "--fix", "--json", WARMBOOT_URL=nobody)
+    told = json.loads(done.stdout)
+    assert (told["changes"][0]["ok"], told["verified"]["count_after"]) == (True, 4)
+    assert (told["checks"], done.returncode) == (None, 1)
+    assert done.stderr.startswith(f"error: {brief}\n")
+
+
 def test_help_is_quick_and_imports_nothing_slow() -> None:
     code = (
         "import sys, warmboot.cli.main; "
@@ -359,6 +389,22 @@ def test_container_names_are_completed(cli: Cli, monkeypatch: pytest.MonkeyPatch
         WARMBOOT_URL="http://127.0.0.1:1",
     )
     assert down.stdout.strip() == ""
+
+
+def test_names_beyond_a_part_of_a_list_are_completed(
+    cli: Cli, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli("run", "-d", "--name", "c", "busybox")
+    rows = served.fakes.containers.rows
+    (one,) = rows.values()
+    for number in range(MAX_PAGE + 200):
+        spec = replace(one.spec, name=f"c{number}")
+        more = replace(one, id=uuid4(), spec=spec)
+        rows[more.id] = more
+    monkeypatch.setattr(completion, "ANSWER_TIMEOUT_S", 60.0)
+    line = {"COMP_WORDS": "warmboot logs c", "COMP_CWORD": "2"}
+    offered = cli(_WARMBOOT_COMPLETE="complete_bash", **line).stdout.split()
+    assert {*offered} == {row.name for row in rows.values()}
 
 
 def test_output_that_nobody_reads_is_no_error(env: dict[str, str], cli: Cli) -> None:

@@ -55,7 +55,12 @@ def doctor(
     if restart_engine and not fix:
         raise usage("it requires --fix", "--restart-engine")
     fixed: dict[str, Any] = drive(_fixed(restart_engine, quiet=json_)) if fix else {}
-    checks, runs = drive(_checks())
+    try:
+        checks, runs = drive(_checks(fixed=fix))
+    except typer.Exit:
+        if fix and json_:
+            print_json({**fixed, "checks": None})
+        raise
     listed = [{field: getattr(check, field) for field in _FIELDS} for check in checks]
     if json_:
         print_json({**fixed, "checks": listed} if fix else listed)
@@ -106,7 +111,7 @@ READY = "start the manager with: warmboot serve"
 _FIELDS = ("name", "ok", "required", "summary", "why", "remedy")
 
 
-async def _checks() -> tuple[Sequence[Check], bool]:
+async def _checks(*, fixed: bool) -> tuple[Sequence[Check], bool]:
     """The manager's own, or, when none runs or it is not for this user, those of this process.
 
     And whether they are the manager's. One that was named may be on another machine.
@@ -114,13 +119,22 @@ async def _checks() -> tuple[Sequence[Check], bool]:
     try:
         async with connect(timeout_s=60) as client:
             return await client.system.doctor(), True
-    except (Unavailable, Unauthorized):
+    except (Unavailable, Unauthorized) as error:
         if os.environ.get("WARMBOOT_URL"):
-            raise
+            raise (_nothing_else_checked(error) if fixed else error) from None
         from warmboot.bootstrap import service
 
         found: Sequence[Any] = await service.local_doctor(_settings({}))
         return found, False
+
+
+def _nothing_else_checked(error: WarmbootError) -> WarmbootError:
+    local = "unset WARMBOOT_URL to check this machine"
+    return WarmbootError(
+        f"nothing but workers was seen to on this machine: {error.brief}",
+        details=error.details,
+        resolution="; ".join(filter(None, (error.resolution, local))),
+    )
 
 
 def _print_checks(checks: Sequence[Check], runs: bool) -> None:
