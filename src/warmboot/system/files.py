@@ -18,9 +18,12 @@ def followed(path: Path) -> Path:
     return target
 
 
-def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
+def write_atomically(
+    path: Path, content: str | bytes, *, mode: int = 0o644, durable: bool = True
+) -> None:
     """Write ``content`` to a temporary file beside ``path``, sync it, rename it over ``path``.
 
+    Without ``durable`` it is not synced: for what a power failure makes useless anyway.
     An existing file's owner, permissions and extended attributes are kept; ``mode`` is for a new
     one. A symbolic link stays one: the file that it leads to is written.
     """
@@ -37,12 +40,14 @@ def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o644) -> 
                 _copy_attributes(path, file.fileno())
             os.fchmod(file.fileno(), mode)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         Path(temporary).replace(path)
     except BaseException:  # whatever it is; raised again
         Path(temporary).unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def back_up(path: Path) -> Path:

@@ -34,7 +34,7 @@ def write_script(container_id: str, layer: Path, making: CheckpointFolder) -> Pa
     done = shlex.join(["rm", str(making.lacks_files)])
     text = f'#!/bin/sh\n[ "$CRTOOLS_SCRIPT_ACTION" = post-dump ] || exit 0\n{copy} && exec {done}\n'
     making.lacks_files.touch()
-    write_atomically(path, text, mode=0o700)
+    write_atomically(path, text, mode=0o700, durable=False)
     return path
 
 

@@ -38,7 +38,7 @@ def runc_of(container_id: str, root: Path = ROOT) -> Runc | None:
 
 def give_options(container_id: str, options: Sequence[str], root: Path = ROOT) -> None:
     """CRIU's options for the container's next dump, a line each (``criu(8)``)."""
-    _write(root / container_id, OPTIONS, options)
+    _write(root / container_id, OPTIONS, options, durable=False)
 
 
 def order(
@@ -54,7 +54,9 @@ def order(
 
     ``options`` are CRIU's for that.
     """
-    _write(root / container_id, RESUME, (search_path, str(images), str(work), *options))
+    lines = (search_path, str(images), str(work), *options)
+    if _lines_of(root / container_id / RESUME) != lines:
+        _write(root / container_id, RESUME, lines, durable=True)
 
 
 def withdraw(container_id: str, root: Path = ROOT) -> None:
@@ -65,11 +67,18 @@ def withdraw(container_id: str, root: Path = ROOT) -> None:
         folder.rmdir()
 
 
-def _write(folder: Path, name: str, lines: Sequence[str]) -> None:
+def _lines_of(path: Path) -> tuple[str, ...]:
+    with contextlib.suppress(FileNotFoundError):
+        return tuple(path.read_text().splitlines())
+    return ()
+
+
+def _write(folder: Path, name: str, lines: Sequence[str], *, durable: bool) -> None:
     """The runtime removes an empty folder when the container has ended, perhaps just now."""
     for _ in range(ATTEMPTS):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
-            write_atomically(folder / name, "".join(f"{line}\n" for line in lines), mode=0o600)
+            text = "".join(f"{line}\n" for line in lines)
+            write_atomically(folder / name, text, mode=0o600, durable=durable)
             return
     raise HostError(f"{folder} is removed as often as it is made")
