@@ -28,6 +28,7 @@ from warmboot.criu.refusals import restore_failure
 from warmboot.criu.runtime.files import put_back
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.resume import resume
+from warmboot.criu.runtime.sums import check_sums
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts
 from warmboot.model.errors import CheckpointError, Conflict, DiskFull
@@ -89,6 +90,7 @@ async def restore(
         attempts = 0
     elif into is not None:
         folder = CheckpointFolder(into)
+        await asyncio.to_thread(check_sums, folder.path, folder.memory)
         work = Work(facts, engine.socket, found.id, folders=(folder.restore_work,))
         if found.upper_folder is not None:
             await put_back(folder, found.upper_folder, found.started_at)

@@ -9,6 +9,7 @@ out when nothing can have changed: the container has not been started since its 
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import shlex
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.orders import ROOT
+from warmboot.criu.runtime.sums import check_sums
 from warmboot.model.errors import HostError
 from warmboot.system.files import write_atomically
 from warmboot.system.programs import run_program
@@ -50,6 +52,7 @@ async def put_back(folder: CheckpointFolder, layer: Path, started_at: str) -> bo
     """
     if not folder.files.is_dir() or _unchanged(folder, started_at):
         return False
+    await asyncio.to_thread(check_sums, folder.path, folder.files)
     new = layer.with_name(f"{layer.name}.warmboot-new")
     shutil.rmtree(new, ignore_errors=True)
     try:

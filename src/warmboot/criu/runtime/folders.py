@@ -2,6 +2,7 @@
 
 ROOT/<worker>/<name>/memory/     CRIU's images
                     /files/      what the worker has written into its own layer
+                    /sums.json   of both
                     /dump.log    what CRIU said
                     /paused      when the container was started last; not if it ran on
                     /lacks-files until its files are all there
@@ -14,12 +15,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from warmboot.criu.runtime.sums import SUMS, make_sums, regular_files
 from warmboot.system.files import sync_folder
 
 RESTORE_WORK, FILES_OF, PAUSED, LACKS_FILES = ".restore", ".files", "paused", "lacks-files"
@@ -87,7 +88,9 @@ class CheckpointFolder:
         """What was made is the checkpoint from now on, also after a power failure."""
         making = self.making.path
         with ThreadPoolExecutor(SYNCS_AT_ONCE, "sync") as threads:
-            for _ in threads.map(_sync, _all_in(making)):
+            begun = threads.map(_sync, list(_all_in(making)))
+            make_sums(making, self.making.memory, self.making.files)  # meanwhile
+            for _ in (*begun, *map(_sync, (making / SUMS, making))):
                 pass
         making.rename(self.path)
         self.files_of.unlink(missing_ok=True)
@@ -105,11 +108,8 @@ class CheckpointFolder:
 
 def _all_in(top: Path) -> Iterator[Path]:
     """Its folders and regular files."""
-    for folder, _, names in os.walk(top):
-        yield Path(folder)
-        for path in (Path(folder, name) for name in names):
-            if stat.S_ISREG(path.lstat().st_mode):
-                yield path
+    yield from (path for path, _ in regular_files(top))
+    yield from (Path(folder) for folder, _, _ in os.walk(top))
 
 
 def _sync(path: Path) -> None:

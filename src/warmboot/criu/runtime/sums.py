@@ -1,0 +1,92 @@
+"""Checksums of a checkpoint's files: made with it, checked before it is used.
+
+They tell damage (a disk's, a hand's), not forgery: only root can write there. So CRC-32 will do, by
+blocks, of which several are summed at once: the worker stands still meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import zlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from warmboot.model.errors import CheckpointError
+
+SUMS = "sums.json"
+BLOCK_BYTES = 8 << 20
+AT_ONCE = 4
+
+Sums = Mapping[str, tuple[int, ...]]
+"""By path in the checkpoint: a file's size, then its blocks' sums."""
+
+
+def make_sums(checkpoint: Path, *folders: Path) -> None:
+    """Write down those of all files in ``folders``, which are in ``checkpoint``."""
+    text = json.dumps(sums_of(checkpoint, *folders))
+    (checkpoint / SUMS).write_text(text)
+
+
+def check_sums(checkpoint: Path, folder: Path) -> None:
+    """``CheckpointError`` unless ``folder`` has what it had when the sums were made."""
+    try:
+        kept = {name: tuple(sums) for name, sums in _kept(checkpoint).items()}
+        found = sums_of(checkpoint, folder)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise _damaged(str(error)) from error
+    inside = f"{folder.relative_to(checkpoint)}{os.sep}"
+    expected = {name: sums for name, sums in kept.items() if name.startswith(inside)}
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            raise _damaged(f"{checkpoint / name} is missing")
+        if name not in expected:
+            raise _damaged(f"{checkpoint / name} is none of its files")
+        if found[name] != expected[name]:
+            raise _damaged(f"{checkpoint / name} is not what was written")
+
+
+def sums_of(checkpoint: Path, *folders: Path) -> Sums:
+    with ThreadPoolExecutor(AT_ONCE, "sums") as threads:
+        begun = {
+            str(path.relative_to(checkpoint)): (size, threads.map(_sum_of, _blocks(path, size)))
+            for folder in folders
+            for path, size in regular_files(folder)
+        }
+        return {name: (size, *sums) for name, (size, sums) in begun.items()}
+
+
+def regular_files(top: Path) -> Iterator[tuple[Path, int]]:
+    """With their sizes."""
+    for folder, _, names in os.walk(top):
+        for path in (Path(folder, name) for name in names):
+            if stat.S_ISREG((found := path.lstat()).st_mode):
+                yield path, found.st_size
+
+
+def _blocks(path: Path, size: int) -> Iterator[tuple[Path, int]]:
+    return ((path, start) for start in range(0, size, BLOCK_BYTES))
+
+
+def _sum_of(block: tuple[Path, int]) -> int:
+    path, start = block
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        return zlib.crc32(os.pread(descriptor, BLOCK_BYTES, start))
+    finally:
+        os.close(descriptor)
+
+
+def _kept(checkpoint: Path) -> Mapping[str, list[int]]:
+    found: Mapping[str, list[int]] = json.loads((checkpoint / SUMS).read_text())
+    return found
+
+
+def _damaged(details: str) -> CheckpointError:
+    return CheckpointError(
+        "the checkpoint is damaged",
+        details=details,
+        resolution="delete it and resume from another one",
+    )

@@ -1,0 +1,66 @@
+"""A checkpoint that is not what was written is seen as damaged, and by which file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from warmboot.criu.runtime.folders import CheckpointFolder
+from warmboot.criu.runtime.sums import BLOCK_BYTES, SUMS, check_sums
+from warmboot.model.errors import CheckpointError
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> CheckpointFolder:
+    """A published one, whose memory has more than one block."""
+    folder = CheckpointFolder(tmp_path / "worker" / "cp")
+    making = folder.begin()
+    with (making.memory / "pages-1.img").open("wb") as pages:
+        pages.truncate(3 * BLOCK_BYTES + 5)
+    (making.memory / "inventory.img").write_bytes(b"inventory")
+    making.files.mkdir()
+    (making.files / os.fsdecode(b"not-\xff-utf8")).write_bytes(b"x")
+    (making.files / "link").symlink_to("/nowhere")
+    folder.publish()
+    return folder
+
+
+def test_what_was_written_is_no_damage(made: CheckpointFolder) -> None:
+    check_sums(made.path, made.memory)
+    check_sums(made.path, made.files)
+
+
+def _flip(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(2 * BLOCK_BYTES + 1)
+        file.write(b"\x01")
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda memory: _flip(memory / "pages-1.img"), "pages-1.img is not what was written"),
+        (lambda memory: os.truncate(memory / "pages-1.img", 5), "pages-1.img is not what"),
+        (lambda memory: (memory / "inventory.img").unlink(), "inventory.img is missing"),
+        (lambda memory: (memory / "more.img").touch(), "more.img is none of its files"),
+        (lambda memory: (memory.parent / SUMS).unlink(), SUMS),
+        (lambda memory: (memory.parent / SUMS).write_text("[1]"), "attribute"),
+        (lambda memory: (memory.parent / SUMS).write_text("{"), "Expecting"),
+    ],
+    ids=["a flipped bit", "cut off", "missing", "one more", "no sums", "other sums", "half sums"],
+)
+def test_damage_is_named(
+    made: CheckpointFolder, damage: Callable[[Path], object], named: str
+) -> None:
+    damage(made.memory)
+    with pytest.raises(CheckpointError, match="damaged") as caught:
+        check_sums(made.path, made.memory)
+    assert named in caught.value.details
+
+
+def test_damage_of_the_memory_is_none_of_the_files(made: CheckpointFolder) -> None:
+    _flip(made.memory / "pages-1.img")
+    check_sums(made.path, made.files)
