@@ -28,7 +28,7 @@ from warmboot.criu.room import check_engine_room, check_room
 from warmboot.criu.runtime import dump as by_runc
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.resume import give_order
-from warmboot.criu.runtime_work import stopped_in, thaw
+from warmboot.criu.runtime_work import end_in, ends_within, stopped_in, thaw
 from warmboot.docker.content_store import until_forgotten
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts, EngineFacts
@@ -54,6 +54,7 @@ OUR_FILES = frozenset({SALT_FILE})
 """Files in a checkpoint's folder that are not the dump's."""
 
 STOP_TIMEOUT_S = 30.0
+GONE_WITHIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ async def checkpoint(
         )
     duration_s = time.monotonic() - started
     dump = await _read_or_delete(engine, found, name, into)
-    gone = not leave_running and await asyncio.to_thread(look_at, found.pid) is None
+    gone = not leave_running and await asyncio.to_thread(ends_within, found.pid, GONE_WITHIN_S)
     if not leave_running and (until_stopped or not gone):
         await engine.wait_stopped(found.id, STOP_TIMEOUT_S)
     if into is not None and not leave_running:
@@ -231,15 +232,18 @@ async def _dump_by_runc(
             leave_running=leave_running,
             hangs_after_s=hangs_after_s,
         )
-        criu = log.version()
-        if not leave_running:
-            await asyncio.to_thread(making.note_pause, found.started_at)
     except (CheckpointError, Conflict, DiskFull) as error:
-        failure = await _failed(engine, found, error, log)
-        await asyncio.to_thread(into.remove)
-        raise failure from error
+        await asyncio.to_thread(end_in, making.path)  # CRIU, if its runc was killed
+        await _run_on(found)
+        if leave_running or not await by_runc.is_done(making, found.pid):
+            failure = await _failed(engine, found, error, log)
+            await asyncio.to_thread(into.remove)
+            raise failure from error
     finally:
+        criu = log.version()
         log.close()
+    if not leave_running:
+        await asyncio.to_thread(making.note_pause, found.started_at)
     await by_runc.publish(into)  # a failure of this leaves it: the processes are gone
     return criu
 

@@ -15,7 +15,8 @@ import contextlib
 import os
 import select
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from warmboot.criu.continuity import descendants
@@ -58,6 +59,55 @@ async def end_work(container_id: str, pid: int) -> None:
     await asyncio.to_thread(_end, container_id)
     if pid:
         await asyncio.to_thread(thaw, container_id, pid)
+
+
+def end_in(folder: Path, proc: Path = _PROC) -> None:
+    """Kill what works in ``folder``: a CRIU whose runtime was killed goes on by itself."""
+    _end_all(lambda: [pid for pid in _alive(proc) if _works_in(proc / str(pid), folder)])
+
+
+def end_members(container_id: str, proc: Path = _PROC) -> None:
+    """Kill what is in a container's cgroup, of a container that does not run.
+
+    A restore that broke off leaves processes that no engine knows.
+    """
+    _end_all(lambda: [pid for pid in _alive(proc) if _is_member(proc / str(pid), container_id)])
+
+
+def ends_within(pid: int, limit_s: float) -> bool:
+    with _held(pid) as held:
+        return held is None or bool(select.select([held], [], [], limit_s)[0])
+
+
+def _end_all(find: Callable[[], list[int]]) -> None:
+    """Until none is found; a process may make another one just before it is killed."""
+    deadline_s = time.monotonic() + END_TIMEOUT_S
+    while (found := find()) and time.monotonic() < deadline_s:
+        for pid in found:
+            with _held(pid) as held, contextlib.suppress(ProcessLookupError):
+                if held is not None and pid in find():
+                    signal.pidfd_send_signal(held, signal.SIGKILL)
+                    select.select([held], [], [], END_TIMEOUT_S)
+
+
+def _alive(proc: Path) -> Iterator[int]:
+    for entry in proc.iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if procfs.stat_fields(entry)[0] not in "ZX":
+                    yield int(entry.name)
+
+
+def _works_in(process: Path, folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return (process / "cwd").readlink() == folder
+    return False
+
+
+def _is_member(process: Path, container_id: str) -> bool:
+    with contextlib.suppress(OSError):
+        return any(container_id in line for line in procfs.lines(process / "cgroup"))
+    return False
 
 
 def thaw(container_id: str, pid: int, proc: Path = _PROC) -> bool:

@@ -6,15 +6,20 @@ import asyncio
 import contextlib
 from pathlib import Path
 
+from warmboot.criu.images import read_dump
 from warmboot.criu.in_progress import Work, unless_it_hangs
 from warmboot.criu.log import CriuLog
 from warmboot.criu.runtime.files import remove_script, write_script
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.orders import give_options, runc_of
+from warmboot.criu.runtime_work import ends_within
 from warmboot.model.errors import CheckpointError, DiskFull, HostError
 from warmboot.system.programs import run_program
 
 DUMP_LOG = "dump.log"
+ENDS_WITHIN_S = 1.0
+"""Until a process is gone that was killed just now."""
+
 OPTIONS = ("tcp-established", "file-locks", "link-remap", f"ghost-limit {1 << 40}")
 """CRIU's, for dumps and restores: open connections, locks, files whose name is gone but that live
 on under another one, and deleted files of any size."""
@@ -70,6 +75,17 @@ async def dump(
         await asyncio.to_thread(remove_script, work.container_id)
         with contextlib.suppress(OSError):
             log.hold(folder.path / DUMP_LOG)
+
+
+async def is_done(making: CheckpointFolder, pid: int) -> bool:
+    """Whether a dump that was broken off is whole, and the processes from ``pid`` on are gone."""
+    if await asyncio.to_thread(making.lacks_files.exists):
+        return False
+    try:
+        await asyncio.to_thread(read_dump, making.memory)
+    except CheckpointError:
+        return False
+    return await asyncio.to_thread(ends_within, pid, ENDS_WITHIN_S)
 
 
 async def publish(folder: CheckpointFolder) -> None:

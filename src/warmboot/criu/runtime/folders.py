@@ -13,6 +13,7 @@ ROOT/<worker>/.files             whose files were put back since the last dump
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from warmboot.criu.runtime.sums import SUMS, make_sums, regular_files
 from warmboot.system.files import sync_folder
 
 RESTORE_WORK, FILES_OF, PAUSED, LACKS_FILES = ".restore", ".files", "paused", "lacks-files"
+_libc, _MNT_DETACH = ctypes.CDLL(None, use_errno=True), 2
 SYNCS_AT_ONCE = 8
 """The file system writes down the syncs of several files together."""
 
@@ -61,7 +63,7 @@ class CheckpointFolder:
     def begin(self) -> CheckpointFolder:
         """An empty folder to make it in, whatever an interrupted attempt has left."""
         making = self.making
-        shutil.rmtree(making.path, ignore_errors=True)
+        clear(making.path)
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         making.memory.mkdir(mode=0o700, parents=True)
         return making
@@ -98,12 +100,22 @@ class CheckpointFolder:
 
     def remove(self) -> None:
         """Remove it, and what an attempt to make it has left. Idempotent."""
-        shutil.rmtree(self.making.path, ignore_errors=True)
+        clear(self.making.path)
         if self.path.exists():
             gone = self.path.with_name(f".{self.path.name}.gone")
             shutil.rmtree(gone, ignore_errors=True)
             self.path.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
+
+
+def clear(folder: Path) -> None:
+    """Remove it. A CRIU that was killed leaves mounts of cgroups in the folder that it works in."""
+    inside = os.fsencode(folder.resolve()) + b"/"
+    for line in reversed(Path("/proc/self/mountinfo").read_bytes().splitlines()):
+        mounted = line.split()[4]
+        if mounted.startswith(inside):
+            _libc.umount2(mounted, _MNT_DETACH)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _all_in(top: Path) -> Iterator[Path]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmboot.criu.runtime.folders import CheckpointFolder
+from warmboot.criu.runtime.folders import CheckpointFolder, clear
 from warmboot.criu.runtime.orders import withdraw
 from warmboot.criu.runtime.resume import give_order
 from warmboot.model.worker import Worker
@@ -38,6 +37,6 @@ class CheckpointPlaces:
 
     async def forget(self, worker: Worker) -> None:
         """Remove all that is kept of a worker whose container is gone. Idempotent."""
-        await asyncio.to_thread(shutil.rmtree, self.root / str(worker.id), True)
+        await asyncio.to_thread(clear, self.root / str(worker.id))
         if worker.docker_id:
             await asyncio.to_thread(withdraw, worker.docker_id)

@@ -54,6 +54,7 @@ def _words_for_runc(words: list[str], at: int, noted: str) -> list[str] | None:
         return None
     if command == "delete":
         _delete(folder)
+        _unmount_rest(os.path.join(noted.splitlines()[0], words[-1], "criu-root"))
     return words
 
 
@@ -136,6 +137,12 @@ def _delete(folder: str) -> None:
         os.rmdir(folder)
     except OSError:  # an order is in it, or it is not there
         return
+
+
+def _unmount_rest(left: str) -> None:
+    """A runc that was killed at a restore leaves it, and cannot delete the container then."""
+    if os.path.isdir(left):
+        os.spawnv(os.P_WAIT, _found("umount"), ["umount", "--lazy", left])
 
 
 def _failed(log: str, message: str) -> int:

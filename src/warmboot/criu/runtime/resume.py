@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
+import contextlib
 
 from warmboot.criu.in_progress import Work, unless_it_hangs
 from warmboot.criu.log import CriuLog
 from warmboot.criu.refusals import restore_failure
 from warmboot.criu.runtime.dump import OPTIONS
-from warmboot.criu.runtime.folders import CheckpointFolder
+from warmboot.criu.runtime.folders import CheckpointFolder, clear
 from warmboot.criu.runtime.orders import order
+from warmboot.criu.runtime_work import end_members
 from warmboot.docker.engine import DockerEngine
-from warmboot.model.errors import CheckpointError, Conflict, DiskFull, HostError
+from warmboot.model.errors import (
+    CheckpointError,
+    Conflict,
+    DiskFull,
+    EngineUnavailable,
+    HostError,
+    NotFound,
+)
 
 RESTORE_LOG = "restore.log"
 
@@ -35,17 +43,25 @@ async def resume(
         call = engine.start_restored(work.container_id)
         await unless_it_hangs(work, call, hangs_after_s)
     except (CheckpointError, Conflict, DiskFull) as error:
+        await _end_rest(engine, work.container_id)
         log.hold(folder.restore_work / RESTORE_LOG)
         raise restore_failure(worker, folder.path.name, log.errors(), error) from error
     finally:
         log.close()
 
 
+async def _end_rest(engine: DockerEngine, container_id: str) -> None:
+    """What a restore that broke off has left, unless the engine has it as the container."""
+    with contextlib.suppress(EngineUnavailable, NotFound):
+        if not (await engine.inspect(container_id)).running:
+            await asyncio.to_thread(end_members, container_id)
+
+
 async def give_order(container_id: str, folder: CheckpointFolder, search_path: str) -> None:
     """Have the container's next start, whoever starts it, be a restore from ``folder``."""
 
     def give() -> None:
-        shutil.rmtree(folder.restore_work, ignore_errors=True)
+        clear(folder.restore_work)
         folder.restore_work.mkdir(mode=0o700, parents=True)
         order(
             container_id,

@@ -30,7 +30,7 @@ from warmboot.criu.checkpoint import (
 from warmboot.criu.continuity import Continuity, compare
 from warmboot.criu.in_progress import HANGS_AFTER_S, Work, until_quiet
 from warmboot.criu.runtime.places import CheckpointPlaces
-from warmboot.criu.runtime_work import end_work
+from warmboot.criu.runtime_work import end_members, end_work
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts
 from warmboot.manager.core.background import Work as Background
@@ -186,6 +186,8 @@ class RecoverWorker:
         if found.running:
             with contextlib.suppress(Conflict):  # it has ended since
                 await self._engine.kill(found.id)
+        else:
+            await asyncio.to_thread(end_members, found.id)
         await self._order_as_before(worker, found.id)
         back = _S.PAUSED if worker.paused_into else _S.EXITED
         await self._states.enter(worker.id, back, told={"settled": True})
