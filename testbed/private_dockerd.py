@@ -15,11 +15,13 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from warmboot.criu.binary import SEARCH_PATH
+from warmboot.criu.runtime.orders import ROOT, images_to_resume, runc_of
 from warmboot.criu.setup.install import install_criu
 from warmboot.criu.setup.settings_files import enable_tcp_established
 from warmboot.docker.engine import DockerEngine
@@ -34,6 +36,8 @@ BARE_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 LOOK_EVERY_S = 0.05
+BEING_MADE_S = 60.0
+"""A container's folder is empty for a moment when it is new."""
 
 
 class PrivateDockerd:
@@ -204,6 +208,16 @@ def _sweep() -> None:
     for left in Path(tempfile.gettempdir()).glob(f"{FOLDER}*-*"):
         owner = left.name.removeprefix(FOLDER).partition("-")[0]
         if owner.isdigit() and not Path("/proc", owner).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    forget_containers(ROOT)
+
+
+def forget_containers(state: Path) -> None:
+    """Remove what the runtime of workers has noted of containers of engines that are gone."""
+    for left in state.iterdir() if state.is_dir() else ():
+        runc, images = runc_of(left.name, state), images_to_resume(left.name, state)
+        needed = (runc is not None and runc.root.exists()) or (images and images.exists())
+        if not needed and left.stat().st_mtime < time.time() - BEING_MADE_S:
             shutil.rmtree(left, ignore_errors=True)
 
 

@@ -36,6 +36,12 @@ def runc_of(container_id: str, root: Path = ROOT) -> Runc | None:
     return None
 
 
+def images_to_resume(container_id: str, root: Path = ROOT) -> Path | None:
+    """Where the checkpoint is from which the container's next start is ordered to be."""
+    lines = _lines_of(root / container_id / RESUME)
+    return Path(lines[1]) if len(lines) > 1 else None
+
+
 def give_options(container_id: str, options: Sequence[str], root: Path = ROOT) -> None:
     """CRIU's options for the container's next dump, a line each (``criu(8)``)."""
     _write(root / container_id, OPTIONS, options, durable=False)
