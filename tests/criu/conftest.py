@@ -10,8 +10,13 @@ from typing import Protocol, TypedDict, Unpack
 
 import pytest
 from tests.support.dockerd import PrivateDockerd, private_dockerd
+from tests.support.images import COUNTER as COUNT
 from tests.support.images import counter_image, shell_image
+from tests.support.runtime_container import Container
 
+from warmboot.criu.runtime.folders import clear
+from warmboot.criu.runtime.orders import ROOT, withdraw
+from warmboot.criu.setup.install_runtime import install_runtime
 from warmboot.criu.setup.settings_files import enable_tcp_established
 from warmboot.docker.engine import DockerEngine
 from warmboot.model.worker import WorkerSpec
@@ -107,3 +112,23 @@ async def last_count(engine: DockerEngine, container: str) -> tuple[str, int]:
     lines = [line.strip() async for line in engine.logs(container, tail=1)]
     secret, _, number = lines[-1].rpartition(" ")
     return secret, int(number)
+
+
+@pytest.fixture
+async def started(tmp_path: Path) -> AsyncIterator[Callable[..., Container]]:
+    """Starts one on the workers' runtime, without an engine, that runs a script."""
+    runtime = tmp_path / "warmboot-runtime"
+    await install_runtime(runtime)
+    made: list[Container] = []
+
+    def start(script: str = COUNT, python: str = "") -> Container:
+        made.append(Container(runtime, tmp_path / f"c{len(made)}", script, python))
+        made[-1].start()
+        return made[-1]
+
+    yield start
+    for one in made:
+        clear(one.checkpoint.restore_work)
+        one("delete", "--force")
+        withdraw(one.id)
+        assert not (ROOT / one.id).exists()

@@ -2,186 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import shutil
 import socket
-import subprocess
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
-from tests.support.absent import ABSENT
-from tests.support.dockerd import CRIU_WRAPPER
-from tests.support.images import COUNTER, busybox
+from tests.support.images import COUNTER
+from tests.support.runtime_container import CRIU_PATH, Container, until
 
-from warmboot.criu.binary import SEARCH_PATH
 from warmboot.criu.images import read_dump
-from warmboot.criu.in_progress import Work
-from warmboot.criu.log import CriuLog
 from warmboot.criu.open_files import io_uring_users
 from warmboot.criu.refusals import dump_failure
-from warmboot.criu.runtime import dump as dumping
-from warmboot.criu.runtime import resume as resuming
-from warmboot.criu.runtime.dump import dump
-from warmboot.criu.runtime.files import put_back
-from warmboot.criu.runtime.folders import CheckpointFolder, clear
-from warmboot.criu.runtime.orders import ROOT, withdraw
+from warmboot.criu.runtime.orders import ROOT
 from warmboot.criu.runtime.resume import give_order
-from warmboot.criu.runtime_work import end_in, end_members, thaw
-from warmboot.criu.setup.install_runtime import install_runtime
 from warmboot.model.errors import CheckpointError, CheckpointRefused
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
-
-CRIU_PATH = f"{CRIU_WRAPPER.parent}:{SEARCH_PATH}"
-TIMEOUT_S = 60.0
-PROGRAMS = ("cat", "dd", "head", "ln", "od", "rm", "sleep", "tee", "true", "wc")
-
-
-class Container:
-    """A container of the runtime, without an engine. ``script`` writes to ``/output``."""
-
-    def __init__(
-        self, runtime: Path, folder: Path, script: str = COUNTER, python: str = ""
-    ) -> None:
-        self.id = f"test-{uuid4().hex}"
-        self.runtime = runtime
-        self.root = folder / "runc"
-        self.bundle = folder / "bundle"
-        self.rootfs = self.bundle / "rootfs"
-        self.log = folder / "log.json"
-        self.pid_file = folder / "pid"
-        self.started_at = ""
-        self.put_back = False
-        self.checkpoint = CheckpointFolder(folder / "kept" / "cp")
-        (self.rootfs / "bin").mkdir(parents=True)
-        shutil.copy(busybox(), self.rootfs / "bin" / "busybox")
-        for name in PROGRAMS:
-            (self.rootfs / "bin" / name).symlink_to("busybox")
-        _add(self.rootfs, Path("/usr/bin/flock"))
-        subprocess.run(["runc", "spec"], cwd=self.bundle, check=True)
-        config = json.loads((self.bundle / "config.json").read_text())
-        config["process"]["terminal"] = False
-        config["process"]["args"] = ["/bin/busybox", "sh", "-c", f"exec >> /output; {script}"]
-        if python:
-            config["process"]["args"] = ["/usr/bin/python3", "-c", python]
-            config["mounts"] += [_bound("/usr"), _bound("/lib"), _bound("/lib64"), _bound(folder)]
-        config["root"]["readonly"] = False
-        config["linux"]["namespaces"] = [
-            one for one in config["linux"]["namespaces"] if one["type"] != "network"
-        ]
-        (self.bundle / "config.json").write_text(json.dumps(config))
-
-    def __call__(self, *words: str) -> None:
-        command: list[str | Path] = [self.runtime, "--root", self.root, "--log", self.log]
-        done = subprocess.run(
-            [*command, "--log-format", "json", *words, self.id],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={"PATH": CRIU_PATH},
-        )
-        assert done.returncode == 0, self.log.read_text()
-
-    def start(self) -> None:
-        """As the shim does it, when the engine is asked for a start."""
-        self.started_at = uuid4().hex
-        self("create", "--bundle", str(self.bundle), "--pid-file", str(self.pid_file))
-        self("start")
-
-    async def pause(self, *, leave_running: bool = False, layer: Path | None = None) -> None:
-        """As the manager does it; the shim cleans up when the process is gone."""
-        pid = int(self.pid_file.read_text())
-        making = self.checkpoint.begin()
-        log = CriuLog()
-        try:
-            await dump(
-                Work(ABSENT, ABSENT, self.id, pid=pid, folders=(making.path,)),
-                making,
-                log,
-                search_path=CRIU_PATH,
-                layer=layer or self.rootfs,
-                leave_running=leave_running,
-                hangs_after_s=TIMEOUT_S,
-            )
-        except CheckpointError as error:
-            raise CheckpointError(error.brief, details="\n".join(log.errors())) from error
-        finally:
-            log.close()
-        if not leave_running:
-            making.note_pause(self.started_at)
-        self.checkpoint.publish()
-        if not leave_running:
-            until(lambda: not Path(f"/proc/{pid}/exe").exists())
-            self("delete", "--force")
-
-    async def resume(self) -> None:
-        self.put_back = await put_back(self.checkpoint, self.rootfs, self.started_at)
-        await give_order(self.id, self.checkpoint, CRIU_PATH)
-        self.start()
-
-    def end(self) -> None:
-        """As a crash of its process would, and the shim after it."""
-        pid = int(self.pid_file.read_text())
-        self("delete", "--force")
-        until(lambda: not Path(f"/proc/{pid}/exe").exists())
-
-    def lines(self) -> list[str]:
-        output = self.rootfs / "output"
-        return output.read_text().splitlines() if output.exists() else []
-
-    def counted(self) -> tuple[str, int]:
-        secret, _, number = self.lines()[-1].rpartition(" ") if self.lines() else ("", "", "0")
-        return secret, int(number)
-
-
-def _bound(path: Path | str) -> dict[str, object]:
-    """A folder of the host at the same place in the container."""
-    return {
-        "destination": str(path),
-        "type": "bind",
-        "source": str(path),
-        "options": ["rbind", "ro"],
-    }
-
-
-def _add(rootfs: Path, program: Path) -> None:
-    """A program of this machine, with its libraries."""
-    told = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
-    for path in (program, *(Path(word) for word in told.split() if word.startswith("/"))):
-        (rootfs / path.parent.relative_to("/")).mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, rootfs / path.relative_to("/"))
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while not true():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
-
-
-@pytest.fixture
-async def started(tmp_path: Path) -> AsyncIterator[Callable[[str], Container]]:
-    """Starts one that runs a script."""
-    runtime = tmp_path / "warmboot-runtime"
-    await install_runtime(runtime)
-    made: list[Container] = []
-
-    def start(script: str = COUNTER, python: str = "") -> Container:
-        made.append(Container(runtime, tmp_path / f"c{len(made)}", script, python))
-        made[-1].start()
-        return made[-1]
-
-    yield start
-    for one in made:
-        clear(one.checkpoint.restore_work)
-        one("delete", "--force")
-        withdraw(one.id)
-        assert not (ROOT / one.id).exists()
 
 
 async def test_a_start_on_an_order_goes_on_from_the_images(
@@ -347,83 +184,3 @@ async def refused(container: Container, reason: str) -> None:
 
 def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
-KILLED = """#!/bin/sh
-[ "$CRTOOLS_SCRIPT_ACTION" = {action} ] || exit 0
-[ -e {done} ] && exit 0
-touch {done}
-criu=$PPID
-[ {victim} = criu ] || criu=$(cut -d" " -f4 /proc/$PPID/stat)
-kill -9 $criu
-"""
-
-
-def _killer(folder: Path, action: str, victim: str) -> Path:
-    """A script that kills CRIU, or its runc, once, when CRIU has come to ``action``."""
-    script = folder / "killer"
-    script.write_text(KILLED.format(action=action, victim=victim, done=folder / "killed"))
-    script.chmod(0o700)
-    return script
-
-
-@pytest.mark.parametrize("victim", ["criu", "runc"])
-@pytest.mark.parametrize("action", ["pre-dump", "post-dump"])
-async def test_a_pause_whose_work_is_killed_is_whole_or_leaves_the_container_running(
-    started: Callable[..., Container],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    action: str,
-    victim: str,
-) -> None:
-    container = started()
-    until(lambda: container.counted()[1] > 1)
-    script = _killer(tmp_path, action, victim)
-    monkeypatch.setattr(dumping, "OPTIONS", (*dumping.OPTIONS, f"action-script {script}"))
-    pid, making = int(container.pid_file.read_text()), container.checkpoint.making
-    with pytest.raises(CheckpointError):
-        await container.pause()
-    assert (tmp_path / "killed").exists()
-    end_in(making.path)
-    thaw(container.id, pid)
-    if await dumping.is_done(making, pid):
-        making.note_pause(container.started_at)
-        container.checkpoint.publish()
-        container("delete", "--force")
-        monkeypatch.undo()
-        await container.resume()
-    _, before = container.counted()
-    until(lambda: container.counted()[1] > before + 2)
-    numbers = [int(line.rpartition(" ")[2]) for line in container.lines()]
-    assert numbers == list(range(1, len(numbers) + 1))
-
-
-@pytest.mark.parametrize("victim", ["criu", "runc"])
-@pytest.mark.parametrize(
-    "action",
-    ["pre-restore", "post-restore", "pre-resume", "post-resume"],
-)
-async def test_a_resume_whose_work_is_killed_leaves_nothing_and_can_be_done_again(
-    started: Callable[..., Container],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    action: str,
-    victim: str,
-) -> None:
-    container = started()
-    until(lambda: container.counted()[1] > 1)
-    await container.pause()
-    secret, before = container.counted()
-    script = _killer(tmp_path, action, victim)
-    monkeypatch.setattr(resuming, "OPTIONS", (*dumping.OPTIONS, f"action-script {script}"))
-    with contextlib.suppress(AssertionError):
-        await container.resume()
-    assert (tmp_path / "killed").exists()
-    end_members(container.id)
-    container("delete", "--force")
-    kept = len(container.lines())
-    monkeypatch.undo()
-    await container.resume()
-    until(lambda: len(container.lines()) > kept + 1)
-    assert container.lines()[kept].rpartition(" ")[0] == secret
-    assert int(container.lines()[kept].rpartition(" ")[2]) in (before, before + 1)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from warmboot.criu.runtime.folders import CheckpointFolder
-from warmboot.criu.runtime.sums import BLOCK_BYTES, SUMS, check_sums
+from warmboot.criu.runtime.sums import BLOCK_BYTES, SUMS, check_sums, sums_of
 from warmboot.model.errors import CheckpointError
 
 
@@ -19,6 +20,7 @@ def made(tmp_path: Path) -> CheckpointFolder:
     folder = CheckpointFolder(tmp_path / "worker" / "cp")
     making = folder.begin()
     with (making.memory / "pages-1.img").open("wb") as pages:
+        pages.write(os.urandom(BLOCK_BYTES + 3))
         pages.truncate(3 * BLOCK_BYTES + 5)
     (making.memory / "inventory.img").write_bytes(b"inventory")
     making.files.mkdir()
@@ -46,11 +48,10 @@ def _flip(path: Path) -> None:
         (lambda memory: os.truncate(memory / "pages-1.img", 5), "pages-1.img is not what"),
         (lambda memory: (memory / "inventory.img").unlink(), "inventory.img is missing"),
         (lambda memory: (memory / "more.img").touch(), "more.img is none of its files"),
-        (lambda memory: (memory.parent / SUMS).unlink(), SUMS),
         (lambda memory: (memory.parent / SUMS).write_text("[1]"), "attribute"),
         (lambda memory: (memory.parent / SUMS).write_text("{"), "Expecting"),
     ],
-    ids=["a flipped bit", "cut off", "missing", "one more", "no sums", "other sums", "half sums"],
+    ids=["a flipped bit", "cut off", "missing", "one more", "other sums", "half sums"],
 )
 def test_damage_is_named(
     made: CheckpointFolder, damage: Callable[[Path], object], named: str
@@ -59,6 +60,19 @@ def test_damage_is_named(
     with pytest.raises(CheckpointError, match="damaged") as caught:
         check_sums(made.path, made.memory)
     assert named in caught.value.details
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_sums(made: CheckpointFolder) -> None:
+    (made.path / SUMS).unlink()
+    check_sums(made.path, made.memory)
+
+
+def test_the_sums_are_those_of_the_standard_library(made: CheckpointFolder) -> None:
+    """The runtime has no other, and a checkpoint may come to a machine that has none."""
+    content = (made.memory / "pages-1.img").read_bytes()
+    blocks = [content[at : at + BLOCK_BYTES] for at in range(0, len(content), BLOCK_BYTES)]
+    expected = (len(content), *map(zlib.crc32, blocks))
+    assert sums_of(made.path, made.memory)["memory/pages-1.img"] == expected
 
 
 def test_damage_of_the_memory_is_none_of_the_files(made: CheckpointFolder) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from warmboot.criu.runtime import program
-from warmboot.criu.runtime.orders import Runc, order, runc_of, withdraw
+from warmboot.criu.runtime.folders import CheckpointFolder
+from warmboot.criu.runtime.orders import Runc, checked, order, runc_of, withdraw
+from warmboot.criu.runtime.sums import BLOCK_BYTES
 from warmboot.criu.setup.install_runtime import text_for
 
 ID = "c0ffee" * 10
@@ -151,6 +153,39 @@ def test_after_an_order_is_withdrawn_a_create_is_one(runtime: Runtime, tmp_path:
     assert list(runtime.state.iterdir()) == []
     assert runtime.words("create", *BUNDLE, ID)[0] == "create"
     assert runtime.words("start", ID) == ["start", ID]
+
+
+def test_what_is_damaged_is_not_restored_whoever_starts_it(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    folder = CheckpointFolder(tmp_path / "worker" / "cp")
+    pages = folder.begin().memory / "pages-1.img"
+    pages.write_bytes(os.urandom(BLOCK_BYTES + 5))
+    folder.publish()
+    runtime.order(folder.memory)
+    assert runtime.words("create", *BUNDLE, ID)[0] == "restore"
+    runtime("delete", ID)
+    with (folder.memory / pages.name).open("r+b") as file:
+        file.seek(BLOCK_BYTES + 1)
+        byte = file.read(1)
+        file.seek(BLOCK_BYTES + 1)
+        file.write(bytes([byte[0] ^ 1]))
+    assert runtime("create", *BUNDLE, ID) == (1, [])
+    assert "pages-1.img is not what was written" in json.loads(runtime.log.read_text())["msg"]
+
+
+def test_what_was_checked_just_now_is_not_checked_again(runtime: Runtime, tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path / "worker" / "cp")
+    (folder.begin().memory / "inventory.img").write_bytes(b"x")
+    folder.publish()
+    (folder.memory / "inventory.img").write_bytes(b"y")
+    runtime.order(folder.memory)
+    with checked(ID, runtime.state):
+        assert runtime.words("create", *BUNDLE, ID)[0] == "restore"
+        assert runtime("create", *BUNDLE, ID)[0] == 1, "for one start"
+    with checked(ID, runtime.state):
+        pass
+    assert runtime("create", *BUNDLE, ID)[0] == 1
 
 
 def test_an_order_is_for_one_container(runtime: Runtime, tmp_path: Path) -> None:

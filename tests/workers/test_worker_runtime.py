@@ -29,6 +29,7 @@ from warmboot.client import Client
 from warmboot.criu.runtime.orders import ROOT
 from warmboot.criu.setup.install_runtime import install_runtime
 from warmboot.docker.engine import DockerEngine
+from warmboot.model.errors import CheckpointError, WarmbootError
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
 
@@ -147,3 +148,38 @@ async def test_a_paused_worker_outlives_a_restart_of_the_engine(
     await dockerd.start()
     assert (await client.workers.resume(worker.id)).state == "running"
     assert await counted(client, worker.id, beyond=before) == (secret, before + 1)
+
+
+async def test_a_flipped_bit_is_told_by_all_and_nothing_is_started(
+    client: Client, engine: DockerEngine, tmp_path: Path
+) -> None:
+    worker = await start_on(client, engine)
+    docker_id = worker.docker_id or ""
+    secret, _ = await counted(client, worker.id, beyond=2)
+    await client.workers.pause(worker.id, "cp")
+    _, before = await last_count(client, worker.id)
+    memory = tmp_path / "s" / "checkpoints" / worker.id / "cp" / "memory"
+    pages = max(memory.glob("pages-*.img"), key=lambda path: path.stat().st_size)
+    _flip(pages)
+    with pytest.raises(CheckpointError, match="damaged") as caught:
+        await client.workers.resume(worker.id, "cp")
+    assert f"{pages} is not what was written" in caught.value.details
+    with pytest.raises(WarmbootError) as by_hand:
+        await engine.start(docker_id)
+    assert f"{pages} is not what was written" in str(by_hand.value) + by_hand.value.details
+    with pytest.raises(CheckpointError, match="damaged"):
+        await client.workers.export_checkpoint(worker.id, "cp", tmp_path / "cp.tar.zst")
+    assert not (await engine.inspect(docker_id)).running
+    assert (await client.workers.get(worker.id)).state == "paused"
+    _flip(pages)
+    assert (await client.workers.resume(worker.id)).state == "running"
+    assert await counted(client, worker.id, beyond=before) == (secret, before + 1)
+
+
+def _flip(path: Path) -> None:
+    """One bit, in the middle; or back."""
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))

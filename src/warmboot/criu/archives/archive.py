@@ -49,6 +49,7 @@ from warmboot.criu.archives.plain_tar import CHUNK, Member, hostile, members
 from warmboot.criu.checkpoint import OUR_FILES, dump_facts, inspect_when_stopped
 from warmboot.criu.images import read_dump
 from warmboot.criu.runtime.folders import CheckpointFolder
+from warmboot.criu.runtime.sums import check_sums
 from warmboot.docker.engine import DockerEngine
 from warmboot.model.checkpoint import (
     ArchiveManifest,
@@ -94,6 +95,7 @@ async def export_checkpoint(
 
     ``into`` is its folder, if the engine does not keep it.
     ``Conflict`` while the container runs: what it changes on its disk would not fit the memory.
+    ``CheckpointError`` when it is damaged.
     """
     found = await inspect_when_stopped(engine, container)
     if found.running:
@@ -121,12 +123,14 @@ async def export_checkpoint(
     }
     if found.upper_folder is None:
         raise _no_folder("exported", facts.storage_driver)
-    folder = facts.checkpoint_folder(found.id, name)
+    folder, layer = facts.checkpoint_folder(found.id, name), found.upper_folder
     if into is not None:
-        folder = CheckpointFolder(into).memory
-    layer = found.upper_folder
-    if into is not None and CheckpointFolder(into).files.is_dir():
-        layer = CheckpointFolder(into).files
+        kept = CheckpointFolder(into)
+        folder = kept.memory
+        await asyncio.to_thread(check_sums, into, folder)
+        if kept.files.is_dir():
+            layer = kept.files
+            await asyncio.to_thread(check_sums, into, layer)
     return await asyncio.to_thread(_pack, folder, layer, manifest, metadata, destination)
 
 

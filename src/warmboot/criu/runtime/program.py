@@ -5,7 +5,8 @@ started several times for each container, so it imports only what the interprete
 
     create ID   notes which runc runs it with which --root, names STATE/ID/criu.conf as the file
                 of CRIU's options; then `runc restore` if STATE/ID/resume says from what, else
-                `runc create`
+                `runc create`. What is restored is checked first, unless the manager has just
+                done so and left STATE/ID/checked: anybody may start a paused worker.
     start ID    just restored: nothing is left to do; else `runc start`
     delete ID   forgets what `create` has noted
     all others  runc
@@ -19,6 +20,8 @@ import sys
 VERSION = 1
 STATE = "/var/lib/warmboot-runtime"
 NOTED, RESUME, RESTORED, OPTIONS = "noted", "resume", "restored", "criu.conf"
+CHECKED = "checked"
+SUMS, BLOCK_BYTES = "sums.json", 8 << 20  # as of a checkpoint's files, see ``sums``
 DESCRIBE = "--warmboot"
 
 _RUNC = "runc"
@@ -90,11 +93,33 @@ def _create(words: list[str], at: int, noted: str, folder: str) -> list[str]:
     if order is None:
         return words
     path, images, work, *criu = order.splitlines()
+    if not _forget(folder, CHECKED):
+        _check(images)
     _write(folder, OPTIONS, "".join(option + "\n" for option in criu))
     os.environ["PATH"] = path + ":" + os.environ.get("PATH", _SEARCH_PATH)
     _write(folder, RESTORED, "")
     given = ["--detach", "--image-path", images, "--work-path", work]
     return [*words[:at], "restore", *given, *_kept(words[at + 1 : -1]), words[-1]]
+
+
+def _check(images: str) -> None:
+    """``OSError`` unless the files in ``images`` are those that were written."""
+    import json  # as below
+    import zlib
+
+    checkpoint, memory = os.path.split(images)
+    text = _read(checkpoint, SUMS)
+    if text is None:  # of an earlier version
+        return
+    kept = {name: sums for name, sums in json.loads(text).items() if name.startswith(memory + "/")}
+    for name in sorted({*kept, *(f"{memory}/{name}" for name in os.listdir(images))}):
+        found = []
+        with open(os.path.join(checkpoint, name), "rb") as file:
+            while block := file.read(BLOCK_BYTES):
+                found.append(zlib.crc32(block))
+            found.insert(0, file.tell())
+        if kept.get(name) != found:
+            raise OSError(f"the checkpoint is damaged: {checkpoint}/{name} is not what was written")
 
 
 def _annotate(bundle: str, options: str) -> None:

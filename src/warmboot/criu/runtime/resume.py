@@ -10,7 +10,7 @@ from warmboot.criu.log import CriuLog
 from warmboot.criu.refusals import restore_failure
 from warmboot.criu.runtime.dump import OPTIONS
 from warmboot.criu.runtime.folders import CheckpointFolder, clear
-from warmboot.criu.runtime.orders import order
+from warmboot.criu.runtime.orders import checked, order
 from warmboot.criu.runtime_work import end_members
 from warmboot.docker.engine import DockerEngine
 from warmboot.model.errors import (
@@ -35,13 +35,15 @@ async def resume(
 ) -> None:
     """Start the container from ``folder``; ``worker`` is what it is called in errors.
 
+    The sums of ``folder`` are those of its files: the caller has checked it just now.
     After a failure the order stands, as the worker is still paused.
     """
     await give_order(work.container_id, folder, search_path)
     log = CriuLog()
     try:
-        call = engine.start_restored(work.container_id)
-        await unless_it_hangs(work, call, hangs_after_s)
+        with checked(work.container_id):
+            call = engine.start_restored(work.container_id)
+            await unless_it_hangs(work, call, hangs_after_s)
     except (CheckpointError, Conflict, DiskFull) as error:
         await _end_rest(engine, work.container_id)
         log.hold(folder.restore_work / RESTORE_LOG)

@@ -1,0 +1,95 @@
+"""Pauses and resumes whose runc or CRIU is killed at some step, with real ones."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.support.runtime_container import Container, until
+
+from warmboot.criu.runtime import dump as dumping
+from warmboot.criu.runtime import resume as resuming
+from warmboot.criu.runtime_work import end_in, end_members, thaw
+from warmboot.model.errors import CheckpointError
+
+pytestmark = [pytest.mark.docker, pytest.mark.root]
+
+KILLED = """#!/bin/sh
+[ "$CRTOOLS_SCRIPT_ACTION" = {action} ] || exit 0
+[ -e {done} ] && exit 0
+touch {done}
+criu=$PPID
+[ {victim} = criu ] || criu=$(cut -d" " -f4 /proc/$PPID/stat)
+kill -9 $criu
+"""
+
+
+def _killer(folder: Path, action: str, victim: str) -> Path:
+    """A script that kills CRIU, or its runc, once, when CRIU has come to ``action``."""
+    script = folder / "killer"
+    script.write_text(KILLED.format(action=action, victim=victim, done=folder / "killed"))
+    script.chmod(0o700)
+    return script
+
+
+@pytest.mark.parametrize("victim", ["criu", "runc"])
+@pytest.mark.parametrize("action", ["pre-dump", "post-dump"])
+async def test_a_pause_whose_work_is_killed_is_whole_or_leaves_the_container_running(
+    started: Callable[..., Container],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    action: str,
+    victim: str,
+) -> None:
+    container = started()
+    until(lambda: container.counted()[1] > 1)
+    script = _killer(tmp_path, action, victim)
+    monkeypatch.setattr(dumping, "OPTIONS", (*dumping.OPTIONS, f"action-script {script}"))
+    pid, making = int(container.pid_file.read_text()), container.checkpoint.making
+    with pytest.raises(CheckpointError):
+        await container.pause()
+    assert (tmp_path / "killed").exists()
+    end_in(making.path)
+    thaw(container.id, pid)
+    if await dumping.is_done(making, pid):
+        making.note_pause(container.started_at)
+        container.checkpoint.publish()
+        container("delete", "--force")
+        monkeypatch.undo()
+        await container.resume()
+    _, before = container.counted()
+    until(lambda: container.counted()[1] > before + 2)
+    numbers = [int(line.rpartition(" ")[2]) for line in container.lines()]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+@pytest.mark.parametrize("victim", ["criu", "runc"])
+@pytest.mark.parametrize(
+    "action",
+    ["pre-restore", "post-restore", "pre-resume", "post-resume"],
+)
+async def test_a_resume_whose_work_is_killed_leaves_nothing_and_can_be_done_again(
+    started: Callable[..., Container],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    action: str,
+    victim: str,
+) -> None:
+    container = started()
+    until(lambda: container.counted()[1] > 1)
+    await container.pause()
+    secret, before = container.counted()
+    script = _killer(tmp_path, action, victim)
+    monkeypatch.setattr(resuming, "OPTIONS", (*dumping.OPTIONS, f"action-script {script}"))
+    with contextlib.suppress(AssertionError):
+        await container.resume()
+    assert (tmp_path / "killed").exists()
+    end_members(container.id)
+    container("delete", "--force")
+    monkeypatch.undo()
+    await container.resume()
+    until(lambda: container.counted()[1] > before + 1)
+    lines = container.lines()
+    assert lines == [f"{secret} {number}" for number in range(1, len(lines) + 1)]
