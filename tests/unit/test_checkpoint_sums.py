@@ -75,6 +75,25 @@ def test_the_sums_are_those_of_the_standard_library(made: CheckpointFolder) -> N
     assert sums_of(made.path, made.memory)["memory/pages-1.img"] == expected
 
 
+def test_of_a_sparse_file_only_what_is_in_it_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "sparse").open("wb") as file:
+        file.seek(1 << 29)
+        file.write(b"x")
+        file.truncate(1 << 30)
+    before = _bytes_read()
+    size, *sums = sums_of(tmp_path, tmp_path)["sparse"]
+    assert _bytes_read() - before < 4 * BLOCK_BYTES
+    assert size == 1 << 30
+    one = ((1 << 29) // BLOCK_BYTES, zlib.crc32(b"x" + bytes(BLOCK_BYTES - 1)))
+    assert [(at, found) for at, found in enumerate(sums) if found != sums[0]] == [one]
+    assert sums[0] == zlib.crc32(bytes(BLOCK_BYTES))
+
+
+def _bytes_read() -> int:
+    """By this process so far, of files and whatever else."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
 def test_damage_of_the_memory_is_none_of_the_files(made: CheckpointFolder) -> None:
     _flip(made.memory / "pages-1.img")
     check_sums(made.path, made.files)

@@ -8,12 +8,14 @@ that is cut off meanwhile would end the manager.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 from warmboot.criu.runtime.program import BLOCK_BYTES, SUMS
@@ -81,23 +83,41 @@ def regular_files(top: Path) -> Iterator[tuple[Path, int]]:
                 yield path, found.st_size
 
 
-def _blocks(path: Path, size: int) -> Iterator[tuple[Path, int]]:
-    return ((path, start) for start in range(0, size, BLOCK_BYTES))
+def _blocks(path: Path, size: int) -> Iterator[tuple[Path, range]]:
+    return (
+        (path, range(start, min(start + BLOCK_BYTES, size)))
+        for start in range(0, size, BLOCK_BYTES)
+    )
 
 
-def _sum_of(block: tuple[Path, int]) -> int:
-    path, start = block
+def _sum_of(block: tuple[Path, range]) -> int:
+    path, part = block
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        return _sum_from(descriptor, start)
+        return _sum_of_zeros(len(part)) if _is_hole(descriptor, part) else _sum(descriptor, part)
     finally:
         os.close(descriptor)
 
 
-def _sum_from(descriptor: int, start: int) -> int:
+def _is_hole(descriptor: int, part: range) -> bool:
+    """Nothing need be read there: a worker may have a file of a terabyte with little in it."""
+    try:
+        return os.lseek(descriptor, part.start, os.SEEK_DATA) >= part.stop
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # none from there to the end
+            return True
+        raise
+
+
+@lru_cache(maxsize=16)
+def _sum_of_zeros(count: int) -> int:
+    return crc32(bytes(count))
+
+
+def _sum(descriptor: int, part: range) -> int:
     buffer = _buffer()
-    found, at, end = 0, start, start + BLOCK_BYTES
-    while at < end and (count := os.preadv(descriptor, [buffer[: end - at]], at)):
+    found, at = 0, part.start
+    while at < part.stop and (count := os.preadv(descriptor, [buffer[: part.stop - at]], at)):
         found = crc32(buffer[:count], found)
         at += count
     return found
