@@ -10,7 +10,7 @@ import httpx
 import pytest
 from tests.support.fake_services import FakeServices
 
-from warmboot.model.container import BootAttempt, FallbackReason
+from warmboot.model.boot import BootAttempt, FallbackReason
 from warmboot.model.runtime_snapshot import BootStats, SnapshotState
 
 IMAGES, SNAPSHOTS = "/v1/runtime-images", "/v1/runtime-snapshots"

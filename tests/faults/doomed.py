@@ -31,7 +31,7 @@ from warmboot.host.storage.stored_images import StoredImages
 from warmboot.host.vms import Vms
 from warmboot.manager.containers.bring_up import BringUp
 from warmboot.manager.containers.watch_container import WatchContainer
-from warmboot.model.container import BootPolicy
+from warmboot.model.boot import BootPolicy
 from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
 from warmboot.store.repositories.containers import ContainerRepository
 from warmboot.store.repositories.events import EventRepository

@@ -16,7 +16,8 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, image_folder, lab
 
 from warmboot.manager.ports import Until
-from warmboot.model.container import BootMethod, ContainerState
+from warmboot.model.boot import BootMethod
+from warmboot.model.container import ContainerState
 from warmboot.model.journal.operation import OperationState
 from warmboot.model.runtime_snapshot import SnapshotState
 
@@ -28,7 +29,8 @@ from pathlib import Path
 from uuid import UUID
 
 from warmboot import bootstrap
-from warmboot.model.container import BootPolicy, ContainerSpec
+from warmboot.model.boot import BootPolicy
+from warmboot.model.container import ContainerSpec
 from warmboot.settings import Settings
 
 

@@ -13,7 +13,8 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, image_folder
 from tests.support.rebuilds import ready as until_ready
 
-from warmboot.model.container import BootMethod, BootPolicy, ContainerState
+from warmboot.model.boot import BootMethod, BootPolicy
+from warmboot.model.container import ContainerState
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import BuildCause, RuntimeSnapshot
 

@@ -9,7 +9,7 @@ from tests.support.managers import IMAGE_NAME, Lab, Manager, image_folder
 from tests.support.rebuilds import event, ready
 
 from warmboot.manager.ports import Registered
-from warmboot.model.container import BootMethod, FallbackReason
+from warmboot.model.boot import BootMethod, FallbackReason
 from warmboot.model.runtime_snapshot import (
     BuildCause,
     RuntimeSnapshot,

@@ -16,7 +16,8 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 
 from warmboot.manager.ports import Until
-from warmboot.model.container import BootMethod, BootPolicy, ContainerState
+from warmboot.model.boot import BootMethod, BootPolicy
+from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict, DiskFull
 from warmboot.model.garbage import Garbage, Why
 from warmboot.model.journal.operation import OperationState

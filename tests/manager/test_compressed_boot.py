@@ -13,7 +13,8 @@ from tests.support.managers import Lab, Manager
 from tests.support.snapshots import flip
 
 from warmboot.host.snapshots.snapshot_files import memory_metadata
-from warmboot.model.container import BootMethod, ContainerState, FallbackReason
+from warmboot.model.boot import BootMethod, FallbackReason
+from warmboot.model.container import ContainerState
 from warmboot.model.errors import DiskFull
 from warmboot.model.garbage import Why
 from warmboot.model.runtime_snapshot import FRAMES_FILE, RuntimeSnapshot, SnapshotState

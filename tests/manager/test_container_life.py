@@ -10,7 +10,8 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 
 from warmboot.manager.ports import Until
-from warmboot.model.container import BootMethod, ContainerState
+from warmboot.model.boot import BootMethod
+from warmboot.model.container import ContainerState
 from warmboot.model.errors import (
     Conflict,
     NotFound,

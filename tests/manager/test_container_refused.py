@@ -13,7 +13,8 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
 from warmboot.manager.ports import Until
-from warmboot.model.container import BootMethod, ContainerState, FallbackReason, PortMapping
+from warmboot.model.boot import BootMethod, FallbackReason
+from warmboot.model.container import ContainerState, PortMapping
 from warmboot.model.errors import (
     ImageNotFound,
     InvalidRequest,

@@ -9,7 +9,8 @@ import pytest
 from tests.support.managers import Manager
 from tests.support.rebuilds import successor_of
 
-from warmboot.model.container import BootMethod, ContainerState, FallbackReason
+from warmboot.model.boot import BootMethod, FallbackReason
+from warmboot.model.container import ContainerState
 from warmboot.model.runtime_snapshot import (
     DISK_FILE,
     MEMORY_FILE,

@@ -21,7 +21,8 @@ from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.housekeeping import LAST_COLLECTION
 from warmboot.manager.ports import Until
 from warmboot.manager.snapshots.choose_form import CHECKED_AT
-from warmboot.model.container import BootMethod, ContainerState
+from warmboot.model.boot import BootMethod
+from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict, DiskFull, IllegalTransition, NotFound, Unavailable
 from warmboot.model.journal.event import Event
 from warmboot.model.runtime_snapshot import (

@@ -15,7 +15,7 @@ from tests.support.managers import Lab, Manager
 
 from warmboot.api.app import create_app
 from warmboot.manager.ports import Until
-from warmboot.model.container import BootMethod, BootPolicy, FallbackReason
+from warmboot.model.boot import BootMethod, BootPolicy, FallbackReason
 from warmboot.model.errors import DiskFull, NotFound, Unavailable
 from warmboot.model.runtime_snapshot import STATE_FILE, SnapshotState
 

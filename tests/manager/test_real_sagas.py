@@ -14,7 +14,8 @@ from tests.support.prepared_labs import prepare
 from warmboot.manager.ports import Until
 from warmboot.manager.snapshots.build_snapshot import BuildSnapshot
 from warmboot.manager.vms.boot_vm import BootTimeouts, BootVm
-from warmboot.model.container import BootMethod, BootPolicy, ContainerState, FallbackReason
+from warmboot.model.boot import BootMethod, BootPolicy, FallbackReason
+from warmboot.model.container import ContainerState
 from warmboot.model.errors import (
     DiskFull,
     GuestError,

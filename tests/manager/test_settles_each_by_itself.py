@@ -8,9 +8,9 @@ import pytest
 from tests.support.managers import Lab, Manager
 
 from warmboot.host.vms import Vms
-from warmboot.manager.containers.resume_stalled import ResumeStalled
 from warmboot.manager.ports import Until
 from warmboot.manager.reconcile import FORMER_SAGAS
+from warmboot.manager.tenants.resume_stalled import ResumeStalled
 from warmboot.manager.workers.worker_checkpoints import WorkerCheckpoints
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import NetworkError

@@ -12,7 +12,8 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
 from warmboot.manager.ports import Until
-from warmboot.model.container import BootMethod, ContainerState
+from warmboot.model.boot import BootMethod
+from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict, IllegalTransition, InUse, NotFound
 from warmboot.model.journal.event import Event
 from warmboot.model.runtime_snapshot import (

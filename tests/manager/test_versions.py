@@ -10,9 +10,9 @@ import pytest
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 
-from warmboot.manager.containers import warm_boot
 from warmboot.manager.ports import Until
-from warmboot.model.container import BootMethod, FallbackReason
+from warmboot.manager.tenants import warm_boot
+from warmboot.model.boot import BootMethod, FallbackReason
 from warmboot.model.errors import Conflict, HypervisorError, InvalidRequest, NotFound
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 

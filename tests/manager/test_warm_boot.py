@@ -13,7 +13,8 @@ from tests.support.rebuilds import event, successor_of
 
 from warmboot.host.vm.vm_files import snapshot_disks
 from warmboot.manager.ports import Until
-from warmboot.model.container import BootMethod, BootPolicy, ContainerState, FallbackReason
+from warmboot.model.boot import BootMethod, BootPolicy, FallbackReason
+from warmboot.model.container import ContainerState
 from warmboot.model.errors import HostError
 from warmboot.model.runtime_snapshot import (
     RuntimeSnapshot,

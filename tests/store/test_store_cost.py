@@ -21,7 +21,8 @@ from tests.store.things import (
     stored_snapshot,
 )
 
-from warmboot.model.container import BootMethod, ContainerState, StageTiming
+from warmboot.model.boot import BootMethod, StageTiming
+from warmboot.model.container import ContainerState
 from warmboot.model.journal.operation import OperationState
 from warmboot.store import Reserved, Store
 from warmboot.store.address import parse_url

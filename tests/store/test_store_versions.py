@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from tests.store.things import NOON, SHAPE, a_container, an_image, stored_image, stored_snapshot
 
-from warmboot.model.container import BootAttempt, FallbackReason
+from warmboot.model.boot import BootAttempt, FallbackReason
 from warmboot.model.errors import Conflict, NotFound
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import (

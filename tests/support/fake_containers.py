@@ -30,16 +30,8 @@ from tests.support.fake_sessions import FakeSession, run_command
 
 from warmboot.manager.containers.first_attach import FirstAttach
 from warmboot.manager.ports import Until
-from warmboot.model.container import (
-    CONTAINER_TRANSITIONS,
-    BootMethod,
-    BootPolicy,
-    Container,
-    ContainerSpec,
-    FallbackReason,
-    StageStep,
-    StageTiming,
-)
+from warmboot.model.boot import BootMethod, BootPolicy, FallbackReason, StageStep, StageTiming
+from warmboot.model.container import CONTAINER_TRANSITIONS, Container, ContainerSpec
 from warmboot.model.container import ContainerState as S
 from warmboot.model.errors import (
     CommandNotFound,

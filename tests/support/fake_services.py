@@ -17,9 +17,7 @@ from warmboot.manager.ports import (
     HostInfo,
     Services,
 )
-from warmboot.model.container import (
-    BootMethod,
-)
+from warmboot.model.boot import BootMethod
 from warmboot.model.container import ContainerState as S
 from warmboot.model.garbage import Collection, Garbage
 from warmboot.model.usage import BootSummary, OwnedVm, StorageUsage, Usage, VmUsage

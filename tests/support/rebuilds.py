@@ -8,7 +8,7 @@ from uuid import UUID
 
 from tests.support.managers import Manager
 
-from warmboot.model.container import FallbackReason
+from warmboot.model.boot import FallbackReason
 from warmboot.model.journal.event import Event
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 

@@ -21,19 +21,16 @@ from warmboot.api.schemas.system_responses import HostInfoOut
 from warmboot.api.schemas.worker_requests import WorkerIn
 from warmboot.api.schemas.worker_responses import CheckpointOut, WorkerOut
 from warmboot.manager.ports import Check, HostInfo, Registered
-from warmboot.model.checkpoint import Checkpoint, CheckpointState, Versions
-from warmboot.model.container import (
+from warmboot.model.boot import (
     BootAttempt,
     BootMethod,
     BootPolicy,
-    Container,
-    ContainerSpec,
-    ContainerState,
     FallbackReason,
-    PortMapping,
     StageStep,
     StageTiming,
 )
+from warmboot.model.checkpoint import Checkpoint, CheckpointState, Versions
+from warmboot.model.container import Container, ContainerSpec, ContainerState, PortMapping
 from warmboot.model.errors import VmUnresponsive
 from warmboot.model.garbage import Collection, Garbage, Kind, Why
 from warmboot.model.journal.event import Event

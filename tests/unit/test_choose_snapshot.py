@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmboot.manager.containers.choose_snapshot import (
+from warmboot.manager.tenants.choose_snapshot import (
     Candidate,
     Fallback,
     Use,
     Wait,
     choose_snapshot,
 )
-from warmboot.model.container import FallbackReason
+from warmboot.model.boot import FallbackReason
 from warmboot.model.runtime_snapshot import HostRequirements, RuntimeSnapshot, SnapshotState
 from warmboot.model.shapes import Shape
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmboot.manager.containers.choose_snapshot import (
+from warmboot.manager.tenants.choose_snapshot import (
     Candidate,
     Fallback,
     Use,
@@ -21,7 +21,7 @@ from warmboot.manager.containers.choose_snapshot import (
     choose_snapshot,
     draw_version,
 )
-from warmboot.model.container import FallbackReason
+from warmboot.model.boot import FallbackReason
 from warmboot.model.errors import InvalidRequest
 from warmboot.model.runtime_snapshot import (
     MAX_WEIGHT,

@@ -16,13 +16,8 @@ from hypothesis import strategies as st
 from tests.store.things import a_vm
 
 from warmboot.codec import CodecError, decode, encode
-from warmboot.model.container import (
-    BootPolicy,
-    ContainerSpec,
-    PortMapping,
-    StageStep,
-    StageTiming,
-)
+from warmboot.model.boot import BootPolicy, StageStep, StageTiming
+from warmboot.model.container import ContainerSpec, PortMapping
 from warmboot.model.errors import InvalidRequest
 from warmboot.model.runtime_image import FileSum, RuntimeImageManifest
 from warmboot.model.runtime_snapshot import BootStats, HostRequirements, SnapshotManifest

@@ -20,7 +20,8 @@ from warmboot.api.app import ROUTERS
 from warmboot.api.problems import status_of
 from warmboot.cli.main import program
 from warmboot.client.problems import ManagerUnreachable
-from warmboot.model.container import ContainerState, FallbackReason
+from warmboot.model.boot import FallbackReason
+from warmboot.model.container import ContainerState
 from warmboot.model.errors import WarmbootError
 from warmboot.settings import Settings
 
@@ -266,6 +267,10 @@ def emitted() -> set[str]:
             called = ast.unparse(node.func).rpartition(".")[2]
             if called == "emit" and isinstance(node.args[0], ast.Constant):
                 kinds.add(str(node.args[0].value))
+            if called == "emit" and isinstance(node.args[0], ast.JoinedStr):  # f"{kind}.booted"
+                rest = node.args[0].values[-1]
+                if isinstance(rest, ast.Constant) and str(rest.value).startswith("."):
+                    kinds |= {f"{tenant}{rest.value!s}" for tenant in ("container", "engine")}
             if called == "store_state":  # which tells it as container.<state>
                 words = map(ast.unparse, node.args)
                 states = (
@@ -277,7 +282,7 @@ def emitted() -> set[str]:
 
 def test_every_event_is_documented_and_every_documented_one_is_emitted() -> None:
     text = (DOCS / "reference" / "events.md").read_text()
-    nouns = r"(?:runtime-image|runtime-snapshot|host|network|container|worker|garbage)"
+    nouns = r"(?:runtime-image|runtime-snapshot|host|network|container|engine|worker|garbage)"
     listed = set()
     for line in text.splitlines():
         if line.startswith("| `"):

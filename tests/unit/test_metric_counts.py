@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from warmboot.manager.metrics import EventCounts, RecentBoots
 from warmboot.manager.metrics.tables import COUNTED, COUNTERS
-from warmboot.model.container import BootMethod
+from warmboot.model.boot import BootMethod
 from warmboot.model.journal.event import Event
 
 

@@ -14,10 +14,11 @@ from warmboot.manager.containers.bring_up import BringUp
 from warmboot.manager.containers.containers import Containers
 from warmboot.manager.containers.host_ports import HostPorts
 from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
-from warmboot.manager.containers.resume_stalled import ResumeStalled
-from warmboot.manager.containers.warm_boot import WarmBoot, WarmBootConfig
 from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.core.background import Failed
+from warmboot.manager.tenants.boot_tenant import BootTenant
+from warmboot.manager.tenants.resume_stalled import ResumeStalled
+from warmboot.manager.tenants.warm_boot import WarmBoot, WarmBootConfig
 from warmboot.manager.vms.boot_vm import BootTimeouts, BootVm
 from warmboot.manager.vms.warm_pool import WarmPool
 
@@ -56,18 +57,9 @@ def wire_containers(
     config = WarmBootConfig(settings.default_shape, settings.snapshot_wait_s)
     attention = core.attention.set
     warm_boot = WarmBoot(store, host, events, vms.boot, snapshots.health, config, attention)
-    bring_up = BringUp(
-        store,
-        host,
-        events,
-        vms.boot,
-        images.prepare,
-        core.admission,
-        warm_boot,
-        snapshots.health,
-        snapshots.demand,
-        archives,
-    )
+    health, demand = snapshots.health, snapshots.demand
+    boot = BootTenant(store, host, events, vms.boot, images.prepare, warm_boot, health, demand)
+    bring_up = BringUp(store, host, events, boot, core.admission, health, archives)
 
     async def remove(container_id: UUID) -> None:
         await containers.remove(container_id)

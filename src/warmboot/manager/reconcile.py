@@ -16,10 +16,8 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import HostAgent
-from warmboot.manager.containers.bring_up import slot_of
 from warmboot.manager.containers.containers import Containers
 from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
-from warmboot.manager.containers.resume_stalled import ResumeStalled
 from warmboot.manager.containers.watch_container import WatchContainer, to_be_removed
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.reconcile_failures import ReconcileFailures
@@ -28,6 +26,8 @@ from warmboot.manager.core.saga import Saga, SagaRunner
 from warmboot.manager.core.unreadable_owners import Of, UnreadableOwners, unreadable_owners
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
+from warmboot.manager.tenants.resume_stalled import ResumeStalled
+from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import (
     DiskFull,
@@ -127,7 +127,7 @@ class Reconcile:
 
     async def _remove_ownerless(self) -> None:
         owners = {container.id for container in await self._store.containers.list()}
-        owned = self._unreadable[Of.CONTAINERS]
+        owned = self._unreadable[Of.TENANTS]
         if not owned.any_id:
             await self._host.vms.boot_logs.tidy(owners | owned.uuids())
         for record in await self._store.vms.list():

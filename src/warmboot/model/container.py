@@ -18,10 +18,18 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from warmboot.model.boot import (
+    BootAttempt,
+    BootMethod,
+    BootPolicy,
+    FallbackReason,
+    StageTiming,
+)
 from warmboot.model.conventions.names import hostname_for
 from warmboot.model.errors import VmUnresponsive
 from warmboot.model.shapes import Shape
 from warmboot.model.transitions import Transitions
+from warmboot.model.vm import VmKind
 
 
 class ContainerState(StrEnum):
@@ -53,53 +61,6 @@ CONTAINER_TRANSITIONS = Transitions(
         ContainerState.DELETING: frozenset(),
     },
 )
-
-
-class BootMethod(StrEnum):
-    WARM = "warm"
-    COLD = "cold"
-
-
-class BootPolicy(StrEnum):
-    """``auto`` boots warm where it can; ``cold`` asks for a cold boot."""
-
-    AUTO = "auto"
-    COLD = "cold"
-
-
-class FallbackReason(StrEnum):
-    """Why a container was booted cold."""
-
-    NO_SNAPSHOT = "no_snapshot"
-    SNAPSHOT_UNHEALTHY = "snapshot_unhealthy"
-    SNAPSHOT_WAIT_TIMEOUT = "snapshot_wait_timeout"
-    VERSION_MISMATCH = "version_mismatch"
-    HOST_MISMATCH = "host_mismatch"
-    SHAPE_MISMATCH = "shape_mismatch"
-    SNAPSHOT_DAMAGED = "snapshot_damaged"
-    RESTORE_FAILED = "restore_failed"
-    DOCKER_NOT_VERIFIED = "docker_not_verified"
-    REQUESTED = "requested"
-    KEEPS_DISK = "keeps_disk"
-
-    @property
-    def phrase(self) -> str:
-        return _PHRASES[self]
-
-
-_PHRASES = {
-    FallbackReason.NO_SNAPSHOT: "No runtime snapshot available",
-    FallbackReason.SNAPSHOT_UNHEALTHY: "Runtime snapshot is unhealthy",
-    FallbackReason.SNAPSHOT_WAIT_TIMEOUT: "Runtime snapshot did not become ready in time",
-    FallbackReason.VERSION_MISMATCH: "Hypervisor version mismatch",
-    FallbackReason.HOST_MISMATCH: "Runtime snapshot was made on another kind of host",
-    FallbackReason.SHAPE_MISMATCH: "No runtime snapshot has this shape",
-    FallbackReason.SNAPSHOT_DAMAGED: "Runtime snapshot is damaged",
-    FallbackReason.RESTORE_FAILED: "Restore failed",
-    FallbackReason.DOCKER_NOT_VERIFIED: "Docker did not answer after the restore",
-    FallbackReason.REQUESTED: "A cold boot was asked for",
-    FallbackReason.KEEPS_DISK: "The container keeps the disk of its earlier VM",
-}
 
 
 DEFAULT_STOP_TIMEOUT_S = 10.0
@@ -170,37 +131,6 @@ class ContainerSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class StageStep:
-    """A part of a stage, e.g. ``clock`` of ``identity``, as the guest has timed it."""
-
-    name: str
-    duration_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class StageTiming:
-    """One stage of a boot, e.g. ``restore`` or ``docker``; seconds since the request, and long.
-
-    What its ``steps`` took is in ``duration_s``.
-    """
-
-    name: str
-    started_s: float
-    duration_s: float
-    steps: tuple[StageStep, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class BootAttempt:
-    """A warm boot that failed before the one that counts: which version, and why."""
-
-    snapshot_id: UUID
-    version: int
-    reason: FallbackReason
-    details: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Container:
     """A row of ``containers``: what was asked (``spec``) and what runs (``shape``, ``vm_id``).
 
@@ -234,6 +164,22 @@ class Container:
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def kind(self) -> VmKind:
+        return VmKind.CONTAINER
+
+    @property
+    def host_name(self) -> str:
+        return self.spec.host_name
+
+    @property
+    def boot(self) -> BootPolicy:
+        return self.spec.boot
+
+    @property
+    def requested_shape(self) -> Shape | None:
+        return self.spec.shape
 
     @property
     def base_image_id(self) -> UUID | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from warmboot.model.container import BootMethod
+from warmboot.model.boot import BootMethod
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,10 @@ class GuestAddress:
 
 
 class VmKind(StrEnum):
+    """What a VM is for."""
+
     CONTAINER = "container"
+    ENGINE = "engine"
     BUILDER = "builder"
 
 
@@ -117,10 +120,10 @@ class VmKind(StrEnum):
 class VmRecord:
     """A row of ``vms``: what is needed to find a VM again after the manager was killed.
 
-    ``owner_id`` is the container that lives in it, or the snapshot that is built in it. ``handle``
-    is ``None`` until the VMM process was started. ``slot`` is its place in the host's network, as
-    the host wrote it. ``token`` is the guest agent's. ``snapshot_id`` is the snapshot whose files
-    it maps, leased under the VM's ``id``.
+    ``owner_id`` is the container or engine that has it, or the snapshot that is built in it.
+    ``handle`` is ``None`` until the VMM process was started. ``slot`` is its place in the host's
+    network, as the host wrote it. ``token`` is the guest agent's. ``snapshot_id`` is the snapshot
+    whose files it maps, leased under the VM's ``id``.
     """
 
     id: str

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+from warmboot.model.vm import VmKind
 from warmboot.store.address import parse_url, prepare_file
 from warmboot.store.database import Database
 from warmboot.store.migrate import migrate
 from warmboot.store.repositories.checkpoints import CheckpointRepository
 from warmboot.store.repositories.containers import ContainerRepository
 from warmboot.store.repositories.counts import CountQueries
+from warmboot.store.repositories.engines import EngineRepository
 from warmboot.store.repositories.events import EventRepository
 from warmboot.store.repositories.idempotency import IdempotencyRepository
 from warmboot.store.repositories.images import RuntimeImageRepository
@@ -31,6 +33,7 @@ class Store:
         self.images = RuntimeImageRepository(database)
         self.snapshots = RuntimeSnapshotRepository(database)
         self.containers = ContainerRepository(database)
+        self.engines = EngineRepository(database)
         self.vms = VmRepository(database)
         self.workers = WorkerRepository(database)
         self.checkpoints = CheckpointRepository(database)
@@ -57,6 +60,10 @@ class Store:
         await migrate(address)
         async with Database.open(address) as database:
             yield cls(database)
+
+    def tenants(self, kind: VmKind) -> ContainerRepository | EngineRepository:
+        """The repository of those whom VMs of this kind belong to."""
+        return self.engines if kind is VmKind.ENGINE else self.containers
 
     def transaction(self) -> AbstractAsyncContextManager[None]:
         """Make the calls inside the block one transaction: all of them happen, or none.

@@ -2,12 +2,13 @@
 
     images ◀── runtime_snapshots ◀── leases          operations ◀── operation_steps
        ▲              ▲     ▲
-       └── containers ┘     └── vms                  events, idempotency_keys, meta
+       ├── containers ┤     └── vms                  events, idempotency_keys, meta
+       └── engines ───┘
     workers ◀── checkpoints
 
 A runtime image or snapshot that something refers to cannot be removed by accident: the database
-refuses. A container or a VM only remembers its snapshot, and forgets it when that one is purged;
-what keeps the snapshot's files in place is the lease.
+refuses. A container, an engine or a VM only remembers its snapshot, and forgets it when that one is
+purged; what keeps the snapshot's files in place is the lease.
 """
 
 from __future__ import annotations
@@ -31,16 +32,10 @@ from sqlalchemy import (
     text,
 )
 
+from warmboot.model.boot import BootAttempt, BootMethod, FallbackReason, StageTiming
 from warmboot.model.checkpoint import CheckpointState, Versions
-from warmboot.model.container import (
-    BootAttempt,
-    BootMethod,
-    ContainerSpec,
-    ContainerState,
-    FallbackReason,
-    PortMapping,
-    StageTiming,
-)
+from warmboot.model.container import ContainerSpec, ContainerState, PortMapping
+from warmboot.model.engine import EngineSpec, EngineState
 from warmboot.model.journal.operation import OperationState
 from warmboot.model.runtime_image import RuntimeImageManifest
 from warmboot.model.runtime_snapshot import BootStats, BuildCause, SnapshotState
@@ -158,6 +153,37 @@ containers = Table(
     Index("uq_containers_name", "name", unique=True),
     Index(None, "created_at", "id"),
     Index(None, "state", "created_at", "id"),
+    Index(None, "runtime_image_id"),
+    Index(None, "runtime_snapshot_id"),
+)
+
+engines = Table(
+    "engines",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", SafeText, nullable=False),
+    Column("state", Choice(EngineState), nullable=False),
+    Column("spec", Encoded(EngineSpec), nullable=False),
+    Column("vcpus", Integer, nullable=False),
+    Column("memory_mib", Integer, nullable=False),
+    Column("socket", SafeText, nullable=False),
+    Column("runtime_image_id", ForeignKey("images.id")),
+    Column("runtime_snapshot_id", ForeignKey("runtime_snapshots.id", ondelete="SET NULL")),
+    Column("snapshot_version", Integer),
+    Column("boot_attempts", Encoded(tuple[BootAttempt, ...]), nullable=False),
+    Column("vm_id", SafeText),
+    Column("boot_method", Choice(BootMethod)),
+    Column("fallback_reason", Choice(FallbackReason)),
+    Column("fallback_details", SafeText, nullable=False),
+    Column("stages", Encoded(tuple[StageTiming, ...]), nullable=False),
+    Column("boot_s", Float),
+    Column("error", Encoded(FreeForm)),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("finished_at", UtcDateTime),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Index("uq_engines_name", "name", unique=True),
+    Index(None, "created_at", "id"),
     Index(None, "runtime_image_id"),
     Index(None, "runtime_snapshot_id"),
 )

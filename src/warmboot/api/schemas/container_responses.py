@@ -9,12 +9,8 @@ from uuid import UUID
 from pydantic import AliasPath, Field
 
 from warmboot.api.schemas.responses import Out, ShapeOut
-from warmboot.model.container import (
-    BootMethod,
-    BootPolicy,
-    ContainerState,
-    FallbackReason,
-)
+from warmboot.model.boot import BootMethod, BootPolicy, FallbackReason
+from warmboot.model.container import ContainerState
 
 
 class PortOut(Out):

@@ -21,7 +21,8 @@ from pydantic import (
     model_validator,
 )
 
-from warmboot.model.container import BootPolicy, ContainerSpec, PortMapping
+from warmboot.model.boot import BootPolicy
+from warmboot.model.container import ContainerSpec, PortMapping
 from warmboot.model.conventions.image_references import IMAGE_PATTERN, MAX_LENGTH, is_reference
 from warmboot.model.conventions.names import MAX_NAME_LENGTH, check_name, invent_name
 from warmboot.model.conventions.program_start import MAX_WORD_BYTES, assignments, check_size

@@ -28,7 +28,7 @@ from warmboot.host.guest.guest_connections import (
     Room,
     docker_in_guest,
 )
-from warmboot.model.container import StageStep
+from warmboot.model.boot import StageStep
 from warmboot.model.errors import DockerNotReady, GuestError, GuestUnreachable
 from warmboot.model.vm import GuestAddress
 

@@ -12,7 +12,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.host.guest import guest_sessions
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.manager.containers.archives import ArchiveFiles
-from warmboot.manager.containers.bring_up import Asked, BringUp, bring_up_key, slot_of
+from warmboot.manager.containers.bring_up import Asked, BringUp, bring_up_key
 from warmboot.manager.containers.container_locks import ContainerLocks
 from warmboot.manager.containers.container_states import (
     UNBOOTED,
@@ -39,6 +39,7 @@ from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.images.choose_image import choose_image
 from warmboot.manager.ports import Session, Until
+from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import Container, ContainerSpec, ContainerState
 from warmboot.model.errors import (
     Conflict,
@@ -134,7 +135,7 @@ class Containers:
     async def _create(self, spec: ContainerSpec) -> Container:
         if spec.shape is not None:
             self._host.capacity().check(spec.shape, self._default_shape)
-        image_id = await choose_image(self._store, spec)
+        image_id = await choose_image(self._store, spec.runtime_image_id)
         if spec.archive is not None:
             await self._archives.check_has(spec.archive, spec.image)
         container = Container(

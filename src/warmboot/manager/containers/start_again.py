@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from warmboot.host.agent import HostAgent
-from warmboot.manager.containers.bring_up import slot_of
 from warmboot.manager.containers.host_ports import HostPorts
 from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.retry_until_stored import store_state
+from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import Container, ContainerState, PortMapping
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store

@@ -19,11 +19,11 @@ import structlog
 from warmboot.docker import unexecuted
 from warmboot.docker.facts import ContainerFacts
 from warmboot.host.agent import HostAgent
-from warmboot.manager.containers.bring_up import slot_of
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.retry_until_stored import retry_until_stored, store_state
 from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import (
     ContainerError,

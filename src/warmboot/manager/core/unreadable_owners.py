@@ -20,7 +20,7 @@ from warmboot.store.lenient import UnreadableRow
 
 
 class Of(Enum):
-    CONTAINERS = auto()
+    TENANTS = auto()
     SNAPSHOTS = auto()
     VMS = auto()
     IMAGE_FOLDERS = auto()
@@ -32,14 +32,16 @@ def _itself(value: Any) -> Iterable[str]:
 
 
 _NAMES: Mapping[Of, Mapping[tuple[str, str], Callable[[Any], Iterable[str]]]] = {
-    Of.CONTAINERS: {
+    Of.TENANTS: {
         ("containers", "id"): _itself,
+        ("engines", "id"): _itself,
         ("vms", "owner_id"): _itself,
         ("operations", "subject_id"): _itself,
     },
     Of.SNAPSHOTS: {
         ("runtime_snapshots", "id"): _itself,
         ("containers", "runtime_snapshot_id"): _itself,
+        ("engines", "runtime_snapshot_id"): _itself,
         ("vms", "snapshot_id"): _itself,
         ("vms", "owner_id"): _itself,
         ("leases", "snapshot_id"): _itself,
@@ -48,6 +50,7 @@ _NAMES: Mapping[Of, Mapping[tuple[str, str], Callable[[Any], Iterable[str]]]] = 
     Of.VMS: {
         ("vms", "id"): _itself,
         ("containers", "vm_id"): _itself,
+        ("engines", "vm_id"): _itself,
         ("operations", "data"): vms_in,
         ("operation_steps", "data"): vms_in,
     },
@@ -61,7 +64,7 @@ _NAMES: Mapping[Of, Mapping[tuple[str, str], Callable[[Any], Iterable[str]]]] = 
 }
 """What a row names in which of its columns."""
 
-_TABLES = ("images", "runtime_snapshots", "leases", "containers", "vms")
+_TABLES = ("images", "runtime_snapshots", "leases", "containers", "engines", "vms")
 
 
 @dataclass(frozen=True, slots=True)

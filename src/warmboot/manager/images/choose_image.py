@@ -1,22 +1,21 @@
-"""Chooses the runtime image from which a container's VM is booted."""
+"""Chooses the runtime image from which a VM is booted."""
 
 from __future__ import annotations
 
 from uuid import UUID
 
-from warmboot.model.container import ContainerSpec
 from warmboot.model.errors import InvalidRequest
 from warmboot.model.runtime_image import DEFAULT_IMAGE
 from warmboot.store import Store
 
 
-async def choose_image(store: Store, spec: ContainerSpec) -> UUID:
+async def choose_image(store: Store, asked: UUID | None) -> UUID:
     """The one that was asked for, else the one named ``default``, else the oldest.
 
     Raises ``NotFound`` for one that is not there, ``InvalidRequest`` where there is none at all.
     """
-    if spec.runtime_image_id is not None:
-        return (await store.images.get(spec.runtime_image_id)).id
+    if asked is not None:
+        return (await store.images.get(asked)).id
     images = await store.images.list()
     if not images:
         raise InvalidRequest(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from statistics import median
 
-from warmboot.model.container import BootMethod
+from warmboot.model.boot import BootMethod
 from warmboot.model.journal.event import Event
 from warmboot.model.usage import Boot, BootSummary
 

@@ -1,10 +1,10 @@
-"""Boots a container's VM, warm or cold, as a saga.
+"""Boots the VM of a container or an engine, warm or cold, as a saga.
 
     lease ─▶ network ─▶ machine ─▶ start ─▶ identity ─▶ docker
     the      a slot     folder,    boot or  the guest   Docker has
     snapshot            disk, row  restore  is itself   answered
 
-The lease is the container's: its disk is an overlay on the snapshot's for as long as it lives.
+The lease is the tenant's: its disk is an overlay on the snapshot's for as long as it lives.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from warmboot.manager.core.admission import BootTicket
 from warmboot.manager.core.saga import Saga, SagaRunner, Step
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.vms.warm_pool import Prepared, WarmPool
-from warmboot.model.container import Container
+from warmboot.model.boot import Tenant
 from warmboot.model.errors import GuestError, GuestUnreachable, NotFound, VmGone, WarmbootError
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
@@ -69,7 +69,7 @@ class BootNotes:
 class _Boot:
     """What is booted for whom, and what became of it so far."""
 
-    container: Container
+    tenant: Tenant
     image: RuntimeImage
     shape: Shape
     watch: Stopwatch
@@ -121,14 +121,14 @@ class BootVm:
 
     async def warm(
         self,
-        container: Container,
+        tenant: Tenant,
         image: RuntimeImage,
         snapshot: RuntimeSnapshot,
         watch: Stopwatch,
         ticket: BootTicket,
     ) -> VmRecord:
         prepared = self._warm_pool.take(snapshot.id)
-        boot = _Boot(container, image, snapshot.shape, watch, ticket, snapshot, prepared=prepared)
+        boot = _Boot(tenant, image, snapshot.shape, watch, ticket, snapshot, prepared=prepared)
         try:
             return await self._boot(boot)
         except BaseException:  # cancelled, too; raised again
@@ -137,51 +137,51 @@ class BootVm:
             raise
 
     async def cold(
-        self, container: Container, image: RuntimeImage, watch: Stopwatch, ticket: BootTicket
+        self, tenant: Tenant, image: RuntimeImage, watch: Stopwatch, ticket: BootTicket
     ) -> VmRecord:
-        return await self._boot(_Boot(container, image, container.shape, watch, ticket))
+        return await self._boot(_Boot(tenant, image, tenant.shape, watch, ticket))
 
     async def again(
         self,
-        container: Container,
+        tenant: Tenant,
         image: RuntimeImage,
         kept: VmRecord,
         watch: Stopwatch,
         ticket: BootTicket,
     ) -> VmRecord:
-        """Cold, on the disk of the container's earlier VM, which died."""
-        return await self._boot(_Boot(container, image, kept.spec.shape, watch, ticket, kept=kept))
+        """Cold, on the disk of its earlier VM, which died or was stopped."""
+        return await self._boot(_Boot(tenant, image, kept.spec.shape, watch, ticket, kept=kept))
 
     async def _boot(self, boot: _Boot) -> VmRecord:
-        container, notes = boot.container, boot.notes()
+        tenant, notes = boot.tenant, boot.notes()
         try:
-            await self._runner.run(self.saga, container.id, notes, boot)
+            await self._runner.run(self.saga, tenant.id, notes, boot)
         except (GuestError, VmGone) as error:
             if boot.snapshot is None:
-                await self._quote_console(error, container, notes.vm_id)
+                await self._quote_console(error, tenant, notes.vm_id)
             raise
         return boot.record
 
-    async def _quote_console(self, error: WarmbootError, container: Container, vm_id: str) -> None:
+    async def _quote_console(self, error: WarmbootError, tenant: Tenant, vm_id: str) -> None:
         """Let an error of a cold boot say what the guest said last."""
         logs = self._host.vms.boot_logs
-        text = await logs.of_vm(vm_id) or await logs.kept(container.id)
+        text = await logs.of_vm(vm_id) or await logs.kept(tenant.id)
         said = last_lines(text) or "(nothing)"
         error.details = f"{error.details}\nthe last that its guest said:\n{said}".strip()
         error.resolution = (
             "is this machine very busy, or without KVM? Raise MANAGER_COLD_BOOT_TIMEOUT_S; all "
-            f"that the guest said: `warmboot logs --boot {container.name}`"
+            f"that the guest said: `{_console_of(tenant)}`"
         )
 
     # -- steps ---------------------------------------------------------------------------------
 
     async def _lease(self, _: BootNotes, boot: _Boot) -> None:
         if boot.snapshot is not None:
-            await self._store.snapshots.lease(boot.snapshot.id, str(boot.container.id))
+            await self._store.snapshots.lease(boot.snapshot.id, str(boot.tenant.id))
 
-    async def _unlease(self, container_id: UUID, notes: BootNotes) -> None:
+    async def _unlease(self, tenant_id: UUID, notes: BootNotes) -> None:
         if notes.snapshot_id is not None:
-            await self._store.snapshots.release(str(container_id))
+            await self._store.snapshots.release(str(tenant_id))
 
     async def _reserve(self, notes: BootNotes, boot: _Boot) -> None:
         # One that was taken but is not journaled yet is found unused at the next start.
@@ -194,8 +194,8 @@ class BootVm:
             spec = await self._spec(notes, boot)
             boot.record = VmRecord(
                 id=spec.id,
-                kind=VmKind.CONTAINER,
-                owner_id=boot.container.id,
+                kind=boot.tenant.kind,
+                owner_id=boot.tenant.id,
                 spec=spec,
                 token=boot.token,
                 created_at=datetime.now(UTC),
@@ -224,9 +224,9 @@ class BootVm:
             return snapshot_disks(boot.snapshot.snapshot_path)
         return image_disks(boot.image)
 
-    async def _unmake(self, container_id: UUID, notes: BootNotes) -> None:
+    async def _unmake(self, tenant_id: UUID, notes: BootNotes) -> None:
         with contextlib.suppress(OSError):  # a full disk; the VM has to go all the same
-            await self._host.vms.boot_logs.keep(container_id, notes.vm_id)
+            await self._host.vms.boot_logs.keep(tenant_id, notes.vm_id)
         await self._host.vms.destroy(notes.vm_id, notes.slot, keep_folder=notes.keeps_disk)
         if notes.keeps_disk:
             with contextlib.suppress(NotFound):
@@ -251,8 +251,8 @@ class BootVm:
 
     async def _claim(self, notes: BootNotes, boot: _Boot) -> None:
         identity = Identity(
-            hostname=boot.container.spec.host_name,
-            machine_id=boot.container.id.hex,
+            hostname=boot.tenant.host_name,
+            machine_id=boot.tenant.id.hex,
             token=boot.token,
         )
         began_s = time.monotonic()
@@ -291,6 +291,13 @@ class BootVm:
         if boot.snapshot is None:
             return 0.0
         return min(DOCKER_AT_ONCE_S, self._timeout_s(boot) / 2)
+
+
+def _console_of(tenant: Tenant) -> str:
+    """The command that shows it."""
+    if tenant.kind is VmKind.ENGINE:
+        return f"warmboot engine logs {tenant.name}"
+    return f"warmboot logs --boot {tenant.name}"
 
 
 async def with_second_try(boot: Callable[[], Awaitable[T]]) -> T:

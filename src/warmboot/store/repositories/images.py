@@ -23,7 +23,7 @@ from warmboot.store.clock import now
 from warmboot.store.database import Database
 from warmboot.store.lenient import Rows
 from warmboot.store.storable import is_storable
-from warmboot.store.tables import containers, images, runtime_snapshots
+from warmboot.store.tables import containers, engines, images, runtime_snapshots
 
 _HIDDEN = ("deleted_at", "versions")
 _FIELDS = [column.name for column in images.c if column.name not in _HIDDEN]
@@ -136,7 +136,7 @@ class RuntimeImageRepository:
             return (await connection.execute(statement)).first() is not None
 
     async def delete(self, image_id: UUID) -> None:
-        """``InUse`` while a live snapshot or a container refers to it; ``NotFound``."""
+        """``InUse`` while a live snapshot, a container or an engine refers to it; ``NotFound``."""
         async with self._database.write() as connection:
             found = await connection.execute(
                 select(images.c.id).where(images.c.id == image_id, _VISIBLE).with_for_update()
@@ -146,7 +146,7 @@ class RuntimeImageRepository:
             if await connection.scalar(select(_is_used(image_id))):
                 raise InUse(
                     f"the runtime image {image_id} is in use",
-                    details="runtime snapshots or containers were made from it",
+                    details="runtime snapshots, containers or engines were made from it",
                     resolution="delete those first",
                 )
             await connection.execute(
@@ -175,6 +175,7 @@ def _is_used(image_id: UUID) -> ColumnElement[bool]:
             )
         ),
         exists().where(containers.c.runtime_image_id == image_id),
+        exists().where(engines.c.runtime_image_id == image_id),
     )
 
 
@@ -185,5 +186,6 @@ async def remove_forgotten(connection: AsyncConnection) -> None:
             images.c.deleted_at.is_not(None),
             ~exists().where(runtime_snapshots.c.runtime_image_id == images.c.id),
             ~exists().where(containers.c.runtime_image_id == images.c.id),
+            ~exists().where(engines.c.runtime_image_id == images.c.id),
         )
     )

@@ -15,12 +15,13 @@ from sqlalchemy import ColumnElement, Row, Select, literal, select, tuple_
 from warmboot.model.checkpoint import Checkpoint, CheckpointState
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.conventions.pages import Page, PageRequest, Position
+from warmboot.model.engine import Engine, EngineState
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.worker import Worker, WorkerState
 from warmboot.store.database import Database
 from warmboot.store.lenient import Rows
-from warmboot.store.repositories import checkpoints, containers, images, snapshots, workers
+from warmboot.store.repositories import checkpoints, containers, engines, images, snapshots, workers
 
 T = TypeVar("T")
 
@@ -46,6 +47,15 @@ class PageRepository:
     ) -> Page[Container]:
         query = _in_states(containers.ROWS, states)
         return await _read(self._database, containers.ROWS, query, wanted, keep=keep)
+
+    async def engines(
+        self,
+        wanted: PageRequest,
+        states: Collection[EngineState] | None = None,
+        keep: Callable[[Engine], bool] = _any,
+    ) -> Page[Engine]:
+        query = _in_states(engines.ROWS, states)
+        return await _read(self._database, engines.ROWS, query, wanted, keep=keep)
 
     async def workers(
         self,

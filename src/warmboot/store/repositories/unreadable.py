@@ -12,6 +12,7 @@ from warmboot.store.lenient import Rows, UnreadableRow
 from warmboot.store.repositories import (
     checkpoints,
     containers,
+    engines,
     events,
     idempotency,
     images,
@@ -29,6 +30,7 @@ _READERS: dict[str, Rows[Any]] = {
         snapshots.ROWS,
         Rows(leases, lambda values: values),
         containers.ROWS,
+        engines.ROWS,
         vms.ROWS,
         workers.ROWS,
         checkpoints.ROWS,

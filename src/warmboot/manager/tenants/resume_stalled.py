@@ -1,10 +1,10 @@
 """Reports VMs that are stalled because the host's disk is full, and resumes them when it has space.
 
     running ──a write finds no room──▶ stalled ──room, by itself or by whoever frees some──▶ running
-                 container.stalled                         container.resumed
+                    TENANT.stalled                           TENANT.resumed
 
-The container keeps its state, as nothing of it is lost; meanwhile its ``error`` says what to do.
-One task a container's VM waits, from its boot or its adoption until its end. What is told goes by
+The tenant keeps its state, as nothing of it is lost; meanwhile its ``error`` says what to do.
+One task a tenant's VM waits, from its boot or its adoption until its end. What is told goes by
 another: the database may be on the same disk, and letting the VM run on waits for no write. A VM
 that stalls before Docker has answered fails its boot instead: there is nothing in it to be kept.
 """
@@ -24,14 +24,17 @@ from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.retry_until_stored import retry_until_stored
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.tasks import Tasks
-from warmboot.model.container import Container
+from warmboot.model.boot import Tenant
 from warmboot.model.errors import DiskFull, VmGone
 from warmboot.model.journal.event import Event
+from warmboot.model.vm import VmKind
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
 
-Tell = Callable[[UUID, str], Awaitable[None]]
+Tell = Callable[[], Awaitable[None]]
+
+_BOOTED = {f"{kind}.booted": kind for kind in (VmKind.CONTAINER, VmKind.ENGINE)}
 
 
 class ResumeStalled:
@@ -44,54 +47,54 @@ class ResumeStalled:
         self._tasks = tasks
 
     def on_event(self, event: Event) -> None:
-        if event.kind == "container.booted":
-            self.watch(UUID(event.subject_id), event.data["vm_id"])
+        if (kind := _BOOTED.get(event.kind)) is not None:
+            self.watch(kind, UUID(event.subject_id), event.data["vm_id"])
 
-    async def adopt(self, container: Container, vm_id: str) -> None:
+    async def adopt(self, tenant: Tenant, vm_id: str) -> None:
         """A VM that another manager has left: it may run on, or stand still, by now."""
-        if container.error is not None:
-            await self._store.containers.update(container.id, error=None)
-        self.watch(container.id, vm_id)
+        if tenant.error is not None:
+            await self._store.tenants(tenant.kind).update(tenant.id, error=None)
+        self.watch(tenant.kind, tenant.id, vm_id)
 
-    def watch(self, container_id: UUID, vm_id: str) -> None:
-        """Watch a container's VM until its end."""
+    def watch(self, kind: VmKind, tenant_id: UUID, vm_id: str) -> None:
+        """Watch a tenant's VM until its end."""
         self._tasks.keep_going(
-            Work.RESUME_STALLED, f"stalled {vm_id}", lambda: self._watch(container_id, vm_id)
+            Work.RESUME_STALLED, f"stalled {vm_id}", lambda: self._watch(kind, tenant_id, vm_id)
         )
 
-    async def _watch(self, container_id: UUID, vm_id: str) -> None:
+    async def _watch(self, kind: VmKind, tenant_id: UUID, vm_id: str) -> None:
+        who = f"{kind} {tenant_id}"
         with contextlib.suppress(VmGone):  # its end is told by others
             while True:
                 await self._host.vms.wait_stalled(vm_id)
-                log.error(f"Container {container_id} is stalled: the disk is full", vm=vm_id)
+                log.error(f"{who.capitalize()} is stalled: the disk is full", vm=vm_id)
                 watch = Stopwatch()
-                self._store_soon(container_id, vm_id, self._stalled)
+                self._store_soon(who, vm_id, partial(self._stalled, kind, tenant_id, vm_id))
                 await self._host.vms.resume_stalled(vm_id)
-                log.info(f"Container {container_id} goes on after {watch.elapsed_s:.2f}s")
-                self._store_soon(container_id, vm_id, partial(self._resumed, watch.elapsed_s))
+                log.info(f"{who.capitalize()} goes on after {watch.elapsed_s:.2f}s")
+                resumed = partial(self._resumed, kind, tenant_id, watch.elapsed_s)
+                self._store_soon(who, vm_id, resumed)
 
-    def _store_soon(self, container_id: UUID, vm_id: str, tell: Tell) -> None:
+    def _store_soon(self, who: str, vm_id: str, tell: Tell) -> None:
         """In the order of what happened, as soon as the database takes it."""
 
         async def told() -> None:
-            await retry_until_stored(
-                f"what container {container_id} does", lambda: tell(container_id, vm_id)
-            )
+            await retry_until_stored(f"what {who} does", tell)
 
         self._tasks.keep_going(Work.RESUME_STALLED, f"stalled-told {vm_id}", told)
 
-    async def _resumed(self, stood_still_s: float, container_id: UUID, vm_id: str) -> None:
+    async def _resumed(self, kind: VmKind, tenant_id: UUID, stood_still_s: float) -> None:
         async with self._events.transaction() as emit:
-            await self._store.containers.update(container_id, error=None)
-            await emit("container.resumed", container_id, seconds=round(stood_still_s, 4))
+            await self._store.tenants(kind).update(tenant_id, error=None)
+            await emit(f"{kind}.resumed", tenant_id, seconds=round(stood_still_s, 4))
 
-    async def _stalled(self, container_id: UUID, vm_id: str) -> None:
+    async def _stalled(self, kind: VmKind, tenant_id: UUID, vm_id: str) -> None:
         stalled = DiskFull(
-            "the disk is full: the container is stalled",
+            f"the disk is full: the {kind} is stalled",
             details=f"its VM {vm_id} could not write to its disk; nothing is lost",
             resolution="free some space below MANAGER_STORAGE_ROOT (`warmboot gc`, `warmboot rm`, "
             "`warmboot snapshot rm`): it then continues automatically",
         )
         async with self._events.transaction() as emit:
-            await self._store.containers.update(container_id, error=stalled.as_dict())
-            await emit("container.stalled", container_id, error=stalled.as_dict())
+            await self._store.tenants(kind).update(tenant_id, error=stalled.as_dict())
+            await emit(f"{kind}.stalled", tenant_id, error=stalled.as_dict())

@@ -20,19 +20,19 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import HostAgent
-from warmboot.manager.containers.choose_snapshot import (
+from warmboot.manager.core.admission import BootTicket
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.stopwatch import Stopwatch
+from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
+from warmboot.manager.tenants.choose_snapshot import (
     Candidate,
     Fallback,
     Use,
     Wait,
     choose_snapshot,
 )
-from warmboot.manager.core.admission import BootTicket
-from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.stopwatch import Stopwatch
-from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
 from warmboot.manager.vms.boot_vm import BootVm
-from warmboot.model.container import BootAttempt, BootPolicy, Container, FallbackReason
+from warmboot.model.boot import BootAttempt, BootPolicy, FallbackReason, Tenant
 from warmboot.model.errors import (
     Conflict,
     DiskFull,
@@ -83,7 +83,7 @@ class _Failed:
 
 
 class WarmBoot:
-    """Call it with a container; ``on_misfit`` is told that a snapshot does not fit this host."""
+    """Call it with a tenant; ``on_misfit`` is told that a snapshot does not fit this host."""
 
     def __init__(
         self,
@@ -104,23 +104,23 @@ class WarmBoot:
         self._on_misfit = on_misfit
 
     async def __call__(
-        self, container: Container, image: RuntimeImage, watch: Stopwatch, ticket: BootTicket
+        self, tenant: Tenant, image: RuntimeImage, watch: Stopwatch, ticket: BootTicket
     ) -> Warmed | Fallback:
-        if container.spec.boot is BootPolicy.COLD:
+        if tenant.boot is BootPolicy.COLD:
             return Fallback(FallbackReason.REQUESTED)
         failed: list[_Failed] = []
         while len(failed) < MOST_ATTEMPTS:
             with watch.stage("snapshot"):
-                choice = await self._choose(container, image, failed, ticket)
+                choice = await self._choose(tenant, image, failed, ticket)
             if not isinstance(choice, Use):
                 break
             began_s = watch.elapsed_s
-            outcome = await self._attempt(container, image, choice.snapshot, watch, ticket)
+            outcome = await self._attempt(tenant, image, choice.snapshot, watch, ticket)
             if isinstance(outcome, VmRecord):
                 boot_s = watch.elapsed_s - began_s
                 return Warmed(outcome, choice.snapshot, boot_s)
             failed.append(outcome)
-            await self._note(container, failed)
+            await self._note(tenant, failed)
         if not failed:
             assert isinstance(choice, Fallback)
             if choice.reason in _MISFITS:
@@ -130,48 +130,48 @@ class WarmBoot:
 
     async def _attempt(
         self,
-        container: Container,
+        tenant: Tenant,
         image: RuntimeImage,
         snapshot: RuntimeSnapshot,
         watch: Stopwatch,
         ticket: BootTicket,
     ) -> VmRecord | _Failed:
         try:
-            return await self._boot.warm(container, image, snapshot, watch, ticket)
+            return await self._boot.warm(tenant, image, snapshot, watch, ticket)
         except SnapshotDamaged as error:
             reason = FallbackReason.SNAPSHOT_DAMAGED
-            return await self._count(container, snapshot, reason, error)
+            return await self._count(tenant, snapshot, reason, error)
         except HypervisorError as error:
             reason = FallbackReason.RESTORE_FAILED
-            return await self._count(container, snapshot, reason, error)
+            return await self._count(tenant, snapshot, reason, error)
         except GuestError as error:
             reason = FallbackReason.DOCKER_NOT_VERIFIED
-            return await self._count(container, snapshot, reason, error)
+            return await self._count(tenant, snapshot, reason, error)
         except (Conflict, NotFound) as error:  # it was deleted between the choice and the lease
-            return await self._failed(container, snapshot, FallbackReason.NO_SNAPSHOT, error)
+            return await self._failed(tenant, snapshot, FallbackReason.NO_SNAPSHOT, error)
         except NetworkError:  # a cold boot needs a network, too
             raise
         except (HostError, DiskFull) as error:
-            return await self._spared(container, snapshot, error)
+            return await self._spared(tenant, snapshot, error)
         except OSError as error:
-            return await self._spared(container, snapshot, os_error(error))
+            return await self._spared(tenant, snapshot, os_error(error))
 
     async def _spared(
-        self, container: Container, snapshot: RuntimeSnapshot, error: WarmbootError
+        self, tenant: Tenant, snapshot: RuntimeSnapshot, error: WarmbootError
     ) -> _Failed:
         """No fault of the snapshot's, and not counted; unless it was damaged just now."""
         try:
             await self._host.snapshots.check(snapshot.snapshot_path)
         except SnapshotDamaged as damage:
             reason = FallbackReason.SNAPSHOT_DAMAGED
-            return await self._count(container, snapshot, reason, damage)
+            return await self._count(tenant, snapshot, reason, damage)
         except OSError as unreadable:  # the boot's own error says more
             log.warning("a snapshot could not be looked at", error=str(unreadable))
-        return await self._failed(container, snapshot, FallbackReason.RESTORE_FAILED, error)
+        return await self._failed(tenant, snapshot, FallbackReason.RESTORE_FAILED, error)
 
     async def _count(
         self,
-        container: Container,
+        tenant: Tenant,
         snapshot: RuntimeSnapshot,
         reason: FallbackReason,
         error: WarmbootError,
@@ -184,14 +184,14 @@ class WarmBoot:
             self._on_misfit()
             version = fit.requirement == "hypervisor_version"
             mismatch = _MISFITS[0] if version else _MISFITS[1]
-            return await self._failed(container, snapshot, mismatch, error, fit.why)
-        failed = await self._failed(container, snapshot, reason, error)
+            return await self._failed(tenant, snapshot, mismatch, error, fit.why)
+        failed = await self._failed(tenant, snapshot, reason, error)
         await self._health.failed(snapshot, error)
         return failed
 
     async def _failed(
         self,
-        container: Container,
+        tenant: Tenant,
         snapshot: RuntimeSnapshot,
         reason: FallbackReason,
         error: WarmbootError,
@@ -201,7 +201,7 @@ class WarmBoot:
         await self._events.emit(
             "runtime-snapshot.boot-failed",
             snapshot.id,
-            container=str(container.id),
+            **{tenant.kind: str(tenant.id)},
             reason=reason,
             error=error.as_dict(),
             version=snapshot.version,
@@ -209,35 +209,35 @@ class WarmBoot:
         details = why or ": ".join(part for part in (error.brief, error.details) if part)
         return _Failed(snapshot, reason, details)
 
-    async def _note(self, container: Container, failed: list[_Failed]) -> None:
+    async def _note(self, tenant: Tenant, failed: list[_Failed]) -> None:
         attempts = tuple(
             BootAttempt(f.snapshot.id, f.snapshot.version, f.reason, f.details) for f in failed
         )
         log.warning(
             f"Version {attempts[-1].version} of a runtime snapshot failed "
-            f"container {container.id}: {attempts[-1].reason.phrase}"
+            f"{tenant.kind} {tenant.id}: {attempts[-1].reason.phrase}"
         )
-        await self._store.containers.update(container.id, boot_attempts=attempts)
+        await self._store.tenants(tenant.kind).update(tenant.id, boot_attempts=attempts)
 
     # -- choosing ------------------------------------------------------------------------------
 
     async def _choose(
-        self, container: Container, image: RuntimeImage, failed: list[_Failed], ticket: BootTicket
+        self, tenant: Tenant, image: RuntimeImage, failed: list[_Failed], ticket: BootTicket
     ) -> Use | Wait | Fallback:
         tried = {attempt.snapshot.id for attempt in failed}
-        choice = await self._look(container, image, tried)
+        choice = await self._look(tenant, image, tried)
         if not isinstance(choice, Wait) or failed:
             return choice  # one that is made because of a failure is not waited for
         ticket.booted()
         await self._events.emit(
-            "container.stage",
-            container.id,
+            f"{tenant.kind}.stage",
+            tenant.id,
             stage="snapshot",
             waiting_for=str(choice.snapshot.id),
         )
 
         async def decided() -> Use | Fallback | None:
-            again = await self._look(container, image, tried)
+            again = await self._look(tenant, image, tried)
             return None if isinstance(again, Wait) else again
 
         found: Use | Fallback | None = await self._events.wait_for(
@@ -248,7 +248,7 @@ class WarmBoot:
         )
 
     async def _look(
-        self, container: Container, image: RuntimeImage, tried: set[UUID]
+        self, tenant: Tenant, image: RuntimeImage, tried: set[UUID]
     ) -> Use | Wait | Fallback:
         here = (await self._host.probe()).host
         candidates = [
@@ -256,5 +256,5 @@ class WarmBoot:
             for snapshot in await self._store.snapshots.for_image(image.id)
             if snapshot.state is not SnapshotState.DELETED
         ]
-        shape, default = container.spec.shape, self._config.default_shape
+        shape, default = tenant.requested_shape, self._config.default_shape
         return choose_snapshot(candidates, shape, default, here, random.random(), tried)

@@ -1,0 +1,1 @@
+"""Docker engines of one's own: created, started, stopped, removed, and served on their sockets."""

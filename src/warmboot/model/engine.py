@@ -1,0 +1,140 @@
+"""A Docker engine of one's own: a VM whose dockerd is reached through a Unix socket on the host.
+
+    creating ──▶ running ──▶ stopped
+        │           │           │ start: creating again, on the same disk
+        ▼           ▼           ▼
+      failed ◀──────┘      deleting ──▶ (gone)        deleting is reached from everywhere
+
+``running`` means that its Docker answers. A stopped one has no VM, and keeps its disk: its images,
+containers and volumes. So does one that has failed after it ran once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from warmboot.model.boot import (
+    BootAttempt,
+    BootMethod,
+    BootPolicy,
+    FallbackReason,
+    StageTiming,
+)
+from warmboot.model.conventions.names import hostname_for
+from warmboot.model.shapes import Shape
+from warmboot.model.transitions import Transitions
+from warmboot.model.vm import VmKind
+
+
+class EngineState(StrEnum):
+    CREATING = "creating"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    DELETING = "deleting"
+
+
+ENGINE_TRANSITIONS = Transitions(
+    "engine",
+    {
+        EngineState.CREATING: frozenset(
+            {EngineState.RUNNING, EngineState.FAILED, EngineState.DELETING}
+        ),
+        EngineState.RUNNING: frozenset(
+            {EngineState.STOPPED, EngineState.FAILED, EngineState.DELETING}
+        ),
+        EngineState.STOPPED: frozenset({EngineState.CREATING, EngineState.DELETING}),
+        EngineState.FAILED: frozenset({EngineState.CREATING, EngineState.DELETING}),
+        EngineState.DELETING: frozenset(),
+    },
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """What was asked for.
+
+    ``owner_uid`` is the user of this host who gets the socket, and with it root in the VM.
+    ``shape`` is ``None`` for the default one. ``auto_remove``: it goes when it has been stopped or
+    its VM has died. ``time_to_live_s``: it goes that long after it was created.
+    """
+
+    name: str
+    owner_uid: int = 0
+    shape: Shape | None = None
+    boot: BootPolicy = BootPolicy.AUTO
+    runtime_image_id: UUID | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    auto_remove: bool = False
+    time_to_live_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A row of ``engines``: what was asked (``spec``) and what runs (``shape``, ``vm_id``).
+
+    ``runtime_image_id``, ``runtime_snapshot_id``, ``snapshot_version`` and ``boot_attempts`` as of
+    a container. ``socket`` is the path at which its Docker is reached.
+    """
+
+    id: UUID
+    spec: EngineSpec
+    state: EngineState
+    created_at: datetime
+    shape: Shape
+    socket: str
+    runtime_image_id: UUID | None = None
+    runtime_snapshot_id: UUID | None = None
+    snapshot_version: int | None = None
+    boot_attempts: tuple[BootAttempt, ...] = ()
+    vm_id: str | None = None
+    boot_method: BootMethod | None = None
+    fallback_reason: FallbackReason | None = None
+    fallback_details: str = ""
+    stages: tuple[StageTiming, ...] = ()
+    boot_s: float | None = None
+    error: Mapping[str, Any] | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def kind(self) -> VmKind:
+        return VmKind.ENGINE
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def host_name(self) -> str:
+        return hostname_for(self.spec.name)
+
+    @property
+    def boot(self) -> BootPolicy:
+        return self.spec.boot
+
+    @property
+    def requested_shape(self) -> Shape | None:
+        return self.spec.shape
+
+    @property
+    def fallback_message(self) -> str:
+        """Why it was booted cold, in words; empty if it was not."""
+        return self.fallback_reason.phrase if self.fallback_reason else ""
+
+    @property
+    def docker_host(self) -> str:
+        """What clients take as ``DOCKER_HOST``."""
+        return f"unix://{self.socket}"
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When it is removed, whatever it does then."""
+        if self.spec.time_to_live_s is None:
+            return None
+        return self.created_at + timedelta(seconds=self.spec.time_to_live_s)
