@@ -71,6 +71,10 @@ class FakeSystem:
     def remove_file(self, path: str) -> None:
         self.files.pop(path, None)
 
+    def link(self, path: str, target: str) -> None:
+        self._note(path, target)
+        self.files[path] = f"-> {target}"
+
     def run(self, command: Sequence[str]) -> int:
         program = command[0].rpartition("/")[2]
         if program != "iptables":
@@ -79,6 +83,11 @@ class FakeSystem:
         _, _, _, table, action, chain, *rule = command
         if action == "-C":
             return 0 if (table, chain, *rule) in self.rules else 1
+        if action == "-D":
+            if (table, chain, *rule) not in self.rules:
+                return 1
+            self.rules.remove((table, chain, *rule))
+            return 0
         if self.fail_at == "iptables":
             return 1
         self.rules.append((table, chain, *rule))

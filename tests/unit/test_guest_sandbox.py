@@ -44,6 +44,8 @@ class DockerWithSandbox(Docker):
         self.asked.append(f"{method} {path.partition('?')[0].rpartition('/')[2]}")
         if method == "GET" and not self.exists:
             return 404, b"{}"
+        if method == "DELETE" and "/containers/" in path:
+            self.exists = False
         if path.startswith("/containers/create"):
             self.exists, self.spec = True, document
         details = {"NetworkSettings": {"IPAddress": "172.17.0.2"}, "HostsPath": HOSTS}
@@ -106,3 +108,24 @@ def test_host_and_guest_agree_on_what_a_container_joins(tmp_path: Path) -> None:
     assert SANDBOX == JOINED
     assert JOINED["NetworkMode"] == f"container:{NAME}"
     assert docker.spec["HostConfig"]["Annotations"] == SHIM_GROUP == JOINED["Annotations"]
+
+
+def test_a_docker_that_is_handed_over_has_nothing_of_ours(tmp_path: Path) -> None:
+    docker, system = DockerWithSandbox(tmp_path), FakeSystem()
+    sandbox = Sandbox(system, docker)
+    sandbox.ensure()
+    docker.asked.clear()
+    sandbox.remove()
+    assert docker.asked == ["GET json", "DELETE warmboot-sandbox", "DELETE probe:latest"]
+    assert system.rules == []
+
+
+def test_an_agent_that_was_started_again_hands_over_all_the_same(tmp_path: Path) -> None:
+    docker, system = DockerWithSandbox(tmp_path), FakeSystem()
+    Sandbox(system, docker).ensure()
+    Sandbox(system, docker).remove()
+    assert not docker.exists
+    assert system.rules == []
+    docker.asked.clear()
+    Sandbox(system, docker).remove()
+    assert docker.asked == ["GET json", "DELETE probe:latest"], "and does so again"

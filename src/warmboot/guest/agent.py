@@ -62,6 +62,7 @@ class Agent:
             ("POST", "docker-wait"): self._docker_wait,
             ("POST", "sandbox"): self._ensure_sandbox,
             ("POST", "warm-up"): self._warm_up,
+            ("POST", "hand-over"): self._hand_over,
             ("POST", "prepare-snapshot"): self._prepare_snapshot,
             ("POST", "host-forward"): self._host_forward,
             ("POST", "sync"): self._sync,
@@ -204,6 +205,23 @@ class Agent:
         started = time.monotonic()
         self._sandbox.ensure()
         self._docker.warm_up(JOINED)
+        return {"duration_s": time.monotonic() - started}
+
+    def _hand_over(self, connection: Connection, head: Head) -> dict[str, Any]:
+        """Docker is a user's from here on: nothing of ours is in it.
+
+        ``socket``: where the user has it on the host. Who mounts that into a container, because
+        ``DOCKER_HOST`` says so, gets this Docker.
+        """
+        path = connection.read_json(head).get("socket")
+        if not isinstance(path, str) or not path.startswith("/") or ".." in path:
+            raise HttpError(400, "socket must be an absolute path")
+        started = time.monotonic()
+        self._sandbox.remove()
+        try:
+            self._system.link(path, self._docker.socket_path)
+        except OSError as error:
+            raise HttpError(500, f"the link {path} was not made: {error}") from error
         return {"duration_s": time.monotonic() - started}
 
     def _prepare_snapshot(self, connection: Connection, head: Head) -> dict[str, Any]:

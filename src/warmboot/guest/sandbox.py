@@ -8,7 +8,7 @@ connected once, before the snapshot is taken, and the user's joins its network n
 Kubernetes calls a sandbox). It also shares the sandbox's shim, which is running already.
 
 All that the host sends in goes to it, but for what is the agent's: which ports are published is
-decided by the host's own rules.
+decided by the host's own rules. A VM whose Docker is handed over to a user has none any more.
 """
 
 from __future__ import annotations
@@ -68,6 +68,23 @@ class Sandbox:
             if self._named != hostname:
                 self._name(hostname)
 
+    def remove(self) -> None:
+        """There is no sandbox, none of its rules, and no probe image. Idempotent.
+
+        ``HttpError`` 502 when Docker refuses a step.
+        """
+        with self._lock:
+            status, body = self._docker.call("GET", f"/containers/{NAME}/json", accept=(404,))
+            address = self._address
+            if status != 404:
+                address = address or json.loads(body)["NetworkSettings"]["IPAddress"]
+            if address:
+                self._unroute(address)
+            if status != 404:
+                self._docker.call("DELETE", f"/containers/{NAME}?force=1&v=1", accept=(404,))
+            self._docker.call("DELETE", f"/images/{PROBE}?force=1", accept=(404,))
+            self._address = self._named = ""
+
     def _make(self) -> None:
         status, _ = self._docker.call("GET", f"/containers/{NAME}/json", accept=(404,))
         if status == 404:
@@ -82,10 +99,7 @@ class Sandbox:
         self._address = address
 
     def _route(self, address: str) -> None:
-        for table, chain, rule in (
-            ("nat", "PREROUTING", ["-i", "eth0", "-d", _ADDRESS, "-j", "DNAT", "--to", address]),
-            ("filter", "DOCKER-USER", ["-i", "eth0", "-d", address, "-j", "ACCEPT"]),
-        ):
+        for table, chain, rule in _rules(address):
             iptables = ["/usr/sbin/iptables", "--wait", "-t", table]
             # Docker's own chain ends with RETURN, so the rule must come before that.
             add = ["-I" if chain == "DOCKER-USER" else "-A", chain]
@@ -93,6 +107,11 @@ class Sandbox:
                 continue
             if self._system.run([*iptables, *add, *rule]) != 0:
                 raise HttpError(500, f"the sandbox could not be reached: iptables refused {rule}")
+
+    def _unroute(self, address: str) -> None:
+        for table, chain, rule in _rules(address):
+            # It may have gone already: then iptables says so.
+            self._system.run(["/usr/sbin/iptables", "--wait", "-t", table, "-D", chain, *rule])
 
     def _name(self, hostname: str) -> None:
         """The hosts file of the sandbox is that of the container which joins it."""
@@ -102,3 +121,11 @@ class Sandbox:
         except OSError as error:
             raise HttpError(500, f"the sandbox's hosts file: {error}") from error
         self._named = hostname
+
+
+def _rules(address: str) -> tuple[tuple[str, str, list[str]], ...]:
+    """What leads to the sandbox: table, chain, rule."""
+    return (
+        ("nat", "PREROUTING", ["-i", "eth0", "-d", _ADDRESS, "-j", "DNAT", "--to", address]),
+        ("filter", "DOCKER-USER", ["-i", "eth0", "-d", address, "-j", "ACCEPT"]),
+    )

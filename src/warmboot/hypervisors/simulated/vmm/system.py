@@ -49,6 +49,9 @@ class SimulatedSystem:
     def remove_file(self, path: str) -> None:
         self._change(lambda ram: ram["files"].pop(path, None), on_disk=True)
 
+    def link(self, path: str, target: str) -> None:
+        self._change(lambda ram: ram["files"].update({path: f"-> {target}"}), on_disk=True)
+
     def run(self, command: Sequence[str]) -> int:
         program, *arguments = command
         if not program.endswith("/iptables"):
@@ -57,6 +60,11 @@ class SimulatedSystem:
         kept = [table, chain, *rule]
         if action == "-C":
             return 0 if kept in self._machine.ram["firewall"] else 1
+        if action == "-D":
+            if kept not in self._machine.ram["firewall"]:
+                return 1
+            self._change(lambda ram: ram["firewall"].remove(kept))
+            return 0
         self._change(lambda ram: ram["firewall"].append(kept))
         return 0
 
