@@ -12,7 +12,7 @@ import pytest
 from tests.support.managers import Lab, Manager, vmm_pids
 
 from warmboot.host.guest import guest_connections
-from warmboot.host.guest.guest_connections import open_guest_socket
+from warmboot.host.guest.guest_socket import open_guest_socket
 from warmboot.host.vm.vm_files import kept_disk, snapshot_disks
 from warmboot.hypervisors import process
 from warmboot.manager.ports import Until

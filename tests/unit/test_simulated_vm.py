@@ -17,8 +17,8 @@ from typing_extensions import override
 
 from warmboot.guest.claim import TOKEN_FILE
 from warmboot.guest.sandbox import NAME
-from warmboot.host.guest.guest_connections import open_guest_socket
 from warmboot.host.guest.guest_link import AGENT_PORT
+from warmboot.host.guest.guest_socket import open_guest_socket
 from warmboot.hypervisors.base import MachineSnapshot
 from warmboot.hypervisors.simulated.vm import SimulatedVm
 from warmboot.hypervisors.simulated.vmm.machine import GuestClock

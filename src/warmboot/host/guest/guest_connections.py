@@ -5,10 +5,8 @@ The guest agent has a thread for each connection, 512 at most.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
-import socket
 from collections.abc import Iterator
 
 import aiohttp
@@ -17,14 +15,11 @@ from aiohttp.client_reqrep import ClientRequest
 from aiohttp.tracing import Trace
 
 from warmboot.docker.place import Place
-from warmboot.host.network import connect as connect_in_namespace
+from warmboot.host.guest.guest_socket import open_guest_socket
 from warmboot.model.errors import GuestUnreachable, NetworkError, TooManySessions
 from warmboot.model.vm import GuestAddress
 
 DOCKER_API_VERSION = "v1.44"
-CONNECT_TIMEOUT_S = 0.5
-"""How long a connection may take where it is tried again."""
-
 DOCKER_CONNECT_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 60.0
 
@@ -68,38 +63,6 @@ class GuestConnector(aiohttp.BaseConnector):
         except OSError as error:
             raise aiohttp.ClientConnectorError(req.connection_key, error) from error
         return protocol
-
-
-async def open_guest_socket(
-    address: GuestAddress, timeout_s: float = CONNECT_TIMEOUT_S
-) -> socket.socket:
-    """A connected, non-blocking socket; ``OSError`` or ``NetworkError`` if there is no answer."""
-    if address.vsock_socket is not None:
-        return await _open_vsock(address, timeout_s)
-    assert address.namespace is not None
-    return await connect_in_namespace(address.namespace, address.ip, address.port, timeout_s)
-
-
-async def _open_vsock(address: GuestAddress, timeout_s: float) -> socket.socket:
-    loop = asyncio.get_running_loop()
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.setblocking(False)
-    try:
-        async with asyncio.timeout(timeout_s):
-            await loop.sock_connect(connection, str(address.vsock_socket))
-            await loop.sock_sendall(connection, f"CONNECT {address.port}\n".encode())
-            answer = b""
-            while not answer.endswith(b"\n"):
-                byte = await loop.sock_recv(connection, 1)
-                if not byte:
-                    raise ConnectionRefusedError("nothing listens on that port of the guest")
-                answer += byte
-            if not answer.startswith(b"OK "):
-                raise ConnectionRefusedError(answer.decode(errors="replace"))
-    except BaseException:  # cancelled, too; raised again
-        connection.close()
-        raise
-    return connection
 
 
 def docker_in_guest(vm_id: str, address: GuestAddress, token: str) -> Place:

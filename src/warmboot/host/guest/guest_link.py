@@ -23,11 +23,11 @@ import aiohttp
 from warmboot.docker.client import DockerClient
 from warmboot.docker.requests import MOST_CALLS
 from warmboot.host.guest.guest_connections import (
-    CONNECT_TIMEOUT_S,
     GuestConnector,
     Room,
     docker_in_guest,
 )
+from warmboot.host.guest.guest_socket import CONNECT_TIMEOUT_S
 from warmboot.model.boot import StageStep
 from warmboot.model.errors import DockerNotReady, GuestError, GuestUnreachable
 from warmboot.model.vm import GuestAddress

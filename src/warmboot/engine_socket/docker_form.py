@@ -1,0 +1,64 @@
+"""Docker's forms: its errors, and which requests turn into streams. Pure functions."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+
+Headers = list[tuple[bytes, bytes]]
+
+RAW_STREAMS = ("application/vnd.docker.raw-stream", "application/vnd.docker.multiplexed-stream")
+
+_HIJACKS = re.compile(
+    r"(/v[0-9.]+)?(/containers/[^/]+/attach|/exec/[^/]+/start|/session|/grpc)", re.ASCII
+)
+_STDERR = 2
+
+
+class Refusal(Exception):
+    """A request is not passed on: Docker's client shows ``message``."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+    @property
+    def body(self) -> bytes:
+        return json.dumps({"message": self.message}).encode() + b"\n"
+
+    @property
+    def headers(self) -> Headers:
+        return [
+            (b"Content-Type", b"application/json"),
+            (b"Content-Length", str(len(self.body)).encode()),
+            (b"Connection", b"close"),
+        ]
+
+
+def turns_into_stream(method: bytes, target: bytes, status: int, answer: Headers) -> bool:
+    """Whether what follows an answer are bytes both ways, though it did not say 101.
+
+    So Docker answers those who do not ask for an upgrade.
+    """
+    path = target.partition(b"?")[0].decode("ascii", "replace")
+    if method != b"POST" or status != 200 or not _HIJACKS.fullmatch(path):
+        return False
+    framed = (b"content-length", b"transfer-encoding")
+    return not any(name.lower() in framed for name, _ in answer)
+
+
+def content_type(headers: Headers) -> str:
+    value = next((value for name, value in headers if name.lower() == b"content-type"), b"")
+    return value.decode("latin-1").partition(";")[0].strip().lower()
+
+
+def last_words(kind: str, message: str) -> bytes:
+    """What a stream of this content type that breaks off can still say; nothing in most."""
+    if kind == "application/vnd.docker.multiplexed-stream":
+        said = f"{message}\n".encode()
+        return struct.pack(">BxxxL", _STDERR, len(said)) + said
+    if kind == "application/json":  # progress, a JSON value a line
+        return json.dumps({"errorDetail": {"message": message}, "error": message}).encode() + b"\n"
+    return b""

@@ -1,0 +1,82 @@
+"""All engines of one manager, and the manager's way to tell of them.
+
+The front ends when it has no engine and no manager, or has been retired and nobody is connected
+any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from warmboot import __version__
+from warmboot.engine_socket.served_engine import EngineSocket
+from warmboot.model.conventions.engine_front import from_message
+from warmboot.system.call_channel import MOST_LINE_BYTES, CallChannel, CallRefused
+
+FIRST_CALL_TIMEOUT_S = 60.0
+"""A manager that has started a front speaks to it at once."""
+
+
+class Front:
+    """``run`` it over the control socket that listens."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._engines: dict[str, EngineSocket] = {}
+        self._changing = asyncio.Lock()
+        self._managers = 0
+        self._retired = False
+        self._may_end = asyncio.Event()
+
+    async def run(self) -> None:
+        server = await asyncio.start_unix_server(
+            self._manage, sock=self._control, limit=MOST_LINE_BYTES
+        )
+        first = asyncio.get_running_loop().call_later(FIRST_CALL_TIMEOUT_S, self._look)
+        await self._may_end.wait()
+        first.cancel()
+        server.close()
+
+    async def _manage(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._managers += 1
+        try:
+            await CallChannel(reader, writer, self._call).run()
+        finally:
+            self._managers -= 1
+            self._look()
+
+    def _look(self) -> None:
+        busy = any(engine.busy for engine in self._engines.values())
+        if self._managers == 0 and not (busy if self._retired else self._engines):
+            self._may_end.set()
+
+    async def _call(self, name: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        async with self._changing:
+            if name == "hello":
+                return {"version": __version__}
+            if name == "list":
+                return {"ids": sorted(self._engines)}
+            if name == "serve":
+                await self._serve(given)
+            elif name == "forget":
+                if (engine := self._engines.pop(str(given["id"]), None)) is not None:
+                    await engine.close()
+            elif name == "retire":
+                self._retired = True
+                for engine in self._engines.values():
+                    await engine.stop_listening()
+            else:
+                raise CallRefused(f"this front does not know {name}")
+            return {}
+
+    async def _serve(self, given: Mapping[str, Any]) -> None:
+        wanted = from_message(given)
+        engine = self._engines.get(wanted.id) or EngineSocket(wanted, self._look)
+        try:
+            await engine.set(wanted)
+        except OSError as error:
+            raise CallRefused(f"{wanted.socket}: {error}") from error
+        self._engines[wanted.id] = engine

@@ -1,0 +1,36 @@
+"""What the front takes and waits for at most: nothing that a client does may grow without end."""
+
+from __future__ import annotations
+
+CHUNK_BYTES = 64 << 10
+"""Read at once; a direction keeps about twice as much while the other side does not take it."""
+
+MOST_HEAD_BYTES = 30 << 10
+"""Of a request: the guest's agent, which adds a token to it, takes 32 KiB."""
+
+MOST_ANSWER_HEAD_BYTES = 256 << 10
+
+HEAD_TIMEOUT_S = 30.0
+"""From the first byte of a head to its last."""
+
+MOST_CONNECTIONS = 1024
+"""Of one engine. One too many takes the place of the one that has said nothing for longest."""
+
+MOST_IN_GUEST = 448
+"""Requests and streams of one engine at a time: the guest's agent has 512 threads."""
+
+ROOM_TIMEOUT_S = 10.0
+"""How long a request waits for room in the guest."""
+
+CONNECT_TIMEOUT_S = 10.0
+
+START_TIMEOUT_S = 600.0
+"""How long a request waits for an engine that is being created."""
+
+IDLE_IN_GUEST = 8
+"""Connections to a guest that are kept for the next request."""
+
+IDLE_IN_GUEST_S = 60.0
+
+LINGER_S = 5.0
+"""How long is read on after a refusal: with unread data a close would cut off the answer."""

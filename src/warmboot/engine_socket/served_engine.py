@@ -1,0 +1,185 @@
+"""One engine's socket, and who talks there.
+
+    starting ──guest──▶ there ──its VMM ends, or the manager says so──▶ gone, because of …
+    requests wait       requests pass                                    requests are refused
+
+Its VMM's end is seen here, without the manager: nothing else tells a connection into a namespace
+that the machine at its other end is no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from warmboot.engine_socket import socket_file
+from warmboot.engine_socket.conversation import Conversation
+from warmboot.engine_socket.docker_form import Refusal
+from warmboot.engine_socket.guest_connections import GuestConnections
+from warmboot.engine_socket.limits import CHUNK_BYTES, MOST_CONNECTIONS, START_TIMEOUT_S
+from warmboot.engine_socket.relay import Stream
+from warmboot.model.conventions.engine_front import GuestEndpoint, ServedEngine
+from warmboot.system import procfs
+from warmboot.system.concurrency import end
+
+log = logging.getLogger("warmboot.engine_socket")
+
+_START_TIME = 19
+"""Of proc(5)'s fields after the name: when the process began, in ticks since boot."""
+
+
+class EngineSocket:
+    """Implements ``conversation.Engine``. ``set`` what it is, any number of times; ``close``.
+
+    ``on_quiet`` is called when nobody is connected any more.
+    """
+
+    def __init__(self, engine: ServedEngine, on_quiet: Callable[[], None]) -> None:
+        self._on_quiet = on_quiet
+        self.engine = engine
+        self._listener: socket.socket | None = None
+        self._server: asyncio.Server | None = None
+        self._guest: GuestConnections | None = None
+        self._endpoint: GuestEndpoint | None = None
+        self._pidfd = -1
+        self._lost = ""
+        self._decided = asyncio.Event()
+        self._conversations: dict[Conversation, asyncio.Task[None]] = {}
+
+    @property
+    def lost(self) -> str:
+        return self._lost
+
+    @property
+    def busy(self) -> bool:
+        """Somebody is connected."""
+        return bool(self._conversations)
+
+    async def guest(self) -> GuestConnections:
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await self._decided.wait()
+        except TimeoutError:
+            raise Refusal(503, f"the engine {self.engine.name} is still being created") from None
+        if self._guest is None:
+            raise Refusal(503, self._lost)
+        return self._guest
+
+    async def set(self, engine: ServedEngine) -> None:
+        """``OSError`` where its socket cannot be."""
+        was, self.engine = self.engine, engine
+        if self._listener is None or (was.socket, was.uid, was.gid) != (
+            engine.socket,
+            engine.uid,
+            engine.gid,
+        ):
+            await self._listen()
+        if engine.guest is None:
+            self._lose(engine.reason)
+        elif engine.guest != self._endpoint:
+            self._lose("")
+            self._follow(engine.guest)
+
+    async def stop_listening(self) -> None:
+        """Connections go on."""
+        if self._server is not None:
+            self._server.close()
+            self._server = self._listener = None
+
+    async def close(self) -> None:
+        """The engine is no more, and neither is its socket."""
+        await self.stop_listening()
+        socket_file.remove(Path(self.engine.socket))
+        self._lose(f"the engine {self.engine.name} was removed")
+        for conversation in self._conversations:
+            conversation.abort()
+        await end(*self._conversations.values())
+
+    async def _listen(self) -> None:
+        await self.stop_listening()
+        path = Path(self.engine.socket)
+        self._listener = socket_file.listen_at(path, self.engine.uid, self.engine.gid)
+        self._server = await asyncio.start_unix_server(
+            self._accept, sock=self._listener, limit=CHUNK_BYTES, backlog=socket_file.BACKLOG
+        )
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        conversation = Conversation(self, Stream(reader, writer))
+        if len(self._conversations) >= MOST_CONNECTIONS and not self._make_room():
+            conversation.abort()
+            return
+        task = asyncio.create_task(conversation.run())
+        self._conversations[conversation] = task
+        task.add_done_callback(lambda done: self._ended(conversation, done))
+
+    def _make_room(self) -> bool:
+        """Hang up on the one that has said nothing for longest; whether there is one."""
+        silent = [
+            (one.silent_since_s, one)
+            for one in self._conversations
+            if one.silent_since_s is not None
+        ]
+        if not silent:
+            return False
+        _, longest = min(silent, key=lambda pair: pair[0])
+        self._conversations[longest].cancel()
+        del self._conversations[longest]
+        longest.abort()
+        return True
+
+    def _ended(self, conversation: Conversation, task: asyncio.Task[None]) -> None:
+        self._conversations.pop(conversation, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a conversation met a bug", exc_info=error)
+        if not self._conversations:
+            self._on_quiet()
+
+    # -- its VM --------------------------------------------------------------------------------
+
+    def _follow(self, endpoint: GuestEndpoint) -> None:
+        self._guest, self._endpoint = GuestConnections(self.engine.name, endpoint), endpoint
+        if (pidfd := _pidfd(endpoint)) is None:
+            self._lose(f"the VM of the engine {self.engine.name} is gone")
+            return
+        self._pidfd = pidfd
+        asyncio.get_running_loop().add_reader(pidfd, self._died)
+        self._lost = ""
+        self._decided.set()
+
+    def _died(self) -> None:
+        self._lose(f"the VM of the engine {self.engine.name} has ended")
+
+    def _lose(self, reason: str) -> None:
+        """Nobody is there, because of ``reason``; or, without one, not yet."""
+        self._lost = reason or self._lost
+        if self._pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        guest, self._guest, self._endpoint = self._guest, None, None
+        if reason:
+            self._decided.set()
+        else:
+            self._decided.clear()
+        if guest is not None:
+            guest.abort()
+
+
+def _pidfd(endpoint: GuestEndpoint) -> int | None:
+    """Of the VMM; ``None`` if it is no more."""
+    try:
+        pidfd = os.pidfd_open(endpoint.pid)
+    except OSError:
+        return None
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        # It is held: nobody else can get its number after this look.
+        fields = procfs.stat_fields(Path(f"/proc/{endpoint.pid}"))
+        if int(fields[_START_TIME]) == endpoint.start_time_ticks and fields[0] != "Z":
+            return pidfd
+    os.close(pidfd)
+    return None

@@ -1,0 +1,39 @@
+"""The file of an engine's socket: its owner's, of mode 0660, never wider and never deaf."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+
+_MODE = 0o660
+BACKLOG = 1024
+
+
+def listen_at(path: Path, uid: int, gid: int) -> socket.socket:
+    """A listening socket at ``path``, in the place of what was there. ``OSError``."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        listener.bind(str(new))
+        new.chmod(0)
+        if (uid, gid) != (os.geteuid(), os.getegid()):
+            os.chown(new, uid, gid)
+        new.chmod(_MODE)
+        listener.listen(BACKLOG)
+        new.rename(path)
+    except OSError:
+        listener.close()
+        new.unlink(missing_ok=True)
+        raise
+    return listener
+
+
+def remove(path: Path) -> None:
+    """It need not be there."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)

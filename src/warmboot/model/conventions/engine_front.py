@@ -1,0 +1,66 @@
+"""What the manager tells the front of the engines' sockets, over the front's control socket.
+
+hello   → {version}                      who it is
+serve   ServedEngine → {}                there is this socket, and this is behind it
+forget  {id} → {}                        there is no such engine any more
+list    → {ids}
+retire  → {}                             take no new connections; end with the last one
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from warmboot.model.vm import GuestAddress
+
+CONTROL_SOCKET = "front.sock"
+"""In the manager's run folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestEndpoint:
+    """Where Docker in a guest is reached, with which token, and whose end is its end.
+
+    ``pid`` is the VMM's, which counts only together with its start time.
+    """
+
+    address: GuestAddress
+    token: str
+    pid: int
+    start_time_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServedEngine:
+    """An engine's socket. Without ``guest`` nobody answers there: because of ``reason``, or,
+    if that is empty, not yet: then who asks is kept waiting."""
+
+    id: str
+    name: str
+    socket: str
+    uid: int
+    gid: int
+    guest: GuestEndpoint | None = None
+    reason: str = ""
+
+
+def as_message(engine: ServedEngine) -> dict[str, Any]:
+    message = asdict(engine)
+    if engine.guest is not None:
+        address = message["guest"]["address"]
+        for name in ("namespace", "vsock_socket"):
+            address[name] = None if address[name] is None else str(address[name])
+    return message
+
+
+def from_message(message: Mapping[str, Any]) -> ServedEngine:
+    guest = message["guest"]
+    if guest is not None:
+        address = dict(guest["address"])
+        for name in ("namespace", "vsock_socket"):
+            address[name] = None if address[name] is None else Path(address[name])
+        guest = GuestEndpoint(**{**guest, "address": GuestAddress(**address)})
+    return ServedEngine(**{**message, "guest": guest})
