@@ -147,7 +147,7 @@ async def _host(root: Path) -> AsyncIterator[HostAgent]:
         uid_base=VMM_GID + 60_000,
     )
     files = SnapshotFiles(root / "runtime-snapshots", VMM_GID)
-    host = HostAgent(HostConfig(root), Qemu(), Network(config), files)
+    host = HostAgent(HostConfig(root, root / "run"), Qemu(), Network(config), files)
     for folder in ("plain", "packed"):
         for part in (root / folder, root / folder / "image"):
             shutil.chown(part, group=VMM_GID)

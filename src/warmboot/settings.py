@@ -165,6 +165,11 @@ class Settings(BaseSettings):
             return self.socket.absolute()
         return default_socket(self.host, port, self.storage_root)
 
+    def run_folder(self, port: int) -> Path:
+        """The folder of the same manager's other sockets: its engines', and the front's."""
+        path = self.socket_at(port)
+        return path.with_suffix("") if path.suffix else path.with_name(f"{path.name}.d")
+
     @property
     def checkpoint_folders(self) -> Path:
         """Where workers' checkpoints are kept that are not the engine's."""

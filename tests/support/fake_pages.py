@@ -7,12 +7,14 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from tests.support.fake_containers import FakeContainers
+from tests.support.fake_engines import FakeEngines
 from tests.support.fake_snapshots import FakeImages, FakeSnapshots
 from tests.support.fake_workers import FakeWorkers
 
 from warmboot.model.checkpoint import Checkpoint, CheckpointState
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.conventions.pages import Page, PageRequest, Position
+from warmboot.model.engine import Engine, EngineState
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.worker import Worker, WorkerState
@@ -30,10 +32,11 @@ class FakePages:
         images: FakeImages,
         snapshots: FakeSnapshots,
         containers: FakeContainers,
+        engines: FakeEngines,
         workers: FakeWorkers,
     ) -> None:
         self._images, self._snapshots = images, snapshots
-        self._containers, self._workers = containers, workers
+        self._containers, self._engines, self._workers = containers, engines, workers
 
     async def containers(
         self,
@@ -42,6 +45,14 @@ class FakePages:
         keep: Callable[[Container], bool] = _any,
     ) -> Page[Container]:
         return _page(filter(keep, self._containers.rows.values()), wanted, states)
+
+    async def engines(
+        self,
+        wanted: PageRequest,
+        states: Collection[EngineState] | None = None,
+        keep: Callable[[Engine], bool] = _any,
+    ) -> Page[Engine]:
+        return _page(filter(keep, self._engines.rows.values()), wanted, states)
 
     async def workers(
         self,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.support.fake_archives import FakeArchives
 from tests.support.fake_containers import FakeContainers
+from tests.support.fake_engines import FakeEngines
 from tests.support.fake_events import DEFAULT_SHAPE, FakeEvents, now
 from tests.support.fake_pages import FakePages
 from tests.support.fake_snapshots import FakeForms, FakeImages, FakeSnapshots
@@ -96,6 +97,7 @@ class FakeServices:
         self.snapshots = FakeSnapshots(self.events, self.images)
         self.archives = FakeArchives()
         self.containers = FakeContainers(self.events, self.archives)
+        self.engines = FakeEngines(self.events)
         self.forms = FakeForms(self.events, self.snapshots)
         self.garbage = FakeGarbage(self.events)
         self.system = FakeSystem(self.containers)
@@ -109,6 +111,9 @@ class FakeServices:
             system=self.system,
             forms=self.forms,
             garbage=self.garbage,
-            pages=FakePages(self.images, self.snapshots, self.containers, self.workers),
+            pages=FakePages(
+                self.images, self.snapshots, self.containers, self.engines, self.workers
+            ),
+            engines=self.engines,
             workers=self.workers,
         )

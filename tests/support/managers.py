@@ -133,8 +133,11 @@ class Lab:
             yield Manager(self, running)
 
     def kill_everything(self) -> None:
-        """End every simulated VM of this storage; those of a manager in here are our children."""
-        for pid in vmm_pids(self.storage):
+        """End every simulated VM of this storage, and the front of its engines' sockets.
+
+        Those of a manager in here are our children.
+        """
+        for pid in (*front_pids(self.storage), *vmm_pids(self.storage)):
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
@@ -228,6 +231,18 @@ async def eventually(
 def vmm_pids(storage: Path) -> list[int]:
     """Every process that names the folder of a VM of this storage."""
     return users_of(storage / "vms")
+
+
+def front_pids(storage: Path) -> list[int]:
+    """The processes that serve the sockets of this storage's engines: they have a log there."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                log = str((entry / "fd" / "1").readlink())
+                if log.startswith(f"{storage}/run/front.log"):
+                    found.append(int(entry.name))
+    return found
 
 
 @contextlib.asynccontextmanager

@@ -22,6 +22,7 @@ from warmboot.model.container import ContainerSpec
 from warmboot.model.conventions.labels import has_label
 from warmboot.model.conventions.names import MAX_NAME_LENGTH
 from warmboot.model.conventions.pages import Page, PageRequest, Position
+from warmboot.model.engine import EngineSpec
 from warmboot.model.worker import WorkerSpec
 
 MAX_WAIT_S = 3600.0
@@ -156,7 +157,7 @@ class _Labelled(Protocol):
     def name(self) -> str: ...
 
     @property
-    def spec(self) -> ContainerSpec | WorkerSpec: ...
+    def spec(self) -> ContainerSpec | EngineSpec | WorkerSpec: ...
 
 
 def as_asked(name: str, labels: Sequence[str]) -> Callable[[_Labelled], bool]:

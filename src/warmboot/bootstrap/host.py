@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
+from warmboot.api.http.listeners import gid_of
 from warmboot.host.agent import HostAgent
 from warmboot.host.host_config import HostConfig
 from warmboot.host.network import Network, NetworkConfig, uids
@@ -23,7 +25,7 @@ from warmboot.hypervisors.simulated.driver import Simulated
 from warmboot.settings import Settings
 
 
-async def host_agent(settings: Settings) -> HostAgent:
+async def host_agent(settings: Settings, run_folder: Path) -> HostAgent:
     """Not started yet: what is to be adopted is known to the one who reconciles."""
     root = settings.storage_root
     confinement = _confinement_of(settings)
@@ -31,10 +33,12 @@ async def host_agent(settings: Settings) -> HostAgent:
     return HostAgent(
         HostConfig(
             root,
-            settings.disk_floor_mib << 20,
-            settings.cache_budget_mib << 20,
-            settings.pull_silence_s,
-            settings.unresponsive_after_s,
+            run_folder,
+            gid_of(settings.socket_group),
+            disk_floor_bytes=settings.disk_floor_mib << 20,
+            memory_cache_bytes=settings.cache_budget_mib << 20,
+            pull_silence_s=settings.pull_silence_s,
+            silent_after_s=settings.unresponsive_after_s,
         ),
         hypervisor,
         await _network_of(settings, hypervisor),

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import structlog
 
@@ -16,8 +17,9 @@ from warmboot.api.http.limits import HttpLimits, raise_descriptor_limit
 from warmboot.api.http.listeners import listeners, socket_check, who_may
 from warmboot.api.http.server import HttpServer
 from warmboot.api.middleware.auth import check_bind
-from warmboot.bootstrap.containers import ContainerParts, VmParts, wire_containers, wire_vms
+from warmboot.bootstrap.containers import ContainerParts, wire_containers
 from warmboot.bootstrap.core import Core
+from warmboot.bootstrap.engines import EngineParts, wire_engines
 from warmboot.bootstrap.garbage import GarbageParts, wire_garbage
 from warmboot.bootstrap.host import all_hypervisors, host_agent
 from warmboot.bootstrap.images import ImageParts, wire_image_checks, wire_images
@@ -25,6 +27,7 @@ from warmboot.bootstrap.lock import hold_host
 from warmboot.bootstrap.logs import configure_logging
 from warmboot.bootstrap.metrics import wire_metrics
 from warmboot.bootstrap.snapshots import SnapshotParts, wire_snapshots
+from warmboot.bootstrap.tenants import VmParts, wire_tenants, wire_vms
 from warmboot.bootstrap.workers import WorkerParts, wire_workers, worker_checks
 from warmboot.host.agent import HostAgent
 from warmboot.manager import doctor
@@ -64,15 +67,20 @@ class Running:
 
 @asynccontextmanager
 async def running(settings: Settings, hook: Hook | None = None) -> AsyncIterator[Running]:
-    """A manager over its storage; on leaving it lets go of its VMs, which run on."""
+    """A manager over its storage; on leaving it lets go of its VMs, which run on.
+
+    It listens nowhere, and so has its engines' sockets in its storage.
+    """
     with hold_host(settings):
-        async with _running(settings, hook) as manager:
+        async with _running(settings, settings.storage_root / "run", hook) as manager:
             yield manager
 
 
 @asynccontextmanager
-async def _running(settings: Settings, hook: Hook | None = None) -> AsyncIterator[Running]:
-    host = await host_agent(settings)
+async def _running(
+    settings: Settings, run_folder: Path, hook: Hook | None = None
+) -> AsyncIterator[Running]:
+    host = await host_agent(settings, run_folder)
     url = settings.effective_database_url
     async with lock_database(url, _who(settings)), Store.open(url) as store:
         await check_storage_owner(store, settings.storage_root)
@@ -119,6 +127,7 @@ class _Parts:
     snapshots: SnapshotParts
     vms: VmParts
     containers: ContainerParts
+    engines: EngineParts
     workers: WorkerParts
     reconcile: Reconcile
 
@@ -129,7 +138,9 @@ def _wire(core: Core, workers: WorkerParts) -> _Parts:
     checks = wire_image_checks(core, garbage)
     snapshots = wire_snapshots(core, garbage, checks, metrics.failed)
     vms = wire_vms(core, metrics.failed)
-    containers = wire_containers(core, garbage, checks, snapshots, vms)
+    tenants = wire_tenants(core, checks, snapshots, vms)
+    containers = wire_containers(core, garbage, snapshots, tenants)
+    engines = wire_engines(core, garbage, snapshots, tenants)
     images = wire_images(core, garbage, checks, snapshots.snapshots)
     reconcile = Reconcile(
         core.store,
@@ -139,13 +150,14 @@ def _wire(core: Core, workers: WorkerParts) -> _Parts:
         containers.containers,
         snapshots.snapshots,
         containers.watch,
-        containers.stalled,
+        tenants.stalled,
         garbage.collect,
         core.events,
         containers.unresponsive,
         core.reconcile_failures,
+        engines.reconcile,
     )
-    return _Parts(metrics, garbage, images, snapshots, vms, containers, workers, reconcile)
+    return _Parts(metrics, garbage, images, snapshots, vms, containers, engines, workers, reconcile)
 
 
 def _keep_going(core: Core, parts: _Parts) -> None:
@@ -188,6 +200,7 @@ def _services(core: Core, parts: _Parts) -> Services:
         forms=parts.snapshots.forms,
         garbage=parts.garbage.collect,
         pages=core.store.pages,
+        engines=parts.engines.engines,
         workers=parts.workers.workers,
         metrics=parts.metrics,
     )
@@ -210,10 +223,11 @@ async def serve(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
-    path = settings.socket_at(sockets[0].getsockname()[1])
+    port = sockets[0].getsockname()[1]
+    path = settings.socket_at(port)
     descriptors = raise_descriptor_limit()
     limits = HttpLimits.within(settings.max_connections, descriptors)
-    async with _running(settings) as manager:
+    async with _running(settings, settings.run_folder(port)) as manager:
         app = create_app(
             manager.services,
             tokens=settings.tokens,

@@ -34,6 +34,10 @@ def startable_names(incomplete: str) -> list[str]:
     return _names(_ALL, incomplete, ("exited", "failed"))
 
 
+def engine_names(incomplete: str) -> list[str]:
+    return _names("/v1/engines", incomplete)
+
+
 def image_names(incomplete: str) -> list[str]:
     return _names("/v1/runtime-images", incomplete)
 

@@ -86,6 +86,12 @@ COMMANDS: Mapping[str, Place] = {
         "Remove deleted and unused snapshots, leftovers, and caches over their budget.",
     ),
     "top": Place("top", "top", SERVICE, "Show what is running and what it uses, live; q quits."),
+    "engine": Place(
+        "engine",
+        "app",
+        CONTAINERS,
+        "Manage Docker engines of one's own, each in a VM.",
+    ),
     "worker": Place(
         "worker",
         "app",

@@ -130,6 +130,18 @@ def _port(text: str, whole: str, lowest: int = 1) -> int:
     return int(text)
 
 
+def parse_duration(text: str) -> float:
+    """``90m``, ``2h`` or ``1h30m``: seconds, more than none."""
+    match = _AGO.fullmatch(text)
+    seconds = 0.0
+    if match is not None:
+        parts = {unit: float(number or 0) for unit, number in match.groupdict().items()}
+        seconds = timedelta(**parts).total_seconds()
+    if seconds <= 0:
+        raise ValueError(f"{text!r} is not a time like 90m or 2h")
+    return seconds
+
+
 def parse_moment(text: str, now: datetime | None = None) -> datetime:
     """``10m`` or ``1h30m`` ago, seconds since 1970, or a date and time (ours, without a zone)."""
     try:

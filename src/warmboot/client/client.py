@@ -15,6 +15,7 @@ from typing import Any, Self
 import httpx
 
 from warmboot.client.endpoint import DEFAULT_URL, Endpoint
+from warmboot.client.engines import Engines
 from warmboot.client.garbage import GarbageCollector
 from warmboot.client.nouns import (
     Archives,
@@ -85,6 +86,7 @@ class Client:
         self.images = RuntimeImages(link)
         self.snapshots = RuntimeSnapshots(link)
         self.containers = Containers(link, token)
+        self.engines = Engines(link)
         self.archives = Archives(link)
         self.workers = Workers(link)
         self.events = Events(link)

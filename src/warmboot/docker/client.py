@@ -152,6 +152,11 @@ class DockerClient:
         made = await self._ask.json(doing, "POST containers/create", params=params, data=data)
         return str(made["Id"])
 
+    async def running(self) -> list[str]:
+        """The ids of all containers that run."""
+        found = await self._ask.json("listing the containers", "GET containers/json")
+        return [str(one["Id"]) for one in found]
+
     async def inspect(self, container: str) -> ContainerFacts:
         return ContainerFacts.of(await self.description(container))
 

@@ -5,6 +5,7 @@
     images      the runtime images that are stored here, and their checks
     storage     the disk below all of them: room, caches, what lies about
     network     slots and rules; none where the hypervisor has no networking
+    front       the process that serves the engines' sockets
 
 The manager reaches the machine through these and nothing below them: a contract of import-linter
 says which names it may know beside this module's.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from warmboot.host.engine_front import EngineFront
 from warmboot.host.host_config import HostConfig
 from warmboot.host.network import Network
 from warmboot.host.snapshots.memory_cache import MemoryCache
@@ -54,6 +56,7 @@ class HostAgent:
         )
         self.storage = Storage(config.root, config.disk_floor_bytes, cache, DiskScan(config.root))
         self.images = StoredImages(config.root)
+        self.front = EngineFront(config.run_folder, config.socket_gid)
         self.vms = Vms(config, hypervisor, network, snapshots, self.storage, self.confinement)
 
     async def probe(self) -> Probe:
@@ -73,5 +76,6 @@ class HostAgent:
         return await self.vms.start(records, protected)
 
     async def stop(self) -> None:
-        """Let go of everything; the VMs run on."""
+        """Let go of everything; the VMs run on, and so do their engines' sockets."""
+        await self.front.stop()
         await self.vms.stop()

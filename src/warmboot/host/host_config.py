@@ -12,10 +12,14 @@ class HostConfig:
 
     ``pull_silence_s``: how long a registry may say nothing before a pull is given up.
     ``silent_after_s``: how long a VM may give no answer before it counts as unresponsive.
+    ``run_folder``: where sockets and what else does not outlive a boot of the host are.
+    ``socket_gid``: the group of the engines' sockets beside their owners; ``None``: our own.
     ``memory_cache_bytes``: the budget for unpacked memory of compressed snapshots; ``None``: none.
     """
 
     root: Path
+    run_folder: Path
+    socket_gid: int | None = None
     disk_floor_bytes: int = 1 << 30
     memory_cache_bytes: int | None = None
     pull_silence_s: float = 60.0

@@ -23,7 +23,14 @@ import structlog
 
 from warmboot.docker.pull import Progress, no_progress
 from warmboot.host.guest import guest_pull
-from warmboot.host.guest.guest_link import Claimed, GuestLink, Identity, Sent, nobody_asks
+from warmboot.host.guest.guest_link import (
+    AGENT_PORT,
+    Claimed,
+    GuestLink,
+    Identity,
+    Sent,
+    nobody_asks,
+)
 from warmboot.host.host_config import HostConfig
 from warmboot.host.network import Network, Slot
 from warmboot.host.snapshots.snapshot_files import SnapshotFiles
@@ -39,6 +46,7 @@ from warmboot.hypervisors.base import Hypervisor, Vm
 from warmboot.hypervisors.confinement import Confinement
 from warmboot.hypervisors.process import come_first
 from warmboot.model.container import PortMapping
+from warmboot.model.conventions.engine_front import GuestEndpoint
 from warmboot.model.errors import HostError, VmGone, VmUnresponsive
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.shapes import Shape
@@ -254,6 +262,22 @@ class Vms:
     def link(self, vm_id: str) -> GuestLink:
         """The connection to a VM's guest; ``VmGone`` when there is no such VM."""
         return self._machine(vm_id).link
+
+    async def hand_over(self, vm_id: str, socket: str) -> None:
+        """Leave nothing of ours in a VM's Docker: its user has it at ``socket``."""
+        machine = self._machine(vm_id)
+        await machine.while_alive(machine.link.hand_over(socket))
+
+    def endpoint(self, vm_id: str) -> GuestEndpoint:
+        """Where others reach a VM's Docker without us. ``VmGone``."""
+        machine = self._machine(vm_id)
+        handle = machine.vm.handle
+        return GuestEndpoint(
+            machine.vm.guest_address(AGENT_PORT),
+            machine.link.token,
+            handle.pid,
+            handle.start_time_ticks,
+        )
 
     async def publish(
         self, slot: Slot | None, ports: Sequence[PortMapping]

@@ -24,6 +24,7 @@ from warmboot.manager.core.reconcile_failures import ReconcileFailures
 from warmboot.manager.core.retry_until_stored import retry_until_stored
 from warmboot.manager.core.saga import Saga, SagaRunner
 from warmboot.manager.core.unreadable_owners import Of, UnreadableOwners, unreadable_owners
+from warmboot.manager.engines.reconcile_engines import ReconcileEngines
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
 from warmboot.manager.tenants.resume_stalled import ResumeStalled
@@ -72,6 +73,7 @@ class Reconcile:
         events: EventLog,
         unresponsive: KeepUnresponsive,
         reconcile_failures: ReconcileFailures,
+        engines: ReconcileEngines,
     ) -> None:
         self._store = store
         self._host = host
@@ -86,6 +88,7 @@ class Reconcile:
         self._events = events
         self._unresponsive = unresponsive
         self._reconcile_failures = reconcile_failures
+        self._engines = engines
         self._unreadable = UnreadableOwners()
 
     async def __call__(self) -> None:
@@ -96,6 +99,7 @@ class Reconcile:
         await self._remove_ownerless()
         for container in await self._store.containers.list():
             await self._settle(container, lost)
+        await self._engines(lost)
         await self._snapshot_folders()
         await self._store.idempotency.abandon_all()
 
@@ -127,6 +131,7 @@ class Reconcile:
 
     async def _remove_ownerless(self) -> None:
         owners = {container.id for container in await self._store.containers.list()}
+        owners |= {engine.id for engine in await self._store.engines.list()}
         owned = self._unreadable[Of.TENANTS]
         if not owned.any_id:
             await self._host.vms.boot_logs.tidy(owners | owned.uuids())

@@ -49,7 +49,7 @@ class CallChannel:
         self._serving: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    async def call(self, name: str, **given: Any) -> Mapping[str, Any]:
+    async def call(self, name: str, /, **given: Any) -> Mapping[str, Any]:
         """``CallRefused``, ``ChannelClosed``."""
         if self._closed:
             raise ChannelClosed("the other side is gone")

@@ -13,7 +13,6 @@ from warmboot.host.guest import guest_sessions
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.manager.containers.archives import ArchiveFiles
 from warmboot.manager.containers.bring_up import Asked, BringUp, bring_up_key
-from warmboot.manager.containers.container_locks import ContainerLocks
 from warmboot.manager.containers.container_states import (
     UNBOOTED,
     can_be_stopped,
@@ -28,7 +27,6 @@ from warmboot.manager.containers.container_states import (
 from warmboot.manager.containers.first_attach import FirstAttaches
 from warmboot.manager.containers.host_ports import HostPorts
 from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
-from warmboot.manager.containers.removed_containers import RemovedContainers
 from warmboot.manager.containers.start_again import StartAgain
 from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.core.admission import BootAdmission
@@ -39,6 +37,8 @@ from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.images.choose_image import choose_image
 from warmboot.manager.ports import Session, Until
+from warmboot.manager.tenants.removed_tenants import RemovedTenants
+from warmboot.manager.tenants.tenant_locks import TenantLocks
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import Container, ContainerSpec, ContainerState
 from warmboot.model.errors import (
@@ -84,10 +84,10 @@ class Containers:
         self._garbage = garbage
         self._unresponsive = unresponsive
         self._default_shape = default_shape
-        self._locks = ContainerLocks()
+        self._locks = TenantLocks()
         self._ports = ports
         self.started_again = StartAgain(store, host, events, watch, ports)
-        self._gone = RemovedContainers()
+        self._gone = RemovedTenants[Container]()
         self._first = FirstAttaches()
 
     # -- asking --------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ class Work(StrEnum):
     EXPIRE_RECORDS = "forget-old"
     BRING_UP = "bring-up"
     WATCH_CONTAINERS = "watch-containers"
+    WATCH_ENGINES = "watch-engines"
     RESUME_STALLED = "resume-stalled"
     KEEP_UNRESPONSIVE = "keep-unresponsive"
     BUILD_SNAPSHOTS = "build-snapshots"

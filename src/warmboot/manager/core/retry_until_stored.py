@@ -7,14 +7,16 @@ start: nobody else looks at it again.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 from uuid import UUID
 
 import structlog
 
 from warmboot.manager.core.event_log import EventLog
 from warmboot.model.container import Container, ContainerState
+from warmboot.model.engine import Engine, EngineState
 from warmboot.model.errors import DiskFull, IllegalTransition, Unavailable
+from warmboot.model.vm import VmKind
 from warmboot.store import Store
 from warmboot.system.back_off import BackOff
 
@@ -43,33 +45,56 @@ async def retry_until_stored(what: str, write: Callable[[], Awaitable[T]]) -> T:
         await back_off.pause()  # a disk does not tell when it has room again
 
 
+@overload
 async def store_state(
     store: Store,
     events: EventLog,
-    container_id: UUID,
+    tenant_id: UUID,
     state: ContainerState,
     told: Callable[[Container], Mapping[str, object]],
     **changes: Any,
-) -> Container:
-    """The container, once the database has taken its new state, and the event with ``told``.
+) -> Container: ...
 
-    As ``set_state`` otherwise.
+
+@overload
+async def store_state(
+    store: Store,
+    events: EventLog,
+    tenant_id: UUID,
+    state: EngineState,
+    told: Callable[[Engine], Mapping[str, object]],
+    **changes: Any,
+) -> Engine: ...
+
+
+async def store_state(
+    store: Store,
+    events: EventLog,
+    tenant_id: UUID,
+    state: ContainerState | EngineState,
+    told: Callable[[Any], Mapping[str, object]],
+    **changes: Any,
+) -> Any:
+    """The container or engine, once the database has taken its new state, and the event with
+    ``told``. As ``set_state`` otherwise.
     """
+    kind = VmKind.ENGINE if isinstance(state, EngineState) else VmKind.CONTAINER
+    tenants: Any = store.tenants(kind)
     tried = False
 
-    async def write() -> Container:
+    async def write() -> Any:
         nonlocal tried
         again, tried = tried, True
         try:
             async with events.transaction() as emit:
-                container = await store.containers.set_state(container_id, state, **changes)
-                await emit(f"container.{state}", container_id, **told(container))
-            return container
+                tenant = await tenants.set_state(tenant_id, state, **changes)
+                await emit(f"{kind}.{state}", tenant_id, **told(tenant))
+            return tenant
         except IllegalTransition:
-            container = await store.containers.get(container_id)
-            if again and container.state is state:
-                events.wake(container_id)
-                return container  # the earlier attempt was taken, and only its answer lost
+            tenant = await tenants.get(tenant_id)
+            if again and tenant.state is state:
+                events.wake(tenant_id)
+                return tenant  # the earlier attempt was taken, and only its answer lost
             raise
 
-    return await retry_until_stored(f"that container {container_id} is {state}", write)
+    return await retry_until_stored(f"that {kind} {tenant_id} is {state}", write)

@@ -10,7 +10,7 @@ retire  → {}                             take no new connections; end with the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class GuestEndpoint:
     """
 
     address: GuestAddress
-    token: str
+    token: str = field(repr=False)
     pid: int
     start_time_ticks: int
 

@@ -6,20 +6,26 @@ and goes on after the call returns; its progress is told by the thing's state an
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from collections.abc import Collection as SetOf
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from prometheus_client import CollectorRegistry, Metric
 
+from warmboot.manager.ports.engines import Engines as Engines
+from warmboot.manager.ports.engines import EngineUntil as EngineUntil
+from warmboot.manager.ports.workers import Exported as Exported
+from warmboot.manager.ports.workers import Workers as Workers
+from warmboot.manager.ports.workers import WorkerUntil as WorkerUntil
 from warmboot.model.checkpoint import Checkpoint, CheckpointState
 from warmboot.model.container import Container, ContainerSpec, ContainerState
 from warmboot.model.conventions.pages import Page, PageRequest
+from warmboot.model.engine import Engine, EngineState
 from warmboot.model.garbage import Collection
 from warmboot.model.journal.event import Event
 from warmboot.model.runtime_image import RuntimeImage
@@ -28,7 +34,7 @@ from warmboot.model.sessions import ExecSpec, LogChunk
 from warmboot.model.shapes import Shape
 from warmboot.model.snapshot_fit import Fit
 from warmboot.model.usage import Usage
-from warmboot.model.worker import Worker, WorkerSpec, WorkerState
+from warmboot.model.worker import Worker, WorkerState
 
 
 class Until(StrEnum):
@@ -190,91 +196,6 @@ class Containers(Protocol):
         ...
 
 
-class WorkerUntil(StrEnum):
-    """What a ``wait`` for a worker waits for; all end early when it has failed or is going.
-
-    ``settled``: nothing is under way with it.
-    """
-
-    RUNNING = "running"
-    PAUSED = "paused"
-    EXITED = "exited"
-    SETTLED = "settled"
-
-
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """A checkpoint's archive, to be read from ``file``, which has no name any more; close it."""
-
-    file_name: str
-    size_bytes: int
-    file: IO[bytes]
-
-
-class Workers(Protocol):
-    """Containers on the host's own engine; what needs it raises ``EngineUnavailable`` without.
-
-    ``ref`` is an id, the unique beginning of one, or a name. A pause or resume that fails raises
-    why, and leaves worker and checkpoints as they were.
-    """
-
-    async def create(self, spec: WorkerSpec) -> UUID: ...
-
-    async def list(self) -> Sequence[Worker]: ...
-
-    async def get(self, ref: str) -> Worker: ...
-
-    async def wait(self, ref: str, until: WorkerUntil, timeout_s: float) -> Worker: ...
-
-    async def delete(self, ref: str, *, force: bool = False) -> None:
-        """Remove it with its checkpoints; a running one only by ``force``."""
-        ...
-
-    def logs(
-        self, ref: str, *, follow: bool = False, tail: int | None = None
-    ) -> AsyncIterator[LogChunk]: ...
-
-    async def report(self, ref: str, kind: str, data: Mapping[str, Any]) -> None:
-        """What a worker says of itself becomes an event; also a sign of life."""
-        ...
-
-    async def pause(self, ref: str, name: str | None = None) -> Worker:
-        """Pause it into a checkpoint; returns when it is paused."""
-        ...
-
-    async def ask_pause(
-        self, ref: str, name: str | None = None
-    ) -> tuple[Worker, Callable[[], None]]:
-        """Claim it for a pause; the second result begins it and must be called."""
-        ...
-
-    async def resume(self, ref: str, checkpoint: str | None = None) -> Worker:
-        """Resume it from the checkpoint it was paused into, the newest, or a named one."""
-        ...
-
-    async def wake(self, ref: str) -> Worker:
-        """Make it run: resume it if it is paused or being paused. Idempotent."""
-        ...
-
-    async def checkpoints(self, ref: str) -> Sequence[Checkpoint]: ...
-
-    async def checkpoint(self, ref: str, name: str) -> Checkpoint: ...
-
-    async def create_checkpoint(
-        self, ref: str, name: str | None = None, *, leave_running: bool = True
-    ) -> Checkpoint: ...
-
-    async def delete_checkpoint(self, ref: str, name: str) -> None: ...
-
-    async def export_checkpoint(self, ref: str, name: str) -> Exported: ...
-
-    async def import_checkpoint(
-        self, ref: str, name: str, chunks: AsyncIterator[bytes], size_bytes: int | None = None
-    ) -> Checkpoint:
-        """Into a worker that never ran; the same archive again changes nothing."""
-        ...
-
-
 class Archives(Protocol):
     """Local image archives (``docker save`` or OCI), uploaded before the container that uses it."""
 
@@ -363,6 +284,13 @@ class Pages(Protocol):
         keep: Callable[[Container], bool],
     ) -> Page[Container]: ...
 
+    async def engines(
+        self,
+        wanted: PageRequest,
+        states: SetOf[EngineState] | None,
+        keep: Callable[[Engine], bool],
+    ) -> Page[Engine]: ...
+
     async def workers(
         self,
         wanted: PageRequest,
@@ -396,5 +324,6 @@ class Services:
     forms: SnapshotForms
     garbage: GarbageCollector
     pages: Pages
+    engines: Engines | None = None
     workers: Workers | None = None
     metrics: Metrics | None = None

@@ -1,4 +1,4 @@
-"""One lock per container: only one operation at a time works on what runs in its VM.
+"""One lock per tenant: only one operation at a time works on what runs in its VM.
 
 A removal waits for it as everybody does, but tells whoever holds it that what he does is in vain:
 a guest that hangs, or a stop with an hour's grace, does not keep it waiting.
@@ -23,32 +23,32 @@ class _Lock:
     in_vain: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class ContainerLocks:
-    """The locks of all containers; they are in memory only."""
+class TenantLocks:
+    """Of all tenants; kept only while the manager runs."""
 
     def __init__(self) -> None:
         self._locks: defaultdict[UUID, _Lock] = defaultdict(_Lock)
 
     @asynccontextmanager
-    async def hold(self, container_id: UUID) -> AsyncIterator[None]:
-        async with self._locks[container_id].lock:
+    async def hold(self, tenant_id: UUID) -> AsyncIterator[None]:
+        async with self._locks[tenant_id].lock:
             yield
 
     @asynccontextmanager
-    async def hold_for_removal(self, container_id: UUID) -> AsyncIterator[None]:
+    async def hold_for_removal(self, tenant_id: UUID) -> AsyncIterator[None]:
         """The removal's: what is done ``unless_removed`` ends now."""
-        held = self._locks[container_id]
+        held = self._locks[tenant_id]
         held.in_vain.set()
         async with held.lock:
             yield
-        self._locks.pop(container_id, None)
+        self._locks.pop(tenant_id, None)
 
-    async def unless_removed(self, container_id: UUID, work: Coroutine[Any, Any, None]) -> bool:
+    async def unless_removed(self, tenant_id: UUID, work: Coroutine[Any, Any, None]) -> bool:
         """Do what may take as long as a guest likes, while the lock is held; whether it was done.
 
-        False if it was ended because the container is to be removed.
+        False if it was ended because the tenant is to be removed.
         """
-        done, _ = await race(work, self._locks[container_id].in_vain.wait())
+        done, _ = await race(work, self._locks[tenant_id].in_vain.wait())
         if done is None:
             return False
         done.result()

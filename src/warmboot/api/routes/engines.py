@@ -1,0 +1,102 @@
+"""``/v1/engines``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import PlainTextResponse
+
+from warmboot.api.routing import (
+    Labels,
+    Paging,
+    Part,
+    Ref,
+    StopTimeout,
+    WaitTimeout,
+    Wired,
+    as_asked,
+    paged,
+)
+from warmboot.api.schemas.engine_schemas import EngineIn, EngineOut
+from warmboot.api.schemas.responses import Created, Item, Ok, Paged
+from warmboot.manager.ports import Engines, EngineUntil, Services
+from warmboot.model.engine import EngineState
+from warmboot.model.errors import NotSupported
+
+router = APIRouter(prefix="/v1/engines", tags=["engines"])
+
+
+def _engines(services: Services) -> Engines:
+    if services.engines is None:
+        raise NotSupported("there are no engines here")
+    return services.engines
+
+
+@router.post("", status_code=201, summary="Create and start a Docker engine in a VM of its own")
+async def create_engine(body: EngineIn, services: Wired) -> Created:
+    return Created(id=await _engines(services).create(body.to_model()))
+
+
+@router.get("", summary="List engines")
+async def list_engines(
+    services: Wired,
+    wanted: Paging,
+    state: Annotated[
+        tuple[EngineState, ...],
+        Query(max_length=16, description="only those in one of these states"),
+    ] = (),
+    name: Part = "",
+    label: Labels = (),
+) -> Paged[EngineOut]:
+    """Newest first."""
+    page = await services.pages.engines(wanted, state or None, as_asked(name, label))
+    return paged(page, EngineOut.of)
+
+
+@router.get("/{ref}", summary="Show an engine")
+async def get_engine(ref: Ref, services: Wired) -> Item[EngineOut]:
+    return Item(item=EngineOut.of(await _engines(services).get(ref)))
+
+
+@router.delete("/{ref}", summary="Remove an engine, its VM and all that is in it")
+async def delete_engine(
+    ref: Ref,
+    services: Wired,
+    force: Annotated[bool, Query(description="also when it runs")] = False,
+) -> Ok:
+    await _engines(services).delete(ref, force=force)
+    return Ok()
+
+
+@router.post("/{ref}/start", summary="Start an engine that is stopped or has failed")
+async def start_engine(ref: Ref, services: Wired) -> Ok:
+    await _engines(services).start(ref)
+    return Ok()
+
+
+@router.post("/{ref}/stop", summary="Stop an engine; its disk is kept")
+async def stop_engine(ref: Ref, services: Wired, timeout_s: StopTimeout = None) -> Ok:
+    await _engines(services).stop(ref, timeout_s)
+    return Ok()
+
+
+@router.get("/{ref}/wait", summary="The engine, once it is so or the time is over")
+async def wait_for_engine(
+    ref: Ref,
+    services: Wired,
+    until: Annotated[EngineUntil, Query(description="what to wait for")] = EngineUntil.RUNNING,
+    timeout_s: WaitTimeout = 60.0,
+) -> Item[EngineOut]:
+    return Item(item=EngineOut.of(await _engines(services).wait(ref, until, timeout_s)))
+
+
+@router.get(
+    "/{ref}/boot-log",
+    summary="What an engine's guest has said on its console",
+    response_class=PlainTextResponse,
+)
+async def get_engine_boot_log(ref: Ref, services: Wired) -> PlainTextResponse:
+    """Since its VM was booted or restored; the last 256 KiB. It outlives a VM that died."""
+    said = await _engines(services).boot_log(ref)
+    return PlainTextResponse(said.decode("utf-8", "replace"))

@@ -1,0 +1,104 @@
+"""Request and response models for engines."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import AliasPath, Field, StrictBool, StrictFloat, StrictInt
+
+from warmboot.api.schemas.container_responses import BootAttemptOut, StageOut
+from warmboot.api.schemas.requests import (
+    KEYS,
+    OR_WHOLE,
+    LabelName,
+    LabelValue,
+    Name,
+    ShapeIn,
+    Strict,
+)
+from warmboot.api.schemas.responses import Out, ShapeOut
+from warmboot.model.boot import BootMethod, BootPolicy, FallbackReason
+from warmboot.model.conventions.names import invent_name
+from warmboot.model.engine import EngineSpec, EngineState
+
+MAX_UID = 2**32 - 2
+MAX_TIME_TO_LIVE_S = 366 * 86_400
+
+
+class EngineIn(Strict):
+    """A Docker engine of one's own. Nothing is required."""
+
+    name: Name = Field(default_factory=invent_name)
+    owner_uid: Annotated[
+        StrictInt | None,
+        Field(
+            ge=0,
+            le=MAX_UID,
+            description="the user of this host who gets its socket, and so root in its VM; left "
+            "out, the manager's own",
+        ),
+        OR_WHOLE,
+    ] = None
+    shape: ShapeIn | None = None
+    boot: BootPolicy = BootPolicy.AUTO
+    runtime_image_id: UUID | None = None
+    labels: Annotated[
+        dict[LabelName, LabelValue],
+        Field(max_length=64, default_factory=dict, json_schema_extra=KEYS),
+    ]
+    auto_remove: StrictBool = False
+    time_to_live_s: Annotated[
+        StrictFloat | None,
+        Field(
+            gt=0,
+            le=MAX_TIME_TO_LIVE_S,
+            allow_inf_nan=False,
+            description="seconds after which it is removed, whatever it does; null for never",
+        ),
+    ] = None
+
+    def to_model(self) -> EngineSpec:
+        owner_uid = os.geteuid() if self.owner_uid is None else self.owner_uid
+        return self.to(EngineSpec, owner_uid=owner_uid)
+
+
+def _asked(name: str) -> Any:
+    return Field(validation_alias=AliasPath("spec", name))
+
+
+class EngineOut(Out):
+    """``shape`` is what runs; ``requested_shape`` what was asked for."""
+
+    id: UUID
+    name: str
+    state: EngineState
+    docker_host: str = Field(description="what clients take as DOCKER_HOST")
+    socket: str = Field(description="the Unix socket at which its Docker is reached")
+    owner_uid: int = _asked("owner_uid")
+    boot_method: BootMethod | None
+    fallback_reason: FallbackReason | None
+    fallback_message: str
+    fallback_details: str
+    boot_s: float | None
+    stages: list[StageOut]
+    shape: ShapeOut
+    requested_shape: ShapeOut | None
+    boot: BootPolicy
+    labels: dict[str, str] = _asked("labels")
+    auto_remove: bool = _asked("auto_remove")
+    time_to_live_s: float | None = _asked("time_to_live_s")
+    expires_at: datetime | None = Field(description="when it is removed; null for never")
+    runtime_image_id: UUID | None
+    runtime_snapshot_id: UUID | None
+    snapshot_version: int | None
+    boot_attempts: list[BootAttemptOut] = Field(
+        description="versions that were tried before the boot that counts, and why they failed"
+    )
+    vm_id: str | None
+    error: dict[str, Any] | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None

@@ -1,0 +1,45 @@
+"""The wiring of engines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from warmboot.bootstrap.core import Core
+from warmboot.bootstrap.garbage import GarbageParts
+from warmboot.bootstrap.snapshots import SnapshotParts
+from warmboot.bootstrap.tenants import TenantParts
+from warmboot.manager.engines.bring_up_engine import BringUpEngine
+from warmboot.manager.engines.engine_sockets import EngineSockets
+from warmboot.manager.engines.engines import Engines
+from warmboot.manager.engines.reconcile_engines import ReconcileEngines
+from warmboot.manager.engines.watch_engine import WatchEngine
+
+
+@dataclass(frozen=True, slots=True)
+class EngineParts:
+    engines: Engines
+    reconcile: ReconcileEngines
+
+
+def wire_engines(
+    core: Core, garbage: GarbageParts, snapshots: SnapshotParts, tenants: TenantParts
+) -> EngineParts:
+    store, host, events, tasks = core.store, core.host, core.events, core.tasks
+    sockets, admission = EngineSockets(host), core.admission
+    bring_up = BringUpEngine(
+        store, host, events, tenants.boot, admission, snapshots.health, sockets
+    )
+
+    async def remove(engine_id: UUID) -> None:
+        await engines.remove(engine_id)
+
+    watch = WatchEngine(store, host, events, tasks, sockets, remove)
+    engines = Engines(
+        *(store, host, events, tasks, bring_up, admission, watch, sockets, garbage.collect),
+        core.settings.default_shape,
+    )
+    reconcile = ReconcileEngines(
+        *(store, host, events, engines, watch, tenants.stalled, sockets, core.reconcile_failures)
+    )
+    return EngineParts(engines, reconcile)

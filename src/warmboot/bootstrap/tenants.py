@@ -1,0 +1,50 @@
+"""The wiring of what containers and engines share: how their VMs are booted, and the warm pool."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from warmboot.bootstrap.core import Core
+from warmboot.bootstrap.images import ImageChecks
+from warmboot.bootstrap.snapshots import SnapshotParts
+from warmboot.manager.core.background import Failed
+from warmboot.manager.tenants.boot_tenant import BootTenant
+from warmboot.manager.tenants.resume_stalled import ResumeStalled
+from warmboot.manager.tenants.warm_boot import WarmBoot, WarmBootConfig
+from warmboot.manager.vms.boot_vm import BootTimeouts, BootVm
+from warmboot.manager.vms.warm_pool import WarmPool
+
+
+@dataclass(frozen=True, slots=True)
+class VmParts:
+    warm_pool: WarmPool
+    boot: BootVm
+
+
+def wire_vms(core: Core, failed: Failed) -> VmParts:
+    settings = core.settings
+    warm_pool = WarmPool(
+        core.store, core.host, core.admission, settings.standby_vms, settings.default_shape, failed
+    )
+    core.events.observe(warm_pool.on_event)
+    timeouts = BootTimeouts(settings.warm_boot_timeout_s, settings.cold_boot_timeout_s)
+    return VmParts(warm_pool, BootVm(core.store, core.host, core.runner, warm_pool, timeouts))
+
+
+@dataclass(frozen=True, slots=True)
+class TenantParts:
+    boot: BootTenant
+    stalled: ResumeStalled
+
+
+def wire_tenants(
+    core: Core, images: ImageChecks, snapshots: SnapshotParts, vms: VmParts
+) -> TenantParts:
+    settings, store, host, events = core.settings, core.store, core.host, core.events
+    config = WarmBootConfig(settings.default_shape, settings.snapshot_wait_s)
+    health, demand = snapshots.health, snapshots.demand
+    warm = WarmBoot(store, host, events, vms.boot, health, config, core.attention.set)
+    boot = BootTenant(store, host, events, vms.boot, images.prepare, warm, health, demand)
+    stalled = ResumeStalled(store, host, events, core.tasks)
+    events.observe(stalled.on_event)
+    return TenantParts(boot, stalled)

@@ -1,0 +1,238 @@
+"""``warmboot engine``: Docker engines of one's own, each in a VM, for every client of Docker."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from warmboot.cli.commands.engine_context import made_context, remove_context
+from warmboot.cli.commands.engine_environment import environment_of
+from warmboot.cli.commands.engine_run import run
+from warmboot.cli.commands.engine_start import engine_body, started
+from warmboot.cli.completion import engine_names, image_names
+from warmboot.cli.drive import connect, drive, each, usage
+from warmboot.cli.parsing import parse_labels
+from warmboot.cli.terminal.output import (
+    age,
+    print_json,
+    print_lines,
+    print_table,
+    short,
+    with_reason,
+)
+
+if TYPE_CHECKING:
+    from warmboot.client import Client
+    from warmboot.client.engines import Engine
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Manage Docker engines of one's own, each in a VM.",
+)
+app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False})(
+    run
+)
+
+Ref = Annotated[
+    str,
+    typer.Argument(
+        metavar="ENGINE",
+        help="name, id or beginning of an id",
+        autocompletion=engine_names,
+        show_default=False,
+    ),
+]
+Refs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="ENGINE",
+        help="names, ids or beginnings of ids",
+        autocompletion=engine_names,
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="print JSON, as the API returns it")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print only ids")]
+
+
+@app.command()
+def create(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="name (default: a generated one)", show_default=False),
+    ] = None,
+    owner: Annotated[
+        str | None,
+        typer.Option(help="user who gets the socket (default: you)", metavar="USER"),
+    ] = None,
+    cpus: Annotated[str | None, typer.Option(help="number of whole CPUs", metavar="N")] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", "-m", help="memory, e.g. 512m or 1g", metavar="SIZE")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", "-l", metavar="K=V", help="label")
+    ] = None,
+    time_to_live: Annotated[
+        str | None,
+        typer.Option("--ttl", help="remove it after this time, e.g. 90m or 2h", metavar="TIME"),
+    ] = None,
+    rm: Annotated[bool, typer.Option("--rm", help="remove it when it has stopped")] = False,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="boot a fresh VM instead of restoring a snapshot")
+    ] = False,
+    runtime: Annotated[
+        str | None,
+        typer.Option(help="runtime image to use, by name or id", autocompletion=image_names),
+    ] = None,
+    context: Annotated[
+        bool, typer.Option("--context", help="create a docker context of the same name")
+    ] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="do not wait until it runs")
+    ] = False,
+) -> None:
+    """Create and start a Docker engine in its own VM, and print its id when it runs."""
+    try:
+        body, wanted = engine_body(owner, cpus, memory, time_to_live)
+        body["labels"] = parse_labels(label or ())
+    except ValueError as error:
+        raise usage(str(error)) from None
+    body |= {"auto_remove": rm, "boot": "cold" if cold else "auto"}
+    if name is not None:
+        body["name"] = name
+
+    async def work() -> Engine:
+        async with connect() as client:
+            return await started(client, body, wanted, runtime, detach=detach)
+
+    engine = drive(work())
+    if context:
+        made_context(engine.name, engine.docker_host)
+    print(engine.id)
+
+
+@app.command("ls")
+def list_(quiet: Quiet = False, json_: Json = False) -> None:
+    """List engines."""
+
+    async def work() -> list[Engine]:
+        async with connect() as client:
+            return await client.engines.list()
+
+    found = drive(work())
+    if json_:
+        print_json([engine.raw for engine in found])
+    elif quiet:
+        print_lines(engine.id for engine in found)
+    else:
+        rows = [
+            [
+                short(engine.id),
+                engine.name,
+                _status(engine),
+                engine.boot_method or "",
+                str(engine.shape),
+                engine.socket,
+            ]
+            for engine in found
+        ]
+        columns = ["ENGINE ID", "NAME", "STATUS", "BOOT", "SHAPE", "SOCKET"]
+        print_table(columns, rows, keep=("ENGINE ID", "NAME", "BOOT", "SOCKET"))
+
+
+def _status(engine: Engine) -> str:
+    if engine.state == "running":
+        return f"Up {age(engine.started_at)}"
+    status = engine.state.capitalize()
+    return with_reason(status, engine.error) if engine.state == "failed" else status
+
+
+@app.command()
+def inspect(refs: Refs) -> None:
+    """Show engines as JSON: configuration, state, and how they were booted."""
+
+    async def work() -> list[Any]:
+        async with connect() as client:
+            return [(await client.engines.get(ref)).raw for ref in refs]
+
+    print_json(drive(work()))
+
+
+@app.command()
+def socket(ref: Ref) -> None:
+    """Print the path of an engine's socket."""
+    print(drive(_get(ref)).socket)
+
+
+@app.command()
+def env(ref: Ref) -> None:
+    """Print shell commands that select an engine: eval "$(warmboot engine env NAME)"."""
+    for name, value in environment_of(drive(_get(ref))).items():
+        print(f"export {name}={shlex.quote(value)}")
+
+
+async def _get(ref: str) -> Engine:
+    async with connect() as client:
+        return await client.engines.get(ref)
+
+
+@app.command()
+def logs(ref: Ref) -> None:
+    """Show what an engine's VM has said on its console since it was booted or restored."""
+
+    async def work() -> str:
+        async with connect() as client:
+            return await client.engines.boot_log(ref)
+
+    print(drive(work()), end="")
+
+
+@app.command()
+def start(refs: Refs) -> None:
+    """Start engines that are stopped or have failed, on their disks."""
+
+    async def act(client: Client, ref: str) -> None:
+        await client.engines.start(ref)
+        engine = await client.engines.wait(ref)
+        if engine.state == "failed":
+            from warmboot.client.problems import error_of
+
+            raise error_of(engine.error or {"brief": f"the engine {engine.name} failed"})
+
+    each(refs, act)
+
+
+@app.command()
+def stop(
+    refs: Refs,
+    time: Annotated[
+        float | None,
+        typer.Option(
+            "--time", "-t", min=0, help="seconds before its containers are killed", metavar="S"
+        ),
+    ] = None,
+) -> None:
+    """Stop engines: their containers, then their VMs. Their disks are kept."""
+
+    async def act(client: Client, ref: str) -> None:
+        await client.engines.stop(ref, time)
+
+    each(refs, act)
+
+
+@app.command()
+def rm(
+    refs: Refs,
+    force: Annotated[bool, typer.Option("--force", "-f", help="also if it runs")] = False,
+) -> None:
+    """Remove engines, with all that is in them."""
+
+    async def act(client: Client, ref: str) -> None:
+        engine = await client.engines.get(ref)
+        await client.engines.delete(engine.id, force=force)
+        remove_context(engine.name, engine.docker_host)
+
+    each(refs, act)

@@ -1,0 +1,24 @@
+"""What a program's environment says so that it uses an engine, and no other Docker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from warmboot.client.engines import Engine
+
+UNSET = ("DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
+"""They would come before, or go along."""
+
+
+def environment_of(engine: Engine) -> Mapping[str, str]:
+    """``DOCKER_HOST``, and what testcontainers reads beside it.
+
+    What it mounts into its own containers is a path of the engine's VM.
+    """
+    return {
+        "DOCKER_HOST": engine.docker_host,
+        "TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE": "/var/run/docker.sock",
+        "WARMBOOT_ENGINE": engine.name,
+    }

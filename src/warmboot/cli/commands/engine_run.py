@@ -1,0 +1,95 @@
+"""``warmboot engine run``: an engine for one command, gone when that ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from typing import Annotated
+
+import typer
+
+from warmboot.cli.commands.engine_environment import UNSET, environment_of
+from warmboot.cli.commands.engine_start import engine_body, remove, started
+from warmboot.cli.completion import image_names
+from warmboot.cli.drive import connect, drive, usage
+from warmboot.model.errors import CommandNotExecutable, CommandNotFound, WarmbootError
+
+OUR_FAILURE = 125
+_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run(
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND...", show_default=False)],
+    cpus: Annotated[str | None, typer.Option(help="number of whole CPUs", metavar="N")] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", "-m", help="memory, e.g. 512m or 1g", metavar="SIZE")
+    ] = None,
+    time_to_live: Annotated[
+        str | None,
+        typer.Option("--ttl", help="remove it after this time, e.g. 90m or 2h", metavar="TIME"),
+    ] = None,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="boot a fresh VM instead of restoring a snapshot")
+    ] = False,
+    runtime: Annotated[
+        str | None,
+        typer.Option(help="runtime image to use, by name or id", autocompletion=image_names),
+    ] = None,
+) -> None:
+    """Run a command on this machine with a Docker engine of its own.
+
+    DOCKER_HOST, and what testcontainers reads, lead to the engine. It is removed when the
+    command has ended. Exits with the command's exit code; with 125 if warmboot itself failed.
+    """
+    try:
+        body, wanted = engine_body(None, cpus, memory, time_to_live)
+    except ValueError as error:
+        raise usage(str(error), exit_code=OUR_FAILURE) from None
+    body |= {"boot": "cold" if cold else "auto", "auto_remove": True}
+
+    async def work() -> int:
+        async with connect() as client:
+            engine = await started(client, body, wanted, runtime)
+            try:
+                environment = {k: v for k, v in os.environ.items() if k not in UNSET}
+                return await _run(command, {**environment, **environment_of(engine)})
+            finally:
+                await asyncio.shield(remove(client, engine.id))
+
+    raise typer.Exit(drive(work(), _exit_code))
+
+
+def _exit_code(error: WarmbootError) -> int:
+    if isinstance(error, CommandNotExecutable | CommandNotFound):
+        return error.exit_code
+    return OUR_FAILURE
+
+
+async def _run(command: list[str], environment: dict[str, str]) -> int:
+    """Its exit code. Signals that are meant for us are passed on; it decides how to end."""
+    try:
+        process = await asyncio.create_subprocess_exec(*command, env=environment)
+    except FileNotFoundError:
+        raise CommandNotFound(f"there is no program {command[0]}") from None
+    except PermissionError as error:
+        raise CommandNotExecutable(
+            f"{command[0]} cannot be executed", details=str(error)
+        ) from error
+    loop = asyncio.get_running_loop()
+
+    def pass_on(number: signal.Signals) -> None:
+        if number is signal.SIGINT and os.isatty(0):
+            return  # a terminal sends it to the command itself
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(number)
+
+    for number in _PASSED_ON:
+        loop.add_signal_handler(number, pass_on, number)
+    try:
+        code = await process.wait()
+    finally:
+        for number in _PASSED_ON:
+            loop.remove_signal_handler(number)
+    return 128 - code if code < 0 else code

@@ -1,0 +1,98 @@
+"""The client's methods for engines (``/v1/engines``)."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from warmboot.client.decode import all_items, item
+from warmboot.client.path_segment import segment
+from warmboot.client.results import Shape, Stage
+from warmboot.client.transport import Transport
+
+WAIT_CHUNK_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    id: str
+    name: str
+    state: str
+    docker_host: str
+    socket: str
+    owner_uid: int
+    boot_method: str | None
+    fallback_reason: str | None
+    fallback_message: str
+    fallback_details: str
+    boot_s: float | None
+    stages: tuple[Stage, ...]
+    shape: Shape
+    auto_remove: bool
+    expires_at: datetime | None
+    error: Mapping[str, Any] | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    raw: Mapping[str, Any] = field(repr=False)
+
+
+class Engines:
+    def __init__(self, link: Transport) -> None:
+        self._link = link
+
+    @staticmethod
+    def _path(ref: str, *what: str) -> str:
+        return "/".join(["/v1/engines", segment(ref, "engine"), *what])
+
+    async def create(self, **fields: Any) -> str:
+        """Create and start an engine; its id. ``fields`` as in POST /v1/engines."""
+        return str((await self._link.post("/v1/engines", fields))["id"])
+
+    async def list(
+        self, *, states: Sequence[str] = (), labels: Sequence[str] = (), name: str = ""
+    ) -> builtins.list[Engine]:
+        """Those in ``states`` that have all ``labels`` and ``name`` in their name."""
+        wanted = {"state": states, "label": labels, "name": name}
+        params = {key: value for key, value in wanted.items() if value}
+        found = all_items(Engine, self._link.get, "/v1/engines", params)
+        return [engine async for engine in found]
+
+    async def get(self, ref: str) -> Engine:
+        return item(Engine, await self._link.get(self._path(ref)))
+
+    async def wait(
+        self, ref: str, until: str = "running", timeout_s: float | None = None
+    ) -> Engine:
+        """The engine when it is so, has failed, or the time (``None``: no end) is over."""
+        deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+        while True:
+            left_s = WAIT_CHUNK_S
+            if deadline is not None:
+                left_s = min(left_s, max(0.0, deadline - asyncio.get_running_loop().time()))
+            answer = await self._link.get(
+                self._path(ref, "wait"), {"until": until, "timeout_s": left_s}, timeout=left_s + 30
+            )
+            engine = item(Engine, answer)
+            over = deadline is not None and asyncio.get_running_loop().time() >= deadline
+            if over or engine.state in (until, "failed", "deleting"):
+                return engine
+
+    async def start(self, ref: str) -> None:
+        await self._link.post(self._path(ref, "start"))
+
+    async def stop(self, ref: str, timeout_s: float | None = None) -> None:
+        params = {} if timeout_s is None else {"timeout_s": timeout_s}
+        await self._link.post_slow(self._path(ref, "stop"), params)
+
+    async def delete(self, ref: str, *, force: bool = False) -> None:
+        await self._link.delete(self._path(ref), {"force": "true"} if force else {})
+
+    async def boot_log(self, ref: str) -> str:
+        """What its guest has said on its console since its VM was booted or restored."""
+        async with self._link.stream(self._path(ref, "boot-log"), {}, {}) as response:
+            return (await response.aread()).decode()

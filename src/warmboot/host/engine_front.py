@@ -1,0 +1,257 @@
+"""The manager's way to the front, the process that serves the engines' sockets.
+
+    none there ──▶ started, told all that there is ──▶ there ──it dies──▶ started anew, told again
+    an earlier manager's, of this version ───────────▶   │
+    an earlier manager's, of another version: retired    └── stop: it goes on without us
+
+Its control socket is bound before it starts, so that nobody waits for it to come up. Two processes
+may serve for a while: one that was retired passes what it has begun, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Coroutine, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from warmboot import __version__
+from warmboot.model.conventions.engine_front import CONTROL_SOCKET, ServedEngine, as_message
+from warmboot.model.conventions.manager_socket import MAX_PATH_BYTES
+from warmboot.model.errors import HostError, InvalidRequest
+from warmboot.system.back_off import BackOff
+from warmboot.system.call_channel import MOST_LINE_BYTES, CallChannel, CallRefused, ChannelClosed
+from warmboot.system.concurrency import end
+
+log = structlog.get_logger(__name__)
+
+MODULE = "warmboot.engine_socket"
+ANSWER_TIMEOUT_S = 30.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 15.0
+_CONTROL_FD = 3
+_SUFFIX = ".new"
+_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "PYTHONHOME")
+"""It parses what users send: of the manager's settings, tokens among them, it gets none."""
+
+
+class EngineFront:
+    """``serve`` and ``forget`` engines, ``stop`` to let go. ``folder`` is the manager's own."""
+
+    def __init__(self, folder: Path, gid: int | None) -> None:
+        self.folder = folder
+        self.gid = os.getegid() if gid is None else gid
+        self._served: dict[str, ServedEngine] = {}
+        self._channel: CallChannel | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pidfd = -1
+        self._connecting = asyncio.Lock()
+
+    def socket_of(self, name: str) -> Path:
+        """Where the engine ``name`` is reached. ``InvalidRequest`` where that is too long."""
+        path = self.folder / "engines" / f"{name}.sock"
+        if len(os.fsencode(f"{path}{_SUFFIX}")) > MAX_PATH_BYTES:
+            raise InvalidRequest(
+                f"{path} is too long for a Unix socket",
+                details=f"it can have at most {MAX_PATH_BYTES - len(_SUFFIX)} bytes",
+                resolution="choose a shorter name, or set MANAGER_SOCKET to a shorter path",
+            )
+        return path
+
+    async def adopt(self) -> list[str]:
+        """Take over the front that an earlier manager left; the ids that it serves."""
+        async with self._connecting:
+            if self._channel is None:
+                await self._connect_to_earlier()
+        if self._channel is None:
+            return []
+        return list((await self._call("list"))["ids"])
+
+    async def serve(self, engine: ServedEngine) -> None:
+        """Have this socket, with this behind it. ``HostError`` where that cannot be."""
+        self._served[engine.id] = engine
+        await self._call("serve", **as_message(engine))
+
+    async def forget(self, engine_id: str) -> None:
+        """Idempotent."""
+        known = self._served.pop(engine_id, None)
+        if known is not None or self._channel is not None:
+            await self._call("forget", id=engine_id)
+
+    async def stop(self) -> None:
+        """It goes on, unless it serves nobody."""
+        channel, self._channel = self._channel, None
+        self._served.clear()
+        if channel is not None:
+            channel.close()
+        await end(*self._tasks)
+        self._unwatch()
+
+    # -- its process ---------------------------------------------------------------------------
+
+    async def _call(self, name: str, /, **given: Any) -> Mapping[str, Any]:
+        for last in (False, True):
+            channel = await self._connected()
+            try:
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                    return await channel.call(name, **given)
+            except ChannelClosed as error:
+                if last:
+                    raise _not_there(str(error)) from error
+            except CallRefused as error:
+                raise HostError(
+                    "an engine's socket cannot be created",
+                    details=str(error),
+                    resolution=f"check the folder {self.folder}",
+                ) from error
+            except TimeoutError as error:
+                raise _not_there(f"no answer within {ANSWER_TIMEOUT_S:g} s") from error
+        raise AssertionError
+
+    async def _connected(self) -> CallChannel:
+        async with self._connecting:
+            if self._channel is None:
+                await self._connect_to_earlier()
+            if self._channel is None:
+                await self._start()
+            assert self._channel is not None
+            return self._channel
+
+    async def _connect_to_earlier(self) -> None:
+        try:
+            channel = await self._open()
+        except OSError:
+            return
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                version = (await channel.call("hello"))["version"]
+                if version != __version__:
+                    log.info(f"the front of version {version} is retired")
+                    await channel.call("retire")
+                    channel.close()
+                    return
+        except (CallRefused, ChannelClosed, TimeoutError) as error:
+            log.warning("an earlier front does not answer", error=str(error))
+            channel.close()
+            return
+        await self._keep(channel)
+
+    async def _start(self) -> None:
+        try:
+            with _listening(self.folder / CONTROL_SOCKET) as control:
+                self._watch(_spawn(control, self.folder / "front.log"))
+            channel = await self._open()
+        except OSError as error:
+            raise _not_there(str(error)) from error
+        await self._keep(channel)
+
+    async def _open(self) -> CallChannel:
+        reader, writer = await asyncio.open_unix_connection(
+            str(self.folder / CONTROL_SOCKET), limit=MOST_LINE_BYTES
+        )
+        channel = CallChannel(reader, writer)
+        self._begin(self._run(channel))
+        return channel
+
+    async def _keep(self, channel: CallChannel) -> None:
+        """Tell it all that there is: it may be a new one."""
+        for engine in self._served.values():
+            try:
+                await channel.call("serve", **as_message(engine))
+            except CallRefused as error:
+                log.error("an engine's socket cannot be created", error=str(error))
+            except ChannelClosed as error:
+                raise _not_there(str(error)) from error
+        self._channel = channel
+
+    async def _run(self, channel: CallChannel) -> None:
+        await channel.run()
+        if self._channel is not channel:  # let go of, or never kept
+            return
+        self._channel = None
+        if self._served:
+            log.error("the front of the engines' sockets has ended, and is started anew")
+            self._begin(self._again())
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _watch(self, pid: int) -> None:
+        """When it ends before us, it does not stay a zombie."""
+        self._unwatch()
+        self._pidfd = os.pidfd_open(pid)
+
+        def ended() -> None:
+            self._unwatch()
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+        asyncio.get_running_loop().add_reader(self._pidfd, ended)
+
+    def _unwatch(self) -> None:
+        if self._pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    async def _again(self) -> None:
+        back_off = BackOff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        while self._served and self._channel is None:
+            try:
+                await self._connected()
+            except HostError as error:
+                log.error("the front cannot be started", error=error.details)
+                await back_off.pause()
+
+
+def _not_there(why: str) -> HostError:
+    return HostError(
+        "the front of the engines' sockets does not answer",
+        details=why,
+        resolution="it is tried again; the manager's log, and front.log beside its control socket, "
+        "say why",
+    )
+
+
+@contextlib.contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    """The control socket, root's alone, in the place of an earlier one."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}{_SUFFIX}")
+    new.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
+        control.bind(str(new))
+        new.chmod(0o600)
+        control.listen(16)
+        new.rename(path)
+        yield control
+
+
+def _spawn(control: socket.socket, log_file: Path) -> int:
+    """In a session of its own: it outlives us."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    output = os.open(log_file, flags, 0o600)
+    nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-P", "-m", MODULE],
+            {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, nothing, 0),
+                (os.POSIX_SPAWN_DUP2, output, 1),
+                (os.POSIX_SPAWN_DUP2, output, 2),
+                (os.POSIX_SPAWN_DUP2, control.fileno(), _CONTROL_FD),
+            ],
+            setsid=True,
+        )
+    finally:
+        os.close(output)
+        os.close(nothing)

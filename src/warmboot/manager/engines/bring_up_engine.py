@@ -1,0 +1,171 @@
+"""Brings an engine from ``creating`` to ``running``: boots its VM, and hands its Docker over.
+
+    VM (see boot_tenant) ─▶ hand-over ─▶ socket ─▶ running
+                            nothing of ours is left in its Docker
+
+It may be run again for an engine that another manager began: what is there is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from uuid import UUID
+
+import structlog
+
+from warmboot.host.agent import HostAgent
+from warmboot.manager.core.admission import BootAdmission, BootTicket
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.retry_until_stored import retry_until_stored, store_state
+from warmboot.manager.core.stopwatch import Stopwatch
+from warmboot.manager.engines.engine_sockets import EngineSockets
+from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
+from warmboot.manager.tenants.boot_tenant import BootTenant
+from warmboot.model.engine import Engine, EngineState
+from warmboot.model.errors import IllegalTransition, NotFound, WarmbootError
+from warmboot.model.vm import VmRecord
+from warmboot.store import Store
+from warmboot.system.concurrency import end
+from warmboot.system.disks import os_error
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be brought up, its place among the boots, since when; whole, if just created."""
+
+    engine_id: UUID
+    ticket: BootTicket
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    fresh: Engine | None = None
+
+
+class BringUpEngine:
+    """Call it with what was asked for; it returns when the engine runs or has failed."""
+
+    def __init__(
+        self,
+        store: Store,
+        host: HostAgent,
+        events: EventLog,
+        boot: BootTenant,
+        admission: BootAdmission,
+        health: SnapshotHealth,
+        sockets: EngineSockets,
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._events = events
+        self._boot = boot
+        self._admission = admission
+        self._health = health
+        self._sockets = sockets
+
+    async def __call__(self, asked: Asked) -> None:
+        try:
+            engine = asked.fresh or await self._found(asked.engine_id)
+        except NotFound:  # deleted before its turn came
+            return
+        if engine.state is not EngineState.CREATING:
+            return
+        # Its socket is there at once, and keeps those waiting who connect early; the front comes up
+        # beside the boot, if it has to.
+        showing = asyncio.create_task(self._sockets.show_if_possible(engine))
+        try:
+            await self._bring_up(engine, asked, showing)
+        finally:
+            await end(showing)
+
+    async def _bring_up(self, engine: Engine, asked: Asked, showing: asyncio.Task[None]) -> None:
+        engine_id, watch, fresh = engine.id, asked.watch, asked.fresh is not None
+        try:
+            record, warmed = await self._boot(engine, watch, asked.ticket, fresh=fresh)
+            if warmed is not None:
+                await self._health.succeeded(warmed.snapshot, warmed.boot_s)
+            await self._hand_over(engine, record, watch, showing)
+        except WarmbootError as error:
+            await self._fail(engine, error, watch, showing)
+        except OSError as error:
+            await self._fail(engine, os_error(error), watch, showing)
+        except Exception as error:  # a bug, too, may not leave it ``creating`` for ever
+            log.exception(f"Engine {engine_id} met a bug")
+            bug = WarmbootError(
+                "something unexpected went wrong in warmboot",
+                details=repr(error),
+                resolution="try again; if it happens again, report it with the lines of the log",
+            )
+            await self._fail(engine, bug, watch, showing)
+
+    async def _found(self, engine_id: UUID) -> Engine:
+        return await retry_until_stored(
+            f"engine {engine_id}", lambda: self._store.engines.get(engine_id)
+        )
+
+    async def _hand_over(
+        self, engine: Engine, record: VmRecord, watch: Stopwatch, showing: asyncio.Task[None]
+    ) -> None:
+        await self._boot.tell(engine, "hand-over")
+        with watch.stage("hand-over"):
+            await self._host.vms.hand_over(record.id, engine.socket)
+        with watch.stage("socket"):
+            await showing
+            # Before it is told that it runs: whoever hears of it finds the socket.
+            await self._sockets.show(
+                replace(engine, state=EngineState.RUNNING, vm_id=record.id, error=None)
+            )
+        running = await store_state(
+            self._store,
+            self._events,
+            engine.id,
+            EngineState.RUNNING,
+            told=lambda running: {
+                "boot_method": running.boot_method,
+                "seconds": round(watch.elapsed_s, 4),
+                "stages": watch.told,
+            },
+            stages=watch.stages,
+            started_at=engine.started_at or datetime.now(UTC),
+            finished_at=None,
+            error=None,
+        )
+        log.info(f"Engine {running.id} is ready after {watch.elapsed_s:.2f}s: {watch.line}")
+
+    async def _fail(
+        self,
+        engine: Engine,
+        error: WarmbootError,
+        watch: Stopwatch,
+        showing: asyncio.Task[None],
+    ) -> None:
+        """The engine could not be brought up: its VM goes, and it says why."""
+        log.error(f"Engine {engine.id} failed: {error.brief}", details=error.details)
+        what = f"the failure of engine {engine.id}"
+        await retry_until_stored(what, lambda: self._boot.clear_away(engine))
+        await showing
+        failed = replace(engine, state=EngineState.FAILED, error=error.as_dict())
+        await self._sockets.show_if_possible(failed)  # before it is told, as above
+        try:
+            await store_state(
+                self._store,
+                self._events,
+                engine.id,
+                EngineState.FAILED,
+                told=lambda failed: {
+                    "error": error.as_dict(),
+                    "stage": watch.last_stage,
+                    "reason": failed.fallback_reason,
+                },
+                error=error.as_dict(),
+                vm_id=None,
+                finished_at=datetime.now(UTC),
+            )
+        except (IllegalTransition, NotFound):  # it is being deleted
+            return
+
+
+def bring_up_key(engine_id: UUID) -> str:
+    """Of the task that does it."""
+    return f"bring-up {engine_id}"

@@ -1,0 +1,54 @@
+"""The engines' sockets: the front is told what each engine is, whenever that changes."""
+
+from __future__ import annotations
+
+import contextlib
+
+import structlog
+
+from warmboot.host.agent import HostAgent
+from warmboot.manager.engines.engine_states import silence
+from warmboot.model.conventions.engine_front import ServedEngine
+from warmboot.model.engine import Engine, EngineState
+from warmboot.model.errors import HostError, VmGone
+
+log = structlog.get_logger(__name__)
+
+
+class EngineSockets:
+    def __init__(self, host: HostAgent) -> None:
+        self._host = host
+
+    async def show(self, engine: Engine) -> None:
+        """Have its socket, with its Docker behind it or with why there is none. ``HostError``."""
+        await self._host.front.serve(self._as_served(engine))
+
+    async def show_if_possible(self, engine: Engine) -> None:
+        """The same where the state was stored already; what is not possible is logged."""
+        try:
+            await self.show(engine)
+        except HostError as error:
+            log.error(
+                f"the socket of engine {engine.id} is not as it should be", error=error.details
+            )
+
+    async def remove(self, engine: Engine) -> None:
+        try:
+            await self._host.front.forget(str(engine.id))
+        except HostError as error:
+            log.error(f"the socket of engine {engine.id} was not removed", error=error.details)
+
+    def _as_served(self, engine: Engine) -> ServedEngine:
+        guest = None
+        if engine.state is EngineState.RUNNING and engine.vm_id is not None:
+            with contextlib.suppress(VmGone):  # its end is about to be told
+                guest = self._host.vms.endpoint(engine.vm_id)
+        return ServedEngine(
+            id=str(engine.id),
+            name=engine.name,
+            socket=engine.socket,
+            uid=engine.spec.owner_uid,
+            gid=self._host.front.gid,
+            guest=guest,
+            reason=silence(engine),
+        )

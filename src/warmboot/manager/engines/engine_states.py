@@ -1,0 +1,63 @@
+"""Which requests are legal in which state of an engine, and what its socket then says. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from warmboot.manager.ports import EngineUntil
+from warmboot.model.engine import Engine, EngineState
+from warmboot.model.errors import Conflict
+
+UNBOOTED: dict[str, Any] = {
+    "error": None,
+    "vm_id": None,
+    "boot_method": None,
+    "boot_s": None,
+    "stages": (),
+    "fallback_reason": None,
+    "fallback_details": "",
+    "snapshot_version": None,
+    "boot_attempts": (),
+}
+"""What is known of an engine's boot before it: nothing."""
+
+
+def has_reached(engine: Engine, until: EngineUntil) -> bool:
+    """Whether the engine has reached the awaited state, or never will."""
+    if engine.state in (EngineState.FAILED, EngineState.DELETING):
+        return True
+    if until is EngineUntil.RUNNING:
+        return engine.state is not EngineState.CREATING
+    return engine.state is EngineState.STOPPED
+
+
+def can_be_stopped(engine: Engine) -> bool:
+    """``Conflict`` while it is being created."""
+    if engine.state is EngineState.CREATING:
+        raise Conflict(
+            f"the engine {engine.name} is still being created",
+            resolution="wait until it runs, or use `warmboot engine rm -f`",
+        )
+    return engine.state is EngineState.RUNNING
+
+
+def to_be_removed(engine: Engine, now: datetime) -> bool:
+    """Whether it has ended for good, or its time is over."""
+    ended = engine.state in (EngineState.STOPPED, EngineState.FAILED)
+    expired = engine.expires_at is not None and engine.expires_at <= now
+    return (engine.spec.auto_remove and ended) or expired
+
+
+def silence(engine: Engine) -> str:
+    """What its socket says while nobody answers there; nothing while it is to come."""
+    name, start = engine.name, f"start it again: `warmboot engine start {engine.name}`"
+    if engine.state is EngineState.STOPPED:
+        return f"the engine {name} is stopped; {start}"
+    if engine.state is EngineState.FAILED:
+        error = engine.error or {}
+        why = ": ".join(str(error[key]) for key in ("brief", "details") if error.get(key))
+        return f"the engine {name} has failed: {why}; {start}"
+    if engine.state is EngineState.DELETING:
+        return f"the engine {name} is being removed"
+    return ""

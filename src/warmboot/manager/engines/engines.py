@@ -1,0 +1,263 @@
+"""Engines, as the API offers them: create, start, stop, wait, remove."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import structlog
+
+from warmboot.host.agent import HostAgent
+from warmboot.manager.core.admission import BootAdmission
+from warmboot.manager.core.background import Work
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.retry_until_stored import store_state
+from warmboot.manager.core.stopwatch import Stopwatch
+from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.engines.bring_up_engine import Asked, BringUpEngine, bring_up_key
+from warmboot.manager.engines.engine_sockets import EngineSockets
+from warmboot.manager.engines.engine_states import UNBOOTED, can_be_stopped, has_reached
+from warmboot.manager.engines.watch_engine import WatchEngine
+from warmboot.manager.garbage.collect_garbage import CollectGarbage
+from warmboot.manager.images.choose_image import choose_image
+from warmboot.manager.ports import EngineUntil
+from warmboot.manager.tenants.removed_tenants import RemovedTenants
+from warmboot.manager.tenants.tenant_locks import TenantLocks
+from warmboot.manager.vms.slots import slot_of
+from warmboot.model.engine import Engine, EngineSpec, EngineState
+from warmboot.model.errors import (
+    IllegalTransition,
+    InUse,
+    InvalidRequest,
+    NotFound,
+    WarmbootError,
+)
+from warmboot.model.shapes import Shape
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+DEFAULT_STOP_TIMEOUT_S = 10.0
+
+
+class Engines:
+    """Implements ``ports.Engines``."""
+
+    def __init__(
+        self,
+        store: Store,
+        host: HostAgent,
+        events: EventLog,
+        tasks: Tasks,
+        bring_up: BringUpEngine,
+        admission: BootAdmission,
+        watch: WatchEngine,
+        sockets: EngineSockets,
+        garbage: CollectGarbage,
+        default_shape: Shape,
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._events = events
+        self._tasks = tasks
+        self._bring_up = bring_up
+        self._admission = admission
+        self._watch = watch
+        self._sockets = sockets
+        self._garbage = garbage
+        self._default_shape = default_shape
+        self._locks = TenantLocks()
+        self._gone = RemovedTenants[Engine]()
+
+    # -- asking --------------------------------------------------------------------------------
+
+    async def list(self) -> Sequence[Engine]:
+        return await self._store.engines.list()
+
+    async def get(self, ref: str) -> Engine:
+        return await self._store.engines.find(ref)
+
+    async def wait(self, ref: str, until: EngineUntil, timeout_s: float) -> Engine:
+        try:
+            found = await self.get(ref)
+        except NotFound:
+            if (removed := self._gone.find(ref)) is None:
+                raise
+            return removed
+        engine_id = found.id
+
+        async def look() -> Engine | None:
+            try:
+                engine = await self._store.engines.get(engine_id)
+            except NotFound:
+                if (removed := self._gone.get(engine_id)) is None:
+                    raise
+                return removed
+            return engine if has_reached(engine, until) else None
+
+        held = await self._events.wait_for(look, timeout_s, engine_id)
+        return held or await self._store.engines.get(engine_id)
+
+    async def boot_log(self, ref: str) -> bytes:
+        engine = await self.get(ref)
+        logs = self._host.vms.boot_logs
+        for record in await self._store.vms.of_owner(engine.id):
+            if text := await logs.of_vm(record.id):
+                return text
+        return await logs.kept(engine.id)
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def create(self, spec: EngineSpec) -> UUID:
+        """Begin; ``engine.running`` or ``engine.failed`` tells how it went."""
+        watch, ticket = Stopwatch(), self._admission.boot()
+        try:
+            await ticket.prepare()
+            engine = await self._create(spec)
+        except BaseException:  # cancelled, too: the next boot waits for this one
+            ticket.over()
+            raise
+        self._watch.start_clock(engine)
+        self._begin(Asked(engine.id, ticket, watch, engine))
+        return engine.id
+
+    async def _create(self, spec: EngineSpec) -> Engine:
+        _check_owner(spec)
+        if spec.shape is not None:
+            self._host.capacity().check(spec.shape, self._default_shape)
+        image_id = await choose_image(self._store, spec.runtime_image_id)
+        engine = Engine(
+            id=uuid4(),
+            spec=spec,
+            state=EngineState.CREATING,
+            created_at=datetime.now(UTC),
+            shape=spec.shape or self._default_shape,
+            socket=str(self._host.front.socket_of(spec.name)),
+            runtime_image_id=image_id,
+        )
+        async with self._events.transaction() as emit:
+            await self._store.engines.add(engine)
+            await emit("engine.creating", engine.id, name=spec.name)
+        return engine
+
+    def resume(self, engine_id: UUID) -> None:
+        """Take up an engine that an earlier manager had begun to bring up."""
+        self._begin(Asked(engine_id, self._admission.boot()))
+
+    def _begin(self, asked: Asked) -> None:
+        engine_id = asked.engine_id
+
+        async def work() -> None:
+            await self._bring_up(asked)
+            engine = await self._store.engines.get(engine_id)
+            if engine.state is EngineState.RUNNING:
+                self._watch.start(engine)
+            self._watch.remove_ended(engine_id)
+
+        self._tasks.keep_going(Work.BRING_UP, bring_up_key(engine_id), work, asked.ticket.over)
+
+    async def start(self, ref: str) -> None:
+        """Boot one that is stopped or has failed, on its disk; one that runs is left alone."""
+        engine = await self.get(ref)
+        async with self._locks.hold(engine.id):
+            engine = await self._store.engines.get(engine.id)
+            if engine.state in (EngineState.RUNNING, EngineState.CREATING):
+                return
+            async with self._events.transaction() as emit:
+                await self._store.engines.set_state(engine.id, EngineState.CREATING, **UNBOOTED)
+                await emit("engine.creating", engine.id, name=engine.name)
+            self._begin(Asked(engine.id, self._admission.boot()))
+
+    async def stop(self, ref: str, timeout_s: float | None = None) -> None:
+        """Stop its containers, then its VM; its disk is kept. A stopped one is left alone."""
+        engine = await self.get(ref)
+        if not can_be_stopped(engine):
+            return
+        async with self._locks.hold(engine.id):
+            engine = await self._store.engines.get(engine.id)
+            if not can_be_stopped(engine):  # while we waited, it was
+                return
+            assert engine.vm_id is not None
+            limit_s = DEFAULT_STOP_TIMEOUT_S if timeout_s is None else timeout_s
+            quiet = self._quiet(engine.vm_id, limit_s)
+            if not await self._locks.unless_removed(engine.id, quiet):
+                return
+            await self._watch.stop(engine.id)  # or it takes this for a failure
+            await self._watch.forget_vm(engine.id)
+            stopped = await store_state(
+                self._store,
+                self._events,
+                engine.id,
+                EngineState.STOPPED,
+                told=lambda _: {},
+                vm_id=None,
+                error=None,
+                finished_at=datetime.now(UTC),
+            )
+            await self._sockets.show_if_possible(stopped)
+        self._watch.remove_ended(engine.id)
+
+    async def _quiet(self, vm_id: str, timeout_s: float) -> None:
+        """Let its containers end, and have on its disk what they wrote."""
+        try:
+            link = self._host.vms.link(vm_id)
+            running = await link.docker.running()
+            stops = (link.docker.stop(container, timeout_s) for container in running)
+            for ended in await asyncio.gather(*stops, return_exceptions=True):
+                if isinstance(ended, WarmbootError):
+                    log.warning("a container did not stop", vm=vm_id, error=ended.brief)
+            await link.sync()
+        except WarmbootError as error:
+            log.warning("an engine is stopped that does not answer", vm=vm_id, error=error.brief)
+
+    async def delete(self, ref: str, *, force: bool = False) -> None:
+        engine = await self.get(ref)
+        if not force and engine.state in (EngineState.RUNNING, EngineState.CREATING):
+            raise InUse(
+                f"the engine {engine.name} is {engine.state}",
+                resolution=f"stop it first (`warmboot engine stop {engine.name}`), "
+                f"or `warmboot engine rm -f {engine.name}`",
+            )
+        await self.remove(engine.id)
+
+    async def remove(self, engine_id: UUID) -> None:
+        """Give back everything the engine has, whatever it is doing. Idempotent."""
+        with contextlib.suppress(IllegalTransition, NotFound):  # somebody else deletes it too
+            # First of all: nobody can begin anything with it from here on.
+            async with self._events.transaction() as emit:
+                await self._store.engines.set_state(engine_id, EngineState.DELETING)
+                await emit("engine.deleting", engine_id)
+        async with self._locks.hold_for_removal(engine_id):
+            # Within it: a start that held it may just have begun to bring it up.
+            await self._tasks.cancel(bring_up_key(engine_id))
+            await self._watch.stop(engine_id)
+            with contextlib.suppress(NotFound):
+                await self._give_back(await self._store.engines.get(engine_id))
+        await self._watch.stop_clock(engine_id)
+
+    async def _give_back(self, engine: Engine) -> None:
+        await self._sockets.remove(engine)
+        for record in await self._store.vms.of_owner(engine.id):
+            await self._host.vms.destroy(record.id, slot_of(record))
+            await self._store.vms.remove(record.id)
+        await self._store.snapshots.release(str(engine.id))
+        await self._host.vms.boot_logs.forget(engine.id)
+        self._gone.add(engine)
+        async with self._events.transaction() as emit:
+            await self._store.engines.remove(engine.id)
+            await emit("engine.deleted", engine.id)
+        await self._garbage.collect_released()
+
+
+def _check_owner(spec: EngineSpec) -> None:
+    """Only root can give a file to somebody else."""
+    if os.geteuid() not in (0, spec.owner_uid):
+        raise InvalidRequest(
+            "this manager's engines belong to its own user",
+            details=f"it runs as uid {os.geteuid()}, and cannot give a socket to {spec.owner_uid}",
+            resolution="leave the owner out, or run the manager as root",
+        )

@@ -1,0 +1,137 @@
+"""Watches engines: the end of a VM, and the end of the time that an engine has.
+
+One task an engine's VM, from when it runs until its end; one for an engine that has a time to live.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from uuid import UUID
+
+import structlog
+
+from warmboot.host.agent import HostAgent
+from warmboot.manager.core.background import Work
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.retry_until_stored import retry_until_stored, store_state
+from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.engines.engine_sockets import EngineSockets
+from warmboot.manager.engines.engine_states import to_be_removed
+from warmboot.manager.vms.slots import slot_of
+from warmboot.model.engine import Engine, EngineState
+from warmboot.model.errors import IllegalTransition, NotFound, VmGone, WarmbootError
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+class WatchEngine:
+    """``remove`` is called with the id of an engine that is to go by itself."""
+
+    def __init__(
+        self,
+        store: Store,
+        host: HostAgent,
+        events: EventLog,
+        tasks: Tasks,
+        sockets: EngineSockets,
+        remove: Callable[[UUID], Awaitable[None]],
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._events = events
+        self._tasks = tasks
+        self._sockets = sockets
+        self._remove = remove
+
+    def start(self, engine: Engine) -> None:
+        """Until its VM's end."""
+        self._tasks.keep_going(
+            Work.WATCH_ENGINES, _key(engine.id), lambda: self._watch_vm(engine.id)
+        )
+
+    def start_clock(self, engine: Engine) -> None:
+        """Until its time is over, if it has only some."""
+        if engine.expires_at is not None:
+            self._tasks.keep_going(
+                Work.WATCH_ENGINES, _clock_key(engine.id), lambda: self._watch_clock(engine.id)
+            )
+
+    async def stop(self, engine_id: UUID) -> None:
+        await self._tasks.cancel(_key(engine_id))
+
+    async def stop_clock(self, engine_id: UUID) -> None:
+        await self._tasks.cancel(_clock_key(engine_id))
+
+    def remove_ended(self, engine_id: UUID) -> None:
+        """Remove it, if it is to go when it has ended."""
+
+        async def removed() -> None:
+            engine = await self._store.engines.get(engine_id)
+            if to_be_removed(engine, datetime.now(UTC)):
+                await self._remove(engine_id)
+
+        self._tasks.keep_going(Work.WATCH_ENGINES, f"remove {engine_id}", removed)
+
+    async def _watch_vm(self, engine_id: UUID) -> None:
+        engine = await self._store.engines.get(engine_id)
+        if engine.state is not EngineState.RUNNING or engine.vm_id is None:
+            return
+        with contextlib.suppress(VmGone):
+            await self._host.vms.wait_gone(engine.vm_id)
+        await self.vm_lost(
+            engine,
+            VmGone(
+                f"the VM of the engine {engine.name} died",
+                details=f"the VMM process of {engine.vm_id} ended unexpectedly",
+                resolution=f"`warmboot engine start {engine.name}` boots it again on its disk",
+            ),
+        )
+
+    async def vm_lost(self, engine: Engine, error: WarmbootError) -> None:
+        """Its VM is no more: it has failed, and keeps its disk."""
+        log.error(f"Engine {engine.id} failed: {error.brief}")
+        what = f"the failure of engine {engine.id}"
+        try:
+            await retry_until_stored(what, lambda: self.forget_vm(engine.id))
+        except (WarmbootError, OSError) as trouble:
+            # Its record stays: the next start or removal gives back what is left of the VM.
+            log.error("a dead VM was not cleared away", of=str(engine.id), error=str(trouble))
+        with contextlib.suppress(IllegalTransition, NotFound):
+            failed = await store_state(
+                self._store,
+                self._events,
+                engine.id,
+                EngineState.FAILED,
+                told=lambda _: {"error": error.as_dict()},
+                error=error.as_dict(),
+                vm_id=None,
+                finished_at=datetime.now(UTC),
+            )
+            await self._sockets.show_if_possible(failed)
+            self.remove_ended(engine.id)
+
+    async def forget_vm(self, engine_id: UUID) -> None:
+        """Give back what its VM had, but for its disk."""
+        for record in await self._store.vms.of_owner(engine_id):
+            await self._host.vms.destroy(record.id, slot_of(record), keep_folder=True)
+            await self._store.vms.update(record.id, handle=None, slot=None)
+
+    async def _watch_clock(self, engine_id: UUID) -> None:
+        engine = await self._store.engines.get(engine_id)
+        assert engine.expires_at is not None
+        left = engine.expires_at - datetime.now(UTC)
+        await asyncio.sleep(max(0.0, left.total_seconds()))
+        log.info(f"The time of engine {engine_id} is over")
+        await self._remove(engine_id)
+
+
+def _key(engine_id: UUID) -> str:
+    return f"watch {engine_id}"
+
+
+def _clock_key(engine_id: UUID) -> str:
+    return f"clock {engine_id}"

@@ -1,0 +1,43 @@
+"""The manager's interface for engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Protocol
+from uuid import UUID
+
+from warmboot.model.engine import Engine, EngineSpec
+
+
+class EngineUntil(StrEnum):
+    """What a ``wait`` for an engine waits for; both end early when it has failed or is gone."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+class Engines(Protocol):
+    """Docker engines of one's own. ``ref`` is an id, the unique beginning of one, or a name."""
+
+    async def create(self, spec: EngineSpec) -> UUID:
+        """Begin. Its socket is there soon, and keeps those waiting who connect early."""
+        ...
+
+    async def list(self) -> Sequence[Engine]: ...
+
+    async def get(self, ref: str) -> Engine: ...
+
+    async def wait(self, ref: str, until: EngineUntil, timeout_s: float) -> Engine: ...
+
+    async def start(self, ref: str) -> None: ...
+
+    async def stop(self, ref: str, timeout_s: float | None = None) -> None:
+        """Stop its containers, each with ``timeout_s`` until it is killed, and then its VM."""
+        ...
+
+    async def delete(self, ref: str, *, force: bool = False) -> None: ...
+
+    async def boot_log(self, ref: str) -> bytes:
+        """What its guest has said on its console since it was booted or restored."""
+        ...

@@ -1,0 +1,265 @@
+"""Engines on the simulated hypervisor, through the sockets that the front serves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.support.managers import TIMEOUT_S, Lab, Manager, eventually, front_pids, vmm_pids
+
+from warmboot.manager.ports import Engines, EngineUntil
+from warmboot.model.boot import BootMethod, BootPolicy, FallbackReason
+from warmboot.model.engine import Engine, EngineSpec, EngineState
+from warmboot.model.errors import Conflict, InUse, InvalidRequest, NameTaken, NotFound
+from warmboot.model.shapes import Shape
+
+
+def engines_of(m: Manager) -> Engines:
+    assert m.services.engines is not None
+    return m.services.engines
+
+
+async def create(m: Manager, name: str = "ci", **fields: Any) -> Engine:
+    """An engine that runs, or has failed."""
+    await m.image()
+    spec = EngineSpec(name, os.geteuid(), **fields)
+    engine_id = await engines_of(m).create(spec)
+    return await engines_of(m).wait(str(engine_id), EngineUntil.RUNNING, TIMEOUT_S)
+
+
+@contextlib.asynccontextmanager
+async def docker(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of Docker's API at the engine's socket."""
+    transport = httpx.AsyncHTTPTransport(uds=engine.socket)
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://docker", timeout=TIMEOUT_S
+    ) as client:
+        yield client
+
+
+async def containers_in(engine: Engine) -> list[Any]:
+    async with docker(engine) as client:
+        found: list[Any] = (await client.get("/containers/json?all=1")).json()
+        return found
+
+
+async def gone(m: Manager, engine: Engine) -> bool:
+    with contextlib.suppress(NotFound):
+        await engines_of(m).get(str(engine.id))
+        return False
+    return True
+
+
+async def test_an_engine_boots_warm_and_its_docker_is_at_its_socket(place: Lab) -> None:
+    async with place.manager() as m:
+        await m.snapshot()
+        engine = await create(m, labels={"for": "test"})
+        assert (engine.state, engine.boot_method) == (EngineState.RUNNING, BootMethod.WARM)
+        assert [stage.name for stage in engine.stages][-2:] == ["hand-over", "socket"]
+        assert oct(Path(engine.socket).stat().st_mode & 0o777) == "0o660"
+        async with docker(engine) as client:
+            assert (await client.get("/_ping")).text == "OK"
+        kinds = [event.kind for event in await m.events_of(engine.id)]
+        assert kinds == ["engine.creating", "engine.booted", "engine.stage", "engine.running"]
+        await engines_of(m).delete("ci", force=True)
+        assert not Path(engine.socket).exists()
+        assert vmm_pids(place.storage) == []
+
+
+async def test_a_new_engine_is_empty(place: Lab) -> None:
+    async with place.manager() as m:
+        await m.snapshot()
+        engine = await create(m)
+        assert await containers_in(engine) == []
+        async with docker(engine) as client:
+            assert (await client.get("/images/json")).json() == []
+
+
+async def test_one_that_no_snapshot_serves_boots_cold_and_says_why(place: Lab) -> None:
+    async with place.manager() as m:
+        engine = await create(m)
+        assert engine.boot_method is BootMethod.COLD
+        assert engine.fallback_reason is FallbackReason.NO_SNAPSHOT
+        asked = await create(m, "asked", boot=BootPolicy.COLD)
+        assert asked.fallback_reason is FallbackReason.REQUESTED
+
+
+async def test_a_prepared_vm_serves_an_engine_too(place: Lab) -> None:
+    async with place.manager(standby_vms=1) as m:
+        await m.snapshot()
+
+        async def prepared() -> bool:
+            return (await m.services.system.info()).standby_vms == 1
+
+        await m.until(prepared)
+        engine = await create(m)
+        assert engine.boot_method is BootMethod.WARM
+        assert await containers_in(engine) == []
+
+
+async def test_what_cannot_be_is_refused(place: Lab) -> None:
+    async with place.manager() as m:
+        await create(m)
+        with pytest.raises(NameTaken):
+            await create(m)
+        with pytest.raises(InvalidRequest, match="not available on this host"):
+            await create(m, "large", shape=Shape(1, 65_536))
+        with pytest.raises(InUse):
+            await engines_of(m).delete("ci")
+        with pytest.raises(NotFound):
+            await engines_of(m).get("other")
+
+
+async def test_who_connects_early_is_answered_when_it_runs(place: Lab) -> None:
+    async with place.manager() as m:
+        await m.image()
+        place.set(boot_s=0.5)
+        engine_id = await engines_of(m).create(EngineSpec("ci", os.geteuid()))
+        engine = await engines_of(m).get(str(engine_id))
+        await m.until(lambda: asyncio.to_thread(Path(engine.socket).exists), "its socket is there")
+        assert await containers_in(engine) == []
+
+
+async def test_a_stopped_one_says_so_and_keeps_its_disk(place: Lab) -> None:
+    async with place.manager() as m:
+        engine = await create(m)
+        await engines_of(m).stop("ci")
+        assert (await engines_of(m).get("ci")).state is EngineState.STOPPED
+        assert vmm_pids(place.storage) == []
+        async with docker(engine) as client:
+            answer = await client.get("/_ping")
+            assert answer.status_code == 503
+            assert "warmboot engine start ci" in answer.json()["message"]
+        await engines_of(m).stop("ci")
+        await engines_of(m).start("ci")
+        again = await engines_of(m).wait("ci", EngineUntil.RUNNING, TIMEOUT_S)
+        assert again.state is EngineState.RUNNING
+        assert again.fallback_reason is FallbackReason.KEEPS_DISK
+        assert await containers_in(again) == []
+
+
+async def test_one_whose_vm_dies_fails_and_can_be_started(place: Lab) -> None:
+    async with place.manager() as m:
+        engine = await create(m)
+        (pid,) = vmm_pids(place.storage)
+        os.kill(pid, signal.SIGKILL)
+
+        async def failed() -> bool:
+            return (await engines_of(m).get("ci")).state is EngineState.FAILED
+
+        await m.until(failed)
+
+        async def told() -> bool:
+            async with docker(engine) as client:
+                answer = await client.get("/_ping")
+                return "has failed" in answer.json()["message"]
+
+        await m.until(told)
+        await engines_of(m).start("ci")
+        again = await engines_of(m).wait("ci", EngineUntil.RUNNING, TIMEOUT_S)
+        assert again.state is EngineState.RUNNING
+
+
+async def test_one_that_does_not_come_up_says_why(place: Lab) -> None:
+    async with place.manager() as m:
+        await m.image()
+        place.set(fail_boot=True)
+        engine = await create(m)
+        assert engine.state is EngineState.FAILED
+        assert engine.error is not None
+        async with docker(engine) as client:
+            answer = await client.get("/_ping")
+            assert answer.status_code == 503
+            assert json.loads(answer.content)["message"]
+
+
+async def test_what_is_to_go_by_itself_goes(place: Lab) -> None:
+    async with place.manager() as m:
+        stopped = await create(m, "stopped", auto_remove=True)
+        await engines_of(m).stop("stopped")
+        await m.until(lambda: gone(m, stopped))
+        short = await create(m, "short", time_to_live_s=0.3)
+        await m.until(lambda: gone(m, short))
+        assert vmm_pids(place.storage) == []
+        assert not Path(short.socket).exists()
+
+
+async def test_a_restart_of_the_manager_interrupts_nobody(place: Lab) -> None:
+    async with place.manager() as m:
+        engine = await create(m)
+        (front,) = front_pids(place.storage)
+    async with docker(engine) as client:
+        assert (await client.get("/_ping")).status_code == 200, "while there is no manager"
+        async with place.manager() as m:
+            assert (await client.get("/_ping")).status_code == 200
+            found = await engines_of(m).get("ci")
+            assert (found.state, found.vm_id) == (EngineState.RUNNING, engine.vm_id)
+            assert front_pids(place.storage) == [front]
+            await engines_of(m).delete("ci", force=True)
+
+
+async def test_a_vm_that_died_meanwhile_is_told_by_the_front_and_then_by_the_manager(
+    place: Lab,
+) -> None:
+    async with place.manager():
+        pass
+    async with place.manager() as m:
+        engine = await create(m)
+    (pid,) = vmm_pids(place.storage)
+    os.kill(pid, signal.SIGKILL)
+
+    async def refused() -> bool:
+        async with docker(engine) as client:
+            return (await client.get("/_ping")).status_code == 503
+
+    await eventually(refused)
+    async with place.manager() as m:
+        assert (await engines_of(m).get("ci")).state is EngineState.FAILED
+
+
+async def test_a_front_that_dies_is_started_anew(place: Lab) -> None:
+    async with place.manager() as m:
+        engine = await create(m)
+        (front,) = front_pids(place.storage)
+        os.kill(front, signal.SIGKILL)
+
+        async def answers() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                async with docker(engine) as client:
+                    return (await client.get("/_ping")).status_code == 200
+            return False
+
+        await m.until(answers)
+        assert front_pids(place.storage) != [front]
+
+
+async def test_the_front_ends_when_nobody_needs_it(place: Lab) -> None:
+    async with place.manager() as m:
+        await create(m)
+        await engines_of(m).delete("ci", force=True)
+        assert len(front_pids(place.storage)) == 1
+    await eventually(lambda: asyncio.to_thread(lambda: front_pids(place.storage) == []))
+
+
+async def test_a_removal_ends_what_is_being_created(place: Lab) -> None:
+    async with place.manager() as m:
+        await m.image()
+        place.set(boot_s=30)
+        engine_id = await engines_of(m).create(EngineSpec("ci", os.geteuid()))
+        with pytest.raises(Conflict):
+            await engines_of(m).stop("ci")
+        await engines_of(m).delete("ci", force=True)
+        assert await gone(m, await _as_removed(engine_id, m))
+        assert vmm_pids(place.storage) == []
+
+
+async def _as_removed(engine_id: Any, m: Manager) -> Engine:
+    return await engines_of(m).wait(str(engine_id), EngineUntil.RUNNING, 1)

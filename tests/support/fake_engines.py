@@ -1,0 +1,83 @@
+"""Engines in memory: the same states and errors, no VM and no socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from uuid import UUID, uuid4
+
+from tests.support.fake_events import DEFAULT_SHAPE, FakeEvents, now
+
+from warmboot.manager.ports import EngineUntil
+from warmboot.model.boot import BootMethod
+from warmboot.model.engine import ENGINE_TRANSITIONS, Engine, EngineSpec
+from warmboot.model.engine import EngineState as S
+from warmboot.model.errors import InUse, NameTaken, NotFound
+
+
+class FakeEngines:
+    """A created one runs at once, unless ``fails`` says why it does not."""
+
+    def __init__(self, events: FakeEvents) -> None:
+        self.rows: dict[UUID, Engine] = {}
+        self.removed: list[str] = []
+        self.fails: dict[str, str] | None = None
+        self._events = events
+
+    def _set(self, engine: Engine, state: S) -> None:
+        ENGINE_TRANSITIONS.check(engine.state, state)
+        self.rows[engine.id] = replace(engine, state=state)
+        self._events.add(f"engine.{state}", engine.id, name=engine.name)
+
+    async def create(self, spec: EngineSpec) -> UUID:
+        if any(row.name == spec.name for row in self.rows.values()):
+            raise NameTaken(
+                f"there is an engine named {spec.name!r} already",
+                resolution="choose another name, or remove that one",
+            )
+        socket = f"/run/warmboot/18080/engines/{spec.name}.sock"
+        shape = spec.shape or DEFAULT_SHAPE
+        engine = Engine(uuid4(), spec, S.CREATING, now(), shape, socket)
+        self._events.add("engine.creating", engine.id, name=spec.name)
+        if self.fails is not None:
+            self._set(replace(engine, error=self.fails), S.FAILED)
+            return engine.id
+        booted = replace(engine, boot_method=BootMethod.WARM, boot_s=0.1, started_at=now())
+        self._set(booted, S.RUNNING)
+        return engine.id
+
+    async def list(self) -> Sequence[Engine]:
+        return list(self.rows.values())
+
+    async def get(self, ref: str) -> Engine:
+        for engine in self.rows.values():
+            if ref in (engine.name, str(engine.id)) or engine.id.hex.startswith(ref):
+                return engine
+        raise NotFound(f"there is no engine {ref!r}", resolution="see `warmboot engine ls`")
+
+    async def wait(self, ref: str, until: EngineUntil, timeout_s: float) -> Engine:
+        await asyncio.sleep(0)
+        return await self.get(ref)
+
+    async def start(self, ref: str) -> None:
+        engine = await self.get(ref)
+        if engine.state is not S.RUNNING:
+            self._set(engine, S.CREATING)
+            self._set(await self.get(ref), S.RUNNING)
+
+    async def stop(self, ref: str, timeout_s: float | None = None) -> None:
+        engine = await self.get(ref)
+        if engine.state is S.RUNNING:
+            self._set(engine, S.STOPPED)
+
+    async def delete(self, ref: str, *, force: bool = False) -> None:
+        engine = await self.get(ref)
+        if not force and engine.state is S.RUNNING:
+            raise InUse(f"the engine {engine.name} is running", resolution="stop it first")
+        del self.rows[engine.id]
+        self.removed.append(engine.name)
+        self._events.add("engine.deleted", engine.id)
+
+    async def boot_log(self, ref: str) -> bytes:
+        return f"booting {(await self.get(ref)).name}\n".encode()
