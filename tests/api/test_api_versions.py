@@ -10,8 +10,8 @@ import httpx
 import pytest
 from tests.support.fake_services import FakeServices
 
-from warmboot.model.boot import BootAttempt, FallbackReason
 from warmboot.model.runtime_snapshot import BootStats, SnapshotState
+from warmboot.model.tenants.boot import BootAttempt, FallbackReason
 
 IMAGES, SNAPSHOTS = "/v1/runtime-images", "/v1/runtime-snapshots"
 

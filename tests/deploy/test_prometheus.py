@@ -22,7 +22,7 @@ from tests.support.prometheus import Prometheus, prometheus, promtool
 from tests.support.served import free_port, served
 
 from warmboot.manager.ports import Until
-from warmboot.model.boot import BootPolicy
+from warmboot.model.tenants.boot import BootPolicy
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "alerts.yml"

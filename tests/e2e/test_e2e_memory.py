@@ -20,10 +20,10 @@ from warmboot.bootstrap.service import Running
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.host.guest.guest_sessions import exec_session
 from warmboot.manager.ports import Until
-from warmboot.model.boot import BootMethod
 from warmboot.model.container import ContainerSpec
 from warmboot.model.runtime_snapshot import DISK_FILE, MEMORY_FILE, ROOTFS_FILE, SnapshotState
 from warmboot.model.sessions import ExecSpec
+from warmboot.model.tenants.boot import BootMethod
 from warmboot.settings import Settings
 
 KEEPER = "keeper"

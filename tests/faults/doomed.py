@@ -31,13 +31,13 @@ from warmboot.host.storage.stored_images import StoredImages
 from warmboot.host.vms import Vms
 from warmboot.manager.containers.bring_up import BringUp
 from warmboot.manager.containers.watch_container import WatchContainer
-from warmboot.model.boot import BootPolicy
 from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
-from warmboot.store.repositories.containers import ContainerRepository
+from warmboot.model.tenants.boot import BootPolicy
 from warmboot.store.repositories.events import EventRepository
 from warmboot.store.repositories.images import RuntimeImageRepository
 from warmboot.store.repositories.operations import OperationRepository
 from warmboot.store.repositories.snapshots import RuntimeSnapshotRepository
+from warmboot.store.repositories.tenants.containers import ContainerRepository
 from warmboot.store.repositories.vms import VmRepository
 
 WORK_S = 120.0

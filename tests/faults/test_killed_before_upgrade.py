@@ -16,10 +16,10 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, image_folder, lab
 
 from warmboot.manager.ports import Until
-from warmboot.model.boot import BootMethod
 from warmboot.model.container import ContainerState
 from warmboot.model.journal.operation import OperationState
 from warmboot.model.runtime_snapshot import SnapshotState
+from warmboot.model.tenants.boot import BootMethod
 
 DIES_WITHIN_S = 120
 
@@ -29,7 +29,7 @@ from pathlib import Path
 from uuid import UUID
 
 from warmboot import bootstrap
-from warmboot.model.boot import BootPolicy
+from warmboot.model.tenants.boot import BootPolicy
 from warmboot.model.container import ContainerSpec
 from warmboot.settings import Settings
 

@@ -22,10 +22,10 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, eventually, vmm_pids
 
 from warmboot.manager.snapshots.compress_snapshot import CompressSnapshot
-from warmboot.model.boot import BootMethod
 from warmboot.model.errors import Conflict
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.shapes import Shape
+from warmboot.model.tenants.boot import BootMethod
 
 __all__ = ["die", "place", "reaper"]
 

@@ -24,10 +24,10 @@ from warmboot.manager.core.saga import Saga
 from warmboot.manager.ports import Until
 from warmboot.manager.snapshots.build_snapshot import BuildSnapshot
 from warmboot.manager.vms.boot_vm import BootTimeouts, BootVm
-from warmboot.model.boot import BootMethod, FallbackReason
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import InUse
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
+from warmboot.model.tenants.boot import BootMethod, FallbackReason
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

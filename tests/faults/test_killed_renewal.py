@@ -13,10 +13,10 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, image_folder
 from tests.support.rebuilds import ready as until_ready
 
-from warmboot.model.boot import BootMethod, BootPolicy
 from warmboot.model.container import ContainerState
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import BuildCause, RuntimeSnapshot
+from warmboot.model.tenants.boot import BootMethod, BootPolicy
 
 __all__ = ["die", "place", "reaper"]
 

@@ -9,12 +9,12 @@ from tests.support.managers import IMAGE_NAME, Lab, Manager, image_folder
 from tests.support.rebuilds import event, ready
 
 from warmboot.manager.ports import Registered
-from warmboot.model.boot import BootMethod, FallbackReason
 from warmboot.model.runtime_snapshot import (
     BuildCause,
     RuntimeSnapshot,
 )
 from warmboot.model.shapes import Shape
+from warmboot.model.tenants.boot import BootMethod, FallbackReason
 
 ODD = Shape(1, 300)
 

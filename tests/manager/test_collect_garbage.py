@@ -16,13 +16,13 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 
 from warmboot.manager.ports import Until
-from warmboot.model.boot import BootMethod, BootPolicy
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict, DiskFull
 from warmboot.model.garbage import Garbage, Why
 from warmboot.model.journal.operation import OperationState
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.shapes import Shape
+from warmboot.model.tenants.boot import BootMethod, BootPolicy
 from warmboot.store.repositories.snapshots import RuntimeSnapshotRepository
 from warmboot.store.tables import runtime_snapshots
 

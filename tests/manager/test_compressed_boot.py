@@ -13,11 +13,11 @@ from tests.support.managers import Lab, Manager
 from tests.support.snapshots import flip
 
 from warmboot.host.snapshots.snapshot_files import memory_metadata
-from warmboot.model.boot import BootMethod, FallbackReason
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import DiskFull
 from warmboot.model.garbage import Why
 from warmboot.model.runtime_snapshot import FRAMES_FILE, RuntimeSnapshot, SnapshotState
+from warmboot.model.tenants.boot import BootMethod, FallbackReason
 
 
 async def compressed(manager: Manager) -> RuntimeSnapshot:

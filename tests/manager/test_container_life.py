@@ -10,7 +10,6 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 
 from warmboot.manager.ports import Until
-from warmboot.model.boot import BootMethod
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import (
     Conflict,
@@ -18,6 +17,7 @@ from warmboot.model.errors import (
     WarmbootError,
 )
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
+from warmboot.model.tenants.boot import BootMethod
 
 PROGRESS = {"container.stage", "container.pull"}
 

@@ -13,7 +13,6 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
 from warmboot.manager.ports import Until
-from warmboot.model.boot import BootMethod, FallbackReason
 from warmboot.model.container import ContainerState, PortMapping
 from warmboot.model.errors import (
     ImageNotFound,
@@ -24,6 +23,7 @@ from warmboot.model.errors import (
 )
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.model.shapes import Capacity, Shape
+from warmboot.model.tenants.boot import BootMethod, FallbackReason
 
 
 async def test_a_duplicate_name_is_refused_and_leaves_nothing(manager: Manager) -> None:

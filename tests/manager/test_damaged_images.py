@@ -12,10 +12,10 @@ from tests.support.rebuilds import event, ready
 
 from warmboot.host.storage.image_files import note_image
 from warmboot.manager.ports import Check
-from warmboot.model.boot import BootMethod, BootPolicy, FallbackReason
 from warmboot.model.container import Container
 from warmboot.model.errors import ImageDamaged
 from warmboot.model.runtime_snapshot import ROOTFS_FILE, RuntimeSnapshot, SnapshotState
+from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason
 from warmboot.system.file_stamps import load_stamps, save_stamps, stamp
 
 QUIET = {"auto_rebuild": False}

@@ -9,7 +9,6 @@ import pytest
 from tests.support.managers import Manager
 from tests.support.rebuilds import successor_of
 
-from warmboot.model.boot import BootMethod, FallbackReason
 from warmboot.model.container import ContainerState
 from warmboot.model.runtime_snapshot import (
     DISK_FILE,
@@ -20,6 +19,7 @@ from warmboot.model.runtime_snapshot import (
     RuntimeSnapshot,
     SnapshotManifest,
 )
+from warmboot.model.tenants.boot import BootMethod, FallbackReason
 
 
 def _truncate(path: Path) -> None:

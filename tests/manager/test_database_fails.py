@@ -23,8 +23,8 @@ from warmboot.model.container import ContainerState
 from warmboot.model.errors import DiskFull, NetworkError, Unavailable, WarmbootError
 from warmboot.model.sessions import ExecSpec
 from warmboot.store import Store
-from warmboot.store.repositories.containers import ContainerRepository
 from warmboot.store.repositories.events import EventRepository
+from warmboot.store.repositories.tenants.containers import ContainerRepository
 from warmboot.store.repositories.vms import VmRepository
 
 EXITED = ContainerState.EXITED

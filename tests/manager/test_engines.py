@@ -16,10 +16,10 @@ import pytest
 from tests.support.managers import TIMEOUT_S, Lab, Manager, eventually, front_pids, vmm_pids
 
 from warmboot.manager.ports import Engines, EngineUntil
-from warmboot.model.boot import BootMethod, BootPolicy, FallbackReason
-from warmboot.model.engine import Engine, EngineSpec, EngineState
 from warmboot.model.errors import Conflict, InUse, InvalidRequest, NameTaken, NotFound
 from warmboot.model.shapes import Shape
+from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason
+from warmboot.model.tenants.engine import Engine, EngineSpec, EngineState
 
 
 def engines_of(m: Manager) -> Engines:

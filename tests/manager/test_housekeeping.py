@@ -21,7 +21,6 @@ from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.housekeeping import LAST_COLLECTION
 from warmboot.manager.ports import Until
 from warmboot.manager.snapshots.choose_form import CHECKED_AT
-from warmboot.model.boot import BootMethod
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict, DiskFull, IllegalTransition, NotFound, Unavailable
 from warmboot.model.journal.event import Event
@@ -34,6 +33,7 @@ from warmboot.model.runtime_snapshot import (
     SnapshotManifest,
     SnapshotState,
 )
+from warmboot.model.tenants.boot import BootMethod
 from warmboot.store.repositories.meta import MetaRepository
 
 AT_ONCE = 0.2 / 3600

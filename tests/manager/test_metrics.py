@@ -15,9 +15,9 @@ from tests.support.managers import Lab, Manager
 
 from warmboot.api.app import create_app
 from warmboot.manager.ports import Until
-from warmboot.model.boot import BootMethod, BootPolicy, FallbackReason
 from warmboot.model.errors import DiskFull, NotFound, Unavailable
 from warmboot.model.runtime_snapshot import STATE_FILE, SnapshotState
+from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 _ROW = re.compile(r"^\| `((?:warmboot|process)_\w+)` \| (\w+) \| (.*?) \|", re.MULTILINE)

@@ -14,7 +14,6 @@ from tests.support.prepared_labs import prepare
 from warmboot.manager.ports import Until
 from warmboot.manager.snapshots.build_snapshot import BuildSnapshot
 from warmboot.manager.vms.boot_vm import BootTimeouts, BootVm
-from warmboot.model.boot import BootMethod, BootPolicy, FallbackReason
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import (
     DiskFull,
@@ -27,6 +26,7 @@ from warmboot.model.errors import (
 )
 from warmboot.model.journal.operation import OperationState
 from warmboot.model.runtime_snapshot import SnapshotState
+from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason
 from warmboot.store.repositories.operations import OperationRepository
 
 BOOT = [step.name for step in BootVm(ABSENT, ABSENT, ABSENT, ABSENT, BootTimeouts()).saga.steps]

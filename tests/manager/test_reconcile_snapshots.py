@@ -17,7 +17,6 @@ from tests.support.rebuilds import event, ready, spoil
 from warmboot.host.guest import guest_probe
 from warmboot.manager.snapshots import reconcile_snapshots
 from warmboot.manager.snapshots.plan_rebuilds import Plan, RetryPolicy, plan_rebuilds
-from warmboot.model.boot import FallbackReason
 from warmboot.model.container import ContainerSpec
 from warmboot.model.journal.event import Event
 from warmboot.model.runtime_snapshot import (
@@ -27,6 +26,7 @@ from warmboot.model.runtime_snapshot import (
     SnapshotState,
 )
 from warmboot.model.shapes import Shape
+from warmboot.model.tenants.boot import FallbackReason
 
 ODD = Shape(1, 300)
 

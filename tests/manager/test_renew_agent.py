@@ -21,12 +21,12 @@ from warmboot.images.guest_agent import agent_version_in
 from warmboot.images.renew import renew_agent
 from warmboot.manager.ports import Until
 from warmboot.model import runtime_image
-from warmboot.model.boot import BootMethod, BootPolicy, FallbackReason
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import HostError
 from warmboot.model.runtime_image import RENEWED_FROM, RuntimeImage, RuntimeImageManifest
 from warmboot.model.runtime_snapshot import BuildCause, RuntimeSnapshot, SnapshotState
 from warmboot.model.snapshot_fit import GUEST_AGENT
+from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason
 from warmboot.store.repositories.images import RuntimeImageRepository
 
 OLD = "0"

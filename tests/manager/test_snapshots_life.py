@@ -12,7 +12,6 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
 from warmboot.manager.ports import Until
-from warmboot.model.boot import BootMethod
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict, IllegalTransition, InUse, NotFound
 from warmboot.model.journal.event import Event
@@ -25,6 +24,7 @@ from warmboot.model.runtime_snapshot import (
     SnapshotState,
 )
 from warmboot.model.shapes import Shape
+from warmboot.model.tenants.boot import BootMethod
 
 
 async def test_a_build_is_laid_out_as_specified(manager: Manager) -> None:

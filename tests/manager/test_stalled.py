@@ -15,12 +15,12 @@ from tests.support.managers import Lab, Manager, vmm_pids
 
 from warmboot.host.vm import live_vm
 from warmboot.manager.ports import Until
-from warmboot.model.boot import BootMethod, BootPolicy, FallbackReason
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import DiskFull
 from warmboot.model.journal.event import Event
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.sessions import ExecSpec
+from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason
 from warmboot.system import disks
 
 

@@ -12,9 +12,9 @@ from tests.support.managers import Lab, Manager
 
 from warmboot.manager.ports import Until
 from warmboot.manager.tenants import warm_boot
-from warmboot.model.boot import BootMethod, FallbackReason
 from warmboot.model.errors import Conflict, HypervisorError, InvalidRequest, NotFound
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
+from warmboot.model.tenants.boot import BootMethod, FallbackReason
 
 
 async def versions(manager: Manager, *weights: float) -> list[RuntimeSnapshot]:

@@ -13,7 +13,6 @@ from tests.support.rebuilds import event, successor_of
 
 from warmboot.host.vm.vm_files import snapshot_disks
 from warmboot.manager.ports import Until
-from warmboot.model.boot import BootMethod, BootPolicy, FallbackReason
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import HostError
 from warmboot.model.runtime_snapshot import (
@@ -21,6 +20,7 @@ from warmboot.model.runtime_snapshot import (
     SnapshotState,
 )
 from warmboot.model.shapes import Shape
+from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason
 from warmboot.model.vm import VmSpec
 
 """How long a warm boot may take where nothing else is set."""

@@ -16,9 +16,9 @@ from warmboot.host.guest.guest_socket import open_guest_socket
 from warmboot.host.vm.vm_files import kept_disk, snapshot_disks
 from warmboot.hypervisors import process
 from warmboot.manager.ports import Until
-from warmboot.model.boot import BootMethod, FallbackReason
 from warmboot.model.container import ContainerState
 from warmboot.model.runtime_snapshot import DISK_FILE
+from warmboot.model.tenants.boot import BootMethod, FallbackReason
 from warmboot.model.vm import GuestAddress
 
 

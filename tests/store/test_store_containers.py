@@ -16,10 +16,10 @@ from tests.store.things import (
     stored_snapshot,
 )
 
-from warmboot.model.boot import BootMethod, FallbackReason, StageTiming
 from warmboot.model.container import CONTAINER_TRANSITIONS, ContainerState, PortMapping
 from warmboot.model.errors import Conflict, IllegalTransition, InvalidRequest, NameTaken, NotFound
 from warmboot.model.shapes import Shape
+from warmboot.model.tenants.boot import BootMethod, FallbackReason, StageTiming
 from warmboot.model.vm import VmKind
 from warmboot.store import Store
 

@@ -21,9 +21,9 @@ from tests.store.things import (
     stored_snapshot,
 )
 
-from warmboot.model.boot import BootMethod, StageTiming
 from warmboot.model.container import ContainerState
 from warmboot.model.journal.operation import OperationState
+from warmboot.model.tenants.boot import BootMethod, StageTiming
 from warmboot.store import Reserved, Store
 from warmboot.store.address import parse_url
 from warmboot.store.tables import containers

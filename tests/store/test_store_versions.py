@@ -13,7 +13,6 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from tests.store.things import NOON, SHAPE, a_container, an_image, stored_image, stored_snapshot
 
-from warmboot.model.boot import BootAttempt, FallbackReason
 from warmboot.model.errors import Conflict, NotFound
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import (
@@ -25,6 +24,7 @@ from warmboot.model.runtime_snapshot import (
     SnapshotState,
 )
 from warmboot.model.shapes import Shape
+from warmboot.model.tenants.boot import BootAttempt, FallbackReason
 from warmboot.store import Store
 from warmboot.store.address import parse_url
 from warmboot.store.migrate import migrate

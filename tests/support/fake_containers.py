@@ -30,7 +30,6 @@ from tests.support.fake_sessions import FakeSession, run_command
 
 from warmboot.manager.containers.first_attach import FirstAttach
 from warmboot.manager.ports import Until
-from warmboot.model.boot import BootMethod, BootPolicy, FallbackReason, StageStep, StageTiming
 from warmboot.model.container import CONTAINER_TRANSITIONS, Container, ContainerSpec
 from warmboot.model.container import ContainerState as S
 from warmboot.model.errors import (
@@ -42,6 +41,13 @@ from warmboot.model.errors import (
     NotFound,
 )
 from warmboot.model.sessions import ExecSpec, LogChunk, Stream
+from warmboot.model.tenants.boot import (
+    BootMethod,
+    BootPolicy,
+    FallbackReason,
+    StageStep,
+    StageTiming,
+)
 
 
 class FakeContainers:

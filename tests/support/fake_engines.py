@@ -10,10 +10,10 @@ from uuid import UUID, uuid4
 from tests.support.fake_events import DEFAULT_SHAPE, FakeEvents, now
 
 from warmboot.manager.ports import EngineUntil
-from warmboot.model.boot import BootMethod
-from warmboot.model.engine import ENGINE_TRANSITIONS, Engine, EngineSpec
-from warmboot.model.engine import EngineState as S
 from warmboot.model.errors import InUse, NameTaken, NotFound
+from warmboot.model.tenants.boot import BootMethod
+from warmboot.model.tenants.engine import ENGINE_TRANSITIONS, Engine, EngineSpec
+from warmboot.model.tenants.engine import EngineState as S
 
 
 class FakeEngines:

@@ -14,9 +14,9 @@ from tests.support.fake_workers import FakeWorkers
 from warmboot.model.checkpoint import Checkpoint, CheckpointState
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.conventions.pages import Page, PageRequest, Position
-from warmboot.model.engine import Engine, EngineState
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
+from warmboot.model.tenants.engine import Engine, EngineState
 from warmboot.model.worker import Worker, WorkerState
 
 T = TypeVar("T", bound=Any)

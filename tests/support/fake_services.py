@@ -18,9 +18,9 @@ from warmboot.manager.ports import (
     HostInfo,
     Services,
 )
-from warmboot.model.boot import BootMethod
 from warmboot.model.container import ContainerState as S
 from warmboot.model.garbage import Collection, Garbage
+from warmboot.model.tenants.boot import BootMethod
 from warmboot.model.usage import BootSummary, OwnedVm, StorageUsage, Usage, VmUsage
 from warmboot.model.vm import VmKind
 

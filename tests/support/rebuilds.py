@@ -8,9 +8,9 @@ from uuid import UUID
 
 from tests.support.managers import Manager
 
-from warmboot.model.boot import FallbackReason
 from warmboot.model.journal.event import Event
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
+from warmboot.model.tenants.boot import FallbackReason
 
 
 async def ready(manager: Manager, **wanted: Any) -> RuntimeSnapshot:

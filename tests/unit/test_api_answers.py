@@ -21,14 +21,6 @@ from warmboot.api.schemas.system_responses import HostInfoOut
 from warmboot.api.schemas.worker_requests import WorkerIn
 from warmboot.api.schemas.worker_responses import CheckpointOut, WorkerOut
 from warmboot.manager.ports import Check, HostInfo, Registered
-from warmboot.model.boot import (
-    BootAttempt,
-    BootMethod,
-    BootPolicy,
-    FallbackReason,
-    StageStep,
-    StageTiming,
-)
 from warmboot.model.checkpoint import Checkpoint, CheckpointState, Versions
 from warmboot.model.container import Container, ContainerSpec, ContainerState, PortMapping
 from warmboot.model.errors import VmUnresponsive
@@ -38,6 +30,14 @@ from warmboot.model.runtime_image import FileSum, RuntimeImage, RuntimeImageMani
 from warmboot.model.runtime_snapshot import BootStats, RuntimeSnapshot, SnapshotState
 from warmboot.model.shapes import Shape
 from warmboot.model.snapshot_fit import Fit, FitKind
+from warmboot.model.tenants.boot import (
+    BootAttempt,
+    BootMethod,
+    BootPolicy,
+    FallbackReason,
+    StageStep,
+    StageTiming,
+)
 from warmboot.model.usage import BootSummary, OwnedVm, StorageUsage, Usage, VmUsage
 from warmboot.model.worker import Mount, Worker, WorkerPolicy, WorkerSpec, WorkerState
 

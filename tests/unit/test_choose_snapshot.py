@@ -19,9 +19,9 @@ from warmboot.manager.tenants.choose_snapshot import (
     Wait,
     choose_snapshot,
 )
-from warmboot.model.boot import FallbackReason
 from warmboot.model.runtime_snapshot import HostRequirements, RuntimeSnapshot, SnapshotState
 from warmboot.model.shapes import Shape
+from warmboot.model.tenants.boot import FallbackReason
 
 HERE = HostRequirements("qemu", "10.0.2", "tcg", "q35", "max")
 DEFAULT, LARGE = Shape(2, 768), Shape(4, 2048)

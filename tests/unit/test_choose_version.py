@@ -21,7 +21,6 @@ from warmboot.manager.tenants.choose_snapshot import (
     choose_snapshot,
     draw_version,
 )
-from warmboot.model.boot import FallbackReason
 from warmboot.model.errors import InvalidRequest
 from warmboot.model.runtime_snapshot import (
     MAX_WEIGHT,
@@ -31,6 +30,7 @@ from warmboot.model.runtime_snapshot import (
     check_weight,
 )
 from warmboot.model.shapes import Shape
+from warmboot.model.tenants.boot import FallbackReason
 
 HERE = HostRequirements("qemu", "10.0.2", "tcg", "q35", "max", "q35,usb=off")
 SHAPE, LARGE = Shape(2, 768), Shape(4, 2048)

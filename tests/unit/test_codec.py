@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from tests.store.things import a_vm
 
 from warmboot.codec import CodecError, decode, encode
-from warmboot.model.boot import BootPolicy, StageStep, StageTiming
 from warmboot.model.container import ContainerSpec, PortMapping
 from warmboot.model.errors import InvalidRequest
 from warmboot.model.runtime_image import FileSum, RuntimeImageManifest
 from warmboot.model.runtime_snapshot import BootStats, HostRequirements, SnapshotManifest
 from warmboot.model.shapes import Shape
+from warmboot.model.tenants.boot import BootPolicy, StageStep, StageTiming
 from warmboot.model.vm import Disk, DiskFormat, Nic, VmHandle, VmSpec
 from warmboot.store.storable import is_storable, plain, stored
 

@@ -20,9 +20,10 @@ from warmboot.api.app import ROUTERS
 from warmboot.api.problems import status_of
 from warmboot.cli.main import program
 from warmboot.client.problems import ManagerUnreachable
-from warmboot.model.boot import FallbackReason
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import WarmbootError
+from warmboot.model.tenants.boot import FallbackReason
+from warmboot.model.tenants.engine import EngineState
 from warmboot.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -271,12 +272,14 @@ def emitted() -> set[str]:
                 rest = node.args[0].values[-1]
                 if isinstance(rest, ast.Constant) and str(rest.value).startswith("."):
                     kinds |= {f"{tenant}{rest.value!s}" for tenant in ("container", "engine")}
-            if called == "store_state":  # which tells it as container.<state>
-                words = map(ast.unparse, node.args)
-                states = (
-                    word.split(".")[1] for word in words if word.startswith("ContainerState.")
-                )
-                kinds |= {f"container.{ContainerState[state]}" for state in states}
+            if called == "store_state":  # which tells it as <noun>.<state>
+                words = [ast.unparse(argument) for argument in node.args]
+                for noun, states in (("container", ContainerState), ("engine", EngineState)):
+                    kinds |= {
+                        f"{noun}.{states[word.partition('.')[2]]}"
+                        for word in words
+                        if word.startswith(f"{states.__name__}.")
+                    }
     return kinds
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from warmboot.host.guest.guest_link import AGENT_PORT, Claimed, GuestLink, Identity
-from warmboot.model.boot import StageStep
+from warmboot.model.tenants.boot import StageStep
 from warmboot.model.vm import GuestAddress
 
 IDENTITY = Identity("brisk-otter", "0" * 32, "t0ken-t0ken-t0ken")

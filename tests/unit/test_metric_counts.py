@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 
 from warmboot.manager.metrics import EventCounts, RecentBoots
 from warmboot.manager.metrics.tables import COUNTED, COUNTERS
-from warmboot.model.boot import BootMethod
 from warmboot.model.journal.event import Event
+from warmboot.model.tenants.boot import BootMethod
 
 
 class Counting:

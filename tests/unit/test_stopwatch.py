@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from warmboot.manager.core.stopwatch import Stopwatch
-from warmboot.model.boot import StageStep
+from warmboot.model.tenants.boot import StageStep
 
 
 def test_a_stage_that_fails_is_kept() -> None:

@@ -22,7 +22,7 @@ from warmboot.model.container import ContainerSpec
 from warmboot.model.conventions.labels import has_label
 from warmboot.model.conventions.names import MAX_NAME_LENGTH
 from warmboot.model.conventions.pages import Page, PageRequest, Position
-from warmboot.model.engine import EngineSpec
+from warmboot.model.tenants.engine import EngineSpec
 from warmboot.model.worker import WorkerSpec
 
 MAX_WAIT_S = 3600.0

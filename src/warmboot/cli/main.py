@@ -87,7 +87,7 @@ COMMANDS: Mapping[str, Place] = {
     ),
     "top": Place("top", "top", SERVICE, "Show what is running and what it uses, live; q quits."),
     "engine": Place(
-        "engine",
+        "engine.commands",
         "app",
         CONTAINERS,
         "Manage Docker engines of one's own, each in a VM.",

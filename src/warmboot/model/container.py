@@ -18,16 +18,16 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from warmboot.model.boot import (
+from warmboot.model.conventions.names import hostname_for
+from warmboot.model.errors import VmUnresponsive
+from warmboot.model.shapes import Shape
+from warmboot.model.tenants.boot import (
     BootAttempt,
     BootMethod,
     BootPolicy,
     FallbackReason,
     StageTiming,
 )
-from warmboot.model.conventions.names import hostname_for
-from warmboot.model.errors import VmUnresponsive
-from warmboot.model.shapes import Shape
 from warmboot.model.transitions import Transitions
 from warmboot.model.vm import VmKind
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from warmboot.model.boot import BootMethod
+from warmboot.model.tenants.boot import BootMethod
 
 
 @dataclass(frozen=True, slots=True)

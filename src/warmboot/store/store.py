@@ -10,9 +10,7 @@ from warmboot.store.address import parse_url, prepare_file
 from warmboot.store.database import Database
 from warmboot.store.migrate import migrate
 from warmboot.store.repositories.checkpoints import CheckpointRepository
-from warmboot.store.repositories.containers import ContainerRepository
 from warmboot.store.repositories.counts import CountQueries
-from warmboot.store.repositories.engines import EngineRepository
 from warmboot.store.repositories.events import EventRepository
 from warmboot.store.repositories.idempotency import IdempotencyRepository
 from warmboot.store.repositories.images import RuntimeImageRepository
@@ -20,6 +18,8 @@ from warmboot.store.repositories.meta import MetaRepository
 from warmboot.store.repositories.operations import OperationRepository
 from warmboot.store.repositories.pages import PageRepository
 from warmboot.store.repositories.snapshots import RuntimeSnapshotRepository
+from warmboot.store.repositories.tenants.containers import ContainerRepository
+from warmboot.store.repositories.tenants.engines import EngineRepository
 from warmboot.store.repositories.unreadable import UnreadableRows
 from warmboot.store.repositories.vms import VmRepository
 from warmboot.store.repositories.workers import WorkerRepository

@@ -32,13 +32,13 @@ from sqlalchemy import (
     text,
 )
 
-from warmboot.model.boot import BootAttempt, BootMethod, FallbackReason, StageTiming
 from warmboot.model.checkpoint import CheckpointState, Versions
 from warmboot.model.container import ContainerSpec, ContainerState, PortMapping
-from warmboot.model.engine import EngineSpec, EngineState
 from warmboot.model.journal.operation import OperationState
 from warmboot.model.runtime_image import RuntimeImageManifest
 from warmboot.model.runtime_snapshot import BootStats, BuildCause, SnapshotState
+from warmboot.model.tenants.boot import BootAttempt, BootMethod, FallbackReason, StageTiming
+from warmboot.model.tenants.engine import EngineSpec, EngineState
 from warmboot.model.vm import VmHandle, VmKind, VmSpec
 from warmboot.model.worker import ListenAddress, WorkerSpec, WorkerState
 from warmboot.store.storable import FreeForm

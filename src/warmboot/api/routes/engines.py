@@ -21,8 +21,8 @@ from warmboot.api.routing import (
 from warmboot.api.schemas.engine_schemas import EngineIn, EngineOut
 from warmboot.api.schemas.responses import Created, Item, Ok, Paged
 from warmboot.manager.ports import Engines, EngineUntil, Services
-from warmboot.model.engine import EngineState
 from warmboot.model.errors import NotSupported
+from warmboot.model.tenants.engine import EngineState
 
 router = APIRouter(prefix="/v1/engines", tags=["engines"])
 

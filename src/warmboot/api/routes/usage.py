@@ -11,7 +11,7 @@ from pydantic import AliasPath, Field
 
 from warmboot.api.routing import Wired
 from warmboot.api.schemas.responses import Item, Out
-from warmboot.model.boot import BootMethod
+from warmboot.model.tenants.boot import BootMethod
 
 router = APIRouter(prefix="/v1/system", tags=["system"])
 

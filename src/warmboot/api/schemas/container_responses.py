@@ -9,8 +9,8 @@ from uuid import UUID
 from pydantic import AliasPath, Field
 
 from warmboot.api.schemas.responses import Out, ShapeOut
-from warmboot.model.boot import BootMethod, BootPolicy, FallbackReason
 from warmboot.model.container import ContainerState
+from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason
 
 
 class PortOut(Out):

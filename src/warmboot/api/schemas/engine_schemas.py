@@ -20,9 +20,9 @@ from warmboot.api.schemas.requests import (
     Strict,
 )
 from warmboot.api.schemas.responses import Out, ShapeOut
-from warmboot.model.boot import BootMethod, BootPolicy, FallbackReason
 from warmboot.model.conventions.names import invent_name
-from warmboot.model.engine import EngineSpec, EngineState
+from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason
+from warmboot.model.tenants.engine import EngineSpec, EngineState
 
 MAX_UID = 2**32 - 2
 MAX_TIME_TO_LIVE_S = 366 * 86_400

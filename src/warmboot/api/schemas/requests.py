@@ -21,7 +21,6 @@ from pydantic import (
     model_validator,
 )
 
-from warmboot.model.boot import BootPolicy
 from warmboot.model.container import ContainerSpec, PortMapping
 from warmboot.model.conventions.image_references import IMAGE_PATTERN, MAX_LENGTH, is_reference
 from warmboot.model.conventions.names import MAX_NAME_LENGTH, check_name, invent_name
@@ -30,6 +29,7 @@ from warmboot.model.conventions.signals import SIGNAL_PATTERN, signal_name
 from warmboot.model.errors import InvalidName
 from warmboot.model.runtime_snapshot import MAX_WEIGHT
 from warmboot.model.shapes import MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, Shape
+from warmboot.model.tenants.boot import BootPolicy
 
 T = TypeVar("T")
 

@@ -28,8 +28,8 @@ from warmboot.host.guest.guest_connections import (
     docker_in_guest,
 )
 from warmboot.host.guest.guest_socket import CONNECT_TIMEOUT_S
-from warmboot.model.boot import StageStep
 from warmboot.model.errors import DockerNotReady, GuestError, GuestUnreachable
+from warmboot.model.tenants.boot import StageStep
 from warmboot.model.vm import GuestAddress
 
 AGENT_PORT = 1024

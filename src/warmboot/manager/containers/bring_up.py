@@ -26,9 +26,9 @@ from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
 from warmboot.manager.tenants.boot_tenant import BootTenant
 from warmboot.manager.vms.slots import slot_of
-from warmboot.model.boot import BootMethod
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import IllegalTransition, NotFound, WarmbootError
+from warmboot.model.tenants.boot import BootMethod
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store
 from warmboot.system.disks import os_error

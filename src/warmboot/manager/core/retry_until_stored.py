@@ -14,8 +14,8 @@ import structlog
 
 from warmboot.manager.core.event_log import EventLog
 from warmboot.model.container import Container, ContainerState
-from warmboot.model.engine import Engine, EngineState
 from warmboot.model.errors import DiskFull, IllegalTransition, Unavailable
+from warmboot.model.tenants.engine import Engine, EngineState
 from warmboot.model.vm import VmKind
 from warmboot.store import Store
 from warmboot.system.back_off import BackOff

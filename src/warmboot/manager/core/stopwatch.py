@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from warmboot.model.boot import StageStep, StageTiming
+from warmboot.model.tenants.boot import StageStep, StageTiming
 
 
 class Stopwatch:

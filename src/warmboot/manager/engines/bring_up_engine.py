@@ -23,8 +23,8 @@ from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
 from warmboot.manager.tenants.boot_tenant import BootTenant
-from warmboot.model.engine import Engine, EngineState
 from warmboot.model.errors import IllegalTransition, NotFound, WarmbootError
+from warmboot.model.tenants.engine import Engine, EngineState
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store
 from warmboot.system.concurrency import end

@@ -9,8 +9,8 @@ import structlog
 from warmboot.host.agent import HostAgent
 from warmboot.manager.engines.engine_states import silence
 from warmboot.model.conventions.engine_front import ServedEngine
-from warmboot.model.engine import Engine, EngineState
 from warmboot.model.errors import HostError, VmGone
+from warmboot.model.tenants.engine import Engine, EngineState
 
 log = structlog.get_logger(__name__)
 

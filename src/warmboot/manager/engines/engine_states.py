@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from warmboot.manager.ports import EngineUntil
-from warmboot.model.engine import Engine, EngineState
 from warmboot.model.errors import Conflict
+from warmboot.model.tenants.engine import Engine, EngineState
 
 UNBOOTED: dict[str, Any] = {
     "error": None,

@@ -28,7 +28,6 @@ from warmboot.manager.ports import EngineUntil
 from warmboot.manager.tenants.removed_tenants import RemovedTenants
 from warmboot.manager.tenants.tenant_locks import TenantLocks
 from warmboot.manager.vms.slots import slot_of
-from warmboot.model.engine import Engine, EngineSpec, EngineState
 from warmboot.model.errors import (
     IllegalTransition,
     InUse,
@@ -37,6 +36,7 @@ from warmboot.model.errors import (
     WarmbootError,
 )
 from warmboot.model.shapes import Shape
+from warmboot.model.tenants.engine import Engine, EngineSpec, EngineState
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)

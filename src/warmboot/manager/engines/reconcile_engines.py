@@ -19,8 +19,8 @@ from warmboot.manager.engines.engines import Engines
 from warmboot.manager.engines.watch_engine import WatchEngine
 from warmboot.manager.tenants.resume_stalled import ResumeStalled
 from warmboot.manager.vms.slots import slot_of
-from warmboot.model.engine import Engine, EngineState
 from warmboot.model.errors import HostError, VmGone, WarmbootError
+from warmboot.model.tenants.engine import Engine, EngineState
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)

@@ -21,8 +21,8 @@ from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engine_states import to_be_removed
 from warmboot.manager.vms.slots import slot_of
-from warmboot.model.engine import Engine, EngineState
 from warmboot.model.errors import IllegalTransition, NotFound, VmGone, WarmbootError
+from warmboot.model.tenants.engine import Engine, EngineState
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)

@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from warmboot.manager.metrics.saved_time import ColdBoots
 from warmboot.manager.metrics.tables import COUNTED, COUNTERS, build_kind
-from warmboot.model.boot import BootMethod, FallbackReason
 from warmboot.model.journal.event import Event
+from warmboot.model.tenants.boot import BootMethod, FallbackReason
 
 BOOT_BUCKETS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 20, 30, 60, 120, 300)
 BUILD_BUCKETS_S = (1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1200)

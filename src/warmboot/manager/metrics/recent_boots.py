@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from statistics import median
 
-from warmboot.model.boot import BootMethod
 from warmboot.model.journal.event import Event
+from warmboot.model.tenants.boot import BootMethod
 from warmboot.model.usage import Boot, BootSummary
 
 KEEP = 10_000

@@ -6,7 +6,7 @@ from collections import defaultdict, deque
 from statistics import median
 from typing import Any
 
-from warmboot.model.boot import FallbackReason
+from warmboot.model.tenants.boot import FallbackReason
 
 _KEEP = 32
 _TRIED_WARM_FIRST = frozenset(

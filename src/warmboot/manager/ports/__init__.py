@@ -25,7 +25,6 @@ from warmboot.manager.ports.workers import WorkerUntil as WorkerUntil
 from warmboot.model.checkpoint import Checkpoint, CheckpointState
 from warmboot.model.container import Container, ContainerSpec, ContainerState
 from warmboot.model.conventions.pages import Page, PageRequest
-from warmboot.model.engine import Engine, EngineState
 from warmboot.model.garbage import Collection
 from warmboot.model.journal.event import Event
 from warmboot.model.runtime_image import RuntimeImage
@@ -33,6 +32,7 @@ from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.sessions import ExecSpec, LogChunk
 from warmboot.model.shapes import Shape
 from warmboot.model.snapshot_fit import Fit
+from warmboot.model.tenants.engine import Engine, EngineState
 from warmboot.model.usage import Usage
 from warmboot.model.worker import Worker, WorkerState
 

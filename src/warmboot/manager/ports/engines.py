@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Protocol
 from uuid import UUID
 
-from warmboot.model.engine import Engine, EngineSpec
+from warmboot.model.tenants.engine import Engine, EngineSpec
 
 
 class EngineUntil(StrEnum):

@@ -22,10 +22,10 @@ from warmboot.manager.snapshots.watch_demand import WatchDemand
 from warmboot.manager.tenants.warm_boot import WarmBoot, Warmed
 from warmboot.manager.vms.boot_vm import BootVm, with_second_try
 from warmboot.manager.vms.slots import slot_of
-from warmboot.model.boot import BootMethod, FallbackReason, Tenant
 from warmboot.model.errors import HostError
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
+from warmboot.model.tenants.boot import BootMethod, FallbackReason, Tenant
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store
 

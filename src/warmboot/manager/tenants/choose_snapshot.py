@@ -11,10 +11,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from warmboot.model.boot import FallbackReason
 from warmboot.model.runtime_snapshot import HostRequirements, RuntimeSnapshot, SnapshotState
 from warmboot.model.shapes import Shape
 from warmboot.model.snapshot_fit import Fit, agent_of, fit_of_ready
+from warmboot.model.tenants.boot import FallbackReason
 
 
 @dataclass(frozen=True, slots=True)

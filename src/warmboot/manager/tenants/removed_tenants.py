@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import Generic, TypeVar
 from uuid import UUID
 
-from warmboot.model.boot import Tenant
+from warmboot.model.tenants.boot import Tenant
 
 T = TypeVar("T", bound=Tenant)
 

@@ -24,9 +24,9 @@ from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.retry_until_stored import retry_until_stored
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.tasks import Tasks
-from warmboot.model.boot import Tenant
 from warmboot.model.errors import DiskFull, VmGone
 from warmboot.model.journal.event import Event
+from warmboot.model.tenants.boot import Tenant
 from warmboot.model.vm import VmKind
 from warmboot.store import Store
 

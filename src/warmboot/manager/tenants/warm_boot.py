@@ -32,7 +32,6 @@ from warmboot.manager.tenants.choose_snapshot import (
     choose_snapshot,
 )
 from warmboot.manager.vms.boot_vm import BootVm
-from warmboot.model.boot import BootAttempt, BootPolicy, FallbackReason, Tenant
 from warmboot.model.errors import (
     Conflict,
     DiskFull,
@@ -48,6 +47,7 @@ from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState, requirements_of
 from warmboot.model.shapes import Shape
 from warmboot.model.snapshot_fit import FitKind, fit_of_ready
+from warmboot.model.tenants.boot import BootAttempt, BootPolicy, FallbackReason, Tenant
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store
 from warmboot.system.disks import os_error

@@ -31,11 +31,11 @@ from warmboot.manager.core.admission import BootTicket
 from warmboot.manager.core.saga import Saga, SagaRunner, Step
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.vms.warm_pool import Prepared, WarmPool
-from warmboot.model.boot import Tenant
 from warmboot.model.errors import GuestError, GuestUnreachable, NotFound, VmGone, WarmbootError
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.model.shapes import Shape
+from warmboot.model.tenants.boot import Tenant
 from warmboot.model.vm import VmKind, VmRecord, VmSpec, new_vm_id
 from warmboot.store import Store
 

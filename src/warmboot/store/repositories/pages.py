@@ -15,13 +15,14 @@ from sqlalchemy import ColumnElement, Row, Select, literal, select, tuple_
 from warmboot.model.checkpoint import Checkpoint, CheckpointState
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.conventions.pages import Page, PageRequest, Position
-from warmboot.model.engine import Engine, EngineState
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
+from warmboot.model.tenants.engine import Engine, EngineState
 from warmboot.model.worker import Worker, WorkerState
 from warmboot.store.database import Database
 from warmboot.store.lenient import Rows
-from warmboot.store.repositories import checkpoints, containers, engines, images, snapshots, workers
+from warmboot.store.repositories import checkpoints, images, snapshots, workers
+from warmboot.store.repositories.tenants import containers, engines
 
 T = TypeVar("T")
 

@@ -11,8 +11,6 @@ from warmboot.store.database import Database
 from warmboot.store.lenient import Rows, UnreadableRow
 from warmboot.store.repositories import (
     checkpoints,
-    containers,
-    engines,
     events,
     idempotency,
     images,
@@ -21,6 +19,7 @@ from warmboot.store.repositories import (
     vms,
     workers,
 )
+from warmboot.store.repositories.tenants import containers, engines
 from warmboot.store.tables import leases, meta, metadata
 
 _READERS: dict[str, Rows[Any]] = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from warmboot.model.engine import ENGINE_TRANSITIONS, Engine, EngineState
+from warmboot.model.tenants.engine import ENGINE_TRANSITIONS, Engine, EngineState
 from warmboot.store.lenient import Rows
-from warmboot.store.repositories.tenants import TenantRepository, Tenants, shaped
+from warmboot.store.repositories.tenants.tenant import TenantRepository, Tenants, shaped
 from warmboot.store.tables import engines
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from warmboot.cli.commands.engine_context import made_context, remove_context
-from warmboot.cli.commands.engine_environment import environment_of
-from warmboot.cli.commands.engine_run import run
-from warmboot.cli.commands.engine_start import engine_body, started
+from warmboot.cli.commands.engine.context import made_context, remove_context
+from warmboot.cli.commands.engine.environment import environment_of
+from warmboot.cli.commands.engine.run import run
+from warmboot.cli.commands.engine.start import engine_body, started
 from warmboot.cli.completion import engine_names, image_names
 from warmboot.cli.drive import connect, drive, each, usage
 from warmboot.cli.parsing import parse_labels

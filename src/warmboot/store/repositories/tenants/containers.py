@@ -7,7 +7,7 @@ from typing import Any
 
 from warmboot.model.container import CONTAINER_TRANSITIONS, Container, ContainerState
 from warmboot.store.lenient import Rows
-from warmboot.store.repositories.tenants import TenantRepository, Tenants, shaped
+from warmboot.store.repositories.tenants.tenant import TenantRepository, Tenants, shaped
 from warmboot.store.tables import containers
 
 

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from warmboot.cli.commands.engine_environment import UNSET, environment_of
-from warmboot.cli.commands.engine_start import engine_body, remove, started
+from warmboot.cli.commands.engine.environment import UNSET, environment_of
+from warmboot.cli.commands.engine.start import engine_body, remove, started
 from warmboot.cli.completion import image_names
 from warmboot.cli.drive import connect, drive, usage
 from warmboot.model.errors import CommandNotExecutable, CommandNotFound, WarmbootError

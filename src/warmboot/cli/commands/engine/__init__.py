@@ -1,0 +1,1 @@
+"""``warmboot engine``."""

@@ -1,0 +1,1 @@
+"""Repositories of what has a VM of its own: containers and engines."""
