@@ -63,12 +63,15 @@ async def test_an_engine_boots_warm_and_its_docker_is_at_its_socket(place: Lab) 
         await m.snapshot()
         engine = await create(m, labels={"for": "test"})
         assert (engine.state, engine.boot_method) == (EngineState.RUNNING, BootMethod.WARM)
-        assert [stage.name for stage in engine.stages][-2:] == ["hand-over", "socket"]
+        assert engine.stages[-1].name == "socket"
         assert oct(Path(engine.socket).stat().st_mode & 0o777) == "0o660"
         async with docker(engine) as client:
             assert (await client.get("/_ping")).text == "OK"
+            assert (await client.get("/images/json")).json() == []
+        engine = await engines_of(m).get("ci")
+        assert (engine.handed_over, engine.stages[-1].name) == (True, "hand-over")
         kinds = [event.kind for event in await m.events_of(engine.id)]
-        assert kinds == ["engine.creating", "engine.booted", "engine.stage", "engine.running"]
+        assert kinds == ["engine.creating", "engine.booted", "engine.running", "engine.stage"]
         await engines_of(m).delete("ci", force=True)
         assert not Path(engine.socket).exists()
         assert vmm_pids(place.storage) == []
@@ -247,6 +250,7 @@ async def test_the_front_ends_when_nobody_needs_it(place: Lab) -> None:
         await engines_of(m).delete("ci", force=True)
         assert len(front_pids(place.storage)) == 1
     await eventually(lambda: asyncio.to_thread(lambda: front_pids(place.storage) == []))
+    assert not (place.storage / "run").exists()
 
 
 async def test_a_removal_ends_what_is_being_created(place: Lab) -> None:

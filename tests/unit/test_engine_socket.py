@@ -342,6 +342,20 @@ async def test_an_engine_that_is_created_is_waited_for() -> None:
         assert (await waiting)[0] == 200
 
 
+async def test_a_docker_with_something_of_ours_in_it_only_greets() -> None:
+    async with serving(there=False) as it:
+        mixed = replace(it.engine, guest=it.guest.endpoint, handed_over=False)
+        await it.front.set(mixed)
+        greeting, looking = await it.connect(), await it.connect()
+        await looking.send(b"GET /v1.44/containers/json HTTP/1.1\r\nHost: d\r\n\r\n")
+        for path in (b"/_ping", b"/v1.44/_ping", b"/v1.44/version"):
+            await greeting.send(PING.replace(b"/_ping", path))
+            assert (await greeting.answer())[0] == 200
+        assert "/v1.44/containers/json" not in [asked.target for asked in it.guest.asked]
+        await it.front.set(replace(mixed, handed_over=True))
+        assert (await looking.answer())[0] == 200
+
+
 async def test_why_nobody_is_there_is_said_in_dockers_form() -> None:
     async with serving() as it:
         await it.front.set(replace(it.engine, guest=None, reason="the engine ci is stopped"))

@@ -35,6 +35,7 @@ def wire_engines(
         await engines.remove(engine_id)
 
     watch = WatchEngine(store, host, events, tasks, sockets, remove)
+    events.observe(watch.on_event)
     engines = Engines(
         *(store, host, events, tasks, bring_up, admission, watch, sockets, garbage.collect),
         core.settings.default_shape,

@@ -41,8 +41,8 @@ _SWITCHING_PROTOCOLS = 101
 class Engine(Protocol):
     """What a conversation needs of the engine that it is with."""
 
-    async def guest(self) -> GuestConnections:
-        """Wait until it is there. ``Refusal``."""
+    async def guest(self, target: bytes) -> GuestConnections:
+        """Wait until it is there for requests of this target. ``Refusal``."""
         ...
 
     @property
@@ -123,7 +123,7 @@ class Conversation:
 
     async def _answer(self, request: h11.Request) -> bool:
         """Whether another request may follow."""
-        connections = await self._engine.guest()
+        connections = await self._engine.guest(request.target)
         guest = await connections.take()
         exchange = _Exchange(request, guest)
         try:

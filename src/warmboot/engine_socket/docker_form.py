@@ -13,6 +13,7 @@ RAW_STREAMS = ("application/vnd.docker.raw-stream", "application/vnd.docker.mult
 _HIJACKS = re.compile(
     r"(/v[0-9.]+)?(/containers/[^/]+/attach|/exec/[^/]+/start|/session|/grpc)", re.ASCII
 )
+_GREETINGS = re.compile(r"(/v[0-9.]+)?/(_ping|version)", re.ASCII)
 _STDERR = 2
 
 
@@ -35,6 +36,12 @@ class Refusal(Exception):
             (b"Content-Length", str(len(self.body)).encode()),
             (b"Connection", b"close"),
         ]
+
+
+def looks_inside(target: bytes) -> bool:
+    """Whether a request is about more than that there is a Docker, and of which version."""
+    path = target.partition(b"?")[0].decode("ascii", "replace")
+    return _GREETINGS.fullmatch(path) is None
 
 
 def turns_into_stream(method: bytes, target: bytes, status: int, answer: Headers) -> bool:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from warmboot import __version__
+from warmboot.engine_socket import socket_file
 from warmboot.engine_socket.served_engine import EngineSocket
 from warmboot.model.conventions.engine_front import from_message
 from warmboot.system.call_channel import MOST_LINE_BYTES, CallChannel, CallRefused
@@ -25,6 +27,7 @@ class Front:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
+        self._folder = Path(control.getsockname()).parent
         self._engines: dict[str, EngineSocket] = {}
         self._changing = asyncio.Lock()
         self._managers = 0
@@ -39,6 +42,8 @@ class Front:
         await self._may_end.wait()
         first.cancel()
         server.close()
+        if not self._retired:  # or all of it is another's by now
+            socket_file.remove_folder(self._folder)
 
     async def _manage(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._managers += 1

@@ -1,7 +1,7 @@
 """One engine's socket, and who talks there.
 
-    starting ──guest──▶ there ──its VMM ends, or the manager says so──▶ gone, because of …
-    requests wait       requests pass                                    requests are refused
+    starting ──guest──▶ there ──handed over──▶ … ──its VMM ends, or the manager says so──▶ gone
+    requests wait       greetings pass         requests pass                 requests are refused
 
 Its VMM's end is seen here, without the manager: nothing else tells a connection into a namespace
 that the machine at its other end is no more.
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from warmboot.engine_socket import socket_file
 from warmboot.engine_socket.conversation import Conversation
-from warmboot.engine_socket.docker_form import Refusal
+from warmboot.engine_socket.docker_form import Refusal, looks_inside
 from warmboot.engine_socket.guest_connections import GuestConnections
 from warmboot.engine_socket.limits import CHUNK_BYTES, MOST_CONNECTIONS, START_TIMEOUT_S
 from warmboot.engine_socket.relay import Stream
@@ -49,6 +49,7 @@ class EngineSocket:
         self._pidfd = -1
         self._lost = ""
         self._decided = asyncio.Event()
+        self._handed_over = asyncio.Event()
         self._conversations: dict[Conversation, asyncio.Task[None]] = {}
 
     @property
@@ -60,10 +61,12 @@ class EngineSocket:
         """Somebody is connected."""
         return bool(self._conversations)
 
-    async def guest(self) -> GuestConnections:
+    async def guest(self, target: bytes) -> GuestConnections:
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await self._decided.wait()
+                if looks_inside(target):
+                    await self._handed_over.wait()
         except TimeoutError:
             raise Refusal(503, f"the engine {self.engine.name} is still being created") from None
         if self._guest is None:
@@ -81,9 +84,12 @@ class EngineSocket:
             await self._listen()
         if engine.guest is None:
             self._lose(engine.reason)
-        elif engine.guest != self._endpoint:
+            return
+        if engine.guest != self._endpoint:
             self._lose("")
             self._follow(engine.guest)
+        if engine.handed_over:
+            self._handed_over.set()
 
     async def stop_listening(self) -> None:
         """Connections go on."""
@@ -162,10 +168,11 @@ class EngineSocket:
             os.close(self._pidfd)
             self._pidfd = -1
         guest, self._guest, self._endpoint = self._guest, None, None
-        if reason:
-            self._decided.set()
-        else:
-            self._decided.clear()
+        for waited_for in (self._decided, self._handed_over):
+            if reason:
+                waited_for.set()
+            else:
+                waited_for.clear()
         if guest is not None:
             guest.abort()
 

@@ -7,6 +7,8 @@ import os
 import socket
 from pathlib import Path
 
+from warmboot.model.conventions.engine_front import CONTROL_SOCKET
+
 _MODE = 0o660
 BACKLOG = 1024
 
@@ -37,3 +39,12 @@ def remove(path: Path) -> None:
     """It need not be there."""
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """The run folder of a manager without engines, with what a front has in it."""
+    for name in (CONTROL_SOCKET, "front.log"):
+        remove(folder / name)
+    for empty in (folder / "engines", folder):
+        with contextlib.suppress(OSError):
+            empty.rmdir()

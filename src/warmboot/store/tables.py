@@ -172,6 +172,7 @@ engines = Table(
     Column("snapshot_version", Integer),
     Column("boot_attempts", Encoded(tuple[BootAttempt, ...]), nullable=False),
     Column("vm_id", SafeText),
+    Column("handed_over", Boolean, nullable=False),
     Column("boot_method", Choice(BootMethod)),
     Column("fallback_reason", Choice(FallbackReason)),
     Column("fallback_details", SafeText, nullable=False),

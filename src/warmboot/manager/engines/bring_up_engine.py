@@ -1,7 +1,9 @@
 """Brings an engine from ``creating`` to ``running``: boots its VM, and hands its Docker over.
 
-    VM (see boot_tenant) ─▶ hand-over ─▶ socket ─▶ running
-                            nothing of ours is left in its Docker
+    VM (see boot_tenant) ─▶ socket ─▶ running ─▶ hand-over ─▶ nothing of ours is left in its Docker
+
+The hand-over takes longer than the boot. Meanwhile the front answers who asks whether there is a
+Docker, and keeps those waiting who want to see or do something in it.
 
 It may be run again for an engine that another manager began: what is there is used.
 """
@@ -9,8 +11,10 @@ It may be run again for an engine that another manager began: what is there is u
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -25,7 +29,6 @@ from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
 from warmboot.manager.tenants.boot_tenant import BootTenant
 from warmboot.model.errors import IllegalTransition, NotFound, WarmbootError
 from warmboot.model.tenants.engine import Engine, EngineState
-from warmboot.model.vm import VmRecord
 from warmboot.store import Store
 from warmboot.system.concurrency import end
 from warmboot.system.disks import os_error
@@ -69,50 +72,45 @@ class BringUpEngine:
             engine = asked.fresh or await self._found(asked.engine_id)
         except NotFound:  # deleted before its turn came
             return
-        if engine.state is not EngineState.CREATING:
-            return
-        # Its socket is there at once, and keeps those waiting who connect early; the front comes up
-        # beside the boot, if it has to.
-        showing = asyncio.create_task(self._sockets.show_if_possible(engine))
-        try:
-            await self._bring_up(engine, asked, showing)
-        finally:
-            await end(showing)
+        if engine.state is EngineState.CREATING:
+            # Its socket is there at once, and keeps those waiting who connect early; the front
+            # comes up beside the boot, if it has to.
+            showing = asyncio.create_task(self._sockets.show_if_possible(engine))
+            try:
+                await self._attempt(engine, asked.watch, self._boot_it(engine, asked, showing))
+            finally:
+                await end(showing)
+        elif engine.state is EngineState.RUNNING and not engine.handed_over:
+            await self._attempt(engine, asked.watch, self._hand_over(engine, asked.watch))
 
-    async def _bring_up(self, engine: Engine, asked: Asked, showing: asyncio.Task[None]) -> None:
-        engine_id, watch, fresh = engine.id, asked.watch, asked.fresh is not None
+    async def _attempt(
+        self, engine: Engine, watch: Stopwatch, work: Coroutine[Any, Any, None]
+    ) -> None:
         try:
-            record, warmed = await self._boot(engine, watch, asked.ticket, fresh=fresh)
-            if warmed is not None:
-                await self._health.succeeded(warmed.snapshot, warmed.boot_s)
-            await self._hand_over(engine, record, watch, showing)
+            await work
         except WarmbootError as error:
-            await self._fail(engine, error, watch, showing)
+            await self._fail(engine, error, watch)
         except OSError as error:
-            await self._fail(engine, os_error(error), watch, showing)
+            await self._fail(engine, os_error(error), watch)
         except Exception as error:  # a bug, too, may not leave it ``creating`` for ever
-            log.exception(f"Engine {engine_id} met a bug")
+            log.exception(f"Engine {engine.id} met a bug")
             bug = WarmbootError(
                 "something unexpected went wrong in warmboot",
                 details=repr(error),
                 resolution="try again; if it happens again, report it with the lines of the log",
             )
-            await self._fail(engine, bug, watch, showing)
+            await self._fail(engine, bug, watch)
 
-    async def _found(self, engine_id: UUID) -> Engine:
-        return await retry_until_stored(
-            f"engine {engine_id}", lambda: self._store.engines.get(engine_id)
-        )
-
-    async def _hand_over(
-        self, engine: Engine, record: VmRecord, watch: Stopwatch, showing: asyncio.Task[None]
-    ) -> None:
-        await self._boot.tell(engine, "hand-over")
-        with watch.stage("hand-over"):
-            await self._host.vms.hand_over(record.id, engine.socket)
+    async def _boot_it(self, engine: Engine, asked: Asked, showing: asyncio.Task[None]) -> None:
+        watch, fresh = asked.watch, asked.fresh is not None
+        try:
+            record, warmed = await self._boot(engine, watch, asked.ticket, fresh=fresh)
+            if warmed is not None:
+                await self._health.succeeded(warmed.snapshot, warmed.boot_s)
+        finally:
+            await asyncio.wait({showing})  # or it would be shown as it was
+        # Before it is told that it runs: whoever hears of it finds the socket.
         with watch.stage("socket"):
-            await showing
-            # Before it is told that it runs: whoever hears of it finds the socket.
             await self._sockets.show(
                 replace(engine, state=EngineState.RUNNING, vm_id=record.id, error=None)
             )
@@ -131,20 +129,37 @@ class BringUpEngine:
             finished_at=None,
             error=None,
         )
-        log.info(f"Engine {running.id} is ready after {watch.elapsed_s:.2f}s: {watch.line}")
+        log.info(f"Engine {engine.id} runs after {watch.elapsed_s:.2f}s: {watch.line}")
+        asked.ticket.over()  # nobody waits for the boot any more
+        await self._hand_over(running, watch)
+
+    async def _hand_over(self, engine: Engine, watch: Stopwatch) -> None:
+        assert engine.vm_id is not None
+        await self._boot.tell(engine, "hand-over")
+        with watch.stage("hand-over"):
+            await self._host.vms.hand_over(engine.vm_id, engine.socket)
+        stages = (*engine.stages, watch.stages[-1])
+        handed_over = await retry_until_stored(
+            f"that engine {engine.id} is handed over",
+            lambda: self._store.engines.update(engine.id, handed_over=True, stages=stages),
+        )
+        await self._sockets.show(handed_over)
+
+    async def _found(self, engine_id: UUID) -> Engine:
+        return await retry_until_stored(
+            f"engine {engine_id}", lambda: self._store.engines.get(engine_id)
+        )
 
     async def _fail(
         self,
         engine: Engine,
         error: WarmbootError,
         watch: Stopwatch,
-        showing: asyncio.Task[None],
     ) -> None:
         """The engine could not be brought up: its VM goes, and it says why."""
         log.error(f"Engine {engine.id} failed: {error.brief}", details=error.details)
         what = f"the failure of engine {engine.id}"
         await retry_until_stored(what, lambda: self._boot.clear_away(engine))
-        await showing
         failed = replace(engine, state=EngineState.FAILED, error=error.as_dict())
         await self._sockets.show_if_possible(failed)  # before it is told, as above
         try:

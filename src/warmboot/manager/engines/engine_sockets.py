@@ -50,5 +50,6 @@ class EngineSockets:
             uid=engine.spec.owner_uid,
             gid=self._host.front.gid,
             guest=guest,
+            handed_over=engine.handed_over,
             reason=silence(engine),
         )

@@ -12,6 +12,7 @@ from warmboot.model.tenants.engine import Engine, EngineState
 UNBOOTED: dict[str, Any] = {
     "error": None,
     "vm_id": None,
+    "handed_over": False,
     "boot_method": None,
     "boot_s": None,
     "stages": (),

@@ -145,7 +145,7 @@ class Engines:
         return engine
 
     def resume(self, engine_id: UUID) -> None:
-        """Take up an engine that an earlier manager had begun to bring up."""
+        """Take up an engine that an earlier manager had begun to bring up, or to hand over."""
         self._begin(Asked(engine_id, self._admission.boot()))
 
     def _begin(self, asked: Asked) -> None:
@@ -153,9 +153,6 @@ class Engines:
 
         async def work() -> None:
             await self._bring_up(asked)
-            engine = await self._store.engines.get(engine_id)
-            if engine.state is EngineState.RUNNING:
-                self._watch.start(engine)
             self._watch.remove_ended(engine_id)
 
         self._tasks.keep_going(Work.BRING_UP, bring_up_key(engine_id), work, asked.ticket.over)
@@ -181,6 +178,7 @@ class Engines:
             engine = await self._store.engines.get(engine.id)
             if not can_be_stopped(engine):  # while we waited, it was
                 return
+            await self._tasks.cancel(bring_up_key(engine.id))  # it may not be handed over yet
             assert engine.vm_id is not None
             limit_s = DEFAULT_STOP_TIMEOUT_S if timeout_s is None else timeout_s
             quiet = self._quiet(engine.vm_id, limit_s)

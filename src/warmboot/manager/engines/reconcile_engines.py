@@ -100,5 +100,7 @@ class ReconcileEngines:
             await self._watch.vm_lost(engine, gone)
             return
         await self._sockets.show(engine)
-        self._watch.start(engine)
+        self._watch.start(engine.id)
+        if not engine.handed_over:
+            self._engines.resume(engine.id)
         log.info(f"Engine {engine.id} adopted in {engine.vm_id}")

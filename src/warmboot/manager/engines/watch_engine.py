@@ -22,6 +22,7 @@ from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engine_states import to_be_removed
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.errors import IllegalTransition, NotFound, VmGone, WarmbootError
+from warmboot.model.journal.event import Event
 from warmboot.model.tenants.engine import Engine, EngineState
 from warmboot.store import Store
 
@@ -47,10 +48,15 @@ class WatchEngine:
         self._sockets = sockets
         self._remove = remove
 
-    def start(self, engine: Engine) -> None:
+    def on_event(self, event: Event) -> None:
+        """An observer of the event log."""
+        if event.kind == "engine.running":
+            self.start(UUID(event.subject_id))
+
+    def start(self, engine_id: UUID) -> None:
         """Until its VM's end."""
         self._tasks.keep_going(
-            Work.WATCH_ENGINES, _key(engine.id), lambda: self._watch_vm(engine.id)
+            Work.WATCH_ENGINES, _key(engine_id), lambda: self._watch_vm(engine_id)
         )
 
     def start_clock(self, engine: Engine) -> None:

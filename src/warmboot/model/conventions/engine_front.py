@@ -36,7 +36,8 @@ class GuestEndpoint:
 @dataclass(frozen=True, slots=True)
 class ServedEngine:
     """An engine's socket. Without ``guest`` nobody answers there: because of ``reason``, or,
-    if that is empty, not yet: then who asks is kept waiting."""
+    if that is empty, not yet: then who asks is kept waiting. So is who asks for what is in its
+    Docker before that is ``handed_over``: there are still things of ours in it."""
 
     id: str
     name: str
@@ -44,6 +45,7 @@ class ServedEngine:
     uid: int
     gid: int
     guest: GuestEndpoint | None = None
+    handed_over: bool = True
     reason: str = ""
 
 

@@ -80,6 +80,7 @@ class Engine:
 
     ``runtime_image_id``, ``runtime_snapshot_id``, ``snapshot_version`` and ``boot_attempts`` as of
     a container. ``socket`` is the path at which its Docker is reached.
+    ``handed_over``: nothing of ours is left in that Docker.
     """
 
     id: UUID
@@ -93,6 +94,7 @@ class Engine:
     snapshot_version: int | None = None
     boot_attempts: tuple[BootAttempt, ...] = ()
     vm_id: str | None = None
+    handed_over: bool = False
     boot_method: BootMethod | None = None
     fallback_reason: FallbackReason | None = None
     fallback_details: str = ""
