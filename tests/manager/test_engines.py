@@ -7,55 +7,25 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from tests.support.engines import create, docker, engines_of, gone
 from tests.support.managers import TIMEOUT_S, Lab, Manager, eventually, front_pids, vmm_pids
 
-from warmboot.manager.ports import Engines, EngineUntil
+from warmboot.manager.ports import EngineUntil
 from warmboot.model.errors import Conflict, InUse, InvalidRequest, NameTaken, NotFound
 from warmboot.model.shapes import Shape
 from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason
 from warmboot.model.tenants.engine import Engine, EngineSpec, EngineState
 
 
-def engines_of(m: Manager) -> Engines:
-    assert m.services.engines is not None
-    return m.services.engines
-
-
-async def create(m: Manager, name: str = "ci", **fields: Any) -> Engine:
-    """An engine that runs, or has failed."""
-    await m.image()
-    spec = EngineSpec(name, os.geteuid(), **fields)
-    engine_id = await engines_of(m).create(spec)
-    return await engines_of(m).wait(str(engine_id), EngineUntil.RUNNING, TIMEOUT_S)
-
-
-@contextlib.asynccontextmanager
-async def docker(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of Docker's API at the engine's socket."""
-    transport = httpx.AsyncHTTPTransport(uds=engine.socket)
-    async with httpx.AsyncClient(
-        transport=transport, base_url="http://docker", timeout=TIMEOUT_S
-    ) as client:
-        yield client
-
-
 async def containers_in(engine: Engine) -> list[Any]:
     async with docker(engine) as client:
         found: list[Any] = (await client.get("/containers/json?all=1")).json()
         return found
-
-
-async def gone(m: Manager, engine: Engine) -> bool:
-    with contextlib.suppress(NotFound):
-        await engines_of(m).get(str(engine.id))
-        return False
-    return True
 
 
 async def test_an_engine_boots_warm_and_its_docker_is_at_its_socket(place: Lab) -> None:

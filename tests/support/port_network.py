@@ -23,6 +23,7 @@ class PortNetwork(Network):
         super().__init__(self._slots)
         self._used = 0
         self.held: dict[int, list[ports.HeldPort]] = {}
+        self.led: dict[PortMapping, ports.HeldPort] = {}
 
     @override
     async def start(
@@ -56,8 +57,15 @@ class PortNetwork(Network):
     @override
     async def publish(self, slot: Slot, mapping: PortMapping) -> PortMapping:
         held, real = ports.reserve(ports.check(mapping, "127.0.0.1"))
+        real = replace(real, container_port=real.container_port or real.host_port)
         self.held.setdefault(slot.index, []).append(held)
+        self.led[real] = held
         return real
+
+    @override
+    async def withdraw(self, slot: Slot, mapping: PortMapping) -> None:
+        if (held := self.led.pop(mapping, None)) is not None:
+            held.close()
 
     @override
     async def republish(self, slot: Slot, mappings: Sequence[PortMapping]) -> None:

@@ -8,9 +8,10 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import h11
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from tests.support.fake_dockerd import FakeGuest
 
 from warmboot.engine_socket import conversation, served_engine
+from warmboot.engine_socket.port_keeper import Ask
 from warmboot.engine_socket.served_engine import EngineSocket
 from warmboot.model.conventions.engine_front import ServedEngine
 
@@ -108,13 +110,17 @@ async def vmm_process() -> AsyncIterator[asyncio.subprocess.Process]:
         await process.wait()
 
 
+async def no_manager(call: str, /, **given: Any) -> Mapping[str, Any]:
+    raise AssertionError(f"the manager is asked to {call}")
+
+
 @contextlib.asynccontextmanager
-async def serving(*, there: bool = True) -> AsyncIterator[Served]:
+async def serving(*, there: bool = True, manager: Ask | None = None) -> AsyncIterator[Served]:
     with tempfile.TemporaryDirectory(prefix="wb-front-", dir="/tmp") as folder:
         guest = FakeGuest(Path(folder) / "vsock")
         path = Path(folder) / "engines" / "ci.sock"
         wanted = ServedEngine("1", "ci", str(path), os.geteuid(), os.getegid())
-        front = EngineSocket(wanted, lambda: None)
+        front = EngineSocket(wanted, lambda: None, manager or no_manager)
         async with asyncio.timeout(TIMEOUT_S), guest.served():
             await front.set(replace(wanted, guest=guest.endpoint) if there else wanted)
             try:

@@ -10,6 +10,7 @@ from warmboot.bootstrap.garbage import GarbageParts
 from warmboot.bootstrap.snapshots import SnapshotParts
 from warmboot.bootstrap.tenants import TenantParts
 from warmboot.manager.engines.bring_up_engine import BringUpEngine
+from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engines import Engines
 from warmboot.manager.engines.reconcile_engines import ReconcileEngines
@@ -35,12 +36,16 @@ def wire_engines(
         await engines.remove(engine_id)
 
     watch = WatchEngine(store, host, events, tasks, sockets, remove)
-    events.observe(watch.on_event)
+    ports = EnginePorts(store, host, events, tasks)
+    host.front.serve_calls = ports.answer
+    for observer in (watch.on_event, ports.on_event):
+        events.observe(observer)
     engines = Engines(
-        *(store, host, events, tasks, bring_up, admission, watch, sockets, garbage.collect),
+        *(store, host, events, tasks, bring_up, admission, watch, sockets, ports, garbage.collect),
         core.settings.default_shape,
     )
     reconcile = ReconcileEngines(
-        *(store, host, events, engines, watch, tenants.stalled, sockets, core.reconcile_failures)
+        *(store, host, events, engines, watch, tenants.stalled, sockets, ports),
+        core.reconcile_failures,
     )
     return EngineParts(engines, reconcile)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from datetime import datetime
@@ -156,6 +157,15 @@ class DockerClient:
         """The ids of all containers that run."""
         found = await self._ask.json("listing the containers", "GET containers/json")
         return [str(one["Id"]) for one in found]
+
+    async def container_events(self, since_s: float) -> AsyncIterator[Mapping[str, Any]]:
+        """What happens to its containers, from this moment (seconds since 1970) on."""
+        params = {"filters": json.dumps({"type": ["container"]}), "since": f"{since_s:.3f}"}
+        doing = "following its events"
+        said = self._ask.messages(doing, "GET events", fault=any_fault, params=params)
+        async with contextlib.aclosing(said):
+            async for message in said:
+                yield message
 
     async def inspect(self, container: str) -> ContainerFacts:
         return ContainerFacts.of(await self.description(container))

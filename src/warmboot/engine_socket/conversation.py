@@ -1,41 +1,38 @@
 """One client's connection: every request on it is seen, and passed to the engine's dockerd.
 
-    head ─▶ engine ready? ─▶ connection to the guest ─▶ body ──▶ dockerd
-     ▲                                                            │
-     └── next request ◀── answer whole ◀── answer ◀───────────────┤
-                                                  101, attach …: bytes both ways, to the end
+    head ─▶ engine ready? ─▶ is it one that the host must know of? ─▶ exchange ─▶ next request
+                                create, start: see port_keeper
 
-h11 finds where heads and bodies end, on both sides; bodies pass chunk by chunk. An engine that is
-not there, or is lost before it has answered, is told as Docker tells errors.
+h11 finds where heads and bodies end, on both sides. An engine that is not there, or is lost before
+it has answered, is told as Docker tells errors.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import h11
 
-from warmboot.engine_socket.docker_form import (
-    Headers,
-    Refusal,
-    content_type,
-    last_words,
-    turns_into_stream,
+from warmboot.engine_socket.docker_form import Refusal, creates, starts
+from warmboot.engine_socket.exchange import (
+    Answered,
+    Client,
+    ClientLost,
+    Exchange,
+    GuestLost,
+    next_event,
 )
-from warmboot.engine_socket.guest_connections import GuestConnection, GuestConnections
+from warmboot.engine_socket.guest_connections import GuestConnections
 from warmboot.engine_socket.limits import (
     HEAD_TIMEOUT_S,
     LINGER_S,
+    MOST_CREATE_BYTES,
     MOST_HEAD_BYTES,
 )
-from warmboot.engine_socket.relay import Stream, relay
-from warmboot.system.concurrency import end, race
-
-_SWITCHING_PROTOCOLS = 101
+from warmboot.engine_socket.port_keeper import PortKeeper
+from warmboot.engine_socket.relay import Stream
 
 
 class Engine(Protocol):
@@ -50,37 +47,18 @@ class Engine(Protocol):
         """Why it is no more, in words; empty while it is there."""
         ...
 
-
-class GuestLost(Exception):
-    """The connection to dockerd broke off. ``answered``: the client has got a part of an answer."""
-
-
-class ClientLost(Exception):
-    """The client hung up in the middle of something."""
-
-
-@dataclass(slots=True)
-class _Exchange:
-    """A request, and how far it and its answer have come."""
-
-    request: h11.Request
-    guest: GuestConnection
-    uploaded: asyncio.Event = field(default_factory=asyncio.Event)
-    answered: bool = False
-    kind: str = ""
-
     @property
-    def headers(self) -> Headers:
-        return list(self.request.headers.raw_items())
+    def ports(self) -> PortKeeper: ...
 
 
 class Conversation:
     """``run`` it to its end; it closes the connection."""
 
-    def __init__(self, engine: Engine, client: Stream) -> None:
+    def __init__(self, engine: Engine, stream: Stream) -> None:
         self._engine = engine
-        self._client = client
+        self._stream = stream
         self._http = h11.Connection(h11.SERVER, MOST_HEAD_BYTES)
+        self._client = Client(stream, self._http)
         self.silent_since_s: float | None = asyncio.get_running_loop().time()
         """Since when the client has nothing under way; ``None`` while it has."""
 
@@ -96,22 +74,20 @@ class Conversation:
         except (ClientLost, ConnectionError):
             return
         finally:
-            await self._client.close()
+            await self._stream.close()
 
     def abort(self) -> None:
-        self._client.abort()
-
-    # -- the request ---------------------------------------------------------------------------
+        self._stream.abort()
 
     async def _next_request(self) -> h11.Request | None:
         """The next head; ``None`` when the client is done."""
         self.silent_since_s = asyncio.get_running_loop().time()
         if self._http.trailing_data[0] == b"":
-            self._http.receive_data(await self._client.read())
+            self._http.receive_data(await self._stream.read())
         self.silent_since_s = None
         try:
             async with asyncio.timeout(HEAD_TIMEOUT_S):
-                event = await _next_event(self._http, self._client)
+                event = await next_event(self._http, self._stream)
         except TimeoutError:
             raise Refusal(408, "the request took too long to arrive") from None
         if not isinstance(event, h11.Request):
@@ -124,29 +100,91 @@ class Conversation:
     async def _answer(self, request: h11.Request) -> bool:
         """Whether another request may follow."""
         connections = await self._engine.guest(request.target)
-        guest = await connections.take()
-        exchange = _Exchange(request, guest)
+        if creates(request.method, request.target):
+            return await self._create(request, connections)
+        if (reference := starts(request.method, request.target)) is not None:
+            return await self._start(request, connections, reference)
+        return await self._pass(request, connections)
+
+    async def _create(self, request: h11.Request, connections: GuestConnections) -> bool:
+        ports = self._engine.ports
+        body, reservation = await ports.before_create(connections, await self._body())
+        if reservation is None:
+            return await self._pass(request, connections, body)
+        decided = False
+
+        async def answered(status: int, answer: bytes) -> None:
+            nonlocal decided
+            decided = True
+            await ports.after_create(reservation, status, answer)
+
         try:
-            while True:
-                try:
-                    again = await self._exchange(exchange, connections)
-                    break
-                except GuestLost:
-                    # A connection that was kept may have been closed meanwhile: nobody has seen
-                    # the request then, and it has no body that were lost.
-                    if not guest.used or exchange.answered or self._has_body(request):
-                        raise
-                    await connections.drop(guest)
-                    guest = exchange.guest = await connections.take(fresh=True)
+            return await self._pass(request, connections, body, answered)
+        finally:
+            if not decided:
+                await ports.after_create(reservation, 0, b"")
+
+    async def _start(
+        self, request: h11.Request, connections: GuestConnections, reference: str
+    ) -> bool:
+        ports = self._engine.ports
+        container = await ports.before_start(connections, reference)
+        if container is None:
+            return await self._pass(request, connections)
+
+        async def answered(_: int, __: bytes) -> None:
+            await ports.after_start(connections, container)
+
+        return await self._pass(request, connections, on_answer=answered)
+
+    async def _body(self) -> bytes:
+        """The request's, whole."""
+        body = bytearray()
+        if self._http.they_are_waiting_for_100_continue:
+            await self._client.tell(h11.InformationalResponse(status_code=100, headers=[]))
+        while not isinstance(event := await next_event(self._http, self._stream), h11.EndOfMessage):
+            if not isinstance(event, h11.Data):
+                raise ClientLost
+            body += event.data
+            if len(body) > MOST_CREATE_BYTES:
+                raise Refusal(413, f"the body is longer than {MOST_CREATE_BYTES} bytes")
+        return bytes(body)
+
+    async def _pass(
+        self,
+        request: h11.Request,
+        connections: GuestConnections,
+        body: bytes | None = None,
+        on_answer: Answered | None = None,
+    ) -> bool:
+        exchange = Exchange(self._client, request, lambda: self._engine.lost, body, on_answer)
+        guest = await connections.take()
+        try:
+            try:
+                again = await exchange.run(guest, connections.authorized(guest, exchange.headers))
+            except GuestLost:
+                # One that was kept may have been closed meanwhile, and nobody has seen the request.
+                if not guest.used or not exchange.may_be_repeated:
+                    raise
+                await connections.drop(guest)
+                guest = await connections.take(fresh=True)
+                again = await exchange.run(guest, connections.authorized(guest, exchange.headers))
         except GuestLost:
-            await self._tell_lost(exchange)
+            if not exchange.answered:
+                why = self._engine.lost or "its Docker has closed the connection"
+                raise Refusal(502, f"no answer: {why}") from None
+            await exchange.say_last()
             return False
         except BaseException:  # cancelled, too; raised again
             guest.stream.abort()
             raise
         finally:
             await connections.give_back(guest)
-        if not again or self._http.our_state is not h11.DONE:
+        return again and await self._begin_next()
+
+    async def _begin_next(self) -> bool:
+        """Whether the connection is ready for another request."""
+        if self._http.our_state is not h11.DONE:
             return False
         if self._http.their_state is not h11.DONE:  # dockerd has answered before it had read all
             await self._linger()
@@ -154,170 +192,21 @@ class Conversation:
         self._http.start_next_cycle()
         return True
 
-    def _has_body(self, request: h11.Request) -> bool:
-        names = {name for name, _ in request.headers}
-        lengths = [value for name, value in request.headers if name == b"content-length"]
-        return b"transfer-encoding" in names or any(length != b"0" for length in lengths)
-
-    async def _exchange(self, exchange: _Exchange, connections: GuestConnections) -> bool:
-        """Pass a request and its answer; whether the connection can go on."""
-        request, guest = exchange.request, exchange.guest
-        head = h11.Request(
-            method=request.method,
-            target=request.target,
-            headers=connections.authorized(guest, exchange.headers),
-        )
-        await self._to_guest(exchange, head)
-        upload = asyncio.create_task(self._upload(exchange))
-        try:
-            return await self._download(exchange, upload)
-        finally:
-            await end(upload)
-
-    async def _upload(self, exchange: _Exchange) -> None:
-        """The body; then see whether the client goes away."""
-        guest = exchange.guest
-        try:
-            while not exchange.uploaded.is_set():
-                event = await _next_event(self._http, self._client)
-                if not isinstance(event, h11.Data | h11.EndOfMessage):
-                    raise ClientLost
-                await self._to_guest(exchange, event)
-                if isinstance(event, h11.EndOfMessage):
-                    exchange.uploaded.set()
-            if self._http.trailing_data[0]:
-                return  # it has sent more already, which waits for its turn
-            more = await self._client.read()
-            self._http.receive_data(more)
-            if not more:
-                guest.ended = True
-                guest.stream.end_sending()  # dockerd gives up what nobody waits for
-        except GuestLost:
-            return  # it may have said why before it closed
-        except (ClientLost, h11.RemoteProtocolError):
-            guest.stream.abort()  # or dockerd would wait for the rest
-            raise
-
-    async def _to_guest(self, exchange: _Exchange, event: h11.Event) -> None:
-        data = exchange.guest.http.send(event)
-        try:
-            if data:
-                await exchange.guest.stream.send(data)
-        except ConnectionError as error:
-            raise GuestLost from error
-
-    # -- the answer ----------------------------------------------------------------------------
-
-    async def _download(self, exchange: _Exchange, upload: asyncio.Task[None]) -> bool:
-        while True:
-            event = await self._from_guest(exchange, upload)
-            if isinstance(event, h11.InformationalResponse):
-                await self._to_client(event)
-                if event.status_code == _SWITCHING_PROTOCOLS:
-                    exchange.answered = True
-                    exchange.kind = content_type(list(event.headers.raw_items()))
-                    await self._as_stream(exchange, upload)
-                    return False
-            elif isinstance(event, h11.Response):
-                exchange.answered = True
-                headers = list(event.headers.raw_items())
-                exchange.kind = content_type(headers)
-                request, status = exchange.request, event.status_code
-                if turns_into_stream(request.method, request.target, status, headers):
-                    await self._client.send(_head(event, headers))
-                    await self._as_stream(exchange, upload)
-                    return False
-                await self._to_client(
-                    h11.Response(status_code=status, headers=headers, reason=event.reason)
-                )
-            elif isinstance(event, h11.Data | h11.EndOfMessage):
-                await self._to_client(event)
-                if isinstance(event, h11.EndOfMessage):
-                    return True
-
-    async def _from_guest(self, exchange: _Exchange, upload: asyncio.Task[None]) -> h11.Event:
-        guest = exchange.guest
-        try:
-            event = await _next_event(guest.http, guest.stream)
-        except h11.RemoteProtocolError as error:
-            event = h11.ConnectionClosed()
-            cause: Exception | None = error
-        else:
-            cause = None
-        if not isinstance(event, h11.ConnectionClosed):
-            return event
-        if upload.done() and not upload.cancelled():
-            upload.result()  # the client's mistake, or its end
-        raise GuestLost from cause
-
-    async def _to_client(self, event: h11.Event) -> None:
-        if data := self._http.send(event):
-            await self._client.send(data)
-
-    async def _as_stream(self, exchange: _Exchange, upload: asyncio.Task[None]) -> None:
-        """From here on bytes pass both ways."""
-        await race(exchange.uploaded.wait(), asyncio.wait({upload}))
-        await end(upload)
-        guest = exchange.guest
-        early, client_ended = self._http.trailing_data
-        if early:
-            await self._passed(guest.stream.send, early)
-        if client_ended:
-            guest.stream.end_sending()
-        said, _ = guest.http.trailing_data
-        if said:
-            await self._client.send(said)
-        await relay(self._client, guest.stream, lambda: self._last_words(exchange))
-
-    async def _passed(self, send: Callable[[bytes], Awaitable[None]], data: bytes) -> None:
-        with contextlib.suppress(ConnectionError):
-            await send(data)
-
     # -- what went wrong -----------------------------------------------------------------------
-
-    async def _tell_lost(self, exchange: _Exchange) -> None:
-        if not exchange.answered:
-            why = self._engine.lost or "its Docker has closed the connection"
-            raise Refusal(502, f"no answer: {why}") from None
-        with contextlib.suppress(h11.LocalProtocolError, ConnectionError):
-            if words := last_words(exchange.kind, self._engine.lost or "the stream broke off"):
-                await self._to_client(h11.Data(data=words))
-                await self._to_client(h11.EndOfMessage())
-        # Else without its proper end: the client sees that it is not whole.
-
-    def _last_words(self, exchange: _Exchange) -> bytes:
-        lost = self._engine.lost
-        return last_words(exchange.kind, lost) if lost else b""
 
     async def _refuse(self, refusal: Refusal) -> None:
         with contextlib.suppress(h11.LocalProtocolError, ConnectionError):
-            await self._to_client(
+            await self._client.tell(
                 h11.Response(status_code=refusal.status, headers=refusal.headers, reason=b"")
             )
-            await self._to_client(h11.Data(data=refusal.body))
-            await self._to_client(h11.EndOfMessage())
+            await self._client.tell(h11.Data(data=refusal.body))
+            await self._client.tell(h11.EndOfMessage())
             await self._linger()
 
     async def _linger(self) -> None:
         """With unread data a close would cut off the answer."""
-        self._client.end_sending()
+        self._stream.end_sending()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER_S):
-                while await self._client.read():
+                while await self._stream.read():
                     pass
-
-
-async def _next_event(http: h11.Connection, stream: Stream) -> h11.Event:
-    while (event := http.next_event()) is h11.NEED_DATA:
-        http.receive_data(await stream.read())
-    assert not isinstance(event, type) or event is h11.PAUSED
-    if event is h11.PAUSED:
-        raise ClientLost
-    return event  # type: ignore[return-value]
-
-
-def _head(answer: h11.Response, headers: Headers) -> bytes:
-    """As it came: h11 would frame what follows."""
-    lines = [f"HTTP/1.1 {answer.status_code} ".encode() + bytes(answer.reason)]
-    lines += [name + b": " + value for name, value in headers]
-    return b"\r\n".join(lines) + b"\r\n\r\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+from urllib.parse import unquote
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -13,6 +14,8 @@ RAW_STREAMS = ("application/vnd.docker.raw-stream", "application/vnd.docker.mult
 _HIJACKS = re.compile(
     r"(/v[0-9.]+)?(/containers/[^/]+/attach|/exec/[^/]+/start|/session|/grpc)", re.ASCII
 )
+_CREATE = re.compile(r"(/v[0-9.]+)?/containers/create", re.ASCII)
+_START = re.compile(r"(/v[0-9.]+)?/containers/([^/]+)/(start|restart)", re.ASCII)
 _GREETINGS = re.compile(r"(/v[0-9.]+)?/(_ping|version)", re.ASCII)
 _STDERR = 2
 
@@ -40,8 +43,18 @@ class Refusal(Exception):
 
 def looks_inside(target: bytes) -> bool:
     """Whether a request is about more than that there is a Docker, and of which version."""
-    path = target.partition(b"?")[0].decode("ascii", "replace")
-    return _GREETINGS.fullmatch(path) is None
+    return _GREETINGS.fullmatch(_path(target)) is None
+
+
+def creates(method: bytes, target: bytes) -> bool:
+    """Whether a container is to be created."""
+    return method == b"POST" and _CREATE.fullmatch(_path(target)) is not None
+
+
+def starts(method: bytes, target: bytes) -> str | None:
+    """The name or id of the container that is to be started, if one is."""
+    found = _START.fullmatch(_path(target)) if method == b"POST" else None
+    return None if found is None else unquote(found[2])
 
 
 def turns_into_stream(method: bytes, target: bytes, status: int, answer: Headers) -> bool:
@@ -49,8 +62,7 @@ def turns_into_stream(method: bytes, target: bytes, status: int, answer: Headers
 
     So Docker answers those who do not ask for an upgrade.
     """
-    path = target.partition(b"?")[0].decode("ascii", "replace")
-    if method != b"POST" or status != 200 or not _HIJACKS.fullmatch(path):
+    if method != b"POST" or status != 200 or not _HIJACKS.fullmatch(_path(target)):
         return False
     framed = (b"content-length", b"transfer-encoding")
     return not any(name.lower() in framed for name, _ in answer)
@@ -69,3 +81,7 @@ def last_words(kind: str, message: str) -> bytes:
     if kind == "application/json":  # progress, a JSON value a line
         return json.dumps({"errorDetail": {"message": message}, "error": message}).encode() + b"\n"
     return b""
+
+
+def _path(target: bytes) -> str:
+    return target.partition(b"?")[0].decode("ascii", "replace")

@@ -7,6 +7,7 @@ any more.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import Any
 
 from warmboot import __version__
 from warmboot.engine_socket import socket_file
+from warmboot.engine_socket.docker_form import Refusal
+from warmboot.engine_socket.limits import MANAGER_TIMEOUT_S
 from warmboot.engine_socket.served_engine import EngineSocket
 from warmboot.model.conventions.engine_front import from_message
-from warmboot.system.call_channel import MOST_LINE_BYTES, CallChannel, CallRefused
+from warmboot.system.call_channel import MOST_LINE_BYTES, CallChannel, CallRefused, ChannelClosed
 
 FIRST_CALL_TIMEOUT_S = 60.0
 """A manager that has started a front speaks to it at once."""
@@ -30,7 +33,8 @@ class Front:
         self._folder = Path(control.getsockname()).parent
         self._engines: dict[str, EngineSocket] = {}
         self._changing = asyncio.Lock()
-        self._managers = 0
+        self._managers: list[CallChannel] = []
+        self._manager_came = asyncio.Event()
         self._retired = False
         self._may_end = asyncio.Event()
 
@@ -46,16 +50,35 @@ class Front:
             socket_file.remove_folder(self._folder)
 
     async def _manage(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._managers += 1
+        channel = CallChannel(reader, writer, self._call)
+        self._managers.append(channel)
+        self._manager_came.set()
         try:
-            await CallChannel(reader, writer, self._call).run()
+            await channel.run()
         finally:
-            self._managers -= 1
+            self._managers.remove(channel)
+            if not self._managers:
+                self._manager_came.clear()
             self._look()
+
+    async def ask_manager(self, call: str, /, **given: Any) -> Mapping[str, Any]:
+        """What the manager answers; one that is being restarted is waited for. ``Refusal``."""
+        try:
+            async with asyncio.timeout(MANAGER_TIMEOUT_S):
+                while True:
+                    await self._manager_came.wait()
+                    with contextlib.suppress(ChannelClosed):
+                        return await self._managers[-1].call(call, **given)
+        except TimeoutError:
+            raise Refusal(
+                503, "published ports need warmboot's manager, which does not answer"
+            ) from None
+        except CallRefused as refused:
+            raise Refusal(500, str(refused)) from refused
 
     def _look(self) -> None:
         busy = any(engine.busy for engine in self._engines.values())
-        if self._managers == 0 and not (busy if self._retired else self._engines):
+        if not self._managers and not (busy if self._retired else self._engines):
             self._may_end.set()
 
     async def _call(self, name: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -79,7 +102,7 @@ class Front:
 
     async def _serve(self, given: Mapping[str, Any]) -> None:
         wanted = from_message(given)
-        engine = self._engines.get(wanted.id) or EngineSocket(wanted, self._look)
+        engine = self._engines.get(wanted.id) or EngineSocket(wanted, self._look, self.ask_manager)
         try:
             await engine.set(wanted)
         except OSError as error:

@@ -7,8 +7,10 @@ dockerd: so a connection that has served one request may serve the next one, who
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 import h11
 
@@ -19,6 +21,7 @@ from warmboot.engine_socket.limits import (
     IDLE_IN_GUEST,
     IDLE_IN_GUEST_S,
     MOST_ANSWER_HEAD_BYTES,
+    MOST_CREATE_BYTES,
     MOST_IN_GUEST,
     ROOM_TIMEOUT_S,
 )
@@ -71,6 +74,27 @@ class GuestConnections:
             raise
         self._streams[id(connection)] = connection.stream
         return connection
+
+    async def ask(self, target: str) -> tuple[int, Any]:
+        """The status and the JSON of a GET of our own. ``Refusal``."""
+        connection = await self.take(fresh=True)
+        http, stream, status, body = connection.http, connection.stream, 0, bytearray()
+        try:
+            headers = self.authorized(connection, [(b"Host", b"docker")])
+            request = h11.Request(method="GET", target=target, headers=headers)
+            await stream.send((http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b""))
+            while not isinstance(event := http.next_event(), h11.EndOfMessage):
+                if event is h11.NEED_DATA:
+                    http.receive_data(await stream.read())
+                elif isinstance(event, h11.Response):
+                    status = event.status_code
+                elif isinstance(event, h11.Data) and len(body) < MOST_CREATE_BYTES:
+                    body += event.data
+            return status, json.loads(body)
+        except (h11.RemoteProtocolError, ConnectionError, ValueError) as error:
+            raise Refusal(502, f"no answer: Docker in the engine {self._name}: {error}") from error
+        finally:
+            await self.give_back(connection)
 
     async def give_back(self, connection: GuestConnection) -> None:
         """Keep it for another request, if it is ready for one."""

@@ -34,3 +34,9 @@ IDLE_IN_GUEST_S = 60.0
 
 LINGER_S = 5.0
 """How long is read on after a refusal: with unread data a close would cut off the answer."""
+
+MOST_CREATE_BYTES = 4 << 20
+"""Of the body of a request that creates a container, and of what dockerd is asked by us."""
+
+MANAGER_TIMEOUT_S = 30.0
+"""How long what needs the manager waits for one that is being restarted."""

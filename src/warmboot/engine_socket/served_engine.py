@@ -22,6 +22,7 @@ from warmboot.engine_socket.conversation import Conversation
 from warmboot.engine_socket.docker_form import Refusal, looks_inside
 from warmboot.engine_socket.guest_connections import GuestConnections
 from warmboot.engine_socket.limits import CHUNK_BYTES, MOST_CONNECTIONS, START_TIMEOUT_S
+from warmboot.engine_socket.port_keeper import Ask, PortKeeper
 from warmboot.engine_socket.relay import Stream
 from warmboot.model.conventions.engine_front import GuestEndpoint, ServedEngine
 from warmboot.system import procfs
@@ -36,11 +37,12 @@ _START_TIME = 19
 class EngineSocket:
     """Implements ``conversation.Engine``. ``set`` what it is, any number of times; ``close``.
 
-    ``on_quiet`` is called when nobody is connected any more.
+    ``on_quiet`` is called when nobody is connected any more, ``ask`` asks the manager.
     """
 
-    def __init__(self, engine: ServedEngine, on_quiet: Callable[[], None]) -> None:
+    def __init__(self, engine: ServedEngine, on_quiet: Callable[[], None], ask: Ask) -> None:
         self._on_quiet = on_quiet
+        self.ports = PortKeeper(engine.id, ask)
         self.engine = engine
         self._listener: socket.socket | None = None
         self._server: asyncio.Server | None = None

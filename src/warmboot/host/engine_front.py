@@ -26,7 +26,14 @@ from warmboot.model.conventions.engine_front import CONTROL_SOCKET, ServedEngine
 from warmboot.model.conventions.manager_socket import MAX_PATH_BYTES
 from warmboot.model.errors import HostError, InvalidRequest
 from warmboot.system.back_off import BackOff
-from warmboot.system.call_channel import MOST_LINE_BYTES, CallChannel, CallRefused, ChannelClosed
+from warmboot.system.call_channel import (
+    MOST_LINE_BYTES,
+    CallChannel,
+    CallRefused,
+    ChannelClosed,
+    Serve,
+    nothing_served,
+)
 from warmboot.system.concurrency import end
 
 log = structlog.get_logger(__name__)
@@ -46,6 +53,8 @@ class EngineFront:
     def __init__(self, folder: Path, gid: int | None) -> None:
         self.folder = folder
         self.gid = os.getegid() if gid is None else gid
+        self.serve_calls: Serve = nothing_served
+        """Answers what the front asks for."""
         self._served: dict[str, ServedEngine] = {}
         self._channel: CallChannel | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -154,7 +163,7 @@ class EngineFront:
         reader, writer = await asyncio.open_unix_connection(
             str(self.folder / CONTROL_SOCKET), limit=MOST_LINE_BYTES
         )
-        channel = CallChannel(reader, writer)
+        channel = CallChannel(reader, writer, lambda call, given: self.serve_calls(call, given))
         self._begin(self._run(channel))
         return channel
 

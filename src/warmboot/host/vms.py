@@ -298,6 +298,12 @@ class Vms:
             for mapping in ports:
                 await self._network.check_free(mapping)
 
+    async def withdraw(self, slot: Slot | None, ports: Sequence[PortMapping]) -> None:
+        """Give some of a VM's host ports back. Idempotent."""
+        if slot is not None and self._network is not None:
+            for mapping in ports:
+                await self._network.withdraw(slot, mapping)
+
     async def unpublish(self, slot: Slot | None) -> None:
         """Give a VM's host ports back, while it goes on. Idempotent."""
         if slot is not None and self._network is not None:

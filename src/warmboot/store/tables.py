@@ -38,7 +38,7 @@ from warmboot.model.journal.operation import OperationState
 from warmboot.model.runtime_image import RuntimeImageManifest
 from warmboot.model.runtime_snapshot import BootStats, BuildCause, SnapshotState
 from warmboot.model.tenants.boot import BootAttempt, BootMethod, FallbackReason, StageTiming
-from warmboot.model.tenants.engine import EngineSpec, EngineState
+from warmboot.model.tenants.engine import EnginePort, EngineSpec, EngineState
 from warmboot.model.vm import VmHandle, VmKind, VmSpec
 from warmboot.model.worker import ListenAddress, WorkerSpec, WorkerState
 from warmboot.store.storable import FreeForm
@@ -173,6 +173,7 @@ engines = Table(
     Column("boot_attempts", Encoded(tuple[BootAttempt, ...]), nullable=False),
     Column("vm_id", SafeText),
     Column("handed_over", Boolean, nullable=False),
+    Column("ports", Encoded(tuple[EnginePort, ...]), nullable=False),
     Column("boot_method", Choice(BootMethod)),
     Column("fallback_reason", Choice(FallbackReason)),
     Column("fallback_details", SafeText, nullable=False),

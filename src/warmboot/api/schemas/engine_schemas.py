@@ -69,6 +69,19 @@ def _asked(name: str) -> Any:
     return Field(validation_alias=AliasPath("spec", name))
 
 
+class EnginePortOut(Out):
+    """A port of the host that leads to a container in the engine."""
+
+    container: str = Field(description="the container's id, which its Docker has given to it")
+    host_ip: str = Field(
+        validation_alias=AliasPath("mapping", "host_ip"),
+        description="the address of the host; empty before it is published for the first time",
+    )
+    host_port: int = Field(validation_alias=AliasPath("mapping", "host_port"))
+    protocol: str = Field(validation_alias=AliasPath("mapping", "protocol"))
+    held: bool = Field(description="also while the container does not run, until it is removed")
+
+
 class EngineOut(Out):
     """``shape`` is what runs; ``requested_shape`` what was asked for."""
 
@@ -78,6 +91,7 @@ class EngineOut(Out):
     docker_host: str = Field(description="what clients take as DOCKER_HOST")
     socket: str = Field(description="the Unix socket at which its Docker is reached")
     owner_uid: int = _asked("owner_uid")
+    ports: list[EnginePortOut] = Field(description="ports that its containers publish")
     boot_method: BootMethod | None
     fallback_reason: FallbackReason | None
     fallback_message: str

@@ -245,7 +245,8 @@ class Network:
     async def publish(self, slot: Slot, mapping: PortMapping) -> PortMapping:
         """Lead a host port to the guest's; returns the mapping with the real ``host_port``.
 
-        ``Conflict`` when the port is taken, ``InvalidRequest`` when the mapping makes no sense.
+        A ``container_port`` of 0 is the same number as the host's. ``Conflict`` when the port is
+        taken, ``InvalidRequest`` when the mapping makes no sense.
         """
         return await self._publishing.publish(slot, mapping)
 
@@ -259,6 +260,10 @@ class Network:
         if (broken := self._broken.get(slot.index)) is not None:
             raise NetworkError(broken.brief, details=broken.details, resolution=broken.resolution)
         await self._publishing.republish(slot, mappings)
+
+    async def withdraw(self, slot: Slot, mapping: PortMapping) -> None:
+        """Give back one of a slot's ports. Idempotent."""
+        await self._publishing.withdraw(slot, mapping)
 
     async def unpublish(self, slot: Slot) -> None:
         """Give back all of a slot's ports, and end its connections. Idempotent."""

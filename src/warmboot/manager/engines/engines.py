@@ -19,6 +19,7 @@ from warmboot.manager.core.retry_until_stored import store_state
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.engines.bring_up_engine import Asked, BringUpEngine, bring_up_key
+from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engine_states import UNBOOTED, can_be_stopped, has_reached
 from warmboot.manager.engines.watch_engine import WatchEngine
@@ -57,6 +58,7 @@ class Engines:
         admission: BootAdmission,
         watch: WatchEngine,
         sockets: EngineSockets,
+        ports: EnginePorts,
         garbage: CollectGarbage,
         default_shape: Shape,
     ) -> None:
@@ -68,6 +70,7 @@ class Engines:
         self._admission = admission
         self._watch = watch
         self._sockets = sockets
+        self._ports = ports
         self._garbage = garbage
         self._default_shape = default_shape
         self._locks = TenantLocks()
@@ -185,6 +188,7 @@ class Engines:
             if not await self._locks.unless_removed(engine.id, quiet):
                 return
             await self._watch.stop(engine.id)  # or it takes this for a failure
+            await self._ports.stop(engine.id)
             await self._watch.forget_vm(engine.id)
             stopped = await store_state(
                 self._store,
@@ -233,6 +237,7 @@ class Engines:
             # Within it: a start that held it may just have begun to bring it up.
             await self._tasks.cancel(bring_up_key(engine_id))
             await self._watch.stop(engine_id)
+            await self._ports.stop(engine_id)
             with contextlib.suppress(NotFound):
                 await self._give_back(await self._store.engines.get(engine_id))
         await self._watch.stop_clock(engine_id)

@@ -13,6 +13,7 @@ import structlog
 from warmboot.host.agent import HostAgent
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.reconcile_failures import ReconcileFailures
+from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engine_states import to_be_removed
 from warmboot.manager.engines.engines import Engines
@@ -38,6 +39,7 @@ class ReconcileEngines:
         watch: WatchEngine,
         stalled: ResumeStalled,
         sockets: EngineSockets,
+        ports: EnginePorts,
         failures: ReconcileFailures,
     ) -> None:
         self._store = store
@@ -47,6 +49,7 @@ class ReconcileEngines:
         self._watch = watch
         self._stalled = stalled
         self._sockets = sockets
+        self._ports = ports
         self._failures = failures
 
     async def __call__(self, lost: set[str]) -> None:
@@ -101,6 +104,7 @@ class ReconcileEngines:
             return
         await self._sockets.show(engine)
         self._watch.start(engine.id)
+        await self._ports.adopt(engine)
         if not engine.handed_over:
             self._engines.resume(engine.id)
         log.info(f"Engine {engine.id} adopted in {engine.vm_id}")

@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from warmboot.model.container import PortMapping
 from warmboot.model.conventions.names import hostname_for
 from warmboot.model.shapes import Shape
 from warmboot.model.tenants.boot import (
@@ -75,6 +76,19 @@ class EngineSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class EnginePort:
+    """A port of the host that leads to a container in an engine, whose Docker id that is.
+
+    In the VM it has the number of ``mapping.container_port``. ``held``: it is the container's until
+    that is removed, and not only while it runs.
+    """
+
+    container: str
+    mapping: PortMapping
+    held: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Engine:
     """A row of ``engines``: what was asked (``spec``) and what runs (``shape``, ``vm_id``).
 
@@ -95,6 +109,7 @@ class Engine:
     boot_attempts: tuple[BootAttempt, ...] = ()
     vm_id: str | None = None
     handed_over: bool = False
+    ports: tuple[EnginePort, ...] = ()
     boot_method: BootMethod | None = None
     fallback_reason: FallbackReason | None = None
     fallback_details: str = ""

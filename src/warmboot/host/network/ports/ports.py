@@ -57,7 +57,7 @@ def check(mapping: PortMapping, default_address: str) -> PortMapping:
         raise InvalidRequest(
             f"the protocol {mapping.protocol!r} cannot be published", resolution="use tcp or udp"
         )
-    if not 1 <= mapping.container_port <= _MAX_PORT or not 0 <= mapping.host_port <= _MAX_PORT:
+    if not 0 <= mapping.container_port <= _MAX_PORT or not 0 <= mapping.host_port <= _MAX_PORT:
         raise InvalidRequest(
             f"no valid ports: {mapping.host_port}:{mapping.container_port}",
             resolution="use 1 to 65535; a host port of 0 takes a free one",

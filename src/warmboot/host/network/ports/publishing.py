@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -38,10 +39,12 @@ class Publishing:
     async def publish(self, slot: Slot, mapping: PortMapping) -> PortMapping:
         """Lead a host port to the guest's; returns the mapping with the real ``host_port``.
 
-        ``Conflict`` when the port is taken, ``InvalidRequest`` when the mapping makes no sense.
+        A ``container_port`` of 0 is the same number as the host's. ``Conflict`` when the port is
+        taken, ``InvalidRequest`` when the mapping makes no sense.
         """
         wanted = ports.check(mapping, self._config.publish_address)
         held, real = await self._reserve(wanted)
+        real = replace(real, container_port=real.container_port or real.host_port)
         try:
             await self._add_rules(slot, real)
             if real.protocol == "udp":
@@ -80,6 +83,20 @@ class Publishing:
                 _log.warning("published port not held", brief=error.brief, slot=slot.veth)
                 continue
             self._held.setdefault(slot.index, {})[mapping] = held
+
+    async def withdraw(self, slot: Slot, mapping: PortMapping) -> None:
+        """Give one port back; connections through it end. Idempotent."""
+        async with self.lock:
+            published = self._published.get(slot.index, set())
+            published.discard(mapping)
+            host, inside = rules.withdraw(self._config, slot, mapping)
+            await nft.apply(host)
+            others = {(other.protocol, other.container_port) for other in published}
+            if (mapping.protocol, mapping.container_port) not in others:
+                await nft.apply(inside, slot.namespace)
+        if (held := self._held.get(slot.index, {}).pop(mapping, None)) is not None:
+            held.close()
+        await namespaces.in_thread(partial(_forget_strays, mapping))
 
     async def _add_rules(self, slot: Slot, mapping: PortMapping) -> None:
         host, inside = rules.publish(self._config, slot, mapping)

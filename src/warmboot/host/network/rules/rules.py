@@ -227,6 +227,19 @@ def publish(config: NetworkConfig, slot: Slot, mapping: PortMapping) -> tuple[st
     )
 
 
+def withdraw(config: NetworkConfig, slot: Slot, mapping: PortMapping) -> tuple[str, str]:
+    """Scripts that undo ``publish``; the second one if nothing else leads to that port inside.
+
+    What is not there cannot be deleted: both add it first.
+    """
+    host, inside = publish(config, slot, mapping)
+    return _and_deleted(host), _and_deleted(inside)
+
+
+def _and_deleted(script: str) -> str:
+    return f"{script}\n{script.splitlines()[-1].replace('add element', 'delete element', 1)}"
+
+
 def close_inside(config: NetworkConfig) -> str:
     """A script for the namespace: no port is published there any more. Idempotent."""
     return f"{_inside_sets(config)}\nflush set ip {config.table} published"

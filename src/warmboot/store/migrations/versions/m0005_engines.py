@@ -31,6 +31,7 @@ def upgrade() -> None:
         sa.Column("boot_attempts", _JSON, nullable=False),
         sa.Column("vm_id", sa.Text()),
         sa.Column("handed_over", sa.Boolean(), nullable=False),
+        sa.Column("ports", _JSON, nullable=False),
         sa.Column("boot_method", sa.Text()),
         sa.Column("fallback_reason", sa.Text()),
         sa.Column("fallback_details", sa.Text(), nullable=False),

@@ -1,0 +1,135 @@
+"""Published ports, as Docker's requests and answers have them. Pure functions.
+
+A container's ports are asked for at its creation (``HostConfig.PortBindings``). In its VM dockerd
+publishes on all addresses, with the numbers that the host has: then what ``docker port`` says is
+what works on the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_PROTOCOLS = ("tcp", "udp")
+_MOST = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class WantedPort:
+    """``port`` is the container's, ``80/tcp``. ``low`` to ``high``: any of these on the host; 0 to
+    0 for any there is. ``host_ip`` empty: the usual address."""
+
+    port: str
+    host_ip: str
+    low: int
+    high: int
+
+    @property
+    def fixed(self) -> bool:
+        """It was asked for by its number: it is taken at the start, and not before."""
+        return self.low == self.high != 0
+
+    @property
+    def protocol(self) -> str:
+        return self.port.partition("/")[2] or "tcp"
+
+
+def wants_all(config: Mapping[str, Any]) -> bool:
+    """Whether all ports that the image exposes are to be published."""
+    host = config.get("HostConfig")
+    return isinstance(host, Mapping) and host.get("PublishAllPorts") is True
+
+
+def wanted_ports(config: Mapping[str, Any], exposed: Mapping[str, Any]) -> list[WantedPort]:
+    """What the body of a ``create`` asks for; ``exposed`` are the ports of its image.
+
+    What makes no sense, or is not ours to decide (SCTP, IPv6), is left to dockerd.
+    """
+    host = config.get("HostConfig")
+    host = host if isinstance(host, Mapping) else {}
+    given = host.get("PortBindings")
+    given = given if isinstance(given, Mapping) else {}
+    found = []
+    for port, bindings in given.items():
+        for binding in _listed(bindings) or [{}]:
+            wanted = _wanted(str(port), binding)
+            if wanted is not None:
+                found.append(wanted)
+    if wants_all(config):
+        own = config.get("ExposedPorts")
+        own = own if isinstance(own, Mapping) else {}
+        bound = {wanted.port for wanted in found}
+        for port in sorted({*own, *exposed} - bound - set(given)):
+            wanted = _wanted(str(port), {})
+            if wanted is not None:
+                found.append(wanted)
+    return found
+
+
+def _wanted(port: str, binding: Any) -> WantedPort | None:
+    number, _, protocol = port.partition("/")
+    if not isinstance(binding, Mapping) or (protocol or "tcp") not in _PROTOCOLS:
+        return None
+    address = str(binding.get("HostIp") or "")
+    span = _span(str(binding.get("HostPort") or ""))
+    if not number.isdecimal() or ":" in address or span is None:
+        return None
+    return WantedPort(f"{number}/{protocol or 'tcp'}", address, *span)
+
+
+def _listed(bindings: Any) -> list[Any]:
+    return bindings if isinstance(bindings, list) else []
+
+
+def _span(text: str) -> tuple[int, int] | None:
+    low, _, high = text.partition("-")
+    if not text:
+        return 0, 0
+    if not low.isdecimal() or not (high or low).isdecimal():
+        return None
+    numbers = int(low), int(high or low)
+    if numbers == (0, 0):
+        return numbers
+    return numbers if 1 <= numbers[0] <= numbers[1] <= _MOST else None
+
+
+def filled_in(
+    config: Mapping[str, Any], wanted: Sequence[WantedPort], numbers: Sequence[int]
+) -> dict[str, Any]:
+    """The body with these ``numbers`` on the host for what was ``wanted``."""
+    host = dict(config.get("HostConfig") or {})
+    given = dict(host.get("PortBindings") or {})
+    for port in {one.port for one in wanted} | {one.port.partition("/")[0] for one in wanted}:
+        kept = [
+            binding for binding in given.pop(port, None) or [] if _wanted(port, binding) is None
+        ]
+        if kept:
+            given[port] = kept
+    for one, number in zip(wanted, numbers, strict=True):
+        binding = {"HostIp": "", "HostPort": str(number)}
+        given[one.port] = [*given.get(one.port, []), binding]
+    host["PortBindings"] = given
+    exposed = dict(config.get("ExposedPorts") or {})
+    exposed |= {one.port: exposed.get(one.port, {}) for one in wanted}
+    return {**config, "HostConfig": host, "ExposedPorts": exposed}
+
+
+def bound_ports(description: Mapping[str, Any]) -> list[WantedPort]:
+    """What a container publishes when it is started, of dockerd's description of it."""
+    host = description.get("HostConfig") or {}
+    found = []
+    for port, bindings in (host.get("PortBindings") or {}).items():
+        for binding in _listed(bindings):
+            wanted = _wanted(str(port), binding)
+            if wanted is not None and wanted.fixed:
+                found.append(wanted)
+    return found
+
+
+def taken(name: str, endpoint: str, host_ip: str, number: int) -> str:
+    """Docker's own words for a port that somebody has."""
+    return (
+        f"driver failed programming external connectivity on endpoint {name} ({endpoint}): "
+        f"Bind for {host_ip}:{number} failed: port is already allocated"
+    )

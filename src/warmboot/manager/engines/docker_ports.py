@@ -1,0 +1,30 @@
+"""What dockerd in an engine says about its containers' ports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from warmboot.docker.client import DockerClient
+from warmboot.model.container import PortMapping
+
+
+async def running_containers(docker: DockerClient) -> list[str]:
+    """The ids of those that run."""
+    return await docker.running()
+
+
+def led_by(description: Mapping[str, Any]) -> list[PortMapping]:
+    """What a running container has published in its VM, as it is to be on the host.
+
+    At the usual address, whatever the guest says: that is for who is inside.
+    """
+    found: dict[PortMapping, None] = {}
+    published = (description.get("NetworkSettings") or {}).get("Ports") or {}
+    for port, bindings in published.items():
+        protocol = port.partition("/")[2]
+        for binding in bindings or []:
+            number = int(binding.get("HostPort") or 0)
+            if protocol in ("tcp", "udp") and number and ":" not in binding.get("HostIp", ""):
+                found[PortMapping(number, number, "", protocol)] = None
+    return list(found)

@@ -1,0 +1,304 @@
+"""Ports of the host that lead to containers in engines.
+
+    create   a port that is left to Docker is led at once, and is the container's until its removal
+    start    one with a number is led before the start is passed on, or refused as taken
+    die      and given back; removed: all of them
+
+The front asks here (``answer``) before it passes such a request on. Containers that were made by
+who holds Docker's socket inside the VM go round it: theirs follow from dockerd's events, a moment
+later. One lock an engine: its ports change one after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from warmboot.docker.client import DockerClient
+from warmboot.host.agent import HostAgent
+from warmboot.host.network import Slot
+from warmboot.manager.core.background import Work
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.engines.docker_ports import led_by, running_containers
+from warmboot.manager.vms.slots import slot_of
+from warmboot.model.container import PortMapping
+from warmboot.model.errors import (
+    Conflict,
+    ContainerError,
+    GuestError,
+    HostError,
+    InvalidRequest,
+    NotFound,
+    WarmbootError,
+)
+from warmboot.model.journal.event import Event
+from warmboot.model.tenants.engine import Engine, EnginePort, EngineState
+from warmboot.store import Store
+from warmboot.system.back_off import BackOff
+from warmboot.system.call_channel import CallRefused
+
+log = structlog.get_logger(__name__)
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
+
+Answer = Mapping[str, Any]
+
+
+class EnginePorts:
+    def __init__(self, store: Store, host: HostAgent, events: EventLog, tasks: Tasks) -> None:
+        self._store = store
+        self._host = host
+        self._events = events
+        self._tasks = tasks
+        self._locks: defaultdict[UUID, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._led: defaultdict[UUID, set[PortMapping]] = defaultdict(set)
+        self._reserved: dict[int, tuple[UUID, list[EnginePort]]] = {}
+        self._numbers = itertools.count(1)
+        self._calls: Mapping[str, Callable[[UUID, Mapping[str, Any]], Awaitable[Answer]]] = {
+            "reserve-ports": self._reserve,
+            "keep-ports": self._keep,
+            "publish-ports": self._publish,
+            "settle-ports": self._settle,
+        }
+
+    async def answer(self, call: str, given: Mapping[str, Any]) -> Answer:
+        """What the front asks for. ``CallRefused`` in words."""
+        if call not in self._calls:
+            raise CallRefused(f"this manager does not know {call}")
+        engine_id = UUID(given["engine"])
+        try:
+            async with self._locks[engine_id]:
+                return await self._calls[call](engine_id, given)
+        except WarmbootError as error:
+            return {"refused": ": ".join(part for part in (error.brief, error.details) if part)}
+
+    def on_event(self, event: Event) -> None:
+        """An observer of the event log."""
+        if event.kind == "engine.running":  # in another VM than before, if there was one
+            self._led.pop(UUID(event.subject_id), None)
+            self.follow(UUID(event.subject_id))
+
+    def follow(self, engine_id: UUID) -> None:
+        """Follow what its containers do, until its VM's end."""
+        self._tasks.keep_going(Work.WATCH_ENGINES, _key(engine_id), lambda: self._follow(engine_id))
+
+    async def stop(self, engine_id: UUID) -> None:
+        """Its VM goes, and its ports with that."""
+        await self._tasks.cancel(_key(engine_id))
+        self._led.pop(engine_id, None)
+
+    async def adopt(self, engine: Engine) -> None:
+        """Hold again what an earlier manager had led to its containers."""
+        async with self._locks[engine.id]:
+            runs = await self._running(engine)
+            mine = [one.mapping for one in engine.ports if one.held or one.container in runs]
+            await self._host.vms.republish(await self._slot(engine.id), mine)
+            self._led[engine.id] |= set(mine)
+        self.follow(engine.id)
+
+    # -- what the front asks -------------------------------------------------------------------
+
+    async def _reserve(self, engine_id: UUID, given: Mapping[str, Any]) -> Answer:
+        slot = await self._slot(engine_id)
+        found: list[EnginePort] = []
+        try:
+            for port, host_ip, low, high in given["ports"]:
+                found.append(await self._reserved_port(engine_id, slot, port, host_ip, low, high))
+        except BaseException:  # cancelled, too; raised again
+            await self._withdraw(engine_id, slot, (one.mapping for one in found if one.held))
+            raise
+        number = next(self._numbers)
+        self._reserved[number] = (engine_id, found)
+        return {"reservation": number, "numbers": [one.mapping.host_port for one in found]}
+
+    async def _reserved_port(
+        self, engine_id: UUID, slot: Slot | None, port: str, host_ip: str, low: int, high: int
+    ) -> EnginePort:
+        protocol = port.partition("/")[2]
+        if low == high != 0:
+            return EnginePort("", PortMapping(low, low, host_ip, protocol))
+        for number in range(low, high + 1):
+            wanted = PortMapping(number, number, host_ip, protocol)
+            with contextlib.suppress(Conflict):
+                (real,) = await self._host.vms.publish(slot, (wanted,))
+                self._led[engine_id].add(real)
+                return EnginePort("", real, held=True)
+        raise Conflict(f"Bind for {host_ip}:{low}-{high} failed: all ports are allocated")
+
+    async def _keep(self, engine_id: UUID, given: Mapping[str, Any]) -> Answer:
+        _, found = self._reserved.pop(given["reservation"], (engine_id, []))
+        container = given["container"]
+        if container is None:
+            slot = await self._slot(engine_id)
+            await self._withdraw(engine_id, slot, (one.mapping for one in found if one.held))
+            return {}
+        kept = tuple(EnginePort(container, one.mapping, one.held) for one in found)
+        engine = await self._store.engines.get(engine_id)
+        await self._store.engines.update(engine_id, ports=(*engine.ports, *kept))
+        return {}
+
+    async def _publish(self, engine_id: UUID, given: Mapping[str, Any]) -> Answer:
+        engine, container = await self._store.engines.get(engine_id), given["container"]
+        mappings = [one.mapping for one in engine.ports if one.container == container]
+        if not mappings:
+            mappings = [
+                PortMapping(low, low, host_ip, port.partition("/")[2])
+                for port, host_ip, low, _ in given["ports"]
+            ]
+        slot, made = await self._slot(engine_id), list[PortMapping]()
+        for mapping in mappings:
+            if any(_same(mapping, led) for led in self._led[engine_id]):
+                continue
+            try:
+                (real,) = await self._host.vms.publish(slot, (mapping,))
+            except BaseException as error:  # cancelled, too; raised again
+                await self._withdraw(engine_id, slot, made)
+                if isinstance(error, Conflict):
+                    return {"taken": [mapping.host_ip or "0.0.0.0", mapping.host_port]}
+                raise
+            made.append(real)
+            self._led[engine_id].add(real)
+        await self._note(engine, container, made)
+        return {}
+
+    async def _note(self, engine: Engine, container: str, made: Sequence[PortMapping]) -> None:
+        """Remember them with their real addresses."""
+        if not made:
+            return
+        others = [
+            one
+            for one in engine.ports
+            if one.container != container or not any(_same(one.mapping, real) for real in made)
+        ]
+        new = [EnginePort(container, real) for real in made]
+        await self._store.engines.update(engine.id, ports=(*others, *new))
+
+    async def _settle(self, engine_id: UUID, given: Mapping[str, Any]) -> Answer:
+        if given["runs"]:
+            return await self._publish(engine_id, {**given, "ports": []})
+        await self._give_back(engine_id, given["container"], removed=False)
+        return {}
+
+    async def _give_back(self, engine_id: UUID, container: str, *, removed: bool) -> None:
+        engine = await self._store.engines.get(engine_id)
+        mine = [one for one in engine.ports if one.container == container]
+        going = [one.mapping for one in mine if removed or not one.held]
+        await self._withdraw(engine_id, await self._slot(engine_id), going)
+        if removed and mine:
+            others = tuple(one for one in engine.ports if one.container != container)
+            await self._store.engines.update(engine_id, ports=others)
+
+    async def _withdraw(
+        self, engine_id: UUID, slot: Slot | None, mappings: Iterable[PortMapping]
+    ) -> None:
+        for mapping in mappings:
+            led = next((one for one in self._led[engine_id] if _same(mapping, one)), None)
+            if led is not None:
+                self._led[engine_id].discard(led)
+                await self._host.vms.withdraw(slot, (led,))
+
+    # -- what dockerd tells --------------------------------------------------------------------
+
+    async def _follow(self, engine_id: UUID) -> None:
+        back_off = BackOff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        while True:
+            engine = await self._store.engines.get(engine_id)
+            if engine.state is not EngineState.RUNNING or engine.vm_id is None:
+                return
+            with contextlib.suppress(GuestError, ContainerError, HostError):
+                docker, since_s = self._host.vms.link(engine.vm_id).docker, time.time() - 1
+                await self._catch_up(engine, docker)
+                async for told in docker.container_events(since_s):
+                    await self._happened(engine_id, docker, told)
+            await back_off.pause()  # the connection broke; its VM's end is told by others
+
+    async def _catch_up(self, engine: Engine, docker: DockerClient) -> None:
+        """What was missed: also what was held before the engine was stopped, and is again."""
+        for container in await running_containers(docker):
+            await self._started(engine.id, docker, container)
+        async with self._locks[engine.id]:
+            slot = await self._slot(engine.id)
+            for one in (await self._store.engines.get(engine.id)).ports:
+                if one.held and not any(_same(one.mapping, led) for led in self._led[engine.id]):
+                    await self._lead(engine.id, slot, one.mapping)
+
+    async def _happened(
+        self, engine_id: UUID, docker: DockerClient, told: Mapping[str, Any]
+    ) -> None:
+        action, container = told.get("Action"), str((told.get("Actor") or {}).get("ID", ""))
+        if action == "start":
+            await self._started(engine_id, docker, container)
+        elif action == "die":
+            with contextlib.suppress(NotFound):
+                described = await docker.description(container)
+                if described["State"]["Running"]:  # it was started again
+                    return
+            async with self._locks[engine_id]:
+                await self._give_back(engine_id, container, removed=False)
+        elif action == "destroy":
+            async with self._locks[engine_id]:
+                await self._give_back(engine_id, container, removed=True)
+
+    async def _started(self, engine_id: UUID, docker: DockerClient, container: str) -> None:
+        try:
+            described = await docker.description(container)
+        except NotFound:
+            return
+        async with self._locks[engine_id]:
+            engine = await self._store.engines.get(engine_id)
+            slot, made = await self._slot(engine_id), list[PortMapping]()
+            known = [one.mapping for one in engine.ports if one.container == container]
+            for mapping in known or led_by(described):
+                if any(_same(mapping, led) for led in self._led[engine_id]):
+                    continue
+                if (real := await self._lead(engine_id, slot, mapping)) is not None:
+                    made.append(real)
+            await self._note(engine, container, made)
+
+    async def _lead(
+        self, engine_id: UUID, slot: Slot | None, mapping: PortMapping
+    ) -> PortMapping | None:
+        """Nobody waits for it: one that is taken is told."""
+        try:
+            (real,) = await self._host.vms.publish(slot, (mapping,))
+        except (Conflict, InvalidRequest, HostError) as error:
+            log.warning(f"a port of engine {engine_id} is not published", error=error.brief)
+            await self._events.emit("engine.port-taken", engine_id, error=error.as_dict())
+            return None
+        self._led[engine_id].add(real)
+        return real
+
+    # -- inside --------------------------------------------------------------------------------
+
+    async def _running(self, engine: Engine) -> set[str]:
+        if engine.vm_id is None or not engine.ports:
+            return set()
+        try:
+            return set(await running_containers(self._host.vms.link(engine.vm_id).docker))
+        except WarmbootError as error:
+            log.warning("an adopted engine does not answer yet", of=str(engine.id), why=error.brief)
+            return {one.container for one in engine.ports}
+
+    async def _slot(self, engine_id: UUID) -> Slot | None:
+        records = await self._store.vms.of_owner(engine_id)
+        return slot_of(records[0]) if records else None
+
+
+def _same(one: PortMapping, led: PortMapping) -> bool:
+    """``one`` may not say at which address it is to be."""
+    ends = (one.container_port, one.host_port, one.protocol)
+    there = (led.container_port, led.host_port, led.protocol)
+    return ends == there and one.host_ip in ("", led.host_ip)
+
+
+def _key(engine_id: UUID) -> str:
+    return f"ports {engine_id}"
