@@ -19,7 +19,7 @@ from warmboot.manager.ports import EngineUntil
 from warmboot.model.errors import Conflict, InUse, InvalidRequest, NameTaken, NotFound
 from warmboot.model.shapes import Shape
 from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason
-from warmboot.model.tenants.engine import Engine, EngineSpec, EngineState
+from warmboot.model.tenants.engine import Engine, EngineSpec, EngineState, ProcessIdentity
 
 
 async def containers_in(engine: Engine) -> list[Any]:
@@ -163,6 +163,22 @@ async def test_what_is_to_go_by_itself_goes(place: Lab) -> None:
         await m.until(lambda: gone(m, short))
         assert vmm_pids(place.storage) == []
         assert not Path(short.socket).exists()
+
+
+async def test_one_goes_with_the_process_that_holds_it(place: Lab) -> None:
+    async with place.manager() as m:
+        process = await asyncio.create_subprocess_exec("sleep", "1000")
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        holder = ProcessIdentity(process.pid, int(fields[19]))
+        engine = await create(m, holder=holder)
+        assert engine.state is EngineState.RUNNING
+    async with place.manager() as m:
+        assert not await gone(m, engine)
+        process.kill()
+        await process.wait()
+        await m.until(lambda: gone(m, engine))
+        with pytest.raises(InvalidRequest, match="no process"):
+            await create(m, "late", holder=holder)
 
 
 async def test_a_restart_of_the_manager_interrupts_nobody(place: Lab) -> None:

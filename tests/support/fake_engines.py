@@ -22,6 +22,7 @@ class FakeEngines:
     def __init__(self, events: FakeEvents) -> None:
         self.rows: dict[UUID, Engine] = {}
         self.removed: list[str] = []
+        self.asked: list[EngineSpec] = []
         self.fails: dict[str, str] | None = None
         self._events = events
 
@@ -31,6 +32,7 @@ class FakeEngines:
         self._events.add(f"engine.{state}", engine.id, name=engine.name)
 
     async def create(self, spec: EngineSpec) -> UUID:
+        self.asked.append(spec)
         if any(row.name == spec.name for row in self.rows.values()):
             raise NameTaken(
                 f"there is an engine named {spec.name!r} already",

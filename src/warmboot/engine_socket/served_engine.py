@@ -10,7 +10,6 @@ that the machine at its other end is no more.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -25,13 +24,10 @@ from warmboot.engine_socket.limits import CHUNK_BYTES, MOST_CONNECTIONS, START_T
 from warmboot.engine_socket.port_keeper import Ask, PortKeeper
 from warmboot.engine_socket.relay import Stream
 from warmboot.model.conventions.engine_front import GuestEndpoint, ServedEngine
-from warmboot.system import procfs
 from warmboot.system.concurrency import end
+from warmboot.system.processes import open_process
 
 log = logging.getLogger("warmboot.engine_socket")
-
-_START_TIME = 19
-"""Of proc(5)'s fields after the name: when the process began, in ticks since boot."""
 
 
 class EngineSocket:
@@ -151,7 +147,7 @@ class EngineSocket:
 
     def _follow(self, endpoint: GuestEndpoint) -> None:
         self._guest, self._endpoint = GuestConnections(self.engine.name, endpoint), endpoint
-        if (pidfd := _pidfd(endpoint)) is None:
+        if (pidfd := open_process(endpoint.pid, endpoint.start_time_ticks)) is None:
             self._lose(f"the VM of the engine {self.engine.name} is gone")
             return
         self._pidfd = pidfd
@@ -177,18 +173,3 @@ class EngineSocket:
                 waited_for.clear()
         if guest is not None:
             guest.abort()
-
-
-def _pidfd(endpoint: GuestEndpoint) -> int | None:
-    """Of the VMM; ``None`` if it is no more."""
-    try:
-        pidfd = os.pidfd_open(endpoint.pid)
-    except OSError:
-        return None
-    with contextlib.suppress(OSError, IndexError, ValueError):
-        # It is held: nobody else can get its number after this look.
-        fields = procfs.stat_fields(Path(f"/proc/{endpoint.pid}"))
-        if int(fields[_START_TIME]) == endpoint.start_time_ticks and fields[0] != "Z":
-            return pidfd
-    os.close(pidfd)
-    return None

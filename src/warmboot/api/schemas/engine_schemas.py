@@ -28,6 +28,17 @@ MAX_UID = 2**32 - 2
 MAX_TIME_TO_LIVE_S = 366 * 86_400
 
 
+class ProcessIn(Strict):
+    """A process of the manager's machine."""
+
+    pid: Annotated[StrictInt, Field(ge=1, le=2**22, description="its process id"), OR_WHOLE]
+    start_time_ticks: Annotated[
+        StrictInt,
+        Field(ge=0, le=2**63 - 1, description="when it began: field 22 of /proc/PID/stat"),
+        OR_WHOLE,
+    ]
+
+
 class EngineIn(Strict):
     """A Docker engine of one's own. Nothing is required."""
 
@@ -58,6 +69,11 @@ class EngineIn(Strict):
             allow_inf_nan=False,
             description="seconds after which it is removed, whatever it does; null for never",
         ),
+    ] = None
+
+    holder: Annotated[
+        ProcessIn | None,
+        Field(description="a process at whose end, however it ends, the engine is removed"),
     ] = None
 
     def to_model(self) -> EngineSpec:

@@ -39,6 +39,7 @@ from warmboot.model.errors import (
 from warmboot.model.shapes import Shape
 from warmboot.model.tenants.engine import Engine, EngineSpec, EngineState
 from warmboot.store import Store
+from warmboot.system.processes import open_process
 
 log = structlog.get_logger(__name__)
 
@@ -124,12 +125,13 @@ class Engines:
         except BaseException:  # cancelled, too: the next boot waits for this one
             ticket.over()
             raise
-        self._watch.start_clock(engine)
+        self._watch.start_clocks(engine)
         self._begin(Asked(engine.id, ticket, watch, engine))
         return engine.id
 
     async def _create(self, spec: EngineSpec) -> Engine:
         _check_owner(spec)
+        _check_holder(spec)
         if spec.shape is not None:
             self._host.capacity().check(spec.shape, self._default_shape)
         image_id = await choose_image(self._store, spec.runtime_image_id)
@@ -240,7 +242,7 @@ class Engines:
             await self._ports.stop(engine_id)
             with contextlib.suppress(NotFound):
                 await self._give_back(await self._store.engines.get(engine_id))
-        await self._watch.stop_clock(engine_id)
+        await self._watch.stop_clocks(engine_id)
 
     async def _give_back(self, engine: Engine) -> None:
         await self._sockets.remove(engine)
@@ -254,6 +256,19 @@ class Engines:
             await self._store.engines.remove(engine.id)
             await emit("engine.deleted", engine.id)
         await self._garbage.collect_released()
+
+
+def _check_holder(spec: EngineSpec) -> None:
+    if spec.holder is None:
+        return
+    pidfd = open_process(spec.holder.pid, spec.holder.start_time_ticks)
+    if pidfd is None:
+        raise InvalidRequest(
+            f"there is no process {spec.holder.pid} here that could hold an engine",
+            details="there is none of this number and start time on the manager's machine",
+            resolution="leave the holder out: the process may be in a container",
+        )
+    os.close(pidfd)
 
 
 def _check_owner(spec: EngineSpec) -> None:

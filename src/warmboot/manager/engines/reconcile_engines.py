@@ -75,7 +75,7 @@ class ReconcileEngines:
         if engine.state is EngineState.DELETING or to_be_removed(engine, datetime.now(UTC)):
             await self._engines.remove(engine.id)
             return
-        self._watch.start_clock(engine)
+        self._watch.start_clocks(engine)
         records = await self._store.vms.of_owner(engine.id)
         alive = [r for r in records if r.id not in lost and r.handle is not None]
         for record in alive:

@@ -1,6 +1,7 @@
-"""Watches engines: the end of a VM, and the end of the time that an engine has.
+"""Watches engines: the end of a VM, of the time that an engine has, and of its holder.
 
-One task an engine's VM, from when it runs until its end; one for an engine that has a time to live.
+One task an engine's VM, from when it runs until its end; one for each of what else may end it: its
+time to live, and the process that holds it.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from warmboot.manager.engines.engine_states import to_be_removed
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.errors import IllegalTransition, NotFound, VmGone, WarmbootError
 from warmboot.model.journal.event import Event
-from warmboot.model.tenants.engine import Engine, EngineState
+from warmboot.model.tenants.engine import Engine, EngineState, ProcessIdentity
 from warmboot.store import Store
+from warmboot.system.processes import wait_ended
 
 log = structlog.get_logger(__name__)
 
@@ -59,18 +61,28 @@ class WatchEngine:
             Work.WATCH_ENGINES, _key(engine_id), lambda: self._watch_vm(engine_id)
         )
 
-    def start_clock(self, engine: Engine) -> None:
-        """Until its time is over, if it has only some."""
-        if engine.expires_at is not None:
+    def start_clocks(self, engine: Engine) -> None:
+        """Until its time is over, or its holder has ended, if it has one of them."""
+        engine_id, holder, expires_at = engine.id, engine.spec.holder, engine.expires_at
+        if expires_at is not None:
             self._tasks.keep_going(
-                Work.WATCH_ENGINES, _clock_key(engine.id), lambda: self._watch_clock(engine.id)
+                Work.WATCH_ENGINES,
+                f"clock {engine_id}",
+                lambda: self._watch_clock(engine_id, expires_at),
+            )
+        if holder is not None:
+            self._tasks.keep_going(
+                Work.WATCH_ENGINES,
+                f"holder {engine_id}",
+                lambda: self._watch_holder(engine_id, holder),
             )
 
     async def stop(self, engine_id: UUID) -> None:
         await self._tasks.cancel(_key(engine_id))
 
-    async def stop_clock(self, engine_id: UUID) -> None:
-        await self._tasks.cancel(_clock_key(engine_id))
+    async def stop_clocks(self, engine_id: UUID) -> None:
+        for clock in ("clock", "holder"):
+            await self._tasks.cancel(f"{clock} {engine_id}")
 
     def remove_ended(self, engine_id: UUID) -> None:
         """Remove it, if it is to go when it has ended."""
@@ -126,18 +138,17 @@ class WatchEngine:
             await self._host.vms.destroy(record.id, slot_of(record), keep_folder=True)
             await self._store.vms.update(record.id, handle=None, slot=None)
 
-    async def _watch_clock(self, engine_id: UUID) -> None:
-        engine = await self._store.engines.get(engine_id)
-        assert engine.expires_at is not None
-        left = engine.expires_at - datetime.now(UTC)
+    async def _watch_clock(self, engine_id: UUID, expires_at: datetime) -> None:
+        left = expires_at - datetime.now(UTC)
         await asyncio.sleep(max(0.0, left.total_seconds()))
         log.info(f"The time of engine {engine_id} is over")
+        await self._remove(engine_id)
+
+    async def _watch_holder(self, engine_id: UUID, holder: ProcessIdentity) -> None:
+        await wait_ended(holder.pid, holder.start_time_ticks)
+        log.info(f"The process that held engine {engine_id} has ended")
         await self._remove(engine_id)
 
 
 def _key(engine_id: UUID) -> str:
     return f"watch {engine_id}"
-
-
-def _clock_key(engine_id: UUID) -> str:
-    return f"clock {engine_id}"

@@ -57,12 +57,21 @@ ENGINE_TRANSITIONS = Transitions(
 
 
 @dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """A process of this host: a pid counts only together with its start time (proc(5))."""
+
+    pid: int
+    start_time_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSpec:
     """What was asked for.
 
     ``owner_uid`` is the user of this host who gets the socket, and with it root in the VM.
     ``shape`` is ``None`` for the default one. ``auto_remove``: it goes when it has been stopped or
-    its VM has died. ``time_to_live_s``: it goes that long after it was created.
+    its VM has died. ``time_to_live_s``: it goes that long after it was created. ``holder``: it goes
+    when this process has ended.
     """
 
     name: str
@@ -73,6 +82,7 @@ class EngineSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     auto_remove: bool = False
     time_to_live_s: float | None = None
+    holder: ProcessIdentity | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import os
 import signal
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,9 +15,20 @@ from warmboot.cli.commands.engine.environment import UNSET, environment_of
 from warmboot.cli.commands.engine.start import engine_body, remove, started
 from warmboot.cli.completion import image_names
 from warmboot.cli.drive import connect, drive, usage
-from warmboot.model.errors import CommandNotExecutable, CommandNotFound, WarmbootError
+from warmboot.model.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    InvalidRequest,
+    WarmbootError,
+)
+
+if TYPE_CHECKING:
+    from warmboot.client import Client
+    from warmboot.client.engines import Engine
 
 OUR_FAILURE = 125
+_START_TIME = 19
+"""Of proc(5)'s fields after the name."""
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -41,7 +53,8 @@ def run(
     """Run a command on this machine with a Docker engine of its own.
 
     DOCKER_HOST, and what testcontainers reads, lead to the engine. It is removed when the
-    command has ended. Exits with the command's exit code; with 125 if warmboot itself failed.
+    command, or warmboot itself, has ended. Exits with the command's exit code; with 125 if
+    warmboot itself failed.
     """
     try:
         body, wanted = engine_body(None, cpus, memory, time_to_live)
@@ -51,7 +64,7 @@ def run(
 
     async def work() -> int:
         async with connect() as client:
-            engine = await started(client, body, wanted, runtime)
+            engine = await _held(client, body, wanted, runtime)
             try:
                 environment = {k: v for k, v in os.environ.items() if k not in UNSET}
                 return await _run(command, {**environment, **environment_of(engine)})
@@ -59,6 +72,19 @@ def run(
                 await asyncio.shield(remove(client, engine.id))
 
     raise typer.Exit(drive(work(), _exit_code))
+
+
+async def _held(
+    client: Client, body: dict[str, Any], wanted: dict[str, int | None], runtime: str | None
+) -> Engine:
+    """An engine that goes with this process, however that ends."""
+    start = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[_START_TIME]
+    holder = {"pid": os.getpid(), "start_time_ticks": int(start)}
+    try:
+        return await started(client, {**body, "holder": holder}, wanted, runtime)
+    except InvalidRequest:
+        # In a container we have another pid than for the manager; then it is removed by us alone.
+        return await started(client, body, wanted, runtime)
 
 
 def _exit_code(error: WarmbootError) -> int:

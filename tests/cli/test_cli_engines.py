@@ -1,0 +1,119 @@
+"""``warmboot engine`` against the in-memory services."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.cli.conftest import WARMBOOT, Cli, Served
+
+SOCKET = "/run/warmboot/18080/engines/ci.sock"
+
+
+def test_an_engine_is_created_shown_stopped_and_removed(cli: Cli) -> None:
+    made = cli("engine", "create", "ci", "-l", "for=tests", "--ttl", "2h", "--rm")
+    assert made.returncode == 0, made.stderr
+    engine_id = made.stdout.strip()
+    assert cli("engine", "ls", "-q").stdout.strip() == engine_id
+    assert SOCKET in cli("engine", "ls").stdout.replace("\n", "")
+    (shown,) = json.loads(cli("engine", "inspect", "ci").stdout)
+    assert (shown["id"], shown["labels"], shown["auto_remove"]) == (
+        engine_id,
+        {"for": "tests"},
+        True,
+    )
+    assert (shown["owner_uid"], shown["time_to_live_s"]) == (os.getuid(), 7200)
+    assert cli("engine", "socket", "ci").stdout == f"{SOCKET}\n"
+    assert cli("engine", "logs", "ci").stdout == "booting ci\n"
+    assert cli("engine", "rm", "ci").returncode == 1
+    assert cli("engine", "stop", "ci").stdout == "ci\n"
+    assert cli("engine", "start", "ci").stdout == "ci\n"
+    assert cli("engine", "rm", "-f", "ci").stdout == "ci\n"
+    assert json.loads(cli("engine", "ls", "--json").stdout) == []
+
+
+def test_a_shell_takes_over_what_env_prints(cli: Cli) -> None:
+    cli("engine", "create", "ci")
+    printed = cli("engine", "env", "ci").stdout
+    told = subprocess.run(
+        ["sh", "-c", f"{printed}\necho $DOCKER_HOST $TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout == f"unix://{SOCKET} /var/run/docker.sock\n"
+
+
+def test_what_is_wrong_is_told(cli: Cli) -> None:
+    assert "no user" in cli("engine", "create", "--owner", "nobody-of-that-name").stderr
+    assert "90m" in cli("engine", "create", "--ttl", "soon").stderr
+    assert cli("engine", "create", "../up").returncode == 1
+    cli("engine", "create", "ci")
+    again = cli("engine", "create", "ci")
+    assert (again.returncode, "already" in again.stderr) == (1, True)
+    assert cli("engine", "inspect", "other").returncode == 1
+
+
+def test_one_that_fails_leaves_nothing_behind(cli: Cli, served: Served) -> None:
+    served.fakes.engines.fails = {"code": "vm-gone", "brief": "it did not boot"}
+    made = cli("engine", "create", "ci")
+    assert (made.returncode, "it did not boot" in made.stderr) == (1, True)
+    assert served.fakes.engines.removed == ["ci"]
+
+
+def run(env: Mapping[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*WARMBOOT, "engine", "run", *words], env=env, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_command_gets_an_engine_and_its_exit_code_is_ours(
+    env: dict[str, str], served: Served
+) -> None:
+    script = 'echo "$DOCKER_HOST $DOCKER_CONTEXT"; exit 7'
+    ran = run({**env, "DOCKER_CONTEXT": "mine"}, "--", "sh", "-c", script)
+    assert ran.returncode == 7, ran.stderr
+    assert ran.stdout.startswith("unix:///run/warmboot/18080/engines/")
+    assert "mine" not in ran.stdout
+    assert len(served.fakes.engines.removed) == 1
+
+
+def test_a_command_that_is_killed_and_one_that_is_not_there(
+    env: dict[str, str], served: Served
+) -> None:
+    assert run(env, "--", "sh", "-c", "kill -KILL $$").returncode == 137
+    assert run(env, "--", "/no/such/program").returncode == 127
+    assert len(served.fakes.engines.removed) == 2
+
+
+def test_the_engine_of_a_command_is_held_by_its_process(
+    env: dict[str, str], served: Served
+) -> None:
+    run(env, "--", "true")
+    (spec,) = served.fakes.engines.asked
+    assert spec.holder is not None
+    assert spec.auto_remove
+
+
+def test_a_context_leads_to_the_engine_and_goes_with_it(
+    cli: Cli, env: dict[str, str], tmp_path: Path
+) -> None:
+    fake = tmp_path / "docker"
+    fake.write_text(
+        "#!/bin/sh\n"
+        f'echo "$@" >>{tmp_path}/calls\n'
+        'test "$2" != inspect || '
+        f"""echo '[{{"Endpoints": {{"docker": {{"Host": "unix://{SOCKET}"}}}}}}]'\n"""
+    )
+    fake.chmod(0o755)
+    path = f"{tmp_path}:{env['PATH']}"
+    assert cli("engine", "create", "ci", "--context", PATH=path).returncode == 0
+    assert cli("engine", "rm", "-f", "ci", PATH=path).returncode == 0
+    assert (tmp_path / "calls").read_text().splitlines() == [
+        f"context create ci --docker host=unix://{SOCKET}",
+        "context inspect ci",
+        "context rm --force ci",
+    ]
