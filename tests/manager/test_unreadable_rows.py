@@ -18,6 +18,8 @@ from warmboot.model.checkpoint import Checkpoint, CheckpointState, Versions
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import RowUnreadable
 from warmboot.model.journal.operation import OperationState
+from warmboot.model.shapes import Shape
+from warmboot.model.tenants.engine import Engine, EngineSpec, EngineState
 from warmboot.model.worker import Worker, WorkerSpec, WorkerState
 from warmboot.store.tables import metadata
 from warmboot.store.types import Choice, Encoded, UtcDateTime
@@ -104,6 +106,9 @@ async def fill(manager: Manager) -> None:
     ready = CheckpointState.READY
     checkpoint = Checkpoint(uuid4(), worker.id, "c", ready, now, NO_VERSIONS, "sha256:0")
     await store.checkpoints.add(checkpoint)
+    shape, socket = Shape(1, 256), str(manager.host.front.socket_of("ci"))
+    engine = Engine(uuid4(), EngineSpec("ci"), EngineState.FAILED, now, shape, socket)
+    await store.engines.add(engine)
     begun = await store.operations.begin("teleport-container", "thing", {"to": "mars"})
     await store.operations.note_step(begun.id, "pack", {"bags": 2})
     await store.idempotency.reserve("scope", "key", "hash")

@@ -12,6 +12,7 @@ from warmboot.model.container import Container, ContainerSpec, ContainerState, P
 from warmboot.model.runtime_image import FileSum, RuntimeImage, RuntimeImageManifest
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.shapes import Shape
+from warmboot.model.tenants.engine import Engine, EngineSpec, EngineState
 from warmboot.model.vm import Disk, Nic, VmHandle, VmKind, VmRecord, VmSpec
 from warmboot.store import Store
 
@@ -54,6 +55,19 @@ def a_snapshot(image_id: UUID, **changes: Any) -> RuntimeSnapshot:
         metadata={"size_bytes": 900_000_000, "compressed": False},
     )
     return replace(snapshot, **changes)
+
+
+def an_engine(name: str = "", **changes: Any) -> Engine:
+    unique = uuid4()
+    engine = Engine(
+        id=unique,
+        spec=EngineSpec(name=name or f"e-{unique.hex}", owner_uid=1000, labels={"for": "grüß 👋"}),
+        state=EngineState.CREATING,
+        created_at=NOON,
+        shape=SHAPE,
+        socket=f"/run/warmboot/18080/engines/{unique.hex}.sock",
+    )
+    return replace(engine, **changes)
 
 
 def a_container(name: str = "", **changes: Any) -> Container:

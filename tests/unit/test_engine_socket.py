@@ -303,6 +303,47 @@ async def test_a_slow_reader_stops_the_one_who_sends_and_loses_nothing() -> None
         assert (await client.rest()).count(b"x") == blocks * len(block)
 
 
+# -- what the host must know of --------------------------------------------------------------------
+
+
+async def create(client: Client, **host: object) -> tuple[int, str]:
+    body = json.dumps({"Image": "web", "HostConfig": host}).encode()
+    head = b"POST /v1.44/containers/create?name=web HTTP/1.1\r\nHost: d\r\n"
+    await client.send(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    status, answer = await client.answer()
+    return status, str(json.loads(answer).get("message", ""))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        {"Binds": ["/home/me/src:/src:ro"]},
+        {"Binds": ["data:/data", "/srv:/srv"]},
+        {"Mounts": [{"Type": "bind", "Source": "/home/me/src", "Target": "/src"}]},
+        {"Binds": ["/proc/../home:/home"]},
+    ],
+)
+async def test_a_folder_of_this_machine_is_refused_in_words(host: dict[str, Any]) -> None:
+    async with serving() as it:
+        client = await it.connect()
+        status, message = await create(client, **host)
+        assert status == 400
+        assert "cannot be mounted" in message
+        assert "volume" in message
+        assert it.guest.asked == []
+
+
+async def test_volumes_the_vms_own_and_docker_itself_can_be_mounted() -> None:
+    async with serving() as it:
+        client = await it.connect()
+        sources = ("data", "/var/run/docker.sock", str(it.path), "/proc", "/sys/fs/cgroup")
+        binds = [f"{source}:/there" for source in sources]
+        volume = {"Type": "volume", "Source": "data", "Target": "/data"}
+        assert (await create(client, Binds=binds, Mounts=[volume]))[0] == 200
+        (asked,) = it.guest.asked
+        assert json.loads(asked.body)["HostConfig"]["Binds"] == binds
+
+
 # -- what goes wrong -------------------------------------------------------------------------------
 
 

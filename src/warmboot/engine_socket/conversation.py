@@ -15,7 +15,7 @@ from typing import Protocol
 
 import h11
 
-from warmboot.engine_socket.docker_form import Refusal, creates, starts
+from warmboot.engine_socket.docker_form import Refusal, configuration, creates, starts
 from warmboot.engine_socket.exchange import (
     Answered,
     Client,
@@ -25,6 +25,7 @@ from warmboot.engine_socket.exchange import (
     next_event,
 )
 from warmboot.engine_socket.guest_connections import GuestConnections
+from warmboot.engine_socket.host_folders import check_mounts
 from warmboot.engine_socket.limits import (
     HEAD_TIMEOUT_S,
     LINGER_S,
@@ -45,6 +46,11 @@ class Engine(Protocol):
     @property
     def lost(self) -> str:
         """Why it is no more, in words; empty while it is there."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The engine's, and its socket's path."""
         ...
 
     @property
@@ -107,10 +113,14 @@ class Conversation:
         return await self._pass(request, connections)
 
     async def _create(self, request: h11.Request, connections: GuestConnections) -> bool:
-        ports = self._engine.ports
-        body, reservation = await ports.before_create(connections, await self._body())
-        if reservation is None:
+        ports, body = self._engine.ports, await self._body()
+        if (config := configuration(body)) is None:
+            return await self._pass(request, connections, body)  # dockerd says what is wrong
+        check_mounts(config, *self._engine.names)
+        filled = await ports.before_create(connections, config)
+        if filled is None:
             return await self._pass(request, connections, body)
+        body, reservation = filled
         decided = False
 
         async def answered(status: int, answer: bytes) -> None:

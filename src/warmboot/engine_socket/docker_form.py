@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+from typing import Any
 from urllib.parse import unquote
 
 Headers = list[tuple[bytes, bytes]]
@@ -49,6 +50,15 @@ def looks_inside(target: bytes) -> bool:
 def creates(method: bytes, target: bytes) -> bool:
     """Whether a container is to be created."""
     return method == b"POST" and _CREATE.fullmatch(_path(target)) is not None
+
+
+def configuration(body: bytes) -> dict[str, Any] | None:
+    """What a ``create`` asks for; ``None`` for what dockerd will refuse."""
+    try:
+        config = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return config if isinstance(config, dict) else None
 
 
 def starts(method: bytes, target: bytes) -> str | None:

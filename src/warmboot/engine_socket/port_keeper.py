@@ -43,18 +43,14 @@ class PortKeeper:
         self._engine_id = engine_id
         self._ask = ask
 
-    async def before_create(self, docker: AsksDocker, body: bytes) -> tuple[bytes, int | None]:
+    async def before_create(
+        self, docker: AsksDocker, config: Mapping[str, Any]
+    ) -> tuple[bytes, int] | None:
         """The body to send, and the number of a reservation, if there is one. ``Refusal``."""
-        try:
-            config = json.loads(body)
-        except ValueError:
-            return body, None  # dockerd says what is wrong with it
-        if not isinstance(config, dict):
-            return body, None
         exposed = await self._exposed(docker, config) if wants_all(config) else {}
         wanted = wanted_ports(config, exposed)
         if not wanted:
-            return body, None
+            return None
         answer = await self._ask(
             "reserve-ports", engine=self._engine_id, ports=[_told(one) for one in wanted]
         )

@@ -55,6 +55,10 @@ class EngineSocket:
         return self._lost
 
     @property
+    def names(self) -> tuple[str, str]:
+        return self.engine.name, self.engine.socket
+
+    @property
     def busy(self) -> bool:
         """Somebody is connected."""
         return bool(self._conversations)

@@ -62,6 +62,8 @@ class ReconcileEngines:
             work = self._engine(engine, lost)
             if (error := await self._failures.attempt(what, work, engine.id)) is not None:
                 await self._mark(engine, error)
+        if await self._store.unreadable.list(("engines",)):
+            return  # what the front serves may be theirs
         for unknown in set(served) - {str(engine.id) for engine in engines}:
             with contextlib.suppress(HostError):
                 await self._host.front.forget(unknown)
