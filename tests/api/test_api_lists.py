@@ -15,7 +15,14 @@ from warmboot.api import create_app
 from warmboot.client import Client, decode
 from warmboot.model.errors import InvalidRequest
 
-LISTS = ("containers", "workers", "runtime-images", "runtime-snapshots", "workers/w-0/checkpoints")
+LISTS = (
+    "containers",
+    "engines",
+    "workers",
+    "runtime-images",
+    "runtime-snapshots",
+    "workers/w-0/checkpoints",
+)
 
 
 @pytest.fixture
@@ -29,6 +36,8 @@ async def filled(http: httpx.AsyncClient, fakes: FakeServices, tmp_path: Path) -
         assert (await http.post("/v1/containers", json=body)).status_code == 201
         worker = {"image": "busybox", "name": f"w-{number}", "labels": body["labels"]}
         assert (await http.post("/v1/workers", json=worker)).status_code == 201
+        engine = {"name": f"e-{number}", "labels": body["labels"]}
+        assert (await http.post("/v1/engines", json=engine)).status_code == 201
         await fakes.snapshots.create(image.image.id, None)
         if number:
             folder = tmp_path / str(number)
@@ -97,7 +106,7 @@ async def test_events_of_some_kinds_are_listed_and_followed(url: str, fakes: Fak
             await client.events.list(kinds=["a b"])
 
 
-@pytest.mark.parametrize("path", ["containers", "workers"])
+@pytest.mark.parametrize("path", ["containers", "engines", "workers"])
 @pytest.mark.usefixtures("filled")
 async def test_a_list_is_of_what_was_asked_for(http: httpx.AsyncClient, path: str) -> None:
     async def names(**params: Any) -> list[str]:
@@ -107,7 +116,7 @@ async def test_a_list_is_of_what_was_asked_for(http: httpx.AsyncClient, path: st
     assert await names(label=["tier=web", "only-3"]) == ["3"]
     assert await names(label="tls.domains[0]:é=a=4") == ["4"]
     assert await names(name="-4") == ["4"]
-    assert await names(state="exited") == []
+    assert await names(state="failed") == []
     assert await names(state=["creating", "running"]) == list("0123456")
     assert await names(label="tier=web", limit=2) == ["3", "5"]
 
@@ -162,6 +171,7 @@ async def test_the_client_reads_each_part_of_a_list_when_it_is_needed(
         client._http.event_hooks = {"request": [note]}
         lists: dict[str, Callable[[], AsyncIterator[Any]]] = {
             "containers": client.containers.iterate,
+            "engines": client.engines.iterate,
             "workers": client.workers.iterate,
             "checkpoints": lambda: client.workers.iterate_checkpoints("w-0"),
             "images": client.images.iterate,

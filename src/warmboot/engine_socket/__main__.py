@@ -1,6 +1,7 @@
-"""Starts the front: ``python -m warmboot.engine_socket``, its control socket is descriptor 3.
+"""Starts the front: ``python -m warmboot.engine_socket FOLDER``, control socket: descriptor 3.
 
-It listens already: whoever started us may speak to us before we are up.
+It listens already: whoever started us may speak to us before we are up. The folder, where it is,
+only tells those who look at the list of processes which manager's front it is.
 """
 
 from __future__ import annotations

@@ -78,10 +78,14 @@ class Sandbox:
             address = self._address
             if status != 404:
                 address = address or json.loads(body)["NetworkSettings"]["IPAddress"]
-            if address:
-                self._unroute(address)
-            if status != 404:
-                self._docker.call("DELETE", f"/containers/{NAME}?force=1&v=1", accept=(404,))
+            # The rules beside the container: each takes its time where the CPU is emulated.
+            unrouting = threading.Thread(target=self._unroute, args=(address,))
+            unrouting.start()
+            try:
+                if status != 404:
+                    self._docker.call("DELETE", f"/containers/{NAME}?force=1&v=1", accept=(404,))
+            finally:
+                unrouting.join()
             self._docker.call("DELETE", f"/images/{PROBE}?force=1", accept=(404,))
             self._address = self._named = ""
 
@@ -109,7 +113,7 @@ class Sandbox:
                 raise HttpError(500, f"the sandbox could not be reached: iptables refused {rule}")
 
     def _unroute(self, address: str) -> None:
-        for table, chain, rule in _rules(address):
+        for table, chain, rule in _rules(address) if address else ():
             # It may have gone already: then iptables says so.
             self._system.run(["/usr/sbin/iptables", "--wait", "-t", table, "-D", chain, *rule])
 

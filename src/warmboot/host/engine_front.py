@@ -251,7 +251,7 @@ def _spawn(control: socket.socket, log_file: Path) -> int:
     try:
         return os.posix_spawn(
             sys.executable,
-            [sys.executable, "-P", "-m", MODULE],
+            [sys.executable, "-P", "-m", MODULE, str(log_file.parent)],
             {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, nothing, 0),

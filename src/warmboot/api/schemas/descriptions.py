@@ -18,6 +18,7 @@ FIELDS: Mapping[str, str] = {
     "automatic": "made by the worker's policy, not by hand",
     "boot": "auto restores a snapshot if one fits; cold always boots",
     "boot_method": "warm or cold; null before Docker in its VM has answered",
+    "EngineOut.boot_s": "seconds from the request until Docker in its VM answered",
     "ContainerOut.boot_s": "seconds from the request until Docker in its VM answered",
     "SnapshotStatsOut.boot_s": "seconds of good warm boots",
     "boots": "by method, in the window",

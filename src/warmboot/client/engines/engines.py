@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -57,10 +57,15 @@ class Engines:
         self, *, states: Sequence[str] = (), labels: Sequence[str] = (), name: str = ""
     ) -> builtins.list[Engine]:
         """Those in ``states`` that have all ``labels`` and ``name`` in their name."""
+        return [engine async for engine in self.iterate(states=states, labels=labels, name=name)]
+
+    def iterate(
+        self, *, states: Sequence[str] = (), labels: Sequence[str] = (), name: str = ""
+    ) -> AsyncIterator[Engine]:
+        """As ``list``, newest first; the next part is asked for when it is needed."""
         wanted = {"state": states, "label": labels, "name": name}
         params = {key: value for key, value in wanted.items() if value}
-        found = all_items(Engine, self._link.get, "/v1/engines", params)
-        return [engine async for engine in found]
+        return all_items(Engine, self._link.get, "/v1/engines", params)
 
     async def get(self, ref: str) -> Engine:
         return item(Engine, await self._link.get(self._path(ref)))

@@ -100,6 +100,8 @@ class EventCounts:
         self._begin_at_zero()
         self._kinds = {
             "container.booted": self._booted,
+            "engine.booted": self._booted,
+            "engine.failed": self._failed,
             "container.running": self._running,
             "container.failed": self._failed,
             "runtime-snapshot.boot-failed": self._boot_failed,

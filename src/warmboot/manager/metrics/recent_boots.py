@@ -13,6 +13,7 @@ from warmboot.model.usage import Boot, BootSummary
 
 KEEP = 10_000
 REPLAY = 1_000
+BOOTED = ("container.booted", "engine.booted")
 
 
 class RecentBoots:
@@ -22,7 +23,7 @@ class RecentBoots:
         self._boots: deque[Boot] = deque(maxlen=KEEP)
 
     def __call__(self, event: Event) -> None:
-        if event.kind != "container.booted" or event.data.get("seconds") is None:
+        if event.kind not in BOOTED or event.data.get("seconds") is None:
             return
         self._boots.append(
             Boot(

@@ -1,0 +1,220 @@
+"""Engines on real VMs, used by an unmodified ``docker``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.e2e.conftest import PAGE, TOOLS, Archive
+from tests.e2e.copies import add_shared
+from tests.support.vms import Ran, Site, eventually, free_port, state_root
+
+TIMEOUT_S = 180.0
+
+
+@pytest.fixture(scope="module")
+async def place(site: Site, image_folder: Path) -> AsyncIterator[Site]:
+    """A manager of its own, whose sockets are in its folder."""
+    folder = state_root() / "e2e-engines"
+    settings = {"MANAGER_SOCKET": str(folder / "storage" / "m.sock")}
+    async with Site.at(folder, prefix="wbi", subnet="198.19.228.0/22", settings=settings) as own:
+        await own.start()
+        await own.cli("runtime", "register", "--no-snapshot", str(image_folder))
+        await add_shared(own, site)
+        await own.stop()
+        await own.start()
+        yield own
+
+
+@dataclass
+class Engine:
+    site: Site
+    name: str
+
+    async def described(self) -> dict[str, Any]:
+        (found,) = json.loads((await self.site.cli("engine", "inspect", self.name)).out)
+        return dict(found)
+
+    async def environment(self) -> dict[str, str]:
+        host = (await self.described())["docker_host"]
+        return {**os.environ, "DOCKER_HOST": host, "DOCKER_CONFIG": "/nonexistent"}
+
+    async def begin(self, *words: str) -> asyncio.subprocess.Process:
+        pipe = asyncio.subprocess.PIPE
+        return await asyncio.create_subprocess_exec(
+            *("docker", *words),
+            env=await self.environment(),
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+        )
+
+    async def docker(self, *words: str, stdin: bytes = b"", code: int = 0) -> Ran:
+        process = await self.begin(*words)
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                out, err = await process.communicate(stdin)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        assert process.returncode is not None
+        ran = Ran(process.returncode, out.decode(), err.decode())
+        assert ran.code == code, f"docker {' '.join(words)}: {ran}"
+        return ran
+
+
+@contextlib.asynccontextmanager
+async def engine_at(site: Site, name: str, archive: Archive | None = None) -> AsyncIterator[Engine]:
+    await site.cli("engine", "create", name)
+    engine = Engine(site, name)
+    try:
+        if archive is not None:
+            await engine.docker("load", "-i", str(archive.path))
+        yield engine
+    finally:
+        await site.cli("engine", "rm", "-f", name)
+
+
+async def page_at(number: int, address: str = "127.0.0.1") -> bytes:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return (await client.get(f"http://{address}:{number}/", timeout=30)).content
+
+
+async def test_docker_has_an_empty_engine_of_its_own_that_was_booted_warm(
+    place: Site, archive: Archive
+) -> None:
+    async with engine_at(place, "ci") as engine:
+        described = await engine.described()
+        assert (described["state"], described["boot_method"]) == ("running", "warm")
+        assert (await engine.docker("ps", "-aq")).out == ""
+        assert (await engine.docker("images", "-q")).out == ""
+        await engine.docker("system", "prune", "-af")
+        assert json.loads((await engine.docker("info", "-f", "{{json .Name}}")).out) == "ci"
+        await engine.docker("load", "-i", str(archive.path))
+        assert (await engine.docker("run", "--rm", TOOLS, "echo", "hello")).out == "hello\n"
+        piped = await engine.docker("run", "--rm", "-i", TOOLS, "cat", stdin=b"piped")
+        assert piped.out == "piped"
+        assert (await engine.docker("run", "--rm", TOOLS, "sh", "-c", "exit 7", code=7)).out == ""
+        await engine.docker("run", "-d", "--name", "web", TOOLS, "sleep", "1000")
+        executed = await engine.docker("exec", "-i", "web", "cat", stdin=b"x" * 300_000)
+        assert len(executed.out) == 300_000
+        saved = await (await engine.begin("save", TOOLS)).communicate()
+        assert len(saved[0]) > 100_000
+    assert place.vmms() == []
+
+
+async def test_a_published_port_is_there_when_docker_has_answered(
+    place: Site, archive: Archive
+) -> None:
+    async with engine_at(place, "ports", archive) as engine:
+        number = free_port()
+        await engine.docker("run", "-d", "--name", "web", "-p", f"{number}:8080", TOOLS)
+        assert await eventually(lambda: _page_soon(number), "its web server listens") == PAGE
+        left = await engine.docker("run", "-d", "-p", "127.0.0.1::8080", "--name", "any", TOOLS)
+        assert left.out
+        shown = (await engine.docker("port", "any", "8080")).out.split()[0]
+        assert await eventually(lambda: _page_soon(int(shown.rpartition(":")[2])), "and so") == PAGE
+        taken = await engine.docker("run", "-d", "-p", f"{number}:8080", TOOLS, code=125)
+        assert "port is already allocated" in taken.err
+        await engine.docker("rm", "-f", "web")
+
+        async def closed() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", number)) != 0
+
+        await eventually(closed, "the port goes with its container")
+        again = await engine.docker("run", "-d", "-p", f"{number}:8080", TOOLS)
+        assert again.out
+
+
+async def _page_soon(number: int) -> bytes | None:
+    with contextlib.suppress(httpx.TransportError):
+        return await page_at(number)
+    return None
+
+
+async def test_a_folder_of_the_host_is_refused_and_dockers_socket_is_dockers(
+    place: Site, archive: Archive
+) -> None:
+    async with engine_at(place, "mounts", archive) as engine:
+        refused = await engine.docker("run", "--rm", "-v", "/home:/home", TOOLS, "true", code=125)
+        assert "cannot be mounted" in refused.err
+        own = (await engine.described())["socket"]
+        for path in ("/var/run/docker.sock", own):
+            script = ("run", "--rm", "-v", f"{path}:/docker.sock", TOOLS)
+            assert (await engine.docker(*script, "test", "-S", "/docker.sock")).code == 0
+
+
+async def test_streams_go_on_while_the_manager_is_killed_and_started(
+    place: Site, archive: Archive
+) -> None:
+    async with engine_at(place, "long", archive) as engine:
+        ticking = "while true; do echo tick; sleep 1; done"
+        await engine.docker("run", "-d", "--name", "clock", TOOLS, "sh", "-c", ticking)
+        logs = await engine.begin("logs", "-f", "--tail", "0", "clock")
+        assert logs.stdout is not None
+        assert await logs.stdout.readline() == b"tick\n"
+        await place.kill()
+        for _ in range(3):
+            assert await logs.stdout.readline() == b"tick\n"
+        assert (await engine_ps(place, engine)) == "clock\n"
+        await place.start()
+        assert await logs.stdout.readline() == b"tick\n"
+        (process,) = place.vmms()
+        os.kill(process, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            await logs.wait()
+
+        async def failed() -> bool:
+            return bool((await engine.described())["state"] == "failed")
+
+        await eventually(failed, "the end of its VM is seen")
+        dead = await engine.docker("ps", code=1)
+        assert "warmboot engine start long" in dead.err
+        await place.cli("engine", "start", "long")
+        assert TOOLS.partition(":")[0] in (await engine.docker("images")).out, "its disk is kept"
+
+
+async def engine_ps(site: Site, engine: Engine) -> str:
+    """While there is no manager to ask where the engine is."""
+    path = site.storage / "m" / "engines" / f"{engine.name}.sock"
+    process = await asyncio.create_subprocess_exec(
+        *("docker", "-H", f"unix://{path}", "ps", "--format", "{{.Names}}"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    return (await process.communicate())[0].decode()
+
+
+async def test_an_engine_for_one_command_goes_with_it_even_if_it_is_killed(place: Site) -> None:
+    words = ("engine", "run", "--", "sh", "-c", "docker info -f '{{.Containers}}'; exit 3")
+    ran = await place.cli(*words, code=3)
+    assert ran.out == "0\n"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "warmboot.cli", "engine", "run", "--", "sleep", "1000"),
+        env=place.environment,
+    )
+    await eventually(lambda: _one_vm(place), "its engine is there")
+    process.kill()
+    await process.wait()
+
+    async def none_left() -> bool:
+        return place.vmms() == []
+
+    await eventually(none_left, "it went with the one who asked for it")
+
+
+async def _one_vm(site: Site) -> bool:
+    listed = json.loads((await site.cli("engine", "ls", "--json")).out)
+    return [engine["state"] for engine in listed] == ["running"]
