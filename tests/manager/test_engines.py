@@ -230,6 +230,21 @@ async def test_a_front_that_dies_is_started_anew(place: Lab) -> None:
         assert front_pids(place.storage) != [front]
 
 
+async def test_the_front_knows_nothing_of_the_managers_settings(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MANAGER_TOKENS", "s3cret-s3cret-s3cret")
+    async with place.manager() as m:
+        await create(m)
+        (front,) = front_pids(place.storage)
+        environment = Path(f"/proc/{front}/environ").read_bytes()
+        assert b"MANAGER_" not in environment
+        assert b"s3cret" not in environment
+        control = place.storage / "run" / "front.sock"
+        assert oct(control.stat().st_mode & 0o777) == "0o600"
+        await engines_of(m).delete("ci", force=True)
+
+
 async def test_the_front_ends_when_nobody_needs_it(place: Lab) -> None:
     async with place.manager() as m:
         await create(m)

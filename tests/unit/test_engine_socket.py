@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -519,3 +520,28 @@ async def test_the_socket_is_its_owners() -> None:
         found = it.path.stat()
         assert stat.S_IMODE(found.st_mode) == 0o660
         assert found.st_uid == os.geteuid()
+
+
+@pytest.mark.root
+async def test_an_engine_is_its_owners_and_no_other_users() -> None:
+    owner, other = 64_001, 64_002
+    async with serving() as it:
+        for folder in (it.path.parent, it.path.parent.parent):
+            folder.chmod(0o755)
+        await it.front.set(replace(it.engine, uid=owner))
+        assert await _connects_as(owner, it.path) == "it does"
+        assert await _connects_as(other, it.path) == "PermissionError"
+
+
+async def _connects_as(uid: int, path: Path) -> str:
+    connect = (
+        "import os, socket, sys\n"
+        "os.setgroups([]); os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))\n"
+        "try: socket.socket(socket.AF_UNIX).connect(sys.argv[2]); print('it does', end='')\n"
+        "except OSError as error: print(type(error).__name__, end='')\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-S", "-c", connect, str(uid), str(path)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    return (await process.communicate())[0].decode()
