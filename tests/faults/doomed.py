@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.dying_helper import dying
+from tests.support import engines
 from tests.support.invariants import settled
 from tests.support.managers import Lab, Manager, vmm_pids
 
@@ -31,6 +32,8 @@ from warmboot.host.storage.stored_images import StoredImages
 from warmboot.host.vms import Vms
 from warmboot.manager.containers.bring_up import BringUp
 from warmboot.manager.containers.watch_container import WatchContainer
+from warmboot.manager.engines.engine_sockets import EngineSockets
+from warmboot.manager.ports import EngineUntil
 from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
 from warmboot.model.tenants.boot import BootPolicy
 from warmboot.store.repositories.events import EventRepository
@@ -38,6 +41,7 @@ from warmboot.store.repositories.images import RuntimeImageRepository
 from warmboot.store.repositories.operations import OperationRepository
 from warmboot.store.repositories.snapshots import RuntimeSnapshotRepository
 from warmboot.store.repositories.tenants.containers import ContainerRepository
+from warmboot.store.repositories.tenants.engines import EngineRepository
 from warmboot.store.repositories.vms import VmRepository
 
 WORK_S = 120.0
@@ -86,6 +90,17 @@ async def warm(manager: Manager) -> None:
 async def short(manager: Manager) -> None:
     """A command that is over at once."""
     await manager.run("victim", "echo", "once")
+
+
+async def engine(manager: Manager) -> None:
+    """It is created, used, stopped, started and removed."""
+    found = await engines.create(manager, "victim")
+    async with engines.docker(found) as client:
+        await client.get("/containers/json")
+    await engines.engines_of(manager).stop("victim")
+    await engines.engines_of(manager).start("victim")
+    await engines.engines_of(manager).wait("victim", EngineUntil.RUNNING, WORK_S)
+    await engines.engines_of(manager).delete("victim", force=True)
 
 
 async def go_on(manager: Manager) -> None:
@@ -157,7 +172,7 @@ async def start(manager: Manager) -> None:
 WORK: dict[str, Callable[[Manager], Awaitable[None]]] = {
     work.__name__: work
     for work in (
-        *(cold, warm, short, go_on, build, rebuild, delete, delete_snapshot, start),
+        *(cold, warm, short, engine, go_on, build, rebuild, delete, delete_snapshot, start),
         *(compress, unpack, collect, migrate),
     )
 }
@@ -172,6 +187,8 @@ PARTS: dict[str, Any] = {
     "cache": MemoryCache,
     "disk-scan": DiskScan,
     "containers": ContainerRepository,
+    "engines": EngineRepository,
+    "engine-sockets": EngineSockets,
     "images": RuntimeImageRepository,
     "snapshots": RuntimeSnapshotRepository,
     "vms": VmRepository,

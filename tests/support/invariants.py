@@ -23,9 +23,11 @@ from warmboot.model.runtime_snapshot import (
     RuntimeSnapshot,
     SnapshotState,
 )
+from warmboot.model.tenants.engine import EngineState
 from warmboot.model.vm import VmKind, VmRecord
 
 FINAL = frozenset({ContainerState.RUNNING, ContainerState.EXITED, ContainerState.FAILED})
+ENGINE_FINAL = frozenset({EngineState.RUNNING, EngineState.STOPPED, EngineState.FAILED})
 SETTLE_S = 60.0
 AGREE_S = 60.0
 """How long database and host may differ after something has happened."""
@@ -41,6 +43,11 @@ async def settled(running: Running, timeout_s: float = SETTLE_S) -> None:
         containers = await running.store.containers.list()
         snapshots = await running.store.snapshots.list(include_deleted=True)
         busy = any(_is_passing(container) for container in containers)
+        busy |= any(
+            engine.state not in ENGINE_FINAL
+            or (engine.state is EngineState.RUNNING and not engine.handed_over)
+            for engine in await running.store.engines.list()
+        )
         busy |= any([await _passing(running, snapshot) for snapshot in snapshots])
         if not busy and not await running.store.operations.list():
             return
@@ -77,6 +84,7 @@ async def _broken(running: Running, ready: Collection[RuntimeSnapshot]) -> list[
         *await _journal(running),
         *await _images(running),
         *await _containers(running),
+        *await _engines(running),
         *await _vms(running),
         *await _snapshots(running),
         *await _lost(running, ready),
@@ -131,6 +139,25 @@ def _container_fields(container: Container, records: Collection[VmRecord]) -> li
     return broken
 
 
+async def _engines(running: Running) -> list[str]:
+    broken = []
+    for engine in await running.store.engines.list():
+        who = f"engine {engine.name} ({engine.state})"
+        records = await running.store.vms.of_owner(engine.id)
+        alive = [record for record in records if record.handle is not None]
+        if len(records) > 1:
+            broken.append(f"{who} has {len(records)} VMs")
+        if engine.state is EngineState.RUNNING and [r.id for r in alive] != [engine.vm_id]:
+            broken.append(f"{who} names the VM {engine.vm_id} but has {[r.id for r in alive]}")
+        if engine.state is not EngineState.RUNNING and alive:
+            broken.append(f"{who} has a VM that runs")
+        if engine.state is EngineState.FAILED and not engine.error:
+            broken.append(f"{who} does not say why")
+        if not Path(engine.socket).is_socket():
+            broken.append(f"{who} has no socket {engine.socket}")
+    return broken
+
+
 async def _images(running: Running) -> list[str]:
     """Each image has its files, and no VM has lost what lies under it."""
     broken = []
@@ -176,6 +203,7 @@ async def _vms(running: Running) -> list[str]:
     broken = []
     records = {record.id: record for record in await running.store.vms.list()}
     owners = {c.id for c in await running.store.containers.list()}
+    owners |= {engine.id for engine in await running.store.engines.list()}
     for record in records.values():
         if record.kind is VmKind.BUILDER:
             broken.append(f"the builder VM {record.id} is still recorded")

@@ -1,0 +1,92 @@
+"""``kill -9`` while an engine is created, stopped, started and removed.
+
+As in ``test_killed_manager``: the next manager makes it good. The front is not killed with it, and
+whoever is connected stays so.
+"""
+
+from __future__ import annotations
+
+import pytest
+from tests.faults.test_killed_manager import BOOT, Die, clear, die, names, place, reaper
+from tests.support.engines import docker, engines_of
+from tests.support.invariants import check
+from tests.support.managers import Lab, Manager, eventually, front_pids
+from tests.support.prepared_labs import prepare
+
+from warmboot.manager.ports import EngineUntil
+from warmboot.model.errors import NotFound
+from warmboot.model.runtime_snapshot import RuntimeSnapshot
+from warmboot.model.tenants.engine import EngineState
+
+__all__ = ["die", "place", "reaper"]
+
+CREATED = [
+    *BOOT,
+    ("engines", "update", "before"),
+    ("engines", "update", "after"),
+    ("engine-sockets", "show", "before"),
+    ("engines", "set_state", "before"),  # its Docker answers at its socket, and nobody knows
+    ("events", "append", "after", "engine.running"),
+    ("host-vms", "hand_over", "before"),
+    ("host-vms", "hand_over", "after"),
+]
+STOPPED = [
+    ("host-vms", "destroy", "before"),
+    ("host-vms", "destroy", "after"),
+    ("events", "append", "before", "engine.stopped"),
+    ("events", "append", "after", "engine.stopped"),
+]
+REMOVED = [
+    ("engine-sockets", "remove", "before"),  # it is committed that it is deleted
+    ("engine-sockets", "remove", "after"),
+    ("engines", "remove", "before"),
+    ("engines", "remove", "after"),
+]
+
+
+@pytest.mark.parametrize("at", CREATED, ids=names)
+async def test_killed_while_an_engine_comes_up(place: Lab, die: Die, at: tuple[str, ...]) -> None:
+    ready = await prepare(place, snapshot=True)
+    await die("engine", at)
+    async with place.manager() as manager:
+        engine = await engines_of(manager).wait("victim", EngineUntil.RUNNING, 60)
+        assert engine.state is EngineState.RUNNING, engine.error
+        async with docker(engine) as client:
+            assert (await client.get("/containers/json?all=1")).json() == []
+            assert (await client.get("/images/json")).json() == []
+        await clear_engines(manager, ready)
+
+
+@pytest.mark.parametrize("at", STOPPED, ids=names)
+async def test_killed_while_an_engine_is_stopped(place: Lab, die: Die, at: tuple[str, ...]) -> None:
+    ready = await prepare(place, snapshot=True)
+    await die("engine", at)
+    async with place.manager() as manager:
+        found = await engines_of(manager).get("victim")
+        assert found.state in (EngineState.FAILED, EngineState.STOPPED, EngineState.RUNNING)
+        await engines_of(manager).start("victim")
+        again = await engines_of(manager).wait("victim", EngineUntil.RUNNING, 60)
+        assert again.state is EngineState.RUNNING, again.error
+        await clear_engines(manager, ready)
+
+
+@pytest.mark.parametrize("at", REMOVED, ids=names)
+async def test_killed_while_an_engine_is_removed(place: Lab, die: Die, at: tuple[str, ...]) -> None:
+    ready = await prepare(place, snapshot=True)
+    await die("engine", at)
+    async with place.manager() as manager:
+        with pytest.raises(NotFound):
+            await engines_of(manager).get("victim")
+        await clear_engines(manager, ready)
+    await eventually(lambda: no_front(place))
+
+
+async def clear_engines(manager: Manager, ready: list[RuntimeSnapshot]) -> None:
+    await check(manager.running, ready=ready)
+    for engine in await engines_of(manager).list():
+        await engines_of(manager).delete(str(engine.id), force=True)
+    await clear(manager, ready)
+
+
+async def no_front(place: Lab) -> bool:
+    return front_pids(place.storage) == []
