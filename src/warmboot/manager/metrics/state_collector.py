@@ -32,6 +32,7 @@ from warmboot.model.checkpoint import CheckpointState
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import WarmbootError
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
+from warmboot.model.tenants.engine import EngineState
 from warmboot.model.vm import VmKind
 from warmboot.model.worker import WorkerState
 from warmboot.store import Store
@@ -151,6 +152,7 @@ def _of_counts(counts: Counts) -> Iterable[Metric]:
     for name, help_, label, values, all_values in (
         ("snapshots", "Runtime snapshots by state", "state", counts.snapshots, SnapshotState),
         ("containers", "Containers by state", "state", counts.containers, ContainerState),
+        ("engines", "Docker engines by state", "state", counts.engines, EngineState),
         ("workers", "Workers by state", "state", counts.workers, WorkerState),
         ("checkpoints", "Checkpoints by state", "state", counts.checkpoints, CheckpointState),
         ("vms", "VMs by what they are for", "kind", counts.vms, VmKind),

@@ -15,6 +15,7 @@ from warmboot.store.lenient import Damage, Lenient
 from warmboot.store.tables import (
     checkpoints,
     containers,
+    engines,
     images,
     leases,
     operations,
@@ -35,6 +36,7 @@ class Counts:
     images: int
     snapshots: Mapping[str, int]
     containers: Mapping[str, int]
+    engines: Mapping[str, int]
     workers: Mapping[str, int]
     checkpoints: Mapping[str, int]
     checkpoint_bytes: int
@@ -68,6 +70,7 @@ class CountQueries:
                 images=await connection.scalar(known) or 0,
                 snapshots=await states(runtime_snapshots.c.state),
                 containers=await states(containers.c.state),
+                engines=await states(engines.c.state),
                 workers=await states(workers.c.state),
                 checkpoints=await states(checkpoints.c.state),
                 checkpoint_bytes=int(
