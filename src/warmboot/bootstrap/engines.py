@@ -13,6 +13,7 @@ from warmboot.manager.engines.bring_up_engine import BringUpEngine
 from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engines import Engines
+from warmboot.manager.engines.keep_silent import KeepSilent
 from warmboot.manager.engines.reconcile_engines import ReconcileEngines
 from warmboot.manager.engines.watch_engine import WatchEngine
 
@@ -38,14 +39,15 @@ def wire_engines(
     watch = WatchEngine(store, host, events, tasks, sockets, remove)
     ports = EnginePorts(store, host, events, tasks)
     host.front.serve_calls = ports.answer
-    for observer in (watch.on_event, ports.on_event):
+    silent = KeepSilent(store, host, events, tasks)
+    for observer in (watch.on_event, ports.on_event, silent.on_event):
         events.observe(observer)
     engines = Engines(
         *(store, host, events, tasks, bring_up, admission, watch, sockets, ports, garbage.collect),
         core.settings.default_shape,
     )
     reconcile = ReconcileEngines(
-        *(store, host, events, engines, watch, tenants.stalled, sockets, ports),
+        *(store, host, events, engines, watch, tenants.stalled, sockets, ports, silent),
         core.reconcile_failures,
     )
     return EngineParts(engines, reconcile)

@@ -25,7 +25,7 @@ from warmboot.engine_socket.port_keeper import Ask, PortKeeper
 from warmboot.engine_socket.relay import Stream
 from warmboot.model.conventions.engine_front import GuestEndpoint, ServedEngine
 from warmboot.system.concurrency import end
-from warmboot.system.processes import open_process
+from warmboot.system.procfs import open_process
 
 log = logging.getLogger("warmboot.engine_socket")
 

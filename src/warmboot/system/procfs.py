@@ -2,14 +2,20 @@
 
 A process names itself with any bytes but NUL: neither UTF-8 nor free of what
 ``str.splitlines`` takes for the end of a line. Errors are the caller's: ``OSError``.
+
+A pid alone may be another process's by now: one of others is known by its start time, too.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+_START_TIME = 19
+"""Of proc(5)'s fields after the name: when it began, in clock ticks since boot."""
 
 
 def lines(path: Path) -> list[str]:
@@ -45,3 +51,34 @@ def open_files(process: Path) -> Iterator[tuple[str, str]]:
         for link in links:
             with contextlib.suppress(OSError):  # closed
                 yield link.name, os.readlink(link)  # noqa: PTH115 - thousands of them
+
+
+def open_process(pid: int, start_time_ticks: int) -> int | None:
+    """A pidfd of it, to be closed; ``None`` if it is no more."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except (OSError, OverflowError):
+        return None
+    try:
+        # It is held: nobody else can get its number after this look.
+        fields = stat_fields(Path(f"/proc/{pid}"))
+        if int(fields[_START_TIME]) == start_time_ticks and fields[0] not in "ZX":
+            return pidfd
+    except OSError:
+        pass
+    os.close(pidfd)
+    return None
+
+
+async def wait_ended(pid: int, start_time_ticks: int) -> None:
+    """Return when it is no more."""
+    pidfd = open_process(pid, start_time_ticks)
+    if pidfd is None:
+        return
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)

@@ -39,7 +39,7 @@ from warmboot.model.errors import (
 from warmboot.model.shapes import Shape
 from warmboot.model.tenants.engine import Engine, EngineSpec, EngineState
 from warmboot.store import Store
-from warmboot.system.processes import open_process
+from warmboot.system.procfs import open_process
 
 log = structlog.get_logger(__name__)
 

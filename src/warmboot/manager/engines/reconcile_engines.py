@@ -17,6 +17,7 @@ from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engine_states import to_be_removed
 from warmboot.manager.engines.engines import Engines
+from warmboot.manager.engines.keep_silent import KeepSilent
 from warmboot.manager.engines.watch_engine import WatchEngine
 from warmboot.manager.tenants.resume_stalled import ResumeStalled
 from warmboot.manager.vms.slots import slot_of
@@ -40,6 +41,7 @@ class ReconcileEngines:
         stalled: ResumeStalled,
         sockets: EngineSockets,
         ports: EnginePorts,
+        silent: KeepSilent,
         failures: ReconcileFailures,
     ) -> None:
         self._store = store
@@ -50,6 +52,7 @@ class ReconcileEngines:
         self._stalled = stalled
         self._sockets = sockets
         self._ports = ports
+        self._silent = silent
         self._failures = failures
 
     async def __call__(self, lost: set[str]) -> None:
@@ -104,9 +107,14 @@ class ReconcileEngines:
             )
             await self._watch.vm_lost(engine, gone)
             return
+        if self._host.vms.unresponsive(engine.vm_id) is not None:
+            await self._silent.keep(engine, self._running)
+            return
         await self._sockets.show(engine)
         self._watch.start(engine.id)
         await self._ports.adopt(engine)
+        if engine.vm_id is not None:
+            self._silent.watch(engine.id, engine.vm_id)
         if not engine.handed_over:
             self._engines.resume(engine.id)
         log.info(f"Engine {engine.id} adopted in {engine.vm_id}")

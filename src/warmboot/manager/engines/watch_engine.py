@@ -26,7 +26,7 @@ from warmboot.model.errors import IllegalTransition, NotFound, VmGone, WarmbootE
 from warmboot.model.journal.event import Event
 from warmboot.model.tenants.engine import Engine, EngineState, ProcessIdentity
 from warmboot.store import Store
-from warmboot.system.processes import wait_ended
+from warmboot.system.procfs import wait_ended
 
 log = structlog.get_logger(__name__)
 
