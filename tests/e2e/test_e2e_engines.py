@@ -101,7 +101,9 @@ async def test_docker_has_an_empty_engine_of_its_own_that_was_booted_warm(
         assert (await engine.docker("ps", "-aq")).out == ""
         assert (await engine.docker("images", "-q")).out == ""
         await engine.docker("system", "prune", "-af")
-        assert json.loads((await engine.docker("info", "-f", "{{json .Name}}")).out) == "ci"
+        info = json.loads((await engine.docker("info", "-f", "{{json .}}")).out)
+        assert (info["Name"], info["Containers"]) == ("ci", 0)
+        assert "warmboot.engine=ci" in info["Labels"]
         await engine.docker("load", "-i", str(archive.path))
         assert (await engine.docker("run", "--rm", TOOLS, "echo", "hello")).out == "hello\n"
         piped = await engine.docker("run", "--rm", "-i", TOOLS, "cat", stdin=b"piped")

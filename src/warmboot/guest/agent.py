@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from . import AGENT_VERSION
 from .claim import Claim
-from .docker import Docker
+from .docker import Docker, set_labels
 from .forward import HostForward
 from .identity import Identity
 from .sandbox import JOINED, Sandbox
@@ -213,15 +213,19 @@ class Agent:
         ``socket``: where the user has it on the host. Who mounts that into a container, because
         ``DOCKER_HOST`` says so, gets this Docker.
         """
-        path = connection.read_json(head).get("socket")
+        document = connection.read_json(head)
+        path, labels = document.get("socket"), document.get("labels", [])
         if not isinstance(path, str) or not path.startswith("/") or ".." in path:
             raise HttpError(400, "socket must be an absolute path")
+        if type(labels) is not list or not all(type(label) is str for label in labels):
+            raise HttpError(400, "labels must be a list of texts")
         started = time.monotonic()
         self._sandbox.remove()
         try:
             self._system.link(path, self._docker.socket_path)
+            set_labels(self._system, labels)
         except OSError as error:
-            raise HttpError(500, f"the link {path} was not made: {error}") from error
+            raise HttpError(500, f"Docker was not handed over: {error}") from error
         return {"duration_s": time.monotonic() - started}
 
     def _prepare_snapshot(self, connection: Connection, head: Head) -> dict[str, Any]:

@@ -137,7 +137,7 @@ class BringUpEngine:
         assert engine.vm_id is not None
         await self._boot.tell(engine, "hand-over")
         with watch.stage("hand-over"):
-            await self._host.vms.hand_over(engine.vm_id, engine.socket)
+            await self._host.vms.hand_over(engine.vm_id, engine.socket, _labels(engine))
         stages = (*engine.stages, watch.stages[-1])
         handed_over = await retry_until_stored(
             f"that engine {engine.id} is handed over",
@@ -179,6 +179,12 @@ class BringUpEngine:
             )
         except (IllegalTransition, NotFound):  # it is being deleted
             return
+
+
+def _labels(engine: Engine) -> list[str]:
+    """What ``docker info`` tells: which engine it is."""
+    own = {"warmboot.engine": engine.name, "warmboot.engine-id": str(engine.id)}
+    return [f"{name}={value}" for name, value in {**engine.spec.labels, **own}.items()]
 
 
 def bring_up_key(engine_id: UUID) -> str:
