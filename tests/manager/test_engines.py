@@ -12,9 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.support.engines import create, docker, engines_of, gone
+from tests.support.engines import create, create_container, docker, engines_of, gone
 from tests.support.managers import TIMEOUT_S, Lab, Manager, eventually, front_pids, vmm_pids
 
+from warmboot.host import engine_front
 from warmboot.manager.ports import EngineUntil
 from warmboot.model.errors import Conflict, InUse, InvalidRequest, NameTaken, NotFound
 from warmboot.model.shapes import Shape
@@ -228,6 +229,30 @@ async def test_a_front_that_dies_is_started_anew(place: Lab) -> None:
 
         await m.until(answers)
         assert front_pids(place.storage) != [front]
+
+
+async def test_a_front_of_another_version_goes_on_with_what_it_has_begun(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.manager() as m:
+        engine = await create(m)
+        async with docker(engine) as client:
+            await client.get("/containers/json")
+    (old,) = front_pids(place.storage)
+    async with docker(engine) as client, client.stream("GET", "/events") as stream:
+        events = stream.aiter_lines()
+        monkeypatch.setattr(engine_front, "__version__", "99")
+        async with place.manager() as m:
+            await m.until(lambda: asyncio.to_thread(lambda: len(front_pids(place.storage)) == 2))
+            async with docker(engine) as other:
+                await create_container(other, "seen")
+            assert "busybox" in await anext(events), "the stream of the old one"
+            await stream.aclose()
+            await m.until(lambda: asyncio.to_thread(lambda: old not in front_pids(place.storage)))
+            async with docker(engine) as other:
+                assert (await other.get("/_ping")).status_code == 200
+            monkeypatch.undo()
+            await engines_of(m).delete("ci", force=True)
 
 
 async def test_the_front_knows_nothing_of_the_managers_settings(
