@@ -163,6 +163,15 @@ async def test_who_brings_an_authorization_of_his_own_does_not_get_it_to_the_gue
         assert (await client.answer())[0] == 200
 
 
+async def test_a_client_of_http_1_0_is_answered_and_hung_up_on() -> None:
+    async with serving() as it:
+        client = await it.connect()
+        await client.send(b"GET /_ping HTTP/1.0\r\n\r\n")
+        answer = await client.rest()
+        assert b" 200 " in answer
+        assert answer.endswith(b'{"path": "/_ping"}')
+
+
 BODIES = st.one_of(st.none(), st.binary(max_size=300), st.binary(min_size=20_000, max_size=90_000))
 
 

@@ -77,8 +77,8 @@ class Conversation:
             await self._refuse(refusal)
         except h11.RemoteProtocolError as error:
             await self._refuse(Refusal(error.error_status_hint, f"bad request: {error}"))
-        except (ClientLost, ConnectionError):
-            return
+        except (ClientLost, ConnectionError, h11.LocalProtocolError):
+            return  # the last: dockerd has answered something that cannot be passed on as HTTP
         finally:
             await self._stream.close()
 

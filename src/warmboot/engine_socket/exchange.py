@@ -82,6 +82,8 @@ class Exchange:
     def headers(self) -> Headers:
         """The request's, as it is sent on."""
         headers = list(self.request.headers.raw_items())
+        if not any(name.lower() == b"host" for name, _ in headers):  # HTTP/1.0 needs none
+            headers.insert(0, (b"Host", b"docker"))
         if self.body is None:
             return headers
         framing = (b"content-length", b"transfer-encoding", b"expect")

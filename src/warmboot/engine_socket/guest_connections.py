@@ -112,9 +112,11 @@ class GuestConnections:
         self._sweep_later()
 
     async def drop(self, connection: GuestConnection) -> None:
-        """Close it; what was written to it is still sent."""
-        self._forget(connection)
-        await connection.stream.close()
+        """Close it; what was written to it is still sent, if the guest takes it."""
+        try:
+            await connection.stream.close()
+        finally:
+            self._forget(connection)
 
     def abort(self) -> None:
         """The guest is no more: end all of them now."""
