@@ -56,7 +56,7 @@ class PortNetwork(Network):
 
     @override
     async def publish(self, slot: Slot, mapping: PortMapping) -> PortMapping:
-        held, real = ports.reserve(ports.check(mapping, "127.0.0.1"))
+        held, real = ports.reserve(ports.check(mapping, "127.0.0.1", same_inside=True))
         real = replace(real, container_port=real.container_port or real.host_port)
         self.held.setdefault(slot.index, []).append(held)
         self.led[real] = held

@@ -51,13 +51,17 @@ class HeldPort:
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
 
-def check(mapping: PortMapping, default_address: str) -> PortMapping:
-    """The mapping with its address filled in. ``InvalidRequest`` for what can never be."""
+def check(mapping: PortMapping, default_address: str, *, same_inside: bool = False) -> PortMapping:
+    """The mapping with its address filled in. ``InvalidRequest`` for what can never be.
+
+    ``same_inside``: a port of 0 in the guest is to be the same as on the host.
+    """
+    lowest = 0 if same_inside else 1
     if mapping.protocol not in ("tcp", "udp"):
         raise InvalidRequest(
             f"the protocol {mapping.protocol!r} cannot be published", resolution="use tcp or udp"
         )
-    if not 0 <= mapping.container_port <= _MAX_PORT or not 0 <= mapping.host_port <= _MAX_PORT:
+    if not lowest <= mapping.container_port <= _MAX_PORT or not 0 <= mapping.host_port <= _MAX_PORT:
         raise InvalidRequest(
             f"no valid ports: {mapping.host_port}:{mapping.container_port}",
             resolution="use 1 to 65535; a host port of 0 takes a free one",

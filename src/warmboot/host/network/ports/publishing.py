@@ -42,7 +42,7 @@ class Publishing:
         A ``container_port`` of 0 is the same number as the host's. ``Conflict`` when the port is
         taken, ``InvalidRequest`` when the mapping makes no sense.
         """
-        wanted = ports.check(mapping, self._config.publish_address)
+        wanted = ports.check(mapping, self._config.publish_address, same_inside=True)
         held, real = await self._reserve(wanted)
         real = replace(real, container_port=real.container_port or real.host_port)
         try:
