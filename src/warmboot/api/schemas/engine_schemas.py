@@ -34,7 +34,7 @@ class ProcessIn(Strict):
     pid: Annotated[StrictInt, Field(ge=1, le=2**22, description="its process id"), OR_WHOLE]
     start_time_ticks: Annotated[
         StrictInt,
-        Field(ge=0, le=2**63 - 1, description="when it began: field 22 of /proc/PID/stat"),
+        Field(ge=0, le=10**15, description="when it began: field 22 of /proc/PID/stat"),
         OR_WHOLE,
     ]
 
