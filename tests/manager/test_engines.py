@@ -178,7 +178,7 @@ async def test_one_goes_with_the_process_that_holds_it(place: Lab) -> None:
         process.kill()
         await process.wait()
         await m.until(lambda: gone(m, engine))
-        with pytest.raises(InvalidRequest, match="no process"):
+        with pytest.raises(NotFound, match="no process"):
             await create(m, "late", holder=holder)
 
 

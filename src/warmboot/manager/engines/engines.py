@@ -263,7 +263,7 @@ def _check_holder(spec: EngineSpec) -> None:
         return
     pidfd = open_process(spec.holder.pid, spec.holder.start_time_ticks)
     if pidfd is None:
-        raise InvalidRequest(
+        raise NotFound(
             f"there is no process {spec.holder.pid} here that could hold an engine",
             details="there is none of this number and start time on the manager's machine",
             resolution="leave the holder out: the process may be in a container",

@@ -18,7 +18,7 @@ from warmboot.cli.drive import connect, drive, usage
 from warmboot.model.errors import (
     CommandNotExecutable,
     CommandNotFound,
-    InvalidRequest,
+    NotFound,
     WarmbootError,
 )
 
@@ -82,7 +82,7 @@ async def _held(
     holder = {"pid": os.getpid(), "start_time_ticks": int(start)}
     try:
         return await started(client, {**body, "holder": holder}, wanted, runtime)
-    except InvalidRequest:
+    except NotFound:
         # In a container we have another pid than for the manager; then it is removed by us alone.
         return await started(client, body, wanted, runtime)
 
