@@ -184,6 +184,28 @@ async def test_an_unpublished_port_is_closed(scene: Scene) -> None:
         await refused(foreign, HOST_IP, mapping.host_port)
 
 
+async def test_one_port_of_several_is_given_back(scene: Scene) -> None:
+    network, (slot, other) = scene.network, scene.slots
+    async with scene.guests[0].tcp_server(80, "guest"), scene.guests[0].udp_server(80, "guest"):
+        wanted = PortMapping(80, host_ip="0.0.0.0")
+        gone, stays = [await network.publish(slot, wanted) for _ in range(2)]
+        udp = await network.publish(slot, replace(gone, protocol="udp"))
+        for _ in range(2):
+            await network.withdraw(slot, gone)
+        await refused(host, "127.0.0.1", gone.host_port)
+        await refused(foreign, HOST_IP, gone.host_port)
+        assert (await foreign.tcp(HOST_IP, stays.host_port)).startswith(b"guest ")
+        assert (await foreign.udp(HOST_IP, udp.host_port, b"x")).endswith(b" x")
+        assert await network.publish(other, gone) == gone, "it is free for another guest"
+        await network.withdraw(slot, stays)
+        await refused(foreign, HOST_IP, stays.host_port)
+        inside = await nft.table(config(Path()).table, slot.namespace)
+        (led,) = [item["set"] for item in inside if item.get("set", {}).get("name") == "published"]
+        assert led["elem"] == [{"concat": ["udp", 80]}], "nothing else leads there"
+    for one in (slot, other):
+        await network.unpublish(one)
+
+
 async def test_the_host_reaches_no_unpublished_port_by_the_slot_address(scene: Scene) -> None:
     async with scene.guests[0].tcp_server(80, "guest"):
         await unreached(host, scene.slots[0].ns_ip, 80)

@@ -85,7 +85,7 @@ class Publishing:
             self._held.setdefault(slot.index, {})[mapping] = held
 
     async def withdraw(self, slot: Slot, mapping: PortMapping) -> None:
-        """Give one port back; connections through it end. Idempotent."""
+        """Give one port back; who is connected stays so until the guest ends it. Idempotent."""
         async with self.lock:
             published = self._published.get(slot.index, set())
             published.discard(mapping)
@@ -96,7 +96,8 @@ class Publishing:
                 await nft.apply(inside, slot.namespace)
         if (held := self._held.get(slot.index, {}).pop(mapping, None)) is not None:
             held.close()
-        await namespaces.in_thread(partial(_forget_strays, mapping))
+        if mapping.protocol == "udp":  # for which there is no end
+            await namespaces.in_thread(partial(_forget_strays, mapping))
 
     async def _add_rules(self, slot: Slot, mapping: PortMapping) -> None:
         host, inside = rules.publish(self._config, slot, mapping)
