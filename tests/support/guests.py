@@ -71,10 +71,6 @@ class FakeSystem:
     def remove_file(self, path: str) -> None:
         self.files.pop(path, None)
 
-    def link(self, path: str, target: str) -> None:
-        self._note(path, target)
-        self.files[path] = f"-> {target}"
-
     def run(self, command: Sequence[str]) -> int:
         program = command[0].rpartition("/")[2]
         if program != "iptables":

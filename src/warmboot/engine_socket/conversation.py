@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from typing import Protocol
 
 import h11
@@ -25,7 +26,7 @@ from warmboot.engine_socket.exchange import (
     next_event,
 )
 from warmboot.engine_socket.guest_connections import GuestConnections
-from warmboot.engine_socket.host_folders import check_mounts
+from warmboot.engine_socket.host_folders import checked
 from warmboot.engine_socket.limits import (
     HEAD_TIMEOUT_S,
     LINGER_S,
@@ -114,9 +115,11 @@ class Conversation:
 
     async def _create(self, request: h11.Request, connections: GuestConnections) -> bool:
         ports, body = self._engine.ports, await self._body()
-        if (config := configuration(body)) is None:
+        if (given := configuration(body)) is None:
             return await self._pass(request, connections, body)  # dockerd says what is wrong
-        check_mounts(config, *self._engine.names)
+        config = checked(given, *self._engine.names)
+        if config is not given:
+            body = json.dumps(config).encode()
         filled = await ports.before_create(connections, config)
         if filled is None:
             return await self._pass(request, connections, body)

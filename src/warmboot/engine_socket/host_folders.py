@@ -1,7 +1,8 @@
 """Bind mounts in the body of a ``create``: which folders of this machine they mean. Pure functions.
 
 An engine is in a VM, which does not see this machine's files. Paths of the VM's own system
-(``/proc``), and its Docker's socket by all of its names, pass.
+(``/proc``), and its Docker's socket by all of its names, pass: also by that which it has on this
+machine, because ``DOCKER_HOST`` says so. The VM knows it by its usual name.
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ _SYSTEM = ("/proc", "/sys", "/dev", "/lib/modules", "/etc/localtime", "/var/lib/
 """A path below one of them means the VM's, whoever asks."""
 
 
-def check_mounts(config: Mapping[str, Any], engine: str, socket: str) -> None:
-    """``Refusal`` in words for the first folder of this machine. ``socket``: the engine's own."""
-    for source in _sources(config):
+def checked(config: Mapping[str, Any], engine: str, socket: str) -> Mapping[str, Any]:
+    """The body as it is to be sent on. ``Refusal`` in words for the first folder of this machine.
+
+    ``socket``: the engine's own.
+    """
+    found = list(_sources(config))
+    for source in found:
         if source in (socket, *DOCKER_SOCKETS) or _is_systems(source):
             continue
         raise Refusal(
@@ -28,6 +33,22 @@ def check_mounts(config: Mapping[str, Any], engine: str, socket: str) -> None:
             "machine's folders; use a volume (-v NAME:/path), copy files in with `docker cp`, or "
             "put them into the image",
         )
+    return _with_docker_socket(config, socket) if socket in found else config
+
+
+def _with_docker_socket(config: Mapping[str, Any], socket: str) -> dict[str, Any]:
+    def named(one: Any) -> Any:
+        if isinstance(one, str) and one.startswith(f"{socket}:"):
+            return DOCKER_SOCKETS[0] + one.removeprefix(socket)
+        if isinstance(one, Mapping) and one.get("Source") == socket:
+            return {**one, "Source": DOCKER_SOCKETS[0]}
+        return one
+
+    host = dict(config["HostConfig"])
+    for key in ("Binds", "Mounts"):
+        if isinstance(host.get(key), list):
+            host[key] = [named(one) for one in host[key]]
+    return {**config, "HostConfig": host}
 
 
 def _is_systems(source: str) -> bool:

@@ -208,21 +208,13 @@ class Agent:
         return {"duration_s": time.monotonic() - started}
 
     def _hand_over(self, connection: Connection, head: Head) -> dict[str, Any]:
-        """Docker is a user's from here on: nothing of ours is in it.
-
-        ``socket``: where the user has it on the host. Who mounts that into a container, because
-        ``DOCKER_HOST`` says so, gets this Docker.
-        """
-        document = connection.read_json(head)
-        path, labels = document.get("socket"), document.get("labels", [])
-        if not isinstance(path, str) or not path.startswith("/") or ".." in path:
-            raise HttpError(400, "socket must be an absolute path")
+        """Docker is a user's from here on: nothing of ours is in it."""
+        labels = connection.read_json(head).get("labels", [])
         if type(labels) is not list or not all(type(label) is str for label in labels):
             raise HttpError(400, "labels must be a list of texts")
         started = time.monotonic()
         self._sandbox.remove()
         try:
-            self._system.link(path, self._docker.socket_path)
             set_labels(self._system, labels)
         except OSError as error:
             raise HttpError(500, f"Docker was not handed over: {error}") from error

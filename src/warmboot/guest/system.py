@@ -53,9 +53,6 @@ class System(Protocol):
     def remove_file(self, path: str) -> None:
         """It need not be there."""
 
-    def link(self, path: str, target: str) -> None:
-        """Have a symbolic link at ``path``, in folders that are made."""
-
     def run(self, command: Sequence[str]) -> int:
         """Run a program to its end; its exit code."""
         ...
@@ -114,11 +111,6 @@ class LinuxSystem:
 
     def remove_file(self, path: str) -> None:
         Path(path).unlink(missing_ok=True)
-
-    def link(self, path: str, target: str) -> None:
-        Path(path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        Path(path).unlink(missing_ok=True)
-        Path(path).symlink_to(target)
 
     def run(self, command: Sequence[str]) -> int:
         try:

@@ -263,10 +263,10 @@ class Vms:
         """The connection to a VM's guest; ``VmGone`` when there is no such VM."""
         return self._machine(vm_id).link
 
-    async def hand_over(self, vm_id: str, socket: str, labels: Sequence[str]) -> None:
-        """Leave nothing of ours in a VM's Docker: its user has it at ``socket``."""
+    async def hand_over(self, vm_id: str, labels: Sequence[str]) -> None:
+        """Leave nothing of ours in a VM's Docker: it is a user's."""
         machine = self._machine(vm_id)
-        await machine.while_alive(machine.link.hand_over(socket, labels))
+        await machine.while_alive(machine.link.hand_over(labels))
 
     def endpoint(self, vm_id: str) -> GuestEndpoint:
         """Where others reach a VM's Docker without us. ``VmGone``."""

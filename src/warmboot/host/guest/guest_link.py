@@ -184,12 +184,9 @@ class GuestLink:
         """See to it that there is a network for a container to join (``SANDBOX``)."""
         await self._call("sandbox", {}, timeout_s=120)
 
-    async def hand_over(self, socket: str, labels: Sequence[str]) -> None:
-        """Leave nothing of ours in its Docker: it is a user's, who has it at ``socket``.
-
-        ``labels`` are what ``docker info`` tells of it.
-        """
-        await self._call("hand-over", {"socket": socket, "labels": list(labels)}, timeout_s=120)
+    async def hand_over(self, labels: Sequence[str]) -> None:
+        """Leave nothing of ours in its Docker, of which ``docker info`` tells these ``labels``."""
+        await self._call("hand-over", {"labels": list(labels)}, timeout_s=120)
 
     async def prepare_snapshot(self, wake_docker: bool = True) -> None:
         """Make the guest ready to be frozen; it can be claimed anew after its restore.

@@ -137,7 +137,7 @@ class BringUpEngine:
         assert engine.vm_id is not None
         await self._boot.tell(engine, "hand-over")
         with watch.stage("hand-over"):
-            await self._host.vms.hand_over(engine.vm_id, engine.socket, _labels(engine))
+            await self._host.vms.hand_over(engine.vm_id, _labels(engine))
         stages = (*engine.stages, watch.stages[-1])
         handed_over = await retry_until_stored(
             f"that engine {engine.id} is handed over",

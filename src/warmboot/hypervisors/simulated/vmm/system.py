@@ -49,9 +49,6 @@ class SimulatedSystem:
     def remove_file(self, path: str) -> None:
         self._change(lambda ram: ram["files"].pop(path, None), on_disk=True)
 
-    def link(self, path: str, target: str) -> None:
-        self._change(lambda ram: ram["files"].update({path: f"-> {target}"}), on_disk=True)
-
     def run(self, command: Sequence[str]) -> int:
         program, *arguments = command
         if not program.endswith("/iptables"):
