@@ -89,7 +89,7 @@ async def engine_at(site: Site, name: str, archive: Archive | None = None) -> As
 
 async def page_at(number: int, address: str = "127.0.0.1") -> bytes:
     async with httpx.AsyncClient(trust_env=False) as client:
-        return (await client.get(f"http://{address}:{number}/", timeout=30)).content
+        return (await client.get(f"http://{address}:{number}/", timeout=60)).content
 
 
 async def test_docker_has_an_empty_engine_of_its_own_that_was_booted_warm(
@@ -176,7 +176,7 @@ async def test_streams_go_on_while_the_manager_is_killed_and_started(
         assert await logs.stdout.readline() == b"tick\n"
         (process,) = place.vmms()
         os.kill(process, signal.SIGKILL)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await logs.wait()
 
         async def failed() -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 from warmboot.system.call_channel import CallChannel, CallRefused, ChannelClosed, Serve
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 
 
 async def echo(call: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
