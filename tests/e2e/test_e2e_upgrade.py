@@ -39,10 +39,9 @@ async def test_vms_and_a_snapshot_of_the_first_release_are_adopted(
         for key in ("vm_id", "boot_method", "runtime_snapshot_id", "started_at", "ports"):
             assert after[key] == web[key]
         new = await site.run("new", PROBE, "sleep", "1000")
-        assert (new["boot_method"], new["runtime_snapshot_id"]) == (
-            "warm",
-            web["runtime_snapshot_id"],
-        )
+        # Its agent, and that of its snapshot, are of an earlier protocol: both are made anew.
+        assert new["state"] == "running"
+        assert new["runtime_snapshot_id"] != web["runtime_snapshot_id"]
         await site.cli("rm", "-f", "web", "cold", "ended", "new")
-        assert site.vmms() == []
+        assert not before & set(site.vmms())  # one that makes the new snapshot may be there
     assert await site.on_the_machine() == []
