@@ -33,10 +33,16 @@ ETC = "the machine's own /etc"
 FIRECRACKER = "fetches Firecracker, which `make setup` has done; tests/conformance runs it"
 BUILDS = "builds a real image in minutes; the tests of tests/e2e run on one"
 CONFIGURED = "a manager of its own; tests/manager/test_configured_image.py starts it"
+ENGINES = "a simulated VM runs no Docker; tests/e2e/test_e2e_engines.py has a real one"
 WORKERS = "needs a Docker engine with CRIU; tests/workers does each of these"
 
 NOT_HERE: dict[str, dict[str, str]] = {
     "container-images.md": {"docker save": "needs a Docker engine; its output is made otherwise"},
+    "engines.md": {
+        "warmboot engine run": ENGINES,
+        "docker run": ENGINES,
+        "curl http://127.0.0.1:8080/": ENGINES,
+    },
     "housekeeping.md": {"chgrp kvm /dev/userfaultfd": "changes a device of this machine"},
     "install-on-debian.md": {
         "git clone": "REPOSITORY is the reader's own",
