@@ -38,7 +38,7 @@ async def test_vms_and_a_snapshot_of_the_first_release_are_adopted(
         after = await site.inspect("web")
         for key in ("vm_id", "boot_method", "runtime_snapshot_id", "started_at", "ports"):
             assert after[key] == web[key]
-        new = await site.run("new", PROBE, "sleep", "1000")
+        new = await site.run("new", "--cold", *tools)
         # Its agent, and that of its snapshot, are of an earlier protocol: both are made anew.
         assert new["state"] == "running"
         assert new["runtime_snapshot_id"] != web["runtime_snapshot_id"]
