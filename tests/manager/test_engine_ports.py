@@ -16,6 +16,7 @@ from tests.support.served import free_port
 from warmboot.bootstrap import host as wiring
 from warmboot.host.network import Network
 from warmboot.hypervisors.base import Hypervisor
+from warmboot.manager.engines import engine_ports
 from warmboot.manager.ports import EngineUntil
 from warmboot.model.tenants.engine import Engine
 from warmboot.settings import Settings
@@ -127,6 +128,47 @@ async def test_ports_that_are_left_to_docker_are_the_containers_until_it_is_remo
         assert not is_free(number), "until its removal"
         await client.delete("/containers/web")
         await eventually(lambda: _async(is_free(number)))
+
+
+async def test_another_container_of_the_same_number_takes_nothing_from_the_one_that_runs(
+    manager: Manager,
+) -> None:
+    engine, number = await create(manager), free_port()
+    async with docker(engine) as client:
+        await create_container(client, "web", bound(number))
+        assert (await client.post("/containers/web/start")).status_code == 204
+        await create_container(client, "other", bound(number))
+        await client.delete("/containers/other?force=1")
+        # What Docker tells comes one after the other: by the end of the next one it was seen.
+        await create_container(client, "last", {"80/tcp": [{}]})
+        held = (await published(engine, "last"))["80/tcp"]
+        assert not is_free(held)
+        await client.delete("/containers/last?force=1")
+        await eventually(lambda: _async(is_free(held)))
+        assert not is_free(number)
+
+
+async def test_a_reservation_is_one_engines_and_no_others(manager: Manager) -> None:
+    one, two = await create(manager, "one"), await create(manager, "two")
+    ask = manager.host.front.serve_calls
+    reserved = await ask("reserve-ports", {"engine": str(one.id), "ports": [["80/tcp", "", 0, 0]]})
+    kept = {"reservation": reserved["reservation"], "container": "0" * 64}
+    await ask("keep-ports", {"engine": str(two.id), **kept})
+    assert (await engines_of(manager).get("two")).ports == ()
+    await ask("keep-ports", {"engine": str(one.id), **kept})
+    assert len((await engines_of(manager).get("one")).ports) == 1
+
+
+async def test_an_engine_does_not_take_all_of_the_hosts_ports(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_ports, "MOST_PORTS", 2)
+    engine = await create(manager)
+    async with docker(engine) as client:
+        refused = await create_container(client, "web", {"80/tcp": [{}, {}, {}]})
+        assert refused.status_code == 500
+        assert "which is the maximum" in refused.json()["message"]
+        assert (await create_container(client, "web", {"80/tcp": [{}, {}]})).status_code == 201
 
 
 async def test_of_a_range_the_first_free_one_is_taken(manager: Manager) -> None:

@@ -50,6 +50,9 @@ log = structlog.get_logger(__name__)
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 
+MOST_PORTS = 4096
+"""Of one engine: all share the host's, and each is a socket of the manager's."""
+
 Answer = Mapping[str, Any]
 
 
@@ -60,9 +63,11 @@ class EnginePorts:
         self._events = events
         self._tasks = tasks
         self._locks: defaultdict[UUID, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._led: defaultdict[UUID, set[PortMapping]] = defaultdict(set)
-        self._reserved: dict[int, tuple[UUID, list[EnginePort]]] = {}
-        self._numbers = itertools.count(1)
+        self._led: defaultdict[UUID, dict[PortMapping, str]] = defaultdict(dict)
+        """To which container; to none yet, if that is empty."""
+        self._reserved: dict[tuple[UUID, int], list[EnginePort]] = {}
+        # The front may still hold the number of a reservation that another manager has made.
+        self._numbers = itertools.count(time.time_ns())
         self._calls: Mapping[str, Callable[[UUID, Mapping[str, Any]], Awaitable[Answer]]] = {
             "reserve-ports": self._reserve,
             "keep-ports": self._keep,
@@ -100,9 +105,10 @@ class EnginePorts:
         """Hold again what an earlier manager had led to its containers."""
         async with self._locks[engine.id]:
             runs = await self._running(engine)
-            mine = [one.mapping for one in engine.ports if one.held or one.container in runs]
-            await self._host.vms.republish(await self._slot(engine.id), mine)
-            self._led[engine.id] |= set(mine)
+            mine = [one for one in engine.ports if one.held or one.container in runs]
+            slot = await self._slot(engine.id)
+            await self._host.vms.republish(slot, [one.mapping for one in mine])
+            self._led[engine.id] |= {one.mapping: one.container for one in mine}
         self.follow(engine.id)
 
     # -- what the front asks -------------------------------------------------------------------
@@ -114,10 +120,10 @@ class EnginePorts:
             for port, host_ip, low, high in given["ports"]:
                 found.append(await self._reserved_port(engine_id, slot, port, host_ip, low, high))
         except BaseException:  # cancelled, too; raised again
-            await self._withdraw(engine_id, slot, (one.mapping for one in found if one.held))
+            await self._withdraw(engine_id, slot, (one.mapping for one in found if one.held), "")
             raise
         number = next(self._numbers)
-        self._reserved[number] = (engine_id, found)
+        self._reserved[engine_id, number] = found
         return {"reservation": number, "numbers": [one.mapping.host_port for one in found]}
 
     async def _reserved_port(
@@ -129,24 +135,27 @@ class EnginePorts:
         for number in range(low, high + 1):
             wanted = PortMapping(number, number, host_ip, protocol)
             with contextlib.suppress(Conflict):
-                (real,) = await self._host.vms.publish(slot, (wanted,))
-                self._led[engine_id].add(real)
+                real = await self._take(engine_id, slot, wanted, "")
                 return EnginePort("", real, held=True)
         raise Conflict(f"Bind for {host_ip}:{low}-{high} failed: all ports are allocated")
 
     async def _keep(self, engine_id: UUID, given: Mapping[str, Any]) -> Answer:
-        _, found = self._reserved.pop(given["reservation"], (engine_id, []))
+        found = self._reserved.pop((engine_id, given["reservation"]), [])
         container = given["container"]
         if container is None:
             slot = await self._slot(engine_id)
-            await self._withdraw(engine_id, slot, (one.mapping for one in found if one.held))
+            await self._withdraw(engine_id, slot, (one.mapping for one in found if one.held), "")
             return {}
+        self._led[engine_id] |= {one.mapping: container for one in found if one.held}
         kept = tuple(EnginePort(container, one.mapping, one.held) for one in found)
         engine = await self._store.engines.get(engine_id)
         await self._store.engines.update(engine_id, ports=(*engine.ports, *kept))
         return {}
 
-    async def _publish(self, engine_id: UUID, given: Mapping[str, Any]) -> Answer:
+    async def _publish(
+        self, engine_id: UUID, given: Mapping[str, Any], *, runs: bool = False
+    ) -> Answer:
+        """What another container has, it keeps, until this one ``runs``: Docker decides."""
         engine, container = await self._store.engines.get(engine_id), given["container"]
         mappings = [one.mapping for one in engine.ports if one.container == container]
         if not mappings:
@@ -155,36 +164,39 @@ class EnginePorts:
                 for port, host_ip, low, _ in given["ports"]
             ]
         slot, made = await self._slot(engine_id), list[PortMapping]()
+        passed_on = list[PortMapping]()
         for mapping in mappings:
-            if any(_same(mapping, led) for led in self._led[engine_id]):
+            if (led := self._found(engine_id, mapping)) is not None:
+                if runs:
+                    self._led[engine_id][led] = container
+                    passed_on.append(led)
                 continue
             try:
-                (real,) = await self._host.vms.publish(slot, (mapping,))
+                made.append(await self._take(engine_id, slot, mapping, container))
             except BaseException as error:  # cancelled, too; raised again
-                await self._withdraw(engine_id, slot, made)
+                await self._withdraw(engine_id, slot, made, container)
                 if isinstance(error, Conflict):
                     return {"taken": [mapping.host_ip or "0.0.0.0", mapping.host_port]}
                 raise
-            made.append(real)
-            self._led[engine_id].add(real)
-        await self._note(engine, container, made)
+        await self._note(engine, container, [*made, *passed_on])
         return {}
 
     async def _note(self, engine: Engine, container: str, made: Sequence[PortMapping]) -> None:
         """Remember them with their real addresses."""
-        if not made:
+        known = {one.mapping: one for one in engine.ports if one.container == container}
+        if known.keys() >= set(made):
             return
         others = [
             one
             for one in engine.ports
             if one.container != container or not any(_same(one.mapping, real) for real in made)
         ]
-        new = [EnginePort(container, real) for real in made]
+        new = [known.get(real) or EnginePort(container, real) for real in made]
         await self._store.engines.update(engine.id, ports=(*others, *new))
 
     async def _settle(self, engine_id: UUID, given: Mapping[str, Any]) -> Answer:
         if given["runs"]:
-            return await self._publish(engine_id, {**given, "ports": []})
+            return await self._publish(engine_id, {**given, "ports": []}, runs=True)
         await self._give_back(engine_id, given["container"], removed=False)
         return {}
 
@@ -192,18 +204,19 @@ class EnginePorts:
         engine = await self._store.engines.get(engine_id)
         mine = [one for one in engine.ports if one.container == container]
         going = [one.mapping for one in mine if removed or not one.held]
-        await self._withdraw(engine_id, await self._slot(engine_id), going)
+        await self._withdraw(engine_id, await self._slot(engine_id), going, container)
         if removed and mine:
             others = tuple(one for one in engine.ports if one.container != container)
             await self._store.engines.update(engine_id, ports=others)
 
     async def _withdraw(
-        self, engine_id: UUID, slot: Slot | None, mappings: Iterable[PortMapping]
+        self, engine_id: UUID, slot: Slot | None, mappings: Iterable[PortMapping], container: str
     ) -> None:
+        """Those that lead to this container: another one may have the same number by now."""
         for mapping in mappings:
-            led = next((one for one in self._led[engine_id] if _same(mapping, one)), None)
-            if led is not None:
-                self._led[engine_id].discard(led)
+            led = self._found(engine_id, mapping)
+            if led is not None and self._led[engine_id][led] == container:
+                del self._led[engine_id][led]
                 await self._host.vms.withdraw(slot, (led,))
 
     # -- what dockerd tells --------------------------------------------------------------------
@@ -228,8 +241,8 @@ class EnginePorts:
         async with self._locks[engine.id]:
             slot = await self._slot(engine.id)
             for one in (await self._store.engines.get(engine.id)).ports:
-                if one.held and not any(_same(one.mapping, led) for led in self._led[engine.id]):
-                    await self._lead(engine.id, slot, one.mapping)
+                if one.held and self._found(engine.id, one.mapping) is None:
+                    await self._lead(engine.id, slot, one.mapping, one.container)
 
     async def _happened(
         self, engine_id: UUID, docker: DockerClient, told: Mapping[str, Any]
@@ -253,31 +266,49 @@ class EnginePorts:
             described = await docker.description(container)
         except NotFound:
             return
+        if not described["State"]["Running"]:  # any more
+            return
         async with self._locks[engine_id]:
             engine = await self._store.engines.get(engine_id)
             slot, made = await self._slot(engine_id), list[PortMapping]()
             known = [one.mapping for one in engine.ports if one.container == container]
             for mapping in known or led_by(described):
-                if any(_same(mapping, led) for led in self._led[engine_id]):
-                    continue
-                if (real := await self._lead(engine_id, slot, mapping)) is not None:
+                if (led := self._found(engine_id, mapping)) is not None:
+                    self._led[engine_id][led] = container
+                    made.append(led)
+                elif (real := await self._lead(engine_id, slot, mapping, container)) is not None:
                     made.append(real)
             await self._note(engine, container, made)
 
     async def _lead(
-        self, engine_id: UUID, slot: Slot | None, mapping: PortMapping
+        self, engine_id: UUID, slot: Slot | None, mapping: PortMapping, container: str
     ) -> PortMapping | None:
         """Nobody waits for it: one that is taken is told."""
         try:
-            (real,) = await self._host.vms.publish(slot, (mapping,))
+            return await self._take(engine_id, slot, mapping, container)
         except (Conflict, InvalidRequest, HostError) as error:
             log.warning(f"a port of engine {engine_id} is not published", error=error.brief)
             await self._events.emit("engine.port-taken", engine_id, error=error.as_dict())
             return None
-        self._led[engine_id].add(real)
-        return real
 
     # -- inside --------------------------------------------------------------------------------
+
+    def _found(self, engine_id: UUID, mapping: PortMapping) -> PortMapping | None:
+        """What is led of this."""
+        return next((led for led in self._led[engine_id] if _same(mapping, led)), None)
+
+    async def _take(
+        self, engine_id: UUID, slot: Slot | None, mapping: PortMapping, container: str
+    ) -> PortMapping:
+        """Lead it; with its real address and number. ``Conflict`` when somebody has it."""
+        if len(self._led[engine_id]) >= MOST_PORTS:
+            raise HostError(
+                f"the engine has {MOST_PORTS} ports published, which is the maximum",
+                resolution="remove containers whose ports are not needed any more",
+            )
+        (real,) = await self._host.vms.publish(slot, (mapping,))
+        self._led[engine_id][real] = container
+        return real
 
     async def _running(self, engine: Engine) -> set[str]:
         if engine.vm_id is None or not engine.ports:
