@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from warmboot.system import call_channel
 from warmboot.system.call_channel import CallChannel, CallRefused, ChannelClosed, Serve
 
 TIMEOUT_S = 60.0
@@ -52,6 +53,27 @@ async def test_a_refusal_is_raised_in_its_words() -> None:
         with pytest.raises(CallRefused, match="not today"):
             await one.call("refuse")
         assert await one.call("again") == {"call": "again"}
+
+
+async def test_what_is_too_long_is_refused_and_the_channel_goes_on() -> None:
+    async def long(call: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"long": "x" * call_channel.MOST_LINE_BYTES} if call == "long" else {}
+
+    async with channels(right=long) as (one, _):
+        with pytest.raises(CallRefused, match="too long"):
+            await one.call("this", of="x" * call_channel.MOST_LINE_BYTES)
+        with pytest.raises(CallRefused, match="too long"):
+            await one.call("long")
+        assert await one.call("again") == {}
+
+
+async def test_who_asks_is_answered_where_there_is_a_bug() -> None:
+    async def bug(_: str, __: Mapping[str, Any]) -> Mapping[str, Any]:
+        raise ValueError("one too many")
+
+    async with channels(right=bug) as (one, _):
+        with pytest.raises(CallRefused, match="one too many"):
+            await one.call("anything")
 
 
 async def test_who_waits_is_told_that_the_other_side_is_gone() -> None:

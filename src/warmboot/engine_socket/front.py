@@ -24,6 +24,8 @@ from warmboot.system.call_channel import MOST_LINE_BYTES, CallChannel, CallRefus
 FIRST_CALL_TIMEOUT_S = 60.0
 """A manager that has started a front speaks to it at once."""
 
+RETRY_PAUSE_S = 0.1
+
 
 class Front:
     """``run`` it over the control socket that listens."""
@@ -69,6 +71,7 @@ class Front:
                     await self._manager_came.wait()
                     with contextlib.suppress(ChannelClosed):
                         return await self._managers[-1].call(call, **given)
+                    await asyncio.sleep(RETRY_PAUSE_S)  # it is closed, and may still be listed
         except TimeoutError:
             raise Refusal(
                 503, "published ports need warmboot's manager, which does not answer"

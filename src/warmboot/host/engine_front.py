@@ -169,13 +169,17 @@ class EngineFront:
 
     async def _keep(self, channel: CallChannel) -> None:
         """Tell it all that there is: it may be a new one."""
-        for engine in self._served.values():
+        for engine in list(self._served.values()):  # others come and go meanwhile
             try:
-                await channel.call("serve", **as_message(engine))
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                    await channel.call("serve", **as_message(engine))
             except CallRefused as error:
                 log.error("an engine's socket cannot be created", error=str(error))
-            except ChannelClosed as error:
-                raise _not_there(str(error)) from error
+            except (ChannelClosed, TimeoutError) as error:
+                channel.close()
+                raise _not_there(
+                    str(error) or f"no answer within {ANSWER_TIMEOUT_S:g} s"
+                ) from error
         self._channel = channel
 
     async def _run(self, channel: CallChannel) -> None:

@@ -3,7 +3,8 @@
     {"id": 7, "call": "serve", "with": {…}} ──▶
                 ◀── {"answer": 7, "result": {…}}      or {"answer": 7, "error": "in words"}
 
-Either side may call at any time; answers come in any order.
+Either side may call at any time; answers come in any order. A line that is too long for the other
+side, which would hang up, is not sent: its call is refused.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from warmboot.system.concurrency import end
 
+log = logging.getLogger(__name__)
+
 MOST_LINE_BYTES = 1 << 20
+_MOST_WORDS = 1000
 
 Serve = Callable[[str, Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 """What the other side asks for: its name, and with what."""
@@ -55,9 +60,12 @@ class CallChannel:
             raise ChannelClosed("the other side is gone")
         number = next(self._numbers)
         answer: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
+        line = _line({"id": number, "call": name, "with": given})
+        if len(line) > MOST_LINE_BYTES:
+            raise CallRefused(f"{name} is too long: {len(line)} bytes")
         self._waiting[number] = answer
         try:
-            await self._say({"id": number, "call": name, "with": given})
+            await self._say(line)
             return await answer
         finally:
             self._waiting.pop(number, None)
@@ -100,14 +108,23 @@ class CallChannel:
             answer["result"] = await self._serve(asked["call"], asked["with"])
         except CallRefused as refused:
             answer["error"] = str(refused)
+        except Exception as error:  # a bug, too, is an answer: who asked would wait for one
+            log.exception("a call met a bug")
+            answer["error"] = f"something unexpected went wrong: {error!r}"[:_MOST_WORDS]
+        if len(line := _line(answer)) > MOST_LINE_BYTES:
+            line = _line({"answer": asked["id"], "error": "the answer is too long"})
         try:
-            await self._say(answer)
+            await self._say(line)
         except ConnectionError:  # nobody is there to be told
             return
 
-    async def _say(self, message: Mapping[str, Any]) -> None:
-        self._writer.write(json.dumps(message).encode() + b"\n")
+    async def _say(self, line: bytes) -> None:
+        self._writer.write(line)
         try:
             await self._writer.drain()
         except ConnectionError as error:
             raise ChannelClosed(str(error)) from error
+
+
+def _line(message: Mapping[str, Any]) -> bytes:
+    return json.dumps(message).encode() + b"\n"

@@ -1,0 +1,85 @@
+"""The manager and the front of the engines' sockets, when the other one is slow or gone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from warmboot import __version__
+from warmboot.engine_socket.front import Front
+from warmboot.host.engine_front import EngineFront
+from warmboot.model.conventions.engine_front import CONTROL_SOCKET, ServedEngine
+from warmboot.system.call_channel import MOST_LINE_BYTES, CallChannel, ChannelClosed
+
+TIMEOUT_S = 60.0
+
+
+def engine(name: str) -> ServedEngine:
+    return ServedEngine(name, name, f"/nowhere/{name}.sock", os.geteuid(), os.getegid())
+
+
+async def test_engines_may_come_while_a_front_is_told_of_those_that_there_are(
+    tmp_path: Path,
+) -> None:
+    served: list[str] = []
+    telling, go_on = asyncio.Event(), asyncio.Event()
+
+    async def serve(call: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        if call == "hello":
+            return {"version": __version__}
+        telling.set()
+        await go_on.wait()
+        served.append(given["id"])
+        return {}
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await CallChannel(reader, writer, serve).run()
+
+    control = str(tmp_path / CONTROL_SOCKET)
+    server = await asyncio.start_unix_server(accept, control, limit=MOST_LINE_BYTES)
+    front = EngineFront(tmp_path, None)
+    async with server, asyncio.timeout(TIMEOUT_S):
+        first = asyncio.create_task(front.serve(engine("one")))
+        await telling.wait()
+        second = asyncio.create_task(front.serve(engine("two")))
+        await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.gather(first, second)
+        assert set(served) == {"one", "two"}
+        await front.stop()
+
+
+class Channel:
+    """A manager's, which is closed after ``left`` calls; more than some are one too many."""
+
+    def __init__(self, *, closed: bool) -> None:
+        self.closed = closed
+        self.calls = 0
+
+    async def call(self, _: str, /, **__: Any) -> Mapping[str, Any]:
+        self.calls += 1
+        assert self.calls < 100, "asked without a pause"
+        if self.closed:
+            raise ChannelClosed("the other side is gone")
+        return {"here": True}
+
+
+async def test_a_manager_that_goes_is_waited_for_and_stops_nobody_meanwhile(
+    tmp_path: Path,
+) -> None:
+    with socket.socket(socket.AF_UNIX) as control:
+        control.bind(str(tmp_path / CONTROL_SOCKET))
+        front, gone = Front(control), Channel(closed=True)
+        managers: list[Any] = front._managers
+        managers.append(gone)
+        front._manager_came.set()
+        async with asyncio.timeout(TIMEOUT_S):
+            asking = asyncio.create_task(front.ask_manager("anything"))
+            while not gone.calls:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            managers.append(Channel(closed=False))
+            assert await asking == {"here": True}
