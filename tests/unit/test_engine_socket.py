@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.support.fake_dockerd import FakeGuest
 
-from warmboot.engine_socket import conversation, served_engine
+from warmboot.engine_socket import conversation, exchange, served_engine, socket_file
 from warmboot.engine_socket.port_keeper import Ask
 from warmboot.engine_socket.served_engine import EngineSocket
 from warmboot.model.conventions.engine_front import ServedEngine
@@ -343,6 +343,26 @@ async def test_a_folder_of_this_machine_is_refused_in_words(host: dict[str, Any]
         assert it.guest.asked == []
 
 
+async def test_an_answer_without_an_end_is_not_kept_for_the_manager(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exchange, "MOST_HELD_BYTES", 10)
+    asked: list[tuple[str, Any]] = []
+
+    async def manager(call: str, /, **given: Any) -> Mapping[str, Any]:
+        asked.append((call, given.get("container")))
+        return {"reservation": 1, "numbers": [8080]}
+
+    body = json.dumps({"HostConfig": {"PortBindings": {"80/tcp": [{}]}}}).encode()
+    head = f"POST /containers/create HTTP/1.1\r\nHost: d\r\nContent-Length: {len(body)}\r\n\r\n"
+    async with serving(manager=manager) as it:
+        client = await it.connect()
+        await client.send(head.encode() + body)
+        assert (await client.answer())[0] == 502
+        client.close()
+    assert asked == [("reserve-ports", None), ("keep-ports", None)], "and given back"
+
+
 async def test_volumes_the_vms_own_and_docker_itself_can_be_mounted() -> None:
     async with serving() as it:
         client = await it.connect()
@@ -527,6 +547,17 @@ async def test_five_hundred_talk_at_once_beside_five_hundred_that_say_nothing() 
         assert set(await asyncio.gather(*(ask() for _ in range(500)))) == {200}
         for one in silent:
             one.close()
+
+
+async def test_the_way_to_a_socket_is_open_whatever_the_umask_is(tmp_path: Path) -> None:
+    old = os.umask(0o177)
+    try:
+        path = tmp_path / "engines" / "ci.sock"
+        socket_file.listen_at(path, os.geteuid(), os.getegid()).close()
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
 
 
 async def test_the_socket_is_its_owners() -> None:

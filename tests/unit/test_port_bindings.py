@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmboot.engine_socket.docker_form import creates, looks_inside, starts
+from warmboot.engine_socket.docker_form import (
+    Refusal,
+    configuration,
+    creates,
+    looks_inside,
+    starts,
+)
+from warmboot.engine_socket.limits import MOST_PORTS
 from warmboot.engine_socket.port_bindings import (
     WantedPort,
     bound_ports,
@@ -50,12 +58,55 @@ def test_what_a_binding_asks_for(binding: dict[str, str], wanted: WantedPort) ->
 
 
 @pytest.mark.parametrize(
-    "binding", [{"HostPort": "x"}, {"HostPort": "70000"}, {"HostIp": "::1", "HostPort": "80"}]
+    "binding",
+    [
+        {"HostPort": "x"},
+        {"HostPort": "70000"},
+        {"HostPort": "9" * 5000},
+        {"HostIp": "::1", "HostPort": "80"},
+        {"HostIp": "x" * 5000, "HostPort": "80"},
+    ],
 )
 def test_what_is_not_ours_is_left_to_docker(binding: dict[str, str]) -> None:
     asked = body({"80/tcp": [binding]})
     assert wanted_ports(asked, {}) == []
     assert wanted_ports(body({"80/sctp": [{"HostPort": "80"}]}), {}) == []
+
+
+def test_a_container_has_a_limit_of_ports() -> None:
+    assert len(wanted_ports(body({"80/tcp": [{}] * MOST_PORTS}), {})) == MOST_PORTS
+    with pytest.raises(Refusal, match=f"{MOST_PORTS} ports at most"):
+        wanted_ports(body({"80/tcp": [{}] * (MOST_PORTS + 1)}), {})
+    with pytest.raises(Refusal):
+        bound_ports(body({"80/tcp": [{"HostPort": "80"}] * (MOST_PORTS + 1)}))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        body({"80/tcp": "80/tcp"}),
+        body({"80/tcp": 5}),
+        body({"80/tcp": [{}]}, exposed=["80/tcp"]),
+        body({"80/tcp": [{}]}, exposed=5),
+    ],
+)
+def test_what_is_filled_in_is_so_beside_what_makes_no_sense(asked: dict[str, Any]) -> None:
+    filled = filled_in(asked, wanted_ports(asked, {}), [8080])
+    assert filled["HostConfig"]["PortBindings"]["80/tcp"][-1]["HostPort"] == "8080"
+
+
+def test_a_body_is_understood_as_docker_understands_it() -> None:
+    proper = {"Image": "web", "HostConfig": {"Binds": ["/a:/b"], "PortBindings": {}}}
+    assert configuration(json.dumps(proper).encode()) == (proper, False)
+    said = b'{"image": "web", "hostconfig": {"BINDS": ["/a:/b"], "portBindings": {}}}'
+    assert configuration(said) == (proper, True)
+    mounts = {"HostConfig": {"Mounts": [{"Type": "bind", "Source": "/a", "target": "/b"}]}}
+    said = b'{"HostConfig": {"mounts": [{"type": "bind", "SOURCE": "/a", "target": "/b"}]}}'
+    assert configuration(said) == (mounts, True)
+    twice = b'{"HostConfig": {"Binds": ["/a:/b"]}, "HostConfig": {}}'
+    assert configuration(twice) == ({"HostConfig": {}}, True), "Docker would put both together"
+    assert configuration(b'{"Image": "\xff"}') == ({"Image": "\ufffd"}, False)
+    assert configuration(b"[" * 100_000) is None
 
 
 def test_publish_all_takes_what_image_and_request_expose_and_is_not_bound() -> None:
@@ -96,6 +147,8 @@ def test_no_body_is_too_odd(odd: Any) -> None:
 
 def test_which_requests_the_host_must_know_of() -> None:
     assert creates(b"POST", b"/v1.44/containers/create?name=web")
+    assert creates(b"POST", b"http://docker/v1.44/containers/create")
+    assert creates(b"POST", b"/containers/cr%65ate")
     assert not creates(b"GET", b"/containers/create")
     assert not creates(b"POST", b"/images/create")
     assert starts(b"POST", b"/containers/web/start") == "web"

@@ -115,10 +115,11 @@ class Conversation:
 
     async def _create(self, request: h11.Request, connections: GuestConnections) -> bool:
         ports, body = self._engine.ports, await self._body()
-        if (given := configuration(body)) is None:
+        if (found := configuration(body)) is None:
             return await self._pass(request, connections, body)  # dockerd says what is wrong
+        given, replaced = found
         config = checked(given, *self._engine.names)
-        if config is not given:
+        if replaced or config is not given:
             body = json.dumps(config).encode()
         filled = await ports.before_create(connections, config)
         if filled is None:

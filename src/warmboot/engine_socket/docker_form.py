@@ -16,9 +16,14 @@ _HIJACKS = re.compile(
     r"(/v[0-9.]+)?(/containers/[^/]+/attach|/exec/[^/]+/start|/session|/grpc)", re.ASCII
 )
 _CREATE = re.compile(r"(/v[0-9.]+)?/containers/create", re.ASCII)
-_START = re.compile(r"(/v[0-9.]+)?/containers/([^/]+)/(start|restart)", re.ASCII)
+_START = re.compile(r"(/v[0-9.]+)?/containers/(.+)/(start|restart)", re.ASCII)
 _GREETINGS = re.compile(r"(/v[0-9.]+)?/(_ping|version)", re.ASCII)
 _STDERR = 2
+
+_FIELDS = ("HostConfig", "ExposedPorts", "Image")
+_HOST_FIELDS = ("Binds", "Mounts", "PortBindings", "PublishAllPorts")
+_BINDING_FIELDS = ("HostIp", "HostPort")
+_MOUNT_FIELDS = ("Type", "Source")
 
 
 class Refusal(Exception):
@@ -52,19 +57,51 @@ def creates(method: bytes, target: bytes) -> bool:
     return method == b"POST" and _CREATE.fullmatch(_path(target)) is not None
 
 
-def configuration(body: bytes) -> dict[str, Any] | None:
-    """What a ``create`` asks for; ``None`` for what dockerd will refuse."""
+def configuration(body: bytes) -> tuple[dict[str, Any], bool] | None:
+    """What a ``create`` asks for; ``None`` for what dockerd will refuse.
+
+    Docker takes ``hostconfig`` for ``HostConfig``, and puts together what is said twice. Here the
+    fields that count get their proper names, and the last one counts; with ``True`` the body does
+    not say so by itself, and is to be replaced.
+    """
+    twice = False
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal twice
+        found = dict(pairs)
+        twice = twice or len(found) < len(pairs)
+        return found
+
     try:
-        config = json.loads(body)
+        config = json.loads(body.decode("utf-8", "replace"), object_pairs_hook=once)
     except (ValueError, RecursionError):
         return None
-    return config if isinstance(config, dict) else None
+    if not isinstance(config, dict):
+        return None
+    proper = _named(config, _FIELDS)
+    if isinstance(host := proper.get("HostConfig"), dict):
+        proper["HostConfig"] = host = _named(host, _HOST_FIELDS)
+        host |= {"Mounts": _each(host["Mounts"], _MOUNT_FIELDS)} if "Mounts" in host else {}
+        if isinstance(bound := host.get("PortBindings"), dict):
+            host["PortBindings"] = {k: _each(one, _BINDING_FIELDS) for k, one in bound.items()}
+    return proper, twice or proper != config
+
+
+def _named(given: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
+    proper = {field.casefold(): field for field in fields}
+    return {proper.get(name.casefold(), name): value for name, value in given.items()}
+
+
+def _each(given: Any, fields: tuple[str, ...]) -> Any:
+    if not isinstance(given, list):
+        return given
+    return [_named(one, fields) if isinstance(one, dict) else one for one in given]
 
 
 def starts(method: bytes, target: bytes) -> str | None:
     """The name or id of the container that is to be started, if one is."""
     found = _START.fullmatch(_path(target)) if method == b"POST" else None
-    return None if found is None else unquote(found[2])
+    return None if found is None else found[2]
 
 
 def turns_into_stream(method: bytes, target: bytes, status: int, answer: Headers) -> bool:
@@ -94,4 +131,8 @@ def last_words(kind: str, message: str) -> bytes:
 
 
 def _path(target: bytes) -> str:
-    return target.partition(b"?")[0].decode("ascii", "replace")
+    """As Docker understands it: of a whole URL, too, and whatever is written as ``%41``."""
+    path = target.partition(b"?")[0]
+    if not path.startswith(b"/") and b"://" in path:
+        path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
+    return unquote(path.decode("ascii", "replace"))

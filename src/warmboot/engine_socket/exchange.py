@@ -21,6 +21,7 @@ from warmboot.engine_socket.docker_form import (
     turns_into_stream,
 )
 from warmboot.engine_socket.guest_connections import GuestConnection
+from warmboot.engine_socket.limits import MOST_HELD_BYTES
 from warmboot.engine_socket.relay import Stream, relay
 from warmboot.system.concurrency import end, race
 
@@ -71,6 +72,7 @@ class Exchange:
     answered: bool = False
     kind: str = ""
     _held: list[h11.Event] = field(default_factory=list)
+    _held_bytes: int = 0
     _uploaded: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -194,6 +196,9 @@ class Exchange:
         """A part of the answer, at once or when somebody has been told of it."""
         if self.on_answer is not None:
             self._held.append(event)
+            self._held_bytes += len(event.data) if isinstance(event, h11.Data) else 0
+            if self._held_bytes > MOST_HELD_BYTES:
+                raise GuestLost
             if not isinstance(event, h11.EndOfMessage):
                 return
             response, *body, _ = self._held

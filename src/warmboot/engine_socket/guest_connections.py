@@ -88,10 +88,14 @@ class GuestConnections:
                     http.receive_data(await stream.read())
                 elif isinstance(event, h11.Response):
                     status = event.status_code
-                elif isinstance(event, h11.Data) and len(body) < MOST_CREATE_BYTES:
+                elif isinstance(event, h11.ConnectionClosed):
+                    raise ConnectionError("the connection has ended")
+                elif isinstance(event, h11.Data):
                     body += event.data
+                    if len(body) > MOST_CREATE_BYTES:
+                        raise ValueError("the answer is too long")
             return status, json.loads(body)
-        except (h11.RemoteProtocolError, ConnectionError, ValueError) as error:
+        except (h11.RemoteProtocolError, ConnectionError, ValueError, RecursionError) as error:
             raise Refusal(502, f"no answer: Docker in the engine {self._name}: {error}") from error
         finally:
             await self.give_back(connection)

@@ -38,5 +38,11 @@ LINGER_S = 5.0
 MOST_CREATE_BYTES = 4 << 20
 """Of the body of a request that creates a container, and of what dockerd is asked by us."""
 
+MOST_HELD_BYTES = 256 << 10
+"""Of an answer that is held until the manager was told of it: an id, or a few words."""
+
+MOST_PORTS = 1024
+"""That one container can publish: each is a socket of the manager's."""
+
 MANAGER_TIMEOUT_S = 30.0
 """How long what needs the manager waits for one that is being restarted."""

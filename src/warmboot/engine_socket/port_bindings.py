@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address
 from typing import Any
+
+from warmboot.engine_socket.docker_form import Refusal
+from warmboot.engine_socket.limits import MOST_PORTS
 
 _PROTOCOLS = ("tcp", "udp")
 _MOST = 65_535
@@ -44,27 +48,32 @@ def wants_all(config: Mapping[str, Any]) -> bool:
 def wanted_ports(config: Mapping[str, Any], exposed: Mapping[str, Any]) -> list[WantedPort]:
     """What the body of a ``create`` asks for; ``exposed`` are the ports of its image.
 
-    What makes no sense, or is not ours to decide (SCTP, IPv6), is left to dockerd.
+    What makes no sense, or is not ours to decide (SCTP, IPv6), is left to dockerd. ``Refusal`` for
+    too many.
     """
     host = config.get("HostConfig")
     host = host if isinstance(host, Mapping) else {}
     given = host.get("PortBindings")
     given = given if isinstance(given, Mapping) else {}
-    found = []
+    found: list[WantedPort] = []
     for port, bindings in given.items():
         for binding in _listed(bindings) or [{}]:
-            wanted = _wanted(str(port), binding)
-            if wanted is not None:
-                found.append(wanted)
+            _add(found, _wanted(str(port), binding))
     if wants_all(config):
         own = config.get("ExposedPorts")
         own = own if isinstance(own, Mapping) else {}
         bound = {wanted.port for wanted in found}
         for port in sorted({*own, *exposed} - bound - set(given)):
-            wanted = _wanted(str(port), {})
-            if wanted is not None:
-                found.append(wanted)
+            _add(found, _wanted(str(port), {}))
     return found
+
+
+def _add(found: list[WantedPort], wanted: WantedPort | None) -> None:
+    if wanted is None:
+        return
+    if len(found) >= MOST_PORTS:
+        raise Refusal(400, f"a container in an engine can publish {MOST_PORTS} ports at most")
+    found.append(wanted)
 
 
 def _wanted(port: str, binding: Any) -> WantedPort | None:
@@ -73,7 +82,9 @@ def _wanted(port: str, binding: Any) -> WantedPort | None:
         return None
     address = str(binding.get("HostIp") or "")
     span = _span(str(binding.get("HostPort") or ""))
-    if not number.isdecimal() or ":" in address or span is None:
+    if span is None or (inside := _number(number)) is None or not 1 <= inside <= _MOST:
+        return None
+    if address and not _is_ipv4(address):
         return None
     return WantedPort(f"{number}/{protocol or 'tcp'}", address, *span)
 
@@ -86,12 +97,25 @@ def _span(text: str) -> tuple[int, int] | None:
     low, _, high = text.partition("-")
     if not text:
         return 0, 0
-    if not low.isdecimal() or not (high or low).isdecimal():
+    first, last = _number(low), _number(high or low)
+    if first is None or last is None:
         return None
-    numbers = int(low), int(high or low)
-    if numbers == (0, 0):
-        return numbers
-    return numbers if 1 <= numbers[0] <= numbers[1] <= _MOST else None
+    if (first, last) == (0, 0):
+        return 0, 0
+    return (first, last) if 1 <= first <= last <= _MOST else None
+
+
+def _number(text: str) -> int | None:
+    """Of decimal digits, and not of thousands of them, with which nobody should reckon."""
+    return int(text) if text.isdecimal() and len(text) <= len(str(_MOST)) else None
+
+
+def _is_ipv4(address: str) -> bool:
+    try:
+        IPv4Address(address)
+    except AddressValueError:
+        return False
+    return True
 
 
 def filled_in(
@@ -102,7 +126,7 @@ def filled_in(
     given = dict(host.get("PortBindings") or {})
     for port in {one.port for one in wanted} | {one.port.partition("/")[0] for one in wanted}:
         kept = [
-            binding for binding in given.pop(port, None) or [] if _wanted(port, binding) is None
+            binding for binding in _listed(given.pop(port, None)) if _wanted(port, binding) is None
         ]
         if kept:
             given[port] = kept
@@ -110,7 +134,8 @@ def filled_in(
         binding = {"HostIp": "", "HostPort": str(number)}
         given[one.port] = [*given.get(one.port, []), binding]
     host["PortBindings"] = given
-    exposed = dict(config.get("ExposedPorts") or {})
+    own = config.get("ExposedPorts")
+    exposed = dict(own) if isinstance(own, Mapping) else {}
     exposed |= {one.port: exposed.get(one.port, {}) for one in wanted}
     return {**config, "HostConfig": host, "ExposedPorts": exposed}
 
@@ -118,12 +143,12 @@ def filled_in(
 def bound_ports(description: Mapping[str, Any]) -> list[WantedPort]:
     """What a container publishes when it is started, of dockerd's description of it."""
     host = description.get("HostConfig") or {}
-    found = []
+    found: list[WantedPort] = []
     for port, bindings in (host.get("PortBindings") or {}).items():
         for binding in _listed(bindings):
             wanted = _wanted(str(port), binding)
             if wanted is not None and wanted.fixed:
-                found.append(wanted)
+                _add(found, wanted)
     return found
 
 

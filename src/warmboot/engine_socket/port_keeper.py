@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -25,6 +26,8 @@ from warmboot.engine_socket.port_bindings import (
     wanted_ports,
     wants_all,
 )
+
+_ID = re.compile(r"[0-9a-f]{64}")
 
 Ask = Callable[..., Awaitable[Mapping[str, Any]]]
 """Ask the manager: what, and with what. ``Refusal`` when there is none."""
@@ -61,9 +64,7 @@ class PortKeeper:
 
     async def after_create(self, reservation: int, status: int, answer: bytes) -> None:
         """Say whose the reservation is, or that it is nobody's."""
-        container = None
-        with contextlib.suppress(ValueError, KeyError):
-            container = str(json.loads(answer)["Id"]) if status == 201 else None
+        container = _id_in(answer) if status == 201 else None
         with contextlib.suppress(Refusal):  # it is there all the same, and its start asks again
             await self._ask(
                 "keep-ports", engine=self._engine_id, reservation=reservation, container=container
@@ -74,10 +75,13 @@ class PortKeeper:
         status, found = await docker.ask(f"/containers/{quote(reference, safe='')}/json")
         if status != 200:
             return None  # dockerd says so itself
-        wanted = bound_ports(found)
-        if not wanted:
+        try:
+            wanted = bound_ports(found)
+            container, name = str(found["Id"]), str(found.get("Name", "")).lstrip("/")
+        except (AttributeError, KeyError, TypeError):
+            return None  # no Docker says that
+        if not wanted or not _ID.fullmatch(container):
             return None
-        container, name = str(found["Id"]), str(found.get("Name", "")).lstrip("/")
         answer = await self._ask(
             "publish-ports",
             engine=self._engine_id,
@@ -95,15 +99,33 @@ class PortKeeper:
         """See whether it runs, and so has its ports."""
         with contextlib.suppress(Refusal):  # else Docker's events tell
             status, found = await docker.ask(f"/containers/{container}/json")
-            runs = status == 200 and bool(found["State"]["Running"])
+            runs = status == 200 and _runs(found)
             await self._ask("settle-ports", engine=self._engine_id, container=container, runs=runs)
 
     async def _exposed(self, docker: AsksDocker, config: Mapping[str, Any]) -> Mapping[str, Any]:
         image = quote(str(config.get("Image", "")), safe="/:@")
         status, found = await docker.ask(f"/images/{image}/json")
-        if status != 200:
+        try:
+            exposed = (found.get("Config") or {}).get("ExposedPorts") if status == 200 else None
+        except AttributeError:
             return {}
-        return (found.get("Config") or {}).get("ExposedPorts") or {}
+        return exposed if isinstance(exposed, Mapping) else {}
+
+
+def _id_in(answer: bytes) -> str | None:
+    """Of the container that was created. The Docker is its owner's, and may say anything."""
+    try:
+        found = str(json.loads(answer)["Id"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if _ID.fullmatch(found) else None
+
+
+def _runs(found: Any) -> bool:
+    try:
+        return bool(found["State"]["Running"])
+    except (KeyError, TypeError):
+        return False
 
 
 def _told(wanted: WantedPort) -> list[Any]:

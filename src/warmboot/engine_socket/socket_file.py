@@ -15,7 +15,8 @@ BACKLOG = 1024
 
 def listen_at(path: Path, uid: int, gid: int) -> socket.socket:
     """A listening socket at ``path``, in the place of what was there. ``OSError``."""
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.chmod(0o755)  # whatever our umask is: each owner goes through it to his own
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
