@@ -212,6 +212,27 @@ async def test_ports_outlive_a_restart_of_the_manager(place: Lab) -> None:
         assert is_free(held)
 
 
+async def test_what_containers_gave_back_while_there_was_no_manager_is_free_again(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_ports, "LOOK_BACK_S", 0.0)
+    async with place.manager() as m:
+        engine = await create(m)
+        async with docker(engine) as client:
+            await create_container(client, "web", {"80/tcp": [{"HostPort": ""}]})
+    held = (await published(engine, "web"))["80/tcp"]
+    async with docker(engine) as client:
+        assert (await client.delete("/containers/web")).status_code == 204
+    async with place.manager() as m:
+        await eventually(lambda: _async(is_free(held)))
+        await eventually(lambda: _no_ports(m))
+        await engines_of(m).delete("ci", force=True)
+
+
+async def _no_ports(m: Manager) -> bool:
+    return (await engines_of(m).get("ci")).ports == ()
+
+
 async def test_a_stopped_engine_has_its_containers_ports_again_when_it_runs(
     manager: Manager,
 ) -> None:

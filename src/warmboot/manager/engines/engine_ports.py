@@ -49,6 +49,8 @@ from warmboot.system.call_channel import CallRefused
 log = structlog.get_logger(__name__)
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
+LOOK_BACK_S = 1.0
+"""What has happened just before it is followed is told, too."""
 
 MOST_PORTS = 4096
 """Of one engine: all share the host's, and each is a socket of the manager's."""
@@ -92,9 +94,14 @@ class EnginePorts:
             self._led.pop(UUID(event.subject_id), None)
             self.follow(UUID(event.subject_id))
 
-    def follow(self, engine_id: UUID) -> None:
-        """Follow what its containers do, until its VM's end."""
-        self._tasks.keep_going(Work.WATCH_ENGINES, _key(engine_id), lambda: self._follow(engine_id))
+    def follow(self, engine_id: UUID, *, ran_before: bool = False) -> None:
+        """Follow what its containers do, until its VM's end.
+
+        ``ran_before``: they may have ended or gone while nobody looked.
+        """
+        self._tasks.keep_going(
+            Work.WATCH_ENGINES, _key(engine_id), lambda: self._follow(engine_id, ran_before)
+        )
 
     async def stop(self, engine_id: UUID) -> None:
         """Its VM goes, and its ports with that."""
@@ -105,11 +112,12 @@ class EnginePorts:
         """Hold again what an earlier manager had led to its containers."""
         async with self._locks[engine.id]:
             runs = await self._running(engine)
-            mine = [one for one in engine.ports if one.held or one.container in runs]
+            led = (one for one in engine.ports if one.mapping.host_ip)  # else it never was
+            mine = [one for one in led if one.held or one.container in runs]
             slot = await self._slot(engine.id)
             await self._host.vms.republish(slot, [one.mapping for one in mine])
             self._led[engine.id] |= {one.mapping: one.container for one in mine}
-        self.follow(engine.id)
+        self.follow(engine.id, ran_before=True)
 
     # -- what the front asks -------------------------------------------------------------------
 
@@ -221,23 +229,29 @@ class EnginePorts:
 
     # -- what dockerd tells --------------------------------------------------------------------
 
-    async def _follow(self, engine_id: UUID) -> None:
+    async def _follow(self, engine_id: UUID, ran_before: bool) -> None:
         back_off = BackOff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while True:
             engine = await self._store.engines.get(engine_id)
             if engine.state is not EngineState.RUNNING or engine.vm_id is None:
                 return
             with contextlib.suppress(GuestError, ContainerError, HostError):
-                docker, since_s = self._host.vms.link(engine.vm_id).docker, time.time() - 1
-                await self._catch_up(engine, docker)
+                docker = self._host.vms.link(engine.vm_id).docker
+                since_s = time.time() - LOOK_BACK_S
+                await self._catch_up(engine, docker, ran_before)
+                ran_before = True
                 async for told in docker.container_events(since_s):
                     await self._happened(engine_id, docker, told)
             await back_off.pause()  # the connection broke; its VM's end is told by others
 
-    async def _catch_up(self, engine: Engine, docker: DockerClient) -> None:
+    async def _catch_up(self, engine: Engine, docker: DockerClient, ran_before: bool) -> None:
         """What was missed: also what was held before the engine was stopped, and is again."""
-        for container in await running_containers(docker):
+        runs = await running_containers(docker)
+        for container in runs:
             await self._started(engine.id, docker, container)
+        known = {one.container for one in engine.ports} if ran_before else set()
+        for container in known - set(runs):
+            await self._ended(engine.id, docker, container)
         async with self._locks[engine.id]:
             slot = await self._slot(engine.id)
             for one in (await self._store.engines.get(engine.id)).ports:
@@ -251,12 +265,7 @@ class EnginePorts:
         if action == "start":
             await self._started(engine_id, docker, container)
         elif action == "die":
-            with contextlib.suppress(NotFound):
-                described = await docker.description(container)
-                if described["State"]["Running"]:  # it was started again
-                    return
-            async with self._locks[engine_id]:
-                await self._give_back(engine_id, container, removed=False)
+            await self._ended(engine_id, docker, container)
         elif action == "destroy":
             async with self._locks[engine_id]:
                 await self._give_back(engine_id, container, removed=True)
@@ -279,6 +288,16 @@ class EnginePorts:
                 elif (real := await self._lead(engine_id, slot, mapping, container)) is not None:
                     made.append(real)
             await self._note(engine, container, made)
+
+    async def _ended(self, engine_id: UUID, docker: DockerClient, container: str) -> None:
+        removed = False
+        try:
+            if (await docker.description(container))["State"]["Running"]:  # it was started again
+                return
+        except NotFound:
+            removed = True
+        async with self._locks[engine_id]:
+            await self._give_back(engine_id, container, removed=removed)
 
     async def _lead(
         self, engine_id: UUID, slot: Slot | None, mapping: PortMapping, container: str
