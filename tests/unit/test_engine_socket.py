@@ -363,6 +363,26 @@ async def test_an_answer_without_an_end_is_not_kept_for_the_manager(
     assert asked == [("reserve-ports", None), ("keep-ports", None)], "and given back"
 
 
+async def test_few_bodies_are_kept_at_a_time_and_none_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(served_engine, "MOST_BODIES", 1)
+    head = b"POST /containers/create HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\n\r\n"
+    async with serving() as it:
+        slow, other = await it.connect(), await it.connect()
+        await slow.send(head + b"{")
+        await until(it.front.bodies.locked)
+        await other.send(head + b"{}")
+        slow.close()
+        assert (await other.answer())[0] == 200
+        other.close()
+        monkeypatch.setattr(conversation, "BODY_TIMEOUT_S", 0.05)
+        late = await it.connect()
+        await late.send(head + b"{")
+        assert (await late.answer())[0] == 408
+        late.close()
+
+
 async def test_volumes_the_vms_own_and_docker_itself_can_be_mounted() -> None:
     async with serving() as it:
         client = await it.connect()

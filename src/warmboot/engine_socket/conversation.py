@@ -28,6 +28,7 @@ from warmboot.engine_socket.exchange import (
 from warmboot.engine_socket.guest_connections import GuestConnections
 from warmboot.engine_socket.host_folders import checked
 from warmboot.engine_socket.limits import (
+    BODY_TIMEOUT_S,
     HEAD_TIMEOUT_S,
     LINGER_S,
     MOST_CREATE_BYTES,
@@ -56,6 +57,11 @@ class Engine(Protocol):
 
     @property
     def ports(self) -> PortKeeper: ...
+
+    @property
+    def bodies(self) -> asyncio.Semaphore:
+        """Room for requests whose bodies are kept."""
+        ...
 
 
 class Conversation:
@@ -108,13 +114,30 @@ class Conversation:
         """Whether another request may follow."""
         connections = await self._engine.guest(request.target)
         if creates(request.method, request.target):
-            return await self._create(request, connections)
+            return await self._create_in_turn(request, connections)
         if (reference := starts(request.method, request.target)) is not None:
             return await self._start(request, connections, reference)
         return await self._pass(request, connections)
 
+    async def _create_in_turn(self, request: h11.Request, connections: GuestConnections) -> bool:
+        bodies = self._engine.bodies
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                await bodies.acquire()
+        except TimeoutError:
+            raise Refusal(503, "too many containers are being created; try again") from None
+        try:
+            return await self._create(request, connections)
+        finally:
+            bodies.release()
+
     async def _create(self, request: h11.Request, connections: GuestConnections) -> bool:
-        ports, body = self._engine.ports, await self._body()
+        ports = self._engine.ports
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                body = await self._body()
+        except TimeoutError:
+            raise Refusal(408, "the request took too long to arrive") from None
         if (found := configuration(body)) is None:
             return await self._pass(request, connections, body)  # dockerd says what is wrong
         given, replaced = found

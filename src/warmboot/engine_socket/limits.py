@@ -38,6 +38,12 @@ LINGER_S = 5.0
 MOST_CREATE_BYTES = 4 << 20
 """Of the body of a request that creates a container, and of what dockerd is asked by us."""
 
+MOST_BODIES = 32
+"""Of such requests of one engine at a time: others wait, and are not read meanwhile."""
+
+BODY_TIMEOUT_S = 60.0
+"""For the body of such a request, and as long for its turn."""
+
 MOST_HELD_BYTES = 256 << 10
 """Of an answer that is held until the manager was told of it: an id, or a few words."""
 

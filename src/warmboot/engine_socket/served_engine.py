@@ -20,7 +20,12 @@ from warmboot.engine_socket import socket_file
 from warmboot.engine_socket.conversation import Conversation
 from warmboot.engine_socket.docker_form import Refusal, looks_inside
 from warmboot.engine_socket.guest_connections import GuestConnections
-from warmboot.engine_socket.limits import CHUNK_BYTES, MOST_CONNECTIONS, START_TIMEOUT_S
+from warmboot.engine_socket.limits import (
+    CHUNK_BYTES,
+    MOST_BODIES,
+    MOST_CONNECTIONS,
+    START_TIMEOUT_S,
+)
 from warmboot.engine_socket.port_keeper import Ask, PortKeeper
 from warmboot.engine_socket.relay import Stream
 from warmboot.model.conventions.engine_front import GuestEndpoint, ServedEngine
@@ -39,6 +44,7 @@ class EngineSocket:
     def __init__(self, engine: ServedEngine, on_quiet: Callable[[], None], ask: Ask) -> None:
         self._on_quiet = on_quiet
         self.ports = PortKeeper(engine.id, ask)
+        self.bodies = asyncio.Semaphore(MOST_BODIES)
         self.engine = engine
         self._listener: socket.socket | None = None
         self._server: asyncio.Server | None = None
