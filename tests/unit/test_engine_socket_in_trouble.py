@@ -1,0 +1,232 @@
+"""An engine's socket on the host, over a fake guest: what goes wrong, or is too much."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.support.engine_sockets import (
+    PING,
+    UPGRADE,
+    serving,
+    until,
+    vmm_process,
+)
+
+from warmboot.engine_socket import conversation, served_engine, socket_file
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"no http at all\r\n\r\n", 400),
+        (b"GET /_ping HTTP/1.1\r\n\r\n", 400),
+        (b"POST /x HTTP/1.1\r\nHost: d\r\nContent-Length: many\r\n\r\n", 400),
+        (b"GET /" + b"a" * (1 << 20) + b" HTTP/1.1\r\nHost: d\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: d\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", 431),
+    ],
+    ids=["no http", "no host", "no length", "a megabyte", "a long header"],
+)
+async def test_what_is_no_request_is_refused_in_dockers_form(sent: bytes, status: int) -> None:
+    async with serving() as it:
+        client = await it.connect()
+        client.writer.write(sent)
+        answered, body = await client.answer()
+        assert answered == status
+        assert json.loads(body)["message"]
+        assert await client.rest() == b""
+        assert it.guest.asked == []
+
+
+async def test_half_a_head_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "HEAD_TIMEOUT_S", 0.05)
+    async with serving() as it:
+        client = await it.connect()
+        await client.send(b"GET /_ping")
+        status, body = await client.answer()
+        assert (status, "too long" in json.loads(body)["message"]) == (408, True)
+
+
+async def test_an_engine_that_is_created_is_waited_for() -> None:
+    async with serving(there=False) as it:
+        client = await it.connect()
+        await client.send(PING)
+        waiting = asyncio.create_task(client.answer())
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await it.front.set(replace(it.engine, guest=it.guest.endpoint))
+        assert (await waiting)[0] == 200
+
+
+async def test_a_docker_with_something_of_ours_in_it_only_greets() -> None:
+    async with serving(there=False) as it:
+        mixed = replace(it.engine, guest=it.guest.endpoint, handed_over=False)
+        await it.front.set(mixed)
+        greeting, looking = await it.connect(), await it.connect()
+        await looking.send(b"GET /v1.44/containers/json HTTP/1.1\r\nHost: d\r\n\r\n")
+        for path in (b"/_ping", b"/v1.44/_ping", b"/v1.44/version"):
+            await greeting.send(PING.replace(b"/_ping", path))
+            assert (await greeting.answer())[0] == 200
+        assert "/v1.44/containers/json" not in [asked.target for asked in it.guest.asked]
+        await it.front.set(replace(mixed, handed_over=True))
+        assert (await looking.answer())[0] == 200
+
+
+async def test_why_nobody_is_there_is_said_in_dockers_form() -> None:
+    async with serving() as it:
+        await it.front.set(replace(it.engine, guest=None, reason="the engine ci is stopped"))
+        client = await it.connect()
+        await client.send(PING)
+        assert await client.answer() == (503, b'{"message": "the engine ci is stopped"}\n')
+
+
+async def test_a_docker_that_hangs_up_without_an_answer_is_told() -> None:
+    async with serving() as it:
+        client = await it.connect()
+        await client.send(b"POST /hang-up HTTP/1.1\r\nHost: d\r\nContent-Length: 1\r\n\r\nx")
+        status, body = await client.answer()
+        assert (status, "no answer" in json.loads(body)["message"]) == (502, True)
+
+
+async def test_a_kept_connection_that_was_closed_meanwhile_costs_nobody_a_request() -> None:
+    async with serving() as it:
+        client = await it.connect()
+        await client.send(PING)
+        await client.answer()
+        it.guest.hang_up()
+        await client.send(PING)
+        assert (await client.answer())[0] == 200
+        assert it.guest.connections == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "last"),
+    [
+        (b"application/json", b"GET /stream HTTP/1.1\r\nHost: d\r\n\r\n", b'"error": "the VM'),
+        (b"", UPGRADE, b"\x02\x00\x00\x00"),
+    ],
+    ids=["progress", "attached"],
+)
+async def test_a_vm_that_dies_ends_its_streams_with_a_word(
+    kind: bytes, head: bytes, last: bytes
+) -> None:
+    async with vmm_process() as vmm, serving(there=False) as it:
+        it.guest.pid, it.guest.kind = vmm.pid, kind
+        await it.front.set(replace(it.engine, guest=it.guest.endpoint))
+        client, waiting = await it.connect(), await it.connect()
+        await client.send(head)
+        await client.reader.readuntil(b"\r\n\r\n")
+        await waiting.send(b"GET /silent HTTP/1.1\r\nHost: d\r\n\r\n")
+        await until(lambda: any(asked.target == "/silent" for asked in it.guest.asked))
+        vmm.kill()
+        rest = await client.rest()
+        assert last in rest
+        assert b"the VM of the engine ci has ended" in rest
+        status, body = await waiting.answer()
+        assert status == 502
+        assert "the VM of the engine ci has ended" in json.loads(body)["message"]
+        late = await it.connect()
+        await late.send(PING)
+        assert (await late.answer())[0] == 503
+
+
+async def test_a_stream_that_breaks_off_is_not_taken_for_whole() -> None:
+    async with vmm_process() as vmm, serving(there=False) as it:
+        it.guest.pid, it.guest.kind = vmm.pid, b"application/x-tar"
+        await it.front.set(replace(it.engine, guest=it.guest.endpoint))
+        client = await it.connect()
+        await client.send(b"GET /stream HTTP/1.1\r\nHost: d\r\n\r\n")
+        await client.reader.readuntil(b"\r\n\r\n")
+        it.guest.said.put_nowait(b"a part")
+        await client.reader.readuntil(b"a part\r\n")
+        vmm.kill()
+        assert await client.rest() == b"", "no last chunk"
+
+
+async def test_a_client_that_gives_up_its_body_keeps_nobody_waiting() -> None:
+    async with serving() as it:
+        client = await it.connect()
+        await client.send(b"POST /echo HTTP/1.1\r\nHost: d\r\nContent-Length: 1000\r\n\r\nx")
+        await until(lambda: it.guest.connections == 1)
+        client.close()
+        await until(lambda: not it.front.busy)
+        assert it.guest.asked == []
+
+
+async def test_silent_connections_make_room_for_those_who_speak(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(served_engine, "MOST_CONNECTIONS", 8)
+    async with serving() as it:
+        silent = [await it.connect() for _ in range(20)]
+        client = await it.connect()
+        await client.send(PING)
+        assert (await client.answer())[0] == 200
+        assert await silent[0].rest() == b""
+        await silent[-1].send(PING)
+        assert (await silent[-1].answer())[0] == 200
+
+
+async def test_five_hundred_talk_at_once_beside_five_hundred_that_say_nothing() -> None:
+    async with serving() as it:
+        silent = [await it.connect() for _ in range(500)]
+
+        async def ask() -> int:
+            client = await it.connect()
+            await client.send(b"POST /echo HTTP/1.1\r\nHost: d\r\nContent-Length: 5\r\n\r\nhello")
+            status, _ = await client.answer()
+            client.close()
+            return status
+
+        assert set(await asyncio.gather(*(ask() for _ in range(500)))) == {200}
+        for one in silent:
+            one.close()
+
+
+async def test_the_way_to_a_socket_is_open_whatever_the_umask_is(tmp_path: Path) -> None:
+    old = os.umask(0o177)
+    try:
+        path = tmp_path / "engines" / "ci.sock"
+        socket_file.listen_at(path, os.geteuid(), os.getegid()).close()
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+
+
+async def test_the_socket_is_its_owners() -> None:
+    async with serving() as it:
+        found = it.path.stat()
+        assert stat.S_IMODE(found.st_mode) == 0o660
+        assert found.st_uid == os.geteuid()
+
+
+@pytest.mark.root
+async def test_an_engine_is_its_owners_and_no_other_users() -> None:
+    owner, other = 64_001, 64_002
+    async with serving() as it:
+        for folder in (it.path.parent, it.path.parent.parent):
+            folder.chmod(0o755)
+        await it.front.set(replace(it.engine, uid=owner))
+        assert await _connects_as(owner, it.path) == "it does"
+        assert await _connects_as(other, it.path) == "PermissionError"
+
+
+async def _connects_as(uid: int, path: Path) -> str:
+    connect = (
+        "import os, socket, sys\n"
+        "os.setgroups([]); os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))\n"
+        "try: socket.socket(socket.AF_UNIX).connect(sys.argv[2]); print('it does', end='')\n"
+        "except OSError as error: print(type(error).__name__, end='')\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-S", "-c", connect, str(uid), str(path)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    return (await process.communicate())[0].decode()
