@@ -19,7 +19,7 @@ TIMEOUT_S = 60.0
 
 
 def engine(name: str) -> ServedEngine:
-    return ServedEngine(name, name, f"/nowhere/{name}.sock", os.geteuid(), os.getegid())
+    return ServedEngine(name, name, f"/proc/none/{name}.sock", os.geteuid(), os.getegid())
 
 
 async def test_engines_may_come_while_a_front_is_told_of_those_that_there_are(
