@@ -11,9 +11,9 @@ import typer
 from warmboot.cli.commands.ps import status_of
 from warmboot.cli.drive import FAILED, connect, drive, each, failure_of, usage
 from warmboot.cli.entry import show_error
-from warmboot.cli.log_lines import Tail, wanted_lines
 from warmboot.cli.parsing import parse_moment
 from warmboot.cli.refs import Ref, Refs, RunningRefs, StartableRefs
+from warmboot.cli.terminal.log_lines import Tail, wanted_lines
 from warmboot.cli.terminal.output import age, print_fields, print_json, print_lines
 from warmboot.cli.terminal.progress import stages_shown, status
 from warmboot.cli.terminal.raw_output import pass_on

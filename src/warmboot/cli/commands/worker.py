@@ -11,9 +11,9 @@ import typer
 from warmboot.cli.completion import worker_names
 from warmboot.cli.drive import FAILED, connect, drive, each, usage
 from warmboot.cli.entry import show_error
-from warmboot.cli.log_lines import Tail, wanted_lines
 from warmboot.cli.parsing import parse_environment, parse_labels
 from warmboot.cli.refusals import in_words
+from warmboot.cli.terminal.log_lines import Tail, wanted_lines
 from warmboot.cli.terminal.output import (
     age,
     print_json,
