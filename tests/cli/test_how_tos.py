@@ -118,7 +118,10 @@ PLACEHOLDERS: dict[str, dict[str, str]] = {
         "ID FROM ABOVE": "'$(sha256sum app.tar | cut -c -64)'",
     },
     "housekeeping.md": {"3f2a": "$(version 1)"},
-    "install-on-debian.md": {"/srv/images/debian": "image"},
+    "install-on-debian.md": {
+        "/srv/images/debian": "image",
+        "warmboot doctor ": "env -u WARMBOOT_URL warmboot doctor ",  # no manager runs yet
+    },
     "other-machines.md": {
         "http://manager.example.net:18080": "$WARMBOOT_URL",
         "WARMBOOT_TOKEN=…": f"WARMBOOT_TOKEN={TOKEN}",
