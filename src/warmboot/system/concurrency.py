@@ -1,4 +1,4 @@
-"""First-to-finish, to-the-end, and the end of tasks: what asyncio leaves to its callers.
+"""First-to-finish, to-the-end, and the end of tasks and processes: what asyncio leaves to callers.
 
 Whatever is cancelled here has also cleaned up after itself when these functions return or raise,
 and its exceptions have been looked at: asyncio has none to complain of.
@@ -75,6 +75,16 @@ async def end(*tasks: asyncio.Future[Any]) -> None:
     finally:
         for task in tasks:
             _exception(task)
+
+
+async def process_ended(pidfd: int) -> None:
+    """Return when the process has ended."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
 
 
 def _exception(done: asyncio.Future[Any]) -> BaseException | None:

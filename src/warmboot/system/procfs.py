@@ -8,7 +8,6 @@ A pid alone may be another process's by now: one of others is known by its start
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 from collections.abc import Iterator
@@ -68,17 +67,3 @@ def open_process(pid: int, start_time_ticks: int) -> int | None:
         pass
     os.close(pidfd)
     return None
-
-
-async def wait_ended(pid: int, start_time_ticks: int) -> None:
-    """Return when it is no more."""
-    pidfd = open_process(pid, start_time_ticks)
-    if pidfd is None:
-        return
-    ended, loop = asyncio.Event(), asyncio.get_running_loop()
-    loop.add_reader(pidfd, ended.set)
-    try:
-        await ended.wait()
-    finally:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)

@@ -27,7 +27,7 @@ from warmboot.host.network.config import DNS_PORT, NetworkConfig
 from warmboot.host.network.rules import nft
 from warmboot.model.errors import NetworkError
 from warmboot.system import procfs
-from warmboot.system.concurrency import end
+from warmboot.system.concurrency import end, process_ended
 from warmboot.system.programs import look_up
 
 _RUN_DIR = Path("/run/warmboot")
@@ -158,7 +158,7 @@ class NameServer:
     async def _watch(self, pidfd: int) -> None:
         while True:
             try:
-                await _gone(pidfd)
+                await process_ended(pidfd)
             finally:
                 os.close(pidfd)
             _log.warning("name server for VMs died", log=str(self._log_file))
@@ -187,17 +187,6 @@ def _network_of(pid: int) -> int | None:
         return None
 
 
-async def _gone(pidfd: int) -> None:
-    """Return when the process has ended."""
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    loop.add_reader(pidfd, ended.set)
-    try:
-        await ended.wait()
-    finally:
-        loop.remove_reader(pidfd)
-
-
 def _has_ended(pidfd: int) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
@@ -213,7 +202,7 @@ async def _end(pidfd: int) -> None:
             signal.pidfd_send_signal(pidfd, number)
             try:
                 async with asyncio.timeout(_STOP_TIMEOUT_S):
-                    await _gone(pidfd)
+                    await process_ended(pidfd)
             except TimeoutError:
                 continue
     except ProcessLookupError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from uuid import UUID
@@ -26,7 +27,8 @@ from warmboot.model.errors import IllegalTransition, NotFound, VmGone, WarmbootE
 from warmboot.model.journal.event import Event
 from warmboot.model.tenants.engine import Engine, EngineState, ProcessIdentity
 from warmboot.store import Store
-from warmboot.system.procfs import wait_ended
+from warmboot.system.concurrency import process_ended
+from warmboot.system.procfs import open_process
 
 log = structlog.get_logger(__name__)
 
@@ -145,7 +147,12 @@ class WatchEngine:
         await self._remove(engine_id)
 
     async def _watch_holder(self, engine_id: UUID, holder: ProcessIdentity) -> None:
-        await wait_ended(holder.pid, holder.start_time_ticks)
+        pidfd = open_process(holder.pid, holder.start_time_ticks)
+        if pidfd is not None:
+            try:
+                await process_ended(pidfd)
+            finally:
+                os.close(pidfd)
         log.info(f"The process that held engine {engine_id} has ended")
         await self._remove(engine_id)
 

@@ -68,7 +68,7 @@ class Workers(Protocol):
     async def ask_pause(
         self, ref: str, name: str | None = None
     ) -> tuple[Worker, Callable[[], None]]:
-        """Claim it for a pause; the second result begins it and must be called."""
+        """Accept a pause; the second result begins it and must be called."""
         ...
 
     async def resume(self, ref: str, checkpoint: str | None = None) -> Worker:
