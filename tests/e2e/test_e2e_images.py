@@ -20,6 +20,7 @@ from tests.support.registry import (
     push,
     registry,
     registry_that_falls_silent,
+    renamed,
     silent_registry,
     untagged,
 )
@@ -110,6 +111,7 @@ async def _failed_without_residue(site: Site, name: str, code: str) -> None:
 
 
 KINDS: Mapping[str, tuple[str, str, Callable[[bytes], bytes]]] = {
+    "packed-again": ("image.tar", "warmboot", bytes),
     "docker-save-untagged": ("image.tar.gz", "< {path} warmboot", gzip.compress),
     "oci": ("image.tar.xz", "cat {path} | warmboot", lzma.compress),
     "oci-untagged": ("image.tar.zst", "warmboot", zstandard.compress),
@@ -123,6 +125,8 @@ async def test_an_archive_is_loaded(
 ) -> None:
     image = Image.of(archive.content)
     content = {
+        # As by ``tar -C folder -cf image.tar .``, and with all of the name.
+        "packed-again": lambda: renamed(archive.content, "docker.io/e2e/named:3", "./"),
         "docker-save-untagged": lambda: untagged(archive.content),
         "oci": lambda: image.oci_layout("e2e/named:3"),
         "oci-untagged": lambda: image.oci_layout(None),

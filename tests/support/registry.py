@@ -155,13 +155,19 @@ class Image:
 
 def untagged(archive: bytes) -> bytes:
     """The same ``docker save`` archive, as it is saved by an image's id: without a name."""
+    return renamed(archive, None)
+
+
+def renamed(archive: bytes, name: str | None, folder: str = "") -> bytes:
+    """The same ``docker save`` archive, with another name, and its files in ``folder``."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         files = {member.name: tar.extractfile(member) for member in tar.getmembers()}
         contents = {name: file.read() for name, file in files.items() if file is not None}
     manifest = json.loads(contents["manifest.json"])
     for entry in manifest:
-        entry["RepoTags"] = None
-    return _tar({**contents, "manifest.json": json.dumps(manifest).encode()})
+        entry["RepoTags"] = None if name is None else [name]
+    contents["manifest.json"] = json.dumps(manifest).encode()
+    return _tar({folder + path: content for path, content in contents.items()})
 
 
 async def push(image: Image, port: int, name: str, tag: str) -> None:
