@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 import pytest
 from tests.manager.test_stalled import told
 from tests.support.absent import ABSENT
+from tests.support.engines import create, gone
 from tests.support.failing_store import FailingStore
 from tests.support.managers import Lab, Manager, eventually, lab
 from typing_extensions import override
@@ -27,6 +28,7 @@ from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts, EngineFacts
 from warmboot.host.vm import live_vm
 from warmboot.hypervisors import process
+from warmboot.hypervisors.process import start_time_ticks
 from warmboot.manager import housekeeping
 from warmboot.manager.core import background, retry_until_stored
 from warmboot.manager.core.background import Work
@@ -44,6 +46,7 @@ from warmboot.manager.workers.worker_states import WorkerStates
 from warmboot.manager.workers.workers import Workers
 from warmboot.model.container import ContainerState
 from warmboot.model.runtime_snapshot import SnapshotState
+from warmboot.model.tenants.engine import ProcessIdentity
 from warmboot.model.worker import Worker, WorkerPolicy, WorkerSpec, WorkerState
 
 
@@ -116,6 +119,16 @@ async def an_exit(manager: Manager, store: FailingStore) -> None:
     ended = await manager.wait(str(container.id), Until.EXITED)
     assert ended.exit_code == 3
     await told(manager, container, "container.exited")
+
+
+async def an_engine_whose_holder_ends(manager: Manager, store: FailingStore) -> None:
+    process = await asyncio.create_subprocess_exec("sleep", "1000")
+    ticks = start_time_ticks(process.pid)
+    assert ticks is not None
+    engine = await create(manager, holder=ProcessIdentity(process.pid, ticks))
+    process.kill()
+    await process.wait()
+    await manager.until(lambda: gone(manager, engine), "it goes with its holder")
 
 
 async def a_stall(manager: Manager, store: FailingStore) -> None:
@@ -314,6 +327,7 @@ ON_VMS: dict[Work, tuple[str, Scene, dict[str, Any]]] = {
     Work.EXPIRE_RECORDS: ("forget-old", rounds, {}),
     Work.BRING_UP: ("bring-up", bring_up, {}),
     Work.WATCH_CONTAINERS: ("watch ", an_exit, {}),
+    Work.WATCH_ENGINES: ("holder ", an_engine_whose_holder_ends, {}),
     Work.RESUME_STALLED: ("stalled", a_stall, {}),
     Work.KEEP_UNRESPONSIVE: ("silence", a_silence, {"unresponsive_after_s": 0.3}),
     Work.BUILD_SNAPSHOTS: ("build ", build, {}),
