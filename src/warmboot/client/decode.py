@@ -7,6 +7,7 @@ manager does it: a client would have to install and import more for it than for 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import datetime
@@ -20,6 +21,10 @@ T = TypeVar("T")
 
 PART_ITEMS = 200
 """Of a long list; as many as are read and sent in a moment."""
+
+
+_WAIT_S = 300.0
+"""How long the manager is asked to wait at a time, in seconds."""
 
 
 class _NotUnderstood(ValueError):
@@ -108,3 +113,19 @@ def _dataclass_reader(tp: type[Any]) -> Callable[[Any], Any]:
         return tp(**values)
 
     return read
+
+
+async def wait_for(
+    ask: Callable[[float], Awaitable[T]], holds: Callable[[T], bool], timeout_s: float | None
+) -> T:
+    """What ``ask`` last answered: when it ``holds``, or the time (``None``: no end) is over.
+
+    ``ask`` gets the seconds that the manager may wait before it answers.
+    """
+    clock = asyncio.get_running_loop().time
+    deadline = None if timeout_s is None else clock() + timeout_s
+    while True:
+        left_s = _WAIT_S if deadline is None else min(_WAIT_S, max(0.0, deadline - clock()))
+        answer = await ask(left_s)
+        if holds(answer) or (deadline is not None and clock() >= deadline):
+            return answer

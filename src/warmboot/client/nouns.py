@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from warmboot.client.decode import all_items, decoded, item, items
+from warmboot.client.decode import all_items, decoded, item, items, wait_for
 from warmboot.client.path_segment import segment
 from warmboot.client.results import (
     Check,
@@ -29,7 +29,6 @@ from warmboot.client.usage import Usage
 if TYPE_CHECKING:
     from warmboot.client.sessions import Session
 
-WAIT_CHUNK_S = 300.0
 UPLOAD_CHUNK_BYTES = 1024 * 1024
 
 
@@ -181,20 +180,13 @@ class Containers:
         self, ref: str, until: str = "exited", timeout_s: float | None = None
     ) -> Container:
         """The container when it is so, has failed, or the time (``None``: no end) is over."""
-        deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
-        while True:
-            left_s = WAIT_CHUNK_S
-            if deadline is not None:
-                left_s = min(left_s, max(0.0, deadline - asyncio.get_running_loop().time()))
-            container = await self._wait_once(ref, until, left_s)
-            over = deadline is not None and asyncio.get_running_loop().time() >= deadline
-            if over or _holds(container, until):
-                return container
 
-    async def _wait_once(self, ref: str, until: str, timeout_s: float) -> Container:
-        params = {"until": until, "timeout_s": timeout_s}
-        answer = await self._link.get(self._path(ref, "wait"), params, timeout=timeout_s + 30)
-        return item(Container, answer)
+        async def ask(wait_s: float) -> Container:
+            params = {"until": until, "timeout_s": wait_s}
+            path = self._path(ref, "wait")
+            return item(Container, await self._link.get(path, params, timeout=wait_s + 30))
+
+        return await wait_for(ask, lambda one: _holds(one, until), timeout_s)
 
     async def start(self, ref: str) -> None:
         await self._link.post(self._path(ref, "start"))

@@ -133,7 +133,7 @@ async def open_session(
                 await session._send(first)
             await session._started()
             yield session
-        except BaseException:
+        except BaseException:  # cancelled, too; raised again
             # A goodbye would wait behind output that nobody takes any more.
             connection.transport.abort()
             raise

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from warmboot.client.decode import all_items, item
+from warmboot.client.decode import all_items, item, wait_for
 from warmboot.client.nouns import file_chunks, file_size
 from warmboot.client.path_segment import segment
 from warmboot.client.transport import Transport
@@ -21,7 +21,6 @@ from warmboot.model.errors import DiskFull, InvalidRequest
 WORK_TIMEOUT_S = 1800.0
 """A pause or resume of gigabytes takes its time."""
 
-WAIT_CHUNK_S = 300.0
 
 Progress = Callable[[int], None]
 
@@ -63,18 +62,13 @@ class Workers:
         self, ref: str, until: str = "settled", timeout_s: float | None = None
     ) -> Worker:
         """The worker when it is so, has failed, or the time (``None``: no end) is over."""
-        deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
-        while True:
-            left_s = WAIT_CHUNK_S
-            if deadline is not None:
-                left_s = min(left_s, max(0.0, deadline - asyncio.get_running_loop().time()))
-            answer = await self._link.get(
-                self._path(ref, "wait"), {"until": until, "timeout_s": left_s}, timeout=left_s + 30
-            )
-            worker = item(Worker, answer)
-            over = deadline is not None and asyncio.get_running_loop().time() >= deadline
-            if over or _holds(worker, until):
-                return worker
+
+        async def ask(wait_s: float) -> Worker:
+            params = {"until": until, "timeout_s": wait_s}
+            path = self._path(ref, "wait")
+            return item(Worker, await self._link.get(path, params, timeout=wait_s + 30))
+
+        return await wait_for(ask, lambda one: _holds(one, until), timeout_s)
 
     async def delete(self, ref: str, *, force: bool = False) -> None:
         await self._link.delete(self._path(ref), {"force": "true"} if force else {})

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from warmboot.client.decode import all_items, item
+from warmboot.client.decode import all_items, item, wait_for
 from warmboot.client.path_segment import segment
 from warmboot.client.results import Shape, Stage
 from warmboot.client.transport import Transport
-
-WAIT_CHUNK_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +71,15 @@ class Engines:
         self, ref: str, until: str = "running", timeout_s: float | None = None
     ) -> Engine:
         """The engine when it is so, has failed, or the time (``None``: no end) is over."""
-        deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
-        while True:
-            left_s = WAIT_CHUNK_S
-            if deadline is not None:
-                left_s = min(left_s, max(0.0, deadline - asyncio.get_running_loop().time()))
-            answer = await self._link.get(
-                self._path(ref, "wait"), {"until": until, "timeout_s": left_s}, timeout=left_s + 30
-            )
-            engine = item(Engine, answer)
-            over = deadline is not None and asyncio.get_running_loop().time() >= deadline
-            if over or engine.state in (until, "failed", "deleting"):
-                return engine
+
+        async def ask(wait_s: float) -> Engine:
+            params = {"until": until, "timeout_s": wait_s}
+            path = self._path(ref, "wait")
+            return item(Engine, await self._link.get(path, params, timeout=wait_s + 30))
+
+        return await wait_for(
+            ask, lambda one: one.state in (until, "failed", "deleting"), timeout_s
+        )
 
     async def start(self, ref: str) -> None:
         await self._link.post(self._path(ref, "start"))

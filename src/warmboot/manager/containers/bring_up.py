@@ -24,14 +24,13 @@ from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.retry_until_stored import retry_until_stored, store_state
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
-from warmboot.manager.tenants.boot_tenant import BootTenant
+from warmboot.manager.tenants.boot_tenant import BootTenant, in_words
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import IllegalTransition, NotFound, WarmbootError
 from warmboot.model.tenants.boot import BootMethod
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store
-from warmboot.system.disks import os_error
 
 log = structlog.get_logger(__name__)
 
@@ -87,18 +86,11 @@ class BringUp:
             if warmed is not None:
                 await self._health.succeeded(warmed.snapshot, warmed.boot_s)
             await self._provision(container, record, asked)
-        except WarmbootError as error:
-            await self._fail(container, error, watch)
-        except OSError as error:
-            await self._fail(container, os_error(error), watch)
+        except (WarmbootError, OSError) as error:
+            await self._fail(container, in_words(error), watch)
         except Exception as error:  # a bug, too, may not leave it ``creating`` for ever
             log.exception(f"Container {container_id} met a bug")
-            bug = WarmbootError(
-                "something unexpected went wrong in warmboot",
-                details=repr(error),
-                resolution="try again; if it happens again, report it with the lines of the log",
-            )
-            await self._fail(container, bug, watch)
+            await self._fail(container, in_words(error), watch)
 
     async def _found(self, container_id: UUID) -> Container:
         return await retry_until_stored(

@@ -26,12 +26,11 @@ from warmboot.manager.core.retry_until_stored import retry_until_stored, store_s
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
-from warmboot.manager.tenants.boot_tenant import BootTenant
+from warmboot.manager.tenants.boot_tenant import BootTenant, in_words
 from warmboot.model.errors import IllegalTransition, NotFound, WarmbootError
 from warmboot.model.tenants.engine import Engine, EngineState
 from warmboot.store import Store
 from warmboot.system.concurrency import end
-from warmboot.system.disks import os_error
 
 log = structlog.get_logger(__name__)
 
@@ -88,18 +87,11 @@ class BringUpEngine:
     ) -> None:
         try:
             await work
-        except WarmbootError as error:
-            await self._fail(engine, error, watch)
-        except OSError as error:
-            await self._fail(engine, os_error(error), watch)
+        except (WarmbootError, OSError) as error:
+            await self._fail(engine, in_words(error), watch)
         except Exception as error:  # a bug, too, may not leave it ``creating`` for ever
             log.exception(f"Engine {engine.id} met a bug")
-            bug = WarmbootError(
-                "something unexpected went wrong in warmboot",
-                details=repr(error),
-                resolution="try again; if it happens again, report it with the lines of the log",
-            )
-            await self._fail(engine, bug, watch)
+            await self._fail(engine, in_words(error), watch)
 
     async def _boot_it(self, engine: Engine, asked: Asked, showing: asyncio.Task[None]) -> None:
         watch, fresh = asked.watch, asked.fresh is not None

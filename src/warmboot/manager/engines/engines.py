@@ -22,6 +22,7 @@ from warmboot.manager.engines.bring_up_engine import Asked, BringUpEngine, bring
 from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engine_states import UNBOOTED, can_be_stopped, has_reached
+from warmboot.manager.engines.keep_silent import unresponsive_key
 from warmboot.manager.engines.watch_engine import WatchEngine
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.images.choose_image import choose_image
@@ -190,6 +191,7 @@ class Engines:
             if not await self._locks.unless_removed(engine.id, quiet):
                 return
             await self._watch.stop(engine.id)  # or it takes this for a failure
+            await self._tasks.cancel(unresponsive_key(engine.id))  # so does this
             await self._ports.stop(engine.id)
             await self._watch.forget_vm(engine.id)
             stopped = await store_state(
@@ -214,6 +216,8 @@ class Engines:
             for ended in await asyncio.gather(*stops, return_exceptions=True):
                 if isinstance(ended, WarmbootError):
                     log.warning("a container did not stop", vm=vm_id, error=ended.brief)
+                elif isinstance(ended, BaseException):
+                    raise ended
             await link.sync()
         except WarmbootError as error:
             log.warning("an engine is stopped that does not answer", vm=vm_id, error=error.brief)

@@ -79,7 +79,7 @@ class KeepSilent:
             if found.state is EngineState.RUNNING:
                 await adopt(found, answers)
 
-        self._tasks.keep_going(Work.KEEP_UNRESPONSIVE, f"unresponsive {engine.id}", until_answers)
+        self._tasks.keep_going(Work.KEEP_UNRESPONSIVE, unresponsive_key(engine.id), until_answers)
 
     async def _tell(self, engine: Engine, vm_id: str) -> None:
         found = self._host.vms.unresponsive(vm_id)
@@ -99,3 +99,8 @@ class KeepSilent:
         async with self._events.transaction() as emit:
             await self._store.engines.update(engine_id, error=None)
             await emit("engine.answering", engine_id, seconds=round(watch.elapsed_s, 4))
+
+
+def unresponsive_key(engine_id: UUID) -> str:
+    """Of the task that waits for an engine's VM to answer, or to be gone."""
+    return f"unresponsive {engine_id}"

@@ -22,12 +22,13 @@ from warmboot.manager.snapshots.watch_demand import WatchDemand
 from warmboot.manager.tenants.warm_boot import WarmBoot, Warmed
 from warmboot.manager.vms.boot_vm import BootVm, with_second_try
 from warmboot.manager.vms.slots import slot_of
-from warmboot.model.errors import HostError
+from warmboot.model.errors import HostError, WarmbootError
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.model.tenants.boot import BootMethod, FallbackReason, Tenant
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store
+from warmboot.system.disks import os_error
 
 log = structlog.get_logger(__name__)
 
@@ -193,3 +194,16 @@ class BootTenant:
         await self._events.emit(
             f"{tenant.kind}.booted", tenant.id, vm_id=record.id, boot_method=method, **data
         )
+
+
+def in_words(error: Exception) -> WarmbootError:
+    """Why a tenant could not be brought up, for its owner."""
+    if isinstance(error, WarmbootError):
+        return error
+    if isinstance(error, OSError):
+        return os_error(error)
+    return WarmbootError(
+        "something unexpected went wrong in warmboot",
+        details=repr(error),
+        resolution="try again; if it happens again, report it with the lines of the log",
+    )
