@@ -183,7 +183,7 @@ async def test_a_guest_whose_own_disk_is_full_fails_its_canary(
     async def full(*_: object) -> None:
         raise DiskFull("the VM's disk is full")
 
-    monkeypatch.setattr("warmboot.manager.snapshots.canary.run_probe", full)
+    monkeypatch.setattr("warmboot.manager.snapshots.canary.run_smoke_test", full)
     image = await manager.image()
     snapshot_id = await manager.snapshots.create(image.id, None)
     failed = await manager.snapshot_until(snapshot_id, SnapshotState.UNHEALTHY)

@@ -14,7 +14,7 @@ from tests.support.invariants import check
 from tests.support.managers import IMAGE_NAME, Lab, Manager, image_folder, vmm_pids
 from tests.support.rebuilds import event, ready, spoil
 
-from warmboot.host.guest import guest_probe
+from warmboot.host.guest import guest_smoke_test
 from warmboot.manager.snapshots import reconcile_snapshots
 from warmboot.manager.snapshots.plan_rebuilds import Plan, RetryPolicy, plan_rebuilds
 from warmboot.model.container import ContainerSpec
@@ -38,8 +38,8 @@ Fault = Callable[[pytest.MonkeyPatch, Lab], None]
 
 
 def _container_fails(monkeypatch: pytest.MonkeyPatch, place: Lab) -> None:
-    bad = ContainerSpec(name="probe", image=guest_probe.PROBE.image, command=("false",))
-    monkeypatch.setattr(guest_probe, "PROBE", bad)
+    bad = ContainerSpec(name="probe", image=guest_smoke_test.SMOKE_TEST.image, command=("false",))
+    monkeypatch.setattr(guest_smoke_test, "SMOKE_TEST", bad)
 
 
 def _restore_fails(monkeypatch: pytest.MonkeyPatch, place: Lab) -> None:

@@ -28,7 +28,7 @@ class DockerWithSandbox(Docker):
         self.spec: Any = None
 
     @override
-    def load_probe(self) -> None:
+    def load_image(self) -> None:
         self.asked.append("load")
 
     @override

@@ -27,7 +27,7 @@ from warmboot.images.kernel import (
     read_dependencies,
 )
 from warmboot.images.magic import check_ext4, check_initrd
-from warmboot.images.probe import PROBE_TAG, build_probe
+from warmboot.images.warm_up_image import WARM_UP_TAG, build_warm_up_image
 from warmboot.model.errors import HostError, NotSupported
 from warmboot.system.programs import run_program
 
@@ -145,11 +145,11 @@ def document(archive: tarfile.TarFile, name: str) -> Any:
 
 def test_the_probe_is_an_image_that_docker_can_load(tmp_path: Path) -> None:
     (tmp_path / "busybox").write_bytes(b"static busybox")
-    data = build_probe(tmp_path / "busybox")
-    assert build_probe(tmp_path / "busybox") == data
+    data = build_warm_up_image(tmp_path / "busybox")
+    assert build_warm_up_image(tmp_path / "busybox") == data
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         (entry,) = document(archive, "manifest.json")
-        assert entry["RepoTags"] == [PROBE_TAG]
+        assert entry["RepoTags"] == [WARM_UP_TAG]
         config = document(archive, entry["Config"])
         assert config["rootfs"]["type"] == "layers"
         layer = archive.extractfile(entry["Layers"][0])

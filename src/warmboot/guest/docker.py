@@ -14,8 +14,8 @@ from urllib.parse import quote
 from .system import System
 from .wire import HttpError
 
-PROBE = "warmboot/probe:latest"
-_PROBE_LABEL = "warmboot.probe"
+WARM_UP_IMAGE = "warmboot/probe:latest"
+_WARM_UP_LABEL = "warmboot.probe"
 _CONFIG = "/etc/docker/daemon.json"
 _RETRY_S = 0.02
 _PING_TIMEOUT_S = 2.0
@@ -25,9 +25,9 @@ _CALL_TIMEOUT_S = 120.0
 class Docker:
     """Docker's Engine API on a Unix socket, one connection a call."""
 
-    def __init__(self, socket_path: str, probe_archive: Path) -> None:
+    def __init__(self, socket_path: str, image_archive: Path) -> None:
         self.socket_path = socket_path
-        self.probe_archive = probe_archive
+        self.image_archive = image_archive
 
     def connect(self, timeout_s: float | None = None) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -59,29 +59,29 @@ class Docker:
             time.sleep(min(_RETRY_S, left))
         return False
 
-    def load_probe(self) -> None:
+    def load_image(self) -> None:
         """Have the throw-away image."""
-        if self.call("GET", f"/images/{PROBE}/json", accept=(404,))[0] == 404:
-            self.call("POST", "/images/load?quiet=1", body=self.probe_archive.read_bytes())
+        if self.call("GET", f"/images/{WARM_UP_IMAGE}/json", accept=(404,))[0] == 404:
+            self.call("POST", "/images/load?quiet=1", body=self.image_archive.read_bytes())
 
     def warm_up(self, host_config: dict[str, Any]) -> None:
-        """Run the probe twice, as the user's container will run, and remove what it left.
+        """Run the warm-up image twice, as the user's container will run, and remove what it left.
 
         Afterwards the pages of dockerd, containerd, the shim and crun that a start takes are in
         memory. ``HttpError`` 502 when Docker refuses a step.
         """
-        self.load_probe()
+        self.load_image()
         try:
             for _ in range(2):
-                self._run_probe(host_config)
+                self._run_once(host_config)
         finally:
-            self._remove_probes()
+            self._remove_left()
 
-    def _run_probe(self, host_config: dict[str, Any]) -> None:
+    def _run_once(self, host_config: dict[str, Any]) -> None:
         spec = {
-            "Image": PROBE,
+            "Image": WARM_UP_IMAGE,
             "Cmd": ["/bin/true"],
-            "Labels": {_PROBE_LABEL: "1"},
+            "Labels": {_WARM_UP_LABEL: "1"},
             "HostConfig": host_config,
         }
         _, created = self.call("POST", "/containers/create", document=spec)
@@ -92,8 +92,8 @@ class Docker:
         self.call("GET", f"/containers/{container}/logs?stdout=1")
         self.call("DELETE", f"/containers/{container}?force=1&v=1")
 
-    def _remove_probes(self) -> None:
-        filters = quote(json.dumps({"label": [_PROBE_LABEL]}))
+    def _remove_left(self) -> None:
+        filters = quote(json.dumps({"label": [_WARM_UP_LABEL]}))
         _, listed = self.call("GET", f"/containers/json?all=1&filters={filters}")
         for entry in json.loads(listed):
             self.call("DELETE", f"/containers/{entry['Id']}?force=1&v=1", accept=(404, 409))

@@ -17,7 +17,7 @@ import json
 import threading
 from typing import Any
 
-from .docker import PROBE, Docker
+from .docker import WARM_UP_IMAGE, Docker
 from .system import System
 from .wire import HttpError
 
@@ -34,7 +34,7 @@ JOINED: dict[str, Any] = {
 """The HostConfig of a container in the sandbox. The VM's host name is its own."""
 
 _SPEC: dict[str, Any] = {
-    "Image": PROBE,
+    "Image": WARM_UP_IMAGE,
     "Cmd": ["/bin/sleep", "2147483647"],
     "HostConfig": {
         "Annotations": SHIM_GROUP,
@@ -69,7 +69,7 @@ class Sandbox:
                 self._name(hostname)
 
     def remove(self) -> None:
-        """There is no sandbox, none of its rules, and no probe image. Idempotent.
+        """There is no sandbox, none of its rules, and no warm-up image. Idempotent.
 
         ``HttpError`` 502 when Docker refuses a step.
         """
@@ -86,13 +86,13 @@ class Sandbox:
                     self._docker.call("DELETE", f"/containers/{NAME}?force=1&v=1", accept=(404,))
             finally:
                 unrouting.join()
-            self._docker.call("DELETE", f"/images/{PROBE}?force=1", accept=(404,))
+            self._docker.call("DELETE", f"/images/{WARM_UP_IMAGE}?force=1", accept=(404,))
             self._address = self._named = ""
 
     def _make(self) -> None:
         status, _ = self._docker.call("GET", f"/containers/{NAME}/json", accept=(404,))
         if status == 404:
-            self._docker.load_probe()
+            self._docker.load_image()
             self._docker.call("POST", f"/containers/create?name={NAME}", document=_SPEC)
         self._docker.call("POST", f"/containers/{NAME}/start")  # 304 when it runs
         _, body = self._docker.call("GET", f"/containers/{NAME}/json")

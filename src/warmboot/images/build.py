@@ -1,6 +1,6 @@
 """Builds a runtime image from Debian packages.
 
-    packages ─▶ tree ─▶ slim ─▶ overlay, agent, modules, probe ─▶ ext4
+    packages ─▶ tree ─▶ slim ─▶ overlay, agent, modules, warm-up image ─▶ ext4
                   └──▶ kernel, initrd                              │
                                   everything in a temporary folder ┴─▶ synced ─▶ renamed
 
@@ -20,7 +20,7 @@ from warmboot.guest import AGENT_VERSION
 from warmboot.images import debian, kernel
 from warmboot.images.files import DEFAULT_CMDLINE, describe, write_manifest
 from warmboot.images.filesystems import make_empty_disk, make_root_file_system
-from warmboot.images.probe import build_probe
+from warmboot.images.warm_up_image import build_warm_up_image
 from warmboot.model.errors import HostError
 from warmboot.model.runtime_image import RuntimeImageManifest
 from warmboot.system.programs import find_program, run_program
@@ -109,7 +109,7 @@ async def _kernel_files(kernel_tree: Path, root: Path, image: Path) -> str:
 
 
 def _furnish(root: Path) -> None:
-    """Our own files: configuration, the programs that init starts, the agent, the probe."""
+    """Our own files: configuration, the programs that init starts, the agent, the warm-up image."""
     for top in ("etc", "usr"):
         shutil.copytree(_HERE / "overlay" / top, root / top, symlinks=True, dirs_exist_ok=True)
     for name in _PROGRAMS:
@@ -120,7 +120,7 @@ def _furnish(root: Path) -> None:
     )
     share = root / "usr/share/warmboot"
     share.mkdir(parents=True, exist_ok=True)
-    (share / "probe.tar").write_bytes(build_probe(root / "usr/bin/busybox"))
+    (share / "probe.tar").write_bytes(build_warm_up_image(root / "usr/bin/busybox"))
     for program in ("iptables", "iptables-save", "iptables-restore"):
         # The older back end: one process and one system call a change, where the newer one
         # loads and consults several more modules.

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from warmboot.host.agent import HostAgent
 from warmboot.host.guest.guest_link import Identity
-from warmboot.host.guest.guest_probe import run_probe
+from warmboot.host.guest.guest_smoke_test import run_smoke_test
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.model.errors import (
     CanaryFailed,
@@ -58,7 +58,7 @@ class Canary:
             "no container runs in a VM that is restored from it",
             (*_ITS_FAULTS, DiskFull),  # the disk that is full here is the guest's own
         ):
-            await run_probe(self._host.vms.link(vm_id), _RUN_TIMEOUT_S)
+            await run_smoke_test(self._host.vms.link(vm_id), _RUN_TIMEOUT_S)
         return watch.elapsed_s
 
 

@@ -83,7 +83,7 @@ async def _run(arguments: argparse.Namespace) -> None:
 
 def _start_agent(machine: Machine, vsock: Vsock) -> None:
     threading.stack_size(THREAD_STACK_BYTES)
-    # There is no archive of the probe: the simulated Docker has its image from the start.
+    # There is no archive of the warm-up image: the simulated Docker has its image from the start.
     Agent(SimulatedSystem(machine), Docker(DOCKER_SOCKET, Path("probe.tar"))).start(vsock)
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from warmboot.guest.docker import PROBE
+from warmboot.guest.docker import WARM_UP_IMAGE
 from warmboot.hypervisors.simulated.vmm.docker import render, streams
 from warmboot.hypervisors.simulated.vmm.docker.containers import Containers, signal_number, stamp
 from warmboot.hypervisors.simulated.vmm.docker.events import EventLog
@@ -41,7 +41,7 @@ class Engine:
         self._containers = Containers(machine, self._images, self._events)
         self._execs = Execs(machine, self._containers)
         if machine.origin == "boot":
-            self._images.add(PROBE, {"Cmd": ["/bin/true"]})  # part of the runtime image
+            self._images.add(WARM_UP_IMAGE, {"Cmd": ["/bin/true"]})  # part of the runtime image
         self._containers.resume_all()
         routes: list[tuple[str, str, Action]] = [
             ("GET|HEAD", r"_ping", self._ping),

@@ -1,4 +1,4 @@
-"""The probe: the smallest useful container image, for the guest's own warm-up.
+"""The warm-up image: the smallest useful container image, for the guest's own warm-up.
 
 A ``docker save`` archive of one layer with a static busybox. Running it once before a snapshot is
 taken puts the container runtime into the page cache, so that the first container of a clone
@@ -13,11 +13,11 @@ import json
 import tarfile
 from pathlib import Path
 
-PROBE_TAG = "warmboot/probe:latest"
+WARM_UP_TAG = "warmboot/probe:latest"
 _APPLETS = ("sh", "sleep", "true", "httpd", "cat", "echo", "nc")
 
 
-def build_probe(busybox: Path) -> bytes:
+def build_warm_up_image(busybox: Path) -> bytes:
     layer = _layer(busybox.read_bytes())
     layer_digest = hashlib.sha256(layer).hexdigest()
     config = json.dumps(
@@ -31,7 +31,7 @@ def build_probe(busybox: Path) -> bytes:
         }
     ).encode()
     config_name = hashlib.sha256(config).hexdigest() + ".json"
-    manifest = [{"Config": config_name, "RepoTags": [PROBE_TAG], "Layers": ["layer.tar"]}]
+    manifest = [{"Config": config_name, "RepoTags": [WARM_UP_TAG], "Layers": ["layer.tar"]}]
     files = {
         config_name: config,
         "layer.tar": layer,
