@@ -55,8 +55,9 @@ def offers(env: dict[str, str], line: str) -> list[str]:
 
 
 def commands_of(modules: set[str]) -> set[str]:
+    """The commands among them: ``options`` is what they share."""
     folder = "warmboot.cli.commands."
-    return {name.removeprefix(folder) for name in modules if name.startswith(folder)}
+    return {name.removeprefix(folder) for name in modules if name.startswith(folder)} - {"options"}
 
 
 def test_the_version_needs_no_command() -> None:

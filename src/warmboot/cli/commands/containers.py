@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from warmboot.cli.commands.options import Json
 from warmboot.cli.commands.ps import status_of
 from warmboot.cli.drive import FAILED, connect, drive, each, failure_of, usage
 from warmboot.cli.entry import show_error
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from warmboot.client import Client
     from warmboot.client.results import Container, Stage
 
-Json = Annotated[bool, typer.Option("--json", help="print JSON, as the API returns it")]
 StopTime = Annotated[
     float | None,
     typer.Option(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from warmboot.cli.commands.options import Json
 from warmboot.cli.drive import connect, drive
 from warmboot.cli.terminal.output import print_json, print_table, short, size
 from warmboot.cli.terminal.progress import status
@@ -20,9 +21,7 @@ def gc(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="only print what would be removed, and why")
     ] = False,
-    json_: Annotated[
-        bool, typer.Option("--json", help="print JSON, as the API returns it")
-    ] = False,
+    json_: Json = False,
 ) -> None:
     """Remove deleted and unused snapshots, leftovers, and caches over their budget."""
 

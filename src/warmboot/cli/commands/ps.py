@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from warmboot.cli.commands.options import Json, Quiet
 from warmboot.cli.drive import connect, drive, usage
 from warmboot.cli.filters import Filters
 from warmboot.cli.terminal.output import (
@@ -48,10 +49,8 @@ def ps(
     no_trunc: Annotated[
         bool, typer.Option("--no-trunc", help="do not truncate the output")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print only ids")] = False,
-    json_: Annotated[
-        bool, typer.Option("--json", help="print JSON, as the API returns it")
-    ] = False,
+    quiet: Quiet = False,
+    json_: Json = False,
 ) -> None:
     """List containers."""
     try:

@@ -10,8 +10,21 @@ import typer
 from typer.core import TyperCommand
 from typer.exceptions import TyperException
 
+from warmboot.cli.commands.options import (
+    Cold,
+    Cpus,
+    Env,
+    EnvFile,
+    Interactive,
+    Label,
+    Memory,
+    Name,
+    RuntimeImage,
+    Tty,
+    User,
+    Workdir,
+)
 from warmboot.cli.commands.running import Run
-from warmboot.cli.completion import image_names
 from warmboot.cli.drive import command_exit_code, drive, usage
 from warmboot.cli.parsing import (
     parse_cpus,
@@ -52,11 +65,9 @@ def run(
         ),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="print the id and return")] = False,
-    interactive: Annotated[
-        bool, typer.Option("--interactive", "-i", help="keep standard input open")
-    ] = False,
-    tty: Annotated[bool, typer.Option("--tty", "-t", help="allocate a terminal")] = False,
-    name: Annotated[str | None, typer.Option(help="name (default: a generated one)")] = None,
+    interactive: Interactive = False,
+    tty: Tty = False,
+    name: Name = None,
     publish: Annotated[
         list[str] | None,
         typer.Option(
@@ -66,29 +77,16 @@ def run(
             metavar="PORT",
         ),
     ] = None,
-    env: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--env",
-            "-e",
-            help="environment variable: K=V; K alone passes its value, or removes it",
-            metavar="K=V",
-        ),
-    ] = None,
-    env_file: Annotated[
-        list[Path] | None,
-        typer.Option(help="read environment variables from a file", metavar="FILE"),
-    ] = None,
+    env: Env = None,
+    env_file: EnvFile = None,
     rm: Annotated[
         bool, typer.Option("--rm", help="remove the container when it has ended")
     ] = False,
     entrypoint: Annotated[
         str | None, typer.Option(help="entrypoint (default: the image's)")
     ] = None,
-    user: Annotated[str, typer.Option("--user", "-u", help="user, or user:group")] = "",
-    workdir: Annotated[
-        str, typer.Option("--workdir", "-w", help="working directory in the container")
-    ] = "",
+    user: User = "",
+    workdir: Workdir = "",
     hostname: Annotated[
         str,
         typer.Option(
@@ -104,24 +102,15 @@ def run(
             min=0, max=3600, help="seconds to wait for a stop before SIGKILL", metavar="S"
         ),
     ] = None,
-    cpus: Annotated[str | None, typer.Option(help="number of whole CPUs", metavar="N")] = None,
-    memory: Annotated[
-        str | None, typer.Option("--memory", "-m", help="memory, e.g. 512m or 1g", metavar="SIZE")
-    ] = None,
-    label: Annotated[
-        list[str] | None, typer.Option("--label", "-l", metavar="K=V", help="label")
-    ] = None,
-    cold: Annotated[
-        bool, typer.Option("--cold", help="boot a fresh VM instead of restoring a snapshot")
-    ] = False,
+    cpus: Cpus = None,
+    memory: Memory = None,
+    label: Label = None,
+    cold: Cold = False,
     archive: Annotated[
         Path | None,
         typer.Option(help="upload the image: docker save, or OCI layout as tar", metavar="FILE"),
     ] = None,
-    runtime: Annotated[
-        str | None,
-        typer.Option(help="runtime image to use, by name or id", autocompletion=image_names),
-    ] = None,
+    runtime: RuntimeImage = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="keep the container if it cannot be started")
     ] = False,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from warmboot.cli.commands.options import Json, Quiet
 from warmboot.cli.completion import image_names
 from warmboot.cli.drive import INTERRUPTED, connect, drive, each, usage
 from warmboot.cli.refs import find_image
@@ -46,8 +47,6 @@ Refs = Annotated[
         metavar="IMAGE", help="names or ids", autocompletion=image_names, show_default=False
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="print JSON, as the API returns it")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print only ids")]
 
 
 @app.command()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from warmboot.cli.commands.options import Env, EnvFile, Interactive, Tty, User, Workdir
 from warmboot.cli.drive import command_exit_code, connect, drive, usage
 from warmboot.cli.parsing import parse_environment, parse_folder
 from warmboot.cli.refs import RunningRef
@@ -26,30 +26,15 @@ def exec_(
         list[str],
         typer.Argument(metavar="COMMAND", help="the command and its arguments", show_default=False),
     ],
-    interactive: Annotated[
-        bool, typer.Option("--interactive", "-i", help="keep standard input open")
-    ] = False,
-    tty: Annotated[bool, typer.Option("--tty", "-t", help="allocate a terminal")] = False,
-    env: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--env",
-            "-e",
-            help="environment variable: K=V; K alone passes its value, or removes it",
-            metavar="K=V",
-        ),
-    ] = None,
-    env_file: Annotated[
-        list[Path] | None,
-        typer.Option(help="read environment variables from a file", metavar="FILE"),
-    ] = None,
+    interactive: Interactive = False,
+    tty: Tty = False,
+    env: Env = None,
+    env_file: EnvFile = None,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="do not wait for the command")
     ] = False,
-    user: Annotated[str, typer.Option("--user", "-u", help="user, or user:group")] = "",
-    workdir: Annotated[
-        str, typer.Option("--workdir", "-w", help="working directory in the container")
-    ] = "",
+    user: User = "",
+    workdir: Workdir = "",
 ) -> None:
     """Run a command in a running container, and exit with its exit code."""
     if interactive and tty and not detach and not has_terminal():

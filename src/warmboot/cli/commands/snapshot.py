@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from warmboot.cli.commands.options import Cpus, Json, Memory, Quiet
 from warmboot.cli.commands.snapshot_forms import compress, unpack
 from warmboot.cli.completion import image_names
 from warmboot.cli.drive import FAILED, connect, drive, each, usage
@@ -55,10 +56,8 @@ _CAUSES = {
 Ref = Annotated[
     str, typer.Argument(metavar="SNAPSHOT", help="id, or its beginning", show_default=False)
 ]
-Json = Annotated[bool, typer.Option("--json", help="print JSON, as the API returns it")]
 app.command()(compress)
 app.command()(unpack)
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print only ids")]
 Detach = Annotated[bool, typer.Option("--detach", "-d", help="do not wait for it")]
 
 
@@ -73,10 +72,8 @@ def create(
             show_default=False,
         ),
     ],
-    cpus: Annotated[str | None, typer.Option(help="number of whole CPUs", metavar="N")] = None,
-    memory: Annotated[
-        str | None, typer.Option("--memory", "-m", help="memory, e.g. 512m or 1g", metavar="SIZE")
-    ] = None,
+    cpus: Cpus = None,
+    memory: Memory = None,
     detach: Detach = False,
 ) -> None:
     """Build a snapshot of a runtime image (a new version if it has one), and print its id."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from warmboot.cli.commands.options import Env, EnvFile, Json, Label, Name, Quiet
 from warmboot.cli.completion import worker_names
 from warmboot.cli.drive import FAILED, connect, drive, each, usage
 from warmboot.cli.entry import show_error
@@ -58,8 +59,6 @@ Refs = Annotated[
         show_default=False,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="print JSON, as the API returns it")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print only ids")]
 Named = Annotated[
     str | None, typer.Option("--checkpoint", "-c", help="name of the checkpoint", metavar="NAME")
 ]
@@ -71,20 +70,9 @@ def run(
     command: Annotated[
         list[str] | None, typer.Argument(metavar="COMMAND", show_default=False)
     ] = None,
-    name: Annotated[str | None, typer.Option(help="name (default: a generated one)")] = None,
-    env: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--env",
-            "-e",
-            help="environment variable: K=V; K alone passes its value, or removes it",
-            metavar="K=V",
-        ),
-    ] = None,
-    env_file: Annotated[
-        list[Path] | None,
-        typer.Option(help="read environment variables from a file", metavar="FILE"),
-    ] = None,
+    name: Name = None,
+    env: Env = None,
+    env_file: EnvFile = None,
     volume: Annotated[
         list[str] | None,
         typer.Option(
@@ -92,9 +80,7 @@ def run(
         ),
     ] = None,
     network: Annotated[str, typer.Option(help="network of the Docker engine")] = "host",
-    label: Annotated[
-        list[str] | None, typer.Option("--label", "-l", help="label", metavar="K=V")
-    ] = None,
+    label: Label = None,
     idle: Annotated[
         float | None,
         typer.Option(help="pause after this many idle seconds", min=1, max=LONGEST_PERIOD_S),
@@ -300,7 +286,7 @@ def logs(
 @app.command()
 def checkpoint(
     ref: Ref,
-    name: Annotated[str | None, typer.Option(help="name (default: a generated one)")] = None,
+    name: Name = None,
     json_: Json = False,
 ) -> None:
     """Make a checkpoint while the worker keeps running, and print its name."""

@@ -11,7 +11,17 @@ from warmboot.cli.commands.engine.context import made_context, remove_context
 from warmboot.cli.commands.engine.environment import environment_of
 from warmboot.cli.commands.engine.run import run
 from warmboot.cli.commands.engine.start import engine_body, started
-from warmboot.cli.completion import engine_names, image_names
+from warmboot.cli.commands.options import (
+    Cold,
+    Cpus,
+    Json,
+    Label,
+    Memory,
+    Quiet,
+    RuntimeImage,
+    TimeToLive,
+)
+from warmboot.cli.completion import engine_names
 from warmboot.cli.drive import connect, drive, each, usage
 from warmboot.cli.parsing import parse_labels
 from warmboot.cli.terminal.output import (
@@ -54,8 +64,6 @@ Refs = Annotated[
         show_default=False,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="print JSON, as the API returns it")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print only ids")]
 
 
 @app.command()
@@ -68,25 +76,13 @@ def create(
         str | None,
         typer.Option(help="user who gets the socket (default: you)", metavar="USER"),
     ] = None,
-    cpus: Annotated[str | None, typer.Option(help="number of whole CPUs", metavar="N")] = None,
-    memory: Annotated[
-        str | None, typer.Option("--memory", "-m", help="memory, e.g. 512m or 1g", metavar="SIZE")
-    ] = None,
-    label: Annotated[
-        list[str] | None, typer.Option("--label", "-l", metavar="K=V", help="label")
-    ] = None,
-    time_to_live: Annotated[
-        str | None,
-        typer.Option("--ttl", help="remove it after this time, e.g. 90m or 2h", metavar="TIME"),
-    ] = None,
+    cpus: Cpus = None,
+    memory: Memory = None,
+    label: Label = None,
+    time_to_live: TimeToLive = None,
     rm: Annotated[bool, typer.Option("--rm", help="remove it when it has stopped")] = False,
-    cold: Annotated[
-        bool, typer.Option("--cold", help="boot a fresh VM instead of restoring a snapshot")
-    ] = False,
-    runtime: Annotated[
-        str | None,
-        typer.Option(help="runtime image to use, by name or id", autocompletion=image_names),
-    ] = None,
+    cold: Cold = False,
+    runtime: RuntimeImage = None,
     context: Annotated[
         bool, typer.Option("--context", help="create a docker context of the same name")
     ] = False,

@@ -13,7 +13,7 @@ import typer
 
 from warmboot.cli.commands.engine.environment import UNSET, environment_of
 from warmboot.cli.commands.engine.start import engine_body, remove, started
-from warmboot.cli.completion import image_names
+from warmboot.cli.commands.options import Cold, Cpus, Memory, RuntimeImage, TimeToLive
 from warmboot.cli.drive import connect, drive, usage
 from warmboot.model.errors import (
     CommandNotExecutable,
@@ -34,21 +34,11 @@ _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def run(
     command: Annotated[list[str], typer.Argument(metavar="COMMAND...", show_default=False)],
-    cpus: Annotated[str | None, typer.Option(help="number of whole CPUs", metavar="N")] = None,
-    memory: Annotated[
-        str | None, typer.Option("--memory", "-m", help="memory, e.g. 512m or 1g", metavar="SIZE")
-    ] = None,
-    time_to_live: Annotated[
-        str | None,
-        typer.Option("--ttl", help="remove it after this time, e.g. 90m or 2h", metavar="TIME"),
-    ] = None,
-    cold: Annotated[
-        bool, typer.Option("--cold", help="boot a fresh VM instead of restoring a snapshot")
-    ] = False,
-    runtime: Annotated[
-        str | None,
-        typer.Option(help="runtime image to use, by name or id", autocompletion=image_names),
-    ] = None,
+    cpus: Cpus = None,
+    memory: Memory = None,
+    time_to_live: TimeToLive = None,
+    cold: Cold = False,
+    runtime: RuntimeImage = None,
 ) -> None:
     """Run a command on this machine with a Docker engine of its own.
 

@@ -1,0 +1,50 @@
+"""Options that several commands take, each with one name, help and form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from warmboot.cli.completion import image_names
+
+Json = Annotated[bool, typer.Option("--json", help="print JSON, as the API returns it")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print only ids")]
+
+Name = Annotated[str | None, typer.Option(help="name (default: a generated one)")]
+Label = Annotated[list[str] | None, typer.Option("--label", "-l", metavar="K=V", help="label")]
+TimeToLive = Annotated[
+    str | None,
+    typer.Option("--ttl", help="remove it after this time, e.g. 90m or 2h", metavar="TIME"),
+]
+
+Cpus = Annotated[str | None, typer.Option(help="number of whole CPUs", metavar="N")]
+Memory = Annotated[
+    str | None, typer.Option("--memory", "-m", help="memory, e.g. 512m or 1g", metavar="SIZE")
+]
+Cold = Annotated[
+    bool, typer.Option("--cold", help="boot a fresh VM instead of restoring a snapshot")
+]
+RuntimeImage = Annotated[
+    str | None,
+    typer.Option(help="runtime image to use, by name or id", autocompletion=image_names),
+]
+
+Env = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--env",
+        "-e",
+        help="environment variable: K=V; K alone passes its value, or removes it",
+        metavar="K=V",
+    ),
+]
+EnvFile = Annotated[
+    list[Path] | None,
+    typer.Option(help="read environment variables from a file", metavar="FILE"),
+]
+Interactive = Annotated[bool, typer.Option("--interactive", "-i", help="keep standard input open")]
+Tty = Annotated[bool, typer.Option("--tty", "-t", help="allocate a terminal")]
+User = Annotated[str, typer.Option("--user", "-u", help="user, or user:group")]
+Workdir = Annotated[str, typer.Option("--workdir", "-w", help="working directory in the container")]
