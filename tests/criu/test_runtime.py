@@ -88,6 +88,23 @@ async def test_only_root_can_give_an_order(started: Callable[..., Container]) ->
     assert (ROOT / container.id).stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.parametrize("leave_running", [False, True], ids=["pause", "checkpoint"])
+async def test_criu_finds_the_container_frozen_and_does_not_wait_for_it(
+    started: Callable[..., Container], leave_running: bool
+) -> None:
+    if not Path("/sys/fs/cgroup/freezer").is_dir():
+        pytest.skip("cgroups of version 2: frozen by CRIU")
+    container = started()
+    until(lambda: container.counted()[1] > 1)
+    await container.pause(leave_running=leave_running)
+    said = (container.checkpoint.path / "dump.log").read_text()
+    assert "freezer.state=FROZEN" in said
+    assert "freezer.state=FREEZING" not in said
+    if leave_running:
+        _, before = container.counted()
+        until(lambda: container.counted()[1] > before)
+
+
 async def test_a_container_goes_on_beside_its_checkpoint(
     started: Callable[..., Container],
 ) -> None:

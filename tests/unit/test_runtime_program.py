@@ -100,11 +100,27 @@ def test_create_notes_which_runc_has_the_container(runtime: Runtime) -> None:
     assert list(runtime.state.iterdir()) == []
 
 
-def test_create_says_where_runc_finds_the_options_of_criu(runtime: Runtime) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [
+        '{"annotations": {"a": "b"}, "root": {}}',
+        '{"annotations": null, "root": {}}',
+        '{"ociVersion": "1.0", "process": {"args": ["\\"annotations\\"", "\u00e9"]}}',
+        '{\n\t"root": {}\n}',
+        "{}",
+    ],
+    ids=["some", "null", "none", "written over lines", "nothing"],
+)
+def test_create_says_where_runc_finds_the_options_of_criu(runtime: Runtime, config: str) -> None:
+    path = runtime.bundle / "config.json"
+    path.write_text(config)
     runtime("create", *BUNDLE, ID)
-    assert json.loads((runtime.bundle / "config.json").read_text()) == {
-        "annotations": {"a": "b", "org.criu.config": str(runtime.state / ID / "criu.conf")},
-        "root": {},
+    runtime("create", *BUNDLE, ID)  # twice is once
+    before = json.loads(config)
+    there = before.pop("annotations", None) or {}
+    assert json.loads(path.read_text()) == {
+        **before,
+        "annotations": {**there, "org.criu.config": str(runtime.state / ID / "criu.conf")},
     }
 
 

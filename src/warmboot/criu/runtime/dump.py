@@ -12,7 +12,7 @@ from warmboot.criu.log import CriuLog
 from warmboot.criu.runtime.files import remove_script, write_script
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.orders import give_options, runc_of
-from warmboot.criu.runtime_work import ends_within
+from warmboot.criu.runtime_work import ends_within, freeze, thaw
 from warmboot.model.errors import CheckpointError, DiskFull, HostError
 from warmboot.system.programs import run_program
 
@@ -69,9 +69,12 @@ async def dump(
             failure=CheckpointError,
         )
 
+    frozen = await asyncio.to_thread(freeze, work.container_id, work.pid)
     try:
         await unless_it_hangs(work, run(), hangs_after_s)
     finally:
+        if frozen:  # CRIU leaves what runs on as it has found it
+            await asyncio.to_thread(thaw, work.container_id, work.pid)
         await asyncio.to_thread(remove_script, work.container_id)
         with contextlib.suppress(OSError):
             log.hold(folder.path / DUMP_LOG)

@@ -124,14 +124,32 @@ def _check(images: str) -> None:
 
 def _annotate(bundle: str, options: str) -> None:
     """Have runc give CRIU the options in that file, as they are at each pause and resume."""
-    import json  # here only: it is as long to load as all the rest
-
     path = os.path.join(bundle or ".", "config.json")
     with open(path, errors="surrogateescape") as file:
-        config = json.load(file)
+        text = file.read()
+    _write(bundle or ".", "config.json", _annotated(text, options))
+
+
+def _annotated(text: str, options: str) -> str:
+    """``json`` takes as long to load as all the rest; only if there are some it is needed."""
+    if '"annotations"' not in text and _is_object(text) and _is_plain(options):
+        return '{"annotations": {"org.criu.config": "' + options + '"}, ' + text[1:]
+    import json
+
+    config = json.loads(text)
     annotations = config.get("annotations") or {}
     config["annotations"] = {**annotations, "org.criu.config": options}
-    _write(bundle or ".", "config.json", json.dumps(config))
+    return json.dumps(config)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether it means itself in a string of JSON."""
+    return text.isascii() and text.isprintable() and not {'"', "\\"} & set(text)
+
+
+def _is_object(text: str) -> bool:
+    """One with something in it."""
+    return text.startswith("{") and text[1:].lstrip().startswith('"')
 
 
 def _value(words: list[str], *names: str) -> str:
