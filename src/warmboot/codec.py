@@ -47,7 +47,7 @@ def decode(tp: type[T], text: str | bytes, *, unknown: Unknown = "forbid") -> T:
         return coder.validate_json(text)
     except ValidationError as error:
         found = error.errors(include_url=False)[:_MOST_TOLD]
-        raise CodecError("; ".join(_name(tp) + _told(one) for one in found)) from error
+        raise CodecError("; ".join(_name(tp) + _described(one) for one in found)) from error
     except WarmbootError as error:  # it cannot be, whatever its fields' types
         raise CodecError(f"{_name(tp)}: {error.brief}") from error
 
@@ -59,7 +59,7 @@ def adapter(tp: Any, unknown: Unknown = "forbid") -> TypeAdapter[Any]:
     return TypeAdapter(cast("Any", NewType("Value", tp)), config=_CONFIG | {"extra": unknown})
 
 
-def _told(error: ErrorDetails) -> str:
+def _described(error: ErrorDetails) -> str:
     where = "".join(f"[{at}]" if isinstance(at, int) else f".{at}" for at in error["loc"])
     problem = error["msg"]
     if error["type"] in _SHOWN:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warmboot.docker.sessions import QuietSession
-from warmboot.docker.unexecuted import Refusal, Told, of_container, of_exec
+from warmboot.docker.unexecuted import ExecutedSession, Refusal, of_container, of_exec
 from warmboot.model.errors import CommandNotFound
 from warmboot.model.sessions import LogChunk, Stream
 
@@ -29,7 +29,9 @@ def output_of(pieces: Sequence[bytes], refusal: Refusal, code: int) -> list[byte
             yield LogChunk(Stream.STDERR, piece)
 
     async def read() -> list[bytes]:
-        return [chunk.data async for chunk in Told(QuietSession(chunks(), code), refusal)]
+        return [
+            chunk.data async for chunk in ExecutedSession(QuietSession(chunks(), code), refusal)
+        ]
 
     return asyncio.run(read())
 
@@ -57,6 +59,8 @@ def test_of_the_other_stream_it_is_none() -> None:
         yield LogChunk(Stream.STDOUT, LINE[50:])
 
     async def read() -> list[bytes]:
-        return [chunk.data async for chunk in Told(QuietSession(chunks(), 1), of_container)]
+        return [
+            chunk.data async for chunk in ExecutedSession(QuietSession(chunks(), 1), of_container)
+        ]
 
     assert asyncio.run(read()) == [LINE[:50], LINE[50:]]

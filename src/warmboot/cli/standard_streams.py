@@ -14,7 +14,7 @@ UNREAD = 128 + signal.SIGPIPE
 _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
 
-class _Told(io.TextIOWrapper):
+class _StandardError(io.TextIOWrapper):
     """Standard error: if it cannot be written, the exit code is all that is told, as it would be.
 
     What it holds is dropped, or the interpreter would try again at its end, and exit with 120.
@@ -46,7 +46,7 @@ def open_standard_streams() -> None:
                 os.close(opened)
             setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115
     raw = io.FileIO(sys.stderr.fileno(), "w", closefd=False)
-    sys.stderr = _Told(io.BufferedWriter(raw), sys.stderr.encoding, line_buffering=True)
+    sys.stderr = _StandardError(io.BufferedWriter(raw), sys.stderr.encoding, line_buffering=True)
     for stream in (sys.stdout, sys.stderr):
         # What our output cannot show is shown escaped, and is no reason to end.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -72,7 +72,7 @@ def in_words(chunk: LogChunk) -> LogChunk:
 
 
 @dataclass(slots=True)
-class Told:
+class ExecutedSession:
     """A session whose program may not have been executed: then its output is an error of ours."""
 
     session: AttachedSession | QuietSession

@@ -55,7 +55,7 @@ class PortKeeper:
         if not wanted:
             return None
         answer = await self._ask(
-            "reserve-ports", engine=self._engine_id, ports=[_told(one) for one in wanted]
+            "reserve-ports", engine=self._engine_id, ports=[_as_json(one) for one in wanted]
         )
         if "refused" in answer:
             raise Refusal(500, str(answer["refused"]))
@@ -86,7 +86,7 @@ class PortKeeper:
             "publish-ports",
             engine=self._engine_id,
             container=container,
-            ports=[_told(one) for one in wanted],
+            ports=[_as_json(one) for one in wanted],
         )
         if "taken" in answer:
             address, number = answer["taken"]
@@ -128,5 +128,5 @@ def _runs(found: Any) -> bool:
         return False
 
 
-def _told(wanted: WantedPort) -> list[Any]:
+def _as_json(wanted: WantedPort) -> list[Any]:
     return [wanted.port, wanted.host_ip, wanted.low, wanted.high]

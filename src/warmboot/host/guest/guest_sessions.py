@@ -12,7 +12,7 @@ from typing import Any
 from warmboot.docker.errors import translated
 from warmboot.docker.facts import ContainerFacts
 from warmboot.docker.sessions import AttachedSession, QuietSession
-from warmboot.docker.unexecuted import Told, in_words, of_container, of_exec
+from warmboot.docker.unexecuted import ExecutedSession, in_words, of_container, of_exec
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.model.errors import Conflict, ContainerError, NotFound
 from warmboot.model.sessions import ExecSpec, LogChunk
@@ -35,14 +35,14 @@ async def output(
                 yield in_words(chunk)
 
 
-async def exec_session(link: GuestLink, docker_id: str, spec: ExecSpec) -> Told:
+async def exec_session(link: GuestLink, docker_id: str, spec: ExecSpec) -> ExecutedSession:
     """Run a command in a running container; ``TooManySessions``, unless ``spec.detach``."""
     with contextlib.ExitStack() as room:
         if not spec.detach:
             room.enter_context(link.sessions.taken())
         async with _turn(link, "running a command"):
             session = await link.docker.exec(docker_id, spec)
-        told = Told(session, of_exec(spec.command[0]))
+        told = ExecutedSession(session, of_exec(spec.command[0]))
         if spec.detach:
             with translated(link.docker.place, "running a command"):
                 async with asyncio.timeout(TURN_TIMEOUT_S):
@@ -52,7 +52,7 @@ async def exec_session(link: GuestLink, docker_id: str, spec: ExecSpec) -> Told:
         return told
 
 
-async def _leave_when_begun(told: Told, session: AttachedSession) -> None:
+async def _leave_when_begun(told: ExecutedSession, session: AttachedSession) -> None:
     """Leave a command that goes on by itself; raise why it was not executed.
 
     Docker's own way to begin one does not say what the kernel refuses, its output does.
@@ -75,7 +75,7 @@ async def attach_session(
     stdin: bool,
     logs: bool,
     streaming: AbstractContextManager[None],
-) -> Told:
+) -> ExecutedSession:
     """Attach to the container's own process; with ``logs``, earlier output is given first.
 
     ``TooManySessions``.
@@ -88,10 +88,10 @@ async def attach_session(
             said = link.docker.output(docker_id, tty=tty) if logs else None
             ended = QuietSession(said, attached.exit_code, room.pop_all())
             ended.held.enter_context(streaming)
-            return Told(ended, of_container)
+            return ExecutedSession(ended, of_container)
         room.enter_context(streaming)
         attached.held = room.pop_all()
-        return Told(attached, of_container)
+        return ExecutedSession(attached, of_container)
 
 
 async def _attach(

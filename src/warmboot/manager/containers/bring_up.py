@@ -147,7 +147,7 @@ class BringUp:
             told=lambda running: {
                 "boot_method": running.boot_method,
                 "seconds": round(watch.elapsed_s, 4),
-                "stages": watch.told,
+                "stages": watch.event_data,
             },
             docker_id=docker_id,
             ports=ports,

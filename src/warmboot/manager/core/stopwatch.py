@@ -32,7 +32,7 @@ class Stopwatch:
         return self._stages[-1].name if self._stages else None
 
     @property
-    def told(self) -> list[dict[str, Any]]:
+    def event_data(self) -> list[dict[str, Any]]:
         """The stages as events tell them."""
         return [{"name": stage.name, "seconds": stage.duration_s} for stage in self._stages]
 

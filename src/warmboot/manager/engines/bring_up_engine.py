@@ -114,7 +114,7 @@ class BringUpEngine:
             told=lambda running: {
                 "boot_method": running.boot_method,
                 "seconds": round(watch.elapsed_s, 4),
-                "stages": watch.told,
+                "stages": watch.event_data,
             },
             stages=watch.stages,
             started_at=engine.started_at or datetime.now(UTC),

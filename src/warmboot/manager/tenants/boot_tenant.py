@@ -181,7 +181,7 @@ class BootTenant:
             method,
             reason=reason,
             seconds=round(took, 4),
-            stages=watch.told,
+            stages=watch.event_data,
             shape=[record.spec.shape.vcpus, record.spec.shape.memory_mib],
             snapshot=str(snapshot.id) if snapshot else None,
             version=snapshot.version if snapshot else None,

@@ -78,10 +78,10 @@ class ResumeStalled:
     def _store_soon(self, who: str, vm_id: str, tell: Tell) -> None:
         """In the order of what happened, as soon as the database takes it."""
 
-        async def told() -> None:
+        async def store() -> None:
             await retry_until_stored(f"what {who} does", tell)
 
-        self._tasks.keep_going(Work.RESUME_STALLED, f"stalled-told {vm_id}", told)
+        self._tasks.keep_going(Work.RESUME_STALLED, f"stalled-report {vm_id}", store)
 
     async def _resumed(self, kind: VmKind, tenant_id: UUID, stood_still_s: float) -> None:
         async with self._events.transaction() as emit:
