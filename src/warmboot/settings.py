@@ -80,6 +80,7 @@ class Settings(BaseSettings):
     docker_host: str = "unix:///var/run/docker.sock"
     criu_wrapper: Path = Path("/usr/local/sbin/criu")
     checkpoint_root: Path | None = None
+    checkpoint_budget_mib: int = Field(0, ge=0)
     worker_url: str = ""
     worker_pause_timeout_s: float = Field(120.0, gt=0, allow_inf_nan=False)
 

@@ -24,9 +24,10 @@ from warmboot.criu.archives.archive import (
     import_checkpoint,
     read_manifest,
 )
-from warmboot.criu.archives.interrupted_imports import STAGING, discard_imports
+from warmboot.criu.archives.interrupted_imports import discard_imports
 from warmboot.criu.checkpoint import Dumped, checkpoint
 from warmboot.criu.restore import restore
+from warmboot.criu.runtime.stored import STAGING
 from warmboot.criu.setup.install import apt_settings
 from warmboot.docker.engine import DockerEngine
 from warmboot.model.errors import (

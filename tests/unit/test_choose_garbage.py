@@ -24,7 +24,7 @@ from warmboot.manager.garbage.choose_garbage import (
     is_relied_on,
     last_used,
 )
-from warmboot.model.garbage import Cached, DiskEntry, Garbage, Kind, Why
+from warmboot.model.garbage import Cached, DiskEntry, Garbage, Kept, Kind, Why
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.shapes import Shape
 
@@ -281,6 +281,7 @@ def test_orphans_of_every_kind_go_and_what_somebody_owns_stays(kind: Kind) -> No
         (Kind.TEMPORARY, UNFINISHED_KEPT),
         (Kind.VM_FOLDER, UNFINISHED_KEPT),
         (Kind.RESTORE_COPY, UNFINISHED_KEPT),
+        (Kind.CHECKPOINT_FOLDER, UNFINISHED_KEPT),
     ],
 )
 def test_what_somebody_may_just_be_writing_is_given_time(kind: Kind, kept: timedelta) -> None:
@@ -330,3 +331,46 @@ def test_what_removing_a_snapshot_frees_is_what_was_measured() -> None:
     gone = snapshot(DELETED)
     (garbage,) = choose_garbage(Seen([gone], sizes={str(gone.id): 12}), Limits(1), NOW)
     assert garbage.size_bytes == 12
+
+
+kept = st.builds(
+    Kept,
+    id=uuids,
+    name=st.just("w/cp"),
+    path=st.builds(lambda one: Path(f"/{one}"), uuids),
+    size_bytes=st.integers(0, 100),
+    created_at=st.builds(lambda age: NOW - age, ages),
+    needed=st.booleans(),
+)
+
+
+@given(st.lists(kept, max_size=8), st.integers(0, 300))
+def test_checkpoints_keep_their_budget_and_what_is_needed_stays(
+    checkpoints: list[Kept], budget_bytes: int
+) -> None:
+    limits = Limits(10, checkpoint_budget_bytes=budget_bytes)
+    chosen = {one.path for one in choose_garbage(Seen(checkpoints=checkpoints), limits, NOW)}
+    going = [one for one in checkpoints if one.path in chosen]
+    staying = [one for one in checkpoints if one.path not in chosen]
+    may_still_go = [one for one in staying if not one.needed]
+    assert not any(one.needed for one in going)
+    assert budget_bytes or not going
+    if budget_bytes and may_still_go:
+        assert sum(one.size_bytes for one in staying) <= budget_bytes
+    for one in going:  # none goes in vain, and the oldest first
+        assert all(one.created_at <= other.created_at for other in may_still_go)
+    if going:
+        last = max(going, key=lambda one: (one.created_at, one.id))
+        assert sum(one.size_bytes for one in (*staying, last)) > budget_bytes
+
+
+def test_a_folder_that_goes_takes_what_is_in_it() -> None:
+    old = NOW - timedelta(days=1)
+    outer = DiskEntry(Kind.CHECKPOINT_FOLDER, Path("/w"), "w", 30, old)
+    inner = DiskEntry(Kind.CHECKPOINT_FOLDER, Path("/w/cp"), "w/cp", 20, old)
+    assert [one.path for one in choose_garbage(Seen(entries=[outer, inner]), Limits(10), NOW)] == [
+        Path("/w")
+    ]
+    known = {Kind.CHECKPOINT_FOLDER: {"w"}}
+    seen = Seen(entries=[outer, inner], known=known)
+    assert [one.path for one in choose_garbage(seen, Limits(10), NOW)] == [Path("/w/cp")]

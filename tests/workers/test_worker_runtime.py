@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,39 @@ def _flip(path: Path) -> None:
         byte = file.read(1)[0]
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte ^ 1]))
+
+
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    """A folder on another file system than the engine's and the manager's."""
+    with tempfile.TemporaryDirectory(prefix="warmboot-", dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+async def test_checkpoints_may_be_on_another_disk(
+    dockerd: PrivateDockerd, engine: DockerEngine, tmp_path: Path, disk: Path
+) -> None:
+    assert disk.stat().st_dev != tmp_path.stat().st_dev
+    settings = worker_settings(tmp_path / "s", dockerd.socket, free_port(), checkpoint_root=disk)
+    async with served(settings) as it:
+        worker = await start_on(it.client, engine)
+        await counted(it.client, worker.id, beyond=2)
+        await it.client.workers.create_checkpoint(worker.id, "older")
+        await it.client.workers.pause(worker.id, "newer")
+        assert {path.name for path in (disk / worker.id).iterdir()} >= {"older", "newer"}
+        measured = await _measured(it.client, worker.id)
+        assert all(one > (64 << 10) for one in measured.values())
+        await it.client.workers.resume(worker.id, "older")
+        assert (await it.client.workers.get(worker.id)).state == "running"
+        await remove_all(it.client)
+        assert list(disk.iterdir()) == []
+
+
+async def _measured(client: Client, worker_id: str) -> dict[str, int]:
+    """What each checkpoint takes, once that is known."""
+    async with asyncio.timeout(60):
+        while True:
+            found = {c.name: c.stored_bytes for c in await client.workers.checkpoints(worker_id)}
+            if None not in found.values():
+                return {name: size for name, size in found.items() if size is not None}
+            await asyncio.sleep(0.05)

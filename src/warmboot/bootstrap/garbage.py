@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from warmboot.bootstrap.core import Core
-from warmboot.bootstrap.workers import docker_socket
+from warmboot.bootstrap.workers import WorkerParts, docker_socket
 from warmboot.criu.containerd import RestoreCopies
 from warmboot.manager.garbage.choose_garbage import Limits
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
@@ -22,7 +22,7 @@ class GarbageParts:
     image_folders: asyncio.Lock
 
 
-def wire_garbage(core: Core) -> GarbageParts:
+def wire_garbage(core: Core, workers: WorkerParts) -> GarbageParts:
     image_folders = asyncio.Lock()
     collect = CollectGarbage(
         core.store,
@@ -32,6 +32,7 @@ def wire_garbage(core: Core) -> GarbageParts:
         image_folders,
         core.admission.in_background,
         RestoreCopies(docker_socket(core.settings)),
+        workers.garbage,
     )
     return GarbageParts(collect, image_folders)
 
@@ -42,5 +43,6 @@ def _limits(settings: Settings) -> Limits:
         max_active=settings.max_runtime_snapshots,
         unused_after=timedelta(days=days) if days else None,
         cache_budget_bytes=settings.cache_budget_mib << 20,
+        checkpoint_budget_bytes=settings.checkpoint_budget_mib << 20,
         disk_floor_bytes=settings.disk_floor_mib << 20,
     )

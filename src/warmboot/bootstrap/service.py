@@ -134,7 +134,7 @@ class _Parts:
 
 def _wire(core: Core, workers: WorkerParts) -> _Parts:
     metrics = wire_metrics(core)
-    garbage = wire_garbage(core)
+    garbage = wire_garbage(core, workers)
     checks = wire_image_checks(core, garbage)
     snapshots = wire_snapshots(core, garbage, checks, metrics.failed)
     vms = wire_vms(core, metrics.failed)

@@ -11,10 +11,13 @@ from uuid import UUID
 from warmboot.bootstrap.core import Core
 from warmboot.criu.binary import SEARCH_PATH
 from warmboot.criu.runtime.places import CheckpointPlaces
+from warmboot.criu.runtime.stored import StoredCheckpoints
 from warmboot.criu.setup.findings import Change, Finding
 from warmboot.criu.setup.preflight import Preflight
 from warmboot.criu.setup.verification import Verified, verify
 from warmboot.docker.engine import DockerEngine
+from warmboot.manager.check_storage_owner import STORE_ID
+from warmboot.manager.garbage.checkpoint_garbage import CheckpointGarbage, CheckpointsInUse
 from warmboot.manager.ports import Check
 from warmboot.manager.workers.create_worker import CreateWorker
 from warmboot.manager.workers.pause_worker import PauseWorker
@@ -40,6 +43,7 @@ class WorkerParts:
     wake: SocketActivation
     tokens: WorkerTokens
     stops: StopWorkers
+    garbage: CheckpointGarbage
 
     async def stop(self) -> None:
         """Pause those whose policy says so, finish what is under way, give back ports."""
@@ -71,7 +75,11 @@ async def wire_workers(core: Core) -> AsyncIterator[WorkerParts]:
     async with DockerEngine(docker_socket(settings)) as engine:
         states = WorkerStates(store, events)
         limit_s = settings.worker_pause_timeout_s
-        places = CheckpointPlaces(settings.checkpoint_folders, _criu_path(settings))
+        stored = await _stored(core)
+        places = CheckpointPlaces(settings.checkpoint_folders, _criu_path(settings), stored)
+        in_use = CheckpointsInUse()
+        budget_bytes = settings.checkpoint_budget_mib << 20
+        garbage = CheckpointGarbage(store, events, stored, in_use, budget_bytes)
         recover = RecoverWorker(store, engine, states, tasks, places, limit_s)
         create = CreateWorker(store, engine, states, environment)
         pause = PauseWorker(store, engine, events, states, recover, places, limit_s)
@@ -84,6 +92,8 @@ async def wire_workers(core: Core) -> AsyncIterator[WorkerParts]:
             settings.storage_root / "checkpoint-archives",
             places,
             core.uploads,
+            in_use,
+            garbage,
         )
         workers = Workers(
             store, engine, events, tasks, states, create, pause, resume, recover, checkpoints
@@ -103,7 +113,15 @@ async def wire_workers(core: Core) -> AsyncIterator[WorkerParts]:
             wake,
             tokens,
             stops,
+            garbage,
         )
+
+
+async def _stored(core: Core) -> StoredCheckpoints:
+    """Other managers' checkpoints may lie in a folder outside of the storage root, too."""
+    root = core.settings.checkpoint_folders
+    is_ours = root.is_relative_to(core.settings.storage_root.absolute())
+    return StoredCheckpoints(root, await core.store.meta.get(STORE_ID) or "", is_ours)
 
 
 async def preflight(settings: Settings) -> Preflight:

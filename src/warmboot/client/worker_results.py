@@ -34,6 +34,7 @@ class Checkpoint:
     state: str
     created_at: datetime
     size_bytes: int
+    stored_bytes: int | None
     duration_s: float
     processes: int
     tcp_connections: int

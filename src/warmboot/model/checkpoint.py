@@ -69,6 +69,7 @@ class Checkpoint:
     ``duration_s`` is how long the dump took, ``processes`` how many are in it, ``tcp_connections``
     how many of their TCP connections were not merely listening. ``automatic``: made by the
     worker's policy, so its retention applies. ``folder`` is where it is; ``None``: the engine's.
+    ``stored_bytes`` is what it takes on the disk, files included, once that was measured.
     """
 
     id: UUID
@@ -85,6 +86,7 @@ class Checkpoint:
     left_running: bool = False
     automatic: bool = False
     folder: Path | None = None
+    stored_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

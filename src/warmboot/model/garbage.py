@@ -17,7 +17,8 @@ from uuid import UUID
 class Kind(StrEnum):
     """What a thing is. All but a snapshot are known to the database only by their owner's name.
 
-    A restore copy is containerd's: what it has unpacked of a checkpoint, and never removes.
+    A restore copy is containerd's: what it has unpacked of a checkpoint, and never removes. A
+    checkpoint is one of a worker; a checkpoint folder belongs to none.
     """
 
     SNAPSHOT = "snapshot"
@@ -30,6 +31,8 @@ class Kind(StrEnum):
     TEMPORARY = "temporary"
     CACHE = "cache"
     RESTORE_COPY = "restore-copy"
+    CHECKPOINT = "checkpoint"
+    CHECKPOINT_FOLDER = "checkpoint-folder"
 
 
 class Why(StrEnum):
@@ -54,7 +57,7 @@ _PHRASES = {
     Why.OVER_LIMIT: "the least used of too many",
     Why.ORPHAN: "nobody's",
     Why.UNFINISHED: "left unfinished",
-    Why.OVER_BUDGET: "the least used of a cache over its budget",
+    Why.OVER_BUDGET: "the least used of what is over its budget",
     Why.LOW_DISK: "cached, and the disk is nearly full",
 }
 
@@ -80,6 +83,18 @@ class Cached:
     last_used_at: datetime
     in_use: bool = False
     owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A worker's checkpoint. ``needed``: it may not go, whatever the budget."""
+
+    id: UUID
+    name: str
+    path: Path
+    size_bytes: int
+    created_at: datetime
+    needed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,6 +246,7 @@ checkpoints = Table(
     Column("left_running", Boolean, nullable=False),
     Column("automatic", Boolean, nullable=False),
     Column("folder", PathText),
+    Column("stored_bytes", BigInteger),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Index("uq_checkpoints_worker_id_name", "worker_id", "name", unique=True),

@@ -150,6 +150,9 @@ FIELDS: Mapping[str, str] = {
     "ContainerIn.shape": "the vCPUs and the memory of its VM; left out, the default",
     "RuntimeSnapshotIn.shape": "the vCPUs and the memory of the VM; left out, the default",
     "size_bytes": "its size on the disk",
+    "CheckpointOut.size_bytes": "the size of the memory in it",
+    "stored_bytes": "what it takes on the disk, with the worker's files; null while that is not "
+    "known, and if the engine keeps it",
     "GarbageOut.size_bytes": "what removing it frees",
     "BootAttemptOut.snapshot_id": "the id of the snapshot that was tried",
     "RegisteredOut.snapshot_id": "the id of its snapshot of the default shape; null if none",

@@ -78,6 +78,7 @@ class CheckpointOut(Out):
     state: CheckpointState
     created_at: datetime
     size_bytes: int
+    stored_bytes: int | None
     duration_s: float
     processes: int
     tcp_connections: int

@@ -328,6 +328,7 @@ def checkpoints(
                 one.name,
                 one.state,
                 size(one.size_bytes),
+                "" if one.stored_bytes is None else size(one.stored_bytes),
                 f"{one.duration_s:.2f} s",
                 str(one.processes),
                 str(one.tcp_connections),
@@ -336,7 +337,7 @@ def checkpoints(
             )
             for one in found
         ]
-        columns = ("CHECKPOINT", "STATE", "SIZE", "TOOK", "PROCS", "TCP", "MADE", "CREATED")
+        columns = ("CHECKPOINT", "STATE", "SIZE", "DISK", "TOOK", "PROCS", "TCP", "MADE", "CREATED")
         print_table(columns, rows, keep=("CHECKPOINT",))
 
 

@@ -29,7 +29,6 @@ from typing import IO
 
 import zstandard
 
-from warmboot.criu.archives.interrupted_imports import STAGING
 from warmboot.criu.archives.layer_files import move_in, refuse_foreign, unpack_layer
 from warmboot.criu.archives.layers import pack_changes
 from warmboot.criu.archives.manifests import (
@@ -49,6 +48,7 @@ from warmboot.criu.archives.plain_tar import CHUNK, Member, hostile, members
 from warmboot.criu.checkpoint import OUR_FILES, dump_facts, inspect_when_stopped
 from warmboot.criu.images import read_dump
 from warmboot.criu.runtime.folders import CheckpointFolder
+from warmboot.criu.runtime.stored import STAGING
 from warmboot.criu.runtime.sums import check_sums
 from warmboot.docker.engine import DockerEngine
 from warmboot.model.checkpoint import (

@@ -11,10 +11,8 @@ from pathlib import Path
 
 from warmboot.criu.archives.layer_files import empty, is_imported
 from warmboot.criu.archives.layers import IMPORTED
+from warmboot.criu.runtime.stored import STAGING, STORE_ID
 from warmboot.docker.engine import DockerEngine
-
-STAGING = ".warmboot-import-"
-"""How the folder begins in which an import works."""
 
 
 async def discard_imports(
@@ -45,7 +43,7 @@ async def discard_imports(
 def _keep_only(place: Path, kept: Collection[str]) -> None:
     with contextlib.suppress(FileNotFoundError):
         for path in list(place.iterdir()):
-            if path.name not in kept:
+            if path.name not in (*kept, STORE_ID):
                 shutil.rmtree(path, ignore_errors=True)
 
 

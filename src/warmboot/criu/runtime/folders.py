@@ -25,6 +25,7 @@ from warmboot.criu.runtime.sums import SUMS, make_sums, regular_files
 from warmboot.system.files import sync_folder
 
 RESTORE_WORK, FILES_OF, PAUSED, LACKS_FILES = ".restore", ".files", "paused", "lacks-files"
+MAKING, GONE = ".making", ".gone"
 _libc, _MNT_DETACH = ctypes.CDLL(None, use_errno=True), 2
 SYNCS_AT_ONCE = 8
 """The file system writes down the syncs of several files together."""
@@ -54,7 +55,7 @@ class CheckpointFolder:
     @property
     def making(self) -> CheckpointFolder:
         """The temporary folder in which the checkpoint is made."""
-        return CheckpointFolder(self.path.with_name(f".{self.path.name}.making"))
+        return CheckpointFolder(self.path.with_name(f".{self.path.name}{MAKING}"))
 
     @property
     def restore_work(self) -> Path:
@@ -102,7 +103,7 @@ class CheckpointFolder:
         """Remove it, and what an attempt to make it has left. Idempotent."""
         clear(self.making.path)
         if self.path.exists():
-            gone = self.path.with_name(f".{self.path.name}.gone")
+            gone = self.path.with_name(f".{self.path.name}{GONE}")
             shutil.rmtree(gone, ignore_errors=True)
             self.path.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)

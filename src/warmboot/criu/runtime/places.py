@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from warmboot.criu.runtime.folders import CheckpointFolder, clear
 from warmboot.criu.runtime.orders import withdraw
 from warmboot.criu.runtime.resume import give_order
+from warmboot.criu.runtime.stored import StoredCheckpoints
 from warmboot.model.worker import Worker
 
 
@@ -18,6 +20,7 @@ class CheckpointPlaces:
 
     root: Path
     search_path: str
+    stored: StoredCheckpoints | None = None
 
     def of(self, worker: Worker, name: str) -> Path | None:
         """For a checkpoint that is to be made; ``None``: the engine keeps it."""
@@ -27,6 +30,15 @@ class CheckpointPlaces:
     def all_of(self, worker: Worker) -> Path | None:
         """The folder of all that are made of it from now on."""
         return self.root / str(worker.id) if worker.runtime else None
+
+    async def prepare(self, worker: Worker) -> None:
+        """Have a folder of the worker's, marked as this manager's, if one will be needed.
+
+        What cannot be made here is told by who makes the checkpoint.
+        """
+        if self.stored is not None and worker.runtime:
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(self.stored.mark, worker.id)
 
     async def order_resume(self, docker_id: str, folder: Path | None) -> None:
         """Have the container's next start be a restore from ``folder``; ``None``: a new start."""

@@ -6,6 +6,7 @@
     the rest    belongs to no row of the database ────────────────▶ orphan, unfinished
     caches      over their budget, least recently used first ─────▶ over-budget
                 less room on the disk than the floor ─────────────▶ low-disk
+    checkpoints over their budget, oldest first ──────────────────▶ over-budget
 
 Never: what is pinned, leased, being built or worked on, and what a rebuild will replace (until it
 does, that is all there is).
@@ -19,7 +20,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
-from warmboot.model.garbage import Cached, DiskEntry, Garbage, Kind, Why
+from warmboot.model.garbage import Cached, DiskEntry, Garbage, Kept, Kind, Why
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 
 ARCHIVE_KEPT = timedelta(days=1)
@@ -33,18 +34,23 @@ GRACE: Mapping[Kind, timedelta] = {
     Kind.TEMPORARY: UNFINISHED_KEPT,
     Kind.VM_FOLDER: UNFINISHED_KEPT,
     Kind.RESTORE_COPY: UNFINISHED_KEPT,
+    Kind.CHECKPOINT_FOLDER: UNFINISHED_KEPT,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``room_for``: so many further snapshots are to fit. ``unused_after`` None: never too old."""
+    """``room_for``: so many further snapshots are to fit. ``unused_after`` None: never too old.
+
+    ``checkpoint_budget_bytes`` 0: no budget.
+    """
 
     max_active: int
     unused_after: timedelta | None = timedelta(days=30)
     cache_budget_bytes: int = 0
     disk_floor_bytes: int = 0
     room_for: int = 0
+    checkpoint_budget_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +70,13 @@ class Seen:
     sizes: Mapping[str, int] = field(default_factory=dict)
     caches: Collection[Cached] = ()
     free_bytes: int = 0
+    checkpoints: Collection[Kept] = ()
 
 
 def choose_garbage(seen: Seen, limits: Limits, now: datetime) -> tuple[Garbage, ...]:
     """Everything that may go, each thing once, in the order in which it is to go."""
-    found = [*_snapshots(seen, limits, now), *_lying(seen, now)]
+    found = [*_snapshots(seen, limits, now), *lying(seen.entries, seen.known, now)]
+    found += over_budget(seen.checkpoints, limits.checkpoint_budget_bytes)
     free_bytes = seen.free_bytes + sum(one.size_bytes for one in found)
     return (*found, *_caches(seen, limits, free_bytes))
 
@@ -132,14 +140,29 @@ def _garbage(snapshot: RuntimeSnapshot, seen: Seen, why: Why) -> Garbage:
     )
 
 
-def _lying(seen: Seen, now: datetime) -> Iterator[Garbage]:
-    for one in seen.entries:
-        if one.owner in seen.known.get(one.kind, ()):
+def over_budget(checkpoints: Collection[Kept], budget_bytes: int) -> Iterator[Garbage]:
+    """Those that go, oldest first, so that what stays is within the budget, if there is one."""
+    total = sum(one.size_bytes for one in checkpoints)
+    may_go = (one for one in checkpoints if not one.needed)
+    for one in sorted(may_go, key=lambda one: (one.created_at, one.id)):
+        if budget_bytes and total > budget_bytes:
+            yield Garbage(Kind.CHECKPOINT, one.name, Why.OVER_BUDGET, one.size_bytes, one.path)
+            total -= one.size_bytes
+
+
+def lying(
+    entries: Collection[DiskEntry], known: Mapping[Kind, Collection[str]], now: datetime
+) -> Iterator[Garbage]:
+    """What has no owner any more; of folders in one another the outer one."""
+    gone: set[Path] = set()
+    for one in entries:
+        if one.owner in known.get(one.kind, ()) or one.path.parent in gone:
             continue
         if now - one.changed_at < GRACE.get(one.kind, timedelta(0)):
             continue
         unfinished = one.kind in (Kind.TEMPORARY, Kind.HALF_BUILT)
         why = Why.UNFINISHED if unfinished else Why.ORPHAN
+        gone.add(one.path)
         yield Garbage(one.kind, one.path.name, why, one.size_bytes, one.path)
 
 

@@ -28,6 +28,7 @@ from warmboot.criu.containerd import RestoreCopies
 from warmboot.host.agent import HostAgent
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.unreadable_owners import Of, unreadable_owners
+from warmboot.manager.garbage.checkpoint_garbage import CheckpointGarbage, SeenCheckpoints
 from warmboot.manager.garbage.choose_garbage import Limits, Seen, active_count, choose_garbage
 from warmboot.model.errors import InUse
 from warmboot.model.garbage import Cached, Garbage, Kind, Why
@@ -46,7 +47,8 @@ class CollectGarbage:
     """Implements ``ports.Garbage``. ``busy`` tells which snapshots are just being worked on.
 
     ``images`` is held while image folders are removed: whoever registers one holds it too.
-    ``restores`` knows what restores of workers have left on the engine's machine.
+    ``restores`` knows what restores of workers have left on the engine's machine, ``checkpoints``
+    what there is of workers' checkpoints.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class CollectGarbage:
         images: asyncio.Lock,
         busy: Callable[[], Collection[UUID]] = frozenset,
         restores: RestoreCopies | None = None,
+        checkpoints: CheckpointGarbage | None = None,
     ) -> None:
         self._store = store
         self._host = host
@@ -67,6 +70,7 @@ class CollectGarbage:
         self._images = images
         self._busy = busy
         self._restores = restores
+        self._checkpoints = checkpoints
         self._one_at_a_time = asyncio.Lock()
         self._files = asyncio.Lock()
 
@@ -153,6 +157,10 @@ class CollectGarbage:
         entries = await self._scan.run()  # first: see ``disk_scan``
         if self._restores is not None:
             entries += await asyncio.to_thread(self._restores.find)
+        checkpoints = SeenCheckpoints()
+        if self._checkpoints is not None:
+            checkpoints = await self._checkpoints.look()
+        entries += checkpoints.entries
         cached = await self._host.storage.cache.entries()
         snapshots = await self._store.snapshots.list(include_deleted=True)
         owned = (await unreadable_owners(self._store))[Of.SNAPSHOTS]
@@ -163,12 +171,13 @@ class CollectGarbage:
             leased=frozenset(leased),
             busy=frozenset(self._busy()),
             entries=entries,
-            known=await self._known(),
+            known={**await self._known(), Kind.CHECKPOINT_FOLDER: checkpoints.known},
             sizes={o.owner: o.size_bytes for o in entries if o.kind is Kind.SNAPSHOT_FOLDER},
             caches=[
                 Cached(e.path, e.size_bytes, e.last_used, e.in_use, str(e.snapshot_id))
                 for e in cached
             ],
+            checkpoints=checkpoints.kept,
             free_bytes=free_bytes(self._host.storage.root),
         )
         return choose_garbage(seen, limits, now), seen
@@ -257,9 +266,13 @@ class CollectGarbage:
 
     async def _remove(self, one: Garbage, seen: Seen) -> bool:
         """Whether it is gone. It is asked once more whether it is anybody's."""
+        if one.kind is Kind.CHECKPOINT and self._checkpoints is not None:
+            return await self._checkpoints.remove(one)
         found = next(entry for entry in seen.entries if entry.path == one.path)
         if one.kind is Kind.RESTORE_COPY and self._restores is not None:
             return await asyncio.to_thread(self._restores.remove, found)
+        if one.kind is Kind.CHECKPOINT_FOLDER and self._checkpoints is not None:
+            return await self._checkpoints.remove_folder(found)
         exclusive = self._images if one.kind is Kind.IMAGE_FOLDER else contextlib.nullcontext()
         async with exclusive:
             if found.owner in (await self._known()).get(one.kind, ()):

@@ -106,6 +106,7 @@ class PauseWorker:
         if worker.spec.policy.wake_on:  # kept first: after a crash nobody could ask any more
             listens = await self._listens(worker)
             await self._store.workers.update(worker.id, listens=listens)
+        await self._places.prepare(worker)
         return await checkpoint(
             self._engine,
             worker.docker_id or "",

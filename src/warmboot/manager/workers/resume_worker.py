@@ -54,16 +54,19 @@ class ResumeWorker:
         """
         if not WORKER_TRANSITIONS.allows(worker.state, WorkerState.RESUMING):
             raise refusal(worker, "resumed")
-        chosen = await self._chosen(worker, name)
-        if chosen.state is not CheckpointState.READY:
-            raise Conflict(
-                f"the checkpoint {chosen.name} of {worker.name} is {chosen.state}",
-                resolution=f"resume from another one (`warmboot worker checkpoints {worker.name}`)",
-            )
         try:
-            await self._states.enter(worker.id, WorkerState.RESUMING)
+            async with self._store.transaction():  # or it is deleted before it counts as in use
+                chosen = await self._chosen(worker, name)
+                if chosen.state is not CheckpointState.READY:
+                    raise Conflict(
+                        f"the checkpoint {chosen.name} of {worker.name} is {chosen.state}",
+                        resolution="resume from another one (`warmboot worker checkpoints "
+                        f"{worker.name}`)",
+                    )
+                now = await self._states.record(worker.id, WorkerState.RESUMING)
         except IllegalTransition as error:
             raise await self._states.refusal_now(worker.id, "resumed") from error
+        await self._states.announce(now)
         return chosen
 
     async def work(self, worker: Worker, chosen: Checkpoint) -> None:

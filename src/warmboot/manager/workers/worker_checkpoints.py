@@ -7,6 +7,7 @@ removed at the next start.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import shutil
 from collections.abc import AsyncIterator, Sequence
@@ -20,6 +21,7 @@ from warmboot.criu.runtime.places import CheckpointPlaces
 from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.uploads import Uploads
+from warmboot.manager.garbage.checkpoint_garbage import CheckpointGarbage, CheckpointsInUse
 from warmboot.manager.ports import Exported
 from warmboot.manager.workers.worker_states import WorkerStates, refusal
 from warmboot.model.checkpoint import (
@@ -31,6 +33,7 @@ from warmboot.model.checkpoint import (
 from warmboot.model.errors import Conflict, DiskFull, InUse, NotFound
 from warmboot.model.worker import LOOPBACK, ListenAddress, Worker, WorkerState
 from warmboot.store import Store
+from warmboot.system.usage import allocated_below
 
 RETENTION_DELAY_S = 1.0
 
@@ -45,6 +48,8 @@ class WorkerCheckpoints:
         scratch: Path,
         places: CheckpointPlaces,
         uploads: Uploads,
+        in_use: CheckpointsInUse,
+        garbage: CheckpointGarbage,
     ) -> None:
         self._store = store
         self._engine = engine
@@ -53,6 +58,8 @@ class WorkerCheckpoints:
         self._scratch = scratch
         self._places = places
         self._uploads = uploads
+        self._in_use = in_use
+        self._garbage = garbage
 
     async def sweep(self) -> None:
         """Remove what an earlier manager has left in the scratch folder."""
@@ -73,6 +80,11 @@ class WorkerCheckpoints:
                 resolution=f"resume it first, or remove the worker (`warmboot worker rm "
                 f"{worker.name}`)",
             )
+        if found.id in self._in_use:
+            raise InUse(
+                f"the checkpoint {name} of {worker.name} is being exported",
+                resolution="try again when that is done",
+            )
         if worker.state is WorkerState.RESUMING or found.state is CheckpointState.CREATING:
             raise Conflict(
                 f"the checkpoint {name} of {worker.name} is in use",
@@ -92,8 +104,17 @@ class WorkerCheckpoints:
             return
         kept = await self._store.checkpoints.of_worker(worker.id)
         for checkpoint in outdated(kept, now.spec.policy.keep_checkpoints):
-            if checkpoint.id != now.paused_into:
+            if checkpoint.id != now.paused_into and checkpoint.id not in self._in_use:
                 await self._remove(now, checkpoint)
+        await self._measure(worker)
+        await self._garbage.keep_budget()
+
+    async def _measure(self, worker: Worker) -> None:
+        for one in await self._store.checkpoints.of_worker(worker.id):
+            if one.state is CheckpointState.READY and one.folder and one.stored_bytes is None:
+                stored_bytes = await asyncio.to_thread(allocated_below, one.folder)
+                with contextlib.suppress(NotFound):
+                    await self._store.checkpoints.update(one.id, stored_bytes=stored_bytes)
 
     async def export(self, worker: Worker, name: str) -> Exported:
         """Write an archive. ``Conflict`` while the worker runs, ``NotSupported``, ``DiskFull``."""
@@ -110,16 +131,17 @@ class WorkerCheckpoints:
         self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = self._scratch / f"export-{secrets.token_hex(8)}"
         try:
-            async with self._uploads.reserved(path, found.size_bytes):
-                await export_checkpoint(
-                    self._engine,
-                    worker.docker_id or "",
-                    name,
-                    path,
-                    versions=found.versions,
-                    created_at=found.created_at,
-                    into=found.folder,
-                )
+            with self._in_use.held(found.id):
+                async with self._uploads.reserved(path, found.size_bytes):
+                    await export_checkpoint(
+                        self._engine,
+                        worker.docker_id or "",
+                        name,
+                        path,
+                        versions=found.versions,
+                        created_at=found.created_at,
+                        into=found.folder,
+                    )
             file = path.open("rb")
         finally:
             path.unlink(missing_ok=True)  # whoever has it open still has it
@@ -149,6 +171,7 @@ class WorkerCheckpoints:
             if worker.state is not WorkerState.CREATING or worker.docker_id is None:
                 raise refusal(worker, "given a checkpoint from outside")
             into = self._places.of(worker, name)
+            await self._places.prepare(worker)
             criu = find_criu(self._places.search_path)
             manifest = await import_checkpoint(
                 self._engine,

@@ -272,7 +272,7 @@ class Workers:
     async def _finish_dump(self, worker: Worker, made: Checkpoint) -> Checkpoint:
         finished = await self._pause.work(worker, made)
         key = f"retention {worker.id}"
-        if made.automatic and not self._tasks.running(key):
+        if not self._tasks.running(key):
             self._tasks.start(key, self._checkpoints.apply_retention(worker))
         return finished
 

@@ -92,6 +92,15 @@ class CheckpointRepository:
                 raise _unknown(checkpoint_id)
             return ROWS.one(row)
 
+    async def update(self, checkpoint_id: UUID, **changes: Any) -> Checkpoint:
+        """Change fields, but not the state. ``NotFound``."""
+        check_fields(changes, _CHANGEABLE)
+        async with self._database.write() as connection:
+            row = await _CHANGES.update(connection, checkpoint_id, with_shape(changes))
+            if row is None:
+                raise _unknown(checkpoint_id)
+            return ROWS.one(row)
+
     async def remove(self, checkpoint_id: UUID) -> bool:
         """Forget it; whether it was there."""
         async with self._database.write() as connection:
