@@ -102,18 +102,45 @@ class PrivateDockerd:
     async def kill(self) -> None:
         """SIGKILL dockerd and its containerd, as a crash would; shims and containers go on."""
         assert self._process is not None
-        containerd_pid = self.exec_root / "containerd" / "containerd.pid"
-        containerd = os.pidfd_open(int(containerd_pid.read_text()))
-        try:
-            self._process.kill()
-            await self._process.wait()
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(containerd, signal.SIGKILL)
-            await asyncio.to_thread(select.select, [containerd], [], [], STOP_TIMEOUT_S)
-        finally:
-            os.close(containerd)
-        containerd_pid.unlink(missing_ok=True)
+        self._process.kill()
+        await self._process.wait()
+        await self.kill_containerd()
+        (self.exec_root / "containerd" / "containerd.pid").unlink(missing_ok=True)
         (self.root / "dockerd.pid").unlink(missing_ok=True)
+
+    async def kill_containerd(self) -> None:
+        """A dockerd that lives starts another one."""
+        written = (self.exec_root / "containerd" / "containerd.pid").read_text()
+        with contextlib.suppress(ProcessLookupError):
+            containerd = os.pidfd_open(int(written))
+            try:
+                signal.pidfd_send_signal(containerd, signal.SIGKILL)
+                await asyncio.to_thread(select.select, [containerd], [], [], STOP_TIMEOUT_S)
+            finally:
+                os.close(containerd)
+
+    async def power_off(self) -> None:
+        """All processes die at once, and what is kept in memory only is gone."""
+        await self.kill()
+        await self._end_rest()
+        shutil.rmtree(self.exec_root)
+
+    def hang(self) -> None:
+        """Until ``go_on``, dockerd takes connections, as the kernel does that, and answers none."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def hanging(self) -> Iterator[None]:
+        self.hang()
+        try:
+            yield
+        finally:
+            self.go_on()
 
     async def stop(self) -> None:
         """Stop it and whatever it left behind. Idempotent."""
@@ -125,6 +152,9 @@ class PrivateDockerd:
             except TimeoutError:
                 self._process.kill()
                 await self._process.wait()
+        await self._end_rest()
+
+    async def _end_rest(self) -> None:
         await self._kill_left_over()
         for mount in self.mounts():
             await run_program("umount", "--lazy", mount, check=False, timeout_s=10)

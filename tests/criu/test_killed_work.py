@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.support.runtime_container import Container, until
 
+from warmboot.criu.checkpoint import finish
 from warmboot.criu.runtime import dump as dumping
 from warmboot.criu.runtime import resume as resuming
 from warmboot.criu.runtime_work import end_in, end_members, thaw
@@ -93,3 +94,19 @@ async def test_a_resume_whose_work_is_killed_leaves_nothing_and_can_be_done_agai
     until(lambda: container.counted()[1] > before + 1)
     lines = container.lines()
     assert lines == [f"{secret} {number}" for number in range(1, len(lines) + 1)]
+
+
+async def test_a_dump_that_was_not_on_the_disk_at_a_power_failure_does_not_count(
+    started: Callable[..., Container],
+) -> None:
+    container = started()
+    until(lambda: container.counted()[1] > 1)
+    await container.pause(leave_running=True)
+    folder = container.checkpoint
+    folder.path.rename(folder.making.path)
+    assert (await finish(folder)).processes, "of this boot: whole"
+    folder.path.rename(folder.making.path)
+    (folder.making.path / "boot-id").write_text("an earlier one\n")
+    with pytest.raises(CheckpointError, match="not yet on the disk"):
+        await finish(folder)
+    assert not folder.path.exists()

@@ -16,6 +16,7 @@ from tests.support.served import Served, free_port, served, worker_settings
 
 from warmboot.client import Client
 from warmboot.client.worker_results import Worker
+from warmboot.criu.setup.install_runtime import install_runtime
 from warmboot.criu.setup.settings_files import enable_tcp_established
 from warmboot.docker.engine import DockerEngine
 
@@ -25,6 +26,18 @@ TIMEOUT_S = 60.0
 
 class Start(Protocol):
     async def __call__(self, script: str = "", image: str = COUNTER, **fields: Any) -> Worker: ...
+
+
+@contextlib.asynccontextmanager
+async def dockerd_with_runtime(folder: Path, **settings: Any) -> AsyncIterator[PrivateDockerd]:
+    """One that has the runtime of workers, and no experimental mode."""
+    runtime = folder / "warmboot-runtime"
+    await install_runtime(runtime)
+    runtimes = {"warmboot": {"path": str(runtime)}}
+    async with private_dockerd(experimental=False, runtimes=runtimes, **settings) as running:
+        async with DockerEngine(running.socket) as engine:
+            await engine.load_image(counter_image(COUNTER))
+        yield running
 
 
 @pytest.fixture(scope="session")
@@ -113,6 +126,16 @@ async def counted(client: Client, ref: str, beyond: int = 0) -> tuple[str, int]:
 
 async def last_count(client: Client, ref: str) -> tuple[str, int]:
     return parsed((await lines(client, ref))[-1])
+
+
+async def goes_on(client: Client, ref: str, secret: str) -> None:
+    """It counts on with its memory: no number is left out or there twice."""
+    seen = len(await lines(client, ref))
+    async with asyncio.timeout(TIMEOUT_S):
+        while len(await lines(client, ref)) <= seen:  # noqa: ASYNC110 (no event)
+            await asyncio.sleep(0.05)
+    found = [parsed(line) for line in await lines(client, ref)]
+    assert found == [(secret, number) for number in range(1, len(found) + 1)]
 
 
 async def event_kinds(client: Client, worker_id: str) -> list[str]:

@@ -12,12 +12,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.dockerd import PrivateDockerd, private_dockerd
-from tests.support.images import counter_image
+from tests.support.dockerd import PrivateDockerd
 from tests.support.served import Served, free_port, served, worker_settings
 from tests.workers.conftest import (
-    COUNTER,
     counted,
+    dockerd_with_runtime,
     event_kinds,
     last_count,
     lines,
@@ -28,7 +27,6 @@ from tests.workers.conftest import (
 
 from warmboot.client import Client
 from warmboot.criu.runtime.orders import ROOT
-from warmboot.criu.setup.install_runtime import install_runtime
 from warmboot.docker.engine import DockerEngine
 from warmboot.model.errors import CheckpointError, WarmbootError
 
@@ -37,12 +35,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.root]
 
 @pytest.fixture(scope="module")
 async def dockerd(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[PrivateDockerd]:
-    runtime = tmp_path_factory.mktemp("runtime") / "warmboot-runtime"
-    await install_runtime(runtime)
-    runtimes = {"warmboot": {"path": str(runtime)}}
-    async with private_dockerd(experimental=False, runtimes=runtimes) as running:
-        async with DockerEngine(running.socket) as engine:
-            await engine.load_image(counter_image(COUNTER))
+    async with dockerd_with_runtime(tmp_path_factory.mktemp("runtime")) as running:
         yield running
 
 

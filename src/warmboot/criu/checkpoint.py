@@ -20,7 +20,7 @@ from pathlib import Path
 from warmboot.criu.containerd import SALT_FILE
 from warmboot.criu.continuity import look_at
 from warmboot.criu.images import DumpFacts, read_dump, unreadable
-from warmboot.criu.in_progress import HANGS_AFTER_S, Work, unless_it_hangs
+from warmboot.criu.in_progress import HANGS_AFTER_S, Work, answered, unless_it_hangs
 from warmboot.criu.log import CriuLog, holding_log
 from warmboot.criu.open_files import refuse_io_uring
 from warmboot.criu.refusals import dump_failure
@@ -138,7 +138,9 @@ async def checkpoint(
     ``EngineUnavailable``.
     """
     check_checkpoint_name(name)
-    facts, found = await asyncio.gather(engine.remembered_facts(), engine.inspect(container))
+    facts, found = await answered(
+        asyncio.gather(engine.remembered_facts(), engine.inspect(container)), hangs_after_s
+    )
     if not found.running:
         raise Conflict(
             f"{found.name} is not running",
@@ -257,28 +259,35 @@ async def recover(
     the engine's: what was dumped but not yet put into its place is put there now.
     """
     facts, found = await asyncio.gather(engine.facts(), inspect_when_stopped(engine, container))
+    if into is not None:
+        await asyncio.to_thread(end_in, CheckpointFolder(into).making.path)
     await _run_on(found)
     whole = True
     try:
         if into is None:
             await asyncio.to_thread(read_dump, facts.checkpoint_folder(found.id, name), OUR_FILES)
         else:
-            await _finish(CheckpointFolder(into))
+            await finish(CheckpointFolder(into))
     except CheckpointError:
         whole = False
         await delete_checkpoint(engine, found.id, name, into)
     return Recovered(running=found.running, exit_code=found.exit_code, checkpoint=whole)
 
 
-async def _finish(folder: CheckpointFolder) -> None:
+async def finish(folder: CheckpointFolder) -> DumpFacts:
     """Have it in its place if it is whole; else ``CheckpointError``."""
     if await asyncio.to_thread(folder.path.is_dir):
-        await asyncio.to_thread(read_dump, folder.memory)
-        return
-    await asyncio.to_thread(read_dump, folder.making.memory)
-    if await asyncio.to_thread(folder.making.lacks_files.exists):
-        raise CheckpointError("its files are not whole", details=str(folder.making.files))
+        return await asyncio.to_thread(read_dump, folder.memory)
+    making = folder.making
+    found = await asyncio.to_thread(read_dump, making.memory)
+    if not await asyncio.to_thread(making.is_of_this_boot):
+        raise CheckpointError(
+            "it was not yet on the disk when the machine went down", details=str(making.path)
+        )
+    if await asyncio.to_thread(making.lacks_files.exists):
+        raise CheckpointError("its files are not whole", details=str(making.files))
     await by_runc.publish(folder)
+    return found
 
 
 async def dump_facts(

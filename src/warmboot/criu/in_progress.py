@@ -12,10 +12,10 @@ while; ``until_quiet`` is for that.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from warmboot.criu.containerd import scratch_folders, work_in
 from warmboot.criu.runtime_work import end_work, progress, runtimes_at_work
@@ -29,6 +29,8 @@ LOOK_EVERY_S = 0.25
 LONGEST_S = 3600.0
 ANSWER_AFTER_END_S = 15.0
 
+T = TypeVar("T")
+
 Observation = tuple[frozenset[tuple[str, int, int]], frozenset[tuple[int, int]]]
 
 
@@ -37,10 +39,11 @@ class Work:
     """What an engine does with a container; ``names`` are the checkpoints that it may make.
 
     ``socket`` is the engine's, ``pid`` the container's first process, 0 when it has none.
-    ``folders`` are those that it writes to when it is done past the engine.
+    ``folders`` are those that it writes to when it is done past the engine, of which then nothing
+    need be known.
     """
 
-    facts: EngineFacts
+    facts: EngineFacts | None
     socket: Path
     container_id: str
     names: tuple[str, ...] = ()
@@ -52,12 +55,27 @@ class Work:
             files = frozenset(one for folder in self.folders for one in _files(folder))
             return files, progress(self.container_id)
         facts = self.facts
+        if facts is None:
+            return frozenset(), progress(self.container_id)
         folders = [facts.checkpoint_folder(self.container_id, name) for name in self.names]
         folders += [store.parents[1] / "ingest" for store in facts.content_stores()]
         folders += facts.work_folders(self.container_id)
         folders += work_in(scratch_folders(self.socket))
         files = frozenset(one for folder in folders for one in _files(folder))
         return files, progress(self.container_id)
+
+
+async def answered(call: Awaitable[T], limit_s: float) -> T:
+    """What the engine answers to a short question; ``EngineUnavailable`` after ``limit_s``."""
+    try:
+        async with asyncio.timeout(limit_s):
+            return await call
+    except TimeoutError as error:
+        raise EngineUnavailable(
+            "the Docker engine does not answer",
+            details=f"it had not answered within {limit_s:g} s",
+            resolution="see the engine's log; restart it if this continues",
+        ) from error
 
 
 async def unless_it_hangs(

@@ -44,6 +44,11 @@ def remove_script(container_id: str) -> None:
     (ROOT / container_id / SCRIPT).unlink(missing_ok=True)
 
 
+def forget_copy(layer: Path) -> None:
+    """Remove what a killed manager has left beside a container's ``layer``. Idempotent."""
+    shutil.rmtree(_new(layer), ignore_errors=True)
+
+
 async def put_back(folder: CheckpointFolder, layer: Path, started_at: str) -> bool:
     """Have the checkpoint's files in the stopped container's ``layer``; whether it took a copy.
 
@@ -53,12 +58,12 @@ async def put_back(folder: CheckpointFolder, layer: Path, started_at: str) -> bo
     if not folder.files.is_dir() or _unchanged(folder, started_at):
         return False
     await asyncio.to_thread(check_sums, folder.path, folder.files)
-    new = layer.with_name(f"{layer.name}.warmboot-new")
+    new = _new(layer)
     shutil.rmtree(new, ignore_errors=True)
     try:
         await run_program(*_COPY, folder.files, new)
-        # From now on they are no longer those of any pause, whatever becomes of the start.
-        write_atomically(folder.files_of, f"{folder.path.name}\n")
+        # From now on they may be those of no pause, whatever becomes of this and of the start.
+        write_atomically(folder.files_put_back, f"{folder.path.name}\n")
         _exchange(new, layer)
     except OSError as error:
         raise HostError(
@@ -72,8 +77,12 @@ async def put_back(folder: CheckpointFolder, layer: Path, started_at: str) -> bo
     return True
 
 
+def _new(layer: Path) -> Path:
+    return layer.with_name(f"{layer.name}.warmboot-new")
+
+
 def _unchanged(folder: CheckpointFolder, started_at: str) -> bool:
-    return folder.paused_at_start() == started_at and folder.has_its_files()
+    return folder.paused_at_start() == started_at and not folder.files_put_back.exists()
 
 
 def _exchange(one: Path, other: Path) -> None:

@@ -6,9 +6,10 @@ ROOT/<worker>/<name>/memory/     CRIU's images
                     /dump.log    what CRIU said
                     /paused      when the container was started last; not if it ran on
                     /lacks-files until its files are all there
+                    /boot-id     of the machine that made it: what is only in memory is gone then
 ROOT/<worker>/.<name>.making/    while it is being made
 ROOT/<worker>/.restore/          CRIU's log of the last restore
-ROOT/<worker>/.files             whose files were put back since the last dump
+ROOT/<worker>/.files             files of a checkpoint were put back since the last dump
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from pathlib import Path
 from warmboot.criu.runtime.sums import SUMS, make_sums, regular_files
 from warmboot.system.files import sync_folder
 
-RESTORE_WORK, FILES_OF, PAUSED, LACKS_FILES = ".restore", ".files", "paused", "lacks-files"
-MAKING, GONE = ".making", ".gone"
+RESTORE_WORK, PUT_BACK, PAUSED, LACKS_FILES = ".restore", ".files", "paused", "lacks-files"
+MAKING, GONE, BOOT_ID = ".making", ".gone", "boot-id"
 _libc, _MNT_DETACH = ctypes.CDLL(None, use_errno=True), 2
 SYNCS_AT_ONCE = 8
 """The file system writes down the syncs of several files together."""
@@ -49,8 +50,9 @@ class CheckpointFolder:
         return self.path / LACKS_FILES
 
     @property
-    def files_of(self) -> Path:
-        return self.path.with_name(FILES_OF)
+    def files_put_back(self) -> Path:
+        """There since files were put back, until the next dump."""
+        return self.path.with_name(PUT_BACK)
 
     @property
     def making(self) -> CheckpointFolder:
@@ -67,7 +69,15 @@ class CheckpointFolder:
         clear(making.path)
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         making.memory.mkdir(mode=0o700, parents=True)
+        (making.path / BOOT_ID).write_text(_boot_id())
         return making
+
+    def is_of_this_boot(self) -> bool:
+        """Else what was written to it may be lost, wholly or in part, if it was not published."""
+        try:
+            return (self.path / BOOT_ID).read_text() == _boot_id()
+        except FileNotFoundError:  # of an earlier version
+            return True
 
     def note_pause(self, started_at: str) -> None:
         """The container, started at ``started_at``, is stopped after this dump."""
@@ -80,13 +90,6 @@ class CheckpointFolder:
         except FileNotFoundError:
             return ""
 
-    def has_its_files(self) -> bool:
-        """Whether the worker's layer has not got the files of another checkpoint since."""
-        try:
-            return self.files_of.read_text().strip() == self.path.name
-        except FileNotFoundError:
-            return True
-
     def publish(self) -> None:
         """What was made is the checkpoint from now on, also after a power failure."""
         making = self.making.path
@@ -96,7 +99,7 @@ class CheckpointFolder:
             for _ in (*begun, *map(_sync, (making / SUMS, making))):
                 pass
         making.rename(self.path)
-        self.files_of.unlink(missing_ok=True)
+        self.files_put_back.unlink(missing_ok=True)
         sync_folder(self.path.parent)
 
     def remove(self) -> None:
@@ -107,6 +110,10 @@ class CheckpointFolder:
             shutil.rmtree(gone, ignore_errors=True)
             self.path.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text()
 
 
 def clear(folder: Path) -> None:

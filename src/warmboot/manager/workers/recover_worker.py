@@ -4,11 +4,13 @@
     resuming                 the process of a checkpoint?      ─▶ running, else back to where it was
     running                  still there?                      ─▶ running or exited
     deleting                                                   ─▶ gone
+    paused                   started by what hung before?      ─▶ running
     no container any more                                      ─▶ failed
 
 It is the undo of pausing and resuming: half a dump cannot be undone, but what it has left can be
-found. The engine must answer for that; while it does not, ``later`` asks again. After a crash the
-engine may still be executing an earlier request; ``later`` waits until it is done.
+found. The engine must answer for that; while it does not, ``recover_alone`` does what it can, and
+``later`` asks again. After a crash the engine may still be executing an earlier request; ``later``
+waits until it is done.
 """
 
 from __future__ import annotations
@@ -28,13 +30,16 @@ from warmboot.criu.checkpoint import (
     recover,
 )
 from warmboot.criu.continuity import Continuity, compare
-from warmboot.criu.in_progress import HANGS_AFTER_S, Work, until_quiet
+from warmboot.criu.in_progress import HANGS_AFTER_S, Work, answered, until_quiet
+from warmboot.criu.runtime.files import forget_copy
 from warmboot.criu.runtime.places import CheckpointPlaces
+from warmboot.criu.runtime.process import first_process
 from warmboot.criu.runtime_work import end_members, end_work
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts
 from warmboot.manager.core.background import Work as Background
 from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.workers.recover_alone import RecoverAlone
 from warmboot.manager.workers.worker_states import WorkerStates
 from warmboot.model.checkpoint import Checkpoint, CheckpointState
 from warmboot.model.errors import (
@@ -42,6 +47,7 @@ from warmboot.model.errors import (
     Conflict,
     ContainerError,
     EngineUnavailable,
+    IllegalTransition,
     NotFound,
 )
 from warmboot.model.worker import Worker, WorkerState
@@ -78,24 +84,36 @@ class RecoverWorker:
         self._states = states
         self._tasks = tasks
         self._places = places
+        self._alone = RecoverAlone(store, engine, states, places, hangs_after_s)
 
     async def __call__(self, worker_id: UUID) -> None:
         worker = await self._store.workers.get(worker_id)
         if worker.state is _S.DELETING:
             await self.delete(worker)
             return
-        if worker.state not in (*BUSY, _S.RUNNING):
+        if worker.state not in (*BUSY, _S.RUNNING, _S.PAUSED):
             await self._forget_unfinished(worker)
             return
         try:
-            found = await inspect_when_stopped(self._engine, worker.docker_id or "")
+            asked = inspect_when_stopped(self._engine, worker.docker_id or "")
+            found = await answered(asked, self._hangs_after_s)
         except NotFound:
             await self._gone(worker)
             return
+        except EngineUnavailable:
+            if worker.state not in BUSY or not await self._alone(worker):
+                raise
+            self._look_later(worker.id)
+            return
+        await self._settle(worker, found)
+
+    async def _settle(self, worker: Worker, found: ContainerFacts) -> None:
         if worker.state in _DUMPING:
             await self._after_dump(worker, found)
         elif worker.state is _S.RESUMING:
             await self._after_restore(worker, found)
+        elif worker.state is _S.PAUSED:
+            await self._while_paused(worker, found)
         elif not found.running:
             await self._ended(worker, found)
 
@@ -107,6 +125,28 @@ class RecoverWorker:
                 Background.RECOVER_WORKERS, key, lambda: self._until_recovered(worker_id)
             )
 
+    def _look_later(self, worker_id: UUID) -> None:
+        """What an engine was asked for that did not answer it may do after all, when it goes on."""
+        key = f"look-at-worker {worker_id}"
+        if not self._tasks.running(key):
+            self._tasks.keep_going(
+                Background.RECOVER_WORKERS, key, lambda: self._until_looked_at(worker_id)
+            )
+
+    async def _until_looked_at(self, worker_id: UUID) -> None:
+        back_off = BackOff(FIRST_WAIT_S, LONGEST_WAIT_S)
+        while True:
+            try:
+                await self._engine.facts()
+                if (await self._store.workers.get(worker_id)).state not in BUSY:
+                    await self(worker_id)
+            except EngineUnavailable:
+                await back_off.pause()
+            except (NotFound, IllegalTransition):  # somebody else knows more
+                return
+            else:
+                return
+
     async def delete(self, worker: Worker) -> None:
         """Remove a worker that is ``deleting``, its container and its checkpoints."""
         await remove_containers(self._engine, worker.id)
@@ -117,7 +157,8 @@ class RecoverWorker:
         back_off = BackOff(FIRST_WAIT_S, LONGEST_WAIT_S)
         while True:
             try:
-                await self._until_engine_is_done(worker_id)
+                with contextlib.suppress(EngineUnavailable):
+                    await self._until_engine_is_done(worker_id)
                 await self(worker_id)
             except EngineUnavailable:
                 await back_off.pause()
@@ -150,9 +191,10 @@ class RecoverWorker:
         """End what the engine is at work on with it, so that it answers for it again."""
         if worker.docker_id is None:
             return
-        pid = 0
-        with contextlib.suppress(NotFound, EngineUnavailable):
-            pid = (await self._engine.inspect(worker.docker_id)).pid
+        pid = await asyncio.to_thread(first_process, worker.docker_id)
+        if not pid:
+            with contextlib.suppress(NotFound, EngineUnavailable):
+                pid = (await self._engine.inspect(worker.docker_id)).pid
         await end_work(worker.docker_id, pid)
 
     async def _after_dump(self, worker: Worker, found: ContainerFacts) -> None:
@@ -188,9 +230,25 @@ class RecoverWorker:
                 await self._engine.kill(found.id)
         else:
             await asyncio.to_thread(end_members, found.id)
+        if found.upper_folder is not None:
+            await asyncio.to_thread(forget_copy, found.upper_folder)
         await self._order_as_before(worker, found.id)
         back = _S.PAUSED if worker.paused_into else _S.EXITED
         await self._states.enter(worker.id, back, told={"settled": True})
+
+    async def _while_paused(self, worker: Worker, found: ContainerFacts) -> None:
+        if found.running and await self._is_restored(worker, found):
+            await self._states.enter(worker.id, _S.RESUMING)
+            await self._states.enter(
+                worker.id,
+                _S.RUNNING,
+                told={"settled": True},
+                paused_into=None,
+                resume_at_start=False,
+                error=None,
+            )
+            return
+        await self._forget_unfinished(worker)
 
     async def _order_as_before(self, worker: Worker, docker_id: str) -> None:
         """The order that was given may have been for another checkpoint."""
@@ -221,10 +279,13 @@ class RecoverWorker:
     async def _gone(self, worker: Worker) -> None:
         error = ContainerError(
             f"the container of {worker.name} is gone",
-            details="somebody removed it from the engine, and its checkpoints with it",
+            details="somebody removed it from the engine; a checkpoint is restored only into the "
+            "container that it is of",
             resolution=f"remove the worker (`warmboot worker rm {worker.name}`) and recreate it",
         )
         log.error(error.brief, worker=str(worker.id))
+        if worker.docker_id is not None:
+            await self._places.order_resume(worker.docker_id, None)
         await self._states.enter(
             worker.id, _S.FAILED, told={"error": error.as_dict()}, error=error.as_dict()
         )

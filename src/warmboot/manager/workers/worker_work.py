@@ -15,7 +15,7 @@ import structlog
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.workers.recover_worker import RecoverWorker
 from warmboot.model.checkpoint import Checkpoint
-from warmboot.model.errors import NotFound, WarmbootError
+from warmboot.model.errors import Conflict, NotFound, WarmbootError
 from warmboot.model.worker import Worker, WorkerState
 from warmboot.store import Store
 
@@ -47,8 +47,21 @@ class WorkerWork:
         except Exception as error:  # whatever it is, and raised again: nothing is under way now
             await self._settle_now(worker)
             if isinstance(error, WarmbootError):
-                await self._tell_failure(worker, checkpoint, error)
+                told = await self._reason(worker, error)
+                await self._tell_failure(worker, checkpoint, told)
+                if told is not error:
+                    raise told from error
             raise
+
+    async def _reason(self, worker: Worker, error: WarmbootError) -> WarmbootError:
+        """What settling has found out, if the worker can never be paused or resumed again."""
+        with contextlib.suppress(NotFound):
+            now = await self._store.workers.get(worker.id)
+            if now.state is WorkerState.FAILED and now.error is not None:
+                known = (str(now.error[part]) for part in ("brief", "details", "resolution"))
+                brief, details, resolution = known
+                return Conflict(brief, details=details, resolution=resolution)
+        return error
 
     async def _settle_now(self, worker: Worker) -> None:
         try:

@@ -1,0 +1,193 @@
+"""An engine that hangs, is killed, or went down with its machine: workers outlive it.
+
+With ``live-restore``, so that an engine that comes back finds its containers as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.dockerd import PrivateDockerd
+from tests.support.served import Served, free_port, served, worker_settings
+from tests.workers.conftest import (
+    counted,
+    dockerd_with_runtime,
+    event_kinds,
+    goes_on,
+    last_count,
+    lines,
+    parsed,
+    remove_all,
+    start_on,
+)
+
+from warmboot.client import Client
+from warmboot.criu import in_progress
+from warmboot.criu.in_progress import Work
+from warmboot.criu.runtime import dump as dumping
+from warmboot.criu.runtime import resume as resuming
+from warmboot.criu.runtime.orders import ROOT
+from warmboot.docker.engine import DockerEngine
+from warmboot.model.errors import Conflict, WarmbootError
+from warmboot.settings import Settings
+
+pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.slow]
+
+LIMIT_S = 4.0
+TIMEOUT_S = 60.0
+
+
+@pytest.fixture(scope="module")
+async def dockerd(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[PrivateDockerd]:
+    folder = tmp_path_factory.mktemp("runtime")
+    async with dockerd_with_runtime(folder, **{"live-restore": True}) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def quiet_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_progress, "QUIET_S", 0.5)
+
+
+@pytest.fixture
+def settings(dockerd: PrivateDockerd, tmp_path: Path) -> Settings:
+    return worker_settings(
+        tmp_path / "s", dockerd.socket, free_port(), worker_pause_timeout_s=LIMIT_S
+    )
+
+
+@pytest.fixture
+async def it(settings: Settings) -> AsyncIterator[Served]:
+    async with served(settings) as running:
+        yield running
+        await remove_all(running.client)
+
+
+async def test_a_pause_of_which_the_engine_knows_nothing_ends_and_the_worker_runs_on(
+    dockerd: PrivateDockerd, client: Client, engine: DockerEngine, tmp_path: Path
+) -> None:
+    worker = await start_on(client, engine)
+    secret, _ = await counted(client, worker.id)
+    with dockerd.hanging():
+        for act in (client.workers.pause, client.workers.create_checkpoint):
+            with pytest.raises(WarmbootError, match="does not answer") as caught:
+                await act(worker.id)
+            assert f"within {LIMIT_S:g} s" in caught.value.details
+            assert (await client.workers.get(worker.id)).state == "running"
+    assert await client.workers.checkpoints(worker.id) == []
+    assert not list((tmp_path / "s" / "checkpoints" / worker.id).glob(".*making"))
+    await goes_on(client, worker.id, secret)
+    await client.workers.pause(worker.id)
+    await client.workers.resume(worker.id)
+    await goes_on(client, worker.id, secret)
+
+
+async def test_an_engine_that_hangs_does_not_keep_a_dump_from_its_end(
+    dockerd: PrivateDockerd, client: Client, engine: DockerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await start_on(client, engine)
+    secret, _ = await counted(client, worker.id)
+    unless_it_hangs = in_progress.unless_it_hangs
+
+    async def hanging(work: Work, call: Coroutine[Any, Any, None], limit_s: float) -> None:
+        dockerd.hang()
+        await unless_it_hangs(work, call, limit_s)
+
+    monkeypatch.setattr(dumping, "unless_it_hangs", hanging)
+    try:
+        assert (await client.workers.pause(worker.id)).state == "paused"
+    finally:
+        dockerd.go_on()
+    await client.workers.resume(worker.id)
+    await goes_on(client, worker.id, secret)
+
+
+async def test_a_resume_of_which_the_engine_knows_nothing_ends_and_the_worker_is_paused(
+    dockerd: PrivateDockerd, client: Client, engine: DockerEngine
+) -> None:
+    worker = await start_on(client, engine)
+    secret, _ = await counted(client, worker.id)
+    await client.workers.pause(worker.id)
+    with dockerd.hanging():
+        with pytest.raises(WarmbootError, match="does not answer"):
+            await client.workers.resume(worker.id)
+        assert (await client.workers.get(worker.id)).state == "paused"
+    await client.workers.resume(worker.id)
+    await goes_on(client, worker.id, secret)
+
+
+async def test_a_resume_that_the_engine_carries_out_when_it_goes_on_is_noticed(
+    dockerd: PrivateDockerd, client: Client, engine: DockerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await start_on(client, engine)
+    secret, _ = await counted(client, worker.id)
+    await client.workers.pause(worker.id)
+    unless_it_hangs = in_progress.unless_it_hangs
+
+    async def hanging(work: Work, call: Coroutine[Any, Any, None], limit_s: float) -> None:
+        dockerd.hang()
+        await unless_it_hangs(work, call, limit_s)
+
+    monkeypatch.setattr(in_progress, "ANSWER_AFTER_END_S", 0.5)
+    monkeypatch.setattr(resuming, "unless_it_hangs", hanging)
+    try:
+        with pytest.raises(WarmbootError, match="does not answer"):
+            await client.workers.resume(worker.id)
+        assert (await client.workers.get(worker.id)).state == "paused"
+    finally:
+        dockerd.go_on()
+    assert (await client.workers.wait(worker.id, "running", TIMEOUT_S)).state == "running"
+    await goes_on(client, worker.id, secret)
+
+
+async def test_workers_outlive_a_power_failure_of_the_machine(
+    dockerd: PrivateDockerd, engine: DockerEngine, settings: Settings
+) -> None:
+    async with served(settings) as it:
+        paused, ran = await start_on(it.client, engine), await start_on(it.client, engine)
+        secret, _ = await counted(it.client, paused.id, beyond=2)
+        other, _ = await counted(it.client, ran.id, beyond=2)
+        await it.client.workers.pause(paused.id)
+        _, before = await last_count(it.client, paused.id)
+        await it.client.workers.create_checkpoint(ran.id, "kept")
+    await dockerd.power_off()
+    await dockerd.start()
+    async with served(settings) as it:
+        assert (await it.client.workers.get(paused.id)).state == "paused"
+        assert (await it.client.workers.resume(paused.id)).state == "running"
+        assert await counted(it.client, paused.id, beyond=before) == (secret, before + 1)
+        assert (await it.client.workers.wait(ran.id, "settled", TIMEOUT_S)).state == "exited"
+        seen = len(await lines(it.client, ran.id))
+        assert (await it.client.workers.resume(ran.id, "kept")).state == "running"
+        async with asyncio.timeout(TIMEOUT_S):
+            while len(await lines(it.client, ran.id)) <= seen:  # noqa: ASYNC110 (no event)
+                await asyncio.sleep(0.05)
+        assert parsed((await lines(it.client, ran.id))[seen])[0] == other
+        await remove_all(it.client)
+
+
+@pytest.mark.parametrize("noticed", ["at a resume", "at the manager's start"])
+async def test_a_paused_worker_whose_container_was_removed_by_hand_has_failed_and_says_why(
+    engine: DockerEngine, settings: Settings, noticed: str
+) -> None:
+    async with served(settings) as it:
+        worker = await start_on(it.client, engine)
+        await counted(it.client, worker.id)
+        await it.client.workers.pause(worker.id)
+        await engine.remove(worker.docker_id or "")
+        if noticed == "at a resume":
+            with pytest.raises(Conflict, match="is gone"):
+                await it.client.workers.resume(worker.id)
+            assert (await it.client.workers.get(worker.id)).state == "failed"
+    async with served(settings) as it:
+        now = await it.client.workers.get(worker.id)
+        assert now.state == "failed"
+        assert "is gone" in str(now.error)
+        assert (await event_kinds(it.client, worker.id)).count("worker.failed") == 1
+        await it.client.workers.delete(worker.id)
+    assert list(settings.checkpoint_folders.iterdir()) == []
+    assert not (ROOT / (worker.docker_id or "")).exists()
