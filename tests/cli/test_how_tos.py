@@ -42,6 +42,7 @@ NOT_HERE: dict[str, dict[str, str]] = {
         "warmboot engine run": ENGINES,
         "docker run": ENGINES,
         "curl http://127.0.0.1:8080/": ENGINES,
+        "curl http://$TESTCONTAINERS_HOST_OVERRIDE:8080/": ENGINES,
     },
     "housekeeping.md": {"chgrp kvm /dev/userfaultfd": "changes a device of this machine"},
     "install-on-debian.md": {

@@ -40,7 +40,7 @@ class FakeEngines:
             )
         socket = f"/run/warmboot/18080/engines/{spec.name}.sock"
         shape = spec.shape or DEFAULT_SHAPE
-        engine = Engine(uuid4(), spec, S.CREATING, now(), shape, socket)
+        engine = Engine(uuid4(), spec, S.CREATING, now(), shape, socket, address="127.19.0.7")
         self._events.add("engine.creating", engine.id, name=spec.name)
         if self.fails is not None:
             self._set(replace(engine, error=self.fails), S.FAILED)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from typing_extensions import override
@@ -24,6 +25,8 @@ class PortNetwork(Network):
         self._used = 0
         self.held: dict[int, list[ports.HeldPort]] = {}
         self.led: dict[PortMapping, ports.HeldPort] = {}
+        self.own: dict[str, set[tuple[str, int]]] = {}
+        """What answers at the engines' own addresses."""
 
     @override
     async def start(
@@ -70,7 +73,18 @@ class PortNetwork(Network):
     @override
     async def republish(self, slot: Slot, mappings: Sequence[PortMapping]) -> None:
         for mapping in mappings:
-            await self.publish(slot, mapping)
+            if IPv4Address(mapping.host_ip) in self.engine_network:
+                self.own.setdefault(mapping.host_ip, set()).add(
+                    (mapping.protocol, mapping.host_port)
+                )
+            else:
+                await self.publish(slot, mapping)
+
+    @override
+    async def lead_own(
+        self, slot: Slot, address: str, numbers: Collection[tuple[str, int]]
+    ) -> None:
+        self.own[address] = set(numbers)
 
     @override
     async def unpublish(self, slot: Slot) -> None:

@@ -14,6 +14,7 @@ from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engines import Engines
 from warmboot.manager.engines.keep_silent import KeepSilent
+from warmboot.manager.engines.own_addresses import OwnAddresses
 from warmboot.manager.engines.reconcile_engines import ReconcileEngines
 from warmboot.manager.engines.watch_engine import WatchEngine
 
@@ -37,17 +38,18 @@ def wire_engines(
         await engines.remove(engine_id)
 
     watch = WatchEngine(store, host, events, tasks, sockets, remove)
-    ports = EnginePorts(store, host, events, tasks)
+    ports, addresses = EnginePorts(store, host, events, tasks), OwnAddresses(store, host)
     host.front.serve_calls = ports.answer
     silent = KeepSilent(store, host, events, tasks)
     for observer in (watch.on_event, ports.on_event, silent.on_event):
         events.observe(observer)
     engines = Engines(
-        *(store, host, events, tasks, bring_up, admission, watch, sockets, ports, garbage.collect),
+        *(store, host, events, tasks, bring_up, admission, watch, sockets, ports, addresses),
+        garbage.collect,
         core.settings.default_shape,
     )
     reconcile = ReconcileEngines(
-        *(store, host, events, engines, watch, tenants.stalled, sockets, ports, silent),
+        *(store, host, events, engines, watch, tenants.stalled, sockets, ports, addresses, silent),
         core.reconcile_failures,
     )
     return EngineParts(engines, reconcile)

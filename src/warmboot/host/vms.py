@@ -15,8 +15,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import structlog
@@ -303,6 +304,18 @@ class Vms:
         if slot is not None and self._network is not None:
             for mapping in ports:
                 await self._network.withdraw(slot, mapping)
+
+    @property
+    def engine_network(self) -> IPv4Network | None:
+        """Of this host's loopback: where engines have their own addresses, if they have ports."""
+        return None if self._network is None else self._network.engine_network
+
+    async def lead_own(
+        self, slot: Slot | None, address: str, numbers: Collection[tuple[str, int]]
+    ) -> None:
+        """These ports, by protocol and number, are what answers at the VM's own ``address``."""
+        if slot is not None and self._network is not None:
+            await self._network.lead_own(slot, address, numbers)
 
     async def unpublish(self, slot: Slot | None) -> None:
         """Give a VM's host ports back, while it goes on. Idempotent."""

@@ -173,6 +173,7 @@ engines = Table(
     Column("boot_attempts", Encoded(tuple[BootAttempt, ...]), nullable=False),
     Column("vm_id", SafeText),
     Column("handed_over", Boolean, nullable=False),
+    Column("address", SafeText, nullable=False, server_default=text("''")),
     Column("ports", Encoded(tuple[EnginePort, ...]), nullable=False),
     Column("boot_method", Choice(BootMethod)),
     Column("fallback_reason", Choice(FallbackReason)),

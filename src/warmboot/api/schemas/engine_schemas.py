@@ -107,6 +107,10 @@ class EngineOut(Out):
     docker_host: str = Field(description="what clients take as DOCKER_HOST")
     socket: str = Field(description="the Unix socket at which its Docker is reached")
     owner_uid: int = _asked("owner_uid")
+    address: str = Field(
+        description="an address of this host's loopback that is the engine's own: the ports that "
+        "its containers publish answer there; empty if it cannot have ports"
+    )
     ports: list[EnginePortOut] = Field(description="ports that its containers publish")
     boot_method: BootMethod | None
     fallback_reason: FallbackReason | None

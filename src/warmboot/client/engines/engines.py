@@ -36,6 +36,8 @@ class Engine:
     started_at: datetime | None
     finished_at: datetime | None
     raw: Mapping[str, Any] = field(repr=False)
+    address: str = ""
+    """Its own, of the loopback of the manager's machine; empty where it cannot have ports."""
 
 
 class Engines:

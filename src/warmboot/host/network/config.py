@@ -84,6 +84,18 @@ class NetworkConfig:
         return IPv4Network(self.subnet)
 
     @property
+    def engine_network(self) -> IPv4Network:
+        """Loopback addresses of this host, one for each engine: see ``rules``.
+
+        Two managers with different subnets have different ones; 127.0.0.0/16, where other programs
+        have theirs, is never in it.
+        """
+        base = 127 << 24 | int(self.network.network_address) & 0xFFFFFF
+        if not base & 0xFF0000:
+            base |= 0x800000
+        return IPv4Network((base, max(self.network.prefixlen, 16)))
+
+    @property
     def capacity(self) -> int:
         """How many slots there can be; their indexes are 1 to this number."""
         return min(self.network.num_addresses // 4 - 1, _MAX_SLOTS)

@@ -13,9 +13,10 @@ killed, perhaps half made, and is deleted there.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import structlog
@@ -255,11 +256,24 @@ class Network:
         await self._publishing.check_free(mapping)
 
     async def republish(self, slot: Slot, mappings: Sequence[PortMapping]) -> None:
-        """Hold an adopted slot's ports again. One that was taken meanwhile goes on being led to
-        the guest, and is logged. ``NetworkError`` if the slot could not be taken over."""
+        """Hold an adopted slot's ports again, these and no others. One that was taken meanwhile
+        goes on being led to the guest, and is logged. ``NetworkError`` if the slot could not be
+        taken over."""
         if (broken := self._broken.get(slot.index)) is not None:
             raise NetworkError(broken.brief, details=broken.details, resolution=broken.resolution)
         await self._publishing.republish(slot, mappings)
+
+    @property
+    def engine_network(self) -> IPv4Network:
+        """Of this host's loopback: where engines have their own addresses."""
+        return self._config.engine_network
+
+    async def lead_own(
+        self, slot: Slot, address: str, numbers: Collection[tuple[str, int]]
+    ) -> None:
+        """These ports, by protocol and number, and no others lead from the engine's own
+        ``address`` to the same in its guest. Idempotent."""
+        await self._publishing.lead_own(slot, address, numbers)
 
     async def withdraw(self, slot: Slot, mapping: PortMapping) -> None:
         """Give back one of a slot's ports. Idempotent."""

@@ -8,6 +8,9 @@ from typing import Any
 from warmboot.docker.client import DockerClient
 from warmboot.model.container import PortMapping
 
+MOST_PORTS = 1024
+"""Of one container."""
+
 
 async def running_containers(docker: DockerClient) -> list[str]:
     """The ids of those that run."""
@@ -25,6 +28,8 @@ def led_by(description: Mapping[str, Any]) -> list[PortMapping]:
         protocol = port.partition("/")[2]
         for binding in bindings or []:
             number = int(binding.get("HostPort") or 0)
+            if len(found) >= MOST_PORTS:
+                return list(found)
             if protocol in ("tcp", "udp") and number and ":" not in binding.get("HostIp", ""):
                 found[PortMapping(number, number, "", protocol)] = None
     return list(found)

@@ -4,9 +4,10 @@
     start    one with a number is led before the start is passed on, or refused as taken
     die      and given back; removed: all of them
 
-The front asks here (``answer``) before it passes such a request on. Containers that were made by
-who holds Docker's socket inside the VM go round it: theirs follow from dockerd's events, a moment
-later. One lock an engine: its ports change one after the other.
+What is led answers at the engine's own address, too (``own_ports``). The front asks here
+(``answer``) before it passes such a request on. Containers that were made by who holds Docker's
+socket inside the VM go round it: theirs follow from dockerd's events, a moment later. One lock an
+engine: its ports change one after the other.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import contextlib
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -29,6 +31,7 @@ from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.engines.docker_ports import led_by, running_containers
+from warmboot.manager.engines.own_ports import OwnPorts
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import (
@@ -67,6 +70,7 @@ class EnginePorts:
         self._locks: defaultdict[UUID, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._led: defaultdict[UUID, dict[PortMapping, str]] = defaultdict(dict)
         """To which container; to none yet, if that is empty."""
+        self._own = OwnPorts(store, host, events)
         self._reserved: dict[tuple[UUID, int], list[EnginePort]] = {}
         # The front may still hold the number of a reservation that another manager has made.
         self._numbers = itertools.count(time.time_ns())
@@ -83,7 +87,7 @@ class EnginePorts:
             raise CallRefused(f"this manager does not know {call}")
         engine_id = UUID(given["engine"])
         try:
-            async with self._locks[engine_id]:
+            async with self._changing(engine_id):
                 return await self._calls[call](engine_id, given)
         except WarmbootError as error:
             return {"refused": ": ".join(part for part in (error.brief, error.details) if part)}
@@ -92,6 +96,7 @@ class EnginePorts:
         """An observer of the event log."""
         if event.kind == "engine.running":  # in another VM than before, if there was one
             self._led.pop(UUID(event.subject_id), None)
+            self._own.forget(UUID(event.subject_id))
             self.follow(UUID(event.subject_id))
 
     def follow(self, engine_id: UUID, *, ran_before: bool = False) -> None:
@@ -107,15 +112,18 @@ class EnginePorts:
         """Its VM goes, and its ports with that."""
         await self._tasks.cancel(_key(engine_id))
         self._led.pop(engine_id, None)
+        self._own.removed(engine_id)
 
     async def adopt(self, engine: Engine) -> None:
         """Hold again what an earlier manager had led to its containers."""
-        async with self._locks[engine.id]:
+        async with self._changing(engine.id):
             runs = await self._running(engine)
             led = (one for one in engine.ports if one.mapping.host_ip)  # else it never was
             mine = [one for one in led if one.held or one.container in runs]
             slot = await self._slot(engine.id)
-            await self._host.vms.republish(slot, [one.mapping for one in mine])
+            mappings = [one.mapping for one in mine]
+            own = {replace(one, host_ip=engine.address) for one in mappings if engine.address}
+            await self._host.vms.republish(slot, [*mappings, *own.difference(mappings)])
             self._led[engine.id] |= {one.mapping: one.container for one in mine}
         self.follow(engine.id, ran_before=True)
 
@@ -212,6 +220,7 @@ class EnginePorts:
         engine = await self._store.engines.get(engine_id)
         mine = [one for one in engine.ports if one.container == container]
         going = [one.mapping for one in mine if removed or not one.held]
+        self._own.give_back(engine_id, container)
         await self._withdraw(engine_id, await self._slot(engine_id), going, container)
         if removed and mine:
             others = tuple(one for one in engine.ports if one.container != container)
@@ -252,7 +261,7 @@ class EnginePorts:
         known = {one.container for one in engine.ports} if ran_before else set()
         for container in known - set(runs):
             await self._ended(engine.id, docker, container)
-        async with self._locks[engine.id]:
+        async with self._changing(engine.id):
             slot = await self._slot(engine.id)
             for one in (await self._store.engines.get(engine.id)).ports:
                 if one.held and self._found(engine.id, one.mapping) is None:
@@ -267,7 +276,7 @@ class EnginePorts:
         elif action == "die":
             await self._ended(engine_id, docker, container)
         elif action == "destroy":
-            async with self._locks[engine_id]:
+            async with self._changing(engine_id):
                 await self._give_back(engine_id, container, removed=True)
 
     async def _started(self, engine_id: UUID, docker: DockerClient, container: str) -> None:
@@ -277,7 +286,7 @@ class EnginePorts:
             return
         if not described["State"]["Running"]:  # any more
             return
-        async with self._locks[engine_id]:
+        async with self._changing(engine_id):
             engine = await self._store.engines.get(engine_id)
             slot, made = await self._slot(engine_id), list[PortMapping]()
             known = [one.mapping for one in engine.ports if one.container == container]
@@ -296,7 +305,7 @@ class EnginePorts:
                 return
         except NotFound:
             removed = True
-        async with self._locks[engine_id]:
+        async with self._changing(engine_id):
             await self._give_back(engine_id, container, removed=removed)
 
     async def _lead(
@@ -304,13 +313,21 @@ class EnginePorts:
     ) -> PortMapping | None:
         """Nobody waits for it: one that is taken is told."""
         try:
-            return await self._take(engine_id, slot, mapping, container)
+            real = await self._take(engine_id, slot, mapping, container)
         except (Conflict, InvalidRequest, HostError) as error:
-            log.warning(f"a port of engine {engine_id} is not published", error=error.brief)
-            await self._events.emit("engine.port-taken", engine_id, error=error.as_dict())
+            await self._own.note_taken(engine_id, mapping, container, error)
             return None
+        self._own.is_published(engine_id, mapping)
+        return real
 
     # -- inside --------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _changing(self, engine_id: UUID) -> AsyncIterator[None]:
+        """Its ports may change; what is led then answers at its own address, too."""
+        async with self._locks[engine_id]:
+            yield
+            await self._own.show(engine_id, await self._slot(engine_id), self._led[engine_id])
 
     def _found(self, engine_id: UUID, mapping: PortMapping) -> PortMapping | None:
         """What is led of this."""
@@ -325,9 +342,25 @@ class EnginePorts:
                 f"the engine has {MOST_PORTS} ports published, which is the maximum",
                 resolution="remove containers whose ports are not needed any more",
             )
-        (real,) = await self._host.vms.publish(slot, (mapping,))
+        engine = await self._store.engines.get(engine_id)
+        if not mapping.host_ip or mapping.host_ip != engine.address:
+            (real,) = await self._host.vms.publish(slot, (mapping,))
+        elif not mapping.host_port:  # its number is to be free on the host, as any other's
+            (real,) = await self._host.vms.publish(slot, (replace(mapping, host_ip=""),))
+        else:  # there, and nowhere else
+            real = self._free_here(engine_id, mapping)
         self._led[engine_id][real] = container
         return real
+
+    def _free_here(self, engine_id: UUID, mapping: PortMapping) -> PortMapping:
+        """``Conflict`` when the engine itself has it already."""
+        here = {(one.protocol, one.container_port) for one in self._led[engine_id]}
+        if (mapping.protocol, mapping.container_port) in here:
+            raise Conflict(
+                f"port {mapping.host_end} is already taken in the engine",
+                resolution="stop the container that publishes it",
+            )
+        return mapping
 
     async def _running(self, engine: Engine) -> set[str]:
         if engine.vm_id is None or not engine.ports:

@@ -23,6 +23,7 @@ from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engine_states import UNBOOTED, can_be_stopped, has_reached
 from warmboot.manager.engines.keep_silent import unresponsive_key
+from warmboot.manager.engines.own_addresses import OwnAddresses
 from warmboot.manager.engines.watch_engine import WatchEngine
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.images.choose_image import choose_image
@@ -61,6 +62,7 @@ class Engines:
         watch: WatchEngine,
         sockets: EngineSockets,
         ports: EnginePorts,
+        addresses: OwnAddresses,
         garbage: CollectGarbage,
         default_shape: Shape,
     ) -> None:
@@ -73,6 +75,7 @@ class Engines:
         self._watch = watch
         self._sockets = sockets
         self._ports = ports
+        self._addresses = addresses
         self._garbage = garbage
         self._default_shape = default_shape
         self._locks = TenantLocks()
@@ -136,18 +139,20 @@ class Engines:
         if spec.shape is not None:
             self._host.capacity().check(spec.shape, self._default_shape)
         image_id = await choose_image(self._store, spec.runtime_image_id)
-        engine = Engine(
-            id=uuid4(),
-            spec=spec,
-            state=EngineState.CREATING,
-            created_at=datetime.now(UTC),
-            shape=spec.shape or self._default_shape,
-            socket=str(self._host.front.socket_of(spec.name)),
-            runtime_image_id=image_id,
-        )
-        async with self._events.transaction() as emit:
-            await self._store.engines.add(engine)
-            await emit("engine.creating", engine.id, name=spec.name)
+        async with self._addresses.free_one() as address:
+            engine = Engine(
+                id=uuid4(),
+                spec=spec,
+                state=EngineState.CREATING,
+                created_at=datetime.now(UTC),
+                shape=spec.shape or self._default_shape,
+                socket=str(self._host.front.socket_of(spec.name)),
+                address=address,
+                runtime_image_id=image_id,
+            )
+            async with self._events.transaction() as emit:
+                await self._store.engines.add(engine)
+                await emit("engine.creating", engine.id, name=spec.name)
         return engine
 
     def resume(self, engine_id: UUID) -> None:

@@ -18,6 +18,7 @@ from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engine_states import to_be_removed
 from warmboot.manager.engines.engines import Engines
 from warmboot.manager.engines.keep_silent import KeepSilent
+from warmboot.manager.engines.own_addresses import OwnAddresses
 from warmboot.manager.engines.watch_engine import WatchEngine
 from warmboot.manager.tenants.resume_stalled import ResumeStalled
 from warmboot.manager.vms.slots import slot_of
@@ -41,6 +42,7 @@ class ReconcileEngines:
         stalled: ResumeStalled,
         sockets: EngineSockets,
         ports: EnginePorts,
+        addresses: OwnAddresses,
         silent: KeepSilent,
         failures: ReconcileFailures,
     ) -> None:
@@ -52,6 +54,7 @@ class ReconcileEngines:
         self._stalled = stalled
         self._sockets = sockets
         self._ports = ports
+        self._addresses = addresses
         self._silent = silent
         self._failures = failures
 
@@ -80,6 +83,7 @@ class ReconcileEngines:
         if engine.state is EngineState.DELETING or to_be_removed(engine, datetime.now(UTC)):
             await self._engines.remove(engine.id)
             return
+        engine = await self._addresses.ensure(engine)
         self._watch.start_clocks(engine)
         records = await self._store.vms.of_owner(engine.id)
         alive = [r for r in records if r.id not in lost and r.handle is not None]

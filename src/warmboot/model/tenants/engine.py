@@ -104,6 +104,7 @@ class Engine:
 
     ``runtime_image_id``, ``runtime_snapshot_id``, ``snapshot_version`` and ``boot_attempts`` as of
     a container. ``socket`` is the path at which its Docker is reached.
+    ``address`` is its own one of this host's loopback; empty where it cannot have ports.
     ``handed_over``: nothing of ours is left in that Docker.
     """
 
@@ -119,6 +120,7 @@ class Engine:
     boot_attempts: tuple[BootAttempt, ...] = ()
     vm_id: str | None = None
     handed_over: bool = False
+    address: str = ""
     ports: tuple[EnginePort, ...] = ()
     boot_method: BootMethod | None = None
     fallback_reason: FallbackReason | None = None

@@ -11,14 +11,20 @@ if TYPE_CHECKING:
 UNSET = ("DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
 """They would come before, or go along."""
 
+_HOST = ("TESTCONTAINERS_HOST_OVERRIDE", "TC_HOST")
+
 
 def environment_of(engine: Engine) -> Mapping[str, str]:
     """``DOCKER_HOST``, and what testcontainers reads beside it.
 
-    What it mounts into its own containers is a path of the engine's VM.
+    What it mounts into its own containers is a path of the engine's VM. It connects to published
+    ports at the engine's own address; earlier releases of it read TC_HOST.
     """
-    return {
+    environment = {
         "DOCKER_HOST": engine.docker_host,
         "TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE": "/var/run/docker.sock",
         "WARMBOOT_ENGINE": engine.name,
     }
+    if engine.address:
+        environment |= dict.fromkeys(_HOST, engine.address)
+    return environment

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from ipaddress import IPv4Address
 from typing import Any
 
 import structlog
@@ -21,7 +22,7 @@ from warmboot.host.network.ports import conntrack, holders, ports, sockets
 from warmboot.host.network.ports.conntrack import Flow
 from warmboot.host.network.rules import nft, rules
 from warmboot.model.container import PortMapping
-from warmboot.model.errors import Conflict
+from warmboot.model.errors import Conflict, InvalidRequest
 
 _log = structlog.get_logger(__name__)
 
@@ -42,7 +43,7 @@ class Publishing:
         A ``container_port`` of 0 is the same number as the host's. ``Conflict`` when the port is
         taken, ``InvalidRequest`` when the mapping makes no sense.
         """
-        wanted = ports.check(mapping, self._config.publish_address, same_inside=True)
+        wanted = self._checked(mapping, same_inside=True)
         held, real = await self._reserve(wanted)
         real = replace(real, container_port=real.container_port or real.host_port)
         try:
@@ -58,10 +59,23 @@ class Publishing:
 
     async def check_free(self, mapping: PortMapping) -> None:
         """``Conflict`` and ``InvalidRequest`` as ``publish`` would raise them now."""
-        wanted = ports.check(mapping, self._config.publish_address)
+        wanted = self._checked(mapping)
         if wanted.host_port:
             held, _ = await self._reserve(wanted)
             held.close()
+
+    def _checked(self, mapping: PortMapping, *, same_inside: bool = False) -> PortMapping:
+        wanted = ports.check(mapping, self._config.publish_address, same_inside=same_inside)
+        if self._is_engines(wanted):
+            raise InvalidRequest(
+                f"{wanted.host_ip} is not an address to publish ports on",
+                details="it is kept for an engine, whose ports it leads to by itself",
+                resolution="leave the address out, or use another one of this host",
+            )
+        return wanted
+
+    def _is_engines(self, mapping: PortMapping) -> bool:
+        return IPv4Address(mapping.host_ip) in self._config.engine_network
 
     async def _reserve(self, wanted: PortMapping) -> tuple[ports.HeldPort, PortMapping]:
         try:
@@ -71,18 +85,46 @@ class Publishing:
             raise ports.taken_error(wanted, holder) from error
 
     async def republish(self, slot: Slot, mappings: Sequence[PortMapping]) -> None:
-        """Hold an adopted slot's ports again. One that was taken meanwhile goes on being led to
-        the guest, and is logged."""
+        """Hold an adopted slot's ports again, these and no others. One that was taken meanwhile
+        goes on being led to the guest, and is logged."""
+        await self._lead_nothing_but(slot, mappings)
         for mapping in mappings:
-            if mapping in self._held.get(slot.index, {}):
+            if mapping in self._held.get(slot.index, {}) or self._is_engines(mapping):
                 continue
-            await self._add_rules(slot, mapping)
             try:
                 held, _ = ports.reserve(mapping)
             except Conflict as error:
                 _log.warning("published port not held", brief=error.brief, slot=slot.veth)
                 continue
             self._held.setdefault(slot.index, {})[mapping] = held
+
+    async def _lead_nothing_but(self, slot: Slot, mappings: Sequence[PortMapping]) -> None:
+        """What ended while there was no manager is led no longer."""
+        pairs = [rules.publish(self._config, slot, mapping) for mapping in mappings]
+        inside = "\n".join([rules.close_inside(self._config), *(pair[1] for pair in pairs)])
+        async with self.lock:
+            self._published[slot.index] = set(mappings)
+            wanted, _ = self.elements([slot])
+            host = [pair[0] for pair in pairs]
+            host += [
+                self._deleted(key)
+                for key, target in await self._elements(lambda ns_ip: ns_ip == slot.ns_ip)
+                if json.dumps([{"concat": key}, {"concat": target}]) not in wanted
+            ]
+            await nft.apply(inside, slot.namespace)
+            if host:
+                await nft.apply("\n".join(host))
+
+    async def lead_own(
+        self, slot: Slot, address: str, numbers: Collection[tuple[str, int]]
+    ) -> None:
+        """These ports of the guest, by protocol and number, answer at its own ``address``."""
+        wanted = {PortMapping(number, number, address, protocol) for protocol, number in numbers}
+        led = {one for one in self._published.get(slot.index, ()) if one.host_ip == address}
+        for mapping in led - wanted:
+            await self.withdraw(slot, mapping)
+        for mapping in wanted - led:
+            await self._add_rules(slot, mapping)
 
     async def withdraw(self, slot: Slot, mapping: PortMapping) -> None:
         """Give one port back; who is connected stays so until the guest ends it. Idempotent."""
@@ -161,21 +203,24 @@ class Publishing:
         def ends(ns_ip: str) -> bool:
             return ns_ip in ns_ips or (alive is not None and ns_ip not in alive)
 
-        for key, target in await self._elements(ends):
-            ns_ips.add(target)
+        for key, (ns_ip, _) in await self._elements(ends):
+            ns_ips.add(ns_ip)
             mappings.add(_mapping(key))
-            name = "published_any" if len(key) == 2 else "published"
-            joined = " . ".join(str(part) for part in key)
-            script.append(f"delete element ip {self._config.table} {name} {{ {joined} }}")
+            script.append(self._deleted(key))
         if script:
             await nft.apply("\n".join(script))
         if ns_ips:
             await self._sever(ns_ips, mappings, own_ports)
 
-    async def _elements(self, matches: Callable[[str], bool]) -> list[tuple[list[Any], str]]:
-        """Keys of the published ports that lead to matching addresses, and the address."""
+    def _deleted(self, key: Sequence[Any]) -> str:
+        name = "published_any" if len(key) == 2 else "published"
+        joined = " . ".join(str(part) for part in key)
+        return f"delete element ip {self._config.table} {name} {{ {joined} }}"
+
+    async def _elements(self, matches: Callable[[str], bool]) -> list[tuple[list[Any], list[Any]]]:
+        """Keys of the published ports that lead to matching addresses, and the address and port."""
         return [
-            (key["concat"], value["concat"][0])
+            (key["concat"], value["concat"])
             for name in ("published", "published_any")
             for key, value in await nft.elements(self._config.table, name)
             if matches(value["concat"][0])

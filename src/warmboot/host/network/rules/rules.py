@@ -19,6 +19,10 @@ and a packet for a published port on its way in::
            ─▶ srcnat: 127.0.0.1 becomes host_ip of the veth
            ─▶ in the namespace, dstnat: ns_ip ─▶ 198.18.0.2, published ports only
 
+An engine's own address, of ``engine_network`` in 127.0.0.0/8, is led by ``published`` as well. What
+is not led from there to a guest of ours is refused (``own``): neither what the host has on all of
+its addresses answers there, nor what others have published on all of them.
+
 ``guard`` comes before every DNAT, other programs' included. So a guest cannot reach a published
 port, a container of the user's Docker or another guest by way of an address of the host.
 
@@ -47,7 +51,7 @@ from warmboot.model.container import PortMapping
 # Link-local holds the metadata services of clouds. The last is multicast and broadcast.
 _NEVER = ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", str(GUEST_NET), "224.0.0.0/3")
 _ANY_PORT = "meta l4proto . th dport"
-_HOST_CHAINS = ("unseal", "guard", "from_guest", "dstnat", "output", "forward", "srcnat")
+_HOST_CHAINS = ("unseal", "guard", "from_guest", "dstnat", "output", "own", "forward", "srcnat")
 _NAMESPACE_CHAINS = ("raw", "dstnat", "input", "forward", "srcnat", "seal")
 _SEALED = "239.0.0.0/8"
 # Longer than a peer with TCP's usual keepalive (2 h) is silent.
@@ -61,6 +65,13 @@ def _refused(match: str) -> str:
     return f"""
     {match} meta l4proto tcp reject with tcp reset
     {match} reject with icmp admin-prohibited"""
+
+
+def _closed(match: str) -> str:
+    """Refused as where nobody listens."""
+    return f"""
+    {match} meta l4proto tcp reject with tcp reset
+    {match} reject with icmp port-unreachable"""
 
 
 def _never(config: NetworkConfig) -> str:
@@ -105,6 +116,7 @@ def sealed(ip: str) -> str:
 def host(config: NetworkConfig, foreign_bridges: Iterable[str] = ()) -> str:
     """The host's table, replaced in one go; the published and opened ports in it are kept."""
     table, ours = config.table, f'"{config.prefix}-*"'
+    led_away = f"ct direction original ct original ip daddr {config.engine_network}"
     bridges = "\n".join(
         _refused(f'iifname {ours} oifname "{bridge}"') for bridge in foreign_bridges
     )
@@ -142,7 +154,13 @@ table ip {table} {{
   chain output {{
     type nat hook output priority -100; policy accept;
     dnat ip to ip daddr . {_ANY_PORT} map @published
+    ip daddr {config.engine_network} accept
     fib daddr type local dnat ip to {_ANY_PORT} map @published_any
+  }}
+  chain own {{
+    type filter hook output priority filter; policy accept;
+    {_closed(f"ip daddr {config.engine_network}")}
+    {_closed(f"{led_away} ip daddr != {config.network}")}
   }}
   chain forward {{
     type filter hook forward priority filter - 5; policy accept;

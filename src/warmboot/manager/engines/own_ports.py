@@ -1,0 +1,86 @@
+"""What answers at an engine's own address: all that its Docker has published.
+
+So does what could not be published on the host, as others have it there: that is told, and noted
+here. The caller has a lock on the engine's ports.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from uuid import UUID
+
+import structlog
+
+from warmboot.host.agent import HostAgent
+from warmboot.host.network import Slot
+from warmboot.manager.core.event_log import EventLog
+from warmboot.model.container import PortMapping
+from warmboot.model.errors import Conflict, NotFound, WarmbootError
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+MOST_TAKEN = 1024
+MOST_TOLD, TOLD_WITHIN_S = 20, 60.0
+"""Events of one engine: its Docker is its user's, and others have something to tell, too."""
+
+
+class OwnPorts:
+    def __init__(self, store: Store, host: HostAgent, events: EventLog) -> None:
+        self._store = store
+        self._host = host
+        self._events = events
+        self._taken: defaultdict[UUID, dict[PortMapping, str]] = defaultdict(dict)
+        """On the host, by others; by which container it is published in the engine."""
+        self._shown: dict[UUID, set[tuple[str, int]]] = {}
+        self._told: defaultdict[UUID, deque[float]] = defaultdict(lambda: deque(maxlen=MOST_TOLD))
+
+    async def note_taken(
+        self, engine_id: UUID, mapping: PortMapping, container: str, error: WarmbootError
+    ) -> None:
+        """It is not on the host, because of ``error``; told once."""
+        taken = self._taken[engine_id]
+        known = mapping in taken
+        if isinstance(error, Conflict) and len(taken) < MOST_TAKEN:
+            taken[mapping] = container
+        if known:
+            return
+        log.warning(f"a port of engine {engine_id} is not published", error=error.brief)
+        told, now_s = self._told[engine_id], time.monotonic()
+        if len(told) < MOST_TOLD or now_s - told[0] > TOLD_WITHIN_S:
+            told.append(now_s)
+            await self._events.emit("engine.port-taken", engine_id, error=error.as_dict())
+
+    def is_published(self, engine_id: UUID, mapping: PortMapping) -> None:
+        """On the host, after all."""
+        self._taken[engine_id].pop(mapping, None)
+
+    def give_back(self, engine_id: UUID, container: str) -> None:
+        """What that container had published besides."""
+        taken = self._taken[engine_id]
+        for mapping in [one for one, whose in taken.items() if whose == container]:
+            del taken[mapping]
+
+    async def show(self, engine_id: UUID, slot: Slot | None, led: Iterable[PortMapping]) -> None:
+        """Have these answer there, and those that were noted; all others are refused."""
+        mappings = (*led, *self._taken[engine_id])
+        ends = {(one.protocol, one.container_port) for one in mappings}
+        if ends == self._shown.get(engine_id, set()):
+            return
+        with contextlib.suppress(NotFound):  # it was removed
+            address = (await self._store.engines.get(engine_id)).address
+            if address:
+                await self._host.vms.lead_own(slot, address, ends)
+            self._shown[engine_id] = ends
+
+    def forget(self, engine_id: UUID) -> None:
+        """Its VM is another one, or gone."""
+        self._taken.pop(engine_id, None)
+        self._shown.pop(engine_id, None)
+
+    def removed(self, engine_id: UUID) -> None:
+        self.forget(engine_id)
+        self._told.pop(engine_id, None)
