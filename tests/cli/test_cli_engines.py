@@ -14,7 +14,9 @@ SOCKET = "/run/warmboot/18080/engines/ci.sock"
 
 
 def test_an_engine_is_created_shown_stopped_and_removed(cli: Cli) -> None:
-    made = cli("engine", "create", "ci", "-l", "for=tests", "--ttl", "2h", "--rm")
+    made = cli(
+        "engine", "create", "ci", "-l", "for=tests", "--ttl", "2h", "--rm", "--host-port", "5000"
+    )
     assert made.returncode == 0, made.stderr
     engine_id = made.stdout.strip()
     assert cli("engine", "ls", "-q").stdout.strip() == engine_id
@@ -26,6 +28,7 @@ def test_an_engine_is_created_shown_stopped_and_removed(cli: Cli) -> None:
         True,
     )
     assert (shown["owner_uid"], shown["time_to_live_s"]) == (os.getuid(), 7200)
+    assert shown["host_ports"] == [5000]
     assert cli("engine", "socket", "ci").stdout == f"{SOCKET}\n"
     assert cli("engine", "logs", "ci").stdout == "booting ci\n"
     assert cli("engine", "rm", "ci").returncode == 1
@@ -52,6 +55,7 @@ def test_what_is_wrong_is_told(cli: Cli) -> None:
     assert "no user" in cli("engine", "create", "--owner", "nobody-of-that-name").stderr
     assert "90m" in cli("engine", "create", "--ttl", "soon").stderr
     assert cli("engine", "create", "../up").returncode == 1
+    assert "--host-port" in cli("engine", "create", "--host-port", "65536").stderr
     cli("engine", "create", "ci")
     again = cli("engine", "create", "ci")
     assert (again.returncode, "already" in again.stderr) == (1, True)

@@ -40,6 +40,7 @@ NOT_HERE: dict[str, dict[str, str]] = {
     "container-images.md": {"docker save": "needs a Docker engine; its output is made otherwise"},
     "engines.md": {
         "warmboot engine run": ENGINES,
+        "warmboot engine create tests --host-port": "a simulated VM has no network",
         "docker run": ENGINES,
         "curl http://127.0.0.1:8080/": ENGINES,
         "curl http://$TESTCONTAINERS_HOST_OVERRIDE:8080/": ENGINES,

@@ -124,6 +124,8 @@ async def test_a_published_port_is_there_when_docker_has_answered(
         number = free_port()
         await engine.docker("run", "-d", "--name", "web", "-p", f"{number}:8080", TOOLS)
         assert await eventually(lambda: _page_soon(number), "its web server listens") == PAGE
+        own = str((await engine.described())["address"])
+        assert await page_at(number, own) == PAGE, "at the engine's own address, too"
         left = await engine.docker("run", "-d", "-p", "127.0.0.1::8080", "--name", "any", TOOLS)
         assert left.out
         shown = (await engine.docker("port", "any", "8080")).out.split()[0]

@@ -17,7 +17,7 @@ from warmboot.host.network import Network
 from warmboot.hypervisors.base import Hypervisor
 from warmboot.manager.engines import own_ports
 from warmboot.manager.ports import EngineUntil
-from warmboot.model.errors import HostError
+from warmboot.model.errors import HostError, InvalidRequest
 from warmboot.model.tenants.engine import Engine
 from warmboot.settings import Settings
 
@@ -187,6 +187,39 @@ async def test_a_docker_of_a_users_tells_of_few_ports_that_are_taken(
         other.close()
     told = [e for e in await manager.events_of(engine.id) if e.kind == "engine.port-taken"]
     assert len(told) == 2
+
+
+def opened(m: Manager) -> list[set[int]]:
+    """Ports of the host, by the guests that may reach some."""
+    assert isinstance(m.host.network, PortNetwork)
+    return list(m.host.network.opened.values())
+
+
+async def test_ports_of_the_host_are_opened_to_the_engine_that_asked_for_them(place: Lab) -> None:
+    async with place.manager() as m:
+        await create(m, "none")
+        assert opened(m) == []
+        await create(m, host_ports=(5000, 5001))
+        assert opened(m) == [{5000, 5001}]
+    async with place.manager() as m:
+        assert opened(m) == [{5000, 5001}], "whoever starts finds all of them closed"
+        await engines_of(m).stop("ci")
+        await engines_of(m).start("ci")
+        await engines_of(m).wait("ci", EngineUntil.RUNNING, TIMEOUT_S)
+        assert opened(m) == [{5000, 5001}] * 2, "in its new VM, too"
+        await remove_all(m)
+
+
+async def test_without_a_network_no_port_of_the_host_can_be_opened(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def none(settings: Settings, _: Hypervisor) -> None:
+        return None
+
+    monkeypatch.setattr(wiring, "_network_of", none)
+    async with place.manager() as m:
+        with pytest.raises(InvalidRequest, match="no network"):
+            await create(m, host_ports=(5000,))
 
 
 async def test_it_answers_again_after_a_restart_of_the_manager(place: Lab) -> None:

@@ -25,6 +25,7 @@ class PortNetwork(Network):
         self._used = 0
         self.held: dict[int, list[ports.HeldPort]] = {}
         self.led: dict[PortMapping, ports.HeldPort] = {}
+        self.opened: dict[int, set[int]] = {}
         self.own: dict[str, set[tuple[str, int]]] = {}
         """What answers at the engines' own addresses."""
 
@@ -79,6 +80,10 @@ class PortNetwork(Network):
                 )
             else:
                 await self.publish(slot, mapping)
+
+    @override
+    async def open_host_port(self, slot: Slot, port: int) -> None:
+        self.opened.setdefault(slot.index, set()).add(port)
 
     @override
     async def lead_own(

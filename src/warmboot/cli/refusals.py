@@ -15,6 +15,7 @@ _WORDS: Mapping[str, str] = {
     "command": "COMMAND",
     "entrypoint": "--entrypoint",
     "environment": "--env",
+    "host_ports": "--host-port",
     "hostname": "--hostname",
     "image": "IMAGE",
     "initrd": "--initrd",

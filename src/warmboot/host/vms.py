@@ -317,6 +317,12 @@ class Vms:
         if slot is not None and self._network is not None:
             await self._network.lead_own(slot, address, numbers)
 
+    async def open_host_ports(self, slot: Slot | None, ports: Sequence[int]) -> None:
+        """Let the guest reach these of the host's own 127.0.0.1, at its gateway. Idempotent."""
+        if slot is not None and self._network is not None:
+            for port in ports:
+                await self._network.open_host_port(slot, port)
+
     async def unpublish(self, slot: Slot | None) -> None:
         """Give a VM's host ports back, while it goes on. Idempotent."""
         if slot is not None and self._network is not None:

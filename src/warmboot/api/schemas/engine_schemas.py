@@ -71,6 +71,15 @@ class EngineIn(Strict):
         ),
     ] = None
 
+    host_ports: Annotated[
+        list[Annotated[StrictInt, Field(ge=1, le=65_535), OR_WHOLE]],
+        Field(
+            max_length=64,
+            default_factory=list,
+            description="TCP ports of this host's 127.0.0.1 that the engine and its containers may "
+            "reach, at 198.18.0.1; all others are closed to them",
+        ),
+    ]
     holder: Annotated[
         ProcessIn | None,
         Field(description="a process at whose end, however it ends, the engine is removed"),
@@ -123,6 +132,7 @@ class EngineOut(Out):
     boot: BootPolicy
     labels: dict[str, str] = _asked("labels")
     auto_remove: bool = _asked("auto_remove")
+    host_ports: list[int] = _asked("host_ports")
     time_to_live_s: float | None = _asked("time_to_live_s")
     expires_at: datetime | None = Field(description="when it is removed; null for never")
     runtime_image_id: UUID | None

@@ -27,6 +27,7 @@ from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
 from warmboot.manager.tenants.boot_tenant import BootTenant, in_words
+from warmboot.manager.vms.slots import slot_of
 from warmboot.model.errors import IllegalTransition, NotFound, WarmbootError
 from warmboot.model.tenants.engine import Engine, EngineState
 from warmboot.store import Store
@@ -103,6 +104,7 @@ class BringUpEngine:
             await asyncio.wait({showing})  # or it would be shown as it was
         # Before it is told that it runs: whoever hears of it finds the socket.
         with watch.stage("socket"):
+            await self._host.vms.open_host_ports(slot_of(record), engine.spec.host_ports)
             await self._sockets.show(
                 replace(engine, state=EngineState.RUNNING, vm_id=record.id, error=None)
             )

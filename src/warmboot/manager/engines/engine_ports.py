@@ -123,6 +123,7 @@ class EnginePorts:
             slot = await self._slot(engine.id)
             mappings = [one.mapping for one in mine]
             own = {replace(one, host_ip=engine.address) for one in mappings if engine.address}
+            await self._host.vms.open_host_ports(slot, engine.spec.host_ports)
             await self._host.vms.republish(slot, [*mappings, *own.difference(mappings)])
             self._led[engine.id] |= {one.mapping: one.container for one in mine}
         self.follow(engine.id, ran_before=True)

@@ -136,6 +136,11 @@ class Engines:
     async def _create(self, spec: EngineSpec) -> Engine:
         _check_owner(spec)
         _check_holder(spec)
+        if spec.host_ports and self._host.vms.engine_network is None:
+            raise InvalidRequest(
+                "this hypervisor has no network, through which ports of the host could be opened",
+                resolution="leave host_ports out, or use QEMU or Firecracker",
+            )
         if spec.shape is not None:
             self._host.capacity().check(spec.shape, self._default_shape)
         image_id = await choose_image(self._store, spec.runtime_image_id)

@@ -71,7 +71,7 @@ class EngineSpec:
     ``owner_uid`` is the user of this host who gets the socket, and with it root in the VM.
     ``shape`` is ``None`` for the default one. ``auto_remove``: it goes when it has been stopped or
     its VM has died. ``time_to_live_s``: it goes that long after it was created. ``holder``: it goes
-    when this process has ended.
+    when this process has ended. ``host_ports``: ports of the host's 127.0.0.1 that it may reach.
     """
 
     name: str
@@ -83,6 +83,7 @@ class EngineSpec:
     auto_remove: bool = False
     time_to_live_s: float | None = None
     holder: ProcessIdentity | None = None
+    host_ports: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import typer
 from warmboot.cli.commands.engine.context import made_context, remove_context
 from warmboot.cli.commands.engine.environment import environment_of
 from warmboot.cli.commands.engine.run import run
-from warmboot.cli.commands.engine.start import engine_body, started
+from warmboot.cli.commands.engine.start import HostPort, engine_body, started
 from warmboot.cli.commands.options import (
     Cold,
     Cpus,
@@ -80,6 +80,7 @@ def create(
     memory: Memory = None,
     label: Label = None,
     time_to_live: TimeToLive = None,
+    host_port: HostPort = None,
     rm: Annotated[bool, typer.Option("--rm", help="remove it when it has stopped")] = False,
     cold: Cold = False,
     runtime: RuntimeImage = None,
@@ -92,7 +93,7 @@ def create(
 ) -> None:
     """Create and start a Docker engine in its own VM, and print its id when it runs."""
     try:
-        body, wanted = engine_body(owner, cpus, memory, time_to_live)
+        body, wanted = engine_body(owner, cpus, memory, time_to_live, host_port)
         body["labels"] = parse_labels(label or ())
     except ValueError as error:
         raise usage(str(error)) from None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from warmboot.cli.commands.engine.environment import UNSET, environment_of
-from warmboot.cli.commands.engine.start import engine_body, remove, started
+from warmboot.cli.commands.engine.start import HostPort, engine_body, remove, started
 from warmboot.cli.commands.options import Cold, Cpus, Memory, RuntimeImage, TimeToLive
 from warmboot.cli.drive import connect, drive, usage
 from warmboot.model.errors import (
@@ -37,6 +37,7 @@ def run(
     cpus: Cpus = None,
     memory: Memory = None,
     time_to_live: TimeToLive = None,
+    host_port: HostPort = None,
     cold: Cold = False,
     runtime: RuntimeImage = None,
 ) -> None:
@@ -47,7 +48,7 @@ def run(
     warmboot itself failed.
     """
     try:
-        body, wanted = engine_body(None, cpus, memory, time_to_live)
+        body, wanted = engine_body(None, cpus, memory, time_to_live, host_port)
     except ValueError as error:
         raise usage(str(error), exit_code=OUR_FAILURE) from None
     body |= {"boot": "cold" if cold else "auto", "auto_remove": True}

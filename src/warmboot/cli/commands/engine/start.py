@@ -6,7 +6,9 @@ import contextlib
 import os
 import pwd
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from warmboot.cli.parsing import parse_cpus, parse_duration, parse_memory
 from warmboot.cli.refs import find_image
@@ -19,11 +21,27 @@ if TYPE_CHECKING:
     from warmboot.client.engines import Engine
 
 
+HostPort = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--host-port",
+        help="TCP port of this machine's 127.0.0.1 that its containers may reach, at 198.18.0.1",
+        metavar="PORT",
+    ),
+]
+
+
 def engine_body(
-    owner: str | None, cpus: str | None, memory: str | None, time_to_live: str | None
+    owner: str | None,
+    cpus: str | None,
+    memory: str | None,
+    time_to_live: str | None,
+    host_ports: list[int] | None,
 ) -> tuple[dict[str, Any], dict[str, int | None]]:
     """The request's body, and the parts of a shape that were asked for. ``ValueError``."""
     body: dict[str, Any] = {"owner_uid": _uid_of(owner)}
+    if host_ports:
+        body["host_ports"] = host_ports
     if time_to_live is not None:
         body["time_to_live_s"] = parse_duration(time_to_live)
     wanted = {
