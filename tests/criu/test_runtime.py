@@ -18,6 +18,7 @@ from warmboot.criu.runtime.orders import ROOT
 from warmboot.criu.runtime.resume import give_order
 from warmboot.model.errors import CheckpointError, CheckpointRefused
 
+RUNC_CONF = Path("/etc/criu/runc.conf")
 pytestmark = [pytest.mark.docker, pytest.mark.root]
 
 
@@ -147,6 +148,21 @@ async def test_what_needs_options_of_criu_is_kept(
     until(lambda: "end" in container.lines())
     assert set(container.lines()) == {"ready", "kept", "end"}
     assert [path.name for path in container.rootfs.iterdir() if "link_remap" in path.name] == []
+
+
+async def test_what_the_hosts_runc_conf_says_does_not_matter(
+    started: Callable[..., Container],
+) -> None:
+    kept = RUNC_CONF.read_bytes() if RUNC_CONF.exists() else None
+    container = started("exec 9> /big; dd if=/dev/zero bs=1M count=3 >&9; rm /big; sleep 1000")
+    until(lambda: not (container.rootfs / "big").exists())
+    RUNC_CONF.parent.mkdir(exist_ok=True)
+    RUNC_CONF.write_text("tcp-established\nghost-limit 1\n")
+    try:
+        await container.pause()
+        await container.resume()
+    finally:
+        RUNC_CONF.unlink() if kept is None else RUNC_CONF.write_bytes(kept)
 
 
 IO_URING = """

@@ -12,7 +12,13 @@ from tests.support.fake_events import now
 
 from warmboot.manager.ports import Exported, WorkerUntil
 from warmboot.manager.workers.worker_states import refusal
-from warmboot.model.checkpoint import Checkpoint, CheckpointState, Versions
+from warmboot.model.checkpoint import (
+    AS_IT_WAS,
+    Checkpoint,
+    CheckpointState,
+    ResumeOptions,
+    Versions,
+)
 from warmboot.model.errors import (
     CheckpointError,
     Conflict,
@@ -131,7 +137,9 @@ class FakeWorkers:
         self.kept[worker.id].insert(0, made)
         return made
 
-    async def resume(self, ref: str, checkpoint: str | None = None) -> Worker:
+    async def resume(
+        self, ref: str, checkpoint: str | None = None, options: ResumeOptions = AS_IT_WAS
+    ) -> Worker:
         worker = await self.get(ref)
         if not WORKER_TRANSITIONS.allows(worker.state, S.RESUMING):
             raise refusal(worker, "resumed")

@@ -91,6 +91,7 @@ class Container:
                 log,
                 search_path=CRIU_PATH,
                 layer=layer or self.rootfs,
+                mounts={},
                 leave_running=leave_running,
                 hangs_after_s=TIMEOUT_S,
             )

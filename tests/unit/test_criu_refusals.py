@@ -99,6 +99,14 @@ def test_a_restore_that_criu_refuses_is_a_conflict_in_our_words(line: str, reaso
     assert error.brief == "app could not be restored from cp; the checkpoint is kept"
 
 
+def test_a_file_of_another_size_is_named_with_both_sizes() -> None:
+    line = "Error (criu/files-reg.c:1903): File var/a log has bad size 300 (expect 12)"
+    error = restore_failure("app", "cp", (line,), ENGINE)
+    assert isinstance(error, CheckpointRefused)
+    assert "/var/a log has 300 bytes; at the checkpoint it had 12" in error.details.splitlines()
+    assert "without --keep-files" in error.resolution
+
+
 def test_what_failed_without_a_reason_of_the_worker_s_stays_a_failure() -> None:
     lines = ("Error (criu/cr-dump.c:1): Dumping FAILED.",)
     for error in (

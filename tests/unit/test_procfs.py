@@ -66,6 +66,24 @@ def test_a_worker_with_such_a_process_is_looked_at(named: int) -> None:
     assert continuity.memory_bytes(named) > 0
 
 
+def test_a_connection_to_a_port_of_a_worker_s_is_seen(tmp_path: Path) -> None:
+    accepts = (
+        "import sys, socket; s = socket.create_server(('127.0.0.1', 0)); "
+        "print(s.getsockname()[1], flush=True); c = s.accept()[0]; print(flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", accepts], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        port = int(process.stdout.readline())
+        assert not activity.has_connection(process.pid, (port,))
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            process.stdout.readline()
+            assert activity.has_connection(process.pid, (port,))
+            assert not activity.has_connection(process.pid, (connection.getsockname()[1],))
+        process.kill()
+
+
 def test_one_that_is_stopped_is_named(named: int) -> None:
     os.kill(named, signal.SIGSTOP)
     os.waitid(os.P_PID, named, os.WSTOPPED | os.WNOWAIT)

@@ -49,6 +49,15 @@ async def dockerd() -> AsyncIterator[PrivateDockerd]:
         yield running
 
 
+@pytest.fixture(scope="session")
+async def runtime_dockerd(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[PrivateDockerd]:
+    """With the runtime of workers, and not in experimental mode."""
+    async with dockerd_with_runtime(tmp_path_factory.mktemp("runtime")) as running:
+        yield running
+
+
 @pytest.fixture
 async def engine(dockerd: PrivateDockerd) -> AsyncIterator[DockerEngine]:
     async with DockerEngine(dockerd.socket) as client:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.dockerd import PrivateDockerd, private_dockerd
@@ -163,7 +164,7 @@ async def _get(port: int) -> bytes:
             await writer.wait_closed()
 
 
-async def _http_worker(it: Served, engine: DockerEngine, port: int) -> str:
+async def _http_worker(it: Served, engine: DockerEngine, port: int, **policy: Any) -> str:
     image = f"warmboot-test/http-{port}:1"
     await engine.load_image(http_image(image, port))
     worker = await start_on(
@@ -171,7 +172,7 @@ async def _http_worker(it: Served, engine: DockerEngine, port: int) -> str:
         engine,
         image=image,
         command=["sh", "-c", f"echo hello > /here; exec httpd -f -p 127.0.0.1:{port} -h /"],
-        policy={"wake_on": [port]},
+        policy={"wake_on": [port], **policy},
     )
     async with asyncio.timeout(60):
         while True:
@@ -192,6 +193,28 @@ async def test_a_connection_wakes_a_paused_worker_and_is_answered(
         assert all(answer.endswith(b"hello\n") for answer in answers)
         assert (await it.client.workers.get(worker_id)).state == "running"
     assert (await event_kinds(it.client, worker_id)).count("worker.resuming") == 2
+
+
+async def test_twenty_connections_at_once_are_all_answered(
+    it: Served, engine: DockerEngine
+) -> None:
+    port = free_port()
+    worker_id = await _http_worker(it, engine, port)
+    await it.client.workers.pause(worker_id)
+    answers = await asyncio.gather(*(_get(port) for _ in range(20)))
+    assert all(answer.endswith(b"hello\n") for answer in answers)
+    assert (await event_kinds(it.client, worker_id)).count("worker.resuming") == 1
+
+
+async def test_a_worker_is_not_idle_while_somebody_has_a_connection_to_it(
+    it: Served, engine: DockerEngine
+) -> None:
+    port = free_port()
+    worker_id = await _http_worker(it, engine, port, pause_after_idle_s=1)
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    assert (await it.client.workers.wait(worker_id, "paused", 4)).state == "running"
+    writer.transport.abort()
+    assert (await it.client.workers.wait(worker_id, "paused", 60)).state == "paused"
 
 
 async def test_connections_that_come_during_the_restore_are_answered_too(

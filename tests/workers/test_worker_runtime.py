@@ -16,7 +16,6 @@ from tests.support.dockerd import PrivateDockerd
 from tests.support.served import Served, free_port, served, worker_settings
 from tests.workers.conftest import (
     counted,
-    dockerd_with_runtime,
     event_kinds,
     last_count,
     lines,
@@ -34,9 +33,8 @@ pytestmark = [pytest.mark.docker, pytest.mark.root]
 
 
 @pytest.fixture(scope="module")
-async def dockerd(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[PrivateDockerd]:
-    async with dockerd_with_runtime(tmp_path_factory.mktemp("runtime")) as running:
-        yield running
+async def dockerd(runtime_dockerd: PrivateDockerd) -> PrivateDockerd:
+    return runtime_dockerd
 
 
 @pytest.fixture
@@ -142,6 +140,21 @@ async def test_a_paused_worker_outlives_a_restart_of_the_engine(
     await dockerd.start()
     assert (await client.workers.resume(worker.id)).state == "running"
     assert await counted(client, worker.id, beyond=before) == (secret, before + 1)
+
+
+async def test_twenty_workers_are_paused_and_resumed_at_once(
+    client: Client, engine: DockerEngine
+) -> None:
+    workers = await asyncio.gather(*(start_on(client, engine) for _ in range(20)))
+    secrets = {one.id: (await counted(client, one.id, beyond=1))[0] for one in workers}
+    paused = await asyncio.gather(*(client.workers.pause(one.id) for one in workers))
+    assert {one.state for one in paused} == {"paused"}
+    before = {one.id: (await last_count(client, one.id))[1] for one in workers}
+    resumed = await asyncio.gather(*(client.workers.resume(one.id) for one in workers))
+    assert {one.state for one in resumed} == {"running"}
+    for one in workers:
+        went_on = await counted(client, one.id, beyond=before[one.id])
+        assert went_on == (secrets[one.id], before[one.id] + 1)
 
 
 async def test_a_flipped_bit_is_told_by_all_and_nothing_is_started(

@@ -90,9 +90,21 @@ class Workers:
             body["checkpoint"] = checkpoint
         return await self._work(ref, "pause", body)
 
-    async def resume(self, ref: str, checkpoint: str | None = None) -> Worker:
+    async def resume(
+        self,
+        ref: str,
+        checkpoint: str | None = None,
+        *,
+        keep_files: bool = False,
+        close_connections: bool = False,
+    ) -> Worker:
         """Resume it; returns when it has run again."""
-        return await self._work(ref, "resume", {"checkpoint": checkpoint} if checkpoint else {})
+        body: dict[str, Any] = {"checkpoint": checkpoint} if checkpoint else {}
+        if keep_files:
+            body["keep_files"] = True
+        if close_connections:
+            body["close_connections"] = True
+        return await self._work(ref, "resume", body)
 
     async def wake(self, ref: str) -> Worker:
         """Make the worker run, whether it is paused or not, and return when it runs."""

@@ -1,4 +1,4 @@
-"""Activity of a container's processes: the CPU time that they used, and the ports they listen on.
+"""Activity of a container's processes: their CPU time, the ports they listen on, connections.
 
 Read from ``/proc`` of the engine's machine, which warmboot shares: asking the engine for it costs a
 second and a round through the control groups.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from warmboot.criu.continuity import descendants
@@ -18,7 +18,7 @@ from warmboot.system import procfs
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _USED = slice(11, 15)  # proc(5) fields 14 to 17, counted after the name: own and children's time
-_LISTEN = "0A"
+_ESTABLISHED, _LISTEN = "01", "0A"
 
 
 def cpu_seconds(pid: int, proc: Path = Path("/proc")) -> float:
@@ -35,6 +35,17 @@ def cpu_seconds(pid: int, proc: Path = Path("/proc")) -> float:
 
 def listening(pid: int, proc: Path = Path("/proc")) -> tuple[ListenAddress, ...]:
     """Where ``pid`` and all below it wait for TCP connections, in their network namespace."""
+    found = _tcp(pid, _LISTEN, proc)
+    return tuple(ListenAddress(host, port) for host, port in sorted(found))
+
+
+def has_connection(pid: int, ports: Collection[int], proc: Path = Path("/proc")) -> bool:
+    """Whether ``pid`` or one below it has an open TCP connection by one of its own ``ports``."""
+    return any(port in ports for _, port in _tcp(pid, _ESTABLISHED, proc))
+
+
+def _tcp(pid: int, state: str, proc: Path) -> set[tuple[str, int]]:
+    """The own ends of TCP sockets of ``pid`` and all below it that are in that state."""
     inodes = {inode for one in (pid, *descendants(pid, proc)) for inode in _sockets(one, proc)}
     found: set[tuple[str, int]] = set()
     for table in ("tcp", "tcp6"):
@@ -44,10 +55,10 @@ def listening(pid: int, proc: Path = Path("/proc")) -> tuple[ListenAddress, ...]
             continue
         for line in lines:
             words = line.split()
-            if words[3] == _LISTEN and words[9] in inodes:
+            if words[3] == state and words[9] in inodes:
                 host, _, port = words[1].partition(":")
                 found.add((_address(host), int(port, 16)))
-    return tuple(ListenAddress(host, port) for host, port in sorted(found))
+    return found
 
 
 def _sockets(pid: int, proc: Path) -> Iterator[str]:

@@ -231,6 +231,7 @@ async def _dump_by_runc(
             log,
             search_path=search_path,
             layer=found.upper_folder,
+            mounts=found.mounted,
             leave_running=leave_running,
             hangs_after_s=hangs_after_s,
         )

@@ -7,7 +7,8 @@ else is a ``CheckpointError``: something failed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from warmboot.model.errors import CheckpointError, CheckpointRefused, DiskFull, WarmbootError
@@ -22,6 +23,7 @@ class _Refusal:
     remedy: str
 
 
+_BAD_SIZE = re.compile(r"File (.+) has bad size (\d+) \(expect (\d+)\)")
 _AGAIN = "pause it again when that is over"
 _OF_DUMPS = (
     _Refusal(
@@ -96,7 +98,8 @@ _OF_RESTORES = (
     _Refusal(
         ("File r/w", "Can't open file", "has bad size"),
         "a file that the worker had open has changed or is gone",
-        "bring the file back, then resume again",
+        "bring the file back, then resume again; without --keep-files those outside of mounts "
+        "are as at the checkpoint",
     ),
 )
 
@@ -131,7 +134,7 @@ def restore_failure(
     if isinstance(error, DiskFull):
         return DiskFull(brief, details=said, resolution="free some space, then resume again")
     if refusal := _known(_OF_RESTORES, lines):
-        return _refused(brief, refusal, said)
+        return _refused(brief, refusal, "\n".join((*_sizes(lines), said)))
     return CheckpointError(
         brief,
         details=said,
@@ -143,6 +146,14 @@ def _known(table: Sequence[_Refusal], lines: Sequence[str]) -> _Refusal | None:
     """The first of the table's that CRIU's lines tell of."""
     text = "\n".join(lines)
     return next((one for one in table if any(part in text for part in one.said)), None)
+
+
+def _sizes(lines: Sequence[str]) -> Iterator[str]:
+    """Each file that has another size, in words of ours."""
+    for line in lines:
+        if found := _BAD_SIZE.search(line):
+            path, now, then = found.groups()
+            yield f"/{path.lstrip('/')} has {now} bytes; at the checkpoint it had {then}"
 
 
 def _refused(brief: str, refusal: _Refusal, said: str) -> CheckpointRefused:

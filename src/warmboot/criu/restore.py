@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,10 +28,12 @@ from warmboot.criu.log import holding_log
 from warmboot.criu.refusals import restore_failure
 from warmboot.criu.runtime.files import put_back
 from warmboot.criu.runtime.folders import CheckpointFolder
+from warmboot.criu.runtime.held_files import ChangedFile, changed_since
 from warmboot.criu.runtime.resume import resume
 from warmboot.criu.runtime.sums import check_sums
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts
+from warmboot.model.checkpoint import AS_IT_WAS, ResumeOptions
 from warmboot.model.errors import CheckpointError, Conflict, DiskFull
 
 MAX_ATTEMPTS = 3
@@ -42,7 +45,8 @@ class Restored:
     """``pid`` is the first process's on the host. ``duration_s`` until it was proven to run.
 
     ``continuity`` is ``same``, or ``ended`` when the restored process was already over: then
-    ``exit_code`` is its own, and nothing more can be proven.
+    ``exit_code`` is its own, and nothing more can be proven. ``changed_files`` are those in mounts
+    that it had open, and that are not as they were.
     """
 
     container_id: str
@@ -52,6 +56,7 @@ class Restored:
     attempts: int
     continuity: Continuity
     exit_code: int | None = None
+    changed_files: Sequence[ChangedFile] = ()
 
 
 async def restore(
@@ -61,9 +66,13 @@ async def restore(
     *,
     into: Path | None = None,
     search_path: str = "",
+    options: ResumeOptions = AS_IT_WAS,
     hangs_after_s: float = HANGS_AFTER_S,
 ) -> Restored:
     """Start ``container`` from its checkpoint ``name``; ``into`` is its folder if not the engine's.
+
+    The engine's own restores know no ``options``: its checkpoints have no files, and what becomes
+    of connections is said in /etc/criu/runc.conf.
 
     A restore of which nothing moves for ``hangs_after_s`` is ended, as one that failed.
 
@@ -87,15 +96,17 @@ async def restore(
     dump = await dump_facts(engine, found.id, name, into)
     refuse_obstacles(facts, found)
     attempts = 1
+    changed: Sequence[ChangedFile] = ()
     if found.running:
         attempts = 0
     elif into is not None:
         folder = CheckpointFolder(into)
         await asyncio.to_thread(check_sums, folder.path, folder.memory)
         work = Work(facts, engine.socket, found.id, folders=(folder.restore_work,))
-        if found.upper_folder is not None:
+        if found.upper_folder is not None and not options.keep_files:
             await put_back(folder, found.upper_folder, found.started_at)
-        await resume(engine, work, folder, search_path, hangs_after_s, found.name)
+        changed = await asyncio.to_thread(changed_since, folder.held, found.mounted)
+        await resume(engine, work, folder, search_path, options, hangs_after_s, found.name)
     else:
         logs = [work / "restore.log" for work in facts.work_folders(found.id)]
         attempts = await _start(
@@ -131,6 +142,7 @@ async def restore(
         attempts=attempts,
         continuity=continuity,
         exit_code=exit_code,
+        changed_files=changed,
     )
 
 

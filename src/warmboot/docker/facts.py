@@ -89,7 +89,8 @@ class EngineFacts:
 class ContainerFacts:
     """``pid`` is the first process's on the host, 0 when it does not run.
 
-    ``mounts`` are where something is mounted in it, the volumes of its image included.
+    ``mounts`` are where something is mounted in it, the volumes of its image included, and
+    ``mounted`` says what: where it is on the host.
     ``runtime`` is the name of its OCI runtime.
     """
 
@@ -109,6 +110,7 @@ class ContainerFacts:
     oom_killed: bool = False
     upper_folder: Path | None = None
     mounts: tuple[str, ...] = ()
+    mounted: Mapping[str, Path] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     runtime: str = ""
 
@@ -138,6 +140,11 @@ class ContainerFacts:
             oom_killed=bool(state.get("OOMKilled")),
             upper_folder=Path(upper) if upper else None,
             mounts=tuple(sorted(str(mount["Destination"]) for mount in found.get("Mounts") or ())),
+            mounted={
+                str(mount["Destination"]): Path(mount["Source"])
+                for mount in found.get("Mounts") or ()
+                if mount.get("Source")
+            },
             labels=dict(config.get("Labels") or {}),
             runtime=str(host.get("Runtime") or ""),
         )

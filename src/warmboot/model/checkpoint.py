@@ -32,6 +32,20 @@ READ_FORMATS = (1, 2)
 Version = tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ResumeOptions:
+    """``keep_files``: the worker finds its files as they are, not as they were at the checkpoint.
+
+    ``close_connections``: it finds its TCP connections closed.
+    """
+
+    keep_files: bool = False
+    close_connections: bool = False
+
+
+AS_IT_WAS = ResumeOptions()
+
+
 class CheckpointState(StrEnum):
     CREATING = "creating"
     READY = "ready"

@@ -123,8 +123,9 @@ async def pause_worker(
 @router.post("/{ref}/resume", summary="Resume a worker from a checkpoint")
 async def resume_worker(ref: Ref, workers: Wiring, body: ResumeIn | None = None) -> Item[WorkerOut]:
     """Answers when its process has run again, or says why it has not."""
-    checkpoint = body.checkpoint if body else None
-    return Item(item=WorkerOut.of(await workers.resume(ref, checkpoint)))
+    wanted = body or ResumeIn()
+    worker = await workers.resume(ref, wanted.checkpoint, wanted.options)
+    return Item(item=WorkerOut.of(worker))
 
 
 @router.post("/{ref}/wake", summary="Make a worker run, whether it is paused or not")

@@ -23,6 +23,8 @@ FIELDS: Mapping[str, str] = {
     "SnapshotStatsOut.boot_s": "seconds of good warm boots",
     "boots": "by method, in the window",
     "PauseIn.checkpoint": "a name for the checkpoint; left out, one is generated",
+    "close_connections": "whether the worker finds its TCP connections closed",
+    "keep_files": "whether the worker finds its files as they are, not as at the checkpoint",
     "ResumeIn.checkpoint": "the checkpoint to resume from; left out, that of the last pause",
     "checkpoint_every_s": "seconds between automatic checkpoints; null for none",
     "checks": "the same as GET /v1/doctor",

@@ -19,7 +19,7 @@ from warmboot.api.schemas.requests import (
     Strict,
     Words,
 )
-from warmboot.model.checkpoint import check_checkpoint_name
+from warmboot.model.checkpoint import ResumeOptions, check_checkpoint_name
 from warmboot.model.conventions.names import MAX_NAME_LENGTH, invent_name
 from warmboot.model.conventions.program_start import assignments, check_size
 from warmboot.model.errors import InvalidName, InvalidRequest
@@ -120,6 +120,12 @@ class ResumeIn(Strict):
     """``checkpoint``: another than the one the worker was paused into."""
 
     checkpoint: CheckpointName | None = None
+    keep_files: StrictBool = False
+    close_connections: StrictBool = False
+
+    @property
+    def options(self) -> ResumeOptions:
+        return ResumeOptions(self.keep_files, self.close_connections)
 
 
 class CheckpointIn(Strict):

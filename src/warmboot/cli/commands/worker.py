@@ -234,9 +234,25 @@ def pause(refs: Refs, checkpoint: Named = None, json_: Json = False) -> None:
 
 
 @app.command()
-def resume(refs: Refs, checkpoint: Named = None, json_: Json = False) -> None:
+def resume(
+    refs: Refs,
+    checkpoint: Named = None,
+    keep_files: Annotated[
+        bool, typer.Option("--keep-files", help="leave its files as they are now")
+    ] = False,
+    close_connections: Annotated[
+        bool, typer.Option("--close-connections", help="it finds its TCP connections closed")
+    ] = False,
+    json_: Json = False,
+) -> None:
     """Resume workers from their newest checkpoint, or from a named one."""
-    _each(refs, "resuming", lambda client, ref: client.workers.resume(ref, checkpoint), json_)
+
+    async def act(client: Client, ref: str) -> Worker:
+        return await client.workers.resume(
+            ref, checkpoint, keep_files=keep_files, close_connections=close_connections
+        )
+
+    _each(refs, "resuming", act, json_)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from warmboot.criu.images import read_dump
@@ -11,6 +12,7 @@ from warmboot.criu.in_progress import Work, unless_it_hangs
 from warmboot.criu.log import CriuLog
 from warmboot.criu.runtime.files import remove_script, write_script
 from warmboot.criu.runtime.folders import CheckpointFolder
+from warmboot.criu.runtime.held_files import command_to_note, held_in, write_noted
 from warmboot.criu.runtime.orders import give_options, runc_of
 from warmboot.criu.runtime_work import ends_within, freeze, thaw
 from warmboot.model.errors import CheckpointError, DiskFull, HostError
@@ -32,12 +34,14 @@ async def dump(
     *,
     search_path: str,
     layer: Path | None,
+    mounts: Mapping[str, Path],
     leave_running: bool,
     hangs_after_s: float,
 ) -> None:
     """Dump the container into ``folder``, which is begun and not yet published.
 
-    ``search_path`` is where CRIU is, ``layer`` the folder of what the container has written.
+    ``search_path`` is where CRIU is, ``layer`` the folder of what the container has written,
+    ``mounts`` where on the host is what is mounted in it.
     ``log`` has what CRIU said, whatever came of it.
     ``CheckpointError``, ``DiskFull``.
     """
@@ -48,9 +52,11 @@ async def dump(
             details="it has noted nothing about it: perhaps it is not warmboot's any more",
             resolution="`warmboot doctor` checks the runtime; restart the worker with it",
         )
+    held = await asyncio.to_thread(held_in, mounts, work.pid)
     options = list(OPTIONS)
-    if layer is not None:
-        script = await asyncio.to_thread(write_script, work.container_id, layer, folder)
+    if layer is not None or held:
+        note = command_to_note(held, folder.held) if held else ""
+        script = await asyncio.to_thread(write_script, work.container_id, layer, folder, note)
         options.append(f"action-script {script}")
     await asyncio.to_thread(give_options, work.container_id, options)
     words: list[str | Path] = ["--root", runc.root, "checkpoint"]
@@ -72,6 +78,7 @@ async def dump(
     frozen = await asyncio.to_thread(freeze, work.container_id, work.pid)
     try:
         await unless_it_hangs(work, run(), hangs_after_s)
+        await asyncio.to_thread(write_noted, folder.held, held)
     finally:
         if frozen:  # CRIU leaves what runs on as it has found it
             await asyncio.to_thread(thaw, work.container_id, work.pid)

@@ -28,14 +28,18 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 _COPY = ("cp", "--archive", "--reflink=auto", "--sparse=auto", "--no-target-directory")
 
 
-def write_script(container_id: str, layer: Path, making: CheckpointFolder) -> Path:
-    """What CRIU runs to copy ``layer``; where it is."""
+def write_script(
+    container_id: str, layer: Path | None, making: CheckpointFolder, note: str = ""
+) -> Path:
+    """What CRIU runs to copy ``layer``, after the command ``note``; where it is."""
     path = ROOT / container_id / SCRIPT
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    copy = shlex.join([*_COPY, str(layer), str(making.files)])
-    done = shlex.join(["rm", str(making.lacks_files)])
-    text = f'#!/bin/sh\n[ "$CRTOOLS_SCRIPT_ACTION" = post-dump ] || exit 0\n{copy} && exec {done}\n'
-    making.lacks_files.touch()
+    text = f'#!/bin/sh\n[ "$CRTOOLS_SCRIPT_ACTION" = post-dump ] || exit 0\n{note}\n'
+    if layer is not None:
+        copy = shlex.join([*_COPY, str(layer), str(making.files)])
+        done = shlex.join(["rm", str(making.lacks_files)])
+        text += f"{copy} && exec {done}\n"
+        making.lacks_files.touch()
     write_atomically(path, text, mode=0o700, durable=False)
     return path
 

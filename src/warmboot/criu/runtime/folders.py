@@ -7,6 +7,7 @@ ROOT/<worker>/<name>/memory/     CRIU's images
                     /paused      when the container was started last; not if it ran on
                     /lacks-files until its files are all there
                     /boot-id     of the machine that made it: what is only in memory is gone then
+                    /held        the files in mounts that it had open, see ``held_files``
 ROOT/<worker>/.<name>.making/    while it is being made
 ROOT/<worker>/.restore/          CRIU's log of the last restore
 ROOT/<worker>/.files             files of a checkpoint were put back since the last dump
@@ -26,7 +27,7 @@ from warmboot.criu.runtime.sums import SUMS, make_sums, regular_files
 from warmboot.system.files import sync_folder
 
 RESTORE_WORK, PUT_BACK, PAUSED, LACKS_FILES = ".restore", ".files", "paused", "lacks-files"
-MAKING, GONE, BOOT_ID = ".making", ".gone", "boot-id"
+MAKING, GONE, BOOT_ID, HELD = ".making", ".gone", "boot-id", "held"
 _libc, _MNT_DETACH = ctypes.CDLL(None, use_errno=True), 2
 SYNCS_AT_ONCE = 8
 """The file system writes down the syncs of several files together."""
@@ -48,6 +49,11 @@ class CheckpointFolder:
     def lacks_files(self) -> Path:
         """There as long as ``files`` is to be made, and is not whole."""
         return self.path / LACKS_FILES
+
+    @property
+    def held(self) -> Path:
+        """What is noted of the files in mounts that the worker had open."""
+        return self.path / HELD
 
     @property
     def files_put_back(self) -> Path:

@@ -13,6 +13,7 @@ from warmboot.criu.runtime.folders import CheckpointFolder, clear
 from warmboot.criu.runtime.orders import checked, order
 from warmboot.criu.runtime_work import end_members
 from warmboot.docker.engine import DockerEngine
+from warmboot.model.checkpoint import AS_IT_WAS, ResumeOptions
 from warmboot.model.errors import (
     CheckpointError,
     Conflict,
@@ -30,6 +31,7 @@ async def resume(
     work: Work,
     folder: CheckpointFolder,
     search_path: str,
+    options: ResumeOptions,
     hangs_after_s: float,
     worker: str,
 ) -> None:
@@ -38,7 +40,7 @@ async def resume(
     The sums of ``folder`` are those of its files: the caller has checked it just now.
     After a failure the order stands, as the worker is still paused.
     """
-    await give_order(work.container_id, folder, search_path)
+    await give_order(work.container_id, folder, search_path, options)
     log = CriuLog()
     try:
         with checked(work.container_id):
@@ -59,7 +61,12 @@ async def _end_rest(engine: DockerEngine, container_id: str) -> None:
             await asyncio.to_thread(end_members, container_id)
 
 
-async def give_order(container_id: str, folder: CheckpointFolder, search_path: str) -> None:
+async def give_order(
+    container_id: str,
+    folder: CheckpointFolder,
+    search_path: str,
+    options: ResumeOptions = AS_IT_WAS,
+) -> None:
     """Have the container's next start, whoever starts it, be a restore from ``folder``."""
 
     def give() -> None:
@@ -70,7 +77,7 @@ async def give_order(container_id: str, folder: CheckpointFolder, search_path: s
             search_path=search_path,
             images=folder.memory,
             work=folder.restore_work,
-            options=OPTIONS,
+            options=("tcp-close", *OPTIONS) if options.close_connections else OPTIONS,
         )
 
     try:

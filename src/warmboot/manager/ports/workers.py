@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import IO, Any, Protocol
 from uuid import UUID
 
-from warmboot.model.checkpoint import Checkpoint
+from warmboot.model.checkpoint import AS_IT_WAS, Checkpoint, ResumeOptions
 from warmboot.model.sessions import LogChunk
 from warmboot.model.worker import Worker, WorkerSpec
 
@@ -71,7 +71,9 @@ class Workers(Protocol):
         """Accept a pause; the second result begins it and must be called."""
         ...
 
-    async def resume(self, ref: str, checkpoint: str | None = None) -> Worker:
+    async def resume(
+        self, ref: str, checkpoint: str | None = None, options: ResumeOptions = AS_IT_WAS
+    ) -> Worker:
         """Resume it from the checkpoint it was paused into, the newest, or a named one."""
         ...
 

@@ -11,6 +11,7 @@ The checkpoint stays in every case, so a resume that failed can be asked for aga
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 from warmboot.criu.continuity import Continuity
@@ -22,10 +23,20 @@ from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.workers.recover_worker import RecoverWorker
 from warmboot.manager.workers.worker_states import WorkerStates, refusal
 from warmboot.manager.workers.worker_work import WorkerWork
-from warmboot.model.checkpoint import Checkpoint, CheckpointState
-from warmboot.model.errors import Conflict, IllegalTransition, NotFound
+from warmboot.model.checkpoint import AS_IT_WAS, Checkpoint, CheckpointState, ResumeOptions
+from warmboot.model.errors import Conflict, IllegalTransition, NotFound, NotSupported
 from warmboot.model.worker import WORKER_TRANSITIONS, Worker, WorkerState
 from warmboot.store import Store
+
+
+def _refuse_what_it_cannot(chosen: Checkpoint, options: ResumeOptions) -> None:
+    if options.close_connections and chosen.folder is None:
+        raise NotSupported(
+            f"{chosen.name} is the engine's own checkpoint, whose resume takes no options",
+            details="what becomes of its connections is in /etc/criu/runc.conf",
+            resolution="leave the option out, or create the worker anew on warmboot's runtime "
+            "(`warmboot doctor --fix`)",
+        )
 
 
 class ResumeWorker:
@@ -46,11 +57,13 @@ class ResumeWorker:
         self._places = places
         self._work = WorkerWork(store, events, recover, "resume", WorkerState.RESUMING)
 
-    async def accept(self, worker: Worker, name: str | None) -> Checkpoint:
+    async def accept(
+        self, worker: Worker, name: str | None, options: ResumeOptions = AS_IT_WAS
+    ) -> Checkpoint:
         """Enter ``resuming``, and return the checkpoint; the caller must call ``work`` next.
 
         ``Conflict`` if the worker is neither paused nor ended, or the checkpoint is not ready;
-        ``NotFound`` for an unknown checkpoint.
+        ``NotFound`` for an unknown checkpoint, ``NotSupported``.
         """
         if not WORKER_TRANSITIONS.allows(worker.state, WorkerState.RESUMING):
             raise refusal(worker, "resumed")
@@ -63,13 +76,16 @@ class ResumeWorker:
                         resolution="resume from another one (`warmboot worker checkpoints "
                         f"{worker.name}`)",
                     )
+                _refuse_what_it_cannot(chosen, options)
                 now = await self._states.record(worker.id, WorkerState.RESUMING)
         except IllegalTransition as error:
             raise await self._states.refusal_now(worker.id, "resumed") from error
         await self._states.announce(now)
         return chosen
 
-    async def work(self, worker: Worker, chosen: Checkpoint) -> None:
+    async def work(
+        self, worker: Worker, chosen: Checkpoint, options: ResumeOptions = AS_IT_WAS
+    ) -> None:
         """Restore an accepted worker. After an error it is recovered, then it is raised."""
         async with self._work(worker, chosen):
             restored = await restore(
@@ -78,6 +94,7 @@ class ResumeWorker:
                 chosen.name,
                 into=chosen.folder,
                 search_path=self._places.search_path,
+                options=options,
                 hangs_after_s=self._hangs_after_s,
             )
             await self._record(worker.id, restored)
@@ -99,12 +116,14 @@ class ResumeWorker:
         )
 
     async def _record(self, worker_id: UUID, restored: Restored) -> None:
-        changes = {"paused_into": None, "resume_at_start": False, "error": None}
-        told = {
+        changes: dict[str, Any] = {"paused_into": None, "resume_at_start": False, "error": None}
+        told: dict[str, Any] = {
             "checkpoint": restored.name,
             "duration_s": round(restored.duration_s, 3),
             "attempts": restored.attempts,
         }
+        if restored.changed_files:
+            told["changed_files"] = [one.as_dict() for one in restored.changed_files]
         if restored.continuity is Continuity.ENDED:
             await self._states.enter(
                 worker_id,

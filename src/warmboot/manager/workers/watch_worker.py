@@ -16,7 +16,7 @@ from uuid import UUID
 
 import structlog
 
-from warmboot.criu.activity import cpu_seconds
+from warmboot.criu.activity import cpu_seconds, has_connection
 from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.tasks import Tasks
@@ -134,13 +134,18 @@ class WatchWorker:
 
     async def _sample(self, worker: Worker) -> ActivitySample:
         """What it does now; nothing, as far as can be seen, while the engine is away."""
-        cpu_s = 0.0
+        cpu_s, connected = 0.0, False
         try:
             found = await self._engine.inspect(worker.docker_id or "")
-            cpu_s = await asyncio.to_thread(cpu_seconds, found.pid) if found.pid else 0.0
+            if found.pid:
+                cpu_s = await asyncio.to_thread(cpu_seconds, found.pid)
+                ports = worker.spec.policy.wake_on
+                connected = await asyncio.to_thread(has_connection, found.pid, ports)
         except EngineUnavailable as error:
             log.warning("a worker cannot be looked at", worker=worker.name, why=error.details)
         now_s = time.monotonic()
+        if connected:  # nobody could wake it by the next byte: that is for the kernel to keep
+            return ActivitySample(now_s, cpu_s, now_s)
         if worker.heard_at is None:
             return ActivitySample(now_s, cpu_s)
         ago_s = (datetime.now(UTC) - worker.heard_at).total_seconds()

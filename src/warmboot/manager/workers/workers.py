@@ -23,7 +23,7 @@ from warmboot.manager.workers.recover_worker import BUSY, RecoverWorker
 from warmboot.manager.workers.resume_worker import ResumeWorker
 from warmboot.manager.workers.worker_checkpoints import WorkerCheckpoints
 from warmboot.manager.workers.worker_states import WorkerStates, refusal
-from warmboot.model.checkpoint import Checkpoint
+from warmboot.model.checkpoint import AS_IT_WAS, Checkpoint, ResumeOptions
 from warmboot.model.errors import Conflict, EngineUnavailable, InUse, InvalidRequest
 from warmboot.model.sessions import LogChunk
 from warmboot.model.worker import Worker, WorkerSpec, WorkerState
@@ -175,11 +175,13 @@ class Workers:
 
         return await self._store.workers.get(worker.id), begin
 
-    async def resume(self, ref: str, checkpoint: str | None = None) -> Worker:
+    async def resume(
+        self, ref: str, checkpoint: str | None = None, options: ResumeOptions = AS_IT_WAS
+    ) -> Worker:
         """Resume it now, from its newest checkpoint or a named one; returns when it runs."""
         worker = await self.get(ref)
-        chosen = await self._resume.accept(worker, checkpoint)
-        await self._undisturbed(self._resume.work(worker, chosen))
+        chosen = await self._resume.accept(worker, checkpoint, options)
+        await self._undisturbed(self._resume.work(worker, chosen, options))
         return await self._store.workers.get(worker.id)
 
     async def wake(self, ref: str) -> Worker:
