@@ -40,13 +40,13 @@ from warmboot.manager.core.saga import Hook, SagaRunner
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.core.unreadable_owners import unreadable_rows
 from warmboot.manager.core.uploads import Uploads
+from warmboot.manager.core.worker_tokens import WorkerTokens
 from warmboot.manager.garbage.expire_records import keep_expiring
 from warmboot.manager.metrics import ManagerMetrics
 from warmboot.manager.ports import Check, Services
 from warmboot.manager.reconcile import Reconcile
 from warmboot.manager.report_repairs import keep_reporting
 from warmboot.manager.system import System
-from warmboot.manager.workers.worker_tokens import WorkerTokens
 from warmboot.settings import Settings, not_settings
 from warmboot.store import Store
 from warmboot.store.database_lock import lock_database

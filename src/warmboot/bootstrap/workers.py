@@ -17,6 +17,7 @@ from warmboot.criu.setup.preflight import Preflight
 from warmboot.criu.setup.verification import Verified, verify
 from warmboot.docker.engine import DockerEngine
 from warmboot.manager.check_storage_owner import STORE_ID
+from warmboot.manager.core.worker_tokens import WorkerTokens
 from warmboot.manager.garbage.checkpoint_garbage import CheckpointGarbage, CheckpointsInUse
 from warmboot.manager.ports import Check
 from warmboot.manager.workers.create_worker import CreateWorker
@@ -29,7 +30,6 @@ from warmboot.manager.workers.stop_workers import StopWorkers
 from warmboot.manager.workers.watch_worker import WatchWorker
 from warmboot.manager.workers.worker_checkpoints import WorkerCheckpoints
 from warmboot.manager.workers.worker_states import WorkerStates
-from warmboot.manager.workers.worker_tokens import WorkerTokens
 from warmboot.manager.workers.workers import Workers
 from warmboot.settings import Settings
 
