@@ -300,11 +300,7 @@ def logs(
 
 
 @app.command()
-def checkpoint(
-    ref: Ref,
-    name: Name = None,
-    json_: Json = False,
-) -> None:
+def checkpoint(ref: Ref, name: Name = None, json_: Json = False) -> None:
     """Make a checkpoint while the worker keeps running, and print its name."""
 
     async def work() -> Checkpoint:
