@@ -65,6 +65,8 @@ async def test_a_good_machine_has_no_problem(dockerd: PrivateDockerd, tmp_path: 
         "experimental",
         "engine-version",
         "host-network",
+        "live-restore",
+        "other-users",
         "tcp-established",
         "disk",
         "root",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +54,25 @@ def test_a_rootless_engine_has_no_network_of_the_host() -> None:
     assert not found.ok
     assert "without root" in found.problem
     assert not findings.host_network(replace(ENGINE, networks=("bridge", "null"))).ok
+
+
+def test_a_missing_capability_is_named_with_what_it_means(tmp_path: Path) -> None:
+    status = tmp_path / "status"
+    status.write_text("Name:\tx\nCapEff:\t000001fffeffffff\n")
+    if os.geteuid() == 0:
+        found = findings.other_users(status)
+        assert found.ok
+        assert "CAP_SYS_RESOURCE" in found.note
+        assert "not root's cannot be paused" in found.note
+    status.write_text("Name:\tx\nCapEff:\t000001ffffffffff\n")
+    assert findings.other_users(status).note == ""
+
+
+def test_it_says_what_becomes_of_workers_when_the_engine_ends() -> None:
+    found = findings.live_restore(ENGINE)
+    assert found.ok
+    assert "off: running workers end when dockerd does" in found.note
+    assert "go on" in findings.live_restore(replace(ENGINE, live_restore=True)).note
 
 
 def test_room_is_looked_for_where_criu_writes_first_too(

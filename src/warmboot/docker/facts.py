@@ -19,7 +19,8 @@ _BLOBS = "io.containerd.content.v1.content/blobs/sha256"
 class EngineFacts:
     """``networks`` are the network drivers it has; ``cgroup_version`` is 1 or 2.
 
-    ``runtimes`` are the paths of its OCI runtimes, by their names.
+    ``runtimes`` are the paths of its OCI runtimes, by their names. With ``live_restore`` its
+    containers outlive it.
     """
 
     version: str
@@ -34,6 +35,7 @@ class EngineFacts:
     security: tuple[str, ...]
     log_driver: str = "json-file"
     runtimes: Mapping[str, str] = field(default_factory=dict)
+    live_restore: bool = False
 
     @property
     def rootless(self) -> bool:
@@ -58,6 +60,7 @@ class EngineFacts:
             networks=tuple((info.get("Plugins") or {}).get("Network") or ()),
             security=tuple(info.get("SecurityOptions") or ()),
             log_driver=str(info.get("LoggingDriver") or "json-file"),
+            live_restore=bool(info.get("LiveRestoreEnabled")),
             runtimes={
                 str(name): str(one.get("path", ""))
                 for name, one in (info.get("Runtimes") or {}).items()

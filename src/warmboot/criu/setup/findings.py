@@ -12,9 +12,11 @@ from warmboot.criu.setup.settings_files import has_tcp_established
 from warmboot.docker.facts import EngineFacts
 from warmboot.model.checkpoint import engine_obstacles, network_obstacles
 from warmboot.model.worker import RUNTIME
+from warmboot.system import procfs
 
 MIN_FREE_BYTES = 2 << 30
 MIN_SCRATCH_BYTES = 1 << 30
+_CAP_SYS_RESOURCE = 24  # linux/capability.h
 OTHER_NETWORK = "bridge"
 """Stands for all networks but the host's."""
 
@@ -58,6 +60,32 @@ def root() -> Finding:
         "to prove that it survived",
         remedy="start warmboot as root",
     )
+
+
+def other_users(own_status: Path = Path("/proc/self/status")) -> Finding:
+    """No problem where all workers are root's, and nothing that can be fixed here."""
+    if os.geteuid() != 0 or _has_capability(own_status, _CAP_SYS_RESOURCE):
+        return Finding("other-users", ok=True)
+    note = "root lacks CAP_SYS_RESOURCE here, so workers with processes that are not root's cannot "
+    note += "be paused; if this is a container, start it with --cap-add SYS_RESOURCE"
+    return Finding("other-users", ok=True, note=note)
+
+
+def _has_capability(status: Path, number: int) -> bool:
+    for line in procfs.lines(status):
+        name, _, value = line.partition(":")
+        if name == "CapEff":
+            return bool(int(value, 16) >> number & 1)
+    return True
+
+
+def live_restore(engine: EngineFacts) -> Finding:
+    """No problem: only a choice that has a consequence for workers."""
+    if engine.live_restore:
+        return Finding("live-restore", ok=True, note="on: workers go on when dockerd ends")
+    note = "off: running workers end when dockerd does, and are resumed from their last checkpoint "
+    note += '(`--every`) only by hand; "live-restore": true in daemon.json and a reload turn it on'
+    return Finding("live-restore", ok=True, note=note)
 
 
 def tcp_established(runc_conf: Path) -> Finding:

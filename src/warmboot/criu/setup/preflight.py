@@ -92,7 +92,7 @@ class Preflight:
                 engine = await client.facts()
         except WarmbootError as error:
             unreachable = f"{error.brief}: {error.details}"
-        found = [findings.root(), *await self._criu(engine)]
+        found = [findings.root(), findings.other_users(), *await self._criu(engine)]
         found.append(findings.tcp_established(self.runc_conf))
         found.append(findings.reachable(engine, self.socket, unreachable))
         if engine is not None:
@@ -101,6 +101,7 @@ class Preflight:
             found += [findings.experimental(engine), findings.version(engine)]
             found += [
                 findings.host_network(engine),
+                findings.live_restore(engine),
                 findings.disk(engine.data_root, self._scratch()),
             ]
         return tuple(found)
