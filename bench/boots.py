@@ -4,42 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from demo.image import NAME, write_hello_image
-from demo.manager import (
-    Manager,
-    forget_older_images,
-    image_digest,
-    manager,
-    state_root,
-)
 
 from bench.measure import Failed, Samples
+from bench.place import BOOT_TIMEOUT_S, Place, build_image, place
 from bench.progress import Progress
-from warmboot.client import Client
 from warmboot.client.results import Container
-from warmboot.host.network import Network, NetworkConfig
-from warmboot.host.vm.vm_files import VMM_GID
 
 WARM_ROUNDS = 9
 RESTORE_ROUNDS = 9
 COLD_EVERY = 3
 FOUR_ROUNDS = 9
-BOOT_TIMEOUT_S = 300.0
-KERNEL_CONSOLE = "console=hvc0 panic=-1"
 
 
 async def measure(progress: Progress) -> dict[str, float]:
     """The figures of booting and memory."""
-    state = state_root()
-    image = state / "runtime-image"
-    progress.tell("the runtime image")
-    await _run(sys.executable, "-m", "warmboot.images", "build", "--output", str(image))
+    image = await build_image(progress)
     samples = Samples()
     async with _bench(progress, samples, image, standby="0") as bench:
         await bench.restores()
@@ -54,19 +38,10 @@ async def measure(progress: Progress) -> dict[str, float]:
 async def _bench(
     progress: Progress, samples: Samples, image: Path, standby: str
 ) -> AsyncIterator[_Bench]:
-    """A manager with ``standby`` VMs that stand by, and a snapshot; everything touched once."""
-    state = state_root()
-    settings = {"MANAGER_AUTO_REBUILD": "false", "MANAGER_STANDBY_VMS": standby}
-    progress.tell(f"starting a manager and filling its warm pool of {standby}")
-    async with (
-        manager(
-            state / "bench", prefix="wbbench", subnet="198.19.176.0/20", settings=settings
-        ) as running,
-        Client(running.url) as client,
-        _floor_network(state) as network,
-    ):
-        bench = _Bench(progress, samples, client, running, network)
-        await bench.prepare(image)
+    """A place with everything touched once."""
+    async with place(progress, image, standby) as at:
+        bench = _Bench(progress, samples, at)
+        await bench.prepare()
         try:
             yield bench
         finally:
@@ -74,55 +49,34 @@ async def _bench(
 
 
 class _Bench:
-    def __init__(
-        self,
-        progress: Progress,
-        samples: Samples,
-        client: Client,
-        running: Manager,
-        network: Network,
-    ) -> None:
+    def __init__(self, progress: Progress, samples: Samples, place: Place) -> None:
         self._progress = progress
         self._samples = samples
-        self._client = client
-        self._manager = running
-        self._network = network
-        self._snapshot = Path()
+        self._place = place
+        self._client = place.client
         self._archive = ""
         self._count = 0
 
-    async def prepare(self, image: Path) -> None:
+    async def prepare(self) -> None:
         """A ready snapshot, the container image, and everything touched once."""
-        self._samples.add("memory.manager_mib", _resident_mib(self._manager.pid))
-        await forget_older_images(self._client, image_digest(image))
-        registered = await self._client.images.register(
-            name="bench", path=str(image), build_snapshot=False
-        )
-        image_id = registered.id
-        ready = [s for s in await self._client.snapshots.list() if s.state == "ready"]
-        fresh = [s for s in ready if s.runtime_image_id == image_id]
-        if not fresh:
-            self._progress.tell("building a snapshot")
-            snapshot_id = await self._client.snapshots.create(image_id)
-            await self._until_ready(snapshot_id)
-            fresh = [await self._client.snapshots.get(snapshot_id)]
-        self._snapshot = Path(fresh[0].snapshot_path)
-        archive = self._manager.storage / "hello.tar"
+        self._samples.add("memory.manager_mib", _resident_mib(self._place.manager.pid))
+        await self._place.prepare()
+        archive = self._place.manager.storage / "hello.tar"
         write_hello_image(archive)
         self._archive = await self._client.archives.upload(archive)
         await self._boot("auto")
-        await self._floor()
+        await self._place.floor()
 
     async def restores(self) -> None:
         """Floor, and warm with nothing standing by: the restore is made when it is asked for."""
         for _ in self._progress.rounds("restores", RESTORE_ROUNDS):
-            self._samples.add("restore.floor_s", await self._floor())
+            self._samples.add("restore.floor_s", await self._place.floor())
             self._samples.add("restore.warm_s", await self._boot("auto"))
 
     async def boots(self) -> None:
         """Floor, warm and, every third round, cold, one after the other."""
         for number in self._progress.rounds("boots", WARM_ROUNDS):
-            self._samples.add("boot.floor_s", await self._floor())
+            self._samples.add("boot.floor_s", await self._place.floor())
             self._samples.add("boot.warm_s", await self._boot("auto"))
             if number % COLD_EVERY == 0:
                 self._samples.add("boot.cold_s", await self._boot("cold"))
@@ -137,7 +91,7 @@ class _Bench:
         """One warm boot, four begun at once; and what an idle VM has for itself among clones."""
         for _ in self._progress.rounds("four at once", FOUR_ROUNDS):
             self._samples.add("boot.one_s", await self._boot("auto"))
-            await self._at_rest()
+            await self._place.at_rest()
             started = time.perf_counter()
             booted = await asyncio.gather(*(self._boot_from(started) for _ in range(4)))
             for name, took in booted:
@@ -177,7 +131,7 @@ class _Bench:
 
     async def _boot(self, boot: str) -> float:
         """API request → Docker in the guest has answered."""
-        await self._at_rest()
+        await self._place.at_rest()
         started = time.perf_counter()
         name = await self._create(boot)
         took = await self._booted(name, started)
@@ -188,7 +142,7 @@ class _Bench:
         return took
 
     async def _container(self, boot: str) -> float:
-        await self._at_rest()
+        await self._place.at_rest()
         started = time.perf_counter()
         name = await self._create(boot)
         container = await self._client.containers.wait(
@@ -200,47 +154,6 @@ class _Bench:
         loading = sum(stage.duration_s for stage in container.stages if stage.name == "load")
         await self._client.containers.delete(name, force=True)
         return took - loading
-
-    async def _at_rest(self) -> None:
-        """As many VMs stand by as shall, so none is made ready beside what is measured."""
-        async with asyncio.timeout(BOOT_TIMEOUT_S):
-            while True:
-                info = await self._client.system.info()
-                if info["standby_vms"] == info["standby_vms_most"]:
-                    return
-                await asyncio.sleep(0.1)  # nobody is told
-
-    async def _floor(self) -> float:
-        await self._at_rest()
-        slot = await self._network.acquire()
-        disk = self._manager.storage / "floor.qcow2"
-        base = self._snapshot / "disk.ext4"
-        try:
-            disk.unlink(missing_ok=True)
-            await _run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, disk)
-            manifest = json.loads((self._snapshot / "metadata.json").read_text())
-            image = (await self._client.images.list())[0]
-            folder = Path(image.path)
-            output = await _run(
-                *(sys.executable, "-I", Path(__file__).with_name("floor.py"), self._snapshot),
-                *(folder / "kernel", folder / "initrd"),
-                f"{manifest['cmdline']} {KERNEL_CONSOLE}",
-                *(manifest["shape"]["memory_mib"], manifest["shape"]["vcpus"]),
-                *(slot.namespace, disk),
-            )
-            return float(output)
-        finally:
-            disk.unlink(missing_ok=True)
-            await self._network.release(slot)
-
-    async def _until_ready(self, snapshot_id: str) -> None:
-        async with self._client.events.follow(after=0) as events:
-            async for event in events:
-                if event.subject_id == snapshot_id and event.kind.endswith((".ready", ".failed")):
-                    break
-        snapshot = await self._client.snapshots.get(snapshot_id)
-        if snapshot.state != "ready":
-            raise Failed(f"the snapshot could not be built: {snapshot.error}")
 
 
 def _figures(s: Samples) -> dict[str, float]:
@@ -263,33 +176,6 @@ def _figures(s: Samples) -> dict[str, float]:
         figures[name] = s.median(name)
         figures[f"{name}.runs"] = s.runs(name)
     return figures
-
-
-@contextlib.asynccontextmanager
-async def _floor_network(state: Path) -> AsyncIterator[Network]:
-    config = NetworkConfig(
-        state_dir=state / "bench" / "floor-network",
-        prefix="wbfloor",
-        subnet="198.19.160.0/20",
-        pool_size=1,
-        uid_base=VMM_GID + 50_000,
-    )
-    network = Network(config)
-    await network.start([])
-    try:
-        yield network
-    finally:
-        await network.stop(keep=False)
-
-
-async def _run(*command: object) -> str:
-    process = await asyncio.create_subprocess_exec(
-        *(str(word) for word in command), stdout=asyncio.subprocess.PIPE
-    )
-    output, _ = await process.communicate()
-    if process.returncode != 0:
-        raise Failed(f"{command[0]} failed")
-    return output.decode()
 
 
 def _private_mib(container: Container) -> tuple[float, float]:

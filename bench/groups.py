@@ -58,6 +58,12 @@ GROUPS: Mapping[str, Group] = {
             ("boot", "restore", "container", "memory"),
         ),
         Group(
+            "engine",
+            "engines: ready, requests, streams and containers through the socket",
+            "bench.engines",
+            ("engine",),
+        ),
+        Group(
             "storage",
             "boots from compressed snapshots, against plain ones",
             "bench.storage",
