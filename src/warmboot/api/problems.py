@@ -38,6 +38,7 @@ STATUS: Mapping[type[errors.WarmbootError], int] = {
     errors.NotSupported: 422,
     errors.Unavailable: 503,
     errors.DiskFull: 507,
+    errors.MemoryFull: 507,
     errors.RowUnreadable: 409,
     errors.HostError: 500,
     errors.ImageDamaged: 422,

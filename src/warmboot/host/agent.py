@@ -28,7 +28,8 @@ from warmboot.host.vm.vm_files import VMM_GID
 from warmboot.host.vms import Vms
 from warmboot.hypervisors.base import Hypervisor, Probe
 from warmboot.hypervisors.confinement import Confinement
-from warmboot.model.shapes import Capacity
+from warmboot.model.errors import MemoryFull
+from warmboot.model.shapes import Capacity, Shape
 from warmboot.model.vm import VmRecord
 from warmboot.system import usage
 
@@ -68,6 +69,20 @@ class HostAgent:
 
     def free_memory_mib(self) -> int:
         return usage.free_memory_mib()
+
+    def ensure_memory(self, shape: Shape) -> None:
+        """``MemoryFull`` if less is free than a VM of this shape may come to use."""
+        free_mib = self.free_memory_mib()
+        if free_mib >= shape.memory_mib:
+            return
+        running, prepared = len(self.vms.handles()), self.vms.prepared
+        raise MemoryFull(
+            f"{shape.memory_mib} MiB of memory are not free on this host",
+            details=f"of its {self.capacity().memory_mib} MiB {free_mib} MiB are; {running} VMs "
+            f"run on it, {prepared} of them prepared in the warm pool",
+            resolution="stop containers or engines, ask for less memory (`--memory`), or have "
+            "fewer VMs prepared (MANAGER_STANDBY_VMS)",
+        )
 
     async def start(self, records: Sequence[VmRecord], protected: Protected = NOTHING) -> list[str]:
         """Take over what an earlier manager left; returns the ids of VMs that are lost."""

@@ -256,6 +256,11 @@ class Vms:
             self._stalled.remove(vm_id)
 
     @property
+    def prepared(self) -> int:
+        """How many stand by in the warm pool."""
+        return len(self._standing_by)
+
+    @property
     def stalled(self) -> int:
         """How many wait for room in ``resume_stalled``."""
         return len(self._stalled)

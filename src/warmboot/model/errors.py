@@ -15,6 +15,7 @@
     │   ├── RegistryUnavailable
     │   └── EngineUnavailable
     ├── DiskFull
+    ├── MemoryFull
     ├── RowUnreadable             the database holds it, and it cannot be read
     └── HostError                 something on the machine failed
         ├── ImageDamaged          a runtime image's file is missing or is not what it was
@@ -124,6 +125,10 @@ class EngineUnavailable(Unavailable):
 
 class DiskFull(WarmbootError):
     code = "disk-full"
+
+
+class MemoryFull(WarmbootError):
+    code = "memory-full"
 
 
 class RowUnreadable(WarmbootError):

@@ -135,6 +135,7 @@ class Containers:
     async def _create(self, spec: ContainerSpec) -> Container:
         if spec.shape is not None:
             self._host.capacity().check(spec.shape, self._default_shape)
+        self._host.ensure_memory(spec.shape or self._default_shape)
         image_id = await choose_image(self._store, spec.runtime_image_id)
         if spec.archive is not None:
             await self._archives.check_has(spec.archive, spec.image)

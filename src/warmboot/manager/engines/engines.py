@@ -143,6 +143,7 @@ class Engines:
             )
         if spec.shape is not None:
             self._host.capacity().check(spec.shape, self._default_shape)
+        self._host.ensure_memory(spec.shape or self._default_shape)
         image_id = await choose_image(self._store, spec.runtime_image_id)
         async with self._addresses.free_one() as address:
             engine = Engine(
@@ -180,6 +181,7 @@ class Engines:
             engine = await self._store.engines.get(engine.id)
             if engine.state in (EngineState.RUNNING, EngineState.CREATING):
                 return
+            self._host.ensure_memory(engine.shape)
             async with self._events.transaction() as emit:
                 await self._store.engines.set_state(engine.id, EngineState.CREATING, **UNBOOTED)
                 await emit("engine.creating", engine.id, name=engine.name)

@@ -1,0 +1,58 @@
+"""More memory than the host has to spare: refused with figures, for containers and engines."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from tests.support.engines import create, engines_of
+from tests.support.managers import Lab, Manager
+
+from warmboot.host.agent import HostAgent
+from warmboot.model.errors import MemoryFull
+from warmboot.model.shapes import Shape
+
+Create = Callable[[Manager, Shape | None], Awaitable[object]]
+
+
+async def an_engine(m: Manager, shape: Shape | None) -> object:
+    return await create(m, shape=shape)
+
+
+async def a_container(m: Manager, shape: Shape | None) -> object:
+    return await m.create("web", shape=shape)
+
+
+@pytest.mark.parametrize("asked_for", [an_engine, a_container])
+async def test_a_vm_that_could_use_more_than_is_free_is_refused(
+    place: Lab, monkeypatch: pytest.MonkeyPatch, asked_for: Create
+) -> None:
+    async with place.manager(standby_vms=1) as m:
+        await m.snapshot()
+
+        async def prepared() -> bool:
+            return (await m.services.system.info()).standby_vms == 1
+
+        await m.until(prepared, "a VM is prepared")
+        monkeypatch.setattr(HostAgent, "free_memory_mib", lambda self: 250)
+        for shape in (None, Shape(1, 300)):
+            with pytest.raises(MemoryFull, match="are not free on this host") as refused:
+                await asked_for(m, shape)
+            assert "250 MiB are" in refused.value.details
+            assert "1 VMs run on it, 1 of them prepared" in refused.value.details
+        assert not await engines_of(m).list()
+        assert not await m.services.containers.list()
+        monkeypatch.setattr(HostAgent, "free_memory_mib", lambda self: 300)
+        await asked_for(m, Shape(1, 300))
+
+
+async def test_a_stopped_engine_waits_for_memory_and_keeps_its_state(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.manager() as m:
+        await create(m)
+        await engines_of(m).stop("ci")
+        monkeypatch.setattr(HostAgent, "free_memory_mib", lambda self: 100)
+        with pytest.raises(MemoryFull):
+            await engines_of(m).start("ci")
+        assert (await engines_of(m).get("ci")).state == "stopped"
