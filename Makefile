@@ -8,7 +8,7 @@ QUICK = not (qemu or firecracker or kvm or docker or registry or postgres or roo
 export WARMBOOT_STATE = $(STATE)
 export PATH := $(CURDIR)/.venv/bin:$(STATE)/firecracker:$(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo picture test test-quick lint bench deb setup clean
+.PHONY: help demo picture test test-quick lint bench deb docker-versions setup clean
 
 help:
 	@echo "make demo        install what is missing, then show a cold and a warm start side by side"
@@ -20,6 +20,7 @@ help:
 	@echo "make bench       measure: a table on the terminal, JSON in bench/results/; GROUPS=\"cli worker\" measures only"
 	@echo "                 these; .venv/bin/python -m bench --list names groups and figures"
 	@echo "make deb         build a Debian package in dist/ (RELEASE=bookworm or trixie)"
+	@echo "make docker-versions   run the tests of workers on the Docker of other Debian releases"
 	@echo "make setup       only install what is missing"
 	@echo "make clean       remove what the demo and the tests have stored (.state)"
 	@echo "make help        print this text"
@@ -54,6 +55,13 @@ bench: setup
 RELEASE ?= bookworm
 deb: setup
 	@$(PYTHON) scripts/build_deb.py $(RELEASE)
+
+DOCKER_VERSIONS = bookworm trixie forky
+VERSION_TESTS = tests/workers/test_worker_runtime.py tests/workers/test_worker_networks.py \
+	tests/workers/test_worker_bridges.py
+docker-versions: setup
+	@set -e; for release in $(DOCKER_VERSIONS); do echo "The Docker of $$release:"; \
+	scripts/with_docker_of.py $$release $(PYTHON) -m pytest -q $(VERSION_TESTS); done
 
 clean:
 	rm -rf $(STATE)

@@ -25,6 +25,7 @@ from warmboot.model.checkpoint import (
     obstacles,
     outdated,
     parse_version,
+    runtime_obstacles,
 )
 from warmboot.model.errors import InvalidName
 
@@ -79,6 +80,26 @@ def test_every_obstacle_has_a_reason_and_a_remedy(engine: str, network: str) -> 
     for obstacle in obstacles(engine, network, tty=True, auto_remove=True):
         assert obstacle.reason
         assert obstacle.remedy
+
+
+def test_on_the_runtime_of_workers_networks_that_a_plain_start_makes_are_well() -> None:
+    for network in ("host", "none", "bridge"):
+        assert runtime_obstacles(network) == ()
+    for network in ("own", "container:other", ""):
+        (obstacle,) = runtime_obstacles(network)
+        assert repr(network) in obstacle.reason
+        assert "host" in obstacle.remedy
+
+
+def test_only_on_the_hosts_network_somebody_can_listen_for_a_paused_worker() -> None:
+    assert runtime_obstacles("host", wake_on=(80,)) == ()
+    (obstacle,) = runtime_obstacles("none", wake_on=(80,))
+    assert "wake" in obstacle.reason
+
+
+def test_a_worker_that_removes_itself_is_never_well() -> None:
+    (obstacle,) = runtime_obstacles("host", auto_remove=True)
+    assert "auto-remove" in obstacle.reason
 
 
 @given(st.tuples(st.integers(17, 40), st.integers(0, 12), st.integers(0, 30)))

@@ -26,11 +26,13 @@ from tests.workers.conftest import (
 )
 
 from warmboot.client import Client
+from warmboot.client.worker_results import Worker
 from warmboot.criu import in_progress
 from warmboot.criu.in_progress import Work
 from warmboot.criu.runtime import dump as dumping
 from warmboot.criu.runtime import resume as resuming
 from warmboot.criu.runtime.orders import ROOT
+from warmboot.criu.runtime_work import runtimes_at_work
 from warmboot.docker.engine import DockerEngine
 from warmboot.model.errors import Conflict, WarmbootError
 from warmboot.settings import Settings
@@ -142,6 +144,58 @@ async def test_a_resume_that_the_engine_carries_out_when_it_goes_on_is_noticed(
         dockerd.go_on()
     assert (await client.workers.wait(worker.id, "running", TIMEOUT_S)).state == "running"
     await goes_on(client, worker.id, secret)
+
+
+@pytest.mark.parametrize("victim", ["dockerd", "containerd"])
+@pytest.mark.parametrize("what", ["pause", "resume"])
+async def test_a_worker_outlives_an_engine_that_is_killed_at_work_on_it(
+    dockerd: PrivateDockerd,
+    client: Client,
+    engine: DockerEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    victim: str,
+) -> None:
+    worker = await start_on(client, engine)
+    docker_id = worker.docker_id or ""
+    secret, seen = await counted(client, worker.id)
+    if what == "resume":
+        await client.workers.pause(worker.id)
+    kill = {"dockerd": dockerd.kill, "containerd": dockerd.kill_containerd}[victim]
+    unless_it_hangs = in_progress.unless_it_hangs
+
+    async def killed(work: Work, call: Coroutine[Any, Any, None], limit_s: float) -> None:
+        begun = asyncio.ensure_future(unless_it_hangs(work, call, limit_s))
+        while not runtimes_at_work(docker_id) and not begun.done():  # noqa: ASYNC110 (not ours)
+            await asyncio.sleep(0.001)
+        await kill()
+        await begun
+
+    monkeypatch.setattr({"pause": dumping, "resume": resuming}[what], "unless_it_hangs", killed)
+    act = client.workers.pause if what == "pause" else client.workers.resume
+    await asyncio.gather(act(worker.id), return_exceptions=True)  # whatever it was told
+    monkeypatch.undo()
+    if victim == "dockerd":  # which takes its containerd with it
+        await dockerd.start()
+    settled = await client.workers.wait(worker.id, "settled", TIMEOUT_S)
+    assert settled.state in ("running", "paused"), settled.error
+    await eventually_wakes(client, worker)
+    _, now = await last_count(client, worker.id)
+    assert now >= seen
+    assert (await counted(client, worker.id, beyond=now))[0] == secret
+    assert runtimes_at_work(docker_id) == []
+    assert [one.state for one in await client.workers.checkpoints(worker.id)] in ([], ["ready"])
+
+
+async def eventually_wakes(client: Client, worker: Worker) -> None:
+    """A containerd that was killed is there again after a while."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while True:
+            try:
+                await client.workers.wake(worker.id)
+                return
+            except WarmbootError:
+                await asyncio.sleep(0.2)
 
 
 async def test_workers_outlive_a_power_failure_of_the_machine(

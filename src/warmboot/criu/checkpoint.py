@@ -48,7 +48,7 @@ from warmboot.model.errors import (
     NotSupported,
     WarmbootError,
 )
-from warmboot.model.worker import RUNTIME
+from warmboot.model.worker import HOST_NETWORK, RUNTIME
 
 OUR_FILES = frozenset({SALT_FILE})
 """Files in a checkpoint's folder that are not the dump's."""
@@ -86,7 +86,7 @@ def refuse_obstacles(engine: EngineFacts, container: ContainerFacts) -> None:
     """``NotSupported`` when this container could not be restored by this engine."""
     tty, auto_remove = container.tty, container.auto_remove
     if container.runtime == RUNTIME:
-        found = runtime_obstacles(container.network, tty=tty, auto_remove=auto_remove)
+        found = runtime_obstacles(container.network, auto_remove=auto_remove)
     elif not engine.experimental:
         raise NotSupported(
             "the Docker engine is not in experimental mode, so it cannot make checkpoints",
@@ -222,6 +222,8 @@ async def _dump_by_runc(
     """The version of the CRIU that did it."""
     await asyncio.to_thread(check_room, found, into.path)
     making = await by_runc.begin(into)
+    if found.network != HOST_NETWORK:
+        await asyncio.to_thread(making.note_own_network)
     work = Work(facts, engine.socket, found.id, (), found.pid, (making.path,))
     log = CriuLog()
     try:

@@ -195,19 +195,33 @@ def obstacles(
     return (*found, *_other_obstacles(tty=tty, auto_remove=auto_remove))
 
 
+RUNTIME_NETWORKS = (HOST_NETWORK, "none", "bridge")
+
+
 def runtime_obstacles(
-    network: str, *, tty: bool = False, auto_remove: bool = False
+    network: str, *, auto_remove: bool = False, wake_on: Collection[int] = ()
 ) -> tuple[Obstacle, ...]:
-    """The same for a container that runs on the runtime of ours, whatever its engine."""
+    """The same for a container that runs on the runtime of ours, whatever its engine.
+
+    Its start is a plain one, for which the engine makes a network or a terminal as ever.
+    """
     found: list[Obstacle] = []
-    if network != HOST_NETWORK:
+    if network not in RUNTIME_NETWORKS:
         found.append(
             Obstacle(
                 f"it is not known that a worker is restored on the network {network!r}",
-                "run the worker with network 'host'",
+                "run the worker with network 'host', 'bridge' or 'none'",
             )
         )
-    return (*found, *_other_obstacles(tty=tty, auto_remove=auto_remove))
+    if wake_on and network != HOST_NETWORK:
+        found.append(
+            Obstacle(
+                f"nobody can listen at its ports to wake it on the network {network!r}, as its "
+                "address there is gone while it is paused",
+                "run the worker with network 'host', or wake it by a request",
+            )
+        )
+    return (*found, *_auto_remove_obstacles(auto_remove=auto_remove))
 
 
 def _other_obstacles(*, tty: bool, auto_remove: bool) -> tuple[Obstacle, ...]:
@@ -219,15 +233,19 @@ def _other_obstacles(*, tty: bool, auto_remove: bool) -> tuple[Obstacle, ...]:
                 "run the worker without a TTY",
             )
         )
-    if auto_remove:
-        found.append(
-            Obstacle(
-                "Docker deletes an auto-remove container, with its checkpoints, when it stops or "
-                "when a restore fails",
-                "run the worker without auto-remove and delete it when it is done",
-            )
-        )
-    return tuple(found)
+    return (*found, *_auto_remove_obstacles(auto_remove=auto_remove))
+
+
+def _auto_remove_obstacles(*, auto_remove: bool) -> tuple[Obstacle, ...]:
+    if not auto_remove:
+        return ()
+    return (
+        Obstacle(
+            "Docker deletes an auto-remove container, with its checkpoints, when it stops or "
+            "when a restore fails",
+            "run the worker without auto-remove and delete it when it is done",
+        ),
+    )
 
 
 def criu_needed(kernel: str) -> tuple[Version, str]:

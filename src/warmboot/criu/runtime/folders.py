@@ -6,6 +6,7 @@ ROOT/<worker>/<name>/memory/     CRIU's images
                     /dump.log    what CRIU said
                     /paused      when the container was started last; not if it ran on
                     /lacks-files until its files are all there
+                    /own-network if it is not on the host's
                     /boot-id     of the machine that made it: what is only in memory is gone then
                     /held        the files in mounts that it had open, see ``held_files``
 ROOT/<worker>/.<name>.making/    while it is being made
@@ -28,6 +29,7 @@ from warmboot.system.files import sync_folder
 
 RESTORE_WORK, PUT_BACK, PAUSED, LACKS_FILES = ".restore", ".files", "paused", "lacks-files"
 MAKING, GONE, BOOT_ID, HELD = ".making", ".gone", "boot-id", "held"
+OWN_NETWORK = "own-network"
 _libc, _MNT_DETACH = ctypes.CDLL(None, use_errno=True), 2
 SYNCS_AT_ONCE = 8
 """The file system writes down the syncs of several files together."""
@@ -88,6 +90,13 @@ class CheckpointFolder:
     def note_pause(self, started_at: str) -> None:
         """The container, started at ``started_at``, is stopped after this dump."""
         (self.path / PAUSED).write_text(started_at)
+
+    def note_own_network(self) -> None:
+        """The container has a network of its own, in which it may get another address."""
+        (self.path / OWN_NETWORK).touch()
+
+    def has_own_network(self) -> bool:
+        return (self.path / OWN_NETWORK).exists()
 
     def paused_at_start(self) -> str:
         """What was noted; empty when the container ran on."""

@@ -11,8 +11,10 @@ from warmboot.criu.refusals import restore_failure
 from warmboot.criu.runtime.dump import OPTIONS
 from warmboot.criu.runtime.folders import CheckpointFolder, clear
 from warmboot.criu.runtime.orders import checked, order
+from warmboot.criu.runtime.process import first_process
 from warmboot.criu.runtime_work import end_members
 from warmboot.docker.engine import DockerEngine
+from warmboot.docker.left_shims import end_shim, is_kept
 from warmboot.model.checkpoint import AS_IT_WAS, ResumeOptions
 from warmboot.model.errors import (
     CheckpointError,
@@ -22,8 +24,11 @@ from warmboot.model.errors import (
     HostError,
     NotFound,
 )
+from warmboot.system.back_off import BackOff
 
 RESTORE_LOG = "restore.log"
+FORGETS_WITHIN_S = 10.0
+"""containerd, when a shim is gone."""
 
 
 async def resume(
@@ -44,14 +49,34 @@ async def resume(
     log = CriuLog()
     try:
         with checked(work.container_id):
-            call = engine.start_restored(work.container_id)
-            await unless_it_hangs(work, call, hangs_after_s)
+            await _start(engine, work, hangs_after_s)
     except (CheckpointError, Conflict, DiskFull) as error:
         await _end_rest(engine, work.container_id)
         log.hold(folder.restore_work / RESTORE_LOG)
         raise restore_failure(worker, folder.path.name, log.errors(), error) from error
     finally:
         log.close()
+
+
+async def _start(engine: DockerEngine, work: Work, hangs_after_s: float) -> None:
+    """Again, if it has met what an engine has left that was killed."""
+    container, loop = work.container_id, asyncio.get_running_loop()
+    back_off = BackOff(first_s=0.05, longest_s=0.5)
+    deadline_s: float | None = None
+    while True:
+        try:
+            return await unless_it_hangs(work, engine.start_restored(container), hangs_after_s)
+        except (CheckpointError, Conflict) as error:
+            if not is_kept(error.details, container):
+                raise
+            if deadline_s is None:
+                await _end_rest(engine, container)
+                if first_process(container) or not await end_shim(container):
+                    raise
+                deadline_s = loop.time() + FORGETS_WITHIN_S
+            elif loop.time() > deadline_s:
+                raise
+        await back_off.pause()
 
 
 async def _end_rest(engine: DockerEngine, container_id: str) -> None:
@@ -67,7 +92,12 @@ async def give_order(
     search_path: str,
     options: ResumeOptions = AS_IT_WAS,
 ) -> None:
-    """Have the container's next start, whoever starts it, be a restore from ``folder``."""
+    """Have the container's next start, whoever starts it, be a restore from ``folder``.
+
+    In a network of its own its connections are closed: it may get another address there, and gets
+    it only later.
+    """
+    closes = options.close_connections or folder.has_own_network()
 
     def give() -> None:
         clear(folder.restore_work)
@@ -77,7 +107,7 @@ async def give_order(
             search_path=search_path,
             images=folder.memory,
             work=folder.restore_work,
-            options=("tcp-close", *OPTIONS) if options.close_connections else OPTIONS,
+            options=("tcp-close", *OPTIONS) if closes else OPTIONS,
         )
 
     try:

@@ -110,7 +110,8 @@ class CreateWorker:
 def refuse_spec(engine: EngineFacts, spec: WorkerSpec) -> None:
     """``NotSupported`` when this engine could not pause and resume such a worker."""
     if engine.worker_runtime:
-        found = runtime_obstacles(spec.network, tty=spec.tty, auto_remove=spec.auto_remove)
+        wake_on = spec.policy.wake_on
+        found = runtime_obstacles(spec.network, auto_remove=spec.auto_remove, wake_on=wake_on)
     elif not engine.experimental:
         raise NotSupported(
             "the Docker engine is not in experimental mode, so its workers cannot be paused",

@@ -1,0 +1,186 @@
+"""The manager is killed at each step of a pause, a checkpoint and a resume past the engine.
+
+The next one finds the truth: the worker runs on or is paused, with its memory, and nothing of the
+work that was broken off is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.support.dockerd import PrivateDockerd
+from tests.support.served import free_port, served, worker_settings
+from tests.workers.conftest import (
+    counted,
+    dockerd_with_runtime,
+    goes_on,
+    remove_all,
+    start_on,
+)
+
+from warmboot.client import Client
+from warmboot.criu import in_progress
+from warmboot.criu.runtime.orders import ROOT
+from warmboot.criu.runtime_work import runtimes_at_work
+from warmboot.docker.engine import DockerEngine
+from warmboot.settings import Settings
+from warmboot.system.concurrency import end
+
+pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.slow]
+
+Doomed = tuple[Client, list[asyncio.Task[Any]]]
+
+TIMEOUT_S = 60.0
+RUNTIME, MANAGER = "warmboot.criu.runtime", "warmboot.manager.workers"
+DUMP = [
+    (f"{RUNTIME}.folders:CheckpointFolder.begin", "after"),
+    (f"{RUNTIME}.dump:unless_it_hangs", "midway"),
+    (f"{RUNTIME}.dump:unless_it_hangs", "after"),
+    (f"{RUNTIME}.folders:make_sums", "after"),
+    (f"{RUNTIME}.folders:CheckpointFolder.publish", "after"),
+    (f"{MANAGER}.pause_worker:PauseWorker._record", "before"),
+]
+BOTH = (DUMP[1], DUMP[3])
+"""What a checkpoint that leaves the worker running does otherwise than a pause."""
+
+RESUME = [
+    (f"{MANAGER}.resume_worker:restore", "before"),
+    (f"{RUNTIME}.resume:unless_it_hangs", "before"),
+    (f"{RUNTIME}.resume:unless_it_hangs", "midway"),
+    (f"{RUNTIME}.resume:unless_it_hangs", "after"),
+    (f"{MANAGER}.resume_worker:ResumeWorker._record", "before"),
+]
+
+
+@pytest.fixture(scope="module")
+async def dockerd(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[PrivateDockerd]:
+    async with dockerd_with_runtime(tmp_path_factory.mktemp("runtime")) as running:
+        yield running
+
+
+@pytest.fixture
+def settings(dockerd: PrivateDockerd, tmp_path: Path) -> Settings:
+    return worker_settings(tmp_path / "s", dockerd.socket, free_port())
+
+
+@contextlib.asynccontextmanager
+async def doomed(
+    settings: Settings, *doom: str
+) -> AsyncIterator[tuple[Client, list[asyncio.Task[Any]]]]:
+    """``warmboot serve`` as a process that kills itself; on leaving that is awaited.
+
+    With a list for what it is asked for and never answers.
+    """
+    asked: list[asyncio.Task[Any]] = []
+    environment = {
+        **os.environ,
+        "MANAGER_STORAGE_ROOT": str(settings.storage_root),
+        "MANAGER_PORT": str(settings.port),
+        "MANAGER_HYPERVISOR": "simulated",
+        "MANAGER_DOCKER_HOST": settings.docker_host,
+        "MANAGER_CRIU_WRAPPER": str(settings.criu_wrapper),
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.workers.doomed_manager", *doom),
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{settings.port}"
+    try:
+        async with asyncio.timeout(TIMEOUT_S), httpx.AsyncClient(timeout=TIMEOUT_S) as http:
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    if (await http.get(f"{url}/healthz")).is_success:
+                        break
+                await asyncio.sleep(0.05)
+        async with Client(url) as client:
+            yield client, asked
+            async with asyncio.timeout(TIMEOUT_S):
+                assert await process.wait() == -signal.SIGKILL, "it has killed itself"
+            await end(*asked)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def the_next_finds_the_truth(
+    settings: Settings,
+    engine: DockerEngine,
+    worker_id: str,
+    secret: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(in_progress, "QUIET_S", 0.5)
+    async with served(settings) as it:
+        settled = await it.client.workers.wait(worker_id, "settled", TIMEOUT_S)
+        docker_id = settled.docker_id or ""
+        assert settled.state in ("running", "paused"), settled.error
+        found = await engine.inspect(docker_id)
+        assert found.running == (settled.state == "running")
+        assert runtimes_at_work(docker_id) == []
+        rows = await it.client.workers.checkpoints(worker_id)
+        assert all(one.state == "ready" for one in rows)
+        await it.client.workers.wake(worker_id)
+        await goes_on(it.client, worker_id, secret)
+        await it.client.workers.pause(worker_id)
+        await it.client.workers.resume(worker_id)
+        await goes_on(it.client, worker_id, secret)
+        rows = await it.client.workers.checkpoints(worker_id)
+        folder = settings.checkpoint_folders / worker_id
+        kept = {one.name for one in folder.iterdir()} - {".restore"}
+        assert {name for name in kept if name.endswith((".making", ".gone"))} == set()
+        assert {name for name in kept if not name.startswith(".")} == {one.name for one in rows}
+        layer = (await engine.inspect(docker_id)).upper_folder
+        assert layer is not None
+        assert [one for one in layer.parent.iterdir() if "warmboot" in one.name] == []
+        await remove_all(it.client)
+    assert not (ROOT / docker_id).exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "point", "when"),
+    [*(("pause", *at) for at in DUMP), *(("checkpoint", *at) for at in DUMP if at in BOTH)],
+)
+async def test_a_dump_ends_in_the_truth(
+    settings: Settings,
+    engine: DockerEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    point: str,
+    when: str,
+) -> None:
+    async with doomed(settings, point, when) as (client, asked):
+        worker = await start_on(client, engine)
+        secret, _ = await counted(client, worker.id, beyond=2)
+        workers = client.workers
+        act = workers.pause if what == "pause" else workers.create_checkpoint
+        asked.append(asyncio.create_task(act(worker.id, "first")))
+    await the_next_finds_the_truth(settings, engine, worker.id, secret, monkeypatch)
+
+
+@pytest.mark.parametrize(("point", "when"), RESUME)
+async def test_a_resume_ends_in_the_truth(
+    settings: Settings,
+    engine: DockerEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    point: str,
+    when: str,
+) -> None:
+    async with doomed(settings, point, when) as (client, asked):
+        worker = await start_on(client, engine)
+        secret, _ = await counted(client, worker.id, beyond=2)
+        await client.workers.pause(worker.id)
+        asked.append(asyncio.create_task(client.workers.resume(worker.id)))
+    await the_next_finds_the_truth(settings, engine, worker.id, secret, monkeypatch)
