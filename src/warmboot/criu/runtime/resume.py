@@ -10,11 +10,11 @@ from warmboot.criu.log import CriuLog
 from warmboot.criu.refusals import restore_failure
 from warmboot.criu.runtime.dump import OPTIONS
 from warmboot.criu.runtime.folders import CheckpointFolder, clear
+from warmboot.criu.runtime.left_shims import end_shim, is_kept
 from warmboot.criu.runtime.orders import checked, order
 from warmboot.criu.runtime.process import first_process
 from warmboot.criu.runtime_work import end_members
 from warmboot.docker.engine import DockerEngine
-from warmboot.docker.left_shims import end_shim, is_kept
 from warmboot.model.checkpoint import AS_IT_WAS, ResumeOptions
 from warmboot.model.errors import (
     CheckpointError,
