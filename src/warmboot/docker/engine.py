@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
@@ -66,7 +67,8 @@ class DockerEngine(DockerClient):
             "Mounts": [
                 {
                     "Type": "bind",
-                    "Source": mount.source,
+                    # CRIU cannot restore a mount whose source is a symbolic link.
+                    "Source": os.path.realpath(mount.source),
                     "Target": mount.target,
                     "ReadOnly": mount.read_only,
                 }

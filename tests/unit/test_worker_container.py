@@ -1,4 +1,4 @@
-"""Where an engine is to keep what a worker writes."""
+"""What a worker's container is created with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import EngineFacts
-from warmboot.model.worker import WorkerSpec
+from warmboot.model.worker import Mount, WorkerSpec
 
 
 class _Engine(DockerEngine):
@@ -41,3 +41,15 @@ async def test_a_worker_has_a_log_of_bytes_unless_another_driver_was_chosen(
     engine = _Engine(of_engine)
     await engine.create_worker(WorkerSpec("worker", "busybox"), extra_environment={})
     assert engine.made["HostConfig"].get("LogConfig", {}).get("Type") == of_worker
+
+
+async def test_a_mount_has_the_folder_that_a_link_leads_to_as_criu_restores_no_link(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    engine = _Engine({})
+    spec = WorkerSpec("worker", "busybox", mounts=(Mount(str(tmp_path / "link"), "/data"),))
+    await engine.create_worker(spec, extra_environment={})
+    (mounted,) = engine.made["HostConfig"]["Mounts"]
+    assert (mounted["Source"], mounted["Target"]) == (str(tmp_path / "folder"), "/data")
