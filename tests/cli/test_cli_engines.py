@@ -41,14 +41,18 @@ def test_an_engine_is_created_shown_stopped_and_removed(cli: Cli) -> None:
 def test_a_shell_takes_over_what_env_prints(cli: Cli) -> None:
     cli("engine", "create", "ci")
     printed = cli("engine", "env", "ci").stdout
-    names = "$DOCKER_HOST $TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE $TESTCONTAINERS_HOST_OVERRIDE"
     told = subprocess.run(
-        ["sh", "-c", f"{printed}\necho {names} $TC_HOST"],
+        ["sh", "-c", f"{printed}\necho $DOCKER_HOST $TC_HOST; env | grep ^TESTCON | sort"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert told.stdout == f"unix://{SOCKET} /var/run/docker.sock 127.19.0.7 127.19.0.7\n"
+    assert told.stdout.splitlines() == [
+        f"unix://{SOCKET} 127.19.0.7",
+        "TESTCONTAINERS_CONNECTION_MODE=docker_host",
+        "TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE=/var/run/docker.sock",
+        "TESTCONTAINERS_HOST_OVERRIDE=127.19.0.7",
+    ]
 
 
 def test_what_is_wrong_is_told(cli: Cli) -> None:

@@ -36,7 +36,12 @@ CONFIGURED = "a manager of its own; tests/manager/test_configured_image.py start
 ENGINES = "a simulated VM runs no Docker; tests/e2e/test_e2e_engines.py has a real one"
 WORKERS = "needs a Docker engine with CRIU; tests/workers does each of these"
 
+ENGINE_PAGES = "a simulated VM runs no Docker; tests/e2e/test_e2e_engine_how_tos.py has real ones"
+
 NOT_HERE: dict[str, dict[str, str]] = {
+    "agents.md": {"warmboot": ENGINE_PAGES, "export": ENGINE_PAGES, "setpriv": ENGINE_PAGES}
+    | {"docker": ENGINE_PAGES},
+    "ci-jobs.md": {"warmboot": ENGINE_PAGES, "eval": ENGINE_PAGES, "docker": ENGINE_PAGES},
     "container-images.md": {"docker save": "needs a Docker engine; its output is made otherwise"},
     "engines.md": {
         "warmboot engine run": ENGINES,
@@ -86,6 +91,12 @@ NOT_HERE: dict[str, dict[str, str]] = {
         "export MANAGER_DATABASE_URL": "the same",
         "warmboot serve": "the same",
         ": > /srv/fc/store-id": "the same",
+    },
+    "testcontainers.md": {
+        "pip install": INSTALLS,
+        "warmboot": ENGINE_PAGES,
+        "eval": ENGINE_PAGES,
+        "python -m pytest": ENGINE_PAGES,
     },
     "troubleshooting.md": {
         "journalctl": SYSTEMD,

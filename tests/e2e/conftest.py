@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.e2e.copies import shared_snapshot
+from tests.e2e.copies import add_shared, shared_snapshot
 from tests.support.images import busybox
 from tests.support.vms import Site, runtime_image, state_root
 
@@ -83,6 +83,27 @@ async def site(bare_site: Site, image_folder: Path) -> Site:
     created = await bare_site.cli("snapshot", "create", "default")
     assert created.out.strip() == str((await shared_snapshot(bare_site)).id)
     return bare_site
+
+
+@pytest.fixture(scope="session")
+async def engine_site(site: Site, image_folder: Path) -> AsyncIterator[Site]:
+    """A manager of its own for engines, whose sockets other users reach."""
+    sockets = Path(tempfile.mkdtemp(prefix="warmboot-e2e-", dir="/run"))
+    sockets.chmod(0o755)
+    settings = {"MANAGER_SOCKET": str(sockets / "m.sock")}
+    folder = state_root() / "e2e-clients"
+    try:
+        async with Site.at(
+            folder, prefix="wbr", subnet="198.18.116.0/22", settings=settings
+        ) as own:
+            await own.start()
+            await own.cli("runtime", "register", "--no-snapshot", str(image_folder))
+            await add_shared(own, site)
+            await own.stop()
+            await own.start()
+            yield own
+    finally:
+        shutil.rmtree(sockets)
 
 
 @pytest.fixture(autouse=True)

@@ -121,6 +121,25 @@ async def test_a_stopped_one_says_so_and_keeps_its_disk(place: Lab) -> None:
         assert await containers_in(again) == []
 
 
+async def test_a_stop_notes_what_is_to_run_again(place: Lab) -> None:
+    policies = {"goes-on": "unless-stopped", "stopped": "unless-stopped", "once": "no"}
+    async with place.manager() as m:
+        engine = await create(m)
+        async with docker(engine) as client:
+            for name, policy in policies.items():
+                await create_container(client, name, RestartPolicy={"Name": policy})
+                assert (await client.post(f"/containers/{name}/start")).status_code == 204
+            await client.post("/containers/stopped/stop", params={"t": 0})
+        ids = {one["Names"][0]: one["Id"] for one in await containers_in(engine)}
+        await engines_of(m).stop("ci", 0)
+        assert (await engines_of(m).get("ci")).restarts == (ids["/goes-on"],)
+        # A simulated disk has no containers: one that is not there any more harms nobody.
+        await engines_of(m).start("ci")
+        again = await engines_of(m).wait("ci", EngineUntil.RUNNING, TIMEOUT_S)
+        assert await containers_in(again) == []
+        assert (await engines_of(m).get("ci")).restarts == ()
+
+
 async def test_one_whose_vm_dies_fails_and_can_be_started(place: Lab) -> None:
     async with place.manager() as m:
         engine = await create(m)

@@ -44,6 +44,7 @@ async def test_an_engine_comes_back_as_it_was(store: Store) -> None:
         vm_id="vm-1",
         handed_over=True,
         ports=(EnginePort("c0ffee", PortMapping(8080, 8080), held=True),),
+        restarts=("c0ffee",),
         boot_method=BootMethod.WARM,
         stages=(StageTiming("restore", 0.1, 0.2),),
         boot_s=0.3,

@@ -9,7 +9,7 @@ dockerd is asked it keeps in ``asked``; by the target of a request it answers:
     /stream…    chunks from ``said`` until ``None`` comes
     /silent     nothing, ever
     /hang-up    no answer, and the connection is closed
-    else        ``{"path": target}``
+    else        what ``told`` has for the path without its version, or ``{"path": target}``
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,7 @@ class FakeGuest:
     said: asyncio.Queue[bytes | None] = field(default_factory=asyncio.Queue)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     """A client of ``/silent`` or ``/stream`` was seen to have ended."""
+    told: dict[str, bytes] = field(default_factory=dict)
     connections: int = 0
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
     kind: bytes = b"application/json"
@@ -132,7 +134,8 @@ class FakeGuest:
             return False
         answer, chunked = bytes(body), target.startswith("/echo-chunked")
         if not target.startswith("/echo"):
-            answer = json.dumps({"path": target}).encode()
+            path = re.sub(r"^/v[0-9.]+", "", target.partition("?")[0])
+            answer = self.told.get(path, json.dumps({"path": target}).encode())
         framing: tuple[str, str] = ("Transfer-Encoding", "chunked")
         if not chunked:
             framing = ("Content-Length", str(len(answer)))

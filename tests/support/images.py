@@ -83,20 +83,20 @@ def python_image(name: str = "warmboot-test/python:1", extra: tuple[Path, ...] =
                 inside = path.relative_to(root.parent)
                 files[f"usr/lib/{version}/{inside}"] = path.read_bytes()
     binaries = [interpreter, *standard.glob("lib-dynload/*.so")]
-    for library in _libraries(binaries):
+    for library in libraries_of(binaries):
         files[str(library).lstrip("/")] = library.read_bytes()
     environment = [
         "PYTHONHOME=/usr",
         "PYTHONUNBUFFERED=1",
         "PYTHONDONTWRITEBYTECODE=1",
-        "LD_LIBRARY_PATH=" + ":".join(sorted({str(p.parent) for p in _libraries(binaries)})),
+        "LD_LIBRARY_PATH=" + ":".join(sorted({str(p.parent) for p in libraries_of(binaries)})),
     ]
     files["bin/busybox"] = busybox().read_bytes()
     links = {"bin/sh": "busybox", "bin/sleep": "busybox"}
     return image_archive(name, files, links, ["/usr/bin/python3"], environment)
 
 
-def _libraries(binaries: list[Path]) -> set[Path]:
+def libraries_of(binaries: list[Path]) -> set[Path]:
     found: set[Path] = set()
     for binary in binaries:
         listing = subprocess.run(

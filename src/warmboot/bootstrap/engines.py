@@ -10,6 +10,7 @@ from warmboot.bootstrap.garbage import GarbageParts
 from warmboot.bootstrap.snapshots import SnapshotParts
 from warmboot.bootstrap.tenants import TenantParts
 from warmboot.manager.engines.bring_up_engine import BringUpEngine
+from warmboot.manager.engines.engine_containers import EngineContainers
 from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engines import Engines
@@ -30,8 +31,9 @@ def wire_engines(
 ) -> EngineParts:
     store, host, events, tasks = core.store, core.host, core.events, core.tasks
     sockets, admission = EngineSockets(host), core.admission
+    containers = EngineContainers(store, host)
     bring_up = BringUpEngine(
-        store, host, events, tenants.boot, admission, snapshots.health, sockets
+        *(store, host, events, tenants.boot, admission, snapshots.health, sockets, containers)
     )
 
     async def remove(engine_id: UUID) -> None:
@@ -45,6 +47,7 @@ def wire_engines(
         events.observe(observer)
     engines = Engines(
         *(store, host, events, tasks, bring_up, admission, watch, sockets, ports, addresses),
+        containers,
         garbage.collect,
         core.settings.default_shape,
     )

@@ -17,6 +17,12 @@ from typing import Protocol
 import h11
 
 from warmboot.engine_socket.docker_form import Refusal, configuration, creates, starts
+from warmboot.engine_socket.engine_identity import (
+    asks_who_it_is,
+    looks_back,
+    since_hand_over,
+    with_engines_id,
+)
 from warmboot.engine_socket.exchange import (
     Answered,
     Client,
@@ -49,6 +55,9 @@ class Engine(Protocol):
     def lost(self) -> str:
         """Why it is no more, in words; empty while it is there."""
         ...
+
+    @property
+    def id(self) -> str: ...
 
     @property
     def names(self) -> tuple[str, str]:
@@ -117,7 +126,16 @@ class Conversation:
             return await self._create_in_turn(request, connections)
         if (reference := starts(request.method, request.target)) is not None:
             return await self._start(request, connections, reference)
+        if asks_who_it_is(request.method, request.target):
+            return await self._pass(request, connections, on_answer=self._as_engine)
+        if looks_back(request.method, request.target):
+            target = await since_hand_over(connections, request.target)
+            headers = list(request.headers.raw_items())
+            request = h11.Request(method=request.method, target=target, headers=headers)
         return await self._pass(request, connections)
+
+    async def _as_engine(self, _: int, answer: bytes) -> bytes | None:
+        return with_engines_id(answer, self._engine.id)
 
     async def _create_in_turn(self, request: h11.Request, connections: GuestConnections) -> bool:
         bodies = self._engine.bodies

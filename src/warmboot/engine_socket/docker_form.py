@@ -49,12 +49,12 @@ class Refusal(Exception):
 
 def looks_inside(target: bytes) -> bool:
     """Whether a request is about more than that there is a Docker, and of which version."""
-    return _GREETINGS.fullmatch(_path(target)) is None
+    return _GREETINGS.fullmatch(path_of(target)) is None
 
 
 def creates(method: bytes, target: bytes) -> bool:
     """Whether a container is to be created."""
-    return method == b"POST" and _CREATE.fullmatch(_path(target)) is not None
+    return method == b"POST" and _CREATE.fullmatch(path_of(target)) is not None
 
 
 def configuration(body: bytes) -> tuple[dict[str, Any], bool] | None:
@@ -100,7 +100,7 @@ def _each(given: Any, fields: tuple[str, ...]) -> Any:
 
 def starts(method: bytes, target: bytes) -> str | None:
     """The name or id of the container that is to be started, if one is."""
-    found = _START.fullmatch(_path(target)) if method == b"POST" else None
+    found = _START.fullmatch(path_of(target)) if method == b"POST" else None
     return None if found is None else found[2]
 
 
@@ -109,7 +109,7 @@ def turns_into_stream(method: bytes, target: bytes, status: int, answer: Headers
 
     So Docker answers those who do not ask for an upgrade.
     """
-    if method != b"POST" or status != 200 or not _HIJACKS.fullmatch(_path(target)):
+    if method != b"POST" or status != 200 or not _HIJACKS.fullmatch(path_of(target)):
         return False
     framed = (b"content-length", b"transfer-encoding")
     return not any(name.lower() in framed for name, _ in answer)
@@ -130,7 +130,7 @@ def last_words(kind: str, message: str) -> bytes:
     return b""
 
 
-def _path(target: bytes) -> str:
+def path_of(target: bytes) -> str:
     """As Docker understands it: of a whole URL, too, and whatever is written as ``%41``."""
     path = target.partition(b"?")[0]
     if not path.startswith(b"/") and b"://" in path:

@@ -27,8 +27,9 @@ from warmboot.system.concurrency import end, race
 
 _SWITCHING_PROTOCOLS = 101
 
-Answered = Callable[[int, bytes], Awaitable[None]]
-"""Told of a whole answer, its status and its body, before the client is."""
+Answered = Callable[[int, bytes], Awaitable[bytes | None]]
+"""Told of a whole answer, its status and its body, before the client is: which then gets the body
+that is returned, if there is one."""
 
 Lost = Callable[[], str]
 """Why the engine is no more, in words; empty while it is there."""
@@ -88,9 +89,7 @@ class Exchange:
             headers.insert(0, (b"Host", b"docker"))
         if self.body is None:
             return headers
-        framing = (b"content-length", b"transfer-encoding", b"expect")
-        kept = [(name, value) for name, value in headers if name.lower() not in framing]
-        return [*kept, (b"Content-Length", str(len(self.body)).encode())]
+        return with_length(headers, self.body)
 
     async def run(self, guest: GuestConnection, headers: Headers) -> bool:
         """Pass it, with ``headers``; whether another request may follow on the client's side."""
@@ -204,7 +203,8 @@ class Exchange:
             response, *body, _ = self._held
             assert isinstance(response, h11.Response)
             said = b"".join(bytes(part.data) for part in body if isinstance(part, h11.Data))
-            await self.on_answer(response.status_code, said)
+            if (instead := await self.on_answer(response.status_code, said)) is not None:
+                self._held = [with_body(response, instead), h11.Data(data=instead), event]
         self.answered = True
         for part in self._held or [event]:
             await self.client.tell(part)
@@ -228,6 +228,17 @@ class Exchange:
     def _last_words(self) -> bytes:
         lost = self.lost()
         return last_words(self.kind, lost) if lost else b""
+
+
+def with_length(headers: Headers, body: bytes) -> Headers:
+    framing = (b"content-length", b"transfer-encoding", b"expect")
+    kept = [(name, value) for name, value in headers if name.lower() not in framing]
+    return [*kept, (b"Content-Length", str(len(body)).encode())]
+
+
+def with_body(answer: h11.Response, body: bytes) -> h11.Response:
+    headers = with_length(list(answer.headers.raw_items()), body)
+    return h11.Response(status_code=answer.status_code, headers=headers, reason=answer.reason)
 
 
 def has_body(request: h11.Request) -> bool:

@@ -77,6 +77,24 @@ class GuestConnections:
 
     async def ask(self, target: str) -> tuple[int, Any]:
         """The status and the JSON of a GET of our own. ``Refusal``."""
+        status, body = await self._asked(target)
+        return status, self._parsed(body)
+
+    async def ask_for_lines(self, target: str) -> list[Any]:
+        """The JSON of each line of an answer, if it is one to a GET of our own. ``Refusal``."""
+        status, body = await self._asked(target)
+        return [self._parsed(line) for line in body.splitlines()] if status == 200 else []
+
+    def _parsed(self, body: bytes) -> Any:
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise self._no_answer(error) from error
+
+    def _no_answer(self, error: Exception) -> Refusal:
+        return Refusal(502, f"no answer: Docker in the engine {self._name}: {error}")
+
+    async def _asked(self, target: str) -> tuple[int, bytes]:
         connection = await self.take(fresh=True)
         http, stream, status, body = connection.http, connection.stream, 0, bytearray()
         try:
@@ -94,9 +112,9 @@ class GuestConnections:
                     body += event.data
                     if len(body) > MOST_CREATE_BYTES:
                         raise ValueError("the answer is too long")
-            return status, json.loads(body)
-        except (h11.RemoteProtocolError, ConnectionError, ValueError, RecursionError) as error:
-            raise Refusal(502, f"no answer: Docker in the engine {self._name}: {error}") from error
+            return status, bytes(body)
+        except (h11.RemoteProtocolError, ConnectionError, ValueError) as error:
+            raise self._no_answer(error) from error
         finally:
             await self.give_back(connection)
 

@@ -61,6 +61,10 @@ class EngineSocket:
         return self._lost
 
     @property
+    def id(self) -> str:
+        return self.engine.id
+
+    @property
     def names(self) -> tuple[str, str]:
         return self.engine.name, self.engine.socket
 

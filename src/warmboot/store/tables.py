@@ -175,6 +175,7 @@ engines = Table(
     Column("handed_over", Boolean, nullable=False),
     Column("address", SafeText, nullable=False, server_default=text("''")),
     Column("ports", Encoded(tuple[EnginePort, ...]), nullable=False),
+    Column("restarts", Encoded(tuple[str, ...]), nullable=False, server_default="[]"),
     Column("boot_method", Choice(BootMethod)),
     Column("fallback_reason", Choice(FallbackReason)),
     Column("fallback_details", SafeText, nullable=False),

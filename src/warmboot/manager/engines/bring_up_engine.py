@@ -1,6 +1,7 @@
 """Brings an engine from ``creating`` to ``running``: boots its VM, and hands its Docker over.
 
-    VM (see boot_tenant) ─▶ socket ─▶ running ─▶ hand-over ─▶ nothing of ours is left in its Docker
+    VM (see boot_tenant) ─▶ socket ─▶ running ─▶ hand-over ─▶ nothing of ours is left in its Docker,
+                                                              and what ran before its stop runs
 
 The hand-over takes longer than the boot. Meanwhile the front answers who asks whether there is a
 Docker, and keeps those waiting who want to see or do something in it.
@@ -24,6 +25,7 @@ from warmboot.manager.core.admission import BootAdmission, BootTicket
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.retry_until_stored import retry_until_stored, store_state
 from warmboot.manager.core.stopwatch import Stopwatch
+from warmboot.manager.engines.engine_containers import EngineContainers
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
 from warmboot.manager.tenants.boot_tenant import BootTenant, in_words
@@ -58,6 +60,7 @@ class BringUpEngine:
         admission: BootAdmission,
         health: SnapshotHealth,
         sockets: EngineSockets,
+        containers: EngineContainers,
     ) -> None:
         self._store = store
         self._host = host
@@ -66,6 +69,7 @@ class BringUpEngine:
         self._admission = admission
         self._health = health
         self._sockets = sockets
+        self._containers = containers
 
     async def __call__(self, asked: Asked) -> None:
         try:
@@ -132,10 +136,13 @@ class BringUpEngine:
         await self._boot.tell(engine, "hand-over")
         with watch.stage("hand-over"):
             await self._host.vms.hand_over(engine.vm_id, _labels(engine))
+            await self._containers.start(engine)
         stages = (*engine.stages, watch.stages[-1])
         handed_over = await retry_until_stored(
             f"that engine {engine.id} is handed over",
-            lambda: self._store.engines.update(engine.id, handed_over=True, stages=stages),
+            lambda: self._store.engines.update(
+                engine.id, handed_over=True, stages=stages, restarts=()
+            ),
         )
         await self._sockets.show(handed_over)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from warmboot.manager.core.retry_until_stored import store_state
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.engines.bring_up_engine import Asked, BringUpEngine, bring_up_key
+from warmboot.manager.engines.engine_containers import EngineContainers
 from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engine_states import UNBOOTED, can_be_stopped, has_reached
@@ -36,7 +36,6 @@ from warmboot.model.errors import (
     InUse,
     InvalidRequest,
     NotFound,
-    WarmbootError,
 )
 from warmboot.model.shapes import Shape
 from warmboot.model.tenants.engine import Engine, EngineSpec, EngineState
@@ -63,6 +62,7 @@ class Engines:
         sockets: EngineSockets,
         ports: EnginePorts,
         addresses: OwnAddresses,
+        containers: EngineContainers,
         garbage: CollectGarbage,
         default_shape: Shape,
     ) -> None:
@@ -76,6 +76,7 @@ class Engines:
         self._sockets = sockets
         self._ports = ports
         self._addresses = addresses
+        self._containers = containers
         self._garbage = garbage
         self._default_shape = default_shape
         self._locks = TenantLocks()
@@ -199,7 +200,7 @@ class Engines:
             await self._tasks.cancel(bring_up_key(engine.id))  # it may not be handed over yet
             assert engine.vm_id is not None
             limit_s = DEFAULT_STOP_TIMEOUT_S if timeout_s is None else timeout_s
-            quiet = self._quiet(engine.vm_id, limit_s)
+            quiet = self._containers.stop(engine, limit_s)
             if not await self._locks.unless_removed(engine.id, quiet):
                 return
             await self._watch.stop(engine.id)  # or it takes this for a failure
@@ -218,21 +219,6 @@ class Engines:
             )
             await self._sockets.show_if_possible(stopped)
         self._watch.remove_ended(engine.id)
-
-    async def _quiet(self, vm_id: str, timeout_s: float) -> None:
-        """Let its containers end, and have on its disk what they wrote."""
-        try:
-            link = self._host.vms.link(vm_id)
-            running = await link.docker.running()
-            stops = (link.docker.stop(container, timeout_s) for container in running)
-            for ended in await asyncio.gather(*stops, return_exceptions=True):
-                if isinstance(ended, WarmbootError):
-                    log.warning("a container did not stop", vm=vm_id, error=ended.brief)
-                elif isinstance(ended, BaseException):
-                    raise ended
-            await link.sync()
-        except WarmbootError as error:
-            log.warning("an engine is stopped that does not answer", vm=vm_id, error=error.brief)
 
     async def delete(self, ref: str, *, force: bool = False) -> None:
         engine = await self.get(ref)

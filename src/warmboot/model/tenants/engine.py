@@ -107,6 +107,8 @@ class Engine:
     a container. ``socket`` is the path at which its Docker is reached.
     ``address`` is its own one of this host's loopback; empty where it cannot have ports.
     ``handed_over``: nothing of ours is left in that Docker.
+    ``restarts``: the ids of containers that we have stopped with it and that its next boot starts;
+    of those dockerd believes that their user has stopped them.
     """
 
     id: UUID
@@ -123,6 +125,7 @@ class Engine:
     handed_over: bool = False
     address: str = ""
     ports: tuple[EnginePort, ...] = ()
+    restarts: tuple[str, ...] = ()
     boot_method: BootMethod | None = None
     fallback_reason: FallbackReason | None = None
     fallback_details: str = ""

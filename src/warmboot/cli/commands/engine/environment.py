@@ -18,13 +18,13 @@ def environment_of(engine: Engine) -> Mapping[str, str]:
     """``DOCKER_HOST``, and what testcontainers reads beside it.
 
     What it mounts into its own containers is a path of the engine's VM. It connects to published
-    ports at the engine's own address; earlier releases of it read TC_HOST.
+    ports at the engine's own address (earlier releases of it read TC_HOST); what it would guess
+    are other addresses, if it runs in a container itself.
     """
-    environment = {
+    return {
         "DOCKER_HOST": engine.docker_host,
         "TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE": "/var/run/docker.sock",
+        "TESTCONTAINERS_CONNECTION_MODE": "docker_host",
         "WARMBOOT_ENGINE": engine.name,
+        **dict.fromkeys(_HOST, engine.address or "127.0.0.1"),
     }
-    if engine.address:
-        environment |= dict.fromkeys(_HOST, engine.address)
-    return environment
