@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from tests.support.engines import create, create_container, docker, engines_of
@@ -16,10 +17,12 @@ from tests.support.served import free_port
 from warmboot.bootstrap import host as wiring
 from warmboot.host.network import Network
 from warmboot.hypervisors.base import Hypervisor
-from warmboot.manager.engines import engine_ports
+from warmboot.manager.engines import engine_ports, privileged_ports
 from warmboot.manager.ports import EngineUntil
-from warmboot.model.tenants.engine import Engine
+from warmboot.model.tenants.engine import Engine, EngineSpec
 from warmboot.settings import Settings
+
+NOBODY = 65534
 
 
 @pytest.fixture(autouse=True)
@@ -190,6 +193,52 @@ async def test_a_container_that_is_refused_gives_its_ports_back(manager: Manager
     network = manager.host.network
     assert isinstance(network, PortNetwork)
     assert network.led == {}
+
+
+async def test_what_a_front_was_in_the_middle_of_when_it_died_is_free_again(
+    manager: Manager,
+) -> None:
+    engine = await create(manager)
+    ask = manager.host.front.serve_calls
+    reserved = await ask(
+        "reserve-ports", {"engine": str(engine.id), "ports": [["80/tcp", "", 0, 0]]}
+    )
+    (number,) = reserved["numbers"]
+    assert not is_free(number)
+    (front,) = front_pids(manager.lab.storage)
+    os.kill(front, signal.SIGKILL)
+    await eventually(lambda: _async(is_free(number)))
+
+
+@pytest.mark.parametrize("bypassed", [False, True], ids=["its-owner", "who-goes-round-the-front"])
+async def test_a_user_publishes_no_port_of_roots(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bypassed: bool
+) -> None:
+    number = free_port()
+    (tmp_path / "first").write_text(f"{number + 1}\n")
+    monkeypatch.setattr(privileged_ports, "FIRST_UNPRIVILEGED", tmp_path / "first")
+    await manager.image()
+    engine_id = await engines_of(manager).create(EngineSpec("ci", NOBODY))
+    engine = await engines_of(manager).wait(str(engine_id), EngineUntil.RUNNING, TIMEOUT_S)
+    network = manager.host.network
+    assert isinstance(network, PortNetwork)
+    async with docker(engine) as client:
+        await create_container(client, "web", bound(number))
+        if bypassed:
+            await manager.host.vms.link(str(engine.vm_id)).docker.start("web")
+        else:
+            refused = await client.post("/containers/web/start")
+            assert refused.status_code == 500
+            assert f"Bind for 0.0.0.0:{number} failed: permission denied" in refused.text
+            await create_container(client, "own", bound(number, engine.address))
+            assert (await client.post("/containers/own/start")).status_code == 204
+        own = {("tcp", number)}
+        await eventually(lambda: _async(network.own.get(engine.address) == own))
+        assert is_free(number)
+        (tmp_path / "first").write_text(f"{number}\n")
+        await client.post(f"/containers/{'web' if bypassed else 'own'}/stop?t=0")
+        assert (await client.post("/containers/web/start")).status_code == 204
+        assert not is_free(number)
 
 
 async def test_ports_outlive_a_restart_of_the_manager(place: Lab) -> None:

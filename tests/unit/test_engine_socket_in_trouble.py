@@ -193,7 +193,7 @@ async def test_the_way_to_a_socket_is_open_whatever_the_umask_is(tmp_path: Path)
     old = os.umask(0o177)
     try:
         path = tmp_path / "engines" / "ci.sock"
-        socket_file.listen_at(path, os.geteuid(), os.getegid()).close()
+        socket_file.listen_at(path, os.geteuid(), os.getegid())[0].close()
     finally:
         os.umask(old)
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755

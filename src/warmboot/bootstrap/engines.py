@@ -41,7 +41,7 @@ def wire_engines(
 
     watch = WatchEngine(store, host, events, tasks, sockets, remove)
     ports, addresses = EnginePorts(store, host, events, tasks), OwnAddresses(store, host)
-    host.front.serve_calls = ports.answer
+    host.front.serve_calls, host.front.on_lost = ports.answer, ports.drop_reservations
     silent = KeepSilent(store, host, events, tasks)
     for observer in (watch.on_event, ports.on_event, silent.on_event):
         events.observe(observer)

@@ -1,7 +1,7 @@
 """Starts the front: ``python -m warmboot.engine_socket FOLDER``, control socket: descriptor 3.
 
-It listens already: whoever started us may speak to us before we are up. The folder, where it is,
-only tells those who look at the list of processes which manager's front it is.
+It listens already: whoever started us may speak to us before we are up. In the folder, where it
+is, our log is, too; and those who look at the list of processes see whose front we are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import resource
 import signal
 import socket
 import sys
+from pathlib import Path
 
+from warmboot.engine_socket import log_file
 from warmboot.engine_socket.front import Front
 
 CONTROL_FD = 3
@@ -33,9 +35,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a manager's, in the same terminal
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
+    logging.basicConfig(level=logging.WARNING, handlers=[log_file.of(Path(sys.argv[1]))])
     try:
         asyncio.run(_run())
     except asyncio.CancelledError:

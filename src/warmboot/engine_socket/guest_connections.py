@@ -16,6 +16,7 @@ import h11
 
 from warmboot.engine_socket.docker_form import Headers, Refusal
 from warmboot.engine_socket.limits import (
+    ASK_TIMEOUT_S,
     CHUNK_BYTES,
     CONNECT_TIMEOUT_S,
     IDLE_IN_GUEST,
@@ -68,6 +69,8 @@ class GuestConnections:
             ) from None
         try:
             connection = self._kept() if not fresh else None
+            if connection is None and len(self._streams) + len(self._idle) >= MOST_IN_GUEST:
+                self._idle.popleft().stream.abort()
             connection = connection or await self._connect()
         except BaseException:  # cancelled, too; raised again
             self._room.release()
@@ -96,6 +99,17 @@ class GuestConnections:
 
     async def _asked(self, target: str) -> tuple[int, bytes]:
         connection = await self.take(fresh=True)
+        try:
+            async with asyncio.timeout(ASK_TIMEOUT_S):
+                return await self._answer(connection, target)
+        except TimeoutError:
+            raise Refusal(
+                504, f"Docker in the engine {self._name} gives no answer within {ASK_TIMEOUT_S:g} s"
+            ) from None
+        finally:
+            await self.give_back(connection)
+
+    async def _answer(self, connection: GuestConnection, target: str) -> tuple[int, bytes]:
         http, stream, status, body = connection.http, connection.stream, 0, bytearray()
         try:
             headers = self.authorized(connection, [(b"Host", b"docker")])
@@ -115,8 +129,6 @@ class GuestConnections:
             return status, bytes(body)
         except (h11.RemoteProtocolError, ConnectionError, ValueError) as error:
             raise self._no_answer(error) from error
-        finally:
-            await self.give_back(connection)
 
     async def give_back(self, connection: GuestConnection) -> None:
         """Keep it for another request, if it is ready for one."""
@@ -129,7 +141,7 @@ class GuestConnections:
         connection.used = True
         connection.idle_since_s = asyncio.get_running_loop().time()
         self._idle.append(connection)
-        if len(self._idle) > IDLE_IN_GUEST:
+        if len(self._idle) > min(IDLE_IN_GUEST, MOST_IN_GUEST - len(self._streams)):
             self._idle.popleft().stream.abort()
         self._sweep_later()
 

@@ -16,8 +16,9 @@ HEAD_TIMEOUT_S = 30.0
 MOST_CONNECTIONS = 1024
 """Of one engine. One too many takes the place of the one that has said nothing for longest."""
 
-MOST_IN_GUEST = 448
-"""Requests and streams of one engine at a time: the guest's agent has 512 threads."""
+MOST_IN_GUEST = 500
+"""Requests and streams of one engine at a time, idle connections among them: the guest's agent has
+512 threads, and the manager needs some, too."""
 
 ROOM_TIMEOUT_S = 10.0
 """How long a request waits for room in the guest."""
@@ -37,6 +38,12 @@ LINGER_S = 5.0
 
 MOST_CREATE_BYTES = 4 << 20
 """Of the body of a request that creates a container, and of what dockerd is asked by us."""
+
+ASK_TIMEOUT_S = 60.0
+"""For what dockerd is asked by us, its whole answer included."""
+
+MOST_LOG_BYTES = 1 << 20
+"""Of the front's log, and as much of what was there before."""
 
 MOST_BODIES = 32
 """Of such requests of one engine at a time: others wait, and are not read meanwhile."""

@@ -47,6 +47,7 @@ class EngineSocket:
         self.bodies = asyncio.Semaphore(MOST_BODIES)
         self.engine = engine
         self._listener: socket.socket | None = None
+        self._file: socket_file.FileId | None = None
         self._server: asyncio.Server | None = None
         self._guest: GuestConnections | None = None
         self._endpoint: GuestEndpoint | None = None
@@ -112,7 +113,8 @@ class EngineSocket:
     async def close(self) -> None:
         """The engine is no more, and neither is its socket."""
         await self.stop_listening()
-        socket_file.remove(Path(self.engine.socket))
+        if self._file is not None:
+            socket_file.remove_own(Path(self.engine.socket), self._file)
         self._lose(f"the engine {self.engine.name} was removed")
         for conversation in self._conversations:
             conversation.abort()
@@ -121,7 +123,8 @@ class EngineSocket:
     async def _listen(self) -> None:
         await self.stop_listening()
         path = Path(self.engine.socket)
-        self._listener = socket_file.listen_at(path, self.engine.uid, self.engine.gid)
+        engine = self.engine
+        self._listener, self._file = socket_file.listen_at(path, engine.uid, engine.gid)
         self._server = await asyncio.start_unix_server(
             self._accept, sock=self._listener, limit=CHUNK_BYTES, backlog=socket_file.BACKLOG
         )

@@ -15,7 +15,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,8 @@ class EngineFront:
         self.gid = os.getegid() if gid is None else gid
         self.serve_calls: Serve = nothing_served
         """Answers what the front asks for."""
+        self.on_lost: Callable[[], Awaitable[None]] = _nothing
+        """Told when a front has died: whatever it was in the middle of, it does not go on."""
         self._served: dict[str, ServedEngine] = {}
         self._channel: CallChannel | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -187,6 +189,7 @@ class EngineFront:
         if self._channel is not channel:  # let go of, or never kept
             return
         self._channel = None
+        await self.on_lost()
         if self._served:
             log.error("the front of the engines' sockets has ended, and is started anew")
             self._begin(self._again())
@@ -224,6 +227,10 @@ class EngineFront:
                 await back_off.pause()
 
 
+async def _nothing() -> None:
+    return
+
+
 def _not_there(why: str) -> HostError:
     return HostError(
         "the front of the engines' sockets does not answer",
@@ -249,7 +256,7 @@ def _listening(path: Path) -> Iterator[socket.socket]:
 
 def _spawn(control: socket.socket, log_file: Path) -> int:
     """In a session of its own: it outlives us."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
     output = os.open(log_file, flags, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -33,3 +33,10 @@ def led_by(description: Mapping[str, Any]) -> list[PortMapping]:
             if protocol in ("tcp", "udp") and number and ":" not in binding.get("HostIp", ""):
                 found[PortMapping(number, number, "", protocol)] = None
     return list(found)
+
+
+def is_same(one: PortMapping, led: PortMapping) -> bool:
+    """``one`` may not say at which address it is to be."""
+    ends = (one.container_port, one.host_port, one.protocol)
+    there = (led.container_port, led.host_port, led.protocol)
+    return ends == there and one.host_ip in ("", led.host_ip)

@@ -30,8 +30,9 @@ from warmboot.host.network import Slot
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.engines.docker_ports import led_by, running_containers
+from warmboot.manager.engines.docker_ports import is_same, led_by, running_containers
 from warmboot.manager.engines.own_ports import OwnPorts
+from warmboot.manager.engines.privileged_ports import check_privilege
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import (
@@ -128,6 +129,17 @@ class EnginePorts:
             self._led[engine.id] |= {one.mapping: one.container for one in mine}
         self.follow(engine.id, ran_before=True)
 
+    async def drop_reservations(self) -> None:
+        """Nobody keeps them any more: the front that had asked for them is gone."""
+        for engine_id, number in list(self._reserved):
+            try:
+                await self.answer(
+                    "keep-ports",
+                    {"engine": str(engine_id), "reservation": number, "container": None},
+                )
+            except Exception:  # the next ones are given back all the same
+                log.exception(f"ports of engine {engine_id} were not given back")
+
     # -- what the front asks -------------------------------------------------------------------
 
     async def _reserve(self, engine_id: UUID, given: Mapping[str, Any]) -> Answer:
@@ -206,7 +218,7 @@ class EnginePorts:
         others = [
             one
             for one in engine.ports
-            if one.container != container or not any(_same(one.mapping, real) for real in made)
+            if one.container != container or not any(is_same(one.mapping, real) for real in made)
         ]
         new = [known.get(real) or EnginePort(container, real) for real in made]
         await self._store.engines.update(engine.id, ports=(*others, *new))
@@ -332,7 +344,7 @@ class EnginePorts:
 
     def _found(self, engine_id: UUID, mapping: PortMapping) -> PortMapping | None:
         """What is led of this."""
-        return next((led for led in self._led[engine_id] if _same(mapping, led)), None)
+        return next((led for led in self._led[engine_id] if is_same(mapping, led)), None)
 
     async def _take(
         self, engine_id: UUID, slot: Slot | None, mapping: PortMapping, container: str
@@ -344,6 +356,7 @@ class EnginePorts:
                 resolution="remove containers whose ports are not needed any more",
             )
         engine = await self._store.engines.get(engine_id)
+        check_privilege(engine, mapping)
         if not mapping.host_ip or mapping.host_ip != engine.address:
             (real,) = await self._host.vms.publish(slot, (mapping,))
         elif not mapping.host_port:  # its number is to be free on the host, as any other's
@@ -375,13 +388,6 @@ class EnginePorts:
     async def _slot(self, engine_id: UUID) -> Slot | None:
         records = await self._store.vms.of_owner(engine_id)
         return slot_of(records[0]) if records else None
-
-
-def _same(one: PortMapping, led: PortMapping) -> bool:
-    """``one`` may not say at which address it is to be."""
-    ends = (one.container_port, one.host_port, one.protocol)
-    there = (led.container_port, led.host_port, led.protocol)
-    return ends == there and one.host_ip in ("", led.host_ip)
 
 
 def _key(engine_id: UUID) -> str:

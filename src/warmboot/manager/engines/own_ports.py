@@ -18,7 +18,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.host.network import Slot
 from warmboot.manager.core.event_log import EventLog
 from warmboot.model.container import PortMapping
-from warmboot.model.errors import Conflict, NotFound, WarmbootError
+from warmboot.model.errors import Conflict, InvalidRequest, NotFound, WarmbootError
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
@@ -44,7 +44,7 @@ class OwnPorts:
         """It is not on the host, because of ``error``; told once."""
         taken = self._taken[engine_id]
         known = mapping in taken
-        if isinstance(error, Conflict) and len(taken) < MOST_TAKEN:
+        if isinstance(error, Conflict | InvalidRequest) and len(taken) < MOST_TAKEN:
             taken[mapping] = container
         if known:
             return
