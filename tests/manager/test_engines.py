@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from tests.support.managers import TIMEOUT_S, Lab, Manager, eventually, front_pi
 
 from warmboot.host import engine_front
 from warmboot.manager.ports import EngineUntil
+from warmboot.model.conventions.engine_front import PROCESS_FILE
 from warmboot.model.errors import Conflict, InUse, InvalidRequest, NameTaken, NotFound
 from warmboot.model.shapes import Shape
 from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason
 from warmboot.model.tenants.engine import Engine, EngineSpec, EngineState, ProcessIdentity
+from warmboot.system.procfs import start_ticks
 
 
 async def containers_in(engine: Engine) -> list[Any]:
@@ -248,7 +251,11 @@ async def test_a_front_that_dies_is_started_anew(place: Lab) -> None:
             return False
 
         await m.until(answers)
-        assert front_pids(place.storage) != [front]
+        (second,) = front_pids(place.storage)
+        assert second != front
+        noted = place.storage / "run" / PROCESS_FILE
+        assert noted.read_text() == f"{second} {start_ticks(second)}\n"
+        assert stat.S_IMODE(noted.stat().st_mode) == 0o600
 
 
 async def test_a_front_of_another_version_goes_on_with_what_it_has_begun(

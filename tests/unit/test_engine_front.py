@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+from tests.support.engine_sockets import vmm_process
+
 from warmboot import __version__
 from warmboot.engine_socket.front import Front
+from warmboot.host import engine_front
 from warmboot.host.engine_front import EngineFront
-from warmboot.model.conventions.engine_front import CONTROL_SOCKET, ServedEngine
+from warmboot.model.conventions.engine_front import CONTROL_SOCKET, PROCESS_FILE, ServedEngine
 from warmboot.system.call_channel import MOST_LINE_BYTES, CallChannel, ChannelClosed
+from warmboot.system.procfs import start_ticks
 
 TIMEOUT_S = 60.0
 
@@ -83,3 +89,23 @@ async def test_a_manager_that_goes_is_waited_for_and_stops_nobody_meanwhile(
                 await asyncio.sleep(0)
             managers.append(Channel(closed=False))
             assert await asking == {"here": True}
+
+
+@pytest.mark.parametrize(("later", "code"), [(0, -signal.SIGKILL), (1, None)], ids=["it", "other"])
+async def test_a_front_that_hangs_is_ended_and_nobody_who_has_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: int, code: int | None
+) -> None:
+    monkeypatch.setattr(engine_front, "ANSWER_TIMEOUT_S", 0.05)
+    async with vmm_process() as process:
+        start = start_ticks(process.pid) + later
+        (tmp_path / PROCESS_FILE).write_text(f"{process.pid} {start}\n")
+        with socket.socket(socket.AF_UNIX) as control:
+            control.bind(str(tmp_path / CONTROL_SOCKET))
+            control.listen()  # and nobody answers
+            front = EngineFront(tmp_path, None)
+            assert await front.adopt() == []
+            await front.stop()
+        if code is not None:
+            async with asyncio.timeout(TIMEOUT_S):
+                await process.wait()
+        assert process.returncode == code

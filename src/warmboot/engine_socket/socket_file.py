@@ -7,7 +7,7 @@ import os
 import socket
 from pathlib import Path
 
-from warmboot.model.conventions.engine_front import CONTROL_SOCKET
+from warmboot.model.conventions.engine_front import CONTROL_SOCKET, PROCESS_FILE
 
 _MODE = 0o660
 BACKLOG = 1024
@@ -60,7 +60,7 @@ def remove(path: Path) -> None:
 
 def remove_folder(folder: Path) -> None:
     """The run folder of a manager without engines, with what a front has in it."""
-    for name in (CONTROL_SOCKET, LOG, f"{LOG}.1"):
+    for name in (CONTROL_SOCKET, PROCESS_FILE, LOG, f"{LOG}.1"):
         remove(folder / name)
     for empty in (folder / "engines", folder):
         with contextlib.suppress(OSError):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
@@ -22,7 +23,12 @@ from typing import Any
 import structlog
 
 from warmboot import __version__
-from warmboot.model.conventions.engine_front import CONTROL_SOCKET, ServedEngine, as_message
+from warmboot.model.conventions.engine_front import (
+    CONTROL_SOCKET,
+    PROCESS_FILE,
+    ServedEngine,
+    as_message,
+)
 from warmboot.model.conventions.manager_socket import MAX_PATH_BYTES
 from warmboot.model.errors import HostError, InvalidRequest
 from warmboot.system.back_off import BackOff
@@ -35,6 +41,7 @@ from warmboot.system.call_channel import (
     nothing_served,
 )
 from warmboot.system.concurrency import end
+from warmboot.system.procfs import open_process, start_ticks
 
 log = structlog.get_logger(__name__)
 
@@ -121,6 +128,7 @@ class EngineFront:
                     resolution=f"check the folder {self.folder}",
                 ) from error
             except TimeoutError as error:
+                channel.close()  # and is asked who it is, or ended
                 raise _not_there(f"no answer within {ANSWER_TIMEOUT_S:g} s") from error
         raise AssertionError
 
@@ -147,15 +155,21 @@ class EngineFront:
                     channel.close()
                     return
         except (CallRefused, ChannelClosed, TimeoutError) as error:
-            log.warning("an earlier front does not answer", error=str(error))
+            log.warning("an earlier front does not answer, and is ended", error=str(error))
             channel.close()
+            _end_hung(self.folder / PROCESS_FILE)
             return
         await self._keep(channel)
 
     async def _start(self) -> None:
         try:
             with _listening(self.folder / CONTROL_SOCKET) as control:
-                self._watch(_spawn(control, self.folder / "front.log"))
+                pid = _spawn(control, self.folder / "front.log")
+                self._watch(pid)
+                start = start_ticks(pid)
+                noted = self.folder / PROCESS_FILE
+                noted.touch(mode=0o600)  # who could write to it could have any process ended
+                noted.write_text(f"{pid} {start}\n")
             channel = await self._open()
         except OSError as error:
             raise _not_there(str(error)) from error
@@ -238,6 +252,18 @@ def _not_there(why: str) -> HostError:
         resolution="it is tried again; the manager's log, and front.log beside its control socket, "
         "say why",
     )
+
+
+def _end_hung(file: Path) -> None:
+    """Nothing passes through it any more, and it would hold what it has for ever."""
+    try:
+        pid, start_time_ticks = (int(word) for word in file.read_text().split())
+    except (OSError, ValueError):
+        return
+    if (pidfd := open_process(pid, start_time_ticks)) is not None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.close(pidfd)
 
 
 @contextlib.contextmanager

@@ -52,6 +52,11 @@ def open_files(process: Path) -> Iterator[tuple[str, str]]:
                 yield link.name, os.readlink(link)  # noqa: PTH115 - thousands of them
 
 
+def start_ticks(pid: int) -> int:
+    """When it began, by which it is told from others of its number."""
+    return int(stat_fields(Path(f"/proc/{pid}"))[_START_TIME])
+
+
 def open_process(pid: int, start_time_ticks: int) -> int | None:
     """A pidfd of it, to be closed; ``None`` if it is no more."""
     try:

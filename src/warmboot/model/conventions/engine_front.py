@@ -19,6 +19,9 @@ from warmboot.model.vm import GuestAddress
 CONTROL_SOCKET = "front.sock"
 """In the manager's run folder."""
 
+PROCESS_FILE = "front.pid"
+"""Beside it: the front's pid and its start time in clock ticks, as in proc(5)."""
+
 
 @dataclass(frozen=True, slots=True)
 class GuestEndpoint:
