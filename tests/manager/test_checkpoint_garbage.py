@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -196,3 +197,27 @@ async def test_one_that_is_being_exported_stays(place: Lab) -> None:
         assert [one.name for one in await _collect(manager)] == ["w1/a3"]
         with pytest.raises(NotFound):
             await manager.store.checkpoints.named(worker.id, "a3")
+
+
+async def test_what_is_cold_is_compressed_and_its_sizes_are_told(place: Lab) -> None:
+    async with place.manager() as manager:
+        worker = await _paused(manager)
+        made = await _checkpoint(manager, worker, "a1", 2)
+        assert made.folder is not None
+        pages = made.folder / "memory" / "pages-1.img"
+        os.utime(pages, (0, 0))
+        young = await _checkpoint(manager, worker, "a2", 2)
+    async with place.manager(compress_after_h=1) as manager:
+
+        async def compressed() -> bool | None:
+            told = [event.kind for event in await manager.events_of(worker.id)]
+            return True if "worker.checkpoint-compressed" in told else None
+
+        await manager.until(compressed, "the old one is compressed")
+        assert [path.name for path in pages.parent.iterdir()] == ["pages-1.img.zst"]
+        assert young.folder is not None
+        assert [path.name for path in (young.folder / "memory").iterdir()] == ["pages-1.img"]
+        now = await manager.store.checkpoints.get(made.id)
+        assert now.size_bytes == MIB
+        assert now.stored_bytes is not None
+        assert now.stored_bytes < MIB / 2

@@ -226,3 +226,32 @@ async def _measured(client: Client, worker_id: str) -> dict[str, int]:
             if None not in found.values():
                 return {name: size for name, size in found.items() if size is not None}
             await asyncio.sleep(0.05)
+
+
+async def test_a_paused_workers_cold_checkpoint_is_compressed_and_resumed(
+    dockerd: PrivateDockerd, engine: DockerEngine, tmp_path: Path
+) -> None:
+    settings = worker_settings(tmp_path / "s", dockerd.socket, free_port(), compress_after_h=1e-4)
+    async with served(settings) as it:
+        worker = await start_on(it.client, engine)
+        secret, _ = await counted(it.client, worker.id, beyond=2)
+        await it.client.workers.pause(worker.id, "cold")
+        _, before = await last_count(it.client, worker.id)
+        await _event(it.client, worker.id, "worker.checkpoint-compressed")
+        memory = tmp_path / "s" / "checkpoints" / worker.id / "cold" / "memory"
+        assert list(memory.glob("pages-*.img.zst"))
+        assert not list(memory.glob("pages-*.img"))
+        with pytest.raises(WarmbootError) as caught:
+            await engine.start_restored(worker.docker_id or "")
+        assert "warmboot worker resume" in caught.value.details
+        await it.client.workers.resume(worker.id)
+        assert await counted(it.client, worker.id, beyond=before) == (secret, before + 1)
+        await remove_all(it.client)
+
+
+async def _event(client: Client, worker_id: str, kind: str) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            if kind in await event_kinds(client, worker_id):
+                return
+            await asyncio.sleep(0.05)

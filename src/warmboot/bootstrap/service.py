@@ -136,7 +136,7 @@ def _wire(core: Core, workers: WorkerParts) -> _Parts:
     metrics = wire_metrics(core)
     garbage = wire_garbage(core, workers)
     checks = wire_image_checks(core, garbage)
-    snapshots = wire_snapshots(core, garbage, checks, metrics.failed)
+    snapshots = wire_snapshots(core, garbage, checks, workers, metrics.failed)
     vms = wire_vms(core, metrics.failed)
     tenants = wire_tenants(core, checks, snapshots, vms)
     containers = wire_containers(core, garbage, snapshots, tenants)

@@ -9,6 +9,7 @@ from typing import Any
 from warmboot.bootstrap.core import Core
 from warmboot.bootstrap.garbage import GarbageParts
 from warmboot.bootstrap.images import ImageChecks
+from warmboot.bootstrap.workers import WorkerParts
 from warmboot.manager.core.background import Failed
 from warmboot.manager.core.saga import Saga
 from warmboot.manager.housekeeping import Housekeeping, HousekeepingConfig
@@ -37,7 +38,11 @@ class SnapshotParts:
 
 
 def wire_snapshots(
-    core: Core, garbage: GarbageParts, images: ImageChecks, failed: Failed
+    core: Core,
+    garbage: GarbageParts,
+    images: ImageChecks,
+    workers: WorkerParts,
+    failed: Failed,
 ) -> SnapshotParts:
     settings, store, host, events = core.settings, core.store, core.host, core.events
     retry = RetryPolicy(settings.rebuild_attempts, settings.rebuild_pause_s)
@@ -71,7 +76,7 @@ def wire_snapshots(
         _demand(core, snapshots),
         forms,
         _reconciler(core, snapshots, retry, failed),
-        _housekeeping(core, garbage, forms, health, failed),
+        _housekeeping(core, garbage, forms, health, workers, failed),
         (build.saga, *forms.sagas),
     )
 
@@ -97,11 +102,12 @@ def _housekeeping(
     garbage: GarbageParts,
     forms: CompressSnapshot,
     health: SnapshotHealth,
+    workers: WorkerParts,
     failed: Failed,
 ) -> Housekeeping:
     check = CheckIntegrity(core.store, core.host, core.events, health, core.admission)
     config = _housekeeping_config(core.settings)
-    return Housekeeping(core.store, garbage.collect, forms, check, config, failed)
+    return Housekeeping(core.store, garbage.collect, forms, check, config, failed, workers.compress)
 
 
 def _housekeeping_config(settings: Settings) -> HousekeepingConfig:

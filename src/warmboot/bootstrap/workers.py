@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
 from warmboot.bootstrap.core import Core
 from warmboot.criu.binary import SEARCH_PATH
+from warmboot.criu.runtime.cold import ColdCheckpoints
 from warmboot.criu.runtime.places import CheckpointPlaces
 from warmboot.criu.runtime.stored import StoredCheckpoints
 from warmboot.criu.setup.findings import Change, Finding
@@ -19,6 +21,7 @@ from warmboot.docker.engine import DockerEngine
 from warmboot.manager.check_storage_owner import STORE_ID
 from warmboot.manager.core.worker_tokens import WorkerTokens
 from warmboot.manager.garbage.checkpoint_garbage import CheckpointGarbage, CheckpointsInUse
+from warmboot.manager.garbage.compress_checkpoints import CompressCheckpoints
 from warmboot.manager.ports import Check
 from warmboot.manager.workers.create_worker import CreateWorker
 from warmboot.manager.workers.pause_worker import PauseWorker
@@ -44,6 +47,7 @@ class WorkerParts:
     tokens: WorkerTokens
     stops: StopWorkers
     garbage: CheckpointGarbage
+    compress: CompressCheckpoints
 
     async def stop(self) -> None:
         """Pause those whose policy says so, finish what is under way, give back ports."""
@@ -77,13 +81,15 @@ async def wire_workers(core: Core) -> AsyncIterator[WorkerParts]:
         limit_s = settings.worker_pause_timeout_s
         stored = await _stored(core)
         places = CheckpointPlaces(settings.checkpoint_folders, _criu_path(settings), stored)
-        in_use = CheckpointsInUse()
+        cold, in_use = ColdCheckpoints(), CheckpointsInUse()
+        hours = settings.compress_after_h
+        compress_after = timedelta(hours=hours) if hours else None
         budget_bytes = settings.checkpoint_budget_mib << 20
         garbage = CheckpointGarbage(store, events, stored, in_use, budget_bytes)
         recover = RecoverWorker(store, engine, states, tasks, places, limit_s)
         create = CreateWorker(store, engine, states, environment)
         pause = PauseWorker(store, engine, events, states, recover, places, limit_s)
-        resume = ResumeWorker(store, engine, events, states, recover, places, limit_s)
+        resume = ResumeWorker(store, engine, events, states, recover, places, cold, limit_s)
         checkpoints = WorkerCheckpoints(
             store,
             engine,
@@ -92,6 +98,7 @@ async def wire_workers(core: Core) -> AsyncIterator[WorkerParts]:
             settings.storage_root / "checkpoint-archives",
             places,
             core.uploads,
+            cold,
             in_use,
             garbage,
         )
@@ -114,6 +121,7 @@ async def wire_workers(core: Core) -> AsyncIterator[WorkerParts]:
             tokens,
             stops,
             garbage,
+            CompressCheckpoints(store, events, cold, compress_after),
         )
 
 

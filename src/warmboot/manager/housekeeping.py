@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 from warmboot.manager.core.background import Failed, Work, one_round
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
+from warmboot.manager.garbage.compress_checkpoints import CompressCheckpoints
 from warmboot.manager.snapshots.check_integrity import CheckIntegrity
 from warmboot.manager.snapshots.choose_form import FormPolicy, RecentUse, choose_check, choose_forms
 from warmboot.manager.snapshots.compress_snapshot import CompressSnapshot
@@ -63,6 +64,7 @@ class Housekeeping:
         check: CheckIntegrity,
         config: HousekeepingConfig,
         failed: Failed,
+        checkpoints: CompressCheckpoints | None = None,
     ) -> None:
         self._store = store
         self._garbage = garbage
@@ -70,6 +72,7 @@ class Housekeeping:
         self._check = check
         self._config = config
         self._failed = failed
+        self._checkpoints = checkpoints
         self._recent = RecentUse(config.forms.unpack_within)
         self._tried: dict[object, datetime] = {}
 
@@ -87,9 +90,16 @@ class Housekeeping:
         for snapshot, form in choose_forms(snapshots, recent, leased, self._config.forms, now):
             if self._may_try((snapshot.id, form), now):
                 await self._forms.change(snapshot.id, form)
+        await self._compress_checkpoints(now)
         due = choose_check(await self._store.snapshots.list(), self._config.check_every, now)
         if due is not None:
             await self._check(due.id)
+
+    async def _compress_checkpoints(self, now: datetime) -> None:
+        if self._checkpoints is not None:
+            for checkpoint in await self._checkpoints.cold(now):
+                if self._may_try(checkpoint.id, now):
+                    await self._checkpoints.compress(checkpoint.id)
 
     async def _collect(self, now: datetime) -> None:
         """It counts once it came to its end: one that failed or was broken off is due still."""

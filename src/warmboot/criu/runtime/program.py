@@ -22,6 +22,7 @@ STATE = "/var/lib/warmboot-runtime"
 NOTED, RESUME, RESTORED, OPTIONS = "noted", "resume", "restored", "criu.conf"
 CHECKED = "checked"
 SUMS, BLOCK_BYTES = "sums.json", 8 << 20  # as of a checkpoint's files, see ``sums``
+PACKED = ".zst"  # at the end of the name of a file that is compressed, see ``compression``
 DESCRIBE = "--warmboot"
 
 _RUNC = "runc"
@@ -112,8 +113,11 @@ def _check(images: str) -> None:
     if text is None:  # of an earlier version
         return
     kept = {name: sums for name, sums in json.loads(text).items() if name.startswith(memory + "/")}
-    for name in sorted({*kept, *(f"{memory}/{name}" for name in os.listdir(images))}):
+    there = {f"{memory}/{name}" for name in os.listdir(images)}
+    for name in sorted({*kept, *there}, key=lambda name: (not name.endswith(PACKED), name)):
         found = []
+        if name.endswith(PACKED):
+            raise OSError("the checkpoint is compressed: resume it with `warmboot worker resume`")
         with open(os.path.join(checkpoint, name), "rb") as file:
             while block := file.read(BLOCK_BYTES):
                 found.append(zlib.crc32(block))

@@ -21,7 +21,7 @@ from pathlib import Path
 from warmboot.criu.runtime.program import BLOCK_BYTES, SUMS
 from warmboot.model.errors import CheckpointError
 
-__all__ = ["BLOCK_BYTES", "SUMS", "check_sums", "make_sums", "regular_files", "sums_of"]
+__all__ = ["BLOCK_BYTES", "SUMS", "check_sums", "crc32", "make_sums", "regular_files", "sums_of"]
 
 try:
     from isal.isal_zlib import crc32

@@ -1,1 +1,1 @@
-"""Garbage collection: choosing and removing what is no longer needed."""
+"""Garbage collection: what is no longer needed is removed, and what is cold takes less room."""

@@ -10,6 +10,9 @@ The checkpoint stays in every case, so a resume that failed can be asked for aga
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -17,6 +20,7 @@ from uuid import UUID
 from warmboot.criu.continuity import Continuity
 from warmboot.criu.in_progress import HANGS_AFTER_S
 from warmboot.criu.restore import Restored, restore
+from warmboot.criu.runtime.cold import ColdCheckpoints
 from warmboot.criu.runtime.places import CheckpointPlaces
 from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.event_log import EventLog
@@ -27,6 +31,7 @@ from warmboot.model.checkpoint import AS_IT_WAS, Checkpoint, CheckpointState, Re
 from warmboot.model.errors import Conflict, IllegalTransition, NotFound, NotSupported
 from warmboot.model.worker import WORKER_TRANSITIONS, Worker, WorkerState
 from warmboot.store import Store
+from warmboot.system.usage import allocated_below
 
 
 def _refuse_what_it_cannot(chosen: Checkpoint, options: ResumeOptions) -> None:
@@ -48,8 +53,10 @@ class ResumeWorker:
         states: WorkerStates,
         recover: RecoverWorker,
         places: CheckpointPlaces,
+        cold: ColdCheckpoints,
         hangs_after_s: float = HANGS_AFTER_S,
     ) -> None:
+        self._cold = cold
         self._hangs_after_s = hangs_after_s
         self._store = store
         self._engine = engine
@@ -87,7 +94,7 @@ class ResumeWorker:
         self, worker: Worker, chosen: Checkpoint, options: ResumeOptions = AS_IT_WAS
     ) -> None:
         """Restore an accepted worker. After an error it is recovered, then it is raised."""
-        async with self._work(worker, chosen):
+        async with self._work(worker, chosen), self._plain(chosen):
             restored = await restore(
                 self._engine,
                 worker.docker_id or "",
@@ -98,6 +105,17 @@ class ResumeWorker:
                 hangs_after_s=self._hangs_after_s,
             )
             await self._record(worker.id, restored)
+
+    @contextlib.asynccontextmanager
+    async def _plain(self, chosen: Checkpoint) -> AsyncIterator[None]:
+        if chosen.folder is None or not await asyncio.to_thread(chosen.folder.is_dir):
+            yield  # the engine's, or gone: which the restore tells
+            return
+        async with self._cold.held_plain(chosen.folder) as unpacked:
+            if unpacked:
+                stored_bytes = await asyncio.to_thread(allocated_below, chosen.folder)
+                await self._store.checkpoints.update(chosen.id, stored_bytes=stored_bytes)
+            yield
 
     async def _chosen(self, worker: Worker, name: str | None) -> Checkpoint:
         if name is not None:

@@ -17,6 +17,7 @@ from uuid import uuid5
 
 from warmboot.criu.binary import criu_version, find_criu
 from warmboot.criu.checkpoint import delete_checkpoint
+from warmboot.criu.runtime.cold import ColdCheckpoints
 from warmboot.criu.runtime.places import CheckpointPlaces
 from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.event_log import EventLog
@@ -48,6 +49,7 @@ class WorkerCheckpoints:
         scratch: Path,
         places: CheckpointPlaces,
         uploads: Uploads,
+        cold: ColdCheckpoints,
         in_use: CheckpointsInUse,
         garbage: CheckpointGarbage,
     ) -> None:
@@ -58,6 +60,7 @@ class WorkerCheckpoints:
         self._scratch = scratch
         self._places = places
         self._uploads = uploads
+        self._cold = cold
         self._in_use = in_use
         self._garbage = garbage
 
@@ -131,23 +134,32 @@ class WorkerCheckpoints:
         self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = self._scratch / f"export-{secrets.token_hex(8)}"
         try:
-            with self._in_use.held(found.id):
-                async with self._uploads.reserved(path, found.size_bytes):
-                    await export_checkpoint(
-                        self._engine,
-                        worker.docker_id or "",
-                        name,
-                        path,
-                        versions=found.versions,
-                        created_at=found.created_at,
-                        into=found.folder,
-                    )
+            async with self._held(found), self._uploads.reserved(path, found.size_bytes):
+                await export_checkpoint(
+                    self._engine,
+                    worker.docker_id or "",
+                    name,
+                    path,
+                    versions=found.versions,
+                    created_at=found.created_at,
+                    into=found.folder,
+                )
             file = path.open("rb")
         finally:
             path.unlink(missing_ok=True)  # whoever has it open still has it
         size_bytes = file.seek(0, 2)
         file.seek(0)
         return Exported(f"{worker.name}-{name}.tar.zst", size_bytes, file)
+
+    @contextlib.asynccontextmanager
+    async def _held(self, checkpoint: Checkpoint) -> AsyncIterator[None]:
+        """It is not removed while the body runs, and plain."""
+        with self._in_use.held(checkpoint.id):
+            if checkpoint.folder is None or not await asyncio.to_thread(checkpoint.folder.is_dir):
+                yield
+                return
+            async with self._cold.held_plain(checkpoint.folder):
+                yield
 
     async def bring_in(
         self, worker: Worker, name: str, chunks: AsyncIterator[bytes], size_bytes: int | None
