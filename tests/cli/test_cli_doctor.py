@@ -10,6 +10,7 @@ from tests.cli.conftest import Cli
 from warmboot.bootstrap import workers
 from warmboot.criu.setup.findings import Change
 from warmboot.criu.setup.verification import Verified
+from warmboot.model.errors import InUse
 
 
 def test_doctor_asks_the_manager_and_tells_why(cli: Cli) -> None:
@@ -53,3 +54,32 @@ def test_doctor_mends_this_machine_though_the_manager_that_it_was_told_of_does_n
     assert (told["changes"][0]["ok"], told["verified"]["count_after"]) == (True, 4)
     assert (told["checks"], done.returncode) == (None, 1)
     assert done.stderr.startswith(f"error: {brief}\n")
+
+
+def test_the_runtime_is_removed_or_it_is_said_who_needs_it(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(settings: object) -> list[Change]:
+        raise InUse("the runtime is in use", details="crawler", resolution="remove it first")
+
+    async def remove(settings: object) -> list[Change]:
+        return [Change("removed /opt/warmboot/runtime/warmboot-runtime")]
+
+    async def nothing(settings: object) -> list[Change]:
+        return []
+
+    monkeypatch.setattr(workers, "remove_runtime", refuse)
+    done = cli("doctor", "--remove-runtime")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[0] == "error: the runtime is in use"
+    assert "why: crawler" in done.stderr
+    assert "next: remove it first" in done.stderr
+    monkeypatch.setattr(workers, "remove_runtime", remove)
+    done = cli("doctor", "--remove-runtime")
+    assert done.stdout == "done: removed /opt/warmboot/runtime/warmboot-runtime\n"
+    assert json.loads(cli("doctor", "--remove-runtime", "--json").stdout) == {
+        "changes": [{"what": "removed /opt/warmboot/runtime/warmboot-runtime"}]
+    }
+    monkeypatch.setattr(workers, "remove_runtime", nothing)
+    assert cli("doctor", "--remove-runtime").stdout == "the runtime of workers is not installed\n"
+    assert cli("doctor", "--remove-runtime", "--fix").returncode == 2

@@ -17,7 +17,9 @@ from tests.support.images import counter_image
 from warmboot.criu.binary import SEARCH_PATH, check_criu, criu_version
 from warmboot.criu.setup.findings import Finding
 from warmboot.criu.setup.install import Installed, install_criu
+from warmboot.criu.setup.install_runtime import install_runtime
 from warmboot.criu.setup.preflight import DAEMON_JSON, Preflight
+from warmboot.criu.setup.remove_runtime import remove_runtime
 from warmboot.criu.setup.settings_files import (
     daemon_settings,
     enable_experimental,
@@ -27,7 +29,7 @@ from warmboot.criu.setup.settings_files import (
 from warmboot.criu.setup.verification import verify
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.peer import engine_process
-from warmboot.model.errors import CheckpointError, HostError, NotSupported
+from warmboot.model.errors import CheckpointError, HostError, InUse, NotSupported
 from warmboot.model.worker import WorkerSpec
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
@@ -354,3 +356,34 @@ async def test_a_runtime_that_is_gone_is_installed_again(tmp_path: Path) -> None
         assert not named(await machine.check())["runtime"].ok
         assert [change.what.split()[0] for change in await machine.fix()] == ["installed"]
         assert named(await machine.check())["runtime"].ok
+
+
+async def test_the_runtime_is_not_removed_while_a_container_uses_it(tmp_path: Path) -> None:
+    program = tmp_path / "opt" / "warmboot-runtime"
+    await install_runtime(program)
+    runtimes = {"warmboot": {"path": str(program)}, "other": {"path": "/bin/true"}}
+    async with private_dockerd(experimental=False, runtimes=runtimes) as plain:
+        before = plain.config.read_text()
+        async with DockerEngine(plain.socket) as engine:
+            await engine.load_image(counter_image(COUNTER))
+            spec = WorkerSpec("in-the-way", COUNTER)
+            container = await engine.create_worker(spec, extra_environment={}, runtime="warmboot")
+            with pytest.raises(InUse) as caught:
+                await remove_runtime(plain.socket, plain.config, program, tmp_path / "none")
+            assert "in-the-way" in caught.value.details
+            assert "warmboot worker rm" in caught.value.resolution
+            assert program.exists()
+            assert plain.config.read_text() == before
+            await engine.remove(container)
+            changes = await remove_runtime(plain.socket, plain.config, program, tmp_path / "none")
+            assert [change.what.split()[0] for change in changes] == [
+                "removed",
+                "reloaded",
+                "removed",
+            ]
+            facts = await engine.facts()
+            assert "warmboot" not in facts.runtimes
+            assert "other" in facts.runtimes
+            assert not program.parent.exists()
+            nothing = await remove_runtime(plain.socket, plain.config, program, tmp_path / "none")
+            assert nothing == []

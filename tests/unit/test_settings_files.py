@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from warmboot.criu.setup.install import make_way, write_launcher
 from warmboot.criu.setup.settings_files import (
@@ -14,6 +17,7 @@ from warmboot.criu.setup.settings_files import (
     enable_tcp_established,
     has_tcp_established,
     register_runtime,
+    unregister_runtime,
 )
 from warmboot.model.errors import InvalidRequest
 
@@ -168,3 +172,47 @@ def test_another_program_at_the_place_of_ours_is_set_aside(tmp_path: Path) -> No
     assert theirs.read_text() == "#!/bin/sh\n"
     assert not wrapper.is_symlink()
     assert make_way(wrapper) is None, "our own is written anew"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (f'{{"runtimes": {{{OURS}}}}}', "{}"),
+        (f'{{"a": 1, "runtimes": {{{OURS}}}, "b": 2}}', '{"a": 1, "b": 2}'),
+        (f'{{\n  "a": 1,\n  "runtimes": {{{OURS}}}\n}}\n', '{\n  "a": 1\n}\n'),
+        (
+            f'{{"runtimes": {{{OURS}, "crun": {{"path": "c"}}}}}}',
+            '{"runtimes": {"crun": {"path": "c"}}}',
+        ),
+        (
+            f'{{"runtimes": {{"crun": {{"path": "c"}}, {OURS}}}}}',
+            '{"runtimes": {"crun": {"path": "c"}}}',
+        ),
+        (f'\ufeff{{"runtimes": {{{OURS}}}}}', "\ufeff{}"),
+    ],
+)
+def test_the_runtime_is_taken_out_of_daemon_json(tmp_path: Path, before: str, after: str) -> None:
+    path = tmp_path / "daemon.json"
+    path.write_text(before)
+    assert unregister_runtime(path, "warmboot") is not None
+    assert path.read_text() == after
+    assert unregister_runtime(path, "warmboot") is None
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"runtimes": null}', '{"runtimes": {"crun": {}}}'])
+def test_where_the_runtime_is_not_registered_nothing_changes(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "daemon.json"
+    path.write_text(text)
+    assert unregister_runtime(path, "warmboot") is None
+    assert path.read_text() == text
+
+
+@given(st.dictionaries(st.text(max_size=4), st.integers() | st.text(max_size=4), max_size=4))
+def test_registering_and_taking_out_again_leaves_what_there_was(others: dict[str, object]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "daemon.json"
+        path.write_text(json.dumps({**others, "runtimes": {"crun": {"path": "c"}}}))
+        before = json.loads(path.read_text())
+        register_runtime(path, "warmboot", Path("/r"))
+        unregister_runtime(path, "warmboot")
+        assert json.loads(path.read_text()) == before

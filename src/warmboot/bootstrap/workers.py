@@ -157,6 +157,11 @@ async def fix_workers(settings: Settings, *, restart_engine: bool) -> Sequence[C
     return await (await preflight(settings)).fix(restart_engine=restart_engine)
 
 
+async def remove_runtime(settings: Settings) -> Sequence[Change]:
+    """Remove the runtime of workers; ``InUse`` while the engine has a container on it."""
+    return await (await preflight(settings)).remove_runtime()
+
+
 async def verify_workers(settings: Settings) -> Verified:
     """Checkpoint and restore a real container; raises what is in the way."""
     async with DockerEngine(docker_socket(settings)) as engine:

@@ -88,6 +88,18 @@ class DockerEngine(DockerClient):
         found = await self._ask.json("listing containers", "GET containers/json", params=params)
         return [str(item["Id"]) for item in found]
 
+    async def on_runtime(self, runtime: str) -> list[str]:
+        """The names of all containers, running or not, that were created with ``runtime``."""
+        params = {"all": "1"}
+        found = await self._ask.json("listing containers", "GET containers/json", params=params)
+        names = []
+        for item in found:
+            with contextlib.suppress(NotFound):  # removed meanwhile
+                container = await self.inspect(str(item["Id"]))
+                if container.runtime == runtime:
+                    names.append(container.name)
+        return names
+
     async def logs(
         self, container: str, *, follow: bool = False, tail: int | None = None
     ) -> AsyncIterator[str]:

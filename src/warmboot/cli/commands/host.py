@@ -49,9 +49,18 @@ def doctor(
     restart_engine: Annotated[
         bool, typer.Option("--restart-engine", help="with --fix: restart Docker if necessary")
     ] = False,
+    remove: Annotated[
+        bool,
+        typer.Option("--remove-runtime", help="remove the runtime of workers, if nothing uses it"),
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Check what works on this machine, what does not, why, and what to do."""
+    if remove:
+        if fix:
+            raise usage("it cannot be used with --fix", "--remove-runtime")
+        drive(_removed(as_json=json_))
+        return
     if restart_engine and not fix:
         raise usage("it requires --fix", "--restart-engine")
     fixed: dict[str, Any] = drive(_fixed(restart_engine, quiet=json_)) if fix else {}
@@ -105,6 +114,19 @@ async def _fixed(restart_engine: bool, *, quiet: bool) -> dict[str, Any]:
         f"{proof.resume_s:.2f} s; it went on from {proof.count_before} to {proof.count_after}"
     )
     return told
+
+
+async def _removed(*, as_json: bool) -> None:
+    from warmboot.bootstrap import workers
+
+    changes = await workers.remove_runtime(_settings({}))
+    if as_json:
+        print_json({"changes": [{"what": change.what} for change in changes]})
+        return
+    for change in changes:
+        print(f"done: {change.what}")
+    if not changes:
+        print("the runtime of workers is not installed")
 
 
 READY = "start the manager with: warmboot serve"

@@ -23,6 +23,7 @@ from warmboot.criu.setup import findings
 from warmboot.criu.setup.findings import Change, Finding
 from warmboot.criu.setup.install import DEFAULT_PREFIX, DEFAULT_WRAPPER, Installed, install_criu
 from warmboot.criu.setup.install_runtime import DEFAULT_RUNTIME
+from warmboot.criu.setup.remove_runtime import remove_runtime
 from warmboot.criu.setup.runtime_setup import check_runtime, fix_runtime
 from warmboot.criu.setup.settings_files import enable_experimental, enable_tcp_established
 from warmboot.docker.engine import DEFAULT_SOCKET, DockerEngine
@@ -134,6 +135,11 @@ class Preflight:
         if not await self._can_checkpoint():
             changes += await self._make_experimental(restart_engine)
         return tuple(changes)
+
+    async def remove_runtime(self) -> tuple[Change, ...]:
+        """Remove the runtime of workers. ``InUse`` while the engine has a container on it."""
+        program = self.runtime or DEFAULT_RUNTIME
+        return tuple(await remove_runtime(self.socket, self.daemon_json, program))
 
     async def _make_experimental(self, restart_engine: bool) -> list[Change]:
         try:

@@ -32,7 +32,7 @@ LOOK_EVERY_S = 0.1
 async def check_runtime(engine: EngineFacts, socket: Path, program: Path) -> Finding:
     registered = engine.runtimes.get(RUNTIME, "")
     current = bool(registered) and not engine.rootless and await runs(Path(registered))
-    process = await asyncio.to_thread(_process, socket)
+    process = await asyncio.to_thread(process_at, socket)
     adds = process is not None and process.adds_runtimes
     return findings.runtime(engine, current, adds, program)
 
@@ -62,7 +62,7 @@ async def fix_runtime(socket: Path, daemon_json: Path, program: Path) -> list[Ch
 
 
 async def _register(socket: Path, daemon_json: Path, program: Path) -> list[Change]:
-    process = await asyncio.to_thread(_process, socket)
+    process = await asyncio.to_thread(process_at, socket)
     if process is None:
         details = f"it cannot be seen which dockerd listens at {socket}"
         return [Change(f"change {daemon_json}", ok=False, details=details)]
@@ -72,24 +72,24 @@ async def _register(socket: Path, daemon_json: Path, program: Path) -> list[Chan
         return [Change(f"change {daemon_json}", ok=False, details=str(error))]
     kept = "" if backup in (None, daemon_json) else f"; the old one is {backup}"
     changes = [] if backup is None else [Change(f"added the runtime to {daemon_json}{kept}")]
-    await asyncio.to_thread(_reload, process.pid)
-    if not await _has_it(socket):
+    await asyncio.to_thread(reload, process.pid)
+    if not await engine_lists(socket, wanted=True):
         details = "it does not list the runtime: see its log, and restart it"
         return [*changes, Change("reload the engine", ok=False, details=details)]
     return [*changes, Change("reloaded the engine")]
 
 
-async def _has_it(socket: Path) -> bool:
-    """Whether the engine has read its settings in time; it does not tell when."""
+async def engine_lists(socket: Path, *, wanted: bool) -> bool:
+    """Whether the engine lists the runtime, or does not, in time; it does not tell when."""
     with contextlib.suppress(TimeoutError, WarmbootError):
         async with asyncio.timeout(RELOAD_TIMEOUT_S), DockerEngine(socket) as client:
-            while RUNTIME not in (await client.facts()).runtimes:  # noqa: ASYNC110 (see above)
+            while (RUNTIME in (await client.facts()).runtimes) is not wanted:  # noqa: ASYNC110 (see above)
                 await asyncio.sleep(LOOK_EVERY_S)
             return True
     return False
 
 
-def _process(socket: Path) -> EngineProcess | None:
+def process_at(socket: Path) -> EngineProcess | None:
     """The dockerd behind a socket; systemd may listen for the machine's own."""
     found = engine_process(socket)
     if found is None and socket.resolve() == DEFAULT_SOCKET.resolve():
@@ -98,7 +98,7 @@ def _process(socket: Path) -> EngineProcess | None:
     return found
 
 
-def _reload(pid: int) -> None:
+def reload(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         held = os.pidfd_open(pid)
         try:

@@ -61,6 +61,20 @@ def register_runtime(path: Path, name: str, program: Path) -> Path | None:
     return _replace(path, _with_member(text, RUNTIMES, name, value).encode())
 
 
+def unregister_runtime(path: Path, name: str) -> Path | None:
+    """Have no ``name`` among the ``runtimes`` of daemon.json; as ``enable_experimental``."""
+    text = _text(path)
+    runtimes = _parsed(path, text).get(RUNTIMES)
+    if not isinstance(runtimes, dict) or name not in runtimes:
+        return None
+    if len(runtimes) == 1:
+        return _replace(path, _without(text, RUNTIMES).encode())
+    at = _skip(text, len(_MARK) if text.startswith(_MARK) else 0)
+    there = [member for member in _members(text, at) if member.key == RUNTIMES][-1]
+    rest = _without(text[there.value : there.end], name)
+    return _replace(path, f"{text[: there.value]}{rest}{text[there.end :]}".encode())
+
+
 def has_tcp_established(path: Path) -> bool:
     """Whether CRIU's configuration for runc has the option (and not commented out)."""
     try:
@@ -153,6 +167,20 @@ def _with_member(text: str, key: str, inner: str, value: str) -> str:
         return _with(text, key, f'{{"{inner}": {value}}}')
     changed = _with(text[there.value : there.end], inner, value)
     return f"{text[: there.value]}{changed}{text[there.end :]}"
+
+
+def _without(text: str, key: str) -> str:
+    """``text``, a JSON object, without the key, however often it is there."""
+    at = _skip(text, len(_MARK) if text.startswith(_MARK) else 0)
+    members = _members(text, at)
+    for number, member in enumerate(members):
+        if member.key != key:
+            continue
+        if number + 1 < len(members):
+            return _without(text[: member.begin] + text[members[number + 1].begin :], key)
+        begin = members[number - 1].end if number else member.begin
+        return _without(text[:begin] + text[member.end :], key)
+    return text
 
 
 def _members(text: str, at: int) -> list[_Member]:
