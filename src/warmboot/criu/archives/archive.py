@@ -16,21 +16,19 @@ import asyncio
 import contextlib
 import hashlib
 import io
-import json
 import os
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import IO
 
 import zstandard
 
 from warmboot.criu.archives.layer_files import move_in, refuse_foreign, unpack_layer
-from warmboot.criu.archives.layers import pack_changes
+from warmboot.criu.archives.layers import check_changes
 from warmboot.criu.archives.manifests import (
     CHECKPOINT_FOLDER,
     CONFIG_DUMP,
@@ -39,12 +37,12 @@ from warmboot.criu.archives.manifests import (
     ROOTFS_DIFF,
     SPEC_DUMP,
     config_dump,
-    manifest_json,
     parse_deleted,
     parse_manifest,
     spec_dump,
 )
-from warmboot.criu.archives.plain_tar import CHUNK, Member, hostile, members
+from warmboot.criu.archives.packing import MAX_DELETED_BYTES, MAX_MANIFEST_BYTES, write_archive
+from warmboot.criu.archives.plain_tar import CHUNK, Member, Summed, hostile, members
 from warmboot.criu.checkpoint import OUR_FILES, dump_facts, inspect_when_stopped
 from warmboot.criu.images import read_dump
 from warmboot.criu.runtime.folders import CheckpointFolder
@@ -64,12 +62,6 @@ from warmboot.model.errors import (
     NameTaken,
     NotSupported,
 )
-from warmboot.model.runtime_image import FileSum
-
-COMPRESSION_LEVEL = 3
-SCRATCH = ".warmboot-export-"
-MAX_MANIFEST_BYTES = 64 << 20
-MAX_DELETED_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +119,14 @@ async def export_checkpoint(
     if into is not None:
         kept = CheckpointFolder(into)
         folder = kept.memory
-        await asyncio.to_thread(check_sums, into, folder)
         if kept.files.is_dir():
             layer = kept.files
+    await asyncio.to_thread(check_changes, layer)  # first: all else may take minutes
+    if into is not None:
+        await asyncio.to_thread(check_sums, into, folder)
+        if layer.is_relative_to(into):
             await asyncio.to_thread(check_sums, into, layer)
-    return await asyncio.to_thread(_pack, folder, layer, manifest, metadata, destination)
+    return await asyncio.to_thread(write_archive, folder, layer, manifest, metadata, destination)
 
 
 def read_manifest(source: Path) -> ArchiveManifest:
@@ -189,26 +184,33 @@ async def import_checkpoint(
     _check_size(manifest, limits, beside)
     await asyncio.to_thread(refuse_foreign, upper)
     staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=beside))
-    changes = Path(tempfile.mkdtemp(prefix=STAGING, dir=upper.parent))
+    changes = Path(tempfile.mkdtemp(prefix=STAGING, dir=upper.parent if into is None else beside))
     try:
-        await asyncio.to_thread(_unpack, source, staging, manifest, limits)
+        _as_owned(changes, upper)
+        await asyncio.to_thread(unpack_archive, source, staging, changes, manifest, limits)
         await asyncio.to_thread(read_dump, staging / CHECKPOINT_FOLDER, frozenset())
-        await asyncio.to_thread(_unpack_changes, staging, changes, upper, limits)
-        await asyncio.to_thread(move_in, changes, upper)
-        await asyncio.to_thread(_place, staging / CHECKPOINT_FOLDER, target, into is None)
+        if into is None:
+            await asyncio.to_thread(move_in, changes, upper)
+            await asyncio.to_thread(_place, staging / CHECKPOINT_FOLDER, target)
+        else:
+            await asyncio.to_thread(_publish, staging / CHECKPOINT_FOLDER, changes, into)
     finally:
         await asyncio.to_thread(shutil.rmtree, staging, True)
         await asyncio.to_thread(shutil.rmtree, changes, True)
     return manifest
 
 
-def _place(images: Path, target: Path, engines: bool) -> None:
-    if engines:
-        target.parent.mkdir(mode=0o700, exist_ok=True)
-        images.rename(target)
-        return
+def _place(images: Path, target: Path) -> None:
+    target.parent.mkdir(mode=0o700, exist_ok=True)
+    images.rename(target)
+
+
+def _publish(images: Path, changes: Path, target: Path) -> None:
+    """In a folder of ours: the resume puts the files into the worker's layer, as any other's."""
     folder = CheckpointFolder(target)
-    images.rename(folder.begin().memory)
+    making = folder.begin()
+    images.rename(making.memory)
+    changes.rename(making.files)
     folder.publish()
 
 
@@ -219,94 +221,10 @@ def _no_folder(done: str, driver: str) -> NotSupported:
     )
 
 
-def _unpack_changes(staging: Path, changes: Path, upper: Path, limits: Limits) -> None:
+def _as_owned(changes: Path, upper: Path) -> None:
     status = upper.stat()
     os.chown(changes, status.st_uid, status.st_gid)
     changes.chmod(status.st_mode & 0o7777)
-    deleted = parse_deleted(staging / DELETED_FILES)
-    with (staging / ROOTFS_DIFF).open("rb") as layer:
-        unpack_layer(layer, deleted, changes, limits.changed_files)
-
-
-def _pack(
-    folder: Path,
-    upper: Path,
-    manifest: ArchiveManifest,
-    metadata: dict[str, bytes],
-    destination: Path,
-) -> ArchiveManifest:
-    """Sum everything first, as the manifest stands at the front; then write it."""
-    try:
-        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=destination.parent) as scratch:
-            layer = Path(scratch) / ROOTFS_DIFF
-            deleted = pack_changes(upper, layer)
-            metadata = {**metadata, DELETED_FILES: json.dumps(deleted).encode()}
-            paths = {ROOTFS_DIFF: layer} | {
-                f"{CHECKPOINT_FOLDER}{path.name}": path
-                for path in sorted(folder.iterdir())
-                if path.is_file() and path.name not in OUR_FILES
-            }
-            sums = {name: _sum_bytes(content) for name, content in metadata.items()}
-            sums |= {name: _sum_file(path) for name, path in paths.items()}
-            manifest = replace(manifest, files=sums)
-            partial = Path(scratch) / "archive"
-            _write_archive(partial, manifest, metadata, paths)
-            partial.replace(destination)
-    except OSError as error:
-        raise DiskFull(
-            "the archive could not be written",
-            details=str(error),
-            resolution=f"check that {destination.parent} has free space and is writable",
-        ) from error
-    return manifest
-
-
-def _write_archive(
-    path: Path, manifest: ArchiveManifest, metadata: dict[str, bytes], paths: dict[str, Path]
-) -> None:
-    """``NotSupported`` when an import would refuse it for its size."""
-    head = manifest_json(manifest)
-    if len(head) > MAX_MANIFEST_BYTES or len(metadata[DELETED_FILES]) > MAX_DELETED_BYTES:
-        raise NotSupported(
-            "the checkpoint cannot be exported",
-            details=f"it has {len(manifest.files)} files, and its worker has deleted too many",
-            resolution="keep what the worker creates and deletes so much of in a mount",
-        )
-    compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, threads=-1)
-    with (
-        path.open("wb") as file,
-        compressor.stream_writer(file, closefd=False) as stream,
-        tarfile.open(fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT) as tar,
-    ):
-        _add(tar, MANIFEST, io.BytesIO(head))
-        for name, content in metadata.items():
-            _add(tar, name, io.BytesIO(content))
-        folder_entry = tarfile.TarInfo(CHECKPOINT_FOLDER)  # checkpointctl looks for it
-        folder_entry.type, folder_entry.mode = tarfile.DIRTYPE, 0o700
-        tar.addfile(folder_entry)
-        for name, one in paths.items():
-            with one.open("rb") as content_file:
-                _add(tar, name, content_file)
-    with path.open("rb") as written:
-        os.fsync(written.fileno())
-
-
-def _add(tar: tarfile.TarFile, name: str, content: IO[bytes]) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = content.seek(0, os.SEEK_END)
-    member.mode, member.mtime = 0o600, int(datetime.now(UTC).timestamp())
-    content.seek(0)
-    tar.addfile(member, content)
-
-
-def _sum_bytes(content: bytes) -> FileSum:
-    return FileSum(len(content), hashlib.sha256(content).hexdigest())
-
-
-def _sum_file(path: Path) -> FileSum:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return FileSum(file.tell(), digest)
 
 
 def _check_size(manifest: ArchiveManifest, limits: Limits, beside: Path) -> None:
@@ -341,8 +259,13 @@ def _manifest(found: Iterator[Member]) -> ArchiveManifest:
     return parse_manifest(b"".join(first.chunks))
 
 
-def _unpack(source: Path, staging: Path, manifest: ArchiveManifest, limits: Limits) -> None:
-    """Every announced file, once, of its size and sum; nothing else."""
+def unpack_archive(
+    source: Path, staging: Path, changes: Path, manifest: ArchiveManifest, limits: Limits
+) -> None:
+    """Every announced file, once, of its size and sum; nothing else.
+
+    The layer is laid into ``changes`` as it comes, if the list of deleted files came before it.
+    """
     _check_names(manifest)
     (staging / CHECKPOINT_FOLDER).mkdir(mode=0o700)
     missing = dict(manifest.files)
@@ -356,7 +279,11 @@ def _unpack(source: Path, staging: Path, manifest: ArchiveManifest, limits: Limi
                 raise hostile(f"{member.name!r} is not in its manifest, or is there twice")
             if member.size != announced.size_bytes:
                 raise hostile(f"{member.name!r} does not have the announced size")
-            if _write(member, staging / member.name) != announced.sha256:
+            if member.name == ROOTFS_DIFF and DELETED_FILES not in missing:
+                digest = _lay(member, staging, changes, limits)
+            else:
+                digest = _write(member, staging / member.name)
+            if digest != announced.sha256:
                 raise CheckpointError(
                     "the archive is damaged",
                     details=f"{member.name} does not have its SHA-256 sum",
@@ -364,6 +291,17 @@ def _unpack(source: Path, staging: Path, manifest: ArchiveManifest, limits: Limi
                 )
     if missing:
         raise hostile(f"{', '.join(sorted(missing)[:3])} missing")
+    if (staging / ROOTFS_DIFF).exists():
+        deleted = parse_deleted(staging / DELETED_FILES)
+        with (staging / ROOTFS_DIFF).open("rb") as layer:
+            unpack_layer(layer, deleted, changes, limits.changed_files)
+
+
+def _lay(member: Member, staging: Path, changes: Path, limits: Limits) -> str:
+    stream = Summed(member.chunks)
+    deleted = parse_deleted(staging / DELETED_FILES)
+    unpack_layer(io.BufferedReader(stream, CHUNK), deleted, changes, limits.changed_files)
+    return stream.finish()
 
 
 def _check_names(manifest: ArchiveManifest) -> None:

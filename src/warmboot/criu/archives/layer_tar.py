@@ -16,6 +16,8 @@ from warmboot.criu.archives.layers import (
     CARRIED_NAMES,
     KIND,
     MAX_EXTENTS,
+    MAX_RECORDS,
+    MAX_SIZE,
     OPAQUE,
     SOCKET,
     XATTR,
@@ -24,9 +26,7 @@ from warmboot.criu.archives.layers import (
 from warmboot.criu.archives.plain_tar import BLOCK, content, exactly, hostile, octal, parse_header
 
 MAX_LONG_NAME = 65_536
-MAX_RECORDS = 4 << 20
 MAX_ATTRIBUTE = 65_536
-MAX_SIZE = 1 << 50
 MAX_COMPONENT = 255
 _NUMBER = 1 << 32
 _DIGITS = 20

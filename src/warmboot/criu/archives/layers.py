@@ -11,6 +11,7 @@ that format, and stand in records of our own: sockets, which are empty files wit
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -27,6 +28,9 @@ KIND, SOCKET = "WARMBOOT.kind", "socket"
 XATTR = "SCHILY.xattr."
 OPAQUE = "trusted.overlay.opaque"
 BLOCK = 512
+ENCODING, ERRORS = "utf-8", "surrogateescape"
+MAX_SIZE = 1 << 50
+MAX_RECORDS = 4 << 20
 MAX_EXTENTS = 100_000
 CARRIED = ("user.",)
 CARRIED_NAMES = frozenset(
@@ -55,19 +59,55 @@ class _Packed:
     links: dict[tuple[int, int], str] = field(default_factory=dict)
 
 
-def pack_changes(upper: Path, target: Path) -> tuple[str, ...]:
-    """Write the changes in ``upper`` to the tar ``target``; the deleted paths.
+def pack_changes(upper: Path, target: IO[bytes]) -> tuple[str, ...]:
+    """Write the changes in ``upper`` to ``target`` as a tar; the deleted paths.
 
-    ``NotSupported`` names what cannot travel.
+    ``NotSupported`` names what cannot travel. The same changes are the same bytes.
     """
-    with tarfile.open(
-        target, "w", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape"
-    ) as tar:
+    with _tar_of(target) as tar:
         packed = _Packed(tar)
-        _add(packed, str(upper), ".")
-        for path, name in _below(str(upper), ""):
+        for path, name in _all_of(upper):
             _add(packed, path, name)
     return tuple(packed.deleted)
+
+
+def check_changes(upper: Path) -> None:
+    """``NotSupported`` names what cannot travel; quickly, as no content is read."""
+    with _tar_of(io.BytesIO()) as tar:
+        packed = _Packed(tar)
+        for path, name in _all_of(upper):
+            with _named(name):
+                status = os.lstat(path)
+                if not _is_deletion(status):
+                    member = _member(packed, path, name, status)
+                    member.tobuf(tarfile.PAX_FORMAT, ENCODING, ERRORS)
+
+
+def _tar_of(target: IO[bytes]) -> tarfile.TarFile:
+    return tarfile.open(
+        fileobj=target, mode="w|", format=tarfile.PAX_FORMAT, encoding=ENCODING, errors=ERRORS
+    )
+
+
+def _all_of(upper: Path) -> Iterator[tuple[str, str]]:
+    yield str(upper), "."
+    yield from _below(str(upper), "")
+
+
+def _is_deletion(status: os.stat_result) -> bool:
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, ValueError) as error:
+        raise _cannot_travel(name, str(error)) from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise _cannot_travel(name, error.strerror or str(error)) from error
 
 
 def _below(folder: str, inside: str) -> Iterator[tuple[str, str]]:
@@ -84,9 +124,9 @@ def _below(folder: str, inside: str) -> Iterator[tuple[str, str]]:
 
 
 def _add(packed: _Packed, path: str, name: str) -> None:
-    try:
+    with _named(name):
         status = os.lstat(path)
-        if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+        if _is_deletion(status):
             packed.deleted.append(f"/{name}")
             return
         member = _member(packed, path, name, status)
@@ -96,12 +136,6 @@ def _add(packed: _Packed, path: str, name: str) -> None:
             return
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:  # noqa: PTH123
             _add_content(packed.tar, member, file, status)
-    except (tarfile.TarError, ValueError) as error:
-        raise _cannot_travel(name, str(error)) from error
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise
-        raise _cannot_travel(name, error.strerror or str(error)) from error
 
 
 def _member(packed: _Packed, path: str, name: str, status: os.stat_result) -> tarfile.TarInfo:
@@ -111,7 +145,7 @@ def _member(packed: _Packed, path: str, name: str, status: os.stat_result) -> ta
     member.mtime = status.st_mtime_ns // 10**9
     seconds, rest = divmod(status.st_mtime_ns, 10**9)
     records = {"mtime": f"{seconds}.{rest:09}"} if rest and seconds >= 0 else {}
-    if not stat.S_ISDIR(mode):
+    if not stat.S_ISDIR(mode) and status.st_nlink > 1:
         inode = (status.st_dev, status.st_ino)
         first = packed.links.setdefault(inode, name)
         if first != name:
@@ -135,6 +169,12 @@ def _member(packed: _Packed, path: str, name: str, status: os.stat_result) -> ta
     for key, value in _attributes(path, name):
         records[f"{XATTR}{key}"] = value.decode("utf-8", "surrogateescape")
     member.pax_headers = records
+    if status.st_size >= MAX_SIZE:
+        raise _cannot_travel(name, f"it has {status.st_size} bytes, holes included")
+    if sum(len(key) + len(value.encode(ENCODING, ERRORS)) for key, value in records.items()) > (
+        MAX_RECORDS // 2
+    ):
+        raise _cannot_travel(name, "its attributes are too long")
     return member
 
 
@@ -143,7 +183,10 @@ def _attributes(path: str, name: str) -> Iterator[tuple[str, bytes]]:
         if key in CARRIED_NAMES or key.startswith(CARRIED):
             if "=" in key:
                 raise _cannot_travel(name, f"its attribute {key!r} has an equals sign in its name")
-            yield key, os.getxattr(path, key, follow_symlinks=False)
+            value = os.getxattr(path, key, follow_symlinks=False)
+            if key == OPAQUE and value != b"y":
+                raise _cannot_travel(name, f"its attribute {key} is {value!r}")
+            yield key, value
         elif key not in (*_OF_THE_HOST, *_OF_THE_OVERLAY, IMPORTED):
             raise _cannot_travel(name, f"it has the attribute {key}")
 

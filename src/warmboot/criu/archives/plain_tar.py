@@ -10,9 +10,11 @@ The layer of changed files that goes with a checkpoint may have more; ``layer_ta
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, cast
 
 from warmboot.model.errors import InvalidRequest
 
@@ -131,3 +133,32 @@ def exactly(stream: IO[bytes], length: int) -> bytes:
             raise hostile("it is cut off")
         found += more
     return found
+
+
+class Summed(io.RawIOBase):
+    """The chunks of a member as a stream, with the SHA-256 of all that was read."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+        self._digest = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object, /) -> int:
+        target = memoryview(cast(bytearray, buffer))
+        if not self._rest:
+            chunk = next(self._chunks, b"")
+            self._digest.update(chunk)
+            self._rest = memoryview(chunk)
+        count = min(len(target), len(self._rest))
+        target[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+    def finish(self) -> str:
+        """Read what is left; the sum."""
+        for chunk in self._chunks:
+            self._digest.update(chunk)
+        return self._digest.hexdigest()
