@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from warmboot.criu.runtime import sums
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.sums import BLOCK_BYTES, SUMS, check_sums, sums_of
 from warmboot.model.errors import CheckpointError
@@ -97,3 +100,41 @@ def _bytes_read() -> int:
 def test_damage_of_the_memory_is_none_of_the_files(made: CheckpointFolder) -> None:
     _flip(made.memory / "pages-1.img")
     check_sums(made.path, made.files)
+
+
+async def test_a_disk_that_gives_nothing_is_given_up(
+    made: CheckpointFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, go_on = threading.Event(), threading.Event()
+
+    def never(_: object) -> int:
+        hangs.set()
+        assert go_on.wait(60)
+        return 0
+
+    monkeypatch.setattr(sums, "_sum_of", never)
+    with pytest.raises(CheckpointError, match="could not be checked") as caught:
+        await sums.check_unless_it_hangs(made.path, made.memory, 0.1)
+    go_on.set()
+    assert hangs.is_set()
+    assert str(made.memory) in caught.value.details
+    assert "kernel's log" in caught.value.resolution
+
+
+async def test_what_is_read_in_time_is_checked(made: CheckpointFolder) -> None:
+    await sums.check_unless_it_hangs(made.path, made.memory, 60)
+    _flip(made.memory / "pages-1.img")
+    with pytest.raises(CheckpointError, match="damaged"):
+        await sums.check_unless_it_hangs(made.path, made.memory, 60)
+
+
+def test_what_cannot_be_read_is_raised_and_not_summed(
+    made: CheckpointFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(sums, "_sum_of", broken)
+    with pytest.raises(CheckpointError, match="damaged") as caught:
+        check_sums(made.path, made.memory)
+    assert "Input/output error" in caught.value.details

@@ -30,7 +30,7 @@ from warmboot.criu.runtime.files import put_back
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.held_files import ChangedFile, changed_since
 from warmboot.criu.runtime.resume import resume
-from warmboot.criu.runtime.sums import check_sums
+from warmboot.criu.runtime.sums import check_unless_it_hangs
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts
 from warmboot.model.checkpoint import AS_IT_WAS, ResumeOptions
@@ -101,10 +101,10 @@ async def restore(
         attempts = 0
     elif into is not None:
         folder = CheckpointFolder(into)
-        await asyncio.to_thread(check_sums, folder.path, folder.memory)
+        await check_unless_it_hangs(folder.path, folder.memory, hangs_after_s)
         work = Work(facts, engine.socket, found.id, folders=(folder.restore_work,))
         if found.upper_folder is not None and not options.keep_files:
-            await put_back(folder, found.upper_folder, found.started_at)
+            await put_back(folder, found.upper_folder, found.started_at, hangs_after_s)
         changed = await asyncio.to_thread(changed_since, folder.held, found.mounted)
         await resume(engine, work, folder, search_path, options, hangs_after_s, found.name)
     else:

@@ -9,16 +9,16 @@ out when nothing can have changed: the container has not been started since its 
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import os
 import shlex
 import shutil
 from pathlib import Path
 
+from warmboot.criu.in_progress import HANGS_AFTER_S
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.orders import ROOT
-from warmboot.criu.runtime.sums import check_sums
+from warmboot.criu.runtime.sums import check_unless_it_hangs
 from warmboot.model.errors import HostError
 from warmboot.system.files import write_atomically
 from warmboot.system.programs import run_program
@@ -53,7 +53,12 @@ def forget_copy(layer: Path) -> None:
     shutil.rmtree(_new(layer), ignore_errors=True)
 
 
-async def put_back(folder: CheckpointFolder, layer: Path, started_at: str) -> bool:
+async def put_back(
+    folder: CheckpointFolder,
+    layer: Path,
+    started_at: str,
+    hangs_after_s: float = HANGS_AFTER_S,
+) -> bool:
     """Have the checkpoint's files in the stopped container's ``layer``; whether it took a copy.
 
     ``started_at`` is when the container was started last. After a crash in between ``layer`` has
@@ -61,7 +66,7 @@ async def put_back(folder: CheckpointFolder, layer: Path, started_at: str) -> bo
     """
     if not folder.files.is_dir() or _unchanged(folder, started_at):
         return False
-    await asyncio.to_thread(check_sums, folder.path, folder.files)
+    await check_unless_it_hangs(folder.path, folder.files, hangs_after_s)
     new = _new(layer)
     shutil.rmtree(new, ignore_errors=True)
     try:

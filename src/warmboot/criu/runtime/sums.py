@@ -8,20 +8,30 @@ that is cut off meanwhile would end the manager.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import json
 import os
 import stat
 import threading
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
 from warmboot.criu.runtime.program import BLOCK_BYTES, SUMS
 from warmboot.model.errors import CheckpointError
 
-__all__ = ["BLOCK_BYTES", "SUMS", "check_sums", "crc32", "make_sums", "regular_files", "sums_of"]
+__all__ = [
+    "BLOCK_BYTES",
+    "SUMS",
+    "check_sums",
+    "check_unless_it_hangs",
+    "crc32",
+    "make_sums",
+    "regular_files",
+    "sums_of",
+]
 
 try:
     from isal.isal_zlib import crc32
@@ -42,7 +52,9 @@ def make_sums(checkpoint: Path, *folders: Path) -> None:
     (checkpoint / SUMS).write_text(text)
 
 
-def check_sums(checkpoint: Path, folder: Path) -> None:
+def check_sums(
+    checkpoint: Path, folder: Path, summed: Callable[[int], object] = lambda _: None
+) -> None:
     """``CheckpointError`` unless ``folder`` has what it had when the sums were made.
 
     A checkpoint of an earlier version has none. ``folder`` is one of those in ``checkpoint``.
@@ -51,7 +63,7 @@ def check_sums(checkpoint: Path, folder: Path) -> None:
         return
     try:
         kept = {name: tuple(sums) for name, sums in _kept(checkpoint).items()}
-        found = sums_of(checkpoint, folder)
+        found = sums_of(checkpoint, folder, summed=summed)
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise _damaged(str(error)) from error
     inside = f"{folder.relative_to(checkpoint)}{os.sep}"
@@ -65,14 +77,81 @@ def check_sums(checkpoint: Path, folder: Path) -> None:
             raise _damaged(f"{checkpoint / name} is not what was written")
 
 
-def sums_of(checkpoint: Path, *folders: Path) -> Sums:
-    with ThreadPoolExecutor(AT_ONCE, "sums") as threads:
-        begun = {
-            str(path.relative_to(checkpoint)): (size, threads.map(_sum_of, _blocks(path, size)))
-            for folder in folders
-            for path, size in regular_files(folder)
-        }
-        return {name: (size, *sums) for name, (size, sums) in begun.items()}
+async def check_unless_it_hangs(checkpoint: Path, folder: Path, hangs_after_s: float) -> None:
+    """``check_sums``, given up when the disk has given nothing for so long: ``CheckpointError``.
+
+    What hangs is left to the kernel: a read cannot be broken off. It keeps nobody from going on.
+    """
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+    outcome: list[BaseException] = []
+    summed: list[int] = []
+
+    def check() -> None:
+        try:
+            check_sums(checkpoint, folder, summed.append)
+        except BaseException as error:  # noqa: BLE001 (raised again)
+            outcome.append(error)
+        with contextlib.suppress(RuntimeError):  # nobody waits any more
+            loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=check, name="sums", daemon=True).start()
+    seen = -1
+    while not done.is_set():
+        if seen == len(summed):
+            raise CheckpointError(
+                "the checkpoint could not be checked",
+                details=f"nothing of {folder} could be read for {hangs_after_s:g} s",
+                resolution="see the kernel's log: its disk may be damaged, or out of reach; then "
+                "try again",
+            )
+        seen = len(summed)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(done.wait(), hangs_after_s)
+    if outcome:
+        raise outcome[0]
+
+
+def sums_of(
+    checkpoint: Path, *folders: Path, summed: Callable[[int], object] = lambda _: None
+) -> Sums:
+    """``summed`` is called after each block, with its sum."""
+    sizes: dict[str, int] = {}
+    blocks: list[tuple[str, int, tuple[Path, range]]] = []
+    for path, size in (found for folder in folders for found in regular_files(folder)):
+        sizes[name := str(path.relative_to(checkpoint))] = size
+        blocks += [(name, number, block) for number, block in enumerate(_blocks(path, size))]
+    sums: dict[tuple[str, int], int] = {}
+    left, failures = iter(blocks), list[BaseException]()
+    lock = threading.Lock()
+
+    def work() -> None:
+        while not failures:
+            with lock:
+                job = next(left, None)
+            if job is None:
+                return
+            try:
+                name, number, block = job
+                sums[name, number] = _sum_of(block)
+                summed(sums[name, number])
+            except BaseException as error:  # noqa: BLE001 (raised again)
+                failures.append(error)
+
+    # Daemons, unlike those of a pool: one that hangs in a read keeps nobody from ending.
+    threads = [
+        threading.Thread(target=work, name="sums", daemon=True)
+        for _ in range(min(AT_ONCE, len(blocks)))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    found: dict[str, list[int]] = {name: [size] for name, size in sizes.items()}
+    for name, number, _ in blocks:
+        found[name].append(sums[name, number])
+    return {name: tuple(one) for name, one in found.items()}
 
 
 def regular_files(top: Path) -> Iterator[tuple[Path, int]]:
