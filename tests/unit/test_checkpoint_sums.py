@@ -63,6 +63,7 @@ def test_damage_is_named(
     with pytest.raises(CheckpointError, match="damaged") as caught:
         check_sums(made.path, made.memory)
     assert named in caught.value.details
+    assert "`warmboot worker resume worker -c NAME`" in caught.value.resolution
 
 
 def test_a_checkpoint_of_an_earlier_version_has_no_sums(made: CheckpointFolder) -> None:

@@ -28,6 +28,7 @@ from warmboot.criu.room import check_engine_room, check_room
 from warmboot.criu.runtime import dump as by_runc
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.resume import give_order
+from warmboot.criu.runtime.sums import advice
 from warmboot.criu.runtime_work import end_in, ends_within, stopped_in, thaw
 from warmboot.docker.content_store import until_forgotten
 from warmboot.docker.engine import DockerEngine
@@ -310,7 +311,9 @@ async def dump_facts(
         raise NotFound(
             f"there is no checkpoint {name}",
             details=f"{folder} is not there",
-            resolution="list the checkpoints and choose one of them",
+            resolution="list the checkpoints and choose one of them"
+            if into is None
+            else advice(into),
         )
     return await asyncio.to_thread(read_dump, folder, OUR_FILES)
 

@@ -20,7 +20,7 @@ from typing import IO
 import zstandard
 
 from warmboot.criu.runtime.program import PACKED
-from warmboot.criu.runtime.sums import BLOCK_BYTES, SUMS, crc32
+from warmboot.criu.runtime.sums import BLOCK_BYTES, SUMS, advice, crc32
 from warmboot.model.errors import CheckpointError, DiskFull, HostError
 from warmboot.system.files import sync_folder
 
@@ -134,7 +134,7 @@ def damaged(path: Path, why: str = "") -> CheckpointError:
     return CheckpointError(
         "the checkpoint is damaged",
         details=f"{path} is not what was written" + (f": {why}" if why else ""),
-        resolution="delete it and resume from another one",
+        resolution=advice(path.parents[1]),
     )
 
 

@@ -25,6 +25,7 @@ from warmboot.model.errors import CheckpointError
 __all__ = [
     "BLOCK_BYTES",
     "SUMS",
+    "advice",
     "check_sums",
     "check_unless_it_hangs",
     "crc32",
@@ -65,16 +66,16 @@ def check_sums(
         kept = {name: tuple(sums) for name, sums in _kept(checkpoint).items()}
         found = sums_of(checkpoint, folder, summed=summed)
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise _damaged(str(error)) from error
+        raise _damaged(checkpoint, str(error)) from error
     inside = f"{folder.relative_to(checkpoint)}{os.sep}"
     expected = {name: sums for name, sums in kept.items() if name.startswith(inside)}
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
-            raise _damaged(f"{checkpoint / name} is missing")
+            raise _damaged(checkpoint, f"{checkpoint / name} is missing")
         if name not in expected:
-            raise _damaged(f"{checkpoint / name} is none of its files")
+            raise _damaged(checkpoint, f"{checkpoint / name} is none of its files")
         if found[name] != expected[name]:
-            raise _damaged(f"{checkpoint / name} is not what was written")
+            raise _damaged(checkpoint, f"{checkpoint / name} is not what was written")
 
 
 async def check_unless_it_hangs(checkpoint: Path, folder: Path, hangs_after_s: float) -> None:
@@ -215,9 +216,18 @@ def _kept(checkpoint: Path) -> Mapping[str, list[int]]:
     return found
 
 
-def _damaged(details: str) -> CheckpointError:
+def advice(checkpoint: Path) -> str:
+    """What to do about one that is of no use: its folder is in that of its worker."""
+    worker = checkpoint.parent.name
+    return (
+        f"resume from another one: `warmboot worker checkpoints {worker}`, then "
+        f"`warmboot worker resume {worker} -c NAME`"
+    )
+
+
+def _damaged(checkpoint: Path, details: str) -> CheckpointError:
     return CheckpointError(
         "the checkpoint is damaged",
         details=details,
-        resolution="delete it and resume from another one",
+        resolution=advice(checkpoint),
     )
