@@ -26,7 +26,8 @@ from tests.workers.test_worker_refusals import small_disk
 
 from warmboot.client import Client
 from warmboot.docker.engine import DockerEngine
-from warmboot.model.errors import DiskFull, NotFound, NotSupported, WarmbootError
+from warmboot.manager.workers.worker_states import WorkerStates
+from warmboot.model.errors import Conflict, DiskFull, NotFound, NotSupported, WarmbootError
 
 MIB = 1 << 20
 
@@ -214,3 +215,30 @@ async def test_a_full_checkpoint_disk_leaves_it_running_with_its_old_checkpoint(
             await it.client.workers.pause(worker.id, "after")
             assert (await it.client.workers.resume(worker.id, "before")).state == "running"
             await remove_all(it.client)
+
+
+async def test_an_import_that_could_not_be_recorded_leaves_nothing_and_is_done_again(
+    client: Client, engine: DockerEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await start_on(client, engine)
+    secret, _ = await counted(client, worker.id, beyond=2)
+    await client.workers.pause(worker.id, "leaving")
+    archive = tmp_path / "leaving.tar.zst"
+    await client.workers.export_checkpoint(worker.id, "leaving", archive)
+    moved = await client.workers.create(image=worker.image, name="moved", start=False)
+    await client.workers.wait(moved, "settled", 60)
+
+    async def fails(*_: object, **__: object) -> None:
+        raise Conflict("the state could not be recorded")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(WorkerStates, "record", fails)
+        with pytest.raises(Conflict, match="could not be recorded"):
+            await client.workers.import_checkpoint(moved, archive, "arrived")
+    assert await client.workers.checkpoints(moved) == []
+    place = tmp_path / "s" / "checkpoints" / moved
+    assert [path.name for path in place.iterdir() if not path.name.startswith(".")] == []
+    await client.workers.import_checkpoint(moved, archive, "arrived")
+    assert (await client.workers.get(moved)).state == "paused"
+    await client.workers.resume(moved)
+    assert (await counted(client, moved))[0] == secret

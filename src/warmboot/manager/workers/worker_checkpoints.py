@@ -208,18 +208,31 @@ class WorkerCheckpoints:
             tcp_connections=manifest.tcp_connections,
             folder=into,
         )
-        await self._store.checkpoints.add(made)
-        if into is not None:
-            await self._places.order_resume(worker.docker_id, into)
-        await self._states.enter(
-            worker.id,
-            WorkerState.PAUSED,
-            told={"checkpoint": name, "imported": True},
-            paused_into=made.id,
-            paused_at=datetime.now(UTC),
-            listens=tuple(ListenAddress(LOOPBACK, port) for port in worker.spec.policy.wake_on),
-        )
+        await self._record_import(worker, worker.docker_id, made)
         return made
+
+    async def _record_import(self, worker: Worker, docker_id: str, made: Checkpoint) -> None:
+        """Checkpoint and worker at once; or what was brought in is removed again."""
+        listens = tuple(ListenAddress(LOOPBACK, port) for port in worker.spec.policy.wake_on)
+        try:
+            if made.folder is not None:
+                await self._places.order_resume(docker_id, made.folder)
+            async with self._store.transaction():
+                await self._store.checkpoints.add(made)
+                now = await self._states.record(
+                    worker.id,
+                    WorkerState.PAUSED,
+                    told={"checkpoint": made.name, "imported": True},
+                    paused_into=made.id,
+                    paused_at=datetime.now(UTC),
+                    listens=listens,
+                )
+        except BaseException:  # whatever it is; raised again
+            if made.folder is not None:
+                await self._places.order_resume(docker_id, None)
+            await delete_checkpoint(self._engine, docker_id, made.name, made.folder)
+            raise
+        await self._states.announce(now)
 
     async def _receive(
         self, path: Path, chunks: AsyncIterator[bytes], size_bytes: int | None
