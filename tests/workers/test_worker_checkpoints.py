@@ -105,7 +105,7 @@ async def test_a_paused_workers_cold_checkpoint_is_compressed_and_resumed(
 
 
 async def _event(client: Client, worker_id: str, kind: str) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):  # at low priority it has what others leave
         while True:
             if kind in await event_kinds(client, worker_id):
                 return
