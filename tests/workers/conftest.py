@@ -103,6 +103,22 @@ async def start_on(
     return worker
 
 
+def of_host() -> list[dict[str, str | bool]]:
+    """Mounts by which a worker has the programs of this machine."""
+    folders = (
+        "/usr",
+        "/lib",
+        "/lib64",
+        "/etc/alternatives",
+        *map(str, Path("/etc").glob("java-*")),
+    )
+    return [
+        {"source": path, "target": path, "read_only": True}
+        for path in folders
+        if Path(path).exists()
+    ]
+
+
 async def remove_all(client: Client) -> None:
     for worker in await client.workers.list():
         await client.workers.delete(worker.id, force=True)
