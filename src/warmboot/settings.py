@@ -19,6 +19,7 @@ from warmboot.model.conventions.manager_socket import DEFAULT_PORT, default_sock
 from warmboot.model.conventions.tokens import is_token
 from warmboot.model.errors import InvalidRequest
 from warmboot.model.shapes import Shape
+from warmboot.model.tenants.registry_mirror import RegistryMirror
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL")
 _PREFIX_PATTERN = r"^[a-z][a-z0-9]{0,7}$"
@@ -58,7 +59,9 @@ class Settings(BaseSettings):
     cold_boot_timeout_s: float = Field(300.0, gt=0)
     unresponsive_after_s: float = Field(120.0, gt=0, allow_inf_nan=False)
     pull_silence_s: float = Field(60.0, gt=0, allow_inf_nan=False)
+    registry_mirror: str = ""
     disk_floor_mib: int = Field(1024, ge=0)
+    engine_disk_mib: int = Field(262_144, ge=1024)
     vm_overhead_mib: int = Field(640, ge=128, le=65536)
     console_log_mib: int = Field(16, ge=1, le=4096)
 
@@ -123,6 +126,13 @@ class Settings(BaseSettings):
                 "a Unix socket of this machine, as unix:///path/to/docker.sock: checkpoints lie "
                 "in that engine's own folders"
             )
+        return value
+
+    @field_validator("registry_mirror")
+    @classmethod
+    def _mirror(cls, value: str) -> str:
+        if value:
+            RegistryMirror(value)
         return value
 
     @field_validator("publish_address")

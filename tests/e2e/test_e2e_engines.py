@@ -18,9 +18,11 @@ import httpx
 import pytest
 from tests.e2e.conftest import PAGE, TOOLS, Archive
 from tests.e2e.copies import add_shared
+from tests.support.registry import Image, push, registry
 from tests.support.vms import Ran, Site, eventually, free_port, state_root
 
 TIMEOUT_S = 180.0
+MIB, GIB = 1 << 20, 1 << 30
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +78,10 @@ class Engine:
 
 
 @contextlib.asynccontextmanager
-async def engine_at(site: Site, name: str, archive: Archive | None = None) -> AsyncIterator[Engine]:
-    await site.cli("engine", "create", name)
+async def engine_at(
+    site: Site, name: str, archive: Archive | None = None, *options: str
+) -> AsyncIterator[Engine]:
+    await site.cli("engine", "create", *options, name)
     engine = Engine(site, name)
     try:
         if archive is not None:
@@ -115,6 +119,31 @@ async def test_docker_has_an_empty_engine_of_its_own_that_was_booted_warm(
         saved = await (await engine.begin("save", TOOLS)).communicate()
         assert len(saved[0]) > 100_000
     assert place.vmms() == []
+
+
+async def test_a_larger_disk_is_warm_and_what_is_freed_in_it_comes_back(
+    place: Site, archive: Archive
+) -> None:
+    async with engine_at(place, "large", archive, "--disk", "40g") as engine:
+        described = await engine.described()
+        assert (described["boot_method"], described["disk_mib"]) == ("warm", 40 * 1024)
+        before = described["disk"]
+        assert 38 * GIB < before["size_bytes"] < 40 * GIB
+        write = f"head -c {96 * MIB} /dev/urandom >/big; sync"
+        await engine.docker("run", "--name", "writer", TOOLS, "sh", "-c", write)
+        written = (await engine.described())["disk"]
+        assert written["used_bytes"] - before["used_bytes"] > 90 * MIB
+        assert written["stored_bytes"] - before["stored_bytes"] > 90 * MIB
+        await engine.docker("rm", "writer")
+
+        async def given_back() -> bool:
+            now = (await engine.described())["disk"]
+            return bool(now["stored_bytes"] < written["stored_bytes"] - 80 * MIB)
+
+        await eventually(given_back, "the host has its room again")
+    small = await place.cli("engine", "create", "--disk", "4g", "small", code=1)
+    assert "a disk of 4096 MiB is too small" in small.err
+    assert "8192 MiB" in small.err
 
 
 async def test_a_published_port_is_there_when_docker_has_answered(
@@ -164,7 +193,7 @@ async def test_a_folder_of_the_host_is_refused_and_dockers_socket_is_dockers(
 async def test_streams_go_on_while_the_manager_is_killed_and_started(
     place: Site, archive: Archive
 ) -> None:
-    async with engine_at(place, "long", archive) as engine:
+    async with engine_at(place, "long", archive, "--disk", "40g") as engine:
         ticking = "while true; do echo tick; sleep 1; done"
         await engine.docker("run", "-d", "--name", "clock", TOOLS, "sh", "-c", ticking)
         logs = await engine.begin("logs", "-f", "--tail", "0", "clock")
@@ -189,6 +218,7 @@ async def test_streams_go_on_while_the_manager_is_killed_and_started(
         assert "warmboot engine start long" in dead.err
         await place.cli("engine", "start", "long")
         assert TOOLS.partition(":")[0] in (await engine.docker("images")).out, "its disk is kept"
+        assert (await engine.described())["disk"]["size_bytes"] > 38 * GIB, "and its size"
 
 
 async def engine_ps(site: Site, engine: Engine) -> str:
@@ -222,3 +252,26 @@ async def test_an_engine_for_one_command_goes_with_it_even_if_it_is_killed(place
 async def _one_vm(site: Site) -> bool:
     listed = json.loads((await site.cli("engine", "ls", "--json")).out)
     return [engine["state"] for engine in listed] == ["running"]
+
+
+@pytest.mark.registry
+async def test_an_engine_pulls_from_the_mirror_of_this_host(
+    place: Site, archive: Archive, tmp_path: Path
+) -> None:
+    async with registry(tmp_path) as port:
+        await push(Image.of(archive.content), port, "library/mirrored", "1")
+        await place.stop()
+        await place.start({"MANAGER_REGISTRY_MIRROR": f"http://localhost:{port}"})
+        async with engine_at(place, "mirror") as engine:
+            info = json.loads((await engine.docker("info", "-f", "{{json .}}")).out)
+            assert info["RegistryConfig"]["Mirrors"] == [f"http://127.0.0.1:{port}/"]
+            await engine.docker("pull", "mirrored:1")
+            assert (await engine.docker("run", "--rm", "mirrored:1", "echo", "there")).out
+            ran = await place.cli("run", "--rm", "mirrored:1", "echo", "contained")
+            assert ran.out == "contained\n", "containers pull from it, too"
+            await place.stop()
+            await place.start({"MANAGER_REGISTRY_MIRROR": f"http://localhost:{port}"})
+            await engine.docker("rmi", "mirrored:1")
+            await engine.docker("pull", "mirrored:1")
+    await place.stop()
+    await place.start()

@@ -14,6 +14,7 @@ from warmboot.model.errors import InUse, NameTaken, NotFound
 from warmboot.model.tenants.boot import BootMethod
 from warmboot.model.tenants.engine import ENGINE_TRANSITIONS, Engine, EngineSpec
 from warmboot.model.tenants.engine import EngineState as S
+from warmboot.model.usage import DiskUsage
 
 
 class FakeEngines:
@@ -83,3 +84,8 @@ class FakeEngines:
 
     async def boot_log(self, ref: str) -> bytes:
         return f"booting {(await self.get(ref)).name}\n".encode()
+
+    async def disk(self, ref: str) -> DiskUsage:
+        engine = await self.get(ref)
+        running = engine.state is S.RUNNING
+        return DiskUsage(4096, 8 << 30, 1 << 20) if running else DiskUsage(4096)

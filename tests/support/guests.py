@@ -92,6 +92,12 @@ class FakeSystem:
     def sync(self) -> None:
         self._note("sync")
 
+    def grow_file_system(self, size_bytes: int) -> None:
+        self._note("grow", size_bytes)
+
+    def disk_usage(self) -> tuple[int, int]:
+        return 4096, 1024
+
     def settle(self) -> None:
         self._note("settle")
 

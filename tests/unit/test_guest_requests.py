@@ -62,3 +62,16 @@ def test_a_connection_takes_one_request_after_the_other(guest: Guest) -> None:
     with guest.connect() as sock:
         sock.sendall(request("GET", "/warmboot/v1/health") * 3)
         assert [read_answer(sock)[0] for _ in range(3)] == [200, 200, 200]
+
+
+def test_a_file_system_grows_with_its_disk_and_is_measured(guest: Guest) -> None:
+    guest.become()
+    path = "/warmboot/v1/grow-disk"
+    assert guest.ask("POST", path, {"size_bytes": 1 << 35}, TOKEN)[0] == 200
+    assert ("grow", 1 << 35) in guest.system.calls
+    for size in (None, "1", True, 0):
+        assert guest.ask("POST", path, {"size_bytes": size}, TOKEN)[0] == 400
+    guest.system.fail_at = "grow"
+    assert guest.ask("POST", path, {"size_bytes": 1 << 36}, TOKEN)[0] == 500
+    used = guest.ask("GET", "/warmboot/v1/disk", token=TOKEN)
+    assert used == (200, {"size_bytes": 4096, "used_bytes": 1024})

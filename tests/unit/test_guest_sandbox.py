@@ -10,7 +10,7 @@ import pytest
 from tests.support.guests import FakeSystem
 from typing_extensions import override
 
-from warmboot.guest.docker import Docker, set_labels
+from warmboot.guest.docker import Docker, configure
 from warmboot.guest.sandbox import JOINED, NAME, SHIM_GROUP, Sandbox
 from warmboot.guest.wire import HttpError
 from warmboot.host.guest.guest_containers import SANDBOX
@@ -134,7 +134,7 @@ def test_an_agent_that_was_started_again_hands_over_all_the_same(tmp_path: Path)
 def test_docker_is_told_which_engine_it_is() -> None:
     system = FakeSystem()
     system.files["/etc/docker/daemon.json"] = '{"mtu": 1400}'
-    set_labels(system, ["warmboot.engine=ci"])
+    configure(system, {"labels": ["warmboot.engine=ci"]})
     assert json.loads(system.files["/etc/docker/daemon.json"]) == {
         "mtu": 1400,
         "labels": ["warmboot.engine=ci"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from warmboot.docker.references import is_docker_hubs
 from warmboot.model.conventions.image_references import MAX_LENGTH, is_reference
 
 DIGEST = "@sha256:" + "0" * 64
@@ -45,3 +46,13 @@ def test_what_docker_takes(name: str) -> None:
 )
 def test_what_docker_refuses(name: str) -> None:
     assert not is_reference(name)
+
+
+@pytest.mark.parametrize("reference", ["busybox", "library/busybox:1", "docker.io/me/app@sha256:1"])
+def test_what_docker_looks_for_at_docker_hub(reference: str) -> None:
+    assert is_docker_hubs(reference)
+
+
+@pytest.mark.parametrize("reference", ["localhost/app", "localhost:5000/app", "ghcr.io/me/app:1"])
+def test_what_docker_looks_for_elsewhere(reference: str) -> None:
+    assert not is_docker_hubs(reference)

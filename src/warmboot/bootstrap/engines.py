@@ -11,6 +11,7 @@ from warmboot.bootstrap.snapshots import SnapshotParts
 from warmboot.bootstrap.tenants import TenantParts
 from warmboot.manager.engines.bring_up_engine import BringUpEngine
 from warmboot.manager.engines.engine_containers import EngineContainers
+from warmboot.manager.engines.engine_disks import EngineDisks
 from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engines import Engines
@@ -32,8 +33,10 @@ def wire_engines(
     store, host, events, tasks = core.store, core.host, core.events, core.tasks
     sockets, admission = EngineSockets(host), core.admission
     containers = EngineContainers(store, host)
+    disks = EngineDisks(store, host, core.settings.engine_disk_mib)
     bring_up = BringUpEngine(
-        *(store, host, events, tenants.boot, admission, snapshots.health, sockets, containers)
+        *(store, host, events, tenants.boot, admission, snapshots.health, sockets, containers),
+        disks,
     )
 
     async def remove(engine_id: UUID) -> None:
@@ -47,8 +50,7 @@ def wire_engines(
         events.observe(observer)
     engines = Engines(
         *(store, host, events, tasks, bring_up, admission, watch, sockets, ports, addresses),
-        containers,
-        garbage.collect,
+        *(containers, disks, garbage.collect),
         core.settings.default_shape,
     )
     reconcile = ReconcileEngines(

@@ -22,12 +22,13 @@ from warmboot.hypervisors.qemu import Qemu, QemuConfig
 from warmboot.hypervisors.qemu.config import Machine
 from warmboot.hypervisors.simulated.config import SimulatedConfig
 from warmboot.hypervisors.simulated.driver import Simulated
+from warmboot.model.tenants.registry_mirror import RegistryMirror
 from warmboot.settings import Settings
 
 
 async def host_agent(settings: Settings, run_folder: Path) -> HostAgent:
     """Not started yet: what is to be adopted is known to the one who reconciles."""
-    root = settings.storage_root
+    root, mirror = settings.storage_root, settings.registry_mirror
     confinement = _confinement_of(settings)
     hypervisor = _hypervisor_of(settings, confinement)
     return HostAgent(
@@ -39,6 +40,7 @@ async def host_agent(settings: Settings, run_folder: Path) -> HostAgent:
             memory_cache_bytes=settings.cache_budget_mib << 20,
             pull_silence_s=settings.pull_silence_s,
             silent_after_s=settings.unresponsive_after_s,
+            registry_mirror=RegistryMirror(mirror) if mirror else None,
         ),
         hypervisor,
         await _network_of(settings, hypervisor),

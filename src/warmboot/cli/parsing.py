@@ -52,6 +52,15 @@ def parse_memory(text: str) -> int:
     return memory_mib
 
 
+def parse_disk(text: str) -> int:
+    """``40g``, ``2t`` to MiB, rounded up."""
+    match = _SIZE.fullmatch(text.strip())
+    size_bytes = float(match[1]) * _SIZES[match[2].lower()] if match else 0.0
+    if not 0 < size_bytes < 1 << 56:
+        raise ValueError(f"{text!r} is not a size of a disk; write for example 40g")
+    return -(-int(size_bytes) // MIB)
+
+
 def parse_cpus(text: str) -> int:
     """A whole number of CPUs."""
     try:

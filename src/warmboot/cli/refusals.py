@@ -13,6 +13,7 @@ _WORDS: Mapping[str, str] = {
     "after": "--after",
     "checkpoint": "the checkpoint's name",
     "command": "COMMAND",
+    "disk_mib": "--disk",
     "entrypoint": "--entrypoint",
     "environment": "--env",
     "host_ports": "--host-port",

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from . import AGENT_VERSION
 from .claim import Claim
-from .docker import Docker, set_labels
+from .docker import INSECURE, LABELS, MIRRORS, Docker, configure
 from .forward import HostForward
 from .identity import Identity
 from .sandbox import JOINED, Sandbox
@@ -63,6 +63,9 @@ class Agent:
             ("POST", "sandbox"): self._ensure_sandbox,
             ("POST", "warm-up"): self._warm_up,
             ("POST", "hand-over"): self._hand_over,
+            ("POST", "registries"): self._use_registries,
+            ("POST", "grow-disk"): self._grow_disk,
+            ("GET", "disk"): self._disk,
             ("POST", "prepare-snapshot"): self._prepare_snapshot,
             ("POST", "host-forward"): self._host_forward,
             ("POST", "sync"): self._sync,
@@ -209,16 +212,40 @@ class Agent:
 
     def _hand_over(self, connection: Connection, head: Head) -> dict[str, Any]:
         """Docker is a user's from here on: nothing of ours is in it."""
-        labels = connection.read_json(head).get("labels", [])
-        if type(labels) is not list or not all(type(label) is str for label in labels):
-            raise HttpError(400, "labels must be a list of texts")
+        document = connection.read_json(head)
+        changes = {LABELS: _texts(document, "labels"), **_registries(document)}
         started = time.monotonic()
         self._sandbox.remove()
-        try:
-            set_labels(self._system, labels)
-        except OSError as error:
-            raise HttpError(500, f"Docker was not handed over: {error}") from error
+        self._configure(changes)
         return {"duration_s": time.monotonic() - started}
+
+    def _use_registries(self, connection: Connection, head: Head) -> dict[str, Any]:
+        """Have Docker pull from mirrors."""
+        self._configure(_registries(connection.read_json(head)))
+        return {}
+
+    def _configure(self, changes: dict[str, list[str]]) -> None:
+        try:
+            configure(self._system, changes)
+        except OSError as error:
+            raise HttpError(500, f"Docker was not configured: {error}") from error
+        if MIRRORS in changes:
+            self._docker.uses_mirrors(changes[MIRRORS])
+
+    def _grow_disk(self, connection: Connection, head: Head) -> dict[str, Any]:
+        size_bytes = connection.read_json(head).get("size_bytes")
+        if type(size_bytes) is not int or size_bytes < 1:
+            raise HttpError(400, "size_bytes must be a whole number")
+        try:
+            self._system.grow_file_system(size_bytes)
+        except OSError as error:
+            raise HttpError(500, f"the file system does not grow: {error}") from error
+        return {}
+
+    def _disk(self, connection: Connection, head: Head) -> dict[str, Any]:
+        connection.read_body(head)
+        size_bytes, used_bytes = self._system.disk_usage()
+        return {"size_bytes": size_bytes, "used_bytes": used_bytes}
 
     def _prepare_snapshot(self, connection: Connection, head: Head) -> dict[str, Any]:
         """Leave nothing in memory that a clone must not have; the page cache stays.
@@ -267,6 +294,19 @@ def _seconds(document: dict[str, Any], key: str, default: float) -> float:
     if type(seconds) not in (int, float) or not 0 < seconds <= _MAX_WAIT_S:
         raise HttpError(400, f"{key} must be a number up to {_MAX_WAIT_S:g}")
     return float(seconds)
+
+
+def _texts(document: dict[str, Any], key: str) -> list[str]:
+    texts = document.get(key, [])
+    if type(texts) is not list or not all(type(text) is str for text in texts):
+        raise HttpError(400, f"{key} must be a list of texts")
+    return texts
+
+
+def _registries(document: dict[str, Any]) -> dict[str, list[str]]:
+    """What is said of registries; nothing without mirrors."""
+    mirrors, plain = _texts(document, "mirrors"), _texts(document, "plain_registries")
+    return {MIRRORS: mirrors, INSECURE: plain} if mirrors else {}
 
 
 def _flag(document: dict[str, Any], key: str, default: bool | None) -> bool:

@@ -17,6 +17,9 @@ from .wire import HttpError
 WARM_UP_IMAGE = "warmboot/probe:latest"
 _WARM_UP_LABEL = "warmboot.probe"
 _CONFIG = "/etc/docker/daemon.json"
+LABELS, MIRRORS, INSECURE = "labels", "registry-mirrors", "insecure-registries"
+_ALWAYS_INSECURE = ("127.0.0.0/8",)
+_RELOAD_TIMEOUT_S = 20.0
 _RETRY_S = 0.02
 _PING_TIMEOUT_S = 2.0
 _CALL_TIMEOUT_S = 120.0
@@ -98,6 +101,18 @@ class Docker:
         for entry in json.loads(listed):
             self.call("DELETE", f"/containers/{entry['Id']}?force=1&v=1", accept=(404, 409))
 
+    def uses_mirrors(self, mirrors: list[str]) -> None:
+        """Return when Docker has taken them over; ``HttpError`` 504 if it does not."""
+        deadline = time.monotonic() + _RELOAD_TIMEOUT_S
+        while True:
+            _, body = self.call("GET", "/info")
+            known = (json.loads(body).get("RegistryConfig") or {}).get("Mirrors") or []
+            if [url.rstrip("/") for url in known] == [url.rstrip("/") for url in mirrors]:
+                return
+            if time.monotonic() > deadline:
+                raise HttpError(504, f"Docker does not use the mirrors {mirrors}, but {known}")
+            time.sleep(_RETRY_S)
+
     def call(
         self,
         method: str,
@@ -130,13 +145,18 @@ class Docker:
         return status, content
 
 
-def set_labels(system: System, labels: list[str]) -> None:
-    """What ``docker info`` tells of the engine. dockerd reads its file again when it is told to."""
+def configure(system: System, changes: dict[str, list[str]]) -> None:
+    """Have Docker take over labels (``docker info`` tells them), mirrors and registries that are
+    asked without TLS. dockerd reads its file again when it is told to, and soon after has done so.
+    """
     try:
         config = json.loads(system.read_file(_CONFIG))
     except (FileNotFoundError, ValueError):
         config = {}
-    config["labels"] = labels
+    more = changes.get(INSECURE, [])
+    config |= changes
+    if more:
+        config[INSECURE] = [*_ALWAYS_INSECURE, *more]
     system.write_file(_CONFIG, json.dumps(config, indent=2) + "\n")
     system.run(["/usr/bin/busybox", "sh", "-c", "kill -HUP $(cat /run/docker.pid)"])
 

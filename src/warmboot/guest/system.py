@@ -23,6 +23,10 @@ HOST_MARK = 0x7762
 
 _RNDADDENTROPY = 0x40085203
 _RNDRESEEDCRNG = 0x5207
+_EXT4_IOC_RESIZE_FS = 0x40086610
+_DISK, _WRITABLE = "vdb", "/var/lib"
+_GROW_TIMEOUT_S = 30.0
+_LOOK_EVERY_S = 0.01
 _RUN_TIMEOUT_S = 30.0
 _CONNECT_TIMEOUT_S = 10.0
 _SETTLE_WINDOW_S = 0.2
@@ -59,6 +63,13 @@ class System(Protocol):
 
     def sync(self) -> None:
         """Have everything that was written on the disk."""
+
+    def grow_file_system(self, size_bytes: int) -> None:
+        """Have the writable file system fill its disk, once that is as large as this."""
+
+    def disk_usage(self) -> tuple[int, int]:
+        """The bytes of the writable file system, and how many of them are in use."""
+        ...
 
     def settle(self) -> None:
         """Wait until the processors have next to nothing to do.
@@ -127,6 +138,25 @@ class LinuxSystem:
 
     def sync(self) -> None:
         os.sync()
+
+    def grow_file_system(self, size_bytes: int) -> None:
+        deadline = time.monotonic() + _GROW_TIMEOUT_S
+        sectors = Path(f"/sys/class/block/{_DISK}/size")
+        while (disk_bytes := int(sectors.read_text()) * 512) < size_bytes:
+            if time.monotonic() > deadline:  # nothing else tells of a disk's new size
+                raise TimeoutError(f"the disk still has {disk_bytes} bytes")
+            time.sleep(_LOOK_EVERY_S)
+        descriptor = os.open(_WRITABLE, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            block_bytes = os.fstatvfs(descriptor).f_bsize
+            blocks = struct.pack("Q", disk_bytes // block_bytes)
+            fcntl.ioctl(descriptor, _EXT4_IOC_RESIZE_FS, blocks)  # fills it already: nothing to do
+        finally:
+            os.close(descriptor)
+
+    def disk_usage(self) -> tuple[int, int]:
+        found = os.statvfs(_WRITABLE)
+        return found.f_blocks * found.f_frsize, (found.f_blocks - found.f_bfree) * found.f_frsize
 
     def settle(self) -> None:
         deadline = time.monotonic() + _SETTLE_LIMIT_S

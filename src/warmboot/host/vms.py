@@ -15,9 +15,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from ipaddress import IPv4Network
 from pathlib import Path
 
 import structlog
@@ -39,19 +38,20 @@ from warmboot.host.snapshots.stored_memory import with_machine
 from warmboot.host.storage.storage import Storage, remove_folder
 from warmboot.host.vm import leftovers
 from warmboot.host.vm.boot_logs import BootLogs
+from warmboot.host.vm.disk_usage import disk_usage
 from warmboot.host.vm.live_vm import LiveVm
 from warmboot.host.vm.protected import NOTHING, Protected, slots_in_use
 from warmboot.host.vm.unresponsive import UnresponsiveVms
 from warmboot.host.vm.vm_files import DiskSource, VmFiles, snapshot_disks
+from warmboot.host.vm.vm_ports import VmPorts
 from warmboot.hypervisors.base import Hypervisor, Vm
 from warmboot.hypervisors.confinement import Confinement
 from warmboot.hypervisors.process import come_first
-from warmboot.model.container import PortMapping
 from warmboot.model.conventions.engine_front import GuestEndpoint
-from warmboot.model.errors import HostError, VmGone, VmUnresponsive
+from warmboot.model.errors import VmGone, VmUnresponsive
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.shapes import Shape
-from warmboot.model.usage import VmUsage
+from warmboot.model.usage import DiskUsage, VmUsage
 from warmboot.model.vm import VmHandle, VmRecord, VmSpec
 from warmboot.system import usage
 
@@ -60,7 +60,7 @@ log = structlog.get_logger(__name__)
 PREWARM_TIMEOUT_S = 120.0
 
 
-class Vms:
+class Vms(VmPorts):
     """``start`` before use, ``stop`` after; VMs outlive it."""
 
     def __init__(
@@ -72,12 +72,11 @@ class Vms:
         storage: Storage,
         confinement: Confinement,
     ) -> None:
+        super().__init__(config, network)
         self.root = config.root / "vms"
         self.boot_logs = BootLogs(config.root / "boot-logs", self.root)
-        self._config = config
         self._confinement = confinement
         self._hypervisor = hypervisor
-        self._network = network
         self._snapshots = snapshots
         self._storage = storage
         self._files = VmFiles(self.root, hypervisor, snapshots)
@@ -270,9 +269,17 @@ class Vms:
         return self._machine(vm_id).link
 
     async def hand_over(self, vm_id: str, labels: Sequence[str]) -> None:
-        """Leave nothing of ours in a VM's Docker: it is a user's."""
-        machine = self._machine(vm_id)
-        await machine.while_alive(machine.link.hand_over(labels))
+        """Leave nothing of ours in a VM's Docker: it is a user's, and pulls from the mirror."""
+        machine, mirror = self._machine(vm_id), self._config.registry_mirror
+        await machine.while_alive(machine.link.hand_over(labels, mirror))
+
+    async def grow_disk(self, vm_id: str, size_bytes: int) -> None:
+        """Have its writable disk, and the file system on it, be so large, if they are smaller."""
+        await self._machine(vm_id).grow_disk(size_bytes)
+
+    async def disk_usage(self, record: VmRecord) -> DiskUsage:
+        """What is used of its writable disk."""
+        return await disk_usage(record, self._machines.get(record.id))
 
     def endpoint(self, vm_id: str) -> GuestEndpoint:
         """Where others reach a VM's Docker without us. ``VmGone``."""
@@ -285,66 +292,14 @@ class Vms:
             handle.start_time_ticks,
         )
 
-    async def publish(
-        self, slot: Slot | None, ports: Sequence[PortMapping]
-    ) -> tuple[PortMapping, ...]:
-        """Forward host ports to the VM; the mappings with their real host ports."""
-        if not ports:
-            return ()
-        if slot is None or self._network is None:
-            raise HostError(
-                "ports cannot be published: this hypervisor has no network",
-                resolution="leave out the ports, or use QEMU or Firecracker",
-            )
-        return tuple([await self._network.publish(slot, mapping) for mapping in ports])
-
-    async def check_ports(self, ports: Sequence[PortMapping]) -> None:
-        """``Conflict`` when one is taken on this host, ``InvalidRequest`` when it can never be."""
-        if self._network is not None:
-            for mapping in ports:
-                await self._network.check_free(mapping)
-
-    async def withdraw(self, slot: Slot | None, ports: Sequence[PortMapping]) -> None:
-        """Give some of a VM's host ports back. Idempotent."""
-        if slot is not None and self._network is not None:
-            for mapping in ports:
-                await self._network.withdraw(slot, mapping)
-
-    @property
-    def engine_network(self) -> IPv4Network | None:
-        """Of this host's loopback: where engines have their own addresses, if they have ports."""
-        return None if self._network is None else self._network.engine_network
-
-    async def lead_own(
-        self, slot: Slot | None, address: str, numbers: Collection[tuple[str, int]]
-    ) -> None:
-        """These ports, by protocol and number, are what answers at the VM's own ``address``."""
-        if slot is not None and self._network is not None:
-            await self._network.lead_own(slot, address, numbers)
-
-    async def open_host_ports(self, slot: Slot | None, ports: Sequence[int]) -> None:
-        """Let the guest reach these of the host's own 127.0.0.1, at its gateway. Idempotent."""
-        if slot is not None and self._network is not None:
-            for port in ports:
-                await self._network.open_host_port(slot, port)
-
-    async def unpublish(self, slot: Slot | None) -> None:
-        """Give a VM's host ports back, while it goes on. Idempotent."""
-        if slot is not None and self._network is not None:
-            await self._network.unpublish(slot)
-
-    async def republish(self, slot: Slot | None, ports: Sequence[PortMapping]) -> None:
-        """Hold the ports of an adopted VM again."""
-        if slot is not None and self._network is not None:
-            await self._network.republish(slot, ports)
-
     async def pull_image(
         self, vm_id: str, slot: Slot | None, reference: str, progress: Progress = no_progress
     ) -> None:
         """Pull an image into the VM; see ``guest_pull``."""
-        silence_s = self._config.pull_silence_s
-        link = self.link(vm_id)
-        await guest_pull.pull_image(link, self._network, slot, reference, progress, silence_s)
+        link, config = self.link(vm_id), self._config
+        silence_s, mirror = config.pull_silence_s, config.registry_mirror
+        where = (self._network, slot)
+        await guest_pull.pull_image(link, *where, reference, progress, silence_s, mirror)
 
     # -- the end -------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ class Capabilities:
     over its network. ``runs_linux``: boots an ordinary Linux kernel on this machine.
     ``lazy_memory``: a restore maps memory and does not read it all.
     ``memory_frames``: restores compressed memory without unpacking it, pages as they are touched.
-    ``process``: a VM is an operating-system process.
+    ``process``: a VM is an operating-system process. ``disk_grows``: ``grow_disk`` works.
     """
 
     snapshots: bool = True
@@ -52,6 +52,7 @@ class Capabilities:
     lazy_memory: bool = True
     memory_frames: bool = False
     process: bool = True
+    disk_grows: bool = False
     network: bool = True
     max_vcpus: int = 32
 
@@ -120,6 +121,11 @@ class Vm(Protocol):
     async def wait_stalled(self) -> None:
         """Return when the VM stands still because the host's disk is full: ``resume`` has it write
         again. Never, where the hypervisor hands that error to the guest, or the VM is gone."""
+        ...
+
+    async def grow_disk(self, size_bytes: int) -> None:
+        """Make its writable disk as large as that while it runs, if it is smaller. The guest sees
+        it soon after. Only with the capability ``disk_grows``."""
         ...
 
     def end_cause(self) -> HostError | None:

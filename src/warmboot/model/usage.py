@@ -35,6 +35,19 @@ class OwnedVm:
 
 
 @dataclass(frozen=True, slots=True)
+class DiskUsage:
+    """A VM's writable disk.
+
+    ``stored_bytes`` is what it takes on the host. ``size_bytes`` and ``used_bytes`` are what the
+    guest sees; ``None`` while it cannot be asked.
+    """
+
+    stored_bytes: int
+    size_bytes: int | None = None
+    used_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StorageUsage:
     """The file system below the storage root. Nothing new is begun below the floor."""
 

@@ -18,7 +18,7 @@ from warmboot.api.routing import (
     as_asked,
     paged,
 )
-from warmboot.api.schemas.engine_schemas import EngineIn, EngineOut
+from warmboot.api.schemas.engine_schemas import EngineDiskOut, EngineIn, EngineOut
 from warmboot.api.schemas.responses import Created, Item, Ok, Paged
 from warmboot.manager.ports import Engines, EngineUntil, Services
 from warmboot.model.errors import NotSupported
@@ -67,6 +67,11 @@ async def delete_engine(
 ) -> Ok:
     await _engines(services).delete(ref, force=force)
     return Ok()
+
+
+@router.get("/{ref}/disk", summary="Show what is used of an engine's disk")
+async def get_engine_disk(ref: Ref, services: Wired) -> Item[EngineDiskOut]:
+    return Item(item=EngineDiskOut.of(await _engines(services).disk(ref)))
 
 
 @router.post("/{ref}/start", summary="Start an engine that is stopped or has failed")

@@ -26,6 +26,7 @@ from warmboot.model.tenants.engine import EngineSpec, EngineState
 
 MAX_UID = 2**32 - 2
 MAX_TIME_TO_LIVE_S = 366 * 86_400
+MAX_DISK_MIB = 64 << 20
 
 
 class ProcessIn(Strict):
@@ -80,6 +81,16 @@ class EngineIn(Strict):
             "reach, at 198.18.0.1; all others are closed to them",
         ),
     ]
+    disk_mib: Annotated[
+        StrictInt | None,
+        Field(
+            ge=1,
+            le=MAX_DISK_MIB,
+            description="the size of its disk in MiB, not less than the runtime image's, which it "
+            "is if left out",
+        ),
+        OR_WHOLE,
+    ] = None
     holder: Annotated[
         ProcessIn | None,
         Field(description="a process at whose end, however it ends, the engine is removed"),
@@ -134,6 +145,10 @@ class EngineOut(Out):
     auto_remove: bool = _asked("auto_remove")
     host_ports: list[int] = _asked("host_ports")
     time_to_live_s: float | None = _asked("time_to_live_s")
+    disk_mib: int | None = Field(
+        validation_alias=AliasPath("spec", "disk_mib"),
+        description="the size of its disk that was asked for; null for the runtime image's",
+    )
     expires_at: datetime | None = Field(description="when it is removed; null for never")
     runtime_image_id: UUID | None
     runtime_snapshot_id: UUID | None
@@ -146,3 +161,15 @@ class EngineOut(Out):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+
+
+class EngineDiskOut(Out):
+    """What is used of an engine's disk."""
+
+    stored_bytes: int = Field(description="what it takes on the host")
+    size_bytes: int | None = Field(
+        description="of the file system, as the guest sees it; null while it cannot be asked"
+    )
+    used_bytes: int | None = Field(
+        description="of the file system, as the guest sees it; null while it cannot be asked"
+    )

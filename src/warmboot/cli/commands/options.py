@@ -23,6 +23,10 @@ Cpus = Annotated[str | None, typer.Option(help="number of whole CPUs", metavar="
 Memory = Annotated[
     str | None, typer.Option("--memory", "-m", help="memory, e.g. 512m or 1g", metavar="SIZE")
 ]
+Disk = Annotated[
+    str | None,
+    typer.Option(help="size of the disk, e.g. 40g (default: the image's)", metavar="SIZE"),
+]
 Cold = Annotated[
     bool, typer.Option("--cold", help="boot a fresh VM instead of restoring a snapshot")
 ]

@@ -27,6 +27,7 @@ _PHRASES = {
     "pull": "pulling the image",
     "create": "creating the container",
     "start": "starting the container",
+    "grow-disk": "growing its disk",
     "hand-over": "preparing its Docker",
     "freeze": "freezing the VM",
     "publish": "writing the snapshot",

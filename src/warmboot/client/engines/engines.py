@@ -97,3 +97,9 @@ class Engines:
         """What its guest has said on its console since its VM was booted or restored."""
         async with self._link.stream(self._path(ref, "boot-log"), {}, {}) as response:
             return (await response.aread()).decode()
+
+    async def disk(self, ref: str) -> Mapping[str, int | None]:
+        """``stored_bytes`` on the host; ``size_bytes`` and ``used_bytes`` in the guest, if it
+        can be asked."""
+        found: Mapping[str, int | None] = (await self._link.get(self._path(ref, "disk")))["item"]
+        return found

@@ -30,6 +30,7 @@ from warmboot.host.guest.guest_connections import (
 from warmboot.host.guest.guest_socket import CONNECT_TIMEOUT_S
 from warmboot.model.errors import DockerNotReady, GuestError, GuestUnreachable
 from warmboot.model.tenants.boot import StageStep
+from warmboot.model.tenants.registry_mirror import RegistryMirror
 from warmboot.model.vm import GuestAddress
 
 AGENT_PORT = 1024
@@ -184,9 +185,25 @@ class GuestLink:
         """See to it that there is a network for a container to join (``SANDBOX``)."""
         await self._call("sandbox", {}, timeout_s=120)
 
-    async def hand_over(self, labels: Sequence[str]) -> None:
-        """Leave nothing of ours in its Docker, of which ``docker info`` tells these ``labels``."""
-        await self._call("hand-over", {"labels": list(labels)}, timeout_s=120)
+    async def hand_over(self, labels: Sequence[str], mirror: RegistryMirror | None) -> None:
+        """Leave nothing of ours in its Docker, of which ``docker info`` tells these ``labels``, and
+        which pulls from ``mirror``."""
+        if mirror is not None and mirror.host_port is not None:
+            await self.host_forward(mirror.host_port, True)
+        body = {"labels": list(labels), **_mirror_body(mirror)}
+        await self._call("hand-over", body, timeout_s=120)
+
+    async def use_mirror(self, mirror: RegistryMirror) -> None:
+        await self._call("registries", _mirror_body(mirror), timeout_s=60)
+
+    async def grow_disk(self, size_bytes: int) -> None:
+        """Have its file system fill a disk that has grown to so many bytes."""
+        await self._call("grow-disk", {"size_bytes": size_bytes}, timeout_s=120)
+
+    async def disk(self) -> tuple[int, int]:
+        """The bytes of its writable file system, and how many of them are in use."""
+        answer = await self._request("GET", "disk", None, timeout_s=10)
+        return int(answer["size_bytes"]), int(answer["used_bytes"])
 
     async def prepare_snapshot(self, wake_docker: bool = True) -> None:
         """Make the guest ready to be frozen; it can be claimed anew after its restore.
@@ -253,6 +270,12 @@ def _telling_when_sent() -> aiohttp.TraceConfig:
     config = aiohttp.TraceConfig()
     config.on_request_chunk_sent.append(tell)
     return config
+
+
+def _mirror_body(mirror: RegistryMirror | None) -> dict[str, list[str]]:
+    if mirror is None:
+        return {}
+    return {"mirrors": [mirror.in_guest], "plain_registries": list(mirror.plain)}
 
 
 def _claimed(answer: dict[str, Any]) -> Claimed:

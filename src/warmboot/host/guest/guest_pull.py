@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from warmboot.docker.pull import Progress, PullTimeout
-from warmboot.docker.references import loopback_port
+from warmboot.docker.references import is_docker_hubs, loopback_port
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.host.network import Network, Slot
+from warmboot.model.tenants.registry_mirror import RegistryMirror
 
 
 async def pull_image(
@@ -17,8 +18,10 @@ async def pull_image(
     reference: str,
     progress: Progress,
     silence_s: float,
+    mirror: RegistryMirror | None = None,
 ) -> None:
-    """``localhost:PORT/…`` means this host's own registry.
+    """``localhost:PORT/…`` means this host's own registry; what is Docker Hub's comes from
+    ``mirror``, if there is one, which may be this host's own as well.
 
     The way to that one port of the host is open during the pull only: before the user's container
     runs.
@@ -29,6 +32,9 @@ async def pull_image(
         return
     timeout = PullTimeout(silence_s, partial(network.received_bytes, slot))
     port = loopback_port(reference)
+    if mirror is not None and is_docker_hubs(reference):
+        port = mirror.host_port
+        await link.use_mirror(mirror)
     if port is None:
         await pull(timeout)
         return

@@ -69,6 +69,11 @@ class LiveVm:
         await self.while_alive(self.link.warm_up())
         await self.while_alive(self.link.prepare_snapshot(wake_docker))
 
+    async def grow_disk(self, size_bytes: int) -> None:
+        """The disk, and the file system on it. Idempotent."""
+        await self.vm.grow_disk(size_bytes)
+        await self.while_alive(self.link.grow_disk(size_bytes))
+
     async def wait_stalled(self) -> None:
         """Return when it stands still because the disk is full; ``VmGone`` if its VMM ends."""
         with contextlib.suppress(DiskFull):

@@ -96,6 +96,9 @@ class FirecrackerVm:
         """Never: Firecracker hands the error to the guest."""
         await asyncio.Event().wait()
 
+    async def grow_disk(self, size_bytes: int) -> None:
+        raise HypervisorError("disks of Firecracker's VMs keep their size")
+
     def end_cause(self) -> HostError | None:
         return None if self._pager is None else self._pager.damage
 

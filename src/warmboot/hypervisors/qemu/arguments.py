@@ -142,9 +142,11 @@ def _disk_arguments(number: int, disk: Disk, bus: str) -> list[str]:
     options = f"node-name={node},file.driver=file,file.filename={disk.path}"
     access = "on" if disk.read_only else "off"
     driver = "qcow2" if disk.format is DiskFormat.QCOW2 else "raw"
+    # What the guest frees, or fills with zeros, is given back to the host.
+    zeros = "" if disk.read_only else ",detect-zeroes=unmap"
     return [
         "-blockdev",
-        f"driver={driver},{options},read-only={access},discard=unmap",
+        f"driver={driver},{options},read-only={access},discard=unmap{zeros}",
         "-device",
         f"virtio-blk-{bus},drive={node}",
     ]

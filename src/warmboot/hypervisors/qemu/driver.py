@@ -161,7 +161,9 @@ class Qemu:
                 cpu_model=model,
                 options=arguments.machine_options(self.config, accelerator),
             ),
-            capabilities=Capabilities(qcow2_overlays=True, max_vcpus=1 if shaky else 32),
+            capabilities=Capabilities(
+                qcow2_overlays=True, disk_grows=True, max_vcpus=1 if shaky else 32
+            ),
             binary=Path(binary),
             problems=tuple(problems),
             notes=tuple(notes),

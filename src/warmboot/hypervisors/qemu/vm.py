@@ -117,6 +117,18 @@ class QemuVm:
             while await self.status() is not VmStatus.STALLED:
                 await stops.get()
 
+    async def grow_disk(self, size_bytes: int) -> None:
+        number = next(n for n, disk in enumerate(self.spec.disks) if not disk.read_only)
+        for node in await self._execute("query-named-block-nodes", flat=True):
+            if node.get("node-name") != f"disk{number}":
+                continue
+            if node["image"]["virtual-size"] < size_bytes:
+                await self._execute(
+                    "block_resize", **{"node-name": f"disk{number}", "size": size_bytes}
+                )
+            return
+        raise HypervisorError(f"{self.spec.id} has no writable disk")
+
     def end_cause(self) -> HostError | None:
         return None
 

@@ -59,7 +59,9 @@ class Simulated:
                 machine=config.machine,
                 cpu_model=config.cpu_model,
             ),
-            capabilities=Capabilities(vsock=True, network=False, lazy_memory=False),
+            capabilities=Capabilities(
+                vsock=True, network=False, lazy_memory=False, disk_grows=True
+            ),
             binary=Path(sys.executable),
             problems=problems,
             notes=("simulated: containers do not really run",),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 from warmboot.hypervisors.base import MachineSnapshot
@@ -59,6 +61,10 @@ class SimulatedVm:
     async def wait_stalled(self) -> None:
         await self._order("wait-stalled", timeout_s=None)
 
+    async def grow_disk(self, size_bytes: int) -> None:
+        disk = next(disk for disk in self._spec.disks if not disk.read_only)
+        await asyncio.to_thread(_grow, disk.path, size_bytes)
+
     def end_cause(self) -> HostError | None:
         return None
 
@@ -100,3 +106,9 @@ class SimulatedVm:
         if "error" in result:
             raise HypervisorError(f"VM {self._spec.id}: {what} failed", details=result["error"])
         return str(result["status"])
+
+
+def _grow(path: Path, size_bytes: int) -> None:
+    with path.open("r+b") as file:
+        if file.seek(0, os.SEEK_END) < size_bytes:
+            file.truncate(size_bytes)

@@ -26,6 +26,7 @@ from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.retry_until_stored import retry_until_stored, store_state
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.engines.engine_containers import EngineContainers
+from warmboot.manager.engines.engine_disks import EngineDisks
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
 from warmboot.manager.tenants.boot_tenant import BootTenant, in_words
@@ -61,6 +62,7 @@ class BringUpEngine:
         health: SnapshotHealth,
         sockets: EngineSockets,
         containers: EngineContainers,
+        disks: EngineDisks,
     ) -> None:
         self._store = store
         self._host = host
@@ -70,6 +72,7 @@ class BringUpEngine:
         self._health = health
         self._sockets = sockets
         self._containers = containers
+        self._disks = disks
 
     async def __call__(self, asked: Asked) -> None:
         try:
@@ -133,11 +136,16 @@ class BringUpEngine:
 
     async def _hand_over(self, engine: Engine, watch: Stopwatch) -> None:
         assert engine.vm_id is not None
+        before = len(watch.stages)
+        if engine.spec.disk_mib is not None:
+            await self._boot.tell(engine, "grow-disk")
+            with watch.stage("grow-disk"):
+                await self._disks.grow(engine)
         await self._boot.tell(engine, "hand-over")
         with watch.stage("hand-over"):
             await self._host.vms.hand_over(engine.vm_id, _labels(engine))
             await self._containers.start(engine)
-        stages = (*engine.stages, watch.stages[-1])
+        stages = (*engine.stages, *watch.stages[before:])
         handed_over = await retry_until_stored(
             f"that engine {engine.id} is handed over",
             lambda: self._store.engines.update(

@@ -19,6 +19,7 @@ from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.engines.bring_up_engine import Asked, BringUpEngine, bring_up_key
 from warmboot.manager.engines.engine_containers import EngineContainers
+from warmboot.manager.engines.engine_disks import EngineDisks
 from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engine_states import UNBOOTED, can_be_stopped, has_reached
@@ -39,6 +40,7 @@ from warmboot.model.errors import (
 )
 from warmboot.model.shapes import Shape
 from warmboot.model.tenants.engine import Engine, EngineSpec, EngineState
+from warmboot.model.usage import DiskUsage
 from warmboot.store import Store
 from warmboot.system.procfs import open_process
 
@@ -63,6 +65,7 @@ class Engines:
         ports: EnginePorts,
         addresses: OwnAddresses,
         containers: EngineContainers,
+        disks: EngineDisks,
         garbage: CollectGarbage,
         default_shape: Shape,
     ) -> None:
@@ -77,6 +80,7 @@ class Engines:
         self._ports = ports
         self._addresses = addresses
         self._containers = containers
+        self._disks = disks
         self._garbage = garbage
         self._default_shape = default_shape
         self._locks = TenantLocks()
@@ -119,6 +123,9 @@ class Engines:
                 return text
         return await logs.kept(engine.id)
 
+    async def disk(self, ref: str) -> DiskUsage:
+        return await self._disks.usage(await self.get(ref))
+
     # -- life ----------------------------------------------------------------------------------
 
     async def create(self, spec: EngineSpec) -> UUID:
@@ -146,6 +153,7 @@ class Engines:
             self._host.capacity().check(spec.shape, self._default_shape)
         self._host.ensure_memory(spec.shape or self._default_shape)
         image_id = await choose_image(self._store, spec.runtime_image_id)
+        await self._disks.check(spec, image_id)
         async with self._addresses.free_one() as address:
             engine = Engine(
                 id=uuid4(),

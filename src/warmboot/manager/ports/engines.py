@@ -8,6 +8,7 @@ from typing import Protocol
 from uuid import UUID
 
 from warmboot.model.tenants.engine import Engine, EngineSpec
+from warmboot.model.usage import DiskUsage
 
 
 class EngineUntil(StrEnum):
@@ -40,4 +41,8 @@ class Engines(Protocol):
 
     async def boot_log(self, ref: str) -> bytes:
         """What its guest has said on its console since it was booted or restored."""
+        ...
+
+    async def disk(self, ref: str) -> DiskUsage:
+        """What is used of its disk, in the guest and on the host."""
         ...

@@ -72,6 +72,7 @@ class EngineSpec:
     ``shape`` is ``None`` for the default one. ``auto_remove``: it goes when it has been stopped or
     its VM has died. ``time_to_live_s``: it goes that long after it was created. ``holder``: it goes
     when this process has ended. ``host_ports``: ports of the host's 127.0.0.1 that it may reach.
+    ``disk_mib`` is the size of its disk; ``None`` for what the runtime image has.
     """
 
     name: str
@@ -84,6 +85,7 @@ class EngineSpec:
     time_to_live_s: float | None = None
     holder: ProcessIdentity | None = None
     host_ports: tuple[int, ...] = ()
+    disk_mib: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

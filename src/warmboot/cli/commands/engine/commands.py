@@ -14,6 +14,7 @@ from warmboot.cli.commands.engine.start import HostPort, engine_body, started
 from warmboot.cli.commands.options import (
     Cold,
     Cpus,
+    Disk,
     Json,
     Label,
     Memory,
@@ -78,6 +79,7 @@ def create(
     ] = None,
     cpus: Cpus = None,
     memory: Memory = None,
+    disk: Disk = None,
     label: Label = None,
     time_to_live: TimeToLive = None,
     host_port: HostPort = None,
@@ -93,7 +95,7 @@ def create(
 ) -> None:
     """Create and start a Docker engine in its own VM, and print its id when it runs."""
     try:
-        body, wanted = engine_body(owner, cpus, memory, time_to_live, host_port)
+        body, wanted = engine_body(owner, cpus, memory, disk, time_to_live, host_port)
         body["labels"] = parse_labels(label or ())
     except ValueError as error:
         raise usage(str(error)) from None
@@ -149,13 +151,18 @@ def _status(engine: Engine) -> str:
 
 @app.command()
 def inspect(refs: Refs) -> None:
-    """Show engines as JSON: configuration, state, and how they were booted."""
+    """Show engines as JSON: configuration, state, how they were booted, use of their disks."""
 
     async def work() -> list[Any]:
         async with connect() as client:
-            return [(await client.engines.get(ref)).raw for ref in refs]
+            return [await _inspected(client, ref) for ref in refs]
 
     print_json(drive(work()))
+
+
+async def _inspected(client: Client, ref: str) -> Any:
+    engine = await client.engines.get(ref)
+    return {**engine.raw, "disk": await client.engines.disk(engine.id)}
 
 
 @app.command()

@@ -13,7 +13,7 @@ import typer
 
 from warmboot.cli.commands.engine.environment import UNSET, environment_of
 from warmboot.cli.commands.engine.start import HostPort, engine_body, remove, started
-from warmboot.cli.commands.options import Cold, Cpus, Memory, RuntimeImage, TimeToLive
+from warmboot.cli.commands.options import Cold, Cpus, Disk, Memory, RuntimeImage, TimeToLive
 from warmboot.cli.drive import connect, drive, usage
 from warmboot.model.errors import (
     CommandNotExecutable,
@@ -36,6 +36,7 @@ def run(
     command: Annotated[list[str], typer.Argument(metavar="COMMAND...", show_default=False)],
     cpus: Cpus = None,
     memory: Memory = None,
+    disk: Disk = None,
     time_to_live: TimeToLive = None,
     host_port: HostPort = None,
     cold: Cold = False,
@@ -48,7 +49,7 @@ def run(
     warmboot itself failed.
     """
     try:
-        body, wanted = engine_body(None, cpus, memory, time_to_live, host_port)
+        body, wanted = engine_body(None, cpus, memory, disk, time_to_live, host_port)
     except ValueError as error:
         raise usage(str(error), exit_code=OUR_FAILURE) from None
     body |= {"boot": "cold" if cold else "auto", "auto_remove": True}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from warmboot.cli.parsing import parse_cpus, parse_duration, parse_memory
+from warmboot.cli.parsing import parse_cpus, parse_disk, parse_duration, parse_memory
 from warmboot.cli.refs import find_image
 from warmboot.cli.terminal.foreground import note
 from warmboot.cli.terminal.progress import stages_shown, status
@@ -35,11 +35,14 @@ def engine_body(
     owner: str | None,
     cpus: str | None,
     memory: str | None,
+    disk: str | None,
     time_to_live: str | None,
     host_ports: list[int] | None,
 ) -> tuple[dict[str, Any], dict[str, int | None]]:
     """The request's body, and the parts of a shape that were asked for. ``ValueError``."""
     body: dict[str, Any] = {"owner_uid": _uid_of(owner)}
+    if disk is not None:
+        body["disk_mib"] = parse_disk(disk)
     if host_ports:
         body["host_ports"] = host_ports
     if time_to_live is not None:

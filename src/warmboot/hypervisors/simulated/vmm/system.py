@@ -68,6 +68,12 @@ class SimulatedSystem:
     def sync(self) -> None:
         self._change(lambda ram: None, on_disk=True)
 
+    def grow_file_system(self, size_bytes: int) -> None:
+        self._change(lambda ram: ram.update(disk_bytes=size_bytes))
+
+    def disk_usage(self) -> tuple[int, int]:
+        return int(self._machine.ram.get("disk_bytes", 0)), 0
+
     def settle(self) -> None:
         """Nothing goes on in it."""
 
