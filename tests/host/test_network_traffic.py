@@ -322,6 +322,17 @@ async def test_an_opened_host_port_is_reached_by_that_guest_until_it_is_closed(
         await refused(scene.guests[0], slot.gateway_ip, port)
 
 
+async def test_an_opened_host_port_leads_nothing_away_that_is_for_the_world(scene: Scene) -> None:
+    slot = scene.slots[0]
+    async with host.tcp_server(0, "registry", ip="127.0.0.1") as port:
+        await scene.network.open_host_port(slot, port)
+        try:
+            async with foreign.tcp_server(port, "world"):
+                assert (await scene.guests[0].tcp(FOREIGN_IP, port)).startswith(b"world ")
+        finally:
+            await scene.network.close_host_port(slot, port)
+
+
 def _question(name: str) -> bytes:
     """A DNS question for an A record (RFC 1035)."""
     labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))

@@ -145,7 +145,7 @@ table ip {table} {{
   }}
   chain dstnat {{
     type nat hook prerouting priority dstnat; policy accept;
-    iifname . tcp dport @opened dnat to 127.0.0.1
+    fib daddr type local iifname . tcp dport @opened dnat to 127.0.0.1
     iifname {ours} accept
     ip daddr 127.0.0.0/8 accept
     dnat ip to ip daddr . {_ANY_PORT} map @published
