@@ -7,7 +7,7 @@ import re
 import secrets
 from datetime import UTC, datetime
 
-from tests.support.vms import PROBE, Site
+from tests.support.vms import TINY, Site
 
 from warmboot.host.guest.guest_link import GuestLink
 
@@ -27,7 +27,7 @@ async def inside(link: GuestLink, script: str) -> str:
     """The output of a shell's ``script``; the guest's root file system is at /guest."""
     container = await link.docker.create(
         f"inside-{secrets.token_hex(4)}",
-        {"Image": PROBE, "Cmd": ["sh", "-c", script], "HostConfig": _EVERYTHING},
+        {"Image": TINY, "Cmd": ["sh", "-c", script], "HostConfig": _EVERYTHING},
     )
     try:
         await link.docker.start(container)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 from tests.e2e.conftest import PAGE, Archive
-from tests.support.vms import PROBE, Site
+from tests.support.vms import TINY, Site
 
 
 async def fetch(port: int) -> bytes:
@@ -44,7 +44,7 @@ async def test_a_container_starts_warm_and_its_port_answers(site: Site, archive:
 async def test_a_success_is_counted(site: Site) -> None:
     async with site.client() as client:
         (before,) = await client.snapshots.list()
-        await site.run("counted", PROBE, "sleep", "1000")
+        await site.run("counted", TINY, "sleep", "1000")
         (after,) = await client.snapshots.list()
     assert after.success_count == before.success_count + 1
     assert (after.failure_count, after.state) == (before.failure_count, "ready")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.support.images import busybox
 from tests.support.terminals import Terminal
-from tests.support.vms import PROBE, Ran, Site, eventually
+from tests.support.vms import TINY, Ran, Site, eventually
 
 from warmboot.docker.tiny_image import image_archive
 from warmboot.model.conventions.program_start import MAX_BYTES, check_size
@@ -19,19 +19,19 @@ from warmboot.model.errors import InvalidRequest
 
 async def test_run_in_the_foreground_gives_output_and_exit_code(site: Site) -> None:
     script = "echo $GREETING; echo aside >&2; exit 7"
-    words = ("--rm", "--name", "brief", "-e", "GREETING=hej", PROBE, "sh", "-c", script)
+    words = ("--rm", "--name", "brief", "-e", "GREETING=hej", TINY, "sh", "-c", script)
     ran = await site.cli("run", *words, code=7)
     assert (ran.out, ran.err) == ("hej\n", "aside\n")
     assert "brief" not in (await site.cli("ps", "-a")).out
 
 
 async def test_run_passes_on_standard_input(site: Site) -> None:
-    ran = await site.cli("run", "-i", "--rm", PROBE, "cat", stdin=b"in and out\n")
+    ran = await site.cli("run", "-i", "--rm", TINY, "cat", stdin=b"in and out\n")
     assert ran.out == "in and out\n"
 
 
 async def test_run_and_exec_on_a_terminal(site: Site) -> None:
-    async with Terminal(site, "run", "-it", "--rm", "--name", "desk", PROBE, "sh") as outer:
+    async with Terminal(site, "run", "-it", "--rm", "--name", "desk", TINY, "sh") as outer:
         await outer.shows("# ")
         outer.type("busybox stty size; exec 2>&1; echo $((6 * 7))-is-it\n")
         assert "31 97" in await outer.shows("42-is-it")
@@ -46,7 +46,7 @@ async def test_run_and_exec_on_a_terminal(site: Site) -> None:
 
 async def test_a_containers_life(site: Site) -> None:
     script = "echo up; trap 'echo down; exit 9' TERM; while true; do sleep 0.2; done"
-    found = await site.run("life", PROBE, "sh", "-c", script)
+    found = await site.run("life", TINY, "sh", "-c", script)
     listed = json.loads((await site.cli("ps", "--json")).out)
     assert [(one["name"], one["state"]) for one in listed] == [("life", "running")]
     table = (await site.cli("ps")).out
@@ -88,15 +88,15 @@ async def test_a_containers_life(site: Site) -> None:
 
 
 async def test_an_exit_is_seen_with_its_code(site: Site) -> None:
-    await site.run("ends", PROBE, "sh", "-c", "sleep 1; exit 23")
+    await site.run("ends", TINY, "sh", "-c", "sleep 1; exit 23")
     assert (await site.cli("wait", "ends")).out == "23\n"
     found = await site.inspect("ends")
     assert (found["state"], found["exit_code"]) == ("exited", 23)
 
 
 async def test_a_name_can_be_had_once(site: Site) -> None:
-    await site.run("only", PROBE, "sleep", "1000")
-    ran = await site.cli("run", "-d", "--name", "only", PROBE, "true", code=125)
+    await site.run("only", TINY, "sleep", "1000")
+    ran = await site.cli("run", "-d", "--name", "only", TINY, "true", code=125)
     assert "only" in ran.err
     assert len(site.vmms()) == 1
 
@@ -107,7 +107,7 @@ async def test_four_at_once_are_independent(site: Site) -> None:
     serve = serve.replace("mkdir", "busybox mkdir")
     found = await asyncio.gather(
         *(
-            site.run(name, "-e", f"ME={name}", "-p", "8080", PROBE, "sh", "-c", serve)
+            site.run(name, "-e", f"ME={name}", "-p", "8080", TINY, "sh", "-c", serve)
             for name in names
         )
     )
@@ -135,7 +135,7 @@ async def test_four_at_once_are_independent(site: Site) -> None:
     [("nosuch", 127), ("/no/such", 127), ("/etc/hosts", 126), ("/etc", 126)],
 )
 async def test_a_command_that_cannot_be_executed(site: Site, program: str, code: int) -> None:
-    ran = await site.cli("run", "--name", "never", PROBE, program, code=code)
+    ran = await site.cli("run", "--name", "never", TINY, program, code=code)
     assert program in ran.err
     assert "never" not in (await site.cli("ps", "-a")).out
     assert site.vmms() == []
@@ -179,8 +179,8 @@ async def test_more_than_the_kernel_takes_is_126_and_one_sentence(
     command = ["/bin/true"]
     full.write_text("".join(f"{one}\n" for one in _as_much_as_linux_takes(command)))
     words = ("--env-file", str(full))
-    _is_one_sentence(await site.cli("run", "--rm", *words, PROBE, *command, code=126))
-    await site.run("c", PROBE, "sleep", "1000")
+    _is_one_sentence(await site.cli("run", "--rm", *words, TINY, *command, code=126))
+    await site.run("c", TINY, "sleep", "1000")
     _is_one_sentence(await site.cli("exec", *words, "c", *command, code=126))
     assert (await site.cli("exec", "c", "echo", "still here")).out == "still here\n"
 
@@ -206,7 +206,7 @@ def _is_one_sentence(ran: Ran) -> None:
 
 async def test_open_files_are_limited_as_for_an_engine_that_systemd_started(site: Site) -> None:
     ask = ("sh", "-c", "ulimit -Sn; ulimit -Hn")
-    await site.run("c", PROBE, "sh", "-c", "ulimit -Sn; ulimit -Hn; exec sleep 1000")
+    await site.run("c", TINY, "sh", "-c", "ulimit -Sn; ulimit -Hn; exec sleep 1000")
     for said in (await site.cli("exec", "c", *ask), await site.cli("logs", "c")):
         soft, hard = (int(line) for line in said.out.splitlines())
         assert soft >= 1024
@@ -216,7 +216,7 @@ async def test_open_files_are_limited_as_for_an_engine_that_systemd_started(site
 async def test_user_folder_and_host_name_are_as_asked_for(site: Site) -> None:
     script = "busybox id -u; busybox id -g; busybox pwd; busybox hostname; echo $HOSTNAME"
     script += "; busybox grep -c box /etc/hosts"
-    words = ("--rm", "-u", "1234:5678", "-w", "/some/where", "-h", "box", PROBE, "sh", "-c", script)
+    words = ("--rm", "-u", "1234:5678", "-w", "/some/where", "-h", "box", TINY, "sh", "-c", script)
     assert (await site.cli("run", *words)).out == "1234\n5678\n/some/where\nbox\nbox\n1\n"
 
 
@@ -227,7 +227,7 @@ async def test_a_signal_is_the_containers(
 ) -> None:
     name = number.name.removeprefix("SIG")
     script = f"trap 'echo got {name}; exit 9' {name}; echo up; while true; do sleep 0.2; done"
-    ran = await site.begin("run", *way, "--rm", "--name", "told", PROBE, "sh", "-c", script)
+    ran = await site.begin("run", *way, "--rm", "--name", "told", TINY, "sh", "-c", script)
     assert ran.stdout is not None
     assert await asyncio.wait_for(ran.stdout.readline(), 60) == b"up\n"
     ran.send_signal(number)
@@ -238,7 +238,7 @@ async def test_a_signal_is_the_containers(
 
 
 async def test_what_ignores_a_signal_is_killed(site: Site) -> None:
-    words = ("--rm", "--stop-timeout", "1", "--name", "deaf", PROBE)
+    words = ("--rm", "--stop-timeout", "1", "--name", "deaf", TINY)
     ran = await site.begin("run", *words, "sh", "-c", "trap '' TERM; echo up; sleep 1000")
     assert ran.stdout is not None
     assert await asyncio.wait_for(ran.stdout.readline(), 60) == b"up\n"
@@ -249,7 +249,7 @@ async def test_what_ignores_a_signal_is_killed(site: Site) -> None:
 
 
 async def test_a_killed_command_line_leaves_rm_to_the_manager(site: Site) -> None:
-    ran = await site.begin("run", "--rm", "--name", "left", PROBE, "sh", "-c", "echo up; sleep 5")
+    ran = await site.begin("run", "--rm", "--name", "left", TINY, "sh", "-c", "echo up; sleep 5")
     assert ran.stdout is not None
     assert await asyncio.wait_for(ran.stdout.readline(), 60) == b"up\n"
     ran.kill()
@@ -281,7 +281,7 @@ async def detached_commands_go_on_or_are_refused(site: Site) -> None:
 async def test_stop_signals_kill_and_logs_by_time(site: Site) -> None:
     script = "trap 'echo usr1; exit 3' USR1; echo one; sleep 2; echo two; "
     script += "while true; do sleep 0.2; done"
-    await site.run("timed", "--stop-signal", "USR1", PROBE, "sh", "-c", script)
+    await site.run("timed", "--stop-signal", "USR1", TINY, "sh", "-c", script)
 
     async def both() -> list[str] | None:
         lines = (await site.cli("logs", "-t", "timed")).out.splitlines()

@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 from tests.e2e.copies import add_copy, shared_snapshot
 from tests.e2e.guests import inside
-from tests.support.vms import PROBE, Site
+from tests.support.vms import TINY, Site
 
 from warmboot.client.results import RuntimeSnapshot
 from warmboot.hypervisors.memory.frames import Frames
@@ -56,7 +56,7 @@ async def _snapshot(site: Site) -> RuntimeSnapshot:
 
 
 async def _booted(site: Site, name: str) -> dict[str, Any]:
-    found = await site.run(name, PROBE, "sleep", "1000")
+    found = await site.run(name, TINY, "sleep", "1000")
     assert found["boot_method"] == "warm", found["fallback_details"]
     return found
 
@@ -141,7 +141,7 @@ async def test_a_flipped_bit_in_a_frame_is_noticed_and_marks_the_snapshot(
     await site.cli("snapshot", "compress", snapshot.id)
     folder = Path(snapshot.snapshot_path)
     with _flipped_bit(folder / FRAMES_FILE):
-        found = await site.run("other", PROBE, "sleep", "1000")
+        found = await site.run("other", TINY, "sleep", "1000")
         (attempt,) = found["boot_attempts"]
         assert (attempt["snapshot_id"], attempt["reason"]) == (snapshot.id, "snapshot_damaged")
         assert FRAMES_FILE in attempt["details"]

@@ -17,7 +17,7 @@ from uuid import UUID
 import pytest
 from tests.e2e.conftest import Archive
 from tests.e2e.copies import add_shared, shared_snapshot
-from tests.support.vms import PROBE, Site, eventually, state_root
+from tests.support.vms import TINY, Site, eventually, state_root
 
 from warmboot.model.errors import DiskFull
 from warmboot.model.runtime_snapshot import FRAMES_FILE, MEMORY_FILE, RuntimeSnapshot
@@ -153,7 +153,7 @@ async def stocked(site: Site, small: Site) -> RuntimeSnapshot:
 
 async def _serves(small: Site, snapshot_id: UUID) -> None:
     """It is ready, and the next container boots from it."""
-    found = await small.run("served", PROBE, "sleep", "1000")
+    found = await small.run("served", TINY, "sleep", "1000")
     assert (found["boot_method"], found["runtime_snapshot_id"]) == ("warm", str(snapshot_id))
     await small.remove_containers()
 

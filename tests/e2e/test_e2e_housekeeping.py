@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 import pytest
 from tests.e2e.conftest import Archive
 from tests.e2e.copies import add_copy, add_shared
-from tests.support.vms import BUILD_S, IMPATIENT, PROBE, Site, eventually, state_root
+from tests.support.vms import BUILD_S, IMPATIENT, TINY, Site, eventually, state_root
 
 from warmboot.client import Client
 from warmboot.client.results import RuntimeSnapshot
@@ -77,7 +77,7 @@ async def successor(client: Client, old: RuntimeSnapshot) -> RuntimeSnapshot:
 async def test_gc_says_what_would_go_and_removes_it_while_a_container_runs(kept: Site) -> None:
     async with kept.store() as store, kept.client() as client:
         (used,) = await store.snapshots.list()
-        await kept.run("user", PROBE, "sleep", "1000")
+        await kept.run("user", TINY, "sleep", "1000")
         # A row without files: an old snapshot that nobody has used for a long time.
         old = replace(
             used,
@@ -110,7 +110,7 @@ async def test_gc_says_what_would_go_and_removes_it_while_a_container_runs(kept:
         assert await kept.exec("user", "echo alive") == "alive\n"
         assert [one.id for one in await client.snapshots.list()] == [str(used.id)]
         assert (await kept.cli("gc")).out == "nothing to remove\n"
-        again = await kept.run("again", PROBE, "sleep", "1000")
+        again = await kept.run("again", TINY, "sleep", "1000")
         assert again["boot_method"] == "warm"
         await kept.remove_containers()
 
@@ -124,7 +124,7 @@ async def test_at_most_so_many_stay_and_what_is_pinned_or_in_use_never_goes(kept
         mapped = await add_copy(kept, first)
         for other in (first, least, pinned):
             await client.snapshots.change(str(other.id), weight=0)
-        ran = await kept.run("user", PROBE, "sleep", "1000")
+        ran = await kept.run("user", TINY, "sleep", "1000")
         assert ran["runtime_snapshot_id"] == str(mapped.id)
         await store.snapshots.record_success(mapped.id, LONG_AGO)
 
@@ -176,7 +176,7 @@ async def test_what_is_cold_is_compressed_by_itself_and_still_boots_warm(kept: S
         assert not (folder / MEMORY_FILE).exists()
         metadata = snapshot.metadata
         assert metadata["compressed_size_bytes"] < metadata["mem_nonzero_bytes"]
-        found = await kept.run("warm", PROBE, "sleep", "1000")
+        found = await kept.run("warm", TINY, "sleep", "1000")
         assert found["boot_method"] == "warm"
         await kept.remove_containers()
     assert await changes(kept, "compress") == 1
@@ -211,7 +211,7 @@ async def test_a_cache_over_its_budget_shrinks_and_what_is_hot_is_unpacked(kept:
     async with kept.client() as client:
         assert (await only(client)).metadata["compressed"] is True
         for name in ("one", "two"):
-            assert (await kept.run(name, PROBE, "sleep", "1000"))["boot_method"] == "warm"
+            assert (await kept.run(name, TINY, "sleep", "1000"))["boot_method"] == "warm"
 
         async def plain() -> RuntimeSnapshot | None:
             snapshot = await only(client)
@@ -225,7 +225,7 @@ async def test_a_cache_over_its_budget_shrinks_and_what_is_hot_is_unpacked(kept:
         assert not (folder / FRAMES_FILE).exists()
     assert await changes(kept, "unpack") == 1
     assert await kept.exec("two", "echo alive") == "alive\n"
-    assert (await kept.run("three", PROBE, "sleep", "1000"))["boot_method"] == "warm"
+    assert (await kept.run("three", TINY, "sleep", "1000"))["boot_method"] == "warm"
     await kept.remove_containers()
 
 
@@ -280,7 +280,7 @@ async def test_a_folder_that_was_removed_by_hand_is_told_and_built_anew(
         assert kept.log_lines(f"Runtime snapshot {old.id} is unhealthy")
 
         new = await successor(client, old)
-        warm = await kept.run("after", PROBE, "sleep", "1000")
+        warm = await kept.run("after", TINY, "sleep", "1000")
         assert (warm["boot_method"], warm["runtime_snapshot_id"]) == ("warm", new.id)
     assert kept.temporary_files() == []
     for name, labels in (
@@ -304,7 +304,7 @@ async def test_one_that_is_in_use_can_be_deleted_and_its_files_stay_as_long(
     await kept.cli("snapshot", "rm", str(used.id))
     assert str(used.id) not in (await kept.cli("snapshot", "ls", "--json")).out
     assert (used.snapshot_path / MEMORY_FILE).exists(), "a VM maps it"
-    other = await kept.run("other", PROBE, "sleep", "1000")
+    other = await kept.run("other", TINY, "sleep", "1000")
     assert (other["boot_method"], other["runtime_snapshot_id"]) == ("warm", str(left.id))
     assert await kept.exec("after", "echo alive") == "alive\n"
     await kept.cli("rm", "-f", "after")

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from tests.e2e.guests import clock, who
-from tests.support.vms import PROBE, Site
+from tests.support.vms import TINY, Site
 
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.model.errors import ContainerError, GuestError
@@ -15,7 +15,7 @@ from warmboot.model.errors import ContainerError, GuestError
 
 async def test_two_clones_of_one_snapshot_are_two_machines(site: Site) -> None:
     names = ("left", "right")
-    found = await asyncio.gather(*(site.run(name, PROBE, "sleep", "1000") for name in names))
+    found = await asyncio.gather(*(site.run(name, TINY, "sleep", "1000") for name in names))
     assert len({one["runtime_snapshot_id"] for one in found}) == 1
     records = [await site.vm(name) for name in names]
     async with site.link(records[0]) as left, site.link(records[1]) as right:

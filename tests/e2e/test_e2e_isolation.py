@@ -14,7 +14,7 @@ import httpx
 import pytest
 from tests.e2e.conftest import ANSWER, NAME, PAGE, Archive
 from tests.e2e.guests import UNREACHED, fetch_all
-from tests.support.vms import PROBE, Site, eventually, slot_of
+from tests.support.vms import TINY, Site, eventually, slot_of
 
 from warmboot.host.guest.guest_link import AGENT_PORT
 from warmboot.host.network.rules import nft
@@ -145,5 +145,5 @@ async def test_who_is_connected_to_a_vm_that_dies_is_told_at_once(
 
 
 async def test_names_resolve_where_the_hosts_resolver_is_on_loopback_only(site: Site) -> None:
-    await site.run("names", PROBE, "sleep", "1000")
+    await site.run("names", TINY, "sleep", "1000")
     assert ANSWER in await site.exec("names", f"busybox nslookup {NAME} || true")

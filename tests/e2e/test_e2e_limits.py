@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from tests.e2e.guests import inside
-from tests.support.vms import PROBE, Site
+from tests.support.vms import TINY, Site
 
 from warmboot.host.network import uids
 from warmboot.hypervisors import cgroups
@@ -15,7 +15,7 @@ from warmboot.system import procfs
 
 
 async def test_a_vm_lives_in_its_group_until_it_is_removed(site: Site) -> None:
-    await site.run("limited", PROBE, "sleep", "1000")
+    await site.run("limited", TINY, "sleep", "1000")
     record = await site.vm("limited")
     assert record.handle is not None
     groups = site.groups()
@@ -31,7 +31,7 @@ async def test_a_vm_lives_in_its_group_until_it_is_removed(site: Site) -> None:
 
 
 async def test_a_vmm_runs_as_a_user_of_its_managers_own_range(site: Site) -> None:
-    await site.run("somebody", PROBE, "sleep", "1000")
+    await site.run("somebody", TINY, "sleep", "1000")
     handle = (await site.vm("somebody")).handle
     assert handle is not None
     user = Path(f"/proc/{handle.pid}").stat().st_uid
@@ -107,7 +107,7 @@ print(json.dumps(found))
 
 
 async def test_version_2_holds_a_process_to_its_limits(site: Site) -> None:
-    await site.run("second", PROBE, "sleep", "1000")
+    await site.run("second", TINY, "sleep", "1000")
     sources = {
         name: base64.b64encode(Path(str(module.__file__)).read_bytes()).decode()
         for name, module in (("cgroups", cgroups), ("procfs", procfs))

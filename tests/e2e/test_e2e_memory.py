@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.e2e.conftest import Archive
-from tests.support.vms import PROBE, Site, state_root
+from tests.support.vms import TINY, Site, state_root
 
 from warmboot.bootstrap import service
 from warmboot.bootstrap.service import Running
@@ -67,7 +67,7 @@ async def test_what_was_in_memory_only_is_there_after_the_restore(
         assert _contains(snapshot / MEMORY_FILE, secret.encode())
 
         container_id = await running.services.containers.create(
-            ContainerSpec("clone", PROBE, command=("sleep", "1000"))
+            ContainerSpec("clone", TINY, command=("sleep", "1000"))
         )
         clone = await running.services.containers.wait(str(container_id), Until.RUNNING, 120)
         assert clone.boot_method is BootMethod.WARM, clone.error

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 
-from tests.support.vms import PROBE, Site
+from tests.support.vms import TINY, Site
 
 
 async def test_boots_are_counted_timed_and_shown(site: Site) -> None:
     boots = await site.counted("warmboot_boots_total", method="warm")
     saved = await site.counted("warmboot_boot_saved_seconds_total")
-    found = await site.run("measured", PROBE, "sleep", "1000")
+    found = await site.run("measured", TINY, "sleep", "1000")
     assert found["boot_method"] == "warm"
     assert await site.counted("warmboot_boots_total", method="warm") == boots + 1
     assert await site.counted("warmboot_boot_saved_seconds_total") > saved

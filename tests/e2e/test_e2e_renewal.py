@@ -19,7 +19,7 @@ import pytest
 from tests.e2e.conftest import Archive
 from tests.e2e.guests import inside
 from tests.support.managers import agent_package
-from tests.support.vms import BUILD_S, IMPATIENT, PROBE, Site, eventually, state_root
+from tests.support.vms import BUILD_S, IMPATIENT, TINY, Site, eventually, state_root
 
 from warmboot.client.results import RuntimeSnapshot as Seen
 from warmboot.guest import AGENT_VERSION
@@ -127,7 +127,7 @@ async def test_the_snapshot_is_migrated_and_boots_warm(upgraded: Upgraded) -> No
     migrated = await eventually(ready, "the snapshot is migrated", BUILD_S)
     assert (migrated.usable, migrated.version) == (True, 2)
     assert migrated.metadata["agent_version"] == AGENT_VERSION
-    booted = await site.run("warm", PROBE, "sleep", "1000")
+    booted = await site.run("warm", TINY, "sleep", "1000")
     assert (booted["boot_method"], booted["snapshot_version"]) == ("warm", 2)
     async with site.store() as store:
         events = await store.events.since(0, 10_000)

@@ -8,7 +8,7 @@ import signal
 
 from tests.e2e.conftest import PAGE, Archive
 from tests.e2e.test_e2e_boot import fetch
-from tests.support.vms import PROBE, Site, eventually
+from tests.support.vms import TINY, Site, eventually
 
 KEPT = "it was on the disk"
 SAID = "it was in the logs"
@@ -17,8 +17,8 @@ SAID = "it was in the logs"
 async def test_vms_outlive_a_killed_manager_and_are_adopted(site: Site, archive: Archive) -> None:
     web = await site.run("web", "-p", "8080", "--archive", str(archive.path), archive.name)
     until_asked = "echo waiting; echo bye | busybox nc -l -p 7000; exit 5"
-    brief = await site.run("brief", "-p", "7000", PROBE, "sh", "-c", until_asked)
-    doomed = await site.run("doomed", PROBE, "sleep", "1000")
+    brief = await site.run("brief", "-p", "7000", TINY, "sh", "-c", until_asked)
+    doomed = await site.run("doomed", TINY, "sleep", "1000")
     doomed_vm = await site.vm("doomed")
     assert doomed_vm.handle is not None
     before = set(site.vmms())

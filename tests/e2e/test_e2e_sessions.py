@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.support.vms import PROBE, Site
+from tests.support.vms import TINY, Site
 
 from warmboot.client import Client
 
@@ -14,7 +14,7 @@ SESSIONS = 80
 
 @pytest.mark.timeout(600)
 async def test_eighty_execs_run_at_once_and_nothing_else_waits_for_them(site: Site) -> None:
-    await site.run("busy", PROBE, "sh", "-c", "echo up; exec sleep 1000")
+    await site.run("busy", TINY, "sh", "-c", "echo up; exec sleep 1000")
     async with Client(site.url) as client:
         seen: list[int] = []
         answered = asyncio.Event()

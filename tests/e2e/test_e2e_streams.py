@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.support.session_streams import PAUSES, PIECES, printed, read, write, write_for_ever
-from tests.support.vms import PROBE, Site
+from tests.support.vms import TINY, Site
 
 from warmboot.client import Client
 
@@ -50,7 +50,7 @@ async def piped(site: Site, feed: str, *words: str) -> tuple[int | None, bytes, 
 
 @pytest.mark.timeout(900)
 async def test_every_byte_of_run_and_of_its_log_is_as_it_was(site: Site) -> None:
-    words = ("run", "--name", "c", PROBE, "sh", "-c", MANY)
+    words = ("run", "--name", "c", TINY, "sh", "-c", MANY)
     assert await piped(site, "true", *words) == (5, EVERY_BYTE * 100, b"")
     code, logged, _ = await piped(site, "true", "logs", "c")
     assert (code, logged) == (0, EVERY_BYTE * 100)
@@ -58,9 +58,9 @@ async def test_every_byte_of_run_and_of_its_log_is_as_it_was(site: Site) -> None
 
 @pytest.mark.timeout(900)
 async def test_a_program_that_ends_at_once_ends_run_i(site: Site) -> None:
-    words = ("run", "-i", "--rm", PROBE, "sh", "-c", "echo hi; exit 7")
+    words = ("run", "-i", "--rm", TINY, "sh", "-c", "echo hi; exit 7")
     assert await piped(site, "exec sleep 20", *words) == (7, b"hi\n", b"")
-    echoed = await piped(site, f"printf '{OCTAL}'", "run", "-i", "--rm", PROBE, "cat")
+    echoed = await piped(site, f"printf '{OCTAL}'", "run", "-i", "--rm", TINY, "cat")
     assert echoed == (0, EVERY_BYTE, b"")
     async with site.client() as client:
         assert await client.containers.list(all_states=True) == []
@@ -68,7 +68,7 @@ async def test_a_program_that_ends_at_once_ends_run_i(site: Site) -> None:
 
 @pytest.mark.timeout(900)
 async def test_input_that_nobody_reads_is_no_error(site: Site) -> None:
-    await site.run("c", PROBE, "sleep", "1000")
+    await site.run("c", TINY, "sleep", "1000")
     begun = time.monotonic()
     head = ("exec", "-i", "c", "busybox", "head", "-n", "1")
     assert await piped(site, "yes", *head) == (0, b"y\n", b"")
@@ -79,7 +79,7 @@ async def test_input_that_nobody_reads_is_no_error(site: Site) -> None:
 
 @pytest.mark.timeout(900)
 async def test_a_program_that_is_not_there_is_127_and_leaves_nothing(site: Site) -> None:
-    code, out, err = await piped(site, "true", "run", "--name", "c", PROBE, "/no/such/program")
+    code, out, err = await piped(site, "true", "run", "--name", "c", TINY, "/no/such/program")
     assert (code, out) == (127, b"")
     assert b"no program '/no/such/program'" in err
     async with site.client() as client:
@@ -89,7 +89,7 @@ async def test_a_program_that_is_not_there_is_127_and_leaves_nothing(site: Site)
 @pytest.fixture
 async def busy(site: Site) -> AsyncIterator[Client]:
     """With a container ``c`` to run commands in."""
-    await site.run("c", PROBE, "sleep", "1000")
+    await site.run("c", TINY, "sleep", "1000")
     async with site.client() as client:
         yield client
 

@@ -9,7 +9,7 @@ import sys
 
 from tests.e2e.conftest import PAGE, Archive
 from tests.e2e.test_e2e_boot import fetch
-from tests.support.vms import PROBE, Site, eventually
+from tests.support.vms import TINY, Site, eventually
 
 
 async def refused(site: Site) -> str:
@@ -35,7 +35,7 @@ async def test_a_stopped_vm_is_kept_and_goes_on_and_its_user_may_end_it(
     site: Site, archive: Archive
 ) -> None:
     web = await site.run("web", "-p", "8080", "--archive", str(archive.path), archive.name)
-    await site.run("doomed", PROBE, "sleep", "1000")
+    await site.run("doomed", TINY, "sleep", "1000")
     pids = {}
     for name in ("web", "doomed"):
         handle = (await site.vm(name)).handle

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.e2e.conftest import PAGE, Archive
 from tests.e2e.test_e2e_boot import fetch
 from tests.support.earlier import first_release
-from tests.support.vms import PROBE, Site, state_root
+from tests.support.vms import TINY, Site, state_root
 
 
 async def test_vms_and_a_snapshot_of_the_first_release_are_adopted(
@@ -23,7 +23,7 @@ async def test_vms_and_a_snapshot_of_the_first_release_are_adopted(
         tools = ("--archive", str(archive.path), archive.name)
         web = await site.run("web", "-p", "8080", *tools)
         cold = await site.run("cold", "--cold", *tools)
-        await site.run("ended", PROBE, "true")
+        await site.run("ended", TINY, "true")
         assert (web["boot_method"], cold["boot_method"]) == ("warm", "cold")
         await site.cli("wait", "ended")
         before = set(site.vmms())

@@ -15,7 +15,7 @@ from uuid import UUID
 import pytest
 from tests.e2e.conftest import Archive
 from tests.e2e.copies import add_copy
-from tests.support.vms import BUILD_S, IMPATIENT, PROBE, Site, eventually, state_root
+from tests.support.vms import BUILD_S, IMPATIENT, TINY, Site, eventually, state_root
 
 from warmboot.client.results import RuntimeSnapshot, Shape
 from warmboot.host.snapshots.snapshot_files import BUILDING
@@ -76,7 +76,7 @@ async def test_registering_an_image_builds_its_snapshot_and_tries_it(
     assert "already" in again.err
     assert [one.id for one in await _snapshots(grown)] == [snapshot.id]
     assert grown.vmms() == [] or await _only_standing_by(grown)
-    booted = await grown.run("first", PROBE, "sleep", "1000")
+    booted = await grown.run("first", TINY, "sleep", "1000")
     assert (booted["boot_method"], booted["snapshot_version"]) == ("warm", 1)
     await grown.remove_containers()
 
@@ -98,7 +98,7 @@ async def test_a_version_of_weight_0_only_stands_by(grown: Site) -> None:
         for snapshot_id, weight in {second.id: "1", **weights}.items():
             await grown.cli("snapshot", "weight", snapshot_id, weight)
         for number in range(3):
-            booted = await grown.run(f"v{serves}-{number}", PROBE, "sleep", "1000")
+            booted = await grown.run(f"v{serves}-{number}", TINY, "sleep", "1000")
             assert (booted["boot_method"], booted["snapshot_version"]) == ("warm", serves)
         await grown.remove_containers()
     stats = json.loads((await grown.cli("snapshot", "stats", "default", "--json")).out)
@@ -122,7 +122,7 @@ async def test_a_rebuild_is_swapped_in_with_weight_and_pin_and_until_then_the_ol
         return successors[0] if successors and grown.vmms() else None
 
     begun = await eventually(building, "a VM is booted for its successor", 180)
-    booted = await grown.run("meanwhile", PROBE, "sleep", "1000")
+    booted = await grown.run("meanwhile", TINY, "sleep", "1000")
     assert (booted["boot_method"], booted["runtime_snapshot_id"]) == ("warm", old.id)
     async with grown.client() as client:
         assert (await client.snapshots.get(begun.id)).state == "creating"
@@ -132,7 +132,7 @@ async def test_a_rebuild_is_swapped_in_with_weight_and_pin_and_until_then_the_ol
     assert (new.id, new.weight, new.pinned) == (begun.id, 1, True)
     assert old.id not in [one.id for one in await _snapshots(grown)]
     assert await grown.exec("meanwhile", "echo alive") == "alive\n", "its memory is the old one's"
-    booted = await grown.run("heir", PROBE, "sleep", "1000")
+    booted = await grown.run("heir", TINY, "sleep", "1000")
     assert (booted["boot_method"], booted["snapshot_version"]) == ("warm", 3)
     await grown.remove_containers()
     assert not Path(old.snapshot_path).exists(), "nobody maps it any more"
@@ -164,7 +164,7 @@ async def test_a_successor_in_which_nothing_wakes_fails_its_canary_and_the_old_o
         assert event.subject_id not in known
     assert await _canaries(grown, "failed") == before["failed"] + 1
     assert await _canaries(grown, "succeeded") == before["succeeded"]
-    booted = await grown.run("still", PROBE, "sleep", "1000")
+    booted = await grown.run("still", TINY, "sleep", "1000")
     assert (booted["boot_method"], booted["runtime_snapshot_id"]) == ("warm", old.id)
     await grown.remove_containers()
     assert grown.vmms() == []
@@ -195,12 +195,12 @@ async def test_a_snapshot_of_another_host_is_migrated(grown: Site) -> None:
     listed = await grown.cli("snapshot", "ls")
     assert "unfit (cpu model)" in listed.out, "it is told apart from what is broken"
     # The other version, though of weight 0, is warm meanwhile.
-    booted = await grown.run("meanwhile", PROBE, "sleep", "1000")
+    booted = await grown.run("meanwhile", TINY, "sleep", "1000")
     assert (booted["boot_method"], booted["snapshot_version"]) == ("warm", 1)
     migrated = await _ready(grown, after=stale.version, cause="migration")
     assert (migrated.weight, migrated.pinned, migrated.usable) == (1, True, True)
     assert stale.id not in [one.id for one in await _snapshots(grown)]
-    booted = await grown.run("after", PROBE, "sleep", "1000")
+    booted = await grown.run("after", TINY, "sleep", "1000")
     assert (booted["boot_method"], booted["runtime_snapshot_id"]) == ("warm", migrated.id)
     await grown.remove_containers()
     async with grown.store() as store:
@@ -239,6 +239,6 @@ async def test_a_shape_that_no_snapshot_has_boots_cold_and_gets_a_snapshot_of_it
     assert wanted == [(1, True)]
     own = await _ready(grown, cause="demand")
     assert own.shape == Shape(1, 512)
-    found = await grown.run("warm", *wish, PROBE, "sleep", "1000")
+    found = await grown.run("warm", *wish, TINY, "sleep", "1000")
     assert (found["boot_method"], found["runtime_snapshot_id"]) == ("warm", own.id)
     assert await grown.exec("warm", "nproc") == "1\n"

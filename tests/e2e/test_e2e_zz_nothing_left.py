@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tests.support.vms import PROBE, Site
+from tests.support.vms import TINY, Site
 
 
 async def test_nothing_is_left_when_the_last_container_and_the_manager_are_gone(
     site: Site,
 ) -> None:
-    await site.run("last", PROBE, "sleep", "1000")
+    await site.run("last", TINY, "sleep", "1000")
     await site.cli("rm", "-f", "last")
     async with site.store() as store:
         assert await store.vms.list() == ()

@@ -50,7 +50,7 @@ BUILD_S = 600.0
 IMPATIENT = {"MANAGER_COLD_BOOT_TIMEOUT_S": "150"}
 """A rebuild in the background that gets no CPU is built at full speed after that many seconds."""
 
-PROBE = "warmboot/probe:latest"
+TINY = "warmboot/probe:latest"
 """A busybox that every warm guest has in its Docker already: it was warmed up with it."""
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from tests.support.engine_sockets import PING, TIMEOUT_S, Client, no_manager, serving, until
 
-from warmboot.engine_socket import guest_connections, log_file
+from warmboot.engine_socket import guest_connections
+from warmboot.engine_socket.__main__ import log_in
 from warmboot.engine_socket.docker_form import Refusal
 from warmboot.engine_socket.guest_connections import GuestConnections
 from warmboot.engine_socket.limits import IDLE_IN_GUEST, MOST_LOG_BYTES
@@ -83,7 +84,7 @@ async def test_who_was_replaced_leaves_its_successors_socket_alone() -> None:
 
 
 def test_the_log_has_an_end(tmp_path: Path) -> None:
-    handler = log_file.of(tmp_path)
+    handler = log_in(tmp_path)
     line = logging.LogRecord("front", logging.ERROR, "", 0, "x" * 1000, (), None)
     for _ in range(3 * MOST_LOG_BYTES // 1000):
         handler.handle(line)

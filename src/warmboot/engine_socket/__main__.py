@@ -13,12 +13,21 @@ import resource
 import signal
 import socket
 import sys
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from warmboot.engine_socket import log_file
 from warmboot.engine_socket.front import Front
+from warmboot.engine_socket.limits import MOST_LOG_BYTES
+from warmboot.engine_socket.socket_file import LOG
 
 CONTROL_FD = 3
+
+
+def log_in(folder: Path) -> logging.Handler:
+    """The front's log there, which does not grow for ever."""
+    handler = RotatingFileHandler(folder / LOG, maxBytes=MOST_LOG_BYTES, backupCount=1)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return handler
 
 
 async def _run() -> None:
@@ -35,7 +44,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a manager's, in the same terminal
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    logging.basicConfig(level=logging.WARNING, handlers=[log_file.of(Path(sys.argv[1]))])
+    logging.basicConfig(level=logging.WARNING, handlers=[log_in(Path(sys.argv[1]))])
     try:
         asyncio.run(_run())
     except asyncio.CancelledError:
