@@ -69,6 +69,7 @@ FIELDS: Mapping[str, str] = {
     "heard_at": "when it last reported something; null if it never did",
     "host_ip": "an IPv4 address of the host at which the port is published",
     "host_port": "the port on the host; 0 asks for any free one",
+    "host_ports": "ports of this host's 127.0.0.1 that it may reach",
     "hostname": "the host name in it",
     "hypervisor": "qemu, firecracker or simulated",
     "hypervisor_version": "its version",
