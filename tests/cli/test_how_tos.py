@@ -36,6 +36,8 @@ CONFIGURED = "a manager of its own; tests/manager/test_configured_image.py start
 ENGINES = "a simulated VM runs no Docker; tests/e2e/test_e2e_engines.py has a real one"
 WORKERS = "needs a Docker engine with CRIU; tests/workers does each of these"
 
+LOGINS = "needs a registry; tests/cli/test_cli_engine_logins.py gives logins"
+
 ENGINE_PAGES = "a simulated VM runs no Docker; tests/e2e/test_e2e_engine_how_tos.py has real ones"
 
 NOT_HERE: dict[str, dict[str, str]] = {
@@ -46,6 +48,9 @@ NOT_HERE: dict[str, dict[str, str]] = {
     "engines.md": {
         "warmboot engine run": ENGINES,
         "warmboot engine create tests --host-port": "a simulated VM has no network",
+        "docker login": LOGINS,
+        "warmboot engine create private": LOGINS,
+        "warmboot engine login private": LOGINS,
         "docker run": ENGINES,
         "curl http://127.0.0.1:8080/": ENGINES,
         "curl http://$TESTCONTAINERS_HOST_OVERRIDE:8080/": ENGINES,

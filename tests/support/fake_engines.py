@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 from tests.support.fake_events import DEFAULT_SHAPE, FakeEvents, now
 
 from warmboot.manager.ports import EngineUntil
+from warmboot.model.conventions.registry_logins import RegistryLogin, check_size
 from warmboot.model.errors import InUse, NameTaken, NotFound
 from warmboot.model.tenants.boot import BootMethod
 from warmboot.model.tenants.engine import ENGINE_TRANSITIONS, Engine, EngineSpec
@@ -24,6 +25,7 @@ class FakeEngines:
         self.rows: dict[UUID, Engine] = {}
         self.removed: list[str] = []
         self.asked: list[EngineSpec] = []
+        self.logins: dict[str, Sequence[RegistryLogin]] = {}
         self.fails: dict[str, str] | None = None
         self._events = events
 
@@ -81,6 +83,10 @@ class FakeEngines:
         del self.rows[engine.id]
         self.removed.append(engine.name)
         self._events.add("engine.deleted", engine.id)
+
+    async def log_in(self, ref: str, logins: Sequence[RegistryLogin]) -> None:
+        check_size(logins)
+        self.logins[(await self.get(ref)).name] = logins
 
     async def boot_log(self, ref: str) -> bytes:
         return f"booting {(await self.get(ref)).name}\n".encode()

@@ -102,12 +102,18 @@ _TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
 _FALSE = frozenset({"0", "f", "F", "false", "False", "FALSE"})
 
 
+VALUE_OPTIONAL = frozenset({"--registry-auth"})
+"""A value is in the same word, behind ``=``; without one, it is empty."""
+
+
 class _Parser(parser._OptionParser):
     """Takes what docker takes: ``--rm=true``, ``-it=false``, ``-m=1g``."""
 
     def _match_long_opt(self, opt: str, explicit_value: str | None, state: Any) -> None:
         option = self._long_opt.get(opt)
-        if option is None or option.takes_value or explicit_value is None:
+        if opt in VALUE_OPTIONAL and explicit_value is None and option is not None:
+            option.process("", state)
+        elif option is None or option.takes_value or explicit_value is None:
             super()._match_long_opt(opt, explicit_value, state)
         else:
             _set_flag(option, opt, explicit_value, state)

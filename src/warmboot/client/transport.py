@@ -48,6 +48,9 @@ class Transport:
             more["json"] = body
         return said_by(await self._send("POST", path, headers=headers, **more))
 
+    async def put(self, path: str, body: Any) -> Any:
+        return said_by(await self._send("PUT", path, json=body))
+
     async def patch(self, path: str, body: Any) -> Any:
         return said_by(await self._send("PATCH", path, json=body))
 

@@ -12,11 +12,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import Sequence
 from typing import Protocol
 
 import h11
 
-from warmboot.engine_socket.docker_form import Refusal, configuration, creates, starts
+from warmboot.engine_socket.docker_form import (
+    Refusal,
+    configuration,
+    creates,
+    starts,
+    with_login,
+)
 from warmboot.engine_socket.engine_identity import (
     asks_who_it_is,
     looks_back,
@@ -42,6 +49,7 @@ from warmboot.engine_socket.limits import (
 )
 from warmboot.engine_socket.port_keeper import PortKeeper
 from warmboot.engine_socket.relay import Stream
+from warmboot.model.conventions.registry_logins import RegistryLogin
 
 
 class Engine(Protocol):
@@ -66,6 +74,11 @@ class Engine(Protocol):
 
     @property
     def ports(self) -> PortKeeper: ...
+
+    @property
+    def logins(self) -> Sequence[RegistryLogin]:
+        """What its pulls, pushes and builds are sent with."""
+        ...
 
     @property
     def bodies(self) -> asyncio.Semaphore:
@@ -132,7 +145,17 @@ class Conversation:
             target = await since_hand_over(connections, request.target)
             headers = list(request.headers.raw_items())
             request = h11.Request(method=request.method, target=target, headers=headers)
-        return await self._pass(request, connections)
+        return await self._pass(self._with_login(request), connections)
+
+    def _with_login(self, request: h11.Request) -> h11.Request:
+        if not (logins := self._engine.logins):
+            return request
+        headers = with_login(logins, request.target, list(request.headers.raw_items()))
+        if headers is None:
+            return request
+        if sum(len(name) + len(value) for name, value in headers) > MOST_HEAD_BYTES:
+            raise Refusal(431, f"with the engine's logins the head is over {MOST_HEAD_BYTES} bytes")
+        return h11.Request(method=request.method, target=request.target, headers=headers)
 
     async def _as_engine(self, _: int, answer: bytes) -> bytes | None:
         return with_engines_id(answer, self._engine.id)

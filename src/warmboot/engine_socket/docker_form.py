@@ -5,8 +5,17 @@ from __future__ import annotations
 import json
 import re
 import struct
+from collections.abc import Sequence
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
+
+from warmboot.model.conventions.registry_logins import (
+    AUTH,
+    CONFIG,
+    RegistryLogin,
+    auth_header,
+    config_header,
+)
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -18,6 +27,9 @@ _HIJACKS = re.compile(
 _CREATE = re.compile(r"(/v[0-9.]+)?/containers/create", re.ASCII)
 _START = re.compile(r"(/v[0-9.]+)?/containers/(.+)/(start|restart)", re.ASCII)
 _GREETINGS = re.compile(r"(/v[0-9.]+)?/(_ping|version)", re.ASCII)
+_PULL = re.compile(r"(/v[0-9.]+)?/images/create", re.ASCII)
+_OF_IMAGE = re.compile(r"(/v[0-9.]+)?/(?:images/(.+)/push|distribution/(.+)/json)", re.ASCII)
+_BUILD = re.compile(r"(/v[0-9.]+)?/build", re.ASCII)
 _STDERR = 2
 
 _FIELDS = ("HostConfig", "ExposedPorts", "Image")
@@ -102,6 +114,34 @@ def starts(method: bytes, target: bytes) -> str | None:
     """The name or id of the container that is to be started, if one is."""
     found = _START.fullmatch(path_of(target)) if method == b"POST" else None
     return None if found is None else found[2]
+
+
+def with_login(logins: Sequence[RegistryLogin], target: bytes, headers: Headers) -> Headers | None:
+    """What a pull, push or build is to be sent with, so that registries know who asks; ``None``
+    where it stays as it is."""
+    path = path_of(target)
+    if _BUILD.fullmatch(path):
+        return _with(headers, CONFIG, config_header(logins, _value(headers, CONFIG)))
+    if _PULL.fullmatch(path):
+        query = parse_qs(target.partition(b"?")[2].decode("ascii", "replace"))
+        reference = query.get("fromImage", [""])[0]
+    elif found := _OF_IMAGE.fullmatch(path):
+        reference = found[2] or found[3]
+    else:
+        return None
+    if not reference:
+        return None
+    return _with(headers, AUTH, auth_header(logins, reference, _value(headers, AUTH)))
+
+
+def _value(headers: Headers, wanted: bytes) -> bytes | None:
+    return next((value for name, value in headers if name.lower() == wanted.lower()), None)
+
+
+def _with(headers: Headers, name: bytes, value: bytes | None) -> Headers | None:
+    if value is None:
+        return None
+    return [*(pair for pair in headers if pair[0].lower() != name.lower()), (name, value)]
 
 
 def turns_into_stream(method: bytes, target: bytes, status: int, answer: Headers) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from warmboot.engine_socket import socket_file
 from warmboot.engine_socket.docker_form import Refusal
 from warmboot.engine_socket.limits import MANAGER_TIMEOUT_S
 from warmboot.engine_socket.served_engine import EngineSocket
-from warmboot.model.conventions.engine_front import from_message
+from warmboot.model.conventions.engine_front import from_message, logins_from
+from warmboot.model.conventions.registry_logins import RegistryLogin
 from warmboot.system.call_channel import MOST_LINE_BYTES, CallChannel, CallRefused, ChannelClosed
 
 FIRST_CALL_TIMEOUT_S = 60.0
@@ -34,6 +35,8 @@ class Front:
         self._control = control
         self._folder = Path(control.getsockname()).parent
         self._engines: dict[str, EngineSocket] = {}
+        self._logins: dict[str, Sequence[RegistryLogin]] = {}
+        """By engine, also of those whose socket is still to come; nowhere else."""
         self._changing = asyncio.Lock()
         self._managers: list[CallChannel] = []
         self._manager_came = asyncio.Event()
@@ -92,7 +95,10 @@ class Front:
                 return {"ids": sorted(self._engines)}
             if name == "serve":
                 await self._serve(given)
+            elif name == "log-in":
+                self._log_in(given)
             elif name == "forget":
+                self._logins.pop(str(given["id"]), None)
                 if (engine := self._engines.pop(str(given["id"]), None)) is not None:
                     await engine.close()
             elif name == "retire":
@@ -110,4 +116,10 @@ class Front:
             await engine.set(wanted)
         except OSError as error:
             raise CallRefused(f"{wanted.socket}: {error}") from error
+        engine.logins = self._logins.get(wanted.id, ())
         self._engines[wanted.id] = engine
+
+    def _log_in(self, given: Mapping[str, Any]) -> None:
+        self._logins[given["id"]] = logins = logins_from(given)
+        if (engine := self._engines.get(given["id"])) is not None:
+            engine.logins = logins

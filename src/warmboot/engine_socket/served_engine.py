@@ -13,7 +13,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from warmboot.engine_socket import socket_file
@@ -29,6 +29,7 @@ from warmboot.engine_socket.limits import (
 from warmboot.engine_socket.port_keeper import Ask, PortKeeper
 from warmboot.engine_socket.relay import Stream
 from warmboot.model.conventions.engine_front import GuestEndpoint, ServedEngine
+from warmboot.model.conventions.registry_logins import RegistryLogin
 from warmboot.system.concurrency import end
 from warmboot.system.procfs import open_process
 
@@ -44,6 +45,7 @@ class EngineSocket:
     def __init__(self, engine: ServedEngine, on_quiet: Callable[[], None], ask: Ask) -> None:
         self._on_quiet = on_quiet
         self.ports = PortKeeper(engine.id, ask)
+        self.logins: Sequence[RegistryLogin] = ()
         self.bodies = asyncio.Semaphore(MOST_BODIES)
         self.engine = engine
         self._listener: socket.socket | None = None

@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ from warmboot.model.conventions.engine_front import (
     PROCESS_FILE,
     ServedEngine,
     as_message,
+    logins_message,
 )
 from warmboot.model.conventions.manager_socket import MAX_PATH_BYTES
+from warmboot.model.conventions.registry_logins import RegistryLogin
 from warmboot.model.errors import HostError, InvalidRequest
 from warmboot.system.back_off import BackOff
 from warmboot.system.call_channel import (
@@ -94,6 +96,10 @@ class EngineFront:
         """Have this socket, with this behind it. ``HostError`` where that cannot be."""
         self._served[engine.id] = engine
         await self._call("serve", **as_message(engine))
+
+    async def log_in(self, engine_id: str, logins: Sequence[RegistryLogin]) -> None:
+        """They replace earlier ones. The front alone has them: with it they are gone."""
+        await self._call("log-in", **logins_message(engine_id, logins))
 
     async def forget(self, engine_id: str) -> None:
         """Idempotent."""

@@ -18,7 +18,12 @@ from warmboot.api.routing import (
     as_asked,
     paged,
 )
-from warmboot.api.schemas.engine_schemas import EngineDiskOut, EngineIn, EngineOut
+from warmboot.api.schemas.engine_schemas import (
+    EngineDiskOut,
+    EngineIn,
+    EngineOut,
+    RegistryLoginsIn,
+)
 from warmboot.api.schemas.responses import Created, Item, Ok, Paged
 from warmboot.manager.ports import Engines, EngineUntil, Services
 from warmboot.model.errors import NotSupported
@@ -72,6 +77,14 @@ async def delete_engine(
 @router.get("/{ref}/disk", summary="Show what is used of an engine's disk")
 async def get_engine_disk(ref: Ref, services: Wired) -> Item[EngineDiskOut]:
     return Item(item=EngineDiskOut.of(await _engines(services).disk(ref)))
+
+
+@router.put("/{ref}/registry-logins", summary="Log an engine in at registries")
+async def set_engine_registry_logins(ref: Ref, body: RegistryLoginsIn, services: Wired) -> Ok:
+    """The engine's pulls, pushes and builds that have no login get these, which replace earlier
+    ones. They are kept in memory alone, until the engine is removed."""
+    await _engines(services).log_in(ref, [login.to_model() for login in body.logins])
+    return Ok()
 
 
 @router.post("/{ref}/start", summary="Start an engine that is stopped or has failed")

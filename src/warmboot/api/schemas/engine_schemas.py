@@ -12,6 +12,8 @@ from pydantic import AliasPath, Field, StrictBool, StrictFloat, StrictInt
 from warmboot.api.schemas.container_responses import BootAttemptOut, StageOut
 from warmboot.api.schemas.requests import (
     KEYS,
+    LABEL_PATTERN,
+    NO_NUL_PATTERN,
     OR_WHOLE,
     LabelName,
     LabelValue,
@@ -21,12 +23,15 @@ from warmboot.api.schemas.requests import (
 )
 from warmboot.api.schemas.responses import Out, ShapeOut
 from warmboot.model.conventions.names import invent_name
+from warmboot.model.conventions.registry_logins import RegistryLogin
 from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason
 from warmboot.model.tenants.engine import EngineSpec, EngineState
 
 MAX_UID = 2**32 - 2
 MAX_TIME_TO_LIVE_S = 366 * 86_400
 MAX_DISK_MIB = 64 << 20
+
+LoginText = Annotated[str, Field(max_length=8192, pattern=NO_NUL_PATTERN)]
 
 
 class ProcessIn(Strict):
@@ -99,6 +104,37 @@ class EngineIn(Strict):
     def to_model(self) -> EngineSpec:
         owner_uid = os.geteuid() if self.owner_uid is None else self.owner_uid
         return self.to(EngineSpec, owner_uid=owner_uid)
+
+
+class RegistryLoginIn(Strict):
+    """As docker's own config.json has it; a token, or a user with a password."""
+
+    registry: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=512,
+            pattern=LABEL_PATTERN,
+            description="HOST[:PORT], docker.io for Docker Hub",
+        ),
+    ]
+    username: Annotated[LoginText, Field(description="the user's name at the registry")] = ""
+    password: Annotated[LoginText, Field(description="the user's, or an access token")] = ""
+    identity_token: Annotated[
+        LoginText, Field(description="with which Docker gets access tokens from the registry")
+    ] = ""
+    registry_token: Annotated[
+        LoginText, Field(description="which is sent to the registry as it is")
+    ] = ""
+
+    def to_model(self) -> RegistryLogin:
+        return self.to(RegistryLogin)
+
+
+class RegistryLoginsIn(Strict):
+    logins: Annotated[
+        list[RegistryLoginIn], Field(max_length=64, description="all that it has from now on")
+    ]
 
 
 def _asked(name: str) -> Any:

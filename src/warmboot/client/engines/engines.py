@@ -93,6 +93,11 @@ class Engines:
     async def delete(self, ref: str, *, force: bool = False) -> None:
         await self._link.delete(self._path(ref), {"force": "true"} if force else {})
 
+    async def log_in(self, ref: str, logins: Sequence[Mapping[str, str]]) -> None:
+        """Have it pull, push and build with these; each as in PUT …/registry-logins."""
+        body = {"logins": [dict(login) for login in logins]}
+        await self._link.put(self._path(ref, "registry-logins"), body)
+
     async def boot_log(self, ref: str) -> str:
         """What its guest has said on its console since its VM was booted or restored."""
         async with self._link.stream(self._path(ref, "boot-log"), {}, {}) as response:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 import structlog
 
 from warmboot.host.agent import HostAgent
 from warmboot.manager.engines.engine_states import silence
 from warmboot.model.conventions.engine_front import ServedEngine
+from warmboot.model.conventions.registry_logins import RegistryLogin
 from warmboot.model.errors import HostError, VmGone
 from warmboot.model.tenants.engine import Engine, EngineState
 
@@ -37,6 +39,9 @@ class EngineSockets:
             await self._host.front.forget(str(engine.id))
         except HostError as error:
             log.error(f"the socket of engine {engine.id} was not removed", error=error.details)
+
+    async def log_in(self, engine: Engine, logins: Sequence[RegistryLogin]) -> None:
+        await self._host.front.log_in(str(engine.id), logins)
 
     def _as_served(self, engine: Engine) -> ServedEngine:
         guest = None

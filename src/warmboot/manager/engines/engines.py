@@ -32,6 +32,7 @@ from warmboot.manager.ports import EngineUntil
 from warmboot.manager.tenants.removed_tenants import RemovedTenants
 from warmboot.manager.tenants.tenant_locks import TenantLocks
 from warmboot.manager.vms.slots import slot_of
+from warmboot.model.conventions.registry_logins import RegistryLogin, check_size
 from warmboot.model.errors import (
     IllegalTransition,
     InUse,
@@ -125,6 +126,15 @@ class Engines:
 
     async def disk(self, ref: str) -> DiskUsage:
         return await self._disks.usage(await self.get(ref))
+
+    async def log_in(self, ref: str, logins: Sequence[RegistryLogin]) -> None:
+        check_size(logins)
+        engine = await self.get(ref)
+        async with self._locks.hold(engine.id):  # a removal after it takes them away
+            engine = await self._store.engines.get(engine.id)
+            if engine.state is EngineState.DELETING:
+                raise NotFound(f"the engine {engine.name} is being removed")
+            await self._sockets.log_in(engine, logins)
 
     # -- life ----------------------------------------------------------------------------------
 

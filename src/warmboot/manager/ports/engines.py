@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Protocol
 from uuid import UUID
 
+from warmboot.model.conventions.registry_logins import RegistryLogin
 from warmboot.model.tenants.engine import Engine, EngineSpec
 from warmboot.model.usage import DiskUsage
 
@@ -38,6 +39,10 @@ class Engines(Protocol):
         ...
 
     async def delete(self, ref: str, *, force: bool = False) -> None: ...
+
+    async def log_in(self, ref: str, logins: Sequence[RegistryLogin]) -> None:
+        """Have it pull, push and build with these, and no others. They are stored nowhere."""
+        ...
 
     async def boot_log(self, ref: str) -> bytes:
         """What its guest has said on its console since it was booted or restored."""

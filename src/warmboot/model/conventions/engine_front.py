@@ -2,6 +2,7 @@
 
 hello   → {version}                      who it is
 serve   ServedEngine → {}                there is this socket, and this is behind it
+log-in  {id, logins} → {}                pull, push and build there with these
 forget  {id} → {}                        there is no such engine any more
 list    → {ids}
 retire  → {}                             take no new connections; end with the last one
@@ -9,11 +10,12 @@ retire  → {}                             take no new connections; end with the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from warmboot.model.conventions.registry_logins import RegistryLogin
 from warmboot.model.vm import GuestAddress
 
 CONTROL_SOCKET = "front.sock"
@@ -69,3 +71,11 @@ def from_message(message: Mapping[str, Any]) -> ServedEngine:
             address[name] = None if address[name] is None else Path(address[name])
         guest = GuestEndpoint(**{**guest, "address": GuestAddress(**address)})
     return ServedEngine(**{**message, "guest": guest})
+
+
+def logins_message(engine_id: str, logins: Sequence[RegistryLogin]) -> dict[str, Any]:
+    return {"id": engine_id, "logins": [asdict(login) for login in logins]}
+
+
+def logins_from(message: Mapping[str, Any]) -> Sequence[RegistryLogin]:
+    return tuple(RegistryLogin(**login) for login in message["logins"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from warmboot.cli.commands.engine.context import made_context, remove_context
+from warmboot.cli.commands.engine.docker_logins import RegistryAuth, docker_logins
 from warmboot.cli.commands.engine.environment import environment_of
 from warmboot.cli.commands.engine.run import run
 from warmboot.cli.commands.engine.start import HostPort, engine_body, started
@@ -83,6 +84,7 @@ def create(
     label: Label = None,
     time_to_live: TimeToLive = None,
     host_port: HostPort = None,
+    registry_auth: RegistryAuth = None,
     rm: Annotated[bool, typer.Option("--rm", help="remove it when it has stopped")] = False,
     cold: Cold = False,
     runtime: RuntimeImage = None,
@@ -105,7 +107,8 @@ def create(
 
     async def work() -> Engine:
         async with connect() as client:
-            return await started(client, body, wanted, runtime, detach=detach)
+            logins = await docker_logins(registry_auth)
+            return await started(client, body, wanted, runtime, logins=logins, detach=detach)
 
     engine = drive(work())
     if context:
@@ -176,6 +179,25 @@ def env(ref: Ref) -> None:
     """Print shell commands that select an engine: eval "$(warmboot engine env NAME)"."""
     for name, value in environment_of(drive(_get(ref))).items():
         print(f"export {name}={shlex.quote(value)}")
+
+
+@app.command()
+def login(
+    ref: Ref,
+    registries: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="REGISTRY", help="registries (default: all)", show_default=False),
+    ] = None,
+) -> None:
+    """Have an engine pull, push and build with your docker logins, in the place of earlier ones."""
+
+    async def work() -> str:
+        logins = await docker_logins(registries or [""])
+        async with connect() as client:
+            await client.engines.log_in(ref, logins)
+        return "\n".join(sorted(one["registry"] for one in logins))
+
+    print(drive(work()))
 
 
 async def _get(ref: str) -> Engine:

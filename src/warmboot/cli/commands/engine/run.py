@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from warmboot.cli.commands.engine.docker_logins import Login, RegistryAuth, docker_logins
 from warmboot.cli.commands.engine.environment import UNSET, environment_of
 from warmboot.cli.commands.engine.start import HostPort, engine_body, remove, started
 from warmboot.cli.commands.options import Cold, Cpus, Disk, Memory, RuntimeImage, TimeToLive
@@ -39,6 +41,7 @@ def run(
     disk: Disk = None,
     time_to_live: TimeToLive = None,
     host_port: HostPort = None,
+    registry_auth: RegistryAuth = None,
     cold: Cold = False,
     runtime: RuntimeImage = None,
 ) -> None:
@@ -56,7 +59,8 @@ def run(
 
     async def work() -> int:
         async with connect() as client:
-            engine = await _held(client, body, wanted, runtime)
+            logins = await docker_logins(registry_auth)
+            engine = await _held(client, body, wanted, runtime, logins)
             try:
                 environment = {k: v for k, v in os.environ.items() if k not in UNSET}
                 return await _run(command, {**environment, **environment_of(engine)})
@@ -67,16 +71,20 @@ def run(
 
 
 async def _held(
-    client: Client, body: dict[str, Any], wanted: dict[str, int | None], runtime: str | None
+    client: Client,
+    body: dict[str, Any],
+    wanted: dict[str, int | None],
+    runtime: str | None,
+    logins: Sequence[Login],
 ) -> Engine:
     """An engine that goes with this process, however that ends."""
     start = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[_START_TIME]
     holder = {"pid": os.getpid(), "start_time_ticks": int(start)}
     try:
-        return await started(client, {**body, "holder": holder}, wanted, runtime)
+        return await started(client, {**body, "holder": holder}, wanted, runtime, logins=logins)
     except NotFound:
         # In a container we have another pid than for the manager; then it is removed by us alone.
-        return await started(client, body, wanted, runtime)
+        return await started(client, body, wanted, runtime, logins=logins)
 
 
 def _exit_code(error: WarmbootError) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pwd
 import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -60,6 +61,7 @@ async def started(
     wanted: dict[str, int | None],
     runtime: str | None,
     *,
+    logins: Sequence[Mapping[str, str]] = (),
     detach: bool = False,
 ) -> Engine:
     """An engine that runs; if it does not come to that, nothing is left, and it is raised why."""
@@ -70,10 +72,10 @@ async def started(
         shape.update({key: value for key, value in wanted.items() if value is not None})
         body["shape"] = shape
     if detach:
-        return await client.engines.get(await client.engines.create(**body))
+        return await client.engines.get(await _created(client, body, logins))
     with status("creating the engine …") as show:
         async with stages_shown(client, show) as watch:
-            engine_id = await client.engines.create(**body)
+            engine_id = await _created(client, body, logins)
             watch(engine_id)
             try:
                 engine = await client.engines.wait(engine_id)
@@ -91,6 +93,20 @@ async def started(
     elif sys.stderr.isatty() and engine.boot_s is not None:
         note(f"{engine.boot_method} boot in {engine.boot_s:.2f} s")
     return engine
+
+
+async def _created(
+    client: Client, body: dict[str, Any], logins: Sequence[Mapping[str, str]]
+) -> str:
+    """Its id. It is logged in before it runs: whoever waits at its socket pulls with that."""
+    engine_id = await client.engines.create(**body)
+    if logins:
+        try:
+            await client.engines.log_in(engine_id, logins)
+        except BaseException:  # interrupted, too; raised again
+            await remove(client, engine_id)
+            raise
+    return engine_id
 
 
 async def remove(client: Client, engine_id: str) -> None:
