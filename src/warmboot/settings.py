@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from warmboot.model.conventions.manager_socket import DEFAULT_PORT, default_socket
+from warmboot.model.conventions.manager_socket import DEFAULT_PORT, default_socket, run_folder_of
 from warmboot.model.conventions.tokens import is_token
 from warmboot.model.errors import InvalidRequest
 from warmboot.model.shapes import Shape
@@ -61,6 +61,7 @@ class Settings(BaseSettings):
     pull_silence_s: float = Field(60.0, gt=0, allow_inf_nan=False)
     registry_mirror: str = ""
     disk_floor_mib: int = Field(1024, ge=0)
+    engine_users: str = ""
     engine_disk_mib: int = Field(262_144, ge=1024)
     vm_overhead_mib: int = Field(640, ge=128, le=65536)
     console_log_mib: int = Field(16, ge=1, le=4096)
@@ -178,8 +179,7 @@ class Settings(BaseSettings):
 
     def run_folder(self, port: int) -> Path:
         """The folder of the same manager's other sockets: its engines', and the front's."""
-        path = self.socket_at(port)
-        return path.with_suffix("") if path.suffix else path.with_name(f"{path.name}.d")
+        return run_folder_of(self.socket_at(port))
 
     @property
     def checkpoint_folders(self) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,6 +54,19 @@ def test_a_shell_takes_over_what_env_prints(cli: Cli) -> None:
         "TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE=/var/run/docker.sock",
         "TESTCONTAINERS_HOST_OVERRIDE=127.19.0.7",
     ]
+
+
+def test_the_default_socket_is_told_without_asking_the_manager(cli: Cli, tmp_path: Path) -> None:
+    url = f"unix://{tmp_path}/m.sock"  # where nobody listens
+    missing = cli("engine", "socket", WARMBOOT_URL=url)
+    assert (missing.returncode, "MANAGER_ENGINE_USERS" in missing.stderr) == (1, True)
+    path = tmp_path / "m" / "users" / f"{os.getuid()}.sock"
+    path.parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as there:
+        there.bind(str(path))
+        assert cli("engine", "socket", WARMBOOT_URL=url).stdout == f"{path}\n"
+    elsewhere = cli("engine", "socket", WARMBOOT_URL="http://192.0.2.1:18080")
+    assert (elsewhere.returncode, "is no Unix socket" in elsewhere.stderr) == (1, True)
 
 
 def test_what_is_wrong_is_told(cli: Cli) -> None:

@@ -51,6 +51,7 @@ NOT_HERE: dict[str, dict[str, str]] = {
         "docker login": LOGINS,
         "warmboot engine create private": LOGINS,
         "warmboot engine login private": LOGINS,
+        "export DOCKER_HOST=": "no user is named; tests/manager/test_default_engines.py names one",
         "docker run": ENGINES,
         "curl http://127.0.0.1:8080/": ENGINES,
         "curl http://$TESTCONTAINERS_HOST_OVERRIDE:8080/": ENGINES,

@@ -35,10 +35,14 @@ async def gone(m: Manager, engine: Engine) -> bool:
     return True
 
 
-@contextlib.asynccontextmanager
-async def docker(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
+def docker(engine: Engine) -> contextlib.AbstractAsyncContextManager[httpx.AsyncClient]:
     """A client of Docker's API at the engine's socket."""
-    transport = httpx.AsyncHTTPTransport(uds=engine.socket)
+    return docker_at(engine.socket)
+
+
+@contextlib.asynccontextmanager
+async def docker_at(socket: str) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.AsyncHTTPTransport(uds=socket)
     async with httpx.AsyncClient(
         transport=transport, base_url="http://docker", timeout=TIMEOUT_S
     ) as client:

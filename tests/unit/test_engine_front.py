@@ -103,7 +103,7 @@ async def test_a_front_that_hangs_is_ended_and_nobody_who_has_its_number(
             control.bind(str(tmp_path / CONTROL_SOCKET))
             control.listen()  # and nobody answers
             front = EngineFront(tmp_path, None)
-            assert await front.adopt() == []
+            assert await front.adopt() == ((), ())
             await front.stop()
         if code is not None:
             async with asyncio.timeout(TIMEOUT_S):

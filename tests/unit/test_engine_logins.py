@@ -180,7 +180,7 @@ async def test_a_front_keeps_them_for_each_engine_until_that_is_forgotten(tmp_pa
             await manager.log_in("1", [TEAM])
             await manager.stop()
             manager = EngineFront(tmp_path, os.getegid())
-            assert await manager.adopt() == ["1"]
+            assert (await manager.adopt())[0] == ["1"]
             await manager.serve(engine)
             assert list(front._engines["1"].logins) == [TEAM]
             await manager.forget("1")

@@ -19,7 +19,8 @@ from tests.support.engine_sockets import (
     vmm_process,
 )
 
-from warmboot.engine_socket import conversation, served_engine, socket_file
+from warmboot.engine_socket import conversation
+from warmboot.engine_socket.listeners import connected, socket_file
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ async def test_a_client_that_gives_up_its_body_keeps_nobody_waiting() -> None:
 async def test_silent_connections_make_room_for_those_who_speak(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(served_engine, "MOST_CONNECTIONS", 8)
+    monkeypatch.setattr(connected, "MOST_CONNECTIONS", 8)
     async with serving() as it:
         silent = [await it.connect() for _ in range(20)]
         client = await it.connect()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from warmboot.bootstrap.core import Core
@@ -18,6 +20,8 @@ from warmboot.manager.engines.engines import Engines
 from warmboot.manager.engines.keep_silent import KeepSilent
 from warmboot.manager.engines.own_addresses import OwnAddresses
 from warmboot.manager.engines.reconcile_engines import ReconcileEngines
+from warmboot.manager.engines.users.default_engines import WAKE, DefaultEngines
+from warmboot.manager.engines.users.named_users import named_users
 from warmboot.manager.engines.watch_engine import WatchEngine
 
 
@@ -44,7 +48,6 @@ def wire_engines(
 
     watch = WatchEngine(store, host, events, tasks, sockets, remove)
     ports, addresses = EnginePorts(store, host, events, tasks), OwnAddresses(store, host)
-    host.front.serve_calls, host.front.on_lost = ports.answer, ports.drop_reservations
     silent = KeepSilent(store, host, events, tasks)
     for observer in (watch.on_event, ports.on_event, silent.on_event):
         events.observe(observer)
@@ -53,8 +56,17 @@ def wire_engines(
         *(containers, disks, garbage.collect),
         core.settings.default_shape,
     )
+    users = DefaultEngines(
+        host, engines, named_users(core.settings.engine_users, "MANAGER_ENGINE_USERS")
+    )
+
+    async def answer(call: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        return await (users if call == WAKE else ports).answer(call, given)
+
+    host.front.serve_calls, host.front.on_lost = answer, ports.drop_reservations
     reconcile = ReconcileEngines(
         *(store, host, events, engines, watch, tenants.stalled, sockets, ports, addresses, silent),
         core.reconcile_failures,
+        users,
     )
     return EngineParts(engines, reconcile)

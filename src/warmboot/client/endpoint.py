@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from warmboot.model.conventions.manager_socket import DEFAULT_PORT, SYSTEM_FOLDER, default_socket
+from warmboot.model.conventions.engine_front import USERS_FOLDER
+from warmboot.model.conventions.manager_socket import (
+    DEFAULT_PORT,
+    SYSTEM_FOLDER,
+    default_socket,
+    run_folder_of,
+)
+from warmboot.model.errors import NotFound
 
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 _SCHEME = "unix://"
@@ -75,6 +82,24 @@ class Endpoint:
             f"add yourself to the group {group}: sudo usermod -aG {group} $USER, and log in again; "
             "or be root (sudo)"
         )
+
+
+def default_engine_socket() -> Path:
+    """At which this user's default engine is reached, without the API. ``NotFound``."""
+    given, named = os.environ.get("WARMBOOT_URL"), os.environ.get("MANAGER_SOCKET")
+    managers: list[Path] = [Path(named).absolute()] if named else list(_usual())
+    if given:
+        there = Endpoint.of(given).socket
+        managers = [there] if there else []
+    paths = [run_folder_of(one) / USERS_FOLDER / f"{os.getuid()}.sock" for one in managers]
+    for path in paths:
+        if _is_socket(path):
+            return path
+    raise NotFound(
+        "you have no default engine on this machine",
+        details=f"there is no socket {paths[-1]}" if paths else f"{given} is no Unix socket",
+        resolution="name an engine, or have MANAGER_ENGINE_USERS name you",
+    )
 
 
 def _port() -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from warmboot.engine_socket.front import Front
 from warmboot.engine_socket.limits import MOST_LOG_BYTES
-from warmboot.engine_socket.socket_file import LOG
+from warmboot.engine_socket.listeners.socket_file import LOG
 
 CONTROL_FD = 3
 

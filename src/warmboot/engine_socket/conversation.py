@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import h11
@@ -68,8 +68,8 @@ class Engine(Protocol):
     def id(self) -> str: ...
 
     @property
-    def names(self) -> tuple[str, str]:
-        """The engine's, and its socket's path."""
+    def names(self) -> tuple[str, ...]:
+        """The engine's, and the paths of the sockets at which it is reached."""
         ...
 
     @property
@@ -86,11 +86,19 @@ class Engine(Protocol):
         ...
 
 
+Find = Callable[[], Awaitable[Engine]]
+"""The engine that a request is for, which may be another one than the request before it was for.
+``Refusal``."""
+
+
 class Conversation:
     """``run`` it to its end; it closes the connection."""
 
-    def __init__(self, engine: Engine, stream: Stream) -> None:
-        self._engine = engine
+    _engine: Engine
+    """That of the request under way."""
+
+    def __init__(self, find: Find, stream: Stream) -> None:
+        self._find = find
         self._stream = stream
         self._http = h11.Connection(h11.SERVER, MOST_HEAD_BYTES)
         self._client = Client(stream, self._http)
@@ -134,6 +142,7 @@ class Conversation:
 
     async def _answer(self, request: h11.Request) -> bool:
         """Whether another request may follow."""
+        self._engine = await self._find()
         connections = await self._engine.guest(request.target)
         if creates(request.method, request.target):
             return await self._create_in_turn(request, connections)

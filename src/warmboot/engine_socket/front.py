@@ -1,6 +1,6 @@
 """All engines of one manager, and the manager's way to tell of them.
 
-The front ends when it has no engine and no manager, or has been retired and nobody is connected
+The front ends when it has no socket and no manager, or has been retired and nobody is connected
 any more.
 """
 
@@ -9,16 +9,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from warmboot import __version__
-from warmboot.engine_socket import socket_file
 from warmboot.engine_socket.docker_form import Refusal
-from warmboot.engine_socket.limits import MANAGER_TIMEOUT_S
+from warmboot.engine_socket.limits import MANAGER_ANSWER_TIMEOUT_S, MANAGER_TIMEOUT_S
+from warmboot.engine_socket.listeners import socket_file
 from warmboot.engine_socket.served_engine import EngineSocket
-from warmboot.model.conventions.engine_front import from_message, logins_from
+from warmboot.engine_socket.user_socket import UserSocket
+from warmboot.model.conventions.engine_front import (
+    DefaultSocket,
+    ServedEngine,
+    from_message,
+    logins_from,
+)
 from warmboot.model.conventions.registry_logins import RegistryLogin
 from warmboot.system.call_channel import MOST_LINE_BYTES, CallChannel, CallRefused, ChannelClosed
 
@@ -26,6 +32,8 @@ FIRST_CALL_TIMEOUT_S = 60.0
 """A manager that has started a front speaks to it at once."""
 
 RETRY_PAUSE_S = 0.1
+
+_NEEDS_MANAGER = {"wake-engine": "your engine does not run, and to start it needs"}
 
 
 class Front:
@@ -37,6 +45,7 @@ class Front:
         self._engines: dict[str, EngineSocket] = {}
         self._logins: dict[str, Sequence[RegistryLogin]] = {}
         """By engine, also of those whose socket is still to come; nowhere else."""
+        self._users: dict[int, UserSocket] = {}
         self._changing = asyncio.Lock()
         self._managers: list[CallChannel] = []
         self._manager_came = asyncio.Event()
@@ -68,54 +77,63 @@ class Front:
 
     async def ask_manager(self, call: str, /, **given: Any) -> Mapping[str, Any]:
         """What the manager answers; one that is being restarted is waited for. ``Refusal``."""
+        limit_s = MANAGER_ANSWER_TIMEOUT_S.get(call, MANAGER_TIMEOUT_S)
         try:
-            async with asyncio.timeout(MANAGER_TIMEOUT_S):
+            async with asyncio.timeout(limit_s):
                 while True:
-                    await self._manager_came.wait()
+                    if self._retired and not self._managers:
+                        raise Refusal(503, "warmboot was upgraded; connect again")
+                    async with asyncio.timeout(MANAGER_TIMEOUT_S):
+                        await self._manager_came.wait()
                     with contextlib.suppress(ChannelClosed):
                         return await self._managers[-1].call(call, **given)
                     await asyncio.sleep(RETRY_PAUSE_S)  # it is closed, and may still be listed
         except TimeoutError:
-            raise Refusal(
-                503, "published ports need warmboot's manager, which does not answer"
-            ) from None
+            what = _NEEDS_MANAGER.get(call, "published ports need")
+            raise Refusal(503, f"{what} warmboot's manager, which does not answer") from None
         except CallRefused as refused:
             raise Refusal(500, str(refused)) from refused
 
     def _look(self) -> None:
-        busy = any(engine.busy for engine in self._engines.values())
-        if not self._managers and not (busy if self._retired else self._engines):
+        sockets = self._sockets()
+        busy = any(one.busy for one in sockets)
+        if not self._managers and not (busy if self._retired else sockets):
             self._may_end.set()
+
+    def _sockets(self) -> Sequence[EngineSocket | UserSocket]:
+        return (*self._engines.values(), *self._users.values())
 
     async def _call(self, name: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
         async with self._changing:
             if name == "hello":
                 return {"version": __version__}
             if name == "list":
-                return {"ids": sorted(self._engines)}
+                return {"ids": sorted(self._engines), "uids": sorted(self._users)}
             if name == "serve":
-                await self._serve(given)
+                await self._serve(from_message(given))
             elif name == "log-in":
                 self._log_in(given)
+            elif name == "serve-user":
+                await self._serve_user(DefaultSocket(**given))
+            elif name == "forget-user":
+                if (user := self._users.pop(int(given["uid"]), None)) is not None:
+                    await user.close()
             elif name == "forget":
                 self._logins.pop(str(given["id"]), None)
                 if (engine := self._engines.pop(str(given["id"]), None)) is not None:
                     await engine.close()
             elif name == "retire":
                 self._retired = True
-                for engine in self._engines.values():
-                    await engine.stop_listening()
+                for one in self._sockets():
+                    await one.stop_listening()
             else:
                 raise CallRefused(f"this front does not know {name}")
             return {}
 
-    async def _serve(self, given: Mapping[str, Any]) -> None:
-        wanted = from_message(given)
+    async def _serve(self, wanted: ServedEngine) -> None:
         engine = self._engines.get(wanted.id) or EngineSocket(wanted, self._look, self.ask_manager)
-        try:
+        with _refused(wanted.socket):
             await engine.set(wanted)
-        except OSError as error:
-            raise CallRefused(f"{wanted.socket}: {error}") from error
         engine.logins = self._logins.get(wanted.id, ())
         self._engines[wanted.id] = engine
 
@@ -123,3 +141,19 @@ class Front:
         self._logins[given["id"]] = logins = logins_from(given)
         if (engine := self._engines.get(given["id"])) is not None:
             engine.logins = logins
+
+    async def _serve_user(self, wanted: DefaultSocket) -> None:
+        user = self._users.get(wanted.uid) or UserSocket(
+            wanted, self._engines.get, self._look, self.ask_manager
+        )
+        with _refused(wanted.socket):
+            await user.set(wanted)
+        self._users[wanted.uid] = user
+
+
+@contextlib.contextmanager
+def _refused(socket_path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CallRefused(f"{socket_path}: {error}") from error

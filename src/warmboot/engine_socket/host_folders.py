@@ -1,7 +1,7 @@
 """Bind mounts in the body of a ``create``: which folders of this machine they mean. Pure functions.
 
 An engine is in a VM, which does not see this machine's files. Paths of the VM's own system
-(``/proc``), and its Docker's socket by all of its names, pass: also by that which it has on this
+(``/proc``), and its Docker's socket by all of its names, pass: also by those which it has on this
 machine, because ``DOCKER_HOST`` says so. The VM knows it by its usual name.
 """
 
@@ -18,14 +18,14 @@ _SYSTEM = ("/proc", "/sys", "/dev", "/lib/modules", "/etc/localtime", "/var/lib/
 """A path below one of them means the VM's, whoever asks."""
 
 
-def checked(config: Mapping[str, Any], engine: str, socket: str) -> Mapping[str, Any]:
+def checked(config: Mapping[str, Any], engine: str, *sockets: str) -> Mapping[str, Any]:
     """The body as it is to be sent on. ``Refusal`` in words for the first folder of this machine.
 
-    ``socket``: the engine's own.
+    ``sockets``: those at which the engine is reached.
     """
     found = list(_sources(config))
     for source in found:
-        if source in (socket, *DOCKER_SOCKETS) or _is_systems(source):
+        if source in (*sockets, *DOCKER_SOCKETS) or _is_systems(source):
             continue
         raise Refusal(
             400,
@@ -33,7 +33,9 @@ def checked(config: Mapping[str, Any], engine: str, socket: str) -> Mapping[str,
             "machine's folders; use a volume (-v NAME:/path), copy files in with `docker cp`, or "
             "put them into the image",
         )
-    return _with_docker_socket(config, socket) if socket in found else config
+    for socket in set(sockets).intersection(found):
+        config = _with_docker_socket(config, socket)
+    return config
 
 
 def _with_docker_socket(config: Mapping[str, Any], socket: str) -> dict[str, Any]:

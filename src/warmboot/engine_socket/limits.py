@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from warmboot.model.conventions.engine_front import WAKE_TIMEOUT_S
+
 CHUNK_BYTES = 64 << 10
 """Read at once; a direction keeps about twice as much while the other side does not take it."""
 
@@ -58,4 +60,7 @@ MOST_PORTS = 1024
 """That one container can publish: each is a socket of the manager's."""
 
 MANAGER_TIMEOUT_S = 30.0
-"""How long what needs the manager waits for one that is being restarted."""
+"""How long what needs the manager waits for one that is being restarted, and for its answer."""
+
+MANAGER_ANSWER_TIMEOUT_S = {"wake-engine": WAKE_TIMEOUT_S + MANAGER_TIMEOUT_S}
+"""For what takes a manager longer."""

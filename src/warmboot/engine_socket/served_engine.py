@@ -1,4 +1,4 @@
-"""One engine's socket, and who talks there.
+"""One engine's socket, and the guest behind it.
 
     starting ──guest──▶ there ──handed over──▶ … ──its VMM ends, or the manager says so──▶ gone
     requests wait       greetings pass         requests pass                 requests are refused
@@ -10,30 +10,18 @@ that the machine at its other end is no more.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import socket
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from warmboot.engine_socket import socket_file
-from warmboot.engine_socket.conversation import Conversation
 from warmboot.engine_socket.docker_form import Refusal, looks_inside
 from warmboot.engine_socket.guest_connections import GuestConnections
-from warmboot.engine_socket.limits import (
-    CHUNK_BYTES,
-    MOST_BODIES,
-    MOST_CONNECTIONS,
-    START_TIMEOUT_S,
-)
+from warmboot.engine_socket.limits import MOST_BODIES, START_TIMEOUT_S
+from warmboot.engine_socket.listeners.connected import Connected
+from warmboot.engine_socket.listeners.unix_listener import UnixListener
 from warmboot.engine_socket.port_keeper import Ask, PortKeeper
-from warmboot.engine_socket.relay import Stream
 from warmboot.model.conventions.engine_front import GuestEndpoint, ServedEngine
 from warmboot.model.conventions.registry_logins import RegistryLogin
-from warmboot.system.concurrency import end
 from warmboot.system.procfs import open_process
-
-log = logging.getLogger("warmboot.engine_socket")
 
 
 class EngineSocket:
@@ -43,21 +31,20 @@ class EngineSocket:
     """
 
     def __init__(self, engine: ServedEngine, on_quiet: Callable[[], None], ask: Ask) -> None:
-        self._on_quiet = on_quiet
+        self._clients = Connected(self._itself, on_quiet)
+        self._listener = UnixListener(self._clients)
         self.ports = PortKeeper(engine.id, ask)
         self.logins: Sequence[RegistryLogin] = ()
         self.bodies = asyncio.Semaphore(MOST_BODIES)
         self.engine = engine
-        self._listener: socket.socket | None = None
-        self._file: socket_file.FileId | None = None
-        self._server: asyncio.Server | None = None
+        self.sockets: set[str] = set()
+        """Paths of others that lead here, too."""
         self._guest: GuestConnections | None = None
         self._endpoint: GuestEndpoint | None = None
         self._pidfd = -1
         self._lost = ""
         self._decided = asyncio.Event()
         self._handed_over = asyncio.Event()
-        self._conversations: dict[Conversation, asyncio.Task[None]] = {}
 
     @property
     def lost(self) -> str:
@@ -68,13 +55,18 @@ class EngineSocket:
         return self.engine.id
 
     @property
-    def names(self) -> tuple[str, str]:
-        return self.engine.name, self.engine.socket
+    def names(self) -> tuple[str, ...]:
+        return self.engine.name, self.engine.socket, *self.sockets
 
     @property
     def busy(self) -> bool:
         """Somebody is connected."""
-        return bool(self._conversations)
+        return self._clients.busy
+
+    @property
+    def asleep(self) -> bool:
+        """Nobody is there, nor about to come."""
+        return self._guest is None and self._decided.is_set()
 
     async def guest(self, target: bytes) -> GuestConnections:
         try:
@@ -90,13 +82,8 @@ class EngineSocket:
 
     async def set(self, engine: ServedEngine) -> None:
         """``OSError`` where its socket cannot be."""
-        was, self.engine = self.engine, engine
-        if self._listener is None or (was.socket, was.uid, was.gid) != (
-            engine.socket,
-            engine.uid,
-            engine.gid,
-        ):
-            await self._listen()
+        self.engine = engine
+        await self._listener.listen(engine.socket, engine.uid, engine.gid)
         if engine.guest is None:
             self._lose(engine.reason)
             return
@@ -108,59 +95,16 @@ class EngineSocket:
 
     async def stop_listening(self) -> None:
         """Connections go on."""
-        if self._server is not None:
-            self._server.close()
-            self._server = self._listener = None
+        await self._listener.stop()
 
     async def close(self) -> None:
         """The engine is no more, and neither is its socket."""
-        await self.stop_listening()
-        if self._file is not None:
-            socket_file.remove_own(Path(self.engine.socket), self._file)
+        await self._listener.remove()
         self._lose(f"the engine {self.engine.name} was removed")
-        for conversation in self._conversations:
-            conversation.abort()
-        await end(*self._conversations.values())
+        await self._clients.close()
 
-    async def _listen(self) -> None:
-        await self.stop_listening()
-        path = Path(self.engine.socket)
-        engine = self.engine
-        self._listener, self._file = socket_file.listen_at(path, engine.uid, engine.gid)
-        self._server = await asyncio.start_unix_server(
-            self._accept, sock=self._listener, limit=CHUNK_BYTES, backlog=socket_file.BACKLOG
-        )
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        conversation = Conversation(self, Stream(reader, writer))
-        if len(self._conversations) >= MOST_CONNECTIONS and not self._make_room():
-            conversation.abort()
-            return
-        task = asyncio.create_task(conversation.run())
-        self._conversations[conversation] = task
-        task.add_done_callback(lambda done: self._ended(conversation, done))
-
-    def _make_room(self) -> bool:
-        """Hang up on the one that has said nothing for longest; whether there is one."""
-        silent = [
-            (one.silent_since_s, one)
-            for one in self._conversations
-            if one.silent_since_s is not None
-        ]
-        if not silent:
-            return False
-        _, longest = min(silent, key=lambda pair: pair[0])
-        self._conversations[longest].cancel()
-        del self._conversations[longest]
-        longest.abort()
-        return True
-
-    def _ended(self, conversation: Conversation, task: asyncio.Task[None]) -> None:
-        self._conversations.pop(conversation, None)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a conversation met a bug", exc_info=error)
-        if not self._conversations:
-            self._on_quiet()
+    async def _itself(self) -> EngineSocket:
+        return self
 
     # -- its VM --------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from warmboot import __version__
 from warmboot.model.conventions.engine_front import (
     CONTROL_SOCKET,
     PROCESS_FILE,
+    USERS_FOLDER,
+    DefaultSocket,
     ServedEngine,
     as_message,
     logins_message,
@@ -67,6 +70,7 @@ class EngineFront:
         self.on_lost: Callable[[], Awaitable[None]] = _nothing
         """Told when a front has died: whatever it was in the middle of, it does not go on."""
         self._served: dict[str, ServedEngine] = {}
+        self._users: dict[int, DefaultSocket] = {}
         self._channel: CallChannel | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._pidfd = -1
@@ -74,23 +78,20 @@ class EngineFront:
 
     def socket_of(self, name: str) -> Path:
         """Where the engine ``name`` is reached. ``InvalidRequest`` where that is too long."""
-        path = self.folder / "engines" / f"{name}.sock"
-        if len(os.fsencode(f"{path}{_SUFFIX}")) > MAX_PATH_BYTES:
-            raise InvalidRequest(
-                f"{path} is too long for a Unix socket",
-                details=f"it can have at most {MAX_PATH_BYTES - len(_SUFFIX)} bytes",
-                resolution="choose a shorter name, or set MANAGER_SOCKET to a shorter path",
-            )
-        return path
+        return _of_allowed_length(self.folder / "engines" / f"{name}.sock")
 
-    async def adopt(self) -> list[str]:
-        """Take over the front that an earlier manager left; the ids that it serves."""
+    async def adopt(self) -> tuple[Sequence[str], Sequence[int]]:
+        """Take over the front that an earlier manager left; whose sockets it serves.
+
+        Ids of engines, and of users who have a default socket.
+        """
         async with self._connecting:
             if self._channel is None:
                 await self._connect_to_earlier()
         if self._channel is None:
-            return []
-        return list((await self._call("list"))["ids"])
+            return (), ()
+        found = await self._call("list")
+        return found["ids"], found["uids"]
 
     async def serve(self, engine: ServedEngine) -> None:
         """Have this socket, with this behind it. ``HostError`` where that cannot be."""
@@ -107,10 +108,22 @@ class EngineFront:
         if known is not None or self._channel is not None:
             await self._call("forget", id=engine_id)
 
+    async def serve_user(self, uid: int) -> None:
+        """Have this user's default socket. ``HostError`` where that cannot be."""
+        path = _of_allowed_length(self.folder / USERS_FOLDER / f"{uid}.sock")
+        self._users[uid] = DefaultSocket(uid, self.gid, str(path))
+        await self._call("serve-user", **asdict(self._users[uid]))
+
+    async def forget_user(self, uid: int) -> None:
+        """Idempotent."""
+        self._users.pop(uid, None)
+        await self._call("forget-user", uid=uid)
+
     async def stop(self) -> None:
         """It goes on, unless it serves nobody."""
         channel, self._channel = self._channel, None
         self._served.clear()
+        self._users.clear()
         if channel is not None:
             channel.close()
         await end(*self._tasks)
@@ -191,12 +204,15 @@ class EngineFront:
 
     async def _keep(self, channel: CallChannel) -> None:
         """Tell it all that there is: it may be a new one."""
-        for engine in list(self._served.values()):  # others come and go meanwhile
+        # Others come and go meanwhile.
+        told = [("serve", as_message(engine)) for engine in self._served.values()]
+        told += [("serve-user", asdict(user)) for user in self._users.values()]
+        for call, given in told:
             try:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                    await channel.call("serve", **as_message(engine))
+                    await channel.call(call, **given)
             except CallRefused as error:
-                log.error("an engine's socket cannot be created", error=str(error))
+                log.error("a socket of engines cannot be created", error=str(error))
             except (ChannelClosed, TimeoutError) as error:
                 channel.close()
                 raise _not_there(
@@ -210,7 +226,7 @@ class EngineFront:
             return
         self._channel = None
         await self.on_lost()
-        if self._served:
+        if self._served or self._users:
             log.error("the front of the engines' sockets has ended, and is started anew")
             self._begin(self._again())
 
@@ -239,7 +255,7 @@ class EngineFront:
 
     async def _again(self) -> None:
         back_off = BackOff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
-        while self._served and self._channel is None:
+        while (self._served or self._users) and self._channel is None:
             try:
                 await self._connected()
             except HostError as error:
@@ -249,6 +265,16 @@ class EngineFront:
 
 async def _nothing() -> None:
     return
+
+
+def _of_allowed_length(path: Path) -> Path:
+    if len(os.fsencode(f"{path}{_SUFFIX}")) > MAX_PATH_BYTES:
+        raise InvalidRequest(
+            f"{path} is too long for a Unix socket",
+            details=f"it can have at most {MAX_PATH_BYTES - len(_SUFFIX)} bytes",
+            resolution="choose a shorter name, or set MANAGER_SOCKET to a shorter path",
+        )
+    return path
 
 
 def _not_there(why: str) -> HostError:

@@ -6,6 +6,7 @@ Running VMs are adopted and their sockets served again; the front may have gone 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import structlog
@@ -19,6 +20,7 @@ from warmboot.manager.engines.engine_states import to_be_removed
 from warmboot.manager.engines.engines import Engines
 from warmboot.manager.engines.keep_silent import KeepSilent
 from warmboot.manager.engines.own_addresses import OwnAddresses
+from warmboot.manager.engines.users.default_engines import DefaultEngines
 from warmboot.manager.engines.watch_engine import WatchEngine
 from warmboot.manager.tenants.resume_stalled import ResumeStalled
 from warmboot.manager.vms.slots import slot_of
@@ -45,6 +47,7 @@ class ReconcileEngines:
         addresses: OwnAddresses,
         silent: KeepSilent,
         failures: ReconcileFailures,
+        users: DefaultEngines,
     ) -> None:
         self._store = store
         self._host = host
@@ -57,17 +60,20 @@ class ReconcileEngines:
         self._addresses = addresses
         self._silent = silent
         self._failures = failures
+        self._users = users
 
     async def __call__(self, lost: set[str]) -> None:
         engines = await self._store.engines.list()
-        served: list[str] = []
+        served: Sequence[str] = ()
+        uids: Sequence[int] = ()
         with contextlib.suppress(HostError):  # said again where a socket is needed
-            served = await self._host.front.adopt()
+            served, uids = await self._host.front.adopt()
         for engine in engines:
             what = f"engine {engine.name}"
             work = self._engine(engine, lost)
             if (error := await self._failures.attempt(what, work, engine.id)) is not None:
                 await self._mark(engine, error)
+        await self._users.serve(uids)
         if await self._store.unreadable.list(("engines",)):
             return  # what the front serves may be theirs
         for unknown in set(served) - {str(engine.id) for engine in engines}:

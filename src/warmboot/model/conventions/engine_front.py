@@ -1,11 +1,18 @@
 """What the manager tells the front of the engines' sockets, over the front's control socket.
 
-hello   → {version}                      who it is
-serve   ServedEngine → {}                there is this socket, and this is behind it
-log-in  {id, logins} → {}                pull, push and build there with these
-forget  {id} → {}                        there is no such engine any more
-list    → {ids}
-retire  → {}                             take no new connections; end with the last one
+hello        → {version}                who it is
+serve        ServedEngine → {}          there is this socket, and this is behind it
+log-in       {id, logins} → {}          pull, push and build there with these
+forget       {id} → {}                  there is no such engine any more
+serve-user   DefaultSocket → {}         there is this socket, and its user's engine behind it
+forget-user  {uid} → {}                 that user has no default socket any more
+list         → {ids, uids}
+retire       → {}                       take no new connections; end with the last one
+
+The front asks the manager for ports (see ``engine_socket.port_keeper``), and
+
+wake-engine  {uid, gone} → {engine}     the id of that user's engine, which runs; ``gone``: its VM
+                                        is not there, whatever is stored; or {refused}, in words
 """
 
 from __future__ import annotations
@@ -21,8 +28,14 @@ from warmboot.model.vm import GuestAddress
 CONTROL_SOCKET = "front.sock"
 """In the manager's run folder."""
 
+WAKE_TIMEOUT_S = 600.0
+"""How long the manager has an engine woken, at most."""
+
+USERS_FOLDER = "users"
+"""There, too: users' default sockets, which their uids name."""
+
 PROCESS_FILE = "front.pid"
-"""Beside it: the front's pid and its start time in clock ticks, as in proc(5)."""
+"""Beside the control socket: the front's pid and its start time in clock ticks, as in proc(5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +65,15 @@ class ServedEngine:
     guest: GuestEndpoint | None = None
     handed_over: bool = True
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultSocket:
+    """The socket at which a user's engine is reached that is made when it is asked for."""
+
+    uid: int
+    gid: int
+    socket: str
 
 
 def as_message(engine: ServedEngine) -> dict[str, Any]:

@@ -37,3 +37,8 @@ def default_socket(host: str, port: int, storage_root: Path) -> Path:
         return SYSTEM_FOLDER / name
     runtime = runtime_folder()
     return runtime / "warmboot" / name if runtime else storage_root / "manager.sock"
+
+
+def run_folder_of(socket: Path) -> Path:
+    """The folder of the other sockets of the manager that listens there: its engines' ones."""
+    return socket.with_suffix("") if socket.suffix else socket.with_name(f"{socket.name}.d")

@@ -169,9 +169,27 @@ async def _inspected(client: Client, ref: str) -> Any:
 
 
 @app.command()
-def socket(ref: Ref) -> None:
-    """Print the path of an engine's socket."""
-    print(drive(_get(ref)).socket)
+def socket(
+    ref: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="ENGINE",
+            help="name, id or beginning of an id (default: your default engine)",
+            autocompletion=engine_names,
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Print the path of an engine's socket, or of that which makes your default engine."""
+
+    async def work() -> str:
+        if ref is not None:
+            return (await _get(ref)).socket
+        from warmboot.client.endpoint import default_engine_socket
+
+        return str(default_engine_socket())
+
+    print(drive(work()))
 
 
 @app.command()

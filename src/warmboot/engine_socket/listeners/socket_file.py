@@ -1,4 +1,4 @@
-"""The file of an engine's socket: its owner's, of mode 0660, never wider and never deaf."""
+"""The file of a socket for clients: its owner's, of mode 0660, never wider and never deaf."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import socket
 from pathlib import Path
 
-from warmboot.model.conventions.engine_front import CONTROL_SOCKET, PROCESS_FILE
+from warmboot.model.conventions.engine_front import CONTROL_SOCKET, PROCESS_FILE, USERS_FOLDER
 
 _MODE = 0o660
 BACKLOG = 1024
@@ -62,6 +62,6 @@ def remove_folder(folder: Path) -> None:
     """The run folder of a manager without engines, with what a front has in it."""
     for name in (CONTROL_SOCKET, PROCESS_FILE, LOG, f"{LOG}.1"):
         remove(folder / name)
-    for empty in (folder / "engines", folder):
+    for empty in (folder / "engines", folder / USERS_FOLDER, folder):
         with contextlib.suppress(OSError):
             empty.rmdir()

@@ -1,0 +1,1 @@
+"""Users of this host who have a default engine."""
