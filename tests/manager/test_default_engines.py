@@ -128,6 +128,16 @@ async def test_the_socket_outlives_the_manager_and_goes_with_the_setting(place: 
     assert not (place.storage / "run").exists()
 
 
+async def test_the_socket_outlives_the_manager_before_there_is_an_engine(place: Lab) -> None:
+    async with place.manager(**SETTING):
+        (front,) = front_pids(place.storage)
+    async with place.manager(**SETTING) as m:
+        assert front_pids(place.storage) == [front]
+        await m.image()
+        assert await status(place) == (200, "[]")
+        await clear(m)
+
+
 async def test_without_the_setting_there_is_no_front(place: Lab) -> None:
     async with place.manager():
         assert front_pids(place.storage) == []
