@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from pathlib import Path
@@ -45,6 +46,37 @@ async def test_five_hundred_streams_go_on_and_one_more_is_told(
         assert (await after.answer())[0] == 200, "as soon as one has ended"
         for client in silent:
             client.close()
+
+
+MOST_UNREAD_BYTES = 16 << 20
+"""Far more than sockets and the front keep, and far less than a client could send."""
+
+
+async def test_a_client_that_sends_and_never_reads_is_not_read_any_more_and_others_go_on() -> None:
+    body = b"x" * 100_000
+    head = f"POST /echo HTTP/1.1\r\nHost: d\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    async with serving() as it:
+        deaf, other, sent = await it.connect(), await it.connect(), 0
+
+        async def send() -> None:
+            nonlocal sent
+            while True:
+                await deaf.send(head + body)
+                sent += len(body)
+
+        sending = asyncio.create_task(send())
+        before = -1
+        while before != sent:  # until no more of it is taken while others are answered often
+            before = sent
+            for _ in range(20):
+                await other.send(PING)
+                assert (await other.answer())[0] == 200
+            assert sent < MOST_UNREAD_BYTES
+        assert sent > 0
+        sending.cancel()
+        deaf.writer.transport.abort()
+        await until(lambda: len(it.front._clients._conversations) == 1)
+        other.close()
 
 
 async def test_kept_connections_are_among_the_five_hundred(monkeypatch: pytest.MonkeyPatch) -> None:
