@@ -50,6 +50,7 @@ DEPENDS = (
     "iptables",
     "mmdebstrap",
     "nftables",
+    "openssl",
     "qemu-system-x86 (>= 1:9)",
     "qemu-utils (>= 1:9)",
     "util-linux",

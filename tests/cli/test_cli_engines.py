@@ -69,11 +69,35 @@ def test_the_default_socket_is_told_without_asking_the_manager(cli: Cli, tmp_pat
     assert (elsewhere.returncode, "is no Unix socket" in elsewhere.stderr) == (1, True)
 
 
+def test_certificates_are_written_as_docker_looks_for_them(cli: Cli, tmp_path: Path) -> None:
+    made = cli("engine", "create", "ci", "--tcp", "192.0.2.7:2376")
+    assert made.returncode == 0, made.stderr
+    (shown,) = json.loads(cli("engine", "inspect", "ci").stdout)
+    assert shown["tcp"] == {"address": "192.0.2.7", "port": 2376}
+    folder = tmp_path / "certs"
+    for _ in range(2):  # they may be there already
+        assert cli("engine", "certs", "ci", str(folder)).returncode == 0
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        "ca.pem": "an authority\n",
+        "cert.pem": "a certificate\n",
+        "key.pem": "a key\n",
+    }
+    assert {oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == {"0o600"}
+    assert oct(folder.stat().st_mode & 0o777) == "0o700"
+    refused = cli("engine", "certs", "ci", "/proc/nowhere")
+    assert (refused.returncode, "name a folder" in refused.stderr) == (1, True)
+    cli("engine", "create", "loopback", "--tcp", "2377")
+    (shown,) = json.loads(cli("engine", "inspect", "loopback").stdout)
+    assert shown["tcp"] == {"address": "127.0.0.1", "port": 2377}
+
+
 def test_what_is_wrong_is_told(cli: Cli) -> None:
     assert "no user" in cli("engine", "create", "--owner", "nobody-of-that-name").stderr
     assert "90m" in cli("engine", "create", "--ttl", "soon").stderr
     assert cli("engine", "create", "../up").returncode == 1
     assert "--host-port" in cli("engine", "create", "--host-port", "65536").stderr
+    for wrong in ("65536", "0", "here:2376", "1.2.3.4:"):
+        assert "2376" in cli("engine", "create", "--tcp", wrong).stderr
     cli("engine", "create", "ci")
     again = cli("engine", "create", "ci")
     assert (again.returncode, "already" in again.stderr) == (1, True)

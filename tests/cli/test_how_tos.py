@@ -51,6 +51,7 @@ NOT_HERE: dict[str, dict[str, str]] = {
         "docker login": LOGINS,
         "warmboot engine create private": LOGINS,
         "warmboot engine login private": LOGINS,
+        "DOCKER_CERT_PATH=": "a simulated VM's Docker; tests/unit/test_engine_tls.py does it",
         "export DOCKER_HOST=": "no user is named; tests/manager/test_default_engines.py names one",
         "docker run": ENGINES,
         "curl http://127.0.0.1:8080/": ENGINES,

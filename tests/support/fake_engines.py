@@ -13,7 +13,12 @@ from warmboot.manager.ports import EngineUntil
 from warmboot.model.conventions.registry_logins import RegistryLogin, check_size
 from warmboot.model.errors import InUse, NameTaken, NotFound
 from warmboot.model.tenants.boot import BootMethod
-from warmboot.model.tenants.engine import ENGINE_TRANSITIONS, Engine, EngineSpec
+from warmboot.model.tenants.engine import (
+    ENGINE_TRANSITIONS,
+    Certificates,
+    Engine,
+    EngineSpec,
+)
 from warmboot.model.tenants.engine import EngineState as S
 from warmboot.model.usage import DiskUsage
 
@@ -90,6 +95,12 @@ class FakeEngines:
 
     async def boot_log(self, ref: str) -> bytes:
         return f"booting {(await self.get(ref)).name}\n".encode()
+
+    async def certificates(self, ref: str) -> Certificates:
+        engine = await self.get(ref)
+        if engine.spec.tcp is None:
+            raise NotFound("the engine has no certificates", resolution="create one with --tcp")
+        return Certificates("an authority\n", "a certificate\n", "a key\n")
 
     async def disk(self, ref: str) -> DiskUsage:
         engine = await self.get(ref)

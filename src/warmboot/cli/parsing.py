@@ -52,6 +52,19 @@ def parse_memory(text: str) -> int:
     return memory_mib
 
 
+def parse_tcp(text: str) -> dict[str, Any]:
+    """``2376``, ``192.0.2.7:2376``: an address of this machine, and a port."""
+    address, _, port = text.rpartition(":")
+    if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"{text!r} is no port; write for example 2376, or 192.0.2.7:2376")
+    try:
+        return {"address": str(ipaddress.IPv4Address(address or "127.0.0.1")), "port": int(port)}
+    except ipaddress.AddressValueError:
+        raise ValueError(
+            f"{address!r} is not an IPv4 address; write for example 192.0.2.7:2376"
+        ) from None
+
+
 def parse_disk(text: str) -> int:
     """``40g``, ``2t`` to MiB, rounded up."""
     match = _SIZE.fullmatch(text.strip())

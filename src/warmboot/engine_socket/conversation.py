@@ -107,6 +107,7 @@ class Conversation:
 
     async def run(self) -> None:
         try:
+            await self._stream.begin()
             while (request := await self._next_request()) is not None:
                 if not await self._answer(request):
                     return

@@ -132,10 +132,10 @@ class Front:
 
     async def _serve(self, wanted: ServedEngine) -> None:
         engine = self._engines.get(wanted.id) or EngineSocket(wanted, self._look, self.ask_manager)
+        self._engines[wanted.id] = engine
+        engine.logins = self._logins.get(wanted.id, ())
         with _refused(wanted.socket):
             await engine.set(wanted)
-        engine.logins = self._logins.get(wanted.id, ())
-        self._engines[wanted.id] = engine
 
     def _log_in(self, given: Mapping[str, Any]) -> None:
         self._logins[given["id"]] = logins = logins_from(given)

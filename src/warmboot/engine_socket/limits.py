@@ -25,6 +25,9 @@ MOST_IN_GUEST = 500
 ROOM_TIMEOUT_S = 10.0
 """How long a request waits for room in the guest."""
 
+HANDSHAKE_TIMEOUT_S = 10.0
+"""Of TLS. Who is in the middle of it says nothing yet, and makes room for others."""
+
 CONNECT_TIMEOUT_S = 10.0
 
 START_TIMEOUT_S = 600.0

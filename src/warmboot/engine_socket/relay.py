@@ -24,6 +24,9 @@ class Stream:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
+    async def begin(self) -> None:
+        """What is to be done before it is used. ``ConnectionError``."""
+
     async def send(self, data: bytes) -> None:
         """Return when it is on its way, or nearly."""
         self.writer.write(data)

@@ -17,6 +17,7 @@ from warmboot.engine_socket.docker_form import Refusal, looks_inside
 from warmboot.engine_socket.guest_connections import GuestConnections
 from warmboot.engine_socket.limits import MOST_BODIES, START_TIMEOUT_S
 from warmboot.engine_socket.listeners.connected import Connected
+from warmboot.engine_socket.listeners.tls_listener import TlsListener
 from warmboot.engine_socket.listeners.unix_listener import UnixListener
 from warmboot.engine_socket.port_keeper import Ask, PortKeeper
 from warmboot.model.conventions.engine_front import GuestEndpoint, ServedEngine
@@ -33,6 +34,9 @@ class EngineSocket:
     def __init__(self, engine: ServedEngine, on_quiet: Callable[[], None], ask: Ask) -> None:
         self._clients = Connected(self._itself, on_quiet)
         self._listener = UnixListener(self._clients)
+        # Of their own: whoever comes over a network displaces nobody at the socket.
+        self._remote_clients = Connected(self._itself, on_quiet)
+        self._tls = TlsListener(self._remote_clients)
         self.ports = PortKeeper(engine.id, ask)
         self.logins: Sequence[RegistryLogin] = ()
         self.bodies = asyncio.Semaphore(MOST_BODIES)
@@ -61,7 +65,7 @@ class EngineSocket:
     @property
     def busy(self) -> bool:
         """Somebody is connected."""
-        return self._clients.busy
+        return self._clients.busy or self._remote_clients.busy
 
     @property
     def asleep(self) -> bool:
@@ -81,9 +85,13 @@ class EngineSocket:
         return self._guest
 
     async def set(self, engine: ServedEngine) -> None:
-        """``OSError`` where its socket cannot be."""
+        """``OSError`` where its socket or its port cannot be; what can be is there."""
         self.engine = engine
         await self._listener.listen(engine.socket, engine.uid, engine.gid)
+        self._set_guest(engine)
+        await self._tls.listen(engine.tls)
+
+    def _set_guest(self, engine: ServedEngine) -> None:
         if engine.guest is None:
             self._lose(engine.reason)
             return
@@ -96,12 +104,15 @@ class EngineSocket:
     async def stop_listening(self) -> None:
         """Connections go on."""
         await self._listener.stop()
+        await self._tls.stop()
 
     async def close(self) -> None:
         """The engine is no more, and neither is its socket."""
         await self._listener.remove()
+        await self._tls.stop()
         self._lose(f"the engine {self.engine.name} was removed")
         await self._clients.close()
+        await self._remote_clients.close()
 
     async def _itself(self) -> EngineSocket:
         return self

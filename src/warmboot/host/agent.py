@@ -6,6 +6,7 @@
     storage     the disk below all of them: room, caches, what lies about
     network     slots and rules; none where the hypervisor has no networking
     front       the process that serves the engines' sockets
+    certificates   of engines that are reached over TCP
 
 The manager reaches the machine through these and nothing below them: a contract of import-linter
 says which names it may know beside this module's.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from warmboot.host.engine_certificates import EngineCertificates
 from warmboot.host.engine_front import EngineFront
 from warmboot.host.host_config import HostConfig
 from warmboot.host.network import Network
@@ -57,6 +59,7 @@ class HostAgent:
         )
         self.storage = Storage(config.root, config.disk_floor_bytes, cache, DiskScan(config.root))
         self.images = StoredImages(config.root)
+        self.certificates = EngineCertificates(config.root / "engine-certificates")
         self.front = EngineFront(config.run_folder, config.socket_gid)
         self.vms = Vms(config, hypervisor, network, snapshots, self.storage, self.confinement)
 

@@ -35,6 +35,7 @@ _PACKAGES = {
     "mke2fs": "e2fsprogs",
     "nft": "nftables",
     "nsenter": "util-linux",
+    "openssl": "openssl",
     "prlimit": "util-linux",
     "qemu-img": "qemu-utils",
     "qemu-system-x86_64": "qemu-system-x86",

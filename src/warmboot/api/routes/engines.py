@@ -19,6 +19,7 @@ from warmboot.api.routing import (
     paged,
 )
 from warmboot.api.schemas.engine_schemas import (
+    CertificatesOut,
     EngineDiskOut,
     EngineIn,
     EngineOut,
@@ -85,6 +86,11 @@ async def set_engine_registry_logins(ref: Ref, body: RegistryLoginsIn, services:
     ones. They are kept in memory alone, until the engine is removed."""
     await _engines(services).log_in(ref, [login.to_model() for login in body.logins])
     return Ok()
+
+
+@router.get("/{ref}/certificates", summary="What clients need to reach an engine over TCP")
+async def get_engine_certificates(ref: Ref, services: Wired) -> Item[CertificatesOut]:
+    return Item(item=CertificatesOut.of(await _engines(services).certificates(ref)))
 
 
 @router.post("/{ref}/start", summary="Start an engine that is stopped or has failed")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from datetime import datetime
+from ipaddress import AddressValueError, IPv4Address
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AliasPath, Field, StrictBool, StrictFloat, StrictInt
+from pydantic import AfterValidator, AliasPath, Field, StrictBool, StrictFloat, StrictInt
 
 from warmboot.api.schemas.container_responses import BootAttemptOut, StageOut
 from warmboot.api.schemas.requests import (
@@ -42,6 +43,30 @@ class ProcessIn(Strict):
         StrictInt,
         Field(ge=0, le=10**15, description="when it began: field 22 of /proc/PID/stat"),
         OR_WHOLE,
+    ]
+
+
+def _checked_ip(address: str) -> str:
+    try:
+        return str(IPv4Address(address))
+    except AddressValueError:
+        raise ValueError(f"{address!r} is not an IPv4 address") from None
+
+
+class TcpIn(Strict):
+    """Where an engine is reached over TCP, with TLS on both sides."""
+
+    address: Annotated[
+        str,
+        Field(
+            max_length=45,
+            json_schema_extra={"format": "ipv4"},
+            description="an IPv4 address of this host, which its certificate names",
+        ),
+        AfterValidator(_checked_ip),
+    ] = "127.0.0.1"
+    port: Annotated[
+        StrictInt, Field(ge=1, le=65_535, description="a TCP port that is free there"), OR_WHOLE
     ]
 
 
@@ -95,6 +120,12 @@ class EngineIn(Strict):
             "is if left out",
         ),
         OR_WHOLE,
+    ] = None
+    tcp: Annotated[
+        TcpIn | None,
+        Field(
+            description="where it is reached over TCP, too, by clients that have its certificate"
+        ),
     ] = None
     holder: Annotated[
         ProcessIn | None,
@@ -154,6 +185,23 @@ class EnginePortOut(Out):
     held: bool = Field(description="also while the container does not run, until it is removed")
 
 
+class TcpOut(Out):
+    """Where an engine is reached over TCP."""
+
+    address: str = Field(description="an IPv4 address of this host")
+    port: int = Field(description="a TCP port of that address")
+
+
+class CertificatesOut(Out):
+    """What a client needs to reach an engine over TCP, in PEM; ``key`` is a secret."""
+
+    ca: str = Field(
+        validation_alias=AliasPath("authority"), description="who has signed the engine's"
+    )
+    cert: str = Field(validation_alias=AliasPath("certificate"), description="the client's own")
+    key: str = Field(description="the private key of cert")
+
+
 class EngineOut(Out):
     """``shape`` is what runs; ``requested_shape`` what was asked for."""
 
@@ -184,6 +232,10 @@ class EngineOut(Out):
     disk_mib: int | None = Field(
         validation_alias=AliasPath("spec", "disk_mib"),
         description="the size of its disk that was asked for; null for the runtime image's",
+    )
+    tcp: TcpOut | None = Field(
+        validation_alias=AliasPath("spec", "tcp"),
+        description="where it is reached over TCP, too; null for nowhere",
     )
     expires_at: datetime | None = Field(description="when it is removed; null for never")
     runtime_image_id: UUID | None

@@ -103,6 +103,11 @@ class Engines:
         async with self._link.stream(self._path(ref, "boot-log"), {}, {}) as response:
             return (await response.aread()).decode()
 
+    async def certificates(self, ref: str) -> Mapping[str, str]:
+        """``ca``, ``cert`` and ``key``, in PEM: for who reaches it over TCP."""
+        found: Mapping[str, str] = (await self._link.get(self._path(ref, "certificates")))["item"]
+        return found
+
     async def disk(self, ref: str) -> Mapping[str, int | None]:
         """``stored_bytes`` on the host; ``size_bytes`` and ``used_bytes`` in the guest, if it
         can be asked."""

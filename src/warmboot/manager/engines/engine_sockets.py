@@ -9,7 +9,7 @@ import structlog
 
 from warmboot.host.agent import HostAgent
 from warmboot.manager.engines.engine_states import silence
-from warmboot.model.conventions.engine_front import ServedEngine
+from warmboot.model.conventions.engine_front import ServedEngine, TlsEndpoint
 from warmboot.model.conventions.registry_logins import RegistryLogin
 from warmboot.model.errors import HostError, VmGone
 from warmboot.model.tenants.engine import Engine, EngineState
@@ -43,6 +43,12 @@ class EngineSockets:
     async def log_in(self, engine: Engine, logins: Sequence[RegistryLogin]) -> None:
         await self._host.front.log_in(str(engine.id), logins)
 
+    def _tls(self, engine: Engine) -> TlsEndpoint | None:
+        if (tcp := engine.spec.tcp) is None:
+            return None
+        folder = self._host.certificates.folder(str(engine.id))
+        return TlsEndpoint(tcp.address, tcp.port, str(folder))
+
     def _as_served(self, engine: Engine) -> ServedEngine:
         guest = None
         if engine.state is EngineState.RUNNING and engine.vm_id is not None:
@@ -57,4 +63,5 @@ class EngineSockets:
             guest=guest,
             handed_over=engine.handed_over,
             reason=silence(engine),
+            tls=self._tls(engine),
         )

@@ -25,6 +25,7 @@ from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engine_states import UNBOOTED, can_be_stopped, has_reached
 from warmboot.manager.engines.keep_silent import unresponsive_key
 from warmboot.manager.engines.own_addresses import OwnAddresses
+from warmboot.manager.engines.tcp.tcp_ports import TcpPorts
 from warmboot.manager.engines.watch_engine import WatchEngine
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.images.choose_image import choose_image
@@ -40,7 +41,7 @@ from warmboot.model.errors import (
     NotFound,
 )
 from warmboot.model.shapes import Shape
-from warmboot.model.tenants.engine import Engine, EngineSpec, EngineState
+from warmboot.model.tenants.engine import Certificates, Engine, EngineSpec, EngineState
 from warmboot.model.usage import DiskUsage
 from warmboot.store import Store
 from warmboot.system.procfs import open_process
@@ -80,6 +81,7 @@ class Engines:
         self._sockets = sockets
         self._ports = ports
         self._addresses = addresses
+        self._tcp = TcpPorts(store, host)
         self._containers = containers
         self._disks = disks
         self._garbage = garbage
@@ -124,6 +126,10 @@ class Engines:
                 return text
         return await logs.kept(engine.id)
 
+    async def certificates(self, ref: str) -> Certificates:
+        engine = await self.get(ref)
+        return await self._host.certificates.read(str(engine.id))
+
     async def disk(self, ref: str) -> DiskUsage:
         return await self._disks.usage(await self.get(ref))
 
@@ -164,9 +170,10 @@ class Engines:
         self._host.ensure_memory(spec.shape or self._default_shape)
         image_id = await choose_image(self._store, spec.runtime_image_id)
         await self._disks.check(spec, image_id)
-        async with self._addresses.free_one() as address:
+        engine_id = uuid4()
+        async with self._addresses.free_one() as address, self._tcp.taken(spec.tcp, engine_id):
             engine = Engine(
-                id=uuid4(),
+                id=engine_id,
                 spec=spec,
                 state=EngineState.CREATING,
                 created_at=datetime.now(UTC),
@@ -271,6 +278,7 @@ class Engines:
             await self._store.vms.remove(record.id)
         await self._store.snapshots.release(str(engine.id))
         await self._host.vms.boot_logs.forget(engine.id)
+        await self._host.certificates.forget(str(engine.id))
         self._gone.add(engine)
         async with self._events.transaction() as emit:
             await self._store.engines.remove(engine.id)

@@ -76,6 +76,7 @@ class ReconcileEngines:
         await self._users.serve(uids)
         if await self._store.unreadable.list(("engines",)):
             return  # what the front serves may be theirs
+        await self._host.certificates.keep({str(engine.id) for engine in engines})
         for unknown in set(served) - {str(engine.id) for engine in engines}:
             with contextlib.suppress(HostError):
                 await self._host.front.forget(unknown)

@@ -8,7 +8,7 @@ from typing import Protocol
 from uuid import UUID
 
 from warmboot.model.conventions.registry_logins import RegistryLogin
-from warmboot.model.tenants.engine import Engine, EngineSpec
+from warmboot.model.tenants.engine import Certificates, Engine, EngineSpec
 from warmboot.model.usage import DiskUsage
 
 
@@ -46,6 +46,10 @@ class Engines(Protocol):
 
     async def boot_log(self, ref: str) -> bytes:
         """What its guest has said on its console since it was booted or restored."""
+        ...
+
+    async def certificates(self, ref: str) -> Certificates:
+        """What its clients need over TCP. ``NotFound`` for an engine without."""
         ...
 
     async def disk(self, ref: str) -> DiskUsage:

@@ -52,6 +52,15 @@ class GuestEndpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsEndpoint:
+    """A TCP port for an engine, and the folder that has its certificates."""
+
+    address: str
+    port: int
+    certificates: str
+
+
+@dataclass(frozen=True, slots=True)
 class ServedEngine:
     """An engine's socket. Without ``guest`` nobody answers there: because of ``reason``, or,
     if that is empty, not yet: then who asks is kept waiting. So is who asks for what is in its
@@ -65,6 +74,7 @@ class ServedEngine:
     guest: GuestEndpoint | None = None
     handed_over: bool = True
     reason: str = ""
+    tls: TlsEndpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +102,8 @@ def from_message(message: Mapping[str, Any]) -> ServedEngine:
         for name in ("namespace", "vsock_socket"):
             address[name] = None if address[name] is None else Path(address[name])
         guest = GuestEndpoint(**{**guest, "address": GuestAddress(**address)})
-    return ServedEngine(**{**message, "guest": guest})
+    tls = None if message["tls"] is None else TlsEndpoint(**message["tls"])
+    return ServedEngine(**{**message, "guest": guest, "tls": tls})
 
 
 def logins_message(engine_id: str, logins: Sequence[RegistryLogin]) -> dict[str, Any]:

@@ -65,6 +65,26 @@ class ProcessIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """An address of this host, and a port of it."""
+
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """What a client of an engine needs over TCP, in PEM: whom it trusts, and who it is."""
+
+    authority: str
+    certificate: str
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSpec:
     """What was asked for.
 
@@ -73,6 +93,7 @@ class EngineSpec:
     its VM has died. ``time_to_live_s``: it goes that long after it was created. ``holder``: it goes
     when this process has ended. ``host_ports``: ports of the host's 127.0.0.1 that it may reach.
     ``disk_mib`` is the size of its disk; ``None`` for what the runtime image has.
+    ``tcp``: where it is reached over TCP, too, with TLS on both sides.
     """
 
     name: str
@@ -86,6 +107,7 @@ class EngineSpec:
     holder: ProcessIdentity | None = None
     host_ports: tuple[int, ...] = ()
     disk_mib: int | None = None
+    tcp: TcpAddress | None = None
 
 
 @dataclass(frozen=True, slots=True)

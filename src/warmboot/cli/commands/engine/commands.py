@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from warmboot.cli.commands.engine.certificates import write_certificates
 from warmboot.cli.commands.engine.context import made_context, remove_context
 from warmboot.cli.commands.engine.docker_logins import RegistryAuth, docker_logins
 from warmboot.cli.commands.engine.environment import environment_of
 from warmboot.cli.commands.engine.run import run
-from warmboot.cli.commands.engine.start import HostPort, engine_body, started
+from warmboot.cli.commands.engine.start import HostPort, Tcp, engine_body, started
 from warmboot.cli.commands.options import (
     Cold,
     Cpus,
@@ -25,7 +27,7 @@ from warmboot.cli.commands.options import (
 )
 from warmboot.cli.completion import engine_names
 from warmboot.cli.drive import connect, drive, each, usage
-from warmboot.cli.parsing import parse_labels
+from warmboot.cli.parsing import parse_labels, parse_tcp
 from warmboot.cli.terminal.output import (
     age,
     print_json,
@@ -85,6 +87,7 @@ def create(
     time_to_live: TimeToLive = None,
     host_port: HostPort = None,
     registry_auth: RegistryAuth = None,
+    tcp: Tcp = None,
     rm: Annotated[bool, typer.Option("--rm", help="remove it when it has stopped")] = False,
     cold: Cold = False,
     runtime: RuntimeImage = None,
@@ -99,6 +102,8 @@ def create(
     try:
         body, wanted = engine_body(owner, cpus, memory, disk, time_to_live, host_port)
         body["labels"] = parse_labels(label or ())
+        if tcp is not None:
+            body["tcp"] = parse_tcp(tcp)
     except ValueError as error:
         raise usage(str(error)) from None
     body |= {"auto_remove": rm, "boot": "cold" if cold else "auto"}
@@ -190,6 +195,21 @@ def socket(
         return str(default_engine_socket())
 
     print(drive(work()))
+
+
+@app.command()
+def certs(
+    ref: Ref,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False)],
+) -> None:
+    """Write what docker needs to reach an engine over TCP to a folder: its DOCKER_CERT_PATH."""
+
+    async def work() -> None:
+        async with connect() as client:
+            found = await client.engines.certificates(ref)
+        write_certificates(folder, found)
+
+    drive(work())
 
 
 @app.command()

@@ -32,6 +32,17 @@ HostPort = Annotated[
 ]
 
 
+Tcp = Annotated[
+    str | None,
+    typer.Option(
+        "--tcp",
+        help="port of this machine's 127.0.0.1, or address and port, at which clients with a "
+        "certificate of the engine reach it over TLS",
+        metavar="[IP:]PORT",
+    ),
+]
+
+
 def engine_body(
     owner: str | None,
     cpus: str | None,
