@@ -1,4 +1,4 @@
-"""Docker's clients, unmodified, on one engine in a real VM: compose, buildx, docker-py."""
+"""Docker's clients, unmodified, on one engine in a real VM: compose, buildx, docker-py, Ryuk."""
 
 from __future__ import annotations
 
@@ -47,6 +47,16 @@ print(json.dumps({{
     "events": [[one["Action"], one["Actor"]["Attributes"].get("name")]
                for one in client.events(since=0, until=time.time() + 1, decode=True)],
 }}))
+"""
+
+KILLED = """
+import os, signal
+from testcontainers.community.redis import RedisContainer
+store = RedisContainer("redis:7").with_name("left-behind")
+store.start()
+store.get_client().ping()
+print(store.get_container_host_ip(), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
 """
 
 ROUND_THE_FRONT = r"""
@@ -169,6 +179,20 @@ async def test_docker_py_runs_executes_follows_and_finds_ports(shell: Shell) -> 
     assert await page_at(found["port"]) == PAGE
     assert ["start", "py"] in found["events"]
     await shell.run("docker rm -f $(docker ps -aq)")
+
+
+async def test_ryuk_removes_what_a_killed_run_of_testcontainers_has_left(shell: Shell) -> None:
+    """With nothing but ``DOCKER_HOST``: what it mounts is the socket by its name on this host."""
+    (shell.folder / "killed.py").write_text(KILLED)
+    ryuk = f"RYUK_CONTAINER_IMAGE={RYUK} RYUK_RECONNECTION_TIMEOUT=0.1s"
+    only = "env -u TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE"
+    out = await shell.run(f"{ryuk} {only} python killed.py || exit $?", code=137)
+    assert out.strip()
+
+    async def none_left() -> bool:
+        return await names(shell) == []
+
+    await eventually(none_left, "Ryuk removes its session's containers, and ends")
 
 
 async def test_ports_of_a_container_made_round_the_front_follow(
