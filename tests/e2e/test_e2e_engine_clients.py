@@ -1,7 +1,8 @@
-"""Docker's clients, unmodified, on one engine in a real VM: compose, buildx, docker-py, Ryuk."""
+"""Docker's clients, unmodified, on one engine in a VM: compose, buildx, docker-py, Ryuk, logins."""
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections.abc import AsyncIterator
@@ -11,9 +12,19 @@ import httpx
 import pytest
 from tests.e2e.conftest import PAGE, TOOLS, Archive
 from tests.e2e.engine_shells import Shell
-from tests.support.client_images import RYUK, redis_image, ryuk_image
+from tests.support.client_images import (
+    PASSWORD,
+    REGISTRY,
+    REGISTRY_HOST,
+    RYUK,
+    USER,
+    redis_image,
+    registry_image,
+    ryuk_image,
+)
 from tests.support.vms import Site, eventually
 
+APP = f"{REGISTRY_HOST}/app:1"
 COMPOSE = """
 services:
   store:
@@ -209,6 +220,36 @@ async def test_ports_of_a_container_made_round_the_front_follow(
     assert out == "True\n"
     assert await page_at(number) == PAGE
     await shell.run("docker rm -f inner")
+
+
+@pytest.mark.registry
+async def test_an_engine_uses_a_login_that_its_client_does_not_have(shell: Shell) -> None:
+    """docker's own configuration has none, and warmboot is given another one."""
+    secret = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    (shell.folder / "mine").mkdir()
+    (shell.folder / "mine" / "config.json").write_text(
+        json.dumps({"auths": {REGISTRY_HOST: {"auth": secret}}})
+    )
+    (shell.folder / "private").mkdir()
+    (shell.folder / "private" / "Dockerfile").write_text(f"FROM {APP}\nLABEL built=1\n")
+    (shell.folder / "private" / "registry.image").write_bytes(registry_image())
+    await shell.run(
+        "docker load -q -i private/registry.image && rm private/registry.image\n"
+        f"docker run -d --name registry --network host {REGISTRY}\n"
+        f"docker tag {TOOLS} {APP}"
+    )
+
+    async def refused() -> bool:
+        return "no basic auth" in await shell.run(f"docker push {APP} 2>&1 || true")
+
+    await eventually(refused, "the registry asks who it is")
+    await shell.run("DOCKER_CONFIG=$PWD/mine warmboot engine login clients")
+    again = f"docker rmi -f {APP}"
+    await shell.run(
+        f"docker push {APP}\n{again}\ndocker pull {APP}\n{again}\n"
+        "DOCKER_BUILDKIT=0 docker build -t built:2 private\n"
+        "docker rm -f registry"
+    )
 
 
 async def test_started_again_it_runs_what_ran_as_after_a_reboot(shell: Shell) -> None:

@@ -1,4 +1,4 @@
-"""Images that clients of Docker ask for: redis of Debian's packages, and what Ryuk does, in Python.
+"""Images that clients of Docker ask for: of Debian's packages, and what Ryuk does, in Python.
 
 ``docker pull`` has nowhere to go in a test, so they have the names that their users know.
 """
@@ -16,6 +16,20 @@ from warmboot.docker.tiny_image import image_archive
 
 REDIS = "redis:7"
 RYUK = "warmboot-e2e/ryuk:1"
+REGISTRY = "warmboot-e2e/registry:1"
+REGISTRY_HOST = "127.0.0.1:5000"
+"""Where it listens, on its host's network; without TLS, which Docker allows there."""
+
+USER, PASSWORD = "me", "let-me-in"
+"""Whom it lets in."""
+
+_HTPASSWD = f"{USER}:$2y$05$abcdefghijklmnopqrstuu3Jd./u/rH1RxB6auX5v7gLP6uWhKCgG\n"
+_REGISTRY_SETTINGS = f"""
+version: 0.1
+storage: {{filesystem: {{rootdirectory: /images}}}}
+http: {{addr: '{REGISTRY_HOST}'}}
+auth: {{htpasswd: {{realm: tests, path: /htpasswd}}}}
+"""
 
 _RYUK_MODULES = "json, os, re, socket, time, urllib.parse"
 _RYUK = '''
@@ -74,6 +88,20 @@ def redis_image(name: str = REDIS) -> bytes:
     files |= _with_libraries([Path(server), Path(client)])
     command = ["redis-server", "--protected-mode", "no", "--dir", "/data"]
     return image_archive(name, files | {"data/.keep": b""}, {"bin/sh": "busybox"}, command)
+
+
+def registry_image(name: str = REGISTRY) -> bytes:
+    """Whoever is not ``USER`` is refused."""
+    found = shutil.which("docker-registry")
+    assert found is not None, "scripts/setup installs docker-registry"
+    files = {
+        "usr/bin/docker-registry": Path(found).read_bytes(),
+        "registry.yml": _REGISTRY_SETTINGS.encode(),
+        "htpasswd": _HTPASSWD.encode(),
+        "images/.keep": b"",
+    }
+    command = ["docker-registry", "serve", "/registry.yml"]
+    return image_archive(name, files | _with_libraries([Path(found)]), {}, command)
 
 
 def ryuk_image(name: str = RYUK) -> bytes:
