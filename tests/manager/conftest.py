@@ -7,9 +7,24 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, lab
+from tests.support.port_network import PortNetwork
 from tests.support.prepared_labs import prepare
 
+from warmboot.bootstrap import host as wiring
+from warmboot.host.network import Network
+from warmboot.hypervisors.base import Hypervisor
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
+from warmboot.settings import Settings
+
+
+@pytest.fixture
+def port_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ports are published on this machine, though VMs are simulated."""
+
+    async def network(settings: Settings, _: Hypervisor) -> Network:
+        return PortNetwork(settings.storage_root)
+
+    monkeypatch.setattr(wiring, "_network_of", network)
 
 
 @pytest.fixture

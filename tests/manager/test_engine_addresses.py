@@ -13,7 +13,6 @@ from tests.support.port_network import PortNetwork
 from tests.support.served import free_port
 
 from warmboot.bootstrap import host as wiring
-from warmboot.host.network import Network
 from warmboot.hypervisors.base import Hypervisor
 from warmboot.manager.engines import own_ports
 from warmboot.manager.ports import EngineUntil
@@ -21,16 +20,10 @@ from warmboot.model.errors import HostError, InvalidRequest
 from warmboot.model.tenants.engine import Engine
 from warmboot.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("port_network")
+
 LOOPBACK = IPv4Network("127.213.0.0/20")
 """Where addresses are, of the subnet 10.213.0.0/20."""
-
-
-@pytest.fixture(autouse=True)
-def with_ports(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def network(settings: Settings, _: Hypervisor) -> Network:
-        return PortNetwork(settings.storage_root)
-
-    monkeypatch.setattr(wiring, "_network_of", network)
 
 
 @pytest.fixture

@@ -14,23 +14,13 @@ from tests.support.managers import TIMEOUT_S, Lab, Manager, eventually, front_pi
 from tests.support.port_network import PortNetwork
 from tests.support.served import free_port
 
-from warmboot.bootstrap import host as wiring
-from warmboot.host.network import Network
-from warmboot.hypervisors.base import Hypervisor
 from warmboot.manager.engines import engine_ports, privileged_ports
 from warmboot.manager.ports import EngineUntil
 from warmboot.model.tenants.engine import Engine, EngineSpec
-from warmboot.settings import Settings
+
+pytestmark = pytest.mark.usefixtures("port_network")
 
 NOBODY = 65534
-
-
-@pytest.fixture(autouse=True)
-def with_ports(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def network(settings: Settings, _: Hypervisor) -> Network:
-        return PortNetwork(settings.storage_root)
-
-    monkeypatch.setattr(wiring, "_network_of", network)
 
 
 @pytest.fixture

@@ -8,24 +8,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 from tests.support.managers import Lab, Manager, vmm_pids
-from tests.support.port_network import PortNetwork
 from tests.support.served import free_port
 
-from warmboot.bootstrap import host as wiring
-from warmboot.host.network import Network
-from warmboot.hypervisors.base import Hypervisor
 from warmboot.manager.ports import Until
 from warmboot.model.container import ContainerState, PortMapping
 from warmboot.model.errors import Conflict, WarmbootError
-from warmboot.settings import Settings
 
-
-@pytest.fixture(autouse=True)
-def with_ports(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def network(settings: Settings, _: Hypervisor) -> Network:
-        return PortNetwork(settings.storage_root)
-
-    monkeypatch.setattr(wiring, "_network_of", network)
+pytestmark = pytest.mark.usefixtures("port_network")
 
 
 @pytest.fixture

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
 import socket
+import subprocess
+import sys
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 from tests.support.dockerd import CRIU_WRAPPER
 from tests.support.serving import serving
 
@@ -17,6 +23,8 @@ from warmboot.bootstrap import service
 from warmboot.bootstrap.service import Running
 from warmboot.client import Client
 from warmboot.settings import Settings
+
+_START_TIMEOUT_S = 60.0
 
 
 def free_port() -> int:
@@ -61,3 +69,38 @@ async def served(settings: Settings) -> AsyncIterator[Served]:
             Client(url, next(iter(settings.tokens), None)) as client,
         ):
             yield Served(url, manager, client)
+
+
+@contextlib.asynccontextmanager
+async def served_by_process(
+    settings: Settings, *module: str
+) -> AsyncIterator[tuple[Client, Process]]:
+    """A process of that module serves ``settings``; on leaving it is ended by SIGKILL."""
+    environment = {
+        **os.environ,
+        "MANAGER_STORAGE_ROOT": str(settings.storage_root),
+        "MANAGER_PORT": str(settings.port),
+        "MANAGER_HYPERVISOR": "simulated",
+        "MANAGER_DOCKER_HOST": settings.docker_host,
+        "MANAGER_CRIU_WRAPPER": str(settings.criu_wrapper),
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", *module),
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{settings.port}"
+    try:
+        async with asyncio.timeout(_START_TIMEOUT_S), httpx.AsyncClient(timeout=60) as http:
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    if (await http.get(f"{url}/healthz")).is_success:
+                        break
+                await asyncio.sleep(0.05)
+        async with Client(url) as client:
+            yield client, process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from tests.support.dockerd import PrivateDockerd
-from tests.support.served import free_port, served, worker_settings
+from tests.support.served import free_port, served, served_by_process, worker_settings
 from tests.workers.conftest import (
     counted,
     dockerd_with_runtime,
@@ -82,37 +78,12 @@ async def doomed(
     With a list for what it is asked for and never answers.
     """
     asked: list[asyncio.Task[Any]] = []
-    environment = {
-        **os.environ,
-        "MANAGER_STORAGE_ROOT": str(settings.storage_root),
-        "MANAGER_PORT": str(settings.port),
-        "MANAGER_HYPERVISOR": "simulated",
-        "MANAGER_DOCKER_HOST": settings.docker_host,
-        "MANAGER_CRIU_WRAPPER": str(settings.criu_wrapper),
-    }
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.workers.doomed_manager", *doom),
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{settings.port}"
-    try:
-        async with asyncio.timeout(TIMEOUT_S), httpx.AsyncClient(timeout=TIMEOUT_S) as http:
-            while True:
-                with contextlib.suppress(httpx.TransportError):
-                    if (await http.get(f"{url}/healthz")).is_success:
-                        break
-                await asyncio.sleep(0.05)
-        async with Client(url) as client:
-            yield client, asked
-            async with asyncio.timeout(TIMEOUT_S):
-                assert await process.wait() == -signal.SIGKILL, "it has killed itself"
-            await end(*asked)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+    module = "tests.workers.doomed_manager"
+    async with served_by_process(settings, module, *doom) as (client, process):
+        yield client, asked
+        async with asyncio.timeout(TIMEOUT_S):
+            assert await process.wait() == -signal.SIGKILL, "it has killed itself"
+        await end(*asked)
 
 
 async def the_next_finds_the_truth(

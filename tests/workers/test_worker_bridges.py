@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from tests.support.dockerd import PrivateDockerd
 from tests.support.images import COUNTER
-from tests.support.served import Served, free_port, served, worker_settings
-from tests.workers.conftest import counted, dockerd_with_runtime, goes_on, remove_all, start_on
+from tests.workers.conftest import counted, dockerd_with_runtime, goes_on, start_on
 
 from warmboot.client import Client
 from warmboot.docker.engine import DockerEngine
@@ -28,13 +26,6 @@ async def dockerd(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pri
     folder = tmp_path_factory.mktemp("runtime")
     async with dockerd_with_runtime(folder, bridge="", iptables=True) as running:
         yield running
-
-
-@pytest.fixture
-async def it(dockerd: PrivateDockerd, tmp_path: Path) -> AsyncIterator[Served]:
-    async with served(worker_settings(tmp_path / "s", dockerd.socket, free_port())) as running:
-        yield running
-        await remove_all(running.client)
 
 
 async def test_on_a_bridge_connections_are_closed_and_a_new_address_is_taken(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.support.dockerd import PrivateDockerd
 from tests.support.file_trees import seen
-from tests.support.served import Served, free_port, served, worker_settings
+from tests.support.served import free_port, served, worker_settings
 from tests.workers.conftest import (
     counted,
     dockerd_with_runtime,
@@ -38,13 +38,6 @@ pytestmark = [pytest.mark.docker, pytest.mark.root]
 async def dockerd(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[PrivateDockerd]:
     async with dockerd_with_runtime(tmp_path_factory.mktemp("runtime")) as running:
         yield running
-
-
-@pytest.fixture
-async def it(dockerd: PrivateDockerd, tmp_path: Path) -> AsyncIterator[Served]:
-    async with served(worker_settings(tmp_path / "s", dockerd.socket, free_port())) as running:
-        yield running
-        await remove_all(running.client)
 
 
 @pytest.fixture

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
 import pytest
 from tests.support.dockerd import PrivateDockerd
-from tests.support.served import free_port, served, worker_settings
+from tests.support.served import free_port, served, served_by_process, worker_settings
 from tests.workers.conftest import counted, remove_all, start_on, wait_for_line
 
 from warmboot.client import Client
@@ -26,33 +22,8 @@ pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.slow]
 @contextlib.asynccontextmanager
 async def killed_at_the_end(settings: Settings) -> AsyncIterator[Client]:
     """``warmboot serve`` as a process, ended by SIGKILL."""
-    environment = {
-        **os.environ,
-        "MANAGER_STORAGE_ROOT": str(settings.storage_root),
-        "MANAGER_PORT": str(settings.port),
-        "MANAGER_HYPERVISOR": "simulated",
-        "MANAGER_DOCKER_HOST": settings.docker_host,
-        "MANAGER_CRIU_WRAPPER": str(settings.criu_wrapper),
-    }
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "warmboot.cli", "serve"),
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{settings.port}"
-    try:
-        async with asyncio.timeout(60), httpx.AsyncClient(timeout=60) as http:
-            while True:
-                with contextlib.suppress(httpx.TransportError):
-                    if (await http.get(f"{url}/healthz")).is_success:
-                        break
-                await asyncio.sleep(0.05)
-        async with Client(url) as client:
-            yield client
-    finally:
-        process.kill()
-        await process.wait()
+    async with served_by_process(settings, "warmboot.cli", "serve") as (client, _):
+        yield client
 
 
 @pytest.mark.parametrize("after_s", [0.02, 0.1, 0.25])

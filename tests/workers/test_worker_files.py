@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support.dockerd import PrivateDockerd
 from tests.support.images import python_image
-from tests.support.served import Served, free_port, served, worker_settings
 from tests.workers.conftest import (
     TIMEOUT_S,
     last_count,
     lines,
-    remove_all,
     start_on,
     wait_for_line,
 )
@@ -78,13 +75,6 @@ async def dockerd(runtime_dockerd: PrivateDockerd) -> PrivateDockerd:
     async with DockerEngine(runtime_dockerd.socket) as engine:
         await engine.load_image(image)
     return runtime_dockerd
-
-
-@pytest.fixture
-async def it(dockerd: PrivateDockerd, tmp_path: Path) -> AsyncIterator[Served]:
-    async with served(worker_settings(tmp_path / "s", dockerd.socket, free_port())) as running:
-        yield running
-        await remove_all(running.client)
 
 
 async def _keeps_count(client: Client, engine: DockerEngine) -> Worker:

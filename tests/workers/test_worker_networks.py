@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support.dockerd import PrivateDockerd
-from tests.support.served import Served, free_port, served, worker_settings
 from tests.workers.conftest import (
     counted,
     dockerd_with_runtime,
     goes_on,
     last_count,
-    remove_all,
     start_on,
 )
 
@@ -38,13 +35,6 @@ async def dockerd(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pri
     settings: dict[str, Any] = {"bridge": "", "iptables": True} if OWN_NETWORK else {}
     async with dockerd_with_runtime(tmp_path_factory.mktemp("runtime"), **settings) as running:
         yield running
-
-
-@pytest.fixture
-async def it(dockerd: PrivateDockerd, tmp_path: Path) -> AsyncIterator[Served]:
-    async with served(worker_settings(tmp_path / "s", dockerd.socket, free_port())) as running:
-        yield running
-        await remove_all(running.client)
 
 
 @pytest.mark.parametrize("tty", [False, True], ids=["plain", "tty"])

@@ -12,14 +12,13 @@ import asyncio
 import base64
 import contextlib
 import shutil
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from tests.support.dockerd import PrivateDockerd
-from tests.support.served import Served, free_port, served, worker_settings
-from tests.workers.conftest import TIMEOUT_S, of_host, remove_all, start_on
+from tests.support.served import free_port
+from tests.workers.conftest import TIMEOUT_S, of_host, start_on
 
 from warmboot.client import Client
 from warmboot.docker.engine import DockerEngine
@@ -121,13 +120,6 @@ PROGRAMS = (
 @pytest.fixture(scope="module")
 async def dockerd(runtime_dockerd: PrivateDockerd) -> PrivateDockerd:
     return runtime_dockerd
-
-
-@pytest.fixture
-async def it(dockerd: PrivateDockerd, tmp_path: Path) -> AsyncIterator[Served]:
-    async with served(worker_settings(tmp_path / "s", dockerd.socket, free_port())) as running:
-        yield running
-        await remove_all(running.client)
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from tests.support.dockerd import PrivateDockerd
-from tests.support.served import Served, free_port, served, worker_settings
 from tests.workers.conftest import (
     counted,
     event_kinds,
     last_count,
     lines,
     parsed,
-    remove_all,
     start_on,
 )
 
@@ -34,13 +31,6 @@ pytestmark = [pytest.mark.docker, pytest.mark.root]
 @pytest.fixture(scope="module")
 async def dockerd(runtime_dockerd: PrivateDockerd) -> PrivateDockerd:
     return runtime_dockerd
-
-
-@pytest.fixture
-async def it(dockerd: PrivateDockerd, tmp_path: Path) -> AsyncIterator[Served]:
-    async with served(worker_settings(tmp_path / "s", dockerd.socket, free_port())) as running:
-        yield running
-        await remove_all(running.client)
 
 
 async def test_memory_survives_a_pause_past_the_engine(

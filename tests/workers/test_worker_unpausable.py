@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from tests.support.dockerd import PrivateDockerd
-from tests.support.served import Served, free_port, served, worker_settings
-from tests.workers.conftest import last_count, of_host, remove_all, start_on, wait_for_line
+from tests.workers.conftest import last_count, of_host, start_on, wait_for_line
 
 from warmboot.client import Client
 from warmboot.docker.engine import DockerEngine
@@ -43,13 +41,6 @@ held = outside.fileno()
 @pytest.fixture(scope="module")
 async def dockerd(runtime_dockerd: PrivateDockerd) -> PrivateDockerd:
     return runtime_dockerd
-
-
-@pytest.fixture
-async def it(dockerd: PrivateDockerd, tmp_path: Path) -> AsyncIterator[Served]:
-    async with served(worker_settings(tmp_path / "s", dockerd.socket, free_port())) as running:
-        yield running
-        await remove_all(running.client)
 
 
 @pytest.mark.parametrize(
