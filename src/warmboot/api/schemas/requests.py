@@ -37,7 +37,9 @@ T = TypeVar("T")
 NAME_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9_-]*(\.[a-zA-Z0-9_-]+)*\.?$"
 ENV_NAME_PATTERN = r"^[^=\x00]+$"
 NO_NUL_PATTERN = r"^[^\x00]*$"
-LABEL_PATTERN = r"^[^=\s\x00]+$"
+# Not \s: what it means is another thing in each dialect of regular expressions.
+_WHITE_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+LABEL_PATTERN = rf"^[^={_WHITE_SPACE}\x00]+$"
 HOST_NAME_PATTERN = r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$"
 ABSOLUTE_PATTERN = r"^/[^\x00]*$"
 WORKING_DIR_PATTERN = r"^(/[^\x00]*)?$"
