@@ -31,6 +31,7 @@ IMAGE = {"image": "busybox"}
         ({**IMAGE, "working_dir": "a"}, "it must be an absolute path"),
         ({**IMAGE, "archive": "a"}, "it must be the id of an archive"),
         ({**IMAGE, "labels": {"a b": ""}}, "it must not contain '=', white space or"),
+        ({**IMAGE, "labels": {"a\x85": ""}}, "it must not contain '=', white space or"),
         ({**IMAGE, "tty": 1}, "it must be true or false"),
         ({**IMAGE, "boot": "hot"}, "it must be 'auto' or 'cold'"),
         ({**IMAGE, "ports": {}}, "it must be a list"),
