@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import pwd
 import signal
 import socket
 import sys
@@ -29,7 +30,10 @@ MIB, GIB = 1 << 20, 1 << 30
 async def place(site: Site, image_folder: Path) -> AsyncIterator[Site]:
     """A manager of its own, whose sockets are in its folder."""
     folder = state_root() / "e2e-engines"
-    settings = {"MANAGER_SOCKET": str(folder / "storage" / "m.sock")}
+    settings = {
+        "MANAGER_SOCKET": str(folder / "storage" / "m.sock"),
+        "MANAGER_ENGINE_USERS": str(os.geteuid()),
+    }
     async with Site.at(folder, prefix="wbi", subnet="198.19.228.0/22", settings=settings) as own:
         await own.start()
         await own.cli("runtime", "register", "--no-snapshot", str(image_folder))
@@ -41,15 +45,18 @@ async def place(site: Site, image_folder: Path) -> AsyncIterator[Site]:
 
 @dataclass
 class Engine:
+    """``host``: how ``docker`` finds it, if not by its socket."""
+
     site: Site
     name: str
+    host: str = ""
 
     async def described(self) -> dict[str, Any]:
         (found,) = json.loads((await self.site.cli("engine", "inspect", self.name)).out)
         return dict(found)
 
     async def environment(self) -> dict[str, str]:
-        host = (await self.described())["docker_host"]
+        host = self.host or (await self.described())["docker_host"]
         return {**os.environ, "DOCKER_HOST": host, "DOCKER_CONFIG": "/nonexistent"}
 
     async def begin(self, *words: str) -> asyncio.subprocess.Process:
@@ -91,15 +98,32 @@ async def engine_at(
         await site.cli("engine", "rm", "-f", name)
 
 
+async def test_a_users_first_request_makes_an_engine_and_the_next_one_starts_it(
+    place: Site,
+) -> None:
+    user = pwd.getpwuid(os.geteuid())
+    socket_path = place.storage / "m" / "users" / f"{user.pw_uid}.sock"
+    engine = Engine(place, f"user-{user.pw_name}", f"unix://{socket_path}")
+    try:
+        await engine.docker("volume", "create", "kept")
+        described = await engine.described()
+        assert (described["owner_uid"], described["boot_method"]) == (user.pw_uid, "warm")
+        await place.cli("engine", "stop", engine.name)
+        assert (await engine.docker("volume", "ls", "-q")).out == "kept\n"
+    finally:
+        await place.cli("engine", "rm", "-f", engine.name)
+
+
 async def page_at(number: int, address: str = "127.0.0.1") -> bytes:
     async with httpx.AsyncClient(trust_env=False) as client:
         return (await client.get(f"http://{address}:{number}/", timeout=60)).content
 
 
 async def test_docker_has_an_empty_engine_of_its_own_that_was_booted_warm(
-    place: Site, archive: Archive
+    place: Site, archive: Archive, tmp_path: Path
 ) -> None:
-    async with engine_at(place, "ci") as engine:
+    port = free_port()
+    async with engine_at(place, "ci", None, "--tcp", str(port)) as engine:
         described = await engine.described()
         assert (described["state"], described["boot_method"]) == ("running", "warm")
         assert (await engine.docker("ps", "-aq")).out == ""
@@ -115,6 +139,14 @@ async def test_docker_has_an_empty_engine_of_its_own_that_was_booted_warm(
         assert (await engine.docker("run", "--rm", TOOLS, "sh", "-c", "exit 7", code=7)).out == ""
         await engine.docker("run", "-d", "--name", "web", TOOLS, "sleep", "1000")
         executed = await engine.docker("exec", "-i", "web", "cat", stdin=b"x" * 300_000)
+        assert len(executed.out) == 300_000
+        await place.cli("engine", "certs", "ci", str(tmp_path))
+        tls = [f"--tlscacert={tmp_path}/ca.pem", f"--tlscert={tmp_path}/cert.pem"]
+        tls.append(f"--tlskey={tmp_path}/key.pem")
+        remotely = ["--tlsverify", *tls, "-H", f"tcp://127.0.0.1:{port}"]
+        executed = await engine.docker(
+            *(*remotely, "exec", "-i", "web", "cat"), stdin=b"x" * 300_000
+        )
         assert len(executed.out) == 300_000
         saved = await (await engine.begin("save", TOOLS)).communicate()
         assert len(saved[0]) > 100_000
