@@ -21,10 +21,9 @@ for number in range(1000000):
     print("counted" if held >= 0 else "none", number, flush=True)
     time.sleep(0.05)
 """
-INOTIFY = """
+IO_URING = """
 import ctypes
-libc = ctypes.CDLL(None)
-held = libc.inotify_add_watch(libc.inotify_init(), b"/home", 0x100)
+held = ctypes.CDLL(None).syscall(425, 8, ctypes.create_string_buffer(256))
 """
 OUTSIDE = """
 import socket
@@ -42,10 +41,10 @@ async def dockerd(runtime_dockerd: PrivateDockerd) -> PrivateDockerd:
 @pytest.mark.parametrize(
     ("script", "reason", "said"),
     [
-        (INOTIFY, "watches files (inotify, fanotify)", "fsnotify"),
+        (IO_URING, "CRIU cannot save io_uring", "python3"),
         (OUTSIDE, "a connection (Unix socket) to a program outside", "sk-unix"),
     ],
-    ids=["inotify", "outside"],
+    ids=["io_uring", "outside"],
 )
 async def test_the_pause_is_refused_with_a_reason_and_the_worker_runs_on(
     client: Client, engine: DockerEngine, tmp_path: Path, script: str, reason: str, said: str
@@ -62,7 +61,9 @@ async def test_the_pause_is_refused_with_a_reason_and_the_worker_runs_on(
             mounts=[*of_host(), mounted],
         )
         accepted = outside.accept()[0] if script == OUTSIDE else None
-        await wait_for_line(client, worker.id, lambda line: line == "counted 3")
+        first = await wait_for_line(client, worker.id, lambda line: line.endswith(" 3"))
+        if first.startswith("none") and script == IO_URING:
+            pytest.skip("this kernel, or Docker's seccomp profile, gives none")
         with pytest.raises(CheckpointRefused) as caught:
             await client.workers.pause(worker.id)
         assert "keeps running" in caught.value.brief
