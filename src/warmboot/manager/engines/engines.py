@@ -208,6 +208,9 @@ class Engines:
             if engine.state in (EngineState.RUNNING, EngineState.CREATING):
                 return
             self._host.ensure_memory(engine.shape)
+            # What still ends with its VM before may not take this start for its own.
+            await self._tasks.cancel(bring_up_key(engine.id))
+            await self._watch.stop(engine.id)
             async with self._events.transaction() as emit:
                 await self._store.engines.set_state(engine.id, EngineState.CREATING, **UNBOOTED)
                 await emit("engine.creating", engine.id, name=engine.name)
