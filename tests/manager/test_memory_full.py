@@ -9,6 +9,7 @@ from tests.support.engines import create, engines_of
 from tests.support.managers import Lab, Manager
 
 from warmboot.host.agent import HostAgent
+from warmboot.model.container import ContainerState
 from warmboot.model.errors import MemoryFull
 from warmboot.model.shapes import Shape
 
@@ -56,3 +57,21 @@ async def test_a_stopped_engine_waits_for_memory_and_keeps_its_state(
         with pytest.raises(MemoryFull):
             await engines_of(m).start("ci")
         assert (await engines_of(m).get("ci")).state == "stopped"
+
+
+async def test_a_container_whose_vm_is_gone_waits_for_memory(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.manager() as m:
+        await m.image()
+        place.set(fail_boot=True)
+        await m.create("web")
+
+        async def failed() -> bool:
+            return (await m.services.containers.get("web")).state is ContainerState.FAILED
+
+        await m.until(failed, "it has failed")
+        monkeypatch.setattr(HostAgent, "free_memory_mib", lambda self: 100)
+        with pytest.raises(MemoryFull):
+            await m.services.containers.start("web")
+        assert (await m.services.containers.get("web")).state == "failed"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from warmboot.docker.references import is_docker_hubs
 from warmboot.model.conventions.image_references import MAX_LENGTH, is_reference
+from warmboot.model.conventions.registry_logins import DOCKER_HUB, registry_of
 
 DIGEST = "@sha256:" + "0" * 64
 
@@ -50,9 +50,9 @@ def test_what_docker_refuses(name: str) -> None:
 
 @pytest.mark.parametrize("reference", ["busybox", "library/busybox:1", "docker.io/me/app@sha256:1"])
 def test_what_docker_looks_for_at_docker_hub(reference: str) -> None:
-    assert is_docker_hubs(reference)
+    assert registry_of(reference) == DOCKER_HUB
 
 
 @pytest.mark.parametrize("reference", ["localhost/app", "localhost:5000/app", "ghcr.io/me/app:1"])
 def test_what_docker_looks_for_elsewhere(reference: str) -> None:
-    assert not is_docker_hubs(reference)
+    assert registry_of(reference) != DOCKER_HUB

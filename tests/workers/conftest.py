@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -156,12 +157,15 @@ async def last_count(client: Client, ref: str) -> tuple[str, int]:
     return parsed((await lines(client, ref))[-1])
 
 
+async def nth_line(client: Client, ref: str, number: int) -> str:
+    """The one with that number, counted from 0, as soon as it is there."""
+    before = itertools.count()
+    return await wait_for_line(client, ref, lambda _: next(before) == number)
+
+
 async def goes_on(client: Client, ref: str, secret: str) -> None:
     """It counts on with its memory: no number is left out or there twice."""
-    seen = len(await lines(client, ref))
-    async with asyncio.timeout(TIMEOUT_S):
-        while len(await lines(client, ref)) <= seen:  # noqa: ASYNC110 (no event)
-            await asyncio.sleep(0.05)
+    await nth_line(client, ref, len(await lines(client, ref)))
     found = [parsed(line) for line in await lines(client, ref)]
     assert found == [(secret, number) for number in range(1, len(found) + 1)]
 

@@ -20,6 +20,7 @@ from tests.workers.conftest import (
     goes_on,
     last_count,
     lines,
+    nth_line,
     parsed,
     remove_all,
     start_on,
@@ -217,10 +218,7 @@ async def test_workers_outlive_a_power_failure_of_the_machine(
         assert (await it.client.workers.wait(ran.id, "settled", TIMEOUT_S)).state == "exited"
         seen = len(await lines(it.client, ran.id))
         assert (await it.client.workers.resume(ran.id, "kept")).state == "running"
-        async with asyncio.timeout(TIMEOUT_S):
-            while len(await lines(it.client, ran.id)) <= seen:  # noqa: ASYNC110 (no event)
-                await asyncio.sleep(0.05)
-        assert parsed((await lines(it.client, ran.id))[seen])[0] == other
+        assert parsed(await nth_line(it.client, ran.id, seen))[0] == other
         await remove_all(it.client)
 
 

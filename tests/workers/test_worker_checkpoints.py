@@ -17,7 +17,6 @@ from tests.support.served import free_port, served, worker_settings
 from tests.workers.conftest import (
     counted,
     dockerd_with_runtime,
-    event_kinds,
     last_count,
     remove_all,
     start_on,
@@ -98,11 +97,11 @@ async def test_a_paused_workers_cold_checkpoint_is_compressed_and_resumed(
 
 
 async def _event(client: Client, worker_id: str, kind: str) -> None:
-    async with asyncio.timeout(300):  # at low priority it has what others leave
-        while True:
-            if kind in await event_kinds(client, worker_id):
+    # At low priority it has what others leave.
+    async with asyncio.timeout(300), client.events.follow(0, [kind]) as events:
+        async for event in events:
+            if event.subject_id == worker_id:
                 return
-            await asyncio.sleep(0.05)
 
 
 ALL_KINDS = (

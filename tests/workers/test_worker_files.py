@@ -13,6 +13,7 @@ from tests.workers.conftest import (
     TIMEOUT_S,
     last_count,
     lines,
+    nth_line,
     start_on,
     wait_for_line,
 )
@@ -85,14 +86,6 @@ async def _beyond(client: Client, ref: str, number: int) -> None:
     await wait_for_line(client, ref, lambda line: int(line.rpartition(" ")[2]) > number)
 
 
-async def _line(client: Client, ref: str, number: int) -> str:
-    """The one with that number, counted from 0, as soon as it is there."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while len(found := await lines(client, ref)) <= number:  # noqa: ASYNC110 (no event)
-            await asyncio.sleep(0.05)
-    return found[number]
-
-
 async def test_after_a_crash_a_worker_goes_on_from_its_checkpoint_with_log_and_database(
     client: Client, engine: DockerEngine
 ) -> None:
@@ -106,7 +99,7 @@ async def test_after_a_crash_a_worker_goes_on_from_its_checkpoint_with_log_and_d
     for _ in range(2):
         seen = len(await lines(client, worker.id))
         assert (await client.workers.resume(worker.id, "kept")).state == "running"
-        word, _, number = (await _line(client, worker.id, seen + 5)).partition(" ")
+        word, _, number = (await nth_line(client, worker.id, seen + 5)).partition(" ")
         assert word == "whole"
         assert int(number) <= at + 8, "it has forgotten what came after the checkpoint"
         await client.workers.pause(worker.id)
@@ -130,7 +123,7 @@ async def test_with_files_as_they_are_what_does_not_fit_is_named_with_both_sizes
     assert "--keep-files" in caught.value.resolution
     seen = len(await lines(client, worker.id))
     await client.workers.resume(worker.id, "late", keep_files=True)
-    assert (await _line(client, worker.id, seen + 1)).startswith("whole")
+    assert (await nth_line(client, worker.id, seen + 1)).startswith("whole")
 
 
 async def test_a_file_in_a_mount_that_it_held_open_and_that_has_changed_is_told(

@@ -159,10 +159,11 @@ _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def _connected(port: int) -> _Connection:
-    while True:
-        with contextlib.suppress(OSError):
-            return await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.sleep(0.05)  # nothing tells when it listens
+    async with asyncio.timeout(TIMEOUT_S):
+        while True:
+            with contextlib.suppress(OSError):
+                return await asyncio.open_connection("127.0.0.1", port)
+            await asyncio.sleep(0.05)  # nothing tells when it listens
 
 
 async def _ask(connection: _Connection, program: Program) -> int:

@@ -28,10 +28,3 @@ def loopback_port(reference: str) -> int | None:
     name, _, port = registry.rpartition(":")
     local = name == "localhost" or name.startswith("127.")
     return int(port) if slash and local and port.isascii() and port.isdigit() else None
-
-
-def is_docker_hubs(reference: str) -> bool:
-    """Whether Docker looks for it at Docker Hub, or at a mirror of that."""
-    registry, slash, _ = reference.partition("/")
-    named = bool(slash) and (registry == "localhost" or "." in registry or ":" in registry)
-    return not named or registry in ("docker.io", "index.docker.io")

@@ -73,6 +73,12 @@ class HostAgent:
     def free_memory_mib(self) -> int:
         return usage.free_memory_mib()
 
+    def check_shape(self, asked: Shape | None, default: Shape) -> None:
+        """``InvalidRequest`` for a shape that this host never has; see ``ensure_memory``, too."""
+        if asked is not None:
+            self.capacity().check(asked, default)
+        self.ensure_memory(asked or default)
+
     def ensure_memory(self, shape: Shape) -> None:
         """``MemoryFull`` if less is free than a VM of this shape may come to use."""
         free_mib = self.free_memory_mib()

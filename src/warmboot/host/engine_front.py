@@ -55,6 +55,7 @@ ANSWER_TIMEOUT_S = 30.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 15.0
 _CONTROL_FD = 3
 _SUFFIX = ".new"
+_REFUSED = dict.fromkeys(("serve", "serve-user"), "an engine's socket cannot be created")
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "PYTHONHOME")
 """It parses what users send: of the manager's settings, tokens among them, it gets none."""
 
@@ -142,9 +143,9 @@ class EngineFront:
                     raise _not_there(str(error)) from error
             except CallRefused as error:
                 raise HostError(
-                    "an engine's socket cannot be created",
+                    _REFUSED.get(name, f"the front of the engines' sockets refused {name}"),
                     details=str(error),
-                    resolution=f"check the folder {self.folder}",
+                    resolution=f"check the folder {self.folder}, and front.log there",
                 ) from error
             except TimeoutError as error:
                 channel.close()  # and is asked who it is, or ended

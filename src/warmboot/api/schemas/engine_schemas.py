@@ -227,10 +227,7 @@ class EngineOut(Out):
     boot: BootPolicy
     labels: dict[str, str] = _asked("labels")
     auto_remove: bool = _asked("auto_remove")
-    host_ports: list[int] = Field(
-        validation_alias=AliasPath("spec", "host_ports"),
-        description="TCP ports of this host's 127.0.0.1 that are open to it, at 198.18.0.1",
-    )
+    host_ports: list[int] = _asked("host_ports")
     time_to_live_s: float | None = _asked("time_to_live_s")
     disk_mib: int | None = Field(
         validation_alias=AliasPath("spec", "disk_mib"),

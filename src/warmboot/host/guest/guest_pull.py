@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from warmboot.docker.pull import Progress, PullTimeout
-from warmboot.docker.references import is_docker_hubs, loopback_port
+from warmboot.docker.references import loopback_port
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.host.network import Network, Slot
+from warmboot.model.conventions.registry_logins import DOCKER_HUB, registry_of
 from warmboot.model.tenants.registry_mirror import RegistryMirror
 
 
@@ -32,7 +33,7 @@ async def pull_image(
         return
     timeout = PullTimeout(silence_s, partial(network.received_bytes, slot))
     port = loopback_port(reference)
-    if mirror is not None and is_docker_hubs(reference):
+    if mirror is not None and registry_of(reference) == DOCKER_HUB:
         port = mirror.host_port
         await link.use_mirror(mirror)
     if port is None:

@@ -133,9 +133,7 @@ class Containers:
         return container.id
 
     async def _create(self, spec: ContainerSpec) -> Container:
-        if spec.shape is not None:
-            self._host.capacity().check(spec.shape, self._default_shape)
-        self._host.ensure_memory(spec.shape or self._default_shape)
+        self._host.check_shape(spec.shape, self._default_shape)
         image_id = await choose_image(self._store, spec.runtime_image_id)
         if spec.archive is not None:
             await self._archives.check_has(spec.archive, spec.image)
@@ -175,6 +173,7 @@ class Containers:
                 # Its VM died after it had ended: the way back leads through ``failed``.
                 await self._watch.forget_vm(container.id)
                 await self._store.containers.set_state(container.id, ContainerState.FAILED)
+            self._host.ensure_memory(container.shape)
             async with (
                 self._ports.free(container.spec, container.id),
                 self._events.transaction() as emit,

@@ -165,9 +165,7 @@ class Engines:
                 "this hypervisor has no network, through which ports of the host could be opened",
                 resolution="leave host_ports out, or use QEMU or Firecracker",
             )
-        if spec.shape is not None:
-            self._host.capacity().check(spec.shape, self._default_shape)
-        self._host.ensure_memory(spec.shape or self._default_shape)
+        self._host.check_shape(spec.shape, self._default_shape)
         image_id = await choose_image(self._store, spec.runtime_image_id)
         await self._disks.check(spec, image_id)
         engine_id = uuid4()
