@@ -4,6 +4,8 @@ STATE ?= $(CURDIR)/.state
 PYTHON = .venv/bin/python
 # The number of test processes: tests with real VMs run in one, those with a Docker engine in one, others in any.
 PROCESSES ?= $(shell n=$$(nproc); [ $$n -gt 2 ] && echo $$n || echo 2)
+# ORDER=7: modules, and the tests in each, are shuffled by this seed, which the run prints.
+SHUFFLED = $(if $(ORDER),--random-order-seed=$(ORDER))
 QUICK = not (qemu or firecracker or kvm or docker or registry or postgres or root or slow)
 export WARMBOOT_STATE = $(STATE)
 export PATH := $(CURDIR)/.venv/bin:$(STATE)/firecracker:$(PATH):/usr/sbin:/sbin
@@ -14,7 +16,8 @@ help:
 	@echo "make demo        install what is missing, then show a cold and a warm start side by side"
 	@echo "make picture     run the demo, and save a picture of it for the README"
 	@echo "make test        lint, then run all tests: up to half an hour on 2 CPUs; needs root, QEMU, Docker and"
-	@echo "                 PostgreSQL, which it installs if they are missing; leaves your own Docker and network alone"
+	@echo "                 PostgreSQL, which it installs if they are missing; leaves your own Docker and network alone;"
+	@echo "                 ORDER=7 shuffles modules and the tests in each, by this seed"
 	@echo "make test-quick  lint, then run the tests of the pure parts, SQLite, API and command line: about 3 minutes"
 	@echo "make lint        check style, types and import contracts"
 	@echo "make bench       measure: a table on the terminal, JSON in bench/results/; GROUPS=\"cli worker\" measures only"
@@ -35,10 +38,10 @@ picture: setup
 	@$(PYTHON) -m demo --picture docs/images/demo.svg
 
 test: lint
-	@$(PYTHON) -m pytest -n $(PROCESSES)
+	@$(PYTHON) -m pytest -n $(PROCESSES) $(SHUFFLED)
 
 test-quick: lint
-	@$(PYTHON) -m pytest -n $(PROCESSES) -m "$(QUICK)"
+	@$(PYTHON) -m pytest -n $(PROCESSES) $(SHUFFLED) -m "$(QUICK)"
 	@echo "Left out: tests with real VMs, Docker engines, registries, PostgreSQL or root, and tests marked slow, such as"
 	@echo "tests/manager, tests/faults and tests/deploy. If you have changed something there, run them yourself."
 

@@ -10,12 +10,15 @@ VMs stays in one of them, what uses a Docker engine in one, and each other modul
 from __future__ import annotations
 
 import os
+import random
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
 import pytest
+from random_order.config import Config as RandomOrder
 from xdist.scheduler import LoadScopeScheduling
 
 _LANES = {
@@ -40,7 +43,8 @@ _FIRST = (
     "tests/packaging/test_debian_package.py",
     "tests/api/test_api_schema_real.py",
 )
-"""What takes longest begins first, so that no process has it left at the end."""
+"""What takes longest begins first, so that no process has it left at the end. Not when the order is
+random (``--random-order``): then modules are shuffled, and the tests in each."""
 
 _SLOW = ("manager", "faults", "deploy")
 """Folders that take minutes as a whole, though none of their tests does."""
@@ -70,7 +74,7 @@ class _Lanes(LoadScopeScheduling):  # type: ignore[misc]
         return path if path in _APART else _LANES.get(_folder(path), path)
 
     def _assign_work_unit(self, node: Any) -> None:
-        for scope in _FIRST:
+        for scope in () if _shuffled(self.config) else _FIRST:
             if scope in self.workqueue:
                 self.workqueue.move_to_end(scope, last=False)
                 break
@@ -81,11 +85,18 @@ def _folder(nodeid: str) -> str:
     return nodeid.removeprefix("tests/").partition("/")[0]
 
 
+def _shuffled(config: pytest.Config) -> bool:
+    return bool(RandomOrder(config).is_enabled)
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    if _shuffled(config):
+        config.option.loadscopereorder = False
     return _Lanes(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     counted = Counter(item.nodeid for item in items)
     twice = [nodeid for nodeid, number in counted.items() if number > 1]
     if twice:
@@ -93,6 +104,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _folder(item.nodeid) in _SLOW:
             item.add_marker(pytest.mark.slow)
+    before = random.getstate()
+    yield
+    random.setstate(before)  # the order has a seed, what the tests draw has none
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
