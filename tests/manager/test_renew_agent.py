@@ -10,6 +10,7 @@ from typing import Any, Never
 from uuid import uuid4
 
 import pytest
+from tests.support.engines import create, docker, engines_of
 from tests.support.invariants import check
 from tests.support.managers import IMAGE_NAME, Lab, Manager, image_folder, make_ext4, vmm_pids
 from tests.support.rebuilds import event, ready
@@ -19,7 +20,7 @@ from warmboot.host.storage.stored_images import StoredImages
 from warmboot.images.files import describe, load_manifest, stored_folder, write_manifest
 from warmboot.images.guest_agent import agent_version_in
 from warmboot.images.renew import renew_agent
-from warmboot.manager.ports import Until
+from warmboot.manager.ports import EngineUntil, Until
 from warmboot.model import runtime_image
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import HostError
@@ -27,6 +28,7 @@ from warmboot.model.runtime_image import RENEWED_FROM, RuntimeImage, RuntimeImag
 from warmboot.model.runtime_snapshot import BuildCause, RuntimeSnapshot, SnapshotState
 from warmboot.model.snapshot_fit import GUEST_AGENT
 from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason
+from warmboot.model.tenants.engine import EngineState
 from warmboot.store.repositories.images import RuntimeImageRepository
 
 OLD = "0"
@@ -166,6 +168,38 @@ async def test_without_rebuilds_by_itself_it_is_the_users_to_order(place: Lab) -
         await manager.snapshot_until(new_id, SnapshotState.READY)
         assert (await manager.run("warm")).runtime_snapshot_id == new_id
         await check(manager.running)
+
+
+async def test_an_engine_boots_cold_and_says_why(place: Lab) -> None:
+    await before_the_upgrade(place)
+    async with place.manager(auto_rebuild=False) as manager:
+        engine = await create(manager)
+        assert (engine.state, engine.boot_method) == (EngineState.RUNNING, BootMethod.COLD)
+        assert engine.fallback_reason is FallbackReason.HOST_MISMATCH
+        assert f"its protocol is {OLD}" in engine.fallback_details
+        async with docker(engine) as client:
+            assert (await client.get("/containers/json?all=1")).json() == []
+        await renewed(manager)
+        await engines_of(manager).delete("ci", force=True)
+
+
+async def test_a_stopped_engine_of_the_old_version_starts_on_its_disk_with_the_new_agent(
+    place: Lab,
+) -> None:
+    with spoken(OLD):
+        async with place.manager() as manager:
+            await register(manager)
+            await create(manager)
+            await engines_of(manager).stop("ci", 0)
+    async with place.manager() as manager:
+        await engines_of(manager).start("ci")
+        engine = await engines_of(manager).wait("ci", EngineUntil.RUNNING, 60)
+        assert (engine.state, engine.boot_method) == (EngineState.RUNNING, BootMethod.COLD)
+        assert engine.fallback_reason is FallbackReason.KEEPS_DISK
+        async with docker(engine) as client:
+            assert (await client.get("/containers/json?all=1")).json() == []
+        await renewed(manager)
+        await engines_of(manager).delete("ci", force=True)
 
 
 async def test_a_build_that_the_old_version_had_begun_is_made_with_the_new_agent(
