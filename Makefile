@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/.venv/bin:$(STATE)/firecracker:$(PATH):/usr/sbin:/sbin
 .PHONY: help demo picture test test-quick lint bench deb docker-versions setup clean
 
 help:
-	@echo "make demo        install what is missing, then show a cold and a warm start side by side"
+	@echo "make demo        install what is missing, then show warm boots, an engine with a compose stack, and a worker"
 	@echo "make picture     run the demo, and save a picture of it for the README"
 	@echo "make test        lint, then run all tests: up to half an hour on 2 CPUs; needs root, QEMU, Docker and"
 	@echo "                 PostgreSQL, which it installs if they are missing; leaves your own Docker and network alone;"

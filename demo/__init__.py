@@ -1,1 +1,1 @@
-"""What ``make demo`` shows: warmboot's two halves, for real, on this machine."""
+"""What ``make demo`` shows: warm boots, engines and workers, for real, on this machine."""

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from demo import boots, workers
+from demo import boots, engines, workers
+from demo.image import write_hello_image
 from demo.manager import manager, state_root
+from demo.shell import short
 
 PICTURE_COLUMNS = 84
 
@@ -21,17 +23,20 @@ async def _demo(console: Console) -> None:
     image = state / "runtime-image"
     console.rule("Warm boot")
     console.print(
-        f"A manager of its own, storage in {state / 'demo'}; your Docker, network and files are "
-        "left alone.\n"
+        f"A manager of its own, storage in {short(state / 'demo')}; your Docker, network and "
+        "files are left alone.\n"
     )
     await _build_image(image)
     async with manager(state / "demo", prefix="wbdemo", subnet="198.19.192.0/20") as running:
-        await boots.show(console, running, image)
+        write_hello_image(archive := running.storage / "hello.tar")
+        await boots.show(console, running, image, archive)
+        console.rule("A Docker of one's own")
+        await engines.show(console, running, archive)
     console.print()
     console.rule("Pause and resume")
     await workers.show(console)
     console.print(
-        f"Cleaned up. The runtime image and the snapshot stay in {_short(state)} for the next "
+        f"Cleaned up. The runtime image and the snapshot stay in {short(state)} for the next "
         "run; `make clean` removes them."
     )
 
@@ -43,10 +48,6 @@ async def _build_image(folder: Path) -> None:
     )
     if await process.wait() != 0:
         raise SystemExit("the runtime image could not be built; see the message above")
-
-
-def _short(path: Path) -> str:
-    return os.path.relpath(path)
 
 
 def main() -> None:

@@ -1,19 +1,15 @@
-"""The first half of the demo: the same container started cold and warm, side by side."""
+"""The first part of the demo: the same container started cold and warm, side by side."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import shlex
-import sys
 from pathlib import Path
 
-import httpx
 from rich.console import Console
 from rich.table import Table
 
-from demo.image import NAME, PORT, write_hello_image
+from demo.image import NAME, PORT
 from demo.manager import Manager, forget_older_images, image_digest
+from demo.shell import Shell, short
 from warmboot.client import Client
 from warmboot.client.results import Container
 
@@ -32,54 +28,46 @@ _STAGES = {
 }
 
 
-async def show(console: Console, manager: Manager, image_folder: Path) -> None:
+async def show(console: Console, manager: Manager, image_folder: Path, archive: Path) -> None:
     """Register, build a snapshot, boot cold and warm, talk to both, clean up."""
-    archive = manager.storage / "hello.tar"
-    write_hello_image(archive)
-    cli = _Cli(console, manager.url)
+    shell = Shell(console, manager.url)
     async with Client(manager.url) as client:
         await forget_older_images(client, image_digest(image_folder))
-        await cli.run("runtime", "register", "--name", "demo", str(image_folder))
-        await _ready_snapshot(console, cli, client)
+        await shell.run("warmboot", "runtime", "register", "--name", "demo", short(image_folder))
+        await _ready_snapshot(shell, client)
         try:
             boots = [
-                await _boot(console, cli, client, archive, name, options)
+                await _boot(shell, client, archive, name, options)
                 for name, options in (("demo-cold", ["--cold"]), ("demo-warm", []))
             ]
             console.print(_side_by_side(*boots))
         finally:
             names = [c.name for c in await client.containers.list(all_states=True)]
             if names:
-                await cli.run("rm", "-f", *names)
+                await shell.run("warmboot", "rm", "-f", *names)
 
 
-async def _ready_snapshot(console: Console, cli: _Cli, client: Client) -> None:
+async def _ready_snapshot(shell: Shell, client: Client) -> None:
     """The snapshot of an earlier run serves again; otherwise the one that is being built will.
 
     Registering the image has begun it: to create one waits for that.
     """
     for snapshot in await client.snapshots.list():
         if snapshot.state == "ready":
-            console.print(f"Runtime snapshot {snapshot.id[:8]} is there from an earlier run.")
+            shell.console.print(f"Runtime snapshot {snapshot.id[:8]} is there from an earlier run.")
             return
     image = (await client.images.list())[0]
-    await cli.run("snapshot", "create", image.name)
+    await shell.run("warmboot", "snapshot", "create", image.name)
 
 
 async def _boot(
-    console: Console, cli: _Cli, client: Client, archive: Path, name: str, options: list[str]
+    shell: Shell, client: Client, archive: Path, name: str, options: list[str]
 ) -> Container:
-    await cli.run(
-        *("run", "-d", "--name", name, "-p", str(PORT), "--archive", str(archive)),
-        *options,
-        NAME,
-    )
+    ran = ("warmboot", "run", "-d", "--name", name, "-p", str(PORT), *options)
+    await shell.run(*ran, "--archive", short(archive), NAME)
     container = await client.containers.get(name)
-    port = container.ports[0].host_port
-    async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
-        answer = await http.get(f"http://127.0.0.1:{port}/")
-    answer.raise_for_status()
-    console.print(f"[bold]$ curl http://127.0.0.1:{port}/[/bold]\n{answer.text.strip()}\n")
+    await shell.curl(f"http://127.0.0.1:{container.ports[0].host_port}/")
+    shell.console.print()
     return container
 
 
@@ -98,25 +86,3 @@ def _side_by_side(cold: Container, warm: Container) -> Table:
     table.add_row("all stages", *(f"{total:.2f}" for total in totals), style="bold")
     table.caption = f"{warm.boot_method}: Docker answers {cold_s / max(warm_s, 1e-3):.0f}× sooner"
     return table
-
-
-class _Cli:
-    """Runs the command line as a user would type it, and shows it."""
-
-    def __init__(self, console: Console, url: str) -> None:
-        self._console = console
-        self._url = url
-
-    async def run(self, *words: str) -> None:
-        self._console.print(f"[bold]$ warmboot {shlex.join(words)}[/bold]")
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "warmboot.cli", *words),
-            env={**_environment(), "WARMBOOT_URL": self._url},
-        )
-        if await process.wait() != 0:
-            raise SystemExit(f"`warmboot {words[0]}` failed; see the message above")
-        self._console.print()
-
-
-def _environment() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if not k.startswith(("WARMBOOT_", "MANAGER_"))}

@@ -25,7 +25,7 @@ def write_hello_image(path: Path) -> None:
             "architecture": "amd64",
             "os": "linux",
             "config": {
-                "Cmd": ["/bin/busybox", "httpd", "-f", "-p", str(PORT), "-h", "/www"],
+                "Cmd": ["httpd", "-f", "-p", str(PORT), "-h", "/www"],
                 "ExposedPorts": {f"{PORT}/tcp": {}},
             },
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{_sha256(layer)}"]},
@@ -47,7 +47,7 @@ def _layer(busybox: bytes) -> bytes:
             member.type, member.mode = tarfile.DIRTYPE, 0o755
             layer.addfile(member)
         _add(layer, "bin/busybox", busybox, mode=0o755)
-        for name in ("sh", "cat", "hostname", "date", "sleep", "echo"):
+        for name in ("sh", "cat", "hostname", "date", "sleep", "echo", "httpd", "wget"):
             link = tarfile.TarInfo(f"bin/{name}")
             link.type, link.linkname = tarfile.SYMTYPE, "busybox"
             layer.addfile(link)

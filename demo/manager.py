@@ -86,6 +86,8 @@ async def forget_older_images(client: Client, digest: str) -> None:
     """
     for container in await client.containers.list(all_states=True):
         await client.containers.delete(container.id, force=True)
+    for engine in await client.engines.list():
+        await client.engines.delete(engine.id, force=True)
     older = [image for image in await client.images.list() if image.digest != digest]
     gone = {image.id for image in older}
     for snapshot in await client.snapshots.list():

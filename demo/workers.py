@@ -1,10 +1,8 @@
-"""The second half of the demo: a worker that counts is paused, is gone, and then counts on."""
+"""The third part of the demo: a worker that counts is paused, is gone, and then counts on."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -14,6 +12,7 @@ from rich.console import Console
 from testbed.private_dockerd import private_dockerd, tcp_established
 
 from demo.manager import manager, state_root
+from demo.shell import Shell
 from warmboot.client import Client
 from warmboot.client.worker_results import Worker
 from warmboot.docker.engine import DockerEngine
@@ -51,28 +50,30 @@ async def show(console: Console) -> None:
     if busybox is None:
         raise SystemExit("a static busybox is needed: run `make setup`")
     async with _setting(console) as (client, engine, url):
+        shell = Shell(console, url)
         await engine.load_image(busybox_image(IMAGE, busybox, ["sh"]))
-        _typed(console, f"warmboot worker run --name {NAME} {IMAGE} sh -c '…'")
+        shell.show(f"warmboot worker run --name {NAME} {IMAGE} sh -c '…'")
         await client.workers.create(image=IMAGE, name=NAME, command=["sh", "-c", SCRIPT])
         worker = await client.workers.wait(NAME, "settled", LINE_TIMEOUT_S)
         if worker.state != "running":
             raise SystemExit(f"the worker does not run: {worker.error}")
         try:
-            await _pause_and_resume(console, client, engine, worker, url)
+            await _pause_and_resume(shell, client, engine, worker)
         finally:
-            _typed(console, f"warmboot worker rm -f {NAME}")
+            shell.show(f"warmboot worker rm -f {NAME}")
             await client.workers.delete(NAME, force=True)
 
 
 async def _pause_and_resume(
-    console: Console, client: Client, engine: DockerEngine, worker: Worker, url: str
+    shell: Shell, client: Client, engine: DockerEngine, worker: Worker
 ) -> None:
+    console = shell.console
     secret, count = await _counted(client, beyond=20)
     pid = (await engine.inspect(worker.docker_id or "")).pid
     console.print(f"It counts: secret {secret} (in its memory only), {count}; process {pid}.")
     await _reported(console, client, 10)
 
-    await _cli(console, url, "pause", NAME)
+    await shell.run("warmboot", "worker", "pause", NAME)
     made = (await client.workers.checkpoints(NAME))[0]
     _, last = await _last(client)
     gone = "is gone from" if not Path("/proc", str(pid)).exists() else "IS STILL IN"
@@ -82,7 +83,7 @@ async def _pause_and_resume(
     )
     await asyncio.sleep(2)  # for those who watch
 
-    await _cli(console, url, "resume", NAME)
+    await shell.run("warmboot", "worker", "resume", NAME)
     secret_after, first = await _counted(client, beyond=last)
     if (secret_after, first) != (secret, last + 1):
         raise SystemExit(f"it went on with {secret_after}, {first}: its memory did not survive")
@@ -114,21 +115,6 @@ async def _setting(console: Console) -> AsyncIterator[tuple[Client, DockerEngine
                 Client(running.url) as client,
             ):
                 yield client, engine, running.url
-
-
-def _typed(console: Console, command: str) -> None:
-    console.print(f"[bold]$ {command}[/bold]")
-
-
-async def _cli(console: Console, url: str, *words: str) -> None:
-    """The command line itself, as one would type it."""
-    _typed(console, " ".join(("warmboot worker", *words)))
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "warmboot.cli", "worker", *words),
-        env={**os.environ, "WARMBOOT_URL": url},
-    )
-    if await process.wait() != 0:
-        raise SystemExit("the demo ends here; see the message above")
 
 
 async def _reported(console: Console, client: Client, count: int) -> None:
