@@ -37,6 +37,8 @@ async def test_engines_may_come_while_a_front_is_told_of_those_that_there_are(
     async def serve(call: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
         if call == "hello":
             return {"version": __version__}
+        if call == "list":
+            return {"ids": [], "uids": []}
         telling.set()
         await go_on.wait()
         served.append(given["id"])

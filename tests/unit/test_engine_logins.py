@@ -162,7 +162,7 @@ async def test_a_head_that_logins_make_too_long_is_refused() -> None:
 
 
 async def test_a_front_keeps_them_for_each_engine_until_that_is_forgotten(tmp_path: Path) -> None:
-    """The next manager finds them with the same front; nobody can ask for them."""
+    """The next manager finds them with the same front."""
     with socket.socket(socket.AF_UNIX) as control:
         control.bind(str(tmp_path / CONTROL_SOCKET))
         control.listen()

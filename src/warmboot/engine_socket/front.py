@@ -24,6 +24,7 @@ from warmboot.model.conventions.engine_front import (
     ServedEngine,
     from_message,
     logins_from,
+    logins_message,
 )
 from warmboot.model.conventions.registry_logins import RegistryLogin
 from warmboot.system.call_channel import MOST_LINE_BYTES, CallChannel, CallRefused, ChannelClosed
@@ -44,7 +45,7 @@ class Front:
         self._folder = Path(control.getsockname()).parent
         self._engines: dict[str, EngineSocket] = {}
         self._logins: dict[str, Sequence[RegistryLogin]] = {}
-        """By engine, also of those whose socket is still to come; nowhere else."""
+        """By engine, also of those whose socket is still to come."""
         self._users: dict[int, UserSocket] = {}
         self._changing = asyncio.Lock()
         self._managers: list[CallChannel] = []
@@ -108,7 +109,10 @@ class Front:
             if name == "hello":
                 return {"version": __version__}
             if name == "list":
-                return {"ids": sorted(self._engines), "uids": sorted(self._users)}
+                ids, uids = sorted(self._engines), sorted(self._users)
+                return {"ids": ids, "uids": uids, "logged_in": sorted(self._logins)}
+            if name == "logins":
+                return logins_message(given["id"], self._logins.get(given["id"], ()))
             if name == "serve":
                 await self._serve(from_message(given))
             elif name == "log-in":
@@ -138,7 +142,11 @@ class Front:
             await engine.set(wanted)
 
     def _log_in(self, given: Mapping[str, Any]) -> None:
-        self._logins[given["id"]] = logins = logins_from(given)
+        logins = logins_from(given)
+        if logins:
+            self._logins[given["id"]] = logins
+        else:
+            self._logins.pop(given["id"], None)
         if (engine := self._engines.get(given["id"])) is not None:
             engine.logins = logins
 

@@ -4,6 +4,9 @@
     an earlier manager's, of this version ───────────▶   │
     an earlier manager's, of another version: retired    └── stop: it goes on without us
 
+Logins at registries are in the memory of both, and nowhere else: whoever of the two is started anew
+has them from the other one. So an upgrade keeps them, and a reboot does not.
+
 Its control socket is bound before it starts, so that nobody waits for it to come up. Two processes
 may serve for a while: one that was retired passes what it has begun, and nothing else.
 """
@@ -31,6 +34,7 @@ from warmboot.model.conventions.engine_front import (
     DefaultSocket,
     ServedEngine,
     as_message,
+    logins_from,
     logins_message,
 )
 from warmboot.model.conventions.manager_socket import MAX_PATH_BYTES
@@ -72,6 +76,7 @@ class EngineFront:
         """Told when a front has died: whatever it was in the middle of, it does not go on."""
         self._served: dict[str, ServedEngine] = {}
         self._users: dict[int, DefaultSocket] = {}
+        self._logins: dict[str, Sequence[RegistryLogin]] = {}
         self._channel: CallChannel | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._pidfd = -1
@@ -100,11 +105,13 @@ class EngineFront:
         await self._call("serve", **as_message(engine))
 
     async def log_in(self, engine_id: str, logins: Sequence[RegistryLogin]) -> None:
-        """They replace earlier ones. The front alone has them: with it they are gone."""
+        """They replace earlier ones."""
+        self._logins[engine_id] = logins
         await self._call("log-in", **logins_message(engine_id, logins))
 
     async def forget(self, engine_id: str) -> None:
         """Idempotent."""
+        self._logins.pop(engine_id, None)
         known = self._served.pop(engine_id, None)
         if known is not None or self._channel is not None:
             await self._call("forget", id=engine_id)
@@ -125,6 +132,7 @@ class EngineFront:
         channel, self._channel = self._channel, None
         self._served.clear()
         self._users.clear()
+        self._logins.clear()
         if channel is not None:
             channel.close()
         await end(*self._tasks)
@@ -169,6 +177,7 @@ class EngineFront:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 version = (await channel.call("hello"))["version"]
+                await self._learn_logins(channel)
                 if version != __version__:
                     log.info(f"the front of version {version} is retired")
                     await channel.call("retire")
@@ -180,6 +189,12 @@ class EngineFront:
             _end_hung(self.folder / PROCESS_FILE)
             return
         await self._keep(channel)
+
+    async def _learn_logins(self, channel: CallChannel) -> None:
+        """Also from one that is retired: nobody else has them."""
+        for engine_id in (await channel.call("list")).get("logged_in", ()):
+            if engine_id not in self._logins:  # ours are newer
+                self._logins[engine_id] = logins_from(await channel.call("logins", id=engine_id))
 
     async def _start(self) -> None:
         try:
@@ -206,7 +221,8 @@ class EngineFront:
     async def _keep(self, channel: CallChannel) -> None:
         """Tell it all that there is: it may be a new one."""
         # Others come and go meanwhile.
-        told = [("serve", as_message(engine)) for engine in self._served.values()]
+        told = [("log-in", logins_message(*of_one)) for of_one in self._logins.items()]
+        told += [("serve", as_message(engine)) for engine in self._served.values()]
         told += [("serve-user", asdict(user)) for user in self._users.values()]
         for call, given in told:
             try:

@@ -3,10 +3,11 @@
 hello        → {version}                who it is
 serve        ServedEngine → {}          there is this socket, and this is behind it
 log-in       {id, logins} → {}          pull, push and build there with these
+logins       {id} → {id, logins}        those
 forget       {id} → {}                  there is no such engine any more
 serve-user   DefaultSocket → {}         there is this socket, and its user's engine behind it
 forget-user  {uid} → {}                 that user has no default socket any more
-list         → {ids, uids}
+list         → {ids, uids, logged_in}   ids of those with sockets, and of those with logins
 retire       → {}                       take no new connections; end with the last one
 
 The front asks the manager for ports (see ``engine_socket.port_keeper``), and
