@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from tests.support.engine_sockets import PING, TIMEOUT_S, Client, no_manager, serving, until
 
-from warmboot.engine_socket import guest_connections
 from warmboot.engine_socket.__main__ import log_in
 from warmboot.engine_socket.docker_form import Refusal
-from warmboot.engine_socket.guest_connections import GuestConnections
+from warmboot.engine_socket.guest import guest_connections
+from warmboot.engine_socket.guest.guest_connections import GuestConnections
 from warmboot.engine_socket.limits import IDLE_IN_GUEST, MOST_LOG_BYTES
 from warmboot.engine_socket.served_engine import EngineSocket
 

@@ -3,8 +3,8 @@
     head ─▶ engine ready? ─▶ is it one that the host must know of? ─▶ exchange ─▶ next request
                                 create, start: see port_keeper
 
-h11 finds where heads and bodies end, on both sides. An engine that is not there, or is lost before
-it has answered, is told as Docker tells errors.
+h11 finds where a request's head and body end (for answers see ``guest.answers``). An engine that is
+not there, or is lost before it has answered, is told as Docker tells errors.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from warmboot.engine_socket.exchange import (
     GuestLost,
     next_event,
 )
-from warmboot.engine_socket.guest_connections import GuestConnections
+from warmboot.engine_socket.guest.guest_connections import GuestConnections
 from warmboot.engine_socket.host_folders import checked
 from warmboot.engine_socket.limits import (
     BODY_TIMEOUT_S,
@@ -100,8 +100,7 @@ class Conversation:
     def __init__(self, find: Find, stream: Stream) -> None:
         self._find = find
         self._stream = stream
-        self._http = h11.Connection(h11.SERVER, MOST_HEAD_BYTES)
-        self._client = Client(stream, self._http)
+        self._client = Client(stream)
         self.silent_since_s: float | None = asyncio.get_running_loop().time()
         """Since when the client has nothing under way; ``None`` while it has."""
 
@@ -126,14 +125,17 @@ class Conversation:
     async def _next_request(self) -> h11.Request | None:
         """The next head; ``None`` when the client is done."""
         self.silent_since_s = asyncio.get_running_loop().time()
-        if self._http.trailing_data[0] == b"":
-            self._http.receive_data(await self._stream.read())
+        http = self._client.http
+        if http.trailing_data[0] == b"":
+            http.receive_data(await self._stream.read())
         self.silent_since_s = None
-        try:
-            async with asyncio.timeout(HEAD_TIMEOUT_S):
-                event = await next_event(self._http, self._stream)
-        except TimeoutError:
-            raise Refusal(408, "the request took too long to arrive") from None
+        event = http.next_event()
+        if event is h11.NEED_DATA:
+            try:
+                async with asyncio.timeout(HEAD_TIMEOUT_S):
+                    event = await next_event(http, self._stream)
+            except TimeoutError:
+                raise Refusal(408, "the request took too long to arrive") from None
         if not isinstance(event, h11.Request):
             return None
         size = len(event.target) + sum(len(n) + len(v) for n, v in event.headers.raw_items())
@@ -228,9 +230,11 @@ class Conversation:
     async def _body(self) -> bytes:
         """The request's, whole."""
         body = bytearray()
-        if self._http.they_are_waiting_for_100_continue:
+        if self._client.http.they_are_waiting_for_100_continue:
             await self._client.tell(h11.InformationalResponse(status_code=100, headers=[]))
-        while not isinstance(event := await next_event(self._http, self._stream), h11.EndOfMessage):
+        while not isinstance(
+            event := await next_event(self._client.http, self._stream), h11.EndOfMessage
+        ):
             if not isinstance(event, h11.Data):
                 raise ClientLost
             body += event.data
@@ -268,17 +272,10 @@ class Conversation:
             raise
         finally:
             await connections.give_back(guest)
-        return again and await self._begin_next()
-
-    async def _begin_next(self) -> bool:
-        """Whether the connection is ready for another request."""
-        if self._http.our_state is not h11.DONE:
+        if again and not self._client.begin_next():
+            await self._linger()  # dockerd has answered before it had read all
             return False
-        if self._http.their_state is not h11.DONE:  # dockerd has answered before it had read all
-            await self._linger()
-            return False
-        self._http.start_next_cycle()
-        return True
+        return again
 
     # -- what went wrong -----------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import h11
@@ -20,8 +20,20 @@ from warmboot.engine_socket.docker_form import (
     last_words,
     turns_into_stream,
 )
-from warmboot.engine_socket.guest_connections import GuestConnection
-from warmboot.engine_socket.limits import MOST_HELD_BYTES
+from warmboot.engine_socket.guest.answers import (
+    LAST_CHUNK,
+    AnswerHead,
+    BadAnswer,
+    Body,
+    ChunkedBody,
+    EndlessBody,
+    body_of,
+    chunk,
+    head_of,
+    says_close,
+)
+from warmboot.engine_socket.guest.guest_connections import GuestConnection
+from warmboot.engine_socket.limits import MOST_HEAD_BYTES, MOST_HELD_BYTES, WATCH_AFTER_S
 from warmboot.engine_socket.relay import Stream, relay
 from warmboot.system.concurrency import end, race
 
@@ -43,16 +55,34 @@ class ClientLost(Exception):
     """The client hung up in the middle of something."""
 
 
-@dataclass(slots=True)
 class Client:
-    """A connection, and what h11 knows of it."""
+    """A connection, and what h11 knows of its request."""
 
-    stream: Stream
-    http: h11.Connection
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.http = h11.Connection(h11.SERVER, MOST_HEAD_BYTES)
 
     async def tell(self, event: h11.Event) -> None:
         if data := self.http.send(event):
             await self.stream.send(data)
+
+    def take_end(self) -> None:
+        """That of a request without a body, which has come with its head."""
+        if self.http.their_state is h11.SEND_BODY:
+            self.http.next_event()
+
+    def begin_next(self) -> bool:
+        """Be ready for another request; ``False``: this one has not come to its end."""
+        if self.http.their_state is h11.SEND_BODY:
+            return False
+        # A new one: of an answer that has passed as it was h11 knows nothing.
+        more, ended = self.http.trailing_data
+        self.http = h11.Connection(h11.SERVER, MOST_HEAD_BYTES)
+        if more:
+            self.http.receive_data(more)
+        if ended:
+            self.http.receive_data(b"")
+        return True
 
 
 @dataclass(slots=True)
@@ -72,9 +102,10 @@ class Exchange:
     guest: GuestConnection = field(init=False)
     answered: bool = False
     kind: str = ""
-    _held: list[h11.Event] = field(default_factory=list)
-    _held_bytes: int = 0
+    _answer_body: Body | None = None
     _uploaded: asyncio.Event = field(default_factory=asyncio.Event)
+    _upload: asyncio.Task[None] | None = None
+    _watch: asyncio.TimerHandle | None = None
 
     @property
     def may_be_repeated(self) -> bool:
@@ -94,43 +125,57 @@ class Exchange:
     async def run(self, guest: GuestConnection, headers: Headers) -> bool:
         """Pass it, with ``headers``; whether another request may follow on the client's side."""
         self.guest = guest
-        await self._to_guest(
-            h11.Request(method=self.request.method, target=self.request.target, headers=headers)
-        )
-        if self.body is not None:
-            await self._to_guest(h11.Data(data=self.body))
-            await self._to_guest(h11.EndOfMessage())
+        method, target = self.request.method, self.request.target
+        head = head_of(b"%s %s HTTP/1.1" % (method, target), headers)
+        await self._to_guest(head + (self.body or b""))
+        if self.body is None and has_body(self.request):
+            self._begin_upload()
+        else:
+            self.client.take_end()
             self._uploaded.set()
-        elif self._uploaded.is_set():  # it is repeated, and had no body
-            await self._to_guest(h11.EndOfMessage())
-        upload = asyncio.create_task(self._upload())
+            loop = asyncio.get_running_loop()
+            self._watch = loop.call_later(WATCH_AFTER_S, self._begin_upload)
         try:
-            return await self._download(upload)
+            return await self._download()
         finally:
-            await end(upload)
+            await self._end_upload()
 
     async def say_last(self) -> None:
         """It broke off: say so, where its form has room for a word."""
         words = last_words(self.kind, self.lost() or "the stream broke off")
-        with contextlib.suppress(h11.LocalProtocolError, ConnectionError):
-            if words:
-                await self.client.tell(h11.Data(data=words))
-                await self.client.tell(h11.EndOfMessage())
+        with contextlib.suppress(ConnectionError):
+            if words and self._answer_body is not None:
+                await self.client.stream.send(self._answer_body.words(words))
         # Else without its proper end: the client sees that it is not whole.
 
     # -- the request's body --------------------------------------------------------------------
 
-    async def _upload(self) -> None:
+    def _begin_upload(self) -> None:
+        self._watch = None
+        self._upload = asyncio.create_task(self._send_body())
+
+    async def _end_upload(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        if self._upload is not None:
+            await end(self._upload)
+
+    async def _send_body(self) -> None:
         """The body; then see whether the client goes away."""
         http, stream = self.client.http, self.client.stream
+        chunked = any(name == b"transfer-encoding" for name, _ in self.request.headers)
         try:
             while not self._uploaded.is_set():
                 event = await next_event(http, stream)
-                if not isinstance(event, h11.Data | h11.EndOfMessage):
-                    raise ClientLost
-                await self._to_guest(event)
-                if isinstance(event, h11.EndOfMessage):
+                if isinstance(event, h11.Data):
+                    data = bytes(event.data)
+                    await self._to_guest(chunk(data) if chunked else data)
+                elif isinstance(event, h11.EndOfMessage):
+                    await self._to_guest(LAST_CHUNK if chunked else b"")
                     self._uploaded.set()
+                else:
+                    raise ClientLost
             if http.trailing_data[0]:
                 return  # it has sent more already, which waits for its turn
             more = await stream.read()
@@ -144,75 +189,107 @@ class Exchange:
             self.guest.stream.abort()  # or dockerd would wait for the rest
             raise
 
-    async def _to_guest(self, event: h11.Event) -> None:
-        data = self.guest.http.send(event)
+    async def _to_guest(self, data: bytes) -> None:
         try:
-            if data:
-                await self.guest.stream.send(data)
+            await self.guest.stream.send(data)
         except ConnectionError as error:
             raise GuestLost from error
 
     # -- the answer ----------------------------------------------------------------------------
 
-    async def _download(self, upload: asyncio.Task[None]) -> bool:
+    async def _download(self) -> bool:
+        request = self.request
         while True:
-            event = await self._from_guest(upload)
-            if isinstance(event, h11.InformationalResponse):
-                await self.client.tell(event)
-                if event.status_code == _SWITCHING_PROTOCOLS:
-                    self.kind = content_type(list(event.headers.raw_items()))
-                    await self._as_stream(upload)
-                    return False
-            elif isinstance(event, h11.Response):
-                headers = list(event.headers.raw_items())
-                self.kind = content_type(headers)
-                request, status = self.request, event.status_code
-                if turns_into_stream(request.method, request.target, status, headers):
-                    await self.client.stream.send(_head(event, headers))
-                    await self._as_stream(upload)
-                    return False
-                await self._tell(
-                    h11.Response(status_code=status, headers=headers, reason=event.reason)
-                )
-            elif isinstance(event, h11.Data | h11.EndOfMessage):
-                await self._tell(event)
-                if isinstance(event, h11.EndOfMessage):
-                    return True
-
-    async def _from_guest(self, upload: asyncio.Task[None]) -> h11.Event:
-        cause: Exception | None = None
-        try:
-            event = await next_event(self.guest.http, self.guest.stream)
-        except h11.RemoteProtocolError as error:
-            event, cause = h11.ConnectionClosed(), error
-        if not isinstance(event, h11.ConnectionClosed):
-            return event
-        if upload.done() and not upload.cancelled():
-            upload.result()  # the client's mistake, or its end
-        raise GuestLost from cause
-
-    async def _tell(self, event: h11.Event) -> None:
-        """A part of the answer, at once or when somebody has been told of it."""
+            answer = await self._head()
+            self.kind = content_type(answer.headers)
+            if answer.status == _SWITCHING_PROTOCOLS or turns_into_stream(
+                request.method, request.target, answer.status, answer.headers
+            ):
+                await self._to_client(answer.raw)
+                await self._as_stream()
+                return False
+            if answer.status >= 200:
+                break
+            await self._to_client(answer.raw)
+        body = self._answer_body = self._body_of(answer)
         if self.on_answer is not None:
-            self._held.append(event)
-            self._held_bytes += len(event.data) if isinstance(event, h11.Data) else 0
-            if self._held_bytes > MOST_HELD_BYTES:
-                raise GuestLost
-            if not isinstance(event, h11.EndOfMessage):
-                return
-            response, *body, _ = self._held
-            assert isinstance(response, h11.Response)
-            said = b"".join(bytes(part.data) for part in body if isinstance(part, h11.Data))
-            if (instead := await self.on_answer(response.status_code, said)) is not None:
-                self._held = [with_body(response, instead), h11.Data(data=instead), event]
-        self.answered = True
-        for part in self._held or [event]:
-            await self.client.tell(part)
+            await self._pass_held(answer, body, self.on_answer)
+        else:
+            await self._pass(answer, body)
+        stays = answer.keeps_alive and not isinstance(body, EndlessBody)
+        return stays and request.http_version != b"1.0" and not says_close(request.headers)
 
-    async def _as_stream(self, upload: asyncio.Task[None]) -> None:
+    async def _pass(self, answer: AnswerHead, body: Body) -> None:
+        """As it comes, the head with what has come together with it."""
+        head, content = answer.raw, None
+        if self.request.http_version == b"1.0" and isinstance(body, ChunkedBody):
+            head, content = answer.with_headers(without_framing(answer.headers)), list[bytes]()
+        async for part in self._parts(answer, body, content):
+            if content is not None:  # such a client knows no chunks
+                part = b"".join(content)
+                content.clear()
+            await self._to_client(head + part)
+            head = b""
+
+    async def _pass_held(self, answer: AnswerHead, body: Body, told: Answered) -> None:
+        """When somebody has been told of it."""
+        passed, content, size = [answer.raw], list[bytes](), 0
+        async for part in self._parts(answer, body, content):
+            passed.append(part)
+            size += len(part)
+            if size > MOST_HELD_BYTES:
+                raise GuestLost
+        if (instead := await told(answer.status, b"".join(content))) is not None:
+            passed = [answer.with_headers(with_length(answer.headers, instead)), instead]
+        await self._to_client(b"".join(passed))
+
+    async def _parts(
+        self, answer: AnswerHead, body: Body, content: list[bytes] | None
+    ) -> AsyncIterator[bytes]:
+        """A body as it comes, first what is there already, be it nothing."""
+        data = self.guest.ahead()
+        while True:
+            try:
+                used = body.follow(data, content)
+            except BadAnswer as error:
+                raise GuestLost from error
+            yield data[:used]
+            if body.ended:
+                if answer.keeps_alive and self._uploaded.is_set():
+                    self.guest.over(data[used:])
+                return
+            if not (data := await self.guest.read()):
+                self._look_at_upload()
+                if isinstance(body, EndlessBody) and not self.lost():
+                    return
+                raise GuestLost
+
+    async def _head(self) -> AnswerHead:
+        try:
+            return await self.guest.head()
+        except (BadAnswer, ConnectionError) as error:
+            self._look_at_upload()
+            raise GuestLost from error
+
+    def _body_of(self, answer: AnswerHead) -> Body:
+        try:
+            return body_of(answer, self.request.method)
+        except BadAnswer as error:
+            raise GuestLost from error
+
+    def _look_at_upload(self) -> None:
+        """Raise the client's mistake, or its end, where that ended the answer."""
+        if (upload := self._upload) is not None and upload.done() and not upload.cancelled():
+            upload.result()
+
+    async def _to_client(self, data: bytes) -> None:
         self.answered = True
-        await race(self._uploaded.wait(), asyncio.wait({upload}))
-        await end(upload)
+        await self.client.stream.send(data)
+
+    async def _as_stream(self) -> None:
+        if self._upload is not None:
+            await race(self._uploaded.wait(), asyncio.wait({self._upload}))
+        await self._end_upload()
         client, guest = self.client.stream, self.guest.stream
         early, client_ended = self.client.http.trailing_data
         if early:
@@ -220,8 +297,7 @@ class Exchange:
                 await guest.send(early)
         if client_ended:
             guest.end_sending()
-        said, _ = self.guest.http.trailing_data
-        if said:
+        if said := self.guest.ahead():
             await client.send(said)
         await relay(client, guest, self._last_words)
 
@@ -231,14 +307,12 @@ class Exchange:
 
 
 def with_length(headers: Headers, body: bytes) -> Headers:
+    return [*without_framing(headers), (b"Content-Length", str(len(body)).encode())]
+
+
+def without_framing(headers: Headers) -> Headers:
     framing = (b"content-length", b"transfer-encoding", b"expect")
-    kept = [(name, value) for name, value in headers if name.lower() not in framing]
-    return [*kept, (b"Content-Length", str(len(body)).encode())]
-
-
-def with_body(answer: h11.Response, body: bytes) -> h11.Response:
-    headers = with_length(list(answer.headers.raw_items()), body)
-    return h11.Response(status_code=answer.status_code, headers=headers, reason=answer.reason)
+    return [(name, value) for name, value in headers if name.lower() not in framing]
 
 
 def has_body(request: h11.Request) -> bool:
@@ -253,10 +327,3 @@ async def next_event(http: h11.Connection, stream: Stream) -> h11.Event:
     if isinstance(event, type):  # PAUSED: there is nothing to come any more
         raise ClientLost
     return event
-
-
-def _head(answer: h11.Response, headers: Headers) -> bytes:
-    """As it came: h11 would frame what follows."""
-    lines = [f"HTTP/1.1 {answer.status_code} ".encode() + bytes(answer.reason)]
-    lines += [name + b": " + value for name, value in headers]
-    return b"\r\n".join(lines) + b"\r\n\r\n"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from warmboot.model.conventions.engine_front import WAKE_TIMEOUT_S
 
-CHUNK_BYTES = 64 << 10
+CHUNK_BYTES = 256 << 10
 """Read at once; a direction keeps about twice as much while the other side does not take it."""
+
+READ_AHEAD_BYTES = CHUNK_BYTES // 2
+"""asyncio stops reading when it has twice as much."""
 
 MOST_HEAD_BYTES = 30 << 10
 """Of a request: the guest's agent, which adds a token to it, takes 32 KiB."""
@@ -43,6 +46,9 @@ LINGER_S = 5.0
 
 MOST_CREATE_BYTES = 4 << 20
 """Of the body of a request that creates a container, and of what dockerd is asked by us."""
+
+WATCH_AFTER_S = 0.05
+"""How long an answer may take before is looked whether its client is still there."""
 
 ASK_TIMEOUT_S = 60.0
 """For what dockerd is asked by us, its whole answer included."""

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from warmboot.engine_socket.docker_form import Refusal, looks_inside
-from warmboot.engine_socket.guest_connections import GuestConnections
+from warmboot.engine_socket.guest.guest_connections import GuestConnections
 from warmboot.engine_socket.limits import MOST_BODIES, START_TIMEOUT_S
 from warmboot.engine_socket.listeners.connected import Connected
 from warmboot.engine_socket.listeners.tls_listener import TlsListener
@@ -73,8 +73,9 @@ class EngineSocket:
         return self._guest is None and self._decided.is_set()
 
     async def guest(self, target: bytes) -> GuestConnections:
+        waits = not self._decided.is_set() or not self._handed_over.is_set()
         try:
-            async with asyncio.timeout(START_TIMEOUT_S):
+            async with asyncio.timeout(START_TIMEOUT_S if waits else None):
                 await self._decided.wait()
                 if looks_inside(target):
                     await self._handed_over.wait()

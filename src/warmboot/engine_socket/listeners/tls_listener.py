@@ -8,7 +8,7 @@ import socket
 import ssl
 from pathlib import Path
 
-from warmboot.engine_socket.limits import CHUNK_BYTES
+from warmboot.engine_socket.limits import READ_AHEAD_BYTES
 from warmboot.engine_socket.listeners import socket_file
 from warmboot.engine_socket.listeners.connected import Connected
 from warmboot.engine_socket.listeners.tls_stream import TlsStream
@@ -50,7 +50,7 @@ class TlsListener:
             accept,
             endpoint.address,
             endpoint.port,
-            limit=CHUNK_BYTES,
+            limit=READ_AHEAD_BYTES,
             backlog=socket_file.BACKLOG,
         )
 

@@ -12,8 +12,11 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from warmboot.engine_socket.limits import CHUNK_BYTES, HANDSHAKE_TIMEOUT_S, LINGER_S
+from warmboot.engine_socket.limits import HANDSHAKE_TIMEOUT_S, LINGER_S
 from warmboot.engine_socket.relay import Stream
+
+_RECORD_BYTES = 16 << 10
+"""No more comes at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class TlsStream(Stream):
         try:
             while True:
                 with contextlib.suppress(ssl.SSLWantReadError):
-                    return self.tls.read(CHUNK_BYTES)
+                    return self.tls.read(_RECORD_BYTES)
                 await self._flush()  # there are requests for new keys, which want an answer
                 if not await self._fill():
                     return b""
@@ -74,7 +77,7 @@ class TlsStream(Stream):
 
     def end_sending(self) -> None:
         with contextlib.suppress(OSError, ValueError):  # no handshake, or it has ended already
-            while data := self.tls.read(CHUNK_BYTES):  # else OpenSSL takes it for an error
+            while data := self.tls.read(_RECORD_BYTES):  # else OpenSSL takes it for an error
                 self.early.extend(data)
         with contextlib.suppress(OSError, ValueError):
             self.tls.unwrap()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from warmboot.engine_socket.limits import CHUNK_BYTES
+from warmboot.engine_socket.limits import READ_AHEAD_BYTES
 from warmboot.engine_socket.listeners import socket_file
 from warmboot.engine_socket.listeners.connected import Connected
 from warmboot.engine_socket.relay import Stream
@@ -28,7 +28,7 @@ class UnixListener:
         listener, self._file = socket_file.listen_at(Path(path), uid, gid)
         self._place = (path, uid, gid)
         self._server = await asyncio.start_unix_server(
-            self._accept, sock=listener, limit=CHUNK_BYTES, backlog=socket_file.BACKLOG
+            self._accept, sock=listener, limit=READ_AHEAD_BYTES, backlog=socket_file.BACKLOG
         )
 
     async def stop(self) -> None:

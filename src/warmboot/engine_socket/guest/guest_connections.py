@@ -9,21 +9,20 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import h11
-
 from warmboot.engine_socket.docker_form import Headers, Refusal
+from warmboot.engine_socket.guest.answers import AnswerHead, BadAnswer, body_of, head_of
 from warmboot.engine_socket.limits import (
     ASK_TIMEOUT_S,
-    CHUNK_BYTES,
     CONNECT_TIMEOUT_S,
     IDLE_IN_GUEST,
     IDLE_IN_GUEST_S,
     MOST_ANSWER_HEAD_BYTES,
     MOST_CREATE_BYTES,
     MOST_IN_GUEST,
+    READ_AHEAD_BYTES,
     ROOM_TIMEOUT_S,
 )
 from warmboot.engine_socket.relay import Stream
@@ -34,15 +33,41 @@ from warmboot.model.errors import NetworkError
 
 @dataclass(slots=True)
 class GuestConnection:
-    """``used``: it has served a request, and so has shown the token. ``ended``: we send no more."""
+    """``used``: it has served a request, and so has shown the token. ``ended``: we send no more.
+
+    ``is_free``: request and answer have passed, and another request may follow.
+    """
 
     stream: Stream
-    http: h11.Connection = field(
-        default_factory=lambda: h11.Connection(h11.CLIENT, MOST_ANSWER_HEAD_BYTES)
-    )
     used: bool = False
     ended: bool = False
+    is_free: bool = False
     idle_since_s: float = 0.0
+    _ahead: bytes = b""
+
+    async def head(self) -> AnswerHead:
+        """That of the next answer. ``BadAnswer``; ``ConnectionError`` where there is none."""
+        while (end := self._ahead.find(b"\r\n\r\n")) < 0:
+            if len(self._ahead) > MOST_ANSWER_HEAD_BYTES:
+                raise BadAnswer("the head of an answer is too long")
+            if not (data := await self.stream.read()):
+                raise ConnectionError("the connection has ended")
+            self._ahead += data
+        raw, self._ahead = self._ahead[: end + 4], self._ahead[end + 4 :]
+        return AnswerHead.parse(raw)
+
+    def ahead(self) -> bytes:
+        """What has been read, and is nobody's yet."""
+        data, self._ahead = self._ahead, b""
+        return data
+
+    async def read(self) -> bytes:
+        """Empty at the end."""
+        return self.ahead() or await self.stream.read()
+
+    def over(self, rest: bytes) -> None:
+        """Request and answer have passed; nothing may be left over."""
+        self.is_free = not rest and not self._ahead and not self.ended
 
 
 class GuestConnections:
@@ -59,8 +84,11 @@ class GuestConnections:
     async def take(self, *, fresh: bool = False) -> GuestConnection:
         """``Refusal`` where there is no room, or no answer. ``fresh``: none that was used."""
         try:
-            async with asyncio.timeout(ROOM_TIMEOUT_S):
-                await self._room.acquire()
+            if self._room.locked():
+                async with asyncio.timeout(ROOM_TIMEOUT_S):
+                    await self._room.acquire()
+            else:
+                await self._room.acquire()  # at once
         except TimeoutError:
             raise Refusal(
                 503,
@@ -110,35 +138,32 @@ class GuestConnections:
             await self.give_back(connection)
 
     async def _answer(self, connection: GuestConnection, target: str) -> tuple[int, bytes]:
-        http, stream, status, body = connection.http, connection.stream, 0, bytearray()
+        size, content = 0, list[bytes]()
+        headers = self.authorized(connection, [(b"Host", b"docker")])
         try:
-            headers = self.authorized(connection, [(b"Host", b"docker")])
-            request = h11.Request(method="GET", target=target, headers=headers)
-            await stream.send((http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b""))
-            while not isinstance(event := http.next_event(), h11.EndOfMessage):
-                if event is h11.NEED_DATA:
-                    http.receive_data(await stream.read())
-                elif isinstance(event, h11.Response):
-                    status = event.status_code
-                elif isinstance(event, h11.ConnectionClosed):
+            await connection.stream.send(head_of(f"GET {target} HTTP/1.1".encode(), headers))
+            answer = await connection.head()
+            body = body_of(answer, b"GET")
+            while not body.ended:
+                if not (data := await connection.read()):
                     raise ConnectionError("the connection has ended")
-                elif isinstance(event, h11.Data):
-                    body += event.data
-                    if len(body) > MOST_CREATE_BYTES:
-                        raise ValueError("the answer is too long")
-            return status, bytes(body)
-        except (h11.RemoteProtocolError, ConnectionError, ValueError) as error:
+                used = body.follow(data, content)
+                size += used
+                if size > MOST_CREATE_BYTES:
+                    raise BadAnswer("the answer is too long")
+                if body.ended and answer.keeps_alive:
+                    connection.over(data[used:])
+            return answer.status, b"".join(content)
+        except (BadAnswer, ConnectionError) as error:
             raise self._no_answer(error) from error
 
     async def give_back(self, connection: GuestConnection) -> None:
         """Keep it for another request, if it is ready for one."""
-        http = connection.http
-        if connection.ended or http.our_state is not h11.DONE or http.their_state is not h11.DONE:
+        if not connection.is_free:
             await self.drop(connection)
             return
         self._forget(connection)
-        http.start_next_cycle()
-        connection.used = True
+        connection.is_free, connection.used = False, True
         connection.idle_since_s = asyncio.get_running_loop().time()
         self._idle.append(connection)
         if len(self._idle) > min(IDLE_IN_GUEST, MOST_IN_GUEST - len(self._streams)):
@@ -185,7 +210,7 @@ class GuestConnections:
             raise Refusal(
                 503, f"the engine {self._name} does not answer: {why or 'no answer in time'}"
             ) from error
-        reader, writer = await asyncio.open_connection(sock=connected, limit=CHUNK_BYTES)
+        reader, writer = await asyncio.open_connection(sock=connected, limit=READ_AHEAD_BYTES)
         return GuestConnection(Stream(reader, writer))
 
     def _sweep_later(self) -> None:
