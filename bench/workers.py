@@ -1,14 +1,15 @@
-"""Workers: what a pause and a resume take over the API, and by the bare engine calls.
+"""Workers: what a pause and a resume take over the API, and by what is below warmboot alone.
 
 Interleaved, so that whatever the machine does meanwhile falls on both: a worker on the runtime of
-ours, and a container of the same image and command on the engine's usual one.
+ours, and a container with the same command on the engine's usual one, or on runc without an engine.
 
     worker     ── pause ─────────────────▶ ── resume ──────────────▶
     container           ── bare dump ────▶             ── bare start ──▶
 
-The bare start is prepared as warmboot prepares it (else it fails every time, see ``docs/``), and
-only the engine's call is timed. Each of the four begins with a disk that has nothing left to write:
-a dump leaves hundreds of megabytes, and whatever comes next would pay for them.
+The engine's bare start is prepared as warmboot prepares it (else it fails every time, see
+``docs/``), and only the engine's call is timed. Each of the four begins with a disk that has
+nothing left to write: a dump leaves hundreds of megabytes, and whatever comes next would pay for
+them. Which of the two is first changes from round to round.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
-from aiohttp import web
 from demo.manager import manager, state_root
 from testbed.private_dockerd import private_dockerd, tcp_established
 
+from bench.bare_runc import bare_container
+from bench.kept_rounds import COUNT_OVER_HTTP, COUNTED_FILE, CountedFile, Counting, rounds_kept
 from bench.measure import Failed, Samples
 from bench.progress import Progress
 from warmboot.client import Client
@@ -38,45 +43,83 @@ from warmboot.model.worker import RUNTIME, WorkerSpec
 
 IMAGE = "warmboot-bench/busybox:1"
 ROUNDS = 9
-KEPT_ROUNDS = 50
-TOUCHED_BYTES = 256 << 20
+ROUNDS_1G = 5
+KEPT_ROUNDS = 200
 BETWEEN_S = 0.2
 """Between a resume and the next pause: long enough for the process to have run."""
 
 READY_TIMEOUT_S = 60.0
-ROUND_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 30.0
 
 COUNT = "i=0; while true; do i=$((i+1)); echo $i; sleep 0.1; done"
-HOLD_256M = (
-    f"( head -c {TOUCHED_BYTES} /dev/urandom; while sleep 1; do :; done ) | "
-    f"dd of=/dev/null bs={TOUCHED_BYTES} iflag=fullblock"
-)
-COUNT_OVER_HTTP = (
-    "( printf 'POST /count HTTP/1.1\\r\\nHost: bench\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n'; "
-    "i=0; while true; do i=$((i+1)); printf '%x\\r\\n%s\\n\\r\\n' $((${{#i}}+1)) $i; "
-    "sleep 0.05; done ) | nc 127.0.0.1 {port}"
-)
+
+
+def hold(size_bytes: int) -> str:
+    """A script that has so much memory, none of it alike."""
+    return (
+        f"( head -c {size_bytes} /dev/urandom; while sleep 1; do :; done ) | "
+        f"dd of=/dev/null bs={size_bytes} iflag=fullblock"
+    )
+
+
+class Bare(Protocol):
+    """A container without warmboot; its ``dump`` and ``restore`` are timed, the rest is not."""
+
+    async def pid(self) -> int: ...
+
+    async def ready(self) -> None: ...
+
+    async def dump(self) -> None: ...
+
+    async def dumped(self) -> None: ...
+
+    async def restore(self) -> None: ...
+
+    async def forget(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    client: Client
+    engine: DockerEngine
+    criu: Path
+    busybox: Path
+    folder: Path
 
 
 async def measure(progress: Progress) -> dict[str, float]:
     """All figures of workers, on an engine and a manager of their own. Needs root."""
     figures: dict[str, float] = {}
     progress.tell("starting an engine and a manager")
-    async with _setting() as (client, engine):
-        for key, script in (("", COUNT), ("_256m", HOLD_256M)):
-            samples = await _interleaved(client, engine, script, progress)
-            for what in ("pause", "resume"):
-                figures[f"worker.{what}{key}_over_docker"] = samples.ratio(what, f"bare {what}")
-                figures[f"worker.{what}{key}_s"] = samples.median(what)
-                figures[f"worker.{what}{key}_docker_s"] = samples.median(f"bare {what}")
-                figures[f"worker.{what}{key}_runs"] = samples.runs(what)
-        kept = await _rounds_kept(client, progress)
-        figures |= {"worker.rounds_kept": kept, "worker.rounds": KEPT_ROUNDS}
+    async with _setting() as here:
+        for key, size_bytes, size in (("", 0, "a small worker"), ("_256m", 256 << 20, "256 MiB")):
+            script = hold(size_bytes) if size_bytes else COUNT
+            async with _on_engine(here.engine, script) as bare:
+                rounds = progress.rounds(f"pause and resume, {size}", ROUNDS + 1)
+                samples = await _interleaved(here, bare, script, size_bytes, rounds)
+            figures |= _figures(samples, key, "docker")
+        script = hold(1 << 30)
+        async with bare_container(here.folder, here.busybox, here.criu, script) as bare:
+            rounds = progress.rounds("pause and resume, 1 GiB", ROUNDS_1G + 1)
+            samples = await _interleaved(here, bare, script, 1 << 30, rounds)
+        figures |= _figures(samples, "_1g", "runc")
+        rounds = progress.rounds("a connection and a file are kept", KEPT_ROUNDS)
+        figures |= {"worker.rounds_kept": await _kept(here, rounds), "worker.rounds": KEPT_ROUNDS}
+    return figures
+
+
+def _figures(samples: Samples, key: str, over: str) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    for what in ("pause", "resume"):
+        figures[f"worker.{what}{key}_over_{over}"] = samples.ratio(what, f"bare {what}")
+        figures[f"worker.{what}{key}_s"] = samples.median(what)
+        figures[f"worker.{what}{key}_{over}_s"] = samples.median(f"bare {what}")
+        figures[f"worker.{what}{key}_runs"] = samples.runs(what)
     return figures
 
 
 @contextlib.asynccontextmanager
-async def _setting() -> AsyncIterator[tuple[Client, DockerEngine]]:
+async def _setting() -> AsyncIterator[Setting]:
     busybox = static_busybox()
     if busybox is None:
         raise Failed("a static busybox is needed: apt-get install busybox-static")
@@ -101,7 +144,8 @@ async def _setting() -> AsyncIterator[tuple[Client, DockerEngine]]:
                 ) as running,
                 Client(running.url) as client,
             ):
-                yield client, engine
+                folder = Path(storage) / "bare"
+                yield Setting(client, engine, dockerd.criu_wrapper, busybox, folder)
 
 
 @contextlib.asynccontextmanager
@@ -118,134 +162,107 @@ async def _worker(client: Client, name: str, script: str) -> AsyncIterator[str]:
 
 
 async def _interleaved(
-    client: Client, engine: DockerEngine, script: str, progress: Progress
+    here: Setting, bare: Bare, script: str, size_bytes: int, rounds: Iterator[int]
 ) -> Samples:
-    samples = Samples()
-    async with (
-        _worker(client, "timed", script) as worker_id,
-        _container(engine, "timed-bare", script) as bare,
-    ):
+    """The first round warms up and does not count."""
+    samples, client = Samples(), here.client
+    async with _worker(client, "timed", script) as worker_id:
         docker_id = (await client.workers.get(worker_id)).docker_id or ""
-        if script == HOLD_256M:
-            await _touched(engine, docker_id)
-            await _touched(engine, bare)
-        facts = await engine.facts()
-        size = "256 MiB" if script == HOLD_256M else "a small worker"
-        for number in progress.rounds(f"pause and resume, {size}", ROUNDS + 1):
+        await _touched((await here.engine.inspect(docker_id)).pid, size_bytes)
+        await _touched(await bare.pid(), size_bytes)
+        for number in rounds:
             name = f"a{number}"
-            await _ready(engine, bare)
-            took = {"pause": await _timed(client.workers.pause(worker_id, name))}
-            await _written()
-            took["bare pause"] = await _timed(engine.dump(bare, name, leave_running=False))
-            await engine.wait_stopped(bare, ROUND_TIMEOUT_S)
-            await asyncio.to_thread(salt, facts.checkpoint_folder(bare, name))
-            await _written()
-            took["resume"] = await _timed(client.workers.resume(worker_id, name))
-            await _written()
-            took["bare resume"] = await _timed(engine.start_from(bare, name))
-            await engine.delete_checkpoint(bare, name)
+            await bare.ready()
+            took = await _both(
+                number, "pause", partial(client.workers.pause, worker_id, name), bare.dump
+            )
+            await bare.dumped()
+            took |= await _both(
+                number, "resume", partial(client.workers.resume, worker_id, name), bare.restore
+            )
+            await bare.forget()
             await client.workers.delete_checkpoint(worker_id, name)
             await asyncio.sleep(BETWEEN_S)
             for what, value in took.items():
-                if number > 0:  # the first round warms up and does not count
+                if number > 0:
                     samples.add(what, value)
     return samples
 
 
+@dataclass(slots=True)
+class _OnEngine:
+    """On the engine's usual runtime, dumped and restored by the engine's own calls."""
+
+    engine: DockerEngine
+    docker_id: str
+    name: str = "bare"
+
+    async def pid(self) -> int:
+        return (await self.engine.inspect(self.docker_id)).pid
+
+    async def ready(self) -> None:
+        """Without this the dump may fail; so neither of the two has to wait for it."""
+        facts = await self.engine.remembered_facts()
+        await until_forgotten(self.docker_id, await self.pid(), facts.content_stores())
+
+    async def dump(self) -> None:
+        await self.engine.dump(self.docker_id, self.name, leave_running=False)
+
+    async def dumped(self) -> None:
+        await self.engine.wait_stopped(self.docker_id, STOP_TIMEOUT_S)
+        facts = await self.engine.remembered_facts()
+        await asyncio.to_thread(salt, facts.checkpoint_folder(self.docker_id, self.name))
+
+    async def restore(self) -> None:
+        await self.engine.start_from(self.docker_id, self.name)
+
+    async def forget(self) -> None:
+        await self.engine.delete_checkpoint(self.docker_id, self.name)
+
+
 @contextlib.asynccontextmanager
-async def _container(engine: DockerEngine, name: str, script: str) -> AsyncIterator[str]:
-    """The same on the engine's usual runtime, and nobody's worker."""
-    spec = WorkerSpec(name, IMAGE, command=("sh", "-c", script))
+async def _on_engine(engine: DockerEngine, script: str) -> AsyncIterator[Bare]:
+    spec = WorkerSpec("timed-bare", IMAGE, command=("sh", "-c", script))
     container = await engine.create_worker(spec, extra_environment={})
     try:
         await engine.start(container)
-        yield container
+        yield _OnEngine(engine, container)
     finally:
         await engine.remove(container)
 
 
-async def _timed(call: Awaitable[object]) -> float:
-    began = time.perf_counter()
-    await call
-    return time.perf_counter() - began
+_Call = Callable[[], Awaitable[object]]
 
 
-async def _ready(engine: DockerEngine, docker_id: str) -> None:
-    """Without this the bare dump may fail; so neither of the two has to wait for it."""
-    pid, facts = (await engine.inspect(docker_id)).pid, await engine.remembered_facts()
-    await until_forgotten(docker_id, pid, facts.content_stores())
-    await _written()
+async def _both(number: int, what: str, ours: _Call, bare: _Call) -> dict[str, float]:
+    """What each took. In every other round the bare one is first: a disk may be slower then."""
+    calls = [(what, ours), (f"bare {what}", bare)]
+    took = {}
+    for name, call in reversed(calls) if number % 2 else calls:
+        await asyncio.to_thread(os.sync)
+        began = time.perf_counter()
+        await call()
+        took[name] = time.perf_counter() - began
+    return took
 
 
-async def _written() -> None:
-    """Of two steps neither shall wait for what the one before has left to write."""
-    await asyncio.to_thread(os.sync)
-
-
-async def _touched(engine: DockerEngine, docker_id: str) -> None:
+async def _touched(pid: int, size_bytes: int) -> None:
     async with asyncio.timeout(READY_TIMEOUT_S):
         while True:
-            pid = (await engine.inspect(docker_id)).pid
-            if await asyncio.to_thread(memory_bytes, pid) >= TOUCHED_BYTES:
+            if await asyncio.to_thread(memory_bytes, pid) >= size_bytes:
                 return
             await asyncio.sleep(0.1)  # nothing tells when a process has touched its memory
 
 
-class _Counting:
-    """An HTTP server that hears a worker count, on as many connections as that needs."""
-
-    def __init__(self) -> None:
-        self.requests = 0
-        self.last = 0
-        self.lost = 0
-        self._heard = asyncio.Condition()
-
-    async def hear(self, request: web.Request) -> web.Response:
-        self.requests += 1
-        with contextlib.suppress(ConnectionError):  # it is removed in the middle, at the end
-            async for line in request.content:
-                number = int(line)
-                async with self._heard:
-                    self.lost += number != self.last + 1
-                    self.last = number
-                    self._heard.notify_all()
-        return web.Response()
-
-    async def beyond(self, number: int) -> bool:
-        """Whether a higher one was heard in time."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(ROUND_TIMEOUT_S), self._heard:
-                await self._heard.wait_for(lambda: self.last > number)
-                return True
-        return False
-
-    @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncIterator[int]:
-        app = web.Application()
-        app.router.add_post("/count", self.hear)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        try:
-            site = web.TCPSite(runner, "127.0.0.1", 0)
-            await site.start()
-            yield int(runner.addresses[0][1])
-        finally:
-            await runner.cleanup()
-
-
-async def _rounds_kept(client: Client, progress: Progress) -> int:
-    """Rounds after which the count went on, without loss and on the same HTTP connection."""
-    counting, kept = _Counting(), 0
+async def _kept(here: Setting, rounds: Iterator[int]) -> int:
+    counting = Counting()
     async with (
         counting.serving() as port,
-        _worker(client, "counts", COUNT_OVER_HTTP.format(port=port)) as worker_id,
+        _worker(here.client, "counts", COUNT_OVER_HTTP.format(port=port)) as worker_id,
     ):
-        await counting.beyond(2)
-        for _ in progress.rounds("a connection is kept", KEPT_ROUNDS):
-            lost, requests = counting.lost, counting.requests
-            await client.workers.pause(worker_id)
-            before = counting.last
-            await client.workers.resume(worker_id)
-            went_on = await counting.beyond(before + 1)
-            kept += went_on and (counting.lost, counting.requests) == (lost, requests)
-    return kept
+        worker = await here.client.workers.get(worker_id)
+        layer = (await here.engine.inspect(worker.docker_id or "")).upper_folder
+        if layer is None:
+            raise Failed("the engine's storage driver has no folder of what a worker has written")
+        file = CountedFile(layer / COUNTED_FILE)
+        return await rounds_kept(here.client, worker_id, counting, file, rounds)
