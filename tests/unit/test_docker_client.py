@@ -130,8 +130,35 @@ async def kill(client: DockerClient) -> None:
     await client.kill("web", "SIGHUP")
 
 
+async def remove(client: DockerClient) -> None:
+    await client.remove("web")
+
+
 async def run(client: DockerClient) -> None:
     await client.exec("web", ExecSpec(("true",)))
+
+
+@pytest.mark.parametrize(
+    ("status", "ended", "fails"),
+    [
+        (200, {"StatusCode": 137}, False),
+        (404, {"message": "No such container: web"}, False),
+        (200, {"StatusCode": 137, "Error": {"Message": "device or resource busy"}}, True),
+    ],
+    ids=["it ends", "it has ended", "it fails"],
+)
+async def test_a_removal_that_is_in_progress_is_waited_for(
+    tmp_path: Path, status: int, ended: object, fails: bool
+) -> None:
+    fake = FakeDocker()
+    fake.refuses("/containers/web", 409, "removal of container web is already in progress")
+    fake.says("/wait", ended, status)
+    async with listening(tmp_path, fake) as socket, client_by(HOST, socket) as client:
+        if fails:
+            assert (await told(client, remove)).details == "device or resource busy"
+        else:
+            await client.remove("web")
+    assert fake.asked[-1].endswith("/containers/web/wait?condition=removed")
 
 
 # -- the same cause is the same error --------------------------------------------------------------

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmboot.criu.containerd import SALT_FILE
-from warmboot.criu.continuity import look_at
 from warmboot.criu.images import DumpFacts, read_dump, unreadable
 from warmboot.criu.in_progress import HANGS_AFTER_S, Work, answered, unless_it_hangs
 from warmboot.criu.log import CriuLog, holding_log
+from warmboot.criu.lost_exit import STOP_TIMEOUT_S, inspect_when_stopped
 from warmboot.criu.open_files import refuse_io_uring
 from warmboot.criu.refusals import dump_failure
 from warmboot.criu.room import check_engine_room, check_room
@@ -54,7 +54,6 @@ from warmboot.model.worker import HOST_NETWORK, RUNTIME
 OUR_FILES = frozenset({SALT_FILE})
 """Files in a checkpoint's folder that are not the dump's."""
 
-STOP_TIMEOUT_S = 30.0
 GONE_WITHIN_S = 1.0
 
 
@@ -102,18 +101,6 @@ def refuse_obstacles(engine: EngineFacts, container: ContainerFacts) -> None:
             details="; ".join(obstacle.reason for obstacle in found),
             resolution="; ".join(obstacle.remedy for obstacle in found),
         )
-
-
-async def inspect_when_stopped(engine: DockerEngine, container: str) -> ContainerFacts:
-    """``inspect``, but an engine that has not yet noticed that the process is gone is waited for.
-
-    After a dump it may take it a quarter of a second.
-    """
-    found = await engine.inspect(container)
-    if found.running and found.pid and not await asyncio.to_thread(look_at, found.pid):
-        await engine.wait_stopped(found.id, STOP_TIMEOUT_S)
-        found = await engine.inspect(container)
-    return found
 
 
 async def checkpoint(

@@ -20,11 +20,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmboot.criu.checkpoint import dump_facts, inspect_when_stopped, refuse_obstacles
+from warmboot.criu.checkpoint import dump_facts, refuse_obstacles
 from warmboot.criu.containerd import SALT_FILE, forget_restored, scratch_folders
 from warmboot.criu.continuity import Continuity, compare
 from warmboot.criu.in_progress import HANGS_AFTER_S, Work, answered, unless_it_hangs
 from warmboot.criu.log import holding_log
+from warmboot.criu.lost_exit import inspect_when_stopped
 from warmboot.criu.refusals import restore_failure
 from warmboot.criu.runtime.files import put_back
 from warmboot.criu.runtime.folders import CheckpointFolder
@@ -84,10 +85,8 @@ async def restore(
     every case, so that it can be tried again.
     """
     started = time.monotonic()
-    facts, found = await answered(
-        asyncio.gather(engine.remembered_facts(), inspect_when_stopped(engine, container)),
-        hangs_after_s,
-    )
+    facts = await answered(engine.remembered_facts(), hangs_after_s)
+    found = await inspect_when_stopped(engine, container, hangs_after_s)
     if found.running and not await _has_memory_of(engine, found, name, into):
         raise Conflict(
             f"{found.name} is running",

@@ -36,7 +36,14 @@ from warmboot.docker.sessions import AttachedSession, chunk_of
 from warmboot.model.container import ContainerSpec
 from warmboot.model.conventions.multiplexed import Demultiplexer
 from warmboot.model.conventions.program_start import assignments
-from warmboot.model.errors import ImageNotFound, NotFound, RegistryUnavailable, WarmbootError
+from warmboot.model.errors import (
+    Conflict,
+    ContainerError,
+    ImageNotFound,
+    NotFound,
+    RegistryUnavailable,
+    WarmbootError,
+)
 from warmboot.model.sessions import ExecSpec, LogChunk
 from warmboot.model.worker import WorkerSpec
 from warmboot.system.back_off import BackOff
@@ -46,6 +53,8 @@ LOAD_TIMEOUT_S = 3600.0
 
 START_TIMEOUT_S = 300.0
 """How long a start may take; on a machine that emulates many VMs at once it does take long."""
+
+REMOVAL_TIMEOUT_S = 60.0
 
 STOP_MARGIN_S = 30.0
 """How long a stop may take beyond the time that the container is given."""
@@ -202,10 +211,29 @@ class DockerClient:
         await self._ask.do(doing, f"POST containers/{container}/kill", params=params)
 
     async def remove(self, container: str) -> None:
-        """Remove it with its volumes and checkpoints, running or not. Idempotent."""
+        """Remove it with its volumes and checkpoints, running or not. Idempotent.
+
+        A removal that somebody else has asked for is waited for.
+        """
         doing, params = "removing the container", {"force": "1", "v": "1"}
         with contextlib.suppress(NotFound):
-            await self._ask.do(doing, f"DELETE containers/{container}", params=params)
+            try:
+                await self._ask.do(doing, f"DELETE containers/{container}", params=params)
+            except Conflict as error:
+                if "already in progress" not in error.details:
+                    raise
+                await self._until_removed(container, doing)
+
+    async def _until_removed(self, container: str, doing: str) -> None:
+        ended = await self._ask.json(
+            doing,
+            f"POST containers/{container}/wait",
+            params={"condition": "removed"},
+            timeout_s=REMOVAL_TIMEOUT_S,
+            lasts=True,
+        )
+        if why := (ended.get("Error") or {}).get("Message"):
+            raise ContainerError("the container could not be removed", details=str(why))
 
     async def wait_stopped(self, container: str, timeout_s: float | None = None) -> int:
         """The exit code when it does not run (any more); ``place.unavailable`` if it goes on.

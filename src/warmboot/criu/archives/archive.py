@@ -43,8 +43,9 @@ from warmboot.criu.archives.manifests import (
 )
 from warmboot.criu.archives.packing import MAX_DELETED_BYTES, MAX_MANIFEST_BYTES, write_archive
 from warmboot.criu.archives.plain_tar import CHUNK, Member, Summed, hostile, members
-from warmboot.criu.checkpoint import OUR_FILES, dump_facts, inspect_when_stopped
+from warmboot.criu.checkpoint import OUR_FILES, dump_facts
 from warmboot.criu.images import read_dump
+from warmboot.criu.lost_exit import inspect_when_stopped
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.stored import STAGING
 from warmboot.criu.runtime.sums import check_sums

@@ -26,11 +26,11 @@ from warmboot.criu.archives.interrupted_imports import discard_imports
 from warmboot.criu.checkpoint import (
     delete_checkpoint,
     dump_facts,
-    inspect_when_stopped,
     recover,
 )
 from warmboot.criu.continuity import Continuity, compare
-from warmboot.criu.in_progress import HANGS_AFTER_S, Work, answered, until_quiet
+from warmboot.criu.in_progress import HANGS_AFTER_S, Work, until_quiet
+from warmboot.criu.lost_exit import inspect_when_stopped
 from warmboot.criu.runtime.files import forget_copy
 from warmboot.criu.runtime.places import CheckpointPlaces
 from warmboot.criu.runtime.process import first_process
@@ -95,8 +95,9 @@ class RecoverWorker:
             await self._forget_unfinished(worker)
             return
         try:
-            asked = inspect_when_stopped(self._engine, worker.docker_id or "")
-            found = await answered(asked, self._hangs_after_s)
+            found = await inspect_when_stopped(
+                self._engine, worker.docker_id or "", self._hangs_after_s
+            )
         except NotFound:
             await self._gone(worker)
             return
