@@ -51,4 +51,4 @@ async def _stack(shell: Shell, archive: Path) -> None:
     shell.console.print(f"It is up and healthy after {time.monotonic() - began_s:.1f} s.")
     await shell.output(*compose, "ps", "--format", r"table {{.Service}}\t{{.Status}}\t{{.Ports}}")
     where = await shell.said(*compose, "port", "web", str(PORT))
-    await shell.curl(f"http://{where}/")
+    await shell.curl(f"http://localhost:{where.rpartition(':')[2]}/")

@@ -84,6 +84,11 @@ def test_certificates_are_written_as_docker_looks_for_them(cli: Cli, tmp_path: P
     }
     assert {oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == {"0o600"}
     assert oct(folder.stat().st_mode & 0o777) == "0o700"
+    (shown,) = json.loads(cli("engine", "inspect", "ci").stdout)
+    assert shown["certificates_expire_at"].startswith("2036-01-02T03:04:05")
+    renewed = cli("engine", "certs", "--renew", "ci", str(folder))
+    assert renewed.stderr.startswith("valid until 2036-01-02"), renewed.stderr
+    assert (folder / "key.pem").read_text() == "a key 1\n"
     refused = cli("engine", "certs", "ci", "/proc/nowhere")
     assert (refused.returncode, "name a folder" in refused.stderr) == (1, True)
     cli("engine", "create", "loopback", "--tcp", "2377")

@@ -72,6 +72,28 @@ async def test_a_port_is_the_engines_until_that_is_removed(place: Lab, tmp_path:
         assert list((place.storage / "engine-certificates").iterdir()) == []
 
 
+async def test_renewed_certificates_are_the_only_ones_that_let_in(
+    place: Lab, tmp_path: Path
+) -> None:
+    port = free_port()
+    async with place.manager() as m:
+        engine = await create(m, tcp=TcpAddress(ADDRESS, port))
+        former = await context_of(m, engine, tmp_path)
+        assert await ping(port, former) == (200, "OK")
+        await engines_of(m).renew_certificates("ci")
+        assert await ping(port, await context_of(m, engine, tmp_path)) == (200, "OK")
+        with pytest.raises(httpx.ConnectError, match="verify failed"):
+            await ping(port, former)
+        (told,) = [e for e in await m.events_of(engine.id) if e.kind.endswith("renewed")]
+        expires_at = (await engines_of(m).certificates("ci")).expires_at
+        assert told.data["expires_at"] == expires_at.isoformat()
+        await engines_of(m).delete("ci", force=True)
+        await create(m, "without")
+        with pytest.raises(NotFound, match="no certificates"):
+            await engines_of(m).renew_certificates("without")
+        await engines_of(m).delete("without", force=True)
+
+
 async def test_a_port_that_cannot_be_is_refused_and_leaves_nothing(place: Lab) -> None:
     async with place.manager() as m:
         await m.image()

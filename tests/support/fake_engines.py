@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 from tests.support.fake_events import DEFAULT_SHAPE, FakeEvents, now
@@ -22,6 +23,8 @@ from warmboot.model.tenants.engine import (
 from warmboot.model.tenants.engine import EngineState as S
 from warmboot.model.usage import DiskUsage
 
+EXPIRES_AT = datetime(2036, 1, 2, 3, 4, 5, tzinfo=UTC)
+
 
 class FakeEngines:
     """A created one runs at once, unless ``fails`` says why it does not."""
@@ -29,6 +32,7 @@ class FakeEngines:
     def __init__(self, events: FakeEvents) -> None:
         self.rows: dict[UUID, Engine] = {}
         self.removed: list[str] = []
+        self.renewed: list[str] = []
         self.asked: list[EngineSpec] = []
         self.logins: dict[str, Sequence[RegistryLogin]] = {}
         self.fails: dict[str, str] | None = None
@@ -100,7 +104,13 @@ class FakeEngines:
         engine = await self.get(ref)
         if engine.spec.tcp is None:
             raise NotFound("the engine has no certificates", resolution="create one with --tcp")
-        return Certificates("an authority\n", "a certificate\n", "a key\n")
+        number = self.renewed.count(engine.name)
+        key = f"a key {number}\n" if number else "a key\n"
+        return Certificates("an authority\n", "a certificate\n", key, EXPIRES_AT)
+
+    async def renew_certificates(self, ref: str) -> None:
+        await self.certificates(ref)
+        self.renewed.append((await self.get(ref)).name)
 
     async def disk(self, ref: str) -> DiskUsage:
         engine = await self.get(ref)

@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ from warmboot.model.conventions.engine_certificates import (
     SERVER_KEY,
 )
 from warmboot.model.conventions.engine_front import TlsEndpoint
+from warmboot.model.errors import HostError
 
 ADDRESS = "127.0.0.1"
 VERSIONS = pytest.mark.parametrize(
@@ -108,6 +110,24 @@ async def test_who_has_none_is_refused(shown: str) -> None:
             client.writer.write(PING)
             await client.rest()
         assert it.engine.guest.asked == []
+
+
+async def test_renewed_certificates_count_from_the_next_connection_on() -> None:
+    async with remote() as it:
+        former, talking = it.context(), await it.connect()
+        await it.certificates.make("1", ADDRESS)
+        renewed = TlsEndpoint(ADDRESS, it.port, str(it.folder), it.certificates.version("1"))
+        await it.engine.front.set(replace(it.engine.engine, tls=renewed))
+        client = await it.connect()
+        for one in (talking, client):
+            await one.send(PING)
+            assert (await one.answer())[0] == 200
+            one.close()
+        with pytest.raises(ssl.SSLError, match="verify failed"):
+            await it.connect(former)
+        (it.folder / SERVER_CERTIFICATE).write_text("damaged")
+        with pytest.raises(OSError, match="PEM"):
+            await it.engine.front.set(replace(it.engine.engine, tls=replace(renewed, version="2")))
 
 
 async def test_who_speaks_no_tls_is_hung_up_on_and_asks_nothing() -> None:
@@ -246,8 +266,19 @@ async def test_certificates_are_roots_alone_and_nobody_can_sign_more(tmp_path: P
     assert {path.name for path in folder.iterdir()} == names
     assert {oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == {"0o600"}
     assert oct(folder.stat().st_mode & 0o777) == "0o700"
-    assert "PRIVATE" not in repr(await certificates.read("1"))
+    read = await certificates.read("1")
+    assert "PRIVATE" not in repr(read)
+    assert 3649 <= (read.expires_at - datetime.now(UTC)).days <= 3650
     (tmp_path / "all" / "2.new").mkdir()
+    folder.rename(tmp_path / "all" / "1.old")  # killed when the former were out of the way
+    await certificates.keep({"1"})
+    assert await certificates.read("1") == read
+    (tmp_path / "all" / "1.old").mkdir()
+    await certificates.keep({"1"})
+    assert [path.name for path in (tmp_path / "all").iterdir()] == ["1"]
+    (folder / AUTHORITY).write_text("damaged")
+    with pytest.raises(HostError, match="cannot be read"):
+        await certificates.read("1")
     await certificates.keep({"3"})
     assert list((tmp_path / "all").iterdir()) == []
 

@@ -93,6 +93,13 @@ async def get_engine_certificates(ref: Ref, services: Wired) -> Item[Certificate
     return Item(item=CertificatesOut.of(await _engines(services).certificates(ref)))
 
 
+@router.post("/{ref}/certificates/renew", summary="Give an engine new certificates")
+async def renew_engine_certificates(ref: Ref, services: Wired) -> Ok:
+    """Nobody gets in with the former any more; connections that are there go on."""
+    await _engines(services).renew_certificates(ref)
+    return Ok()
+
+
 @router.post("/{ref}/start", summary="Start an engine that is stopped or has failed")
 async def start_engine(ref: Ref, services: Wired) -> Ok:
     await _engines(services).start(ref)

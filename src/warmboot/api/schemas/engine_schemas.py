@@ -200,6 +200,7 @@ class CertificatesOut(Out):
     )
     cert: str = Field(validation_alias=AliasPath("certificate"), description="the client's own")
     key: str = Field(description="the private key of cert")
+    expires_at: datetime = Field(description="when they are not valid any more")
 
 
 class EngineOut(Out):

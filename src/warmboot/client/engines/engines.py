@@ -104,9 +104,13 @@ class Engines:
             return (await response.aread()).decode()
 
     async def certificates(self, ref: str) -> Mapping[str, str]:
-        """``ca``, ``cert`` and ``key``, in PEM: for who reaches it over TCP."""
+        """``ca``, ``cert`` and ``key``, in PEM: for who reaches it over TCP; ``expires_at``."""
         found: Mapping[str, str] = (await self._link.get(self._path(ref, "certificates")))["item"]
         return found
+
+    async def renew_certificates(self, ref: str) -> None:
+        """Have new ones; with the former nobody gets in any more."""
+        await self._link.post(self._path(ref, "certificates", "renew"))
 
     async def disk(self, ref: str) -> Mapping[str, int | None]:
         """``stored_bytes`` on the host; ``size_bytes`` and ``used_bytes`` in the guest, if it

@@ -24,27 +24,35 @@ SILENT_S, PROBE_EVERY_S, PROBES = 60, 30, 4
 
 
 class TlsListener:
-    """``listen``, any number of times, also to nothing (``None``); ``stop``."""
+    """``listen``, any number of times, also to nothing (``None``); ``stop``.
+
+    New certificates count from the next connection on; those that are there go on.
+    """
 
     def __init__(self, clients: Connected) -> None:
         self._clients = clients
         self._endpoint: TlsEndpoint | None = None
+        self._context: ssl.SSLContext | None = None
         self._server: asyncio.Server | None = None
 
     async def listen(self, endpoint: TlsEndpoint | None) -> None:
         """``OSError`` where it cannot be."""
         if self._endpoint == endpoint and (self._server is not None or endpoint is None):
             return
-        await self.stop()
-        self._endpoint = endpoint
+        before, self._endpoint = self._endpoint, endpoint
+        if endpoint is None or before is None or _place(before) != _place(endpoint):
+            await self.stop()
         if endpoint is None:
             return
-        context = _context(Path(endpoint.certificates))
+        self._context = _context(Path(endpoint.certificates))
+        if self._server is not None:
+            return
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            assert self._context is not None
             with contextlib.suppress(OSError):  # it has gone already
                 _watch(writer.get_extra_info("socket"))
-            self._clients.accept(TlsStream.over(reader, writer, context))
+            self._clients.accept(TlsStream.over(reader, writer, self._context))
 
         self._server = await asyncio.start_server(
             accept,
@@ -59,6 +67,10 @@ class TlsListener:
         if self._server is not None:
             self._server.close()
             self._server = None
+
+
+def _place(endpoint: TlsEndpoint) -> tuple[str, int]:
+    return endpoint.address, endpoint.port
 
 
 def _watch(client: socket.socket) -> None:

@@ -46,8 +46,9 @@ class EngineSockets:
     def _tls(self, engine: Engine) -> TlsEndpoint | None:
         if (tcp := engine.spec.tcp) is None:
             return None
-        folder = self._host.certificates.folder(str(engine.id))
-        return TlsEndpoint(tcp.address, tcp.port, str(folder))
+        certificates, engine_id = self._host.certificates, str(engine.id)
+        folder, version = certificates.folder(engine_id), certificates.version(engine_id)
+        return TlsEndpoint(tcp.address, tcp.port, str(folder), version)
 
     def _as_served(self, engine: Engine) -> ServedEngine:
         guest = None

@@ -130,6 +130,18 @@ class Engines:
         engine = await self.get(ref)
         return await self._host.certificates.read(str(engine.id))
 
+    async def renew_certificates(self, ref: str) -> None:
+        engine = await self.get(ref)
+        async with self._locks.hold(engine.id):  # a removal after it takes them away
+            engine = await self._store.engines.get(engine.id)
+            if engine.state is EngineState.DELETING:
+                raise NotFound(f"the engine {engine.name} is being removed")
+            made = await self._tcp.renew(engine)
+            await self._sockets.show(engine)
+            await self._events.emit(
+                "engine.certificates-renewed", engine.id, expires_at=made.expires_at.isoformat()
+            )
+
     async def disk(self, ref: str) -> DiskUsage:
         return await self._disks.usage(await self.get(ref))
 

@@ -52,6 +52,10 @@ class Engines(Protocol):
         """What its clients need over TCP. ``NotFound`` for an engine without."""
         ...
 
+    async def renew_certificates(self, ref: str) -> None:
+        """Have new ones, and no new connection with the former. ``NotFound`` as above."""
+        ...
+
     async def disk(self, ref: str) -> DiskUsage:
         """What is used of its disk, in the guest and on the host."""
         ...

@@ -54,11 +54,15 @@ class GuestEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class TlsEndpoint:
-    """A TCP port for an engine, and the folder that has its certificates."""
+    """A TCP port for an engine, and the folder that has its certificates.
+
+    ``version`` is another one when there are others in the folder.
+    """
 
     address: str
     port: int
     certificates: str
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,8 @@ class Certificates:
     authority: str
     certificate: str
     key: str = field(repr=False)
+    expires_at: datetime
+    """When the first of them, or of the engine's own, is not valid any more."""
 
 
 @dataclass(frozen=True, slots=True)

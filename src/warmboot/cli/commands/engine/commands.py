@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +29,7 @@ from warmboot.cli.commands.options import (
 from warmboot.cli.completion import engine_names
 from warmboot.cli.drive import connect, drive, each, usage
 from warmboot.cli.parsing import parse_labels, parse_tcp
+from warmboot.cli.terminal.foreground import note
 from warmboot.cli.terminal.output import (
     age,
     print_json,
@@ -36,6 +38,7 @@ from warmboot.cli.terminal.output import (
     short,
     with_reason,
 )
+from warmboot.model.errors import WarmbootError
 
 if TYPE_CHECKING:
     from warmboot.client import Client
@@ -170,7 +173,12 @@ def inspect(refs: Refs) -> None:
 
 async def _inspected(client: Client, ref: str) -> Any:
     engine = await client.engines.get(ref)
-    return {**engine.raw, "disk": await client.engines.disk(engine.id)}
+    shown = {**engine.raw, "disk": await client.engines.disk(engine.id)}
+    if engine.raw["tcp"] is not None:
+        with contextlib.suppress(WarmbootError):  # they are lost: `certs` says so
+            found = await client.engines.certificates(engine.id)
+            shown["certificates_expire_at"] = found["expires_at"]
+    return shown
 
 
 @app.command()
@@ -201,15 +209,21 @@ def socket(
 def certs(
     ref: Ref,
     folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False)],
+    renew: Annotated[
+        bool, typer.Option("--renew", help="make new ones first: the former do not count any more")
+    ] = False,
 ) -> None:
     """Write what docker needs to reach an engine over TCP to a folder: its DOCKER_CERT_PATH."""
 
-    async def work() -> None:
+    async def work() -> str:
         async with connect() as client:
+            if renew:
+                await client.engines.renew_certificates(ref)
             found = await client.engines.certificates(ref)
         write_certificates(folder, found)
+        return found["expires_at"]
 
-    drive(work())
+    note(f"valid until {drive(work())}")
 
 
 @app.command()

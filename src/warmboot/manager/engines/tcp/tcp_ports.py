@@ -11,7 +11,7 @@ from uuid import UUID
 
 from warmboot.host.agent import HostAgent
 from warmboot.model.errors import Conflict, InvalidRequest
-from warmboot.model.tenants.engine import TcpAddress
+from warmboot.model.tenants.engine import Certificates, Engine, TcpAddress
 from warmboot.store import Store
 
 
@@ -48,6 +48,13 @@ class TcpPorts:
         except BaseException:  # cancelled, too; raised again
             await self._host.certificates.forget(str(engine_id))
             raise
+
+    async def renew(self, engine: Engine) -> Certificates:
+        """New ones. ``NotFound`` where there is no port for them; ``HostError``."""
+        certificates, engine_id = self._host.certificates, str(engine.id)
+        if engine.spec.tcp is not None:
+            await certificates.make(engine_id, engine.spec.tcp.address)
+        return await certificates.read(engine_id)
 
 
 def _try(tcp: TcpAddress) -> None:
