@@ -30,6 +30,7 @@ async def _demo(console: Console) -> None:
     async with manager(state / "demo", prefix="wbdemo", subnet="198.19.192.0/20") as running:
         write_hello_image(archive := running.storage / "hello.tar")
         await boots.show(console, running, image, archive)
+        console.print()
         console.rule("A Docker of one's own")
         await engines.show(console, running, archive)
     console.print()

@@ -161,9 +161,18 @@ async def test_what_others_have_on_the_host_answers_there_and_is_told_once(
         await until_answering(manager, engine, ("tcp", number))
         told = [e for e in await manager.events_of(engine.id) if e.kind == "engine.port-taken"]
         assert len(told) == 1
+
+    async def told_as_free() -> bool:
+        kinds = [event.kind for event in await manager.events_of(engine.id)]
+        return kinds.count("engine.port-free") == 1
+
+    await eventually(told_as_free, "it is led on the host as well, when that is free again")
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server(("127.0.0.1", number)).close()
     async with docker(engine) as client:
         await client.post(f"/containers/{container}/stop?t=0")
     await until_answering(manager, engine)
+    socket.create_server(("127.0.0.1", number)).close()
 
 
 async def test_a_docker_of_a_users_tells_of_few_ports_that_are_taken(

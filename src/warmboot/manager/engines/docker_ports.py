@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from warmboot.docker.client import DockerClient
+import structlog
+
+from warmboot.host.agent import HostAgent
 from warmboot.model.container import PortMapping
+from warmboot.model.errors import WarmbootError
+from warmboot.model.tenants.engine import Engine
+
+log = structlog.get_logger(__name__)
 
 MOST_PORTS = 1024
 """Of one container."""
 
 
-async def running_containers(docker: DockerClient) -> list[str]:
-    """The ids of those that run."""
-    return await docker.running()
+async def running_of(host: HostAgent, engine: Engine) -> set[str]:
+    """Containers of an adopted engine; all that have ports, as long as it does not answer."""
+    if engine.vm_id is None or not engine.ports:
+        return set()
+    try:
+        return set(await host.vms.link(engine.vm_id).docker.running())
+    except WarmbootError as error:
+        log.warning("an adopted engine does not answer yet", of=str(engine.id), why=error.brief)
+        return {one.container for one in engine.ports}
 
 
 def led_by(description: Mapping[str, Any]) -> list[PortMapping]:

@@ -30,9 +30,10 @@ from warmboot.host.network import Slot
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.engines.docker_ports import is_same, led_by, running_containers
+from warmboot.manager.engines.docker_ports import is_same, led_by, running_of
 from warmboot.manager.engines.own_ports import OwnPorts
 from warmboot.manager.engines.privileged_ports import check_privilege
+from warmboot.manager.engines.retry_taken import RetryTaken
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import (
@@ -72,6 +73,7 @@ class EnginePorts:
         self._led: defaultdict[UUID, dict[PortMapping, str]] = defaultdict(dict)
         """To which container; to none yet, if that is empty."""
         self._own = OwnPorts(store, host, events)
+        self._retry = RetryTaken(tasks, self._lead_taken)
         self._reserved: dict[tuple[UUID, int], list[EnginePort]] = {}
         # The front may still hold the number of a reservation that another manager has made.
         self._numbers = itertools.count(time.time_ns())
@@ -112,13 +114,14 @@ class EnginePorts:
     async def stop(self, engine_id: UUID) -> None:
         """Its VM goes, and its ports with that."""
         await self._tasks.cancel(_key(engine_id))
+        await self._retry.stop(engine_id)
         self._led.pop(engine_id, None)
         self._own.removed(engine_id)
 
     async def adopt(self, engine: Engine) -> None:
         """Hold again what an earlier manager had led to its containers."""
         async with self._changing(engine.id):
-            runs = await self._running(engine)
+            runs = await running_of(self._host, engine)
             led = (one for one in engine.ports if one.mapping.host_ip)  # else it never was
             mine = [one for one in led if one.held or one.container in runs]
             slot = await self._slot(engine.id)
@@ -268,7 +271,7 @@ class EnginePorts:
 
     async def _catch_up(self, engine: Engine, docker: DockerClient, ran_before: bool) -> None:
         """What was missed: also what was held before the engine was stopped, and is again."""
-        runs = await running_containers(docker)
+        runs = await docker.running()
         for container in runs:
             await self._started(engine.id, docker, container)
         known = {one.container for one in engine.ports} if ran_before else set()
@@ -324,14 +327,25 @@ class EnginePorts:
     async def _lead(
         self, engine_id: UUID, slot: Slot | None, mapping: PortMapping, container: str
     ) -> PortMapping | None:
-        """Nobody waits for it: one that is taken is told."""
+        """Nobody waits for it: one that is taken is told, and tried again."""
         try:
             real = await self._take(engine_id, slot, mapping, container)
         except (Conflict, InvalidRequest, HostError) as error:
             await self._own.note_taken(engine_id, mapping, container, error)
+            self._retry.begin(engine_id)
             return None
-        self._own.is_published(engine_id, mapping)
+        await self._own.is_published(engine_id, mapping)
         return real
+
+    async def _lead_taken(self, engine_id: UUID) -> bool:
+        """Whether nothing is left that might be free on the host some day."""
+        async with self._changing(engine_id):
+            slot = await self._slot(engine_id)
+            for mapping, container in self._own.taken(engine_id):
+                if (real := await self._lead(engine_id, slot, mapping, container)) is not None:
+                    engine = await self._store.engines.get(engine_id)
+                    await self._note(engine, container, [real])
+            return not self._own.taken(engine_id)
 
     # -- inside --------------------------------------------------------------------------------
 
@@ -375,15 +389,6 @@ class EnginePorts:
                 resolution="stop the container that publishes it",
             )
         return mapping
-
-    async def _running(self, engine: Engine) -> set[str]:
-        if engine.vm_id is None or not engine.ports:
-            return set()
-        try:
-            return set(await running_containers(self._host.vms.link(engine.vm_id).docker))
-        except WarmbootError as error:
-            log.warning("an adopted engine does not answer yet", of=str(engine.id), why=error.brief)
-            return {one.container for one in engine.ports}
 
     async def _slot(self, engine_id: UUID) -> Slot | None:
         records = await self._store.vms.of_owner(engine_id)

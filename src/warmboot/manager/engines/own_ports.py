@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
@@ -28,13 +29,22 @@ MOST_TOLD, TOLD_WITHIN_S = 20, 60.0
 """Events of one engine: its Docker is its user's, and others have something to tell, too."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """``container`` publishes it in the engine."""
+
+    container: str
+    may_be_free: bool
+    """Some day: it is not refused for another reason."""
+
+
 class OwnPorts:
     def __init__(self, store: Store, host: HostAgent, events: EventLog) -> None:
         self._store = store
         self._host = host
         self._events = events
-        self._taken: defaultdict[UUID, dict[PortMapping, str]] = defaultdict(dict)
-        """On the host, by others; by which container it is published in the engine."""
+        self._taken: defaultdict[UUID, dict[PortMapping, _Taken]] = defaultdict(dict)
+        """On the host, by others."""
         self._shown: dict[UUID, set[tuple[str, int]]] = {}
         self._told: defaultdict[UUID, deque[float]] = defaultdict(lambda: deque(maxlen=MOST_TOLD))
 
@@ -45,7 +55,7 @@ class OwnPorts:
         taken = self._taken[engine_id]
         known = mapping in taken
         if isinstance(error, Conflict | InvalidRequest) and len(taken) < MOST_TAKEN:
-            taken[mapping] = container
+            taken[mapping] = _Taken(container, isinstance(error, Conflict))
         if known:
             return
         log.warning(f"a port of engine {engine_id} is not published", error=error.brief)
@@ -54,14 +64,20 @@ class OwnPorts:
             told.append(now_s)
             await self._events.emit("engine.port-taken", engine_id, error=error.as_dict())
 
-    def is_published(self, engine_id: UUID, mapping: PortMapping) -> None:
-        """On the host, after all."""
-        self._taken[engine_id].pop(mapping, None)
+    def taken(self, engine_id: UUID) -> list[tuple[PortMapping, str]]:
+        """What may be free some day, and which container in the engine publishes it."""
+        noted = self._taken[engine_id].items()
+        return [(mapping, one.container) for mapping, one in noted if one.may_be_free]
+
+    async def is_published(self, engine_id: UUID, mapping: PortMapping) -> None:
+        """On the host; told if it was not before."""
+        if self._taken[engine_id].pop(mapping, None) is not None:
+            await self._events.emit("engine.port-free", engine_id, port=mapping.host_end)
 
     def give_back(self, engine_id: UUID, container: str) -> None:
         """What that container had published besides."""
         taken = self._taken[engine_id]
-        for mapping in [one for one, whose in taken.items() if whose == container]:
+        for mapping in [one for one, noted in taken.items() if noted.container == container]:
             del taken[mapping]
 
     async def show(self, engine_id: UUID, slot: Slot | None, led: Iterable[PortMapping]) -> None:
