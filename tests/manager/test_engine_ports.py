@@ -14,7 +14,8 @@ from tests.support.managers import TIMEOUT_S, Lab, Manager, eventually, front_pi
 from tests.support.port_network import PortNetwork
 from tests.support.served import free_port
 
-from warmboot.manager.engines import engine_ports, privileged_ports
+from warmboot.manager.engines import engine_ports
+from warmboot.manager.engines.ports import privileged_ports
 from warmboot.manager.ports import EngineUntil
 from warmboot.model.tenants.engine import Engine, EngineSpec
 

@@ -30,10 +30,10 @@ from warmboot.host.network import Slot
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.engines.docker_ports import is_same, led_by, running_of
-from warmboot.manager.engines.own_ports import OwnPorts
-from warmboot.manager.engines.privileged_ports import check_privilege
-from warmboot.manager.engines.retry_taken import RetryTaken
+from warmboot.manager.engines.ports.docker_ports import is_same, led_by, running_of
+from warmboot.manager.engines.ports.own_ports import OwnPorts
+from warmboot.manager.engines.ports.privileged_ports import check_privilege
+from warmboot.manager.engines.ports.retry_taken import RetryTaken
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import (
