@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from warmboot.host.vm.vm_files import kept_disk
+from warmboot.model.errors import HostError
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import Disk, DiskFormat, VmSpec
 from warmboot.system import disks
@@ -24,6 +27,27 @@ async def test_an_overlay_says_what_it_lies_on(tmp_path: Path) -> None:
     made = await disks.overlay(base, tmp_path / "disk.qcow2")
     assert made == Disk(tmp_path / "disk.qcow2", format=DiskFormat.QCOW2, base=base)
     assert base in spec(ROOT, made).files
+
+
+async def test_overlays_of_one_base_are_the_same_and_another_base_has_another(
+    tmp_path: Path,
+) -> None:
+    base, overlays = tmp_path / "base.ext4", disks.Overlays()
+    for size in (4096, 1 << 20):  # at the same place
+        base.write_bytes(bytes(size))
+        expected = (await disks.overlay(base, tmp_path / f"{size}.qcow2")).path.read_bytes()
+        for number in range(3):
+            made = await overlays.make(base, tmp_path / f"{size}-{number}.qcow2")
+            assert made.base == base
+            assert made.path.read_bytes() == expected
+
+
+async def test_an_overlay_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    base, overlays = tmp_path / "base.ext4", disks.Overlays()
+    base.write_bytes(bytes(4096))
+    await overlays.make(base, tmp_path / "first.qcow2")
+    with pytest.raises(HostError):
+        await overlays.make(base, tmp_path / "no" / "folder.qcow2")
 
 
 def test_an_overlay_of_an_older_version_lies_on_the_disk_beside_the_root() -> None:

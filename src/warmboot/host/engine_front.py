@@ -104,6 +104,10 @@ class EngineFront:
         self._served[engine.id] = engine
         await self._call("serve", **as_message(engine))
 
+    async def greeted(self, engine_id: str) -> None:
+        """Return when who only asks whether there is a Docker has been answered; soon anyway."""
+        await self._call("greeted", id=engine_id)
+
     async def log_in(self, engine_id: str, logins: Sequence[RegistryLogin]) -> None:
         """They replace earlier ones."""
         self._logins[engine_id] = logins

@@ -14,10 +14,13 @@ from pathlib import Path
 
 from warmboot.model.errors import DiskFull, HostError, WarmbootError
 from warmboot.model.vm import Disk, DiskFormat
+from warmboot.system.file_stamps import Stamp, stamp
 from warmboot.system.hashing import copy_sparse
 from warmboot.system.programs import run_program
 
 _QEMU_IMG_TIMEOUT_S = 30.0
+_MOST_EMPTY = 16
+"""Of some 200 KB each."""
 
 
 async def overlay(base: Path, target: Path) -> Disk:
@@ -32,6 +35,35 @@ async def overlay(base: Path, target: Path) -> Disk:
             raise disk_full(target)
         raise HostError(f"no overlay disk could be made at {target}", details=made.output.strip())
     return Disk(target, format=DiskFormat.QCOW2, base=base)
+
+
+class Overlays:
+    """Makes overlays: of the same base all are the same until they are written to, so one is made
+    by qemu-img, and the others are its copies."""
+
+    def __init__(self) -> None:
+        self._empty: dict[Path, tuple[Stamp, bytes]] = {}
+
+    async def make(self, base: Path, target: Path) -> Disk:
+        """As ``overlay``."""
+        made_for, content = self._empty.get(base, (None, b""))
+        now = stamp(base)
+        if made_for == now:
+            await asyncio.to_thread(_write, target, content)
+            return Disk(target, format=DiskFormat.QCOW2, base=base)
+        disk = await overlay(base, target)
+        self._empty = {**self._empty, base: (now, target.read_bytes())}
+        while len(self._empty) > _MOST_EMPTY:
+            del self._empty[next(iter(self._empty))]
+        return disk
+
+
+def _write(target: Path, content: bytes) -> None:
+    try:
+        target.write_bytes(content)
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        raise os_error(error) from error
 
 
 async def copy(source: Path, target: Path) -> Disk:

@@ -16,10 +16,11 @@ STAMPS_FILE = ".seen.json"
 UNFINISHED = ".new"
 """How the name of a file in a snapshot's folder ends while it is written."""
 
-Stamps = dict[str, dict[str, int]]
+Stamp = dict[str, int]
+Stamps = dict[str, Stamp]
 
 
-def stamp(path: Path) -> dict[str, int]:
+def stamp(path: Path) -> Stamp:
     status = path.stat()
     return {
         "size": status.st_size,

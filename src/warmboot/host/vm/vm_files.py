@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from warmboot.host.network import Slot
@@ -59,6 +59,7 @@ class VmFiles:
     root: Path
     hypervisor: Hypervisor
     snapshots: SnapshotFiles
+    overlays: disks.Overlays = field(default_factory=disks.Overlays)
 
     async def make(
         self,
@@ -105,7 +106,7 @@ class VmFiles:
         if source.keep is not None:
             disk = source.keep
         elif capabilities.qcow2_overlays:
-            disk = await disks.overlay(source.base, target)
+            disk = await self.overlays.make(source.base, target)
         else:
             disk = await disks.copy(source.base, target)
         if uid:
