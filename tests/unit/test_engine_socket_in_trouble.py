@@ -14,12 +14,13 @@ import pytest
 from tests.support.engine_sockets import (
     PING,
     UPGRADE,
+    Served,
     serving,
     until,
     vmm_process,
 )
 
-from warmboot.engine_socket import conversation
+from warmboot.engine_socket import conversation, served_engine
 from warmboot.engine_socket.listeners import connected, socket_file
 
 
@@ -77,6 +78,36 @@ async def test_a_docker_with_something_of_ours_in_it_only_greets() -> None:
         assert "/v1.44/containers/json" not in [asked.target for asked in it.guest.asked]
         await it.front.set(replace(mixed, handed_over=True))
         assert (await looking.answer())[0] == 200
+
+
+async def greeting(it: Served) -> asyncio.Task[None]:
+    """Ends when all are greeted; somebody is to be."""
+    while True:
+        greeted = asyncio.create_task(it.front.greeted())
+        await asyncio.wait({greeted}, timeout=0.01)
+        if not greeted.done():
+            return greeted
+
+
+async def test_those_who_wait_for_a_greeting_are_greeted_first() -> None:
+    async with serving(there=False) as it:
+        asking, looking = await it.connect(), await it.connect()
+        await asking.send(PING)
+        await looking.send(b"GET /containers/json HTTP/1.1\r\nHost: d\r\n\r\n")
+        greeted = await greeting(it)
+        await it.front.set(replace(it.engine, guest=it.guest.endpoint, handed_over=False))
+        await greeted
+        assert (await asking.answer())[0] == 200
+        assert [asked.target for asked in it.guest.asked] == ["/_ping"], "the other one waits on"
+
+
+async def test_who_does_not_let_himself_be_greeted_is_not_waited_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(served_engine, "GREETED_TIMEOUT_S", 0.05)
+    async with serving(there=False) as it:
+        await (await it.connect()).send(PING)
+        await (await greeting(it))
 
 
 async def test_why_nobody_is_there_is_said_in_dockers_form() -> None:

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import h11
@@ -57,6 +58,10 @@ class Engine(Protocol):
 
     async def guest(self, target: bytes) -> GuestConnections:
         """Wait until it is there for requests of this target. ``Refusal``."""
+        ...
+
+    def under_way(self, target: bytes) -> AbstractContextManager[None]:
+        """While a request of this target waits, or is passed."""
         ...
 
     @property
@@ -146,6 +151,10 @@ class Conversation:
     async def _answer(self, request: h11.Request) -> bool:
         """Whether another request may follow."""
         self._engine = await self._find()
+        with self._engine.under_way(request.target):
+            return await self._answer_in_time(request)
+
+    async def _answer_in_time(self, request: h11.Request) -> bool:
         connections = await self._engine.guest(request.target)
         if creates(request.method, request.target):
             return await self._create_in_turn(request, connections)

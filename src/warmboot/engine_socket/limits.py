@@ -36,6 +36,9 @@ CONNECT_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 600.0
 """How long a request waits for an engine that is being created."""
 
+GREETED_TIMEOUT_S = 1.0
+"""How long the manager waits at most until those are answered who only ask for a greeting."""
+
 IDLE_IN_GUEST = 8
 """Connections to a guest that are kept for the next request."""
 

@@ -10,12 +10,13 @@ that the machine at its other end is no more.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from warmboot.engine_socket.docker_form import Refusal, looks_inside
 from warmboot.engine_socket.guest.guest_connections import GuestConnections
-from warmboot.engine_socket.limits import MOST_BODIES, START_TIMEOUT_S
+from warmboot.engine_socket.limits import GREETED_TIMEOUT_S, MOST_BODIES, START_TIMEOUT_S
 from warmboot.engine_socket.listeners.connected import Connected
 from warmboot.engine_socket.listeners.tls_listener import TlsListener
 from warmboot.engine_socket.listeners.unix_listener import UnixListener
@@ -49,6 +50,9 @@ class EngineSocket:
         self._lost = ""
         self._decided = asyncio.Event()
         self._handed_over = asyncio.Event()
+        self._greetings = 0
+        self._all_greeted = asyncio.Event()
+        self._all_greeted.set()
 
     @property
     def lost(self) -> str:
@@ -84,6 +88,26 @@ class EngineSocket:
         if self._guest is None:
             raise Refusal(503, self._lost)
         return self._guest
+
+    @contextlib.contextmanager
+    def under_way(self, target: bytes) -> Iterator[None]:
+        if looks_inside(target):
+            yield
+            return
+        self._greetings += 1
+        self._all_greeted.clear()
+        try:
+            yield
+        finally:
+            self._greetings -= 1
+            if self._greetings == 0:
+                self._all_greeted.set()
+
+    async def greeted(self) -> None:
+        """Return when nobody waits for a greeting, or has done so for long enough."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GREETED_TIMEOUT_S):
+                await self._all_greeted.wait()
 
     async def set(self, engine: ServedEngine) -> None:
         """``OSError`` where its socket or its port cannot be; what can be is there."""

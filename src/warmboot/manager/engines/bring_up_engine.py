@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import structlog
@@ -37,6 +37,8 @@ from warmboot.store import Store
 from warmboot.system.concurrency import end
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,29 +81,33 @@ class BringUpEngine:
             engine = asked.fresh or await self._found(asked.engine_id)
         except NotFound:  # deleted before its turn came
             return
+        running = engine if engine.state is EngineState.RUNNING else None
         if engine.state is EngineState.CREATING:
             # Its socket is there at once, and keeps those waiting who connect early; the front
             # comes up beside the boot, if it has to.
             showing = asyncio.create_task(self._sockets.show_if_possible(engine))
             try:
-                await self._attempt(engine, asked.watch, self._boot_it(engine, asked, showing))
+                booting = self._boot_it(engine, asked, showing)
+                running = await self._attempt(engine, asked.watch, booting)
             finally:
                 await end(showing)
-        elif engine.state is EngineState.RUNNING and not engine.handed_over:
-            await self._attempt(engine, asked.watch, self._hand_over(engine, asked.watch))
+        # As it is now: one that has run keeps its disk, whatever happens.
+        if running is not None and not running.handed_over:
+            await self._attempt(running, asked.watch, self._hand_over(running, asked.watch))
 
     async def _attempt(
-        self, engine: Engine, watch: Stopwatch, work: Coroutine[Any, Any, None]
-    ) -> None:
+        self, engine: Engine, watch: Stopwatch, work: Coroutine[Any, Any, T]
+    ) -> T | None:
         try:
-            await work
+            return await work
         except (WarmbootError, OSError) as error:
             await self._fail(engine, in_words(error), watch)
         except Exception as error:  # a bug, too, may not leave it ``creating`` for ever
             log.exception(f"Engine {engine.id} met a bug")
             await self._fail(engine, in_words(error), watch)
+        return None
 
-    async def _boot_it(self, engine: Engine, asked: Asked, showing: asyncio.Task[None]) -> None:
+    async def _boot_it(self, engine: Engine, asked: Asked, showing: asyncio.Task[None]) -> Engine:
         watch, fresh = asked.watch, asked.fresh is not None
         try:
             record, warmed = await self._boot(engine, watch, asked.ticket, fresh=fresh)
@@ -131,8 +137,10 @@ class BringUpEngine:
             error=None,
         )
         log.info(f"Engine {engine.id} runs after {watch.elapsed_s:.2f}s: {watch.line}")
-        asked.ticket.over()  # nobody waits for the boot any more
-        await self._hand_over(running, watch)
+        # Who waits for a first answer gets it before others take the processors for a while.
+        await self._sockets.greeted(running)
+        asked.ticket.over()
+        return running
 
     async def _hand_over(self, engine: Engine, watch: Stopwatch) -> None:
         assert engine.vm_id is not None

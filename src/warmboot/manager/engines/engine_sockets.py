@@ -34,6 +34,11 @@ class EngineSockets:
                 f"the socket of engine {engine.id} is not as it should be", error=error.details
             )
 
+    async def greeted(self, engine: Engine) -> None:
+        """Return when those are answered who waited for a sign of its Docker; soon anyway."""
+        with contextlib.suppress(HostError):  # nobody is kept waiting by a front that is not there
+            await self._host.front.greeted(str(engine.id))
+
     async def remove(self, engine: Engine) -> None:
         try:
             await self._host.front.forget(str(engine.id))

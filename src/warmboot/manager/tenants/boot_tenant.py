@@ -140,7 +140,13 @@ class BootTenant:
             snapshot_version=None if snapshot is None else snapshot.version,
             shape=record.spec.shape,
         )
-        await self._tell_booted(tenant, record, method, reason=tenant.fallback_reason)
+        await self._events.emit(
+            f"{tenant.kind}.booted",
+            tenant.id,
+            vm_id=record.id,
+            boot_method=method,
+            reason=tenant.fallback_reason,
+        )
         if snapshot is not None:
             await self._health.succeeded(snapshot)
 
@@ -163,37 +169,32 @@ class BootTenant:
             f"{tenant.kind.capitalize()} {tenant.id} VM created: {record.id} via {method} boot "
             f"in {took:.2f}s"
         )
-        await self._store.tenants(tenant.kind).update(
-            tenant.id,
-            vm_id=record.id,
-            boot_method=method,
-            fallback_reason=reason,
-            fallback_details=details,
-            runtime_snapshot_id=snapshot.id if snapshot else None,
-            snapshot_version=snapshot.version if snapshot else None,
-            shape=record.spec.shape,
-            boot_s=round(took, 4),
-            stages=watch.stages,
-        )
-        await self._tell_booted(
-            tenant,
-            record,
-            method,
-            reason=reason,
-            seconds=round(took, 4),
-            stages=watch.event_data,
-            shape=[record.spec.shape.vcpus, record.spec.shape.memory_mib],
-            snapshot=str(snapshot.id) if snapshot else None,
-            version=snapshot.version if snapshot else None,
-            cold_boot_s=snapshot.metadata.get("cold_boot_s") if snapshot else None,
-        )
-
-    async def _tell_booted(
-        self, tenant: Tenant, record: VmRecord, method: BootMethod, **data: object
-    ) -> None:
-        await self._events.emit(
-            f"{tenant.kind}.booted", tenant.id, vm_id=record.id, boot_method=method, **data
-        )
+        async with self._events.transaction() as emit:
+            await self._store.tenants(tenant.kind).update(
+                tenant.id,
+                vm_id=record.id,
+                boot_method=method,
+                fallback_reason=reason,
+                fallback_details=details,
+                runtime_snapshot_id=snapshot.id if snapshot else None,
+                snapshot_version=snapshot.version if snapshot else None,
+                shape=record.spec.shape,
+                boot_s=round(took, 4),
+                stages=watch.stages,
+            )
+            await emit(
+                f"{tenant.kind}.booted",
+                tenant.id,
+                vm_id=record.id,
+                boot_method=method,
+                reason=reason,
+                seconds=round(took, 4),
+                stages=watch.event_data,
+                shape=[record.spec.shape.vcpus, record.spec.shape.memory_mib],
+                snapshot=str(snapshot.id) if snapshot else None,
+                version=snapshot.version if snapshot else None,
+                cold_boot_s=snapshot.metadata.get("cold_boot_s") if snapshot else None,
+            )
 
 
 def in_words(error: Exception) -> WarmbootError:

@@ -2,6 +2,7 @@
 
 hello        → {version}                who it is
 serve        ServedEngine → {}          there is this socket, and this is behind it
+greeted      {id} → {}                  who asked for no more than a greeting there has got it
 log-in       {id, logins} → {}          pull, push and build there with these
 logins       {id} → {id, logins}        those
 forget       {id} → {}                  there is no such engine any more
