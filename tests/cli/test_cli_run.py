@@ -56,6 +56,45 @@ def test_run_passes_on_all_it_was_given(cli: Cli, served: Served, tmp_path: Path
     assert (spec.stop_signal, spec.stop_timeout_s) == ("SIGINT", 3)
 
 
+def test_run_passes_on_dockers_options(cli: Cli, served: Served) -> None:
+    done = cli(
+        "run", "-d", "--init", "--read-only", "--tmpfs", "/tmp:size=64m", "-v", "db:/data:ro",
+        "--mount", "type=tmpfs,target=/scratch,tmpfs-size=1m", "--cap-add", "NET_ADMIN",
+        "--ulimit", "nofile=10:20", "--shm-size", "64m", "--pids-limit", "0", "--cpus", "1.5",
+        "--restart", "on-failure:3", "--health-cmd", "true", "--health-interval", "1m30s",
+        "--add-host", "db:192.0.2.7", "--dns", "192.0.2.53", "--pull", "always", "img",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (container,) = served.fakes.containers.rows.values()
+    spec, options = container.spec, container.spec.options
+    assert (options.init, options.read_only, options.tmpfs) == (True, True, {"/tmp": "size=64m"})
+    assert [(m.type, m.source, m.target, m.read_only) for m in options.mounts] == [
+        ("volume", "db", "/data", True),
+        ("tmpfs", "", "/scratch", False),
+    ]
+    assert (options.cap_add, options.shm_size_bytes, options.pids_limit) == (
+        ("NET_ADMIN",), 64 << 20, -1,
+    )  # fmt: skip
+    assert [(u.soft, u.hard) for u in options.ulimits] == [(10, 20)]
+    assert spec.shape is not None
+    assert (spec.shape.vcpus, options.cpus) == (2, 1.5)
+    assert (options.restart.mode, options.restart.maximum_retries) == ("on-failure", 3)
+    assert options.health is not None
+    assert (options.health.test, options.health.interval_s) == (("CMD-SHELL", "true"), 90)
+    assert (options.add_hosts, options.dns) == (("db:192.0.2.7",), ("192.0.2.53",))
+    assert options.pull == "always"
+
+
+def test_options_that_contradict_each_other_are_refused_in_dockers_words(cli: Cli) -> None:
+    done = cli("run", "-d", "--rm", "--restart", "always", "img")
+    assert done.returncode == 125
+    words = "conflicting options: cannot specify both --restart and --rm"
+    assert done.stderr.splitlines()[0] == f"error: {words}"
+    done = cli("run", "--no-healthcheck", "--health-cmd", "true", "img", COLUMNS="200")
+    assert done.returncode == 125
+    assert "--no-healthcheck conflicts with --health-* options" in done.stderr
+
+
 def test_run_i_passes_on_standard_input(cli: Cli) -> None:
     done = cli("run", "-i", "--rm", "busybox", "cat", stdin="through the pipe")
     assert (done.stdout, done.returncode) == ("through the pipe", 0)
@@ -93,7 +132,6 @@ def test_run_uploads_an_archive_first(cli: Cli, served: Served, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--cpus", "1.5"], "whole CPUs"),
         (["--cpus", "64"], "64 CPUs are not possible: a VM has 1 to 32"),
         (["-m", "100g"], "'100g' is not possible: a VM has 256m to 64g"),
         (["-p", "80:80:80:80"], "'80:80:80:80' is not a port; write [ip:][host:]container[/udp]"),
@@ -104,8 +142,8 @@ def test_run_uploads_an_archive_first(cli: Cli, served: Served, tmp_path: Path) 
         (["-p", "x:1:1"], "not an IPv4 address"),
         (["-p", "[::1]:8080:80"], "on IPv4 addresses only"),
         (["-p", "::1:8080:80"], "on IPv4 addresses only"),
-        (["-v", "/data:/data"], "no volumes"),
-        (["--mount", "type=bind"], "no volumes"),
+        (["-v", "/data:/data"], "folders of this machine cannot be mounted"),
+        (["--mount", "type=bind,source=/data,target=/data"], "folders of this machine"),
         (["-w", "data"], "not an absolute path"),
         (["-h", "Not_A_Name"], "not a host name"),
         (["--stop-signal", "NONE"], "is not a signal"),

@@ -81,7 +81,7 @@ def test_what_is_possible_is_said(words: tuple[str, ...], sentence: str) -> None
         (("stats",), "No such command 'stats': `warmboot top` shows"),
         (("rmi", "redis"), "No such command 'rmi': an image is kept by no one"),
         (("ps", "--format", "json"), "No such option '--format': --json prints"),
-        (("exec", "--privileged", "c", "sh"), "No such option '--privileged': each container"),
+        (("exec", "--privileged", "c", "sh"), "No such option '--privileged': what `run"),
         (("run", "-P", "redis"), "No such option '-P': name each port"),
         (("run", "--net=host", "redis"), "No such option '--net': each container has its own"),
         (("top", "c"), "`warmboot exec CONTAINER ps` shows the processes of one"),
@@ -99,20 +99,16 @@ def test_what_docker_has_and_we_have_not_is_told_with_what_to_do_here(
 
 
 DOCKERS: dict[str, str] = {  # of its version 28; what `run` has of ours is not written again
-    "run": """--add-host --annotation -a --attach --blkio-weight --blkio-weight-device --cap-add
-        --cap-drop --cgroup-parent --cgroupns --cidfile --cpu-count --cpu-percent --cpu-period
-        --cpu-quota --cpu-rt-period --cpu-rt-runtime -c --cpu-shares --cpuset-cpus --cpuset-mems
-        --detach-keys --device --device-cgroup-rule --device-read-bps --device-read-iops
-        --device-write-bps --device-write-iops --disable-content-trust --dns --dns-option
-        --dns-search --domainname --expose --gpus --group-add --health-cmd --health-interval
-        --health-retries --health-start-interval --health-start-period --health-timeout --init
+    "run": """--annotation -a --attach --blkio-weight --blkio-weight-device --cgroup-parent
+        --cgroupns --cidfile --cpu-count --cpu-percent --cpu-period --cpu-quota --cpu-rt-period
+        --cpu-rt-runtime -c --cpu-shares --cpuset-cpus --cpuset-mems --detach-keys --device
+        --device-cgroup-rule --device-read-bps --device-read-iops --device-write-bps
+        --device-write-iops --disable-content-trust --domainname --expose --gpus --group-add
         --io-maxbandwidth --io-maxiops --ip --ip6 --ipc --isolation --kernel-memory --label-file
         --link --link-local-ip --log-driver --log-opt --mac-address --memory-reservation
-        --memory-swap --memory-swappiness --network --network-alias --no-healthcheck
-        --oom-kill-disable --oom-score-adj --pid --pids-limit --platform --privileged -P
-        --publish-all --pull --read-only --restart --security-opt --shm-size --sig-proxy
-        --storage-opt --sysctl --tmpfs --ulimit --use-api-socket --userns --uts --volume-driver
-        --volumes-from""",
+        --memory-swap --memory-swappiness --network --network-alias --oom-kill-disable
+        --oom-score-adj --pid -P --publish-all --security-opt --sig-proxy --storage-opt
+        --use-api-socket --userns --uts --volume-driver --volumes-from""",
     "ps": "--format -s --size",
     "exec": "--detach-keys --privileged",
     "logs": "--details",

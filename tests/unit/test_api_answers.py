@@ -12,9 +12,9 @@ import pytest
 
 from warmboot.api.routes.garbage import CollectionOut
 from warmboot.api.routes.usage import UsageOut
+from warmboot.api.schemas.container_requests import ContainerIn
 from warmboot.api.schemas.container_responses import ContainerOut
 from warmboot.api.schemas.image_responses import RegisteredOut, RuntimeImageOut
-from warmboot.api.schemas.requests import ContainerIn
 from warmboot.api.schemas.responses import EventOut
 from warmboot.api.schemas.snapshot_responses import RuntimeSnapshotOut
 from warmboot.api.schemas.system_responses import HostInfoOut

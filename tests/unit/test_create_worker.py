@@ -67,6 +67,7 @@ class Engine(DockerEngine):
         reference: str,
         progress: Progress = no_progress,
         timeout: PullTimeout = PullTimeout(),  # noqa: B008 - it is frozen
+        platform: str = "",
     ) -> None:
         self.images.add(reference)
         await self._called("pull")

@@ -25,7 +25,7 @@ class _Engine(DockerEngine):
         return EngineFacts.of({}, self._info)
 
     @override
-    async def create(self, name: str, config: Mapping[str, Any]) -> str:
+    async def create(self, name: str, config: Mapping[str, Any], platform: str = "") -> str:
         self.made = dict(config)
         return name
 

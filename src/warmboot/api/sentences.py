@@ -9,6 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from warmboot.api.schemas.option_requests import (
+    CAPABILITY_PATTERN,
+    DOMAIN_PATTERN,
+    HOST_PATTERN,
+    PLATFORM_PATTERN,
+    SYSCTL_PATTERN,
+    ULIMIT_PATTERN,
+    VOLUME_PATTERN,
+)
 from warmboot.api.schemas.requests import (
     ABSOLUTE_PATTERN,
     ARCHIVE_PATTERN,
@@ -36,6 +45,14 @@ PATTERNS: Mapping[str, str] = {
     WORKING_DIR_PATTERN: "it must be an absolute path",
     CURSOR_PATTERN: "it must be the next_cursor of the part before",
     EVENT_CURSOR_PATTERN: "it must be the next_cursor of the part before",
+    CAPABILITY_PATTERN: "it must be the name of a capability, as NET_ADMIN",
+    DOMAIN_PATTERN: "it must be a domain, as example.org",
+    HOST_PATTERN: "it must be NAME:ADDRESS, as db:192.0.2.7",
+    PLATFORM_PATTERN: "it must be OS/ARCHITECTURE, as linux/amd64",
+    SYSCTL_PATTERN: "it must be the name of a kernel parameter, as net.core.somaxconn",
+    ULIMIT_PATTERN: "it must be the name of a limit, as nofile",
+    VOLUME_PATTERN: "it must be the name of a volume: two or more letters, digits, '_', '.' and "
+    "'-', with a letter or digit first; folders of the host cannot be mounted",
     ARCHIVE_PATTERN: "it must be the id of an archive, 64 hexadecimal digits",
 }
 # By the type of the finding; what is in braces comes with it.

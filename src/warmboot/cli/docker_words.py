@@ -13,6 +13,7 @@ from typer.exceptions import Exit, TyperException
 from warmboot.cli.standard_streams import UNREAD, drop_odd_sizes, drop_output
 
 _FILE = "write a file with `warmboot exec -i CONTAINER sh -c 'cat > FILE'`"
+_VOLUMES = "volumes are in the container's VM, and go with it: `warmboot run -v NAME:/path`"
 _PULLED = "`warmboot run` pulls the image that it needs"
 _BUILT = "build it with docker; `warmboot run --archive FILE` takes what `docker save` wrote"
 _PAUSED = "containers are not paused; workers are: `warmboot worker pause`"
@@ -38,7 +39,8 @@ _COMMANDS = {
     "load": _BUILT,
     "login": _REGISTRY,
     "logout": _REGISTRY,
-    "network": "each container has its own network; its ports are published with `run -p`",
+    "network": "each container has its own network; networks between containers are what engines "
+    "are for: `warmboot engine create`",
     "pause": _PAUSED,
     "pull": _PULLED,
     "push": _BUILT,
@@ -52,25 +54,24 @@ _COMMANDS = {
     "unpause": _PAUSED,
     "update": "what a VM has is set when it is created: `warmboot run --cpus N -m SIZE`",
     "version": "`warmboot --version` shows it",
-    "volume": "there are no volumes; " + _FILE,
+    "volume": _VOLUMES,
 }
 
-_OWN_NETWORK = "each container has its own network; its ports are published with -p"
+_OWN_NETWORK = (
+    "each container has its own network; its ports are published with -p. Networks between "
+    "containers are what engines are for: `warmboot engine create`"
+)
 _OWN_VM = "each container has a VM of its own, with its own kernel, and needs no rights on this one"
 _NO_DEVICES = "a VM has no devices of this machine"
 _OWN_LIMITS = "the VM is the limit: use --cpus and --memory"
-_OWN_DISK = "the disk belongs to this container alone, and goes with it"
-_NO_RESTARTS = "a container that has ended stays so until `warmboot start`"
-_NO_CHECKS = "look whether it is well with `warmboot exec CONTAINER …`"
 _NO_LOG_CHOICE = "its log is kept where `warmboot logs` finds it"
 _HOST_NAME = "a host name is one label: -h NAME"
-_NAMES = "names are resolved as this machine does"
 _KEYS = "ctrl-p ctrl-q detaches"
 _STREAMS = "-i passes the input on, -d leaves all streams; else the output is shown"
 _THIS_MACHINE = "images of this machine's platform are run"
 _OPTIONS: Mapping[str, str] = {
     **dict.fromkeys(
-        ("--cap-add", "--ipc", "--pid", "--privileged", "--security-opt", "--userns", "--uts"),
+        ("--ipc", "--pid", "--security-opt", "--userns", "--uts"),
         _OWN_VM,
     ),
     **dict.fromkeys(("--cgroup-parent", "--cgroupns", "--use-api-socket"), _OWN_VM),
@@ -81,39 +82,26 @@ _OPTIONS: Mapping[str, str] = {
     **dict.fromkeys(("--cpu-quota", "--cpu-rt-period", "--cpu-rt-runtime"), _OWN_LIMITS),
     **dict.fromkeys(("--cpu-shares", "--cpuset-cpus", "--cpuset-mems"), _OWN_LIMITS),
     **dict.fromkeys(("--kernel-memory", "--memory-reservation", "--memory-swap"), _OWN_LIMITS),
-    **dict.fromkeys(("--memory-swappiness", "--pids-limit"), _OWN_LIMITS),
+    "--memory-swappiness": _OWN_LIMITS,
     **dict.fromkeys(("--blkio-weight", "--blkio-weight-device", "--storage-opt"), _OWN_LIMITS),
     **dict.fromkeys(("--io-maxbandwidth", "--io-maxiops"), _OWN_LIMITS),
     **dict.fromkeys(("--device", "--device-cgroup-rule", "--gpus"), _NO_DEVICES),
     **dict.fromkeys(("--device-read-bps", "--device-read-iops"), _NO_DEVICES),
     **dict.fromkeys(("--device-write-bps", "--device-write-iops"), _NO_DEVICES),
-    **dict.fromkeys(("--health-cmd", "--health-interval", "--health-retries"), _NO_CHECKS),
-    **dict.fromkeys(("--health-start-interval", "--health-start-period"), _NO_CHECKS),
-    **dict.fromkeys(("--health-timeout", "--no-healthcheck"), _NO_CHECKS),
-    **dict.fromkeys(("--dns", "--dns-option", "--dns-search"), _NAMES),
-    **dict.fromkeys(("--read-only", "--tmpfs"), _OWN_DISK),
-    **dict.fromkeys(("--volume-driver", "--volumes-from"), "there are no volumes; " + _FILE),
+    **dict.fromkeys(("--volume-driver", "--volumes-from"), _VOLUMES),
     **dict.fromkeys(("--log-driver", "--log-opt"), _NO_LOG_CHOICE),
-    **dict.fromkeys(("--isolation", "--platform"), _THIS_MACHINE),
+    "--isolation": _THIS_MACHINE,
     **dict.fromkeys(("-P", "--publish-all"), "name each port: -p PORT"),
     **dict.fromkeys(("-a", "--attach"), _STREAMS),
-    "--add-host": "write it into /etc/hosts with `warmboot exec`",
     "--annotation": "use a label: -l K=V",
-    "--cap-drop": "use --user for fewer rights in the container",
     "--cidfile": "`warmboot run -d` prints the id: warmboot run -d IMAGE > FILE",
     "--detach-keys": _KEYS,
     "--disable-content-trust": "name an image by its digest: NAME@sha256:…",
     "--domainname": _HOST_NAME,
     "--format": "--json prints what a program needs",
     "--group-add": "use --user USER:GROUP",
-    "--init": "the command is the container's first process",
     "--label-file": "name each label: -l K=V",
-    "--pull": "the image is pulled by the VM that runs it",
-    "--restart": _NO_RESTARTS,
-    "--shm-size": "mount one inside, or give the VM more memory with -m",
     "--sig-proxy": "signals always go to the container",
-    "--sysctl": "set it inside: `warmboot exec -u 0 CONTAINER sysctl -w …`",
-    "--ulimit": "set it inside: sh -c 'ulimit …; exec PROGRAM'",
 }
 
 _ATTACHED = "`warmboot start CONTAINER && warmboot attach CONTAINER` shows its output"
@@ -122,6 +110,7 @@ _CHECKPOINTS = "checkpoints are of workers: `warmboot worker resume -c NAME`"
 _OF_COMMANDS: Mapping[tuple[str, str], str] = {
     **dict.fromkeys((("events", "--since"), ("events", "--until")), "--after ID shows later ones"),
     ("events", "--filter"): "--kind shows only events of that kind",
+    ("exec", "--privileged"): "what `run --privileged` gave, its commands have",
     ("inspect", "-f"): "--json prints what a program needs",
     **dict.fromkeys((("inspect", "-s"), ("inspect", "--size")), _DISK_USE),
     ("inspect", "--type"): "it shows containers; others have `show`: `warmboot worker show`",

@@ -21,7 +21,7 @@ _COMMAND_FOLLOWS = {"allow_interspersed_args": False, "ignore_unknown_options": 
 
 COMMANDS: Mapping[str, Place] = {
     "run": Place(
-        "run",
+        "container.run",
         "run",
         CONTAINERS,
         "Run a container in its own VM, restored from a snapshot if possible.",

@@ -65,6 +65,15 @@ def parse_tcp(text: str) -> dict[str, Any]:
         ) from None
 
 
+def size_in_bytes(text: str) -> int:
+    """``64m``, ``1g`` (a bare number is bytes, as in docker)."""
+    match = _SIZE.fullmatch(text.strip())
+    size_bytes = float(match[1]) * _SIZES[match[2].lower()] if match else 0.0
+    if not 1 <= size_bytes < 1 << 50:
+        raise ValueError(f"invalid size: '{text}'")
+    return int(size_bytes)
+
+
 def parse_disk(text: str) -> int:
     """``40g``, ``2t`` to MiB, rounded up."""
     match = _SIZE.fullmatch(text.strip())
@@ -154,14 +163,21 @@ def _port(text: str, whole: str, lowest: int = 1) -> int:
 
 def parse_duration(text: str) -> float:
     """``90m``, ``2h`` or ``1h30m``: seconds, more than none."""
-    match = _AGO.fullmatch(text)
-    seconds = 0.0
-    if match is not None:
-        parts = {unit: float(number or 0) for unit, number in match.groupdict().items()}
-        seconds = timedelta(**parts).total_seconds()
+    seconds = in_seconds(text)
     if seconds <= 0:
         raise ValueError(f"{text!r} is not a time like 90m or 2h")
     return seconds
+
+
+def in_seconds(text: str) -> float:
+    """``500ms``, ``30s`` or ``1m30s``, and ``0``."""
+    match = _AGO.fullmatch(text)
+    if match is None and text != "0":
+        raise ValueError(f"{text!r} is not a time like 30s, 90m or 2h")
+    parts = (
+        {unit: float(number or 0) for unit, number in match.groupdict().items()} if match else {}
+    )
+    return timedelta(**parts).total_seconds()
 
 
 def parse_moment(text: str, now: datetime | None = None) -> datetime:

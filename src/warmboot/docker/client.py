@@ -96,11 +96,12 @@ class DockerClient:
         found = await self._ask.json(f"looking for {reference}", f"GET images/{reference}/json")
         return str(found["Id"])
 
-    async def image_environment(self, reference: str) -> list[str]:
-        """What the image's own environment is."""
-        doing = f"asking for the environment of {reference}"
+    async def image_config(self, reference: str) -> Mapping[str, Any]:
+        """What the image has of its own: ``Env``, ``ExposedPorts``, ``Healthcheck``."""
+        doing = f"asking for the configuration of {reference}"
         found = await self._ask.json(doing, f"GET images/{reference}/json")
-        return list((found.get("Config") or {}).get("Env") or [])
+        config: Mapping[str, Any] = found.get("Config") or {}
+        return config
 
     async def has_image(self, reference: str) -> bool:
         with contextlib.suppress(ImageNotFound, NotFound):
@@ -112,12 +113,13 @@ class DockerClient:
         reference: str,
         progress: Progress = no_progress,
         timeout: PullTimeout = PullTimeout(),  # noqa: B008 - it is frozen
+        platform: str = "",
     ) -> None:
         """Pull ``reference``; ``ImageNotFound``, ``RegistryUnavailable`` or ``DiskFull``."""
         messages = self._ask.messages(
             f"pulling {reference}",
             "POST images/create",
-            params={"fromImage": with_tag(reference)},
+            params={"fromImage": with_tag(reference)} | _platform(platform),
             fault=partial(pull_error, reference),
         )
         try:
@@ -155,9 +157,9 @@ class DockerClient:
 
     # -- containers ---------------------------------------------------------------------------
 
-    async def create(self, name: str, config: Mapping[str, Any]) -> str:
+    async def create(self, name: str, config: Mapping[str, Any], platform: str = "") -> str:
         """Create (not start) a container; its id. ``NameTaken``, ``ImageNotFound``."""
-        doing, params = f"creating {name}", {"name": name}
+        doing, params = f"creating {name}", {"name": name} | _platform(platform)
         data = dict(config)
         made = await self._ask.json(doing, "POST containers/create", params=params, data=data)
         return str(made["Id"])
@@ -346,6 +348,10 @@ class DockerClient:
     async def _resize(self, path: str, rows: int, columns: int) -> None:
         params = {"h": str(rows), "w": str(columns)}
         await self._ask.do("resizing the terminal", f"POST {path}/resize", params=params)
+
+
+def _platform(platform: str) -> dict[str, str]:
+    return {"platform": platform} if platform else {}
 
 
 def _log_times(since: datetime | None, until: datetime | None) -> dict[str, str]:

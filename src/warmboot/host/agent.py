@@ -14,6 +14,7 @@ says which names it may know beside this module's.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from warmboot.host.engine_certificates import EngineCertificates
@@ -32,6 +33,7 @@ from warmboot.hypervisors.base import Hypervisor, Probe
 from warmboot.hypervisors.confinement import Confinement
 from warmboot.model.errors import MemoryFull
 from warmboot.model.shapes import Capacity, Shape
+from warmboot.model.tenants.container_options import check_platform
 from warmboot.model.vm import VmRecord
 from warmboot.system import usage
 
@@ -72,6 +74,10 @@ class HostAgent:
 
     def free_memory_mib(self) -> int:
         return usage.free_memory_mib()
+
+    def check_platform(self, platform: str) -> None:
+        """``InvalidRequest`` if VMs are not of it; empty: whatever they are of."""
+        check_platform(platform, os.uname().machine)
 
     def check_shape(self, asked: Shape | None, default: Shape) -> None:
         """``InvalidRequest`` for a shape that this host never has; see ``ensure_memory``, too."""

@@ -293,13 +293,19 @@ class Vms(VmPorts):
         )
 
     async def pull_image(
-        self, vm_id: str, slot: Slot | None, reference: str, progress: Progress = no_progress
+        self,
+        vm_id: str,
+        slot: Slot | None,
+        reference: str,
+        progress: Progress = no_progress,
+        platform: str = "",
     ) -> None:
         """Pull an image into the VM; see ``guest_pull``."""
         link, config = self.link(vm_id), self._config
         silence_s, mirror = config.pull_silence_s, config.registry_mirror
-        where = (self._network, slot)
-        await guest_pull.pull_image(link, *where, reference, progress, silence_s, mirror)
+        await guest_pull.pull_image(
+            link, self._network, slot, reference, progress, silence_s, mirror, platform
+        )
 
     # -- the end -------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from warmboot.model.tenants.boot import (
     FallbackReason,
     StageTiming,
 )
+from warmboot.model.tenants.container_options import ContainerOptions
 from warmboot.model.transitions import Transitions
 from warmboot.model.vm import VmKind
 
@@ -123,6 +124,7 @@ class ContainerSpec:
     hostname: str = ""
     stop_signal: str = ""
     stop_timeout_s: int | None = None
+    options: ContainerOptions = field(default_factory=ContainerOptions)
 
     @property
     def host_name(self) -> str:

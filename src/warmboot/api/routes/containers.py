@@ -21,8 +21,9 @@ from warmboot.api.routing import (
     as_asked,
     paged,
 )
+from warmboot.api.schemas.container_requests import ContainerIn
 from warmboot.api.schemas.container_responses import ContainerOut
-from warmboot.api.schemas.requests import ContainerIn, Signal
+from warmboot.api.schemas.requests import Signal
 from warmboot.api.schemas.responses import Created, Item, Ok, Paged
 from warmboot.api.streams import MULTIPLEXED, Streamed, begun, gathered, multiplexed, plain
 from warmboot.manager.ports import Services, Until

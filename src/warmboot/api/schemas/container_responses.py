@@ -11,6 +11,7 @@ from pydantic import AliasPath, Field
 from warmboot.api.schemas.responses import Out, ShapeOut
 from warmboot.model.container import ContainerState
 from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason
+from warmboot.model.tenants.container_options import ContainerOptions
 
 
 class PortOut(Out):
@@ -79,6 +80,7 @@ class ContainerOut(Out):
     hostname: str = _asked("host_name")
     stop_signal: str = _asked("stop_signal")
     stop_timeout_s: int | None = _asked("stop_timeout_s")
+    options: ContainerOptions = _asked("options")
     runtime_image_id: UUID | None = Field(validation_alias="base_image_id")
     runtime_snapshot_id: UUID | None
     snapshot_version: int | None

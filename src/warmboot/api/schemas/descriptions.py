@@ -80,6 +80,55 @@ FIELDS: Mapping[str, str] = {
     "EngineIn.auto_remove": "remove it when it has stopped or its VM has died",
     "EngineOut.auto_remove": "whether it is removed when it has stopped or its VM has died",
     "EngineOut.finished_at": "when it was stopped or has failed; null before",
+    "options": "what its Docker is told beside; Docker's own options",
+    "init": "a small init as its first process, which reaps the others",
+    "privileged": "all rights in its VM",
+    "cap_add": "capabilities more than Docker's, as NET_ADMIN",
+    "cap_drop": "capabilities to take away, or ALL",
+    **dict.fromkeys(
+        ("OptionsIn.read_only", "ContainerOptions.read_only"),
+        "whether its root file system may not be written to",
+    ),
+    "tmpfs": "options, as size=64m, by the path at which a tmpfs is mounted",
+    **dict.fromkeys(
+        ("OptionsIn.mounts", "ContainerOptions.mounts"), "volumes of its VM, and tmpfs in it"
+    ),
+    **{
+        f"{model}.{field}": text
+        for model in ("VolumeMountIn", "Mount")
+        for field, text in {
+            "source": "a volume's name; empty: a new one",
+            "type": "volume or tmpfs",
+            "size_bytes": "of a tmpfs: its size at most",
+            "mode": "of a tmpfs: its permissions, as a number",
+        }.items()
+    },
+    "ulimits": "limits of its processes",
+    **dict.fromkeys(("UlimitIn.name", "Ulimit.name"), "as nofile or nproc"),
+    "soft": "what a process has; -1: no limit",
+    "hard": "what a process may raise it to; -1: no limit",
+    "shm_size_bytes": "the size of /dev/shm; null for 64 MiB",
+    "pids_limit": "how many processes it may have; -1 or null for any number",
+    "cpus": "how much of its VM's CPUs it may use, as 1.5; null for all",
+    "sysctls": "kernel parameters by name",
+    "restart": "whether Docker in its VM starts it again when it has ended, while that VM lives",
+    **dict.fromkeys(
+        ("RestartIn.mode", "RestartPolicy.mode"), "no, on-failure, always or unless-stopped"
+    ),
+    "maximum_retries": "with on-failure: how often at most; 0: without end",
+    "health": "how Docker in its VM checks that it is well; null for the image's own",
+    "test": 'as in Docker: ["CMD-SHELL", "…"], ["CMD", "…", "…"], ["NONE"]; [] for the image\'s',
+    "interval_s": "seconds from one check to the next",
+    "timeout_s": "seconds after which a check has failed",
+    "start_period_s": "seconds from its start, in which failures do not count",
+    "start_interval_s": "seconds from one check to the next in the start period",
+    "retries": "failures in a row that make it unhealthy",
+    "add_hosts": "NAME:ADDRESS, for its /etc/hosts",
+    "dns": "name servers",
+    "dns_search": "domains in which names are looked for",
+    "dns_options": "options of the resolver, as ndots:2",
+    "pull": "when the image is pulled: missing, always or never",
+    "platform": "its VM's, as linux/amd64; empty for whatever that is",
     "owner_uid": "the user of this host who has its socket",
     "time_to_live_s": "seconds after its creation when it is removed; null for never",
     "ContainerIn.image": "a reference, as redis:7",

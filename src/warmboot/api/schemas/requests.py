@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, cast
@@ -21,15 +20,13 @@ from pydantic import (
     model_validator,
 )
 
-from warmboot.model.container import ContainerSpec, PortMapping
 from warmboot.model.conventions.image_references import IMAGE_PATTERN, MAX_LENGTH, is_reference
-from warmboot.model.conventions.names import MAX_NAME_LENGTH, check_name, invent_name
-from warmboot.model.conventions.program_start import MAX_WORD_BYTES, assignments, check_size
+from warmboot.model.conventions.names import MAX_NAME_LENGTH, check_name
+from warmboot.model.conventions.program_start import MAX_WORD_BYTES
 from warmboot.model.conventions.signals import SIGNAL_PATTERN, signal_name
 from warmboot.model.errors import InvalidName
 from warmboot.model.runtime_snapshot import MAX_WEIGHT
 from warmboot.model.shapes import MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, Shape
-from warmboot.model.tenants.boot import BootPolicy
 
 T = TypeVar("T")
 
@@ -67,15 +64,6 @@ def _checked_image(reference: str) -> str:
             "the name in lower case and of at most 255 characters"
         )
     return reference
-
-
-def _checked_ip(address: str) -> str:
-    try:
-        return str(ipaddress.IPv4Address(address))
-    except ValueError:
-        raise ValueError(
-            f"{address!r} is not an IPv4 address; ports are published on IPv4 addresses only"
-        ) from None
 
 
 Name = Annotated[
@@ -162,31 +150,6 @@ class ShapeIn(Strict):
 
     def to_model(self) -> Shape:
         return Shape(self.vcpus, self.memory_mib)
-
-
-class PortIn(Strict):
-    """A published port; ``host_port`` 0 takes any free one."""
-
-    container_port: Annotated[StrictInt, Field(ge=1, le=65_535), OR_WHOLE]
-    host_port: Annotated[StrictInt, Field(ge=0, le=65_535), OR_WHOLE] = 0
-    host_ip: Annotated[
-        str,
-        Field(max_length=45, json_schema_extra={"format": "ipv4"}),
-        AfterValidator(_checked_ip),
-    ] = "127.0.0.1"
-    protocol: Literal["tcp", "udp"] = "tcp"
-
-
-def _no_port_twice(ports: list[PortIn]) -> list[PortIn]:
-    wanted = [port.to(PortMapping) for port in ports]
-    for number, port in enumerate(wanted):
-        for earlier in wanted[:number]:
-            if port.overlaps(earlier):
-                raise ValueError(
-                    f"the host port {port.host_end} is published twice, for the container's ports "
-                    f"{earlier.container_port} and {port.container_port}"
-                )
-    return ports
 
 
 class RuntimeImageIn(Strict):
@@ -281,47 +244,6 @@ class RuntimeSnapshotChange(Strict):
         if self.weight is None and self.pinned is None:
             raise ValueError("give weight, pinned, or both")
         return self
-
-
-class ContainerIn(Strict):
-    """A container to create. Only ``image`` is needed."""
-
-    image: ImageReference
-    name: Name | None = None
-    command: Words | None = None
-    entrypoint: Words | None = None
-    environment: Environment
-    ports: Annotated[list[PortIn], Field(max_length=256), AfterValidator(_no_port_twice)] = []
-    shape: ShapeIn | None = None
-    boot: BootPolicy = BootPolicy.AUTO
-    runtime_image_id: UUID | None = None
-    archive: Annotated[str, Field(pattern=ARCHIVE_PATTERN)] | None = None
-    tty: StrictBool = False
-    stdin_open: StrictBool = False
-    auto_remove: StrictBool = False
-    attach: Annotated[
-        StrictBool,
-        Field(
-            description="start it when a client has attached, so that this one gets all of its "
-            "output; without one within half a minute it is started all the same"
-        ),
-    ] = False
-    labels: Annotated[
-        dict[LabelName, LabelValue], Field(max_length=256, json_schema_extra=KEYS)
-    ] = {}
-    user: UserName = ""
-    working_dir: Annotated[str, Field(max_length=4095, pattern=WORKING_DIR_PATTERN)] = ""
-    hostname: HostName = ""
-    stop_signal: Signal | None = None
-    stop_timeout_s: Annotated[StrictInt, Field(ge=0, le=MAX_STOP_TIMEOUT_S), OR_WHOLE] | None = None
-
-    def to_model(self) -> ContainerSpec:
-        check_size([*(self.entrypoint or ()), *(self.command or ())], assignments(self.environment))
-        return self.to(
-            ContainerSpec,
-            name=self.name or invent_name(),
-            stop_signal=self.stop_signal or "",
-        )
 
 
 EnvAssignment = Annotated[str, Field(max_length=MAX_WORD_BYTES, pattern=r"^[^=\x00]+(=[^\x00]*)?$")]

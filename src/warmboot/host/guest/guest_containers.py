@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from warmboot.docker.client import config_of
 from warmboot.docker.references import split_reference
+from warmboot.host.guest.docker_options import health_config, host_config
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.model.container import ContainerSpec
 from warmboot.model.errors import ImageNotFound, NotFound
@@ -31,8 +33,12 @@ LOG = {
 """Docker's usual log, ``json-file``, keeps text: what is not UTF-8 would not be as it was."""
 
 
-OPEN_FILES = {"Name": "nofile", "Soft": 1024, "Hard": 524_288}
-"""As for an engine that systemd has started: what it gives its own services."""
+@dataclass(frozen=True, slots=True)
+class Created:
+    """``docker_id`` is Docker's id of the container, which never ran yet if it is ``fresh``."""
+
+    docker_id: str
+    fresh: bool
 
 
 async def name_loaded_image(link: GuestLink, loaded: list[str], reference: str) -> None:
@@ -48,29 +54,49 @@ async def name_loaded_image(link: GuestLink, loaded: list[str], reference: str) 
     await link.docker.tag(loaded[0], *split_reference(reference))
 
 
-async def ensure_created(link: GuestLink, spec: ContainerSpec) -> tuple[str, bool]:
-    """Docker's id of the container, created if it is not there, and whether it never ran yet."""
-    await link.ensure_sandbox()  # also for one that is there: its VM may have been booted again
+async def ensure_created(link: GuestLink, spec: ContainerSpec) -> Created:
+    """The container in its VM, created if it is not there."""
+    if not spec.options.own_network:
+        await link.ensure_sandbox()  # also for one that is there: its VM may be booted again
     with contextlib.suppress(NotFound):
         known = await link.docker.inspect(DOCKER_NAME)
-        return known.id, known.status == "created"
-    given = await link.docker.image_environment(spec.image)
-    return await link.docker.create(DOCKER_NAME, _docker_config(spec, given)), True
+        return Created(known.id, known.status == "created")
+    config = _docker_config(spec, await link.docker.image_config(spec.image))
+    return Created(await link.docker.create(DOCKER_NAME, config, spec.options.platform), True)
 
 
-def _docker_config(spec: ContainerSpec, of_image: Sequence[str]) -> dict[str, Any]:
+def _docker_config(spec: ContainerSpec, of_image: Mapping[str, Any]) -> dict[str, Any]:
     # Docker would set the sandbox's host name; the image's own HOSTNAME comes before either. The
     # VM has all ports to itself: which of them are published is the host's to decide.
-    named = any(variable.startswith("HOSTNAME=") for variable in of_image)
+    own = spec.options.own_network
+    network = _own_network(spec) if own else SANDBOX
+    named = own or any(one.startswith("HOSTNAME=") for one in of_image.get("Env") or ())
     environment = {} if named else {"HOSTNAME": spec.host_name}
-    config = config_of(spec, environment, SANDBOX | LOG | {"Ulimits": [OPEN_FILES]}) | {
+    config = config_of(spec, environment, network | LOG | host_config(spec.options)) | {
         "OpenStdin": spec.stdin_open,
         "StdinOnce": spec.stdin_open,
         "AttachStdin": spec.stdin_open,
         "AttachStdout": True,
         "AttachStderr": True,
     }
+    if own:
+        config["Hostname"] = spec.host_name
+        config["ExposedPorts"] = {port: {} for port in network["PortBindings"]}
+    if spec.options.health is not None:
+        config["Healthcheck"] = health_config(spec.options.health)
     if spec.stop_timeout_s is not None:
         config["StopTimeout"] = spec.stop_timeout_s
     asked = {"User": spec.user, "WorkingDir": spec.working_dir, "StopSignal": spec.stop_signal}
     return config | {key: value for key, value in asked.items() if value}
+
+
+def _own_network(spec: ContainerSpec) -> dict[str, Any]:
+    """What the host sends into the VM goes to its ports of the same numbers."""
+    ports = {f"{port.container_port}/{port.protocol}": port for port in spec.ports}
+    return {
+        "NetworkMode": "bridge",
+        "Annotations": SANDBOX["Annotations"],
+        "PortBindings": {
+            name: [{"HostPort": str(port.container_port)}] for name, port in ports.items()
+        },
+    }

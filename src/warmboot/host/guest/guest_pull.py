@@ -20,6 +20,7 @@ async def pull_image(
     progress: Progress,
     silence_s: float,
     mirror: RegistryMirror | None = None,
+    platform: str = "",
 ) -> None:
     """``localhost:PORT/…`` means this host's own registry; what is Docker Hub's comes from
     ``mirror``, if there is one, which may be this host's own as well.
@@ -27,7 +28,7 @@ async def pull_image(
     The way to that one port of the host is open during the pull only: before the user's container
     runs.
     """
-    pull = partial(link.docker.pull, reference, progress)
+    pull = partial(link.docker.pull, reference, progress, platform=platform)
     if network is None or slot is None:
         await pull(PullTimeout(silence_s))
         return

@@ -26,9 +26,9 @@ async def run_smoke_test(link: GuestLink, timeout_s: float) -> None:
         async with asyncio.timeout(timeout_s):
             if not await link.docker.has_image(SMOKE_TEST.image):
                 await link.warm_up()  # a guest that forgets the image: its agent has the archive
-            docker_id, _ = await guest_containers.ensure_created(link, SMOKE_TEST)
-            await link.docker.start(docker_id)
-            exit_code = await link.docker.wait_stopped(docker_id)
+            created = await guest_containers.ensure_created(link, SMOKE_TEST)
+            await link.docker.start(created.docker_id)
+            exit_code = await link.docker.wait_stopped(created.docker_id)
     except TimeoutError as error:
         raise GuestError(
             f"a container in {link.vm_id} did not end",

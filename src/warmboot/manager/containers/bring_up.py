@@ -27,8 +27,9 @@ from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
 from warmboot.manager.tenants.boot_tenant import BootTenant, in_words
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import Container, ContainerState
-from warmboot.model.errors import IllegalTransition, NotFound, WarmbootError
+from warmboot.model.errors import IllegalTransition, ImageNotFound, NotFound, WarmbootError
 from warmboot.model.tenants.boot import BootMethod
+from warmboot.model.tenants.container_options import PullPolicy
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store
 
@@ -130,14 +131,14 @@ class BringUp:
             ports = await self._host.vms.publish(slot_of(record), spec.ports)
         await self._provide_image(container, record, watch)
         with watch.stage("create"):
-            docker_id, fresh = await guest_containers.ensure_created(link, spec)
+            created = await guest_containers.ensure_created(link, spec)
         if asked.first is not None:
-            await asked.first.before_start(record.id, docker_id)
+            await asked.first.before_start(record.id, created.docker_id)
         await self._boot.tell(container, "start")
-        with watch.stage("start"):
+        with watch.stage("start-own-network" if spec.options.own_network else "start"):
             # A manager that was killed may have started it: the command must not run twice.
-            if fresh or container.started_at is not None:
-                await link.docker.start(docker_id)
+            if created.fresh or container.started_at is not None:
+                await link.docker.start(created.docker_id)
         # From here on it runs: what the database does not take now it takes later.
         running = await store_state(
             self._store,
@@ -149,7 +150,7 @@ class BringUp:
                 "seconds": round(watch.elapsed_s, 4),
                 "stages": watch.event_data,
             },
-            docker_id=docker_id,
+            docker_id=created.docker_id,
             ports=ports,
             stages=watch.stages,
             started_at=datetime.now(UTC),
@@ -171,12 +172,22 @@ class BringUp:
                 await guest_containers.name_loaded_image(link, loaded, spec.image)
             return
         with watch.stage("image"):
-            if await link.docker.has_image(spec.image):
-                return
+            there = await link.docker.has_image(spec.image)
+        if spec.options.pull is PullPolicy.NEVER and not there:
+            raise ImageNotFound(
+                f"No such image: {spec.image}",
+                details="--pull never: it is taken only if Docker in the VM has it already",
+                resolution="leave out --pull never, or give the image: "
+                "`warmboot run --archive FILE`",
+            )
+        if there and spec.options.pull is not PullPolicy.ALWAYS:
+            return
         await self._boot.tell(container, "pull", image=spec.image)
         with watch.stage("pull"):
             progress = PullProgress(self._events, container.id)
-            await self._host.vms.pull_image(record.id, slot_of(record), spec.image, progress)
+            where = (record.id, slot_of(record))
+            platform = spec.options.platform
+            await self._host.vms.pull_image(*where, spec.image, progress, platform)
 
     async def _log_provisioned(self, container: Container, watch: Stopwatch) -> None:
         saved = ""

@@ -134,6 +134,7 @@ class Containers:
 
     async def _create(self, spec: ContainerSpec) -> Container:
         self._host.check_shape(spec.shape, self._default_shape)
+        self._host.check_platform(spec.options.platform)
         image_id = await choose_image(self._store, spec.runtime_image_id)
         if spec.archive is not None:
             await self._archives.check_has(spec.archive, spec.image)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
-from warmboot.hypervisors.simulated.vmm.docker import programs, streams
+from warmboot.hypervisors.simulated.vmm.docker import environments, policies, programs, streams
 from warmboot.hypervisors.simulated.vmm.docker.attached import Attached, Listener
 from warmboot.hypervisors.simulated.vmm.docker.events import EventLog
 from warmboot.hypervisors.simulated.vmm.docker.http import HttpError
@@ -56,7 +56,9 @@ class Containers:
     def resume_all(self) -> None:
         """After a restore: what ran, runs on."""
         for record in self._records.values():
-            if record["state"]["Running"]:
+            if record["state"]["Restarting"]:
+                self._tasks[record["id"]] = asyncio.create_task(self._again(record))
+            elif record["state"]["Running"]:
                 self._run(record)
 
     def list(self, everything: bool) -> list[Record]:
@@ -74,6 +76,7 @@ class Containers:
 
     def create(self, name: str, body: Record) -> Record:
         image = self._images.find(body.get("Image", ""))
+        policies.check(body)
         name = name.removeprefix("/") or f"simulated_{secrets.token_hex(4)}"
         self._check_name_is_free(name)
         config = {
@@ -85,7 +88,7 @@ class Containers:
             "Labels": {},
             **{key: value for key, value in body.items() if key != "HostConfig"},
         }
-        config["Env"] = _merged(body.get("Env") or [], image["config"].get("Env") or [])
+        config["Env"] = environments.merged(body.get("Env") or [], image["config"].get("Env") or [])
         config["Cmd"] = body.get("Cmd")
         config["Entrypoint"] = body.get("Entrypoint")
         if config["Entrypoint"] is None:
@@ -102,6 +105,8 @@ class Containers:
             "created": now(),
             "state": _state("created"),
             "ignored": [],
+            "restarts": 0,
+            "stopped": False,
             "runs": 0,
             "exits": 0,
             "log": [],
@@ -126,19 +131,25 @@ class Containers:
             record["state"] |= {"ExitCode": code, "Error": message}
             self._attached.end(record["id"])  # Docker tells the code to who is attached
             raise HttpError(400, message)
+        record["restarts"] = 0
+        record["stopped"] = False
+        self._begin(record, command)
+        return True
+
+    def _begin(self, record: Record, command: Sequence[str]) -> None:
         record["program"] = programs.compile_command(command)
         record["ignored"] = []
         record["state"] = _state("running") | {"Running": True, "StartedAt": now(), "Pid": 1000}
         record["runs"] += 1
         self._run(record)
         self._emit(record, "start")
-        return True
 
     def end(self, record: Record, signum: int) -> bool:
         """As a signal ends it, if it does not ignore that; false if it does not run."""
         if not record["state"]["Running"]:
             return False
         self._emit(record, "kill", signal=str(signum))
+        record["stopped"] = True
         if signum not in record["ignored"]:
             self._cancel(record)
             self._exited(record, 128 + signum)
@@ -241,7 +252,7 @@ class Containers:
 
         return programs.Surroundings(
             self._machine.clock,
-            _started_with(config, asked.get("Env") or []),
+            environments.started_with(config, asked.get("Env") or []),
             self._machine.ram["hostname"] if _shares_name(record) else config["Hostname"],
             write,
             stdin,
@@ -303,9 +314,21 @@ class Containers:
             "FinishedAt": now(),
         }
         record["exits"] += 1
+        if policies.restarts(record, status):
+            # As in Docker: what is about to be started again counts as running.
+            record["state"] |= {"Status": "restarting", "Running": True, "Restarting": True}
+            record["restarts"] += 1
+            self._tasks[record["id"]] = asyncio.create_task(self._again(record))
         self._emit(record, "die", exitCode=str(status))
         if record["host_config"].get("AutoRemove"):
             self.remove(record, force=True)
+
+    async def _again(self, record: Record) -> None:
+        await self._machine.clock.sleep_until(
+            self._machine.clock.now() + policies.pause_s(record["restarts"])
+        )
+        config = record["config"]
+        self._begin(record, [*_words(config["Entrypoint"]), *_words(config["Cmd"])])
 
     def _emit(self, record: Record, action: str, **attributes: str) -> None:
         attributes |= {"name": record["name"], "image": record["config"].get("Image", "")}
@@ -336,24 +359,6 @@ def signal_number(name: str) -> int:
 
 def _shares_name(record: Record) -> bool:
     return bool(record["host_config"].get("UTSMode") == "host")
-
-
-def _merged(own: Sequence[str], of_image: Sequence[str]) -> list[str]:
-    """Its own come first; the image's are there for what they do not name."""
-    named = {variable.partition("=")[0] for variable in own}
-    return [*own, *(one for one in of_image if one.partition("=")[0] not in named)]
-
-
-def _started_with(config: Record, asked: Sequence[str]) -> list[str]:
-    """Docker's variables, the container's and those of an exec; a bare name takes one away."""
-    found = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOSTNAME": str(config["Hostname"])}
-    for variable in (*config["Env"], *asked):
-        name, assigned, value = variable.partition("=")
-        if assigned:
-            found[name] = value
-        else:
-            found.pop(name, None)
-    return [f"{name}={value}" for name, value in found.items()]
 
 
 def _words(value: Any) -> list[str]:

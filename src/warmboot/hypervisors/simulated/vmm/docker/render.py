@@ -71,7 +71,7 @@ def container(record: Record) -> Record:
         "Args": command[1:],
         "State": state,
         "Image": record["image_id"],
-        "RestartCount": 0,
+        "RestartCount": record["restarts"],
         "Config": config,
         "HostConfig": record["host_config"],
         "Mounts": [],

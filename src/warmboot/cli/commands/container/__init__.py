@@ -1,0 +1,1 @@
+"""Commands of containers that have options of Docker's."""

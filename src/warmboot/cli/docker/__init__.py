@@ -1,0 +1,1 @@
+"""Docker's forms on the command line: options, ports, templates."""

@@ -1,0 +1,92 @@
+"""Docker's options of a container, down to the Docker in its VM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.support.managers import Manager
+
+from warmboot.manager.ports import Until
+from warmboot.model.container import Container, ContainerState, PortMapping
+from warmboot.model.errors import InvalidRequest
+from warmboot.model.tenants.container_options import (
+    ContainerOptions,
+    PullPolicy,
+    RestartMode,
+    RestartPolicy,
+)
+
+
+async def described(manager: Manager, container: Container) -> dict[str, Any]:
+    """As Docker in its VM does it."""
+    assert container.vm_id is not None
+    return await manager.host.vms.link(container.vm_id).docker.description("warmboot")
+
+
+async def test_its_docker_is_told_of_them(manager: Manager) -> None:
+    options = ContainerOptions(init=True, read_only=True, tmpfs={"/tmp": ""}, cpus=0.5)
+    container = await manager.run(options=options)
+    host = (await described(manager, container))["HostConfig"]
+    assert (host["Init"], host["ReadonlyRootfs"], host["Tmpfs"]) == (True, True, {"/tmp": ""})
+    assert host["NanoCpus"] == 500_000_000
+    assert host["NetworkMode"] == "container:warmboot-sandbox"
+    assert (await manager.containers.get("web")).spec.options == options
+
+
+async def test_names_of_its_own_need_a_network_of_its_own_and_the_stages_show_it(
+    manager: Manager,
+) -> None:
+    options = ContainerOptions(add_hosts=("db:192.0.2.7",), dns=("192.0.2.53",))
+    container = await manager.run(options=options, hostname="box")
+    assert "start-own-network" in [stage.name for stage in container.stages]
+    found = await described(manager, container)
+    host = found["HostConfig"]
+    assert host["NetworkMode"] == "bridge"
+    assert (host["ExtraHosts"], host["Dns"]) == (["db:192.0.2.7"], ["192.0.2.53"])
+    assert found["Config"]["Hostname"] == "box"
+
+
+@pytest.mark.usefixtures("port_network")
+async def test_in_a_network_of_its_own_its_ports_have_the_numbers_that_the_host_sends_to(
+    manager: Manager,
+) -> None:
+    options = ContainerOptions(dns=("192.0.2.53",))
+    container = await manager.run(options=options, ports=(PortMapping(80), PortMapping(53, 0)))
+    bindings = (await described(manager, container))["HostConfig"]["PortBindings"]
+    assert bindings == {"80/tcp": [{"HostPort": "80"}], "53/tcp": [{"HostPort": "53"}]}
+
+
+async def test_docker_in_its_vm_starts_it_again_and_it_runs_all_the_while(
+    manager: Manager,
+) -> None:
+    options = ContainerOptions(restart=RestartPolicy(RestartMode.ON_FAILURE, 2))
+    await manager.run("web", "sh", "-c", "echo up; exit 3", options=options)
+    ended = await manager.wait("web", Until.EXITED)
+    assert (ended.state, ended.exit_code) == (ContainerState.EXITED, 3)
+    assert (await described(manager, ended))["RestartCount"] == 2
+    assert await manager.output("web") == b"up\n" * 3
+
+
+async def test_one_that_is_always_started_again_can_be_stopped(manager: Manager) -> None:
+    options = ContainerOptions(restart=RestartPolicy(RestartMode.ALWAYS))
+    await manager.run("web", "sh", "-c", "sleep 0.05", options=options)
+    while (await described(manager, await manager.containers.get("web")))["RestartCount"] < 1:
+        pass
+    assert (await manager.containers.get("web")).state is ContainerState.RUNNING
+    await manager.containers.stop("web", 0)
+    assert (await manager.containers.get("web")).state is ContainerState.EXITED
+
+
+async def test_an_image_that_may_not_be_pulled_must_be_there(manager: Manager) -> None:
+    options = ContainerOptions(pull=PullPolicy.NEVER)
+    container = await manager.run(image="elsewhere:1", options=options)
+    assert container.state is ContainerState.FAILED
+    assert container.error is not None
+    assert container.error["brief"] == "No such image: elsewhere:1"
+
+
+async def test_another_platform_is_refused_before_anything_is_booted(manager: Manager) -> None:
+    with pytest.raises(InvalidRequest, match="does not match the detected host platform"):
+        await manager.create(options=ContainerOptions(platform="linux/s390x"))
+    assert await manager.containers.list(all_states=True) == []
