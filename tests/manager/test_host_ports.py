@@ -13,6 +13,7 @@ from tests.support.served import free_port
 from warmboot.manager.ports import Until
 from warmboot.model.container import ContainerState, PortMapping
 from warmboot.model.errors import Conflict, WarmbootError
+from warmboot.model.tenants.container_options import ContainerOptions
 
 pytestmark = pytest.mark.usefixtures("port_network")
 
@@ -142,3 +143,14 @@ async def test_the_next_manager_holds_ports_of_those_that_run(
         assert (await second.containers.get("web")).ports == (port,)
         for name in ("web", "ended"):
             await second.containers.delete(name, force=True)
+
+
+async def test_in_a_network_of_its_own_its_ports_have_the_numbers_that_the_host_sends_to(
+    manager: Manager,
+) -> None:
+    options = ContainerOptions(dns=("192.0.2.53",))
+    container = await manager.run(options=options, ports=(PortMapping(80), PortMapping(53)))
+    assert container.vm_id is not None
+    described = await manager.host.vms.link(container.vm_id).docker.description("warmboot")
+    bindings = described["HostConfig"]["PortBindings"]
+    assert bindings == {"80/tcp": [{"HostPort": "80"}], "53/tcp": [{"HostPort": "53"}]}
