@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.cli.conftest import Cli, Served
 
+from warmboot.model.checkpoint import ChangedFile
 from warmboot.model.errors import HostError
 from warmboot.model.worker import WorkerState
 
@@ -28,6 +29,29 @@ def test_a_worker_is_run_paused_resumed_and_removed(cli: Cli) -> None:
     assert cli("worker", "rm", "crawler").returncode == 1
     assert cli("worker", "rm", "-f", "crawler").stdout == "crawler\n"
     assert json.loads(cli("worker", "ls", "--json").stdout) == []
+
+
+def test_a_resume_tells_which_files_in_mounts_have_changed(cli: Cli, served: Served) -> None:
+    cli("worker", "run", "--name", "one", "app:1")
+    cli("worker", "pause", "one")
+    served.fakes.workers.changed_files = (
+        ChangedFile("/data/log", 7, 29),
+        ChangedFile("/data/\x1bgone", 3, None),
+    )
+    done = cli("worker", "resume", "one")
+    assert (done.returncode, done.stdout) == (0, "one\n")
+    assert done.stderr.splitlines() == [
+        "one had /data/log open, which has changed since the checkpoint (7 bytes then, 29 now)",
+        "one had '/data/\\x1bgone' open, which has changed since the checkpoint "
+        "(3 bytes then, it is gone)",
+    ]
+    cli("worker", "pause", "one")
+    (told,) = json.loads(cli("worker", "resume", "one", "--json").stdout)
+    assert told["changed_files"][0] == {
+        "path": "/data/log",
+        "size_then_bytes": 7,
+        "size_bytes": 29,
+    }
 
 
 def test_removing_by_force_what_is_not_there_succeeds_as_of_containers(cli: Cli) -> None:

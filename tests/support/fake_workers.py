@@ -10,10 +10,11 @@ from uuid import UUID, uuid4
 
 from tests.support.fake_events import now
 
-from warmboot.manager.ports import Exported, WorkerUntil
+from warmboot.manager.ports import Exported, Resumed, WorkerUntil
 from warmboot.manager.workers.worker_states import refusal
 from warmboot.model.checkpoint import (
     AS_IT_WAS,
+    ChangedFile,
     Checkpoint,
     CheckpointState,
     ResumeOptions,
@@ -45,6 +46,7 @@ class FakeWorkers:
     def __init__(self, tell: Tell) -> None:
         self.rows: dict[UUID, Worker] = {}
         self.kept: dict[UUID, list[Checkpoint]] = {}
+        self.changed_files: Sequence[ChangedFile] = ()
         self._tell = tell
 
     async def create(self, spec: WorkerSpec) -> UUID:
@@ -139,18 +141,19 @@ class FakeWorkers:
 
     async def resume(
         self, ref: str, checkpoint: str | None = None, options: ResumeOptions = AS_IT_WAS
-    ) -> Worker:
+    ) -> Resumed:
         worker = await self.get(ref)
         if not WORKER_TRANSITIONS.allows(worker.state, S.RESUMING):
             raise refusal(worker, "resumed")
         if checkpoint is not None:
             await self.checkpoint(ref, checkpoint)
         resuming = self._enter(worker, S.RESUMING)
-        return self._enter(resuming, S.RUNNING, paused_into=None, resumed_at=now())
+        running = self._enter(resuming, S.RUNNING, paused_into=None, resumed_at=now())
+        return Resumed(running, self.changed_files)
 
     async def wake(self, ref: str) -> Worker:
         worker = await self.get(ref)
-        return worker if worker.state is S.RUNNING else await self.resume(ref)
+        return worker if worker.state is S.RUNNING else (await self.resume(ref)).worker
 
     async def checkpoints(self, ref: str) -> Sequence[Checkpoint]:
         return self.kept[(await self.get(ref)).id]

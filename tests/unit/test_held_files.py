@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from warmboot.criu.runtime.held_files import (
-    ChangedFile,
     changed_since,
     command_to_note,
     held_in,
     write_noted,
 )
+from warmboot.model.checkpoint import ChangedFile
 
 HOLDS = "import sys; held = [open(path) for path in sys.argv[1:]]; print(flush=True); input()"
 

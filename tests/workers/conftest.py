@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -168,6 +168,12 @@ async def goes_on(client: Client, ref: str, secret: str) -> None:
     await nth_line(client, ref, len(await lines(client, ref)))
     found = [parsed(line) for line in await lines(client, ref)]
     assert found == [(secret, number) for number in range(1, len(found) + 1)]
+
+
+async def events_of(client: Client, worker_id: str, kind: str) -> list[Mapping[str, Any]]:
+    """What the worker's events of that kind say, the newest last."""
+    events = await client.events.list(0, 1000)
+    return [event.data for event in events if (event.subject_id, event.kind) == (worker_id, kind)]
 
 
 async def event_kinds(client: Client, worker_id: str) -> list[str]:

@@ -222,7 +222,7 @@ async def test_workers_outlive_a_power_failure_of_the_machine(
         await remove_all(it.client)
 
 
-@pytest.mark.parametrize("noticed", ["at a resume", "at the manager's start"])
+@pytest.mark.parametrize("noticed", ["at once", "at the manager's start"])
 async def test_a_paused_worker_whose_container_was_removed_by_hand_has_failed_and_says_why(
     engine: DockerEngine, settings: Settings, noticed: str
 ) -> None:
@@ -230,16 +230,19 @@ async def test_a_paused_worker_whose_container_was_removed_by_hand_has_failed_an
         worker = await start_on(it.client, engine)
         await counted(it.client, worker.id)
         await it.client.workers.pause(worker.id)
+        if noticed == "at once":
+            await engine.remove(worker.docker_id or "")
+            assert (await it.client.workers.wait(worker.id, "running", TIMEOUT_S)).state == "failed"
+    if noticed != "at once":
         await engine.remove(worker.docker_id or "")
-        if noticed == "at a resume":
-            with pytest.raises(Conflict, match="is gone"):
-                await it.client.workers.resume(worker.id)
-            assert (await it.client.workers.get(worker.id)).state == "failed"
     async with served(settings) as it:
         now = await it.client.workers.get(worker.id)
         assert now.state == "failed"
         assert "is gone" in str(now.error)
         assert (await event_kinds(it.client, worker.id)).count("worker.failed") == 1
+        with pytest.raises(Conflict, match="is gone"):
+            await it.client.workers.resume(worker.id)
+        assert (await it.client.workers.get(worker.id)).state == "failed"
         await it.client.workers.delete(worker.id)
     assert list(settings.checkpoint_folders.iterdir()) == []
     assert not (ROOT / (worker.docker_id or "")).exists()

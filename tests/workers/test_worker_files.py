@@ -141,10 +141,13 @@ async def test_a_file_in_a_mount_that_it_held_open_and_that_has_changed_is_told(
     await client.workers.pause(worker.id)
     log = tmp_path / "data" / "log"
     log.write_text(log.read_text() + "somebody else was here\n")
-    await client.workers.resume(worker.id)
-    assert await _changed_files(client, worker.id) == [
-        {"path": "/data/log", "size_then_bytes": 7, "size_bytes": log.stat().st_size}
-    ]
+    (told,) = (await client.workers.resume(worker.id)).changed_files
+    assert await _changed_files(client, worker.id) == [told.raw]
+    assert told.raw == {
+        "path": "/data/log",
+        "size_then_bytes": 7,
+        "size_bytes": log.stat().st_size,
+    }
     await client.workers.pause(worker.id)
     await client.workers.resume(worker.id)
     assert await _changed_files(client, worker.id) is None

@@ -14,6 +14,8 @@ from tests.support.dockerd import PrivateDockerd
 from tests.workers.conftest import (
     counted,
     event_kinds,
+    events_of,
+    goes_on,
     last_count,
     lines,
     parsed,
@@ -76,11 +78,28 @@ async def test_a_start_by_hand_resumes_a_paused_worker(
     secret, _ = await counted(client, worker.id, beyond=2)
     await client.workers.pause(worker.id)
     _, before = await last_count(client, worker.id)
+    paused_into = (await client.workers.checkpoints(worker.id))[0].name
     await engine.start(worker.docker_id or "")
+    assert (await client.workers.wait(worker.id, "running", 60)).state == "running"
     assert await counted(client, worker.id, beyond=before) == (secret, before + 1)
-    pid = (await engine.inspect(worker.docker_id or "")).pid
-    assert (await client.workers.resume(worker.id)).state == "running"
-    assert (await engine.inspect(worker.docker_id or "")).pid == pid, "it had been resumed"
+    told = (await events_of(client, worker.id, "worker.running"))[-1]
+    assert (told["settled"], told["checkpoint"]) == (True, paused_into)
+    await client.workers.pause(worker.id)
+    await client.workers.resume(worker.id)
+    await goes_on(client, worker.id, secret)
+
+
+async def test_a_start_by_hand_while_the_engine_tells_nothing_is_noticed_afterwards(
+    client: Client, engine: DockerEngine, dockerd: PrivateDockerd
+) -> None:
+    worker = await start_on(client, engine)
+    secret, _ = await counted(client, worker.id)
+    await client.workers.pause(worker.id)
+    await dockerd.stop()
+    await dockerd.start()
+    await engine.start(worker.docker_id or "")
+    assert (await client.workers.wait(worker.id, "running", 60)).state == "running"
+    await goes_on(client, worker.id, secret)
 
 
 async def test_an_older_checkpoint_is_resumed_and_the_order_is_for_that(

@@ -9,7 +9,17 @@ import os
 import pytest
 from tests.support.dockerd import PrivateDockerd
 from tests.support.served import Served
-from tests.workers.conftest import TIMEOUT_S, Start, counted, event_kinds, last_count, lines
+from tests.workers.conftest import (
+    TIMEOUT_S,
+    Start,
+    counted,
+    event_kinds,
+    events_of,
+    last_count,
+    lines,
+    nth_line,
+    parsed,
+)
 
 from warmboot.client import Client
 from warmboot.docker.engine import DockerEngine
@@ -48,6 +58,21 @@ async def test_memory_survives_a_pause(client: Client, start: Start, engine: Doc
         "worker.resuming",
         "worker.running",
     ]
+
+
+async def test_a_start_by_hand_begins_anew_without_the_runtime_and_is_told(
+    client: Client, start: Start, engine: DockerEngine
+) -> None:
+    worker = await start()
+    await counted(client, worker.id)
+    await client.workers.pause(worker.id, "kept")
+    seen = len(await lines(client, worker.id))
+    await engine.start(worker.docker_id or "")
+    assert (await client.workers.wait(worker.id, "running", TIMEOUT_S)).state == "running"
+    told = (await events_of(client, worker.id, "worker.running"))[-1]
+    assert (told["settled"], told["checkpoint"]) == (True, None)
+    assert parsed(await nth_line(client, worker.id, seen))[1] == 1
+    assert [one.name for one in await client.workers.checkpoints(worker.id)] == ["kept"]
 
 
 async def test_a_checkpoint_is_shown_with_what_is_in_it(client: Client, start: Start) -> None:

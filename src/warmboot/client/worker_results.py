@@ -28,6 +28,26 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangedFile:
+    """A file in a mount: its path in the worker, its size at the checkpoint, and at the resume.
+
+    ``size_bytes`` is ``None`` if it is gone.
+    """
+
+    path: str
+    size_then_bytes: int
+    size_bytes: int | None
+    raw: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed(Worker):
+    """``changed_files``: those in its mounts that it held open, and that have changed since."""
+
+    changed_files: tuple[ChangedFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     id: str
     name: str

@@ -15,7 +15,7 @@ from warmboot.client.decode import all_items, item, wait_for
 from warmboot.client.nouns import file_chunks, file_size
 from warmboot.client.path_segment import segment
 from warmboot.client.transport import Transport
-from warmboot.client.worker_results import Checkpoint, Worker
+from warmboot.client.worker_results import Checkpoint, Resumed, Worker
 from warmboot.model.errors import DiskFull, InvalidRequest
 
 WORK_TIMEOUT_S = 1800.0
@@ -97,14 +97,15 @@ class Workers:
         *,
         keep_files: bool = False,
         close_connections: bool = False,
-    ) -> Worker:
-        """Resume it; returns when it has run again."""
+    ) -> Resumed:
+        """Resume it; returns when it has run again, with what has changed in its mounts."""
         body: dict[str, Any] = {"checkpoint": checkpoint} if checkpoint else {}
         if keep_files:
             body["keep_files"] = True
         if close_connections:
             body["close_connections"] = True
-        return await self._work(ref, "resume", body)
+        answer = await self._link.post(self._path(ref, "resume"), body, timeout=WORK_TIMEOUT_S)
+        return item(Resumed, answer)
 
     async def wake(self, ref: str) -> Worker:
         """Make the worker run, whether it is paused or not, and return when it runs."""

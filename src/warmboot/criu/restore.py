@@ -29,12 +29,12 @@ from warmboot.criu.lost_exit import inspect_when_stopped
 from warmboot.criu.refusals import restore_failure
 from warmboot.criu.runtime.files import put_back
 from warmboot.criu.runtime.folders import CheckpointFolder
-from warmboot.criu.runtime.held_files import ChangedFile, changed_since
+from warmboot.criu.runtime.held_files import changed_since
 from warmboot.criu.runtime.resume import resume
 from warmboot.criu.runtime.sums import check_unless_it_hangs
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts
-from warmboot.model.checkpoint import AS_IT_WAS, ResumeOptions
+from warmboot.model.checkpoint import AS_IT_WAS, ChangedFile, ResumeOptions
 from warmboot.model.errors import CheckpointError, Conflict, DiskFull
 
 MAX_ATTEMPTS = 3

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from warmboot.model.conventions.names import check_name
@@ -44,6 +45,21 @@ class ResumeOptions:
 
 
 AS_IT_WAS = ResumeOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedFile:
+    """A file in a mount that a worker held open, and that is not as it was at the checkpoint.
+
+    Its ``path`` as the worker sees it, its size then and now; ``None`` if it is gone.
+    """
+
+    path: str
+    size_then_bytes: int
+    size_bytes: int | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 class CheckpointState(StrEnum):

@@ -12,7 +12,7 @@ from warmboot.api.middleware.auth import worker_caller
 from warmboot.api.routing import Labels, Paging, Part, Ref, WaitTimeout, Wired, as_asked, paged
 from warmboot.api.schemas.responses import Created, Item, Ok, Paged
 from warmboot.api.schemas.worker_requests import PauseIn, ReportIn, ResumeIn, WorkerIn
-from warmboot.api.schemas.worker_responses import WorkerOut
+from warmboot.api.schemas.worker_responses import ChangedFileOut, ResumedOut, WorkerOut
 from warmboot.api.streams import Streamed, begun, gathered, plain
 from warmboot.manager.ports import Workers, WorkerUntil
 from warmboot.model.errors import EngineUnavailable
@@ -121,11 +121,14 @@ async def pause_worker(
 
 
 @router.post("/{ref}/resume", summary="Resume a worker from a checkpoint")
-async def resume_worker(ref: Ref, workers: Wiring, body: ResumeIn | None = None) -> Item[WorkerOut]:
+async def resume_worker(
+    ref: Ref, workers: Wiring, body: ResumeIn | None = None
+) -> Item[ResumedOut]:
     """Answers when its process has run again, or says why it has not."""
     wanted = body or ResumeIn()
-    worker = await workers.resume(ref, wanted.checkpoint, wanted.options)
-    return Item(item=WorkerOut.of(worker))
+    resumed = await workers.resume(ref, wanted.checkpoint, wanted.options)
+    changed = [ChangedFileOut.of(one) for one in resumed.changed_files]
+    return Item(item=ResumedOut.of(resumed.worker).model_copy(update={"changed_files": changed}))
 
 
 @router.post("/{ref}/wake", summary="Make a worker run, whether it is paused or not")

@@ -60,6 +60,20 @@ class WorkerOut(Out):
     runtime: str
 
 
+class ChangedFileOut(Out):
+    """``path`` as the worker sees it; ``size_bytes`` is null if it is gone."""
+
+    path: str
+    size_then_bytes: int
+    size_bytes: int | None
+
+
+class ResumedOut(WorkerOut):
+    """``changed_files``: those in its mounts that it held open, and that have changed since."""
+
+    changed_files: list[ChangedFileOut] = Field(default_factory=list)
+
+
 class VersionsOut(Out):
     """What a checkpoint was made with; empty while it is being made."""
 

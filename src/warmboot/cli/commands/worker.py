@@ -27,6 +27,7 @@ from warmboot.cli.terminal.output import (
 )
 from warmboot.cli.terminal.progress import status
 from warmboot.cli.terminal.raw_output import pass_on
+from warmboot.cli.terminal.worker_view import print_worker, tell_changed_files
 from warmboot.model.errors import WarmbootError
 
 if TYPE_CHECKING:
@@ -191,7 +192,6 @@ def _status(worker: Worker) -> str:
 @app.command()
 def show(ref: Ref, json_: Json = False) -> None:
     """Show a worker."""
-    from warmboot.cli.terminal.worker_view import print_worker
 
     async def work() -> Worker:
         async with connect() as client:
@@ -248,9 +248,11 @@ def resume(
     """Resume workers from their newest checkpoint, or from a named one."""
 
     async def act(client: Client, ref: str) -> Worker:
-        return await client.workers.resume(
+        resumed = await client.workers.resume(
             ref, checkpoint, keep_files=keep_files, close_connections=close_connections
         )
+        tell_changed_files(ref, resumed)
+        return resumed
 
     _each(refs, "resuming", act, json_)
 

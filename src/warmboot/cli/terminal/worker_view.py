@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from warmboot.cli.terminal.foreground import note
 from warmboot.cli.terminal.output import age, print_fields
 from warmboot.model.conventions.program_start import assignments
 
 if TYPE_CHECKING:
-    from warmboot.client.worker_results import Worker
+    from warmboot.client.worker_results import Resumed, Worker
 
 
 _ENGINES_OWN = (
@@ -45,6 +46,16 @@ def print_worker(worker: Worker, state: str) -> None:
             ("what next", str(error.get("resolution") or "")),
         ]
     )
+
+
+def tell_changed_files(ref: str, resumed: Resumed) -> None:
+    for one in resumed.changed_files:
+        path = one.path if one.path.isprintable() else repr(one.path)
+        now = "it is gone" if one.size_bytes is None else f"{one.size_bytes} now"
+        note(
+            f"{ref} had {path} open, which has changed since the checkpoint "
+            f"({one.size_then_bytes} bytes then, {now})"
+        )
 
 
 def _seconds(value: float | None) -> str:

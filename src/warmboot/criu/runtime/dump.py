@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from warmboot.criu.images import read_dump
@@ -14,8 +14,9 @@ from warmboot.criu.runtime.files import remove_script, write_script
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.held_files import command_to_note, held_in, write_noted
 from warmboot.criu.runtime.orders import give_options, runc_of
-from warmboot.criu.runtime_work import ends_within, freeze, thaw
+from warmboot.criu.runtime_work import end_in, ends_within, freeze, thaw
 from warmboot.model.errors import CheckpointError, DiskFull, HostError
+from warmboot.system.concurrency import finish
 from warmboot.system.programs import run_program
 
 DUMP_LOG = "dump.log"
@@ -75,16 +76,33 @@ async def dump(
             failure=CheckpointError,
         )
 
-    frozen = await asyncio.to_thread(freeze, work.container_id, work.pid)
     try:
-        await unless_it_hangs(work, run(), hangs_after_s)
+        async with _frozen(work.container_id, work.pid):
+            try:
+                await unless_it_hangs(work, run(), hangs_after_s)
+            except asyncio.CancelledError:
+                await finish(asyncio.to_thread(end_in, folder.path))  # CRIU, whose runc was killed
+                raise
         await asyncio.to_thread(write_noted, folder.held, held)
     finally:
-        if frozen:  # CRIU leaves what runs on as it has found it
-            await asyncio.to_thread(thaw, work.container_id, work.pid)
-        await asyncio.to_thread(remove_script, work.container_id)
+        await finish(asyncio.to_thread(remove_script, work.container_id))
         with contextlib.suppress(OSError):
             log.hold(folder.path / DUMP_LOG)
+
+
+@contextlib.asynccontextmanager
+async def _frozen(container_id: str, pid: int) -> AsyncIterator[None]:
+    """A container that stands still before its dump; whatever becomes of that, it is thawed.
+
+    CRIU leaves what runs on as it has found it.
+    """
+    freezing = asyncio.ensure_future(asyncio.to_thread(freeze, container_id, pid))
+    try:
+        await finish(freezing)  # also if we are cancelled: half frozen would stay so
+        yield
+    finally:
+        if freezing.result():
+            await finish(asyncio.to_thread(thaw, container_id, pid))
 
 
 async def is_done(making: CheckpointFolder, pid: int) -> bool:

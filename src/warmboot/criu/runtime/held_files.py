@@ -13,31 +13,14 @@ import os
 import shlex
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from warmboot.criu.continuity import descendants
+from warmboot.model.checkpoint import ChangedFile
 from warmboot.system import procfs
 
 _FORMAT = "%s %.9Y %n\\n"
 _PROC = Path("/proc")
-
-
-@dataclass(frozen=True, slots=True)
-class ChangedFile:
-    """Its ``path`` as the worker sees it, its size then and now; ``None`` if it is gone."""
-
-    path: str
-    size_then_bytes: int
-    size_bytes: int | None
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "path": self.path,
-            "size_then_bytes": self.size_then_bytes,
-            "size_bytes": self.size_bytes,
-        }
 
 
 def held_in(mounts: Mapping[str, Path], pid: int, proc: Path = _PROC) -> dict[Path, str]:
@@ -77,7 +60,8 @@ def changed_since(noted: Path, mounts: Mapping[str, Path]) -> Sequence[ChangedFi
             continue
         now = _now(where)
         if now is None or (now.st_size, now.st_mtime_ns) != (int(size), _ns(changed)):
-            found.append(ChangedFile(path, int(size), now.st_size if now else None))
+            told = os.fsencode(path).decode(errors="replace")
+            found.append(ChangedFile(told, int(size), now.st_size if now else None))
     return found
 
 

@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry, Metric
 from warmboot.manager.ports.engines import Engines as Engines
 from warmboot.manager.ports.engines import EngineUntil as EngineUntil
 from warmboot.manager.ports.workers import Exported as Exported
+from warmboot.manager.ports.workers import Resumed as Resumed
 from warmboot.manager.ports.workers import Workers as Workers
 from warmboot.manager.ports.workers import WorkerUntil as WorkerUntil
 from warmboot.model.checkpoint import Checkpoint, CheckpointState

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import IO, Any, Protocol
 from uuid import UUID
 
-from warmboot.model.checkpoint import AS_IT_WAS, Checkpoint, ResumeOptions
+from warmboot.model.checkpoint import AS_IT_WAS, ChangedFile, Checkpoint, ResumeOptions
 from warmboot.model.sessions import LogChunk
 from warmboot.model.worker import Worker, WorkerSpec
 
@@ -32,6 +32,14 @@ class Exported:
     file_name: str
     size_bytes: int
     file: IO[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A worker that runs again, and files in its mounts that have changed since."""
+
+    worker: Worker
+    changed_files: Sequence[ChangedFile] = ()
 
 
 class Workers(Protocol):
@@ -73,7 +81,7 @@ class Workers(Protocol):
 
     async def resume(
         self, ref: str, checkpoint: str | None = None, options: ResumeOptions = AS_IT_WAS
-    ) -> Worker:
+    ) -> Resumed:
         """Resume it from the checkpoint it was paused into, the newest, or a named one."""
         ...
 

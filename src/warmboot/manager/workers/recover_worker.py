@@ -4,7 +4,7 @@
     resuming                 the process of a checkpoint?      ─▶ running, else back to where it was
     running                  still there?                      ─▶ running or exited
     deleting                                                   ─▶ gone
-    paused                   started by what hung before?      ─▶ running
+    paused                   started by what hung, or by hand? ─▶ running
     no container any more                                      ─▶ failed
 
 It is the undo of pausing and resuming: half a dump cannot be undone, but what it has left can be
@@ -223,7 +223,7 @@ class RecoverWorker:
             await self._states.enter(worker.id, _S.EXITED, exit_code=exit_code)
 
     async def _after_restore(self, worker: Worker, found: ContainerFacts) -> None:
-        if found.running and await self._is_restored(worker, found):
+        if found.running and await self._restored_from(worker, found) is not None:
             await self._states.enter(worker.id, _S.RUNNING, told={"settled": True})
             return
         if found.running:
@@ -238,18 +238,19 @@ class RecoverWorker:
         await self._states.enter(worker.id, back, told={"settled": True})
 
     async def _while_paused(self, worker: Worker, found: ContainerFacts) -> None:
-        if found.running and await self._is_restored(worker, found):
-            await self._states.enter(worker.id, _S.RESUMING)
-            await self._states.enter(
-                worker.id,
-                _S.RUNNING,
-                told={"settled": True},
-                paused_into=None,
-                resume_at_start=False,
-                error=None,
-            )
+        if not found.running:
+            await self._forget_unfinished(worker)
             return
-        await self._forget_unfinished(worker)
+        restored = await self._restored_from(worker, found)
+        await self._states.enter(worker.id, _S.RESUMING)
+        await self._states.enter(
+            worker.id,
+            _S.RUNNING,
+            told={"settled": True, "checkpoint": None if restored is None else restored.name},
+            paused_into=None,
+            resume_at_start=False,
+            error=None,
+        )
 
     async def _order_as_before(self, worker: Worker, docker_id: str) -> None:
         """The order that was given may have been for another checkpoint."""
@@ -259,15 +260,15 @@ class RecoverWorker:
                 folder = (await self._store.checkpoints.get(worker.paused_into)).folder
         await self._places.order_resume(docker_id, folder)
 
-    async def _is_restored(self, worker: Worker, found: ContainerFacts) -> bool:
+    async def _restored_from(self, worker: Worker, found: ContainerFacts) -> Checkpoint | None:
         for checkpoint in await self._store.checkpoints.of_worker(worker.id):
             try:
                 dump = await dump_facts(self._engine, found.id, checkpoint.name, checkpoint.folder)
             except (CheckpointError, NotFound):
                 continue
             if await asyncio.to_thread(compare, dump, found.pid) is Continuity.SAME:
-                return True
-        return False
+                return checkpoint
+        return None
 
     async def _ended(self, worker: Worker, found: ContainerFacts) -> None:
         await self._states.enter(

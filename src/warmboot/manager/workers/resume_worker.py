@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -27,7 +27,13 @@ from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.workers.recover_worker import RecoverWorker
 from warmboot.manager.workers.worker_states import WorkerStates, refusal
 from warmboot.manager.workers.worker_work import WorkerWork
-from warmboot.model.checkpoint import AS_IT_WAS, Checkpoint, CheckpointState, ResumeOptions
+from warmboot.model.checkpoint import (
+    AS_IT_WAS,
+    ChangedFile,
+    Checkpoint,
+    CheckpointState,
+    ResumeOptions,
+)
 from warmboot.model.errors import Conflict, IllegalTransition, NotFound, NotSupported
 from warmboot.model.worker import WORKER_TRANSITIONS, Worker, WorkerState
 from warmboot.store import Store
@@ -92,8 +98,11 @@ class ResumeWorker:
 
     async def work(
         self, worker: Worker, chosen: Checkpoint, options: ResumeOptions = AS_IT_WAS
-    ) -> None:
-        """Restore an accepted worker. After an error it is recovered, then it is raised."""
+    ) -> Sequence[ChangedFile]:
+        """Restore an accepted worker; what has changed in its mounts.
+
+        After an error it is recovered, then it is raised.
+        """
         async with self._work(worker, chosen), self._plain(chosen):
             restored = await restore(
                 self._engine,
@@ -105,6 +114,7 @@ class ResumeWorker:
                 hangs_after_s=self._hangs_after_s,
             )
             await self._record(worker.id, restored)
+            return restored.changed_files
 
     @contextlib.asynccontextmanager
     async def _plain(self, chosen: Checkpoint) -> AsyncIterator[None]:

@@ -4,14 +4,19 @@
            └─▶ one task for its policy: idle ─▶ pause;  every N seconds ─▶ checkpoint, retention
 
 Both end when the worker leaves ``running``; while a checkpoint is being made they go on.
+
+A paused worker may be started or removed by others, by `docker start` and `docker rm`: one task for
+all follows what their engine tells of containers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -20,14 +25,19 @@ from warmboot.criu.activity import cpu_seconds, has_connection
 from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.workers.recover_worker import RecoverWorker
+from warmboot.manager.workers.recover_worker import LABEL, RecoverWorker
 from warmboot.manager.workers.worker_policies import (
     ActivitySample,
     IdleClock,
     check_every_s,
     next_checkpoint_s,
 )
-from warmboot.model.errors import EngineUnavailable, NotFound, WarmbootError
+from warmboot.model.errors import (
+    EngineUnavailable,
+    IllegalTransition,
+    NotFound,
+    WarmbootError,
+)
 from warmboot.model.worker import Worker, WorkerState
 from warmboot.store import Store
 
@@ -35,6 +45,8 @@ log = structlog.get_logger(__name__)
 
 _S = WorkerState
 ASK_AGAIN_S = 1.0
+LOOK_BACK_S = 1.0
+OTHERS = "workers-by-others"
 
 Act = Callable[[Worker], Awaitable[None]]
 
@@ -62,6 +74,9 @@ class WatchWorker:
         """Begin or end the watching, as its state asks for."""
         if worker.state is _S.CHECKPOINTING:
             return
+        if worker.state is _S.PAUSED and not self._tasks.running(OTHERS):
+            since_s = time.time() - LOOK_BACK_S
+            self._tasks.keep_going(Work.WATCH_WORKERS, OTHERS, lambda: self._follow_others(since_s))
         end, policy = f"worker-end {worker.id}", f"worker-policy {worker.id}"
         if worker.state is not _S.RUNNING:
             await self._tasks.cancel(end)
@@ -101,6 +116,33 @@ class WatchWorker:
             await self._recover(worker_id)
         except NotFound:
             return
+
+    async def _follow_others(self, since_s: float) -> None:
+        told_s, away = since_s, False
+        while True:
+            try:
+                if away:  # an engine that was away does not tell what happened before
+                    for worker in await self._store.workers.list({_S.PAUSED}):
+                        await self._look(worker.id)
+                async for told in self._engine.container_events(told_s):
+                    away, told_s = False, int(told.get("timeNano", 0)) / 1e9 or told_s
+                    await self._happened(told)
+            except EngineUnavailable as error:
+                if not away:
+                    log.warning("paused workers cannot be watched", why=error.details)
+            away = True
+            await asyncio.sleep(ASK_AGAIN_S)
+
+    async def _happened(self, told: Mapping[str, Any]) -> None:
+        labels = (told.get("Actor") or {}).get("Attributes") or {}
+        if told.get("Action") in ("start", "destroy") and LABEL in labels:
+            with contextlib.suppress(ValueError):  # a label that somebody else has given
+                await self._look(UUID(labels[LABEL]))
+
+    async def _look(self, worker_id: UUID) -> None:
+        with contextlib.suppress(NotFound, IllegalTransition):  # somebody else knows more
+            if (await self._store.workers.get(worker_id)).state is _S.PAUSED:
+                await self._recover(worker_id)
 
     async def _keep_policy(self, worker: Worker) -> None:
         policy = worker.spec.policy

@@ -16,7 +16,7 @@ from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.ports import Exported, WorkerUntil
+from warmboot.manager.ports import Exported, Resumed, WorkerUntil
 from warmboot.manager.workers.create_worker import CreateWorker
 from warmboot.manager.workers.pause_worker import PauseWorker
 from warmboot.manager.workers.recover_worker import BUSY, RecoverWorker
@@ -177,12 +177,12 @@ class Workers:
 
     async def resume(
         self, ref: str, checkpoint: str | None = None, options: ResumeOptions = AS_IT_WAS
-    ) -> Worker:
+    ) -> Resumed:
         """Resume it now, from its newest checkpoint or a named one; returns when it runs."""
         worker = await self.get(ref)
         chosen = await self._resume.accept(worker, checkpoint, options)
-        await self._undisturbed(self._resume.work(worker, chosen, options))
-        return await self._store.workers.get(worker.id)
+        changed = await self._undisturbed(self._resume.work(worker, chosen, options))
+        return Resumed(await self._store.workers.get(worker.id), changed)
 
     async def wake(self, ref: str) -> Worker:
         """Make it run whatever it does: paused, being paused, or running already."""
