@@ -17,9 +17,10 @@ from tests.support.engines import create, create_container, docker, engines_of, 
 from tests.support.managers import TIMEOUT_S, Lab, Manager, eventually, front_pids, vmm_pids
 
 from warmboot.host import engine_front
+from warmboot.host.vms import Vms
 from warmboot.manager.ports import EngineUntil
 from warmboot.model.conventions.engine_front import PROCESS_FILE
-from warmboot.model.errors import Conflict, InUse, InvalidRequest, NameTaken, NotFound
+from warmboot.model.errors import Conflict, GuestError, InUse, InvalidRequest, NameTaken, NotFound
 from warmboot.model.shapes import Shape
 from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason
 from warmboot.model.tenants.engine import Engine, EngineSpec, EngineState, ProcessIdentity
@@ -163,6 +164,28 @@ async def test_one_whose_vm_dies_fails_and_can_be_started(place: Lab) -> None:
         await engines_of(m).start("ci")
         again = await engines_of(m).wait("ci", EngineUntil.RUNNING, TIMEOUT_S)
         assert again.state is EngineState.RUNNING
+
+
+async def test_one_that_has_run_and_cannot_be_handed_over_keeps_its_disk(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(*_: object) -> None:
+        raise GuestError("the guest agent refused hand-over")
+
+    async with place.manager() as m:
+        with monkeypatch.context() as until_then:
+            until_then.setattr(Vms, "hand_over", refused)
+            await create(m)
+            failed = await engines_of(m).wait("ci", EngineUntil.STOPPED, TIMEOUT_S)
+        assert (failed.state, failed.error and failed.error["brief"]) == (
+            EngineState.FAILED,
+            "the guest agent refused hand-over",
+        )
+        (folder,) = (place.storage / "vms").iterdir()
+        await engines_of(m).start("ci")
+        again = await engines_of(m).wait("ci", EngineUntil.RUNNING, TIMEOUT_S)
+        assert (again.state, again.vm_id) == (EngineState.RUNNING, folder.name)
+        assert again.fallback_reason is FallbackReason.KEEPS_DISK
 
 
 async def test_one_that_does_not_come_up_says_why(place: Lab) -> None:

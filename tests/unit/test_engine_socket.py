@@ -62,6 +62,16 @@ async def test_a_client_of_http_1_0_is_answered_and_hung_up_on() -> None:
         assert answer.endswith(b'{"path": "/_ping"}')
 
 
+async def test_a_client_of_http_1_0_gets_no_chunks() -> None:
+    async with serving() as it:
+        client = await it.connect()
+        body = b"x" * 20_000
+        await client.send(b"POST /echo-chunked HTTP/1.0\r\nContent-Length: 20000\r\n\r\n" + body)
+        head, _, answer = (await client.rest()).partition(b"\r\n\r\n")
+        assert b"transfer-encoding" not in head.lower()
+        assert answer == body
+
+
 BODIES = st.one_of(st.none(), st.binary(max_size=300), st.binary(min_size=20_000, max_size=90_000))
 
 

@@ -38,15 +38,15 @@ def wire_engines(
     sockets, admission = EngineSockets(host), core.admission
     containers = EngineContainers(store, host)
     disks = EngineDisks(store, host, core.settings.engine_disk_mib)
-    bring_up = BringUpEngine(
-        *(store, host, events, tenants.boot, admission, snapshots.health, sockets, containers),
-        disks,
-    )
 
     async def remove(engine_id: UUID) -> None:
         await engines.remove(engine_id)
 
     watch = WatchEngine(store, host, events, tasks, sockets, remove)
+    bring_up = BringUpEngine(
+        *(store, host, events, tenants.boot, admission, snapshots.health, sockets, containers),
+        *(disks, watch.stop),
+    )
     ports, addresses = EnginePorts(store, host, events, tasks), OwnAddresses(store, host)
     silent = KeepSilent(store, host, events, tasks)
     for observer in (watch.on_event, ports.on_event, silent.on_event):

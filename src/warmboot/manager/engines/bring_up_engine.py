@@ -12,7 +12,7 @@ It may be run again for an engine that another manager began: what is there is u
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -52,7 +52,10 @@ class Asked:
 
 
 class BringUpEngine:
-    """Call it with what was asked for; it returns when the engine runs or has failed."""
+    """Call it with what was asked for; it returns when the engine runs or has failed.
+
+    ``unwatch`` an engine whose VM is about to be ended by us.
+    """
 
     def __init__(
         self,
@@ -65,6 +68,7 @@ class BringUpEngine:
         sockets: EngineSockets,
         containers: EngineContainers,
         disks: EngineDisks,
+        unwatch: Callable[[UUID], Awaitable[None]],
     ) -> None:
         self._store = store
         self._host = host
@@ -75,6 +79,7 @@ class BringUpEngine:
         self._sockets = sockets
         self._containers = containers
         self._disks = disks
+        self._unwatch = unwatch
 
     async def __call__(self, asked: Asked) -> None:
         try:
@@ -174,6 +179,10 @@ class BringUpEngine:
         watch: Stopwatch,
     ) -> None:
         """The engine could not be brought up: its VM goes, and it says why."""
+        if engine.state is EngineState.RUNNING and engine.vm_id is not None:
+            if not await self._host.vms.is_alive(engine.vm_id):
+                return  # that is why; and who watches it says so
+            await self._unwatch(engine.id)  # or the end of its VM would be taken for the cause
         log.error(f"Engine {engine.id} failed: {error.brief}", details=error.details)
         what = f"the failure of engine {engine.id}"
         await retry_until_stored(what, lambda: self._boot.clear_away(engine))
