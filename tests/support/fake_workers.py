@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 from uuid import UUID, uuid4
@@ -191,7 +190,11 @@ class FakeWorkers:
     async def export_checkpoint(self, ref: str, name: str) -> Exported:
         worker = await self.get(ref)
         content = f"the archive of {(await self.checkpoint(ref, name)).name}".encode()
-        return Exported(f"{worker.name}-{name}.tar.zst", len(content), io.BytesIO(content))
+
+        async def chunks() -> AsyncGenerator[bytes, None]:
+            yield content
+
+        return Exported(f"{worker.name}-{name}.tar.zst", chunks())
 
     async def import_checkpoint(
         self, ref: str, name: str, chunks: AsyncIterator[bytes], size_bytes: int | None = None

@@ -1,4 +1,7 @@
-"""An archive is written and read with little memory, and nothing is on the disk a second time."""
+"""An archive is written and read with little memory, and nothing is on the disk a second time.
+
+What goes into it is read once, checked against its sums meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,13 @@ LAYER_FILES, FILE_BYTES, PAGES_BYTES = 32, 4 * MIB, 96 * MIB
 LARGEST_FILE_BYTES, MOST_MEMORY_BYTES = 100 * MIB, 80 * MIB
 
 SCRIPT = f"""
-import resource, sys
+import asyncio, resource, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from warmboot.criu.archives.archive import Limits, read_manifest, unpack_archive
 from warmboot.criu.archives.manifests import CONFIG_DUMP, SPEC_DUMP
-from warmboot.criu.archives.packing import write_archive
+from warmboot.criu.archives.packing import Contents, stream_archive
+from warmboot.criu.runtime.sums import make_sums
 from warmboot.model.checkpoint import ArchiveManifest, Versions
 
 root = Path(sys.argv[1])
@@ -29,9 +33,25 @@ peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 manifest = ArchiveManifest(
     "cp", datetime.now(UTC), "i", "d", Versions("", "", "", ""), "host", 1, 0
 )
+make_sums(root, root / "memory", root / "upper")
 before = peak()
 metadata = {{CONFIG_DUMP: b"{{}}", SPEC_DUMP: b"{{}}"}}
-write_archive(root / "memory", root / "upper", manifest, metadata, root / "archive")
+contents = Contents(manifest, metadata, root / "memory", root / "upper", root)
+
+def io_bytes():
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return {{name: int(count) for name, count in (line.split(": ") for line in lines)}}
+
+async def receive():
+    with (root / "archive").open("wb") as file:
+        async for chunk in stream_archive(contents):
+            file.write(chunk)
+
+was = io_bytes()
+asyncio.run(receive())
+now = io_bytes()
+print(now["rchar"] - was["rchar"])
+print(now["wchar"] - was["wchar"], (root / "archive").stat().st_size)
 for name in ("staging", "changes"):
     (root / name).mkdir()
 unpack_archive(
@@ -54,7 +74,11 @@ def test_neither_is_all_of_it_in_memory_nor_twice_on_the_disk(tmp_path: Path) ->
         [sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < MOST_MEMORY_BYTES < PAGES_BYTES
+    read, written, archive, memory = map(int, done.stdout.split())
+    content = LAYER_FILES * FILE_BYTES + PAGES_BYTES
+    assert content <= read < 1.2 * content, "each byte is read once"
+    assert written < 3 * archive + MIB < content, "through a pipe, into the file, and nowhere else"
+    assert memory < MOST_MEMORY_BYTES < PAGES_BYTES
     changes = tmp_path / "changes"
     assert len(list(changes.iterdir())) == LAYER_FILES
     assert (changes / "f7").read_bytes() == bytes([7]) * FILE_BYTES

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from warmboot.criu.runtime import sums
+from warmboot.criu.runtime import folders, sums
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.sums import BLOCK_BYTES, SUMS, check_sums, sums_of
 from warmboot.model.errors import CheckpointError
@@ -31,6 +31,35 @@ def made(tmp_path: Path) -> CheckpointFolder:
     (making.files / "link").symlink_to("/nowhere")
     folder.publish()
     return folder
+
+
+@pytest.mark.parametrize("little", [True, False])
+def test_all_is_on_the_disk_before_it_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, little: bool
+) -> None:
+    """By a sync of the disk if it has little to write, and else of each file and folder."""
+    monkeypatch.setattr(folders, "LITTLE_BYTES", 1 << 60 if little else -1)
+    folder = CheckpointFolder(tmp_path / "worker" / "cp")
+    making = folder.begin().path
+    (making / "memory" / "pages-1.img").write_bytes(b"x")
+    there = {making, *(path for path in making.rglob("*")), making / SUMS}
+    synced: list[Path] = []
+
+    def sync(path: Path) -> None:
+        assert not folder.path.exists()
+        synced.append(path)
+
+    monkeypatch.setattr(folders, "_sync", sync)
+    monkeypatch.setattr(folders, "_sync_all_of_disk", sync)
+    folder.publish()
+    check_sums(folder.path, folder.memory)
+    assert set(synced) == ({making} if little else there)
+
+
+def test_a_sync_of_the_disk_is_done_or_told(tmp_path: Path) -> None:
+    folders._sync_all_of_disk(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        folders._sync_all_of_disk(tmp_path / "none")
 
 
 def test_what_was_written_is_no_damage(made: CheckpointFolder) -> None:

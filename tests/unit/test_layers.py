@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.support.file_trees import seen
 
 from warmboot.criu.archives.layer_files import move_in, refuse_foreign, unpack_layer
-from warmboot.criu.archives.layers import IMPORTED, OPAQUE, check_changes, pack_changes
+from warmboot.criu.archives.layers import IMPORTED, OPAQUE, measure_changes, pack_changes
 from warmboot.model.errors import Conflict, InvalidRequest, NotSupported
 
 pytestmark = pytest.mark.root
@@ -29,9 +29,10 @@ def travel(upper: Path, folder: Path) -> Path:
     """Pack ``upper`` and unpack it elsewhere."""
     layer, target = folder / "layer.tar", folder / "target"
     target.mkdir()
-    check_changes(upper)
+    measured = measure_changes(upper)
     with layer.open("wb") as packed:
         deleted = pack_changes(upper, packed)
+    assert (measured.size_bytes, measured.deleted) == (layer.stat().st_size, deleted)
     with layer.open("rb") as stream:
         unpack_layer(stream, deleted, target, 10_000)
     return target
@@ -171,7 +172,7 @@ def test_what_cannot_travel_fails_the_export_by_name(
     (upper / "var").mkdir()
     make(Path(os.fsdecode(os.fsencode(upper) + b"/var/\xe9")))
     with pytest.raises(NotSupported, match=r"/var/\\xe9 cannot be exported") as before:
-        check_changes(upper)
+        measure_changes(upper)
     assert before.value.resolution
     with pytest.raises(NotSupported) as then:
         pack_changes(upper, io.BytesIO())

@@ -221,7 +221,7 @@ def test_what_hinders_the_runtime_itself_is_in_the_log_that_the_shim_reads(
 
 def test_nothing_but_os_and_sys_is_imported(runtime: Runtime) -> None:
     told = subprocess.run(
-        [sys.executable, "-I", "-S", "-X", "importtime", runtime.program, program.DESCRIBE],
+        [sys.executable, "-I", "-S", "-X", "importtime", runtime.program, "describe"],
         capture_output=True,
         text=True,
         check=True,

@@ -12,7 +12,15 @@ from tests.workers.conftest import COUNTER, Start, counted, last_count, remove_a
 
 from warmboot.client import Client
 from warmboot.docker.engine import DockerEngine
-from warmboot.model.errors import Conflict, InvalidRequest, NotFound, NotSupported, WarmbootError
+from warmboot.model.errors import (
+    Conflict,
+    DiskFull,
+    InvalidRequest,
+    NotFound,
+    NotSupported,
+    WarmbootError,
+)
+from warmboot.system.programs import run_program
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
 
@@ -39,6 +47,22 @@ async def test_a_worker_moves_with_its_memory(client: Client, start: Start, tmp_
     assert (await client.workers.get(moved)).state == "paused"
     await client.workers.resume(moved)
     assert await counted(client, moved) == (secret, before + 1)
+
+
+async def test_an_archive_that_its_disk_cannot_hold_is_told_and_removed(
+    client: Client, start: Start, tmp_path: Path
+) -> None:
+    worker = await start()
+    await client.workers.pause(worker.id, "leaving")
+    small = tmp_path / "small"
+    small.mkdir()
+    await run_program("mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", small)
+    try:
+        with pytest.raises(DiskFull, match="could not be written"):
+            await client.workers.export_checkpoint(worker.id, "leaving", small / "cp.tar.zst")
+        assert list(small.iterdir()) == []
+    finally:
+        await run_program("umount", small, check=False)
 
 
 async def test_an_import_that_a_crash_interrupted_can_be_done_again(

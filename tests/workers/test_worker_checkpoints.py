@@ -148,7 +148,7 @@ def _make_block_device(upper: Path) -> None:
     os.mknod(upper / "disk", stat.S_IFBLK | 0o600, os.makedev(8, 0))
 
 
-async def test_what_cannot_travel_fails_the_export_by_name_before_sums_are_taken(
+async def test_what_cannot_travel_fails_the_export_by_name_before_anything_is_read(
     client: Client, engine: DockerEngine, tmp_path: Path
 ) -> None:
     worker = await start_on(client, engine)
@@ -162,7 +162,7 @@ async def test_what_cannot_travel_fails_the_export_by_name_before_sums_are_taken
         pages.write(bytes([first[0] ^ 1]))
     with pytest.raises(NotSupported, match="/disk cannot be exported"):
         await client.workers.export_checkpoint(worker.id, "cp", tmp_path / "cp.tar.zst")
-    assert list((tmp_path / "s" / "checkpoint-archives").iterdir()) == []
+    assert not (tmp_path / "s" / "checkpoint-archives").exists(), "it takes no room"
 
 
 async def test_a_folder_that_was_removed_by_hand_is_told_with_what_to_do(

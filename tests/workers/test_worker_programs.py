@@ -100,16 +100,26 @@ public class Counting {
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """``words`` are those after its name; PORT is where it listens, FOLDER has its class."""
+    """``words`` are those after its name; PORT is where it listens, FOLDER has its class.
+
+    ``fill`` are requests, each answered by a line, that have it hold ``memory_bytes``.
+    """
 
     name: str
     words: tuple[str, ...]
     ask: bytes = b"."
+    fill: tuple[bytes, ...] = ()
+    memory_bytes: int = 0
 
 
+_MIB = 1 << 20
 PROGRAMS = (
     Program(
-        "redis-server", ("--port", "PORT", "--bind", "127.0.0.1", "--save", ""), b"INCR asked\r\n"
+        "redis-server",
+        ("--port", "PORT", "--bind", "127.0.0.1", "--save", ""),
+        b"INCR asked\r\n",
+        fill=tuple(b"SETRANGE part%d %d x\r\n" % (part, _MIB - 1) for part in range(256)),
+        memory_bytes=256 * _MIB,
     ),
     Program("python3", ("-c", PYTHON, "PORT")),
     Program("node", ("-e", NODE, "PORT")),
@@ -140,10 +150,13 @@ async def test_a_real_program_goes_on_after_two_pauses(
     )
     async with asyncio.timeout(TIMEOUT_S):
         held = await _connected(port)
+        await _fill(held, program)
         assert await _ask(held, program) == 1
         for number in (2, 5):
             assert await _ask(held, program) == number
             await client.workers.pause(worker.id)
+            kept = await client.workers.checkpoints(worker.id)
+            assert kept[0].size_bytes >= program.memory_bytes
             await client.workers.resume(worker.id)
             assert await _ask(held, program) == number + 1
             if program.name != "java":  # that one has a connection at a time
@@ -152,6 +165,7 @@ async def test_a_real_program_goes_on_after_two_pauses(
                 other[1].transport.abort()
             else:
                 assert await _ask(held, program) == number + 2
+        await _fill(held, program)  # all parts are there, as long as they were
         held[1].transport.abort()
 
 
@@ -164,6 +178,13 @@ async def _connected(port: int) -> _Connection:
             with contextlib.suppress(OSError):
                 return await asyncio.open_connection("127.0.0.1", port)
             await asyncio.sleep(0.05)  # nothing tells when it listens
+
+
+async def _fill(connection: _Connection, program: Program) -> None:
+    reader, writer = connection
+    for request in program.fill:
+        writer.write(request)
+        assert await reader.readline() == b":%d\r\n" % _MIB
 
 
 async def _ask(connection: _Connection, program: Program) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tests.support.dockerd import PrivateDockerd
 from tests.workers.conftest import (
+    TIMEOUT_S,
     counted,
     event_kinds,
     events_of,
@@ -22,7 +23,8 @@ from tests.workers.conftest import (
     start_on,
 )
 
-from warmboot.client import Client
+from warmboot.client import Client, ManagerUnreachable
+from warmboot.criu.continuity import memory_bytes
 from warmboot.criu.runtime.orders import ROOT
 from warmboot.docker.engine import DockerEngine
 from warmboot.model.errors import CheckpointError, WarmbootError
@@ -191,10 +193,35 @@ async def test_a_flipped_bit_is_told_by_all_and_nothing_is_started(
     assert await counted(client, worker.id, beyond=before) == (secret, before + 1)
 
 
-def _flip(path: Path) -> None:
+async def test_damage_that_an_export_meets_late_breaks_it_off(
+    client: Client, engine: DockerEngine, tmp_path: Path
+) -> None:
+    size_bytes = 48 << 20
+    script = (
+        f"( head -c {size_bytes} /dev/urandom; while sleep 1; do :; done ) | "
+        f"dd of=/dev/null bs={size_bytes} iflag=fullblock"
+    )
+    worker = await start_on(client, engine, script)
+    pid = (await engine.inspect(worker.docker_id or "")).pid
+    async with asyncio.timeout(TIMEOUT_S):
+        while memory_bytes(pid) < size_bytes:  # noqa: ASYNC110 (nothing tells of it)
+            await asyncio.sleep(0.05)
+    await client.workers.pause(worker.id, "cp")
+    memory = tmp_path / "s" / "checkpoints" / worker.id / "cp" / "memory"
+    _flip(max(memory.glob("pages-*.img"), key=lambda path: path.stat().st_size), 0.9)
+    with pytest.raises(ManagerUnreachable, match="broke off"):
+        await client.workers.export_checkpoint(worker.id, "cp", tmp_path / "cp.tar.zst")
+    assert [path.name for path in tmp_path.iterdir() if "cp" in path.name] == []
+    (failed,) = [
+        one for one in await client.events.list(0, 1000) if one.kind == "worker.export-failed"
+    ]
+    assert "pages" in failed.data["error"]["details"]
+
+
+def _flip(path: Path, where: float = 0.5) -> None:
     """One bit, in the middle; or back."""
     with path.open("r+b") as file:
-        file.seek(path.stat().st_size // 2)
+        file.seek(int(path.stat().st_size * where))
         byte = file.read(1)[0]
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte ^ 1]))

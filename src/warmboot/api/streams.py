@@ -54,14 +54,16 @@ class Streamed(StreamingResponse):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def begun(chunks: AsyncIterator[T]) -> AsyncIterator[T]:
-    """``chunks``, after its first one is there or has kept us waiting for half a second.
+async def begun(
+    chunks: AsyncIterator[T], wait_s: float | None = FIRST_CHUNK_WAIT_S
+) -> AsyncIterator[T]:
+    """``chunks``, after its first one is there or has kept us waiting for so long.
 
     So an error that comes at once is raised here, while a status can still be chosen.
     """
     first = asyncio.ensure_future(anext(chunks, None))
     try:
-        done, _ = await asyncio.wait({first}, timeout=FIRST_CHUNK_WAIT_S)
+        done, _ = await asyncio.wait({first}, timeout=wait_s)
     except asyncio.CancelledError:
         await end(first)
         raise

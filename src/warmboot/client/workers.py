@@ -14,6 +14,7 @@ from urllib.parse import quote
 from warmboot.client.decode import all_items, item, wait_for
 from warmboot.client.nouns import file_chunks, file_size
 from warmboot.client.path_segment import segment
+from warmboot.client.problems import ManagerUnreachable
 from warmboot.client.transport import Transport
 from warmboot.client.worker_results import Checkpoint, Resumed, Worker
 from warmboot.model.errors import DiskFull, InvalidRequest
@@ -164,6 +165,14 @@ class Workers:
                         if progress is not None:
                             progress(received)
             await asyncio.to_thread(partial.replace, destination)
+        except ManagerUnreachable as error:
+            if not received:
+                raise
+            raise ManagerUnreachable(
+                "the export broke off",
+                details=error.details,
+                resolution="if the manager runs, `warmboot events` says why (worker.export-failed)",
+            ) from error
         except OSError as error:
             raise DiskFull(
                 f"the archive could not be written to {destination}",

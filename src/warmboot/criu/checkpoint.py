@@ -24,7 +24,7 @@ from warmboot.criu.log import CriuLog, holding_log
 from warmboot.criu.lost_exit import STOP_TIMEOUT_S, inspect_when_stopped
 from warmboot.criu.open_files import refuse_io_uring
 from warmboot.criu.refusals import dump_failure
-from warmboot.criu.room import check_engine_room, check_room
+from warmboot.criu.room import check_engine_room
 from warmboot.criu.runtime import dump as by_runc
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.resume import give_order
@@ -50,6 +50,7 @@ from warmboot.model.errors import (
     WarmbootError,
 )
 from warmboot.model.worker import HOST_NETWORK, RUNTIME
+from warmboot.system.concurrency import finish as finish_work
 
 OUR_FILES = frozenset({SALT_FILE})
 """Files in a checkpoint's folder that are not the dump's."""
@@ -142,8 +143,7 @@ async def checkpoint(
             f"{found.name} already has a checkpoint {name}",
             resolution="choose another name, or delete that one",
         )
-    await asyncio.to_thread(refuse_stopped, facts, found)
-    await asyncio.to_thread(refuse_io_uring, found)
+    await asyncio.to_thread(_refuse_processes, facts, found)
     started = time.monotonic()
     if into is None:
         await asyncio.to_thread(check_engine_room, facts, found, engine.socket)
@@ -159,8 +159,6 @@ async def checkpoint(
     gone = not leave_running and await asyncio.to_thread(ends_within, found.pid, GONE_WITHIN_S)
     if not leave_running and (until_stopped or not gone):
         await engine.wait_stopped(found.id, STOP_TIMEOUT_S)
-    if into is not None and not leave_running:
-        await give_order(found.id, CheckpointFolder(into), search_path)
     return Dumped(
         container_id=found.id,
         name=name,
@@ -208,10 +206,7 @@ async def _dump_by_runc(
     hangs_after_s: float,
 ) -> str:
     """The version of the CRIU that did it."""
-    await asyncio.to_thread(check_room, found, into.path)
-    making = await by_runc.begin(into)
-    if found.network != HOST_NETWORK:
-        await asyncio.to_thread(making.note_own_network)
+    making = await by_runc.begin(found, into, own_network=found.network != HOST_NETWORK)
     work = Work(facts, engine.socket, found.id, (), found.pid, (making.path,))
     log = CriuLog()
     try:
@@ -235,9 +230,14 @@ async def _dump_by_runc(
     finally:
         criu = log.version()
         log.close()
-    if not leave_running:
-        await asyncio.to_thread(making.note_pause, found.started_at)
-    await by_runc.publish(into)  # a failure of this leaves it: the processes are gone
+    if leave_running:
+        await by_runc.publish(into)
+        return criu
+    order = asyncio.ensure_future(give_order(found.id, into, search_path))
+    try:
+        await by_runc.publish(into, found.started_at)  # a failure leaves it: the worker is gone
+    finally:
+        await finish_work(order)
     return criu
 
 
@@ -313,6 +313,11 @@ async def delete_checkpoint(
         await engine.delete_checkpoint(container_id, name)
     else:
         await asyncio.to_thread(CheckpointFolder(into).remove)
+
+
+def _refuse_processes(facts: EngineFacts, container: ContainerFacts) -> None:
+    refuse_stopped(facts, container)
+    refuse_io_uring(container)
 
 
 def refuse_stopped(facts: EngineFacts, container: ContainerFacts) -> None:

@@ -26,9 +26,12 @@ from warmboot.model.runtime_image import FileSum
 from warmboot.model.transitions import Transitions
 from warmboot.model.worker import HOST_NETWORK
 
-ARCHIVE_FORMAT = 2
-READ_FORMATS = (1, 2)
-"""In the first, what had been deleted came back, and links and FIFOs were lost at the export."""
+ARCHIVE_FORMAT = 3
+READ_FORMATS = (1, 2, 3)
+"""In the first, what had been deleted came back, and links and FIFOs were lost at the export. In
+the first two the manifest has the sums of the files; they stand at the end since."""
+
+SUMS_AT_THE_END = 3
 
 Version = tuple[int, ...]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
@@ -16,15 +14,13 @@ from warmboot.api.schemas.requests import NAME_PATTERN
 from warmboot.api.schemas.responses import Item, Ok, Paged
 from warmboot.api.schemas.worker_requests import CheckpointIn, CheckpointName
 from warmboot.api.schemas.worker_responses import CheckpointOut
-from warmboot.api.streams import Streamed
-from warmboot.manager.ports import Exported
+from warmboot.api.streams import Streamed, begun
 from warmboot.model.checkpoint import CheckpointState
 from warmboot.model.conventions.names import MAX_NAME_LENGTH
 
 router = APIRouter(prefix="/v1/workers/{ref}/checkpoints", tags=["checkpoints"])
 
 ARCHIVE = "application/zstd"
-_CHUNK = 1 << 20
 
 CheckpointRef = Annotated[
     str,
@@ -109,16 +105,7 @@ async def export_checkpoint(ref: Ref, checkpoint: CheckpointRef, workers: Wiring
     """What ``checkpointctl`` reads, too. The worker must not run meanwhile."""
     exported = await workers.export_checkpoint(ref, checkpoint)
     return Streamed(
-        _chunks(exported),
+        await begun(exported.chunks, wait_s=None),
         media_type=ARCHIVE,
-        headers={
-            "Content-Length": str(exported.size_bytes),
-            "Content-Disposition": f'attachment; filename="{exported.file_name}"',
-        },
+        headers={"Content-Disposition": f'attachment; filename="{exported.file_name}"'},
     )
-
-
-async def _chunks(exported: Exported) -> AsyncIterator[bytes]:
-    with exported.file as file:
-        while chunk := await asyncio.to_thread(file.read, _CHUNK):
-            yield chunk

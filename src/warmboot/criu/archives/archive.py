@@ -19,7 +19,8 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,8 +29,8 @@ from typing import IO
 import zstandard
 
 from warmboot.criu.archives.layer_files import move_in, refuse_foreign, unpack_layer
-from warmboot.criu.archives.layers import check_changes
 from warmboot.criu.archives.manifests import (
+    ARCHIVE_SUMS,
     CHECKPOINT_FOLDER,
     CONFIG_DUMP,
     DELETED_FILES,
@@ -39,18 +40,24 @@ from warmboot.criu.archives.manifests import (
     config_dump,
     parse_deleted,
     parse_manifest,
+    parse_sums,
     spec_dump,
 )
-from warmboot.criu.archives.packing import MAX_DELETED_BYTES, MAX_MANIFEST_BYTES, write_archive
+from warmboot.criu.archives.packing import (
+    MAX_DELETED_BYTES,
+    MAX_MANIFEST_BYTES,
+    Contents,
+    stream_archive,
+)
 from warmboot.criu.archives.plain_tar import CHUNK, Member, Summed, hostile, members
 from warmboot.criu.checkpoint import OUR_FILES, dump_facts
 from warmboot.criu.images import read_dump
 from warmboot.criu.lost_exit import inspect_when_stopped
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.stored import STAGING
-from warmboot.criu.runtime.sums import check_sums
 from warmboot.docker.engine import DockerEngine
 from warmboot.model.checkpoint import (
+    SUMS_AT_THE_END,
     ArchiveManifest,
     Versions,
     archive_obstacles,
@@ -78,17 +85,17 @@ async def export_checkpoint(
     engine: DockerEngine,
     container: str,
     name: str,
-    destination: Path,
     *,
     versions: Versions,
     created_at: datetime,
     into: Path | None = None,
-) -> ArchiveManifest:
-    """Write checkpoint ``name`` to ``destination``; ``versions`` is what it was made with.
+) -> AsyncGenerator[bytes, None]:
+    """Checkpoint ``name`` as an archive; ``versions`` is what it was made with.
 
     ``into`` is its folder, if the engine does not keep it.
     ``Conflict`` while the container runs: what it changes on its disk would not fit the memory.
-    ``CheckpointError`` when it is damaged.
+    ``CheckpointError`` when it is damaged, which may be seen late: what was given is no archive
+    then, and nobody imports it.
     """
     found = await inspect_when_stopped(engine, container)
     if found.running:
@@ -122,12 +129,11 @@ async def export_checkpoint(
         folder = kept.memory
         if kept.files.is_dir():
             layer = kept.files
-    await asyncio.to_thread(check_changes, layer)  # first: all else may take minutes
-    if into is not None:
-        await asyncio.to_thread(check_sums, into, folder)
-        if layer.is_relative_to(into):
-            await asyncio.to_thread(check_sums, into, layer)
-    return await asyncio.to_thread(write_archive, folder, layer, manifest, metadata, destination)
+    async with aclosing(
+        stream_archive(Contents(manifest, metadata, folder, layer, into))
+    ) as chunks:
+        async for chunk in chunks:
+            yield chunk
 
 
 def read_manifest(source: Path) -> ArchiveManifest:
@@ -269,33 +275,46 @@ def unpack_archive(
     """
     _check_names(manifest)
     (staging / CHECKPOINT_FOLDER).mkdir(mode=0o700)
-    missing = dict(manifest.files)
+    missing, found_sums = dict(manifest.files), {}
+    sums: dict[str, str] | None = None
+    if manifest.format < SUMS_AT_THE_END:
+        sums = {name: one.sha256 for name, one in manifest.files.items()}
     with _opened(source) as stream:
         found = members(stream, limits.members)
         if _manifest(found) != manifest:
             raise hostile("it changed while it was being read")
         for member in found:
+            if member.name == ARCHIVE_SUMS and sums is None and not missing:
+                sums = _sums(member)
+                continue
             announced = missing.pop(member.name, None)
             if announced is None:
                 raise hostile(f"{member.name!r} is not in its manifest, or is there twice")
             if member.size != announced.size_bytes:
                 raise hostile(f"{member.name!r} does not have the announced size")
             if member.name == ROOTFS_DIFF and DELETED_FILES not in missing:
-                digest = _lay(member, staging, changes, limits)
+                found_sums[member.name] = _lay(member, staging, changes, limits)
             else:
-                digest = _write(member, staging / member.name)
-            if digest != announced.sha256:
-                raise CheckpointError(
-                    "the archive is damaged",
-                    details=f"{member.name} does not have its SHA-256 sum",
-                    resolution="export or copy it again",
-                )
-    if missing:
-        raise hostile(f"{', '.join(sorted(missing)[:3])} missing")
+                found_sums[member.name] = _write(member, staging / member.name)
+    if missing or sums is None:
+        raise hostile(f"{', '.join(sorted(missing)[:3]) or ARCHIVE_SUMS} missing")
+    for name, digest in found_sums.items():
+        if digest != sums.get(name):
+            raise CheckpointError(
+                "the archive is damaged",
+                details=f"{name} does not have its SHA-256 sum",
+                resolution="export or copy it again",
+            )
     if (staging / ROOTFS_DIFF).exists():
         deleted = parse_deleted(staging / DELETED_FILES)
         with (staging / ROOTFS_DIFF).open("rb") as layer:
             unpack_layer(layer, deleted, changes, limits.changed_files)
+
+
+def _sums(member: Member) -> dict[str, str]:
+    if member.size > MAX_MANIFEST_BYTES:
+        raise hostile("its sums are too many")
+    return parse_sums(b"".join(member.chunks))
 
 
 def _lay(member: Member, staging: Path, changes: Path, limits: Limits) -> str:

@@ -17,10 +17,10 @@ import io
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from warmboot.model.errors import NotSupported
 
@@ -46,41 +46,71 @@ IMPORTED = "trusted.warmboot.imported"
 _DEVICES = frozenset(((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)))
 _PSEUDO_TERMINALS = 136
 
+OpenFile = Callable[[str], IO[bytes]]
+"""Opens a changed file to be read, by its path."""
+
 
 def may_have(kind: str, major: int, minor: int) -> bool:
     """Whether a container may use such a device: those that Docker lets every container have."""
     return kind == "c" and ((major, minor) in _DEVICES or major == _PSEUDO_TERMINALS)
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What ``pack_changes`` is going to write, and the paths that the container has deleted."""
+
+    size_bytes: int
+    deleted: tuple[str, ...]
+
+
 @dataclass
 class _Packed:
     tar: tarfile.TarFile
+    open_file: OpenFile
+    is_written: bool = True
+    size_bytes: int = 0
     deleted: list[str] = field(default_factory=list)
     links: dict[tuple[int, int], str] = field(default_factory=dict)
 
+    def add(self, member: tarfile.TarInfo, content: IO[bytes] | None = None) -> None:
+        if self.is_written:
+            self.tar.members = []  # type: ignore[attr-defined]  # or it would keep them all
+            self.tar.addfile(member, content)
+            return
+        self.size_bytes += len(member.tobuf(tarfile.PAX_FORMAT, ENCODING, ERRORS))
+        if content is not None:
+            self.size_bytes += member.size + -member.size % BLOCK
 
-def pack_changes(upper: Path, target: IO[bytes]) -> tuple[str, ...]:
+
+def open_plain(path: str) -> IO[bytes]:
+    return open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb")  # noqa: PTH123
+
+
+def pack_changes(
+    upper: Path, target: IO[bytes], open_file: OpenFile = open_plain
+) -> tuple[str, ...]:
     """Write the changes in ``upper`` to ``target`` as a tar; the deleted paths.
 
     ``NotSupported`` names what cannot travel. The same changes are the same bytes.
     """
     with _tar_of(target) as tar:
-        packed = _Packed(tar)
-        for path, name in _all_of(upper):
-            _add(packed, path, name)
+        packed = _Packed(tar, open_file)
+        _add_all(packed, upper)
     return tuple(packed.deleted)
 
 
-def check_changes(upper: Path) -> None:
+def measure_changes(upper: Path) -> Changes:
     """``NotSupported`` names what cannot travel; quickly, as no content is read."""
     with _tar_of(io.BytesIO()) as tar:
-        packed = _Packed(tar)
-        for path, name in _all_of(upper):
-            with _named(name):
-                status = os.lstat(path)
-                if not _is_deletion(status):
-                    member = _member(packed, path, name, status)
-                    member.tobuf(tarfile.PAX_FORMAT, ENCODING, ERRORS)
+        packed = _Packed(tar, open_plain, is_written=False)
+        _add_all(packed, upper)
+    size_bytes = packed.size_bytes + 2 * BLOCK
+    return Changes(size_bytes + -size_bytes % tarfile.RECORDSIZE, tuple(packed.deleted))
+
+
+def _add_all(packed: _Packed, upper: Path) -> None:
+    for path, name in _all_of(upper):
+        _add(packed, path, name)
 
 
 def _tar_of(target: IO[bytes]) -> tarfile.TarFile:
@@ -130,12 +160,11 @@ def _add(packed: _Packed, path: str, name: str) -> None:
             packed.deleted.append(f"/{name}")
             return
         member = _member(packed, path, name, status)
-        packed.tar.members = []  # type: ignore[attr-defined]  # or it would keep them all
         if not member.isreg() or not status.st_size or KIND in member.pax_headers:
-            packed.tar.addfile(member)
+            packed.add(member)
             return
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:  # noqa: PTH123
-            _add_content(packed.tar, member, file, status)
+        with packed.open_file(path) as file:
+            _add_content(packed, member, file, status)
 
 
 def _member(packed: _Packed, path: str, name: str, status: os.stat_result) -> tarfile.TarInfo:
@@ -192,13 +221,13 @@ def _attributes(path: str, name: str) -> Iterator[tuple[str, bytes]]:
 
 
 def _add_content(
-    tar: tarfile.TarFile, member: tarfile.TarInfo, file: IO[bytes], status: os.stat_result
+    packed: _Packed, member: tarfile.TarInfo, file: IO[bytes], status: os.stat_result
 ) -> None:
     size = status.st_size
     extents = _extents(file, size) if status.st_blocks * BLOCK < size else []
     if not extents:
         member.size = size
-        tar.addfile(member, file)
+        packed.add(member, file)
         return
     numbers = [len(extents), *(number for extent in extents for number in extent)]
     head = "".join(f"{number}\n" for number in numbers).encode()
@@ -211,7 +240,7 @@ def _add_content(
         "GNU.sparse.name": member.name,
         "GNU.sparse.realsize": str(size),
     }
-    tar.addfile(member, _Extents(file, head, extents))
+    packed.add(member, cast(IO[bytes], _Extents(file, head, extents)))
 
 
 def _extents(file: IO[bytes], size: int) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ spec.dump            checkpointctl: the OCI runtime specification, reduced
 rootfs-diff.tar      what the container has changed in its own file system
 deleted.files        what it has deleted there
 checkpoint/…         CRIU's images, as Docker keeps them
+sums.json            SHA-256 sums of all but the manifest; the last member
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ MANIFEST = "warmboot.json"
 CONFIG_DUMP, SPEC_DUMP = "config.dump", "spec.dump"
 ROOTFS_DIFF, DELETED_FILES = "rootfs-diff.tar", "deleted.files"
 CHECKPOINT_FOLDER = "checkpoint/"
+ARCHIVE_SUMS = "sums.json"
 MAX_NUMBER = 1 << 63
 
 
@@ -57,6 +59,17 @@ def parse_deleted(path: Path) -> list[str]:
         raise hostile(f"its list of deleted files cannot be read: {error}") from error
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
         raise hostile("its list of deleted files is none")
+    return found
+
+
+def parse_sums(text: bytes) -> dict[str, str]:
+    """The sums of an archive's files by their names. ``InvalidRequest``."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise hostile(f"its sums cannot be read: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
+        raise hostile("its sums are none")
     return found
 
 

@@ -1,26 +1,31 @@
-"""Writes an archive: everything is read twice, and nothing is copied on the disk but into it.
+"""Writes an archive as a stream: everything is read once, and nothing is written to the disk.
 
-The manifest stands at the front, with the size and the sum of all that follows. So it is all summed
-first, the worker's files too, as the tar that they are going to be; then it is written.
+The manifest stands at the front, with the size of all that follows; the sums are known only when it
+has been read, and come last.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import io
 import json
 import os
 import tarfile
-import tempfile
-from dataclasses import replace
+import threading
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, cast
 
 import zstandard
 
-from warmboot.criu.archives.layers import pack_changes
+from warmboot.criu.archives.checked_files import CheckedFiles
+from warmboot.criu.archives.layers import measure_changes, pack_changes
 from warmboot.criu.archives.manifests import (
+    ARCHIVE_SUMS,
     CHECKPOINT_FOLDER,
     DELETED_FILES,
     MANIFEST,
@@ -29,129 +34,148 @@ from warmboot.criu.archives.manifests import (
 )
 from warmboot.criu.checkpoint import OUR_FILES
 from warmboot.model.checkpoint import ArchiveManifest
-from warmboot.model.errors import CheckpointError, DiskFull, NotSupported
+from warmboot.model.errors import CheckpointError, NotSupported
 from warmboot.model.runtime_image import FileSum
+from warmboot.system.concurrency import finish
 
 COMPRESSION_LEVEL = 3
-SCRATCH = ".warmboot-export-"
 MAX_MANIFEST_BYTES = 64 << 20
 MAX_DELETED_BYTES = 256 << 20
+_CHUNK_BYTES = 1 << 20
 
 
-class _Counted(io.RawIOBase):
-    """Sums what is written to it, and passes it on to ``target`` if there is one."""
+class _Summed(io.RawIOBase):
+    """Passes on what is written to it or read from it, and sums it."""
 
-    def __init__(self, target: IO[bytes] | None = None) -> None:
-        self._target = target
+    def __init__(self, inner: IO[bytes]) -> None:
+        self._inner = inner
         self._digest = hashlib.sha256()
         self.size_bytes = 0
 
     def write(self, data: object, /) -> int:
-        part = cast(bytes, data)
+        self._inner.write(self._counted(cast(bytes, data)))
+        return len(cast(bytes, data))
+
+    def read(self, size: int = -1, /) -> bytes:
+        return self._counted(self._inner.read(size))
+
+    def _counted(self, part: bytes) -> bytes:
         self._digest.update(part)
         self.size_bytes += len(part)
-        if self._target is not None:
-            self._target.write(part)
-        return len(part)
+        return part
 
-    def sum(self) -> FileSum:
-        return FileSum(self.size_bytes, self._digest.hexdigest())
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
 
 
-def write_archive(
-    folder: Path,
-    upper: Path,
-    manifest: ArchiveManifest,
-    metadata: dict[str, bytes],
-    destination: Path,
-) -> ArchiveManifest:
-    """Write the images in ``folder`` and the changes in ``upper`` to ``destination``.
+class _Pipe(io.RawIOBase):
+    """Writes all that it is given, at once."""
 
-    ``NotSupported``, ``DiskFull``.
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, data: object, /) -> int:
+        left = memoryview(cast(bytes, data))
+        while left:
+            left = left[os.write(self._descriptor, left) :]
+        return len(cast(bytes, data))
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What an archive is made of; ``checkpoint`` is the folder that has the sums, if one has them.
+
+    ``images`` is the folder of CRIU's, ``layer`` that of what the container has changed.
+    """
+
+    manifest: ArchiveManifest
+    metadata: dict[str, bytes]
+    images: Path
+    layer: Path
+    checkpoint: Path | None = None
+
+
+def write_archive(contents: Contents, target: IO[bytes]) -> None:
+    """``NotSupported`` names what cannot travel, before anything is written.
+
+    ``CheckpointError`` for what cannot be read, or is no longer what was written.
     """
     try:
-        layer = _Counted()
-        deleted = pack_changes(upper, cast(IO[bytes], layer))
-        metadata = {**metadata, DELETED_FILES: json.dumps(deleted).encode()}
-        images = {
-            f"{CHECKPOINT_FOLDER}{path.name}": path
-            for path in sorted(folder.iterdir())
-            if path.is_file() and path.name not in OUR_FILES
-        }
-        sums = {name: _sum_bytes(content) for name, content in metadata.items()}
-        sums[ROOTFS_DIFF] = layer.sum()
-        sums |= {name: _sum_file(path) for name, path in images.items()}
-        manifest = replace(manifest, files=sums)
-        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=destination.parent) as scratch:
-            partial = Path(scratch) / "archive"
-            _write(partial, manifest, metadata, upper, images)
-            partial.replace(destination)
+        _write(contents, target)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        raise DiskFull(
-            "the archive could not be written",
+        raise CheckpointError(
+            "the checkpoint could not be read",
             details=str(error),
-            resolution=f"check that {destination.parent} has free space and is writable",
+            resolution="see the kernel's log: its disk may be damaged",
         ) from error
-    return manifest
 
 
-def _write(
-    path: Path,
-    manifest: ArchiveManifest,
-    metadata: dict[str, bytes],
-    upper: Path,
-    images: dict[str, Path],
-) -> None:
-    """``NotSupported`` when an import would refuse it for its size."""
-    head = manifest_json(manifest)
+def _write(contents: Contents, target: IO[bytes]) -> None:
+    changes = measure_changes(contents.layer)
+    checked = CheckedFiles(contents.checkpoint)
+    for folder in (contents.images, contents.layer):
+        checked.check_names(folder)
+    metadata = {**contents.metadata, DELETED_FILES: json.dumps(changes.deleted).encode()}
+    images = {
+        f"{CHECKPOINT_FOLDER}{path.name}": path
+        for path in sorted(contents.images.iterdir())
+        if path.is_file() and path.name not in OUR_FILES
+    }
+    sizes = {name: len(content) for name, content in metadata.items()}
+    sizes[ROOTFS_DIFF] = changes.size_bytes
+    sizes |= {name: path.stat().st_size for name, path in images.items()}
+    files = {name: FileSum(size_bytes, "") for name, size_bytes in sizes.items()}
+    head = manifest_json(replace(contents.manifest, files=files))
     if len(head) > MAX_MANIFEST_BYTES or len(metadata[DELETED_FILES]) > MAX_DELETED_BYTES:
-        raise NotSupported(
+        raise NotSupported(  # as an import would refuse it
             "the checkpoint cannot be exported",
-            details=f"it has {len(manifest.files)} files, and its worker has deleted too many",
+            details=f"it has {len(files)} files, and its worker has deleted too many",
             resolution="keep what the worker creates and deletes so much of in a mount",
         )
+    sums: dict[str, str] = {}
     compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, threads=-1)
-    with (
-        path.open("wb") as file,
-        compressor.stream_writer(file, closefd=False) as stream,
-        tarfile.open(fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT) as tar,
-    ):
-        _add(tar, MANIFEST, io.BytesIO(head))
+    stream = cast(IO[bytes], compressor.stream_writer(target, closefd=False))
+    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT) as tar:
+        _add(tar, MANIFEST, io.BytesIO(head), len(head))
         for name, content in metadata.items():
-            _add(tar, name, io.BytesIO(content))
-        _add_layer(tar, upper, manifest.files[ROOTFS_DIFF])
+            sums[name] = _add(tar, name, io.BytesIO(content), len(content))
+        sums[ROOTFS_DIFF] = _add_layer(tar, contents.layer, changes.size_bytes, checked)
         folder_entry = tarfile.TarInfo(CHECKPOINT_FOLDER)  # checkpointctl looks for it
         folder_entry.type, folder_entry.mode = tarfile.DIRTYPE, 0o700
         tar.addfile(folder_entry)
-        for name, one in images.items():
-            with one.open("rb") as content_file:
-                _add(tar, name, content_file)
-    with path.open("rb") as written:
-        os.fsync(written.fileno())
+        for name, path in images.items():
+            with checked.open(str(path)) as content_file:
+                sums[name] = _add(tar, name, content_file, sizes[name])
+        text = json.dumps(sums).encode()
+        _add(tar, ARCHIVE_SUMS, io.BytesIO(text), len(text))
+    stream.close()  # only now: of a failure nothing more is sent than has been
 
 
-def _add_layer(tar: tarfile.TarFile, upper: Path, announced: FileSum) -> None:
+def _add_layer(tar: tarfile.TarFile, layer: Path, size_bytes: int, checked: CheckedFiles) -> str:
     """Written while it is made: it is never on the disk by itself."""
     target = cast(IO[bytes], tar.fileobj)
-    head = _member(ROOTFS_DIFF, announced.size_bytes).tobuf(tarfile.GNU_FORMAT)
+    head = _member(ROOTFS_DIFF, size_bytes).tobuf(tarfile.GNU_FORMAT)
     target.write(head)
-    layer = _Counted(target)
-    pack_changes(upper, cast(IO[bytes], layer))
-    if layer.sum() != announced:
+    summed = _Summed(target)
+    pack_changes(layer, cast(IO[bytes], summed), checked.open)
+    if summed.size_bytes != size_bytes:
         raise CheckpointError(
             "the worker's files have changed while they were exported",
-            details=f"{upper} is not what it was a moment ago",
+            details=f"{layer} is not what it was a moment ago",
             resolution="see to it that nobody writes there, then export again",
         )
-    padding = -layer.size_bytes % tarfile.BLOCKSIZE
+    padding = -size_bytes % tarfile.BLOCKSIZE
     target.write(bytes(padding))
-    tar.offset += len(head) + layer.size_bytes + padding
+    tar.offset += len(head) + size_bytes + padding
+    return summed.hexdigest()
 
 
-def _add(tar: tarfile.TarFile, name: str, content: IO[bytes]) -> None:
-    member = _member(name, content.seek(0, os.SEEK_END))
-    content.seek(0)
-    tar.addfile(member, content)
+def _add(tar: tarfile.TarFile, name: str, content: IO[bytes], size_bytes: int) -> str:
+    summed = _Summed(content)
+    tar.addfile(_member(name, size_bytes), cast(IO[bytes], summed))
+    return summed.hexdigest()
 
 
 def _member(name: str, size_bytes: int) -> tarfile.TarInfo:
@@ -161,11 +185,39 @@ def _member(name: str, size_bytes: int) -> tarfile.TarInfo:
     return member
 
 
-def _sum_bytes(content: bytes) -> FileSum:
-    return FileSum(len(content), hashlib.sha256(content).hexdigest())
+async def stream_archive(contents: Contents) -> AsyncGenerator[bytes, None]:
+    """The archive as it is written, as fast as it is taken. Errors as ``write_archive``."""
+    loop = asyncio.get_running_loop()
+    reading, writing = os.pipe()
+    written: asyncio.Future[None] = loop.create_future()
 
+    def write() -> None:
+        failure: BaseException | None = None
+        try:
+            write_archive(contents, cast(IO[bytes], _Pipe(writing)))
+        except BaseException as error:  # noqa: BLE001 (raised again)
+            failure = error
+        os.close(writing)
+        loop.call_soon_threadsafe(settle, failure)
 
-def _sum_file(path: Path) -> FileSum:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return FileSum(file.tell(), digest)
+    def settle(failure: BaseException | None) -> None:
+        if failure is None:
+            written.set_result(None)
+        else:
+            written.set_exception(failure)
+
+    reader = asyncio.StreamReader(limit=_CHUNK_BYTES)
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader),
+        io.FileIO(reading, "rb"),
+    )
+    # A thread of its own: whoever takes it slowly shall not keep others from one.
+    threading.Thread(target=write, name="export", daemon=True).start()
+    try:
+        while chunk := await reader.read(_CHUNK_BYTES):
+            yield chunk
+        await finish(written)
+    finally:
+        transport.close()  # who still writes notices
+        with contextlib.suppress(Exception):
+            await finish(written)

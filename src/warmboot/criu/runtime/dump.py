@@ -10,11 +10,13 @@ from pathlib import Path
 from warmboot.criu.images import read_dump
 from warmboot.criu.in_progress import Work, unless_it_hangs
 from warmboot.criu.log import CriuLog
+from warmboot.criu.room import check_room
 from warmboot.criu.runtime.files import remove_script, write_script
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.held_files import command_to_note, held_in, write_noted
-from warmboot.criu.runtime.orders import give_options, runc_of
+from warmboot.criu.runtime.orders import Runc, give_options, runc_of
 from warmboot.criu.runtime_work import end_in, ends_within, freeze, thaw
+from warmboot.docker.facts import ContainerFacts
 from warmboot.model.errors import CheckpointError, DiskFull, HostError
 from warmboot.system.concurrency import finish
 from warmboot.system.programs import run_program
@@ -46,20 +48,7 @@ async def dump(
     ``log`` has what CRIU said, whatever came of it.
     ``CheckpointError``, ``DiskFull``.
     """
-    runc = await asyncio.to_thread(runc_of, work.container_id)
-    if runc is None:
-        raise CheckpointError(
-            "the runtime does not know the container",
-            details="it has noted nothing about it: perhaps it is not warmboot's any more",
-            resolution="`warmboot doctor` checks the runtime; restart the worker with it",
-        )
-    held = await asyncio.to_thread(held_in, mounts, work.pid)
-    options = list(OPTIONS)
-    if layer is not None or held:
-        note = command_to_note(held, folder.held) if held else ""
-        script = await asyncio.to_thread(write_script, work.container_id, layer, folder, note)
-        options.append(f"action-script {script}")
-    await asyncio.to_thread(give_options, work.container_id, options)
+    runc, held = await asyncio.to_thread(_prepare, work, folder, layer, mounts)
     words: list[str | Path] = ["--root", runc.root, "checkpoint"]
     words += ["--image-path", folder.memory, "--work-path", folder.path]
     if leave_running:
@@ -90,6 +79,27 @@ async def dump(
             log.hold(folder.path / DUMP_LOG)
 
 
+def _prepare(
+    work: Work, folder: CheckpointFolder, layer: Path | None, mounts: Mapping[str, Path]
+) -> tuple[Runc, Mapping[Path, str]]:
+    """Which runc runs it, and the files in ``mounts`` that it has open."""
+    runc = runc_of(work.container_id)
+    if runc is None:
+        raise CheckpointError(
+            "the runtime does not know the container",
+            details="it has noted nothing about it: perhaps it is not warmboot's any more",
+            resolution="`warmboot doctor` checks the runtime; restart the worker with it",
+        )
+    held = held_in(mounts, work.pid)
+    options = list(OPTIONS)
+    if layer is not None or held:
+        note = command_to_note(held, folder.held) if held else ""
+        script = write_script(work.container_id, layer, folder, note)
+        options.append(f"action-script {script}")
+    give_options(work.container_id, options)
+    return runc, held
+
+
 @contextlib.asynccontextmanager
 async def _frozen(container_id: str, pid: int) -> AsyncIterator[None]:
     """A container that stands still before its dump; whatever becomes of that, it is thawed.
@@ -116,10 +126,19 @@ async def is_done(making: CheckpointFolder, pid: int) -> bool:
     return await asyncio.to_thread(ends_within, pid, ENDS_WITHIN_S)
 
 
-async def publish(folder: CheckpointFolder) -> None:
-    """Publish a checkpoint that is complete. ``DiskFull`` if it could not be synced to disk."""
+async def publish(folder: CheckpointFolder, paused_at: str = "") -> None:
+    """Publish a checkpoint that is complete. ``DiskFull`` if it could not be synced to disk.
+
+    ``paused_at`` is when the container was started that it has stopped.
+    """
+
+    def publish() -> None:
+        if paused_at:
+            folder.making.note_pause(paused_at)
+        folder.publish()
+
     try:
-        await asyncio.to_thread(folder.publish)
+        await asyncio.to_thread(publish)
     except OSError as error:
         raise DiskFull(
             "the checkpoint could not be written to the disk",
@@ -128,10 +147,20 @@ async def publish(folder: CheckpointFolder) -> None:
         ) from error
 
 
-async def begin(folder: CheckpointFolder) -> CheckpointFolder:
-    """Make an empty folder to dump into. ``HostError`` if it cannot be made."""
+async def begin(
+    container: ContainerFacts, folder: CheckpointFolder, *, own_network: bool
+) -> CheckpointFolder:
+    """Make an empty folder to dump into. ``DiskFull``; ``HostError`` if it cannot be made."""
+
+    def make() -> CheckpointFolder:
+        check_room(container, folder.path)
+        making = folder.begin()
+        if own_network:
+            making.note_own_network()
+        return making
+
     try:
-        return await asyncio.to_thread(folder.begin)
+        return await asyncio.to_thread(make)
     except OSError as error:
         raise HostError(
             f"a checkpoint cannot be made in {folder.path.parent}",

@@ -29,6 +29,8 @@ __all__ = [
     "check_sums",
     "check_unless_it_hangs",
     "crc32",
+    "damaged",
+    "kept_sums",
     "make_sums",
     "regular_files",
     "sums_of",
@@ -60,22 +62,22 @@ def check_sums(
 
     A checkpoint of an earlier version has none. ``folder`` is one of those in ``checkpoint``.
     """
-    if not (checkpoint / SUMS).exists():
+    kept = kept_sums(checkpoint)
+    if kept is None:
         return
     try:
-        kept = {name: tuple(sums) for name, sums in _kept(checkpoint).items()}
         found = sums_of(checkpoint, folder, summed=summed)
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise _damaged(checkpoint, str(error)) from error
+    except OSError as error:
+        raise damaged(checkpoint, str(error)) from error
     inside = f"{folder.relative_to(checkpoint)}{os.sep}"
     expected = {name: sums for name, sums in kept.items() if name.startswith(inside)}
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
-            raise _damaged(checkpoint, f"{checkpoint / name} is missing")
+            raise damaged(checkpoint, f"{checkpoint / name} is missing")
         if name not in expected:
-            raise _damaged(checkpoint, f"{checkpoint / name} is none of its files")
+            raise damaged(checkpoint, f"{checkpoint / name} is none of its files")
         if found[name] != expected[name]:
-            raise _damaged(checkpoint, f"{checkpoint / name} is not what was written")
+            raise damaged(checkpoint, f"{checkpoint / name} is not what was written")
 
 
 async def check_unless_it_hangs(checkpoint: Path, folder: Path, hangs_after_s: float) -> None:
@@ -138,11 +140,12 @@ def sums_of(
             except BaseException as error:  # noqa: BLE001 (raised again)
                 failures.append(error)
 
-    # Daemons, unlike those of a pool: one that hangs in a read keeps nobody from ending.
-    threads = [
-        threading.Thread(target=work, name="sums", daemon=True)
-        for _ in range(min(AT_ONCE, len(blocks)))
-    ]
+    # Daemons, unlike those of a pool: one that hangs in a read keeps nobody from ending. To start
+    # them for little takes longer than to do without.
+    helpers = min(AT_ONCE, len(blocks)) if sum(sizes.values()) > BLOCK_BYTES else 0
+    threads = [threading.Thread(target=work, name="sums", daemon=True) for _ in range(helpers)]
+    if not helpers:
+        work()
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -211,9 +214,15 @@ def _buffer() -> memoryview:
     return found
 
 
-def _kept(checkpoint: Path) -> Mapping[str, list[int]]:
-    found: Mapping[str, list[int]] = json.loads((checkpoint / SUMS).read_text())
-    return found
+def kept_sums(checkpoint: Path) -> Sums | None:
+    """Those that were written down; ``None``: it is of an earlier version. ``CheckpointError``."""
+    try:
+        kept = json.loads((checkpoint / SUMS).read_text())
+        return {name: tuple(sums) for name, sums in kept.items()}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise damaged(checkpoint, str(error)) from error
 
 
 def advice(checkpoint: Path) -> str:
@@ -225,7 +234,7 @@ def advice(checkpoint: Path) -> str:
     )
 
 
-def _damaged(checkpoint: Path, details: str) -> CheckpointError:
+def damaged(checkpoint: Path, details: str) -> CheckpointError:
     return CheckpointError(
         "the checkpoint is damaged",
         details=details,

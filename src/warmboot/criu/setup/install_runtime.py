@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from warmboot.criu.runtime import program
+from warmboot.criu.setup.runtime_script import SCRIPT
 from warmboot.model.errors import HostError
 from warmboot.system.files import write_atomically
 from warmboot.system.programs import run_program
@@ -65,7 +66,9 @@ def interpreters() -> Iterator[Path]:
 
 
 def text_for(interpreter: Path) -> str:
-    return f"#!{interpreter} {_OPTIONS}\n{Path(program.__file__).read_text()}"
+    """One file: to the interpreter, the shell's part is a string that nobody needs."""
+    script = SCRIPT.replace("PYTHON", f"{interpreter} {_OPTIONS}").replace("STATE", program.STATE)
+    return f"#!/bin/sh\n''':'\n{script}'''\n{Path(program.__file__).read_text()}"
 
 
 def _content(path: Path) -> str:

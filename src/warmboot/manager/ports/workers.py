@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from warmboot.model.checkpoint import AS_IT_WAS, ChangedFile, Checkpoint, ResumeOptions
@@ -27,11 +27,10 @@ class WorkerUntil(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A checkpoint's archive, to be read from ``file``, which has no name any more; close it."""
+    """A checkpoint's archive, made while ``chunks`` are read; what hinders it is raised there."""
 
     file_name: str
-    size_bytes: int
-    file: IO[bytes]
+    chunks: AsyncGenerator[bytes, None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,6 +220,7 @@ class RecoverWorker:
                 worker.id, _S.PAUSED, told={"settled": True}, paused_into=checkpoint.id
             )
         else:
+            await self._places.order_resume(found.id, None)  # it may have been given already
             await self._states.enter(worker.id, _S.EXITED, exit_code=exit_code)
 
     async def _after_restore(self, worker: Worker, found: ContainerFacts) -> None:

@@ -118,8 +118,8 @@ class ResumeWorker:
 
     @contextlib.asynccontextmanager
     async def _plain(self, chosen: Checkpoint) -> AsyncIterator[None]:
-        if chosen.folder is None or not await asyncio.to_thread(chosen.folder.is_dir):
-            yield  # the engine's, or gone: which the restore tells
+        if chosen.folder is None:
+            yield  # the engine's
             return
         async with self._cold.held_plain(chosen.folder) as unpacked:
             if unpacked:

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid5
@@ -31,7 +32,7 @@ from warmboot.model.checkpoint import (
     check_checkpoint_name,
     outdated,
 )
-from warmboot.model.errors import Conflict, DiskFull, InUse, NotFound
+from warmboot.model.errors import Conflict, DiskFull, InUse, NotFound, WarmbootError
 from warmboot.model.worker import LOOPBACK, ListenAddress, Worker, WorkerState
 from warmboot.store import Store
 from warmboot.system.usage import allocated_below
@@ -120,9 +121,10 @@ class WorkerCheckpoints:
                     await self._store.checkpoints.update(one.id, stored_bytes=stored_bytes)
 
     async def export(self, worker: Worker, name: str) -> Exported:
-        """Write an archive. ``Conflict`` while the worker runs, ``NotSupported``, ``DiskFull``."""
-        from warmboot.criu.archives.archive import export_checkpoint
+        """``Conflict`` while the worker runs; the rest is told by the archive's first chunk.
 
+        What hinders it later is an event, for whoever reads sees only that it breaks off.
+        """
         found = await self.get(worker, name)
         if worker.state in (WorkerState.RUNNING, WorkerState.RESUMING, WorkerState.CHECKPOINTING):
             raise Conflict(
@@ -131,25 +133,39 @@ class WorkerCheckpoints:
                 resolution=f"pause it (`warmboot worker pause {worker.name}`), then export that "
                 "checkpoint",
             )
-        self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = self._scratch / f"export-{secrets.token_hex(8)}"
+        return Exported(f"{worker.name}-{name}.tar.zst", self._archive(worker, found))
+
+    async def _archive(self, worker: Worker, found: Checkpoint) -> AsyncGenerator[bytes, None]:
+        from warmboot.criu.archives.archive import export_checkpoint
+
+        begun = False
         try:
-            async with self._held(found), self._uploads.reserved(path, found.size_bytes):
-                await export_checkpoint(
-                    self._engine,
-                    worker.docker_id or "",
-                    name,
-                    path,
-                    versions=found.versions,
-                    created_at=found.created_at,
-                    into=found.folder,
+            async with (
+                self._held(found),
+                aclosing(
+                    export_checkpoint(
+                        self._engine,
+                        worker.docker_id or "",
+                        found.name,
+                        versions=found.versions,
+                        created_at=found.created_at,
+                        into=found.folder,
+                    )
+                ) as chunks,
+            ):
+                async for chunk in chunks:
+                    begun = True
+                    yield chunk
+        except WarmbootError as error:
+            if begun:
+                await self._events.emit(
+                    "worker.export-failed",
+                    worker.id,
+                    name=worker.name,
+                    checkpoint=found.name,
+                    error=error.as_dict(),
                 )
-            file = path.open("rb")
-        finally:
-            path.unlink(missing_ok=True)  # whoever has it open still has it
-        size_bytes = file.seek(0, 2)
-        file.seek(0)
-        return Exported(f"{worker.name}-{name}.tar.zst", size_bytes, file)
+            raise
 
     @contextlib.asynccontextmanager
     async def _held(self, checkpoint: Checkpoint) -> AsyncIterator[None]:
