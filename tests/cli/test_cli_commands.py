@@ -371,3 +371,20 @@ def test_output_that_nobody_reads_is_no_error(env: dict[str, str], cli: Cli) -> 
     )  # fmt: skip
     os.close(writer)
     assert "Traceback" not in done.stderr
+
+
+def test_a_template_says_what_is_shown(cli: Cli) -> None:
+    cli("run", "-d", "--name", "web", "-l", "team=x", "img")
+    assert cli("ps", "--format", "{{.Names}}: {{.State}} {{.Labels}}").stdout == (
+        "web: running team=x\n"
+    )
+    assert cli("ps", "--format", r"table {{.Names}}\t{{.Boot}}").stdout.split() == [
+        "NAMES", "BOOT", "web", "warm",
+    ]  # fmt: skip
+    assert json.loads(cli("ps", "--format", "json").stdout)["Names"] == "web"
+    assert cli("inspect", "-f", "{{.name}} {{.Options.Init}} {{.ExitCode}}", "web").stdout == (
+        "web false <no value>\n"
+    )
+    done = cli("inspect", "-f", "{{.nothing}}", "web", COLUMNS="400")
+    assert done.returncode == 2
+    assert "there is no field .nothing; there are: .id, .name" in done.stderr

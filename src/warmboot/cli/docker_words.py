@@ -111,7 +111,6 @@ _OF_COMMANDS: Mapping[tuple[str, str], str] = {
     **dict.fromkeys((("events", "--since"), ("events", "--until")), "--after ID shows later ones"),
     ("events", "--filter"): "--kind shows only events of that kind",
     ("exec", "--privileged"): "what `run --privileged` gave, its commands have",
-    ("inspect", "-f"): "--json prints what a program needs",
     **dict.fromkeys((("inspect", "-s"), ("inspect", "--size")), _DISK_USE),
     ("inspect", "--type"): "it shows containers; others have `show`: `warmboot worker show`",
     ("logs", "--details"): "`warmboot inspect` shows labels and environment",

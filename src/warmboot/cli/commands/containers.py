@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from warmboot.cli.commands.options import Json
-from warmboot.cli.commands.ps import status_of
+from warmboot.cli.commands.options import Format, Json
+from warmboot.cli.commands.ps import parse_template, status_of
 from warmboot.cli.drive import FAILED, connect, drive, each, failure_of, usage
 from warmboot.cli.entry import show_error
 from warmboot.cli.parsing import parse_moment
@@ -39,8 +39,9 @@ StopTime = Annotated[
 ]
 
 
-def inspect(refs: Refs, json_: Json = False) -> None:
+def inspect(refs: Refs, format_: Format = None, json_: Json = False) -> None:
     """Show the configuration and state of containers, and how they were booted."""
+    template = None if format_ is None else parse_template(format_)
 
     async def work() -> list[Container]:
         async with connect() as client:
@@ -49,6 +50,12 @@ def inspect(refs: Refs, json_: Json = False) -> None:
     found = drive(work())
     if json_:
         print_json([container.raw for container in found])
+        return
+    if template is not None:
+        try:
+            print_lines([template.line(container.raw) for container in found])
+        except ValueError as error:
+            raise usage(str(error), "--format") from None
         return
     for number, container in enumerate(found):
         if number:

@@ -12,6 +12,11 @@ from warmboot.cli.completion import image_names
 Json = Annotated[bool, typer.Option("--json", help="print JSON, as the API returns it")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print only ids")]
 
+Format = Annotated[
+    str | None,
+    typer.Option("--format", "-f", help="template: {{.Field}}, {{json .}}, …", metavar="TEMPLATE"),
+]
+
 Name = Annotated[str | None, typer.Option(help="name (default: a generated one)")]
 Label = Annotated[list[str] | None, typer.Option("--label", "-l", metavar="K=V", help="label")]
 TimeToLive = Annotated[

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from warmboot.cli.commands.options import Json, Quiet
+from warmboot.cli.docker.templates import Template
 from warmboot.cli.drive import connect, drive, usage
 from warmboot.cli.filters import Filters
 from warmboot.cli.terminal.output import (
@@ -50,6 +51,10 @@ def ps(
         bool, typer.Option("--no-trunc", help="do not truncate the output")
     ] = False,
     quiet: Quiet = False,
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", help="template: {{.ID}}, {{json .}}, table …", metavar="TEMPLATE"),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """List containers."""
@@ -57,6 +62,7 @@ def ps(
         wanted = Filters(filters or ())
     except ValueError as error:
         raise usage(str(error), "--filter") from None
+    template = None if format_ is None else parse_template(format_)
     most = 1 if latest else last
     everything = all_ or most is not None or wanted.any_state
 
@@ -75,8 +81,50 @@ def ps(
         print_json([container.raw for container in found])
     elif quiet:
         print_lines(container.id for container in found)
+    elif template is not None:
+        _print_by(template, found, whole=no_trunc)
     else:
         _print_containers(found, whole=no_trunc)
+
+
+def parse_template(text: str) -> Template:
+    try:
+        return Template(text)
+    except ValueError as error:
+        raise usage(str(error), "--format") from None
+
+
+def _print_by(template: Template, found: list[Container], *, whole: bool) -> None:
+    things = [_as_docker(container, whole=whole) for container in found]
+    try:
+        if template.table:
+            headings = template.headings(_HEADINGS)
+            rows = [template.cells(thing) for thing in things]
+            print_table(headings, rows, keep=tuple(headings), cut=False)
+        else:
+            print_lines(template.line(thing) for thing in things)
+    except ValueError as error:
+        raise usage(str(error), "--format") from None
+
+
+_HEADINGS = {"ID": "CONTAINER ID", "RunningFor": "CREATED", "CreatedAt": "CREATED AT"}
+
+
+def _as_docker(container: Container, *, whole: bool) -> dict[str, str]:
+    """Docker's names for what a list of containers tells, and ``Boot``."""
+    return {
+        "ID": container.id if whole else short(container.id),
+        "Image": container.image,
+        "Command": " ".join(container.command or ()),
+        "CreatedAt": container.created_at.isoformat(sep=" ", timespec="seconds"),
+        "RunningFor": f"{age(container.created_at)} ago",
+        "Status": _status(container, age),
+        "State": container.state,
+        "Ports": ", ".join(str(port) for port in container.ports),
+        "Names": container.name,
+        "Labels": ",".join(f"{name}={text}" for name, text in container.raw["labels"].items()),
+        "Boot": container.boot_method or "",
+    }
 
 
 def _print_containers(found: list[Container], *, whole: bool) -> None:
