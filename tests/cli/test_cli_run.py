@@ -138,7 +138,7 @@ def test_run_uploads_an_archive_first(cli: Cli, served: Served, tmp_path: Path) 
         (["--network", "x"], "No such option '--network': each container has its own network"),
         (["-m", "lots"], "512m or 1g"),
         (["-p", "70000"], "is not a port"),
-        (["-p", "1-5:1-5"], "ranges"),
+        (["-p", "1-5:1-4"], "invalid ranges specified"),
         (["-p", "x:1:1"], "not an IPv4 address"),
         (["-p", "[::1]:8080:80"], "on IPv4 addresses only"),
         (["-p", "::1:8080:80"], "on IPv4 addresses only"),

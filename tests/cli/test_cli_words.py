@@ -83,7 +83,6 @@ def test_what_is_possible_is_said(words: tuple[str, ...], sentence: str) -> None
         (("events", "--format", "json"), "No such option '--format': --json prints"),
         (("ps", "--format", "{{range .}}"), "{{range .}} is not understood; understood are"),
         (("exec", "--privileged", "c", "sh"), "No such option '--privileged': what `run"),
-        (("run", "-P", "redis"), "No such option '-P': name each port"),
         (("run", "--net=host", "redis"), "No such option '--net': each container has its own"),
         (("top", "c"), "`warmboot exec CONTAINER ps` shows the processes of one"),
         (("start", "-a", "c"), "No such option '-a': `warmboot start CONTAINER && warmboot attach"),
@@ -107,7 +106,7 @@ DOCKERS: dict[str, str] = {  # of its version 28; what `run` has of ours is not 
         --io-maxbandwidth --io-maxiops --ip --ip6 --ipc --isolation --kernel-memory --label-file
         --link --link-local-ip --log-driver --log-opt --mac-address --memory-reservation
         --memory-swap --memory-swappiness --network --network-alias --oom-kill-disable
-        --oom-score-adj --pid -P --publish-all --security-opt --sig-proxy --storage-opt
+        --oom-score-adj --pid --security-opt --sig-proxy --storage-opt
         --use-api-socket --userns --uts --volume-driver --volumes-from""",
     "ps": "-s --size",
     "exec": "--detach-keys --privileged",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from hashlib import sha256
 
 import pytest
-from tests.support.archives import packed
+from tests.support.archives import chunks_of, packed
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 from tests.support.registry import Image, untagged
@@ -44,11 +43,6 @@ def oci_archive(name: str, command: list[str]) -> bytes:
         f"blobs/sha256/{config_digest}": config,
     }
     return packed(files)
-
-
-async def chunks_of(content: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(content), 1000):
-        yield content[start : start + 1000]
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
+from tests.support.archives import chunks_of
 from tests.support.managers import Lab, Manager, vmm_pids
 from tests.support.served import free_port
 
+from warmboot.docker.tiny_image import image_archive
 from warmboot.manager.ports import Until
 from warmboot.model.container import ContainerState, PortMapping
 from warmboot.model.errors import Conflict, WarmbootError
@@ -154,3 +157,33 @@ async def test_in_a_network_of_its_own_its_ports_have_the_numbers_that_the_host_
     described = await manager.host.vms.link(container.vm_id).docker.description("warmboot")
     bindings = described["HostConfig"]["PortBindings"]
     assert bindings == {"80/tcp": [{"HostPort": "80"}], "53/tcp": [{"HostPort": "53"}]}
+
+
+async def test_of_a_range_the_first_free_port_is_taken(manager: Manager) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        first = taken.getsockname()[1]
+        wanted = PortMapping(80, first, host_port_last=min(first + 20, 65_535))
+        one = await manager.run("one", ports=(wanted,))
+        two = await manager.run("two", ports=(wanted,))
+        numbers = [port.host_port for port in (*one.ports, *two.ports)]
+        assert first < numbers[0] < numbers[1] <= wanted.host_port_last
+        with pytest.raises(Conflict, match="all ports are allocated"):
+            await manager.create("three", ports=(replace(wanted, host_port_last=first),))
+
+
+async def test_the_ports_that_the_image_exposes_are_published_at_every_start(
+    manager: Manager,
+) -> None:
+    content = image_archive("web:1", {"a": b"a"}, {}, ["sleep"], exposed=("80/tcp", "53/udp"))
+    archive = await manager.services.archives.upload(chunks_of(content))
+    ports = (PortMapping(80),)
+    container = await manager.run(image="web:1", archive=archive, ports=ports, publish_all=True)
+    assert {(port.container_port, port.protocol) for port in container.ports} == {
+        (80, "tcp"),
+        (53, "udp"),
+    }
+    assert all(port.host_port for port in container.ports)
+    await manager.containers.stop("web", 0)
+    assert (await manager.containers.get("web")).ports == ()
+    await manager.containers.start("web")
+    assert len((await manager.containers.get("web")).ports) == 2

@@ -31,3 +31,8 @@ async def archived(manager: Manager, *names: str) -> str:
         yield content
 
     return await manager.services.archives.upload(chunks())
+
+
+async def chunks_of(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), 1000):
+        yield content[start : start + 1000]

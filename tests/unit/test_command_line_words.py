@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from warmboot.cli.parsing import parse_moment, parse_port
+from warmboot.cli.parsing import parse_moment, parse_ports
 from warmboot.docker.errors import command_error
 from warmboot.model.conventions.signals import signal_name
 from warmboot.model.errors import CommandNotExecutable, CommandNotFound
@@ -89,24 +89,56 @@ def test_what_is_no_time_is_refused_or_seconds(text: str) -> None:
 @pytest.mark.parametrize("text", ["[::1]:8080:80", "[::]:80", "::1:8080:80", "fe80::1:80:80"])
 def test_ports_are_published_on_ipv4_only(text: str) -> None:
     with pytest.raises(ValueError, match="IPv4"):
-        parse_port(text)
+        parse_ports(text)
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1::80", "::80", ":80", "80"])
 def test_a_port_without_a_number_here_is_any_free_one(text: str) -> None:
-    port = parse_port(text)
+    (port,) = parse_ports(text)
     assert (port["container_port"], port["host_port"]) == (80, 0)
     assert port.get("host_ip") == ("127.0.0.1" if "." in text else None)
 
 
 def test_an_address_without_the_hosts_port_is_told_what_to_type() -> None:
     with pytest.raises(ValueError, match=r"write 127\.0\.0\.1::80 for any free one"):
-        parse_port("127.0.0.1:80")
+        parse_ports("127.0.0.1:80")
 
 
 def test_more_parts_than_a_port_has_are_no_address() -> None:
     with pytest.raises(ValueError, match="is not a port"):
-        parse_port("80:80:80:80")
+        parse_ports("80:80:80:80")
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs"),
+    [
+        ("80", [(0, 80)]),
+        ("8000-8002:80-82", [(8000, 80), (8001, 81), (8002, 82)]),
+        ("80-81", [(0, 80), (0, 81)]),
+        ("127.0.0.1:9000-9001:53-54/udp", [(9000, 53), (9001, 54)]),
+    ],
+)
+def test_a_range_is_published_one_by_one(text: str, pairs: list[tuple[int, int]]) -> None:
+    ports = parse_ports(text)
+    assert [(port["host_port"], port["container_port"]) for port in ports] == pairs
+    assert not any("host_port_last" in port for port in ports)
+
+
+def test_one_port_for_a_range_of_the_hosts_is_any_free_one_of_them() -> None:
+    (port,) = parse_ports("8000-8010:80")
+    assert (port["host_port"], port["host_port_last"], port["container_port"]) == (8000, 8010, 80)
+
+
+@pytest.mark.parametrize("text", ["8000-8002:80-81", "8000:80-81"])
+def test_ranges_of_different_lengths_are_refused_in_dockers_words(text: str) -> None:
+    with pytest.raises(ValueError, match="invalid ranges specified for container and host Ports"):
+        parse_ports(text)
+
+
+@pytest.mark.parametrize("text", ["9-8", "0", "80-", "x-80", "70000", "80:", "1-70000"])
+def test_what_is_no_range_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a port"):
+        parse_ports(text)
 
 
 SAID = (

@@ -91,7 +91,6 @@ _OPTIONS: Mapping[str, str] = {
     **dict.fromkeys(("--volume-driver", "--volumes-from"), _VOLUMES),
     **dict.fromkeys(("--log-driver", "--log-opt"), _NO_LOG_CHOICE),
     "--isolation": _THIS_MACHINE,
-    **dict.fromkeys(("-P", "--publish-all"), "name each port: -p PORT"),
     **dict.fromkeys(("-a", "--attach"), _STREAMS),
     "--annotation": "use a label: -l K=V",
     "--cidfile": "`warmboot run -d` prints the id: warmboot run -d IMAGE > FILE",

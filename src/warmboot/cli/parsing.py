@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from warmboot.cli.standard_streams import is_text
+from warmboot.model.conventions.port_ranges import port_range
 from warmboot.model.conventions.program_start import assignments, check_length, check_size
 from warmboot.model.errors import InvalidRequest
 from warmboot.model.shapes import MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB
@@ -117,8 +118,8 @@ def parse_weight(text: str) -> float:
     return weight
 
 
-def parse_port(text: str) -> dict[str, Any]:
-    """``[ip:][host:]container[/udp]``."""
+def parse_ports(text: str) -> list[dict[str, Any]]:
+    """``[ip:][host:]container[/udp]``, of which host and container may be ranges, as ``80-90``."""
     rest, _, protocol = text.partition("/")
     protocol = protocol.lower() or "tcp"
     if protocol not in ("tcp", "udp"):
@@ -140,25 +141,36 @@ def parse_port(text: str) -> dict[str, Any]:
             f"{text!r} has an address, but no place for the host's port; write {host}::{container} "
             f"for any free one, or for example {host}:8080:{container}"
         )
-    port = {
-        "container_port": _port(container, text),
-        "host_port": _port(host, text, lowest=0) if host else 0,
-        "protocol": protocol,
-    }
+    address = {}
     if ip:
         try:
-            port["host_ip"] = str(ipaddress.IPv4Address(ip))
+            address["host_ip"] = str(ipaddress.IPv4Address(ip))
         except ValueError:
             raise ValueError(f"{text!r}: {ip!r} is not an IPv4 address") from None
-    return port
+    first, last = _ports(container, text)
+    low, high = _ports(host, text, lowest=0) if host else (0, 0)
+    one_of = first == last and low != high
+    if low and not one_of and high - low != last - first:
+        raise ValueError(
+            f"invalid ranges specified for container and host Ports: '{container}' and '{host}'"
+        )
+    return [
+        {
+            "container_port": first + number,
+            "host_port": low + number if low else 0,
+            "protocol": protocol,
+            **({"host_port_last": high} if one_of else {}),
+            **address,
+        }
+        for number in range(last - first + 1)
+    ]
 
 
-def _port(text: str, whole: str, lowest: int = 1) -> int:
-    if "-" in text:
-        raise ValueError(f"{whole!r}: ranges of ports are not supported; use -p once for each port")
-    if not (text.isascii() and text.isdigit()) or not lowest <= int(text) <= 65_535:
+def _ports(text: str, whole: str, lowest: int = 1) -> tuple[int, int]:
+    found = port_range(text) if text else None
+    if found is None or found[0] < lowest:
         raise ValueError(f"{whole!r}: {text!r} is not a port; ports are {lowest} to 65535")
-    return int(text)
+    return found
 
 
 def parse_duration(text: str) -> float:

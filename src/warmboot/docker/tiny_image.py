@@ -54,8 +54,11 @@ def image_archive(
     links: Mapping[str, str],
     command: Sequence[str],
     environment: Sequence[str] = (),
+    exposed: Sequence[str] = (),
 ) -> bytes:
     """One layer with ``files`` (executable) and symbolic ``links``, to be loaded as ``name``.
+
+    ``exposed`` are ports, as ``80/tcp``.
 
     The same arguments give the same bytes, so the image has the same digest everywhere.
     """
@@ -67,7 +70,8 @@ def image_archive(
             "config": {
                 "Cmd": list(command),
                 "Env": ["PATH=/bin:/sbin:/usr/bin:/usr/sbin", *environment],
-            },
+            }
+            | ({"ExposedPorts": {port: {} for port in exposed}} if exposed else {}),
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{_sum(layer)}"]},
             "history": [{"created_by": "warmboot"}],
             "created": "1970-01-01T00:00:00Z",

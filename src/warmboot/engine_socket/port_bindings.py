@@ -14,9 +14,9 @@ from typing import Any
 
 from warmboot.engine_socket.docker_form import Refusal
 from warmboot.engine_socket.limits import MOST_PORTS
+from warmboot.model.conventions.port_ranges import MOST, port_number, port_range
 
 _PROTOCOLS = ("tcp", "udp")
-_MOST = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +81,8 @@ def _wanted(port: str, binding: Any) -> WantedPort | None:
     if not isinstance(binding, Mapping) or (protocol or "tcp") not in _PROTOCOLS:
         return None
     address = str(binding.get("HostIp") or "")
-    span = _span(str(binding.get("HostPort") or ""))
-    if span is None or (inside := _number(number)) is None or not 1 <= inside <= _MOST:
+    span = port_range(str(binding.get("HostPort") or ""))
+    if span is None or (inside := port_number(number)) is None or not 1 <= inside <= MOST:
         return None
     if address and not _is_ipv4(address):
         return None
@@ -91,23 +91,6 @@ def _wanted(port: str, binding: Any) -> WantedPort | None:
 
 def _listed(bindings: Any) -> list[Any]:
     return bindings if isinstance(bindings, list) else []
-
-
-def _span(text: str) -> tuple[int, int] | None:
-    low, _, high = text.partition("-")
-    if not text:
-        return 0, 0
-    first, last = _number(low), _number(high or low)
-    if first is None or last is None:
-        return None
-    if (first, last) == (0, 0):
-        return 0, 0
-    return (first, last) if 1 <= first <= last <= _MOST else None
-
-
-def _number(text: str) -> int | None:
-    """Of decimal digits, and not of thousands of them, with which nobody should reckon."""
-    return int(text) if text.isdecimal() and len(text) <= len(str(_MOST)) else None
 
 
 def _is_ipv4(address: str) -> bool:

@@ -69,12 +69,17 @@ DEFAULT_STOP_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class PortMapping:
-    """``host_ip:host_port`` on the host leads to ``container_port``. ``host_port`` 0: any free."""
+    """``host_ip:host_port`` on the host leads to ``container_port``. ``host_port`` 0: any free.
+
+    With ``host_port_last`` it is asked for as any free one from ``host_port`` to that; what is
+    published has none.
+    """
 
     container_port: int
     host_port: int = 0
     host_ip: str = "127.0.0.1"
     protocol: str = "tcp"
+    host_port_last: int = 0
 
     @property
     def is_any(self) -> bool:
@@ -90,7 +95,8 @@ class PortMapping:
         """Whether only one of the two can be published at a time."""
         same = (self.host_port, self.protocol) == (other.host_port, other.protocol)
         addresses = self.host_ip == other.host_ip or self.is_any or other.is_any
-        return bool(self.host_port) and same and addresses
+        ranges = self.host_port_last or other.host_port_last  # one of them is found that is free
+        return bool(self.host_port) and same and addresses and not ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +108,8 @@ class ContainerSpec:
     ``None`` for the default one. ``command`` and ``entrypoint`` as in Docker; a variable that is
     ``None`` in ``environment`` is taken away from the image's. What is empty or
     ``None`` of ``user``, ``working_dir`` and ``stop_signal`` is the image's own, of ``hostname``
-    the name's, of ``stop_timeout_s`` the default.
+    the name's, of ``stop_timeout_s`` the default. With ``publish_all`` the ports that the image
+    exposes are published, too, at any free ones.
     """
 
     name: str
@@ -125,6 +132,7 @@ class ContainerSpec:
     stop_signal: str = ""
     stop_timeout_s: int | None = None
     options: ContainerOptions = field(default_factory=ContainerOptions)
+    publish_all: bool = False
 
     @property
     def host_name(self) -> str:

@@ -30,6 +30,7 @@ from warmboot.api.schemas.requests import (
 from warmboot.model.container import ContainerSpec, PortMapping
 from warmboot.model.conventions.names import invent_name
 from warmboot.model.conventions.program_start import assignments, check_size
+from warmboot.model.errors import InvalidRequest
 from warmboot.model.tenants.boot import BootPolicy
 
 
@@ -43,7 +44,7 @@ def _checked_ip(address: str) -> str:
 
 
 class PortIn(Strict):
-    """A published port; ``host_port`` 0 takes any free one."""
+    """A published port; ``host_port`` 0 takes any free one, ``host_port_last`` one up to that."""
 
     container_port: Annotated[StrictInt, Field(ge=1, le=65_535), OR_WHOLE]
     host_port: Annotated[StrictInt, Field(ge=0, le=65_535), OR_WHOLE] = 0
@@ -53,6 +54,7 @@ class PortIn(Strict):
         AfterValidator(_checked_ip),
     ] = "127.0.0.1"
     protocol: Literal["tcp", "udp"] = "tcp"
+    host_port_last: Annotated[StrictInt, Field(ge=0, le=65_535), OR_WHOLE] = 0
 
 
 def _no_port_twice(ports: list[PortIn]) -> list[PortIn]:
@@ -103,6 +105,7 @@ class ContainerIn(Strict):
     hostname: HostName = ""
     stop_signal: Signal | None = None
     stop_timeout_s: Annotated[StrictInt, Field(ge=0, le=MAX_STOP_TIMEOUT_S), OR_WHOLE] | None = None
+    publish_all: StrictBool = False
     options: Annotated[OptionsIn, Field(default_factory=OptionsIn)]
 
     def to_model(self) -> ContainerSpec:
@@ -112,5 +115,11 @@ class ContainerIn(Strict):
             name=self.name or invent_name(),
             stop_signal=self.stop_signal or "",
         )
+        for port in spec.ports:
+            if port.host_port_last and not 0 < port.host_port <= port.host_port_last:
+                raise InvalidRequest(
+                    f"the range of host ports {port.host_port}-{port.host_port_last} has none",
+                    resolution="begin it with 1 or more, and end it with no less",
+                )
         spec.options.check(auto_remove=spec.auto_remove, archive=spec.archive is not None)
         return spec

@@ -81,6 +81,7 @@ class ContainerOut(Out):
     stop_signal: str = _asked("stop_signal")
     stop_timeout_s: int | None = _asked("stop_timeout_s")
     options: ContainerOptions = _asked("options")
+    publish_all: bool = _asked("publish_all")
     runtime_image_id: UUID | None = Field(validation_alias="base_image_id")
     runtime_snapshot_id: UUID | None
     snapshot_version: int | None

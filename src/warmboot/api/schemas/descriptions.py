@@ -127,6 +127,8 @@ FIELDS: Mapping[str, str] = {
     "dns": "name servers",
     "dns_search": "domains in which names are looked for",
     "dns_options": "options of the resolver, as ndots:2",
+    "publish_all": "whether the ports that its image exposes are published, too, at any free ones",
+    "host_port_last": "with it, any free port from host_port to this one is taken; 0: host_port",
     "pull": "when the image is pulled: missing, always or never",
     "platform": "its VM's, as linux/amd64; empty for whatever that is",
     "owner_uid": "the user of this host who has its socket",

@@ -11,7 +11,8 @@ from warmboot.docker.client import config_of
 from warmboot.docker.references import split_reference
 from warmboot.host.guest.docker_options import health_config, host_config
 from warmboot.host.guest.guest_link import GuestLink
-from warmboot.model.container import ContainerSpec
+from warmboot.model.container import ContainerSpec, PortMapping
+from warmboot.model.conventions.port_ranges import port_range
 from warmboot.model.errors import ImageNotFound, NotFound
 
 DOCKER_NAME = "warmboot"
@@ -54,6 +55,26 @@ async def name_loaded_image(link: GuestLink, loaded: list[str], reference: str) 
     await link.docker.tag(loaded[0], *split_reference(reference))
 
 
+async def exposed_ports(link: GuestLink, spec: ContainerSpec) -> tuple[PortMapping, ...]:
+    """The ports that its image exposes, and which are to be published beside those it names."""
+    if not spec.publish_all:
+        return ()
+    return _exposed(spec, await link.docker.image_config(spec.image))
+
+
+def _exposed(spec: ContainerSpec, of_image: Mapping[str, Any]) -> tuple[PortMapping, ...]:
+    named = {f"{port.container_port}/{port.protocol}" for port in spec.ports}
+    found = []
+    for text in sorted(set(of_image.get("ExposedPorts") or ()) - named):
+        number, _, protocol = text.partition("/")
+        first, last = port_range(number) or (0, 0)
+        if first and (protocol or "tcp") in ("tcp", "udp"):
+            found += [
+                PortMapping(one, protocol=protocol or "tcp") for one in range(first, last + 1)
+            ]
+    return tuple(found)
+
+
 async def ensure_created(link: GuestLink, spec: ContainerSpec) -> Created:
     """The container in its VM, created if it is not there."""
     if not spec.options.own_network:
@@ -69,7 +90,7 @@ def _docker_config(spec: ContainerSpec, of_image: Mapping[str, Any]) -> dict[str
     # Docker would set the sandbox's host name; the image's own HOSTNAME comes before either. The
     # VM has all ports to itself: which of them are published is the host's to decide.
     own = spec.options.own_network
-    network = _own_network(spec) if own else SANDBOX
+    network = _own_network(spec, of_image) if own else SANDBOX
     named = own or any(one.startswith("HOSTNAME=") for one in of_image.get("Env") or ())
     environment = {} if named else {"HOSTNAME": spec.host_name}
     config = config_of(spec, environment, network | LOG | host_config(spec.options)) | {
@@ -90,9 +111,10 @@ def _docker_config(spec: ContainerSpec, of_image: Mapping[str, Any]) -> dict[str
     return config | {key: value for key, value in asked.items() if value}
 
 
-def _own_network(spec: ContainerSpec) -> dict[str, Any]:
+def _own_network(spec: ContainerSpec, of_image: Mapping[str, Any]) -> dict[str, Any]:
     """What the host sends into the VM goes to its ports of the same numbers."""
-    ports = {f"{port.container_port}/{port.protocol}": port for port in spec.ports}
+    exposed = _exposed(spec, of_image) if spec.publish_all else ()
+    ports = {f"{port.container_port}/{port.protocol}": port for port in (*spec.ports, *exposed)}
     return {
         "NetworkMode": "bridge",
         "Annotations": SANDBOX["Annotations"],

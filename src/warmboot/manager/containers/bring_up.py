@@ -130,6 +130,10 @@ class BringUp:
         with watch.stage("ports"):
             ports = await self._host.vms.publish(slot_of(record), spec.ports)
         await self._provide_image(container, record, watch)
+        if spec.publish_all:
+            with watch.stage("ports"):
+                exposed = await guest_containers.exposed_ports(link, spec)
+                ports += await self._host.vms.publish(slot_of(record), exposed)
         with watch.stage("create"):
             created = await guest_containers.ensure_created(link, spec)
         if asked.first is not None:

@@ -138,16 +138,16 @@ class Containers:
         image_id = await choose_image(self._store, spec.runtime_image_id)
         if spec.archive is not None:
             await self._archives.check_has(spec.archive, spec.image)
-        container = Container(
-            id=uuid4(),
-            spec=spec,
-            state=ContainerState.CREATING,
-            created_at=datetime.now(UTC),
-            shape=spec.shape or self._default_shape,
-            runtime_image_id=image_id,
-            ports=spec.ports,
-        )
-        async with self._ports.free(spec), self._events.transaction() as emit:
+        async with self._ports.free(spec) as free, self._events.transaction() as emit:
+            container = Container(
+                id=uuid4(),
+                spec=free,
+                state=ContainerState.CREATING,
+                created_at=datetime.now(UTC),
+                shape=spec.shape or self._default_shape,
+                runtime_image_id=image_id,
+                ports=free.ports,
+            )
             await self._store.containers.add(container)
             await emit("container.creating", container.id, name=spec.name)
         return container

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from uuid import UUID
 
 from warmboot.host.agent import HostAgent
-from warmboot.model.container import ContainerSpec, ContainerState
+from warmboot.model.container import ContainerSpec, ContainerState, PortMapping
 from warmboot.model.errors import Conflict, NotSupported
 from warmboot.store import Store
 
@@ -24,14 +25,17 @@ class HostPorts:
         self._lock = asyncio.Lock()
 
     @contextlib.asynccontextmanager
-    async def free(self, spec: ContainerSpec, but: UUID | None = None) -> AsyncIterator[None]:
+    async def free(
+        self, spec: ContainerSpec, but: UUID | None = None
+    ) -> AsyncIterator[ContainerSpec]:
         """``Conflict`` naming the container or the program that has one of its ports.
 
         ``but`` is the container itself. Within it nobody else is told that the ports are free: by
-        its end they are taken, or their container is stored as one that has them.
+        its end they are taken, or their container is stored as one that has them. It gives the
+        spec with one port of each range.
         """
-        if not spec.ports:
-            yield
+        if not spec.ports and not spec.publish_all:
+            yield spec
             return
         if self._host.network is None:
             raise NotSupported(
@@ -39,15 +43,39 @@ class HostPorts:
                 resolution="leave them out, or run the manager with QEMU or Firecracker",
             )
         async with self._lock:
-            await self._check_containers(spec, but)
-            await self._host.vms.check_ports(spec.ports)
-            yield
+            spec = await self._chosen(spec)
+            await self._check(spec.ports, but)
+            yield spec
 
-    async def _check_containers(self, spec: ContainerSpec, but: UUID | None) -> None:
+    async def _chosen(self, spec: ContainerSpec) -> ContainerSpec:
+        ports = [port for port in spec.ports if not port.host_port_last]
+        for port in spec.ports:
+            if port.host_port_last:
+                ports.append(await self._one_of(port, ports))
+        return replace(spec, ports=tuple(ports))
+
+    async def _one_of(self, port: PortMapping, taken: Sequence[PortMapping]) -> PortMapping:
+        for number in range(port.host_port, port.host_port_last + 1):
+            one = replace(port, host_port=number, host_port_last=0)
+            with contextlib.suppress(Conflict):
+                if not any(one.overlaps(other) for other in taken):
+                    await self._check((one,), None)
+                    return one
+        span = f"{port.host_ip}:{port.host_port}-{port.host_port_last}"
+        raise Conflict(
+            f"Bind for {span} failed: all ports are allocated",
+            resolution="publish on a wider range, or on 0 for any free one",
+        )
+
+    async def _check(self, ports: Sequence[PortMapping], but: UUID | None) -> None:
+        await self._check_containers(ports, but)
+        await self._host.vms.check_ports(ports)
+
+    async def _check_containers(self, ports: Sequence[PortMapping], but: UUID | None) -> None:
         for other in await self._store.containers.list(_HAVE_PORTS):
             if other.id == but:
                 continue
-            for wanted in spec.ports:
+            for wanted in ports:
                 if any(wanted.overlaps(one) for one in (*other.ports, *other.spec.ports)):
                     raise Conflict(
                         f"port {wanted.host_end} is already taken on this host",

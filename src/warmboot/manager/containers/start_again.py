@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from warmboot.host.agent import HostAgent
+from warmboot.host.guest.guest_containers import exposed_ports
 from warmboot.manager.containers.host_ports import HostPorts
 from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.core.event_log import EventLog
@@ -38,10 +39,10 @@ class StartAgain:
         """``Conflict`` if somebody else has its ports by now."""
         try:
             async with self._ports.free(container.spec, container.id):
-                ports = await self._host.vms.publish(slot_of(record), container.spec.ports)
+                ports = await self._published(container, record)
             await self._host.vms.link(record.id).docker.start(container.docker_id or "")
         except BaseException:  # cancelled, too; raised again
-            if container.spec.ports:
+            if container.spec.ports or container.spec.publish_all:
                 await finish(self._host.vms.unpublish(slot_of(record)))
             raise
         await self._runs(container.id, ports)
@@ -50,9 +51,14 @@ class StartAgain:
         """An earlier manager was killed when it had just started it."""
         ports: tuple[PortMapping, ...] = ()
         try:
-            ports = await self._host.vms.publish(slot_of(record), container.spec.ports)
+            ports = await self._published(container, record)
         finally:
             await self._runs(container.id, ports)
+
+    async def _published(self, container: Container, record: VmRecord) -> tuple[PortMapping, ...]:
+        exposed = await exposed_ports(self._host.vms.link(record.id), container.spec)
+        wanted = (*container.spec.ports, *exposed)
+        return await self._host.vms.publish(slot_of(record), wanted)
 
     async def _runs(self, container_id: UUID, ports: tuple[PortMapping, ...]) -> None:
         await store_state(

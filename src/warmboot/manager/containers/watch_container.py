@@ -161,7 +161,7 @@ class WatchContainer:
 
     async def _give_ports_back(self, container: Container) -> None:
         """Before its end is told: whoever hears of it finds them free."""
-        if not container.spec.ports:
+        if not container.spec.ports and not container.spec.publish_all:
             return
         for record in await self._store.vms.of_owner(container.id):
             try:

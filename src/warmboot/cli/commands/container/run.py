@@ -34,7 +34,7 @@ from warmboot.cli.parsing import (
     parse_folder,
     parse_labels,
     parse_memory,
-    parse_port,
+    parse_ports,
 )
 from warmboot.cli.terminal.attach import has_terminal
 from warmboot.cli.terminal.foreground import OUR_FAILURE
@@ -83,6 +83,10 @@ class Asked:
             metavar="PORT",
         ),
     ] = None
+    publish_all: Annotated[
+        bool,
+        typer.Option("--publish-all", "-P", help="publish all ports that the image exposes"),
+    ] = False
     env: Env = None
     env_file: EnvFile = None
     rm: Annotated[bool, typer.Option("--rm", help="remove the container when it has ended")] = False
@@ -132,7 +136,8 @@ class Asked:
         body: dict[str, Any] = {
             "image": image,
             "environment": parse_environment(self.env or (), self.env_file or (), command),
-            "ports": [parse_port(port) for port in self.publish or ()],
+            "ports": [port for text in self.publish or () for port in parse_ports(text)],
+            "publish_all": self.publish_all,
             "labels": parse_labels(self.label or ()),
             "tty": self.tty,
             "stdin_open": self.interactive,
