@@ -29,12 +29,12 @@ def dying(victim: Victim) -> LowPriorityRunner:
 
 def _midway(victim: Victim, function: Callable[..., T], *arguments: Any) -> T:
     """In the helper process."""
-    write_all = memory_frames._write_all
+    write_all = memory_frames.write_at
 
     def half(file: int, content: memoryview, offset: int) -> None:
         write_all(file, content[: len(content) // 2], offset)
         os.kill(os.getpid() if victim == "helper" else os.getppid(), signal.SIGKILL)
         signal.pause()  # with its manager gone, the kernel ends a helper
 
-    memory_frames._write_all = half
+    memory_frames.write_at = half
     return function(*arguments)

@@ -15,14 +15,18 @@ from uuid import UUID, uuid4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.differences import write_difference
 from tests.support.snapshots import MEMORY, flip, here, make_image, publish
 
 from warmboot.host.snapshots import memory_cache, memory_frames
 from warmboot.host.snapshots.memory_cache import CacheEntry, MemoryCache, over_budget
+from warmboot.host.snapshots.memory_differences import StoredFile
 from warmboot.host.snapshots.snapshot_files import SnapshotFiles, load_manifest
+from warmboot.hypervisors.memory.own_pages import PAGE
 from warmboot.model.errors import DiskFull, SnapshotDamaged
 from warmboot.model.runtime_snapshot import FRAMES_FILE
 from warmboot.model.vm import VmHandle
+from warmboot.system.hashing import sum_file
 
 
 @pytest.fixture
@@ -91,6 +95,35 @@ async def test_however_many_ask_at_once_it_is_unpacked_once(
     paths = await asyncio.gather(*(use(cache, snapshot) for _ in range(20)))
     assert len(set(paths)) == 1
     assert len(unpackings) == 1
+
+
+async def test_a_difference_is_laid_over_its_base_once_for_all_who_start_from_it(
+    tmp_path: Path, files: SnapshotFiles, cache: MemoryCache, unpackings: list[Path]
+) -> None:
+    base = await compressed(tmp_path, files)
+    changed = MEMORY[:PAGE] + os.urandom(PAGE) + MEMORY[2 * PAGE :]
+    difference = write_difference(tmp_path / "snapshot.diff", changed, [(PAGE, 2 * PAGE)])
+    content, snapshot_id = sum_file(difference), uuid4()
+    frames = tmp_path / "snapshot.diff.zst"
+    memory_frames.pack(difference, frames, content, threading.Event())
+
+    async def lay(stored: StoredFile) -> Path:
+        below = StoredFile(base / FRAMES_FILE, compressed=True)
+        async with cache.laid(snapshot_id, stored, content, below) as memory:
+            assert memory.read_bytes() == changed
+            assert [entry.in_use for entry in await cache.entries()] == [True]
+            return memory
+
+    plain = StoredFile(difference, expected=content)
+    paths = set(await asyncio.gather(*(lay(plain) for _ in range(8))))
+    assert len(paths) == len(unpackings) == 1
+    # In whatever form it is stored by then.
+    assert {await lay(StoredFile(frames, True, sum_file(frames)))} == paths
+    assert [entry.snapshot_id for entry in await cache.evict(0)] == [snapshot_id]
+    flip(difference, difference.stat().st_size - 1)
+    with pytest.raises(SnapshotDamaged):
+        await lay(plain)
+    assert left(cache) == []
 
 
 async def test_another_content_is_another_file(

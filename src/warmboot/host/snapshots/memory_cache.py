@@ -1,11 +1,12 @@
-"""Unpacked memory of compressed snapshots, for hypervisors that need it as a file.
+"""Memory that VMs map and that no snapshot stores so: of compressed snapshots, for hypervisors that
+need it as a file, and of those that are a difference over a base.
 
     <root>/<snapshot id>-<content>.mem        mapped private by every VM that was restored from it
     <root>/<snapshot id>-<content>.mem.json   what the file was when it was made; its time is the
                                               last use's
-    <root>/<snapshot id>-<content>.mem.new    while it is unpacked
+    <root>/<snapshot id>-<content>.mem.new    while it is made
 
-The first boot unpacks, however many ask at once; the others wait for it, and the next ones find it.
+The first boot makes it, however many ask at once; the others wait for it, the next ones find it.
 Nothing is synced: a file counts only in the boot of the machine in which it was made, and as long
 as its size, inode and times are those that were noted. Removing one is always safe while nobody is
 about to open it, as VMs keep their mapping. But it would give nothing back, and the next boot would
@@ -29,8 +30,10 @@ from uuid import UUID
 from weakref import WeakValueDictionary
 
 from warmboot.host.snapshots import memory_frames
+from warmboot.host.snapshots.memory_differences import StoredFile, lay_over
 from warmboot.host.snapshots.memory_frames import in_thread
 from warmboot.hypervisors.process import boot_id
+from warmboot.model.runtime_image import FileSum
 from warmboot.model.runtime_snapshot import FRAMES_FILE, SnapshotManifest
 from warmboot.model.vm import VmHandle
 from warmboot.system.disks import allocated_bytes, os_error
@@ -43,8 +46,8 @@ _CONTENT_DIGITS = 16
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """One unpacked file. ``size_bytes`` is what it takes on disk; ``in_use``: it is being unpacked,
-    about to be opened by a VMM, or mapped by one."""
+    """One file. ``size_bytes`` is what it takes on disk; ``in_use``: it is being made, about to be
+    opened by a VMM, or mapped by one."""
 
     path: Path
     snapshot_id: UUID
@@ -71,7 +74,7 @@ def over_budget(
 
 
 class MemoryCache:
-    """``gid`` is the group that VMMs read as. ``budget_bytes``: kept after every unpacking.
+    """``gid`` is the group that VMMs read as. ``budget_bytes``: kept after every file.
 
     ``vms`` are those that may map a file: all whose restore has returned.
     """
@@ -98,15 +101,42 @@ class MemoryCache:
         """
         packed = manifest.packed
         assert packed is not None
-        content = packed.plain.sha256[:_CONTENT_DIGITS]
-        target = self.root / f"{manifest.snapshot_id}-{content}{_SUFFIX}"
+        frames = path / FRAMES_FILE
+
+        def unpack(new: Path, stop: Event) -> None:
+            memory_frames.unpack(frames, new, stop, sync=False)
+
+        async with self._made(manifest.snapshot_id, packed.plain, unpack) as memory:
+            yield memory
+
+    @contextlib.asynccontextmanager
+    async def laid(
+        self, snapshot_id: UUID, difference: StoredFile, content: FileSum, base: StoredFile | None
+    ) -> AsyncIterator[Path]:
+        """The memory that ``difference`` makes of ``base``, or of zeros, there while the body runs.
+
+        ``content`` is the sum of the plain difference, by which it is known, in whatever form it is
+        stored. ``SnapshotDamaged``; ``DiskFull``, and then no file is left.
+        """
+
+        def lay(new: Path, stop: Event) -> None:
+            lay_over(base, difference, new, stop)
+
+        async with self._made(snapshot_id, content, lay) as memory:
+            yield memory
+
+    @contextlib.asynccontextmanager
+    async def _made(
+        self, snapshot_id: UUID, content: FileSum, make: Callable[[Path, Event], None]
+    ) -> AsyncIterator[Path]:
+        target = self.root / f"{snapshot_id}-{content.sha256[:_CONTENT_DIGITS]}{_SUFFIX}"
         self._users[target.name] += 1
         try:
             lock = self._making.setdefault(target.name, asyncio.Lock())
             async with lock:
                 made = not await asyncio.to_thread(_is_good, target)
                 if made:
-                    await in_thread(partial(self._make, path / FRAMES_FILE, target))
+                    await in_thread(partial(self._make, make, target))
             await asyncio.to_thread(_note_use, target)
             yield target
             if made and self.budget_bytes is not None:
@@ -158,7 +188,7 @@ class MemoryCache:
                 found.append(entry)
         return found
 
-    def _make(self, frames: Path, target: Path, stop: Event) -> None:
+    def _make(self, make: Callable[[Path, Event], None], target: Path, stop: Event) -> None:
         new = target.with_name(f"{target.name}{UNFINISHED}")
         try:
             self._make_root()
@@ -166,7 +196,7 @@ class MemoryCache:
             new.unlink(missing_ok=True)
         except OSError as error:
             raise os_error(error) from error
-        memory_frames.unpack(frames, new, stop, sync=False)
+        make(new, stop)
         try:
             if os.geteuid() == 0:
                 os.chown(new, 0, self.gid)

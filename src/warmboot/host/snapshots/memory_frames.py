@@ -69,7 +69,7 @@ def pack(source: Path, target: Path, expected: FileSum, stop: threading.Event) -
 
     ``SnapshotDamaged`` if its content is not the ``expected``; ``DiskFull``. Blocking.
     """
-    with _opened(source) as old, _made_whole(target) as new:
+    with _opened(source) as old, made_whole(target) as new:
         size = os.fstat(old).st_size
         if size != expected.size_bytes:
             raise damaged(source, f"it has {size} bytes instead of {expected.size_bytes}")
@@ -94,7 +94,7 @@ def unpack(source: Path, target: Path, stop: threading.Event, *, sync: bool) -> 
 
     ``SnapshotDamaged``, ``DiskFull``. Blocking.
     """
-    with Frames(source) as frames, _made_whole(target) as new:
+    with Frames(source) as frames, made_whole(target) as new:
         os.ftruncate(new, frames.plain_bytes)
 
         def write(number: int) -> None:
@@ -103,7 +103,7 @@ def unpack(source: Path, target: Path, stop: threading.Event, *, sync: bool) -> 
             content = frames.read(number)
             base = number * FRAME_BYTES
             for start, end in _worth_writing(runs_of(frames.entries[number].mask)):
-                _write_all(new, memoryview(content)[start:end], base + start)
+                write_at(new, memoryview(content)[start:end], base + start)
 
         with ThreadPoolExecutor(UNPACK_THREADS, "snapshot-memory") as threads:
             try:
@@ -142,12 +142,12 @@ class _Packer:
         stored = self._compress(content) if mask else self._zero_frame(len(content))
         if mask:
             self.nonzero_bytes += len(content.translate(None, b"\0"))
-        _write_all(self._file, memoryview(stored), self._offset)
+        write_at(self._file, memoryview(stored), self._offset)
         self._entries.append(Entry(self._offset, len(stored), digest_of(stored), mask))
         self._offset += len(stored)
 
     def finish(self, plain_bytes: int) -> None:
-        _write_all(self._file, memoryview(pack_index(plain_bytes, self._entries)), self._offset)
+        write_at(self._file, memoryview(pack_index(plain_bytes, self._entries)), self._offset)
 
     def _compress(self, content: bytes) -> bytes:
         stored: bytes = self._compressor.compress(content)
@@ -203,17 +203,19 @@ def _read_exactly(path: Path, file: int, start: int, length: int) -> bytes:
     return content
 
 
-def _write_all(file: int, content: memoryview, offset: int) -> None:
+def write_at(file: int, content: memoryview, offset: int) -> None:
     while content:
         written = os.pwrite(file, content, offset)
         content, offset = content[written:], offset + written
 
 
 @contextlib.contextmanager
-def _made_whole(target: Path) -> Iterator[int]:
-    """A new file, open for writing, that is removed if the body does not come to its end."""
+def made_whole(target: Path, *, new: bool = True) -> Iterator[int]:
+    """A new file, or one that has just been begun, open for writing: it is removed if the body does
+    not come to its end."""
+    how = os.O_CREAT | os.O_EXCL if new else 0
     try:
-        file = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        file = os.open(target, os.O_RDWR | how | os.O_CLOEXEC, 0o600)
         try:
             yield file
         except BaseException:  # whatever it is; raised again

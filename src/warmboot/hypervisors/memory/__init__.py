@@ -1,1 +1,1 @@
-"""Guest memory that is stored compressed: its format, and the server that hands out its pages."""
+"""Guest memory in files, compressed or as what differs from a base, and the server of its pages."""
