@@ -15,7 +15,9 @@ from tests.support.dockerd import CRIU_PREFIX, CRIU_WRAPPER, PrivateDockerd, pri
 from tests.support.images import counter_image
 
 from warmboot.criu.binary import SEARCH_PATH, check_criu, criu_version
-from warmboot.criu.setup.findings import Finding
+from warmboot.criu.runtime import dump as dumping
+from warmboot.criu.setup import verification
+from warmboot.criu.setup.findings import Finding, can_save_other_users
 from warmboot.criu.setup.install import Installed, install_criu
 from warmboot.criu.setup.install_runtime import install_runtime
 from warmboot.criu.setup.preflight import DAEMON_JSON, Preflight
@@ -29,7 +31,7 @@ from warmboot.criu.setup.settings_files import (
 from warmboot.criu.setup.verification import verify
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.peer import engine_process
-from warmboot.model.errors import CheckpointError, HostError, InUse, NotSupported
+from warmboot.model.errors import CheckpointError, HostError, InUse, NotSupported, WarmbootError
 from warmboot.model.worker import WorkerSpec
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
@@ -313,7 +315,9 @@ async def test_when_no_suite_has_one_all_that_was_tried_is_told(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_the_runtime_is_given_to_an_engine_that_goes_on(tmp_path: Path) -> None:
+async def test_the_runtime_is_given_to_an_engine_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = tmp_path / "opt" / "warmboot-runtime"
     async with private_dockerd(experimental=False) as plain:
         machine = replace(
@@ -340,6 +344,18 @@ async def test_the_runtime_is_given_to_an_engine_that_goes_on(tmp_path: Path) ->
             assert await machine.fix() == ()
             verified = await verify(engine, f"{CRIU_WRAPPER.parent}:{SEARCH_PATH}")
             assert verified.count_after == verified.count_before + 1
+            assert verified.lock
+            assert verified.user == ("nobody" if can_save_other_users() else "root")
+            monkeypatch.setattr(dumping, "OPTIONS", ("tcp-established", "link-remap"))
+            with pytest.raises(WarmbootError) as caught:
+                await verify(engine, f"{CRIU_WRAPPER.parent}:{SEARCH_PATH}")
+            assert "lock" in str(caught.value), "it did hold one"
+            monkeypatch.undo()
+            if not can_save_other_users():
+                monkeypatch.setattr(verification, "can_save_other_users", lambda: True)
+                with pytest.raises(WarmbootError) as caught:
+                    await verify(engine, f"{CRIU_WRAPPER.parent}:{SEARCH_PATH}")
+                assert "rlimit" in caught.value.details, "it was not root's"
             await plain.stop()
             await plain.start()
             assert (await engine.facts()).worker_runtime == "warmboot"

@@ -24,7 +24,7 @@ from warmboot.model.conventions.names import check_name
 from warmboot.model.errors import InvalidName
 from warmboot.model.runtime_image import FileSum
 from warmboot.model.transitions import Transitions
-from warmboot.model.worker import HOST_NETWORK
+from warmboot.model.worker import HOST_NETWORK, RUNTIME
 
 ARCHIVE_FORMAT = 3
 READ_FORMATS = (1, 2, 3)
@@ -228,8 +228,10 @@ def runtime_obstacles(
     if network not in RUNTIME_NETWORKS:
         found.append(
             Obstacle(
-                f"it is not known that a worker is restored on the network {network!r}",
-                "run the worker with network 'host', 'bridge' or 'none'",
+                f"on the network {network!r} it could not be resumed with its addresses and names: "
+                "networks that somebody has created are not supported",
+                "run the worker with network 'host', 'bridge' or 'none'; on 'bridge', have others "
+                "reach it by its address, or by a folder that they share",
             )
         )
     if wake_on and network != HOST_NETWORK:
@@ -302,10 +304,11 @@ def archive_obstacles(
     *,
     network: str = HOST_NETWORK,
     mounts: Collection[str] = (),
+    runtime: str = "",
 ) -> tuple[Obstacle, ...]:
     """Why an archive cannot become a checkpoint of a worker of ``image_digest`` on this host.
 
-    ``network`` and ``mounts`` (places in the worker) are the new worker's.
+    ``network``, ``mounts`` (places in the worker) and ``runtime`` are the new worker's.
     """
     found: list[Obstacle] = []
     there = manifest.versions
@@ -349,6 +352,8 @@ def archive_obstacles(
             )
         )
         return tuple(found)
+    if runtime == RUNTIME:
+        return (*found, *runtime_obstacles(network))
     return (*found, *obstacles(here.engine, network))
 
 

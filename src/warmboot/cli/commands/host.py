@@ -108,10 +108,14 @@ async def _fixed(restart_engine: bool, *, quiet: bool) -> dict[str, Any]:
         "resume_s": round(proof.resume_s, 3),
         "count_before": proof.count_before,
         "count_after": proof.count_after,
+        "user": proof.user,
+        "lock": proof.lock,
     }
+    held = "a child and a lock" if proof.lock else "a child"
     tell(
         f"verified: a test container was paused in {proof.pause_s:.2f} s and resumed in "
-        f"{proof.resume_s:.2f} s; it went on from {proof.count_before} to {proof.count_after}"
+        f"{proof.resume_s:.2f} s; it went on from {proof.count_before} to {proof.count_after}, as "
+        f"{proof.user}, with {held}"
     )
     return told
 

@@ -70,6 +70,7 @@ from warmboot.model.errors import (
     NameTaken,
     NotSupported,
 )
+from warmboot.model.worker import HOST_NETWORK
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,7 @@ async def import_checkpoint(
         found.image_digest,
         network=found.network,
         mounts=found.mounts,
+        runtime=found.runtime,
     )
     if obstacles:
         raise NotSupported(
@@ -200,7 +202,11 @@ async def import_checkpoint(
             await asyncio.to_thread(move_in, changes, upper)
             await asyncio.to_thread(_place, staging / CHECKPOINT_FOLDER, target)
         else:
-            await asyncio.to_thread(_publish, staging / CHECKPOINT_FOLDER, changes, into)
+            making = await asyncio.to_thread(CheckpointFolder(into).begin)
+            if found.network != HOST_NETWORK:
+                await asyncio.to_thread(making.note_own_network)
+            images = staging / CHECKPOINT_FOLDER
+            await asyncio.to_thread(_publish, images, changes, making, CheckpointFolder(into))
     finally:
         await asyncio.to_thread(shutil.rmtree, staging, True)
         await asyncio.to_thread(shutil.rmtree, changes, True)
@@ -212,10 +218,10 @@ def _place(images: Path, target: Path) -> None:
     images.rename(target)
 
 
-def _publish(images: Path, changes: Path, target: Path) -> None:
+def _publish(
+    images: Path, changes: Path, making: CheckpointFolder, folder: CheckpointFolder
+) -> None:
     """In a folder of ours: the resume puts the files into the worker's layer, as any other's."""
-    folder = CheckpointFolder(target)
-    making = folder.begin()
     images.rename(making.memory)
     changes.rename(making.files)
     folder.publish()

@@ -64,11 +64,16 @@ def root() -> Finding:
 
 def other_users(own_status: Path = Path("/proc/self/status")) -> Finding:
     """No problem where all workers are root's, and nothing that can be fixed here."""
-    if os.geteuid() != 0 or _has_capability(own_status, _CAP_SYS_RESOURCE):
+    if os.geteuid() != 0 or can_save_other_users(own_status):
         return Finding("other-users", ok=True)
     note = "root lacks CAP_SYS_RESOURCE here, so workers with processes that are not root's cannot "
     note += "be paused; if this is a container, start it with --cap-add SYS_RESOURCE"
     return Finding("other-users", ok=True, note=note)
+
+
+def can_save_other_users(own_status: Path = Path("/proc/self/status")) -> bool:
+    """Whether CRIU, started from here, can save processes that are not root's."""
+    return _has_capability(own_status, _CAP_SYS_RESOURCE)
 
 
 def _has_capability(status: Path, number: int) -> bool:
