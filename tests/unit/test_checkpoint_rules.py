@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -181,6 +182,25 @@ def test_an_archive_needs_the_mounts_and_the_network_that_it_had() -> None:
     assert archive_obstacles(joined, HERE, "sha256:1", network="br0") == ()
     (found,) = archive_obstacles(joined, HERE, "sha256:1")
     assert "'br0'" in found.remedy
+
+
+@pytest.mark.parametrize("engine", ["20.10.24", "26.1.5", "28.5.2"])
+@pytest.mark.parametrize("network", ["host", "bridge", "none"])
+def test_an_archive_fits_into_a_worker_on_the_runtime_whatever_its_engine(
+    network: str, engine: str
+) -> None:
+    here, its = replace(HERE, engine=engine), replace(manifest(), network=network)
+    fits = partial(archive_obstacles, its, here, "sha256:1", network=network)
+    assert fits(runtime="warmboot") == ()
+    of_the_engine = network == "host" or engine == "26.1.5"
+    assert bool(fits()) is not of_the_engine
+
+
+def test_an_archive_does_not_fit_on_a_network_that_somebody_has_created() -> None:
+    its = replace(manifest(), network="br0")
+    (found,) = archive_obstacles(its, HERE, "sha256:1", network="br0", runtime="warmboot")
+    assert "'br0'" in found.reason
+    assert "'bridge'" in found.remedy
 
 
 @pytest.mark.parametrize("name", ["", "a", "a/b", "..", "a..b", "x" * 64, "\n"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,6 +61,23 @@ async def test_a_worker_goes_on_and_is_docker_s_as_before(
     await client.workers.resume(worker.id, "kept")
     went_on = await counted(client, worker.id, beyond=ended)
     assert went_on[0] == secret
+
+
+@pytest.mark.parametrize("network", [one for one in NETWORKS if one != "host"])
+async def test_a_worker_on_another_network_moves(
+    client: Client, engine: DockerEngine, network: str, tmp_path: Path
+) -> None:
+    worker = await start_on(client, engine, network=network)
+    secret, _ = await counted(client, worker.id, beyond=2)
+    await client.workers.pause(worker.id, "leaving")
+    _, before = await last_count(client, worker.id)
+    archive = tmp_path / "leaving.tar.zst"
+    await client.workers.export_checkpoint(worker.id, "leaving", archive)
+    await client.workers.delete(worker.id)
+    fresh = await start_on(client, engine, network=network, start=False)
+    await client.workers.import_checkpoint(fresh.id, archive, "arrived")
+    await client.workers.resume(fresh.id)
+    assert await counted(client, fresh.id) == (secret, before + 1)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from tests.support.dockerd import PrivateDockerd
-from tests.workers.conftest import last_count, of_host, start_on, wait_for_line
+from tests.workers.conftest import last_count, lines, of_host, start_on, wait_for_line
 
 from warmboot.client import Client
 from warmboot.docker.engine import DockerEngine
 from warmboot.model.errors import CheckpointRefused
+from warmboot.model.sessions import ExecSpec
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
 
@@ -31,6 +32,27 @@ outside = socket.socket(socket.AF_UNIX)
 outside.connect("/outside/socket")
 held = outside.fileno()
 """
+WATCH = """
+import ctypes, os
+libc = ctypes.CDLL(None)
+def watch(path):
+    held = libc.inotify_init1(os.O_NONBLOCK)
+    assert libc.inotify_add_watch(held, path.encode(), 0x100) > 0  # IN_CREATE
+    return held
+"""
+WATCHES_LAYER = f"""{WATCH}
+os.mkdir("/watched")
+held = watch("/watched")
+"""
+WATCHES_OTHERS = f"""{WATCH}
+import select
+watches = {{watch(path): path for path in ("/", "/dev/shm", "/data")}}
+print("ready", flush=True)
+while True:
+    for held in select.select(list(watches), [], [])[0]:
+        if os.read(held, 4096):
+            print("seen in", watches[held], flush=True)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +65,9 @@ async def dockerd(runtime_dockerd: PrivateDockerd) -> PrivateDockerd:
     [
         (IO_URING, "CRIU cannot save io_uring", "python3"),
         (OUTSIDE, "a connection (Unix socket) to a program outside", "sk-unix"),
+        (WATCHES_LAYER, "watches files (inotify, fanotify)", "fsnotify"),
     ],
-    ids=["io_uring", "outside"],
+    ids=["io_uring", "outside", "inotify"],
 )
 async def test_the_pause_is_refused_with_a_reason_and_the_worker_runs_on(
     client: Client, engine: DockerEngine, tmp_path: Path, script: str, reason: str, said: str
@@ -75,3 +98,28 @@ async def test_the_pause_is_refused_with_a_reason_and_the_worker_runs_on(
         await wait_for_line(client, worker.id, lambda line: line == f"counted {before + 5}")
         if accepted is not None:
             accepted.close()
+
+
+async def test_watches_that_criu_can_find_again_see_what_happens_after_the_resume(
+    client: Client, engine: DockerEngine, tmp_path: Path
+) -> None:
+    """Of the container's root, its own tmpfs and a mount; what is not found is refused above."""
+    mount = {"source": str(tmp_path), "target": "/data"}
+    worker = await start_on(
+        client,
+        engine,
+        command=["/usr/bin/python3", "-c", WATCHES_OTHERS],
+        mounts=[*of_host(), mount],
+    )
+    await wait_for_line(client, worker.id, lambda line: line == "ready")
+    await client.workers.pause(worker.id)
+    assert not [line for line in await lines(client, worker.id) if line.startswith("seen")]
+    await client.workers.resume(worker.id)
+    for folder in ("/", "/dev/shm", "/data"):
+        path = f"{folder.rstrip('/')}/made"
+        made = await engine.exec(
+            worker.docker_id or "", ExecSpec(("/bin/busybox", "sh", "-c", f": > {path}"))
+        )
+        assert [chunk async for chunk in made] == []
+        await made.close()
+        await wait_for_line(client, worker.id, f"seen in {folder}".__eq__)
