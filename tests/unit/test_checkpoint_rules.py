@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warmboot.model.checkpoint import (
+    ARCHIVE_FORMAT,
     CHECKPOINT_TRANSITIONS,
     ArchiveManifest,
     Checkpoint,
@@ -157,7 +158,7 @@ def test_an_archive_fits_where_it_was_made() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        replace(manifest(), format=3),
+        replace(manifest(), format=ARCHIVE_FORMAT + 1),
         replace(manifest(), image_digest="sha256:2"),
         replace(manifest(), versions=replace(HERE, architecture="aarch64")),
         replace(manifest(), versions=replace(HERE, criu="4.3")),
