@@ -74,7 +74,10 @@ def _qemu(machine: Machine, qmp: int) -> list[str]:
     )
     return [
         *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-        *("-machine", "q35,usb=off,vmport=off,smm=off,graphics=off,memory-backend=ram"),
+        *(
+            "-machine",
+            "q35,usb=off,vmport=off,smm=off,graphics=off,suppress-vmdesc=on,memory-backend=ram",
+        ),
         *("-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max"),
         *("-smp", str(machine.vcpus), "-m", str(machine.memory_mib), "-object", memory),
         *(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from warmboot.hypervisors.qemu import Qemu, QemuConfig
-from warmboot.hypervisors.qemu.arguments import machine_options
+from warmboot.hypervisors.qemu.arguments import machine_options, versioned_machine
 from warmboot.hypervisors.qemu.config import Machine
 from warmboot.hypervisors.stamp import stamp_of
 
@@ -55,12 +55,25 @@ def test_the_stamp_of_nothing_is_none(tmp_path: Path) -> None:
 
 def test_options_tell_machines_apart_and_are_always_the_same() -> None:
     q35, microvm = QemuConfig(machine=Machine.Q35), QemuConfig(machine=Machine.MICROVM)
-    assert machine_options(q35, "tcg") == machine_options(q35, "tcg")
-    assert len({machine_options(c, a) for c in (q35, microvm) for a in ("tcg", "kvm")}) == 4
-    assert machine_options(q35, "tcg").startswith("q35,")
+    assert machine_options(q35, "q35", "tcg") == machine_options(q35, "q35", "tcg")
+    machines = [(q35, "pc-q35-10.0"), (q35, "pc-q35-10.1"), (microvm, "microvm")]
+    assert len({machine_options(c, m, a) for c, m in machines for a in ("tcg", "kvm")}) == 6
+    assert machine_options(q35, "pc-q35-10.0", "tcg").startswith("pc-q35-10.0,")
 
 
 def test_options_do_not_depend_on_what_does_not_matter_to_a_saved_state() -> None:
     small = QemuConfig(translation_cache_mib=32)
     large = QemuConfig(translation_cache_mib=256)
-    assert machine_options(small, "tcg") == machine_options(large, "tcg")
+    assert machine_options(small, "q35", "tcg") == machine_options(large, "q35", "tcg")
+
+
+def test_a_machine_is_the_versioned_type_that_its_name_means() -> None:
+    offered = """Supported machines are:
+microvm              microvm (i386)
+pc-q35-9.2           Standard PC (Q35 + ICH9, 2009)
+q35                  Standard PC (Q35 + ICH9, 2009) (alias of pc-q35-10.0)
+pc-q35-10.0          Standard PC (Q35 + ICH9, 2009)
+"""
+    assert versioned_machine(QemuConfig(), offered) == "pc-q35-10.0"
+    assert versioned_machine(QemuConfig(machine=Machine.MICROVM), offered) == "microvm"
+    assert versioned_machine(QemuConfig(), "") == "q35"

@@ -5,6 +5,7 @@ A VM's life, as a driver sees it::
     boot(spec) ─────▶ running ⇄ paused ──save──▶ files in spec.template_dir
     restore(spec, snapshot) ─▶ running
     attach(spec, handle) ────▶ whatever it is doing        (after the manager was restarted)
+    paused ──freeze──▶ files in a folder, and it can run on
     running ──the host's disk is full──▶ stalled ──resume──▶ running    (not in every driver)
     any ──kill──▶ gone
 
@@ -16,10 +17,14 @@ Rules that the conformance suite (``tests/conformance``) holds every driver to:
 * ``save`` needs a paused VM and leaves it paused. The files are complete when it returns, though
   not yet synced to disk.
 * Saved files are never written to again: a restore maps them privately.
+* ``freeze`` needs a paused VM, which is as it was when it returns, or raises and leaves no file.
+  The memory that its difference gives, and its state, are restored as saved ones are, with the disk
+  as it was at that moment.
 * ``kill`` is idempotent and returns only when the process is gone and reaped.
 * Every error is a ``HypervisorError``; a restore that fails raises ``RestoreFailed``; talking to a
   dead VMM raises ``VmGone``. Only from compressed memory may a restore also raise
-  ``SnapshotDamaged``, and ``NotSupported`` for a VM that cannot have its pages served.
+  ``SnapshotDamaged``, and ``NotSupported`` for a VM that cannot have its pages served; ``freeze``
+  raises ``DiskFull``, and ``NotSupported`` for a VM that cannot be frozen.
 """
 
 from __future__ import annotations
@@ -30,7 +35,7 @@ from typing import Protocol
 
 from warmboot.model.errors import HostError
 from warmboot.model.runtime_snapshot import HostRequirements
-from warmboot.model.vm import GuestAddress, VmHandle, VmSpec, VmStatus
+from warmboot.model.vm import Disk, GuestAddress, VmHandle, VmSpec, VmStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ class Capabilities:
     ``lazy_memory``: a restore maps memory and does not read it all.
     ``memory_frames``: restores compressed memory without unpacking it, pages as they are touched.
     ``process``: a VM is an operating-system process. ``disk_grows``: ``grow_disk`` works.
+    ``freezes``: ``freeze`` works, and ``lay_overlay`` where there are ``qcow2_overlays``.
     """
 
     snapshots: bool = True
@@ -53,6 +59,7 @@ class Capabilities:
     memory_frames: bool = False
     process: bool = True
     disk_grows: bool = False
+    freezes: bool = False
     network: bool = True
     max_vcpus: int = 32
 
@@ -88,12 +95,26 @@ class MachineSnapshot:
     """The saved machine: guest memory and device state.
 
     ``compressed``: memory is a file of frames (``hypervisors.memory.frames``), for drivers with the
-    capability ``memory_frames``.
+    capability ``memory_frames``. ``frozen``: the state is one that ``freeze`` has written.
     """
 
     memory: Path
     state: Path
     compressed: bool = False
+    frozen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenMachine:
+    """A machine as it was when it was frozen: what ``MachineSnapshot`` has once ``difference``
+    (``hypervisors.memory.difference``) is laid over its base.
+
+    ``based``: that is the memory that it was restored from; else there is none, but zeros.
+    """
+
+    difference: Path
+    state: Path
+    based: bool
 
 
 class Vm(Protocol):
@@ -110,6 +131,17 @@ class Vm(Protocol):
 
     async def save(self) -> MachineSnapshot:
         """Write the paused machine into ``spec.template_dir``."""
+        ...
+
+    async def freeze(self, folder: Path) -> FrozenMachine:
+        """Write the devices' state and the memory's difference of the paused machine into
+        ``folder``, which its VMM may write to. Only with the capability ``freezes``."""
+        ...
+
+    async def lay_overlay(self, overlay: Disk) -> None:
+        """Have the paused VM write to ``overlay``, a new one on its writable disk, from here on:
+        the file of that is never written to again. Only with ``freezes`` and
+        ``qcow2_overlays``."""
         ...
 
     async def kill(self) -> None: ...

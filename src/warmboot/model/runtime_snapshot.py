@@ -27,6 +27,7 @@ from warmboot.model.transitions import Transitions
 
 MEMORY_FILE = "snapshot.mem"
 FRAMES_FILE = "snapshot.mem.zst"
+DIFFERENCE_FILE = "snapshot.diff"
 STATE_FILE = "snapshot.state"
 ROOTFS_FILE = "rootfs.ext4"
 DISK_FILE = "disk.ext4"

@@ -25,8 +25,17 @@ _MOST_EMPTY = 16
 
 async def overlay(base: Path, target: Path) -> Disk:
     """A new qcow2 overlay at ``target``; ``base`` must never change while it exists."""
+    return await _make_overlay(base, target, "-F", "raw", target)
+
+
+async def overlay_on_overlay(base: Path, target: Path, size_bytes: int) -> Disk:
+    """The same on an overlay, which is not opened for it: a VM may still write to that one."""
+    return await _make_overlay(base, target, "-F", "qcow2", "-u", target, str(size_bytes))
+
+
+async def _make_overlay(base: Path, target: Path, *how: str | Path) -> Disk:
     made = await run_program(
-        *("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, target),
+        *("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, *how),
         check=False,
         timeout_s=_QEMU_IMG_TIMEOUT_S,
     )

@@ -226,6 +226,7 @@ class Firecracker:
             ),
             capabilities=Capabilities(
                 runs_linux=verdict.runs_linux,
+                freezes=True,
                 memory_frames=await asyncio.to_thread(userfault.can_serve),
                 max_vcpus=MAX_VCPUS,
             ),

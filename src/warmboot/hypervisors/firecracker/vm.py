@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
-from warmboot.hypervisors.base import MachineSnapshot
+from warmboot.hypervisors.base import FrozenMachine, MachineSnapshot
 from warmboot.hypervisors.confinement import Confinement
 from warmboot.hypervisors.firecracker.api import FirecrackerApi
 from warmboot.hypervisors.firecracker.config import FirecrackerConfig
 from warmboot.hypervisors.firecracker.layout import API_SOCKET, VMM_LOG, VSOCK_SOCKET
 from warmboot.hypervisors.firecracker.pager import Pager
+from warmboot.hypervisors.memory.frozen_pages import write_own_pages, write_pages_of
+from warmboot.hypervisors.memory.own_pages import Mapping, private_mappings
 from warmboot.hypervisors.process import VmmProcess
-from warmboot.model.errors import HostError, HypervisorError, VmGone
-from warmboot.model.runtime_snapshot import MEMORY_FILE, STATE_FILE
-from warmboot.model.vm import GuestAddress, VmHandle, VmSpec, VmStatus
-from warmboot.system.concurrency import end
+from warmboot.model.errors import HostError, HypervisorError, NotSupported, VmGone
+from warmboot.model.runtime_snapshot import DIFFERENCE_FILE, MEMORY_FILE, STATE_FILE
+from warmboot.model.vm import Disk, GuestAddress, VmHandle, VmSpec, VmStatus
+from warmboot.system.concurrency import end, finish
 
 
 class FirecrackerVm:
@@ -63,22 +66,62 @@ class FirecrackerVm:
         folder = self.spec.template_dir
         if folder is None:
             raise HypervisorError(f"{self.spec.id} was not started to be saved")
-        if await self.status() is not VmStatus.PAUSED:
-            raise HypervisorError(f"{self.spec.id} is not paused: pause it before it is saved")
         folder = folder.resolve()
-        snapshot = MachineSnapshot(memory=folder / MEMORY_FILE, state=folder / STATE_FILE)
+        return await self._create(folder / MEMORY_FILE, folder / STATE_FILE)
+
+    async def freeze(self, folder: Path) -> FrozenMachine:
+        """Firecracker writes no state without memory. Of a VM whose RAM is a file's it is not used:
+        what Firecracker takes for changed does not hold pages that were swapped out."""
+        folder = folder.resolve()
+        whole = folder / MEMORY_FILE
+        target = folder / DIFFERENCE_FILE
+        mappings = await asyncio.to_thread(self._mappings_of_file)
+        machine = await self._create(whole, folder / STATE_FILE)
+        try:
+            if mappings:
+                size = self.spec.shape.memory_mib << 20
+                write = partial(write_own_pages, self.handle, mappings, size, target)
+            else:
+                write = partial(write_pages_of, whole, None, target)
+            await finish(asyncio.to_thread(write))
+        except BaseException:  # cancelled, too; raised again
+            for path in (machine.state, target):
+                path.unlink(missing_ok=True)
+            raise
+        finally:
+            whole.unlink(missing_ok=True)
+        return FrozenMachine(target, machine.state, based=bool(mappings))
+
+    async def lay_overlay(self, overlay: Disk) -> None:
+        raise NotSupported(f"Firecracker takes raw disks only, and no overlay {overlay.path}")
+
+    def _mappings_of_file(self) -> list[Mapping]:
+        """Of its guest's RAM, where that is a file's; none where it is memory of no file."""
+        try:
+            found = private_mappings(self.handle.pid)
+        except OSError as error:
+            raise VmGone(f"VM {self.spec.id} is gone", details=str(error)) from error
+        for mappings in found.values():
+            if sum(one.end - one.start for one in mappings) == self.spec.shape.memory_mib << 20:
+                return mappings
+        return []
+
+    async def _create(self, memory: Path, state: Path) -> MachineSnapshot:
+        """A snapshot of Firecracker's own of the paused machine; no file is left if it fails."""
+        if await self.status() is not VmStatus.PAUSED:
+            raise HypervisorError(f"{self.spec.id} is not paused: pause it first")
         body = {
             "snapshot_type": "Full",
-            "snapshot_path": str(snapshot.state),
-            "mem_file_path": str(snapshot.memory),
+            "snapshot_path": str(state),
+            "mem_file_path": str(memory),
         }
         try:
             await self.api.put("/snapshot/create", body, self._config.save_timeout_s)
         except BaseException:  # cancelled, too; raised again
-            for path in (snapshot.memory, snapshot.state):
+            for path in (memory, state):
                 path.unlink(missing_ok=True)
             raise
-        return snapshot
+        return MachineSnapshot(memory, state)
 
     async def kill(self) -> None:
         # Firecracker first: without its pager it could not go on to its end.

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 from warmboot.hypervisors.process import FIRST_FD
 from warmboot.hypervisors.qemu.config import Machine, QemuConfig
@@ -30,17 +33,25 @@ _TALKATIVE = "loglevel=7 earlyprintk=ttyS0,115200"
 """The kernel says where it is on its way up: on the serial port until its console is there. The
 level comes first, as what the kernel has said so far is printed when the port is opened."""
 
-# The versioned type, so that a newer QEMU of the same machine does not change devices silently.
+# A state has no description of itself: who restores it knows from what machine it is.
 _MACHINE_OPTIONS = {
-    Machine.Q35: "q35,usb=off,vmport=off,smm=off,graphics=off",
-    Machine.MICROVM: "microvm,acpi=on,rtc=on,pic=on,pit=on,isa-serial=on",
+    Machine.Q35: "usb=off,vmport=off,smm=off,graphics=off,suppress-vmdesc=on",
+    Machine.MICROVM: "acpi=on,rtc=on,pic=on,pit=on,isa-serial=on,suppress-vmdesc=on",
 }
 
 
+def versioned_machine(config: QemuConfig, offered: str) -> str:
+    """The type of machine that its name means to this QEMU, from what ``-machine help`` prints: a
+    newer one of the same name may have other devices. Its own name where it has no versions."""
+    found = re.search(rf"^{config.machine}\s.*\(alias of (\S+)\)", offered, re.MULTILINE)
+    return found.group(1) if found else config.machine.value
+
+
 def machine_arguments(
-    config: QemuConfig, binary: str, accelerator: str, spec: VmSpec, *, memory: str
+    config: QemuConfig, machine: str, binary: str, accelerator: str, spec: VmSpec, *, memory: str
 ) -> list[str]:
-    """The machine itself; ``memory`` is the ``-object`` that holds guest RAM under the id ram."""
+    """The machine itself, of the versioned type ``machine``; ``memory`` is the ``-object`` that
+    holds guest RAM under the id ram."""
     bus = "pci" if config.machine is Machine.Q35 else "device"
     acceleration = (
         f"tcg,thread=multi,tb-size={config.translation_cache_mib}"
@@ -52,7 +63,7 @@ def machine_arguments(
         *("-name", spec.id),
         *("-nodefaults", "-no-user-config", "-no-reboot"),
         *("-display", "none"),
-        *("-machine", f"{_MACHINE_OPTIONS[config.machine]},memory-backend=ram"),
+        *("-machine", f"{machine},{_MACHINE_OPTIONS[config.machine]},memory-backend=ram"),
         *("-accel", acceleration),
         *("-cpu", TCG_CPU if accelerator == "tcg" else "host"),
         *("-smp", str(spec.shape.vcpus)),
@@ -90,7 +101,7 @@ def machine_arguments(
     return arguments
 
 
-def machine_options(config: QemuConfig, accelerator: str) -> str:
+def machine_options(config: QemuConfig, machine: str, accelerator: str) -> str:
     """The machine and its devices, as far as a saved state depends on them.
 
     The machine's own options in words, and a sum over all arguments of a VM with one of everything.
@@ -107,11 +118,13 @@ def machine_options(config: QemuConfig, accelerator: str) -> str:
         disks=(Disk(folder / "rootfs", read_only=True), Disk(folder / "disk")),
         nic=Nic(folder / "netns", "tap", "06:00:00:00:00:01", "172.16.0.2"),
     )
-    whole = machine_arguments(config, "qemu", accelerator, spec, memory=anonymous_memory(256))
+    whole = machine_arguments(
+        config, machine, "qemu", accelerator, spec, memory=anonymous_memory(256)
+    )
     pairs = itertools.pairwise(whole)
     kept = [(flag, value) for flag, value in pairs if flag in ("-machine", "-cpu", "-device")]
     digest = hashlib.sha256(repr(kept).encode()).hexdigest()[:12]
-    return f"{_MACHINE_OPTIONS[config.machine]} devices {digest}"
+    return f"{machine},{_MACHINE_OPTIONS[config.machine]} devices {digest}"
 
 
 def template_memory(path: Path, memory_mib: int) -> str:
@@ -132,21 +145,28 @@ def anonymous_memory(memory_mib: int) -> str:
     return f"memory-backend-ram,id=ram,size={memory_mib}M"
 
 
-def restore_arguments() -> list[str]:
-    """Come up without a state, and wait for the order to load one."""
-    return ["-incoming", "defer"]
+def restore_arguments(frozen: bool) -> list[str]:
+    """Come up without a state, and wait for the order to load one. That of a frozen machine has no
+    section about the configuration."""
+    without = ["-global", "migration.send-configuration=off"] if frozen else []
+    return ["-incoming", "defer", *without]
 
 
 def _disk_arguments(number: int, disk: Disk, bus: str) -> list[str]:
     node = f"disk{number}"
-    options = f"node-name={node},file.driver=file,file.filename={disk.path}"
-    access = "on" if disk.read_only else "off"
-    driver = "qcow2" if disk.format is DiskFormat.QCOW2 else "raw"
-    # What the guest frees, or fills with zeros, is given back to the host.
-    zeros = "" if disk.read_only else ",detect-zeroes=unmap"
-    return [
-        "-blockdev",
-        f"driver={driver},{options},read-only={access},discard=unmap{zeros}",
-        "-device",
-        f"virtio-blk-{bus},drive={node}",
-    ]
+    drive = blockdev(node, disk.path, disk.format, read_only=disk.read_only)
+    return ["-blockdev", json.dumps(drive), "-device", f"virtio-blk-{bus},drive={node}"]
+
+
+def blockdev(node: str, path: Path, form: DiskFormat, *, read_only: bool) -> dict[str, Any]:
+    """A block device's description. What the guest frees, or fills with zeros, is given back to the
+    host."""
+    zeros = {} if read_only else {"detect-zeroes": "unmap"}
+    return {
+        "driver": form.value,
+        "node-name": node,
+        "file": {"driver": "file", "filename": str(path)},
+        "read-only": read_only,
+        "discard": "unmap",
+        **zeros,
+    }

@@ -66,7 +66,8 @@ class Qemu:
         await asyncio.to_thread(_check_files, snapshot, mib)
         memory = arguments.private_memory(snapshot.memory, mib)
         try:
-            async with self._started(spec, memory, arguments.restore_arguments()) as vm:
+            extra = arguments.restore_arguments(snapshot.frozen)
+            async with self._started(spec, memory, extra) as vm:
                 await vm.load(snapshot.state)
                 return vm
         except RestoreFailed:
@@ -101,7 +102,8 @@ class Qemu:
                 resolution="install QEMU 10 (Debian: bookworm-backports)",
             )
         argv = arguments.machine_arguments(
-            self.config, str(probe.binary), probe.host.accelerator, spec, memory=memory
+            *(self.config, probe.host.machine, str(probe.binary), probe.host.accelerator, spec),
+            memory=memory,
         )
         with contextlib.ExitStack() as inherited:
             listener = inherited.enter_context(_listening(spec.run_dir / arguments.QMP_SOCKET))
@@ -148,6 +150,8 @@ class Qemu:
                     "make setup installs QEMU 10 (Debian: bookworm-backports)",
                 )
             )
+        offered = await _said(binary, "-machine", "help")
+        machine = arguments.versioned_machine(self.config, offered)
         model = arguments.TCG_CPU
         if accelerator == "kvm":
             model = cpu_model(await asyncio.to_thread(Path("/proc/cpuinfo").read_text))
@@ -157,12 +161,12 @@ class Qemu:
                 hypervisor=self.name,
                 hypervisor_version=version,
                 accelerator=accelerator,
-                machine=self.config.machine.value,
+                machine=machine,
                 cpu_model=model,
-                options=arguments.machine_options(self.config, accelerator),
+                options=arguments.machine_options(self.config, machine, accelerator),
             ),
             capabilities=Capabilities(
-                qcow2_overlays=True, disk_grows=True, max_vcpus=1 if shaky else 32
+                qcow2_overlays=True, disk_grows=True, freezes=True, max_vcpus=1 if shaky else 32
             ),
             binary=Path(binary),
             problems=tuple(problems),
@@ -176,11 +180,15 @@ class Qemu:
 
 
 async def _version(binary: str) -> str:
-    said = await run_program(
-        binary, "--version", check=False, timeout_s=ANSWER_TIMEOUT_S, failure=HypervisorError
-    )
-    found = re.search(r"version (\d+\.\d+(?:\.\d+)?)", said.output)
+    found = re.search(r"version (\d+\.\d+(?:\.\d+)?)", await _said(binary, "--version"))
     return found.group(1) if found else "0.0"
+
+
+async def _said(binary: str, *question: str) -> str:
+    said = await run_program(
+        binary, *question, check=False, timeout_s=ANSWER_TIMEOUT_S, failure=HypervisorError
+    )
+    return said.output
 
 
 def _unusable(brief: str, resolution: str) -> Probe:

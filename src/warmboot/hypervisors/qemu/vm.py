@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ from qemu.qmp import ConnectError, ExecInterruptedError, QMPClient
 from qemu.qmp.protocol import StateError
 from qemu.qmp.qmp_client import ExecuteError
 
-from warmboot.hypervisors.base import MachineSnapshot
+from warmboot.hypervisors.base import FrozenMachine, MachineSnapshot
 from warmboot.hypervisors.confinement import Confinement
+from warmboot.hypervisors.memory.frozen_pages import write_own_pages
 from warmboot.hypervisors.process import VmmProcess
-from warmboot.hypervisors.qemu.arguments import QMP_SOCKET
+from warmboot.hypervisors.qemu.arguments import QMP_SOCKET, blockdev
 from warmboot.hypervisors.qemu.config import QemuConfig
-from warmboot.model.errors import HostError, HypervisorError, VmGone
-from warmboot.model.runtime_snapshot import MEMORY_FILE, STATE_FILE
-from warmboot.model.vm import GuestAddress, VmHandle, VmSpec, VmStatus
-from warmboot.system.concurrency import race
+from warmboot.hypervisors.qemu.ram import ram_mapping
+from warmboot.model.errors import HostError, HypervisorError, NotSupported, VmGone
+from warmboot.model.runtime_snapshot import DIFFERENCE_FILE, MEMORY_FILE, STATE_FILE
+from warmboot.model.vm import Disk, DiskFormat, GuestAddress, VmHandle, VmSpec, VmStatus
+from warmboot.system.concurrency import finish, race
 
 _PAUSED = {"paused", "prelaunch", "postmigrate", "finish-migrate", "suspended"}
 _STALLED = "io-error"
@@ -88,14 +91,13 @@ class QemuVm:
             await self._execute("migrate-incoming", uri=f"file:{state}")
             async with self._deadline("load the saved state"):
                 await self._migrated(events)
-        await self.resume()  # it was paused when it was saved, and so it is now
+        await self.resume()
 
     async def save(self) -> MachineSnapshot:
         folder = self.spec.template_dir
         if folder is None:
             raise HypervisorError(f"{self.spec.id} was not booted to be saved")
-        if await self.status() is not VmStatus.PAUSED:
-            raise HypervisorError(f"{self.spec.id} runs: pause it before it is saved")
+        await self._check_paused()
         await self._ignore_shared_memory()
         state = folder / STATE_FILE
         with self._qmp.listener("MIGRATION") as events:
@@ -103,6 +105,48 @@ class QemuVm:
             async with self._deadline("save its state"):
                 await self._migrated(events)
         return MachineSnapshot(memory=folder / MEMORY_FILE, state=state)
+
+    async def freeze(self, folder: Path) -> FrozenMachine:
+        if self.spec.template_dir is not None:
+            raise NotSupported(f"{self.spec.id} is a template: its memory is saved, not frozen")
+        await self._check_paused()
+        frozen = FrozenMachine(
+            difference=folder / DIFFERENCE_FILE,
+            state=folder / STATE_FILE,
+            based=await self._execute("qom-get", path="/objects/ram", property="type")
+            == "memory-backend-file",
+        )
+        memory_bytes = self.spec.shape.memory_mib << 20
+        blocks = await self._execute("x-query-ramblock")
+        mapping = ram_mapping(blocks["human-readable-text"], memory_bytes)
+        try:
+            await self._save_devices(frozen.state)
+            await finish(
+                asyncio.to_thread(
+                    write_own_pages, self.handle, [mapping], memory_bytes, frozen.difference
+                )
+            )
+        except BaseException:  # cancelled, too; raised again
+            for path in (frozen.state, frozen.difference):
+                path.unlink(missing_ok=True)
+            raise
+        return frozen
+
+    async def lay_overlay(self, overlay: Disk) -> None:
+        await self._check_paused()
+        node = f"overlay-{secrets.token_hex(6)}"
+        await self._execute(
+            "blockdev-add",
+            **blockdev(node, overlay.path, DiskFormat.QCOW2, read_only=False),
+            backing=None,  # what it lies on is open already
+        )
+        try:
+            below = (await self._writable_disk())["node-name"]
+            await self._execute("blockdev-snapshot", node=below, overlay=node)
+        except BaseException:  # cancelled, too; raised again
+            with contextlib.suppress(HypervisorError):  # or it has come to lie on the disk
+                await self._execute("blockdev-del", **{"node-name": node})
+            raise
 
     async def kill(self) -> None:
         await self._process.kill()
@@ -118,16 +162,10 @@ class QemuVm:
                 await stops.get()
 
     async def grow_disk(self, size_bytes: int) -> None:
-        number = next(n for n, disk in enumerate(self.spec.disks) if not disk.read_only)
-        for node in await self._execute("query-named-block-nodes", flat=True):
-            if node.get("node-name") != f"disk{number}":
-                continue
-            if node["image"]["virtual-size"] < size_bytes:
-                await self._execute(
-                    "block_resize", **{"node-name": f"disk{number}", "size": size_bytes}
-                )
-            return
-        raise HypervisorError(f"{self.spec.id} has no writable disk")
+        disk = await self._writable_disk()
+        if disk["image"]["virtual-size"] < size_bytes:
+            name = disk["node-name"]
+            await self._execute("block_resize", **{"node-name": name, "size": size_bytes})
 
     def end_cause(self) -> HostError | None:
         return None
@@ -167,6 +205,16 @@ class QemuVm:
                 f"QEMU's monitor of {self.spec.id} is gone", details=self.log_tail()
             ) from error
 
+    async def _check_paused(self) -> None:
+        if await self.status() is not VmStatus.PAUSED:
+            raise HypervisorError(f"{self.spec.id} runs: pause it first")
+
+    async def _save_devices(self, state: Path) -> None:
+        """The state of all devices and no RAM. The order is Xen's, and needs none."""
+        async with self._deadline("save its state"):
+            # Not ``live``: that would take its disks from the machine, which is to run on.
+            await self._execute("xen-save-devices-state", filename=str(state), live=False)
+
     async def _ignore_shared_memory(self) -> None:
         await self._execute(
             "migrate-set-capabilities",
@@ -175,6 +223,14 @@ class QemuVm:
                 {"capability": "events", "state": True},
             ],
         )
+
+    async def _writable_disk(self) -> dict[str, Any]:
+        """What QEMU says of the node that the guest writes to: the topmost overlay."""
+        for device in await self._execute("query-block"):
+            disk: dict[str, Any] | None = device.get("inserted")
+            if disk is not None and not disk["ro"]:
+                return disk
+        raise HypervisorError(f"{self.spec.id} has no writable disk")
 
     async def _migration_error(self) -> HypervisorError:
         info = await self._execute("query-migrate")

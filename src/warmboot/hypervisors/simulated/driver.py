@@ -60,7 +60,7 @@ class Simulated:
                 cpu_model=config.cpu_model,
             ),
             capabilities=Capabilities(
-                vsock=True, network=False, lazy_memory=False, disk_grows=True
+                vsock=True, network=False, lazy_memory=False, disk_grows=True, freezes=True
             ),
             binary=Path(sys.executable),
             problems=problems,

@@ -8,12 +8,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from warmboot.hypervisors.base import MachineSnapshot
+from warmboot.hypervisors.base import FrozenMachine, MachineSnapshot
+from warmboot.hypervisors.memory.frozen_pages import write_pages_of
 from warmboot.hypervisors.process import VmmProcess
 from warmboot.hypervisors.simulated.layout import CONTROL_SOCKET, VSOCK_SOCKET
-from warmboot.model.errors import HostError, HypervisorError, VmGone
-from warmboot.model.runtime_snapshot import MEMORY_FILE, STATE_FILE
-from warmboot.model.vm import GuestAddress, VmHandle, VmSpec, VmStatus
+from warmboot.model.errors import HostError, HypervisorError, NotSupported, VmGone
+from warmboot.model.runtime_snapshot import DIFFERENCE_FILE, MEMORY_FILE, STATE_FILE
+from warmboot.model.vm import Disk, GuestAddress, VmHandle, VmSpec, VmStatus
+from warmboot.system.concurrency import finish
 
 ANSWER_TIMEOUT_S = 10.0
 
@@ -52,6 +54,26 @@ class SimulatedVm:
         await self._order("save", memory=str(snapshot.memory), state=str(snapshot.state))
         return snapshot
 
+    async def freeze(self, folder: Path) -> FrozenMachine:
+        whole, state, target = (
+            folder / name for name in (MEMORY_FILE, STATE_FILE, DIFFERENCE_FILE)
+        )
+        saved = await self._ask("save", memory=str(whole), state=str(state))
+        own = saved["own"]
+        ranges = None if own is None else [(start, end) for start, end in own]
+        try:
+            await finish(asyncio.to_thread(write_pages_of, whole, ranges, target))
+        except BaseException:  # cancelled, too; raised again
+            for path in (state, target):
+                path.unlink(missing_ok=True)
+            raise
+        finally:
+            whole.unlink(missing_ok=True)
+        return FrozenMachine(target, state, based=own is not None)
+
+    async def lay_overlay(self, overlay: Disk) -> None:
+        raise NotSupported(f"simulated VMs take raw disks only, and no overlay {overlay.path}")
+
     async def kill(self) -> None:
         await self._process.kill()
 
@@ -82,6 +104,11 @@ class SimulatedVm:
         self, what: str, timeout_s: float | None = ANSWER_TIMEOUT_S, **parameters: str
     ) -> str:
         """Have the VMM do something; returns the VM's status after it."""
+        return str((await self._ask(what, timeout_s, **parameters))["status"])
+
+    async def _ask(
+        self, what: str, timeout_s: float | None = ANSWER_TIMEOUT_S, **parameters: str
+    ) -> dict[str, Any]:
         line = json.dumps({"do": what, **parameters}).encode() + b"\n"
         path = str(self._spec.run_dir / CONTROL_SOCKET)
         if not self._process.alive:
@@ -105,7 +132,7 @@ class SimulatedVm:
         result: dict[str, Any] = json.loads(answer)
         if "error" in result:
             raise HypervisorError(f"VM {self._spec.id}: {what} failed", details=result["error"])
-        return str(result["status"])
+        return result
 
 
 def _grow(path: Path, size_bytes: int) -> None:

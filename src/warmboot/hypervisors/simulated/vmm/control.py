@@ -1,7 +1,8 @@
 """The VMM's side of a simulated VM: one JSON line in, one out, on ``control.sock``.
 
 ``{"do": "status"}``, ``{"do": "pause"}``, ``{"do": "resume"}``, ``{"do": "save", "memory": …,
-"state": …}``; answered by ``{"status": "running" | "paused" | "stalled"}`` or ``{"error": …}``.
+"state": …}``; answered by ``{"status": "running" | "paused" | "stalled"}`` or ``{"error": …}``. The
+answer to ``save`` also tells which pages of memory a restored machine has changed: ``own``.
 ``{"do": "wait-stalled"}`` is answered once the machine has stalled.
 """
 
@@ -61,6 +62,8 @@ class Control:
                     return {"error": "the fault fail_save is set"}
                 memory, state = Path(order["memory"]), Path(order["state"])
                 snapshot.write(self._machine.saved(), memory, state)
+                own = self._machine.own_pages(memory)
+                return {"status": self._machine.status, "own": own}
             case "status":
                 pass
             case other:

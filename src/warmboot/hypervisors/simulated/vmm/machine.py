@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from warmboot.hypervisors.simulated.config import SimulatedConfig
-from warmboot.hypervisors.simulated.vmm.snapshot import SavedMachine
+from warmboot.hypervisors.simulated.vmm.snapshot import SavedMachine, differing
 
 COUNTER_OPTION = "simulated.counter"
 COUNTER_PERIOD_S = 0.02
@@ -139,6 +139,10 @@ class Machine:
 
     def saved(self) -> SavedMachine:
         return SavedMachine(self.config.version, self.shape, self.clock.now(), self.ram)
+
+    def own_pages(self, memory: Path) -> list[tuple[int, int]] | None:
+        """Which of the saved pages are not as in the memory that it was restored from."""
+        return None if self._mapped is None else differing(memory.read_bytes(), self._mapped)
 
     async def count(self, serial_log: Path) -> None:
         """With ``simulated.counter`` on the command line: count in RAM and print each number."""

@@ -1,6 +1,7 @@
 """How a simulated machine lies on disk, and how damage to it is found.
 
-``snapshot.mem``: a magic line, the SHA-256 of what follows, the RAM as JSON. ``snapshot.state``: a
+``snapshot.mem``: a magic line, the SHA-256 of what follows, the RAM as JSON, and spaces to the end
+of the last page. ``snapshot.state``: a
 JSON object with the version and shape that it needs, the guest's clock and the memory's SHA-256.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 MAGIC = b"warmboot simulated memory 1\n"
+PAGE = 4096
 
 
 class SnapshotUnusable(Exception):
@@ -35,6 +37,7 @@ class SavedMachine:
 def write(machine: SavedMachine, memory: Path, state: Path) -> None:
     """Write both files; on failure neither is left."""
     ram = json.dumps(machine.ram).encode()
+    ram += b" " * (-(len(MAGIC) + 2 * hashlib.sha256().digest_size + 1 + len(ram)) % PAGE)
     sha256 = hashlib.sha256(ram).hexdigest()
     about = {
         "version": machine.version,
@@ -50,6 +53,16 @@ def write(machine: SavedMachine, memory: Path, state: Path) -> None:
         memory.unlink(missing_ok=True)
         state.unlink(missing_ok=True)
         raise
+
+
+def differing(now: bytes, before: mmap.mmap) -> list[tuple[int, int]]:
+    """The pages, as offsets (start, end), in which one memory is not the other."""
+    found: list[tuple[int, int]] = []
+    for at in range(0, len(now), PAGE):
+        if now[at : at + PAGE] != before[at : at + PAGE]:
+            start = found.pop()[0] if found and found[-1][1] == at else at
+            found.append((start, at + PAGE))
+    return found
 
 
 def read(memory: Path, state: Path, *, version: str, shape: tuple[int, int]) -> SavedMachine:

@@ -1,0 +1,87 @@
+"""Freezes a VM that is in use, and lets it go on: memory, devices and disk of one moment.
+
+    layer, overlay ──▶ pause ──▶ devices, own pages ──▶ the overlay is laid ──▶ resume ──▶ links
+                       └─────────────── it stands still ────────────────┘
+
+Where disks cannot be overlays, the disk is copied while the VM stands still.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmboot.host.vm import disk_layers
+from warmboot.hypervisors.base import FrozenMachine, Vm
+from warmboot.model.errors import HypervisorError
+from warmboot.model.runtime_snapshot import DIFFERENCE_FILE, DISK_FILE, STATE_FILE
+from warmboot.model.vm import Disk, DiskFormat, VmSpec, VmStatus
+from warmboot.system import disks
+from warmboot.system.concurrency import finish
+
+_PARTS = (DIFFERENCE_FILE, STATE_FILE, DISK_FILE)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A VM as it was: its machine, and its writable disk, which never changes; all in one folder.
+    ``standstill_s``: how long it stood still for it."""
+
+    machine: FrozenMachine
+    disk: Disk
+    standstill_s: float
+
+
+async def freeze_vm(vm: Vm, spec: VmSpec, folder: Path, gid: int) -> Moment:
+    """Freeze a running or paused VM into ``folder``, which its VMM may write to, and have it be as
+    it was: its disk is at the same path.
+
+    ``gid`` may read the disk. If it fails the VM is as before, and no file is left: that is so when
+    it was cancelled, too. ``HypervisorError`` for a VM that has stalled; ``DiskFull``.
+    """
+    try:
+        # Not cut short: it would not be known what the VM writes to.
+        return await finish(asyncio.ensure_future(_freeze(vm, spec, folder, gid)))
+    except BaseException:  # cancelled, too; raised again
+        for path in (*_PARTS, *(layer.name for layer in disk_layers.layers(folder))):
+            (folder / path).unlink(missing_ok=True)
+        raise
+
+
+async def _freeze(vm: Vm, spec: VmSpec, folder: Path, gid: int) -> Moment:
+    status = await vm.status()
+    if status not in (VmStatus.RUNNING, VmStatus.PAUSED):
+        raise HypervisorError(f"{spec.id} cannot be frozen: it is {status}")
+    disk = next(disk for disk in spec.disks if not disk.read_only)
+    layered = disk.format is DiskFormat.QCOW2
+    overlay = await disk_layers.add_layer(disk) if layered else None
+    began = time.monotonic()
+    try:
+        await vm.pause()
+        machine = await vm.freeze(folder)
+        if overlay is None:
+            await disks.copy(disk.path, folder / DISK_FILE)
+        else:
+            await vm.lay_overlay(overlay)
+    except BaseException:  # whatever it is; raised again
+        if overlay is not None:
+            disk_layers.remove_layer(disk)
+        with contextlib.suppress(HypervisorError):  # it is gone, and that is being told
+            await _go_on(vm, status)
+        raise
+    if overlay is not None:
+        disk_layers.settle(disk)
+    await _go_on(vm, status)
+    standstill_s = time.monotonic() - began
+    if overlay is None:
+        return Moment(machine, Disk(folder / DISK_FILE), standstill_s)
+    top = disk_layers.link_layers(disk.path.parent, folder, gid)
+    return Moment(machine, Disk(top, format=DiskFormat.QCOW2, base=disk.base), standstill_s)
+
+
+async def _go_on(vm: Vm, status: VmStatus) -> None:
+    if status is VmStatus.RUNNING:
+        await vm.resume()
