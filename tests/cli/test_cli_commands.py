@@ -385,6 +385,9 @@ def test_a_template_says_what_is_shown(cli: Cli) -> None:
     assert cli("inspect", "-f", "{{.name}} {{.Options.Init}} {{.ExitCode}}", "web").stdout == (
         "web false <no value>\n"
     )
+    done = cli("inspect", "-f", "table {{.name}}", "web", COLUMNS="400")
+    assert done.returncode == 2
+    assert "a table is of `warmboot ps`" in done.stderr
     done = cli("inspect", "-f", "{{.nothing}}", "web", COLUMNS="400")
     assert done.returncode == 2
     assert "there is no field .nothing; there are: .id, .name" in done.stderr

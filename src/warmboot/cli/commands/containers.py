@@ -42,6 +42,8 @@ StopTime = Annotated[
 def inspect(refs: Refs, format_: Format = None, json_: Json = False) -> None:
     """Show the configuration and state of containers, and how they were booted."""
     template = None if format_ is None else parse_template(format_)
+    if template is not None and template.table:
+        raise usage("a table is of `warmboot ps`; here each container is one line", "--format")
 
     async def work() -> list[Container]:
         async with connect() as client:
