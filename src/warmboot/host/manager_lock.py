@@ -30,6 +30,7 @@ from warmboot.codec import CodecError, decode
 from warmboot.host.network.namespace_processes import NamespaceProcess, namespace_processes
 from warmboot.model.errors import Conflict, DiskFull, HostError, WarmbootError
 from warmboot.system.disks import os_error
+from warmboot.system.on_failure import on_failure
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +70,7 @@ def only_manager(
         us = Holder(os.getpid(), since, url, str(root), (stat.st_dev, stat.st_ino))
         # Until we have its lock the root may be another's, which came at the same moment.
         take = [_take(locks, root / LOCK_FILE, f"on the storage root {root}")]
-        with _gone_on_error(root, new, names):
+        with on_failure(lambda: _remove_new(root, new, names)):
             if database is not None:
                 found = database.resolve()
                 path = found.with_name(f"{found.name}.lock")
@@ -95,20 +96,15 @@ def _make(root: Path) -> tuple[list[Path], os.stat_result]:
         raise _unusable(root, error) from error
 
 
-@contextlib.contextmanager
-def _gone_on_error(root: Path, new: list[Path], locks: Collection[str]) -> Iterator[None]:
+def _remove_new(root: Path, new: list[Path], locks: Collection[str]) -> None:
     """A root that is new goes again, if nothing but locks came into it."""
-    try:
-        yield
-    except BaseException:  # raised again
-        with contextlib.suppress(OSError):  # somebody else's by now
-            left = list(root.iterdir()) if new else []
-            if all(path.name in locks for path in left):
-                for path in left:
-                    path.unlink()
-                for folder in new:
-                    folder.rmdir()
-        raise
+    with contextlib.suppress(OSError):  # somebody else's by now
+        left = list(root.iterdir()) if new else []
+        if all(path.name in locks for path in left):
+            for path in left:
+                path.unlink()
+            for folder in new:
+                folder.rmdir()
 
 
 def _check_one_name(database: Path) -> None:

@@ -15,6 +15,8 @@ import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from warmboot.system.on_failure import on_failure
+
 _F_SETPIPE_SZ = 1031
 _PIPE_BYTES = 1 << 20
 _LAST_WORDS_S = 2.0
@@ -71,30 +73,26 @@ def start(path: Path, prefix: Sequence[str]) -> tuple[int, int]:
     with contextlib.suppress(OSError):  # more than this user may have: it stays small
         fcntl.fcntl(writing, _F_SETPIPE_SZ, _PIPE_BYTES)
     argv = [*prefix, "cat"]
-    try:
-        with _closing(reading):
-            pid = os.posix_spawnp(
-                argv[0],
-                argv,
-                {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, reading, 0),
-                    (
-                        os.POSIX_SPAWN_OPEN,
-                        1,
-                        str(path),
-                        os.O_WRONLY | os.O_CREAT | os.O_APPEND,
-                        0o640,
-                    ),
-                    (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
-                ],
-                setsid=True,
-                setsigmask=[],
-                setsigdef=[signal.SIGINT, signal.SIGTERM],
-            )
-    except BaseException:  # whatever it is; raised again
-        os.close(writing)
-        raise
+    with on_failure(lambda: os.close(writing)), _closing(reading):
+        pid = os.posix_spawnp(
+            argv[0],
+            argv,
+            {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, reading, 0),
+                (
+                    os.POSIX_SPAWN_OPEN,
+                    1,
+                    str(path),
+                    os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+                    0o640,
+                ),
+                (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
+            ],
+            setsid=True,
+            setsigmask=[],
+            setsigdef=[signal.SIGINT, signal.SIGTERM],
+        )
     return pid, writing
 
 

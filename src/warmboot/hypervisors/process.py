@@ -35,6 +35,7 @@ from warmboot.model.errors import HypervisorError, VmGone
 from warmboot.model.vm import VmHandle, VmSpec
 from warmboot.system import procfs
 from warmboot.system.concurrency import finish
+from warmboot.system.on_failure import on_failure
 from warmboot.system.programs import find_program, look_up
 
 T = TypeVar("T")
@@ -113,14 +114,15 @@ class VmmProcess:
         command = [*_limits(spec, confinement), *rights(spec, groups), *argv]
         output = log if console is None or console.pipe in inherit else console.pipe
         start = partial(_spawn, command, output, inherit, spec, confinement, own_pids)
-        try:
-            pid = await _in_thread(start, _take_back)
-        except BaseException:  # cancelled, too; raised again
+
+        async def give_back() -> None:
             if console is not None:
                 await console.finish()
             if confinement is not None:
                 await confinement.release(spec.id)
-            raise
+
+        async with on_failure(give_back):
+            pid = await _in_thread(start, _take_back)
         pidfd = os.pidfd_open(pid)
         handle = VmHandle(
             vm_id=spec.id,

@@ -29,6 +29,7 @@ from warmboot.engine_socket.relay import Stream
 from warmboot.host.guest.guest_socket import open_guest_socket
 from warmboot.model.conventions.engine_front import GuestEndpoint
 from warmboot.model.errors import NetworkError
+from warmboot.system.on_failure import on_failure
 
 
 @dataclass(slots=True)
@@ -95,14 +96,11 @@ class GuestConnections:
                 f"the engine {self._name} has {MOST_IN_GUEST} requests and streams under way, "
                 "which is the maximum; try again when some have ended",
             ) from None
-        try:
+        with on_failure(self._room.release):
             connection = self._kept() if not fresh else None
             if connection is None and len(self._streams) + len(self._idle) >= MOST_IN_GUEST:
                 self._idle.popleft().stream.abort()
             connection = connection or await self._connect()
-        except BaseException:  # cancelled, too; raised again
-            self._room.release()
-            raise
         self._streams[id(connection)] = connection.stream
         return connection
 

@@ -7,6 +7,7 @@ import socket
 
 from warmboot.model.vm import GuestAddress
 from warmboot.system.in_namespace import connect as connect_in_namespace
+from warmboot.system.on_failure import on_failure
 
 CONNECT_TIMEOUT_S = 0.5
 """How long a connection may take where it is tried again."""
@@ -26,7 +27,7 @@ async def _open_vsock(address: GuestAddress, timeout_s: float) -> socket.socket:
     loop = asyncio.get_running_loop()
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.setblocking(False)
-    try:
+    with on_failure(connection.close):
         async with asyncio.timeout(timeout_s):
             await loop.sock_connect(connection, str(address.vsock_socket))
             await loop.sock_sendall(connection, f"CONNECT {address.port}\n".encode())
@@ -38,7 +39,4 @@ async def _open_vsock(address: GuestAddress, timeout_s: float) -> socket.socket:
                 answer += byte
             if not answer.startswith(b"OK "):
                 raise ConnectionRefusedError(answer.decode(errors="replace"))
-    except BaseException:  # cancelled, too; raised again
-        connection.close()
-        raise
     return connection

@@ -32,6 +32,7 @@ from warmboot.host.network.rules.upkeep import Repair, Upkeep
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import NetworkError
 from warmboot.system.concurrency import finish
+from warmboot.system.on_failure import on_failure
 
 _FOREIGN_BRIDGES = ("docker", "br-", "virbr")
 
@@ -73,11 +74,8 @@ class Network:
         preflight.check_host()
         self._config.state_dir.mkdir(parents=True, exist_ok=True)
         self._started = True
-        try:
+        async with on_failure(lambda: self.stop(keep=bool(in_use) or spare_others)):
             await self._set_up(in_use, vmms or {}, spare_others)
-        except BaseException:  # cancelled, too; raised again
-            await self.stop(keep=bool(in_use) or spare_others)
-            raise
 
     async def _set_up(
         self, in_use: Sequence[Slot], vmms: Mapping[int, int], spare_others: bool
@@ -177,18 +175,18 @@ class Network:
     async def _make_slot(self) -> Slot:
         slot = replace(self._config.slot(self._free_index()), serial=secrets.token_hex(4))
         self._taken[slot.index] = slot.serial
-        try:
+        async with on_failure(lambda: self._destroy_half_made(slot)):
             await self._forwarding.allow()
             await namespaces.in_thread(partial(links.build_slot, slot))
             await namespaces.in_thread(partial(links.open_to_host, slot))
             await self._upkeep.add(slot)
-        except BaseException:  # cancelled, too; raised again
-            try:
-                await finish(self._destroy(slot))
-            except NetworkError as error:  # the first error, or the cancellation, counts
-                _log.warning("half-made slot not removed", slot=slot.veth, details=error.details)
-            raise
         return slot
+
+    async def _destroy_half_made(self, slot: Slot) -> None:
+        try:
+            await finish(self._destroy(slot))
+        except NetworkError as error:  # the first error, or the cancellation, counts
+            _log.warning("half-made slot not removed", slot=slot.veth, details=error.details)
 
     def _free_index(self) -> int:
         """The next one in turn, so that an index just given back rests as long as possible."""

@@ -18,6 +18,7 @@ from warmboot.host.network.config import Slot
 from warmboot.model.errors import NetworkError
 from warmboot.system.back_off import BackOff
 from warmboot.system.concurrency import end
+from warmboot.system.on_failure import on_failure
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
@@ -58,17 +59,17 @@ class SlotPool:
             raise NetworkError("the network is not started")
         waiter: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
-        try:
+        with on_failure(lambda: self._take_back(waiter)):
             while not waiter.done():
                 made = self._made
                 await asyncio.wait({waiter}, timeout=WAIT_TIMEOUT_S)
                 if not waiter.done() and self._made == made:
                     raise self._waited_too_long()
             return waiter.result()
-        except BaseException:  # cancelled, too; raised again
-            if not waiter.cancel() and waiter.exception() is None:
-                self._ready.append(waiter.result())  # handed over, but nobody is there to take it
-            raise
+
+    def _take_back(self, waiter: asyncio.Future[Slot]) -> None:
+        if not waiter.cancel() and waiter.exception() is None:
+            self._ready.append(waiter.result())  # handed over, but nobody is there to take it
 
     def _waited_too_long(self) -> NetworkError:
         return NetworkError(

@@ -37,6 +37,7 @@ from warmboot.system.disks import os_error
 from warmboot.system.file_stamps import UNFINISHED, load_stamps, save_stamps, stamp
 from warmboot.system.hashing import sum_file
 from warmboot.system.low_priority import LowPriorityRunner, run_at_low_priority
+from warmboot.system.on_failure import on_failure
 
 T = TypeVar("T")
 
@@ -123,14 +124,10 @@ class MemoryForms:
                 if manifest.memory_file == target:
                     return manifest
                 new = path / f"{target}{UNFINISHED}"
-                try:
+                async with on_failure(lambda: asyncio.to_thread(_drop, new)):
                     changed = await self._at_low_priority(make, path, manifest, new)
                     async with gate.alone():
                         await in_thread(lambda _: self._swap(path, changed, new))
-                except BaseException:  # cancelled, too; raised again
-                    with contextlib.suppress(OSError):  # then the next change or ``tidy`` does
-                        await asyncio.to_thread(new.unlink, missing_ok=True)
-                    raise
                 return changed
 
     def _swap(self, path: Path, changed: SnapshotManifest, new: Path) -> None:
@@ -148,6 +145,11 @@ class MemoryForms:
 
     def _gate(self, path: Path) -> _Gate:
         return self._gates.setdefault(path, _Gate())
+
+
+def _drop(new: Path) -> None:
+    with contextlib.suppress(OSError):  # then the next change or ``tidy`` does
+        new.unlink(missing_ok=True)
 
 
 def with_memory(

@@ -38,6 +38,7 @@ from warmboot.model.runtime_image import FileSum
 from warmboot.model.runtime_snapshot import PackedMemory
 from warmboot.system.concurrency import finish
 from warmboot.system.disks import disk_full
+from warmboot.system.on_failure import on_failure
 
 T = TypeVar("T")
 
@@ -105,13 +106,12 @@ def unpack(source: Path, target: Path, stop: threading.Event, *, sync: bool) -> 
             for start, end in _worth_writing(runs_of(frames.entries[number].mask)):
                 write_at(new, memoryview(content)[start:end], base + start)
 
-        with ThreadPoolExecutor(UNPACK_THREADS, "snapshot-memory") as threads:
-            try:
-                for _ in threads.map(write, range(len(frames.entries))):
-                    pass
-            except BaseException:  # whatever it is; raised again
-                threads.shutdown(wait=True, cancel_futures=True)
-                raise
+        with (
+            ThreadPoolExecutor(UNPACK_THREADS, "snapshot-memory") as threads,
+            on_failure(lambda: threads.shutdown(wait=True, cancel_futures=True)),
+        ):
+            for _ in threads.map(write, range(len(frames.entries))):
+                pass
         if sync:
             os.fsync(new)
 
@@ -216,13 +216,11 @@ def made_whole(target: Path, *, new: bool = True) -> Iterator[int]:
     how = os.O_CREAT | os.O_EXCL if new else 0
     try:
         file = os.open(target, os.O_RDWR | how | os.O_CLOEXEC, 0o600)
-        try:
-            yield file
-        except BaseException:  # whatever it is; raised again
-            target.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(file)
+        with on_failure(lambda: target.unlink(missing_ok=True)):
+            try:
+                yield file
+            finally:
+                os.close(file)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise disk_full(target) from error

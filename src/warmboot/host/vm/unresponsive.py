@@ -34,6 +34,7 @@ from warmboot.model.errors import (
 from warmboot.model.vm import VmHandle, VmRecord
 from warmboot.system.back_off import BackOff
 from warmboot.system.disks import os_error
+from warmboot.system.on_failure import on_failure
 
 log = structlog.get_logger(__name__)
 
@@ -182,11 +183,8 @@ class UnresponsiveVms:
         one = self.vms.pop(vm_id, None)
         if one is None:
             return
-        try:
+        with on_failure(lambda: self.vms.update({vm_id: one})):
             await one.process.kill()
-        except BaseException:  # cancelled, too; raised again
-            self.vms[vm_id] = one
-            raise
 
     def let_go(self) -> None:
         for one in self.vms.values():

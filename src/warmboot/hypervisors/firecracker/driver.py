@@ -25,6 +25,7 @@ from warmboot.hypervisors.stamp import Stamp, stamp_of
 from warmboot.model.errors import HypervisorError, NotSupported, RestoreFailed, VmGone
 from warmboot.model.runtime_snapshot import HostRequirements
 from warmboot.model.vm import VmHandle, VmSpec, VmStatus
+from warmboot.system.on_failure import on_failure
 from warmboot.system.programs import look_up
 
 NAME = "firecracker"
@@ -84,33 +85,27 @@ class Firecracker:
         groups = self._userfault_groups(spec)
         # It comes up while Firecracker does: its socket takes connections already.
         pager = await Pager.start(spec, snapshot.memory, confinement=self.confinement)
-        try:
+        async with (
+            on_failure(lambda: self.confinement.release(spec.id)),
+            on_failure(pager.kill),
+        ):
             await binary.check_snapshot(program, snapshot.state, known.snapshot)
             async with self._started(spec, pager, groups) as vm:
                 await pager.guard(_load(vm, snapshot))
                 return vm
-        except BaseException:  # cancelled, too; raised again
-            await pager.kill()
-            await self.confinement.release(spec.id)
-            raise
 
     async def attach(self, spec: VmSpec, handle: VmHandle) -> FirecrackerVm:
         process = VmmProcess.attach(handle)
-        try:
-            pager = await Pager.find(spec)
-        except VmGone:
-            await process.kill()  # without its pages it would hang at its next fault
-            raise
-        except BaseException:  # cancelled, too; raised again
-            process.close()
-            raise
+        with on_failure(process.close):
+            try:
+                pager = await Pager.find(spec)
+            except VmGone:
+                await process.kill()  # without its pages it would hang at its next fault
+                raise
         vm = FirecrackerVm(spec, self.config, process, self.confinement, pager)
-        try:
+        async with on_failure(vm.detach):
             if await vm.status() is VmStatus.GONE:
                 _raise_gone(spec)
-        except BaseException:  # cancelled, too; raised again
-            await vm.detach()
-            raise
         return vm
 
     @contextlib.asynccontextmanager
@@ -143,18 +138,14 @@ class Firecracker:
             console.close_pipe()
         vm = FirecrackerVm(spec, self.config, process, self.confinement, pager)
         try:
-            await vm.api.until_listening(self.config.start_timeout_s)
-            await process.confined()
-            if pager is not None:
-                await pager.process.confined()
-            yield vm
-        except HypervisorError as error:
-            await vm.kill()
-            if isinstance(error, VmGone):
-                error.details = "\n".join(filter(None, (error.details, vm.log_tail())))
-            raise
-        except BaseException:  # cancelled, too; raised again
-            await vm.kill()
+            async with on_failure(vm.kill):
+                await vm.api.until_listening(self.config.start_timeout_s)
+                await process.confined()
+                if pager is not None:
+                    await pager.process.confined()
+                yield vm
+        except VmGone as error:
+            error.details = "\n".join(filter(None, (error.details, vm.log_tail())))
             raise
 
     async def _program(self) -> tuple[Path, binary.Versions]:

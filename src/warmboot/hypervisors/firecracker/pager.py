@@ -35,6 +35,7 @@ from warmboot.model.errors import (
 )
 from warmboot.model.vm import VmHandle, VmSpec
 from warmboot.system.concurrency import end, race
+from warmboot.system.on_failure import on_failure
 
 T = TypeVar("T")
 
@@ -84,21 +85,17 @@ class Pager:
             *(str(frames), str(frames.with_name(RECORDED_FILE)), str(record_s), str(_PACKAGES)),
         ]
         ours, its = socket.socketpair()
-        with its, _listener(spec) as listener:
-            try:
-                report = await asyncio.open_connection(sock=ours, limit=_LONGEST_LINE)
-                process = await VmmProcess.spawn(
-                    argv,
-                    spec=spec,
-                    hypervisor="pages",
-                    log=spec.run_dir / LOG,
-                    inherit=[listener.fileno(), its.fileno()],
-                    confinement=confinement,
-                    own_pids=False,  # its Firecracker's is told by the socket, as seen from here
-                )
-            except BaseException:  # cancelled, too; raised again
-                ours.close()
-                raise
+        with its, _listener(spec) as listener, on_failure(ours.close):
+            report = await asyncio.open_connection(sock=ours, limit=_LONGEST_LINE)
+            process = await VmmProcess.spawn(
+                argv,
+                spec=spec,
+                hypervisor="pages",
+                log=spec.run_dir / LOG,
+                inherit=[listener.fileno(), its.fileno()],
+                confinement=confinement,
+                own_pids=False,  # its Firecracker's is told by the socket, as seen from here
+            )
         return cls(process, frames, report)
 
     @classmethod

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import zstandard
 
 from warmboot.model.errors import SnapshotDamaged
+from warmboot.system.on_failure import on_failure
 
 if TYPE_CHECKING:  # a page server starts for every VM, and starts quicker without
     from pathlib import Path
@@ -116,11 +117,8 @@ class Frames:
             self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise damaged(path, f"it cannot be opened: {error.strerror}") from error
-        try:
+        with on_failure(self.close):
             self.plain_bytes, self.entries = self._load_index()
-        except BaseException:  # whatever it is; raised again
-            self.close()
-            raise
 
     def __enter__(self) -> Frames:
         return self

@@ -22,6 +22,7 @@ from warmboot.hypervisors.tap import open_tap
 from warmboot.model.errors import HypervisorError, NotSupported, RestoreFailed
 from warmboot.model.runtime_snapshot import HostRequirements
 from warmboot.model.vm import VmHandle, VmSpec
+from warmboot.system.on_failure import on_failure
 from warmboot.system.programs import look_up, run_program
 
 MINIMUM_VERSION = (8, 2)  # private mapping of a RAM file that is opened read-only
@@ -81,11 +82,8 @@ class Qemu:
 
     async def attach(self, spec: VmSpec, handle: VmHandle) -> QemuVm:
         vm = QemuVm(spec, self.config, VmmProcess.attach(handle), self.confinement)
-        try:
+        async with on_failure(vm.detach):
             await vm.connect()
-        except BaseException:  # cancelled, too; raised again
-            await vm.detach()
-            raise
         return vm
 
     @contextlib.asynccontextmanager
@@ -125,13 +123,10 @@ class Qemu:
                 console=console,
             )
         vm = QemuVm(spec, self.config, process, self.confinement)
-        try:
+        async with on_failure(vm.kill):
             await vm.connect()
             await process.confined()
             yield vm
-        except BaseException:  # cancelled, too; raised again
-            await vm.kill()
-            raise
 
     async def _look(self) -> Probe:
         binary = look_up(self.config.binary)

@@ -27,6 +27,7 @@ from warmboot.model.errors import HypervisorError, RestoreFailed
 from warmboot.model.runtime_snapshot import HostRequirements
 from warmboot.model.vm import VmHandle, VmSpec
 from warmboot.system.concurrency import race
+from warmboot.system.on_failure import on_failure
 
 NAME = "simulated"
 START_TIMEOUT_S = 30.0
@@ -92,11 +93,8 @@ class Simulated:
 
     async def attach(self, spec: VmSpec, handle: VmHandle) -> SimulatedVm:
         vm = SimulatedVm(spec, VmmProcess.attach(handle))
-        try:
+        async with on_failure(vm.detach):
             await vm.answers()
-        except BaseException:  # cancelled, too; raised again
-            await vm.detach()
-            raise
         return vm
 
     def _current(self) -> SimulatedConfig:
@@ -120,11 +118,8 @@ class Simulated:
         log = spec.run_dir / VMM_LOG
         async with _ready_socket(spec) as news:
             process = await VmmProcess.spawn(argv, spec=spec, hypervisor=NAME, log=log)
-            try:
+            async with on_failure(process.kill):
                 await _wait_ready(spec, process, news, log)
-            except BaseException:  # cancelled, too; raised again
-                await process.kill()
-                raise
         return SimulatedVm(spec, process)
 
 

@@ -53,6 +53,7 @@ from warmboot.model.sessions import ExecSpec, LogChunk
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store
+from warmboot.system.on_failure import on_failure
 
 
 class Containers:
@@ -122,12 +123,9 @@ class Containers:
     async def create(self, spec: ContainerSpec, *, attach: bool = False) -> UUID:
         """Begin; ``container.running`` or ``container.failed`` tells how it went."""
         watch, ticket = Stopwatch(), self._admission.boot()
-        try:
+        with on_failure(ticket.over):
             await ticket.prepare()
             container = await self._create(spec)
-        except BaseException:  # cancelled, too: the next boot waits for this one
-            ticket.over()
-            raise
         first = self._first.expect(container.id) if attach else None
         self._begin(Asked(container.id, ticket, watch, container, first))
         return container.id

@@ -16,6 +16,7 @@ from warmboot.model.container import Container, ContainerState, PortMapping
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store
 from warmboot.system.concurrency import finish
+from warmboot.system.on_failure import on_failure
 
 
 class StartAgain:
@@ -37,14 +38,15 @@ class StartAgain:
 
     async def __call__(self, container: Container, record: VmRecord) -> None:
         """``Conflict`` if somebody else has its ports by now."""
-        try:
+
+        async def give_back() -> None:
+            if container.spec.ports or container.spec.publish_all:
+                await finish(self._host.vms.unpublish(slot_of(record)))
+
+        async with on_failure(give_back):
             async with self._ports.free(container.spec, container.id):
                 ports = await self._published(container, record)
             await self._host.vms.link(record.id).docker.start(container.docker_id or "")
-        except BaseException:  # cancelled, too; raised again
-            if container.spec.ports or container.spec.publish_all:
-                await finish(self._host.vms.unpublish(slot_of(record)))
-            raise
         await self._runs(container.id, ports)
 
     async def adopt(self, container: Container, record: VmRecord) -> None:

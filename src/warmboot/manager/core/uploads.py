@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
+from warmboot.system.on_failure import on_failure
+
 
 class Room(Protocol):
     """The storage folder's disk. Both raise ``DiskFull`` below the floor."""
@@ -37,17 +39,13 @@ class Uploads:
         """
         digest = hashlib.sha256()
         async with self.reserved(path, size_bytes or 0):
-            try:
-                with path.open("xb") as file:
-                    async for chunk in chunks:
-                        self._to_come[path] = max(len(chunk), self._to_come[path])
-                        self._room.check_room(sum(self._to_come.values()))
-                        digest.update(chunk)
-                        await asyncio.to_thread(file.write, chunk)
-                        self._to_come[path] -= len(chunk)
-            except BaseException:  # cancelled, too; raised again
-                path.unlink(missing_ok=True)
-                raise
+            with on_failure(lambda: path.unlink(missing_ok=True)), path.open("xb") as file:
+                async for chunk in chunks:
+                    self._to_come[path] = max(len(chunk), self._to_come[path])
+                    self._room.check_room(sum(self._to_come.values()))
+                    digest.update(chunk)
+                    await asyncio.to_thread(file.write, chunk)
+                    self._to_come[path] -= len(chunk)
         return digest.hexdigest()
 
     @asynccontextmanager

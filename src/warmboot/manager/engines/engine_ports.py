@@ -50,6 +50,7 @@ from warmboot.model.tenants.engine import Engine, EnginePort, EngineState
 from warmboot.store import Store
 from warmboot.system.back_off import BackOff
 from warmboot.system.call_channel import CallRefused
+from warmboot.system.on_failure import on_failure
 
 log = structlog.get_logger(__name__)
 
@@ -148,12 +149,11 @@ class EnginePorts:
     async def _reserve(self, engine_id: UUID, given: Mapping[str, Any]) -> Answer:
         slot = await self._slot(engine_id)
         found: list[EnginePort] = []
-        try:
+        async with on_failure(
+            lambda: self._withdraw(engine_id, slot, (one.mapping for one in found if one.held), "")
+        ):
             for port, host_ip, low, high in given["ports"]:
                 found.append(await self._reserved_port(engine_id, slot, port, host_ip, low, high))
-        except BaseException:  # cancelled, too; raised again
-            await self._withdraw(engine_id, slot, (one.mapping for one in found if one.held), "")
-            raise
         number = next(self._numbers)
         self._reserved[engine_id, number] = found
         return {"reservation": number, "numbers": [one.mapping.host_port for one in found]}

@@ -44,6 +44,7 @@ from warmboot.model.shapes import Shape
 from warmboot.model.tenants.engine import Certificates, Engine, EngineSpec, EngineState
 from warmboot.model.usage import DiskUsage
 from warmboot.store import Store
+from warmboot.system.on_failure import on_failure
 from warmboot.system.procfs import open_process
 
 log = structlog.get_logger(__name__)
@@ -159,12 +160,9 @@ class Engines:
     async def create(self, spec: EngineSpec) -> UUID:
         """Begin; ``engine.running`` or ``engine.failed`` tells how it went."""
         watch, ticket = Stopwatch(), self._admission.boot()
-        try:
+        with on_failure(ticket.over):
             await ticket.prepare()
             engine = await self._create(spec)
-        except BaseException:  # cancelled, too: the next boot waits for this one
-            ticket.over()
-            raise
         self._watch.start_clocks(engine)
         self._begin(Asked(engine.id, ticket, watch, engine))
         return engine.id

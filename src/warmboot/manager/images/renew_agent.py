@@ -24,6 +24,7 @@ from warmboot.model.errors import WarmbootError
 from warmboot.model.runtime_image import GUEST_PROTOCOLS, RuntimeImage, speaks_with
 from warmboot.store import Store
 from warmboot.system.disks import os_error
+from warmboot.system.on_failure import on_failure
 
 log = structlog.get_logger(__name__)
 
@@ -67,13 +68,10 @@ class RenewAgent:
         watch = Stopwatch()
         await self._host.storage.ensure_room(image.manifest.files["rootfs"].size_bytes)
         folder, manifest = await self._host.images.renew_agent(image.path)
-        try:
+        async with on_failure(lambda: self._garbage.drop_image_folder(folder)):
             renewed = await self._store.images.renew(
                 image.id, image.digest, manifest.digest, folder, manifest
             )
-        except BaseException:  # cancelled, too; raised again
-            await self._garbage.drop_image_folder(folder)
-            raise
         await self._events.emit(
             "runtime-image.renewed",
             image.id,

@@ -38,6 +38,7 @@ from warmboot.model.shapes import Shape
 from warmboot.model.tenants.boot import Tenant
 from warmboot.model.vm import VmKind, VmRecord, VmSpec, new_vm_id
 from warmboot.store import Store
+from warmboot.system.on_failure import on_failure
 
 log = structlog.get_logger(__name__)
 
@@ -129,12 +130,13 @@ class BootVm:
     ) -> VmRecord:
         prepared = self._warm_pool.take(snapshot.id)
         boot = _Boot(tenant, image, snapshot.shape, watch, ticket, snapshot, prepared=prepared)
-        try:
-            return await self._boot(boot)
-        except BaseException:  # cancelled, too; raised again
+
+        async def discard() -> None:
             if prepared is not None:  # the saga may have failed before it was its
                 await self._warm_pool.discard(prepared)
-            raise
+
+        async with on_failure(discard):
+            return await self._boot(boot)
 
     async def cold(
         self, tenant: Tenant, image: RuntimeImage, watch: Stopwatch, ticket: BootTicket

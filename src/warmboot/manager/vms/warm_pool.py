@@ -28,6 +28,7 @@ from warmboot.model.shapes import Shape
 from warmboot.model.snapshot_fit import fit_of
 from warmboot.model.vm import VmSpec, new_vm_id
 from warmboot.store import Store
+from warmboot.system.on_failure import on_failure
 
 MOST = 4
 SHARE_OF_OWN = 0.35
@@ -142,12 +143,9 @@ class WarmPool:
         path, vm_id = snapshot.snapshot_path, new_vm_id()
         await self._host.snapshots.check(path)
         slot = await self._host.vms.reserve_slot()
-        try:
+        async with on_failure(lambda: self._host.vms.destroy(vm_id, slot)):
             spec = await self._host.vms.make(
                 vm_id, image, snapshot.shape, slot, snapshot_disks(path)
             )
             await self._host.vms.prewarm(spec, path)
-        except BaseException:  # cancelled, too; raised again
-            await self._host.vms.destroy(vm_id, slot)
-            raise
         return Prepared(snapshot.id, spec, slot)

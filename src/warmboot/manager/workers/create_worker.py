@@ -26,6 +26,7 @@ from warmboot.model.checkpoint import obstacles, runtime_obstacles
 from warmboot.model.errors import ImageNotFound, InvalidRequest, NotSupported, WarmbootError
 from warmboot.model.worker import Worker, WorkerSpec, WorkerState
 from warmboot.store import Store
+from warmboot.system.on_failure import on_failure
 
 log = structlog.get_logger(__name__)
 
@@ -73,7 +74,7 @@ class CreateWorker:
 
     async def _bring_up(self, worker: Worker, digest: str) -> None:
         await remove_containers(self._engine, worker.id)  # of an attempt that broke off
-        try:
+        async with on_failure(lambda: self._remove(worker)):
             labels = {**worker.spec.labels, LABEL: str(worker.id)}
             runtime = (await self._engine.facts()).worker_runtime
             docker_id = await self._engine.create_worker(
@@ -84,9 +85,6 @@ class CreateWorker:
             if worker.spec.start:
                 await self._engine.start(docker_id)
             await self._record(worker, docker_id, digest, runtime)
-        except BaseException:  # cancelled, too; raised again
-            await self._remove(worker)
-            raise
 
     async def _record(self, worker: Worker, docker_id: str, digest: str, runtime: str) -> None:
         known: dict[str, Any] = {

@@ -28,6 +28,7 @@ from warmboot.manager.core.event_log import EventLog
 from warmboot.model.errors import WarmbootError
 from warmboot.model.worker import ListenAddress, Worker, WorkerState
 from warmboot.system.concurrency import end
+from warmboot.system.on_failure import on_failure
 
 log = structlog.get_logger(__name__)
 
@@ -148,12 +149,8 @@ class SocketActivation:
     async def _hold(
         self, listeners: _Listeners, address: ListenAddress, connection: socket.socket
     ) -> None:
-        try:
+        with on_failure(lambda: self._let_go(listeners)), on_failure(connection.close):
             reader, writer = await asyncio.open_connection(sock=connection)
-        except BaseException:  # cancelled, too; raised again
-            connection.close()
-            self._let_go(listeners)
-            raise
         try:
             await self._wake(listeners.worker_id)
             to_reader, to_writer = await _connected(address)
@@ -185,7 +182,7 @@ class SocketActivation:
 def _open(address: ListenAddress, others: tuple[ListenAddress, ...]) -> socket.socket:
     six = ":" in address.host
     opened = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_STREAM)
-    try:
+    with on_failure(opened.close):
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if six:
@@ -194,9 +191,6 @@ def _open(address: ListenAddress, others: tuple[ListenAddress, ...]) -> socket.s
         opened.setblocking(False)
         opened.bind((address.host, address.port))
         opened.listen(MAX_HELD)
-    except BaseException:  # whatever it is; raised again
-        opened.close()
-        raise
     return opened
 
 

@@ -35,6 +35,7 @@ from warmboot.model.checkpoint import (
 from warmboot.model.errors import Conflict, DiskFull, InUse, NotFound, WarmbootError
 from warmboot.model.worker import LOOPBACK, ListenAddress, Worker, WorkerState
 from warmboot.store import Store
+from warmboot.system.on_failure import on_failure
 from warmboot.system.usage import allocated_below
 
 RETENTION_DELAY_S = 1.0
@@ -230,7 +231,13 @@ class WorkerCheckpoints:
     async def _record_import(self, worker: Worker, docker_id: str, made: Checkpoint) -> None:
         """Checkpoint and worker at once; or what was brought in is removed again."""
         listens = tuple(ListenAddress(LOOPBACK, port) for port in worker.spec.policy.wake_on)
-        try:
+
+        async def take_back() -> None:
+            if made.folder is not None:
+                await self._places.order_resume(docker_id, None)
+            await delete_checkpoint(self._engine, docker_id, made.name, made.folder)
+
+        async with on_failure(take_back):
             if made.folder is not None:
                 await self._places.order_resume(docker_id, made.folder)
             async with self._store.transaction():
@@ -243,11 +250,6 @@ class WorkerCheckpoints:
                     paused_at=datetime.now(UTC),
                     listens=listens,
                 )
-        except BaseException:  # whatever it is; raised again
-            if made.folder is not None:
-                await self._places.order_resume(docker_id, None)
-            await delete_checkpoint(self._engine, docker_id, made.name, made.folder)
-            raise
         await self._states.announce(now)
 
     async def _receive(

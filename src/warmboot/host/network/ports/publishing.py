@@ -23,6 +23,7 @@ from warmboot.host.network.ports.conntrack import Flow
 from warmboot.host.network.rules import nft, rules
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import Conflict, InvalidRequest
+from warmboot.system.on_failure import on_failure
 
 _log = structlog.get_logger(__name__)
 
@@ -46,14 +47,13 @@ class Publishing:
         wanted = self._checked(mapping, same_inside=True)
         held, real = await self._reserve(wanted)
         real = replace(real, container_port=real.container_port or real.host_port)
-        try:
+        with (
+            on_failure(lambda: self._published.get(slot.index, set()).discard(real)),
+            on_failure(held.close),
+        ):
             await self._add_rules(slot, real)
             if real.protocol == "udp":
                 await namespaces.in_thread(partial(_forget_strays, real))
-        except BaseException:  # cancelled, too; raised again
-            held.close()
-            self._published.get(slot.index, set()).discard(real)
-            raise
         self._held.setdefault(slot.index, {})[real] = held
         return real
 

@@ -13,6 +13,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.model.errors import Conflict, InvalidRequest
 from warmboot.model.tenants.engine import Certificates, Engine, TcpAddress
 from warmboot.store import Store
+from warmboot.system.on_failure import on_failure
 
 
 class TcpPorts:
@@ -43,11 +44,8 @@ class TcpPorts:
                 )
         _try(tcp)
         await self._host.certificates.make(str(engine_id), tcp.address)
-        try:
+        async with on_failure(lambda: self._host.certificates.forget(str(engine_id))):
             yield
-        except BaseException:  # cancelled, too; raised again
-            await self._host.certificates.forget(str(engine_id))
-            raise
 
     async def renew(self, engine: Engine) -> Certificates:
         """New ones. ``NotFound`` where there is no port for them; ``HostError``."""
