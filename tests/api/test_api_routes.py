@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from uuid import uuid4
 
 import httpx
 import pytest
+from tests.support.eventually import eventually
 from tests.support.fake_services import FakeServices
 
 
@@ -62,10 +62,12 @@ async def test_a_snapshot_has_the_fields_of_the_specification(http: httpx.AsyncC
     snapshot_id = answer.json()["id"]
     item = (await http.get(f"/v1/runtime-snapshots/{snapshot_id}")).json()["item"]
     assert item["state"] == "creating"
-    async with asyncio.timeout(60):
-        while item["state"] == "creating":
-            await asyncio.sleep(0.01)  # in one process nothing else would ever have its turn
-            item = (await http.get(f"/v1/runtime-snapshots/{snapshot_id}")).json()["item"]
+
+    async def made() -> dict[str, object] | None:
+        item = (await http.get(f"/v1/runtime-snapshots/{snapshot_id}")).json()["item"]
+        return None if item["state"] == "creating" else item
+
+    item = await eventually(made)
     specified = {
         "id", "runtime_image_id", "snapshot_path", "state", "fc_version", "created_at",
         "success_count", "failure_count", "last_used_at", "metadata",

@@ -17,6 +17,7 @@ from uuid import UUID
 
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from tests.support.eventually import until
 from tests.support.fake_services import FakeServices
 
 from warmboot.api import create_app
@@ -114,9 +115,7 @@ async def opened(
             door.connections = lambda: len(server.held)
             serving = asyncio.create_task(server.serve(sockets))
             try:
-                async with asyncio.timeout(60):
-                    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-                        await asyncio.sleep(0.01)
+                await until(lambda: server.started)  # uvicorn has no event for it
                 yield door
             finally:
                 server.should_exit = True
@@ -380,9 +379,7 @@ async def test_who_is_gone_is_not_taken_for_root_who_has_its_port_now() -> None:
         ):
             assert process.stdout is not None
             port = int(process.stdout.readline())
-            async with asyncio.timeout(60):
-                while not door.connections():  # noqa: ASYNC110 - taken by the server, not by us
-                    await asyncio.sleep(0.01)
+            await until(lambda: bool(door.connections()))  # taken by the server, not by us
             process.communicate(b"\n")
             root.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             root.bind(("127.0.0.1", port))

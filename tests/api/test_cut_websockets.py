@@ -12,6 +12,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 from tests.api.conftest import Peers
+from tests.support.eventually import until
 from tests.support.fake_services import FakeServices
 from tests.support.serving import port_of, serving
 from typing_extensions import override
@@ -89,12 +90,9 @@ async def test_one_that_is_cut_before_it_is_accepted_is_logged_as_no_error(
         async with asyncio.timeout(60):
             await peers.begun.wait()
         await end(connection)
-        async with asyncio.timeout(60):
-            while len(server.held):  # noqa: ASYNC110 - the server's end tells nobody
-                await asyncio.sleep(0.01)
-            peers.decided.set()
-            while server.server_state.tasks:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await until(lambda: len(server.held) == 0)  # the server's end tells nobody
+        peers.decided.set()
+        await until(lambda: not server.server_state.tasks)
     assert errors(caplog) == []
 
 
@@ -121,6 +119,5 @@ async def test_one_that_was_cut_and_of_whom_the_application_complains_is_no_erro
         await hang_up(connection)
         async with asyncio.timeout(60):
             await told.wait()
-            while server.server_state.tasks:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await until(lambda: not server.server_state.tasks)
     assert errors(caplog) == []

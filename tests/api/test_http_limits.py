@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from starlette.types import Receive, Scope, Send
+from tests.support.eventually import until
 from tests.support.fake_services import FakeServices
 from tests.support.serving import port_of, serving
 
@@ -115,9 +116,7 @@ async def test_where_descriptors_run_out_new_connections_are_cut_off_at_once(
         async with serving(create_app(fakes.services), limits=limits) as server:
             pairs = await kept.enter_async_context(connected(port_of(server), 60))
             readers = [reader for reader, _ in pairs]
-            async with asyncio.timeout(60):
-                while not any(reader.at_eof() for reader in readers):  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
+            await until(lambda: any(reader.at_eof() for reader in readers))
             assert 0 < len(server.held) < 60
 
 

@@ -17,6 +17,7 @@ from typing import Protocol
 import pytest
 from tests.support.command_line import run_here
 from tests.support.desks import WARMBOOT
+from tests.support.eventually import until
 from tests.support.fake_services import FakeServices
 
 from warmboot.api import create_app
@@ -47,8 +48,7 @@ class Served:
         app = create_app(self.fakes.services)
         self._server = HttpServer(app, graceful_shutdown_s=1)
         serving = asyncio.create_task(self._server.serve())
-        while not self._server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(0.01)
+        await until(lambda: self._server.started)  # uvicorn has no event for it
         port = self._server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self._ready.set()

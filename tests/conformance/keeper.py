@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-
 from tests.conformance.rigs import Rig
+from tests.support.eventually import until
 
 from warmboot.hypervisors.base import Hypervisor, MachineSnapshot, Vm
 from warmboot.model.vm import VmHandle, VmSpec
@@ -58,7 +56,4 @@ class Keeper:
         for vm in self._vms:
             await vm.kill()
         # A process that another one adopted is reaped by init, a while later than killed.
-        deadline = time.monotonic() + REAPED_WITHIN_S
-        while left := self.rig.left_over():
-            assert time.monotonic() < deadline, f"left over: {left}"
-            await asyncio.sleep(0.02)
+        await until(lambda: not self.rig.left_over(), "nothing is left over", REAPED_WITHIN_S)

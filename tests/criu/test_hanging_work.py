@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.criu.conftest import Start, counted
 from tests.support.dockerd import CRIU_WRAPPER, PrivateDockerd
+from tests.support.eventually import until
 
 from warmboot.criu.checkpoint import checkpoint, recover
 from warmboot.criu.containerd import RestoreCopies, scratch_folders, work_in
@@ -69,9 +70,8 @@ async def test_what_hangs_is_removed_when_its_work_is_ended(
     container = await start(script=WITH_A_STOPPED_CHILD)
     await counted(engine, container)
     dump = asyncio.create_task(engine.dump(container, "cp", leave_running=False))
+    await until(lambda: bool(runtimes_at_work(container)))
     async with asyncio.timeout(60):
-        while not runtimes_at_work(container):  # noqa: ASYNC110 (another program's)
-            await asyncio.sleep(0.02)
         await end_work(container, (await engine.inspect(container)).pid)
         with pytest.raises(CheckpointError):
             await dump
@@ -85,9 +85,8 @@ async def test_what_an_earlier_manager_has_left_hanging_is_ended_too(
     secret, seen = await counted(engine, container)
     dump = asyncio.create_task(engine.dump(container, "cp", leave_running=False))
     try:
+        await until(lambda: bool(runtimes_at_work(container)))
         async with asyncio.timeout(60):
-            while not runtimes_at_work(container):  # noqa: ASYNC110 (another program's)
-                await asyncio.sleep(0.02)
             await until_quiet(await _work(engine, container), hangs_after_s=1.0)
         assert runtimes_at_work(container) == []
         assert (await counted(engine, container, beyond=seen))[0] == secret

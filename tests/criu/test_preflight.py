@@ -12,6 +12,7 @@ import pytest
 from testbed.private_dockerd import BARE_PATH
 from tests.criu.conftest import COUNTER
 from tests.support.dockerd import CRIU_PREFIX, CRIU_WRAPPER, PrivateDockerd, private_dockerd
+from tests.support.eventually import until
 from tests.support.images import counter_image
 
 from warmboot.criu.binary import SEARCH_PATH, check_criu, criu_version
@@ -251,8 +252,7 @@ async def test_a_plain_engine_is_refused_then_fixed_then_verified(tmp_path: Path
     asked = tmp_path / "asked"
 
     async def restart_when_asked(engine: PrivateDockerd) -> None:
-        while not asked.exists():  # noqa: ASYNC110 (another program makes it)
-            await asyncio.sleep(0.05)
+        await until(asked.exists, timeout_s=600)  # another program makes it
         await engine.stop()
         await engine.start()
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.support.eventually import until
 
 from warmboot.criu.containerd import RestoreCopies, forget_restored, scratch_folders, work_in
 from warmboot.manager.garbage.choose_garbage import Limits, Seen, choose_garbage
@@ -52,8 +53,7 @@ async def engine(
         assert process.stdout is not None
         async with asyncio.timeout(60):
             assert await process.stdout.readline() == b"ready\n"
-            while not scratch_folders(address):  # noqa: ASYNC110 (an exec tells nobody)
-                await asyncio.sleep(0.01)
+        await until(lambda: bool(scratch_folders(address)))  # an exec tells nobody
         yield address
     finally:
         os.killpg(process.pid, signal.SIGKILL)

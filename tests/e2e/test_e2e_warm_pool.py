@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.e2e.conftest import Archive
 from tests.e2e.guests import clock, who
+from tests.support.eventually import eventually
 from tests.support.vms import Site
 
 from warmboot.client import Client
@@ -17,11 +17,10 @@ WITH_TWO = {"MANAGER_STANDBY_VMS": "2"}
 
 
 async def two_are_ready(client: Client) -> None:
-    async with asyncio.timeout(TIMEOUT_S):
-        while True:
-            if (await client.system.info())["standby_vms"] == 2:
-                return
-            await asyncio.sleep(0.2)  # nobody is told when one has been made ready
+    async def look() -> bool:  # nobody is told when one has been made ready
+        return bool((await client.system.info())["standby_vms"] == 2)
+
+    await eventually(look, "two VMs stand by", TIMEOUT_S)
 
 
 async def test_vms_that_stood_by_are_used_and_are_nobodys_before(

@@ -62,13 +62,6 @@ SECOND_PREFIX = prefix_of(os.getpid(), "u")
 """Of another manager of the same host."""
 
 
-async def until(holds: Callable[[], bool], timeout_s: float = PATIENT_S) -> None:
-    """Return when it holds; for what the kernel or another process does in its own time."""
-    async with asyncio.timeout(timeout_s):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-
-
 def config(
     state_dir: Path, prefix: str = PREFIX, subnet: str = "10.213.0.0/20", pool_size: int = 1
 ) -> NetworkConfig:

@@ -21,9 +21,9 @@ from tests.host.network_lab import (
     foreign,
     guest,
     host,
-    until,
     world,
 )
+from tests.support.eventually import until
 
 from warmboot.host.network import Network, Slot
 from warmboot.host.network.rules import nft

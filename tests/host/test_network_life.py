@@ -18,9 +18,9 @@ from tests.host.network_lab import (
     config,
     foreign,
     guest,
-    until,
     world,
 )
+from tests.support.eventually import until
 
 from warmboot.host.network import Network, connect
 from warmboot.host.network.rules import nft

@@ -6,8 +6,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from tests.host.network_lab import PREFIX, config, until, world
+from tests.host.network_lab import PREFIX, config, world
 from tests.host.test_network_repair import vmm
+from tests.support.eventually import until
 
 from warmboot.host import manager_lock
 from warmboot.host.manager_lock import only_manager

@@ -12,10 +12,11 @@ import secrets
 import signal
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.eventually import until
 from tests.support.fake_vmm import FakeVmm
 from tests.support.snapshots import flip
 
@@ -89,14 +90,6 @@ async def served(
 
 def sum_of(start: int, length: int) -> str:
     return hashlib.sha256(MEMORY[start : start + length]).hexdigest()
-
-
-async def eventually(look: Callable[[], bool]) -> None:
-    for _ in range(int(ENDS_S / 0.02)):
-        if look():
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("it did not happen")
 
 
 ZEROS = hashlib.sha256(bytes(PAGE)).hexdigest()
@@ -274,12 +267,12 @@ async def test_what_was_touched_first_is_recorded_and_brought_in_ahead(
         await vmm.ask(do="touch", parts=[[]])
         own_bytes_without_memory = vmm.own_bytes()
         await vmm.ask(do="touch", parts=[[9 * FRAME_BYTES, 3 * FRAME_BYTES]])
-        await eventually(recorded.exists)
+        await until(recorded.exists)
     assert json.loads(recorded.read_text()) == [9, 3]
     async with served(home, frames) as (vmm, pager):
         await vmm.ask(do="touch", parts=[[]])
         base = own_bytes_without_memory
-        await eventually(lambda: vmm.own_bytes() >= base + FRAME_BYTES)
+        await until(lambda: vmm.own_bytes() >= base + FRAME_BYTES)
         # It needs nobody for these pages any more: a fault would now hang.
         vmm_pid, pager_pid = vmm.process.pid, pager.process.handle.pid
         os.kill(pager_pid, signal.SIGSTOP)

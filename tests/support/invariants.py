@@ -6,10 +6,11 @@ hypervisor; ``settled`` waits first until nothing is under way. Each broken prom
 
 from __future__ import annotations
 
-import asyncio
-import time
+import contextlib
 from collections.abc import Collection
 from pathlib import Path
+
+from tests.support.eventually import eventually
 
 from warmboot.bootstrap.service import Running
 from warmboot.host.network import Slot
@@ -38,8 +39,8 @@ MAX_POOL = 5
 
 async def settled(running: Running, timeout_s: float = SETTLE_S) -> None:
     """Return when nothing is under way any more: no operation, no passing state."""
-    deadline, pause_s = time.monotonic() + timeout_s, 0.01
-    while time.monotonic() < deadline:
+
+    async def look() -> bool:
         containers = await running.store.containers.list()
         snapshots = await running.store.snapshots.list(include_deleted=True)
         busy = any(_is_passing(container) for container in containers)
@@ -49,10 +50,10 @@ async def settled(running: Running, timeout_s: float = SETTLE_S) -> None:
             for engine in await running.store.engines.list()
         )
         busy |= any([await _passing(running, snapshot) for snapshot in snapshots])
-        if not busy and not await running.store.operations.list():
-            return
-        await asyncio.sleep(pause_s)
-        pause_s = min(1.2 * pause_s, 0.1)
+        return not busy and not await running.store.operations.list()
+
+    with contextlib.suppress(AssertionError):  # what is under way is told by the promises
+        await eventually(look, timeout_s=timeout_s)
 
 
 def _is_passing(container: Container) -> bool:
@@ -72,11 +73,16 @@ async def check(running: Running, *, ready: Collection[RuntimeSnapshot] = ()) ->
     ``ready`` are snapshots that were ready before: each must be still, or have a successor that is.
     """
     await settled(running)
-    deadline = time.monotonic() + AGREE_S
-    while broken := await _broken(running, ready):
-        # What has just happened in a VM may not have been stored yet.
-        assert time.monotonic() < deadline, "\n".join(["broken promises:", *broken])
-        await asyncio.sleep(0.05)
+    broken: list[str] = []
+
+    async def kept() -> bool:
+        broken[:] = await _broken(running, ready)
+        return not broken
+
+    try:  # what has just happened in a VM may not have been stored yet
+        await eventually(kept, timeout_s=AGREE_S)
+    except AssertionError:
+        raise AssertionError("\n".join(["broken promises:", *broken])) from None
 
 
 async def _broken(running: Running, ready: Collection[RuntimeSnapshot]) -> list[str]:

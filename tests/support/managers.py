@@ -20,13 +20,13 @@ import signal
 import struct
 import subprocess
 import tempfile
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
 from tests.support.databases import migrated
+from tests.support.eventually import eventually as eventually
 
 from warmboot.bootstrap import service
 from warmboot.bootstrap.service import Running
@@ -212,20 +212,6 @@ class Manager:
     async def until(self, look: Callable[[], Awaitable[T | None]], what: str = "") -> T:
         """What ``look`` finds once it finds something; looked for every few milliseconds."""
         return await eventually(look, what)
-
-
-async def eventually(
-    look: Callable[[], Awaitable[T | None]], what: str = "", timeout_s: float = TIMEOUT_S
-) -> T:
-    """What ``look`` finds; more seldom the longer it takes, as looking is work, too."""
-    deadline, pause_s = time.monotonic() + timeout_s, 0.01
-    while True:
-        found = await look()
-        if found is not None and found is not False:
-            return found
-        assert time.monotonic() < deadline, f"did not happen in {timeout_s:g} s: {what}"
-        await asyncio.sleep(pause_s)
-        pause_s = min(1.2 * pause_s, 0.1)
 
 
 def vmm_pids(storage: Path) -> list[int]:

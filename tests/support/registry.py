@@ -17,13 +17,13 @@ import json
 import shutil
 import socket
 import tarfile
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+from tests.support.eventually import eventually
 from tests.support.vms import free_port
 
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -62,15 +62,15 @@ async def registry(folder: Path) -> AsyncIterator[int]:
 
 
 async def _until_it_answers(port: int, process: asyncio.subprocess.Process, log: Path) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT_S
+    async def answers() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            (await client.get(f"http://127.0.0.1:{port}/v2/")).raise_for_status()
+            return True
+        assert process.returncode is None, log.read_text()
+        return False
+
     async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                (await client.get(f"http://127.0.0.1:{port}/v2/")).raise_for_status()
-                return
-            assert process.returncode is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            await asyncio.sleep(0.05)
+        await eventually(answers, f"the registry answers; see {log}", _START_TIMEOUT_S)
 
 
 @contextlib.contextmanager

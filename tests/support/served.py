@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 from tests.support.dockerd import CRIU_WRAPPER
+from tests.support.eventually import eventually
 from tests.support.serving import serving
 
 from warmboot.api.app import create_app
@@ -92,12 +93,14 @@ async def served_by_process(
     )
     url = f"http://127.0.0.1:{settings.port}"
     try:
-        async with asyncio.timeout(_START_TIMEOUT_S), httpx.AsyncClient(timeout=60) as http:
-            while True:
+        async with httpx.AsyncClient(timeout=60) as http:
+
+            async def healthy() -> bool:
                 with contextlib.suppress(httpx.TransportError):
-                    if (await http.get(f"{url}/healthz")).is_success:
-                        break
-                await asyncio.sleep(0.05)
+                    return (await http.get(f"{url}/healthz")).is_success
+                return False
+
+            await eventually(healthy, "the manager answers", _START_TIMEOUT_S)
         async with Client(url) as client:
             yield client, process
     finally:

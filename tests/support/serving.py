@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.types import ASGIApp
+from tests.support.eventually import until
 
 from warmboot.api.http.server import HttpServer
 
@@ -18,9 +19,7 @@ async def serving(app: ASGIApp, **options: Any) -> AsyncIterator[HttpServer]:
     server = HttpServer(app, **{"graceful_shutdown_s": 1, **options})
     task = asyncio.create_task(server.serve())
     try:
-        async with asyncio.timeout(60):
-            while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-                await asyncio.sleep(0.01)
+        await until(lambda: server.started)  # uvicorn has no event for it
         yield server
     finally:
         server.should_exit = True

@@ -20,14 +20,14 @@ import shutil
 import signal
 import socket
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
+from tests.support.eventually import eventually as eventually
 from tests.support.site_processes import command_of, kill_processes_of, processes_of
 
 from warmboot.client import Client
@@ -76,19 +76,6 @@ async def runtime_image() -> Path:
         )
         assert await process.wait() == 0, "the runtime image could not be built"
     return folder
-
-
-async def eventually(
-    look: Callable[[], Awaitable[T | None]], what: str, timeout_s: float = 60.0
-) -> T:
-    """What ``look`` finds, once that is something."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        found = await look()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"did not happen within {timeout_s:g} s: {what}"
-        await asyncio.sleep(0.05)
 
 
 @dataclass(frozen=True)
@@ -177,16 +164,17 @@ class Site:
     async def _until_ready(self) -> None:
         process = self.process
         assert process is not None
-        deadline = time.monotonic() + START_TIMEOUT_S
+
+        async def ready() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                if (await client.get("/readyz")).status_code == 200:
+                    return True
+            tail = self.log.read_text(errors="replace")[-3000:]
+            assert process.returncode is None, f"the manager ended:\n{tail}"
+            return False
+
         async with httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=60) as client:
-            while True:
-                with contextlib.suppress(httpx.TransportError):
-                    if (await client.get("/readyz")).status_code == 200:
-                        return
-                tail = self.log.read_text(errors="replace")[-3000:]
-                assert process.returncode is None, f"the manager ended:\n{tail}"
-                assert time.monotonic() < deadline, f"the manager does not answer:\n{tail}"
-                await asyncio.sleep(0.05)
+            await eventually(ready, f"the manager answers; see {self.log}", START_TIMEOUT_S)
 
     async def stop(self) -> int:
         """As a service manager stops it; the exit code."""

@@ -16,8 +16,8 @@ from tests.support.engine_sockets import (
     Client,
     answers,
     serving,
-    until,
 )
+from tests.support.eventually import until
 
 from warmboot.engine_socket import conversation, exchange, served_engine
 

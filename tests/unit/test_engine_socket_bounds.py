@@ -8,7 +8,8 @@ import logging
 from pathlib import Path
 
 import pytest
-from tests.support.engine_sockets import PING, TIMEOUT_S, Client, no_manager, serving, until
+from tests.support.engine_sockets import PING, TIMEOUT_S, Client, no_manager, serving
+from tests.support.eventually import until
 
 from warmboot.engine_socket.__main__ import log_in
 from warmboot.engine_socket.docker_form import Refusal

@@ -16,9 +16,9 @@ from tests.support.engine_sockets import (
     UPGRADE,
     Served,
     serving,
-    until,
     vmm_process,
 )
+from tests.support.eventually import until
 
 from warmboot.engine_socket import conversation, served_engine
 from warmboot.engine_socket.listeners import connected, socket_file

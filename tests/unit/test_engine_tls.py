@@ -22,8 +22,8 @@ from tests.support.engine_sockets import (
     Served,
     answers,
     serving,
-    until,
 )
+from tests.support.eventually import until
 from tests.support.served import free_port
 
 from warmboot.engine_socket.listeners import connected, tls_stream

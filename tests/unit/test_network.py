@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Callable
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import TypedDict
@@ -16,6 +15,7 @@ import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.eventually import until
 
 from warmboot.host.network import NetworkConfig, Slot, namespaces
 from warmboot.host.network import pool as pool_module
@@ -191,10 +191,10 @@ async def test_a_pool_that_could_not_be_filled_is_filled_later_without_being_ask
     pool = SlotPool(factory.make, 2)
     pool.start()
     factory.allow(3)
-    await eventually(lambda: factory.failed == 3)
+    await until(lambda: factory.failed == 3)
     factory.error = None
     factory.allow(2)
-    await eventually(lambda: pool.idle == 2)
+    await until(lambda: pool.idle == 2)
     await pool.drain()
 
 
@@ -209,7 +209,7 @@ async def test_nobody_waits_for_ever_and_all_hear_of_the_last_failure(
         await asyncio.wait_for(pool.take(), 60)
     factory.error = NetworkError("no", details="the kernel says so")
     factory.allow(1)
-    await eventually(lambda: factory.failed == 1)
+    await until(lambda: factory.failed == 1)
     with pytest.raises(NetworkError) as caught:
         await asyncio.wait_for(pool.take(), 60)
     assert "the kernel says so" in caught.value.details
@@ -269,9 +269,3 @@ async def test_a_thread_that_the_kernel_refuses_is_an_error_of_ours(
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(NetworkError, match="no thread"):
         await namespaces.in_thread(lambda: None)
-
-
-async def eventually(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not holds():  # noqa: ASYNC110 - what it looks at has no event
-            await asyncio.sleep(0.005)

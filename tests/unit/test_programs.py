@@ -11,6 +11,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from tests.support.eventually import until
 
 from warmboot.hypervisors.firecracker import Firecracker, FirecrackerConfig
 from warmboot.hypervisors.stamp import stamp_of
@@ -181,9 +182,7 @@ async def test_no_descriptor_is_left() -> None:
     with pytest.raises(HostError, match="longer than"):
         # Its child holds the pipe when it is gone.
         await run_program("sh", "-c", "sleep 2 & exec sleep 60", timeout_s=0.5)
-    async with asyncio.timeout(60):
-        while opened() - before:  # noqa: ASYNC110 - a pipe is closed some turns of the loop later
-            await asyncio.sleep(0.01)
+    await until(lambda: opened() <= before)  # a pipe is closed some turns of the loop later
 
 
 @pytest.mark.parametrize("name", ["nft", "setpriv", "no-such-program"])

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 from starlette.types import ASGIApp
+from tests.support.eventually import until
 from tests.support.served import free_port
 
 from warmboot.api.streams import Streamed
@@ -169,9 +170,7 @@ async def _serving(app: ASGIApp) -> AsyncIterator[int]:
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     try:
-        async with asyncio.timeout(60):
-            while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-                await asyncio.sleep(0.01)
+        await until(lambda: server.started)  # uvicorn has no event for it
         yield port
     finally:
         server.should_exit = True

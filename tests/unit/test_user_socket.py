@@ -19,9 +19,9 @@ from tests.support.engine_sockets import (
     Client,
     Served,
     serving,
-    until,
     vmm_process,
 )
+from tests.support.eventually import until
 
 from warmboot.engine_socket import front as front_module
 from warmboot.engine_socket.docker_form import Refusal

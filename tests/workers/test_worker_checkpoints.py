@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.dockerd import PrivateDockerd
+from tests.support.eventually import eventually
 from tests.support.file_trees import seen
 from tests.support.served import free_port, served, worker_settings
 from tests.workers.conftest import (
@@ -67,12 +68,13 @@ async def test_checkpoints_may_be_on_another_disk(
 
 async def _measured(client: Client, worker_id: str) -> dict[str, int]:
     """What each checkpoint takes, once that is known."""
-    async with asyncio.timeout(60):
-        while True:
-            found = {c.name: c.stored_bytes for c in await client.workers.checkpoints(worker_id)}
-            if None not in found.values():
-                return {name: size for name, size in found.items() if size is not None}
-            await asyncio.sleep(0.05)
+
+    async def measured() -> dict[str, int] | None:
+        found = {c.name: c.stored_bytes for c in await client.workers.checkpoints(worker_id)}
+        sizes = {name: size for name, size in found.items() if size is not None}
+        return sizes if len(sizes) == len(found) else None
+
+    return await eventually(measured, "all checkpoints are measured")
 
 
 async def test_a_paused_workers_cold_checkpoint_is_compressed_and_resumed(

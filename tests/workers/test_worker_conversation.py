@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.support.dockerd import PrivateDockerd
+from tests.support.eventually import eventually
 from tests.support.images import python_image
 from tests.support.served import Served, free_port, served, worker_settings
 from tests.workers.conftest import Start, event_kinds, remove_all, start_on, wait_for_line
@@ -86,9 +87,11 @@ async def test_a_worker_asks_for_its_own_pause_and_has_its_answer(
     await client.workers.resume(worker.id)
     assert await wait_for_line(client, worker.id, lambda line: line.startswith("asked"))
     assert await wait_for_line(client, worker.id, lambda line: line == "on it goes 1")
-    async with asyncio.timeout(60):
-        while len(await reports(client, worker.id)) < 2:  # noqa: ASYNC110 (told over HTTP)
-            await asyncio.sleep(0.05)
+
+    async def both() -> bool:
+        return len(await reports(client, worker.id)) >= 2
+
+    await eventually(both, "both reports are there")
     assert await reports(client, worker.id) == [
         {"report": "progress", "data": {"done": 1}},
         {"report": "progress", "data": {"done": 2}},

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.dockerd import CRIU_WRAPPER, PrivateDockerd
+from tests.support.eventually import until
 from tests.support.served import free_port, served, worker_settings
 from tests.workers.conftest import counted, event_kinds, remove_all, start_on
 
@@ -66,8 +67,7 @@ async def test_what_hangs_in_pausing_is_removed_by_force_at_once(
         worker = await start_on(it.client, engine)
         pause = asyncio.create_task(_pause(it.client, worker.id))
         async with asyncio.timeout(30):  # far less than the pause's own limit
-            while not runtimes_at_work(worker.docker_id or ""):  # noqa: ASYNC110 (not ours)
-                await asyncio.sleep(0.02)
+            await until(lambda: bool(runtimes_at_work(worker.docker_id or "")))
             await it.client.workers.delete(worker.id, force=True)
             await pause
         assert await it.client.workers.list() == []

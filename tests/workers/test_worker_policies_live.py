@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tests.support.dockerd import PrivateDockerd, private_dockerd
+from tests.support.eventually import eventually
 from tests.support.images import http_image
 from tests.support.served import Served, free_port, served, worker_settings
 from tests.workers.conftest import (
@@ -21,6 +22,7 @@ from tests.workers.conftest import (
 )
 
 from warmboot.client import Client
+from warmboot.client.worker_results import Checkpoint
 from warmboot.docker.engine import DockerEngine
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
@@ -58,16 +60,18 @@ async def test_checkpoints_are_made_regularly_and_the_newest_are_kept(
     worker = await start(policy={"checkpoint_every_s": 1, "keep_checkpoints": 2})
     await client.workers.create_checkpoint(worker.id, "by-hand")
     made: set[str] = set()
-    async with asyncio.timeout(60):
-        while len(made) < 4:
-            made |= {one.name for one in await client.workers.checkpoints(worker.id)}
-            await asyncio.sleep(0.2)
-    async with asyncio.timeout(60):
-        while True:
-            kept = await client.workers.checkpoints(worker.id)
-            if len(kept) == 3 and all(one.state == "ready" for one in kept):
-                break
-            await asyncio.sleep(0.05)
+
+    async def four() -> bool:
+        made.update(one.name for one in await client.workers.checkpoints(worker.id))
+        return len(made) >= 4
+
+    async def three() -> list[Checkpoint] | None:
+        kept = await client.workers.checkpoints(worker.id)
+        ready = len(kept) == 3 and all(one.state == "ready" for one in kept)
+        return kept if ready else None
+
+    await eventually(four, "four checkpoints were made")
+    kept = await eventually(three, "three of them are kept")
     assert sum(one.automatic for one in kept) == 2
     assert "by-hand" in {one.name for one in kept}
     await counted(client, worker.id, beyond=5)
@@ -174,12 +178,14 @@ async def _http_worker(it: Served, engine: DockerEngine, port: int, **policy: An
         command=["sh", "-c", f"echo hello > /here; exec httpd -f -p 127.0.0.1:{port} -h /"],
         policy={"wake_on": [port], **policy},
     )
-    async with asyncio.timeout(60):
-        while True:
-            with contextlib.suppress(OSError):
-                if b"hello" in await _get(port):
-                    return worker.id
-            await asyncio.sleep(0.05)
+
+    async def answers() -> bool:
+        with contextlib.suppress(OSError):
+            return b"hello" in await _get(port)
+        return False
+
+    await eventually(answers, "it serves")
+    return worker.id
 
 
 async def test_a_connection_wakes_a_paused_worker_and_is_answered(

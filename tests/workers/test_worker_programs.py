@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.dockerd import PrivateDockerd
+from tests.support.eventually import eventually
 from tests.support.served import free_port
 from tests.workers.conftest import TIMEOUT_S, of_host, start_on
 
@@ -173,11 +174,12 @@ _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def _connected(port: int) -> _Connection:
-    async with asyncio.timeout(TIMEOUT_S):
-        while True:
-            with contextlib.suppress(OSError):
-                return await asyncio.open_connection("127.0.0.1", port)
-            await asyncio.sleep(0.05)  # nothing tells when it listens
+    async def connect() -> _Connection | None:  # nothing tells when it listens
+        with contextlib.suppress(OSError):
+            return await asyncio.open_connection("127.0.0.1", port)
+        return None
+
+    return await eventually(connect, "it listens", TIMEOUT_S)
 
 
 async def _fill(connection: _Connection, program: Program) -> None:

@@ -19,6 +19,7 @@ from tests.workers.conftest import (
     goes_on,
     last_count,
     lines,
+    nth_line,
     parsed,
     start_on,
 )
@@ -115,10 +116,7 @@ async def test_an_older_checkpoint_is_resumed_and_the_order_is_for_that(
     await client.workers.pause(worker.id, "late")
     seen = len(await lines(client, worker.id))
     await client.workers.resume(worker.id, "early")
-    async with asyncio.timeout(60):
-        while len(await lines(client, worker.id)) <= seen:  # noqa: ASYNC110 (no event)
-            await asyncio.sleep(0.05)
-    went_on = parsed((await lines(client, worker.id))[seen])
+    went_on = parsed(await nth_line(client, worker.id, seen))
     assert went_on[0] == secret
     assert went_on[1] <= early + 3
 
@@ -133,10 +131,7 @@ async def test_a_worker_that_was_killed_is_resumed_from_its_checkpoint(
     await client.workers.wait(worker.id, "exited", 60)
     seen = len(await lines(client, worker.id))
     assert (await client.workers.resume(worker.id)).state == "running"
-    async with asyncio.timeout(60):
-        while len(await lines(client, worker.id)) <= seen:  # noqa: ASYNC110 (no event)
-            await asyncio.sleep(0.05)
-    assert parsed((await lines(client, worker.id))[seen])[0] == secret
+    assert parsed(await nth_line(client, worker.id, seen))[0] == secret
 
 
 async def test_a_paused_worker_outlives_a_restart_of_the_engine(
