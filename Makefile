@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/.venv/bin:$(STATE)/firecracker:$(PATH):/usr/sbin:/sbin
 help:
 	@echo "make demo        install what is missing, then show warm boots, an engine with a compose stack, and a worker"
 	@echo "make picture     run the demo, and save a picture of it for the README"
-	@echo "make test        lint, then run all tests: up to half an hour on 2 CPUs; needs root, QEMU, Docker and"
+	@echo "make test        lint, then run all tests: some forty minutes on 2 CPUs; needs root, QEMU, Docker and"
 	@echo "                 PostgreSQL, which it installs if they are missing; leaves your own Docker and network alone;"
 	@echo "                 ORDER=7 shuffles modules and the tests in each, by this seed"
 	@echo "make test-quick  lint, then run the tests of the pure parts, SQLite, API and command line: about 3 minutes"

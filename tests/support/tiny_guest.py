@@ -10,10 +10,10 @@ its memory back.
 
 from __future__ import annotations
 
+import asyncio
 import struct
+import time
 from pathlib import Path
-
-from tests.support.eventually import until
 
 LOAD_ADDRESS = 0x100_0000
 TOUCHED_FROM = 0x200_0000
@@ -51,10 +51,15 @@ def numbers(printed: bytes) -> list[int]:
     return [int(line) for line in printed.split(b"\n")[:-1] if line.strip().isdigit()]
 
 
-async def counts_past(log: Path, number: int) -> int:
+async def counts_past(
+    log: Path, number: int, timeout_s: float = 30.0, every_s: float = 0.01
+) -> int:
     """Wait until a greater number stands in the serial log."""
-    await until(lambda: last_number(log) > number, f"{log} counts past {number}")
-    return last_number(log)
+    deadline = time.monotonic() + timeout_s
+    while (now := last_number(log)) <= number:
+        assert time.monotonic() < deadline, f"{log} stands at {now}"
+        await asyncio.sleep(every_s)
+    return now
 
 
 class _Assembler:

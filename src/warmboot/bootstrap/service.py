@@ -26,6 +26,7 @@ from warmboot.bootstrap.images import ImageParts, wire_image_checks, wire_images
 from warmboot.bootstrap.lock import hold_host
 from warmboot.bootstrap.logs import configure_logging
 from warmboot.bootstrap.metrics import wire_metrics
+from warmboot.bootstrap.service_manager import READY, STOPPING, notify
 from warmboot.bootstrap.snapshots import SnapshotParts, wire_snapshots
 from warmboot.bootstrap.tenants import VmParts, wire_tenants, wire_vms
 from warmboot.bootstrap.workers import WorkerParts, wire_workers, worker_checks
@@ -50,7 +51,6 @@ from warmboot.manager.system import System
 from warmboot.settings import Settings, not_settings
 from warmboot.store import Store
 from warmboot.store.database_lock import lock_database
-from warmboot.system.service_manager import READY, STOPPING, notify
 
 log = structlog.get_logger("warmboot")
 
