@@ -3,6 +3,7 @@ is accepted."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -36,9 +37,11 @@ HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 def what_fits_is_accepted(
     context: CheckContext, response: schemathesis.Response, case: Case
 ) -> bool | None:
-    """What is refused for another reason (there is no such file, …) names no field."""
+    """What is refused for another reason (there is no such file, …) names no field. Whether an
+    image's name fits is not told (``_quick``)."""
     problem = "problem+json" in str(response.headers.get("content-type"))
-    if not problem or not response.json().get("errors"):
+    fields = [error["field"] for error in response.json().get("errors", ())] if problem else []
+    if all(field == "body.image" for field in fields):
         return None
     return positive_data_acceptance(context, response, case)
 
@@ -60,11 +63,31 @@ def _app() -> FastAPI:
     return create_app(fakes.services, tokens=frozenset({TOKEN}))
 
 
+LOOKS_AHEAD = re.compile(r"\(\?[=!](?:[^()]|\([^()]*\))*\)")
+
+
+def _quick(part: Any) -> Any:
+    """Patterns do not look ahead, and have no lengths beside them: Hypothesis makes a string of
+    what else stands in one, and throws it away if it does not fit, which takes minutes."""
+    if isinstance(part, list):
+        return [_quick(one) for one in part]
+    if not isinstance(part, dict):
+        return part
+    pattern = part.get("pattern")
+    if isinstance(pattern, str) and LOOKS_AHEAD.search(pattern):
+        part = {**part, "pattern": LOOKS_AHEAD.sub("", pattern)}
+        part.pop("minLength", None)
+        part.pop("maxLength", None)
+    return {name: _quick(one) for name, one in part.items()}
+
+
 APP = _app()
+document = _quick(APP.openapi())
 OPERATIONS = [
-    f"{method.upper()} {path}" for path, item in APP.openapi()["paths"].items() for method in item
+    f"{method.upper()} {path}" for path, item in document["paths"].items() for method in item
 ]
-schema = schemathesis.openapi.from_asgi("/openapi.json", APP, headers=HEADERS)
+schema = schemathesis.openapi.from_dict(document)
+schema.app = APP
 
 
 @settings(
