@@ -23,7 +23,20 @@ RESOLVER = "127.0.77.53"
 NAME, ANSWER = "warm.test", "203.0.113.77"
 TOOLS = "warmboot-e2e/tools:1"
 PAGE = b"hello from a container\n"
-_APPLETS = ("sh", "sleep", "cat", "echo", "nproc", "httpd", "sync", "wget", "seq", "head", "test")
+_APPLETS = (
+    "sh",
+    "sleep",
+    "cat",
+    "echo",
+    "nproc",
+    "httpd",
+    "sync",
+    "wget",
+    "seq",
+    "head",
+    "test",
+    "timeout",
+)
 
 
 @dataclass(frozen=True)

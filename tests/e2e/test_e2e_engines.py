@@ -19,6 +19,7 @@ import httpx
 import pytest
 from tests.e2e.conftest import PAGE, TOOLS, Archive
 from tests.e2e.copies import add_shared
+from tests.e2e.host_servers import GREETING, greeter, own_address
 from tests.support.registry import Image, push, registry
 from tests.support.vms import Ran, Site, eventually, free_port, state_root
 
@@ -220,6 +221,28 @@ async def test_a_folder_of_the_host_is_refused_and_dockers_socket_is_dockers(
         for path in ("/var/run/docker.sock", own):
             script = ("run", "--rm", "-v", f"{path}:/docker.sock", TOOLS)
             assert (await engine.docker(*script, "test", "-S", "/docker.sock")).code == 0
+
+
+async def test_a_container_reaches_the_port_of_this_host_that_was_opened_and_no_other(
+    place: Site, archive: Archive
+) -> None:
+    home, gateway = "127.0.0.1", "198.18.0.1"
+    async with (
+        greeter(address=home) as opened,
+        greeter(address=home) as closed,
+        greeter() as everywhere,
+        engine_at(place, "opened", archive, "--host-port", str(opened)) as engine,
+    ):
+        reached = f"{gateway}:{opened}"
+        others = [f"{gateway}:{closed}", f"{gateway}:{everywhere}", f"{gateway}:{place.port}"]
+        others.append(f"{own_address()}:{everywhere}")
+        look = 'for at; do timeout 3 wget -q -O - http://$at/ && echo "from $at"; done; true'
+        for network in ("bridge", "host"):
+            ran = await engine.docker(
+                *("run", "--rm", "--network", network, TOOLS, "sh", "-c", look, "sh"),
+                *(reached, *others, f"{home}:{opened}"),
+            )
+            assert ran.out == f"{GREETING}from {reached}\n", network
 
 
 async def test_streams_go_on_while_the_manager_is_killed_and_started(

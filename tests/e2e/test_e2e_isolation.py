@@ -6,41 +6,17 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
 from tests.e2e.conftest import ANSWER, NAME, PAGE, Archive
 from tests.e2e.guests import UNREACHED, fetch_all
+from tests.e2e.host_servers import greeter, own_address
 from tests.support.vms import TINY, Site, eventually, slot_of
 
 from warmboot.host.guest.guest_link import AGENT_PORT
 from warmboot.host.network.rules import nft
-
-
-@contextlib.asynccontextmanager
-async def greeter(reached: list[str] | None = None) -> AsyncIterator[int]:
-    """A server on every address of the host; yields its port. Who ``reached`` it is noted."""
-
-    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if reached is not None:
-            reached.append(writer.get_extra_info("peername")[0])
-        writer.write(b"HTTP/1.0 200 OK\r\n\r\nthe host\n")
-        await writer.drain()
-        writer.close()
-
-    async with await asyncio.start_server(greet, "0.0.0.0", 0) as server:
-        yield server.sockets[0].getsockname()[1]
-
-
-def own_address() -> str:
-    """The host's address towards the world, or loopback when it has no other."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        with contextlib.suppress(OSError):
-            probe.connect(("192.0.2.1", 9))
-        return str(probe.getsockname()[0])
 
 
 async def test_a_container_reaches_neither_agent_nor_host_nor_other_vms(

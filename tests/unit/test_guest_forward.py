@@ -1,4 +1,5 @@
-"""While an image is pulled from the host's ``localhost``, the guest's leads there."""
+"""The host's ports in the guest: its ``localhost`` leads there while an image is pulled, and
+containers may reach those that were opened to them."""
 
 from __future__ import annotations
 
@@ -44,3 +45,20 @@ def test_host_forward_says_when_the_port_is_taken(guest: Guest) -> None:
 def test_host_forward_refuses_nonsense(guest: Guest, ask: dict[str, object]) -> None:
     guest.become()
     assert guest.ask("POST", "/warmboot/v1/host-forward", ask, TOKEN)[0] == 400
+
+
+def test_containers_may_reach_the_ports_that_were_opened_and_no_others(guest: Guest) -> None:
+    guest.become()
+    for _ in range(2):  # idempotent
+        ask = {"ports": [5000, 65535]}
+        assert guest.ask("POST", "/warmboot/v1/host-ports", ask, TOKEN)[0] == 200
+    assert sorted(
+        (table, chain, rule[-3], rule[-1]) for table, chain, *rule in guest.system.rules
+    ) == [
+        ("mangle", chain, port, "ACCEPT")
+        for chain in ("FORWARD", "OUTPUT")
+        for port in ("5000", "65535")
+    ]
+    nonsense: list[dict[str, object]] = [{}, {"ports": 80}, {"ports": [0]}, {"ports": [80, "81"]}]
+    for said in [*nonsense, {"ports": [True]}]:
+        assert guest.ask("POST", "/warmboot/v1/host-ports", said, TOKEN)[0] == 400

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from . import AGENT_VERSION
 from .claim import Claim
 from .docker import INSECURE, LABELS, MIRRORS, Docker, configure
+from .firewall import let_reach_host
 from .forward import HostForward
 from .identity import Identity
 from .sandbox import JOINED, Sandbox
@@ -68,6 +69,7 @@ class Agent:
             ("GET", "disk"): self._disk,
             ("POST", "prepare-snapshot"): self._prepare_snapshot,
             ("POST", "host-forward"): self._host_forward,
+            ("POST", "host-ports"): self._host_ports,
             ("POST", "sync"): self._sync,
         }
 
@@ -272,14 +274,19 @@ class Agent:
 
     def _host_forward(self, connection: Connection, head: Head) -> dict[str, Any]:
         document = connection.read_json(head)
-        port, enabled = document.get("port"), _flag(document, "enabled", None)
-        if type(port) is not int or not 1 <= port <= 65535:
-            raise HttpError(400, "port must be a number from 1 to 65535")
+        port, enabled = _port(document.get("port")), _flag(document, "enabled", None)
         if enabled:
             self._forward.enable(port)
         else:
             self._forward.disable(port)
         return {"port": port, "enabled": enabled}
+
+    def _host_ports(self, connection: Connection, head: Head) -> dict[str, Any]:
+        ports = connection.read_json(head).get("ports")
+        if type(ports) is not list:
+            raise HttpError(400, "ports must be a list of numbers")
+        let_reach_host(self._system, [_port(port) for port in ports])
+        return {}
 
     def _sync(self, connection: Connection, head: Head) -> dict[str, Any]:
         connection.read_body(head)
@@ -294,6 +301,12 @@ def _seconds(document: dict[str, Any], key: str, default: float) -> float:
     if type(seconds) not in (int, float) or not 0 < seconds <= _MAX_WAIT_S:
         raise HttpError(400, f"{key} must be a number up to {_MAX_WAIT_S:g}")
     return float(seconds)
+
+
+def _port(number: object) -> int:
+    if type(number) is not int or not 1 <= number <= 65535:
+        raise HttpError(400, "a port must be a number from 1 to 65535")
+    return number
 
 
 def _texts(document: dict[str, Any], key: str) -> list[str]:

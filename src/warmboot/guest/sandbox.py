@@ -18,6 +18,7 @@ import threading
 from typing import Any
 
 from .docker import WARM_UP_IMAGE, Docker
+from .firewall import add_rule, delete_rule
 from .system import System
 from .wire import HttpError
 
@@ -104,18 +105,12 @@ class Sandbox:
 
     def _route(self, address: str) -> None:
         for table, chain, rule in _rules(address):
-            iptables = ["/usr/sbin/iptables", "--wait", "-t", table]
             # Docker's own chain ends with RETURN, so the rule must come before that.
-            add = ["-I" if chain == "DOCKER-USER" else "-A", chain]
-            if self._system.run([*iptables, "-C", chain, *rule]) == 0:
-                continue
-            if self._system.run([*iptables, *add, *rule]) != 0:
-                raise HttpError(500, f"the sandbox could not be reached: iptables refused {rule}")
+            add_rule(self._system, table, chain, rule, first=chain == "DOCKER-USER")
 
     def _unroute(self, address: str) -> None:
         for table, chain, rule in _rules(address) if address else ():
-            # It may have gone already: then iptables says so.
-            self._system.run(["/usr/sbin/iptables", "--wait", "-t", table, "-D", chain, *rule])
+            delete_rule(self._system, table, chain, rule)
 
     def _name(self, hostname: str) -> None:
         """The hosts file of the sandbox is that of the container which joins it."""

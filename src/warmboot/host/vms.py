@@ -273,6 +273,13 @@ class Vms(VmPorts):
         machine, mirror = self._machine(vm_id), self._config.registry_mirror
         await machine.while_alive(machine.link.hand_over(labels, mirror))
 
+    async def lead_to_host(self, vm_id: str, slot: Slot | None, ports: Sequence[int]) -> None:
+        """``open_host_ports``, and have the guest let its containers go there."""
+        await self.open_host_ports(slot, ports)
+        if ports:
+            machine = self._machine(vm_id)
+            await machine.while_alive(machine.link.let_reach_host(ports))
+
     async def grow_disk(self, vm_id: str, size_bytes: int) -> None:
         """Have its writable disk, and the file system on it, be so large, if they are smaller."""
         await self._machine(vm_id).grow_disk(size_bytes)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-GUEST_PROTOCOLS = frozenset({"3"})
+GUEST_PROTOCOLS = frozenset({"4"})
 """The guest agents' protocol versions that this warmboot speaks."""
 
 UNKNOWN_AGENT = "unknown"

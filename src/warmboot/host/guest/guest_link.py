@@ -216,6 +216,10 @@ class GuestLink:
         """While enabled, ``localhost:port`` in the guest is the host's."""
         await self._call("host-forward", {"port": port, "enabled": enabled}, timeout_s=30)
 
+    async def let_reach_host(self, ports: Sequence[int]) -> None:
+        """What runs in it may reach these of the host's ports, as far as the host leads there."""
+        await self._call("host-ports", {"ports": list(ports)}, timeout_s=60)
+
     async def sync(self) -> None:
         await self._call("sync", {}, timeout_s=60)
 

@@ -122,7 +122,7 @@ class BringUpEngine:
             await asyncio.wait({showing})  # or it would be shown as it was
         # Before it is told that it runs: whoever hears of it finds the socket.
         with watch.stage("socket"):
-            await self._host.vms.open_host_ports(slot_of(record), engine.spec.host_ports)
+            await self._host.vms.lead_to_host(record.id, slot_of(record), engine.spec.host_ports)
             await self._sockets.show(
                 replace(engine, state=EngineState.RUNNING, vm_id=record.id, error=None)
             )
