@@ -224,12 +224,16 @@ async def test_ports_of_a_container_made_round_the_front_follow(
 
 @pytest.mark.registry
 async def test_an_engine_uses_a_login_that_its_client_does_not_have(shell: Shell) -> None:
-    """docker's own configuration has none, and warmboot is given another one."""
+    """docker's own configuration has none, and warmboot is given another one.
+
+    BuildKit asks its client for logins: there the client's own count.
+    """
     secret = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
     (shell.folder / "mine").mkdir()
     (shell.folder / "mine" / "config.json").write_text(
         json.dumps({"auths": {REGISTRY_HOST: {"auth": secret}}})
     )
+    (shell.folder / "mine" / "cli-plugins").symlink_to(shell.folder / ".docker" / "cli-plugins")
     (shell.folder / "private").mkdir()
     (shell.folder / "private" / "Dockerfile").write_text(f"FROM {APP}\nLABEL built=1\n")
     (shell.folder / "private" / "registry.image").write_bytes(registry_image())
@@ -248,6 +252,12 @@ async def test_an_engine_uses_a_login_that_its_client_does_not_have(shell: Shell
     await shell.run(
         f"docker push {APP}\n{again}\ndocker pull {APP}\n{again}\n"
         "DOCKER_BUILDKIT=0 docker build -t built:2 private\n"
+    )
+    without = await shell.run("docker build --pull -t built:3 private 2>&1", code=1)
+    assert "401 Unauthorized" in without
+    await shell.run(
+        "DOCKER_CONFIG=$PWD/mine docker build --pull -t built:3 private\n"
+        "docker image inspect built:3\n"
         "docker rm -f registry"
     )
 
