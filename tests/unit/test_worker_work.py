@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +34,9 @@ class Settle(RecoverWorker):
         self.put_off: list[UUID] = []
 
     @override
-    async def __call__(self, worker_id: UUID) -> None:
+    async def __call__(
+        self, worker_id: UUID, only: Collection[WorkerState] = tuple(WorkerState)
+    ) -> None:
         self.at_once.append(worker_id)
         if self.error is not None:
             raise self.error
@@ -138,3 +140,9 @@ async def test_what_a_dead_manager_began_waits_for_the_engine(
     await reconcile._worker(worker)
     assert scene.settle.at_once == []
     assert scene.settle.put_off == [scene.worker.id]
+
+
+async def test_who_only_looks_does_not_settle_what_somebody_works_on(scene: Scene) -> None:
+    recover = RecoverWorker(scene.store, ABSENT, ABSENT, ABSENT, ABSENT)
+    await recover(scene.worker.id, only={WorkerState.PAUSED})  # asks nobody: it is pausing
+    assert (await scene.store.workers.get(scene.worker.id)).state is WorkerState.PAUSING

@@ -94,8 +94,9 @@ def _lines_of(path: Path) -> tuple[str, ...]:
 def _write(folder: Path, name: str, lines: Sequence[str], *, durable: bool) -> None:
     """The runtime removes an empty folder when the container has ended, perhaps just now."""
     for _ in range(ATTEMPTS):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
+        # ``mkdir`` says that it exists if it is removed while that is looked at.
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             text = "".join(f"{line}\n" for line in lines)
             write_atomically(folder / name, text, mode=0o600, durable=durable)
             return

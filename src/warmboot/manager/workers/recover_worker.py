@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Collection
 from typing import Any
 from uuid import UUID
 
@@ -86,8 +87,13 @@ class RecoverWorker:
         self._places = places
         self._alone = RecoverAlone(store, engine, states, places, hangs_after_s)
 
-    async def __call__(self, worker_id: UUID) -> None:
+    async def __call__(
+        self, worker_id: UUID, only: Collection[WorkerState] = tuple(WorkerState)
+    ) -> None:
+        """``only`` if it is in one of these states: what is under way by then is somebody's."""
         worker = await self._store.workers.get(worker_id)
+        if worker.state not in only:
+            return
         if worker.state is _S.DELETING:
             await self.delete(worker)
             return
@@ -139,8 +145,7 @@ class RecoverWorker:
         while True:
             try:
                 await self._engine.facts()
-                if (await self._store.workers.get(worker_id)).state not in BUSY:
-                    await self(worker_id)
+                await self(worker_id, only=set(WorkerState).difference(BUSY))
             except EngineUnavailable:
                 await back_off.pause()
             except (NotFound, IllegalTransition):  # somebody else knows more

@@ -141,8 +141,7 @@ class WatchWorker:
 
     async def _look(self, worker_id: UUID) -> None:
         with contextlib.suppress(NotFound, IllegalTransition):  # somebody else knows more
-            if (await self._store.workers.get(worker_id)).state is _S.PAUSED:
-                await self._recover(worker_id)
+            await self._recover(worker_id, only={_S.PAUSED})
 
     async def _keep_policy(self, worker: Worker) -> None:
         policy = worker.spec.policy
