@@ -137,7 +137,6 @@ class Asked:
             "image": image,
             "environment": parse_environment(self.env or (), self.env_file or (), command),
             "ports": [port for text in self.publish or () for port in parse_ports(text)],
-            "publish_all": self.publish_all,
             "labels": parse_labels(self.label or ()),
             "tty": self.tty,
             "stdin_open": self.interactive,
@@ -157,6 +156,7 @@ class Asked:
             "name": self.name,
             "command": command or None,
             "entrypoint": _entrypoint(self.entrypoint),
+            "publish_all": self.publish_all or None,
             "options": options.body(limit) or None,
         }
         body |= {field: value for field, value in asked.items() if value is not None}
