@@ -32,7 +32,7 @@ DOMAIN_PATTERN = r"^(\.|[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,253})$"
 PLATFORM_PATTERN = r"^([a-zA-Z0-9_-]{1,32}(\/[a-zA-Z0-9_-]{1,32}){0,2})?$"
 MAX_DURATION_S = 365 * 24 * 3600
 _MAX_BYTES = 1 << 50
-_MAX_LIMIT = (1 << 63) - 1
+_MAX_LIMIT = (1 << 53) - 1  # what JSON's numbers hold exactly
 
 
 def _address(text: str) -> str:
