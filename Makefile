@@ -6,6 +6,7 @@ PYTHON = .venv/bin/python
 PROCESSES ?= $(shell n=$$(nproc); [ $$n -gt 2 ] && echo $$n || echo 2)
 # ORDER=7: modules, and the tests in each, are shuffled by this seed, which the run prints.
 SHUFFLED = $(if $(ORDER),--random-order-seed=$(ORDER))
+QUICK_FOLDERS = tests/unit tests/store tests/api tests/cli
 QUICK = not (qemu or firecracker or kvm or docker or registry or postgres or root or slow)
 export WARMBOOT_STATE = $(STATE)
 export PATH := $(CURDIR)/.venv/bin:$(STATE)/firecracker:$(PATH):/usr/sbin:/sbin
@@ -41,9 +42,9 @@ test: lint
 	@$(PYTHON) -m pytest -n $(PROCESSES) $(SHUFFLED)
 
 test-quick: lint
-	@$(PYTHON) -m pytest -n $(PROCESSES) $(SHUFFLED) -m "$(QUICK)"
-	@echo "Left out: tests with real VMs, Docker engines, registries, PostgreSQL or root, and tests marked slow, such as"
-	@echo "tests/manager, tests/faults and tests/deploy. If you have changed something there, run them yourself."
+	@$(PYTHON) -m pytest -n $(PROCESSES) $(SHUFFLED) -m "$(QUICK)" $(QUICK_FOLDERS)
+	@echo "Left out: tests with real VMs, Docker engines, registries, PostgreSQL or root, tests marked slow, and the"
+	@echo "folders of other tests, such as tests/manager. If you have changed something there, run them yourself."
 
 lint:
 	@scripts/setup test

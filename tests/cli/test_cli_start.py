@@ -14,6 +14,8 @@ from tests.support.command_line import PROGRAM
 from warmboot.cli import completion
 from warmboot.cli.main import COMMANDS
 
+pytestmark = pytest.mark.slow  # processes, one for each command
+
 IMPORTED = """
 import atexit, sys
 atexit.register(lambda: print("\\n" + " ".join(sys.modules)))

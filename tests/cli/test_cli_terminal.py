@@ -19,6 +19,8 @@ from tests.cli.conftest import WARMBOOT, Cli, Served
 
 from warmboot.manager.ports import Check
 
+pytestmark = pytest.mark.slow  # the command line in a process, each time
+
 
 class Terminal:
     """A pty with a shell-like setting, and one program on it."""

@@ -21,6 +21,8 @@ from warmboot.client.results import RuntimeSnapshot, Shape
 from warmboot.host.snapshots.snapshot_files import BUILDING
 from warmboot.model.runtime_snapshot import MEMORY_FILE, BootStats
 
+pytestmark = pytest.mark.random_order(disabled=True)  # one story
+
 
 @pytest.fixture(scope="module")
 async def grown(image_folder: Path) -> AsyncIterator[Site]:
