@@ -15,8 +15,8 @@ import pytest
 from tests.conformance.keeper import Keeper
 from tests.conformance.rigs import Rig
 from tests.support import tiny_guest
+from tests.support.eventually import eventually, until
 from tests.support.own_pages import page_out, swap_file, swapped_bytes
-from tests.support.vms import eventually
 
 from warmboot.host.snapshots.memory_cache import MemoryCache
 from warmboot.host.snapshots.memory_differences import StoredFile, lay_over, merge_differences
@@ -256,6 +256,15 @@ def _touched(memory: bytes) -> list[int]:
     return [number for number in found if number]
 
 
+def _pages_out(pid: int) -> int:
+    """Have the pages of its RAM swapped out; how many bytes of it are."""
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        if line.endswith("snapshot.mem"):
+            start, _, end = line.split()[0].partition("-")
+            page_out(pid, int(start, 16), int(end, 16) - int(start, 16))
+    return swapped_bytes(pid)
+
+
 @needs_qemu
 @pytest.mark.root
 async def test_pages_that_were_swapped_out_are_frozen_too(
@@ -264,11 +273,8 @@ async def test_pages_that_were_swapped_out_are_frozen_too(
     spec, vm = await freezer.source()
     with swap_file(tmp_path):
         await vm.pause()
-        for line in Path(f"/proc/{vm.handle.pid}/maps").read_text().splitlines():
-            if line.endswith("snapshot.mem"):
-                start, _, end = line.split()[0].partition("-")
-                page_out(vm.handle.pid, int(start, 16), int(end, 16) - int(start, 16))
-        assert swapped_bytes(vm.handle.pid) > 0
+        # The kernel passes over a page that has only just come into use.
+        await until(lambda: _pages_out(vm.handle.pid) > 0, "pages are swapped out")
         moment = await freezer.freeze(spec, vm)
         fork_spec, _ = await freezer.fork(moment)
     for one in (spec, fork_spec):

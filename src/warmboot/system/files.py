@@ -93,3 +93,9 @@ def sync_folder(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def unlink_all(*paths: Path) -> None:
+    """Remove these files, whether they are there or not."""
+    for path in paths:
+        path.unlink(missing_ok=True)

@@ -13,7 +13,14 @@ from typing import IO, cast
 
 from typing_extensions import override
 
-from warmboot.criu.runtime.sums import BLOCK_BYTES, crc32, damaged, kept_sums, regular_files
+from warmboot.criu.runtime.sums import (
+    BLOCK_BYTES,
+    compare,
+    crc32,
+    damaged,
+    kept_sums,
+    regular_files,
+)
 
 _ZEROS = bytes(1 << 16)
 
@@ -33,13 +40,7 @@ class CheckedFiles:
         inside = f"{folder.relative_to(top)}{os.sep}"
         expected = {name: one[0] for name, one in self._kept.items() if name.startswith(inside)}
         found = {str(path.relative_to(top)): size for path, size in regular_files(folder)}
-        for name in sorted(expected.keys() | found.keys()):
-            if name not in found:
-                raise damaged(top, f"{top / name} is missing")
-            if name not in expected:
-                raise damaged(top, f"{top / name} is none of its files")
-            if found[name] != expected[name]:
-                raise damaged(top, f"{top / name} is not what was written")
+        compare(top, expected, found)
 
     def open(self, path: str) -> IO[bytes]:
         """To be read once, from its beginning on; closing it tells (``CheckpointError``)."""

@@ -28,6 +28,7 @@ __all__ = [
     "advice",
     "check_sums",
     "check_unless_it_hangs",
+    "compare",
     "crc32",
     "damaged",
     "kept_sums",
@@ -71,6 +72,11 @@ def check_sums(
         raise damaged(checkpoint, str(error)) from error
     inside = f"{folder.relative_to(checkpoint)}{os.sep}"
     expected = {name: sums for name, sums in kept.items() if name.startswith(inside)}
+    compare(checkpoint, expected, found)
+
+
+def compare(checkpoint: Path, expected: Mapping[str, object], found: Mapping[str, object]) -> None:
+    """``CheckpointError`` unless its files, by their names, are those that were written."""
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
             raise damaged(checkpoint, f"{checkpoint / name} is missing")

@@ -23,6 +23,7 @@ from warmboot.model.errors import HostError
 from warmboot.model.vm import Disk, DiskFormat
 from warmboot.system import disks
 from warmboot.system.file_stamps import UNFINISHED
+from warmboot.system.on_failure import on_failure
 
 _QCOW2 = struct.Struct(">4s20xQ")
 _MAGIC = b"QFI\xfb"
@@ -41,13 +42,10 @@ async def add_layer(disk: Disk) -> Disk:
     new = _unfinished(disk)
     new.unlink(missing_ok=True)
     os.link(disk.path, layer)
-    try:
+    with on_failure(lambda: remove_layer(disk)):
         await disks.overlay_on_overlay(Path(layer.name), new, virtual_bytes(layer))
         owner = layer.stat()
         os.chown(new, owner.st_uid, owner.st_gid)
-    except BaseException:  # cancelled, too; raised again
-        remove_layer(disk)
-        raise
     return replace(disk, path=new)
 
 

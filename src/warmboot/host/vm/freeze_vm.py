@@ -21,6 +21,7 @@ from warmboot.model.runtime_snapshot import DIFFERENCE_FILE, DISK_FILE, STATE_FI
 from warmboot.model.vm import Disk, DiskFormat, VmSpec, VmStatus
 from warmboot.system import disks
 from warmboot.system.concurrency import finish
+from warmboot.system.on_failure import on_failure
 
 _PARTS = (DIFFERENCE_FILE, STATE_FILE, DISK_FILE)
 
@@ -42,13 +43,14 @@ async def freeze_vm(vm: Vm, spec: VmSpec, folder: Path, gid: int) -> Moment:
     ``gid`` may read the disk. If it fails the VM is as before, and no file is left: that is so when
     it was cancelled, too. ``HypervisorError`` for a VM that has stalled; ``DiskFull``.
     """
-    try:
+    with on_failure(lambda: _clear(folder)):
         # Not cut short: it would not be known what the VM writes to.
         return await finish(asyncio.ensure_future(_freeze(vm, spec, folder, gid)))
-    except BaseException:  # cancelled, too; raised again
-        for path in (*_PARTS, *(layer.name for layer in disk_layers.layers(folder))):
-            (folder / path).unlink(missing_ok=True)
-        raise
+
+
+def _clear(folder: Path) -> None:
+    for name in (*_PARTS, *(layer.name for layer in disk_layers.layers(folder))):
+        (folder / name).unlink(missing_ok=True)
 
 
 async def _freeze(vm: Vm, spec: VmSpec, folder: Path, gid: int) -> Moment:
@@ -59,19 +61,13 @@ async def _freeze(vm: Vm, spec: VmSpec, folder: Path, gid: int) -> Moment:
     layered = disk.format is DiskFormat.QCOW2
     overlay = await disk_layers.add_layer(disk) if layered else None
     began = time.monotonic()
-    try:
+    async with on_failure(lambda: _as_before(vm, status, None if overlay is None else disk)):
         await vm.pause()
         machine = await vm.freeze(folder)
         if overlay is None:
             await disks.copy(disk.path, folder / DISK_FILE)
         else:
             await vm.lay_overlay(overlay)
-    except BaseException:  # whatever it is; raised again
-        if overlay is not None:
-            disk_layers.remove_layer(disk)
-        with contextlib.suppress(HypervisorError):  # it is gone, and that is being told
-            await _go_on(vm, status)
-        raise
     if overlay is not None:
         disk_layers.settle(disk)
     await _go_on(vm, status)
@@ -80,6 +76,13 @@ async def _freeze(vm: Vm, spec: VmSpec, folder: Path, gid: int) -> Moment:
         return Moment(machine, Disk(folder / DISK_FILE), standstill_s)
     top = disk_layers.link_layers(disk.path.parent, folder, gid)
     return Moment(machine, Disk(top, format=DiskFormat.QCOW2, base=disk.base), standstill_s)
+
+
+async def _as_before(vm: Vm, status: VmStatus, layered: Disk | None) -> None:
+    if layered is not None:
+        disk_layers.remove_layer(layered)
+    with contextlib.suppress(HypervisorError):  # it is gone, and that is being told
+        await _go_on(vm, status)
 
 
 async def _go_on(vm: Vm, status: VmStatus) -> None:

@@ -19,6 +19,8 @@ from warmboot.model.errors import HostError, HypervisorError, NotSupported, VmGo
 from warmboot.model.runtime_snapshot import DIFFERENCE_FILE, MEMORY_FILE, STATE_FILE
 from warmboot.model.vm import Disk, GuestAddress, VmHandle, VmSpec, VmStatus
 from warmboot.system.concurrency import end, finish
+from warmboot.system.files import unlink_all
+from warmboot.system.on_failure import on_failure
 
 
 class FirecrackerVm:
@@ -83,11 +85,8 @@ class FirecrackerVm:
                 write = partial(write_own_pages, self.handle, mappings, size, target)
             else:
                 write = partial(write_pages_of, whole, None, target)
-            await finish(asyncio.to_thread(write))
-        except BaseException:  # cancelled, too; raised again
-            for path in (machine.state, target):
-                path.unlink(missing_ok=True)
-            raise
+            with on_failure(lambda: unlink_all(machine.state, target)):
+                await finish(asyncio.to_thread(write))
         finally:
             whole.unlink(missing_ok=True)
         return FrozenMachine(target, machine.state, based=bool(mappings))
@@ -115,12 +114,8 @@ class FirecrackerVm:
             "snapshot_path": str(state),
             "mem_file_path": str(memory),
         }
-        try:
+        with on_failure(lambda: unlink_all(memory, state)):
             await self.api.put("/snapshot/create", body, self._config.save_timeout_s)
-        except BaseException:  # cancelled, too; raised again
-            for path in (memory, state):
-                path.unlink(missing_ok=True)
-            raise
         return MachineSnapshot(memory, state)
 
     async def kill(self) -> None:

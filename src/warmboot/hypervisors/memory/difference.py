@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from warmboot.hypervisors.memory.frames import FRAME_BYTES, PAGE, Frames, damaged
 from warmboot.hypervisors.memory.own_pages import Ranges
+from warmboot.system.on_failure import on_failure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,19 +58,17 @@ def write(path: Path, memory_bytes: int, ranges: Ranges, fill: Fill) -> None:
     """Write the new file ``path``; it is removed again if that fails. ``OSError``; blocking."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        write_all(file, _pack_index(memory_bytes, ranges))
-        buffer = bytearray(PIECE_BYTES)
-        used = 0
-        for start, end in pieces(ranges):
-            if used + end - start > PIECE_BYTES:
-                write_all(file, memoryview(buffer)[:used])
-                used = 0
-            fill(memoryview(buffer)[used : used + end - start], start)
-            used += end - start
-        write_all(file, memoryview(buffer)[:used])
-    except BaseException:  # whatever it is; raised again
-        path.unlink(missing_ok=True)
-        raise
+        with on_failure(lambda: path.unlink(missing_ok=True)):
+            write_all(file, _pack_index(memory_bytes, ranges))
+            buffer = bytearray(PIECE_BYTES)
+            used = 0
+            for start, end in pieces(ranges):
+                if used + end - start > PIECE_BYTES:
+                    write_all(file, memoryview(buffer)[:used])
+                    used = 0
+                fill(memoryview(buffer)[used : used + end - start], start)
+                used += end - start
+            write_all(file, memoryview(buffer)[:used])
     finally:
         os.close(file)
 
@@ -81,11 +80,8 @@ class Difference:
         self._file = Frames(path) if compressed else _Plain(path)
         self._frame: tuple[int, bytes] = (-1, b"")
         self.path = path
-        try:
+        with on_failure(self.close):
             self.index = self._load_index()
-        except BaseException:  # whatever it is; raised again
-            self.close()
-            raise
 
     def __enter__(self) -> Difference:
         return self

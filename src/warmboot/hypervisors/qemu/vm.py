@@ -24,6 +24,8 @@ from warmboot.model.errors import HostError, HypervisorError, NotSupported, VmGo
 from warmboot.model.runtime_snapshot import DIFFERENCE_FILE, MEMORY_FILE, STATE_FILE
 from warmboot.model.vm import Disk, DiskFormat, GuestAddress, VmHandle, VmSpec, VmStatus
 from warmboot.system.concurrency import finish, race
+from warmboot.system.files import unlink_all
+from warmboot.system.on_failure import on_failure
 
 _PAUSED = {"paused", "prelaunch", "postmigrate", "finish-migrate", "suspended"}
 _STALLED = "io-error"
@@ -119,17 +121,13 @@ class QemuVm:
         memory_bytes = self.spec.shape.memory_mib << 20
         blocks = await self._execute("x-query-ramblock")
         mapping = ram_mapping(blocks["human-readable-text"], memory_bytes)
-        try:
+        with on_failure(lambda: unlink_all(frozen.state, frozen.difference)):
             await self._save_devices(frozen.state)
             await finish(
                 asyncio.to_thread(
                     write_own_pages, self.handle, [mapping], memory_bytes, frozen.difference
                 )
             )
-        except BaseException:  # cancelled, too; raised again
-            for path in (frozen.state, frozen.difference):
-                path.unlink(missing_ok=True)
-            raise
         return frozen
 
     async def lay_overlay(self, overlay: Disk) -> None:

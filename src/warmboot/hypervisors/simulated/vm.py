@@ -16,6 +16,8 @@ from warmboot.model.errors import HostError, HypervisorError, NotSupported, VmGo
 from warmboot.model.runtime_snapshot import DIFFERENCE_FILE, MEMORY_FILE, STATE_FILE
 from warmboot.model.vm import Disk, GuestAddress, VmHandle, VmSpec, VmStatus
 from warmboot.system.concurrency import finish
+from warmboot.system.files import unlink_all
+from warmboot.system.on_failure import on_failure
 
 ANSWER_TIMEOUT_S = 10.0
 
@@ -62,11 +64,8 @@ class SimulatedVm:
         own = saved["own"]
         ranges = None if own is None else [(start, end) for start, end in own]
         try:
-            await finish(asyncio.to_thread(write_pages_of, whole, ranges, target))
-        except BaseException:  # cancelled, too; raised again
-            for path in (state, target):
-                path.unlink(missing_ok=True)
-            raise
+            with on_failure(lambda: unlink_all(state, target)):
+                await finish(asyncio.to_thread(write_pages_of, whole, ranges, target))
         finally:
             whole.unlink(missing_ok=True)
         return FrozenMachine(target, state, based=own is not None)
