@@ -15,11 +15,14 @@ TIMEOUT_S = 60.0
 async def eventually(
     look: Callable[[], Awaitable[T | None]], what: str = "", timeout_s: float = TIMEOUT_S
 ) -> T:
-    """What ``look`` finds; more seldom the longer it takes, as looking is work, too."""
+    """What ``look`` finds, which is neither nothing nor empty.
+
+    It looks more seldom the longer it takes, as looking is work, too.
+    """
     deadline, pause_s = time.monotonic() + timeout_s, 0.01
     while True:
         found = await look()
-        if found is not None and found is not False:
+        if found:
             return found
         assert time.monotonic() < deadline, f"did not happen in {timeout_s:g} s: {what}"
         await asyncio.sleep(pause_s)

@@ -12,7 +12,7 @@ import pytest
 
 from warmboot.criu.runtime import program
 from warmboot.criu.runtime.folders import CheckpointFolder
-from warmboot.criu.runtime.orders import Runc, checked, order, runc_of, withdraw
+from warmboot.criu.runtime.orders import Runc, checked, forget, order, runc_of, withdraw
 from warmboot.criu.runtime.sums import BLOCK_BYTES
 from warmboot.criu.setup.install_runtime import text_for
 
@@ -169,6 +169,21 @@ def test_after_an_order_is_withdrawn_a_create_is_one(runtime: Runtime, tmp_path:
     assert list(runtime.state.iterdir()) == []
     assert runtime.words("create", *BUNDLE, ID)[0] == "create"
     assert runtime.words("start", ID) == ["start", ID]
+
+
+def test_what_a_killed_manager_was_writing_goes_with_the_container(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    runtime("create", *BUNDLE, ID)
+    runtime.order(tmp_path)
+    runtime("start", ID)
+    (runtime.state / ID / ".resume.half").touch()
+    runtime("delete", ID)
+    withdraw(ID, runtime.state)
+    assert (runtime.state / ID).exists(), "the runtime removes what it has noted, and no more"
+    forget(ID, runtime.state)
+    forget(ID, runtime.state)
+    assert list(runtime.state.iterdir()) == []
 
 
 def test_what_is_damaged_is_not_restored_whoever_starts_it(

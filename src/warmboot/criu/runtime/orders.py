@@ -8,6 +8,7 @@ container in between resumes it.
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,14 @@ def withdraw(container_id: str, root: Path = ROOT) -> None:
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # it runs, so something is noted; or it is not there
         folder.rmdir()
+
+
+def forget(container_id: str, root: Path = ROOT) -> None:
+    """Remove all that is kept of a container that is gone. Idempotent.
+
+    The runtime removes what it has noted itself; a manager that was killed may have left more.
+    """
+    shutil.rmtree(root / container_id, ignore_errors=True)
 
 
 def _lines_of(path: Path) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmboot.criu.runtime.folders import CheckpointFolder, clear
-from warmboot.criu.runtime.orders import withdraw
+from warmboot.criu.runtime.orders import forget, withdraw
 from warmboot.criu.runtime.resume import give_order
 from warmboot.criu.runtime.stored import StoredCheckpoints
 from warmboot.model.worker import Worker
@@ -51,4 +51,4 @@ class CheckpointPlaces:
         """Remove all that is kept of a worker whose container is gone. Idempotent."""
         await asyncio.to_thread(clear, self.root / str(worker.id))
         if worker.docker_id:
-            await asyncio.to_thread(withdraw, worker.docker_id)
+            await asyncio.to_thread(forget, worker.docker_id)

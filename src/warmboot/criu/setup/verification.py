@@ -18,7 +18,7 @@ from pathlib import Path
 from warmboot.criu.binary import SEARCH_PATH
 from warmboot.criu.checkpoint import checkpoint
 from warmboot.criu.restore import restore
-from warmboot.criu.runtime.orders import withdraw
+from warmboot.criu.runtime.orders import forget
 from warmboot.criu.setup.findings import can_save_other_users
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.tiny_image import BUSYBOX_APPLETS, image_archive, static_busybox
@@ -96,7 +96,7 @@ async def _verify(engine: DockerEngine, search_path: str, folder: Path) -> Verif
         secret_after, after = await _count(engine, container, beyond=before)
     finally:
         await finish(engine.remove(container))
-        await asyncio.to_thread(withdraw, container)
+        await asyncio.to_thread(forget, container)
     if secret_after != secret:
         raise CheckpointError(
             "the restored test container has lost its memory",
