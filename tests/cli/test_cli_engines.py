@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
+import signal
 import socket
 import subprocess
 from collections.abc import Mapping
@@ -139,6 +142,28 @@ def test_a_command_that_is_killed_and_one_that_is_not_there(
     assert run(env, "--", "sh", "-c", "kill -KILL $$").returncode == 137
     assert run(env, "--", "/no/such/program").returncode == 127
     assert len(served.fakes.engines.removed) == 2
+
+
+def test_a_command_ends_with_warmboot_when_that_is_killed(
+    env: dict[str, str], served: Served
+) -> None:
+    script = "trap 'echo told; exit' TERM; echo $$; while :; do sleep 0.1; done"
+    with subprocess.Popen(
+        [*WARMBOOT, "engine", "run", "--", "sh", "-c", script],
+        env=env,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        command = int(process.stdout.readline())
+        process.kill()
+        try:
+            read, _, _ = select.select([process.stdout], [], [], 30)
+            assert read, "it lives on"
+            assert process.stdout.read() == "told\n"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(command, signal.SIGKILL)
 
 
 def test_the_engine_of_a_command_is_held_by_its_process(

@@ -235,7 +235,7 @@ async def test_a_container_reaches_the_port_of_this_host_that_was_opened_and_no_
     ):
         reached = f"{gateway}:{opened}"
         others = [f"{gateway}:{closed}", f"{gateway}:{everywhere}", f"{gateway}:{place.port}"]
-        others.append(f"{own_address()}:{everywhere}")
+        others += [f"{own_address()}:{everywhere}", f"{own_address()}:{opened}"]
         look = 'for at; do timeout 3 wget -q -O - http://$at/ && echo "from $at"; done; true'
         for network in ("bridge", "host"):
             ran = await engine.docker(

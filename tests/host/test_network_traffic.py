@@ -316,6 +316,8 @@ async def test_an_opened_host_port_is_reached_by_that_guest_until_it_is_closed(
         await refused(scene.guests[0], slot.gateway_ip, port)
         await scene.network.open_host_port(slot, port)
         assert (await scene.guests[0].tcp(slot.gateway_ip, port)).startswith(b"registry ")
+        for own_ip in (HOST_IP, "10.213.0.1", slot.host_ip, other.host_ip):
+            await refused(scene.guests[0], own_ip, port)
         await refused(scene.guests[1], other.gateway_ip, port)
         for _ in range(2):
             await scene.network.close_host_port(slot, port)

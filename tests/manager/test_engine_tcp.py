@@ -14,7 +14,9 @@ from tests.support.engines import create, engines_of
 from tests.support.managers import Lab, Manager, eventually, front_pids
 from tests.support.served import free_port
 
-from warmboot.manager.ports import EngineUntil
+from warmboot.host import engine_certificates
+from warmboot.manager.ports import Check, EngineUntil
+from warmboot.model.conventions.engine_certificates import AUTHORITY
 from warmboot.model.errors import Conflict, InvalidRequest, NotFound
 from warmboot.model.tenants.engine import Engine, EngineSpec, EngineState, TcpAddress
 
@@ -72,8 +74,15 @@ async def test_a_port_is_the_engines_until_that_is_removed(place: Lab, tmp_path:
         assert list((place.storage / "engine-certificates").iterdir()) == []
 
 
+async def certificates_checked(m: Manager) -> Check:
+    """What ``warmboot doctor`` says of them."""
+    checks = await m.services.system.doctor()
+    (found,) = [check for check in checks if check.name == "certificates ci"]
+    return found
+
+
 async def test_renewed_certificates_are_the_only_ones_that_let_in(
-    place: Lab, tmp_path: Path
+    place: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
     async with place.manager() as m:
@@ -87,6 +96,15 @@ async def test_renewed_certificates_are_the_only_ones_that_let_in(
         (told,) = [e for e in await m.events_of(engine.id) if e.kind.endswith("renewed")]
         expires_at = (await engines_of(m).certificates("ci")).expires_at
         assert told.data["expires_at"] == expires_at.isoformat()
+        check = await certificates_checked(m)
+        assert (check.ok, f"valid until {expires_at:%Y-%m-%d}" in check.summary) == (True, True)
+        monkeypatch.setattr(engine_certificates, "VALID_DAYS", 7)
+        await engines_of(m).renew_certificates("ci")
+        check = await certificates_checked(m)
+        assert (check.ok, check.required) == (False, False)
+        assert "certs --renew ci" in check.remedy
+        (m.host.certificates.folder(str(engine.id)) / AUTHORITY).unlink()
+        assert "cannot be read" in (await certificates_checked(m)).summary
         await engines_of(m).delete("ci", force=True)
         await create(m, "without")
         with pytest.raises(NotFound, match="no certificates"):

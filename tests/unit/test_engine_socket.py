@@ -220,6 +220,10 @@ async def test_a_slow_reader_stops_the_one_who_sends_and_loses_nothing() -> None
 # -- what the host must know of --------------------------------------------------------------------
 
 
+FOLDER = {"type": "none", "o": "bind", "device": "/home/me/src"}
+"""Of a volume."""
+
+
 async def create(client: Client, **host: object) -> tuple[int, str]:
     body = json.dumps({"Image": "web", "HostConfig": host}).encode()
     head = b"POST /v1.44/containers/create?name=web HTTP/1.1\r\nHost: d\r\n"
@@ -235,6 +239,7 @@ async def create(client: Client, **host: object) -> tuple[int, str]:
         {"Binds": ["data:/data", "/srv:/srv"]},
         {"Mounts": [{"Type": "bind", "Source": "/home/me/src", "Target": "/src"}]},
         {"Binds": ["/proc/../home:/home"]},
+        {"Mounts": [{"Type": "volume", "VolumeOptions": {"DriverConfig": {"Options": FOLDER}}}]},
     ],
 )
 async def test_a_folder_of_this_machine_is_refused_in_words(host: dict[str, Any]) -> None:
@@ -245,6 +250,21 @@ async def test_a_folder_of_this_machine_is_refused_in_words(host: dict[str, Any]
         assert "cannot be mounted" in message
         assert "volume" in message
         assert it.guest.asked == []
+
+
+async def test_a_volume_that_stands_for_a_folder_of_this_machine_is_refused_too() -> None:
+    async with serving() as it:
+        for options, status in ((FOLDER, 400), ({"type": "tmpfs", "device": "tmpfs"}, 200)):
+            body = json.dumps({"Name": "src", "Driver": "local", "driveropts": options}).encode()
+            head = b"POST /v1.44/volumes/create HTTP/1.1\r\nHost: d\r\nContent-Length: %d\r\n\r\n"
+            client = await it.connect()
+            await client.send(head % len(body) + body)
+            answered, said = await client.answer()
+            assert answered == status
+            assert (b"/home/me/src cannot be mounted" in said) == (status == 400)
+            client.close()
+        (asked,) = it.guest.asked
+        assert asked.body == body
 
 
 async def test_an_answer_without_an_end_is_not_kept_for_the_manager(
@@ -290,7 +310,8 @@ async def test_few_bodies_are_kept_at_a_time_and_none_for_ever(
 async def test_volumes_the_vms_own_and_docker_itself_can_be_mounted() -> None:
     async with serving() as it:
         client = await it.connect()
-        sources = ("data", "/var/run/docker.sock", str(it.path), "/proc", "/sys/fs/cgroup")
+        docker_too = "//var/run/docker.sock"  # so testcontainers on Windows
+        sources = ("data", docker_too, str(it.path), "/proc", "/sys/fs/cgroup", f"/.{it.path}")
         binds = [f"{source}:/there" for source in sources]
         volume = {"Type": "volume", "Source": "data", "Target": "/data"}
         docker = {"Type": "bind", "Source": str(it.path), "Target": "/docker.sock"}
@@ -298,6 +319,6 @@ async def test_volumes_the_vms_own_and_docker_itself_can_be_mounted() -> None:
         (asked,) = it.guest.asked
         sent = json.loads(asked.body)["HostConfig"]
         # The VM has no file at the socket's path on this machine, and cannot have one everywhere.
-        binds[2] = "/var/run/docker.sock:/there"
+        binds[2] = binds[5] = "/var/run/docker.sock:/there"
         assert sent["Binds"] == binds
         assert sent["Mounts"] == [volume, {**docker, "Source": "/var/run/docker.sock"}]

@@ -30,10 +30,16 @@ from warmboot.engine_socket.listeners import connected, socket_file
         (b"no http at all\r\n\r\n", 400),
         (b"GET /_ping HTTP/1.1\r\n\r\n", 400),
         (b"POST /x HTTP/1.1\r\nHost: d\r\nContent-Length: many\r\n\r\n", 400),
+        (
+            b"POST /x HTTP/1.1\r\nHost: d\r\nContent-Length: 5\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /secret HTTP/1.1\r\nHost: d\r\n\r\n",
+            400,
+        ),
+        (b"GET /_ping HTTP/2.0\r\nHost: d\r\n\r\n", 505),
         (b"GET /" + b"a" * (1 << 20) + b" HTTP/1.1\r\nHost: d\r\n\r\n", 431),
         (b"GET / HTTP/1.1\r\nHost: d\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", 431),
     ],
-    ids=["no http", "no host", "no length", "a megabyte", "a long header"],
+    ids=["no http", "no host", "no length", "two lengths", "2.0", "a megabyte", "a long header"],
 )
 async def test_what_is_no_request_is_refused_in_dockers_form(sent: bytes, status: int) -> None:
     async with serving() as it:

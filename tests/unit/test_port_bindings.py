@@ -106,7 +106,23 @@ def test_a_body_is_understood_as_docker_understands_it() -> None:
     twice = b'{"HostConfig": {"Binds": ["/a:/b"]}, "HostConfig": {}}'
     assert configuration(twice) == ({"HostConfig": {}}, True), "Docker would put both together"
     assert configuration(b'{"Image": "\xff"}') == ({"Image": "\ufffd"}, False)
-    assert configuration(b"[" * 100_000) is None
+    assert configuration(b"null") is None
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"{}}",
+        b"{} {}",
+        b'{"X": ' + b"1" * 5000 + b"}",
+        b'{"X": ' + b"[" * 9000 + b"]" * 9000 + b"}",
+    ],
+    ids=["an end too many", "two", "a long number", "deep"],
+)
+def test_what_docker_would_read_and_we_cannot_is_refused(more: bytes) -> None:
+    with pytest.raises(Refusal, match="cannot be read") as refused:
+        configuration(b'{"HostConfig": {"PortBindings": {"80/tcp": [{}]}}, ' + more[1:])
+    assert refused.value.status == 400
 
 
 def test_publish_all_takes_what_image_and_request_expose_and_is_not_bound() -> None:
@@ -149,6 +165,8 @@ def test_which_requests_the_host_must_know_of() -> None:
     assert creates(b"POST", b"/v1.44/containers/create?name=web")
     assert creates(b"POST", b"http://docker/v1.44/containers/create")
     assert creates(b"POST", b"/containers/cr%65ate")
+    assert creates(b"POST", b"http:/containers/create")
+    assert not creates(b"POST", b"http:x/containers/create")
     assert not creates(b"GET", b"/containers/create")
     assert not creates(b"POST", b"/images/create")
     assert starts(b"POST", b"/containers/web/start") == "web"
@@ -160,3 +178,4 @@ def test_which_requests_the_host_must_know_of() -> None:
 def test_greetings_do_not_look_inside() -> None:
     assert not any(map(looks_inside, (b"/_ping", b"/v1.44/_ping", b"/v1.50/version?x=1")))
     assert all(map(looks_inside, (b"/info", b"/containers/json", b"/_ping/..", b"/v1.44/images")))
+    assert looks_inside(b"x:/images/json#://x/_ping")

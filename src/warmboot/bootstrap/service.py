@@ -42,6 +42,7 @@ from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.core.unreadable_owners import unreadable_rows
 from warmboot.manager.core.uploads import Uploads
 from warmboot.manager.core.worker_tokens import WorkerTokens
+from warmboot.manager.engines.tcp.certificate_checks import certificate_checks
 from warmboot.manager.garbage.expire_records import keep_expiring
 from warmboot.manager.metrics import ManagerMetrics
 from warmboot.manager.ports import Check, Services
@@ -180,6 +181,7 @@ def _services(core: Core, parts: _Parts) -> Services:
 
     async def more_checks() -> Sequence[Check]:
         checks = [*core.reconcile_failures.checks(), *await unreadable_rows(core.store)]
+        checks += await certificate_checks(core.store, core.host.certificates)
         return [*checks, *await configured.checks(), *await _more_checks(settings)]
 
     return Services(

@@ -22,7 +22,9 @@ from warmboot.engine_socket.docker_form import (
     Refusal,
     configuration,
     creates,
+    makes_volume,
     starts,
+    volume,
     with_login,
 )
 from warmboot.engine_socket.engine_identity import (
@@ -40,7 +42,7 @@ from warmboot.engine_socket.exchange import (
     next_event,
 )
 from warmboot.engine_socket.guest.guest_connections import GuestConnections
-from warmboot.engine_socket.host_folders import checked
+from warmboot.engine_socket.host_folders import check_volume, checked
 from warmboot.engine_socket.limits import (
     BODY_TIMEOUT_S,
     HEAD_TIMEOUT_S,
@@ -96,6 +98,10 @@ Find = Callable[[], Awaitable[Engine]]
 ``Refusal``."""
 
 
+WithBody = Callable[[h11.Request, GuestConnections, bytes], Awaitable[bool]]
+"""Answers a request whose body was read; whether another request may follow."""
+
+
 class Conversation:
     """``run`` it to its end; it closes the connection."""
 
@@ -146,6 +152,11 @@ class Conversation:
         size = len(event.target) + sum(len(n) + len(v) for n, v in event.headers.raw_items())
         if size > MOST_HEAD_BYTES:
             raise Refusal(431, f"the head is longer than {MOST_HEAD_BYTES} bytes")
+        names = {name for name, _ in event.headers}
+        if {b"content-length", b"transfer-encoding"} <= names:
+            raise Refusal(400, "bad request: it has two lengths, and needs one")
+        if event.http_version not in (b"1.0", b"1.1"):
+            raise Refusal(505, "only versions 1.0 and 1.1 of HTTP are spoken here")
         return event
 
     async def _answer(self, request: h11.Request) -> bool:
@@ -157,7 +168,9 @@ class Conversation:
     async def _answer_in_time(self, request: h11.Request) -> bool:
         connections = await self._engine.guest(request.target)
         if creates(request.method, request.target):
-            return await self._create_in_turn(request, connections)
+            return await self._in_turn(self._create, request, connections)
+        if makes_volume(request.method, request.target):
+            return await self._in_turn(self._make_volume, request, connections)
         if (reference := starts(request.method, request.target)) is not None:
             return await self._start(request, connections, reference)
         if asks_who_it_is(request.method, request.target):
@@ -181,25 +194,36 @@ class Conversation:
     async def _as_engine(self, _: int, answer: bytes) -> bytes | None:
         return with_engines_id(answer, self._engine.id)
 
-    async def _create_in_turn(self, request: h11.Request, connections: GuestConnections) -> bool:
+    async def _in_turn(
+        self, answer: WithBody, request: h11.Request, connections: GuestConnections
+    ) -> bool:
+        """Read the body of a request, for which there is room, and have it answered."""
         bodies = self._engine.bodies
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 await bodies.acquire()
         except TimeoutError:
-            raise Refusal(503, "too many containers are being created; try again") from None
+            raise Refusal(503, "too much is being created at a time; try again") from None
         try:
-            return await self._create(request, connections)
+            try:
+                async with asyncio.timeout(BODY_TIMEOUT_S):
+                    body = await self._body()
+            except TimeoutError:
+                raise Refusal(408, "the request took too long to arrive") from None
+            return await answer(request, connections, body)
         finally:
             bodies.release()
 
-    async def _create(self, request: h11.Request, connections: GuestConnections) -> bool:
+    async def _make_volume(
+        self, request: h11.Request, connections: GuestConnections, body: bytes
+    ) -> bool:
+        check_volume(volume(body), self._engine.names[0])
+        return await self._pass(request, connections, body)
+
+    async def _create(
+        self, request: h11.Request, connections: GuestConnections, body: bytes
+    ) -> bool:
         ports = self._engine.ports
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                body = await self._body()
-        except TimeoutError:
-            raise Refusal(408, "the request took too long to arrive") from None
         if (found := configuration(body)) is None:
             return await self._pass(request, connections, body)  # dockerd says what is wrong
         given, replaced = found

@@ -25,11 +25,13 @@ _HIJACKS = re.compile(
     r"(/v[0-9.]+)?(/containers/[^/]+/attach|/exec/[^/]+/start|/session|/grpc)", re.ASCII
 )
 _CREATE = re.compile(r"(/v[0-9.]+)?/containers/create", re.ASCII)
+_VOLUME = re.compile(r"(/v[0-9.]+)?/volumes/create", re.ASCII)
 _START = re.compile(r"(/v[0-9.]+)?/containers/(.+)/(start|restart)", re.ASCII)
 _GREETINGS = re.compile(r"(/v[0-9.]+)?/(_ping|version)", re.ASCII)
 _PULL = re.compile(r"(/v[0-9.]+)?/images/create", re.ASCII)
 _OF_IMAGE = re.compile(r"(/v[0-9.]+)?/(?:images/(.+)/push|distribution/(.+)/json)", re.ASCII)
 _BUILD = re.compile(r"(/v[0-9.]+)?/build", re.ASCII)
+_WHOLE_URL = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*:(?://[^/]*)?(/.*)?", re.DOTALL)
 _STDERR = 2
 
 _FIELDS = ("HostConfig", "ExposedPorts", "Image")
@@ -69,8 +71,22 @@ def creates(method: bytes, target: bytes) -> bool:
     return method == b"POST" and _CREATE.fullmatch(path_of(target)) is not None
 
 
+def makes_volume(method: bytes, target: bytes) -> bool:
+    return method == b"POST" and _VOLUME.fullmatch(path_of(target)) is not None
+
+
+def volume(body: bytes) -> dict[str, Any]:
+    """What a volume is to be; empty for what is dockerd's to refuse."""
+    try:
+        said = json.loads(body.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return {}
+    return _named(said, ("DriverOpts",)) if isinstance(said, dict) else {}
+
+
 def configuration(body: bytes) -> tuple[dict[str, Any], bool] | None:
-    """What a ``create`` asks for; ``None`` for what dockerd will refuse.
+    """What a ``create`` asks for; ``None`` for what is no object, which dockerd will refuse.
+    ``Refusal`` for what cannot be read here: dockerd reads on where we would not (``{}}``).
 
     Docker takes ``hostconfig`` for ``HostConfig``, and puts together what is said twice. Here the
     fields that count get their proper names, and the last one counts; with ``True`` the body does
@@ -86,8 +102,8 @@ def configuration(body: bytes) -> tuple[dict[str, Any], bool] | None:
 
     try:
         config = json.loads(body.decode("utf-8", "replace"), object_pairs_hook=once)
-    except (ValueError, RecursionError):
-        return None
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, f"the configuration of a container cannot be read: {error}") from None
     if not isinstance(config, dict):
         return None
     proper = _named(config, _FIELDS)
@@ -173,6 +189,6 @@ def last_words(kind: str, message: str) -> bytes:
 def path_of(target: bytes) -> str:
     """As Docker understands it: of a whole URL, too, and whatever is written as ``%41``."""
     path = target.partition(b"?")[0]
-    if not path.startswith(b"/") and b"://" in path:
-        path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
+    if (found := _WHOLE_URL.fullmatch(path)) is not None:
+        path = found[1] or b"/"
     return unquote(path.decode("ascii", "replace"))

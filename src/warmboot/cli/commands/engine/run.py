@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 OUR_FAILURE = 125
 _START_TIME = 19
 """Of proc(5)'s fields after the name."""
+_PR_SET_PDEATHSIG = 1
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -48,8 +50,8 @@ def run(
     """Run a command on this machine with a Docker engine of its own.
 
     DOCKER_HOST, and what testcontainers reads, lead to the engine. It is removed when the
-    command, or warmboot itself, has ended. Exits with the command's exit code; with 125 if
-    warmboot itself failed.
+    command, or warmboot itself, has ended; if warmboot is killed, the command gets a SIGTERM.
+    Exits with the command's exit code; with 125 if warmboot itself failed.
     """
     try:
         body, wanted = engine_body(None, cpus, memory, disk, time_to_live, host_port)
@@ -87,6 +89,18 @@ async def _held(
         return await started(client, body, wanted, runtime, logins=logins)
 
 
+def _ends_with(parent: int) -> Callable[[], None]:
+    """For the child: it gets a SIGTERM when its parent is killed, which has no time to send one."""
+    prctl = ctypes.CDLL(None).prctl  # looked up here: little may be done between fork and exec
+
+    def follow() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it was gone before
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return follow
+
+
 def _exit_code(error: WarmbootError) -> int:
     if isinstance(error, CommandNotExecutable | CommandNotFound):
         return error.exit_code
@@ -96,7 +110,9 @@ def _exit_code(error: WarmbootError) -> int:
 async def _run(command: list[str], environment: dict[str, str]) -> int:
     """Its exit code. Signals that are meant for us are passed on; it decides how to end."""
     try:
-        process = await asyncio.create_subprocess_exec(*command, env=environment)
+        process = await asyncio.create_subprocess_exec(
+            *command, env=environment, preexec_fn=_ends_with(os.getpid())
+        )
     except FileNotFoundError:
         raise CommandNotFound(f"there is no program {command[0]}") from None
     except PermissionError as error:

@@ -116,6 +116,8 @@ def sealed(ip: str) -> str:
 def host(config: NetworkConfig, foreign_bridges: Iterable[str] = ()) -> str:
     """The host's table, replaced in one go; the published and opened ports in it are kept."""
     table, ours = config.table, f'"{config.prefix}-*"'
+    # As a namespace leads there what is for 198.18.0.1; no other address of the host is meant.
+    opened = f"ip daddr {config.network} fib daddr type local iifname . tcp dport @opened"
     led_away = f"ct direction original ct original ip daddr {config.engine_network}"
     bridges = "\n".join(
         _refused(f'iifname {ours} oifname "{bridge}"') for bridge in foreign_bridges
@@ -133,7 +135,7 @@ table ip {table} {{
     fib saddr . iif oif missing drop
     ct state established,related accept
     ip daddr {config.dns_ip} meta l4proto {{ tcp, udp }} th dport {DNS_PORT} accept
-    fib daddr type local iifname . tcp dport @opened accept
+    {opened} accept
     {_refused(f"ip daddr {_never(config)}")}
     {_refused("fib daddr type != unicast")}
   }}
@@ -145,7 +147,7 @@ table ip {table} {{
   }}
   chain dstnat {{
     type nat hook prerouting priority dstnat; policy accept;
-    fib daddr type local iifname . tcp dport @opened dnat to 127.0.0.1
+    {opened} dnat to 127.0.0.1
     iifname {ours} accept
     ip daddr 127.0.0.0/8 accept
     dnat ip to ip daddr . {_ANY_PORT} map @published
