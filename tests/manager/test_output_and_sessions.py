@@ -15,7 +15,7 @@ from tests.support.managers import Manager
 from typing_extensions import override
 
 from warmboot.bootstrap.logs import spec_form
-from warmboot.manager.containers import first_attach
+from warmboot.manager.containers import first_attach, watch_container
 from warmboot.manager.ports import Session, Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict, NotFound, WarmbootError
@@ -272,11 +272,15 @@ async def test_attaching_to_one_that_has_ended_gives_what_it_said(manager: Manag
     await session.close()
 
 
-async def test_one_that_is_to_be_removed_waits_for_those_attached(manager: Manager) -> None:
+async def test_one_that_is_to_be_removed_waits_for_those_attached(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for those who come when it has ended, as long as they come soon."""
+    monkeypatch.setattr(watch_container, "READ_GRACE_S", 1.0)
     await manager.run("web", "sh", "-c", "echo one; exit 3", auto_remove=True)
     session = await manager.containers.attach("web")
     await manager.wait("web", Until.EXITED)
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(1.1)  # longer than one waits to which nobody is attached
     assert (await read(session))[Stream.STDOUT] == b"one\n"
     assert await session.exit_code() == 3
     await session.close()

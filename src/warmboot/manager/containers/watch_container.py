@@ -60,10 +60,11 @@ class ContainerLost(ContainerError):
 
 
 class _Streams:
-    """How many follow a container's output, and whether anybody ever did."""
+    """How many read a container's output, whether anybody ever did, and whether nobody does now."""
 
     def __init__(self) -> None:
         self.open = 0
+        self.begun = asyncio.Event()
         self.idle = asyncio.Event()
 
 
@@ -112,6 +113,8 @@ class WatchContainer:
         """Somebody reads the container's output: it is not removed before they have it all."""
         streams = self._streams[container_id]
         streams.open += 1
+        streams.begun.set()
+        streams.idle.clear()
         try:
             yield
         finally:
@@ -255,10 +258,10 @@ class WatchContainer:
 
     async def _read_to_the_end(self, container_id: UUID) -> None:
         streams = self._streams[container_id]
-        if streams.open:
-            streams.idle.clear()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(READ_LIMIT_S if streams.open else READ_GRACE_S):
+            async with asyncio.timeout(READ_GRACE_S):
+                await streams.begun.wait()
+            async with asyncio.timeout(READ_LIMIT_S):
                 await streams.idle.wait()
 
     async def _remove_ended(self, container_id: UUID) -> None:
