@@ -40,9 +40,7 @@ async def compressing(site: Site) -> AsyncIterator[Site]:
     try:
         yield site
     finally:
-        snapshot = await _snapshot(site)
-        if snapshot.metadata["compressed"]:
-            await site.cli("snapshot", "unpack", snapshot.id)
+        await _unpack(site)
         site.settings.clear()
         site.settings.update(settings)
         await site.stop()
@@ -53,6 +51,13 @@ async def _snapshot(site: Site) -> RuntimeSnapshot:
     async with site.client() as client:
         (snapshot,) = [s for s in await client.snapshots.list() if s.state == "ready"]
         return snapshot
+
+
+async def _unpack(site: Site) -> RuntimeSnapshot:
+    snapshot = await _snapshot(site)
+    if snapshot.metadata["compressed"]:
+        await site.cli("snapshot", "unpack", snapshot.id)
+    return await _snapshot(site)
 
 
 async def _booted(site: Site, name: str) -> dict[str, Any]:
@@ -80,9 +85,9 @@ async def test_a_compressed_snapshot_boots_warm_with_its_memory_and_boots_share_
     compressing: Site,
 ) -> None:
     site = compressing
+    before = await _unpack(site)
     await _booted(site, "plain")
     frozen = await _frozen_dockerd(site, "plain")
-    before = await _snapshot(site)
     assert before.metadata["compressed"] is False
 
     await site.cli("snapshot", "compress", before.id)

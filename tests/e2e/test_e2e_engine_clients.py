@@ -132,6 +132,7 @@ async def test_docker_tells_which_engine_it_is_and_nothing_of_what_was_before(
     assert (info["ID"], info["Name"]) == (engine["id"], "clients")
     wanted = {f"warmboot.engine-id={engine['id']}", "warmboot.engine=clients", "team=blue"}
     assert wanted == set(info["Labels"])
+    await shell.run("docker load -q -i tools.tar")
     told = await shell.run(f"docker events --since 0 --until {time.time() + 1:.3f}")
     assert "warmboot-sandbox" not in told
     assert "warmboot/probe" not in told

@@ -42,7 +42,7 @@ async def small(site: Site, image_folder: Path) -> AsyncIterator[Site]:
         try:
             # The database elsewhere: as if another program filled the disk with the VMs.
             made.settings["MANAGER_DATABASE_URL"] = f"sqlite:///{made.folder / 'elsewhere.db'}"
-            made.settings["MANAGER_DISK_FLOOR_MIB"] = "0"
+            made.settings["MANAGER_DISK_FLOOR_MIB"] = "16"
             made.settings["MANAGER_AUTO_SNAPSHOT"] = "false"
             made.settings["MANAGER_COMPRESS_AFTER_H"] = "0"
             await made.start()
@@ -108,7 +108,11 @@ async def test_a_disk_that_is_full_in_the_middle_leaves_nothing(
 ) -> None:
     async with small.client() as client:
         uploaded = await client.archives.upload(archive.path)
-    await _refuses_all(small, archive, uploaded, "the disk is full", _filled(small.storage))
+    await _restarted(small, MANAGER_DISK_FLOOR_MIB="0")
+    try:
+        await _refuses_all(small, archive, uploaded, "the disk is full", _filled(small.storage))
+    finally:
+        await _restarted(small)
 
 
 async def _refuses_all(
@@ -143,12 +147,15 @@ async def _refuses_all(
 # -- with a snapshot that is ready -----------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-async def stocked(site: Site, small: Site) -> RuntimeSnapshot:
-    """The shared site's snapshot, as one of this site; from now on there is a floor."""
-    small.settings["MANAGER_DISK_FLOOR_MIB"] = "16"
-    await _restarted(small)
-    return await add_shared(small, site)
+@pytest.fixture
+async def stocked(site: Site, small: Site) -> AsyncIterator[RuntimeSnapshot]:
+    """The shared site's snapshot, as one of this site."""
+    shared = await add_shared(small, site)
+    yield shared
+    await small.remove_containers()
+    async with small.client() as client:
+        await client.snapshots.delete(str(shared.id))
+    await small.cli("gc")  # what was cached of it, too
 
 
 async def _serves(small: Site, snapshot_id: UUID) -> None:
