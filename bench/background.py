@@ -235,7 +235,7 @@ class _Bench:
                     await self._client.snapshots.create(
                         image_id, vcpus=default["vcpus"], memory_mib=memory_mib
                     )
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(0.5)  # a build takes a minute
 
 
 async def _build_image(folder: Path) -> None:

@@ -239,7 +239,7 @@ def _ping(path: str) -> None:
             except (FileNotFoundError, ConnectionRefusedError):
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(0.002)
+                time.sleep(0.002)  # its socket is not there yet
         sock.sendall(_PING)
         if not (said := sock.recv(4096)).startswith(b"HTTP/1.1 200"):
             raise Failed(f"the engine answered {said!r}")

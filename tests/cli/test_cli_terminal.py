@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.cli.conftest import WARMBOOT, Cli, Served
+from tests.support.eventually import until_blocking
 
 from warmboot.manager.ports import Check
 
@@ -109,10 +110,8 @@ def test_run_it_is_a_terminal_and_leaves_it_as_it_was(terminal: Terminal, served
     terminal.wait_for("(30, 80)")
     terminal.resize(40, 100)
     terminal.wait_for("$ ")
-    deadline = time.monotonic() + 60
-    while served.fakes.containers.sessions[0].size != (40, 100):
-        assert time.monotonic() < deadline, "the new size did not arrive"
-        time.sleep(0.01)
+    session = served.fakes.containers.sessions[0]
+    until_blocking(lambda: session.size == (40, 100), "the new size arrives")
     terminal.type("exit 5\r")
     assert terminal.wait() == 5
     assert terminal.is_restored

@@ -89,7 +89,7 @@ async def test_a_guest_that_prints_for_ever_does_not_fill_the_disk(
     await until(lambda: log.stat().st_size >= 512)
     await vm.pause()
     await vm.resume()  # it runs on without a reader
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.3)  # in which it prints many times as much
     assert str((await vm.status()).value) == "running"
     assert log.stat().st_size == 512
 

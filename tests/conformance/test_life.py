@@ -69,7 +69,7 @@ async def test_kill_is_idempotent_and_reaps(vms: Keeper) -> None:
 async def test_a_vmm_that_is_killed_is_seen_to_be_gone(vms: Keeper) -> None:
     _, vm = await vms.boot()
     waiting = asyncio.create_task(vm.wait_gone())
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # it is not taken for gone before
     assert not waiting.done()
     os.kill(vm.handle.pid, signal.SIGKILL)
     await asyncio.wait_for(waiting, 60)

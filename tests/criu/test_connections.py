@@ -145,7 +145,7 @@ async def test_a_change_in_flight_happens_exactly_once(engine: DockerEngine, sta
     await asyncio.sleep(1.5)
     await restore(engine, container, "cp")
     await wait_for_line(engine, container, lambda line: line == "restored")
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.5)  # it asks in vain meanwhile
     ledger.answers = True
     async with ledger.serving(port):
         done = await wait_for_line(engine, container, lambda line: line.startswith("done"))

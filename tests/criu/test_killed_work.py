@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.support.runtime_container import Container, until
+from tests.support.eventually import until_blocking
+from tests.support.runtime_container import Container
 
 from warmboot.criu.checkpoint import finish
 from warmboot.criu.runtime import dump as dumping
@@ -45,7 +46,7 @@ async def test_a_pause_whose_work_is_killed_is_whole_or_leaves_the_container_run
     victim: str,
 ) -> None:
     container = started()
-    until(lambda: container.counted()[1] > 1)
+    until_blocking(lambda: container.counted()[1] > 1)
     script = _killer(tmp_path, action, victim)
     monkeypatch.setattr(dumping, "OPTIONS", (*dumping.OPTIONS, f"action-script {script}"))
     pid, making = int(container.pid_file.read_text()), container.checkpoint.making
@@ -61,7 +62,7 @@ async def test_a_pause_whose_work_is_killed_is_whole_or_leaves_the_container_run
         monkeypatch.undo()
         await container.resume()
     _, before = container.counted()
-    until(lambda: container.counted()[1] > before + 2)
+    until_blocking(lambda: container.counted()[1] > before + 2)
     numbers = [int(line.rpartition(" ")[2]) for line in container.lines()]
     assert numbers == list(range(1, len(numbers) + 1))
 
@@ -79,7 +80,7 @@ async def test_a_resume_whose_work_is_killed_leaves_nothing_and_can_be_done_agai
     victim: str,
 ) -> None:
     container = started()
-    until(lambda: container.counted()[1] > 1)
+    until_blocking(lambda: container.counted()[1] > 1)
     await container.pause()
     secret, before = container.counted()
     script = _killer(tmp_path, action, victim)
@@ -91,7 +92,7 @@ async def test_a_resume_whose_work_is_killed_leaves_nothing_and_can_be_done_agai
     container("delete", "--force")
     monkeypatch.undo()
     await container.resume()
-    until(lambda: container.counted()[1] > before + 1)
+    until_blocking(lambda: container.counted()[1] > before + 1)
     lines = container.lines()
     assert lines == [f"{secret} {number}" for number in range(1, len(lines) + 1)]
 
@@ -100,7 +101,7 @@ async def test_a_dump_that_was_not_on_the_disk_at_a_power_failure_does_not_count
     started: Callable[..., Container],
 ) -> None:
     container = started()
-    until(lambda: container.counted()[1] > 1)
+    until_blocking(lambda: container.counted()[1] > 1)
     await container.pause(leave_running=True)
     folder = container.checkpoint
     folder.path.rename(folder.making.path)

@@ -127,7 +127,7 @@ async def test_a_dump_waits_until_the_one_before_is_forgotten(
         for blob in kept:
             await _pin(dockerd, blob)
         dumping = asyncio.create_task(checkpoint(engine, container, "cp2"))
-        await asyncio.sleep(1)
+        await asyncio.sleep(1)  # it would have failed by now
         assert not dumping.done()
         assert (await engine.inspect(container)).running
         for blob in kept:
@@ -292,8 +292,8 @@ async def test_an_engine_that_is_killed_meanwhile_is_noticed_and_settled(
     dumping = asyncio.create_task(checkpoint(engine, container, "cp"))
     folder = (await engine.remembered_facts()).checkpoint_folder(container, "cp")
     async with asyncio.timeout(60):
-        while not folder.parent.exists():  # noqa: ASYNC110 (another program makes it)
-            await asyncio.sleep(0.001)
+        while not folder.parent.exists():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)  # another program makes it
     await dockerd.kill()
     with pytest.raises(EngineUnavailable):
         await dumping

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.support.eventually import until_blocking
 from tests.support.images import COUNTER
-from tests.support.runtime_container import CRIU_PATH, Container, until
+from tests.support.runtime_container import CRIU_PATH, Container
 
 from warmboot.criu.images import read_dump
 from warmboot.criu.open_files import io_uring_users
@@ -26,11 +27,11 @@ async def test_a_start_on_an_order_goes_on_from_the_images(
     started: Callable[..., Container],
 ) -> None:
     container = started()
-    until(lambda: container.counted()[1] > 3)
+    until_blocking(lambda: container.counted()[1] > 3)
     await container.pause()
     secret, before = container.counted()
     await container.resume()
-    until(lambda: container.counted()[1] > before)
+    until_blocking(lambda: container.counted()[1] > before)
     assert container.counted()[0] == secret
     assert container.lines()[before] == f"{secret} {before + 1}"
 
@@ -39,15 +40,15 @@ async def test_the_files_of_an_older_checkpoint_come_back_with_its_memory(
     started: Callable[..., Container],
 ) -> None:
     container = started(f"echo early > /state; {COUNTER}")
-    until(lambda: container.counted()[1] > 1)
+    until_blocking(lambda: container.counted()[1] > 1)
     await container.pause(leave_running=True)
     kept = (container.checkpoint.files / "output").read_text().splitlines()
-    until(lambda: container.counted()[1] > len(kept) + 3)
+    until_blocking(lambda: container.counted()[1] > len(kept) + 3)
     (container.rootfs / "state").write_text("late")
     (container.rootfs / "new").touch()
     container.end()
     await container.resume()
-    until(lambda: container.counted()[1] > len(kept) + 3)
+    until_blocking(lambda: container.counted()[1] > len(kept) + 3)
     numbers = [int(line.rpartition(" ")[2]) for line in container.lines()]
     assert numbers == list(range(1, len(numbers) + 1)), "no line is lost or there twice"
     assert container.lines()[: len(kept)] == kept
@@ -60,7 +61,7 @@ async def test_files_are_copied_back_only_if_they_can_have_changed(
     started: Callable[..., Container],
 ) -> None:
     container = started()
-    until(lambda: container.counted()[1] > 1)
+    until_blocking(lambda: container.counted()[1] > 1)
     await container.pause()
     await container.resume()
     assert not container.put_back
@@ -73,11 +74,11 @@ async def test_a_dump_whose_files_cannot_be_kept_fails_and_the_container_runs_on
     started: Callable[..., Container],
 ) -> None:
     container = started()
-    until(lambda: container.counted()[1] > 1)
+    until_blocking(lambda: container.counted()[1] > 1)
     with pytest.raises(CheckpointError) as caught:
         await container.pause(layer=container.rootfs / "gone")
     assert "keep-files exited" in caught.value.details
-    until(lambda: container.counted()[1] > 4)
+    until_blocking(lambda: container.counted()[1] > 4)
 
 
 async def test_only_root_can_give_an_order(started: Callable[..., Container]) -> None:
@@ -96,24 +97,24 @@ async def test_criu_finds_the_container_frozen_and_does_not_wait_for_it(
     if not Path("/sys/fs/cgroup/freezer").is_dir():
         pytest.skip("cgroups of version 2: frozen by CRIU")
     container = started()
-    until(lambda: container.counted()[1] > 1)
+    until_blocking(lambda: container.counted()[1] > 1)
     await container.pause(leave_running=leave_running)
     said = (container.checkpoint.path / "dump.log").read_text()
     assert "freezer.state=FROZEN" in said
     assert "freezer.state=FREEZING" not in said
     if leave_running:
         _, before = container.counted()
-        until(lambda: container.counted()[1] > before)
+        until_blocking(lambda: container.counted()[1] > before)
 
 
 async def test_a_container_goes_on_beside_its_checkpoint(
     started: Callable[..., Container],
 ) -> None:
     container = started()
-    until(lambda: container.counted()[1] > 1)
+    until_blocking(lambda: container.counted()[1] > 1)
     await container.pause(leave_running=True)
     _, before = container.counted()
-    until(lambda: container.counted()[1] > before + 2)
+    until_blocking(lambda: container.counted()[1] > before + 2)
     assert len(read_dump(container.checkpoint.memory).processes) >= 1
 
 
@@ -139,13 +140,13 @@ async def test_what_needs_options_of_criu_is_kept(
 ) -> None:
     ready = f"echo ready; until [ -e /go ]; do sleep 0.1; done; {check}; echo end; sleep 1000"
     container = started(script.format(ready=ready))
-    until(lambda: "ready" in container.lines())
+    until_blocking(lambda: "ready" in container.lines())
     await container.pause(leave_running=leave_running)
     if leave_running:
         container.end()
     await container.resume()
     (container.rootfs / "go").touch()
-    until(lambda: "end" in container.lines())
+    until_blocking(lambda: "end" in container.lines())
     assert set(container.lines()) == {"ready", "kept", "end"}
     assert [path.name for path in container.rootfs.iterdir() if "link_remap" in path.name] == []
 
@@ -155,7 +156,7 @@ async def test_what_the_hosts_runc_conf_says_does_not_matter(
 ) -> None:
     kept = RUNC_CONF.read_bytes() if RUNC_CONF.exists() else None
     container = started("exec 9> /big; dd if=/dev/zero bs=1M count=3 >&9; rm /big; sleep 1000")
-    until(lambda: not (container.rootfs / "big").exists())
+    until_blocking(lambda: not (container.rootfs / "big").exists())
     RUNC_CONF.parent.mkdir(exist_ok=True)
     RUNC_CONF.write_text("tcp-established\nghost-limit 1\n")
     try:
@@ -191,13 +192,13 @@ async def test_a_connection_to_a_socket_outside_is_named_and_the_container_runs_
         outside.listen()
         container = started(python=OUTSIDE.format(path))
         with outside.accept()[0]:
-            until(lambda: container.lines() == ["ready"])
+            until_blocking(lambda: container.lines() == ["ready"])
             await refused(container, "(Unix socket) to a program outside")
 
 
 async def test_a_process_with_an_io_uring_is_found(started: Callable[..., Container]) -> None:
     container = started(python=IO_URING)
-    until(lambda: bool(container.lines()))
+    until_blocking(lambda: bool(container.lines()))
     if container.lines() == ["none"]:
         pytest.skip("this kernel gives no io_uring")
     pid = int(container.pid_file.read_text())
@@ -212,7 +213,7 @@ async def refused(container: Container, reason: str) -> None:
     error = dump_failure("c", "it runs", caught.value.details.splitlines(), caught.value)
     assert isinstance(error, CheckpointRefused), caught.value.details
     assert reason in error.details
-    until(lambda: _state(pid) in ("R", "S"))  # neither stopped nor frozen
+    until_blocking(lambda: _state(pid) in ("R", "S"))  # neither stopped nor frozen
 
 
 def _state(pid: int) -> str:

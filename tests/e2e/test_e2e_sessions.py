@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from tests.support.eventually import until
 from tests.support.vms import TINY, Site
 
 from warmboot.client import Client
@@ -32,12 +33,14 @@ async def test_eighty_execs_run_at_once_and_nothing_else_waits_for_them(site: Si
 
         talking = [asyncio.create_task(converse(number)) for number in range(SESSIONS)]
         try:
-            async with asyncio.timeout(500):
-                while len(seen) < SESSIONS:  # all of them are open at the same time
-                    for task in talking:
-                        if task.done():
-                            task.result()
-                    await asyncio.sleep(0.2)
+
+            def all_open() -> bool:
+                for task in talking:
+                    if task.done():
+                        task.result()
+                return len(seen) == SESSIONS
+
+            await until(all_open, "all of them are open at the same time", 500)
             async with asyncio.timeout(30):
                 assert (await site.cli("logs", "busy")).out == "up\n"
                 assert (await client.containers.get("busy")).state == "running"

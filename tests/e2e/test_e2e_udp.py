@@ -31,7 +31,7 @@ class _Sender:
             while True:
                 self._sent += 1
                 self._socket.sendto(b"%d" % self._sent, self._to)
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.02)  # often enough to keep its connection tracked
 
         with self._socket:
             task = asyncio.create_task(send())

@@ -61,7 +61,7 @@ async def test_an_exit_while_the_manager_is_away_is_seen(place: Lab) -> None:
     async with place.manager() as manager:
         await manager.run("victim", "sh", "-c", "sleep 0.3; exit 7")
         await manager.run("other", *FOREVER)
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.5)  # it ends meanwhile
     async with place.manager() as manager:
         container = await manager.wait("victim", Until.EXITED)
         assert container.state is ContainerState.EXITED

@@ -201,7 +201,7 @@ async def test_a_damaged_index_is_told_at_once(home: Path, frames: Path) -> None
     pager = await Pager.start(make_spec(home), frames)
     try:
         with pytest.raises(SnapshotDamaged):
-            await asyncio.wait_for(pager.guard(asyncio.sleep(60)), ENDS_S)
+            await asyncio.wait_for(pager.guard(asyncio.Event().wait()), ENDS_S)
     finally:
         await pager.kill()
 
@@ -217,7 +217,7 @@ async def test_a_message_that_is_none_ends_it(home: Path, frames: Path) -> None:
             str(spec.run_dir / SOCKET),
         )
         with pytest.raises(RestoreFailed):
-            await asyncio.wait_for(pager.guard(asyncio.sleep(60)), ENDS_S)
+            await asyncio.wait_for(pager.guard(asyncio.Event().wait()), ENDS_S)
         await asyncio.wait_for(stranger.wait(), ENDS_S)
     finally:
         await pager.kill()
@@ -230,7 +230,7 @@ async def test_one_that_cannot_be_started_says_so(
     pager = await Pager.start(make_spec(home), frames)
     try:
         with pytest.raises(NotSupported) as told:
-            await asyncio.wait_for(pager.guard(asyncio.sleep(60)), ENDS_S)
+            await asyncio.wait_for(pager.guard(asyncio.Event().wait()), ENDS_S)
         assert "nothing.py" in told.value.details
     finally:
         await pager.kill()

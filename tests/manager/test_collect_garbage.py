@@ -223,7 +223,7 @@ async def test_what_is_just_being_built_is_left_alone(manager: Manager) -> None:
     snapshot_id = await manager.snapshots.create(image.id, None)
     container_id = await manager.create(boot=BootPolicy.COLD)
     for _ in range(10):
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # further on in the build
         assert (await manager.services.garbage.collect()).removed == ()
     await manager.snapshot_until(snapshot_id, SnapshotState.READY)
     container = await manager.wait(str(container_id), Until.RUNNING)

@@ -134,7 +134,7 @@ async def test_waiting_for_the_boot_of_a_second_start_waits(manager: Manager) ->
 async def test_a_kill_ends_a_stop_that_waits(manager: Manager) -> None:
     await manager.run("web", "sh", "-c", "trap '' TERM; sleep 1000")
     stopping = asyncio.create_task(manager.containers.stop("web", 600))
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.2)  # until the stop has it
     await manager.containers.kill("web", "SIGKILL")
     assert (await manager.containers.get("web")).exit_code == 137
     async with asyncio.timeout(60):

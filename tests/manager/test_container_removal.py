@@ -75,7 +75,7 @@ async def test_delete_and_start_at_once_leave_nothing(manager: Manager) -> None:
         )
         with pytest.raises(NotFound):
             await manager.containers.get(name)
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.3)  # what a start had still under way would come up
     await check(manager.running)
     assert vmm_pids(manager.lab.storage) == []
 
@@ -121,13 +121,16 @@ async def test_a_container_that_is_to_be_removed_is_when_it_has_ended(manager: M
     assert late.exit_code == 3
 
 
-async def test_it_is_not_removed_before_its_output_was_read(manager: Manager) -> None:
+async def test_it_is_not_removed_before_its_output_was_read(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_container, "READ_GRACE_S", 0.05)
     await manager.create("web", "sh", "-c", "echo one; echo two; exit 3", auto_remove=True)
     seen = []
     async for chunk in manager.containers.logs("web", follow=True):
         seen.append(chunk.data)
         await manager.wait("web", Until.EXITED)
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # longer than one waits that nobody reads
     assert b"".join(seen) == b"one\ntwo\n"
 
 
@@ -157,7 +160,7 @@ async def test_a_restart_that_takes_its_time_does_not_lose_it(
 
     monkeypatch.setattr(manager.containers, "start", start_late)
     await manager.containers.restart("web", 0)
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.2)  # longer than an ended one waits for readers
     container = await manager.containers.get("web")
     assert container.state is ContainerState.RUNNING
     await manager.containers.stop("web", 0)

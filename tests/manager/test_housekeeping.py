@@ -228,7 +228,7 @@ async def test_zero_turns_everything_off(place: Lab) -> None:
     async with place.manager(**off, unpack_after_boots=0) as manager:
         snapshot = await manager.snapshot()
         (Path(snapshot.snapshot_path) / STATE_FILE).unlink()
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.4)  # several rounds
         now = await manager.snapshots.get(snapshot.id)
         assert (now.state, now.metadata["compressed"]) == (SnapshotState.READY, False)
         await manager.snapshots.delete(snapshot.id)
@@ -247,7 +247,7 @@ async def test_garbage_is_collected_every_day(place: Lab) -> None:
             return True if await manager.events_of("garbage") else None
 
         await manager.until(collected, "a collection")
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.3)  # several rounds
         assert len(await manager.events_of("garbage")) == 1, "the next one is due tomorrow"
 
 

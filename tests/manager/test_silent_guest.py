@@ -102,7 +102,7 @@ async def test_a_removal_does_not_wait_for_a_guest_that_hangs(manager: Manager) 
     await manager.run()
     os.kill(await manager.vm_pid("web"), signal.SIGSTOP)
     stopping = asyncio.create_task(manager.containers.stop("web", 3600))
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # until the stop has it
     await asyncio.wait_for(manager.containers.delete("web", force=True), timeout=60)
     await asyncio.wait({stopping}, timeout=60)
     assert stopping.done()

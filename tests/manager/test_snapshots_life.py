@@ -7,6 +7,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from tests.support.eventually import until
 from tests.support.impatient import impatient_with_docker
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
@@ -278,7 +279,7 @@ async def test_a_manager_that_stops_while_it_builds_leaves_it_to_the_next(place:
         image = await manager.image()
         place.set(docker_s=30)
         snapshot_id = await manager.snapshots.create(image.id, None)
-        await asyncio.sleep(0.2)
+        await until(lambda: vmm_pids(place.storage) != [], "its VM is there")
     assert vmm_pids(place.storage) == []
     place.set(docker_s=0)
     async with place.manager() as manager:

@@ -219,7 +219,7 @@ async def test_nothing_is_counted_before_docker_answers(
     manager.lab.set(docker_never_ready="restore")
     container_id = await manager.create()
     await manager.until(lambda: manager.vmm_runs(container_id))
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.2)  # it has been restored, and its Docker does not answer
     counted = await manager.snapshots.get(snapshot.id)
     assert (counted.success_count, counted.failure_count) == (0, 0)
     manager.lab.set(docker_never_ready="never")

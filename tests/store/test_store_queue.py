@@ -53,8 +53,8 @@ async def test_a_burst_waits_for_as_long_as_it_takes(
             await asyncio.sleep(0)
         monkeypatch.setattr(loop, "time", lambda: real() + late_s)
         late_s = TOO_LONG_S
-        for _ in range(10):  # the loop looks at its clock
-            await asyncio.sleep(0.001)
+        for _ in range(10):
+            await asyncio.sleep(0.001)  # the loop looks at its clock
     await asyncio.gather(*burst)
     seen = [int(event.subject_id) for event in await store.events.since(0, BURST + 1)]
     assert sorted(seen) == list(range(BURST))

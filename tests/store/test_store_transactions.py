@@ -150,7 +150,7 @@ async def test_a_cancelled_writer_lets_the_next_one_in(store: Store) -> None:
     holder = asyncio.create_task(hold())
     await inside.wait()
     waiting = [asyncio.create_task(store.events.append("a.next", f"{n}")) for n in range(3)]
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)  # they stand in the queue
     waiting[0].cancel()
     holder.cancel()
     await asyncio.wait([holder, *waiting], timeout=60)

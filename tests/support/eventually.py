@@ -29,6 +29,14 @@ async def eventually(
         pause_s = min(1.2 * pause_s, 0.1)
 
 
+def until_blocking(holds: Callable[[], bool], what: str = "", timeout_s: float = TIMEOUT_S) -> None:
+    """Return when it holds; for what runs in no event loop."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, f"did not happen in {timeout_s:g} s: {what}"
+        time.sleep(0.01)  # as above
+
+
 async def until(holds: Callable[[], bool], what: str = "", timeout_s: float = TIMEOUT_S) -> None:
     """Return when it holds."""
 

@@ -202,9 +202,9 @@ class FakeContainers:
 
     async def _remove_when_read(self, container_id: UUID) -> None:
         ended = self.rows[container_id]
-        await asyncio.sleep(0.5)
-        while self._readers[container_id]:  # noqa: ASYNC110 - readers come and go
-            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.5)  # somebody may come to read it
+        while self._readers[container_id]:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)  # readers come and go
         if self.rows.get(container_id) is ended:
             await self._remove(container_id)
 
@@ -339,7 +339,7 @@ class FakeContainers:
                 seen += 1
             if not follow or ended:
                 return
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.005)  # a follower looks again
 
     async def exec(self, ref: str, spec: ExecSpec) -> FakeSession:
         row = await self.get(ref)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from warmboot.model.vm import Nic
+from warmboot.system.on_failure import on_failure
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".state" / "firecracker"
@@ -56,14 +57,11 @@ class Namespace:
 
     async def __aenter__(self) -> Nic:
         await _run("ip", "netns", "add", self._name)
-        try:
+        async with on_failure(self.__aexit__):
             inside = ("ip", "-n", self._name)
             await _run(*inside, "tuntap", "add", self._tap, "mode", "tap")
             await _run(*inside, "address", "add", "198.18.0.1/30", "dev", self._tap)
             await _run(*inside, "link", "set", self._tap, "up")
-        except BaseException:
-            await self.__aexit__()
-            raise
         path = Path("/run/netns") / self._name
         return Nic(path, self._tap, "06:00:00:00:00:01", "198.18.0.2")
 

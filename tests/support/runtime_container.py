@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
 from tests.support.absent import ABSENT
 from tests.support.dockerd import CRIU_WRAPPER
+from tests.support.eventually import until_blocking
 from tests.support.images import COUNTER, busybox
 
 from warmboot.criu.binary import SEARCH_PATH
@@ -103,7 +102,7 @@ class Container:
             making.note_pause(self.started_at)
         self.checkpoint.publish()
         if not leave_running:
-            until(lambda: not Path(f"/proc/{pid}/exe").exists())
+            until_blocking(lambda: not Path(f"/proc/{pid}/exe").exists())
             self("delete", "--force")
 
     async def resume(self) -> None:
@@ -115,7 +114,7 @@ class Container:
         """As a crash of its process would, and the shim after it."""
         pid = int(self.pid_file.read_text())
         self("delete", "--force")
-        until(lambda: not Path(f"/proc/{pid}/exe").exists())
+        until_blocking(lambda: not Path(f"/proc/{pid}/exe").exists())
 
     def lines(self) -> list[str]:
         output = self.rootfs / "output"
@@ -142,10 +141,3 @@ def _add(rootfs: Path, program: Path) -> None:
     for path in (program, *(Path(word) for word in told.split() if word.startswith("/"))):
         (rootfs / path.parent.relative_to("/")).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, rootfs / path.relative_to("/"))
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while not true():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)

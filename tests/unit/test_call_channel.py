@@ -20,7 +20,7 @@ async def echo(call: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
     if call == "refuse":
         raise CallRefused("not today")
     if call == "slow":
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # longer than any other call takes
     return {"call": call, **given}
 
 

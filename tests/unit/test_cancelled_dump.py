@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from tests.support.eventually import until
 
 from warmboot.criu.in_progress import Work
 from warmboot.criu.log import CriuLog
@@ -96,10 +97,9 @@ async def test_what_is_cancelled_while_it_is_dumped_is_thawed_and_no_criu_goes_o
 ) -> None:
     freezer.go_on.set()
     dump = asyncio.create_task(dumped(tmp_path))
-    async with asyncio.timeout(GENEROUS_S):
-        while not (found := list(tmp_path.rglob("criu"))):  # noqa: ASYNC110 (no event)
-            await asyncio.sleep(0.01)
-    criu = int(found[0].read_text())
+    await until(lambda: any(tmp_path.rglob("criu")), "it is being dumped")
+    (found,) = tmp_path.rglob("criu")
+    criu = int(found.read_text())
     assert freezer.frozen
     dump.cancel()
     with pytest.raises(asyncio.CancelledError):

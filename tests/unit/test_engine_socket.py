@@ -210,9 +210,9 @@ async def test_a_slow_reader_stops_the_one_who_sends_and_loses_nothing() -> None
             it.guest.said.put_nowait(block)
         it.guest.said.put_nowait(None)
         left = -1
-        while left != it.guest.said.qsize():  # until nothing moves
+        while left != it.guest.said.qsize():
             left = it.guest.said.qsize()
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)  # until nothing moves
         assert left > blocks / 2, "it is not all in our memory"
         assert (await client.rest()).count(b"x") == blocks * len(block)
 

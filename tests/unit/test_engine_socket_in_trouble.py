@@ -66,7 +66,7 @@ async def test_an_engine_that_is_created_is_waited_for() -> None:
         client = await it.connect()
         await client.send(PING)
         waiting = asyncio.create_task(client.answer())
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # it would be refused by now
         assert not waiting.done()
         await it.front.set(replace(it.engine, guest=it.guest.endpoint))
         assert (await waiting)[0] == 200

@@ -138,7 +138,7 @@ async def test_one_who_gives_up_does_not_take_it_from_the_others(
 ) -> None:
     snapshot = await compressed(tmp_path, files)
     impatient, patient = (asyncio.create_task(use(cache, snapshot)) for _ in range(2))
-    await asyncio.sleep(0.001)
+    await asyncio.sleep(0.001)  # it is being unpacked
     impatient.cancel()
     assert (await asyncio.wait_for(patient, 60)).exists()
     await asyncio.gather(impatient, return_exceptions=True)
@@ -234,7 +234,7 @@ async def test_the_least_recently_used_go_first(
     snapshots = [await compressed(tmp_path, files) for _ in range(3)]
     for snapshot in snapshots:
         await use(cache, snapshot)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # so that their times differ
     await use(cache, snapshots[0])
     entries = await cache.entries()
     assert [str(e.snapshot_id) for e in entries] == [snapshots[n].name for n in (1, 2, 0)]

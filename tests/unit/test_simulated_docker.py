@@ -11,6 +11,7 @@ from pathlib import Path
 
 import aiodocker
 import pytest
+from tests.support.eventually import eventually
 from tests.support.image_names import check_names
 from tests.support.simulated import IDENTITY, booted, docker, linked, run
 
@@ -77,11 +78,12 @@ async def test_a_detached_exec_runs_and_a_stopped_container_ends_it(tmp_path: Pa
         await command.start(detach=True)
         assert (await command.inspect())["Running"] is True
         await container.stop()
-        for _ in range(6000):  # a stop is answered before the execs have been seen to
-            if not (seen := await command.inspect())["Running"]:
-                break
-            await asyncio.sleep(0.01)
-        assert seen["ExitCode"] == 137
+
+        async def ended() -> bool:  # a stop is answered before the execs have been seen to
+            return not (await command.inspect())["Running"]
+
+        await eventually(ended, "it has ended with its container")
+        assert (await command.inspect())["ExitCode"] == 137
 
 
 async def test_events_tell_of_a_containers_life(tmp_path: Path) -> None:

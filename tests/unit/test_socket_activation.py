@@ -101,7 +101,7 @@ async def _turns(for_s: float) -> int:
     end = loop.time() + for_s
     while loop.time() < end:
         turns += 1
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # a turn of ours, too
     return turns
 
 
@@ -172,7 +172,7 @@ async def test_a_port_that_is_taken_is_told() -> None:
 
 async def test_at_the_end_what_is_held_is_cut_off(paused: Paused) -> None:
     asking = asyncio.create_task(paused.asked())
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # until it is held
     await paused.wake.stop()
     with contextlib.suppress(ConnectionResetError):
         assert await asking == b""

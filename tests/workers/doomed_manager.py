@@ -41,7 +41,7 @@ def doom(point: str, when: str, at_call: int) -> None:
             begun = asyncio.ensure_future(done(*arguments, **options))
             container = arguments[0].container_id
             while not begun.done() and not runtimes_at_work(container):  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0.001)  # a program of dockerd's begins, and tells nobody
             _die()
         await done(*arguments, **options)
         return _die()

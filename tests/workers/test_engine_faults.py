@@ -6,12 +6,14 @@ With ``live-restore``, so that an engine that comes back finds its containers as
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support.dockerd import PrivateDockerd
+from tests.support.eventually import eventually
 from tests.support.served import Served, free_port, served, worker_settings
 from tests.workers.conftest import (
     counted,
@@ -167,8 +169,8 @@ async def test_a_worker_outlives_an_engine_that_is_killed_at_work_on_it(
 
     async def killed(work: Work, call: Coroutine[Any, Any, None], limit_s: float) -> None:
         begun = asyncio.ensure_future(unless_it_hangs(work, call, limit_s))
-        while not runtimes_at_work(docker_id) and not begun.done():  # noqa: ASYNC110 (not ours)
-            await asyncio.sleep(0.001)
+        while not runtimes_at_work(docker_id) and not begun.done():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)  # a program of dockerd's begins, and tells nobody
         await kill()
         await begun
 
@@ -190,13 +192,14 @@ async def test_a_worker_outlives_an_engine_that_is_killed_at_work_on_it(
 
 async def eventually_wakes(client: Client, worker: Worker) -> None:
     """A containerd that was killed is there again after a while."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while True:
-            try:
-                await client.workers.wake(worker.id)
-                return
-            except WarmbootError:
-                await asyncio.sleep(0.2)
+
+    async def woken() -> bool:
+        with contextlib.suppress(WarmbootError):
+            await client.workers.wake(worker.id)
+            return True
+        return False
+
+    await eventually(woken, "it is woken", TIMEOUT_S)
 
 
 async def test_workers_outlive_a_power_failure_of_the_machine(

@@ -166,7 +166,7 @@ async def test_a_change_in_flight_at_the_pause_happens_exactly_once(
         await asyncio.sleep(1.2)
         await it.client.workers.resume(worker.id)
         await wait_for_line(it.client, worker.id, lambda line: line == "restored")
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)  # it asks in vain meanwhile
         between.keep_answers = False
         async with between.there():
             done = await wait_for_line(it.client, worker.id, lambda line: line.startswith("done"))
@@ -240,7 +240,7 @@ async def test_the_same_key_is_answered_the_same(it: Served, start: Start) -> No
 
 
 async def _a_little_later(http: httpx.AsyncClient, path: str) -> httpx.Response:
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # the first one is under way
     return await http.post(path, json={"name": "xx"}, headers={"Idempotency-Key": "k2"})
 
 

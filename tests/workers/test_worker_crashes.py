@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.dockerd import PrivateDockerd
+from tests.support.eventually import eventually
 from tests.support.served import free_port, served, served_by_process, worker_settings
 from tests.workers.conftest import counted, remove_all, start_on, wait_for_line
 
@@ -70,10 +71,12 @@ async def test_a_dump_that_outlives_the_manager_is_not_lost(
         await wait_for_line(client, worker.id, lambda line: line == "end")
         pid = (await engine.inspect(worker.docker_id or "")).pid
         task = asyncio.create_task(client.workers.pause(worker.id, "large"))
-        async with asyncio.timeout(60):
-            while (await client.workers.get(worker.id)).state != "pausing":  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-        await asyncio.sleep(0.1)
+
+        async def pausing() -> bool:
+            return (await client.workers.get(worker.id)).state == "pausing"
+
+        await eventually(pausing, "its pause begins")
+        await asyncio.sleep(0.1)  # it may be dumped by now, or not
     await asyncio.gather(task, return_exceptions=True)
     async with served(settings) as it:
         settled = await it.client.workers.wait(worker.id, "settled", 60)

@@ -49,7 +49,7 @@ async def test_a_worker_that_reports_is_not_idle(client: Client, start: Start) -
     worker = await start(script=SLEEPER, policy={"pause_after_idle_s": 4})
     for number in range(12):
         await client.workers.report(worker.id, "progress", {"done": number})
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)  # all in all longer than it may be idle
     assert (await client.workers.get(worker.id)).state == "running"
     assert (await client.workers.wait(worker.id, "paused", 60)).state == "paused"
 
@@ -107,9 +107,11 @@ async def test_shutdown_waits_for_a_checkpoint_that_is_being_made(
         worker = await start_on(it.client, engine, policy={"pause_at_shutdown": True})
         secret, _ = await counted(it.client, worker.id, beyond=2)
         making = asyncio.create_task(it.client.workers.create_checkpoint(worker.id, "cp"))
-        async with asyncio.timeout(60):
-            while (await it.client.workers.get(worker.id)).state != "checkpointing":  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
+
+        async def begun() -> bool:
+            return (await it.client.workers.get(worker.id)).state == "checkpointing"
+
+        await eventually(begun, "the checkpoint is begun")
     await asyncio.gather(making, return_exceptions=True)  # whatever it was told, if anything
     assert not (await engine.inspect(worker.docker_id or "")).running
     async with served(settings) as it:

@@ -247,7 +247,7 @@ async def _given_back(disk: Path) -> None:
         free_bytes = -1
         while (now := shutil.disk_usage(disk).free) != free_bytes:
             free_bytes = now
-            await asyncio.sleep(1)
+            await asyncio.sleep(1)  # nothing tells when it has removed all
 
 
 @pytest.mark.slow

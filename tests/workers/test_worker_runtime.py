@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.dockerd import PrivateDockerd
+from tests.support.eventually import until
 from tests.workers.conftest import (
     TIMEOUT_S,
     counted,
@@ -198,9 +199,7 @@ async def test_damage_that_an_export_meets_late_breaks_it_off(
     )
     worker = await start_on(client, engine, script)
     pid = (await engine.inspect(worker.docker_id or "")).pid
-    async with asyncio.timeout(TIMEOUT_S):
-        while memory_bytes(pid) < size_bytes:  # noqa: ASYNC110 (nothing tells of it)
-            await asyncio.sleep(0.05)
+    await until(lambda: memory_bytes(pid) >= size_bytes, "it has touched its memory", TIMEOUT_S)
     await client.workers.pause(worker.id, "cp")
     memory = tmp_path / "s" / "checkpoints" / worker.id / "cp" / "memory"
     _flip(max(memory.glob("pages-*.img"), key=lambda path: path.stat().st_size), 0.9)

@@ -37,6 +37,7 @@ log = structlog.get_logger(__name__)
 LOCK_FILE = "manager.lock"
 RUN_DIR = Path("/run/warmboot")
 _MOST_BYTES = 4096
+_LOOK_AGAIN_S = 0.02
 _PASSING_S = 0.5
 """The last command that a manager ran in a namespace may end after it, and is no VM."""
 
@@ -215,7 +216,7 @@ def _check_networks(prefix: str, us: Holder, last: Holder | None) -> None:
         ]
         if not theirs or time.monotonic() >= deadline:
             break
-        time.sleep(0.02)
+        time.sleep(_LOOK_AGAIN_S)  # a process of theirs may just be ending
     if theirs:
         raise _prefix_in_use(prefix, theirs, last)
     if last is not None:

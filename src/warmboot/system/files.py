@@ -9,6 +9,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from warmboot.system.on_failure import on_failure
+
 
 def followed(path: Path) -> Path:
     """The file behind ``path``: where its symbolic links lead, whether it is there or not."""
@@ -30,7 +32,7 @@ def write_atomically(
     path = followed(path)
     data = content.encode() if isinstance(content, str) else content
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
+    with on_failure(lambda: Path(temporary).unlink(missing_ok=True)):
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             if path.exists():
@@ -43,9 +45,6 @@ def write_atomically(
             if durable:
                 os.fsync(file.fileno())
         Path(temporary).replace(path)
-    except BaseException:  # whatever it is; raised again
-        Path(temporary).unlink(missing_ok=True)
-        raise
     if durable:
         sync_folder(path.parent)
 

@@ -138,13 +138,13 @@ class QemuVm:
             **blockdev(node, overlay.path, DiskFormat.QCOW2, read_only=False),
             backing=None,  # what it lies on is open already
         )
-        try:
+        async with on_failure(lambda: self._drop_node(node)):
             below = (await self._writable_disk())["node-name"]
             await self._execute("blockdev-snapshot", node=below, overlay=node)
-        except BaseException:  # cancelled, too; raised again
-            with contextlib.suppress(HypervisorError):  # or it has come to lie on the disk
-                await self._execute("blockdev-del", **{"node-name": node})
-            raise
+
+    async def _drop_node(self, node: str) -> None:
+        with contextlib.suppress(HypervisorError):  # or it has come to lie on the disk
+            await self._execute("blockdev-del", **{"node-name": node})
 
     async def kill(self) -> None:
         await self._process.kill()
