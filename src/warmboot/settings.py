@@ -172,7 +172,7 @@ class Settings(BaseSettings):
         return Shape(self.default_vcpus, self.default_memory_mib)
 
     def socket_at(self, port: int) -> Path:
-        """Where the manager listens that has the TCP port ``port``."""
+        """The socket of the manager that has the TCP port ``port``."""
         if self.socket is not None:
             return self.socket.absolute()
         return default_socket(self.host, port, self.storage_root)
@@ -183,12 +183,12 @@ class Settings(BaseSettings):
 
     @property
     def checkpoint_folders(self) -> Path:
-        """Where workers' checkpoints are kept that are not the engine's."""
+        """The folder of the workers' checkpoints that are not the engine's."""
         return (self.checkpoint_root or self.storage_root / "checkpoints").absolute()
 
     @property
     def url_for_workers(self) -> str:
-        """Where workers, which have the host's network, find this manager."""
+        """The URL at which workers, which have the host's network, find this manager."""
         if self.worker_url:
             return self.worker_url
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(self.host, self.host)

@@ -51,7 +51,7 @@ STATUS: Mapping[type[errors.WarmbootError], int] = {
 
 
 class MalformedRequest(errors.InvalidRequest):
-    """Not even HTTP as it should be: a bad length, a bad header."""
+    """The request is not valid HTTP: its length or a header is wrong."""
 
     code = "malformed-request"
 

@@ -102,7 +102,9 @@ _SENTENCES: Mapping[str, str] = {
 
 
 def sentence(finding: Mapping[str, Any]) -> str:
-    """Of one finding. What our own validators raise is a sentence already."""
+    """The sentence for one of pydantic's findings. What our own validators raise is a
+    sentence already.
+    """
     if finding["type"] == "value_error":
         return str(finding["msg"]).removeprefix("Value error, ")
     context = dict(finding.get("ctx") or {})

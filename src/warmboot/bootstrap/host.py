@@ -27,7 +27,9 @@ from warmboot.settings import Settings
 
 
 async def host_agent(settings: Settings, run_folder: Path) -> HostAgent:
-    """Not started yet: what is to be adopted is known to the one who reconciles."""
+    """The host agent, not started yet: which VMs are to be adopted is known to the
+    reconciliation.
+    """
     root, mirror = settings.storage_root, settings.registry_mirror
     confinement = _confinement_of(settings)
     hypervisor = _hypervisor_of(settings, confinement)

@@ -168,7 +168,7 @@ def _keep_going(core: Core, parts: _Parts) -> None:
     expire = partial(keep_expiring, core.store, failed)
     keep_going = core.tasks.keep_going
     keep_going(Work.RECONCILE_SNAPSHOTS, "look-after-snapshots", reconcile)
-    keep_going(Work.WARM_POOL, "stand-by", parts.vms.warm_pool.keep_filled)
+    keep_going(Work.WARM_POOL, "warm-pool", parts.vms.warm_pool.keep_filled)
     keep_going(Work.HOUSEKEEPING, "housekeeping", housekeeping)
     keep_going(Work.EXPIRE_RECORDS, "forget-old", expire)
     if (network := core.host.network) is not None:

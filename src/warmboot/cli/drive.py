@@ -59,7 +59,8 @@ def failed(_: WarmbootError) -> int:
 
 
 def command_exit_code(error: WarmbootError, otherwise: int = FAILED) -> int:
-    """Of ``run`` and ``exec``: as shells and docker do if the command was not executed.
+    """The exit code of ``run`` and ``exec`` where the command was not executed, as shells and
+    docker have it.
 
     That its output cannot be written is no failure to run it: docker has 1 for that.
     """

@@ -41,17 +41,19 @@ class Filters:
 
     @property
     def states(self) -> Sequence[str]:
-        """For the manager to choose by: those in one of them."""
+        """The states of which the manager is to list the containers that are in one of them."""
         return self._wanted.get("status", ())
 
     @property
     def labels(self) -> Sequence[str]:
-        """For the manager to choose by: those with all of them."""
+        """The labels of which the manager is to list the containers that have all of them."""
         return self._wanted.get("label", ())
 
     @property
     def name(self) -> str:
-        """For the manager to choose by: those with it in their name."""
+        """The part of a name of which the manager is to list the containers that have it
+        in theirs.
+        """
         names = self._wanted.get("name", ())
         return names[0] if len(names) == 1 and _PLAIN.fullmatch(names[0]) else ""
 

@@ -101,7 +101,7 @@ def parse_cpus(text: str) -> int:
 
 
 def parse_folder(text: str) -> str:
-    """Of the container: docker takes an absolute path only."""
+    """A folder in the container: docker takes an absolute path only."""
     if text and not text.startswith("/"):
         raise ValueError(f"the working folder {text!r} is not an absolute path")
     return text

@@ -132,7 +132,9 @@ def _quoted(text: str) -> str:
 
 
 def register() -> None:
-    """In place of typer's own, for ``--show-completion`` and ``--install-completion`` too."""
+    """Register our completion in place of typer's own, for ``--show-completion`` and
+    ``--install-completion``, too.
+    """
     for name, shell in (("bash", Bash), ("zsh", Zsh), ("fish", Fish)):
         click.add_completion_class(shell, name)
     scripts._completion_scripts |= {"bash": BASH, "fish": FISH}

@@ -64,7 +64,7 @@ def _drop(stream: TextIO) -> None:
 
 
 def drop_odd_sizes() -> None:
-    """Of a terminal's size in the environment, keep what is one: others stumble over the rest."""
+    """Remove what is no size of a terminal from the environment: libraries stumble over it."""
     for name in ("COLUMNS", "LINES"):
         text = os.environ.get(name, "")
         if not (text.isascii() and text.isdigit() and 0 < int(text[:6]) < 10_000):

@@ -49,7 +49,9 @@ class Endpoint:
 
     @classmethod
     def usual(cls, *, token: bool) -> Endpoint:
-        """This machine's manager. With a ``token`` TCP will do where its socket may not be used."""
+        """The endpoint of this machine's manager. With a ``token``, TCP is used where its
+        socket may not be.
+        """
         given = os.environ.get("WARMBOOT_URL")
         if given:
             return cls.of(given)
@@ -85,7 +87,7 @@ class Endpoint:
 
 
 def default_engine_socket() -> Path:
-    """At which this user's default engine is reached, without the API. ``NotFound``."""
+    """The socket of this user's default engine, which needs no access to the API. ``NotFound``."""
     given, named = os.environ.get("WARMBOOT_URL"), os.environ.get("MANAGER_SOCKET")
     managers: list[Path] = [Path(named).absolute()] if named else list(_usual())
     if given:

@@ -31,7 +31,7 @@ class RuntimeImage:
 
     @property
     def size_bytes(self) -> int:
-        """With the holes in its files."""
+        """The size of the files, with the holes in them."""
         return sum(entry["size_bytes"] for entry in self.raw["files"].values())
 
 

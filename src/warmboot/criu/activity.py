@@ -34,7 +34,7 @@ def cpu_seconds(pid: int, proc: Path = Path("/proc")) -> float:
 
 
 def listening(pid: int, proc: Path = Path("/proc")) -> tuple[ListenAddress, ...]:
-    """Where ``pid`` and all below it wait for TCP connections, in their network namespace."""
+    """The addresses at which ``pid`` and all processes below it wait for TCP connections."""
     found = _tcp(pid, _LISTEN, proc)
     return tuple(ListenAddress(host, port) for host, port in sorted(found))
 

@@ -244,7 +244,8 @@ async def _dump_by_runc(
 async def recover(
     engine: DockerEngine, container: str, name: str, into: Path | None = None
 ) -> Recovered:
-    """After an interruption: what is true now. Removes the checkpoint if it is only half there.
+    """What is true of a container after an interruption. A checkpoint that is only half there is
+    removed.
 
     What a dump that was killed has left frozen is thawed. ``into`` is the folder of one that is not
     the engine's: what was dumped but not yet put into its place is put there now.

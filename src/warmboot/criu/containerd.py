@@ -35,7 +35,7 @@ _SALT_BYTES = 256
 
 
 def scratch_folders(engine: Path, proc: Path = _PROC) -> tuple[Path, ...]:
-    """Where the containerd behind the engine at ``engine`` makes temporary folders.
+    """The folders for temporary files of the containerd behind the engine at ``engine``.
 
     As they are reached from here; none when that cannot be told.
     """

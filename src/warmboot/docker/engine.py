@@ -44,7 +44,7 @@ class DockerEngine(DockerClient):
         return self._facts
 
     async def remembered_facts(self) -> EngineFacts:
-        """As ``facts``, but asked once: an engine does not change while it runs.
+        """The facts of the engine, asked once: they do not change while it runs.
 
         A lost connection forgets them, for what answers next may be another version.
         """

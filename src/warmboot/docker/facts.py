@@ -73,15 +73,17 @@ class EngineFacts:
         )
 
     def checkpoint_folder(self, container_id: str, name: str) -> Path:
-        """Where Docker keeps a checkpoint; other places are not supported by its restore."""
+        """The folder in which Docker keeps a checkpoint; its restore supports no other place."""
         return self.data_root / "containers" / container_id / "checkpoints" / name
 
     def content_stores(self) -> tuple[Path, ...]:
-        """Where containerd, dockerd's own or the system's, keeps what it was given to keep."""
+        """The folders of the content stores of containerd: dockerd's own, or the system's."""
         return (self.data_root / "containerd" / "daemon" / _BLOBS, SYSTEM_CONTAINERD / _BLOBS)
 
     def work_folders(self, container_id: str) -> tuple[Path, ...]:
-        """Where containerd lets CRIU write its logs: its own, or the one dockerd started."""
+        """The folders into which containerd lets CRIU write logs: the system's, or that of
+        dockerd's own.
+        """
         return (
             self.data_root / "containerd" / "daemon" / _TASKS / container_id,
             SYSTEM_CONTAINERD / _TASKS / container_id,

@@ -37,7 +37,7 @@ async def no_progress(_: Message) -> None:
 
 
 def nothing_known() -> int | None:
-    """Where nobody counts what the engine receives."""
+    """The count of received bytes where nobody counts them: always 0."""
     return None
 
 

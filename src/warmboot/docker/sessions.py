@@ -27,7 +27,7 @@ def chunk_of(number: int, data: bytes) -> LogChunk:
 
 
 async def already() -> None:
-    """It was running before anybody attached to it."""
+    """The start of a container that ran before anybody attached to it: there is nothing to do."""
 
 
 @dataclass(slots=True)

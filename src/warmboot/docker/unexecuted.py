@@ -42,13 +42,13 @@ An exit code that is not known yet may be the one that is meant.
 
 
 def of_container(output: bytes, exit_code: int | None) -> NotExecuted | None:
-    """Of a container's own program."""
+    """Why a container's own program was not executed."""
     found = _line(output.decode(errors="replace"))
     return _by_kernel(*found) if found and exit_code in (FAILED, None) else None
 
 
 def of_exec(program: str) -> Refusal:
-    """Of a command that is run in a container."""
+    """Why a command in a running container was not executed."""
 
     def refusal(output: bytes, exit_code: int | None) -> WarmbootError | None:
         text = output.decode(errors="replace")

@@ -187,7 +187,9 @@ def last_words(kind: str, message: str) -> bytes:
 
 
 def path_of(target: bytes) -> str:
-    """As Docker understands it: of a whole URL, too, and whatever is written as ``%41``."""
+    """The path of a target as Docker understands it: of a whole URL, too, and with ``%41``
+    decoded.
+    """
     path = target.partition(b"?")[0]
     if (found := _WHOLE_URL.fullmatch(path)) is not None:
         path = found[1] or b"/"

@@ -67,7 +67,7 @@ class Client:
             await self.stream.send(data)
 
     def take_end(self) -> None:
-        """That of a request without a body, which has come with its head."""
+        """Take the end of a request without a body, which has come with its head."""
         if self.http.their_state is h11.SEND_BODY:
             self.http.next_event()
 
@@ -141,7 +141,7 @@ class Exchange:
             await self._end_upload()
 
     async def say_last(self) -> None:
-        """It broke off: say so, where its form has room for a word."""
+        """Tell the client why its answer broke off, where the answer's form has room for a word."""
         words = last_words(self.kind, self.lost() or "the stream broke off")
         with contextlib.suppress(ConnectionError):
             if words and self._answer_body is not None:

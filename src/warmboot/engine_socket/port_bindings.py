@@ -31,7 +31,9 @@ class WantedPort:
 
     @property
     def fixed(self) -> bool:
-        """It was asked for by its number: it is taken at the start, and not before."""
+        """Whether the port was asked for by its number: then it is taken at the start, and
+        not before.
+        """
         return self.low == self.high != 0
 
     @property

@@ -40,7 +40,9 @@ class AsksDocker(Protocol):
 
 
 class PortKeeper:
-    """Of one engine. ``ask`` the manager, and ``docker`` in the guest."""
+    """Keeps the host ports of one engine: ``ask`` reaches the manager, ``docker`` the
+    guest's Docker.
+    """
 
     def __init__(self, engine_id: str, ask: Ask) -> None:
         self._engine_id = engine_id
@@ -96,7 +98,9 @@ class PortKeeper:
         return container
 
     async def after_start(self, docker: AsksDocker, container: str) -> None:
-        """See whether it runs, and so has its ports."""
+        """Look whether a container that was started runs, and tell the manager whether it
+        has its ports.
+        """
         with contextlib.suppress(Refusal):  # else Docker's events tell
             status, found = await docker.ask(f"/containers/{container}/json")
             runs = status == 200 and _runs(found)

@@ -11,7 +11,7 @@ _IPTABLES = ("/usr/sbin/iptables", "--wait", "-t")
 
 
 def add_rule(system: System, table: str, chain: str, rule: Sequence[str], first: bool) -> None:
-    """See to it that it is there; ``first``: before the others. ``HttpError`` 500."""
+    """Add a rule that is not there yet; with ``first`` before the others. ``HttpError`` 500."""
     if system.run([*_IPTABLES, table, "-C", chain, *rule]) == 0:
         return
     if system.run([*_IPTABLES, table, "-I" if first else "-A", chain, *rule]) != 0:
@@ -19,7 +19,7 @@ def add_rule(system: System, table: str, chain: str, rule: Sequence[str], first:
 
 
 def delete_rule(system: System, table: str, chain: str, rule: Sequence[str]) -> None:
-    """It may have gone already: then iptables says so."""
+    """Delete a rule, which may have gone already: then iptables says so."""
     system.run([*_IPTABLES, table, "-D", chain, *rule])
 
 

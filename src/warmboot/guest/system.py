@@ -55,7 +55,7 @@ class System(Protocol):
         """``mode`` is that of a file which was not there."""
 
     def remove_file(self, path: str) -> None:
-        """It need not be there."""
+        """Remove a file, which need not be there."""
 
     def run(self, command: Sequence[str]) -> int:
         """Run a program to its end; its exit code."""

@@ -71,7 +71,7 @@ class EngineCertificates:
         return self._root / engine_id
 
     async def make(self, engine_id: str, address: str) -> None:
-        """For a server at ``address``, in the place of earlier ones.
+        """Make certificates for a server at ``address``, in the place of earlier ones.
 
         ``NotSupported`` without openssl; ``HostError``: those that were there are left.
         """

@@ -83,7 +83,9 @@ class EngineFront:
         self._connecting = asyncio.Lock()
 
     def socket_of(self, name: str) -> Path:
-        """Where the engine ``name`` is reached. ``InvalidRequest`` where that is too long."""
+        """The path of the socket of the engine ``name``. ``InvalidRequest`` if it is too
+        long for a socket.
+        """
         return _of_allowed_length(self.folder / "engines" / f"{name}.sock")
 
     async def adopt(self) -> tuple[Sequence[str], Sequence[int]]:
@@ -109,7 +111,7 @@ class EngineFront:
         await self._call("greeted", id=engine_id)
 
     async def log_in(self, engine_id: str, logins: Sequence[RegistryLogin]) -> None:
-        """They replace earlier ones."""
+        """Give an engine's logins to the front, in the place of earlier ones."""
         self._logins[engine_id] = logins
         await self._call("log-in", **logins_message(engine_id, logins))
 
@@ -132,7 +134,7 @@ class EngineFront:
         await self._call("forget-user", uid=uid)
 
     async def stop(self) -> None:
-        """It goes on, unless it serves nobody."""
+        """Let go of the front, whose process goes on unless it serves nobody."""
         channel, self._channel = self._channel, None
         self._served.clear()
         self._users.clear()

@@ -256,7 +256,7 @@ class Vms(VmPorts):
 
     @property
     def prepared(self) -> int:
-        """How many stand by in the warm pool."""
+        """The number of VMs that wait in the warm pool."""
         return len(self._standing_by)
 
     @property
@@ -289,7 +289,7 @@ class Vms(VmPorts):
         return await disk_usage(record, self._machines.get(record.id))
 
     def endpoint(self, vm_id: str) -> GuestEndpoint:
-        """Where others reach a VM's Docker without us. ``VmGone``."""
+        """The address and token by which other processes reach a VM's Docker. ``VmGone``."""
         machine = self._machine(vm_id)
         handle = machine.vm.handle
         return GuestEndpoint(

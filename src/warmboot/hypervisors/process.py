@@ -47,12 +47,13 @@ _LOWEST_PRIORITY = 19
 
 @cache
 def boot_id() -> str:
-    """This boot of the host: a pid stored before a reboot means nothing after it."""
+    """The id of this boot of the host: a pid from before a reboot means nothing after it."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def start_time_ticks(pid: int) -> int | None:
-    """When a process began, in clock ticks since boot (proc(5), field 22); None if it is no more.
+    """The time at which a process began, in clock ticks since boot (proc(5), field 22); None if it
+    is no more.
 
     A zombie counts as no more.
     """

@@ -145,7 +145,7 @@ def check_sum(path: Path, found: FileSum, expected: FileSum, resolution: str = _
 
 
 def stored_folder(storage: Path, digest: str) -> Path:
-    """Where the image with this digest is kept."""
+    """The folder in which the image with this digest is kept."""
     return storage / "runtime-images" / digest.removeprefix("sha256:")
 
 

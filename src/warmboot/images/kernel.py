@@ -190,7 +190,7 @@ def _pad(data: bytes) -> bytes:
 
 
 def build_initrd(modules: Path, busybox: Path, init: bytes) -> bytes:
-    """busybox, ``init`` and the modules for the disks, as one archive.
+    """An archive of busybox, ``init`` and the modules for the disks.
 
     ``modules`` is the folder of the release, with its ``modules.dep``.
     """

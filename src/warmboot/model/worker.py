@@ -92,7 +92,9 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class ListenAddress:
-    """Where a process waits for TCP connections; ``host`` is an IPv4 or IPv6 address."""
+    """An address at which a process waits for TCP connections; ``host`` is an IPv4 or IPv6
+    address.
+    """
 
     host: str
     port: int

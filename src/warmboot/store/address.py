@@ -36,7 +36,7 @@ def parse_url(text: str) -> URL:
 
 
 def database_file(text: str) -> Path | None:
-    """Where an SQLite database lies; ``None`` for one on a server. ``InvalidRequest``."""
+    """The file of an SQLite database; ``None`` for a database on a server. ``InvalidRequest``."""
     url = parse_url(text)
     return Path(url.database or "") if url.get_backend_name() == "sqlite" else None
 

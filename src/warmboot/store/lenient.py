@@ -57,7 +57,7 @@ _GARBLED = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError,
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """In the place of a value that cannot be read: how it stands in the database, and why not."""
+    """A value that cannot be read: how it stands in the database, and why it cannot."""
 
     raw: object
     problem: str

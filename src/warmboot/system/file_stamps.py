@@ -58,8 +58,8 @@ def discard_stamps(folder: Path) -> None:
 
 @contextlib.contextmanager
 def relinking(file: Path, folders: Iterable[Path]) -> Iterator[None]:
-    """In the body a link to ``file`` comes or goes. Folders that know ``file`` by the same name,
-    and had it noted as it was, note it as it is then: its content is the same.
+    """Note ``file`` anew where it was noted, when its links change within this context:
+    its content is the same.
     """
     try:
         before = stamp(file)

@@ -24,7 +24,7 @@ def lines(path: Path) -> list[str]:
 
 
 def stat_fields(process: Path) -> list[str]:
-    """Of ``/proc/PID/stat``, what comes after the name: the state is the first."""
+    """The fields of ``/proc/PID/stat`` after the name; the first is the state."""
     return os.fsdecode((process / "stat").read_bytes()).rpartition(")")[2].split()
 
 
@@ -53,7 +53,7 @@ def open_files(process: Path) -> Iterator[tuple[str, str]]:
 
 
 def start_ticks(pid: int) -> int:
-    """When it began, by which it is told from others of its number."""
+    """The time at which a process began, by which it is told from others of its number."""
     return int(stat_fields(Path(f"/proc/{pid}"))[_START_TIME])
 
 

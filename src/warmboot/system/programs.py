@@ -72,7 +72,9 @@ class Outcome:
 
 
 def look_up(name: str, search_path: str | None = None) -> str | None:
-    """Where a program is: on the path (``None``: ours), beside us, or in the system's folders."""
+    """The path of a program: on the path (``None``: ours), beside us, or in the system's
+    folders.
+    """
     places = (search_path, _OURS, _SBIN)
     return next((found for place in places if (found := shutil.which(name, path=place))), None)
 
@@ -83,7 +85,7 @@ def find_program(
     search_path: str | None = None,
     failure: type[WarmbootError] = NotSupported,
 ) -> Path:
-    """Where a program is; ``failure`` with the package to install if it is nowhere."""
+    """The path of a program; ``failure`` with the package to install if it is nowhere."""
     name = str(name)
     found = look_up(name, search_path)
     if found is not None:

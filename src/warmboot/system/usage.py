@@ -83,7 +83,9 @@ def allocated_below(folder: Path) -> int:
 
 
 def statuses_below(folder: Path) -> Iterator[os.stat_result]:
-    """Of all files and folders below ``folder``, which need not be there; they come and go."""
+    """The statuses of all files and folders below ``folder``, which need not be there;
+    they come and go.
+    """
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):

@@ -73,5 +73,7 @@ def raise_descriptor_limit() -> int:
 
 
 def connections_within(wanted: int, descriptors: int) -> int:
-    """As many of ``wanted`` connections as ``descriptors`` allow."""
+    """The number of connections that are accepted: ``wanted``, or as many as
+    ``descriptors`` allow.
+    """
     return max(1, min(wanted, descriptors // DESCRIPTORS_A_CONNECTION))

@@ -77,7 +77,7 @@ def who_may(path: Path, group: str) -> str:
 
 
 def socket_check(path: Path, group: str) -> Check:
-    """For ``warmboot doctor``: where the socket is, and for whom."""
+    """A finding of ``warmboot doctor``: where the socket is, and who may connect to it."""
     gid: int | None = None
     try:
         gid = gid_of(group)

@@ -109,7 +109,7 @@ class HttpProtocol(H11Protocol):
         super().handle_websocket_upgrade(event)
 
     def send_400_response(self, msg: str) -> None:
-        """h11, or our own look at the head, refused what came."""
+        """Refuse a request whose head h11, or our own look at the head, has found to be wrong."""
         refusal = getattr(self.conn, "refusal", None)
         reason = str(refusal) if refusal is not None else msg
         status = refusal.error_status_hint if refusal is not None else 400

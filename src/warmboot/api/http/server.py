@@ -74,7 +74,7 @@ class HttpServer(uvicorn.Server):
         self._on_listening()
 
     async def on_tick(self, counter: int) -> bool:
-        """uvicorn's, ten times a second."""
+        """Enforce the limits once a second; uvicorn calls this ten times a second."""
         if counter % 10 == 0:
             self._enforce(asyncio.get_running_loop().time())
         return await super().on_tick(counter)
@@ -88,7 +88,7 @@ class HttpServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """uvicorn ends the process by the signal that stopped it; we have VMs to let go of."""
+        """Have a signal end the server, and not the process: there are VMs to let go of first."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -49,11 +49,11 @@ class Template:
         )
 
     def cells(self, thing: Mapping[str, Any]) -> list[str]:
-        """Of a table: what is between tabs."""
+        """The cells of a table's row: what is between tabs."""
         return self.line(thing).split("\t")
 
     def headings(self, known: Mapping[str, str]) -> list[str]:
-        """Of a table: as ``known``, or the field's name in capitals."""
+        """The headings of a table: as ``known`` has them, or the fields' names in capitals."""
         parts = (part if isinstance(part, str) else _heading(part, known) for part in self._parts)
         return "".join(parts).split("\t")
 

@@ -57,7 +57,7 @@ class Signals:
 
     @contextlib.contextmanager
     def first_to(self, receive: Callable[[signal.Signals], None]) -> Iterator[None]:
-        """In this context the first signal that comes is ``receive``'s."""
+        """Pass the first signal that comes within this context to ``receive``."""
         self._first = receive
         try:
             yield
@@ -65,7 +65,7 @@ class Signals:
             self._first = None
 
     def settle(self) -> int | None:
-        """For an ``except CancelledError``: the exit code, if it was a signal that came.
+        """The exit code, if a signal has caused the ``CancelledError`` that is being handled.
 
         What follows can await again; the next signal cancels that, too.
         """

@@ -56,7 +56,7 @@ class View:
         return next((vm for vm in self.usage.vms if vm.owner_id == container.id), None)
 
     def as_json(self) -> dict[str, Any]:
-        """As the API has it, with the load and the memory of each container added."""
+        """The containers as the API has them, with the load and the memory of each added."""
         return {
             "info": dict(self.info),
             "usage": dict(self.usage.raw),
@@ -92,7 +92,7 @@ def load_between(before: Usage, after: Usage) -> dict[str, float]:
 def shown(
     view: View, rows: int = UNBOUNDED, columns: int = UNBOUNDED, problem: str = ""
 ) -> RenderableType:
-    """At most ``rows`` lines. ``problem``: what is shown is old, and why."""
+    """The view's lines, ``rows`` at most. ``problem``: why the figures are old."""
     from rich.console import Group
     from rich.text import Text
 

@@ -61,7 +61,9 @@ class Engines:
     def iterate(
         self, *, states: Sequence[str] = (), labels: Sequence[str] = (), name: str = ""
     ) -> AsyncIterator[Engine]:
-        """As ``list``, newest first; the next part is asked for when it is needed."""
+        """All engines as ``list`` has them, newest first; the next page is asked for when
+        it is needed.
+        """
         wanted = {"state": states, "label": labels, "name": name}
         params = {key: value for key, value in wanted.items() if value}
         return all_items(Engine, self._link.get, "/v1/engines", params)

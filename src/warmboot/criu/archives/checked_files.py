@@ -43,7 +43,9 @@ class CheckedFiles:
         compare(top, expected, found)
 
     def open(self, path: str) -> IO[bytes]:
-        """To be read once, from its beginning on; closing it tells (``CheckpointError``)."""
+        """Open the file, to be read once from its beginning; closing it checks its sum
+        (``CheckpointError``).
+        """
         file = io.FileIO(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
         top, name = self._checkpoint, ""
         if top is not None and Path(path).is_relative_to(top):

@@ -19,7 +19,7 @@ from warmboot.system.low_priority import LowPriorityRunner, run_at_low_priority
 
 
 class ColdCheckpoints:
-    """For all checkpoints of one manager."""
+    """The compression of all checkpoints of one manager that have not been used for long."""
 
     def __init__(self, at_low_priority: LowPriorityRunner = run_at_low_priority) -> None:
         self._at_low_priority = at_low_priority

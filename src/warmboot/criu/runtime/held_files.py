@@ -36,7 +36,9 @@ def held_in(mounts: Mapping[str, Path], pid: int, proc: Path = _PROC) -> dict[Pa
 
 
 def command_to_note(held: Mapping[Path, str], into: Path) -> str:
-    """For a shell; one that was closed since is left out."""
+    """A shell's command that notes the files that are held; one that was closed since is
+    left out.
+    """
     words = ["stat", "--dereference", "--printf", _FORMAT, *map(str, held)]
     return f"{shlex.join(words)} > {shlex.quote(str(into))} 2> /dev/null || :"
 
@@ -51,7 +53,7 @@ def write_noted(noted: Path, held: Mapping[Path, str]) -> None:
 
 
 def changed_since(noted: Path, mounts: Mapping[str, Path]) -> Sequence[ChangedFile]:
-    """Of those that ``noted`` has, which are no longer as they were in the ``mounts`` of now."""
+    """Those of the files in ``noted`` that are no longer as they were, in the ``mounts`` of now."""
     found = []
     for line in _lines(noted):
         size, changed, path = line.split(" ", 2)

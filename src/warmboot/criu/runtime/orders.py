@@ -38,7 +38,9 @@ def runc_of(container_id: str, root: Path = ROOT) -> Runc | None:
 
 
 def images_to_resume(container_id: str, root: Path = ROOT) -> Path | None:
-    """Where the checkpoint is from which the container's next start is ordered to be."""
+    """The folder of the checkpoint from which the container's next start has been ordered
+    to resume.
+    """
     lines = _lines_of(root / container_id / RESUME)
     return Path(lines[1]) if len(lines) > 1 else None
 

@@ -23,7 +23,7 @@ class CheckpointPlaces:
     stored: StoredCheckpoints | None = None
 
     def of(self, worker: Worker, name: str) -> Path | None:
-        """For a checkpoint that is to be made; ``None``: the engine keeps it."""
+        """The folder for a checkpoint that is to be made; ``None``: the engine keeps it."""
         place = self.all_of(worker)
         return None if place is None else place / name
 

@@ -165,7 +165,7 @@ def sums_of(
 
 
 def regular_files(top: Path) -> Iterator[tuple[Path, int]]:
-    """With their sizes."""
+    """The regular files of a folder, with their sizes."""
     for folder, _, names in os.walk(top):
         for path in (Path(folder, name) for name in names):
             if stat.S_ISREG((found := path.lstat()).st_mode):

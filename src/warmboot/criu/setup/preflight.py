@@ -73,7 +73,9 @@ class Preflight:
 
     @classmethod
     async def of_engine(cls, socket: Path, criu_wrapper: Path = DEFAULT_WRAPPER) -> Self:
-        """For the engine at ``socket``, with the files that it says itself that it reads."""
+        """The preflight for the engine at ``socket``, with the files that the engine says
+        it reads.
+        """
         process = await asyncio.to_thread(engine_process, socket)
         config = process.config if process is not None else None
         return cls(

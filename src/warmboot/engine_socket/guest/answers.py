@@ -23,7 +23,7 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 
 class BadAnswer(Exception):
-    """It is no HTTP."""
+    """The guest's answer is no HTTP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def body_of(answer: AnswerHead, method: bytes) -> Body:
 
 
 class SizedBody:
-    """As long as the head has said."""
+    """A body whose length the head has told."""
 
     def __init__(self, size: int) -> None:
         self._left = size
@@ -119,7 +119,7 @@ class SizedBody:
 
 
 class EndlessBody:
-    """Until the connection ends; which nobody can tell from one that breaks off."""
+    """A body that ends with the connection; that it broke off cannot be told from its end."""
 
     ended = False
 
@@ -133,7 +133,7 @@ class EndlessBody:
 
 
 class ChunkedBody:
-    """In chunks: a size, the content, and so on until the size is 0; then there may be trailers."""
+    """A body in chunks: a size, the content, and so on until the size is 0; trailers may follow."""
 
     def __init__(self) -> None:
         self.ended = False

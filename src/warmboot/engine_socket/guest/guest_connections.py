@@ -47,7 +47,7 @@ class GuestConnection:
     _ahead: bytes = b""
 
     async def head(self) -> AnswerHead:
-        """That of the next answer. ``BadAnswer``; ``ConnectionError`` where there is none."""
+        """The head of the next answer. ``BadAnswer``; ``ConnectionError`` where there is none."""
         while (end := self._ahead.find(b"\r\n\r\n")) < 0:
             if len(self._ahead) > MOST_ANSWER_HEAD_BYTES:
                 raise BadAnswer("the head of an answer is too long")

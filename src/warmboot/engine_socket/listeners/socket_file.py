@@ -53,7 +53,7 @@ def remove_own(path: Path, made: FileId) -> None:
 
 
 def remove(path: Path) -> None:
-    """It need not be there."""
+    """Remove the socket's file, which need not be there."""
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
 

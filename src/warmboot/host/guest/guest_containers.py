@@ -43,7 +43,7 @@ class Created:
 
 
 async def name_loaded_image(link: GuestLink, loaded: list[str], reference: str) -> None:
-    """See to it that ``reference`` names an image of the archive: the only one it has."""
+    """Give the only image of a loaded archive the name ``reference``, if none has it."""
     if await link.docker.has_image(reference):
         return
     if len({await link.docker.image_digest(name) for name in loaded}) != 1:

@@ -182,7 +182,7 @@ class GuestLink:
         await self._call("warm-up", {}, timeout_s=300)
 
     async def ensure_sandbox(self) -> None:
-        """See to it that there is a network for a container to join (``SANDBOX``)."""
+        """Make the network that a container joins (``SANDBOX``), if it is not there."""
         await self._call("sandbox", {}, timeout_s=120)
 
     async def hand_over(self, labels: Sequence[str], mirror: RegistryMirror | None) -> None:

@@ -263,7 +263,7 @@ class Network:
 
     @property
     def engine_network(self) -> IPv4Network:
-        """Of this host's loopback: where engines have their own addresses."""
+        """The part of this host's loopback in which engines have their own addresses."""
         return self._config.engine_network
 
     async def lead_own(
@@ -304,7 +304,7 @@ class Network:
         return await self._upkeep.repaired()
 
     async def wrong(self) -> list[str]:
-        """Where rules are not as they should be: ``host``, or names of namespaces."""
+        """The places where rules are not as they should be: ``host``, or names of namespaces."""
         lost = [self._config.slot(index).veth for index in sorted(self._broken)]
         return lost + await self._upkeep.wrong()
 

@@ -30,7 +30,7 @@ _log = structlog.get_logger(__name__)
 
 
 class SlotPool:
-    """At most ``size`` idle slots, made by ``make``."""
+    """A pool of slots that are kept ready, ``size`` at most, made by ``make``."""
 
     def __init__(self, make: Callable[[], Awaitable[Slot]], size: int) -> None:
         self._make = make

@@ -166,7 +166,9 @@ class MemoryCache:
         return removed
 
     async def tidy(self) -> None:
-        """At the start, when nothing is in use: remove all that does not count any more."""
+        """Remove all files that do not count any more; to be called at the start, when
+        none is in use.
+        """
         await asyncio.to_thread(self._tidy)
 
     def _files(self) -> list[Path]:

@@ -76,7 +76,9 @@ class _Gate:
 
 
 class MemoryForms:
-    """For all snapshot folders of one machine. ``gid`` is the group that VMMs read them as."""
+    """The forms of memory in all snapshot folders of one machine. VMMs read them as the
+    group ``gid``.
+    """
 
     def __init__(self, gid: int, at_low_priority: LowPriorityRunner = run_at_low_priority) -> None:
         self._gid = gid

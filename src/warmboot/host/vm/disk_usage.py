@@ -13,7 +13,9 @@ from warmboot.system.disks import allocated_bytes
 
 
 async def disk_usage(record: VmRecord, machine: LiveVm | None) -> DiskUsage:
-    """Of one that does not run or answer, only what it takes here."""
+    """The use of a VM's disk; of a VM that does not run or answer, only what it takes on
+    the host.
+    """
     stored_bytes = await asyncio.to_thread(allocated_bytes, kept_disk(record.spec).path)
     if machine is None:
         return DiskUsage(stored_bytes)

@@ -45,7 +45,9 @@ class VmPorts:
 
     @property
     def engine_network(self) -> IPv4Network | None:
-        """Of this host's loopback: where engines have their own addresses, if they have ports."""
+        """The part of this host's loopback in which engines have their own addresses, if
+        they have ports.
+        """
         return None if self._network is None else self._network.engine_network
 
     async def lead_own(

@@ -50,7 +50,7 @@ _ZERO_PAGE = bytes(PAGE)
 
 
 class Entry(NamedTuple):
-    """Where a frame is stored, its digest, and which of its pages are not all zero."""
+    """The place of a frame in the file, its digest, and which of its pages are not all zero."""
 
     offset: int
     length: int

@@ -11,7 +11,9 @@ from typing import Any
 
 
 class When(StrEnum):
-    """In which VMs a fault shows: in none, in those that were booted, restored, or in all."""
+    """The VMs in which a fault shows: none, those that were booted, those that were
+    restored, or all.
+    """
 
     NEVER = "never"
     BOOT = "boot"
@@ -60,7 +62,7 @@ class SimulatedConfig:
     overrides: Path | None = None
 
     def current(self) -> SimulatedConfig:
-        """This config under the overrides as they stand now. ``ValueError`` if they are bad."""
+        """This config with the overrides of this moment. ``ValueError`` if they are bad."""
         if self.overrides is None:
             return self
         try:

@@ -215,7 +215,9 @@ class Containers:
                 )
 
     async def kill(self, ref: str, signal: str) -> None:
-        """Not within the lock: it also ends one that somebody waits for to stop."""
+        """Send a signal without holding the lock: it also ends a container that somebody
+        waits for to stop.
+        """
         container = await self.get(ref)
         check_runs(container)
         assert container.docker_id is not None

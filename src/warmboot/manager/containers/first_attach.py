@@ -22,7 +22,7 @@ ATTACHED_WITHIN_S = 330.0
 
 
 class FirstAttach:
-    """Where the task that starts a container meets the client that attaches to it."""
+    """The place where the task that starts a container meets the client that attaches to it."""
 
     def __init__(self) -> None:
         self._created = asyncio.Event()

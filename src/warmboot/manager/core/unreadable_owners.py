@@ -113,7 +113,9 @@ class UnreadableOwners:
 
 
 async def unreadable_owners(store: Store) -> UnreadableOwners:
-    """As they are at the moment. Ask for what can be read first: nothing is missed between."""
+    """The owners that cannot be read now. Read those that can be first: so none is missed
+    in between.
+    """
     rows = await store.unreadable.list(_TABLES)
     return UnreadableOwners((*rows, *await store.operations.unreadable()))
 

@@ -214,5 +214,5 @@ def _labels(engine: Engine) -> list[str]:
 
 
 def bring_up_key(engine_id: UUID) -> str:
-    """Of the task that does it."""
+    """The key of the task that brings an engine up."""
     return f"bring-up {engine_id}"

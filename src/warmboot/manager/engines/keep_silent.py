@@ -102,5 +102,5 @@ class KeepSilent:
 
 
 def unresponsive_key(engine_id: UUID) -> str:
-    """Of the task that waits for an engine's VM to answer, or to be gone."""
+    """The key of the task that waits for an engine's VM to answer, or to be gone."""
     return f"unresponsive {engine_id}"

@@ -58,13 +58,15 @@ class WatchEngine:
             self.start(UUID(event.subject_id))
 
     def start(self, engine_id: UUID) -> None:
-        """Until its VM's end."""
+        """Watch an engine until its VM's end."""
         self._tasks.keep_going(
             Work.WATCH_ENGINES, _key(engine_id), lambda: self._watch_vm(engine_id)
         )
 
     def start_clocks(self, engine: Engine) -> None:
-        """Until its time is over, or its holder has ended, if it has one of them."""
+        """Watch the time that an engine has, and the process that holds it, if it has one
+        of them.
+        """
         engine_id, holder, expires_at = engine.id, engine.spec.holder, engine.expires_at
         if expires_at is not None:
             self._tasks.keep_going(

@@ -62,7 +62,9 @@ class ConfiguredImage:
         self._refused: WarmbootError | None = None
 
     async def register(self) -> None:
-        """See to it that the files are the image ``default``; what speaks against it is told."""
+        """Register the configured files as the image ``default``; what speaks against it
+        is told.
+        """
         if self._files is None:
             return
         try:
@@ -73,7 +75,7 @@ class ConfiguredImage:
             await self._tell(os_error(error))
 
     async def checks(self) -> Sequence[Check]:
-        """For ``warmboot doctor``; without settings there is nothing to say."""
+        """The findings of ``warmboot doctor``; without settings there are none."""
         if self._files is None:
             return ()
         error = self._refused

@@ -73,7 +73,7 @@ _LEAST_ROOM_BYTES = 1 << 20
 
 @dataclass(slots=True)
 class BuildNotes:
-    """Of a build's two VMs; their slots may have died since. Journaled."""
+    """The journaled notes of a build, with its two VMs, whose slots may have died since."""
 
     image_id: UUID
     vm_id: str = field(default_factory=new_vm_id)

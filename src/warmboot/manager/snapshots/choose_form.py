@@ -106,6 +106,6 @@ def choose_check(
 
 
 def checked_at(snapshot: RuntimeSnapshot) -> datetime:
-    """When its sums were taken last: at the latest when it was built."""
+    """The time at which a snapshot's sums were taken last: at the latest when it was built."""
     noted = snapshot.metadata.get(CHECKED_AT)
     return datetime.fromisoformat(noted) if isinstance(noted, str) else snapshot.created_at

@@ -39,7 +39,9 @@ async def note_failure(
     snapshot: RuntimeSnapshot,
     error: WarmbootError,
 ) -> None:
-    """Of a build: it is unhealthy, or gone if it was to replace another one, and told of."""
+    """Note the failure of a build, and tell it: the snapshot is unhealthy, or gone if it
+    was a rebuild.
+    """
     log.error(f"Runtime snapshot {snapshot.id} could not be built: {error.brief}")
     target = SnapshotState.DELETED if snapshot.replaces else SnapshotState.UNHEALTHY
     what = f"the failure of runtime snapshot {snapshot.id}"

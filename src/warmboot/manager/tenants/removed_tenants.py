@@ -28,7 +28,7 @@ class RemovedTenants(Generic[T]):
         return self._by_id.get(tenant_id)
 
     def find(self, ref: str) -> T | None:
-        """By id or name; of several, the last."""
+        """The removed tenant with this id or name; of several, the last."""
         for tenant in reversed(self._by_id.values()):
             if ref in (str(tenant.id), tenant.name):
                 return tenant

@@ -24,7 +24,7 @@ class _Lock:
 
 
 class TenantLocks:
-    """Of all tenants; kept only while the manager runs."""
+    """The locks of all tenants, kept only while the manager runs."""
 
     def __init__(self) -> None:
         self._locks: defaultdict[UUID, _Lock] = defaultdict(_Lock)

@@ -58,7 +58,7 @@ class BootTimeouts:
 
 @dataclass(slots=True)
 class BootNotes:
-    """Of a VM that is booted; ``slot`` may have died since. Journaled."""
+    """The journaled notes of a VM's boot; its ``slot`` may have died since."""
 
     vm_id: str
     snapshot_id: UUID | None = None

@@ -45,7 +45,9 @@ class Prepared:
 
 
 class WarmPool:
-    """At most ``most`` VMs; ``auto`` is what a quarter of the free memory holds, 4 at most."""
+    """A pool of VMs, ``most`` at most; ``auto`` is what a quarter of the free memory
+    holds, 4 at most.
+    """
 
     def __init__(
         self,

@@ -42,7 +42,7 @@ PROCESS_FILE = "front.pid"
 
 @dataclass(frozen=True, slots=True)
 class GuestEndpoint:
-    """Where Docker in a guest is reached, with which token, and whose end is its end.
+    """The way to Docker in a guest: an address, a token, and the process whose end is the guest's.
 
     ``pid`` is the VMM's, which counts only together with its start time.
     """

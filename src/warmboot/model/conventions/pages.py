@@ -23,7 +23,9 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """At most ``limit`` things (``None``: all) ``after`` a position (``None``: from the first)."""
+    """A request for ``limit`` things at most (``None``: all) ``after`` a position
+    (``None``: the first).
+    """
 
     limit: int | None = None
     after: Position | None = None

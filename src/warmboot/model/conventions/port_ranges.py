@@ -20,6 +20,6 @@ def port_range(text: str) -> tuple[int, int] | None:
 
 
 def port_number(text: str) -> int | None:
-    """Of decimal digits, and not of thousands of them, with which nobody should reckon."""
+    """A port number from decimal digits, of which thousands are refused before they are read."""
     digits = text.isascii() and text.isdecimal() and len(text) <= len(str(MOST))
     return int(text) if digits else None

@@ -16,7 +16,9 @@ SIGNAL_PATTERN = (
 
 
 def signal_name(text: str) -> str:
-    """As Docker takes it: ``SIGTERM``, a number as it is. ``ValueError`` if there is none."""
+    """The signal as Docker takes it: ``SIGTERM``, or a number as it is. ``ValueError`` if
+    there is none.
+    """
     name = text.upper().removeprefix("SIG")
     if text.isascii() and text.isdigit():
         if 1 <= int(text) <= signal.SIGRTMAX:

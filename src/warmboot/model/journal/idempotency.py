@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """It is yours: do the work, then ``complete`` or ``abandon``."""
+    """The key is the caller's: do the work, then ``complete`` or ``abandon``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ class Tenant(Protocol):
 
     @property
     def host_name(self) -> str:
-        """Of its VM."""
+        """The host name of the tenant's VM."""
         ...
 
     @property
@@ -134,7 +134,7 @@ class Tenant(Protocol):
 
     @property
     def started_at(self) -> datetime | None:
-        """When it ran first: from then on its disk is kept when its VM dies."""
+        """The time of the tenant's first start: from then on its disk is kept when its VM dies."""
         ...
 
     @property

@@ -16,7 +16,9 @@ from warmboot.model.errors import InvalidRequest
 
 
 class RestartMode(StrEnum):
-    """When Docker in the VM starts a process again that has ended, while the VM lives."""
+    """The cases in which Docker in the VM starts a process again that has ended, while the
+    VM lives.
+    """
 
     NO = "no"
     ON_FAILURE = "on-failure"
@@ -78,7 +80,7 @@ class HealthCheck:
 
 @dataclass(frozen=True, slots=True)
 class Ulimit:
-    """-1: no limit."""
+    """A limit of a process's resource; -1 means none."""
 
     name: str
     soft: int

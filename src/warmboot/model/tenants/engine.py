@@ -193,7 +193,7 @@ class Engine:
 
     @property
     def expires_at(self) -> datetime | None:
-        """When it is removed, whatever it does then."""
+        """The time at which the engine is removed, whatever it does then."""
         if self.spec.time_to_live_s is None:
             return None
         return self.created_at + timedelta(seconds=self.spec.time_to_live_s)

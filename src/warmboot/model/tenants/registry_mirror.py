@@ -36,7 +36,7 @@ class RegistryMirror:
 
     @property
     def in_guest(self) -> str:
-        """As dockerd in a guest takes it: there, 127.0.0.1 leads to this host's port."""
+        """The mirror's URL for dockerd in a guest: there, 127.0.0.1 leads to this host's port."""
         scheme = urlsplit(self.url).scheme
         if (port := self.host_port) is not None:
             return f"{scheme}://127.0.0.1:{port}"

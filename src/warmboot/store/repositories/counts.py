@@ -29,9 +29,11 @@ UNREADABLE = "unreadable"
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """By state or kind; what there is none of is not named, what cannot be read is ``unreadable``.
+    """Counts by state or kind: one of which there is none is not named; ``unreadable`` are those
+    that cannot be read.
 
-    ``leases`` by snapshot."""
+    ``leases`` by snapshot.
+    """
 
     images: int
     snapshots: Mapping[str, int]

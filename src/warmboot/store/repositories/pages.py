@@ -81,7 +81,7 @@ class PageRepository:
         states: Collection[SnapshotState] | None = None,
         image_id: UUID | None = None,
     ) -> Page[RuntimeSnapshot]:
-        """Of any runtime image or one."""
+        """A page of the snapshots of one runtime image, or of all."""
         query = _in_states(snapshots.ROWS, states)
         if image_id is not None:
             query = query.where(snapshots.ROWS.table.c.runtime_image_id == image_id)
@@ -93,7 +93,7 @@ class PageRepository:
         wanted: PageRequest,
         states: Collection[CheckpointState] | None = None,
     ) -> Page[Checkpoint]:
-        """Of one worker."""
+        """A page of the checkpoints of one worker."""
         of_worker = checkpoints.ROWS.table.c.worker_id == worker_id
         query = _in_states(checkpoints.ROWS, states).where(of_worker)
         return await _read(self._database, checkpoints.ROWS, query, wanted)

@@ -58,7 +58,7 @@ class WorkerRepository:
         return ROWS.one(row)
 
     async def find(self, reference: str) -> Worker:
-        """By whole id, name, or unique beginning of an id, in this order.
+        """The worker with this id, this name, or this unique beginning of an id, in this order.
 
         ``NotFound``; ``Conflict`` if several ids begin like this.
         """

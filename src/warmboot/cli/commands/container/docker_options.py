@@ -19,7 +19,7 @@ def _many(name: str, text: str, metavar: str, *more: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class DockerOptions:
-    """As docker has them; what is not given is not sent."""
+    """The options of a container that Docker has, too; an option that is not given is not sent."""
 
     init: Annotated[
         bool, typer.Option("--init", help="run an init in the container that reaps processes")

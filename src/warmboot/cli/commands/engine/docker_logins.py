@@ -47,7 +47,9 @@ _TOKEN_USER = "<token>"
 
 
 async def docker_logins(registries: Iterable[str] | None) -> list[Login]:
-    """Of these registries; of all if one of them is empty; none for ``None``. ``WarmbootError``."""
+    """The user's docker logins at these registries; at all if one is empty; none for
+    ``None``. ``WarmbootError``.
+    """
     if registries is None:
         return []
     names = list(registries)

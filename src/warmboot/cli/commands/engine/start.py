@@ -121,7 +121,7 @@ async def _created(
 
 
 async def remove(client: Client, engine_id: str) -> None:
-    """As far as the manager can be asked."""
+    """Remove the engine, if the manager can be asked."""
     with contextlib.suppress(WarmbootError):
         await client.engines.delete(engine_id, force=True)
 

@@ -44,7 +44,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """Where rules were not as they should be: ``host``, ``forwarding``, or a namespace's name.
+    """The places where rules were not as they should be: ``host``, ``forwarding``, or namespaces.
 
     ``error``: they could not be put back yet.
     """
@@ -115,7 +115,7 @@ class Upkeep:
         return repairs
 
     async def wrong(self) -> list[str]:
-        """Where the rules are not as they should be at this moment."""
+        """The places where rules are not as they should be at this moment."""
         found = []
         for where in (HOST, *list(self._slots)):
             async with self._publishing.lock:

@@ -98,7 +98,9 @@ class Machine:
 
     @property
     def config(self) -> SimulatedConfig:
-        """As it stands now: overrides may have changed. A bad overrides file changes nothing."""
+        """The config of this moment: overrides may have changed. A bad overrides file
+        changes nothing.
+        """
         try:
             return self._config.current()
         except ValueError:
@@ -145,7 +147,7 @@ class Machine:
         return None if self._mapped is None else differing(memory.read_bytes(), self._mapped)
 
     async def count(self, serial_log: Path) -> None:
-        """With ``simulated.counter`` on the command line: count in RAM and print each number."""
+        """Count in RAM and print each number, if ``simulated.counter`` is on the command line."""
         if COUNTER_OPTION not in self.ram["cmdline"].split():
             return
         with serial_log.open("a", buffering=1) as serial:

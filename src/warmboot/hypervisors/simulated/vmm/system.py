@@ -78,7 +78,7 @@ class SimulatedSystem:
         """Nothing goes on in it."""
 
     def listen(self, port: int) -> socket.socket:
-        """At an address that nobody knows: the guest's ``localhost`` is not the host's."""
+        """Listen at an address that nobody knows: the guest's ``localhost`` is not the host's."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind("")
         listener.listen()

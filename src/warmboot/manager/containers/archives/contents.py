@@ -54,7 +54,8 @@ def make_loadable(path: Path) -> None:
 
 
 def images_of(path: Path) -> tuple[ArchivedImage, ...]:
-    """Of an archive that was made loadable. Earlier versions stored them compressed, too.
+    """The images of an archive that was made loadable. Earlier versions stored archives compressed,
+    too.
 
     ``InvalidRequest`` if it has been damaged since.
     """

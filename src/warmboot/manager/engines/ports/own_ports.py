@@ -51,7 +51,7 @@ class OwnPorts:
     async def note_taken(
         self, engine_id: UUID, mapping: PortMapping, container: str, error: WarmbootError
     ) -> None:
-        """It is not on the host, because of ``error``; told once."""
+        """Tell, once, that a port is not published on the host because of ``error``."""
         taken = self._taken[engine_id]
         known = mapping in taken
         if isinstance(error, Conflict | InvalidRequest) and len(taken) < MOST_TAKEN:
@@ -70,7 +70,7 @@ class OwnPorts:
         return [(mapping, one.container) for mapping, one in noted if one.may_be_free]
 
     async def is_published(self, engine_id: UUID, mapping: PortMapping) -> None:
-        """On the host; told if it was not before."""
+        """Tell that a port is published on the host now, if it was not before."""
         if self._taken[engine_id].pop(mapping, None) is not None:
             await self._events.emit("engine.port-free", engine_id, port=mapping.host_end)
 

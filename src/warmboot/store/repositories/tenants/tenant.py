@@ -92,7 +92,7 @@ class TenantRepository(Generic[T, S]):
         return self._rows.one(row)
 
     async def find(self, reference: str) -> T:
-        """By whole id, name, or unique beginning of an id, in this order.
+        """The tenant with this id, this name, or this unique beginning of an id, in this order.
 
         ``NotFound``; ``Conflict`` if several ids begin like this.
         """

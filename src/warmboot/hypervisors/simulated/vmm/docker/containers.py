@@ -54,7 +54,7 @@ class Containers:
         self._changed = asyncio.Event()
 
     def resume_all(self) -> None:
-        """After a restore: what ran, runs on."""
+        """Let the processes run on that ran when the VM was saved."""
         for record in self._records.values():
             if record["state"]["Restarting"]:
                 self._tasks[record["id"]] = asyncio.create_task(self._again(record))
@@ -145,7 +145,7 @@ class Containers:
         self._emit(record, "start")
 
     def end(self, record: Record, signum: int) -> bool:
-        """As a signal ends it, if it does not ignore that; false if it does not run."""
+        """End the process as a signal does, if it does not ignore it; false if it does not run."""
         if not record["state"]["Running"]:
             return False
         self._emit(record, "kill", signal=str(signum))

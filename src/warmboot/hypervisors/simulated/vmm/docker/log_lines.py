@@ -27,7 +27,7 @@ class Lines:
 
 
 def tail(record: Mapping[str, Any], wanted: str) -> tuple[int, int]:
-    """Where the last lines of a container's log begin: the entry's number, and the byte in it.
+    """The beginning of the last lines of a container's log: the entry's number, and the byte in it.
 
     ``wanted`` is how many; what is no number means all.
     """

@@ -18,7 +18,7 @@ _OF_ITS_OWN = {
 
 
 def check(body: Record) -> None:
-    """400 for what cannot be together."""
+    """Refuse, with 400, options that cannot be given together."""
     host = body.get("HostConfig") or {}
     if str(host.get("NetworkMode", "")).startswith("container:"):
         for field, what in _OF_ITS_OWN.items():
@@ -46,5 +46,5 @@ def restarts(record: Record, status: int) -> bool:
 
 
 def pause_s(restarts: int) -> float:
-    """Before the n-th time."""
+    """The pause before a container is restarted for the n-th time."""
     return min(_FIRST_PAUSE_S * 2.0 ** (restarts - 1), _LONGEST_PAUSE_S)

@@ -14,7 +14,9 @@ MOST_PIECES = 16
 
 
 def frame(stream: int, data: bytes, tty: bool) -> bytes:
-    """8 bytes of header (stream, length) before each piece; with a TTY the bare bytes, CRLF."""
+    """A piece of output after a header of 8 bytes (stream, length); with a TTY the bare
+    bytes, CRLF.
+    """
     if tty:
         return data.replace(b"\n", b"\r\n")
     return struct.pack(">BxxxL", stream, len(data)) + data
