@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -22,7 +23,6 @@ from warmboot.criu.archives.archive import (
     Limits,
     export_checkpoint,
     import_checkpoint,
-    read_manifest,
 )
 from warmboot.criu.archives.interrupted_imports import discard_imports
 from warmboot.criu.checkpoint import Dumped, checkpoint
@@ -30,6 +30,7 @@ from warmboot.criu.restore import restore
 from warmboot.criu.runtime.stored import STAGING
 from warmboot.criu.setup.install import apt_settings
 from warmboot.docker.engine import DockerEngine
+from warmboot.model.checkpoint import ArchiveManifest
 from warmboot.model.errors import (
     CheckpointError,
     Conflict,
@@ -79,11 +80,18 @@ async def _export(engine: DockerEngine, dumped: Dumped, path: Path) -> None:
     path.write_bytes(b"".join([chunk async for chunk in chunks]))
 
 
+async def _import(
+    engine: DockerEngine, container: str, name: str, source: Path, *, criu: str, **more: Any
+) -> ArchiveManifest:
+    with source.open("rb") as file:
+        return await import_checkpoint(engine, container, name, file, criu=criu, **more)
+
+
 async def test_it_goes_on_in_a_fresh_container(
     engine: DockerEngine, start: Start, exported: Exported
 ) -> None:
     fresh = await start(exported.image, running=False)
-    manifest = await import_checkpoint(engine, fresh, "moved", exported.path, criu=exported.criu)
+    manifest = await _import(engine, fresh, "moved", exported.path, criu=exported.criu)
     assert manifest.image_digest == (await engine.inspect(fresh)).image_digest
     await restore(engine, fresh, "moved")
     assert await counted(engine, fresh) == (exported.secret, exported.count + 1)
@@ -107,7 +115,7 @@ async def test_links_pipes_odd_names_and_deleted_files_move_with_it(
     await _export(engine, dumped, path)
     there = await engine.inspect(container)
     fresh = await start(there.image, running=False)
-    await import_checkpoint(engine, fresh, "moved", path, criu=dumped.versions.criu)
+    await _import(engine, fresh, "moved", path, criu=dumped.versions.criu)
     here = await engine.inspect(fresh)
     assert there.upper_folder is not None
     assert here.upper_folder is not None
@@ -135,8 +143,8 @@ async def test_what_an_interrupted_import_has_left_is_removed(
     fresh = await start(exported.image, running=False)
     folder = dockerd.data_root / "containers" / fresh
     (folder / f"{STAGING}left" / "checkpoint").mkdir(parents=True)
-    await import_checkpoint(engine, fresh, "whole", exported.path, criu=exported.criu)
-    await import_checkpoint(engine, fresh, "unknown", exported.path, criu=exported.criu)
+    await _import(engine, fresh, "whole", exported.path, criu=exported.criu)
+    await _import(engine, fresh, "unknown", exported.path, criu=exported.criu)
     for _ in range(2):
         await discard_imports(engine, fresh, {"whole"})
         assert await engine.checkpoints(fresh) == ["whole"]
@@ -146,7 +154,6 @@ async def test_what_an_interrupted_import_has_left_is_removed(
 
 async def test_an_export_leaves_nothing_beside_the_archive(exported: Exported) -> None:
     assert [path.name for path in exported.path.parent.iterdir()] == ["cp.tar.zst"]
-    assert read_manifest(exported.path).name == "cp"
 
 
 async def test_what_runs_is_not_exported(
@@ -184,7 +191,7 @@ async def test_another_image_is_refused(
 ) -> None:
     other = await start(running=False)
     with pytest.raises(NotSupported, match="image"):
-        await import_checkpoint(engine, other, "moved", exported.path, criu=exported.criu)
+        await _import(engine, other, "moved", exported.path, criu=exported.criu)
 
 
 async def test_an_older_criu_is_refused(
@@ -192,7 +199,7 @@ async def test_an_older_criu_is_refused(
 ) -> None:
     fresh = await start(exported.image, running=False)
     with pytest.raises(NotSupported, match="CRIU"):
-        await import_checkpoint(engine, fresh, "moved", exported.path, criu="4.0")
+        await _import(engine, fresh, "moved", exported.path, criu="4.0")
 
 
 async def test_a_worker_that_has_run_is_refused(
@@ -200,7 +207,7 @@ async def test_a_worker_that_has_run_is_refused(
 ) -> None:
     ran = await start(exported.image)
     with pytest.raises(Conflict):
-        await import_checkpoint(engine, ran, "moved", exported.path, criu=exported.criu)
+        await _import(engine, ran, "moved", exported.path, criu=exported.criu)
 
 
 # -- hostile and damaged archives ---------------------------------------------------------------
@@ -322,7 +329,7 @@ async def test_a_damaged_or_hostile_archive_is_refused_and_leaves_nothing(
         exported.path.write_bytes(whole)
         spoil(exported.path, parts)
         with pytest.raises((InvalidRequest, CheckpointError)) as caught:
-            await import_checkpoint(
+            await _import(
                 engine,
                 fresh,
                 "moved",
@@ -334,5 +341,5 @@ async def test_a_damaged_or_hostile_archive_is_refused_and_leaves_nothing(
         assert sorted(str(path) for path in folder.rglob("*")) == before, what
     assert not Path("/tmp/wb-escaped").exists()
     exported.path.write_bytes(whole)
-    await import_checkpoint(engine, fresh, "moved", exported.path, criu=exported.criu)
+    await _import(engine, fresh, "moved", exported.path, criu=exported.criu)
     await restore(engine, fresh, "moved")

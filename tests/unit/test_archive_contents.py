@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from warmboot.criu.archives.archive import Limits, read_manifest, unpack_archive
+from warmboot.criu.archives.archive import Limits, unpack_archive
 from warmboot.criu.archives.manifests import CONFIG_DUMP, SPEC_DUMP
 from warmboot.criu.archives.packing import Contents, stream_archive
 from warmboot.criu.runtime.sums import BLOCK_BYTES, make_sums
@@ -55,12 +55,10 @@ async def archive_of(checkpoint: Path) -> bytes:
 
 
 def unpack(archive: bytes, folder: Path) -> None:
-    path = folder / "archive"
-    path.write_bytes(archive)
     for name in ("staging", "changes"):
         (folder / name).mkdir()
-    manifest = read_manifest(path)
-    unpack_archive(path, folder / "staging", folder / "changes", manifest, Limits())
+    source = io.BytesIO(archive)
+    unpack_archive(source, folder / "staging", folder / "changes", lambda _: None, Limits())
 
 
 async def test_what_is_whole_arrives(checkpoint: Path, tmp_path: Path) -> None:

@@ -18,14 +18,16 @@ LAYER_FILES, FILE_BYTES, PAGES_BYTES = 32, 4 * MIB, 96 * MIB
 LARGEST_FILE_BYTES, MOST_MEMORY_BYTES = 100 * MIB, 80 * MIB
 
 SCRIPT = f"""
-import asyncio, resource, sys
+import asyncio, hashlib, resource, sys
 from datetime import UTC, datetime
 from pathlib import Path
-from warmboot.criu.archives.archive import Limits, read_manifest, unpack_archive
+from warmboot.criu.archives.archive import Limits, unpack_archive
+from warmboot.criu.archives.arriving import arriving
 from warmboot.criu.archives.manifests import CONFIG_DUMP, SPEC_DUMP
 from warmboot.criu.archives.packing import Contents, stream_archive
 from warmboot.criu.runtime.sums import make_sums
 from warmboot.model.checkpoint import ArchiveManifest, Versions
+from warmboot.system.concurrency import in_own_thread
 
 root = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, ({LARGEST_FILE_BYTES}, {LARGEST_FILE_BYTES}))
@@ -54,9 +56,23 @@ print(now["rchar"] - was["rchar"])
 print(now["wchar"] - was["wchar"], (root / "archive").stat().st_size)
 for name in ("staging", "changes"):
     (root / name).mkdir()
-unpack_archive(
-    root / "archive", root / "staging", root / "changes", read_manifest(root / "archive"), Limits()
-)
+
+async def sent():
+    with (root / "archive").open("rb") as file:
+        while chunk := file.read(65536):
+            yield chunk
+
+async def bring_in():
+    async with arriving(sent()) as source:
+        places = root / "staging", root / "changes"
+        await in_own_thread(
+            lambda: unpack_archive(source, *places, lambda manifest: None, Limits()), "import"
+        )
+        return source.hexdigest()
+
+digest = asyncio.run(bring_in())
+assert digest == hashlib.sha256((root / "archive").read_bytes()).hexdigest()
+print(io_bytes()["wchar"] - now["wchar"])
 print(peak() - before)
 """
 
@@ -74,10 +90,11 @@ def test_neither_is_all_of_it_in_memory_nor_twice_on_the_disk(tmp_path: Path) ->
         [sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    read, written, archive, memory = map(int, done.stdout.split())
+    read, written, archive, unpacked, memory = map(int, done.stdout.split())
     content = LAYER_FILES * FILE_BYTES + PAGES_BYTES
     assert content <= read < 1.2 * content, "each byte is read once"
     assert written < 3 * archive + MIB < content, "through a pipe, into the file, and nowhere else"
+    assert content < unpacked < content + MIB, "unpacked as it comes"
     assert memory < MOST_MEMORY_BYTES < PAGES_BYTES
     changes = tmp_path / "changes"
     assert len(list(changes.iterdir())) == LAYER_FILES

@@ -136,7 +136,7 @@ async def test_what_a_dead_manager_began_waits_for_the_engine(
     scene: Scene, state: WorkerState
 ) -> None:
     worker = replace(scene.worker, state=state)
-    reconcile = ReconcileWorkers(ABSENT, ABSENT, scene.settle, ABSENT, ABSENT, ABSENT, ABSENT)
+    reconcile = ReconcileWorkers(ABSENT, ABSENT, scene.settle, ABSENT, ABSENT, ABSENT)
     await reconcile._worker(worker)
     assert scene.settle.at_once == []
     assert scene.settle.put_off == [scene.worker.id]

@@ -1,4 +1,4 @@
-"""The manager is killed at each step of a pause, a checkpoint and a resume past the engine.
+"""The manager is killed at each step of a pause, checkpoint, resume, export and import.
 
 The next one finds the truth: the worker runs on or is paused, with its memory, and nothing of the
 work that was broken off is left.
@@ -26,10 +26,12 @@ from tests.workers.conftest import (
 )
 
 from warmboot.client import Client
+from warmboot.client.worker_results import Worker
 from warmboot.criu import in_progress
-from warmboot.criu.runtime.orders import ROOT
+from warmboot.criu.runtime.orders import ROOT, images_to_resume
 from warmboot.criu.runtime_work import runtimes_at_work
 from warmboot.docker.engine import DockerEngine
+from warmboot.model.errors import WarmbootError
 from warmboot.settings import Settings
 from warmboot.system.concurrency import end
 
@@ -57,6 +59,19 @@ RESUME = [
     (f"{RUNTIME}.resume:unless_it_hangs", "after"),
     (f"{MANAGER}.resume_worker:ResumeWorker._record", "before"),
 ]
+
+ARCHIVES = "warmboot.criu.archives"
+EXPORT = (f"{ARCHIVES}.packing:_add_layer", "after")
+"""It writes nothing, so one step is as another."""
+
+IMPORT = [
+    (f"{ARCHIVES}.archive:_lay", "after"),
+    (f"{ARCHIVES}.archive:unpack_archive", "after"),
+    (f"{RUNTIME}.folders:make_sums", "after"),
+    (f"{RUNTIME}.places:give_order", "after"),
+    (f"{MANAGER}.worker_states:WorkerStates.record", "after"),
+]
+RECORDED = (f"{MANAGER}.worker_states:WorkerStates.announce", "before")
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +172,57 @@ async def test_a_resume_ends_in_the_truth(
         await client.workers.pause(worker.id)
         asked.append(asyncio.create_task(client.workers.resume(worker.id)))
     await the_next_finds_the_truth(settings, engine, worker.id, secret, monkeypatch)
+
+
+async def nothing_came_in(settings: Settings, engine: DockerEngine, fresh: Worker) -> None:
+    docker_id = fresh.docker_id or ""
+    layer = (await engine.inspect(docker_id)).upper_folder
+    assert layer is not None
+    layers, place = layer.parent, settings.checkpoint_folders / fresh.id
+    assert [one.name for one in layers.iterdir() if "warmboot" in one.name] == []
+    assert list(layer.iterdir()) == []
+    assert {one.name for one in place.glob("*")} <= {".store-id"}
+    assert images_to_resume(docker_id) is None
+
+
+async def test_an_export_and_an_import_that_are_broken_off_leave_nothing(
+    settings: Settings, engine: DockerEngine, tmp_path: Path
+) -> None:
+    """Each manager finds what the last one has left, and is killed at the next step."""
+    arrived = tmp_path / "arrived"
+    arrived.mkdir()
+    archive = arrived / "left.tar.zst"
+    async with doomed(settings, *EXPORT) as (client, _):
+        worker = await start_on(client, engine)
+        secret, _ = await counted(client, worker.id, beyond=2)
+        await client.workers.pause(worker.id, "left")
+        kept = sorted(settings.checkpoint_folders.rglob("*"))
+        with pytest.raises(WarmbootError):
+            await client.workers.export_checkpoint(worker.id, "left", archive)
+    assert list(arrived.iterdir()) == []
+    assert sorted(settings.checkpoint_folders.rglob("*")) == kept
+    fresh: Worker | None = None
+    for point, when in IMPORT:
+        async with doomed(settings, point, when) as (client, _):
+            if fresh is None:
+                await client.workers.export_checkpoint(worker.id, "left", archive)
+                fresh = await start_on(client, engine, start=False)
+            await client.workers.wait(fresh.id, "settled", TIMEOUT_S)
+            assert await client.workers.checkpoints(fresh.id) == []
+            await nothing_came_in(settings, engine, fresh)
+            with pytest.raises(WarmbootError):
+                await client.workers.import_checkpoint(fresh.id, archive, "arrived")
+    assert fresh is not None
+    async with doomed(settings, *RECORDED) as (client, _):
+        await nothing_came_in(settings, engine, fresh)
+        with pytest.raises(WarmbootError):
+            await client.workers.import_checkpoint(fresh.id, archive, "arrived")
+    async with served(settings) as it:
+        again = await it.client.workers.import_checkpoint(fresh.id, archive, "arrived")
+        assert [one.id for one in await it.client.workers.checkpoints(fresh.id)] == [again.id]
+        await it.client.workers.resume(fresh.id)
+        assert (await counted(it.client, fresh.id))[0] == secret
+        await it.client.workers.resume(worker.id)
+        await goes_on(it.client, worker.id, secret)
+        await remove_all(it.client)
+    await until(lambda: not (ROOT / (fresh.docker_id or "")).exists(), "nothing of it is left")

@@ -22,7 +22,7 @@ from tests.workers.conftest import (
 
 from warmboot.client import Client
 from warmboot.docker.engine import DockerEngine
-from warmboot.model.errors import NotSupported
+from warmboot.model.errors import InvalidRequest, NotSupported
 from warmboot.model.sessions import ExecSpec
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
@@ -84,7 +84,6 @@ async def test_a_worker_on_another_network_moves(
     ("fields", "reason"),
     [
         ({"auto_remove": True}, "auto-remove"),
-        ({"network": "somebody-s"}, "network 'somebody-s'"),
         ({"network": "none", "policy": {"wake_on": [8080]}}, "wake"),
     ],
 )
@@ -95,4 +94,7 @@ async def test_what_would_not_resume_or_wake_is_refused(
         await client.workers.create(image="warmboot-test/counter:1", **fields)
     assert reason in caught.value.details
     assert caught.value.resolution
+    with pytest.raises(InvalidRequest, match="no network nobody-s") as missing:
+        await client.workers.create(image="warmboot-test/counter:1", network="nobody-s")
+    assert "docker network create nobody-s" in missing.value.resolution
     assert await client.workers.list() == []

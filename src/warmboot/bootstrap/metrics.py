@@ -26,6 +26,5 @@ def _caches(root: Path) -> Mapping[str, Path]:
     """What may be thrown away, and is looked at for its size."""
     return {
         "archives": root / "archives",
-        "checkpoint-archives": root / "checkpoint-archives",
         "memory": root / "cache" / "memory",
     }

@@ -95,7 +95,6 @@ async def wire_workers(core: Core) -> AsyncIterator[WorkerParts]:
             engine,
             events,
             states,
-            settings.storage_root / "checkpoint-archives",
             places,
             core.uploads,
             cold,
@@ -114,9 +113,7 @@ async def wire_workers(core: Core) -> AsyncIterator[WorkerParts]:
         states.follow(watch.follow)
         yield WorkerParts(
             workers,
-            ReconcileWorkers(
-                store, states, recover, workers, checkpoints, stops, core.reconcile_failures
-            ),
+            ReconcileWorkers(store, states, recover, workers, stops, core.reconcile_failures),
             wake,
             tokens,
             stops,

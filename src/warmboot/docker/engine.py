@@ -114,6 +114,12 @@ class DockerEngine(DockerClient):
         if rest:
             yield rest
 
+    async def network_driver(self, network: str) -> str:
+        """Of what kind a network is (``bridge``). ``NotFound``."""
+        doing = f"looking for the network {network}"
+        found = await self._ask.json(doing, f"GET networks/{network}")
+        return str(found["Driver"])
+
     # -- checkpoints --------------------------------------------------------------------------
 
     async def checkpoints(self, container: str) -> list[str]:

@@ -214,7 +214,8 @@ def obstacles(
     return (*found, *_other_obstacles(tty=tty, auto_remove=auto_remove))
 
 
-RUNTIME_NETWORKS = (HOST_NETWORK, "none", "bridge")
+DOCKERS_NETWORKS = (HOST_NETWORK, "none", "bridge")
+BRIDGE_DRIVER = "bridge"
 
 
 def runtime_obstacles(
@@ -225,13 +226,12 @@ def runtime_obstacles(
     Its start is a plain one, for which the engine makes a network or a terminal as ever.
     """
     found: list[Obstacle] = []
-    if network not in RUNTIME_NETWORKS:
+    if not network or network.startswith("container:"):
         found.append(
             Obstacle(
-                f"on the network {network!r} it could not be resumed with its addresses and names: "
-                "networks that somebody has created are not supported",
-                "run the worker with network 'host', 'bridge' or 'none'; on 'bridge', have others "
-                "reach it by its address, or by a folder that they share",
+                f"the network {network!r} is another container's, and gone when that one is",
+                "run the worker on a network that you create (`docker network create NAME`), where "
+                "containers find each other by their names, or on 'host', 'bridge' or 'none'",
             )
         )
     if wake_on and network != HOST_NETWORK:
@@ -243,6 +243,19 @@ def runtime_obstacles(
             )
         )
     return (*found, *_auto_remove_obstacles(auto_remove=auto_remove))
+
+
+def driver_obstacles(network: str, driver: str) -> tuple[Obstacle, ...]:
+    """The same for ``driver``, what a network is that somebody has created."""
+    if driver == BRIDGE_DRIVER:
+        return ()
+    return (
+        Obstacle(
+            f"it is not known that a worker could be resumed on {network}, a network of the driver "
+            f"{driver!r}",
+            "run the worker on a bridge (`docker network create NAME`), or on network 'host'",
+        ),
+    )
 
 
 def _other_obstacles(*, tty: bool, auto_remove: bool) -> tuple[Obstacle, ...]:

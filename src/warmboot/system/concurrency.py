@@ -1,4 +1,4 @@
-"""First-to-finish, to-the-end, and the end of tasks and processes: what asyncio leaves to callers.
+"""First-to-finish, to-the-end, threads, and the end of tasks: what asyncio leaves to callers.
 
 Whatever is cancelled here has also cleaned up after itself when these functions return or raise,
 and its exceptions have been looked at: asyncio has none to complain of.
@@ -7,6 +7,7 @@ and its exceptions have been looked at: asyncio has none to complain of.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, overload
 
@@ -63,6 +64,31 @@ async def finish(work: Awaitable[T], *, on_cancel: Callable[[], object] = lambda
     if cancelled:
         raise asyncio.CancelledError from _exception(working)
     return working.result()
+
+
+def in_own_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
+    """Do ``work`` in a thread of its own: one that waits long keeps no other from ``to_thread``.
+
+    The thread goes on when the future is cancelled, and ends with the process.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(settled: Callable[[], None]) -> None:
+        if not done.done():
+            settled()
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 (raised by the future)
+            failure = error
+            loop.call_soon_threadsafe(settle, lambda: done.set_exception(failure))
+        else:
+            loop.call_soon_threadsafe(settle, lambda: done.set_result(result))
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return done
 
 
 async def end(*tasks: asyncio.Future[Any]) -> None:

@@ -19,7 +19,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -59,6 +59,7 @@ from warmboot.docker.engine import DockerEngine
 from warmboot.model.checkpoint import (
     SUMS_AT_THE_END,
     ArchiveManifest,
+    Obstacle,
     Versions,
     archive_obstacles,
     check_checkpoint_name,
@@ -71,6 +72,7 @@ from warmboot.model.errors import (
     NotSupported,
 )
 from warmboot.model.worker import HOST_NETWORK
+from warmboot.system.concurrency import finish, in_own_thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,17 +139,11 @@ async def export_checkpoint(
             yield chunk
 
 
-def read_manifest(source: Path) -> ArchiveManifest:
-    """An archive's manifest, without looking at the rest. ``InvalidRequest``."""
-    with _opened(source) as stream:
-        return _manifest(members(stream, 2))
-
-
 async def import_checkpoint(
     engine: DockerEngine,
     container: str,
     name: str,
-    source: Path,
+    source: IO[bytes],
     *,
     criu: str,
     limits: Limits = Limits(),
@@ -155,6 +151,7 @@ async def import_checkpoint(
 ) -> ArchiveManifest:
     """Make the archive ``source`` the checkpoint ``name`` of a container that never ran.
 
+    It is unpacked as it is read, in a thread, to its end, and closed if that is to end early.
     ``criu`` is this host's version, ``into`` the folder, if the engine shall not keep it.
     ``NotSupported`` when it does not fit here, ``InvalidRequest`` when it is damaged or hostile;
     the container is then as before. Afterwards it has the files of
@@ -167,21 +164,6 @@ async def import_checkpoint(
             f"{found.name} has already run",
             resolution="import into a fresh worker of the same image",
         )
-    manifest = await asyncio.to_thread(read_manifest, source)
-    obstacles = archive_obstacles(
-        manifest,
-        facts.versions(criu),
-        found.image_digest,
-        network=found.network,
-        mounts=found.mounts,
-        runtime=found.runtime,
-    )
-    if obstacles:
-        raise NotSupported(
-            "the archive does not match this worker",
-            details="; ".join(obstacle.reason for obstacle in obstacles),
-            resolution="; ".join(obstacle.remedy for obstacle in obstacles),
-        )
     upper = found.upper_folder
     if upper is None:
         raise _no_folder("imported", facts.storage_driver)
@@ -190,13 +172,31 @@ async def import_checkpoint(
         raise NameTaken(f"{found.name} already has a checkpoint {name}")
     beside = target.parents[1] if into is None else target.parent
     await asyncio.to_thread(beside.mkdir, mode=0o700, parents=True, exist_ok=True)
-    _check_size(manifest, limits, beside)
     await asyncio.to_thread(refuse_foreign, upper)
+
+    def check(manifest: ArchiveManifest) -> None:
+        _refuse(
+            archive_obstacles(
+                manifest,
+                facts.versions(criu),
+                found.image_digest,
+                network=found.network,
+                mounts=found.mounts,
+                runtime=found.runtime,
+            )
+        )
+        _check_size(manifest, limits, beside)
+
     staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=beside))
     changes = Path(tempfile.mkdtemp(prefix=STAGING, dir=upper.parent if into is None else beside))
     try:
         _as_owned(changes, upper)
-        await asyncio.to_thread(unpack_archive, source, staging, changes, manifest, limits)
+        manifest = await finish(
+            in_own_thread(
+                lambda: unpack_archive(source, staging, changes, check, limits), "import"
+            ),
+            on_cancel=source.close,
+        )
         await asyncio.to_thread(read_dump, staging / CHECKPOINT_FOLDER, frozenset())
         if into is None:
             await asyncio.to_thread(move_in, changes, upper)
@@ -211,6 +211,15 @@ async def import_checkpoint(
         await asyncio.to_thread(shutil.rmtree, staging, True)
         await asyncio.to_thread(shutil.rmtree, changes, True)
     return manifest
+
+
+def _refuse(obstacles: Collection[Obstacle]) -> None:
+    if obstacles:
+        raise NotSupported(
+            "the archive does not match this worker",
+            details="; ".join(obstacle.reason for obstacle in obstacles),
+            resolution="; ".join(obstacle.remedy for obstacle in obstacles),
+        )
 
 
 def _place(images: Path, target: Path) -> None:
@@ -254,12 +263,10 @@ def _check_size(manifest: ArchiveManifest, limits: Limits, beside: Path) -> None
 
 
 @contextlib.contextmanager
-def _opened(source: Path) -> Iterator[IO[bytes]]:
+def _opened(source: IO[bytes]) -> Iterator[IO[bytes]]:
+    decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
     try:
-        with (
-            source.open("rb") as file,
-            zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(file) as stream,
-        ):
+        with decompressor.stream_reader(source, closefd=False) as stream:
             yield stream
     except zstandard.ZstdError as error:
         raise hostile(f"it is not zstd, or is damaged: {error}") from error
@@ -273,22 +280,28 @@ def _manifest(found: Iterator[Member]) -> ArchiveManifest:
 
 
 def unpack_archive(
-    source: Path, staging: Path, changes: Path, manifest: ArchiveManifest, limits: Limits
-) -> None:
+    source: IO[bytes],
+    staging: Path,
+    changes: Path,
+    check: Callable[[ArchiveManifest], None],
+    limits: Limits,
+) -> ArchiveManifest:
     """Every announced file, once, of its size and sum; nothing else.
 
+    ``check`` raises for a manifest that does not fit here, before anything is written.
     The layer is laid into ``changes`` as it comes, if the list of deleted files came before it.
     """
-    _check_names(manifest)
-    (staging / CHECKPOINT_FOLDER).mkdir(mode=0o700)
-    missing, found_sums = dict(manifest.files), {}
+    found_sums: dict[str, str] = {}
     sums: dict[str, str] | None = None
-    if manifest.format < SUMS_AT_THE_END:
-        sums = {name: one.sha256 for name, one in manifest.files.items()}
     with _opened(source) as stream:
         found = members(stream, limits.members)
-        if _manifest(found) != manifest:
-            raise hostile("it changed while it was being read")
+        manifest = _manifest(found)
+        check(manifest)
+        _check_names(manifest)
+        (staging / CHECKPOINT_FOLDER).mkdir(mode=0o700)
+        missing = dict(manifest.files)
+        if manifest.format < SUMS_AT_THE_END:
+            sums = {name: one.sha256 for name, one in manifest.files.items()}
         for member in found:
             if member.name == ARCHIVE_SUMS and sums is None and not missing:
                 sums = _sums(member)
@@ -302,6 +315,8 @@ def unpack_archive(
                 found_sums[member.name] = _lay(member, staging, changes, limits)
             else:
                 found_sums[member.name] = _write(member, staging / member.name)
+    while source.read(CHUNK):
+        pass  # padding: an upload has a sum of all of it
     if missing or sums is None:
         raise hostile(f"{', '.join(sorted(missing)[:3]) or ARCHIVE_SUMS} missing")
     for name, digest in found_sums.items():
@@ -315,6 +330,7 @@ def unpack_archive(
         deleted = parse_deleted(staging / DELETED_FILES)
         with (staging / ROOTFS_DIFF).open("rb") as layer:
             unpack_layer(layer, deleted, changes, limits.changed_files)
+    return manifest
 
 
 def _sums(member: Member) -> dict[str, str]:

@@ -13,7 +13,6 @@ import io
 import json
 import os
 import tarfile
-import threading
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -36,7 +35,7 @@ from warmboot.criu.checkpoint import OUR_FILES
 from warmboot.model.checkpoint import ArchiveManifest
 from warmboot.model.errors import CheckpointError, NotSupported
 from warmboot.model.runtime_image import FileSum
-from warmboot.system.concurrency import finish
+from warmboot.system.concurrency import finish, in_own_thread
 
 COMPRESSION_LEVEL = 3
 MAX_MANIFEST_BYTES = 64 << 20
@@ -189,30 +188,19 @@ async def stream_archive(contents: Contents) -> AsyncGenerator[bytes, None]:
     """The archive as it is written, as fast as it is taken. Errors as ``write_archive``."""
     loop = asyncio.get_running_loop()
     reading, writing = os.pipe()
-    written: asyncio.Future[None] = loop.create_future()
 
     def write() -> None:
-        failure: BaseException | None = None
         try:
             write_archive(contents, cast(IO[bytes], _Pipe(writing)))
-        except BaseException as error:  # noqa: BLE001 (raised again)
-            failure = error
-        os.close(writing)
-        loop.call_soon_threadsafe(settle, failure)
-
-    def settle(failure: BaseException | None) -> None:
-        if failure is None:
-            written.set_result(None)
-        else:
-            written.set_exception(failure)
+        finally:
+            os.close(writing)
 
     reader = asyncio.StreamReader(limit=_CHUNK_BYTES)
     transport, _ = await loop.connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader),
         io.FileIO(reading, "rb"),
     )
-    # A thread of its own: whoever takes it slowly shall not keep others from one.
-    threading.Thread(target=write, name="export", daemon=True).start()
+    written = in_own_thread(write, "export")  # it may be taken slowly
     try:
         while chunk := await reader.read(_CHUNK_BYTES):
             yield chunk

@@ -9,7 +9,7 @@
                      /<image>/<id>/*.new  TEMPORARY
     vms/<id>/                             VM_FOLDER         owner: the VM; not if it has a process
     archives/<sha256>                     ARCHIVE           owner: the archive
-    archives/.upload-…, checkpoint-archives/…   TEMPORARY
+    archives/.upload-…, checkpoint-archives/…   TEMPORARY (the latter of earlier versions)
 
 A scan changes nothing. What it finds was there before the database is asked about owners, and a
 row is written before its folder is made: so what has no owner then is really nobody's.

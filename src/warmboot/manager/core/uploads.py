@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -38,15 +38,23 @@ class Uploads:
         ``size_bytes`` is what was announced, if anything was.
         """
         digest = hashlib.sha256()
-        async with self.reserved(path, size_bytes or 0):
+        async with aclosing(self.let_in(path, chunks, size_bytes)) as let_in:
             with on_failure(lambda: path.unlink(missing_ok=True)), path.open("xb") as file:
-                async for chunk in chunks:
-                    self._to_come[path] = max(len(chunk), self._to_come[path])
-                    self._room.check_room(sum(self._to_come.values()))
+                async for chunk in let_in:
                     digest.update(chunk)
                     await asyncio.to_thread(file.write, chunk)
-                    self._to_come[path] -= len(chunk)
         return digest.hexdigest()
+
+    async def let_in(
+        self, path: Path, chunks: AsyncIterator[bytes], size_bytes: int | None
+    ) -> AsyncGenerator[bytes, None]:
+        """``chunks`` for whoever writes them at ``path``, or ``DiskFull``. Close it."""
+        async with self.reserved(path, size_bytes or 0):
+            async for chunk in chunks:
+                self._to_come[path] = max(len(chunk), self._to_come[path])
+                self._room.check_room(sum(self._to_come.values()))
+                yield chunk
+                self._to_come[path] -= len(chunk)
 
     @asynccontextmanager
     async def reserved(self, path: Path, size_bytes: int) -> AsyncIterator[None]:

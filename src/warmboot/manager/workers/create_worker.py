@@ -10,7 +10,7 @@ After ``kill -9`` the next manager begins anew, which removes it first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,20 @@ from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import EngineFacts
 from warmboot.manager.workers.recover_worker import LABEL, remove_containers
 from warmboot.manager.workers.worker_states import WorkerStates
-from warmboot.model.checkpoint import obstacles, runtime_obstacles
-from warmboot.model.errors import ImageNotFound, InvalidRequest, NotSupported, WarmbootError
+from warmboot.model.checkpoint import (
+    DOCKERS_NETWORKS,
+    Obstacle,
+    driver_obstacles,
+    obstacles,
+    runtime_obstacles,
+)
+from warmboot.model.errors import (
+    ImageNotFound,
+    InvalidRequest,
+    NotFound,
+    NotSupported,
+    WarmbootError,
+)
 from warmboot.model.worker import Worker, WorkerSpec, WorkerState
 from warmboot.store import Store
 from warmboot.system.on_failure import on_failure
@@ -50,8 +62,22 @@ class CreateWorker:
 
     async def check(self, spec: WorkerSpec) -> None:
         """Refuse what could never be resumed, or not even started. ``EngineUnavailable``."""
-        refuse_spec(await self._engine.facts(), spec)
+        facts = await self._engine.facts()
+        refuse_spec(facts, spec)
+        if facts.worker_runtime and spec.network not in DOCKERS_NETWORKS:
+            await self._check_network(spec)
         check_mounts(spec)
+
+    async def _check_network(self, spec: WorkerSpec) -> None:
+        try:
+            driver = await self._engine.network_driver(spec.network)
+        except NotFound as error:
+            raise InvalidRequest(
+                f"the engine has no network {spec.network}",
+                resolution=f"create it (`docker network create {spec.network}`), or correct its "
+                "name (`docker network ls`)",
+            ) from error
+        _refuse(spec, driver_obstacles(spec.network, driver))
 
     async def __call__(self, worker: Worker) -> None:
         """Bring it up; a failure is told by its state. Cancelled: it is still ``creating``."""
@@ -117,6 +143,10 @@ def refuse_spec(engine: EngineFacts, spec: WorkerSpec) -> None:
         )
     else:
         found = obstacles(engine.version, spec.network, tty=spec.tty, auto_remove=spec.auto_remove)
+    _refuse(spec, found)
+
+
+def _refuse(spec: WorkerSpec, found: Collection[Obstacle]) -> None:
     if found:
         raise NotSupported(
             f"{spec.name} could not be resumed after a pause",

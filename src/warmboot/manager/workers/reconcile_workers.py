@@ -10,7 +10,6 @@ import structlog
 from warmboot.manager.core.reconcile_failures import ReconcileFailures
 from warmboot.manager.workers.recover_worker import BUSY, RecoverWorker
 from warmboot.manager.workers.stop_workers import StopWorkers
-from warmboot.manager.workers.worker_checkpoints import WorkerCheckpoints
 from warmboot.manager.workers.worker_states import WorkerStates
 from warmboot.manager.workers.workers import Workers
 from warmboot.model.errors import EngineUnavailable, NotFound
@@ -29,7 +28,6 @@ class ReconcileWorkers:
         states: WorkerStates,
         recover: RecoverWorker,
         workers: Workers,
-        checkpoints: WorkerCheckpoints,
         stops: StopWorkers,
         reconcile_failures: ReconcileFailures,
     ) -> None:
@@ -37,13 +35,11 @@ class ReconcileWorkers:
         self._states = states
         self._recover = recover
         self._workers = workers
-        self._checkpoints = checkpoints
         self._stops = stops
         self._reconcile_failures = reconcile_failures
 
     async def __call__(self) -> None:
         attempt = self._reconcile_failures.attempt
-        await attempt("checkpoint archives", self._checkpoints.sweep())
         for worker in await self._store.workers.list():
             await attempt(f"worker {worker.name}", self._worker(worker), worker.id)
         await attempt("workers that were paused at the stop", self._stops.start())

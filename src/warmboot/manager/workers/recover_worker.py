@@ -318,6 +318,7 @@ class RecoverWorker:
                 await self._store.checkpoints.remove(checkpoint.id)
         if worker.state is _S.CREATING and worker.docker_id is not None:
             rows = await self._store.checkpoints.of_worker(worker.id)
+            await self._places.order_resume(worker.docker_id, None)  # an import gave it
             try:
                 await discard_imports(
                     self._engine,

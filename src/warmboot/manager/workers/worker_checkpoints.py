@@ -1,20 +1,19 @@
 """Checkpoints of workers: listed, deleted, exported as archives and imported.
 
-Archives pass through ``scratch``, a folder of the manager's own; what a crash leaves there is
-removed at the next start.
+Archives are made as they are sent, and unpacked as they come: none is on the disk.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
-import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import uuid5
+from typing import IO, cast
+from uuid import UUID, uuid5
 
 from warmboot.criu.binary import criu_version, find_criu
 from warmboot.criu.checkpoint import delete_checkpoint
@@ -27,12 +26,13 @@ from warmboot.manager.garbage.checkpoint_garbage import CheckpointGarbage, Check
 from warmboot.manager.ports import Exported
 from warmboot.manager.workers.worker_states import WorkerStates, refusal
 from warmboot.model.checkpoint import (
+    ArchiveManifest,
     Checkpoint,
     CheckpointState,
     check_checkpoint_name,
     outdated,
 )
-from warmboot.model.errors import Conflict, DiskFull, InUse, NotFound, WarmbootError
+from warmboot.model.errors import Conflict, InUse, NotFound, WarmbootError
 from warmboot.model.worker import LOOPBACK, ListenAddress, Worker, WorkerState
 from warmboot.store import Store
 from warmboot.system.on_failure import on_failure
@@ -48,7 +48,6 @@ class WorkerCheckpoints:
         engine: DockerEngine,
         events: EventLog,
         states: WorkerStates,
-        scratch: Path,
         places: CheckpointPlaces,
         uploads: Uploads,
         cold: ColdCheckpoints,
@@ -59,16 +58,12 @@ class WorkerCheckpoints:
         self._engine = engine
         self._events = events
         self._states = states
-        self._scratch = scratch
         self._places = places
         self._uploads = uploads
         self._cold = cold
         self._in_use = in_use
         self._garbage = garbage
-
-    async def sweep(self) -> None:
-        """Remove what an earlier manager has left in the scratch folder."""
-        await asyncio.to_thread(shutil.rmtree, self._scratch, True)
+        self._importing: set[UUID] = set()
 
     async def list(self, worker: Worker) -> Sequence[Checkpoint]:
         return await self._store.checkpoints.of_worker(worker.id, readable=True)
@@ -186,47 +181,57 @@ class WorkerCheckpoints:
         The worker is ``paused`` in it afterwards. The same archive again changes nothing.
         """
         from warmboot.criu.archives.archive import import_checkpoint
+        from warmboot.criu.archives.arriving import arriving
 
         check_checkpoint_name(name)
-        self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = self._scratch / f"import-{secrets.token_hex(8)}"
-        try:
-            digest = await self._receive(path, chunks, size_bytes)
-            made_id = uuid5(worker.id, f"{name} {digest}")
-            try:
-                return await self._store.checkpoints.get(made_id)
-            except NotFound:
-                pass
-            if worker.state is not WorkerState.CREATING or worker.docker_id is None:
-                raise refusal(worker, "given a checkpoint from outside")
+        if worker.state is not WorkerState.CREATING or worker.docker_id is None:
+            return await self._brought_in_before(worker, name, chunks)
+        with self._alone(worker):
             into = self._places.of(worker, name)
             await self._places.prepare(worker)
             criu = find_criu(self._places.search_path)
-            manifest = await import_checkpoint(
-                self._engine,
-                worker.docker_id,
-                name,
-                path,
-                criu=await criu_version(criu) if criu else "",
-                into=into,
-            )
-        finally:
-            await asyncio.to_thread(path.unlink, missing_ok=True)
-        made = Checkpoint(
-            id=made_id,
-            worker_id=worker.id,
-            name=name,
-            state=CheckpointState.READY,
-            created_at=datetime.now(UTC),
-            versions=manifest.versions,
-            image_digest=manifest.image_digest,
-            size_bytes=sum(one.size_bytes for one in manifest.files.values()),
-            processes=manifest.processes,
-            tcp_connections=manifest.tcp_connections,
-            folder=into,
-        )
-        await self._record_import(worker, worker.docker_id, made)
+            place = into or Path(str(worker.id), name)  # only its name counts
+            async with arriving(self._uploads.let_in(place, chunks, size_bytes)) as source:
+                manifest = await import_checkpoint(
+                    self._engine,
+                    worker.docker_id,
+                    name,
+                    cast(IO[bytes], source),
+                    criu=await criu_version(criu) if criu else "",
+                    into=into,
+                )
+            made = _imported(worker, name, source.hexdigest(), manifest, into)
+            await self._record_import(worker, worker.docker_id, made)
         return made
+
+    async def _brought_in_before(
+        self, worker: Worker, name: str, chunks: AsyncIterator[bytes]
+    ) -> Checkpoint:
+        """The checkpoint that this same archive has become, or a refusal."""
+        refused = refusal(worker, "given a checkpoint from outside")
+        try:
+            known = await self._store.checkpoints.named(worker.id, name)
+        except NotFound:
+            raise refused from None
+        digest = hashlib.sha256()
+        async for chunk in chunks:
+            digest.update(chunk)
+        if known.id != _imported_id(worker, name, digest.hexdigest()):
+            raise refused
+        return known
+
+    @contextlib.contextmanager
+    def _alone(self, worker: Worker) -> Iterator[None]:
+        if worker.id in self._importing:
+            raise Conflict(
+                f"an archive is just being imported into {worker.name}",
+                resolution="wait until that is done, or has failed",
+            )
+        self._importing.add(worker.id)
+        try:
+            yield
+        finally:
+            self._importing.discard(worker.id)
 
     async def _record_import(self, worker: Worker, docker_id: str, made: Checkpoint) -> None:
         """Checkpoint and worker at once; or what was brought in is removed again."""
@@ -252,16 +257,6 @@ class WorkerCheckpoints:
                 )
         await self._states.announce(now)
 
-    async def _receive(
-        self, path: Path, chunks: AsyncIterator[bytes], size_bytes: int | None
-    ) -> str:
-        try:
-            return await self._uploads.receive(path, chunks, size_bytes)
-        except OSError as error:
-            raise DiskFull(
-                "the archive could not be stored", details=str(error), resolution="free some space"
-            ) from error
-
     async def _remove(self, worker: Worker, checkpoint: Checkpoint) -> None:
         """First the row says so, so that a crash in between leaves nothing that looks usable."""
         await self._store.checkpoints.set_state(checkpoint.id, CheckpointState.DELETED)
@@ -273,3 +268,25 @@ class WorkerCheckpoints:
         await self._events.emit(
             "worker.checkpoint-deleted", worker.id, name=worker.name, checkpoint=checkpoint.name
         )
+
+
+def _imported_id(worker: Worker, name: str, digest: str) -> UUID:
+    return uuid5(worker.id, f"{name} {digest}")
+
+
+def _imported(
+    worker: Worker, name: str, digest: str, manifest: ArchiveManifest, folder: Path | None
+) -> Checkpoint:
+    return Checkpoint(
+        id=_imported_id(worker, name, digest),
+        worker_id=worker.id,
+        name=name,
+        state=CheckpointState.READY,
+        created_at=datetime.now(UTC),
+        versions=manifest.versions,
+        image_digest=manifest.image_digest,
+        size_bytes=sum(one.size_bytes for one in manifest.files.values()),
+        processes=manifest.processes,
+        tcp_connections=manifest.tcp_connections,
+        folder=folder,
+    )
