@@ -323,7 +323,7 @@ ON_VMS: dict[Work, tuple[str, Scene, dict[str, Any]]] = {
         reconcile_snapshots_,
         {"rebuild_pause_s": 0.05},
     ),
-    Work.WARM_POOL: ("stand-by", warm_pool, {"standby_vms": 1}),
+    Work.WARM_POOL: ("warm-pool", warm_pool, {"standby_vms": 1}),
     Work.EXPIRE_RECORDS: ("forget-old", rounds, {}),
     Work.BRING_UP: ("bring-up", bring_up, {}),
     Work.WATCH_CONTAINERS: ("watch ", an_exit, {}),
