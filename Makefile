@@ -7,7 +7,13 @@ PROCESSES ?= $(shell n=$$(nproc); [ $$n -gt 2 ] && echo $$n || echo 2)
 # ORDER=7: modules, and the tests in each, are shuffled by this seed, which the run prints.
 SHUFFLED = $(if $(ORDER),--random-order-seed=$(ORDER))
 QUICK_FOLDERS = tests/unit tests/store tests/api tests/cli
+# All of them are slow, and what they import takes seconds in each process.
+QUICK_FOLDERS += --ignore-glob='*/test_api_schema*.py'
+# Many wait for something, so one process more than CPUs makes use of these.
+QUICK_PROCESSES ?= $(shell echo $$(($$(nproc) + 1)))
 QUICK = not (qemu or firecracker or kvm or docker or registry or postgres or root or slow)
+# The programs that tests start read bytecode, as those of an installed warmboot do, even where a shell says no.
+export PYTHONDONTWRITEBYTECODE =
 export WARMBOOT_STATE = $(STATE)
 export PATH := $(CURDIR)/.venv/bin:$(STATE)/firecracker:$(PATH):/usr/sbin:/sbin
 
@@ -42,7 +48,7 @@ test: lint
 	@$(PYTHON) -m pytest -n $(PROCESSES) $(SHUFFLED)
 
 test-quick: lint
-	@$(PYTHON) -m pytest -n $(PROCESSES) $(SHUFFLED) -m "$(QUICK)" $(QUICK_FOLDERS)
+	@$(PYTHON) -m pytest -n $(QUICK_PROCESSES) $(SHUFFLED) -m "$(QUICK)" $(QUICK_FOLDERS)
 	@echo "Left out: tests with real VMs, Docker engines, registries, PostgreSQL or root, tests marked slow, and the"
 	@echo "folders of other tests, such as tests/manager. If you have changed something there, run them yourself."
 

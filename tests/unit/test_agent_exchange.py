@@ -6,13 +6,14 @@ import errno
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.support.managers import agent_package, image_folder, make_ext4
 
 from warmboot.guest import AGENT_VERSION
-from warmboot.images import renew
+from warmboot.images import files, renew
 from warmboot.images.ext4 import replace_folder
 from warmboot.images.files import (
     describe,
@@ -22,6 +23,7 @@ from warmboot.images.files import (
     verify_runtime_image,
     write_manifest,
 )
+from warmboot.images.filesystems import make_empty_disk
 from warmboot.images.guest_agent import FOLDER, SHIPPED, agent_version_in, agent_version_of
 from warmboot.images.renew import renew_agent
 from warmboot.model.errors import DiskFull, HostError, ImageDamaged, NotSupported
@@ -235,7 +237,10 @@ async def test_a_disk_that_fills_up_below_debugfs_is_told_as_that(
 # -- what an image of given files has --------------------------------------------------------------
 
 
-async def test_the_agent_in_given_files_is_known(old: Path, tmp_path: Path) -> None:
+async def test_the_agent_in_given_files_is_known(
+    old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "make_empty_disk", partial(make_empty_disk, size_bytes=64 << 20))
     manifest = await import_bare_files(old / "kernel", old / "rootfs.ext4", None, tmp_path)
     assert manifest.agent_version == OLD
     stored = json.loads((stored_folder(tmp_path, manifest.digest) / "manifest.json").read_text())

@@ -188,14 +188,21 @@ def test_every_setting_is_documented_with_its_default() -> None:
         assert rows.get(name) == shown(default), name
 
 
-@every_page
-def test_variables_in_the_docs_exist(page: Path) -> None:
+@cache
+def known_variables() -> set[str]:
+    """Those of ``Settings``, and those that the code, the tests and the scripts read."""
     known = set(variables())
     sources = [*(ROOT / "src").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
     sources += [ROOT / "Makefile", ROOT / ".ci" / "run", ROOT / "scripts" / "setup"]
     for source in sources:
         if source != Path(__file__):
             known |= set(re.findall(r"\bWARMBOOT_[A-Z_]*[A-Z]\b", source.read_text()))
+    return known
+
+
+@every_page
+def test_variables_in_the_docs_exist(page: Path) -> None:
+    known = known_variables()
     for name in _VARIABLE.findall(page.read_text()):
         assert name in known, f"nothing reads {name}"
 
