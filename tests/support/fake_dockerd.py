@@ -62,6 +62,10 @@ class FakeGuest:
             GuestAddress(port=1024, vsock_socket=self.socket), TOKEN, self.pid, int(stat[19])
         )
 
+    @property
+    def open_connections(self) -> int:
+        return len(self._open)
+
     def hang_up(self) -> None:
         """Close all connections that there are."""
         for writer in self._open:

@@ -72,6 +72,35 @@ async def test_an_engine_that_is_created_is_waited_for() -> None:
         assert (await waiting)[0] == 200
 
 
+async def test_a_vm_is_connected_to_before_its_docker_answers() -> None:
+    async with serving(there=False) as it:
+        client = await it.connect()
+        await client.send(PING)
+        booting = replace(it.engine, guest=it.guest.endpoint, answers=False)
+        for _ in range(2):
+            await it.front.set(booting)
+        await until(lambda: it.guest.connections == 1)
+        assert it.guest.asked == []
+        await it.front.set(replace(booting, answers=True))
+        assert (await client.answer())[0] == 200
+        assert it.guest.connections == 1
+
+
+async def test_a_vm_that_ends_before_its_docker_answers_may_be_followed_by_another() -> None:
+    async with vmm_process() as vmm, serving(there=False) as it:
+        client = await it.connect()
+        await client.send(PING)
+        it.guest.pid = vmm.pid
+        await it.front.set(replace(it.engine, guest=it.guest.endpoint, answers=False))
+        await until(lambda: it.guest.connections == 1)
+        vmm.kill()
+        await until(lambda: it.guest.open_connections == 0)
+        assert not it.front.asleep, "another one is waited for"
+        it.guest.pid = os.getpid()
+        await it.front.set(replace(it.engine, guest=it.guest.endpoint, answers=True))
+        assert (await client.answer())[0] == 200
+
+
 async def test_a_docker_with_something_of_ours_in_it_only_greets() -> None:
     async with serving(there=False) as it:
         mixed = replace(it.engine, guest=it.guest.endpoint, handed_over=False)

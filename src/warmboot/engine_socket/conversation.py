@@ -289,7 +289,7 @@ class Conversation:
                 again = await exchange.run(guest, connections.authorized(guest, exchange.headers))
             except GuestLost:
                 # One that was kept may have been closed meanwhile, and nobody has seen the request.
-                if not guest.used or not exchange.may_be_repeated:
+                if not guest.kept or not exchange.may_be_repeated:
                     raise
                 await connections.drop(guest)
                 guest = await connections.take(fresh=True)

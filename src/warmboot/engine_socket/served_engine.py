@@ -1,7 +1,8 @@
 """One engine's socket, and the guest behind it.
 
-    starting ──guest──▶ there ──handed over──▶ … ──its VMM ends, or the manager says so──▶ gone
-    requests wait       greetings pass         requests pass                 requests are refused
+    starting ──guest──▶ connected ──answers──▶ there ──handed over──▶ … ──its VMM ends──▶ gone
+       ▲ requests wait     │                   greetings pass    requests pass     are refused
+       └── its VMM ends ───┘
 
 Its VMM's end is seen here, without the manager: nothing else tells a connection into a namespace
 that the machine at its other end is no more.
@@ -123,6 +124,13 @@ class EngineSocket:
         if engine.guest != self._endpoint:
             self._lose("")
             self._follow(engine.guest)
+        if not engine.answers:
+            if self._guest is not None:
+                self._guest.connect_ahead()
+            return
+        if self._guest is not None:
+            self._lost = ""
+            self._decided.set()
         if engine.handed_over:
             self._handed_over.set()
 
@@ -147,15 +155,15 @@ class EngineSocket:
     def _follow(self, endpoint: GuestEndpoint) -> None:
         self._guest, self._endpoint = GuestConnections(self.engine.name, endpoint), endpoint
         if (pidfd := open_process(endpoint.pid, endpoint.start_time_ticks)) is None:
-            self._lose(f"the VM of the engine {self.engine.name} is gone")
+            self._died("is gone")
             return
         self._pidfd = pidfd
         asyncio.get_running_loop().add_reader(pidfd, self._died)
-        self._lost = ""
-        self._decided.set()
 
-    def _died(self) -> None:
-        self._lose(f"the VM of the engine {self.engine.name} has ended")
+    def _died(self, how: str = "has ended") -> None:
+        """One that has not answered yet is not the last word."""
+        why = f"the VM of the engine {self.engine.name} {how}"
+        self._lose(why if self.engine.answers else "")
 
     def _lose(self, reason: str) -> None:
         """Nobody is there, because of ``reason``; or, without one, not yet."""

@@ -7,6 +7,7 @@ dockerd: so a connection that has served one request may serve the next one, who
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import deque
 from dataclasses import dataclass
@@ -36,11 +37,13 @@ from warmboot.system.on_failure import on_failure
 class GuestConnection:
     """``used``: it has served a request, and so has shown the token. ``ended``: we send no more.
 
-    ``is_free``: request and answer have passed, and another request may follow.
+    ``kept``: it may have been closed since it was made. ``is_free``: request and answer have
+    passed, and another request may follow.
     """
 
     stream: Stream
     used: bool = False
+    kept: bool = False
     ended: bool = False
     is_free: bool = False
     idle_since_s: float = 0.0
@@ -81,6 +84,12 @@ class GuestConnections:
         self._idle: deque[GuestConnection] = deque()
         self._streams: dict[int, Stream] = {}
         self._sweep: asyncio.TimerHandle | None = None
+        self._ahead: asyncio.Task[None] | None = None
+
+    def connect_ahead(self) -> None:
+        """Have a connection for the first request, if there can be one: it need not wait for it."""
+        if self._ahead is None:
+            self._ahead = asyncio.create_task(self._connect_ahead())
 
     async def take(self, *, fresh: bool = False) -> GuestConnection:
         """``Refusal`` where there is no room, or no answer. ``fresh``: none that was used."""
@@ -162,6 +171,10 @@ class GuestConnections:
             return
         self._forget(connection)
         connection.is_free, connection.used = False, True
+        self._keep(connection)
+
+    def _keep(self, connection: GuestConnection) -> None:
+        connection.kept = True
         connection.idle_since_s = asyncio.get_running_loop().time()
         self._idle.append(connection)
         if len(self._idle) > min(IDLE_IN_GUEST, MOST_IN_GUEST - len(self._streams)):
@@ -177,6 +190,8 @@ class GuestConnections:
 
     def abort(self) -> None:
         """The guest is no more: end all of them now."""
+        if self._ahead is not None:
+            self._ahead.cancel()
         for stream in (*self._streams.values(), *(one.stream for one in self._idle)):
             stream.abort()
         self._idle.clear()
@@ -199,6 +214,10 @@ class GuestConnections:
                 return connection
             connection.stream.abort()
         return None
+
+    async def _connect_ahead(self) -> None:
+        with contextlib.suppress(Refusal):  # who asks is told
+            self._keep(await self._connect())
 
     async def _connect(self) -> GuestConnection:
         try:

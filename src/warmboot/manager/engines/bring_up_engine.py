@@ -11,7 +11,6 @@ It may be run again for an engine that another manager began: what is there is u
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from warmboot.manager.core.admission import BootAdmission, BootTicket
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.retry_until_stored import retry_until_stored, store_state
 from warmboot.manager.core.stopwatch import Stopwatch
+from warmboot.manager.engines.early_socket import EarlySocket
 from warmboot.manager.engines.engine_containers import EngineContainers
 from warmboot.manager.engines.engine_disks import EngineDisks
 from warmboot.manager.engines.engine_sockets import EngineSockets
@@ -34,7 +34,6 @@ from warmboot.manager.vms.slots import slot_of
 from warmboot.model.errors import IllegalTransition, NotFound, WarmbootError
 from warmboot.model.tenants.engine import Engine, EngineState
 from warmboot.store import Store
-from warmboot.system.concurrency import end
 
 log = structlog.get_logger(__name__)
 
@@ -88,14 +87,12 @@ class BringUpEngine:
             return
         running = engine if engine.state is EngineState.RUNNING else None
         if engine.state is EngineState.CREATING:
-            # Its socket is there at once, and keeps those waiting who connect early; the front
-            # comes up beside the boot, if it has to.
-            showing = asyncio.create_task(self._sockets.show_if_possible(engine))
+            early = EarlySocket(self._sockets, engine)
             try:
-                booting = self._boot_it(engine, asked, showing)
+                booting = self._boot_it(engine, asked, early)
                 running = await self._attempt(engine, asked.watch, booting)
             finally:
-                await end(showing)
+                await early.end()
         # As it is now: one that has run keeps its disk, whatever happens.
         if running is not None and not running.handed_over:
             await self._attempt(running, asked.watch, self._hand_over(running, asked.watch))
@@ -112,14 +109,16 @@ class BringUpEngine:
             await self._fail(engine, in_words(error), watch)
         return None
 
-    async def _boot_it(self, engine: Engine, asked: Asked, showing: asyncio.Task[None]) -> Engine:
+    async def _boot_it(self, engine: Engine, asked: Asked, early: EarlySocket) -> Engine:
         watch, fresh = asked.watch, asked.fresh is not None
         try:
-            record, warmed = await self._boot(engine, watch, asked.ticket, fresh=fresh)
+            record, warmed = await self._boot(
+                engine, watch, asked.ticket, fresh=fresh, onlooker=early
+            )
             if warmed is not None:
                 await self._health.succeeded(warmed.snapshot, warmed.boot_s)
         finally:
-            await asyncio.wait({showing})  # or it would be shown as it was
+            await early.settled()  # or it would be shown as it was
         # Before it is told that it runs: whoever hears of it finds the socket.
         with watch.stage("socket"):
             await self._host.vms.lead_to_host(record.id, slot_of(record), engine.spec.host_ports)

@@ -21,14 +21,17 @@ class EngineSockets:
     def __init__(self, host: HostAgent) -> None:
         self._host = host
 
-    async def show(self, engine: Engine) -> None:
-        """Have its socket, with its Docker behind it or with why there is none. ``HostError``."""
-        await self._host.front.serve(self._as_served(engine))
+    async def show(self, engine: Engine, *, answers: bool = True) -> None:
+        """Have its socket, with its Docker behind it or with why there is none. ``HostError``.
 
-    async def show_if_possible(self, engine: Engine) -> None:
+        Where its Docker does not ``answers`` yet, it is connected to, and clients wait.
+        """
+        await self._host.front.serve(self._as_served(engine, answers))
+
+    async def show_if_possible(self, engine: Engine, *, answers: bool = True) -> None:
         """The same where the state was stored already; what is not possible is logged."""
         try:
-            await self.show(engine)
+            await self.show(engine, answers=answers)
         except HostError as error:
             log.error(
                 f"the socket of engine {engine.id} is not as it should be", error=error.details
@@ -55,7 +58,7 @@ class EngineSockets:
         folder, version = certificates.folder(engine_id), certificates.version(engine_id)
         return TlsEndpoint(tcp.address, tcp.port, str(folder), version)
 
-    def _as_served(self, engine: Engine) -> ServedEngine:
+    def _as_served(self, engine: Engine, answers: bool) -> ServedEngine:
         guest = None
         if engine.state is EngineState.RUNNING and engine.vm_id is not None:
             with contextlib.suppress(VmGone):  # its end is about to be told
@@ -67,6 +70,7 @@ class EngineSockets:
             uid=engine.spec.owner_uid,
             gid=self._host.front.gid,
             guest=guest,
+            answers=answers,
             handed_over=engine.handed_over,
             reason=silence(engine),
             tls=self._tls(engine),

@@ -20,7 +20,7 @@ from warmboot.manager.images.check_image import PrepareImage
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
 from warmboot.manager.snapshots.watch_demand import WatchDemand
 from warmboot.manager.tenants.warm_boot import WarmBoot, Warmed
-from warmboot.manager.vms.boot_vm import BootVm, with_second_try
+from warmboot.manager.vms.boot_vm import BootVm, Onlooker, with_second_try
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.errors import HostError, WarmbootError
 from warmboot.model.runtime_image import RuntimeImage
@@ -31,6 +31,8 @@ from warmboot.store import Store
 from warmboot.system.disks import os_error
 
 log = structlog.get_logger(__name__)
+
+_NOBODY = Onlooker()
 
 
 class BootTenant:
@@ -57,11 +59,18 @@ class BootTenant:
         self._demand = demand
 
     async def __call__(
-        self, tenant: Tenant, watch: Stopwatch, ticket: BootTicket, *, fresh: bool
+        self,
+        tenant: Tenant,
+        watch: Stopwatch,
+        ticket: BootTicket,
+        *,
+        fresh: bool,
+        onlooker: Onlooker = _NOBODY,
     ) -> tuple[VmRecord, Warmed | None]:
         """A VM in which Docker has answered; and what is to be counted, if that was a success.
 
-        ``fresh``: it was created just now, and nothing of it can be there.
+        ``fresh``: it was created just now, and nothing of it can be there. ``onlooker`` is told of
+        each VM that is booted for it.
         """
         for record in () if fresh else await self._store.vms.of_owner(tenant.id):
             if record.handle is not None:
@@ -69,12 +78,12 @@ class BootTenant:
                 return record, None  # an earlier manager booted it
             await self._expect(tenant, FallbackReason.KEEPS_DISK)
             image = await self._prepare(await self._image(tenant))
-            kept = await self._boot.again(tenant, image, record, watch, ticket)
+            kept = await self._boot.again(tenant, image, record, watch, ticket, onlooker)
             await self._booted(tenant, kept, watch, FallbackReason.KEEPS_DISK)
             return kept, None
         image = await self._image(tenant)
         try:
-            outcome = await self._warm(tenant, image, watch, ticket)
+            outcome = await self._warm(tenant, image, watch, ticket, onlooker)
         finally:
             ticket.booted()
         if isinstance(outcome, Warmed):
@@ -88,7 +97,9 @@ class BootTenant:
         await self._expect(tenant, outcome.reason, outcome.details)
         await self.tell(tenant, "boot", reason=outcome.reason, details=outcome.details)
         prepared = await self._prepare(image)
-        record = await with_second_try(lambda: self._boot.cold(tenant, prepared, watch, ticket))
+        record = await with_second_try(
+            lambda: self._boot.cold(tenant, prepared, watch, ticket, onlooker)
+        )
         await self._booted(tenant, record, watch, outcome.reason, outcome.details)
         if outcome.reason is FallbackReason.SHAPE_MISMATCH:
             await self._demand.missed(image.id, tenant.shape)

@@ -31,7 +31,7 @@ from warmboot.manager.tenants.choose_snapshot import (
     Wait,
     choose_snapshot,
 )
-from warmboot.manager.vms.boot_vm import BootVm
+from warmboot.manager.vms.boot_vm import BootVm, Onlooker
 from warmboot.model.errors import (
     Conflict,
     DiskFull,
@@ -104,7 +104,12 @@ class WarmBoot:
         self._on_misfit = on_misfit
 
     async def __call__(
-        self, tenant: Tenant, image: RuntimeImage, watch: Stopwatch, ticket: BootTicket
+        self,
+        tenant: Tenant,
+        image: RuntimeImage,
+        watch: Stopwatch,
+        ticket: BootTicket,
+        onlooker: Onlooker,
     ) -> Warmed | Fallback:
         if tenant.boot is BootPolicy.COLD:
             return Fallback(FallbackReason.REQUESTED)
@@ -115,7 +120,7 @@ class WarmBoot:
             if not isinstance(choice, Use):
                 break
             began_s = watch.elapsed_s
-            outcome = await self._attempt(tenant, image, choice.snapshot, watch, ticket)
+            outcome = await self._attempt(tenant, image, choice.snapshot, watch, ticket, onlooker)
             if isinstance(outcome, VmRecord):
                 boot_s = watch.elapsed_s - began_s
                 return Warmed(outcome, choice.snapshot, boot_s)
@@ -135,9 +140,10 @@ class WarmBoot:
         snapshot: RuntimeSnapshot,
         watch: Stopwatch,
         ticket: BootTicket,
+        onlooker: Onlooker,
     ) -> VmRecord | _Failed:
         try:
-            return await self._boot.warm(tenant, image, snapshot, watch, ticket)
+            return await self._boot.warm(tenant, image, snapshot, watch, ticket, onlooker)
         except SnapshotDamaged as error:
             reason = FallbackReason.SNAPSHOT_DAMAGED
             return await self._count(tenant, snapshot, reason, error)

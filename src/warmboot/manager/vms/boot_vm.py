@@ -56,6 +56,19 @@ class BootTimeouts:
     cold_s: float = 300.0
 
 
+class Onlooker:
+    """Is told at once of a VM that is booted, and keeps nobody waiting. This one does nothing."""
+
+    def restored(self, record: VmRecord) -> None:
+        """It runs, and is about to be its own self."""
+
+    def answers(self, record: VmRecord) -> None:
+        """Its Docker does."""
+
+    def lost(self) -> None:
+        """Nothing comes of it; there may be another one."""
+
+
 @dataclass(slots=True)
 class BootNotes:
     """The journaled notes of a VM's boot; its ``slot`` may have died since."""
@@ -75,6 +88,7 @@ class _Boot:
     shape: Shape
     watch: Stopwatch
     ticket: BootTicket
+    onlooker: Onlooker
     snapshot: RuntimeSnapshot | None = None
     kept: VmRecord | None = None
     prepared: Prepared | None = None
@@ -127,9 +141,12 @@ class BootVm:
         snapshot: RuntimeSnapshot,
         watch: Stopwatch,
         ticket: BootTicket,
+        onlooker: Onlooker,
     ) -> VmRecord:
         prepared = self._warm_pool.take(snapshot.id)
-        boot = _Boot(tenant, image, snapshot.shape, watch, ticket, snapshot, prepared=prepared)
+        boot = _Boot(
+            tenant, image, snapshot.shape, watch, ticket, onlooker, snapshot, prepared=prepared
+        )
 
         async def discard() -> None:
             if prepared is not None:  # the saga may have failed before it was its
@@ -139,9 +156,14 @@ class BootVm:
             return await self._boot(boot)
 
     async def cold(
-        self, tenant: Tenant, image: RuntimeImage, watch: Stopwatch, ticket: BootTicket
+        self,
+        tenant: Tenant,
+        image: RuntimeImage,
+        watch: Stopwatch,
+        ticket: BootTicket,
+        onlooker: Onlooker,
     ) -> VmRecord:
-        return await self._boot(_Boot(tenant, image, tenant.shape, watch, ticket))
+        return await self._boot(_Boot(tenant, image, tenant.shape, watch, ticket, onlooker))
 
     async def again(
         self,
@@ -150,14 +172,18 @@ class BootVm:
         kept: VmRecord,
         watch: Stopwatch,
         ticket: BootTicket,
+        onlooker: Onlooker,
     ) -> VmRecord:
         """Cold, on the disk of its earlier VM, which died or was stopped."""
-        return await self._boot(_Boot(tenant, image, kept.spec.shape, watch, ticket, kept=kept))
+        return await self._boot(
+            _Boot(tenant, image, kept.spec.shape, watch, ticket, onlooker, kept=kept)
+        )
 
     async def _boot(self, boot: _Boot) -> VmRecord:
         tenant, notes = boot.tenant, boot.notes()
         try:
-            await self._runner.run(self.saga, tenant.id, notes, boot)
+            with on_failure(boot.onlooker.lost):
+                await self._runner.run(self.saga, tenant.id, notes, boot)
         except (GuestError, VmGone) as error:
             if boot.snapshot is None:
                 await self._quote_console(error, tenant, notes.vm_id)
@@ -250,6 +276,8 @@ class BootVm:
                     record.spec, Path(boot.snapshot.snapshot_path), boot.token
                 )
         boot.record = replace(record, handle=handle)
+        if boot.snapshot is not None:
+            boot.onlooker.restored(boot.record)
 
     async def _claim(self, notes: BootNotes, boot: _Boot) -> None:
         identity = Identity(
@@ -275,6 +303,7 @@ class BootVm:
                 left_s = self._timeout_s(boot) - self._waited_s(boot)
                 await self._host.vms.wait_for_docker(notes.vm_id, left_s)
         boot.ticket.ran()
+        boot.onlooker.answers(boot.record)
         # Not before: whoever finds it unfinished undoes it, and finds its processes by its folder.
         await self._store.vms.update(boot.record.id, handle=boot.record.handle)
 

@@ -70,7 +70,8 @@ class TlsEndpoint:
 class ServedEngine:
     """An engine's socket. Without ``guest`` nobody answers there: because of ``reason``, or,
     if that is empty, not yet: then who asks is kept waiting. So is who asks for what is in its
-    Docker before that is ``handed_over``: there are still things of ours in it."""
+    Docker before that is ``handed_over``: there are still things of ours in it. A guest that does
+    not ``answers`` yet is connected to ahead of that; if it ends before, another one will come."""
 
     id: str
     name: str
@@ -78,6 +79,7 @@ class ServedEngine:
     uid: int
     gid: int
     guest: GuestEndpoint | None = None
+    answers: bool = True
     handed_over: bool = True
     reason: str = ""
     tls: TlsEndpoint | None = None
