@@ -33,14 +33,14 @@ class Results:
 
 
 def run(groups: Sequence[Group], console: Console) -> Results:
-    """One after the other; what has been measured is kept, however the next one ends."""
+    """One after the other; what has been measured is kept, however it goes on."""
     results = Results()
     for number, group in enumerate(groups, 1):
         console.rule(f"{group.name}: {group.summary} ({number} of {len(groups)})")
         progress = Progress(console, group.name)
         try:
             with progress.shown():
-                figures = asyncio.run(group.measure(progress))
+                progress.keep(asyncio.run(group.measure(progress)))
         except KeyboardInterrupt:
             results.interrupted = True
             console.print(f"{group.name} was interrupted", style="red")
@@ -55,9 +55,10 @@ def run(groups: Sequence[Group], console: Console) -> Results:
                 markup=False,
             )
         else:
-            results.figures |= figures
             results.measured.append(group.name)
             console.print(f"{group.name} took {spelled(progress.elapsed_s)}")
+        finally:
+            results.figures |= progress.kept
     return results
 
 
@@ -77,7 +78,8 @@ def _parser(groups: Mapping[str, Group]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measures warmboot on this machine: a table on the terminal, and JSON. A group "
-        "that fails is reported, the others are measured all the same, and the exit code is 1.",
+        "that fails is reported, what it had measured stays, the others are measured all the same, "
+        "and the exit code is 1.",
     )
     parser.add_argument(
         "groups",

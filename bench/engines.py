@@ -18,7 +18,7 @@ import sqlite3
 import subprocess
 import tarfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -36,6 +36,9 @@ from warmboot.system.in_namespace import connect
 READY_ROUNDS = 7
 REQUEST_ROUNDS, REQUESTS = 9, 20
 STREAM_ROUNDS, STREAM_MIB = 3, 200
+STREAM_LIMIT_S = 60.0
+"""After so long no other round is begun: one of both ways takes a minute and more where the CPU is
+emulated."""
 RUN_ROUNDS = 5
 BIG, CLIENT = "warmboot-bench/big:1", "warmboot-bench/client:1"
 _CHUNK_BYTES = 256 << 10
@@ -49,10 +52,11 @@ async def measure(progress: Progress) -> dict[str, float]:
         bench = _Bench(progress, samples, at)
         await at.prepare()
         await bench.ready("engine.ready_s", "engine.ready_floor_s")
+        progress.keep(_figures(samples))
         async with bench.engine() as engine:
-            await bench.requests(engine)
-            await bench.streams(engine)
-            await bench.runs(engine)
+            for part in (bench.requests, bench.runs, bench.streams):
+                await part(engine)
+                progress.keep(_figures(samples))
     async with place(progress, image, standby="1") as at:
         bench = _Bench(progress, samples, at)
         await at.prepare()
@@ -111,7 +115,8 @@ class _Bench:
 
     async def ready(self, name: str, floor: str) -> None:
         """The floor, and an engine from the request to the answer of its ``_ping``."""
-        await self._ready_s()  # everything touched once
+        self._progress.tell("everything is touched once")
+        await self._ready_s()
         for _ in self._progress.rounds(name.removesuffix("_s"), READY_ROUNDS):
             self._samples.add(floor, await self._place.floor())
             self._samples.add(name, await self._ready_s())
@@ -167,9 +172,12 @@ class _Bench:
         }
         self._progress.tell("the image's files come into the guest's cache")
         await self._stream_s(self._direct(engine))
+        began_s = time.monotonic()
         for _ in self._progress.rounds("streams", STREAM_ROUNDS):
             for name, way in ways.items():
                 self._samples.add(name, await self._stream_s(way))
+            if time.monotonic() - began_s > STREAM_LIMIT_S:
+                break
         await _docker(engine, "rmi", BIG)
 
     async def _stream_s(self, way: _Way) -> float:
@@ -311,23 +319,23 @@ def _program(name: str) -> str:
     return found
 
 
-def _ratios(samples: Samples) -> Iterator[tuple[str, float]]:
-    yield "engine.ready_over_floor", samples.ratio("engine.ready_s", "engine.ready_floor_s")
-    yield "engine.pooled_over_floor", samples.ratio("engine.pooled_s", "engine.pooled_floor_s")
-    for name in ("request", "stream"):
-        over = samples.ratio(f"engine.{name}_s", f"engine.{name}_direct_s")
-        yield f"engine.{name}_over_direct", over
-    yield "engine.run_over_guest", samples.ratio("engine.run_s", "engine.run_guest_s")
+_RATIOS = {
+    "engine.ready_over_floor": ("engine.ready_s", "engine.ready_floor_s"),
+    "engine.pooled_over_floor": ("engine.pooled_s", "engine.pooled_floor_s"),
+    "engine.request_over_direct": ("engine.request_s", "engine.request_direct_s"),
+    "engine.stream_over_direct": ("engine.stream_s", "engine.stream_direct_s"),
+    "engine.run_over_guest": ("engine.run_s", "engine.run_guest_s"),
+}
 
 
 def _figures(samples: Samples) -> dict[str, float]:
-    figures = dict(_ratios(samples))
-    for name in (
-        *("engine.ready_s", "engine.ready_floor_s", "engine.pooled_s", "engine.pooled_floor_s"),
-        *("engine.request_s", "engine.request_direct_s"),
-        *("engine.stream_s", "engine.stream_direct_s"),
-        *("engine.run_s", "engine.run_guest_s"),
-    ):
-        figures[name] = samples.median(name)
-        figures[f"{name}.runs"] = samples.runs(name)
+    """Of what was measured so far."""
+    figures = {}
+    for ratio, names in _RATIOS.items():
+        if not all(samples.runs(name) for name in names):
+            continue
+        figures[ratio] = samples.ratio(*names)
+        for name in names:
+            figures[name] = samples.median(name)
+            figures[f"{name}.runs"] = samples.runs(name)
     return figures

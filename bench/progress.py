@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 
 from rich.console import Console
@@ -27,10 +27,16 @@ class Progress:
         self._began = clock()
         self._step = "begins"
         self._status: Status | None = None
+        self.kept: dict[str, float] = {}
+        """Figures that are known however the group ends."""
 
     @property
     def elapsed_s(self) -> float:
         return self._clock() - self._began
+
+    def keep(self, figures: Mapping[str, float]) -> None:
+        """They are measured, and stay so if what comes after them fails."""
+        self.kept |= figures
 
     def tell(self, step: str) -> None:
         self._step = step

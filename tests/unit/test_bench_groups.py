@@ -21,9 +21,11 @@ from typing_extensions import override
 class _FakeGroup(Group):
     begun: list[str] = field(default_factory=list)
     ends: BaseException | None = None
+    kept: dict[str, float] = field(default_factory=dict)
 
     @override
     async def measure(self, progress: Progress) -> dict[str, float]:
+        progress.keep(self.kept)
         for _ in progress.rounds("rounds", 2):
             self.begun.append(self.name)
         if self.ends is not None:
@@ -31,8 +33,13 @@ class _FakeGroup(Group):
         return {f"{self.kinds[0]}.figure": 1.0}
 
 
-def _group(name: str, ends: BaseException | None = None) -> _FakeGroup:
-    return _FakeGroup(name, f"{name}'s summary", "no.module", (name,), needs_root=False, ends=ends)
+def _group(
+    name: str, ends: BaseException | None = None, kept: dict[str, float] | None = None
+) -> _FakeGroup:
+    summary = f"{name}'s summary"
+    return _FakeGroup(
+        name, summary, "no.module", (name,), needs_root=False, ends=ends, kept=kept or {}
+    )
 
 
 Run = Callable[..., tuple[int, dict[str, Any]]]
@@ -72,6 +79,12 @@ def test_a_group_that_fails_leaves_the_others_and_the_exit_code_tells(
     assert results["figures"] == {"two.figure": 1.0}
     assert list(results["groups"]["failed"]) == ["one"]
     assert "no luck" in capsys.readouterr().err
+
+
+def test_a_group_that_fails_late_keeps_what_it_has_measured(run: Run) -> None:
+    code, results = run(groups=[_group("one", Failed("no luck"), kept={"one.early": 2.0})])
+    assert (code, results["figures"]) == (1, {"one.early": 2.0})
+    assert (results["groups"]["measured"], list(results["groups"]["failed"])) == ([], ["one"])
 
 
 def test_an_interrupted_run_keeps_what_it_has_measured(run: Run) -> None:
