@@ -84,7 +84,6 @@ def test_what_is_possible_is_said(words: tuple[str, ...], sentence: str) -> None
         (("ps", "--format", "{{range .}}"), "{{range .}} is not understood; understood are"),
         (("exec", "--privileged", "c", "sh"), "No such option '--privileged': what `run"),
         (("run", "--net=host", "redis"), "No such option '--net': each container has its own"),
-        (("top", "c"), "`warmboot exec CONTAINER ps` shows the processes of one"),
         (("start", "-a", "c"), "No such option '-a': `warmboot start CONTAINER && warmboot attach"),
         (("start", "-ai", "c"), "No such option '-a': `warmboot start CONTAINER && warmboot att"),
         (("logs", "--details", "c"), "No such option '--details': `warmboot inspect` shows"),
@@ -279,6 +278,7 @@ def commands_with_a_reference() -> Iterator[Any]:
 
 MORE_WORDS = {
     ("exec",): ("true",),
+    ("rename",): ("new",),
     ("snapshot", "weight"): ("1",),
     ("worker", "export"): ("one",),
     ("worker", "import"): ("/dev/null",),

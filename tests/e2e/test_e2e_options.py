@@ -1,9 +1,16 @@
-"""Docker's options of a container in a real VM: what its programs see of them."""
+"""Docker's options of a container in a real VM, and files in and out of it."""
 
 from __future__ import annotations
 
+import io
+import tarfile
+from collections.abc import AsyncIterator
+
+import pytest
 from tests.e2e.conftest import Archive
 from tests.support.vms import Site
+
+from warmboot.model.errors import InvalidRequest, NotFound
 
 SEEN = """
 echo comm $(cat /proc/1/comm)
@@ -34,3 +41,37 @@ async def test_what_docker_in_its_vm_is_told_holds(site: Site, archive: Archive)
     assert seen["caps"].endswith("0000000000000000")
     assert seen["host"] == "192.0.2.7 db"
     assert seen["dns"].split()[:2] == ["nameserver", "192.0.2.53"]
+
+    async with site.client() as client:
+        files = client.files
+        await files.write("box", "/data", _chunks(_tar("given", b"content")))
+        assert await site.exec("box", "cat /data/given") == "content\n"
+        copied = b"".join([chunk async for chunk in files.read("box", "/data/given")])
+        with tarfile.open(fileobj=io.BytesIO(copied)) as tar:
+            assert tar.getnames() == ["given"]
+        status = await files.status("box", "/data/given")
+        assert (status.kind, status.size_bytes, status.mode) == ("file", 8, 0o644)
+        with pytest.raises(NotFound, match="there is no /absent in the container"):
+            await files.status("box", "/absent")
+        with pytest.raises(InvalidRequest, match="it cannot be written to /"):
+            await files.write("box", "/", _chunks(_tar("given", b"content")))
+        shown = await files.processes("box")
+        assert "PID" in shown.titles
+        assert any("init" in row[-1] for row in shown.rows)
+        with pytest.raises(InvalidRequest, match="`ps` does not take these options"):
+            await files.processes("box", "--nonsense")
+        assert {one.path for one in await files.changes("box")} >= {"/data"}
+        assert (await client.containers.rename("box", "crate")).name == "crate"
+    assert await site.exec("crate", "cat /etc/hostname") == "crate\n"
+
+
+def _tar(name: str, content: bytes) -> bytes:
+    file, info = io.BytesIO(), tarfile.TarInfo(name)
+    info.size = len(content) + 1
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        tar.addfile(info, io.BytesIO(content + b"\n"))
+    return file.getvalue()
+
+
+async def _chunks(data: bytes) -> AsyncIterator[bytes]:
+    yield data

@@ -302,6 +302,13 @@ class FakeContainers:
             )
         await self._remove(row.id)
 
+    async def rename(self, ref: str, name: str) -> Container:
+        row = await self.get(ref)
+        if any(other.name == name for other in self.rows.values()):
+            raise NameTaken(f"there is a container {name!r}")
+        self.rows[row.id] = replace(row, spec=replace(row.spec, name=name))
+        return self.rows[row.id]
+
     async def boot_log(self, ref: str) -> bytes:
         await self.get(ref)
         return b"Linux version 6.12\r\nbooted\n"

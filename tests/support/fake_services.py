@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.fake_archives import FakeArchives
+from tests.support.fake_container_files import FakeContainerFiles
 from tests.support.fake_containers import FakeContainers
 from tests.support.fake_engines import FakeEngines
 from tests.support.fake_events import DEFAULT_SHAPE, FakeEvents, now
@@ -106,6 +107,7 @@ class FakeServices:
             images=self.images,
             snapshots=self.snapshots,
             containers=self.containers,
+            files=FakeContainerFiles(self.containers),
             archives=self.archives,
             events=self.events,
             system=self.system,

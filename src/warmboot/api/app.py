@@ -27,6 +27,7 @@ from warmboot.api.reference import install_reference
 from warmboot.api.routes import (
     archives,
     checkpoints,
+    container_files,
     containers,
     engines,
     events,
@@ -49,6 +50,7 @@ ROUTERS = (
     runtime_snapshots.router,
     snapshot_forms.router,
     containers.router,
+    container_files.router,
     engines.router,
     archives.router,
     checkpoints.router,

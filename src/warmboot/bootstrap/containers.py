@@ -11,6 +11,7 @@ from warmboot.bootstrap.snapshots import SnapshotParts
 from warmboot.bootstrap.tenants import TenantParts
 from warmboot.manager.containers.archives import ArchiveFiles
 from warmboot.manager.containers.bring_up import BringUp
+from warmboot.manager.containers.container_files import ContainerFiles
 from warmboot.manager.containers.containers import Containers
 from warmboot.manager.containers.host_ports import HostPorts
 from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
@@ -20,6 +21,7 @@ from warmboot.manager.containers.watch_container import WatchContainer
 @dataclass(frozen=True, slots=True)
 class ContainerParts:
     containers: Containers
+    files: ContainerFiles
     archives: ArchiveFiles
     watch: WatchContainer
     unresponsive: KeepUnresponsive
@@ -47,4 +49,5 @@ def wire_containers(
         HostPorts(store, host),
         settings.default_shape,
     )
-    return ContainerParts(containers, archives, watch, unresponsive)
+    files = ContainerFiles(containers.in_guest)
+    return ContainerParts(containers, files, archives, watch, unresponsive)

@@ -188,6 +188,7 @@ def _services(core: Core, parts: _Parts) -> Services:
         images=parts.images.images,
         snapshots=parts.snapshots.snapshots,
         containers=parts.containers.containers,
+        files=parts.containers.files,
         archives=parts.containers.archives,
         events=core.events,
         system=System(

@@ -12,7 +12,6 @@ from typer.exceptions import Exit, TyperException
 
 from warmboot.cli.standard_streams import UNREAD, drop_odd_sizes, drop_output
 
-_FILE = "write a file with `warmboot exec -i CONTAINER sh -c 'cat > FILE'`"
 _VOLUMES = "volumes are in the container's VM, and go with it: `warmboot run -v NAME:/path`"
 _PULLED = "`warmboot run` pulls the image that it needs"
 _BUILT = "build it with docker; `warmboot run --archive FILE` takes what `docker save` wrote"
@@ -27,10 +26,8 @@ _COMMANDS = {
     "compose": "start each container with `warmboot run -d`",
     "container": "its commands have no prefix: `warmboot ps`, `warmboot rm`, …",
     "context": "WARMBOOT_URL selects another manager",
-    "cp": _FILE,
     "create": "`warmboot run -d` creates a container and starts it",
-    "diff": "look inside with `warmboot exec CONTAINER …`",
-    "export": "copy what you need with `warmboot exec CONTAINER tar …`",
+    "export": "copy what you need: `warmboot cp CONTAINER:PATH -`",
     "history": _STORED,
     "image": f"{_PULLED}; runtime images are something else: `warmboot runtime`",
     "images": f"{_PULLED}; runtime images are something else: `warmboot runtime ls`",
@@ -44,7 +41,6 @@ _COMMANDS = {
     "pause": _PAUSED,
     "pull": _PULLED,
     "push": _BUILT,
-    "rename": "a container keeps the name that `warmboot run --name` gave it",
     "rmi": f"{_STORED}; runtime images are removed with `warmboot runtime rm`",
     "save": _STORED,
     "search": _PULLED,
@@ -123,7 +119,6 @@ _OF_COMMANDS: Mapping[tuple[str, str], str] = {
     **dict.fromkeys((("start", "-i"), ("start", "--interactive")), _ATTACHED),
     **dict.fromkeys((("start", "--checkpoint"), ("start", "--checkpoint-dir")), _CHECKPOINTS),
 }
-_PROCESSES = "it shows all containers; `warmboot exec CONTAINER ps` shows the processes of one"
 _ALIKE = 0.8
 """How alike an option has to be, to be what was meant: others are no help."""
 
@@ -160,8 +155,6 @@ def _reword(error: Any) -> None:
     if context is None or context.command_path.count(" ") != 1:
         return
     command = context.command_path.rpartition(" ")[2]
-    if command == "top" and "unexpected extra argument" in error.message:
-        error.message = f"Too many words: {_PROCESSES}"
     if not isinstance(error, NoSuchOption):
         return
     option = error.option_name

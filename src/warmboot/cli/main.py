@@ -65,6 +65,14 @@ COMMANDS: Mapping[str, Place] = {
         CONTAINERS,
         "Wait for containers, and print their exit codes (or their states).",
     ),
+    "rename": Place("files", "rename", CONTAINERS, "Rename a container; its host name stays."),
+    "cp": Place("files", "cp", CONTAINERS, "Copy files between a container and this machine."),
+    "diff": Place(
+        "files",
+        "diff",
+        CONTAINERS,
+        "Show which files of its image a container has changed (C), added (A) or deleted (D).",
+    ),
     "rm": Place("containers", "rm", CONTAINERS, "Remove containers and their VMs."),
     "serve": Place(
         "host",
@@ -85,7 +93,13 @@ COMMANDS: Mapping[str, Place] = {
         SERVICE,
         "Remove deleted and unused snapshots, leftovers, and caches over their budget.",
     ),
-    "top": Place("top", "top", SERVICE, "Show what is running and what it uses, live; q quits."),
+    "top": Place(
+        "top",
+        "top",
+        SERVICE,
+        "Show what is running and what it uses, live (q quits), or the processes of a container.",
+        {"context_settings": _COMMAND_FOLLOWS},
+    ),
     "engine": Place(
         "engine.commands",
         "app",

@@ -16,6 +16,7 @@ import httpx
 
 from warmboot.client.endpoint import DEFAULT_URL, Endpoint
 from warmboot.client.engines import Engines
+from warmboot.client.files.container_files import ContainerFiles
 from warmboot.client.garbage import GarbageCollector
 from warmboot.client.nouns import (
     Archives,
@@ -86,6 +87,7 @@ class Client:
         self.images = RuntimeImages(link)
         self.snapshots = RuntimeSnapshots(link)
         self.containers = Containers(link, token)
+        self.files = ContainerFiles(link)
         self.engines = Engines(link)
         self.archives = Archives(link)
         self.workers = Workers(link)

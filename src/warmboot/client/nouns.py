@@ -188,6 +188,10 @@ class Containers:
 
         return await wait_for(ask, lambda one: _holds(one, until), timeout_s)
 
+    async def rename(self, ref: str, name: str) -> Container:
+        """Give it another name; its host name stays as it is. ``NameTaken``."""
+        return item(Container, await self._link.patch(self._path(ref), {"name": name}))
+
     async def start(self, ref: str) -> None:
         await self._link.post(self._path(ref, "start"))
 

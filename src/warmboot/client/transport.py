@@ -59,16 +59,25 @@ class Transport:
         limit_s = params.get("timeout_s", MAX_TIMEOUT_S) + 300
         return await self.post(path, params=params, timeout=limit_s)
 
-    async def upload(self, path: str, chunks: AsyncIterator[bytes], size_bytes: int | None) -> Any:
+    async def upload(
+        self,
+        path: str,
+        chunks: AsyncIterator[bytes],
+        size_bytes: int | None,
+        *,
+        method: str = "POST",
+        params: Mapping[str, Any] | None = None,
+    ) -> Any:
         """Send a body that is too large to be sent twice: the request is not retried."""
-        headers = {
-            "Idempotency-Key": str(uuid4()),
-            "Content-Type": "application/octet-stream",
-        }
+        headers = {"Content-Type": "application/octet-stream"}
+        if method == "POST":
+            headers["Idempotency-Key"] = str(uuid4())
         if size_bytes is not None:
             headers["Content-Length"] = str(size_bytes)
         async with self._unreachable():
-            answer = await self.http.post(path, content=chunks, headers=headers, timeout=None)
+            answer = await self.http.request(
+                method, path, params=params, content=chunks, headers=headers, timeout=None
+            )
         return said_by(_checked(answer))
 
     async def delete(self, path: str, params: Mapping[str, Any] | None = None) -> Any:

@@ -18,6 +18,7 @@ from aiodocker.execs import Exec
 from aiodocker.stream import Stream as Hijacked
 
 from warmboot.docker.batches import joined, let_more_come
+from warmboot.docker.containers.inside import Inside
 from warmboot.docker.errors import (
     Fault,
     any_fault,
@@ -69,6 +70,7 @@ class DockerClient:
     def __init__(self, place: Place, on_lost: Callable[[], None] = nobody_asks) -> None:
         self.place = place
         self._ask = Requests(place, on_lost)
+        self.inside = Inside(self._ask)
 
     async def close(self) -> None:
         await self._ask.close()

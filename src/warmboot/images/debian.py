@@ -28,6 +28,7 @@ PACKAGES = (
     "iproute2",
     "iptables",
     "kmod",
+    "procps",
     "python3-minimal",
     "socat",
 )

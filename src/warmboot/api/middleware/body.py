@@ -1,6 +1,7 @@
 """Reads request bodies completely, within limits of size and time, before they are used.
 
-Only uploads (``/v1/archives``, checkpoints that are imported) pass through as a stream.
+Only uploads (``/v1/archives``, checkpoints that are imported, files of containers) pass through as
+a stream.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ MAX_FRAME_BYTES = 16 * 1024 * 1024
 
 BODY_TIMEOUT_S = 60.0
 _CREATED = re.compile(r"/v1/(containers|workers)")
-_STREAMED = re.compile(r"/v1/archives|/v1/workers/[^/]+/checkpoints/import")
+_STREAMED = re.compile(
+    r"/v1/archives|/v1/workers/[^/]+/checkpoints/import|/v1/containers/[^/]+/files"
+)
 
 
 def is_streamed(path: str) -> bool:

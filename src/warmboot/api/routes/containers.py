@@ -21,7 +21,7 @@ from warmboot.api.routing import (
     as_asked,
     paged,
 )
-from warmboot.api.schemas.container_requests import ContainerIn
+from warmboot.api.schemas.container_requests import ContainerIn, RenameIn
 from warmboot.api.schemas.container_responses import ContainerOut
 from warmboot.api.schemas.requests import Signal
 from warmboot.api.schemas.responses import Created, Item, Ok, Paged
@@ -76,6 +76,12 @@ async def delete_container(
 ) -> Ok:
     await services.containers.delete(ref, force=force)
     return Ok()
+
+
+@router.patch("/{ref}", summary="Rename a container")
+async def rename_container(ref: Ref, body: RenameIn, services: Wired) -> Item[ContainerOut]:
+    """Its host name stays as it is."""
+    return Item(item=ContainerOut.of(await services.containers.rename(ref, body.name)))
 
 
 @router.post("/{ref}/start", summary="Start a container that has exited or failed")

@@ -69,6 +69,12 @@ def _no_port_twice(ports: list[PortIn]) -> list[PortIn]:
     return ports
 
 
+class RenameIn(Strict):
+    """Another name for a container."""
+
+    name: Name
+
+
 class ContainerIn(Strict):
     """A container to create. Only ``image`` is needed."""
 

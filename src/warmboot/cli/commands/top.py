@@ -1,4 +1,4 @@
-"""``warmboot top``: containers, boots, snapshots and workers, live.
+"""``warmboot top``: containers, boots, snapshots and workers, live; or one's processes.
 
     events ──▶ wake ─┐
     interval ────────┼─▶ look ─▶ show         until q or ctrl-c
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from warmboot.cli.commands.files import processes
 from warmboot.cli.drive import connect, drive
 from warmboot.cli.terminal.output import console, print_json
 from warmboot.cli.terminal.top_view import View, load_between, shown
@@ -35,6 +36,14 @@ QUICKEST_S = 0.25
 
 
 def top(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CONTAINER [PS OPTIONS…]]",
+            help="show the processes of a container instead",
+            show_default=False,
+        ),
+    ] = None,
     interval: Annotated[
         float, typer.Option("--interval", "-i", min=0.2, max=3600, help="seconds between refreshes")
     ] = 2.0,
@@ -44,7 +53,10 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="print once and exit")] = False,
     json_: Annotated[bool, typer.Option("--json", help="print JSON once and exit")] = False,
 ) -> None:
-    """Show what is running and what it uses, live; q quits."""
+    """Show what is running and what it uses, live (q quits), or the processes of a container."""
+    if words:
+        processes(words[0], words[1:])
+        return
     looks = _Looks(window * 60)
     if json_:
         print_json(drive(_single(looks)).as_json())

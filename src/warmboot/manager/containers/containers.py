@@ -17,15 +17,14 @@ from warmboot.manager.containers.container_states import (
     UNBOOTED,
     can_be_stopped,
     check_goes_on,
-    check_has_process,
     check_runs,
     has_reached,
     killed_with_vm,
     stop_timeout_s,
-    vm_gone,
 )
 from warmboot.manager.containers.first_attach import FirstAttaches
 from warmboot.manager.containers.host_ports import HostPorts
+from warmboot.manager.containers.in_guest import InGuest
 from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
 from warmboot.manager.containers.start_again import StartAgain
 from warmboot.manager.containers.watch_container import WatchContainer
@@ -90,6 +89,7 @@ class Containers:
         self.started_again = StartAgain(store, host, events, watch, ports)
         self._gone = RemovedTenants[Container]()
         self._first = FirstAttaches()
+        self.in_guest = InGuest(host, self.get, self.wait)
 
     # -- asking --------------------------------------------------------------------------------
 
@@ -203,7 +203,7 @@ class Containers:
                 if not can_be_stopped(container):
                     return
             docker_id = container.docker_id or ""
-            stopping = self._link(container).docker.stop(docker_id, timeout_s, signal)
+            stopping = self.in_guest.link(container).docker.stop(docker_id, timeout_s, signal)
             if not await self._locks.unless_removed(container.id, stopping):
                 return
             if not await self._watch.wait_until_stored(container.id):
@@ -224,7 +224,7 @@ class Containers:
         if self._host.vms.unresponsive(container.vm_id) and signal in ("SIGKILL", "9"):
             await self._unresponsive.end(container)
             return
-        await self._link(container).docker.kill(container.docker_id, signal)
+        await self.in_guest.link(container).docker.kill(container.docker_id, signal)
         if signal in ("SIGKILL", "9"):
             await self._watch.wait_until_stored(container.id)
 
@@ -274,6 +274,16 @@ class Containers:
             await emit("container.deleted", container.id)
         await self._garbage.collect_released()
 
+    async def rename(self, ref: str, name: str) -> Container:
+        """It keeps its host name. ``NameTaken``; ``Conflict`` while it is being removed."""
+        container = await self.get(ref)
+        if container.state is ContainerState.DELETING:
+            raise Conflict(f"{container.name} is being removed")
+        async with self._events.transaction() as emit:
+            renamed = await self._store.containers.rename(container.id, name)
+            await emit("container.renamed", container.id, name=name, was=container.name)
+        return renamed
+
     # -- output and sessions -------------------------------------------------------------------
 
     async def logs(
@@ -286,11 +296,11 @@ class Containers:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> AsyncIterator[LogChunk]:
-        container = await self._with_docker(ref)
+        container = await self.in_guest(ref)
         assert container.docker_id is not None
         with self._watch.streaming(container.id):
             chunks = guest_sessions.output(
-                self._link(container),
+                self.in_guest.link(container),
                 container.docker_id,
                 tty=container.spec.tty,
                 follow=follow,
@@ -324,10 +334,12 @@ class Containers:
         return await logs.kept(container.id)
 
     async def exec(self, ref: str, spec: ExecSpec) -> Session:
-        container = await self._with_docker(ref)
+        container = await self.in_guest(ref)
         check_runs(container)
         assert container.docker_id is not None
-        return await guest_sessions.exec_session(self._link(container), container.docker_id, spec)
+        return await guest_sessions.exec_session(
+            self.in_guest.link(container), container.docker_id, spec
+        )
 
     async def attach(self, ref: str, *, logs: bool = True) -> Session:
         container = await self.get(ref)
@@ -335,9 +347,11 @@ class Containers:
             if place is not None:
                 vm_id, docker_id = place
                 return await self._attach(container, self._host.vms.link(vm_id), docker_id)
-        container = await self._with_docker(ref)
+        container = await self.in_guest(ref)
         assert container.docker_id is not None
-        return await self._attach(container, self._link(container), container.docker_id, logs)
+        return await self._attach(
+            container, self.in_guest.link(container), container.docker_id, logs
+        )
 
     async def _attach(
         self, container: Container, link: GuestLink, docker_id: str, logs: bool = False
@@ -374,22 +388,6 @@ class Containers:
     async def _record(self, container: Container) -> VmRecord | None:
         records = await self._store.vms.of_owner(container.id)
         return records[0] if records else None
-
-    async def _with_docker(self, ref: str) -> Container:
-        """The container, if it has been created in a VM that is there."""
-        container = await self.get(ref)
-        if container.state is ContainerState.CREATING:
-            container = await self.wait(ref, Until.RUNNING, timeout_s=600)
-        check_has_process(container)
-        if container.vm_id is None or not await self._host.vms.is_alive(container.vm_id):
-            raise vm_gone(container)
-        return container
-
-    def _link(self, container: Container) -> GuestLink:
-        if container.vm_id is None:
-            raise Conflict(f"{container.name} has no VM")
-        check_goes_on(container)
-        return self._host.vms.link(container.vm_id)
 
     async def _find_even_gone(self, ref: str) -> Container:
         try:

@@ -17,6 +17,7 @@ from uuid import UUID
 
 from prometheus_client import CollectorRegistry, Metric
 
+from warmboot.manager.ports.container_files import ContainerFiles as ContainerFiles
 from warmboot.manager.ports.engines import Engines as Engines
 from warmboot.manager.ports.engines import EngineUntil as EngineUntil
 from warmboot.manager.ports.workers import Exported as Exported
@@ -172,6 +173,10 @@ class Containers(Protocol):
 
     async def delete(self, ref: str, *, force: bool = False) -> None: ...
 
+    async def rename(self, ref: str, name: str) -> Container:
+        """Give it another name; its host name stays. ``NameTaken``."""
+        ...
+
     def logs(
         self,
         ref: str,
@@ -319,6 +324,7 @@ class Services:
     images: RuntimeImages
     snapshots: RuntimeSnapshots
     containers: Containers
+    files: ContainerFiles
     archives: Archives
     events: Events
     system: System

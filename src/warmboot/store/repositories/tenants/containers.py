@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
+from uuid import UUID
 
 from warmboot.model.container import CONTAINER_TRANSITIONS, Container, ContainerState
+from warmboot.model.errors import NameTaken
 from warmboot.store.lenient import Rows
+from warmboot.store.repositories.guard import with_shape
 from warmboot.store.repositories.tenants.tenant import TenantRepository, Tenants, shaped
 from warmboot.store.tables import containers
 
@@ -26,3 +29,18 @@ class ContainerRepository(TenantRepository[Container, ContainerState]):
         CONTAINER_TRANSITIONS,
         [field.name for field in fields(Container)],
     )
+
+    async def rename(self, container_id: UUID, name: str) -> Container:
+        """It keeps its host name, which it has by its first name. ``NameTaken``; ``NotFound``."""
+        taken = NameTaken(
+            f"there is a container named {name!r} already",
+            resolution="choose another name, or remove that one",
+        )
+        found = await self.get(container_id)
+        spec = replace(found.spec, name=name, hostname=found.host_name)
+        async with self._database.write(taken) as connection:
+            changes = with_shape({"name": name, "spec": spec})
+            row = await self._of.changes.update(connection, container_id, changes)
+            if row is None:
+                raise self._of.unknown(container_id)
+            return self._rows.one(row)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from warmboot.guest.docker import WARM_UP_IMAGE
-from warmboot.hypervisors.simulated.vmm.docker import render, streams
+from warmboot.hypervisors.simulated.vmm.docker import files, render, streams
 from warmboot.hypervisors.simulated.vmm.docker.containers import Containers, signal_number, stamp
 from warmboot.hypervisors.simulated.vmm.docker.events import EventLog
 from warmboot.hypervisors.simulated.vmm.docker.execs import Execs
@@ -66,6 +66,10 @@ class Engine:
             ("POST", r"containers/([^/]+)/unpause", self._unpause),
             ("POST", r"containers/([^/]+)/rename", self._rename),
             ("POST", r"containers/([^/]+)/resize", self._resize),
+            ("GET", r"containers/([^/]+)/top", self._top),
+            ("GET", r"containers/([^/]+)/changes", self._changes),
+            ("GET", r"containers/([^/]+)/archive", self._read_files),
+            ("PUT", r"containers/([^/]+)/archive", self._write_files),
             ("POST", r"containers/([^/]+)/wait", self._wait),
             ("POST", r"containers/([^/]+)/attach", self._attach),
             ("POST", r"containers/([^/]+)/exec", self._create_exec),
@@ -193,6 +197,28 @@ class Engine:
 
     async def _resize(self, request: Request, name: str) -> Answer:
         self._containers.find(name)
+        return Response()
+
+    async def _top(self, request: Request, name: str) -> Answer:
+        options = request.query.get("ps_args", "")
+        return Response(json=files.processes(self._containers.find(name), options))
+
+    async def _changes(self, request: Request, name: str) -> Answer:
+        return Response(json=files.changes(self._containers.find(name)))
+
+    async def _read_files(self, request: Request, name: str) -> Answer:
+        record, path = self._containers.find(name), request.query.get("path", "")
+        told, data = files.status(record, path), files.packed(record, path)
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield data
+
+        headers = (f"X-Docker-Container-Path-Stat: {told}",)
+        return Streaming(chunks(), "application/x-tar", headers)
+
+    async def _write_files(self, request: Request, name: str) -> Answer:
+        folder = request.query.get("path", "")
+        files.unpack(self._containers.find(name), folder, await request.body())
         return Response()
 
     async def _remove(self, request: Request, name: str) -> Answer:

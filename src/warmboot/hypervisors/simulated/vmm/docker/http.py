@@ -103,6 +103,7 @@ class Response:
 class Streaming:
     chunks: AsyncIterator[bytes]
     content_type: str = "application/json"
+    headers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,8 @@ async def _stream(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: Streaming
 ) -> bool:
     """Send all chunks. False if the client went away first."""
-    writer.write(_head(200, f"Content-Type: {answer.content_type}", "Transfer-Encoding: chunked"))
+    lines = (f"Content-Type: {answer.content_type}", "Transfer-Encoding: chunked")
+    writer.write(_head(200, *lines, *answer.headers))
     gone = asyncio.ensure_future(reader.read(1))
     chunks = aiter(answer.chunks)
     try:

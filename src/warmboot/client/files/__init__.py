@@ -1,0 +1,1 @@
+"""The inside of containers: processes, changes, and files in and out."""

@@ -1,0 +1,51 @@
+"""The way to a container in its VM, for whoever asks for something of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from warmboot.host.agent import HostAgent
+from warmboot.host.guest.guest_link import GuestLink
+from warmboot.manager.containers.container_states import (
+    check_goes_on,
+    check_has_process,
+    vm_gone,
+)
+from warmboot.manager.ports import Until
+from warmboot.model.container import Container, ContainerState
+from warmboot.model.errors import Conflict
+
+BOOT_TIMEOUT_S = 600.0
+
+
+class InGuest:
+    def __init__(
+        self,
+        host: HostAgent,
+        get: Callable[[str], Awaitable[Container]],
+        wait: Callable[[str, Until, float], Awaitable[Container]],
+    ) -> None:
+        self._host, self._get, self._wait = host, get, wait
+
+    async def __call__(self, ref: str) -> Container:
+        """The container, once it has been created in a VM; ``Conflict`` if that is not there."""
+        container = await self._get(ref)
+        if container.state is ContainerState.CREATING:
+            container = await self._wait(ref, Until.RUNNING, BOOT_TIMEOUT_S)
+        check_has_process(container)
+        if container.vm_id is None or not await self._host.vms.is_alive(container.vm_id):
+            raise vm_gone(container)
+        return container
+
+    def link(self, container: Container) -> GuestLink:
+        """``Conflict`` if it has no VM, or its VM does not go on."""
+        if container.vm_id is None:
+            raise Conflict(f"{container.name} has no VM")
+        check_goes_on(container)
+        return self._host.vms.link(container.vm_id)
+
+    async def found(self, ref: str) -> tuple[GuestLink, str]:
+        """Its VM's link, and what Docker there calls it."""
+        container = await self(ref)
+        assert container.docker_id is not None
+        return self.link(container), container.docker_id
