@@ -13,10 +13,12 @@ from tests.support.images import COUNTER
 from tests.support.runtime_container import CRIU_PATH, Container
 
 from warmboot.criu.images import read_dump
+from warmboot.criu.kerndat.cache import keep_kerndat
 from warmboot.criu.open_files import io_uring_users
 from warmboot.criu.refusals import dump_failure
+from warmboot.criu.runtime.dump import DUMP_LOG
 from warmboot.criu.runtime.orders import ROOT
-from warmboot.criu.runtime.resume import give_order
+from warmboot.criu.runtime.resume import RESTORE_LOG, give_order
 from warmboot.model.errors import CheckpointError, CheckpointRefused
 
 RUNC_CONF = Path("/etc/criu/runc.conf")
@@ -26,11 +28,16 @@ pytestmark = [pytest.mark.docker, pytest.mark.root]
 async def test_a_start_on_an_order_goes_on_from_the_images(
     started: Callable[..., Container],
 ) -> None:
+    await keep_kerndat(CRIU_PATH)
     container = started()
     until_blocking(lambda: container.counted()[1] > 3)
     await container.pause()
     secret, before = container.counted()
     await container.resume()
+    logs = (container.checkpoint.path / DUMP_LOG, container.checkpoint.restore_work / RESTORE_LOG)
+    for log in logs:
+        assert "Loaded kdat cache" in log.read_text(), "CRIU has asked the kernel for all anew"
+    assert "criu.kdat" not in Path("/proc/self/mountinfo").read_text()
     until_blocking(lambda: container.counted()[1] > before)
     assert container.counted()[0] == secret
     assert container.lines()[before] == f"{secret} {before + 1}"

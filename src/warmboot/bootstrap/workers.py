@@ -11,6 +11,7 @@ from uuid import UUID
 
 from warmboot.bootstrap.core import Core
 from warmboot.criu.binary import SEARCH_PATH
+from warmboot.criu.kerndat.cache import keep_kerndat
 from warmboot.criu.runtime.cold import ColdCheckpoints
 from warmboot.criu.runtime.places import CheckpointPlaces
 from warmboot.criu.runtime.stored import StoredCheckpoints
@@ -111,6 +112,7 @@ async def wire_workers(core: Core) -> AsyncIterator[WorkerParts]:
         stops = StopWorkers(store, tasks, workers)
         states.follow(wake.follow)
         states.follow(watch.follow)
+        tasks.start("kerndat", keep_kerndat(_criu_path(settings)))
         yield WorkerParts(
             workers,
             ReconcileWorkers(store, states, recover, workers, stops, core.reconcile_failures),

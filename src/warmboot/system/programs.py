@@ -41,6 +41,7 @@ _PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
     "setpriv": "util-linux",
     "systemctl": "systemd",
+    "unshare": "util-linux",
 }
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 _OURS = f"{sys.prefix}/bin"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from warmboot.criu.images import read_dump
 from warmboot.criu.in_progress import Work, unless_it_hangs
+from warmboot.criu.kerndat.cache import with_kerndat
 from warmboot.criu.log import CriuLog
 from warmboot.criu.room import check_room
 from warmboot.criu.runtime.files import remove_script, write_script
@@ -49,16 +50,15 @@ async def dump(
     ``CheckpointError``, ``DiskFull``.
     """
     runc, held = await asyncio.to_thread(_prepare, work, folder, layer, mounts)
-    words: list[str | Path] = ["--root", runc.root, "checkpoint"]
+    words: list[str | Path] = [runc.program, "--root", runc.root, "checkpoint"]
     words += ["--image-path", folder.memory, "--work-path", folder.path]
     if leave_running:
         words.append("--leave-running")
+    words.append(work.container_id)
 
     async def run() -> None:
         await run_program(
-            runc.program,
-            *words,
-            work.container_id,
+            *with_kerndat(*words),
             environment={"PATH": search_path},
             timeout_s=None,
             new_session=True,  # it goes on when the manager is ended from a terminal

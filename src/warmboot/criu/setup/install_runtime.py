@@ -7,10 +7,12 @@ of a worker, whatever becomes of the environment that has installed them.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from warmboot.criu.kerndat.cache import KERNDAT, SHOW_KERNDAT
 from warmboot.criu.runtime import program
 from warmboot.criu.setup.runtime_script import SCRIPT
 from warmboot.model.errors import HostError
@@ -67,7 +69,15 @@ def interpreters() -> Iterator[Path]:
 
 def text_for(interpreter: Path) -> str:
     """One file: to the interpreter, the shell's part is a string that nobody needs."""
-    script = SCRIPT.replace("PYTHON", f"{interpreter} {_OPTIONS}").replace("STATE", program.STATE)
+    words = {
+        "PYTHON": f"{interpreter} {_OPTIONS}",
+        "STATE": program.STATE,
+        "SHOW_KERNDAT": shlex.join(SHOW_KERNDAT),
+        "KERNDAT": KERNDAT,
+    }
+    script = SCRIPT
+    for word, text in words.items():
+        script = script.replace(word, text)
     return f"#!/bin/sh\n''':'\n{script}'''\n{Path(program.__file__).read_text()}"
 
 

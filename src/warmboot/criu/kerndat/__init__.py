@@ -1,0 +1,1 @@
+"""CRIU's cache of what a kernel can do."""
