@@ -50,6 +50,11 @@ ENGINE = CheckpointError("the checkpoint failed", details="criu failed: type NOT
             "switch io_uring off",
         ),
         (
+            "Error (criu/cr-dump.c:389): Can't get rlimit 0: Operation not permitted",
+            "processes that are not root's",
+            "other-users",
+        ),
+        (
             "Error (criu/fsnotify.c:227): fsnotify: \tCan't dump that handle",
             "watches files (inotify, fanotify)",
             "polling",

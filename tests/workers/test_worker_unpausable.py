@@ -10,6 +10,7 @@ from tests.support.dockerd import PrivateDockerd
 from tests.workers.conftest import last_count, lines, of_host, start_on, wait_for_line
 
 from warmboot.client import Client
+from warmboot.criu.setup.findings import can_save_other_users
 from warmboot.docker.engine import DockerEngine
 from warmboot.model.errors import CheckpointRefused
 from warmboot.model.sessions import ExecSpec
@@ -31,6 +32,11 @@ import socket
 outside = socket.socket(socket.AF_UNIX)
 outside.connect("/outside/socket")
 held = outside.fileno()
+"""
+OTHER_USER = """
+import os
+os.setuid(65534)
+held = 0
 """
 WATCH = """
 import ctypes, os
@@ -60,15 +66,16 @@ async def dockerd(runtime_dockerd: PrivateDockerd) -> PrivateDockerd:
     return runtime_dockerd
 
 
-@pytest.mark.parametrize(
-    ("script", "reason", "said"),
-    [
-        (IO_URING, "CRIU cannot save io_uring", "python3"),
-        (OUTSIDE, "a connection (Unix socket) to a program outside", "sk-unix"),
-        (WATCHES_LAYER, "watches files (inotify, fanotify)", "fsnotify"),
-    ],
-    ids=["io_uring", "outside", "inotify"],
-)
+REFUSED = {
+    "io_uring": (IO_URING, "CRIU cannot save io_uring", "python3"),
+    "outside": (OUTSIDE, "a connection (Unix socket) to a program outside", "sk-unix"),
+    "inotify": (WATCHES_LAYER, "watches files (inotify, fanotify)", "fsnotify"),
+}
+if not can_save_other_users():
+    REFUSED["user"] = (OTHER_USER, "processes that are not root's", "Can't get rlimit")
+
+
+@pytest.mark.parametrize(("script", "reason", "said"), REFUSED.values(), ids=REFUSED)
 async def test_the_pause_is_refused_with_a_reason_and_the_worker_runs_on(
     client: Client, engine: DockerEngine, tmp_path: Path, script: str, reason: str, said: str
 ) -> None:

@@ -64,6 +64,13 @@ _OF_DUMPS = (
         "have the program look itself instead (polling), or end it; then pause again",
     ),
     _Refusal(
+        ("Can't get rlimit",),
+        "it has processes that are not root's, which CRIU may save only with CAP_SYS_RESOURCE; "
+        "root lacks that here, as in many containers",
+        "run the manager where root has it (`warmboot doctor` says so: other-users), or run the "
+        "worker's program as root",
+    ),
+    _Refusal(
         ("Unable to interrupt task", "is already traced", "traced by"),
         "a debugger or tracer is attached to a process in it",
         f"detach it (strace, gdb); {_AGAIN}",
