@@ -87,7 +87,7 @@ class Containers:
         self._locks = TenantLocks()
         self._ports = ports
         self.started_again = StartAgain(store, host, events, watch, ports)
-        self._gone = RemovedTenants[Container]()
+        self._gone = RemovedTenants(store.containers, events)
         self._first = FirstAttaches()
         self.in_guest = InGuest(host, self.get, self.wait)
 
@@ -101,22 +101,7 @@ class Containers:
         return await self._store.containers.find(ref)
 
     async def wait(self, ref: str, until: Until, timeout_s: float) -> Container:
-        found = await self._find_even_gone(ref)
-        if has_reached(found, until):
-            return found
-        container_id = found.id
-
-        async def look() -> Container | None:
-            try:
-                container = await self._store.containers.get(container_id)
-            except NotFound:
-                if (removed := self._gone.get(container_id)) is None:
-                    raise
-                return removed
-            return container if has_reached(container, until) else None
-
-        held = await self._events.wait_for(look, timeout_s, container_id)
-        return held or await self._store.containers.get(container_id)
+        return await self._gone.wait(ref, lambda found: has_reached(found, until), timeout_s)
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -170,7 +155,7 @@ class Containers:
                         raise NotFound(f"{container.name} is being removed")
                     return
                 # Its VM died after it had ended: the way back leads through ``failed``.
-                await self._watch.forget_vm(container.id)
+                await self._watch.dead_vm.forget(container.id)
                 await self._store.containers.set_state(container.id, ContainerState.FAILED)
             self._host.ensure_memory(container.shape)
             async with (
@@ -388,11 +373,3 @@ class Containers:
     async def _record(self, container: Container) -> VmRecord | None:
         records = await self._store.vms.of_owner(container.id)
         return records[0] if records else None
-
-    async def _find_even_gone(self, ref: str) -> Container:
-        try:
-            return await self.get(ref)
-        except NotFound:
-            if (removed := self._gone.find(ref)) is None:
-                raise
-            return removed

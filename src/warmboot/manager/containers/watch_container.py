@@ -23,6 +23,7 @@ from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.retry_until_stored import retry_until_stored, store_state
 from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.tenants.dead_vm import DeadVm
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import (
@@ -35,6 +36,7 @@ from warmboot.model.errors import (
     VmGone,
     WarmbootError,
 )
+from warmboot.model.vm import VmKind
 from warmboot.store import Store
 from warmboot.system.back_off import BackOff
 from warmboot.system.concurrency import race
@@ -86,6 +88,7 @@ class WatchContainer:
         self._remove = remove
         self._streams: defaultdict[UUID, _Streams] = defaultdict(_Streams)
         self._last: dict[UUID, Container] = {}
+        self.dead_vm = DeadVm(store, host, VmKind.CONTAINER)
 
     def start(self, container_id: UUID) -> None:
         self._tasks.keep_going(
@@ -230,13 +233,7 @@ class WatchContainer:
 
     async def vm_lost(self, container_id: UUID, error: WarmbootError) -> None:
         """Its VM is no more: it has failed, and keeps its disk."""
-        what = f"the failure of container {container_id}"
-        log.error(f"Container {container_id} failed: {error.brief}")
-        try:
-            await retry_until_stored(what, lambda: self.forget_vm(container_id))
-        except (WarmbootError, OSError) as trouble:
-            # Its record stays: the next start or removal gives back what is left of the VM.
-            log.error("a dead VM was not cleared away", of=str(container_id), error=str(trouble))
+        await self.dead_vm.lost(container_id, error)
         with contextlib.suppress(IllegalTransition, NotFound):
             await store_state(
                 self._store,
@@ -249,12 +246,6 @@ class WatchContainer:
                 ports=(),
                 finished_at=datetime.now(UTC),
             )
-
-    async def forget_vm(self, container_id: UUID) -> None:
-        """Give back what a dead VM had, but for its disk."""
-        for record in await self._store.vms.of_owner(container_id):
-            await self._host.vms.destroy(record.id, slot_of(record), keep_folder=True)
-            await self._store.vms.update(record.id, handle=None, slot=None)
 
     async def _read_to_the_end(self, container_id: UUID) -> None:
         streams = self._streams[container_id]

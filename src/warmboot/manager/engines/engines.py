@@ -88,7 +88,7 @@ class Engines:
         self._garbage = garbage
         self._default_shape = default_shape
         self._locks = TenantLocks()
-        self._gone = RemovedTenants[Engine]()
+        self._gone = RemovedTenants(store.engines, events)
 
     # -- asking --------------------------------------------------------------------------------
 
@@ -99,25 +99,7 @@ class Engines:
         return await self._store.engines.find(ref)
 
     async def wait(self, ref: str, until: EngineUntil, timeout_s: float) -> Engine:
-        try:
-            found = await self.get(ref)
-        except NotFound:
-            if (removed := self._gone.find(ref)) is None:
-                raise
-            return removed
-        engine_id = found.id
-
-        async def look() -> Engine | None:
-            try:
-                engine = await self._store.engines.get(engine_id)
-            except NotFound:
-                if (removed := self._gone.get(engine_id)) is None:
-                    raise
-                return removed
-            return engine if has_reached(engine, until) else None
-
-        held = await self._events.wait_for(look, timeout_s, engine_id)
-        return held or await self._store.engines.get(engine_id)
+        return await self._gone.wait(ref, lambda found: has_reached(found, until), timeout_s)
 
     async def boot_log(self, ref: str) -> bytes:
         engine = await self.get(ref)
@@ -242,7 +224,7 @@ class Engines:
             await self._watch.stop(engine.id)  # or it takes this for a failure
             await self._tasks.cancel(unresponsive_key(engine.id))  # so does this
             await self._ports.stop(engine.id)
-            await self._watch.forget_vm(engine.id)
+            await self._watch.dead_vm.forget(engine.id)
             stopped = await store_state(
                 self._store,
                 self._events,

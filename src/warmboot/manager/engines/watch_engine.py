@@ -18,14 +18,15 @@ import structlog
 from warmboot.host.agent import HostAgent
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.core.retry_until_stored import retry_until_stored, store_state
+from warmboot.manager.core.retry_until_stored import store_state
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engine_states import to_be_removed
-from warmboot.manager.vms.slots import slot_of
+from warmboot.manager.tenants.dead_vm import DeadVm
 from warmboot.model.errors import IllegalTransition, NotFound, VmGone, WarmbootError
 from warmboot.model.journal.event import Event
 from warmboot.model.tenants.engine import Engine, EngineState, ProcessIdentity
+from warmboot.model.vm import VmKind
 from warmboot.store import Store
 from warmboot.system.concurrency import process_ended
 from warmboot.system.procfs import open_process
@@ -51,6 +52,7 @@ class WatchEngine:
         self._tasks = tasks
         self._sockets = sockets
         self._remove = remove
+        self.dead_vm = DeadVm(store, host, VmKind.ENGINE)
 
     def on_event(self, event: Event) -> None:
         """An observer of the event log."""
@@ -115,13 +117,7 @@ class WatchEngine:
 
     async def vm_lost(self, engine: Engine, error: WarmbootError) -> None:
         """Its VM is no more: it has failed, and keeps its disk."""
-        log.error(f"Engine {engine.id} failed: {error.brief}")
-        what = f"the failure of engine {engine.id}"
-        try:
-            await retry_until_stored(what, lambda: self.forget_vm(engine.id))
-        except (WarmbootError, OSError) as trouble:
-            # Its record stays: the next start or removal gives back what is left of the VM.
-            log.error("a dead VM was not cleared away", of=str(engine.id), error=str(trouble))
+        await self.dead_vm.lost(engine.id, error)
         with contextlib.suppress(IllegalTransition, NotFound):
             failed = await store_state(
                 self._store,
@@ -135,12 +131,6 @@ class WatchEngine:
             )
             await self._sockets.show_if_possible(failed)
             self.remove_ended(engine.id)
-
-    async def forget_vm(self, engine_id: UUID) -> None:
-        """Give back what its VM had, but for its disk."""
-        for record in await self._store.vms.of_owner(engine_id):
-            await self._host.vms.destroy(record.id, slot_of(record), keep_folder=True)
-            await self._store.vms.update(record.id, handle=None, slot=None)
 
     async def _watch_clock(self, engine_id: UUID, expires_at: datetime) -> None:
         left = expires_at - datetime.now(UTC)
