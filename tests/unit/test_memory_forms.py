@@ -9,13 +9,12 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import pytest
+from tests.support.failing_calls import Killed, failing
 from tests.support.snapshots import IMAGE_ID, MEMORY, flip, here, make_image, publish
 
 from warmboot.host.snapshots import memory_forms, memory_frames
@@ -232,40 +231,11 @@ async def test_a_folder_that_is_removed_meanwhile_is_damage(
 # -- crashes ---------------------------------------------------------------------------------------
 
 
-class Killed(BaseException):
-    """The process is no more."""
-
-
 SYSTEM_CALLS: list[tuple[object, str]] = [
     *((Path, name) for name in ("write_text", "rename", "chmod", "unlink")),
     *((os, name) for name in ("open", "pwrite", "fsync", "chown", "ftruncate")),
     (memory_forms, "sum_file"),
 ]
-
-
-@contextmanager
-def failing_from(number: int, error: BaseException, for_good: bool) -> Iterator[list[str]]:
-    """The ``number``-th call fails; ``for_good``: every later one too, as nobody is there."""
-    calls: list[str] = []
-    patch = pytest.MonkeyPatch()
-
-    def wrap(owner: object, name: str) -> None:
-        real = getattr(owner, name)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            calls.append(name)
-            if len(calls) == number or (for_good and len(calls) > number):
-                raise error
-            return real(*args, **kwargs)
-
-        patch.setattr(owner, name, call)
-
-    try:
-        for owner, name in SYSTEM_CALLS:
-            wrap(owner, name)
-        yield calls
-    finally:
-        patch.undo()
 
 
 def _change(files: SnapshotFiles, path: Path) -> Callable[[Path], Awaitable[object]]:
@@ -284,7 +254,7 @@ async def test_a_crash_at_any_call_leaves_one_whole_form(
         if start == "compressed":
             await files.compress(path)
         change = _change(files, path)
-        with failing_from(number, Killed(), for_good=True) as calls:
+        with failing(SYSTEM_CALLS, number, Killed(), for_good=True) as calls:
             try:
                 await change(path)
                 finished = len(calls) < number
@@ -317,7 +287,7 @@ async def test_an_error_at_any_call_loses_nothing(
         if start == "compressed":
             await files.compress(path)
         change = _change(files, path)
-        with failing_from(number, OSError(code, os.strerror(code)), for_good=False) as calls:
+        with failing(SYSTEM_CALLS, number, OSError(code, os.strerror(code))) as calls:
             try:
                 await change(path)
                 finished = len(calls) < number

@@ -6,17 +6,15 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.support.failing_calls import Killed, failing
 from tests.support.snapshots import (
     IMAGE_ID,
     PARTS,
@@ -79,39 +77,6 @@ SYSTEM_CALLS: list[tuple[object, str]] = [
 ]
 
 
-class Killed(BaseException):
-    """The process is no more: no handler of ours runs."""
-
-
-@contextmanager
-def failing(number: int, error: BaseException, after: bool) -> Iterator[list[str]]:
-    """The ``number``-th call of the file system fails, before or after it had its effect."""
-    calls: list[str] = []
-    patch = pytest.MonkeyPatch()
-
-    def wrap(owner: object, name: str) -> None:
-        real = getattr(owner, name)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            calls.append(name)
-            mine = len(calls) == number
-            if mine and not after:
-                raise error
-            result = real(*args, **kwargs)
-            if mine:
-                raise error
-            return result
-
-        patch.setattr(owner, name, call)
-
-    try:
-        for owner, name in SYSTEM_CALLS:
-            wrap(owner, name)
-        yield calls
-    finally:
-        patch.undo()
-
-
 def visible(files: SnapshotFiles) -> list[Path]:
     """Folders that would be taken for a snapshot."""
     return [path for path in files.root.glob("*/*") if not path.name.startswith(".")]
@@ -127,7 +92,7 @@ async def test_a_crash_at_any_call_leaves_either_none_or_a_whole_one(
         assert number < 200
         shutil.rmtree(files.root, ignore_errors=True)
         snapshot_id = uuid4()
-        with failing(number, Killed(), after) as calls:
+        with failing(SYSTEM_CALLS, number, Killed(), after=after) as calls:
             try:
                 folder = await fill(files, image, snapshot_id)
                 await files.publish(folder, manifest_for(snapshot_id))
@@ -151,7 +116,7 @@ async def test_an_error_at_any_call_can_be_cleared_away_and_tried_again(
     while not finished:
         number += 1
         snapshot_id = uuid4()
-        with failing(number, OSError(code, os.strerror(code)), False) as calls:
+        with failing(SYSTEM_CALLS, number, OSError(code, os.strerror(code))) as calls:
             try:
                 folder = await fill(files, image, snapshot_id)
                 await files.publish(folder, manifest_for(snapshot_id))
