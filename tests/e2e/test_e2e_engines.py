@@ -71,16 +71,7 @@ class Engine:
         )
 
     async def docker(self, *words: str, stdin: bytes = b"", code: int = 0) -> Ran:
-        process = await self.begin(*words)
-        try:
-            async with asyncio.timeout(TIMEOUT_S):
-                out, err = await process.communicate(stdin)
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        assert process.returncode is not None
-        ran = Ran(process.returncode, out.decode(), err.decode())
+        ran = await Ran.of(await self.begin(*words), stdin, TIMEOUT_S)
         assert ran.code == code, f"docker {' '.join(words)}: {ran}"
         return ran
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,7 +16,8 @@ from uuid import UUID
 import pytest
 from tests.e2e.conftest import Archive
 from tests.e2e.copies import add_shared, shared_snapshot
-from tests.support.vms import TINY, Site, eventually, state_root
+from tests.e2e.small_disks import filled, small_site
+from tests.support.vms import TINY, Site, eventually
 
 from warmboot.model.errors import DiskFull
 from warmboot.model.runtime_snapshot import FRAMES_FILE, MEMORY_FILE, RuntimeSnapshot
@@ -35,47 +35,21 @@ async def small(site: Site, image_folder: Path) -> AsyncIterator[Site]:
     memory = (await shared_snapshot(site)).snapshot_path / MEMORY_FILE
     parts = [*image_folder.iterdir(), memory]
     size_mib = sum(map(allocated_bytes, parts)) // (1 << 20) + SPARE_MIB
-    async with Site.at(state_root() / "e2e-full", prefix="wbf", subnet="198.19.216.0/22") as made:
-        made.storage.mkdir(mode=0o755)
-        options = f"size={size_mib}m,mode=755"
-        await _do("mount", "-t", "tmpfs", "-o", options, "warmboot-e2e", str(made.storage))
-        try:
-            # The database elsewhere: as if another program filled the disk with the VMs.
-            made.settings["MANAGER_DATABASE_URL"] = f"sqlite:///{made.folder / 'elsewhere.db'}"
-            made.settings["MANAGER_DISK_FLOOR_MIB"] = "16"
-            made.settings["MANAGER_AUTO_SNAPSHOT"] = "false"
-            made.settings["MANAGER_COMPRESS_AFTER_H"] = "0"
-            await made.start()
-            await made.cli("runtime", "register", "--name", "default", str(image_folder))
-            yield made
-        finally:
-            await made.kill()
-            await _do("umount", "--lazy", str(made.storage))
-
-
-async def _do(*words: str) -> None:
-    process = await asyncio.create_subprocess_exec(*words)
-    assert await process.wait() == 0, words
+    async with small_site(
+        "e2e-full",
+        image_folder,
+        size_mib,
+        prefix="wbf",
+        subnet="198.19.216.0/22",
+        MANAGER_DISK_FLOOR_MIB="16",
+        MANAGER_COMPRESS_AFTER_H="0",
+    ) as made:
+        yield made
 
 
 async def _restarted(small: Site, **settings: str) -> None:
     await small.stop()
     await small.start(settings)
-
-
-@contextlib.contextmanager
-def _filled(folder: Path) -> Iterator[None]:
-    """Not a page is free below ``folder``, from one moment to the next."""
-    filler = folder / "filler"
-    with filler.open("wb", buffering=0) as file:
-        with contextlib.suppress(OSError):  # somebody has taken of it meanwhile
-            os.posix_fallocate(file.fileno(), 0, free_bytes(folder))
-        file.seek(0, os.SEEK_END)
-        with pytest.raises(OSError, match="No space left"):
-            while True:
-                file.write(bytes(1 << 20))
-    yield
-    filler.unlink()
 
 
 def _files(storage: Path) -> set[Path]:
@@ -110,7 +84,7 @@ async def test_a_disk_that_is_full_in_the_middle_leaves_nothing(
         uploaded = await client.archives.upload(archive.path)
     await _restarted(small, MANAGER_DISK_FLOOR_MIB="0")
     try:
-        await _refuses_all(small, archive, uploaded, "the disk is full", _filled(small.storage))
+        await _refuses_all(small, archive, uploaded, "the disk is full", filled(small.storage))
     finally:
         await _restarted(small)
 
@@ -176,7 +150,7 @@ async def test_a_disk_that_fills_up_during_a_compression_leaves_the_old_form(
 
     compressing = await small.begin("snapshot", "compress", str(stocked.id))
     await eventually(begun, "it is being compressed")
-    with _filled(small.storage):
+    with filled(small.storage):
         _, err = await compressing.communicate()
         assert compressing.returncode == 1
         assert "the disk is full" in err.decode()
@@ -208,7 +182,7 @@ async def test_a_disk_that_fills_up_during_a_rebuild_leaves_the_old_one_serving(
             raise AssertionError("the events have ended")
 
         await asyncio.wait_for(told("stage", stage="boot"), 60)
-        with _filled(small.storage):
+        with filled(small.storage):
             failed = await asyncio.wait_for(told("failed"), 120)
         assert failed["replaces"] == str(stocked.id)
         assert failed["error"]["code"] == "disk-full"

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from tests.e2e.conftest import Archive
-from tests.support.vms import Site, eventually, state_root
+from tests.e2e.small_disks import filled, small_site
+from tests.support.vms import Site, eventually
 
 from warmboot.client.results import Event
-from warmboot.system.disks import allocated_bytes, free_bytes
+from warmboot.system.disks import allocated_bytes
 
 WRITTEN = 64 << 20
 """Bytes that the container writes while there is room for none."""
@@ -23,41 +21,10 @@ WRITTEN = 64 << 20
 async def small(image_folder: Path) -> AsyncIterator[Site]:
     """A site whose storage is a small file system of its own, a runtime image in it."""
     size_mib = sum(map(allocated_bytes, image_folder.iterdir())) // (1 << 20) + 250
-    async with Site.at(
-        state_root() / "e2e-stalled", prefix="wbs", subnet="198.19.244.0/22"
+    async with small_site(
+        "e2e-stalled", image_folder, size_mib, prefix="wbs", subnet="198.19.244.0/22"
     ) as site:
-        site.storage.mkdir(mode=0o755)
-        options = f"size={size_mib}m,mode=755"
-        await _do("mount", "-t", "tmpfs", "-o", options, "warmboot-e2e", str(site.storage))
-        try:
-            # The database elsewhere: as if another program filled the disk with the VMs.
-            site.settings["MANAGER_DATABASE_URL"] = f"sqlite:///{site.folder / 'elsewhere.db'}"
-            site.settings["MANAGER_DISK_FLOOR_MIB"] = "0"
-            site.settings["MANAGER_AUTO_SNAPSHOT"] = "false"
-            await site.start()
-            await site.cli("runtime", "register", "--name", "default", str(image_folder))
-            yield site
-        finally:
-            await site.kill()
-            await _do("umount", "--lazy", str(site.storage))
-
-
-async def _do(*words: str) -> None:
-    process = await asyncio.create_subprocess_exec(*words)
-    assert await process.wait() == 0, words
-
-
-@contextlib.contextmanager
-def _filled(folder: Path) -> Iterator[None]:
-    """Not a page is free below ``folder``."""
-    filler = folder / "filler"
-    with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
-        os.posix_fallocate(file.fileno(), 0, free_bytes(folder))
-        file.seek(0, os.SEEK_END)
-        while True:  # what was given back meanwhile
-            file.write(bytes(1 << 12))
-    yield
-    filler.unlink()
+        yield site
 
 
 async def _told(site: Site, subject_id: str, kind: str) -> list[Event]:
@@ -76,7 +43,7 @@ async def test_a_running_container_waits_for_room_and_goes_on(
     write = f"sleep 5; head -c {WRITTEN} /dev/zero > /written; sync; echo yes > /done"
     assert await small.exec("full", f"({write}) < /dev/null > /dev/null 2>&1 &") == ""
     async with small.client() as client:
-        with _filled(small.storage):
+        with filled(small.storage):
 
             async def stalled() -> bool:
                 return (await client.containers.get("full")).stalled

@@ -86,6 +86,19 @@ class Ran:
     out: str
     err: str
 
+    @classmethod
+    async def of(cls, process: asyncio.subprocess.Process, stdin: bytes, timeout_s: float) -> Ran:
+        """Give it ``stdin``, and wait until it ends; it is killed when the time is over."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                out, err = await process.communicate(stdin)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        assert process.returncode is not None
+        return cls(process.returncode, out.decode(), err.decode())
+
 
 @dataclass
 class Site:
@@ -211,16 +224,7 @@ class Site:
         self, *words: str, stdin: bytes = b"", timeout_s: float = CLI_TIMEOUT_S, code: int = 0
     ) -> Ran:
         """``warmboot`` as a user types it; it must exit with ``code``."""
-        process = await self.begin(*words)
-        try:
-            async with asyncio.timeout(timeout_s):
-                out, err = await process.communicate(stdin)
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        assert process.returncode is not None
-        ran = Ran(process.returncode, out.decode(), err.decode())
+        ran = await Ran.of(await self.begin(*words), stdin, timeout_s)
         assert ran.code == code, f"warmboot {' '.join(words)}: {ran}"
         return ran
 
