@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import struct
@@ -186,6 +187,7 @@ def last_words(kind: str, message: str) -> bytes:
     return b""
 
 
+@functools.lru_cache(64)  # every request's is looked at by several
 def path_of(target: bytes) -> str:
     """The path of a target as Docker understands it: of a whole URL, too, and with ``%41``
     decoded.

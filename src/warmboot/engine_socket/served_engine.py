@@ -78,17 +78,20 @@ class EngineSocket:
         return self._guest is None and self._decided.is_set()
 
     async def guest(self, target: bytes) -> GuestConnections:
-        waits = not self._decided.is_set() or not self._handed_over.is_set()
+        if not self._decided.is_set() or not self._handed_over.is_set():
+            await self._until_there(target)
+        if self._guest is None:
+            raise Refusal(503, self._lost)
+        return self._guest
+
+    async def _until_there(self, target: bytes) -> None:
         try:
-            async with asyncio.timeout(START_TIMEOUT_S if waits else None):
+            async with asyncio.timeout(START_TIMEOUT_S):
                 await self._decided.wait()
                 if looks_inside(target):
                     await self._handed_over.wait()
         except TimeoutError:
             raise Refusal(503, f"the engine {self.engine.name} is still being created") from None
-        if self._guest is None:
-            raise Refusal(503, self._lost)
-        return self._guest
 
     @contextlib.contextmanager
     def under_way(self, target: bytes) -> Iterator[None]:
