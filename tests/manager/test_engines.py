@@ -10,6 +10,7 @@ import signal
 import stat
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -20,10 +21,20 @@ from warmboot.host import engine_front
 from warmboot.host.vms import Vms
 from warmboot.manager.ports import EngineUntil
 from warmboot.model.conventions.engine_front import PROCESS_FILE
-from warmboot.model.errors import Conflict, GuestError, InUse, InvalidRequest, NameTaken, NotFound
+from warmboot.model.errors import (
+    Conflict,
+    GuestError,
+    HostError,
+    InUse,
+    InvalidRequest,
+    NameTaken,
+    NotFound,
+)
+from warmboot.model.journal.operation import OperationState
 from warmboot.model.shapes import Shape
 from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason
 from warmboot.model.tenants.engine import Engine, EngineSpec, EngineState, ProcessIdentity
+from warmboot.store.repositories.operations import OperationRepository
 from warmboot.system.procfs import start_ticks
 
 
@@ -105,6 +116,56 @@ async def test_who_connects_early_is_answered_when_it_runs(place: Lab) -> None:
         engine = await engines_of(m).get(str(engine_id))
         await m.until(lambda: asyncio.to_thread(Path(engine.socket).exists), "its socket is there")
         assert await containers_in(engine) == []
+
+
+async def test_a_client_is_answered_before_the_boot_is_journaled(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journaling, journaled = asyncio.Event(), asyncio.Event()
+    set_state = OperationRepository.set_state
+
+    async def slowly(self: OperationRepository, *given: Any, **named: Any) -> None:
+        journaling.set()
+        await journaled.wait()
+        await set_state(self, *given, **named)
+
+    async with place.manager() as m:
+        await m.snapshot()
+        monkeypatch.setattr(OperationRepository, "set_state", slowly)
+        engine_id = str(await engines_of(m).create(EngineSpec("ci", os.geteuid())))
+        engine = await engines_of(m).get(engine_id)
+        await m.until(lambda: asyncio.to_thread(Path(engine.socket).exists), "its socket is there")
+        async with docker(engine) as client:
+            assert (await client.get("/_ping")).text == "OK"
+            assert (await engines_of(m).get(engine_id)).state is EngineState.CREATING
+            journaled.set()
+            await engines_of(m).wait(engine_id, EngineUntil.RUNNING, TIMEOUT_S)
+        assert journaling.is_set()
+
+
+async def test_a_vm_of_which_nothing_comes_is_not_led_to(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Docker has answered, but the boot cannot be journaled: the next VM is waited for."""
+    set_state, failed = OperationRepository.set_state, asyncio.Event()
+
+    async def once(
+        self: OperationRepository, of: UUID, new: OperationState, error: Any = None
+    ) -> None:
+        if new is OperationState.DONE and not failed.is_set():
+            failed.set()
+            raise HostError("made to fail")
+        await set_state(self, of, new, error)
+
+    async with place.manager() as m:
+        await m.snapshot()
+        monkeypatch.setattr(OperationRepository, "set_state", once)
+        engine_id = str(await engines_of(m).create(EngineSpec("ci", os.geteuid())))
+        engine = await engines_of(m).wait(engine_id, EngineUntil.RUNNING, TIMEOUT_S)
+        assert failed.is_set()
+        assert (engine.state, engine.boot_method) == (EngineState.RUNNING, BootMethod.COLD)
+        assert await containers_in(engine) == []
+        assert len(vmm_pids(place.storage)) == 1
 
 
 async def test_a_stopped_one_says_so_and_keeps_its_disk(place: Lab) -> None:
