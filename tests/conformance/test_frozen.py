@@ -22,7 +22,7 @@ from warmboot.host.snapshots.memory_cache import MemoryCache
 from warmboot.host.snapshots.memory_differences import StoredFile, lay_over, merge_differences
 from warmboot.host.vm import disk_layers
 from warmboot.host.vm.disk_layers import fork_disk
-from warmboot.host.vm.freeze_vm import Moment, freeze_vm
+from warmboot.host.vm.freeze_vm import FrozenVm, freeze_vm
 from warmboot.hypervisors.base import FrozenMachine, MachineSnapshot, Vm
 from warmboot.hypervisors.memory.difference import Difference
 from warmboot.hypervisors.qemu.vm import QemuVm
@@ -323,7 +323,7 @@ async def test_a_vm_in_use_is_frozen_with_its_disk_and_so_are_its_forks(
 ) -> None:
     spec = await own_disks.make(rig.make_spec())
     _, vm = await vms.boot(spec)
-    kept: list[tuple[Moment, int]] = []
+    kept: list[tuple[FrozenVm, int]] = []
     for value in (0x11, 0x22, 0x33):
         await own_disks.write(vm, spec, value)
         folder = rig.make_template_dir()

@@ -12,7 +12,7 @@ from tests.support.fake_events import DEFAULT_SHAPE, FakeEvents, now
 
 from warmboot.manager.ports import EngineUntil
 from warmboot.model.conventions.registry_logins import RegistryLogin, check_size
-from warmboot.model.errors import InUse, NameTaken, NotFound
+from warmboot.model.errors import Conflict, InUse, NameTaken, NotFound
 from warmboot.model.tenants.boot import BootMethod
 from warmboot.model.tenants.engine import (
     ENGINE_TRANSITIONS,
@@ -36,6 +36,7 @@ class FakeEngines:
         self.asked: list[EngineSpec] = []
         self.logins: dict[str, Sequence[RegistryLogin]] = {}
         self.fails: dict[str, str] | None = None
+        self.frozen: dict[str, UUID] = {}
         self._events = events
 
     def _set(self, engine: Engine, state: S) -> None:
@@ -73,6 +74,21 @@ class FakeEngines:
     async def wait(self, ref: str, until: EngineUntil, timeout_s: float) -> Engine:
         await asyncio.sleep(0)
         return await self.get(ref)
+
+    async def snapshot(self, ref: str, name: str) -> UUID:
+        engine = await self.get(ref)
+        if engine.state is not S.RUNNING:
+            raise Conflict(f"the engine {engine.name} is {engine.state}")
+        if name in self.frozen:
+            raise NameTaken(f"there is a snapshot named {name!r} already")
+        self.frozen[name] = uuid4()
+        return self.frozen[name]
+
+    async def fork(self, ref: str, count: int) -> Sequence[Engine]:
+        source = await self.get(ref)
+        names = [f"{source.name}-{number}" for number in range(1, count + 1)]
+        made = [await self.create(replace(source.spec, name=name)) for name in names]
+        return [self.rows[engine_id] for engine_id in made]
 
     async def start(self, ref: str) -> None:
         engine = await self.get(ref)

@@ -11,12 +11,14 @@ from warmboot.bootstrap.core import Core
 from warmboot.bootstrap.garbage import GarbageParts
 from warmboot.bootstrap.snapshots import SnapshotParts
 from warmboot.bootstrap.tenants import TenantParts
+from warmboot.manager.core.saga import Saga
 from warmboot.manager.engines.bring_up_engine import BringUpEngine
 from warmboot.manager.engines.engine_containers import EngineContainers
 from warmboot.manager.engines.engine_disks import EngineDisks
 from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engines import Engines
+from warmboot.manager.engines.freeze_engine import FreezeEngine
 from warmboot.manager.engines.keep_silent import KeepSilent
 from warmboot.manager.engines.own_addresses import OwnAddresses
 from warmboot.manager.engines.reconcile_engines import ReconcileEngines
@@ -29,6 +31,7 @@ from warmboot.manager.engines.watch_engine import WatchEngine
 class EngineParts:
     engines: Engines
     reconcile: ReconcileEngines
+    sagas: tuple[Saga[Any, Any], ...]
 
 
 def wire_engines(
@@ -51,9 +54,10 @@ def wire_engines(
     silent = KeepSilent(store, host, events, tasks)
     for observer in (watch.on_event, ports.on_event, silent.on_event):
         events.observe(observer)
+    freeze = FreezeEngine(store, host, core.runner, events)
     engines = Engines(
         *(store, host, events, tasks, bring_up, admission, watch, sockets, ports, addresses),
-        *(containers, disks, garbage.collect),
+        *(containers, disks, garbage.collect, freeze, core.runner),
         core.settings.default_shape,
     )
     users = DefaultEngines(
@@ -69,4 +73,4 @@ def wire_engines(
         core.reconcile_failures,
         users,
     )
-    return EngineParts(engines, reconcile)
+    return EngineParts(engines, reconcile, (freeze.saga, engines.forks.saga))

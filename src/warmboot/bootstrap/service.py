@@ -147,7 +147,7 @@ def _wire(core: Core, workers: WorkerParts) -> _Parts:
         core.store,
         core.host,
         core.runner,
-        (vms.boot.saga, *snapshots.sagas),
+        (vms.boot.saga, *snapshots.sagas, *engines.sagas),
         containers.containers,
         snapshots.snapshots,
         containers.watch,

@@ -38,6 +38,11 @@ def engine_names(incomplete: str) -> list[str]:
     return _names("/v1/engines", incomplete)
 
 
+def snapshot_names(incomplete: str) -> list[str]:
+    """Those of engines: versions have no names."""
+    return _names("/v1/runtime-snapshots", incomplete)
+
+
 def image_names(incomplete: str) -> list[str]:
     return _names("/v1/runtime-images", incomplete)
 

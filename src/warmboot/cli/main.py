@@ -106,6 +106,12 @@ COMMANDS: Mapping[str, Place] = {
         CONTAINERS,
         "Manage Docker engines of one's own, each in a VM.",
     ),
+    "fork": Place(
+        "engine.fork",
+        "fork",
+        CONTAINERS,
+        "Start engines from a running one as it is, and print their names.",
+    ),
     "worker": Place(
         "worker",
         "app",

@@ -50,8 +50,11 @@ async def find_image(client: Client, ref: str) -> RuntimeImage:
 
 
 async def find_snapshot(client: Client, ref: str) -> RuntimeSnapshot:
-    """A runtime snapshot by id or the beginning of one."""
+    """A runtime snapshot by name, id or the beginning of one."""
     snapshots = await client.snapshots.list(include_deleted=True)
+    for snapshot in snapshots:
+        if snapshot.name == ref and snapshot.state != "deleted":
+            return snapshot
     return _by_id(snapshots, ref, "runtime snapshot", "warmboot snapshot ls")
 
 

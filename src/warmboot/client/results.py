@@ -96,6 +96,10 @@ class RuntimeSnapshot:
     stats: SnapshotStats
     rebuild_failures: int
     rebuild_not_before: datetime | None
+    depth: str
+    name: str | None
+    parent_id: str | None
+    stored_bytes: int | None
     raw: Mapping[str, Any] = field(repr=False)
 
 

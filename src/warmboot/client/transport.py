@@ -54,10 +54,10 @@ class Transport:
     async def patch(self, path: str, body: Any) -> Any:
         return said_by(await self._send("PATCH", path, json=body))
 
-    async def post_slow(self, path: str, params: Mapping[str, Any]) -> Any:
+    async def post_slow(self, path: str, params: Mapping[str, Any], body: Any = None) -> Any:
         """A POST whose work may take its ``timeout_s`` (the server's own, if none) and more."""
         limit_s = params.get("timeout_s", MAX_TIMEOUT_S) + 300
-        return await self.post(path, params=params, timeout=limit_s)
+        return await self.post(path, body, params=params, timeout=limit_s)
 
     async def upload(
         self,

@@ -4,5 +4,5 @@ It runs inside the VM on Debian's ``python3-minimal`` and therefore imports noth
 of the standard library that is there (no asyncio, http, hmac or ctypes), and nothing of warmboot.
 """
 
-AGENT_VERSION = "4"
+AGENT_VERSION = "5"
 """Version of the agent's protocol."""

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from . import AGENT_VERSION
 from .claim import Claim
+from .connections import reset_connections
 from .docker import INSECURE, LABELS, MIRRORS, Docker, configure
 from .firewall import let_reach_host
 from .forward import HostForward
@@ -179,14 +180,35 @@ class Agent:
         document = connection.read_json(head)
         identity = Identity(document)
         docker_wait_s = _seconds(document, "docker_wait_s", 0.0)
+        fork = _flag(document, "fork", False)
         with self._claim.lock:
             # The same claim again is one whose answer was lost on the way.
-            if self._claim.claimed and not self._claim.is_token(identity.token):
+            other = self._claim.claimed and not self._claim.is_token(identity.token)
+            if other and not fork:
                 raise HttpError(409, "this VM has another identity already")
             steps = identity.apply(self._system, self._claim.claim)
+            if other:
+                steps.append(self._leave_the_source(connection))
         # What is asked next is answered with this: a request less, which an emulated guest feels.
         docker = self._docker_comes(docker_wait_s)
         return {"steps": steps, "docker": docker, "version": AGENT_VERSION}
+
+    def _leave_the_source(self, connection: Connection) -> dict[str, str | float]:
+        """What it was connected with when it was frozen is connected with the VM that runs on."""
+        begun = time.monotonic()
+        self._hang_up_others(connection)
+        try:
+            reset_connections(self._system)
+        except OSError as error:
+            raise HttpError(500, f"the step connections failed: {error}") from error
+        return {"name": "connections", "duration_s": time.monotonic() - begun}
+
+    def _hang_up_others(self, connection: Connection) -> None:
+        with self._lock:
+            others = self._connections - {connection.sock}
+        for sock in others:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
 
     def _docker_wait(self, connection: Connection, head: Head) -> dict[str, Any]:
         timeout_s = _seconds(connection.read_json(head), "timeout_s", 60.0)
@@ -257,11 +279,8 @@ class Agent:
         wake_docker = _flag(connection.read_json(head), "wake_docker", True)
         self._forward.disable_all()
         with self._lock:
-            others = self._connections - {connection.sock}
             self._closing.add(connection.sock)
-        for sock in others:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+        self._hang_up_others(connection)
         # The next network is another one, with other MAC addresses.
         self._system.run(["/usr/sbin/ip", "neigh", "flush", "all"])
         self._system.sync()

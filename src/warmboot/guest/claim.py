@@ -1,6 +1,9 @@
 """Whether this VM belongs to somebody, and the token that proves it.
 
     unclaimed ──identity──▶ claimed ──prepare-snapshot──▶ unclaimed
+                            claimed ──identity, as a fork──▶ claimed by another
+
+Who makes a fork another's shows the token of the VM that it was frozen of.
 
 The token is also kept in a file (on tmpfs), so that an agent that died and was started
 again does not offer the VM to whoever asks first.

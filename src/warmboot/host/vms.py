@@ -33,12 +33,14 @@ from warmboot.host.guest.guest_link import (
 )
 from warmboot.host.host_config import HostConfig
 from warmboot.host.network import Network, Slot
+from warmboot.host.snapshots import moments
 from warmboot.host.snapshots.snapshot_files import SnapshotFiles
 from warmboot.host.snapshots.stored_memory import with_machine
 from warmboot.host.storage.storage import Storage, remove_folder
 from warmboot.host.vm import leftovers
 from warmboot.host.vm.boot_logs import BootLogs
 from warmboot.host.vm.disk_usage import disk_usage
+from warmboot.host.vm.freeze_vm import FrozenVm, freeze_vm, go_on
 from warmboot.host.vm.live_vm import LiveVm
 from warmboot.host.vm.protected import NOTHING, Protected, slots_in_use
 from warmboot.host.vm.unresponsive import UnresponsiveVms
@@ -149,6 +151,7 @@ class Vms(VmPorts):
 
     async def restore(self, spec: VmSpec, snapshot: Path, token: str) -> VmHandle:
         """Start a VM from a snapshot folder; it runs on when this returns."""
+        frozen_token = moments.read_token(snapshot)
         if spec.id in self._standing_by:
             self._standing_by.remove(spec.id)
             machine = self._machine(spec.id)
@@ -168,7 +171,20 @@ class Vms(VmPorts):
             snapshot,
             lambda machine: self._hypervisor.restore(spec, machine),
         )
-        return self._hold(vm, spec, token)
+        return self._hold(vm, spec, frozen_token or token)
+
+    async def freeze_in_use(self, record: VmRecord, folder: Path) -> FrozenVm:
+        """Freeze a VM that somebody uses, and have it go on: see ``freeze_vm``."""
+        machine = self._machine(record.id)
+        self._snapshots.lend(folder, record.spec.uid)
+        try:
+            return await freeze_vm(machine.vm, record.spec, folder, self._snapshots.gid)
+        finally:
+            self._snapshots.lend(folder, 0)
+
+    async def go_on(self, record: VmRecord) -> None:
+        """Have a VM run on whose freeze was broken off. Idempotent."""
+        await go_on(self._machine(record.id).vm, record.spec)
 
     async def prewarm(self, spec: VmSpec, snapshot: Path) -> None:
         """Restore a VM that nobody waits for, run throw-away containers in it, and pause it.
@@ -195,7 +211,10 @@ class Vms(VmPorts):
         """Make the guest its own self; ``VmGone`` as soon as its VMM is no more."""
         machine = self._machine(vm_id)
         claim = machine.link.claim(identity, timeout_s, docker_wait_s, on_sent)
-        return await machine.while_alive(claim)
+        claimed = await machine.while_alive(claim)
+        if machine.link.token != identity.token:  # it was another's, as it was frozen in use
+            await machine.link.use_token(identity.token)
+        return claimed
 
     async def wait_for_docker(self, vm_id: str, timeout_s: float) -> None:
         machine = self._machine(vm_id)

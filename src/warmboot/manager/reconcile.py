@@ -261,5 +261,6 @@ class Reconcile:
         await self._reconcile_failures.attempt("what nobody needs any more", released)
         for snapshot in await self._store.snapshots.list():
             row = self._unreadable.about(snapshot.id)
-            if snapshot.state is SnapshotState.CREATING and row is None:
+            begun = snapshot.state is SnapshotState.CREATING and snapshot.is_version
+            if begun and row is None:
                 self._snapshots.resume(snapshot.id)

@@ -192,6 +192,10 @@ class Container:
         return self.spec.shape
 
     @property
+    def snapshot_id(self) -> UUID | None:
+        return None
+
+    @property
     def base_image_id(self) -> UUID | None:
         """The runtime image that was asked for; else the one that was taken."""
         return self.spec.runtime_image_id or self.runtime_image_id

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-GUEST_PROTOCOLS = frozenset({"4"})
+GUEST_PROTOCOLS = frozenset({"5"})
 """The guest agents' protocol versions that this warmboot speaks."""
 
 UNKNOWN_AGENT = "unknown"

@@ -1,4 +1,4 @@
-"""A runtime snapshot: a VM of a runtime image, frozen with Docker ready.
+"""A runtime snapshot: a VM of a runtime image, frozen with Docker ready, or an engine in use.
 
 creating ──▶ ready ⇄ unhealthy ◀── creating (the build failed)
     │          │         │
@@ -7,6 +7,9 @@ creating ──▶ ready ⇄ unhealthy ◀── creating (the build failed)
 Several of one image and shape may be ready side by side: its versions. They are numbered from 1 on
 as they are begun, and a number is never given twice. Each has a weight: how often it is chosen,
 in proportion to the others' (see ``manager.choose_snapshot``). A pinned one is never collected.
+
+One of the depth ``engine`` is an engine as it was at a moment, with the containers that ran in it.
+It is no version: engines are made from it by its name, and it is neither collected nor rebuilt.
 """
 
 from __future__ import annotations
@@ -28,10 +31,17 @@ from warmboot.model.transitions import Transitions
 MEMORY_FILE = "snapshot.mem"
 FRAMES_FILE = "snapshot.mem.zst"
 DIFFERENCE_FILE = "snapshot.diff"
+DIFFERENCE_FRAMES_FILE = "snapshot.diff.zst"
 STATE_FILE = "snapshot.state"
 ROOTFS_FILE = "rootfs.ext4"
 DISK_FILE = "disk.ext4"
+TOKEN_FILE = "token"
 METADATA_FILE = "metadata.json"
+
+PORTS = "ports"
+DISK_BASE = "disk_base"
+"""Keys of the metadata of an engine's snapshot: what its containers had published, and what its
+disk lies on."""
 
 UNHEALTHY_AFTER = 3
 """Consecutive failures that make a snapshot unhealthy."""
@@ -48,6 +58,13 @@ class SnapshotState(StrEnum):
     READY = "ready"
     UNHEALTHY = "unhealthy"
     DELETED = "deleted"
+
+
+class Depth(StrEnum):
+    """How much of the work it has done already: Docker is ready, or an engine's containers run."""
+
+    RUNTIME = "runtime"
+    ENGINE = "engine"
 
 
 SNAPSHOT_TRANSITIONS = Transitions(
@@ -132,11 +149,27 @@ class PackedMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class Moment:
+    """What a snapshot of a VM in use lies on.
+
+    ``base`` is the folder of the snapshot over whose memory its own is a difference; ``None``: it
+    is over zeros. ``layers`` are the files of its disk, the topmost last, and ``disk_base`` what
+    the lowest lies on; none where the disk is a file of its own.
+    """
+
+    base: Path | None = None
+    layers: tuple[str, ...] = ()
+    disk_base: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotManifest:
     """What stands in a snapshot folder's ``metadata.json``.
 
     ``packed`` is set when memory is stored compressed: then ``files`` has ``snapshot.mem.zst``
-    in the place of ``snapshot.mem``.
+    in the place of ``snapshot.mem``. ``moment``: it is of a VM in use, whose memory is a
+    difference, ``snapshot.diff``, and whose agent takes orders with the token in the file
+    ``token``.
     """
 
     snapshot_id: UUID
@@ -149,14 +182,28 @@ class SnapshotManifest:
     cmdline: str
     uid: int = 0
     packed: PackedMemory | None = None
+    moment: Moment | None = None
 
     @property
     def compressed(self) -> bool:
         return self.packed is not None
 
     @property
+    def plain_file(self) -> str:
+        return MEMORY_FILE if self.moment is None else DIFFERENCE_FILE
+
+    @property
+    def frames_file(self) -> str:
+        return FRAMES_FILE if self.moment is None else DIFFERENCE_FRAMES_FILE
+
+    @property
     def memory_file(self) -> str:
-        return MEMORY_FILE if self.packed is None else FRAMES_FILE
+        return self.plain_file if self.packed is None else self.frames_file
+
+    @property
+    def plain(self) -> FileSum:
+        """Of the memory, or of the difference, when it is not compressed."""
+        return self.files[self.plain_file] if self.packed is None else self.packed.plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +219,9 @@ class RuntimeSnapshot:
     failed one after the other; before ``rebuild_not_before`` no other is begun. That it is ``None``
     after failures means that it was given up. A rebuild that was only put off is not counted;
     ``rebuild_put_off_by`` is the code of the error that did it.
+
+    ``name`` is a user's, and no two that are not deleted have the same. ``parent_id`` is the
+    runtime snapshot that it lies on, with its memory and its disk, and which is kept for it.
     """
 
     id: UUID
@@ -197,6 +247,20 @@ class RuntimeSnapshot:
     rebuild_failures: int = 0
     rebuild_not_before: datetime | None = None
     rebuild_put_off_by: str | None = None
+    depth: Depth = Depth.RUNTIME
+    name: str | None = None
+    parent_id: UUID | None = None
+
+    @property
+    def is_version(self) -> bool:
+        """Whether it is one of its image's versions, from which any VM may be booted."""
+        return self.depth is Depth.RUNTIME
+
+    @property
+    def stored_bytes(self) -> int | None:
+        """What its files take on the disk; ``None`` before it is done."""
+        size_bytes = self.metadata.get("size_bytes")
+        return None if size_bytes is None else int(size_bytes)
 
     @property
     def boot_count(self) -> int:

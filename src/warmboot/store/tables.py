@@ -36,7 +36,7 @@ from warmboot.model.checkpoint import CheckpointState, Versions
 from warmboot.model.container import ContainerSpec, ContainerState, PortMapping
 from warmboot.model.journal.operation import OperationState
 from warmboot.model.runtime_image import RuntimeImageManifest
-from warmboot.model.runtime_snapshot import BootStats, BuildCause, SnapshotState
+from warmboot.model.runtime_snapshot import BootStats, BuildCause, Depth, SnapshotState
 from warmboot.model.tenants.boot import BootAttempt, BootMethod, FallbackReason, StageTiming
 from warmboot.model.tenants.engine import EnginePort, EngineSpec, EngineState
 from warmboot.model.vm import VmHandle, VmKind, VmSpec
@@ -108,8 +108,20 @@ runtime_snapshots = Table(
     Column("rebuild_failures", Integer, nullable=False, server_default="0"),
     Column("rebuild_not_before", UtcDateTime),
     Column("rebuild_put_off_by", SafeText),
+    Column("depth", Choice(Depth), nullable=False, server_default="runtime"),
+    Column("name", SafeText),
+    # No foreign key: what keeps its files is the lease.
+    Column("parent_id", Uuid),
     Index(None, "runtime_image_id", "state"),
     Index(None, "replaces"),
+    Index(None, "parent_id"),
+    Index(
+        "uq_runtime_snapshots_name",
+        "name",
+        unique=True,
+        sqlite_where=text("state <> 'deleted'"),
+        postgresql_where=text("state <> 'deleted'"),
+    ),
 )
 
 leases = Table(

@@ -23,9 +23,11 @@ from warmboot.api.schemas.engine_schemas import (
     EngineDiskOut,
     EngineIn,
     EngineOut,
+    EngineSnapshotIn,
+    ForkIn,
     RegistryLoginsIn,
 )
-from warmboot.api.schemas.responses import Created, Item, Ok, Paged
+from warmboot.api.schemas.responses import Created, Item, Items, Ok, Paged
 from warmboot.manager.ports import Engines, EngineUntil, Services
 from warmboot.model.errors import NotSupported
 from warmboot.model.tenants.engine import EngineState
@@ -110,6 +112,22 @@ async def start_engine(ref: Ref, services: Wired) -> Ok:
 async def stop_engine(ref: Ref, services: Wired, timeout_s: StopTimeout = None) -> Ok:
     await _engines(services).stop(ref, timeout_s)
     return Ok()
+
+
+@router.post("/{ref}/snapshot", status_code=201, summary="Freeze a running engine into a snapshot")
+async def snapshot_engine(ref: Ref, body: EngineSnapshotIn, services: Wired) -> Created:
+    """The engine stands still for some tenths of a second, and runs on. The answer comes when the
+    snapshot is ready; engines that are created from it have its containers running."""
+    return Created(id=await _engines(services).snapshot(ref, body.name))
+
+
+@router.post("/{ref}/fork", status_code=201, summary="Start engines from a running one as it is")
+async def fork_engine(ref: Ref, body: ForkIn, services: Wired) -> Items[EngineOut]:
+    """It stands still for some tenths of a second, and runs on. The answer comes when all of the
+    forks run, with the containers that ran in it; if one does not come up, none stays. Each has the
+    engine's name and a number, and an address of its own at which its ports answer."""
+    made = await _engines(services).fork(ref, body.count)
+    return Items(items=[EngineOut.of(engine) for engine in made])
 
 
 @router.get("/{ref}/wait", summary="The engine, once it is so or the time is over")

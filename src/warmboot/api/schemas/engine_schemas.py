@@ -127,6 +127,13 @@ class EngineIn(Strict):
             description="where it is reached over TCP, too, by clients that have its certificate"
         ),
     ] = None
+    snapshot: Annotated[
+        Name | None,
+        Field(
+            description="the name or id of a snapshot of an engine, from which it goes on with the "
+            "containers that ran there; with boot cold, with the disk alone"
+        ),
+    ] = None
     holder: Annotated[
         ProcessIn | None,
         Field(description="a process at whose end, however it ends, the engine is removed"),
@@ -134,7 +141,19 @@ class EngineIn(Strict):
 
     def to_model(self) -> EngineSpec:
         owner_uid = os.geteuid() if self.owner_uid is None else self.owner_uid
-        return self.to(EngineSpec, owner_uid=owner_uid)
+        return self.to(EngineSpec, owner_uid=owner_uid, snapshot=self.snapshot or "")
+
+
+class ForkIn(Strict):
+    """How many engines are to go on from one."""
+
+    count: Annotated[StrictInt, Field(ge=1, le=64, description="how many"), OR_WHOLE] = 1
+
+
+class EngineSnapshotIn(Strict):
+    """A snapshot of an engine as it is now."""
+
+    name: Annotated[Name, Field(description="by which engines are created from it")]
 
 
 class RegistryLoginIn(Strict):

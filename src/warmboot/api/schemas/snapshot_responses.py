@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, Field
 
 from warmboot.api.schemas.responses import AsText, Out, ShapeOut
-from warmboot.model.runtime_snapshot import BuildCause, RuntimeSnapshot, SnapshotState
+from warmboot.model.runtime_snapshot import BuildCause, Depth, RuntimeSnapshot, SnapshotState
 from warmboot.model.snapshot_fit import Fit
 
 
@@ -58,7 +58,20 @@ class RuntimeSnapshotOut(Out):
     consecutive_failures: int
     replaces: UUID | None
     error: dict[str, Any] | None
-    version: int = Field(description="counts up per runtime image and shape")
+    depth: Depth = Field(
+        description="how much of the work it has done already: Docker is ready (runtime), or an "
+        "engine's containers run (engine)"
+    )
+    name: str | None = Field(description="what a user has named it; null for a version")
+    parent_id: UUID | None = Field(
+        description="the runtime snapshot that it lies on, and that is kept for it"
+    )
+    stored_bytes: int | None = Field(
+        description="what its files take on the disk; null before it is done"
+    )
+    version: int = Field(
+        description="counts up per runtime image and shape; 0 for one of an engine"
+    )
     weight: float
     pinned: bool
     cause: BuildCause = Field(description="why it was begun")

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Manage runtime snapshots: VMs frozen with Docker ready.",
+    help="Manage snapshots: VMs frozen with Docker ready, and engines frozen in use.",
 )
 
 WIDE = 100
@@ -54,7 +54,7 @@ _CAUSES = {
 }
 
 Ref = Annotated[
-    str, typer.Argument(metavar="SNAPSHOT", help="id, or its beginning", show_default=False)
+    str, typer.Argument(metavar="SNAPSHOT", help="id, its beginning, or a name", show_default=False)
 ]
 app.command()(compress)
 app.command()(unpack)
@@ -184,13 +184,13 @@ def list_snapshots(
     else:
         rows = [
             (
-                short(snapshot.id),
+                snapshot.name or short(snapshot.id),
                 names.get(snapshot.runtime_image_id, short(snapshot.runtime_image_id)),
-                f"v{snapshot.version}",
+                f"v{snapshot.version}" if snapshot.version else snapshot.depth,
                 _standing(snapshot),
                 f"{snapshot.weight:g}" + (" pinned" if snapshot.pinned else ""),
                 f"{snapshot.shape.vcpus} × {snapshot.shape.memory_mib} MiB",
-                size(snapshot.metadata.get("size_bytes")),
+                size(snapshot.stored_bytes),
                 f"{snapshot.success_count}/{snapshot.failure_count}",
                 ago(snapshot.last_used_at, age if terminal_width() >= WIDE else brief_age),
             )
@@ -234,7 +234,10 @@ def show_snapshot(ref: Ref, json_: Json = False) -> None:
         [
             ("id", snapshot.id),
             ("runtime image", snapshot.runtime_image_id),
-            ("version", str(snapshot.version)),
+            ("name", snapshot.name or ""),
+            ("depth", snapshot.depth),
+            ("lies on", snapshot.parent_id or ""),
+            ("version", str(snapshot.version) if snapshot.version else ""),
             ("built", _CAUSES.get(snapshot.cause, snapshot.cause)),
             ("state", snapshot.state),
             ("usable here", "yes" if snapshot.usable else f"no: {snapshot.unusable_because}"),
@@ -243,7 +246,7 @@ def show_snapshot(ref: Ref, json_: Json = False) -> None:
             ("hypervisor", f"{snapshot.hypervisor} {snapshot.fc_version}"),
             ("shape", str(snapshot.shape)),
             ("path", snapshot.snapshot_path),
-            ("size", size(snapshot.metadata.get("size_bytes"))),
+            ("size", size(snapshot.stored_bytes)),
             ("memory file", size(snapshot.metadata.get("mem_size_bytes"))),
             ("memory stored", _stored(snapshot)),
             ("boots", f"{snapshot.success_count} good, {snapshot.failure_count} failed"),

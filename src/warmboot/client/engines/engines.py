@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from warmboot.client.decode import all_items, item, wait_for
+from warmboot.client.decode import all_items, item, items, wait_for
 from warmboot.client.path_segment import segment
 from warmboot.client.results import Shape, Stage
 from warmboot.client.transport import Transport
@@ -91,6 +91,16 @@ class Engines:
     async def stop(self, ref: str, timeout_s: float | None = None) -> None:
         params = {} if timeout_s is None else {"timeout_s": timeout_s}
         await self._link.post_slow(self._path(ref, "stop"), params)
+
+    async def snapshot(self, ref: str, name: str) -> str:
+        """Freeze it, as it runs, into a snapshot of this name; the snapshot's id."""
+        made = await self._link.post_slow(self._path(ref, "snapshot"), {}, {"name": name})
+        return str(made["id"])
+
+    async def fork(self, ref: str, count: int = 1) -> builtins.list[Engine]:
+        """So many engines that go on from it as it is now: all of them run, or none is left."""
+        made = await self._link.post_slow(self._path(ref, "fork"), {}, {"count": count})
+        return items(Engine, made)
 
     async def delete(self, ref: str, *, force: bool = False) -> None:
         await self._link.delete(self._path(ref), {"force": "true"} if force else {})

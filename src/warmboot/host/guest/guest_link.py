@@ -129,6 +129,7 @@ class GuestLink:
     ) -> Claimed:
         """Give the guest its identity, as soon as its agent answers; the token is ours then.
 
+        One that was frozen in use is its former owner's, whose token we show, and becomes another.
         It waits for Docker, too, before it answers, but not longer than ``docker_wait_s``.
         ``on_sent`` is called when the guest has its identity, and is at work.
         """
@@ -137,6 +138,8 @@ class GuestLink:
             try:
                 left_s = max(CONNECT_TIMEOUT_S, deadline - time.monotonic())
                 body = _identity_body(identity)
+                if identity.token != self.token:
+                    body["fork"] = True
                 if docker_wait_s:
                     body["docker_wait_s"] = docker_wait_s
                 answer = await self._call("identity", body, left_s + docker_wait_s, on_sent)

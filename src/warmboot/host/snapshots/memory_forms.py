@@ -27,8 +27,6 @@ from warmboot.host.snapshots.memory_frames import in_thread
 from warmboot.host.snapshots.snapshot_manifest import damaged, load_manifest, sync, write_manifest
 from warmboot.model.runtime_image import FileSum
 from warmboot.model.runtime_snapshot import (
-    FRAMES_FILE,
-    MEMORY_FILE,
     METADATA_FILE,
     PackedMemory,
     SnapshotManifest,
@@ -100,11 +98,11 @@ class MemoryForms:
 
     async def compress(self, path: Path) -> SnapshotManifest:
         """Idempotent. ``SnapshotDamaged`` if the memory is not what it was; ``DiskFull``."""
-        return await self._change(path, FRAMES_FILE, _pack)
+        return await self._change(path, lambda manifest: manifest.frames_file, _pack)
 
     async def unpack(self, path: Path) -> SnapshotManifest:
         """Idempotent. ``SnapshotDamaged`` if a frame is not what it was; ``DiskFull``."""
-        return await self._change(path, MEMORY_FILE, _unpack)
+        return await self._change(path, lambda manifest: manifest.plain_file, _unpack)
 
     async def tidy(self, path: Path) -> list[Path]:
         """Remove what a change that broke off has left; what was removed."""
@@ -115,7 +113,7 @@ class MemoryForms:
     async def _change(
         self,
         path: Path,
-        target: str,
+        wanted: Callable[[SnapshotManifest], str],
         make: Callable[[Path, SnapshotManifest, Path], SnapshotManifest],
     ) -> SnapshotManifest:
         gate = self._gate(path)
@@ -123,7 +121,7 @@ class MemoryForms:
             with _translated(path):
                 manifest = await asyncio.to_thread(load_manifest, path)
                 await asyncio.to_thread(_remove_other_form, path, manifest)
-                if manifest.memory_file == target:
+                if manifest.memory_file == (target := wanted(manifest)):
                     return manifest
                 new = path / f"{target}{UNFINISHED}"
                 async with on_failure(lambda: asyncio.to_thread(_drop, new)):
@@ -164,23 +162,25 @@ def with_memory(
 
 
 def _pack(path: Path, manifest: SnapshotManifest, new: Path) -> SnapshotManifest:
-    packed = memory_frames.pack(path / MEMORY_FILE, new, manifest.files[MEMORY_FILE], Event())
+    packed = memory_frames.pack(path / manifest.plain_file, new, manifest.plain, Event())
     return with_memory(manifest, sum_file(new), packed)
 
 
 def _unpack(path: Path, manifest: SnapshotManifest, new: Path) -> SnapshotManifest:
     assert manifest.packed is not None
-    memory_frames.unpack(path / FRAMES_FILE, new, Event(), sync=True)
+    memory_frames.unpack(path / manifest.frames_file, new, Event(), sync=True)
     plain = sum_file(new)
     if plain != manifest.packed.plain:
-        raise damaged(path, f"{FRAMES_FILE} does not hold the memory that it was made from")
+        raise damaged(
+            path, f"{manifest.frames_file} does not hold the memory that it was made from"
+        )
     return with_memory(manifest, plain, None)
 
 
 def _remove_other_form(path: Path, manifest: SnapshotManifest) -> list[Path]:
     """Everything of memory's that the manifest does not name."""
-    names = {MEMORY_FILE, FRAMES_FILE, METADATA_FILE}
-    others = {f"{name}{UNFINISHED}" for name in names} | {MEMORY_FILE, FRAMES_FILE}
+    forms = {manifest.plain_file, manifest.frames_file}
+    others = {f"{name}{UNFINISHED}" for name in (*forms, METADATA_FILE)} | forms
     found = [path / name for name in sorted(others - {manifest.memory_file})]
     removed = [other for other in found if other.exists()]
     for other in removed:

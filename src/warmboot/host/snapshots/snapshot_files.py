@@ -4,6 +4,7 @@
     <root>/<runtime image id>/<snapshot id>/             once it is complete; kept whole
         snapshot.mem  snapshot.state  rootfs.ext4  disk.ext4  metadata.json
         snapshot.mem.zst in the place of snapshot.mem while it is stored compressed
+        of a VM in use: snapshot.diff, the layers of its disk, and the agent's token
 
 A folder is filled under its temporary name, summed, synced and renamed; a crash leaves either no
 snapshot or a whole one. ``rootfs.ext4`` is a hard link to the runtime image's, ``disk.ext4`` the
@@ -28,6 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
+from warmboot.host.snapshots import moments
 from warmboot.host.snapshots.memory_forms import MemoryForms
 from warmboot.host.snapshots.snapshot_manifest import (
     damaged,
@@ -42,6 +44,8 @@ from warmboot.model.runtime_snapshot import (
     DISK_FILE,
     METADATA_FILE,
     ROOTFS_FILE,
+    TOKEN_FILE,
+    Moment,
     SnapshotManifest,
 )
 from warmboot.system.disks import copy_file
@@ -81,15 +85,55 @@ class SnapshotFiles:
         await asyncio.to_thread(self._begin, image, folder)
         return folder
 
+    async def begin_moment(self, image_id: UUID, snapshot_id: UUID, rootfs: Path) -> Path:
+        """A folder for ``snapshot_id``, with the root file system of the VM in use in it."""
+        folder = self._building(image_id, snapshot_id)
+        await asyncio.to_thread(self._begin_folder, rootfs, folder)
+        return folder
+
     async def hand_over(self, folder: Path, uid: int) -> None:
         """Give a folder that is being built, and its disk, to the builder VM's user."""
+        self.lend(folder, uid)
         if os.geteuid() == 0:
-            os.chown(folder, uid, self.gid)
             os.chown(folder / DISK_FILE, uid, self.gid)
 
+    def lend(self, folder: Path, uid: int) -> None:
+        """A VM's user may write to it, until it is given back to 0."""
+        if os.geteuid() == 0:
+            os.chown(folder, uid, self.gid)
+
     async def publish(self, folder: Path, manifest: SnapshotManifest) -> SnapshotManifest:
-        """Sum, sync and rename ``folder``; the manifest as written, with its sums."""
+        """Sum, sync and rename ``folder``; the manifest as written, with its sums. Those that are
+        in it are taken on trust."""
         return await asyncio.to_thread(self._publish, folder, manifest)
+
+    async def publish_moment(
+        self,
+        folder: Path,
+        manifest: SnapshotManifest,
+        *,
+        source: Path | None,
+        based: bool,
+        disk_base: Path | None,
+        layers: tuple[str, ...],
+        token: str,
+    ) -> SnapshotManifest:
+        """The same of a VM in use, which was restored from ``source`` if it is ``based``, and
+        whose agent takes orders with ``token``. ``SnapshotDamaged``, ``DiskFull``."""
+        below = None if source is None else await asyncio.to_thread(load_manifest, source)
+        base, files = None, dict(manifest.files)
+        if source is not None and below is not None:
+            if based and below.moment is not None:
+                base = below.moment.base
+                async with self.reading(source) as now:
+                    await moments.merge_with(source, now, folder)
+            elif based:
+                base = source
+            if (source / ROOTFS_FILE).samefile(folder / ROOTFS_FILE):
+                files[ROOTFS_FILE] = below.files[ROOTFS_FILE]  # not read again for every moment
+        moment = Moment(base, layers, disk_base)
+        await asyncio.to_thread(moments.write_token, folder, token)
+        return await self.publish(folder, replace(manifest, files=files, moment=moment))
 
     async def check(self, path: Path) -> SnapshotManifest:
         """Cheap: ``SnapshotDamaged`` if a file is missing, or changed and no longer what it was."""
@@ -140,13 +184,16 @@ class SnapshotFiles:
         yield from self.root.parent.glob("runtime-images/*")
         yield from self.root.glob("*/*")
 
-    def _begin(self, image: RuntimeImage, folder: Path) -> None:
+    def _begin_folder(self, rootfs: Path, folder: Path) -> None:
         _remove_folder(folder)
         folder.mkdir(parents=True)
         for parent in (self.root, folder.parent):
             self._let_group_enter(parent)
-        with self._linking, relinking(image.rootfs, (image.path, *self._sharing())):
-            link_or_copy(image.rootfs, folder / ROOTFS_FILE)
+        with self._linking, relinking(rootfs, (rootfs.parent, *self._sharing())):
+            link_or_copy(rootfs, folder / ROOTFS_FILE)
+
+    def _begin(self, image: RuntimeImage, folder: Path) -> None:
+        self._begin_folder(image.rootfs, folder)
         copy_file(image.disk, folder / DISK_FILE)
         (folder / DISK_FILE).chmod(0o600)
 
@@ -154,11 +201,13 @@ class SnapshotFiles:
         files = {}
         for name in parts_of(manifest):
             part = folder / name
-            if name != ROOTFS_FILE:  # that one is the runtime image's own
+            if name == TOKEN_FILE:
+                part.chmod(0o400)  # not for VMMs
+            elif name != ROOTFS_FILE:  # that one is the runtime image's own
                 if os.geteuid() == 0:
                     os.chown(part, 0, self.gid)
                 part.chmod(0o440)
-            files[name] = sum_file(part)
+            files[name] = manifest.files.get(name) or sum_file(part)
             sync(part)
         whole = replace(manifest, files=files)
         text = json.dumps(manifest_to_json(whole), indent=2, sort_keys=True) + "\n"

@@ -14,11 +14,12 @@ from warmboot.model.errors import InvalidRequest, SnapshotDamaged
 from warmboot.model.runtime_image import FileSum
 from warmboot.model.runtime_snapshot import (
     DISK_FILE,
-    FRAMES_FILE,
     METADATA_FILE,
     ROOTFS_FILE,
     STATE_FILE,
+    TOKEN_FILE,
     HostRequirements,
+    Moment,
     PackedMemory,
     SnapshotManifest,
 )
@@ -40,7 +41,10 @@ _UNREADABLE = (
 
 def parts_of(manifest: SnapshotManifest) -> tuple[str, ...]:
     """The files that a whole snapshot has, memory first."""
-    return (manifest.memory_file, STATE_FILE, ROOTFS_FILE, DISK_FILE)
+    both = (manifest.memory_file, STATE_FILE, ROOTFS_FILE)
+    if manifest.moment is None:
+        return (*both, DISK_FILE)
+    return (*both, TOKEN_FILE, *(manifest.moment.layers or (DISK_FILE,)))
 
 
 def manifest_to_json(manifest: SnapshotManifest) -> dict[str, Any]:
@@ -48,6 +52,12 @@ def manifest_to_json(manifest: SnapshotManifest) -> dict[str, Any]:
     document["snapshot_id"] = str(manifest.snapshot_id)
     document["created_at"] = manifest.created_at.isoformat()
     document["compressed"] = manifest.compressed
+    if manifest.moment is None:
+        del document["moment"]
+    else:
+        for name in ("base", "disk_base"):
+            path = getattr(manifest.moment, name)
+            document["moment"][name] = None if path is None else str(path)
     return document
 
 
@@ -66,6 +76,7 @@ def load_manifest(path: Path) -> SnapshotManifest:
             cmdline=document["cmdline"],
             uid=document["uid"],
             packed=_packed(document.get("packed")),
+            moment=_moment(document.get("moment")),
         )
     except _UNREADABLE as error:
         raise damaged(path, f"{METADATA_FILE} cannot be read: {error}") from error
@@ -83,21 +94,32 @@ def write_manifest(path: Path, manifest: SnapshotManifest) -> None:
 def memory_metadata(manifest: SnapshotManifest, path: Path) -> dict[str, object]:
     """The specification's sizes, in bytes, for a snapshot's ``metadata``.
 
-    ``size_bytes``: all files on disk. ``mem_size_bytes``: of RAM. ``mem_stored_bytes``: of it on
-    disk. ``mem_nonzero_bytes``: of it not zero; known since it was compressed. Blocking.
+    ``size_bytes``: all files on disk, without the image's in one of a VM in use.
+    ``mem_size_bytes``: of RAM. ``mem_stored_bytes``: of it on disk. ``mem_nonzero_bytes``: of it
+    not zero; known since it was compressed. Blocking.
     """
-    packed = manifest.packed
-    plain = manifest.files[manifest.memory_file] if packed is None else packed.plain
+    packed, moment = manifest.packed, manifest.moment
+    own = [name for name in manifest.files if moment is None or name != ROOTFS_FILE]
+    memory_bytes = manifest.shape.memory_mib << 20
     return {
-        "size_bytes": sum(allocated_bytes(path / name) for name in manifest.files),
-        "mem_size_bytes": plain.size_bytes,
+        "size_bytes": sum(allocated_bytes(path / name) for name in own),
+        "mem_size_bytes": manifest.plain.size_bytes if moment is None else memory_bytes,
         "mem_stored_bytes": allocated_bytes(path / manifest.memory_file),
         "mem_nonzero_bytes": None if packed is None else packed.nonzero_bytes,
         "compressed": manifest.compressed,
         "compressed_size_bytes": (
-            None if packed is None else manifest.files[FRAMES_FILE].size_bytes
+            None if packed is None else manifest.files[manifest.frames_file].size_bytes
         ),
     }
+
+
+def _moment(document: Any) -> Moment | None:
+    if document is None:
+        return None
+    base, disk_base = (
+        None if document[name] is None else Path(document[name]) for name in ("base", "disk_base")
+    )
+    return Moment(base, tuple(str(name) for name in document["layers"]), disk_base)
 
 
 def damaged(path: Path, details: str) -> SnapshotDamaged:

@@ -27,16 +27,18 @@ _PARTS = (DIFFERENCE_FILE, STATE_FILE, DISK_FILE)
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class FrozenVm:
     """A VM as it was: its machine, and its writable disk, which never changes; all in one folder.
-    ``standstill_s``: how long it stood still for it."""
+    ``layers`` are the disk's files there, if it has some. ``standstill_s``: how long it stood
+    still for it."""
 
     machine: FrozenMachine
     disk: Disk
     standstill_s: float
+    layers: tuple[str, ...] = ()
 
 
-async def freeze_vm(vm: Vm, spec: VmSpec, folder: Path, gid: int) -> Moment:
+async def freeze_vm(vm: Vm, spec: VmSpec, folder: Path, gid: int) -> FrozenVm:
     """Freeze a running or paused VM into ``folder``, which its VMM may write to, and have it be as
     it was: its disk is at the same path.
 
@@ -53,11 +55,22 @@ def _clear(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-async def _freeze(vm: Vm, spec: VmSpec, folder: Path, gid: int) -> Moment:
+async def go_on(vm: Vm, spec: VmSpec) -> None:
+    """Have a VM run on whose freeze was broken off, as the manager was killed. Idempotent."""
+    disk_layers.settle(_writable(spec))
+    if await vm.status() is VmStatus.PAUSED:
+        await vm.resume()
+
+
+def _writable(spec: VmSpec) -> Disk:
+    return next(disk for disk in spec.disks if not disk.read_only)
+
+
+async def _freeze(vm: Vm, spec: VmSpec, folder: Path, gid: int) -> FrozenVm:
     status = await vm.status()
     if status not in (VmStatus.RUNNING, VmStatus.PAUSED):
         raise HypervisorError(f"{spec.id} cannot be frozen: it is {status}")
-    disk = next(disk for disk in spec.disks if not disk.read_only)
+    disk = _writable(spec)
     layered = disk.format is DiskFormat.QCOW2
     overlay = await disk_layers.add_layer(disk) if layered else None
     began = time.monotonic()
@@ -73,9 +86,11 @@ async def _freeze(vm: Vm, spec: VmSpec, folder: Path, gid: int) -> Moment:
     await _go_on(vm, status)
     standstill_s = time.monotonic() - began
     if overlay is None:
-        return Moment(machine, Disk(folder / DISK_FILE), standstill_s)
+        return FrozenVm(machine, Disk(folder / DISK_FILE), standstill_s)
     top = disk_layers.link_layers(disk.path.parent, folder, gid)
-    return Moment(machine, Disk(top, format=DiskFormat.QCOW2, base=disk.base), standstill_s)
+    frozen = Disk(top, format=DiskFormat.QCOW2, base=disk.base)
+    names = tuple(layer.name for layer in disk_layers.layers(folder))
+    return FrozenVm(machine, frozen, standstill_s, names)
 
 
 async def _as_before(vm: Vm, status: VmStatus, layered: Disk | None) -> None:

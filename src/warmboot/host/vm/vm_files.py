@@ -13,10 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from warmboot.host.network import Slot
+from warmboot.host.snapshots.moments import frozen_disk
 from warmboot.host.snapshots.snapshot_files import SnapshotFiles
+from warmboot.host.vm import disk_layers
 from warmboot.hypervisors.base import Hypervisor
 from warmboot.model.runtime_image import RuntimeImage
-from warmboot.model.runtime_snapshot import DISK_FILE, ROOTFS_FILE
+from warmboot.model.runtime_snapshot import DISK_FILE, ROOTFS_FILE, Moment
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import Disk, DiskFormat, Nic, VmSpec
 from warmboot.system import disks
@@ -28,11 +30,12 @@ VMM_GID = 620_000
 @dataclass(frozen=True, slots=True)
 class DiskSource:
     """What a VM's two disks come from; ``keep`` is the writable disk of the
-    VM's own earlier life."""
+    VM's own earlier life, ``frozen`` that of a VM in use as it was."""
 
     rootfs: Path
     base: Path
     keep: Disk | None = None
+    frozen: Disk | None = None
 
 
 def image_disks(image: RuntimeImage) -> DiskSource:
@@ -41,6 +44,10 @@ def image_disks(image: RuntimeImage) -> DiskSource:
 
 def snapshot_disks(snapshot: Path) -> DiskSource:
     return DiskSource(rootfs=snapshot / ROOTFS_FILE, base=snapshot / DISK_FILE)
+
+
+def moment_disks(snapshot: Path, moment: Moment) -> DiskSource:
+    return replace(snapshot_disks(snapshot), frozen=frozen_disk(snapshot, moment))
 
 
 def kept_disk(spec: VmSpec) -> Disk:
@@ -105,6 +112,8 @@ class VmFiles:
         target = folder / f"disk.{suffix}"
         if source.keep is not None:
             disk = source.keep
+        elif source.frozen is not None:
+            disk = await disk_layers.fork_disk(source.frozen, folder)
         elif capabilities.qcow2_overlays:
             disk = await self.overlays.make(source.base, target)
         else:
@@ -123,6 +132,7 @@ def _nic(slot: Slot) -> Nic:
 def _make_vm_folder(folder: Path, uid: int) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if uid:
-        # With all that an earlier VM in it has left: that one ran as another user.
-        for path in (folder, *folder.iterdir()):
+        # With all that an earlier VM in it has left: that one ran as another user. Not the layers
+        # of its disk, which may be others', too.
+        for path in {folder, *folder.iterdir()}.difference(disk_layers.layers(folder)):
             os.chown(path, uid, VMM_GID, follow_symlinks=False)

@@ -62,6 +62,11 @@ class Tasks:
     def running(self, key: str) -> bool:
         return key in self._tasks
 
+    async def ended(self, key: str) -> None:
+        """Return when what was begun under this key has ended, however it did."""
+        if waiting := self._tasks.get(key):
+            await asyncio.wait(set(waiting))
+
     async def cancel(self, key: str) -> None:
         """Cancel and wait until it has cleaned up after itself."""
         await end(*(t for t in self._tasks.get(key, ()) if t is not asyncio.current_task()))

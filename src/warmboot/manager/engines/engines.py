@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -15,6 +17,7 @@ from warmboot.manager.core.admission import BootAdmission
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.retry_until_stored import store_state
+from warmboot.manager.core.saga import SagaRunner
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.engines.bring_up_engine import Asked, BringUpEngine, bring_up_key
@@ -23,7 +26,10 @@ from warmboot.manager.engines.engine_disks import EngineDisks
 from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engine_states import UNBOOTED, can_be_stopped, has_reached
+from warmboot.manager.engines.fork_engine import ForkEngine
+from warmboot.manager.engines.freeze_engine import FreezeEngine
 from warmboot.manager.engines.keep_silent import unresponsive_key
+from warmboot.manager.engines.moments import begun_from, moment_for, ports_at
 from warmboot.manager.engines.own_addresses import OwnAddresses
 from warmboot.manager.engines.tcp.tcp_ports import TcpPorts
 from warmboot.manager.engines.watch_engine import WatchEngine
@@ -51,6 +57,9 @@ log = structlog.get_logger(__name__)
 
 DEFAULT_STOP_TIMEOUT_S = 10.0
 
+HAND_OVER_TIMEOUT_S = 60.0
+"""How long a freeze waits for an engine that was just booted."""
+
 
 class Engines:
     """Implements ``ports.Engines``."""
@@ -70,6 +79,8 @@ class Engines:
         containers: EngineContainers,
         disks: EngineDisks,
         garbage: CollectGarbage,
+        freeze: FreezeEngine,
+        runner: SagaRunner,
         default_shape: Shape,
     ) -> None:
         self._store = store
@@ -86,6 +97,8 @@ class Engines:
         self._containers = containers
         self._disks = disks
         self._garbage = garbage
+        self._freeze = freeze
+        self.forks = ForkEngine(store, host, runner, events, garbage, self)
         self._default_shape = default_shape
         self._locks = TenantLocks()
         self._gone = RemovedTenants(store.engines, events)
@@ -139,17 +152,17 @@ class Engines:
 
     # -- life ----------------------------------------------------------------------------------
 
-    async def create(self, spec: EngineSpec) -> UUID:
+    async def create(self, spec: EngineSpec, engine_id: UUID | None = None) -> UUID:
         """Begin; ``engine.running`` or ``engine.failed`` tells how it went."""
         watch, ticket = Stopwatch(), self._admission.boot()
         with on_failure(ticket.over):
             await ticket.prepare()
-            engine = await self._create(spec)
+            engine = await self._create(spec, engine_id or uuid4())
         self._watch.start_clocks(engine)
         self._begin(Asked(engine.id, ticket, watch, engine))
         return engine.id
 
-    async def _create(self, spec: EngineSpec) -> Engine:
+    async def _create(self, spec: EngineSpec, engine_id: UUID) -> Engine:
         _check_owner(spec)
         _check_holder(spec)
         if spec.host_ports and self._host.vms.engine_network is None:
@@ -157,10 +170,15 @@ class Engines:
                 "this hypervisor has no network, through which ports of the host could be opened",
                 resolution="leave host_ports out, or use QEMU or Firecracker",
             )
+        moment = None
+        if spec.snapshot:
+            moment = await moment_for(self._store, self._host, spec)
+            image_id = moment.runtime_image_id
+            spec = replace(spec, snapshot=str(moment.id), shape=moment.shape)
+        else:
+            image_id = await choose_image(self._store, spec.runtime_image_id)
         self._host.check_shape(spec.shape, self._default_shape)
-        image_id = await choose_image(self._store, spec.runtime_image_id)
         await self._disks.check(spec, image_id)
-        engine_id = uuid4()
         async with self._addresses.free_one() as address, self._tcp.taken(spec.tcp, engine_id):
             engine = Engine(
                 id=engine_id,
@@ -171,9 +189,12 @@ class Engines:
                 socket=str(self._host.front.socket_of(spec.name)),
                 address=address,
                 runtime_image_id=image_id,
+                ports=() if moment is None else ports_at(moment, address),
             )
             async with self._events.transaction() as emit:
                 await self._store.engines.add(engine)
+                if moment is not None:
+                    await begun_from(self._store, moment, engine.id)
                 await emit("engine.creating", engine.id, name=spec.name)
         return engine
 
@@ -237,6 +258,23 @@ class Engines:
             )
             await self._sockets.show_if_possible(stopped)
         self._watch.remove_ended(engine.id)
+
+    async def snapshot(self, ref: str, name: str) -> UUID:
+        snapshot_id = uuid4()
+        await self.freeze((await self.get(ref)).id, snapshot_id, name)
+        return snapshot_id
+
+    async def fork(self, ref: str, count: int) -> Sequence[Engine]:
+        return await self.forks(await self.get(ref), count)
+
+    async def freeze(self, engine_id: UUID, snapshot_id: UUID, name: str | None) -> None:
+        """Make a snapshot of a running engine; without a name it is nobody's but the caller's."""
+        with contextlib.suppress(TimeoutError):  # then it is told that it was not handed over
+            async with asyncio.timeout(HAND_OVER_TIMEOUT_S):
+                await self._tasks.ended(bring_up_key(engine_id))
+        async with self._locks.hold(engine_id):
+            engine = await self._store.engines.get(engine_id)
+            await self._freeze(engine, snapshot_id, name)
 
     async def delete(self, ref: str, *, force: bool = False) -> None:
         engine = await self.get(ref)

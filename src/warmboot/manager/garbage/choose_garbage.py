@@ -8,8 +8,8 @@
                 less room on the disk than the floor ─────────────▶ low-disk
     checkpoints over their budget, oldest first ──────────────────▶ over-budget
 
-Never: what is pinned, leased, being built or worked on, and what a rebuild will replace (until it
-does, that is all there is).
+Never: what is pinned, leased, being built or worked on, what a rebuild will replace (until it
+does, that is all there is), and what a user has frozen.
 """
 
 from __future__ import annotations
@@ -82,13 +82,15 @@ def choose_garbage(seen: Seen, limits: Limits, now: datetime) -> tuple[Garbage, 
 
 
 def active_count(snapshots: Collection[RuntimeSnapshot]) -> int:
-    """Those that count against the limit: all but deleted ones, and rebuilds, which give their
-    place back."""
+    """Those that count against the limit: all versions but deleted ones, and rebuilds, which give
+    their place back."""
     alive = {s.id for s in snapshots if s.state is not SnapshotState.DELETED}
     return sum(
         1
         for s in snapshots
-        if s.id in alive and not (s.state is SnapshotState.CREATING and s.replaces in alive)
+        if s.id in alive
+        and s.is_version
+        and not (s.state is SnapshotState.CREATING and s.replaces in alive)
     )
 
 
@@ -111,6 +113,7 @@ def _may_go(snapshot: RuntimeSnapshot, seen: Seen) -> bool:
     return (
         snapshot.state in (SnapshotState.READY, SnapshotState.UNHEALTHY)
         and not snapshot.pinned
+        and snapshot.is_version
         and snapshot.id not in seen.leased
         and snapshot.id not in seen.busy
         and not is_relied_on(snapshot, seen.snapshots)

@@ -34,7 +34,7 @@ from warmboot.model.errors import InUse
 from warmboot.model.garbage import Cached, Garbage, Kind, Why
 from warmboot.model.garbage import Collection as Collected
 from warmboot.model.owned_ids import NO_IDS
-from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
+from warmboot.model.runtime_snapshot import DISK_BASE, RuntimeSnapshot, SnapshotState
 from warmboot.store import Store
 from warmboot.system.disks import free_bytes
 
@@ -104,13 +104,19 @@ class CollectGarbage:
     async def collect_released(self) -> list[UUID]:
         """Remove every deleted snapshot that is not leased, files first, then the row; which."""
         async with self._files:
-            gone = []
-            for snapshot in await self._store.snapshots.list(include_deleted=True):
-                if snapshot.state is SnapshotState.DELETED and await self._give_back(snapshot):
+            gone: list[UUID] = []
+            for snapshot in await self._deleted():
+                if await self._give_back(snapshot):
                     gone.append(snapshot.id)
             if gone:
                 await self._evict_unpacked_of_nobody()
             return gone
+
+    async def _deleted(self) -> list[RuntimeSnapshot]:
+        """What lies on others before those."""
+        found = await self._store.snapshots.list(include_deleted=True)
+        deleted = [one for one in found if one.state is SnapshotState.DELETED]
+        return sorted(deleted, key=lambda one: one.is_version)
 
     async def _evict_unpacked_of_nobody(self) -> None:
         """What was unpacked of a snapshot that is gone is of no use any more."""
@@ -203,6 +209,7 @@ class CollectGarbage:
             # What an image had before its agent was renewed may be under a VM's disk.
             Kind.IMAGE_FOLDER: owned[Of.IMAGE_FOLDERS]
             | {image.path.name for image in images}
+            | {Path(base).parent.name for s in snapshots if (base := s.metadata.get(DISK_BASE))}
             | needed,
             Kind.EMPTY_FOLDER: {str(image.id) for image in images},
             Kind.VM_FOLDER: owned[Of.VMS]
@@ -256,6 +263,7 @@ class CollectGarbage:
             return False  # nobody else can lease it any more: it is deleted
         try:
             await self._host.snapshots.discard(snapshot.runtime_image_id, snapshot.id)
+            await self._store.snapshots.release(str(snapshot.id))  # what it lay on
             await self._store.snapshots.purge(snapshot.id)
         except InUse:  # referenced otherwise; the next round sees to it
             return False

@@ -38,6 +38,14 @@ class Engines(Protocol):
         """Stop its containers, each with ``timeout_s`` until it is killed, and then its VM."""
         ...
 
+    async def snapshot(self, ref: str, name: str) -> UUID:
+        """Freeze a running engine, which runs on; the snapshot's id, when it is ready."""
+        ...
+
+    async def fork(self, ref: str, count: int) -> Sequence[Engine]:
+        """So many engines that go on from this one as it is now; all of them run, or none is."""
+        ...
+
     async def delete(self, ref: str, *, force: bool = False) -> None: ...
 
     async def log_in(self, ref: str, logins: Sequence[RegistryLogin]) -> None:

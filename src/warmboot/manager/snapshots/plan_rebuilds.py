@@ -110,6 +110,8 @@ def _not_before(snapshot: RuntimeSnapshot, policy: RetryPolicy, room_mib: int) -
 
 
 def _wish(snapshot: RuntimeSnapshot, here: HostRequirements) -> Due | None:
+    if not snapshot.is_version:  # a user's: nothing is what it was but itself
+        return None
     fit = fit_of(snapshot, here)
     if fit.kind is FitKind.BROKEN:
         was_ready = "requires" in snapshot.metadata

@@ -16,7 +16,7 @@ from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.snapshots.build_snapshot import BuildSnapshot
 from warmboot.manager.snapshots.plan_rebuilds import RetryPolicy
 from warmboot.manager.snapshots.retries import note_failed_build
-from warmboot.model.errors import Conflict, IllegalTransition, NotFound, NotSupported
+from warmboot.model.errors import Conflict, IllegalTransition, InUse, NotFound, NotSupported
 from warmboot.model.runtime_snapshot import (
     BuildCause,
     RuntimeSnapshot,
@@ -135,6 +135,11 @@ class RuntimeSnapshots:
                 f"the runtime snapshot {snapshot_id} is {old.state}: it cannot be rebuilt",
                 resolution="`warmboot snapshot create` builds a new one",
             )
+        if not old.is_version:
+            raise NotSupported(
+                f"the snapshot {old.name or old.id} is of an engine in use: nothing rebuilds it",
+                resolution="freeze an engine again: `warmboot engine snapshot ENGINE --name NAME`",
+            )
         for other in await self._store.snapshots.for_image(old.runtime_image_id):
             if other.replaces == snapshot_id and other.state is SnapshotState.CREATING:
                 raise Conflict(
@@ -147,6 +152,13 @@ class RuntimeSnapshots:
         snapshot = await self._store.snapshots.get(snapshot_id)
         if snapshot.state is SnapshotState.DELETED:
             raise NotFound(f"there is no runtime snapshot {snapshot_id} (it was deleted)")
+        if upper := await self._store.snapshots.lying_on(snapshot_id):
+            names = [one.name or str(one.id) for one in upper]
+            raise InUse(
+                f"the runtime snapshot {snapshot_id} is in use",
+                details=f"these snapshots lie on it: {', '.join(names)}",
+                resolution=f"remove those first: `warmboot snapshot rm {' '.join(names)}`",
+            )
         await self._store.snapshots.set_state(snapshot_id, SnapshotState.DELETED)
         await self._tasks.cancel(_key(snapshot_id))
         await self._events.emit("runtime-snapshot.deleted", snapshot_id)

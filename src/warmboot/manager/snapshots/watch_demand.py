@@ -60,7 +60,7 @@ class WatchDemand:
         now = datetime.now(UTC)
         misses = self._misses[image_id, shape]
         misses.append(now)
-        known = await self._store.snapshots.list()
+        known = [s for s in await self._store.snapshots.list() if s.is_version]
         if any(s.runtime_image_id == image_id and s.shape == shape for s in known):
             return  # begun since
         demand = judge_demand(

@@ -10,6 +10,8 @@ It may be called again for a tenant that another manager began with: what is the
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import structlog
 
 from warmboot.host.agent import HostAgent
@@ -22,10 +24,10 @@ from warmboot.manager.snapshots.watch_demand import WatchDemand
 from warmboot.manager.tenants.warm_boot import WarmBoot, Warmed
 from warmboot.manager.vms.boot_vm import BootVm, Onlooker, with_second_try
 from warmboot.manager.vms.slots import slot_of
-from warmboot.model.errors import HostError, WarmbootError
+from warmboot.model.errors import HostError, SnapshotDamaged, WarmbootError
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
-from warmboot.model.tenants.boot import BootMethod, FallbackReason, Tenant
+from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason, Tenant
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store
 from warmboot.system.disks import os_error
@@ -82,6 +84,8 @@ class BootTenant:
             await self._booted(tenant, kept, watch, FallbackReason.KEEPS_DISK)
             return kept, None
         image = await self._image(tenant)
+        if tenant.snapshot_id is not None:
+            return await self._from_moment(tenant, image, tenant.snapshot_id, watch, ticket)
         try:
             outcome = await self._warm(tenant, image, watch, ticket, onlooker)
         finally:
@@ -104,6 +108,39 @@ class BootTenant:
         if outcome.reason is FallbackReason.SHAPE_MISMATCH:
             await self._demand.missed(image.id, tenant.shape)
         return record, None
+
+    async def _from_moment(
+        self,
+        tenant: Tenant,
+        image: RuntimeImage,
+        snapshot_id: UUID,
+        watch: Stopwatch,
+        ticket: BootTicket,
+    ) -> tuple[VmRecord, Warmed | None]:
+        """It goes on from there, or fails: nothing else is what was asked for.
+
+        There is no onlooker: what is connected before it is its own self is hung up then.
+        """
+        snapshot = await self._store.snapshots.get(snapshot_id)
+        if tenant.boot is BootPolicy.COLD:
+            ticket.booted()
+            reason = FallbackReason.REQUESTED
+            await self._expect(tenant, reason)
+            await self.tell(tenant, "boot", reason=reason, details="")
+            prepared = await self._prepare(image)
+            record = await self._boot.cold(tenant, prepared, watch, ticket, _NOBODY, snapshot)
+            await self._booted(tenant, record, watch, reason)
+            return record, None
+        began_s = watch.elapsed_s
+        try:
+            record = await self._boot.warm(tenant, image, snapshot, watch, ticket, _NOBODY)
+        except SnapshotDamaged as error:
+            await self._health.failed(snapshot, error)
+            raise
+        finally:
+            ticket.booted()
+        await self._booted(tenant, record, watch, None, snapshot=snapshot)
+        return record, Warmed(record, snapshot, watch.elapsed_s - began_s)
 
     async def clear_away(self, tenant: Tenant) -> None:
         """Give back what its VM had. Idempotent.

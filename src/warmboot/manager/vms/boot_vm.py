@@ -26,7 +26,13 @@ from warmboot.host.agent import HostAgent
 from warmboot.host.guest.guest_link import Claimed, Identity
 from warmboot.host.network import Slot
 from warmboot.host.vm.boot_logs import last_lines
-from warmboot.host.vm.vm_files import DiskSource, image_disks, kept_disk, snapshot_disks
+from warmboot.host.vm.vm_files import (
+    DiskSource,
+    image_disks,
+    kept_disk,
+    moment_disks,
+    snapshot_disks,
+)
 from warmboot.manager.core.admission import BootTicket
 from warmboot.manager.core.saga import Saga, SagaRunner, Step
 from warmboot.manager.core.stopwatch import Stopwatch
@@ -81,7 +87,7 @@ class BootNotes:
 
 @dataclass(slots=True)
 class _Boot:
-    """What is booted for whom, and what became of it so far."""
+    """What is booted for whom, and what became of it so far. ``cold``: from its disk alone."""
 
     tenant: Tenant
     image: RuntimeImage
@@ -90,12 +96,17 @@ class _Boot:
     ticket: BootTicket
     onlooker: Onlooker
     snapshot: RuntimeSnapshot | None = None
+    cold: bool = False
     kept: VmRecord | None = None
     prepared: Prepared | None = None
     token: str = field(default_factory=partial(secrets.token_urlsafe, 32))
     record: VmRecord = field(init=False)
     claimed: Claimed = field(init=False)
     claimed_after_s: float = field(init=False)
+
+    @property
+    def restores(self) -> bool:
+        return self.snapshot is not None and not self.cold
 
     def notes(self) -> BootNotes:
         vm_id = new_vm_id()
@@ -162,8 +173,11 @@ class BootVm:
         watch: Stopwatch,
         ticket: BootTicket,
         onlooker: Onlooker,
+        frozen: RuntimeSnapshot | None = None,
     ) -> VmRecord:
-        return await self._boot(_Boot(tenant, image, tenant.shape, watch, ticket, onlooker))
+        """``frozen``: on the disk of that one, which is of a VM in use."""
+        boot = _Boot(tenant, image, tenant.shape, watch, ticket, onlooker, frozen, cold=True)
+        return await self._boot(boot)
 
     async def again(
         self,
@@ -185,7 +199,7 @@ class BootVm:
             with on_failure(boot.onlooker.lost):
                 await self._runner.run(self.saga, tenant.id, notes, boot)
         except (GuestError, VmGone) as error:
-            if boot.snapshot is None:
+            if not boot.restores:
                 await self._quote_console(error, tenant, notes.vm_id)
             raise
         return boot.record
@@ -248,8 +262,12 @@ class BootVm:
         if boot.kept is not None:
             return replace(image_disks(boot.image), keep=kept_disk(boot.kept.spec))
         if boot.snapshot is not None:
-            await self._host.snapshots.check(boot.snapshot.snapshot_path)
-            return snapshot_disks(boot.snapshot.snapshot_path)
+            path = boot.snapshot.snapshot_path
+            manifest = await self._host.snapshots.check(path)
+            if manifest.moment is None:
+                return snapshot_disks(path)
+            disks = moment_disks(path, manifest.moment)
+            return replace(disks, rootfs=boot.image.rootfs) if boot.cold else disks
         return image_disks(boot.image)
 
     async def _unmake(self, tenant_id: UUID, notes: BootNotes) -> None:
@@ -264,7 +282,7 @@ class BootVm:
 
     async def _start(self, _: BootNotes, boot: _Boot) -> None:
         record = boot.record
-        if boot.snapshot is None:
+        if boot.snapshot is None or boot.cold:
             with boot.watch.stage("boot"):
                 handle = await self._host.vms.boot(record.spec, boot.token)
         else:
@@ -308,18 +326,18 @@ class BootVm:
         await self._store.vms.update(boot.record.id, handle=boot.record.handle)
 
     def _timeout_s(self, boot: _Boot) -> float:
-        return self._timeouts.cold_s if boot.snapshot is None else self._timeouts.warm_s
+        return self._timeouts.warm_s if boot.restores else self._timeouts.cold_s
 
     def _waited_s(self, boot: _Boot) -> float:
         """How much of the time for Docker is over."""
-        if boot.snapshot is not None:
+        if boot.restores:
             return min(boot.claimed.docker_waited_s, self._docker_at_once_s(boot))
         # An agent that came at the last moment leaves its Docker a little.
         return min(boot.claimed_after_s, self._timeouts.cold_s / 2)
 
     def _docker_at_once_s(self, boot: _Boot) -> float:
         """Where Docker runs already it is asked for in the same breath, for half of its time."""
-        if boot.snapshot is None:
+        if not boot.restores:
             return 0.0
         return min(DOCKER_AT_ONCE_S, self._timeout_s(boot) / 2)
 

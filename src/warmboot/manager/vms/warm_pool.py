@@ -136,7 +136,9 @@ class WarmPool:
         fitting = [
             snapshot
             for snapshot in await self._store.snapshots.list()
-            if fit_of(snapshot, here).usable and not snapshot.metadata.get("compressed")
+            if snapshot.is_version
+            and fit_of(snapshot, here).usable
+            and not snapshot.metadata.get("compressed")
         ]
         return max(fitting, key=lambda s: s.last_used_at or s.created_at, default=None)
 

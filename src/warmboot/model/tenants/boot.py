@@ -127,6 +127,11 @@ class Tenant(Protocol):
     def runtime_image_id(self) -> UUID | None: ...
 
     @property
+    def snapshot_id(self) -> UUID | None:
+        """Of the VM in use, as it was, from which it is to go on; ``None``: any version will do."""
+        ...
+
+    @property
     def vm_id(self) -> str | None: ...
 
     @property

@@ -95,7 +95,8 @@ class EngineSpec:
     its VM has died. ``time_to_live_s``: it goes that long after it was created. ``holder``: it goes
     when this process has ended. ``host_ports``: ports of the host's 127.0.0.1 that it may reach.
     ``disk_mib`` is the size of its disk; ``None`` for what the runtime image has.
-    ``tcp``: where it is reached over TCP, too, with TLS on both sides.
+    ``tcp``: where it is reached over TCP, too, with TLS on both sides. ``snapshot``: the engine as
+    it was, from which it goes on, by name or id, and by id once it is created; empty for none.
     """
 
     name: str
@@ -110,6 +111,7 @@ class EngineSpec:
     host_ports: tuple[int, ...] = ()
     disk_mib: int | None = None
     tcp: TcpAddress | None = None
+    snapshot: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,10 @@ class Engine:
     @property
     def requested_shape(self) -> Shape | None:
         return self.spec.shape
+
+    @property
+    def snapshot_id(self) -> UUID | None:
+        return UUID(self.spec.snapshot) if self.spec.snapshot else None
 
     @property
     def fallback_message(self) -> str:

@@ -9,6 +9,7 @@ WHERE, so of two that race one wins and the other gets ``IllegalTransition``.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from datetime import datetime
@@ -18,36 +19,26 @@ from uuid import UUID
 from sqlalchemy import Select, bindparam, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from warmboot.model.errors import Conflict, IllegalTransition, InUse, NotFound
+from warmboot.model.errors import Conflict, IllegalTransition, InUse, NameTaken
 from warmboot.model.runtime_snapshot import (
     SNAPSHOT_TRANSITIONS,
+    Depth,
     RuntimeSnapshot,
     SnapshotState,
 )
 from warmboot.model.shapes import Shape
 from warmboot.store.clock import now
-from warmboot.store.database import Database
 from warmboot.store.lenient import Rows
 from warmboot.store.repositories.guard import Changes, Updates, check_fields, with_shape
 from warmboot.store.repositories.images import remove_forgotten, unknown_image
+from warmboot.store.repositories.leases import LEASABLE, LeaseRepository, unknown_snapshot
+from warmboot.store.storable import is_storable
 from warmboot.store.tables import images, leases, runtime_snapshots
-from warmboot.store.types import SafeText, UtcDateTime
 
-_LEASABLE = (SnapshotState.READY, SnapshotState.UNHEALTHY)
 _FIELDS = [field.name for field in fields(RuntimeSnapshot)]
-_CHANGEABLE = frozenset(_FIELDS) - {"id", "runtime_image_id", "state", "created_at", "version"}
-_LEASE_SOURCE = (
-    select(
-        runtime_snapshots.c.id,
-        bindparam("holder_id_", type_=SafeText()),
-        bindparam("created_at_", type_=UtcDateTime()),
-    )
-    .where(
-        runtime_snapshots.c.id == bindparam("snapshot_id_"),
-        runtime_snapshots.c.state.in_(_LEASABLE),
-    )
-    .with_for_update(read=True)
-)
+_CHANGEABLE = frozenset(_FIELDS) - {
+    *("id", "runtime_image_id", "state", "created_at", "version", "depth"),
+}
 
 
 def _snapshot(values: dict[str, Any]) -> RuntimeSnapshot:
@@ -74,33 +65,29 @@ _OF_IMAGE = (
     .where(
         runtime_snapshots.c.runtime_image_id == bindparam("image_id"),
         runtime_snapshots.c.state != SnapshotState.DELETED,
+        runtime_snapshots.c.depth == Depth.RUNTIME,
     )
     .order_by(*_NEWEST_FIRST)
 )
 
 
-def _unknown(snapshot_id: UUID) -> NotFound:
-    return NotFound(
-        f"there is no runtime snapshot {snapshot_id}",
-        resolution="see `warmboot snapshot ls`",
+def _taken(name: str) -> NameTaken:
+    return NameTaken(
+        f"there is a snapshot named {name!r} already",
+        resolution=f"choose another name, or remove that one (`warmboot snapshot rm {name}`)",
     )
 
 
-class RuntimeSnapshotRepository:
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        insert = database.insert(leases).from_select(
-            ["snapshot_id", "holder_id", "created_at"], _LEASE_SOURCE
-        )
-        self._lease = insert.on_conflict_do_nothing().returning(leases.c.snapshot_id)
-
+class RuntimeSnapshotRepository(LeaseRepository):
     async def add(self, snapshot: RuntimeSnapshot) -> RuntimeSnapshot:
-        """The snapshot with its version's number. ``NotFound`` if its image is not there.
+        """The snapshot with its version's number. ``NotFound`` if its image is not there,
+        ``NameTaken``.
 
         One that replaces another begins with that one's weight and pin.
         """
         image_id = snapshot.runtime_image_id
-        async with self._database.write(unknown_image(image_id)) as connection:
+        refusal = unknown_image(image_id) if snapshot.name is None else _taken(snapshot.name)
+        async with self._database.write(refusal) as connection:
             numbered = replace(
                 snapshot,
                 version=await _number(connection, snapshot),
@@ -118,6 +105,29 @@ class RuntimeSnapshotRepository:
         async with self._database.read() as connection:
             return await _get(connection, snapshot_id)
 
+    async def find(self, reference: str) -> RuntimeSnapshot:
+        """One that is not deleted, by its name or whole id; or ``NotFound``."""
+        known = runtime_snapshots.c
+        condition = known.name == reference
+        with contextlib.suppress(ValueError):
+            condition = known.id == UUID(reference)
+        if is_storable(reference):
+            found = await self._many(
+                select(*ROWS.columns).where(condition, known.state != SnapshotState.DELETED)
+            )
+            if found:
+                return found[0]
+        raise unknown_snapshot(reference)
+
+    async def lying_on(self, snapshot_id: UUID) -> tuple[RuntimeSnapshot, ...]:
+        """Those that are not deleted and need this one, newest first."""
+        known = runtime_snapshots.c
+        return await self._many(
+            select(*ROWS.columns).where(
+                known.parent_id == snapshot_id, known.state != SnapshotState.DELETED
+            )
+        )
+
     async def list(self, *, include_deleted: bool = False) -> tuple[RuntimeSnapshot, ...]:
         """All, newest first."""
         query = select(*ROWS.columns)
@@ -128,7 +138,7 @@ class RuntimeSnapshotRepository:
     async def for_image(
         self, image_id: UUID, shape: Shape | None = None
     ) -> tuple[RuntimeSnapshot, ...]:
-        """Those of an image that are not deleted, of any shape or one; newest first."""
+        """An image's versions that are not deleted, of any shape or one; newest first."""
         async with self._database.read() as connection:
             rows = await connection.execute(_OF_IMAGE, {"image_id": image_id})
             found = ROWS.all(rows)
@@ -187,11 +197,11 @@ class RuntimeSnapshotRepository:
             if boot_s is not None:
                 boots = await connection.scalar(_BOOTS, {"id": snapshot_id})
                 if boots is None:
-                    raise _unknown(snapshot_id)
+                    raise unknown_snapshot(snapshot_id)
                 changes["boots"] = boots.plus(boot_s)
             row = await _SUCCESS.update(connection, snapshot_id, changes)
             if row is None:
-                raise _unknown(snapshot_id)
+                raise unknown_snapshot(snapshot_id)
             return ROWS.one(row)
 
     async def record_failure(
@@ -239,42 +249,8 @@ class RuntimeSnapshotRepository:
         async with self._database.write() as connection:
             row = (await connection.execute(query.with_for_update())).first()
             if row is None:
-                raise _unknown(snapshot_id)
+                raise unknown_snapshot(snapshot_id)
             return await _change(connection, snapshot_id, metadata={**row.metadata, **metadata})
-
-    async def lease(self, snapshot_id: UUID, holder_id: str) -> None:
-        """Keep its files in place for ``holder_id``; repeating it changes nothing.
-
-        ``Conflict`` unless it is ready or unhealthy. The row is share-locked on the way, so that a
-        delete at the same moment comes either before (no lease) or after (the lease is seen).
-        """
-        values = {"snapshot_id_": snapshot_id, "holder_id_": holder_id, "created_at_": now()}
-        async with self._database.write(alone=True) as connection:
-            if (await connection.execute(self._lease, values)).first() is not None:
-                return
-            snapshot = await _get(connection, snapshot_id)
-            if snapshot.state not in _LEASABLE:
-                raise Conflict(
-                    f"the runtime snapshot {snapshot_id} cannot be used",
-                    details=f"it is {snapshot.state}",
-                    resolution="use another one, or boot cold",
-                )
-
-    async def release(self, holder_id: str) -> int:
-        """Give back all that ``holder_id`` has leased; how many those were."""
-        async with self._database.write(alone=True) as connection:
-            gone = await connection.execute(delete(leases).where(leases.c.holder_id == holder_id))
-            return gone.rowcount
-
-    async def leases(self, snapshot_id: UUID) -> tuple[str, ...]:
-        """Who holds it, longest first."""
-        query = (
-            select(leases.c.holder_id)
-            .where(leases.c.snapshot_id == snapshot_id)
-            .order_by(leases.c.created_at, leases.c.holder_id)
-        )
-        async with self._database.read() as connection:
-            return tuple((await connection.execute(query)).scalars())
 
     async def retire(self, seen: RuntimeSnapshot) -> bool:
         """Mark it deleted if it is as it was ``seen``, and nothing holds it; whether that was so.
@@ -293,7 +269,7 @@ class RuntimeSnapshotRepository:
             now = None if row is None else ROWS.one(row)
             if now is None or (now.state, now.last_used_at) != (seen.state, seen.last_used_at):
                 return False
-            if now.pinned or now.state not in _LEASABLE:
+            if now.pinned or now.state not in LEASABLE:
                 return False
             for query in (held, built):
                 if (await connection.execute(query.limit(1))).first() is not None:
@@ -340,13 +316,15 @@ class RuntimeSnapshotRepository:
 
 
 async def _number(connection: AsyncConnection, snapshot: RuntimeSnapshot) -> int:
-    """The next version's number of its image and shape; the image's row is locked."""
+    """The next version's number of its image and shape, whose row is locked; 0: it is none."""
     image_id = snapshot.runtime_image_id
     known = images.c.id == image_id, images.c.deleted_at.is_(None)
     query = select(images.c.versions).where(*known).with_for_update(key_share=True)
     row = (await connection.execute(query)).first()
     if row is None:
         raise unknown_image(image_id)
+    if not snapshot.is_version:
+        return 0
     key = f"{snapshot.shape.vcpus}x{snapshot.shape.memory_mib}"
     number = snapshot.version or row.versions.get(key, 0) + 1
     versions = {**row.versions, key: max(number, row.versions.get(key, 0))}
@@ -366,7 +344,7 @@ async def _get(connection: AsyncConnection, snapshot_id: UUID) -> RuntimeSnapsho
     query = select(*ROWS.columns).where(runtime_snapshots.c.id == snapshot_id)
     row = (await connection.execute(query)).first()
     if row is None:
-        raise _unknown(snapshot_id)
+        raise unknown_snapshot(snapshot_id)
     return ROWS.one(row)
 
 
@@ -379,7 +357,7 @@ async def _change(connection: AsyncConnection, snapshot_id: UUID, **values: Any)
     )
     row = (await connection.execute(statement)).first()
     if row is None:
-        raise _unknown(snapshot_id)
+        raise unknown_snapshot(snapshot_id)
     return ROWS.one(row)
 
 
@@ -388,5 +366,5 @@ async def _move(
 ) -> RuntimeSnapshot:
     row = await _CHANGES.move(connection, snapshot_id, new, with_shape(changes))
     if row is None:
-        raise _unknown(snapshot_id)
+        raise unknown_snapshot(snapshot_id)
     return ROWS.one(row)

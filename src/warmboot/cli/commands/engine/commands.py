@@ -26,7 +26,7 @@ from warmboot.cli.commands.options import (
     RuntimeImage,
     TimeToLive,
 )
-from warmboot.cli.completion import engine_names
+from warmboot.cli.completion import engine_names, snapshot_names
 from warmboot.cli.drive import connect, drive, each, usage
 from warmboot.cli.parsing import parse_labels, parse_tcp
 from warmboot.cli.terminal.foreground import note
@@ -38,6 +38,7 @@ from warmboot.cli.terminal.output import (
     short,
     with_reason,
 )
+from warmboot.cli.terminal.progress import status
 from warmboot.model.errors import WarmbootError
 
 if TYPE_CHECKING:
@@ -94,6 +95,15 @@ def create(
     rm: Annotated[bool, typer.Option("--rm", help="remove it when it has stopped")] = False,
     cold: Cold = False,
     runtime: RuntimeImage = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="snapshot of an engine, from which it goes on with all that ran there",
+            metavar="SNAPSHOT",
+            autocompletion=snapshot_names,
+        ),
+    ] = None,
     context: Annotated[
         bool, typer.Option("--context", help="create a docker context of the same name")
     ] = False,
@@ -112,6 +122,8 @@ def create(
     body |= {"auto_remove": rm, "boot": "cold" if cold else "auto"}
     if name is not None:
         body["name"] = name
+    if from_ is not None:
+        body["snapshot"] = from_
 
     async def work() -> Engine:
         async with connect() as client:
@@ -122,6 +134,23 @@ def create(
     if context:
         made_context(engine.name, engine.docker_host)
     print(engine.id)
+
+
+@app.command()
+def snapshot(
+    ref: Ref,
+    name: Annotated[
+        str, typer.Option(help="name of the snapshot", metavar="NAME", show_default=False)
+    ],
+) -> None:
+    """Freeze a running engine, which runs on, and print the id of its snapshot."""
+
+    async def work() -> str:
+        async with connect() as client:
+            with status("freezing the engine …"):
+                return await client.engines.snapshot(ref, name)
+
+    print(drive(work()))
 
 
 @app.command("ls")

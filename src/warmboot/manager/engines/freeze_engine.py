@@ -1,0 +1,249 @@
+"""Freezes a running engine into a snapshot, from which others go on; it runs on itself.
+
+    row ─▶ folder ─▶ freeze ─▶ publish ─▶ ready
+    and    temporary  it stands  summed,
+    leases            still      renamed
+
+What the VM itself lies on is kept for the snapshot by leases of its own. A moment of an engine that
+comes of a moment lies on the same as that one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import structlog
+
+from warmboot.host.agent import HostAgent
+from warmboot.host.vm.freeze_vm import FrozenVm
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.saga import Saga, SagaRunner, Step
+from warmboot.manager.core.stopwatch import Stopwatch
+from warmboot.model.errors import Conflict, IllegalTransition, NotFound, NotSupported, VmGone
+from warmboot.model.runtime_image import RuntimeImage, speaks_with
+from warmboot.model.runtime_snapshot import (
+    DISK_BASE,
+    PORTS,
+    Depth,
+    HostRequirements,
+    RuntimeSnapshot,
+    SnapshotManifest,
+    SnapshotState,
+    requirements_of,
+)
+from warmboot.model.tenants.engine import Engine, EngineState
+from warmboot.model.vm import VmRecord
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class FreezeNotes:
+    """Journaled."""
+
+    image_id: UUID
+    frozen: str
+    """The id of the VM, which is not ours to end."""
+
+
+@dataclass(slots=True)
+class _Freeze:
+    engine: Engine
+    record: VmRecord
+    image: RuntimeImage
+    source: RuntimeSnapshot | None
+    row: RuntimeSnapshot
+    requires: HostRequirements
+    agent_version: str
+    watch: Stopwatch
+    folder: Path = field(init=False)
+    moment: FrozenVm = field(init=False)
+    manifest: SnapshotManifest = field(init=False)
+
+
+class FreezeEngine:
+    """Call it with a running engine, whose lock is held, and the id of the snapshot to be."""
+
+    def __init__(self, store: Store, host: HostAgent, runner: SagaRunner, events: EventLog) -> None:
+        self._store = store
+        self._host = host
+        self._runner = runner
+        self._events = events
+        self.saga = Saga(
+            "freeze-engine",
+            FreezeNotes,
+            Step("row", self._add, self._forget),
+            Step("folder", self._begin_folder, self._discard_folder),
+            Step("freeze", self._freeze, self._go_on),
+            Step("publish", self._publish),
+            Step("ready", self._ready),
+        )
+
+    async def __call__(self, engine: Engine, snapshot_id: UUID, name: str | None) -> None:
+        watch = Stopwatch()
+        freeze = await self._look(engine, snapshot_id, name, watch)
+        await self._host.storage.ensure_room()
+        notes = FreezeNotes(freeze.image.id, freeze.record.id)
+        await self._runner.run(self.saga, snapshot_id, notes, freeze)
+        log.info(
+            f"Engine {engine.id} was frozen in {watch.elapsed_s:.2f}s, of which it stood still for "
+            f"{freeze.moment.standstill_s:.3f}s"
+        )
+
+    async def _look(
+        self, engine: Engine, snapshot_id: UUID, name: str | None, watch: Stopwatch
+    ) -> _Freeze:
+        """What is to be done, or why it cannot be."""
+        if engine.state is not EngineState.RUNNING or engine.vm_id is None:
+            raise Conflict(
+                f"the engine {engine.name} is {engine.state}: only one that runs can be frozen",
+                resolution=f"start it: `warmboot engine start {engine.name}`",
+            )
+        if not engine.handed_over:
+            raise Conflict(
+                f"the engine {engine.name} has just been booted, and is not ready to be frozen",
+                resolution="try again in a moment",
+            )
+        probe = await self._host.probe()
+        if not probe.capabilities.freezes:
+            raise NotSupported(
+                f"this host's {probe.host.hypervisor} cannot freeze VMs in use",
+                resolution="use QEMU or Firecracker (MANAGER_HYPERVISOR)",
+            )
+        agent_version = str((await self._host.vms.link(engine.vm_id).health())["version"])
+        if not speaks_with(agent_version):
+            raise NotSupported(
+                f"the engine {engine.name} was booted by an earlier release, whose guest agent "
+                "cannot become another's",
+                resolution=f"boot it again: `warmboot engine stop {engine.name}`, then `warmboot "
+                f"engine start {engine.name}`",
+            )
+        record = await self._store.vms.get(engine.vm_id)
+        source = None
+        if record.snapshot_id is not None:
+            source = await self._store.snapshots.get(record.snapshot_id)
+        assert engine.runtime_image_id is not None
+        image = await self._store.images.get(engine.runtime_image_id)
+        row = RuntimeSnapshot(
+            id=snapshot_id,
+            runtime_image_id=image.id,
+            snapshot_path=self._host.snapshots.path(image.id, snapshot_id),
+            state=SnapshotState.CREATING,
+            hypervisor=probe.host.hypervisor,
+            fc_version=probe.host.hypervisor_version,
+            shape=record.spec.shape,
+            created_at=datetime.now(UTC),
+            depth=Depth.ENGINE,
+            name=name,
+            parent_id=_root_of(source),
+        )
+        return _Freeze(engine, record, image, source, row, probe.host, agent_version, watch)
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    async def _add(self, _: FreezeNotes, freeze: _Freeze) -> None:
+        row, source = freeze.row, freeze.source
+        async with self._events.transaction() as emit:
+            await self._store.snapshots.add(row)
+            if source is not None:
+                holder = str(freeze.engine.id) if source.is_version else str(source.id)
+                await self._store.snapshots.share_leases(holder, str(row.id))
+            await emit(
+                "runtime-snapshot.creating", row.id, replaces=None, cause=row.cause, version=0
+            )
+
+    async def _forget(self, snapshot_id: UUID, _: FreezeNotes) -> None:
+        with contextlib.suppress(NotFound):
+            if await self._is_done(snapshot_id):
+                return
+            await self._store.snapshots.release(str(snapshot_id))
+            with contextlib.suppress(IllegalTransition):  # it is deleted already
+                await self._store.snapshots.set_state(snapshot_id, SnapshotState.DELETED)
+                await self._events.emit("runtime-snapshot.deleted", snapshot_id)
+            await self._store.snapshots.purge(snapshot_id)
+
+    async def _begin_folder(self, _: FreezeNotes, freeze: _Freeze) -> None:
+        rootfs = next(disk.path for disk in freeze.record.spec.disks if disk.read_only)
+        freeze.folder = await self._host.snapshots.begin_moment(
+            freeze.image.id, freeze.row.id, rootfs
+        )
+
+    async def _discard_folder(self, snapshot_id: UUID, notes: FreezeNotes) -> None:
+        with contextlib.suppress(NotFound):
+            if await self._is_done(snapshot_id):
+                return
+        await self._host.snapshots.discard(notes.image_id, snapshot_id)
+
+    async def _is_done(self, snapshot_id: UUID) -> bool:
+        """The manager died after the last step: it is a snapshot like any other now."""
+        return (await self._store.snapshots.get(snapshot_id)).state in (
+            SnapshotState.READY,
+            SnapshotState.UNHEALTHY,
+        )
+
+    async def _freeze(self, _: FreezeNotes, freeze: _Freeze) -> None:
+        record = freeze.record
+        if freeze.row.name is not None:  # it may be started from its disk alone some day
+            await self._host.vms.link(record.id).sync()
+        freeze.moment = await self._host.vms.freeze_in_use(record, freeze.folder)
+
+    async def _go_on(self, _: UUID, notes: FreezeNotes) -> None:
+        """The VM may stand still since another manager was killed."""
+        with contextlib.suppress(NotFound, VmGone):
+            await self._host.vms.go_on(await self._store.vms.get(notes.frozen))
+
+    async def _publish(self, _: FreezeNotes, freeze: _Freeze) -> None:
+        row, source = freeze.row, freeze.source
+        requires = freeze.requires
+        if source is not None and freeze.moment.machine.based:  # its VMM may be an earlier one's
+            requires = requirements_of(source) or requires
+        freeze.manifest = await self._host.snapshots.publish_moment(
+            freeze.folder,
+            SnapshotManifest(
+                snapshot_id=row.id,
+                image_digest=freeze.image.digest,
+                agent_version=freeze.agent_version,
+                shape=row.shape,
+                requires=requires,
+                files={},
+                created_at=row.created_at,
+                cmdline=freeze.record.spec.cmdline,
+            ),
+            source=None if source is None else source.snapshot_path,
+            based=freeze.moment.machine.based,
+            disk_base=freeze.moment.disk.base,
+            layers=freeze.moment.layers,
+            token=freeze.record.token,
+        )
+
+    async def _ready(self, _: FreezeNotes, freeze: _Freeze) -> None:
+        row, manifest, moment = freeze.row, freeze.manifest, freeze.manifest.moment
+        assert moment is not None
+        metadata = {
+            **await self._host.snapshots.memory_metadata(row.snapshot_path),
+            "agent_version": manifest.agent_version,
+            "requires": asdict(manifest.requires),
+            "engine": freeze.engine.name,
+            "standstill_s": round(freeze.moment.standstill_s, 4),
+            DISK_BASE: None if moment.disk_base is None else str(moment.disk_base),
+            PORTS: [
+                {"container": one.container, "held": one.held, **asdict(one.mapping)}
+                for one in (await self._store.engines.get(freeze.engine.id)).ports
+            ],
+        }
+        told = {"seconds": round(freeze.watch.elapsed_s, 4), "replaces": None}
+        async with self._events.transaction() as emit:
+            await self._store.snapshots.update_metadata(row.id, metadata)
+            await self._store.snapshots.set_state(row.id, SnapshotState.READY)
+            await emit("runtime-snapshot.ready", row.id, **told)
+
+
+def _root_of(source: RuntimeSnapshot | None) -> UUID | None:
+    if source is None:
+        return None
+    return source.id if source.is_version else source.parent_id
