@@ -38,6 +38,8 @@ WORKERS = "needs a Docker engine with CRIU; tests/workers does each of these"
 
 LOGINS = "needs a registry; tests/cli/test_cli_engine_logins.py gives logins"
 
+FROZEN = "a simulated VM runs no Docker; tests/e2e/test_e2e_engines.py freezes and forks a real one"
+
 ENGINE_PAGES = "a simulated VM runs no Docker; tests/e2e/test_e2e_engine_how_tos.py has real ones"
 
 NOT_HERE: dict[str, dict[str, str]] = {
@@ -45,6 +47,12 @@ NOT_HERE: dict[str, dict[str, str]] = {
     | {"docker": ENGINE_PAGES},
     "ci-jobs.md": {"warmboot": ENGINE_PAGES, "eval": ENGINE_PAGES, "docker": ENGINE_PAGES},
     "container-images.md": {"docker save": "needs a Docker engine; its output is made otherwise"},
+    "database-for-every-test.md": {
+        "warmboot": FROZEN,
+        "eval": FROZEN,
+        "docker": FROZEN,
+        "echo": FROZEN,
+    },
     "engines.md": {
         "warmboot engine run": ENGINES,
         "warmboot engine create tests --host-port": "a simulated VM has no network",

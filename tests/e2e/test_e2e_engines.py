@@ -185,6 +185,7 @@ async def test_a_published_port_is_there_when_docker_has_answered(
         assert await eventually(lambda: _page_soon(int(shown.rpartition(":")[2])), "and so") == PAGE
         taken = await engine.docker("run", "-d", "-p", f"{number}:8080", TOOLS, code=125)
         assert "port is already allocated" in taken.err
+        await forks_go_on(place, engine, number)
         await engine.docker("rm", "-f", "web")
 
         async def closed() -> bool:
@@ -194,6 +195,57 @@ async def test_a_published_port_is_there_when_docker_has_answered(
         await eventually(closed, "the port goes with its container")
         again = await engine.docker("run", "-d", "-p", f"{number}:8080", TOOLS)
         assert again.out
+
+
+async def forks_go_on(place: Site, source: Engine, number: int) -> None:
+    """What runs in an engine runs on in those that are made from it, and each is its own self."""
+    said = "read x </proc/sys/kernel/random/uuid; while echo $x; do sleep 0.2; done"
+    privileged = ("--privileged", "--pid", "host", "--name", "memory")
+    await source.docker("run", "-d", *privileged, TOOLS, "sh", "-c", said)
+
+    async def spoken() -> str:
+        return (await source.docker("logs", "memory")).out
+
+    secret = (await eventually(spoken, "it has drawn its secret")).split()[0]
+    await place.cli("engine", "snapshot", source.name, "--name", "seeded")
+    await place.cli("engine", "create", "--from", "seeded", "copy")
+    names = ["copy", *(await place.cli("fork", source.name, "-n", "2")).out.split()]
+    assert names == ["copy", "ports-1", "ports-2"]
+    engines = [source, *(Engine(place, name) for name in names)]
+    seen = [await self_of(engine, number, secret) for engine in engines]
+    for own in zip(*seen, strict=True):
+        assert len(set(own)) == len(engines), f"each has its own: {own}"
+    refused = await place.cli("snapshot", "rm", str(await base_of(place)), code=1)
+    assert "these snapshots lie on it: seeded" in refused.err
+    await place.cli("engine", "rm", "-f", *names)
+    await place.cli("snapshot", "rm", "seeded")
+    await source.docker("rm", "-f", "memory")
+
+
+async def self_of(engine: Engine, number: int, secret: str) -> tuple[str, ...]:
+    """What no other has; all that they have in common is compared here."""
+    described = await engine.described()
+    assert await page_at(number, described["address"]) == PAGE
+    lines = (await engine.docker("logs", "--since", "1s", "memory")).out.split()
+    assert set(lines) == {secret}, "its memory is what it was, and it runs"
+    files = ("1/root/etc/machine-id", "1/root/etc/hostname", "sys/kernel/random/uuid")
+    read = "; ".join(f"cat /proc/{file}" for file in files)
+    machine_id, host_name, drawn = (
+        await engine.docker("exec", "memory", "sh", "-c", read)
+    ).out.split()
+    assert host_name == engine.name
+    info = json.loads((await engine.docker("info", "-f", "{{json .}}")).out)
+    assert f"warmboot.engine={engine.name}" in info["Labels"]
+    return described["address"], machine_id, drawn, engine.name
+
+
+async def base_of(place: Site) -> str:
+    (seeded,) = [
+        one
+        for one in json.loads((await place.cli("snapshot", "ls", "--json")).out)
+        if one["name"] == "seeded"
+    ]
+    return str(seeded["parent_id"])
 
 
 async def _page_soon(number: int) -> bytes | None:

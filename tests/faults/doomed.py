@@ -30,6 +30,7 @@ from warmboot.host.snapshots.snapshot_files import SnapshotFiles
 from warmboot.host.storage.disk_scan import DiskScan
 from warmboot.host.storage.stored_images import StoredImages
 from warmboot.host.vms import Vms
+from warmboot.hypervisors.simulated.vm import SimulatedVm
 from warmboot.manager.containers.bring_up import BringUp
 from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.engines.engine_sockets import EngineSockets
@@ -103,6 +104,17 @@ async def engine(manager: Manager) -> None:
     await engines.engines_of(manager).delete("victim", force=True)
 
 
+async def freeze(manager: Manager) -> None:
+    """An engine is made a snapshot of."""
+    await engines.create(manager, "victim")
+    await engines.engines_of(manager).snapshot("victim", "seeded")
+
+
+async def fork(manager: Manager) -> None:
+    await engines.create(manager, "victim")
+    await engines.engines_of(manager).fork("victim", 2)
+
+
 async def go_on(manager: Manager) -> None:
     """Only what an earlier manager had begun."""
     await settled(manager.running)
@@ -173,13 +185,14 @@ WORK: dict[str, Callable[[Manager], Awaitable[None]]] = {
     work.__name__: work
     for work in (
         *(cold, warm, short, engine, go_on, build, rebuild, delete, delete_snapshot, start),
-        *(compress, unpack, collect, migrate),
+        *(compress, unpack, collect, migrate, freeze, fork),
     )
 }
 
 
 PARTS: dict[str, Any] = {
     "guest": DockerClient,
+    "vm": SimulatedVm,
     "host-vms": Vms,
     "host-images": StoredImages,
     "files": SnapshotFiles,

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import pytest
 from tests.faults.test_killed_manager import BOOT, Die, clear, die, names, place, reaper
+from tests.support.absent import ABSENT
 from tests.support.engines import docker, engines_of
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, eventually, front_pids
 from tests.support.prepared_labs import prepare
 
+from warmboot.manager.engines.fork_engine import ForkEngine
+from warmboot.manager.engines.freeze_engine import FreezeEngine
 from warmboot.manager.ports import EngineUntil
 from warmboot.model.errors import NotFound
-from warmboot.model.runtime_snapshot import RuntimeSnapshot
+from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.tenants.engine import EngineState
 
 __all__ = ["die", "place", "reaper"]
@@ -36,6 +39,15 @@ STOPPED = [
     ("events", "append", "before", "engine.stopped"),
     ("events", "append", "after", "engine.stopped"),
 ]
+FROZEN = [
+    *(("freeze-engine", step.name) for step in FreezeEngine(*[ABSENT] * 4).saga.steps),
+    ("vm", "pause", "after"),  # it stands still, and nobody is there to let it go on
+    ("vm", "freeze", "after"),
+    ("files", "publish_moment", "after"),
+    ("snapshots", "update_metadata", "before"),
+    ("events", "append", "after", "runtime-snapshot.ready"),
+]
+FORKED = [("fork-engine", step.name) for step in ForkEngine(*[ABSENT] * 6).saga.steps]
 REMOVED = [
     ("engine-sockets", "remove", "before"),  # it is committed that it is deleted
     ("engine-sockets", "remove", "after"),
@@ -67,6 +79,32 @@ async def test_killed_while_an_engine_is_stopped(place: Lab, die: Die, at: tuple
         await engines_of(manager).start("victim")
         again = await engines_of(manager).wait("victim", EngineUntil.RUNNING, 60)
         assert again.state is EngineState.RUNNING, again.error
+        await clear_engines(manager, ready)
+
+
+@pytest.mark.parametrize(
+    ("work", "at"), [*(("freeze", at) for at in FROZEN), *(("fork", at) for at in FORKED)], ids=str
+)
+async def test_killed_while_an_engine_is_frozen(
+    place: Lab, die: Die, work: str, at: tuple[str, ...]
+) -> None:
+    """It runs on, and of what was not finished nothing is left."""
+    ready = await prepare(place, snapshot=True)
+    await die(work, at)
+    async with place.manager() as manager:
+        (engine,) = await engines_of(manager).list()
+        assert (engine.name, engine.state) == ("victim", EngineState.RUNNING)
+        async with docker(engine) as client:
+            assert (await client.get("/containers/json?all=1")).json() == []
+        snapshots = await manager.snapshots.list(include_deleted=True)
+        assert [s.id for s in snapshots if s.is_version] == [s.id for s in ready]
+        done = [s for s in snapshots if not s.is_version]
+        if done:  # it was, but for the last word
+            assert (work, [s.state for s in done]) == ("freeze", [SnapshotState.READY])
+            await manager.snapshots.delete(done[0].id)
+        # Nothing is left that would be in the way of the next one.
+        made = await engines_of(manager).snapshot("victim", "seeded")
+        await manager.snapshots.delete(made)
         await clear_engines(manager, ready)
 
 

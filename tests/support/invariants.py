@@ -18,12 +18,7 @@ from warmboot.host.vm.leftovers import users_of
 from warmboot.images.files import check_sizes, load_manifest
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import NotFound, WarmbootError
-from warmboot.model.runtime_snapshot import (
-    FRAMES_FILE,
-    MEMORY_FILE,
-    RuntimeSnapshot,
-    SnapshotState,
-)
+from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.tenants.engine import EngineState
 from warmboot.model.vm import VmKind, VmRecord
 
@@ -250,6 +245,8 @@ async def _snapshots(running: Running) -> list[str]:
         leases = await running.store.snapshots.leases(snapshot.id)
         for holder in leases:
             users = [r for r in records if r.snapshot_id == snapshot.id]
+            if holder in {str(upper.id) for upper in snapshots if not upper.is_version}:
+                continue  # which lies on it
             if holder not in {str(record.owner_id) for record in users}:
                 broken.append(f"{who} is leased by {holder}, which has no VM of it")
         for record in records:
@@ -275,7 +272,9 @@ async def _whole(running: Running, snapshot: RuntimeSnapshot) -> list[str]:
     if manifest.compressed != bool(snapshot.metadata.get("compressed")):
         broken.append(f"{who} is {manifest.compressed=}, and its row says otherwise")
     forms = [
-        name for name in (MEMORY_FILE, FRAMES_FILE) if (snapshot.snapshot_path / name).exists()
+        name
+        for name in (manifest.plain_file, manifest.frames_file)
+        if (snapshot.snapshot_path / name).exists()
     ]
     if forms != [manifest.memory_file]:
         broken.append(f"{who} has its memory as {forms}, and needs only {manifest.memory_file}")
