@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,24 @@ def test_a_module_is_short() -> None:
     lines = {path: len(path.read_text().splitlines()) for path in SOURCE.rglob("*.py")}
     long = {str(path.relative_to(SOURCE)): n for path, n in lines.items() if n > MOST_LINES}
     assert not long, "take out what has a name of its own"
+
+
+MUTUAL = {"warmboot.model", "warmboot.host.network", "warmboot.store.migrations"}
+"""Packages whose modules and folders know each other: no layers divide them."""
+
+
+def test_a_folder_has_its_layer_in_a_contract() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    placed = {
+        f"{package}.{name}"
+        for contract in settings["tool"]["importlinter"]["contracts"]
+        for package in contract.get("containers", ())
+        for layer in contract["layers"]
+        for name in re.findall(r"\w+", layer)
+    }
+    packages = (path.parent.relative_to(SOURCE.parent) for path in SOURCE.rglob("__init__.py"))
+    names = {".".join(package.parts) for package in packages} - {"warmboot"}
+    assert {name for name in names - placed if name.rpartition(".")[0] not in MUTUAL} == set()
 
 
 def python_files() -> Iterator[tuple[Path, ast.Module, list[str]]]:
