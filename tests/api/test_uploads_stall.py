@@ -16,8 +16,10 @@ from tests.support.serving import port_of, serving
 
 from warmboot.api import create_app
 from warmboot.api.routes import archives
+from warmboot.client import Client
 from warmboot.manager.containers.archives import ArchiveFiles
 from warmboot.manager.core.uploads import Uploads
+from warmboot.model.errors import Conflict
 
 HEAD = (
     b"POST /v1/archives HTTP/1.1\r\nHost: 127.0.0.1\r\n"
@@ -76,3 +78,16 @@ async def test_one_that_does_not_fit_is_refused_at_its_head(
         assert b" 507 " in head
         assert b"connection: close" in head
         writer.close()
+
+
+async def test_an_import_that_is_refused_is_told_why_however_much_is_still_to_come(
+    fakes: FakeServices, tmp_path: Path
+) -> None:
+    archive = tmp_path / "archive"
+    with archive.open("wb") as file:
+        file.truncate(64 << 20)
+    app = create_app(fakes.services, peers=Peers())
+    async with serving(app) as server, Client(f"http://127.0.0.1:{port_of(server)}") as client:
+        running = await client.workers.create(image="busybox", name="running")
+        with pytest.raises(Conflict, match="given a checkpoint from outside"):
+            await client.workers.import_checkpoint(running, archive, "arrived")

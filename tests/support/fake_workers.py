@@ -200,11 +200,11 @@ class FakeWorkers:
         self, ref: str, name: str, chunks: AsyncIterator[bytes], size_bytes: int | None = None
     ) -> Checkpoint:
         worker = await self.get(ref)
+        if worker.state is not S.CREATING:
+            raise refusal(worker, "given a checkpoint from outside")
         content = b"".join([chunk async for chunk in chunks])
         if not content.startswith(b"the archive of "):
             raise InvalidRequest("this is no archive of a checkpoint", details="it is not zstd")
-        if worker.state is not S.CREATING:
-            raise refusal(worker, "given a checkpoint from outside")
         made = self._made(worker, name, left_running=False)
         self._finish(worker, made)
         return made

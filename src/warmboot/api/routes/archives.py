@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Request
@@ -12,6 +13,7 @@ from warmboot.api.middleware.body import check_length
 from warmboot.api.problems import MalformedRequest, TooSlow
 from warmboot.api.routing import Wired
 from warmboot.api.schemas.responses import Uploaded
+from warmboot.model.errors import WarmbootError
 
 router = APIRouter(prefix="/v1/archives", tags=["archives"])
 
@@ -35,6 +37,32 @@ _BODY = {
 async def upload_archive(request: Request, services: Wired) -> Uploaded:
     size_bytes = announced_bytes(request)
     return Uploaded(id=await services.archives.upload(upload_chunks(request), size_bytes))
+
+
+@contextlib.asynccontextmanager
+async def heard_out(request: Request) -> AsyncIterator[AsyncIterator[bytes]]:
+    """A request's body. If it is refused, the rest is read as well before that is said.
+
+    Most clients look for an answer only when they have sent all: of a connection that is closed
+    before, they have an error and no reason. Who waits for ``100 Continue`` sends nothing in vain.
+    """
+    chunks, waits = upload_chunks(request), "expect" in request.headers
+    came = False
+
+    async def noted() -> AsyncIterator[bytes]:
+        nonlocal came
+        async for chunk in chunks:
+            came = True
+            yield chunk
+
+    try:
+        yield noted()
+    except WarmbootError:
+        if came or not waits:
+            with contextlib.suppress(MalformedRequest, TooSlow):
+                async for _ in chunks:
+                    pass
+        raise
 
 
 def announced_bytes(request: Request) -> int | None:

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import StreamingResponse
 
-from warmboot.api.routes.archives import announced_bytes, upload_chunks
+from warmboot.api.routes.archives import announced_bytes, heard_out
 from warmboot.api.routes.workers import Wiring
 from warmboot.api.routing import Paging, Ref, Wired, paged
 from warmboot.api.schemas.requests import NAME_PATTERN
@@ -78,7 +78,8 @@ async def import_checkpoint(
     name: Annotated[CheckpointName, Query(description="what to call it here")] = "imported",
 ) -> Item[CheckpointOut]:
     size_bytes = announced_bytes(request)
-    made = await workers.import_checkpoint(ref, name, upload_chunks(request), size_bytes)
+    async with heard_out(request) as chunks:
+        made = await workers.import_checkpoint(ref, name, chunks, size_bytes)
     return Item(item=CheckpointOut.of(made))
 
 
