@@ -20,7 +20,7 @@ from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engines import Engines
 from warmboot.manager.engines.freeze_engine import FreezeEngine
 from warmboot.manager.engines.keep_silent import KeepSilent
-from warmboot.manager.engines.own_addresses import OwnAddresses
+from warmboot.manager.engines.ports.own_addresses import OwnAddresses
 from warmboot.manager.engines.reconcile_engines import ReconcileEngines
 from warmboot.manager.engines.users.default_engines import WAKE, DefaultEngines
 from warmboot.manager.engines.users.named_users import named_users

@@ -30,7 +30,7 @@ from warmboot.manager.engines.fork_engine import ForkEngine
 from warmboot.manager.engines.freeze_engine import FreezeEngine
 from warmboot.manager.engines.keep_silent import unresponsive_key
 from warmboot.manager.engines.moments import begun_from, moment_for, ports_at
-from warmboot.manager.engines.own_addresses import OwnAddresses
+from warmboot.manager.engines.ports.own_addresses import OwnAddresses
 from warmboot.manager.engines.tcp.tcp_ports import TcpPorts
 from warmboot.manager.engines.watch_engine import WatchEngine
 from warmboot.manager.garbage.collect_garbage import CollectGarbage

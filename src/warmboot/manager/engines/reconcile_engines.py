@@ -19,7 +19,7 @@ from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engine_states import to_be_removed
 from warmboot.manager.engines.engines import Engines
 from warmboot.manager.engines.keep_silent import KeepSilent
-from warmboot.manager.engines.own_addresses import OwnAddresses
+from warmboot.manager.engines.ports.own_addresses import OwnAddresses
 from warmboot.manager.engines.users.default_engines import DefaultEngines
 from warmboot.manager.engines.watch_engine import WatchEngine
 from warmboot.manager.tenants.resume_stalled import ResumeStalled
