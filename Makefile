@@ -48,7 +48,7 @@ test: lint
 	@$(PYTHON) -m pytest -n $(PROCESSES) $(SHUFFLED)
 
 test-quick: lint
-	@$(PYTHON) -m pytest -n $(QUICK_PROCESSES) $(SHUFFLED) -m "$(QUICK)" $(QUICK_FOLDERS)
+	@$(PYTHON) -m pytest -n $(QUICK_PROCESSES) $(SHUFFLED) --hypothesis-profile=quick -m "$(QUICK)" $(QUICK_FOLDERS)
 	@echo "Left out: tests with real VMs, Docker engines, registries, PostgreSQL or root, tests marked slow, and the"
 	@echo "folders of other tests, such as tests/manager. If you have changed something there, run them yourself."
 

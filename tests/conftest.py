@@ -56,6 +56,11 @@ hypothesis.settings.load_profile("warmboot")
 """How long an example takes is up to what else the machine does. CI tries the same examples every
 time: what a change breaks is then the change's; who tests at his desk tries others each time."""
 
+hypothesis.settings.register_profile(
+    "quick", hypothesis.settings.get_profile("warmboot"), max_examples=30
+)
+"""For ``make test-quick``, which is run often, with other examples each time."""
+
 _skipped: list[str] = []
 
 

@@ -7,6 +7,7 @@ one of its own (``WARMBOOT``) where there are signals or a terminal.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import threading
@@ -55,7 +56,9 @@ class Served:
         await serving
 
     def stop(self) -> None:
-        self._server.should_exit = True
+        """It may have been stopped before."""
+        with contextlib.suppress(RuntimeError):  # its loop is closed
+            self.loop.call_soon_threadsafe(setattr, self._server, "should_exit", True)
         self._thread.join(60)
         assert not self._thread.is_alive()
 

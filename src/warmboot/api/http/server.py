@@ -21,6 +21,9 @@ from warmboot.api.middleware.body import MAX_FRAME_BYTES
 
 GRACEFUL_SHUTDOWN_S = 5
 BACKLOG = 1024
+TICK_S = 1.0
+TICKS = 10
+"""So many of uvicorn's ticks are one of ours: by their number it knows that a second is over."""
 
 
 class HttpServer(uvicorn.Server):
@@ -41,6 +44,7 @@ class HttpServer(uvicorn.Server):
         on_listening: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_listening = on_listening
+        self._exits = asyncio.Event()
         limits = limits or HttpLimits()
         self.held = Connections(limits)
         super().__init__(
