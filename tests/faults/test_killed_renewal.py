@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import pytest
 from tests.faults.test_killed_manager import BUILD, Die, clear, die, names, place, reaper
-from tests.manager.test_renew_agent import OLD, folders, register, renewed, spoken
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, image_folder
 from tests.support.rebuilds import ready as until_ready
+from tests.support.renewals import OLD, folders, register, renewed, spoken
 
 from warmboot.model.container import ContainerState
 from warmboot.model.runtime_image import RuntimeImage
