@@ -4,7 +4,8 @@ Migrating one takes a dozen times as long as copying it. That a new database is 
 ``tests/store/test_store_schema.py`` shows, and every test with a manager in a process of its own.
 
 Statements are compiled once in a process, and not for each database: a quarter of what a manager
-that is started for a test costs. For that SQLite's engines have one dialect, the key of what is compiled.
+that is started for a test costs. For that SQLite's engines have one dialect, the key of what is
+compiled.
 """
 
 from __future__ import annotations
