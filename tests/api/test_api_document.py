@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from html.parser import HTMLParser
 from typing import Any
 
@@ -19,8 +19,16 @@ from warmboot.api import create_app
 from warmboot.api.schemas.descriptions import FIELDS
 from warmboot.model.shapes import MAX_MEMORY_MIB, MAX_VCPUS, Capacity, Shape
 
-DOCUMENT = create_app(FakeServices().services).openapi()
+APP = create_app(FakeServices().services, peers=Peers())
+DOCUMENT = APP.openapi()
 SCHEMAS = DOCUMENT["components"]["schemas"]
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    """One application for all tests: to describe itself takes it a second."""
+    async with http_to(APP) as client:
+        yield client
 
 
 def operations() -> Iterator[tuple[str, str, Any]]:
