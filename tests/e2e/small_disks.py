@@ -22,26 +22,19 @@ async def small_site(
     async with Site.at(state_root() / name, prefix=prefix, subnet=subnet) as site:
         site.storage.mkdir(mode=0o755)
         options = f"size={size_mib}m,mode=755"
-        await _do("mount", "-t", "tmpfs", "-o", options, "warmboot-e2e", str(site.storage))
-        try:
-            site.settings |= {
-                # The database elsewhere: as if another program filled the disk with the VMs.
-                "MANAGER_DATABASE_URL": f"sqlite:///{site.folder / 'elsewhere.db'}",
-                "MANAGER_DISK_FLOOR_MIB": "0",
-                "MANAGER_AUTO_SNAPSHOT": "false",
-                **settings,
-            }
-            await site.start()
-            await site.cli("runtime", "register", "--name", "default", str(image_folder))
-            yield site
-        finally:
-            await site.kill()
-            await _do("umount", "--lazy", str(site.storage))
-
-
-async def _do(*words: str) -> None:
-    process = await asyncio.create_subprocess_exec(*words)
-    assert await process.wait() == 0, words
+        mount = ("mount", "-t", "tmpfs", "-o", options, "warmboot-e2e", str(site.storage))
+        process = await asyncio.create_subprocess_exec(*mount)
+        assert await process.wait() == 0
+        site.settings |= {
+            # The database elsewhere: as if another program filled the disk with the VMs.
+            "MANAGER_DATABASE_URL": f"sqlite:///{site.folder / 'elsewhere.db'}",
+            "MANAGER_DISK_FLOOR_MIB": "0",
+            "MANAGER_AUTO_SNAPSHOT": "false",
+            **settings,
+        }
+        await site.start()
+        await site.cli("runtime", "register", "--name", "default", str(image_folder))
+        yield site
 
 
 @contextlib.contextmanager

@@ -300,12 +300,11 @@ class Site:
 
     async def on_the_machine(self) -> list[str]:
         """Everything of this site that is there: processes, names on the network, mounts."""
-        mounts = procfs.lines(Path("/proc/self/mounts"))
         return [
             *(f"process {pid} {command_of(pid)}" for pid in processes_of(self.storage)),
             *await self._network().audit(),
             *(f"control group {name}" for name in self.groups().names()),
-            *(f"mount {line}" for line in mounts if str(self.storage) in line),
+            *(f"mount {place}" for place in self._mounts()),
         ]
 
     def temporary_files(self) -> list[Path]:
@@ -330,7 +329,14 @@ class Site:
         network = self._network()
         await network.start([])
         await network.stop(keep=False)
+        for mounted in self._mounts():
+            process = await asyncio.create_subprocess_exec("umount", "--lazy", mounted)
+            assert await process.wait() == 0, mounted
         await asyncio.to_thread(shutil.rmtree, self.folder, True)
+
+    def _mounts(self) -> list[str]:
+        places = [line.split()[1] for line in procfs.lines(Path("/proc/self/mounts"))]
+        return [place for place in places if Path(place).is_relative_to(self.folder)]
 
 
 def slot_of(record: VmRecord) -> Slot:
