@@ -51,7 +51,7 @@ async def check_parameters(connection: HTTPConnection) -> None:
     Who asks whether the service is well may send what it likes: balancers and caches do.
     """
     route = connection.scope.get("route")
-    if not isinstance(route, APIRoute | APIWebSocketRoute) or route.path in _PROBES:
+    if not isinstance(route, APIRoute | APIWebSocketRoute) or route.path in _HEALTH:
         return
     known = {field.alias: field for field in _query_parameters(route.dependant)}
     there_are = f"there are {', '.join(known)}" if known else "there are none"
@@ -94,7 +94,7 @@ def _takes_several(field: Any) -> bool:
     return get_origin(field.field_info.annotation) is tuple
 
 
-_PROBES = frozenset({"/healthz", "/readyz"})
+_HEALTH = frozenset({"/healthz", "/readyz"})
 
 Wired = Annotated[Services, Depends(_services)]
 

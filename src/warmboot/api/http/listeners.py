@@ -24,7 +24,7 @@ from warmboot.model.errors import Conflict, HostError, InvalidRequest
 
 DEFAULT_GROUP = "warmboot"
 _MODE_FOR_GROUP, _MODE_ALONE = 0o660, 0o600
-_PROBE_TIMEOUT_S = 1.0
+_CONNECT_TIMEOUT_S = 1.0
 
 
 @contextmanager
@@ -197,9 +197,9 @@ def _check_free(path: Path) -> None:
                 details="MANAGER_SOCKET is the path of the manager's own socket",
                 resolution="choose another path, or remove that file",
             )
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(_PROBE_TIMEOUT_S)
-            probe.connect(str(path))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(_CONNECT_TIMEOUT_S)
+            client.connect(str(path))
     except (FileNotFoundError, ConnectionRefusedError):
         return
     except TimeoutError as error:

@@ -38,7 +38,7 @@ KILLED = 137
 
 _JUDGED = (ContainerState.RUNNING, ContainerState.EXITED)
 
-Settle = Callable[[UUID, bool], Awaitable[object]]
+Adopt = Callable[[UUID, bool], Awaitable[object]]
 """Bring a container into agreement with its VM, which answers or (``False``) is gone."""
 
 
@@ -86,8 +86,8 @@ class KeepUnresponsive:
                     return
                 await self._host.vms.until_answers(vm_id)
 
-    async def keep(self, container: Container, vm_id: str, settle: Settle) -> None:
-        """Tell it, and have it settled when its VM answers or is gone."""
+    async def keep(self, container: Container, vm_id: str, adopt: Adopt) -> None:
+        """Tell it, and have it adopted when its VM answers or is gone."""
         found = self._host.vms.unresponsive(vm_id)
         assert found is not None
         error = VmUnresponsive(
@@ -99,7 +99,7 @@ class KeepUnresponsive:
         async with self._events.transaction() as emit:
             await self._store.containers.update(container.id, error=error.as_dict())
             await emit("container.unresponsive", container.id, error=error.as_dict())
-        self._tasks.start(_key(container.id), self._until_answers(container, vm_id, settle))
+        self._tasks.start(_key(container.id), self._until_answers(container, vm_id, adopt))
 
     async def stop(self, container: Container, timeout_s: float) -> None:
         """Give it this long to answer, or to end by itself, and end it then."""
@@ -131,7 +131,7 @@ class KeepUnresponsive:
         )
         self._watch.start(container.id)  # it may be one that is to be removed at its end
 
-    async def _until_answers(self, container: Container, vm_id: str, settle: Settle) -> None:
+    async def _until_answers(self, container: Container, vm_id: str, adopt: Adopt) -> None:
         watch, answers = Stopwatch(), True
         try:
             await self._host.vms.until_answers(vm_id)
@@ -144,7 +144,7 @@ class KeepUnresponsive:
                     f"that container {container.id} answers",
                     lambda: self._answers(container, watch),
                 )
-            await settle(container.id, answers)
+            await adopt(container.id, answers)
 
     async def _answers(self, container: Container, watch: Stopwatch) -> None:
         log.info(f"Container {container.id} answers again after {watch.elapsed_s:.2f}s")

@@ -125,7 +125,7 @@ class RecoverWorker:
             await self._ended(worker, found)
 
     def later(self, worker_id: UUID) -> None:
-        """Settle as soon as the engine answers again."""
+        """Recover the worker as soon as the engine answers again."""
         key = f"settle-worker {worker_id}"
         if not self._tasks.running(key):
             self._tasks.keep_going(
