@@ -5,11 +5,16 @@ from __future__ import annotations
 import stat
 
 import pytest
+from tests.support.absent import ABSENT
 from tests.support.engines import create, create_container, docker, engines_of
+from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
+from warmboot.manager.engines.fork_engine import ForkEngine
+from warmboot.manager.engines.freeze_engine import FreezeEngine
 from warmboot.model.errors import (
     Conflict,
+    DiskFull,
     HostError,
     InUse,
     InvalidRequest,
@@ -188,3 +193,31 @@ async def test_if_one_fork_does_not_come_up_none_stays(place: Lab) -> None:
         assert len(await m.services.snapshots.list(include_deleted=True)) == 1
         place.set(docker_never_ready="never")
         assert await running_in(source) == {"/db"}
+
+
+async def test_what_fails_at_any_step_leaves_nothing_and_the_engine_runs_on(place: Lab) -> None:
+    failing: list[tuple[str, str]] = []
+
+    async def hook(saga: str, step: str) -> None:
+        if (saga, step) in failing:
+            raise DiskFull("made to fail")
+
+    async with place.manager(hook) as m:
+        base = await m.snapshot()
+        source = await create(m)
+        await add_container(source, "db")
+        for saga in (FreezeEngine(*[ABSENT] * 4).saga, ForkEngine(*[ABSENT] * 6).saga):
+            for step in saga.steps:
+                failing[:] = [(saga.kind, step.name)]
+                with pytest.raises(DiskFull):
+                    if saga.kind == "fork-engine":
+                        await engines_of(m).fork("ci", 1)
+                    else:
+                        await freeze(m)
+                assert await running_in(source) == {"/db"}
+                left = await m.services.snapshots.list(include_deleted=True)
+                assert [one.id for one in left] == [base.id]
+                assert [engine.name for engine in await engines_of(m).list()] == ["ci"]
+        failing.clear()
+        await freeze(m)
+        await check(m.running, ready=[base])

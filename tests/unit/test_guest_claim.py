@@ -64,6 +64,43 @@ def test_a_claimed_vm_takes_no_other_identity(guest: Guest) -> None:
     assert [name for name, _ in guest.system.calls].count("hostname") == 1
 
 
+FORK = IDENTITY | {"token": "a-forks-own-token", "hostname": "a-fork", "fork": True}
+ROUTES = """Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
+eth0\t00000000\t010012C6\t0003\t0\t0\t0\t00000000\t0\t0\t0
+eth0\t000012C6\t00000000\t0001\t0\t0\t0\tFCFFFFFF\t0\t0\t0
+docker0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0
+"""
+
+
+@pytest.mark.parametrize("token", [None, "wrong", FORK["token"]])
+def test_nobody_makes_a_vm_another_without_the_token_that_it_was_frozen_with(
+    guest: Guest, token: str | None
+) -> None:
+    guest.become()
+    assert guest.ask("POST", "/warmboot/v1/identity", FORK, token)[0] == 401
+    assert guest.ask("POST", "/warmboot/v1/sync", token=TOKEN)[0] == 200
+
+
+def test_a_fork_becomes_another_and_obeys_its_source_no_more(guest: Guest) -> None:
+    guest.become()
+    with guest.connect() as waiting:
+        waiting.sendall(request("GET", "/warmboot/v1/health"))
+        assert read_answer(waiting)[0] == 200
+        guest.system.files["/proc/net/route"] = ROUTES
+        status, answer = guest.ask("POST", "/warmboot/v1/identity", FORK, TOKEN)
+        assert status == 200
+        assert read_all(waiting) == b"", "who was connected with its source is hung up"
+    names = [step["name"] for step in answer["steps"]]
+    assert names == ["entropy", "clock", "machine-id", "hostname", "token", "connections"]
+    assert guest.system.name == "a-fork"
+    assert guest.ask("POST", "/warmboot/v1/sync", token=TOKEN)[0] == 401
+    assert guest.ask("POST", "/warmboot/v1/sync", token=FORK["token"])[0] == 200
+    ran = [name for name, _ in guest.system.calls if name.startswith(("ip ", "sh "))]
+    assert ran[0] == "ip neigh flush dev eth0"
+    outside = "( not dst 127.0.0.0/8 and not dst 172.17.0.0/16 and not sport = :1024 )"
+    assert ran[1].count(f"ss -K -H -4 -t state connected '{outside}'") == 2
+
+
 def test_a_claim_whose_answer_was_lost_can_be_repeated(guest: Guest) -> None:
     guest.become()
     assert guest.ask("POST", "/warmboot/v1/identity", IDENTITY, TOKEN)[0] == 200

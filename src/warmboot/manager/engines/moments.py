@@ -40,8 +40,7 @@ async def moment_for(store: Store, host: HostAgent, spec: EngineSpec) -> Runtime
     raise Conflict(
         f"the snapshot {name} cannot be used on this host",
         details=fit.why,
-        resolution="its disk can, without what ran: `warmboot engine create --from "
-        f"{name} --boot cold`",
+        resolution=f"its disk can, without what ran: `warmboot engine create --cold --from {name}`",
     )
 
 

@@ -135,6 +135,7 @@ class BootTenant:
         try:
             record = await self._boot.warm(tenant, image, snapshot, watch, ticket, _NOBODY)
         except SnapshotDamaged as error:
+            error.resolution = "freeze an engine again: nothing rebuilds this one"
             await self._health.failed(snapshot, error)
             raise
         finally:
