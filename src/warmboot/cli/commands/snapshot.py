@@ -300,7 +300,7 @@ def stats(
             found = [
                 s
                 for s in await client.snapshots.list()
-                if wanted is None or s.runtime_image_id == wanted
+                if s.version and wanted in (None, s.runtime_image_id)
             ]
             return found, {i.id: i.name for i in await client.images.list()}
 

@@ -221,9 +221,9 @@ def _snapshots(view: View) -> _Table | None:
         known = snapshot.metadata
         stored = "zstd" if known.get("compressed") else "plain" if "compressed" in known else ""
         return (
-            short(snapshot.id),
+            snapshot.name or short(snapshot.id),
             snapshot.state,
-            str(snapshot.raw.get("version", "")),
+            str(snapshot.version or ""),
             f"{snapshot.shape.vcpus}x{snapshot.shape.memory_mib}",
             str(snapshot.success_count),
             str(snapshot.failure_count),
