@@ -248,6 +248,23 @@ def test_docker_is_woken_until_it_is_claimed_again_if_that_is_wanted(
     assert pinged.wait(5 if wake_docker else 0.3) is wake_docker
 
 
+def test_docker_is_pinged_beside_the_identity_if_it_is_waited_for(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinged, beside = threading.Event(), []
+
+    class Noticing(FakeDocker):
+        @override
+        def _serve(self, sock: socket.socket) -> None:
+            pinged.set()
+            super()._serve(sock)
+
+    Noticing(guest.docker_path)
+    monkeypatch.setattr(guest.system, "set_clock", lambda _: beside.append(pinged.wait(5)))
+    status, answer = guest.ask("POST", "/warmboot/v1/identity", IDENTITY | {"docker_wait_s": 5})
+    assert (status, answer["docker"]["answers"], beside) == (200, True, [True])
+
+
 @pytest.mark.parametrize("wake_docker", ["yes", 1, None])
 def test_preparing_a_snapshot_refuses_nonsense(guest: Guest, wake_docker: object) -> None:
     guest.become()

@@ -13,7 +13,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from . import AGENT_VERSION
@@ -58,6 +58,7 @@ class Agent:
         self._connections: set[socket.socket] = set()
         self._closing: set[socket.socket] = set()
         self._wake_docker = threading.Event()
+        self._docker_woke = threading.Event()
         self._endpoints: dict[tuple[str, str], Callable[[Connection, Head], dict[str, Any]]] = {
             ("GET", "health"): self._health,
             ("POST", "identity"): self._identity,
@@ -88,7 +89,8 @@ class Agent:
         """
         while True:
             self._wake_docker.wait()
-            self._docker.answers()
+            if self._docker.answers():
+                self._docker_woke.set()
             time.sleep(_WAKE_EVERY_S)
 
     def _spawn(self, listener: Listener) -> None:
@@ -176,12 +178,11 @@ class Agent:
         }
 
     def _identity(self, connection: Connection, head: Head) -> dict[str, Any]:
-        self._wake_docker.clear()
         document = connection.read_json(head)
         identity = Identity(document)
         docker_wait_s = _seconds(document, "docker_wait_s", 0.0)
         fork = _flag(document, "fork", False)
-        with self._claim.lock:
+        with self._claim.lock, self._docker_is_pinged(docker_wait_s):
             # The same claim again is one whose answer was lost on the way.
             other = self._claim.claimed and not self._claim.is_token(identity.token)
             if other and not fork:
@@ -189,9 +190,25 @@ class Agent:
             steps = identity.apply(self._system, self._claim.claim)
             if other:
                 steps.append(self._leave_the_source(connection))
-        # What is asked next is answered with this: a request less, which an emulated guest feels.
-        docker = self._docker_comes(docker_wait_s)
+            # What is asked next is answered with this: a request less, which an emulated guest
+            # feels.
+            began = time.monotonic()
+            answers = self._docker_woke.wait(docker_wait_s)
+            docker = {"answers": answers, "waited_s": time.monotonic() - began}
         return {"steps": steps, "docker": docker, "version": AGENT_VERSION}
+
+    @contextlib.contextmanager
+    def _docker_is_pinged(self, wait_s: float) -> Iterator[None]:
+        """Beside the body, if it waits for Docker; never after it."""
+        self._docker_woke.clear()
+        if wait_s:
+            self._wake_docker.set()
+        else:
+            self._wake_docker.clear()
+        try:
+            yield
+        finally:
+            self._wake_docker.clear()
 
     def _leave_the_source(self, connection: Connection) -> dict[str, str | float]:
         """What it was connected with when it was frozen is connected with the VM that runs on."""

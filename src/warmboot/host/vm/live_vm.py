@@ -67,6 +67,7 @@ class LiveVm:
 
     async def _exercise(self, wake_docker: bool) -> None:
         await self.while_alive(self.link.warm_up())
+        await self.while_alive(self.link.docker.ping())  # the way to it is exercised, too
         await self.while_alive(self.link.prepare_snapshot(wake_docker))
 
     async def grow_disk(self, size_bytes: int) -> None:
