@@ -43,11 +43,17 @@ BETWEEN = [
 
 
 async def prepare(place: Lab, *, compressed: bool = False) -> list[RuntimeSnapshot]:
-    (snapshot,) = await prepared_labs.prepare(place, snapshot=True)
-    if compressed:
-        async with place.manager() as manager:
-            await compress(manager, snapshot)
-    return [snapshot]
+    if not compressed:
+        return await prepared_labs.prepare(place, snapshot=True)
+
+    async def build(template: Lab) -> RuntimeSnapshot:
+        (made,) = await prepared_labs.prepare(template, snapshot=True)
+        async with template.manager() as manager:
+            await compress(manager, made)
+        return made
+
+    template, snapshot = await prepared_labs.copied(place, "compressed", build)
+    return [prepared_labs.moved(snapshot, template, place)]
 
 
 async def compress(manager: Manager, snapshot: RuntimeSnapshot) -> None:
@@ -202,14 +208,12 @@ async def test_the_builder_is_killed_and_the_manager_lives(
     killed: list[int] = []
 
     async def kill(saga: str, step: str) -> None:
-        if armed and (saga, step) == at and not killed:
+        if (saga, step) == at and not killed:
             killed.append(len(vmm_pids(place.storage)))
             place.kill_everything()
 
-    armed = False
+    ready = await prepared_labs.prepare(place, snapshot=work == "rebuild")
     async with place.manager(kill, auto_rebuild=False) as manager:
-        ready = [await manager.snapshot()] if work == "rebuild" else []
-        armed = True
         if ready:
             await manager.snapshots.rebuild(ready[0].id)
         else:

@@ -99,10 +99,13 @@ async def test_an_image_that_has_these_very_files_is_in_the_way(place: Lab, tmp_
 
 
 @pytest.mark.parametrize(
-    "error", [HostError("made to fail"), OSError(28, "No space left")], ids=repr
-)
-@pytest.mark.parametrize(
-    ("part", "method"), [(StoredImages, "renew_agent"), (RuntimeImageRepository, "renew")]
+    ("part", "method", "error"),
+    [
+        (StoredImages, "renew_agent", HostError("made to fail")),
+        (StoredImages, "renew_agent", OSError(28, "No space left")),
+        (RuntimeImageRepository, "renew", HostError("made to fail")),
+    ],
+    ids=["copying fails", "no space", "the row fails"],
 )
 async def test_a_renewal_that_fails_anywhere_leaves_nothing(
     place: Lab, part: type, method: str, error: Exception, monkeypatch: pytest.MonkeyPatch

@@ -13,14 +13,18 @@ import os
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from tests.support.managers import Lab
 
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
 
-_made: dict[bool, tuple[Lab, list[RuntimeSnapshot]]] = {}
+T = TypeVar("T")
+
+_made: dict[Hashable, tuple[Lab, Any]] = {}
 
 _PATHS = {"images": "path", "runtime_snapshots": "snapshot_path"}
 """The columns of the database in which there are paths."""
@@ -28,9 +32,25 @@ _PATHS = {"images": "path", "runtime_snapshots": "snapshot_path"}
 
 async def prepare(place: Lab, *, snapshot: bool = False) -> list[RuntimeSnapshot]:
     """Register the default image, and have a snapshot of it ready if ``snapshot``; which one."""
-    if snapshot not in _made:
-        _made[snapshot] = await _build(snapshot)
-    template, snapshots = _made[snapshot]
+
+    async def build(template: Lab) -> list[RuntimeSnapshot]:
+        async with template.manager() as manager:
+            await manager.image()
+            return [await manager.snapshot()] if snapshot else []
+
+    template, snapshots = await copied(place, snapshot, build)
+    return [moved(one, template, place) for one in snapshots]
+
+
+async def copied(place: Lab, name: Hashable, build: Callable[[Lab], Awaitable[T]]) -> tuple[Lab, T]:
+    """Give ``place`` the storage that ``build`` makes, which is done once for each ``name``; where
+    it was made, and what that returned."""
+    if name not in _made:
+        root = Path(tempfile.mkdtemp(prefix="wb-lab-", dir="/tmp"))
+        atexit.register(shutil.rmtree, root, ignore_errors=True)
+        template = Lab(root)
+        _made[name] = template, await build(template)
+    template, made = _made[name]
     _copy(template.storage, place.storage)
     database = sqlite3.connect(place.storage / "warmboot.db")
     with database:
@@ -40,10 +60,12 @@ async def prepare(place: Lab, *, snapshot: bool = False) -> list[RuntimeSnapshot
                 (f"{template.storage}/", f"{place.storage}/"),
             )
     database.close()
-    return [
-        replace(one, snapshot_path=place.storage / one.snapshot_path.relative_to(template.storage))
-        for one in snapshots
-    ]
+    return template, made
+
+
+def moved(snapshot: RuntimeSnapshot, template: Lab, place: Lab) -> RuntimeSnapshot:
+    path = place.storage / snapshot.snapshot_path.relative_to(template.storage)
+    return replace(snapshot, snapshot_path=path)
 
 
 def _copy(storage: Path, to: Path) -> None:
@@ -59,12 +81,3 @@ def _copy(storage: Path, to: Path) -> None:
             copies[inode] = target
 
     shutil.copytree(storage, to, ignore=shutil.ignore_patterns("*.lock"), copy_function=copy)
-
-
-async def _build(snapshot: bool) -> tuple[Lab, list[RuntimeSnapshot]]:
-    root = Path(tempfile.mkdtemp(prefix="wb-lab-", dir="/tmp"))
-    atexit.register(shutil.rmtree, root, ignore_errors=True)
-    template = Lab(root)
-    async with template.manager() as manager:
-        await manager.image()
-        return template, [await manager.snapshot()] if snapshot else []

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support.managers import IMAGE_NAME, Lab, Manager, image_folder
+from tests.support.prepared_labs import copied, moved
 
 from warmboot.guest import AGENT_VERSION
 from warmboot.images.files import load_manifest, stored_folder
@@ -36,12 +38,18 @@ async def register(manager: Manager, path: Path | None = None, **options: Any) -
 
 async def before_the_upgrade(place: Lab) -> tuple[RuntimeImage, RuntimeSnapshot]:
     """An image and its snapshot, of the warmboot that spoke the old protocol."""
-    with spoken(OLD):
-        async with place.manager() as manager:
-            image = await register(manager)
-            snapshot = await manager.snapshot()
-            assert snapshot.metadata["agent_version"] == OLD
-            return image, await manager.snapshots.set_traits(snapshot.id, weight=7, pinned=True)
+
+    async def build(template: Lab) -> tuple[RuntimeImage, RuntimeSnapshot]:
+        with spoken(OLD):
+            async with template.manager() as manager:
+                image = await register(manager)
+                made = await manager.snapshot()
+                assert made.metadata["agent_version"] == OLD
+                return image, await manager.snapshots.set_traits(made.id, weight=7, pinned=True)
+
+    template, (image, snapshot) = await copied(place, "before the upgrade", build)
+    path = place.storage / image.path.relative_to(template.storage)
+    return replace(image, path=path), moved(snapshot, template, place)
 
 
 async def renewed(manager: Manager) -> RuntimeImage:
