@@ -204,7 +204,7 @@ class Reconcile:
             if container.state is ContainerState.RUNNING:
                 await self._watch.vm_lost(container.id, gone)
             else:
-                await self._watch.dead_vm.forget(container.id)
+                await self._watch.vms.forget(container.id)
         for record in alive:
             await self._stalled.adopt(container, record.id)
             self._unresponsive.watch(container.id, record.id)

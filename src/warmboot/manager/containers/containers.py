@@ -38,7 +38,6 @@ from warmboot.manager.images.choose_image import choose_image
 from warmboot.manager.ports import Session, Until
 from warmboot.manager.tenants.removed_tenants import RemovedTenants
 from warmboot.manager.tenants.tenant_locks import TenantLocks
-from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import Container, ContainerSpec, ContainerState
 from warmboot.model.errors import (
     Conflict,
@@ -155,7 +154,7 @@ class Containers:
                         raise NotFound(f"{container.name} is being removed")
                     return
                 # Its VM died after it had ended: the way back leads through ``failed``.
-                await self._watch.dead_vm.forget(container.id)
+                await self._watch.vms.forget(container.id)
                 await self._store.containers.set_state(container.id, ContainerState.FAILED)
             self._host.ensure_memory(container.shape)
             async with (
@@ -248,11 +247,7 @@ class Containers:
                 await self._give_back(await self._store.containers.get(container_id))
 
     async def _give_back(self, container: Container) -> None:
-        for record in await self._store.vms.of_owner(container.id):
-            await self._host.vms.destroy(record.id, slot_of(record))
-            await self._store.vms.remove(record.id)
-        await self._store.snapshots.release(str(container.id))
-        await self._host.vms.boot_logs.forget(container.id)
+        await self._watch.vms.give_back(container.id)
         self._gone.add(self._watch.last_seen(container))
         async with self._events.transaction() as emit:
             await self._store.containers.remove(container.id)
@@ -311,12 +306,7 @@ class Containers:
         return container.state is ContainerState.DELETING
 
     async def boot_log(self, ref: str) -> bytes:
-        container = await self.get(ref)
-        logs = self._host.vms.boot_logs
-        for record in await self._store.vms.of_owner(container.id):
-            if text := await logs.of_vm(record.id):
-                return text
-        return await logs.kept(container.id)
+        return await self._watch.vms.boot_log((await self.get(ref)).id)
 
     async def exec(self, ref: str, spec: ExecSpec) -> Session:
         container = await self.in_guest(ref)

@@ -116,7 +116,7 @@ class KeepUnresponsive:
         if container.vm_id is not None:
             await self._tasks.cancel(_watch_key(container.vm_id))
         await self._watch.stop(container.id)  # or it takes this for a failure
-        await self._watch.dead_vm.forget(container.id)
+        await self._watch.vms.forget(container.id)
         self._reconcile_failures.clear(_what(container), container.id)
         log.warning(f"Container {container.id} did not answer, and was ended with its VM")
         await store_state(

@@ -23,7 +23,7 @@ from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.retry_until_stored import retry_until_stored, store_state
 from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.tenants.dead_vm import DeadVm
+from warmboot.manager.tenants.tenant_vms import TenantVms
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import (
@@ -88,7 +88,7 @@ class WatchContainer:
         self._remove = remove
         self._streams: defaultdict[UUID, _Streams] = defaultdict(_Streams)
         self._last: dict[UUID, Container] = {}
-        self.dead_vm = DeadVm(store, host, VmKind.CONTAINER)
+        self.vms = TenantVms(store, host, VmKind.CONTAINER)
 
     def start(self, container_id: UUID) -> None:
         self._tasks.keep_going(
@@ -233,7 +233,7 @@ class WatchContainer:
 
     async def vm_lost(self, container_id: UUID, error: WarmbootError) -> None:
         """Its VM is no more: it has failed, and keeps its disk."""
-        await self.dead_vm.lost(container_id, error)
+        await self.vms.lost(container_id, error)
         with contextlib.suppress(IllegalTransition, NotFound):
             await store_state(
                 self._store,

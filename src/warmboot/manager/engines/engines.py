@@ -38,7 +38,6 @@ from warmboot.manager.images.choose_image import choose_image
 from warmboot.manager.ports import EngineUntil
 from warmboot.manager.tenants.removed_tenants import RemovedTenants
 from warmboot.manager.tenants.tenant_locks import TenantLocks
-from warmboot.manager.vms.slots import slot_of
 from warmboot.model.conventions.registry_logins import RegistryLogin, check_size
 from warmboot.model.errors import (
     IllegalTransition,
@@ -115,12 +114,7 @@ class Engines:
         return await self._gone.wait(ref, lambda found: has_reached(found, until), timeout_s)
 
     async def boot_log(self, ref: str) -> bytes:
-        engine = await self.get(ref)
-        logs = self._host.vms.boot_logs
-        for record in await self._store.vms.of_owner(engine.id):
-            if text := await logs.of_vm(record.id):
-                return text
-        return await logs.kept(engine.id)
+        return await self._watch.vms.boot_log((await self.get(ref)).id)
 
     async def certificates(self, ref: str) -> Certificates:
         engine = await self.get(ref)
@@ -245,7 +239,7 @@ class Engines:
             await self._watch.stop(engine.id)  # or it takes this for a failure
             await self._tasks.cancel(unresponsive_key(engine.id))  # so does this
             await self._ports.stop(engine.id)
-            await self._watch.dead_vm.forget(engine.id)
+            await self._watch.vms.forget(engine.id)
             stopped = await store_state(
                 self._store,
                 self._events,
@@ -304,11 +298,7 @@ class Engines:
 
     async def _give_back(self, engine: Engine) -> None:
         await self._sockets.remove(engine)
-        for record in await self._store.vms.of_owner(engine.id):
-            await self._host.vms.destroy(record.id, slot_of(record))
-            await self._store.vms.remove(record.id)
-        await self._store.snapshots.release(str(engine.id))
-        await self._host.vms.boot_logs.forget(engine.id)
+        await self._watch.vms.give_back(engine.id)
         await self._host.certificates.forget(str(engine.id))
         self._gone.add(engine)
         async with self._events.transaction() as emit:

@@ -107,7 +107,7 @@ class ReconcileEngines:
             await self._running(engine, bool(alive))
         else:
             if alive:  # it was being stopped
-                await self._watch.dead_vm.forget(engine.id)
+                await self._watch.vms.forget(engine.id)
             await self._sockets.show_if_possible(engine)
 
     async def _running(self, engine: Engine, alive: bool) -> None:

@@ -22,7 +22,7 @@ from warmboot.manager.core.retry_until_stored import store_state
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engine_states import to_be_removed
-from warmboot.manager.tenants.dead_vm import DeadVm
+from warmboot.manager.tenants.tenant_vms import TenantVms
 from warmboot.model.errors import IllegalTransition, NotFound, VmGone, WarmbootError
 from warmboot.model.journal.event import Event
 from warmboot.model.tenants.engine import Engine, EngineState, ProcessIdentity
@@ -52,7 +52,7 @@ class WatchEngine:
         self._tasks = tasks
         self._sockets = sockets
         self._remove = remove
-        self.dead_vm = DeadVm(store, host, VmKind.ENGINE)
+        self.vms = TenantVms(store, host, VmKind.ENGINE)
 
     def on_event(self, event: Event) -> None:
         """An observer of the event log."""
@@ -117,7 +117,7 @@ class WatchEngine:
 
     async def vm_lost(self, engine: Engine, error: WarmbootError) -> None:
         """Its VM is no more: it has failed, and keeps its disk."""
-        await self.dead_vm.lost(engine.id, error)
+        await self.vms.lost(engine.id, error)
         with contextlib.suppress(IllegalTransition, NotFound):
             failed = await store_state(
                 self._store,

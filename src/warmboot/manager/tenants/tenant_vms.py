@@ -1,4 +1,4 @@
-"""What becomes of a tenant's VM that has died, or that its user has ended: its disk is kept."""
+"""What becomes of a tenant's VM: given back whole, or, if the tenant stays, but for its disk."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from warmboot.store import Store
 log = structlog.get_logger(__name__)
 
 
-class DeadVm:
-    """Gives back what the VMs of tenants of one ``kind`` had, but for their disks."""
+class TenantVms:
+    """Gives back what the VMs of tenants of one ``kind`` had."""
 
     def __init__(self, store: Store, host: HostAgent, kind: VmKind) -> None:
         self._store = store
@@ -39,3 +39,19 @@ class DeadVm:
         except (WarmbootError, OSError) as trouble:
             # Its record stays: the next start or removal gives back what is left of the VM.
             log.error("a dead VM was not cleared away", of=str(tenant_id), error=str(trouble))
+
+    async def give_back(self, tenant_id: UUID) -> None:
+        """Give back all that the tenant's VM had, with its disk and its boot log. Idempotent."""
+        for record in await self._store.vms.of_owner(tenant_id):
+            await self._host.vms.destroy(record.id, slot_of(record))
+            await self._store.vms.remove(record.id)
+        await self._store.snapshots.release(str(tenant_id))
+        await self._host.vms.boot_logs.forget(tenant_id)
+
+    async def boot_log(self, tenant_id: UUID) -> bytes:
+        """What the tenant's guest has said on its console, also if its VM is gone."""
+        logs = self._host.vms.boot_logs
+        for record in await self._store.vms.of_owner(tenant_id):
+            if text := await logs.of_vm(record.id):
+                return text
+        return await logs.kept(tenant_id)
