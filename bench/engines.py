@@ -39,7 +39,7 @@ STREAM_ROUNDS, STREAM_MIB = 3, 200
 STREAM_LIMIT_S = 60.0
 """After so long no other round is begun: one of both ways takes a minute and more where the CPU is
 emulated."""
-RUN_ROUNDS = 5
+RUN_ROUNDS = 3
 BIG, CLIENT = "warmboot-bench/big:1", "warmboot-bench/client:1"
 _CHUNK_BYTES = 256 << 10
 _PING = b"GET /_ping HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n"
