@@ -103,7 +103,7 @@ ADDRESSES = ["WARMBOOT_URL", "MANAGER_SOCKET", "MANAGER_PORT", "MANAGER_STORAGE_
 
 once = settings(
     deadline=None,
-    max_examples=settings.default.max_examples // 2,
+    max_examples=settings().max_examples // 2,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
