@@ -29,7 +29,7 @@ from tests.host.network_lab import (
     world,
 )
 
-from warmboot.host.network import Network, Slot, connect
+from warmboot.host.network import Network, Slot, connect, namespaces
 from warmboot.host.network.rules import nft
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import Conflict, NetworkError
@@ -333,6 +333,30 @@ async def test_an_opened_host_port_leads_nothing_away_that_is_for_the_world(scen
                 assert (await scene.guests[0].tcp(FOREIGN_IP, port)).startswith(b"world ")
         finally:
             await scene.network.close_host_port(slot, port)
+
+
+async def test_who_has_ended_its_sending_may_wait_for_an_answer_for_days(scene: Scene) -> None:
+    """The kernel gives it a minute; then what the guest sends would be refused as if new."""
+    slot = scene.slots[0]
+
+    def followed() -> str:
+        return Path("/proc/thread-self/net/nf_conntrack").read_text()
+
+    listening = await scene.guests[0].bound("0.0.0.0", 0, socket.SOCK_STREAM)
+    port = listening.getsockname()[1]
+    loop = asyncio.get_running_loop()
+    with listening:
+        listening.listen()
+        with await connect(slot.namespace, slot.guest_ip, port, PATIENT_S) as client:
+            served, _ = await loop.sock_accept(listening)
+            with served:
+                client.shutdown(socket.SHUT_WR)
+                assert await loop.sock_recv(served, 1) == b""
+                lines = (await namespaces.in_thread(followed, slot.namespace)).splitlines()
+                (of_ours,) = [line for line in lines if f"dport={port} " in line]
+                assert int(of_ours.split()[4]) > 24 * 3600, of_ours
+                await loop.sock_sendall(served, b"late")
+                assert await loop.sock_recv(client, 10) == b"late"
 
 
 def _question(name: str) -> bytes:

@@ -39,6 +39,7 @@ _IFF_TUN, _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0001, 0x0002, 0x1000, 0x4000
 _NUD_PERMANENT = 0x80
 _ENODEV = 19
 _RT_TABLE_MAIN = 254
+_HALF_CLOSED_S = 432_000  # five days, as the kernel has it for a stream that is open both ways
 
 
 @contextmanager
@@ -60,6 +61,16 @@ def sysctl(key: str, value: int, *, optional: bool = False) -> None:
     except FileNotFoundError:
         if not optional:  # a kernel without IPv6 has nothing to turn off
             raise
+
+
+def remember_half_closed() -> None:
+    """In a namespace: who has ended its sending may wait for the end of an answer for days.
+
+    The kernel's own limit is a minute. What comes after it is taken for a new connection, and a
+    guest may not make any to us: `docker run IMAGE sleep 61` would never see its end.
+    """
+    for state in ("fin_wait", "close_wait"):
+        sysctl(f"netfilter/nf_conntrack_tcp_timeout_{state}", _HALF_CLOSED_S)
 
 
 def _open_tun(name: str, flags: int) -> int:

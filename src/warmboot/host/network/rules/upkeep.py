@@ -15,13 +15,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
-from warmboot.host.network import namespaces
+from warmboot.host.network import links, namespaces
 from warmboot.host.network.config import NetworkConfig, Slot
 from warmboot.host.network.ports.publishing import Publishing
 from warmboot.host.network.rules import monitor, nft, rules
@@ -51,6 +52,13 @@ class Repair:
 
     where: tuple[str, ...]
     error: NetworkError | None = None
+
+
+def _watched() -> socket.socket:
+    """In a namespace: its monitor. The rules of the host, which are there, need connections
+    followed: so the kernel can be told how long to."""
+    links.remember_half_closed()
+    return monitor.open_socket()
 
 
 class Upkeep:
@@ -92,7 +100,7 @@ class Upkeep:
 
     async def add(self, slot: Slot) -> None:
         """Set up a namespace's rules, and watch them."""
-        opened = await namespaces.in_thread(monitor.open_socket, slot.namespace)
+        opened = await namespaces.in_thread(_watched, slot.namespace)
         self._monitor.watch(slot.veth, opened)
         async with self._publishing.lock:
             await nft.apply(rules.namespace(self._config, slot), slot.namespace)
