@@ -28,6 +28,7 @@ from tests.host.network_lab import (
     host,
     world,
 )
+from tests.support.eventually import eventually
 
 from warmboot.host.network import Network, Slot, connect, namespaces
 from warmboot.host.network.rules import nft
@@ -342,6 +343,11 @@ async def test_who_has_ended_its_sending_may_wait_for_an_answer_for_days(scene: 
     def followed() -> str:
         return Path("/proc/thread-self/net/nf_conntrack").read_text()
 
+    async def half_closed() -> bool:
+        lines = (await namespaces.in_thread(followed, slot.namespace)).splitlines()
+        (of_ours,) = [line.split() for line in lines if f"dport={port} " in line]
+        return of_ours[5] == "CLOSE_WAIT" and int(of_ours[4]) > 24 * 3600
+
     listening = await scene.guests[0].bound("0.0.0.0", 0, socket.SOCK_STREAM)
     port = listening.getsockname()[1]
     loop = asyncio.get_running_loop()
@@ -352,9 +358,7 @@ async def test_who_has_ended_its_sending_may_wait_for_an_answer_for_days(scene: 
             with served:
                 client.shutdown(socket.SHUT_WR)
                 assert await loop.sock_recv(served, 1) == b""
-                lines = (await namespaces.in_thread(followed, slot.namespace)).splitlines()
-                (of_ours,) = [line for line in lines if f"dport={port} " in line]
-                assert int(of_ours.split()[4]) > 24 * 3600, of_ours
+                await eventually(half_closed, "it is remembered for more than a day")
                 await loop.sock_sendall(served, b"late")
                 assert await loop.sock_recv(client, 10) == b"late"
 
