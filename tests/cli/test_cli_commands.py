@@ -306,7 +306,7 @@ def test_help_is_quick_and_imports_nothing_slow() -> None:
     [
         ("images", "warmboot runtime ls"),
         ("pull", "warmboot run"),
-        ("cp", "warmboot exec -i"),
+        ("export", "warmboot cp"),
         ("stats", "warmboot top"),
         ("pause", "warmboot worker pause"),
     ],
