@@ -53,6 +53,18 @@ async def test_who_brings_an_authorization_of_his_own_does_not_get_it_to_the_gue
         assert (await client.answer())[0] == 200
 
 
+@pytest.mark.parametrize(
+    "target", ["/warmboot/v1/identity", "/%77armboot/v1/hand-over", "http://x/warmboot/v1/health"]
+)
+async def test_nobody_reaches_the_guests_agent_through_the_socket(target: str) -> None:
+    async with serving() as it:
+        client = await it.connect()
+        await client.send(f"POST {target} HTTP/1.1\r\nHost: d\r\n\r\n".encode())
+        status, body = await client.answer()
+        assert (status, json.loads(body)["message"]) == (404, "page not found")
+        assert it.guest.asked == []
+
+
 async def test_a_client_of_http_1_0_is_answered_and_hung_up_on() -> None:
     async with serving() as it:
         client = await it.connect()

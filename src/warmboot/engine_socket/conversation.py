@@ -22,6 +22,7 @@ from warmboot.engine_socket.docker_form import (
     Refusal,
     configuration,
     creates,
+    is_the_agents,
     makes_volume,
     starts,
     volume,
@@ -161,6 +162,8 @@ class Conversation:
 
     async def _answer(self, request: h11.Request) -> bool:
         """Whether another request may follow."""
+        if is_the_agents(request.target):
+            raise Refusal(404, "page not found")  # as dockerd says it
         self._engine = await self._find()
         with self._engine.under_way(request.target):
             return await self._answer_in_time(request)

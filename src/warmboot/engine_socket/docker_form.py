@@ -67,6 +67,12 @@ def looks_inside(target: bytes) -> bool:
     return _GREETINGS.fullmatch(path_of(target)) is None
 
 
+def is_the_agents(target: bytes) -> bool:
+    """Whether the guest's agent would answer it, to which the front shows its token. dockerd has
+    nothing there."""
+    return path_of(target).startswith("/warmboot")
+
+
 def creates(method: bytes, target: bytes) -> bool:
     """Whether a container is to be created."""
     return method == b"POST" and _CREATE.fullmatch(path_of(target)) is not None
