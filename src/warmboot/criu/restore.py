@@ -23,6 +23,7 @@ from pathlib import Path
 from warmboot.criu.checkpoint import dump_facts, refuse_obstacles
 from warmboot.criu.containerd import SALT_FILE, forget_restored, scratch_folders
 from warmboot.criu.continuity import Continuity, compare
+from warmboot.criu.images import DumpFacts
 from warmboot.criu.in_progress import HANGS_AFTER_S, Work, answered, unless_it_hangs
 from warmboot.criu.log import holding_log
 from warmboot.criu.lost_exit import inspect_when_stopped
@@ -30,6 +31,7 @@ from warmboot.criu.refusals import restore_failure
 from warmboot.criu.runtime.files import put_back
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.held_files import changed_since
+from warmboot.criu.runtime.process import first_process
 from warmboot.criu.runtime.resume import resume
 from warmboot.criu.runtime.sums import check_unless_it_hangs
 from warmboot.docker.engine import DockerEngine
@@ -117,10 +119,7 @@ async def restore(
             Work(facts, engine.socket, found.id),
             hangs_after_s,
         )
-    now = await engine.inspect(found.id)
-    continuity = Continuity.ENDED
-    if now.pid:
-        continuity = await asyncio.to_thread(compare, dump, now.pid)
+    pid, continuity = await _prove(engine, found.id, dump)
     if continuity is Continuity.FRESH:
         with contextlib.suppress(Conflict):  # it has ended since
             await engine.kill(found.id)
@@ -136,13 +135,31 @@ async def restore(
     return Restored(
         container_id=found.id,
         name=name,
-        pid=now.pid,
+        pid=pid,
         duration_s=time.monotonic() - started,
         attempts=attempts,
         continuity=continuity,
         exit_code=exit_code,
         changed_files=changed,
     )
+
+
+async def _prove(
+    engine: DockerEngine, container_id: str, dump: DumpFacts
+) -> tuple[int, Continuity]:
+    """The first process's pid, and whether it has the dump's memory.
+
+    runc's own state says sooner than the engine which process that is.
+    """
+
+    def prove(pid: int) -> tuple[int, Continuity]:
+        return pid, compare(dump, pid) if pid else Continuity.ENDED
+
+    pid, continuity = await asyncio.to_thread(lambda: prove(first_process(container_id)))
+    if not pid:
+        pid = (await engine.inspect(container_id)).pid
+        pid, continuity = await asyncio.to_thread(prove, pid)
+    return pid, continuity
 
 
 async def _has_memory_of(

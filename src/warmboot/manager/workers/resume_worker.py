@@ -98,8 +98,8 @@ class ResumeWorker:
 
     async def work(
         self, worker: Worker, chosen: Checkpoint, options: ResumeOptions = AS_IT_WAS
-    ) -> Sequence[ChangedFile]:
-        """Restore an accepted worker; what has changed in its mounts.
+    ) -> tuple[Worker, Sequence[ChangedFile]]:
+        """Restore an accepted worker; the worker then, and what has changed in its mounts.
 
         After an error it is recovered, then it is raised.
         """
@@ -113,8 +113,7 @@ class ResumeWorker:
                 options=options,
                 hangs_after_s=self._hangs_after_s,
             )
-            await self._record(worker.id, restored)
-            return restored.changed_files
+            return await self._record(worker.id, restored), restored.changed_files
 
     @contextlib.asynccontextmanager
     async def _plain(self, chosen: Checkpoint) -> AsyncIterator[None]:
@@ -143,7 +142,7 @@ class ResumeWorker:
             resolution=f"remove the worker (`warmboot worker rm {worker.name}`) and recreate it",
         )
 
-    async def _record(self, worker_id: UUID, restored: Restored) -> None:
+    async def _record(self, worker_id: UUID, restored: Restored) -> Worker:
         changes: dict[str, Any] = {"paused_into": None, "resume_at_start": False, "error": None}
         told: dict[str, Any] = {
             "checkpoint": restored.name,
@@ -153,15 +152,14 @@ class ResumeWorker:
         if restored.changed_files:
             told["changed_files"] = [one.as_dict() for one in restored.changed_files]
         if restored.continuity is Continuity.ENDED:
-            await self._states.enter(
+            return await self._states.enter(
                 worker_id,
                 WorkerState.EXITED,
                 told={**told, "exit_code": restored.exit_code},
                 exit_code=restored.exit_code,
                 **changes,
             )
-            return
-        await self._states.enter(
+        return await self._states.enter(
             worker_id,
             WorkerState.RUNNING,
             told=told,

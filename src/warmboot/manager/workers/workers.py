@@ -181,8 +181,7 @@ class Workers:
         """Resume it now, from its newest checkpoint or a named one; returns when it runs."""
         worker = await self.get(ref)
         chosen = await self._resume.accept(worker, checkpoint, options)
-        changed = await self._undisturbed(self._resume.work(worker, chosen, options))
-        return Resumed(await self._store.workers.get(worker.id), changed)
+        return Resumed(*await self._undisturbed(self._resume.work(worker, chosen, options)))
 
     async def wake(self, ref: str) -> Worker:
         """Make it run whatever it does: paused, being paused, or running already."""
