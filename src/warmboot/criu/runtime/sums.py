@@ -126,8 +126,9 @@ def sums_of(
     """``summed`` is called after each block, with its sum."""
     sizes: dict[str, int] = {}
     blocks: list[tuple[str, int, tuple[Path, range]]] = []
+    inside = len(str(checkpoint)) + 1  # a path library takes longer, and a worker waits
     for path, size in (found for folder in folders for found in regular_files(folder)):
-        sizes[name := str(path.relative_to(checkpoint))] = size
+        sizes[name := str(path)[inside:]] = size
         blocks += [(name, number, block) for number, block in enumerate(_blocks(path, size))]
     sums: dict[tuple[str, int], int] = {}
     left, failures = iter(blocks), list[BaseException]()
@@ -167,7 +168,8 @@ def sums_of(
 def regular_files(top: Path) -> Iterator[tuple[Path, int]]:
     """The regular files of a folder, with their sizes."""
     for folder, _, names in os.walk(top):
-        for path in (Path(folder, name) for name in names):
+        parent = Path(folder)
+        for path in (parent / name for name in names):
             if stat.S_ISREG((found := path.lstat()).st_mode):
                 yield path, found.st_size
 
