@@ -105,6 +105,10 @@ def test_an_archive_goes_out_and_in(cli: Cli, tmp_path: Path) -> None:
     broken.write_bytes(b"nothing")
     refused = cli("worker", "import", "new", str(broken))
     assert refused.returncode == 1
+    assert "new is paused" in refused.stderr
+    cli("worker", "run", "--no-start", "--name", "next", "app:1")
+    refused = cli("worker", "import", "next", str(broken))
+    assert refused.returncode == 1
     assert "no archive" in refused.stderr
 
 
