@@ -17,7 +17,7 @@ export PYTHONDONTWRITEBYTECODE =
 export WARMBOOT_STATE = $(STATE)
 export PATH := $(CURDIR)/.venv/bin:$(STATE)/firecracker:$(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo picture test test-quick lint bench deb docker-versions setup clean
+.PHONY: help demo picture test test-quick lint bench deb docker-versions other-users setup clean
 
 help:
 	@echo "make demo        install what is missing, then show warm boots, an engine with a compose stack, and a worker"
@@ -31,6 +31,7 @@ help:
 	@echo "                 these; .venv/bin/python -m bench --list names groups and figures"
 	@echo "make deb         build a Debian package in dist/ (RELEASE=bookworm or trixie)"
 	@echo "make docker-versions   run the tests of workers on the Docker of other Debian releases"
+	@echo "make other-users       run the tests of workers that are not root's, in a VM"
 	@echo "make setup       only install what is missing"
 	@echo "make clean       remove what the demo and the tests have stored (.state)"
 	@echo "make help        print this text"
@@ -72,6 +73,9 @@ VERSION_TESTS = tests/workers/test_worker_runtime.py tests/workers/test_worker_n
 docker-versions: setup
 	@set -e; for release in $(DOCKER_VERSIONS); do echo "The Docker of $$release:"; \
 	scripts/with_docker_of.py $$release $(PYTHON) -m pytest -q $(VERSION_TESTS); done
+
+other-users: setup
+	@scripts/in_a_vm.py $(PYTHON) -m pytest -q -n0 tests/workers/test_worker_postgres.py
 
 clean:
 	rm -rf $(STATE)
