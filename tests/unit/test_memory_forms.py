@@ -260,7 +260,7 @@ async def test_a_crash_at_any_call_leaves_one_whole_form(
                 finished = len(calls) < number
             except Killed:
                 pass
-        another = SnapshotFiles(files.root, files.gid)  # the next manager's
+        another = SnapshotFiles(files.root, files.gid, here)  # the next manager's
         await another.check(path)
         await another.verify(path)
         await another.tidy(path)
