@@ -78,7 +78,7 @@ $b chmod 1777 /data/tmp
 $b mount --bind /data/tmp /tmp
 $b ip link set lo up
 for library in /opt/libraries/*; do
-    [ -e "LIBRARIES/${library##*/}" ] || $b ln -s "$library" "LIBRARIES"
+    [ -e "LIBRARIES/${library##*/}" ] || $b cp "$library" LIBRARIES/
 done
 $b tar xf /dev/vdd -C /
 . /command
