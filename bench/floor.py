@@ -26,6 +26,8 @@ GUEST = ("198.18.0.2", 1024)
 GUEST_MAC = "06:00:c6:12:00:02"
 HEALTH = b"GET /warmboot/v1/health HTTP/1.1\r\nHost: guest\r\nConnection: close\r\n\r\n"
 TIMEOUT_S = 120.0
+CPU = "max,erms=off,fsrm=off,fsrs=off,fzrm=off,fsrc=off"
+"""As of warmboot's own VMs that are emulated."""
 _CLONE_NEWNET = 0x40000000
 
 
@@ -78,7 +80,7 @@ def _qemu(machine: Machine, qmp: int) -> list[str]:
             "-machine",
             "q35,usb=off,vmport=off,smm=off,graphics=off,suppress-vmdesc=on,memory-backend=ram",
         ),
-        *("-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max"),
+        *("-accel", "tcg,thread=multi,tb-size=256", "-cpu", CPU),
         *("-smp", str(machine.vcpus), "-m", str(machine.memory_mib), "-object", memory),
         *(
             "-chardev",
