@@ -20,12 +20,15 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
-from tests.api.test_api_schema import CHECKS, HEADERS, TOKEN, Case
-from tests.support.fake_services import FakeServices
+from schemathesis.generation.hypothesis.builder import (
+    HypothesisTestConfig,
+    HypothesisTestMode,
+    create_test,
+)
+from tests.api.test_api_schema import CHECKS, HEADERS, OPERATIONS, TOKEN, Case, document
 from tests.support.managers import FOREVER, IMAGE_NAME, eventually, image_folder, lab
 from tests.support.served import Served, free_port, served
 
-from warmboot.api import create_app
 from warmboot.manager.workers.recover_worker import BUSY
 from warmboot.model.container import ContainerSpec
 from warmboot.model.errors import WarmbootError
@@ -43,9 +46,7 @@ ANSWER_S = 60.0
 TRUTHFUL = {503: "engine-unavailable"}
 """The only answers from 500 up that may be."""
 
-schema = schemathesis.openapi.from_dict(
-    create_app(FakeServices().services, tokens=frozenset({TOKEN})).openapi()
-)
+schema = schemathesis.openapi.from_dict(document)
 schema.config.generation.update(modes=[GenerationMode.POSITIVE])
 
 
@@ -138,26 +139,31 @@ def site() -> Iterator[tuple[World, BlockingPortal]]:
         yield world, portal
 
 
-@schema.parametrize()
-@pytest.mark.parametrize("over", ["manager"])
-@settings(
-    max_examples=8,
-    phases=[Phase.generate],
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
-def test_no_request_breaks_a_manager(
-    case: Case, over: str, site: tuple[World, BlockingPortal]
-) -> None:
+@pytest.mark.parametrize("label", OPERATIONS)
+def test_no_request_breaks_a_manager(label: str, site: tuple[World, BlockingPortal]) -> None:
     world, portal = site
-    portal.call(_aim, case, world)
-    _bound(case)
-    answer = case.call(base_url=world.site.url, headers=HEADERS, timeout=ANSWER_S)
-    if answer.status_code >= 500:
-        assert TRUTHFUL.get(answer.status_code) == answer.json()["code"], answer.text
-    case.validate_response(answer, checks=[one for one in CHECKS if one is not not_a_server_error])
+
+    @settings(
+        max_examples=8,
+        phases=[Phase.generate],
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    def check(case: Case) -> None:
+        portal.call(_aim, case, world)
+        _bound(case)
+        answer = case.call(base_url=world.site.url, headers=HEADERS, timeout=ANSWER_S)
+        if answer.status_code >= 500:
+            assert TRUTHFUL.get(answer.status_code) == answer.json()["code"], answer.text
+        checks = [one for one in CHECKS if one is not not_a_server_error]
+        case.validate_response(answer, checks=checks)
+
+    operation = schema.find_operation_by_label(label)
+    assert operation is not None
+    config = HypothesisTestConfig(project=schema.config, modes=[HypothesisTestMode.FUZZING])
+    create_test(operation=operation, test_func=check, config=config)()
 
 
 async def _aim(case: Case, world: World) -> None:
