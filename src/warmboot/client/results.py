@@ -96,10 +96,11 @@ class RuntimeSnapshot:
     stats: SnapshotStats
     rebuild_failures: int
     rebuild_not_before: datetime | None
-    depth: str
-    name: str | None
-    parent_id: str | None
-    stored_bytes: int | None
+    depth: str = field(default="runtime", kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
+    parent_id: str | None = field(default=None, kw_only=True)
+    stored_bytes: int | None = field(default=None, kw_only=True)
+    """What its folder occupies on the disk; like these three, an older manager does not say it."""
     raw: Mapping[str, Any] = field(repr=False)
 
 
