@@ -71,7 +71,7 @@ def test_the_version_needs_no_command() -> None:
 
 def test_commands_are_completed_without_being_imported() -> None:
     found, modules = completed(dict(os.environ), "warmboot r")
-    assert found == ["run", "restart", "rm", "runtime"]
+    assert found == ["run", "restart", "rename", "rm", "runtime"]
     assert not commands_of(modules)
     assert not modules & SLOW
 

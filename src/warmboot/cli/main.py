@@ -128,7 +128,7 @@ COMMANDS: Mapping[str, Place] = {
         "snapshot",
         "app",
         SERVICE,
-        "Manage runtime snapshots: VMs frozen with Docker ready.",
+        "Manage snapshots: VMs frozen with Docker ready, and engines frozen in use.",
     ),
 }
 
