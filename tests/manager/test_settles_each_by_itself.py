@@ -11,7 +11,7 @@ from warmboot.host.vms import Vms
 from warmboot.manager.ports import Until
 from warmboot.manager.reconcile import FORMER_SAGAS
 from warmboot.manager.tenants.resume_stalled import ResumeStalled
-from warmboot.manager.workers.worker_checkpoints import WorkerCheckpoints
+from warmboot.manager.workers.stop_workers import StopWorkers
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import NetworkError
 from warmboot.model.journal.operation import OperationState
@@ -137,7 +137,7 @@ async def test_workers_that_cannot_be_settled_do_not_keep_it_from_serving(
     async def broken(*_: object) -> None:
         raise ValueError("a mistake of ours")
 
-    monkeypatch.setattr(WorkerCheckpoints, "sweep", broken)
+    monkeypatch.setattr(StopWorkers, "start", broken)
     async with place.manager() as manager:
         (told,) = await unsettled(manager)
-        assert "checkpoint archives" in told
+        assert "workers that were paused at the stop" in told
