@@ -42,6 +42,9 @@ pytestmark = [
 ]
 
 LONGEST_WAIT_S = 0.2
+SLOW = frozenset({"POST /v1/workers/{ref}/pause", "POST /v1/workers/{ref}/checkpoints"})
+"""Each answer takes seconds: an engine is asked several times that is not there."""
+SLOW_EXAMPLES = 3
 ANSWER_S = 60.0
 TRUTHFUL = {503: "engine-unavailable"}
 """The only answers from 500 up that may be."""
@@ -144,7 +147,7 @@ def test_no_request_breaks_a_manager(label: str, site: tuple[World, BlockingPort
     world, portal = site
 
     @settings(
-        max_examples=8,
+        max_examples=SLOW_EXAMPLES if label in SLOW else 8,
         phases=[Phase.generate],
         deadline=None,
         derandomize=True,
