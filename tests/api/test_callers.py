@@ -371,13 +371,12 @@ connection.close()
 def _bind(root: socket.socket, port: int) -> None:
     """Somebody else's connection, on this busy machine, may have just been given the port."""
     deadline = time.monotonic() + 30
-    while True:
-        try:
-            return root.bind(("127.0.0.1", port))
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)  # blocking: the server must not look meanwhile
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            root.bind(("127.0.0.1", port))
+            return
+        time.sleep(0.01)  # blocking: the server must not look meanwhile
+    root.bind(("127.0.0.1", port))
 
 
 async def test_who_is_gone_is_not_taken_for_root_who_has_its_port_now() -> None:

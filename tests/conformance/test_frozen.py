@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from tests.conformance.keeper import Keeper
+from tests.conformance.own_disks import Disks
 from tests.conformance.rigs import Rig
 from tests.support import tiny_guest
 from tests.support.eventually import eventually, until
@@ -25,12 +26,9 @@ from warmboot.host.vm.disk_layers import fork_disk
 from warmboot.host.vm.freeze_vm import FrozenVm, freeze_vm
 from warmboot.hypervisors.base import FrozenMachine, MachineSnapshot, Vm
 from warmboot.hypervisors.memory.difference import Difference
-from warmboot.hypervisors.qemu.vm import QemuVm
 from warmboot.model.errors import HostError, HypervisorError
 from warmboot.model.vm import Disk, VmSpec, VmStatus
-from warmboot.system import disks
 from warmboot.system.hashing import sum_file
-from warmboot.system.programs import run_program
 
 TOUCHED_MIB = 192
 
@@ -279,38 +277,6 @@ async def test_pages_that_were_swapped_out_are_frozen_too(
         fork_spec, _ = await freezer.fork(moment)
     for one in (spec, fork_spec):
         await freezer.assert_counts_without_a_gap(one)
-
-
-class Disks:
-    """Writable disks of VMs, written to as their guests would: the tiny guest has no driver."""
-
-    def __init__(self, rig: Rig, layered: bool) -> None:
-        self._rig, self._layered = rig, layered
-
-    async def make(self, spec: VmSpec) -> VmSpec:
-        """``spec`` with a disk in its own folder."""
-        base = self._rig.make_disk("base")
-        target = spec.run_dir / ("disk.qcow2" if self._layered else "disk.ext4")
-        disk = await (disks.overlay if self._layered else disks.copy)(base.path, target)
-        return replace(spec, disks=(disk,))
-
-    async def write(self, vm: Vm, spec: VmSpec, value: int) -> None:
-        if isinstance(vm, QemuVm):
-            # As the guest's own device: nobody else may write to what that has open.
-            blocks = await vm._execute("query-block")
-            device = next(one["qdev"] for one in blocks if not one["inserted"]["ro"])
-            line = f'qemu-io -d {device} "write -P {value} 0 64k"'
-            said = await vm._execute("human-monitor-command", **{"command-line": line})
-            assert said == ""  # what went well it prints elsewhere
-        else:
-            with spec.disks[0].path.open("r+b") as file:
-                file.write(bytes([value]) * (64 << 10))
-
-    async def read(self, disk: Disk) -> int:
-        """What a guest sees at the beginning of a disk that nobody writes to."""
-        plain = self._rig.home / f"{os.urandom(4).hex()}.img"
-        await run_program(*("qemu-img", "convert", "-O", "raw", disk.path, plain), timeout_s=60)
-        return plain.read_bytes()[0]
 
 
 @pytest.fixture

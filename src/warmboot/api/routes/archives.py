@@ -36,7 +36,8 @@ _BODY = {
 @router.post("", status_code=201, summary="Upload an image archive", openapi_extra=_BODY)
 async def upload_archive(request: Request, services: Wired) -> Uploaded:
     size_bytes = announced_bytes(request)
-    return Uploaded(id=await services.archives.upload(upload_chunks(request), size_bytes))
+    async with heard_out(request) as chunks:
+        return Uploaded(id=await services.archives.upload(chunks, size_bytes))
 
 
 @contextlib.asynccontextmanager

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
-from warmboot.api.routes.archives import announced_bytes, upload_chunks
+from warmboot.api.routes.archives import announced_bytes, heard_out
 from warmboot.api.routing import Ref, Wired
 from warmboot.api.schemas.inside_responses import ChangeOut, FileStatusOut, ProcessTableOut
 from warmboot.api.schemas.requests import ABSOLUTE_PATTERN, NO_NUL_PATTERN
@@ -89,6 +89,6 @@ async def write_files(
 ) -> Ok:
     """``path`` is a folder that is there."""
     announced_bytes(request)
-    await services.containers.get(ref)
-    await services.files.write(ref, path, upload_chunks(request), keep_owners=keep_owners)
+    async with heard_out(request) as tar:
+        await services.files.write(ref, path, tar, keep_owners=keep_owners)
     return Ok()
