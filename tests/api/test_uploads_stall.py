@@ -19,7 +19,7 @@ from warmboot.api.routes import archives
 from warmboot.client import Client
 from warmboot.manager.containers.archives import ArchiveFiles
 from warmboot.manager.core.uploads import Uploads
-from warmboot.model.errors import Conflict
+from warmboot.model.errors import Conflict, NotFound
 
 HEAD = (
     b"POST /v1/archives HTTP/1.1\r\nHost: 127.0.0.1\r\n"
@@ -91,3 +91,16 @@ async def test_an_import_that_is_refused_is_told_why_however_much_is_still_to_co
         running = await client.workers.create(image="busybox", name="running")
         with pytest.raises(Conflict, match="given a checkpoint from outside"):
             await client.workers.import_checkpoint(running, archive, "arrived")
+
+
+async def test_files_for_a_container_that_is_not_there_are_refused_with_that_reason(
+    fakes: FakeServices,
+) -> None:
+    async def much() -> AsyncIterator[bytes]:
+        for _ in range(64):
+            yield bytes(1 << 20)
+
+    app = create_app(fakes.services, peers=Peers())
+    async with serving(app) as server, Client(f"http://127.0.0.1:{port_of(server)}") as client:
+        with pytest.raises(NotFound, match="nobody"):
+            await client.files.write("nobody", "/tmp", much())
