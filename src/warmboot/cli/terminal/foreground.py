@@ -15,7 +15,7 @@ from warmboot.cli.drive import failure_of
 from warmboot.cli.entry import Unwritten
 from warmboot.cli.terminal.attach import carry
 from warmboot.cli.terminal.signals import Signals
-from warmboot.model.errors import WarmbootError
+from warmboot.model.errors import CommandNotExecutable, CommandNotFound, WarmbootError
 
 if TYPE_CHECKING:
     from warmboot.client import Client, Session
@@ -49,8 +49,8 @@ class Stay:
             with self._signals.first_to(self._stop):
                 try:
                     code = await work
-                except Unwritten:
-                    raise
+                except (Unwritten, CommandNotExecutable, CommandNotFound):
+                    raise  # whether or not it is being removed by now
                 except WarmbootError:
                     if (code := await killed(self._client, self._container.id)) is None:
                         raise
