@@ -39,10 +39,10 @@ from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
 from warmboot.model.tenants.boot import BootPolicy
 from warmboot.store.repositories.events import EventRepository
 from warmboot.store.repositories.images import RuntimeImageRepository
+from warmboot.store.repositories.named.containers import ContainerRepository
+from warmboot.store.repositories.named.engines import EngineRepository
 from warmboot.store.repositories.operations import OperationRepository
 from warmboot.store.repositories.snapshots import RuntimeSnapshotRepository
-from warmboot.store.repositories.tenants.containers import ContainerRepository
-from warmboot.store.repositories.tenants.engines import EngineRepository
 from warmboot.store.repositories.vms import VmRepository
 
 WORK_S = 120.0

@@ -24,7 +24,7 @@ from warmboot.model.errors import DiskFull, NetworkError, Unavailable, WarmbootE
 from warmboot.model.sessions import ExecSpec
 from warmboot.store import Store
 from warmboot.store.repositories.events import EventRepository
-from warmboot.store.repositories.tenants.containers import ContainerRepository
+from warmboot.store.repositories.named.containers import ContainerRepository
 from warmboot.store.repositories.vms import VmRepository
 
 EXITED = ContainerState.EXITED

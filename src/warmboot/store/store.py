@@ -9,20 +9,20 @@ from warmboot.model.vm import VmKind
 from warmboot.store.address import parse_url, prepare_file
 from warmboot.store.database import Database
 from warmboot.store.migrate import migrate
-from warmboot.store.repositories.checkpoints import CheckpointRepository
 from warmboot.store.repositories.counts import CountQueries
 from warmboot.store.repositories.events import EventRepository
 from warmboot.store.repositories.idempotency import IdempotencyRepository
 from warmboot.store.repositories.images import RuntimeImageRepository
 from warmboot.store.repositories.meta import MetaRepository
+from warmboot.store.repositories.named.checkpoints import CheckpointRepository
+from warmboot.store.repositories.named.containers import ContainerRepository
+from warmboot.store.repositories.named.engines import EngineRepository
+from warmboot.store.repositories.named.workers import WorkerRepository
 from warmboot.store.repositories.operations import OperationRepository
 from warmboot.store.repositories.pages import PageRepository
 from warmboot.store.repositories.snapshots import RuntimeSnapshotRepository
-from warmboot.store.repositories.tenants.containers import ContainerRepository
-from warmboot.store.repositories.tenants.engines import EngineRepository
 from warmboot.store.repositories.unreadable import UnreadableRows
 from warmboot.store.repositories.vms import VmRepository
-from warmboot.store.repositories.workers import WorkerRepository
 
 
 class Store:

@@ -21,8 +21,8 @@ from warmboot.model.tenants.engine import Engine, EngineState
 from warmboot.model.worker import Worker, WorkerState
 from warmboot.store.database import Database
 from warmboot.store.lenient import Rows
-from warmboot.store.repositories import checkpoints, images, snapshots, workers
-from warmboot.store.repositories.tenants import containers, engines
+from warmboot.store.repositories import images, snapshots
+from warmboot.store.repositories.named import checkpoints, containers, engines, workers
 
 T = TypeVar("T")
 

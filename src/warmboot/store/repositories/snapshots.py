@@ -32,6 +32,7 @@ from warmboot.store.lenient import Rows
 from warmboot.store.repositories.guard import Changes, Updates, check_fields, with_shape
 from warmboot.store.repositories.images import remove_forgotten, unknown_image
 from warmboot.store.repositories.leases import LEASABLE, LeaseRepository, unknown_snapshot
+from warmboot.store.repositories.named.records import shaped
 from warmboot.store.storable import is_storable
 from warmboot.store.tables import images, leases, runtime_snapshots
 
@@ -40,13 +41,9 @@ _CHANGEABLE = frozenset(_FIELDS) - {
     *("id", "runtime_image_id", "state", "created_at", "version", "depth"),
 }
 
-
-def _snapshot(values: dict[str, Any]) -> RuntimeSnapshot:
-    values["shape"] = Shape(values.pop("vcpus"), values.pop("memory_mib"))
-    return RuntimeSnapshot(**values)
-
-
-ROWS = Rows(runtime_snapshots, _snapshot, omit=("updated_at",))
+ROWS = Rows(
+    runtime_snapshots, lambda values: RuntimeSnapshot(**shaped(values)), omit=("updated_at",)
+)
 _CHANGES = Changes(runtime_snapshots, ROWS.columns, SNAPSHOT_TRANSITIONS)
 _SUCCESS = Updates(
     runtime_snapshots,

@@ -9,17 +9,8 @@ from sqlalchemy import select
 
 from warmboot.store.database import Database
 from warmboot.store.lenient import Rows, UnreadableRow
-from warmboot.store.repositories import (
-    checkpoints,
-    events,
-    idempotency,
-    images,
-    operations,
-    snapshots,
-    vms,
-    workers,
-)
-from warmboot.store.repositories.tenants import containers, engines
+from warmboot.store.repositories import events, idempotency, images, operations, snapshots, vms
+from warmboot.store.repositories.named import checkpoints, containers, engines, workers
 from warmboot.store.tables import leases, meta, metadata
 
 _READERS: dict[str, Rows[Any]] = {

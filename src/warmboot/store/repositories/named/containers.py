@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import Any
 from uuid import UUID
 
 from warmboot.model.container import CONTAINER_TRANSITIONS, Container, ContainerState
 from warmboot.model.errors import NameTaken
 from warmboot.store.lenient import Rows
 from warmboot.store.repositories.guard import with_shape
-from warmboot.store.repositories.tenants.tenant import TenantRepository, Tenants, shaped
+from warmboot.store.repositories.named.records import Kind, NamedRecords, shaped
 from warmboot.store.tables import containers
 
-
-def _container(values: dict[str, Any]) -> Container:
-    return Container(**shaped(values))
+ROWS = Rows(containers, lambda values: Container(**shaped(values)), omit=("name", "updated_at"))
 
 
-ROWS = Rows(containers, _container, omit=("name", "updated_at"))
-
-
-class ContainerRepository(TenantRepository[Container, ContainerState]):
-    TENANTS = Tenants(
+class ContainerRepository(NamedRecords[Container, ContainerState]):
+    KIND = Kind(
         "container",
-        "warmboot ps --all",
+        "see `warmboot ps --all`",
         ROWS,
         CONTAINER_TRANSITIONS,
         [field.name for field in fields(Container)],

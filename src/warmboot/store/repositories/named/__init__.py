@@ -1,0 +1,1 @@
+"""Repositories of what has a state of its own, and a name."""

@@ -1,1 +1,0 @@
-"""Repositories of what has a VM of its own: containers and engines."""
