@@ -121,6 +121,21 @@ def test_a_list_says_why_a_worker_has_failed(cli: Cli, served: Served) -> None:
     assert "failed: the engine has no memory left" in cli("worker", "ls").stdout
 
 
+def test_a_pause_and_a_resume_have_a_limit(cli: Cli, served: Served) -> None:
+    cli("worker", "run", "--name", "long", "app:1", "slow")
+    for words in (("pause", "--timeout", "1.5"), ("checkpoint", "--timeout", "1.5")):
+        late = cli("worker", *words, "long")
+        assert late.returncode == 1
+        assert "within the 1.5 s" in late.stderr
+        assert json.loads(cli("worker", "show", "long", "--json").stdout)["state"] == "running"
+    assert cli("worker", "pause", "--timeout", "90", "long").returncode == 0
+    assert cli("worker", "resume", "--timeout", "2", "long").returncode == 1
+    assert json.loads(cli("worker", "show", "long", "--json").stdout)["state"] == "paused"
+    assert cli("worker", "resume", "--timeout", "90", "long").returncode == 0
+    for wrong in ("0", "-1", "nan", "inf", "soon", "86401"):
+        assert cli("worker", "pause", "--timeout", wrong, "long").returncode == 2, wrong
+
+
 def test_flags_have_no_double_negation(cli: Cli) -> None:
     shown = cli("worker", "run", "--help").stdout
     assert "--no-start" in shown

@@ -13,7 +13,7 @@ from tests.support.eventually import until
 
 from warmboot.criu.checkpoint import checkpoint, recover
 from warmboot.criu.containerd import RestoreCopies, scratch_folders, work_in
-from warmboot.criu.in_progress import Work, unless_it_hangs, until_quiet
+from warmboot.criu.in_progress import Limits, Work, unless_it_hangs, until_quiet
 from warmboot.criu.restore import restore, salt
 from warmboot.criu.runtime_work import end_work, runtimes_at_work, stopped_in
 from warmboot.docker.engine import DockerEngine
@@ -57,7 +57,7 @@ async def test_a_dump_that_hangs_is_ended_and_the_container_thawed(
     work = await _work(engine, container)
     call = engine.dump(container, "cp", leave_running=False)
     with pytest.raises(CheckpointError, match=r"nothing of it had moved for 1 s"):
-        await unless_it_hangs(work, call, hangs_after_s=1.0)
+        await unless_it_hangs(work, call, Limits(1.0))
     assert runtimes_at_work(container) == []
     await recover(engine, container, "cp")
     assert (await counted(engine, container, beyond=seen + 2))[0] == secret
@@ -109,7 +109,7 @@ async def test_a_restore_that_hangs_is_ended_and_its_checkpoint_kept(
     await dockerd.start()
     try:
         with pytest.raises(CheckpointError, match="kept") as caught:
-            await restore(engine, container, "cp", hangs_after_s=1.0)
+            await restore(engine, container, "cp", limits=Limits(1.0))
         assert "nothing of it had moved" in caught.value.details
         assert runtimes_at_work(container) == []
     finally:

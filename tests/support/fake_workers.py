@@ -21,6 +21,7 @@ from warmboot.model.checkpoint import (
 )
 from warmboot.model.errors import (
     CheckpointError,
+    CheckpointTimeout,
     Conflict,
     InUse,
     InvalidRequest,
@@ -32,6 +33,7 @@ from warmboot.model.sessions import LogChunk, Stream
 from warmboot.model.worker import WORKER_TRANSITIONS, Worker, WorkerSpec
 from warmboot.model.worker import WorkerState as S
 
+SLOW_S = 60.0
 VERSIONS = Versions("20.10.24", "4.2.1", "6.18.0", "x86_64")
 
 
@@ -40,7 +42,11 @@ class Tell(Protocol):
 
 
 class FakeWorkers:
-    """``tell`` emits an event. A worker whose command is ``undumpable`` cannot be dumped."""
+    """``tell`` emits an event.
+
+    A worker whose command is ``undumpable`` cannot be dumped; ``slow`` takes a minute for each
+    pause, checkpoint and resume.
+    """
 
     def __init__(self, tell: Tell) -> None:
         self.rows: dict[UUID, Worker] = {}
@@ -102,12 +108,14 @@ class FakeWorkers:
         worker = await self.get(ref)
         self._tell("worker.reported", worker.id, report=kind, data=dict(data))
 
-    async def pause(self, ref: str, name: str | None = None) -> Worker:
-        await self.create_checkpoint(ref, name, leave_running=False)
+    async def pause(
+        self, ref: str, name: str | None = None, timeout_s: float | None = None
+    ) -> Worker:
+        await self.create_checkpoint(ref, name, leave_running=False, timeout_s=timeout_s)
         return await self.get(ref)
 
     async def ask_pause(
-        self, ref: str, name: str | None = None
+        self, ref: str, name: str | None = None, timeout_s: float | None = None
     ) -> tuple[Worker, Callable[[], None]]:
         worker = await self.get(ref)
         if worker.state is not S.RUNNING:
@@ -139,13 +147,18 @@ class FakeWorkers:
         return made
 
     async def resume(
-        self, ref: str, checkpoint: str | None = None, options: ResumeOptions = AS_IT_WAS
+        self,
+        ref: str,
+        checkpoint: str | None = None,
+        options: ResumeOptions = AS_IT_WAS,
+        timeout_s: float | None = None,
     ) -> Resumed:
         worker = await self.get(ref)
         if not WORKER_TRANSITIONS.allows(worker.state, S.RESUMING):
             raise refusal(worker, "resumed")
         if checkpoint is not None:
             await self.checkpoint(ref, checkpoint)
+        _refuse_slow(worker, timeout_s)
         resuming = self._enter(worker, S.RESUMING)
         running = self._enter(resuming, S.RUNNING, paused_into=None, resumed_at=now())
         return Resumed(running, self.changed_files)
@@ -164,7 +177,12 @@ class FakeWorkers:
         raise NotFound(f"there is no checkpoint {name!r}", resolution="list them")
 
     async def create_checkpoint(
-        self, ref: str, name: str | None = None, *, leave_running: bool = True
+        self,
+        ref: str,
+        name: str | None = None,
+        *,
+        leave_running: bool = True,
+        timeout_s: float | None = None,
     ) -> Checkpoint:
         worker = await self.get(ref)
         if worker.state is not S.RUNNING:
@@ -175,6 +193,7 @@ class FakeWorkers:
                 details="Error (criu/files-reg.c:1816): Can't dump ghost file",
                 resolution="see CRIU's lines above for what it cannot dump",
             )
+        _refuse_slow(worker, timeout_s)
         count = len(self.kept[worker.id]) + 1
         made = self._made(worker, name or f"pause-{count}", left_running=leave_running)
         if not leave_running:
@@ -208,3 +227,12 @@ class FakeWorkers:
         made = self._made(worker, name, left_running=False)
         self._finish(worker, made)
         return made
+
+
+def _refuse_slow(worker: Worker, timeout_s: float | None) -> None:
+    if worker.spec.command == ("slow",) and timeout_s is not None and timeout_s < SLOW_S:
+        raise CheckpointTimeout(
+            f"{worker.name} was not done",
+            details=f"it was not done within the {timeout_s:g} s that the request allows",
+            resolution="give it more time",
+        )

@@ -14,7 +14,7 @@ from tests.support.eventually import until_blocking
 from tests.support.images import COUNTER, busybox
 
 from warmboot.criu.binary import SEARCH_PATH
-from warmboot.criu.in_progress import Work
+from warmboot.criu.in_progress import Limits, Work
 from warmboot.criu.log import CriuLog
 from warmboot.criu.runtime.dump import dump
 from warmboot.criu.runtime.files import put_back
@@ -92,7 +92,7 @@ class Container:
                 layer=layer or self.rootfs,
                 mounts={},
                 leave_running=leave_running,
-                hangs_after_s=TIMEOUT_S,
+                limits=Limits(TIMEOUT_S),
             )
         except CheckpointError as error:
             raise CheckpointError(error.brief, details="\n".join(log.errors())) from error

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.support.eventually import until
 
-from warmboot.criu.in_progress import Work
+from warmboot.criu.in_progress import Limits, Work
 from warmboot.criu.log import CriuLog
 from warmboot.criu.runtime import dump as dumping
 from warmboot.criu.runtime.folders import CheckpointFolder
@@ -74,7 +74,7 @@ async def dumped(tmp_path: Path) -> None:
         layer=None,
         mounts={},
         leave_running=False,
-        hangs_after_s=GENEROUS_S,
+        limits=Limits(GENEROUS_S),
     )
 
 

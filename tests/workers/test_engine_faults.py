@@ -31,7 +31,7 @@ from tests.workers.conftest import (
 from warmboot.client import Client
 from warmboot.client.worker_results import Worker
 from warmboot.criu import in_progress
-from warmboot.criu.in_progress import Work
+from warmboot.criu.in_progress import Limits, Work
 from warmboot.criu.runtime import dump as dumping
 from warmboot.criu.runtime import resume as resuming
 from warmboot.criu.runtime.orders import ROOT
@@ -98,9 +98,9 @@ async def test_an_engine_that_hangs_does_not_keep_a_dump_from_its_end(
     secret, _ = await counted(client, worker.id)
     unless_it_hangs = in_progress.unless_it_hangs
 
-    async def hanging(work: Work, call: Coroutine[Any, Any, None], limit_s: float) -> None:
+    async def hanging(work: Work, call: Coroutine[Any, Any, None], limits: Limits) -> None:
         dockerd.hang()
-        await unless_it_hangs(work, call, limit_s)
+        await unless_it_hangs(work, call, limits)
 
     monkeypatch.setattr(dumping, "unless_it_hangs", hanging)
     try:
@@ -133,9 +133,9 @@ async def test_a_resume_that_the_engine_carries_out_when_it_goes_on_is_noticed(
     await client.workers.pause(worker.id)
     unless_it_hangs = in_progress.unless_it_hangs
 
-    async def hanging(work: Work, call: Coroutine[Any, Any, None], limit_s: float) -> None:
+    async def hanging(work: Work, call: Coroutine[Any, Any, None], limits: Limits) -> None:
         dockerd.hang()
-        await unless_it_hangs(work, call, limit_s)
+        await unless_it_hangs(work, call, limits)
 
     monkeypatch.setattr(in_progress, "ANSWER_AFTER_END_S", 0.5)
     monkeypatch.setattr(resuming, "unless_it_hangs", hanging)
@@ -167,8 +167,8 @@ async def test_a_worker_outlives_an_engine_that_is_killed_at_work_on_it(
     kill = {"dockerd": dockerd.kill, "containerd": dockerd.kill_containerd}[victim]
     unless_it_hangs = in_progress.unless_it_hangs
 
-    async def killed(work: Work, call: Coroutine[Any, Any, None], limit_s: float) -> None:
-        begun = asyncio.ensure_future(unless_it_hangs(work, call, limit_s))
+    async def killed(work: Work, call: Coroutine[Any, Any, None], limits: Limits) -> None:
+        begun = asyncio.ensure_future(unless_it_hangs(work, call, limits))
         while not runtimes_at_work(docker_id) and not begun.done():  # noqa: ASYNC110
             await asyncio.sleep(0.001)  # a program of dockerd's begins, and tells nobody
         await kill()

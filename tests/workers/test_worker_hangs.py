@@ -15,7 +15,7 @@ from tests.workers.conftest import counted, event_kinds, remove_all, start_on
 from warmboot.client import Client
 from warmboot.criu.runtime_work import runtimes_at_work
 from warmboot.docker.engine import DockerEngine
-from warmboot.model.errors import WarmbootError
+from warmboot.model.errors import CheckpointTimeout, WarmbootError
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
 
@@ -73,6 +73,53 @@ async def test_what_hangs_in_pausing_is_removed_by_force_at_once(
         assert await it.client.workers.list() == []
         assert runtimes_at_work(worker.docker_id or "") == []
         assert await engine.labelled(f"dev.warmboot.worker={worker.id}") == []
+
+
+BUSY_CRIU = """\
+#!/bin/sh
+if [ "$1" = swrk ] && [ -e {busy} ]; then
+    while :; do echo more; sleep 0.05; done > /dev/null
+fi
+exec {criu} "$@"
+"""
+
+
+async def test_a_request_s_own_limit_ends_a_pause_and_a_resume_that_make_progress(
+    runtime_dockerd: PrivateDockerd, tmp_path: Path
+) -> None:
+    busy, criu = tmp_path / "busy", tmp_path / "bin" / "criu"
+    criu.parent.mkdir()
+    criu.write_text(BUSY_CRIU.format(busy=busy, criu=CRIU_WRAPPER))
+    criu.chmod(0o755)
+    settings = worker_settings(tmp_path / "s", runtime_dockerd.socket, free_port())
+    settings = settings.model_copy(update={"criu_wrapper": criu})
+    async with served(settings) as it, DockerEngine(runtime_dockerd.socket) as engine:
+        workers = it.client.workers
+        worker = await start_on(it.client, engine)
+        secret, seen = await counted(it.client, worker.id)
+        busy.touch()
+        for late in (
+            workers.pause(worker.id, timeout_s=1.0),
+            workers.create_checkpoint(worker.id, timeout_s=1.0),
+        ):
+            with pytest.raises(CheckpointTimeout, match="keeps running") as caught:
+                await late
+            assert "not done within the 1 s that the request allows" in caught.value.details
+            now = await workers.get(worker.id)
+            assert (now.state, (now.error or {})["code"]) == ("running", "checkpoint-timeout")
+            assert await workers.checkpoints(worker.id) == []
+            found, seen = await counted(it.client, worker.id, beyond=seen)
+            assert found == secret
+        busy.unlink()
+        await workers.pause(worker.id, "kept", timeout_s=60)
+        busy.touch()
+        with pytest.raises(CheckpointTimeout, match="the checkpoint is kept"):
+            await workers.resume(worker.id, timeout_s=1.0)
+        assert (await workers.get(worker.id)).state == "paused"
+        busy.unlink()
+        await workers.resume(worker.id, timeout_s=60)
+        assert (await counted(it.client, worker.id, beyond=seen))[0] == secret
+        await remove_all(it.client)
 
 
 async def _pause(client: Client, worker_id: str) -> None:

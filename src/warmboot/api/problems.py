@@ -47,6 +47,7 @@ STATUS: Mapping[type[errors.WarmbootError], int] = {
     errors.GuestUnreachable: 503,
     errors.ContainerError: 422,
     errors.CheckpointRefused: 409,
+    errors.CheckpointTimeout: 409,
 }
 
 

@@ -22,6 +22,8 @@ from warmboot.model.errors import DiskFull, InvalidRequest
 WORK_TIMEOUT_S = 1800.0
 """A pause or resume of gigabytes takes its time."""
 
+AFTER_TIMEOUT_S = 120.0
+"""Until the manager says what is true after one that it has ended."""
 
 Progress = Callable[[int], None]
 
@@ -84,12 +86,22 @@ class Workers:
             async for chunk in response.aiter_raw():
                 yield chunk
 
-    async def pause(self, ref: str, checkpoint: str | None = None, *, wait: bool = True) -> Worker:
-        """Pause it; returns when it is paused, or without ``wait`` at once."""
-        body: dict[str, Any] = {"wait": wait}
+    async def pause(
+        self,
+        ref: str,
+        checkpoint: str | None = None,
+        *,
+        wait: bool = True,
+        timeout_s: float | None = None,
+    ) -> Worker:
+        """Pause it; returns when it is paused, or without ``wait`` at once.
+
+        A pause that takes longer than ``timeout_s`` is ended, and the worker runs on.
+        """
+        body: dict[str, Any] = {"wait": wait, **_limit(timeout_s)}
         if checkpoint is not None:
             body["checkpoint"] = checkpoint
-        return await self._work(ref, "pause", body)
+        return item(Worker, await self._begin(self._path(ref, "pause"), body, timeout_s))
 
     async def resume(
         self,
@@ -98,26 +110,32 @@ class Workers:
         *,
         keep_files: bool = False,
         close_connections: bool = False,
+        timeout_s: float | None = None,
     ) -> Resumed:
-        """Resume it; returns when it has run again, with what has changed in its mounts."""
+        """Resume it; returns when it has run again, with what has changed in its mounts.
+
+        A resume that takes longer than ``timeout_s`` is ended, and the worker is still paused.
+        """
         body: dict[str, Any] = {"checkpoint": checkpoint} if checkpoint else {}
+        body |= _limit(timeout_s)
         if keep_files:
             body["keep_files"] = True
         if close_connections:
             body["close_connections"] = True
-        answer = await self._link.post(self._path(ref, "resume"), body, timeout=WORK_TIMEOUT_S)
-        return item(Resumed, answer)
+        return item(Resumed, await self._begin(self._path(ref, "resume"), body, timeout_s))
 
     async def wake(self, ref: str) -> Worker:
         """Make the worker run, whether it is paused or not, and return when it runs."""
-        return await self._work(ref, "wake", None)
+        return item(Worker, await self._begin(self._path(ref, "wake"), None))
 
     async def report(self, ref: str, kind: str, data: Mapping[str, Any]) -> None:
         await self._link.post(self._path(ref, "events"), {"kind": kind, "data": dict(data)})
 
-    async def _work(self, ref: str, what: str, body: Mapping[str, Any] | None) -> Worker:
-        answer = await self._link.post(self._path(ref, what), body, timeout=WORK_TIMEOUT_S)
-        return item(Worker, answer)
+    async def _begin(
+        self, path: str, body: Mapping[str, Any] | None, timeout_s: float | None = None
+    ) -> Any:
+        waits_s = max(WORK_TIMEOUT_S, (timeout_s or 0.0) + AFTER_TIMEOUT_S)
+        return await self._link.post(path, body, timeout=waits_s)
 
     # -- checkpoints ---------------------------------------------------------------------------
 
@@ -132,13 +150,18 @@ class Workers:
         return item(Checkpoint, await self._link.get(self._checkpoint(ref, name)))
 
     async def create_checkpoint(
-        self, ref: str, name: str | None = None, *, leave_running: bool = True
+        self,
+        ref: str,
+        name: str | None = None,
+        *,
+        leave_running: bool = True,
+        timeout_s: float | None = None,
     ) -> Checkpoint:
-        body: dict[str, Any] = {"leave_running": leave_running}
+        """Make one; what takes longer than ``timeout_s`` is ended, and the worker runs on."""
+        body: dict[str, Any] = {"leave_running": leave_running, **_limit(timeout_s)}
         if name is not None:
             body["name"] = name
-        answer = await self._link.post(self._path(ref, "checkpoints"), body, timeout=WORK_TIMEOUT_S)
-        return item(Checkpoint, answer)
+        return item(Checkpoint, await self._begin(self._path(ref, "checkpoints"), body, timeout_s))
 
     async def delete_checkpoint(self, ref: str, name: str) -> None:
         await self._link.delete(self._checkpoint(ref, name))
@@ -191,6 +214,11 @@ class Workers:
         path = f"{self._path(ref, 'checkpoints', 'import')}?name={quote(name, safe='')}"
         answer = await self._link.upload(path, file_chunks(source, progress), size_bytes)
         return item(Checkpoint, answer)
+
+
+def _limit(timeout_s: float | None) -> dict[str, float]:
+    """As a field of the request; managers of earlier versions do not know it."""
+    return {} if timeout_s is None else {"timeout_s": timeout_s}
 
 
 def _holds(worker: Worker, until: str) -> bool:

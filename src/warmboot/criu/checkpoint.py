@@ -19,7 +19,7 @@ from pathlib import Path
 
 from warmboot.criu.containerd import SALT_FILE
 from warmboot.criu.images import DumpFacts, read_dump, unreadable
-from warmboot.criu.in_progress import HANGS_AFTER_S, Work, answered, unless_it_hangs
+from warmboot.criu.in_progress import NO_TIMEOUT, Limits, Work, answered, unless_it_hangs
 from warmboot.criu.log import CriuLog, holding_log
 from warmboot.criu.lost_exit import STOP_TIMEOUT_S, inspect_when_stopped
 from warmboot.criu.open_files import refuse_io_uring
@@ -56,6 +56,7 @@ OUR_FILES = frozenset({SALT_FILE})
 """Files in a checkpoint's folder that are not the dump's."""
 
 GONE_WITHIN_S = 1.0
+_TOO_LATE = "the worker could not be paused in time; it keeps running"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,23 +114,25 @@ async def checkpoint(
     search_path: str = "",
     leave_running: bool = False,
     until_stopped: bool = True,
-    hangs_after_s: float = HANGS_AFTER_S,
+    limits: Limits = NO_TIMEOUT,
 ) -> Dumped:
     """Dump ``container`` into a checkpoint ``name``, and stop it unless ``leave_running``.
 
     ``into`` is the folder of one that is not the engine's: made by runc, with the CRIU on
     ``search_path``; the container's next start is then a restore from it. Its processes are gone
     when this returns; with ``until_stopped`` the engine has noticed, too. A dump of which nothing
-    moves for ``hangs_after_s`` is ended, and the container runs on.
+    moves, or that takes longer than the ``limits`` allow, is ended, and the container runs on.
 
     Errors: ``Conflict`` (it does not run, or has a stopped process), ``NameTaken``,
     ``NotSupported``, ``DiskFull``, ``CheckpointError`` with CRIU's own lines (it runs on),
     ``EngineUnavailable``.
     """
     check_checkpoint_name(name)
-    facts, found = await answered(
-        asyncio.gather(engine.remembered_facts(), engine.inspect(container)), hangs_after_s
-    )
+    async with limits.within(_TOO_LATE):
+        facts, found = await answered(
+            asyncio.gather(engine.remembered_facts(), engine.inspect(container)),
+            limits.hangs_after_s,
+        )
     if not found.running:
         raise Conflict(
             f"{found.name} is not running",
@@ -147,12 +150,13 @@ async def checkpoint(
     started = time.monotonic()
     if into is None:
         await asyncio.to_thread(check_engine_room, facts, found, engine.socket)
-        await until_forgotten(found.id, found.pid, facts.content_stores())
+        async with limits.within(_TOO_LATE):
+            await until_forgotten(found.id, found.pid, facts.content_stores())
         started = time.monotonic()
-        criu = await _dump_by_engine(engine, facts, found, name, leave_running, hangs_after_s)
+        criu = await _dump_by_engine(engine, facts, found, name, leave_running, limits)
     else:
         criu = await _dump_by_runc(
-            engine, facts, found, CheckpointFolder(into), search_path, leave_running, hangs_after_s
+            engine, facts, found, CheckpointFolder(into), search_path, leave_running, limits
         )
     duration_s = time.monotonic() - started
     dump = await _read_or_delete(engine, found, name, into)
@@ -179,7 +183,7 @@ async def _dump_by_engine(
     found: ContainerFacts,
     name: str,
     leave_running: bool,
-    hangs_after_s: float,
+    limits: Limits,
 ) -> str:
     """The version of the CRIU that did it."""
     logs = [work / "criu-work" / "dump.log" for work in facts.work_folders(found.id)]
@@ -187,7 +191,7 @@ async def _dump_by_engine(
     async with holding_log(logs) as log:
         try:
             call = engine.dump(found.id, name, leave_running=leave_running)
-            await unless_it_hangs(work, call, hangs_after_s)
+            await unless_it_hangs(work, call, limits)
         except (CheckpointError, Conflict, DiskFull) as error:
             failure = await _failed(engine, found, error, log)
             with contextlib.suppress(CheckpointError, Conflict):
@@ -203,7 +207,7 @@ async def _dump_by_runc(
     into: CheckpointFolder,
     search_path: str,
     leave_running: bool,
-    hangs_after_s: float,
+    limits: Limits,
 ) -> str:
     """The version of the CRIU that did it."""
     making = await by_runc.begin(found, into, own_network=found.network != HOST_NETWORK)
@@ -218,7 +222,7 @@ async def _dump_by_runc(
             layer=found.upper_folder,
             mounts=found.mounted,
             leave_running=leave_running,
-            hangs_after_s=hangs_after_s,
+            limits=limits,
         )
     except (CheckpointError, Conflict, DiskFull) as error:
         await asyncio.to_thread(end_in, making.path)  # CRIU, if its runc was killed

@@ -12,15 +12,22 @@ while; ``until_quiet`` is for that.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Iterator
-from dataclasses import dataclass
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from warmboot.criu.containerd import scratch_folders, work_in
 from warmboot.criu.runtime_work import end_work, progress, runtimes_at_work
 from warmboot.docker.facts import EngineFacts
-from warmboot.model.errors import CheckpointError, EngineUnavailable, WarmbootError
+from warmboot.model.errors import (
+    CheckpointError,
+    CheckpointTimeout,
+    EngineUnavailable,
+    WarmbootError,
+)
 from warmboot.system.concurrency import end
 
 HANGS_AFTER_S = 120.0
@@ -28,10 +35,55 @@ QUIET_S = 3.0
 LOOK_EVERY_S = 0.25
 LONGEST_S = 3600.0
 ANSWER_AFTER_END_S = 15.0
+GIVE_MORE_TIME = (
+    "give it more time (`--timeout SECONDS`), or none: then it may take as long as it "
+    "makes progress"
+)
 
 T = TypeVar("T")
 
 Observation = tuple[frozenset[tuple[str, int, int]], frozenset[tuple[int, int]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a dump or restore may take.
+
+    ``hangs_after_s``: without any progress. ``timeout_s``: altogether, from when this was made;
+    ``None``: as long as there is progress.
+    """
+
+    hangs_after_s: float = HANGS_AFTER_S
+    timeout_s: float | None = None
+    _began_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def left_s(self) -> float | None:
+        """Of ``timeout_s``; at least 0."""
+        if self.timeout_s is None:
+            return None
+        return max(0.0, self._began_s + self.timeout_s - time.monotonic())
+
+    @contextlib.asynccontextmanager
+    async def within(self, brief: str) -> AsyncIterator[None]:
+        """``CheckpointTimeout`` with ``brief`` if the body is not done by then; it is cancelled."""
+        if self.left_s == 0.0:
+            raise self._timeout(brief)
+        try:
+            async with asyncio.timeout(self.left_s):
+                yield
+        except TimeoutError as error:
+            raise self._timeout(brief) from error
+
+    def passed(self) -> str:
+        """What to say when ``timeout_s`` is over."""
+        return f"it was not done within the {self.timeout_s:g} s that the request allows"
+
+    def _timeout(self, brief: str) -> CheckpointTimeout:
+        return CheckpointTimeout(brief, details=self.passed(), resolution=GIVE_MORE_TIME)
+
+
+NO_TIMEOUT = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +130,21 @@ async def answered(call: Awaitable[T], limit_s: float) -> T:
         ) from error
 
 
-async def unless_it_hangs(
-    work: Work, call: Coroutine[Any, Any, None], hangs_after_s: float
-) -> None:
-    """Do ``call``, but end it when nothing of it has moved for ``hangs_after_s``.
+async def unless_it_hangs(work: Work, call: Coroutine[Any, Any, None], limits: Limits) -> None:
+    """Do ``call``, but end it when one of the ``limits`` is over.
 
-    Then the container runs as before, and it is a ``CheckpointError``; ``EngineUnavailable`` when
-    the engine does not say that it has ended.
+    Then the container runs as before, and it is a ``CheckpointError``, after the time that the
+    request allows a ``CheckpointTimeout``; ``EngineUnavailable`` when the engine does not say that
+    it has ended.
     """
     task = asyncio.ensure_future(call)
     try:
-        if await _moves_until_done(task, work, hangs_after_s):
+        what = await _broken_limit(task, work, limits)
+        if what is None:
             return task.result()
-        await end_work(work.container_id, work.pid)
-        await asyncio.wait({task}, timeout=ANSWER_AFTER_END_S)
-        what = f"nothing of it had moved for {hangs_after_s:g} s, so it was ended"
+        what = f"{what}, so it was ended"
+        kind = CheckpointTimeout if limits.left_s == 0.0 else CheckpointError
+        await _end_until_done(task, work)
         if not task.done():
             raise EngineUnavailable(
                 "the Docker engine does not answer",
@@ -101,26 +153,41 @@ async def unless_it_hangs(
             )
         error = task.exception()
         if isinstance(error, WarmbootError):
-            raise CheckpointError(
-                error.brief, details=f"{what}; {error.details}", resolution=error.resolution
+            advice = GIVE_MORE_TIME if kind is CheckpointTimeout else error.resolution
+            raise kind(
+                error.brief, details=f"{what}; {error.details}", resolution=advice
             ) from error
         return task.result()
     finally:
         await end(task)
 
 
-async def _moves_until_done(task: asyncio.Future[None], work: Work, hangs_after_s: float) -> bool:
-    """Whether it is done; else it has not moved for so long."""
+async def _broken_limit(task: asyncio.Future[None], work: Work, limits: Limits) -> str | None:
+    """Which limit it has broken; ``None``: it is done."""
     loop = asyncio.get_running_loop()
     seen, changed = None, loop.time()
-    while not task.done():
-        await asyncio.wait({task}, timeout=min(1.0, hangs_after_s / 4))
-        now = None if task.done() else await asyncio.to_thread(work.observe)
+    while True:
+        waits_s = min(1.0, limits.hangs_after_s / 4)
+        left_s = limits.left_s
+        await asyncio.wait({task}, timeout=waits_s if left_s is None else min(waits_s, left_s))
+        if task.done():
+            return None
+        if limits.left_s == 0.0:
+            return limits.passed()
+        now = await asyncio.to_thread(work.observe)
         if now != seen:
             seen, changed = now, loop.time()
-        elif not task.done() and loop.time() - changed >= hangs_after_s:
-            return False
-    return True
+        elif loop.time() - changed >= limits.hangs_after_s:
+            return f"nothing of it had moved for {limits.hangs_after_s:g} s"
+
+
+async def _end_until_done(task: asyncio.Future[None], work: Work) -> None:
+    """Again and again, as what was asked for may be about to begin; for some seconds."""
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + ANSWER_AFTER_END_S
+    while not task.done() and loop.time() < deadline_s:
+        await end_work(work.container_id, work.pid)
+        await asyncio.wait({task}, timeout=LOOK_EVERY_S)
 
 
 async def until_quiet(work: Work, hangs_after_s: float = HANGS_AFTER_S) -> None:

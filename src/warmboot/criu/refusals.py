@@ -11,7 +11,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from warmboot.model.errors import CheckpointError, CheckpointRefused, DiskFull, WarmbootError
+from warmboot.model.errors import (
+    CheckpointError,
+    CheckpointRefused,
+    CheckpointTimeout,
+    DiskFull,
+    WarmbootError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +129,8 @@ def dump_failure(
             details=said,
             resolution="delete checkpoints, containers or images that are not needed",
         )
+    if isinstance(error, CheckpointTimeout):
+        return CheckpointTimeout(brief, details=said, resolution=error.resolution)
     if refusal := _known(_OF_DUMPS, lines):
         return _refused(brief, refusal, said)
     if "executable file not found" in said or "criu binary" in said:
@@ -140,6 +148,8 @@ def restore_failure(
     said = "\n".join((*lines, error.details))
     if isinstance(error, DiskFull):
         return DiskFull(brief, details=said, resolution="free some space, then resume again")
+    if isinstance(error, CheckpointTimeout):
+        return CheckpointTimeout(brief, details=said, resolution=error.resolution)
     if refusal := _known(_OF_RESTORES, lines):
         return _refused(brief, refusal, "\n".join((*_sizes(lines), said)))
     return CheckpointError(

@@ -24,7 +24,7 @@ from warmboot.criu.checkpoint import dump_facts, refuse_obstacles
 from warmboot.criu.containerd import SALT_FILE, forget_restored, scratch_folders
 from warmboot.criu.continuity import Continuity, compare
 from warmboot.criu.images import DumpFacts
-from warmboot.criu.in_progress import HANGS_AFTER_S, Work, answered, unless_it_hangs
+from warmboot.criu.in_progress import NO_TIMEOUT, Limits, Work, answered, unless_it_hangs
 from warmboot.criu.log import holding_log
 from warmboot.criu.lost_exit import inspect_when_stopped
 from warmboot.criu.refusals import restore_failure
@@ -41,6 +41,7 @@ from warmboot.model.errors import CheckpointError, Conflict, DiskFull
 
 MAX_ATTEMPTS = 3
 CONTENT_EXISTS = "already exists"
+_TOO_LATE = "the worker could not be resumed in time; its checkpoint is kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +71,15 @@ async def restore(
     into: Path | None = None,
     search_path: str = "",
     options: ResumeOptions = AS_IT_WAS,
-    hangs_after_s: float = HANGS_AFTER_S,
+    limits: Limits = NO_TIMEOUT,
 ) -> Restored:
     """Start ``container`` from its checkpoint ``name``; ``into`` is its folder if not the engine's.
 
     The engine's own restores know no ``options``: its checkpoints have no files, and what becomes
     of connections is said in /etc/criu/runc.conf.
 
-    A restore of which nothing moves for ``hangs_after_s`` is ended, as one that failed.
+    A restore of which nothing moves, or that takes longer than the ``limits`` allow, is ended, as
+    one that failed.
 
     One that runs already is taken as restored if it has the memory of ``into``: its plain start,
     by whomever, is a restore.
@@ -87,8 +89,9 @@ async def restore(
     every case, so that it can be tried again.
     """
     started = time.monotonic()
-    facts = await answered(engine.remembered_facts(), hangs_after_s)
-    found = await inspect_when_stopped(engine, container, hangs_after_s)
+    async with limits.within(_TOO_LATE):
+        facts = await answered(engine.remembered_facts(), limits.hangs_after_s)
+        found = await inspect_when_stopped(engine, container, limits.hangs_after_s)
     if found.running and not await _has_memory_of(engine, found, name, into):
         raise Conflict(
             f"{found.name} is running",
@@ -102,12 +105,14 @@ async def restore(
         attempts = 0
     elif into is not None:
         folder = CheckpointFolder(into)
-        await check_unless_it_hangs(folder.path, folder.memory, hangs_after_s)
-        work = Work(facts, engine.socket, found.id, folders=(folder.restore_work,))
-        if found.upper_folder is not None and not options.keep_files:
-            await put_back(folder, found.upper_folder, found.started_at, hangs_after_s)
+        async with limits.within(_TOO_LATE):
+            await check_unless_it_hangs(folder.path, folder.memory, limits.hangs_after_s)
+            if found.upper_folder is not None and not options.keep_files:
+                layer, started_at = found.upper_folder, found.started_at
+                await put_back(folder, layer, started_at, limits.hangs_after_s)
         changed = await asyncio.to_thread(changed_since, folder.held, found.mounted)
-        await resume(engine, work, folder, search_path, options, hangs_after_s, found.name)
+        work = Work(facts, engine.socket, found.id, folders=(folder.restore_work,))
+        await resume(engine, work, folder, search_path, options, limits, found.name)
     else:
         logs = [work / "restore.log" for work in facts.work_folders(found.id)]
         attempts = await _start(
@@ -117,7 +122,7 @@ async def restore(
             facts.checkpoint_folder(found.id, name),
             logs,
             Work(facts, engine.socket, found.id),
-            hangs_after_s,
+            limits,
         )
     pid, continuity = await _prove(engine, found.id, dump)
     if continuity is Continuity.FRESH:
@@ -178,7 +183,7 @@ async def _start(
     folder: Path,
     logs: list[Path],
     work: Work,
-    hangs_after_s: float,
+    limits: Limits,
 ) -> int:
     """Start it, with other bytes each time; how many attempts it took."""
     for attempt in range(1, MAX_ATTEMPTS + 1):
@@ -186,7 +191,7 @@ async def _start(
         async with holding_log(logs) as log:
             try:
                 call = engine.start_from(container.id, name)
-                await unless_it_hangs(work, call, hangs_after_s)
+                await unless_it_hangs(work, call, limits)
             except (CheckpointError, Conflict, DiskFull) as error:
                 await _forget_copy(engine, used)
                 if attempt < MAX_ATTEMPTS and CONTENT_EXISTS in error.details:

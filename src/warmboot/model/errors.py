@@ -34,7 +34,8 @@
         │   ├── CommandNotFound   the image has no such program
         │   └── CommandNotExecutable  it has, but it cannot be executed
         └── CheckpointError       CRIU or the engine failed
-            └── CheckpointRefused CRIU cannot do it as things stand
+            ├── CheckpointRefused CRIU cannot do it as things stand
+            └── CheckpointTimeout it took longer than the request allows
 
 HTTP status codes live in the API's error handlers only.
 """
@@ -211,3 +212,7 @@ class CheckpointError(HostError):
 
 class CheckpointRefused(CheckpointError):
     code = "checkpoint-refused"
+
+
+class CheckpointTimeout(CheckpointError):
+    code = "checkpoint-timeout"

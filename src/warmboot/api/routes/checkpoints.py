@@ -55,7 +55,9 @@ async def create_checkpoint(
     ref: Ref, workers: Wiring, body: CheckpointIn | None = None
 ) -> Item[CheckpointOut]:
     asked = body or CheckpointIn()
-    made = await workers.create_checkpoint(ref, asked.name, leave_running=asked.leave_running)
+    made = await workers.create_checkpoint(
+        ref, asked.name, leave_running=asked.leave_running, timeout_s=asked.timeout_s
+    )
     return Item(item=CheckpointOut.of(made))
 
 

@@ -110,11 +110,12 @@ async def pause_worker(
     ref: Ref, request: Request, response: Response, workers: Wiring, body: PauseIn | None = None
 ) -> Item[WorkerOut]:
     """Answers when it is paused. To the worker itself (by its token), and with ``wait: false``,
-    it answers 202 at once, and the pause begins after that."""
+    it answers 202 at once, and the pause begins after that. One that is not done within
+    ``timeout_s`` is ended: the worker runs on, and `error` in it says why."""
     asked = body or PauseIn()
     if asked.wait and worker_caller(request.scope) is None:
-        return Item(item=WorkerOut.of(await workers.pause(ref, asked.checkpoint)))
-    worker, begin = await workers.ask_pause(ref, asked.checkpoint)
+        return Item(item=WorkerOut.of(await workers.pause(ref, asked.checkpoint, asked.timeout_s)))
+    worker, begin = await workers.ask_pause(ref, asked.checkpoint, asked.timeout_s)
     after_response(request, begin)
     response.status_code = 202
     return Item(item=WorkerOut.of(worker))
@@ -126,7 +127,7 @@ async def resume_worker(
 ) -> Item[ResumedOut]:
     """Answers when its process has run again, or says why it has not."""
     wanted = body or ResumeIn()
-    resumed = await workers.resume(ref, wanted.checkpoint, wanted.options)
+    resumed = await workers.resume(ref, wanted.checkpoint, wanted.options, wanted.timeout_s)
     changed = [ChangedFileOut.of(one) for one in resumed.changed_files]
     return Item(item=ResumedOut.of(resumed.worker).model_copy(update={"changed_files": changed}))
 

@@ -26,6 +26,7 @@ from warmboot.model.errors import InvalidName, InvalidRequest
 from warmboot.model.worker import HOST_NETWORK, MAX_PORT, Mount, WorkerSpec
 
 MAX_PERIOD_S = 366 * 86_400.0
+MIN_WORK_TIMEOUT_S, MAX_WORK_TIMEOUT_S = 0.1, 86_400.0
 
 
 def _checked_checkpoint(name: str) -> str:
@@ -63,6 +64,16 @@ WorkerName = Annotated[
 ]
 MountPath = Annotated[HostPath, AfterValidator(_plain_path)]
 Period = Annotated[float, Field(ge=1, le=MAX_PERIOD_S, allow_inf_nan=False)]
+WorkTimeout = Annotated[
+    float,
+    Field(
+        ge=MIN_WORK_TIMEOUT_S,
+        le=MAX_WORK_TIMEOUT_S,
+        allow_inf_nan=False,
+        description="seconds that it may take; it is ended then, and has failed; null: no limit "
+        "while it makes progress",
+    ),
+]
 Port = Annotated[StrictInt, Field(ge=1, le=MAX_PORT), OR_WHOLE]
 Network = Annotated[str, Field(min_length=1, max_length=128, pattern=WORD_PATTERN)]
 
@@ -114,6 +125,7 @@ class PauseIn(Strict):
 
     checkpoint: CheckpointName | None = None
     wait: StrictBool = True
+    timeout_s: WorkTimeout | None = None
 
 
 class ResumeIn(Strict):
@@ -122,6 +134,7 @@ class ResumeIn(Strict):
     checkpoint: CheckpointName | None = None
     keep_files: StrictBool = False
     close_connections: StrictBool = False
+    timeout_s: WorkTimeout | None = None
 
     @property
     def options(self) -> ResumeOptions:
@@ -131,6 +144,7 @@ class ResumeIn(Strict):
 class CheckpointIn(Strict):
     name: CheckpointName | None = None
     leave_running: StrictBool = True
+    timeout_s: WorkTimeout | None = None
 
 
 class ReportIn(Strict):

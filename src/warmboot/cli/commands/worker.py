@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from warmboot.cli.commands.options import Env, EnvFile, Json, Label, Name, Quiet
+from warmboot.cli.commands.worker_checkpoints import (
+    Ref,
+    Timeout,
+    checkpoint,
+    checkpoints,
+    export_,
+    import_,
+)
 from warmboot.cli.completion import worker_names
 from warmboot.cli.drive import FAILED, connect, drive, each, usage
 from warmboot.cli.entry import show_error
@@ -21,8 +28,6 @@ from warmboot.cli.terminal.output import (
     print_lines,
     print_table,
     short,
-    size,
-    upload_total,
     with_reason,
 )
 from warmboot.cli.terminal.progress import status
@@ -32,7 +37,7 @@ from warmboot.model.errors import WarmbootError
 
 if TYPE_CHECKING:
     from warmboot.client import Client
-    from warmboot.client.worker_results import Checkpoint, Worker
+    from warmboot.client.worker_results import Worker
 
 LONGEST_PERIOD_S = 366 * 86_400
 
@@ -42,15 +47,6 @@ app = typer.Typer(
     help="Manage workers: containers that are paused with their memory.",
 )
 
-Ref = Annotated[
-    str,
-    typer.Argument(
-        metavar="WORKER",
-        help="name, id or beginning of an id",
-        autocompletion=worker_names,
-        show_default=False,
-    ),
-]
 Refs = Annotated[
     list[str],
     typer.Argument(
@@ -228,9 +224,15 @@ def _each(
 
 
 @app.command()
-def pause(refs: Refs, checkpoint: Named = None, json_: Json = False) -> None:
+def pause(
+    refs: Refs, checkpoint: Named = None, timeout: Timeout = None, json_: Json = False
+) -> None:
     """Pause workers: save their memory to disk and end their processes."""
-    _each(refs, "pausing", lambda client, ref: client.workers.pause(ref, checkpoint), json_)
+
+    async def act(client: Client, ref: str) -> Worker:
+        return await client.workers.pause(ref, checkpoint, timeout_s=timeout)
+
+    _each(refs, "pausing", act, json_)
 
 
 @app.command()
@@ -243,13 +245,18 @@ def resume(
     close_connections: Annotated[
         bool, typer.Option("--close-connections", help="it finds its TCP connections closed")
     ] = False,
+    timeout: Timeout = None,
     json_: Json = False,
 ) -> None:
     """Resume workers from their newest checkpoint, or from a named one."""
 
     async def act(client: Client, ref: str) -> Worker:
         resumed = await client.workers.resume(
-            ref, checkpoint, keep_files=keep_files, close_connections=close_connections
+            ref,
+            checkpoint,
+            keep_files=keep_files,
+            close_connections=close_connections,
+            timeout_s=timeout,
         )
         tell_changed_files(ref, resumed)
         return resumed
@@ -301,99 +308,7 @@ def logs(
     drive(work())
 
 
-@app.command()
-def checkpoint(ref: Ref, name: Name = None, json_: Json = False) -> None:
-    """Make a checkpoint while the worker keeps running, and print its name."""
-
-    async def work() -> Checkpoint:
-        with status(f"making a checkpoint of {ref} …"):
-            async with connect() as client:
-                return await client.workers.create_checkpoint(ref, name)
-
-    made = drive(work())
-    print_json(made.raw) if json_ else print(made.name)
-
-
-@app.command()
-def checkpoints(
-    ref: Ref,
-    remove: Annotated[
-        list[str] | None, typer.Option("--rm", help="delete a checkpoint", metavar="NAME")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print only names")] = False,
-    json_: Json = False,
-) -> None:
-    """List the checkpoints of a worker, newest first, or delete some of them."""
-
-    async def work() -> list[Checkpoint]:
-        async with connect() as client:
-            for name in remove or ():
-                await client.workers.delete_checkpoint(ref, name)
-            return await client.workers.checkpoints(ref)
-
-    found = drive(work())
-    if json_:
-        print_json([one.raw for one in found])
-    elif quiet:
-        print_lines(one.name for one in found)
-    else:
-        rows = [
-            (
-                one.name,
-                one.state,
-                size(one.size_bytes),
-                "" if one.stored_bytes is None else size(one.stored_bytes),
-                f"{one.duration_s:.2f} s",
-                str(one.processes),
-                str(one.tcp_connections),
-                "automatic" if one.automatic else "by hand",
-                f"{age(one.created_at)} ago",
-            )
-            for one in found
-        ]
-        columns = ("CHECKPOINT", "STATE", "SIZE", "DISK", "TOOK", "PROCS", "TCP", "MADE", "CREATED")
-        print_table(columns, rows, keep=("CHECKPOINT",))
-
-
-@app.command("export")
-def export_(
-    ref: Ref,
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", show_default=False)],
-    file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="default: WORKER-CHECKPOINT.tar.zst")
-    ] = None,
-) -> None:
-    """Export a checkpoint of a worker that is not running, and print the file's path."""
-    destination = file or Path(f"{ref}-{checkpoint}.tar.zst")
-
-    async def work() -> None:
-        what = f"exporting {checkpoint} of {ref} …"
-        with status(what) as shown:
-            async with connect() as client:
-                await client.workers.export_checkpoint(
-                    ref, checkpoint, destination, lambda done: shown(f"{what} {size(done)}")
-                )
-
-    drive(work())
-    print(destination)
-
-
-@app.command("import")
-def import_(
-    ref: Ref,
-    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False)],
-    name: Annotated[str, typer.Option(help="what to call it here")] = "imported",
-    json_: Json = False,
-) -> None:
-    """Import an exported checkpoint into a worker created with `worker run --no-start`."""
-
-    async def work() -> Checkpoint:
-        what, of = f"importing {file} …", upload_total(file)
-        with status(what) as shown:
-            async with connect() as client:
-                return await client.workers.import_checkpoint(
-                    ref, file, name, lambda done: shown(f"{what} {size(done)}{of}")
-                )
-
-    made = drive(work())
-    print_json(made.raw) if json_ else print(made.name)
+app.command()(checkpoint)
+app.command()(checkpoints)
+app.command("export")(export_)
+app.command("import")(import_)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from warmboot.criu.images import read_dump
-from warmboot.criu.in_progress import Work, unless_it_hangs
+from warmboot.criu.in_progress import Limits, Work, unless_it_hangs
 from warmboot.criu.kerndat.cache import with_kerndat
 from warmboot.criu.log import CriuLog
 from warmboot.criu.room import check_room
@@ -40,7 +40,7 @@ async def dump(
     layer: Path | None,
     mounts: Mapping[str, Path],
     leave_running: bool,
-    hangs_after_s: float,
+    limits: Limits,
 ) -> None:
     """Dump the container into ``folder``, which is begun and not yet published.
 
@@ -68,7 +68,7 @@ async def dump(
     try:
         async with _frozen(work.container_id, work.pid):
             try:
-                await unless_it_hangs(work, run(), hangs_after_s)
+                await unless_it_hangs(work, run(), limits)
             except asyncio.CancelledError:
                 await finish(asyncio.to_thread(end_in, folder.path))  # CRIU, whose runc was killed
                 raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from warmboot.criu.in_progress import Work, unless_it_hangs
+from warmboot.criu.in_progress import Limits, Work, unless_it_hangs
 from warmboot.criu.log import CriuLog
 from warmboot.criu.refusals import restore_failure
 from warmboot.criu.runtime.dump import OPTIONS
@@ -37,7 +37,7 @@ async def resume(
     folder: CheckpointFolder,
     search_path: str,
     options: ResumeOptions,
-    hangs_after_s: float,
+    limits: Limits,
     worker: str,
 ) -> None:
     """Start the container from ``folder``; ``worker`` is what it is called in errors.
@@ -49,7 +49,7 @@ async def resume(
     log = CriuLog()
     try:
         with checked(work.container_id):
-            await _start(engine, work, hangs_after_s)
+            await _start(engine, work, limits)
     except (CheckpointError, Conflict, DiskFull) as error:
         await _end_rest(engine, work.container_id)
         log.hold(folder.restore_work / RESTORE_LOG)
@@ -58,14 +58,14 @@ async def resume(
         log.close()
 
 
-async def _start(engine: DockerEngine, work: Work, hangs_after_s: float) -> None:
+async def _start(engine: DockerEngine, work: Work, limits: Limits) -> None:
     """Again, if it has met what an engine has left that was killed."""
     container, loop = work.container_id, asyncio.get_running_loop()
     back_off = BackOff(first_s=0.05, longest_s=0.5)
     deadline_s: float | None = None
     while True:
         try:
-            return await unless_it_hangs(work, engine.start_restored(container), hangs_after_s)
+            return await unless_it_hangs(work, engine.start_restored(container), limits)
         except (CheckpointError, Conflict) as error:
             if not is_kept(error.details, container):
                 raise

@@ -45,7 +45,8 @@ class Workers(Protocol):
     """Containers on the host's own engine; what needs it raises ``EngineUnavailable`` without.
 
     ``ref`` is an id, the unique beginning of one, or a name. A pause or resume that fails raises
-    why, and leaves worker and checkpoints as they were.
+    why, and leaves worker and checkpoints as they were; one that is not done within ``timeout_s``
+    fails so (``CheckpointTimeout``).
     """
 
     async def create(self, spec: WorkerSpec) -> UUID: ...
@@ -68,18 +69,24 @@ class Workers(Protocol):
         """What a worker says of itself becomes an event; also a sign of life."""
         ...
 
-    async def pause(self, ref: str, name: str | None = None) -> Worker:
+    async def pause(
+        self, ref: str, name: str | None = None, timeout_s: float | None = None
+    ) -> Worker:
         """Pause it into a checkpoint; returns when it is paused."""
         ...
 
     async def ask_pause(
-        self, ref: str, name: str | None = None
+        self, ref: str, name: str | None = None, timeout_s: float | None = None
     ) -> tuple[Worker, Callable[[], None]]:
         """Accept a pause; the second result begins it and must be called."""
         ...
 
     async def resume(
-        self, ref: str, checkpoint: str | None = None, options: ResumeOptions = AS_IT_WAS
+        self,
+        ref: str,
+        checkpoint: str | None = None,
+        options: ResumeOptions = AS_IT_WAS,
+        timeout_s: float | None = None,
     ) -> Resumed:
         """Resume it from the checkpoint it was paused into, the newest, or a named one."""
         ...
@@ -93,7 +100,12 @@ class Workers(Protocol):
     async def checkpoint(self, ref: str, name: str) -> Checkpoint: ...
 
     async def create_checkpoint(
-        self, ref: str, name: str | None = None, *, leave_running: bool = True
+        self,
+        ref: str,
+        name: str | None = None,
+        *,
+        leave_running: bool = True,
+        timeout_s: float | None = None,
     ) -> Checkpoint: ...
 
     async def delete_checkpoint(self, ref: str, name: str) -> None: ...

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from warmboot.criu.activity import listening
 from warmboot.criu.checkpoint import Dumped, checkpoint
-from warmboot.criu.in_progress import HANGS_AFTER_S
+from warmboot.criu.in_progress import HANGS_AFTER_S, Limits
 from warmboot.criu.runtime.places import CheckpointPlaces
 from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.event_log import EventLog
@@ -97,12 +97,18 @@ class PauseWorker:
         await self._states.announce(now)
         return made
 
-    async def work(self, worker: Worker, made: Checkpoint) -> Checkpoint:
-        """Dump an accepted worker. After an error the worker is recovered, then it is raised."""
-        async with self._work(worker, made):
-            return await self._record(made, await self._dump(worker, made))
+    async def work(
+        self, worker: Worker, made: Checkpoint, timeout_s: float | None = None
+    ) -> Checkpoint:
+        """Dump an accepted worker. After an error the worker is recovered, then it is raised.
 
-    async def _dump(self, worker: Worker, made: Checkpoint) -> Dumped:
+        A dump that is not done within ``timeout_s`` is ended, and the worker runs on.
+        """
+        limits = Limits(self._hangs_after_s, timeout_s)
+        async with self._work(worker, made):
+            return await self._record(made, await self._dump(worker, made, limits))
+
+    async def _dump(self, worker: Worker, made: Checkpoint, limits: Limits) -> Dumped:
         if worker.spec.policy.wake_on:  # kept first: after a crash nobody could ask any more
             listens = await self._listens(worker)
             await self._store.workers.update(worker.id, listens=listens)
@@ -115,7 +121,7 @@ class PauseWorker:
             search_path=self._places.search_path,
             leave_running=made.left_running,
             until_stopped=False,
-            hangs_after_s=self._hangs_after_s,
+            limits=limits,
         )
 
     async def _record(self, made: Checkpoint, dumped: Dumped) -> Checkpoint:

@@ -18,7 +18,7 @@ from typing import Any
 from uuid import UUID
 
 from warmboot.criu.continuity import Continuity
-from warmboot.criu.in_progress import HANGS_AFTER_S
+from warmboot.criu.in_progress import HANGS_AFTER_S, Limits
 from warmboot.criu.restore import Restored, restore
 from warmboot.criu.runtime.cold import ColdCheckpoints
 from warmboot.criu.runtime.places import CheckpointPlaces
@@ -97,12 +97,18 @@ class ResumeWorker:
         return chosen
 
     async def work(
-        self, worker: Worker, chosen: Checkpoint, options: ResumeOptions = AS_IT_WAS
+        self,
+        worker: Worker,
+        chosen: Checkpoint,
+        options: ResumeOptions = AS_IT_WAS,
+        timeout_s: float | None = None,
     ) -> tuple[Worker, Sequence[ChangedFile]]:
         """Restore an accepted worker; the worker then, and what has changed in its mounts.
 
-        After an error it is recovered, then it is raised.
+        After an error it is recovered, then it is raised. What is not done within ``timeout_s`` is
+        ended, and the worker is where it was.
         """
+        limits = Limits(self._hangs_after_s, timeout_s)
         async with self._work(worker, chosen), self._plain(chosen):
             restored = await restore(
                 self._engine,
@@ -111,7 +117,7 @@ class ResumeWorker:
                 into=chosen.folder,
                 search_path=self._places.search_path,
                 options=options,
-                hangs_after_s=self._hangs_after_s,
+                limits=limits,
             )
             return await self._record(worker.id, restored), restored.changed_files
 

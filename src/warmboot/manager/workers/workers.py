@@ -157,31 +157,38 @@ class Workers:
 
     # -- pause and resume ----------------------------------------------------------------------
 
-    async def pause(self, ref: str, name: str | None = None) -> Worker:
+    async def pause(
+        self, ref: str, name: str | None = None, timeout_s: float | None = None
+    ) -> Worker:
         """Pause it now; returns when it is paused."""
         worker = await self.get(ref)
-        await self._dump(worker, name, leave_running=False)
+        await self._dump(worker, name, leave_running=False, timeout_s=timeout_s)
         return await self._store.workers.get(worker.id)
 
     async def ask_pause(
-        self, ref: str, name: str | None = None
+        self, ref: str, name: str | None = None, timeout_s: float | None = None
     ) -> tuple[Worker, Callable[[], None]]:
         """Accept a pause; it begins when the second result is called, which must happen."""
         worker = await self.get(ref)
         made = await self._pause.accept(worker, name, leave_running=False, automatic=name is None)
 
         def begin() -> None:
-            self._in_background(self._finish_dump(worker, made))
+            self._in_background(self._finish_dump(worker, made, timeout_s))
 
         return await self._store.workers.get(worker.id), begin
 
     async def resume(
-        self, ref: str, checkpoint: str | None = None, options: ResumeOptions = AS_IT_WAS
+        self,
+        ref: str,
+        checkpoint: str | None = None,
+        options: ResumeOptions = AS_IT_WAS,
+        timeout_s: float | None = None,
     ) -> Resumed:
         """Resume it now, from its newest checkpoint or a named one; returns when it runs."""
         worker = await self.get(ref)
         chosen = await self._resume.accept(worker, checkpoint, options)
-        return Resumed(*await self._undisturbed(self._resume.work(worker, chosen, options)))
+        work = self._resume.work(worker, chosen, options, timeout_s)
+        return Resumed(*await self._undisturbed(work))
 
     async def wake(self, ref: str) -> Worker:
         """Make it run whatever it does: paused, being paused, or running already."""
@@ -209,10 +216,16 @@ class Workers:
         return await self._checkpoints.get(await self.get(ref), name)
 
     async def create_checkpoint(
-        self, ref: str, name: str | None = None, *, leave_running: bool = True
+        self,
+        ref: str,
+        name: str | None = None,
+        *,
+        leave_running: bool = True,
+        timeout_s: float | None = None,
     ) -> Checkpoint:
         """Without ``leave_running`` it is a pause."""
-        return await self._dump(await self.get(ref), name, leave_running=leave_running)
+        worker = await self.get(ref)
+        return await self._dump(worker, name, leave_running=leave_running, timeout_s=timeout_s)
 
     async def delete_checkpoint(self, ref: str, name: str) -> None:
         await self._checkpoints.delete(await self.get(ref), name)
@@ -260,6 +273,7 @@ class Workers:
         *,
         leave_running: bool,
         resume_at_start: bool = False,
+        timeout_s: float | None = None,
     ) -> Checkpoint:
         made = await self._pause.accept(
             worker,
@@ -268,10 +282,12 @@ class Workers:
             automatic=name is None,
             resume_at_start=resume_at_start,
         )
-        return await self._undisturbed(self._finish_dump(worker, made))
+        return await self._undisturbed(self._finish_dump(worker, made, timeout_s))
 
-    async def _finish_dump(self, worker: Worker, made: Checkpoint) -> Checkpoint:
-        finished = await self._pause.work(worker, made)
+    async def _finish_dump(
+        self, worker: Worker, made: Checkpoint, timeout_s: float | None
+    ) -> Checkpoint:
+        finished = await self._pause.work(worker, made, timeout_s)
         key = f"retention {worker.id}"
         if not self._tasks.running(key):
             self._tasks.start(key, self._checkpoints.apply_retention(worker))
