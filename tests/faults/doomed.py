@@ -34,7 +34,9 @@ from warmboot.hypervisors.simulated.vm import SimulatedVm
 from warmboot.manager.containers.bring_up import BringUp
 from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.engines.engine_sockets import EngineSockets
+from warmboot.manager.engines.engines import Engines
 from warmboot.manager.ports import EngineUntil
+from warmboot.manager.tenants.pause_tenant import PauseTenant
 from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
 from warmboot.model.tenants.boot import BootPolicy
 from warmboot.store.repositories.events import EventRepository
@@ -115,6 +117,15 @@ async def fork(manager: Manager) -> None:
     await engines.engines_of(manager).fork("victim", 2)
 
 
+async def pause(manager: Manager) -> None:
+    """A container and an engine are paused, and go on."""
+    await manager.run("victim")
+    await engines.create(manager, "victim")
+    for noun in (manager.containers, engines.engines_of(manager)):
+        await noun.pause("victim")
+        await noun.unpause("victim")
+
+
 async def go_on(manager: Manager) -> None:
     """Only what an earlier manager had begun."""
     await settled(manager.running)
@@ -185,7 +196,7 @@ WORK: dict[str, Callable[[Manager], Awaitable[None]]] = {
     work.__name__: work
     for work in (
         *(cold, warm, short, engine, go_on, build, rebuild, delete, delete_snapshot, start),
-        *(compress, unpack, collect, migrate, freeze, fork),
+        *(compress, unpack, collect, migrate, freeze, fork, pause),
     )
 }
 
@@ -202,12 +213,14 @@ PARTS: dict[str, Any] = {
     "containers": ContainerRepository,
     "engines": EngineRepository,
     "engine-sockets": EngineSockets,
+    "engine-use-cases": Engines,
     "images": RuntimeImageRepository,
     "snapshots": RuntimeSnapshotRepository,
     "vms": VmRepository,
     "events": EventRepository,
     "bring-up": BringUp,
     "watch": WatchContainer,
+    "pauses": PauseTenant,
     "operations": OperationRepository,
 }
 

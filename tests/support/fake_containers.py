@@ -240,8 +240,8 @@ class FakeContainers:
             ref = str((await self.get(ref)).id)
         row = self.gone[UUID(ref)] if ref in map(str, self.gone) else await self.get(ref)
         holds = {
-            Until.BOOTED: {S.RUNNING, S.EXITED},
-            Until.RUNNING: {S.RUNNING, S.EXITED},
+            Until.BOOTED: {S.RUNNING, S.PAUSED, S.EXITED},
+            Until.RUNNING: {S.RUNNING, S.PAUSED, S.EXITED},
             Until.EXITED: {S.EXITED},
         }[until] | {S.FAILED, S.DELETING}
 
@@ -264,12 +264,27 @@ class FakeContainers:
         await self._set(row.id, S.RUNNING, exit_code=None, started_at=now())
         self._begin(self._run(row.id, row.spec.command or ("sleep",)))
 
+    async def pause(self, ref: str) -> None:
+        row = await self.get(ref)
+        if row.state is not S.RUNNING:
+            raise Conflict(f"{row.name} is not running")
+        await self._set(row.id, S.PAUSED)
+
+    async def unpause(self, ref: str) -> None:
+        row = await self.get(ref)
+        if row.state is not S.PAUSED:
+            raise Conflict(f"{row.name} is not paused")
+        await self._set(row.id, S.RUNNING)
+
     async def stop(
         self, ref: str, timeout_s: float | None = None, signal: str | None = None
     ) -> None:
         row = await self.get(ref)
         if row.state in (S.EXITED, S.FAILED):
             return
+        if row.state is S.PAUSED:
+            await self.unpause(ref)
+            row = await self.get(ref)
         CONTAINER_TRANSITIONS.check(row.state, S.EXITED)
         self.signals.append(signal)
         await self._end(row.id, signal or row.spec.stop_signal or "SIGTERM")
@@ -295,7 +310,7 @@ class FakeContainers:
 
     async def delete(self, ref: str, *, force: bool = False) -> None:
         row = await self.get(ref)
-        if row.state in (S.RUNNING, S.CREATING) and not force:
+        if row.state in (S.RUNNING, S.PAUSED, S.CREATING) and not force:
             raise InUse(
                 f"the container {row.name} is {row.state}",
                 resolution=f"stop it first (warmboot stop {row.name}), or remove it with --force",

@@ -92,18 +92,35 @@ class FakeEngines:
 
     async def start(self, ref: str) -> None:
         engine = await self.get(ref)
+        if engine.state is S.PAUSED:
+            raise Conflict(f"the engine {engine.name} is paused, unpause it first")
         if engine.state is not S.RUNNING:
             self._set(engine, S.CREATING)
             self._set(await self.get(ref), S.RUNNING)
 
+    async def pause(self, ref: str) -> None:
+        engine = await self.get(ref)
+        if engine.state is not S.RUNNING:
+            raise Conflict(f"the engine {engine.name} is not running")
+        self._set(engine, S.PAUSED)
+
+    async def unpause(self, ref: str) -> None:
+        engine = await self.get(ref)
+        if engine.state is not S.PAUSED:
+            raise Conflict(f"the engine {engine.name} is not paused")
+        self._set(engine, S.RUNNING)
+
     async def stop(self, ref: str, timeout_s: float | None = None) -> None:
         engine = await self.get(ref)
+        if engine.state is S.PAUSED:
+            await self.unpause(ref)
+            engine = await self.get(ref)
         if engine.state is S.RUNNING:
             self._set(engine, S.STOPPED)
 
     async def delete(self, ref: str, *, force: bool = False) -> None:
         engine = await self.get(ref)
-        if not force and engine.state is S.RUNNING:
+        if not force and engine.state in (S.RUNNING, S.PAUSED):
             raise InUse(f"the engine {engine.name} is running", resolution="stop it first")
         del self.rows[engine.id]
         self.removed.append(engine.name)

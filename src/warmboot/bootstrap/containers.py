@@ -47,6 +47,7 @@ def wire_containers(
         *(store, host, events, tasks, bring_up, core.admission, watch, archives, garbage.collect),
         unresponsive,
         HostPorts(store, host),
+        tenants.pauses,
         settings.default_shape,
     )
     files = ContainerFiles(containers.in_guest)

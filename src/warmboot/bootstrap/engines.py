@@ -57,7 +57,7 @@ def wire_engines(
     freeze = FreezeEngine(store, host, core.runner, events)
     engines = Engines(
         *(store, host, events, tasks, bring_up, admission, watch, sockets, ports, addresses),
-        *(containers, disks, garbage.collect, freeze, core.runner),
+        *(containers, disks, garbage.collect, freeze, tenants.pauses, core.runner),
         core.settings.default_shape,
     )
     users = DefaultEngines(
@@ -72,5 +72,6 @@ def wire_engines(
         *(store, host, events, engines, watch, tenants.stalled, sockets, ports, addresses, silent),
         core.reconcile_failures,
         users,
+        tenants.pauses,
     )
     return EngineParts(engines, reconcile, (freeze.saga, engines.forks.saga))

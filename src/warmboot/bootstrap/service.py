@@ -157,6 +157,7 @@ def _wire(core: Core, workers: WorkerParts) -> _Parts:
         containers.unresponsive,
         core.reconcile_failures,
         engines.reconcile,
+        tenants.pauses,
     )
     return _Parts(metrics, garbage, images, snapshots, vms, containers, engines, workers, reconcile)
 

@@ -9,6 +9,7 @@ from warmboot.bootstrap.images import ImageChecks
 from warmboot.bootstrap.snapshots import SnapshotParts
 from warmboot.manager.core.background import Failed
 from warmboot.manager.tenants.boot_tenant import BootTenant
+from warmboot.manager.tenants.pause_tenant import PauseTenant
 from warmboot.manager.tenants.resume_stalled import ResumeStalled
 from warmboot.manager.tenants.warm_boot import WarmBoot, WarmBootConfig
 from warmboot.manager.vms.boot_vm import BootTimeouts, BootVm
@@ -35,6 +36,7 @@ def wire_vms(core: Core, failed: Failed) -> VmParts:
 class TenantParts:
     boot: BootTenant
     stalled: ResumeStalled
+    pauses: PauseTenant
 
 
 def wire_tenants(
@@ -47,4 +49,4 @@ def wire_tenants(
     boot = BootTenant(store, host, events, vms.boot, images.prepare, warm, health, demand)
     stalled = ResumeStalled(store, host, events, core.tasks)
     events.observe(stalled.on_event)
-    return TenantParts(boot, stalled)
+    return TenantParts(boot, stalled, PauseTenant(store, host, events))

@@ -30,6 +30,10 @@ def running_names(incomplete: str) -> list[str]:
     return _names(_ALL, incomplete, ("running",))
 
 
+def paused_names(incomplete: str) -> list[str]:
+    return _names(_ALL, incomplete, ("paused",))
+
+
 def startable_names(incomplete: str) -> list[str]:
     return _names(_ALL, incomplete, ("exited", "failed"))
 

@@ -59,6 +59,12 @@ COMMANDS: Mapping[str, Place] = {
         "containers", "start", CONTAINERS, "Start containers that have exited or failed."
     ),
     "restart": Place("containers", "restart", CONTAINERS, "Stop and start containers."),
+    "pause": Place(
+        "containers", "pause", CONTAINERS, "Have containers stand still in memory, with their VMs."
+    ),
+    "unpause": Place(
+        "containers", "unpause", CONTAINERS, "Have paused containers go on where they were."
+    ),
     "wait": Place(
         "containers",
         "wait",

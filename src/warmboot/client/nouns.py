@@ -205,6 +205,14 @@ class Containers:
     async def kill(self, ref: str, signal: str = "SIGKILL") -> None:
         await self._link.post(self._path(ref, "kill"), params={"signal": signal})
 
+    async def pause(self, ref: str) -> None:
+        """Have its VM stand still in memory."""
+        await self._link.post(self._path(ref, "pause"))
+
+    async def unpause(self, ref: str) -> None:
+        """Have it go on where it was, with the time of now."""
+        await self._link.post_slow(self._path(ref, "unpause"), {})
+
     async def restart(self, ref: str, timeout_s: float | None = None) -> None:
         await self._link.post_slow(self._path(ref, "restart"), _given(timeout_s=timeout_s))
 
@@ -256,10 +264,10 @@ class Containers:
 
 
 def _holds(container: Container, until: str) -> bool:
-    ended = container.state in ("exited", "failed", "deleting")
+    ended, runs = container.state in ("exited", "failed", "deleting"), ("running", "paused")
     if until == "booted":
-        return ended or container.state == "running" or container.boot_method is not None
-    return ended or (until == "running" and container.state == "running")
+        return ended or container.state in runs or container.boot_method is not None
+    return ended or (until == "running" and container.state in runs)
 
 
 class Archives:

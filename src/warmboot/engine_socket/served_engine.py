@@ -82,6 +82,8 @@ class EngineSocket:
             await self._until_there(target)
         if self._guest is None:
             raise Refusal(503, self._lost)
+        if self.engine.reason:  # its VM is there, and stands still
+            raise Refusal(503, self.engine.reason)
         return self._guest
 
     async def _until_there(self, target: bytes) -> None:

@@ -45,6 +45,7 @@ from warmboot.host.vm.live_vm import LiveVm
 from warmboot.host.vm.protected import NOTHING, Protected, slots_in_use
 from warmboot.host.vm.unresponsive import UnresponsiveVms
 from warmboot.host.vm.vm_files import DiskSource, VmFiles, snapshot_disks
+from warmboot.host.vm.vm_pauses import VmPauses
 from warmboot.host.vm.vm_ports import VmPorts
 from warmboot.hypervisors.base import Hypervisor, Vm
 from warmboot.hypervisors.confinement import Confinement
@@ -84,6 +85,7 @@ class Vms(VmPorts):
         self._files = VmFiles(self.root, hypervisor, snapshots)
         self._machines: dict[str, LiveVm] = {}
         self._unresponsive = UnresponsiveVms(hypervisor, config.silent_after_s)
+        self.pauses = VmPauses(self._machine)
         self._standing_by: set[str] = set()
         self._stalled: set[str] = set()
         self._coming_first: set[asyncio.Task[None]] = set()
@@ -184,7 +186,9 @@ class Vms(VmPorts):
 
     async def go_on(self, record: VmRecord) -> None:
         """Have a VM run on whose freeze was broken off. Idempotent."""
-        await go_on(self._machine(record.id).vm, record.spec)
+        machine = self._machine(record.id)
+        await go_on(machine.vm, record.spec)
+        machine.runs.set()
 
     async def prewarm(self, spec: VmSpec, snapshot: Path) -> None:
         """Restore a VM that nobody waits for, run throw-away containers in it, and pause it.
@@ -248,6 +252,7 @@ class Vms(VmPorts):
             return
         record, vm = await self._unresponsive.until_answers(vm_id)
         self._hold(vm, record.spec, record.token)
+        await self._machine(vm_id).look()
 
     def handles(self) -> list[VmHandle]:
         """Those of all VMMs that are there, be it without an answer."""
@@ -380,4 +385,5 @@ class Vms(VmPorts):
             return False
         if vm is not None:
             self._hold(vm, record.spec, record.token)
+            await self._machine(record.id).look()
         return True

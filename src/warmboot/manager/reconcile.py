@@ -27,6 +27,7 @@ from warmboot.manager.core.unreadable_owners import Of, UnreadableOwners, unread
 from warmboot.manager.engines.reconcile_engines import ReconcileEngines
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
+from warmboot.manager.tenants.pause_tenant import PauseTenant
 from warmboot.manager.tenants.resume_stalled import ResumeStalled
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import Container, ContainerState
@@ -45,6 +46,8 @@ from warmboot.model.vm import VmKind, VmRecord
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
+
+_ADOPTED = (ContainerState.RUNNING, ContainerState.PAUSED, ContainerState.EXITED)
 
 FORMER_SAGAS = (
     "collect-garbage",
@@ -74,6 +77,7 @@ class Reconcile:
         unresponsive: KeepUnresponsive,
         reconcile_failures: ReconcileFailures,
         engines: ReconcileEngines,
+        pauses: PauseTenant,
     ) -> None:
         self._store = store
         self._host = host
@@ -89,6 +93,7 @@ class Reconcile:
         self._unresponsive = unresponsive
         self._reconcile_failures = reconcile_failures
         self._engines = engines
+        self._pauses = pauses
         self._unreadable = UnreadableOwners()
 
     async def __call__(self) -> None:
@@ -201,7 +206,7 @@ class Reconcile:
                 f"the VM of container {container.name} died while the manager was away",
                 resolution=f"`warmboot start {container.name}` boots it again on its disk",
             )
-            if container.state is ContainerState.RUNNING:
+            if container.state in (ContainerState.RUNNING, ContainerState.PAUSED):
                 await self._watch.vm_lost(container.id, gone)
             else:
                 await self._watch.vms.forget(container.id)
@@ -210,7 +215,8 @@ class Reconcile:
             self._unresponsive.watch(container.id, record.id)
         if container.state is ContainerState.CREATING:
             self._containers.resume(container.id)
-        elif alive and container.state in (ContainerState.RUNNING, ContainerState.EXITED):
+        elif alive and container.state in _ADOPTED:
+            await self._pauses.settle(container)
             await self._adopt(container, alive[0].id)
             log.info(f"Container {container.id} adopted in {alive[0].id}")
 
@@ -239,6 +245,9 @@ class Reconcile:
             trouble := await self._reconcile_failures.attempt(what, work, container.id)
         ) is not None:
             await self._mark(container, trouble)
+        if container.state is ContainerState.PAUSED:
+            self._watch.start(container.id)
+            return
         try:
             link = self._host.vms.link(vm_id)
             runs = (await link.docker.inspect(container.docker_id or "")).running

@@ -1,10 +1,11 @@
 """A user's container, alone in its own VM.
 
-    creating ──▶ running ⇄ exited
+    creating ──▶ running ⇄ exited        running ⇄ paused, which ends as running does
         │           │        │
         │           ▼        ▼
         └──────▶ failed ──▶ deleting ──▶ (gone)
 
+``paused``: its VM stands still in memory, and nothing can be asked of what is in it.
 ``failed`` means that there is no VM to speak of: it never came up, or it died. A failed or exited
 container can be started again (a failed one gets a new VM, cold, on its own disk).
 """
@@ -36,6 +37,7 @@ from warmboot.model.vm import VmKind
 class ContainerState(StrEnum):
     CREATING = "creating"
     RUNNING = "running"
+    PAUSED = "paused"
     EXITED = "exited"
     FAILED = "failed"
     DELETING = "deleting"
@@ -53,7 +55,15 @@ CONTAINER_TRANSITIONS = Transitions(
             }
         ),
         ContainerState.RUNNING: frozenset(
-            {ContainerState.EXITED, ContainerState.FAILED, ContainerState.DELETING}
+            {
+                ContainerState.PAUSED,
+                ContainerState.EXITED,
+                ContainerState.FAILED,
+                ContainerState.DELETING,
+            }
+        ),
+        ContainerState.PAUSED: frozenset(
+            {ContainerState.RUNNING, ContainerState.FAILED, ContainerState.DELETING}
         ),
         ContainerState.EXITED: frozenset(
             {ContainerState.RUNNING, ContainerState.FAILED, ContainerState.DELETING}
@@ -63,6 +73,9 @@ CONTAINER_TRANSITIONS = Transitions(
     },
 )
 
+
+LIVING = frozenset({ContainerState.CREATING, ContainerState.RUNNING, ContainerState.PAUSED})
+"""Those that have not ended: they are told of without ``all``, and have their ports."""
 
 DEFAULT_STOP_TIMEOUT_S = 10.0
 

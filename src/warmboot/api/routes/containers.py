@@ -27,7 +27,7 @@ from warmboot.api.schemas.requests import Signal
 from warmboot.api.schemas.responses import Created, Item, Ok, Paged
 from warmboot.api.streams import MULTIPLEXED, Streamed, begun, gathered, multiplexed, plain
 from warmboot.manager.ports import Services, Until
-from warmboot.model.container import ContainerState
+from warmboot.model.container import LIVING, ContainerState
 from warmboot.model.errors import WarmbootError
 
 router = APIRouter(prefix="/v1/containers", tags=["containers"])
@@ -58,7 +58,7 @@ async def list_containers(
     label: Labels = (),
 ) -> Paged[ContainerOut]:
     """Newest first."""
-    states = state or (None if all else (ContainerState.CREATING, ContainerState.RUNNING))
+    states = state or (None if all else LIVING)
     page = await services.pages.containers(wanted, states, as_asked(name, label))
     return paged(page, ContainerOut.of)
 
@@ -110,6 +110,21 @@ async def kill_container(
     signal: Annotated[Signal, Query(description="its name or number")] = "SIGKILL",
 ) -> Ok:
     await services.containers.kill(ref, signal)
+    return Ok()
+
+
+@router.post("/{ref}/pause", summary="Have a container stand still in memory")
+async def pause_container(ref: Ref, services: Wired) -> Ok:
+    """Its VM takes no processor time then. Connections and sessions stay, and wait; what would have
+    to ask the VM is refused. It stays so when the manager is restarted, not when the host is."""
+    await services.containers.pause(ref)
+    return Ok()
+
+
+@router.post("/{ref}/unpause", summary="Have a paused container go on where it was")
+async def unpause_container(ref: Ref, services: Wired) -> Ok:
+    """Its clock has the time of the host then."""
+    await services.containers.unpause(ref)
     return Ok()
 
 

@@ -114,6 +114,22 @@ async def stop_engine(ref: Ref, services: Wired, timeout_s: StopTimeout = None) 
     return Ok()
 
 
+@router.post("/{ref}/pause", summary="Have an engine stand still in memory")
+async def pause_engine(ref: Ref, services: Wired) -> Ok:
+    """Its VM takes no processor time then. Connections to its socket and its ports stay, and wait;
+    new requests at the socket are refused. It stays so when the manager is restarted, not when the
+    host is."""
+    await _engines(services).pause(ref)
+    return Ok()
+
+
+@router.post("/{ref}/unpause", summary="Have a paused engine go on where it was")
+async def unpause_engine(ref: Ref, services: Wired) -> Ok:
+    """Its clock has the time of the host then."""
+    await _engines(services).unpause(ref)
+    return Ok()
+
+
 @router.post("/{ref}/snapshot", status_code=201, summary="Freeze a running engine into a snapshot")
 async def snapshot_engine(ref: Ref, body: EngineSnapshotIn, services: Wired) -> Created:
     """The engine stands still for some tenths of a second, and runs on. The answer comes when the

@@ -13,7 +13,7 @@ from warmboot.cli.commands.ps import parse_template, status_of
 from warmboot.cli.drive import FAILED, connect, drive, each, failure_of, usage
 from warmboot.cli.entry import show_error
 from warmboot.cli.parsing import parse_moment
-from warmboot.cli.refs import Ref, Refs, RunningRefs, StartableRefs
+from warmboot.cli.refs import PausedRefs, Ref, Refs, RunningRefs, StartableRefs
 from warmboot.cli.terminal.log_lines import Tail, wanted_lines
 from warmboot.cli.terminal.output import age, print_fields, print_json, print_lines
 from warmboot.cli.terminal.progress import stages_shown, status
@@ -252,6 +252,16 @@ def start(refs: StartableRefs) -> None:
         await _brought_up(client, ref, "starting", client.containers.start)
 
     each(refs, act)
+
+
+def pause(refs: RunningRefs) -> None:
+    """Have containers stand still in memory, with their VMs."""
+    _quick(refs, "pausing", lambda client, ref: client.containers.pause(ref))
+
+
+def unpause(refs: PausedRefs) -> None:
+    """Have paused containers go on where they were."""
+    _quick(refs, "unpausing", lambda client, ref: client.containers.unpause(ref))
 
 
 def restart(refs: Refs, time: StopTime = None) -> None:

@@ -165,6 +165,8 @@ def status_of(container: Container, told: Callable[[datetime | None], str]) -> s
         case "running":
             remark = " (Stalled)" if container.stalled else silent
             return f"Up {told(container.started_at)}{remark}"
+        case "paused":
+            return f"Up {told(container.started_at)} (Paused)"
         case "exited":
             return f"Exited ({container.exit_code}) {told(container.finished_at)} ago{silent}"
         case other:

@@ -92,6 +92,14 @@ class Engines:
         params = {} if timeout_s is None else {"timeout_s": timeout_s}
         await self._link.post_slow(self._path(ref, "stop"), params)
 
+    async def pause(self, ref: str) -> None:
+        """Have its VM stand still in memory."""
+        await self._link.post_slow(self._path(ref, "pause"), {})
+
+    async def unpause(self, ref: str) -> None:
+        """Have it go on where it was, with the time of now."""
+        await self._link.post_slow(self._path(ref, "unpause"), {})
+
     async def snapshot(self, ref: str, name: str) -> str:
         """Freeze it, as it runs, into a snapshot of this name; the snapshot's id."""
         made = await self._link.post_slow(self._path(ref, "snapshot"), {}, {"name": name})

@@ -17,7 +17,7 @@ async def disk_usage(record: VmRecord, machine: LiveVm | None) -> DiskUsage:
     the host.
     """
     stored_bytes = await asyncio.to_thread(allocated_bytes, kept_disk(record.spec).path)
-    if machine is None:
+    if machine is None or not machine.runs.is_set():
         return DiskUsage(stored_bytes)
     try:
         return DiskUsage(stored_bytes, *await machine.while_alive(machine.link.disk()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from warmboot.host.guest.guest_link import AGENT_PORT, GuestLink
@@ -14,6 +14,7 @@ from warmboot.model.errors import DiskFull, HypervisorError, VmGone
 from warmboot.model.vm import VmStatus
 from warmboot.system.concurrency import race
 from warmboot.system.disks import disk_full
+from warmboot.system.on_failure import on_failure
 
 T = TypeVar("T")
 
@@ -28,14 +29,41 @@ CONNECT_S = 60.0
 """A VM that is made ready in the background runs when nobody else wants to."""
 
 
+def _set() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 @dataclass(slots=True)
 class LiveVm:
+    """``runs`` is set unless somebody has paused it."""
+
     vm: Vm
     link: GuestLink
+    runs: asyncio.Event = field(default_factory=_set)
 
     @classmethod
     def of(cls, vm: Vm, vm_id: str, token: str) -> LiveVm:
         return cls(vm, GuestLink(vm_id, vm.guest_address(AGENT_PORT), token))
+
+    async def pause(self) -> None:
+        """Have it stand still in memory. Idempotent."""
+        self.runs.clear()  # before: that it does not answer then is no silence
+        async with on_failure(self.look):
+            await self.vm.pause()
+
+    async def resume(self) -> None:
+        await self.vm.resume()
+        self.runs.set()
+
+    async def look(self) -> None:
+        """Whether it runs: another manager may have paused it."""
+        paused = False
+        with contextlib.suppress(TimeoutError, HypervisorError):  # that is told by others
+            async with asyncio.timeout(STATUS_S):
+                paused = await self.vm.status() is VmStatus.PAUSED
+        (self.runs.clear if paused else self.runs.set)()
 
     async def is_alive(self) -> bool:
         """Whether its VMM is there; one that does not say has not ended."""

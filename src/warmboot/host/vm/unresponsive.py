@@ -117,11 +117,14 @@ class UnresponsiveVms:
         loop, pause_s = asyncio.get_running_loop(), self._silent_after_s / ASKED
         missed = 0
         while True:
+            await machine.runs.wait()  # one that is paused owes no answer
             next_s = loop.time() + pause_s
             try:
                 await machine.link.pulse(pause_s)
                 missed = 0
             except GuestUnreachable as error:
+                if not machine.runs.is_set():
+                    continue
                 missed += 1
                 if await asyncio.to_thread(is_stopped, machine.vm.handle.pid):
                     return _STOPPED

@@ -7,8 +7,10 @@ from signal import SIGKILL
 from typing import Any
 
 from warmboot.manager.ports import Until
+from warmboot.manager.tenants.pause_tenant import check_not_paused
 from warmboot.model.container import DEFAULT_STOP_TIMEOUT_S, Container, ContainerState
-from warmboot.model.errors import Conflict, DiskFull, VmGone, VmUnresponsive
+from warmboot.model.conventions.signals import signal_name
+from warmboot.model.errors import Conflict, VmGone
 
 UNBOOTED: dict[str, Any] = {
     "error": None,
@@ -43,7 +45,8 @@ def can_be_stopped(container: Container) -> bool:
             f"{container.name} is still being created",
             resolution=f"wait (`warmboot wait {container.name}`), or use `warmboot rm -f`",
         )
-    return container.state is ContainerState.RUNNING and container.docker_id is not None
+    goes_on = container.state in (ContainerState.RUNNING, ContainerState.PAUSED)
+    return goes_on and container.docker_id is not None
 
 
 def stop_timeout_s(container: Container, asked_s: float | None) -> float:
@@ -52,8 +55,15 @@ def stop_timeout_s(container: Container, asked_s: float | None) -> float:
     return next((one for one in given if one is not None), DEFAULT_STOP_TIMEOUT_S)
 
 
+def ends(container: Container, signal: str) -> bool:
+    """Whether this signal has a paused container run on, to be ended by it."""
+    own = container.spec.stop_signal or "SIGTERM"
+    return signal_name(signal) in ("SIGKILL", "9", "SIGTERM", "15", signal_name(own))
+
+
 def check_runs(container: Container) -> None:
     """``Conflict`` unless it does."""
+    check_not_paused(container)
     if container.state is not ContainerState.RUNNING or container.docker_id is None:
         raise Conflict(
             f"{container.name} is not running",
@@ -73,18 +83,9 @@ def check_has_process(container: Container) -> None:
         )
 
 
-def check_goes_on(container: Container) -> None:
-    """``DiskFull`` or ``VmUnresponsive`` if it stands still: it would not answer."""
-    error = container.error or {}
-    for kind in (DiskFull, VmUnresponsive):
-        if error.get("code") == kind.code:
-            told = {key: str(error.get(key, "")) for key in ("details", "resolution")}
-            raise kind(str(error.get("brief")), **told)
-
-
 def killed_with_vm(container: Container) -> dict[str, Any]:
     """How its program ends, if it still runs and its VM is removed: those who wait are told."""
-    if container.state is not ContainerState.RUNNING:
+    if container.state not in (ContainerState.RUNNING, ContainerState.PAUSED):
         return {}
     return {"exit_code": 128 + SIGKILL, "finished_at": datetime.now(UTC)}
 

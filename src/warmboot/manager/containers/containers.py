@@ -16,8 +16,8 @@ from warmboot.manager.containers.bring_up import Asked, BringUp, bring_up_key
 from warmboot.manager.containers.container_states import (
     UNBOOTED,
     can_be_stopped,
-    check_goes_on,
     check_runs,
+    ends,
     has_reached,
     killed_with_vm,
     stop_timeout_s,
@@ -36,9 +36,14 @@ from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.images.choose_image import choose_image
 from warmboot.manager.ports import Session, Until
+from warmboot.manager.tenants.pause_tenant import (
+    PauseTenant,
+    check_goes_on,
+    check_not_paused,
+)
 from warmboot.manager.tenants.removed_tenants import RemovedTenants
 from warmboot.manager.tenants.tenant_locks import TenantLocks
-from warmboot.model.container import Container, ContainerSpec, ContainerState
+from warmboot.model.container import LIVING, Container, ContainerSpec, ContainerState
 from warmboot.model.errors import (
     Conflict,
     IllegalTransition,
@@ -70,6 +75,7 @@ class Containers:
         garbage: CollectGarbage,
         unresponsive: KeepUnresponsive,
         ports: HostPorts,
+        pauses: PauseTenant,
         default_shape: Shape,
     ) -> None:
         self._store = store
@@ -84,6 +90,7 @@ class Containers:
         self._unresponsive = unresponsive
         self._default_shape = default_shape
         self._locks = TenantLocks()
+        self._pauses = pauses
         self._ports = ports
         self.started_again = StartAgain(store, host, events, watch, ports)
         self._gone = RemovedTenants(store.containers, events)
@@ -93,7 +100,7 @@ class Containers:
     # -- asking --------------------------------------------------------------------------------
 
     async def list(self, *, all_states: bool = False) -> Sequence[Container]:
-        states = None if all_states else {ContainerState.CREATING, ContainerState.RUNNING}
+        states = None if all_states else LIVING
         return await self._store.containers.list(states)
 
     async def get(self, ref: str) -> Container:
@@ -143,7 +150,8 @@ class Containers:
         container = await self.get(ref)
         async with self._locks.hold(container.id):
             container = await self._store.containers.get(container.id)
-            if container.state in (ContainerState.RUNNING, ContainerState.CREATING):
+            check_not_paused(container)
+            if container.state in LIVING:
                 return
             record = await self._record(container)
             if container.state is ContainerState.EXITED:
@@ -186,6 +194,11 @@ class Containers:
                 container = await self._store.containers.get(container.id)
                 if not can_be_stopped(container):
                     return
+            if container.state is ContainerState.PAUSED:
+                going_on = self._pauses.unpause(container)
+                if not await self._locks.unless_removed(container.id, going_on):
+                    return
+                container = await self._store.containers.get(container.id)
             docker_id = container.docker_id or ""
             stopping = self.in_guest.link(container).docker.stop(docker_id, timeout_s, signal)
             if not await self._locks.unless_removed(container.id, stopping):
@@ -203,6 +216,9 @@ class Containers:
         waits for to stop.
         """
         container = await self.get(ref)
+        if container.state is ContainerState.PAUSED and ends(container, signal):
+            await self.unpause(ref)
+            container = await self._store.containers.get(container.id)
         check_runs(container)
         assert container.docker_id is not None
         if self._host.vms.unresponsive(container.vm_id) and signal in ("SIGKILL", "9"):
@@ -211,6 +227,16 @@ class Containers:
         await self.in_guest.link(container).docker.kill(container.docker_id, signal)
         if signal in ("SIGKILL", "9"):
             await self._watch.wait_until_stored(container.id)
+
+    async def pause(self, ref: str) -> None:
+        container = await self.get(ref)
+        async with self._locks.hold(container.id):
+            await self._pauses.pause(await self._store.containers.get(container.id))
+
+    async def unpause(self, ref: str) -> None:
+        container = await self.get(ref)
+        async with self._locks.hold(container.id):
+            await self._pauses.unpause(await self._store.containers.get(container.id))
 
     async def restart(self, ref: str, timeout_s: float | None = None) -> None:
         container = await self.get(ref)
@@ -221,7 +247,7 @@ class Containers:
 
     async def delete(self, ref: str, *, force: bool = False) -> None:
         container = await self.get(ref)
-        if not force and container.state in (ContainerState.RUNNING, ContainerState.CREATING):
+        if not force and container.state in LIVING:
             raise InUse(
                 f"{container.name} is {container.state}",
                 resolution=f"stop it first (`warmboot stop {container.name}`), "

@@ -9,11 +9,9 @@ from dataclasses import replace
 from uuid import UUID
 
 from warmboot.host.agent import HostAgent
-from warmboot.model.container import ContainerSpec, ContainerState, PortMapping
+from warmboot.model.container import LIVING, ContainerSpec, PortMapping
 from warmboot.model.errors import Conflict, NotSupported
 from warmboot.store import Store
-
-_HAVE_PORTS = frozenset({ContainerState.CREATING, ContainerState.RUNNING})
 
 
 class HostPorts:
@@ -72,7 +70,7 @@ class HostPorts:
         await self._host.vms.check_ports(ports)
 
     async def _check_containers(self, ports: Sequence[PortMapping], but: UUID | None) -> None:
-        for other in await self._store.containers.list(_HAVE_PORTS):
+        for other in await self._store.containers.list(LIVING):
             if other.id == but:
                 continue
             for wanted in ports:

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 from warmboot.host.agent import HostAgent
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.manager.containers.container_states import (
-    check_goes_on,
     check_has_process,
     vm_gone,
 )
 from warmboot.manager.ports import Until
+from warmboot.manager.tenants.pause_tenant import check_goes_on, check_not_paused
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import Conflict
 
@@ -41,6 +41,7 @@ class InGuest:
         """``Conflict`` if it has no VM, or its VM does not go on."""
         if container.vm_id is None:
             raise Conflict(f"{container.name} has no VM")
+        check_not_paused(container)
         check_goes_on(container)
         return self._host.vms.link(container.vm_id)
 

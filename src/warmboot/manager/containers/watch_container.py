@@ -54,6 +54,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 15.0
 
 _STORED_WITHIN_S = 10.0
 
+_GOES_ON = (ContainerState.RUNNING, ContainerState.PAUSED)
+
 
 class ContainerLost(ContainerError):
     """The VM is there, the container in it is not."""
@@ -104,7 +106,7 @@ class WatchContainer:
 
         async def ended() -> Container | None:
             container = await self._store.containers.get(container_id)
-            return None if container.state is ContainerState.RUNNING else container
+            return None if container.state in _GOES_ON else container
 
         try:
             return await self._events.wait_for(ended, _STORED_WITHIN_S, container_id) is not None
@@ -132,7 +134,7 @@ class WatchContainer:
     async def _watch(self, container_id: UUID) -> None:
         who = f"container {container_id}"
         container = await retry_until_stored(who, lambda: self._store.containers.get(container_id))
-        if container.state is not ContainerState.RUNNING:
+        if container.state not in _GOES_ON:
             if to_be_removed(container):
                 # Those who wait for it learn why before it goes.
                 await self._read_to_the_end(container_id)
@@ -214,6 +216,7 @@ class WatchContainer:
         back_off = BackOff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while True:
             try:
+                await self._host.vms.pauses.until_runs(vm_id)
                 docker = self._host.vms.link(vm_id).docker
                 await docker.wait_stopped(docker_id)
                 state = await docker.inspect(docker_id)

@@ -46,7 +46,7 @@ from warmboot.model.errors import (
     WarmbootError,
 )
 from warmboot.model.journal.event import Event
-from warmboot.model.tenants.engine import Engine, EnginePort, EngineState
+from warmboot.model.tenants.engine import Engine, EnginePort
 from warmboot.store import Store
 from warmboot.system.back_off import BackOff
 from warmboot.system.call_channel import CallRefused
@@ -258,10 +258,11 @@ class EnginePorts:
         back_off = BackOff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while True:
             engine = await self._store.engines.get(engine_id)
-            if engine.state is not EngineState.RUNNING or engine.vm_id is None:
+            if (vm_id := engine.live_vm_id) is None:
                 return
             with contextlib.suppress(GuestError, ContainerError, HostError):
-                docker = self._host.vms.link(engine.vm_id).docker
+                await self._host.vms.pauses.until_runs(vm_id)
+                docker = self._host.vms.link(vm_id).docker
                 since_s = time.time() - LOOK_BACK_S
                 await self._catch_up(engine, docker, ran_before)
                 ran_before = True

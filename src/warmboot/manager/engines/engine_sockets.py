@@ -12,7 +12,7 @@ from warmboot.manager.engines.engine_states import silence
 from warmboot.model.conventions.engine_front import ServedEngine, TlsEndpoint
 from warmboot.model.conventions.registry_logins import RegistryLogin
 from warmboot.model.errors import HostError, VmGone
-from warmboot.model.tenants.engine import Engine, EngineState
+from warmboot.model.tenants.engine import Engine
 
 log = structlog.get_logger(__name__)
 
@@ -60,9 +60,10 @@ class EngineSockets:
 
     def _as_served(self, engine: Engine, answers: bool) -> ServedEngine:
         guest = None
-        if engine.state is EngineState.RUNNING and engine.vm_id is not None:
+        # One that is paused keeps its connections; new requests are told the reason.
+        if (vm_id := engine.live_vm_id) is not None:
             with contextlib.suppress(VmGone):  # its end is about to be told
-                guest = self._host.vms.endpoint(engine.vm_id)
+                guest = self._host.vms.endpoint(vm_id)
         return ServedEngine(
             id=str(engine.id),
             name=engine.name,

@@ -40,7 +40,16 @@ def can_be_stopped(engine: Engine) -> bool:
             f"the engine {engine.name} is still being created",
             resolution="wait until it runs, or use `warmboot engine rm -f`",
         )
-    return engine.state is EngineState.RUNNING
+    return engine.state in (EngineState.RUNNING, EngineState.PAUSED)
+
+
+def check_handed_over(engine: Engine) -> None:
+    """``Conflict`` while something of ours is in its Docker."""
+    if not engine.handed_over:
+        raise Conflict(
+            f"the engine {engine.name} has just been booted, and is not ready",
+            resolution="try again in a moment",
+        )
 
 
 def to_be_removed(engine: Engine, now: datetime) -> bool:
@@ -53,6 +62,8 @@ def to_be_removed(engine: Engine, now: datetime) -> bool:
 def silence(engine: Engine) -> str:
     """What its socket says while nobody answers there; nothing while it is to come."""
     name, start = engine.name, f"start it again: `warmboot engine start {engine.name}`"
+    if engine.state is EngineState.PAUSED:
+        return f"the engine {name} is paused; unpause it: `warmboot engine unpause {name}`"
     if engine.state is EngineState.STOPPED:
         return f"the engine {name} is stopped; {start}"
     if engine.state is EngineState.FAILED:

@@ -25,7 +25,12 @@ from warmboot.manager.engines.engine_containers import EngineContainers
 from warmboot.manager.engines.engine_disks import EngineDisks
 from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
-from warmboot.manager.engines.engine_states import UNBOOTED, can_be_stopped, has_reached
+from warmboot.manager.engines.engine_states import (
+    UNBOOTED,
+    can_be_stopped,
+    check_handed_over,
+    has_reached,
+)
 from warmboot.manager.engines.fork_engine import ForkEngine
 from warmboot.manager.engines.freeze_engine import FreezeEngine
 from warmboot.manager.engines.keep_silent import unresponsive_key
@@ -36,6 +41,7 @@ from warmboot.manager.engines.watch_engine import WatchEngine
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.images.choose_image import choose_image
 from warmboot.manager.ports import EngineUntil
+from warmboot.manager.tenants.pause_tenant import PauseTenant, check_not_paused
 from warmboot.manager.tenants.removed_tenants import RemovedTenants
 from warmboot.manager.tenants.tenant_locks import TenantLocks
 from warmboot.model.conventions.registry_logins import RegistryLogin, check_size
@@ -46,7 +52,7 @@ from warmboot.model.errors import (
     NotFound,
 )
 from warmboot.model.shapes import Shape
-from warmboot.model.tenants.engine import Certificates, Engine, EngineSpec, EngineState
+from warmboot.model.tenants.engine import LIVING, Certificates, Engine, EngineSpec, EngineState
 from warmboot.model.usage import DiskUsage
 from warmboot.store import Store
 from warmboot.system.on_failure import on_failure
@@ -57,7 +63,7 @@ log = structlog.get_logger(__name__)
 DEFAULT_STOP_TIMEOUT_S = 10.0
 
 HAND_OVER_TIMEOUT_S = 60.0
-"""How long a freeze waits for an engine that was just booted."""
+"""How long a freeze or a pause waits for an engine that was just booted."""
 
 
 class Engines:
@@ -79,6 +85,7 @@ class Engines:
         disks: EngineDisks,
         garbage: CollectGarbage,
         freeze: FreezeEngine,
+        pauses: PauseTenant,
         runner: SagaRunner,
         default_shape: Shape,
     ) -> None:
@@ -97,6 +104,7 @@ class Engines:
         self._disks = disks
         self._garbage = garbage
         self._freeze = freeze
+        self._pauses = pauses
         self.forks = ForkEngine(store, host, runner, events, garbage, self)
         self._default_shape = default_shape
         self._locks = TenantLocks()
@@ -210,6 +218,7 @@ class Engines:
         engine = await self.get(ref)
         async with self._locks.hold(engine.id):
             engine = await self._store.engines.get(engine.id)
+            check_not_paused(engine)
             if engine.state in (EngineState.RUNNING, EngineState.CREATING):
                 return
             self._host.ensure_memory(engine.shape)
@@ -232,6 +241,10 @@ class Engines:
                 return
             await self._tasks.cancel(bring_up_key(engine.id))  # it may not be handed over yet
             assert engine.vm_id is not None
+            if engine.state is EngineState.PAUSED:
+                going_on = self._pauses.unpause(engine)
+                if not await self._locks.unless_removed(engine.id, going_on):
+                    return
             limit_s = DEFAULT_STOP_TIMEOUT_S if timeout_s is None else timeout_s
             quiet = self._containers.stop(engine, limit_s)
             if not await self._locks.unless_removed(engine.id, quiet):
@@ -253,6 +266,25 @@ class Engines:
             await self._sockets.show_if_possible(stopped)
         self._watch.remove_ended(engine.id)
 
+    async def pause(self, ref: str) -> None:
+        engine = await self.get(ref)
+        await self._just_booted(engine.id)
+        async with self._locks.hold(engine.id):
+            engine = await self._store.engines.get(engine.id)
+            if engine.state is EngineState.RUNNING:
+                check_handed_over(engine)
+            await self._pauses.pause(engine)
+            await self._show(engine.id)
+
+    async def unpause(self, ref: str) -> None:
+        engine = await self.get(ref)
+        async with self._locks.hold(engine.id):
+            await self._pauses.unpause(await self._store.engines.get(engine.id))
+            await self._show(engine.id)
+
+    async def _show(self, engine_id: UUID) -> None:
+        await self._sockets.show_if_possible(await self._store.engines.get(engine_id))
+
     async def snapshot(self, ref: str, name: str) -> UUID:
         snapshot_id = uuid4()
         await self.freeze((await self.get(ref)).id, snapshot_id, name)
@@ -263,16 +295,20 @@ class Engines:
 
     async def freeze(self, engine_id: UUID, snapshot_id: UUID, name: str | None) -> None:
         """Make a snapshot of a running engine; without a name it is nobody's but the caller's."""
-        with contextlib.suppress(TimeoutError):  # then it is told that it was not handed over
-            async with asyncio.timeout(HAND_OVER_TIMEOUT_S):
-                await self._tasks.ended(bring_up_key(engine_id))
+        await self._just_booted(engine_id)
         async with self._locks.hold(engine_id):
             engine = await self._store.engines.get(engine_id)
             await self._freeze(engine, snapshot_id, name)
 
+    async def _just_booted(self, engine_id: UUID) -> None:
+        """Wait until it is handed over, or for long enough."""
+        with contextlib.suppress(TimeoutError):  # then it is told that it was not handed over
+            async with asyncio.timeout(HAND_OVER_TIMEOUT_S):
+                await self._tasks.ended(bring_up_key(engine_id))
+
     async def delete(self, ref: str, *, force: bool = False) -> None:
         engine = await self.get(ref)
-        if not force and engine.state in (EngineState.RUNNING, EngineState.CREATING):
+        if not force and engine.state in LIVING:
             raise InUse(
                 f"the engine {engine.name} is {engine.state}",
                 resolution=f"stop it first (`warmboot engine stop {engine.name}`), "

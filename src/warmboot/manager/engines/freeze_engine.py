@@ -23,6 +23,8 @@ from warmboot.host.vm.freeze_vm import FrozenVm
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.saga import Saga, SagaRunner, Step
 from warmboot.manager.core.stopwatch import Stopwatch
+from warmboot.manager.engines.engine_states import check_handed_over
+from warmboot.manager.tenants.pause_tenant import check_not_paused
 from warmboot.model.errors import Conflict, IllegalTransition, NotFound, NotSupported, VmGone
 from warmboot.model.runtime_image import RuntimeImage, speaks_with
 from warmboot.model.runtime_snapshot import (
@@ -99,16 +101,13 @@ class FreezeEngine:
         self, engine: Engine, snapshot_id: UUID, name: str | None, watch: Stopwatch
     ) -> _Freeze:
         """What is to be done, or why it cannot be."""
+        check_not_paused(engine)
         if engine.state is not EngineState.RUNNING or engine.vm_id is None:
             raise Conflict(
                 f"the engine {engine.name} is {engine.state}: only one that runs can be frozen",
                 resolution=f"start it: `warmboot engine start {engine.name}`",
             )
-        if not engine.handed_over:
-            raise Conflict(
-                f"the engine {engine.name} has just been booted, and is not ready to be frozen",
-                resolution="try again in a moment",
-            )
+        check_handed_over(engine)
         probe = await self._host.probe()
         if not probe.capabilities.freezes:
             raise NotSupported(

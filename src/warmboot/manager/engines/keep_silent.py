@@ -76,7 +76,7 @@ class KeepSilent:
             if answers:
                 await self._answers(engine.id, watch)
             found = await self._store.engines.get(engine.id)
-            if found.state is EngineState.RUNNING:
+            if found.state in (EngineState.RUNNING, EngineState.PAUSED):
                 await adopt(found, answers)
 
         self._tasks.keep_going(Work.KEEP_UNRESPONSIVE, unresponsive_key(engine.id), until_answers)

@@ -22,6 +22,7 @@ from warmboot.manager.engines.keep_silent import KeepSilent
 from warmboot.manager.engines.ports.own_addresses import OwnAddresses
 from warmboot.manager.engines.users.default_engines import DefaultEngines
 from warmboot.manager.engines.watch_engine import WatchEngine
+from warmboot.manager.tenants.pause_tenant import PauseTenant
 from warmboot.manager.tenants.resume_stalled import ResumeStalled
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.errors import HostError, VmGone, WarmbootError
@@ -48,6 +49,7 @@ class ReconcileEngines:
         silent: KeepSilent,
         failures: ReconcileFailures,
         users: DefaultEngines,
+        pauses: PauseTenant,
     ) -> None:
         self._store = store
         self._host = host
@@ -61,6 +63,7 @@ class ReconcileEngines:
         self._silent = silent
         self._failures = failures
         self._users = users
+        self._pauses = pauses
 
     async def __call__(self, lost: set[str]) -> None:
         engines = await self._store.engines.list()
@@ -103,7 +106,7 @@ class ReconcileEngines:
                     await self._store.vms.remove(record.id)
                 await self._store.snapshots.release(str(engine.id))
             self._engines.resume(engine.id)
-        elif engine.state is EngineState.RUNNING:
+        elif engine.state in (EngineState.RUNNING, EngineState.PAUSED):
             await self._running(engine, bool(alive))
         else:
             if alive:  # it was being stopped
@@ -121,6 +124,7 @@ class ReconcileEngines:
         if self._host.vms.unresponsive(engine.vm_id) is not None:
             await self._silent.keep(engine, self._running)
             return
+        await self._pauses.settle(engine)
         await self._sockets.show(engine)
         self._watch.start(engine.id)
         await self._ports.adopt(engine)

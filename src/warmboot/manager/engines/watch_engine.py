@@ -102,10 +102,10 @@ class WatchEngine:
 
     async def _watch_vm(self, engine_id: UUID) -> None:
         engine = await self._store.engines.get(engine_id)
-        if engine.state is not EngineState.RUNNING or engine.vm_id is None:
+        if (vm_id := engine.live_vm_id) is None:
             return
         with contextlib.suppress(VmGone):
-            await self._host.vms.wait_gone(engine.vm_id)
+            await self._host.vms.wait_gone(vm_id)
         await self.vm_lost(
             engine,
             VmGone(

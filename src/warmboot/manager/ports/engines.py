@@ -38,6 +38,14 @@ class Engines(Protocol):
         """Stop its containers, each with ``timeout_s`` until it is killed, and then its VM."""
         ...
 
+    async def pause(self, ref: str) -> None:
+        """Have its VM stand still in memory; ``Conflict`` unless it runs."""
+        ...
+
+    async def unpause(self, ref: str) -> None:
+        """Have it go on where it was, with the time of now; ``Conflict`` unless it is paused."""
+        ...
+
     async def snapshot(self, ref: str, name: str) -> UUID:
         """Freeze a running engine, which runs on; the snapshot's id, when it is ready."""
         ...

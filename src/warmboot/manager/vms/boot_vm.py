@@ -23,7 +23,7 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import HostAgent
-from warmboot.host.guest.guest_link import Claimed, Identity
+from warmboot.host.guest.guest_link import Claimed
 from warmboot.host.network import Slot
 from warmboot.host.vm.boot_logs import last_lines
 from warmboot.host.vm.vm_files import (
@@ -36,6 +36,7 @@ from warmboot.host.vm.vm_files import (
 from warmboot.manager.core.admission import BootTicket
 from warmboot.manager.core.saga import Saga, SagaRunner, Step
 from warmboot.manager.core.stopwatch import Stopwatch
+from warmboot.manager.vms.identities import identity_of
 from warmboot.manager.vms.warm_pool import Prepared, WarmPool
 from warmboot.model.errors import GuestError, GuestUnreachable, NotFound, VmGone, WarmbootError
 from warmboot.model.runtime_image import RuntimeImage
@@ -298,11 +299,7 @@ class BootVm:
             boot.onlooker.restored(boot.record)
 
     async def _claim(self, notes: BootNotes, boot: _Boot) -> None:
-        identity = Identity(
-            hostname=boot.tenant.host_name,
-            machine_id=boot.tenant.id.hex,
-            token=boot.token,
-        )
+        identity = identity_of(boot.tenant, boot.token)
         began_s = time.monotonic()
         with boot.watch.stage("identity") as steps:
             boot.claimed = await self._host.vms.claim(

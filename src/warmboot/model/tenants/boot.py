@@ -106,6 +106,9 @@ class Tenant(Protocol):
     def name(self) -> str: ...
 
     @property
+    def state(self) -> StrEnum: ...
+
+    @property
     def host_name(self) -> str:
         """The host name of the tenant's VM."""
         ...

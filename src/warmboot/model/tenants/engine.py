@@ -1,12 +1,13 @@
 """A Docker engine of one's own: a VM whose dockerd is reached through a Unix socket on the host.
 
-    creating ──▶ running ──▶ stopped
+    creating ──▶ running ──▶ stopped                 running ⇄ paused, which ends as running does
         │           │           │ start: creating again, on the same disk
         ▼           ▼           ▼
       failed ◀──────┘      deleting ──▶ (gone)        deleting is reached from everywhere
 
-``running`` means that its Docker answers. A stopped one has no VM, and keeps its disk: its images,
-containers and volumes. So does one that has failed after it ran once.
+``running`` means that its Docker answers; of a ``paused`` one the VM stands still in memory. A
+stopped one has no VM, and keeps its disk: its images, containers and volumes. So does one that has
+failed after it ran once.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from warmboot.model.vm import VmKind
 class EngineState(StrEnum):
     CREATING = "creating"
     RUNNING = "running"
+    PAUSED = "paused"
     STOPPED = "stopped"
     FAILED = "failed"
     DELETING = "deleting"
@@ -47,13 +49,24 @@ ENGINE_TRANSITIONS = Transitions(
             {EngineState.RUNNING, EngineState.FAILED, EngineState.DELETING}
         ),
         EngineState.RUNNING: frozenset(
-            {EngineState.STOPPED, EngineState.FAILED, EngineState.DELETING}
+            {
+                EngineState.PAUSED,
+                EngineState.STOPPED,
+                EngineState.FAILED,
+                EngineState.DELETING,
+            }
+        ),
+        EngineState.PAUSED: frozenset(
+            {EngineState.RUNNING, EngineState.FAILED, EngineState.DELETING}
         ),
         EngineState.STOPPED: frozenset({EngineState.CREATING, EngineState.DELETING}),
         EngineState.FAILED: frozenset({EngineState.CREATING, EngineState.DELETING}),
         EngineState.DELETING: frozenset(),
     },
 )
+
+LIVING = frozenset({EngineState.CREATING, EngineState.RUNNING, EngineState.PAUSED})
+"""Those that have a VM, or are about to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +179,11 @@ class Engine:
     @property
     def kind(self) -> VmKind:
         return VmKind.ENGINE
+
+    @property
+    def live_vm_id(self) -> str | None:
+        """The VM in which it runs, or stands still."""
+        return self.vm_id if self.state in (EngineState.RUNNING, EngineState.PAUSED) else None
 
     @property
     def name(self) -> str:

@@ -183,8 +183,9 @@ def list_(quiet: Quiet = False, json_: Json = False) -> None:
 
 
 def _status(engine: Engine) -> str:
-    if engine.state == "running":
-        return f"Up {age(engine.started_at)}"
+    if engine.state in ("running", "paused"):
+        remark = " (Paused)" if engine.state == "paused" else ""
+        return f"Up {age(engine.started_at)}{remark}"
     status = engine.state.capitalize()
     return with_reason(status, engine.error) if engine.state == "failed" else status
 
@@ -326,6 +327,26 @@ def stop(
 
     async def act(client: Client, ref: str) -> None:
         await client.engines.stop(ref, time)
+
+    each(refs, act)
+
+
+@app.command()
+def pause(refs: Refs) -> None:
+    """Have engines stand still in memory, with all that runs in them."""
+
+    async def act(client: Client, ref: str) -> None:
+        await client.engines.pause(ref)
+
+    each(refs, act)
+
+
+@app.command()
+def unpause(refs: Refs) -> None:
+    """Have paused engines go on where they were."""
+
+    async def act(client: Client, ref: str) -> None:
+        await client.engines.unpause(ref)
 
     each(refs, act)
 

@@ -1,0 +1,162 @@
+"""Containers and engines that stand still in memory, on the simulated hypervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable
+
+import pytest
+from tests.support.engines import create, create_container, docker, engines_of
+from tests.support.eventually import eventually
+from tests.support.invariants import check
+from tests.support.managers import Lab, Manager
+from tests.support.prepared_labs import prepare
+
+from warmboot.manager.ports import Until
+from warmboot.model.container import ContainerState
+from warmboot.model.errors import Conflict, InUse
+from warmboot.model.sessions import ExecSpec
+from warmboot.model.tenants.engine import EngineState
+from warmboot.model.vm import VmStatus
+
+
+async def status_of(m: Manager, ref: str) -> VmStatus:
+    """What its VMM says."""
+    (record,) = await m.store.vms.of_owner((await m.containers.get(ref)).id)
+    return await m.host.vms._machine(record.id).vm.status()
+
+
+async def told(m: Manager, subject_id: object) -> list[str]:
+    kinds = [event.kind.partition(".")[2] for event in await m.events_of(subject_id)]
+    return [kind for kind in kinds if kind in ("paused", "unpaused", "unresponsive", "failed")]
+
+
+async def refused(work: Awaitable[object], words: str) -> None:
+    with pytest.raises(Conflict, match=words):
+        await work
+
+
+async def test_a_paused_container_stands_still_and_goes_on(place: Lab) -> None:
+    await prepare(place, snapshot=True)
+    async with place.manager(unresponsive_after_s=0.3) as m:
+        ran = await m.run("web", "sh", "-c", "sleep 0.5; echo over; exit 7")
+        await m.containers.pause("web")
+        assert await status_of(m, "web") is VmStatus.PAUSED
+        assert (await m.containers.get("web")).state is ContainerState.PAUSED
+        assert [one.name for one in await m.containers.list()] == ["web"]
+        await asyncio.sleep(1.0)  # longer than it would have run, and than a VM may be silent
+        assert (await m.containers.get("web")).state is ContainerState.PAUSED
+        await m.containers.unpause("web")
+        assert await told(m, ran.id) == ["paused", "unpaused"]
+        assert (await m.wait("web", Until.EXITED)).exit_code == 7
+        assert await m.output("web") == b"over\n"
+
+
+async def test_what_would_ask_its_guest_is_refused_and_its_end_is_not(place: Lab) -> None:
+    await prepare(place, snapshot=True)
+    async with place.manager() as m:
+        await m.run("web")
+        await refused(m.containers.unpause("web"), "web is not paused")
+        await m.containers.pause("web")
+        first = "web is paused, unpause it first"
+        await refused(m.containers.exec("web", ExecSpec(("true",))), first)
+        await refused(m.containers.attach("web"), first)
+        await refused(m.output("web"), first)
+        await refused(m.containers.start("web"), first)
+        await refused(m.containers.kill("web", "USR1"), first)
+        await refused(m.services.files.changes("web"), first)
+        await refused(m.containers.pause("web"), "web is already paused")
+        with pytest.raises(InUse, match="web is paused"):
+            await m.containers.delete("web")
+        await m.containers.stop("web", 0.2)
+        assert (await m.containers.get("web")).state is ContainerState.EXITED
+        await refused(m.containers.pause("web"), "web is not running")
+        await m.containers.restart("web")
+        await m.containers.pause("web")
+        await m.containers.kill("web", "KILL")
+        assert (await m.wait("web", Until.EXITED)).exit_code == 137
+        await m.containers.start("web")
+        await m.containers.pause("web")
+        waiting = asyncio.create_task(m.wait("web", Until.EXITED))
+        await m.containers.delete("web", force=True)
+        assert (await waiting).exit_code == 137
+        await check(m.running)
+
+
+async def test_a_pause_survives_the_manager(place: Lab) -> None:
+    await prepare(place, snapshot=True)
+    async with place.manager() as m:
+        await m.run("web")
+        await create(m)
+        await m.containers.pause("web")
+        await engines_of(m).pause("ci")
+    async with place.manager(unresponsive_after_s=0.3) as m:
+        assert await status_of(m, "web") is VmStatus.PAUSED
+        assert (await engines_of(m).get("ci")).state is EngineState.PAUSED
+        await asyncio.sleep(0.5)  # longer than a VM may be silent
+        await m.containers.unpause("web")
+        await engines_of(m).unpause("ci")
+        found = await m.containers.get("web"), await engines_of(m).get("ci")
+        assert [one.state for one in found] == ["running", "running"]
+        assert [one.error for one in found] == [None, None]
+        async with docker(found[1]) as client:
+            assert (await client.get("/containers/json")).status_code == 200
+        await m.containers.stop("web", 0.2)
+        await check(m.running)
+
+
+async def test_a_paused_vm_that_dies_has_failed(place: Lab) -> None:
+    await prepare(place, snapshot=True)
+    async with place.manager() as m:
+        await m.run("web")
+        await create(m)
+        await m.containers.pause("web")
+        await engines_of(m).pause("ci")
+        place.kill_everything()
+
+        async def failed() -> bool:
+            found = await m.containers.get("web"), await engines_of(m).get("ci")
+            return all(one.state == "failed" for one in found)
+
+        await eventually(failed, "both are told to have failed")
+
+
+async def test_who_is_connected_to_a_paused_engine_waits_and_others_are_told(place: Lab) -> None:
+    await prepare(place, snapshot=True)
+    async with place.manager(unresponsive_after_s=0.3) as m:
+        engine = await create(m)
+        async with docker(engine) as client:
+            assert (await create_container(client, "db")).status_code == 201
+            assert (await client.post("/containers/db/start")).status_code == 204
+        async with docker(engine) as waiting, docker(engine) as other:
+            url = "/containers/db/wait"
+            ended = asyncio.create_task(waiting.post(url))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.3):  # nothing tells that it waits
+                    await asyncio.shield(ended)
+            await engines_of(m).pause("ci")
+            answer = await other.get("/containers/json")
+            assert answer.status_code == 503
+            assert "the engine ci is paused; unpause it" in answer.json()["message"]
+            for refused_work in (
+                engines_of(m).pause("ci"),
+                engines_of(m).start("ci"),
+                engines_of(m).snapshot("ci", "seeded"),
+                engines_of(m).fork("ci", 1),
+            ):
+                await refused(refused_work, "the engine ci is (already paused|paused, unpause)")
+            with pytest.raises(InUse, match="is paused"):
+                await engines_of(m).delete("ci")
+            assert (await engines_of(m).disk("ci")).used_bytes is None
+            assert not ended.done()
+            await engines_of(m).unpause("ci")
+            await refused(engines_of(m).unpause("ci"), "is not paused")
+            assert (await other.post("/containers/db/kill")).status_code == 204
+            assert (await ended).json()["StatusCode"] == 137
+        assert await told(m, engine.id) == ["paused", "unpaused"]
+        await engines_of(m).pause("ci")
+        await engines_of(m).stop("ci", 0)
+        assert (await engines_of(m).get("ci")).state is EngineState.STOPPED
+        await refused(engines_of(m).pause("ci"), "is not running")
+        await check(m.running)
