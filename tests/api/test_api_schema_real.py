@@ -27,7 +27,8 @@ from schemathesis.generation.hypothesis.builder import (
 )
 from tests.api.test_api_schema import CHECKS, HEADERS, OPERATIONS, TOKEN, Case, document
 from tests.support.managers import FOREVER, IMAGE_NAME, eventually, image_folder, lab
-from tests.support.served import Served, free_port, served
+from tests.support.ports import free_port
+from tests.support.served import Served, served
 
 from warmboot.manager.workers.recover_worker import BUSY
 from warmboot.model.container import ContainerSpec

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import WARMBOOT
 from tests.support.managers import image_folder, lab
-from tests.support.served import Served, free_port, served
+from tests.support.ports import free_port
+from tests.support.served import Served, served
 
 from warmboot.client import Client
 from warmboot.docker.tiny_image import image_archive

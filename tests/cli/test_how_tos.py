@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from tests.support.managers import Lab, Manager, image_folder, lab
-from tests.support.served import free_port, served
+from tests.support.ports import free_port
+from tests.support.served import served
 from tests.support.tours import clean_environment, commands, walk
 
 from warmboot.docker.tiny_image import image_archive

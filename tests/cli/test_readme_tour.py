@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.managers import image_folder, lab
-from tests.support.served import free_port
+from tests.support.ports import free_port
 from tests.support.tours import clean_environment, commands, walk
 
 from warmboot.docker.tiny_image import image_archive

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from aiohttp import web
 from tests.criu.conftest import Start, wait_for_line
 from tests.support.images import client_image, python_image
+from tests.support.ports import free_port
 
 from warmboot.criu.checkpoint import checkpoint
 from warmboot.criu.restore import restore
@@ -115,12 +115,6 @@ class Ledger:
             yield
         finally:
             await runner.cleanup()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.slow

@@ -18,8 +18,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from tests.support.managers import Lab, Manager, eventually, lab
+from tests.support.ports import free_port
 from tests.support.prometheus import Prometheus, prometheus, promtool
-from tests.support.served import free_port, served
+from tests.support.served import served
 
 from warmboot.manager.ports import Until
 from warmboot.model.tenants.boot import BootPolicy

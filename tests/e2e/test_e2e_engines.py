@@ -20,8 +20,9 @@ import pytest
 from tests.e2e.conftest import PAGE, TOOLS, Archive
 from tests.e2e.copies import add_shared
 from tests.e2e.host_servers import GREETING, greeter, own_address
+from tests.support.ports import free_port
 from tests.support.registry import Image, push, registry
-from tests.support.vms import Ran, Site, eventually, free_port, state_root
+from tests.support.vms import Ran, Site, eventually, state_root
 
 TIMEOUT_S = 180.0
 MIB, GIB = 1 << 20, 1 << 30

@@ -15,6 +15,7 @@ import pytest
 import zstandard
 from tests.e2e.conftest import PAGE, Archive
 from tests.e2e.guests import UNREACHED, fetch_all
+from tests.support.ports import free_port
 from tests.support.registry import (
     Image,
     push,
@@ -24,7 +25,7 @@ from tests.support.registry import (
     silent_registry,
     untagged,
 )
-from tests.support.vms import Site, free_port, slot_of
+from tests.support.vms import Site, slot_of
 
 SAY = ("sh", "-c", "busybox cat /www/index.html; sleep 1000")
 

@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.support.ports import free_port
 from tests.support.udp_echo import PORT, udp_echo_image
-from tests.support.vms import Site, eventually, free_port, slot_of
+from tests.support.vms import Site, eventually, slot_of
 
 IMAGE = "warmboot-e2e/udp-echo:1"
 LIMIT_S = 120.0

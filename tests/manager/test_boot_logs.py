@@ -26,7 +26,7 @@ async def test_a_cold_guests_console_is_shown(manager: Manager) -> None:
 async def test_a_boot_that_fails_says_what_its_guest_said_last_and_keeps_it(
     place: Lab,
 ) -> None:
-    async with place.manager(cold_boot_timeout_s=2) as manager:
+    async with place.manager(cold_boot_timeout_s=4) as manager:
         place.set(agent_silent="boot")
         container = await manager.run()
         assert container.state is ContainerState.FAILED

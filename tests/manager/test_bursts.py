@@ -7,7 +7,8 @@ from collections import Counter
 
 import httpx
 from tests.support.managers import FOREVER, IMAGE_NAME, Lab, image_folder
-from tests.support.served import free_port, served
+from tests.support.ports import free_port
+from tests.support.served import served
 
 BURST = 100
 

@@ -10,7 +10,7 @@ import pytest
 from tests.support.engines import create, create_container, docker, engines_of
 from tests.support.managers import TIMEOUT_S, Lab, Manager, eventually
 from tests.support.port_network import PortNetwork
-from tests.support.served import free_port
+from tests.support.ports import free_port
 
 from warmboot.bootstrap import host as wiring
 from warmboot.hypervisors.base import Hypervisor

@@ -12,7 +12,7 @@ import pytest
 from tests.support.engines import create, create_container, docker, engines_of
 from tests.support.managers import TIMEOUT_S, Lab, Manager, eventually, front_pids
 from tests.support.port_network import PortNetwork
-from tests.support.served import free_port
+from tests.support.ports import free_port
 
 from warmboot.manager.engines import engine_ports
 from warmboot.manager.engines.ports import privileged_ports

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from tests.support.engines import create, engines_of
 from tests.support.managers import Lab, Manager, eventually, front_pids
-from tests.support.served import free_port
+from tests.support.ports import free_port
 
 from warmboot.host import engine_certificates
 from warmboot.manager.ports import Check, EngineUntil

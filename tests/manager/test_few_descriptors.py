@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.managers import Lab, eventually
-from tests.support.served import free_port
+from tests.support.ports import free_port
 
 DESCRIPTORS = 128
 FLOOD = 400

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from tests.support.archives import chunks_of
 from tests.support.managers import Lab, Manager, vmm_pids
-from tests.support.served import free_port
+from tests.support.ports import free_port
 
 from warmboot.docker.tiny_image import image_archive
 from warmboot.manager.ports import Until

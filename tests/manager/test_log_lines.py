@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.managers import IMAGE_NAME, Lab, eventually, image_folder
-from tests.support.served import free_port
+from tests.support.ports import free_port
 
 from warmboot.client import Client
 from warmboot.model.errors import Unavailable

@@ -275,18 +275,31 @@ async def test_attaching_to_one_that_has_ended_gives_what_it_said(manager: Manag
 async def test_one_that_is_to_be_removed_waits_for_those_attached(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also for those who come when it has ended, as long as they come soon."""
-    monkeypatch.setattr(watch_container, "READ_GRACE_S", 1.0)
-    await manager.run("web", "sh", "-c", "echo one; exit 3", auto_remove=True)
+    monkeypatch.setattr(watch_container, "READ_GRACE_S", 0.1)
+    await manager.run("web", "sh", "-c", "head -n 1; exit 3", stdin_open=True, auto_remove=True)
     session = await manager.containers.attach("web")
+    await session.write(b"one\n")
     await manager.wait("web", Until.EXITED)
-    await asyncio.sleep(1.1)  # longer than one waits to which nobody is attached
+    await asyncio.sleep(0.3)  # longer than one waits to which nobody is attached
+    await _is_read_and_goes(manager, session)
+
+
+async def test_one_that_is_to_be_removed_waits_for_those_who_come_soon(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_container, "READ_GRACE_S", 600.0)
+    await manager.run("web", "sh", "-c", "echo one; exit 3", auto_remove=True)
+    await manager.wait("web", Until.EXITED)
+    await _is_read_and_goes(manager, await manager.containers.attach("web"))
+
+
+async def _is_read_and_goes(manager: Manager, session: Session) -> None:
     assert (await read(session))[Stream.STDOUT] == b"one\n"
     assert await session.exit_code() == 3
     await session.close()
 
-    async def gone() -> bool | None:
-        return True if not await manager.containers.list(all_states=True) else None
+    async def gone() -> bool:
+        return not await manager.containers.list(all_states=True)
 
     await manager.until(gone)
 

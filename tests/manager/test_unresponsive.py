@@ -222,7 +222,12 @@ async def watching(place: Lab) -> AsyncIterator[Manager]:
 async def frozen(manager: Manager) -> int:
     pid = await manager.vm_pid("web")
     os.kill(pid, signal.SIGSTOP)
-    await told(manager, "container.unresponsive")
+
+    async def shown() -> bool:  # with this reason: on a busy machine it may have been late before
+        error = (await manager.containers.get("web")).error or {}
+        return f"kill -CONT {pid}" in error.get("resolution", "")
+
+    await manager.until(shown, "it is shown as stopped")
     return pid
 
 

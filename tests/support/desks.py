@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from tests.support.managers import Lab, eventually, image_folder, lab
-from tests.support.served import free_port, served
+from tests.support.ports import free_port
+from tests.support.served import served
 
 from warmboot.client import Client
 from warmboot.client.results import Container

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 from tests.support.managers import eventually
-from tests.support.served import free_port
+from tests.support.ports import free_port
 
 PROMETHEUS, PROMTOOL = "/usr/bin/prometheus", "/usr/bin/promtool"
 _START_S, _STOP_S = 60.0, 60.0

@@ -24,7 +24,7 @@ from typing import Any
 
 import httpx
 from tests.support.eventually import eventually
-from tests.support.vms import free_port
+from tests.support.ports import free_port
 
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"

@@ -18,7 +18,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from typing import Any, TypeVar
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from tests.support.eventually import eventually as eventually
+from tests.support.ports import free_port
 from tests.support.site_processes import command_of, kill_processes_of, processes_of
 
 from warmboot.client import Client
@@ -57,12 +57,6 @@ TINY = "warmboot/probe:latest"
 def state_root() -> Path:
     """Where the runtime image lies between runs."""
     return Path(os.environ.get("WARMBOOT_STATE", ".state")).absolute()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def runtime_image() -> Path:

@@ -24,7 +24,7 @@ from tests.support.engine_sockets import (
     serving,
 )
 from tests.support.eventually import until
-from tests.support.served import free_port
+from tests.support.ports import free_port
 
 from warmboot.engine_socket.listeners import connected, tls_stream
 from warmboot.host.engine_certificates import EngineCertificates

@@ -67,7 +67,7 @@ async def answering(home: Path) -> AsyncIterator[Callable[[bytes], Awaitable[Fir
     process = await VmmProcess.spawn(
         ["sleep", "60"], spec=spec, hypervisor="firecracker", log=home / "log"
     )
-    api = FirecrackerApi(spec.id, home / "api.sock", process, timeout_s=0.5)
+    apis: list[FirecrackerApi] = []
     servers: list[asyncio.Server] = []
 
     async def make(answer: bytes) -> FirecrackerApi:
@@ -79,12 +79,15 @@ async def answering(home: Path) -> AsyncIterator[Callable[[bytes], Awaitable[Fir
                 writer.close()
 
         servers.append(await asyncio.start_unix_server(serve, home / "api.sock"))
-        return api
+        timeout_s = 0.5 if answer == b"silence" else 60.0
+        apis.append(FirecrackerApi(spec.id, home / "api.sock", process, timeout_s=timeout_s))
+        return apis[-1]
 
     try:
         yield make
     finally:
-        await api.close()
+        for api in apis:
+            await api.close()
         await process.kill()
         for server in servers:
             server.close()

@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 from starlette.types import ASGIApp
 from tests.support.eventually import until
-from tests.support.served import free_port
+from tests.support.ports import free_port
 
 from warmboot.api.streams import Streamed
 from warmboot.docker.engine import DockerEngine

@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from tests.support.absent import ABSENT
+from tests.support.ports import free_port
 from typing_extensions import override
 
 from warmboot.manager.core.event_log import EventLog
@@ -41,9 +42,7 @@ class Paused:
     """A worker that answers each connection with ``hello`` once it runs."""
 
     def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.worker = Worker(
             id=uuid4(),
             spec=WorkerSpec("w1", "app:1"),

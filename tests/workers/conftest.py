@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import pytest
 from tests.support.dockerd import PrivateDockerd, private_dockerd
 from tests.support.images import counter_image, shell_image
-from tests.support.served import Served, free_port, served, worker_settings
+from tests.support.ports import free_port
+from tests.support.served import Served, served, worker_settings
 
 from warmboot.client import Client
 from warmboot.client.worker_results import Worker

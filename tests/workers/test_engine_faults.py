@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from tests.support.dockerd import PrivateDockerd
 from tests.support.eventually import eventually
-from tests.support.served import Served, free_port, served, worker_settings
+from tests.support.ports import free_port
+from tests.support.served import Served, served, worker_settings
 from tests.workers.conftest import (
     counted,
     dockerd_with_runtime,

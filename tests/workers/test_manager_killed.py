@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from tests.support.dockerd import PrivateDockerd
 from tests.support.eventually import until
-from tests.support.served import free_port, served, served_by_process, worker_settings
+from tests.support.ports import free_port
+from tests.support.served import served, served_by_process, worker_settings
 from tests.workers.conftest import (
     counted,
     dockerd_with_runtime,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from tests.support.dockerd import PrivateDockerd
-from tests.support.served import free_port, served, worker_settings
+from tests.support.ports import free_port
+from tests.support.served import served, worker_settings
 from tests.workers.conftest import COUNTER, Start, counted, last_count, remove_all, start_on
 
 from warmboot.client import Client

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from tests.support.dockerd import PrivateDockerd
 from tests.support.eventually import eventually
-from tests.support.served import free_port, served, served_by_process, worker_settings
+from tests.support.ports import free_port
+from tests.support.served import served, served_by_process, worker_settings
 from tests.workers.conftest import counted, remove_all, start_on, wait_for_line
 
 from warmboot.client import Client

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from tests.support.dockerd import CRIU_WRAPPER, PrivateDockerd
 from tests.support.eventually import until
-from tests.support.served import free_port, served, worker_settings
+from tests.support.ports import free_port
+from tests.support.served import served, worker_settings
 from tests.workers.conftest import counted, event_kinds, remove_all, start_on
 
 from warmboot.client import Client

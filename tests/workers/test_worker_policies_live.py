@@ -12,7 +12,8 @@ import pytest
 from tests.support.dockerd import PrivateDockerd, private_dockerd
 from tests.support.eventually import eventually
 from tests.support.images import http_image
-from tests.support.served import Served, free_port, served, worker_settings
+from tests.support.ports import free_port
+from tests.support.served import Served, served, worker_settings
 from tests.workers.conftest import (
     Start,
     counted,
@@ -220,6 +221,7 @@ async def test_a_worker_is_not_idle_while_somebody_has_a_connection_to_it(
     port = free_port()
     worker_id = await _http_worker(it, engine, port, pause_after_idle_s=1)
     _, writer = await asyncio.open_connection("127.0.0.1", port)
+    await it.client.workers.wait(worker_id, "running", 60)  # it may have been idle before
     assert (await it.client.workers.wait(worker_id, "paused", 4)).state == "running"
     writer.transport.abort()
     assert (await it.client.workers.wait(worker_id, "paused", 60)).state == "paused"

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from tests.support.dockerd import CRIU_WRAPPER, PrivateDockerd
 from tests.support.eventually import eventually, until
-from tests.support.served import free_port
+from tests.support.ports import free_port
 from tests.workers.conftest import TIMEOUT_S, of_host, start_on
 
 from warmboot.client import Client

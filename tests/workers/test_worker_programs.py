@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from tests.support.dockerd import PrivateDockerd
 from tests.support.eventually import eventually
-from tests.support.served import free_port
+from tests.support.ports import free_port
 from tests.workers.conftest import TIMEOUT_S, of_host, start_on
 
 from warmboot.client import Client

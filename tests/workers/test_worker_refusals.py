@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 from tests.support.dockerd import PrivateDockerd, private_dockerd
-from tests.support.served import Served, free_port, served, worker_settings
+from tests.support.ports import free_port
+from tests.support.served import Served, served, worker_settings
 from tests.workers.conftest import Start, counted, last_count, start_on, wait_for_line
 
 from warmboot.client import Client
