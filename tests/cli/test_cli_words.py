@@ -205,6 +205,10 @@ def test_a_setting_is_refused_in_words() -> None:
         ),
         (("exec", "c", *["a"] * 100_001), "COMMAND is not valid"),
         (("ps", "-f", "label=" + "u" * 5000), "--filter label is not valid"),
+        (("engine", "create", "a/b"), "NAME is not valid"),
+        (("engine", "create", "--from", "s" * 5000), "--from is not valid"),
+        (("engine", "snapshot", "--name", "a/b", "e"), "--name is not valid"),
+        (("rename", "c", "a/b"), "NAME is not valid"),
     ],
 )
 def test_what_the_manager_refuses_is_told_in_the_words_of_the_command_line(
@@ -215,7 +219,7 @@ def test_what_the_manager_refuses_is_told_in_the_words_of_the_command_line(
     done = cli(*words)
     first, *rest = done.stderr.splitlines()
     assert first == f"error: {brief}"
-    command = " ".join(words[:2] if words[0] == "worker" else words[:1])
+    command = " ".join(words[:2] if words[0] in ("engine", "worker") else words[:1])
     assert rest[-1] == f" next: see: warmboot {command} --help"
     for foreign in (*VALIDATORS_WORDS, "openapi", "pattern", "body.", "query.", "^"):
         assert foreign not in done.stderr

@@ -39,7 +39,7 @@ async def test_a_front_that_dies_is_started_anew(place: Lab) -> None:
         assert stat.S_IMODE(noted.stat().st_mode) == 0o600
 
 
-async def test_a_front_of_another_version_goes_on_with_what_it_has_begun(
+async def test_a_front_of_other_code_goes_on_with_what_it_has_begun(
     place: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with place.manager() as m:
@@ -47,9 +47,11 @@ async def test_a_front_of_another_version_goes_on_with_what_it_has_begun(
         async with docker(engine) as client:
             await client.get("/containers/json")
     (old,) = front_pids(place.storage)
+    async with place.manager():  # of the same code
+        assert front_pids(place.storage) == [old]
     async with docker(engine) as client, client.stream("GET", "/events") as stream:
         events = stream.aiter_lines()
-        monkeypatch.setattr(engine_front, "__version__", "99")
+        monkeypatch.setattr(engine_front, "_code", lambda: "after an upgrade")
         async with place.manager() as m:
             await m.until(lambda: asyncio.to_thread(lambda: len(front_pids(place.storage)) == 2))
             async with docker(engine) as other:

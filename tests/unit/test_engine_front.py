@@ -13,12 +13,17 @@ from typing import Any
 import pytest
 from tests.support.engine_sockets import vmm_process
 
-from warmboot import __version__
 from warmboot.engine_socket.front import Front
 from warmboot.host import engine_front
 from warmboot.host.engine_front import EngineFront
-from warmboot.model.conventions.engine_front import CONTROL_SOCKET, PROCESS_FILE, ServedEngine
+from warmboot.model.conventions.engine_front import (
+    CODE,
+    CONTROL_SOCKET,
+    PROCESS_FILE,
+    ServedEngine,
+)
 from warmboot.system.call_channel import MOST_LINE_BYTES, CallChannel, ChannelClosed
+from warmboot.system.code_digest import code_digest
 from warmboot.system.procfs import start_ticks
 
 TIMEOUT_S = 60.0
@@ -36,7 +41,7 @@ async def test_engines_may_come_while_a_front_is_told_of_those_that_there_are(
 
     async def serve(call: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
         if call == "hello":
-            return {"version": __version__}
+            return {"version": "1", "code": code_digest(CODE)}
         if call == "list":
             return {"ids": [], "uids": []}
         telling.set()
@@ -81,7 +86,7 @@ async def test_a_manager_that_goes_is_waited_for_and_stops_nobody_meanwhile(
 ) -> None:
     with socket.socket(socket.AF_UNIX) as control:
         control.bind(str(tmp_path / CONTROL_SOCKET))
-        front, gone = Front(control), Channel(closed=True)
+        front, gone = Front(control, ""), Channel(closed=True)
         managers: list[Any] = front._managers
         managers.append(gone)
         front._manager_came.set()

@@ -167,7 +167,7 @@ async def test_a_front_keeps_them_for_each_engine_until_that_is_forgotten(tmp_pa
         control.bind(str(tmp_path / CONTROL_SOCKET))
         control.listen()
         control.setblocking(False)
-        front = Front(control)
+        front = Front(control, "")
         async with asyncio.timeout(TIMEOUT_S):
             running = asyncio.create_task(front.run())
             manager = EngineFront(tmp_path, os.getegid())

@@ -186,5 +186,5 @@ async def test_without_a_manager_it_is_said_that_one_is_needed(
         control.bind(str(tmp_path / CONTROL_SOCKET))
         async with asyncio.timeout(TIMEOUT_S):
             with pytest.raises(Refusal, match="does not run, and to start it needs") as refused:
-                await Front(control).ask_manager("wake-engine", uid=UID, gone=False)
+                await Front(control, "").ask_manager("wake-engine", uid=UID, gone=False)
         assert refused.value.status == 503

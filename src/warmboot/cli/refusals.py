@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from typer._click.globals import get_current_context
@@ -65,9 +66,11 @@ _WORDS: Mapping[str, str] = {
     "shape.vcpus": "--cpus",
     "signal": "--signal",
     "since": "--since",
+    "snapshot": "--from",
     "stop_signal": "--stop-signal",
     "stop_timeout_s": "--stop-timeout",
     "tail": "--tail",
+    "tcp": "--tcp",
     "time_to_live_s": "--ttl",
     "timeout_s": "--time",
     "until": "--until",
@@ -82,6 +85,7 @@ _WORDS: Mapping[str, str] = {
 _NAMED = ("environment", "labels")
 """Fields that are objects, with names of the user's."""
 _SHOWN = 64
+_UNIT = re.compile("_(s|mib|bytes)$")
 
 
 def in_words(error: WarmbootError) -> WarmbootError:
@@ -112,9 +116,27 @@ def _word(field: str) -> str:
         del parts[0]
     for length in range(len(parts), 0, -1):
         if word := _WORDS.get(".".join(parts[:length])):
+            word = _of_command(word, parts[-1])
             name = field.partition(".")[2].removesuffix(".[key]")
             return f"{word} {_shown(name)}" if parts[0] in _NAMED and len(parts) > 1 else word
-    return parts[-1].replace("_", " ")
+    return _of_command("", parts[-1])
+
+
+def _of_command(word: str, field: str) -> str:
+    """What the command that runs calls it: by this option, if it has that; else by what it has of
+    the field's name."""
+    option, plain = word.partition(" ")[0], _UNIT.sub("", field)
+    context = get_current_context(silent=True)
+    parameters = context.command.params if context else []
+    if word and not option.startswith("--"):
+        return word
+    if word and (context is None or any(option in one.opts for one in parameters)):
+        return word
+    for one in parameters:
+        if one.name in (plain, option.removeprefix("--")):
+            is_option = one.param_type_name == "option"
+            return max(one.opts, key=len) if is_option else one.metavar or field.upper()
+    return f"the {option[2:].replace('-', ' ')}" if word else field.replace("_", " ")
 
 
 def _shown(name: str) -> str:

@@ -19,6 +19,8 @@ from pathlib import Path
 from warmboot.engine_socket.front import Front
 from warmboot.engine_socket.limits import MOST_LOG_BYTES
 from warmboot.engine_socket.listeners.socket_file import LOG
+from warmboot.model.conventions.engine_front import CODE
+from warmboot.system.code_digest import code_digest
 
 CONTROL_FD = 3
 
@@ -30,23 +32,24 @@ def log_in(folder: Path) -> logging.Handler:
     return handler
 
 
-async def _run() -> None:
+async def _run(code: str) -> None:
     with socket.socket(fileno=CONTROL_FD) as control:
         control.setblocking(False)
         running = asyncio.current_task()
         assert running is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
-        await Front(control).run()
+        await Front(control, code).run()
 
 
 def main() -> int:
+    code = code_digest(CODE)  # before somebody puts others in their place
     os.umask(0o177)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a manager's, in the same terminal
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     logging.basicConfig(level=logging.WARNING, handlers=[log_in(Path(sys.argv[1]))])
     try:
-        asyncio.run(_run())
+        asyncio.run(_run(code))
     except asyncio.CancelledError:
         return 0
     return 0

@@ -38,10 +38,11 @@ _NEEDS_MANAGER = {"wake-engine": "your engine does not run, and to start it need
 
 
 class Front:
-    """``run`` it over the control socket that listens."""
+    """``run`` it over the control socket that listens. ``code`` is a digest of what it runs."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, code: str) -> None:
         self._control = control
+        self._code = code
         self._folder = Path(control.getsockname()).parent
         self._engines: dict[str, EngineSocket] = {}
         self._logins: dict[str, Sequence[RegistryLogin]] = {}
@@ -111,7 +112,7 @@ class Front:
             return {}
         async with self._changing:
             if name == "hello":
-                return {"version": __version__}
+                return {"version": __version__, "code": self._code}
             if name == "list":
                 ids, uids = sorted(self._engines), sorted(self._users)
                 return {"ids": ids, "uids": uids, "logged_in": sorted(self._logins)}

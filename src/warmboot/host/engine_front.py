@@ -1,8 +1,8 @@
 """The manager's way to the front, the process that serves the engines' sockets.
 
     none there ──▶ started, told all that there is ──▶ there ──it dies──▶ started anew, told again
-    an earlier manager's, of this version ───────────▶   │
-    an earlier manager's, of another version: retired    └── stop: it goes on without us
+    an earlier manager's, of the same code ──────────▶   │
+    an earlier manager's, of other code: retired         └── stop: it goes on without us
 
 Logins at registries are in the memory of both, and nowhere else: whoever of the two is started anew
 has them from the other one. So an upgrade keeps them, and a reboot does not.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -26,8 +27,8 @@ from typing import Any
 
 import structlog
 
-from warmboot import __version__
 from warmboot.model.conventions.engine_front import (
+    CODE,
     CONTROL_SOCKET,
     PROCESS_FILE,
     USERS_FOLDER,
@@ -49,6 +50,7 @@ from warmboot.system.call_channel import (
     Serve,
     nothing_served,
 )
+from warmboot.system.code_digest import code_digest
 from warmboot.system.concurrency import end
 from warmboot.system.procfs import open_process, start_ticks
 
@@ -93,6 +95,7 @@ class EngineFront:
 
         Ids of engines, and of users who have a default socket.
         """
+        await asyncio.to_thread(_code)  # of the files that are there now, not after an upgrade
         async with self._connecting:
             if self._channel is None:
                 await self._connect_to_earlier()
@@ -182,10 +185,10 @@ class EngineFront:
             return
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                version = (await channel.call("hello"))["version"]
+                found = await channel.call("hello")
                 await self._learn_logins(channel)
-                if version != __version__:
-                    log.info(f"the front of version {version} is retired")
+                if found.get("code") != _code():  # earlier ones did not tell it
+                    log.info("the front runs other code, and is retired", **found)
                     await channel.call("retire")
                     channel.close()
                     return
@@ -284,6 +287,12 @@ class EngineFront:
             except HostError as error:
                 log.error("the front cannot be started", error=error.details)
                 await back_off.pause()
+
+
+@functools.cache
+def _code() -> str:
+    """Of what this manager would start, and was made to speak with."""
+    return code_digest(CODE)
 
 
 async def _nothing() -> None:

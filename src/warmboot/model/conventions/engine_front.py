@@ -1,6 +1,6 @@
 """What the manager tells the front of the engines' sockets, over the front's control socket.
 
-hello        → {version}                who it is
+hello        → {version, code}          who it is: a release, and a digest of ``CODE``
 serve        ServedEngine → {}          there is this socket, and this is behind it
 greeted      {id} → {}                  who asked for no more than a greeting there has got it
 log-in       {id, logins} → {}          pull, push and build there with these
@@ -29,6 +29,15 @@ from warmboot.model.vm import GuestAddress
 
 CONTROL_SOCKET = "front.sock"
 """In the manager's run folder."""
+
+CODE = (
+    "warmboot.engine_socket",
+    "warmboot.host.guest",
+    "warmboot.model",
+    "warmboot.system",
+    "h11",
+)
+"""The packages that the front runs: with others in their place it is another front."""
 
 WAKE_TIMEOUT_S = 600.0
 """How long the manager has an engine woken, at most."""
