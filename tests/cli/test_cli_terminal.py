@@ -18,7 +18,7 @@ import pytest
 from tests.cli.conftest import WARMBOOT, Cli, Served
 from tests.support.eventually import until_blocking
 
-from warmboot.manager.ports import Check
+from warmboot.manager.protocols import Check
 
 pytestmark = pytest.mark.slow  # the command line in a process, each time
 

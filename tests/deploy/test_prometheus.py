@@ -22,7 +22,7 @@ from tests.support.ports import free_port
 from tests.support.prometheus import Prometheus, prometheus, promtool
 from tests.support.served import served
 
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.tenants.boot import BootPolicy
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

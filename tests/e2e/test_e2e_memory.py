@@ -19,7 +19,7 @@ from warmboot.bootstrap import service
 from warmboot.bootstrap.service import Running
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.host.guest.guest_sessions import exec_session
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import ContainerSpec
 from warmboot.model.runtime_snapshot import DISK_FILE, MEMORY_FILE, ROOTFS_FILE, SnapshotState
 from warmboot.model.sessions import ExecSpec

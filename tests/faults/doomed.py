@@ -35,7 +35,7 @@ from warmboot.manager.containers.bring_up import BringUp
 from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engines import Engines
-from warmboot.manager.ports import EngineUntil
+from warmboot.manager.protocols import EngineUntil
 from warmboot.manager.tenants.pause_tenant import PauseTenant
 from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
 from warmboot.model.tenants.boot import BootPolicy

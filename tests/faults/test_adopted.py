@@ -11,7 +11,7 @@ from tests.support.invariants import check
 from tests.support.managers import FOREVER, Lab, vmm_pids
 from tests.support.prepared_labs import prepare
 
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import ContainerState
 
 __all__ = ["place"]

@@ -15,7 +15,7 @@ from tests.support.earlier import first_release
 from tests.support.invariants import check
 from tests.support.managers import Lab, image_folder, lab
 
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import ContainerState
 from warmboot.model.journal.operation import OperationState
 from warmboot.model.runtime_snapshot import SnapshotState

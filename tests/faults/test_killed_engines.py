@@ -16,7 +16,7 @@ from tests.support.prepared_labs import prepare
 
 from warmboot.manager.engines.fork_engine import ForkEngine
 from warmboot.manager.engines.freeze_engine import FreezeEngine
-from warmboot.manager.ports import EngineUntil
+from warmboot.manager.protocols import EngineUntil
 from warmboot.model.errors import NotFound
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.tenants.engine import EngineState

@@ -21,7 +21,7 @@ from tests.support.managers import Lab, Manager, lab, vmm_pids
 from tests.support.prepared_labs import prepare
 
 from warmboot.manager.core.saga import Saga
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.manager.snapshots.build_snapshot import BuildSnapshot
 from warmboot.manager.vms.boot_vm import BootTimeouts, BootVm
 from warmboot.model.container import Container, ContainerState

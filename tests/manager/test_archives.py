@@ -12,7 +12,7 @@ from tests.support.managers import Lab, Manager
 from tests.support.registry import Image, untagged
 
 from warmboot.docker.tiny_image import image_archive
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import ImageNotFound, InvalidRequest, NotFound
 

@@ -8,7 +8,7 @@ from typing import Any
 from tests.support.managers import IMAGE_NAME, Lab, Manager, image_folder
 from tests.support.rebuilds import event, ready
 
-from warmboot.manager.ports import Registered
+from warmboot.manager.protocols import Registered
 from warmboot.model.runtime_snapshot import (
     BuildCause,
     RuntimeSnapshot,

@@ -10,7 +10,7 @@ from tests.support.managers import Lab
 
 from warmboot.bootstrap import service
 from warmboot.manager.core.admission import BootAdmission
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.tenants.boot import BootMethod
 
 A_LONG_TIME_S = 60.0

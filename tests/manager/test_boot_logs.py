@@ -12,7 +12,7 @@ from tests.support.managers import Lab, Manager
 
 from warmboot.host.guest.guest_link import Claimed, Identity, Sent
 from warmboot.host.vm.boot_logs import BootLogs, last_lines
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import ContainerState
 
 SAID = b"simulated VM: booted\n"

@@ -15,7 +15,7 @@ from tests.support.archives import archived
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict, DiskFull
 from warmboot.model.garbage import Garbage, Why

@@ -11,7 +11,7 @@ import pytest
 from tests.support.managers import Lab, Manager, image_folder
 
 from warmboot.images.filesystems import make_empty_disk
-from warmboot.manager.ports import Check
+from warmboot.manager.protocols import Check
 from warmboot.model.errors import InvalidRequest
 from warmboot.settings import Settings
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.support.managers import Manager
 
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict, InvalidRequest, NameTaken, NotFound
 from warmboot.model.tenants.inside import Change, ChangeKind, FileKind

@@ -9,7 +9,7 @@ import pytest
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import (
     Conflict,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.support.managers import Manager
 
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import InvalidRequest
 from warmboot.model.tenants.container_options import (

@@ -12,7 +12,7 @@ from tests.support.archives import archived
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import ContainerState, PortMapping
 from warmboot.model.errors import (
     ImageNotFound,

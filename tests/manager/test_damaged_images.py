@@ -11,7 +11,7 @@ from tests.support.managers import IMAGE_NAME, Lab, Manager, image_folder
 from tests.support.rebuilds import event, ready
 
 from warmboot.host.storage.image_files import note_image
-from warmboot.manager.ports import Check
+from warmboot.manager.protocols import Check
 from warmboot.model.container import Container
 from warmboot.model.errors import ImageDamaged
 from warmboot.model.runtime_snapshot import ROOTFS_FILE, RuntimeSnapshot, SnapshotState

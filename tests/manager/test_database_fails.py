@@ -18,7 +18,7 @@ from warmboot.host.vms import Vms
 from warmboot.manager.containers import watch_container
 from warmboot.manager.containers.bring_up import BringUp
 from warmboot.manager.core import retry_until_stored
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import DiskFull, NetworkError, Unavailable, WarmbootError
 from warmboot.model.sessions import ExecSpec

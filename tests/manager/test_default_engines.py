@@ -14,7 +14,7 @@ from tests.support.engines import docker_at, engines_of
 from tests.support.managers import Lab, Manager, eventually, front_pids
 
 from warmboot.manager.engines.users.named_users import named_users
-from warmboot.manager.ports import EngineUntil
+from warmboot.manager.protocols import EngineUntil
 from warmboot.model.errors import InvalidRequest
 from warmboot.model.tenants.engine import EngineSpec, EngineState
 

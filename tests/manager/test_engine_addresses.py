@@ -15,7 +15,7 @@ from tests.support.ports import free_port
 from warmboot.bootstrap import host as wiring
 from warmboot.hypervisors.base import Hypervisor
 from warmboot.manager.engines.ports import own_ports
-from warmboot.manager.ports import EngineUntil
+from warmboot.manager.protocols import EngineUntil
 from warmboot.model.errors import HostError, InvalidRequest
 from warmboot.model.tenants.engine import Engine
 from warmboot.settings import Settings

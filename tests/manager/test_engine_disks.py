@@ -7,7 +7,7 @@ from tests.support.engines import create, engines_of
 from tests.support.managers import TIMEOUT_S, Lab, Manager
 
 from warmboot.host.storage.storage import Storage
-from warmboot.manager.ports import EngineUntil
+from warmboot.manager.protocols import EngineUntil
 from warmboot.model.errors import InvalidRequest
 from warmboot.model.tenants.boot import BootMethod
 from warmboot.model.tenants.engine import EngineState

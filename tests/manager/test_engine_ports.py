@@ -16,7 +16,7 @@ from tests.support.ports import free_port
 
 from warmboot.manager.engines import engine_ports
 from warmboot.manager.engines.ports import privileged_ports
-from warmboot.manager.ports import EngineUntil
+from warmboot.manager.protocols import EngineUntil
 from warmboot.model.tenants.engine import Engine, EngineSpec
 
 pytestmark = pytest.mark.usefixtures("port_network")

@@ -15,7 +15,7 @@ from tests.support.managers import Lab, Manager, eventually, front_pids
 from tests.support.ports import free_port
 
 from warmboot.host import engine_certificates
-from warmboot.manager.ports import Check, EngineUntil
+from warmboot.manager.protocols import Check, EngineUntil
 from warmboot.model.conventions.engine_certificates import AUTHORITY
 from warmboot.model.errors import Conflict, InvalidRequest, NotFound
 from warmboot.model.tenants.engine import Engine, EngineSpec, EngineState, TcpAddress

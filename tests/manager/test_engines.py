@@ -15,7 +15,7 @@ from tests.support.engines import create, create_container, docker, engines_of, 
 from tests.support.managers import TIMEOUT_S, Lab, Manager, eventually, front_pids, vmm_pids
 
 from warmboot.host.vms import Vms
-from warmboot.manager.ports import EngineUntil
+from warmboot.manager.protocols import EngineUntil
 from warmboot.model.errors import (
     Conflict,
     GuestError,

@@ -13,7 +13,7 @@ from tests.support.managers import Lab, Manager, vmm_pids
 from tests.support.ports import free_port
 
 from warmboot.docker.tiny_image import image_archive
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import ContainerState, PortMapping
 from warmboot.model.errors import Conflict, WarmbootError
 from warmboot.model.tenants.container_options import ContainerOptions

@@ -19,7 +19,7 @@ from warmboot.host.snapshots.snapshot_files import SnapshotFiles
 from warmboot.manager.check_storage_owner import STORE_ID
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.housekeeping import LAST_COLLECTION
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.manager.snapshots.choose_form import CHECKED_AT
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict, DiskFull, IllegalTransition, NotFound, Unavailable

@@ -9,7 +9,7 @@ import pytest
 from tests.support.managers import Manager
 
 from warmboot.host.guest import guest_link
-from warmboot.manager.ports import Session, Until
+from warmboot.manager.protocols import Session, Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import CommandNotFound, TooManySessions
 from warmboot.model.sessions import ExecSpec

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.managers import Lab, Manager
 
 from warmboot.api.app import create_app
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.errors import DiskFull, NotFound, Unavailable
 from warmboot.model.runtime_snapshot import STATE_FILE, SnapshotState
 from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.support.managers import Manager
 
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import CommandNotExecutable, CommandNotFound
 from warmboot.model.sessions import ExecSpec, LogChunk, Stream

@@ -23,7 +23,7 @@ from warmboot.guest import AGENT_VERSION
 from warmboot.host.storage.stored_images import StoredImages
 from warmboot.images.files import describe, stored_folder, write_manifest
 from warmboot.images.renew import renew_agent
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import HostError
 from warmboot.model.runtime_image import RuntimeImage, RuntimeImageManifest

@@ -16,7 +16,7 @@ from tests.support.managers import Manager
 from warmboot.docker.client import DockerClient
 from warmboot.docker.facts import ContainerFacts
 from warmboot.host.guest.guest_link import AGENT_PORT, GuestLink
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.errors import Conflict, ContainerError, GuestError, NotFound
 from warmboot.model.vm import GuestAddress
 

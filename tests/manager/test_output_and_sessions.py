@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from warmboot.bootstrap.logs import spec_form
 from warmboot.manager.containers import first_attach, watch_container
-from warmboot.manager.ports import Session, Until
+from warmboot.manager.protocols import Session, Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict, NotFound, WarmbootError
 from warmboot.model.sessions import ExecSpec, Stream

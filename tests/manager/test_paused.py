@@ -13,7 +13,7 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 from tests.support.prepared_labs import prepare
 
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict, InUse
 from warmboot.model.sessions import ExecSpec

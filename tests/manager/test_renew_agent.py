@@ -18,7 +18,7 @@ from tests.support.renewals import (
 )
 
 from warmboot.guest import AGENT_VERSION
-from warmboot.manager.ports import EngineUntil
+from warmboot.manager.protocols import EngineUntil
 from warmboot.model.container import ContainerState
 from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
 from warmboot.model.snapshot_fit import GUEST_AGENT

@@ -16,7 +16,7 @@ from tests.support.renewals import (
     spoken,
 )
 
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import ContainerState
 from warmboot.model.runtime_snapshot import BuildCause
 from warmboot.model.tenants.boot import BootPolicy, FallbackReason

@@ -8,7 +8,7 @@ import pytest
 from tests.support.managers import Lab, Manager
 
 from warmboot.host.vms import Vms
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.manager.reconcile import FORMER_SAGAS
 from warmboot.manager.tenants.resume_stalled import ResumeStalled
 from warmboot.manager.workers.stop_workers import StopWorkers

@@ -18,7 +18,7 @@ from warmboot.docker import client
 from warmboot.docker.client import DockerClient
 from warmboot.host.guest import guest_connections, guest_sessions
 from warmboot.host.guest.guest_link import AGENT_PORT, GuestLink
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import GuestUnreachable, NotFound, VmGone
 from warmboot.model.sessions import ExecSpec

@@ -12,7 +12,7 @@ from tests.support.impatient import impatient_with_docker
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict, IllegalTransition, InUse, NotFound
 from warmboot.model.journal.event import Event

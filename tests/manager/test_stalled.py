@@ -14,7 +14,7 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
 from warmboot.host.vm import live_vm
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import DiskFull
 from warmboot.model.journal.event import Event

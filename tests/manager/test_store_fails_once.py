@@ -35,7 +35,7 @@ from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.garbage import expire_records
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
 from warmboot.manager.vms import warm_pool as warm_pool_
 from warmboot.manager.workers.create_worker import CreateWorker

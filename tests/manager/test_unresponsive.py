@@ -17,7 +17,7 @@ from tests.support.managers import Lab, Manager, vmm_pids
 from warmboot.api.schemas.container_responses import ContainerOut
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.host.vm import unresponsive
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import GuestUnreachable, NotFound, VmUnresponsive
 from warmboot.model.journal.event import Event

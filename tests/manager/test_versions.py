@@ -10,7 +10,7 @@ import pytest
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.manager.tenants import warm_boot
 from warmboot.model.errors import Conflict, HypervisorError, InvalidRequest, NotFound
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState

@@ -12,7 +12,7 @@ from tests.support.managers import Lab, Manager
 from tests.support.rebuilds import event, successor_of
 
 from warmboot.host.vm.vm_files import snapshot_disks
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import HostError
 from warmboot.model.runtime_snapshot import (

@@ -15,7 +15,7 @@ from warmboot.host.guest import guest_connections
 from warmboot.host.guest.guest_socket import open_guest_socket
 from warmboot.host.vm.vm_files import kept_disk, snapshot_disks
 from warmboot.hypervisors import process
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import ContainerState
 from warmboot.model.runtime_snapshot import DISK_FILE
 from warmboot.model.tenants.boot import BootMethod, FallbackReason

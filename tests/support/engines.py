@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 from tests.support.managers import TIMEOUT_S, Manager
 
-from warmboot.manager.ports import Engines, EngineUntil
+from warmboot.manager.protocols import Engines, EngineUntil
 from warmboot.model.errors import NotFound
 from warmboot.model.tenants.engine import Engine, EngineSpec
 

@@ -29,7 +29,7 @@ from tests.support.fake_events import DEFAULT_SHAPE, FakeEvents, now
 from tests.support.fake_sessions import FakeSession, run_command
 
 from warmboot.manager.containers.first_attach import FirstAttach
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import CONTAINER_TRANSITIONS, Container, ContainerSpec
 from warmboot.model.container import ContainerState as S
 from warmboot.model.errors import (

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 from tests.support.fake_events import DEFAULT_SHAPE, FakeEvents, now
 
-from warmboot.manager.ports import EngineUntil
+from warmboot.manager.protocols import EngineUntil
 from warmboot.model.conventions.registry_logins import RegistryLogin, check_size
 from warmboot.model.errors import Conflict, InUse, NameTaken, NotFound
 from warmboot.model.tenants.boot import BootMethod

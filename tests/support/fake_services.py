@@ -14,7 +14,7 @@ from tests.support.fake_pages import FakePages
 from tests.support.fake_snapshots import FakeForms, FakeImages, FakeSnapshots
 from tests.support.fake_workers import FakeWorkers
 
-from warmboot.manager.ports import (
+from warmboot.manager.protocols import (
     Check,
     HostInfo,
     Services,

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 from tests.support.fake_events import DEFAULT_SHAPE, FakeEvents, now
 
-from warmboot.manager.ports import (
+from warmboot.manager.protocols import (
     Registered,
 )
 from warmboot.model.errors import (

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 from tests.support.fake_events import now
 
-from warmboot.manager.ports import Exported, Resumed, WorkerUntil
+from warmboot.manager.protocols import Exported, Resumed, WorkerUntil
 from warmboot.manager.workers.worker_states import refusal
 from warmboot.model.checkpoint import (
     AS_IT_WAS,

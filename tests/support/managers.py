@@ -35,7 +35,7 @@ from warmboot.host.vm.leftovers import users_of
 from warmboot.images.files import describe, write_manifest
 from warmboot.images.guest_agent import SHIPPED
 from warmboot.manager.core.saga import Hook
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.model.container import Container, ContainerSpec
 from warmboot.model.journal.event import Event
 from warmboot.model.runtime_image import RuntimeImage

@@ -20,7 +20,7 @@ from warmboot.api.schemas.snapshot_responses import RuntimeSnapshotOut
 from warmboot.api.schemas.system_responses import HostInfoOut
 from warmboot.api.schemas.worker_requests import WorkerIn
 from warmboot.api.schemas.worker_responses import CheckpointOut, WorkerOut
-from warmboot.manager.ports import Check, HostInfo, Registered
+from warmboot.manager.protocols import Check, HostInfo, Registered
 from warmboot.model.checkpoint import Checkpoint, CheckpointState, Versions
 from warmboot.model.container import Container, ContainerSpec, ContainerState, PortMapping
 from warmboot.model.errors import VmUnresponsive

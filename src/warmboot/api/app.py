@@ -40,7 +40,7 @@ from warmboot.api.routes import (
     workers,
 )
 from warmboot.api.routing import check_no_body, check_parameters
-from warmboot.manager.ports import Services
+from warmboot.manager.protocols import Services
 from warmboot.model.shapes import Shape
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]

@@ -17,7 +17,7 @@ from starlette.requests import HTTPConnection
 
 from warmboot.api.schemas.requests import CURSOR_PATTERN, NAME_PATTERN, NO_NUL_PATTERN
 from warmboot.api.schemas.responses import Paged
-from warmboot.manager.ports import Services
+from warmboot.manager.protocols import Services
 from warmboot.model.container import ContainerSpec
 from warmboot.model.conventions.labels import has_label
 from warmboot.model.conventions.names import MAX_NAME_LENGTH

@@ -45,7 +45,7 @@ from warmboot.manager.core.worker_tokens import WorkerTokens
 from warmboot.manager.engines.tcp.certificate_checks import certificate_checks
 from warmboot.manager.garbage.expire_records import keep_expiring
 from warmboot.manager.metrics import ManagerMetrics
-from warmboot.manager.ports import Check, Services
+from warmboot.manager.protocols import Check, Services
 from warmboot.manager.reconcile import Reconcile
 from warmboot.manager.report_repairs import keep_reporting
 from warmboot.manager.system import System

@@ -23,7 +23,7 @@ from warmboot.manager.check_storage_owner import STORE_ID
 from warmboot.manager.core.worker_tokens import WorkerTokens
 from warmboot.manager.garbage.checkpoint_garbage import CheckpointGarbage, CheckpointsInUse
 from warmboot.manager.garbage.compress_checkpoints import CompressCheckpoints
-from warmboot.manager.ports import Check
+from warmboot.manager.protocols import Check
 from warmboot.manager.workers.create_worker import CreateWorker
 from warmboot.manager.workers.pause_worker import PauseWorker
 from warmboot.manager.workers.reconcile_workers import ReconcileWorkers

@@ -14,7 +14,7 @@ from pathlib import Path
 from warmboot.hypervisors import cgroups
 from warmboot.hypervisors.base import Hypervisor
 from warmboot.hypervisors.cgroups import Hierarchy
-from warmboot.manager.ports import Check
+from warmboot.manager.protocols import Check
 from warmboot.system.disks import free_bytes
 from warmboot.system.programs import look_up
 

@@ -10,7 +10,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.hypervisors.base import Hypervisor
 from warmboot.manager import doctor
 from warmboot.manager.metrics import RecentBoots
-from warmboot.manager.ports import Check, HostInfo
+from warmboot.manager.protocols import Check, HostInfo
 from warmboot.manager.vms.warm_pool import WarmPool
 from warmboot.model.shapes import Shape
 from warmboot.model.usage import OwnedVm, Usage
@@ -18,7 +18,7 @@ from warmboot.store import Store
 
 
 class System:
-    """Implements ``ports.System``."""
+    """Implements ``protocols.System``."""
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from warmboot.manager.ports import Check
+from warmboot.manager.protocols import Check
 from warmboot.model.conventions.manager_socket import MAX_PATH_BYTES
 from warmboot.model.errors import Conflict, HostError, InvalidRequest
 

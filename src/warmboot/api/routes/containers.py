@@ -26,7 +26,7 @@ from warmboot.api.schemas.container_responses import ContainerOut
 from warmboot.api.schemas.requests import Signal
 from warmboot.api.schemas.responses import Created, Item, Ok, Paged
 from warmboot.api.streams import MULTIPLEXED, Streamed, begun, gathered, multiplexed, plain
-from warmboot.manager.ports import Services, Until
+from warmboot.manager.protocols import Services, Until
 from warmboot.model.container import LIVING, ContainerState
 from warmboot.model.errors import WarmbootError
 

@@ -28,7 +28,7 @@ from warmboot.api.schemas.engine_schemas import (
     RegistryLoginsIn,
 )
 from warmboot.api.schemas.responses import Created, Item, Items, Ok, Paged
-from warmboot.manager.ports import Engines, EngineUntil, Services
+from warmboot.manager.protocols import Engines, EngineUntil, Services
 from warmboot.model.errors import NotSupported
 from warmboot.model.tenants.engine import EngineState
 

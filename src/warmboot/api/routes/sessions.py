@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from warmboot.api.problems import DoesNotFit, clean, findings, status_of
 from warmboot.api.schemas.requests import ResizeIn, StartIn
 from warmboot.api.streams import STREAM_TAGS
-from warmboot.manager.ports import Session
+from warmboot.manager.protocols import Session
 from warmboot.model.conventions.program_start import check_size
 from warmboot.model.errors import InvalidRequest, WarmbootError
 from warmboot.model.sessions import ExecSpec

@@ -14,7 +14,7 @@ from warmboot.api.schemas.responses import Created, Item, Ok, Paged
 from warmboot.api.schemas.worker_requests import PauseIn, ReportIn, ResumeIn, WorkerIn
 from warmboot.api.schemas.worker_responses import ChangedFileOut, ResumedOut, WorkerOut
 from warmboot.api.streams import Streamed, begun, gathered, plain
-from warmboot.manager.ports import Workers, WorkerUntil
+from warmboot.manager.protocols import Workers, WorkerUntil
 from warmboot.model.errors import EngineUnavailable
 from warmboot.model.worker import WorkerState
 

@@ -10,7 +10,7 @@ from warmboot.model.tenants.inside import Change, FileStatus, ProcessTable
 
 
 class ContainerFiles:
-    """Implements ``ports.ContainerFiles``, by Docker in the container's VM."""
+    """Implements ``protocols.ContainerFiles``, by Docker in the container's VM."""
 
     def __init__(self, in_guest: InGuest) -> None:
         self._in_guest = in_guest

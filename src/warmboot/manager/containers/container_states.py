@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from signal import SIGKILL
 from typing import Any
 
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.manager.tenants.pause_tenant import check_not_paused
 from warmboot.model.container import DEFAULT_STOP_TIMEOUT_S, Container, ContainerState
 from warmboot.model.conventions.signals import signal_name

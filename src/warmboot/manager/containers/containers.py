@@ -35,7 +35,7 @@ from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.images.choose_image import choose_image
-from warmboot.manager.ports import Session, Until
+from warmboot.manager.protocols import Session, Until
 from warmboot.manager.tenants.pause_tenant import (
     PauseTenant,
     check_goes_on,
@@ -60,7 +60,7 @@ from warmboot.system.on_failure import on_failure
 
 
 class Containers:
-    """Implements ``ports.Containers``."""
+    """Implements ``protocols.Containers``."""
 
     def __init__(
         self,

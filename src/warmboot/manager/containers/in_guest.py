@@ -10,7 +10,7 @@ from warmboot.manager.containers.container_states import (
     check_has_process,
     vm_gone,
 )
-from warmboot.manager.ports import Until
+from warmboot.manager.protocols import Until
 from warmboot.manager.tenants.pause_tenant import check_goes_on, check_not_paused
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import Conflict

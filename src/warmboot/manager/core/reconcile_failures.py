@@ -10,7 +10,7 @@ from uuid import UUID
 
 import structlog
 
-from warmboot.manager.ports import Check
+from warmboot.manager.protocols import Check
 from warmboot.model.errors import WarmbootError
 from warmboot.model.journal.event import Event
 from warmboot.system.disks import os_error

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from typing import Any
 
 from warmboot.host.vm.protected import Protected
-from warmboot.manager.ports import Check
+from warmboot.manager.protocols import Check
 from warmboot.model.journal.operation import vms_in
 from warmboot.model.owned_ids import OwnedIds
 from warmboot.store import Store

@@ -40,7 +40,7 @@ from warmboot.manager.engines.tcp.tcp_ports import TcpPorts
 from warmboot.manager.engines.watch_engine import WatchEngine
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.images.choose_image import choose_image
-from warmboot.manager.ports import EngineUntil
+from warmboot.manager.protocols import EngineUntil
 from warmboot.manager.tenants.pause_tenant import PauseTenant, check_not_paused
 from warmboot.manager.tenants.removed_tenants import RemovedTenants
 from warmboot.manager.tenants.tenant_locks import TenantLocks
@@ -67,7 +67,7 @@ HAND_OVER_TIMEOUT_S = 60.0
 
 
 class Engines:
-    """Implements ``ports.Engines``."""
+    """Implements ``protocols.Engines``."""
 
     def __init__(
         self,

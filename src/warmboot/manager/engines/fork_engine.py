@@ -20,7 +20,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.saga import Saga, SagaRunner, Step
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
-from warmboot.manager.ports import EngineUntil
+from warmboot.manager.protocols import EngineUntil
 from warmboot.manager.vms.warm_pool import SHARE_OF_OWN
 from warmboot.model.conventions.names import MAX_NAME_LENGTH
 from warmboot.model.errors import HostError, IllegalTransition, MemoryFull, NotFound

@@ -23,7 +23,7 @@ import structlog
 
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.images.runtime_images import RuntimeImages
-from warmboot.manager.ports import Check
+from warmboot.manager.protocols import Check
 from warmboot.model.errors import InvalidRequest, WarmbootError
 from warmboot.model.runtime_image import DEFAULT_IMAGE
 from warmboot.store import Store

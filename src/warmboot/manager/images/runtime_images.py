@@ -14,7 +14,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.images.check_image import CheckImage
-from warmboot.manager.ports import Registered
+from warmboot.manager.protocols import Registered
 from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
 from warmboot.model.conventions.names import check_name
 from warmboot.model.errors import InvalidRequest, NameTaken, WarmbootError
@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 
 class RuntimeImages:
-    """Implements ``ports.RuntimeImages``. ``lock`` is held while image folders come or go."""
+    """Implements ``protocols.RuntimeImages``. ``lock`` is held while image folders come or go."""
 
     def __init__(
         self,

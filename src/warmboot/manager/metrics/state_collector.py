@@ -46,7 +46,7 @@ Caches = Mapping[str, Path]
 
 
 class ManagerMetrics:
-    """Implements ``ports.Metrics``. ``start`` once, after the event log has started."""
+    """Implements ``protocols.Metrics``. ``start`` once, after the event log has started."""
 
     def __init__(self, events: EventLog, collect: StateCollector) -> None:
         # A second series a counter, for nothing that anybody asks.

@@ -48,7 +48,7 @@ class _Change:
 
 
 class CompressSnapshot:
-    """Implements ``ports.SnapshotForms``; ``change`` is for who waits. One changes at a time."""
+    """Implements ``protocols.SnapshotForms``; ``change`` is for who waits. One at a time."""
 
     def __init__(
         self,

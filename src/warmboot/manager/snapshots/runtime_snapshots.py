@@ -29,7 +29,7 @@ from warmboot.store import Store
 
 
 class RuntimeSnapshots:
-    """Implements ``ports.RuntimeSnapshots``."""
+    """Implements ``protocols.RuntimeSnapshots``."""
 
     def __init__(
         self,

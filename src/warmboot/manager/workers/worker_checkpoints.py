@@ -23,7 +23,7 @@ from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.uploads import Uploads
 from warmboot.manager.garbage.checkpoint_garbage import CheckpointGarbage, CheckpointsInUse
-from warmboot.manager.ports import Exported
+from warmboot.manager.protocols import Exported
 from warmboot.manager.workers.worker_states import WorkerStates, refusal
 from warmboot.model.checkpoint import (
     ArchiveManifest,

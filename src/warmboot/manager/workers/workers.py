@@ -16,7 +16,7 @@ from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.ports import Exported, Resumed, WorkerUntil
+from warmboot.manager.protocols import Exported, Resumed, WorkerUntil
 from warmboot.manager.workers.create_worker import CreateWorker
 from warmboot.manager.workers.pause_worker import PauseWorker
 from warmboot.manager.workers.recover_worker import BUSY, RecoverWorker
@@ -41,7 +41,7 @@ MAX_REPORT_BYTES = 16 * 1024
 
 
 class Workers:
-    """Implements ``ports.Workers``."""
+    """Implements ``protocols.Workers``."""
 
     def __init__(
         self,

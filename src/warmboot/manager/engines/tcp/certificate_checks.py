@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from warmboot.host.engine_certificates import EngineCertificates
-from warmboot.manager.ports import Check
+from warmboot.manager.protocols import Check
 from warmboot.model.errors import HostError, NotFound
 from warmboot.model.tenants.engine import Engine
 from warmboot.store import Store

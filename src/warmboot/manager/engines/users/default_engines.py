@@ -19,7 +19,7 @@ import structlog
 
 from warmboot.host.agent import HostAgent
 from warmboot.manager.engines.engines import Engines
-from warmboot.manager.ports import EngineUntil
+from warmboot.manager.protocols import EngineUntil
 from warmboot.model.conventions.engine_front import WAKE_TIMEOUT_S
 from warmboot.model.conventions.names import check_name
 from warmboot.model.errors import (

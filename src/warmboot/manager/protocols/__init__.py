@@ -2,6 +2,7 @@
 
 All methods raise errors of ``warmboot.model.errors``. Work that takes longer than a moment is begun
 and goes on after the call returns; its progress is told by the thing's state and by events.
+Elsewhere such protocols are called ports; here a port is one of TCP or UDP.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from uuid import UUID
 
 from prometheus_client import CollectorRegistry, Metric
 
-from warmboot.manager.ports.container_files import ContainerFiles as ContainerFiles
-from warmboot.manager.ports.engines import Engines as Engines
-from warmboot.manager.ports.engines import EngineUntil as EngineUntil
-from warmboot.manager.ports.workers import Exported as Exported
-from warmboot.manager.ports.workers import Resumed as Resumed
-from warmboot.manager.ports.workers import Workers as Workers
-from warmboot.manager.ports.workers import WorkerUntil as WorkerUntil
+from warmboot.manager.protocols.container_files import ContainerFiles as ContainerFiles
+from warmboot.manager.protocols.engines import Engines as Engines
+from warmboot.manager.protocols.engines import EngineUntil as EngineUntil
+from warmboot.manager.protocols.workers import Exported as Exported
+from warmboot.manager.protocols.workers import Resumed as Resumed
+from warmboot.manager.protocols.workers import Workers as Workers
+from warmboot.manager.protocols.workers import WorkerUntil as WorkerUntil
 from warmboot.model.checkpoint import Checkpoint, CheckpointState
 from warmboot.model.container import Container, ContainerSpec, ContainerState
 from warmboot.model.conventions.pages import Page, PageRequest
