@@ -24,7 +24,7 @@ NOT_RUN = {
     ("runtime", "build"),  # half an hour of downloads
     ("doctor",),  # may mend this machine
 }
-LASTING = {"--follow", "--no-stdin", "--help", "--fix", "--restart-engine"}
+LASTING = {"--attach", "--follow", "--no-stdin", "--help", "--fix", "--restart-engine"}
 ALWAYS = {
     ("run",): ["-d"],
     ("events",): ["--no-follow"],

@@ -130,9 +130,10 @@ def test_who_has_to_run_is_offered_only_if_it_runs(
 ) -> None:
     cli("run", "-d", "--name", "up", "busybox")
     cli("run", "--name", "over", "busybox", "ticks", "1")
+    cli("create", "--name", "new", "busybox")
     assert offers(env, line) == ["up"]
-    assert offers(env, "warmboot start ") == ["over"]
-    assert sorted(offers(env, "warmboot logs ")) == ["over", "up"]
+    assert sorted(offers(env, "warmboot start ")) == ["new", "over"]
+    assert sorted(offers(env, "warmboot logs ")) == ["new", "over", "up"]
 
 
 @pytest.mark.parametrize(

@@ -187,3 +187,28 @@ async def test_the_ports_that_the_image_exposes_are_published_at_every_start(
     assert (await manager.containers.get("web")).ports == ()
     await manager.containers.start("web")
     assert len((await manager.containers.get("web")).ports) == 2
+
+
+async def test_ports_of_one_that_was_only_created_are_taken_when_it_is_started(
+    manager: Manager,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        number = other.getsockname()[1]
+        wanted = (PortMapping(80, number),)
+        await manager.create(ports=wanted, start=False)
+        assert (await manager.containers.get("web")).ports == ()
+        with pytest.raises(Conflict, match="already taken on this host"):
+            await manager.containers.start("web")
+        assert (await manager.containers.get("web")).state is ContainerState.CREATED
+    await manager.containers.start("web")
+    assert (await manager.wait("web", Until.RUNNING)).ports == wanted
+
+
+async def test_of_a_range_one_is_chosen_that_is_free_when_it_is_started(manager: Manager) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = taken.getsockname()[1]
+        span = (PortMapping(80, number, host_port_last=min(number + 20, 65_535)),)
+        await manager.create(ports=span, start=False)
+        await manager.containers.start("web")
+        (port,) = (await manager.wait("web", Until.RUNNING)).ports
+    assert number < port.host_port <= number + 20

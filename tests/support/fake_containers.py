@@ -84,7 +84,9 @@ class FakeContainers:
         async with self._changed:
             self._changed.notify_all()
 
-    async def create(self, spec: ContainerSpec, *, attach: bool = False) -> UUID:
+    async def create(
+        self, spec: ContainerSpec, *, attach: bool = False, start: bool = True
+    ) -> UUID:
         if self.fail_creation is not None:
             raise self.fail_creation
         if any(row.name == spec.name for row in self.rows.values()):
@@ -94,13 +96,15 @@ class FakeContainers:
             )
         if spec.archive is not None and spec.archive not in self._archives.kept:
             raise NotFound(f"no archive {spec.archive}", resolution="upload it first")
-        row = Container(uuid4(), spec, S.CREATING, now(), spec.shape or DEFAULT_SHAPE)
+        state = S.CREATING if start else S.CREATED
+        row = Container(uuid4(), spec, state, now(), spec.shape or DEFAULT_SHAPE)
         self.rows[row.id] = row
         self.output[row.id] = []
-        self._events.add("container.creating", row.id, name=spec.name)
+        self._events.add(f"container.{state}", row.id, name=spec.name)
         if attach:
             self._first[row.id] = FirstAttach()
-        self._begin(self._boot(row.id))
+        if start:
+            self._begin(self._boot(row.id))
         return row.id
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -257,7 +261,7 @@ class FakeContainers:
 
     async def start(self, ref: str) -> None:
         row = await self.get(ref)
-        if row.state is S.FAILED:
+        if row.state in (S.FAILED, S.CREATED):
             await self._set(row.id, S.CREATING, error=None)
             self._begin(self._boot(row.id))
             return
@@ -280,7 +284,7 @@ class FakeContainers:
         self, ref: str, timeout_s: float | None = None, signal: str | None = None
     ) -> None:
         row = await self.get(ref)
-        if row.state in (S.EXITED, S.FAILED):
+        if row.state in (S.CREATED, S.EXITED, S.FAILED):
             return
         if row.state is S.PAUSED:
             await self.unpause(ref)
@@ -378,8 +382,15 @@ class FakeContainers:
         self.sessions.append(session)
         return session
 
-    async def attach(self, ref: str, *, logs: bool = True) -> FakeSession:
+    async def attach(self, ref: str, *, logs: bool = True, start: bool = False) -> FakeSession:
         row = await self.get(ref)
+        if start and row.state is S.EXITED:
+            session = self._session(row)
+            await self.start(ref)
+            return session
+        if start and row.state in (S.CREATED, S.FAILED):
+            self._first[row.id] = FirstAttach()
+            await self.start(ref)
         if (first := self._first.get(row.id)) is not None:
             with first.attaching():
                 if await first.created() is not None:

@@ -176,11 +176,16 @@ class Manager:
         return await self.until(look, f"snapshot {snapshot_id} is {states}")
 
     async def create(
-        self, name: str = "web", *command: str, attach: bool = False, **fields: Any
+        self,
+        name: str = "web",
+        *command: str,
+        attach: bool = False,
+        start: bool = True,
+        **fields: Any,
     ) -> UUID:
         await self.image()
         spec = {"name": name, "image": "busybox", "command": command or FOREVER, **fields}
-        return await self.containers.create(ContainerSpec(**spec), attach=attach)
+        return await self.containers.create(ContainerSpec(**spec), attach=attach, start=start)
 
     async def run(self, name: str = "web", *command: str, **fields: Any) -> Container:
         """Create and wait until it runs (or has failed, or has even ended)."""

@@ -13,6 +13,7 @@ from warmboot.manager.containers.archives import ArchiveFiles
 from warmboot.manager.containers.bring_up import BringUp
 from warmboot.manager.containers.container_files import ContainerFiles
 from warmboot.manager.containers.containers import Containers
+from warmboot.manager.containers.create_container import CreateContainer
 from warmboot.manager.containers.host_ports import HostPorts
 from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
 from warmboot.manager.containers.watch_container import WatchContainer
@@ -43,12 +44,13 @@ def wire_containers(
     watch = WatchContainer(store, host, events, tasks, remove)
     unresponsive = KeepUnresponsive(store, host, events, tasks, watch, core.reconcile_failures)
     events.observe(unresponsive.on_event)
+    ports = HostPorts(store, host)
+    create = CreateContainer(store, host, events, archives, ports, settings.default_shape)
     containers = Containers(
-        *(store, host, events, tasks, bring_up, core.admission, watch, archives, garbage.collect),
+        *(store, host, events, tasks, bring_up, core.admission, watch, create, garbage.collect),
         unresponsive,
-        HostPorts(store, host),
+        ports,
         tenants.pauses,
-        settings.default_shape,
     )
     files = ContainerFiles(containers.in_guest)
     return ContainerParts(containers, files, archives, watch, unresponsive)

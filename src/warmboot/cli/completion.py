@@ -35,7 +35,7 @@ def paused_names(incomplete: str) -> list[str]:
 
 
 def startable_names(incomplete: str) -> list[str]:
-    return _names(_ALL, incomplete, ("exited", "failed"))
+    return _names(_ALL, incomplete, ("created", "exited", "failed"))
 
 
 def engine_names(incomplete: str) -> list[str]:

@@ -26,7 +26,6 @@ _COMMANDS = {
     "compose": "start each container with `warmboot run -d`",
     "container": "its commands have no prefix: `warmboot ps`, `warmboot rm`, …",
     "context": "WARMBOOT_URL selects another manager",
-    "create": "`warmboot run -d` creates a container and starts it",
     "export": "copy what you need: `warmboot cp CONTAINER:PATH -`",
     "history": _STORED,
     "image": f"{_PULLED}; runtime images are something else: `warmboot runtime`",
@@ -99,7 +98,6 @@ _OPTIONS: Mapping[str, str] = {
     "--sig-proxy": "signals always go to the container",
 }
 
-_ATTACHED = "`warmboot start CONTAINER && warmboot attach CONTAINER` shows its output"
 _DISK_USE = "`warmboot top` shows what containers use"
 _CHECKPOINTS = "checkpoints are of workers: `warmboot worker resume -c NAME`"
 _OF_COMMANDS: Mapping[tuple[str, str], str] = {
@@ -115,8 +113,6 @@ _OF_COMMANDS: Mapping[tuple[str, str], str] = {
         "`warmboot stop -s SIGNAL CONTAINER && warmboot start CONTAINER` does it",
     ),
     **dict.fromkeys((("rm", "-l"), ("rm", "--link")), "there are no links between containers"),
-    **dict.fromkeys((("start", "-a"), ("start", "--attach")), _ATTACHED),
-    **dict.fromkeys((("start", "-i"), ("start", "--interactive")), _ATTACHED),
     **dict.fromkeys((("start", "--checkpoint"), ("start", "--checkpoint-dir")), _CHECKPOINTS),
 }
 _ALIKE = 0.8

@@ -31,6 +31,16 @@ COMMANDS: Mapping[str, Place] = {
             "context_settings": {**_COMMAND_FOLLOWS, "help_option_names": ["--help"]},
         },
     ),
+    "create": Place(
+        "container.create",
+        "create",
+        CONTAINERS,
+        "Create a container without starting it, and print its id.",
+        {
+            "cls": "RunCommand",
+            "context_settings": {**_COMMAND_FOLLOWS, "help_option_names": ["--help"]},
+        },
+    ),
     "ps": Place("ps", "ps", CONTAINERS, "List containers."),
     "inspect": Place(
         "containers",
@@ -56,7 +66,10 @@ COMMANDS: Mapping[str, Place] = {
     "stop": Place("containers", "stop", CONTAINERS, "Stop containers."),
     "kill": Place("containers", "kill", CONTAINERS, "Send a signal to containers."),
     "start": Place(
-        "containers", "start", CONTAINERS, "Start containers that have exited or failed."
+        "container.start",
+        "start",
+        CONTAINERS,
+        "Start containers that were only created, have exited or failed.",
     ),
     "restart": Place("containers", "restart", CONTAINERS, "Stop and start containers."),
     "pause": Place(

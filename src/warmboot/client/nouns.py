@@ -145,7 +145,10 @@ class Containers:
         return f"/v1/containers/{segment(ref, 'container')}" + (f"/{what}" if what else "")
 
     async def create(self, *, image: str, **fields: Any) -> str:
-        """Create and start a container; returns its id. ``fields`` as in POST /v1/containers."""
+        """Create a container, and start it unless ``start=False``; returns its id.
+
+        ``fields`` as in POST /v1/containers.
+        """
         return str((await self._link.post("/v1/containers", {"image": image, **fields}))["id"])
 
     async def list(
@@ -251,15 +254,18 @@ class Containers:
         start = {"command": list(command), **_given(**options)}
         return open_session(self._link.endpoint, self._path(ref, "exec"), self._token, start)
 
-    def attach(self, ref: str, *, logs: bool = True) -> AbstractAsyncContextManager[Session]:
+    def attach(
+        self, ref: str, *, logs: bool = True, start: bool = False
+    ) -> AbstractAsyncContextManager[Session]:
         """The container's own process; with ``logs``, from its first output on.
 
         One that is being created is waited for. If it was created with ``attach``, it is started
-        only when the session has begun.
+        only when the session has begun. So is one that does not run, with ``start``.
         """
         from warmboot.client.sessions import open_session
 
-        path = self._path(ref, "attach") + ("" if logs else "?logs=false")
+        flags = [*(() if logs else ("logs=false",)), *(("start=true",) if start else ())]
+        path = self._path(ref, "attach") + ("?" + "&".join(flags) if flags else "")
         return open_session(self._link.endpoint, path, self._token, None)
 
 

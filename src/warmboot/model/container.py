@@ -1,11 +1,12 @@
 """A user's container, alone in its own VM.
 
-    creating ──▶ running ⇄ exited        running ⇄ paused, which ends as running does
-        │           │        │
-        │           ▼        ▼
-        └──────▶ failed ──▶ deleting ──▶ (gone)
+    (created ──▶) creating ──▶ running ⇄ exited    running ⇄ paused, which ends as running does
+                     │           │        │
+                     │           ▼        ▼
+                     └──────▶ failed ──▶ deleting ──▶ (gone)
 
-``paused``: its VM stands still in memory, and nothing can be asked of what is in it.
+``created`` is one that nobody has started yet: it has a name and what was asked for, and nothing of
+the host. ``paused``: its VM stands still in memory, and nothing can be asked of what is in it.
 ``failed`` means that there is no VM to speak of: it never came up, or it died. A failed or exited
 container can be started again (a failed one gets a new VM, cold, on its own disk).
 """
@@ -35,6 +36,7 @@ from warmboot.model.vm import VmKind
 
 
 class ContainerState(StrEnum):
+    CREATED = "created"
     CREATING = "creating"
     RUNNING = "running"
     PAUSED = "paused"
@@ -46,6 +48,7 @@ class ContainerState(StrEnum):
 CONTAINER_TRANSITIONS = Transitions(
     "container",
     {
+        ContainerState.CREATED: frozenset({ContainerState.CREATING, ContainerState.DELETING}),
         ContainerState.CREATING: frozenset(
             {
                 ContainerState.RUNNING,

@@ -38,9 +38,11 @@ _LOG_TYPES = {
 }
 
 
-@router.post("", status_code=201, summary="Create and start a container in a VM of its own")
+@router.post("", status_code=201, summary="Create a container, and start it in a VM of its own")
 async def create_container(body: ContainerIn, services: Wired) -> Created:
-    return Created(id=await services.containers.create(body.to_model(), attach=body.attach))
+    return Created(
+        id=await services.containers.create(body.to_model(), attach=body.attach, start=body.start)
+    )
 
 
 @router.get("", summary="List containers")
@@ -84,7 +86,7 @@ async def rename_container(ref: Ref, body: RenameIn, services: Wired) -> Item[Co
     return Item(item=ContainerOut.of(await services.containers.rename(ref, body.name)))
 
 
-@router.post("/{ref}/start", summary="Start a container that has exited or failed")
+@router.post("/{ref}/start", summary="Start a container that does not run")
 async def start_container(ref: Ref, services: Wired) -> Ok:
     await services.containers.start(ref)
     return Ok()
@@ -204,13 +206,13 @@ async def exec_(ws: WebSocket, ref: Ref) -> None:
 
 
 @router.websocket("/{ref}/attach")
-async def attach(ws: WebSocket, ref: Ref, logs: bool = True) -> None:
+async def attach(ws: WebSocket, ref: Ref, logs: bool = True, start: bool = False) -> None:
     """The container's own process; ``logs``: from its first output on. See ``sessions``."""
     services: Services = ws.app.state.services
     try:
         container = await services.containers.get(ref)
         # One that is being created may take minutes: its client is told when it is so far.
-        early = container.state is ContainerState.CREATING
+        early = start or container.state is ContainerState.CREATING
         session = None if early else await services.containers.attach(ref, logs=logs)
     except WarmbootError as error:
         await refuse(error, ws.scope, ws.receive, ws.send)
@@ -218,7 +220,8 @@ async def attach(ws: WebSocket, ref: Ref, logs: bool = True) -> None:
     try:
         await ws.accept()
         if session is None:
-            session = await sessions.unless_gone(ws, services.containers.attach(ref, logs=logs))
+            coming = services.containers.attach(ref, logs=logs, start=start)
+            session = await sessions.unless_gone(ws, coming)
         await sessions.pump(ws, session)
     except WarmbootError as error:
         await sessions.tell_error(ws, error)

@@ -76,7 +76,7 @@ class RenameIn(Strict):
 
 
 class ContainerIn(Strict):
-    """A container to create. Only ``image`` is needed."""
+    """A container to create. Only ``image`` is needed. ``start: false`` only creates it."""
 
     image: ImageReference
     name: Name | None = None
@@ -102,6 +102,7 @@ class ContainerIn(Strict):
             "output; without one within half a minute it is started all the same"
         ),
     ] = False
+    start: StrictBool = True
     labels: Annotated[
         dict[LabelName, LabelValue],
         Field(max_length=256, default_factory=dict, json_schema_extra=KEYS),
@@ -127,5 +128,10 @@ class ContainerIn(Strict):
                     f"the range of host ports {port.host_port}-{port.host_port_last} has none",
                     resolution="begin it with 1 or more, and end it with no less",
                 )
+        if self.attach and not self.start:
+            raise InvalidRequest(
+                "conflicting options: attach is of one that is started",
+                resolution="leave it out; who starts it attaches: .../attach?start=true",
+            )
         spec.options.check(auto_remove=spec.auto_remove, archive=spec.archive is not None)
         return spec

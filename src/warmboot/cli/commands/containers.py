@@ -1,4 +1,4 @@
-"""Commands for existing containers: inspect, logs, port, stop, kill, start, rm, wait."""
+"""Commands for existing containers: inspect, logs, port, stop, kill, rm, wait."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from warmboot.cli.commands.container.bringing_up import brought_up
 from warmboot.cli.commands.options import Format, Json
 from warmboot.cli.commands.ps import parse_template, status_of
-from warmboot.cli.drive import FAILED, connect, drive, each, failure_of, usage
+from warmboot.cli.drive import FAILED, connect, drive, each, usage
 from warmboot.cli.entry import show_error
 from warmboot.cli.parsing import parse_moment
-from warmboot.cli.refs import PausedRefs, Ref, Refs, RunningRefs, StartableRefs
+from warmboot.cli.refs import PausedRefs, Ref, Refs, RunningRefs
 from warmboot.cli.terminal.log_lines import Tail, wanted_lines
 from warmboot.cli.terminal.output import age, print_fields, print_json, print_lines
-from warmboot.cli.terminal.progress import stages_shown, status
+from warmboot.cli.terminal.progress import status
 from warmboot.cli.terminal.raw_output import pass_on
 from warmboot.model.conventions.program_start import assignments
 from warmboot.model.conventions.signals import signal_name
@@ -245,15 +246,6 @@ def _signal(text: str) -> str:
         raise usage(str(error), "--signal") from None
 
 
-def start(refs: StartableRefs) -> None:
-    """Start containers that have exited or failed."""
-
-    async def act(client: Client, ref: str) -> None:
-        await _brought_up(client, ref, "starting", client.containers.start)
-
-    each(refs, act)
-
-
 def pause(refs: RunningRefs) -> None:
     """Have containers stand still in memory, with their VMs."""
     _quick(refs, "pausing", lambda client, ref: client.containers.pause(ref))
@@ -268,25 +260,11 @@ def restart(refs: Refs, time: StopTime = None) -> None:
     """Stop and start containers."""
 
     async def act(client: Client, ref: str) -> None:
-        await _brought_up(
+        await brought_up(
             client, ref, "restarting", lambda id_: client.containers.restart(id_, time)
         )
 
     each(refs, act)
-
-
-async def _brought_up(
-    client: Client, ref: str, doing: str, begin: Callable[[str], Awaitable[None]]
-) -> None:
-    """Begin it, and stay until it is decided: one whose VM is gone is booted first."""
-    container = await client.containers.get(ref)
-    with status(f"{doing} {ref} …") as show:
-        async with stages_shown(client, show) as watch:
-            watch(container.id)
-            await begin(container.id)
-            container = await client.containers.wait(container.id, "running")
-    if container.state == "failed":
-        raise failure_of(container)
 
 
 def rm(

@@ -75,14 +75,16 @@ async def attach_session(
     stdin: bool,
     logs: bool,
     streaming: AbstractContextManager[None],
+    to_start: bool = False,
 ) -> ExecutedSession:
     """Attach to the container's own process; with ``logs``, earlier output is given first.
 
+    ``to_start``: it is started when we are attached, also if it has ended.
     ``TooManySessions``.
     """
     with contextlib.ExitStack() as room:
         room.enter_context(link.sessions.taken())
-        attached = await _attach(link, docker_id, stdin=stdin, logs=logs)
+        attached = await _attach(link, docker_id, stdin=stdin, logs=logs, to_start=to_start)
         if not isinstance(attached, AttachedSession):
             # There is what it had said, and its exit code.
             said = link.docker.output(docker_id, tty=tty) if logs else None
@@ -95,7 +97,7 @@ async def attach_session(
 
 
 async def _attach(
-    link: GuestLink, docker_id: str, *, stdin: bool, logs: bool
+    link: GuestLink, docker_id: str, *, stdin: bool, logs: bool, to_start: bool
 ) -> AttachedSession | ContainerFacts:
     """The session; or how the container is, if it has ended.
 
@@ -111,7 +113,7 @@ async def _attach(
             if not (now := await link.docker.inspect(docker_id)).ended:
                 raise
             return now
-        if (now := await link.docker.inspect(docker_id)).ended:
+        if not to_start and (now := await link.docker.inspect(docker_id)).ended:
             return now
         undone.pop_all()
         return session

@@ -34,7 +34,7 @@ def has_reached(container: Container, until: Until) -> bool:
     if until is Until.BOOTED:
         return container.boot_method is not None
     if until is Until.RUNNING:
-        return container.state is not ContainerState.CREATING
+        return container.state not in (ContainerState.CREATED, ContainerState.CREATING)
     return container.state is ContainerState.EXITED
 
 
@@ -74,6 +74,12 @@ def check_runs(container: Container) -> None:
 
 def check_has_process(container: Container) -> None:
     """``Conflict`` if it never came as far as to be one in its VM."""
+    if container.state is ContainerState.CREATED:
+        raise Conflict(
+            f"{container.name} has not been started yet",
+            details="it has no VM before that, and no files",
+            resolution=f"start it first: `warmboot start {container.name}`",
+        )
     if container.docker_id is None:
         error = (container.error or {}).get("brief", f"it is {container.state}")
         raise Conflict(

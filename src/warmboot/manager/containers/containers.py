@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from uuid import UUID, uuid4
+from datetime import datetime
+from uuid import UUID
 
 from warmboot.host.agent import HostAgent
 from warmboot.host.guest import guest_sessions
 from warmboot.host.guest.guest_link import GuestLink
-from warmboot.manager.containers.archives import ArchiveFiles
 from warmboot.manager.containers.bring_up import Asked, BringUp, bring_up_key
 from warmboot.manager.containers.container_states import (
     UNBOOTED,
@@ -22,6 +21,7 @@ from warmboot.manager.containers.container_states import (
     killed_with_vm,
     stop_timeout_s,
 )
+from warmboot.manager.containers.create_container import CreateContainer
 from warmboot.manager.containers.first_attach import FirstAttaches
 from warmboot.manager.containers.host_ports import HostPorts
 from warmboot.manager.containers.in_guest import InGuest
@@ -34,7 +34,6 @@ from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
-from warmboot.manager.images.choose_image import choose_image
 from warmboot.manager.protocols import Session, Until
 from warmboot.manager.tenants.pause_tenant import (
     PauseTenant,
@@ -50,12 +49,13 @@ from warmboot.model.errors import (
     InUse,
     NotFound,
     Unavailable,
+    VmGone,
     WarmbootError,
 )
 from warmboot.model.sessions import ExecSpec, LogChunk
-from warmboot.model.shapes import Shape
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store
+from warmboot.system.concurrency import finish
 from warmboot.system.on_failure import on_failure
 
 
@@ -71,12 +71,11 @@ class Containers:
         bring_up: BringUp,
         admission: BootAdmission,
         watch: WatchContainer,
-        archives: ArchiveFiles,
+        create: CreateContainer,
         garbage: CollectGarbage,
         unresponsive: KeepUnresponsive,
         ports: HostPorts,
         pauses: PauseTenant,
-        default_shape: Shape,
     ) -> None:
         self._store = store
         self._host = host
@@ -85,10 +84,9 @@ class Containers:
         self._bring_up = bring_up
         self._admission = admission
         self._watch = watch
-        self._archives = archives
+        self._create = create
         self._garbage = garbage
         self._unresponsive = unresponsive
-        self._default_shape = default_shape
         self._locks = TenantLocks()
         self._pauses = pauses
         self._ports = ports
@@ -111,42 +109,28 @@ class Containers:
 
     # -- life ----------------------------------------------------------------------------------
 
-    async def create(self, spec: ContainerSpec, *, attach: bool = False) -> UUID:
+    async def create(
+        self, spec: ContainerSpec, *, attach: bool = False, start: bool = True
+    ) -> UUID:
         """Begin; ``container.running`` or ``container.failed`` tells how it went."""
+        if not start:
+            return (await self._create(spec, now=False)).id
         watch, ticket = Stopwatch(), self._admission.boot()
         with on_failure(ticket.over):
             await ticket.prepare()
-            container = await self._create(spec)
+            container = await self._create(spec, now=True)
         first = self._first.expect(container.id) if attach else None
         self._begin(Asked(container.id, ticket, watch, container, first))
         return container.id
-
-    async def _create(self, spec: ContainerSpec) -> Container:
-        self._host.check_shape(spec.shape, self._default_shape)
-        self._host.check_platform(spec.options.platform)
-        image_id = await choose_image(self._store, spec.runtime_image_id)
-        if spec.archive is not None:
-            await self._archives.check_has(spec.archive, spec.image)
-        async with self._ports.free(spec) as free, self._events.transaction() as emit:
-            container = Container(
-                id=uuid4(),
-                spec=free,
-                state=ContainerState.CREATING,
-                created_at=datetime.now(UTC),
-                shape=spec.shape or self._default_shape,
-                runtime_image_id=image_id,
-                ports=free.ports,
-            )
-            await self._store.containers.add(container)
-            await emit("container.creating", container.id, name=spec.name)
-        return container
 
     def resume(self, container_id: UUID) -> None:
         """Take up a container that an earlier manager had begun to bring up."""
         self._begin(Asked(container_id, self._admission.boot()))
 
-    async def start(self, ref: str) -> None:
-        """Start a container that has exited or failed; one that runs is left alone."""
+    async def start(self, ref: str, *, attach: bool = False) -> None:
+        """Start a container that was only created, has exited or failed; one that runs is left
+        alone. ``attach``: one that has to be booted is not started before a client has attached.
+        """
         container = await self.get(ref)
         async with self._locks.hold(container.id):
             container = await self._store.containers.get(container.id)
@@ -166,14 +150,13 @@ class Containers:
                 await self._store.containers.set_state(container.id, ContainerState.FAILED)
             self._host.ensure_memory(container.shape)
             async with (
-                self._ports.free(container.spec, container.id),
+                self._ports.free(container.spec, container.id) as free,
                 self._events.transaction() as emit,
             ):
-                await self._store.containers.set_state(
-                    container.id, ContainerState.CREATING, **UNBOOTED
-                )
+                await self._store.containers.begin(container.id, free, **UNBOOTED)
                 await emit("container.creating", container.id, name=container.name)
-            self._begin(Asked(container.id, self._admission.boot()))
+            first = self._first.expect(container.id) if attach else None
+            self._begin(Asked(container.id, self._admission.boot(), first=first))
 
     async def stop(
         self, ref: str, timeout_s: float | None = None, signal: str | None = None
@@ -342,8 +325,13 @@ class Containers:
             self.in_guest.link(container), container.docker_id, spec
         )
 
-    async def attach(self, ref: str, *, logs: bool = True) -> Session:
+    async def attach(self, ref: str, *, logs: bool = True, start: bool = False) -> Session:
         container = await self.get(ref)
+        if start and container.state is ContainerState.EXITED:
+            with contextlib.suppress(VmGone):  # then it is booted again
+                return await self._start_attached(await self.in_guest(ref))
+        if start:
+            await finish(self.start(ref, attach=True))
         async with self._first.place(container.id) as place:
             if place is not None:
                 vm_id, docker_id = place
@@ -354,8 +342,22 @@ class Containers:
             container, self.in_guest.link(container), container.docker_id, logs
         )
 
+    async def _start_attached(self, container: Container) -> Session:
+        """Attach to one that has ended, and start it again in its VM."""
+        assert container.docker_id is not None
+        link = self.in_guest.link(container)
+        session = await self._attach(container, link, container.docker_id, to_start=True)
+        async with on_failure(session.close):
+            await finish(self.start(str(container.id)))
+        return session
+
     async def _attach(
-        self, container: Container, link: GuestLink, docker_id: str, logs: bool = False
+        self,
+        container: Container,
+        link: GuestLink,
+        docker_id: str,
+        logs: bool = False,
+        to_start: bool = False,
     ) -> Session:
         return await guest_sessions.attach_session(
             link,
@@ -363,6 +365,7 @@ class Containers:
             tty=container.spec.tty,
             stdin=container.spec.stdin_open,
             logs=logs,
+            to_start=to_start,
             streaming=self._watch.streaming(container.id),
         )
 

@@ -24,13 +24,13 @@ class HostPorts:
 
     @contextlib.asynccontextmanager
     async def free(
-        self, spec: ContainerSpec, but: UUID | None = None
+        self, spec: ContainerSpec, but: UUID | None = None, *, now: bool = True
     ) -> AsyncIterator[ContainerSpec]:
         """``Conflict`` naming the container or the program that has one of its ports.
 
         ``but`` is the container itself. Within it nobody else is told that the ports are free: by
         its end they are taken, or their container is stored as one that has them. It gives the
-        spec with one port of each range.
+        spec with one port of each range. One that is not to be started ``now`` has none until then.
         """
         if not spec.ports and not spec.publish_all:
             yield spec
@@ -40,6 +40,9 @@ class HostPorts:
                 "ports cannot be published: this hypervisor has no network",
                 resolution="leave them out, or run the manager with QEMU or Firecracker",
             )
+        if not now:
+            yield spec
+            return
         async with self._lock:
             spec = await self._chosen(spec)
             await self._check(spec.ports, but)

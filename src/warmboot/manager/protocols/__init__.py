@@ -141,8 +141,12 @@ class RuntimeSnapshots(Protocol):
 
 
 class Containers(Protocol):
-    async def create(self, spec: ContainerSpec, *, attach: bool = False) -> UUID:
-        """Begin. ``attach``: it is not started before a client has attached to it."""
+    async def create(
+        self, spec: ContainerSpec, *, attach: bool = False, start: bool = True
+    ) -> UUID:
+        """Begin. ``attach``: it is not started before a client has attached to it. Without
+        ``start`` it is only noted: nothing is booted before it is started.
+        """
         ...
 
     async def list(self, *, all_states: bool = False) -> Sequence[Container]: ...
@@ -203,10 +207,11 @@ class Containers(Protocol):
 
     async def exec(self, ref: str, spec: ExecSpec) -> Session: ...
 
-    async def attach(self, ref: str, *, logs: bool = True) -> Session:
+    async def attach(self, ref: str, *, logs: bool = True, start: bool = False) -> Session:
         """Its own process; ``logs``: what it has written before comes first.
 
-        One that is being created is waited for.
+        One that is being created is waited for. ``start``: one that does not run is started when
+        the client is attached.
         """
         ...
 

@@ -119,19 +119,18 @@ class Asked:
         typer.Option(help="upload the image: docker save, or OCI layout as tar", metavar="FILE"),
     ] = None
     runtime: RuntimeImage = None
-    keep: Annotated[
-        bool, typer.Option("--keep", help="keep the container if it cannot be started")
-    ] = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="do not show progress")] = False
 
-    def work(self, image: str, command: list[str] | None, options: DockerOptions) -> Run:
+    def work(
+        self, image: str, command: list[str] | None, options: DockerOptions, *, keep: bool = False
+    ) -> Run:
         """What is to be done; a mistake ends the program, as Docker's would."""
         try:
-            return self._work(image, command or [], options)
+            return self._work(image, command or [], options, keep)
         except ValueError as error:
             raise usage(str(error), exit_code=OUR_FAILURE) from None
 
-    def _work(self, image: str, command: list[str], options: DockerOptions) -> Run:
+    def _work(self, image: str, command: list[str], options: DockerOptions, keep: bool) -> Run:
         vcpus, limit = docker.cpus(self.cpus) if self.cpus else (None, None)
         body: dict[str, Any] = {
             "image": image,
@@ -160,7 +159,7 @@ class Asked:
             "options": options.body(limit) or None,
         }
         body |= {field: value for field, value in asked.items() if value is not None}
-        return Run(body, wanted, self.archive, self.runtime, quiet=self.quiet, keep=self.keep)
+        return Run(body, wanted, self.archive, self.runtime, quiet=self.quiet, keep=keep)
 
 
 @spread
@@ -170,6 +169,9 @@ def run(
     options: DockerOptions,
     command: Words = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="print the id and return")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="keep the container if it cannot be started")
+    ] = False,
 ) -> None:
     """Run a container in its own VM, restored from a snapshot if possible.
 
@@ -180,7 +182,7 @@ def run(
     """
     if asked.interactive and asked.tty and not detach and not has_terminal():
         raise usage("the input is not a terminal; leave out -t", "-t", OUR_FAILURE)
-    work = asked.work(image, command, options)
+    work = asked.work(image, command, options, keep=keep)
     if detach:
         print(drive(work.detached(), _exit_code))
         return

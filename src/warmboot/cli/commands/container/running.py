@@ -27,7 +27,10 @@ T = TypeVar("T")
 
 
 class Run:
-    """One ``warmboot run``. What ``wanted`` has of a shape counts, the rest is the default's."""
+    """One ``warmboot run`` or ``create``.
+
+    What ``wanted`` has of a shape counts, the rest is the default's.
+    """
 
     def __init__(
         self,
@@ -43,6 +46,13 @@ class Run:
         self._archive, self._runtime = archive, runtime
         self._quiet, self._keep = quiet, keep
         self._container_id: str | None = None
+
+    async def created(self) -> str:
+        """The id of a container that is not started yet."""
+        with _status(self._quiet) as show:
+            async with connect() as client:
+                await self._complete(client, show)
+                return await client.containers.create(**self._body, start=False)
 
     async def detached(self) -> str:
         """The id of a container that runs (or has even ended)."""

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 from uuid import UUID
 
-from warmboot.model.container import CONTAINER_TRANSITIONS, Container, ContainerState
+from warmboot.model.container import (
+    CONTAINER_TRANSITIONS,
+    Container,
+    ContainerSpec,
+    ContainerState,
+)
 from warmboot.model.errors import NameTaken
 from warmboot.store.lenient import Rows
-from warmboot.store.repositories.guard import with_shape
+from warmboot.store.repositories.guard import check_fields, with_shape
 from warmboot.store.repositories.named.records import Kind, NamedRecords, shaped
 from warmboot.store.tables import containers
 
@@ -23,6 +29,21 @@ class ContainerRepository(NamedRecords[Container, ContainerState]):
         CONTAINER_TRANSITIONS,
         [field.name for field in fields(Container)],
     )
+
+    async def begin(self, container_id: UUID, spec: ContainerSpec, **changes: Any) -> Container:
+        """It is to be brought up: ``CREATING``, with the ports that were chosen for it now.
+
+        ``IllegalTransition``, ``NotFound``.
+        """
+        check_fields(changes, self._of.changeable)
+        async with self._database.write() as connection:
+            values = with_shape({**changes, "spec": spec})
+            row = await self._of.changes.move(
+                connection, container_id, ContainerState.CREATING, values
+            )
+            if row is None:
+                raise self._of.unknown(container_id)
+            return self._rows.one(row)
 
     async def rename(self, container_id: UUID, name: str) -> Container:
         """It keeps its host name, which it has by its first name. ``NameTaken``; ``NotFound``."""

@@ -1,0 +1,58 @@
+"""Notes a container that was asked for, once all that can be checked without a VM was checked."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from warmboot.host.agent import HostAgent
+from warmboot.manager.containers.archives import ArchiveFiles
+from warmboot.manager.containers.host_ports import HostPorts
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.images.choose_image import choose_image
+from warmboot.model.container import Container, ContainerSpec, ContainerState
+from warmboot.model.shapes import Shape
+from warmboot.store import Store
+
+
+class CreateContainer:
+    """Call it with what is wanted, and whether it is to be started ``now``."""
+
+    def __init__(
+        self,
+        store: Store,
+        host: HostAgent,
+        events: EventLog,
+        archives: ArchiveFiles,
+        ports: HostPorts,
+        default_shape: Shape,
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._events = events
+        self._archives = archives
+        self._ports = ports
+        self._default_shape = default_shape
+
+    async def __call__(self, spec: ContainerSpec, *, now: bool) -> Container:
+        self._host.check_shape(spec.shape, self._default_shape)
+        self._host.check_platform(spec.options.platform)
+        image_id = await choose_image(self._store, spec.runtime_image_id)
+        if spec.archive is not None:
+            await self._archives.check_has(spec.archive, spec.image)
+        async with self._ports.free(spec, now=now) as free, self._events.transaction() as emit:
+            container = Container(
+                id=uuid4(),
+                spec=free,
+                state=ContainerState.CREATING if now else ContainerState.CREATED,
+                created_at=datetime.now(UTC),
+                shape=spec.shape or self._default_shape,
+                runtime_image_id=image_id,
+                ports=free.ports if now else (),
+            )
+            await self._store.containers.add(container)
+            if now:
+                await emit("container.creating", container.id, name=spec.name)
+            else:
+                await emit("container.created", container.id, name=spec.name)
+        return container
