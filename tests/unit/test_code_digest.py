@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from warmboot.model.conventions.engine_front import CODE
-from warmboot.system.code_digest import code_digest
+from warmboot.system.hashing import code_digest
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from warmboot.model.conventions.engine_front import (
     ServedEngine,
 )
 from warmboot.system.call_channel import MOST_LINE_BYTES, CallChannel, ChannelClosed
-from warmboot.system.code_digest import code_digest
+from warmboot.system.hashing import code_digest
 from warmboot.system.procfs import start_ticks
 
 TIMEOUT_S = 60.0

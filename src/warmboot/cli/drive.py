@@ -102,6 +102,16 @@ def drive(work: Coroutine[Any, Any, T], exit_code: Callable[[WarmbootError], int
         raise typer.Exit(exit_code(unusable)) from None
 
 
+def ask(act: Callable[[Client], Awaitable[T]]) -> T:
+    """What a client of the manager is asked for; an error as of ``drive``."""
+
+    async def work() -> T:
+        async with connect() as client:
+            return await act(client)
+
+    return drive(work())
+
+
 def not_usable(error: OSError) -> WarmbootError:
     """The refusal of a file that was named on the command line and cannot be used."""
     shown = as_shown(os.fsdecode(error.filename))

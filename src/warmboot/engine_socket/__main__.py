@@ -20,7 +20,7 @@ from warmboot.engine_socket.front import Front
 from warmboot.engine_socket.limits import MOST_LOG_BYTES
 from warmboot.engine_socket.listeners.socket_file import LOG
 from warmboot.model.conventions.engine_front import CODE
-from warmboot.system.code_digest import code_digest
+from warmboot.system.hashing import code_digest
 
 CONTROL_FD = 3
 

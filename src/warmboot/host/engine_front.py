@@ -50,8 +50,8 @@ from warmboot.system.call_channel import (
     Serve,
     nothing_served,
 )
-from warmboot.system.code_digest import code_digest
 from warmboot.system.concurrency import end
+from warmboot.system.hashing import code_digest
 from warmboot.system.procfs import open_process, start_ticks
 
 log = structlog.get_logger(__name__)

@@ -11,7 +11,7 @@ import typer
 from warmboot.cli.commands.container.bringing_up import brought_up
 from warmboot.cli.commands.options import Format, Json
 from warmboot.cli.commands.ps import parse_template, status_of
-from warmboot.cli.drive import FAILED, connect, drive, each, usage
+from warmboot.cli.drive import FAILED, ask, connect, drive, each, usage
 from warmboot.cli.entry import show_error
 from warmboot.cli.parsing import parse_moment
 from warmboot.cli.refs import PausedRefs, Ref, Refs, RunningRefs
@@ -179,11 +179,7 @@ def port(
 ) -> None:
     """Show the published ports of a container."""
 
-    async def work() -> Container:
-        async with connect() as client:
-            return await client.containers.get(ref)
-
-    container = drive(work())
+    container = ask(lambda client: client.containers.get(ref))
     if wanted is None:
         print_lines(
             f"{p.container_port}/{p.protocol} -> {p.host_ip}:{p.host_port}" for p in container.ports

@@ -12,7 +12,7 @@ import typer
 
 from warmboot.cli.commands.options import Json, Quiet
 from warmboot.cli.completion import image_names
-from warmboot.cli.drive import INTERRUPTED, connect, drive, each, usage
+from warmboot.cli.drive import INTERRUPTED, ask, connect, drive, each, usage
 from warmboot.cli.refs import find_image
 from warmboot.cli.terminal.output import (
     age,
@@ -145,11 +145,7 @@ def register(
 def list_images(quiet: Quiet = False, json_: Json = False) -> None:
     """List runtime images."""
 
-    async def work() -> list[RuntimeImage]:
-        async with connect() as client:
-            return await client.images.list()
-
-    found = drive(work())
+    found = ask(lambda client: client.images.list())
     if json_:
         print_json([image.raw for image in found])
     elif quiet:
@@ -179,11 +175,7 @@ def _stored(image: RuntimeImage) -> str:
 def show(ref: Ref, json_: Json = False) -> None:
     """Show a runtime image."""
 
-    async def work() -> RuntimeImage:
-        async with connect() as client:
-            return await find_image(client, ref)
-
-    image = drive(work())
+    image = ask(lambda client: find_image(client, ref))
     if json_:
         print_json(image.raw)
         return

@@ -10,7 +10,7 @@ import typer
 from warmboot.cli.commands.options import Cpus, Json, Memory, Quiet
 from warmboot.cli.commands.snapshot_forms import compress, unpack
 from warmboot.cli.completion import image_names
-from warmboot.cli.drive import FAILED, connect, drive, each, usage
+from warmboot.cli.drive import FAILED, ask, connect, drive, each, usage
 from warmboot.cli.entry import show_error
 from warmboot.cli.parsing import parse_cpus, parse_memory, parse_weight
 from warmboot.cli.refs import find_image, find_snapshot
@@ -221,11 +221,7 @@ def _standing(snapshot: RuntimeSnapshot) -> str:
 def show_snapshot(ref: Ref, json_: Json = False) -> None:
     """Show a runtime snapshot."""
 
-    async def work() -> RuntimeSnapshot:
-        async with connect() as client:
-            return await find_snapshot(client, ref)
-
-    snapshot = drive(work())
+    snapshot = ask(lambda client: find_snapshot(client, ref))
     if json_:
         print_json(snapshot.raw)
         return

@@ -17,7 +17,7 @@ from warmboot.cli.commands.worker_checkpoints import (
     import_,
 )
 from warmboot.cli.completion import worker_names
-from warmboot.cli.drive import FAILED, connect, drive, each, usage
+from warmboot.cli.drive import FAILED, ask, connect, drive, each, usage
 from warmboot.cli.entry import show_error
 from warmboot.cli.parsing import parse_environment, parse_labels
 from warmboot.cli.refusals import in_words
@@ -153,11 +153,7 @@ def _fail(worker: Worker) -> None:
 def list_workers(quiet: Quiet = False, json_: Json = False) -> None:
     """List workers."""
 
-    async def work() -> list[Worker]:
-        async with connect() as client:
-            return await client.workers.list()
-
-    found = drive(work())
+    found = ask(lambda client: client.workers.list())
     if json_:
         print_json([worker.raw for worker in found])
     elif quiet:
@@ -189,11 +185,7 @@ def _status(worker: Worker) -> str:
 def show(ref: Ref, json_: Json = False) -> None:
     """Show a worker."""
 
-    async def work() -> Worker:
-        async with connect() as client:
-            return await client.workers.get(ref)
-
-    worker = drive(work())
+    worker = ask(lambda client: client.workers.get(ref))
     print_json(worker.raw) if json_ else print_worker(worker, _status(worker))
 
 

@@ -27,7 +27,7 @@ from warmboot.cli.commands.options import (
     TimeToLive,
 )
 from warmboot.cli.completion import engine_names, snapshot_names
-from warmboot.cli.drive import connect, drive, each, usage
+from warmboot.cli.drive import ask, connect, drive, each, usage
 from warmboot.cli.parsing import parse_labels, parse_tcp
 from warmboot.cli.terminal.foreground import note
 from warmboot.cli.terminal.output import (
@@ -157,11 +157,7 @@ def snapshot(
 def list_(quiet: Quiet = False, json_: Json = False) -> None:
     """List engines."""
 
-    async def work() -> list[Engine]:
-        async with connect() as client:
-            return await client.engines.list()
-
-    found = drive(work())
+    found = ask(lambda client: client.engines.list())
     if json_:
         print_json([engine.raw for engine in found])
     elif quiet:
@@ -291,11 +287,7 @@ async def _get(ref: str) -> Engine:
 def logs(ref: Ref) -> None:
     """Show what an engine's VM has said on its console since it was booted or restored."""
 
-    async def work() -> str:
-        async with connect() as client:
-            return await client.engines.boot_log(ref)
-
-    print(drive(work()), end="")
+    print(ask(lambda client: client.engines.boot_log(ref)), end="")
 
 
 @app.command()
