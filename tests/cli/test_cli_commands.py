@@ -143,7 +143,7 @@ def test_ps_is_filtered(cli: Cli) -> None:
     [
         ("name", "write id=…, name=…"),
         ("colour=red", "write id=…, name=…"),
-        ("status=lost", "'lost' is not a state; use one of creating"),
+        ("status=lost", "'lost' is not a state; use one of created, creating"),
         ("name=[", "name=[: this is not a regular expression"),
         ("exited=abc", "exited=abc: an exit code is a number from 0 to 255"),
         ("exited=256", "exited=256: an exit code is a number from 0 to 255"),
@@ -385,9 +385,9 @@ def test_a_template_says_what_is_shown(cli: Cli) -> None:
     assert cli("inspect", "-f", "{{.name}} {{.Options.Init}} {{.ExitCode}}", "web").stdout == (
         "web false <no value>\n"
     )
-    done = cli("inspect", "-f", "table {{.name}}", "web", COLUMNS="400")
+    done = cli("inspect", "-f", "table {{.name}}", "web", COLUMNS="200")
     assert done.returncode == 2
     assert "a table is of `warmboot ps`" in done.stderr
-    done = cli("inspect", "-f", "{{.nothing}}", "web", COLUMNS="400")
+    done = cli("inspect", "-f", "{{.nothing}}", "web", COLUMNS="200")
     assert done.returncode == 2
     assert "there is no field .nothing; there are: .id, .name" in done.stderr

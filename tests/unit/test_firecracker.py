@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.support import tiny_guest
 from tests.support.firecracker import Namespace, firecracker_binary, kvm_opens
 
+from warmboot.hypervisors.files import cpu_flags
 from warmboot.hypervisors.firecracker import Firecracker, FirecrackerConfig, kvm, layout
 from warmboot.hypervisors.firecracker.api import FirecrackerApi, fault_message
 from warmboot.hypervisors.firecracker.binary import versions
@@ -236,8 +237,7 @@ class TestOnKvm:
         assert probe.usable
         assert probe.host.hypervisor == "firecracker"
         assert probe.host.hypervisor_version
-        flags = kvm.cpu_flags(Path("/proc/cpuinfo").read_text())
-        assert probe.capabilities.runs_linux is bool(flags & {"vmx", "svm"})
+        assert probe.capabilities.runs_linux is bool(cpu_flags() & {"vmx", "svm"})
 
     async def test_a_refusal_of_firecracker_is_an_error_in_its_words(
         self, driver: Firecracker, home: Path

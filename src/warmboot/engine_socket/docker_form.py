@@ -20,8 +20,6 @@ from warmboot.model.conventions.registry_logins import (
 
 Headers = list[tuple[bytes, bytes]]
 
-RAW_STREAMS = ("application/vnd.docker.raw-stream", "application/vnd.docker.multiplexed-stream")
-
 _HIJACKS = re.compile(
     r"(/v[0-9.]+)?(/containers/[^/]+/attach|/exec/[^/]+/start|/session|/grpc)", re.ASCII
 )

@@ -46,7 +46,7 @@ def write_atomically(
                 os.fsync(file.fileno())
         Path(temporary).replace(path)
     if durable:
-        sync_folder(path.parent)
+        sync(path.parent)
 
 
 def back_up(path: Path) -> Path:
@@ -85,13 +85,13 @@ def _copy_attributes(source: Path, descriptor: int) -> None:
             os.setxattr(descriptor, name, os.getxattr(source, name))
 
 
-def sync_folder(path: Path) -> None:
-    """Have the names in it on the disk."""
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def sync(path: Path) -> None:
+    """Have on the disk what a file contains, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def unlink_all(*paths: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from warmboot.model.errors import DiskFull, HostError
 from warmboot.system.concurrency import finish
+from warmboot.system.files import sync
 
 _SUFFIX = ".partial"
 
@@ -71,9 +72,9 @@ def _place(folder: Path, dest: Path) -> None:
     for path in folder.iterdir():
         if path.stat().st_nlink == 1:
             path.chmod(0o444)
-        _sync(path)
+        sync(path)
     folder.chmod(0o755)
-    _sync(folder)
+    sync(folder)
     while True:
         with contextlib.suppress(FileNotFoundError):
             dest.rename(folder.parent / f"old-{uuid.uuid4().hex[:8]}")
@@ -83,15 +84,7 @@ def _place(folder: Path, dest: Path) -> None:
         except OSError as error:  # somebody else was faster with the same: his goes aside, too
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-    _sync(dest.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(dest.parent)
 
 
 def _create(dest: Path) -> tuple[Path, int]:

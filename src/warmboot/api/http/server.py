@@ -21,9 +21,6 @@ from warmboot.api.middleware.body import MAX_FRAME_BYTES
 
 GRACEFUL_SHUTDOWN_S = 5
 BACKLOG = 1024
-TICK_S = 1.0
-TICKS = 10
-"""So many of uvicorn's ticks are one of ours: by their number it knows that a second is over."""
 
 
 class HttpServer(uvicorn.Server):

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import AliasPath, Field
 
-from warmboot.api.schemas.responses import Out, ShapeOut
+from warmboot.api.schemas.responses import Out, ShapeOut, asked
 from warmboot.model.container import ContainerState
 from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason
 from warmboot.model.tenants.container_options import ContainerOptions
@@ -45,16 +45,12 @@ class BootAttemptOut(Out):
     details: str
 
 
-def _asked(name: str) -> Any:
-    return Field(validation_alias=AliasPath("spec", name))
-
-
 class ContainerOut(Out):
     """``shape`` and ``ports`` are what runs; ``requested_*`` what was asked for."""
 
     id: UUID
     name: str
-    image: str = _asked("image")
+    image: str = asked("image")
     state: ContainerState
     boot_method: BootMethod | None
     fallback_reason: FallbackReason | None
@@ -62,26 +58,26 @@ class ContainerOut(Out):
     fallback_details: str
     boot_s: float | None
     stages: list[StageOut]
-    command: list[str] | None = _asked("command")
-    entrypoint: list[str] | None = _asked("entrypoint")
-    environment: dict[str, str | None] = _asked("environment")
+    command: list[str] | None = asked("command")
+    entrypoint: list[str] | None = asked("entrypoint")
+    environment: dict[str, str | None] = asked("environment")
     ports: list[PortOut]
     shape: ShapeOut
-    requested_ports: list[PortOut] = _asked("ports")
-    requested_shape: ShapeOut | None = _asked("shape")
-    boot: BootPolicy = _asked("boot")
-    archive: str | None = _asked("archive")
-    tty: bool = _asked("tty")
-    stdin_open: bool = _asked("stdin_open")
-    auto_remove: bool = _asked("auto_remove")
-    labels: dict[str, str] = _asked("labels")
-    user: str = _asked("user")
-    working_dir: str = _asked("working_dir")
-    hostname: str = _asked("host_name")
-    stop_signal: str = _asked("stop_signal")
-    stop_timeout_s: int | None = _asked("stop_timeout_s")
-    options: ContainerOptions = _asked("options")
-    publish_all: bool = _asked("publish_all")
+    requested_ports: list[PortOut] = asked("ports")
+    requested_shape: ShapeOut | None = asked("shape")
+    boot: BootPolicy = asked("boot")
+    archive: str | None = asked("archive")
+    tty: bool = asked("tty")
+    stdin_open: bool = asked("stdin_open")
+    auto_remove: bool = asked("auto_remove")
+    labels: dict[str, str] = asked("labels")
+    user: str = asked("user")
+    working_dir: str = asked("working_dir")
+    hostname: str = asked("host_name")
+    stop_signal: str = asked("stop_signal")
+    stop_timeout_s: int | None = asked("stop_timeout_s")
+    options: ContainerOptions = asked("options")
+    publish_all: bool = asked("publish_all")
     runtime_image_id: UUID | None = Field(validation_alias="base_image_id")
     runtime_snapshot_id: UUID | None
     snapshot_version: int | None

@@ -22,7 +22,7 @@ from warmboot.api.schemas.requests import (
     ShapeIn,
     Strict,
 )
-from warmboot.api.schemas.responses import Out, ShapeOut
+from warmboot.api.schemas.responses import Out, ShapeOut, asked
 from warmboot.model.conventions.names import invent_name
 from warmboot.model.conventions.registry_logins import RegistryLogin
 from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason
@@ -187,10 +187,6 @@ class RegistryLoginsIn(Strict):
     ]
 
 
-def _asked(name: str) -> Any:
-    return Field(validation_alias=AliasPath("spec", name))
-
-
 class EnginePortOut(Out):
     """A port of the host that leads to a container in the engine."""
 
@@ -230,7 +226,7 @@ class EngineOut(Out):
     state: EngineState
     docker_host: str = Field(description="what clients take as DOCKER_HOST")
     socket: str = Field(description="the Unix socket at which its Docker is reached")
-    owner_uid: int = _asked("owner_uid")
+    owner_uid: int = asked("owner_uid")
     address: str = Field(
         description="an address of this host's loopback that is the engine's own: the ports that "
         "its containers publish answer there; empty if it cannot have ports"
@@ -245,10 +241,10 @@ class EngineOut(Out):
     shape: ShapeOut
     requested_shape: ShapeOut | None
     boot: BootPolicy
-    labels: dict[str, str] = _asked("labels")
-    auto_remove: bool = _asked("auto_remove")
-    host_ports: list[int] = _asked("host_ports")
-    time_to_live_s: float | None = _asked("time_to_live_s")
+    labels: dict[str, str] = asked("labels")
+    auto_remove: bool = asked("auto_remove")
+    host_ports: list[int] = asked("host_ports")
+    time_to_live_s: float | None = asked("time_to_live_s")
     disk_mib: int | None = Field(
         validation_alias=AliasPath("spec", "disk_mib"),
         description="the size of its disk that was asked for; null for the runtime image's",

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasPath, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
 T = TypeVar("T")
@@ -23,6 +23,11 @@ class Out(BaseModel):
     @classmethod
     def of(cls, thing: object) -> Self:
         return cls.model_validate(thing)
+
+
+def asked(name: str) -> Any:
+    """A field that is told as it was asked for."""
+    return Field(validation_alias=AliasPath("spec", name))
 
 
 class Items(BaseModel, Generic[T]):

@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from pydantic import AliasPath, Field
+from pydantic import Field
 
-from warmboot.api.schemas.responses import Out
+from warmboot.api.schemas.responses import Out, asked
 from warmboot.model.checkpoint import CheckpointState
 from warmboot.model.worker import WorkerState
 
@@ -27,28 +27,24 @@ class PolicyOut(Out):
     wake_on: list[int]
 
 
-def _asked(name: str) -> Any:
-    return Field(validation_alias=AliasPath("spec", name))
-
-
 class WorkerOut(Out):
     """``paused_into`` is the id of the checkpoint that a resume takes. ``error``: the last one."""
 
     id: UUID
     name: str
-    image: str = _asked("image")
+    image: str = asked("image")
     image_digest: str
     state: WorkerState
-    command: list[str] | None = _asked("command")
-    entrypoint: list[str] | None = _asked("entrypoint")
-    environment: dict[str, str | None] = _asked("environment")
-    mounts: list[MountOut] = _asked("mounts")
-    network: str = _asked("network")
-    labels: dict[str, str] = _asked("labels")
-    policy: PolicyOut = _asked("policy")
-    tty: bool = _asked("tty")
-    auto_remove: bool = _asked("auto_remove")
-    start: bool = _asked("start")
+    command: list[str] | None = asked("command")
+    entrypoint: list[str] | None = asked("entrypoint")
+    environment: dict[str, str | None] = asked("environment")
+    mounts: list[MountOut] = asked("mounts")
+    network: str = asked("network")
+    labels: dict[str, str] = asked("labels")
+    policy: PolicyOut = asked("policy")
+    tty: bool = asked("tty")
+    auto_remove: bool = asked("auto_remove")
+    start: bool = asked("start")
     docker_id: str | None
     paused_into: UUID | None
     exit_code: int | None

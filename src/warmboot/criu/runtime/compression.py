@@ -22,7 +22,7 @@ import zstandard
 from warmboot.criu.runtime.program import PACKED
 from warmboot.criu.runtime.sums import BLOCK_BYTES, SUMS, advice, crc32
 from warmboot.model.errors import CheckpointError, DiskFull, HostError
-from warmboot.system.files import sync_folder
+from warmboot.system.files import sync
 
 LEVEL = 7
 """As that of snapshots' memory."""
@@ -85,7 +85,7 @@ def take(new: Path, plain: Path) -> None:
     """Have the compressed ``new`` instead of ``plain``."""
     try:
         new.rename(plain.with_name(plain.name + PACKED))
-        sync_folder(plain.parent)
+        sync(plain.parent)
         plain.unlink()
     except OSError as error:
         raise _failed("compressed", error) from error
@@ -107,7 +107,7 @@ def unpack(checkpoint: Path) -> bool:
                 target.flush()
                 os.fsync(target.fileno())
             new.rename(plain)
-            sync_folder(plain.parent)
+            sync(plain.parent)
             one.unlink()
         except zstandard.ZstdError as error:
             raise damaged(one, str(error)) from error

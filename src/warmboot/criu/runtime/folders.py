@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmboot.criu.runtime.sums import SUMS, make_sums, regular_files
-from warmboot.system.files import sync_folder
+from warmboot.system.files import sync
 
 RESTORE_WORK, PUT_BACK, PAUSED, LACKS_FILES = ".restore", ".files", "paused", "lacks-files"
 MAKING, GONE, BOOT_ID, HELD = ".making", ".gone", "boot-id", "held"
@@ -122,7 +122,7 @@ class CheckpointFolder:
                     pass
         making.rename(self.path)
         self.files_put_back.unlink(missing_ok=True)
-        sync_folder(self.path.parent)
+        sync(self.path.parent)
 
     def remove(self) -> None:
         """Remove it, and what an attempt to make it has left. Idempotent."""

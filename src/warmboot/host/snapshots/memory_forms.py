@@ -24,7 +24,7 @@ from weakref import WeakValueDictionary
 
 from warmboot.host.snapshots import memory_frames
 from warmboot.host.snapshots.memory_frames import in_thread
-from warmboot.host.snapshots.snapshot_manifest import damaged, load_manifest, sync, write_manifest
+from warmboot.host.snapshots.snapshot_manifest import damaged, load_manifest, write_manifest
 from warmboot.model.runtime_image import FileSum
 from warmboot.model.runtime_snapshot import (
     METADATA_FILE,
@@ -33,6 +33,7 @@ from warmboot.model.runtime_snapshot import (
 )
 from warmboot.system.disks import os_error
 from warmboot.system.file_stamps import UNFINISHED, load_stamps, save_stamps, stamp
+from warmboot.system.files import sync
 from warmboot.system.hashing import sum_file
 from warmboot.system.low_priority import LowPriorityRunner, run_at_low_priority
 from warmboot.system.on_failure import on_failure

@@ -37,7 +37,6 @@ from warmboot.host.snapshots.snapshot_manifest import (
     manifest_to_json,
     memory_metadata,
     parts_of,
-    sync,
 )
 from warmboot.model.runtime_image import FileSum, RuntimeImage
 from warmboot.model.runtime_snapshot import (
@@ -57,6 +56,7 @@ from warmboot.system.file_stamps import (
     save_stamps,
     stamp,
 )
+from warmboot.system.files import sync
 from warmboot.system.hashing import sum_file
 from warmboot.system.low_priority import LowPriorityRunner, run_at_low_priority
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +25,7 @@ from warmboot.model.runtime_snapshot import (
 from warmboot.model.shapes import Shape
 from warmboot.system.disks import allocated_bytes
 from warmboot.system.file_stamps import UNFINISHED
+from warmboot.system.files import sync
 
 _UNREADABLE = (
     OSError,
@@ -128,14 +128,6 @@ def damaged(path: Path, details: str) -> SnapshotDamaged:
         details=details,
         resolution=f"rebuild it: `warmboot snapshot rebuild {path.name}`",
     )
-
-
-def sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _packed(document: Any) -> PackedMemory | None:

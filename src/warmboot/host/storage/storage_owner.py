@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from warmboot.host.snapshots.snapshot_manifest import sync
 from warmboot.system.disks import os_error
 from warmboot.system.file_stamps import UNFINISHED
+from warmboot.system.files import sync
 
 OWNER_FILE = "store-id"
 _KEPT_FOR_IT = ("runtime-images/[!.]*", "runtime-snapshots/*/[!.]*", "vms/*")

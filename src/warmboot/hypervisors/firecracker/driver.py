@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from warmboot.hypervisors.base import Capabilities, MachineSnapshot, Probe, Problem
 from warmboot.hypervisors.confinement import Confinement
+from warmboot.hypervisors.files import check_size, cpu_model
 from warmboot.hypervisors.firecracker import binary, kvm, layout
 from warmboot.hypervisors.firecracker.config import FirecrackerConfig
 from warmboot.hypervisors.firecracker.pager import SOCKET, Pager, check_frames
@@ -21,7 +21,7 @@ from warmboot.hypervisors.firecracker.vm import FirecrackerVm
 from warmboot.hypervisors.memory import userfault
 from warmboot.hypervisors.memory.userfault import all_users_may
 from warmboot.hypervisors.process import VmmProcess, start_console_log
-from warmboot.hypervisors.stamp import Stamp, stamp_of
+from warmboot.hypervisors.stamp import UnlessReplaced
 from warmboot.model.errors import HypervisorError, NotSupported, RestoreFailed, VmGone
 from warmboot.model.runtime_snapshot import HostRequirements
 from warmboot.model.vm import VmHandle, VmSpec, VmStatus
@@ -44,9 +44,7 @@ class Firecracker:
     ) -> None:
         self.config = config or FirecrackerConfig()
         self.confinement = confinement or Confinement()
-        self._found: tuple[Probe, binary.Versions | None] | None = None
-        self._stamp: Stamp | None = None
-        self._looking = asyncio.Lock()
+        self._look_once = UnlessReplaced(self.config.binary, self._look)
 
     async def probe(self) -> Probe:
         return (await self._look_once())[0]
@@ -179,13 +177,6 @@ class Firecracker:
             )
         return () if group is None else (group,)
 
-    async def _look_once(self) -> tuple[Probe, binary.Versions | None]:
-        async with self._looking:
-            stamp = stamp_of(self.config.binary)
-            if self._found is None or stamp != self._stamp:
-                self._found, self._stamp = await self._look(), stamp
-            return self._found
-
     async def _look(self) -> tuple[Probe, binary.Versions | None]:
         problems: list[Problem] = []
         versions = None
@@ -206,14 +197,13 @@ class Firecracker:
         verdict = await asyncio.to_thread(kvm.check, self.config.kvm)
         if not verdict.opens:
             problems.append(Problem(verdict.reason, "enable virtualization, or use QEMU"))
-        cpuinfo = await asyncio.to_thread(Path("/proc/cpuinfo").read_text)
         probe = Probe(
             host=HostRequirements(
                 hypervisor=NAME,
                 hypervisor_version=versions.program if versions else "",
                 accelerator="kvm",
                 machine="firecracker",
-                cpu_model=kvm.cpu_model(cpuinfo),
+                cpu_model=await asyncio.to_thread(cpu_model),
             ),
             capabilities=Capabilities(
                 runs_linux=verdict.runs_linux,
@@ -310,25 +300,8 @@ def _raise_gone(spec: VmSpec) -> None:
 
 
 def _check_files(snapshot: MachineSnapshot, memory_mib: int) -> None:
-    """Firecracker maps a shorter memory file as well, and dies of SIGBUS when the guest gets there.
-
-    Only sizes: what the files contain is checked against the manifest's sums by their owner.
-    """
     if snapshot.compressed:
         check_frames(snapshot.memory, memory_mib)
-    sizes = [(snapshot.state, None)]
-    for path, expected in (
-        sizes if snapshot.compressed else [(snapshot.memory, memory_mib << 20), *sizes]
-    ):
-        try:
-            size = os.stat(path).st_size  # noqa: PTH116
-        except OSError as error:
-            raise RestoreFailed(
-                f"{path} cannot be read", details=str(error), resolution="rebuild the snapshot"
-            ) from error
-        if size == 0 or (expected is not None and size != expected):
-            raise RestoreFailed(
-                f"{path} is truncated or of another shape",
-                details=f"{size} bytes instead of {expected or 'more than none'}",
-                resolution="rebuild the snapshot",
-            )
+    else:
+        check_size(snapshot.memory, memory_mib << 20)
+    check_size(snapshot.state, None)

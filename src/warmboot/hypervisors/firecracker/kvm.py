@@ -13,6 +13,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from warmboot.hypervisors.files import cpu_flags
+
 # From linux/kvm.h.
 _KVM_GET_API_VERSION = 0xAE00
 _KVM_CREATE_VM = 0xAE01
@@ -35,7 +37,7 @@ def check(device: Path, cpuinfo: Path = Path("/proc/cpuinfo")) -> KvmVerdict:
         _make_vm(device)
     except OSError as error:
         return KvmVerdict(False, False, f"{device} is not usable: {error.strerror or error}")
-    if not cpu_flags(cpuinfo.read_text()) & {"vmx", "svm"}:
+    if not cpu_flags(cpuinfo) & {"vmx", "svm"}:
         return KvmVerdict(
             True,
             False,
@@ -43,14 +45,6 @@ def check(device: Path, cpuinfo: Path = Path("/proc/cpuinfo")) -> KvmVerdict:
             "and an ordinary Linux does not run",
         )
     return KvmVerdict(True, True, f"{device} makes VMs, and the CPU has virtualization")
-
-
-def cpu_flags(cpuinfo: str) -> frozenset[str]:
-    return frozenset(_cpu_field(cpuinfo, "flags").split())
-
-
-def cpu_model(cpuinfo: str) -> str:
-    return _cpu_field(cpuinfo, "model name") or "unknown"
 
 
 def group_for(device: Path, uid: int, gid: int) -> int | PermissionError | None:
@@ -67,14 +61,6 @@ def group_for(device: Path, uid: int, gid: int) -> int | PermissionError | None:
     if info.st_mode & needed == needed and info.st_gid != 0:
         return None if info.st_gid == gid else info.st_gid
     return PermissionError(f"{device} has mode {info.st_mode & 0o777:o}, group {info.st_gid}")
-
-
-def _cpu_field(cpuinfo: str, name: str) -> str:
-    for line in cpuinfo.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == name:
-            return value.strip()
-    return ""
 
 
 def _make_vm(device: Path) -> None:

@@ -23,6 +23,7 @@ import zstandard
 
 from warmboot.hypervisors import memory
 from warmboot.hypervisors.confinement import Confinement
+from warmboot.hypervisors.files import tail
 from warmboot.hypervisors.memory.frames import Frames, damaged
 from warmboot.hypervisors.process import VmmProcess, boot_id, start_time_ticks
 from warmboot.model.errors import (
@@ -138,7 +139,7 @@ class Pager:
         if self.damage is not None:
             return self.damage
         ended = f"the page server of {self.process.handle.vm_id} ended"
-        details = _tail(self.process.handle.run_dir / LOG)
+        details = tail(self.process.handle.run_dir / LOG)
         if self._listening is not None and not self._came_up:
             return NotSupported(f"{ended} before it was up", details=details)
         return RestoreFailed(ended, details=details)
@@ -227,10 +228,3 @@ def _find(run_dir: Path) -> int | None:
                 if os.getsid(pid) == pid:
                     return pid
     return None
-
-
-def _tail(path: Path) -> str:
-    try:
-        return path.read_bytes()[-2000:].decode(errors="replace").strip()
-    except FileNotFoundError:
-        return ""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from warmboot.hypervisors.base import FrozenMachine, MachineSnapshot
 from warmboot.hypervisors.confinement import Confinement
+from warmboot.hypervisors.files import tail
 from warmboot.hypervisors.firecracker.api import FirecrackerApi
 from warmboot.hypervisors.firecracker.config import FirecrackerConfig
 from warmboot.hypervisors.firecracker.layout import API_SOCKET, VMM_LOG, VSOCK_SOCKET
@@ -163,13 +164,6 @@ class FirecrackerVm:
             return GuestAddress(port=port, namespace=nic.namespace, ip=nic.guest_ip)
         return GuestAddress(port=port, vsock_socket=self.spec.run_dir / VSOCK_SOCKET)
 
-    def log_tail(self, size: int = 2000) -> str:
+    def log_tail(self) -> str:
         """The end of what Firecracker itself said (not the guest)."""
-        return _tail(self.spec.run_dir / VMM_LOG, size)
-
-
-def _tail(path: Path, size: int) -> str:
-    try:
-        return path.read_bytes()[-size:].decode(errors="replace").strip()
-    except FileNotFoundError:
-        return ""
+        return tail(self.spec.run_dir / VMM_LOG)

@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from warmboot.hypervisors.files import cpu_flags
 from warmboot.model.errors import HostError
 from warmboot.system.programs import run_program
 
@@ -28,8 +29,7 @@ async def kvm_verdict(binary: str, device: Path = Path("/dev/kvm")) -> KvmVerdic
     """Decide, and say why in words that ``warmboot doctor`` can show."""
     if not device.exists():
         return KvmVerdict(False, f"{device} does not exist")
-    cpuinfo = await asyncio.to_thread(Path("/proc/cpuinfo").read_text)
-    if not cpu_flags(cpuinfo) & {"vmx", "svm"}:
+    if not await asyncio.to_thread(cpu_flags) & {"vmx", "svm"}:
         return KvmVerdict(False, f"{device} is there, but the CPU shows neither vmx nor svm")
     try:
         with device.open("rb+"):
@@ -39,22 +39,6 @@ async def kvm_verdict(binary: str, device: Path = Path("/dev/kvm")) -> KvmVerdic
     if await _qemu_brings_up_kvm(binary):
         return KvmVerdict(True, "the CPU has virtualization, and QEMU brought up a KVM machine")
     return KvmVerdict(False, "QEMU could not bring up a KVM machine")
-
-
-def cpu_flags(cpuinfo: str) -> frozenset[str]:
-    for line in cpuinfo.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == "flags":
-            return frozenset(value.split())
-    return frozenset()
-
-
-def cpu_model(cpuinfo: str) -> str:
-    for line in cpuinfo.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            return value.strip()
-    return "unknown"
 
 
 async def _qemu_brings_up_kvm(binary: str) -> bool:

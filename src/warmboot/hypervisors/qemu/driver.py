@@ -12,12 +12,13 @@ from pathlib import Path
 
 from warmboot.hypervisors.base import Capabilities, MachineSnapshot, Probe, Problem
 from warmboot.hypervisors.confinement import Confinement
+from warmboot.hypervisors.files import check_size, cpu_model
 from warmboot.hypervisors.process import VmmProcess, start_console_log
 from warmboot.hypervisors.qemu import arguments
-from warmboot.hypervisors.qemu.accelerator import KvmVerdict, cpu_model, kvm_verdict
+from warmboot.hypervisors.qemu.accelerator import KvmVerdict, kvm_verdict
 from warmboot.hypervisors.qemu.config import QemuConfig
 from warmboot.hypervisors.qemu.vm import QemuVm
-from warmboot.hypervisors.stamp import Stamp, stamp_of
+from warmboot.hypervisors.stamp import UnlessReplaced
 from warmboot.hypervisors.tap import open_tap
 from warmboot.model.errors import HypervisorError, NotSupported, RestoreFailed
 from warmboot.model.runtime_snapshot import HostRequirements
@@ -41,16 +42,10 @@ class Qemu:
     ) -> None:
         self.config = config or QemuConfig()
         self.confinement = confinement or Confinement()
-        self._probe: Probe | None = None
-        self._stamp: Stamp | None = None
-        self._probing = asyncio.Lock()
+        self._look_once = UnlessReplaced(self.config.binary, self._look)
 
     async def probe(self) -> Probe:
-        async with self._probing:
-            stamp = stamp_of(self.config.binary)
-            if self._probe is None or stamp != self._stamp:
-                self._probe, self._stamp = await self._look(), stamp
-            return self._probe
+        return await self._look_once()
 
     async def boot(self, spec: VmSpec) -> QemuVm:
         mib = spec.shape.memory_mib
@@ -149,7 +144,7 @@ class Qemu:
         machine = arguments.versioned_machine(self.config, offered)
         model = arguments.TCG_CPU
         if accelerator == "kvm":
-            model = cpu_model(await asyncio.to_thread(Path("/proc/cpuinfo").read_text))
+            model = await asyncio.to_thread(cpu_model)
         shaky = accelerator == "tcg" and numbers < SMP_MINIMUM_VERSION
         return Probe(
             host=HostRequirements(
@@ -192,18 +187,8 @@ def _unusable(brief: str, resolution: str) -> Probe:
 
 
 def _check_files(snapshot: MachineSnapshot, memory_mib: int) -> None:
-    # QEMU would map a shorter file and die of SIGBUS later, in the middle of the guest's work.
-    for path, expected in ((snapshot.memory, memory_mib << 20), (snapshot.state, None)):
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError:
-            raise RestoreFailed(f"{path} is missing", resolution="rebuild the snapshot") from None
-        if size == 0 or (expected is not None and size != expected):
-            raise RestoreFailed(
-                f"{path} is truncated",
-                details=f"{size} bytes instead of {expected or 'more than none'}",
-                resolution="rebuild the snapshot",
-            )
+    check_size(snapshot.memory, memory_mib << 20)
+    check_size(snapshot.state, None)
 
 
 @contextlib.contextmanager

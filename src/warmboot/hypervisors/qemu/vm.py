@@ -15,6 +15,7 @@ from qemu.qmp.qmp_client import ExecuteError
 
 from warmboot.hypervisors.base import FrozenMachine, MachineSnapshot
 from warmboot.hypervisors.confinement import Confinement
+from warmboot.hypervisors.files import tail
 from warmboot.hypervisors.memory.frozen_pages import write_own_pages
 from warmboot.hypervisors.process import VmmProcess
 from warmboot.hypervisors.qemu.arguments import QMP_SOCKET, blockdev
@@ -178,10 +179,10 @@ class QemuVm:
             raise HypervisorError(f"{self.spec.id} has no network interface")
         return GuestAddress(port=port, namespace=nic.namespace, ip=nic.guest_ip)
 
-    def log_tail(self, size: int = 2000) -> str:
+    def log_tail(self) -> str:
         """The end of what QEMU itself said (not the guest)."""
         path = self.spec.run_dir / "vmm.log"
-        return _tail(path, size)
+        return tail(path)
 
     async def _migrated(self, events: Any) -> None:
         """Return when a migration, in or out, has completed."""
@@ -260,10 +261,3 @@ async def _migration_outcome(events: Any) -> str:
         if status in ("completed", "failed", "cancelled"):
             return status
     return "failed"
-
-
-def _tail(path: Path, size: int) -> str:
-    try:
-        return path.read_bytes()[-size:].decode(errors="replace").strip()
-    except FileNotFoundError:
-        return ""

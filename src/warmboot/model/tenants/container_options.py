@@ -34,14 +34,6 @@ class PullPolicy(StrEnum):
     NEVER = "never"
 
 
-class Health(StrEnum):
-    """What a container's health check has found."""
-
-    STARTING = "starting"
-    HEALTHY = "healthy"
-    UNHEALTHY = "unhealthy"
-
-
 class MountType(StrEnum):
     VOLUME = "volume"
     TMPFS = "tmpfs"
