@@ -126,6 +126,17 @@ def test_interrupted_it_gives_the_terminal_back(screen: Terminal) -> None:
     assert termios.tcgetattr(screen.slave) == screen.before
 
 
+def test_stats_show_who_runs_now_until_they_are_interrupted(cli: Cli, screen: Terminal) -> None:
+    cli("run", "-d", "--name", "web", "busybox")
+    screen.start("stats")
+    screen.wait_for("web")
+    cli("run", "-d", "--name", "next", "busybox")
+    screen.wait_for("next")
+    assert screen.process is not None
+    screen.process.send_signal(2)
+    assert end_of(screen) == 130
+
+
 @pytest.mark.parametrize(
     ("wanted", "room", "given"),
     [

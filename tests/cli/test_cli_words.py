@@ -78,7 +78,6 @@ def test_what_is_possible_is_said(words: tuple[str, ...], sentence: str) -> None
     [
         (("images",), "No such command 'images': `warmboot run` pulls the image"),
         (("pull", "redis"), "No such command 'pull': `warmboot run` pulls the image"),
-        (("stats",), "No such command 'stats': `warmboot top` shows"),
         (("rmi", "redis"), "No such command 'rmi': an image is kept by no one"),
         (("events", "--format", "json"), "No such option '--format': --json prints"),
         (("ps", "--format", "{{range .}}"), "{{range .}} is not understood; understood are"),

@@ -68,6 +68,17 @@ async def test_its_processes_are_those_of_one_that_runs(manager: Manager) -> Non
         await files.processes("web", "-ef")
 
 
+async def test_what_it_uses_is_told_while_it_runs(manager: Manager) -> None:
+    await manager.run("web", "sleep", "100")
+    found = await manager.services.files.stats("web")
+    assert found.cpu_percent == pytest.approx(5, abs=0.1)  # as the simulated Docker counts
+    assert (found.memory_bytes, found.processes) == (8 << 20, 1)
+    assert (found.network_received_bytes, found.block_written_bytes) == (1_500, 8192)
+    await manager.containers.stop("web")
+    with pytest.raises(Conflict, match="not running"):
+        await manager.services.files.stats("web")
+
+
 async def test_another_name_and_the_same_host_name(manager: Manager) -> None:
     container = await manager.run("web", "sleep", "100")
     await manager.run("other", "sleep", "100")

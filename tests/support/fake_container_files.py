@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import UUID
 
 from tests.support.fake_containers import FakeContainers
 
 from warmboot.docker.containers.inside import file_status_of
-from warmboot.hypervisors.simulated.vmm.docker import files
+from warmboot.docker.containers.usage import stats_of
+from warmboot.hypervisors.simulated.vmm.docker import files, render
 from warmboot.hypervisors.simulated.vmm.docker.http import HttpError
+from warmboot.hypervisors.simulated.vmm.machine import Machine
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict, InvalidRequest, NotFound
-from warmboot.model.tenants.inside import Change, ChangeKind, FileStatus, ProcessTable
+from warmboot.model.tenants.inside import (
+    Change,
+    ChangeKind,
+    ContainerStats,
+    FileStatus,
+    ProcessTable,
+)
 
 
 class FakeContainerFiles:
@@ -38,6 +47,18 @@ class FakeContainerFiles:
             kind = Conflict if error.status == 409 else InvalidRequest
             raise kind(error.message) from error
         return ProcessTable(tuple(found["Titles"]), tuple(map(tuple, found["Processes"])))
+
+    async def stats(self, ref: str) -> ContainerStats:
+        row = await self._containers.get(ref)
+        if row.state is not ContainerState.RUNNING:
+            raise Conflict(f"{row.name} is not running")
+        began = row.started_at or row.created_at
+        state = {"Running": True, "StartedAt": began.isoformat().replace("+00:00", "000Z")}
+        shape = SimpleNamespace(shape=(row.shape.vcpus, row.shape.memory_mib))
+        told = render.stats(
+            {"id": row.id.hex, "name": row.name, "state": state}, cast("Machine", shape)
+        )
+        return stats_of(told)
 
     async def changes(self, ref: str) -> Sequence[Change]:
         found = files.changes(await self._record(ref))

@@ -43,7 +43,6 @@ _COMMANDS = {
     "rmi": f"{_STORED}; runtime images are removed with `warmboot runtime rm`",
     "save": _STORED,
     "search": _PULLED,
-    "stats": "`warmboot top` shows what containers use",
     "system": "`warmboot gc` removes what is no longer needed, `warmboot top` shows usage",
     "tag": _BUILT,
     "unpause": _PAUSED,

@@ -92,6 +92,12 @@ COMMANDS: Mapping[str, Place] = {
         CONTAINERS,
         "Show which files of its image a container has changed (C), added (A) or deleted (D).",
     ),
+    "stats": Place(
+        "container.stats",
+        "stats",
+        CONTAINERS,
+        "Show what containers use: CPU, memory, network, disk and processes, until ctrl-c.",
+    ),
     "rm": Place("containers", "rm", CONTAINERS, "Remove containers and their VMs."),
     "serve": Place(
         "host",

@@ -24,7 +24,7 @@ from warmboot.client.results import (
 )
 from warmboot.client.streams import MULTIPLEXED, demultiplexed, server_sent
 from warmboot.client.transport import Transport
-from warmboot.client.usage import Usage
+from warmboot.client.usage import ContainerStats, Usage
 
 if TYPE_CHECKING:
     from warmboot.client.sessions import Session
@@ -194,6 +194,10 @@ class Containers:
     async def rename(self, ref: str, name: str) -> Container:
         """Give it another name; its host name stays as it is. ``NameTaken``."""
         return item(Container, await self._link.patch(self._path(ref), {"name": name}))
+
+    async def stats(self, ref: str) -> ContainerStats:
+        """What it uses, as its Docker counts it; this takes a second or two."""
+        return item(ContainerStats, await self._link.get(self._path(ref, "stats")))
 
     async def start(self, ref: str) -> None:
         await self._link.post(self._path(ref, "start"))

@@ -21,6 +21,23 @@ class VmUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class ContainerStats:
+    """``cpu_percent`` is of the last second (100: one CPU); bytes moved are since its start."""
+
+    at: datetime
+    cpu_percent: float
+    cpu_s: float
+    memory_bytes: int
+    memory_limit_bytes: int
+    network_received_bytes: int
+    network_sent_bytes: int
+    block_read_bytes: int
+    block_written_bytes: int
+    processes: int
+    raw: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class BootSummary:
     count: int
     median_s: float | None

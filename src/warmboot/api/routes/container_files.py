@@ -9,7 +9,12 @@ from fastapi.responses import StreamingResponse
 
 from warmboot.api.routes.archives import announced_bytes, heard_out
 from warmboot.api.routing import Ref, Wired
-from warmboot.api.schemas.inside_responses import ChangeOut, FileStatusOut, ProcessTableOut
+from warmboot.api.schemas.inside_responses import (
+    ChangeOut,
+    ContainerStatsOut,
+    FileStatusOut,
+    ProcessTableOut,
+)
 from warmboot.api.schemas.requests import ABSOLUTE_PATTERN, NO_NUL_PATTERN
 from warmboot.api.schemas.responses import Item, Items, Ok
 from warmboot.api.streams import Streamed, begun
@@ -40,6 +45,12 @@ async def list_processes(
     ] = "-ef",
 ) -> Item[ProcessTableOut]:
     return Item(item=ProcessTableOut.of(await services.files.processes(ref, ps_args)))
+
+
+@router.get("/stats", summary="What a running container uses")
+async def get_stats(ref: Ref, services: Wired) -> Item[ContainerStatsOut]:
+    """Its Docker looks twice, so it takes a second or two."""
+    return Item(item=ContainerStatsOut.of(await services.files.stats(ref)))
 
 
 @router.get("/changes", summary="What a container has changed of its image's files")

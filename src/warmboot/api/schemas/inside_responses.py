@@ -15,6 +15,19 @@ class ProcessTableOut(Out):
     rows: list[list[str]] = Field(description="a row for each process")
 
 
+class ContainerStatsOut(Out):
+    at: datetime = Field(description="when it was counted")
+    cpu_percent: float = Field(description="of the last second; 100 is one CPU")
+    cpu_s: float = Field(description="seconds of processor time since its start")
+    memory_bytes: int = Field(description="without cached files that could be dropped")
+    memory_limit_bytes: int = Field(description="its own limit, or its VM's memory")
+    network_received_bytes: int = Field(description="since its start")
+    network_sent_bytes: int = Field(description="since its start")
+    block_read_bytes: int = Field(description="from block devices, since its start")
+    block_written_bytes: int = Field(description="to block devices, since its start")
+    processes: int = Field(description="processes and threads")
+
+
 class ChangeOut(Out):
     path: str
     kind: ChangeKind = Field(description="what became of it")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from warmboot.cli.commands.container.bringing_up import brought_up
-from warmboot.cli.commands.options import Format, Json
-from warmboot.cli.commands.ps import parse_template, status_of
+from warmboot.cli.commands.options import Format, Json, parse_template
+from warmboot.cli.commands.ps import status_of
 from warmboot.cli.drive import FAILED, ask, connect, drive, each, usage
 from warmboot.cli.entry import show_error
 from warmboot.cli.parsing import parse_moment

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from warmboot.cli.completion import image_names
+from warmboot.cli.docker.templates import Template
+from warmboot.cli.drive import usage
+from warmboot.cli.terminal.output import print_lines, print_table
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON, as the API returns it")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print only ids")]
@@ -57,3 +61,26 @@ Interactive = Annotated[bool, typer.Option("--interactive", "-i", help="keep sta
 Tty = Annotated[bool, typer.Option("--tty", "-t", help="allocate a terminal")]
 User = Annotated[str, typer.Option("--user", "-u", help="user, or user:group")]
 Workdir = Annotated[str, typer.Option("--workdir", "-w", help="working directory in the container")]
+
+
+def parse_template(text: str) -> Template:
+    """The value of ``--format``."""
+    try:
+        return Template(text)
+    except ValueError as error:
+        raise usage(str(error), "--format") from None
+
+
+def print_by(
+    template: Template, things: Sequence[Mapping[str, Any]], headings: Mapping[str, str]
+) -> None:
+    """A line, or a row of a table, for each thing."""
+    try:
+        if template.table:
+            columns = template.headings(headings)
+            rows = [template.cells(thing) for thing in things]
+            print_table(columns, rows, keep=tuple(columns), cut=False)
+        else:
+            print_lines(template.line(thing) for thing in things)
+    except ValueError as error:
+        raise usage(str(error), "--format") from None

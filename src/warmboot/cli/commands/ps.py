@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from warmboot.cli.commands.options import Json, Quiet
-from warmboot.cli.docker.templates import Template
+from warmboot.cli.commands.options import Json, Quiet, parse_template, print_by
 from warmboot.cli.drive import connect, drive, usage
 from warmboot.cli.filters import Filters
 from warmboot.cli.terminal.output import (
@@ -82,29 +81,9 @@ def ps(
     elif quiet:
         print_lines(container.id for container in found)
     elif template is not None:
-        _print_by(template, found, whole=no_trunc)
+        print_by(template, [_as_docker(one, whole=no_trunc) for one in found], _HEADINGS)
     else:
         _print_containers(found, whole=no_trunc)
-
-
-def parse_template(text: str) -> Template:
-    try:
-        return Template(text)
-    except ValueError as error:
-        raise usage(str(error), "--format") from None
-
-
-def _print_by(template: Template, found: list[Container], *, whole: bool) -> None:
-    things = [_as_docker(container, whole=whole) for container in found]
-    try:
-        if template.table:
-            headings = template.headings(_HEADINGS)
-            rows = [template.cells(thing) for thing in things]
-            print_table(headings, rows, keep=tuple(headings), cut=False)
-        else:
-            print_lines(template.line(thing) for thing in things)
-    except ValueError as error:
-        raise usage(str(error), "--format") from None
 
 
 _HEADINGS = {"ID": "CONTAINER ID", "RunningFor": "CREATED", "CreatedAt": "CREATED AT"}

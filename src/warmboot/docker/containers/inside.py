@@ -7,15 +7,23 @@ import binascii
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
 from typing import Any
 
 import aiohttp
 
+from warmboot.docker.containers.times import moment
+from warmboot.docker.containers.usage import stats_of
 from warmboot.docker.errors import Fault
 from warmboot.docker.requests import Requests
 from warmboot.model.errors import Conflict, GuestError, InvalidRequest, NotFound, WarmbootError
-from warmboot.model.tenants.inside import Change, ChangeKind, FileKind, FileStatus, ProcessTable
+from warmboot.model.tenants.inside import (
+    Change,
+    ChangeKind,
+    ContainerStats,
+    FileKind,
+    FileStatus,
+    ProcessTable,
+)
 
 CHUNK_BYTES = 256 << 10
 SILENCE_S = 300.0
@@ -42,6 +50,16 @@ class Inside:
         )
         rows = tuple(tuple(map(str, row)) for row in found.get("Processes") or ())
         return ProcessTable(tuple(map(str, found.get("Titles") or ())), rows)
+
+    async def stats(self, container: str) -> ContainerStats:
+        """What it uses; the engine looks twice for that, in a second or two. ``Conflict``."""
+        return stats_of(
+            await self._ask.json(
+                "counting what it uses",
+                f"GET containers/{container}/stats",
+                params={"stream": "false"},
+            )
+        )
 
     async def changes(self, container: str) -> Sequence[Change]:
         """What is not as its image has it."""
@@ -142,7 +160,7 @@ def file_status_of(header: str) -> FileStatus:
             _kind(mode),
             int(told["size"]),
             mode & 0o777,
-            datetime.fromisoformat(_with_microseconds(str(told["mtime"]))),
+            moment(str(told["mtime"])),
             str(told.get("linkTarget") or ""),
         )
     except (ValueError, KeyError, TypeError, binascii.Error) as error:
@@ -157,12 +175,3 @@ def _kind(mode: int) -> FileKind:
     if mode & _GO_LINK:
         return FileKind.LINK
     return FileKind.OTHER if mode & _GO_ODD else FileKind.FILE
-
-
-def _with_microseconds(time: str) -> str:
-    """Go tells nanoseconds, and leaves out zeros at the end."""
-    whole, point, rest = time.partition(".")
-    if not point:
-        return time
-    digits = len(rest) - len(rest.lstrip("0123456789"))
-    return f"{whole}.{rest[:digits][:6]:0<6}{rest[digits:]}"

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from warmboot.manager.containers.in_guest import InGuest
-from warmboot.model.tenants.inside import Change, FileStatus, ProcessTable
+from warmboot.model.tenants.inside import Change, ContainerStats, FileStatus, ProcessTable
 
 
 class ContainerFiles:
@@ -18,6 +18,10 @@ class ContainerFiles:
     async def processes(self, ref: str, ps_arguments: str) -> ProcessTable:
         link, docker_id = await self._in_guest.found(ref)
         return await link.docker.inside.processes(docker_id, ps_arguments)
+
+    async def stats(self, ref: str) -> ContainerStats:
+        link, container = await self._in_guest.found(ref)
+        return await link.docker.inside.stats(container)
 
     async def changes(self, ref: str) -> Sequence[Change]:
         link, docker_id = await self._in_guest.found(ref)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from warmboot.model.tenants.inside import Change, FileStatus, ProcessTable
+from warmboot.model.tenants.inside import Change, ContainerStats, FileStatus, ProcessTable
 
 
 class ContainerFiles(Protocol):
@@ -13,6 +13,10 @@ class ContainerFiles(Protocol):
 
     async def processes(self, ref: str, ps_arguments: str) -> ProcessTable:
         """What ``ps`` shows of it. ``Conflict`` if it does not run."""
+        ...
+
+    async def stats(self, ref: str) -> ContainerStats:
+        """What it uses; this takes a second or two. ``Conflict`` if it does not run."""
         ...
 
     async def changes(self, ref: str) -> Sequence[Change]:

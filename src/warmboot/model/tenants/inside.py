@@ -15,6 +15,27 @@ class ProcessTable:
     rows: tuple[tuple[str, ...], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ContainerStats:
+    """What a running container uses, as its Docker counts it.
+
+    ``cpu_percent`` is of the last second, and 100 for one CPU; ``cpu_s`` and the bytes of networks
+    and block devices count from its start. ``memory_bytes`` is without the files that the kernel
+    keeps in memory and could drop; the limit is its VM's memory if it has none of its own.
+    """
+
+    at: datetime
+    cpu_percent: float
+    cpu_s: float
+    memory_bytes: int
+    memory_limit_bytes: int
+    network_received_bytes: int
+    network_sent_bytes: int
+    block_read_bytes: int
+    block_written_bytes: int
+    processes: int
+
+
 class ChangeKind(StrEnum):
     CHANGED = "changed"
     ADDED = "added"

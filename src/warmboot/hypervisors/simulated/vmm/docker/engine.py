@@ -68,6 +68,7 @@ class Engine:
             ("POST", r"containers/([^/]+)/resize", self._resize),
             ("GET", r"containers/([^/]+)/top", self._top),
             ("GET", r"containers/([^/]+)/changes", self._changes),
+            ("GET", r"containers/([^/]+)/stats", self._stats),
             ("GET", r"containers/([^/]+)/archive", self._read_files),
             ("PUT", r"containers/([^/]+)/archive", self._write_files),
             ("POST", r"containers/([^/]+)/wait", self._wait),
@@ -202,6 +203,11 @@ class Engine:
     async def _top(self, request: Request, name: str) -> Answer:
         options = request.query.get("ps_args", "")
         return Response(json=files.processes(self._containers.find(name), options))
+
+    async def _stats(self, request: Request, name: str) -> Answer:
+        if request.query.get("stream") not in ("0", "false"):
+            raise HttpError(501, "only stream=false is simulated")
+        return Response(json=render.stats(self._containers.find(name), self._machine))
 
     async def _changes(self, request: Request, name: str) -> Answer:
         return Response(json=files.changes(self._containers.find(name)))
