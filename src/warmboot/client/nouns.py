@@ -11,8 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from warmboot.client.decode import all_items, decoded, item, items, wait_for
-from warmboot.client.path_segment import segment
+from warmboot.client.decode import all_items, decoded, item, items
+from warmboot.client.resource import Resource
 from warmboot.client.results import (
     Check,
     Container,
@@ -23,7 +23,7 @@ from warmboot.client.results import (
     RuntimeSnapshot,
 )
 from warmboot.client.streams import MULTIPLEXED, demultiplexed, server_sent
-from warmboot.client.transport import Transport
+from warmboot.client.transport import Transport, segment
 from warmboot.client.usage import ContainerStats, Usage
 
 if TYPE_CHECKING:
@@ -136,13 +136,12 @@ class RuntimeSnapshots:
         return str((await self._link.post(path))["id"])
 
 
-class Containers:
-    def __init__(self, link: Transport, token: str | None) -> None:
-        self._link, self._token = link, token
+class Containers(Resource[Container]):
+    TYPE, WHAT = Container, "container"
 
-    @staticmethod
-    def _path(ref: str, what: str = "") -> str:
-        return f"/v1/containers/{segment(ref, 'container')}" + (f"/{what}" if what else "")
+    def __init__(self, link: Transport, token: str | None) -> None:
+        super().__init__(link)
+        self._token = token
 
     async def create(self, *, image: str, **fields: Any) -> str:
         """Create a container, and start it unless ``start=False``; returns its id.
@@ -172,24 +171,14 @@ class Containers:
         name: str = "",
     ) -> AsyncIterator[Container]:
         """As ``list``, newest first; the next part is asked for when it is needed."""
-        wanted = _given(state=states or None, label=labels or None, name=name or None)
-        params = {**_flags(all=all_states), **wanted}
-        return all_items(Container, self._link.get, "/v1/containers", params)
-
-    async def get(self, ref: str) -> Container:
-        return item(Container, await self._link.get(self._path(ref)))
+        wanted = {"state": states, "label": labels, "name": name}
+        return self._all({**wanted, **_flags(all=all_states)})
 
     async def wait(
         self, ref: str, until: str = "exited", timeout_s: float | None = None
     ) -> Container:
         """The container when it is so, has failed, or the time (``None``: no end) is over."""
-
-        async def ask(wait_s: float) -> Container:
-            params = {"until": until, "timeout_s": wait_s}
-            path = self._path(ref, "wait")
-            return item(Container, await self._link.get(path, params, timeout=wait_s + 30))
-
-        return await wait_for(ask, lambda one: _holds(one, until), timeout_s)
+        return await self._until(ref, until, lambda one: _holds(one, until), timeout_s)
 
     async def rename(self, ref: str, name: str) -> Container:
         """Give it another name; its host name stays as it is. ``NameTaken``."""
@@ -222,9 +211,6 @@ class Containers:
 
     async def restart(self, ref: str, timeout_s: float | None = None) -> None:
         await self._link.post_slow(self._path(ref, "restart"), _given(timeout_s=timeout_s))
-
-    async def delete(self, ref: str, *, force: bool = False) -> None:
-        await self._link.delete(self._path(ref), _flags(force=force))
 
     async def logs(
         self,

@@ -12,6 +12,7 @@ import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
@@ -24,10 +25,13 @@ from warmboot.client.problems import (
     not_ours,
     unreachable,
 )
+from warmboot.model.conventions.names import check_name
+from warmboot.model.errors import InvalidName, NotFound
 
 ATTEMPTS = 3
 FIRST_PAUSE_S = 0.1
 MAX_TIMEOUT_S = 3600.0
+_SHOWN = 64
 _AGAIN = frozenset({502, 504})
 _STILL_RUNNING = "request-still-running"
 
@@ -162,3 +166,17 @@ def _checked(response: httpx.Response) -> httpx.Response:
     if not response.is_success:
         raise error_from(response.status_code, response.content)
     return response
+
+
+def segment(reference: str, what: str) -> str:
+    """The name or id of a ``what``. ``NotFound`` for what is none: it would lead elsewhere."""
+    reference.encode()  # UnicodeEncodeError
+    try:
+        return quote(check_name(reference), safe="")
+    except InvalidName as error:
+        shown = f"{reference[:_SHOWN]}…" if len(reference) > _SHOWN else reference
+        raise NotFound(
+            f"there is no {what} {shown!r}",
+            details="names and ids have 1 to 63 letters, digits, '_', '.' and '-', with a letter "
+            "or digit first, and no '..'",
+        ) from error

@@ -6,16 +6,16 @@ import asyncio
 import builtins
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from warmboot.client.decode import all_items, item, wait_for
+from warmboot.client.decode import all_items, item
 from warmboot.client.nouns import file_chunks, file_size
-from warmboot.client.path_segment import segment
 from warmboot.client.problems import ManagerUnreachable
-from warmboot.client.transport import Transport
+from warmboot.client.resource import Resource
+from warmboot.client.transport import segment
 from warmboot.client.worker_results import Checkpoint, Resumed, Worker
 from warmboot.model.errors import DiskFull, InvalidRequest
 
@@ -28,13 +28,8 @@ AFTER_TIMEOUT_S = 120.0
 Progress = Callable[[int], None]
 
 
-class Workers:
-    def __init__(self, link: Transport) -> None:
-        self._link = link
-
-    @staticmethod
-    def _path(ref: str, *what: str) -> str:
-        return "/".join(["/v1/workers", segment(ref, "worker"), *what])
+class Workers(Resource[Worker]):
+    TYPE, WHAT = Worker, "worker"
 
     def _checkpoint(self, ref: str, name: str, *what: str) -> str:
         return self._path(ref, "checkpoints", segment(name, "checkpoint"), *what)
@@ -43,38 +38,11 @@ class Workers:
         """Create and start a worker; returns its id. ``fields`` as in POST /v1/workers."""
         return str((await self._link.post("/v1/workers", {"image": image, **fields}))["id"])
 
-    async def list(
-        self, *, states: Sequence[str] = (), labels: Sequence[str] = (), name: str = ""
-    ) -> builtins.list[Worker]:
-        """Those in ``states`` that have all ``labels`` and ``name`` in their name."""
-        found = self.iterate(states=states, labels=labels, name=name)
-        return [worker async for worker in found]
-
-    def iterate(
-        self, *, states: Sequence[str] = (), labels: Sequence[str] = (), name: str = ""
-    ) -> AsyncIterator[Worker]:
-        """As ``list``, newest first; the next part is asked for when it is needed."""
-        wanted = {"state": states, "label": labels, "name": name}
-        params = {key: value for key, value in wanted.items() if value}
-        return all_items(Worker, self._link.get, "/v1/workers", params)
-
-    async def get(self, ref: str) -> Worker:
-        return item(Worker, await self._link.get(self._path(ref)))
-
     async def wait(
         self, ref: str, until: str = "settled", timeout_s: float | None = None
     ) -> Worker:
         """The worker when it is so, has failed, or the time (``None``: no end) is over."""
-
-        async def ask(wait_s: float) -> Worker:
-            params = {"until": until, "timeout_s": wait_s}
-            path = self._path(ref, "wait")
-            return item(Worker, await self._link.get(path, params, timeout=wait_s + 30))
-
-        return await wait_for(ask, lambda one: _holds(one, until), timeout_s)
-
-    async def delete(self, ref: str, *, force: bool = False) -> None:
-        await self._link.delete(self._path(ref), {"force": "true"} if force else {})
+        return await self._until(ref, until, lambda one: _holds(one, until), timeout_s)
 
     async def logs(
         self, ref: str, *, follow: bool = False, tail: int | None = None

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from warmboot.client.decode import all_items, item, items, wait_for
-from warmboot.client.path_segment import segment
+from warmboot.client.decode import items
+from warmboot.client.resource import Resource
 from warmboot.client.results import Shape, Stage
-from warmboot.client.transport import Transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,49 +39,19 @@ class Engine:
     """Its own, of the loopback of the manager's machine; empty where it cannot have ports."""
 
 
-class Engines:
-    def __init__(self, link: Transport) -> None:
-        self._link = link
-
-    @staticmethod
-    def _path(ref: str, *what: str) -> str:
-        return "/".join(["/v1/engines", segment(ref, "engine"), *what])
+class Engines(Resource[Engine]):
+    TYPE, WHAT = Engine, "engine"
 
     async def create(self, **fields: Any) -> str:
         """Create and start an engine; its id. ``fields`` as in POST /v1/engines."""
         return str((await self._link.post("/v1/engines", fields))["id"])
 
-    async def list(
-        self, *, states: Sequence[str] = (), labels: Sequence[str] = (), name: str = ""
-    ) -> builtins.list[Engine]:
-        """Those in ``states`` that have all ``labels`` and ``name`` in their name."""
-        return [engine async for engine in self.iterate(states=states, labels=labels, name=name)]
-
-    def iterate(
-        self, *, states: Sequence[str] = (), labels: Sequence[str] = (), name: str = ""
-    ) -> AsyncIterator[Engine]:
-        """All engines as ``list`` has them, newest first; the next page is asked for when
-        it is needed.
-        """
-        wanted = {"state": states, "label": labels, "name": name}
-        params = {key: value for key, value in wanted.items() if value}
-        return all_items(Engine, self._link.get, "/v1/engines", params)
-
-    async def get(self, ref: str) -> Engine:
-        return item(Engine, await self._link.get(self._path(ref)))
-
     async def wait(
         self, ref: str, until: str = "running", timeout_s: float | None = None
     ) -> Engine:
         """The engine when it is so, has failed, or the time (``None``: no end) is over."""
-
-        async def ask(wait_s: float) -> Engine:
-            params = {"until": until, "timeout_s": wait_s}
-            path = self._path(ref, "wait")
-            return item(Engine, await self._link.get(path, params, timeout=wait_s + 30))
-
-        return await wait_for(
-            ask, lambda one: one.state in (until, "failed", "deleting"), timeout_s
+        return await self._until(
+            ref, until, lambda one: one.state in (until, "failed", "deleting"), timeout_s
         )
 
     async def start(self, ref: str) -> None:
@@ -109,9 +78,6 @@ class Engines:
         """So many engines that go on from it as it is now: all of them run, or none is left."""
         made = await self._link.post_slow(self._path(ref, "fork"), {}, {"count": count})
         return items(Engine, made)
-
-    async def delete(self, ref: str, *, force: bool = False) -> None:
-        await self._link.delete(self._path(ref), {"force": "true"} if force else {})
 
     async def log_in(self, ref: str, logins: Sequence[Mapping[str, str]]) -> None:
         """Have it pull, push and build with these; each as in PUT …/registry-logins."""

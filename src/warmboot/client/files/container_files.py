@@ -11,8 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from warmboot.client.decode import item, items
 from warmboot.client.files.copies import chunks, here, pack, place, source, unpack
-from warmboot.client.path_segment import segment
-from warmboot.client.transport import Transport
+from warmboot.client.transport import Transport, segment
 from warmboot.model.errors import NotFound
 
 _IN_MEMORY_BYTES = 16 << 20
