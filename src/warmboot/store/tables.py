@@ -14,6 +14,7 @@ purged; what keeps the snapshot's files in place is the lease.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 
 from sqlalchemy import (
     BigInteger,
@@ -31,6 +32,7 @@ from sqlalchemy import (
     false,
     text,
 )
+from sqlalchemy.schema import SchemaItem
 
 from warmboot.model.checkpoint import CheckpointState, Versions
 from warmboot.model.container import ContainerSpec, ContainerState, PortMapping
@@ -134,74 +136,62 @@ leases = Table(
     Index(None, "holder_id"),
 )
 
-containers = Table(
+
+def _tenants(name: str, states: type[StrEnum], spec: type[object], *more: SchemaItem) -> Table:
+    """A table of what has a VM of its own."""
+    return Table(
+        name,
+        metadata,
+        Column("id", Uuid, primary_key=True),
+        Column("name", SafeText, nullable=False),
+        Column("state", Choice(states), nullable=False),
+        Column("spec", Encoded(spec), nullable=False),
+        Column("vcpus", Integer, nullable=False),
+        Column("memory_mib", Integer, nullable=False),
+        Column("runtime_image_id", ForeignKey("images.id")),
+        Column("runtime_snapshot_id", ForeignKey("runtime_snapshots.id", ondelete="SET NULL")),
+        Column("vm_id", SafeText),
+        Column("boot_method", Choice(BootMethod)),
+        Column("fallback_reason", Choice(FallbackReason)),
+        Column("fallback_details", SafeText, nullable=False),
+        Column("stages", Encoded(tuple[StageTiming, ...]), nullable=False),
+        Column("boot_s", Float),
+        Column("error", Encoded(FreeForm)),
+        Column("created_at", UtcDateTime, nullable=False),
+        Column("started_at", UtcDateTime),
+        Column("finished_at", UtcDateTime),
+        Column("updated_at", UtcDateTime, nullable=False),
+        Column("snapshot_version", Integer),
+        *more,
+        Index(f"uq_{name}_name", "name", unique=True),
+        Index(None, "created_at", "id"),
+        Index(None, "runtime_image_id"),
+        Index(None, "runtime_snapshot_id"),
+    )
+
+
+containers = _tenants(
     "containers",
-    metadata,
-    Column("id", Uuid, primary_key=True),
-    Column("name", SafeText, nullable=False),
-    Column("state", Choice(ContainerState), nullable=False),
-    Column("spec", Encoded(ContainerSpec), nullable=False),
-    Column("vcpus", Integer, nullable=False),
-    Column("memory_mib", Integer, nullable=False),
-    Column("runtime_image_id", ForeignKey("images.id")),
-    Column("runtime_snapshot_id", ForeignKey("runtime_snapshots.id", ondelete="SET NULL")),
-    Column("vm_id", SafeText),
+    ContainerState,
+    ContainerSpec,
     Column("docker_id", SafeText),
-    Column("boot_method", Choice(BootMethod)),
-    Column("fallback_reason", Choice(FallbackReason)),
-    Column("fallback_details", SafeText, nullable=False),
-    Column("stages", Encoded(tuple[StageTiming, ...]), nullable=False),
-    Column("boot_s", Float),
     Column("ports", Encoded(tuple[PortMapping, ...]), nullable=False),
     Column("exit_code", Integer),
     Column("oom_killed", Boolean, nullable=False),
-    Column("error", Encoded(FreeForm)),
-    Column("created_at", UtcDateTime, nullable=False),
-    Column("started_at", UtcDateTime),
-    Column("finished_at", UtcDateTime),
-    Column("updated_at", UtcDateTime, nullable=False),
-    Column("snapshot_version", Integer),
     Column("boot_attempts", Encoded(tuple[BootAttempt, ...]), nullable=False, server_default="[]"),
-    Index("uq_containers_name", "name", unique=True),
-    Index(None, "created_at", "id"),
     Index(None, "state", "created_at", "id"),
-    Index(None, "runtime_image_id"),
-    Index(None, "runtime_snapshot_id"),
 )
 
-engines = Table(
+engines = _tenants(
     "engines",
-    metadata,
-    Column("id", Uuid, primary_key=True),
-    Column("name", SafeText, nullable=False),
-    Column("state", Choice(EngineState), nullable=False),
-    Column("spec", Encoded(EngineSpec), nullable=False),
-    Column("vcpus", Integer, nullable=False),
-    Column("memory_mib", Integer, nullable=False),
+    EngineState,
+    EngineSpec,
     Column("socket", SafeText, nullable=False),
-    Column("runtime_image_id", ForeignKey("images.id")),
-    Column("runtime_snapshot_id", ForeignKey("runtime_snapshots.id", ondelete="SET NULL")),
-    Column("snapshot_version", Integer),
     Column("boot_attempts", Encoded(tuple[BootAttempt, ...]), nullable=False),
-    Column("vm_id", SafeText),
     Column("handed_over", Boolean, nullable=False),
     Column("address", SafeText, nullable=False, server_default=text("''")),
     Column("ports", Encoded(tuple[EnginePort, ...]), nullable=False),
     Column("restarts", Encoded(tuple[str, ...]), nullable=False, server_default="[]"),
-    Column("boot_method", Choice(BootMethod)),
-    Column("fallback_reason", Choice(FallbackReason)),
-    Column("fallback_details", SafeText, nullable=False),
-    Column("stages", Encoded(tuple[StageTiming, ...]), nullable=False),
-    Column("boot_s", Float),
-    Column("error", Encoded(FreeForm)),
-    Column("created_at", UtcDateTime, nullable=False),
-    Column("started_at", UtcDateTime),
-    Column("finished_at", UtcDateTime),
-    Column("updated_at", UtcDateTime, nullable=False),
-    Index("uq_engines_name", "name", unique=True),
-    Index(None, "created_at", "id"),
-    Index(None, "runtime_image_id"),
-    Index(None, "runtime_snapshot_id"),
 )
 
 vms = Table(
