@@ -19,6 +19,7 @@ from warmboot.model.conventions.manager_socket import DEFAULT_PORT, default_sock
 from warmboot.model.conventions.tokens import is_token
 from warmboot.model.errors import InvalidRequest
 from warmboot.model.shapes import Shape
+from warmboot.model.tenants.boot import MAX_FORKS
 from warmboot.model.tenants.registry_mirror import RegistryMirror
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL")
@@ -53,6 +54,7 @@ class Settings(BaseSettings):
     default_vcpus: int = Field(2, ge=1, le=32)
     default_memory_mib: int = Field(768, ge=256, le=65536)
     max_runtime_snapshots: int = Field(10, ge=1)
+    max_forks: int = Field(64, ge=1, le=MAX_FORKS)
     snapshot_wait_s: float = Field(60.0, ge=0)
     standby_vms: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = "auto"
     warm_boot_timeout_s: float = Field(30.0, gt=0)

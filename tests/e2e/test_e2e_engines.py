@@ -10,7 +10,8 @@ import pwd
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,7 @@ async def forks_go_on(place: Site, source: Engine, number: int) -> None:
 
     secret = (await eventually(spoken, "it has drawn its secret")).split()[0]
     await place.cli("engine", "snapshot", source.name, "--name", "seeded")
+    await stands_still_while(place, source, only_its_disk_goes_on(place))
     await place.cli("engine", "create", "--from", "seeded", "copy")
     names = ["copy", *(await place.cli("fork", source.name, "-n", "2")).out.split()]
     assert names == ["copy", "ports-1", "ports-2"]
@@ -221,6 +223,42 @@ async def forks_go_on(place: Site, source: Engine, number: int) -> None:
     await place.cli("engine", "rm", "-f", *names)
     await place.cli("snapshot", "rm", "seeded")
     await source.docker("rm", "-f", "memory")
+
+
+async def stands_still_while(place: Site, paused: Engine, work: Coroutine[Any, Any, None]) -> None:
+    """An engine takes no processor time while it is paused, and has the right time afterwards."""
+    following = await paused.begin("logs", "-f", "memory")
+    await place.cli("engine", "pause", paused.name)
+    (pid,) = place.vmms()
+    before = cpu_ticks(pid)
+    await work
+    assert cpu_ticks(pid) - before < 50, "of 100 a second"
+    refused = await paused.docker("ps", code=1)
+    assert f"the engine {paused.name} is paused" in refused.err
+    assert following.returncode is None
+    await place.cli("engine", "unpause", paused.name)
+    began = time.time()
+    there = float((await paused.docker("exec", "memory", "busybox", "date", "+%s")).out)
+    assert began - 2 < there < time.time() + 2
+    following.kill()
+    await following.wait()
+
+
+def cpu_ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+async def only_its_disk_goes_on(place: Site) -> None:
+    await place.cli("engine", "create", "--from", "seeded", "--cold", "cold")
+    engine = Engine(place, "cold")
+    described = await engine.described()
+    assert (described["boot_method"], described["fallback_reason"]) == ("cold", "requested")
+    listed = await engine.docker("ps", "-a", "--format", "{{.Names}} {{.State}}")
+    assert set(listed.out.splitlines()) >= {"web exited", "memory exited"}
+    assert TOOLS.partition(":")[0] in (await engine.docker("images")).out
+    assert (await engine.docker("start", "memory")).out == "memory\n"
+    await place.cli("engine", "rm", "-f", engine.name)
 
 
 async def self_of(engine: Engine, number: int, secret: str) -> tuple[str, ...]:

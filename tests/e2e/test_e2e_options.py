@@ -6,8 +6,9 @@ import io
 import tarfile
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
-from tests.e2e.conftest import Archive
+from tests.e2e.conftest import PAGE, Archive
 from tests.support.vms import Site
 
 from warmboot.model.errors import InvalidRequest, NotFound
@@ -63,6 +64,28 @@ async def test_what_docker_in_its_vm_is_told_holds(site: Site, archive: Archive)
         assert {one.path for one in await files.changes("box")} >= {"/data"}
         assert (await client.containers.rename("box", "crate")).name == "crate"
     assert await site.exec("crate", "cat /etc/hostname") == "crate\n"
+    await a_fork_goes_on(site)
+
+
+async def a_fork_goes_on(site: Site) -> None:
+    """With the memory and the disk of that moment, at another port of the host."""
+    begun = await site.exec("crate", "cat /proc/1/stat")
+    assert (await site.cli("fork", "crate")).out == "crate-1\n"
+    try:
+        async with site.client() as client:
+            fork = await client.containers.get("crate-1")
+            source = await client.containers.get("crate")
+        assert (fork.state, fork.boot_method, source.state) == ("running", "warm", "running")
+        assert fork.ports[0].host_port != source.ports[0].host_port
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
+            for one in (source, fork):
+                url = f"http://127.0.0.1:{one.ports[0].host_port}/"
+                assert (await http.get(url)).content == PAGE
+        assert await site.exec("crate-1", "cat /data/given") == "content\n"
+        started = await site.exec("crate-1", "cat /proc/1/stat")
+        assert started.split()[21] == begun.split()[21], "it is the process that was frozen"
+    finally:
+        await site.cli("rm", "-f", "crate-1")
 
 
 def _tar(name: str, content: bytes) -> bytes:

@@ -117,6 +117,11 @@ async def fork(manager: Manager) -> None:
     await engines.engines_of(manager).fork("victim", 2)
 
 
+async def fork_container(manager: Manager) -> None:
+    await manager.run("victim")
+    await manager.containers.fork("victim", 2)
+
+
 async def pause(manager: Manager) -> None:
     """A container and an engine are paused, and go on."""
     await manager.run("victim")
@@ -196,7 +201,7 @@ WORK: dict[str, Callable[[Manager], Awaitable[None]]] = {
     work.__name__: work
     for work in (
         *(cold, warm, short, engine, go_on, build, rebuild, delete, delete_snapshot, start),
-        *(compress, unpack, collect, migrate, freeze, fork, pause),
+        *(compress, unpack, collect, migrate, freeze, fork, fork_container, pause),
     )
 }
 

@@ -14,14 +14,18 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, eventually, front_pids
 from tests.support.prepared_labs import prepare
 
-from warmboot.manager.engines.fork_engine import ForkEngine
-from warmboot.manager.engines.freeze_engine import FreezeEngine
 from warmboot.manager.protocols import EngineUntil
+from warmboot.manager.tenants.fork_tenant import ForkTenant
+from warmboot.manager.tenants.freeze_tenant import FreezeTenant
+from warmboot.model.container import ContainerState
 from warmboot.model.errors import NotFound
 from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
-from warmboot.model.tenants.engine import EngineState
+from warmboot.model.tenants.engine import Engine, EngineState
+from warmboot.model.vm import VmKind
 
 __all__ = ["die", "place", "reaper"]
+
+FORK = ForkTenant[Engine](VmKind.ENGINE, *[ABSENT] * 7)
 
 CREATED = [
     *BOOT,
@@ -40,14 +44,14 @@ STOPPED = [
     ("events", "append", "after", "engine.stopped"),
 ]
 FROZEN = [
-    *(("freeze-engine", step.name) for step in FreezeEngine(*[ABSENT] * 4).saga.steps),
+    *(("freeze-tenant", step.name) for step in FreezeTenant(*[ABSENT] * 4).saga.steps),
     ("vm", "pause", "after"),  # it stands still, and nobody is there to let it go on
     ("vm", "freeze", "after"),
     ("files", "publish_moment", "after"),
     ("snapshots", "update_metadata", "before"),
     ("events", "append", "after", "runtime-snapshot.ready"),
 ]
-FORKED = [("fork-engine", step.name) for step in ForkEngine(*[ABSENT] * 6).saga.steps]
+FORKED = [("fork-engine", step.name) for step in FORK.saga.steps]
 REMOVED = [
     ("engine-sockets", "remove", "before"),  # it is committed that it is deleted
     ("engine-sockets", "remove", "after"),
@@ -117,6 +121,24 @@ async def test_killed_while_an_engine_is_removed(place: Lab, die: Die, at: tuple
             await engines_of(manager).get("victim")
         await clear_engines(manager, ready)
     await eventually(lambda: no_front(place))
+
+
+@pytest.mark.parametrize("at", [("fork-container", "forks"), ("vm", "freeze", "after")], ids=names)
+async def test_killed_while_a_container_is_forked(
+    place: Lab, die: Die, at: tuple[str, ...]
+) -> None:
+    """The rest of it is as of an engine."""
+    ready = await prepare(place, snapshot=True)
+    await die("fork_container", at)
+    async with place.manager() as manager:
+        (container,) = await manager.containers.list(all_states=True)
+        assert (container.name, container.state) == ("victim", ContainerState.RUNNING)
+        snapshots = await manager.snapshots.list(include_deleted=True)
+        assert [s.id for s in snapshots] == [s.id for s in ready]
+        (fork,) = await manager.containers.fork("victim", 1)
+        assert await manager.output(fork.name) == b""
+        await manager.containers.delete(fork.name, force=True)
+        await clear_engines(manager, ready)
 
 
 async def clear_engines(manager: Manager, ready: list[RuntimeSnapshot]) -> None:

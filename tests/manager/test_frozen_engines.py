@@ -10,8 +10,8 @@ from tests.support.engines import create, create_container, docker, engines_of
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
-from warmboot.manager.engines.fork_engine import ForkEngine
-from warmboot.manager.engines.freeze_engine import FreezeEngine
+from warmboot.manager.tenants.fork_tenant import ForkTenant
+from warmboot.manager.tenants.freeze_tenant import FreezeTenant
 from warmboot.model.errors import (
     Conflict,
     DiskFull,
@@ -26,6 +26,7 @@ from warmboot.model.runtime_snapshot import TOKEN_FILE, Depth, RuntimeSnapshot, 
 from warmboot.model.shapes import Shape
 from warmboot.model.tenants.boot import BootMethod
 from warmboot.model.tenants.engine import Engine, EngineState
+from warmboot.model.vm import VmKind
 
 
 async def add_container(engine: Engine, name: str) -> None:
@@ -206,7 +207,8 @@ async def test_what_fails_at_any_step_leaves_nothing_and_the_engine_runs_on(plac
         base = await m.snapshot()
         source = await create(m)
         await add_container(source, "db")
-        for saga in (FreezeEngine(*[ABSENT] * 4).saga, ForkEngine(*[ABSENT] * 6).saga):
+        fork = ForkTenant[Engine](VmKind.ENGINE, *[ABSENT] * 7)
+        for saga in (FreezeTenant(*[ABSENT] * 4).saga, fork.saga):
             for step in saga.steps:
                 failing[:] = [(saga.kind, step.name)]
                 with pytest.raises(DiskFull):

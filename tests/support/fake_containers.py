@@ -280,6 +280,16 @@ class FakeContainers:
             raise Conflict(f"{row.name} is not paused")
         await self._set(row.id, S.RUNNING)
 
+    async def fork(self, ref: str, count: int) -> Sequence[Container]:
+        source = await self.get(ref)
+        if source.state is not S.RUNNING:
+            raise Conflict(f"{source.name} is not running")
+        made = [
+            await self.create(replace(source.spec, name=f"{source.name}-{number}"))
+            for number in range(1, count + 1)
+        ]
+        return [await self.wait(str(one), Until.RUNNING, 10) for one in made]
+
     async def stop(
         self, ref: str, timeout_s: float | None = None, signal: str | None = None
     ) -> None:

@@ -18,7 +18,6 @@ from warmboot.manager.engines.engine_disks import EngineDisks
 from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engines import Engines
-from warmboot.manager.engines.freeze_engine import FreezeEngine
 from warmboot.manager.engines.keep_silent import KeepSilent
 from warmboot.manager.engines.ports.own_addresses import OwnAddresses
 from warmboot.manager.engines.reconcile_engines import ReconcileEngines
@@ -54,11 +53,11 @@ def wire_engines(
     silent = KeepSilent(store, host, events, tasks)
     for observer in (watch.on_event, ports.on_event, silent.on_event):
         events.observe(observer)
-    freeze = FreezeEngine(store, host, core.runner, events)
     engines = Engines(
         *(store, host, events, tasks, bring_up, admission, watch, sockets, ports, addresses),
-        *(containers, disks, garbage.collect, freeze, tenants.pauses, core.runner),
+        *(containers, disks, garbage.collect, tenants.freeze, tenants.pauses, core.runner),
         core.settings.default_shape,
+        core.settings.max_forks,
     )
     users = DefaultEngines(
         host, engines, named_users(core.settings.engine_users, "MANAGER_ENGINE_USERS")
@@ -74,4 +73,4 @@ def wire_engines(
         users,
         tenants.pauses,
     )
-    return EngineParts(engines, reconcile, (freeze.saga, engines.forks.saga))
+    return EngineParts(engines, reconcile, (engines.forks.saga,))

@@ -9,6 +9,7 @@ from warmboot.bootstrap.images import ImageChecks
 from warmboot.bootstrap.snapshots import SnapshotParts
 from warmboot.manager.core.background import Failed
 from warmboot.manager.tenants.boot_tenant import BootTenant
+from warmboot.manager.tenants.freeze_tenant import FreezeTenant
 from warmboot.manager.tenants.pause_tenant import PauseTenant
 from warmboot.manager.tenants.resume_stalled import ResumeStalled
 from warmboot.manager.tenants.warm_boot import WarmBoot, WarmBootConfig
@@ -37,6 +38,7 @@ class TenantParts:
     boot: BootTenant
     stalled: ResumeStalled
     pauses: PauseTenant
+    freeze: FreezeTenant
 
 
 def wire_tenants(
@@ -49,4 +51,8 @@ def wire_tenants(
     boot = BootTenant(store, host, events, vms.boot, images.prepare, warm, health, demand)
     stalled = ResumeStalled(store, host, events, core.tasks)
     events.observe(stalled.on_event)
-    return TenantParts(boot, stalled, PauseTenant(store, host, events))
+    pauses, freeze = (
+        PauseTenant(store, host, events),
+        FreezeTenant(store, host, core.runner, events),
+    )
+    return TenantParts(boot, stalled, pauses, freeze)

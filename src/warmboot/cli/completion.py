@@ -42,6 +42,11 @@ def engine_names(incomplete: str) -> list[str]:
     return _names("/v1/engines", incomplete)
 
 
+def forkable_names(incomplete: str) -> list[str]:
+    found = {*running_names(incomplete), *_names("/v1/engines", incomplete, ("running",))}
+    return sorted(found)
+
+
 def snapshot_names(incomplete: str) -> list[str]:
     """Those of engines: versions have no names."""
     return _names("/v1/runtime-snapshots", incomplete)

@@ -132,10 +132,10 @@ COMMANDS: Mapping[str, Place] = {
         "Manage Docker engines of one's own, each in a VM.",
     ),
     "fork": Place(
-        "engine.fork",
+        "container.fork",
         "fork",
         CONTAINERS,
-        "Start engines from a running one as it is, and print their names.",
+        "Start containers or engines from a running one as it is, and print their names.",
     ),
     "worker": Place(
         "worker",

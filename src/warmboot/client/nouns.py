@@ -209,6 +209,11 @@ class Containers(Resource[Container]):
         """Have it go on where it was, with the time of now."""
         await self._link.post_slow(self._path(ref, "unpause"), {})
 
+    async def fork(self, ref: str, count: int = 1) -> builtins.list[Container]:
+        """So many that go on from it as it is now: all of them run, or none is left."""
+        made = await self._link.post_slow(self._path(ref, "fork"), {}, {"count": count})
+        return items(Container, made)
+
     async def restart(self, ref: str, timeout_s: float | None = None) -> None:
         await self._link.post_slow(self._path(ref, "restart"), _given(timeout_s=timeout_s))
 

@@ -125,7 +125,8 @@ class ContainerSpec:
     ``None`` in ``environment`` is taken away from the image's. What is empty or
     ``None`` of ``user``, ``working_dir`` and ``stop_signal`` is the image's own, of ``hostname``
     the name's, of ``stop_timeout_s`` the default. With ``publish_all`` the ports that the image
-    exposes are published, too, at any free ones.
+    exposes are published, too, at any free ones. ``snapshot`` is the id of the moment of another
+    container, from which it goes on; empty for none.
     """
 
     name: str
@@ -149,6 +150,7 @@ class ContainerSpec:
     stop_timeout_s: int | None = None
     options: ContainerOptions = field(default_factory=ContainerOptions)
     publish_all: bool = False
+    snapshot: str = ""
 
     @property
     def host_name(self) -> str:
@@ -209,7 +211,7 @@ class Container:
 
     @property
     def snapshot_id(self) -> UUID | None:
-        return None
+        return UUID(self.spec.snapshot) if self.spec.snapshot else None
 
     @property
     def base_image_id(self) -> UUID | None:

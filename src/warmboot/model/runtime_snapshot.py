@@ -10,6 +10,7 @@ in proportion to the others' (see ``manager.choose_snapshot``). A pinned one is 
 
 One of the depth ``engine`` is an engine as it was at a moment, with the containers that ran in it.
 It is no version: engines are made from it by its name, and it is neither collected nor rebuilt.
+One of the depth ``container`` is made by a fork, and goes with the last of those that it began.
 """
 
 from __future__ import annotations
@@ -61,9 +62,11 @@ class SnapshotState(StrEnum):
 
 
 class Depth(StrEnum):
-    """How much of the work it has done already: Docker is ready, or an engine's containers run."""
+    """How much of the work it has done already: Docker is ready, a container runs, or an engine's
+    containers do."""
 
     RUNTIME = "runtime"
+    CONTAINER = "container"
     ENGINE = "engine"
 
 

@@ -23,8 +23,8 @@ from warmboot.api.routing import (
 )
 from warmboot.api.schemas.container_requests import ContainerIn, RenameIn
 from warmboot.api.schemas.container_responses import ContainerOut
-from warmboot.api.schemas.requests import Signal
-from warmboot.api.schemas.responses import Created, Item, Ok, Paged
+from warmboot.api.schemas.requests import ForkIn, Signal
+from warmboot.api.schemas.responses import Created, Item, Items, Ok, Paged
 from warmboot.api.streams import MULTIPLEXED, Streamed, begun, gathered, multiplexed, plain
 from warmboot.manager.protocols import Services, Until
 from warmboot.model.container import LIVING, ContainerState
@@ -128,6 +128,16 @@ async def unpause_container(ref: Ref, services: Wired) -> Ok:
     """Its clock has the time of the host then."""
     await services.containers.unpause(ref)
     return Ok()
+
+
+@router.post("/{ref}/fork", status_code=201, summary="Start containers from a running one as it is")
+async def fork_container(ref: Ref, body: ForkIn, services: Wired) -> Items[ContainerOut]:
+    """It stands still for some tenths of a second, and runs on. The answer comes when all of the
+    forks run, with the memory and the disk of that moment; if one does not come up, none stays.
+    Each has the container's name and a number, an identity of its own, and other ports of the
+    host."""
+    made = await services.containers.fork(ref, body.count)
+    return Items(items=[ContainerOut.of(container) for container in made])
 
 
 @router.post("/{ref}/restart", summary="Stop and start a container")

@@ -24,9 +24,9 @@ from warmboot.api.schemas.engine_schemas import (
     EngineIn,
     EngineOut,
     EngineSnapshotIn,
-    ForkIn,
     RegistryLoginsIn,
 )
+from warmboot.api.schemas.requests import ForkIn
 from warmboot.api.schemas.responses import Created, Item, Items, Ok, Paged
 from warmboot.manager.protocols import Engines, EngineUntil, Services
 from warmboot.model.errors import NotSupported

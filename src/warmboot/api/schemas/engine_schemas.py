@@ -144,12 +144,6 @@ class EngineIn(Strict):
         return self.to(EngineSpec, owner_uid=owner_uid, snapshot=self.snapshot or "")
 
 
-class ForkIn(Strict):
-    """How many engines are to go on from one."""
-
-    count: Annotated[StrictInt, Field(ge=1, le=64, description="how many"), OR_WHOLE] = 1
-
-
 class EngineSnapshotIn(Strict):
     """A snapshot of an engine as it is now."""
 

@@ -27,6 +27,7 @@ from warmboot.model.conventions.signals import SIGNAL_PATTERN, signal_name
 from warmboot.model.errors import InvalidName
 from warmboot.model.runtime_snapshot import MAX_WEIGHT
 from warmboot.model.shapes import MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, Shape
+from warmboot.model.tenants.boot import MAX_FORKS
 
 T = TypeVar("T")
 
@@ -273,3 +274,9 @@ class StartIn(Strict):
     working_dir: Annotated[str, Field(max_length=4095, pattern=WORKING_DIR_PATTERN)] = ""
     rows: Annotated[StrictInt, Field(ge=1, le=10_000), OR_WHOLE] | None = None
     columns: Annotated[StrictInt, Field(ge=1, le=10_000), OR_WHOLE] | None = None
+
+
+class ForkIn(Strict):
+    """How many are to go on from one; ``MANAGER_MAX_FORKS`` bounds it, too."""
+
+    count: Annotated[StrictInt, Field(ge=1, le=MAX_FORKS, description="how many"), OR_WHOLE] = 1

@@ -168,6 +168,8 @@ class BringUp:
         self, container: Container, record: VmRecord, watch: Stopwatch
     ) -> None:
         link, spec = self._host.vms.link(record.id), container.spec
+        if spec.snapshot and await link.docker.has_image(spec.image):
+            return  # its container is there, too
         if spec.archive is not None:
             await self._boot.tell(container, "load")
             with watch.stage("load"):

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from signal import SIGKILL
 from typing import Any
+from uuid import UUID
 
 from warmboot.manager.protocols import Until
 from warmboot.manager.tenants.pause_tenant import check_not_paused
-from warmboot.model.container import DEFAULT_STOP_TIMEOUT_S, Container, ContainerState
+from warmboot.model.container import (
+    DEFAULT_STOP_TIMEOUT_S,
+    Container,
+    ContainerSpec,
+    ContainerState,
+)
 from warmboot.model.conventions.signals import signal_name
 from warmboot.model.errors import Conflict, VmGone
+from warmboot.model.tenants.boot import BootPolicy
 
 UNBOOTED: dict[str, Any] = {
     "error": None,
@@ -87,6 +95,20 @@ def check_has_process(container: Container) -> None:
             details=str(error),
             resolution=f"see `warmboot inspect {container.name}`",
         )
+
+
+def fork_of(source: Container, name: str, moment_id: UUID) -> ContainerSpec:
+    """What a fork is: as its source, at any free ports of the host, with its own host name."""
+    return replace(
+        source.spec,
+        name=name,
+        hostname="",
+        ports=tuple(replace(port, host_port=0, host_port_last=0) for port in source.spec.ports),
+        shape=source.shape,
+        runtime_image_id=source.runtime_image_id,
+        boot=BootPolicy.AUTO,
+        snapshot=str(moment_id),
+    )
 
 
 def killed_with_vm(container: Container) -> dict[str, Any]:

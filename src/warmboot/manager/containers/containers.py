@@ -3,44 +3,43 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 from uuid import UUID
 
 from warmboot.host.agent import HostAgent
-from warmboot.host.guest import guest_sessions
-from warmboot.host.guest.guest_link import GuestLink
 from warmboot.manager.containers.bring_up import Asked, BringUp, bring_up_key
+from warmboot.manager.containers.container_sessions import ContainerSessions
 from warmboot.manager.containers.container_states import (
     UNBOOTED,
     can_be_stopped,
     check_runs,
     ends,
-    has_reached,
+    fork_of,
     killed_with_vm,
     stop_timeout_s,
 )
 from warmboot.manager.containers.create_container import CreateContainer
 from warmboot.manager.containers.first_attach import FirstAttaches
 from warmboot.manager.containers.host_ports import HostPorts
-from warmboot.manager.containers.in_guest import InGuest
 from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
 from warmboot.manager.containers.start_again import StartAgain
 from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.core.admission import BootAdmission
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.saga import SagaRunner
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.protocols import Session, Until
+from warmboot.manager.tenants.fork_tenant import ForkTenant
+from warmboot.manager.tenants.freeze_tenant import FreezeTenant
 from warmboot.manager.tenants.pause_tenant import (
     PauseTenant,
     check_goes_on,
     check_not_paused,
 )
-from warmboot.manager.tenants.removed_tenants import RemovedTenants
 from warmboot.manager.tenants.tenant_locks import TenantLocks
 from warmboot.model.container import LIVING, Container, ContainerSpec, ContainerState
 from warmboot.model.errors import (
@@ -50,16 +49,15 @@ from warmboot.model.errors import (
     NotFound,
     Unavailable,
     VmGone,
-    WarmbootError,
 )
-from warmboot.model.sessions import ExecSpec, LogChunk
-from warmboot.model.vm import VmRecord
+from warmboot.model.runtime_snapshot import Depth
+from warmboot.model.vm import VmKind, VmRecord
 from warmboot.store import Store
 from warmboot.system.concurrency import finish
 from warmboot.system.on_failure import on_failure
 
 
-class Containers:
+class Containers(ContainerSessions):
     """Implements ``protocols.Containers``."""
 
     def __init__(
@@ -76,14 +74,15 @@ class Containers:
         unresponsive: KeepUnresponsive,
         ports: HostPorts,
         pauses: PauseTenant,
+        freeze: FreezeTenant,
+        runner: SagaRunner,
+        max_forks: int,
     ) -> None:
-        self._store = store
-        self._host = host
+        super().__init__(store, host, events, watch)
         self._events = events
         self._tasks = tasks
         self._bring_up = bring_up
         self._admission = admission
-        self._watch = watch
         self._create = create
         self._garbage = garbage
         self._unresponsive = unresponsive
@@ -91,21 +90,17 @@ class Containers:
         self._pauses = pauses
         self._ports = ports
         self.started_again = StartAgain(store, host, events, watch, ports)
-        self._gone = RemovedTenants(store.containers, events)
         self._first = FirstAttaches()
-        self.in_guest = InGuest(host, self.get, self.wait)
+        self._freeze = freeze
+        self.forks = ForkTenant[Container](
+            VmKind.CONTAINER, store, host, runner, events, garbage, self, max_forks
+        )
 
     # -- asking --------------------------------------------------------------------------------
 
     async def list(self, *, all_states: bool = False) -> Sequence[Container]:
         states = None if all_states else LIVING
         return await self._store.containers.list(states)
-
-    async def get(self, ref: str) -> Container:
-        return await self._store.containers.find(ref)
-
-    async def wait(self, ref: str, until: Until, timeout_s: float) -> Container:
-        return await self._gone.wait(ref, lambda found: has_reached(found, until), timeout_s)
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -115,10 +110,15 @@ class Containers:
         """Begin; ``container.running`` or ``container.failed`` tells how it went."""
         if not start:
             return (await self._create(spec, now=False)).id
+        return await self._create_and_start(spec, attach=attach)
+
+    async def _create_and_start(
+        self, spec: ContainerSpec, container_id: UUID | None = None, *, attach: bool = False
+    ) -> UUID:
         watch, ticket = Stopwatch(), self._admission.boot()
         with on_failure(ticket.over):
             await ticket.prepare()
-            container = await self._create(spec, now=True)
+            container = await self._create(spec, now=True, container_id=container_id)
         first = self._first.expect(container.id) if attach else None
         self._begin(Asked(container.id, ticket, watch, container, first))
         return container.id
@@ -221,6 +221,24 @@ class Containers:
         async with self._locks.hold(container.id):
             await self._pauses.unpause(await self._store.containers.get(container.id))
 
+    async def fork(self, ref: str, count: int) -> Sequence[Container]:
+        return await self.forks(await self.get(ref), count)
+
+    async def freeze(self, container_id: UUID, snapshot_id: UUID, name: str | None) -> None:
+        """Keep its VM as it is now; the container runs on."""
+        async with self._locks.hold(container_id):
+            container = await self._store.containers.get(container_id)
+            check_goes_on(container)
+            await self._freeze(container, snapshot_id, name, Depth.CONTAINER)
+
+    async def create_fork(
+        self, source: Container, name: str, moment_id: UUID, fork_id: UUID
+    ) -> None:
+        await self._create_and_start(fork_of(source, name, moment_id), fork_id)
+
+    async def wait_up(self, container_id: UUID, timeout_s: float) -> Container:
+        return await self.wait(str(container_id), Until.RUNNING, timeout_s)
+
     async def restart(self, ref: str, timeout_s: float | None = None) -> None:
         container = await self.get(ref)
         # One that is to be removed at its end is kept until then, as for somebody who reads it.
@@ -275,56 +293,6 @@ class Containers:
 
     # -- output and sessions -------------------------------------------------------------------
 
-    async def logs(
-        self,
-        ref: str,
-        *,
-        follow: bool = False,
-        tail: int | None = None,
-        timestamps: bool = False,
-        since: datetime | None = None,
-        until: datetime | None = None,
-    ) -> AsyncIterator[LogChunk]:
-        container = await self.in_guest(ref)
-        assert container.docker_id is not None
-        with self._watch.streaming(container.id):
-            chunks = guest_sessions.output(
-                self.in_guest.link(container),
-                container.docker_id,
-                tty=container.spec.tty,
-                follow=follow,
-                tail=tail,
-                timestamps=timestamps,
-                since=since,
-                until=until,
-            )
-            try:
-                async with contextlib.aclosing(chunks):
-                    async for chunk in chunks:
-                        yield chunk
-            except WarmbootError:
-                if not await self._is_removed(container.id):
-                    raise
-
-    async def _is_removed(self, container_id: UUID) -> bool:
-        """Or about to be: then that its log ends is no error."""
-        try:
-            container = await self._store.containers.get(container_id)
-        except NotFound:
-            return True
-        return container.state is ContainerState.DELETING
-
-    async def boot_log(self, ref: str) -> bytes:
-        return await self._watch.vms.boot_log((await self.get(ref)).id)
-
-    async def exec(self, ref: str, spec: ExecSpec) -> Session:
-        container = await self.in_guest(ref)
-        check_runs(container)
-        assert container.docker_id is not None
-        return await guest_sessions.exec_session(
-            self.in_guest.link(container), container.docker_id, spec
-        )
-
     async def attach(self, ref: str, *, logs: bool = True, start: bool = False) -> Session:
         container = await self.get(ref)
         if start and container.state is ContainerState.EXITED:
@@ -350,24 +318,6 @@ class Containers:
         async with on_failure(session.close):
             await finish(self.start(str(container.id)))
         return session
-
-    async def _attach(
-        self,
-        container: Container,
-        link: GuestLink,
-        docker_id: str,
-        logs: bool = False,
-        to_start: bool = False,
-    ) -> Session:
-        return await guest_sessions.attach_session(
-            link,
-            docker_id,
-            tty=container.spec.tty,
-            stdin=container.spec.stdin_open,
-            logs=logs,
-            to_start=to_start,
-            streaming=self._watch.streaming(container.id),
-        )
 
     # -- inside --------------------------------------------------------------------------------
 

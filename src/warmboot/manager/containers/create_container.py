@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from warmboot.host.agent import HostAgent
 from warmboot.manager.containers.archives import ArchiveFiles
 from warmboot.manager.containers.host_ports import HostPorts
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.images.choose_image import choose_image
+from warmboot.manager.tenants.moments import begun_from
 from warmboot.model.container import Container, ContainerSpec, ContainerState
 from warmboot.model.shapes import Shape
 from warmboot.store import Store
@@ -34,15 +35,17 @@ class CreateContainer:
         self._ports = ports
         self._default_shape = default_shape
 
-    async def __call__(self, spec: ContainerSpec, *, now: bool) -> Container:
+    async def __call__(
+        self, spec: ContainerSpec, *, now: bool, container_id: UUID | None = None
+    ) -> Container:
         self._host.check_shape(spec.shape, self._default_shape)
         self._host.check_platform(spec.options.platform)
         image_id = await choose_image(self._store, spec.runtime_image_id)
-        if spec.archive is not None:
+        if spec.archive is not None and not spec.snapshot:
             await self._archives.check_has(spec.archive, spec.image)
         async with self._ports.free(spec, now=now) as free, self._events.transaction() as emit:
             container = Container(
-                id=uuid4(),
+                id=container_id or uuid4(),
                 spec=free,
                 state=ContainerState.CREATING if now else ContainerState.CREATED,
                 created_at=datetime.now(UTC),
@@ -51,6 +54,9 @@ class CreateContainer:
                 ports=free.ports if now else (),
             )
             await self._store.containers.add(container)
+            if container.snapshot_id is not None:
+                moment = await self._store.snapshots.get(container.snapshot_id)
+                await begun_from(self._store, moment, container.id)
             if now:
                 await emit("container.creating", container.id, name=spec.name)
             else:

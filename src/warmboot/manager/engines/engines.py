@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
@@ -31,16 +32,17 @@ from warmboot.manager.engines.engine_states import (
     check_handed_over,
     has_reached,
 )
-from warmboot.manager.engines.fork_engine import ForkEngine
-from warmboot.manager.engines.freeze_engine import FreezeEngine
 from warmboot.manager.engines.keep_silent import unresponsive_key
-from warmboot.manager.engines.moments import begun_from, moment_for, ports_at
+from warmboot.manager.engines.moments import moment_for, ports_at, ports_of
 from warmboot.manager.engines.ports.own_addresses import OwnAddresses
 from warmboot.manager.engines.tcp.tcp_ports import TcpPorts
 from warmboot.manager.engines.watch_engine import WatchEngine
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.images.choose_image import choose_image
 from warmboot.manager.protocols import EngineUntil
+from warmboot.manager.tenants.fork_tenant import ForkTenant
+from warmboot.manager.tenants.freeze_tenant import FreezeTenant
+from warmboot.manager.tenants.moments import begun_from
 from warmboot.manager.tenants.pause_tenant import PauseTenant, check_not_paused
 from warmboot.manager.tenants.removed_tenants import RemovedTenants
 from warmboot.manager.tenants.tenant_locks import TenantLocks
@@ -51,9 +53,12 @@ from warmboot.model.errors import (
     InvalidRequest,
     NotFound,
 )
+from warmboot.model.runtime_snapshot import Depth
 from warmboot.model.shapes import Shape
+from warmboot.model.tenants.boot import BootPolicy
 from warmboot.model.tenants.engine import LIVING, Certificates, Engine, EngineSpec, EngineState
 from warmboot.model.usage import DiskUsage
+from warmboot.model.vm import VmKind
 from warmboot.store import Store
 from warmboot.system.on_failure import on_failure
 from warmboot.system.procfs import open_process
@@ -84,10 +89,11 @@ class Engines:
         containers: EngineContainers,
         disks: EngineDisks,
         garbage: CollectGarbage,
-        freeze: FreezeEngine,
+        freeze: FreezeTenant,
         pauses: PauseTenant,
         runner: SagaRunner,
         default_shape: Shape,
+        max_forks: int,
     ) -> None:
         self._store = store
         self._host = host
@@ -105,7 +111,9 @@ class Engines:
         self._garbage = garbage
         self._freeze = freeze
         self._pauses = pauses
-        self.forks = ForkEngine(store, host, runner, events, garbage, self)
+        self.forks = ForkTenant[Engine](
+            VmKind.ENGINE, store, host, runner, events, garbage, self, max_forks
+        )
         self._default_shape = default_shape
         self._locks = TenantLocks()
         self._gone = RemovedTenants(store.engines, events)
@@ -298,7 +306,28 @@ class Engines:
         await self._just_booted(engine_id)
         async with self._locks.hold(engine_id):
             engine = await self._store.engines.get(engine_id)
-            await self._freeze(engine, snapshot_id, name)
+            if engine.state is EngineState.RUNNING:
+                check_handed_over(engine)
+
+            async def note() -> Mapping[str, Any]:
+                return ports_of(await self._store.engines.get(engine_id))
+
+            await self._freeze(engine, snapshot_id, name, Depth.ENGINE, note)
+
+    async def create_fork(self, source: Engine, name: str, moment_id: UUID, fork_id: UUID) -> None:
+        spec = replace(
+            source.spec,
+            name=name,
+            snapshot=str(moment_id),
+            boot=BootPolicy.AUTO,
+            shape=None,
+            runtime_image_id=None,
+            tcp=None,
+        )
+        await self.create(spec, fork_id)
+
+    async def wait_up(self, engine_id: UUID, timeout_s: float) -> Engine:
+        return await self.wait(str(engine_id), EngineUntil.RUNNING, timeout_s)
 
     async def _just_booted(self, engine_id: UUID) -> None:
         """Wait until it is handed over, or for long enough."""

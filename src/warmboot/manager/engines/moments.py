@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from uuid import UUID
+from dataclasses import asdict
+from typing import Any
 
 from warmboot.host.agent import HostAgent
 from warmboot.model.container import PortMapping
-from warmboot.model.errors import Conflict, InvalidRequest, NotFound
-from warmboot.model.runtime_snapshot import PORTS, RuntimeSnapshot, SnapshotState
+from warmboot.model.errors import Conflict, InvalidRequest
+from warmboot.model.runtime_snapshot import PORTS, Depth, RuntimeSnapshot, SnapshotState
 from warmboot.model.snapshot_fit import fit_of
 from warmboot.model.tenants.boot import BootPolicy
-from warmboot.model.tenants.engine import EnginePort, EngineSpec
+from warmboot.model.tenants.engine import Engine, EnginePort, EngineSpec
 from warmboot.store import Store
 
 
@@ -18,7 +19,7 @@ async def moment_for(store: Store, host: HostAgent, spec: EngineSpec) -> Runtime
     """The snapshot that is asked for; why it cannot be had, if so."""
     moment = await store.snapshots.find(spec.snapshot)
     name = moment.name or str(moment.id)
-    if moment.is_version:
+    if moment.depth is not Depth.ENGINE:
         raise InvalidRequest(
             f"the snapshot {name} is of no engine",
             details="a version of a runtime image is chosen by itself",
@@ -44,12 +45,14 @@ async def moment_for(store: Store, host: HostAgent, spec: EngineSpec) -> Runtime
     )
 
 
-async def begun_from(store: Store, moment: RuntimeSnapshot, engine_id: UUID) -> None:
-    """Keep it for an engine that was just added. ``NotFound`` if it was removed meanwhile."""
-    try:
-        await store.snapshots.lease(moment.id, str(engine_id))
-    except Conflict as error:
-        raise NotFound(f"the snapshot {moment.name or moment.id} was removed") from error
+def ports_of(engine: Engine) -> dict[str, Any]:
+    """What a snapshot of the engine tells of its ports."""
+    return {
+        PORTS: [
+            {"container": one.container, "held": one.held, **asdict(one.mapping)}
+            for one in engine.ports
+        ]
+    }
 
 
 def ports_at(moment: RuntimeSnapshot, address: str) -> tuple[EnginePort, ...]:

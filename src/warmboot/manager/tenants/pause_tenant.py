@@ -98,7 +98,7 @@ def check_not_paused(tenant: Tenant) -> None:
     if tenant.state == "paused":
         raise Conflict(
             f"{called(tenant)} is paused, unpause it first",
-            resolution=f"`{_command(tenant)} unpause {tenant.name}`",
+            resolution=f"`{command_of(tenant)} unpause {tenant.name}`",
         )
 
 
@@ -106,11 +106,17 @@ def _to_be_paused(tenant: Tenant) -> str:
     """The id of its VM; or why it cannot be paused."""
     if tenant.state == "paused":
         raise Conflict(f"{called(tenant)} is already paused")
+    return to_be_frozen(tenant)
+
+
+def to_be_frozen(tenant: Tenant) -> str:
+    """The id of its VM; ``Conflict`` unless that runs."""
+    check_not_paused(tenant)
     if tenant.state != "running" or tenant.vm_id is None:
         raise Conflict(
             f"{called(tenant)} is not running",
             details=f"it is {tenant.state}",
-            resolution=f"start it first: `{_command(tenant)} start {tenant.name}`",
+            resolution=f"start it first: `{command_of(tenant)} start {tenant.name}`",
         )
     check_goes_on(tenant)
     return tenant.vm_id
@@ -125,5 +131,6 @@ def check_goes_on(tenant: Tenant) -> None:
             raise kind(str(error.get("brief")), **told)
 
 
-def _command(tenant: Tenant) -> str:
+def command_of(tenant: Tenant) -> str:
+    """The beginning of what is typed for it."""
     return "warmboot engine" if tenant.kind is VmKind.ENGINE else "warmboot"

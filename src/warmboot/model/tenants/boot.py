@@ -11,6 +11,9 @@ from uuid import UUID
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import VmKind
 
+MAX_FORKS = 1024
+"""How many may be set to be allowed at once."""
+
 
 class BootMethod(StrEnum):
     WARM = "warm"

@@ -1,19 +1,21 @@
-"""Freezes a running engine into a snapshot, from which others go on; it runs on itself.
+"""Freezes a running container or engine, from which others go on; it runs on itself.
 
     row ─▶ folder ─▶ freeze ─▶ publish ─▶ ready
     and    temporary  it stands  summed,
     leases            still      renamed
 
-What the VM itself lies on is kept for the snapshot by leases of its own. A moment of an engine that
-comes of a moment lies on the same as that one.
+What the VM itself lies on is kept for the snapshot by leases of its own. A moment of one that comes
+of a moment lies on the same as that one.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -23,13 +25,11 @@ from warmboot.host.vm.freeze_vm import FrozenVm
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.saga import Saga, SagaRunner, Step
 from warmboot.manager.core.stopwatch import Stopwatch
-from warmboot.manager.engines.engine_states import check_handed_over
-from warmboot.manager.tenants.pause_tenant import check_not_paused
-from warmboot.model.errors import Conflict, IllegalTransition, NotFound, NotSupported, VmGone
+from warmboot.manager.tenants.pause_tenant import called, command_of, to_be_frozen
+from warmboot.model.errors import IllegalTransition, NotFound, NotSupported, VmGone
 from warmboot.model.runtime_image import RuntimeImage, speaks_with
 from warmboot.model.runtime_snapshot import (
     DISK_BASE,
-    PORTS,
     Depth,
     HostRequirements,
     RuntimeSnapshot,
@@ -37,11 +37,17 @@ from warmboot.model.runtime_snapshot import (
     SnapshotState,
     requirements_of,
 )
-from warmboot.model.tenants.engine import Engine, EngineState
+from warmboot.model.tenants.boot import Tenant
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
+
+Note = Callable[[], Awaitable[Mapping[str, Any]]]
+
+
+async def _nothing() -> Mapping[str, Any]:
+    return {}
 
 
 @dataclass(slots=True)
@@ -55,21 +61,22 @@ class FreezeNotes:
 
 @dataclass(slots=True)
 class _Freeze:
-    engine: Engine
+    tenant: Tenant
     record: VmRecord
     image: RuntimeImage
     source: RuntimeSnapshot | None
     row: RuntimeSnapshot
     requires: HostRequirements
     agent_version: str
+    note: Note
     watch: Stopwatch
     folder: Path = field(init=False)
     moment: FrozenVm = field(init=False)
     manifest: SnapshotManifest = field(init=False)
 
 
-class FreezeEngine:
-    """Call it with a running engine, whose lock is held, and the id of the snapshot to be."""
+class FreezeTenant:
+    """Call it with a running tenant, whose lock is held, and the id of the snapshot to be."""
 
     def __init__(self, store: Store, host: HostAgent, runner: SagaRunner, events: EventLog) -> None:
         self._store = store
@@ -77,7 +84,7 @@ class FreezeEngine:
         self._runner = runner
         self._events = events
         self.saga = Saga(
-            "freeze-engine",
+            "freeze-tenant",
             FreezeNotes,
             Step("row", self._add, self._forget),
             Step("folder", self._begin_folder, self._discard_folder),
@@ -86,48 +93,57 @@ class FreezeEngine:
             Step("ready", self._ready),
         )
 
-    async def __call__(self, engine: Engine, snapshot_id: UUID, name: str | None) -> None:
+    async def __call__(
+        self,
+        tenant: Tenant,
+        snapshot_id: UUID,
+        name: str | None,
+        depth: Depth,
+        note: Note = _nothing,
+    ) -> None:
+        """``note`` tells what of the tenant belongs to the snapshot's metadata."""
         watch = Stopwatch()
-        freeze = await self._look(engine, snapshot_id, name, watch)
+        freeze = await self._look(tenant, snapshot_id, name, depth, note, watch)
         await self._host.storage.ensure_room()
         notes = FreezeNotes(freeze.image.id, freeze.record.id)
         await self._runner.run(self.saga, snapshot_id, notes, freeze)
         log.info(
-            f"Engine {engine.id} was frozen in {watch.elapsed_s:.2f}s, of which it stood still for "
-            f"{freeze.moment.standstill_s:.3f}s"
+            f"{tenant.kind.capitalize()} {tenant.id} was frozen in {watch.elapsed_s:.2f}s, "
+            f"of which it stood still for {freeze.moment.standstill_s:.3f}s"
         )
 
     async def _look(
-        self, engine: Engine, snapshot_id: UUID, name: str | None, watch: Stopwatch
+        self,
+        tenant: Tenant,
+        snapshot_id: UUID,
+        name: str | None,
+        depth: Depth,
+        note: Note,
+        watch: Stopwatch,
     ) -> _Freeze:
         """What is to be done, or why it cannot be."""
-        check_not_paused(engine)
-        if engine.state is not EngineState.RUNNING or engine.vm_id is None:
-            raise Conflict(
-                f"the engine {engine.name} is {engine.state}: only one that runs can be frozen",
-                resolution=f"start it: `warmboot engine start {engine.name}`",
-            )
-        check_handed_over(engine)
+        vm_id = to_be_frozen(tenant)
         probe = await self._host.probe()
         if not probe.capabilities.freezes:
             raise NotSupported(
                 f"this host's {probe.host.hypervisor} cannot freeze VMs in use",
                 resolution="use QEMU or Firecracker (MANAGER_HYPERVISOR)",
             )
-        agent_version = str((await self._host.vms.link(engine.vm_id).health())["version"])
+        agent_version = str((await self._host.vms.link(vm_id).health())["version"])
         if not speaks_with(agent_version):
+            command = command_of(tenant)
             raise NotSupported(
-                f"the engine {engine.name} was booted by an earlier release, whose guest agent "
+                f"{called(tenant)} was booted by an earlier release, whose guest agent "
                 "cannot become another's",
-                resolution=f"boot it again: `warmboot engine stop {engine.name}`, then `warmboot "
-                f"engine start {engine.name}`",
+                resolution=f"boot it again: `{command} stop {tenant.name}`, then `{command} start "
+                f"{tenant.name}`",
             )
-        record = await self._store.vms.get(engine.vm_id)
+        record = await self._store.vms.get(vm_id)
         source = None
         if record.snapshot_id is not None:
             source = await self._store.snapshots.get(record.snapshot_id)
-        assert engine.runtime_image_id is not None
-        image = await self._store.images.get(engine.runtime_image_id)
+        assert tenant.runtime_image_id is not None
+        image = await self._store.images.get(tenant.runtime_image_id)
         row = RuntimeSnapshot(
             id=snapshot_id,
             runtime_image_id=image.id,
@@ -137,11 +153,11 @@ class FreezeEngine:
             fc_version=probe.host.hypervisor_version,
             shape=record.spec.shape,
             created_at=datetime.now(UTC),
-            depth=Depth.ENGINE,
+            depth=depth,
             name=name,
             parent_id=_root_of(source),
         )
-        return _Freeze(engine, record, image, source, row, probe.host, agent_version, watch)
+        return _Freeze(tenant, record, image, source, row, probe.host, agent_version, note, watch)
 
     # -- steps ---------------------------------------------------------------------------------
 
@@ -150,7 +166,7 @@ class FreezeEngine:
         async with self._events.transaction() as emit:
             await self._store.snapshots.add(row)
             if source is not None:
-                holder = str(freeze.engine.id) if source.is_version else str(source.id)
+                holder = str(freeze.tenant.id) if source.is_version else str(source.id)
                 await self._store.snapshots.share_leases(holder, str(row.id))
             await emit(
                 "runtime-snapshot.creating", row.id, replaces=None, cause=row.cause, version=0
@@ -227,13 +243,10 @@ class FreezeEngine:
             **await self._host.snapshots.memory_metadata(row.snapshot_path),
             "agent_version": manifest.agent_version,
             "requires": asdict(manifest.requires),
-            "engine": freeze.engine.name,
+            str(freeze.tenant.kind): freeze.tenant.name,
             "standstill_s": round(freeze.moment.standstill_s, 4),
             DISK_BASE: None if moment.disk_base is None else str(moment.disk_base),
-            PORTS: [
-                {"container": one.container, "held": one.held, **asdict(one.mapping)}
-                for one in (await self._store.engines.get(freeze.engine.id)).ports
-            ],
+            **await freeze.note(),
         }
         told = {"seconds": round(freeze.watch.elapsed_s, 4), "replaces": None}
         async with self._events.transaction() as emit:
