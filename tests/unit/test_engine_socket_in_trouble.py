@@ -20,7 +20,7 @@ from tests.support.engine_sockets import (
 )
 from tests.support.eventually import until
 
-from warmboot.engine_socket import conversation, served_engine
+from warmboot.engine_socket import conversation, limits, served_engine
 from warmboot.engine_socket.listeners import connected, socket_file
 
 
@@ -151,6 +151,36 @@ async def test_why_nobody_is_there_is_said_in_dockers_form() -> None:
         client = await it.connect()
         await client.send(PING)
         assert await client.answer() == (503, b'{"message": "the engine ci is stopped"}\n')
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["runs", "is-being-created"])
+async def test_who_waits_for_an_engine_that_is_removed_is_told(there: bool) -> None:
+    async with serving(there=there) as it:
+        client, silent = await it.connect(), await it.connect()
+        await client.send(b"GET /silent HTTP/1.1\r\nHost: d\r\n\r\n")
+        talking = it.front._clients._conversations
+        await until(lambda: any(one.silent_since_s is None for one in talking))
+        await until(lambda: bool(it.guest.asked) or not there)
+        closing = asyncio.create_task(it.front.close())
+        status, body = await client.answer()
+        assert status in (502, 503)
+        assert "the engine ci was removed" in json.loads(body)["message"]
+        assert await silent.rest() == b""
+        client.close()
+        await closing
+        assert not it.front.busy
+
+
+async def test_who_does_not_take_its_last_words_keeps_no_engine_from_being_removed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connected, "LAST_WORDS_TIMEOUT_S", 0.05)
+    async with serving() as it:
+        client = await it.connect()
+        await client.send(b"GET /silent HTTP/1.1\r\nHost: d\r\n\r\n")
+        await until(lambda: bool(it.guest.asked))
+        async with asyncio.timeout(limits.LINGER_S / 2):
+            await it.front.close()  # the client neither reads nor hangs up
 
 
 async def test_a_docker_that_hangs_up_without_an_answer_is_told() -> None:

@@ -47,6 +47,9 @@ IDLE_IN_GUEST_S = 60.0
 LINGER_S = 5.0
 """How long is read on after a refusal: with unread data a close would cut off the answer."""
 
+LAST_WORDS_TIMEOUT_S = 1.0
+"""How long the removal of an engine waits at most until its clients have been told of it."""
+
 MOST_CREATE_BYTES = 4 << 20
 """Of the body of a request that creates a container, and of what dockerd is asked by us."""
 

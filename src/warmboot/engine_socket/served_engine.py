@@ -149,6 +149,7 @@ class EngineSocket:
         await self._listener.remove()
         await self._tls.stop()
         self._lose(f"the engine {self.engine.name} was removed")
+        await asyncio.gather(self._clients.told(), self._remote_clients.told())
         await self._clients.close()
         await self._remote_clients.close()
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from warmboot.engine_socket.conversation import Conversation, Find
-from warmboot.engine_socket.limits import MOST_CONNECTIONS
+from warmboot.engine_socket.limits import LAST_WORDS_TIMEOUT_S, MOST_CONNECTIONS
 from warmboot.engine_socket.relay import Stream
 from warmboot.system.concurrency import end
 
@@ -38,6 +38,12 @@ class Connected:
         task = asyncio.create_task(conversation.run())
         self._conversations[conversation] = task
         task.add_done_callback(lambda done: self._ended(conversation, done))
+
+    async def told(self) -> None:
+        """Return when all who have something under way were told how it ends; soon anyway."""
+        busy = [task for one, task in self._conversations.items() if one.silent_since_s is None]
+        if busy:
+            await asyncio.wait(busy, timeout=LAST_WORDS_TIMEOUT_S)
 
     async def close(self) -> None:
         for conversation in self._conversations:
