@@ -158,7 +158,7 @@ def test_a_command_ends_with_warmboot_when_that_is_killed(
         command = int(process.stdout.readline())
         process.kill()
         try:
-            read, _, _ = select.select([process.stdout], [], [], 30)
+            read, _, _ = select.select([process.stdout], [], [], 60)
             assert read, "it lives on"
             assert process.stdout.read() == "told\n"
         finally:

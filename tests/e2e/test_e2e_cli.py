@@ -54,7 +54,7 @@ async def test_a_containers_life(site: Site) -> None:
     assert "Up " in table
     follower = await site.begin("logs", "-f", "life")
     assert follower.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         assert await follower.stdout.readline() == b"up\n"
 
     assert (await site.cli("exec", "life", "echo", "inside")).out == "inside\n"
@@ -207,8 +207,13 @@ def _is_one_sentence(ran: Ran) -> None:
 async def test_open_files_are_limited_as_for_an_engine_that_systemd_started(site: Site) -> None:
     ask = ("sh", "-c", "ulimit -Sn; ulimit -Hn")
     await site.run("c", TINY, "sh", "-c", "ulimit -Sn; ulimit -Hn; exec sleep 1000")
-    for said in (await site.cli("exec", "c", *ask), await site.cli("logs", "c")):
-        soft, hard = (int(line) for line in said.out.splitlines())
+
+    async def logged() -> str | None:
+        said = (await site.cli("logs", "c")).out
+        return said if said.count("\n") == 2 else None
+
+    for said in ((await site.cli("exec", "c", *ask)).out, await eventually(logged, "both limits")):
+        soft, hard = (int(line) for line in said.splitlines())
         assert soft >= 1024
         assert hard >= 524_288
 

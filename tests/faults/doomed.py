@@ -50,7 +50,7 @@ from warmboot.store.repositories.vms import VmRepository
 WORK_S = 120.0
 """What works in the background has only what other tests leave to it."""
 
-DIES_S = 10.0
+DIES_S = 60.0
 SURVIVED = 3
 """The exit code of one that came to the end of its work alive."""
 

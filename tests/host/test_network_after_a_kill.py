@@ -188,7 +188,7 @@ async def _killed_manager(state_dir: Path) -> list[tuple[Slot, int]]:
     )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             line = await process.stdout.readline()
     finally:
         process.kill()

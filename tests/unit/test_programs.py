@@ -44,7 +44,7 @@ class Told:
         self._came.set()
 
     async def first(self) -> str:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await self._came.wait()
         return self.lines[0]
 

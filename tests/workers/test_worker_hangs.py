@@ -67,7 +67,7 @@ async def test_what_hangs_in_pausing_is_removed_by_force_at_once(
     async with served(settings) as it, DockerEngine(hanging.socket) as engine:
         worker = await start_on(it.client, engine)
         pause = asyncio.create_task(_pause(it.client, worker.id))
-        async with asyncio.timeout(30):  # far less than the pause's own limit
+        async with asyncio.timeout(60):  # far less than the pause's own limit
             await until(lambda: bool(runtimes_at_work(worker.docker_id or "")))
             await it.client.workers.delete(worker.id, force=True)
             await pause
