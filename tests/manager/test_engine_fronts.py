@@ -49,8 +49,13 @@ async def test_a_front_of_other_code_goes_on_with_what_it_has_begun(
     (old,) = front_pids(place.storage)
     async with place.manager():  # of the same code
         assert front_pids(place.storage) == [old]
-    async with docker(engine) as client, client.stream("GET", "/events") as stream:
+    async with (
+        docker(engine) as kept,
+        docker(engine) as client,
+        client.stream("GET", "/events") as stream,
+    ):
         events = stream.aiter_lines()
+        assert (await kept.get("/_ping")).status_code == 200
         monkeypatch.setattr(engine_front, "_code", lambda: "after an upgrade")
         async with place.manager() as m:
             await m.until(lambda: asyncio.to_thread(lambda: len(front_pids(place.storage)) == 2))
@@ -59,8 +64,7 @@ async def test_a_front_of_other_code_goes_on_with_what_it_has_begun(
             assert "busybox" in await anext(events), "the stream of the old one"
             await stream.aclose()
             await m.until(lambda: asyncio.to_thread(lambda: old not in front_pids(place.storage)))
-            async with docker(engine) as other:
-                assert (await other.get("/_ping")).status_code == 200
+            assert (await kept.get("/_ping")).status_code == 200, "it connects again"
             monkeypatch.undo()
             await engines_of(m).delete("ci", force=True)
 

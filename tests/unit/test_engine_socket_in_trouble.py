@@ -15,6 +15,7 @@ from tests.support.engine_sockets import (
     PING,
     UPGRADE,
     Served,
+    answers,
     serving,
     vmm_process,
 )
@@ -169,6 +170,22 @@ async def test_who_waits_for_an_engine_that_is_removed_is_told(there: bool) -> N
         client.close()
         await closing
         assert not it.front.busy
+
+
+async def test_a_front_that_is_retired_answers_what_it_is_asked_at_once_and_nothing_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connected, "FIRST_WORDS_TIMEOUT_S", 0.5)
+    async with serving() as it:
+        kept, silent = await it.connect(), await it.connect()
+        await kept.send(PING)
+        await kept.answer()
+        await it.front.stop_listening()
+        await kept.send(PING + PING)
+        assert [status for status, _ in await answers(kept.reader, 2)] == [200, 200]
+        assert await kept.rest() == b""
+        assert await silent.rest() == b""
+        await until(lambda: not it.front.busy)
 
 
 async def test_who_does_not_take_its_last_words_keeps_no_engine_from_being_removed(

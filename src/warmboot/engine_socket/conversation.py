@@ -115,12 +115,16 @@ class Conversation:
         self._client = Client(stream)
         self.silent_since_s: float | None = asyncio.get_running_loop().time()
         """Since when the client has nothing under way; ``None`` while it has."""
+        self.is_last = False
+        """The request under way, or the next one: a client that has more connects again."""
 
     async def run(self) -> None:
         try:
             await self._stream.begin()
             while (request := await self._next_request()) is not None:
                 if not await self._answer(request):
+                    return
+                if self.is_last and not self._client.http.trailing_data[0]:
                     return
         except Refusal as refusal:
             await self._refuse(refusal)

@@ -47,6 +47,9 @@ IDLE_IN_GUEST_S = 60.0
 LINGER_S = 5.0
 """How long is read on after a refusal: with unread data a close would cut off the answer."""
 
+FIRST_WORDS_TIMEOUT_S = 1.0
+"""How long who has just connected to a front that is retired may take to ask for something."""
+
 LAST_WORDS_TIMEOUT_S = 1.0
 """How long the removal of an engine waits at most until its clients have been told of it."""
 

@@ -140,9 +140,11 @@ class EngineSocket:
             self._handed_over.set()
 
     async def stop_listening(self) -> None:
-        """Connections go on."""
+        """Streams go on, and what is asked for already is answered."""
         await self._listener.stop()
         await self._tls.stop()
+        self._clients.let_go()
+        self._remote_clients.let_go()
 
     async def close(self) -> None:
         """The engine is no more, and neither is its socket."""

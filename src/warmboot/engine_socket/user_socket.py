@@ -48,8 +48,9 @@ class UserSocket:
         await self._listener.listen(socket.socket, socket.uid, socket.gid)
 
     async def stop_listening(self) -> None:
-        """Connections go on."""
+        """Streams go on, and what is asked for already is answered."""
         await self._listener.stop()
+        self._clients.let_go()
 
     async def close(self) -> None:
         await self._listener.remove()

@@ -7,7 +7,11 @@ import logging
 from collections.abc import Callable
 
 from warmboot.engine_socket.conversation import Conversation, Find
-from warmboot.engine_socket.limits import LAST_WORDS_TIMEOUT_S, MOST_CONNECTIONS
+from warmboot.engine_socket.limits import (
+    FIRST_WORDS_TIMEOUT_S,
+    LAST_WORDS_TIMEOUT_S,
+    MOST_CONNECTIONS,
+)
 from warmboot.engine_socket.relay import Stream
 from warmboot.system.concurrency import end
 
@@ -24,6 +28,7 @@ class Connected:
         self._find = find
         self._on_quiet = on_quiet
         self._conversations: dict[Conversation, asyncio.Task[None]] = {}
+        self._hanging_up: asyncio.TimerHandle | None = None
 
     @property
     def busy(self) -> bool:
@@ -39,6 +44,18 @@ class Connected:
         self._conversations[conversation] = task
         task.add_done_callback(lambda done: self._ended(conversation, done))
 
+    def let_go(self) -> None:
+        """Nobody has more than one request answered from now on; who comes again is another's."""
+        for conversation in self._conversations:
+            conversation.is_last = True
+        loop = asyncio.get_running_loop()
+        self._hanging_up = loop.call_later(FIRST_WORDS_TIMEOUT_S, self._hang_up_on_silent)
+
+    def _hang_up_on_silent(self) -> None:
+        for conversation in self._conversations:
+            if conversation.silent_since_s is not None:
+                conversation.abort()
+
     async def told(self) -> None:
         """Return when all who have something under way were told how it ends; soon anyway."""
         busy = [task for one, task in self._conversations.items() if one.silent_since_s is None]
@@ -46,6 +63,8 @@ class Connected:
             await asyncio.wait(busy, timeout=LAST_WORDS_TIMEOUT_S)
 
     async def close(self) -> None:
+        if self._hanging_up is not None:
+            self._hanging_up.cancel()
         for conversation in self._conversations:
             conversation.abort()
         await end(*self._conversations.values())
