@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
-from tests.support.managers import Manager
+from tests.support.managers import Lab, Manager
 
 from warmboot.manager.protocols import Until
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import InvalidRequest
 from warmboot.model.tenants.container_options import (
     ContainerOptions,
+    Health,
+    HealthCheck,
     PullPolicy,
     RestartMode,
     RestartPolicy,
@@ -80,3 +83,48 @@ async def test_another_platform_is_refused_before_anything_is_booted(manager: Ma
     with pytest.raises(InvalidRequest, match="does not match the detected host platform"):
         await manager.create(options=ContainerOptions(platform="linux/s390x"))
     assert not await manager.containers.list(all_states=True)
+
+
+def checked(*test: str, retries: int = 3) -> ContainerOptions:
+    return ContainerOptions(health=HealthCheck(test, interval_s=0.05, retries=retries))
+
+
+async def test_what_its_health_check_finds_is_stored_and_told(manager: Manager) -> None:
+    container = await manager.run(options=checked("CMD", "true"))
+    assert container.health in (Health.STARTING, Health.HEALTHY)
+    healthy = await manager.wait("web", Until.HEALTHY)
+    assert (healthy.state, healthy.health) == (ContainerState.RUNNING, Health.HEALTHY)
+    events = await manager.events_of(container.id)
+    assert [e.data for e in events if e.kind == "container.health"] == [{"health": "healthy"}]
+    await manager.containers.stop("web")
+    await manager.containers.start("web")
+    assert (await manager.wait("web", Until.HEALTHY)).health is Health.HEALTHY
+
+
+async def test_one_that_fails_its_checks_is_unhealthy(manager: Manager) -> None:
+    await manager.run(options=checked("CMD-SHELL", "exit 7", retries=2))
+
+    async def unhealthy() -> bool:
+        return (await manager.containers.get("web")).health is Health.UNHEALTHY
+
+    await manager.until(unhealthy)
+    ends = asyncio.create_task(manager.wait("web", Until.HEALTHY))
+    await manager.containers.stop("web")
+    assert (await ends).state is ContainerState.EXITED, "then it will not be healthy any more"
+
+
+async def test_without_a_check_nobody_waits_for_its_health(manager: Manager) -> None:
+    assert (await manager.run()).health is Health.NONE
+    assert (await manager.wait("web", Until.HEALTHY)).health is Health.NONE
+    await manager.run("off", options=checked("NONE"))
+    assert (await manager.containers.get("off")).health is Health.NONE
+
+
+async def test_its_health_is_watched_by_the_next_manager_too(place: Lab) -> None:
+    async with place.manager() as first:
+        container = await first.run(options=checked("CMD", "true"))
+        await first.wait("web", Until.HEALTHY)
+        await first.store.containers.update(container.id, health=Health.STARTING)
+    async with place.manager() as second:
+        assert (await second.wait("web", Until.HEALTHY)).health is Health.HEALTHY
+        await second.containers.delete("web", force=True)

@@ -48,6 +48,7 @@ from warmboot.model.tenants.boot import (
     StageStep,
     StageTiming,
 )
+from warmboot.model.tenants.container_options import Health, HealthCheck
 
 
 class FakeContainers:
@@ -172,6 +173,7 @@ class FakeContainers:
             ports=ports,
             vm_id=f"vm-{container_id.hex[:8]}",
             docker_id=container_id.hex * 2,
+            health=_found_by(spec.options.health),
         )
 
     async def _run(self, container_id: UUID, command: tuple[str, ...]) -> None:
@@ -246,13 +248,15 @@ class FakeContainers:
         holds = {
             Until.BOOTED: {S.RUNNING, S.PAUSED, S.EXITED},
             Until.RUNNING: {S.RUNNING, S.PAUSED, S.EXITED},
+            Until.HEALTHY: {S.EXITED},
             Until.EXITED: {S.EXITED},
         }[until] | {S.FAILED, S.DELETING}
 
         def done() -> bool:
             nonlocal row
             row = self.rows.get(row.id, row)
-            return row.id not in self.rows or row.state in holds
+            well = until is Until.HEALTHY and row.health in (Health.HEALTHY, Health.NONE)
+            return row.id not in self.rows or row.state in holds or well
 
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(timeout_s, self.longest_wait_s)), self._changed:
@@ -427,3 +431,10 @@ class FakeContainers:
             return
         if code is not None and self.rows[container_id].state is S.RUNNING:
             await self._exit(container_id, code)
+
+
+def _found_by(check: HealthCheck | None) -> Health:
+    """A check is ``true`` or ``false``; any other one has found nothing yet."""
+    if check is None or check.disabled:
+        return Health.NONE
+    return {"true": Health.HEALTHY, "false": Health.UNHEALTHY}.get(check.test[-1], Health.STARTING)

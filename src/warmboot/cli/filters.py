@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from warmboot.model.container import ContainerState
 from warmboot.model.conventions.labels import has_label
+from warmboot.model.tenants.container_options import Health
 
 if TYPE_CHECKING:
     from warmboot.client.results import Container
@@ -84,6 +85,12 @@ def _status(value: str) -> Test:
     return lambda container: container.state == value
 
 
+def _health(value: str) -> Test:
+    if value not in list(Health):
+        raise ValueError(f"{value!r} is not a health; use one of {', '.join(Health)}")
+    return lambda container: (container.health or "none") == value
+
+
 def _exited(value: str) -> Test:
     if not _EXIT_CODE.fullmatch(value) or int(value) > 255:
         raise ValueError(f"exited={value}: an exit code is a number from 0 to 255")
@@ -120,6 +127,7 @@ _KEYS: Mapping[str, Callable[[str], Test]] = {
     "name": _name,
     "label": lambda value: lambda container: has_label(container.raw["labels"], value),
     "status": _status,
+    "health": _health,
     "exited": _exited,
     "ancestor": _ancestor,
     "publish": _publish,

@@ -268,6 +268,8 @@ def _holds(container: Container, until: str) -> bool:
     ended, runs = container.state in ("exited", "failed", "deleting"), ("running", "paused")
     if until == "booted":
         return ended or container.state in runs or container.boot_method is not None
+    if until == "healthy":
+        return ended or container.health in ("healthy", "none")
     return ended or (until == "running" and container.state in runs)
 
 

@@ -149,6 +149,8 @@ class Container:
     tty: bool
     exit_code: int | None
     answering: bool = field(default=True, kw_only=True)
+    health: str | None = field(default=None, kw_only=True)
+    """What its health check has found; ``none``: it has no check."""
     error: Mapping[str, Any] | None
     created_at: datetime
     started_at: datetime | None

@@ -96,7 +96,7 @@ class ContainerFacts:
 
     ``mounts`` are where something is mounted in it, the volumes of its image included, and
     ``mounted`` says what: where it is on the host.
-    ``runtime`` is the name of its OCI runtime.
+    ``runtime`` is the name of its OCI runtime. ``checked``: it has a health check.
     """
 
     id: str
@@ -118,6 +118,7 @@ class ContainerFacts:
     mounted: Mapping[str, Path] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     runtime: str = ""
+    checked: bool = False
 
     @property
     def ended(self) -> bool:
@@ -152,4 +153,11 @@ class ContainerFacts:
             },
             labels=dict(config.get("Labels") or {}),
             runtime=str(host.get("Runtime") or ""),
+            checked=is_check(config.get("Healthcheck")),
         )
+
+
+def is_check(config: Mapping[str, Any] | None) -> bool:
+    """Whether a container of this ``Healthcheck`` is checked at all."""
+    test = list((config or {}).get("Test") or ())
+    return bool(test) and test != ["NONE"]

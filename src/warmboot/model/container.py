@@ -30,7 +30,7 @@ from warmboot.model.tenants.boot import (
     FallbackReason,
     StageTiming,
 )
-from warmboot.model.tenants.container_options import ContainerOptions
+from warmboot.model.tenants.container_options import ContainerOptions, Health
 from warmboot.model.transitions import Transitions
 from warmboot.model.vm import VmKind
 
@@ -163,7 +163,8 @@ class Container:
     """A row of ``containers``: what was asked (``spec``) and what runs (``shape``, ``vm_id``).
 
     ``snapshot_version`` is the version of the snapshot that it was booted from;
-    ``boot_attempts`` are those that were tried before, in vain.
+    ``boot_attempts`` are those that were tried before, in vain. ``health`` is ``None`` before it
+    has run.
     """
 
     id: UUID
@@ -188,6 +189,7 @@ class Container:
     error: Mapping[str, Any] | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    health: Health | None = None
 
     @property
     def name(self) -> str:

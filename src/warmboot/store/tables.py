@@ -40,6 +40,7 @@ from warmboot.model.journal.operation import OperationState
 from warmboot.model.runtime_image import RuntimeImageManifest
 from warmboot.model.runtime_snapshot import BootStats, BuildCause, Depth, SnapshotState
 from warmboot.model.tenants.boot import BootAttempt, BootMethod, FallbackReason, StageTiming
+from warmboot.model.tenants.container_options import Health
 from warmboot.model.tenants.engine import EnginePort, EngineSpec, EngineState
 from warmboot.model.vm import VmHandle, VmKind, VmSpec
 from warmboot.model.worker import ListenAddress, WorkerSpec, WorkerState
@@ -179,6 +180,7 @@ containers = _tenants(
     Column("exit_code", Integer),
     Column("oom_killed", Boolean, nullable=False),
     Column("boot_attempts", Encoded(tuple[BootAttempt, ...]), nullable=False, server_default="[]"),
+    Column("health", Choice(Health)),
     Index(None, "state", "created_at", "id"),
 )
 

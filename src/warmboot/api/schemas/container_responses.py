@@ -11,7 +11,7 @@ from pydantic import AliasPath, Field
 from warmboot.api.schemas.responses import Out, ShapeOut, asked
 from warmboot.model.container import ContainerState
 from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason
-from warmboot.model.tenants.container_options import ContainerOptions
+from warmboot.model.tenants.container_options import ContainerOptions, Health
 
 
 class PortOut(Out):
@@ -88,6 +88,9 @@ class ContainerOut(Out):
     docker_id: str | None
     exit_code: int | None
     oom_killed: bool
+    health: Health | None = Field(
+        description="what its health check has found; none: it has no check; null: it has not run"
+    )
     answering: bool = Field(
         description="false while its VM is there and does not answer; `error` says what to do"
     )

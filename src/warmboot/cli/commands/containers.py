@@ -80,6 +80,7 @@ def _print_container(container: Container) -> None:
             ("name", container.name),
             ("image", container.image),
             ("state", status_of(container, age)),
+            ("health", "" if container.health in (None, "none") else str(container.health)),
             ("command", " ".join(container.command or ())),
             ("boot", boot),
             ("cold because", why),
@@ -286,15 +287,16 @@ def rm(
 def wait(
     refs: RunningRefs,
     until: Annotated[
-        str, typer.Option(help="state to wait for: booted, running or exited", metavar="STATE")
+        str,
+        typer.Option(help="state to wait for: booted, running, healthy or exited", metavar="STATE"),
     ] = "exited",
     timeout: Annotated[
         float | None, typer.Option(min=0, help="seconds to wait at most", metavar="S")
     ] = None,
 ) -> None:
     """Wait for containers, and print their exit codes (or their states)."""
-    if until not in ("booted", "running", "exited"):
-        raise usage("it must be booted, running or exited", "--until")
+    if until not in ("booted", "running", "healthy", "exited"):
+        raise usage("it must be booted, running, healthy or exited", "--until")
 
     async def work() -> list[Container]:
         async with connect() as client:
@@ -306,7 +308,8 @@ def wait(
         found = drive(work())
     for container in found:
         ended = until == "exited" and container.exit_code is not None
-        print(container.exit_code if ended else container.state)
+        health = container.health if until == "healthy" and container.state == "running" else None
+        print(container.exit_code if ended else health or container.state)
     reached = all(_reached(container, until) for container in found)
     raise typer.Exit(0 if reached else FAILED)
 
@@ -314,6 +317,8 @@ def wait(
 def _reached(container: Container, until: str) -> bool:
     if until == "booted":
         return container.boot_method is not None and container.state != "failed"
+    if until == "healthy":
+        return container.state == "running" and container.health == "healthy"
     # With its exit code, one that is being removed has ended before.
     ended = container.state == "exited" or (
         container.state == "deleting" and container.exit_code is not None

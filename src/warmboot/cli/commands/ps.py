@@ -138,11 +138,19 @@ def _status(container: Container, told: Callable[[datetime | None], str]) -> str
     return with_reason(status, container.error) if container.state == "failed" else status
 
 
+_HEALTH = {
+    "starting": " (health: starting)",
+    "healthy": " (healthy)",
+    "unhealthy": " (unhealthy)",
+}  # as docker has it
+
+
 def status_of(container: Container, told: Callable[[datetime | None], str]) -> str:
     silent = "" if container.answering else " (Not answering)"
+    health = container.health or ""
     match container.state:
         case "running":
-            remark = " (Stalled)" if container.stalled else silent
+            remark = " (Stalled)" if container.stalled else silent or _HEALTH.get(health, "")
             return f"Up {told(container.started_at)}{remark}"
         case "paused":
             return f"Up {told(container.started_at)} (Paused)"

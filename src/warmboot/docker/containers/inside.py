@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -16,6 +17,7 @@ from warmboot.docker.containers.usage import stats_of
 from warmboot.docker.errors import Fault
 from warmboot.docker.requests import Requests
 from warmboot.model.errors import Conflict, GuestError, InvalidRequest, NotFound, WarmbootError
+from warmboot.model.tenants.container_options import Health
 from warmboot.model.tenants.inside import (
     Change,
     ChangeKind,
@@ -26,6 +28,7 @@ from warmboot.model.tenants.inside import (
 )
 
 CHUNK_BYTES = 256 << 10
+_REPLAYED_S = 5.0
 SILENCE_S = 300.0
 """How long an engine may be silent at a copy: an emulated one is slow to read a large folder."""
 
@@ -60,6 +63,27 @@ class Inside:
                 params={"stream": "false"},
             )
         )
+
+    async def health(self, container: str) -> Health:
+        """What its health check has found so far."""
+        doing = "asking for the container's health"
+        found = await self._ask.json(doing, f"GET containers/{container}/json")
+        told = (found["State"].get("Health") or {}).get("Status") or Health.NONE
+        return Health(told) if told in list(Health) else Health.NONE
+
+    async def health_changes(self, container: str) -> AsyncGenerator[None, None]:
+        """Once at first, then as often as its health may be another one."""
+        filters = {"container": [container], "event": ["health_status"]}
+        since_s = time.time() - _REPLAYED_S  # it begins to follow when it has answered already
+        async with self._ask.answer(
+            "following its health",
+            "GET events",
+            params={"filters": json.dumps(filters), "since": f"{since_s:.3f}"},
+            lasts=True,
+        ) as response:
+            yield None
+            async for _ in response.content:
+                yield None
 
     async def changes(self, container: str) -> Sequence[Change]:
         """What is not as its image has it."""

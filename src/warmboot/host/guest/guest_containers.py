@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from warmboot.docker.client import config_of
+from warmboot.docker.facts import is_check
 from warmboot.docker.references import split_reference
 from warmboot.host.guest.docker_options import health_config, host_config
 from warmboot.host.guest.guest_link import GuestLink
@@ -36,10 +37,14 @@ LOG = {
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """``docker_id`` is Docker's id of the container, which never ran yet if it is ``fresh``."""
+    """``docker_id`` is Docker's id of the container, which never ran yet if it is ``fresh``.
+
+    ``checked``: it has a health check.
+    """
 
     docker_id: str
     fresh: bool
+    checked: bool
 
 
 async def name_loaded_image(link: GuestLink, loaded: list[str], reference: str) -> None:
@@ -81,9 +86,13 @@ async def ensure_created(link: GuestLink, spec: ContainerSpec) -> Created:
         await link.ensure_sandbox()  # also for one that is there: its VM may be booted again
     with contextlib.suppress(NotFound):
         known = await link.docker.inspect(DOCKER_NAME)
-        return Created(known.id, known.status == "created")
-    config = _docker_config(spec, await link.docker.image_config(spec.image))
-    return Created(await link.docker.create(DOCKER_NAME, config, spec.options.platform), True)
+        return Created(known.id, known.status == "created", known.checked)
+    of_image = await link.docker.image_config(spec.image)
+    config = _docker_config(spec, of_image)
+    docker_id = await link.docker.create(DOCKER_NAME, config, spec.options.platform)
+    own = config.get("Healthcheck") or {}
+    check = own if own.get("Test") else of_image.get("Healthcheck")
+    return Created(docker_id, True, is_check(check))
 
 
 def _docker_config(spec: ContainerSpec, of_image: Mapping[str, Any]) -> dict[str, Any]:

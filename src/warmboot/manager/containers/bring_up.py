@@ -29,7 +29,7 @@ from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import IllegalTransition, ImageNotFound, NotFound, WarmbootError
 from warmboot.model.tenants.boot import BootMethod
-from warmboot.model.tenants.container_options import PullPolicy
+from warmboot.model.tenants.container_options import Health, PullPolicy
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store
 
@@ -155,6 +155,7 @@ class BringUp:
                 "stages": watch.event_data,
             },
             docker_id=created.docker_id,
+            health=Health.STARTING if created.checked else Health.NONE,
             ports=ports,
             stages=watch.stages,
             started_at=datetime.now(UTC),

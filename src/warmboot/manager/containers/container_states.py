@@ -19,6 +19,7 @@ from warmboot.model.container import (
 from warmboot.model.conventions.signals import signal_name
 from warmboot.model.errors import Conflict, VmGone
 from warmboot.model.tenants.boot import BootPolicy
+from warmboot.model.tenants.container_options import Health
 
 UNBOOTED: dict[str, Any] = {
     "error": None,
@@ -31,6 +32,7 @@ UNBOOTED: dict[str, Any] = {
     "snapshot_version": None,
     "boot_attempts": (),
     "ports": (),
+    "health": None,
 }
 """What is known of a container's boot before it: nothing."""
 
@@ -43,7 +45,10 @@ def has_reached(container: Container, until: Until) -> bool:
         return container.boot_method is not None
     if until is Until.RUNNING:
         return container.state not in (ContainerState.CREATED, ContainerState.CREATING)
-    return container.state is ContainerState.EXITED
+    ended = container.state is ContainerState.EXITED
+    if until is Until.HEALTHY:  # without a check it never will be
+        return ended or container.health in (Health.HEALTHY, Health.NONE)
+    return ended
 
 
 def can_be_stopped(container: Container) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from uuid import UUID
 
 from warmboot.host.agent import HostAgent
 from warmboot.host.guest.guest_containers import exposed_ports
@@ -13,6 +12,7 @@ from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.retry_until_stored import store_state
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import Container, ContainerState, PortMapping
+from warmboot.model.tenants.container_options import Health
 from warmboot.model.vm import VmRecord
 from warmboot.store import Store
 from warmboot.system.concurrency import finish
@@ -47,7 +47,7 @@ class StartAgain:
             async with self._ports.free(container.spec, container.id):
                 ports = await self._published(container, record)
             await self._host.vms.link(record.id).docker.start(container.docker_id or "")
-        await self._runs(container.id, ports)
+        await self._runs(container, ports)
 
     async def adopt(self, container: Container, record: VmRecord) -> None:
         """An earlier manager was killed when it had just started it."""
@@ -55,24 +55,26 @@ class StartAgain:
         try:
             ports = await self._published(container, record)
         finally:
-            await self._runs(container.id, ports)
+            await self._runs(container, ports)
 
     async def _published(self, container: Container, record: VmRecord) -> tuple[PortMapping, ...]:
         exposed = await exposed_ports(self._host.vms.link(record.id), container.spec)
         wanted = (*container.spec.ports, *exposed)
         return await self._host.vms.publish(slot_of(record), wanted)
 
-    async def _runs(self, container_id: UUID, ports: tuple[PortMapping, ...]) -> None:
+    async def _runs(self, container: Container, ports: tuple[PortMapping, ...]) -> None:
+        health = Health.NONE if container.health is Health.NONE else Health.STARTING
         await store_state(
             self._store,
             self._events,
-            container_id,
+            container.id,
             ContainerState.RUNNING,
             told=lambda _: {},
             ports=ports,
+            health=health,
             started_at=datetime.now(UTC),
             finished_at=None,
             exit_code=None,
             error=None,
         )
-        self._watch.start(container_id)
+        self._watch.start(container.id)

@@ -19,6 +19,7 @@ import structlog
 from warmboot.docker import unexecuted
 from warmboot.docker.facts import ContainerFacts
 from warmboot.host.agent import HostAgent
+from warmboot.manager.containers.watch_health import WatchHealth
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.retry_until_stored import retry_until_stored, store_state
@@ -90,6 +91,7 @@ class WatchContainer:
         self._remove = remove
         self._streams: defaultdict[UUID, _Streams] = defaultdict(_Streams)
         self._last: dict[UUID, Container] = {}
+        self._health = WatchHealth(store, host, events)
         self.vms = TenantVms(store, host, VmKind.CONTAINER)
 
     def start(self, container_id: UUID) -> None:
@@ -141,7 +143,8 @@ class WatchContainer:
                 await self._remove_ended(container_id)
             return
         try:
-            state = await self._until_end(container)
+            async with self._health.watching(container):
+                state = await self._until_end(container)
             await self._give_ports_back(container)
             refused = await self._not_executed(container, state)
             ended = await store_state(

@@ -44,11 +44,13 @@ class Until(StrEnum):
     """What a ``wait`` waits for. All of them end early when the container has failed or is gone.
 
     ``booted``: Docker in its VM has answered. ``running``: its process was started (or has even
-    ended). ``exited``: its process has ended.
+    ended). ``healthy``: its health check says so (it has ended, or has no check). ``exited``: its
+    process has ended.
     """
 
     BOOTED = "booted"
     RUNNING = "running"
+    HEALTHY = "healthy"
     EXITED = "exited"
 
 

@@ -34,6 +34,15 @@ class PullPolicy(StrEnum):
     NEVER = "never"
 
 
+class Health(StrEnum):
+    """What a container's health check has found. ``none``: it has no check."""
+
+    NONE = "none"
+    STARTING = "starting"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+
+
 class MountType(StrEnum):
     VOLUME = "volume"
     TMPFS = "tmpfs"

@@ -21,13 +21,11 @@ from warmboot.hypervisors.simulated.vmm.docker.attached import Attached, Listene
 from warmboot.hypervisors.simulated.vmm.docker.events import EventLog
 from warmboot.hypervisors.simulated.vmm.docker.http import HttpError
 from warmboot.hypervisors.simulated.vmm.docker.images import Images
+from warmboot.hypervisors.simulated.vmm.docker.log_lines import DEFAULT_LOG_DRIVER, logged
 from warmboot.hypervisors.simulated.vmm.machine import Machine
 
 NEVER = "0001-01-01T00:00:00Z"
 MAX_LOG_ENTRIES = 10_000
-DEFAULT_LOG_DRIVER = "json-file"
-LONGEST_LINE = 16 << 10
-"""Of a log: what is longer is in several entries."""
 
 Record = dict[str, Any]
 
@@ -49,6 +47,7 @@ class Containers:
         self._events = events
         self._records: dict[str, Record] = machine.ram["containers"]
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._checks: dict[str, asyncio.Task[None]] = {}
         self._stdin: dict[str, asyncio.Queue[bytes]] = {}
         self._attached = Attached()
         self._changed = asyncio.Event()
@@ -89,6 +88,7 @@ class Containers:
             **{key: value for key, value in body.items() if key != "HostConfig"},
         }
         config["Env"] = environments.merged(body.get("Env") or [], image["config"].get("Env") or [])
+        config["Healthcheck"] = body.get("Healthcheck") or image["config"].get("Healthcheck")
         config["Cmd"] = body.get("Cmd")
         config["Entrypoint"] = body.get("Entrypoint")
         if config["Entrypoint"] is None:
@@ -297,14 +297,31 @@ class Containers:
             self._exited(record, await programs.run(record["program"], around))
 
         self._tasks[record["id"]] = asyncio.create_task(life())
+        if policies.is_checked(record):
+            self._checks[record["id"]] = asyncio.create_task(self._check(record))
+
+    async def _check(self, record: Record) -> None:
+        async def run(words: Sequence[str]) -> tuple[int, bytes]:
+            said: list[bytes] = []
+            if (refused := programs.refusal(words)) is not None:
+                return refused[0], refused[1].encode()
+            around = self.surroundings(record, lambda _, data: said.append(data), None, False)
+            return await programs.run(programs.compile_command(words), around), b"".join(said)
+
+        def changed(status: str) -> None:
+            self._emit(record, f"health_status: {status}")
+
+        await policies.check_health(record, run, changed, self._machine.clock)
 
     def _cancel(self, record: Record) -> None:
-        task = self._tasks.pop(record["id"], None)
-        if task is not None:
-            task.cancel()
+        for tasks in (self._tasks, self._checks):
+            if (task := tasks.pop(record["id"], None)) is not None:
+                task.cancel()
 
     def _exited(self, record: Record, status: int) -> None:
         self._tasks.pop(record["id"], None)
+        if (check := self._checks.pop(record["id"], None)) is not None:
+            check.cancel()
         self._stdin.pop(record["id"], None)
         self._attached.end(record["id"])
         started = record["state"]["StartedAt"]
@@ -338,14 +355,6 @@ class Containers:
     def _pulse(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
-
-
-def logged(driver: str, data: bytes) -> bytes:
-    """What is left of a program's output in its log: ``json-file`` keeps text only."""
-    if driver != "json-file":
-        return data
-    pieces = [data[at : at + LONGEST_LINE] for at in range(0, len(data), LONGEST_LINE)]
-    return "".join(piece.decode(errors="replace") for piece in pieces).encode()
 
 
 def signal_number(name: str) -> int:

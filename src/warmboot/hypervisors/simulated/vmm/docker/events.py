@@ -63,7 +63,8 @@ def _matches(event: dict[str, Any], filters: str) -> bool:
     wanted = json.loads(filters) if filters else {}
     seen = {
         "type": [event["Type"]],
-        "event": [event["Action"]],
+        # Docker finds "health_status: healthy" by what is before the colon, too.
+        "event": [event["Action"], event["Action"].partition(":")[0]],
         "container": [event["id"], event["Actor"]["Attributes"].get("name", "")],
         "image": [event["from"]],
     }

@@ -7,6 +7,10 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+DEFAULT_LOG_DRIVER = "json-file"
+LONGEST_LINE = 16 << 10
+"""Of a log: what is longer is in several entries."""
+
 _LINE = re.compile(rb"[^\n]*\n|[^\n]+")
 
 
@@ -42,3 +46,11 @@ def tail(record: Mapping[str, Any], wanted: str) -> tuple[int, int]:
                 begins.append((number, at))
             at += len(piece)
     return begins[0] if begins else (first + len(log), 0)
+
+
+def logged(driver: str, data: bytes) -> bytes:
+    """What is left of a program's output in its log: ``json-file`` keeps text only."""
+    if driver != "json-file":
+        return data
+    pieces = [data[at : at + LONGEST_LINE] for at in range(0, len(data), LONGEST_LINE)]
+    return "".join(piece.decode(errors="replace") for piece in pieces).encode()
