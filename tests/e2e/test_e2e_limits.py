@@ -87,7 +87,8 @@ found["pids"] = within(
     "except OSError: pass\\nprint(n)")
 found["cpu"] = within(
     "import time; a = time.monotonic(); c = time.process_time()\\n"
-    "while time.monotonic() - a < 2: pass\\nprint((time.process_time() - c) / 2)")
+    "while time.monotonic() - a < 2: pass\\n"
+    "print((time.process_time() - c) / (time.monotonic() - a))")
 with open("/var/lib/docker/big", "wb") as file:
     for _ in range(96): file.write(os.urandom(1 << 20))
 found["page_cache"] = within("n = len(open('/var/lib/docker/big','rb').read(1))\\n"
@@ -125,7 +126,7 @@ async def test_version_2_holds_a_process_to_its_limits(site: Site) -> None:
     assert found["memory"][0] == -9  # killed by its own limit, not the guest's end
     assert found["little"] == [0, str(8 << 20)]
     assert found["pids"][1] == "3"  # and itself
-    assert 0.3 < float(found["cpu"][1]) < 0.7
+    assert 0.2 < float(found["cpu"][1]) < 0.8, "half of one, as near as a busy host lets it be"
     assert found["page_cache"] == [0, str((96 << 20) + 1)]  # its cache never kills it
     assert found["member"]
     assert found["ended"]

@@ -33,7 +33,7 @@ class Work(StrEnum):
 
     HOUSEKEEPING = "housekeeping"
     RECONCILE_SNAPSHOTS = "look-after-snapshots"
-    WARM_POOL = "stand-by"
+    WARM_POOL = "warm-pool"
     EXPIRE_RECORDS = "forget-old"
     BRING_UP = "bring-up"
     WATCH_CONTAINERS = "watch-containers"
