@@ -7,11 +7,10 @@ import contextlib
 import os
 import subprocess
 import sys
-from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 from tests.support.dockerd import CRIU_WRAPPER
@@ -65,25 +64,40 @@ async def served(settings: Settings) -> AsyncIterator[Served]:
             yield Served(url, manager, client)
 
 
+class ServingProcess(Protocol):
+    def kill(self) -> None:
+        """``ProcessLookupError`` if it has ended."""
+
+    async def wait(self) -> int:
+        """Its exit code."""
+
+
+Begin = Callable[[dict[str, str]], Awaitable[ServingProcess]]
+"""Start a process that serves, with these variables in its environment."""
+
+
+async def begin_warmboot_serve(environment: dict[str, str]) -> ServingProcess:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "warmboot.cli", "serve"),
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
 @contextlib.asynccontextmanager
 async def served_by_process(
-    settings: Settings, *module: str
-) -> AsyncIterator[tuple[Client, Process]]:
-    """A process of that module serves ``settings``; on leaving it is ended by SIGKILL."""
+    settings: Settings, begin: Begin = begin_warmboot_serve
+) -> AsyncIterator[tuple[Client, ServingProcess]]:
+    """A process serves ``settings``; on leaving it is ended by SIGKILL."""
     environment = {
-        **os.environ,
         "MANAGER_STORAGE_ROOT": str(settings.storage_root),
         "MANAGER_PORT": str(settings.port),
         "MANAGER_HYPERVISOR": "simulated",
         "MANAGER_DOCKER_HOST": settings.docker_host,
         "MANAGER_CRIU_WRAPPER": str(settings.criu_wrapper),
     }
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", *module),
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = await begin(environment)
     url = f"http://127.0.0.1:{settings.port}"
     try:
         async with httpx.AsyncClient(timeout=60) as http:

@@ -1,7 +1,9 @@
 """``warmboot serve`` that ends itself with SIGKILL: ``python -m tests.workers.doomed_manager``.
 
-The arguments are a point of the code as ``module:name``, and ``before`` or ``after`` it is called,
-or ``midway``: when the runtime is at work in it. With a number it is at that call of it.
+Where it is to end comes as JSON on a line of standard input (``Order``): a point of the code as
+``module:name``, and ``before`` or ``after`` it is called, or ``midway``: when the runtime is at
+work in it. With a number it is at that call of it. Each is a fork, as what takes longest of all is
+that Python reads the modules of a manager; its process id is told on a line, then its exit code.
 """
 
 from __future__ import annotations
@@ -11,14 +13,30 @@ import functools
 import importlib
 import inspect
 import itertools
+import json
 import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import warmboot.api.app
+import warmboot.bootstrap.service
+import warmboot.cli.commands.host  # noqa: F401  # each fork has them already
 from warmboot.cli.main import main
 from warmboot.criu.runtime_work import runtimes_at_work
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """``words``: the point, when, and perhaps the number of the call."""
+
+    environment: dict[str, str]
+    words: tuple[str, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
 
 
 def _die() -> None:
@@ -57,8 +75,23 @@ def doom(point: str, when: str, at_call: int) -> None:
     setattr(owner, last, awaited if inspect.iscoroutinefunction(done) else called)
 
 
-if __name__ == "__main__":
-    at, when, *number = sys.argv[1:]
+def serve(order: Order) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    os.environ.update(order.environment)
+    at, when, *number = order.words
     doom(at, when, int(number[0]) if number else 1)
     sys.argv = ["warmboot", "serve"]
     main()
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            serve(Order(**json.loads(line)))
+            sys.exit()
+        print(pid, flush=True)
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)

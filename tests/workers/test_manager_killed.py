@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ from tests.workers.conftest import (
     remove_all,
     start_on,
 )
+from tests.workers.doomed_manager import Order
 
 from warmboot.client import Client
 from warmboot.client.worker_results import Worker
@@ -38,7 +43,7 @@ from warmboot.system.concurrency import end
 
 pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.slow]
 
-Doomed = tuple[Client, list[asyncio.Task[Any]]]
+Doomed = Callable[..., AbstractAsyncContextManager[tuple[Client, list[asyncio.Task[Any]]]]]
 
 TIMEOUT_S = 60.0
 RUNTIME, MANAGER = "warmboot.criu.runtime", "warmboot.manager.workers"
@@ -86,21 +91,63 @@ def settings(dockerd: PrivateDockerd, tmp_path: Path) -> Settings:
     return worker_settings(tmp_path / "s", dockerd.socket, free_port())
 
 
-@contextlib.asynccontextmanager
-async def doomed(
-    settings: Settings, *doom: str
-) -> AsyncIterator[tuple[Client, list[asyncio.Task[Any]]]]:
+@dataclass
+class Fork:
+    """A fork of ``doomed_manager``, whose end that tells."""
+
+    pid: int
+    told: asyncio.StreamReader
+    code: int | None = None
+
+    def kill(self) -> None:
+        if self.code is not None:
+            raise ProcessLookupError
+        os.kill(self.pid, signal.SIGKILL)
+
+    async def wait(self) -> int:
+        if self.code is None:
+            self.code = int(await self.told.readline())
+        return self.code
+
+
+@pytest.fixture(scope="module")
+async def forking() -> AsyncIterator[asyncio.subprocess.Process]:
+    """The process that forks managers which are to die."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.workers.doomed_manager"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    yield process
+    process.stdin.close()
+    await asyncio.wait_for(process.wait(), TIMEOUT_S)
+
+
+@pytest.fixture
+def doomed(settings: Settings, forking: asyncio.subprocess.Process) -> Doomed:
     """``warmboot serve`` as a process that kills itself; on leaving that is awaited.
 
     With a list for what it is asked for and never answers.
     """
-    asked: list[asyncio.Task[Any]] = []
-    module = "tests.workers.doomed_manager"
-    async with served_by_process(settings, module, *doom) as (client, process):
-        yield client, asked
-        async with asyncio.timeout(TIMEOUT_S):
-            assert await process.wait() == -signal.SIGKILL, "it has killed itself"
-        await end(*asked)
+    orders, told = forking.stdin, forking.stdout
+    assert orders is not None
+    assert told is not None
+
+    @contextlib.asynccontextmanager
+    async def serving(*doom: str) -> AsyncIterator[tuple[Client, list[asyncio.Task[Any]]]]:
+        async def begin(environment: dict[str, str]) -> Fork:
+            orders.write(Order(environment, doom).to_json().encode() + b"\n")
+            return Fork(int(await told.readline()), told)
+
+        asked: list[asyncio.Task[Any]] = []
+        async with served_by_process(settings, begin) as (client, process):
+            yield client, asked
+            async with asyncio.timeout(TIMEOUT_S):
+                assert await process.wait() == -signal.SIGKILL, "it has killed itself"
+            await end(*asked)
+
+    return serving
 
 
 async def the_next_finds_the_truth(
@@ -144,13 +191,14 @@ async def the_next_finds_the_truth(
 )
 async def test_a_dump_ends_in_the_truth(
     settings: Settings,
+    doomed: Doomed,
     engine: DockerEngine,
     monkeypatch: pytest.MonkeyPatch,
     what: str,
     point: str,
     when: str,
 ) -> None:
-    async with doomed(settings, point, when) as (client, asked):
+    async with doomed(point, when) as (client, asked):
         worker = await start_on(client, engine)
         secret, _ = await counted(client, worker.id, beyond=2)
         workers = client.workers
@@ -162,12 +210,13 @@ async def test_a_dump_ends_in_the_truth(
 @pytest.mark.parametrize(("point", "when"), RESUME)
 async def test_a_resume_ends_in_the_truth(
     settings: Settings,
+    doomed: Doomed,
     engine: DockerEngine,
     monkeypatch: pytest.MonkeyPatch,
     point: str,
     when: str,
 ) -> None:
-    async with doomed(settings, point, when) as (client, asked):
+    async with doomed(point, when) as (client, asked):
         worker = await start_on(client, engine)
         secret, _ = await counted(client, worker.id, beyond=2)
         await client.workers.pause(worker.id)
@@ -187,13 +236,13 @@ async def nothing_came_in(settings: Settings, engine: DockerEngine, fresh: Worke
 
 
 async def test_an_export_and_an_import_that_are_broken_off_leave_nothing(
-    settings: Settings, engine: DockerEngine, tmp_path: Path
+    settings: Settings, doomed: Doomed, engine: DockerEngine, tmp_path: Path
 ) -> None:
     """Each manager finds what the last one has left, and is killed at the next step."""
     arrived = tmp_path / "arrived"
     arrived.mkdir()
     archive = arrived / "left.tar.zst"
-    async with doomed(settings, *EXPORT) as (client, _):
+    async with doomed(*EXPORT) as (client, _):
         worker = await start_on(client, engine)
         secret, _ = await counted(client, worker.id, beyond=2)
         await client.workers.pause(worker.id, "left")
@@ -204,7 +253,7 @@ async def test_an_export_and_an_import_that_are_broken_off_leave_nothing(
     assert sorted(settings.checkpoint_folders.rglob("*")) == kept
     fresh: Worker | None = None
     for point, when in IMPORT:
-        async with doomed(settings, point, when) as (client, _):
+        async with doomed(point, when) as (client, _):
             if fresh is None:
                 await client.workers.export_checkpoint(worker.id, "left", archive)
                 fresh = await start_on(client, engine, start=False)
@@ -214,7 +263,7 @@ async def test_an_export_and_an_import_that_are_broken_off_leave_nothing(
             with pytest.raises(WarmbootError):
                 await client.workers.import_checkpoint(fresh.id, archive, "arrived")
     assert fresh is not None
-    async with doomed(settings, *RECORDED) as (client, _):
+    async with doomed(*RECORDED) as (client, _):
         await nothing_came_in(settings, engine, fresh)
         with pytest.raises(WarmbootError):
             await client.workers.import_checkpoint(fresh.id, archive, "arrived")

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.slow]
 @contextlib.asynccontextmanager
 async def killed_at_the_end(settings: Settings) -> AsyncIterator[Client]:
     """``warmboot serve`` as a process, ended by SIGKILL."""
-    async with served_by_process(settings, "warmboot.cli", "serve") as (client, _):
+    async with served_by_process(settings) as (client, _):
         yield client
 
 
