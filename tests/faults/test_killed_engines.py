@@ -44,7 +44,7 @@ STOPPED = [
     ("events", "append", "after", "engine.stopped"),
 ]
 FROZEN = [
-    *(("freeze-tenant", step.name) for step in FreezeTenant(*[ABSENT] * 4).saga.steps),
+    *(("freeze-tenant", step.name) for step in FreezeTenant(*[ABSENT] * 5).saga.steps),
     ("vm", "pause", "after"),  # it stands still, and nobody is there to let it go on
     ("vm", "freeze", "after"),
     ("files", "publish_moment", "after"),

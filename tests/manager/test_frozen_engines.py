@@ -208,7 +208,7 @@ async def test_what_fails_at_any_step_leaves_nothing_and_the_engine_runs_on(plac
         source = await create(m)
         await add_container(source, "db")
         fork = ForkTenant[Engine](VmKind.ENGINE, *[ABSENT] * 7)
-        for saga in (FreezeTenant(*[ABSENT] * 4).saga, fork.saga):
+        for saga in (FreezeTenant(*[ABSENT] * 5).saga, fork.saga):
             for step in saga.steps:
                 failing[:] = [(saga.kind, step.name)]
                 with pytest.raises(DiskFull):

@@ -49,10 +49,8 @@ def wire_tenants(
     health, demand = snapshots.health, snapshots.demand
     warm = WarmBoot(store, host, events, vms.boot, health, config, core.attention.set)
     boot = BootTenant(store, host, events, vms.boot, images.prepare, warm, health, demand)
-    stalled = ResumeStalled(store, host, events, core.tasks)
+    pauses = PauseTenant(store, host, events)
+    stalled = ResumeStalled(store, host, events, core.tasks, pauses)
     events.observe(stalled.on_event)
-    pauses, freeze = (
-        PauseTenant(store, host, events),
-        FreezeTenant(store, host, core.runner, events),
-    )
+    freeze = FreezeTenant(store, host, core.runner, events, pauses)
     return TenantParts(boot, stalled, pauses, freeze)

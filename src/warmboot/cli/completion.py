@@ -30,6 +30,10 @@ def running_names(incomplete: str) -> list[str]:
     return _names(_ALL, incomplete, ("running",))
 
 
+def living_names(incomplete: str) -> list[str]:
+    return _names(_ALL, incomplete, ("running", "paused"))
+
+
 def paused_names(incomplete: str) -> list[str]:
     return _names(_ALL, incomplete, ("paused",))
 

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from warmboot.cli.completion import container_names, paused_names, running_names, startable_names
+from warmboot.cli.completion import (
+    container_names,
+    living_names,
+    paused_names,
+    running_names,
+    startable_names,
+)
 from warmboot.model.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
@@ -39,6 +45,7 @@ Ref = Annotated[str, _one(container_names)]
 Refs = Annotated[list[str], _several(container_names)]
 RunningRef = Annotated[str, _one(running_names)]
 RunningRefs = Annotated[list[str], _several(running_names)]
+LivingRefs = Annotated[list[str], _several(living_names)]
 PausedRefs = Annotated[list[str], _several(paused_names)]
 StartableRefs = Annotated[list[str], _several(startable_names)]
 

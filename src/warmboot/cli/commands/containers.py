@@ -14,7 +14,7 @@ from warmboot.cli.commands.ps import status_of
 from warmboot.cli.drive import FAILED, ask, connect, drive, each, usage
 from warmboot.cli.entry import show_error
 from warmboot.cli.parsing import parse_moment
-from warmboot.cli.refs import PausedRefs, Ref, Refs, RunningRefs
+from warmboot.cli.refs import LivingRefs, PausedRefs, Ref, Refs, RunningRefs
 from warmboot.cli.terminal.log_lines import Tail, wanted_lines
 from warmboot.cli.terminal.output import age, print_fields, print_json, print_lines
 from warmboot.cli.terminal.progress import status
@@ -213,7 +213,7 @@ def _quick(
 
 
 def stop(
-    refs: RunningRefs,
+    refs: LivingRefs,
     time: StopTime = None,
     signal: Annotated[
         str | None,
@@ -226,7 +226,7 @@ def stop(
 
 
 def kill(
-    refs: RunningRefs,
+    refs: LivingRefs,
     signal: Annotated[
         str, typer.Option("--signal", "-s", help="name or number of the signal")
     ] = "KILL",
@@ -285,7 +285,7 @@ def rm(
 
 
 def wait(
-    refs: RunningRefs,
+    refs: LivingRefs,
     until: Annotated[
         str,
         typer.Option(help="state to wait for: booted, running, healthy or exited", metavar="STATE"),
@@ -323,4 +323,4 @@ def _reached(container: Container, until: str) -> bool:
     ended = container.state == "exited" or (
         container.state == "deleting" and container.exit_code is not None
     )
-    return ended or container.state == until
+    return ended or container.state == until or (until, container.state) == ("running", "paused")

@@ -96,7 +96,7 @@ def attach(
         with Signals() as signals:
             async with connect() as client:
                 container = await client.containers.get(ref)
-                if container.state != "running":
+                if container.state not in ("running", "paused"):  # of a paused one it is told
                     raise Conflict(
                         f"{container.name} is not running",
                         details=f"it is {container.state}",

@@ -50,9 +50,10 @@ class Engines(Resource[Engine]):
         self, ref: str, until: str = "running", timeout_s: float | None = None
     ) -> Engine:
         """The engine when it is so, has failed, or the time (``None``: no end) is over."""
-        return await self._until(
-            ref, until, lambda one: one.state in (until, "failed", "deleting"), timeout_s
-        )
+        over = {"failed", "deleting", until}
+        if until == "running":  # it came to that, or never will
+            over |= {"paused", "stopped"}
+        return await self._until(ref, until, lambda one: one.state in over, timeout_s)
 
     async def start(self, ref: str) -> None:
         await self._link.post(self._path(ref, "start"))

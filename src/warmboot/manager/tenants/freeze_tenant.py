@@ -25,7 +25,7 @@ from warmboot.host.vm.freeze_vm import FrozenVm
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.saga import Saga, SagaRunner, Step
 from warmboot.manager.core.stopwatch import Stopwatch
-from warmboot.manager.tenants.pause_tenant import called, command_of, to_be_frozen
+from warmboot.manager.tenants.pause_tenant import PauseTenant, called, command_of, to_be_frozen
 from warmboot.model.errors import IllegalTransition, NotFound, NotSupported, VmGone
 from warmboot.model.runtime_image import RuntimeImage, speaks_with
 from warmboot.model.runtime_snapshot import (
@@ -78,11 +78,19 @@ class _Freeze:
 class FreezeTenant:
     """Call it with a running tenant, whose lock is held, and the id of the snapshot to be."""
 
-    def __init__(self, store: Store, host: HostAgent, runner: SagaRunner, events: EventLog) -> None:
+    def __init__(
+        self,
+        store: Store,
+        host: HostAgent,
+        runner: SagaRunner,
+        events: EventLog,
+        pauses: PauseTenant,
+    ) -> None:
         self._store = store
         self._host = host
         self._runner = runner
         self._events = events
+        self._pauses = pauses
         self.saga = Saga(
             "freeze-tenant",
             FreezeNotes,
@@ -206,11 +214,15 @@ class FreezeTenant:
         if freeze.row.name is not None:  # it may be started from its disk alone some day
             await self._host.vms.link(record.id).sync()
         freeze.moment = await self._host.vms.freeze_in_use(record, freeze.folder)
+        await self._pauses.set_clock(freeze.tenant, record.id)
 
     async def _go_on(self, _: UUID, notes: FreezeNotes) -> None:
         """The VM may stand still since another manager was killed."""
         with contextlib.suppress(NotFound, VmGone):
-            await self._host.vms.go_on(await self._store.vms.get(notes.frozen))
+            record = await self._store.vms.get(notes.frozen)
+            await self._host.vms.go_on(record)
+            tenant = await self._store.tenants(record.kind).get(record.owner_id)
+            await self._pauses.set_clock(tenant, record.id)
 
     async def _publish(self, _: FreezeNotes, freeze: _Freeze) -> None:
         row, source = freeze.row, freeze.source

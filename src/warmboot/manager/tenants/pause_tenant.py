@@ -76,7 +76,7 @@ class PauseTenant:
         try:
             identity = identity_of(tenant, self._host.vms.link(vm_id).token)
             await self._host.vms.claim(vm_id, identity, CLOCK_TIMEOUT_S)
-        except HostError as error:
+        except (HostError, DiskFull) as error:
             log.warning("a clock was not set", vm=vm_id, error=error.brief, details=error.details)
 
     async def _set_state(self, tenant: Tenant, state: str) -> None:

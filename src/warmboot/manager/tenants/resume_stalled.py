@@ -24,7 +24,8 @@ from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.retry_until_stored import retry_until_stored
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.core.tasks import Tasks
-from warmboot.model.errors import DiskFull, VmGone
+from warmboot.manager.tenants.pause_tenant import PauseTenant
+from warmboot.model.errors import DiskFull, NotFound, VmGone
 from warmboot.model.journal.event import Event
 from warmboot.model.tenants.boot import Tenant
 from warmboot.model.vm import VmKind
@@ -40,11 +41,19 @@ _BOOTED = {f"{kind}.booted": kind for kind in (VmKind.CONTAINER, VmKind.ENGINE)}
 class ResumeStalled:
     """``on_event`` is an observer of the event log; ``adopt`` is for VMs that were there before."""
 
-    def __init__(self, store: Store, host: HostAgent, events: EventLog, tasks: Tasks) -> None:
+    def __init__(
+        self,
+        store: Store,
+        host: HostAgent,
+        events: EventLog,
+        tasks: Tasks,
+        pauses: PauseTenant,
+    ) -> None:
         self._store = store
         self._host = host
         self._events = events
         self._tasks = tasks
+        self._pauses = pauses
 
     def on_event(self, event: Event) -> None:
         if (kind := _BOOTED.get(event.kind)) is not None:
@@ -74,6 +83,9 @@ class ResumeStalled:
                 log.info(f"{who.capitalize()} goes on after {watch.elapsed_s:.2f}s")
                 resumed = partial(self._resumed, kind, tenant_id, watch.elapsed_s)
                 self._store_soon(who, vm_id, resumed)
+                with contextlib.suppress(NotFound):  # it has been removed
+                    tenant = await self._store.tenants(kind).get(tenant_id)
+                    await self._pauses.set_clock(tenant, vm_id)
 
     def _store_soon(self, who: str, vm_id: str, tell: Tell) -> None:
         """In the order of what happened, as soon as the database takes it."""
