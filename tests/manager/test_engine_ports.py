@@ -249,7 +249,7 @@ async def test_ports_outlive_a_restart_of_the_manager(place: Lab) -> None:
             await eventually(lambda: _async(is_free(number)))
             assert not is_free(held)
         await engines_of(m).delete("ci", force=True)
-        assert is_free(held)
+        await eventually(lambda: _async(is_free(held)))
 
 
 async def test_what_containers_gave_back_while_there_was_no_manager_is_free_again(
@@ -281,7 +281,7 @@ async def test_a_stopped_engine_has_its_containers_ports_again_when_it_runs(
         await create_container(client, "web", {"80/tcp": [{"HostPort": ""}]})
     number = (await published(engine, "web"))["80/tcp"]
     await engines_of(manager).stop("ci")
-    assert is_free(number)
+    await eventually(lambda: _async(is_free(number)))  # or a connection of somebody has it now
     await engines_of(manager).start("ci")
     await engines_of(manager).wait("ci", EngineUntil.RUNNING, TIMEOUT_S)
     await eventually(lambda: _async(not is_free(number)))

@@ -167,7 +167,11 @@ async def test_what_a_killed_manager_said_of_a_stall_is_not_believed(place: Lab)
 async def test_one_that_stands_still_can_be_removed(manager: Manager, web: Container) -> None:
     await manager.containers.delete("web", force=True)
     assert vmm_pids(manager.lab.storage) == []
-    assert (await look(manager)).value("warmboot_vms_stalled") == 0
+
+    async def forgotten() -> bool:
+        return (await look(manager)).value("warmboot_vms_stalled") == 0
+
+    await manager.until(forgotten)
 
 
 async def test_a_vm_that_dies_while_it_stands_still_has_failed(
