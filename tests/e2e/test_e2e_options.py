@@ -26,13 +26,18 @@ echo dns $(busybox grep nameserver /etc/resolv.conf)
 
 
 async def test_what_docker_in_its_vm_is_told_holds(site: Site, archive: Archive) -> None:
-    found = await site.run(
-        "box", "--archive", str(archive.path), "-p", "8080", "--init", "--read-only", "--tmpfs",
+    created = await site.cli(
+        "create", "--name", "box", "--archive", str(archive.path), "-p", "8080", "--init",
+        "--read-only", "--tmpfs",
         "/tmp", "-v", "data:/data", "--ulimit", "nofile=100:200", "--pids-limit", "50", "--cpus",
         "1.5", "--cap-drop", "ALL", "--shm-size", "16m", "--sysctl", "net.core.somaxconn=77",
         "--add-host", "db:192.0.2.7", "--dns", "192.0.2.53", "-h", "crate", "--restart", "always",
         "--health-cmd", "test -e /tmp/file", "--health-interval", "1s", archive.name,
     )  # fmt: skip
+    assert (await site.inspect("box"))["state"] == "created"
+    assert created.out.strip() == (await site.inspect("box"))["id"]
+    assert (await site.cli("start", "box")).out == "box\n"
+    found = await site.inspect("box")
     assert "start-own-network" in [stage["name"] for stage in found["stages"]]
     said = await site.exec("box", SEEN)
     seen = dict(line.split(" ", 1) for line in said.splitlines())
@@ -62,6 +67,12 @@ async def test_what_docker_in_its_vm_is_told_holds(site: Site, archive: Archive)
         with pytest.raises(InvalidRequest, match="`ps` does not take these options"):
             await files.processes("box", "--nonsense")
         assert {one.path for one in await files.changes("box")} >= {"/data"}
+        assert (await client.containers.get("box")).health in ("starting", "unhealthy")
+        await site.exec("box", "echo > /tmp/file")  # for which its health check looks
+        assert (await client.containers.wait("box", "healthy", 60)).health == "healthy"
+        stats = await client.containers.stats("box")
+        assert 0 < stats.memory_bytes < stats.memory_limit_bytes
+        assert (stats.cpu_s > 0, stats.processes >= 2) == (True, True)
         assert (await client.containers.rename("box", "crate")).name == "crate"
     assert await site.exec("crate", "cat /etc/hostname") == "crate\n"
     await a_fork_goes_on(site)

@@ -9,10 +9,15 @@ if TYPE_CHECKING:
     from warmboot.client.client import DEFAULT_URL, Client
     from warmboot.client.problems import ManagerUnreachable
     from warmboot.client.sessions import Session
+    from warmboot.client.sync.client import SyncClient
 
-__all__ = ["DEFAULT_URL", "Client", "ManagerUnreachable", "Session"]
+__all__ = ["DEFAULT_URL", "Client", "ManagerUnreachable", "Session", "SyncClient"]
 
-_MODULES = {"ManagerUnreachable": "problems", "Session": "sessions"}
+_MODULES = {
+    "ManagerUnreachable": "problems",
+    "Session": "sessions",
+    "SyncClient": "sync.client",
+}
 
 
 def __getattr__(name: str) -> Any:
