@@ -216,3 +216,15 @@ async def test_a_cold_boot_that_stalls_fails_and_says_why(manager: Manager) -> N
     manager.lab.set(disk_full="never")
     await manager.containers.start("web")
     assert (await manager.wait("web", Until.RUNNING)).state is ContainerState.RUNNING
+
+
+async def test_one_that_is_stalled_is_not_paused(manager: Manager, web: Container) -> None:
+    with pytest.raises(DiskFull):
+        await manager.containers.pause("web")
+    with pytest.raises(DiskFull):  # also before it was told that it is
+        await manager.host.vms.pauses.pause(str(web.vm_id))
+    assert (await manager.containers.get("web")).state is ContainerState.RUNNING
+    manager.lab.set(disk_full="never")
+    await told(manager, web, "container.resumed")
+    await manager.containers.pause("web")
+    await manager.containers.unpause("web")

@@ -48,10 +48,12 @@ class LiveVm:
         return cls(vm, GuestLink(vm_id, vm.guest_address(AGENT_PORT), token))
 
     async def pause(self) -> None:
-        """Have it stand still in memory. Idempotent."""
+        """Have it stand still in memory. Idempotent; ``DiskFull`` if it has stalled."""
         self.runs.clear()  # before: that it does not answer then is no silence
         async with on_failure(self.look):
             await self.vm.pause()
+            if await self.vm.status() is VmStatus.STALLED:  # it will be resumed when there is room
+                raise disk_full(self.vm.handle.run_dir)
 
     async def resume(self) -> None:
         await self.vm.resume()
