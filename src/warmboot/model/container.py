@@ -24,6 +24,7 @@ from warmboot.model.conventions.names import hostname_for
 from warmboot.model.errors import VmUnresponsive
 from warmboot.model.shapes import Shape
 from warmboot.model.tenants.boot import (
+    AsAsked,
     BootAttempt,
     BootMethod,
     BootPolicy,
@@ -159,7 +160,7 @@ class ContainerSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Container:
+class Container(AsAsked):
     """A row of ``containers``: what was asked (``spec``) and what runs (``shape``, ``vm_id``).
 
     ``snapshot_version`` is the version of the snapshot that it was booted from;
@@ -192,10 +193,6 @@ class Container:
     health: Health | None = None
 
     @property
-    def name(self) -> str:
-        return self.spec.name
-
-    @property
     def kind(self) -> VmKind:
         return VmKind.CONTAINER
 
@@ -204,26 +201,9 @@ class Container:
         return self.spec.host_name
 
     @property
-    def boot(self) -> BootPolicy:
-        return self.spec.boot
-
-    @property
-    def requested_shape(self) -> Shape | None:
-        return self.spec.shape
-
-    @property
-    def snapshot_id(self) -> UUID | None:
-        return UUID(self.spec.snapshot) if self.spec.snapshot else None
-
-    @property
     def base_image_id(self) -> UUID | None:
         """The runtime image that was asked for; else the one that was taken."""
         return self.spec.runtime_image_id or self.runtime_image_id
-
-    @property
-    def fallback_message(self) -> str:
-        """Why it was booted cold, in words; empty if it was not."""
-        return self.fallback_reason.phrase if self.fallback_reason else ""
 
     @property
     def answering(self) -> bool:

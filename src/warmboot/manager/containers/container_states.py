@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from warmboot.manager.protocols import Until
+from warmboot.manager.tenants import boot_tenant
 from warmboot.manager.tenants.pause_tenant import check_not_paused
 from warmboot.model.container import (
     DEFAULT_STOP_TIMEOUT_S,
@@ -21,19 +22,7 @@ from warmboot.model.errors import Conflict, VmGone
 from warmboot.model.tenants.boot import BootPolicy
 from warmboot.model.tenants.container_options import Health
 
-UNBOOTED: dict[str, Any] = {
-    "error": None,
-    "vm_id": None,
-    "boot_method": None,
-    "boot_s": None,
-    "stages": (),
-    "fallback_reason": None,
-    "fallback_details": "",
-    "snapshot_version": None,
-    "boot_attempts": (),
-    "ports": (),
-    "health": None,
-}
+UNBOOTED: dict[str, Any] = {**boot_tenant.UNBOOTED, "ports": (), "health": None}
 """What is known of a container's boot before it: nothing."""
 
 

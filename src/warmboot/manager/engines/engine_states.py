@@ -6,21 +6,11 @@ from datetime import datetime
 from typing import Any
 
 from warmboot.manager.protocols import EngineUntil
+from warmboot.manager.tenants import boot_tenant
 from warmboot.model.errors import Conflict
 from warmboot.model.tenants.engine import Engine, EngineState
 
-UNBOOTED: dict[str, Any] = {
-    "error": None,
-    "vm_id": None,
-    "handed_over": False,
-    "boot_method": None,
-    "boot_s": None,
-    "stages": (),
-    "fallback_reason": None,
-    "fallback_details": "",
-    "snapshot_version": None,
-    "boot_attempts": (),
-}
+UNBOOTED: dict[str, Any] = {**boot_tenant.UNBOOTED, "handed_over": False}
 """What is known of an engine's boot before it: nothing."""
 
 

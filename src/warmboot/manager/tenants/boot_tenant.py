@@ -10,6 +10,7 @@ It may be called again for a tenant that another manager began with: what is the
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -35,6 +36,19 @@ from warmboot.system.disks import os_error
 log = structlog.get_logger(__name__)
 
 _NOBODY = Onlooker()
+
+UNBOOTED: dict[str, Any] = {
+    "error": None,
+    "vm_id": None,
+    "boot_method": None,
+    "boot_s": None,
+    "stages": (),
+    "fallback_reason": None,
+    "fallback_details": "",
+    "snapshot_version": None,
+    "boot_attempts": (),
+}
+"""What is known of a tenant's boot before it: nothing."""
 
 
 class BootTenant:

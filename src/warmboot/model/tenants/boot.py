@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from warmboot.model.shapes import Shape
@@ -91,6 +91,37 @@ class BootAttempt:
     version: int
     reason: FallbackReason
     details: str = ""
+
+
+class AsAsked:
+    """What a tenant says of itself by what was asked for, its ``spec``."""
+
+    __slots__ = ()
+    spec: Any
+    fallback_reason: FallbackReason | None
+
+    @property
+    def name(self) -> str:
+        return str(self.spec.name)
+
+    @property
+    def boot(self) -> BootPolicy:
+        asked: BootPolicy = self.spec.boot
+        return asked
+
+    @property
+    def requested_shape(self) -> Shape | None:
+        asked: Shape | None = self.spec.shape
+        return asked
+
+    @property
+    def snapshot_id(self) -> UUID | None:
+        return UUID(self.spec.snapshot) if self.spec.snapshot else None
+
+    @property
+    def fallback_message(self) -> str:
+        """Why it was booted cold, in words; empty if it was not."""
+        return self.fallback_reason.phrase if self.fallback_reason else ""
 
 
 class Tenant(Protocol):

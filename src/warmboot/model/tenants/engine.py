@@ -23,6 +23,7 @@ from warmboot.model.container import PortMapping
 from warmboot.model.conventions.names import hostname_for
 from warmboot.model.shapes import Shape
 from warmboot.model.tenants.boot import (
+    AsAsked,
     BootAttempt,
     BootMethod,
     BootPolicy,
@@ -141,7 +142,7 @@ class EnginePort:
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class Engine(AsAsked):
     """A row of ``engines``: what was asked (``spec``) and what runs (``shape``, ``vm_id``).
 
     ``runtime_image_id``, ``runtime_snapshot_id``, ``snapshot_version`` and ``boot_attempts`` as of
@@ -186,29 +187,8 @@ class Engine:
         return self.vm_id if self.state in (EngineState.RUNNING, EngineState.PAUSED) else None
 
     @property
-    def name(self) -> str:
-        return self.spec.name
-
-    @property
     def host_name(self) -> str:
         return hostname_for(self.spec.name)
-
-    @property
-    def boot(self) -> BootPolicy:
-        return self.spec.boot
-
-    @property
-    def requested_shape(self) -> Shape | None:
-        return self.spec.shape
-
-    @property
-    def snapshot_id(self) -> UUID | None:
-        return UUID(self.spec.snapshot) if self.spec.snapshot else None
-
-    @property
-    def fallback_message(self) -> str:
-        """Why it was booted cold, in words; empty if it was not."""
-        return self.fallback_reason.phrase if self.fallback_reason else ""
 
     @property
     def docker_host(self) -> str:
