@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 CLIENT = ROOT / "src" / "warmboot" / "client"
 SYNC = CLIENT / "sync"
 SOURCES = {
+    "containers": CLIENT / "containers" / "containers.py",
     "nouns": CLIENT / "nouns.py",
     "engines": CLIENT / "engines" / "engines.py",
     "files": CLIENT / "files" / "container_files.py",
@@ -153,9 +154,10 @@ def method_of(method: Function) -> str:
         sync = sync.replace(", None]", "]")
     asked = ", ".join(words)
     managed = any("contextmanager" in ast.unparse(one) for one in method.decorator_list)
-    if managed:  # of an iterator: the events
+    if managed:
         sync = f"AbstractContextManager[{sync.removeprefix('Iterator[')}"
-        work = f"self._portal.entered({call}({asked}), self._portal.iterate)"
+        value = "iterate" if "[Iterator" in sync else "value"
+        work = f"self._portal.entered({call}({asked}), self._portal.{value})"
     elif "AbstractAsyncContextManager" in answer:
         work = f"self._portal.entered({call}({asked}), self._portal.session)"
     elif answer.startswith(("AsyncIterator", "AsyncGenerator")):

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.cli.conftest import WARMBOOT
@@ -138,7 +139,7 @@ async def test_much_arrives_of_what_json_writes_with_six_characters(client: Clie
     ids=["argument", "variable", "together"],
 )
 async def test_more_than_linux_takes_is_refused_in_a_sentence(
-    client: Client, body: dict[str, object], brief: str
+    client: Client, body: dict[str, Any], brief: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
         await client.containers.create(image="busybox", **body)
@@ -154,7 +155,7 @@ async def test_more_than_linux_takes_is_refused_in_a_sentence(
     ids=["argument", "variable"],
 )
 async def test_what_the_schema_refuses_first_is_said_with_the_limit(
-    client: Client, body: dict[str, object]
+    client: Client, body: dict[str, Any]
 ) -> None:
     with pytest.raises(InvalidRequest, match="is not valid") as refused:
         await client.containers.create(image="busybox", **body)

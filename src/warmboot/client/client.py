@@ -14,13 +14,13 @@ from typing import Any, Self
 
 import httpx
 
+from warmboot.client.containers import Containers
 from warmboot.client.endpoint import DEFAULT_URL, Endpoint
 from warmboot.client.engines import Engines
 from warmboot.client.files.container_files import ContainerFiles
 from warmboot.client.garbage import GarbageCollector
 from warmboot.client.nouns import (
     Archives,
-    Containers,
     Events,
     RuntimeImages,
     RuntimeSnapshots,

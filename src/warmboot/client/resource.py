@@ -12,6 +12,15 @@ from warmboot.client.transport import Transport, segment
 T = TypeVar("T")
 
 
+def given(**values: Any) -> dict[str, Any]:
+    """Those that are not ``None``: what is not given is not sent."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def flags(**values: bool) -> dict[str, str]:
+    return {name: "true" for name, value in values.items() if value}
+
+
 class Resource(Generic[T]):
     """``ref`` is a name, an id, or the beginning of an id."""
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from warmboot.client.decode import items
+from warmboot.client.problems import error_of
 from warmboot.client.resource import Resource
 from warmboot.client.results import Shape, Stage
+from warmboot.model.errors import NotFound
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,44 @@ class Engines(Resource[Engine]):
         """So many engines that go on from it as it is now: all of them run, or none is left."""
         made = await self._link.post_slow(self._path(ref, "fork"), {}, {"count": count})
         return items(Engine, made)
+
+    @asynccontextmanager
+    async def running(self, **fields: Any) -> AsyncIterator[Engine]:
+        """An engine that runs, and is removed at the end. ``fields`` as for ``create``."""
+        engine_id = await self.create(**fields)
+        try:
+            yield await self._up(engine_id)
+        finally:
+            await self._removed(engine_id)
+
+    @asynccontextmanager
+    async def forked(self, ref: str) -> AsyncIterator[Engine]:
+        """One that goes on from it as it is now, and is removed at the end."""
+        (engine,) = await self.fork(ref)
+        try:
+            yield await self._up(engine.id)
+        finally:
+            await self._removed(engine.id)
+
+    @asynccontextmanager
+    async def snapshotted(self, ref: str, name: str) -> AsyncIterator[str]:
+        """The id of a snapshot of it as it is now, which is removed at the end."""
+        snapshot_id = await self.snapshot(ref, name)
+        try:
+            yield snapshot_id
+        finally:
+            with contextlib.suppress(NotFound):  # somebody may have removed it before
+                await self._link.delete(f"/v1/runtime-snapshots/{snapshot_id}")
+
+    async def _up(self, engine_id: str) -> Engine:
+        engine = await self.wait(engine_id)
+        if engine.state != "running":
+            raise error_of(engine.error or {"brief": f"the engine is {engine.state}"})
+        return engine
+
+    async def _removed(self, engine_id: str) -> None:
+        with contextlib.suppress(NotFound):
+            await self.delete(engine_id, force=True)
 
     async def log_in(self, ref: str, logins: Sequence[Mapping[str, str]]) -> None:
         """Have it pull, push and build with these; each as in PUT …/registry-logins."""

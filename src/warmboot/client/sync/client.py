@@ -11,12 +11,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from warmboot.client.client import Client
+from warmboot.client.sync.containers import Containers
 from warmboot.client.sync.engines import Engines
 from warmboot.client.sync.files import ContainerFiles
 from warmboot.client.sync.garbage import GarbageCollector
 from warmboot.client.sync.nouns import (
     Archives,
-    Containers,
     Events,
     RuntimeImages,
     RuntimeSnapshots,

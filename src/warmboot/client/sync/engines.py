@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from warmboot.client.engines.engines import Engine  # keep
@@ -44,6 +45,18 @@ class Engines:
     def fork(self, ref: str, count: int = 1) -> builtins.list[Engine]:
         """So many engines that go on from it as it is now: all of them run, or none is left."""
         return self._portal.run(lambda: self._of.fork(ref, count))
+
+    def running(self, **fields: Any) -> AbstractContextManager[Engine]:
+        """An engine that runs, and is removed at the end. ``fields`` as for ``create``."""
+        return self._portal.entered(self._of.running(**fields), self._portal.value)
+
+    def forked(self, ref: str) -> AbstractContextManager[Engine]:
+        """One that goes on from it as it is now, and is removed at the end."""
+        return self._portal.entered(self._of.forked(ref), self._portal.value)
+
+    def snapshotted(self, ref: str, name: str) -> AbstractContextManager[str]:
+        """The id of a snapshot of it as it is now, which is removed at the end."""
+        return self._portal.entered(self._of.snapshotted(ref, name), self._portal.value)
 
     def log_in(self, ref: str, logins: Sequence[Mapping[str, str]]) -> None:
         """Have it pull, push and build with these; each as in PUT …/registry-logins."""

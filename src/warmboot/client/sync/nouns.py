@@ -5,27 +5,17 @@ from __future__ import annotations
 import builtins
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from warmboot.client.nouns import Archives as _Archives
-from warmboot.client.nouns import Containers as _Containers
 from warmboot.client.nouns import Events as _Events
 from warmboot.client.nouns import RuntimeImages as _RuntimeImages
 from warmboot.client.nouns import RuntimeSnapshots as _RuntimeSnapshots
 from warmboot.client.nouns import System as _System
-from warmboot.client.results import (
-    Check,
-    Container,
-    Event,
-    LogChunk,
-    Registered,
-    RuntimeImage,
-    RuntimeSnapshot,
-)
-from warmboot.client.sync.portal import Portal, Session
-from warmboot.client.usage import ContainerStats, Usage
+from warmboot.client.results import Check, Event, Registered, RuntimeImage, RuntimeSnapshot
+from warmboot.client.sync.portal import Portal
+from warmboot.client.usage import Usage
 
 
 class RuntimeImages:
@@ -111,126 +101,6 @@ class RuntimeSnapshots:
     def rebuild(self, snapshot_id: str) -> str:
         """Begin to build a snapshot's successor, and return the successor's id."""
         return self._portal.run(lambda: self._of.rebuild(snapshot_id))
-
-
-class Containers:
-    def __init__(self, portal: Portal, of: _Containers) -> None:
-        self._portal, self._of = portal, of
-
-    def create(self, *, image: str, **fields: Any) -> str:
-        """Create a container, and start it unless ``start=False``; returns its id.
-
-        ``fields`` as in POST /v1/containers.
-        """
-        return self._portal.run(lambda: self._of.create(image=image, **fields))
-
-    def list(
-        self,
-        *,
-        all_states: bool = False,
-        states: Sequence[str] = (),
-        labels: Sequence[str] = (),
-        name: str = "",
-    ) -> builtins.list[Container]:
-        """Those in ``states`` that have all ``labels`` and ``name`` in their name."""
-        return self._portal.run(
-            lambda: self._of.list(all_states=all_states, states=states, labels=labels, name=name)
-        )
-
-    def iterate(
-        self,
-        *,
-        all_states: bool = False,
-        states: Sequence[str] = (),
-        labels: Sequence[str] = (),
-        name: str = "",
-    ) -> Iterator[Container]:
-        """As ``list``, newest first; the next part is asked for when it is needed."""
-        return self._portal.iterate(
-            self._of.iterate(all_states=all_states, states=states, labels=labels, name=name)
-        )
-
-    def wait(self, ref: str, until: str = "exited", timeout_s: float | None = None) -> Container:
-        """The container when it is so, has failed, or the time (``None``: no end) is over."""
-        return self._portal.run(lambda: self._of.wait(ref, until, timeout_s))
-
-    def rename(self, ref: str, name: str) -> Container:
-        """Give it another name; its host name stays as it is. ``NameTaken``."""
-        return self._portal.run(lambda: self._of.rename(ref, name))
-
-    def stats(self, ref: str) -> ContainerStats:
-        """What it uses, as its Docker counts it; this takes a second or two."""
-        return self._portal.run(lambda: self._of.stats(ref))
-
-    def start(self, ref: str) -> None:
-        self._portal.run(lambda: self._of.start(ref))
-
-    def stop(self, ref: str, timeout_s: float | None = None, signal: str | None = None) -> None:
-        """``signal``, then SIGKILL; both and the time between, if not given, are its own."""
-        self._portal.run(lambda: self._of.stop(ref, timeout_s, signal))
-
-    def kill(self, ref: str, signal: str = "SIGKILL") -> None:
-        self._portal.run(lambda: self._of.kill(ref, signal))
-
-    def pause(self, ref: str) -> None:
-        """Have its VM stand still in memory."""
-        self._portal.run(lambda: self._of.pause(ref))
-
-    def unpause(self, ref: str) -> None:
-        """Have it go on where it was, with the time of now."""
-        self._portal.run(lambda: self._of.unpause(ref))
-
-    def fork(self, ref: str, count: int = 1) -> builtins.list[Container]:
-        """So many that go on from it as it is now: all of them run, or none is left."""
-        return self._portal.run(lambda: self._of.fork(ref, count))
-
-    def restart(self, ref: str, timeout_s: float | None = None) -> None:
-        self._portal.run(lambda: self._of.restart(ref, timeout_s))
-
-    def logs(
-        self,
-        ref: str,
-        *,
-        follow: bool = False,
-        tail: int | None = None,
-        timestamps: bool = False,
-        since: datetime | None = None,
-        until: datetime | None = None,
-    ) -> Iterator[LogChunk]:
-        """The container's output; ``since`` and ``until`` are times with a time zone."""
-        return self._portal.iterate(
-            self._of.logs(
-                ref, follow=follow, tail=tail, timestamps=timestamps, since=since, until=until
-            )
-        )
-
-    def boot_log(self, ref: str) -> str:
-        """What its guest has said on its console since its VM was booted or restored."""
-        return self._portal.run(lambda: self._of.boot_log(ref))
-
-    def exec(
-        self, ref: str, command: Sequence[str], **options: Any
-    ) -> AbstractContextManager[Session]:
-        """Run a command; ``options`` as in the start frame (tty, stdin, environment, …)."""
-        return self._portal.entered(self._of.exec(ref, command, **options), self._portal.session)
-
-    def attach(
-        self, ref: str, *, logs: bool = True, start: bool = False
-    ) -> AbstractContextManager[Session]:
-        """The container's own process; with ``logs``, from its first output on.
-
-        One that is being created is waited for. If it was created with ``attach``, it is started
-        only when the session has begun. So is one that does not run, with ``start``.
-        """
-        return self._portal.entered(
-            self._of.attach(ref, logs=logs, start=start), self._portal.session
-        )
-
-    def get(self, ref: str) -> Container:
-        return self._portal.run(lambda: self._of.get(ref))
-
-    def delete(self, ref: str, *, force: bool = False) -> None:
-        self._portal.run(lambda: self._of.delete(ref, force=force))
 
 
 class Archives:

@@ -69,6 +69,10 @@ class Portal:
         with self._there.wrap_async_context_manager(manager) as value:
             yield as_sync(value)
 
+    @staticmethod
+    def value(one: T) -> T:
+        return one
+
     def session(self, session: AsyncSession) -> Session:
         return Session(self, session)
 

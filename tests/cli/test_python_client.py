@@ -1,0 +1,109 @@
+"""The client's calls that do several steps at once, its fixtures for pytest, and its how-to."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from tests.cli.conftest import ROOT, Served
+
+from warmboot.api.schemas.container_requests import ContainerIn
+from warmboot.client import Client, SyncClient
+from warmboot.client.containers import Containers
+from warmboot.model.errors import CommandNotFound, Conflict
+
+PAGE = ROOT / "docs" / "how-to" / "python-client.md"
+EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_create_has_what_the_api_has() -> None:
+    assert set(inspect.signature(Containers.create).parameters) - {"self"} == {
+        *ContainerIn.model_fields
+    }
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_the_examples_of_its_page_work(
+    served: Served, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WARMBOOT_URL", served.url)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(EXAMPLES[number], f"{PAGE}, example {number}", "exec"), {"__name__": "example"})
+    assert not served.fakes.containers.rows
+
+
+async def test_a_run_leaves_nothing_whatever_happens(served: Served) -> None:
+    async with Client(served.url) as client:
+        ill = await client.containers.run("busybox", ["err", "oh"], name="c")
+        assert (ill.exit_code, ill.stdout, ill.stderr) == (0, b"", b"oh\n")
+        assert (await client.containers.run("busybox", ["exit", "7"])).exit_code == 7
+        with pytest.raises(CommandNotFound, match="the image has no program"):
+            await client.containers.run("busybox", ["missing"])
+        with pytest.raises(TimeoutError):
+            await client.containers.run("busybox", ["sleep"], timeout_s=0.5)
+        assert await client.containers.list(all_states=True) == []
+
+
+def test_a_port_is_waited_for(served: Served) -> None:
+    with SyncClient(served.url) as client, socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        client.containers.create("b", name="c", ports=[{"container_port": 80, "host_port": port}])
+        assert client.containers.wait_for_port("c", 80) == ("127.0.0.1", port)
+        with pytest.raises(Conflict, match="does not publish its port 81"):
+            client.containers.wait_for_port("c", 81)
+        listener.close()
+        with pytest.raises(TimeoutError):
+            client.containers.wait_for_port("c", 80, timeout_s=0.3)
+
+
+def test_a_snapshot_is_there_for_as_long_as_its_context(
+    served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with SyncClient(served.url) as client, client.engines.running(name="e") as engine:
+        image = client.images.register("default", path=str(tmp_path))
+        known = client.snapshots.create(image.id)
+
+        async def snapshot(ref: str, name: str) -> UUID:
+            return UUID(known)
+
+        monkeypatch.setattr(served.fakes.engines, "snapshot", snapshot)
+        with client.engines.snapshotted(engine.name, "moment") as snapshot_id:
+            assert client.snapshots.get(snapshot_id).state != "deleted"
+        assert client.snapshots.get(snapshot_id).state == "deleted"
+    assert not served.fakes.engines.rows
+
+
+TESTS = """
+seen = set()
+
+def test_one(warmboot_fork, warmboot_engine):
+    assert warmboot_fork.state == warmboot_engine.state == "running"
+    seen.add(warmboot_fork.id)
+
+def test_another(warmboot_fork, warmboot_engine, warmboot_client):
+    assert warmboot_fork.id not in seen | {warmboot_engine.id}
+    assert not seen & {one.id for one in warmboot_client.engines.list()}
+"""
+
+
+def test_each_test_has_a_fork_of_the_sessions_engine(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["warmboot.testing"]\n')
+    (tmp_path / "test_it.py").write_text(TESTS)
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "--rootdir", ".", "."],
+        cwd=tmp_path,
+        env={**os.environ, "WARMBOOT_URL": served.url},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "2 passed" in ran.stdout, ran.stdout + ran.stderr
+    assert not served.fakes.engines.rows
