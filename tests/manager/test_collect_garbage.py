@@ -131,7 +131,7 @@ async def test_orphans_of_every_kind_go(snapshot: RuntimeSnapshot, manager: Mana
         root / "vms" / "vm-nobody",
         root / "archives" / ("cd" * 32),
         root / "archives" / ".upload-12",
-        root / "checkpoint-archives" / "x.tar",
+        root / "checkpoint-archives",
         Path(snapshot.snapshot_path) / ".seen.json.new",
     ]
     for path in orphans:

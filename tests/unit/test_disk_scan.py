@@ -62,7 +62,7 @@ async def test_everything_is_seen_for_what_it_is(scan: DiskScan) -> None:
         "vms/vm-1": (Kind.VM_FOLDER, "vm-1"),
         "archives/cd34": (Kind.ARCHIVE, "cd34"),
         "archives/.upload-1": (Kind.TEMPORARY, ".upload-1"),
-        "checkpoint-archives/x.tar": (Kind.TEMPORARY, "x.tar"),
+        "checkpoint-archives": (Kind.TEMPORARY, "checkpoint-archives"),
     }
 
 

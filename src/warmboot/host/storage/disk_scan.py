@@ -9,7 +9,8 @@
                      /<image>/<id>/*.new  TEMPORARY
     vms/<id>/                             VM_FOLDER         owner: the VM; not if it has a process
     archives/<sha256>                     ARCHIVE           owner: the archive
-    archives/.upload-…, checkpoint-archives/…   TEMPORARY (the latter of earlier versions)
+    archives/.upload-…                    TEMPORARY
+    checkpoint-archives/                  TEMPORARY         of imports that earlier versions made
 
 A scan changes nothing. What it finds was there before the database is asked about owners, and a
 row is written before its folder is made: so what has no owner then is really nobody's.
@@ -30,6 +31,8 @@ from warmboot.host.vm.leftovers import users_of
 from warmboot.model.garbage import DiskEntry, Kind
 from warmboot.system.staging import is_left_over
 from warmboot.system.usage import statuses_below
+
+EARLIER_IMPORTS = "checkpoint-archives"
 
 
 class DiskScan:
@@ -65,8 +68,7 @@ class DiskScan:
         for path in _children(self.root / "archives"):
             kind = Kind.TEMPORARY if path.name.startswith(".upload-") else Kind.ARCHIVE
             yield from _entry(kind, path, path.name)
-        for path in _children(self.root / "checkpoint-archives"):
-            yield from _entry(Kind.TEMPORARY, path, path.name)
+        yield from _entry(Kind.TEMPORARY, self.root / EARLIER_IMPORTS, EARLIER_IMPORTS)
 
     def _images(self) -> Iterator[DiskEntry]:
         for folder in _children(self.root / "runtime-images"):
