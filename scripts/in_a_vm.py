@@ -26,6 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 STATE = Path(os.environ.get("WARMBOOT_STATE", ROOT / ".state"))
 VENV = ROOT / ".venv"
+CRIU = ROOT / ".state" / "criu"
 CHECKOUT = ("src", "tests", "testbed", "pyproject.toml")
 POSTGRESQL = (Path("/usr/lib/postgresql"), Path("/usr/share/postgresql"))
 LIBRARIES = Path("/usr/lib/x86_64-linux-gnu")
@@ -152,7 +153,8 @@ def packed() -> Path:
     packages = sorted(path.name for path in site_packages().glob("*.dist-info"))
     versions = sorted(str(path) for path in POSTGRESQL[0].glob("*"))
     python = (VENV / "bin/python").resolve()
-    parts = [str(ROOT), str(STATE), str(python), INIT, INSIDE, *packages, *versions]
+    criu = (CRIU / "bin" / "criu").read_text()
+    parts = [str(ROOT), str(STATE), str(python), criu, INIT, INSIDE, *packages, *versions]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     disk = STATE / "vm" / f"{key}.ext4"
     if disk.exists():
@@ -187,7 +189,7 @@ def fill(tree: Path) -> None:
     _copy(site_packages(), tree, *LEFT_OUT)
     _copy(VENV / "pyvenv.cfg", tree)
     shutil.copytree(VENV / "bin", _inside(tree, VENV / "bin"), symlinks=True)
-    _copy(ROOT / ".state" / "criu", tree)
+    _copy(CRIU, tree)
     for folder in POSTGRESQL:
         _copy(folder, tree)
     programs = [interpreter, *standard.glob("lib-dynload/*.so"), *POSTGRESQL[0].glob("*/bin/*")]

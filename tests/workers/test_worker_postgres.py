@@ -74,7 +74,11 @@ async def test_postgresql_loses_nothing_under_load(client: Client, engine: Docke
             TIMEOUT_S,
         )
 
-    first = await eventually(connected, "it listens", 2 * TIMEOUT_S)
+    try:
+        first = await eventually(connected, "it listens", 2 * TIMEOUT_S)
+    except AssertionError as error:
+        said = b"".join([chunk async for chunk in client.workers.logs(worker.id, tail=20)])
+        raise AssertionError(said.decode()) from error
     await first.execute("create table stored (client int, number int)")
     connections = [await eventually(connected) for _ in range(CLIENTS)]
     load = [asyncio.create_task(store(*each)) for each in enumerate(connections)]

@@ -184,7 +184,9 @@ def _time(record: bytes | None, text: bytes) -> int:
         if record is None:
             return (_owner(text) if text[0] != 0xFF else 0) % _FAR * 10**9
         seconds, _, rest = record.decode("ascii").partition(".")
-        return max(-_FAR, min(int(seconds), _FAR)) * 10**9 + int(f"{rest:0<9.9}")
+        fraction = int(f"{rest:0<9.9}")
+        whole = max(-_FAR, min(int(seconds), _FAR)) * 10**9
+        return whole - fraction if seconds.startswith("-") else whole + fraction
     except ValueError:
         return 0
 

@@ -172,8 +172,9 @@ def _member(packed: _Packed, path: str, name: str, status: os.stat_result) -> ta
     mode = status.st_mode
     member.mode, member.uid, member.gid = stat.S_IMODE(mode), status.st_uid, status.st_gid
     member.mtime = status.st_mtime_ns // 10**9
-    seconds, rest = divmod(status.st_mtime_ns, 10**9)
-    records = {"mtime": f"{seconds}.{rest:09}"} if rest and seconds >= 0 else {}
+    seconds, rest = divmod(abs(status.st_mtime_ns), 10**9)
+    sign = "-" if status.st_mtime_ns < 0 else ""
+    records = {"mtime": f"{sign}{seconds}.{rest:09}"} if rest else {}
     if not stat.S_ISDIR(mode) and status.st_nlink > 1:
         inode = (status.st_dev, status.st_ino)
         first = packed.links.setdefault(inode, name)

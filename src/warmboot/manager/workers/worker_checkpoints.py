@@ -99,7 +99,10 @@ class WorkerCheckpoints:
         A moment later: whoever waits for the one that was just made shall not wait for this.
         """
         await asyncio.sleep(RETENTION_DELAY_S)
-        now = await self._store.workers.get(worker.id)
+        try:
+            now = await self._store.workers.get(worker.id)
+        except NotFound:  # removed meanwhile, with its checkpoints
+            return
         if now.state is WorkerState.RESUMING:
             return
         kept = await self._store.checkpoints.of_worker(worker.id)
