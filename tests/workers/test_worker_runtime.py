@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,12 @@ from tests.workers.conftest import (
 
 from warmboot.client import Client, ManagerUnreachable
 from warmboot.criu.continuity import memory_bytes
+from warmboot.criu.runtime.dump import MASKED, masked_in
 from warmboot.criu.runtime.orders import ROOT
+from warmboot.criu.runtime.program import EMPTY
 from warmboot.docker.engine import DockerEngine
 from warmboot.model.errors import CheckpointError, WarmbootError
+from warmboot.system import procfs
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
 
@@ -63,6 +67,34 @@ async def test_memory_survives_a_pause_past_the_engine(
         "worker.resuming",
         "worker.running",
     ]
+
+
+async def test_what_an_engine_hides_stays_hidden_and_is_in_no_checkpoint(
+    client: Client, engine: DockerEngine, tmp_path: Path
+) -> None:
+    worker = await start_on(client, engine)
+    secret, seen = await counted(client, worker.id)
+    saved, there = set(), {one for one in MASKED if Path(one).is_dir()}
+    for name in ("first", "second"):  # at the second it is a restore that hides
+        pid = (await engine.inspect(worker.docker_id or "")).pid
+        assert set(masked_in(pid)) == there
+        mounts = [line.split(" ") for line in procfs.lines(Path("/proc", str(pid), "mountinfo"))]
+        whole = [words for words in mounts if words[3] == "/" and "tmpfs" in words]
+        saved = {words[4] for words in whole} - there
+        await client.workers.pause(worker.id, name)
+        memory = tmp_path / "s" / "checkpoints" / worker.id / name / "memory"
+        assert len(list(memory.glob("tmpfs-dev-*"))) == len(saved)
+        shutil.rmtree(EMPTY, ignore_errors=True)  # as after a reboot
+        if name == "first":
+            await client.workers.resume(worker.id)
+        else:
+            await engine.start(worker.docker_id or "")
+            await client.workers.wait(worker.id, "running", TIMEOUT_S)
+        found, seen = await counted(client, worker.id, beyond=seen)
+        assert found == secret
+    pid = (await engine.inspect(worker.docker_id or "")).pid
+    assert set(masked_in(pid)) == there, "empty, and read-only"
+    assert "/dev/shm" in saved
 
 
 async def test_nothing_is_left_of_a_worker_that_is_removed(

@@ -16,9 +16,11 @@ from warmboot.criu.runtime.files import remove_script, write_script
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.held_files import command_to_note, held_in, write_noted
 from warmboot.criu.runtime.orders import Runc, give_options, runc_of
+from warmboot.criu.runtime.program import EMPTY
 from warmboot.criu.runtime_work import end_in, ends_within, freeze, thaw
 from warmboot.docker.facts import ContainerFacts
 from warmboot.model.errors import CheckpointError, DiskFull, HostError
+from warmboot.system import procfs
 from warmboot.system.concurrency import finish
 from warmboot.system.programs import run_program
 
@@ -29,6 +31,23 @@ ENDS_WITHIN_S = 1.0
 OPTIONS = ("tcp-established", "file-locks", "link-remap", f"ghost-limit {1 << 40}")
 """CRIU's, for dumps and restores: open connections, locks, files whose name is gone but that live
 on under another one, and deleted files of any size."""
+
+MASKED = {
+    place: f"{EMPTY}/{place[1:].replace('/', '-')}"
+    for place in (
+        "/proc/acpi",
+        "/proc/asound",
+        "/proc/scsi",
+        "/sys/devices/virtual/powercap",
+        "/sys/firmware",
+    )
+}
+"""Folders that engines hide, each under an empty tmpfs; and what hides them after a restore, an
+empty folder each. CRIU runs tar to save and to restore a tmpfs, which takes longer than all else
+that it does about mounts. Of two mounts of one folder it restores only one as read-only."""
+
+RESTORE_OPTIONS = (*OPTIONS, *(f"external mnt[{one}]:{empty}" for one, empty in MASKED.items()))
+"""An option for what was not left out of the dump has no effect."""
 
 
 async def dump(
@@ -91,13 +110,32 @@ def _prepare(
             resolution="`warmboot doctor` checks the runtime; restart the worker with it",
         )
     held = held_in(mounts, work.pid)
-    options = list(OPTIONS)
+    options = [*OPTIONS, *(f"external mnt[{path}]:{path}" for path in masked_in(work.pid))]
     if layer is not None or held:
         note = command_to_note(held, folder.held) if held else ""
         script = write_script(work.container_id, layer, folder, note)
         options.append(f"action-script {script}")
     give_options(work.container_id, options)
     return runc, held
+
+
+def masked_in(pid: int, proc: Path = Path("/proc")) -> list[str]:
+    """Which of ``MASKED`` are hidden in the container of ``pid``, and by nothing but emptiness.
+
+    By a tmpfs as the engine has made it, or by our folder since a restore.
+    """
+    found: dict[str, bool] = {}
+    with contextlib.suppress(OSError):
+        for line in procfs.lines(proc / str(pid) / "mountinfo"):
+            words = line.split(" ")
+            root, place, options, kind = *words[3:6], words[words.index("-") + 1]
+            if place in MASKED:
+                ours = root.endswith(MASKED[place].removeprefix("/run"))
+                engines = (root, kind) == ("/", "tmpfs")
+                read_only, is_only_one = "ro" in options.split(","), place not in found
+                empty = not any((proc / str(pid) / "root" / place[1:]).iterdir())
+                found[place] = (ours or engines) and read_only and is_only_one and empty
+    return [place for place, hidden in found.items() if hidden]
 
 
 @contextlib.asynccontextmanager

@@ -20,6 +20,7 @@ import sys
 
 VERSION = 1
 STATE = "/var/lib/warmboot-runtime"
+EMPTY = "/run/warmboot/empty"
 NOTED, RESUME, OPTIONS = "noted", "resume", "criu.conf"
 CHECKED = "checked"
 SUMS, BLOCK_BYTES = "sums.json", 8 << 20  # as of a checkpoint's files, see ``sums``

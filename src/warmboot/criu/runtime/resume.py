@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from pathlib import Path
 
 from warmboot.criu.in_progress import Limits, Work, unless_it_hangs
 from warmboot.criu.log import CriuLog
 from warmboot.criu.refusals import restore_failure
-from warmboot.criu.runtime.dump import OPTIONS
+from warmboot.criu.runtime.dump import MASKED, RESTORE_OPTIONS
 from warmboot.criu.runtime.folders import CheckpointFolder, clear
 from warmboot.criu.runtime.left_shims import end_shim, is_kept
 from warmboot.criu.runtime.orders import checked, order
@@ -102,12 +103,14 @@ async def give_order(
     def give() -> None:
         clear(folder.restore_work)
         folder.restore_work.mkdir(mode=0o700, parents=True)
+        for empty in map(Path, MASKED.values()):
+            empty.mkdir(mode=0o555, parents=True, exist_ok=True)
         order(
             container_id,
             search_path=search_path,
             images=folder.memory,
             work=folder.restore_work,
-            options=("tcp-close", *OPTIONS) if closes else OPTIONS,
+            options=("tcp-close", *RESTORE_OPTIONS) if closes else RESTORE_OPTIONS,
         )
 
     try:

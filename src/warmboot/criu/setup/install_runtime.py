@@ -72,6 +72,7 @@ def text_for(interpreter: Path) -> str:
     words = {
         "PYTHON": f"{interpreter} {_OPTIONS}",
         "STATE": program.STATE,
+        "EMPTY": program.EMPTY,
         "SHOW_KERNDAT": shlex.join(SHOW_KERNDAT),
         "KERNDAT": KERNDAT,
     }

@@ -102,6 +102,14 @@ $runc
             done
         } < "$folder/resume"
         write "$folder/criu.conf" "$options"
+        while read -r option value; do # what hides folders is gone since a reboot
+            empty=${value#*]:}
+            case $option:$empty in
+            external:EMPTY/*) [ -d "$empty" ] || mkdir -p -m 555 "$empty" ;;
+            esac
+        done <<end
+$options
+end
         if [ -e "$folder/checked" ]; then # for this start, and no other
             mv "$folder/checked" "$folder/restored"
         else
