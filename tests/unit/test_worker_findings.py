@@ -40,6 +40,13 @@ def test_it_says_on_which_network_an_engine_restores(version: str, said: str) ->
     assert said in found.note
 
 
+@pytest.mark.parametrize("version", ["20.10.24", "25.0.0", "26.0.0", "28.5.2"])
+def test_with_the_runtime_every_engine_restores_on_bridges_too(version: str) -> None:
+    runtimes = {"warmboot": "/opt/warmboot/runtime/warmboot-runtime"}
+    found = findings.version(replace(ENGINE, version=version, runtimes=runtimes))
+    assert (found.ok, found.note) == (True, "restores on 'host', 'none' and bridges")
+
+
 @pytest.mark.parametrize("version", ["25.0.0", "25.0.3"])
 def test_an_engine_that_cannot_restore_at_all_is_told(version: str) -> None:
     found = findings.version(replace(ENGINE, version=version))
