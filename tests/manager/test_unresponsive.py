@@ -280,8 +280,12 @@ async def test_one_whose_guest_is_silent_is_shown_and_kept(
         raise GuestUnreachable("the guest agent does not answer", details="connection refused")
 
     monkeypatch.setattr(GuestLink, "pulse", none)
-    error = (await told(watching, "container.unresponsive")).data["error"]
-    assert "connection refused" in error["details"]
+
+    async def shown() -> bool:
+        error = (await watching.containers.get("web")).error or {}
+        return "connection refused" in error.get("details", "")
+
+    await watching.until(shown, "it is shown with the reason")
     assert state_of(await watching.vm_pid("web")) in "SR"
     monkeypatch.setattr(GuestLink, "pulse", pulse)
     await told(watching, "container.answering")
@@ -300,11 +304,19 @@ async def test_one_that_answers_late_is_not_accused(
         if call >= 2 * unresponsive.ASKED:
             heard.set()
 
+    async def accused() -> int:
+        web = await watching.containers.get("web")
+        kinds = [event.kind for event in await watching.events_of(web.id)]
+        return kinds.count("container.unresponsive")
+
+    async def cleared() -> bool:
+        return (await watching.containers.get("web")).error is None
+
     monkeypatch.setattr(GuestLink, "pulse", late)
+    before = await accused()  # on a busy machine it may have been late indeed
     await asyncio.wait_for(heard.wait(), 60)
-    web = await watching.containers.get("web")
-    assert web.error is None
-    assert "container.unresponsive" not in {e.kind for e in await watching.events_of(web.id)}
+    await watching.until(cleared)
+    assert await accused() == before
 
 
 @pytest.mark.parametrize("how", ["stop", "kill", "remove"])

@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator
 
 import pytest
+from tests.support.impatient import impatient_with_docker
 from tests.support.managers import Lab, Manager, vmm_pids
 
 from warmboot.host.guest import guest_connections
@@ -100,11 +101,14 @@ async def test_one_that_died_is_not_the_snapshots_fault(waiting: Manager) -> Non
     assert disk_now == (snapshot.snapshot_path / DISK_FILE).read_bytes()
 
 
-async def test_one_that_does_not_answer_falls_back_and_goes(place: Lab) -> None:
-    async with place.manager(standby_vms=1, warm_boot_timeout_s=1) as manager:
+async def test_one_that_does_not_answer_falls_back_and_goes(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.manager(standby_vms=1, warm_boot_timeout_s=4) as manager:
         await manager.snapshot()
         await pooled(manager, 1)
         (folder,) = vm_folders(manager)
+        impatient_with_docker(monkeypatch, lambda: folder in vm_folders(manager))
         place.set(docker_never_ready="restore")
         container = await manager.run()
         assert container.fallback_reason is FallbackReason.DOCKER_NOT_VERIFIED
@@ -116,7 +120,7 @@ async def test_one_that_does_not_answer_falls_back_and_goes(place: Lab) -> None:
 async def test_what_a_guest_has_waited_for_docker_is_not_waited_again(
     place: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with place.manager(standby_vms=1, warm_boot_timeout_s=1) as manager:
+    async with place.manager(standby_vms=1, warm_boot_timeout_s=4) as manager:
         await manager.snapshot()
         await pooled(manager, 1)
         place.set(docker_never_ready="restore")
@@ -125,12 +129,12 @@ async def test_what_a_guest_has_waited_for_docker_is_not_waited_again(
 
         async def note(vm_id: str, timeout_s: float) -> None:
             waited.append(timeout_s)
-            await wait_for_docker(vm_id, timeout_s)
+            await wait_for_docker(vm_id, timeout_s if len(waited) > 1 else 0.1)
 
         monkeypatch.setattr(manager.host.vms, "wait_for_docker", note)
         container = await manager.run()
         assert container.fallback_reason is FallbackReason.DOCKER_NOT_VERIFIED
-        assert waited[0] == 0.5, "the other half passed while it took its identity"
+        assert waited[0] == 2.0, "the other half passed while it took its identity"
         await manager.containers.delete(str(container.id), force=True)
 
 
