@@ -24,6 +24,8 @@ def test_ps_and_inspect_show_it_as_docker_does(checked: Cli) -> None:
     assert (shown["well"], shown["ill"]) == ("healthy)", "unhealthy)")
     assert (shown["new"], shown["plain"]) == ("health: starting)", "")
     assert checked("inspect", "-f", "{{.Health}}", "ill", "plain").stdout == "unhealthy\nnone\n"
+    assert "exit code 1: said\n" in checked("inspect", "ill").stdout
+    assert "last check" not in checked("inspect", "plain").stdout
     assert json.loads(checked("inspect", "--json", "well").stdout)[0]["health"] == "healthy"
 
 

@@ -108,6 +108,9 @@ async def test_one_that_fails_its_checks_is_unhealthy(manager: Manager) -> None:
         return (await manager.containers.get("web")).health is Health.UNHEALTHY
 
     await manager.until(unhealthy)
+    report = await manager.services.files.health("web")
+    assert (report.status, report.probes[-1].exit_code) == (Health.UNHEALTHY, 7)
+    assert report.failing_streak >= 2
     ends = asyncio.create_task(manager.wait("web", Until.HEALTHY))
     await manager.containers.stop("web")
     assert (await ends).state is ContainerState.EXITED, "then it will not be healthy any more"

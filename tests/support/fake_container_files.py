@@ -16,11 +16,14 @@ from warmboot.hypervisors.simulated.vmm.docker.http import HttpError
 from warmboot.hypervisors.simulated.vmm.machine import Machine
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict, InvalidRequest, NotFound
+from warmboot.model.tenants.container_options import Health
 from warmboot.model.tenants.inside import (
     Change,
     ChangeKind,
     ContainerStats,
     FileStatus,
+    HealthProbe,
+    HealthReport,
     ProcessTable,
 )
 
@@ -59,6 +62,14 @@ class FakeContainerFiles:
             {"id": row.id.hex, "name": row.name, "state": state}, cast("Machine", shape)
         )
         return stats_of(told)
+
+    async def health(self, ref: str) -> HealthReport:
+        row = await self._containers.get(ref)
+        if row.health in (None, Health.NONE):
+            return HealthReport(Health.NONE)
+        failed = int(row.health is Health.UNHEALTHY)
+        probe = HealthProbe(row.created_at, row.created_at, failed, "said\n")
+        return HealthReport(row.health, failed, (probe,))
 
     async def changes(self, ref: str) -> Sequence[Change]:
         found = files.changes(await self._record(ref))

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from warmboot.cli.commands.container.stats import binary, decimal
+from warmboot.docker.containers.inside import health_of
 from warmboot.docker.containers.usage import stats_of
 from warmboot.model.errors import Conflict, GuestError
+from warmboot.model.tenants.container_options import Health
 
 # As Docker 28 tells of a container, without what nobody reads.
 TOLD: dict[str, Any] = {
@@ -89,3 +91,19 @@ def test_sizes_are_written_as_docker_writes_them(
     size_bytes: int, of_memory: str, moved: str
 ) -> None:
     assert (binary(size_bytes), decimal(size_bytes)) == (of_memory, moved)
+
+
+def test_a_health_check_is_told_with_its_last_runs() -> None:
+    run = {
+        "Start": "2026-01-24T12:00:01.123456789+01:00",
+        "End": "2026-01-24T12:00:02Z",
+        "ExitCode": 1,
+        "Output": "no\n",
+    }
+    found = health_of({"Status": "unhealthy", "FailingStreak": 4, "Log": [run]})
+    assert (found.status, found.failing_streak) == (Health.UNHEALTHY, 4)
+    assert (found.probes[0].exit_code, found.probes[0].started_at.microsecond) == (1, 123_456)
+    assert health_of({}) == health_of({"Status": "none", "Log": None})
+    for broken in ({"Status": "odd"}, {"Log": [{}]}, {"Log": [run | {"Start": "x"}]}):
+        with pytest.raises(GuestError, match="not understood"):
+            health_of(broken)

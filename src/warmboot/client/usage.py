@@ -38,6 +38,26 @@ class ContainerStats:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthProbe:
+    """One run of a health check."""
+
+    started_at: datetime
+    ended_at: datetime
+    exit_code: int
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class HealthReport:
+    """What a health check has found: its last runs, and how many failed in a row."""
+
+    status: str
+    failing_streak: int
+    probes: tuple[HealthProbe, ...]
+    raw: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class BootSummary:
     count: int
     median_s: float | None

@@ -13,6 +13,7 @@ from warmboot.api.schemas.inside_responses import (
     ChangeOut,
     ContainerStatsOut,
     FileStatusOut,
+    HealthReportOut,
     ProcessTableOut,
 )
 from warmboot.api.schemas.requests import ABSOLUTE_PATTERN, NO_NUL_PATTERN
@@ -51,6 +52,11 @@ async def list_processes(
 async def get_stats(ref: Ref, services: Wired) -> Item[ContainerStatsOut]:
     """Its Docker looks twice, so it takes a second or two."""
     return Item(item=ContainerStatsOut.of(await services.files.stats(ref)))
+
+
+@router.get("/health", summary="What a container's health check has found")
+async def get_health(ref: Ref, services: Wired) -> Item[HealthReportOut]:
+    return Item(item=HealthReportOut.of(await services.files.health(ref)))
 
 
 @router.get("/changes", summary="What a container has changed of its image's files")

@@ -7,6 +7,7 @@ from datetime import datetime
 from pydantic import Field
 
 from warmboot.api.schemas.responses import Out
+from warmboot.model.tenants.container_options import Health
 from warmboot.model.tenants.inside import ChangeKind, FileKind
 
 
@@ -26,6 +27,19 @@ class ContainerStatsOut(Out):
     block_read_bytes: int = Field(description="from block devices, since its start")
     block_written_bytes: int = Field(description="to block devices, since its start")
     processes: int = Field(description="processes and threads")
+
+
+class HealthProbeOut(Out):
+    started_at: datetime
+    ended_at: datetime = Field(description="when it ended, or its time was over")
+    exit_code: int = Field(description="0: it is well")
+    output: str = Field(description="what it has written, cut by Docker")
+
+
+class HealthReportOut(Out):
+    status: Health = Field(description="none: it has no check")
+    failing_streak: int = Field(description="runs of the check that failed in a row, the last ones")
+    probes: list[HealthProbeOut] = Field(description="its last runs, oldest first")
 
 
 class ChangeOut(Out):

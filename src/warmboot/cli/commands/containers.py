@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,7 @@ from warmboot.cli.terminal.progress import status
 from warmboot.cli.terminal.raw_output import pass_on
 from warmboot.model.conventions.program_start import assignments
 from warmboot.model.conventions.signals import signal_name
-from warmboot.model.errors import NotFound
+from warmboot.model.errors import NotFound, WarmbootError
 
 if TYPE_CHECKING:
     from warmboot.client import Client
@@ -48,8 +49,12 @@ def inspect(refs: Refs, format_: Format = None, json_: Json = False) -> None:
 
     async def work() -> list[Container]:
         async with connect() as client:
-            return [await client.containers.get(ref) for ref in refs]
+            listed = [await client.containers.get(ref) for ref in refs]
+            for container in () if json_ or template else listed:
+                checks[container.id] = await _last_check(client, container)
+            return listed
 
+    checks: dict[str, str] = {}
     found = drive(work())
     if json_:
         print_json([container.raw for container in found])
@@ -63,10 +68,20 @@ def inspect(refs: Refs, format_: Format = None, json_: Json = False) -> None:
     for number, container in enumerate(found):
         if number:
             print()
-        _print_container(container)
+        _print_container(container, checks[container.id])
 
 
-def _print_container(container: Container) -> None:
+async def _last_check(client: Client, container: Container) -> str:
+    """How the last run of its health check has ended; a courtesy, as its VM has to be asked."""
+    if container.state != "running" or container.health in (None, "none"):
+        return ""
+    with contextlib.suppress(WarmbootError):
+        for probe in (await client.containers.health(container.id)).probes[-1:]:
+            return f"exit code {probe.exit_code}: {' '.join(probe.output.split())}".rstrip(": ")
+    return ""
+
+
+def _print_container(container: Container, last_check: str) -> None:
     raw = container.raw
     boot = container.boot_method or ""
     if container.boot_s is not None:
@@ -81,6 +96,7 @@ def _print_container(container: Container) -> None:
             ("image", container.image),
             ("state", status_of(container, age)),
             ("health", "" if container.health in (None, "none") else str(container.health)),
+            ("last check", last_check),
             ("command", " ".join(container.command or ())),
             ("boot", boot),
             ("cold because", why),

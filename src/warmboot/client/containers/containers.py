@@ -17,7 +17,7 @@ from warmboot.client.resource import Resource, flags, given
 from warmboot.client.results import Container, LogChunk
 from warmboot.client.streams import MULTIPLEXED, demultiplexed
 from warmboot.client.transport import Transport
-from warmboot.client.usage import ContainerStats
+from warmboot.client.usage import ContainerStats, HealthReport
 from warmboot.model.errors import NotFound, WarmbootError
 
 if TYPE_CHECKING:
@@ -197,6 +197,10 @@ class Containers(Resource[Container]):
     async def stats(self, ref: str) -> ContainerStats:
         """What it uses, as its Docker counts it; this takes a second or two."""
         return item(ContainerStats, await self._link.get(self._path(ref, "stats")))
+
+    async def health(self, ref: str) -> HealthReport:
+        """What its health check has found, with its last runs."""
+        return item(HealthReport, await self._link.get(self._path(ref, "health")))
 
     async def start(self, ref: str) -> None:
         await self._link.post(self._path(ref, "start"))

@@ -12,7 +12,7 @@ from warmboot.client.containers.containers import Containers as _Containers
 from warmboot.client.containers.conveniences import Finished
 from warmboot.client.results import Container, LogChunk
 from warmboot.client.sync.portal import Portal, Session
-from warmboot.client.usage import ContainerStats
+from warmboot.client.usage import ContainerStats, HealthReport
 
 
 class Containers:
@@ -161,6 +161,10 @@ class Containers:
     def stats(self, ref: str) -> ContainerStats:
         """What it uses, as its Docker counts it; this takes a second or two."""
         return self._portal.run(lambda: self._of.stats(ref))
+
+    def health(self, ref: str) -> HealthReport:
+        """What its health check has found, with its last runs."""
+        return self._portal.run(lambda: self._of.health(ref))
 
     def start(self, ref: str) -> None:
         self._portal.run(lambda: self._of.start(ref))

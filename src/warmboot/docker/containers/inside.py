@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -24,6 +24,8 @@ from warmboot.model.tenants.inside import (
     ContainerStats,
     FileKind,
     FileStatus,
+    HealthProbe,
+    HealthReport,
     ProcessTable,
 )
 
@@ -64,12 +66,11 @@ class Inside:
             )
         )
 
-    async def health(self, container: str) -> Health:
+    async def health(self, container: str) -> HealthReport:
         """What its health check has found so far."""
         doing = "asking for the container's health"
         found = await self._ask.json(doing, f"GET containers/{container}/json")
-        told = (found["State"].get("Health") or {}).get("Status") or Health.NONE
-        return Health(told) if told in list(Health) else Health.NONE
+        return health_of(found["State"].get("Health") or {})
 
     async def health_changes(self, container: str) -> AsyncGenerator[None, None]:
         """Once at first, then as often as its health may be another one."""
@@ -135,6 +136,26 @@ class Inside:
             silence_s=SILENCE_S,
             lasts=True,
         )
+
+
+def health_of(told: Mapping[str, Any]) -> HealthReport:
+    """``GuestError`` if it makes no sense; nothing: there is no check."""
+    try:
+        probes = [
+            HealthProbe(
+                moment(str(one["Start"])),
+                moment(str(one["End"])),
+                int(one["ExitCode"]),
+                str(one["Output"]),
+            )
+            for one in told.get("Log") or ()
+        ]
+        status = Health(told.get("Status") or Health.NONE)
+        return HealthReport(status, int(told.get("FailingStreak") or 0), tuple(probes))
+    except (ValueError, KeyError, TypeError) as error:
+        raise GuestError(
+            "Docker's answer about a health check is not understood", details=str(error)
+        ) from error
 
 
 def _ps_fault(message: str) -> WarmbootError | None:

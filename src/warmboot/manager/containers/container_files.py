@@ -6,7 +6,13 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from warmboot.manager.containers.in_guest import InGuest
-from warmboot.model.tenants.inside import Change, ContainerStats, FileStatus, ProcessTable
+from warmboot.model.tenants.inside import (
+    Change,
+    ContainerStats,
+    FileStatus,
+    HealthReport,
+    ProcessTable,
+)
 
 
 class ContainerFiles:
@@ -22,6 +28,10 @@ class ContainerFiles:
     async def stats(self, ref: str) -> ContainerStats:
         link, container = await self._in_guest.found(ref)
         return await link.docker.inside.stats(container)
+
+    async def health(self, ref: str) -> HealthReport:
+        link, container = await self._in_guest.found(ref)
+        return await link.docker.inside.health(container)
 
     async def changes(self, ref: str) -> Sequence[Change]:
         link, docker_id = await self._in_guest.found(ref)

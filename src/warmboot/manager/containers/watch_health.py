@@ -58,7 +58,7 @@ class WatchHealth:
                 inside = self._host.vms.link(container.vm_id).docker.inside
                 async with contextlib.aclosing(inside.health_changes(container.docker_id)) as told:
                     async for _ in told:
-                        health = await inside.health(container.docker_id)
+                        health = (await inside.health(container.docker_id)).status
                         if health is not last:
                             await self._store_health(container, health)
                             last = health
@@ -74,6 +74,7 @@ class WatchHealth:
         async def store() -> None:
             async with self._events.transaction() as emit:
                 await self._store.containers.update(container.id, health=health)
-                await emit("container.health", container.id, health=health)
+                if health in (Health.HEALTHY, Health.UNHEALTHY):
+                    await emit("container.health", container.id, health=health)
 
         await retry_until_stored(f"the health of container {container.id}", store)

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from warmboot.model.tenants.inside import Change, ContainerStats, FileStatus, ProcessTable
+from warmboot.model.tenants.inside import (
+    Change,
+    ContainerStats,
+    FileStatus,
+    HealthReport,
+    ProcessTable,
+)
 
 
 class ContainerFiles(Protocol):
@@ -17,6 +23,10 @@ class ContainerFiles(Protocol):
 
     async def stats(self, ref: str) -> ContainerStats:
         """What it uses; this takes a second or two. ``Conflict`` if it does not run."""
+        ...
+
+    async def health(self, ref: str) -> HealthReport:
+        """What its health check has found, with its last runs."""
         ...
 
     async def changes(self, ref: str) -> Sequence[Change]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from warmboot.model.tenants.container_options import Health
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessTable:
@@ -34,6 +36,25 @@ class ContainerStats:
     block_read_bytes: int
     block_written_bytes: int
     processes: int
+
+
+@dataclass(frozen=True, slots=True)
+class HealthProbe:
+    """One run of a container's health check."""
+
+    started_at: datetime
+    ended_at: datetime
+    exit_code: int
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class HealthReport:
+    """What a health check has found: its last runs, oldest first, and how many failed in a row."""
+
+    status: Health
+    failing_streak: int = 0
+    probes: tuple[HealthProbe, ...] = ()
 
 
 class ChangeKind(StrEnum):
