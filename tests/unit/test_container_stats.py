@@ -104,6 +104,11 @@ def test_a_health_check_is_told_with_its_last_runs() -> None:
     assert (found.status, found.failing_streak) == (Health.UNHEALTHY, 4)
     assert (found.probes[0].exit_code, found.probes[0].started_at.microsecond) == (1, 123_456)
     assert health_of({}) == health_of({"Status": "none", "Log": None})
-    for broken in ({"Status": "odd"}, {"Log": [{}]}, {"Log": [run | {"Start": "x"}]}):
+    odd: list[dict[str, Any]] = [
+        {"Status": "odd"},
+        {"Log": [{}]},
+        {"Log": [run | {"Start": "x"}]},
+    ]
+    for broken in odd:
         with pytest.raises(GuestError, match="not understood"):
             health_of(broken)
