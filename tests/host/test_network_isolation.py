@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 import tempfile
@@ -102,6 +103,23 @@ async def whatever_is_reached(slots: list[Slot], guests: list[Place]) -> set[str
     return found
 
 
+async def closed_ports_refuse(slot: Slot, place: Place) -> None:
+    """The host's view of a guest, 198.18.0.1: nobody there waits for a time limit."""
+    with pytest.raises(NetworkError) as caught:
+        await place.tcp(slot.gateway_ip, 8080)
+    assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+    loop = asyncio.get_running_loop()
+    with await place.bound("0.0.0.0", 0, socket.SOCK_DGRAM) as sender:
+        await loop.sock_connect(sender, (slot.gateway_ip, 8080))
+        with pytest.raises(ConnectionRefusedError):
+            async with asyncio.timeout(PATIENT_S):
+                while True:  # the kernel tells it some times a second
+                    await loop.sock_sendall(sender, b"x")
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(0.5):
+                            await loop.sock_recv(sender, 1)
+
+
 async def only_the_world_is_reached(slots: list[Slot], guests: list[Place]) -> bool:
     async with foreign.tcp_server(80, "world"):
         await guests[0].tcp(FOREIGN_IP, 80)
@@ -129,9 +147,11 @@ async def test_without_the_rules_of_the_host_a_guest_reaches_nothing(
 ) -> None:
     async with AsyncExitStack() as stack:
         slots, guests = await unwatched(settings, stack)
+        await closed_ports_refuse(slots[0], guests[0])
         await nft.apply(flush)
         network = Network(settings)
         assert await whatever_is_reached(slots, guests) == set()
+        await closed_ports_refuse(slots[0], guests[0])
         await network.start(slots)
         assert await only_the_world_is_reached(slots, guests)
         await network.stop(keep=False)
@@ -145,6 +165,7 @@ async def test_without_the_rules_of_its_namespace_a_guest_reaches_nothing(
         await nft.apply("flush ruleset", slots[0].namespace)
         network = Network(settings)
         assert await whatever_is_reached(slots, guests) == set()
+        await closed_ports_refuse(slots[0], guests[0])
         await nft.apply("flush ruleset")
         assert await whatever_is_reached(slots, guests) == set()
         await network.start(slots)

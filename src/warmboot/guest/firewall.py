@@ -24,8 +24,9 @@ def delete_rule(system: System, table: str, chain: str, rule: Sequence[str]) -> 
 
 
 def let_reach_host(system: System, ports: Iterable[int]) -> None:
-    """Containers may reach these TCP ports at the gateway. Which ones lead anywhere is the host's
-    decision; all others are not even asked for. Until the guest's end."""
+    """Containers may reach these TCP ports at the gateway, also in an image of before, whose own
+    firewall drops what is for the host. Which ones lead anywhere is the host's decision. Until the
+    guest's end."""
     for port in ports:
         rule = ["-d", f"{GATEWAY}/32", "-p", "tcp", "-m", "tcp", "--dport", str(port)]
         for chain in ("FORWARD", "OUTPUT"):

@@ -19,7 +19,8 @@ from typing import Protocol
 
 GATEWAY = "198.18.0.1"
 HOST_MARK = 0x7762
-"""Lets a connection to the host pass the guest's firewall. Containers have no right to set it."""
+"""Lets a connection to the host pass the firewall of images of before, which drop what is for the
+host. Containers have no right to set it."""
 
 _RNDADDENTROPY = 0x40085203
 _RNDRESEEDCRNG = 0x5207

@@ -206,7 +206,7 @@ table ip {config.table} {{
     type filter hook input priority filter; policy drop;
     iifname "lo" accept
     ct state established,related accept
-    {_refused(f"iifname {tap}")}
+    {_closed(f"iifname {tap}")}
   }}
   chain forward {{
     type filter hook forward priority filter; policy drop;
