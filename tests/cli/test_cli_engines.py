@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 from tests.cli.conftest import WARMBOOT, Cli, Served
 
 SOCKET = "/run/warmboot/18080/engines/ci.sock"
@@ -175,22 +176,63 @@ def test_the_engine_of_a_command_is_held_by_its_process(
     assert spec.auto_remove
 
 
-def test_a_context_leads_to_the_engine_and_goes_with_it(
-    cli: Cli, env: dict[str, str], tmp_path: Path
-) -> None:
+@pytest.fixture
+def docker(tmp_path: Path, env: dict[str, str]) -> str:
+    """A PATH with a ``docker`` that keeps a context, and notes how it is called."""
     fake = tmp_path / "docker"
+    shown = f"""[{{"Endpoints": {{"docker": {{"Host": "unix://{SOCKET}"}}}}}}]"""
     fake.write_text(
-        "#!/bin/sh\n"
-        f'echo "$@" >>{tmp_path}/calls\n'
-        'test "$2" != inspect || '
-        f"""echo '[{{"Endpoints": {{"docker": {{"Host": "unix://{SOCKET}"}}}}}}]'\n"""
+        f"""#!/bin/sh
+cd {tmp_path} && echo "$@" >>calls
+case "$2 $3" in
+    *refused) echo "no room" >&2; exit 1 ;;
+    create*) touch made ;;
+    inspect*) test -e made && echo '{shown}' ;;
+esac
+"""
     )
     fake.chmod(0o755)
-    path = f"{tmp_path}:{env['PATH']}"
-    assert cli("engine", "create", "ci", "--context", PATH=path).returncode == 0
-    assert cli("engine", "rm", "-f", "ci", PATH=path).returncode == 0
+    return f"{tmp_path}:{env['PATH']}"
+
+
+def test_a_context_leads_to_the_engine_and_goes_with_it(
+    cli: Cli, docker: str, tmp_path: Path
+) -> None:
+    assert cli("engine", "create", "ci", "--context", PATH=docker).returncode == 0
+    assert cli("engine", "rm", "-f", "ci", PATH=docker).returncode == 0
     assert (tmp_path / "calls").read_text().splitlines() == [
+        "context inspect ci",
         f"context create ci --docker host=unix://{SOCKET}",
         "context inspect ci",
         "context rm --force ci",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "brief"),
+    [
+        ("c", "docker has no context called c"),
+        ("default", "docker has no context called default"),
+        ("ci", "there is a docker context ci already"),
+    ],
+)
+def test_a_context_that_cannot_be_is_refused_before_there_is_an_engine(
+    cli: Cli, docker: str, tmp_path: Path, name: str, brief: str
+) -> None:
+    (tmp_path / "made").touch()
+    made = cli("engine", "create", name, "--context", PATH=docker)
+    assert (made.returncode, made.stderr.splitlines()[0]) == (1, f"error: {brief}")
+    assert json.loads(cli("engine", "ls", "--json").stdout) == []
+
+
+def test_a_context_that_docker_refuses_is_told_and_so_is_that_there_is_no_docker(
+    cli: Cli, docker: str
+) -> None:
+    made = cli("engine", "create", "refused", "--context", PATH=docker)
+    assert made.returncode == 1
+    assert made.stderr.splitlines()[:2] == [
+        "error: docker did not create the context refused",
+        "  why: no room",
+    ]
+    missing = cli("engine", "create", "other", "--context", PATH="/nonexistent")
+    assert (missing.returncode, "no docker program" in missing.stderr) == (1, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shlex
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from warmboot.cli.commands.engine.certificates import write_certificates
-from warmboot.cli.commands.engine.context import made_context, remove_context
+from warmboot.cli.commands.engine.context import check_context, made_context, remove_context
 from warmboot.cli.commands.engine.docker_logins import RegistryAuth, docker_logins
 from warmboot.cli.commands.engine.environment import environment_of
 from warmboot.cli.commands.engine.run import run
@@ -126,14 +127,16 @@ def create(
         body["snapshot"] = from_
 
     async def work() -> Engine:
+        if context and name is not None:
+            await asyncio.to_thread(check_context, name)
         async with connect() as client:
             logins = await docker_logins(registry_auth)
-            return await started(client, body, wanted, runtime, logins=logins, detach=detach)
+            engine = await started(client, body, wanted, runtime, logins=logins, detach=detach)
+        if context:
+            await asyncio.to_thread(made_context, engine.name, engine.docker_host)
+        return engine
 
-    engine = drive(work())
-    if context:
-        made_context(engine.name, engine.docker_host)
-    print(engine.id)
+    print(drive(work()).id)
 
 
 @app.command()
