@@ -30,10 +30,7 @@ _LANES = {
 }
 """Folders of tests that share something of the machine, and so run one after the other."""
 
-_APART = tuple(
-    f"tests/e2e/test_e2e_{name}.py"
-    for name in ("versions", "renewal", "upgrade", "stalled", "memory")
-)
+_APART = tuple(f"tests/e2e/test_e2e_{name}.py" for name in ("renewal", "upgrade", "stalled"))
 """Of those folders, but with a manager and a network of their own: any process may run them."""
 
 _FIRST = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,7 +62,9 @@ def _damaged(path: Path, how: str) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("name", "how"),
     [
-        *itertools.product([STATE_FILE, MEMORY_FILE, DISK_FILE], ["truncated", "tampered"]),
+        # Each file and each kind; any kind in any file: test_snapshot_damage.
+        (MEMORY_FILE, "truncated"),
+        (DISK_FILE, "tampered"),
         (STATE_FILE, "removed"),
     ],
 )

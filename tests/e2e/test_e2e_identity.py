@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
+import os
 import time
+from pathlib import Path
 
 import pytest
-from tests.e2e.guests import clock, who
+from tests.e2e.copies import shared_snapshot
+from tests.e2e.guests import clock, drawn_for_dockerd, who
 from tests.support.vms import TINY, Site
 
 from warmboot.host.guest.guest_link import GuestLink
 from warmboot.model.errors import ContainerError, GuestError
+from warmboot.model.runtime_snapshot import DISK_FILE, MEMORY_FILE, ROOTFS_FILE
+
+PAGE_BYTES = 4096
 
 
-async def test_two_clones_of_one_snapshot_are_two_machines(site: Site) -> None:
+async def test_two_clones_are_two_machines_with_the_memory_of_one(site: Site) -> None:
     names = ("left", "right")
     found = await asyncio.gather(*(site.run(name, TINY, "sleep", "1000") for name in names))
     assert len({one["runtime_snapshot_id"] for one in found}) == 1
@@ -24,6 +31,8 @@ async def test_two_clones_of_one_snapshot_are_two_machines(site: Site) -> None:
             there = (await clock(link)).timestamp()
             assert before - 2 < there < time.time() + 2
         mine, other = await asyncio.gather(who(left), who(right))
+        secrets = await asyncio.gather(drawn_for_dockerd(left), drawn_for_dockerd(right))
+    await _was_in_memory_only(site, secrets)
     assert mine.keys() == other.keys()
     assert [key for key in mine if mine[key] == other[key]] == []
     assert [mine["hostname"], other["hostname"]] == list(names)
@@ -43,6 +52,39 @@ async def test_two_clones_of_one_snapshot_are_two_machines(site: Site) -> None:
         assert answer == 401
     async with site.link(records[1]) as owner:
         await owner.sync()
+
+
+async def _was_in_memory_only(
+    site: Site, secrets: tuple[tuple[int, bytes], tuple[int, bytes]]
+) -> None:
+    """Each clone has it, and of the snapshot's files it is in that of the memory alone."""
+    (offset, drawn), other = secrets
+    assert (offset, drawn) == other
+    assert len(set(drawn)) > 4, "it is random"
+    before = PAGE_BYTES - offset  # pages that follow one another do not in a guest's memory
+    needle = max(drawn[:before], drawn[before:], key=len)
+    folder = (await shared_snapshot(site)).snapshot_path
+    found = {
+        name: await asyncio.to_thread(_contains, folder / name, needle)
+        for name in (MEMORY_FILE, DISK_FILE, ROOTFS_FILE)
+    }
+    assert found == {MEMORY_FILE: True, DISK_FILE: False, ROOTFS_FILE: False}
+
+
+def _contains(path: Path, needle: bytes) -> bool:
+    """Whether it is anywhere in the file; holes are not read."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content:
+        start, size = 0, len(content)
+        while start < size:
+            try:
+                start = os.lseek(file.fileno(), start, os.SEEK_DATA)
+            except OSError:  # ENXIO: only a hole is left
+                return False
+            end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            if content.find(needle, max(0, start - len(needle)), end) >= 0:
+                return True
+            start = end
+    return False
 
 
 async def _claim_again(link: GuestLink) -> int:
