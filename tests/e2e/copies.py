@@ -27,6 +27,7 @@ from warmboot.model.runtime_snapshot import (
     RuntimeSnapshot,
     SnapshotState,
 )
+from warmboot.system.file_stamps import relinking, save_stamps, stamp
 from warmboot.system.hashing import copy_sparse
 
 
@@ -60,7 +61,6 @@ async def add_copy(
         files = SnapshotFiles(site.storage / "runtime-snapshots", VMM_GID)
         path = files.path(image.id, new_id := uuid4())
         await asyncio.to_thread(_copy_folder, source.snapshot_path, path, image.rootfs)
-        await files.check(path)
         copy = replace(
             source,
             **{"created_at": datetime.now(UTC), **fields},
@@ -76,7 +76,11 @@ async def add_copy(
 
 def _copy_folder(source: Path, target: Path, rootfs: Path) -> None:
     target.mkdir(parents=True)
-    link_or_copy(rootfs, target / ROOTFS_FILE)
+    others = [one for one in target.parent.iterdir() if one.is_dir()]
+    with relinking(rootfs, [rootfs.parent, *others]):
+        link_or_copy(rootfs, target / ROOTFS_FILE)
+        os.chown(target / ROOTFS_FILE, 0, VMM_GID)
+        (target / ROOTFS_FILE).chmod(0o440)
     memory = MEMORY_FILE if (source / MEMORY_FILE).exists() else FRAMES_FILE
     for name in (memory, STATE_FILE, DISK_FILE):
         copy_sparse(source / name, target / name)
@@ -84,5 +88,8 @@ def _copy_folder(source: Path, target: Path, rootfs: Path) -> None:
     document["snapshot_id"] = target.name
     (target / METADATA_FILE).write_text(json.dumps(document))
     for path in (target.parent, target, *target.iterdir()):
-        os.chown(path, 0, VMM_GID)
-        path.chmod(0o710 if path.is_dir() else 0o440)
+        if path.name != ROOTFS_FILE:
+            os.chown(path, 0, VMM_GID)
+            path.chmod(0o710 if path.is_dir() else 0o440)
+    # What was summed there is not summed again here: that takes seconds, for nothing.
+    save_stamps(target, {name: stamp(target / name) for name in document["files"]})

@@ -93,10 +93,6 @@ async def test_a_vm_that_dies_fails_its_container_which_starts_again_on_its_disk
     again = await site.inspect("phoenix")
     assert (again["state"], again["boot_method"]) == ("running", "cold")
     assert again["fallback_reason"] == "keeps_disk"
-    stages = [stage["name"] for stage in again["stages"]]
-    assert "boot" in stages
-    assert "restore" not in stages
-    assert site.log_lines(again["id"], "fully provisioned", "via cold boot")
     assert await site.exec("phoenix", "cat /kept") == f"{KEPT}\n"
     assert await logged(), "the old output is in the logs again"
     assert await fetch(again["ports"][0]["host_port"]) == PAGE

@@ -42,6 +42,9 @@ async def test_a_running_container_waits_for_room_and_goes_on(
     ran = await small.inspect("full")
     assert (ran["state"], ran["boot_method"]) == ("running", "cold")
     assert ran["fallback_reason"] == "requested"
+    stages = [stage["name"] for stage in ran["stages"]]
+    assert "boot" in stages
+    assert "restore" not in stages
     assert small.log_lines(ran["id"], "fully provisioned", "via cold boot")
     assert not small.log_lines(ran["id"], "falling back")
     # Under way before the disk is full: to begin a command is to write, too.
