@@ -22,6 +22,7 @@ from tests.support.engine_sockets import (
 from tests.support.eventually import until
 
 from warmboot.engine_socket import conversation, limits, served_engine
+from warmboot.engine_socket.docker_form import last_words
 from warmboot.engine_socket.listeners import connected, socket_file
 
 
@@ -248,6 +249,17 @@ async def test_a_vm_that_dies_ends_its_streams_with_a_word(
         late = await it.connect()
         await late.send(PING)
         assert (await late.answer())[0] == 503
+
+
+def test_a_stream_that_breaks_off_says_why_in_the_form_of_what_was_asked() -> None:
+    def said(path: bytes) -> bytes:
+        return last_words("application/json", "it is gone", path)
+
+    wait = json.loads(said(b"/v1.45/containers/c/wait?condition=removed"))
+    assert wait == {"StatusCode": -1, "Error": {"Message": "it is gone"}}
+    assert json.loads(said(b"/v1.45/images/create?fromImage=x"))["error"] == "it is gone"
+    assert said(b"/events") == said(b"/v1.45/containers/c/stats") == b"", "no event of ours"
+    assert last_words("application/x-tar", "it is gone", b"/containers/c/export") == b""
 
 
 async def test_a_stream_that_breaks_off_is_not_taken_for_whole() -> None:

@@ -30,6 +30,8 @@ _GREETINGS = re.compile(r"(/v[0-9.]+)?/(_ping|version)", re.ASCII)
 _PULL = re.compile(r"(/v[0-9.]+)?/images/create", re.ASCII)
 _OF_IMAGE = re.compile(r"(/v[0-9.]+)?/(?:images/(.+)/push|distribution/(.+)/json)", re.ASCII)
 _BUILD = re.compile(r"(/v[0-9.]+)?/build", re.ASCII)
+_WAIT = re.compile(r"(/v[0-9.]+)?/containers/[^/]+/wait", re.ASCII)
+_FOLLOWED = re.compile(r"(/v[0-9.]+)?(/events|/containers/[^/]+/stats)", re.ASCII)
 _WHOLE_URL = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*:(?://[^/]*)?(/.*)?", re.DOTALL)
 _STDERR = 2
 
@@ -181,14 +183,18 @@ def content_type(headers: Headers) -> str:
     return value.decode("latin-1").partition(";")[0].strip().lower()
 
 
-def last_words(kind: str, message: str) -> bytes:
+def last_words(kind: str, message: str, target: bytes) -> bytes:
     """What a stream of this content type that breaks off can still say; nothing in most."""
     if kind == "application/vnd.docker.multiplexed-stream":
         said = f"{message}\n".encode()
         return struct.pack(">BxxxL", _STDERR, len(said)) + said
-    if kind == "application/json":  # progress, a JSON value a line
-        return json.dumps({"errorDetail": {"message": message}, "error": message}).encode() + b"\n"
-    return b""
+    path = path_of(target)
+    if kind != "application/json" or _FOLLOWED.fullmatch(path):
+        return b""  # each value is an event there, and none is an error
+    if _WAIT.fullmatch(path):
+        return json.dumps({"StatusCode": -1, "Error": {"Message": message}}).encode() + b"\n"
+    # progress, a JSON value a line
+    return json.dumps({"errorDetail": {"message": message}, "error": message}).encode() + b"\n"
 
 
 @functools.lru_cache(64)  # every request's is looked at by several

@@ -142,7 +142,7 @@ class Exchange:
 
     async def say_last(self) -> None:
         """Tell the client why its answer broke off, where the answer's form has room for a word."""
-        words = last_words(self.kind, self.lost() or "the stream broke off")
+        words = self._words(self.lost() or "the stream broke off")
         with contextlib.suppress(ConnectionError):
             if words and self._answer_body is not None:
                 await self.client.stream.send(self._answer_body.words(words))
@@ -303,7 +303,10 @@ class Exchange:
 
     def _last_words(self) -> bytes:
         lost = self.lost()
-        return last_words(self.kind, lost) if lost else b""
+        return self._words(lost) if lost else b""
+
+    def _words(self, why: str) -> bytes:
+        return last_words(self.kind, why, self.request.target)
 
 
 def with_length(headers: Headers, body: bytes) -> Headers:
