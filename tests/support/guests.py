@@ -39,6 +39,7 @@ class FakeSystem:
         self.rules: list[Sequence[str]] = []
         self.name = "nobody"
         self.fail_at = ""
+        self.sockets: list[tuple[int, str]] = []
 
     def _note(self, name: str, value: object = None) -> None:
         if name == self.fail_at:
@@ -70,6 +71,9 @@ class FakeSystem:
 
     def remove_file(self, path: str) -> None:
         self.files.pop(path, None)
+
+    def connections(self) -> list[tuple[int, str]]:
+        return self.sockets
 
     def run(self, command: Sequence[str]) -> int:
         program = command[0].rpartition("/")[2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 from tests.support.guests import (
@@ -21,6 +22,7 @@ from typing_extensions import override
 
 from warmboot.guest import wire
 from warmboot.guest.claim import TOKEN_FILE, Claim
+from warmboot.guest.system import LinuxSystem
 
 # Whose it is
 
@@ -96,9 +98,48 @@ def test_a_fork_becomes_another_and_obeys_its_source_no_more(guest: Guest) -> No
     assert guest.ask("POST", "/warmboot/v1/sync", token=TOKEN)[0] == 401
     assert guest.ask("POST", "/warmboot/v1/sync", token=FORK["token"])[0] == 200
     ran = [name for name, _ in guest.system.calls if name.startswith(("ip ", "sh "))]
-    assert ran[0] == "ip neigh flush dev eth0"
+    assert ran == ["ip neigh flush dev eth0"]
+
+
+HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when\n"
+HERE = (
+    "0: 00000000:1538 00000000:0000 0A",  # it listens
+    "1: 020011AC:1538 030011AC:9C40 01",  # with another container
+    "2: 0100007F:1538 0100007F:9C40 01",  # with itself
+    "3: 020012C6:0400 010012C6:9C40 01",  # with the agent
+    "4: 020011AC:1538 010012C6:9C40 06",  # it is over
+    "5: 0000000000000000FFFF0000020011AC:1538 0000000000000000FFFF0000030011AC:9C40 01",
+)
+OUTSIDE = (
+    "0: 020011AC:1538 010012C6:9C40 01",
+    "0: 020011AC:9C40 08080808:01BB 02",
+    "0: 0000000000000000FFFF0000020011AC:1538 0000000000000000FFFF0000010012C6:9C40 01",
+    "0: B80D0120000000000000000001000000:1538 B80D0120000000000000000002000000:9C40 01",
+)
+
+
+@pytest.mark.parametrize("connection", OUTSIDE)
+def test_a_forks_connections_with_somebody_outside_are_reset(guest: Guest, connection: str) -> None:
+    guest.become()
+    guest.system.files["/proc/net/route"] = ROUTES
+    guest.system.sockets = [
+        (1, HEAD + "\n".join(HERE) + "\n" + HEAD),
+        (77, HEAD + "\n".join((*HERE, connection)) + "\n" + HEAD),
+    ]
+    assert guest.ask("POST", "/warmboot/v1/identity", FORK, TOKEN)[0] == 200
+    (ended,) = [name for name, _ in guest.system.calls if name.startswith("sh ")]
     outside = "( not dst 127.0.0.0/8 and not dst 172.17.0.0/16 and not sport = :1024 )"
-    assert ran[1].count(f"ss -K -H -4 -t state connected '{outside}'") == 2
+    kill = f"ss -K -H -t state connected '{outside}'"
+    assert ended == f"sh -c nsenter --net=/proc/77/ns/net {kill}; true"
+
+
+def test_connections_of_this_machine_are_found() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        number = f":{listener.getsockname()[1]:04X} "
+        found = dict(LinuxSystem().connections())
+    own = Path("/proc/self/ns/net").readlink()
+    (pid,) = [pid for pid in found if Path(f"/proc/{pid}/ns/net").readlink() == own]
+    assert number in found[pid]
 
 
 def test_a_claim_whose_answer_was_lost_can_be_repeated(guest: Guest) -> None:

@@ -2,6 +2,9 @@
 
 Those among containers stay: both ends are in the fork. All others are ended here as if the peer had
 reset them, so that whoever waits for an answer learns at once that none will come.
+
+Each network namespace is looked at first, in ``/proc``, as a program that is started costs an
+emulated guest a second, and most forks have no such connection.
 """
 
 from __future__ import annotations
@@ -12,7 +15,11 @@ from .system import System
 
 _ROUTES = "/proc/net/route"
 _OUTSIDE = "eth0"
-_LOCAL = "127.0.0.0/8"
+_LOCAL = ("127.0.0.0", 8)
+_MAPPED = "0000000000000000FFFF0000"
+_UNCONNECTED = ("06", "07", "0A")
+"""TIME-WAIT, CLOSE and LISTEN, as the kernel numbers them."""
+
 AGENT_PORT = 1024
 """Its own are looked after by the agent itself."""
 
@@ -20,12 +27,15 @@ AGENT_PORT = 1024
 def reset_connections(system: System) -> None:
     """In all network namespaces; and forget who was who on the link, which is another one."""
     system.run(["/usr/sbin/ip", "neigh", "flush", "dev", _OUTSIDE])
-    kill = f"ss -K -H -4 -t state connected '{_outside(_inside(system))}'"
-    rest = f'for n in /run/docker/netns/*; do [ -e "$n" ] && nsenter --net="$n" {kill}; done'
-    system.run(["/bin/sh", "-c", f"{kill}; {rest}; true"])
+    inside = _inside(system)
+    kill = f"ss -K -H -t state connected '{_outside(inside)}'"
+    found = [pid for pid, table in system.connections() if _leads_outside(table, inside)]
+    if found:
+        ended = (f"nsenter --net=/proc/{pid}/ns/net {kill}" for pid in found)
+        system.run(["/bin/sh", "-c", "; ".join([*ended, "true"])])
 
 
-def _inside(system: System) -> list[str]:
+def _inside(system: System) -> list[tuple[str, int]]:
     """The networks that are in the VM: Docker's."""
     try:
         lines = system.read_file(_ROUTES).splitlines()[1:]
@@ -35,8 +45,32 @@ def _inside(system: System) -> list[str]:
     for line in lines:
         device, network, gateway, _, _, _, _, mask = line.split()[:8]
         if device != _OUTSIDE and int(gateway, 16) == 0:
-            found.append(f"{_address(network)}/{int(mask, 16).bit_count()}")
+            found.append((_address(network), int(mask, 16).bit_count()))
     return found
+
+
+def _leads_outside(table: str, inside: list[tuple[str, int]]) -> bool:
+    """Whether a connection in ``table``, as proc(5) has it, is with somebody who is not in it."""
+    for line in table.splitlines():
+        fields = line.split()
+        if len(fields) < 4 or ":" not in fields[2] or fields[3] in _UNCONNECTED:
+            continue
+        port, peer = int(fields[1].rpartition(":")[2], 16), fields[2].rpartition(":")[0]
+        if port != AGENT_PORT and not _is_in(peer.removeprefix(_MAPPED), inside):
+            return True
+    return False
+
+
+def _is_in(peer: str, networks: list[tuple[str, int]]) -> bool:
+    """IPv6, of which there is none but what is mapped, counts as outside."""
+    if len(peer) != 8:
+        return False
+    number = _number(_address(peer))
+    return any((number ^ _number(one)) >> (32 - bits) == 0 for one, bits in networks)
+
+
+def _number(address: str) -> int:
+    return int.from_bytes(socket.inet_aton(address), "big")
 
 
 def _address(hex_digits: str) -> str:
@@ -44,6 +78,6 @@ def _address(hex_digits: str) -> str:
     return socket.inet_ntoa(int(hex_digits, 16).to_bytes(4, "little"))
 
 
-def _outside(inside: list[str]) -> str:
-    peers = " and ".join(f"not dst {network}" for network in inside)
+def _outside(inside: list[tuple[str, int]]) -> str:
+    peers = " and ".join(f"not dst {network}/{bits}" for network, bits in inside)
     return f"( {peers} and not sport = :{AGENT_PORT} )"

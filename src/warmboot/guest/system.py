@@ -7,13 +7,14 @@ in memory.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
 import struct
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -60,6 +61,10 @@ class System(Protocol):
 
     def run(self, command: Sequence[str]) -> int:
         """Run a program to its end; its exit code."""
+        ...
+
+    def connections(self) -> Iterable[tuple[int, str]]:
+        """A process of each network namespace, and its TCP sockets, as proc(5) tells them."""
         ...
 
     def sync(self) -> None:
@@ -136,6 +141,23 @@ class LinuxSystem:
             ).returncode
         except subprocess.TimeoutExpired as error:
             raise TimeoutError(f"{command[0]} did not end") from error
+
+    def connections(self) -> Iterable[tuple[int, str]]:
+        seen = set()
+        for process in Path("/proc").iterdir():
+            if not process.name.isdecimal():
+                continue
+            try:
+                namespace = (process / "ns/net").readlink()
+                if namespace in seen:
+                    continue
+                table = (process / "net/tcp").read_text()
+                with contextlib.suppress(FileNotFoundError):  # of a kernel without IPv6
+                    table += (process / "net/tcp6").read_text()
+            except OSError:  # it has ended
+                continue
+            seen.add(namespace)
+            yield int(process.name), table
 
     def sync(self) -> None:
         os.sync()

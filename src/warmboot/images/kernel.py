@@ -32,6 +32,7 @@ BOOT_MODULES = (
     "iptable_filter",
     "iptable_mangle",
     "iptable_nat",
+    "tcp_diag",
     "xt_MASQUERADE",
     "xt_addrtype",
     "xt_conntrack",

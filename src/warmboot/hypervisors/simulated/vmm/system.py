@@ -65,6 +65,9 @@ class SimulatedSystem:
         self._change(lambda ram: ram["firewall"].append(kept))
         return 0
 
+    def connections(self) -> list[tuple[int, str]]:
+        return []
+
     def sync(self) -> None:
         self._change(lambda ram: None, on_disk=True)
 
