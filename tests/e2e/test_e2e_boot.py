@@ -1,4 +1,4 @@
-"""Warm boots, as a user sees them; cold ones: ``test_e2e_stalled``, ``test_e2e_restart``."""
+"""Warm boots, as a user sees them; cold ones see ``test_e2e_boot_log``."""
 
 from __future__ import annotations
 

@@ -1,21 +1,52 @@
-"""What a real guest says on its way up is in a log, also when it does not get there.
-
-The log of one that gets there: ``test_e2e_restart``.
-"""
+"""Cold boots. What a real guest says on its way up is in a log, also when it does not get there."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import signal
 
-from tests.e2e.conftest import TOOLS
+from tests.e2e.conftest import PAGE, TOOLS, Archive
+from tests.e2e.test_e2e_boot import fetch
 from tests.support.vms import Site, eventually, slot_of
 
 from warmboot.host.network.rules import nft
 from warmboot.model.vm import VmRecord
 
+KERNEL = "virtio_blk virtio"
 FIRST = "Linux version "
 KERNEL_LINE = re.compile(r"\[ *\d+\.\d+\] .*")
+
+
+async def test_a_cold_boot_that_was_asked_for_is_told_and_its_log_stays(
+    site: Site, archive: Archive
+) -> None:
+    words = ("--cold", "-p", "8080", "--archive", str(archive.path), archive.name)
+    ran = await site.cli("run", "-d", "--name", "cold", *words)
+    assert "booted cold" not in ran.err, "it is what the user wanted"
+    cold = await site.inspect("cold")
+    assert (cold["boot_method"], cold["fallback_reason"]) == ("cold", "requested")
+    stages = [stage["name"] for stage in cold["stages"]]
+    assert "boot" in stages
+    assert "restore" not in stages
+    assert await fetch(cold["ports"][0]["host_port"]) == PAGE
+    assert site.log_lines(cold["id"], "fully provisioned", "via cold boot")
+    assert not site.log_lines(cold["id"], "falling back")
+
+    said = (await site.cli("logs", "--boot", "cold")).out
+    assert FIRST in KERNEL_LINE.findall(said)[0]
+    assert KERNEL in said
+    assert len(said.splitlines()) > 50
+    record = await site.vm("cold")
+    assert record.handle is not None
+    os.kill(record.handle.pid, signal.SIGKILL)
+
+    async def failed() -> bool:
+        return bool((await site.inspect("cold"))["state"] == "failed")
+
+    await eventually(failed, "the container has failed")
+    assert (await site.cli("logs", "--boot", "cold")).out == said
 
 
 async def cut_link(record: VmRecord) -> None:
