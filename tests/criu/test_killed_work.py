@@ -84,7 +84,8 @@ async def test_a_resume_whose_work_is_killed_leaves_nothing_and_can_be_done_agai
     await container.pause()
     secret, before = container.counted()
     script = _killer(tmp_path, action, victim)
-    monkeypatch.setattr(resuming, "OPTIONS", (*dumping.OPTIONS, f"action-script {script}"))
+    options = (*dumping.RESTORE_OPTIONS, f"action-script {script}")
+    monkeypatch.setattr(resuming, "RESTORE_OPTIONS", options)
     with contextlib.suppress(AssertionError):
         await container.resume()
     assert (tmp_path / "killed").exists()
