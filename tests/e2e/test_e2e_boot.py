@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import httpx
 from tests.e2e.conftest import PAGE, Archive
-from tests.support.vms import TINY, Site
+from tests.support.vms import TINY, Site, eventually
 
 
 async def fetch(port: int) -> bytes:
+    """What is served there, once somebody listens: that the container runs does not tell."""
+
+    async def look() -> bytes | None:
+        with contextlib.suppress(httpx.TransportError):
+            return (await http.get(f"http://127.0.0.1:{port}/")).raise_for_status().content
+        return None
+
     async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
-        answer = await http.get(f"http://127.0.0.1:{port}/")
-    answer.raise_for_status()
-    return answer.content
+        return await eventually(look, "its web server listens")
 
 
 async def test_a_container_starts_warm_and_its_port_answers(site: Site, archive: Archive) -> None:

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from tests.e2e.test_e2e_boot import fetch
 from tests.support.images import busybox
 from tests.support.terminals import Terminal
 from tests.support.vms import TINY, Ran, Site, eventually
@@ -114,12 +115,7 @@ async def test_four_at_once_are_independent(site: Site) -> None:
     assert {one["boot_method"] for one in found} == {"warm"}
     assert len({one["vm_id"] for one in found}) == 4
     for name, one in zip(names, found, strict=True):
-        port = one["ports"][0]["host_port"]
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"GET / HTTP/1.0\r\n\r\n")
-        answer = await asyncio.wait_for(reader.read(), 60)
-        writer.close()
-        assert answer.endswith(f"{name}\n".encode())
+        assert await fetch(one["ports"][0]["host_port"]) == f"{name}\n".encode()
     await asyncio.gather(*(site.cli("rm", "-f", name) for name in names[:2]))
     assert (await site.exec("vm3", "echo $ME")) == "vm3\n"
     running = json.loads((await site.cli("ps", "--json")).out)

@@ -177,7 +177,7 @@ async def test_what_is_cold_is_compressed_by_itself_and_still_boots_warm(kept: S
             snapshot = await only(client)
             return snapshot if snapshot.metadata["compressed"] else None
 
-        snapshot = await eventually(compressed, "it is compressed", 120)
+        snapshot = await eventually(compressed, "it is compressed", 300)
         folder = Path(snapshot.snapshot_path)
         assert (folder / FRAMES_FILE).exists()
         assert not (folder / MEMORY_FILE).exists()
@@ -224,7 +224,7 @@ async def test_a_cache_over_its_budget_shrinks_and_what_is_hot_is_unpacked(kept:
             snapshot = await only(client)
             return snapshot if snapshot.metadata["compressed"] is False else None
 
-        unpacked = await eventually(plain, "it is unpacked by itself", 60)
+        unpacked = await eventually(plain, "it is unpacked by itself", 300)
         metadata = unpacked.metadata
         assert metadata["compressed_size_bytes"] is None
         folder = Path(unpacked.snapshot_path)

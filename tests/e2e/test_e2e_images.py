@@ -25,7 +25,7 @@ from tests.support.registry import (
     silent_registry,
     untagged,
 )
-from tests.support.vms import Site, slot_of
+from tests.support.vms import Site, eventually, slot_of
 
 SAY = ("sh", "-c", "busybox cat /www/index.html; sleep 1000")
 
@@ -145,7 +145,11 @@ async def test_an_archive_is_loaded(
     assert await process.wait() == 0
     found = await site.inspect("loaded")
     assert (found["state"], found["boot_method"]) == ("running", "warm")
-    assert "hello from a container" in (await site.cli("logs", "loaded")).out
+
+    async def said() -> bool:
+        return "hello from a container" in (await site.cli("logs", "loaded")).out
+
+    await eventually(said, "its output")
 
 
 async def test_an_archive_whose_only_image_has_another_name_gets_the_name_asked_for(

@@ -13,6 +13,7 @@ import pytest
 from tests.e2e.conftest import ANSWER, NAME, PAGE, Archive
 from tests.e2e.guests import UNREACHED, fetch_all
 from tests.e2e.host_servers import greeter, own_address
+from tests.e2e.test_e2e_boot import fetch
 from tests.support.vms import TINY, Site, eventually, slot_of
 
 from warmboot.host.guest.guest_link import AGENT_PORT
@@ -106,6 +107,7 @@ async def test_who_is_connected_to_a_vm_that_dies_is_told_at_once(
     found = await site.run("doomed", *words)
     record = await site.vm("doomed")
     assert record.handle is not None
+    await fetch(found["ports"][0]["host_port"])  # its web server listens by now
     reader, writer = await asyncio.open_connection("127.0.0.1", found["ports"][0]["host_port"])
     writer.write(b"GET /index.html HTTP/1.1\r\n")  # and no more: the server waits
     with pytest.raises(TimeoutError):

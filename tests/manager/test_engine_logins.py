@@ -63,7 +63,7 @@ async def test_who_is_started_anew_has_them_from_who_was_there(
         os.kill(before[0], signal.SIGKILL)
         await a_new_front_has_them(m, before)
     before = front_pids(place.storage)
-    monkeypatch.setattr(engine_front, "__version__", "99")
+    monkeypatch.setattr(engine_front, "_code", lambda: "after an upgrade")
     async with place.manager() as m:
         await a_new_front_has_them(m, before)
         monkeypatch.undo()

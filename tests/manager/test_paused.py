@@ -20,6 +20,9 @@ from warmboot.model.sessions import ExecSpec
 from warmboot.model.tenants.engine import EngineState
 from warmboot.model.vm import VmStatus
 
+SILENT_S = 3.0
+"""How long a VM may be silent: what runs on a busy machine is not accused of it."""
+
 
 async def status_of(m: Manager, ref: str) -> VmStatus:
     """What its VMM says."""
@@ -39,13 +42,14 @@ async def refused(work: Awaitable[object], words: str) -> None:
 
 async def test_a_paused_container_stands_still_and_goes_on(place: Lab) -> None:
     await prepare(place, snapshot=True)
-    async with place.manager(unresponsive_after_s=0.3) as m:
-        ran = await m.run("web", "sh", "-c", "sleep 0.5; echo over; exit 7")
+    async with place.manager(unresponsive_after_s=SILENT_S) as m:
+        ran = await m.run("web", "sh", "-c", f"sleep {SILENT_S}; echo over; exit 7")
         await m.containers.pause("web")
         assert await status_of(m, "web") is VmStatus.PAUSED
         assert (await m.containers.get("web")).state is ContainerState.PAUSED
         assert [one.name for one in await m.containers.list()] == ["web"]
-        await asyncio.sleep(1.0)  # longer than it would have run, and than a VM may be silent
+        # Longer than it would have run, and than a VM may be silent.
+        await asyncio.sleep(SILENT_S + 0.5)
         assert (await m.containers.get("web")).state is ContainerState.PAUSED
         await m.containers.unpause("web")
         assert await told(m, ran.id) == ["paused", "unpaused"]
@@ -91,10 +95,10 @@ async def test_a_pause_survives_the_manager(place: Lab) -> None:
         await create(m)
         await m.containers.pause("web")
         await engines_of(m).pause("ci")
-    async with place.manager(unresponsive_after_s=0.3) as m:
+    async with place.manager(unresponsive_after_s=SILENT_S) as m:
         assert await status_of(m, "web") is VmStatus.PAUSED
         assert (await engines_of(m).get("ci")).state is EngineState.PAUSED
-        await asyncio.sleep(0.5)  # longer than a VM may be silent
+        await asyncio.sleep(SILENT_S + 0.5)  # longer than a VM may be silent
         await m.containers.unpause("web")
         await engines_of(m).unpause("ci")
         found = await m.containers.get("web"), await engines_of(m).get("ci")
@@ -124,7 +128,7 @@ async def test_a_paused_vm_that_dies_has_failed(place: Lab) -> None:
 
 async def test_who_is_connected_to_a_paused_engine_waits_and_others_are_told(place: Lab) -> None:
     await prepare(place, snapshot=True)
-    async with place.manager(unresponsive_after_s=0.3) as m:
+    async with place.manager(unresponsive_after_s=SILENT_S) as m:
         engine = await create(m)
         async with docker(engine) as client:
             assert (await create_container(client, "db")).status_code == 201

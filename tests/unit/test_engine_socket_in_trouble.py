@@ -21,7 +21,7 @@ from tests.support.engine_sockets import (
 )
 from tests.support.eventually import until
 
-from warmboot.engine_socket import conversation, limits, served_engine
+from warmboot.engine_socket import conversation, served_engine
 from warmboot.engine_socket.docker_form import last_words
 from warmboot.engine_socket.listeners import connected, socket_file
 
@@ -176,7 +176,7 @@ async def test_who_waits_for_an_engine_that_is_removed_is_told(there: bool) -> N
 async def test_a_front_that_is_retired_answers_what_it_is_asked_at_once_and_nothing_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connected, "FIRST_WORDS_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(connected, "FIRST_WORDS_TIMEOUT_S", 3.0)
     async with serving() as it:
         kept, silent = await it.connect(), await it.connect()
         await kept.send(PING)
@@ -193,11 +193,12 @@ async def test_who_does_not_take_its_last_words_keeps_no_engine_from_being_remov
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(connected, "LAST_WORDS_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(conversation, "LINGER_S", 600.0)
     async with serving() as it:
         client = await it.connect()
         await client.send(b"GET /silent HTTP/1.1\r\nHost: d\r\n\r\n")
         await until(lambda: bool(it.guest.asked))
-        async with asyncio.timeout(limits.LINGER_S / 2):
+        async with asyncio.timeout(50):
             await it.front.close()  # the client neither reads nor hangs up
 
 

@@ -37,7 +37,7 @@ async def main():
         await session.report("progress", {"done": 1})
         answer = await session.ask_pause()
         print("asked", answer.status_code, flush=True)
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(5)
         print("on it goes", session.restores, flush=True)
         await session.report("progress", {"done": 2})
         await asyncio.sleep(3600)

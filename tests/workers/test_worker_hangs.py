@@ -114,7 +114,7 @@ async def test_a_request_s_own_limit_ends_a_pause_and_a_resume_that_make_progres
         busy.unlink()
         await workers.pause(worker.id, "kept", timeout_s=60)
         busy.touch()
-        with pytest.raises(CheckpointTimeout, match="the checkpoint is kept"):
+        with pytest.raises(CheckpointTimeout, match="checkpoint is kept"):
             await workers.resume(worker.id, timeout_s=1.0)
         assert (await workers.get(worker.id)).state == "paused"
         busy.unlink()

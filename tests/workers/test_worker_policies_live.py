@@ -219,10 +219,10 @@ async def test_a_worker_is_not_idle_while_somebody_has_a_connection_to_it(
     it: Served, engine: DockerEngine
 ) -> None:
     port = free_port()
-    worker_id = await _http_worker(it, engine, port, pause_after_idle_s=1)
+    worker_id = await _http_worker(it, engine, port, pause_after_idle_s=5)
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     await it.client.workers.wait(worker_id, "running", 60)  # it may have been idle before
-    assert (await it.client.workers.wait(worker_id, "paused", 4)).state == "running"
+    assert (await it.client.workers.wait(worker_id, "paused", 8)).state == "running"
     writer.transport.abort()
     assert (await it.client.workers.wait(worker_id, "paused", 60)).state == "paused"
 

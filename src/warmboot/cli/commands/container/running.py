@@ -124,7 +124,8 @@ class Run:
                 raise
             raise await self._failed(client, container) from error
         assert self._container_id is not None
-        container = await client.containers.get(self._container_id)
+        # With --rm one that was quick may be gone by now, and how it was is told to who waits.
+        container = await client.containers.wait(self._container_id, "running", 0)
         _tell_boot(container, quiet=self._quiet)
         return container, session
 
