@@ -13,11 +13,12 @@ from uuid import UUID
 
 import pytest
 from tests.cli.conftest import ROOT, Served
+from tests.support.fake_sessions import FakeSession
 
 from warmboot.api.schemas.container_requests import ContainerIn
 from warmboot.client import Client, SyncClient
 from warmboot.client.containers import Containers
-from warmboot.model.errors import CommandNotFound, Conflict
+from warmboot.model.errors import CommandNotFound, Conflict, Unavailable
 
 PAGE = ROOT / "docs" / "how-to" / "python-client.md"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
@@ -49,6 +50,27 @@ async def test_a_run_leaves_nothing_whatever_happens(served: Served) -> None:
         with pytest.raises(TimeoutError):
             await client.containers.run("busybox", ["sleep"], timeout_s=0.5)
         assert await client.containers.list(all_states=True) == []
+
+
+async def test_a_command_that_is_cut_off_raises_the_managers_error(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def write(self: FakeSession, data: bytes) -> None:
+        raise Unavailable("the guest is away")
+
+    monkeypatch.setattr(FakeSession, "write", write)
+    async with Client(served.url) as client:
+        container_id = await client.containers.create("busybox")
+        await client.containers.wait(container_id, "running")
+        with pytest.raises(Unavailable, match="the guest is away"):
+            await client.containers.run_command(container_id, ["cat"], stdin=b"x", timeout_s=60)
+        with pytest.raises(TypeError):
+            await client.containers.run_command(
+                container_id,
+                ["cat"],
+                stdin="x",  # type: ignore[arg-type]
+                timeout_s=60,
+            )
 
 
 def test_a_port_is_waited_for(served: Served) -> None:

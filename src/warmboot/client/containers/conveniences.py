@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,18 +32,26 @@ class Finished:
 
 
 async def collected(session: Session, stdin: bytes = b"") -> Finished:
-    """Give a process its input, and read its output to the end."""
+    """Give a process its input, and read its output to the end.
+
+    ``Unavailable`` if the session is cut off, or what the manager tells.
+    """
 
     async def feed() -> None:
-        await session.write(stdin)
-        await session.write_eof()
+        with contextlib.suppress(Unavailable):  # why it takes no more is told by its output's end
+            await session.write(stdin)
+            await session.write_eof()
 
     said: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
-    async with asyncio.TaskGroup() as group:
-        if stdin:
-            group.create_task(feed())
-        async for chunk in session:
-            said[chunk.stream] += chunk.data
+    try:
+        async with asyncio.TaskGroup() as group:
+            feeding = group.create_task(feed()) if stdin else None
+            async for chunk in session:
+                said[chunk.stream] += chunk.data
+            if feeding is not None:
+                feeding.cancel()  # its process has ended
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
     if session.exit_code is None:
         raise Unavailable("the exit code is not known", resolution="see `warmboot ps -a`")
     return Finished(session.exit_code, bytes(said["stdout"]), bytes(said["stderr"]))
