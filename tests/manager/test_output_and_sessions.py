@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from warmboot.bootstrap.logs import spec_form
 from warmboot.manager.containers import first_attach, watch_container
+from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.protocols import Session, Until
 from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict, NotFound, WarmbootError
@@ -239,6 +240,32 @@ async def test_attaching_to_one_that_could_not_be_started_says_so(manager: Manag
     await manager.create("web", image="missing/image", attach=True)
     with pytest.raises(Conflict, match="no process"):
         await manager.containers.attach("web")
+
+
+async def test_one_started_anew_while_its_failure_is_cleared_away_loses_no_output(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleared = asyncio.Event()
+
+    async def collect_released(self: CollectGarbage) -> None:
+        await cleared.wait()
+
+    monkeypatch.setattr(CollectGarbage, "collect_released", collect_released)
+    monkeypatch.setattr(first_attach, "COMES_WITHIN_S", 600)
+    manager.lab.set(fail_boot=True)
+    await manager.create("web", "echo", "hi")
+    assert (await manager.wait("web", Until.RUNNING)).state is ContainerState.FAILED
+    manager.lab.set(fail_boot=False)
+    attaching = asyncio.create_task(manager.containers.attach("web", logs=False, start=True))
+
+    async def begun() -> bool:
+        return (await manager.containers.get("web")).state is ContainerState.CREATING
+
+    await manager.until(begun, "it is started anew")
+    cleared.set()
+    session = await asyncio.wait_for(attaching, 60)
+    assert (await read(session))[Stream.STDOUT] == b"hi\n"
+    await session.close()
 
 
 async def test_lines_that_come_one_at_a_time_are_passed_on_in_few_pieces(manager: Manager) -> None:

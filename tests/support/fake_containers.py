@@ -28,7 +28,7 @@ from tests.support.fake_archives import FakeArchives
 from tests.support.fake_events import DEFAULT_SHAPE, FakeEvents, now
 from tests.support.fake_sessions import FakeSession, run_command
 
-from warmboot.manager.containers.first_attach import FirstAttach
+from warmboot.manager.containers.first_attach import FirstAttach, FirstAttaches
 from warmboot.manager.protocols import Until
 from warmboot.model.container import CONTAINER_TRANSITIONS, Container, ContainerSpec
 from warmboot.model.container import ContainerState as S
@@ -67,7 +67,7 @@ class FakeContainers:
         self.signals: list[str | None] = []
         self.execs: list[ExecSpec] = []
         self.asked_times: tuple[datetime | None, datetime | None] = (None, None)
-        self._first: dict[UUID, FirstAttach] = {}
+        self._first = FirstAttaches()
         self._readers: Counter[UUID] = Counter()
         self._events, self._archives = events, archives
         self._changed = asyncio.Condition()
@@ -102,10 +102,9 @@ class FakeContainers:
         self.rows[row.id] = row
         self.output[row.id] = []
         self._events.add(f"container.{state}", row.id, name=spec.name)
-        if attach:
-            self._first[row.id] = FirstAttach()
+        first = self._first.expect(row.id) if attach else None
         if start:
-            self._begin(self._boot(row.id))
+            self._begin(self._boot(row.id, first))
         return row.id
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -113,14 +112,12 @@ class FakeContainers:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _boot(self, container_id: UUID) -> None:
-        first = self._first.get(container_id)
+    async def _boot(self, container_id: UUID, first: FirstAttach | None) -> None:
         try:
             await self._bring_up(container_id, first)
         finally:
             if first is not None:
-                first.close()
-                del self._first[container_id]
+                self._first.close(container_id, first)
         if self.rows[container_id].state is S.RUNNING:
             await self._run(container_id, self.rows[container_id].spec.command or ("sleep",))
 
@@ -263,11 +260,11 @@ class FakeContainers:
                 await self._changed.wait_for(done)
         return row
 
-    async def start(self, ref: str) -> None:
+    async def start(self, ref: str, *, attach: bool = False) -> None:
         row = await self.get(ref)
         if row.state in (S.FAILED, S.CREATED):
             await self._set(row.id, S.CREATING, error=None)
-            self._begin(self._boot(row.id))
+            self._begin(self._boot(row.id, self._first.expect(row.id) if attach else None))
             return
         await self._set(row.id, S.RUNNING, exit_code=None, started_at=now())
         self._begin(self._run(row.id, row.spec.command or ("sleep",)))
@@ -403,13 +400,11 @@ class FakeContainers:
             await self.start(ref)
             return session
         if start and row.state in (S.CREATED, S.FAILED):
-            self._first[row.id] = FirstAttach()
-            await self.start(ref)
-        if (first := self._first.get(row.id)) is not None:
-            with first.attaching():
-                if await first.created() is not None:
-                    return self._session(row)
-            row = await self.get(ref)
+            await self.start(ref, attach=True)
+        async with self._first.place(row.id) as place:
+            if place is not None:
+                return self._session(row)
+        row = await self.get(ref)
         if row.state is not S.RUNNING:
             raise Conflict(f"the container {row.name} is not running")
         return self._session(row)

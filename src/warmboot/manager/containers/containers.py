@@ -335,7 +335,8 @@ class Containers(ContainerSessions):
 
         def over() -> None:
             asked.ticket.over()
-            self._first.close(asked.container_id)
+            if asked.first is not None:
+                self._first.close(asked.container_id, asked.first)
 
         self._tasks.keep_going(Work.BRING_UP, bring_up_key(asked.container_id), work, over)
 

@@ -68,10 +68,11 @@ class FirstAttaches:
         first = self._expected[container_id] = FirstAttach()
         return first
 
-    def close(self, container_id: UUID) -> None:
-        """The container has been started, or will not be."""
-        if (first := self._expected.pop(container_id, None)) is not None:
-            first.close()
+    def close(self, container_id: UUID, first: FirstAttach) -> None:
+        """The container has been started, or will not be. What it is begun anew with stays."""
+        first.close()
+        if self._expected.get(container_id) is first:
+            del self._expected[container_id]
 
     @contextlib.asynccontextmanager
     async def place(self, container_id: UUID) -> AsyncIterator[tuple[str, str] | None]:
