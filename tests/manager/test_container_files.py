@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
 from collections.abc import AsyncIterator
+from uuid import UUID
 
 import pytest
 from tests.support.managers import Manager
 
+from warmboot.manager.containers.host_ports import HostPorts
 from warmboot.manager.protocols import Until
-from warmboot.model.container import ContainerState
+from warmboot.model.container import ContainerSpec, ContainerState
 from warmboot.model.errors import Conflict, InvalidRequest, NameTaken, NotFound
 from warmboot.model.tenants.inside import Change, ChangeKind, FileKind
 
@@ -92,3 +95,23 @@ async def test_another_name_and_the_same_host_name(manager: Manager) -> None:
     (told,) = [event for event in events if event.kind == "container.renamed"]
     assert told.data == {"name": "shop", "was": "web"}
     await manager.run("web", "true")
+
+
+async def test_a_name_that_is_given_while_it_is_started_stays(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container_id = await manager.create("web", start=False)
+    free = HostPorts.free
+
+    @contextlib.asynccontextmanager
+    async def renamed_meanwhile(
+        ports: HostPorts, spec: ContainerSpec, but: UUID | None = None, *, now: bool = True
+    ) -> AsyncIterator[ContainerSpec]:
+        await manager.containers.rename("web", "shop")
+        async with free(ports, spec, but, now=now) as chosen:
+            yield chosen
+
+    monkeypatch.setattr(HostPorts, "free", renamed_meanwhile)
+    await manager.containers.start("web")
+    started = await manager.wait("shop", Until.RUNNING)
+    assert (started.id, started.name, started.host_name) == (container_id, "shop", "web")

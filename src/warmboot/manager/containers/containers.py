@@ -153,8 +153,8 @@ class Containers(ContainerSessions):
                 self._ports.free(container.spec, container.id) as free,
                 self._events.transaction() as emit,
             ):
-                await self._store.containers.begin(container.id, free, **UNBOOTED)
-                await emit("container.creating", container.id, name=container.name)
+                begun = await self._store.containers.begin(container.id, free.ports, **UNBOOTED)
+                await emit("container.creating", container.id, name=begun.name)
             first = self._first.expect(container.id) if attach else None
             self._begin(Asked(container.id, self._admission.boot(), first=first))
 

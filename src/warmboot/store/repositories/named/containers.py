@@ -9,8 +9,8 @@ from uuid import UUID
 from warmboot.model.container import (
     CONTAINER_TRANSITIONS,
     Container,
-    ContainerSpec,
     ContainerState,
+    PortMapping,
 )
 from warmboot.model.errors import NameTaken
 from warmboot.store.lenient import Rows
@@ -30,13 +30,17 @@ class ContainerRepository(NamedRecords[Container, ContainerState]):
         [field.name for field in fields(Container)],
     )
 
-    async def begin(self, container_id: UUID, spec: ContainerSpec, **changes: Any) -> Container:
+    async def begin(
+        self, container_id: UUID, wanted_ports: tuple[PortMapping, ...], **changes: Any
+    ) -> Container:
         """It is to be brought up: ``CREATING``, with the ports that were chosen for it now.
 
         ``IllegalTransition``, ``NotFound``.
         """
         check_fields(changes, self._of.changeable)
-        async with self._database.write() as connection:
+        async with self._database.transaction(), self._database.write() as connection:
+            # What else is in it is as it is now: it may just have been given another name.
+            spec = replace((await self.get(container_id)).spec, ports=wanted_ports)
             values = with_shape({**changes, "spec": spec})
             row = await self._of.changes.move(
                 connection, container_id, ContainerState.CREATING, values
