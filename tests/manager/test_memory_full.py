@@ -75,3 +75,14 @@ async def test_a_container_whose_vm_is_gone_waits_for_memory(
         with pytest.raises(MemoryFull):
             await m.services.containers.start("web")
         assert (await m.services.containers.get("web")).state == "failed"
+
+
+async def test_a_container_that_is_only_created_needs_memory_at_its_start(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.manager() as m:
+        monkeypatch.setattr(HostAgent, "free_memory_mib", lambda self: 100)
+        await m.create("web", start=False)
+        with pytest.raises(MemoryFull):
+            await m.services.containers.start("web")
+        assert (await m.services.containers.get("web")).state is ContainerState.CREATED

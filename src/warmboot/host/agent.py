@@ -83,7 +83,6 @@ class HostAgent:
         """``InvalidRequest`` for a shape that this host never has; see ``ensure_memory``, too."""
         if asked is not None:
             self.capacity().check(asked, default)
-        self.ensure_memory(asked or default)
 
     def ensure_memory(self, shape: Shape) -> None:
         """``MemoryFull`` if less is free than a VM of this shape may come to use."""

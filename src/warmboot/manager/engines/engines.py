@@ -188,6 +188,7 @@ class Engines:
         else:
             image_id = await choose_image(self._store, spec.runtime_image_id)
         self._host.check_shape(spec.shape, self._default_shape)
+        self._host.ensure_memory(spec.shape or self._default_shape)
         await self._disks.check(spec, image_id)
         async with self._addresses.free_one() as address, self._tcp.taken(spec.tcp, engine_id):
             engine = Engine(
