@@ -110,12 +110,13 @@ HERE = (
     "3: 020012C6:0400 010012C6:9C40 01",  # with the agent
     "4: 020011AC:1538 010012C6:9C40 06",  # it is over
     "5: 0000000000000000FFFF0000020011AC:1538 0000000000000000FFFF0000030011AC:9C40 01",
+    "6: B80D0120000000000000000001000000:1538 B80D0120000000000000000002000000:9C40 01",
+    "7: 00000000000000000000000001000000:1538 00000000000000000000000001000000:9C40 01",
 )
 OUTSIDE = (
     "0: 020011AC:1538 010012C6:9C40 01",
     "0: 020011AC:9C40 08080808:01BB 02",
     "0: 0000000000000000FFFF0000020011AC:1538 0000000000000000FFFF0000010012C6:9C40 01",
-    "0: B80D0120000000000000000001000000:1538 B80D0120000000000000000002000000:9C40 01",
 )
 
 
@@ -129,7 +130,8 @@ def test_a_forks_connections_with_somebody_outside_are_reset(guest: Guest, conne
     ]
     assert guest.ask("POST", "/warmboot/v1/identity", FORK, TOKEN)[0] == 200
     (ended,) = [name for name, _ in guest.system.calls if name.startswith("sh ")]
-    outside = "( not dst 127.0.0.0/8 and not dst 172.17.0.0/16 and not sport = :1024 )"
+    networks = "not dst 127.0.0.0/8 and not dst 172.17.0.0/16"
+    outside = f"( dst 0.0.0.0/0 and {networks} and not sport = :1024 )"
     kill = f"ss -K -H -t state connected '{outside}'"
     assert ended == f"sh -c nsenter --net=/proc/77/ns/net {kill}; true"
 

@@ -62,9 +62,9 @@ def _leads_outside(table: str, inside: list[tuple[str, int]]) -> bool:
 
 
 def _is_in(peer: str, networks: list[tuple[str, int]]) -> bool:
-    """IPv6, of which there is none but what is mapped, counts as outside."""
+    """IPv6 that is not mapped is in the VM, whose link has none: it is among containers."""
     if len(peer) != 8:
-        return False
+        return True
     number = _number(_address(peer))
     return any((number ^ _number(one)) >> (32 - bits) == 0 for one, bits in networks)
 
@@ -79,5 +79,6 @@ def _address(hex_digits: str) -> str:
 
 
 def _outside(inside: list[tuple[str, int]]) -> str:
+    """The same for ss(8), to which an IPv4 network has what is mapped in it, too."""
     peers = " and ".join(f"not dst {network}/{bits}" for network, bits in inside)
-    return f"( {peers} and not sport = :{AGENT_PORT} )"
+    return f"( dst 0.0.0.0/0 and {peers} and not sport = :{AGENT_PORT} )"
