@@ -164,6 +164,16 @@ async def test_a_signal_before_it_runs_undoes_it(
     assert await desk.names() == []
 
 
+async def test_a_signal_while_it_is_booted_stops_it_as_soon_as_it_runs(desk: Desk) -> None:
+    desk.place.set(pull_s=2.0)
+    await desk.type("create", "--name", "c", "busybox", "sleep", "1000")
+    process = await desk.begin("start", "-a", "c")
+    await desk.until("c", "creating")
+    process.send_signal(signal.SIGTERM)
+    assert await ended(process) == 143
+    assert (await desk.until("c", "exited")).exit_code == 143
+
+
 # -- what could not be started ---------------------------------------------------------------------
 
 

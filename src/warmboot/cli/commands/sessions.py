@@ -13,7 +13,7 @@ from warmboot.cli.drive import command_exit_code, connect, drive, usage
 from warmboot.cli.parsing import parse_environment, parse_folder
 from warmboot.cli.refs import RunningRef
 from warmboot.cli.terminal.attach import carry, hangup_ends_us, has_terminal
-from warmboot.cli.terminal.foreground import Stay, killed, note
+from warmboot.cli.terminal.foreground import Stay, killed
 from warmboot.cli.terminal.signals import Signals
 from warmboot.cli.terminal.terminal import Detached, terminal_size
 from warmboot.model.conventions.program_start import assignments
@@ -113,7 +113,7 @@ def attach(
                 except asyncio.CancelledError:
                     if (interrupted := signals.settle()) is None:
                         raise
-                    note(f"leaving {container.name}, which is being stopped")
+                    stay.left()
                     return interrupted
 
     raise typer.Exit(drive(work()))

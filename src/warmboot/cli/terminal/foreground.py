@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -34,34 +35,60 @@ class Stay:
     def __init__(self, client: Client, container: Container, signals: Signals) -> None:
         self._client, self._container, self._signals = client, container, signals
         self._stopping: asyncio.Task[None] | None = None
+        self._asked = False
 
     async def run(self, session: Session, *, stdin: bool, tty: bool) -> int:
         """Carry a session that was attached before the container's start; its exit code."""
-        return await self._until_end(carry(session, tty=tty, stdin=stdin))
+        async with self._signals_passed_on():
+            return await self._until_end(carry(session, tty=tty, stdin=stdin))
+
+    async def start(
+        self, attaching: AbstractAsyncContextManager[Session], *, stdin: bool, tty: bool
+    ) -> int:
+        """Start the container by attaching to it; its exit code. It may have to be booted first,
+        and a signal that comes before it runs stops it as soon as it does.
+        """
+        async with self._signals_passed_on(), attaching as session:
+            return await self._until_end(carry(session, tty=tty, stdin=stdin))
 
     async def attach(self, *, stdin: bool, tty: bool) -> int:
         """Attach to the container, and show its output from now on; its exit code."""
-        return await self._until_end(self._attached(tty=tty, stdin=stdin))
+        async with self._signals_passed_on():
+            return await self._until_end(self._attached(tty=tty, stdin=stdin))
+
+    def left(self) -> None:
+        """Tell that we leave before its end, and what becomes of it."""
+        name = self._container.name
+        becomes = "is being stopped" if self._asked else f"goes on; stop it: warmboot stop {name}"
+        note(f"leaving {name}, which {becomes}")
+
+    @contextlib.asynccontextmanager
+    async def _signals_passed_on(self) -> AsyncIterator[None]:
+        """The first signal within it is the container's, and the next one cancels."""
+        try:
+            with self._signals.first_to(self._stop):
+                yield
+            if self._stopping is not None:
+                await asyncio.wait({self._stopping})
+        finally:
+            if self._stopping is not None:
+                self._stopping.cancel()
+                await asyncio.gather(self._stopping, return_exceptions=True)
 
     async def _until_end(self, work: Coroutine[Any, Any, int | None]) -> int:
         ended = asyncio.create_task(self._client.containers.wait(self._container.id))
         try:
-            with self._signals.first_to(self._stop):
-                try:
-                    code = await work
-                except (Unwritten, CommandNotExecutable, CommandNotFound):
-                    raise  # whether or not it is being removed by now
-                except WarmbootError:
-                    if (code := await killed(self._client, self._container.id)) is None:
-                        raise
-                last = None if code is not None else await ended
-            if self._stopping is not None:
-                await asyncio.wait({self._stopping})
+            try:
+                code = await work
+            except (Unwritten, CommandNotExecutable, CommandNotFound):
+                raise  # whether or not it is being removed by now
+            except WarmbootError:
+                if (code := await killed(self._client, self._container.id)) is None:
+                    raise
+            last = None if code is not None else await ended
         finally:
-            tasks = {task for task in (ended, self._stopping) if task is not None}
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            ended.cancel()
+            await asyncio.gather(ended, return_exceptions=True)
         if last is None:
             assert code is not None
             return code
@@ -74,6 +101,7 @@ class Stay:
             try:
                 # It may be about to be started.
                 await self._client.containers.wait(self._container.id, "running")
+                self._asked = True
                 await self._client.containers.stop(self._container.id, signal=number.name)
             except WarmbootError as error:
                 note(f"{number.name} could not be passed on: {error.brief}")

@@ -78,7 +78,7 @@ class Run:
                     if rm:
                         await self._remove(client)
                     else:
-                        note(f"leaving {container.name}, which is being stopped")
+                        stay.left()
                     return interrupted
                 except WarmbootError as error:
                     if (unstarted := await self._unstarted(client)) is not None:

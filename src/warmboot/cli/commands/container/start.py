@@ -12,7 +12,7 @@ from warmboot.cli.commands.options import Interactive
 from warmboot.cli.drive import connect, drive, each, failure_of, usage
 from warmboot.cli.refs import StartableRefs
 from warmboot.cli.terminal.attach import has_terminal
-from warmboot.cli.terminal.foreground import Stay, note
+from warmboot.cli.terminal.foreground import Stay
 from warmboot.cli.terminal.signals import Signals
 from warmboot.cli.terminal.terminal import Detached
 from warmboot.model.errors import WarmbootError
@@ -51,16 +51,15 @@ async def _stay(ref: str, *, interactive: bool) -> int:
             if stdin and container.tty and not has_terminal():
                 raise usage("the input is not a terminal; leave out -i", "-i")
             attaching = client.containers.attach(container.id, logs=False, start=True)
+            stay = Stay(client, container, signals)
             try:
-                async with attaching as session:
-                    stay = Stay(client, container, signals)
-                    return await stay.run(session, stdin=stdin, tty=container.tty)
+                return await stay.start(attaching, stdin=stdin, tty=container.tty)
             except Detached:
                 return 0
             except asyncio.CancelledError:
                 if (interrupted := signals.settle()) is None:
                     raise
-                note(f"leaving {container.name}, which is being stopped")
+                stay.left()
                 return interrupted
             except WarmbootError as error:
                 now = await client.containers.wait(container.id, "running", 0)
