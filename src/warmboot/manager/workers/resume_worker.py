@@ -106,7 +106,8 @@ class ResumeWorker:
         """Restore an accepted worker; the worker then, and what has changed in its mounts.
 
         After an error it is recovered, then it is raised. What is not done within ``timeout_s`` is
-        ended, and the worker is where it was.
+        ended, and the worker is where it was; unpacking the checkpoint counts, but is not cut
+        short.
         """
         limits = Limits(self._hangs_after_s, timeout_s)
         async with self._work(worker, chosen), self._plain(chosen):
