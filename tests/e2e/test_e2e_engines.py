@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import pwd
@@ -12,20 +11,18 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Coroutine
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from tests.e2e.conftest import PAGE, TOOLS, Archive
 from tests.e2e.copies import add_shared
+from tests.e2e.docker_engines import Engine, engine_at, page_at, page_soon
 from tests.e2e.host_servers import GREETING, greeter, own_address
 from tests.support.ports import free_port
 from tests.support.registry import Image, push, registry
-from tests.support.vms import Ran, Site, eventually, state_root
+from tests.support.vms import Site, eventually, state_root
 
-TIMEOUT_S = 180.0
 MIB, GIB = 1 << 20, 1 << 30
 
 
@@ -46,52 +43,6 @@ async def place(site: Site, image_folder: Path) -> AsyncIterator[Site]:
         yield own
 
 
-@dataclass
-class Engine:
-    """``host``: how ``docker`` finds it, if not by its socket."""
-
-    site: Site
-    name: str
-    host: str = ""
-
-    async def described(self) -> dict[str, Any]:
-        (found,) = json.loads((await self.site.cli("engine", "inspect", self.name)).out)
-        return dict(found)
-
-    async def environment(self) -> dict[str, str]:
-        host = self.host or (await self.described())["docker_host"]
-        return {**os.environ, "DOCKER_HOST": host, "DOCKER_CONFIG": "/nonexistent"}
-
-    async def begin(self, *words: str) -> asyncio.subprocess.Process:
-        pipe = asyncio.subprocess.PIPE
-        return await asyncio.create_subprocess_exec(
-            *("docker", *words),
-            env=await self.environment(),
-            stdin=pipe,
-            stdout=pipe,
-            stderr=pipe,
-        )
-
-    async def docker(self, *words: str, stdin: bytes = b"", code: int = 0) -> Ran:
-        ran = await Ran.of(await self.begin(*words), stdin, TIMEOUT_S)
-        assert ran.code == code, f"docker {' '.join(words)}: {ran}"
-        return ran
-
-
-@contextlib.asynccontextmanager
-async def engine_at(
-    site: Site, name: str, archive: Archive | None = None, *options: str
-) -> AsyncIterator[Engine]:
-    await site.cli("engine", "create", *options, name)
-    engine = Engine(site, name)
-    try:
-        if archive is not None:
-            await engine.docker("load", "-i", str(archive.path))
-        yield engine
-    finally:
-        await site.cli("engine", "rm", "-f", name)
-
-
 async def test_a_users_first_request_makes_an_engine_and_the_next_one_starts_it(
     place: Site,
 ) -> None:
@@ -106,11 +57,6 @@ async def test_a_users_first_request_makes_an_engine_and_the_next_one_starts_it(
         assert (await engine.docker("volume", "ls", "-q")).out == "kept\n"
     finally:
         await place.cli("engine", "rm", "-f", engine.name)
-
-
-async def page_at(number: int, address: str = "127.0.0.1") -> bytes:
-    async with httpx.AsyncClient(trust_env=False) as client:
-        return (await client.get(f"http://{address}:{number}/", timeout=60)).content
 
 
 async def test_docker_has_an_empty_engine_of_its_own_that_was_booted_warm(
@@ -178,13 +124,13 @@ async def test_a_published_port_is_there_when_docker_has_answered(
     async with engine_at(place, "ports", archive) as engine:
         number = free_port()
         await engine.docker("run", "-d", "--name", "web", "-p", f"{number}:8080", TOOLS)
-        assert await eventually(lambda: _page_soon(number), "its web server listens") == PAGE
+        assert await eventually(lambda: page_soon(number), "its web server listens") == PAGE
         own = str((await engine.described())["address"])
         assert await page_at(number, own) == PAGE, "at the engine's own address, too"
         left = await engine.docker("run", "-d", "-p", "127.0.0.1::8080", "--name", "any", TOOLS)
         assert left.out
         shown = (await engine.docker("port", "any", "8080")).out.split()[0]
-        assert await eventually(lambda: _page_soon(int(shown.rpartition(":")[2])), "and so") == PAGE
+        assert await eventually(lambda: page_soon(int(shown.rpartition(":")[2])), "and so") == PAGE
         taken = await engine.docker("run", "-d", "-p", f"{number}:8080", TOOLS, code=125)
         assert "port is already allocated" in taken.err
         await forks_go_on(place, engine, number)
@@ -294,12 +240,6 @@ async def base_of(place: Site) -> str:
         if one["name"] == "seeded"
     ]
     return str(seeded["parent_id"])
-
-
-async def _page_soon(number: int) -> bytes | None:
-    with contextlib.suppress(httpx.TransportError):
-        return await page_at(number)
-    return None
 
 
 async def test_a_folder_of_the_host_is_refused_and_dockers_socket_is_dockers(
