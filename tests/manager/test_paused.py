@@ -13,15 +13,20 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager
 from tests.support.prepared_labs import prepare
 
+from warmboot.host.vm import live_vm
+from warmboot.hypervisors.simulated.vm import SimulatedVm
 from warmboot.manager.protocols import Until
 from warmboot.model.container import ContainerState
-from warmboot.model.errors import Conflict, InUse
+from warmboot.model.errors import Conflict, InUse, NotFound, VmUnresponsive
 from warmboot.model.sessions import ExecSpec
 from warmboot.model.tenants.engine import EngineState
 from warmboot.model.vm import VmStatus
 
 SILENT_S = 3.0
 """How long a VM may be silent: what runs on a busy machine is not accused of it."""
+
+HANGS_S = 15.0
+"""As good as for ever: it ends, so that a test may fail."""
 
 
 async def status_of(m: Manager, ref: str) -> VmStatus:
@@ -33,6 +38,19 @@ async def status_of(m: Manager, ref: str) -> VmStatus:
 async def told(m: Manager, subject_id: object) -> list[str]:
     kinds = [event.kind.partition(".")[2] for event in await m.events_of(subject_id)]
     return [kind for kind in kinds if kind in ("paused", "unpaused", "unresponsive", "failed")]
+
+
+def hang(monkeypatch: pytest.MonkeyPatch, *methods: str) -> asyncio.Event:
+    """Have VMMs not answer this any more; set when one is asked."""
+    asked = asyncio.Event()
+
+    async def hanging(_: SimulatedVm) -> None:
+        asked.set()
+        await asyncio.sleep(HANGS_S)
+
+    for method in methods:
+        monkeypatch.setattr(SimulatedVm, method, hanging)
+    return asked
 
 
 async def refused(work: Awaitable[object], words: str) -> None:
@@ -163,4 +181,42 @@ async def test_who_is_connected_to_a_paused_engine_waits_and_others_are_told(pla
         await engines_of(m).stop("ci", 0)
         assert (await engines_of(m).get("ci")).state is EngineState.STOPPED
         await refused(engines_of(m).pause("ci"), "is not running")
+        await check(m.running)
+
+
+async def test_a_vmm_that_hangs_is_told_and_what_was_asked_is_taken_back(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_vm, "ANSWER_S", 0.1)
+    monkeypatch.setattr(live_vm, "STATUS_S", 0.1)
+    await prepare(place, snapshot=True)
+    async with place.manager() as m:
+        await m.run("web")
+        (record,) = await m.store.vms.list()
+        for ask, before in ((m.containers.pause, "running"), (m.containers.unpause, "paused")):
+            with monkeypatch.context() as hung:
+                hang(hung, "pause", "resume", "status")
+                with pytest.raises(VmUnresponsive, match="does not answer"):
+                    await asyncio.wait_for(ask("web"), 10)
+            assert (await m.containers.get("web")).state == before
+            assert m.host.vms.pauses.is_paused(record.id) is (before == "paused")
+            await ask("web")
+        assert (await m.containers.get("web")).state is ContainerState.RUNNING
+
+
+async def test_a_pause_that_hangs_keeps_nobody_from_removing_it(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_vm, "ANSWER_S", 600.0)
+    await prepare(place, snapshot=True)
+    async with place.manager() as m:
+        await m.run("web")
+        await create(m)
+        for noun, name in ((m.containers, "web"), (engines_of(m), "ci")):
+            asked = hang(monkeypatch, "pause")
+            pausing = asyncio.create_task(noun.pause(name))
+            await asked.wait()
+            await asyncio.wait_for(noun.delete(name, force=True), 10)
+            with pytest.raises(NotFound, match="is being removed"):
+                await pausing
         await check(m.running)

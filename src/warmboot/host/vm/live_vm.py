@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from warmboot.host.guest.guest_link import AGENT_PORT, GuestLink
 from warmboot.hypervisors.base import Vm
-from warmboot.model.errors import DiskFull, HypervisorError, VmGone
-from warmboot.model.vm import VmStatus
+from warmboot.model.errors import DiskFull, HypervisorError, VmGone, VmUnresponsive
+from warmboot.model.vm import VmHandle, VmStatus
 from warmboot.system.concurrency import race
 from warmboot.system.disks import disk_full
 from warmboot.system.on_failure import on_failure
@@ -24,6 +24,10 @@ STEADY_S = 1.0
 LOOK_AGAIN_S = 1.0
 
 STATUS_S = 5.0
+
+ANSWER_S = 20.0
+"""How long a VMM may take to have its VM stand still or run: it writes out what it has cached of
+the disks first."""
 
 CONNECT_S = 60.0
 """A VM that is made ready in the background runs when nobody else wants to."""
@@ -49,23 +53,38 @@ class LiveVm:
 
     async def pause(self) -> None:
         """Have it stand still in memory. Idempotent; ``DiskFull`` if it has stalled."""
+        ran = self.runs.is_set()
         self.runs.clear()  # before: that it does not answer then is no silence
-        async with on_failure(self.look):
-            await self.vm.pause()
-            if await self.vm.status() is VmStatus.STALLED:  # it will be resumed when there is room
+        async with on_failure(lambda: self.look(else_runs=ran)):
+            async with self._in_time():
+                await self.vm.pause()
+                status = await self.vm.status()
+            if status is VmStatus.STALLED:  # it will be resumed when there is room
                 raise disk_full(self.vm.handle.run_dir)
 
     async def resume(self) -> None:
-        await self.vm.resume()
+        """Have it run on. Idempotent."""
+        async with self._in_time():
+            await self.vm.resume()
         self.runs.set()
 
-    async def look(self) -> None:
-        """Whether it runs: another manager may have paused it."""
-        paused = False
+    async def look(self, *, else_runs: bool = True) -> None:
+        """Whether it runs: another manager may have paused it. ``else_runs`` if it does not say."""
+        runs = else_runs
         with contextlib.suppress(TimeoutError, HypervisorError):  # that is told by others
             async with asyncio.timeout(STATUS_S):
-                paused = await self.vm.status() is VmStatus.PAUSED
-        (self.runs.clear if paused else self.runs.set)()
+                runs = await self.vm.status() is not VmStatus.PAUSED
+        (self.runs.set if runs else self.runs.clear)()
+
+    @contextlib.asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        """``VmUnresponsive`` if its VMM hangs: it does later, and in order, what it was told."""
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                yield
+        except TimeoutError:
+            why = f"its process is there, and gave no answer within {ANSWER_S:g} s"
+            raise no_answer(self.vm.handle, why) from None
 
     async def is_alive(self) -> bool:
         """Whether its VMM is there; one that does not say has not ended."""
@@ -141,3 +160,14 @@ class LiveVm:
             await self.vm.wait_stalled()
         except HypervisorError:  # its VMM is about to be gone, and that is told by its end
             await asyncio.Event().wait()
+
+
+def no_answer(handle: VmHandle, why: str) -> VmUnresponsive:
+    """The error for a VM that is there and does not answer."""
+    pid = handle.pid
+    return VmUnresponsive(
+        f"the VM {handle.vm_id} does not answer",
+        details=f"{why}; pid {pid}",
+        resolution=f"it is asked again, and continues when it answers (`kill -CONT {pid}`, if it "
+        "was stopped); `warmboot stop` and `warmboot rm -f` end it",
+    )

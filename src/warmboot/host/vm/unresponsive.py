@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from warmboot.host.vm.live_vm import LiveVm
+from warmboot.host.vm.live_vm import LiveVm, no_answer
 from warmboot.hypervisors.base import Hypervisor, Vm
 from warmboot.hypervisors.process import VmmProcess, is_stopped
 from warmboot.model.errors import (
@@ -31,7 +31,7 @@ from warmboot.model.errors import (
     VmUnresponsive,
     WarmbootError,
 )
-from warmboot.model.vm import VmHandle, VmRecord
+from warmboot.model.vm import VmRecord
 from warmboot.system.back_off import BackOff
 from warmboot.system.disks import os_error
 from warmboot.system.on_failure import on_failure
@@ -94,7 +94,7 @@ class UnresponsiveVms:
             except DiskFull:
                 await asyncio.sleep(self._silent_after_s / ASKED)
                 continue
-            error = self._silent[vm_id] = _unresponsive(machine.vm.handle, why)
+            error = self._silent[vm_id] = no_answer(machine.vm.handle, why)
             log.error(error.brief, details=error.details, resolution=error.resolution)
 
     async def until_heard(self, vm_id: str, machine: LiveVm) -> None:
@@ -199,7 +199,7 @@ class UnresponsiveVms:
         assert record.handle is not None
         if await asyncio.to_thread(is_stopped, record.handle.pid):
             VmmProcess.attach(record.handle).close()  # VmGone if that is another process
-            raise _unresponsive(record.handle, _STOPPED)
+            raise no_answer(record.handle, _STOPPED)
         try:
             async with asyncio.timeout(ADOPT_WAIT_S):
                 return await self._hypervisor.attach(record.spec, record.handle)
@@ -213,14 +213,4 @@ class UnresponsiveVms:
             log.exception("a VM could not be attached to", vm=record.id)
             why = repr(error)
         VmmProcess.attach(record.handle).close()
-        raise _unresponsive(record.handle, why)
-
-
-def _unresponsive(handle: VmHandle, why: str) -> VmUnresponsive:
-    pid = handle.pid
-    return VmUnresponsive(
-        f"the VM {handle.vm_id} does not answer",
-        details=f"{why}; pid {pid}",
-        resolution=f"it is asked again, and continues when it answers (`kill -CONT {pid}`, if it "
-        "was stopped); `warmboot stop` and `warmboot rm -f` end it",
-    )
+        raise no_answer(record.handle, why)

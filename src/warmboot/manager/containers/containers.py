@@ -142,8 +142,7 @@ class Containers(ContainerSessions):
                 if record is not None and await self._host.vms.is_alive(record.id):
                     check_goes_on(container)
                     again = self.started_again(container, record)
-                    if not await self._locks.unless_removed(container.id, again):
-                        raise NotFound(f"{container.name} is being removed")
+                    await self._locks.refuse_removed(container, again)
                     return
                 # Its VM died after it had ended: the way back leads through ``failed``.
                 await self._watch.vms.forget(container.id)
@@ -214,12 +213,14 @@ class Containers(ContainerSessions):
     async def pause(self, ref: str) -> None:
         container = await self.get(ref)
         async with self._locks.hold(container.id):
-            await self._pauses.pause(await self._store.containers.get(container.id))
+            container = await self._store.containers.get(container.id)
+            await self._locks.refuse_removed(container, self._pauses.pause(container))
 
     async def unpause(self, ref: str) -> None:
         container = await self.get(ref)
         async with self._locks.hold(container.id):
-            await self._pauses.unpause(await self._store.containers.get(container.id))
+            container = await self._store.containers.get(container.id)
+            await self._locks.refuse_removed(container, self._pauses.unpause(container))
 
     async def fork(self, ref: str, count: int) -> Sequence[Container]:
         return await self.forks(await self.get(ref), count)

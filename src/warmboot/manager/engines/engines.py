@@ -282,13 +282,14 @@ class Engines:
             engine = await self._store.engines.get(engine.id)
             if engine.state is EngineState.RUNNING:
                 check_handed_over(engine)
-            await self._pauses.pause(engine)
+            await self._locks.refuse_removed(engine, self._pauses.pause(engine))
             await self._show(engine.id)
 
     async def unpause(self, ref: str) -> None:
         engine = await self.get(ref)
         async with self._locks.hold(engine.id):
-            await self._pauses.unpause(await self._store.engines.get(engine.id))
+            engine = await self._store.engines.get(engine.id)
+            await self._locks.refuse_removed(engine, self._pauses.unpause(engine))
             await self._show(engine.id)
 
     async def _show(self, engine_id: UUID) -> None:

@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from warmboot.manager.tenants.pause_tenant import called
+from warmboot.model.errors import NotFound
+from warmboot.model.tenants.boot import Tenant
 from warmboot.system.concurrency import race
 
 
@@ -53,3 +56,8 @@ class TenantLocks:
             return False
         done.result()
         return True
+
+    async def refuse_removed(self, tenant: Tenant, work: Coroutine[Any, Any, None]) -> None:
+        """Do it ``unless_removed``; ``NotFound`` if it was ended."""
+        if not await self.unless_removed(tenant.id, work):
+            raise NotFound(f"{called(tenant)} is being removed")
