@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable
+from typing import Any
 
 import pytest
 from tests.support.engines import create, create_container, docker, engines_of
@@ -15,12 +16,16 @@ from tests.support.prepared_labs import prepare
 
 from warmboot.host.vm import live_vm
 from warmboot.hypervisors.simulated.vm import SimulatedVm
+from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.protocols import Until
-from warmboot.model.container import ContainerState
-from warmboot.model.errors import Conflict, InUse, NotFound, VmUnresponsive
+from warmboot.manager.tenants.pause_tenant import PauseTenant
+from warmboot.model.container import Container, ContainerState
+from warmboot.model.errors import Conflict, IllegalTransition, InUse, NotFound, VmUnresponsive
 from warmboot.model.sessions import ExecSpec
+from warmboot.model.tenants.boot import Tenant
 from warmboot.model.tenants.engine import EngineState
 from warmboot.model.vm import VmStatus
+from warmboot.store.repositories.named.containers import ContainerRepository
 
 SILENT_S = 3.0
 """How long a VM may be silent: what runs on a busy machine is not accused of it."""
@@ -219,4 +224,46 @@ async def test_a_pause_that_hangs_keeps_nobody_from_removing_it(
             await asyncio.wait_for(noun.delete(name, force=True), 10)
             with pytest.raises(NotFound, match="is being removed"):
                 await pausing
+        await check(m.running)
+
+
+@pytest.mark.parametrize("ends", ["just before it stands still", "before it is stored to run on"])
+async def test_one_that_ends_meanwhile_has_exited(
+    place: Lab, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    await prepare(place, snapshot=True)
+    give_back, set_clock = WatchContainer._give_ports_back, PauseTenant.set_clock
+    set_state, too_early = ContainerRepository.set_state, asyncio.Event()
+
+    async def pause_now(watch: WatchContainer, container: Container) -> None:
+        """Its end was seen, and is not stored."""
+        monkeypatch.setattr(WatchContainer, "_give_ports_back", give_back)
+        await m.containers.pause("web")
+
+    async def when_ended(pauses: PauseTenant, tenant: Tenant, vm_id: str) -> None:
+        await set_clock(pauses, tenant, vm_id)
+        await asyncio.wait_for(too_early.wait(), 60)
+
+    async def told(*of: Any, **changes: Any) -> Container:
+        try:
+            return await set_state(*of, **changes)
+        except IllegalTransition:
+            too_early.set()
+            raise
+
+    monkeypatch.setattr(ContainerRepository, "set_state", told)
+    if ends == "just before it stands still":
+        monkeypatch.setattr(WatchContainer, "_give_ports_back", pause_now)
+    else:
+        monkeypatch.setattr(PauseTenant, "set_clock", when_ended)
+    async with place.manager() as m:
+        await m.run("web", "sh", "-c", "sleep 1; exit 7")
+        if ends == "just before it stands still":
+            await asyncio.wait_for(too_early.wait(), 60)
+        else:
+            await m.containers.pause("web")
+        assert (await m.containers.get("web")).state is ContainerState.PAUSED
+        await m.containers.unpause("web")
+        assert (await m.containers.wait("web", Until.EXITED, 10)).exit_code == 7
+        assert (await m.containers.get("web")).state is ContainerState.EXITED
         await check(m.running)

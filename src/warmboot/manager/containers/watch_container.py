@@ -143,22 +143,7 @@ class WatchContainer:
                 await self._remove_ended(container_id)
             return
         try:
-            async with self._health.watching(container):
-                state = await self._until_end(container)
-            await self._give_ports_back(container)
-            refused = await self._not_executed(container, state)
-            ended = await store_state(
-                self._store,
-                self._events,
-                container_id,
-                ContainerState.EXITED,
-                told=lambda now: {"exit_code": now.exit_code, "oom_killed": now.oom_killed},
-                ports=(),
-                exit_code=state.exit_code if refused is None else refused.exit_code,
-                error=None if refused is None else refused.as_dict(),
-                oom_killed=state.oom_killed,
-                finished_at=datetime.now(UTC),
-            )
+            ended = await self._end(container)
         except (VmGone, ContainerLost) as error:
             await self.vm_lost(container_id, error)
             return
@@ -169,6 +154,51 @@ class WatchContainer:
             self._last[container_id] = ended
             await self._read_to_the_end(container_id)
             await retry_until_stored(f"the end of {who}", lambda: self._remove_ended(container_id))
+
+    async def _end(self, container: Container) -> Container:
+        """Wait for its end, and store it."""
+        while True:
+            async with self._health.watching(container):
+                state = await self._until_end(container)
+            await self._give_ports_back(container)
+            refused = await self._not_executed(container, state)
+            try:
+                return await store_state(
+                    self._store,
+                    self._events,
+                    container.id,
+                    ContainerState.EXITED,
+                    told=lambda now: {"exit_code": now.exit_code, "oom_killed": now.oom_killed},
+                    ports=(),
+                    exit_code=state.exit_code if refused is None else refused.exit_code,
+                    error=None if refused is None else refused.as_dict(),
+                    oom_killed=state.oom_killed,
+                    finished_at=datetime.now(UTC),
+                )
+            except IllegalTransition:
+                # It ended just before its VM stood still, or has run on before that is stored.
+                await self._until_not_paused(container)
+
+    async def _until_not_paused(self, container: Container) -> None:
+        """Return when it is stored to run on, or its VM is gone; ``IllegalTransition`` if its end
+        is of no interest any more.
+        """
+        assert container.vm_id is not None
+
+        async def goes_on() -> bool | None:
+            found = await retry_until_stored(
+                f"container {container.id}", lambda: self._store.containers.get(container.id)
+            )
+            if found.state not in _GOES_ON:
+                raise IllegalTransition(f"{found.name} is {found.state}")
+            return True if found.state is ContainerState.RUNNING else None
+
+        going_on, _ = await race(
+            self._events.wait_for(goes_on, None, container.id),
+            self._host.vms.wait_gone(container.vm_id),
+        )
+        if going_on is not None:
+            going_on.result()
 
     async def _give_ports_back(self, container: Container) -> None:
         """Before its end is told: whoever hears of it finds them free."""

@@ -126,10 +126,11 @@ class EventLog:
     async def wait_for(
         self,
         look: Callable[[], Awaitable[T | None]],
-        timeout_s: float,
+        timeout_s: float | None,
         subject_id: object | None = None,
     ) -> T | None:
-        """The first result of ``look`` that is not None; None when the time is over.
+        """The first result of ``look`` that is not None; None when the time is over, if there is a
+        limit.
 
         With a ``subject_id`` only its events make it look again: what one waits for does not cost
         more because many wait.
