@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import Awaitable
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from tests.support.engines import create, create_container, docker, engines_of
 from tests.support.eventually import eventually
 from tests.support.invariants import check
-from tests.support.managers import Lab, Manager
+from tests.support.managers import Lab, Manager, vmm_pids
 from tests.support.prepared_labs import prepare
 
 from warmboot.host.vm import live_vm
@@ -266,4 +268,47 @@ async def test_one_that_ends_meanwhile_has_exited(
         await m.containers.unpause("web")
         assert (await m.containers.wait("web", Until.EXITED, 10)).exit_code == 7
         assert (await m.containers.get("web")).state is ContainerState.EXITED
+        await check(m.running)
+
+
+async def test_a_paused_one_whose_vmm_hangs_is_ended_by_its_user(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_vm, "ANSWER_S", 0.1)
+    monkeypatch.setattr(live_vm, "STATUS_S", 0.1)
+    await prepare(place, snapshot=True)
+    async with place.manager() as m:
+        await m.run("web")
+        await m.containers.pause("web")
+        with monkeypatch.context() as hung:
+            hang(hung, "pause", "resume", "status")
+            await asyncio.wait_for(m.containers.stop("web", 0.1), 10)
+        web = await m.containers.get("web")
+        assert (web.state, web.exit_code, web.error) == (ContainerState.EXITED, 137, None)
+        await m.containers.delete("web")
+
+
+async def test_a_paused_one_that_does_not_answer_the_next_manager_is_ended_by_its_user(
+    place: Lab,
+) -> None:
+    await prepare(place, snapshot=True)
+    async with place.manager() as m:
+        for name in ("web", "other"):
+            await m.run(name)
+            await m.containers.pause(name)
+        await create(m)
+        await engines_of(m).pause("ci")
+    for pid in vmm_pids(place.storage):
+        os.kill(pid, signal.SIGSTOP)
+    async with place.manager() as m:
+        with pytest.raises(VmUnresponsive):
+            await m.containers.unpause("web")
+        await m.containers.stop("web", 0.1)
+        await m.containers.kill("other", "KILL")
+        await engines_of(m).stop("ci", 0)
+        for name in ("web", "other"):
+            found = await m.containers.get(name)
+            assert (found.state, found.exit_code, found.error) == ("exited", 137, None)
+        assert (await engines_of(m).get("ci")).state is EngineState.STOPPED
+        assert vmm_pids(place.storage) == []
         await check(m.running)

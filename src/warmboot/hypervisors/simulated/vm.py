@@ -12,7 +12,13 @@ from warmboot.hypervisors.base import FrozenMachine, MachineSnapshot
 from warmboot.hypervisors.memory.frozen_pages import write_pages_of
 from warmboot.hypervisors.process import VmmProcess
 from warmboot.hypervisors.simulated.layout import CONTROL_SOCKET, VSOCK_SOCKET
-from warmboot.model.errors import HostError, HypervisorError, NotSupported, VmGone
+from warmboot.model.errors import (
+    HostError,
+    HypervisorError,
+    NotSupported,
+    VmGone,
+    VmUnresponsive,
+)
 from warmboot.model.runtime_snapshot import DIFFERENCE_FILE, MEMORY_FILE, STATE_FILE
 from warmboot.model.vm import Disk, GuestAddress, VmHandle, VmSpec, VmStatus
 from warmboot.system.concurrency import finish
@@ -96,7 +102,7 @@ class SimulatedVm:
         return GuestAddress(port=port, vsock_socket=self._spec.run_dir / VSOCK_SOCKET)
 
     async def answers(self) -> None:
-        """Return if the VMM answers; ``VmGone`` or ``HypervisorError`` if not."""
+        """Return if the VMM answers; ``VmGone`` or ``VmUnresponsive`` if not."""
         await self._order("status")
 
     async def _order(
@@ -121,7 +127,7 @@ class SimulatedVm:
                 finally:
                     writer.close()
         except TimeoutError as error:
-            raise HypervisorError(
+            raise VmUnresponsive(
                 f"VM {self._spec.id} does not answer", details=f"{what} on {path}"
             ) from error
         except OSError as error:

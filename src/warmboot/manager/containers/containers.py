@@ -42,6 +42,7 @@ from warmboot.manager.tenants.pause_tenant import (
 )
 from warmboot.manager.tenants.tenant_locks import TenantLocks
 from warmboot.model.container import LIVING, Container, ContainerSpec, ContainerState
+from warmboot.model.conventions.signals import signal_name
 from warmboot.model.errors import (
     Conflict,
     IllegalTransition,
@@ -49,6 +50,7 @@ from warmboot.model.errors import (
     NotFound,
     Unavailable,
     VmGone,
+    VmUnresponsive,
 )
 from warmboot.model.runtime_snapshot import Depth
 from warmboot.model.vm import VmKind, VmRecord
@@ -177,10 +179,12 @@ class Containers(ContainerSessions):
                 if not can_be_stopped(container):
                     return
             if container.state is ContainerState.PAUSED:
-                going_on = self._pauses.unpause(container)
+                going_on = self._go_on_to_end(container)
                 if not await self._locks.unless_removed(container.id, going_on):
                     return
                 container = await self._store.containers.get(container.id)
+                if not can_be_stopped(container):
+                    return
             docker_id = container.docker_id or ""
             stopping = self.in_guest.link(container).docker.stop(docker_id, timeout_s, signal)
             if not await self._locks.unless_removed(container.id, stopping):
@@ -197,17 +201,23 @@ class Containers(ContainerSessions):
         """Send a signal without holding the lock: it also ends a container that somebody
         waits for to stop.
         """
-        container = await self.get(ref)
+        container, for_good = await self.get(ref), signal_name(signal) in ("SIGKILL", "9")
         if container.state is ContainerState.PAUSED and ends(container, signal):
-            await self.unpause(ref)
+            try:
+                await self.unpause(ref)
+            except VmUnresponsive:
+                if not for_good:
+                    raise
+                await self._unresponsive.end(container)
+                return
             container = await self._store.containers.get(container.id)
         check_runs(container)
         assert container.docker_id is not None
-        if self._host.vms.unresponsive(container.vm_id) and signal in ("SIGKILL", "9"):
+        if self._host.vms.unresponsive(container.vm_id) and for_good:
             await self._unresponsive.end(container)
             return
         await self.in_guest.link(container).docker.kill(container.docker_id, signal)
-        if signal in ("SIGKILL", "9"):
+        if for_good:
             await self._watch.wait_until_stored(container.id)
 
     async def pause(self, ref: str) -> None:
@@ -321,6 +331,13 @@ class Containers(ContainerSessions):
         return session
 
     # -- inside --------------------------------------------------------------------------------
+
+    async def _go_on_to_end(self, container: Container) -> None:
+        """Unpause one that is to be stopped; if its VM does not answer, it ends with that."""
+        try:
+            await self._pauses.unpause(container)
+        except VmUnresponsive:
+            await self._unresponsive.end(container)
 
     def _begin(self, asked: Asked) -> None:
         again = False

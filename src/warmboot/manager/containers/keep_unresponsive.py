@@ -119,6 +119,9 @@ class KeepUnresponsive:
         await self._watch.vms.forget(container.id)
         self._reconcile_failures.clear(_what(container), container.id)
         log.warning(f"Container {container.id} did not answer, and was ended with its VM")
+        await retry_until_stored(
+            f"that container {container.id} is not paused", lambda: self._not_paused(container.id)
+        )
         await store_state(
             self._store,
             self._events,
@@ -130,6 +133,12 @@ class KeepUnresponsive:
             finished_at=datetime.now(UTC),
         )
         self._watch.start(container.id)  # it may be one that is to be removed at its end
+
+    async def _not_paused(self, container_id: UUID) -> None:
+        """A paused one ends as one that runs does."""
+        container = await self._store.containers.get(container_id)
+        if container.state is ContainerState.PAUSED:
+            await self._store.containers.set_state(container_id, ContainerState.RUNNING)
 
     async def _until_answers(self, container: Container, vm_id: str, adopt: Adopt) -> None:
         watch, answers = Stopwatch(), True

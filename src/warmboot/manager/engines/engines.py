@@ -251,7 +251,7 @@ class Engines:
             await self._tasks.cancel(bring_up_key(engine.id))  # it may not be handed over yet
             assert engine.vm_id is not None
             if engine.state is EngineState.PAUSED:
-                going_on = self._pauses.unpause(engine)
+                going_on = self._pauses.unpause_if_it_answers(engine)
                 if not await self._locks.unless_removed(engine.id, going_on):
                     return
             limit_s = DEFAULT_STOP_TIMEOUT_S if timeout_s is None else timeout_s

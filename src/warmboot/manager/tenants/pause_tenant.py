@@ -56,6 +56,11 @@ class PauseTenant:
                 await self._set_state(tenant, "running")
                 await emit(f"{tenant.kind}.unpaused", tenant.id)
 
+    async def unpause_if_it_answers(self, tenant: Tenant) -> None:
+        """One that is to be stopped: if its VM does not answer, that is ended all the same."""
+        with contextlib.suppress(VmUnresponsive):
+            await self.unpause(tenant)
+
     async def settle(self, tenant: Tenant) -> None:
         """Have its VM, which another manager has left, stand still or run, as is stored."""
         vm_id = tenant.vm_id

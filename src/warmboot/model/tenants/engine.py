@@ -58,7 +58,12 @@ ENGINE_TRANSITIONS = Transitions(
             }
         ),
         EngineState.PAUSED: frozenset(
-            {EngineState.RUNNING, EngineState.FAILED, EngineState.DELETING}
+            {
+                EngineState.RUNNING,
+                EngineState.STOPPED,
+                EngineState.FAILED,
+                EngineState.DELETING,
+            }
         ),
         EngineState.STOPPED: frozenset({EngineState.CREATING, EngineState.DELETING}),
         EngineState.FAILED: frozenset({EngineState.CREATING, EngineState.DELETING}),
