@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import Awaitable
 from typing import Any
@@ -28,6 +29,7 @@ from warmboot.model.tenants.boot import Tenant
 from warmboot.model.tenants.engine import EngineState
 from warmboot.model.vm import VmStatus
 from warmboot.store.repositories.named.containers import ContainerRepository
+from warmboot.system.file_stamps import UNFINISHED
 
 SILENT_S = 3.0
 """How long a VM may be silent: what runs on a busy machine is not accused of it."""
@@ -311,4 +313,23 @@ async def test_a_paused_one_that_does_not_answer_the_next_manager_is_ended_by_it
             assert (found.state, found.exit_code, found.error) == ("exited", 137, None)
         assert (await engines_of(m).get("ci")).state is EngineState.STOPPED
         assert vmm_pids(place.storage) == []
+        await check(m.running)
+
+
+async def test_one_whose_freeze_was_broken_off_goes_on_with_its_disk_in_place(place: Lab) -> None:
+    """As an earlier manager has left it, whose journal says nothing of it any more."""
+    await prepare(place, snapshot=True)
+    async with place.manager() as m:
+        await m.run("web")
+        (record,) = await m.store.vms.list()
+        disk = next(one.path for one in record.spec.disks if not one.read_only)
+        await m.host.vms._machine(record.id).vm.pause()
+        overlay = disk.with_name(f"{disk.name}{UNFINISHED}")
+        shutil.copy(disk, overlay)
+        written_to = overlay.stat().st_ino
+    async with place.manager() as m:
+        assert await status_of(m, "web") is VmStatus.RUNNING
+        assert disk.stat().st_ino == written_to
+        assert not overlay.exists()
+        await m.containers.delete("web", force=True)
         await check(m.running)

@@ -40,7 +40,7 @@ from warmboot.host.storage.storage import Storage, remove_folder
 from warmboot.host.vm import leftovers
 from warmboot.host.vm.boot_logs import BootLogs
 from warmboot.host.vm.disk_usage import disk_usage
-from warmboot.host.vm.freeze_vm import FrozenVm, freeze_vm, go_on
+from warmboot.host.vm.freeze_vm import FrozenVm, freeze_vm
 from warmboot.host.vm.live_vm import LiveVm
 from warmboot.host.vm.protected import NOTHING, Protected, slots_in_use
 from warmboot.host.vm.unresponsive import UnresponsiveVms
@@ -186,9 +186,7 @@ class Vms(VmPorts):
 
     async def go_on(self, record: VmRecord) -> None:
         """Have a VM run on whose freeze was broken off. Idempotent."""
-        machine = self._machine(record.id)
-        await go_on(machine.vm, record.spec)
-        machine.runs.set()
+        await self._machine(record.id).go_on(record.spec)
 
     async def prewarm(self, spec: VmSpec, snapshot: Path) -> None:
         """Restore a VM that nobody waits for, run throw-away containers in it, and pause it.

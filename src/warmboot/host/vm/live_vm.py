@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from warmboot.host.guest.guest_link import AGENT_PORT, GuestLink
+from warmboot.host.vm import freeze_vm
 from warmboot.hypervisors.base import Vm
 from warmboot.model.errors import DiskFull, HypervisorError, VmGone, VmUnresponsive
-from warmboot.model.vm import VmHandle, VmStatus
+from warmboot.model.vm import VmHandle, VmSpec, VmStatus
 from warmboot.system.concurrency import race
 from warmboot.system.disks import disk_full
 from warmboot.system.on_failure import on_failure
@@ -66,6 +67,12 @@ class LiveVm:
         """Have it run on. Idempotent."""
         async with self._in_time():
             await self.vm.resume()
+        self.runs.set()
+
+    async def go_on(self, spec: VmSpec) -> None:
+        """``resume`` for one whose freeze may have been broken off. Idempotent."""
+        async with self._in_time():
+            await freeze_vm.go_on(self.vm, spec)
         self.runs.set()
 
     async def look(self, *, else_runs: bool = True) -> None:

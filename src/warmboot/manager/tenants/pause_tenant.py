@@ -51,7 +51,8 @@ class PauseTenant:
             raise Conflict(f"{called(tenant)} is not paused", details=f"it is {tenant.state}")
         vm_id = tenant.vm_id
         async with on_failure(lambda: self._as_before(self._host.vms.pauses.pause(vm_id))):
-            await self._run_on(tenant, vm_id)
+            await self._host.vms.pauses.resume(vm_id)
+            await self.set_clock(tenant, vm_id)
             async with self._events.transaction() as emit:
                 await self._set_state(tenant, "running")
                 await emit(f"{tenant.kind}.unpaused", tenant.id)
@@ -70,11 +71,9 @@ class PauseTenant:
         if tenant.state == "paused" and not stands_still:
             await self._host.vms.pauses.pause(vm_id)
         elif tenant.state != "paused" and stands_still:
-            await self._run_on(tenant, vm_id)
-
-    async def _run_on(self, tenant: Tenant, vm_id: str) -> None:
-        await self._host.vms.pauses.resume(vm_id)
-        await self.set_clock(tenant, vm_id)
+            # Perhaps since it was frozen: then it writes to an overlay that is not in its place.
+            await self._host.vms.go_on(await self._store.vms.get(vm_id))
+            await self.set_clock(tenant, vm_id)
 
     async def set_clock(self, tenant: Tenant, vm_id: str) -> None:
         """A VM that has stood still is late. It is told what it is once more, with the time."""
