@@ -307,8 +307,7 @@ def test_help_is_quick_and_imports_nothing_slow() -> None:
         ("images", "warmboot runtime ls"),
         ("pull", "warmboot run"),
         ("export", "warmboot cp"),
-        ("stats", "warmboot top"),
-        ("pause", "warmboot worker pause"),
+        ("system", "warmboot top"),
     ],
 )
 def test_docker_s_words_lead_to_ours(cli: Cli, word: str, advice: str) -> None:

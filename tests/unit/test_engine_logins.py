@@ -20,7 +20,7 @@ from warmboot.engine_socket.docker_form import with_login
 from warmboot.engine_socket.front import Front
 from warmboot.engine_socket.limits import MOST_HEAD_BYTES
 from warmboot.host.engine_front import EngineFront
-from warmboot.model.conventions.engine_front import CONTROL_SOCKET, ServedEngine
+from warmboot.model.conventions.engine_front import CODE, CONTROL_SOCKET, ServedEngine
 from warmboot.model.conventions.registry_logins import (
     MOST_BYTES,
     RegistryLogin,
@@ -28,6 +28,7 @@ from warmboot.model.conventions.registry_logins import (
     registry_of,
 )
 from warmboot.model.errors import InvalidRequest
+from warmboot.system.hashing import code_digest
 
 HUB = "https://index.docker.io/v1/"
 ME = RegistryLogin("docker.io", "me", "ünsafe")
@@ -167,7 +168,7 @@ async def test_a_front_keeps_them_for_each_engine_until_that_is_forgotten(tmp_pa
         control.bind(str(tmp_path / CONTROL_SOCKET))
         control.listen()
         control.setblocking(False)
-        front = Front(control, "")
+        front = Front(control, code_digest(CODE))
         async with asyncio.timeout(TIMEOUT_S):
             running = asyncio.create_task(front.run())
             manager = EngineFront(tmp_path, os.getegid())

@@ -15,7 +15,6 @@ from warmboot.cli.standard_streams import UNREAD, drop_odd_sizes, drop_output
 _VOLUMES = "volumes are in the container's VM, and go with it: `warmboot run -v NAME:/path`"
 _PULLED = "`warmboot run` pulls the image that it needs"
 _BUILT = "build it with docker; `warmboot run --archive FILE` takes what `docker save` wrote"
-_PAUSED = "containers are not paused; workers are: `warmboot worker pause`"
 _REGISTRY = "images come from their registries as they are, without a login"
 _STORED = "an image is kept by no one but the VM that has pulled it"
 _COMMANDS = {
@@ -37,7 +36,6 @@ _COMMANDS = {
     "logout": _REGISTRY,
     "network": "each container has its own network; networks between containers are what engines "
     "are for: `warmboot engine create`",
-    "pause": _PAUSED,
     "pull": _PULLED,
     "push": _BUILT,
     "rmi": f"{_STORED}; runtime images are removed with `warmboot runtime rm`",
@@ -45,7 +43,6 @@ _COMMANDS = {
     "search": _PULLED,
     "system": "`warmboot gc` removes what is no longer needed, `warmboot top` shows usage",
     "tag": _BUILT,
-    "unpause": _PAUSED,
     "update": "what a VM has is set when it is created: `warmboot run --cpus N -m SIZE`",
     "version": "`warmboot --version` shows it",
     "volume": _VOLUMES,
