@@ -83,10 +83,10 @@ async def test_while_the_first_runs_the_second_is_told_to_wait(
     entered, release = asyncio.Event(), asyncio.Event()
     create = fakes.containers.create
 
-    async def slow(spec: ContainerSpec, *, attach: bool) -> object:
+    async def slow(spec: ContainerSpec, **asked: bool) -> object:
         entered.set()
         await release.wait()
-        return await create(spec, attach=attach)
+        return await create(spec, **asked)
 
     monkeypatch.setattr(fakes.containers, "create", slow)
     first = asyncio.create_task(http.post("/v1/containers", json=BODY, headers=key("k")))

@@ -109,7 +109,7 @@ async def test_a_request_that_is_cancelled_frees_its_key_though_the_store_fails(
 ) -> None:
     entered = asyncio.Event()
 
-    async def hang(_: object, *, attach: bool) -> None:
+    async def hang(_: object, **__: bool) -> None:
         entered.set()
         await asyncio.Event().wait()
 
