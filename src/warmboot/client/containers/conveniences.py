@@ -50,7 +50,7 @@ async def collected(session: Session, stdin: bytes = b"") -> Finished:
                 said[chunk.stream] += chunk.data
             if feeding is not None:
                 feeding.cancel()  # its process has ended
-    except ExceptionGroup as errors:
+    except ExceptionGroup as errors:  # of one error, as a rule: who called expects it, not a group
         raise errors.exceptions[0] from None
     if session.exit_code is None:
         raise Unavailable("the exit code is not known", resolution="see `warmboot ps -a`")
