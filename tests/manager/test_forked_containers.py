@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -10,10 +11,11 @@ from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 from tests.support.prepared_labs import prepare
 
+from warmboot.host.agent import HostAgent
 from warmboot.manager.protocols import Until
 from warmboot.manager.tenants.fork_tenant import ForkTenant
 from warmboot.model.container import Container, ContainerState, PortMapping
-from warmboot.model.errors import Conflict, DiskFull, HostError, InvalidRequest
+from warmboot.model.errors import Conflict, DiskFull, HostError, InvalidRequest, MemoryFull
 from warmboot.model.runtime_snapshot import Depth
 from warmboot.model.tenants.boot import BootMethod
 from warmboot.model.vm import VmKind
@@ -57,13 +59,30 @@ async def test_a_container_goes_on_in_its_forks_and_in_itself(place: Lab) -> Non
         assert await only_versions(m)
 
 
-async def test_what_cannot_be_forked_is_refused(place: Lab) -> None:
+async def test_two_forks_of_one_at_once_give_each_other_no_name(place: Lab) -> None:
+    await prepare(place, snapshot=True)
+    async with place.manager() as m:
+        await m.run("web")
+        made = await asyncio.gather(*(m.containers.fork("web", 2) for _ in range(2)))
+        names = sorted(fork.name for forks in made for fork in forks)
+        assert names == ["web-1", "web-2", "web-3", "web-4"]
+
+
+async def test_what_cannot_be_forked_is_refused(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await prepare(place, snapshot=True)
     async with place.manager(max_forks=2) as m:
         await m.run("web")
         with pytest.raises(InvalidRequest, match="3 forks are too many") as refused:
             await m.containers.fork("web", 3)
         assert "MANAGER_MAX_FORKS allows 2" in refused.value.details
+        memory_mib = (await m.containers.get("web")).shape.memory_mib
+        with monkeypatch.context() as patched:
+            patched.setattr(HostAgent, "free_memory_mib", lambda self: memory_mib - 1)
+            with pytest.raises(MemoryFull, match="no memory for 2 forks of web") as full:
+                await m.containers.fork("web", 2)
+        assert f"{memory_mib - 1} MiB are free" in full.value.details
         await m.containers.pause("web")
         with pytest.raises(Conflict, match="web is paused, unpause it first"):
             await m.containers.fork("web", 1)

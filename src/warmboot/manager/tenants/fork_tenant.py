@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID, uuid4
@@ -28,6 +29,7 @@ from warmboot.model.errors import (
     IllegalTransition,
     InvalidRequest,
     MemoryFull,
+    NameTaken,
     NotFound,
 )
 from warmboot.model.runtime_snapshot import SnapshotState
@@ -67,7 +69,7 @@ class ForkNotes:
 @dataclass(slots=True)
 class _Fork(Generic[T]):
     source: T
-    names: Sequence[str]
+    names: Iterator[str]
     made: list[T] = field(default_factory=list)
 
 
@@ -112,7 +114,7 @@ class ForkTenant(Generic[T]):
             )
         to_be_frozen(source)
         self._check_memory(source, count)
-        fork = _Fork(source, await self._free_names(source, count))
+        fork = _Fork(source, await self._names(source))
         notes = ForkNotes(uuid4(), tuple(uuid4() for _ in range(count)))
         await self._runner.run(self.saga, source.id, notes, fork)
         return fork.made
@@ -128,18 +130,12 @@ class ForkTenant(Generic[T]):
                 resolution="ask for fewer, or stop engines and containers",
             )
 
-    async def _free_names(self, source: T, count: int) -> list[str]:
+    async def _names(self, source: T) -> Iterator[str]:
         """``ci-1``, ``ci-2``, … without those that are taken."""
         taken = {tenant.name for tenant in await self._store.tenants(self._kind).list()}
-        found: list[str] = []
-        number = 0
-        while len(found) < count:
-            number += 1
-            suffix = f"-{number}"
-            name = source.name[: MAX_NAME_LENGTH - len(suffix)] + suffix
-            if name not in taken:
-                found.append(name)
-        return found
+        suffixes = (f"-{number}" for number in itertools.count(1))
+        names = (source.name[: MAX_NAME_LENGTH - len(suffix)] + suffix for suffix in suffixes)
+        return (name for name in names if name not in taken)
 
     # -- steps ---------------------------------------------------------------------------------
 
@@ -153,8 +149,14 @@ class ForkTenant(Generic[T]):
         await self._garbage.collect_released()
 
     async def _create(self, notes: ForkNotes, fork: _Fork[T]) -> None:
-        for fork_id, name in zip(notes.fork_ids, fork.names, strict=True):
-            await self._tenants.create_fork(fork.source, name, notes.moment_id, fork_id)
+        for fork_id in notes.fork_ids:
+            await self._begin(notes.moment_id, fork_id, fork)
+
+    async def _begin(self, moment_id: UUID, fork_id: UUID, fork: _Fork[T]) -> None:
+        for name in fork.names:
+            with contextlib.suppress(NameTaken):  # since we looked: by another fork of the same
+                await self._tenants.create_fork(fork.source, name, moment_id, fork_id)
+                return
 
     async def _remove(self, _: UUID, notes: ForkNotes) -> None:
         removing = [self._tenants.remove(fork_id) for fork_id in notes.fork_ids]
