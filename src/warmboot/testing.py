@@ -32,7 +32,7 @@ def warmboot_client() -> Iterator[SyncClient]:
 
 @pytest.fixture(scope="session")
 def warmboot_engine_options() -> Mapping[str, Any]:
-    """The fields of ``POST /v1/engines`` for the session's engine; to be overridden."""
+    """The parameters of ``engines.create`` for the session's engine; to be overridden."""
     return {}
 
 

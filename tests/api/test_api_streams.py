@@ -13,6 +13,8 @@ from websockets.exceptions import InvalidStatus
 
 from warmboot.api import streams
 from warmboot.client import Client
+from warmboot.client.endpoint import Endpoint
+from warmboot.client.sessions import open_session
 from warmboot.model.errors import Conflict, InvalidRequest, NotFound
 from warmboot.model.sessions import LogChunk, Stream
 
@@ -225,9 +227,10 @@ async def test_a_first_frame_is_refused_in_the_words_of_any_request(
 ) -> None:
     async with Client(url) as client:
         await client.containers.create(image="busybox", name="c")
-        with pytest.raises(InvalidRequest) as refused:
-            async with client.containers.exec("c", ["true"], **{field: value}):
-                pass
+    start = {"command": ["true"], field: value}
+    with pytest.raises(InvalidRequest) as refused:
+        async with open_session(Endpoint.of(url), "/v1/containers/c/exec", None, start):
+            pass
     assert (refused.value.brief, refused.value.details) == (f"{field} is not valid", why)
     assert refused.value.fields == (field,)
 

@@ -8,7 +8,9 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -16,18 +18,46 @@ from tests.cli.conftest import ROOT, Served
 from tests.support.fake_sessions import FakeSession
 
 from warmboot.api.schemas.container_requests import ContainerIn
+from warmboot.api.schemas.engine_schemas import EngineIn
+from warmboot.api.schemas.requests import StartIn
+from warmboot.api.schemas.worker_requests import WorkerIn
 from warmboot.client import Client, SyncClient
 from warmboot.client.containers import Containers
+from warmboot.client.containers.fields import ContainerFields, ExecFields
+from warmboot.client.engines import Engines
+from warmboot.client.engines.fields import EngineFields
+from warmboot.client.workers import Workers
 from warmboot.model.errors import CommandNotFound, Conflict, Unavailable
 
 PAGE = ROOT / "docs" / "how-to" / "python-client.md"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
 
 
-def test_create_has_what_the_api_has() -> None:
-    assert set(inspect.signature(Containers.create).parameters) - {"self"} == {
-        *ContainerIn.model_fields
+@pytest.mark.parametrize(
+    ("method", "known"),
+    [
+        (Containers.create, {*ContainerIn.model_fields}),
+        (Engines.create, {*EngineIn.model_fields}),
+        (Workers.create, {*WorkerIn.model_fields}),
+        (Containers.exec, {"ref", *StartIn.model_fields} - {"type"}),
+    ],
+)
+def test_a_call_has_what_the_api_has(method: Callable[..., Any], known: set[str]) -> None:
+    assert _parameters(method) == known
+
+
+def test_what_is_passed_on_has_what_it_is_passed_on_to_has() -> None:
+    assert {*ContainerFields.__annotations__} == _parameters(Containers.create) - {
+        *("image", "command", "attach", "start")
     }
+    assert {*ExecFields.__annotations__} == _parameters(Containers.exec) - {
+        *("ref", "command", "stdin")
+    }
+    assert {*EngineFields.__annotations__} == _parameters(Engines.create)
+
+
+def _parameters(method: Callable[..., Any]) -> set[str]:
+    return set(inspect.signature(method).parameters) - {"self"}
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))

@@ -6,7 +6,7 @@ import asyncio
 import builtins
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +14,7 @@ from urllib.parse import quote
 from warmboot.client.decode import all_items, item
 from warmboot.client.nouns import file_chunks, file_size
 from warmboot.client.problems import ManagerUnreachable
-from warmboot.client.resource import Resource
+from warmboot.client.resource import Resource, given
 from warmboot.client.transport import segment
 from warmboot.client.worker_results import Checkpoint, Resumed, Worker
 from warmboot.model.errors import DiskFull, InvalidRequest
@@ -34,9 +34,42 @@ class Workers(Resource[Worker]):
     def _checkpoint(self, ref: str, name: str, *what: str) -> str:
         return self._path(ref, "checkpoints", segment(name, "checkpoint"), *what)
 
-    async def create(self, *, image: str, **fields: Any) -> str:
-        """Create and start a worker; returns its id. ``fields`` as in POST /v1/workers."""
-        return str((await self._link.post("/v1/workers", {"image": image, **fields}))["id"])
+    async def create(
+        self,
+        image: str,
+        command: Sequence[str] | None = None,
+        *,
+        name: str | None = None,
+        entrypoint: Sequence[str] | None = None,
+        environment: Mapping[str, str | None] | None = None,
+        mounts: Sequence[Mapping[str, Any]] | None = None,
+        network: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        policy: Mapping[str, Any] | None = None,
+        tty: bool | None = None,
+        auto_remove: bool | None = None,
+        start: bool | None = None,
+    ) -> str:
+        """Create a worker, and start it unless ``start=False``; returns its id.
+
+        What is not given is the API's default. ``mounts``: ``[{"source": "/data", "target":
+        "/data"}]``, of the manager's machine. ``policy``: as in POST /v1/workers.
+        """
+        body = given(
+            image=image,
+            command=command,
+            name=name,
+            entrypoint=entrypoint,
+            environment=environment,
+            mounts=mounts,
+            network=network,
+            labels=labels,
+            policy=policy,
+            tty=tty,
+            auto_remove=auto_remove,
+            start=start,
+        )
+        return str((await self._link.post("/v1/workers", body))["id"])
 
     async def wait(
         self, ref: str, until: str = "settled", timeout_s: float | None = None

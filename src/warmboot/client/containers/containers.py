@@ -8,9 +8,10 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from warmboot.client.containers.conveniences import Finished, accepts, address_of, collected
+from warmboot.client.containers.fields import ContainerFields, ExecFields
 from warmboot.client.decode import item, items
 from warmboot.client.problems import error_of
 from warmboot.client.resource import Resource, flags, given
@@ -97,7 +98,7 @@ class Containers(Resource[Container]):
         command: Sequence[str] | None = None,
         *,
         timeout_s: float | None = None,
-        **fields: Any,
+        **fields: Unpack[ContainerFields],
     ) -> Finished:
         """Run a container to its end, and collect what it writes; nothing of it is left.
 
@@ -131,7 +132,7 @@ class Containers(Resource[Container]):
         *,
         stdin: bytes = b"",
         timeout_s: float | None = None,
-        **options: Any,
+        **options: Unpack[ExecFields],
     ) -> Finished:
         """Run a command in a running container to its end, and collect what it writes.
 
@@ -255,12 +256,37 @@ class Containers(Resource[Container]):
             return (await response.aread()).decode()
 
     def exec(
-        self, ref: str, command: Sequence[str], **options: Any
+        self,
+        ref: str,
+        command: Sequence[str],
+        *,
+        tty: bool | None = None,
+        stdin: bool | None = None,
+        detach: bool | None = None,
+        environment: Sequence[str] | None = None,
+        user: str | None = None,
+        working_dir: str | None = None,
+        rows: int | None = None,
+        columns: int | None = None,
     ) -> AbstractAsyncContextManager[Session]:
-        """Run a command; ``options`` as in the start frame (tty, stdin, environment, …)."""
+        """Run a command in a running container.
+
+        ``stdin``: it is written to. ``detach``: it is only begun. ``environment``: ``NAME=value``,
+        ``NAME`` alone takes it away. ``rows`` and ``columns`` are the size of its ``tty``.
+        """
         from warmboot.client.sessions import open_session
 
-        start = {"command": list(command), **given(**options)}
+        options = given(
+            tty=tty,
+            stdin=stdin,
+            detach=detach,
+            environment=environment,
+            user=user,
+            working_dir=working_dir,
+            rows=rows,
+            columns=columns,
+        )
+        start = {"command": list(command), **options}
         return open_session(self._link.endpoint, self._path(ref, "exec"), self._token, start)
 
     def attach(

@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Unpack
 
 from warmboot.client.decode import items
+from warmboot.client.engines.fields import EngineFields
 from warmboot.client.problems import error_of
-from warmboot.client.resource import Resource
+from warmboot.client.resource import Resource, given
 from warmboot.client.results import Shape, Stage
 from warmboot.model.errors import NotFound
 
@@ -46,9 +47,49 @@ class Engine:
 class Engines(Resource[Engine]):
     TYPE, WHAT = Engine, "engine"
 
-    async def create(self, **fields: Any) -> str:
-        """Create and start an engine; its id. ``fields`` as in POST /v1/engines."""
-        return str((await self._link.post("/v1/engines", fields))["id"])
+    async def create(
+        self,
+        *,
+        name: str | None = None,
+        shape: Mapping[str, int] | None = None,
+        boot: str | None = None,
+        snapshot: str | None = None,
+        runtime_image_id: str | None = None,
+        disk_mib: int | None = None,
+        owner_uid: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        host_ports: Sequence[int] | None = None,
+        tcp: Mapping[str, Any] | None = None,
+        auto_remove: bool | None = None,
+        time_to_live_s: float | None = None,
+        holder: Mapping[str, int] | None = None,
+    ) -> str:
+        """Create an engine and begin its start; returns its id.
+
+        What is not given is the API's default. ``shape``: ``{"vcpus": 2, "memory_mib": 2048}``.
+        ``boot``: ``auto`` or ``cold``. ``snapshot``: of an engine, by name or id, from which it
+        goes on. ``owner_uid``: the user of the manager's machine who gets its socket.
+        ``host_ports``: TCP ports of that machine's 127.0.0.1 that it may reach, at 198.18.0.1.
+        ``tcp``: ``{"address": "127.0.0.1", "port": 2376}``, where it is reached over TLS, too.
+        ``auto_remove``: when it has stopped; ``time_to_live_s``: after so many seconds;
+        ``holder``: when this process has ended, ``{"pid": 1234, "start_time_ticks": 5678}``.
+        """
+        body = given(
+            name=name,
+            shape=shape,
+            boot=boot,
+            snapshot=snapshot,
+            runtime_image_id=runtime_image_id,
+            disk_mib=disk_mib,
+            owner_uid=owner_uid,
+            labels=labels,
+            host_ports=host_ports,
+            tcp=tcp,
+            auto_remove=auto_remove,
+            time_to_live_s=time_to_live_s,
+            holder=holder,
+        )
+        return str((await self._link.post("/v1/engines", body))["id"])
 
     async def wait(
         self, ref: str, until: str = "running", timeout_s: float | None = None
@@ -85,7 +126,7 @@ class Engines(Resource[Engine]):
         return items(Engine, made)
 
     @asynccontextmanager
-    async def running(self, **fields: Any) -> AsyncIterator[Engine]:
+    async def running(self, **fields: Unpack[EngineFields]) -> AsyncIterator[Engine]:
         """An engine that runs, and is removed at the end. ``fields`` as for ``create``."""
         engine_id = await self.create(**fields)
         try:

@@ -6,10 +6,11 @@ import builtins
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any
+from typing import Any, Unpack
 
 from warmboot.client.containers.containers import Containers as _Containers
 from warmboot.client.containers.conveniences import Finished
+from warmboot.client.containers.fields import ContainerFields, ExecFields
 from warmboot.client.results import Container, LogChunk
 from warmboot.client.sync.portal import Portal, Session
 from warmboot.client.usage import ContainerStats, HealthReport
@@ -86,7 +87,7 @@ class Containers:
         command: Sequence[str] | None = None,
         *,
         timeout_s: float | None = None,
-        **fields: Any,
+        **fields: Unpack[ContainerFields],
     ) -> Finished:
         """Run a container to its end, and collect what it writes; nothing of it is left.
 
@@ -101,7 +102,7 @@ class Containers:
         *,
         stdin: bytes = b"",
         timeout_s: float | None = None,
-        **options: Any,
+        **options: Unpack[ExecFields],
     ) -> Finished:
         """Run a command in a running container to its end, and collect what it writes.
 
@@ -213,10 +214,39 @@ class Containers:
         return self._portal.run(lambda: self._of.boot_log(ref))
 
     def exec(
-        self, ref: str, command: Sequence[str], **options: Any
+        self,
+        ref: str,
+        command: Sequence[str],
+        *,
+        tty: bool | None = None,
+        stdin: bool | None = None,
+        detach: bool | None = None,
+        environment: Sequence[str] | None = None,
+        user: str | None = None,
+        working_dir: str | None = None,
+        rows: int | None = None,
+        columns: int | None = None,
     ) -> AbstractContextManager[Session]:
-        """Run a command; ``options`` as in the start frame (tty, stdin, environment, …)."""
-        return self._portal.entered(self._of.exec(ref, command, **options), self._portal.session)
+        """Run a command in a running container.
+
+        ``stdin``: it is written to. ``detach``: it is only begun. ``environment``: ``NAME=value``,
+        ``NAME`` alone takes it away. ``rows`` and ``columns`` are the size of its ``tty``.
+        """
+        return self._portal.entered(
+            self._of.exec(
+                ref,
+                command,
+                tty=tty,
+                stdin=stdin,
+                detach=detach,
+                environment=environment,
+                user=user,
+                working_dir=working_dir,
+                rows=rows,
+                columns=columns,
+            ),
+            self._portal.session,
+        )
 
     def attach(
         self, ref: str, *, logs: bool = True, start: bool = False

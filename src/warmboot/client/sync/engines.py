@@ -5,10 +5,11 @@ from __future__ import annotations
 import builtins
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Unpack
 
 from warmboot.client.engines.engines import Engine  # keep
 from warmboot.client.engines.engines import Engines as _Engines
+from warmboot.client.engines.fields import EngineFields
 from warmboot.client.sync.portal import Portal
 
 
@@ -16,9 +17,50 @@ class Engines:
     def __init__(self, portal: Portal, of: _Engines) -> None:
         self._portal, self._of = portal, of
 
-    def create(self, **fields: Any) -> str:
-        """Create and start an engine; its id. ``fields`` as in POST /v1/engines."""
-        return self._portal.run(lambda: self._of.create(**fields))
+    def create(
+        self,
+        *,
+        name: str | None = None,
+        shape: Mapping[str, int] | None = None,
+        boot: str | None = None,
+        snapshot: str | None = None,
+        runtime_image_id: str | None = None,
+        disk_mib: int | None = None,
+        owner_uid: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        host_ports: Sequence[int] | None = None,
+        tcp: Mapping[str, Any] | None = None,
+        auto_remove: bool | None = None,
+        time_to_live_s: float | None = None,
+        holder: Mapping[str, int] | None = None,
+    ) -> str:
+        """Create an engine and begin its start; returns its id.
+
+        What is not given is the API's default. ``shape``: ``{"vcpus": 2, "memory_mib": 2048}``.
+        ``boot``: ``auto`` or ``cold``. ``snapshot``: of an engine, by name or id, from which it
+        goes on. ``owner_uid``: the user of the manager's machine who gets its socket.
+        ``host_ports``: TCP ports of that machine's 127.0.0.1 that it may reach, at 198.18.0.1.
+        ``tcp``: ``{"address": "127.0.0.1", "port": 2376}``, where it is reached over TLS, too.
+        ``auto_remove``: when it has stopped; ``time_to_live_s``: after so many seconds;
+        ``holder``: when this process has ended, ``{"pid": 1234, "start_time_ticks": 5678}``.
+        """
+        return self._portal.run(
+            lambda: self._of.create(
+                name=name,
+                shape=shape,
+                boot=boot,
+                snapshot=snapshot,
+                runtime_image_id=runtime_image_id,
+                disk_mib=disk_mib,
+                owner_uid=owner_uid,
+                labels=labels,
+                host_ports=host_ports,
+                tcp=tcp,
+                auto_remove=auto_remove,
+                time_to_live_s=time_to_live_s,
+                holder=holder,
+            )
+        )
 
     def wait(self, ref: str, until: str = "running", timeout_s: float | None = None) -> Engine:
         """The engine when it is so, has failed, or the time (``None``: no end) is over."""
@@ -46,7 +88,7 @@ class Engines:
         """So many engines that go on from it as it is now: all of them run, or none is left."""
         return self._portal.run(lambda: self._of.fork(ref, count))
 
-    def running(self, **fields: Any) -> AbstractContextManager[Engine]:
+    def running(self, **fields: Unpack[EngineFields]) -> AbstractContextManager[Engine]:
         """An engine that runs, and is removed at the end. ``fields`` as for ``create``."""
         return self._portal.entered(self._of.running(**fields), self._portal.value)
 

@@ -23,9 +23,43 @@ class Workers:
     def __init__(self, portal: Portal, of: _Workers) -> None:
         self._portal, self._of = portal, of
 
-    def create(self, *, image: str, **fields: Any) -> str:
-        """Create and start a worker; returns its id. ``fields`` as in POST /v1/workers."""
-        return self._portal.run(lambda: self._of.create(image=image, **fields))
+    def create(
+        self,
+        image: str,
+        command: Sequence[str] | None = None,
+        *,
+        name: str | None = None,
+        entrypoint: Sequence[str] | None = None,
+        environment: Mapping[str, str | None] | None = None,
+        mounts: Sequence[Mapping[str, Any]] | None = None,
+        network: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        policy: Mapping[str, Any] | None = None,
+        tty: bool | None = None,
+        auto_remove: bool | None = None,
+        start: bool | None = None,
+    ) -> str:
+        """Create a worker, and start it unless ``start=False``; returns its id.
+
+        What is not given is the API's default. ``mounts``: ``[{"source": "/data", "target":
+        "/data"}]``, of the manager's machine. ``policy``: as in POST /v1/workers.
+        """
+        return self._portal.run(
+            lambda: self._of.create(
+                image,
+                command,
+                name=name,
+                entrypoint=entrypoint,
+                environment=environment,
+                mounts=mounts,
+                network=network,
+                labels=labels,
+                policy=policy,
+                tty=tty,
+                auto_remove=auto_remove,
+                start=start,
+            )
+        )
 
     def wait(self, ref: str, until: str = "settled", timeout_s: float | None = None) -> Worker:
         """The worker when it is so, has failed, or the time (``None``: no end) is over."""
