@@ -56,3 +56,16 @@ async def test_an_async_block_that_succeeds_keeps_what_it_took() -> None:
 
     async with on_failure(undo):
         pass
+
+
+async def test_what_cannot_be_given_back_does_not_hide_why_it_was_to_be() -> None:
+    def undo() -> None:
+        raise OSError("the disk is full, too")
+
+    async def undo_later() -> None:
+        undo()
+
+    with pytest.raises(ValueError, match="the first"):
+        async with on_failure(undo_later):
+            with on_failure(undo):
+                raise ValueError("the first")

@@ -9,14 +9,13 @@ Where disks cannot be overlays, the disk is copied while the VM stands still.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from warmboot.host.vm import disk_layers
 from warmboot.hypervisors.base import FrozenMachine, Vm
-from warmboot.model.errors import HypervisorError
+from warmboot.model.errors import HypervisorError, VmUnresponsive
 from warmboot.model.runtime_snapshot import DIFFERENCE_FILE, DISK_FILE, STATE_FILE
 from warmboot.model.vm import Disk, DiskFormat, VmSpec, VmStatus
 from warmboot.system import disks
@@ -80,7 +79,7 @@ async def _freeze(vm: Vm, spec: VmSpec, folder: Path, gid: int) -> FrozenVm:
         if overlay is None:
             await disks.copy(disk.path, folder / DISK_FILE)
         else:
-            await vm.lay_overlay(overlay)
+            await _lay(vm, overlay, disk)
     if overlay is not None:
         disk_layers.settle(disk)
     await _go_on(vm, status)
@@ -93,11 +92,20 @@ async def _freeze(vm: Vm, spec: VmSpec, folder: Path, gid: int) -> FrozenVm:
     return FrozenVm(machine, frozen, standstill_s, names)
 
 
+async def _lay(vm: Vm, overlay: Disk, disk: Disk) -> None:
+    try:
+        await vm.lay_overlay(overlay)
+    except VmUnresponsive:  # it may come to write to the overlay yet
+        disk_layers.settle(disk)
+        raise
+
+
 async def _as_before(vm: Vm, status: VmStatus, layered: Disk | None) -> None:
-    if layered is not None:
-        disk_layers.remove_layer(layered)
-    with contextlib.suppress(HypervisorError):  # it is gone, and that is being told
+    try:
         await _go_on(vm, status)
+    finally:
+        if layered is not None:
+            disk_layers.remove_layer(layered)
 
 
 async def _go_on(vm: Vm, status: VmStatus) -> None:

@@ -149,12 +149,13 @@ class LiveVm:
         """Let it run on once ``make_room`` has some; return when it does. ``VmGone``."""
         while await self.is_alive():
             if await make_room():
-                await self.vm.resume()
-                try:
-                    async with asyncio.timeout(STEADY_S):
-                        await self.wait_stalled()
-                except TimeoutError:
-                    return
+                with contextlib.suppress(VmUnresponsive):  # it is told once more
+                    await self.vm.resume()
+                    try:
+                        async with asyncio.timeout(STEADY_S):
+                            await self.wait_stalled()
+                    except TimeoutError:
+                        return
             # Nothing tells that a file system has room again.
             await asyncio.sleep(LOOK_AGAIN_S)
         raise self._gone()
@@ -163,10 +164,13 @@ class LiveVm:
         return VmGone(f"the VMM of {self.vm.handle.vm_id} ended unexpectedly")
 
     async def _stalled(self) -> None:
-        try:
-            await self.vm.wait_stalled()
-        except HypervisorError:  # its VMM is about to be gone, and that is told by its end
-            await asyncio.Event().wait()
+        while True:
+            try:
+                return await self.vm.wait_stalled()
+            except VmUnresponsive:  # it is asked again, after the time that it had
+                continue
+            except HypervisorError:  # its VMM is about to be gone, and that is told by its end
+                await asyncio.Event().wait()
 
 
 def no_answer(handle: VmHandle, why: str) -> VmUnresponsive:

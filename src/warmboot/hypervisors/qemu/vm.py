@@ -21,7 +21,13 @@ from warmboot.hypervisors.process import VmmProcess
 from warmboot.hypervisors.qemu.arguments import QMP_SOCKET, blockdev
 from warmboot.hypervisors.qemu.config import QemuConfig
 from warmboot.hypervisors.qemu.ram import ram_mapping
-from warmboot.model.errors import HostError, HypervisorError, NotSupported, VmGone
+from warmboot.model.errors import (
+    HostError,
+    HypervisorError,
+    NotSupported,
+    VmGone,
+    VmUnresponsive,
+)
 from warmboot.model.runtime_snapshot import DIFFERENCE_FILE, MEMORY_FILE, STATE_FILE
 from warmboot.model.vm import Disk, DiskFormat, GuestAddress, VmHandle, VmSpec, VmStatus
 from warmboot.system.concurrency import finish, race
@@ -134,17 +140,19 @@ class QemuVm:
     async def lay_overlay(self, overlay: Disk) -> None:
         await self._check_paused()
         node = f"overlay-{secrets.token_hex(6)}"
-        await self._execute(
-            "blockdev-add",
-            **blockdev(node, overlay.path, DiskFormat.QCOW2, read_only=False),
-            backing=None,  # what it lies on is open already
-        )
         async with on_failure(lambda: self._drop_node(node)):
+            await self._execute(
+                "blockdev-add",
+                **blockdev(node, overlay.path, DiskFormat.QCOW2, read_only=False),
+                backing=None,  # what it lies on is open already
+            )
             below = (await self._writable_disk())["node-name"]
             await self._execute("blockdev-snapshot", node=below, overlay=node)
 
     async def _drop_node(self, node: str) -> None:
-        with contextlib.suppress(HypervisorError):  # or it has come to lie on the disk
+        with contextlib.suppress(
+            HypervisorError
+        ):  # there is none, or it has come to lie on the disk
             await self._execute("blockdev-del", **{"node-name": node})
 
     async def kill(self) -> None:
@@ -193,8 +201,22 @@ class QemuVm:
             raise await self._migration_error()
 
     async def _execute(self, command: str, **arguments: Any) -> Any:
+        """QEMU's answer. ``VmUnresponsive`` if there is none in time: QEMU does what it was told
+        later, in order, if it goes on."""
+        limit_s = self._config.answer_timeout_s
         try:
-            return await self._qmp.execute(command, arguments or None)
+            async with asyncio.timeout(limit_s) as limit:
+                return await self._qmp.execute(command, arguments or None)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            pid = self.handle.pid
+            raise VmUnresponsive(
+                f"QEMU does not answer for the VM {self.spec.id}",
+                details=f"no answer to {command} within {limit_s:g} s; pid {pid}",
+                resolution=f"see why it hangs: `cat /proc/{pid}/stack` (`kill -CONT {pid}`, if it "
+                "was stopped)",
+            ) from error
         except ExecuteError as error:
             raise HypervisorError(
                 f"QEMU refused {command} for {self.spec.id}", details=str(error)

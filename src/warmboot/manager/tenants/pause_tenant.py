@@ -39,7 +39,7 @@ class PauseTenant:
     async def pause(self, tenant: Tenant) -> None:
         """``Conflict`` unless it runs; ``DiskFull``, ``VmUnresponsive`` if it cannot be asked."""
         vm_id = _to_be_paused(tenant)
-        async with on_failure(lambda: self._as_before(self._host.vms.pauses.resume(vm_id))):
+        async with on_failure(lambda: self._host.vms.pauses.resume(vm_id)):
             await self._host.vms.pauses.pause(vm_id)
             async with self._events.transaction() as emit:
                 await self._set_state(tenant, "paused")
@@ -50,7 +50,7 @@ class PauseTenant:
         if tenant.state != "paused" or tenant.vm_id is None:
             raise Conflict(f"{called(tenant)} is not paused", details=f"it is {tenant.state}")
         vm_id = tenant.vm_id
-        async with on_failure(lambda: self._as_before(self._host.vms.pauses.pause(vm_id))):
+        async with on_failure(lambda: self._host.vms.pauses.pause(vm_id)):
             await self._host.vms.pauses.resume(vm_id)
             await self.set_clock(tenant, vm_id)
             async with self._events.transaction() as emit:
@@ -86,10 +86,6 @@ class PauseTenant:
     async def _set_state(self, tenant: Tenant, state: str) -> None:
         tenants: Any = self._store.tenants(tenant.kind)
         await tenants.set_state(tenant.id, type(tenant.state)(state))
-
-    async def _as_before(self, work: Any) -> None:
-        with contextlib.suppress(HostError):  # its end is told by others
-            await work
 
 
 def called(tenant: Tenant) -> str:

@@ -1,0 +1,133 @@
+"""A QEMU that hangs in its monitor: each wait ends, and what is left is true when it goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from tests.support.fake_monitor import monitored
+from typing_extensions import override
+
+from warmboot.host.vm import disk_layers, live_vm
+from warmboot.host.vm.freeze_vm import freeze_vm
+from warmboot.host.vm.live_vm import LiveVm
+from warmboot.hypervisors.base import FrozenMachine
+from warmboot.hypervisors.qemu.vm import QemuVm
+from warmboot.model.errors import VmUnresponsive
+from warmboot.model.vm import Disk, GuestAddress
+from warmboot.system import disks
+
+LIMIT_S = 0.3
+"""Of what never answers. What answers has as long as a slow machine takes for it."""
+
+GUARD_S = 60.0
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with TemporaryDirectory(prefix="wb-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def disk(folder: Path) -> Disk:
+    path = folder / "disk.ext4"
+    path.write_bytes(bytes(4096))
+    return Disk(path)
+
+
+@pytest.mark.parametrize("command", ["query-status", "stop", "cont", "query-block", "blockdev-add"])
+async def test_a_command_that_is_not_answered_is_told_after_its_limit(
+    folder: Path, disk: Disk, command: str
+) -> None:
+    async with monitored(folder, disk, [command], LIMIT_S) as (vm, _):
+        async with asyncio.timeout(GUARD_S):
+            with pytest.raises(VmUnresponsive, match="does not answer") as told:
+                await vm._execute(command)
+        assert f"no answer to {command} within {LIMIT_S:g} s" in told.value.details
+        assert await asyncio.to_thread(Path(f"/proc/{vm.handle.pid}").exists)
+
+
+async def test_one_that_hangs_when_its_stall_is_awaited_is_asked_again(
+    folder: Path, disk: Disk
+) -> None:
+    asked: list[str] = []
+
+    class Late(QemuVm):
+        """It does not answer at first; then it has stalled."""
+
+        @override
+        async def wait_stalled(self) -> None:
+            asked.append("stalled?")
+            if len(asked) == 1:
+                raise VmUnresponsive("it hangs")
+
+        @override
+        def guest_address(self, port: int) -> GuestAddress:
+            return GuestAddress(port, vsock_socket=folder / "guest")
+
+    async with monitored(folder, disk, kind=Late) as (vm, _), asyncio.timeout(GUARD_S):
+        await LiveVm.of(vm, "vm-1", "token").wait_stalled()
+    assert len(asked) == 2
+
+
+async def test_a_stalled_vm_that_hangs_is_told_to_go_on_once_more(
+    folder: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_vm, "STEADY_S", 0.01)
+    monkeypatch.setattr(live_vm, "LOOK_AGAIN_S", 0.01)
+    told: list[str] = []
+
+    class Late(QemuVm):
+        @override
+        async def resume(self) -> None:
+            told.append("cont")
+            if len(told) == 1:
+                raise VmUnresponsive("it hangs")
+
+        @override
+        def guest_address(self, port: int) -> GuestAddress:
+            return GuestAddress(port, vsock_socket=folder / "guest")
+
+    async def make_room() -> bool:
+        return True
+
+    async with monitored(folder, disk, kind=Late) as (vm, _), asyncio.timeout(GUARD_S):
+        await LiveVm.of(vm, "vm-1", "token").resume_stalled(make_room)
+    assert len(told) == 2
+
+
+@pytest.fixture
+async def overlay(folder: Path) -> Disk:
+    base = folder / "base.ext4"
+    base.write_bytes(bytes(1 << 20))
+    return await disks.overlay(base, folder / "disk.qcow2")
+
+
+class Frozen(QemuVm):
+    """Its memory is nobody's concern here."""
+
+    @override
+    async def freeze(self, folder: Path) -> FrozenMachine:
+        return FrozenMachine(folder / "difference", folder / "state", based=False)
+
+
+@pytest.mark.parametrize("silent_at", ["blockdev-add", "blockdev-snapshot"])
+async def test_an_overlay_that_may_yet_be_written_to_is_kept_in_its_place(
+    folder: Path, overlay: Disk, silent_at: str
+) -> None:
+    """The guest's writes go there once QEMU answers: a later boot from its disk must find them."""
+    target = folder / "frozen"
+    target.mkdir()
+    async with monitored(folder, overlay, [silent_at], LIMIT_S, Frozen) as (vm, monitor):
+        async with asyncio.timeout(GUARD_S):
+            with pytest.raises(VmUnresponsive, match="does not answer"):
+                await freeze_vm(vm, vm.spec, target, 0)
+    assert silent_at in monitor.told
+    (layer,) = disk_layers.layers(folder)
+    assert not layer.samefile(overlay.path)
+    assert layer.name.encode() in overlay.path.read_bytes()
+    assert list(folder.glob("*.new")) == []
