@@ -26,7 +26,30 @@ def test_ps_and_inspect_show_it_as_docker_does(checked: Cli) -> None:
     assert checked("inspect", "-f", "{{.Health}}", "ill", "plain").stdout == "unhealthy\nnone\n"
     assert "exit code 1: said\n" in checked("inspect", "ill").stdout
     assert "last check" not in checked("inspect", "plain").stdout
-    assert json.loads(checked("inspect", "--json", "well").stdout)[0]["health"] == "healthy"
+    ill, plain = json.loads(checked("inspect", "--json", "ill", "plain").stdout)
+    assert (ill["health"], plain["health"], plain["health_report"]) == ("unhealthy", "none", None)
+    (probe,) = ill["health_report"]["probes"]
+    assert (ill["health_report"]["failing_streak"], probe["output"]) == (1, "said\n")
+
+
+def test_inspects_templates_have_dockers_state(checked: Cli) -> None:
+    def shown(template: str, name: str = "ill") -> str:
+        return checked("inspect", "-f", template, name).stdout.removesuffix("\n")
+
+    assert shown("{{.State.Health.Status}} {{.State.Running}} {{.State.ExitCode}}") == (
+        "unhealthy true 0"
+    )
+    health = json.loads(shown("{{json .State.Health}}"))
+    (run,) = health["Log"]
+    assert (health["Status"], health["FailingStreak"]) == ("unhealthy", 1)
+    assert (run["ExitCode"], run["Output"], *sorted(run)) == (
+        *(1, "said\n", "End", "ExitCode", "Output", "Start"),
+    )
+    assert json.loads(shown("{{json .State}}"))["Health"] == health
+    assert shown("{{.State.Health}} {{.State.Status}} {{.State}}", "plain") == (
+        "<no value> running running"
+    )
+    assert json.loads(shown("{{json .}}"))["health_report"]["status"] == "unhealthy"
 
 
 def test_ps_filters_by_it(checked: Cli) -> None:

@@ -12,6 +12,7 @@ import typer
 from warmboot.cli.commands.container.bringing_up import brought_up
 from warmboot.cli.commands.options import Format, Json, parse_template
 from warmboot.cli.commands.ps import status_of
+from warmboot.cli.docker.inspected import state
 from warmboot.cli.drive import FAILED, ask, connect, drive, each, usage
 from warmboot.cli.entry import show_error
 from warmboot.cli.parsing import parse_moment
@@ -27,6 +28,10 @@ from warmboot.model.errors import NotFound, WarmbootError
 if TYPE_CHECKING:
     from warmboot.client import Client
     from warmboot.client.results import Container, Stage
+    from warmboot.client.usage import HealthReport
+
+_HEALTH = "health_report"
+"""What ``GET …/health`` tells, in what is shown of a container."""
 
 StopTime = Annotated[
     float | None,
@@ -47,37 +52,41 @@ def inspect(refs: Refs, format_: Format = None, json_: Json = False) -> None:
     if template is not None and template.table:
         raise usage("a table is of `warmboot ps`; here each container is one line", "--format")
 
-    async def work() -> list[Container]:
+    asks = template is None or template.asks_for("State", _HEALTH)
+
+    async def work() -> list[tuple[Container, HealthReport | None]]:
         async with connect() as client:
             listed = [await client.containers.get(ref) for ref in refs]
-            for container in () if json_ or template else listed:
-                checks[container.id] = await _last_check(client, container)
-            return listed
+            return [(one, await _health(client, one) if asks else None) for one in listed]
 
-    checks: dict[str, str] = {}
     found = drive(work())
+    told = [{**one.raw, _HEALTH: None if health is None else health.raw} for one, health in found]
     if json_:
-        print_json([container.raw for container in found])
-        return
-    if template is not None:
+        print_json(told)
+    elif template is not None:
         try:
-            print_lines([template.line(container.raw) for container in found])
+            print_lines([template.line(one, {"State": state(one)}) for one in told])
         except ValueError as error:
             raise usage(str(error), "--format") from None
-        return
-    for number, container in enumerate(found):
-        if number:
-            print()
-        _print_container(container, checks[container.id])
+    else:
+        for number, (container, health) in enumerate(found):
+            if number:
+                print()
+            _print_container(container, _last_check(health))
 
 
-async def _last_check(client: Client, container: Container) -> str:
-    """How the last run of its health check has ended; a courtesy, as its VM has to be asked."""
-    if container.state != "running" or container.health in (None, "none"):
-        return ""
-    with contextlib.suppress(WarmbootError):
-        for probe in (await client.containers.health(container.id)).probes[-1:]:
-            return f"exit code {probe.exit_code}: {' '.join(probe.output.split())}".rstrip(": ")
+async def _health(client: Client, container: Container) -> HealthReport | None:
+    """What its health check has found; a courtesy, as its VM has to be asked."""
+    if container.state in ("running", "exited") and container.health not in (None, "none"):
+        with contextlib.suppress(WarmbootError):
+            return await client.containers.health(container.id)
+    return None
+
+
+def _last_check(health: HealthReport | None) -> str:
+    """How the last run of its health check has ended."""
+    for probe in () if health is None else health.probes[-1:]:
+        return f"exit code {probe.exit_code}: {' '.join(probe.output.split())}".rstrip(": ")
     return ""
 
 

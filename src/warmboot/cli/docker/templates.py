@@ -43,10 +43,18 @@ class Template:
                 f"a table has columns, as 'table {{{{.ID}}}}\\t{{{{.Names}}}}'; {text!r}"
             )
 
-    def line(self, thing: Mapping[str, Any]) -> str:
+    def line(self, thing: Mapping[str, Any], parts: Mapping[str, Any] | None = None) -> str:
+        """``parts`` are Docker's own, by name: for ``{{.Name.Sub}}`` and ``{{json .Name}}``."""
         return "".join(
-            part if isinstance(part, str) else _shown(part, thing) for part in self._parts
+            part if isinstance(part, str) else _shown(part, thing, parts or {})
+            for part in self._parts
         )
+
+    def asks_for(self, *names: str) -> bool:
+        """Whether it shows one of these, or everything."""
+        fields = [part for part in self._parts if isinstance(part, _Field)]
+        wanted = {_joined(name) for name in names}
+        return any(not field.path or _joined(field.path[0]) in wanted for field in fields)
 
     def cells(self, thing: Mapping[str, Any]) -> list[str]:
         """The cells of a table's row: what is between tabs."""
@@ -82,8 +90,9 @@ def _plain(parts: list[str | _Field], text: str) -> None:
         parts.append(text)
 
 
-def _shown(field: _Field, thing: Mapping[str, Any]) -> str:
-    value: Any = thing
+def _shown(field: _Field, thing: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
+    whole = field.as_json or len(field.path) > 1
+    value: Any = parts if whole and field.path and field.path[0] in parts else thing
     for number, name in enumerate(field.path):
         value = _member(value, name, field.path[:number])
     return json.dumps(value, ensure_ascii=False) if field.as_json else _go(value)
