@@ -58,6 +58,12 @@ GROUPS: Mapping[str, Group] = {
             ("boot", "restore", "container", "memory"),
         ),
         Group(
+            "run",
+            "`warmboot run` with some of docker's options, against without",
+            "bench.options",
+            ("run",),
+        ),
+        Group(
             "engine",
             "engines: ready, requests, streams and containers through the socket",
             "bench.engines",

@@ -53,6 +53,7 @@ TARGETS: Mapping[str, tuple[str, float]] = {
     "engine.request_over_direct": ("≤", 1.5),
     "engine.stream_over_direct": ("≤", 1.15),
     "engine.run_over_guest": ("≤", 1.15),
+    "run.options_over_plain": ("≤", 1.15),
     "storage.ratio": ("≤", 0.45),
     "storage.compressed_boot_over_plain": ("≤", 4.0),
     "storage.compressed_next_over_plain": ("≤", 1.1),
