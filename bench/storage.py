@@ -33,7 +33,7 @@ from warmboot.host.agent import HostAgent
 from warmboot.host.guest.guest_link import Identity
 from warmboot.host.host_config import HostConfig
 from warmboot.host.network import Network, NetworkConfig
-from warmboot.host.snapshots.memory_frames import in_thread, pack
+from warmboot.host.snapshots.memory_frames import pack
 from warmboot.host.snapshots.snapshot_files import SnapshotFiles
 from warmboot.host.snapshots.snapshot_files import load_manifest as load_snapshot_manifest
 from warmboot.host.vm.vm_files import VMM_GID, snapshot_disks
@@ -46,6 +46,7 @@ from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import FRAMES_FILE, unmet_requirement
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import VmSpec
+from warmboot.system.concurrency import in_stoppable_thread
 from warmboot.system.hashing import copy_sparse, sum_file
 
 ROUNDS = 9
@@ -228,7 +229,7 @@ async def _tiny_guest(samples: Samples, progress: Progress) -> None:
         plain, counted = await _saved(driver, folder, kernel)
         frames = plain.memory.with_name(FRAMES_FILE)
         expected = await asyncio.to_thread(sum_file, plain.memory)
-        await in_thread(partial(pack, plain.memory, frames, expected))
+        await in_stoppable_thread(partial(pack, plain.memory, frames, expected), "pack")
         packed = MachineSnapshot(frames, plain.state, compressed=True)
         for name, machine in (("warming up", plain), ("warming up", packed)):
             await _load(driver, folder, kernel, machine, counted, samples, name)

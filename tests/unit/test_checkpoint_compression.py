@@ -6,17 +6,20 @@ import asyncio
 import errno
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from warmboot.criu.runtime import compression
 from warmboot.criu.runtime.cold import ColdCheckpoints
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.sums import BLOCK_BYTES, SUMS, check_sums
 from warmboot.model.errors import CheckpointError, DiskFull
+from warmboot.system.concurrency import end
 
 
 async def _here(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -99,6 +102,34 @@ async def test_who_reads_it_meanwhile_is_not_disturbed(made: CheckpointFolder) -
         check_sums(made.path, made.memory)
         assert await cold.compress(made.path) is False
     assert await cold.compress(made.path)
+
+
+async def test_an_unpacking_that_is_cancelled_leaves_it_as_it_was(
+    made: CheckpointFolder, cold: ColdCheckpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cold.compress(made.path)
+    begun = threading.Event()
+
+    class Slow:
+        def read_to_iter(self, source: object, size: int) -> Iterator[bytes]:
+            for _ in range(10_000):
+                begun.set()
+                time.sleep(0.001)  # a reader that is slow
+                yield b""
+
+    async def unpack() -> None:
+        async with cold.held_plain(made.path):
+            pass
+
+    with monkeypatch.context() as patched:
+        patched.setattr(zstandard, "ZstdDecompressor", Slow)
+        unpacking = asyncio.ensure_future(unpack())
+        assert await asyncio.to_thread(begun.wait, 60)
+        await end(unpacking)
+    assert unpacking.cancelled()
+    assert _names(made) == COLD
+    await unpack()
+    check_sums(made.path, made.memory)
 
 
 def _both_forms(made: CheckpointFolder) -> None:

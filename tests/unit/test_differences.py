@@ -14,11 +14,12 @@ from tests.support.differences import write_difference
 from tests.support.snapshots import flip
 
 from warmboot.host.snapshots.memory_differences import StoredFile, lay_over, merge_differences
-from warmboot.host.snapshots.memory_frames import Stopped, pack
+from warmboot.host.snapshots.memory_frames import pack
 from warmboot.hypervisors.memory.difference import Difference, pieces, write
 from warmboot.hypervisors.memory.own_pages import PAGE, Ranges
 from warmboot.model.errors import SnapshotDamaged
 from warmboot.model.runtime_image import FileSum
+from warmboot.system.concurrency import Stopped
 
 NEVER = threading.Event()
 

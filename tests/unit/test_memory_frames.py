@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from warmboot.host.snapshots.memory_frames import Stopped, pack, unpack
+from warmboot.host.snapshots.memory_frames import pack, unpack
 from warmboot.hypervisors.memory.frames import (
     FRAME_BYTES,
     PAGE,
@@ -26,6 +26,7 @@ from warmboot.hypervisors.memory.frames import (
 )
 from warmboot.model.errors import DiskFull, HostError, SnapshotDamaged
 from warmboot.model.runtime_image import FileSum
+from warmboot.system.concurrency import Stopped
 
 NEVER = threading.Event()
 

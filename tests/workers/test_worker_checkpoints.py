@@ -28,7 +28,15 @@ from tests.workers.test_worker_refusals import small_disk
 from warmboot.client import Client
 from warmboot.docker.engine import DockerEngine
 from warmboot.manager.workers.worker_states import WorkerStates
-from warmboot.model.errors import Conflict, DiskFull, NotFound, NotSupported, WarmbootError
+from warmboot.model.checkpoint import AS_IT_WAS
+from warmboot.model.errors import (
+    CheckpointTimeout,
+    Conflict,
+    DiskFull,
+    NotFound,
+    NotSupported,
+    WarmbootError,
+)
 
 MIB = 1 << 20
 
@@ -94,6 +102,12 @@ async def test_a_paused_workers_cold_checkpoint_is_compressed_and_resumed(
         with pytest.raises(WarmbootError) as caught:
             await engine.start_restored(worker.docker_id or "")
         assert "warmboot worker resume" in caught.value.details
+        workers = it.manager.services.workers
+        assert workers is not None
+        with pytest.raises(CheckpointTimeout, match="checkpoint is kept"):
+            # It is not unpacked by then; the API has no limit as short as that.
+            await workers.resume(worker.id, None, AS_IT_WAS, 0.001)
+        assert (await it.client.workers.get(worker.id)).state == "paused"
         await it.client.workers.resume(worker.id)
         assert await counted(it.client, worker.id, beyond=before) == (secret, before + 1)
         await remove_all(it.client)

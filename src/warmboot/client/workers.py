@@ -115,8 +115,7 @@ class Workers(Resource[Worker]):
     ) -> Resumed:
         """Resume it; returns when it has run again, with what has changed in its mounts.
 
-        A resume that takes longer than ``timeout_s`` is ended, and the worker is still paused; the
-        unpacking of a compressed checkpoint counts, but is completed first.
+        A resume that takes longer than ``timeout_s`` is ended, and the worker is still paused.
         """
         body: dict[str, Any] = {"checkpoint": checkpoint} if checkpoint else {}
         body |= _limit(timeout_s)

@@ -41,7 +41,7 @@ from warmboot.model.errors import CheckpointError, Conflict, DiskFull
 
 MAX_ATTEMPTS = 3
 CONTENT_EXISTS = "already exists"
-_TOO_LATE = "the worker could not be resumed in time; its checkpoint is kept"
+TOO_LATE = "the worker could not be resumed in time; its checkpoint is kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ async def restore(
     every case, so that it can be tried again.
     """
     started = time.monotonic()
-    async with limits.within(_TOO_LATE):
+    async with limits.within(TOO_LATE):
         facts = await answered(engine.remembered_facts(), limits.hangs_after_s)
         found = await inspect_when_stopped(engine, container, limits.hangs_after_s)
     if found.running and not await _has_memory_of(engine, found, name, into):
@@ -105,7 +105,7 @@ async def restore(
         attempts = 0
     elif into is not None:
         folder = CheckpointFolder(into)
-        async with limits.within(_TOO_LATE):
+        async with limits.within(TOO_LATE):
             await check_unless_it_hangs(folder.path, folder.memory, limits.hangs_after_s)
             if found.upper_folder is not None and not options.keep_files:
                 layer, started_at = found.upper_folder, found.started_at

@@ -91,6 +91,19 @@ def in_own_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
     return done
 
 
+class Stopped(Exception):
+    """What a thread raises when its work is not wanted any more."""
+
+
+async def in_stoppable_thread(work: Callable[[threading.Event], T], name: str) -> T:
+    """Do ``work`` in a thread of its own, and end it when the caller is cancelled.
+
+    ``work`` gets an event that is set then and raises ``Stopped`` soon after.
+    """
+    stop = threading.Event()
+    return await finish(in_own_thread(lambda: work(stop), name), on_cancel=stop.set)
+
+
 async def end(*tasks: asyncio.Future[Any]) -> None:
     """Cancel ``tasks``, and return when they have ended, however they did."""
     for task in tasks:

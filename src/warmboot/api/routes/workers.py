@@ -126,8 +126,7 @@ async def resume_worker(
     ref: Ref, workers: Wiring, body: ResumeIn | None = None
 ) -> Item[ResumedOut]:
     """Answers when its process has run again, or says why it has not. After ``timeout_s`` it is
-    ended, and the worker is still paused; the unpacking of a compressed checkpoint counts, but is
-    completed first."""
+    ended, and the worker is still paused."""
     wanted = body or ResumeIn()
     resumed = await workers.resume(ref, wanted.checkpoint, wanted.options, wanted.timeout_s)
     changed = [ChangedFileOut.of(one) for one in resumed.changed_files]

@@ -95,8 +95,7 @@ class Workers:
     ) -> Resumed:
         """Resume it; returns when it has run again, with what has changed in its mounts.
 
-        A resume that takes longer than ``timeout_s`` is ended, and the worker is still paused; the
-        unpacking of a compressed checkpoint counts, but is completed first.
+        A resume that takes longer than ``timeout_s`` is ended, and the worker is still paused.
         """
         return self._portal.run(
             lambda: self._of.resume(

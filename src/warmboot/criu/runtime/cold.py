@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 from warmboot.criu.runtime import compression
-from warmboot.system.concurrency import finish
+from warmboot.system.concurrency import finish, in_stoppable_thread
 from warmboot.system.low_priority import LowPriorityRunner, run_at_low_priority
 
 
@@ -30,13 +31,14 @@ class ColdCheckpoints:
     async def held_plain(self, folder: Path) -> AsyncIterator[bool]:
         """Plain while the body runs, and after it until it is cold; whether it had to be unpacked.
 
-        ``CheckpointError``, ``DiskFull``, ``HostError``: then it is as it was.
+        ``CheckpointError``, ``DiskFull``, ``HostError``: then it is as it was, as
+        when it is cancelled while it is unpacked.
         """
         self._readers[folder] += 1
         try:
             async with self._lock(folder):
-                work = asyncio.ensure_future(asyncio.to_thread(compression.unpack, folder))
-                unpacked = await finish(work)
+                work = partial(compression.unpack, folder)
+                unpacked = await in_stoppable_thread(work, "unpack-checkpoint")
             yield unpacked
         finally:
             self._readers[folder] -= 1

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -22,6 +23,7 @@ import zstandard
 from warmboot.criu.runtime.program import PACKED
 from warmboot.criu.runtime.sums import BLOCK_BYTES, SUMS, advice, crc32
 from warmboot.model.errors import CheckpointError, DiskFull, HostError
+from warmboot.system.concurrency import Stopped
 from warmboot.system.files import sync
 
 LEVEL = 7
@@ -91,10 +93,11 @@ def take(new: Path, plain: Path) -> None:
         raise _failed("compressed", error) from error
 
 
-def unpack(checkpoint: Path) -> bool:
+def unpack(checkpoint: Path, stop: threading.Event) -> bool:
     """Have all of it plain; whether anything was compressed. Its sums are for the caller to check.
 
-    ``CheckpointError`` for what is no zstd any more, ``DiskFull``: then it is as it was. Blocking.
+    ``CheckpointError`` for what is no zstd any more, ``DiskFull``, ``Stopped``: then the file at
+    which it stopped is as it was. Blocking.
     """
     _drop_second_forms(checkpoint)
     packed = packed_pages(checkpoint)
@@ -103,7 +106,10 @@ def unpack(checkpoint: Path) -> bool:
         new = checkpoint / f"{NEW}-{plain.name}"
         try:
             with one.open("rb") as source, new.open("wb") as target:
-                zstandard.ZstdDecompressor().copy_stream(source, target, write_size=_CHUNK_BYTES)
+                for chunk in zstandard.ZstdDecompressor().read_to_iter(source, _CHUNK_BYTES):
+                    if stop.is_set():
+                        raise Stopped
+                    target.write(chunk)
                 target.flush()
                 os.fsync(target.fileno())
             new.rename(plain)

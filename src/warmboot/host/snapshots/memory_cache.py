@@ -31,11 +31,11 @@ from weakref import WeakValueDictionary
 
 from warmboot.host.snapshots import memory_frames
 from warmboot.host.snapshots.memory_differences import StoredFile, lay_over
-from warmboot.host.snapshots.memory_frames import in_thread
 from warmboot.hypervisors.process import boot_id
 from warmboot.model.runtime_image import FileSum
 from warmboot.model.runtime_snapshot import FRAMES_FILE, SnapshotManifest
 from warmboot.model.vm import VmHandle
+from warmboot.system.concurrency import in_stoppable_thread
 from warmboot.system.disks import allocated_bytes, os_error
 from warmboot.system.file_stamps import UNFINISHED, stamp
 from warmboot.system.usage import mapped_names
@@ -136,7 +136,7 @@ class MemoryCache:
             async with lock:
                 made = not await asyncio.to_thread(_is_good, target)
                 if made:
-                    await in_thread(partial(self._make, make, target))
+                    await in_stoppable_thread(partial(self._make, make, target), "snapshot-memory")
             await asyncio.to_thread(_note_use, target)
             yield target
             if made and self.budget_bytes is not None:

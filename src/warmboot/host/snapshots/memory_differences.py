@@ -12,10 +12,11 @@ from pathlib import Path
 from threading import Event
 
 from warmboot.host.snapshots import memory_frames
-from warmboot.host.snapshots.memory_frames import Stopped, made_whole, write_at
+from warmboot.host.snapshots.memory_frames import made_whole, write_at
 from warmboot.hypervisors.memory.difference import Difference, merge
 from warmboot.hypervisors.memory.frames import damaged
 from warmboot.model.runtime_image import FileSum
+from warmboot.system.concurrency import Stopped
 from warmboot.system.disks import copy_file
 from warmboot.system.hashing import sum_file
 

@@ -23,7 +23,6 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from warmboot.host.snapshots import memory_frames
-from warmboot.host.snapshots.memory_frames import in_thread
 from warmboot.host.snapshots.snapshot_manifest import damaged, load_manifest, write_manifest
 from warmboot.model.runtime_image import FileSum
 from warmboot.model.runtime_snapshot import (
@@ -31,6 +30,7 @@ from warmboot.model.runtime_snapshot import (
     PackedMemory,
     SnapshotManifest,
 )
+from warmboot.system.concurrency import finish
 from warmboot.system.disks import os_error
 from warmboot.system.file_stamps import UNFINISHED, load_stamps, save_stamps, stamp
 from warmboot.system.files import sync
@@ -128,7 +128,7 @@ class MemoryForms:
                 async with on_failure(lambda: asyncio.to_thread(_drop, new)):
                     changed = await self._at_low_priority(make, path, manifest, new)
                     async with gate.alone():
-                        await in_thread(lambda _: self._swap(path, changed, new))
+                        await finish(asyncio.to_thread(self._swap, path, changed, new))
                 return changed
 
     def _swap(self, path: Path, changed: SnapshotManifest, new: Path) -> None:

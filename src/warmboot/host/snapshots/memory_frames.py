@@ -7,16 +7,14 @@ not come to its end.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import zstandard
 
@@ -36,33 +34,13 @@ from warmboot.hypervisors.memory.frames import (
 from warmboot.model.errors import HostError
 from warmboot.model.runtime_image import FileSum
 from warmboot.model.runtime_snapshot import PackedMemory
-from warmboot.system.concurrency import finish
+from warmboot.system.concurrency import Stopped
 from warmboot.system.disks import disk_full
 from warmboot.system.on_failure import on_failure
-
-T = TypeVar("T")
 
 UNPACK_THREADS = 2
 """More do not help: they share the bandwidth of memory with the VM that waits for them."""
 _SMALL_GAP = 8 * PAGE
-
-
-class Stopped(Exception):
-    """What a thread raises when its work is not wanted any more."""
-
-
-async def in_thread(work: Callable[[threading.Event], T]) -> T:
-    """Run ``work`` in a thread of its own, and end it when the caller is cancelled.
-
-    ``work`` gets an event that is set then and raises ``Stopped`` soon after.
-    """
-    stop = threading.Event()
-    thread = ThreadPoolExecutor(1, "snapshot-memory")
-    try:
-        done = asyncio.get_running_loop().run_in_executor(thread, work, stop)
-    finally:
-        thread.shutdown(wait=False)
-    return await finish(done, on_cancel=stop.set)
 
 
 def pack(source: Path, target: Path, expected: FileSum, stop: threading.Event) -> PackedMemory:

@@ -19,7 +19,7 @@ from uuid import UUID
 
 from warmboot.criu.continuity import Continuity
 from warmboot.criu.in_progress import HANGS_AFTER_S, Limits
-from warmboot.criu.restore import Restored, restore
+from warmboot.criu.restore import TOO_LATE, Restored, restore
 from warmboot.criu.runtime.cold import ColdCheckpoints
 from warmboot.criu.runtime.places import CheckpointPlaces
 from warmboot.docker.engine import DockerEngine
@@ -106,11 +106,10 @@ class ResumeWorker:
         """Restore an accepted worker; the worker then, and what has changed in its mounts.
 
         After an error it is recovered, then it is raised. What is not done within ``timeout_s`` is
-        ended, and the worker is where it was; unpacking the checkpoint counts, but is not cut
-        short.
+        ended, and the worker is where it was.
         """
         limits = Limits(self._hangs_after_s, timeout_s)
-        async with self._work(worker, chosen), self._plain(chosen):
+        async with self._work(worker, chosen), self._plain(chosen, limits):
             restored = await restore(
                 self._engine,
                 worker.docker_id or "",
@@ -123,11 +122,13 @@ class ResumeWorker:
             return await self._record(worker.id, restored), restored.changed_files
 
     @contextlib.asynccontextmanager
-    async def _plain(self, chosen: Checkpoint) -> AsyncIterator[None]:
+    async def _plain(self, chosen: Checkpoint, limits: Limits) -> AsyncIterator[None]:
         if chosen.folder is None:
             yield  # the engine's
             return
-        async with self._cold.held_plain(chosen.folder) as unpacked:
+        async with contextlib.AsyncExitStack() as held:
+            async with limits.within(TOO_LATE):
+                unpacked = await held.enter_async_context(self._cold.held_plain(chosen.folder))
             if unpacked:
                 stored_bytes = await asyncio.to_thread(allocated_below, chosen.folder)
                 await self._store.checkpoints.update(chosen.id, stored_bytes=stored_bytes)
