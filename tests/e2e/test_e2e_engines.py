@@ -18,7 +18,9 @@ import pytest
 from tests.e2e.conftest import PAGE, TOOLS, Archive
 from tests.e2e.copies import add_shared
 from tests.e2e.docker_engines import Engine, engine_at, page_at, page_soon
+from tests.e2e.engine_identities import KEEPER, identity_of, run_keeper
 from tests.e2e.host_servers import GREETING, greeter, own_address
+from tests.support.identities import faults
 from tests.support.ports import free_port
 from tests.support.registry import Image, push, registry
 from tests.support.vms import Site, eventually, state_root
@@ -145,35 +147,36 @@ async def test_a_published_port_is_there_when_docker_has_answered(
         assert again.out
 
 
-async def forks_go_on(place: Site, source: Engine, number: int) -> None:
+async def forks_go_on(place: Site, source: Engine, number: int, count: int = 2) -> None:
     """What runs in an engine runs on in those that are made from it, and each is its own self."""
-    said = "read x </proc/sys/kernel/random/uuid; while echo $x; do sleep 0.2; done"
-    privileged = ("--privileged", "--pid", "host", "--name", "memory")
-    await source.docker("run", "-d", *privileged, TOOLS, "sh", "-c", said)
+    await run_keeper(source)
 
     async def spoken() -> str:
-        return (await source.docker("logs", "memory")).out
+        return (await source.docker("logs", KEEPER)).out
 
     secret = (await eventually(spoken, "it has drawn its secret")).split()[0]
     await place.cli("engine", "snapshot", source.name, "--name", "seeded")
     await stands_still_while(place, source, only_its_disk_goes_on(place))
     await place.cli("engine", "create", "--from", "seeded", "copy")
-    names = ["copy", *(await place.cli("fork", source.name, "-n", "2")).out.split()]
-    assert names == ["copy", "ports-1", "ports-2"]
-    engines = [source, *(Engine(place, name) for name in names)]
-    seen = [await self_of(engine, number, secret) for engine in engines]
-    for own in zip(*seen, strict=True):
-        assert len(set(own)) == len(engines), f"each has its own: {own}"
+    forked = (await place.cli("fork", source.name, "-n", str(count))).out.split()
+    assert forked == [f"{source.name}-{n}" for n in range(1, count + 1)]
+    engines = [source, *(Engine(place, name) for name in ("copy", *forked))]
+    seen = {one.name: await identity_of(one) for one in engines}
+    assert faults({name: identity for name, (identity, _) in seen.items()}) == []
+    told, *those_of_forks = (forks for _, forks in seen.values())
+    assert those_of_forks == [told + 1] * len(those_of_forks), "each kernel has seeded itself anew"
+    for engine in engines:
+        await runs_on(engine, number, secret)
     refused = await place.cli("snapshot", "rm", str(await base_of(place)), code=1)
     assert "these snapshots lie on it: seeded" in refused.err
-    await place.cli("engine", "rm", "-f", *names)
+    await place.cli("engine", "rm", "-f", "copy", *forked)
     await place.cli("snapshot", "rm", "seeded")
-    await source.docker("rm", "-f", "memory")
+    await source.docker("rm", "-f", KEEPER)
 
 
 async def stands_still_while(place: Site, paused: Engine, work: Coroutine[Any, Any, None]) -> None:
     """An engine takes no processor time while it is paused, and has the right time afterwards."""
-    following = await paused.begin("logs", "-f", "memory")
+    following = await paused.begin("logs", "-f", KEEPER)
     await place.cli("engine", "pause", paused.name)
     (pid,) = place.vmms()
     before = cpu_ticks(pid)
@@ -184,7 +187,7 @@ async def stands_still_while(place: Site, paused: Engine, work: Coroutine[Any, A
     assert following.returncode is None
     await place.cli("engine", "unpause", paused.name)
     began = time.time()
-    there = float((await paused.docker("exec", "memory", "busybox", "date", "+%s")).out)
+    there = float((await paused.docker("exec", KEEPER, "busybox", "date", "+%s")).out)
     assert began - 2 < there < time.time() + 2
     following.kill()
     await following.wait()
@@ -201,19 +204,18 @@ async def only_its_disk_goes_on(place: Site) -> None:
     described = await engine.described()
     assert (described["boot_method"], described["fallback_reason"]) == ("cold", "requested")
     listed = await engine.docker("ps", "-a", "--format", "{{.Names}} {{.State}}")
-    assert set(listed.out.splitlines()) >= {"web exited", "memory exited"}
+    assert set(listed.out.splitlines()) >= {"web exited", f"{KEEPER} exited"}
     assert TOOLS.partition(":")[0] in (await engine.docker("images")).out
-    assert (await engine.docker("start", "memory")).out == "memory\n"
+    assert (await engine.docker("start", KEEPER)).out == f"{KEEPER}\n"
     await place.cli("engine", "rm", "-f", engine.name)
 
 
-async def self_of(engine: Engine, number: int, secret: str) -> tuple[str, ...]:
-    """What no other has; all that they have in common is compared here."""
-    described = await engine.described()
-    assert await page_at(number, described["address"]) == PAGE
+async def runs_on(engine: Engine, number: int, secret: str) -> None:
+    """With the memory that it had."""
+    assert await page_at(number, str((await engine.described())["address"])) == PAGE
 
     async def said() -> list[str]:
-        return (await engine.docker("logs", "memory")).out.split()
+        return (await engine.docker("logs", KEEPER)).out.split()
 
     before = await said()
     assert set(before) == {secret}, "its memory is what it was"
@@ -222,15 +224,6 @@ async def self_of(engine: Engine, number: int, secret: str) -> tuple[str, ...]:
         return len(await said()) > len(before)
 
     await eventually(says_more, "its program runs on")
-    files = ("1/root/etc/machine-id", "1/root/etc/hostname", "sys/kernel/random/uuid")
-    read = "; ".join(f"cat /proc/{file}" for file in files)
-    machine_id, host_name, drawn = (
-        await engine.docker("exec", "memory", "sh", "-c", read)
-    ).out.split()
-    assert host_name == engine.name
-    info = json.loads((await engine.docker("info", "-f", "{{json .}}")).out)
-    assert f"warmboot.engine={engine.name}" in info["Labels"]
-    return described["address"], machine_id, drawn, engine.name
 
 
 async def base_of(place: Site) -> str:

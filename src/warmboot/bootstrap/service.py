@@ -33,7 +33,7 @@ from warmboot.bootstrap.workers import WorkerParts, wire_workers, worker_checks
 from warmboot.host.agent import HostAgent
 from warmboot.manager import doctor
 from warmboot.manager.check_storage_owner import check_storage_owner
-from warmboot.manager.core.admission import BootAdmission
+from warmboot.manager.core.admission import GUESTS_AT_ONCE, BootAdmission
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.reconcile_failures import ReconcileFailures
@@ -94,7 +94,7 @@ async def _running(
             Tasks(),
             ReconcileFailures(),
             Uploads(host.storage),
-            BootAdmission(max(1, (os.cpu_count() or 1) // 2)),
+            BootAdmission(GUESTS_AT_ONCE),
         )
         core.events.observe(core.reconcile_failures.on_event)
         async with wire_workers(core) as workers:

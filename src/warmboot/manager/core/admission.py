@@ -24,11 +24,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Collection
 from uuid import UUID
 
 WAIT_TIMEOUT_S = 1.0
+GUESTS_AT_ONCE = max(1, (os.cpu_count() or 1) // 2)
 
 
 class BootAdmission:

@@ -1,8 +1,11 @@
 """Forks a running container or engine: freezes it once, and starts others there, all or none.
 
-    moment ─▶ forks ─▶ up ─▶ hide
-    frozen    all are  all   no other can be made from it: it goes when the last of them does
-              begun    run
+    moment ─▶ forks ─▶ hide
+    frozen    all run  no other can be made from it: it goes when the last of them does
+
+As many are begun as guests are booted at once, and the next one when one of them runs: each has at
+once what its source had to do, and all of them together would take from each other the time in
+which a guest has to answer.
 
 What fails takes back all of it, and so does the next start if the manager is killed meanwhile.
 """
@@ -18,6 +21,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID, uuid4
 
 from warmboot.host.agent import HostAgent
+from warmboot.manager.core.admission import GUESTS_AT_ONCE
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.saga import Saga, SagaRunner, Step
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
@@ -25,6 +29,7 @@ from warmboot.manager.tenants.pause_tenant import called, to_be_frozen
 from warmboot.manager.vms.warm_pool import SHARE_OF_OWN
 from warmboot.model.conventions.names import MAX_NAME_LENGTH
 from warmboot.model.errors import (
+    GuestUnreachable,
     HostError,
     IllegalTransition,
     InvalidRequest,
@@ -36,6 +41,7 @@ from warmboot.model.runtime_snapshot import SnapshotState
 from warmboot.model.tenants.boot import Tenant
 from warmboot.model.vm import VmKind
 from warmboot.store import Store
+from warmboot.system.concurrency import end
 
 T = TypeVar("T", bound=Tenant)
 
@@ -70,7 +76,7 @@ class ForkNotes:
 class _Fork(Generic[T]):
     source: T
     names: Iterator[str]
-    made: list[T] = field(default_factory=list)
+    made: dict[UUID, T] = field(default_factory=dict)
 
 
 class ForkTenant(Generic[T]):
@@ -99,8 +105,7 @@ class ForkTenant(Generic[T]):
             f"fork-{kind}",
             ForkNotes,
             Step("moment", self._freeze, self._forget_moment),
-            Step("forks", self._create, self._remove),
-            Step("up", self._wait),
+            Step("forks", self._bring_up, self._remove),
             Step("hide", self._hide),
         )
 
@@ -117,7 +122,7 @@ class ForkTenant(Generic[T]):
         fork = _Fork(source, await self._names(source))
         notes = ForkNotes(uuid4(), tuple(uuid4() for _ in range(count)))
         await self._runner.run(self.saga, source.id, notes, fork)
-        return fork.made
+        return [fork.made[fork_id] for fork_id in notes.fork_ids]
 
     def _check_memory(self, source: T, count: int) -> None:
         """They share what they do not change: each has so much for itself that it needs it."""
@@ -148,9 +153,19 @@ class ForkTenant(Generic[T]):
             await self._events.emit("runtime-snapshot.deleted", notes.moment_id)
         await self._garbage.collect_released()
 
-    async def _create(self, notes: ForkNotes, fork: _Fork[T]) -> None:
-        for fork_id in notes.fork_ids:
-            await self._begin(notes.moment_id, fork_id, fork)
+    async def _bring_up(self, notes: ForkNotes, fork: _Fork[T]) -> None:
+        left = iter(notes.fork_ids)
+
+        async def one_after_the_other() -> None:
+            for fork_id in left:
+                await self._begin(notes.moment_id, fork_id, fork)
+                fork.made[fork_id] = await self._up(fork_id)
+
+        working = [asyncio.ensure_future(one_after_the_other()) for _ in range(GUESTS_AT_ONCE)]
+        try:
+            await asyncio.gather(*working)
+        finally:
+            await end(*working)
 
     async def _begin(self, moment_id: UUID, fork_id: UUID, fork: _Fork[T]) -> None:
         for name in fork.names:
@@ -164,20 +179,21 @@ class ForkTenant(Generic[T]):
             if isinstance(ended, BaseException):  # the others are removed all the same
                 raise ended
 
-    async def _wait(self, notes: ForkNotes, fork: _Fork[T]) -> None:
-        for fork_id in notes.fork_ids:
-            fork.made.append(await self._up(fork_id))
-
     async def _up(self, fork_id: UUID) -> T:
         tenant = await self._tenants.wait_up(fork_id, UP_TIMEOUT_S)
         if tenant.state not in ("creating", "failed", "deleting"):
             return tenant
         error: Any = tenant.error or {}
+        resolution = str(error.get("resolution") or "try again")
+        if error.get("code") == GuestUnreachable.code:  # what its console has goes with it
+            resolution = (
+                "is this machine very busy? Ask for fewer, or raise MANAGER_WARM_BOOT_TIMEOUT_S"
+            )
         why = ": ".join(str(error[key]) for key in ("brief", "details") if error.get(key))
         raise HostError(
             f"the fork {tenant.name} did not come up, and so there is none",
             details=why or f"it is {tenant.state}",
-            resolution=str(error.get("resolution") or "try again"),
+            resolution=resolution,
         )
 
     async def _hide(self, notes: ForkNotes, _: _Fork[T]) -> None:
