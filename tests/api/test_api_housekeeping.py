@@ -64,11 +64,13 @@ async def test_what_is_not_understood_collects_nothing(
 async def test_a_snapshot_is_compressed_and_unpacked(
     http: httpx.AsyncClient, fakes: FakeServices
 ) -> None:
+    fakes.snapshots.build_s = 3600
     body = {"runtime_image_id": await image_id(http)}
     snapshot_id = (await http.post("/v1/runtime-snapshots", json=body)).json()["id"]
     path = f"/v1/runtime-snapshots/{snapshot_id}"
     early = await http.post(f"{path}/compress")
     assert (early.status_code, early.json()["code"]) == (409, "illegal-transition")
+    fakes.snapshots.build_s = 0
     await fakes.snapshots._build(UUID(snapshot_id))
     assert fakes.snapshots.rows[UUID(snapshot_id)].state is SnapshotState.READY
     for verb, compressed in (("compress", True), ("unpack", False)):

@@ -7,6 +7,7 @@ import json
 
 import httpx
 import pytest
+from tests.support.eventually import until
 from tests.support.fake_services import FakeServices
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
@@ -149,7 +150,7 @@ async def test_the_terminals_size_reaches_the_command(url: str, fakes: FakeServi
         assert b"(30, 100)" in text
         assert b"(40, 120)" in text
         assert session.exit_code == 4
-    assert fakes.containers.sessions[0].closed
+    await until(lambda: fakes.containers.sessions[0].closed)
 
 
 async def test_a_client_that_goes_away_ends_the_session(url: str, fakes: FakeServices) -> None:
@@ -261,4 +262,4 @@ async def test_a_strange_later_frame_ends_the_session(
         await socket.send(frame)
         told = json.loads(await asyncio.wait_for(socket.recv(), 60))
         assert told["code"] == InvalidRequest.code
-    assert fakes.containers.sessions[0].closed
+    await until(lambda: fakes.containers.sessions[0].closed)

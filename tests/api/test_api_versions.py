@@ -21,6 +21,7 @@ async def fakes() -> FakeServices:
     """Registering an image begins its snapshot here."""
     made = FakeServices()
     made.images.snapshots = made.snapshots
+    made.snapshots.build_s = 3600  # tests say themselves what becomes of it
     return made
 
 

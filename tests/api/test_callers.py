@@ -155,17 +155,16 @@ async def python(script: str, door: Door, by: tuple[str, ...] = ()) -> list[str]
 
 @contextlib.contextmanager
 def container_cgroup() -> Iterator[tuple[str, ...]]:
-    """A prefix that runs a program in a cgroup like those that Docker makes."""
-    parent = (_V1 if _V1.is_dir() else _V2) / "docker"
-    had = parent.is_dir()
+    """A prefix that runs a program in a cgroup like those that Docker makes. Its parent is this
+    process's own: an engine of other tests may have its own at this moment."""
+    parent = (_V1 if _V1.is_dir() else _V2) / f"warmboot-test-{os.getpid()}"
     folder = parent / ("5a" * 32)
     folder.mkdir(parents=True)
     try:
         yield ("sh", "-c", f'echo $$ > {folder}/cgroup.procs && exec "$@"', "sh")
     finally:
         folder.rmdir()
-        if not had:
-            parent.rmdir()
+        parent.rmdir()
 
 
 async def test_root_on_loopback_needs_no_token(door: Door) -> None:

@@ -30,6 +30,7 @@ ALWAYS = {
     ("events",): ["--no-follow"],
     ("top",): ["--once"],
     ("wait",): ["--timeout", "0"],
+    ("stats",): ["--no-stream"],
 }
 RUNNING = "c"
 """A container that runs: its program echoes its input, and ends with it."""

@@ -113,17 +113,22 @@ async def test_a_killed_client_leaves_rm_to_the_manager(desk: Desk, way: list[st
 
 
 async def test_a_signal_that_is_ignored_stays_ignored(desk: Desk) -> None:
-    words = [*WARMBOOT, "run", "--rm", "--name", "c", "busybox", "sh", "-c", "sleep 3; echo done"]
+    words = [*WARMBOOT, "run", "-i", "--rm", "--name", "c", "busybox", "cat"]
     code = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
     code += "os.execv(sys.argv[1], sys.argv[1:])"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", code, *words),
         env={**os.environ, "WARMBOOT_URL": desk.url},
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
-    await desk.until("c", "running")
+    assert process.stdin is not None
+    process.stdin.write(b"up\n")
+    await says_up(process)
     process.send_signal(signal.SIGHUP)
-    out, _ = await asyncio.wait_for(process.communicate(), 90)
+    process.stdin.write(b"up\n")
+    await says_up(process)  # after the signal, too
+    out, _ = await asyncio.wait_for(process.communicate(b"done\n"), 90)
     assert (out, process.returncode) == (b"done\n", 0)
 
 

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.slow  # processes, one for each command
 IMPORTED = """
 import atexit, sys
 atexit.register(lambda: print("\\n" + " ".join(sys.modules)))
+from warmboot.cli import completion
 from warmboot.cli.entry import main
+completion.ANSWER_TIMEOUT_S = 60.0  # it gives up after a moment, which a busy machine may take
 main()
 """
 SLOW = {"rich", "click", "pydantic", "websockets", "httpx", "asyncio"}
@@ -50,10 +52,8 @@ def completed(env: dict[str, str], line: str) -> tuple[list[str], set[str]]:
 def offers(env: dict[str, str], line: str) -> list[str]:
     """What bash is told to offer behind ``line``."""
     asked = {"COMP_LINE": line, "_WARMBOOT_COMPLETE": "complete_bash"}
-    for _ in range(5):  # it gives up after a moment, which a busy machine may take
-        if answer := imported({**env, **asked})[0]:
-            return answer.split("\n")
-    return []
+    answer = imported({**env, **asked})[0]
+    return answer.split("\n") if answer else []
 
 
 def commands_of(modules: set[str]) -> set[str]:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from tests.support.desks import WARMBOOT, Desk, desks
+from tests.support.eventually import eventually
 
 from warmboot.client import sessions
 
@@ -280,6 +281,12 @@ async def test_a_programs_output_that_cannot_be_written_is_1_and_told_at_once_as
 ) -> None:
     script = "echo out; echo oops >&2; sleep 1000"
     await desk.type("run", "-d", "--cold", "--name", "c", "busybox", "sh", "-c", script)
+
+    async def said() -> bool:
+        chunks = [chunk.data async for chunk in desk.client.containers.logs("c")]
+        return len(b"".join(chunks)) == len(b"out\noops\n")
+
+    await eventually(said, "its log has both")
     assert await with_a_full(1, desk, *words) == (1, b"", UNWRITTEN)
     assert await with_a_full(2, desk, *words) == (1, b"out\n", b"")
 

@@ -106,13 +106,13 @@ async def test_a_pinned_one_stays(snapshot: RuntimeSnapshot, manager: Manager) -
 
 async def test_the_one_that_a_rebuild_relies_on_stays_until_the_swap(manager: Manager) -> None:
     old = await manager.snapshot()
-    manager.lab.set(docker_s=0.5)
+    manager.lab.set(docker_s=600)
     new_id = await manager.snapshots.rebuild(old.id)
     await used(manager, old, 300)
     assert (await manager.services.garbage.collect()).removed == ()
     assert (await manager.snapshots.get(old.id)).state is SnapshotState.READY
-    await manager.snapshot_until(new_id, SnapshotState.READY)
     manager.lab.set(docker_s=0)
+    await manager.snapshot_until(new_id, SnapshotState.READY)
     await check(manager.running)
 
 

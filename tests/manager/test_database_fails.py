@@ -71,8 +71,8 @@ async def test_an_exit_is_written_down_when_there_is_room_again(
     manager: Manager, refuse: Refuse, error: WarmbootError
 ) -> None:
     refusals = refuse(ContainerRepository, "set_state", "exited")
-    await manager.run("web", "sh", "-c", "sleep 0.1; exit 3")
     refusals.left, refusals.error = 3, error
+    await manager.run("web", "sh", "-c", "exit 3")
     ended = await manager.wait("web", Until.EXITED)
     assert refusals.seen == 3
     assert (ended.state, ended.exit_code) == (ContainerState.EXITED, 3)
@@ -81,8 +81,8 @@ async def test_an_exit_is_written_down_when_there_is_room_again(
 
 async def test_an_exit_is_told_when_there_is_room_again(manager: Manager, refuse: Refuse) -> None:
     refusals = refuse(EventRepository, "append", "container.exited")
-    container = await manager.run("web", "sh", "-c", "sleep 0.1; exit 3")
     refusals.left = 2
+    container = await manager.run("web", "sh", "-c", "exit 3")
     assert (await manager.wait("web", Until.EXITED)).exit_code == 3
     assert refusals.seen == 2
     assert await _told(manager, container.id, "container.exited")
@@ -135,8 +135,8 @@ async def test_a_manager_that_stops_does_not_wait_for_the_database(
 ) -> None:
     refusals = refuse(ContainerRepository, "set_state", "exited")
     async with place.manager() as manager:
-        await manager.run("web", "sh", "-c", "sleep 0.1; exit 3")
         refusals.left = 10**6
+        await manager.run("web", "sh", "-c", "exit 3")
         await manager.until(lambda: _seen(refusals))
         ending = asyncio.get_running_loop().time()
     assert asyncio.get_running_loop().time() - ending < 60

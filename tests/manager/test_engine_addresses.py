@@ -155,8 +155,8 @@ async def test_what_others_have_on_the_host_answers_there_and_is_told_once(
     manager: Manager,
 ) -> None:
     engine = await create(manager)
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        number = other.getsockname()[1]
+    number = free_port()
+    with socket.create_server(("127.0.0.1", number)):
         container = await start_inside(manager, engine, "traefik", number)
         await until_answering(manager, engine, ("tcp", number))
         told = [e for e in await manager.events_of(engine.id) if e.kind == "engine.port-taken"]

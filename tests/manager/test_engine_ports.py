@@ -84,9 +84,8 @@ async def test_a_restart_keeps_the_port(manager: Manager) -> None:
 
 
 async def test_a_port_that_is_taken_is_refused_as_docker_refuses_it(manager: Manager) -> None:
-    engine = await create(manager)
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        number = other.getsockname()[1]
+    engine, number = await create(manager), free_port()
+    with socket.create_server(("127.0.0.1", number)):
         async with docker(engine) as client:
             await create_container(client, "web", bound(number, "127.0.0.1"))
             answer = await client.post("/containers/web/start")

@@ -9,6 +9,7 @@ import pytest
 from tests.support.absent import ABSENT
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
+from tests.support.ports import free_port
 from tests.support.prepared_labs import prepare
 
 from warmboot.host.agent import HostAgent
@@ -31,7 +32,7 @@ async def only_versions(m: Manager) -> bool:
 async def test_a_container_goes_on_in_its_forks_and_in_itself(place: Lab) -> None:
     await prepare(place, snapshot=True)
     async with place.manager() as m:
-        ports = (PortMapping(80, 18_231), PortMapping(81))
+        ports = (PortMapping(80, free_port()), PortMapping(81))
         source = await m.run("web", *COUNTING, ports=ports, hostname="own", labels={"for": "test"})
         await m.run("web-1")
         forks = await m.containers.fork("web", 2)

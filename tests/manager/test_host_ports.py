@@ -160,9 +160,9 @@ async def test_in_a_network_of_its_own_its_ports_have_the_numbers_that_the_host_
 
 
 async def test_of_a_range_the_first_free_port_is_taken(manager: Manager) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        first = taken.getsockname()[1]
-        wanted = PortMapping(80, first, host_port_last=min(first + 20, 65_535))
+    first = free_port()
+    with socket.create_server(("127.0.0.1", first)):
+        wanted = PortMapping(80, first, host_port_last=first + 20)
         one = await manager.run("one", ports=(wanted,))
         two = await manager.run("two", ports=(wanted,))
         numbers = [port.host_port for port in (*one.ports, *two.ports)]
@@ -192,8 +192,8 @@ async def test_the_ports_that_the_image_exposes_are_published_at_every_start(
 async def test_ports_of_one_that_was_only_created_are_taken_when_it_is_started(
     manager: Manager,
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        number = other.getsockname()[1]
+    number = free_port()
+    with socket.create_server(("127.0.0.1", number)):
         wanted = (PortMapping(80, number),)
         await manager.create(ports=wanted, start=False)
         assert (await manager.containers.get("web")).ports == ()
@@ -205,9 +205,9 @@ async def test_ports_of_one_that_was_only_created_are_taken_when_it_is_started(
 
 
 async def test_of_a_range_one_is_chosen_that_is_free_when_it_is_started(manager: Manager) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        number = taken.getsockname()[1]
-        span = (PortMapping(80, number, host_port_last=min(number + 20, 65_535)),)
+    number = free_port()
+    with socket.create_server(("127.0.0.1", number)):
+        span = (PortMapping(80, number, host_port_last=number + 20),)
         await manager.create(ports=span, start=False)
         await manager.containers.start("web")
         (port,) = (await manager.wait("web", Until.RUNNING)).ports

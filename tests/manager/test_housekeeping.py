@@ -365,11 +365,12 @@ async def test_a_damaged_one_is_not_restored_while_its_successor_is_built(place:
     async with place.manager(integrity_every_h=0) as manager:
         snapshot = await manager.snapshot()
     flip(Path(snapshot.snapshot_path) / MEMORY_FILE)
-    place.set(docker_s=0.6)
+    place.set(docker_s=600)
     async with place.manager(integrity_every_h=AT_ONCE, snapshot_wait_s=0) as manager:
         await manager.snapshot_until(snapshot.id, SnapshotState.UNHEALTHY)
         container_id = await manager.create()
+        await manager.until(lambda: manager.vmm_runs(container_id), "it has chosen")
+        place.set(docker_s=0)
         container = await manager.wait(str(container_id), Until.RUNNING)
         assert container.boot_method is BootMethod.COLD
-        place.set(docker_s=0)
         await check(manager.running, ready=[snapshot])

@@ -223,14 +223,15 @@ async def test_stages_add_up_to_the_boot(manager: Manager) -> None:
         assert count == 1, stage
 
 
-async def test_saved_time_is_against_the_measured_cold_boot(manager: Manager, place: Lab) -> None:
-    place.set(boot_s=0.4, docker_s=0.3)
+async def test_saved_time_is_against_the_measured_cold_boot(manager: Manager) -> None:
     snapshot = await manager.snapshot()
     assert (await look(manager)).value("warmboot_boot_saved_seconds_total") == 0
+    assert snapshot.metadata["cold_boot_s"] > 0
+    # As if that took longer than any warm boot, however busy the machine is.
+    await manager.store.snapshots.update_metadata(snapshot.id, {"cold_boot_s": 77.0})
     container = await manager.run()
     assert container.boot_s is not None
-    expected = snapshot.metadata["cold_boot_s"] - container.boot_s
-    assert expected > 0.2
+    expected = 77.0 - container.boot_s
     saved = (await look(manager)).value("warmboot_boot_saved_seconds_total")
     assert saved == pytest.approx(expected, abs=0.001)
 

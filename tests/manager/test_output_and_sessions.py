@@ -18,7 +18,7 @@ from warmboot.bootstrap.logs import spec_form
 from warmboot.manager.containers import first_attach, watch_container
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.protocols import Session, Until
-from warmboot.model.container import ContainerState
+from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import Conflict, NotFound, WarmbootError
 from warmboot.model.sessions import ExecSpec, Stream
 
@@ -354,16 +354,20 @@ def lines() -> Iterator[Lines]:
         yield Lines(entries)
 
 
+async def logged(manager: Manager, lines: Lines, container: Container, count: int) -> list[str]:
+    """The last of them come a moment after it runs."""
+
+    async def look() -> list[str] | None:
+        found = lines.of(container.id)
+        return found if len(found) == count else None
+
+    return await manager.until(look, f"{count} lines")
+
+
 async def test_a_warm_boot_is_logged_as_specified(manager: Manager, lines: Lines) -> None:
-    manager.lab.set(docker_s=1.2)
     await manager.snapshot()
     container = await manager.run()
-
-    async def logged() -> list[str] | None:  # a moment after it runs
-        found = lines.of(container.id)
-        return found if len(found) == 3 else None
-
-    created, provisioned, stages = await manager.until(logged, "three lines")
+    created, provisioned, stages = await logged(manager, lines, container, 3)
     assert re.fullmatch(
         rf"info Container {container.id} VM created: vm-\w+ via warm boot in \d+\.\d\ds", created
     )
@@ -377,7 +381,7 @@ async def test_a_warm_boot_is_logged_as_specified(manager: Manager, lines: Lines
 
 async def test_a_cold_boot_is_logged_as_specified(manager: Manager, lines: Lines) -> None:
     container = await manager.run()
-    failed, created, provisioned, stages = lines.of(container.id)
+    failed, created, provisioned, stages = await logged(manager, lines, container, 4)
     assert failed == (
         f"warning Warm boot failed for container {container.id}, "
         "falling back to cold boot: No runtime snapshot available"

@@ -168,6 +168,7 @@ async def test_who_is_connected_to_a_paused_engine_waits_and_others_are_told(pla
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.3):  # nothing tells that it waits
                     await asyncio.shield(ended)
+            assert (await other.get("/containers/json")).status_code == 200  # the same way, later
             await engines_of(m).pause("ci")
             answer = await other.get("/containers/json")
             assert answer.status_code == 503

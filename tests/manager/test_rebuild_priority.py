@@ -29,10 +29,11 @@ async def test_a_rebuild_gives_way_and_what_somebody_waits_for_does_not(manager:
     await manager.until(is_ready, "the snapshot is ready")
     assert seen == {os.SCHED_OTHER}
     await manager.until(lambda: _none_run(manager), "the builder has ended")
+    manager.lab.set(docker_s=600)
     new_id = await manager.snapshots.rebuild(snapshot_id)
     await manager.until(gives_way, "the rebuild's builder gives way")
-    await manager.snapshot_until(new_id, SnapshotState.READY)
     manager.lab.set(docker_s=0)
+    await manager.snapshot_until(new_id, SnapshotState.READY)
 
 
 def _policies(manager: Manager) -> set[int]:

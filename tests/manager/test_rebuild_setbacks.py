@@ -324,11 +324,12 @@ async def test_of_two_changes_of_weight_and_pin_during_a_rebuild_the_later_one_c
     async with place.manager() as manager:
         old = await manager.snapshot()
         await manager.snapshots.set_traits(old.id, weight=3, pinned=False)
-        place.set(docker_s=0.3)
+        place.set(docker_s=600)
         new_id = await manager.snapshots.rebuild(old.id)
         begun = await manager.snapshots.get(new_id)
         assert (begun.weight, begun.pinned) == (3, False)
         await manager.snapshots.set_traits(old.id, weight=5)
         await manager.snapshots.set_traits(new_id, weight=7, pinned=True)
+        place.set(docker_s=0)
         new = await ready(manager, id=new_id)
         assert (new.weight, new.pinned) == (7, True)

@@ -132,33 +132,35 @@ async def test_a_rebuild_that_fails_leaves_the_old_one(manager: Manager) -> None
 
 async def test_one_rebuild_at_a_time(manager: Manager) -> None:
     old = await manager.snapshot()
-    manager.lab.set(docker_s=0.4)
+    manager.lab.set(docker_s=600)
     results = await asyncio.gather(
         *(manager.snapshots.rebuild(old.id) for _ in range(4)), return_exceptions=True
     )
     assert sorted(type(r).__name__ for r in results) == ["Conflict"] * 3 + ["UUID"]
     with pytest.raises(Conflict, match="already being rebuilt"):
         await manager.snapshots.rebuild(old.id)
+    manager.lab.set(docker_s=0)
     await check(manager.running, ready=[old])
 
 
 async def test_what_is_created_or_deleted_cannot_be_rebuilt(manager: Manager) -> None:
     image = await manager.image()
-    manager.lab.set(docker_s=0.4)
+    manager.lab.set(docker_s=600)
     snapshot_id = await manager.snapshots.create(image.id, None)
     with pytest.raises(IllegalTransition):
         await manager.snapshots.rebuild(snapshot_id)
+    manager.lab.set(docker_s=0)
     with pytest.raises(NotFound):
         await manager.snapshots.rebuild(uuid4())
 
 
 async def test_the_successor_serves_though_the_old_one_was_deleted(manager: Manager) -> None:
     old = await manager.snapshot()
-    manager.lab.set(docker_s=0.4)
+    manager.lab.set(docker_s=600)
     new_id = await manager.snapshots.rebuild(old.id)
     await manager.snapshots.delete(old.id)
-    new = await manager.snapshot_until(new_id, SnapshotState.READY)
     manager.lab.set(docker_s=0)
+    new = await manager.snapshot_until(new_id, SnapshotState.READY)
     assert (await manager.run()).runtime_snapshot_id == new.id
 
 

@@ -151,7 +151,11 @@ async def a_silence(manager: Manager, store: FailingStore) -> None:
     await told(manager, container, "container.unresponsive")
     os.kill(pid, signal.SIGCONT)
     await told(manager, container, "container.answering")
-    assert (await manager.containers.get("web")).error is None
+
+    async def cleared() -> bool:  # on a busy machine it may be late once more
+        return (await manager.containers.get("web")).error is None
+
+    await eventually(cleared, "it answers")
 
 
 def _stands_still(manager: Manager) -> Callable[[], Awaitable[bool]]:

@@ -202,9 +202,10 @@ async def test_a_vmm_that_dies_while_it_restores_is_booted_cold(
 
 
 @pytest.mark.parametrize("fault", ["docker_never_ready", "agent_silent"])
-async def test_success_is_counted_only_when_docker_has_answered(place: Lab, fault: str) -> None:
-    async with place.manager(warm_boot_timeout_s=2, cold_boot_timeout_s=3600) as manager:
-        snapshot = await manager.snapshot()
+async def test_success_is_counted_only_when_docker_has_answered(
+    place: Lab, snapshot: RuntimeSnapshot, fault: str
+) -> None:
+    async with place.manager(warm_boot_timeout_s=4, cold_boot_timeout_s=3600) as manager:
         manager.lab.set(**{fault: "restore"})
         container = await manager.run()
         assert container.state is ContainerState.RUNNING

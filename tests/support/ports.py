@@ -6,6 +6,8 @@ import contextlib
 import random
 import socket
 
+from warmboot.model.conventions.manager_socket import SYSTEM_FOLDER
+
 _PORTS = range(20_000, 32_000)
 """Below those that the kernel gives to connections (32768 and up): no connection takes such a port
 before the test has bound it."""
@@ -33,3 +35,10 @@ def _is_free(port: int) -> bool:
             except OSError:
                 return False
     return True
+
+
+def remove_socket(port: int) -> None:
+    """Root's Unix socket of a manager with that port, and its lock, which one that was killed
+    has left."""
+    for name in (f"{port}.sock", f"{port}.sock.lock"):
+        (SYSTEM_FOLDER / name).unlink(missing_ok=True)

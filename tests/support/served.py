@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import httpx
 from tests.support.dockerd import CRIU_WRAPPER
 from tests.support.eventually import eventually
+from tests.support.ports import remove_socket
 from tests.support.serving import serving
 
 from warmboot.api.app import create_app
@@ -114,3 +115,4 @@ async def served_by_process(
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+        remove_socket(settings.port)

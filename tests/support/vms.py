@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from tests.support.eventually import eventually as eventually
-from tests.support.ports import free_port
+from tests.support.ports import free_port, remove_socket
 from tests.support.site_processes import command_of, kill_processes_of, processes_of
 
 from warmboot.client import Client
@@ -326,6 +326,7 @@ class Site:
     async def _sweep(self) -> None:
         """Remove all that a run has left, one that was killed too."""
         await asyncio.to_thread(kill_processes_of, self.folder)
+        remove_socket(self.port)
         for name in self.groups().names():
             await asyncio.to_thread(self.groups().remove, name)
         self.groups().tear_down()
