@@ -16,7 +16,8 @@ from pathlib import Path
 from tests.support.tours import clean_environment
 from tests.support.vms import Ran, Site, state_root
 
-TIMEOUT_S = 240.0
+TIMEOUT_S = 600.0
+"""For all commands of a page."""
 _WITH_IMAGES = """#!/bin/sh
 for image in "$(dirname "$0")"/*.tar; do docker load -q -i "$image" >&2; done
 exec "$@"

@@ -7,7 +7,7 @@ import re
 import secrets
 from datetime import UTC, datetime
 
-from tests.support.vms import TINY, Site
+from tests.support.vms import TINY, VM_TIMEOUT_S, Site
 
 from warmboot.host.guest.guest_link import GuestLink
 
@@ -31,7 +31,7 @@ async def inside(link: GuestLink, script: str) -> str:
     )
     try:
         await link.docker.start(container)
-        await link.docker.wait_stopped(container, timeout_s=60)
+        await link.docker.wait_stopped(container, timeout_s=VM_TIMEOUT_S)
         chunks = [chunk.data async for chunk in link.docker.output(container)]
         return b"".join(chunks).decode()
     finally:
@@ -99,7 +99,7 @@ async def fetch_all(site: Site, ref: str, addresses: list[str]) -> dict[str, str
         f'(r=$(busybox timeout 15 busybox wget -q -O - http://{one}/ 2>&1); echo "== {one} $r") &'
         for one in addresses
     )
-    output = await site.exec(ref, f"{' '.join(each)} wait", timeout_s=60)
+    output = await site.exec(ref, f"{' '.join(each)} wait")
     # What the shell says of those that got no answer stands where it was when their time was over.
     told = output.replace("Terminated", "")
     parts = [part.partition(" ") for part in told.split("== ")[1:]]

@@ -35,7 +35,9 @@ async def test_a_container_starts_warm_and_its_port_answers(site: Site, archive:
     assert [step["name"] for step in identity["steps"]] == steps
     assert sum(step["duration_s"] for step in identity["steps"]) <= identity["duration_s"]
     before_docker = sum(stage["duration_s"] for stage in web["stages"][:6])
-    assert before_docker <= web["boot_s"] + 0.01 < before_docker + 1
+    afterwards = sum(stage["duration_s"] for stage in web["stages"][6:])
+    # Between them it is journaled, which takes longer where all else does.
+    assert before_docker <= web["boot_s"] + 0.01 < before_docker + max(1, afterwards / 2)
     assert await fetch(web["ports"][0]["host_port"]) == PAGE
 
     async with site.link(await site.vm("web")) as link:

@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.test_e2e_boot import fetch
 from tests.support.images import busybox
 from tests.support.terminals import Terminal
-from tests.support.vms import TINY, Ran, Site, eventually
+from tests.support.vms import TINY, VM_TIMEOUT_S, Ran, Site, eventually
 
 from warmboot.docker.tiny_image import image_archive
 from warmboot.model.conventions.program_start import MAX_BYTES, check_size
@@ -55,7 +55,7 @@ async def test_a_containers_life(site: Site) -> None:
     assert "Up " in table
     follower = await site.begin("logs", "-f", "life")
     assert follower.stdout is not None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(VM_TIMEOUT_S):
         assert await follower.stdout.readline() == b"up\n"
 
     assert (await site.cli("exec", "life", "echo", "inside")).out == "inside\n"
@@ -63,7 +63,7 @@ async def test_a_containers_life(site: Site) -> None:
     assert "life is running" in (await site.cli("rm", "life", code=1)).err
 
     assert (await site.cli("stop", "life")).out == "life\n"
-    out, _ = await asyncio.wait_for(follower.communicate(), 60)
+    out, _ = await asyncio.wait_for(follower.communicate(), VM_TIMEOUT_S)
     assert out == b"down\n", "the follower saw the end, and ended"
     stopped = await site.inspect("life")
     assert (stopped["state"], stopped["exit_code"]) == ("exited", 9)
@@ -236,9 +236,9 @@ async def test_a_signal_is_the_containers(
     script = f"trap 'echo got {name}; exit 9' {name}; echo up; while true; do sleep 0.2; done"
     ran = await site.begin("run", *way, "--rm", "--name", "told", TINY, "sh", "-c", script)
     assert ran.stdout is not None
-    assert await asyncio.wait_for(ran.stdout.readline(), 60) == b"up\n"
+    assert await asyncio.wait_for(ran.stdout.readline(), VM_TIMEOUT_S) == b"up\n"
     ran.send_signal(number)
-    out, _ = await asyncio.wait_for(ran.communicate(), 60)
+    out, _ = await asyncio.wait_for(ran.communicate(), VM_TIMEOUT_S)
     assert (out, ran.returncode) == (f"got {name}\n".encode(), 9)
     assert "told" not in (await site.cli("ps", "-a")).out
     assert site.vmms() == []
@@ -248,9 +248,9 @@ async def test_what_ignores_a_signal_is_killed(site: Site) -> None:
     words = ("--rm", "--stop-timeout", "1", "--name", "deaf", TINY)
     ran = await site.begin("run", *words, "sh", "-c", "trap '' TERM; echo up; sleep 1000")
     assert ran.stdout is not None
-    assert await asyncio.wait_for(ran.stdout.readline(), 60) == b"up\n"
+    assert await asyncio.wait_for(ran.stdout.readline(), VM_TIMEOUT_S) == b"up\n"
     ran.send_signal(signal.SIGTERM)
-    await asyncio.wait_for(ran.communicate(), 60)
+    await asyncio.wait_for(ran.communicate(), VM_TIMEOUT_S)
     assert ran.returncode == 137
     assert site.vmms() == []
 
@@ -258,14 +258,14 @@ async def test_what_ignores_a_signal_is_killed(site: Site) -> None:
 async def test_a_killed_command_line_leaves_rm_to_the_manager(site: Site) -> None:
     ran = await site.begin("run", "--rm", "--name", "left", TINY, "sh", "-c", "echo up; sleep 5")
     assert ran.stdout is not None
-    assert await asyncio.wait_for(ran.stdout.readline(), 60) == b"up\n"
+    assert await asyncio.wait_for(ran.stdout.readline(), VM_TIMEOUT_S) == b"up\n"
     ran.kill()
     await ran.wait()
 
     async def gone() -> bool:
         return "left" not in (await site.cli("ps", "-a")).out
 
-    await eventually(gone, "it has ended and is removed", timeout_s=60)
+    await eventually(gone, "it has ended and is removed")
     assert site.vmms() == []
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 from tests.e2e.conftest import Archive
 from tests.e2e.copies import add_copy
-from tests.support.vms import Site, eventually
+from tests.support.vms import VM_TIMEOUT_S, Site, eventually
 
 from warmboot.model.runtime_snapshot import (
     DEFAULT_WEIGHT,
@@ -77,7 +77,7 @@ async def test_a_damaged_snapshot_is_not_restored(
             archive_id = await client.archives.upload(archive.path)
             container_id = await client.containers.create(image=archive.name, archive=archive_id)
 
-            found = await client.containers.wait(container_id, "running", 60)
+            found = await client.containers.wait(container_id, "running", VM_TIMEOUT_S)
             (attempt,) = found.raw["boot_attempts"]
             assert (attempt["snapshot_id"], attempt["reason"]) == (str(spare), "snapshot_damaged")
             assert f"the snapshot {spare} is damaged: {name} " in attempt["details"]

@@ -22,6 +22,7 @@ from tests.support.client_images import (
     registry_image,
     ryuk_image,
 )
+from tests.support.ports import free_port
 from tests.support.vms import Site, eventually
 
 APP = f"{REGISTRY_HOST}/app:1"
@@ -207,10 +208,8 @@ async def test_ryuk_removes_what_a_killed_run_of_testcontainers_has_left(shell: 
     await eventually(none_left, "Ryuk removes its session's containers, and ends")
 
 
-async def test_ports_of_a_container_made_round_the_front_follow(
-    shell: Shell, unused_tcp_port: int
-) -> None:
-    number = str(unused_tcp_port)
+async def test_ports_of_a_container_made_round_the_front_follow(shell: Shell) -> None:
+    number = str(free_port())
     script = ROUND_THE_FRONT.replace("NUMBER", number).replace("TOOLS", TOOLS)
     (shell.folder / "inner.py").write_text(script)
     mount = "-v /var/run/docker.sock:/docker.sock"

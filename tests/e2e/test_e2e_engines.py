@@ -23,7 +23,7 @@ from tests.e2e.host_servers import GREETING, greeter, own_address
 from tests.support.identities import faults
 from tests.support.ports import free_port
 from tests.support.registry import Image, push, registry
-from tests.support.vms import Site, eventually, state_root
+from tests.support.vms import VM_TIMEOUT_S, Site, eventually, state_root
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -289,7 +289,7 @@ async def test_streams_go_on_while_the_manager_is_killed_and_started(
         assert await logs.stdout.readline() == b"tick\n"
         (process,) = place.vmms()
         os.kill(process, signal.SIGKILL)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(VM_TIMEOUT_S):
             await logs.wait()
 
         async def failed() -> bool:

@@ -47,7 +47,7 @@ class Seen:
             await self.look()
             return self.rounds >= first + count - 1
 
-        await eventually(over, "the container goes on trying", timeout_s=120)
+        await eventually(over, "the container goes on trying", timeout_s=300)
         return first
 
     async def until_world(self, number: int) -> None:
@@ -57,7 +57,7 @@ class Seen:
             await self.look()
             return "world" in self.since(number)
 
-        await eventually(there, "the container reaches the world", timeout_s=120)
+        await eventually(there, "the container reaches the world", timeout_s=300)
 
     def since(self, number: int) -> set[str]:
         return {said.split()[0] for at, said in self.answers if at >= number}

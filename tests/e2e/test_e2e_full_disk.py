@@ -17,7 +17,7 @@ import pytest
 from tests.e2e.conftest import Archive
 from tests.e2e.copies import add_shared, shared_snapshot
 from tests.e2e.small_disks import filled, small_site
-from tests.support.vms import TINY, Site, eventually
+from tests.support.vms import TINY, VM_TIMEOUT_S, Site, eventually
 
 from warmboot.model.errors import DiskFull
 from warmboot.model.runtime_snapshot import FRAMES_FILE, MEMORY_FILE, RuntimeSnapshot
@@ -103,7 +103,7 @@ async def _refuses_all(
             container_id = await client.containers.create(
                 image=archive.name, archive=uploaded, boot="cold"
             )
-            found = await client.containers.wait(container_id, "running", 60)
+            found = await client.containers.wait(container_id, "running", VM_TIMEOUT_S)
             assert (found.state, found.error and found.error["code"]) == ("failed", "disk-full")
             assert found.error is not None
             assert told in found.error["brief"]
@@ -181,9 +181,9 @@ async def test_a_disk_that_fills_up_during_a_rebuild_leaves_the_old_one_serving(
                     return dict(event.data)
             raise AssertionError("the events have ended")
 
-        await asyncio.wait_for(told("stage", stage="boot"), 60)
+        await asyncio.wait_for(told("stage", stage="boot"), VM_TIMEOUT_S)
         with filled(small.storage):
-            failed = await asyncio.wait_for(told("failed"), 120)
+            failed = await asyncio.wait_for(told("failed"), 2 * VM_TIMEOUT_S)
         assert failed["replaces"] == str(stocked.id)
         assert failed["error"]["code"] == "disk-full"
         assert failed["error"]["resolution"].startswith("free some space")

@@ -14,7 +14,7 @@ from tests.e2e.conftest import ANSWER, NAME, PAGE, Archive
 from tests.e2e.guests import UNREACHED, fetch_all
 from tests.e2e.host_servers import greeter, own_address
 from tests.e2e.test_e2e_boot import fetch
-from tests.support.vms import TINY, Site, eventually, slot_of
+from tests.support.vms import TINY, VM_TIMEOUT_S, Site, eventually, slot_of
 
 from warmboot.host.guest.guest_link import AGENT_PORT
 from warmboot.host.network.rules import nft
@@ -115,7 +115,7 @@ async def test_who_is_connected_to_a_vm_that_dies_is_told_at_once(
             await reader.read(1)
     os.kill(record.handle.pid, signal.SIGKILL)
     with pytest.raises((ConnectionAbortedError, ConnectionResetError)):
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(VM_TIMEOUT_S):
             await reader.read(1)
     ns_ip = slot_of(record).ns_ip
     tracked = Path("/proc/net/nf_conntrack").read_text()

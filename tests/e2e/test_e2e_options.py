@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from tests.e2e.conftest import PAGE, Archive
-from tests.support.vms import Site
+from tests.support.vms import VM_TIMEOUT_S, Site
 
 from warmboot.model.errors import InvalidRequest, NotFound
 
@@ -69,7 +69,7 @@ async def test_what_docker_in_its_vm_is_told_holds(site: Site, archive: Archive)
         assert {one.path for one in await files.changes("box")} >= {"/data"}
         assert (await client.containers.get("box")).health in ("starting", "unhealthy")
         await site.exec("box", "echo > /tmp/file")  # for which its health check looks
-        assert (await client.containers.wait("box", "healthy", 60)).health == "healthy"
+        assert (await client.containers.wait("box", "healthy", VM_TIMEOUT_S)).health == "healthy"
         stats = await client.containers.stats("box")
         assert 0 < stats.memory_bytes < stats.memory_limit_bytes
         assert (stats.cpu_s > 0, stats.processes >= 2) == (True, True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 
 from tests.e2e.conftest import PAGE, Archive
 from tests.e2e.test_e2e_boot import fetch
-from tests.support.vms import TINY, Site, eventually
+from tests.support.vms import TINY, VM_TIMEOUT_S, Site, eventually
 
 KEPT = "it was on the disk"
 SAID = "it was in the logs"
@@ -56,9 +57,14 @@ async def test_vms_outlive_a_killed_manager_and_are_adopted(site: Site, archive:
 
 
 async def _ask_to_end(port: int) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        with contextlib.suppress(ConnectionRefusedError):  # nothing tells when it listens
+            return await asyncio.open_connection("127.0.0.1", port)
+        return None
+
+    reader, writer = await eventually(connect, "it listens")
     writer.write_eof()
-    assert await asyncio.wait_for(reader.read(), 60) == b"bye\n"
+    assert await asyncio.wait_for(reader.read(), VM_TIMEOUT_S) == b"bye\n"
     writer.close()
 
 
@@ -78,7 +84,7 @@ async def test_a_vm_that_dies_fails_its_container_which_starts_again_on_its_disk
     assert record.handle is not None
     os.kill(record.handle.pid, signal.SIGKILL)
     async with site.client() as client:
-        dead = await client.containers.wait("phoenix", timeout_s=60)
+        dead = await client.containers.wait("phoenix", timeout_s=VM_TIMEOUT_S)
     assert dead.state == "failed"
     assert dead.error is not None
     assert dead.error["brief"] == "the VM of container phoenix died"

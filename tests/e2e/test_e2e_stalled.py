@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.support.vms import Site, eventually
 from warmboot.client.results import Event
 from warmboot.system.disks import allocated_bytes
 
+ASKED = 7000
 WRITTEN = 64 << 20
 """Bytes that the container writes while there is room for none."""
 
@@ -27,6 +29,11 @@ async def small(image_folder: Path) -> AsyncIterator[Site]:
         yield site
 
 
+async def ask(port: int) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.close()
+
+
 async def _told(site: Site, subject_id: str, kind: str) -> list[Event]:
     async with site.client() as client:
         events = await client.events.list(limit=1000)
@@ -36,14 +43,23 @@ async def _told(site: Site, subject_id: str, kind: str) -> list[Event]:
 async def test_a_running_container_waits_for_room_and_goes_on(
     small: Site, archive: Archive
 ) -> None:
-    words = ("--cold", "--archive", str(archive.path), archive.name, "sleep", "1000")
-    ran = await small.run("full", *words)
+    words = ("--cold", "-p", str(ASKED), "--archive", str(archive.path), archive.name)
+    ran = await small.run("full", *words, "sleep", "1000")
     assert ran["state"] == "running"
     # Under way before the disk is full: to begin a command is to write, too.
-    write = f"sleep 5; head -c {WRITTEN} /dev/zero > /written; sync; echo yes > /done"
-    assert await small.exec("full", f"({write}) < /dev/null > /dev/null 2>&1 &") == ""
+    write = f"head -c {WRITTEN} /dev/zero > /written; sync; echo yes > /done"
+    when_asked = f"busybox nc -l -p {ASKED}; {write}"
+    assert await small.exec("full", f"({when_asked}) < /dev/null > /dev/null 2>&1 &") == ""
+
+    async def listens() -> bool:
+        look = f"busybox grep -q ':{ASKED:04X} .* 0A ' /proc/net/tcp && echo yes; true"
+        return await small.exec("full", look) == "yes\n"
+
+    await eventually(listens, "it waits until it is asked to write")
     async with small.client() as client:
         with filled(small.storage):
+            # Not waited for: it may stand still already, by something that its Docker writes.
+            asking = asyncio.create_task(ask(ran["ports"][0]["host_port"]))
 
             async def stalled() -> bool:
                 return (await client.containers.get("full")).stalled
@@ -69,6 +85,7 @@ async def test_a_running_container_waits_for_room_and_goes_on(
             return bool(await _told(small, ran["id"], "container.resumed"))
 
         await eventually(resumed, "it goes on by itself")
+        await asking
         assert not await stalled()
 
     async def written() -> bool:

@@ -87,15 +87,15 @@ async def test_a_vm_that_is_stopped_under_its_manager_is_shown_and_goes_on(
         return not await answers()
 
     os.kill(handle.pid, signal.SIGSTOP)
-    await eventually(is_silent, "its silence is told", 90)
+    await eventually(is_silent, "its silence is told")
     assert (await site.inspect("held"))["state"] == "running"
     assert "(Not answering)" in (await site.cli("ps")).out
     os.kill(handle.pid, signal.SIGCONT)
-    await eventually(answers, "it goes on when it answers", 90)
+    await eventually(answers, "it goes on when it answers")
     assert await site.exec("held", "cat /www/index.html") == PAGE.decode()
 
     os.kill(handle.pid, signal.SIGSTOP)
-    await eventually(is_silent, "it is told again", 90)
+    await eventually(is_silent, "it is told again")
     await site.cli("stop", "-t", "1", "held")
     assert (await site.inspect("held"))["exit_code"] == 137
     assert site.vmms() == []

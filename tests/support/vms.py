@@ -18,14 +18,14 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
-from tests.support.eventually import eventually as eventually
+from tests.support.eventually import eventually as eventually_soon
 from tests.support.ports import free_port, remove_socket
 from tests.support.site_processes import command_of, kill_processes_of, processes_of
 
@@ -46,11 +46,21 @@ CLI_TIMEOUT_S = 180.0
 BUILD_S = 600.0
 """How long the build of a snapshot may take on a busy machine, given ``IMPATIENT``."""
 
+VM_TIMEOUT_S = 180.0
+"""How long anything may take that is done in or with a VM, on two CPUs without KVM."""
+
 IMPATIENT = {"MANAGER_COLD_BOOT_TIMEOUT_S": "150"}
 """A rebuild in the background that gets no CPU is built at full speed after that many seconds."""
 
 TINY = "warmboot/probe:latest"
 """A busybox that every warm guest has in its Docker already: it was warmed up with it."""
+
+
+async def eventually(
+    look: Callable[[], Awaitable[T | None]], what: str = "", timeout_s: float = VM_TIMEOUT_S
+) -> T:
+    """What ``look`` finds, which is neither nothing nor empty."""
+    return await eventually_soon(look, what, timeout_s)
 
 
 def state_root() -> Path:
@@ -196,7 +206,7 @@ class Site:
             return 0
         if process.returncode is None:
             process.send_signal(number)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(VM_TIMEOUT_S):
             return await process.wait()
 
     def log_lines(self, *parts: str) -> list[str]:
@@ -243,7 +253,7 @@ class Site:
         async with self.client() as client:
             return dict((await client.containers.get(ref)).raw)
 
-    async def exec(self, ref: str, script: str, timeout_s: float = 60.0) -> str:
+    async def exec(self, ref: str, script: str, timeout_s: float = VM_TIMEOUT_S) -> str:
         """The output of a shell's ``script`` in a container, errors with it; it must succeed."""
         command = ["sh", "-c", f"({script}) 2>&1"]
         async with (

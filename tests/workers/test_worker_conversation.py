@@ -37,7 +37,8 @@ async def main():
         await session.report("progress", {"done": 1})
         answer = await session.ask_pause()
         print("asked", answer.status_code, flush=True)
-        await asyncio.sleep(5)
+        while not session.restores:
+            await asyncio.sleep(0.1)
         print("on it goes", session.restores, flush=True)
         await session.report("progress", {"done": 2})
         await asyncio.sleep(3600)

@@ -166,7 +166,7 @@ async def test_a_worker_can_be_resumed_with_its_connections_closed(
         port = str(server.sockets[0].getsockname()[1])
         command = [PYTHON, "-c", CONNECTS, port]
         worker = await start_on(client, engine, image=IMAGE, command=command)
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(3 * TIMEOUT_S):
             word, first = await heard.get()
             assert word == b"first\n"
             await client.workers.pause(worker.id)

@@ -149,7 +149,7 @@ async def test_a_real_program_goes_on_after_two_pauses(
         command=[path, *(filled.get(word, word) for word in program.words)],
         mounts=[*of_host(), {"source": str(tmp_path / "class"), "target": "/class"}],
     )
-    async with asyncio.timeout(TIMEOUT_S):
+    async with asyncio.timeout(3 * TIMEOUT_S):
         held = await _connected(port)
         await _fill(held, program)
         assert await _ask(held, program) == 1

@@ -248,7 +248,7 @@ async def _given_back(disk: Path) -> None:
         free_bytes = -1
         while (now := shutil.disk_usage(disk).free) != free_bytes:
             free_bytes = now
-            await asyncio.sleep(1)  # nothing tells when it has removed all
+            await asyncio.sleep(2)  # nothing tells when it has removed all
 
 
 @pytest.mark.slow
