@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -28,6 +29,14 @@ UPGRADE = (
     b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
+
+
+@pytest.fixture(autouse=True)
+def only_own_garbage() -> Iterator[None]:
+    """What an earlier test has left is not looked through, and so is not complained of here."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class SlowPeers(Peers):

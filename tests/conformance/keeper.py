@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from tests.conformance.rigs import Rig
-from tests.support.eventually import until
+from tests.support.eventually import eventually, until
 
 from warmboot.hypervisors.base import Hypervisor, MachineSnapshot, Vm
 from warmboot.model.vm import VmHandle, VmSpec
 
 REAPED_WITHIN_S = 60.0
+
+STILL_S = 0.3
+"""Fifteen periods of the counter."""
 
 
 class Keeper:
@@ -52,8 +57,22 @@ class Keeper:
         await vm.kill()
         return spec, snapshot
 
+    async def stands_still(self, spec: VmSpec) -> bytes:
+        """All that it has printed, once nothing is on its way to the log any more."""
+
+        async def still() -> bool:
+            before = self.rig.printed(spec)
+            await asyncio.sleep(STILL_S)
+            return self.rig.printed(spec) == before
+
+        await eventually(still, "nothing is printed any more")
+        return self.rig.printed(spec)
+
     async def end(self) -> None:
         for vm in self._vms:
             await vm.kill()
-        # A process that another one adopted is reaped by init, a while later than killed.
+        await self.nothing_is_left()
+
+    async def nothing_is_left(self) -> None:
+        """No process, soon: one that another one adopted is reaped by init, a while later."""
         await until(lambda: not self.rig.left_over(), "nothing is left over", REAPED_WITHIN_S)

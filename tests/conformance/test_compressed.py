@@ -18,7 +18,6 @@ from tests.conformance.test_snapshots import counted
 from tests.support.eventually import until
 from tests.support.firecracker import kvm_opens
 from tests.support.snapshots import IMAGE_ID, flip, here, make_image
-from tests.support.vms import eventually
 
 from warmboot.host.snapshots.memory_cache import MemoryCache
 from warmboot.host.snapshots.snapshot_files import SnapshotFiles, load_manifest
@@ -177,7 +176,7 @@ async def test_damaged_frames_are_told_and_leave_nothing(
 async def test_another_shape_is_a_failed_restore(stored: Stored, rig: Rig) -> None:
     with pytest.raises(RestoreFailed):
         await stored.restore(rig.make_spec(shape=Shape(1, 512)))
-    assert rig.left_over() == []
+    await stored.vms.nothing_is_left()
 
 
 @pytest.mark.parametrize("after_s", [0, 0.005, 0.02, 0.05, 0.1])
@@ -190,7 +189,7 @@ async def test_a_cancelled_restore_leaves_no_process(
     try:
         await restoring
     except asyncio.CancelledError:
-        assert rig.left_over() == []
+        await stored.vms.nothing_is_left()
 
 
 async def test_the_form_is_no_secret_to_who_attaches(stored: Stored, rig: Rig) -> None:
@@ -200,11 +199,7 @@ async def test_the_form_is_no_secret_to_who_attaches(stored: Stored, rig: Rig) -
     again = stored.vms.keep(await rig.driver().attach(spec, handle))
     await rig.counts_past(spec, rig.count(spec) + 2)
     await again.kill()
-
-    async def nothing_is_left() -> bool:
-        return rig.left_over() == []  # a child's end is noticed a moment later
-
-    await eventually(nothing_is_left, "nothing is left")
+    await stored.vms.nothing_is_left()
 
 
 # -- page servers: where frames are served ---------------------------------------------------------
@@ -262,11 +257,7 @@ async def test_one_whose_pages_nobody_serves_is_not_adopted(stored: Stored, rig:
     await asyncio.to_thread(os.waitpid, pager, 0)
     with pytest.raises(VmGone):
         await rig.driver().attach(spec, handle)
-
-    async def nothing() -> bool:  # its console's log ends just after it
-        return rig.left_over() == []
-
-    await eventually(nothing, "nothing of it is left")
+    await stored.vms.nothing_is_left()  # its console's log ends just after it
 
 
 @serves_frames

@@ -11,17 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.conformance.keeper import Keeper
+from tests.conformance.keeper import STILL_S, Keeper
 from tests.conformance.rigs import Rig
 from tests.support import tiny_guest
-from tests.support.eventually import eventually
 
 from warmboot.hypervisors.firecracker import kvm
 from warmboot.model.errors import HypervisorError, VmGone
-from warmboot.model.vm import VmHandle, VmSpec, VmStatus
-
-STILL_S = 0.3
-"""Fifteen periods of the counter."""
+from warmboot.model.vm import VmHandle, VmStatus
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,22 +28,11 @@ async def test_a_booted_vm_runs(vms: Keeper) -> None:
     await vms.rig.counts_past(spec, vms.rig.count(spec))
 
 
-async def _stands_still(rig: Rig, spec: VmSpec) -> None:
-    """What it has printed before may still be on its way to the log."""
-
-    async def still() -> bool:
-        before = rig.printed(spec)
-        await asyncio.sleep(STILL_S)
-        return rig.printed(spec) == before
-
-    await eventually(still, "nothing is printed any more")
-
-
 async def test_pause_stops_the_guest_and_resume_continues_it(vms: Keeper, rig: Rig) -> None:
     spec, vm = await vms.boot()
     await vm.pause()
     assert await vm.status() is VmStatus.PAUSED
-    await _stands_still(rig, spec)
+    await vms.stands_still(spec)
     await vm.resume()
     assert await vm.status() is VmStatus.RUNNING
     await rig.counts_past(spec, rig.count(spec) + 1)
@@ -155,7 +140,7 @@ async def test_a_machine_that_lacks_something_is_a_problem_and_an_error(
     spec = rig.make_spec()
     with pytest.raises(HypervisorError):
         await driver.boot(spec)
-    assert rig.left_over() == []
+    await vms.nothing_is_left()
 
 
 async def test_a_missing_kernel_or_disk_is_an_error_that_leaves_nothing(
@@ -170,7 +155,7 @@ async def test_a_missing_kernel_or_disk_is_an_error_that_leaves_nothing(
     ):
         with pytest.raises(HypervisorError):
             await vms.driver.boot(broken)
-        assert rig.left_over() == []
+        await vms.nothing_is_left()
     assert kept == sorted(path for path in rig.home.rglob("*") if spec.run_dir not in path.parents)
 
 
@@ -180,7 +165,7 @@ async def test_a_folder_with_too_long_a_path_is_refused_in_words(vms: Keeper, ri
     spec = dataclasses.replace(rig.make_spec(), run_dir=deep)
     with pytest.raises(HypervisorError, match="long"):
         await vms.driver.boot(spec)
-    assert rig.left_over() == []
+    await vms.nothing_is_left()
 
 
 @pytest.mark.parametrize("after_s", [0, 0.001, 0.005, 0.02, 0.1])
@@ -192,7 +177,7 @@ async def test_a_cancelled_boot_leaves_no_process(vms: Keeper, rig: Rig, after_s
     try:
         vms.keep(await booting)
     except asyncio.CancelledError:
-        assert rig.left_over() == []
+        await vms.nothing_is_left()
 
 
 @pytest.mark.root

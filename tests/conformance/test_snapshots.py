@@ -66,7 +66,7 @@ async def test_two_clones_run_at_once_and_apart(vms: Keeper, rig: Rig) -> None:
     await rig.counts_past(spec_a, before + 2)
     await rig.counts_past(spec_b, before + 2)
     await vm_a.pause()
-    stopped = rig.printed(spec_a)
+    stopped = await vms.stands_still(spec_a)
     await rig.counts_past(spec_b, rig.count(spec_b) + 5)
     assert rig.printed(spec_a) == stopped
     assert vm_a.handle.pid != vm_b.handle.pid
@@ -128,7 +128,7 @@ async def test_a_snapshot_of_another_shape_is_a_failed_restore(vms: Keeper, rig:
     spec = rig.make_spec(shape=Shape(1, 512))
     with pytest.raises(RestoreFailed):
         await vms.driver.restore(spec, snapshot)
-    assert rig.left_over() == []
+    await vms.nothing_is_left()
 
 
 async def test_another_version_is_told_from_this_one(vms: Keeper, rig: Rig) -> None:
@@ -149,7 +149,7 @@ async def test_a_cancelled_restore_leaves_no_process(vms: Keeper, rig: Rig, afte
     try:
         vms.keep(await restoring)
     except asyncio.CancelledError:
-        assert rig.left_over() == []
+        await vms.nothing_is_left()
 
 
 def _shorten(path: Path) -> None:
@@ -170,7 +170,7 @@ async def _assert_refused(vms: Keeper, rig: Rig, snapshot: MachineSnapshot) -> N
     with pytest.raises(RestoreFailed) as failure:
         await asyncio.wait_for(vms.driver.restore(spec, snapshot), 60)
     assert failure.value.resolution
-    assert rig.left_over() == []
+    await vms.nothing_is_left()
 
 
 def _sums(snapshot: MachineSnapshot) -> list[str]:

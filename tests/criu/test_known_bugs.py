@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.criu.conftest import Start, counted, last_count, wait_for_line
+from tests.criu.conftest import LINE_TIMEOUT_S, Start, counted, last_count, wait_for_line
 from tests.support.dockerd import PrivateDockerd
 from typing_extensions import override
 
@@ -184,7 +184,7 @@ async def test_a_fresh_start_is_not_taken_for_a_restore(
     async with ForgetfulEngine(dockerd.socket) as forgetful:
         with pytest.raises(CheckpointError, match="started anew"):
             await restore(forgetful, container, "cp")
-    await engine.wait_stopped(container, 10)
+    await engine.wait_stopped(container, LINE_TIMEOUT_S)
     await restore(engine, container, "cp")
     _, before = await last_count(engine, container)
     assert (await counted(engine, container, beyond=before))[0] == secret

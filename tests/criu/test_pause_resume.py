@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 
 import pytest
-from tests.criu.conftest import Changes, Start, counted, last_count
+from tests.criu.conftest import LINE_TIMEOUT_S, Changes, Start, counted, last_count, wait_for_line
 from tests.support.dockerd import PrivateDockerd
 
 from warmboot.criu.checkpoint import checkpoint
@@ -66,7 +65,7 @@ async def test_one_checkpoint_can_be_restored_again_and_again(
     for _ in range(3):
         assert (await restore(engine, container, "cp")).attempts == 1
         await engine.kill(container)
-        await engine.wait_stopped(container, 10)
+        await engine.wait_stopped(container, LINE_TIMEOUT_S)
 
 
 async def test_a_checkpoint_may_leave_it_running(engine: DockerEngine, start: Start) -> None:
@@ -82,13 +81,16 @@ async def test_a_checkpoint_may_leave_it_running(engine: DockerEngine, start: St
 async def test_a_process_that_ends_at_once_is_told_apart(
     engine: DockerEngine, start: Start
 ) -> None:
-    container = await start(script="sleep 1; exit 7")
+    began = "$(cut -d' ' -f22 /proc/1/stat)"  # of its main process: another one's, once restored
+    container = await start(
+        script=f'a={began}; echo ready; while [ "{began}" = "$a" ]; do sleep 0.01; done; exit 7'
+    )
+    await wait_for_line(engine, container, lambda line: line == "ready")
     await checkpoint(engine, container, "cp")
-    await asyncio.sleep(1)  # the sleep's end is due when it is restored
     restored = await restore(engine, container, "cp")
     if restored.continuity is Continuity.ENDED:
         assert restored.exit_code == 7
-    assert await engine.wait_stopped(container, 10) == 7
+    assert await engine.wait_stopped(container, LINE_TIMEOUT_S) == 7
 
 
 async def test_what_does_not_run_cannot_be_paused(engine: DockerEngine, start: Start) -> None:

@@ -263,7 +263,7 @@ async def test_what_was_touched_first_is_recorded_and_brought_in_ahead(
     home: Path, frames: Path
 ) -> None:
     recorded = frames.with_name(RECORDED_FILE)
-    async with served(home, frames, record_s=0.3) as (vmm, _):
+    async with served(home, frames, record_s=1.5) as (vmm, _):
         await vmm.ask(do="touch", parts=[[]])
         own_bytes_without_memory = vmm.own_bytes()
         await vmm.ask(do="touch", parts=[[9 * FRAME_BYTES, 3 * FRAME_BYTES]])

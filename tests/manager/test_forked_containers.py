@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from tests.support.absent import ABSENT
+from tests.support.impatient import impatient_with_docker
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 from tests.support.ports import free_port
@@ -113,7 +114,9 @@ async def test_a_fork_whose_vm_died_starts_again_on_its_own_disk(place: Lab) -> 
         assert await only_versions(m)
 
 
-async def test_all_of_the_forks_come_up_or_none_stays(place: Lab) -> None:
+async def test_all_of_the_forks_come_up_or_none_stays(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     failing: list[str] = []
 
     async def hook(saga: str, step: str) -> None:
@@ -121,13 +124,14 @@ async def test_all_of_the_forks_come_up_or_none_stays(place: Lab) -> None:
             raise DiskFull("made to fail")
 
     await prepare(place, snapshot=True)
-    async with place.manager(hook, warm_boot_timeout_s=3.0) as m:
+    async with place.manager(hook) as m:
         source = await m.run("web", *COUNTING)
         for step in ForkTenant[Container](VmKind.CONTAINER, *[ABSENT] * 7).saga.steps:
             failing[:] = [step.name]
             with pytest.raises(DiskFull):
                 await m.containers.fork("web", 1)
         failing.clear()
+        impatient_with_docker(monkeypatch)
         place.set(docker_never_ready="restore")
         with pytest.raises(HostError, match="did not come up"):
             await m.containers.fork("web", 2)

@@ -7,6 +7,7 @@ import stat
 import pytest
 from tests.support.absent import ABSENT
 from tests.support.engines import create, create_container, docker, engines_of
+from tests.support.impatient import impatient_with_docker
 from tests.support.invariants import check
 from tests.support.managers import Lab, Manager, vmm_pids
 
@@ -181,11 +182,14 @@ async def test_forks_go_on_all_of_them_and_nothing_else_is_left(place: Lab) -> N
         assert not moment.snapshot_path.exists()
 
 
-async def test_if_one_fork_does_not_come_up_none_stays(place: Lab) -> None:
-    async with place.manager(warm_boot_timeout_s=3.0) as m:
+async def test_if_one_fork_does_not_come_up_none_stays(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.manager() as m:
         await m.snapshot()
         source = await create(m)
         await add_container(source, "db")
+        impatient_with_docker(monkeypatch)
         place.set(docker_never_ready="restore")
         with pytest.raises(HostError, match="did not come up"):
             await engines_of(m).fork("ci", 2)
