@@ -18,6 +18,9 @@ from warmboot.criu.runtime.held_files import (
 )
 from warmboot.model.checkpoint import ChangedFile
 
+ODD = "it's 100%\r\f\x85\u2028\udcff"
+"""With all that ends a line for ``str.splitlines``, and a byte that is not UTF-8."""
+
 HOLDS = "import sys; held = [open(path) for path in sys.argv[1:]]; print(flush=True); input()"
 
 
@@ -26,11 +29,11 @@ def held(tmp_path: Path) -> Iterator[tuple[Path, dict[str, Path], dict[Path, str
     """A folder that is mounted, what is mounted, and what a process has open in it."""
     folder = tmp_path / "data"
     folder.mkdir()
-    for name in ("it's 100%", "other"):
+    for name in (ODD, "other"):
         (folder / name).write_text("one\n")
     (tmp_path / "outside").touch()
     (folder / "gone").touch()
-    paths = [folder / "it's 100%", folder / "other", folder / "gone", tmp_path / "outside"]
+    paths = [folder / ODD, folder / "other", folder / "gone", tmp_path / "outside"]
     with subprocess.Popen(
         [sys.executable, "-c", HOLDS, *paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
@@ -50,7 +53,7 @@ def test_files_with_a_name_in_mounts_are_noted_and_no_others(
     held: tuple[Path, dict[str, Path], dict[Path, str]], tmp_path: Path
 ) -> None:
     folder, mounts, found = held
-    assert set(found.values()) == {str(folder / "it's 100%"), str(folder / "other")}
+    assert set(found.values()) == {str(folder / ODD), str(folder / "other")}
     into = noted(found, tmp_path / "held")
     write_noted(into, found)
     assert list(changed_since(into, mounts)) == []
@@ -62,10 +65,10 @@ def test_what_is_written_to_and_what_is_gone_is_told(
     folder, mounts, found = held
     into = noted(found, tmp_path / "held")
     write_noted(into, found)
-    (folder / "it's 100%").write_text("one\ntwo\n")
+    (folder / ODD).write_text("one\ntwo\n")
     (folder / "other").unlink()
     assert sorted(changed_since(into, mounts), key=lambda one: one.path) == [
-        ChangedFile(str(folder / "it's 100%"), 4, 8),
+        ChangedFile(str(folder / ODD).replace("\udcff", "\N{REPLACEMENT CHARACTER}"), 4, 8),
         ChangedFile(str(folder / "other"), 4, None),
     ]
 

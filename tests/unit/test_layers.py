@@ -76,6 +76,7 @@ def test_all_that_a_worker_may_have_made_travels(upper: Path, tmp_path: Path) ->
     os.utime(tool, ns=(5, 1_700_000_000_123_456_789))
     os.utime(work / "pipe", ns=(5, -3_000_000_001))  # before 1970
     os.utime(work / "null", ns=(5, -1))
+    os.utime(work / "a", ns=(5, 10_413_792_000 * 10**9 + 7))  # in the year 2300
     upper.chmod(0o751)
     target = travel(upper, tmp_path)
     os.removexattr(upper / "emptied", "trusted.overlay.origin")  # it names an inode of this disk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -77,3 +78,16 @@ def test_what_was_touched_since_stays(stored: StoredCheckpoints) -> None:
     assert stored.remove(found)
     assert not folder.path.exists()
     assert stored.remove(found)
+
+
+@pytest.mark.root
+def test_what_a_killed_criu_has_mounted_there_does_not_keep_it(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path / "it's a \\disk\r\u2028" / "one")
+    mounted = folder.begin().path / "cgroup"
+    mounted.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", mounted], check=True)
+    try:
+        folder.begin()
+        assert not mounted.exists()
+    finally:
+        subprocess.run(["umount", "--lazy", "--quiet", mounted], check=False)

@@ -30,8 +30,8 @@ MAX_ATTRIBUTE = 65_536
 MAX_COMPONENT = 255
 _NUMBER = 1 << 32
 _DIGITS = 20
-_FAR = 1 << 33
-"""Seconds; ext4 knows no later time."""
+_FAR = 1 << 34
+"""Seconds; the file systems that containers are kept on know no later time."""
 _KINDS = {
     b"0": "file",
     b"\0": "file",

@@ -22,6 +22,7 @@ import structlog
 
 from warmboot.criu.binary import find_criu
 from warmboot.model.errors import WarmbootError
+from warmboot.system import procfs
 from warmboot.system.programs import run_program
 
 log = structlog.get_logger(__name__)
@@ -83,7 +84,7 @@ async def keep_kerndat(search_path: str) -> None:
 def is_lost(folder: Path, mounts: Path = _MOUNTS) -> bool:
     """Whether CRIU keeps nothing in ``folder``, and what is mounted there can be hidden."""
     depth, lost = 0, False
-    for line in mounts.read_text(errors="surrogateescape").splitlines():
+    for line in procfs.lines(mounts):
         words = line.split(" ")
         place, optional = Path(words[4]), words[6 : words.index("-")]
         # What is seen is the deepest mount, and of several at one place the last.

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,12 +26,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmboot.criu.runtime.sums import SUMS, make_sums, regular_files
+from warmboot.system import procfs
 from warmboot.system.files import sync
 
 RESTORE_WORK, PUT_BACK, PAUSED, LACKS_FILES = ".restore", ".files", "paused", "lacks-files"
 MAKING, GONE, BOOT_ID, HELD = ".making", ".gone", "boot-id", "held"
 OWN_NETWORK = "own-network"
 _libc, _MNT_DETACH = ctypes.CDLL(None, use_errno=True), 2
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
+"""A blank, a tab, a line feed or a backslash in a table of mounts (proc(5))."""
+
 SYNCS_AT_ONCE = 8
 """The file system writes down the syncs of several files together."""
 
@@ -141,11 +146,15 @@ def _boot_id() -> str:
 def clear(folder: Path) -> None:
     """Remove it. A CRIU that was killed leaves mounts of cgroups in the folder that it works in."""
     inside = os.fsencode(folder.resolve()) + b"/"
-    for line in reversed(Path("/proc/self/mountinfo").read_bytes().splitlines()):
-        mounted = line.split()[4]
+    for line in reversed(procfs.lines(Path("/proc/self/mountinfo"))):
+        mounted = _ESCAPED.sub(_meant, os.fsencode(line.split(" ")[4]))
         if mounted.startswith(inside):
             _libc.umount2(mounted, _MNT_DETACH)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _meant(escaped: re.Match[bytes]) -> bytes:
+    return bytes((int(escaped[1], 8),))
 
 
 def _all_in(top: Path) -> Iterator[Path]:

@@ -49,7 +49,7 @@ def write_noted(noted: Path, held: Mapping[Path, str]) -> None:
     for line in _lines(noted):
         size, changed, link = line.split(" ", 2)
         lines.append(f"{size} {changed} {held[Path(link)]}\n")
-    noted.write_text("".join(lines), errors="surrogateescape")
+    noted.write_bytes(os.fsencode("".join(lines)))
 
 
 def changed_since(noted: Path, mounts: Mapping[str, Path]) -> Sequence[ChangedFile]:
@@ -68,8 +68,9 @@ def changed_since(noted: Path, mounts: Mapping[str, Path]) -> Sequence[ChangedFi
 
 
 def _lines(noted: Path) -> Iterator[str]:
+    """A name may hold what ``splitlines`` takes for the end of a line."""
     with contextlib.suppress(FileNotFoundError):
-        yield from noted.read_text(errors="surrogateescape").splitlines()
+        yield from procfs.lines(noted)
 
 
 def _on_host(path: str, mounts: Mapping[str, Path]) -> Path | None:
