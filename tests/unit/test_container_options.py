@@ -154,6 +154,15 @@ def test_options_are_stored_as_they_are(options: ContainerOptions) -> None:
             "Duplicate mount point: /a/",
         ),
         (
+            {"options": {"cap_add": ["all", "cap_chown", "NET_ADMINS"]}},
+            'invalid CapAdd: unknown capability: "CAP_NET_ADMINS"',
+        ),
+        ({"options": {"cap_drop": ["x"]}}, 'invalid CapDrop: unknown capability: "CAP_X"'),
+        (
+            {"options": {"ulimits": [{"name": "color", "soft": 1, "hard": 1}]}},
+            "invalid ulimit type: color",
+        ),
+        (
             {"options": {"mounts": [{"target": "/"}]}},
             "invalid specification: destination can't be '/'",
         ),
@@ -227,6 +236,7 @@ def test_folders_of_the_host_are_refused_with_what_to_do(text: str) -> None:
     [
         (docker.volume, "db:data", "mount path must be absolute"),
         (docker.volume, "db:/data:xx", "invalid mode: xx"),
+        (docker.volume, ":/data", "invalid spec: :/data: empty section between colons"),
         (docker.mount, "type=volume", "target is required"),
         (docker.mount, "type=nfs,target=/x", "invalid mount type"),
         (docker.mount, "target=/x,tmpfs-size=1m", "cannot mix"),
@@ -234,6 +244,9 @@ def test_folders_of_the_host_are_refused_with_what_to_do(text: str) -> None:
         (docker.mount, "target=/x,color=red", "unexpected key 'color'"),
         (docker.ulimit, "nofile", "invalid ulimit argument: nofile"),
         (docker.ulimit, "nofile=20:10", "soft limit must be less than or equal to hard limit"),
+        (docker.ulimit, "color=1", "invalid ulimit type: color"),
+        (docker.name_server, "here", "IP address is not correctly formatted: here"),
+        (docker.host, "db:host-gateway", "an engine can have some"),
         (docker.restart, "sometimes", "unknown policy 'sometimes'"),
         (docker.restart, "on-failure:x", "maximum retry count must be an integer"),
         (docker.pull, "maybe", "must be one of"),
@@ -252,5 +265,7 @@ def test_names_and_addresses_are_taken_with_either_sign() -> None:
 
 
 def test_a_limit_may_be_none() -> None:
+    assert [docker.pids_limit(number) for number in (7, 0, -1, -2)] == [7, -1, -1, -1]
+    assert (docker.shm_size("0"), docker.shm_size("1m")) == (None, 1 << 20)
     assert docker.ulimit("core=unlimited") == {"name": "core", "soft": -1, "hard": -1}
     assert docker.ulimit("core=5:-1") == {"name": "core", "soft": 5, "hard": -1}

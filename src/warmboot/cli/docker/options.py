@@ -13,7 +13,7 @@ from typing import Any
 
 from warmboot.cli.parsing import in_seconds, size_in_bytes
 from warmboot.model.shapes import MAX_VCPUS
-from warmboot.model.tenants.container_options import PullPolicy, RestartMode
+from warmboot.model.tenants.container_options import ULIMITS, PullPolicy, RestartMode
 
 _NO_FOLDERS = (
     "folders of this machine cannot be mounted: the container runs in its own VM, which cannot "
@@ -40,10 +40,12 @@ def cpus(text: str) -> tuple[int, float | None]:
 def volume(text: str) -> dict[str, Any]:
     """``-v``: ``NAME:/path[:ro]``, or ``/path`` for a new volume."""
     parts = text.split(":")
+    if "" in parts:
+        raise ValueError(f"invalid spec: {text}: empty section between colons")
     if len(parts) == 1:
         return {"type": "volume", "target": _absolute(text, text)}
     source, target, *modes = parts
-    if len(parts) > 3 or not target:
+    if len(parts) > 3:
         raise ValueError(f"invalid volume specification: '{text}'")
     _refuse_folder(source)
     mount: dict[str, Any] = {"type": "volume", "source": source, "target": _absolute(target, text)}
@@ -102,6 +104,8 @@ def ulimit(text: str) -> dict[str, Any]:
     soft, _, hard = value.partition(":")
     if not assigned or not name:
         raise ValueError(f"invalid ulimit argument: {text}")
+    if name not in ULIMITS:
+        raise ValueError(f"invalid ulimit type: {name}")
     low = _limit(soft, text)
     high = _limit(hard, text) if hard else low
     if high != -1 and (low == -1 or low > high):
@@ -135,10 +139,33 @@ def host(text: str) -> str:
     name, assigned, address = text.partition("=") if "=" in text else text.partition(":")
     if not name or not assigned:
         raise ValueError(f"bad format for add-host: {text!r}")
+    if address == "host-gateway":
+        raise ValueError(
+            "host-gateway is not possible: no port of this machine is open to the container; an "
+            "engine can have some: `warmboot engine create --host-port`"
+        )
     try:
         return f"{name}:{ipaddress.ip_address(address.removeprefix('[').removesuffix(']'))}"
     except ValueError:
         raise ValueError(f"invalid IP address in add-host: {address!r}") from None
+
+
+def name_server(text: str) -> str:
+    """``--dns``."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError(f"IP address is not correctly formatted: {text}") from None
+
+
+def shm_size(text: str) -> int | None:
+    """``--shm-size``; 0 is Docker's own size."""
+    return None if text == "0" else size_in_bytes(text)
+
+
+def pids_limit(number: int) -> int:
+    """``--pids-limit``; 0 and what is less is no limit."""
+    return number if number > 0 else -1
 
 
 def sysctls(entries: Iterable[str]) -> dict[str, str]:

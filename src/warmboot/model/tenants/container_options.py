@@ -15,6 +15,22 @@ from enum import StrEnum
 from warmboot.model.errors import InvalidRequest
 
 
+ULIMITS = frozenset(
+    "core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending "
+    "stack".split()
+)
+"""What Docker can limit of a process."""
+
+CAPABILITIES = frozenset(
+    "AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE "
+    "DAC_READ_SEARCH FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN "
+    "MAC_OVERRIDE MKNOD NET_ADMIN NET_BIND_SERVICE NET_BROADCAST NET_RAW PERFMON SETFCAP SETGID "
+    "SETPCAP SETUID SYSLOG SYS_ADMIN SYS_BOOT SYS_CHROOT SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE "
+    "SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG WAKE_ALARM".split()
+)
+"""Those of Linux, without ``CAP_``."""
+
+
 class RestartMode(StrEnum):
     """The cases in which Docker in the VM starts a process again that has ended, while the
     VM lives.
@@ -153,6 +169,14 @@ class ContainerOptions:
             raise InvalidRequest("--no-healthcheck conflicts with --health-* options")
         if archive and self.pull is PullPolicy.ALWAYS:
             raise InvalidRequest("conflicting options: cannot specify both --archive and --pull")
+        for option, names in (("CapAdd", self.cap_add), ("CapDrop", self.cap_drop)):
+            for name in names:
+                plain = name.upper().removeprefix("CAP_")
+                if plain not in CAPABILITIES and name.upper() != "ALL":
+                    raise InvalidRequest(f'invalid {option}: unknown capability: "CAP_{plain}"')
+        for limit in self.ulimits:
+            if limit.name not in ULIMITS:
+                raise InvalidRequest(f"invalid ulimit type: {limit.name}")
         seen = set[str]()
         for target in (*self.tmpfs, *(mount.target for mount in self.mounts)):
             place = target.rstrip("/")

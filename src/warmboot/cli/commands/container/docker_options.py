@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from warmboot.cli.docker import options as docker
-from warmboot.cli.parsing import size_in_bytes
 
 Many = list[str] | None
 
@@ -46,7 +45,7 @@ class DockerOptions:
     ] = None
     pids_limit: Annotated[
         int | None,
-        typer.Option("--pids-limit", help="number of processes (-1: any)", metavar="N", min=-1),
+        typer.Option("--pids-limit", help="number of processes (-1: any)", metavar="N"),
     ] = None
     sysctl: Annotated[Many, _many("--sysctl", "kernel parameter", "NAME=VALUE")] = None
     restart: Annotated[
@@ -123,9 +122,8 @@ class DockerOptions:
                 *(docker.mount(one) for one in self.mount or ()),
             ],
             "ulimits": [docker.ulimit(one) for one in self.ulimit or ()],
-            "shm_size_bytes": None if self.shm_size is None else size_in_bytes(self.shm_size),
-            # Docker's 0 is no limit, too.
-            "pids_limit": self.pids_limit or (None if self.pids_limit is None else -1),
+            "shm_size_bytes": None if self.shm_size is None else docker.shm_size(self.shm_size),
+            "pids_limit": None if self.pids_limit is None else docker.pids_limit(self.pids_limit),
             "cpus": cpus,
             "sysctls": docker.sysctls(self.sysctl or ()),
             "restart": None if self.restart is None else docker.restart(self.restart),
@@ -133,7 +131,7 @@ class DockerOptions:
                 self.health_cmd, times, self.health_retries, none=self.no_healthcheck
             ),
             "add_hosts": [docker.host(one) for one in self.add_host or ()],
-            "dns": self.dns,
+            "dns": [docker.name_server(one) for one in self.dns or ()],
             "dns_search": self.dns_search,
             "dns_options": self.dns_option,
             "pull": None if self.pull is None else docker.pull(self.pull),
