@@ -35,7 +35,7 @@ from warmboot.manager.containers.bring_up import BringUp
 from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engines import Engines
-from warmboot.manager.protocols import EngineUntil
+from warmboot.manager.protocols import EngineUntil, Until
 from warmboot.manager.tenants.pause_tenant import PauseTenant
 from warmboot.model.runtime_snapshot import BuildCause, SnapshotState
 from warmboot.model.tenants.boot import BootPolicy
@@ -197,11 +197,18 @@ async def start(manager: Manager) -> None:
     await manager.run("other")
 
 
+async def first_start(manager: Manager) -> None:
+    """One that was only created."""
+    await manager.create("victim", start=False)
+    await manager.containers.start("victim")
+    await manager.wait("victim", Until.RUNNING)
+
+
 WORK: dict[str, Callable[[Manager], Awaitable[None]]] = {
     work.__name__: work
     for work in (
         *(cold, warm, short, engine, go_on, build, rebuild, delete, delete_snapshot, start),
-        *(compress, unpack, collect, migrate, freeze, fork, fork_container, pause),
+        *(compress, unpack, collect, migrate, freeze, fork, fork_container, pause, first_start),
     )
 }
 

@@ -22,7 +22,9 @@ from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
 from warmboot.model.tenants.engine import EngineState
 from warmboot.model.vm import VmKind, VmRecord
 
-FINAL = frozenset({ContainerState.RUNNING, ContainerState.EXITED, ContainerState.FAILED})
+FINAL = frozenset(ContainerState) - {
+    *(ContainerState.CREATING, ContainerState.PAUSED, ContainerState.DELETING)
+}
 ENGINE_FINAL = frozenset({EngineState.RUNNING, EngineState.STOPPED, EngineState.FAILED})
 SETTLE_S = 60.0
 AGREE_S = 60.0
@@ -130,6 +132,8 @@ def _container_fields(container: Container, records: Collection[VmRecord]) -> li
             broken.append(f"{who} has no boot method")
         if container.docker_id is None:
             broken.append(f"{who} has no Docker id")
+    if container.state is ContainerState.CREATED and records:
+        broken.append(f"{who} has a VM before its start")
     if container.state is ContainerState.FAILED:
         if alive:
             broken.append(f"{who} has a VM that runs")
