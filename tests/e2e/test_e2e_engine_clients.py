@@ -266,12 +266,17 @@ async def test_started_again_it_runs_what_ran_as_after_a_reboot(shell: Shell) ->
     first = "docker run -d --restart"
     await shell.run(
         f"{first} unless-stopped --name goes-on -p 8080 {TOOLS}\n"
-        f"{first} always --name always {TOOLS} sleep 1000\n"
+        f"{first} always --name always -p 9090 {TOOLS} sleep 1000\n"
         f"{first} unless-stopped --name stopped {TOOLS} sleep 1000\n"
         f"docker run -d --name once {TOOLS} sleep 1000\n"
         "docker stop -t 0 stopped\n"
+        "ports=$(docker port always; docker port goes-on)\n"
         "warmboot engine stop -t 0 clients\n"
-        "warmboot engine start clients"
+        "warmboot engine start clients\n"
+        # At once: they are published when it is said to run.
+        "for port in $(echo \"$ports\" | sed 's/.*://' | sort -u); do\n"
+        '    bash -c ": <> /dev/tcp/127.0.0.1/$port"\n'
+        "done"
     )
     running = (await shell.run("docker ps --format '{{.Names}}'")).split()
     assert sorted(running) == ["always", "goes-on"]

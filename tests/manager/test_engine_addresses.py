@@ -14,6 +14,7 @@ from tests.support.ports import free_port
 
 from warmboot.bootstrap import host as wiring
 from warmboot.hypervisors.base import Hypervisor
+from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.ports import own_ports
 from warmboot.manager.protocols import EngineUntil
 from warmboot.model.errors import HostError, InvalidRequest
@@ -222,6 +223,22 @@ async def test_without_a_network_no_port_of_the_host_can_be_opened(
     async with place.manager() as m:
         with pytest.raises(InvalidRequest, match="no network"):
             await create(m, host_ports=(5000,))
+
+
+async def test_ports_of_what_comes_up_with_an_engine_are_there_when_it_runs(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is waited for no longer, whenever those who follow its containers come to that."""
+    await manager.snapshot()
+    source, number = await create(manager), free_port()
+    async with docker(source) as client:
+        await create_container(client, "web", bound(number))
+        assert (await client.post("/containers/web/start")).status_code == 204
+    await engines_of(manager).snapshot("ci", "seeded")
+    monkeypatch.setattr(EnginePorts, "follow", lambda *_, **__: None)
+    made = await create(manager, "copy", snapshot="seeded")
+    assert answering(manager, made) == {("tcp", number)}
+    assert made.stages[-1].name == "ports"
 
 
 async def test_it_answers_again_after_a_restart_of_the_manager(place: Lab) -> None:

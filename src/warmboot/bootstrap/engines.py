@@ -45,11 +45,11 @@ def wire_engines(
         await engines.remove(engine_id)
 
     watch = WatchEngine(store, host, events, tasks, sockets, remove)
+    ports, addresses = EnginePorts(store, host, events, tasks), OwnAddresses(store, host)
     bring_up = BringUpEngine(
         *(store, host, events, tenants.boot, admission, snapshots.health, sockets, containers),
-        *(disks, watch.stop),
+        *(disks, ports, watch.stop),
     )
-    ports, addresses = EnginePorts(store, host, events, tasks), OwnAddresses(store, host)
     silent = KeepSilent(store, host, events, tasks)
     for observer in (watch.on_event, ports.on_event, silent.on_event):
         events.observe(observer)

@@ -153,6 +153,8 @@ async def wait_for_engine(
     until: Annotated[EngineUntil, Query(description="what to wait for")] = EngineUntil.RUNNING,
     timeout_s: WaitTimeout = 60.0,
 ) -> Item[EngineOut]:
+    """One that is started again, or goes on from a snapshot, runs when the containers do that come
+    up with it, and their ports are published."""
     return Item(item=EngineOut.of(await _engines(services).wait(ref, until, timeout_s)))
 
 

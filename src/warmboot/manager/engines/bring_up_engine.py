@@ -1,7 +1,8 @@
 """Brings an engine from ``creating`` to ``running``: boots its VM, and hands its Docker over.
 
     VM (see boot_tenant) ─▶ socket ─▶ running ─▶ hand-over ─▶ nothing of ours is left in its Docker,
-                                                              and what ran before its stop runs
+                                                              what ran before its stop runs,
+                                                              and its ports are published
 
 The hand-over takes longer than the boot. Meanwhile the front answers who asks whether there is a
 Docker, and keeps those waiting who want to see or do something in it.
@@ -11,6 +12,7 @@ It may be run again for an engine that another manager began: what is there is u
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -27,6 +29,7 @@ from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.engines.early_socket import EarlySocket
 from warmboot.manager.engines.engine_containers import EngineContainers
 from warmboot.manager.engines.engine_disks import EngineDisks
+from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
 from warmboot.manager.tenants.boot_tenant import BootTenant, in_words
@@ -38,6 +41,9 @@ from warmboot.store import Store
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+
+PORTS_TIMEOUT_S = 30.0
+"""How long who waits for an engine waits for the ports of what came up with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,7 @@ class BringUpEngine:
         sockets: EngineSockets,
         containers: EngineContainers,
         disks: EngineDisks,
+        ports: EnginePorts,
         unwatch: Callable[[UUID], Awaitable[None]],
     ) -> None:
         self._store = store
@@ -78,6 +85,7 @@ class BringUpEngine:
         self._sockets = sockets
         self._containers = containers
         self._disks = disks
+        self._ports = ports
         self._unwatch = unwatch
 
     async def __call__(self, asked: Asked) -> None:
@@ -157,6 +165,9 @@ class BringUpEngine:
         with watch.stage("hand-over"):
             await self._host.vms.hand_over(engine.vm_id, _labels(engine))
             await self._containers.start(engine)
+        if engine.goes_on:
+            with watch.stage("ports"):
+                await self._publish(engine.id, engine.vm_id)
         stages = (*engine.stages, *watch.stages[before:])
         handed_over = await retry_until_stored(
             f"that engine {engine.id} is handed over",
@@ -165,6 +176,18 @@ class BringUpEngine:
             ),
         )
         await self._sockets.show(handed_over)
+        self._events.wake(engine.id)
+
+    async def _publish(self, engine_id: UUID, vm_id: str) -> None:
+        """What came up with it. What is not published in time is a moment later: who follows its
+        containers does it, too."""
+        try:
+            async with asyncio.timeout(PORTS_TIMEOUT_S):
+                docker = self._host.vms.link(vm_id).docker
+                await self._ports.publish_running(engine_id, docker)
+        except (WarmbootError, TimeoutError) as error:
+            why = error.brief if isinstance(error, WarmbootError) else "it takes too long"
+            log.warning(f"Engine {engine_id} is there before all of its ports are", why=why)
 
     async def _found(self, engine_id: UUID) -> Engine:
         return await retry_until_stored(

@@ -31,7 +31,7 @@ from warmboot.manager.core.background import Work
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.engines.ports.docker_ports import is_same, led_by, running_of
-from warmboot.manager.engines.ports.own_ports import OwnPorts
+from warmboot.manager.engines.ports.own_ports import OwnPorts, free_here
 from warmboot.manager.engines.ports.privileged_ports import check_privilege
 from warmboot.manager.engines.ports.retry_taken import RetryTaken
 from warmboot.manager.vms.slots import slot_of
@@ -272,9 +272,7 @@ class EnginePorts:
 
     async def _catch_up(self, engine: Engine, docker: DockerClient, ran_before: bool) -> None:
         """What was missed: also what was held before the engine was stopped, and is again."""
-        runs = await docker.running()
-        for container in runs:
-            await self._started(engine.id, docker, container)
+        runs = await self.publish_running(engine.id, docker)
         known = {one.container for one in engine.ports} if ran_before else set()
         for container in known - set(runs):
             await self._ended(engine.id, docker, container)
@@ -283,6 +281,12 @@ class EnginePorts:
             for one in (await self._store.engines.get(engine.id)).ports:
                 if one.held and self._found(engine.id, one.mapping) is None:
                     await self._lead(engine.id, slot, one.mapping, one.container)
+
+    async def publish_running(self, engine_id: UUID, docker: DockerClient) -> list[str]:
+        """Have all that its running containers publish; what is taken is told. Their ids."""
+        for container in (runs := await docker.running()):
+            await self._started(engine_id, docker, container)
+        return runs
 
     async def _happened(
         self, engine_id: UUID, docker: DockerClient, told: Mapping[str, Any]
@@ -377,19 +381,9 @@ class EnginePorts:
         elif not mapping.host_port:  # its number is to be free on the host, as any other's
             (real,) = await self._host.vms.publish(slot, (replace(mapping, host_ip=""),))
         else:  # there, and nowhere else
-            real = self._free_here(engine_id, mapping)
+            real = free_here(self._led[engine_id], mapping)
         self._led[engine_id][real] = container
         return real
-
-    def _free_here(self, engine_id: UUID, mapping: PortMapping) -> PortMapping:
-        """``Conflict`` when the engine itself has it already."""
-        here = {(one.protocol, one.container_port) for one in self._led[engine_id]}
-        if (mapping.protocol, mapping.container_port) in here:
-            raise Conflict(
-                f"port {mapping.host_end} is already taken in the engine",
-                resolution="stop the container that publishes it",
-            )
-        return mapping
 
     async def _slot(self, engine_id: UUID) -> Slot | None:
         records = await self._store.vms.of_owner(engine_id)

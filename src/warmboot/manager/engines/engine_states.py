@@ -15,10 +15,15 @@ UNBOOTED: dict[str, Any] = {**boot_tenant.UNBOOTED, "handed_over": False}
 
 
 def has_reached(engine: Engine, until: EngineUntil) -> bool:
-    """Whether the engine has reached the awaited state, or never will."""
+    """Whether the engine has reached the awaited state, or never will.
+
+    One that goes on with containers runs when those do, and their ports are published.
+    """
     if engine.state in (EngineState.FAILED, EngineState.DELETING):
         return True
     if until is EngineUntil.RUNNING:
+        if engine.state is EngineState.RUNNING:
+            return engine.handed_over or not engine.goes_on
         return engine.state is not EngineState.CREATING
     return engine.state is EngineState.STOPPED
 

@@ -192,6 +192,11 @@ class Engine(AsAsked):
         return self.vm_id if self.state in (EngineState.RUNNING, EngineState.PAUSED) else None
 
     @property
+    def goes_on(self) -> bool:
+        """Whether containers may come up with it: of its disk, or of a snapshot."""
+        return bool(self.spec.snapshot) or self.fallback_reason is FallbackReason.KEEPS_DISK
+
+    @property
     def host_name(self) -> str:
         return hostname_for(self.spec.name)
 

@@ -38,6 +38,17 @@ class _Taken:
     """Some day: it is not refused for another reason."""
 
 
+def free_here(led: Iterable[PortMapping], mapping: PortMapping) -> PortMapping:
+    """``Conflict`` when the engine itself has it already, among what is led."""
+    here = {(one.protocol, one.container_port) for one in led}
+    if (mapping.protocol, mapping.container_port) in here:
+        raise Conflict(
+            f"port {mapping.host_end} is already taken in the engine",
+            resolution="stop the container that publishes it",
+        )
+    return mapping
+
+
 class OwnPorts:
     def __init__(self, store: Store, host: HostAgent, events: EventLog) -> None:
         self._store = store
