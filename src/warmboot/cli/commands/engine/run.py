@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
+import errno
 import os
 import signal
-from collections.abc import Callable, Sequence
+import socket
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from warmboot.cli.commands.engine import supervise
 from warmboot.cli.commands.engine.docker_logins import Login, RegistryAuth, docker_logins
 from warmboot.cli.commands.engine.environment import UNSET, environment_of
 from warmboot.cli.commands.engine.start import HostPort, engine_body, remove, started
@@ -32,8 +35,6 @@ if TYPE_CHECKING:
 OUR_FAILURE = 125
 _START_TIME = 19
 """Of proc(5)'s fields after the name."""
-_PR_SET_PDEATHSIG = 1
-_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(
@@ -50,8 +51,9 @@ def run(
     """Run a command on this machine with a Docker engine of its own.
 
     DOCKER_HOST, and what testcontainers reads, lead to the engine. It is removed when the
-    command, or warmboot itself, has ended; if warmboot is killed, the command gets a SIGTERM.
-    Exits with the command's exit code; with 125 if warmboot itself failed.
+    command, or warmboot itself, has ended. If warmboot is killed, the command and all that it has
+    started get a SIGTERM, and a SIGKILL 10 s later. Exits with the command's exit code; with 125
+    if warmboot itself failed.
     """
     try:
         body, wanted = engine_body(None, cpus, memory, disk, time_to_live, host_port)
@@ -89,18 +91,6 @@ async def _held(
         return await started(client, body, wanted, runtime, logins=logins)
 
 
-def _ends_with(parent: int) -> Callable[[], None]:
-    """For the child: it gets a SIGTERM when its parent is killed, which has no time to send one."""
-    prctl = ctypes.CDLL(None).prctl  # looked up here: little may be done between fork and exec
-
-    def follow() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it was gone before
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    return follow
-
-
 def _exit_code(error: WarmbootError) -> int:
     if isinstance(error, CommandNotExecutable | CommandNotFound):
         return error.exit_code
@@ -109,29 +99,54 @@ def _exit_code(error: WarmbootError) -> int:
 
 async def _run(command: list[str], environment: dict[str, str]) -> int:
     """Its exit code. Signals that are meant for us are passed on; it decides how to end."""
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *command, env=environment, preexec_fn=_ends_with(os.getpid())
-        )
-    except FileNotFoundError:
-        raise CommandNotFound(f"there is no program {command[0]}") from None
-    except PermissionError as error:
-        raise CommandNotExecutable(
-            f"{command[0]} cannot be executed", details=str(error)
-        ) from error
+    control, far_end = socket.socketpair()
+    with control, _passed_on_to(control):
+        with far_end:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", supervise.__file__, str(far_end.fileno()), *command),
+                env=environment,
+                pass_fds=[far_end.fileno()],
+                start_new_session=not _has_terminal(),
+            )
+        try:
+            code = await process.wait()
+        finally:  # at the end of control it ends the command
+            control.shutdown(socket.SHUT_WR)
+            await asyncio.shield(process.wait())
+        if refused := control.recv(16):
+            raise _not_executed(command[0], int(refused))
+    return 128 - code if code < 0 else code
+
+
+@contextlib.contextmanager
+def _passed_on_to(control: socket.socket) -> Iterator[None]:
+    """The signals that tell us to end; those that we were told to ignore stay ignored."""
     loop = asyncio.get_running_loop()
 
     def pass_on(number: signal.Signals) -> None:
-        if number is signal.SIGINT and os.isatty(0):
-            return  # a terminal sends it to the command itself
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(number)
+        with contextlib.suppress(OSError):  # it has just ended
+            control.send(bytes([number]))
 
-    for number in _PASSED_ON:
+    numbers = [n for n in supervise.PASSED_ON if signal.getsignal(n) is not signal.SIG_IGN]
+    for number in numbers:
         loop.add_signal_handler(number, pass_on, number)
     try:
-        code = await process.wait()
+        yield
     finally:
-        for number in _PASSED_ON:
+        for number in numbers:
             loop.remove_signal_handler(number)
-    return 128 - code if code < 0 else code
+
+
+def _has_terminal() -> bool:
+    """One that controls us, wherever our streams lead: its shell has us as a job."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+def _not_executed(program: str, number: int) -> WarmbootError:
+    if number == errno.ENOENT:
+        return CommandNotFound(f"there is no program {program}")
+    return CommandNotExecutable(f"{program} cannot be executed", details=os.strerror(number))

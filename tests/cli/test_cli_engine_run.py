@@ -1,0 +1,122 @@
+"""The processes of ``warmboot engine run``: what reaches its command, and what is left of that."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import socket
+import subprocess
+import sys
+from typing import IO
+
+import pytest
+
+LIMIT_S = 60
+
+RUN = """
+import asyncio, os, sys
+from warmboot.cli.commands.engine.run import _run
+sys.exit(asyncio.run(_run(sys.argv[1:], dict(os.environ))))
+"""
+
+SHORT_GRACE = """
+import socket, sys
+from warmboot.cli.commands.engine import supervise
+supervise.GRACE_S = 0.2
+sys.exit(supervise.Supervisor(socket.socket(fileno=int(sys.argv[1]))).run(sys.argv[2:]))
+"""
+
+COUNTS = """
+import signal, sys
+got = []
+def told(number, frame):
+    got.append(number)
+    print("got", number, flush=True)
+    if number == signal.SIGTERM:
+        print("INT:", got.count(signal.SIGINT), flush=True)
+        sys.exit(5)
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, told)
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
+
+LEAVES = "setsid sleep 1000 & (sleep 1000 &); echo ready; {}"
+"""One in a session of its own, and one whose parent has ended."""
+
+
+def until_nobody_has_it(output: IO[bytes]) -> bytes:
+    """What is still written, when all that could write there have ended."""
+    written = b""
+    while True:
+        ready, _, _ = select.select([output], [], [], LIMIT_S)
+        assert ready, f"something lives on: {written!r}"
+        if not (more := os.read(output.fileno(), 4096)):
+            return written
+        written += more
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda one: one.name)
+def test_nothing_of_the_command_lives_on_when_warmboot_is_ended(number: signal.Signals) -> None:
+    words = [sys.executable, "-c", RUN, "sh", "-c", LEAVES.format("wait")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(number)
+        until_nobody_has_it(process.stdout)
+        assert process.wait(LIMIT_S) == (-number if number is signal.SIGKILL else 128 + number)
+
+
+def test_what_does_not_end_by_itself_is_killed() -> None:
+    ours, far_end = socket.socketpair()
+    number = str(far_end.fileno())
+    stubborn = "trap '' TERM; echo ready; while :; do sleep 1000; done"
+    words = [sys.executable, "-c", SHORT_GRACE, number, "sh", "-c", stubborn]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, pass_fds=[far_end.fileno()], start_new_session=True
+    ) as process:
+        far_end.close()
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        ours.close()
+        until_nobody_has_it(process.stdout)
+        assert process.wait(LIMIT_S) == 128 + signal.SIGKILL
+
+
+def test_what_a_command_leaves_behind_when_it_ends_by_itself_is_left_alone() -> None:
+    words = [sys.executable, "-c", RUN, "sh", "-c", "sleep 1000 >&- & echo $!"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        left = int(process.stdout.readline())
+        try:
+            until_nobody_has_it(process.stdout)
+            assert process.wait(LIMIT_S) == 0
+        finally:
+            os.kill(left, signal.SIGKILL)  # fails if it is not there
+
+
+def test_a_key_of_the_terminal_reaches_the_command_once() -> None:
+    """It is sent to the whole job of the shell: to warmboot as well."""
+    pid, master = pty.fork()
+    if not pid:
+        os.execv(sys.executable, [sys.executable, "-c", RUN, sys.executable, "-c", COUNTS])
+    try:
+        until_shown(master, "ready")
+        os.write(master, b"\x03")
+        until_shown(master, f"got {signal.SIGINT:d}")
+        os.kill(pid, signal.SIGTERM)  # passed on after what was passed on before
+        until_shown(master, "INT: 1")
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
+    finally:
+        os.close(master)  # its session is hung up
+
+
+def until_shown(master: int, text: str) -> None:
+    shown = ""
+    while text not in shown:
+        ready, _, _ = select.select([master], [], [], LIMIT_S)
+        assert ready, f"{text!r}, but there is {shown!r}"
+        shown += os.read(master, 4096).decode()
