@@ -52,8 +52,8 @@ async def test_a_running_container_waits_for_room_and_goes_on(
     assert await small.exec("full", f"({when_asked}) < /dev/null > /dev/null 2>&1 &") == ""
 
     async def listens() -> bool:
-        look = f"busybox grep -q ':{ASKED:04X} .* 0A ' /proc/net/tcp && echo yes; true"
-        return await small.exec("full", look) == "yes\n"
+        look = f"busybox grep -qs ':{ASKED:04X} .* 0A ' /proc/net/tcp /proc/net/tcp6"
+        return await small.exec("full", f"{look} && echo yes; true") == "yes\n"
 
     await eventually(listens, "it waits until it is asked to write")
     async with small.client() as client:
