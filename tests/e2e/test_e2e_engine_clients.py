@@ -273,9 +273,10 @@ async def test_started_again_it_runs_what_ran_as_after_a_reboot(shell: Shell) ->
         "ports=$(docker port always; docker port goes-on)\n"
         "warmboot engine stop -t 0 clients\n"
         "warmboot engine start clients\n"
-        # At once: they are published when it is said to run.
+        # At once: they are published when it is said to run, so nobody else can have them.
         "for port in $(echo \"$ports\" | sed 's/.*://' | sort -u); do\n"
-        '    bash -c ": <> /dev/tcp/127.0.0.1/$port"\n'
+        "    taken=\"import socket; socket.socket().bind(('127.0.0.1', $port))\"\n"
+        '    if python -c "$taken" 2>/dev/null; then echo "$port is free"; exit 9; fi\n'
         "done"
     )
     running = (await shell.run("docker ps --format '{{.Names}}'")).split()

@@ -37,6 +37,7 @@ class Asked:
     target: str
     headers: tuple[tuple[str, str], ...]
     body: bytes
+    trailers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 @dataclass
@@ -130,7 +131,8 @@ class FakeGuest:
         while isinstance(event := await self._event(http, reader), h11.Data):
             body += event.data
         seen = tuple((n, v) for n, v in headers if n.lower() != "authorization")
-        self.asked.append(Asked(request.method.decode(), target, seen, bytes(body)))
+        trailers = tuple(event.headers) if isinstance(event, h11.EndOfMessage) else ()
+        self.asked.append(Asked(request.method.decode(), target, seen, bytes(body), trailers))
         if target == "/silent" or target.startswith("/stream"):
             return await self._stream(http, reader, writer, silent=target == "/silent")
         if target.startswith("/upgrade") or target.endswith("/attach"):

@@ -36,6 +36,26 @@ async def test_every_request_of_a_connection_reaches_docker_without_the_token() 
         assert it.guest.connections == 1
 
 
+async def test_what_nobody_here_needs_to_know_passes_and_the_next_request_is_seen() -> None:
+    """Trailers, another protocol that Docker does not switch to, and all that comes at once."""
+    chunked = b"HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n"
+    upgrade = b"HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: mine/1\r\n"
+    requests = (
+        b"POST /echo " + chunked + b"3\r\nabc\r\n0\r\nX-Sum: 7\r\n\r\n",
+        b"GET /other " + upgrade + b"\r\n",
+        b"POST /echo " + upgrade + b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\nabc",
+        PING,
+    )
+    async with serving() as it:
+        client = await it.connect()
+        await client.send(b"".join(requests))
+        bodies = [body for _, body in await answers(client.reader, len(requests))]
+        assert bodies == [b"abc", b'{"path": "/other"}', b"abc", b'{"path": "/_ping"}']
+        first, other, *_ = it.guest.asked
+        assert first.trailers == ((b"x-sum", b"7"),)
+        assert ("Upgrade", "mine/1") in other.headers
+
+
 async def test_clients_one_after_the_other_share_a_connection_to_the_guest() -> None:
     async with serving() as it:
         for _ in range(3):

@@ -40,8 +40,13 @@ from warmboot.engine_socket.listeners import connected, socket_file
         (b"GET /_ping HTTP/2.0\r\nHost: d\r\n\r\n", 505),
         (b"GET /" + b"a" * (1 << 20) + b" HTTP/1.1\r\nHost: d\r\n\r\n", 431),
         (b"GET / HTTP/1.1\r\nHost: d\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: d\r\nX: a\0b\r\n\r\n", 400),
+        (b"POST /x HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
     ],
-    ids=["no http", "no host", "no length", "two lengths", "2.0", "a megabyte", "a long header"],
+    ids=[
+        *("no http", "no host", "no length", "two lengths", "2.0", "a megabyte", "a long header"),
+        *("no text", "another encoding"),
+    ],
 )
 async def test_what_is_no_request_is_refused_in_dockers_form(sent: bytes, status: int) -> None:
     async with serving() as it:
@@ -49,7 +54,9 @@ async def test_what_is_no_request_is_refused_in_dockers_form(sent: bytes, status
         client.writer.write(sent)
         answered, body = await client.answer()
         assert answered == status
-        assert json.loads(body)["message"]
+        message = json.loads(body)["message"]
+        assert message
+        assert "bytearray" not in message
         assert await client.rest() == b""
         assert it.guest.asked == []
 

@@ -129,7 +129,8 @@ class Conversation:
         except Refusal as refusal:
             await self._refuse(refusal)
         except h11.RemoteProtocolError as error:
-            await self._refuse(Refusal(error.error_status_hint, f"bad request: {error}"))
+            why, _, _ = str(error).partition(": bytearray(")  # it quotes, as Python writes it
+            await self._refuse(Refusal(error.error_status_hint, f"bad request: {why}"))
         except (ClientLost, ConnectionError, h11.LocalProtocolError):
             return  # the last: dockerd has answered something that cannot be passed on as HTTP
         finally:

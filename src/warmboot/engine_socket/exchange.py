@@ -21,7 +21,6 @@ from warmboot.engine_socket.docker_form import (
     turns_into_stream,
 )
 from warmboot.engine_socket.guest.answers import (
-    LAST_CHUNK,
     AnswerHead,
     BadAnswer,
     Body,
@@ -172,7 +171,7 @@ class Exchange:
                     data = bytes(event.data)
                     await self._to_guest(chunk(data) if chunked else data)
                 elif isinstance(event, h11.EndOfMessage):
-                    await self._to_guest(LAST_CHUNK if chunked else b"")
+                    await self._to_guest(head_of(b"0", event.headers) if chunked else b"")
                     self._uploaded.set()
                 else:
                     raise ClientLost
