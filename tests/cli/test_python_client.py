@@ -70,6 +70,45 @@ def test_the_examples_of_its_page_work(
     assert not served.fakes.containers.rows
 
 
+COMPARED = (ROOT / "docs" / "reference" / "python-clients.md").read_text()
+CLIENTS = ("warmboot", "docker-py", "E2B")
+
+
+def programs(client: str) -> list[str]:
+    """What the comparison has for one client: what all begin with, then a program a task."""
+    return re.findall(rf"^```python\n# {client}\n(.*?)^```", COMPARED, re.DOTALL | re.MULTILINE)
+
+
+def test_the_comparisons_programs_work(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def listens(host: str, port: int) -> bool:
+        return True  # nothing does behind a port of these fakes
+
+    monkeypatch.setattr("warmboot.client.containers.containers.accepts", listens)
+    monkeypatch.setenv("WARMBOOT_URL", served.url)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "main.py").write_text("print()")
+    scope: dict[str, Any] = {}
+    try:
+        exec(compile("\n".join(programs("warmboot")), "the comparison", "exec"), scope)
+        assert (tmp_path / "again" / "main.py").read_text() == "print()"
+        assert [fork.state for fork in scope["forks"]] == ["running", "running"]
+    finally:
+        scope["client"].__exit__(None, None, None)
+
+
+def test_the_comparison_counts_the_lines_that_are_there() -> None:
+    rows = re.findall(r"^\| *(\d*) *\| .* \| (\d+) \| (\d+) \| (\d+) \|$", COMPARED, re.MULTILINE)
+    counted = [[len(text.splitlines()) for text in programs(client)[1:]] for client in CLIENTS]
+    told = [[int(row[column]) for row in rows[:-1]] for column in (1, 2, 3)]
+    assert told == counted
+    assert [int(total) for total in rows[-1][1:]] == [sum(lines) for lines in counted]
+    for client in CLIENTS:
+        compile("\n".join(programs(client)), client, "exec")
+
+
 async def test_a_run_leaves_nothing_whatever_happens(served: Served) -> None:
     async with Client(served.url) as client:
         ill = await client.containers.run("busybox", ["err", "oh"], name="c")

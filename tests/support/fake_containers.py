@@ -2,7 +2,7 @@
 
 What a fake container does is written in its command, as a tiny shell would read it:
 
-    (none), sleep …      runs until it is stopped
+    (none), sleep …, httpd … runs until it is stopped
     echo WORDS…          writes a line and exits with 0
     err WORDS…           the same, on stderr
     exit N               exits with N
@@ -164,7 +164,7 @@ class FakeContainers(FakeContainerSessions):
         )
 
     async def _run(self, container_id: UUID, command: tuple[str, ...]) -> None:
-        if command[0] in ("sleep", "sh", "cat"):
+        if command[0] in ("sleep", "sh", "cat", "httpd"):
             return
         if command[0] == "ticks":
             for number in range(int(command[1])):

@@ -133,6 +133,7 @@ class ContainerFiles:
                 status = await self.status(ref, wanted)
             there = status.kind
         except NotFound:
+            await self._link.get(f"/v1/containers/{segment(ref, 'container')}")  # is it there?
             there = ""
         parent, name = place(wanted, there, target.endswith("/"), Path(path).name, folder, contents)
         with tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES) as file:
