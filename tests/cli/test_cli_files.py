@@ -58,7 +58,7 @@ def test_what_cannot_be_copied_is_told(cli: Cli, tmp_path: Path) -> None:
         (("web:/a", "web:/b"), "nothing is copied between two containers"),
         (("web:/absent", str(tmp_path)), "there is no /absent in the container"),
         ((file, "web:/absent/file"), "cannot be"),
-        ((file, "nobody:/tmp/"), "there is no container nobody"),
+        ((file, "nobody:/tmp/"), "no container nobody"),
         ((file, "web:/absent/"), "there is no folder /absent"),
         ((str(tmp_path), "web:/tmp/../etc/file"), "cannot be"),
         (("/nowhere/at/all", "web:/tmp"), "'/nowhere/at/all' cannot be used"),
