@@ -99,14 +99,20 @@ async def test_all_who_ask_meanwhile_wake_one_engine_and_who_asks_later_none() -
         assert it.asked == [{"uid": UID, "gone": False}]
 
 
-async def test_who_connects_and_says_nothing_wakes_nobody() -> None:
+async def test_the_first_connection_makes_the_engine_and_a_later_silent_one_wakes_nobody() -> None:
     async with user_of_an_engine() as it:
-        silent, talks = await it.connect(), await it.connect()
-        assert it.asked == []
+        silent = await it.connect()
+        await until(lambda: len(it.asked) == 1)
+        talks = await it.connect()
         await talks.send(PING)
         assert (await talks.answer())[0] == 200
-        assert len(it.asked) == 1
-        silent.close()
+        await it.engine.front.set(replace(it.engine.engine, guest=None, reason="it is stopped"))
+        quiet = await it.connect()
+        await talks.send(PING)  # this one wakes it
+        await until(lambda: len(it.asked) == 2)
+        assert it.asked == [{"uid": UID, "gone": False}, {"uid": UID, "gone": True}]
+        for client in (silent, talks, quiet):
+            client.close()
 
 
 async def test_an_engine_that_is_gone_is_woken_by_the_next_request_of_the_same_connection() -> None:

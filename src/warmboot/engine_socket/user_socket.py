@@ -1,5 +1,6 @@
 """A user's default socket: who asks there has the manager make or start that user's engine.
 
+    first connection ──▶ the manager is asked to make it, or to start it
     request ──▶ its engine there? ──yes──▶ as at the engine's own socket
                      └──no──▶ the manager is asked to wake it, once for all who ask meanwhile
 
@@ -32,7 +33,7 @@ class UserSocket:
         self._socket = socket
         self._served = served
         self._ask = ask
-        self._clients = Connected(self._engine, on_quiet)
+        self._clients = Connected(self._engine, on_quiet, self._accepted)
         self._listener = UnixListener(self._clients)
         self._engine_id = ""
         self._waking: asyncio.Task[EngineSocket | Refusal] | None = None
@@ -62,12 +63,20 @@ class UserSocket:
         engine = self._served(self._engine_id)
         if engine is not None and not engine.asleep:
             return engine
-        if self._waking is None or self._waking.done():
-            self._waking = asyncio.create_task(self._woken(gone=engine is not None))
-        woken = await asyncio.shield(self._waking)  # another one may wait for it, too
+        # Another one may wait for it, too.
+        woken = await asyncio.shield(self._wake(gone=engine is not None))
         if isinstance(woken, Refusal):
             raise Refusal(woken.status, woken.message)
         return woken
+
+    def _accepted(self) -> None:
+        if not self._engine_id:
+            self._wake(gone=False)
+
+    def _wake(self, *, gone: bool) -> asyncio.Task[EngineSocket | Refusal]:
+        if self._waking is None or self._waking.done():
+            self._waking = asyncio.create_task(self._woken(gone=gone))
+        return self._waking
 
     async def _woken(self, *, gone: bool) -> EngineSocket | Refusal:
         try:

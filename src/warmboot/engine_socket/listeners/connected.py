@@ -21,12 +21,18 @@ log = logging.getLogger("warmboot.engine_socket")
 class Connected:
     """``accept`` clients, who are led to what ``find`` finds; ``close`` hangs up on all.
 
-    ``on_quiet`` is called when nobody is connected any more.
+    ``on_quiet`` is called when nobody is connected any more, ``on_accept`` when somebody is.
     """
 
-    def __init__(self, find: Find, on_quiet: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        find: Find,
+        on_quiet: Callable[[], None],
+        on_accept: Callable[[], object] = lambda: None,
+    ) -> None:
         self._find = find
         self._on_quiet = on_quiet
+        self._on_accept = on_accept
         self._conversations: dict[Conversation, asyncio.Task[None]] = {}
         self._hanging_up: asyncio.TimerHandle | None = None
 
@@ -43,6 +49,7 @@ class Connected:
         task = asyncio.create_task(conversation.run())
         self._conversations[conversation] = task
         task.add_done_callback(lambda done: self._ended(conversation, done))
+        self._on_accept()
 
     def let_go(self) -> None:
         """Nobody has more than one request answered from now on; who comes again is another's."""
