@@ -16,7 +16,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,21 @@ BEING_MADE_S = 60.0
 
 class PrivateDockerd:
     """One dockerd. ``socket`` and ``data_root`` are fixed for its life, restarts included.
+    ``arguments`` are on its command line, beside the configuration file.
 
     ``criu_wrapper`` is the CRIU on its PATH.
     """
 
-    def __init__(self, root: Path, criu_wrapper: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        criu_wrapper: Path,
+        settings: Mapping[str, Any],
+        arguments: Sequence[str] = (),
+    ) -> None:
         self.root = root
         self.criu_wrapper = criu_wrapper
+        self.arguments = arguments
         self.socket = root / "docker.sock"
         self.data_root = Path(settings.get("data-root", root / "data"))
         self.exec_root = root / "exec"
@@ -83,6 +91,7 @@ class PrivateDockerd:
                 "dockerd",
                 "--config-file",
                 str(self.config),
+                *self.arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -200,8 +209,10 @@ class PrivateDockerd:
 
 
 @contextlib.asynccontextmanager
-async def private_dockerd(state: Path, **settings: Any) -> AsyncIterator[PrivateDockerd]:
-    """A running engine; ``settings`` go into its daemon.json. Needs root.
+async def private_dockerd(
+    state: Path, *, arguments: Sequence[str] = (), **settings: Any
+) -> AsyncIterator[PrivateDockerd]:
+    """A running engine; ``settings`` go into its daemon.json, ``arguments`` follow. Needs root.
 
     ``state`` keeps the CRIU that it uses (``prefix``, ``bin/criu``); installed there if need be.
     """
@@ -210,7 +221,7 @@ async def private_dockerd(state: Path, **settings: Any) -> AsyncIterator[Private
     await install_criu(state / "prefix", wrapper, from_distribution=False)
     _sweep()
     root = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-"))
-    dockerd = PrivateDockerd(root, wrapper, settings)
+    dockerd = PrivateDockerd(root, wrapper, settings, arguments)
     try:
         await dockerd.start()
         yield dockerd

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +11,13 @@ import pytest
 from testbed.private_dockerd import BARE_PATH
 from tests.criu.conftest import COUNTER
 from tests.support.dockerd import CRIU_WRAPPER, PrivateDockerd, private_dockerd
-from tests.support.eventually import until
+from tests.support.eventually import eventually, until
 from tests.support.images import counter_image
 from tests.support.preflights import named, preflight
 
 from warmboot.criu.binary import SEARCH_PATH, check_criu, criu_version
 from warmboot.criu.runtime import dump as dumping
-from warmboot.criu.setup import verification
+from warmboot.criu.setup import runtime_setup, verification
 from warmboot.criu.setup.findings import can_save_other_users
 from warmboot.criu.setup.install import install_criu
 from warmboot.criu.setup.install_runtime import install_runtime
@@ -158,13 +159,39 @@ async def test_a_runtime_that_is_gone_is_installed_again(tmp_path: Path) -> None
         assert named(await machine.check())["runtime"].ok
 
 
-async def test_the_runtime_is_not_removed_while_a_container_uses_it(tmp_path: Path) -> None:
+async def test_where_dockerds_command_line_has_runtimes_daemon_json_gets_none(
+    tmp_path: Path,
+) -> None:
+    """dockerd would not start with both."""
+    program = tmp_path / "warmboot-runtime"
+    arguments = ("--add-runtime", "other=/bin/true")
+    async with private_dockerd(arguments=arguments) as plain:
+        before = plain.config.read_text()
+        machine = replace(
+            preflight(tmp_path, plain.socket), daemon_json=plain.config, runtime=program
+        )
+        found = named(await machine.check())["runtime"]
+        assert (found.ok, found.fixable) == (False, False)
+        assert f"--add-runtime warmboot={program}" in found.remedy
+        changed = [change.what for change in await machine.fix()]
+        assert changed == [f"added tcp-established to {machine.runc_conf}"]
+        assert (plain.config.read_text(), program.exists()) == (before, False)
+
+
+async def test_the_runtime_is_not_removed_while_a_container_or_the_engine_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = tmp_path / "opt" / "warmboot-runtime"
     await install_runtime(program)
     runtimes = {"warmboot": {"path": str(program)}, "other": {"path": "/bin/true"}}
-    async with private_dockerd(experimental=False, runtimes=runtimes) as plain:
+    default = {"default-runtime": "warmboot"}
+    async with private_dockerd(experimental=False, runtimes=runtimes, **default) as plain:
         before = plain.config.read_text()
         async with DockerEngine(plain.socket) as engine:
+
+            async def forgotten() -> bool:
+                return (await engine.facts()).default_runtime != "warmboot"
+
             await engine.load_image(counter_image(COUNTER))
             spec = WorkerSpec("in-the-way", COUNTER)
             container = await engine.create_worker(spec, extra_environment={}, runtime="warmboot")
@@ -175,6 +202,23 @@ async def test_the_runtime_is_not_removed_while_a_container_uses_it(tmp_path: Pa
             assert program.exists()
             assert plain.config.read_text() == before
             await engine.remove(container)
+            with pytest.raises(InUse, match="default") as caught:
+                await remove_runtime(plain.socket, plain.config, program, tmp_path / "none")
+            assert f"default-runtime in {plain.config}" in caught.value.details
+            assert plain.config.read_text() == before
+            settings = {**json.loads(before), "default-runtime": "runc"}
+            plain.config.write_text(json.dumps(settings))
+            process = runtime_setup.process_at(plain.socket)
+            assert process is not None
+            runtime_setup.reload(process.pid)
+            await eventually(forgotten, "the engine has another default runtime", 30)
+            plain.config.write_text(json.dumps({**settings, "default-runtime": "none-such"}))
+            monkeypatch.setattr(runtime_setup, "RELOAD_TIMEOUT_S", 0.5)
+            with pytest.raises(HostError, match="still lists"):
+                await remove_runtime(plain.socket, plain.config, program, tmp_path / "none")
+            assert "warmboot" in json.loads(plain.config.read_text())["runtimes"]
+            monkeypatch.undo()
+            plain.config.write_text(json.dumps(settings))
             changes = await remove_runtime(plain.socket, plain.config, program, tmp_path / "none")
             assert [change.what.split()[0] for change in changes] == [
                 "removed",

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from warmboot.criu.archives import checked_files
 from warmboot.criu.archives.archive import Limits, unpack_archive
 from warmboot.criu.archives.manifests import CONFIG_DUMP, SPEC_DUMP
 from warmboot.criu.archives.packing import Contents, stream_archive
-from warmboot.criu.runtime.sums import BLOCK_BYTES, make_sums
+from warmboot.criu.runtime.sums import BLOCK_BYTES, crc32, make_sums
 from warmboot.model.checkpoint import ArchiveManifest, Versions
 from warmboot.model.errors import CheckpointError
 
@@ -66,6 +67,23 @@ async def test_what_is_whole_arrives(checkpoint: Path, tmp_path: Path) -> None:
     for there, here in (("memory", "staging/checkpoint"), ("files", "changes")):
         for path in (checkpoint / there).iterdir():
             assert (tmp_path / here / path.name).read_bytes() == path.read_bytes()
+
+
+async def test_holes_are_not_read_again_however_large(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summed: list[int] = []
+
+    def counted(part: memoryview, before: int = 0) -> int:
+        summed.append(len(part))
+        return crc32(part, before)
+
+    with (checkpoint / "files" / "holes").open("r+b") as file:
+        file.truncate(FAR + 100 * BLOCK_BYTES)
+    make_sums(checkpoint, checkpoint / "memory", checkpoint / "files")
+    monkeypatch.setattr(checked_files, "crc32", counted)
+    await archive_of(checkpoint)
+    assert sum(summed) < 10 * BLOCK_BYTES
 
 
 def _flip(path: Path, at: int) -> None:

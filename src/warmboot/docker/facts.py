@@ -19,8 +19,8 @@ _BLOBS = "io.containerd.content.v1.content/blobs/sha256"
 class EngineFacts:
     """``networks`` are the network drivers it has; ``cgroup_version`` is 1 or 2.
 
-    ``runtimes`` are the paths of its OCI runtimes, by their names. With ``live_restore`` its
-    containers outlive it.
+    ``runtimes`` are the paths of its OCI runtimes, by their names, ``default_runtime`` is the name
+    of its usual one. With ``live_restore`` its containers outlive it.
     """
 
     version: str
@@ -36,6 +36,7 @@ class EngineFacts:
     log_driver: str = "json-file"
     runtimes: Mapping[str, str] = field(default_factory=dict)
     live_restore: bool = False
+    default_runtime: str = ""
 
     @property
     def rootless(self) -> bool:
@@ -61,6 +62,7 @@ class EngineFacts:
             security=tuple(info.get("SecurityOptions") or ()),
             log_driver=str(info.get("LoggingDriver") or "json-file"),
             live_restore=bool(info.get("LiveRestoreEnabled")),
+            default_runtime=str(info.get("DefaultRuntime") or ""),
             runtimes={
                 str(name): str(one.get("path", ""))
                 for name, one in (info.get("Runtimes") or {}).items()

@@ -20,6 +20,7 @@ from warmboot.criu.runtime.sums import (
     damaged,
     kept_sums,
     regular_files,
+    sum_of_zeros,
 )
 
 _ZEROS = bytes(1 << 16)
@@ -118,8 +119,13 @@ class _Checked(io.RawIOBase):
             )
 
     def _add_zeros(self, until: int) -> None:
-        while self._summed < until:
-            self._add(memoryview(_ZEROS)[: until - self._summed])
+        while (left := until - self._summed) > 0:
+            begun = self._summed % BLOCK_BYTES
+            if left >= BLOCK_BYTES and not begun:  # a worker may have a file of a terabyte
+                self._sums.append(sum_of_zeros(BLOCK_BYTES))
+                self._summed += BLOCK_BYTES
+            else:
+                self._add(memoryview(_ZEROS)[: min(left, BLOCK_BYTES - begun)])
 
     def _add(self, part: memoryview) -> None:
         while part:

@@ -34,6 +34,7 @@ __all__ = [
     "kept_sums",
     "make_sums",
     "regular_files",
+    "sum_of_zeros",
     "sums_of",
 ]
 
@@ -185,7 +186,7 @@ def _sum_of(block: tuple[Path, range]) -> int:
     path, part = block
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        return _sum_of_zeros(len(part)) if _is_hole(descriptor, part) else _sum(descriptor, part)
+        return sum_of_zeros(len(part)) if _is_hole(descriptor, part) else _sum(descriptor, part)
     finally:
         os.close(descriptor)
 
@@ -201,7 +202,7 @@ def _is_hole(descriptor: int, part: range) -> bool:
 
 
 @lru_cache(maxsize=16)
-def _sum_of_zeros(count: int) -> int:
+def sum_of_zeros(count: int) -> int:
     return crc32(bytes(count))
 
 

@@ -14,12 +14,18 @@ from pathlib import Path
 from warmboot.criu.runtime.orders import ROOT
 from warmboot.criu.setup.findings import Change
 from warmboot.criu.setup.runtime_setup import engine_lists, process_at, reload
-from warmboot.criu.setup.settings_files import register_runtime, unregister_runtime
+from warmboot.criu.setup.settings_files import (
+    daemon_settings,
+    register_runtime,
+    unregister_runtime,
+)
 from warmboot.docker.engine import DockerEngine
+from warmboot.docker.facts import EngineFacts
 from warmboot.model.errors import HostError, InUse, NotSupported
 from warmboot.model.worker import RUNTIME
 
 SHOWN = 10
+DEFAULT = "default-runtime"
 
 
 async def remove_runtime(
@@ -27,7 +33,8 @@ async def remove_runtime(
 ) -> list[Change]:
     """What was removed; nothing the second time.
 
-    ``InUse`` while the engine has a container on it, ``EngineUnavailable`` as that cannot be told.
+    ``InUse`` while the engine has a container on it, or runs all on it that name no runtime,
+    ``EngineUnavailable`` as that cannot be told. After an error it is registered as before.
     """
     async with DockerEngine(socket) as engine:
         facts = await engine.facts()
@@ -36,6 +43,7 @@ async def remove_runtime(
         registered = facts.runtimes.get(RUNTIME)
         changes: list[Change] = []
         if registered is not None:
+            _refuse_default(facts, daemon_json)
             changes += await _unregister(engine, socket, daemon_json, Path(registered))
     for path in dict.fromkeys((Path(registered or program), program)):
         if await asyncio.to_thread(_remove, path):
@@ -58,10 +66,11 @@ async def _unregister(
     backup = unregister_runtime(daemon_json, RUNTIME)
     await asyncio.to_thread(reload, process.pid)
     if not await engine_lists(socket, wanted=False):
+        register_runtime(daemon_json, RUNTIME, program)  # it may not start with what it refuses
         raise HostError(
             "the engine still lists the runtime of workers",
-            details=f"it was told to read {daemon_json} again",
-            resolution="see its log, restart it, then try again",
+            details=f"it was told to read {daemon_json} again, which is as before now",
+            resolution="its log says what it does not take: correct that, then try again",
         )
     try:
         await _refuse_used(engine)
@@ -85,6 +94,19 @@ async def _refuse_used(engine: DockerEngine) -> None:
             resolution="remove them first (`warmboot worker rm NAME`; one that is no worker: "
             "`docker rm NAME`), then try again",
         )
+
+
+def _refuse_default(facts: EngineFacts, daemon_json: Path) -> None:
+    """dockerd does not start if it does not have the runtime that it is to use by default."""
+    said = daemon_settings(daemon_json).get(DEFAULT)
+    if RUNTIME not in (facts.default_runtime, said):
+        return
+    where = f"{DEFAULT} in {daemon_json}" if said == RUNTIME else f"--{DEFAULT} of dockerd"
+    raise InUse(
+        "the runtime of workers is the engine's default, so it is not removed",
+        details=f"that is said by {where}, and dockerd does not start without its default runtime",
+        resolution="take that out, restart the engine, then try again",
+    )
 
 
 def _refuse_noted(state: Path) -> None:
