@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import json
 import os
-import shutil
 import socket
 import sqlite3
-import subprocess
 import tarfile
 import time
 from collections.abc import AsyncIterator
@@ -25,6 +22,7 @@ from pathlib import Path
 
 from demo.image import NAME, write_hello_image
 
+from bench.engine_images import add_file, docker, write_programs
 from bench.measure import Failed, Samples
 from bench.place import BOOT_TIMEOUT_S, Place, build_image, place
 from bench.progress import Progress
@@ -163,7 +161,7 @@ class _Bench:
         archive = self._place.manager.storage / "big.tar"
         await asyncio.to_thread(_write_big, archive)
         try:
-            await _docker(engine, "import", str(archive), BIG)
+            await docker(engine, "import", str(archive), BIG)
         finally:
             archive.unlink()
         ways = {
@@ -178,7 +176,7 @@ class _Bench:
                 self._samples.add(name, await self._stream_s(way))
             if time.monotonic() - began_s > STREAM_LIMIT_S:
                 break
-        await _docker(engine, "rmi", BIG)
+        await docker(engine, "rmi", BIG)
 
     async def _stream_s(self, way: _Way) -> float:
         async with way.connection() as http:
@@ -194,13 +192,13 @@ class _Bench:
         self._progress.tell("an image with docker's command line")
         archive = self._place.manager.storage / "images.tar"
         write_hello_image(archive)
-        await _docker(engine, "load", "-i", str(archive))
-        await asyncio.to_thread(_write_client, archive)
-        await _docker(engine, "import", str(archive), CLIENT)
+        await docker(engine, "load", "-i", str(archive))
+        await asyncio.to_thread(write_programs, archive, "docker", "busybox")
+        await docker(engine, "import", str(archive), CLIENT)
         archive.unlink()
         once = ("run", "--rm", NAME, "/bin/busybox", "true")
         inside = ("exec", "client", "/bin/busybox", "sh", "-c", _timed("/bin/docker", *once))
-        await _docker(
+        await docker(
             *(
                 engine,
                 "run",
@@ -214,13 +212,13 @@ class _Bench:
         )
         for number in self._progress.rounds("runs", RUN_ROUNDS + 1):
             began = time.perf_counter()
-            await _docker(engine, *once)
+            await docker(engine, *once)
             took = time.perf_counter() - began
-            before, after = (await _docker(engine, *inside)).split()
+            before, after = (await docker(engine, *inside)).split()
             if number > 0:
                 self._samples.add("engine.run_s", took)
                 self._samples.add("engine.run_guest_s", float(after) - float(before))
-        await _docker(engine, "rm", "-f", "client")
+        await docker(engine, "rm", "-f", "client")
 
     def _direct(self, engine: Engine) -> _Way:
         """What only the manager and its front know: the way past the front."""
@@ -265,23 +263,6 @@ def _read(http: HTTPConnection, target: str, headers: dict[str, str]) -> int:
     return size
 
 
-async def _docker(engine: Engine, *words: str) -> str:
-    environment = {**os.environ, "DOCKER_HOST": engine.docker_host, "DOCKER_CONFIG": "/nonexistent"}
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        "docker",
-        *words,
-        env=environment,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=pipe,
-        stderr=pipe,
-    )
-    out, err = await process.communicate()
-    if process.returncode != 0:
-        raise Failed(f"docker {words[0]} failed: {err.decode().strip()}")
-    return out.decode()
-
-
 def _timed(*words: str) -> str:
     """A script that says how long the guest has been up before and after: hundredths of seconds."""
     clock = "read up idle </proc/uptime; echo $up"
@@ -292,31 +273,7 @@ def _write_big(path: Path) -> None:
     """A file system of random bytes, in files of 10 MiB."""
     with tarfile.open(path, "w") as archive:
         for number in range(STREAM_MIB // 10):
-            _add(archive, f"part-{number}", os.urandom(10 << 20))
-
-
-def _write_client(path: Path) -> None:
-    """A file system with docker's command line, the libraries that it needs, and busybox."""
-    docker = _program("docker")
-    told = subprocess.run(["ldd", docker], capture_output=True, text=True, check=False).stdout
-    libraries = [word for word in told.split() if word.startswith("/")]  # a static one has none
-    with tarfile.open(path, "w") as archive:
-        for source in (docker, _program("busybox")):
-            _add(archive, f"bin/{Path(source).name}", Path(source).read_bytes(), mode=0o755)
-        for source in libraries:
-            _add(archive, source.lstrip("/"), Path(source).read_bytes(), mode=0o755)
-
-
-def _add(archive: tarfile.TarFile, name: str, content: bytes, mode: int = 0o644) -> None:
-    member = tarfile.TarInfo(name)
-    member.size, member.mode = len(content), mode
-    archive.addfile(member, io.BytesIO(content))
-
-
-def _program(name: str) -> str:
-    if (found := shutil.which(name)) is None:
-        raise Failed(f"{name} is not installed: run `make setup`")
-    return found
+            add_file(archive, f"part-{number}", os.urandom(10 << 20))
 
 
 _RATIOS = {

@@ -3,7 +3,8 @@
 
 A bare QEMU restores a snapshot of warmboot's and the script waits until the guest says that Docker
 answers; nothing else: no manager, no database, no identity. Namespace and disk are made before the
-clock starts. Standard library only, so that there is nothing to hide behind.
+clock starts. Then it is paused, and goes on. It prints the seconds of both. Standard library only,
+so that there is nothing to hide behind.
 
     bench/floor.py SNAPSHOT_FOLDER KERNEL INITRD CMDLINE MEMORY_MIB VCPUS NAMESPACE DISK
 """
@@ -21,6 +22,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 GUEST = ("198.18.0.2", 1024)
 GUEST_MAC = "06:00:c6:12:00:02"
@@ -45,8 +47,8 @@ class Machine:
     disk: Path
 
 
-def restore(machine: Machine) -> float:
-    """Seconds from starting QEMU to Docker's answer."""
+def restore(machine: Machine) -> tuple[float, float]:
+    """Seconds from starting QEMU to Docker's answer, and of a pause."""
     with tempfile.TemporaryDirectory() as folder:
         qmp_path = Path(folder) / "qmp.sock"
         with socket.socket(socket.AF_UNIX) as listener:
@@ -61,9 +63,14 @@ def restore(machine: Machine) -> float:
                 stdout=subprocess.DEVNULL,
             )
         try:
-            _load(qmp_path, machine.snapshot / "snapshot.state")
-            _wait_for_docker(machine.namespace)
-            return time.perf_counter() - started
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(TIMEOUT_S)
+                connection.connect(str(qmp_path))
+                monitor = connection.makefile("rw")
+                _load(monitor, machine.snapshot / "snapshot.state")
+                _wait_for_docker(machine.namespace)
+                took = time.perf_counter() - started
+                return took, _pause(monitor)
         finally:
             vmm.kill()
             vmm.wait()
@@ -111,29 +118,35 @@ def _qemu(machine: Machine, qmp: int) -> list[str]:
     ]
 
 
-def _load(qmp_path: Path, state: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(TIMEOUT_S)
-        connection.connect(str(qmp_path))
-        lines = connection.makefile("rw")
-        lines.readline()
-        capabilities = [
-            {"capability": name, "state": True} for name in ("x-ignore-shared", "events")
-        ]
-        for command, arguments in (
-            ("qmp_capabilities", {}),
-            ("migrate-set-capabilities", {"capabilities": capabilities}),
-            ("migrate-incoming", {"uri": f"file:{state}"}),
-        ):
-            lines.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
-            lines.flush()
-        while '"completed"' not in (line := lines.readline()):
-            if not line or '"error"' in line:
-                raise SystemExit(f"QEMU could not load the state: {line}")
-        lines.write('{"execute": "cont"}\n')
-        lines.flush()
-        while '"return"' not in lines.readline():
-            pass  # hanging up at once would take the order back
+def _load(monitor: TextIO, state: Path) -> None:
+    monitor.readline()
+    capabilities = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
+    for command, arguments in (
+        ("qmp_capabilities", {}),
+        ("migrate-set-capabilities", {"capabilities": capabilities}),
+        ("migrate-incoming", {"uri": f"file:{state}"}),
+    ):
+        monitor.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+        monitor.flush()
+    while '"completed"' not in (line := monitor.readline()):
+        if not line or '"error"' in line:
+            raise SystemExit(f"QEMU could not load the state: {line}")
+    _order(monitor, "cont")
+
+
+def _pause(monitor: TextIO) -> float:
+    began = time.perf_counter()
+    _order(monitor, "stop")
+    _order(monitor, "cont")
+    return time.perf_counter() - began
+
+
+def _order(monitor: TextIO, command: str) -> None:
+    monitor.write(json.dumps({"execute": command}) + "\n")
+    monitor.flush()
+    while '"return"' not in (line := monitor.readline()):
+        if not line:
+            raise SystemExit(f"QEMU ended before it answered {command}")
 
 
 def _wait_for_docker(namespace: Path) -> None:
@@ -168,7 +181,7 @@ def main() -> None:
     machine = Machine(
         Path(folder), kernel, initrd, cmdline, int(memory), int(vcpus), Path(namespace), Path(disk)
     )
-    print(f"{restore(machine):.4f}")
+    print(" ".join(f"{seconds:.5f}" for seconds in restore(machine)))
 
 
 if __name__ == "__main__":

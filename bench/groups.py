@@ -70,6 +70,12 @@ GROUPS: Mapping[str, Group] = {
             ("engine",),
         ),
         Group(
+            "fork",
+            "forks: the source's standstill, until a database answers, memory of eight",
+            "bench.forks",
+            ("fork",),
+        ),
+        Group(
             "storage",
             "boots from compressed snapshots, against plain ones",
             "bench.storage",

@@ -103,6 +103,10 @@ class Place:
 
     async def floor(self) -> float:
         """The least that a warm boot can take here, in seconds (see ``bench.floor``)."""
+        return (await self.floor_and_pause())[0]
+
+    async def floor_and_pause(self) -> tuple[float, float]:
+        """And the seconds of a pause of the same VM."""
         await self.at_rest()
         slot = await self._network.acquire()
         disk = self.manager.storage / "floor.qcow2"
@@ -120,7 +124,8 @@ class Place:
                 *(manifest["shape"]["memory_mib"], manifest["shape"]["vcpus"]),
                 *(slot.namespace, disk),
             )
-            return float(output)
+            took, paused = map(float, output.split())
+            return took, paused
         finally:
             disk.unlink(missing_ok=True)
             await self._network.release(slot)
