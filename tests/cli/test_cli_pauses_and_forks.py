@@ -53,6 +53,11 @@ def test_what_has_the_name_is_forked(cli: Cli) -> None:
     assert cli("fork", "web", "--type", "engine").stdout == "web-1\n"
     assert cli("fork", "--type", "container", "web-1").stdout == "web-1-1\n"
     assert cli("fork", "web", "-n", "0").returncode == 2
+    many = cli("fork", "ci", "-n", "2000")
+    assert (many.stdout, many.returncode) == ("", 1)
+    assert "1024" in many.stderr
+    cli("engine", "pause", "ci")
+    assert "the engine ci is paused, unpause it first" in cli("fork", "ci").stderr
 
 
 def test_completion_offers_what_can_be_done_with(

@@ -14,6 +14,7 @@ from tests.support.ports import free_port
 from tests.support.prepared_labs import prepare
 
 from warmboot.host.agent import HostAgent
+from warmboot.host.vm import freeze_vm
 from warmboot.manager.protocols import Until
 from warmboot.manager.tenants.fork_tenant import ForkTenant
 from warmboot.model.container import Container, ContainerState, PortMapping
@@ -85,6 +86,11 @@ async def test_what_cannot_be_forked_is_refused(
             with pytest.raises(MemoryFull, match="no memory for 2 forks of web") as full:
                 await m.containers.fork("web", 2)
         assert f"{memory_mib - 1} MiB are free" in full.value.details
+        with monkeypatch.context() as patched:
+            patched.setattr(freeze_vm, "MOST_LAYERS", 0)
+            with pytest.raises(Conflict, match="web was frozen too often") as often:
+                await m.containers.fork("web", 1)
+        assert "`warmboot stop web`, then `warmboot start web`" in often.value.resolution
         await m.containers.pause("web")
         with pytest.raises(Conflict, match="web is paused, unpause it first"):
             await m.containers.fork("web", 1)

@@ -86,6 +86,8 @@ class FakeEngines:
 
     async def fork(self, ref: str, count: int) -> Sequence[Engine]:
         source = await self.get(ref)
+        if source.state is S.PAUSED:
+            raise Conflict(f"the engine {source.name} is paused, unpause it first")
         names = [f"{source.name}-{number}" for number in range(1, count + 1)]
         made = [await self.create(replace(source.spec, name=name)) for name in names]
         return [self.rows[engine_id] for engine_id in made]

@@ -19,6 +19,7 @@ from warmboot.system.hashing import copy_sparse
 from warmboot.system.programs import run_program
 
 _QEMU_IMG_TIMEOUT_S = 30.0
+_REBASE_TIMEOUT_S = 1800.0
 _MOST_EMPTY = 16
 """Of some 200 KB each."""
 
@@ -44,6 +45,20 @@ async def _make_overlay(base: Path, target: Path, *how: str | Path) -> Disk:
             raise disk_full(target)
         raise HostError(f"no overlay disk could be made at {target}", details=made.output.strip())
     return Disk(target, format=DiskFormat.QCOW2, base=base)
+
+
+async def rebase(overlay: Path, base: Path) -> None:
+    """Have an overlay that nobody has open lie on ``base``, a raw disk on which it lies through
+    others. What those have is copied first. ``DiskFull``."""
+    done = await run_program(
+        *("qemu-img", "rebase", "-q", "-f", "qcow2", "-F", "raw", "-b", base, overlay),
+        check=False,
+        timeout_s=_REBASE_TIMEOUT_S,
+    )
+    if not done.ok:
+        if "No space left" in done.output:
+            raise disk_full(overlay)
+        raise HostError(f"the layers of {overlay} cannot be merged", details=done.output.strip())
 
 
 class Overlays:

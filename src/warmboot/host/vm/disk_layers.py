@@ -6,6 +6,8 @@
 An overlay names the layer that it lies on without a folder: each folder has links to all that it
 needs, so that a VM and what was frozen of it do not need each other, and neither do its forks.
 
+Where a disk with many is booted once more, they are merged into what is written to (``merge``).
+
     disk.qcow2.new    an overlay that is about to become, or has just become, what is written to
 
 A manager that is killed meanwhile leaves that: it has all that ``disk.qcow2`` has, whether the VM
@@ -24,6 +26,8 @@ from warmboot.model.vm import Disk, DiskFormat
 from warmboot.system import disks
 from warmboot.system.file_stamps import UNFINISHED
 from warmboot.system.on_failure import on_failure
+
+MERGED_FROM = 16
 
 _QCOW2 = struct.Struct(">4s20xQ")
 _MAGIC = b"QFI\xfb"
@@ -85,6 +89,19 @@ async def fork_disk(frozen: Disk, folder: Path) -> Disk:
     path = folder / "disk.qcow2"
     await disks.overlay_on_overlay(Path(frozen.path.name), path, virtual_bytes(frozen.path))
     return replace(frozen, path=path)
+
+
+async def merge(disk: Disk) -> None:
+    """Have ``disk``, which no VM has open, lie on its base alone, if it lies on many layers.
+
+    Those who have links to them keep them. ``DiskFull``; may be cut off, and begun again.
+    """
+    found = layers(disk.path.parent)
+    if len(found) < MERGED_FROM or disk.base is None:
+        return
+    await disks.rebase(disk.path, disk.base)
+    for layer in found:
+        layer.unlink()
 
 
 def virtual_bytes(path: Path) -> int:

@@ -22,6 +22,10 @@ from warmboot.system import disks
 from warmboot.system.concurrency import finish
 from warmboot.system.on_failure import on_failure
 
+MOST_LAYERS = 100
+"""Each freeze adds one to the disk, and forks have those of their source: QEMU opens so many in
+some tenths of a second, 400 in ten seconds, and it dies of a thousand."""
+
 _PARTS = (DIFFERENCE_FILE, STATE_FILE, DISK_FILE)
 
 
@@ -52,6 +56,11 @@ async def freeze_vm(vm: Vm, spec: VmSpec, folder: Path, gid: int) -> FrozenVm:
 def _clear(folder: Path) -> None:
     for name in (*_PARTS, *(layer.name for layer in disk_layers.layers(folder))):
         (folder / name).unlink(missing_ok=True)
+
+
+def has_most_layers(spec: VmSpec) -> bool:
+    """Whether it has been frozen as often as it may be; a start on its disk has them merged."""
+    return len(disk_layers.layers(spec.run_dir)) >= MOST_LAYERS
 
 
 async def go_on(vm: Vm, spec: VmSpec) -> None:

@@ -112,6 +112,7 @@ class VmFiles:
         target = folder / f"disk.{suffix}"
         if source.keep is not None:
             disk = source.keep
+            await disk_layers.merge(disk)
         elif source.frozen is not None:
             disk = await disk_layers.fork_disk(source.frozen, folder)
         elif capabilities.qcow2_overlays:

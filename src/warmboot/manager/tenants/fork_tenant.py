@@ -187,7 +187,7 @@ class ForkTenant(Generic[T]):
         resolution = str(error.get("resolution") or "try again")
         if error.get("code") == GuestUnreachable.code:  # what its console has goes with it
             resolution = (
-                "is this machine very busy? Ask for fewer, or raise MANAGER_WARM_BOOT_TIMEOUT_S"
+                "is this machine very busy? Ask for fewer, or raise MANAGER_COLD_BOOT_TIMEOUT_S"
             )
         why = ": ".join(str(error[key]) for key in ("brief", "details") if error.get(key))
         raise HostError(

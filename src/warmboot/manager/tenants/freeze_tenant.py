@@ -21,12 +21,12 @@ from uuid import UUID
 import structlog
 
 from warmboot.host.agent import HostAgent
-from warmboot.host.vm.freeze_vm import FrozenVm
+from warmboot.host.vm.freeze_vm import MOST_LAYERS, FrozenVm, has_most_layers
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.core.saga import Saga, SagaRunner, Step
 from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.tenants.pause_tenant import PauseTenant, called, command_of, to_be_frozen
-from warmboot.model.errors import IllegalTransition, NotFound, NotSupported, VmGone
+from warmboot.model.errors import Conflict, IllegalTransition, NotFound, NotSupported, VmGone
 from warmboot.model.runtime_image import RuntimeImage, speaks_with
 from warmboot.model.runtime_snapshot import (
     DISK_BASE,
@@ -147,6 +147,14 @@ class FreezeTenant:
                 f"{tenant.name}`",
             )
         record = await self._store.vms.get(vm_id)
+        if has_most_layers(record.spec):
+            command = command_of(tenant)
+            raise Conflict(
+                f"{called(tenant)} was frozen too often: its disk has {MOST_LAYERS} layers",
+                details="a freeze, of a fork too, adds one, and each makes the disk slower",
+                resolution="start it again, which merges them: "
+                f"`{command} stop {tenant.name}`, then `{command} start {tenant.name}`",
+            )
         source = None
         if record.snapshot_id is not None:
             source = await self._store.snapshots.get(record.snapshot_id)

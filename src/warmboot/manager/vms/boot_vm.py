@@ -323,7 +323,10 @@ class BootVm:
         await self._store.vms.update(boot.record.id, handle=boot.record.handle)
 
     def _timeout_s(self, boot: _Boot) -> float:
-        return self._timeouts.warm_s if boot.restores else self._timeouts.cold_s
+        """Of a VM in use there is no other snapshot, and no cold boot in its place: it may take as
+        long as that."""
+        restores_version = boot.restores and boot.snapshot is not None and boot.snapshot.is_version
+        return self._timeouts.warm_s if restores_version else self._timeouts.cold_s
 
     def _waited_s(self, boot: _Boot) -> float:
         """How much of the time for Docker is over."""
