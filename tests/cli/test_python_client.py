@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
 import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -30,6 +31,7 @@ from warmboot.client.workers import Workers
 from warmboot.model.errors import CommandNotFound, Conflict, Unavailable
 
 PAGE = ROOT / "docs" / "how-to" / "python-client.md"
+Described = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
 
 
@@ -54,6 +56,22 @@ def test_what_is_passed_on_has_what_it_is_passed_on_to_has() -> None:
         *("ref", "command", "stdin")
     }
     assert {*EngineFields.__annotations__} == _parameters(Engines.create)
+
+
+def test_everything_public_is_described() -> None:
+    def public(node: ast.AST) -> Iterator[Described]:
+        for one in ast.iter_child_nodes(node):
+            if isinstance(one, Described) and not one.name.startswith("_"):
+                yield one
+                yield from public(one) if isinstance(one, ast.ClassDef) else ()
+
+    undescribed = [
+        f"{path.name}: {one.name}"
+        for path in (ROOT / "src" / "warmboot" / "client").rglob("*.py")
+        for one in public(ast.parse(path.read_text()))
+        if ast.get_docstring(one) is None
+    ]
+    assert undescribed == []
 
 
 def _parameters(method: Callable[..., Any]) -> set[str]:
@@ -169,6 +187,15 @@ def test_a_snapshot_is_there_for_as_long_as_its_context(
             assert client.snapshots.get(snapshot_id).state != "deleted"
         assert client.snapshots.get(snapshot_id).state == "deleted"
     assert not served.fakes.engines.rows
+
+
+def test_a_containers_fork_is_there_for_as_long_as_its_context(served: Served) -> None:
+    with SyncClient(served.url) as client:
+        client.containers.create("busybox", name="c")
+        client.containers.wait("c", "running")
+        with client.containers.forked("c") as fork:
+            assert client.containers.get(fork.id).state == "running"
+        assert [one.name for one in client.containers.list(all_states=True)] == ["c"]
 
 
 TESTS = """

@@ -43,6 +43,7 @@ class Endpoint:
 
     @classmethod
     def of(cls, url: str) -> Endpoint:
+        """The endpoint that this URL means."""
         if url.startswith(_SCHEME):
             return cls("http://localhost", Path(unquote(url.removeprefix(_SCHEME))))
         return cls(url.rstrip("/"))

@@ -35,6 +35,8 @@ class Collection:
 
 
 class GarbageCollector:
+    """What is not needed any more, and its removal."""
+
     def __init__(self, link: Transport) -> None:
         self._link = link
 

@@ -30,6 +30,8 @@ UPLOAD_CHUNK_BYTES = 1024 * 1024
 
 
 class RuntimeImages:
+    """Runtime images: kernel and root file system of VMs."""
+
     def __init__(self, link: Transport) -> None:
         self._link = link
 
@@ -64,14 +66,18 @@ class RuntimeImages:
         return all_items(RuntimeImage, self._link.get, "/v1/runtime-images", params)
 
     async def get(self, image_id: str) -> RuntimeImage:
+        """The image with this id. ``NotFound``."""
         path = f"/v1/runtime-images/{segment(image_id, 'runtime image')}"
         return item(RuntimeImage, await self._link.get(path))
 
     async def delete(self, image_id: str) -> None:
+        """Remove it. ``InUse`` while a snapshot or container needs it."""
         await self._link.delete(f"/v1/runtime-images/{segment(image_id, 'runtime image')}")
 
 
 class RuntimeSnapshots:
+    """Snapshots that VMs are restored from."""
+
     def __init__(self, link: Transport) -> None:
         self._link = link
 
@@ -85,6 +91,7 @@ class RuntimeSnapshots:
         return str((await self._link.post("/v1/runtime-snapshots", body))["id"])
 
     async def list(self, *, include_deleted: bool = False) -> builtins.list[RuntimeSnapshot]:
+        """The snapshots, newest first."""
         return [snapshot async for snapshot in self.iterate(include_deleted=include_deleted)]
 
     def iterate(self, *, include_deleted: bool = False) -> AsyncIterator[RuntimeSnapshot]:
@@ -93,6 +100,7 @@ class RuntimeSnapshots:
         return all_items(RuntimeSnapshot, self._link.get, "/v1/runtime-snapshots", params)
 
     async def get(self, snapshot_id: str) -> RuntimeSnapshot:
+        """The snapshot with this id. ``NotFound``."""
         path = f"/v1/runtime-snapshots/{segment(snapshot_id, 'runtime snapshot')}"
         return item(RuntimeSnapshot, await self._link.get(path))
 
@@ -105,6 +113,7 @@ class RuntimeSnapshots:
         return item(RuntimeSnapshot, await self._link.patch(path, body))
 
     async def delete(self, snapshot_id: str) -> None:
+        """Mark it as deleted; its files go when no VM needs them."""
         await self._link.delete(f"/v1/runtime-snapshots/{segment(snapshot_id, 'runtime snapshot')}")
 
     async def compress(self, snapshot_id: str) -> None:
@@ -126,6 +135,8 @@ class RuntimeSnapshots:
 
 
 class Archives:
+    """Archives of container images, as ``docker save`` writes them."""
+
     def __init__(self, link: Transport) -> None:
         self._link = link
 
@@ -157,6 +168,8 @@ async def file_chunks(path: Path, progress: Any) -> AsyncIterator[bytes]:
 
 
 class Events:
+    """What has happened, and what happens."""
+
     def __init__(self, link: Transport) -> None:
         self._link = link
 
@@ -192,10 +205,13 @@ async def _only_events(received: AsyncIterator[Event | None]) -> AsyncIterator[E
 
 
 class System:
+    """The manager and its machine."""
+
     def __init__(self, link: Transport) -> None:
         self._link = link
 
     async def info(self) -> Mapping[str, Any]:
+        """The manager's version, hypervisor, default shape and limits, as in GET /v1/info."""
         item: Mapping[str, Any] = (await self._link.get("/v1/info"))["item"]
         return item
 
@@ -204,4 +220,5 @@ class System:
         return item(Usage, await self._link.get("/v1/system/usage", {"window_s": window_s}))
 
     async def doctor(self) -> builtins.list[Check]:
+        """What works on the manager's machine, what does not, and what to do."""
         return items(Check, await self._link.get("/v1/doctor"))

@@ -45,6 +45,7 @@ def check_address(endpoint: Endpoint) -> None:
 
 
 def no_address(endpoint: Endpoint, why: str) -> ManagerUnreachable:
+    """The error for an address at which no manager can be."""
     return ManagerUnreachable(
         f"{endpoint.url!r} is not the address of a manager",
         details=why,

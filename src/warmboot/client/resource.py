@@ -18,6 +18,7 @@ def given(**values: Any) -> dict[str, Any]:
 
 
 def flags(**values: bool) -> dict[str, str]:
+    """Parameters for those that are set."""
     return {name: "true" for name, value in values.items() if value}
 
 
@@ -50,6 +51,7 @@ class Resource(Generic[T]):
         return all_items(self.TYPE, self._link.get, f"/v1/{self.WHAT}s", params)
 
     async def get(self, ref: str) -> T:
+        """The one that is called so. ``NotFound``."""
         found: T = item(self.TYPE, await self._link.get(self._path(ref)))
         return found
 
@@ -65,4 +67,5 @@ class Resource(Generic[T]):
         return await wait_for(ask, holds, timeout_s)
 
     async def delete(self, ref: str, *, force: bool = False) -> None:
+        """Remove it, with ``force`` also while it runs. ``NotFound``, ``InUse``."""
         await self._link.delete(self._path(ref), {"force": "true"} if force else {})

@@ -10,6 +10,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Shape:
+    """Processors and memory of a VM."""
+
     vcpus: int
     memory_mib: int
 
@@ -19,6 +21,8 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeImage:
+    """A runtime image; ``damage`` says what is wrong with its files."""
+
     id: str
     name: str
     digest: str
@@ -47,6 +51,8 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class BootSeconds:
+    """Seconds of good warm boots."""
+
     median: float | None
     mean: float | None
 
@@ -62,15 +68,19 @@ class SnapshotStats:
 
     @property
     def median_s(self) -> float | None:
+        """The median of its last boots, in seconds."""
         return self.boot_s.median
 
     @property
     def mean_s(self) -> float | None:
+        """The mean of all its boots, in seconds."""
         return self.boot_s.mean
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeSnapshot:
+    """A snapshot; ``unusable_because`` says why it does not fit this host."""
+
     id: str
     runtime_image_id: str
     state: str
@@ -106,6 +116,8 @@ class RuntimeSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Port:
+    """A published port of a container."""
+
     container_port: int
     host_port: int
     host_ip: str
@@ -117,6 +129,8 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class StageStep:
+    """A part of a stage."""
+
     name: str
     duration_s: float
 
@@ -133,6 +147,8 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Container:
+    """A container; ``boot_method`` is ``warm`` or ``cold``, and a cold one has its reason."""
+
     id: str
     name: str
     image: str
@@ -165,6 +181,8 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Event:
+    """Something that has happened to the thing with the id ``subject_id``."""
+
     id: int
     at: datetime
     kind: str
@@ -175,6 +193,8 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Check:
+    """A check of ``doctor``: what was found, why it matters, and what to do."""
+
     name: str
     ok: bool
     summary: str

@@ -57,12 +57,15 @@ class Session:
         raise _lost()
 
     async def write(self, data: bytes) -> None:
+        """Give the process input. ``Unavailable`` when the connection is lost."""
         await self._send(_STDIN + data)
 
     async def write_eof(self) -> None:
+        """End its input."""
         await self._send(json.dumps({"type": "eof"}))
 
     async def resize(self, rows: int, columns: int) -> None:
+        """Tell it the size of its terminal."""
         await self._send(json.dumps({"type": "resize", "rows": rows, "columns": columns}))
 
     async def _send(self, frame: str | bytes) -> None:

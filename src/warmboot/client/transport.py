@@ -44,18 +44,22 @@ class Transport:
         self.endpoint = endpoint
 
     async def get(self, path: str, params: Mapping[str, Any] | None = None, **more: Any) -> Any:
+        """The answer to a GET. All methods raise what the manager tells."""
         return said_by(await self._send("GET", path, params=params, **more))
 
     async def post(self, path: str, body: Any = None, **more: Any) -> Any:
+        """The answer to a POST."""
         headers = {"Idempotency-Key": str(uuid4())}
         if body is not None:
             more["json"] = body
         return said_by(await self._send("POST", path, headers=headers, **more))
 
     async def put(self, path: str, body: Any) -> Any:
+        """The answer to a PUT."""
         return said_by(await self._send("PUT", path, json=body))
 
     async def patch(self, path: str, body: Any) -> Any:
+        """The answer to a PATCH."""
         return said_by(await self._send("PATCH", path, json=body))
 
     async def post_slow(self, path: str, params: Mapping[str, Any], body: Any = None) -> Any:
@@ -85,6 +89,7 @@ class Transport:
         return said_by(_checked(answer))
 
     async def delete(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
+        """Send a DELETE."""
         async with self._unreachable():
             return said_by(_checked(await self.http.delete(path, params=params)))
 

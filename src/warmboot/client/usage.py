@@ -59,6 +59,8 @@ class HealthReport:
 
 @dataclass(frozen=True, slots=True)
 class BootSummary:
+    """Boots of one method: how many, how long, and why they were cold."""
+
     count: int
     median_s: float | None
     max_s: float | None
@@ -67,6 +69,8 @@ class BootSummary:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
+    """The file system of the manager's storage root; it keeps ``floor_bytes`` free."""
+
     total_bytes: int
     free_bytes: int
     floor_bytes: int

@@ -10,6 +10,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Worker:
+    """A worker: a container of the host's own Docker that can be paused into a checkpoint."""
+
     id: str
     name: str
     image: str
@@ -49,6 +51,8 @@ class Resumed(Worker):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
+    """A worker's memory and files at a moment."""
+
     id: str
     name: str
     state: str

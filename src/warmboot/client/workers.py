@@ -29,6 +29,8 @@ Progress = Callable[[int], None]
 
 
 class Workers(Resource[Worker]):
+    """Workers and their checkpoints; ``ref`` is a name, an id, or the beginning of an id."""
+
     TYPE, WHAT = Worker, "worker"
 
     def _checkpoint(self, ref: str, name: str, *what: str) -> str:
@@ -80,6 +82,7 @@ class Workers(Resource[Worker]):
     async def logs(
         self, ref: str, *, follow: bool = False, tail: int | None = None
     ) -> AsyncGenerator[bytes, None]:
+        """The worker's output, piece by piece."""
         params: dict[str, Any] = {"follow": "true"} if follow else {}
         if tail is not None:
             params["tail"] = tail
@@ -130,6 +133,7 @@ class Workers(Resource[Worker]):
         return item(Worker, await self._begin(self._path(ref, "wake"), None))
 
     async def report(self, ref: str, kind: str, data: Mapping[str, Any]) -> None:
+        """Report something as the worker itself: it becomes an event."""
         await self._link.post(self._path(ref, "events"), {"kind": kind, "data": dict(data)})
 
     async def _begin(
@@ -141,6 +145,7 @@ class Workers(Resource[Worker]):
     # -- checkpoints ---------------------------------------------------------------------------
 
     async def checkpoints(self, ref: str) -> builtins.list[Checkpoint]:
+        """Its checkpoints, newest first."""
         return [checkpoint async for checkpoint in self.iterate_checkpoints(ref)]
 
     def iterate_checkpoints(self, ref: str) -> AsyncIterator[Checkpoint]:
@@ -148,6 +153,7 @@ class Workers(Resource[Worker]):
         return all_items(Checkpoint, self._link.get, self._path(ref, "checkpoints"))
 
     async def checkpoint(self, ref: str, name: str) -> Checkpoint:
+        """The checkpoint of this name. ``NotFound``."""
         return item(Checkpoint, await self._link.get(self._checkpoint(ref, name)))
 
     async def create_checkpoint(
@@ -165,6 +171,7 @@ class Workers(Resource[Worker]):
         return item(Checkpoint, await self._begin(self._path(ref, "checkpoints"), body, timeout_s))
 
     async def delete_checkpoint(self, ref: str, name: str) -> None:
+        """Delete it. ``InUse`` if the worker is paused into it."""
         await self._link.delete(self._checkpoint(ref, name))
 
     async def export_checkpoint(

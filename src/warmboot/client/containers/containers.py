@@ -6,7 +6,7 @@ import asyncio
 import builtins
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 
 class Containers(Resource[Container]):
+    """Containers, each in a VM of its own; ``ref`` is a name, an id, or the beginning of an id."""
+
     TYPE, WHAT = Container, "container"
 
     def __init__(self, link: Transport, token: str | None) -> None:
@@ -204,6 +206,7 @@ class Containers(Resource[Container]):
         return item(HealthReport, await self._link.get(self._path(ref, "health")))
 
     async def start(self, ref: str) -> None:
+        """Start one that was only created, has exited or failed; returns when that has begun."""
         await self._link.post(self._path(ref, "start"))
 
     async def stop(
@@ -214,6 +217,7 @@ class Containers(Resource[Container]):
         await self._link.post_slow(self._path(ref, "stop"), params)
 
     async def kill(self, ref: str, signal: str = "SIGKILL") -> None:
+        """Send its process a signal, by name."""
         await self._link.post(self._path(ref, "kill"), params={"signal": signal})
 
     async def pause(self, ref: str) -> None:
@@ -229,7 +233,18 @@ class Containers(Resource[Container]):
         made = await self._link.post_slow(self._path(ref, "fork"), {}, {"count": count})
         return items(Container, made)
 
+    @asynccontextmanager
+    async def forked(self, ref: str) -> AsyncIterator[Container]:
+        """One that goes on from it as it is now, and is removed at the end."""
+        (fork,) = await self.fork(ref)
+        try:
+            yield fork
+        finally:
+            with contextlib.suppress(NotFound):
+                await self.delete(fork.id, force=True)
+
     async def restart(self, ref: str, timeout_s: float | None = None) -> None:
+        """Stop it as ``stop`` does, and start it; returns when it runs or is being booted."""
         await self._link.post_slow(self._path(ref, "restart"), given(timeout_s=timeout_s))
 
     async def logs(

@@ -20,6 +20,8 @@ from warmboot.model.errors import NotFound
 
 @dataclass(frozen=True, slots=True)
 class Engine:
+    """An engine: ``docker_host`` is what clients of Docker take as ``DOCKER_HOST``."""
+
     id: str
     name: str
     state: str
@@ -45,6 +47,8 @@ class Engine:
 
 
 class Engines(Resource[Engine]):
+    """Engines, each a Docker in a VM of its own; ``ref`` is a name, an id, or its beginning."""
+
     TYPE, WHAT = Engine, "engine"
 
     async def create(
@@ -101,9 +105,11 @@ class Engines(Resource[Engine]):
         return await self._until(ref, until, lambda one: one.state in over, timeout_s)
 
     async def start(self, ref: str) -> None:
+        """Start one that is stopped or has failed, on its disk; returns when that has begun."""
         await self._link.post(self._path(ref, "start"))
 
     async def stop(self, ref: str, timeout_s: float | None = None) -> None:
+        """Stop its containers, each within ``timeout_s``, then its VM; its disk is kept."""
         params = {} if timeout_s is None else {"timeout_s": timeout_s}
         await self._link.post_slow(self._path(ref, "stop"), params)
 

@@ -52,6 +52,7 @@ class ContainerFiles:
         self._link = link
 
     async def processes(self, ref: str, ps_args: str = "-ef") -> ProcessTable:
+        """Its processes, as ``ps`` in its VM shows them with these arguments."""
         return item(ProcessTable, await self._link.get(_of(ref, "processes"), {"ps_args": ps_args}))
 
     async def changes(self, ref: str) -> list[Change]:

@@ -29,6 +29,7 @@ def source(text: str) -> tuple[str, bool]:
 
 
 def here(target: Path | str) -> Path:
+    """The absolute path of this machine that is meant."""
     return Path(str(target).rstrip("/") or "/").absolute()
 
 
@@ -57,11 +58,13 @@ def place(
 
 
 def pack(file: IO[bytes], path: Path, name: str) -> None:
+    """Write ``path`` as a tar, in which it is called ``name``."""
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         tar.add(path, arcname=name)
 
 
 async def chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
+    """The rest of a file, piece by piece."""
     while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
         yield chunk
 

@@ -17,6 +17,8 @@ from warmboot.client.usage import ContainerStats, HealthReport
 
 
 class Containers:
+    """Containers, each in a VM of its own; ``ref`` is a name, an id, or the beginning of an id."""
+
     def __init__(self, portal: Portal, of: _Containers) -> None:
         self._portal, self._of = portal, of
 
@@ -168,6 +170,7 @@ class Containers:
         return self._portal.run(lambda: self._of.health(ref))
 
     def start(self, ref: str) -> None:
+        """Start one that was only created, has exited or failed; returns when that has begun."""
         self._portal.run(lambda: self._of.start(ref))
 
     def stop(self, ref: str, timeout_s: float | None = None, signal: str | None = None) -> None:
@@ -175,6 +178,7 @@ class Containers:
         self._portal.run(lambda: self._of.stop(ref, timeout_s, signal))
 
     def kill(self, ref: str, signal: str = "SIGKILL") -> None:
+        """Send its process a signal, by name."""
         self._portal.run(lambda: self._of.kill(ref, signal))
 
     def pause(self, ref: str) -> None:
@@ -189,7 +193,12 @@ class Containers:
         """So many that go on from it as it is now: all of them run, or none is left."""
         return self._portal.run(lambda: self._of.fork(ref, count))
 
+    def forked(self, ref: str) -> AbstractContextManager[Container]:
+        """One that goes on from it as it is now, and is removed at the end."""
+        return self._portal.entered(self._of.forked(ref), self._portal.value)
+
     def restart(self, ref: str, timeout_s: float | None = None) -> None:
+        """Stop it as ``stop`` does, and start it; returns when it runs or is being booted."""
         self._portal.run(lambda: self._of.restart(ref, timeout_s))
 
     def logs(
@@ -261,7 +270,9 @@ class Containers:
         )
 
     def get(self, ref: str) -> Container:
+        """The one that is called so. ``NotFound``."""
         return self._portal.run(lambda: self._of.get(ref))
 
     def delete(self, ref: str, *, force: bool = False) -> None:
+        """Remove it, with ``force`` also while it runs. ``NotFound``, ``InUse``."""
         self._portal.run(lambda: self._of.delete(ref, force=force))

@@ -14,6 +14,8 @@ from warmboot.client.sync.portal import Portal
 
 
 class Engines:
+    """Engines, each a Docker in a VM of its own; ``ref`` is a name, an id, or its beginning."""
+
     def __init__(self, portal: Portal, of: _Engines) -> None:
         self._portal, self._of = portal, of
 
@@ -67,9 +69,11 @@ class Engines:
         return self._portal.run(lambda: self._of.wait(ref, until, timeout_s))
 
     def start(self, ref: str) -> None:
+        """Start one that is stopped or has failed, on its disk; returns when that has begun."""
         self._portal.run(lambda: self._of.start(ref))
 
     def stop(self, ref: str, timeout_s: float | None = None) -> None:
+        """Stop its containers, each within ``timeout_s``, then its VM; its disk is kept."""
         self._portal.run(lambda: self._of.stop(ref, timeout_s))
 
     def pause(self, ref: str) -> None:
@@ -135,7 +139,9 @@ class Engines:
         return self._portal.iterate(self._of.iterate(states=states, labels=labels, name=name))
 
     def get(self, ref: str) -> Engine:
+        """The one that is called so. ``NotFound``."""
         return self._portal.run(lambda: self._of.get(ref))
 
     def delete(self, ref: str, *, force: bool = False) -> None:
+        """Remove it, with ``force`` also while it runs. ``NotFound``, ``InUse``."""
         self._portal.run(lambda: self._of.delete(ref, force=force))

@@ -17,6 +17,7 @@ class ContainerFiles:
         self._portal, self._of = portal, of
 
     def processes(self, ref: str, ps_args: str = "-ef") -> ProcessTable:
+        """Its processes, as ``ps`` in its VM shows them with these arguments."""
         return self._portal.run(lambda: self._of.processes(ref, ps_args))
 
     def changes(self, ref: str) -> list[Change]:

@@ -8,6 +8,8 @@ from warmboot.client.sync.portal import Portal
 
 
 class GarbageCollector:
+    """What is not needed any more, and its removal."""
+
     def __init__(self, portal: Portal, of: _GarbageCollector) -> None:
         self._portal, self._of = portal, of
 

@@ -19,6 +19,8 @@ from warmboot.client.usage import Usage
 
 
 class RuntimeImages:
+    """Runtime images: kernel and root file system of VMs."""
+
     def __init__(self, portal: Portal, of: _RuntimeImages) -> None:
         self._portal, self._of = portal, of
 
@@ -53,13 +55,17 @@ class RuntimeImages:
         return self._portal.iterate(self._of.iterate(name=name))
 
     def get(self, image_id: str) -> RuntimeImage:
+        """The image with this id. ``NotFound``."""
         return self._portal.run(lambda: self._of.get(image_id))
 
     def delete(self, image_id: str) -> None:
+        """Remove it. ``InUse`` while a snapshot or container needs it."""
         self._portal.run(lambda: self._of.delete(image_id))
 
 
 class RuntimeSnapshots:
+    """Snapshots that VMs are restored from."""
+
     def __init__(self, portal: Portal, of: _RuntimeSnapshots) -> None:
         self._portal, self._of = portal, of
 
@@ -72,6 +78,7 @@ class RuntimeSnapshots:
         )
 
     def list(self, *, include_deleted: bool = False) -> builtins.list[RuntimeSnapshot]:
+        """The snapshots, newest first."""
         return self._portal.run(lambda: self._of.list(include_deleted=include_deleted))
 
     def iterate(self, *, include_deleted: bool = False) -> Iterator[RuntimeSnapshot]:
@@ -79,6 +86,7 @@ class RuntimeSnapshots:
         return self._portal.iterate(self._of.iterate(include_deleted=include_deleted))
 
     def get(self, snapshot_id: str) -> RuntimeSnapshot:
+        """The snapshot with this id. ``NotFound``."""
         return self._portal.run(lambda: self._of.get(snapshot_id))
 
     def change(
@@ -88,6 +96,7 @@ class RuntimeSnapshots:
         return self._portal.run(lambda: self._of.change(snapshot_id, weight=weight, pinned=pinned))
 
     def delete(self, snapshot_id: str) -> None:
+        """Mark it as deleted; its files go when no VM needs them."""
         self._portal.run(lambda: self._of.delete(snapshot_id))
 
     def compress(self, snapshot_id: str) -> None:
@@ -104,6 +113,8 @@ class RuntimeSnapshots:
 
 
 class Archives:
+    """Archives of container images, as ``docker save`` writes them."""
+
     def __init__(self, portal: Portal, of: _Archives) -> None:
         self._portal, self._of = portal, of
 
@@ -116,6 +127,8 @@ class Archives:
 
 
 class Events:
+    """What has happened, and what happens."""
+
     def __init__(self, portal: Portal, of: _Events) -> None:
         self._portal, self._of = portal, of
 
@@ -137,10 +150,13 @@ class Events:
 
 
 class System:
+    """The manager and its machine."""
+
     def __init__(self, portal: Portal, of: _System) -> None:
         self._portal, self._of = portal, of
 
     def info(self) -> Mapping[str, Any]:
+        """The manager's version, hypervisor, default shape and limits, as in GET /v1/info."""
         return self._portal.run(lambda: self._of.info())
 
     def usage(self, window_s: float = 300.0) -> Usage:
@@ -148,4 +164,5 @@ class System:
         return self._portal.run(lambda: self._of.usage(window_s))
 
     def doctor(self) -> builtins.list[Check]:
+        """What works on the manager's machine, what does not, and what to do."""
         return self._portal.run(lambda: self._of.doctor())

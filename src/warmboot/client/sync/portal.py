@@ -29,6 +29,7 @@ class Portal:
         self._held = contextlib.ExitStack()
 
     def open(self) -> None:
+        """Start the thread with its loop."""
         self._portal = self._held.enter_context(start_blocking_portal())
 
     def close(self, *why: object) -> None:
@@ -71,9 +72,11 @@ class Portal:
 
     @staticmethod
     def value(one: T) -> T:
+        """As it is."""
         return one
 
     def session(self, session: AsyncSession) -> Session:
+        """The sync one of a session."""
         return Session(self, session)
 
     async def fed(self, chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
@@ -103,17 +106,22 @@ class Session:
 
     @property
     def exit_code(self) -> int | None:
+        """That of its process; ``None`` until it has ended."""
         return self._session.exit_code
 
     @property
     def ended(self) -> bool:
+        """Whether its process has ended."""
         return self._session.ended
 
     def write(self, data: bytes) -> None:
+        """Give the process input. ``Unavailable`` when the connection is lost."""
         self._portal.run(lambda: self._session.write(data))
 
     def write_eof(self) -> None:
+        """End its input."""
         self._portal.run(self._session.write_eof)
 
     def resize(self, rows: int, columns: int) -> None:
+        """Tell it the size of its terminal."""
         self._portal.run(lambda: self._session.resize(rows, columns))

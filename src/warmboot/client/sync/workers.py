@@ -20,6 +20,8 @@ Progress = Callable[[int], None]
 
 
 class Workers:
+    """Workers and their checkpoints; ``ref`` is a name, an id, or the beginning of an id."""
+
     def __init__(self, portal: Portal, of: _Workers) -> None:
         self._portal, self._of = portal, of
 
@@ -66,6 +68,7 @@ class Workers:
         return self._portal.run(lambda: self._of.wait(ref, until, timeout_s))
 
     def logs(self, ref: str, *, follow: bool = False, tail: int | None = None) -> Iterator[bytes]:
+        """The worker's output, piece by piece."""
         return self._portal.iterate(self._of.logs(ref, follow=follow, tail=tail))
 
     def pause(
@@ -112,9 +115,11 @@ class Workers:
         return self._portal.run(lambda: self._of.wake(ref))
 
     def report(self, ref: str, kind: str, data: Mapping[str, Any]) -> None:
+        """Report something as the worker itself: it becomes an event."""
         self._portal.run(lambda: self._of.report(ref, kind, data))
 
     def checkpoints(self, ref: str) -> builtins.list[Checkpoint]:
+        """Its checkpoints, newest first."""
         return self._portal.run(lambda: self._of.checkpoints(ref))
 
     def iterate_checkpoints(self, ref: str) -> Iterator[Checkpoint]:
@@ -122,6 +127,7 @@ class Workers:
         return self._portal.iterate(self._of.iterate_checkpoints(ref))
 
     def checkpoint(self, ref: str, name: str) -> Checkpoint:
+        """The checkpoint of this name. ``NotFound``."""
         return self._portal.run(lambda: self._of.checkpoint(ref, name))
 
     def create_checkpoint(
@@ -140,6 +146,7 @@ class Workers:
         )
 
     def delete_checkpoint(self, ref: str, name: str) -> None:
+        """Delete it. ``InUse`` if the worker is paused into it."""
         self._portal.run(lambda: self._of.delete_checkpoint(ref, name))
 
     def export_checkpoint(
@@ -170,7 +177,9 @@ class Workers:
         return self._portal.iterate(self._of.iterate(states=states, labels=labels, name=name))
 
     def get(self, ref: str) -> Worker:
+        """The one that is called so. ``NotFound``."""
         return self._portal.run(lambda: self._of.get(ref))
 
     def delete(self, ref: str, *, force: bool = False) -> None:
+        """Remove it, with ``force`` also while it runs. ``NotFound``, ``InUse``."""
         self._portal.run(lambda: self._of.delete(ref, force=force))
