@@ -12,9 +12,16 @@ from tests.support.prepared_labs import prepare
 
 from warmboot.bootstrap import host as wiring
 from warmboot.host.network import Network
+from warmboot.hypervisors import process
 from warmboot.hypervisors.base import Hypervisor
 from warmboot.model.runtime_snapshot import RuntimeSnapshot
 from warmboot.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def builds_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not here: beside real VMs, a rebuild of the idle class would get nothing for minutes."""
+    monkeypatch.setattr(process, "_give_way", lambda _: None)
 
 
 @pytest.fixture

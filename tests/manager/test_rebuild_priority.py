@@ -5,9 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 
+import pytest
 from tests.support.managers import Manager, vmm_pids
 
 from warmboot.model.runtime_snapshot import SnapshotState
+
+
+@pytest.fixture(autouse=True)
+def builds_give_way() -> None:
+    """Here they do."""
 
 
 async def test_a_rebuild_gives_way_and_what_somebody_waits_for_does_not(manager: Manager) -> None:
