@@ -21,6 +21,11 @@ from warmboot.cli.commands.engine.run import _run
 sys.exit(asyncio.run(_run(sys.argv[1:], dict(os.environ))))
 """
 
+OF_A_TERMINAL = """
+import os
+os.close(os.open(os.ttyname(0), os.O_RDWR))  # the first one of a session's leader controls it
+"""
+
 SHORT_GRACE = """
 import socket, sys
 from warmboot.cli.commands.engine import supervise
@@ -100,18 +105,21 @@ def test_what_a_command_leaves_behind_when_it_ends_by_itself_is_left_alone() -> 
 
 def test_a_key_of_the_terminal_reaches_the_command_once() -> None:
     """It is sent to the whole job of the shell: to warmboot as well."""
-    pid, master = pty.fork()
-    if not pid:
-        os.execv(sys.executable, [sys.executable, "-c", RUN, sys.executable, "-c", COUNTS])
-    try:
-        until_shown(master, "ready")
-        os.write(master, b"\x03")
-        until_shown(master, f"got {signal.SIGINT:d}")
-        os.kill(pid, signal.SIGTERM)  # passed on after what was passed on before
-        until_shown(master, "INT: 1")
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
-    finally:
-        os.close(master)  # its session is hung up
+    master, slave = pty.openpty()
+    words = [sys.executable, "-c", OF_A_TERMINAL + RUN, sys.executable, "-c", COUNTS]
+    with subprocess.Popen(
+        words, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+    ) as process:
+        os.close(slave)
+        try:
+            until_shown(master, "ready")
+            os.write(master, b"\x03")
+            until_shown(master, f"got {signal.SIGINT:d}")
+            process.send_signal(signal.SIGTERM)  # passed on after what was passed on before
+            until_shown(master, "INT: 1")
+            assert process.wait(LIMIT_S) == 5
+        finally:
+            os.close(master)  # its session is hung up
 
 
 def until_shown(master: int, text: str) -> None:
