@@ -26,10 +26,11 @@ from schemathesis.generation.hypothesis.builder import (
     create_test,
 )
 from tests.api.test_api_schema import CHECKS, HEADERS, OPERATIONS, TOKEN, Case, document
-from tests.support.managers import FOREVER, IMAGE_NAME, eventually, image_folder, lab
+from tests.support.managers import FOREVER, IMAGE_NAME, TIMEOUT_S, eventually, image_folder, lab
 from tests.support.ports import free_port
 from tests.support.served import Served, served
 
+from warmboot.hypervisors import process
 from warmboot.manager.workers.recover_worker import BUSY
 from warmboot.model.container import ContainerSpec
 from warmboot.model.errors import WarmbootError
@@ -76,7 +77,7 @@ class World:
             return min(found, key=lambda id_: str(id_) in busy, default=None)
 
         store, snapshots = self.site.manager.store, self.site.manager.services.snapshots
-        return await eventually(ready, "a snapshot is ready", 60)
+        return await eventually(ready, "a snapshot is ready", TIMEOUT_S)
 
     async def container(self) -> UUID:
         containers = self.site.manager.services.containers
@@ -135,11 +136,14 @@ async def _world() -> AsyncIterator[World]:
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[tuple[World, BlockingPortal]]:
-    """In a thread of its own: the tests are synchronous."""
+    """In a thread of its own: the tests are synchronous. Rebuilds do not give way: beside real
+    VMs they would get nothing for minutes."""
     with (
+        pytest.MonkeyPatch.context() as patched,
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(_world()) as world,
     ):
+        patched.setattr(process, "_give_way", lambda _: None)
         yield world, portal
 
 
