@@ -387,6 +387,9 @@ def test_a_template_says_what_is_shown(cli: Cli) -> None:
     done = cli("inspect", "-f", "table {{.name}}", "web", COLUMNS="200")
     assert done.returncode == 2
     assert "a table is of `warmboot ps`" in done.stderr
+    done = cli("inspect", "-f", "{{.name}}", "nobody", "web")
+    assert (done.returncode, done.stdout) == (1, "web\n")
+    assert "no container nobody" in done.stderr
     done = cli("inspect", "-f", "{{.nothing}}", "web", COLUMNS="200")
     assert done.returncode == 2
     assert "there is no field .nothing; there are: .id, .name" in done.stderr

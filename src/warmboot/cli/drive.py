@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import typer
@@ -165,6 +165,27 @@ def each(
         return FAILED if failed else 0
 
     raise typer.Exit(drive(work()))
+
+
+async def those_there(
+    refs: Sequence[str], get: Callable[[str], Awaitable[T]]
+) -> tuple[list[T], list[NotFound]]:
+    """What is there of those that are named, and an error for each of the others."""
+    found, missing = [], []
+    for ref in refs:
+        try:
+            found.append(await get(ref))
+        except NotFound as error:
+            missing.append(error)
+    return found, missing
+
+
+def tell_missing(missing: Sequence[NotFound]) -> None:
+    """To be called when the others were shown, as docker does it; exits if there is one."""
+    for error in missing:
+        show_error(in_words(error))
+    if missing:
+        raise typer.Exit(FAILED)
 
 
 def failure_of(container: Container) -> WarmbootError:

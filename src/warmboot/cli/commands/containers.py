@@ -13,7 +13,16 @@ from warmboot.cli.commands.container.bringing_up import brought_up
 from warmboot.cli.commands.options import Format, Json, parse_template
 from warmboot.cli.commands.ps import status_of
 from warmboot.cli.docker.inspected import state
-from warmboot.cli.drive import FAILED, ask, connect, drive, each, usage
+from warmboot.cli.drive import (
+    FAILED,
+    ask,
+    connect,
+    drive,
+    each,
+    tell_missing,
+    those_there,
+    usage,
+)
 from warmboot.cli.entry import show_error
 from warmboot.cli.parsing import parse_moment
 from warmboot.cli.refs import LivingRefs, PausedRefs, Ref, Refs, RunningRefs
@@ -54,12 +63,11 @@ def inspect(refs: Refs, format_: Format = None, json_: Json = False) -> None:
 
     asks = template is None or template.asks_for("State", _HEALTH)
 
-    async def work() -> list[tuple[Container, HealthReport | None]]:
-        async with connect() as client:
-            listed = [await client.containers.get(ref) for ref in refs]
-            return [(one, await _health(client, one) if asks else None) for one in listed]
+    async def look(client: Client, ref: str) -> tuple[Container, HealthReport | None]:
+        container = await client.containers.get(ref)
+        return container, await _health(client, container) if asks else None
 
-    found = drive(work())
+    found, missing = ask(lambda client: those_there(refs, lambda ref: look(client, ref)))
     told = [{**one.raw, _HEALTH: None if health is None else health.raw} for one, health in found]
     if json_:
         print_json(told)
@@ -73,6 +81,7 @@ def inspect(refs: Refs, format_: Format = None, json_: Json = False) -> None:
             if number:
                 print()
             _print_container(container, _last_check(health))
+    tell_missing(missing)
 
 
 async def _health(client: Client, container: Container) -> HealthReport | None:

@@ -28,7 +28,7 @@ from warmboot.cli.commands.options import (
     TimeToLive,
 )
 from warmboot.cli.completion import engine_names, snapshot_names
-from warmboot.cli.drive import ask, connect, drive, each, usage
+from warmboot.cli.drive import ask, connect, drive, each, tell_missing, those_there, usage
 from warmboot.cli.parsing import parse_labels, parse_tcp
 from warmboot.cli.terminal.foreground import note
 from warmboot.cli.terminal.output import (
@@ -193,11 +193,9 @@ def _status(engine: Engine) -> str:
 def inspect(refs: Refs) -> None:
     """Show engines as JSON: configuration, state, how they were booted, use of their disks."""
 
-    async def work() -> list[Any]:
-        async with connect() as client:
-            return [await _inspected(client, ref) for ref in refs]
-
-    print_json(drive(work()))
+    found, missing = ask(lambda client: those_there(refs, lambda ref: _inspected(client, ref)))
+    print_json(found)
+    tell_missing(missing)
 
 
 async def _inspected(client: Client, ref: str) -> Any:
