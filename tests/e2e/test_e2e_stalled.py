@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from tests.e2e.conftest import Archive
 from tests.e2e.small_disks import filled, small_site
-from tests.support.vms import Site, eventually
+from tests.support.vms import VM_TIMEOUT_S, Site, eventually
 
 from warmboot.client.results import Event
 from warmboot.system.disks import allocated_bytes
@@ -30,8 +31,12 @@ async def small(image_folder: Path) -> AsyncIterator[Site]:
 
 
 async def ask(port: int) -> None:
-    _, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.close()
+    """However long its VM stands still: the kernel gives up after two minutes."""
+    while True:
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            return writer.close()
+        await asyncio.sleep(0.1)  # nobody tells when it is reachable again
 
 
 async def _told(site: Site, subject_id: str, kind: str) -> list[Event]:
@@ -85,7 +90,7 @@ async def test_a_running_container_waits_for_room_and_goes_on(
             return bool(await _told(small, ran["id"], "container.resumed"))
 
         await eventually(resumed, "it goes on by itself")
-        await asking
+        await asyncio.wait_for(asking, VM_TIMEOUT_S)
         assert not await stalled()
 
     async def written() -> bool:
