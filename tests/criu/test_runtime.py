@@ -14,11 +14,11 @@ from tests.support.runtime_container import CRIU_PATH, Container
 
 from warmboot.criu.images import read_dump
 from warmboot.criu.kerndat.cache import keep_kerndat
-from warmboot.criu.open_files import io_uring_users
 from warmboot.criu.refusals import dump_failure
 from warmboot.criu.runtime.dump import DUMP_LOG
 from warmboot.criu.runtime.orders import ROOT
 from warmboot.criu.runtime.resume import RESTORE_LOG, give_order
+from warmboot.criu.unpausable import io_uring_users
 from warmboot.model.errors import CheckpointError, CheckpointRefused
 
 RUNC_CONF = Path("/etc/criu/runc.conf")
@@ -138,11 +138,16 @@ async def test_a_container_goes_on_beside_its_checkpoint(
             "[ $(wc -c < /proc/self/fd/9) = 3145728 ] && echo kept",
         ),
         ("exec 9> /a; echo kept >&9; ln /a /b; rm /a; {ready}", "cat /proc/self/fd/9; cat /b"),
+        (
+            "(true & exec sleep 1000) & until grep -q '^State:.Z' /proc/[0-9]*/status; do :; done; "
+            "{ready}",
+            "grep -q '^State:.Z' /proc/[0-9]*/status && echo kept",
+        ),
     ],
-    ids=["a lock", "a deleted file", "a large deleted file", "a file under another name"],
+    ids=["a lock", "a deleted file", "a large deleted file", "a file's other name", "a zombie"],
 )
 @pytest.mark.parametrize("leave_running", [False, True], ids=["pause", "checkpoint"])
-async def test_what_needs_options_of_criu_is_kept(
+async def test_what_is_hard_to_save_is_kept(
     started: Callable[..., Container], script: str, check: str, leave_running: bool
 ) -> None:
     ready = f"echo ready; until [ -e /go ]; do sleep 0.1; done; {check}; echo end; sleep 1000"

@@ -70,6 +70,11 @@ ENGINE = CheckpointError("the checkpoint failed", details="criu failed: type NOT
             "close it in the program",
         ),
         (
+            "Error (criu/sk-inet.c:185): inet: In-flight connection (l) for 70475f",
+            "has not accepted that connection yet",
+            "unless it is overloaded",
+        ),
+        (
             "Error (criu/cr-dump.c:663): Can't handle non-regular mapping on 7's map 7f0000000000",
             "memory of a device mapped",
             "close the device",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from warmboot.criu.checkpoint import refuse_stopped
+from warmboot.criu.unpausable import refuse_stopped
 from warmboot.docker.facts import ContainerFacts, EngineFacts
 from warmboot.model.errors import Conflict
 

@@ -12,7 +12,7 @@ from tests.workers.conftest import last_count, lines, of_host, start_on, wait_fo
 from warmboot.client import Client
 from warmboot.criu.setup.findings import can_save_other_users
 from warmboot.docker.engine import DockerEngine
-from warmboot.model.errors import CheckpointRefused
+from warmboot.model.errors import CheckpointRefused, Conflict
 from warmboot.model.sessions import ExecSpec
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
@@ -37,6 +37,27 @@ OTHER_USER = """
 import os
 os.setuid(65534)
 held = 0
+"""
+TRACED = """
+import ctypes, os
+if (held := os.fork()) == 0:
+    ctypes.CDLL(None).ptrace(0, 0, 0, 0)  # PTRACE_TRACEME
+    os.kill(os.getpid(), 19)
+os.waitpid(held, os.WUNTRACED)
+"""
+FIRST_THREAD_ENDS = """
+import ctypes, threading
+held = 0
+if threading.current_thread() is threading.main_thread():
+    program = open("/proc/self/cmdline").read().split("\\0")[2]
+    threading.Thread(target=exec, args=(program, {})).start()
+    ctypes.CDLL(None).pthread_exit(None)
+"""
+BACKLOG = """
+import socket
+listening = socket.create_server(("127.0.0.1", 0))
+waits = socket.create_connection(listening.getsockname())
+held = waits.fileno()
 """
 WATCH = """
 import ctypes, os
@@ -70,6 +91,9 @@ REFUSED = {
     "io_uring": (IO_URING, "CRIU cannot save io_uring", "python3"),
     "outside": (OUTSIDE, "a connection (Unix socket) to a program outside", "sk-unix"),
     "inotify": (WATCHES_LAYER, "watches files (inotify, fanotify)", "fsnotify"),
+    "traced": (TRACED, "a debugger or tracer is attached", "traced by"),
+    "first thread": (FIRST_THREAD_ENDS, "the first thread", "others go on"),
+    "backlog": (BACKLOG, "has not accepted", "In-flight connection"),
 }
 if not can_save_other_users():
     REFUSED["user"] = (OTHER_USER, "processes that are not root's", "Can't get rlimit")
@@ -97,8 +121,10 @@ async def test_the_pause_is_refused_with_a_reason_and_the_worker_runs_on(
         with pytest.raises(CheckpointRefused) as caught:
             await client.workers.pause(worker.id)
         assert "keeps running" in caught.value.brief
+        with pytest.raises(Conflict, match="is running"):
+            await client.workers.resume(worker.id)
         assert reason in caught.value.details
-        assert said in caught.value.details, "CRIU's own line"
+        assert said in caught.value.details, "CRIU's own line, if it was asked"
         assert caught.value.resolution
         assert (await client.workers.get(worker.id)).state == "running"
         _, before = await last_count(client, worker.id)

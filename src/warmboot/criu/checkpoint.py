@@ -22,14 +22,14 @@ from warmboot.criu.images import DumpFacts, read_dump, unreadable
 from warmboot.criu.in_progress import NO_TIMEOUT, Limits, Work, answered, unless_it_hangs
 from warmboot.criu.log import CriuLog, holding_log
 from warmboot.criu.lost_exit import STOP_TIMEOUT_S, inspect_when_stopped
-from warmboot.criu.open_files import refuse_io_uring
 from warmboot.criu.refusals import dump_failure
 from warmboot.criu.room import check_engine_room
 from warmboot.criu.runtime import dump as by_runc
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.resume import give_order
 from warmboot.criu.runtime.sums import advice
-from warmboot.criu.runtime_work import end_in, ends_within, stopped_in, thaw
+from warmboot.criu.runtime_work import end_in, ends_within, thaw
+from warmboot.criu.unpausable import refuse_processes
 from warmboot.docker.content_store import until_forgotten
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts, EngineFacts
@@ -123,7 +123,7 @@ async def checkpoint(
     when this returns; with ``until_stopped`` the engine has noticed, too. A dump of which nothing
     moves, or that takes longer than the ``limits`` allow, is ended, and the container runs on.
 
-    Errors: ``Conflict`` (it does not run, or has a stopped process), ``NameTaken``,
+    Errors: ``Conflict`` (it does not run, or has a process that cannot be dumped), ``NameTaken``,
     ``NotSupported``, ``DiskFull``, ``CheckpointError`` with CRIU's own lines (it runs on),
     ``EngineUnavailable``.
     """
@@ -146,7 +146,7 @@ async def checkpoint(
             f"{found.name} already has a checkpoint {name}",
             resolution="choose another name, or delete that one",
         )
-    await asyncio.to_thread(_refuse_processes, facts, found)
+    await asyncio.to_thread(refuse_processes, facts, found)
     started = time.monotonic()
     if into is None:
         await asyncio.to_thread(check_engine_room, facts, found, engine.socket)
@@ -318,30 +318,6 @@ async def delete_checkpoint(
         await engine.delete_checkpoint(container_id, name)
     else:
         await asyncio.to_thread(CheckpointFolder(into).remove)
-
-
-def _refuse_processes(facts: EngineFacts, container: ContainerFacts) -> None:
-    refuse_stopped(facts, container)
-    refuse_io_uring(container)
-
-
-def refuse_stopped(facts: EngineFacts, container: ContainerFacts) -> None:
-    """``Conflict``: such a process cannot be seized any more once its cgroup is frozen.
-
-    CRIU would wait for it, unkillable by anything but SIGKILL, and the container would stay frozen.
-    """
-    if facts.cgroup_version != "1":
-        return
-    stopped = stopped_in(container.id, container.pid)
-    if stopped:
-        which = ", ".join(f"{pid} ({name})" for pid, name in sorted(stopped.items()))
-        raise Conflict(
-            f"{container.name} cannot be paused now; it keeps running",
-            details=f"stopped by a signal: process {which}. With cgroups version 1, CRIU cannot "
-            "dump a stopped process",
-            resolution="continue it (`kill -CONT`) or end it, then pause again; cgroups version 2 "
-            "does not have this limitation",
-        )
 
 
 async def _read_or_delete(

@@ -75,6 +75,23 @@ def look_at(pid: int, proc: Path = Path("/proc")) -> LiveProcess | None:
     return None
 
 
+def has_ended(pid: int, proc: Path = Path("/proc")) -> bool:
+    """Whether nothing of a process runs any more; it may not have been waited for."""
+    return look_at(pid, proc) is None and not goes_on_without_first_thread(pid, proc)
+
+
+def goes_on_without_first_thread(pid: int, proc: Path = Path("/proc")) -> bool:
+    """Its first thread has ended, for which the kernel shows it as a zombie, and others run."""
+    if _status(pid, "State", proc).strip()[:1] != "Z":
+        return False
+    return int(_status(pid, "Threads", proc) or "1") > 1
+
+
+def tracer_of(pid: int, proc: Path = Path("/proc")) -> int:
+    """Who traces it (ptrace); 0 when nobody does."""
+    return int(_status(pid, "TracerPid", proc) or "0")
+
+
 def _is_over(pid: int, proc: Path) -> bool:
     return _status(pid, "State", proc).strip()[:1] in ("", "Z", "X")
 

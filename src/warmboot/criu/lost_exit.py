@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from warmboot.criu.continuity import look_at
+from warmboot.criu.continuity import has_ended
 from warmboot.criu.in_progress import answered
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts
@@ -29,7 +29,7 @@ async def inspect_when_stopped(
     ``EngineUnavailable`` if it does not answer, or has not noticed, within ``limit_s``.
     """
     found = await answered(engine.inspect(container), limit_s)
-    if found.running and found.pid and not await asyncio.to_thread(look_at, found.pid):
+    if found.running and found.pid and await asyncio.to_thread(has_ended, found.pid):
         await _until_noticed(engine, found, limit_s)
         found = await answered(engine.inspect(container), limit_s)
     return found

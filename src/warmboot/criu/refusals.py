@@ -88,8 +88,13 @@ _OF_DUMPS = (
     ),
     _Refusal(
         ("Can't lookup mount=",),
-        "a process in it has a file open that was opened outside of it",
-        f"end what was started with `docker exec`; {_AGAIN}",
+        "a process in it has a file open that was opened outside of it, or a POSIX message queue",
+        f"end what was started with `docker exec`, or close the queue; {_AGAIN}",
+    ),
+    _Refusal(
+        ("In-flight connection",),
+        "a client has connected to it, and it has not accepted that connection yet",
+        "pause it again when it has, as it does at once unless it is overloaded or hangs",
     ),
     _Refusal(
         ("of that type [", "Unsupported proto", "Unsupported socket", "Unsupported message size"),

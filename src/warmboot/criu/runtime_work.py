@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from warmboot.criu.continuity import descendants
+from warmboot.criu.continuity import descendants, goes_on_without_first_thread
 from warmboot.system import procfs
 
 WORKS = (b"checkpoint", b"restore")
@@ -73,6 +73,18 @@ def end_members(container_id: str, proc: Path = _PROC) -> None:
     A restore that broke off leaves processes that no engine knows.
     """
     _end_all(lambda: [pid for pid in _alive(proc) if _is_member(proc / str(pid), container_id)])
+
+
+def end_without_first_thread(pid: int) -> bool:
+    """Kill a process whose first thread has ended and of which others go on; whether it was one.
+
+    runc takes it for one that is over, and so an engine can neither stop nor remove its container.
+    """
+    with _held(pid) as held, contextlib.suppress(ProcessLookupError):
+        if held is not None and goes_on_without_first_thread(pid):
+            signal.pidfd_send_signal(held, signal.SIGKILL)
+            return bool(select.select([held], [], [], END_TIMEOUT_S)[0])
+    return False
 
 
 def ends_within(pid: int, limit_s: float) -> bool:
@@ -144,12 +156,19 @@ def freeze(container_id: str, pid: int, proc: Path = _PROC) -> bool:
 def stopped_in(container_id: str, pid: int, proc: Path = _PROC) -> dict[int, str]:
     """The processes in the container's cgroup that a signal has stopped, with their names."""
     found: dict[int, str] = {}
-    for one in {pid, *descendants(pid, proc), *_members(container_id, pid, proc)}:
+    for one in members(container_id, pid, proc):
         with contextlib.suppress(OSError):
             process = proc / str(one)
             if procfs.stat_fields(process)[0] == "T":
                 found[one] = procfs.name(process)
     return found
+
+
+def members(container_id: str, pid: int, proc: Path = _PROC) -> set[int]:
+    """All processes of the container whose first one is ``pid``: those below that, and those that
+    were started beside it (``docker exec``).
+    """
+    return {pid, *descendants(pid, proc), *_in_cgroup(container_id, pid, proc)}
 
 
 def _works_on(process: Path, container_id: bytes) -> bool:
@@ -200,7 +219,7 @@ def _freezers(
             yield folder / "cgroup.freeze", ("1",), "0"
 
 
-def _members(container_id: str, pid: int, proc: Path) -> list[int]:
+def _in_cgroup(container_id: str, pid: int, proc: Path) -> list[int]:
     for controllers, folder in _cgroups(container_id, pid, proc):
         if controllers in ("freezer", ""):
             with contextlib.suppress(OSError):

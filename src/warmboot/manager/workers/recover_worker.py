@@ -35,7 +35,7 @@ from warmboot.criu.lost_exit import inspect_when_stopped
 from warmboot.criu.runtime.files import forget_copy
 from warmboot.criu.runtime.places import CheckpointPlaces
 from warmboot.criu.runtime.process import first_process
-from warmboot.criu.runtime_work import end_members, end_work
+from warmboot.criu.runtime_work import end_members, end_without_first_thread, end_work
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts
 from warmboot.manager.core.background import Work as Background
@@ -155,9 +155,16 @@ class RecoverWorker:
 
     async def delete(self, worker: Worker) -> None:
         """Remove a worker that is ``deleting``, its container and its checkpoints."""
+        await self._end_what_the_engine_cannot(worker)
         await remove_containers(self._engine, worker.id)
         await self._places.forget(worker)
         await self._store.workers.remove(worker.id)
+
+    async def _end_what_the_engine_cannot(self, worker: Worker) -> None:
+        with contextlib.suppress(NotFound):
+            pid = (await self._engine.inspect(worker.docker_id)).pid if worker.docker_id else 0
+            if pid:
+                await asyncio.to_thread(end_without_first_thread, pid)
 
     async def _until_recovered(self, worker_id: UUID) -> None:
         back_off = BackOff(FIRST_WAIT_S, LONGEST_WAIT_S)
