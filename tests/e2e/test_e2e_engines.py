@@ -161,10 +161,7 @@ async def forks_go_on(place: Site, source: Engine, number: int, count: int = 2) 
     forked = (await place.cli("fork", source.name, "-n", str(count))).out.split()
     assert forked == [f"{source.name}-{n}" for n in range(1, count + 1)]
     engines = [source, *(Engine(place, name) for name in ("copy", *forked))]
-    seen = {one.name: await identity_of(one) for one in engines}
-    assert faults({name: identity for name, (identity, _) in seen.items()}) == []
-    told, *those_of_forks = (forks for _, forks in seen.values())
-    assert those_of_forks == [told + 1] * len(those_of_forks), "each kernel has seeded itself anew"
+    assert faults({one.name: await identity_of(one) for one in engines}) == []
     for engine in engines:
         await runs_on(engine, number, secret)
     refused = await place.cli("snapshot", "rm", str(await base_of(place)), code=1)
