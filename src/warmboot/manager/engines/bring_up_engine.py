@@ -185,8 +185,8 @@ class BringUpEngine:
             async with asyncio.timeout(PORTS_TIMEOUT_S):
                 docker = self._host.vms.link(vm_id).docker
                 await self._ports.publish_running(engine_id, docker)
-        except (WarmbootError, TimeoutError) as error:
-            why = error.brief if isinstance(error, WarmbootError) else "it takes too long"
+        except (WarmbootError, OSError) as error:  # TimeoutError among them
+            why = str(error) or "it takes too long"
             log.warning(f"Engine {engine_id} is there before all of its ports are", why=why)
 
     async def _found(self, engine_id: UUID) -> Engine:
