@@ -75,6 +75,9 @@ def test_the_policy_is_passed_on(cli: Cli) -> None:
     assert worker["environment"] == {"A": "b"}
     assert worker["mounts"] == [{"source": "/a", "target": "/b", "read_only": True}]
     shown = cli("worker", "show", "kept").stdout
+    assert "the engine's own, so pauses are slow: run `warmboot doctor --fix`" in " ".join(
+        shown.split()
+    )
     assert "pause when idle" in shown
     assert "8080" in shown
 
