@@ -48,11 +48,20 @@ _SLOW = ("manager", "faults", "deploy")
 for the end is quick, and so no process waits long for another one."""
 
 hypothesis.settings.register_profile(
-    "warmboot", deadline=None, derandomize="WARMBOOT_NO_SKIPS" in os.environ
+    "warmboot",
+    deadline=None,
+    derandomize="WARMBOOT_NO_SKIPS" in os.environ,
+    suppress_health_check=[
+        hypothesis.HealthCheck.too_slow,
+        hypothesis.HealthCheck.data_too_large,
+        hypothesis.HealthCheck.function_scoped_fixture,
+    ],
 )
 hypothesis.settings.load_profile("warmboot")
-"""How long an example takes is up to what else the machine does. CI tries the same examples every
-time: what a change breaks is then the change's; who tests at his desk tries others each time."""
+"""How long an example takes is up to what else the machine does, and how large the first ones are
+to chance. A fixture that is made once for all examples is so on purpose. CI tries the same examples
+every time: what a change breaks is then the change's; who tests at his desk tries others each time.
+"""
 
 hypothesis.settings.register_profile(
     "quick", hypothesis.settings.get_profile("warmboot"), max_examples=30

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.desks import Desk, desks
 from tests.support.session_streams import PAUSES, PIECES, printed, read, write, write_for_ever
@@ -27,7 +27,6 @@ async def desk() -> AsyncIterator[Desk]:
 once = settings(
     deadline=None,
     max_examples=40,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

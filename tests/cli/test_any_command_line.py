@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.cli.conftest import WARMBOOT, Cli, Served
 from tests.support.command_line import PROGRAM
@@ -105,7 +105,6 @@ ADDRESSES = ["WARMBOOT_URL", "MANAGER_SOCKET", "MANAGER_PORT", "MANAGER_STORAGE_
 once = settings(
     deadline=None,
     max_examples=settings().max_examples // 2,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.session_streams import PAUSES, PIECES, printed, read, write, write_for_ever
 from tests.support.vms import TINY, Site
@@ -122,7 +122,6 @@ async def goes_before_the_end(client: Client, pieces: list[bytes], pauses: list[
     deadline=None,
     derandomize=True,
     max_examples=3,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     cases=st.permutations([reads_all, ends_first, goes_before_the_end]),

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.room import Disk
 
@@ -308,7 +308,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(values, values)
 async def test_whatever_the_index_says_the_answer_is_an_id_or_a_refusal(
     archives: ArchiveFiles, index: object, inner: object

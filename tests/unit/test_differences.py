@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.differences import write_difference
 from tests.support.snapshots import flip
@@ -23,9 +23,7 @@ from warmboot.system.concurrency import Stopped
 
 NEVER = threading.Event()
 
-few = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+few = settings(max_examples=60, deadline=None)
 
 contents = st.integers(0, 3)
 """What a page is filled with: 0 is the page of zeros, which may be a page of its own, too."""

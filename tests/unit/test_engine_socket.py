@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.engine_sockets import (
     PING,
@@ -131,7 +131,7 @@ MOST_PIECES = 500
 """Whole long bodies byte by byte take minutes, and try nothing that short ones do not."""
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(requests(), min_size=1, max_size=4),
     st.lists(st.integers(1, 40_000), min_size=1, max_size=8),

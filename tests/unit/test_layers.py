@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.file_trees import seen
 
@@ -134,7 +134,7 @@ def grow(folder: Path, tree: dict[bytes, object]) -> None:
 
 
 @given(tree=trees)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(max_examples=60)
 def test_whatever_is_exported_can_be_imported(
     tree: dict[bytes, object], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from warmboot.host.snapshots.memory_frames import pack, unpack
@@ -30,9 +30,7 @@ from warmboot.system.concurrency import Stopped
 
 NEVER = threading.Event()
 
-few = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+few = settings(max_examples=40, deadline=None)
 
 # A piece of memory: where it begins, in bytes, and what stands there. All else is a hole.
 places = st.integers(0, 3 * FRAME_BYTES + 5000) | st.sampled_from(

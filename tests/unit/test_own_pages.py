@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.eventually import until
 from tests.support.own_pages import PAGES, Child, page_out, pages_of, swap_file, swapped_bytes
@@ -25,9 +25,7 @@ from warmboot.hypervisors.memory.own_pages import (
     private_mappings,
 )
 
-few = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+few = settings(max_examples=40, deadline=None)
 
 
 @pytest.fixture

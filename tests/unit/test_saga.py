@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.databases import new_store
 
@@ -311,7 +311,7 @@ async def test_it_is_undone_even_if_that_cannot_be_journaled(
     assert await store.operations.list() == ()
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20)
 @given(
     names=st.lists(st.sampled_from("pqrstuvw"), min_size=1, unique=True),
     data=st.data(),

@@ -12,7 +12,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.failing_calls import Killed, failing
 from tests.support.snapshots import (
@@ -200,7 +200,6 @@ manifests = st.builds(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(manifests)
 def test_a_manifest_is_read_as_it_was_written(tmp_path: Path, manifest: SnapshotManifest) -> None:
     (tmp_path / METADATA_FILE).write_text(json.dumps(manifest_to_json(manifest)))
@@ -244,7 +243,6 @@ def test_metadata_that_lacks_something_is_damage(tmp_path: Path, name: str) -> N
         load_manifest(tmp_path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.binary(max_size=200)
     | st.recursive(
