@@ -113,7 +113,10 @@ async def _run(command: list[str], environment: dict[str, str]) -> int:
         finally:  # at the end of control it ends the command
             control.shutdown(socket.SHUT_WR)
             await asyncio.shield(process.wait())
-        if refused := control.recv(16):
+        refused = b""
+        with contextlib.suppress(ConnectionResetError):  # it ended before it read a signal
+            refused = control.recv(16)
+        if refused:
             raise _not_executed(command[0], int(refused))
     return 128 - code if code < 0 else code
 

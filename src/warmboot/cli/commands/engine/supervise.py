@@ -104,7 +104,8 @@ class Supervisor:
             if number in self._had:
                 self._had.discard(number)
             elif child not in self._ended:
-                os.kill(child, number)
+                with contextlib.suppress(OSError):  # it is another user's (sudo)
+                    os.kill(child, number)
         return True
 
     def _look_at_signals(self) -> None:
@@ -154,7 +155,7 @@ def _signal_all(number: int) -> None:
         if process.name.isdecimal():
             with contextlib.suppress(OSError):  # it has ended
                 fields = (process / "stat").read_bytes().rpartition(b")")[2].split()
-                if fields[_STATE] not in b"ZX":
+                if fields[_STATE] != b"X":  # a Z may be the first of threads that go on
                     parents[int(process.name)] = int(fields[_PARENT])
     ours = {os.getpid()}
     while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
