@@ -60,6 +60,29 @@ async def test_many_layers_are_merged_and_others_keep_theirs(
     assert [layer.name for layer in disk_layers.layers(tmp_path)] == ["disk-1.qcow2"]
 
 
+async def test_what_cannot_be_merged_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk_layers, "MERGED_FROM", 2)
+    disk = await layered(tmp_path, 2)
+    await disk_layers.merge(disk, ("false",))
+    assert len(disk_layers.layers(tmp_path)) == 2
+    assert await blocks(disk.path) == [0xBB, 1, 2, 0xBB]
+
+
+async def test_a_link_in_a_layers_place_leads_nowhere(tmp_path: Path) -> None:
+    await layered(tmp_path, 1)
+    (layer,) = disk_layers.layers(tmp_path)
+    secret, frozen = tmp_path / "secret", tmp_path / "frozen"
+    secret.touch(mode=0o600)
+    frozen.mkdir()
+    layer.unlink()
+    layer.symlink_to(secret)
+    with pytest.raises(OSError, match="Too many levels"):
+        disk_layers.link_layers(tmp_path, frozen, os.getgid())
+    assert secret.stat().st_mode & 0o777 == 0o600
+
+
 async def test_few_layers_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk_layers, "MERGED_FROM", 3)
     disk = await layered(tmp_path, 2)

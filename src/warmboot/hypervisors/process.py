@@ -242,12 +242,15 @@ def _take_back(pid: int) -> None:
 
 def rights(spec: VmSpec, groups: Sequence[int]) -> list[str]:
     """What drops to the VM's user."""
-    if not spec.uid:
-        return []
+    return user_rights(spec.uid, spec.gid or spec.uid, groups) if spec.uid else []
+
+
+def user_rights(uid: int, gid: int, groups: Sequence[int] = ()) -> list[str]:
+    """What drops to a user of a VM."""
     return [
         _tool("setpriv"),
-        f"--reuid={spec.uid}",
-        f"--regid={spec.gid or spec.uid}",
+        f"--reuid={uid}",
+        f"--regid={gid}",
         f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups",
         "--no-new-privs",
         "--inh-caps=-all",

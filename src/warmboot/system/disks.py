@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from warmboot.model.errors import DiskFull, HostError, WarmbootError
@@ -47,13 +48,18 @@ async def _make_overlay(base: Path, target: Path, *how: str | Path) -> Disk:
     return Disk(target, format=DiskFormat.QCOW2, base=base)
 
 
-async def rebase(overlay: Path, base: Path) -> None:
+async def rebase(overlay: Path, base: Path, rights: Sequence[str] = ()) -> None:
     """Have an overlay that nobody has open lie on ``base``, a raw disk on which it lies through
-    others. What those have is copied first. ``DiskFull``."""
+    others. What those have is copied first. ``DiskFull``.
+
+    ``rights`` is what drops to the user whose VMM has written it: its head may name any file.
+    """
+    command: list[str | Path] = [*rights, "qemu-img", "rebase", "-q", "-f", "qcow2"]
     done = await run_program(
-        *("qemu-img", "rebase", "-q", "-f", "qcow2", "-F", "raw", "-b", base, overlay),
+        *(*command, "-F", "raw", "-b", base, overlay),
         check=False,
         timeout_s=_REBASE_TIMEOUT_S,
+        new_session=True,  # if we are killed, the next manager ends it as it would a VMM
     )
     if not done.ok:
         if "No space left" in done.output:

@@ -16,8 +16,12 @@ came to write to it or not. ``settle`` puts it in its place.
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
+import stat
 import struct
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +30,8 @@ from warmboot.model.vm import Disk, DiskFormat
 from warmboot.system import disks
 from warmboot.system.file_stamps import UNFINISHED
 from warmboot.system.on_failure import on_failure
+
+log = logging.getLogger(__name__)
 
 MERGED_FROM = 16
 
@@ -72,11 +78,22 @@ def link_layers(source: Path, target: Path, gid: int) -> Path:
     """Give the folder ``target`` all layers of ``source``, read-only; the topmost."""
     found = layers(source)
     for layer in found:
-        if os.geteuid() == 0:
-            os.chown(layer, 0, gid)
-        layer.chmod(0o440)
+        _hand_over(layer, gid)
         os.link(layer, target / layer.name)
     return target / found[-1].name
+
+
+def _hand_over(layer: Path, gid: int) -> None:
+    """Have it read by the group, and written by nobody. A VMM may put anything in its folder."""
+    descriptor = os.open(layer, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise HostError(f"{layer} is no file")
+        if os.geteuid() == 0:
+            os.fchown(descriptor, 0, gid)
+        os.fchmod(descriptor, 0o440)
+    finally:
+        os.close(descriptor)
 
 
 async def fork_disk(frozen: Disk, folder: Path) -> Disk:
@@ -91,16 +108,25 @@ async def fork_disk(frozen: Disk, folder: Path) -> Disk:
     return replace(frozen, path=path)
 
 
-async def merge(disk: Disk) -> None:
+async def merge(disk: Disk, rights: Sequence[str] = ()) -> None:
     """Have ``disk``, which no VM has open, lie on its base alone, if it lies on many layers.
 
-    Those who have links to them keep them. ``DiskFull``; may be cut off, and begun again.
+    ``rights`` as for ``disks.rebase``. Those who have links to the layers keep them. It may be cut
+    off, and begun again; where it cannot be done, the VM runs on the layers as well.
     """
     found = layers(disk.path.parent)
     if len(found) < MERGED_FROM or disk.base is None:
         return
-    await disks.rebase(disk.path, disk.base)
-    for layer in found:
+    copied_bytes = sum(map(disks.allocated_bytes, found))
+    if shutil.disk_usage(disk.path).free < 2 * copied_bytes:
+        log.warning("there is too little room to merge the layers of %s", disk.path)
+        return
+    try:
+        await disks.rebase(disk.path, disk.base, rights)
+    except HostError as error:
+        log.warning("the layers of %s were not merged: %s", disk.path, error)
+        return
+    for layer in reversed(found):  # the numbers of those that a kill leaves have no gap
         layer.unlink()
 
 

@@ -17,6 +17,7 @@ from warmboot.host.snapshots.moments import frozen_disk
 from warmboot.host.snapshots.snapshot_files import SnapshotFiles
 from warmboot.host.vm import disk_layers
 from warmboot.hypervisors.base import Hypervisor
+from warmboot.hypervisors.process import user_rights
 from warmboot.model.runtime_image import RuntimeImage
 from warmboot.model.runtime_snapshot import DISK_FILE, ROOTFS_FILE, Moment
 from warmboot.model.shapes import Shape
@@ -112,7 +113,7 @@ class VmFiles:
         target = folder / f"disk.{suffix}"
         if source.keep is not None:
             disk = source.keep
-            await disk_layers.merge(disk)
+            await disk_layers.merge(disk, user_rights(uid, VMM_GID) if uid else ())
         elif source.frozen is not None:
             disk = await disk_layers.fork_disk(source.frozen, folder)
         elif capabilities.qcow2_overlays:
@@ -120,7 +121,7 @@ class VmFiles:
         else:
             disk = await disks.copy(source.base, target)
         if uid:
-            os.chown(disk.path, uid, VMM_GID)
+            os.chown(disk.path, uid, VMM_GID, follow_symlinks=False)
         return disk
 
 

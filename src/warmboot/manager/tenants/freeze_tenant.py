@@ -38,7 +38,7 @@ from warmboot.model.runtime_snapshot import (
     requirements_of,
 )
 from warmboot.model.tenants.boot import Tenant
-from warmboot.model.vm import VmRecord
+from warmboot.model.vm import VmKind, VmRecord
 from warmboot.store import Store
 
 log = structlog.get_logger(__name__)
@@ -153,7 +153,9 @@ class FreezeTenant:
                 f"{called(tenant)} was frozen too often: its disk has {MOST_LAYERS} layers",
                 details="a freeze, of a fork too, adds one, and each makes the disk slower",
                 resolution="start it again, which merges them: "
-                f"`{command} stop {tenant.name}`, then `{command} start {tenant.name}`",
+                f"`{command} stop {tenant.name}`, then `{command} start {tenant.name}`"
+                if tenant.kind is VmKind.ENGINE
+                else "run it anew (`warmboot run`): a stop leaves it its VM, and so its disk",
             )
         source = None
         if record.snapshot_id is not None:
