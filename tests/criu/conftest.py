@@ -22,7 +22,7 @@ from warmboot.docker.engine import DockerEngine
 from warmboot.model.worker import WorkerSpec
 
 COUNTER = "warmboot-test/counter:1"
-LINE_TIMEOUT_S = 60.0
+LINE_TIMEOUT_S = 120.0
 
 
 class Changes(TypedDict, total=False):

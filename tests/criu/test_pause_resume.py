@@ -78,13 +78,10 @@ async def test_a_checkpoint_may_leave_it_running(engine: DockerEngine, start: St
     assert (now.running, now.pid) == (True, pid)
 
 
-async def test_a_process_that_ends_at_once_is_told_apart(
-    engine: DockerEngine, start: Start
-) -> None:
+async def test_a_process_that_ends_soon_is_told_apart(engine: DockerEngine, start: Start) -> None:
     began = "$(cut -d' ' -f22 /proc/1/stat)"  # of its main process: another one's, once restored
-    container = await start(
-        script=f'a={began}; echo ready; while [ "{began}" = "$a" ]; do sleep 0.01; done; exit 7'
-    )
+    waits = f'a={began}; echo ready; while [ "{began}" = "$a" ]; do sleep 0.01; done'
+    container = await start(script=f"{waits}; sleep 1; exit 7")
     await wait_for_line(engine, container, lambda line: line == "ready")
     await checkpoint(engine, container, "cp")
     restored = await restore(engine, container, "cp")

@@ -49,7 +49,8 @@ class Restored:
     """``pid`` is the first process's on the host. ``duration_s`` until it was proven to run.
 
     ``continuity`` is ``same``, or ``ended`` when the restored process was already over: then
-    ``exit_code`` is its own, and nothing more can be proven. ``changed_files`` are those in mounts
+    ``exit_code`` is its own, or 255 where the engine has missed its end, and nothing more can be
+    proven. ``changed_files`` are those in mounts
     that it had open, and that are not as they were.
     """
 
@@ -136,7 +137,9 @@ async def restore(
         )
     exit_code = None
     if continuity is Continuity.ENDED:
-        exit_code = (await engine.inspect(found.id)).exit_code
+        # Until an engine has noticed, it has 0.
+        ended = await inspect_when_stopped(engine, found.id, limits.hangs_after_s)
+        exit_code = ended.exit_code
     return Restored(
         container_id=found.id,
         name=name,
