@@ -21,7 +21,7 @@ from warmboot.criu.setup.settings_files import (
 )
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import EngineFacts
-from warmboot.model.errors import HostError, InUse, NotSupported
+from warmboot.model.errors import HostError, InUse, NotSupported, WarmbootError
 from warmboot.model.worker import RUNTIME
 
 SHOWN = 10
@@ -74,7 +74,7 @@ async def _unregister(
         )
     try:
         await _refuse_used(engine)
-    except InUse:
+    except WarmbootError:
         register_runtime(daemon_json, RUNTIME, program)
         await asyncio.to_thread(reload, process.pid)
         await engine_lists(socket, wanted=True)
