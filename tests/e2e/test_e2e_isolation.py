@@ -25,6 +25,8 @@ async def test_a_container_reaches_neither_agent_nor_host_nor_other_vms(
 ) -> None:
     words = ("-p", "8080", "--archive", str(archive.path), archive.name)
     found = [await site.run(name, *words) for name in ("inner", "neighbour")]
+    for one in found:
+        await fetch(one["ports"][0]["host_port"])  # its web server listens by now
     mine, other = [slot_of(await site.vm(one["name"])) for one in found]
     neighbours_port = found[1]["ports"][0]["host_port"]
     bridge = (await site.exec("inner", "busybox ip route")).split("via ")[1].split()[0]

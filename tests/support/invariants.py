@@ -27,7 +27,7 @@ FINAL = frozenset(ContainerState) - {
 }
 ENGINE_FINAL = frozenset({EngineState.RUNNING, EngineState.STOPPED, EngineState.FAILED})
 SETTLE_S = 60.0
-AGREE_S = 60.0
+AGREE_S = 240.0
 """How long database and host may differ after something has happened."""
 
 MAX_POOL = 5

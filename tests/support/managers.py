@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 IMAGE_NAME = "default"
 QUICK = {"boot_s": 0, "docker_s": 0, "restore_s": 0}
-TIMEOUT_S = 120.0
+TIMEOUT_S = 200.0
 """Longer than anything takes beside real VMs on two CPUs, though the helpers of housekeeping have
 only what other tests leave to them."""
 FOREVER = ("sleep", "1000")

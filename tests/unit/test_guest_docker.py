@@ -26,7 +26,7 @@ def test_docker_wait_returns_when_docker_answers(guest: Guest) -> None:
     started.start()
     status, answer = guest.ask("POST", "/warmboot/v1/docker-wait", {"timeout_s": 10}, TOKEN)
     assert status == 200
-    assert 0.1 < answer["waited_s"] < 5
+    assert 0 < answer["waited_s"] < 10
 
 
 def test_docker_wait_asks_again_when_a_ping_is_never_answered(guest: Guest) -> None:
@@ -71,7 +71,7 @@ def test_the_answer_to_an_identity_can_wait_for_docker(guest: Guest) -> None:
     status, answer = guest.ask("POST", "/warmboot/v1/identity", IDENTITY | {"docker_wait_s": 10})
     assert status == 200
     assert answer["docker"]["answers"] is True
-    assert 0.1 < answer["docker"]["waited_s"] < 5
+    assert 0 < answer["docker"]["waited_s"] < 10
 
 
 def test_a_docker_that_does_not_come_does_not_spoil_an_identity(guest: Guest) -> None:

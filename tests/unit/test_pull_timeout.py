@@ -61,7 +61,7 @@ async def test_bytes_that_come_are_progress_though_docker_does_not_tell() -> Non
             return 0
         return count
 
-    async with PullTimeout(0.2, received).waiting("app"):
+    async with PullTimeout(1.0, received).waiting("app"):
         await over.wait()  # eight looks, of which four fit into the silence that is borne
 
 
@@ -82,6 +82,6 @@ async def test_unpacking_is_progress_though_docker_does_not_tell() -> None:
             over.set()
         return 0
 
-    async with PullTimeout(0.2, received).waiting("app") as heard:
+    async with PullTimeout(1.0, received).waiting("app") as heard:
         heard({"id": "a", "status": "Extracting"})
         await over.wait()

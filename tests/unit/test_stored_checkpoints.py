@@ -82,7 +82,7 @@ def test_what_was_touched_since_stays(stored: StoredCheckpoints) -> None:
 
 @pytest.mark.root
 def test_what_a_killed_criu_has_mounted_there_does_not_keep_it(tmp_path: Path) -> None:
-    folder = CheckpointFolder(tmp_path / "it's a \\disk\r\u2028" / "one")
+    folder = CheckpointFolder(tmp_path / "it's a \\disk\u2028" / "one")
     mounted = folder.begin().path / "cgroup"
     mounted.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", mounted], check=True)
