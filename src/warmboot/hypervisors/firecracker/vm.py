@@ -116,7 +116,8 @@ class FirecrackerVm:
             "mem_file_path": str(memory),
         }
         with on_failure(lambda: unlink_all(memory, state)):
-            await self.api.put("/snapshot/create", body, self._config.save_timeout_s)
+            # Not cut short: Firecracker would write them all the same, after they are removed.
+            await finish(self.api.put("/snapshot/create", body, self._config.save_timeout_s))
         return MachineSnapshot(memory, state)
 
     async def kill(self) -> None:
