@@ -21,7 +21,7 @@ from warmboot.model.journal.operation import OperationState
 from warmboot.model.runtime_snapshot import SnapshotState
 from warmboot.model.tenants.boot import BootMethod
 
-DIES_WITHIN_S = 120
+DIES_WITHIN_S = 400
 
 PROGRAM = f"""
 import asyncio, json, os, signal, sys
