@@ -44,7 +44,7 @@ from warmboot.settings import Settings
 pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.slow]
 
 LIMIT_S = 4.0
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.slow]
 
 Doomed = Callable[..., AbstractAsyncContextManager[tuple[Client, list[asyncio.Task[Any]]]]]
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 RUNTIME, MANAGER = "warmboot.criu.runtime", "warmboot.manager.workers"
 DUMP = [
     (f"{RUNTIME}.folders:CheckpointFolder.begin", "after"),
