@@ -42,7 +42,7 @@ from warmboot.system import procfs
 T = TypeVar("T")
 
 START_TIMEOUT_S = 120.0
-CLI_TIMEOUT_S = 180.0
+CLI_TIMEOUT_S = 400.0
 BUILD_S = 600.0
 """How long the build of a snapshot may take on a busy machine, given ``IMPATIENT``."""
 
