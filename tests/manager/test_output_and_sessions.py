@@ -1,4 +1,4 @@
-"""Logs, execs and attached sessions; and what the manager itself logs."""
+"""Logs, execs and attached sessions."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ import asyncio
 import os
 import re
 import signal
-from collections.abc import Iterator
 
 import pytest
-import structlog
-from structlog.testing import capture_logs
 from tests.support.managers import Manager
 from typing_extensions import override
 
-from warmboot.bootstrap.logs import spec_form
 from warmboot.manager.containers import first_attach, watch_container
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.protocols import Session, Until
-from warmboot.model.container import Container, ContainerState
+from warmboot.model.container import ContainerState
 from warmboot.model.errors import Conflict, NotFound, WarmbootError
 from warmboot.model.sessions import ExecSpec, Stream
 
@@ -329,75 +325,3 @@ async def _is_read_and_goes(manager: Manager, session: Session) -> None:
         return not await manager.containers.list(all_states=True)
 
     await manager.until(gone)
-
-
-# -- what the manager logs -------------------------------------------------------------------------
-
-
-class Lines:
-    """What was logged of something, each message behind its level."""
-
-    def __init__(self, entries: list[structlog.typing.EventDict]) -> None:
-        self._entries = entries
-
-    def of(self, subject: object) -> list[str]:
-        return [
-            f"{entry['log_level']} {entry['event']}"
-            for entry in self._entries
-            if str(subject) in entry["event"]
-        ]
-
-
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    with capture_logs() as entries:
-        yield Lines(entries)
-
-
-async def logged(manager: Manager, lines: Lines, container: Container, count: int) -> list[str]:
-    """The last of them come a moment after it runs."""
-
-    async def look() -> list[str] | None:
-        found = lines.of(container.id)
-        return found if len(found) == count else None
-
-    return await manager.until(look, f"{count} lines")
-
-
-async def test_a_warm_boot_is_logged_as_specified(manager: Manager, lines: Lines) -> None:
-    await manager.snapshot()
-    container = await manager.run()
-    created, provisioned, stages = await logged(manager, lines, container, 3)
-    assert re.fullmatch(
-        rf"info Container {container.id} VM created: vm-\w+ via warm boot in \d+\.\d\ds", created
-    )
-    assert re.fullmatch(
-        rf"info Container {container.id} fully provisioned in \d+\.\d\ds "
-        r"via warm boot \(saved ~\d+s\)",
-        provisioned,
-    )
-    assert stages.startswith(f"info Container {container.id} stages: snapshot ")
-
-
-async def test_a_cold_boot_is_logged_as_specified(manager: Manager, lines: Lines) -> None:
-    container = await manager.run()
-    failed, created, provisioned, stages = await logged(manager, lines, container, 4)
-    assert failed == (
-        f"warning Warm boot failed for container {container.id}, "
-        "falling back to cold boot: No runtime snapshot available"
-    )
-    assert re.fullmatch(
-        rf"info Container {container.id} VM created: vm-\w+ via cold boot in \d+\.\d\ds", created
-    )
-    assert re.fullmatch(
-        rf"info Container {container.id} fully provisioned in \d+\.\d\ds via cold boot",
-        provisioned,
-    )
-    assert stages.startswith(f"info Container {container.id} stages: snapshot ")
-
-
-def test_the_levels_are_named_as_specified() -> None:
-    line = spec_form(None, "", {"level": "warning", "event": "Warm boot failed"})
-    assert line.split(maxsplit=1)[0] == "WARN"
-    line = spec_form(None, "", {"level": "info", "timestamp": "T", "event": "x", "a": 1})
-    assert line == "T INFO x a=1"

@@ -55,7 +55,7 @@ async def add_layer(disk: Disk) -> Disk:
     with on_failure(lambda: remove_layer(disk)):
         await disks.overlay_on_overlay(Path(layer.name), new, virtual_bytes(layer))
         owner = layer.stat()
-        os.chown(new, owner.st_uid, owner.st_gid)
+        os.chown(new, owner.st_uid, owner.st_gid, follow_symlinks=False)
     return replace(disk, path=new)
 
 

@@ -150,9 +150,8 @@ class QemuVm:
             await self._execute("blockdev-snapshot", node=below, overlay=node)
 
     async def _drop_node(self, node: str) -> None:
-        with contextlib.suppress(
-            HypervisorError
-        ):  # there is none, or it has come to lie on the disk
+        # Or there is none, or it has come to lie on the disk.
+        with contextlib.suppress(HypervisorError):
             await self._execute("blockdev-del", **{"node-name": node})
 
     async def kill(self) -> None:
