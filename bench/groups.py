@@ -87,5 +87,12 @@ GROUPS: Mapping[str, Group] = {
             "bench.background",
             ("background",),
         ),
+        Group(
+            "scale",
+            "1,000 simulated containers over one: creates, restarts of the manager",
+            "bench.scale",
+            ("scale",),
+            needs_root=False,
+        ),
     )
 }

@@ -63,6 +63,8 @@ TARGETS: Mapping[str, tuple[str, float]] = {
     "storage.compressed_boot_over_plain": ("≤", 4.0),
     "storage.compressed_next_over_plain": ("≤", 1.1),
     "storage.uffd_over_file": ("≤", 3.0),
+    "scale.thousand_over_one": ("≤", 1.3),
+    "scale.restart_thousand_over_ten": ("≤", 10.0),
     "cli.version_cpu_s": ("≤", 0.25),
     "cli.complete_cpu_s": ("≤", 0.25),
     "cli.ps_cpu_s": ("≤", 0.45),
