@@ -1,4 +1,4 @@
-"""``warmboot pause``, ``unpause`` and ``fork``, of containers and of engines."""
+"""``warmboot pause``, ``unpause``, ``park``, ``wake`` and ``fork``, of containers and engines."""
 
 from __future__ import annotations
 
@@ -64,6 +64,7 @@ def test_completion_offers_what_can_be_done_with(
     cli: Cli, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WARMBOOT_URL", env["WARMBOOT_URL"])
+    monkeypatch.setattr(completion, "ANSWER_TIMEOUT_S", 60.0)
     assert completion.forkable_names("") == ["ci", "web"]
     cli("pause", "web")
     cli("engine", "pause", "ci")
@@ -71,3 +72,31 @@ def test_completion_offers_what_can_be_done_with(
     assert completion.paused_names("w") == ["web"]
     assert completion.running_names("") == []
     assert completion.living_names("") == ["web"]
+
+
+def test_a_container_is_parked_shown_so_and_wakes(
+    cli: Cli, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WARMBOOT_URL", env["WARMBOOT_URL"])
+    monkeypatch.setattr(completion, "ANSWER_TIMEOUT_S", 60.0)
+    assert cli("park", "web").stdout == "web\n"
+    assert "Parked" in cli("ps").stdout
+    assert cli("ps", "-q", "--filter", "status=parked").stdout != ""
+    assert completion.parked_names("") == ["web"]
+    assert cli("rm", "web").returncode == 1
+    assert "web is not running" in cli("park", "web").stderr
+    assert cli("wake", "web").stdout == "web\n"
+    assert "Parked" not in cli("ps").stdout
+    assert "web is not parked" in cli("wake", "web").stderr
+    cli("park", "web")
+    assert cli("start", "web").stdout == "web\n"
+    cli("park", "web")
+    assert cli("rm", "-f", "web").stdout == "web\n"
+
+
+def test_an_engine_is_parked_shown_so_and_wakes(cli: Cli) -> None:
+    assert cli("engine", "park", "ci").stdout == "ci\n"
+    assert "Parked" in cli("engine", "ls").stdout
+    assert cli("engine", "wake", "ci").stdout == "ci\n"
+    assert "Parked" not in cli("engine", "ls").stdout
+    assert "is not parked" in cli("engine", "wake", "ci").stderr

@@ -168,7 +168,27 @@ async def forks_go_on(place: Site, source: Engine, number: int, count: int = 2) 
     assert "these snapshots lie on it: seeded" in refused.err
     await place.cli("engine", "rm", "-f", "copy", *forked)
     await place.cli("snapshot", "rm", "seeded")
+    await is_parked_and_wakes(place, source, number, secret)
     await source.docker("rm", "-f", KEEPER)
+
+
+async def is_parked_and_wakes(place: Site, parked: Engine, number: int, secret: str) -> None:
+    """An engine has no VM while it is parked, and goes on where it was, with the right time."""
+    described = await parked.described()
+    await place.cli("engine", "park", parked.name)
+    assert place.vmms() == []
+    refused = await parked.docker("ps", code=1)
+    assert f"the engine {parked.name} is parked" in refused.err
+    with pytest.raises(OSError, match="in use"), socket.socket() as other:
+        other.bind(("127.0.0.1", number))
+    await place.cli("engine", "wake", parked.name)
+    began = time.time()
+    there = float((await parked.docker("exec", KEEPER, "busybox", "date", "+%s")).out)
+    assert began - 2 < there < time.time() + 2
+    again = await parked.described()
+    assert again["address"] == described["address"]
+    assert await page_at(number) == await page_at(number, again["address"]) == PAGE
+    assert set((await parked.docker("logs", KEEPER)).out.split()) == {secret}
 
 
 async def stands_still_while(place: Site, paused: Engine, work: Coroutine[Any, Any, None]) -> None:

@@ -132,6 +132,23 @@ async def pause(manager: Manager) -> None:
         await noun.unpause("victim")
 
 
+async def park(manager: Manager) -> None:
+    """A container and an engine are parked."""
+    await manager.run("victim")
+    await engines.create(manager, "victim")
+    for noun in (manager.containers, engines.engines_of(manager)):
+        await noun.park("victim")
+
+
+async def wake(manager: Manager) -> None:
+    """They wake. What it dies at is done for their first boots, too: it does not count there."""
+    _counts.clear()
+    await park(manager)
+    _counts.set()
+    for noun in (manager.containers, engines.engines_of(manager)):
+        await noun.wake("victim")
+
+
 async def go_on(manager: Manager) -> None:
     """Only what an earlier manager had begun."""
     await settled(manager.running)
@@ -210,6 +227,7 @@ WORK: dict[str, Callable[[Manager], Awaitable[None]]] = {
     for work in (
         *(cold, warm, short, engine, go_on, build, rebuild, delete, delete_snapshot, start),
         *(compress, unpack, collect, migrate, freeze, fork, fork_container, pause, first_start),
+        *(park, wake),
     )
 }
 
@@ -238,6 +256,10 @@ PARTS: dict[str, Any] = {
 }
 
 
+_counts = asyncio.Event()
+"""Set while it is to die at what it was told."""
+
+
 def _arm(doom: Doom) -> None:
     """Make a method deadly: always, or where one of its arguments is the fourth word."""
     if not doom.at or doom.at[0] not in PARTS:
@@ -246,7 +268,7 @@ def _arm(doom: Doom) -> None:
     real = getattr(part, method)
 
     async def deadly(*args: Any, **kwargs: Any) -> Any:
-        wanted = len(doom.at) == 3 or doom.at[3] in map(str, args)
+        wanted = _counts.is_set() and (len(doom.at) == 3 or doom.at[3] in map(str, args))
         if wanted and when == "before":
             _die(doom)
         result = await real(*args, **kwargs)
@@ -259,13 +281,14 @@ def _arm(doom: Doom) -> None:
 
 async def main(doom: Doom) -> None:
     async def hook(saga: str, step: str) -> None:
-        if doom.at == (saga, step):
+        if doom.at == (saga, step) and _counts.is_set():
             _die(doom)
 
     process._give_way = lambda pid: None  # as in conftest.py
     lab = Lab(Path(doom.root))
     lab.set(**doom.options)
     _arm(doom)
+    _counts.set()
     async with lab.manager(hook, **doom.settings) as manager:
         if doom.at == MIDWAY:
             manager.host.snapshots._forms._at_low_priority = dying("manager")

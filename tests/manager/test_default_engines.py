@@ -50,7 +50,9 @@ async def test_two_who_ask_first_make_one_engine(place: Lab) -> None:
         await clear(m)
 
 
-async def test_a_stopped_one_is_started_and_a_removed_one_is_made_again(place: Lab) -> None:
+async def test_a_stopped_one_is_started_a_parked_one_wakes_and_a_removed_one_is_made_again(
+    place: Lab,
+) -> None:
     async with place.manager(**SETTING) as m, docker_at(str(path_of(place))) as client:
         await m.image()
         assert (await client.get("/containers/json")).status_code == 200
@@ -59,6 +61,10 @@ async def test_a_stopped_one_is_started_and_a_removed_one_is_made_again(place: L
         assert (await client.get("/containers/json")).status_code == 200, "the same connection"
         started = await engines_of(m).get(NAME)
         assert (started.id, started.state) == (first.id, EngineState.RUNNING)
+        await engines_of(m).park(NAME)
+        assert (await client.get("/containers/json")).status_code == 200
+        woken = await engines_of(m).get(NAME)
+        assert (woken.id, woken.state) == (first.id, EngineState.RUNNING)
         await engines_of(m).delete(NAME, force=True)
         assert (await client.get("/containers/json")).status_code == 200
         assert (await engines_of(m).get(NAME)).id != first.id

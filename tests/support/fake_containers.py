@@ -28,7 +28,7 @@ from tests.support.fake_sessions import FakeSession, run_command
 
 from warmboot.manager.containers.first_attach import FirstAttach, FirstAttaches
 from warmboot.manager.protocols import Until
-from warmboot.model.container import CONTAINER_TRANSITIONS, Container, ContainerSpec
+from warmboot.model.container import CONTAINER_TRANSITIONS, LIVING, Container, ContainerSpec
 from warmboot.model.container import ContainerState as S
 from warmboot.model.errors import (
     CommandNotFound,
@@ -211,6 +211,9 @@ class FakeContainers(FakeContainerSessions):
             await self._set(row.id, S.CREATING, error=None)
             self._begin(self._boot(row.id, self._first.expect(row.id) if attach else None))
             return
+        if row.state is S.PARKED:
+            await self.wake(ref)
+            return
         await self._set(row.id, S.RUNNING, exit_code=None, started_at=now())
         self._begin(self._run(row.id, row.spec.command or ("sleep",)))
 
@@ -225,6 +228,20 @@ class FakeContainers(FakeContainerSessions):
         if row.state is not S.PAUSED:
             raise Conflict(f"{row.name} is not paused")
         await self._set(row.id, S.RUNNING)
+
+    async def park(self, ref: str) -> None:
+        row = await self.get(ref)
+        if row.state is not S.RUNNING:
+            raise Conflict(f"{row.name} is not running")
+        for state in (S.PARKING, S.PARKED):
+            await self._set(row.id, state)
+
+    async def wake(self, ref: str) -> None:
+        row = await self.get(ref)
+        if row.state is not S.PARKED:
+            raise Conflict(f"{row.name} is not parked")
+        for state in (S.WAKING, S.RUNNING):
+            await self._set(row.id, state)
 
     async def fork(self, ref: str, count: int) -> Sequence[Container]:
         source = await self.get(ref)
@@ -270,7 +287,7 @@ class FakeContainers(FakeContainerSessions):
 
     async def delete(self, ref: str, *, force: bool = False) -> None:
         row = await self.get(ref)
-        if row.state in (S.RUNNING, S.PAUSED, S.CREATING) and not force:
+        if row.state in LIVING and not force:
             raise InUse(
                 f"the container {row.name} is {row.state}",
                 resolution=f"stop it first (warmboot stop {row.name}), or remove it with --force",

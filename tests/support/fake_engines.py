@@ -16,6 +16,7 @@ from warmboot.model.errors import Conflict, InUse, NameTaken, NotFound
 from warmboot.model.tenants.boot import BootMethod
 from warmboot.model.tenants.engine import (
     ENGINE_TRANSITIONS,
+    LIVING,
     Certificates,
     Engine,
     EngineSpec,
@@ -112,6 +113,20 @@ class FakeEngines:
             raise Conflict(f"the engine {engine.name} is not paused")
         self._set(engine, S.RUNNING)
 
+    async def park(self, ref: str) -> None:
+        engine = await self.get(ref)
+        if engine.state is not S.RUNNING:
+            raise Conflict(f"the engine {engine.name} is not running")
+        for state in (S.PARKING, S.PARKED):
+            self._set(await self.get(ref), state)
+
+    async def wake(self, ref: str) -> None:
+        engine = await self.get(ref)
+        if engine.state is not S.PARKED:
+            raise Conflict(f"the engine {engine.name} is not parked")
+        for state in (S.WAKING, S.RUNNING):
+            self._set(await self.get(ref), state)
+
     async def stop(self, ref: str, timeout_s: float | None = None) -> None:
         engine = await self.get(ref)
         if engine.state is S.PAUSED:
@@ -122,7 +137,7 @@ class FakeEngines:
 
     async def delete(self, ref: str, *, force: bool = False) -> None:
         engine = await self.get(ref)
-        if not force and engine.state in (S.RUNNING, S.PAUSED):
+        if not force and engine.state in LIVING:
             raise InUse(f"the engine {engine.name} is running", resolution="stop it first")
         del self.rows[engine.id]
         self.removed.append(engine.name)

@@ -18,14 +18,17 @@ from warmboot.host.vm.leftovers import users_of
 from warmboot.images.files import check_sizes, load_manifest
 from warmboot.model.container import Container, ContainerState
 from warmboot.model.errors import NotFound, WarmbootError
-from warmboot.model.runtime_snapshot import RuntimeSnapshot, SnapshotState
+from warmboot.model.runtime_snapshot import Depth, RuntimeSnapshot, SnapshotState
 from warmboot.model.tenants.engine import EngineState
 from warmboot.model.vm import VmKind, VmRecord
 
 FINAL = frozenset(ContainerState) - {
-    *(ContainerState.CREATING, ContainerState.PAUSED, ContainerState.DELETING)
+    *(ContainerState.CREATING, ContainerState.PAUSED, ContainerState.DELETING),
+    *(ContainerState.PARKING, ContainerState.WAKING),
 }
-ENGINE_FINAL = frozenset({EngineState.RUNNING, EngineState.STOPPED, EngineState.FAILED})
+ENGINE_FINAL = frozenset(
+    {EngineState.RUNNING, EngineState.PARKED, EngineState.STOPPED, EngineState.FAILED}
+)
 SETTLE_S = 60.0
 AGREE_S = 240.0
 """How long database and host may differ after something has happened."""
@@ -239,11 +242,24 @@ async def _owner(running: Running, record: VmRecord) -> Container | None:
         return None
 
 
+async def _parked(running: Running) -> set[str]:
+    """The ids of those that are."""
+    containers = await running.store.containers.list([ContainerState.PARKED])
+    engines = await running.store.engines.list([EngineState.PARKED])
+    return {str(one.id) for one in containers} | {str(one.id) for one in engines}
+
+
 async def _snapshots(running: Running) -> list[str]:
     """Rows, folders and leases agree."""
     broken = []
     records = await running.store.vms.list()
     snapshots = await running.store.snapshots.list(include_deleted=True)
+    parked = await _parked(running)
+    for tenant_id in sorted(parked):
+        held = await running.store.snapshots.leased_by(tenant_id)
+        depths = [one.depth for one in snapshots if one.id in held]
+        if len(held) != 1 or Depth.RUNTIME in depths:
+            broken.append(f"{tenant_id} is parked in {depths}")
     for snapshot in snapshots:
         who = f"snapshot {snapshot.id} ({snapshot.state})"
         leases = await running.store.snapshots.leases(snapshot.id)
@@ -251,6 +267,8 @@ async def _snapshots(running: Running) -> list[str]:
             users = [r for r in records if r.snapshot_id == snapshot.id]
             if holder in {str(upper.id) for upper in snapshots if not upper.is_version}:
                 continue  # which lies on it
+            if holder in parked:
+                continue
             if holder not in {str(record.owner_id) for record in users}:
                 broken.append(f"{who} is leased by {holder}, which has no VM of it")
         for record in records:
@@ -287,7 +305,8 @@ async def _whole(running: Running, snapshot: RuntimeSnapshot) -> list[str]:
 
 async def _cache(running: Running) -> list[str]:
     """What is unpacked belongs to a snapshot that is compressed, and not gone."""
-    known = {s.id for s in await running.store.snapshots.list()}
+    # A deleted one is there as long as somebody lies on it, or is parked in it.
+    known = {s.id for s in await running.store.snapshots.list(include_deleted=True)}
     entries = await running.host.storage.cache.entries()
     return [f"{e.path} is cached of nobody" for e in entries if e.snapshot_id not in known]
 

@@ -42,6 +42,7 @@ class PortNetwork(Network):
     async def stop(self, keep: bool = True) -> None:
         for index in list(self.held):
             self._close(index)
+        self._publishing.forget_held()
 
     @override
     async def acquire(self) -> Slot:

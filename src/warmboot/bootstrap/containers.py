@@ -50,7 +50,7 @@ def wire_containers(
         *(store, host, events, tasks, bring_up, core.admission, watch, create, garbage.collect),
         unresponsive,
         ports,
-        *(tenants.pauses, tenants.freeze, core.runner, settings.max_forks),
+        *(tenants.pauses, tenants.freeze, core.runner, tenants.vms, settings.max_forks),
     )
     files = ContainerFiles(containers.in_guest)
     return ContainerParts(containers, files, archives, watch, unresponsive)

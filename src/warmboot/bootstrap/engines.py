@@ -56,6 +56,7 @@ def wire_engines(
     engines = Engines(
         *(store, host, events, tasks, bring_up, admission, watch, sockets, ports, addresses),
         *(containers, disks, garbage.collect, tenants.freeze, tenants.pauses, core.runner),
+        tenants.vms,
         core.settings.default_shape,
         core.settings.max_forks,
     )
@@ -73,4 +74,4 @@ def wire_engines(
         users,
         tenants.pauses,
     )
-    return EngineParts(engines, reconcile, (engines.forks.saga,))
+    return EngineParts(engines, reconcile, (engines.forks.saga, engines.parks.saga))

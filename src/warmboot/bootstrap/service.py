@@ -151,6 +151,7 @@ def _wire(core: Core, workers: WorkerParts) -> _Parts:
             vms.boot.saga,
             tenants.freeze.saga,
             containers.containers.forks.saga,
+            containers.containers.parks.saga,
             *snapshots.sagas,
             *engines.sagas,
         ),

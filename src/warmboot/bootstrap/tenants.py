@@ -39,6 +39,7 @@ class TenantParts:
     stalled: ResumeStalled
     pauses: PauseTenant
     freeze: FreezeTenant
+    vms: BootVm
 
 
 def wire_tenants(
@@ -53,4 +54,4 @@ def wire_tenants(
     stalled = ResumeStalled(store, host, events, core.tasks, pauses)
     events.observe(stalled.on_event)
     freeze = FreezeTenant(store, host, core.runner, events, pauses)
-    return TenantParts(boot, stalled, pauses, freeze)
+    return TenantParts(boot, stalled, pauses, freeze, vms.boot)

@@ -38,8 +38,12 @@ def paused_names(incomplete: str) -> list[str]:
     return _names(_ALL, incomplete, ("paused",))
 
 
+def parked_names(incomplete: str) -> list[str]:
+    return _names(_ALL, incomplete, ("parked",))
+
+
 def startable_names(incomplete: str) -> list[str]:
-    return _names(_ALL, incomplete, ("created", "exited", "failed"))
+    return _names(_ALL, incomplete, ("created", "parked", "exited", "failed"))
 
 
 def engine_names(incomplete: str) -> list[str]:

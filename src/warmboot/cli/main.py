@@ -78,6 +78,12 @@ COMMANDS: Mapping[str, Place] = {
     "unpause": Place(
         "containers", "unpause", CONTAINERS, "Have paused containers go on where they were."
     ),
+    "park": Place(
+        "containers", "park", CONTAINERS, "Put containers' memory on the disk, and end their VMs."
+    ),
+    "wake": Place(
+        "containers", "wake", CONTAINERS, "Have parked containers go on where they were."
+    ),
     "wait": Place(
         "containers",
         "wait",

@@ -10,6 +10,7 @@ import typer
 from warmboot.cli.completion import (
     container_names,
     living_names,
+    parked_names,
     paused_names,
     running_names,
     startable_names,
@@ -47,6 +48,7 @@ RunningRef = Annotated[str, _one(running_names)]
 RunningRefs = Annotated[list[str], _several(running_names)]
 LivingRefs = Annotated[list[str], _several(living_names)]
 PausedRefs = Annotated[list[str], _several(paused_names)]
+ParkedRefs = Annotated[list[str], _several(parked_names)]
 StartableRefs = Annotated[list[str], _several(startable_names)]
 
 

@@ -40,7 +40,7 @@ from warmboot.host.storage.storage import Storage, remove_folder
 from warmboot.host.vm import leftovers
 from warmboot.host.vm.boot_logs import BootLogs
 from warmboot.host.vm.disk_usage import disk_usage
-from warmboot.host.vm.freeze_vm import FrozenVm, freeze_vm
+from warmboot.host.vm.freeze_vm import FrozenVm
 from warmboot.host.vm.live_vm import LiveVm
 from warmboot.host.vm.protected import NOTHING, Protected, slots_in_use
 from warmboot.host.vm.unresponsive import UnresponsiveVms
@@ -175,12 +175,14 @@ class Vms(VmPorts):
         )
         return self._hold(vm, spec, frozen_token or token)
 
-    async def freeze_in_use(self, record: VmRecord, folder: Path) -> FrozenVm:
+    async def freeze_in_use(
+        self, record: VmRecord, folder: Path, *, stays: bool = False
+    ) -> FrozenVm:
         """Freeze a VM that somebody uses, and have it go on: see ``freeze_vm``."""
-        machine = self._machine(record.id)
+        machine, gid = self._machine(record.id), self._snapshots.gid
         self._snapshots.lend(folder, record.spec.uid)
         try:
-            return await freeze_vm(machine.vm, record.spec, folder, self._snapshots.gid)
+            return await machine.freeze_in_use(record.spec, folder, gid, stays=stays)
         finally:
             self._snapshots.lend(folder, 0)
 

@@ -27,6 +27,7 @@ from warmboot.manager.core.unreadable_owners import Of, UnreadableOwners, unread
 from warmboot.manager.engines.reconcile_engines import ReconcileEngines
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.snapshots.runtime_snapshots import RuntimeSnapshots
+from warmboot.manager.tenants.park_tenant import AROUND_PARKED
 from warmboot.manager.tenants.pause_tenant import PauseTenant
 from warmboot.manager.tenants.resume_stalled import ResumeStalled
 from warmboot.manager.vms.slots import slot_of
@@ -186,6 +187,10 @@ class Reconcile:
         records = await self._store.vms.of_owner(container.id)
         if not records and (row := self._unreadable.vm_of_unknown()) is not None:
             raise row.error()
+        if container.state in AROUND_PARKED:
+            if await self._containers.parks.settle(container, lost):
+                return
+            container = await self._store.containers.get(container.id)
         silent = next((r for r in records if self._host.vms.unresponsive(r.id) is not None), None)
         ending = container.state is ContainerState.DELETING or to_be_removed(container)
         if silent is not None and not ending:

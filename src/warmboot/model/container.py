@@ -5,8 +5,11 @@
                      │           ▼        ▼
                      └──────▶ failed ──▶ deleting ──▶ (gone)
 
+    running ──▶ parking ──▶ parked ──▶ waking ──▶ running
+
 ``created`` is one that nobody has started yet: it has a name and what was asked for, and nothing of
 the host. ``paused``: its VM stands still in memory, and nothing can be asked of what is in it.
+``parked``: its memory is on the disk, and there is no VM; it keeps its ports.
 ``failed`` means that there is no VM to speak of: it never came up, or it died. A failed or exited
 container can be started again (a failed one gets a new VM, cold, on its own disk).
 """
@@ -41,6 +44,9 @@ class ContainerState(StrEnum):
     CREATING = "creating"
     RUNNING = "running"
     PAUSED = "paused"
+    PARKING = "parking"
+    PARKED = "parked"
+    WAKING = "waking"
     EXITED = "exited"
     FAILED = "failed"
     DELETING = "deleting"
@@ -61,6 +67,7 @@ CONTAINER_TRANSITIONS = Transitions(
         ContainerState.RUNNING: frozenset(
             {
                 ContainerState.PAUSED,
+                ContainerState.PARKING,
                 ContainerState.EXITED,
                 ContainerState.FAILED,
                 ContainerState.DELETING,
@@ -68,6 +75,18 @@ CONTAINER_TRANSITIONS = Transitions(
         ),
         ContainerState.PAUSED: frozenset(
             {ContainerState.RUNNING, ContainerState.FAILED, ContainerState.DELETING}
+        ),
+        ContainerState.PARKING: frozenset(
+            {
+                ContainerState.RUNNING,
+                ContainerState.PARKED,
+                ContainerState.FAILED,
+                ContainerState.DELETING,
+            }
+        ),
+        ContainerState.PARKED: frozenset({ContainerState.WAKING, ContainerState.DELETING}),
+        ContainerState.WAKING: frozenset(
+            {ContainerState.RUNNING, ContainerState.PARKED, ContainerState.DELETING}
         ),
         ContainerState.EXITED: frozenset(
             {ContainerState.RUNNING, ContainerState.FAILED, ContainerState.DELETING}
@@ -78,7 +97,13 @@ CONTAINER_TRANSITIONS = Transitions(
 )
 
 
-LIVING = frozenset({ContainerState.CREATING, ContainerState.RUNNING, ContainerState.PAUSED})
+BEGUN = frozenset(ContainerState) - {
+    *(ContainerState.CREATED, ContainerState.CREATING, ContainerState.EXITED),
+    *(ContainerState.FAILED, ContainerState.DELETING),
+}
+"""Those whose program runs, stands still, or is kept as it ran."""
+
+LIVING = BEGUN | {ContainerState.CREATING}
 """Those that have not ended: they are told of without ``all``, and have their ports."""
 
 DEFAULT_STOP_TIMEOUT_S = 10.0

@@ -130,6 +130,22 @@ async def unpause_container(ref: Ref, services: Wired) -> Ok:
     return Ok()
 
 
+@router.post("/{ref}/park", summary="Put a container's memory on the disk")
+async def park_container(ref: Ref, services: Wired) -> Ok:
+    """Its VM ends, and its memory is free. Answers when all of it is on the disk. It survives a
+    restart of the manager, and of the machine. What is connected to it is cut off; it keeps its
+    ports."""
+    await services.containers.park(ref)
+    return Ok()
+
+
+@router.post("/{ref}/wake", summary="Have a parked container go on where it was")
+async def wake_container(ref: Ref, services: Wired) -> Ok:
+    """Answers when it runs, and its clock is right. One that cannot be woken stays parked."""
+    await services.containers.wake(ref)
+    return Ok()
+
+
 @router.post("/{ref}/fork", status_code=201, summary="Start containers from a running one as it is")
 async def fork_container(ref: Ref, body: ForkIn, services: Wired) -> Items[ContainerOut]:
     """It stands still for some tenths of a second, and runs on. The answer comes when all of the

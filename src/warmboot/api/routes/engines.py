@@ -130,6 +130,21 @@ async def unpause_engine(ref: Ref, services: Wired) -> Ok:
     return Ok()
 
 
+@router.post("/{ref}/park", summary="Put an engine's memory on the disk")
+async def park_engine(ref: Ref, services: Wired) -> Ok:
+    """Its VM ends, and its memory is free. Answers when all of it is on the disk. It survives a
+    restart of the manager, and of the machine. What is connected to it is cut off."""
+    await _engines(services).park(ref)
+    return Ok()
+
+
+@router.post("/{ref}/wake", summary="Have a parked engine go on where it was")
+async def wake_engine(ref: Ref, services: Wired) -> Ok:
+    """Answers when it runs, and its clock is right. One that cannot be woken stays parked."""
+    await _engines(services).wake(ref)
+    return Ok()
+
+
 @router.post("/{ref}/snapshot", status_code=201, summary="Freeze a running engine into a snapshot")
 async def snapshot_engine(ref: Ref, body: EngineSnapshotIn, services: Wired) -> Created:
     """The engine stands still for some tenths of a second, and runs on. The answer comes when the

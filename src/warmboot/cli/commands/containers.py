@@ -25,7 +25,7 @@ from warmboot.cli.drive import (
 )
 from warmboot.cli.entry import show_error
 from warmboot.cli.parsing import parse_moment
-from warmboot.cli.refs import LivingRefs, PausedRefs, Ref, Refs, RunningRefs
+from warmboot.cli.refs import LivingRefs, ParkedRefs, PausedRefs, Ref, Refs, RunningRefs
 from warmboot.cli.terminal.log_lines import Tail, wanted_lines
 from warmboot.cli.terminal.output import age, print_fields, print_json, print_lines
 from warmboot.cli.terminal.progress import status
@@ -285,6 +285,16 @@ def pause(refs: RunningRefs) -> None:
 def unpause(refs: PausedRefs) -> None:
     """Have paused containers go on where they were."""
     _quick(refs, "unpausing", lambda client, ref: client.containers.unpause(ref))
+
+
+def park(refs: RunningRefs) -> None:
+    """Put containers' memory on the disk, and end their VMs."""
+    _quick(refs, "parking", lambda client, ref: client.containers.park(ref))
+
+
+def wake(refs: ParkedRefs) -> None:
+    """Have parked containers go on where they were."""
+    _quick(refs, "waking", lambda client, ref: client.containers.wake(ref))
 
 
 def restart(refs: Refs, time: StopTime = None) -> None:

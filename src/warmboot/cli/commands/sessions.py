@@ -19,6 +19,9 @@ from warmboot.cli.terminal.terminal import Detached, terminal_size
 from warmboot.model.conventions.program_start import assignments
 from warmboot.model.errors import Conflict, Unavailable
 
+_TOLD = ("running", "paused", "parked")
+"""Why one that stands still cannot be attached to is told by the manager."""
+
 
 def exec_(
     ref: RunningRef,
@@ -96,7 +99,7 @@ def attach(
         with Signals() as signals:
             async with connect() as client:
                 container = await client.containers.get(ref)
-                if container.state not in ("running", "paused"):  # of a paused one it is told
+                if container.state not in _TOLD:
                     raise Conflict(
                         f"{container.name} is not running",
                         details=f"it is {container.state}",

@@ -32,13 +32,14 @@ _STATE_STYLES = {
     "running": "green",
     "ready": "green",
     "paused": "cyan",
+    "parked": "cyan",
     "failed": "bold red",
     "stalled": "bold red",
     "unhealthy": "bold red",
     "exited": "dim",
 }
 _SERVING = ("ready", "creating", "unhealthy")
-_QUIET = ("paused", "exited")
+_QUIET = ("paused", "parked", "exited")
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,6 +228,14 @@ class Containers(Resource[Container]):
         """Have it go on where it was, with the time of now."""
         await self._link.post_slow(self._path(ref, "unpause"), {})
 
+    async def park(self, ref: str) -> None:
+        """Have its memory on the disk, and no VM, when this returns."""
+        await self._link.post_slow(self._path(ref, "park"), {})
+
+    async def wake(self, ref: str) -> None:
+        """Have it go on where it was when it was parked, with the time of now."""
+        await self._link.post_slow(self._path(ref, "wake"), {})
+
     async def fork(self, ref: str, count: int = 1) -> builtins.list[Container]:
         """So many that go on from it as it is now: all of them run, or none is left."""
         made = await self._link.post_slow(self._path(ref, "fork"), {}, {"count": count})
@@ -319,8 +327,11 @@ class Containers(Resource[Container]):
         return open_session(self._link.endpoint, path, self._token, None)
 
 
+_BEGUN = ("running", "paused", "parking", "parked", "waking")
+
+
 def _holds(container: Container, until: str) -> bool:
-    ended, runs = container.state in ("exited", "failed", "deleting"), ("running", "paused")
+    ended, runs = container.state in ("exited", "failed", "deleting"), _BEGUN
     if until == "booted":
         return ended or container.state in runs or container.boot_method is not None
     if until == "healthy":

@@ -101,7 +101,7 @@ class Engines(Resource[Engine]):
         """The engine when it is so, has failed, or the time (``None``: no end) is over."""
         over = {"failed", "deleting", until}
         if until == "running":  # it came to that, or never will
-            over |= {"paused", "stopped"}
+            over |= {"paused", "parking", "parked", "stopped"}
         return await self._until(ref, until, lambda one: one.state in over, timeout_s)
 
     async def start(self, ref: str) -> None:
@@ -120,6 +120,14 @@ class Engines(Resource[Engine]):
     async def unpause(self, ref: str) -> None:
         """Have it go on where it was, with the time of now."""
         await self._link.post_slow(self._path(ref, "unpause"), {})
+
+    async def park(self, ref: str) -> None:
+        """Have its memory on the disk, and no VM, when this returns."""
+        await self._link.post_slow(self._path(ref, "park"), {})
+
+    async def wake(self, ref: str) -> None:
+        """Have it go on where it was when it was parked, with the time of now."""
+        await self._link.post_slow(self._path(ref, "wake"), {})
 
     async def snapshot(self, ref: str, name: str) -> str:
         """Freeze it, as it runs, into a snapshot of this name; the snapshot's id."""

@@ -189,6 +189,14 @@ class Containers:
         """Have it go on where it was, with the time of now."""
         self._portal.run(lambda: self._of.unpause(ref))
 
+    def park(self, ref: str) -> None:
+        """Have its memory on the disk, and no VM, when this returns."""
+        self._portal.run(lambda: self._of.park(ref))
+
+    def wake(self, ref: str) -> None:
+        """Have it go on where it was when it was parked, with the time of now."""
+        self._portal.run(lambda: self._of.wake(ref))
+
     def fork(self, ref: str, count: int = 1) -> builtins.list[Container]:
         """So many that go on from it as it is now: all of them run, or none is left."""
         return self._portal.run(lambda: self._of.fork(ref, count))

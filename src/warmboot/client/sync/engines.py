@@ -84,6 +84,14 @@ class Engines:
         """Have it go on where it was, with the time of now."""
         self._portal.run(lambda: self._of.unpause(ref))
 
+    def park(self, ref: str) -> None:
+        """Have its memory on the disk, and no VM, when this returns."""
+        self._portal.run(lambda: self._of.park(ref))
+
+    def wake(self, ref: str) -> None:
+        """Have it go on where it was when it was parked, with the time of now."""
+        self._portal.run(lambda: self._of.wake(ref))
+
     def snapshot(self, ref: str, name: str) -> str:
         """Freeze it, as it runs, into a snapshot of this name; the snapshot's id."""
         return self._portal.run(lambda: self._of.snapshot(ref, name))

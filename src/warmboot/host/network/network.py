@@ -282,6 +282,14 @@ class Network:
         await self._publishing.close_inside(slot)
         await self._publishing.close(slot)
 
+    def hold(self, owner: str, mappings: Collection[PortMapping]) -> None:
+        """Keep ports for an ``owner`` that has no slot for now, until ``let_go``. Idempotent."""
+        self._publishing.hold(owner, mappings)
+
+    def let_go(self, owner: str) -> None:
+        """Idempotent."""
+        self._publishing.let_go(owner)
+
     async def open_host_port(self, slot: Slot, port: int) -> None:
         """Let the guest reach the host's own 127.0.0.1:``port`` (TCP) at its gateway's address."""
         await self._publishing.switch_host_port(slot, port, "add")

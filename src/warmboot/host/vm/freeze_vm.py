@@ -41,16 +41,19 @@ class FrozenVm:
     layers: tuple[str, ...] = ()
 
 
-async def freeze_vm(vm: Vm, spec: VmSpec, folder: Path, gid: int) -> FrozenVm:
+async def freeze_vm(
+    vm: Vm, spec: VmSpec, folder: Path, gid: int, *, stays: bool = False
+) -> FrozenVm:
     """Freeze a running or paused VM into ``folder``, which its VMM may write to, and have it be as
     it was: its disk is at the same path.
 
-    ``gid`` may read the disk. If it fails the VM is as before, and no file is left: that is so when
-    it was cancelled, too. ``HypervisorError`` for a VM that has stalled; ``DiskFull``.
+    ``gid`` may read the disk. ``stays``: it stands still then, as it is to be ended. If it fails
+    the VM is as before, and no file is left: that is so when it was cancelled, too.
+    ``HypervisorError`` for a VM that has stalled; ``DiskFull``.
     """
     with on_failure(lambda: _clear(folder)):
         # Not cut short: it would not be known what the VM writes to.
-        return await finish(asyncio.ensure_future(_freeze(vm, spec, folder, gid)))
+        return await finish(asyncio.ensure_future(_freeze(vm, spec, folder, gid, stays)))
 
 
 def _clear(folder: Path) -> None:
@@ -74,7 +77,7 @@ def _writable(spec: VmSpec) -> Disk:
     return next(disk for disk in spec.disks if not disk.read_only)
 
 
-async def _freeze(vm: Vm, spec: VmSpec, folder: Path, gid: int) -> FrozenVm:
+async def _freeze(vm: Vm, spec: VmSpec, folder: Path, gid: int, stays: bool) -> FrozenVm:
     status = await vm.status()
     if status not in (VmStatus.RUNNING, VmStatus.PAUSED):
         raise HypervisorError(f"{spec.id} cannot be frozen: it is {status}")
@@ -91,7 +94,8 @@ async def _freeze(vm: Vm, spec: VmSpec, folder: Path, gid: int) -> FrozenVm:
             await _lay(vm, overlay, disk)
     if overlay is not None:
         disk_layers.settle(disk)
-    await _go_on(vm, status)
+    if not stays:
+        await _go_on(vm, status)
     standstill_s = time.monotonic() - began
     if overlay is None:
         return FrozenVm(machine, Disk(folder / DISK_FILE), standstill_s)

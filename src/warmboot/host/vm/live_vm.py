@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from warmboot.host.guest.guest_link import AGENT_PORT, GuestLink
@@ -68,6 +69,15 @@ class LiveVm:
         async with self._in_time():
             await self.vm.resume()
         self.runs.set()
+
+    async def freeze_in_use(
+        self, spec: VmSpec, folder: Path, gid: int, *, stays: bool
+    ) -> freeze_vm.FrozenVm:
+        """See ``freeze_vm``."""
+        if stays:
+            self.runs.clear()
+        async with on_failure(self.look):
+            return await freeze_vm.freeze_vm(self.vm, spec, folder, gid, stays=stays)
 
     async def go_on(self, spec: VmSpec) -> None:
         """``resume`` for one whose freeze may have been broken off. Idempotent."""

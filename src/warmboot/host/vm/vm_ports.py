@@ -71,6 +71,16 @@ class VmPorts:
         if slot is not None and self._network is not None:
             await self._network.unpublish(slot)
 
+    def hold(self, owner: str, ports: Collection[PortMapping]) -> None:
+        """Keep ports of this host for an ``owner`` that has no VM for now. Idempotent."""
+        if self._network is not None:
+            self._network.hold(owner, ports)
+
+    def let_go(self, owner: str) -> None:
+        """Give those back. Idempotent."""
+        if self._network is not None:
+            self._network.let_go(owner)
+
     async def republish(self, slot: Slot | None, ports: Sequence[PortMapping]) -> None:
         """Hold the ports of an adopted VM again."""
         if slot is not None and self._network is not None:

@@ -10,8 +10,9 @@ from uuid import UUID
 
 from warmboot.manager.protocols import Until
 from warmboot.manager.tenants import boot_tenant
-from warmboot.manager.tenants.pause_tenant import check_not_paused
+from warmboot.manager.tenants.pause_tenant import check_not_parked, check_not_paused
 from warmboot.model.container import (
+    BEGUN,
     DEFAULT_STOP_TIMEOUT_S,
     Container,
     ContainerSpec,
@@ -47,6 +48,7 @@ def can_be_stopped(container: Container) -> bool:
             f"{container.name} is still being created",
             resolution=f"wait (`warmboot wait {container.name}`), or use `warmboot rm -f`",
         )
+    check_not_parked(container)
     goes_on = container.state in (ContainerState.RUNNING, ContainerState.PAUSED)
     return goes_on and container.docker_id is not None
 
@@ -107,7 +109,7 @@ def fork_of(source: Container, name: str, moment_id: UUID) -> ContainerSpec:
 
 def killed_with_vm(container: Container) -> dict[str, Any]:
     """How its program ends, if it still runs and its VM is removed: those who wait are told."""
-    if container.state not in (ContainerState.RUNNING, ContainerState.PAUSED):
+    if container.state not in BEGUN:
         return {}
     return {"exit_code": 128 + SIGKILL, "finished_at": datetime.now(UTC)}
 

@@ -23,6 +23,7 @@ from warmboot.manager.containers.create_container import CreateContainer
 from warmboot.manager.containers.first_attach import FirstAttaches
 from warmboot.manager.containers.host_ports import HostPorts
 from warmboot.manager.containers.keep_unresponsive import KeepUnresponsive
+from warmboot.manager.containers.parking.container_parking import ContainerParking
 from warmboot.manager.containers.start_again import StartAgain
 from warmboot.manager.containers.watch_container import WatchContainer
 from warmboot.manager.core.admission import BootAdmission
@@ -35,18 +36,20 @@ from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.protocols import Session, Until
 from warmboot.manager.tenants.fork_tenant import ForkTenant
 from warmboot.manager.tenants.freeze_tenant import FreezeTenant
+from warmboot.manager.tenants.park_tenant import ParkTenant
 from warmboot.manager.tenants.pause_tenant import (
     PauseTenant,
     check_goes_on,
     check_not_paused,
+    in_use,
 )
 from warmboot.manager.tenants.tenant_locks import TenantLocks
+from warmboot.manager.vms.boot_vm import BootVm
 from warmboot.model.container import LIVING, Container, ContainerSpec, ContainerState
 from warmboot.model.conventions.signals import signal_name
 from warmboot.model.errors import (
     Conflict,
     IllegalTransition,
-    InUse,
     NotFound,
     Unavailable,
     VmGone,
@@ -78,6 +81,7 @@ class Containers(ContainerSessions):
         pauses: PauseTenant,
         freeze: FreezeTenant,
         runner: SagaRunner,
+        boot: BootVm,
         max_forks: int,
     ) -> None:
         super().__init__(store, host, events, watch)
@@ -96,6 +100,10 @@ class Containers(ContainerSessions):
         self._freeze = freeze
         self.forks = ForkTenant[Container](
             VmKind.CONTAINER, store, host, runner, events, garbage, self, max_forks
+        )
+        self.parks = ParkTenant[Container](
+            *(VmKind.CONTAINER, store, host, runner, events, garbage, freeze, pauses, boot),
+            *(admission, ContainerParking(host, watch)),
         )
 
     # -- asking --------------------------------------------------------------------------------
@@ -130,12 +138,16 @@ class Containers(ContainerSessions):
         self._begin(Asked(container_id, self._admission.boot()))
 
     async def start(self, ref: str, *, attach: bool = False) -> None:
-        """Start a container that was only created, has exited or failed; one that runs is left
-        alone. ``attach``: one that has to be booted is not started before a client has attached.
+        """Start a container that was only created, has exited or failed, or wake a parked one; one
+        that runs is left alone. ``attach``: one that has to be booted is not started before a
+        client has attached.
         """
         container = await self.get(ref)
         async with self._locks.hold(container.id):
             container = await self._store.containers.get(container.id)
+            if container.state is ContainerState.PARKED:
+                await self._wake(container)
+                return
             check_not_paused(container)
             if container.state in LIVING:
                 return
@@ -232,6 +244,21 @@ class Containers(ContainerSessions):
             container = await self._store.containers.get(container.id)
             await self._locks.refuse_removed(container, self._pauses.unpause(container))
 
+    async def park(self, ref: str) -> None:
+        container = await self.get(ref)
+        async with self._locks.hold(container.id):
+            container = await self._store.containers.get(container.id)
+            check_runs(container)
+            await self._locks.refuse_removed(container, self.parks.park(container))
+
+    async def wake(self, ref: str) -> None:
+        container = await self.get(ref)
+        async with self._locks.hold(container.id):
+            await self._wake(await self._store.containers.get(container.id))
+
+    async def _wake(self, container: Container) -> None:
+        await self._locks.refuse_removed(container, self.parks.wake(container))
+
     async def fork(self, ref: str, count: int) -> Sequence[Container]:
         return await self.forks(await self.get(ref), count)
 
@@ -260,11 +287,7 @@ class Containers(ContainerSessions):
     async def delete(self, ref: str, *, force: bool = False) -> None:
         container = await self.get(ref)
         if not force and container.state in LIVING:
-            raise InUse(
-                f"{container.name} is {container.state}",
-                resolution=f"stop it first (`warmboot stop {container.name}`), "
-                f"or `warmboot rm -f {container.name}`",
-            )
+            raise in_use(container)
         await self.remove(container.id)
 
     async def remove(self, container_id: UUID) -> None:

@@ -61,7 +61,7 @@ class KeepUnresponsive:
 
     def on_event(self, event: Event) -> None:
         """An observer of the event log."""
-        if event.kind == "container.booted":
+        if event.kind in ("container.booted", "container.woken"):
             self.watch(UUID(event.subject_id), event.data["vm_id"])
 
     def watch(self, container_id: UUID, vm_id: str) -> None:

@@ -55,7 +55,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 15.0
 
 _STORED_WITHIN_S = 10.0
 
-_GOES_ON = (ContainerState.RUNNING, ContainerState.PAUSED)
+_GOES_ON = (ContainerState.RUNNING, ContainerState.PAUSED, ContainerState.PARKING)
 
 
 class ContainerLost(ContainerError):

@@ -167,7 +167,7 @@ class BringUpEngine:
             await self._containers.start(engine)
         if engine.goes_on:
             with watch.stage("ports"):
-                await self._publish(engine.id, engine.vm_id)
+                await self.publish_ports(engine.id, engine.vm_id)
         stages = (*engine.stages, *watch.stages[before:])
         handed_over = await retry_until_stored(
             f"that engine {engine.id} is handed over",
@@ -178,7 +178,7 @@ class BringUpEngine:
         await self._sockets.show(handed_over)
         self._events.wake(engine.id)
 
-    async def _publish(self, engine_id: UUID, vm_id: str) -> None:
+    async def publish_ports(self, engine_id: UUID, vm_id: str) -> None:
         """What came up with it. What is not published in time is a moment later: who follows its
         containers does it, too."""
         try:

@@ -98,7 +98,7 @@ class EnginePorts:
 
     def on_event(self, event: Event) -> None:
         """An observer of the event log."""
-        if event.kind == "engine.running":  # in another VM than before, if there was one
+        if event.kind in ("engine.running", "engine.woken"):  # perhaps in another VM than before
             self._led.pop(UUID(event.subject_id), None)
             self._own.forget(UUID(event.subject_id))
             self.follow(UUID(event.subject_id))

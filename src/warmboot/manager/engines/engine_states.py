@@ -7,6 +7,7 @@ from typing import Any
 
 from warmboot.manager.protocols import EngineUntil
 from warmboot.manager.tenants import boot_tenant
+from warmboot.manager.tenants.pause_tenant import check_not_parked
 from warmboot.model.errors import Conflict
 from warmboot.model.tenants.engine import Engine, EngineState
 
@@ -24,7 +25,7 @@ def has_reached(engine: Engine, until: EngineUntil) -> bool:
     if until is EngineUntil.RUNNING:
         if engine.state is EngineState.RUNNING:
             return engine.handed_over or not engine.goes_on
-        return engine.state is not EngineState.CREATING
+        return engine.state not in (EngineState.CREATING, EngineState.WAKING)
     return engine.state is EngineState.STOPPED
 
 
@@ -35,6 +36,7 @@ def can_be_stopped(engine: Engine) -> bool:
             f"the engine {engine.name} is still being created",
             resolution="wait until it runs, or use `warmboot engine rm -f`",
         )
+    check_not_parked(engine)
     return engine.state in (EngineState.RUNNING, EngineState.PAUSED)
 
 
@@ -59,6 +61,10 @@ def silence(engine: Engine) -> str:
     name, start = engine.name, f"start it again: `warmboot engine start {engine.name}`"
     if engine.state is EngineState.PAUSED:
         return f"the engine {name} is paused; unpause it: `warmboot engine unpause {name}`"
+    if engine.state is EngineState.PARKED:
+        return f"the engine {name} is parked; wake it: `warmboot engine wake {name}`"
+    if engine.state is EngineState.WAKING:
+        return f"the engine {name} is waking; try again in a moment"
     if engine.state is EngineState.STOPPED:
         return f"the engine {name} is stopped; {start}"
     if engine.state is EngineState.FAILED:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,6 +23,8 @@ from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.engines.bring_up_engine import Asked, BringUpEngine, bring_up_key
 from warmboot.manager.engines.engine_containers import EngineContainers
 from warmboot.manager.engines.engine_disks import EngineDisks
+from warmboot.manager.engines.engine_owners import check_holder, check_owner
+from warmboot.manager.engines.engine_parking import EngineParking
 from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engine_states import (
@@ -43,16 +44,13 @@ from warmboot.manager.protocols import EngineUntil
 from warmboot.manager.tenants.fork_tenant import ForkTenant
 from warmboot.manager.tenants.freeze_tenant import FreezeTenant
 from warmboot.manager.tenants.moments import begun_from
-from warmboot.manager.tenants.pause_tenant import PauseTenant, check_not_paused
+from warmboot.manager.tenants.park_tenant import ParkTenant
+from warmboot.manager.tenants.pause_tenant import PauseTenant, check_not_paused, in_use
 from warmboot.manager.tenants.removed_tenants import RemovedTenants
 from warmboot.manager.tenants.tenant_locks import TenantLocks
+from warmboot.manager.vms.boot_vm import BootVm
 from warmboot.model.conventions.registry_logins import RegistryLogin, check_size
-from warmboot.model.errors import (
-    IllegalTransition,
-    InUse,
-    InvalidRequest,
-    NotFound,
-)
+from warmboot.model.errors import IllegalTransition, InvalidRequest, NotFound
 from warmboot.model.runtime_snapshot import Depth
 from warmboot.model.shapes import Shape
 from warmboot.model.tenants.boot import BootPolicy
@@ -61,7 +59,6 @@ from warmboot.model.usage import DiskUsage
 from warmboot.model.vm import VmKind
 from warmboot.store import Store
 from warmboot.system.on_failure import on_failure
-from warmboot.system.procfs import open_process
 
 log = structlog.get_logger(__name__)
 
@@ -92,6 +89,7 @@ class Engines:
         freeze: FreezeTenant,
         pauses: PauseTenant,
         runner: SagaRunner,
+        boot: BootVm,
         default_shape: Shape,
         max_forks: int,
     ) -> None:
@@ -113,6 +111,10 @@ class Engines:
         self._pauses = pauses
         self.forks = ForkTenant[Engine](
             VmKind.ENGINE, store, host, runner, events, garbage, self, max_forks
+        )
+        self.parks = ParkTenant[Engine](
+            *(VmKind.ENGINE, store, host, runner, events, garbage, freeze, pauses, boot),
+            *(admission, EngineParking(host, tasks, bring_up, watch, ports, sockets)),
         )
         self._default_shape = default_shape
         self._locks = TenantLocks()
@@ -173,8 +175,8 @@ class Engines:
         return engine.id
 
     async def _create(self, spec: EngineSpec, engine_id: UUID) -> Engine:
-        _check_owner(spec)
-        _check_holder(spec)
+        check_owner(spec)
+        check_holder(spec)
         if spec.host_ports and self._host.vms.engine_network is None:
             raise InvalidRequest(
                 "this hypervisor has no network, through which ports of the host could be opened",
@@ -223,10 +225,14 @@ class Engines:
         self._tasks.keep_going(Work.BRING_UP, bring_up_key(engine_id), work, asked.ticket.over)
 
     async def start(self, ref: str) -> None:
-        """Boot one that is stopped or has failed, on its disk; one that runs is left alone."""
+        """Boot one that is stopped or has failed, on its disk; wake one that is parked. One that
+        runs is left alone."""
         engine = await self.get(ref)
         async with self._locks.hold(engine.id):
             engine = await self._store.engines.get(engine.id)
+            if engine.state is EngineState.PARKED:
+                await self._locks.refuse_removed(engine, self.parks.wake(engine))
+                return
             check_not_paused(engine)
             if engine.state in (EngineState.RUNNING, EngineState.CREATING):
                 return
@@ -292,6 +298,21 @@ class Engines:
             await self._locks.refuse_removed(engine, self._pauses.unpause(engine))
             await self._show(engine.id)
 
+    async def park(self, ref: str) -> None:
+        engine = await self.get(ref)
+        await self._just_booted(engine.id)
+        async with self._locks.hold(engine.id):
+            engine = await self._store.engines.get(engine.id)
+            if engine.state is EngineState.RUNNING:
+                check_handed_over(engine)
+            await self._locks.refuse_removed(engine, self.parks.park(engine))
+
+    async def wake(self, ref: str) -> None:
+        engine = await self.get(ref)
+        async with self._locks.hold(engine.id):
+            engine = await self._store.engines.get(engine.id)
+            await self._locks.refuse_removed(engine, self.parks.wake(engine))
+
     async def _show(self, engine_id: UUID) -> None:
         await self._sockets.show_if_possible(await self._store.engines.get(engine_id))
 
@@ -340,11 +361,7 @@ class Engines:
     async def delete(self, ref: str, *, force: bool = False) -> None:
         engine = await self.get(ref)
         if not force and engine.state in LIVING:
-            raise InUse(
-                f"the engine {engine.name} is {engine.state}",
-                resolution=f"stop it first (`warmboot engine stop {engine.name}`), "
-                f"or `warmboot engine rm -f {engine.name}`",
-            )
+            raise in_use(engine)
         await self.remove(engine.id)
 
     async def remove(self, engine_id: UUID) -> None:
@@ -372,26 +389,3 @@ class Engines:
             await self._store.engines.remove(engine.id)
             await emit("engine.deleted", engine.id)
         await self._garbage.collect_released()
-
-
-def _check_holder(spec: EngineSpec) -> None:
-    if spec.holder is None:
-        return
-    pidfd = open_process(spec.holder.pid, spec.holder.start_time_ticks)
-    if pidfd is None:
-        raise NotFound(
-            f"there is no process {spec.holder.pid} here that could hold an engine",
-            details="there is none of this number and start time on the manager's machine",
-            resolution="leave the holder out: the process may be in a container",
-        )
-    os.close(pidfd)
-
-
-def _check_owner(spec: EngineSpec) -> None:
-    """Only root can give a file to somebody else."""
-    if os.geteuid() not in (0, spec.owner_uid):
-        raise InvalidRequest(
-            "this manager's engines belong to its own user",
-            details=f"it runs as uid {os.geteuid()}, and cannot give a socket to {spec.owner_uid}",
-            resolution="leave the owner out, or run the manager as root",
-        )

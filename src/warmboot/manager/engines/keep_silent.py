@@ -41,7 +41,7 @@ class KeepSilent:
 
     def on_event(self, event: Event) -> None:
         """An observer of the event log."""
-        if event.kind == "engine.booted":
+        if event.kind in ("engine.booted", "engine.woken"):
             self.watch(UUID(event.subject_id), event.data["vm_id"])
 
     def watch(self, engine_id: UUID, vm_id: str) -> None:

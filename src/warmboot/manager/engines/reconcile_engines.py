@@ -22,6 +22,7 @@ from warmboot.manager.engines.keep_silent import KeepSilent
 from warmboot.manager.engines.ports.own_addresses import OwnAddresses
 from warmboot.manager.engines.users.default_engines import DefaultEngines
 from warmboot.manager.engines.watch_engine import WatchEngine
+from warmboot.manager.tenants.park_tenant import AROUND_PARKED
 from warmboot.manager.tenants.pause_tenant import PauseTenant
 from warmboot.manager.tenants.resume_stalled import ResumeStalled
 from warmboot.manager.vms.slots import slot_of
@@ -95,6 +96,10 @@ class ReconcileEngines:
             return
         engine = await self._addresses.ensure(engine)
         self._watch.start_clocks(engine)
+        if engine.state in AROUND_PARKED:
+            if await self._engines.parks.settle(engine, lost):
+                return
+            engine = await self._store.engines.get(engine.id)
         records = await self._store.vms.of_owner(engine.id)
         alive = [r for r in records if r.id not in lost and r.handle is not None]
         for record in alive:

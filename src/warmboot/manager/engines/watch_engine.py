@@ -56,7 +56,7 @@ class WatchEngine:
 
     def on_event(self, event: Event) -> None:
         """An observer of the event log."""
-        if event.kind == "engine.running":
+        if event.kind in ("engine.running", "engine.woken"):
             self.start(UUID(event.subject_id))
 
     def start(self, engine_id: UUID) -> None:

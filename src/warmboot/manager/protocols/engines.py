@@ -46,6 +46,14 @@ class Engines(Protocol):
         """Have it go on where it was, with the time of now; ``Conflict`` unless it is paused."""
         ...
 
+    async def park(self, ref: str) -> None:
+        """Have its memory on the disk, and no VM; ``Conflict`` unless it runs."""
+        ...
+
+    async def wake(self, ref: str) -> None:
+        """Have it go on where it was, with the time of now; ``Conflict`` unless it is parked."""
+        ...
+
     async def snapshot(self, ref: str, name: str) -> UUID:
         """Freeze a running engine, which runs on; the snapshot's id, when it is ready."""
         ...

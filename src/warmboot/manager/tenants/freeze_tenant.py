@@ -70,6 +70,7 @@ class _Freeze:
     agent_version: str
     note: Note
     watch: Stopwatch
+    stays: bool
     folder: Path = field(init=False)
     moment: FrozenVm = field(init=False)
     manifest: SnapshotManifest = field(init=False)
@@ -108,10 +109,13 @@ class FreezeTenant:
         name: str | None,
         depth: Depth,
         note: Note = _nothing,
+        *,
+        stays: bool = False,
     ) -> None:
-        """``note`` tells what of the tenant belongs to the snapshot's metadata."""
+        """``note`` tells what of the tenant belongs to the snapshot's metadata. Its VM ``stays``
+        still if that is to be ended."""
         watch = Stopwatch()
-        freeze = await self._look(tenant, snapshot_id, name, depth, note, watch)
+        freeze = await self._look(tenant, snapshot_id, name, depth, note, watch, stays)
         await self._host.storage.ensure_room()
         notes = FreezeNotes(freeze.image.id, freeze.record.id)
         await self._runner.run(self.saga, snapshot_id, notes, freeze)
@@ -128,6 +132,7 @@ class FreezeTenant:
         depth: Depth,
         note: Note,
         watch: Stopwatch,
+        stays: bool,
     ) -> _Freeze:
         """What is to be done, or why it cannot be."""
         vm_id = to_be_frozen(tenant)
@@ -175,7 +180,9 @@ class FreezeTenant:
             name=name,
             parent_id=_root_of(source),
         )
-        return _Freeze(tenant, record, image, source, row, probe.host, agent_version, note, watch)
+        return _Freeze(
+            *(tenant, record, image, source, row, probe.host, agent_version, note, watch, stays)
+        )
 
     # -- steps ---------------------------------------------------------------------------------
 
@@ -223,8 +230,11 @@ class FreezeTenant:
         record = freeze.record
         if freeze.row.name is not None:  # it may be started from its disk alone some day
             await self._host.vms.link(record.id).sync()
-        freeze.moment = await self._host.vms.freeze_in_use(record, freeze.folder)
-        await self._pauses.set_clock(freeze.tenant, record.id)
+        freeze.moment = await self._host.vms.freeze_in_use(
+            record, freeze.folder, stays=freeze.stays
+        )
+        if not freeze.stays:
+            await self._pauses.set_clock(freeze.tenant, record.id)
 
     async def _go_on(self, _: UUID, notes: FreezeNotes) -> None:
         """The VM may stand still since another manager was killed."""

@@ -16,7 +16,7 @@ import structlog
 from warmboot.host.agent import HostAgent
 from warmboot.manager.core.event_log import EventLog
 from warmboot.manager.vms.identities import identity_of
-from warmboot.model.errors import Conflict, DiskFull, HostError, VmUnresponsive
+from warmboot.model.errors import Conflict, DiskFull, HostError, InUse, VmUnresponsive
 from warmboot.model.tenants.boot import Tenant
 from warmboot.model.vm import VmKind
 from warmboot.store import Store
@@ -93,13 +93,26 @@ def called(tenant: Tenant) -> str:
     return f"the engine {tenant.name}" if tenant.kind is VmKind.ENGINE else tenant.name
 
 
+_GOES_ON_BY = {"paused": "unpause", "parked": "wake"}
+
+
 def check_not_paused(tenant: Tenant) -> None:
-    """``Conflict``: nothing can be asked of what is in it."""
-    if tenant.state == "paused":
+    """``Conflict`` if it stands still, or is parked: nothing can be asked of what is in it."""
+    if (verb := _GOES_ON_BY.get(tenant.state)) is not None:
         raise Conflict(
-            f"{called(tenant)} is paused, unpause it first",
-            resolution=f"`{command_of(tenant)} unpause {tenant.name}`",
+            f"{called(tenant)} is {tenant.state}, {verb} it first",
+            resolution=f"`{command_of(tenant)} {verb} {tenant.name}`",
         )
+    check_not_parked(tenant)
+
+
+def check_not_parked(tenant: Tenant) -> None:
+    """``Conflict`` if it is, or is about to be: it has no VM."""
+    if tenant.state == "parked":
+        check_not_paused(tenant)
+    if tenant.state in ("parking", "waking"):
+        what = "being parked" if tenant.state == "parking" else "waking"
+        raise Conflict(f"{called(tenant)} is {what}", resolution="try again in a moment")
 
 
 def _to_be_paused(tenant: Tenant) -> str:
@@ -129,6 +142,16 @@ def check_goes_on(tenant: Tenant) -> None:
         if error.get("code") == kind.code:
             told = {key: str(error.get(key, "")) for key in ("details", "resolution")}
             raise kind(str(error.get("brief")), **told)
+
+
+def in_use(tenant: Tenant) -> InUse:
+    """Why one that has not ended is not removed without force."""
+    command, name = command_of(tenant), tenant.name
+    first = "wake" if tenant.state == "parked" else "stop"
+    return InUse(
+        f"{called(tenant)} is {tenant.state}",
+        resolution=f"{first} it first (`{command} {first} {name}`), or `{command} rm -f {name}`",
+    )
 
 
 def command_of(tenant: Tenant) -> str:

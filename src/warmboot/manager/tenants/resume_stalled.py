@@ -35,7 +35,11 @@ log = structlog.get_logger(__name__)
 
 Tell = Callable[[], Awaitable[None]]
 
-_BOOTED = {f"{kind}.booted": kind for kind in (VmKind.CONTAINER, VmKind.ENGINE)}
+_BOOTED = {
+    f"{kind}.{what}": kind
+    for kind in (VmKind.CONTAINER, VmKind.ENGINE)
+    for what in ("booted", "woken")
+}
 
 
 class ResumeStalled:

@@ -78,11 +78,13 @@ class Onlooker:
 
 @dataclass(slots=True)
 class BootNotes:
-    """The journaled notes of a VM's boot; its ``slot`` may have died since."""
+    """The journaled notes of a VM's boot; its ``slot`` may have died since. ``holds``: the lease is
+    older than the boot."""
 
     vm_id: str
     snapshot_id: UUID | None = None
     keeps_disk: bool = False
+    holds: bool = False
     slot: Slot | None = None
 
 
@@ -98,6 +100,7 @@ class _Boot:
     onlooker: Onlooker
     snapshot: RuntimeSnapshot | None = None
     cold: bool = False
+    holds: bool = False
     kept: VmRecord | None = None
     prepared: Prepared | None = None
     token: str = field(default_factory=partial(secrets.token_urlsafe, 32))
@@ -116,7 +119,7 @@ class _Boot:
         elif self.prepared is not None:
             vm_id = self.prepared.spec.id
         snapshot_id = None if self.snapshot is None else self.snapshot.id
-        return BootNotes(vm_id, snapshot_id, keeps_disk=self.kept is not None)
+        return BootNotes(vm_id, snapshot_id, self.kept is not None, self.holds)
 
 
 class BootVm:
@@ -194,6 +197,19 @@ class BootVm:
             _Boot(tenant, image, kept.spec.shape, watch, ticket, onlooker, kept=kept)
         )
 
+    async def parked(
+        self,
+        tenant: Tenant,
+        image: RuntimeImage,
+        moment: RuntimeSnapshot,
+        watch: Stopwatch,
+        ticket: BootTicket,
+    ) -> VmRecord:
+        """As it was in the ``moment``, which the tenant holds, whatever becomes of this."""
+        return await self._boot(
+            _Boot(tenant, image, moment.shape, watch, ticket, Onlooker(), moment, holds=True)
+        )
+
     async def _boot(self, boot: _Boot) -> VmRecord:
         tenant, notes = boot.tenant, boot.notes()
         try:
@@ -219,11 +235,11 @@ class BootVm:
     # -- steps ---------------------------------------------------------------------------------
 
     async def _lease(self, _: BootNotes, boot: _Boot) -> None:
-        if boot.snapshot is not None:
+        if boot.snapshot is not None and not boot.holds:
             await self._store.snapshots.lease(boot.snapshot.id, str(boot.tenant.id))
 
     async def _unlease(self, tenant_id: UUID, notes: BootNotes) -> None:
-        if notes.snapshot_id is not None:
+        if notes.snapshot_id is not None and not notes.holds:
             await self._store.snapshots.release(str(tenant_id))
 
     async def _reserve(self, notes: BootNotes, boot: _Boot) -> None:

@@ -5,7 +5,10 @@
         ▼           ▼           ▼
       failed ◀──────┘      deleting ──▶ (gone)        deleting is reached from everywhere
 
-``running`` means that its Docker answers; of a ``paused`` one the VM stands still in memory. A
+    running ──▶ parking ──▶ parked ──▶ waking ──▶ running
+
+``running`` means that its Docker answers; of a ``paused`` one the VM stands still in memory, of a
+``parked`` one the memory is on the disk, and there is no VM. A
 stopped one has no VM, and keeps its disk: its images, containers and volumes. So does one that has
 failed after it ran once.
 """
@@ -38,6 +41,9 @@ class EngineState(StrEnum):
     CREATING = "creating"
     RUNNING = "running"
     PAUSED = "paused"
+    PARKING = "parking"
+    PARKED = "parked"
+    WAKING = "waking"
     STOPPED = "stopped"
     FAILED = "failed"
     DELETING = "deleting"
@@ -52,6 +58,7 @@ ENGINE_TRANSITIONS = Transitions(
         EngineState.RUNNING: frozenset(
             {
                 EngineState.PAUSED,
+                EngineState.PARKING,
                 EngineState.STOPPED,
                 EngineState.FAILED,
                 EngineState.DELETING,
@@ -65,14 +72,29 @@ ENGINE_TRANSITIONS = Transitions(
                 EngineState.DELETING,
             }
         ),
+        EngineState.PARKING: frozenset(
+            {
+                EngineState.RUNNING,
+                EngineState.PARKED,
+                EngineState.FAILED,
+                EngineState.DELETING,
+            }
+        ),
+        EngineState.PARKED: frozenset({EngineState.WAKING, EngineState.DELETING}),
+        EngineState.WAKING: frozenset(
+            {EngineState.RUNNING, EngineState.PARKED, EngineState.DELETING}
+        ),
         EngineState.STOPPED: frozenset({EngineState.CREATING, EngineState.DELETING}),
         EngineState.FAILED: frozenset({EngineState.CREATING, EngineState.DELETING}),
         EngineState.DELETING: frozenset(),
     },
 )
 
-LIVING = frozenset({EngineState.CREATING, EngineState.RUNNING, EngineState.PAUSED})
-"""Those that have a VM, or are about to."""
+LIVING = frozenset(EngineState) - {EngineState.STOPPED, EngineState.FAILED, EngineState.DELETING}
+"""Those in which something runs, stands still or is about to run."""
+
+IN_VM = frozenset({EngineState.RUNNING, EngineState.PAUSED, EngineState.PARKING})
+"""Those that have a VM with a Docker in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +211,7 @@ class Engine(AsAsked):
     @property
     def live_vm_id(self) -> str | None:
         """The VM in which it runs, or stands still."""
-        return self.vm_id if self.state in (EngineState.RUNNING, EngineState.PAUSED) else None
+        return self.vm_id if self.state in IN_VM else None
 
     @property
     def goes_on(self) -> bool:

@@ -85,6 +85,16 @@ class LeaseRepository:
             gone = await connection.execute(delete(leases).where(leases.c.holder_id == holder_id))
             return gone.rowcount
 
+    async def leased_by(self, holder_id: str) -> tuple[UUID, ...]:
+        """What it holds, longest first."""
+        query = (
+            select(leases.c.snapshot_id)
+            .where(leases.c.holder_id == holder_id)
+            .order_by(leases.c.created_at, leases.c.snapshot_id)
+        )
+        async with self._database.read() as connection:
+            return tuple((await connection.execute(query)).scalars())
+
     async def leases(self, snapshot_id: UUID) -> tuple[str, ...]:
         """Who holds it, longest first."""
         query = (

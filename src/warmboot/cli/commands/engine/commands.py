@@ -345,6 +345,26 @@ def unpause(refs: Refs) -> None:
 
 
 @app.command()
+def park(refs: Refs) -> None:
+    """Put engines' memory on the disk, and end their VMs."""
+
+    async def act(client: Client, ref: str) -> None:
+        await client.engines.park(ref)
+
+    each(refs, act)
+
+
+@app.command()
+def wake(refs: Refs) -> None:
+    """Have parked engines go on where they were."""
+
+    async def act(client: Client, ref: str) -> None:
+        await client.engines.wake(ref)
+
+    each(refs, act)
+
+
+@app.command()
 def rm(
     refs: Refs,
     force: Annotated[bool, typer.Option("--force", "-f", help="also if it runs")] = False,

@@ -22,7 +22,7 @@ from warmboot.host.network.ports import conntrack, holders, ports, sockets
 from warmboot.host.network.ports.conntrack import Flow
 from warmboot.host.network.rules import nft, rules
 from warmboot.model.container import PortMapping
-from warmboot.model.errors import Conflict, InvalidRequest
+from warmboot.model.errors import Conflict, InvalidRequest, NetworkError
 from warmboot.system.on_failure import on_failure
 
 _log = structlog.get_logger(__name__)
@@ -36,6 +36,7 @@ class Publishing:
         self._held: dict[int, dict[PortMapping, ports.HeldPort]] = {}
         self._published: dict[int, set[PortMapping]] = {}
         self._opened: dict[int, set[int]] = {}
+        self._kept: dict[str, dict[PortMapping, ports.HeldPort]] = {}
         self.lock = asyncio.Lock()
 
     async def publish(self, slot: Slot, mapping: PortMapping) -> PortMapping:
@@ -125,6 +126,23 @@ class Publishing:
             await self.withdraw(slot, mapping)
         for mapping in wanted - led:
             await self._add_rules(slot, mapping)
+
+    def hold(self, owner: str, mappings: Collection[PortMapping]) -> None:
+        """Keep ports for an ``owner`` that has no slot: nobody else gets them, and who connects is
+        sent away. What somebody else has is logged. Idempotent."""
+        kept = self._kept.setdefault(owner, {})
+        for mapping in mappings:
+            if mapping in kept or not mapping.host_ip or self._is_engines(mapping):
+                continue
+            try:
+                kept[mapping], _ = ports.reserve(mapping)
+            except (Conflict, InvalidRequest, NetworkError) as error:
+                _log.warning("port of a parked VM not held", brief=error.brief, of=owner)
+
+    def let_go(self, owner: str) -> None:
+        """Give back what is held for an ``owner``. Idempotent."""
+        for held in self._kept.pop(owner, {}).values():
+            held.close()
 
     async def withdraw(self, slot: Slot, mapping: PortMapping) -> None:
         """Give one port back; who is connected stays so until the guest ends it. Idempotent."""
@@ -243,6 +261,8 @@ class Publishing:
         for held in self._held.values():
             for reserved in held.values():
                 reserved.close()
+        for owner in list(self._kept):
+            self.let_go(owner)
         for record in (self._held, self._published, self._opened):
             record.clear()
 

@@ -103,7 +103,7 @@ class DefaultEngines:
         if engine.state is EngineState.DELETING:
             await self._engines.remove(engine.id)  # to its end
             return await self._engines.create(EngineSpec(name, uid))
-        if engine.state in (EngineState.STOPPED, EngineState.FAILED):
+        if engine.state in (EngineState.STOPPED, EngineState.FAILED, EngineState.PARKED):
             await self._engines.start(str(engine.id))
         return engine.id
 

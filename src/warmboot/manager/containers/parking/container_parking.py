@@ -1,0 +1,38 @@
+"""What parking does with containers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from warmboot.host.agent import HostAgent
+from warmboot.manager.containers.watch_container import WatchContainer
+from warmboot.manager.vms.slots import slot_of
+from warmboot.model.container import Container, PortMapping
+from warmboot.model.vm import VmRecord
+
+
+class ContainerParking:
+    """Implements ``park_tenant.Parking``."""
+
+    def __init__(self, host: HostAgent, watch: WatchContainer) -> None:
+        self._host = host
+        self._watch = watch
+
+    async def note(self, tenant: Container) -> Mapping[str, Any]:
+        return {}
+
+    def ports(self, tenant: Container) -> Sequence[PortMapping]:
+        return tenant.ports
+
+    async def let_go(self, tenant: Container) -> None:
+        await self._watch.stop(tenant.id)  # or it takes the end for a failure
+
+    async def lead(self, tenant: Container, record: VmRecord) -> Mapping[str, Any]:
+        return {"ports": await self._host.vms.publish(slot_of(record), tenant.ports)}
+
+    async def show(self, tenant: Container) -> None:
+        """Nobody serves it."""
+
+    async def runs(self, tenant: Container, record: VmRecord) -> None:
+        self._watch.start(tenant.id)

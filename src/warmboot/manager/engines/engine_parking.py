@@ -1,0 +1,65 @@
+"""What parking does with engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from warmboot.host.agent import HostAgent
+from warmboot.manager.core.tasks import Tasks
+from warmboot.manager.engines.bring_up_engine import BringUpEngine
+from warmboot.manager.engines.engine_ports import EnginePorts
+from warmboot.manager.engines.engine_sockets import EngineSockets
+from warmboot.manager.engines.keep_silent import unresponsive_key
+from warmboot.manager.engines.moments import ports_of
+from warmboot.manager.engines.watch_engine import WatchEngine
+from warmboot.manager.vms.slots import slot_of
+from warmboot.model.container import PortMapping
+from warmboot.model.tenants.engine import Engine, EngineState
+from warmboot.model.vm import VmRecord
+
+
+class EngineParking:
+    """Implements ``park_tenant.Parking``."""
+
+    def __init__(
+        self,
+        host: HostAgent,
+        tasks: Tasks,
+        bring_up: BringUpEngine,
+        watch: WatchEngine,
+        ports: EnginePorts,
+        sockets: EngineSockets,
+    ) -> None:
+        self._host = host
+        self._tasks = tasks
+        self._bring_up = bring_up
+        self._watch = watch
+        self._ports = ports
+        self._sockets = sockets
+
+    async def note(self, tenant: Engine) -> Mapping[str, Any]:
+        return ports_of(tenant)
+
+    def ports(self, tenant: Engine) -> Sequence[PortMapping]:
+        return [one.mapping for one in tenant.ports]
+
+    async def let_go(self, tenant: Engine) -> None:
+        await self._watch.stop(tenant.id)  # or it takes the end for a failure
+        await self._tasks.cancel(unresponsive_key(tenant.id))  # so does this
+        await self._ports.stop(tenant.id)
+
+    async def lead(self, tenant: Engine, record: VmRecord) -> Mapping[str, Any]:
+        await self._host.vms.lead_to_host(record.id, slot_of(record), tenant.spec.host_ports)
+        # Before it is told that it runs: whoever hears of it finds the socket.
+        await self._sockets.show(
+            replace(tenant, state=EngineState.RUNNING, vm_id=record.id, error=None)
+        )
+        return {}
+
+    async def runs(self, tenant: Engine, record: VmRecord) -> None:
+        await self._bring_up.publish_ports(tenant.id, record.id)
+
+    async def show(self, tenant: Engine) -> None:
+        await self._sockets.show_if_possible(tenant)

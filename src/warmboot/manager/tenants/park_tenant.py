@@ -1,0 +1,314 @@
+"""Parks a running container or engine: its memory goes to the disk, and its VM ends. Wakes it.
+
+    park   parking ─▶ moment ─▶ parked ─▶ its VM is ended, its ports are held
+    saga   stored     frozen,   stored
+                      it stays
+                      still
+    wake   waking ─▶ a VM goes on from the moment ─▶ running
+
+What fails before ``parked`` is stored takes back all of it, and the VM runs on; the next manager
+does that if this one is killed. From then on the VM is of no interest: whoever finds it ends it.
+The moment is what has all of a parked one, its disk, too. It is nobody else's (deleted, as that of
+a fork), and kept by the tenant's lease: the only one that a parked tenant has. A wake that fails
+leaves the tenant parked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+from uuid import UUID, uuid4
+
+import structlog
+
+from warmboot.host.agent import HostAgent
+from warmboot.manager.core.admission import BootAdmission
+from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.core.retry_until_stored import retry_until_stored
+from warmboot.manager.core.saga import Saga, SagaRunner, Step
+from warmboot.manager.core.stopwatch import Stopwatch
+from warmboot.manager.garbage.collect_garbage import CollectGarbage
+from warmboot.manager.tenants.freeze_tenant import FreezeTenant
+from warmboot.manager.tenants.pause_tenant import PauseTenant, called, command_of, to_be_frozen
+from warmboot.manager.vms.boot_vm import BootVm
+from warmboot.manager.vms.slots import slot_of
+from warmboot.model.container import ContainerState, PortMapping
+from warmboot.model.errors import (
+    Conflict,
+    HostError,
+    IllegalTransition,
+    NotFound,
+    SnapshotDamaged,
+    VmGone,
+)
+from warmboot.model.runtime_snapshot import (
+    Depth,
+    RuntimeSnapshot,
+    SnapshotState,
+    requirements_of,
+)
+from warmboot.model.snapshot_fit import fit_of_ready
+from warmboot.model.tenants.boot import Tenant
+from warmboot.model.tenants.engine import EngineState
+from warmboot.model.vm import VmKind, VmRecord
+from warmboot.store import Store
+from warmboot.system.on_failure import on_failure
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T", bound=Tenant)
+T_contra = TypeVar("T_contra", bound=Tenant, contravariant=True)
+
+AROUND_PARKED = ("parking", "parked", "waking")
+
+_DEPTHS = {VmKind.CONTAINER: Depth.CONTAINER, VmKind.ENGINE: Depth.ENGINE}
+
+
+class Parking(Protocol[T_contra]):
+    """What parking does with tenants of one kind."""
+
+    async def note(self, tenant: T_contra) -> Mapping[str, Any]:
+        """What of it belongs to the moment's metadata."""
+        ...
+
+    def ports(self, tenant: T_contra) -> Sequence[PortMapping]:
+        """Ports of the host that it keeps."""
+        ...
+
+    async def let_go(self, tenant: T_contra) -> None:
+        """Have nothing follow its VM any more, which is about to be ended. Idempotent."""
+        ...
+
+    async def lead(self, tenant: T_contra, record: VmRecord) -> Mapping[str, Any]:
+        """Have all lead to its new VM that led to the former; what changes of its row by that."""
+        ...
+
+    async def runs(self, tenant: T_contra, record: VmRecord) -> None:
+        """It is stored, and told, that it runs; who has woken it is not answered yet."""
+        ...
+
+    async def show(self, tenant: T_contra) -> None:
+        """Tell who serves it how it is now."""
+        ...
+
+
+@dataclass(slots=True)
+class ParkNotes:
+    """Journaled."""
+
+    moment_id: UUID
+    vm_id: str
+
+
+class ParkTenant(Generic[T]):
+    """``park`` and ``wake`` are called with the tenant's lock held, ``settle`` at the start."""
+
+    def __init__(
+        self,
+        kind: VmKind,
+        store: Store,
+        host: HostAgent,
+        runner: SagaRunner,
+        events: EventLog,
+        garbage: CollectGarbage,
+        freeze: FreezeTenant,
+        pauses: PauseTenant,
+        boot: BootVm,
+        admission: BootAdmission,
+        parking: Parking[T],
+    ) -> None:
+        self._kind = kind
+        self._store = store
+        self._host = host
+        self._runner = runner
+        self._events = events
+        self._garbage = garbage
+        self._freezes = freeze
+        self._pauses = pauses
+        self._boot = boot
+        self._admission = admission
+        self._parking = parking
+        self.saga = Saga(
+            f"park-{kind}",
+            ParkNotes,
+            Step("parking", self._begin, self._runs_on),
+            Step("moment", self._freeze, self._forget),
+            Step("parked", self._parked),
+        )
+
+    # -- park ----------------------------------------------------------------------------------
+
+    async def park(self, tenant: T) -> None:
+        """``Conflict`` unless it runs; its memory is on the disk, and free, when this returns."""
+        watch, notes = Stopwatch(), ParkNotes(uuid4(), to_be_frozen(tenant))
+        await self._runner.run(self.saga, tenant.id, notes, tenant)
+        what = f"that the VM of {self._kind} {tenant.id} has ended"
+        await retry_until_stored(what, lambda: self._end_vm(tenant))
+        log.info(f"{self._kind.capitalize()} {tenant.id} was parked in {watch.elapsed_s:.2f}s")
+
+    async def _end_vm(self, tenant: T) -> None:
+        await self._parking.let_go(tenant)
+        for record in await self._store.vms.of_owner(tenant.id):
+            with contextlib.suppress(OSError):  # a full disk; the VM has to go all the same
+                await self._host.vms.boot_logs.keep(tenant.id, record.id)
+            await self._host.vms.destroy(record.id, slot_of(record))
+            await self._store.vms.remove(record.id)
+        self._host.vms.hold(str(tenant.id), self._parking.ports(tenant))
+        await self._parking.show(await self._tenants.get(tenant.id))
+        await self._garbage.collect_released()
+
+    async def _begin(self, _: ParkNotes, tenant: T) -> None:
+        async with self._events.transaction() as emit:
+            await self._set_state(tenant.id, "parking")
+            await emit(f"{self._kind}.parking", tenant.id)
+
+    async def _runs_on(self, tenant_id: UUID, _: ParkNotes | None) -> None:
+        with contextlib.suppress(NotFound):
+            if (await self._tenants.get(tenant_id)).state != "parking":
+                return
+            async with self._events.transaction() as emit:
+                await self._set_state(tenant_id, "running")
+                await emit(f"{self._kind}.unparked", tenant_id)
+
+    async def _freeze(self, notes: ParkNotes, tenant: T) -> None:
+        async def note() -> Mapping[str, Any]:
+            return await self._parking.note(await self._tenants.get(tenant.id))
+
+        depth = _DEPTHS[self._kind]
+        await self._freezes(tenant, notes.moment_id, None, depth, note, stays=True)
+
+    async def _forget(self, tenant_id: UUID, notes: ParkNotes) -> None:
+        """The VM goes on, and the moment goes, unless it was the last word."""
+        with contextlib.suppress(NotFound):
+            tenant = await self._tenants.get(tenant_id)
+            if tenant.state == "parked":
+                return
+            with contextlib.suppress(VmGone):
+                record = await self._store.vms.get(notes.vm_id)
+                await self._host.vms.go_on(record)
+                await self._pauses.set_clock(tenant, record.id)
+        with contextlib.suppress(NotFound, IllegalTransition):  # there is none
+            await self._store.snapshots.set_state(notes.moment_id, SnapshotState.DELETED)
+            await self._events.emit("runtime-snapshot.deleted", notes.moment_id)
+        await self._garbage.collect_released()
+
+    async def _parked(self, notes: ParkNotes, tenant: T) -> None:
+        moment_id, holder = notes.moment_id, str(tenant.id)
+        moment = await self._store.snapshots.get(moment_id)
+        async with self._events.transaction() as emit:
+            await self._store.snapshots.release(holder)
+            await self._store.snapshots.lease(moment_id, holder)
+            await self._store.snapshots.set_state(moment_id, SnapshotState.DELETED)
+            await self._set_state(tenant.id, "parked", vm_id=None)
+            await emit("runtime-snapshot.deleted", moment_id)
+            await emit(f"{self._kind}.parked", tenant.id, stored_bytes=moment.stored_bytes)
+
+    # -- wake ----------------------------------------------------------------------------------
+
+    async def wake(self, tenant: T) -> None:
+        """Have it go on where it was; ``Conflict`` unless it is parked. It stays so if that fails:
+        ``MemoryFull``, ``SnapshotDamaged``, ``HostError``."""
+        if tenant.state != "parked":
+            raise Conflict(f"{called(tenant)} is not parked", details=f"it is {tenant.state}")
+        watch, moment = Stopwatch(), await self._moment(tenant)
+        await self._check_fits(tenant, moment)
+        self._host.ensure_memory(tenant.shape)
+        await self._end_vm(tenant)  # the former one, if it could not be ended
+        async with self._events.transaction() as emit:
+            await self._set_state(tenant.id, "waking")
+            await emit(f"{self._kind}.waking", tenant.id)
+        async with on_failure(lambda: self._parked_again(tenant)):
+            record = await self._restored(tenant, moment, watch)
+            await self._goes_on(tenant, record, watch)
+        log.info(f"{self._kind.capitalize()} {tenant.id} woke in {watch.elapsed_s:.2f}s")
+
+    async def _restored(self, tenant: T, moment: RuntimeSnapshot, watch: Stopwatch) -> VmRecord:
+        assert tenant.runtime_image_id is not None
+        image = await self._store.images.get(tenant.runtime_image_id)
+        ticket = self._admission.boot()
+        try:
+            await ticket.prepare()
+            return await self._boot.parked(tenant, image, moment, watch, ticket)
+        except SnapshotDamaged as error:
+            error.resolution = "bring its files back from a backup: nothing rebuilds them"
+            raise
+        finally:
+            ticket.over()
+
+    async def _goes_on(self, tenant: T, record: VmRecord, watch: Stopwatch) -> None:
+        self._host.vms.let_go(str(tenant.id))
+        changes = await self._parking.lead(tenant, record)
+        told = {"vm_id": record.id, "seconds": round(watch.elapsed_s, 4)}
+
+        async def store() -> None:
+            async with self._events.transaction() as emit:
+                await self._set_state(tenant.id, "running", vm_id=record.id, error=None, **changes)
+                await emit(f"{self._kind}.woken", tenant.id, **told)
+
+        await retry_until_stored(f"that {self._kind} {tenant.id} runs", store)
+        await self._parking.runs(tenant, record)
+
+    async def _parked_again(self, tenant: T) -> None:
+        """What has run since then has not: nobody was told of it."""
+        await self._end_vm(tenant)
+
+        async def store() -> None:
+            async with self._events.transaction() as emit:
+                await self._set_state(tenant.id, "parked")
+                await emit(f"{self._kind}.wake-failed", tenant.id)
+
+        with contextlib.suppress(NotFound, IllegalTransition):  # it is being removed
+            await retry_until_stored(f"that {self._kind} {tenant.id} is parked", store)
+            await self._parking.show(await self._tenants.get(tenant.id))
+
+    async def _moment(self, tenant: T) -> RuntimeSnapshot:
+        for snapshot_id in await self._store.snapshots.leased_by(str(tenant.id)):
+            return await self._store.snapshots.get(snapshot_id)
+        raise HostError(
+            f"{called(tenant)} has lost what it was parked in",
+            resolution=f"only its removal is left: `{command_of(tenant)} rm -f {tenant.name}`",
+        )
+
+    async def _check_fits(self, tenant: T, moment: RuntimeSnapshot) -> None:
+        here = (await self._host.probe()).host
+        agent = moment.metadata.get("agent_version")
+        fit = fit_of_ready(requirements_of(moment), agent, here)
+        if not fit.usable:
+            raise Conflict(
+                f"{called(tenant)} was parked on a host that was another, and cannot go on here",
+                details=fit.why,
+                resolution="bring back what it was parked on, and wake it then: it is kept",
+            )
+
+    # -- at the start --------------------------------------------------------------------------
+
+    async def settle(self, tenant: T, lost: set[str]) -> bool:
+        """Have it be parked, or run, if it was to be so; whether it is parked, or woken, now."""
+        if tenant.state == "parking":  # its operation is no more
+            await self._runs_on(tenant.id, None)
+        if tenant.state == "parked":
+            await self._end_vm(tenant)
+        if tenant.state == "waking":
+            await self._settle_waking(tenant, lost)
+        return tenant.state in ("parked", "waking")
+
+    async def _settle_waking(self, tenant: T, lost: set[str]) -> None:
+        """One whose VM runs may have done something already that is not to be done twice."""
+        for record in await self._store.vms.of_owner(tenant.id):
+            silent = self._host.vms.unresponsive(record.id) is not None
+            if record.handle is not None and record.id not in lost and not silent:
+                await self._goes_on(tenant, record, Stopwatch())
+                return
+        await self._parked_again(tenant)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    @property
+    def _tenants(self) -> Any:
+        return self._store.tenants(self._kind)
+
+    async def _set_state(self, tenant_id: UUID, state: str, **changes: Any) -> None:
+        states: Any = EngineState if self._kind is VmKind.ENGINE else ContainerState
+        await self._tenants.set_state(tenant_id, states(state), **changes)
