@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmboot.manager.workers.worker_policies import (
+from warmboot.manager.workers.policies.worker_policies import (
     BUSY_CPU_SHARE,
     LONGEST_LOOK_S,
     ActivitySample,

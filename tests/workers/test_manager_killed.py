@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from tests.support.dockerd import PrivateDockerd
-from tests.support.eventually import until
+from tests.support.eventually import eventually, until
 from tests.support.ports import free_port
 from tests.support.served import served, served_by_process, worker_settings
 from tests.workers.conftest import (
@@ -46,6 +46,9 @@ pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.slow]
 Doomed = Callable[..., AbstractAsyncContextManager[tuple[Client, list[asyncio.Task[Any]]]]]
 
 TIMEOUT_S = 120.0
+RESTARTS = {"Name": "on-failure", "MaximumRetryCount": 3}
+"""A policy by which the engine would start again what a dump has ended."""
+
 RUNTIME, MANAGER = "warmboot.criu.runtime", "warmboot.manager.workers"
 DUMP = [
     (f"{RUNTIME}.folders:CheckpointFolder.begin", "after"),
@@ -177,6 +180,11 @@ async def the_next_finds_the_truth(
         kept = {one.name for one in folder.iterdir()} - {".restore"}
         assert {name for name in kept if name.endswith((".making", ".gone"))} == set()
         assert {name for name in kept if not name.startswith(".")} == {one.name for one in rows}
+
+        async def has_its_policy() -> bool:
+            return (await engine.inspect(docker_id)).restart_policy == RESTARTS
+
+        await eventually(has_its_policy, "its restart policy is given back", TIMEOUT_S)
         layer = (await engine.inspect(docker_id)).upper_folder
         assert layer is not None
         assert [one for one in layer.parent.iterdir() if "warmboot" in one.name] == []
@@ -200,6 +208,7 @@ async def test_a_dump_ends_in_the_truth(
 ) -> None:
     async with doomed(point, when) as (client, asked):
         worker = await start_on(client, engine)
+        await engine.set_restart_policy(worker.docker_id or "", RESTARTS)
         secret, _ = await counted(client, worker.id, beyond=2)
         workers = client.workers
         act = workers.pause if what == "pause" else workers.create_checkpoint
@@ -218,6 +227,7 @@ async def test_a_resume_ends_in_the_truth(
 ) -> None:
     async with doomed(point, when) as (client, asked):
         worker = await start_on(client, engine)
+        await engine.set_restart_policy(worker.docker_id or "", RESTARTS)
         secret, _ = await counted(client, worker.id, beyond=2)
         await client.workers.pause(worker.id)
         asked.append(asyncio.create_task(client.workers.resume(worker.id)))

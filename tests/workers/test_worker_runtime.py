@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.dockerd import PrivateDockerd
-from tests.support.eventually import until
+from tests.support.eventually import eventually, until
 from tests.workers.conftest import (
     TIMEOUT_S,
     counted,
@@ -167,17 +167,35 @@ async def test_a_worker_that_was_killed_is_resumed_from_its_checkpoint(
     assert parsed(await nth_line(client, worker.id, seen))[0] == secret
 
 
-async def test_a_paused_worker_outlives_a_restart_of_the_engine(
+async def test_a_pause_holds_against_a_restart_policy_and_a_restart_of_the_engine(
     client: Client, engine: DockerEngine, dockerd: PrivateDockerd
 ) -> None:
     worker = await start_on(client, engine)
+    docker_id = worker.docker_id or ""
     secret, _ = await counted(client, worker.id, beyond=2)
-    await client.workers.pause(worker.id)
-    _, before = await last_count(client, worker.id)
-    await dockerd.stop()
-    await dockerd.start()
-    assert (await client.workers.resume(worker.id)).state == "running"
-    assert await counted(client, worker.id, beyond=before) == (secret, before + 1)
+    always = {"Name": "always", "MaximumRetryCount": 0}
+
+    async def has_its_policy() -> bool:
+        return (await engine.inspect(docker_id)).restart_policy == always
+
+    async def stays_down() -> None:
+        await engine.wait_stopped(docker_id, TIMEOUT_S)
+        found = await engine.inspect(docker_id)
+        assert (found.status, found.restarts) == ("exited", False), "so it is not started again"
+        assert (await client.workers.get(worker.id)).state == "paused"
+
+    await engine.set_restart_policy(docker_id, always)
+    for _ in range(2):
+        await client.workers.pause(worker.id)
+        _, before = await last_count(client, worker.id)
+        await stays_down()
+        await dockerd.stop()
+        await dockerd.start()  # answers when it has started what is to be started
+        await stays_down()
+        assert (await client.workers.resume(worker.id)).state == "running"
+        assert await counted(client, worker.id, beyond=before) == (secret, before + 1)
+        await eventually(has_its_policy, "its policy is given back", TIMEOUT_S)
+    await client.workers.delete(worker.id, force=True)
 
 
 async def test_twenty_workers_are_paused_and_resumed_at_once(

@@ -26,6 +26,7 @@ from warmboot.manager.garbage.compress_checkpoints import CompressCheckpoints
 from warmboot.manager.protocols import Check
 from warmboot.manager.workers.create_worker import CreateWorker
 from warmboot.manager.workers.pause_worker import PauseWorker
+from warmboot.manager.workers.policies.restart_policies import RestartPolicies
 from warmboot.manager.workers.reconcile_workers import ReconcileWorkers
 from warmboot.manager.workers.recover_worker import RecoverWorker
 from warmboot.manager.workers.resume_worker import ResumeWorker
@@ -89,7 +90,8 @@ async def wire_workers(core: Core) -> AsyncIterator[WorkerParts]:
         garbage = CheckpointGarbage(store, events, stored, in_use, budget_bytes)
         recover = RecoverWorker(store, engine, states, tasks, places, limit_s)
         create = CreateWorker(store, engine, states, environment)
-        pause = PauseWorker(store, engine, events, states, recover, places, limit_s)
+        restarts = RestartPolicies(store, engine, tasks)
+        pause = PauseWorker(store, engine, events, states, recover, places, restarts, limit_s)
         resume = ResumeWorker(store, engine, events, states, recover, places, cold, limit_s)
         checkpoints = WorkerCheckpoints(
             store,
@@ -112,6 +114,7 @@ async def wire_workers(core: Core) -> AsyncIterator[WorkerParts]:
         stops = StopWorkers(store, tasks, workers)
         states.follow(wake.follow)
         states.follow(watch.follow)
+        states.follow(restarts.follow)
         tasks.start("kerndat", keep_kerndat(_criu_path(settings)))
         yield WorkerParts(
             workers,

@@ -56,7 +56,7 @@ OUR_FILES = frozenset({SALT_FILE})
 """Files in a checkpoint's folder that are not the dump's."""
 
 GONE_WITHIN_S = 1.0
-_TOO_LATE = "the worker could not be paused in time; it keeps running"
+TOO_LATE = "the worker could not be paused in time; it keeps running"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +105,15 @@ def refuse_obstacles(engine: EngineFacts, container: ContainerFacts) -> None:
         )
 
 
+async def look_before(engine: DockerEngine, container: str, limits: Limits) -> ContainerFacts:
+    """The container as it is before a dump. ``NotFound``, ``EngineUnavailable``."""
+    async with limits.within(TOO_LATE):
+        return await answered(engine.inspect(container), limits.hangs_after_s)
+
+
 async def checkpoint(
     engine: DockerEngine,
-    container: str,
+    container: str | ContainerFacts,
     name: str,
     *,
     into: Path | None = None,
@@ -117,6 +123,8 @@ async def checkpoint(
     limits: Limits = NO_TIMEOUT,
 ) -> Dumped:
     """Dump ``container`` into a checkpoint ``name``, and stop it unless ``leave_running``.
+
+    ``container`` may be what ``look_before`` has just found.
 
     ``into`` is the folder of one that is not the engine's: made by runc, with the CRIU on
     ``search_path``; the container's next start is then a restore from it. Its processes are gone
@@ -128,11 +136,12 @@ async def checkpoint(
     ``EngineUnavailable``.
     """
     check_checkpoint_name(name)
-    async with limits.within(_TOO_LATE):
-        facts, found = await answered(
-            asyncio.gather(engine.remembered_facts(), engine.inspect(container)),
-            limits.hangs_after_s,
-        )
+    async with limits.within(TOO_LATE):
+        facts = await answered(engine.remembered_facts(), limits.hangs_after_s)
+    if isinstance(container, ContainerFacts):
+        found = container
+    else:
+        found = await look_before(engine, container, limits)
     if not found.running:
         raise Conflict(
             f"{found.name} is not running",
@@ -150,7 +159,7 @@ async def checkpoint(
     started = time.monotonic()
     if into is None:
         await asyncio.to_thread(check_engine_room, facts, found, engine.socket)
-        async with limits.within(_TOO_LATE):
+        async with limits.within(TOO_LATE):
             await until_forgotten(found.id, found.pid, facts.content_stores())
         started = time.monotonic()
         criu = await _dump_by_engine(engine, facts, found, name, leave_running, limits)

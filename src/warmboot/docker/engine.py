@@ -12,7 +12,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from warmboot.docker.client import DockerClient, config_of
 from warmboot.docker.facts import EngineFacts
@@ -119,6 +119,11 @@ class DockerEngine(DockerClient):
         doing = f"looking for the network {network}"
         found = await self._ask.json(doing, f"GET networks/{network}")
         return str(found["Driver"])
+
+    async def set_restart_policy(self, container: str, policy: Mapping[str, Any]) -> None:
+        """The bare ``docker update --restart``; ``policy`` as in ``ContainerFacts``."""
+        doing, data = "setting the container's restart policy", {"RestartPolicy": dict(policy)}
+        await self._ask.do(doing, f"POST containers/{container}/update", data=data)
 
     # -- checkpoints --------------------------------------------------------------------------
 

@@ -99,6 +99,7 @@ class ContainerFacts:
     ``mounts`` are where something is mounted in it, the volumes of its image included, and
     ``mounted`` says what: where it is on the host.
     ``runtime`` is the name of its OCI runtime. ``checked``: it has a health check.
+    ``restart_policy`` is in Docker's own words.
     """
 
     id: str
@@ -121,6 +122,12 @@ class ContainerFacts:
     labels: Mapping[str, str] = field(default_factory=dict)
     runtime: str = ""
     checked: bool = False
+    restart_policy: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def restarts(self) -> bool:
+        """Whether the engine starts it again when its process has ended, in some case."""
+        return self.restart_policy.get("Name", "") not in ("", "no")
 
     @property
     def ended(self) -> bool:
@@ -156,6 +163,7 @@ class ContainerFacts:
             labels=dict(config.get("Labels") or {}),
             runtime=str(host.get("Runtime") or ""),
             checked=is_check(config.get("Healthcheck")),
+            restart_policy=dict(host.get("RestartPolicy") or {}),
         )
 
 

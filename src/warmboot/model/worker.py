@@ -188,6 +188,7 @@ class Worker:
     last operation failed. ``listens`` is where it listened when it was paused, as far as
     ``wake_on`` asks for it. ``resume_at_start``: a manager paused it when it stopped. ``runtime``
     is ``RUNTIME`` if its container was created with that; empty: the engine makes its checkpoints.
+    ``restart_policy`` is its container's, as Docker has it, while that is taken off for a pause.
     """
 
     id: UUID
@@ -205,6 +206,7 @@ class Worker:
     listens: tuple[ListenAddress, ...] = ()
     resume_at_start: bool = False
     runtime: str = ""
+    restart_policy: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:

@@ -230,6 +230,7 @@ workers = Table(
     Column("listens", Encoded(tuple[ListenAddress, ...]), nullable=False),
     Column("resume_at_start", Boolean, nullable=False),
     Column("runtime", SafeText, nullable=False, server_default=text("''")),
+    Column("restart_policy", Encoded(FreeForm)),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Index("uq_workers_name", "name", unique=True),

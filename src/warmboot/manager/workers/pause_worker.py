@@ -15,11 +15,13 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from warmboot.criu.activity import listening
-from warmboot.criu.checkpoint import Dumped, checkpoint
+from warmboot.criu.checkpoint import TOO_LATE, Dumped, checkpoint, look_before
 from warmboot.criu.in_progress import HANGS_AFTER_S, Limits
 from warmboot.criu.runtime.places import CheckpointPlaces
 from warmboot.docker.engine import DockerEngine
+from warmboot.docker.facts import ContainerFacts
 from warmboot.manager.core.event_log import EventLog
+from warmboot.manager.workers.policies.restart_policies import RestartPolicies
 from warmboot.manager.workers.recover_worker import RecoverWorker
 from warmboot.manager.workers.worker_states import WorkerStates, refusal
 from warmboot.manager.workers.worker_work import WorkerWork
@@ -45,6 +47,7 @@ class PauseWorker:
         states: WorkerStates,
         recover: RecoverWorker,
         places: CheckpointPlaces,
+        restart_policies: RestartPolicies,
         hangs_after_s: float = HANGS_AFTER_S,
     ) -> None:
         self._hangs_after_s = hangs_after_s
@@ -52,6 +55,7 @@ class PauseWorker:
         self._engine = engine
         self._states = states
         self._places = places
+        self._restart_policies = restart_policies
         self._work = WorkerWork(
             store, events, recover, "pause", WorkerState.PAUSING, WorkerState.CHECKPOINTING
         )
@@ -109,13 +113,17 @@ class PauseWorker:
             return await self._record(made, await self._dump(worker, made, limits))
 
     async def _dump(self, worker: Worker, made: Checkpoint, limits: Limits) -> Dumped:
+        found = await look_before(self._engine, worker.docker_id or "", limits)
         if worker.spec.policy.wake_on:  # kept first: after a crash nobody could ask any more
-            listens = await self._listens(worker)
+            listens = _listens(worker, found)
             await self._store.workers.update(worker.id, listens=listens)
+        if not made.left_running:
+            async with limits.within(TOO_LATE):
+                await self._restart_policies.take_off(worker, found)
         await self._places.prepare(worker)
         return await checkpoint(
             self._engine,
-            worker.docker_id or "",
+            found,
             made.name,
             into=made.folder,
             search_path=self._places.search_path,
@@ -157,14 +165,14 @@ class PauseWorker:
         await self._states.announce(now)
         return finished
 
-    async def _listens(self, worker: Worker) -> tuple[ListenAddress, ...]:
-        """Where to listen for those who want to wake it."""
-        wanted = worker.spec.policy.wake_on
-        found = await self._engine.inspect(worker.docker_id or "")
-        known = listening(found.pid) if found.pid else ()
-        there = tuple(address for address in known if address.port in wanted)
-        missing = set(wanted) - {address.port for address in there}
-        return (*there, *(ListenAddress(LOOPBACK, port) for port in sorted(missing)))
+
+def _listens(worker: Worker, found: ContainerFacts) -> tuple[ListenAddress, ...]:
+    """Where to listen for those who want to wake it."""
+    wanted = worker.spec.policy.wake_on
+    known = listening(found.pid) if found.pid else ()
+    there = tuple(address for address in known if address.port in wanted)
+    missing = set(wanted) - {address.port for address in there}
+    return (*there, *(ListenAddress(LOOPBACK, port) for port in sorted(missing)))
 
 
 def _timed_name(beginning: str) -> str:

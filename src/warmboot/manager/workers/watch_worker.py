@@ -25,13 +25,13 @@ from warmboot.criu.activity import cpu_seconds, has_connection
 from warmboot.docker.engine import DockerEngine
 from warmboot.manager.core.background import Work
 from warmboot.manager.core.tasks import Tasks
-from warmboot.manager.workers.recover_worker import LABEL, RecoverWorker
-from warmboot.manager.workers.worker_policies import (
+from warmboot.manager.workers.policies.worker_policies import (
     ActivitySample,
     IdleClock,
     check_every_s,
     next_checkpoint_s,
 )
+from warmboot.manager.workers.recover_worker import LABEL, RecoverWorker
 from warmboot.model.errors import (
     EngineUnavailable,
     IllegalTransition,
