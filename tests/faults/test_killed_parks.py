@@ -19,7 +19,7 @@ from warmboot.model.vm import VmKind
 
 __all__ = ["die", "place", "reaper"]
 
-SAGA = ParkTenant[Container](VmKind.CONTAINER, *[ABSENT] * 10).saga
+SAGA = ParkTenant[Container](VmKind.CONTAINER, *[ABSENT] * 11).saga
 
 PARKED = [
     *(("park-container", step.name) for step in SAGA.steps),

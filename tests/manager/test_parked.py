@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Awaitable
 from typing import Any
@@ -93,7 +94,9 @@ async def test_a_parked_container_has_no_vm_and_goes_on_where_it_was(place: Lab)
         await check(m.running)
 
 
-async def test_a_parked_engine_is_told_at_its_socket_and_goes_on(place: Lab) -> None:
+async def test_a_parked_engine_wakes_for_who_asks_at_its_socket(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await prepare(place, snapshot=True)
     async with place.manager() as m:
         engine = await create(m)
@@ -102,13 +105,18 @@ async def test_a_parked_engine_is_told_at_its_socket_and_goes_on(place: Lab) -> 
         parked = await engines_of(m).get("ci")
         assert (parked.state, parked.vm_id) == (EngineState.PARKED, None)
         assert vmm_pids(place.storage) == []
-        async with docker(engine) as client:
-            said = await client.get("/containers/json")
-        assert said.status_code == 503
-        assert "the engine ci is parked; wake it: `warmboot engine wake ci`" in said.text
+        with monkeypatch.context() as patched:
+            patched.setattr(Vms, "restore", fails)
+            async with docker(engine) as client:
+                said = await client.get("/containers/json")
+        assert (said.status_code, said.json()["message"]) == (503, "it does not come up: by test")
+        assert await told(m, engine.id) == ["parking", "parked", "waking", "wake-failed"]
         await check(m.running)
     async with place.manager() as m:
-        await engines_of(m).wake("ci")
+        async with docker(engine) as client:  # whoever wants something of it wakes it, once
+            answers = await asyncio.gather(*(client.get("/containers/json") for _ in range(20)))
+        assert {one.status_code for one in answers} == {200}
+        assert (await told(m, engine.id)).count("woken") == 1
         woken = await engines_of(m).get("ci")
         assert (woken.state, woken.address) == (EngineState.RUNNING, engine.address)
         assert woken.handed_over
@@ -161,6 +169,10 @@ async def test_what_cannot_be_parked_runs_on(
         await m.containers.wake("web")
 
 
+async def fails(*_: Any, **__: Any) -> None:
+    raise HostError("it does not come up", details="by test")
+
+
 async def wake_fails(m: Manager, error: type[Exception]) -> Container:
     with pytest.raises(error):
         await m.containers.wake("web")
@@ -175,15 +187,12 @@ async def test_what_cannot_be_woken_stays_parked(
         ran = await m.run("web", *COUNTING)
         await m.containers.park("web")
 
-        async def fail(*_: Any, **__: Any) -> None:
-            raise HostError("it does not come up")
-
         with monkeypatch.context() as patched:
             patched.setattr(HostAgent, "free_memory_mib", lambda self: 1)
             assert (await wake_fails(m, MemoryFull)).state is ContainerState.PARKED
         for method in ("restore", "claim", "publish"):
             with monkeypatch.context() as patched:
-                patched.setattr(Vms, method, fail)
+                patched.setattr(Vms, method, fails)
                 assert (await wake_fails(m, HostError)).state is ContainerState.PARKED
             assert vmm_pids(place.storage) == []
         (moment,) = await moments(m)

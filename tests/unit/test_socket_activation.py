@@ -18,11 +18,12 @@ from tests.support.ports import free_port
 from typing_extensions import override
 
 from warmboot.manager.core.event_log import EventLog
-from warmboot.manager.workers import socket_activation
-from warmboot.manager.workers.socket_activation import SocketActivation, _Listeners
+from warmboot.manager.workers.socket_activation import WorkerActivation
 from warmboot.model.errors import CheckpointError
 from warmboot.model.journal.event import Event
 from warmboot.model.worker import ListenAddress, Worker, WorkerSpec, WorkerState
+from warmboot.system.on_demand import socket_activation
+from warmboot.system.on_demand.socket_activation import SocketActivation, _Listeners
 
 
 class Events(EventLog):
@@ -51,7 +52,7 @@ class Paused:
             listens=(ListenAddress("127.0.0.1", self.port),),
         )
         self.events = Events()
-        self.wake = SocketActivation(self.events, self._wake)
+        self.wake = WorkerActivation(self.events, self._wake)
         self.may_run = asyncio.Event()
         self.fails = False
         self._server: asyncio.Server | None = None

@@ -30,7 +30,7 @@ from warmboot.manager.workers.policies.restart_policies import RestartPolicies
 from warmboot.manager.workers.reconcile_workers import ReconcileWorkers
 from warmboot.manager.workers.recover_worker import RecoverWorker
 from warmboot.manager.workers.resume_worker import ResumeWorker
-from warmboot.manager.workers.socket_activation import SocketActivation
+from warmboot.manager.workers.socket_activation import WorkerActivation
 from warmboot.manager.workers.stop_workers import StopWorkers
 from warmboot.manager.workers.watch_worker import WatchWorker
 from warmboot.manager.workers.worker_checkpoints import WorkerCheckpoints
@@ -45,7 +45,7 @@ class WorkerParts:
 
     workers: Workers
     reconcile: ReconcileWorkers
-    wake: SocketActivation
+    wake: WorkerActivation
     tokens: WorkerTokens
     stops: StopWorkers
     garbage: CheckpointGarbage
@@ -110,7 +110,7 @@ async def wire_workers(core: Core) -> AsyncIterator[WorkerParts]:
         watch = WatchWorker(
             store, engine, tasks, recover, workers.pause_by_policy, workers.checkpoint_by_policy
         )
-        wake = SocketActivation(events, workers.wake_by_connection)
+        wake = WorkerActivation(events, workers.wake_by_connection)
         stops = StopWorkers(store, tasks, workers)
         states.follow(wake.follow)
         states.follow(watch.follow)

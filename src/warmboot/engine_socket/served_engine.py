@@ -3,6 +3,7 @@
     starting ──guest──▶ connected ──answers──▶ there ──handed over──▶ … ──its VMM ends──▶ gone
        ▲ requests wait     │                   greetings pass    requests pass     are refused
        └── its VMM ends ───┘
+                                 parked: the manager is asked to wake it, once for all who ask
 
 Its VMM's end is seen here, without the manager: nothing else tells a connection into a namespace
 that the machine at its other end is no more.
@@ -14,6 +15,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from warmboot.engine_socket.docker_form import Refusal, looks_inside
 from warmboot.engine_socket.guest.guest_connections import GuestConnections
@@ -24,6 +26,7 @@ from warmboot.engine_socket.listeners.unix_listener import UnixListener
 from warmboot.engine_socket.port_keeper import Ask, PortKeeper
 from warmboot.model.conventions.engine_front import GuestEndpoint, ServedEngine
 from warmboot.model.conventions.registry_logins import RegistryLogin
+from warmboot.system.on_demand.once_for_all import OnceForAll
 from warmboot.system.procfs import open_process
 
 
@@ -40,6 +43,8 @@ class EngineSocket:
         self._remote_clients = Connected(self._itself, on_quiet)
         self._tls = TlsListener(self._remote_clients)
         self.ports = PortKeeper(engine.id, ask)
+        self._ask = ask
+        self._waking = OnceForAll[str]()
         self.logins: Sequence[RegistryLogin] = ()
         self.bodies = asyncio.Semaphore(MOST_BODIES)
         self.engine = engine
@@ -75,9 +80,11 @@ class EngineSocket:
     @property
     def asleep(self) -> bool:
         """Nobody is there, nor about to come."""
-        return self._guest is None and self._decided.is_set()
+        return self._guest is None and self._decided.is_set() and not self.engine.wakes
 
     async def guest(self, target: bytes) -> GuestConnections:
+        if self.engine.wakes:  # a manager that was killed meanwhile has told that it is as before
+            await self._waking(lambda: woken(self._ask, engine=self.id))
         if not self._decided.is_set() or not self._handed_over.is_set():
             await self._until_there(target)
         if self._guest is None:
@@ -151,6 +158,7 @@ class EngineSocket:
         await self._listener.remove()
         await self._tls.stop()
         self._lose(f"the engine {self.engine.name} was removed")
+        await self._waking.close()
         await asyncio.gather(self._clients.told(), self._remote_clients.told())
         await self._clients.close()
         await self._remote_clients.close()
@@ -188,3 +196,11 @@ class EngineSocket:
                 waited_for.clear()
         if guest is not None:
             guest.abort()
+
+
+async def woken(ask: Ask, **whose: Any) -> str:
+    """The id of an engine that the manager has had run. ``Refusal``."""
+    answer = await ask("wake-engine", **whose)
+    if "refused" in answer:
+        raise Refusal(503, str(answer["refused"]))
+    return str(answer["engine"])

@@ -9,16 +9,15 @@ What is running is reached without a manager.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 from warmboot.engine_socket.docker_form import Refusal
 from warmboot.engine_socket.listeners.connected import Connected
 from warmboot.engine_socket.listeners.unix_listener import UnixListener
 from warmboot.engine_socket.port_keeper import Ask
-from warmboot.engine_socket.served_engine import EngineSocket
+from warmboot.engine_socket.served_engine import EngineSocket, woken
 from warmboot.model.conventions.engine_front import DefaultSocket
-from warmboot.system.concurrency import end
+from warmboot.system.on_demand.once_for_all import OnceForAll
 
 Served = Callable[[str], EngineSocket | None]
 """The engine of this id, if it is served here."""
@@ -36,7 +35,7 @@ class UserSocket:
         self._clients = Connected(self._engine, on_quiet, self._accepted)
         self._listener = UnixListener(self._clients)
         self._engine_id = ""
-        self._waking: asyncio.Task[EngineSocket | Refusal] | None = None
+        self._waking = OnceForAll[EngineSocket]()
 
     @property
     def busy(self) -> bool:
@@ -56,38 +55,22 @@ class UserSocket:
     async def close(self) -> None:
         await self._listener.remove()
         await self._clients.close()
-        if self._waking is not None:
-            await end(self._waking)
+        await self._waking.close()
 
     async def _engine(self) -> EngineSocket:
         engine = self._served(self._engine_id)
         if engine is not None and not engine.asleep:
             return engine
-        # Another one may wait for it, too.
-        woken = await asyncio.shield(self._wake(gone=engine is not None))
-        if isinstance(woken, Refusal):
-            raise Refusal(woken.status, woken.message)
-        return woken
+        return await self._waking(lambda: self._woken(gone=engine is not None))
 
     def _accepted(self) -> None:
         if not self._engine_id:
-            self._wake(gone=False)
+            self._waking.begin(lambda: self._woken(gone=False))
 
-    def _wake(self, *, gone: bool) -> asyncio.Task[EngineSocket | Refusal]:
-        if self._waking is None or self._waking.done():
-            self._waking = asyncio.create_task(self._woken(gone=gone))
-        return self._waking
-
-    async def _woken(self, *, gone: bool) -> EngineSocket | Refusal:
-        try:
-            answer = await self._ask("wake-engine", uid=self._socket.uid, gone=gone)
-        except Refusal as refusal:
-            return refusal
-        if "refused" in answer:
-            return Refusal(503, str(answer["refused"]))
-        self._engine_id = str(answer["engine"])
+    async def _woken(self, *, gone: bool) -> EngineSocket:
+        self._engine_id = await woken(self._ask, uid=self._socket.uid, gone=gone)
         engine = self._served(self._engine_id)
         if engine is None:
-            return Refusal(503, "the engine was removed before it could be used; try again")
+            raise Refusal(503, "the engine was removed before it could be used; try again")
         engine.sockets.add(self._socket.socket)
         return engine

@@ -92,7 +92,6 @@ class Containers(ContainerSessions):
         self._create = create
         self._garbage = garbage
         self._unresponsive = unresponsive
-        self._locks = TenantLocks()
         self._pauses = pauses
         self._ports = ports
         self.started_again = StartAgain(store, host, events, watch, ports)
@@ -101,9 +100,10 @@ class Containers(ContainerSessions):
         self.forks = ForkTenant[Container](
             VmKind.CONTAINER, store, host, runner, events, garbage, self, max_forks
         )
+        self._locks = TenantLocks()
         self.parks = ParkTenant[Container](
             *(VmKind.CONTAINER, store, host, runner, events, garbage, freeze, pauses, boot),
-            *(admission, ContainerParking(host, watch)),
+            *(admission, self._locks, ContainerParking(host, watch)),
         )
 
     # -- asking --------------------------------------------------------------------------------

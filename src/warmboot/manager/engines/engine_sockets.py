@@ -9,6 +9,7 @@ import structlog
 
 from warmboot.host.agent import HostAgent
 from warmboot.manager.engines.engine_states import silence
+from warmboot.manager.tenants.park_tenant import AROUND_PARKED
 from warmboot.model.conventions.engine_front import ServedEngine, TlsEndpoint
 from warmboot.model.conventions.registry_logins import RegistryLogin
 from warmboot.model.errors import HostError, VmGone
@@ -75,4 +76,5 @@ class EngineSockets:
             handed_over=engine.handed_over,
             reason=silence(engine),
             tls=self._tls(engine),
+            wakes=engine.state in AROUND_PARKED,
         )

@@ -112,12 +112,12 @@ class Engines:
         self.forks = ForkTenant[Engine](
             VmKind.ENGINE, store, host, runner, events, garbage, self, max_forks
         )
+        self._locks = TenantLocks()
         self.parks = ParkTenant[Engine](
             *(VmKind.ENGINE, store, host, runner, events, garbage, freeze, pauses, boot),
-            *(admission, EngineParking(host, tasks, bring_up, watch, ports, sockets)),
+            *(admission, self._locks, EngineParking(host, tasks, bring_up, watch, ports, sockets)),
         )
         self._default_shape = default_shape
-        self._locks = TenantLocks()
         self._gone = RemovedTenants(store.engines, events)
 
     # -- asking --------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from warmboot.manager.core.stopwatch import Stopwatch
 from warmboot.manager.garbage.collect_garbage import CollectGarbage
 from warmboot.manager.tenants.freeze_tenant import FreezeTenant
 from warmboot.manager.tenants.pause_tenant import PauseTenant, called, command_of, to_be_frozen
+from warmboot.manager.tenants.tenant_locks import TenantLocks
 from warmboot.manager.vms.boot_vm import BootVm
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import ContainerState, PortMapping
@@ -103,7 +104,7 @@ class ParkNotes:
 
 
 class ParkTenant(Generic[T]):
-    """``park`` and ``wake`` are called with the tenant's lock held, ``settle`` at the start."""
+    """``park`` and ``wake`` are called with the tenant's lock held."""
 
     def __init__(
         self,
@@ -117,6 +118,7 @@ class ParkTenant(Generic[T]):
         pauses: PauseTenant,
         boot: BootVm,
         admission: BootAdmission,
+        locks: TenantLocks,
         parking: Parking[T],
     ) -> None:
         self._kind = kind
@@ -129,6 +131,7 @@ class ParkTenant(Generic[T]):
         self._pauses = pauses
         self._boot = boot
         self._admission = admission
+        self._locks = locks
         self._parking = parking
         self.saga = Saga(
             f"park-{kind}",
@@ -143,7 +146,8 @@ class ParkTenant(Generic[T]):
     async def park(self, tenant: T) -> None:
         """``Conflict`` unless it runs; its memory is on the disk, and free, when this returns."""
         watch, notes = Stopwatch(), ParkNotes(uuid4(), to_be_frozen(tenant))
-        await self._runner.run(self.saga, tenant.id, notes, tenant)
+        async with on_failure(lambda: self._show(tenant.id)):
+            await self._runner.run(self.saga, tenant.id, notes, tenant)
         what = f"that the VM of {self._kind} {tenant.id} has ended"
         await retry_until_stored(what, lambda: self._end_vm(tenant))
         log.info(f"{self._kind.capitalize()} {tenant.id} was parked in {watch.elapsed_s:.2f}s")
@@ -156,13 +160,18 @@ class ParkTenant(Generic[T]):
             await self._host.vms.destroy(record.id, slot_of(record))
             await self._store.vms.remove(record.id)
         self._host.vms.hold(str(tenant.id), self._parking.ports(tenant))
-        await self._parking.show(await self._tenants.get(tenant.id))
+        await self._show(tenant.id)
         await self._garbage.collect_released()
+
+    async def _show(self, tenant_id: UUID) -> None:
+        with contextlib.suppress(NotFound):
+            await self._parking.show(await self._tenants.get(tenant_id))
 
     async def _begin(self, _: ParkNotes, tenant: T) -> None:
         async with self._events.transaction() as emit:
             await self._set_state(tenant.id, "parking")
             await emit(f"{self._kind}.parking", tenant.id)
+        await self._show(tenant.id)  # who comes now is woken for, and not cut off with the rest
 
     async def _runs_on(self, tenant_id: UUID, _: ParkNotes | None) -> None:
         with contextlib.suppress(NotFound):
@@ -224,6 +233,13 @@ class ParkTenant(Generic[T]):
             await self._goes_on(tenant, record, watch)
         log.info(f"{self._kind.capitalize()} {tenant.id} woke in {watch.elapsed_s:.2f}s")
 
+    async def wake_parked(self, tenant_id: UUID) -> None:
+        """For who wants something of it, without the lock: one that runs is left alone."""
+        async with self._locks.hold(tenant_id):
+            tenant = await self._tenants.get(tenant_id)
+            if tenant.state != "running":
+                await self._locks.refuse_removed(tenant, self.wake(tenant))
+
     async def _restored(self, tenant: T, moment: RuntimeSnapshot, watch: Stopwatch) -> VmRecord:
         assert tenant.runtime_image_id is not None
         image = await self._store.images.get(tenant.runtime_image_id)
@@ -261,7 +277,7 @@ class ParkTenant(Generic[T]):
 
         with contextlib.suppress(NotFound, IllegalTransition):  # it is being removed
             await retry_until_stored(f"that {self._kind} {tenant.id} is parked", store)
-            await self._parking.show(await self._tenants.get(tenant.id))
+            await self._show(tenant.id)
 
     async def _moment(self, tenant: T) -> RuntimeSnapshot:
         for snapshot_id in await self._store.snapshots.leased_by(str(tenant.id)):
@@ -286,6 +302,10 @@ class ParkTenant(Generic[T]):
 
     async def settle(self, tenant: T, lost: set[str]) -> bool:
         """Have it be parked, or run, if it was to be so; whether it is parked, or woken, now."""
+        async with self._locks.hold(tenant.id):
+            return await self._settle(tenant, lost)
+
+    async def _settle(self, tenant: T, lost: set[str]) -> bool:
         if tenant.state == "parking":  # its operation is no more
             await self._runs_on(tenant.id, None)
         if tenant.state == "parked":

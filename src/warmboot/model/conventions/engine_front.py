@@ -15,6 +15,7 @@ The front asks the manager for ports (see ``engine_socket.port_keeper``), and
 
 wake-engine  {uid, gone} → {engine}     the id of that user's engine, which runs; ``gone``: its VM
                                         is not there, whatever is stored; or {refused}, in words
+             {engine} → {engine}        the same of one that ``wakes``
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ class ServedEngine:
     """An engine's socket. Without ``guest`` nobody answers there: because of ``reason``, or,
     if that is empty, not yet: then who asks is kept waiting. So is who asks for what is in its
     Docker before that is ``handed_over``: there are still things of ours in it. A guest that does
-    not ``answers`` yet is connected to ahead of that; if it ends before, another one will come."""
+    not ``answers`` yet is connected to ahead of that; if it ends before, another one will come.
+    One that ``wakes`` is parked, or about to be: for who asks there, the manager has it woken."""
 
     id: str
     name: str
@@ -92,6 +94,7 @@ class ServedEngine:
     handed_over: bool = True
     reason: str = ""
     tls: TlsEndpoint | None = None
+    wakes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

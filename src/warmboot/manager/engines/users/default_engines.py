@@ -63,14 +63,18 @@ class DefaultEngines:
         self._serving.set()
 
     async def answer(self, _: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The id of the engine of the user ``uid``, which runs; or why there is none, in words."""
+        """The id of the engine of the user ``uid``, or of the parked ``engine``, which runs now; or
+        why there is none, in words."""
+        await self._serving.wait()  # before it is not known which VMs are still there
         try:
+            if "engine" in given:
+                await self._engines.parks.wake_parked(UUID(given["engine"]))
+                return {"engine": given["engine"]}
             return {"engine": str(await self._woken(int(given["uid"]), gone=bool(given["gone"])))}
         except WarmbootError as error:
             return {"refused": ": ".join(part for part in (error.brief, error.details) if part)}
 
     async def _woken(self, uid: int, *, gone: bool) -> UUID:
-        await self._serving.wait()  # before it is not known which VMs are still there
         if uid not in self._users:
             raise NotFound(f"the user {uid} has no default engine any more")
         name = self._name(uid)

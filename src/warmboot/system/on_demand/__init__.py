@@ -1,0 +1,1 @@
+"""What sleeps is woken by who wants something of it."""
