@@ -9,11 +9,16 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from typing import IO
 
 import pytest
 
+from warmboot.cli.commands.engine import supervise
+
 LIMIT_S = 60
+AGAIN_S = 0.5
 
 RUN = """
 import asyncio, os, sys
@@ -119,16 +124,46 @@ def test_a_key_of_the_terminal_reaches_the_command_once() -> None:
             process.send_signal(signal.SIGCONT)
             process.send_signal(signal.SIGTERM)
             until_shown(master, f"got {signal.SIGTERM:d}")
-            process.send_signal(signal.SIGTERM)  # passed on after what was passed on before
-            until_shown(master, "INT: 1")
+            # Passed on after what was passed on before. What comes at once is one with that.
+            until_shown(master, "INT: 1", lambda: process.send_signal(signal.SIGTERM))
             assert process.wait(LIMIT_S) == 5
         finally:
             os.close(master)  # its session is hung up
 
 
-def until_shown(master: int, text: str) -> None:
+def until_shown(master: int, text: str, again: Callable[[], None] | None = None) -> None:
+    """What is to bring it about is done ``again`` while nothing is shown."""
     shown = ""
+    until = time.monotonic() + LIMIT_S
     while text not in shown:
-        ready, _, _ = select.select([master], [], [], LIMIT_S)
-        assert ready, f"{text!r}, but there is {shown!r}"
-        shown += os.read(master, 4096).decode()
+        if again is not None:
+            again()
+        ready, _, _ = select.select([master], [], [], AGAIN_S if again else LIMIT_S)
+        assert ready or time.monotonic() < until, f"{text!r}, but there is {shown!r}"
+        shown += os.read(master, 4096).decode() if ready else ""
+
+
+def test_what_timeout_sends_twice_at_once_reaches_the_command_once() -> None:
+    ours, far_end = socket.socketpair()
+    words = [
+        sys.executable,
+        supervise.__file__,
+        str(far_end.fileno()),
+        sys.executable,
+        "-c",
+        COUNTS,
+    ]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, pass_fds=[far_end.fileno()], start_new_session=True
+    ) as process:
+        far_end.close()
+        assert process.stdout is not None
+        output = process.stdout.fileno()
+        until_shown(output, "ready")
+        ours.send(bytes([signal.SIGTERM, signal.SIGTERM]))
+        until_shown(output, f"got {signal.SIGTERM:d}")
+        ours.send(bytes([signal.SIGINT]))
+        until_shown(output, f"got {signal.SIGINT:d}")
+        until_shown(output, "INT: 1", lambda: ours.sendall(bytes([signal.SIGTERM])))
+        assert process.wait(LIMIT_S) == 5
+        ours.close()

@@ -8,7 +8,8 @@ nothing gets away. ``control`` is a socket: a byte of it is a signal that was se
 end is that of warmboot, and what is answered is the errno of a command that cannot be executed.
 
 At a terminal all are one job of the shell's: Ctrl-C and Ctrl-Z reach the command as any other. What
-the whole job was sent is not passed on once more. Elsewhere this is a session of its own.
+the whole job was sent is not passed on once more. Elsewhere this is a session of its own. What
+timeout(1) sends twice at once, to warmboot and to its group, reaches the command once.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ GRACE_S = 10.0
 KILLED_S = 5.0
 """How long what was killed may take to end. Another user's processes may not be killed at all."""
 
+TOGETHER_S = 0.1
+"""The same signal twice within it is one."""
+
 _AGAIN_S = 0.1
 """What is forked while all are killed is killed then."""
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -48,6 +52,10 @@ class Supervisor:
         self._is_session = os.getsid(0) == os.getpid()
         self._had: set[int] = set()
         """What the whole job was sent, and warmboot is about to pass on."""
+        self._due: dict[int, float] = {}
+        """When to pass on what only warmboot was sent, unless the whole job gets it by then."""
+        self._last: dict[int, float] = {}
+        """When the command got it, as far as warmboot has told."""
         self._told = False
         """To end: warmboot is gone, or was sent a signal."""
         self._ended: dict[int, int] = {}
@@ -92,27 +100,47 @@ class Supervisor:
 
     def _wait(self, child: int) -> bool:
         """For a signal, a child's end or warmboot's: whether that is still there."""
-        ready, _, _ = select.select([self._signals, self._control], [], [])
+        left_s = min(self._due.values()) - time.monotonic() if self._due else None
+        watched = [self._signals, self._control]
+        ready, _, _ = select.select(watched, [], [], left_s and max(left_s, 0))
         self._look_at_signals()  # first: what the job got is known before it is passed on
-        if self._control not in ready:
-            return True
-        if not (passed_on := self._control.recv(64)):
+        if self._control in ready:
+            if not (passed_on := self._control.recv(64)):
+                self._told = True
+                return False
             self._told = True
-            return False
-        for number in passed_on:
-            self._told = True
-            if number in self._had:
-                self._had.discard(number)
-            elif child not in self._ended:
+            for number in passed_on:
+                self._take(number)
+        self._pass_on(child)
+        return True
+
+    def _take(self, number: int) -> None:
+        """From warmboot."""
+        now = time.monotonic()
+        if number in self._had:
+            self._had.discard(number)
+            self._last[number] = now
+        elif now >= self._last.get(number, -TOGETHER_S) + TOGETHER_S:
+            self._due.setdefault(number, now if self._is_session else now + TOGETHER_S)
+
+    def _pass_on(self, child: int) -> None:
+        now = time.monotonic()
+        for number in [number for number, due in self._due.items() if due <= now]:
+            del self._due[number]
+            self._last[number] = now
+            if child not in self._ended:
                 with contextlib.suppress(OSError):  # it is another user's (sudo)
                     os.kill(child, number)
-        return True
 
     def _look_at_signals(self) -> None:
         with contextlib.suppress(BlockingIOError):
             for number in self._signals.recv(256):
-                if number in PASSED_ON and not self._is_session:
+                if number not in PASSED_ON or self._is_session:
+                    continue
+                if self._due.pop(number, None) is None:
                     self._had.add(number)
+                else:
+                    self._last[number] = time.monotonic()
         with contextlib.suppress(ChildProcessError):  # none is left
             while (found := os.waitpid(-1, os.WNOHANG))[0]:
                 self._ended[found[0]] = found[1]
