@@ -13,6 +13,7 @@ import pytest
 from tests.support.engines import docker_at, engines_of
 from tests.support.managers import Lab, Manager, eventually, front_pids
 
+from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.users.named_users import named_users
 from warmboot.manager.protocols import EngineUntil
 from warmboot.model.errors import InvalidRequest
@@ -68,6 +69,30 @@ async def test_a_stopped_one_is_started_a_parked_one_wakes_and_a_removed_one_is_
         await engines_of(m).delete(NAME, force=True)
         assert (await client.get("/containers/json")).status_code == 200
         assert (await engines_of(m).get(NAME)).id != first.id
+        await clear(m)
+
+
+async def test_a_greeting_does_not_wait_for_the_ports_of_what_comes_up(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = asyncio.Event()
+
+    async def publish(*_: object) -> list[str]:
+        await published.wait()
+        return []
+
+    async with place.manager(**SETTING) as m:
+        await m.image()
+        assert await status(place) == (200, "[]")
+        await engines_of(m).stop(NAME)
+        monkeypatch.setattr(EnginePorts, "publish_running", publish)
+        assert (await status(place, "/_ping"))[0] == 200
+        listed = asyncio.create_task(status(place))
+        assert not (await engines_of(m).get(NAME)).handed_over
+        assert not listed.done()
+        published.set()
+        assert await listed == (200, "[]")
+        assert (await engines_of(m).get(NAME)).handed_over
         await clear(m)
 
 

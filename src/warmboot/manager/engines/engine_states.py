@@ -25,8 +25,13 @@ def has_reached(engine: Engine, until: EngineUntil) -> bool:
     if until is EngineUntil.RUNNING:
         if engine.state is EngineState.RUNNING:
             return engine.handed_over or not engine.goes_on
-        return engine.state not in (EngineState.CREATING, EngineState.WAKING)
+        return has_booted(engine)
     return engine.state is EngineState.STOPPED
+
+
+def has_booted(engine: Engine) -> bool:
+    """Whether its Docker answers, or never will."""
+    return engine.state not in (EngineState.CREATING, EngineState.WAKING)
 
 
 def can_be_stopped(engine: Engine) -> bool:

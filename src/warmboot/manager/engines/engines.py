@@ -31,6 +31,7 @@ from warmboot.manager.engines.engine_states import (
     UNBOOTED,
     can_be_stopped,
     check_handed_over,
+    has_booted,
     has_reached,
 )
 from warmboot.manager.engines.keep_silent import unresponsive_key
@@ -130,6 +131,9 @@ class Engines:
 
     async def wait(self, ref: str, until: EngineUntil, timeout_s: float) -> Engine:
         return await self._gone.wait(ref, lambda found: has_reached(found, until), timeout_s)
+
+    async def wait_booted(self, engine_id: UUID, timeout_s: float) -> Engine:
+        return await self._gone.wait(str(engine_id), has_booted, timeout_s)
 
     async def boot_log(self, ref: str) -> bytes:
         return await self._watch.vms.boot_log((await self.get(ref)).id)

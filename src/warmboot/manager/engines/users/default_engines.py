@@ -80,7 +80,8 @@ class DefaultEngines:
         name = self._name(uid)
         async with self._locks[uid]:
             engine_id = await self._begun(uid, name, gone=gone)
-        engine = await self._engines.wait(str(engine_id), EngineUntil.RUNNING, WAKE_TIMEOUT_S)
+        # Not for what came up with it: the front lets wait who wants more than a greeting.
+        engine = await self._engines.wait_booted(engine_id, WAKE_TIMEOUT_S)
         if engine.state is not EngineState.RUNNING:
             raise HostError(f"the engine {name} does not run", details=_why(engine))
         return engine.id
