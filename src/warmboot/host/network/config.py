@@ -29,6 +29,9 @@ GUEST_IP = "198.18.0.2"
 # What the rules of a namespace put on its guest's packets; none is routed without.
 ROUTED_MARK = 1
 
+# Where the guest's kernel finds the host's folders (see ``guest.folders``), in its namespace.
+FOLDERS_PORT = 917
+
 # Not 53: a name server of the user's that listens on every address would hold it.
 DNS_PORT = 10053
 

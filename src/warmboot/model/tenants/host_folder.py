@@ -1,0 +1,19 @@
+"""A folder of the host that is given to an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+
+
+@dataclass(frozen=True, slots=True)
+class HostFolder:
+    """``path`` is absolute, and leads through no symbolic link."""
+
+    path: str
+    read_only: bool = False
+
+    @property
+    def id(self) -> str:
+        """By which host and guest know it: 16 hex digits, the same in every fork."""
+        return blake2b(self.path.encode(), digest_size=8).hexdigest()
