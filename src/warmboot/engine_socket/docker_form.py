@@ -190,9 +190,11 @@ def last_words(kind: str, message: str, target: bytes) -> bytes:
         return struct.pack(">BxxxL", _STDERR, len(said)) + said
     path = path_of(target)
     if kind != "application/json" or _FOLLOWED.fullmatch(path):
-        return b""  # each value is an event there, and none is an error
+        return b""  # each value is an event there: "unexpected EOF", as of a dockerd that is killed
     if _WAIT.fullmatch(path):
-        return json.dumps({"StatusCode": -1, "Error": {"Message": message}}).encode() + b"\n"
+        # Docker's client takes what is no JSON for an error. Of a StatusCode it prints the number,
+        # and exits with 0, whatever Error stands beside it.
+        return f"{message}\n".encode()
     # progress, a JSON value a line
     return json.dumps({"errorDetail": {"message": message}, "error": message}).encode() + b"\n"
 
