@@ -15,6 +15,7 @@ import atexit
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import struct
@@ -47,6 +48,7 @@ T = TypeVar("T")
 IMAGE_NAME = "default"
 QUICK = {"boot_s": 0, "docker_s": 0, "restore_s": 0}
 TIMEOUT_S = 200.0
+KILLED_WITHIN_S = 60.0
 """Longer than anything takes beside real VMs on two CPUs, though the helpers of housekeeping have
 only what other tests leave to them."""
 FOREVER = ("sleep", "1000")
@@ -134,14 +136,18 @@ class Lab:
             yield Manager(self, running)
 
     def kill_everything(self) -> None:
-        """End every simulated VM of this storage, and the front of its engines' sockets.
-
-        Those of a manager in here are our children.
+        """End every simulated VM of this storage, and the front of its engines' sockets, which is
+        our child if its manager is in here.
         """
         for pid in (*front_pids(self.storage), *vmm_pids(self.storage)):
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
+                pidfd = os.pidfd_open(pid)
+                try:
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    select.select([pidfd], [], [], KILLED_WITHIN_S)
+                    os.waitpid(pid, 0)
+                finally:
+                    os.close(pidfd)
 
 
 class Manager:

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from warmboot.hypervisors import console_log
 from warmboot.hypervisors.confinement import Confinement, file_limit_bytes, isolate
@@ -34,6 +34,7 @@ from warmboot.hypervisors.console_log import ConsoleLog
 from warmboot.model.errors import HypervisorError, VmGone
 from warmboot.model.vm import VmHandle, VmSpec
 from warmboot.system import procfs
+from warmboot.system.back_off import BackOff
 from warmboot.system.concurrency import finish
 from warmboot.system.on_failure import on_failure
 from warmboot.system.programs import find_program, look_up
@@ -43,6 +44,7 @@ T = TypeVar("T")
 KILL_TIMEOUT_S = 30.0
 FIRST_FD = 3
 _LOWEST_PRIORITY = 19
+_FIRST_PAUSE_S, _REAPED_WITHIN_S = 0.001, 1.0
 
 
 @cache
@@ -72,8 +74,16 @@ def is_stopped(pid: int) -> bool:
         return False
 
 
+class Forked(NamedTuple):
+    """A process that another one has forked for us."""
+
+    pid: int
+    start_time_ticks: int
+    pidfd: int
+
+
 class VmmProcess:
-    """A running VMM. Make one with ``spawn`` or ``attach``; ``close`` lets go of it."""
+    """A running VMM. Make one with ``spawn``, ``forked`` or ``attach``; ``close`` lets go of it."""
 
     def __init__(
         self,
@@ -86,6 +96,7 @@ class VmmProcess:
         self._pidfd = pidfd
         self._joining = joining
         self._console = console
+        self._reaped_by_kernel = False
         self._gone = asyncio.Event()
         asyncio.get_running_loop().add_reader(pidfd, self._on_exit)
 
@@ -125,19 +136,24 @@ class VmmProcess:
         async with on_failure(give_back):
             pid = await _in_thread(start, _take_back)
         pidfd = os.pidfd_open(pid)
-        handle = VmHandle(
-            vm_id=spec.id,
-            hypervisor=hypervisor,
-            pid=pid,
-            start_time_ticks=start_time_ticks(pid) or 0,
-            boot_id=boot_id(),
-            run_dir=spec.run_dir,
-        )
+        handle = _handle(spec, hypervisor, pid, start_time_ticks(pid) or 0)
         joining = None
         if confinement is not None:
             pids = [pid] if console is None else [console.pid, pid]
             joining = asyncio.ensure_future(confinement.join(spec, pids))
         return cls(handle, pidfd, joining, console)
+
+    @classmethod
+    async def forked(
+        cls, fork: Callable[[], Forked], *, spec: VmSpec, hypervisor: str
+    ) -> VmmProcess:
+        """Have it forked by a process that has its program already. ``fork`` runs in a thread."""
+        made = await _in_thread(fork, _end_forked)
+        if spec.background:
+            _give_way(made.pid)
+        process = cls(_handle(spec, hypervisor, made.pid, made.start_time_ticks), made.pidfd)
+        process._reaped_by_kernel = True
+        return process
 
     async def confined(self) -> None:
         """Return when it is under the VM's limits; ``HypervisorError`` if it cannot be."""
@@ -183,6 +199,8 @@ class VmmProcess:
                     f"the VMM of {self.handle.vm_id} (pid {self.handle.pid}) survives SIGKILL",
                     resolution="look for a hung disk or mount: `cat /proc/PID/stack`",
                 ) from None
+            if self._reaped_by_kernel:
+                await self._until_reaped()
         if self._joining is not None:
             await asyncio.wait({self._joining})
         if self._console is not None:
@@ -197,6 +215,15 @@ class VmmProcess:
             asyncio.get_running_loop().remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
+
+    async def _until_reaped(self) -> None:
+        """The kernel does so right after it has told the end, and tells nobody."""
+        back_off = BackOff(_FIRST_PAUSE_S, _REAPED_WITHIN_S)
+        with contextlib.suppress(TimeoutError, ProcessLookupError):
+            async with asyncio.timeout(_REAPED_WITHIN_S):
+                while True:
+                    signal.pidfd_send_signal(self._pidfd, 0)
+                    await back_off.pause()
 
     def _on_exit(self) -> None:
         with contextlib.suppress(ChildProcessError):  # another manager's child: init reaps it
@@ -238,6 +265,24 @@ def _take_back(pid: int) -> None:
     """End a process that nobody wants any more."""
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
+
+
+def _end_forked(made: Forked) -> None:
+    """As ``_take_back``, of what is not our child."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(made.pidfd, signal.SIGKILL)
+    os.close(made.pidfd)
+
+
+def _handle(spec: VmSpec, hypervisor: str, pid: int, started_ticks: int) -> VmHandle:
+    return VmHandle(
+        vm_id=spec.id,
+        hypervisor=hypervisor,
+        pid=pid,
+        start_time_ticks=started_ticks,
+        boot_id=boot_id(),
+        run_dir=spec.run_dir,
+    )
 
 
 def rights(spec: VmSpec, groups: Sequence[int]) -> list[str]:

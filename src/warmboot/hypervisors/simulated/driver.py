@@ -15,12 +15,14 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from warmboot.hypervisors.base import Capabilities, MachineSnapshot, Probe, Problem
 from warmboot.hypervisors.process import VmmProcess
 from warmboot.hypervisors.simulated.config import SimulatedConfig
+from warmboot.hypervisors.simulated.fork_server import FORK_SERVER, command
 from warmboot.hypervisors.simulated.layout import CONTROL_SOCKET, READY_SOCKET, VMM_LOG
 from warmboot.hypervisors.simulated.vm import SimulatedVm
 from warmboot.model.errors import HypervisorError, RestoreFailed
@@ -33,7 +35,6 @@ NAME = "simulated"
 START_TIMEOUT_S = 30.0
 SOCKET_PATH_MAX = 107
 NEWS_GRACE_S = 1.0
-VMM_PROGRAM = Path(__file__).resolve().parent / "vmm" / "__main__.py"
 
 
 class Simulated:
@@ -108,7 +109,6 @@ class Simulated:
     async def _start(self, spec: VmSpec, snapshot: MachineSnapshot | None) -> SimulatedVm:
         _check_files(spec)
         argv = [
-            *(sys.executable, "-I", "-S", str(VMM_PROGRAM)),
             *("--id", spec.id, "--run-dir", str(spec.run_dir.resolve())),
             *("--shape", f"{spec.shape.vcpus},{spec.shape.memory_mib}"),
             *("--cmdline", spec.cmdline, "--config", self._config.to_json()),
@@ -117,7 +117,12 @@ class Simulated:
             argv += ["--restore", str(snapshot.memory.resolve()), str(snapshot.state.resolve())]
         log = spec.run_dir / VMM_LOG
         async with _ready_socket(spec) as news:
-            process = await VmmProcess.spawn(argv, spec=spec, hypervisor=NAME, log=log)
+            if spec.uid:  # it is dropped to by a program that comes before its own
+                argv = command(*argv)
+                process = await VmmProcess.spawn(argv, spec=spec, hypervisor=NAME, log=log)
+            else:
+                fork = partial(FORK_SERVER.fork, argv, log)
+                process = await VmmProcess.forked(fork, spec=spec, hypervisor=NAME)
             async with on_failure(process.kill):
                 await _wait_ready(spec, process, news, log)
         return SimulatedVm(spec, process)

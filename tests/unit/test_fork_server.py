@@ -1,0 +1,57 @@
+"""The process that simulated VMs are forked from."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.simulated import booted
+
+from warmboot.host.vm.leftovers import users_of
+from warmboot.hypervisors.simulated.fork_server import FORK_SERVER, ForkServer
+from warmboot.model.vm import VmStatus
+
+
+@pytest.fixture
+def server() -> Iterator[ForkServer]:
+    server = ForkServer()
+    yield server
+    server.end()
+
+
+async def test_a_vm_is_a_process_of_its_own_that_names_its_folder(tmp_path: Path) -> None:
+    async with booted(tmp_path) as one, booted(tmp_path) as other:
+        assert users_of(one.handle.run_dir) == [one.handle.pid]
+        os.kill(one.handle.pid, signal.SIGKILL)
+        await one.wait_gone()
+        assert await other.status() is VmStatus.RUNNING
+
+
+async def test_vms_outlive_the_server_and_the_next_one_has_another(tmp_path: Path) -> None:
+    async with booted(tmp_path) as one:
+        os.kill(FORK_SERVER._pid, signal.SIGKILL)
+        async with booted(tmp_path) as other:
+            assert await other.status() is VmStatus.RUNNING
+        assert await one.status() is VmStatus.RUNNING
+
+
+async def test_a_vm_whose_driver_is_killed_before_it_begins_does_not_begin(
+    tmp_path: Path, server: ForkServer
+) -> None:
+    ended, held = os.pipe()
+    os.set_inheritable(held, True)  # by the server and its forks
+    connected = await asyncio.to_thread(server._start)
+    os.close(held)
+    os.kill(server._pid, signal.SIGSTOP)
+    order = {"arguments": ["--run-dir", str(tmp_path)], "log": str(tmp_path / "log")}
+    connected.send(json.dumps(order).encode())
+    connected.close()
+    os.kill(server._pid, signal.SIGCONT)
+    assert await asyncio.to_thread(os.read, ended, 1) == b""
+    os.close(ended)
+    assert not (tmp_path / "log").exists()
