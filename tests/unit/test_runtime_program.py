@@ -12,7 +12,7 @@ import pytest
 
 from warmboot.criu.runtime import program
 from warmboot.criu.runtime.folders import CheckpointFolder
-from warmboot.criu.runtime.orders import Runc, checked, forget, order, runc_of, withdraw
+from warmboot.criu.runtime.orders import Runc, forget, order, runc_of, sparing_check, withdraw
 from warmboot.criu.runtime.sums import BLOCK_BYTES
 from warmboot.criu.setup.install_runtime import text_for
 
@@ -211,11 +211,13 @@ def test_what_was_checked_just_now_is_not_checked_again(runtime: Runtime, tmp_pa
     folder.publish()
     (folder.memory / "inventory.img").write_bytes(b"y")
     runtime.order(folder.memory)
-    with checked(ID, runtime.state):
+    with sparing_check(ID, runtime.state) as spare:
+        assert runtime("create", *BUNDLE, ID)[0] == 1, "it is not checked yet"
+        spare()
         assert runtime.words("create", *BUNDLE, ID)[0] == "restore"
         assert runtime("create", *BUNDLE, ID)[0] == 1, "for one start"
-    with checked(ID, runtime.state):
-        pass
+    with sparing_check(ID, runtime.state) as spare:
+        spare()
     assert runtime("create", *BUNDLE, ID)[0] == 1
 
 

@@ -16,9 +16,10 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from warmboot.criu.checkpoint import dump_facts, refuse_obstacles
 from warmboot.criu.containerd import SALT_FILE, forget_restored, scratch_folders
@@ -28,7 +29,7 @@ from warmboot.criu.in_progress import NO_TIMEOUT, Limits, Work, answered, unless
 from warmboot.criu.log import holding_log
 from warmboot.criu.lost_exit import inspect_when_stopped
 from warmboot.criu.refusals import restore_failure
-from warmboot.criu.runtime.files import put_back
+from warmboot.criu.runtime.files import differs, put_back
 from warmboot.criu.runtime.folders import CheckpointFolder
 from warmboot.criu.runtime.held_files import changed_since
 from warmboot.criu.runtime.process import first_process
@@ -37,9 +38,14 @@ from warmboot.criu.runtime.sums import check_unless_it_hangs
 from warmboot.docker.engine import DockerEngine
 from warmboot.docker.facts import ContainerFacts
 from warmboot.model.checkpoint import AS_IT_WAS, ChangedFile, ResumeOptions
-from warmboot.model.errors import CheckpointError, Conflict, DiskFull
+from warmboot.model.errors import CheckpointError, Conflict, DiskFull, WarmbootError
+from warmboot.system.concurrency import end
 
 MAX_ATTEMPTS = 3
+LITTLE_BYTES = 8 << 20
+"""So much is checked before an engine has come to call the runtime."""
+
+T = TypeVar("T")
 CONTENT_EXISTS = "already exists"
 TOO_LATE = "the worker could not be resumed in time; its checkpoint is kept"
 
@@ -92,13 +98,20 @@ async def restore(
     started = time.monotonic()
     async with limits.within(TOO_LATE):
         facts = await answered(engine.remembered_facts(), limits.hangs_after_s)
-        found = await inspect_when_stopped(engine, container, limits.hangs_after_s)
+        looking = inspect_when_stopped(engine, container, limits.hangs_after_s)
+        if into is None:
+            found = await looking
+            read = await _outcome(dump_facts(engine, found.id, name))
+        else:  # at once: to ask the engine takes as long as to read a small dump
+            reading = dump_facts(engine, container, name, into)
+            looked, read = await asyncio.gather(_outcome(looking), _outcome(reading))
+            found = _succeeded(looked)
     if found.running and not await _has_memory_of(engine, found, name, into):
         raise Conflict(
             f"{found.name} is running",
             resolution="only a paused worker can be resumed",
         )
-    dump = await dump_facts(engine, found.id, name, into)
+    dump = _succeeded(read)
     refuse_obstacles(facts, found)
     attempts = 1
     changed: Sequence[ChangedFile] = ()
@@ -106,14 +119,23 @@ async def restore(
         attempts = 0
     elif into is not None:
         folder = CheckpointFolder(into)
-        async with limits.within(TOO_LATE):
-            await check_unless_it_hangs(folder.path, folder.memory, limits.hangs_after_s)
-            if found.upper_folder is not None and not options.keep_files:
-                layer, started_at = found.upper_folder, found.started_at
-                await put_back(folder, layer, started_at, limits.hangs_after_s)
-        changed = await asyncio.to_thread(changed_since, folder.held, found.mounted)
-        work = Work(facts, engine.socket, found.id, folders=(folder.restore_work,))
-        await resume(engine, work, folder, search_path, options, limits, found.name)
+        layer = None if options.keep_files else found.upper_folder
+        if layer is not None and not await asyncio.to_thread(differs, folder, found.started_at):
+            layer = None
+        check = asyncio.ensure_future(
+            check_unless_it_hangs(folder.path, folder.memory, limits.hangs_after_s)
+        )
+        try:
+            async with limits.within(TOO_LATE):
+                if layer is not None or dump.size_bytes > LITTLE_BYTES:
+                    await check  # before anything is changed, or long before the engine needs it
+                if layer is not None:
+                    await put_back(folder, layer, found.started_at, limits.hangs_after_s)
+            changed = await asyncio.to_thread(changed_since, folder.held, found.mounted)
+            work = Work(facts, engine.socket, found.id, folders=(folder.restore_work,))
+            await resume(engine, work, folder, search_path, options, limits, found.name, check)
+        finally:
+            await end(check)
     else:
         logs = [work / "restore.log" for work in facts.work_folders(found.id)]
         attempts = await _start(
@@ -150,6 +172,19 @@ async def restore(
         exit_code=exit_code,
         changed_files=changed,
     )
+
+
+async def _outcome(work: Awaitable[T]) -> T | WarmbootError:
+    try:
+        return await work
+    except WarmbootError as error:
+        return error
+
+
+def _succeeded(outcome: T | WarmbootError) -> T:
+    if isinstance(outcome, WarmbootError):
+        raise outcome
+    return outcome
 
 
 async def _prove(

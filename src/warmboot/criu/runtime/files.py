@@ -64,7 +64,7 @@ async def put_back(
     ``started_at`` is when the container was started last. After a crash in between ``layer`` has
     the old files or those of the checkpoint. ``HostError``.
     """
-    if not folder.files.is_dir() or _unchanged(folder, started_at):
+    if not differs(folder, started_at):
         return False
     await check_unless_it_hangs(folder.path, folder.files, hangs_after_s)
     new = _new(layer)
@@ -84,6 +84,11 @@ async def put_back(
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return True
+
+
+def differs(folder: CheckpointFolder, started_at: str) -> bool:
+    """Whether the files of the stopped container may be others than the checkpoint's."""
+    return folder.files.is_dir() and not _unchanged(folder, started_at)
 
 
 def _new(layer: Path) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,12 +69,17 @@ def order(
 
 
 @contextlib.contextmanager
-def checked(container_id: str, root: Path = ROOT) -> Iterator[None]:
-    """Spare the runtime the check of an order's images at a start in this context."""
-    with contextlib.suppress(OSError):  # it is checked twice, then
-        _write(root / container_id, CHECKED, (), durable=False)
+def sparing_check(container_id: str, root: Path = ROOT) -> Iterator[Callable[[], None]]:
+    """What is given spares the runtime the check of an order's images at a start in this context,
+    from when it is called on.
+    """
+
+    def spare() -> None:
+        with contextlib.suppress(OSError):  # it is checked twice, then
+            _write(root / container_id, CHECKED, (), durable=False)
+
     try:
-        yield
+        yield spare
     finally:
         (root / container_id / CHECKED).unlink(missing_ok=True)
 

@@ -12,7 +12,7 @@ from warmboot.criu.refusals import restore_failure
 from warmboot.criu.runtime.dump import MASKED, RESTORE_OPTIONS
 from warmboot.criu.runtime.folders import CheckpointFolder, clear
 from warmboot.criu.runtime.left_shims import end_shim, is_kept
-from warmboot.criu.runtime.orders import checked, order
+from warmboot.criu.runtime.orders import order, sparing_check
 from warmboot.criu.runtime.process import first_process
 from warmboot.criu.runtime_work import end_members
 from warmboot.docker.engine import DockerEngine
@@ -26,6 +26,7 @@ from warmboot.model.errors import (
     NotFound,
 )
 from warmboot.system.back_off import BackOff
+from warmboot.system.concurrency import end
 
 RESTORE_LOG = "restore.log"
 FORGETS_WITHIN_S = 10.0
@@ -40,23 +41,41 @@ async def resume(
     options: ResumeOptions,
     limits: Limits,
     worker: str,
+    check: asyncio.Future[None],
 ) -> None:
     """Start the container from ``folder``; ``worker`` is what it is called in errors.
 
-    The sums of ``folder`` are those of its files: the caller has checked it just now.
+    ``check`` is the check of its images, done or in progress: the engine needs some time before it
+    calls the runtime. Where that is called before it is done, the runtime checks them itself.
     After a failure the order stands, as the worker is still paused.
     """
     await give_order(work.container_id, folder, search_path, options)
     log = CriuLog()
     try:
-        with checked(work.container_id):
-            await _start(engine, work, limits)
+        await _start_while(check, engine, work, limits)
     except (CheckpointError, Conflict, DiskFull) as error:
         await _end_rest(engine, work.container_id)
+        if (damage := check.exception()) is not None:
+            raise damage from error
         log.hold(folder.restore_work / RESTORE_LOG)
         raise restore_failure(worker, folder.path.name, log.errors(), error) from error
     finally:
         log.close()
+
+
+async def _start_while(
+    check: asyncio.Future[None], engine: DockerEngine, work: Work, limits: Limits
+) -> None:
+    """A start that goes well though ``check`` has failed was checked by the runtime."""
+    with sparing_check(work.container_id) as spare:
+        start = asyncio.ensure_future(_start(engine, work, limits))
+        try:
+            await asyncio.wait({check})
+            if check.exception() is None:
+                spare()
+            await start
+        finally:
+            await end(start)
 
 
 async def _start(engine: DockerEngine, work: Work, limits: Limits) -> None:
