@@ -26,7 +26,7 @@ from warmboot.model.journal.operation import OperationState
 from warmboot.model.tenants.boot import BootMethod, StageTiming
 from warmboot.store import Reserved, Store
 from warmboot.store.address import parse_url
-from warmboot.store.tables import containers
+from warmboot.store.tables import containers, vms
 from warmboot.store.types import JSON_AS_TEXT
 
 STEPS = ("slot", "disk", "lease", "vm", "identity", "docker", "container")
@@ -96,8 +96,9 @@ async def test_each_call_of_a_warm_boot_is_one_statement(store: Store) -> None:
 
 @pytest.fixture
 async def crowded(store: Store, migrated_url: str) -> Store:
-    """Many containers, one in a hundred of which runs."""
-    rows = []
+    """Many containers, one in a hundred of which runs, and the VM of each."""
+    rows, owned, vm = [], [], a_vm()
+    of_each = {name: getattr(vm, name) for name in ("kind", "spec", "token", "created_at")}
     for n in range(MANY):
         container = a_container(f"c-{n}", created_at=NOON + timedelta(seconds=n))
         state = ContainerState.RUNNING if n % 100 == 0 else ContainerState.EXITED
@@ -117,9 +118,11 @@ async def crowded(store: Store, migrated_url: str) -> Store:
                 "updated_at": NOON,
             }
         )
+        owned.append({"id": f"vm-{n}", "owner_id": container.id, **of_each})
     engine = create_async_engine(parse_url(migrated_url), **JSON_AS_TEXT)
     async with engine.begin() as connection:
         await connection.execute(containers.insert(), rows)
+        await connection.execute(vms.insert(), owned)
         await connection.execute(text("ANALYZE"))
     await engine.dispose()
     return store
@@ -158,3 +161,5 @@ async def test_among_many_containers_an_index_leads_to_the_few_wanted(
     newest = await asked(crowded.containers.list(limit=50), "ix_containers_created_at_id")
     assert [container.name for container in newest[:2]] == ["c-1999", "c-1998"]
     assert (await asked(crowded.containers.find("c-471"), "uq_containers_name")).name == "c-471"
+    (vm,) = await asked(crowded.vms.of_owner(newest[0].id), "ix_vms_owner_id")
+    assert vm.id == "vm-1999"

@@ -209,6 +209,7 @@ vms = Table(
     Column("slot", Encoded(FreeForm)),
     Column("snapshot_id", ForeignKey("runtime_snapshots.id", ondelete="SET NULL")),
     Index(None, "snapshot_id"),
+    Index(None, "owner_id"),
 )
 
 workers = Table(
