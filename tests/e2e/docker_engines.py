@@ -19,7 +19,7 @@ TIMEOUT_S = 180.0
 
 @dataclass
 class Engine:
-    """``host``: how ``docker`` finds it, if not by its socket."""
+    """``host``: how ``docker`` finds it; by its socket, unless it is told."""
 
     site: Site
     name: str
@@ -30,8 +30,9 @@ class Engine:
         return dict(found)
 
     async def environment(self) -> dict[str, str]:
-        host = self.host or (await self.described())["docker_host"]
-        return {**os.environ, "DOCKER_HOST": host, "DOCKER_CONFIG": "/nonexistent"}
+        if not self.host:
+            self.host = (await self.described())["docker_host"]
+        return {**os.environ, "DOCKER_HOST": self.host, "DOCKER_CONFIG": "/nonexistent"}
 
     async def begin(self, *words: str) -> asyncio.subprocess.Process:
         pipe = asyncio.subprocess.PIPE

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
+from tests.support.command_forks import run_forked
 from tests.support.eventually import eventually as eventually_soon
 from tests.support.ports import free_port, remove_socket
 from tests.support.site_processes import command_of, kill_processes_of, processes_of
@@ -227,7 +228,7 @@ class Site:
         self, *words: str, stdin: bytes = b"", timeout_s: float = CLI_TIMEOUT_S, code: int = 0
     ) -> Ran:
         """``warmboot`` as a user types it; it must exit with ``code``."""
-        ran = await Ran.of(await self.begin(*words), stdin, timeout_s)
+        ran = Ran(*await run_forked(words, self.environment, stdin, timeout_s))
         assert ran.code == code, f"warmboot {' '.join(words)}: {ran}"
         return ran
 
