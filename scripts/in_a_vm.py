@@ -37,7 +37,7 @@ LEFT_OUT_OF_PYTHON = ("test", "site-packages", "dist-packages", "config-*", "idl
 MEMORY_MIB, CPUS = 2048, 2
 DISK_BYTES = 4 << 30
 SPARE = 1.3
-TIMEOUT_S = 900.0
+TIMEOUT_S = 1800.0
 COMMAND_LINE = (
     "console=ttyS0 root=/dev/vda ro quiet panic=1 reboot=k ipv6.disable_ipv6=1 apparmor=0 audit=0 "
     "random.trust_cpu=on cryptomgr.notests no_timer_check no5lvl"

@@ -135,10 +135,12 @@ async def lines(client: Client, ref: str) -> list[str]:
     return written.decode().splitlines()
 
 
-async def wait_for_line(client: Client, ref: str, wanted: Callable[[str], bool]) -> str:
+async def wait_for_line(
+    client: Client, ref: str, wanted: Callable[[str], bool], timeout_s: float = TIMEOUT_S
+) -> str:
     """Follow the log, from its start, until a whole line is as wanted."""
     rest = ""
-    async with asyncio.timeout(TIMEOUT_S):
+    async with asyncio.timeout(timeout_s):
         async with contextlib.aclosing(client.workers.logs(ref, follow=True)) as chunks:
             async for chunk in chunks:
                 *whole, rest = (rest + chunk.decode()).split("\n")
