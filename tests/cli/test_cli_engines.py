@@ -103,6 +103,7 @@ def test_certificates_are_written_as_docker_looks_for_them(cli: Cli, tmp_path: P
 def test_what_is_wrong_is_told(cli: Cli) -> None:
     assert "no user" in cli("engine", "create", "--owner", "nobody-of-that-name").stderr
     assert "90m" in cli("engine", "create", "--ttl", "soon").stderr
+    assert "64t at most" in cli("engine", "create", "--disk", "99t").stderr
     assert cli("engine", "create", "../up").returncode == 1
     assert "--host-port" in cli("engine", "create", "--host-port", "65536").stderr
     for wrong in ("65536", "0", "here:2376", "1.2.3.4:"):

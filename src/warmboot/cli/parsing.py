@@ -19,7 +19,7 @@ from warmboot.cli.standard_streams import is_text
 from warmboot.model.conventions.port_ranges import port_range
 from warmboot.model.conventions.program_start import assignments, check_length, check_size
 from warmboot.model.errors import InvalidRequest
-from warmboot.model.shapes import MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB
+from warmboot.model.shapes import MAX_DISK_MIB, MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB
 
 _SIZES = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE)
@@ -79,8 +79,10 @@ def parse_disk(text: str) -> int:
     """``40g``, ``2t`` to MiB, rounded up."""
     match = _SIZE.fullmatch(text.strip())
     size_bytes = float(match[1]) * _SIZES[match[2].lower()] if match else 0.0
-    if not 0 < size_bytes < 1 << 56:
+    if not size_bytes:
         raise ValueError(f"{text!r} is not a size of a disk; write for example 40g")
+    if size_bytes > MAX_DISK_MIB * MIB:
+        raise ValueError(f"{text!r} is not possible: a disk has {MAX_DISK_MIB >> 20}t at most")
     return -(-int(size_bytes) // MIB)
 
 

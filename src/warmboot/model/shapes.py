@@ -8,6 +8,7 @@ from warmboot.model.errors import InvalidRequest
 
 MIN_MEMORY_MIB, MAX_MEMORY_MIB = 256, 65_536
 MAX_VCPUS = 32
+MAX_DISK_MIB = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, order=True)

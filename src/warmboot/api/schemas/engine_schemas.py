@@ -25,12 +25,12 @@ from warmboot.api.schemas.requests import (
 from warmboot.api.schemas.responses import Out, ShapeOut, asked
 from warmboot.model.conventions.names import invent_name
 from warmboot.model.conventions.registry_logins import RegistryLogin
+from warmboot.model.shapes import MAX_DISK_MIB
 from warmboot.model.tenants.boot import BootMethod, BootPolicy, FallbackReason
 from warmboot.model.tenants.engine import EngineSpec, EngineState
 
 MAX_UID = 2**32 - 2
 MAX_TIME_TO_LIVE_S = 366 * 86_400
-MAX_DISK_MIB = 64 << 20
 
 LoginText = Annotated[str, Field(max_length=8192, pattern=NO_NUL_PATTERN)]
 

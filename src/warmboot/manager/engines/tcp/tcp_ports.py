@@ -66,11 +66,11 @@ def _try(tcp: TcpAddress) -> None:
             if error.errno == errno.EADDRINUSE:
                 raise Conflict(
                     f"port {tcp} is already taken",
-                    details=str(error),
+                    details=error.strerror or str(error),
                     resolution="choose another port",
                 ) from error
             raise InvalidRequest(
                 f"{tcp} cannot be listened on",
-                details=str(error),
+                details=error.strerror or str(error),
                 resolution="use an address of this machine, and a port that the manager may have",
             ) from error
