@@ -13,6 +13,7 @@ from typing import Any
 
 from warmboot.guest.agent import Agent
 from warmboot.guest.docker import Docker
+from warmboot.guest.netlink import TcpConnection
 
 TOKEN = "t0ken-t0ken-t0ken"
 MACHINE_ID = "0123456789abcdef0123456789abcdef"
@@ -39,7 +40,7 @@ class FakeSystem:
         self.rules: list[Sequence[str]] = []
         self.name = "nobody"
         self.fail_at = ""
-        self.sockets: list[tuple[int, str]] = []
+        self.connections: list[TcpConnection] = []
 
     def _note(self, name: str, value: object = None) -> None:
         if name == self.fail_at:
@@ -72,8 +73,12 @@ class FakeSystem:
     def remove_file(self, path: str) -> None:
         self.files.pop(path, None)
 
-    def connections(self) -> list[tuple[int, str]]:
-        return self.sockets
+    def forget_neighbours(self, device: str | None = None) -> None:
+        self._note("neighbours", device)
+
+    def reset_connections(self, is_to_end: Callable[[TcpConnection], bool]) -> None:
+        ended = list(filter(is_to_end, self.connections))
+        self._note("reset", ended)
 
     def run(self, command: Sequence[str]) -> int:
         program = command[0].rpartition("/")[2]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-import contextlib
+import ipaddress
 import socket
 import threading
-from pathlib import Path
 
 import pytest
 from tests.support.guests import (
@@ -23,7 +22,7 @@ from typing_extensions import override
 
 from warmboot.guest import wire
 from warmboot.guest.claim import TOKEN_FILE, Claim
-from warmboot.guest.system import LinuxSystem
+from warmboot.guest.netlink import TcpConnection
 
 # Whose it is
 
@@ -98,57 +97,39 @@ def test_a_fork_becomes_another_and_obeys_its_source_no_more(guest: Guest) -> No
     assert guest.system.name == "a-fork"
     assert guest.ask("POST", "/warmboot/v1/sync", token=TOKEN)[0] == 401
     assert guest.ask("POST", "/warmboot/v1/sync", token=FORK["token"])[0] == 200
-    ran = [name for name, _ in guest.system.calls if name.startswith(("ip ", "sh "))]
-    assert ran == ["ip neigh flush dev eth0"]
+    told = dict(guest.system.calls)
+    assert (told["neighbours"], told["reset"]) == ("eth0", [])
 
 
-HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when\n"
+def _connected(peer: str, local_port: int = 5432) -> TcpConnection:
+    return TcpConnection(local_port, ipaddress.ip_address(peer).packed)
+
+
 HERE = (
-    "0: 00000000:1538 00000000:0000 0A",  # it listens
-    "1: 020011AC:1538 030011AC:9C40 01",  # with another container
-    "2: 0100007F:1538 0100007F:9C40 01",  # with itself
-    "3: 020012C6:0400 010012C6:9C40 01",  # with the agent
-    "4: 020011AC:1538 010012C6:9C40 06",  # it is over
-    "5: 0000000000000000FFFF0000020011AC:1538 0000000000000000FFFF0000030011AC:9C40 01",
-    "6: B80D0120000000000000000001000000:1538 B80D0120000000000000000002000000:9C40 01",
-    "7: 00000000000000000000000001000000:1538 00000000000000000000000001000000:9C40 01",
-)
-OUTSIDE = (
-    "0: 020011AC:1538 010012C6:9C40 01",
-    "0: 020011AC:9C40 08080808:01BB 02",
-    "0: 0000000000000000FFFF0000020011AC:1538 0000000000000000FFFF0000010012C6:9C40 01",
+    _connected("172.17.0.3"),  # with another container
+    _connected("127.0.0.1"),  # with itself
+    _connected("198.18.0.1", 1024),  # with the agent
+    _connected("::ffff:172.17.0.3"),
+    _connected("2001:db8::2"),
+    _connected("::1"),
 )
 
 
-@pytest.mark.parametrize("connection", OUTSIDE)
-def test_a_forks_connections_with_somebody_outside_are_reset(guest: Guest, connection: str) -> None:
+@pytest.mark.parametrize("peer", ["198.18.0.1", "8.8.8.8", "::ffff:198.18.0.1", "172.18.0.3"])
+def test_a_forks_connections_with_somebody_outside_are_reset(guest: Guest, peer: str) -> None:
     guest.become()
     guest.system.files["/proc/net/route"] = ROUTES
-    guest.system.sockets = [
-        (1, HEAD + "\n".join(HERE) + "\n" + HEAD),
-        (77, HEAD + "\n".join((*HERE, connection)) + "\n" + HEAD),
-    ]
+    outside = _connected(peer)
+    guest.system.connections = [*HERE, outside, *HERE]
     assert guest.ask("POST", "/warmboot/v1/identity", FORK, TOKEN)[0] == 200
-    (ended,) = [name for name, _ in guest.system.calls if name.startswith("sh ")]
-    networks = "not dst 127.0.0.0/8 and not dst 172.17.0.0/16"
-    outside = f"( dst 0.0.0.0/0 and {networks} and not sport = :1024 )"
-    kill = f"ss -K -H -t state connected '{outside}'"
-    assert ended == f"sh -c nsenter --net=/proc/77/ns/net {kill}; true"
+    assert dict(guest.system.calls)["reset"] == [outside]
 
 
-def test_connections_of_this_machine_are_found() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        number = f":{listener.getsockname()[1]:04X} "
-        found = dict(LinuxSystem().connections())
-    own = Path("/proc/self/ns/net").readlink()
-
-    def is_here(pid: int) -> bool:
-        with contextlib.suppress(OSError):  # it has ended since
-            return Path(f"/proc/{pid}/ns/net").readlink() == own
-        return False
-
-    (pid,) = filter(is_here, found)
-    assert number in found[pid]
+def test_a_fork_whose_connections_cannot_be_reset_says_so(guest: Guest) -> None:
+    guest.become()
+    guest.system.fail_at = "reset"
+    status, answer = guest.ask("POST", "/warmboot/v1/identity", FORK, TOKEN)
+    assert (status, "connections" in answer["error"]) == (500, True)
 
 
 def test_a_claim_whose_answer_was_lost_can_be_repeated(guest: Guest) -> None:
@@ -273,7 +254,7 @@ def test_preparing_a_snapshot_forgets_the_owner_and_cuts_everybody_off(
         assert read_all(follower) == b""
         assert read_all(idle) == b""
     names = [name for name, _ in guest.system.calls]
-    assert names[-3:] == ["ip neigh flush all", "sync", "settle"]
+    assert names[-3:] == ["neighbours", "sync", "settle"]
     assert TOKEN_FILE not in guest.system.files
     assert guest.ask("POST", "/warmboot/v1/sync", token=TOKEN)[0] == 401
     guest.become()

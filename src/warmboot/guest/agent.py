@@ -299,7 +299,7 @@ class Agent:
             self._closing.add(connection.sock)
         self._hang_up_others(connection)
         # The next network is another one, with other MAC addresses.
-        self._system.run(["/usr/sbin/ip", "neigh", "flush", "all"])
+        self._system.forget_neighbours()
         self._system.sync()
         self._system.settle()
         with self._claim.lock:

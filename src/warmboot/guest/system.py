@@ -7,16 +7,19 @@ in memory.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import socket
 import struct
 import subprocess
+import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
+
+from . import netlink
+from .netlink import TcpConnection
 
 GATEWAY = "198.18.0.1"
 HOST_MARK = 0x7762
@@ -63,9 +66,11 @@ class System(Protocol):
         """Run a program to its end; its exit code."""
         ...
 
-    def connections(self) -> Iterable[tuple[int, str]]:
-        """A process of each network namespace, and its TCP sockets, as proc(5) tells them."""
-        ...
+    def forget_neighbours(self, device: str | None = None) -> None:
+        """Forget who is who on the link of a device, if it is there, or on all links."""
+
+    def reset_connections(self, is_to_end: Callable[[TcpConnection], bool]) -> None:
+        """End those TCP connections of all network namespaces, as if the peer had reset them."""
 
     def sync(self) -> None:
         """Have everything that was written on the disk."""
@@ -142,22 +147,27 @@ class LinuxSystem:
         except subprocess.TimeoutExpired as error:
             raise TimeoutError(f"{command[0]} did not end") from error
 
-    def connections(self) -> Iterable[tuple[int, str]]:
-        seen = set()
-        for process in Path("/proc").iterdir():
-            if not process.name.isdecimal():
-                continue
+    def forget_neighbours(self, device: str | None = None) -> None:
+        if device is None or device in {name for _, name in socket.if_nameindex()}:
+            netlink.forget_neighbours(device)
+
+    def reset_connections(self, is_to_end: Callable[[TcpConnection], bool]) -> None:
+        failed: list[OSError] = []
+
+        def everywhere() -> None:
             try:
-                namespace = (process / "ns/net").readlink()
-                if namespace in seen:
-                    continue
-                table = (process / "net/tcp").read_text()
-                with contextlib.suppress(FileNotFoundError):  # of a kernel without IPv6
-                    table += (process / "net/tcp6").read_text()
-            except OSError:  # it has ended
-                continue
-            seen.add(namespace)
-            yield int(process.name), table
+                for namespace in netlink.network_namespaces():
+                    if netlink.enter(namespace):
+                        netlink.reset_connections(is_to_end)
+            except OSError as error:
+                failed.append(error)
+
+        # Of its own: a thread stays in the namespace that it has entered.
+        thread = threading.Thread(target=everywhere)
+        thread.start()
+        thread.join()
+        if failed:
+            raise failed[0]
 
     def sync(self) -> None:
         os.sync()

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from warmboot.guest.netlink import TcpConnection
 from warmboot.hypervisors.simulated.vmm.machine import Machine
 
 Ram = dict[str, Any]
@@ -65,8 +66,11 @@ class SimulatedSystem:
         self._change(lambda ram: ram["firewall"].append(kept))
         return 0
 
-    def connections(self) -> list[tuple[int, str]]:
-        return []
+    def forget_neighbours(self, device: str | None = None) -> None:
+        """It has no link."""
+
+    def reset_connections(self, is_to_end: Callable[[TcpConnection], bool]) -> None:
+        """It has none."""
 
     def sync(self) -> None:
         self._change(lambda ram: None, on_disk=True)
