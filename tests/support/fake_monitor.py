@@ -17,6 +17,8 @@ from warmboot.hypervisors.qemu.vm import QemuVm
 from warmboot.model.shapes import Shape
 from warmboot.model.vm import Disk, VmHandle, VmSpec
 
+_MEMORY_MIB = 256
+_RAM = f"  ram  4 KiB  0x0 0x{_MEMORY_MIB << 20:x} 0x{_MEMORY_MIB << 20:x} 0x7f0000000000\n"
 _GREETING = {"QMP": {"version": {"qemu": {"major": 10}, "package": ""}, "capabilities": []}}
 
 
@@ -47,6 +49,8 @@ class FakeMonitor:
             return {"status": self._status}
         if command == "query-block":
             return [{"inserted": {"ro": False, "node-name": "disk", "file": str(self._disk.path)}}]
+        if command == "x-query-ramblock":
+            return {"human-readable-text": _RAM}
         return {}
 
 
@@ -63,7 +67,7 @@ async def monitored(
     server = await asyncio.start_unix_server(monitor.serve, folder / QMP_SOCKET)
     process = await asyncio.create_subprocess_exec("sleep", "1000")
     try:
-        spec = VmSpec("vm-1", folder, Shape(1, 256), Path("k"), None, "", disks=(disk,))
+        spec = VmSpec("vm-1", folder, Shape(1, _MEMORY_MIB), Path("k"), None, "", disks=(disk,))
         began = start_time_ticks(process.pid)
         assert began is not None
         handle = VmHandle("vm-1", "qemu", process.pid, began, boot_id(), folder)

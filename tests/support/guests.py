@@ -73,6 +73,9 @@ class FakeSystem:
     def remove_file(self, path: str) -> None:
         self.files.pop(path, None)
 
+    def hang_up(self, pid_file: str) -> None:
+        self._note("hang up", pid_file)
+
     def forget_neighbours(self, device: str | None = None) -> None:
         self._note("neighbours", device)
 

@@ -192,7 +192,7 @@ def test_what_is_stopped_leaves_no_file(files: Files) -> None:
 
 
 def test_a_difference_that_could_not_be_read_leaves_no_file(files: Files) -> None:
-    def fill(buffer: memoryview, offset: int) -> None:
+    def fill(buffer: memoryview, some: Ranges) -> None:
         raise OSError("the process is no more")
 
     path = files.new()

@@ -93,7 +93,15 @@ def test_a_fork_becomes_another_and_obeys_its_source_no_more(guest: Guest) -> No
         assert status == 200
         assert read_all(waiting) == b"", "who was connected with its source is hung up"
     names = [step["name"] for step in answer["steps"]]
-    assert names == ["entropy", "clock", "machine-id", "hostname", "token", "connections"]
+    assert names == [
+        "entropy",
+        "clock",
+        "machine-id",
+        "hostname",
+        "token",
+        "neighbours",
+        "connections",
+    ]
     assert guest.system.name == "a-fork"
     assert guest.ask("POST", "/warmboot/v1/sync", token=TOKEN)[0] == 401
     assert guest.ask("POST", "/warmboot/v1/sync", token=FORK["token"])[0] == 200

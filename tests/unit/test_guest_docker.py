@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
+from urllib.parse import unquote
 
 import pytest
 from tests.support.guests import (
@@ -18,6 +20,8 @@ from tests.support.guests import (
     read_head,
     request,
 )
+
+from warmboot.guest.docker import FORK_SIGNAL
 
 
 def test_docker_wait_returns_when_docker_answers(guest: Guest) -> None:
@@ -216,3 +220,34 @@ def test_many_connections_run_side_by_side(guest: Guest, docker: FakeDocker) -> 
             sock.sendall(request("GET", "/events", token=TOKEN))
         barrier.wait(60)
         assert all(read_answer(sock) == (200, b"OK") for sock in socks)
+
+
+def test_containers_that_ask_for_it_are_told_of_a_fork_by_a_signal(guest: Guest) -> None:
+    """After it has become another: what one of them refuses keeps no other from it."""
+    asked: list[tuple[str, str]] = []
+    told = threading.Event()
+    listed = [
+        {"Id": "gone", "Labels": {FORK_SIGNAL: "SIGHUP"}},
+        {"Id": "web", "Labels": {FORK_SIGNAL: "USR1", "other": "x"}},
+    ]
+
+    def behave(sock: socket.socket, head: bytes) -> None:
+        method, path, _ = head.split(b"\r\n")[0].decode().split()
+        asked.append((method, unquote(path)))
+        body = json.dumps(listed).encode() if method == "GET" else b""
+        status = "404 Not Found" if "/gone/" in path else "200 OK"
+        sock.sendall(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        if "/web/" in path:
+            told.set()
+
+    FakeDocker(guest.docker_path).behave = behave
+    guest.become()
+    assert asked == []
+    fork = IDENTITY | {"token": "a-forks-own-token", "fork": True}
+    assert guest.ask("POST", "/warmboot/v1/identity", fork, TOKEN)[0] == 200
+    assert told.wait(60)
+    assert asked == [
+        ("GET", f'/containers/json?filters={{"label": ["{FORK_SIGNAL}"]}}'),
+        ("POST", "/containers/gone/kill?signal=SIGHUP"),
+        ("POST", "/containers/web/kill?signal=USR1"),
+    ]

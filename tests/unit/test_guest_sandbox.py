@@ -118,6 +118,12 @@ def test_a_docker_that_is_handed_over_has_nothing_of_ours(tmp_path: Path) -> Non
     sandbox.remove()
     assert docker.asked == ["GET json", "DELETE warmboot-sandbox", "DELETE probe:latest"]
     assert system.rules == []
+    docker.asked.clear()
+    sandbox.remove()  # in a fork of it
+    assert docker.asked == []
+    sandbox.ensure()
+    sandbox.remove()
+    assert not docker.exists
 
 
 def test_an_agent_that_was_started_again_hands_over_all_the_same(tmp_path: Path) -> None:
@@ -139,4 +145,4 @@ def test_docker_is_told_which_engine_it_is() -> None:
         "mtu": 1400,
         "labels": ["warmboot.engine=ci"],
     }
-    assert "kill -HUP" in system.calls[-1][0]
+    assert system.calls[-1] == ("hang up", "/run/docker.pid")

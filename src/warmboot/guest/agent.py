@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from . import AGENT_VERSION
 from .claim import Claim
-from .connections import reset_connections
+from .connections import forget_link, reset_connections
 from .docker import INSECURE, LABELS, MIRRORS, Docker, configure
 from .firewall import let_reach_host
 from .forward import HostForward
@@ -189,12 +189,14 @@ class Agent:
                 raise HttpError(409, "this VM has another identity already")
             steps = identity.apply(self._system, self._claim.claim)
             if other:
-                steps.append(self._leave_the_source(connection))
+                steps += self._leave_the_source(connection)
             # What is asked next is answered with this: a request less, which an emulated guest
             # feels.
             began = time.monotonic()
             answers = self._docker_woke.wait(docker_wait_s)
             docker = {"answers": answers, "waited_s": time.monotonic() - began}
+        if other:  # nobody waits for it
+            threading.Thread(target=self._tell_programs, daemon=True).start()
         return {"steps": steps, "docker": docker, "version": AGENT_VERSION}
 
     @contextlib.contextmanager
@@ -210,15 +212,23 @@ class Agent:
         finally:
             self._wake_docker.clear()
 
-    def _leave_the_source(self, connection: Connection) -> dict[str, str | float]:
+    def _leave_the_source(self, connection: Connection) -> list[dict[str, str | float]]:
         """What it was connected with when it was frozen is connected with the VM that runs on."""
-        begun = time.monotonic()
         self._hang_up_others(connection)
-        try:
-            reset_connections(self._system)
-        except OSError as error:
-            raise HttpError(500, f"the step connections failed: {error}") from error
-        return {"name": "connections", "duration_s": time.monotonic() - begun}
+        steps: list[dict[str, str | float]] = []
+        for name, step in (("neighbours", forget_link), ("connections", reset_connections)):
+            begun = time.monotonic()
+            try:
+                step(self._system)
+            except OSError as error:
+                raise HttpError(500, f"the step {name} failed: {error}") from error
+            steps.append({"name": name, "duration_s": time.monotonic() - begun})
+        return steps
+
+    def _tell_programs(self) -> None:
+        """That they are another's now: after it is so."""
+        with contextlib.suppress(HttpError):
+            self._docker.tell_of_fork()
 
     def _hang_up_others(self, connection: Connection) -> None:
         with self._lock:

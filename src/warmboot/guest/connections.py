@@ -20,9 +20,13 @@ AGENT_PORT = 1024
 """Its own are looked after by the agent itself."""
 
 
-def reset_connections(system: System) -> None:
-    """In all network namespaces; and forget who was who on the link, which is another one."""
+def forget_link(system: System) -> None:
+    """Who was who on it: it is another one now."""
     system.forget_neighbours(_OUTSIDE)
+
+
+def reset_connections(system: System) -> None:
+    """In all network namespaces."""
     inside = [(_number(address), 32 - bits) for address, bits in _inside(system)]
     system.reset_connections(lambda connection: _leads_outside(connection, inside))
 

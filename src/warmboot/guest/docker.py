@@ -16,11 +16,15 @@ from .wire import HttpError
 
 WARM_UP_IMAGE = "warmboot/probe:latest"
 _WARM_UP_LABEL = "warmboot.probe"
-_CONFIG = "/etc/docker/daemon.json"
+_CONFIG, _PID_FILE = "/etc/docker/daemon.json", "/run/docker.pid"
 LABELS, MIRRORS, INSECURE = "labels", "registry-mirrors", "insecure-registries"
 _ALWAYS_INSECURE = ("127.0.0.0/8",)
+FORK_SIGNAL = "warmboot.fork-signal"
+"""The label by which a container asks for a signal after a fork."""
+
 _RELOAD_TIMEOUT_S = 20.0
 _RETRY_S = 0.02
+_REFUSALS = (400, 404, 409, 500)
 _PING_TIMEOUT_S = 2.0
 _CALL_TIMEOUT_S = 120.0
 
@@ -101,6 +105,16 @@ class Docker:
         for entry in json.loads(listed):
             self.call("DELETE", f"/containers/{entry['Id']}?force=1&v=1", accept=(404, 409))
 
+    def tell_of_fork(self) -> None:
+        """Send the first process of each container that runs the signal that its label names. One
+        that Docker does not send is nobody's concern. ``HttpError`` 502 if Docker does not say."""
+        filters = quote(json.dumps({"label": [FORK_SIGNAL]}))
+        _, listed = self.call("GET", f"/containers/json?filters={filters}")
+        for entry in json.loads(listed):
+            name = quote(entry["Labels"][FORK_SIGNAL], safe="")
+            path = f"/containers/{entry['Id']}/kill?signal={name}"
+            self.call("POST", path, accept=_REFUSALS)
+
     def uses_mirrors(self, mirrors: list[str]) -> None:
         """Return when Docker has taken them over; ``HttpError`` 504 if it does not."""
         deadline = time.monotonic() + _RELOAD_TIMEOUT_S
@@ -158,7 +172,7 @@ def configure(system: System, changes: dict[str, list[str]]) -> None:
     if more:
         config[INSECURE] = [*_ALWAYS_INSECURE, *more]
     system.write_file(_CONFIG, json.dumps(config, indent=2) + "\n")
-    system.run(["/usr/bin/busybox", "sh", "-c", "kill -HUP $(cat /run/docker.pid)"])
+    system.hang_up(_PID_FILE)
 
 
 def _body(answer: Any) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ calling thread is in. Errors are ``OSError``.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -13,6 +14,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+_CGROUPS = "/sys/fs/cgroup"
 _CLONE_NEWNET = 0x40000000
 _setns: Callable[[int, int], None] | None = getattr(os, "setns", None)  # from Python 3.12 on
 
@@ -81,16 +83,46 @@ def network_namespaces() -> Iterator[str]:
     own = "/proc/thread-self/ns/net"
     seen = {os.readlink(own)}  # noqa: PTH115
     yield own
-    for name in os.listdir("/proc"):  # noqa: PTH208
-        if name.isdecimal():
-            path = f"/proc/{name}/ns/net"
-            try:
-                namespace = os.readlink(path)  # noqa: PTH115
-            except OSError:  # it has ended
-                continue
-            if namespace not in seen:
-                seen.add(namespace)
-                yield path
+    for pid in _processes():
+        path = f"/proc/{int(pid)}/ns/net"
+        try:
+            namespace = os.readlink(path)  # noqa: PTH115
+        except OSError:  # it has ended
+            continue
+        if namespace not in seen:
+            seen.add(namespace)
+            yield path
+
+
+def _processes() -> set[bytes]:
+    """The numbers of all but the kernel's own threads, which are in the first namespace.
+
+    By control groups: the kernel makes something of each process that is listed in ``/proc``.
+    """
+    found, folders = set[bytes](), [_CGROUPS]
+    while folders:
+        folder = folders.pop()
+        found.update(_words(f"{folder}/cgroup.procs"))
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:  # it has gone
+            folders += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return found.difference(_words("/proc/2/task/2/children"))
+
+
+def _words(path: str) -> list[bytes]:
+    """What a file of the kernel has; nothing if it is not there."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return []
+    try:
+        read = b""
+        while more := os.read(descriptor, _RECEIVED_BYTES):
+            read += more
+        return read.split()
+    except OSError:  # a threaded group: its processes are in the one above
+        return []
+    finally:
+        os.close(descriptor)
 
 
 def enter(namespace: str) -> bool:

@@ -56,6 +56,7 @@ class Sandbox:
         self._address = ""
         self._hosts = ""
         self._named = ""
+        self._removed = False
 
     def ensure(self) -> None:
         """There is a sandbox that runs and is reached, and it knows this VM's name. Idempotent.
@@ -64,6 +65,7 @@ class Sandbox:
         """
         with self._lock:
             if not self._address:
+                self._removed = False
                 self._make()
             hostname = self._system.hostname()
             if self._named != hostname:
@@ -75,6 +77,8 @@ class Sandbox:
         ``HttpError`` 502 when Docker refuses a step.
         """
         with self._lock:
+            if self._removed:  # by the VM that this one is a fork of
+                return
             status, body = self._docker.call("GET", f"/containers/{NAME}/json", accept=(404,))
             address = self._address
             if status != 404:
@@ -89,6 +93,7 @@ class Sandbox:
                 unrouting.join()
             self._docker.call("DELETE", f"/images/{WARM_UP_IMAGE}?force=1", accept=(404,))
             self._address = self._named = ""
+            self._removed = True
 
     def _make(self) -> None:
         status, _ = self._docker.call("GET", f"/containers/{NAME}/json", accept=(404,))

@@ -7,8 +7,10 @@ in memory.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -65,6 +67,10 @@ class System(Protocol):
     def run(self, command: Sequence[str]) -> int:
         """Run a program to its end; its exit code."""
         ...
+
+    def hang_up(self, pid_file: str) -> None:
+        """Have the process whose number is in a file read its configuration anew, if it is there:
+        else it does so when it starts."""
 
     def forget_neighbours(self, device: str | None = None) -> None:
         """Forget who is who on the link of a device, if it is there, or on all links."""
@@ -146,6 +152,10 @@ class LinuxSystem:
             ).returncode
         except subprocess.TimeoutExpired as error:
             raise TimeoutError(f"{command[0]} did not end") from error
+
+    def hang_up(self, pid_file: str) -> None:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            os.kill(int(self.read_file(pid_file)), signal.SIGHUP)
 
     def forget_neighbours(self, device: str | None = None) -> None:
         if device is None or device in {name for _, name in socket.if_nameindex()}:

@@ -37,7 +37,7 @@ from warmboot.host.snapshots import moments
 from warmboot.host.snapshots.snapshot_files import SnapshotFiles
 from warmboot.host.snapshots.stored_memory import with_machine
 from warmboot.host.storage.storage import Storage, remove_folder
-from warmboot.host.vm import leftovers
+from warmboot.host.vm import freeze_vm, leftovers
 from warmboot.host.vm.boot_logs import BootLogs
 from warmboot.host.vm.disk_usage import disk_usage
 from warmboot.host.vm.freeze_vm import FrozenVm
@@ -187,7 +187,9 @@ class Vms(VmPorts):
             self._snapshots.lend(folder, 0)
 
     async def go_on(self, record: VmRecord) -> None:
-        """Have a VM run on whose freeze was broken off. Idempotent."""
+        """Have a VM run on whose freeze was broken off. Idempotent. ``VmGone``: its next life finds
+        its disk all the same."""
+        freeze_vm.settle(record.spec)
         await self._machine(record.id).go_on(record.spec)
 
     async def prewarm(self, spec: VmSpec, snapshot: Path) -> None:

@@ -29,6 +29,7 @@ Rules that the conformance suite (``tests/conformance``) holds every driver to:
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -131,6 +132,11 @@ class Vm(Protocol):
 
     async def save(self) -> MachineSnapshot:
         """Write the paused machine into ``spec.template_dir``."""
+        ...
+
+    def about_to_freeze(self, overlay: Disk | None) -> AbstractAsyncContextManager[None]:
+        """Within it ``freeze``, and ``lay_overlay`` of this one, take less of the time for which
+        the VM stands still: what can be done while it runs is done before. The rest is theirs."""
         ...
 
     async def freeze(self, folder: Path) -> FrozenMachine:

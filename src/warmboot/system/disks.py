@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +19,11 @@ from warmboot.model.errors import DiskFull, HostError, WarmbootError
 from warmboot.model.vm import Disk, DiskFormat
 from warmboot.system.file_stamps import Stamp, stamp
 from warmboot.system.hashing import copy_sparse
+from warmboot.system.on_failure import on_failure
 from warmboot.system.programs import run_program
+
+Owner = tuple[int, int]
+"""A user and a group."""
 
 _QEMU_IMG_TIMEOUT_S = 30.0
 _REBASE_TIMEOUT_S = 1800.0
@@ -30,9 +36,17 @@ async def overlay(base: Path, target: Path) -> Disk:
     return await _make_overlay(base, target, "-F", "raw", target)
 
 
-async def overlay_on_overlay(base: Path, target: Path, size_bytes: int) -> Disk:
-    """The same on an overlay, which is not opened for it: a VM may still write to that one."""
-    return await _make_overlay(base, target, "-F", "qcow2", "-u", target, str(size_bytes))
+async def overlay_on_overlay(
+    name: str, target: Path, size_bytes: int, owner: Owner | None = None, *, durable: bool = False
+) -> None:
+    """A new overlay at ``target``, on the overlay ``name`` in whatever folder that is: it is not
+    opened for it, as a VM may still write to it. ``DiskFull``.
+
+    Where the owner may write to the folder, no link that he puts there is followed. Whatever is at
+    ``target`` is whole, also after the machine has crashed where it is ``durable``.
+    """
+    content = await _ON_OVERLAYS.content(name, size_bytes)
+    await asyncio.to_thread(_write_new, target, content, owner, durable)
 
 
 async def _make_overlay(base: Path, target: Path, *how: str | Path) -> Disk:
@@ -88,11 +102,51 @@ class Overlays:
         return disk
 
 
+class _OnOverlays:
+    """What is in new overlays on overlays of a name: each freeze, and each fork, needs one."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], bytes] = {}
+
+    async def content(self, name: str, size_bytes: int) -> bytes:
+        wanted = name, size_bytes
+        if wanted not in self._known:
+            with tempfile.TemporaryDirectory(prefix="warmboot-overlay-") as folder:
+                target = Path(folder) / "disk.qcow2"
+                how = ("-F", "qcow2", "-u", target, str(size_bytes))
+                await _make_overlay(Path(name), target, *how)
+                self._known[wanted] = target.read_bytes()
+            while len(self._known) > _MOST_EMPTY:
+                del self._known[next(iter(self._known))]
+        return self._known[wanted]
+
+
+_ON_OVERLAYS = _OnOverlays()
+
+
 def _write(target: Path, content: bytes) -> None:
     try:
         target.write_bytes(content)
     except OSError as error:
         target.unlink(missing_ok=True)
+        raise os_error(error) from error
+
+
+def _write_new(target: Path, content: bytes, owner: Owner | None, durable: bool) -> None:
+    making = target.with_name(f"{target.name}.making")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        making.unlink(missing_ok=True)
+        with on_failure(lambda: making.unlink(missing_ok=True)):
+            with os.fdopen(os.open(making, flags, 0o644), "wb") as file:
+                file.write(content)
+                if owner is not None:
+                    os.fchown(file.fileno(), *owner)
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+            making.rename(target)
+    except OSError as error:
         raise os_error(error) from error
 
 

@@ -78,14 +78,18 @@ def copy_sparse(source: Path, target: Path) -> None:
         size = os.fstat(old.fileno()).st_size
         new.truncate(size)
         for start, end in _extents(old.fileno(), size):
-            old.seek(start)
-            new.seek(start)
-            while start < end:
-                chunk = old.read(min(_CHUNK, end - start))
-                if not chunk:
-                    break
-                new.write(chunk)
-                start += len(chunk)
+            while start < end and (count := _copy(old.fileno(), new.fileno(), start, end - start)):
+                start += count
+
+
+def _copy(old: int, new: int, start: int, length: int) -> int:
+    """Within the kernel where that can be: it costs half of what reading and writing do."""
+    try:
+        return os.copy_file_range(old, new, length, start, start)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    return os.pwrite(new, os.pread(old, min(_CHUNK, length), start), start)
 
 
 def _extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:

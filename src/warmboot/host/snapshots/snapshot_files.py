@@ -23,7 +23,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -40,9 +40,11 @@ from warmboot.host.snapshots.snapshot_manifest import (
 )
 from warmboot.model.runtime_image import FileSum, RuntimeImage
 from warmboot.model.runtime_snapshot import (
+    DIFFERENCE_FILE,
     DISK_FILE,
     METADATA_FILE,
     ROOTFS_FILE,
+    STATE_FILE,
     TOKEN_FILE,
     Moment,
     SnapshotManifest,
@@ -117,9 +119,13 @@ class SnapshotFiles:
         disk_base: Path | None,
         layers: tuple[str, ...],
         token: str,
+        durable: bool,
     ) -> SnapshotManifest:
         """The same of a VM in use, which was restored from ``source`` if it is ``based``, and
-        whose agent takes orders with ``token``. ``SnapshotDamaged``, ``DiskFull``."""
+        whose agent takes orders with ``token``. ``SnapshotDamaged``, ``DiskFull``.
+
+        Unless it is ``durable`` its memory is not synced: it is of no use after a power failure.
+        """
         below = None if source is None else await asyncio.to_thread(load_manifest, source)
         base, files = None, dict(manifest.files)
         if source is not None and below is not None:
@@ -133,7 +139,9 @@ class SnapshotFiles:
                 files[ROOTFS_FILE] = below.files[ROOTFS_FILE]  # not read again for every moment
         moment = Moment(base, layers, disk_base)
         await asyncio.to_thread(moments.write_token, folder, token)
-        return await self.publish(folder, replace(manifest, files=files, moment=moment))
+        whole = replace(manifest, files=files, moment=moment)
+        unsynced = () if durable else (DIFFERENCE_FILE, STATE_FILE)
+        return await asyncio.to_thread(self._publish, folder, whole, unsynced)
 
     async def check(self, path: Path) -> SnapshotManifest:
         """Cheap: ``SnapshotDamaged`` if a file is missing, or changed and no longer what it was."""
@@ -197,7 +205,9 @@ class SnapshotFiles:
         copy_file(image.disk, folder / DISK_FILE)
         (folder / DISK_FILE).chmod(0o600)
 
-    def _publish(self, folder: Path, manifest: SnapshotManifest) -> SnapshotManifest:
+    def _publish(
+        self, folder: Path, manifest: SnapshotManifest, unsynced: Collection[str] = ()
+    ) -> SnapshotManifest:
         files = {}
         for name in parts_of(manifest):
             part = folder / name
@@ -208,7 +218,8 @@ class SnapshotFiles:
                     os.chown(part, 0, self.gid)
                 part.chmod(0o440)
             files[name] = manifest.files.get(name) or sum_file(part)
-            sync(part)
+            if name not in unsynced:
+                sync(part)
         whole = replace(manifest, files=files)
         text = json.dumps(manifest_to_json(whole), indent=2, sort_keys=True) + "\n"
         (folder / METADATA_FILE).write_text(text)

@@ -23,6 +23,7 @@ import stat
 import struct
 from collections.abc import Sequence
 from dataclasses import replace
+from io import BufferedReader
 from pathlib import Path
 
 from warmboot.model.errors import HostError
@@ -51,11 +52,12 @@ async def add_layer(disk: Disk) -> Disk:
     layer = disk.path.with_name(f"disk-{number}.qcow2")
     new = _unfinished(disk)
     new.unlink(missing_ok=True)
-    os.link(disk.path, layer)
+    os.link(disk.path, layer, follow_symlinks=False)
     with on_failure(lambda: remove_layer(disk)):
-        await disks.overlay_on_overlay(Path(layer.name), new, virtual_bytes(layer))
-        owner = layer.stat()
-        os.chown(new, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        size_bytes = virtual_bytes(layer)
+        status = layer.lstat()
+        owner = status.st_uid, status.st_gid
+        await disks.overlay_on_overlay(layer.name, new, size_bytes, owner, durable=True)
     return replace(disk, path=new)
 
 
@@ -70,7 +72,7 @@ def remove_layer(disk: Disk) -> None:
 def settle(disk: Disk) -> None:
     """The new overlay, if there is one, takes the place of ``disk``. Idempotent."""
     new = _unfinished(disk)
-    if new.exists():
+    if os.path.lexists(new):
         new.replace(disk.path)
 
 
@@ -79,21 +81,26 @@ def link_layers(source: Path, target: Path, gid: int) -> Path:
     found = layers(source)
     for layer in found:
         _hand_over(layer, gid)
-        os.link(layer, target / layer.name)
+        os.link(layer, target / layer.name, follow_symlinks=False)
     return target / found[-1].name
 
 
 def _hand_over(layer: Path, gid: int) -> None:
-    """Have it read by the group, and written by nobody. A VMM may put anything in its folder."""
-    descriptor = os.open(layer, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise HostError(f"{layer} is no file")
+    """Have it read by the group, and written by nobody."""
+    with _opened(layer) as file:
         if os.geteuid() == 0:
-            os.fchown(descriptor, 0, gid)
-        os.fchmod(descriptor, 0o440)
-    finally:
-        os.close(descriptor)
+            os.fchown(file.fileno(), 0, gid)
+        os.fchmod(file.fileno(), 0o440)
+
+
+def _opened(layer: Path) -> BufferedReader:
+    """A VMM may put anything in its folder: links lead nowhere."""
+    descriptor = os.open(layer, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    file = os.fdopen(descriptor, "rb")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise HostError(f"{layer} is no file")
+    return file
 
 
 async def fork_disk(frozen: Disk, folder: Path) -> Disk:
@@ -104,7 +111,7 @@ async def fork_disk(frozen: Disk, folder: Path) -> Disk:
     for layer in layers(frozen.path.parent):
         os.link(layer, folder / layer.name)
     path = folder / "disk.qcow2"
-    await disks.overlay_on_overlay(Path(frozen.path.name), path, virtual_bytes(frozen.path))
+    await disks.overlay_on_overlay(frozen.path.name, path, virtual_bytes(frozen.path))
     return replace(frozen, path=path)
 
 
@@ -132,7 +139,7 @@ async def merge(disk: Disk, rights: Sequence[str] = ()) -> None:
 
 def virtual_bytes(path: Path) -> int:
     """How large a guest sees the disk."""
-    with path.open("rb") as file:
+    with _opened(path) as file:
         header = file.read(_QCOW2.size)
     if len(header) < _QCOW2.size or not header.startswith(_MAGIC):
         raise HostError(f"{path} is no qcow2 overlay")

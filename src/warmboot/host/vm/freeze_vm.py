@@ -1,7 +1,7 @@
 """Freezes a VM that is in use, and lets it go on: memory, devices and disk of one moment.
 
     layer, overlay ──▶ pause ──▶ devices, own pages ──▶ the overlay is laid ──▶ resume ──▶ links
-                       └─────────────── it stands still ────────────────┘
+    made and opened    └─────────────── it stands still ────────────────┘
 
 Where disks cannot be overlays, the disk is copied while the VM stands still.
 """
@@ -66,9 +66,15 @@ def has_most_layers(spec: VmSpec) -> bool:
     return len(disk_layers.layers(spec.run_dir)) >= MOST_LAYERS
 
 
-async def go_on(vm: Vm, spec: VmSpec) -> None:
-    """Have a VM run on whose freeze was broken off, as the manager was killed. Idempotent."""
+def settle(spec: VmSpec) -> None:
+    """Have a VM's disk be where it is looked for, whether the VM is still there or not, after a
+    freeze that was broken off, as the manager was killed. Idempotent."""
     disk_layers.settle(_writable(spec))
+
+
+async def go_on(vm: Vm, spec: VmSpec) -> None:
+    """Have a VM run on whose freeze was broken off. Idempotent."""
+    settle(spec)
     if await vm.status() is VmStatus.PAUSED:
         await vm.resume()
 
@@ -84,19 +90,19 @@ async def _freeze(vm: Vm, spec: VmSpec, folder: Path, gid: int, stays: bool) -> 
     disk = _writable(spec)
     layered = disk.format is DiskFormat.QCOW2
     overlay = await disk_layers.add_layer(disk) if layered else None
-    began = time.monotonic()
-    async with on_failure(lambda: _as_before(vm, status, None if overlay is None else disk)):
-        await vm.pause()
-        machine = await vm.freeze(folder)
-        if overlay is None:
-            await disks.copy(disk.path, folder / DISK_FILE)
-        else:
-            await _lay(vm, overlay, disk)
-    if overlay is not None:
-        disk_layers.settle(disk)
-    if not stays:
-        await _go_on(vm, status)
-    standstill_s = time.monotonic() - began
+    with on_failure(lambda: None if overlay is None else disk_layers.remove_layer(disk)):
+        async with vm.about_to_freeze(overlay), on_failure(lambda: _go_on(vm, status)):
+            began = time.monotonic()
+            await vm.pause()
+            machine = await vm.freeze(folder)
+            if overlay is None:
+                await disks.copy(disk.path, folder / DISK_FILE)
+            else:
+                await _lay(vm, overlay, disk)
+                disk_layers.settle(disk)
+            if not stays:
+                await _go_on(vm, status)
+            standstill_s = time.monotonic() - began
     if overlay is None:
         return FrozenVm(machine, Disk(folder / DISK_FILE), standstill_s)
     top = disk_layers.link_layers(disk.path.parent, folder, gid)
@@ -111,14 +117,6 @@ async def _lay(vm: Vm, overlay: Disk, disk: Disk) -> None:
     except VmUnresponsive:  # it may come to write to the overlay yet
         disk_layers.settle(disk)
         raise
-
-
-async def _as_before(vm: Vm, status: VmStatus, layered: Disk | None) -> None:
-    try:
-        await _go_on(vm, status)
-    finally:
-        if layered is not None:
-            disk_layers.remove_layer(layered)
 
 
 async def _go_on(vm: Vm, status: VmStatus) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 
@@ -71,6 +73,9 @@ class FirecrackerVm:
             raise HypervisorError(f"{self.spec.id} was not started to be saved")
         folder = folder.resolve()
         return await self._create(folder / MEMORY_FILE, folder / STATE_FILE)
+
+    def about_to_freeze(self, overlay: Disk | None) -> AbstractAsyncContextManager[None]:
+        return contextlib.nullcontext()  # there is nothing to be done before
 
     async def freeze(self, folder: Path) -> FrozenMachine:
         """Firecracker writes no state without memory. Of a VM whose RAM is a file's it is not used:

@@ -38,8 +38,8 @@ _ZERO_PAGE = bytes(PAGE)
 PIECE_BYTES = FRAME_BYTES
 """Pages are read and written in pieces of at most so many bytes."""
 
-Fill = Callable[[memoryview, int], None]
-"""Fills a buffer with a memory's bytes from an offset on."""
+Fill = Callable[[memoryview, Ranges], None]
+"""Fills a buffer with what a memory has in these ranges, one after the other."""
 
 
 class Index(NamedTuple):
@@ -60,15 +60,11 @@ def write(path: Path, memory_bytes: int, ranges: Ranges, fill: Fill) -> None:
     try:
         with on_failure(lambda: path.unlink(missing_ok=True)):
             write_all(file, _pack_index(memory_bytes, ranges))
-            buffer = bytearray(PIECE_BYTES)
-            used = 0
-            for start, end in pieces(ranges):
-                if used + end - start > PIECE_BYTES:
-                    write_all(file, memoryview(buffer)[:used])
-                    used = 0
-                fill(memoryview(buffer)[used : used + end - start], start)
-                used += end - start
-            write_all(file, memoryview(buffer)[:used])
+            buffer = memoryview(bytearray(PIECE_BYTES))
+            for some in _batches(ranges):
+                part = buffer[: sum(end - start for start, end in some)]
+                fill(part, some)
+                write_all(file, part)
     finally:
         os.close(file)
 
@@ -145,10 +141,12 @@ def merge(lower: Difference, upper: Difference, target: Path) -> None:
     ranges = _union([*_clipped(lower.index.ranges, end), *grown, *upper.index.ranges])
     below, above = _Cursor(lower), _Cursor(upper)
 
-    def fill(buffer: memoryview, offset: int) -> None:
-        for page in range(0, len(buffer), PAGE):
-            at = offset + page
-            buffer[page : page + PAGE] = above.at(at) or below.at(at) or _ZERO_PAGE
+    def fill(buffer: memoryview, some: Ranges) -> None:
+        filled = 0
+        for start, end in some:
+            for at in range(start, end, PAGE):
+                buffer[filled : filled + PAGE] = above.at(at) or below.at(at) or _ZERO_PAGE
+                filled += PAGE
 
     write(target, end, ranges, fill)
 
@@ -160,6 +158,20 @@ def pieces(ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
             yield start, start + PIECE_BYTES
             start += PIECE_BYTES
         yield start, end
+
+
+def _batches(ranges: Ranges) -> Iterator[Ranges]:
+    """The same pieces, as many at a time as go into ``PIECE_BYTES``."""
+    some: Ranges = []
+    used = 0
+    for start, end in pieces(ranges):
+        if used + end - start > PIECE_BYTES:
+            yield some
+            some, used = [], 0
+        some.append((start, end))
+        used += end - start
+    if some:
+        yield some
 
 
 def write_all(file: int, content: bytes | memoryview) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from qemu.qmp import ConnectError, ExecInterruptedError, QMPClient
 from qemu.qmp.protocol import StateError
@@ -17,6 +17,7 @@ from warmboot.hypervisors.base import FrozenMachine, MachineSnapshot
 from warmboot.hypervisors.confinement import Confinement
 from warmboot.hypervisors.files import tail
 from warmboot.hypervisors.memory.frozen_pages import write_own_pages
+from warmboot.hypervisors.memory.own_pages import Mapping
 from warmboot.hypervisors.process import VmmProcess
 from warmboot.hypervisors.qemu.arguments import QMP_SOCKET, blockdev
 from warmboot.hypervisors.qemu.config import QemuConfig
@@ -39,6 +40,13 @@ _STALLED = "io-error"
 """By QEMU's default (werror=enospc) a write for which the host has no room stops the VM."""
 
 
+class _Opened(NamedTuple):
+    """The node of an overlay that QEMU has open, and of the disk that it is to lie on."""
+
+    node: str
+    below: str
+
+
 class QemuVm:
     """A running VM, made by ``Qemu``, with its monitor connected."""
 
@@ -51,6 +59,8 @@ class QemuVm:
         self._confinement = confinement
         self._qmp = QMPClient(spec.id)
         self._qmp.logger.disabled = True  # it logs every lost connection as an error
+        self._memory: tuple[bool, Mapping] | None = None
+        self._opened: dict[Path, _Opened] = {}
 
     @property
     def handle(self) -> VmHandle:
@@ -115,19 +125,26 @@ class QemuVm:
                 await self._migrated(events)
         return MachineSnapshot(memory=folder / MEMORY_FILE, state=state)
 
+    @contextlib.asynccontextmanager
+    async def about_to_freeze(self, overlay: Disk | None) -> AsyncIterator[None]:
+        await self._find_memory()
+        if overlay is None:
+            yield
+            return
+        opened = self._opened[overlay.path] = await self._open(overlay)
+        try:
+            yield
+        finally:
+            if self._opened.pop(overlay.path, None) is not None:  # it was not laid
+                await self._drop_node(opened.node)
+
     async def freeze(self, folder: Path) -> FrozenMachine:
         if self.spec.template_dir is not None:
             raise NotSupported(f"{self.spec.id} is a template: its memory is saved, not frozen")
+        based, mapping = await self._find_memory()
         await self._check_paused()
-        frozen = FrozenMachine(
-            difference=folder / DIFFERENCE_FILE,
-            state=folder / STATE_FILE,
-            based=await self._execute("qom-get", path="/objects/ram", property="type")
-            == "memory-backend-file",
-        )
+        frozen = FrozenMachine(folder / DIFFERENCE_FILE, folder / STATE_FILE, based)
         memory_bytes = self.spec.shape.memory_mib << 20
-        blocks = await self._execute("x-query-ramblock")
-        mapping = ram_mapping(blocks["human-readable-text"], memory_bytes)
         with on_failure(lambda: unlink_all(frozen.state, frozen.difference)):
             await self._save_devices(frozen.state)
             await finish(
@@ -137,8 +154,23 @@ class QemuVm:
             )
         return frozen
 
+    async def _find_memory(self) -> tuple[bool, Mapping]:
+        """Whether it is a file's, and where it is: that stays so until QEMU's end."""
+        if self._memory is None:
+            kind = await self._execute("qom-get", path="/objects/ram", property="type")
+            blocks = await self._execute("x-query-ramblock")
+            mapping = ram_mapping(blocks["human-readable-text"], self.spec.shape.memory_mib << 20)
+            self._memory = kind == "memory-backend-file", mapping
+        return self._memory
+
     async def lay_overlay(self, overlay: Disk) -> None:
         await self._check_paused()
+        opened = self._opened.pop(overlay.path, None) or await self._open(overlay)
+        async with on_failure(lambda: self._drop_node(opened.node)):
+            await self._execute("blockdev-snapshot", node=opened.below, overlay=opened.node)
+
+    async def _open(self, overlay: Disk) -> _Opened:
+        below = (await self._writable_disk())["node-name"]
         node = f"overlay-{secrets.token_hex(6)}"
         async with on_failure(lambda: self._drop_node(node)):
             await self._execute(
@@ -146,8 +178,7 @@ class QemuVm:
                 **blockdev(node, overlay.path, DiskFormat.QCOW2, read_only=False),
                 backing=None,  # what it lies on is open already
             )
-            below = (await self._writable_disk())["node-name"]
-            await self._execute("blockdev-snapshot", node=below, overlay=node)
+        return _Opened(node, below)
 
     async def _drop_node(self, node: str) -> None:
         # Or there is none, or it has come to lie on the disk.

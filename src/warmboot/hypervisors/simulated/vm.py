@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,9 @@ class SimulatedVm:
         snapshot = MachineSnapshot(memory=folder / MEMORY_FILE, state=folder / STATE_FILE)
         await self._order("save", memory=str(snapshot.memory), state=str(snapshot.state))
         return snapshot
+
+    def about_to_freeze(self, overlay: Disk | None) -> AbstractAsyncContextManager[None]:
+        return contextlib.nullcontext()  # there is nothing to be done before
 
     async def freeze(self, folder: Path) -> FrozenMachine:
         whole, state, target = (

@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -35,8 +36,10 @@ from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
 from warmboot.manager.tenants.boot_tenant import BootTenant, in_words
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.errors import IllegalTransition, NotFound, WarmbootError
+from warmboot.model.tenants.boot import BootMethod
 from warmboot.model.tenants.engine import Engine, EngineState
 from warmboot.store import Store
+from warmboot.system.concurrency import end
 
 log = structlog.get_logger(__name__)
 
@@ -162,12 +165,18 @@ class BringUpEngine:
             with watch.stage("grow-disk"):
                 await self._disks.grow(engine)
         await self._boot.tell(engine, "hand-over")
-        with watch.stage("hand-over"):
-            await self._host.vms.hand_over(engine.vm_id, _labels(engine))
-            await self._containers.start(engine)
-        if engine.goes_on:
-            with watch.stage("ports"):
-                await self.publish_ports(engine.id, engine.vm_id)
+        ports = partial(self.publish_ports, engine.id, engine.vm_id)
+        publishing = asyncio.ensure_future(ports()) if _runs_on(engine) else None
+        try:
+            with watch.stage("hand-over"):
+                await self._host.vms.hand_over(engine.vm_id, _labels(engine))
+                await self._containers.start(engine)
+            if engine.goes_on:
+                with watch.stage("ports"):
+                    await (publishing or ports())
+        finally:
+            if publishing is not None:
+                await end(publishing)
         stages = (*engine.stages, *watch.stages[before:])
         handed_over = await retry_until_stored(
             f"that engine {engine.id} is handed over",
@@ -227,6 +236,11 @@ class BringUpEngine:
             )
         except (IllegalTransition, NotFound):  # it is being deleted
             return
+
+
+def _runs_on(engine: Engine) -> bool:
+    """Whether its containers run from the first moment on, as those did that it is a fork of."""
+    return bool(engine.spec.snapshot) and engine.boot_method is BootMethod.WARM
 
 
 def _labels(engine: Engine) -> list[str]:

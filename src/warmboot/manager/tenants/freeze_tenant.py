@@ -266,6 +266,8 @@ class FreezeTenant:
             disk_base=freeze.moment.disk.base,
             layers=freeze.moment.layers,
             token=freeze.record.token,
+            # Else it goes with those that are begun from it.
+            durable=row.name is not None or freeze.stays,
         )
 
     async def _ready(self, _: FreezeNotes, freeze: _Freeze) -> None:

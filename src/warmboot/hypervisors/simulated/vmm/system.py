@@ -66,6 +66,9 @@ class SimulatedSystem:
         self._change(lambda ram: ram["firewall"].append(kept))
         return 0
 
+    def hang_up(self, pid_file: str) -> None:
+        """Its Docker reads no configuration."""
+
     def forget_neighbours(self, device: str | None = None) -> None:
         """It has no link."""
 
