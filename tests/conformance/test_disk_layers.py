@@ -83,6 +83,27 @@ async def test_a_link_in_a_layers_place_leads_nowhere(tmp_path: Path) -> None:
     assert secret.stat().st_mode & 0o777 == 0o600
 
 
+async def test_a_link_where_an_overlay_is_made_leads_nowhere(tmp_path: Path) -> None:
+    disk = await layered(tmp_path, 1)
+    secret = tmp_path / "secret"
+    secret.write_text("kept")
+    for name in ("disk.qcow2.new", "disk.qcow2.new.making"):
+        (tmp_path / name).symlink_to(secret)
+    overlay = await disk_layers.add_layer(disk)
+    assert overlay.path.stat().st_uid == disk.path.stat().st_uid
+    assert not overlay.path.is_symlink()
+    assert not (tmp_path / "disk.qcow2.new.making").is_symlink()
+    disk_layers.remove_layer(disk)
+    assert secret.read_text() == "kept"
+    # In the place of the disk itself it is refused.
+    disk.path.unlink()
+    disk.path.symlink_to(secret)
+    with pytest.raises(OSError, match="Too many levels"):
+        await disk_layers.add_layer(disk)
+    assert secret.read_text() == "kept"
+    assert secret.stat().st_nlink == 1
+
+
 async def test_few_layers_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk_layers, "MERGED_FROM", 3)
     disk = await layered(tmp_path, 2)

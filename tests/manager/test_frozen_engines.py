@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tests.support.absent import ABSENT
@@ -22,12 +24,13 @@ from warmboot.model.errors import (
     NameTaken,
     NotFound,
     NotSupported,
+    VmGone,
 )
 from warmboot.model.runtime_snapshot import TOKEN_FILE, Depth, RuntimeSnapshot, SnapshotState
 from warmboot.model.shapes import Shape
 from warmboot.model.tenants.boot import BootMethod
 from warmboot.model.tenants.engine import Engine, EngineState
-from warmboot.model.vm import VmKind
+from warmboot.model.vm import Disk, DiskFormat, VmKind
 
 
 async def add_container(engine: Engine, name: str) -> None:
@@ -74,6 +77,23 @@ async def test_an_engine_goes_on_from_a_snapshot_and_its_source_does_too(place: 
         await m.services.snapshots.delete(snapshot.id)
         last = await create(m, "last", snapshot="upper")
         assert await running_in(last) == {"/db", "/upper"}
+
+
+async def test_one_that_died_in_a_broken_off_freeze_keeps_what_it_wrote_last(
+    place: Lab, tmp_path: Path
+) -> None:
+    """It may have come to write to its new overlay, which its next life has to find."""
+    async with place.manager() as m:
+        await m.snapshot()
+        (record,) = await m.store.vms.of_owner((await create(m)).id)
+        disk = Disk(tmp_path / "disk.qcow2", format=DiskFormat.QCOW2)
+        disk.path.write_text("before")
+        (tmp_path / "disk.qcow2.new").write_text("since")
+        gone = replace(record, id="vm-gone", spec=replace(record.spec, disks=(disk,)))
+        for _ in range(2):
+            with pytest.raises(VmGone):
+                await m.host.vms.go_on(gone)
+            assert disk.path.read_text() == "since"
 
 
 async def test_a_moment_is_kept_and_so_is_what_it_lies_on(place: Lab) -> None:

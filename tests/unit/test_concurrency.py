@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from warmboot.system.concurrency import end, finish, race
+from warmboot.system.concurrency import all_ended, end, finish, race
 
 
 @pytest.fixture(autouse=True)
@@ -304,3 +304,25 @@ async def test_who_ends_others_waits_for_them_when_cancelled() -> None:
     with pytest.raises(asyncio.CancelledError):
         await ending
     assert work.ended
+
+
+# all_ended
+
+
+async def test_all_have_ended_when_one_has_failed_and_the_first_failure_is_told() -> None:
+    first, second, third = Work(), Work(), Work()
+
+    async def fails() -> None:
+        raise OSError("its own")
+
+    ending = asyncio.ensure_future(all_ended(first(), fails(), second(), third()))
+    for work in (third, second, first):
+        await work.begun.wait()
+        assert not ending.done()
+        work.go_on.set()
+    with pytest.raises(OSError, match="its own"):
+        await ending
+    assert first.ended
+    assert second.ended
+    assert third.ended
+    await all_ended()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
+from warmboot.host.vm import disk_layers
 from warmboot.host.vm.vm_files import kept_disk
 from warmboot.model.errors import HostError
 from warmboot.model.shapes import Shape
@@ -48,6 +51,20 @@ async def test_an_overlay_that_cannot_be_written_leaves_nothing(tmp_path: Path) 
     await overlays.make(base, tmp_path / "first.qcow2")
     with pytest.raises(HostError):
         await overlays.make(base, tmp_path / "no" / "folder.qcow2")
+
+
+async def test_an_overlay_on_an_overlay_is_one_of_that_name_whole_or_not_there(
+    tmp_path: Path,
+) -> None:
+    for number, size in ((1, 4096), (1, 4096), (2, 1 << 20)):
+        target = tmp_path / f"{uuid4()}.qcow2"
+        owner = os.getuid(), os.getgid()
+        await disks.overlay_on_overlay(f"disk-{number}.qcow2", target, size, owner, durable=True)
+        assert f"disk-{number}.qcow2".encode() in target.read_bytes()
+        assert disk_layers.virtual_bytes(target) == size
+        assert {path.suffix for path in tmp_path.iterdir()} == {".qcow2"}
+    with pytest.raises(HostError):
+        await disks.overlay_on_overlay("disk-1.qcow2", tmp_path / "no" / "folder", 4096)
 
 
 def test_an_overlay_of_an_older_version_lies_on_the_disk_beside_the_root() -> None:

@@ -66,6 +66,14 @@ async def finish(work: Awaitable[T], *, on_cancel: Callable[[], object] = lambda
     return working.result()
 
 
+async def all_ended(*works: Awaitable[object]) -> None:
+    """Do all at once, and return when the last has ended; raises what the first that failed, in
+    order, has raised."""
+    for ended in await asyncio.gather(*works, return_exceptions=True):
+        if isinstance(ended, BaseException):
+            raise ended
+
+
 def in_own_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
     """Do ``work`` in a thread of its own: one that waits long keeps no other from ``to_thread``.
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ from warmboot.model.errors import (
 )
 from warmboot.model.runtime_snapshot import DIFFERENCE_FILE, MEMORY_FILE, STATE_FILE
 from warmboot.model.vm import Disk, DiskFormat, GuestAddress, VmHandle, VmSpec, VmStatus
-from warmboot.system.concurrency import finish, race
+from warmboot.system.concurrency import all_ended, finish, race
 from warmboot.system.files import unlink_all
 from warmboot.system.on_failure import on_failure
 
@@ -145,13 +146,11 @@ class QemuVm:
         await self._check_paused()
         frozen = FrozenMachine(folder / DIFFERENCE_FILE, folder / STATE_FILE, based)
         memory_bytes = self.spec.shape.memory_mib << 20
+        write = partial(write_own_pages, self.handle, [mapping], memory_bytes, frozen.difference)
         with on_failure(lambda: unlink_all(frozen.state, frozen.difference)):
-            await self._save_devices(frozen.state)
-            await finish(
-                asyncio.to_thread(
-                    write_own_pages, self.handle, [mapping], memory_bytes, frozen.difference
-                )
-            )
+            # Both at once, as saving devices leaves the memory as it is; and none is cut short:
+            # QEMU would write its file all the same, after that is removed.
+            await finish(all_ended(self._save_devices(frozen.state), asyncio.to_thread(write)))
         return frozen
 
     async def _find_memory(self) -> tuple[bool, Mapping]:
