@@ -71,11 +71,12 @@ class SimulatedVm:
         whole, state, target = (
             folder / name for name in (MEMORY_FILE, STATE_FILE, DIFFERENCE_FILE)
         )
-        saved = await self._ask("save", memory=str(whole), state=str(state))
-        own = saved["own"]
-        ranges = None if own is None else [(start, end) for start, end in own]
         try:
             with on_failure(lambda: unlink_all(state, target)):
+                # Not cut short: it would write them all the same, after they are removed.
+                saved = await finish(self._ask("save", memory=str(whole), state=str(state)))
+                own = saved["own"]
+                ranges = None if own is None else [(start, end) for start, end in own]
                 await finish(asyncio.to_thread(write_pages_of, whole, ranges, target))
         finally:
             whole.unlink(missing_ok=True)
