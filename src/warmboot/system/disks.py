@@ -45,7 +45,7 @@ async def overlay_on_overlay(
     Where the owner may write to the folder, no link that he puts there is followed. Whatever is at
     ``target`` is whole, also after the machine has crashed where it is ``durable``.
     """
-    content = await _ON_OVERLAYS.content(name, size_bytes)
+    content = await _ON_OVERLAYS.content(name, size_bytes, target.parent.parent)
     await asyncio.to_thread(_write_new, target, content, owner, durable)
 
 
@@ -108,14 +108,19 @@ class _OnOverlays:
     def __init__(self) -> None:
         self._known: dict[tuple[str, int], bytes] = {}
 
-    async def content(self, name: str, size_bytes: int) -> bytes:
+    async def content(self, name: str, size_bytes: int, folder: Path) -> bytes:
+        """``folder`` is where VMs have theirs: what a manager that is killed leaves there goes at
+        the next start."""
         wanted = name, size_bytes
         if wanted not in self._known:
-            with tempfile.TemporaryDirectory(prefix="warmboot-overlay-") as folder:
-                target = Path(folder) / "disk.qcow2"
-                how = ("-F", "qcow2", "-u", target, str(size_bytes))
-                await _make_overlay(Path(name), target, *how)
-                self._known[wanted] = target.read_bytes()
+            try:
+                with tempfile.TemporaryDirectory(prefix="overlay-", dir=folder) as made:
+                    target = Path(made) / "disk.qcow2"
+                    how = ("-F", "qcow2", "-u", target, str(size_bytes))
+                    await _make_overlay(Path(name), target, *how)
+                    self._known[wanted] = target.read_bytes()
+            except OSError as error:
+                raise os_error(error) from error
             while len(self._known) > _MOST_EMPTY:
                 del self._known[next(iter(self._known))]
         return self._known[wanted]
