@@ -266,7 +266,7 @@ def test_a_stream_that_breaks_off_says_why_in_the_form_of_what_was_asked() -> No
         return last_words("application/json", "it is gone", path)
 
     # "docker wait" prints a StatusCode, and exits with 0.
-    assert said(b"/v1.45/containers/c/wait?condition=removed") == b"it is gone\n"
+    assert said(b"/v1.45/containers/c/wait?condition=removed") == b"it is gone"
     assert json.loads(said(b"/v1.45/images/create?fromImage=x"))["error"] == "it is gone"
     assert said(b"/events") == said(b"/v1.45/containers/c/stats") == b"", "no event of ours"
     assert last_words("application/x-tar", "it is gone", b"/containers/c/export") == b""

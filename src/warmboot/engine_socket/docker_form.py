@@ -194,7 +194,7 @@ def last_words(kind: str, message: str, target: bytes) -> bytes:
     if _WAIT.fullmatch(path):
         # Docker's client takes what is no JSON for an error. Of a StatusCode it prints the number,
         # and exits with 0, whatever Error stands beside it.
-        return f"{message}\n".encode()
+        return message.encode()
     # progress, a JSON value a line
     return json.dumps({"errorDetail": {"message": message}, "error": message}).encode() + b"\n"
 
