@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 from demo.manager import Manager, manager
@@ -25,6 +25,8 @@ from demo.manager import Manager, manager
 from bench.measure import Failed, Samples
 from bench.progress import Progress
 from warmboot.client import Client
+from warmboot.client.results import Container
+from warmboot.system.concurrency import some_at_once
 from warmboot.system.procfs import stat_fields
 from warmboot.system.usage import free_memory_mib
 
@@ -147,28 +149,14 @@ async def _fill(client: Client, numbers: Iterable[int], progress: Progress) -> N
         if number % 100 == 0:
             progress.tell(f"{number} containers run")
 
-    await _some_at_once(map(create, numbers))
+    await some_at_once(AT_ONCE, create, numbers)
 
 
 async def _remove_all(client: Client) -> None:
-    async def remove(ref: str) -> None:
-        await client.containers.delete(ref, force=True)
+    async def remove(container: Container) -> None:
+        await client.containers.delete(container.id, force=True)
 
-    await _some_at_once(
-        remove(container.id) for container in await client.containers.list(all_states=True)
-    )
-
-
-async def _some_at_once(work: Iterable[Awaitable[None]]) -> None:
-    left = iter(work)
-
-    async def take() -> None:
-        for one in left:
-            await one
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(AT_ONCE):
-            group.create_task(take())
+    await some_at_once(AT_ONCE, remove, await client.containers.list(all_states=True))
 
 
 async def _idle_cpu(pid: int) -> float:

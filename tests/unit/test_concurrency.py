@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from warmboot.system.concurrency import all_ended, end, finish, race
+from warmboot.system.concurrency import all_ended, end, finish, race, some_at_once
 
 
 @pytest.fixture(autouse=True)
@@ -326,3 +326,42 @@ async def test_all_have_ended_when_one_has_failed_and_the_first_failure_is_told(
     assert second.ended
     assert third.ended
     await all_ended()
+
+
+# some_at_once
+
+
+async def test_some_are_done_at_once_and_their_results_are_in_order() -> None:
+    begun, most, may_end = 0, 0, asyncio.Event()
+
+    async def work(thing: int) -> int:
+        nonlocal begun, most
+        begun += 1
+        most = max(most, begun)
+        if most == 3:
+            may_end.set()
+        await may_end.wait()
+        begun -= 1
+        return 2 * thing
+
+    assert await some_at_once(3, work, range(10)) == [2 * thing for thing in range(10)]
+    assert most == 3
+    assert await some_at_once(3, work, ()) == []
+
+
+async def test_the_first_failure_of_some_ends_the_rest() -> None:
+    begun, ended = set(), set()
+
+    async def work(thing: int) -> None:
+        if thing == 1:
+            raise ValueError(thing)
+        begun.add(thing)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.add(thing)
+
+    with pytest.raises(ValueError, match="1"):
+        await some_at_once(2, work, range(4))
+    assert 0 in ended
+    assert begun == ended

@@ -57,10 +57,12 @@ from warmboot.model.shapes import Shape
 from warmboot.model.usage import DiskUsage, VmUsage
 from warmboot.model.vm import VmHandle, VmRecord, VmSpec
 from warmboot.system import usage
+from warmboot.system.concurrency import some_at_once
 
 log = structlog.get_logger(__name__)
 
 PREWARM_TIMEOUT_S = 120.0
+ADOPTED_AT_ONCE = 32  # each has seconds to answer, from its turn on
 
 
 class Vms(VmPorts):
@@ -101,7 +103,7 @@ class Vms(VmPorts):
         known = protected.vm_ids | {record.id for record in records}
         await leftovers.remove(self.root, known)
         await self._confinement.start(known)
-        found = await asyncio.gather(*(self._adopt(record) for record in records))
+        found = await some_at_once(ADOPTED_AT_ONCE, self._adopt, records)
         adopted = [record for record, is_there in zip(records, found, strict=True) if is_there]
         if self._network is not None:
             await self._network.start(*slots_in_use(adopted, protected))

@@ -45,10 +45,14 @@ from warmboot.model.journal.operation import Operation
 from warmboot.model.runtime_snapshot import SnapshotState
 from warmboot.model.vm import VmKind, VmRecord
 from warmboot.store import Store
+from warmboot.system.concurrency import some_at_once
 
 log = structlog.get_logger(__name__)
 
 _ADOPTED = (ContainerState.RUNNING, ContainerState.PAUSED, ContainerState.EXITED)
+
+SETTLED_AT_ONCE = 8
+"""Containers, some of which may be slow to answer: they keep few others waiting."""
 
 FORMER_SAGAS = (
     "collect-garbage",
@@ -103,8 +107,8 @@ class Reconcile:
         lost = set(await self._host.start(records, self._unreadable.protected()))
         await self._undo_half_done()
         await self._remove_ownerless()
-        for container in await self._store.containers.list():
-            await self._settle(container, lost)
+        containers = await self._store.containers.list()
+        await some_at_once(SETTLED_AT_ONCE, lambda one: self._settle(one, lost), containers)
         await self._engines(lost)
         await self._snapshot_folders()
         await self._store.idempotency.abandon_all()

@@ -1,4 +1,4 @@
-"""First-to-finish, to-the-end, threads, and the end of tasks: what asyncio leaves to callers.
+"""First-to-finish, to-the-end, some at once, threads, and ends: what asyncio leaves to callers.
 
 Whatever is cancelled here has also cleaned up after itself when these functions return or raise,
 and its exceptions have been looked at: asyncio has none to complain of.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar, overload
 
 import anyio
@@ -110,6 +110,26 @@ async def in_stoppable_thread(work: Callable[[threading.Event], T], name: str) -
     """
     stop = threading.Event()
     return await finish(in_own_thread(lambda: work(stop), name), on_cancel=stop.set)
+
+
+async def some_at_once(
+    most: int, work: Callable[[A], Awaitable[T]], things: Iterable[A]
+) -> list[T]:
+    """``work`` of each thing, ``most`` at a time; the results in order.
+
+    The first failure is raised, when the rest, which is cancelled, has ended.
+    """
+    turns = asyncio.Semaphore(most)
+
+    async def take(thing: A) -> T:
+        async with turns:
+            return await work(thing)
+
+    taken = [asyncio.ensure_future(take(thing)) for thing in things]
+    try:
+        return list(await asyncio.gather(*taken))
+    finally:
+        await end(*taken)
 
 
 async def end(*tasks: asyncio.Future[Any]) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from dataclasses import dataclass
 
 import structlog
@@ -116,6 +117,8 @@ class UnresponsiveVms:
         """Why it counts as silent, once it does."""
         loop, pause_s = asyncio.get_running_loop(), self._silent_after_s / ASKED
         missed = 0
+        # Those that were adopted in the same moment are not all asked in the same moment.
+        await asyncio.sleep(random.uniform(0, pause_s))
         while True:
             await machine.runs.wait()  # one that is paused owes no answer
             next_s = loop.time() + pause_s
