@@ -121,6 +121,20 @@ async def test_what_comes_and_goes_meanwhile_moves_nothing(store: Store) -> None
     assert after is None
 
 
+async def test_only_what_may_have_the_name_is_read(store: Store) -> None:
+    for name in ("web-1", "db_1", "db%1", "dbx1"):
+        await stored_container(store, name)
+    for part, found in (("web", {"web-1"}), ("b_", {"db_1"}), ("b%", {"db%1"}), ("/", set())):
+        read: set[str] = set()
+
+        def keep(one: Container, read: set[str] = read) -> bool:
+            read.add(one.name)
+            return True
+
+        await store.pages.containers(PageRequest(name_part=part), None, keep)
+        assert read == found
+
+
 async def test_parts_are_of_what_is_wanted(store: Store) -> None:
     image = await stored_image(store)
     for number in range(12):

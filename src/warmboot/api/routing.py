@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Protocol, TypeVar, get_origin
 from uuid import UUID
@@ -150,6 +151,11 @@ Labels = Annotated[
     tuple[Annotated[str, Field(max_length=4400, pattern=NO_NUL_PATTERN)], ...],
     Query(max_length=32, description="labels that it has, each NAME or NAME=VALUE"),
 ]
+
+
+def named(wanted: PageRequest, part: str) -> PageRequest:
+    """Of things with ``part`` in their name alone."""
+    return replace(wanted, name_part=part)
 
 
 class _Labelled(Protocol):

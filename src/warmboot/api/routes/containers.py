@@ -19,6 +19,7 @@ from warmboot.api.routing import (
     WaitTimeout,
     Wired,
     as_asked,
+    named,
     paged,
 )
 from warmboot.api.schemas.container_requests import ContainerIn, RenameIn
@@ -61,7 +62,7 @@ async def list_containers(
 ) -> Paged[ContainerOut]:
     """Newest first."""
     states = state or (None if all else LIVING)
-    page = await services.pages.containers(wanted, states, as_asked(name, label))
+    page = await services.pages.containers(named(wanted, name), states, as_asked(name, label))
     return paged(page, ContainerOut.of)
 
 

@@ -16,6 +16,7 @@ from warmboot.api.routing import (
     WaitTimeout,
     Wired,
     as_asked,
+    named,
     paged,
 )
 from warmboot.api.schemas.engine_schemas import (
@@ -58,7 +59,7 @@ async def list_engines(
     label: Labels = (),
 ) -> Paged[EngineOut]:
     """Newest first."""
-    page = await services.pages.engines(wanted, state or None, as_asked(name, label))
+    page = await services.pages.engines(named(wanted, name), state or None, as_asked(name, label))
     return paged(page, EngineOut.of)
 
 

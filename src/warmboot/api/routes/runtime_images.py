@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from warmboot.api.routing import Id, Paging, Part, Wired, paged
+from warmboot.api.routing import (
+    Id,
+    Paging,
+    Part,
+    Wired,
+    named,
+    paged,
+)
 from warmboot.api.schemas.image_responses import RegisteredOut, RuntimeImageOut
 from warmboot.api.schemas.requests import RuntimeImageIn
 from warmboot.api.schemas.responses import Item, Ok, Paged
@@ -31,7 +38,7 @@ async def list_runtime_images(
     services: Wired, wanted: Paging, name: Part = ""
 ) -> Paged[RuntimeImageOut]:
     """Oldest first."""
-    page = await services.pages.images(wanted, lambda image: name in image.name)
+    page = await services.pages.images(named(wanted, name), lambda image: name in image.name)
     stored = {one.id: await services.images.stored_bytes(one) for one in page.things}
     return paged(page, lambda one: RuntimeImageOut.measured(one, stored[one.id]))
 

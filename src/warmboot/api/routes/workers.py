@@ -9,7 +9,17 @@ from fastapi.responses import StreamingResponse
 
 from warmboot.api.middleware.after_response import after_response
 from warmboot.api.middleware.auth import worker_caller
-from warmboot.api.routing import Labels, Paging, Part, Ref, WaitTimeout, Wired, as_asked, paged
+from warmboot.api.routing import (
+    Labels,
+    Paging,
+    Part,
+    Ref,
+    WaitTimeout,
+    Wired,
+    as_asked,
+    named,
+    paged,
+)
 from warmboot.api.schemas.responses import Created, Item, Ok, Paged
 from warmboot.api.schemas.worker_requests import PauseIn, ReportIn, ResumeIn, WorkerIn
 from warmboot.api.schemas.worker_responses import ChangedFileOut, ResumedOut, WorkerOut
@@ -51,7 +61,7 @@ async def list_workers(
     label: Labels = (),
 ) -> Paged[WorkerOut]:
     """Newest first."""
-    page = await services.pages.workers(wanted, state or None, as_asked(name, label))
+    page = await services.pages.workers(named(wanted, name), state or None, as_asked(name, label))
     return paged(page, WorkerOut.of)
 
 

@@ -24,11 +24,12 @@ class Position:
 @dataclass(frozen=True, slots=True)
 class PageRequest:
     """A request for ``limit`` things at most (``None``: all) ``after`` a position
-    (``None``: the first).
+    (``None``: the first), of those that may have ``name_part`` in their name.
     """
 
     limit: int | None = None
     after: Position | None = None
+    name_part: str = ""
 
 
 @dataclass(frozen=True, slots=True)

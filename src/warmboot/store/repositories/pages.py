@@ -116,6 +116,8 @@ async def _read(
     """Those of ``query`` that can be read and that ``keep`` wants, in the order of creation."""
     keys = rows.table.c.created_at, rows.table.c.id
     query = query.order_by(*(key.desc() if newest_first else key for key in keys))
+    if wanted.name_part:  # SQLite takes capitals for small letters, so ``keep`` looks again
+        query = query.where(rows.table.c.name.contains(wanted.name_part, autoescape=True))
     size = None if wanted.limit is None else max(wanted.limit + 1, READ_AHEAD)
     after, found, last = wanted.after, list[T](), wanted.after
     async with database.read() as connection:
