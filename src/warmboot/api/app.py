@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from prometheus_client import CollectorRegistry
 
 from warmboot import __version__
@@ -61,6 +61,12 @@ ROUTERS = (
     usage.router,
 )
 
+# One for all applications of a process, as FastAPI takes half a second to prepare its routes when
+# they are first used. A function is named as the operation is to be called in a client.
+_API = APIRouter(generate_unique_id_function=lambda route: route.name)
+for _router in ROUTERS:
+    _API.include_router(_router, dependencies=[Depends(check_parameters), Depends(check_no_body)])
+
 
 def create_app(
     services: Services,
@@ -91,14 +97,11 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        # A function is named as the operation is to be called in a client.
-        generate_unique_id_function=lambda route: route.name,
+        routes=_API.routes,
     )
     app.state.services = services
     app.state.registry = registry
     app.state.routes = [route for router in ROUTERS for route in router.routes]
-    for router in ROUTERS:
-        app.include_router(router, dependencies=[Depends(check_parameters), Depends(check_no_body)])
     install_handlers(app)
     install_openapi(app, tokens=bool(tokens), largest=largest)
     install_reference(app)
