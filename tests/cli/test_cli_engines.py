@@ -20,7 +20,8 @@ SOCKET = "/run/warmboot/18080/engines/ci.sock"
 
 def test_an_engine_is_created_shown_stopped_and_removed(cli: Cli) -> None:
     made = cli(
-        "engine", "create", "ci", "-l", "for=tests", "--ttl", "2h", "--rm", "--host-port", "5000"
+        *("engine", "create", "ci", "-l", "for=tests", "--ttl", "2h", "--rm"),
+        *("--host-port", "5000", "--folder", ".", "--folder", "/srv/a:b:ro", "--folder=/tmp:rw"),
     )
     assert made.returncode == 0, made.stderr
     engine_id = made.stdout.strip()
@@ -34,6 +35,11 @@ def test_an_engine_is_created_shown_stopped_and_removed(cli: Cli) -> None:
     )
     assert (shown["owner_uid"], shown["time_to_live_s"]) == (os.getuid(), 7200)
     assert shown["host_ports"] == [5000]
+    assert shown["folders"] == [
+        {"path": str(Path.cwd()), "read_only": False},
+        {"path": "/srv/a:b", "read_only": True},
+        {"path": "/tmp", "read_only": False},
+    ]
     assert cli("engine", "socket", "ci").stdout == f"{SOCKET}\n"
     assert cli("engine", "logs", "ci").stdout == "booting ci\n"
     assert cli("engine", "rm", "ci").returncode == 1

@@ -57,6 +57,7 @@ NOT_HERE: dict[str, dict[str, str]] = {
     "engines.md": {
         "warmboot engine run": ENGINES,
         "warmboot engine create tests --host-port": "a simulated VM has no network",
+        "warmboot engine create code --folder": "a simulated VM has no network",
         "docker login": LOGINS,
         "warmboot engine create private": LOGINS,
         "warmboot engine login private": LOGINS,

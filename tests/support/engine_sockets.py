@@ -17,6 +17,7 @@ from tests.support.fake_dockerd import FakeGuest
 from warmboot.engine_socket.port_keeper import Ask
 from warmboot.engine_socket.served_engine import EngineSocket
 from warmboot.model.conventions.engine_front import ServedEngine
+from warmboot.model.tenants.host_folder import HostFolder
 
 TIMEOUT_S = 60.0
 PING = b"GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n"
@@ -104,11 +105,13 @@ async def no_manager(call: str, /, **given: Any) -> Mapping[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def serving(*, there: bool = True, manager: Ask | None = None) -> AsyncIterator[Served]:
+async def serving(
+    *, there: bool = True, manager: Ask | None = None, folders: tuple[HostFolder, ...] = ()
+) -> AsyncIterator[Served]:
     with tempfile.TemporaryDirectory(prefix="wb-front-", dir="/tmp") as folder:
         guest = FakeGuest(Path(folder) / "vsock")
         path = Path(folder) / "engines" / "ci.sock"
-        wanted = ServedEngine("1", "ci", str(path), os.geteuid(), os.getegid())
+        wanted = ServedEngine("1", "ci", str(path), os.geteuid(), os.getegid(), folders=folders)
         front = EngineSocket(wanted, lambda: None, manager or no_manager)
         async with asyncio.timeout(TIMEOUT_S), guest.served():
             await front.set(replace(wanted, guest=guest.endpoint) if there else wanted)

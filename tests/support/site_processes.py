@@ -15,8 +15,8 @@ _PROGRAMS = ("qemu-system-x86_64", "dnsmasq", "nsenter", "setpriv", "qemu-img")
 
 
 def processes_of(folder: Path) -> list[int]:
-    """VMMs, name servers and fronts that name a file in ``folder``, and managers whose storage it
-    has."""
+    """VMMs, name and file servers and fronts that name a file in ``folder``, and managers whose
+    storage it has."""
     path = re.escape(os.fsencode(folder)) + rb"(?![\w.-])"
     return [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if _belongs_to(entry, path)]
 
@@ -27,7 +27,7 @@ def _belongs_to(process: Path, path: bytes) -> bool:
         if command.endswith(b"\0serve\0"):
             setting = b"MANAGER_STORAGE_ROOT=" + path
             return re.search(setting, (process / "environ").read_bytes()) is not None
-        if b"\0warmboot.engine_socket\0" in command:
+        if b"\0warmboot.engine_socket\0" in command or b"\0warmboot.folder_server\0" in command:
             return re.search(path, command) is not None
         program = Path(os.fsdecode(command.partition(b"\0")[0])).name
         return program in _PROGRAMS and re.search(path, command) is not None

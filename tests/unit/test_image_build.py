@@ -18,6 +18,7 @@ from warmboot.images.build import build_runtime_image
 from warmboot.images.filesystems import make_empty_disk, make_root_file_system
 from warmboot.images.kernel import (
     BOOT_MODULES,
+    FOLDER_MODULES,
     INITRD_MODULES,
     Cpio,
     build_initrd,
@@ -67,9 +68,9 @@ def modules(tmp_path: Path) -> Path:
     """A release's module folder with the modules we load, one dependency, one nobody needs."""
     folder = tmp_path / "6.0"
     lines = []
-    names = (*INITRD_MODULES, *BOOT_MODULES, "failover", "gpu")
+    names = (*INITRD_MODULES, *BOOT_MODULES, *FOLDER_MODULES, "failover", "gpu", "cifs")
     for name in names:
-        place = "drivers/gpu" if name == "gpu" else "net"
+        place = {"gpu": "drivers/gpu", "nfsv3": "fs/nfs", "cifs": "fs/smb"}.get(name, "net")
         path = folder / "kernel" / place / f"{name}.ko.xz"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(lzma.compress(f"code of {name}".encode()))
@@ -98,7 +99,8 @@ def test_pruning_unpacks_what_is_loaded_and_drops_what_is_useless(modules: Path)
     assert (modules / "kernel/net/bridge.ko").read_bytes() == b"code of bridge"
     assert (modules / "kernel/net/failover.ko").exists()
     assert not list(modules.rglob("bridge.ko.xz"))
-    assert not list(modules.rglob("gpu*"))
+    assert not list(modules.rglob("gpu*")) + list(modules.rglob("cifs*"))
+    assert list(modules.rglob("nfs*.ko*")) == [modules / "kernel/fs/nfs/nfsv3.ko.xz"]
 
 
 def test_the_initrd_holds_what_it_takes(modules: Path, tmp_path: Path) -> None:

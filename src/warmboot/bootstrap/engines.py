@@ -18,6 +18,7 @@ from warmboot.manager.engines.engine_disks import EngineDisks
 from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engines import Engines
+from warmboot.manager.engines.folders.engine_folders import EngineFolders
 from warmboot.manager.engines.keep_silent import KeepSilent
 from warmboot.manager.engines.ports.own_addresses import OwnAddresses
 from warmboot.manager.engines.reconcile_engines import ReconcileEngines
@@ -39,6 +40,7 @@ def wire_engines(
     store, host, events, tasks = core.store, core.host, core.events, core.tasks
     sockets, admission = EngineSockets(host), core.admission
     containers = EngineContainers(store, host)
+    folders = EngineFolders(store, host)
     disks = EngineDisks(store, host, core.settings.engine_disk_mib)
 
     async def remove(engine_id: UUID) -> None:
@@ -48,14 +50,14 @@ def wire_engines(
     ports, addresses = EnginePorts(store, host, events, tasks), OwnAddresses(store, host)
     bring_up = BringUpEngine(
         *(store, host, events, tenants.boot, admission, snapshots.health, sockets, containers),
-        *(disks, ports, watch.stop),
+        *(disks, folders, ports, watch.stop),
     )
     silent = KeepSilent(store, host, events, tasks)
     for observer in (watch.on_event, ports.on_event, silent.on_event):
         events.observe(observer)
     engines = Engines(
         *(store, host, events, tasks, bring_up, admission, watch, sockets, ports, addresses),
-        *(containers, disks, garbage.collect, tenants.freeze, tenants.pauses, core.runner),
+        *(containers, disks, folders, garbage.collect, tenants.freeze, tenants.pauses, core.runner),
         tenants.vms,
         core.settings.default_shape,
         core.settings.max_forks,
@@ -73,5 +75,6 @@ def wire_engines(
         core.reconcile_failures,
         users,
         tenants.pauses,
+        folders,
     )
     return EngineParts(engines, reconcile, (engines.forks.saga, engines.parks.saga))

@@ -17,6 +17,7 @@ _WORDS: Mapping[str, str] = {
     "disk_mib": "--disk",
     "entrypoint": "--entrypoint",
     "environment": "--env",
+    "folders": "--folder",
     "host_ports": "--host-port",
     "hostname": "--hostname",
     "image": "IMAGE",

@@ -54,6 +54,7 @@ from warmboot.engine_socket.limits import (
 from warmboot.engine_socket.port_keeper import PortKeeper
 from warmboot.engine_socket.relay import Stream
 from warmboot.model.conventions.registry_logins import RegistryLogin
+from warmboot.model.tenants.host_folder import HostFolder
 
 
 class Engine(Protocol):
@@ -78,6 +79,11 @@ class Engine(Protocol):
     @property
     def names(self) -> tuple[str, ...]:
         """The engine's, and the paths of the sockets at which it is reached."""
+        ...
+
+    @property
+    def folders(self) -> Sequence[HostFolder]:
+        """Those of the host that its containers can mount."""
         ...
 
     @property
@@ -235,7 +241,7 @@ class Conversation:
         if (found := configuration(body)) is None:
             return await self._pass(request, connections, body)  # dockerd says what is wrong
         given, replaced = found
-        config = checked(given, *self._engine.names)
+        config = await asyncio.to_thread(checked, given, self._engine.folders, *self._engine.names)
         if replaced or config is not given:
             body = json.dumps(config).encode()
         filled = await ports.before_create(connections, config)

@@ -1,51 +1,96 @@
-"""Bind mounts of a container or a volume: which folders of this machine they mean. Pure functions.
+"""Bind mounts of a container or a volume: which folders of this machine they mean.
 
-An engine is in a VM, which does not see this machine's files. Paths of the VM's own system
-(``/proc``), and its Docker's socket by all of its names, pass: also by those which it has on this
-machine, because ``DOCKER_HOST`` says so. The VM knows it by its usual name.
+An engine is in a VM, which sees of this machine's files only the folders that it was given: there,
+each is below ``IN_GUEST``, by its id. Links on the way to a mount's source are followed here, and
+what that leads to has to be in one of them; inside the VM nothing leads back.
+
+Paths of the VM's own system (``/proc``), and its Docker's socket by all of its names, pass: also by
+those which it has on this machine, because ``DOCKER_HOST`` says so. The VM knows it by its usual
+name.
 """
 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from warmboot.engine_socket.docker_form import Refusal
+from warmboot.model.tenants.host_folder import HostFolder
+
+IN_GUEST = "/run/warmboot/folders"
+"""Where ``guest.folders`` mounts them."""
 
 DOCKER_SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
 _SYSTEM = ("/proc", "/sys", "/dev", "/lib/modules", "/etc/localtime", "/var/lib/docker")
 """A path below one of them means the VM's, whoever asks."""
 
 
-def checked(config: Mapping[str, Any], engine: str, *sockets: str) -> Mapping[str, Any]:
-    """The body as it is to be sent on. ``Refusal`` in words for the first folder of this machine.
+def checked(
+    config: Mapping[str, Any], folders: Sequence[HostFolder], engine: str, *sockets: str
+) -> Mapping[str, Any]:
+    """The body as it is to be sent on. ``Refusal`` in words for the first folder of this machine
+    that is not below one of ``folders``. Blocks where there are some.
 
     ``sockets``: those at which the engine is reached.
     """
     found = list(_sources(config))
-    _check(found, engine, (*sockets, *DOCKER_SOCKETS))
-    named = {source for source in found if _clean(source) in sockets}
-    return _with_docker_socket(config, named) if named else config
+    given = {source: there for source in found if (there := _given(source, folders)) is not None}
+    others = [source for source in found if source not in given]
+    _check(others, engine, (*sockets, *DOCKER_SOCKETS), folders)
+    named = {source: DOCKER_SOCKETS[0] for source in others if _clean(source) in sockets}
+    return _with_sources(config, {**given, **named}) if given or named else config
+
+
+def _given(source: str, folders: Sequence[HostFolder]) -> str | None:
+    """Its name inside the VM; the innermost folder counts."""
+    named = _clean(source)
+    if not folders or not source.startswith("/") or _is_systems(named) or named in DOCKER_SOCKETS:
+        return None
+    try:
+        path = Path(source).resolve()
+    except (OSError, RuntimeError, ValueError):  # links in circles, or no name of a file
+        return None
+    for folder in sorted(folders, key=lambda one: len(one.path), reverse=True):
+        if path.is_relative_to(folder.path):
+            return str(PurePosixPath(IN_GUEST, folder.id) / path.relative_to(folder.path))
+    return None
 
 
 def check_volume(volume: Mapping[str, Any], engine: str) -> None:
     """The same for the body that makes a volume, which may stand for a folder. ``Refusal``."""
-    _check(_bound(volume.get("DriverOpts")), engine, DOCKER_SOCKETS)
+    _check(_bound(volume.get("DriverOpts")), engine, DOCKER_SOCKETS, ())
 
 
-def _check(sources: Iterable[str], engine: str, sockets: tuple[str, ...]) -> None:
+def _check(
+    sources: Iterable[str],
+    engine: str,
+    sockets: tuple[str, ...],
+    folders: Sequence[HostFolder],
+) -> None:
     for source in sources:
         path = _clean(source)
         if path in sockets or _is_systems(path):
             continue
-        raise Refusal(
-            400,
-            f"{source} cannot be mounted: the engine {engine} is in a VM, which does not see this "
-            "machine's folders; use a volume (-v NAME:/path), copy files in with `docker cp`, or "
-            "put them into the image",
+        raise Refusal(400, _refusal(source, engine, folders))
+
+
+def _refusal(source: str, engine: str, folders: Sequence[HostFolder]) -> str:
+    instead = (
+        "use a volume (-v NAME:/path), copy files in with `docker cp`, or put them into the image"
+    )
+    if folders:
+        seen = ", ".join(folder.path for folder in folders)
+        return (
+            f"{source} cannot be mounted: of this machine's folders the engine {engine} sees only "
+            f"what is in {seen}; create it with `--folder` for this one, too, or {instead}"
         )
+    return (
+        f"{source} cannot be mounted: the engine {engine} is in a VM, which does not see this "
+        "machine's folders; create it with `--folder DIR` (`warmboot engine create`), or "
+        f"{instead}"
+    )
 
 
 def _clean(source: str) -> str:
@@ -53,12 +98,14 @@ def _clean(source: str) -> str:
     return "/" + posixpath.normpath(source).lstrip("/")
 
 
-def _with_docker_socket(config: Mapping[str, Any], sources: set[str]) -> dict[str, Any]:
+def _with_sources(config: Mapping[str, Any], sources: Mapping[str, str]) -> dict[str, Any]:
+    """The same, with these sources of bind mounts in the place of those that were said."""
+
     def named(one: Any) -> Any:
-        if isinstance(one, str) and one.partition(":")[0] in sources:
-            return DOCKER_SOCKETS[0] + one.removeprefix(one.partition(":")[0])
-        if isinstance(one, Mapping) and one.get("Source") in sources:
-            return {**one, "Source": DOCKER_SOCKETS[0]}
+        if isinstance(one, str) and (said := one.partition(":")[0]) in sources:
+            return sources[said] + one.removeprefix(said)
+        if isinstance(one, Mapping) and one.get("Type") == "bind" and one.get("Source") in sources:
+            return {**one, "Source": sources[one["Source"]]}
         return one
 
     host = dict(config["HostConfig"])

@@ -26,6 +26,7 @@ from warmboot.engine_socket.listeners.unix_listener import UnixListener
 from warmboot.engine_socket.port_keeper import Ask, PortKeeper
 from warmboot.model.conventions.engine_front import GuestEndpoint, ServedEngine
 from warmboot.model.conventions.registry_logins import RegistryLogin
+from warmboot.model.tenants.host_folder import HostFolder
 from warmboot.system.on_demand.once_for_all import OnceForAll
 from warmboot.system.procfs import open_process
 
@@ -71,6 +72,10 @@ class EngineSocket:
     @property
     def names(self) -> tuple[str, ...]:
         return self.engine.name, self.engine.socket, *self.sockets
+
+    @property
+    def folders(self) -> Sequence[HostFolder]:
+        return self.engine.folders
 
     @property
     def busy(self) -> bool:

@@ -23,7 +23,7 @@ _LAST = 1 << 31
 _CALL, _REPLY, _ACCEPTED, _DENIED = 0, 1, 0, 1
 _SUCCESS, _PROG_UNAVAIL, _PROG_MISMATCH, _PROC_UNAVAIL, _GARBAGE, _SYSTEM_ERR = range(6)
 _RPC_VERSION, _MOST_AUTH_BYTES = 2, 400
-_WORKERS, _MOST_AT_WORK = 8, 64
+_WORKERS, _MOST_AT_WORK, _MOST_CONNECTIONS = 8, 64, 32
 _HEAD = struct.Struct(">IIIIII")
 
 Procedure = Callable[[Reader], list[bytes]]
@@ -45,6 +45,7 @@ class Server:
     def __init__(self, programs: Mapping[int, Program]) -> None:
         self._programs = programs
         self._workers = ThreadPoolExecutor(_WORKERS, "file")
+        self._room = BoundedSemaphore(_MOST_CONNECTIONS)
 
     def serve(self, listener: socket.socket) -> None:
         while True:
@@ -52,7 +53,10 @@ class Server:
                 sock, _ = listener.accept()
             except OSError:
                 return
-            Thread(target=self._converse, args=(sock,), daemon=True).start()
+            if self._room.acquire(blocking=False):
+                Thread(target=self._converse, args=(sock,), daemon=True).start()
+            else:  # a guest's kernel needs a few
+                sock.close()
 
     def _converse(self, sock: socket.socket) -> None:
         with sock:
@@ -61,6 +65,8 @@ class Server:
                 _Conversation(self._programs, self._workers, sock).run()
             except (OSError, Malformed) as error:
                 log.debug("a connection has ended: %s", error)
+            finally:
+                self._room.release()
 
 
 class _Conversation:

@@ -21,6 +21,7 @@ from .claim import Claim
 from .connections import forget_link, reset_connections
 from .docker import INSECURE, LABELS, MIRRORS, Docker, configure
 from .firewall import let_reach_host
+from .folders import Folders
 from .forward import HostForward
 from .identity import Identity
 from .sandbox import JOINED, Sandbox
@@ -72,6 +73,7 @@ class Agent:
             ("POST", "prepare-snapshot"): self._prepare_snapshot,
             ("POST", "host-forward"): self._host_forward,
             ("POST", "host-ports"): self._host_ports,
+            ("POST", "folders"): self._mount_folders,
             ("POST", "sync"): self._sync,
         }
 
@@ -332,6 +334,10 @@ class Agent:
         if type(ports) is not list:
             raise HttpError(400, "ports must be a list of numbers")
         let_reach_host(self._system, [_port(port) for port in ports])
+        return {}
+
+    def _mount_folders(self, connection: Connection, head: Head) -> dict[str, Any]:
+        Folders(self._system).mount(connection.read_json(head))
         return {}
 
     def _sync(self, connection: Connection, head: Head) -> dict[str, Any]:

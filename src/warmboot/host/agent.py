@@ -7,6 +7,7 @@
     network     slots and rules; none where the hypervisor has no networking
     front       the process that serves the engines' sockets
     certificates   of engines that are reached over TCP
+    folders     the processes that serve folders of this machine to VMs
 
 The manager reaches the machine through these and nothing below them: a contract of import-linter
 says which names it may know beside this module's.
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 
 from warmboot.host.engine_certificates import EngineCertificates
 from warmboot.host.engine_front import EngineFront
+from warmboot.host.folders.folder_servers import FolderServers
 from warmboot.host.host_config import HostConfig
 from warmboot.host.network import Network
 from warmboot.host.snapshots.memory_cache import MemoryCache
@@ -63,6 +65,7 @@ class HostAgent:
         self.images = StoredImages(config.root)
         self.certificates = EngineCertificates(config.root / "engine-certificates")
         self.front = EngineFront(config.run_folder, config.socket_gid)
+        self.folders = FolderServers()
         self.vms = Vms(config, hypervisor, network, snapshots, self.storage, self.confinement)
 
     async def probe(self) -> Probe:
@@ -107,4 +110,5 @@ class HostAgent:
     async def stop(self) -> None:
         """Let go of everything; the VMs run on, and so do their engines' sockets."""
         await self.front.stop()
+        await self.folders.let_go()
         await self.vms.stop()

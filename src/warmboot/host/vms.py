@@ -22,6 +22,7 @@ from pathlib import Path
 import structlog
 
 from warmboot.docker.pull import Progress, no_progress
+from warmboot.host.folders import folder_server
 from warmboot.host.guest import guest_pull
 from warmboot.host.guest.guest_link import (
     AGENT_PORT,
@@ -355,6 +356,7 @@ class Vms(VmPorts):
             await self._unresponsive.kill(vm_id)
             await leftovers.kill_users_of(folder)
         self._unresponsive.forget(vm_id)
+        await asyncio.to_thread(folder_server.end_all, folder)  # it ends by itself, and soon
         await self._confinement.release(vm_id)
         await self.release_slot(slot)
         if not keep_folder:

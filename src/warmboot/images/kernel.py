@@ -40,6 +40,8 @@ BOOT_MODULES = (
     "xt_nat",
     "xt_tcpudp",
 )
+# What the folders of the host come through; only a VM that has some loads it.
+FOLDER_MODULES = ("nfsv3",)
 # Folders below kernel/ that a VM with virtio devices and containers can have a use for.
 _KEPT_FOLDERS = (
     "arch",
@@ -115,7 +117,8 @@ def prune_modules(modules: Path) -> None:
     """
     dependencies = read_dependencies(modules / "modules.dep")
     loaded = {modules / name for name in closure(dependencies, INITRD_MODULES + BOOT_MODULES)}
-    kept = tuple(f"{modules}/kernel/{name}" for name in _KEPT_FOLDERS)
+    needed = [str(modules / name) for name in closure(dependencies, FOLDER_MODULES)]
+    kept = (*(f"{modules}/kernel/{name}" for name in _KEPT_FOLDERS), *needed)
     for path in list((modules / "kernel").rglob("*.ko*")):
         if path in loaded:
             path.with_name(plain_name(path)).write_bytes(read_module(path))

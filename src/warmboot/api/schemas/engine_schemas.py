@@ -12,6 +12,7 @@ from pydantic import AfterValidator, AliasPath, Field, StrictBool, StrictFloat, 
 
 from warmboot.api.schemas.container_responses import BootAttemptOut, StageOut
 from warmboot.api.schemas.requests import (
+    ABSOLUTE_PATTERN,
     KEYS,
     LABEL_PATTERN,
     NO_NUL_PATTERN,
@@ -70,6 +71,23 @@ class TcpIn(Strict):
     ]
 
 
+class FolderIn(Strict):
+    """A folder of the manager's machine that is given to an engine."""
+
+    path: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=4095,
+            pattern=ABSOLUTE_PATTERN,
+            description="an absolute path on the manager's machine",
+        ),
+    ]
+    read_only: Annotated[
+        StrictBool, Field(description="whether nothing can be changed in it from the engine")
+    ] = False
+
+
 class EngineIn(Strict):
     """A Docker engine of one's own. Nothing is required."""
 
@@ -109,6 +127,15 @@ class EngineIn(Strict):
             default_factory=list,
             description="TCP ports of this host's 127.0.0.1 that the engine and its containers may "
             "reach, at 198.18.0.1; all others are closed to them",
+        ),
+    ]
+    folders: Annotated[
+        list[FolderIn],
+        Field(
+            max_length=16,
+            default_factory=list,
+            description="folders of this host that its containers can mount, with the rights of "
+            "the engine's owner; live, in both directions",
         ),
     ]
     disk_mib: Annotated[
@@ -212,6 +239,13 @@ class CertificatesOut(Out):
     expires_at: datetime = Field(description="when they are not valid any more")
 
 
+class FolderOut(Out):
+    """A folder of the manager's machine that an engine was given."""
+
+    path: str = Field(description="its path on the manager's machine, without symbolic links")
+    read_only: bool = Field(description="whether nothing can be changed in it from the engine")
+
+
 class EngineOut(Out):
     """``shape`` is what runs; ``requested_shape`` what was asked for."""
 
@@ -238,6 +272,10 @@ class EngineOut(Out):
     labels: dict[str, str] = asked("labels")
     auto_remove: bool = asked("auto_remove")
     host_ports: list[int] = asked("host_ports")
+    folders: list[FolderOut] = Field(
+        validation_alias=AliasPath("spec", "folders"),
+        description="folders of this host that its containers can mount",
+    )
     time_to_live_s: float | None = asked("time_to_live_s")
     disk_mib: int | None = Field(
         validation_alias=AliasPath("spec", "disk_mib"),

@@ -27,6 +27,7 @@ _PHRASES = {
     "pull": "pulling the image",
     "create": "creating the container",
     "start": "starting the container",
+    "folders": "mounting the host's folders",
     "grow-disk": "growing its disk",
     "hand-over": "preparing its Docker",
     "freeze": "freezing the VM",

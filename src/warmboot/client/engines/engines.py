@@ -63,6 +63,7 @@ class Engines(Resource[Engine]):
         owner_uid: int | None = None,
         labels: Mapping[str, str] | None = None,
         host_ports: Sequence[int] | None = None,
+        folders: Sequence[Mapping[str, Any]] | None = None,
         tcp: Mapping[str, Any] | None = None,
         auto_remove: bool | None = None,
         time_to_live_s: float | None = None,
@@ -74,6 +75,8 @@ class Engines(Resource[Engine]):
         ``boot``: ``auto`` or ``cold``. ``snapshot``: of an engine, by name or id, from which it
         goes on. ``owner_uid``: the user of the manager's machine who gets its socket.
         ``host_ports``: TCP ports of that machine's 127.0.0.1 that it may reach, at 198.18.0.1.
+        ``folders``: of that machine, which its containers can mount,
+        ``[{"path": "/srv/code", "read_only": False}]``.
         ``tcp``: ``{"address": "127.0.0.1", "port": 2376}``, where it is reached over TLS, too.
         ``auto_remove``: when it has stopped; ``time_to_live_s``: after so many seconds;
         ``holder``: when this process has ended, ``{"pid": 1234, "start_time_ticks": 5678}``.
@@ -88,6 +91,7 @@ class Engines(Resource[Engine]):
             owner_uid=owner_uid,
             labels=labels,
             host_ports=host_ports,
+            folders=folders,
             tcp=tcp,
             auto_remove=auto_remove,
             time_to_live_s=time_to_live_s,

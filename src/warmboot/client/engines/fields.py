@@ -18,6 +18,7 @@ class EngineFields(TypedDict, total=False):
     owner_uid: int | None
     labels: Mapping[str, str] | None
     host_ports: Sequence[int] | None
+    folders: Sequence[Mapping[str, Any]] | None
     tcp: Mapping[str, Any] | None
     auto_remove: bool | None
     time_to_live_s: float | None

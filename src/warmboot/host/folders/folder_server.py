@@ -74,6 +74,8 @@ async def start(serving: Serving) -> int:
 
 def end_all(folder: Path) -> None:
     """SIGKILL the file servers of the VM whose folder this is, and wait for their end."""
+    if not (folder / LOG).exists():  # there never was one
+        return
     for pid in users_of(folder):
         try:
             pidfd = os.pidfd_open(pid)

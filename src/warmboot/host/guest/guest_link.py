@@ -223,6 +223,10 @@ class GuestLink:
         """What runs in it may reach these of the host's ports, as far as the host leads there."""
         await self._call("host-ports", {"ports": list(ports)}, timeout_s=60)
 
+    async def mount_folders(self, ids: Sequence[str]) -> None:
+        """Have the host's folders with these ids be in it, which are served at its gateway."""
+        await self._call("folders", {"folders": list(ids)}, timeout_s=120)
+
     async def sync(self) -> None:
         await self._call("sync", {}, timeout_s=60)
 

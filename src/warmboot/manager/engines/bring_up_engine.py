@@ -32,6 +32,7 @@ from warmboot.manager.engines.engine_containers import EngineContainers
 from warmboot.manager.engines.engine_disks import EngineDisks
 from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
+from warmboot.manager.engines.folders.engine_folders import EngineFolders
 from warmboot.manager.snapshots.snapshot_health import SnapshotHealth
 from warmboot.manager.tenants.boot_tenant import BootTenant, in_words
 from warmboot.manager.vms.slots import slot_of
@@ -76,6 +77,7 @@ class BringUpEngine:
         sockets: EngineSockets,
         containers: EngineContainers,
         disks: EngineDisks,
+        folders: EngineFolders,
         ports: EnginePorts,
         unwatch: Callable[[UUID], Awaitable[None]],
     ) -> None:
@@ -88,6 +90,7 @@ class BringUpEngine:
         self._sockets = sockets
         self._containers = containers
         self._disks = disks
+        self._folders = folders
         self._ports = ports
         self._unwatch = unwatch
 
@@ -130,6 +133,10 @@ class BringUpEngine:
                 await self._health.succeeded(warmed.snapshot, warmed.boot_s)
         finally:
             await early.settled()  # or it would be shown as it was
+        if engine.spec.folders:
+            await self._boot.tell(engine, "folders")
+            with watch.stage("folders"):
+                await self._folders.bring(engine, record)
         # Before it is told that it runs: whoever hears of it finds the socket.
         with watch.stage("socket"):
             await self._host.vms.lead_to_host(record.id, slot_of(record), engine.spec.host_ports)

@@ -11,8 +11,9 @@ from warmboot.manager.core.tasks import Tasks
 from warmboot.manager.engines.bring_up_engine import BringUpEngine
 from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
+from warmboot.manager.engines.folders.engine_folders import EngineFolders
 from warmboot.manager.engines.keep_silent import unresponsive_key
-from warmboot.manager.engines.moments import ports_of
+from warmboot.manager.engines.moments import noted_of
 from warmboot.manager.engines.watch_engine import WatchEngine
 from warmboot.manager.vms.slots import slot_of
 from warmboot.model.container import PortMapping
@@ -31,6 +32,7 @@ class EngineParking:
         watch: WatchEngine,
         ports: EnginePorts,
         sockets: EngineSockets,
+        folders: EngineFolders,
     ) -> None:
         self._host = host
         self._tasks = tasks
@@ -38,9 +40,10 @@ class EngineParking:
         self._watch = watch
         self._ports = ports
         self._sockets = sockets
+        self._folders = folders
 
     async def note(self, tenant: Engine) -> Mapping[str, Any]:
-        return ports_of(tenant)
+        return noted_of(tenant)
 
     def ports(self, tenant: Engine) -> Sequence[PortMapping]:
         return [one.mapping for one in tenant.ports]
@@ -51,6 +54,7 @@ class EngineParking:
         await self._ports.stop(tenant.id)
 
     async def lead(self, tenant: Engine, record: VmRecord) -> Mapping[str, Any]:
+        await self._folders.serve(tenant, record)
         await self._host.vms.lead_to_host(record.id, slot_of(record), tenant.spec.host_ports)
         # Before it is told that it runs: whoever hears of it finds the socket.
         await self._sockets.show(

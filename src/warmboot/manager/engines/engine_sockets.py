@@ -77,4 +77,5 @@ class EngineSockets:
             reason=silence(engine),
             tls=self._tls(engine),
             wakes=engine.state in AROUND_PARKED,
+            folders=engine.spec.folders,
         )

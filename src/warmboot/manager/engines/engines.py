@@ -34,8 +34,9 @@ from warmboot.manager.engines.engine_states import (
     has_booted,
     has_reached,
 )
+from warmboot.manager.engines.folders.engine_folders import EngineFolders
 from warmboot.manager.engines.keep_silent import unresponsive_key
-from warmboot.manager.engines.moments import moment_for, ports_at, ports_of
+from warmboot.manager.engines.moments import moment_for, noted_of, ports_at
 from warmboot.manager.engines.ports.own_addresses import OwnAddresses
 from warmboot.manager.engines.tcp.tcp_ports import TcpPorts
 from warmboot.manager.engines.watch_engine import WatchEngine
@@ -86,6 +87,7 @@ class Engines:
         addresses: OwnAddresses,
         containers: EngineContainers,
         disks: EngineDisks,
+        folders: EngineFolders,
         garbage: CollectGarbage,
         freeze: FreezeTenant,
         pauses: PauseTenant,
@@ -107,16 +109,16 @@ class Engines:
         self._tcp = TcpPorts(store, host)
         self._containers = containers
         self._disks = disks
+        self._folders = folders
         self._garbage = garbage
         self._freeze = freeze
         self._pauses = pauses
-        self.forks = ForkTenant[Engine](
-            VmKind.ENGINE, store, host, runner, events, garbage, self, max_forks
-        )
+        common = (VmKind.ENGINE, store, host, runner, events, garbage)
+        self.forks = ForkTenant[Engine](*common, self, max_forks)
         self._locks = TenantLocks()
         self.parks = ParkTenant[Engine](
-            *(VmKind.ENGINE, store, host, runner, events, garbage, freeze, pauses, boot),
-            *(admission, self._locks, EngineParking(host, tasks, bring_up, watch, ports, sockets)),
+            *(*common, freeze, pauses, boot, admission, self._locks),
+            EngineParking(host, tasks, bring_up, watch, ports, sockets, folders),
         )
         self._default_shape = default_shape
         self._gone = RemovedTenants(store.engines, events)
@@ -196,6 +198,7 @@ class Engines:
         self._host.check_shape(spec.shape, self._default_shape)
         self._host.ensure_memory(spec.shape or self._default_shape)
         await self._disks.check(spec, image_id)
+        spec = replace(spec, folders=await self._folders.checked(spec, moment))
         async with self._addresses.free_one() as address, self._tcp.taken(spec.tcp, engine_id):
             engine = Engine(
                 id=engine_id,
@@ -337,7 +340,7 @@ class Engines:
                 check_handed_over(engine)
 
             async def note() -> Mapping[str, Any]:
-                return ports_of(await self._store.engines.get(engine_id))
+                return noted_of(await self._store.engines.get(engine_id))
 
             await self._freeze(engine, snapshot_id, name, Depth.ENGINE, note)
 
@@ -350,6 +353,7 @@ class Engines:
             shape=None,
             runtime_image_id=None,
             tcp=None,
+            folders=(),
         )
         await self.create(spec, fork_id)
 

@@ -8,7 +8,7 @@ from typing import Any
 from warmboot.host.agent import HostAgent
 from warmboot.model.container import PortMapping
 from warmboot.model.errors import Conflict, InvalidRequest
-from warmboot.model.runtime_snapshot import PORTS, Depth, RuntimeSnapshot, SnapshotState
+from warmboot.model.runtime_snapshot import FOLDERS, PORTS, Depth, RuntimeSnapshot, SnapshotState
 from warmboot.model.snapshot_fit import fit_of
 from warmboot.model.tenants.boot import BootPolicy
 from warmboot.model.tenants.engine import Engine, EnginePort, EngineSpec
@@ -45,13 +45,14 @@ async def moment_for(store: Store, host: HostAgent, spec: EngineSpec) -> Runtime
     )
 
 
-def ports_of(engine: Engine) -> dict[str, Any]:
-    """What a snapshot of the engine tells of its ports."""
+def noted_of(engine: Engine) -> dict[str, Any]:
+    """What a snapshot of the engine tells of its ports and its folders."""
     return {
+        FOLDERS: [folder.path for folder in engine.spec.folders],
         PORTS: [
             {"container": one.container, "held": one.held, **asdict(one.mapping)}
             for one in engine.ports
-        ]
+        ],
     }
 
 

@@ -18,6 +18,7 @@ from warmboot.manager.engines.engine_ports import EnginePorts
 from warmboot.manager.engines.engine_sockets import EngineSockets
 from warmboot.manager.engines.engine_states import to_be_removed
 from warmboot.manager.engines.engines import Engines
+from warmboot.manager.engines.folders.engine_folders import EngineFolders
 from warmboot.manager.engines.keep_silent import KeepSilent
 from warmboot.manager.engines.ports.own_addresses import OwnAddresses
 from warmboot.manager.engines.users.default_engines import DefaultEngines
@@ -51,6 +52,7 @@ class ReconcileEngines:
         failures: ReconcileFailures,
         users: DefaultEngines,
         pauses: PauseTenant,
+        folders: EngineFolders,
     ) -> None:
         self._store = store
         self._host = host
@@ -65,6 +67,7 @@ class ReconcileEngines:
         self._failures = failures
         self._users = users
         self._pauses = pauses
+        self._folders = folders
 
     async def __call__(self, lost: set[str]) -> None:
         engines = await self._store.engines.list()
@@ -130,6 +133,7 @@ class ReconcileEngines:
             await self._silent.keep(engine, self._running)
             return
         await self._pauses.settle(engine)
+        await self._folders.adopt(engine)
         await self._sockets.show(engine)
         self._watch.start(engine.id)
         await self._ports.adopt(engine)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from warmboot.model.conventions.registry_logins import RegistryLogin
+from warmboot.model.tenants.host_folder import HostFolder
 from warmboot.model.vm import GuestAddress
 
 CONTROL_SOCKET = "front.sock"
@@ -95,6 +96,7 @@ class ServedEngine:
     reason: str = ""
     tls: TlsEndpoint | None = None
     wakes: bool = False
+    folders: tuple[HostFolder, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,8 @@ def from_message(message: Mapping[str, Any]) -> ServedEngine:
             address[name] = None if address[name] is None else Path(address[name])
         guest = GuestEndpoint(**{**guest, "address": GuestAddress(**address)})
     tls = None if message["tls"] is None else TlsEndpoint(**message["tls"])
-    return ServedEngine(**{**message, "guest": guest, "tls": tls})
+    folders = tuple(HostFolder(**one) for one in message["folders"])
+    return ServedEngine(**{**message, "guest": guest, "tls": tls, "folders": folders})
 
 
 def logins_message(engine_id: str, logins: Sequence[RegistryLogin]) -> dict[str, Any]:

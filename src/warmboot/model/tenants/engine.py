@@ -33,6 +33,7 @@ from warmboot.model.tenants.boot import (
     FallbackReason,
     StageTiming,
 )
+from warmboot.model.tenants.host_folder import HostFolder
 from warmboot.model.transitions import Transitions
 from warmboot.model.vm import VmKind
 
@@ -138,6 +139,7 @@ class EngineSpec:
     ``disk_mib`` is the size of its disk; ``None`` for what the runtime image has.
     ``tcp``: where it is reached over TCP, too, with TLS on both sides. ``snapshot``: the engine as
     it was, from which it goes on, by name or id, and by id once it is created; empty for none.
+    ``folders``: of the host, which containers can mount.
     """
 
     name: str
@@ -153,6 +155,7 @@ class EngineSpec:
     disk_mib: int | None = None
     tcp: TcpAddress | None = None
     snapshot: str = ""
+    folders: tuple[HostFolder, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from warmboot.cli.commands.engine.context import check_context, made_context, re
 from warmboot.cli.commands.engine.docker_logins import RegistryAuth, docker_logins
 from warmboot.cli.commands.engine.environment import environment_of
 from warmboot.cli.commands.engine.run import run
-from warmboot.cli.commands.engine.start import HostPort, Tcp, engine_body, started
+from warmboot.cli.commands.engine.start import Folder, HostPort, Tcp, engine_body, started
 from warmboot.cli.commands.options import (
     Cold,
     Cpus,
@@ -91,6 +91,7 @@ def create(
     label: Label = None,
     time_to_live: TimeToLive = None,
     host_port: HostPort = None,
+    folder: Folder = None,
     registry_auth: RegistryAuth = None,
     tcp: Tcp = None,
     rm: Annotated[bool, typer.Option("--rm", help="remove it when it has stopped")] = False,
@@ -114,7 +115,7 @@ def create(
 ) -> None:
     """Create and start a Docker engine in its own VM, and print its id when it runs."""
     try:
-        body, wanted = engine_body(owner, cpus, memory, disk, time_to_live, host_port)
+        body, wanted = engine_body(owner, cpus, memory, disk, time_to_live, host_port, folder)
         body["labels"] = parse_labels(label or ())
         if tcp is not None:
             body["tcp"] = parse_tcp(tcp)

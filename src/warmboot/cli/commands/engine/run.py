@@ -18,7 +18,7 @@ import typer
 from warmboot.cli.commands.engine import supervise
 from warmboot.cli.commands.engine.docker_logins import Login, RegistryAuth, docker_logins
 from warmboot.cli.commands.engine.environment import UNSET, environment_of
-from warmboot.cli.commands.engine.start import HostPort, engine_body, remove, started
+from warmboot.cli.commands.engine.start import Folder, HostPort, engine_body, remove, started
 from warmboot.cli.commands.options import Cold, Cpus, Disk, Memory, RuntimeImage, TimeToLive
 from warmboot.cli.drive import connect, drive, usage
 from warmboot.model.errors import (
@@ -44,6 +44,7 @@ def run(
     disk: Disk = None,
     time_to_live: TimeToLive = None,
     host_port: HostPort = None,
+    folder: Folder = None,
     registry_auth: RegistryAuth = None,
     cold: Cold = False,
     runtime: RuntimeImage = None,
@@ -56,7 +57,7 @@ def run(
     if warmboot itself failed.
     """
     try:
-        body, wanted = engine_body(None, cpus, memory, disk, time_to_live, host_port)
+        body, wanted = engine_body(None, cpus, memory, disk, time_to_live, host_port, folder)
     except ValueError as error:
         raise usage(str(error), exit_code=OUR_FAILURE) from None
     body |= {"boot": "cold" if cold else "auto", "auto_remove": True}

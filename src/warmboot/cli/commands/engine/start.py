@@ -7,6 +7,7 @@ import os
 import pwd
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,6 +33,16 @@ HostPort = Annotated[
 ]
 
 
+Folder = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--folder",
+        help="folder of this machine that its containers can mount, with the owner's rights",
+        metavar="DIR[:ro]",
+    ),
+]
+
+
 Tcp = Annotated[
     str | None,
     typer.Option(
@@ -50,6 +61,7 @@ def engine_body(
     disk: str | None,
     time_to_live: str | None,
     host_ports: list[int] | None,
+    folders: list[str] | None,
 ) -> tuple[dict[str, Any], dict[str, int | None]]:
     """The request's body, and the parts of a shape that were asked for. ``ValueError``."""
     body: dict[str, Any] = {"owner_uid": _uid_of(owner)}
@@ -57,6 +69,8 @@ def engine_body(
         body["disk_mib"] = parse_disk(disk)
     if host_ports:
         body["host_ports"] = host_ports
+    if folders:
+        body["folders"] = [_folder(one) for one in folders]
     if time_to_live is not None:
         body["time_to_live_s"] = parse_duration(time_to_live)
     wanted = {
@@ -64,6 +78,15 @@ def engine_body(
         "memory_mib": parse_memory(memory) if memory else None,
     }
     return body, wanted
+
+
+def _folder(said: str) -> dict[str, Any]:
+    path, colon, how = said.rpartition(":")
+    if not colon or how not in ("ro", "rw"):
+        path, how = said, "rw"
+    if not path:
+        raise ValueError(f"{said!r} is no folder; one looks like . or /srv/code:ro")
+    return {"path": str(Path(path).absolute()), "read_only": how == "ro"}
 
 
 async def started(

@@ -38,6 +38,7 @@ from collections.abc import Iterable
 
 from warmboot.host.network.config import (
     DNS_PORT,
+    FOLDERS_PORT,
     GUEST_NET,
     ROUTED_MARK,
     TAP_NAME,
@@ -206,6 +207,7 @@ table ip {config.table} {{
     type filter hook input priority filter; policy drop;
     iifname "lo" accept
     ct state established,related accept
+    {to_gateway} tcp dport {FOLDERS_PORT} tcp sport < 1024 ip ttl 255 accept
     {_closed(f"iifname {tap}")}
   }}
   chain forward {{

@@ -1,0 +1,143 @@
+"""Folders of the host that engines are given: which may be, and what happens to them in a fork.
+
+    create: checked ─▶ booted ─▶ served by a process of its owner's ─▶ mounted ─▶ socket
+    fork:   the same folders, which are read-only there
+
+Nothing is left to be undone: the process ends with the engine's VM, whoever ended that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import structlog
+
+from warmboot.host.agent import HostAgent
+from warmboot.host.folders.folder_server import Serving
+from warmboot.manager.vms.slots import slot_of
+from warmboot.model.errors import GuestError, HostError, InvalidRequest, NotSupported, WarmbootError
+from warmboot.model.runtime_snapshot import FOLDERS, RuntimeSnapshot
+from warmboot.model.tenants.engine import Engine, EngineSpec
+from warmboot.model.tenants.host_folder import HostFolder
+from warmboot.model.vm import VmRecord
+from warmboot.store import Store
+
+log = structlog.get_logger(__name__)
+
+_NEVER = ("/dev", "/proc", "/sys")
+"""What is in them are no files, and some of it leads out."""
+
+
+class EngineFolders:
+    def __init__(self, store: Store, host: HostAgent) -> None:
+        self._store = store
+        self._host = host
+
+    async def checked(
+        self, spec: EngineSpec, moment: RuntimeSnapshot | None
+    ) -> tuple[HostFolder, ...]:
+        """The folders of a new engine: those asked for, and read-only those that its snapshot has.
+
+        ``InvalidRequest``, ``NotSupported``.
+        """
+        asked = [await asyncio.to_thread(_found, folder) for folder in spec.folders]
+        by_path: dict[str, HostFolder] = {}
+        for folder in asked:
+            if folder.path in by_path:
+                raise InvalidRequest(
+                    f"the folder {folder.path} is given twice",
+                    resolution="give it once, with :ro if it is to be read only",
+                )
+            by_path[folder.path] = folder
+        for folder in folders_at(moment):
+            if not by_path.setdefault(folder.path, folder).read_only:
+                raise InvalidRequest(
+                    f"the folder {folder.path} comes with the snapshot, and is read-only",
+                    details="programs that were frozen would write there what is old by now",
+                    resolution=f"leave it out, or give it as {folder.path}:ro",
+                )
+        if by_path and self._host.vms.engine_network is None:
+            raise InvalidRequest(
+                "this hypervisor has no network, through which folders could be given",
+                resolution="leave the folders out, or use QEMU or Firecracker",
+            )
+        if by_path and os.geteuid() != 0:
+            raise NotSupported(
+                "only a manager that runs as root can give folders to engines",
+                resolution="leave the folders out, or run the manager as root",
+            )
+        return tuple(by_path.values())
+
+    async def bring(self, engine: Engine, record: VmRecord) -> None:
+        """Serve them to its VM, and have them mounted there. Idempotent."""
+        await self.serve(engine, record)
+        try:
+            link = self._host.vms.link(record.id)
+            await link.mount_folders([folder.id for folder in engine.spec.folders])
+        except GuestError as error:
+            raise HostError(
+                f"the folders of the engine {engine.name} are not mounted in it",
+                details=error.details or error.brief,
+                resolution="if its runtime image is of an earlier warmboot, build a new one "
+                "(`warmboot runtime build`) and register it",
+            ) from error
+
+    async def adopt(self, engine: Engine) -> None:
+        """The same for a VM that another manager brought up, and has mounted them."""
+        if not engine.spec.folders or engine.vm_id is None:
+            return
+        for record in await self._store.vms.of_owner(engine.id):
+            if record.id == engine.vm_id:
+                try:
+                    await self.serve(engine, record)
+                except (WarmbootError, OSError) as error:
+                    log.error(f"The folders of engine {engine.id} are not served", error=str(error))
+
+    async def serve(self, engine: Engine, record: VmRecord) -> None:
+        """To a VM that has mounted them; nothing where there are none."""
+        if not engine.spec.folders:
+            return
+        vms, slot = self._host.vms, slot_of(record)
+        assert slot is not None
+        vmm = vms.endpoint(record.id)
+        serving = Serving(
+            *(vms.root / record.id, slot, vmm.pid, vmm.start_time_ticks, engine.spec.owner_uid),
+            engine.spec.folders,
+        )
+        await self._host.folders.serve(record.id, serving)
+
+
+def folders_at(moment: RuntimeSnapshot | None) -> Sequence[HostFolder]:
+    """What it had. Read-only: what goes on in it is older than what is in the folders by now."""
+    paths = () if moment is None else moment.metadata.get(FOLDERS) or ()
+    return [HostFolder(str(path), read_only=True) for path in paths]
+
+
+def _found(folder: HostFolder) -> HostFolder:
+    """By the path that leads there through no link. Blocks."""
+    try:
+        path = str(Path(folder.path).resolve())
+        found = Path(path).stat()
+    except (OSError, RuntimeError, ValueError) as error:  # the second for links that go in circles
+        why = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
+        raise InvalidRequest(
+            f"the folder {folder.path} cannot be given to an engine",
+            details=why,
+            resolution="give one that exists on the manager's machine",
+        ) from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise InvalidRequest(
+            f"{folder.path} is no folder", resolution="give the folder that it is in"
+        )
+    if path == "/" or any(PurePosixPath(path).is_relative_to(one) for one in _NEVER):
+        raise InvalidRequest(
+            f"the folder {path} is never given to an engine",
+            details="it is, or has in it, what the kernel shows of this machine",
+            resolution="give the folder that has the files which are needed",
+        )
+    return replace(folder, path=path)

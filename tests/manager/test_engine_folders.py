@@ -1,0 +1,42 @@
+"""Folders of the host that are asked for: what is refused, before anything is booted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.support.engines import create, engines_of
+from tests.support.managers import Lab
+
+from warmboot.model.errors import InvalidRequest
+from warmboot.model.tenants.host_folder import HostFolder
+
+
+async def test_what_cannot_be_given_is_refused_in_words(place: Lab, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "kernel").symlink_to("/proc/self")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    async with place.manager() as m:
+        for paths, why in (
+            (["/nonexistent"], "cannot be given to an engine"),
+            ([str(tmp_path / "loop")], "cannot be given to an engine"),
+            (["/" + "x" * 300], "cannot be given to an engine"),
+            ([str(file)], "is no folder"),
+            (["/"], "never given"),
+            (["/proc"], "never given"),
+            ([str(tmp_path / "kernel")], "never given"),
+            ([str(tmp_path), str(tmp_path / "link")], "given twice"),
+            ([str(tmp_path)], "no network"),  # simulated VMs have none
+        ):
+            folders = tuple(HostFolder(path) for path in paths)
+            with pytest.raises(InvalidRequest, match=why):
+                await create(m, folders=folders)
+        assert not await engines_of(m).list()
+
+
+def test_a_folder_has_the_same_id_wherever_it_is_given() -> None:
+    ids = {HostFolder(path, read_only).id for path in ("/a", "/b") for read_only in (False, True)}
+    assert len(ids) == 2
+    assert all(len(one) == 16 and int(one, 16) >= 0 for one in ids)
